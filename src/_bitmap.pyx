@@ -1,0 +1,1075 @@
+# cython: language_level=3, embedsignature=False, auto_pickle=False
+"""The tree of 4096-bit pages: which index is free, in a constant number of steps.
+
+A *page* is 64 words of 64 bits and a *summary* word whose bit i says that word i is full, so a page
+is searched with two count-trailing-zeros. A page of level 0 holds one bit an index (set: taken); a
+page of level k holds one bit a page of level k-1 (set: that page is full). A page that does not
+exist is all free. So the next free index is found by going up while pages are full and down again
+where they are not: at most twice the number of levels, whatever the fill, and a search that is
+bounded to an interval visits only the levels that the interval spans.
+
+The algorithm (class ``_Tree``) is written once, over a table of pages in memory. ``Bitmap`` is that
+table alone. ``StoredPages`` fills the table from an LMDB transaction where it misses and writes the
+changed pages back: the same search, the same bits, one transaction long.
+
+Indices are unsigned integers of up to 128 bits (an IPv6 address is an index). Only integers with
+room for them take part in the C code; Python integers cross at the edge.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.long cimport (
+    PyLong_AsLongLongAndOverflow,
+    PyLong_AsUnsignedLongLong,
+    PyLong_CheckExact,
+)
+from cpython.pythread cimport (
+    PyThread_acquire_lock,
+    PyThread_allocate_lock,
+    PyThread_free_lock,
+    PyThread_release_lock,
+    PyThread_type_lock,
+    WAIT_LOCK,
+)
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memset
+
+from fastipam.errors import PoolExhausted, StoreCorrupt
+
+cdef extern from "stdlib.h" nogil:
+    void* aligned_alloc(size_t alignment, size_t size)
+
+cdef extern from "Python.h":
+    object PyLong_FromUnsignedLongLong(unsigned long long value)
+
+cdef extern from *:
+    """
+    #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+    #error "pages are stored as little-endian words: this host would need a byte swap"
+    #endif
+    typedef unsigned __int128 fastipam_u128;
+    """
+    # To Cython the widest integer it knows; the C compiler computes in 128 bits. No value of this
+    # type is ever converted to or from a Python object by Cython: see to_python, from_python.
+    ctypedef unsigned long long u128 "fastipam_u128"
+    int ctz "__builtin_ctzll"(uint64_t word) noexcept nogil
+    int popcount "__builtin_popcountll"(uint64_t word) noexcept nogil
+
+cdef enum:
+    PAGE_SHIFT = 12
+    PAGE_BITS = 4096
+    PAGE_WORDS = 64
+    PAGE_BYTES = 512
+    LEVELS = 11  # 11 * 12 bits cover the 128 of an IPv6 address
+    SPARE_PAGES = 8  # emptied pages that are kept: churn on a nearly empty pool calls no malloc
+
+cdef uint64_t FULL = <uint64_t>0xFFFFFFFFFFFFFFFF
+
+cdef struct Page:
+    u128 index
+    uint64_t summary
+    uint32_t level
+    uint32_t used
+    bint dirty
+    bint stored  # StoredPages: the transaction holds (an older form of) this page
+    uint64_t unused[3]  # the words begin on a cache line
+    uint64_t words[PAGE_WORDS]
+
+
+cdef object to_python(u128 value):
+    cdef uint64_t high = <uint64_t>(value >> 64)
+    cdef uint64_t low = <uint64_t>value
+    if high == 0:
+        return PyLong_FromUnsignedLongLong(low)
+    return (PyLong_FromUnsignedLongLong(high) << 64) | PyLong_FromUnsignedLongLong(low)
+
+
+cdef u128 from_python(object value) except? <u128>1 << 77:
+    """An index from a Python int that is known to fit into 128 bits and not to be negative."""
+    if value >> 64 == 0:
+        return <u128>PyLong_AsUnsignedLongLong(value)
+    return (
+        <u128>PyLong_AsUnsignedLongLong(value >> 64) << 64
+        | <u128>PyLong_AsUnsignedLongLong(value & 0xFFFFFFFFFFFFFFFF)
+    )
+
+
+cdef inline int next_zero(const Page* page, uint32_t offset) noexcept nogil:
+    """The first clear bit at or after ``offset``; PAGE_BITS when there is none."""
+    cdef uint32_t word = offset >> 6
+    cdef uint64_t open_bits = ~page.words[word] & (FULL << (offset & 63))
+    cdef uint64_t open_words
+    if open_bits:
+        return <int>(word << 6) + ctz(open_bits)
+    if word == PAGE_WORDS - 1:
+        return PAGE_BITS
+    open_words = ~page.summary & (FULL << (word + 1))
+    if open_words == 0:
+        return PAGE_BITS
+    word = ctz(open_words)
+    return <int>(word << 6) + ctz(~page.words[word])
+
+
+cdef inline void mark(Page* page, uint32_t offset) noexcept nogil:
+    """Set a clear bit of a page; telling the parent of a page that fills up is the caller's."""
+    cdef uint32_t word = offset >> 6
+    page.words[word] |= <uint64_t>1 << (offset & 63)
+    page.used += 1
+    page.dirty = True
+    if page.words[word] == FULL:
+        page.summary |= <uint64_t>1 << word
+
+
+cdef inline void recount(Page* page) noexcept nogil:
+    """Derive ``summary`` and ``used`` from the words."""
+    cdef int word
+    page.summary = 0
+    page.used = 0
+    for word in range(PAGE_WORDS):
+        page.used += popcount(page.words[word])
+        if page.words[word] == FULL:
+            page.summary |= <uint64_t>1 << word
+
+
+cdef inline uint64_t mask_of(uint32_t word, uint32_t low, uint32_t high) noexcept nogil:
+    """The bits of one word of a page that lie in low..high, both inclusive bit numbers."""
+    cdef uint64_t mask = FULL
+    if word == low >> 6:
+        mask &= FULL << (low & 63)
+    if word == high >> 6:
+        mask &= FULL >> (63 - (high & 63))
+    return mask
+
+
+cdef class _Tree:
+    """The search over a hash table of pages, keyed by (level, page index)."""
+
+    cdef Page** _slots
+    cdef size_t _slot_mask
+    cdef size_t _page_count
+    cdef Page* _hot[LEVELS]  # of each level the page looked at last: the next call wants it again
+    cdef Page* _spare[SPARE_PAGES]
+    cdef int _spare_count
+
+    def __cinit__(self, *_args, **_kwargs):
+        self._slots = <Page**>calloc(8, sizeof(Page*))
+        if self._slots == NULL:
+            raise MemoryError
+        self._slot_mask = 7
+
+    def __dealloc__(self):
+        if self._slots != NULL:
+            self._forget()
+            free(self._slots)
+        while self._spare_count:
+            self._spare_count -= 1
+            free(self._spare[self._spare_count])
+
+    @cython.final
+    cdef void _forget(self) noexcept:
+        """Free every page."""
+        cdef size_t at
+        for at in range(self._slot_mask + 1):
+            if self._slots[at] != NULL:
+                free(self._slots[at])
+                self._slots[at] = NULL
+        self._page_count = 0
+        memset(self._hot, 0, sizeof(self._hot))
+
+    # The table -----------------------------------------------------------------------------
+
+    @cython.final
+    cdef inline size_t _home(self, uint32_t level, u128 index) noexcept nogil:
+        # Multiplicative hashing, by digits of the golden ratio and of splitmix64. The levels
+        # are set apart by the top bits, which page indices of one table hardly ever use.
+        cdef uint64_t mixed = <uint64_t>index ^ (<uint64_t>level << 60)
+        mixed ^= <uint64_t>(index >> 64) * <uint64_t>0xBF58476D1CE4E5B9
+        mixed *= <uint64_t>0x9E3779B97F4A7C15
+        return <size_t>(mixed >> 32) & self._slot_mask
+
+    @cython.final
+    cdef inline Page* _find(self, uint32_t level, u128 index) noexcept nogil:
+        cdef size_t at = self._home(level, index)
+        cdef Page* page = self._slots[at]
+        while page != NULL:
+            if page.index == index and page.level == level:
+                return page
+            at = (at + 1) & self._slot_mask
+            page = self._slots[at]
+        return NULL
+
+    cdef int _load(self, uint32_t level, u128 index, Page** found) except -1 nogil:
+        """Where the table misses: a page source that has more pages overrides this."""
+        found[0] = NULL
+        return 0
+
+    @cython.final
+    cdef inline int _get(self, uint32_t level, u128 index, Page** found) except -1 nogil:
+        """The page, or NULL: it does not exist, all of it is free."""
+        cdef Page* hot = self._hot[level]
+        if hot != NULL and hot.index == index:
+            found[0] = hot
+            return 0
+        found[0] = self._find(level, index)
+        if found[0] == NULL:
+            self._load(level, index, found)
+        if found[0] != NULL:
+            self._warm(found[0])
+        return 0
+
+    @cython.final
+    cdef int _get_or_add(self, uint32_t level, u128 index, Page** found) except -1 nogil:
+        self._get(level, index, found)
+        if found[0] == NULL:
+            found[0] = self._add(level, index)
+            self._warm(found[0])
+        return 0
+
+    @cython.final
+    cdef inline void _warm(self, Page* page) noexcept nogil:
+        """Make this the hot page of its level. An empty page that is no longer hot goes."""
+        cdef Page* before = self._hot[page.level]
+        self._hot[page.level] = page
+        if before != NULL and before != page and before.used == 0:
+            self._emptied(before)
+
+    @cython.final
+    cdef Page* _add(self, uint32_t level, u128 index) except NULL nogil:
+        """A new empty page in the table. Raises MemoryError, then nothing is changed."""
+        cdef Page* page
+        if 2 * (self._page_count + 1) > self._slot_mask + 1:
+            self._grow()
+        if self._spare_count:
+            self._spare_count -= 1
+            page = self._spare[self._spare_count]
+        else:
+            page = <Page*>aligned_alloc(64, sizeof(Page))
+            if page == NULL:
+                with gil:
+                    raise MemoryError
+        memset(page, 0, sizeof(Page))
+        page.level = level
+        page.index = index
+        self._insert(page)
+        self._page_count += 1
+        return page
+
+    @cython.final
+    cdef void _insert(self, Page* page) noexcept nogil:
+        cdef size_t at = self._home(page.level, page.index)
+        while self._slots[at] != NULL:
+            at = (at + 1) & self._slot_mask
+        self._slots[at] = page
+
+    @cython.final
+    cdef int _grow(self) except -1 nogil:
+        cdef size_t old_mask = self._slot_mask
+        cdef Page** old = self._slots
+        cdef Page** slots = <Page**>calloc(2 * (old_mask + 1), sizeof(Page*))
+        cdef size_t at
+        if slots == NULL:
+            with gil:
+                raise MemoryError
+        self._slots = slots
+        self._slot_mask = 2 * old_mask + 1
+        for at in range(old_mask + 1):
+            if old[at] != NULL:
+                self._insert(old[at])
+        free(old)
+        return 0
+
+    @cython.final
+    cdef void _remove(self, Page* page) noexcept nogil:
+        """Take a page out of the table, closing the gap (linear probing without tombstones)."""
+        cdef size_t hole = self._home(page.level, page.index)
+        cdef size_t at, home
+        cdef Page* other
+        while self._slots[hole] != page:
+            hole = (hole + 1) & self._slot_mask
+        at = hole
+        while True:
+            at = (at + 1) & self._slot_mask
+            other = self._slots[at]
+            if other == NULL:
+                break
+            home = self._home(other.level, other.index)
+            # Move it unless its home lies cyclically behind the hole.
+            if ((at - home) & self._slot_mask) >= ((at - hole) & self._slot_mask):
+                self._slots[hole] = other
+                hole = at
+        self._slots[hole] = NULL
+        self._page_count -= 1
+        if self._spare_count < SPARE_PAGES:
+            self._spare[self._spare_count] = page
+            self._spare_count += 1
+        else:
+            free(page)
+
+    cdef void _emptied(self, Page* page) noexcept nogil:
+        """A page has no bit left: in memory it is given back."""
+        self._remove(page)
+
+    # The search ----------------------------------------------------------------------------
+
+    @cython.final
+    cdef int _next_free(self, u128 start, u128 last, u128* found) except -1 nogil:
+        """1 and the first free index in start..last (inclusive), or 0. At most 2 * LEVELS pages."""
+        return self._climb(0, start, last, found)
+
+    @cython.final
+    cdef int _climb(
+        self, uint32_t level, u128 position, u128 last, u128* found
+    ) except -1 nogil:
+        """``_next_free`` from ``position``, a bit number of ``level``: nothing before it counts."""
+        cdef u128 bound = last >> (PAGE_SHIFT * level)
+        cdef Page* page
+        cdef int bit
+        if position > bound:
+            return 0
+        while True:  # up, to the first page that is not full from here on
+            self._get(level, position >> PAGE_SHIFT, &page)
+            if page == NULL:
+                break
+            bit = next_zero(page, <uint32_t>position & (PAGE_BITS - 1))
+            if bit < PAGE_BITS:
+                position = (page.index << PAGE_SHIFT) + <u128>bit
+                if position > bound:
+                    return 0
+                break
+            position = page.index + 1
+            bound >>= PAGE_SHIFT
+            level += 1
+            if position > bound or level == LEVELS:
+                return 0
+        while level:  # down, always to the first child that is not full
+            level -= 1
+            self._get(level, position, &page)
+            position <<= PAGE_SHIFT
+            if page != NULL:
+                bit = next_zero(page, 0)
+                if bit == PAGE_BITS:
+                    with gil:
+                        raise StoreCorrupt(
+                            f"page {to_python(page.index)} of level {level} is full, "
+                            "but the page above it says that it is not",
+                            hint="run `fastipam check`",
+                        )
+                position += <u128>bit
+        if position > last:
+            return 0
+        found[0] = position
+        return 1
+
+    @cython.final
+    cdef int _contains(self, u128 index) except -1 nogil:
+        cdef Page* page
+        self._get(0, index >> PAGE_SHIFT, &page)
+        if page == NULL:
+            return 0
+        return (page.words[(index >> 6) & 63] >> (index & 63)) & 1
+
+    @cython.final
+    cdef int _set(self, u128 index) except -1 nogil:
+        """1: the bit was clear and is set now; 0: it was set."""
+        cdef Page* page
+        cdef uint32_t offset = <uint32_t>index & (PAGE_BITS - 1)
+        self._get_or_add(0, index >> PAGE_SHIFT, &page)
+        if (page.words[offset >> 6] >> (offset & 63)) & 1:
+            return 0
+        self._put(page, offset)
+        return 1
+
+    @cython.final
+    cdef int _clear(self, u128 index) except -1 nogil:
+        """1: the bit was set and is clear now; 0: it was clear."""
+        cdef Page* page
+        cdef uint32_t offset = <uint32_t>index & (PAGE_BITS - 1)
+        self._get(0, index >> PAGE_SHIFT, &page)
+        if page == NULL or not (page.words[offset >> 6] >> (offset & 63)) & 1:
+            return 0
+        self._drop(page, offset)
+        return 1
+
+    @cython.final
+    cdef int _put(self, Page* page, uint32_t offset) except -1 nogil:
+        """Set a clear bit. A page that fills up by it tells its parent first.
+
+        All or nothing: whatever fails (no memory for a parent) does so before a bit changes.
+        """
+        cdef Page* parent
+        if page.used == PAGE_BITS - 1 and page.level < LEVELS - 1:
+            self._get_or_add(page.level + 1, page.index >> PAGE_SHIFT, &parent)
+            self._put(parent, <uint32_t>page.index & (PAGE_BITS - 1))
+        mark(page, offset)
+        return 0
+
+    @cython.final
+    cdef int _drop(self, Page* page, uint32_t offset) except -1 nogil:
+        """Clear a set bit. A page that was full tells its parent first."""
+        cdef Page* parent
+        if page.used == PAGE_BITS and page.level < LEVELS - 1:
+            self._get(page.level + 1, page.index >> PAGE_SHIFT, &parent)
+            if parent == NULL:
+                with gil:
+                    raise StoreCorrupt(
+                        f"the page above full page {to_python(page.index)} of level {page.level} "
+                        "is missing",
+                        hint="run `fastipam check`",
+                    )
+            self._drop(parent, <uint32_t>page.index & (PAGE_BITS - 1))
+        page.words[offset >> 6] &= ~(<uint64_t>1 << (offset & 63))
+        page.summary &= ~(<uint64_t>1 << (offset >> 6))
+        page.used -= 1
+        page.dirty = True
+        return 0
+
+    @cython.final
+    cdef int _take(
+        self, u128 start, u128 last, uint64_t wanted, uint64_t* low, uint64_t* high, uint64_t* got
+    ) except -1 nogil:
+        """Take up to ``wanted`` free indices of start..last, ascending, into ``low`` (and ``high``).
+
+        ``got`` counts what was taken, also when MemoryError or StoreCorrupt ends it early.
+        """
+        cdef u128 position = start
+        cdef Page* page
+        cdef uint32_t offset, final
+        cdef int bit
+        while got[0] < wanted and self._next_free(position, last, &position):
+            self._get_or_add(0, position >> PAGE_SHIFT, &page)
+            final = PAGE_BITS - 1
+            if page.index == last >> PAGE_SHIFT:
+                final = <uint32_t>last & (PAGE_BITS - 1)
+            bit = <int>position & (PAGE_BITS - 1)
+            position = page.index << PAGE_SHIFT
+            while bit <= <int>final and got[0] < wanted:
+                offset = bit
+                if page.used == PAGE_BITS - 1:
+                    self._put(page, offset)
+                else:
+                    mark(page, offset)
+                low[got[0]] = <uint64_t>(position + offset)
+                if high != NULL:
+                    high[got[0]] = <uint64_t>(position >> 64)
+                got[0] += 1
+                bit = PAGE_BITS if offset == PAGE_BITS - 1 else next_zero(page, offset + 1)
+            if page.index == last >> PAGE_SHIFT:
+                break
+            position += PAGE_BITS
+        return 0
+
+    @cython.final
+    cdef u128 _count(self, u128 low, u128 high) noexcept nogil:
+        """Set bits in low..high among the pages of the table."""
+        cdef u128 first = low >> PAGE_SHIFT, final = high >> PAGE_SHIFT, index
+        cdef u128 total = 0
+        cdef size_t at
+        cdef Page* page
+        if final - first < <u128>self._page_count:
+            for index in range(first, final + 1):
+                page = self._find(0, index)
+                if page != NULL:
+                    total += count_page(page, low, high)
+        else:
+            for at in range(self._slot_mask + 1):
+                page = self._slots[at]
+                if page != NULL and page.level == 0 and first <= page.index <= final:
+                    total += count_page(page, low, high)
+        return total
+
+    @cython.final
+    cdef list _page_indices(self, u128 low, u128 high):
+        """The level 0 pages of the table that touch low..high, ascending."""
+        cdef size_t at
+        cdef Page* page
+        cdef list found = []
+        for at in range(self._slot_mask + 1):
+            page = self._slots[at]
+            if page != NULL and page.level == 0:
+                if low >> PAGE_SHIFT <= page.index <= high >> PAGE_SHIFT:
+                    found.append(to_python(page.index))
+        found.sort()
+        return found
+
+    @cython.final
+    cdef void _verify(self) except *:
+        """Assert what must hold between the words, the summaries and the levels of the table."""
+        cdef size_t at
+        cdef Page* page
+        cdef Page* other
+        cdef Page copy
+        cdef int bit
+        cdef list every = []
+        for at in range(self._slot_mask + 1):
+            if self._slots[at] != NULL:
+                every.append((self._slots[at].level, to_python(self._slots[at].index)))
+        assert len(every) == self._page_count, f"{len(every)} pages, {self._page_count} counted"
+        for page_level, page_index in every:
+            where = f"page {page_index} of level {page_level}"
+            page = self._find(page_level, from_python(page_index))
+            assert page != NULL, f"{where}: cannot be found"
+            copy = page[0]
+            recount(&copy)
+            assert copy.summary == page.summary, f"{where}: wrong summary {page.summary:#x}"
+            assert copy.used == page.used, f"{where}: used is {page.used}, not {copy.used}"
+            if page.level < LEVELS - 1:
+                self._get(page.level + 1, page.index >> PAGE_SHIFT, &other)
+                bit = 0
+                if other != NULL:
+                    bit = (other.words[(page.index >> 6) & 63] >> (page.index & 63)) & 1
+                assert bit == (page.used == PAGE_BITS), f"{where}: used {page.used}, parent {bit}"
+            if page.level > 0:
+                for bit in range(PAGE_BITS):
+                    if (page.words[bit >> 6] >> (bit & 63)) & 1:
+                        self._get(page.level - 1, (page.index << PAGE_SHIFT) | <u128>bit, &other)
+                        assert other != NULL and other.used == PAGE_BITS, (
+                            f"{where}: bit {bit} says full, the page below is not"
+                        )
+
+
+cdef u128 count_page(const Page* page, u128 low, u128 high) noexcept nogil:
+    """Set bits of a level 0 page within low..high, which touch it."""
+    cdef u128 base = page.index << PAGE_SHIFT
+    cdef uint32_t first = 0, final = PAGE_BITS - 1, word
+    cdef u128 total = 0
+    if low > base:
+        first = <uint32_t>(low - base)
+    if high < base + (PAGE_BITS - 1):
+        final = <uint32_t>(high - base)
+    if first == 0 and final == PAGE_BITS - 1:
+        return page.used
+    for word in range(first >> 6, (final >> 6) + 1):
+        total += popcount(page.words[word] & mask_of(word, first, final))
+    return total
+
+
+@cython.final
+cdef class Bitmap(_Tree):
+    """``size`` indices from 0, each free or taken, all free at first; memory only.
+
+    Memory follows the 4096-bit pages that hold a taken index: at most 140 KiB for 2**20 indices,
+    and as little for a few indices of 2**64. Any size from 1 to 2**128.
+
+    Allocation is round robin: from the index behind the last one taken, wrapping round.
+
+    Threads: a call is atomic. ``allocate_many`` releases the GIL while it works; calls from other
+    threads wait for it.
+
+    >>> bm = Bitmap(1 << 20)
+    >>> bm.allocate(), bm.allocate(), bm.release(0), bm.used
+    (0, 1, True, 1)
+    """
+
+    cdef readonly object size
+    cdef u128 _last
+    cdef u128 _cursor
+    cdef u128 _used
+    cdef bint _busy
+    cdef PyThread_type_lock _lock
+
+    def __cinit__(self, size):
+        self._lock = PyThread_allocate_lock()
+        if self._lock == NULL:
+            raise MemoryError
+        if not isinstance(size, int):
+            size = size.__index__()
+        if not 1 <= size <= 1 << 128:
+            raise ValueError(f"size {size} is not within 1 and 2**128")
+        self.size = size
+        self._last = from_python(size - 1)
+
+    def __init__(self, size):
+        pass
+
+    def __dealloc__(self):
+        if self._lock != NULL:
+            PyThread_free_lock(self._lock)
+
+    cdef int _wait(self) except -1:
+        """Wait until no other thread's batch works on the pages without the GIL."""
+        while self._busy:
+            with nogil:
+                PyThread_acquire_lock(self._lock, WAIT_LOCK)
+                PyThread_release_lock(self._lock)
+        return 0
+
+    cdef inline int _index(self, object index, u128* value) except -1:
+        """Check an index; 0: it is outside (IndexError unless the caller knows better)."""
+        cdef long long small
+        cdef int overflow = 0
+        if self._busy:
+            self._wait()
+        if not PyLong_CheckExact(index):
+            index = index.__index__()
+        small = PyLong_AsLongLongAndOverflow(index, &overflow)
+        if overflow:
+            if index < 0 or index >= self.size:
+                return 0
+            value[0] = from_python(index)
+            return 1
+        if small < 0:
+            return 0
+        value[0] = <u128><uint64_t>small
+        return value[0] <= self._last
+
+    cdef int _bounds(self, object start, object stop, u128* low, u128* high) except -1:
+        """start..stop (stop exclusive, None: the size) as low..high; 0 when that is empty."""
+        if self._busy:
+            self._wait()
+        start = start.__index__()
+        stop = self.size if stop is None else stop.__index__()
+        if start < 0 or stop > self.size:
+            raise IndexError(f"{start}..{stop} reaches outside 0..{self.size}")
+        if start >= stop:
+            return 0
+        low[0] = from_python(start)
+        high[0] = from_python(stop - 1)
+        return 1
+
+    def allocate(self):
+        """Take the next free index at or after the cursor, wrapping round, and return it.
+
+        O(1): at most four pages a level. Raises PoolExhausted when none is free.
+        """
+        cdef u128 found, cursor
+        cdef Page* page
+        cdef int bit
+        cdef bint here
+        if self._busy:
+            self._wait()
+        cursor = self._cursor
+        page = self._hot[0]
+        # Nearly every call needs no more than the hot page. Where that is full from the cursor
+        # on, the search goes on one level up, behind it.
+        if page != NULL and page.index == cursor >> PAGE_SHIFT:
+            bit = next_zero(page, <uint32_t>cursor & (PAGE_BITS - 1))
+            if bit < PAGE_BITS:
+                found = (page.index << PAGE_SHIFT) + <u128>bit
+                if found <= self._last and page.used < PAGE_BITS - 1:
+                    mark(page, bit)
+                    return self._taken(found)
+                here = found <= self._last
+            else:
+                here = self._climb(1, page.index + 1, self._last, &found)
+        else:
+            here = self._next_free(cursor, self._last, &found)
+        if not here and not self._next_free(0, self._last, &found):
+            raise PoolExhausted(f"all {self.size} indices are taken")
+        self._get_or_add(0, found >> PAGE_SHIFT, &page)
+        self._put(page, <uint32_t>found & (PAGE_BITS - 1))
+        return self._taken(found)
+
+    cdef inline object _taken(self, u128 index):
+        """Count an index that was just taken and move the cursor behind it."""
+        self._used += 1
+        self._cursor = index + 1 if index != self._last else 0
+        return to_python(index)
+
+    def _nothing(self):
+        """Do nothing: what the call of a method of this type costs, for the benchmarks."""
+        return None
+
+    def allocate_many(self, count):
+        """Take ``count`` indices, all or none, and return them as a numpy array, shape (count,).
+
+        They come in the order in which ``allocate`` would have given them. The dtype is int64
+        for sizes up to 2**63, uint64 up to 2**64, and object (Python integers) above. O(count).
+        Works without the GIL. Raises PoolExhausted when fewer are free, ValueError when
+        ``count`` is negative.
+        """
+        import numpy
+
+        cdef uint64_t wanted, got = 0, got_low
+        cdef uint64_t[::1] low_view, high_view
+        cdef uint64_t* low = NULL
+        cdef uint64_t* high = NULL
+        cdef u128 cursor
+        count = count.__index__()
+        if count < 0:
+            raise ValueError(f"count {count} is negative")
+        if self._busy:
+            self._wait()
+        if count > self.free:
+            raise PoolExhausted(
+                f"{count} indices are wanted, {self.free} of {self.size} are free", wanted=count
+            )
+        lows = numpy.empty(count, dtype=numpy.uint64)
+        if count == 0:
+            return lows.astype(self._dtype())
+        wanted = count
+        low_view = lows
+        low = &low_view[0]
+        if self.size > 1 << 64:
+            highs = numpy.empty(count, dtype=numpy.uint64)
+            high_view = highs
+            high = &high_view[0]
+        # numpy.empty may have let another thread in (a collection runs finalizers): look again.
+        self._wait()
+        if count > self.free:
+            raise PoolExhausted(
+                f"{count} indices are wanted, {self.free} of {self.size} are free", wanted=count
+            )
+        cursor = self._cursor
+        PyThread_acquire_lock(self._lock, WAIT_LOCK)
+        self._busy = True
+        try:
+            with nogil:
+                self._take(cursor, self._last, wanted, low, high, &got)
+                if got < wanted and cursor > 0:
+                    self._take(0, cursor - 1, wanted, low, high, &got)
+        except BaseException:
+            with nogil:
+                while got:
+                    got -= 1
+                    self._clear(join(low, high, got))
+            raise
+        finally:
+            self._busy = False
+            PyThread_release_lock(self._lock)
+        assert got == wanted, f"{got} of {wanted} indices found, though {self.free} are free"
+        self._used += got
+        cursor = join(low, high, got - 1)
+        self._cursor = cursor + 1 if cursor != self._last else 0
+        if high == NULL:
+            return lows.view(self._dtype())
+        return (highs.astype(object) << 64) | lows.astype(object)
+
+    def _dtype(self):
+        if self.size <= 1 << 63:
+            return "int64"
+        return "uint64" if self.size <= 1 << 64 else "object"
+
+    def acquire(self, index):
+        """Take this index. True: it was free; False: it was taken already. O(1).
+
+        Raises IndexError when the index lies outside. The cursor stays.
+        """
+        cdef u128 position
+        if not self._index(index, &position):
+            raise IndexError(f"index {index} is outside 0..{self.size - 1}")
+        if self._set(position):
+            self._used += 1
+            return True
+        return False
+
+    def release(self, index):
+        """Give this index back. True: it was taken; False: it was free already. O(1).
+
+        Raises IndexError when the index lies outside. The cursor stays.
+        """
+        cdef u128 position
+        if not self._index(index, &position):
+            raise IndexError(f"index {index} is outside 0..{self.size - 1}")
+        if self._clear(position):
+            self._used -= 1
+            return True
+        return False
+
+    def next_free(self, start=0, stop=None):
+        """The first free index in start..stop (stop exclusive), or None. O(1); changes nothing.
+
+        Raises IndexError when the bounds reach outside.
+        """
+        cdef u128 low, high, found
+        if self._bounds(start, stop, &low, &high) and self._next_free(low, high, &found):
+            return to_python(found)
+        return None
+
+    def count(self, lo=0, hi=None):
+        """How many indices in lo..hi (hi exclusive) are taken.
+
+        O(pages that the bounds span or that exist, whichever are fewer). Raises IndexError when
+        the bounds reach outside.
+        """
+        cdef u128 low, high
+        if not self._bounds(lo, hi, &low, &high):
+            return 0
+        return to_python(self._count(low, high))
+
+    def to_bytes(self, lo=0, hi=None):
+        """The bits lo..hi (hi exclusive) as bytes, bit 0 of byte 0 being ``lo``: set means taken.
+
+        ``numpy.unpackbits(numpy.frombuffer(bm.to_bytes(), "u1"), bitorder="little")`` reads them
+        without another copy. ``lo`` has to be a multiple of 8; the last byte is padded with 0.
+        O((hi - lo) / 8) time and bytes. Raises IndexError, ValueError.
+        """
+        cdef u128 low, high, base, index
+        cdef Page* page
+        cdef bytes result
+        cdef uint8_t* out
+        cdef uint8_t* words
+        cdef u128 first, final
+        if lo % 8:
+            raise ValueError(f"lo {lo} is not a multiple of 8")
+        if not self._bounds(lo, hi, &low, &high):
+            return b""
+        length = to_python(((high - low) >> 3) + 1)
+        result = PyBytes_FromStringAndSize(NULL, length)
+        out = <uint8_t*>PyBytes_AS_STRING(result)
+        memset(out, 0, PyBytes_GET_SIZE(result))
+        for number in self._page_indices(low, high):
+            page = self._find(0, from_python(number))
+            base = page.index << PAGE_SHIFT
+            first = low if low > base else base
+            final = base + (PAGE_BITS - 1)
+            if high < final:
+                final = high
+            words = <uint8_t*>page.words + <size_t>((first - base) >> 3)
+            memcpy(out + <size_t>((first - low) >> 3), words, <size_t>(((final - first) >> 3) + 1))
+        if (high - low + 1) & 7:
+            out[PyBytes_GET_SIZE(result) - 1] &= (1 << ((high - low + 1) & 7)) - 1
+        return result
+
+    def __iter__(self):
+        """The taken indices, ascending. O(pages + taken).
+
+        Indices that change while the iteration runs may be seen or not.
+        """
+        cdef Page* page
+        cdef uint64_t bits
+        cdef int word
+        if self._busy:
+            self._wait()
+        for number in self._page_indices(0, self._last):
+            page = self._find(0, from_python(number))
+            if page == NULL:
+                continue
+            base = number << PAGE_SHIFT
+            taken = []
+            for word in range(PAGE_WORDS):
+                bits = page.words[word]
+                while bits:
+                    taken.append(base + (word << 6) + ctz(bits))
+                    bits &= bits - 1
+            yield from taken
+
+    def __contains__(self, index):
+        """Whether the index is taken. O(1). An index that lies outside is not."""
+        cdef u128 position
+        return self._index(index, &position) == 1 and self._contains(position) == 1
+
+    def __len__(self):
+        """The size; OverflowError from 2**63 on, as ``len`` has it: ``size`` always works.
+
+        ``list(bm)`` reserves room for ``len(bm)`` items first; ``list(iter(bm))`` does not.
+        """
+        return self.size
+
+    def __repr__(self):
+        return f"<fastipam.Bitmap size={self.size} used={self.used}>"
+
+    def __sizeof__(self):
+        """All memory of this object in bytes: itself, the table and the pages."""
+        return (
+            object.__sizeof__(self)
+            + (self._slot_mask + 1) * sizeof(Page*)
+            + (self._page_count + self._spare_count) * sizeof(Page)
+        )
+
+    @property
+    def used(self):
+        """How many indices are taken. O(1)."""
+        if self._busy:
+            self._wait()
+        return to_python(self._used)
+
+    @property
+    def free(self):
+        """How many indices are free. O(1)."""
+        return self.size - self.used
+
+    @property
+    def cursor(self):
+        """The index at which the next ``allocate`` begins to look."""
+        if self._busy:
+            self._wait()
+        return to_python(self._cursor)
+
+    @cursor.setter
+    def cursor(self, index):
+        cdef u128 position
+        if not self._index(index, &position):
+            raise IndexError(f"index {index} is outside 0..{self.size - 1}")
+        self._cursor = position
+
+    def _check(self):
+        """Assert every invariant of the tree. O(pages)."""
+        cdef size_t at
+        if self._busy:
+            self._wait()
+        try:
+            self._verify()
+            counted = self._count(0, self._last)
+            assert counted == self._used, f"used is {self.used}, not {to_python(counted)}"
+            assert self._cursor <= self._last, f"the cursor {self.cursor} is outside"
+            for at in range(self._slot_mask + 1):
+                if self._slots[at] != NULL:
+                    assert (
+                        self._slots[at].used or self._slots[at] == self._hot[self._slots[at].level]
+                    ), "an empty page was kept"
+                    if self._slots[at].level == 0:
+                        assert self._slots[at].index <= self._last >> PAGE_SHIFT, "a page outside"
+            assert sum(1 for _ in self) == self.used, "a taken index lies outside"
+        except AssertionError as error:
+            error.add_note(f"{self!r}: cursor {self.cursor}, {self._page_count} pages")
+            raise
+
+
+cdef inline u128 join(const uint64_t* low, const uint64_t* high, uint64_t at) noexcept nogil:
+    cdef u128 value = low[at]
+    if high != NULL:
+        value |= <u128>high[at] << 64
+    return value
+
+
+@cython.final
+cdef class StoredPages(_Tree):
+    """The pages of one (network, family) during one LMDB transaction.
+
+    ``get(key, default, db)``, ``put(key, value, dupdata, overwrite, append, db)`` and
+    ``delete(key, value, db)`` are the transaction's; ``prefix`` begins every key, and a key is
+    prefix + level (1 byte) + page index (``index_bytes``, big-endian). A value is the page's 64
+    words, little-endian, 512 bytes. Changes reach the transaction with ``flush``.
+
+    Not for use by several threads: a write transaction belongs to one.
+    """
+
+    cdef object _get_value, _put_value, _delete_value, _db
+    cdef bytes _prefix
+    cdef int _index_bytes
+
+    def __cinit__(self, get, put, delete, db, bytes prefix, int index_bytes):
+        self._get_value = get
+        self._put_value = put
+        self._delete_value = delete
+        self._db = db
+        self._prefix = prefix
+        self._index_bytes = index_bytes
+        if not 1 <= index_bytes <= 16:
+            raise ValueError(f"index_bytes {index_bytes} is not within 1 and 16")
+
+    def __init__(self, get, put, delete, db, prefix, index_bytes):
+        pass
+
+    cdef bytes _key(self, uint32_t level, u128 index):
+        cdef Py_ssize_t prefix_size = PyBytes_GET_SIZE(self._prefix)
+        cdef bytes key = PyBytes_FromStringAndSize(NULL, prefix_size + 1 + self._index_bytes)
+        cdef uint8_t* out = <uint8_t*>PyBytes_AS_STRING(key)
+        cdef int at
+        memcpy(out, PyBytes_AS_STRING(self._prefix), prefix_size)
+        out[prefix_size] = level
+        out += prefix_size + 1
+        for at in range(self._index_bytes):
+            out[self._index_bytes - 1 - at] = <uint8_t>index
+            index >>= 8
+        return key
+
+    cdef int _load(self, uint32_t level, u128 index, Page** found) except -1 nogil:
+        with gil:
+            self._read(level, index, found)
+        return 0
+
+    cdef int _read(self, uint32_t level, u128 index, Page** found) except -1:
+        cdef Page* page
+        value = self._get_value(self._key(level, index), None, self._db)
+        if value is None:
+            found[0] = NULL
+            return 0
+        if not isinstance(value, bytes) or PyBytes_GET_SIZE(value) != PAGE_BYTES:
+            raise StoreCorrupt(
+                f"page {to_python(index)} of level {level} is not {PAGE_BYTES} bytes long",
+                hint="run `fastipam check`",
+            )
+        page = self._add(level, index)
+        memcpy(page.words, PyBytes_AS_STRING(value), PAGE_BYTES)
+        recount(page)
+        page.stored = True
+        found[0] = page
+        return 0
+
+    cdef void _emptied(self, Page* page) noexcept nogil:
+        # It stays in the table until flush() takes it out of the transaction: a look at it now
+        # must not read the older form.
+        pass
+
+    def flush(self):
+        """Write the changed pages to the transaction, and take the empty ones out of it."""
+        cdef size_t at
+        cdef Page* page
+        for at in range(self._slot_mask + 1):
+            page = self._slots[at]
+            if page == NULL or not page.dirty:
+                continue
+            key = self._key(page.level, page.index)
+            if page.used:
+                value = PyBytes_FromStringAndSize(<char*>page.words, PAGE_BYTES)
+                self._put_value(key, value, True, True, False, self._db)
+                page.stored = True
+            elif page.stored:
+                self._delete_value(key, b"", self._db)
+                page.stored = False
+            page.dirty = False
+
+    def next_free(self, first, last):
+        """The first free index in first..last, both inclusive, or None. O(1)."""
+        cdef u128 found
+        if self._next_free(from_python(first), from_python(last), &found):
+            return to_python(found)
+        return None
+
+    def acquire(self, index):
+        """Take this index. True: it was free. O(1)."""
+        return self._set(from_python(index)) == 1
+
+    def release(self, index):
+        """Give this index back. True: it was taken. O(1)."""
+        return self._clear(from_python(index)) == 1
+
+    def take(self, first, last, Py_ssize_t wanted):
+        """Take up to ``wanted`` free indices in first..last, both inclusive; a list, ascending.
+
+        O(taken), plus the pages in between that are full.
+        """
+        cdef u128 low_bound = from_python(first), high_bound = from_python(last)
+        cdef uint64_t got = 0, at
+        cdef uint64_t* low
+        cdef uint64_t* high
+        cdef list result
+        if wanted <= 0:
+            return []
+        low = <uint64_t*>malloc(2 * <size_t>wanted * sizeof(uint64_t))
+        if low == NULL:
+            raise MemoryError
+        high = low + wanted
+        try:
+            self._take(low_bound, high_bound, <uint64_t>wanted, low, high, &got)
+            result = [to_python(join(low, high, at)) for at in range(got)]
+        finally:
+            free(low)
+        return result
+
+    def __contains__(self, index):
+        """Whether the index is taken. O(1)."""
+        return self._contains(from_python(index)) == 1
+
+    def _check(self):
+        """Assert what must hold among the pages that this transaction has looked at."""
+        self._verify()
+
+
+def page_bits(bytes page not None, base):
+    """The set bits of one stored page as indices: ``base`` + bit number, a list. O(bits)."""
+    cdef const uint64_t* words
+    cdef uint64_t bits
+    cdef int word
+    cdef list found = []
+    if PyBytes_GET_SIZE(page) != PAGE_BYTES:
+        raise ValueError(f"a page has {PAGE_BYTES} bytes, not {PyBytes_GET_SIZE(page)}")
+    words = <const uint64_t*>PyBytes_AS_STRING(page)
+    for word in range(PAGE_WORDS):
+        bits = words[word]
+        while bits:
+            found.append(base + (word << 6) + ctz(bits))
+            bits &= bits - 1
+    return found
