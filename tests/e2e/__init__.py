@@ -1,0 +1,1 @@
+"""End-to-end tests: fastipam under the CNI plugins, podman and containerd, on a real kernel."""
