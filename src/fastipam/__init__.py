@@ -61,13 +61,13 @@ __all__ = ["__version__", "cni", *_HOME, *_ERRORS]  # noqa: PLE0604  # all are t
 
 
 def __getattr__(name: str) -> object:
+    home = "errors" if name in _ERRORS else _HOME.get(name)
+    if home is None and name != "cni":  # `from fastipam import ranges` asks here first, too
+        raise AttributeError(f"module 'fastipam' has no attribute {name!r}")
     from importlib import import_module
 
-    if name == "cni":
-        return import_module("fastipam.cni")
-    home = "errors" if name in _ERRORS else _HOME.get(name)
     if home is None:
-        raise AttributeError(f"module 'fastipam' has no attribute {name!r}")
+        return import_module("fastipam.cni")
     value = getattr(import_module(f"fastipam.{home}"), name)
     globals()[name] = value
     return value

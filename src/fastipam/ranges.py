@@ -61,12 +61,13 @@ class Range:
         end: str | None = None,
         gateway: str | None = None,
         *,
+        default_gateway: bool = True,
         field: str = "",
     ) -> Range:
         """Check and complete one range; ``field`` is where it stands, for the error.
 
         Defaults: ``start`` network + 1; ``end`` the last address, less the broadcast address of an
-        IPv4 subnet; ``gateway`` network + 1 (also for ``""``). A /31, /32, /127 or /128 has
+        IPv4 subnet; ``gateway`` network + 1 (also for ``""``), or none without ``default_gateway``. A /31, /32, /127 or /128 has
         neither network nor broadcast address (RFC 3021, RFC 6164): all of it is served and it has
         no default gateway. Raises ConfigError with the field and the value.
         """
@@ -90,7 +91,7 @@ class Range:
         router: tuple[int, int] | None = None
         if gateway:
             router = _parse_in(gateway, f"{dot}gateway")
-        elif not point_to_point:
+        elif default_gateway and not point_to_point:
             router = (family, first + 1)
         low = _bound(start, default_first, family, f"{dot}rangeStart")
         high = _bound(end, default_last, family, f"{dot}rangeEnd")

@@ -1,0 +1,220 @@
+"""``handle``: one CNI request in, exit status and standard output out."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from fastipam.cni import document, request, resolvconf, result, stores, versions
+from fastipam.cni.codes import (
+    BAD_ENVIRONMENT,
+    BAD_CONFIG,
+    DECODING_FAILURE,
+    LIMITED,
+    NOT_AVAILABLE,
+    OWN_NETNS,
+    CniError,
+    from_exception,
+)
+from fastipam.cni.config import Config, Location, network_name, previous_addresses, valid_attachments
+from fastipam.errors import ConfigError, StoreBusy, StoreError
+from fastipam.network import Network
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from fastipam.cni.request import Request
+    from fastipam.cni.versions import Version
+
+    Log = Callable[[str], None]
+
+ABOUT = "fastipam: an IPAM plugin of CNI; run by a container runtime with CNI_COMMAND set"
+OWN_NETNS_PATH = "/proc/self/ns/net"
+
+
+def _discard(_: str) -> None:
+    """The log of a caller that wants none."""
+
+
+def handle(
+    environ: Mapping[str, str],
+    stdin: bytes,
+    *,
+    log: Callable[[str], None] = _discard,
+    started_ns: int | None = None,
+    own_netns: str = OWN_NETNS_PATH,
+) -> tuple[int, bytes]:
+    """Serve one CNI request: (exit status, standard output).
+
+    ``environ`` holds the ``CNI_*`` variables, ``stdin`` the network configuration. Status 0 and
+    the result (nothing, for the commands that have none), or 1 and the specification's error
+    object. Never raises for what a caller sends; what an ADD returns is committed, in durable mode
+    on disk.
+
+    ``log`` gets one-line texts for standard error. ``started_ns`` (wall clock, default now) is when
+    the request began to arrive: GC spares leases that are younger. ``own_netns`` is the path of
+    the caller's network namespace, which may not be the container's.
+
+    Safe to call from several threads. O(1) but for GC, which is O(leases of the network).
+    """
+    config: dict[str, Any] = {}
+    started_ns = time.time_ns() if started_ns is None else started_ns
+    try:
+        if not environ.get("CNI_COMMAND"):
+            log(ABOUT)
+            log(f"CNI protocol versions supported: {', '.join(versions.SUPPORTED)}")
+            return 0, b""
+        asked = request.Request(environ)
+        if asked.command == request.VERSION:
+            return 0, _VERSION_ANSWER
+        config = document.decode(stdin)
+        answer = _serve(asked, config, log, started_ns, own_netns)
+        return 0, b"" if answer is None else document.encode(answer).encode()
+    except Exception as error:
+        fault = from_exception(error)
+        body: dict[str, Any] = {
+            "cniVersion": versions.name(config),
+            "code": fault.code,
+            "msg": fault.msg,
+        }
+        if fault.details:
+            body["details"] = fault.details
+        return 1, document.encode(body).encode()
+
+
+_VERSION_ANSWER = (
+    '{"cniVersion":"%s","supportedVersions":[%s]}\n'
+    % (versions.NEWEST, ",".join(f'"{text}"' for text in versions.SUPPORTED))
+).encode()
+
+
+def _serve(
+    asked: Request, config: dict[str, Any], log: Log, started_ns: int, own_netns: str
+) -> dict[str, Any] | None:
+    network_name(config)
+    if asked.command not in _COMMANDS:
+        raise CniError(
+            BAD_ENVIRONMENT,
+            f"CNI_COMMAND: unknown command {asked.command!r}",
+            "ADD, CHECK, DEL, GC, STATUS or VERSION",
+        )
+    version = versions.agree(config, asked.command)
+    if asked.command == request.ADD:
+        return _add(asked, config, version, log, own_netns)
+    if asked.command == request.DEL:
+        return _delete(asked, config, own_netns)
+    if asked.command == request.CHECK:
+        return _check(asked, config, version, log)
+    if asked.command == request.GC:
+        return _collect(config, started_ns)
+    return _status(config, version, log)
+
+
+_COMMANDS = (request.ADD, request.CHECK, request.DEL, request.GC, request.STATUS)
+
+
+def _load(asked_args: str, config: dict[str, Any], version: Version, log: Log) -> Config:
+    loaded = Config(config, version, request.Arguments(asked_args))
+    for note in loaded.notes:
+        log(note)
+    return loaded
+
+
+def _network(config: Config) -> Network:
+    store = stores.get(config.data_dir, config.durability)
+    return Network(
+        store, config.name, config.pool, cooldown_s=config.cooldown_s, remember=config.remember
+    )
+
+
+def _add(
+    asked: Request, document: dict[str, Any], version: Version, log: Log, own_netns: str
+) -> dict[str, Any]:
+    arguments = request.Arguments(asked.args)
+    config = _load(asked.args, document, version, log)
+    inode = _check_netns(asked, own_netns)
+    dns = resolvconf.read(config.resolv_conf) if config.resolv_conf else {}
+    lease = _network(config).allocate(
+        asked.container_id,
+        asked.ifname,
+        addresses=config.requested,
+        existing=config.repeat,
+        netns=asked.netns,
+        inode=inode,
+        pod_namespace=arguments.pod_namespace,
+        pod_name=arguments.pod_name,
+        pod_uid=arguments.pod_uid,
+    )
+    return result.build(version, lease.siblings, config.routes, dns)
+
+
+def _check_netns(asked: Request, own_netns: str) -> int:
+    """The inode of the container's network namespace, 0 when it cannot be seen from here.
+
+    Raises CniError 8 when it is the plugin's own: whoever calls like that is mistaken.
+    """
+    try:
+        theirs = os.stat(asked.netns)
+    except (OSError, ValueError):
+        return 0
+    if not asked.netns_override:
+        try:
+            own = os.stat(own_netns)
+        except OSError:
+            return theirs.st_ino
+        if (own.st_dev, own.st_ino) == (theirs.st_dev, theirs.st_ino):
+            raise CniError(
+                OWN_NETNS,
+                f"CNI_NETNS: {asked.netns} is the network namespace of the plugin itself",
+                "CNI_NETNS_OVERRIDE=1 allows it",
+            )
+    return theirs.st_ino
+
+
+def _existing(location: Location) -> Network | None:
+    """The network where DEL and GC look for leases; None when there is no store yet."""
+    try:
+        store = stores.get(location.data_dir, location.durability, create=False)
+    except FileNotFoundError:
+        return None
+    return Network(store, location.name, None, cooldown_s=location.cooldown_s)
+
+
+def _delete(asked: Request, document: dict[str, Any], own_netns: str) -> None:
+    network = _existing(Location(document))
+    if network is not None:
+        network.release_raw(asked.container_id, asked.ifname)
+    if asked.netns:
+        _check_netns(asked, own_netns)
+
+
+def _check(asked: Request, document: dict[str, Any], version: Version, log: Log) -> None:
+    config = _load(asked.args, document, version, log)
+    addresses = previous_addresses(document)
+    _network(config).check(asked.container_id, asked.ifname, addresses)
+
+
+def _collect(document: dict[str, Any], started_ns: int) -> None:
+    location = Location(document)
+    valid = valid_attachments(document)
+    network = _existing(location)
+    if network is not None:
+        network.retain(valid, started_ns)
+
+
+def _status(document: dict[str, Any], version: Version, log: Log) -> None:
+    """CNI 1.1.0, "STATUS": 50 when ADD could not be served, 51 when the store is to blame."""
+    config = _load("", document, version, log)
+    try:
+        exhausted = _network(config).exhausted()
+    except StoreBusy:
+        raise
+    except StoreError as error:
+        raise CniError(LIMITED, error.message, error.hint or "") from error
+    if exhausted is not None:
+        raise CniError(
+            NOT_AVAILABLE,
+            f"no address is free in range set {exhausted} of network {config.name}",
+        )

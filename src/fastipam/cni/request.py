@@ -1,0 +1,118 @@
+"""A CNI request's environment variables, checked in the order of libcni's skeleton."""
+
+from __future__ import annotations
+
+from fastipam.cni.codes import BAD_ENVIRONMENT, CniError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ADD = "ADD"
+CHECK = "CHECK"
+DEL = "DEL"
+GC = "GC"
+STATUS = "STATUS"
+VERSION = "VERSION"
+
+_ALL_FOUR = frozenset((ADD, CHECK, DEL))
+# In the order in which they are looked at; the commands that need them (CNI 1.1.0, "Parameters").
+_VARIABLES = (
+    ("CNI_CONTAINERID", _ALL_FOUR),
+    ("CNI_NETNS", frozenset((ADD, CHECK))),
+    ("CNI_IFNAME", _ALL_FOUR),
+    ("CNI_PATH", frozenset((ADD, CHECK, DEL, GC, STATUS))),
+)
+_LONGEST_IFNAME = 15  # IFNAMSIZ less the final NUL
+_ALPHANUMERIC = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
+_ID_CHARACTERS = _ALPHANUMERIC | frozenset("_.-")
+
+
+class Request:
+    """The variables of one call; empty texts for those that are not set."""
+
+    __slots__ = ("args", "command", "container_id", "ifname", "netns", "netns_override")
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        """Raises CniError 4: a variable is missing or has a value that it may not have."""
+        self.command = environ.get("CNI_COMMAND", "")
+        values = {}
+        missing = [] if self.command else ["CNI_COMMAND"]
+        for name, needed_by in _VARIABLES:
+            value = values[name] = environ.get(name, "")
+            if self.command not in needed_by:
+                continue
+            if not value:
+                missing.append(name)
+            elif name == "CNI_CONTAINERID":
+                _check_container_id(value)
+            elif name == "CNI_IFNAME":
+                _check_ifname(value)
+        if missing:
+            raise CniError(
+                BAD_ENVIRONMENT, f"required environment variables are missing: {', '.join(missing)}"
+            )
+        self.container_id = values["CNI_CONTAINERID"]
+        self.netns = values["CNI_NETNS"]
+        self.ifname = values["CNI_IFNAME"]
+        self.args = environ.get("CNI_ARGS", "")
+        self.netns_override = environ.get("CNI_NETNS_OVERRIDE", "").lower() in ("1", "true")
+
+
+def is_id(text: str) -> bool:
+    """The specification's rule for container ids and network names."""
+    return bool(text) and text[0] in _ALPHANUMERIC and _ID_CHARACTERS.issuperset(text)
+
+
+def _check_container_id(value: str) -> None:
+    if not is_id(value):
+        raise CniError(
+            BAD_ENVIRONMENT,
+            f"CNI_CONTAINERID: {value!r} has characters that a container id may not have",
+            "a letter or digit, then letters, digits, '_', '.' and '-'",
+        )
+
+
+def _check_ifname(value: str) -> None:
+    if len(value.encode("utf-8", "surrogateescape")) > _LONGEST_IFNAME:
+        raise CniError(
+            BAD_ENVIRONMENT,
+            f"CNI_IFNAME: the interface name {value!r} is too long",
+            f"at most {_LONGEST_IFNAME} bytes",
+        )
+    if value in (".", ".."):
+        raise CniError(BAD_ENVIRONMENT, f"CNI_IFNAME: an interface cannot be named {value!r}")
+    if any(character in "/:" or character.isspace() for character in value):
+        raise CniError(
+            BAD_ENVIRONMENT, f"CNI_IFNAME: the interface name {value!r} has '/', ':' or white space"
+        )
+
+
+class Arguments:
+    """``CNI_ARGS``: the requested address and the names that Kubernetes' runtimes add."""
+
+    __slots__ = ("address", "pod_name", "pod_namespace", "pod_uid")
+
+    def __init__(self, text: str) -> None:
+        """Raises CniError 4 for a malformed pair, or an unknown one without IgnoreUnknown."""
+        values: dict[str, str] = {}
+        for pair in text.split(";") if text else ():
+            key, equals, value = pair.partition("=")
+            if not equals or "=" in value:
+                raise CniError(BAD_ENVIRONMENT, f"CNI_ARGS: {pair!r} is no pair KEY=VALUE")
+            values[key] = value
+        ignore = values.pop("IgnoreUnknown", "0").lower()
+        if ignore not in ("0", "1", "false", "true"):
+            raise CniError(
+                BAD_ENVIRONMENT, f"CNI_ARGS: IgnoreUnknown={ignore!r} is not 1, 0, true or false"
+            )
+        self.address = values.pop("IP", "")
+        if values and ignore in ("0", "false"):
+            raise CniError(
+                BAD_ENVIRONMENT,
+                f"CNI_ARGS: unknown arguments {', '.join(sorted(values))}",
+                "IgnoreUnknown=1 lets them pass",
+            )
+        self.pod_namespace = values.get("K8S_POD_NAMESPACE", "")
+        self.pod_name = values.get("K8S_POD_NAME", "")
+        self.pod_uid = values.get("K8S_POD_UID", "")

@@ -1,0 +1,50 @@
+"""A resolv.conf file as the ``dns`` object of a result."""
+
+from __future__ import annotations
+
+from fastipam.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_LARGEST = 1 << 20
+
+
+def read(path: str) -> dict[str, Any]:
+    """``nameservers``, ``domain``, ``search`` and ``options``, those that the file has.
+
+    A missing or unreadable file is an error, as it is with host-local. Raises ConfigError.
+    """
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            text = file.read(_LARGEST)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigError(
+            f"{path} cannot be read: {reason}", field="ipam.resolvConf", value=path
+        ) from None
+    return parse(text)
+
+
+def parse(text: str) -> dict[str, Any]:
+    """The same from the file's content; lines of fewer than two words count for nothing."""
+    nameservers: list[str] = []
+    search: list[str] = []
+    options: list[str] = []
+    domain = ""
+    for line in text.split("\n"):
+        words = line.split()
+        if len(words) < 2 or words[0][0] in "#;":
+            continue
+        keyword, values = words[0], words[1:]
+        if keyword == "nameserver":
+            nameservers.append(values[0])
+        elif keyword == "domain":
+            domain = values[0]
+        elif keyword == "search":
+            search += values
+        elif keyword == "options":
+            options += values
+    found = {"nameservers": nameservers, "domain": domain, "search": search, "options": options}
+    return {key: value for key, value in found.items() if value}

@@ -1,0 +1,62 @@
+"""The versions of the CNI specification and what each allows."""
+
+from __future__ import annotations
+
+from fastipam.cni.codes import DECODING_FAILURE, INCOMPATIBLE_VERSION, CniError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Version = tuple[int, int, int]
+
+SUPPORTED = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
+NEWEST = SUPPORTED[-1]
+_OLDEST = SUPPORTED[0]  # what a configuration without a version means
+_SINCE = {"CHECK": (0, 4, 0), "GC": (1, 1, 0), "STATUS": (1, 1, 0)}
+
+
+def parse(text: str) -> Version | None:
+    """``"1.0.0"`` → (1, 0, 0); None when it is no version."""
+    parts = text.split(".")
+    if len(parts) != 3 or not all(part.isascii() and part.isdigit() for part in parts):
+        return None
+    major, minor, micro = (int(part[:9]) for part in parts)
+    return major, minor, micro
+
+
+def agree(config: dict[str, Any], command: str) -> Version:
+    """The configuration's version, if this command may be used with it. Raises CniError 1, 6."""
+    text = config.get("cniversion", "")
+    if not isinstance(text, str):
+        raise CniError(DECODING_FAILURE, f"cniVersion: {text!r} is not a text")
+    text = text or _OLDEST
+    version = parse(text)
+    since = _SINCE.get(command)
+    if since is not None:
+        if version is None:
+            raise CniError(DECODING_FAILURE, f"cniVersion: {text!r} is no version")
+        if version < since:
+            raise CniError(
+                INCOMPATIBLE_VERSION, f"cniVersion: version {text} does not allow {command}"
+            )
+        newest = parse(NEWEST)
+        if newest is not None and version > newest:
+            raise CniError(
+                INCOMPATIBLE_VERSION, f"cniVersion: this plugin does not allow {command} in {text}"
+            )
+    if version is None or text not in SUPPORTED:
+        raise CniError(
+            INCOMPATIBLE_VERSION,
+            f"cniVersion: version {text} is not supported",
+            f"config is {text!r}, plugin supports {', '.join(SUPPORTED)}",
+        )
+    return version
+
+
+def name(config: dict[str, Any]) -> str:
+    """The version that an error object carries: the configuration's if it is a known one."""
+    text = config.get("cniversion")
+    if not text:
+        return _OLDEST if config else NEWEST
+    return text if isinstance(text, str) and text in SUPPORTED else NEWEST
