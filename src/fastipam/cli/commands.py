@@ -1,0 +1,149 @@
+"""The commands and their options; what they do is in the modules beside this one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import fastipam
+from fastipam.cli import install as installation
+from fastipam.cli import listing
+from fastipam.errors import FastipamError
+from fastipam.ipam import DEFAULT_DATA_DIR
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+
+class _Group(click.Group):
+    """A group whose errors end in one line and a hint, never in a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FastipamError as error:
+            field = getattr(error, "field", "")
+            message = f"{field}: {error.message}" if field else error.message
+            raise _Failure(message, error.hint) from error
+        except FileNotFoundError as error:
+            raise _Failure(f"{error.filename}: {error.strerror}", None) from error
+        except BrokenPipeError:
+            # Whoever read this went away (head, say): no reason for a message.
+            sys.stderr.close()
+            raise SystemExit(1) from None
+        except OSError as error:
+            raise _Failure(str(error), None) from error
+
+
+class _Failure(click.ClickException):
+    """An error with what to do next; exit status 1."""
+
+    def __init__(self, message: str, hint: str | None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"fastipam: {self.message}", err=True)
+        if self.hint:
+            click.echo(f"  hint: {self.hint}", err=True)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(fastipam.__version__, prog_name="fastipam")
+def cli() -> None:
+    """IP address management for container networks."""
+
+
+def _data_dir(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--data-dir",
+        type=click.Path(file_okay=False),
+        default=DEFAULT_DATA_DIR,
+        show_default=True,
+        envvar="FASTIPAM_DATA_DIR",
+        help="The directory of the store.",
+    )(command)
+
+
+def _as_json(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def _print_json(rows: Iterable[dict[str, Any]]) -> None:
+    """An array, one row a line, written as the rows come."""
+    separator = "["
+    for row in rows:
+        click.echo(f"{separator}\n{json.dumps(row)}", nl=False)
+        separator = ","
+    click.echo("[]" if separator == "[" else "\n]")
+
+
+@cli.command()
+@click.option(
+    "--bin-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("/opt/cni/bin"),
+    show_default=True,
+    help="The runtime's directory of CNI plugins.",
+)
+@click.option(
+    "--name",
+    default="fastipam",
+    show_default=True,
+    help="The plugin's name there; host-local for programs that insist on it.",
+)
+def install(bin_dir: Path, name: str) -> None:
+    """Put the CNI plugin into the runtime's plugin directory."""
+    click.echo(f"installed {installation.install(bin_dir, name)}")
+
+
+@cli.command("list")
+@_data_dir
+@click.option("--network", metavar="NAME", help="Only this network.")
+@click.option("--all", "with_free", is_flag=True, help="Free addresses, too.")
+@_as_json
+def list_(data_dir: str, network: str | None, with_free: bool, as_json: bool) -> None:
+    """Print IP, STATUS and POD of every used address."""
+    with fastipam.open(data_dir, create=False) as ipam:
+        rows = listing.rows(ipam, network, with_free=with_free)
+        if as_json:
+            _print_json(rows)
+        else:
+            _print_table(listing.COLUMNS, rows)
+
+
+@cli.command()
+@_data_dir
+@click.option("--network", metavar="NAME", help="Only this network.")
+@_as_json
+def stats(data_dir: str, network: str | None, as_json: bool) -> None:
+    """Print how many addresses of each network are in which state."""
+    with fastipam.open(data_dir, create=False) as ipam:
+        rows = listing.stats(ipam, network)
+        if as_json:
+            _print_json(rows)
+        else:
+            _print_table(listing.STATS_COLUMNS, rows)
+
+
+def _print_table(columns: tuple[tuple[str, str, int], ...], rows: Iterable[dict[str, Any]]) -> None:
+    """Rows under headings, as they come: the widths are fixed, a million rows need no memory."""
+    for line in _lines(columns, rows):
+        click.echo(line)
+
+
+def _lines(
+    columns: tuple[tuple[str, str, int], ...], rows: Iterable[dict[str, Any]]
+) -> Iterator[str]:
+    heading = " ".join(f"{heading:<{width}}" for heading, _, width in columns).rstrip()
+    for row in rows:
+        if heading:  # not before the first row: until then the command may still fail
+            yield heading
+            heading = ""
+        yield " ".join(f"{row[key]!s:<{width}}" for _, key, width in columns).rstrip()
+    if heading:
+        yield heading

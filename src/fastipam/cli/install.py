@@ -1,0 +1,70 @@
+"""Put the plugin's executable into a CNI bin directory."""
+
+from __future__ import annotations
+
+import compileall
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import lmdb
+
+import fastipam
+from fastipam.errors import ConfigError
+
+# The kernel reads this much of a script's first line (BINPRM_BUF_SIZE), less on older kernels.
+_LONGEST_SHEBANG = 127
+
+
+def install(bin_dir: Path, name: str = "fastipam") -> Path:
+    """Write the executable ``bin_dir``/``name`` and return its path.
+
+    The file is replaced in one step: a runtime that starts it meanwhile gets the old or the new
+    one. The interpreter and the import path are absolute: a runtime's PATH decides nothing. Raises
+    ConfigError, OSError.
+    """
+    if not name or "/" in name or name in (".", ".."):
+        raise ConfigError(f"{name!r} is no file name", field="--name", value=name)
+    bin_dir.mkdir(parents=True, exist_ok=True)
+    package = Path(fastipam.__file__).resolve().parent
+    # Byte code is made now: at run time the directory may be read-only, and each start would pay.
+    compileall.compile_dir(package, quiet=2, maxlevels=3)
+    paths = dict.fromkeys(
+        str(Path(module.__file__ or "").resolve().parent.parent) for module in (fastipam, lmdb)
+    )
+    target = bin_dir / name
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=bin_dir)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(script(sys.executable, list(paths)))
+            os.fchmod(file.fileno(), 0o755)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return target
+
+
+def script(interpreter: str, paths: list[str]) -> str:
+    """The executable's text.
+
+    ``-I`` keeps the environment and the current directory out of the import path, ``-S`` spares
+    the scan of site-packages.
+    """
+    shebang = f"#!{interpreter} -IS"
+    if len(shebang) > _LONGEST_SHEBANG or " " in interpreter:
+        # A first line that the kernel cannot use: the shell starts the interpreter, which sees the
+        # shell's line as a text.
+        quoted = interpreter.replace('"', '\\"')
+        shebang = f"#!/bin/sh\n'''exec' \"{quoted}\" -IS \"$0\" \"$@\"\n' '''"
+    return (
+        f"{shebang}\n"
+        f"# fastipam {fastipam.__version__}, CNI IPAM plugin; written by `fastipam install`.\n"
+        "import sys\n\n"
+        f"sys.path += {paths!r}\n"
+        "from fastipam.cni.main import main\n\n"
+        "main()\n"
+    )

@@ -1,0 +1,17 @@
+"""The entry point ``fastipam``: the command line, or the plugin when a runtime calls it."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def main() -> None:
+    """Run the command line; exit status 0 done, 1 failed (or findings), 2 wrong usage."""
+    if len(sys.argv) == 1 and "CNI_COMMAND" in os.environ:
+        from fastipam.cni.main import main as plugin
+
+        plugin()
+    from fastipam.cli.commands import cli
+
+    cli(prog_name="fastipam")
