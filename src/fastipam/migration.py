@@ -1,0 +1,197 @@
+"""Leases in from a host-local tree, and out into one again.
+
+host-local keeps, in a directory a network, one file an address: named by the address, holding the
+container id and (since 0.7) the interface, divided by CR LF; ``last_reserved_ip.<set>`` is its
+round-robin cursor and ``lock`` what it locks. The tree says nothing about ranges: an imported
+network learns them from the first ADD.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from fastipam.addresses import format_ip, parse_ip
+from fastipam.cni.request import is_id
+from fastipam.errors import AddressInUse, ConfigError
+from fastipam.network import Network, Owner
+from fastipam.records import ASSIGNED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fastipam.ipam import Ipam
+
+DEFAULT_TREE = Path("/var/lib/cni/networks")
+_CURSOR = "last_reserved_ip."
+_LOCK = "lock"
+_LINE_BREAK = "\r\n"
+
+DONE = "done"
+PRESENT = "present"
+SKIPPED = "skipped"
+CONFLICT = "conflict"
+
+
+class Item(NamedTuple):
+    """One file of a tree and what became of it: ``outcome`` is DONE, PRESENT, SKIPPED, CONFLICT."""
+
+    network: str
+    name: str
+    outcome: str
+    text: str
+
+
+class _DryRun(Exception):  # noqa: N818  # no error: it ends a transaction without a commit
+    """Everything was tried; now nothing of it shall stay."""
+
+
+def import_host_local(ipam: Ipam, tree: Path, *, dry_run: bool = False) -> list[Item]:
+    """Read a tree into the store: every network, its leases and its cursors. Idempotent.
+
+    All of it is one transaction: it happens as a whole or not at all. A lease that is there already
+    is PRESENT; an address that the store has given to somebody else is a CONFLICT and stays
+    as it is; an empty or unreadable file, which no DEL could ever match, is SKIPPED. The tree is
+    not changed. ``dry_run`` reports the same and changes nothing.
+    Raises ConfigError (no such tree), StoreError, OSError.
+    """
+    if not tree.is_dir():
+        raise ConfigError(f"{tree} is no directory", field="DIR", value=str(tree))
+    items: list[Item] = []
+    try:
+        with ipam.transaction():
+            for directory in sorted(tree.iterdir()):
+                if directory.is_dir() and not directory.is_symlink():
+                    with _locked(directory, create=False):
+                        items += _import_network(ipam, directory)
+                else:
+                    items.append(Item("", directory.name, SKIPPED, "not a network's directory"))
+            if dry_run:
+                raise _DryRun
+    except _DryRun:
+        pass
+    return items
+
+
+def _import_network(ipam: Ipam, directory: Path) -> Iterator[Item]:
+    name = directory.name
+    if not is_id(name):
+        yield Item(name, "", SKIPPED, "this is no valid network name")
+        return
+    network = ipam.known_network(name)
+    for path in sorted(directory.iterdir()):
+        if path.name == _LOCK:
+            continue
+        try:
+            yield _import_file(network, path)
+        except AddressInUse as error:
+            yield Item(name, path.name, CONFLICT, error.message)
+        except (OSError, ValueError) as error:
+            yield Item(name, path.name, SKIPPED, str(error))
+
+
+def _import_file(network: Network, path: Path) -> Item:
+    if path.is_symlink() or not path.is_file():
+        raise ValueError("this is no file")
+    content = path.read_text(encoding="utf-8", errors="surrogateescape").strip()
+    if path.name.startswith(_CURSOR):
+        return _import_cursor(network, path.name, content)
+    address = parse_ip(path.name.replace("_", ":"))
+    container_id, _, ifname = (part.strip() for part in content.partition("\n"))
+    if not container_id:
+        raise ValueError("the file is empty: whose address this is, nobody can know")
+    added = network.adopt(
+        address, Owner(container_id, ifname), allocated_ns=path.stat().st_mtime_ns
+    )
+    owner = f"{container_id} {ifname}".strip()
+    return Item(network.name, path.name, DONE if added else PRESENT, owner)
+
+
+def _import_cursor(network: Network, file_name: str, content: str) -> Item:
+    index = int(file_name.removeprefix(_CURSOR))
+    moved = network.start_from(index, parse_ip(content))
+    return Item(network.name, file_name, DONE if moved else PRESENT, content)
+
+
+def export_host_local(ipam: Ipam, tree: Path) -> list[Item]:
+    """Write a tree from the store: what is assigned, and the cursors. Idempotent.
+
+    Cooling addresses are not written: host-local knows no such thing. A file that is there with another
+    content is a CONFLICT and stays as it is. Files are on disk when this returns. Raises
+    StoreError, OSError.
+    """
+    items: list[Item] = []
+    for name in ipam.networks():
+        if not is_id(name):
+            items.append(Item(name, "", SKIPPED, "this name cannot be a directory's"))
+            continue
+        directory = tree / name
+        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        with _locked(directory, create=True):
+            items += _export_network(ipam.known_network(name), directory)
+            _sync(directory)
+    return items
+
+
+def _export_network(network: Network, directory: Path) -> Iterator[Item]:
+    for family, value, record, _ in network.records():
+        address = format_ip(family, value)
+        if record.state != ASSIGNED:
+            continue
+        lines = [record.container_id, record.ifname] if record.ifname else [record.container_id]
+        yield _write(network.name, directory / address, _LINE_BREAK.join(lines))
+    for index, cursor in enumerate(network.cursors()):
+        if cursor is not None:
+            path = directory / f"{_CURSOR}{index}"
+            path.unlink(missing_ok=True)  # host-local overwrites it at each ADD, too
+            yield _write(network.name, path, format_ip(*cursor))
+
+
+def _write(network: str, path: Path, content: str) -> Item:
+    """A new file, complete or not there at all: host-local cannot release an empty one."""
+    data = content.encode("utf-8", "surrogateescape")
+    if path.exists():
+        if path.read_bytes().split() == data.split():
+            return Item(network, path.name, PRESENT, content.replace(_LINE_BREAK, " "))
+        return Item(network, path.name, CONFLICT, "the file is there with another content")
+    temporary = path.with_name(f".{path.name}.new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return Item(network, path.name, DONE, content.replace(_LINE_BREAK, " "))
+
+
+@contextmanager
+def _locked(directory: Path, *, create: bool) -> Iterator[None]:
+    """Hold host-local's lock of a network, if there is one or it may be made."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+    try:
+        descriptor = os.open(directory / _LOCK, flags, 0o600)
+    except OSError:
+        yield
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+

@@ -1,0 +1,65 @@
+"""The installed plugin, and handle() in this process, for the tests of the CNI side."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fastipam import cni
+from fastipam.cli.install import install
+from fastipam.cni import stores
+
+from .plugin import Answer, Plugin, environment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+
+@pytest.fixture(scope="session")
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> Plugin:
+    """The executable, installed once."""
+    return Plugin(install(tmp_path_factory.mktemp("bin")))
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Make a configuration on a store of the test's own: ``config(subnet=…, cniVersion=…)``."""
+
+    def make(
+        *, version: str = "1.1.0", name: str = "mynet", ipam: Any = None, **keys: Any
+    ) -> dict[str, Any]:
+        section = {"type": "fastipam", "dataDir": str(tmp_path / "store")} | (ipam or {})
+        return {"cniVersion": version, "name": name, "type": "bridge", "ipam": section} | keys
+
+    return make
+
+
+@pytest.fixture
+def call() -> Iterator[Callable[..., Answer]]:
+    """``handle`` in this process: ``call(command, config, container_id, **variables)``."""
+
+    def run(
+        command: str,
+        config: Mapping[str, Any] | bytes,
+        container_id: str = "c1",
+        *,
+        log: Callable[[str], None] | None = None,
+        started_ns: int | None = None,
+        **variables: str,
+    ) -> Answer:
+        stdin = config if isinstance(config, bytes) else json.dumps(config).encode()
+        lines: list[str] = []
+        status, stdout = cni.handle(
+            environment(command, container_id, **variables),
+            stdin,
+            log=log or lines.append,
+            started_ns=started_ns,
+        )
+        document = json.loads(stdout) if stdout else None
+        return Answer(status, document, "\n".join(lines))
+
+    yield run
+    stores.close_all()
