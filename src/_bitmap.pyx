@@ -23,6 +23,7 @@ from cpython.long cimport (
     PyLong_AsUnsignedLongLong,
     PyLong_CheckExact,
 )
+from cpython.number cimport PyNumber_Index
 from cpython.pythread cimport (
     PyThread_acquire_lock,
     PyThread_allocate_lock,
@@ -53,6 +54,8 @@ cdef extern from *:
     # To Cython the widest integer it knows; the C compiler computes in 128 bits. No value of this
     # type is ever converted to or from a Python object by Cython: see to_python, from_python.
     ctypedef unsigned long long u128 "fastipam_u128"
+    # Not a Cython variable: the C compiler has to know its value.
+    const uint64_t FULL "UINT64_MAX"
     int ctz "__builtin_ctzll"(uint64_t word) noexcept nogil
     int popcount "__builtin_popcountll"(uint64_t word) noexcept nogil
 
@@ -63,8 +66,6 @@ cdef enum:
     PAGE_BYTES = 512
     LEVELS = 11  # 11 * 12 bits cover the 128 of an IPv6 address
     SPARE_PAGES = 8  # emptied pages that are kept: churn on a nearly empty pool calls no malloc
-
-cdef uint64_t FULL = <uint64_t>0xFFFFFFFFFFFFFFFF
 
 cdef struct Page:
     u128 index
@@ -87,8 +88,10 @@ cdef object to_python(u128 value):
 
 cdef u128 from_python(object value) except? <u128>1 << 77:
     """An index from a Python int that is known to fit into 128 bits and not to be negative."""
-    if value >> 64 == 0:
-        return <u128>PyLong_AsUnsignedLongLong(value)
+    cdef int overflow = 0
+    cdef long long small = PyLong_AsLongLongAndOverflow(value, &overflow)
+    if not overflow and small >= 0:
+        return <u128><uint64_t>small
     return (
         <u128>PyLong_AsUnsignedLongLong(value >> 64) << 64
         | <u128>PyLong_AsUnsignedLongLong(value & 0xFFFFFFFFFFFFFFFF)
@@ -121,6 +124,14 @@ cdef inline void mark(Page* page, uint32_t offset) noexcept nogil:
         page.summary |= <uint64_t>1 << word
 
 
+cdef inline void unmark(Page* page, uint32_t offset) noexcept nogil:
+    """Clear a set bit of a page; telling the parent of a page that was full is the caller's."""
+    page.words[offset >> 6] &= ~(<uint64_t>1 << (offset & 63))
+    page.summary &= ~(<uint64_t>1 << (offset >> 6))
+    page.used -= 1
+    page.dirty = True
+
+
 cdef inline void recount(Page* page) noexcept nogil:
     """Derive ``summary`` and ``used`` from the words."""
     cdef int word
@@ -130,6 +141,19 @@ cdef inline void recount(Page* page) noexcept nogil:
         page.used += popcount(page.words[word])
         if page.words[word] == FULL:
             page.summary |= <uint64_t>1 << word
+
+
+cdef inline bint says_full(const Page* parent, u128 index) noexcept nogil:
+    """What a page says of the page ``index`` below it."""
+    return (parent.words[(index >> 6) & 63] >> (index & 63)) & 1
+
+
+cdef object disagreement(const Page* page, str what):
+    """StoreCorrupt for a page and the one above it that contradict each other."""
+    return StoreCorrupt(
+        f"page {to_python(page.index)} of level {page.level} is {what}",
+        hint="run `fastipam check`",
+    )
 
 
 cdef inline uint64_t mask_of(uint32_t word, uint32_t low, uint32_t high) noexcept nogil:
@@ -219,7 +243,7 @@ cdef class _Tree:
         return 0
 
     @cython.final
-    cdef int _get_or_add(self, uint32_t level, u128 index, Page** found) except -1 nogil:
+    cdef inline int _get_or_add(self, uint32_t level, u128 index, Page** found) except -1 nogil:
         self._get(level, index, found)
         if found[0] == NULL:
             found[0] = self._add(level, index)
@@ -318,6 +342,27 @@ cdef class _Tree:
         return self._climb(0, start, last, found)
 
     @cython.final
+    cdef inline Page* _page_behind(self, Page* page, int* bit) noexcept nogil:
+        """The next level 0 page that is not full, with its first clear bit; now the hot one.
+
+        Only where the hot page of level 1 and the table know both; else ``bit`` is left alone.
+        """
+        cdef Page* parent = self._hot[1]
+        cdef Page* found
+        cdef u128 index = page.index + 1
+        cdef int child
+        if parent == NULL or parent.index != index >> PAGE_SHIFT:
+            return NULL
+        child = next_zero(parent, <uint32_t>index & (PAGE_BITS - 1))
+        if child == PAGE_BITS:
+            return NULL
+        found = self._find(0, (parent.index << PAGE_SHIFT) + <u128>child)
+        if found != NULL:
+            bit[0] = next_zero(found, 0)
+            self._warm(found)
+        return found
+
+    @cython.final
     cdef int _climb(
         self, uint32_t level, u128 position, u128 last, u128* found
     ) except -1 nogil:
@@ -350,11 +395,7 @@ cdef class _Tree:
                 bit = next_zero(page, 0)
                 if bit == PAGE_BITS:
                     with gil:
-                        raise StoreCorrupt(
-                            f"page {to_python(page.index)} of level {level} is full, "
-                            "but the page above it says that it is not",
-                            hint="run `fastipam check`",
-                        )
+                        raise disagreement(page, "full, but the page above it does not say so")
                 position += <u128>bit
         if position > last:
             return 0
@@ -381,7 +422,7 @@ cdef class _Tree:
         return 1
 
     @cython.final
-    cdef int _clear(self, u128 index) except -1 nogil:
+    cdef inline int _clear(self, u128 index) except -1 nogil:
         """1: the bit was set and is clear now; 0: it was clear."""
         cdef Page* page
         cdef uint32_t offset = <uint32_t>index & (PAGE_BITS - 1)
@@ -392,36 +433,46 @@ cdef class _Tree:
         return 1
 
     @cython.final
-    cdef int _put(self, Page* page, uint32_t offset) except -1 nogil:
+    cdef inline int _put(self, Page* page, uint32_t offset) except -1 nogil:
         """Set a clear bit. A page that fills up by it tells its parent first.
 
         All or nothing: whatever fails (no memory for a parent) does so before a bit changes.
         """
-        cdef Page* parent
-        if page.used == PAGE_BITS - 1 and page.level < LEVELS - 1:
-            self._get_or_add(page.level + 1, page.index >> PAGE_SHIFT, &parent)
-            self._put(parent, <uint32_t>page.index & (PAGE_BITS - 1))
+        if page.used == PAGE_BITS - 1:
+            self._fills_up(page)
         mark(page, offset)
         return 0
 
     @cython.final
-    cdef int _drop(self, Page* page, uint32_t offset) except -1 nogil:
-        """Clear a set bit. A page that was full tells its parent first."""
+    cdef inline int _fills_up(self, Page* page) except -1 nogil:
+        """Set this page's bit in the page above."""
         cdef Page* parent
-        if page.used == PAGE_BITS and page.level < LEVELS - 1:
-            self._get(page.level + 1, page.index >> PAGE_SHIFT, &parent)
-            if parent == NULL:
+        if page.level < LEVELS - 1:
+            self._get_or_add(page.level + 1, page.index >> PAGE_SHIFT, &parent)
+            if says_full(parent, page.index):
                 with gil:
-                    raise StoreCorrupt(
-                        f"the page above full page {to_python(page.index)} of level {page.level} "
-                        "is missing",
-                        hint="run `fastipam check`",
-                    )
+                    raise disagreement(page, "not full, but the page above it says that it is")
+            self._put(parent, <uint32_t>page.index & (PAGE_BITS - 1))
+        return 0
+
+    @cython.final
+    cdef inline int _drop(self, Page* page, uint32_t offset) except -1 nogil:
+        """Clear a set bit. A page that was full tells its parent first."""
+        if page.used == PAGE_BITS:
+            self._opens(page)
+        unmark(page, offset)
+        return 0
+
+    @cython.final
+    cdef inline int _opens(self, Page* page) except -1 nogil:
+        """Clear this page's bit in the page above."""
+        cdef Page* parent
+        if page.level < LEVELS - 1:
+            self._get(page.level + 1, page.index >> PAGE_SHIFT, &parent)
+            if parent == NULL or not says_full(parent, page.index):
+                with gil:
+                    raise disagreement(page, "full, but the page above it does not say so")
             self._drop(parent, <uint32_t>page.index & (PAGE_BITS - 1))
-        page.words[offset >> 6] &= ~(<uint64_t>1 << (offset & 63))
-        page.summary &= ~(<uint64_t>1 << (offset >> 6))
-        page.used -= 1
-        page.dirty = True
         return 0
 
     @cython.final
@@ -493,6 +544,14 @@ cdef class _Tree:
         return found
 
     @cython.final
+    cdef int _look(self, uint32_t level, u128 index, Page** found) except -1:
+        """``_get`` that leaves the hot pages as they are, and so frees none."""
+        found[0] = self._find(level, index)
+        if found[0] == NULL:
+            self._load(level, index, found)
+        return 0
+
+    @cython.final
     cdef void _verify(self) except *:
         """Assert what must hold between the words, the summaries and the levels of the table."""
         cdef size_t at
@@ -514,15 +573,13 @@ cdef class _Tree:
             assert copy.summary == page.summary, f"{where}: wrong summary {page.summary:#x}"
             assert copy.used == page.used, f"{where}: used is {page.used}, not {copy.used}"
             if page.level < LEVELS - 1:
-                self._get(page.level + 1, page.index >> PAGE_SHIFT, &other)
-                bit = 0
-                if other != NULL:
-                    bit = (other.words[(page.index >> 6) & 63] >> (page.index & 63)) & 1
+                self._look(page.level + 1, page.index >> PAGE_SHIFT, &other)
+                bit = other != NULL and says_full(other, page.index)
                 assert bit == (page.used == PAGE_BITS), f"{where}: used {page.used}, parent {bit}"
             if page.level > 0:
                 for bit in range(PAGE_BITS):
                     if (page.words[bit >> 6] >> (bit & 63)) & 1:
-                        self._get(page.level - 1, (page.index << PAGE_SHIFT) | <u128>bit, &other)
+                        self._look(page.level - 1, (page.index << PAGE_SHIFT) | <u128>bit, &other)
                         assert other != NULL and other.used == PAGE_BITS, (
                             f"{where}: bit {bit} says full, the page below is not"
                         )
@@ -572,8 +629,7 @@ cdef class Bitmap(_Tree):
         self._lock = PyThread_allocate_lock()
         if self._lock == NULL:
             raise MemoryError
-        if not isinstance(size, int):
-            size = size.__index__()
+        size = PyNumber_Index(size)
         if not 1 <= size <= 1 << 128:
             raise ValueError(f"size {size} is not within 1 and 2**128")
         self.size = size
@@ -598,10 +654,10 @@ cdef class Bitmap(_Tree):
         """Check an index; 0: it is outside (IndexError unless the caller knows better)."""
         cdef long long small
         cdef int overflow = 0
+        if not PyLong_CheckExact(index):
+            index = PyNumber_Index(index)  # may run Python code: other threads, too
         if self._busy:
             self._wait()
-        if not PyLong_CheckExact(index):
-            index = index.__index__()
         small = PyLong_AsLongLongAndOverflow(index, &overflow)
         if overflow:
             if index < 0 or index >= self.size:
@@ -615,11 +671,11 @@ cdef class Bitmap(_Tree):
 
     cdef int _bounds(self, object start, object stop, u128* low, u128* high) except -1:
         """start..stop (stop exclusive, None: the size) as low..high; 0 when that is empty."""
+        start = PyNumber_Index(start)
+        stop = self.size if stop is None else PyNumber_Index(stop)
         if self._busy:
             self._wait()
-        start = start.__index__()
-        stop = self.size if stop is None else stop.__index__()
-        if start < 0 or stop > self.size:
+        if start < 0 or start > self.size or stop > self.size:
             raise IndexError(f"{start}..{stop} reaches outside 0..{self.size}")
         if start >= stop:
             return 0
@@ -632,29 +688,27 @@ cdef class Bitmap(_Tree):
 
         O(1): at most four pages a level. Raises PoolExhausted when none is free.
         """
-        cdef u128 found, cursor
+        cdef u128 found
         cdef Page* page
-        cdef int bit
-        cdef bint here
+        cdef int bit = PAGE_BITS
         if self._busy:
             self._wait()
-        cursor = self._cursor
         page = self._hot[0]
-        # Nearly every call needs no more than the hot page. Where that is full from the cursor
-        # on, the search goes on one level up, behind it.
-        if page != NULL and page.index == cursor >> PAGE_SHIFT:
-            bit = next_zero(page, <uint32_t>cursor & (PAGE_BITS - 1))
+        # Nearly every call needs no more than the hot page, or the one behind it that the hot
+        # page above names: both are looked at without the general search.
+        if page != NULL and page.index == self._cursor >> PAGE_SHIFT:
+            bit = next_zero(page, <uint32_t>self._cursor & (PAGE_BITS - 1))
+            if bit == PAGE_BITS:
+                page = self._page_behind(page, &bit)
             if bit < PAGE_BITS:
                 found = (page.index << PAGE_SHIFT) + <u128>bit
-                if found <= self._last and page.used < PAGE_BITS - 1:
-                    mark(page, bit)
+                if found <= self._last:
+                    self._put(page, bit)
                     return self._taken(found)
-                here = found <= self._last
-            else:
-                here = self._climb(1, page.index + 1, self._last, &found)
-        else:
-            here = self._next_free(cursor, self._last, &found)
-        if not here and not self._next_free(0, self._last, &found):
+        if not (
+            self._next_free(self._cursor, self._last, &found)
+            or self._next_free(0, self._last, &found)
+        ):
             raise PoolExhausted(f"all {self.size} indices are taken")
         self._get_or_add(0, found >> PAGE_SHIFT, &page)
         self._put(page, <uint32_t>found & (PAGE_BITS - 1))
@@ -680,12 +734,11 @@ cdef class Bitmap(_Tree):
         """
         import numpy
 
-        cdef uint64_t wanted, got = 0, got_low
-        cdef uint64_t[::1] low_view, high_view
+        cdef uint64_t wanted, got = 0
         cdef uint64_t* low = NULL
         cdef uint64_t* high = NULL
         cdef u128 cursor
-        count = count.__index__()
+        count = PyNumber_Index(count)
         if count < 0:
             raise ValueError(f"count {count} is negative")
         if self._busy:
@@ -698,12 +751,10 @@ cdef class Bitmap(_Tree):
         if count == 0:
             return lows.astype(self._dtype())
         wanted = count
-        low_view = lows
-        low = &low_view[0]
+        low = data_of(lows)
         if self.size > 1 << 64:
             highs = numpy.empty(count, dtype=numpy.uint64)
-            high_view = highs
-            high = &high_view[0]
+            high = data_of(highs)
         # numpy.empty may have let another thread in (a collection runs finalizers): look again.
         self._wait()
         if count > self.free:
@@ -832,6 +883,8 @@ cdef class Bitmap(_Tree):
         if self._busy:
             self._wait()
         for number in self._page_indices(0, self._last):
+            if self._busy:  # the caller's loop let another thread begin a batch
+                self._wait()
             page = self._find(0, from_python(number))
             if page == NULL:
                 continue
@@ -914,6 +967,12 @@ cdef class Bitmap(_Tree):
         except AssertionError as error:
             error.add_note(f"{self!r}: cursor {self.cursor}, {self._page_count} pages")
             raise
+
+
+cdef uint64_t* data_of(object array) except NULL:
+    """Where a numpy array keeps its items. (A typed memoryview would do the same, and make every
+    import of this module import ``collections`` and more.)"""
+    return <uint64_t*><size_t>array.__array_interface__["data"][0]
 
 
 cdef inline u128 join(const uint64_t* low, const uint64_t* high, uint64_t at) noexcept nogil:
@@ -1017,6 +1076,16 @@ cdef class StoredPages(_Tree):
         if self._next_free(from_python(first), from_python(last), &found):
             return to_python(found)
         return None
+
+    def take_first(self, first, last):
+        """Take the first free index in first..last, both inclusive; None: there is none. O(1)."""
+        cdef u128 found
+        cdef Page* page
+        if not self._next_free(from_python(first), from_python(last), &found):
+            return None
+        self._get_or_add(0, found >> PAGE_SHIFT, &page)
+        self._put(page, <uint32_t>found & (PAGE_BITS - 1))
+        return to_python(found)
 
     def acquire(self, index):
         """Take this index. True: it was free. O(1)."""

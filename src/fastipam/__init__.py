@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fastipam.errors import StoreUnavailable as StoreUnavailable
     from fastipam.errors import StoreVersion as StoreVersion
     from fastipam.ipam import Ipam as Ipam
-    from fastipam.ipam import open as open
+    from fastipam.ipam import open as open  # noqa: A004  # the contract's name
     from fastipam.lease import Lease as Lease
     from fastipam.network import Network as Network
 

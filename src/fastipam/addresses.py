@@ -89,6 +89,14 @@ def parse_ip(text: str) -> tuple[int, int]:
     raise ValueError(f"{text!r} is not an IP address")
 
 
+def parse_value(family: int, text: str) -> int:
+    """The inverse of :func:`format_ip`: an IPv4-mapped IPv6 address stays an IPv6 address."""
+    value = _parse_v4(text) if family == V4 else _parse_v6(text)
+    if value is None:
+        raise ValueError(f"{text!r} is not an IPv{family} address")
+    return value
+
+
 def parse_cidr(text: str) -> tuple[int, int, int]:
     """``"10.1.2.3/8"`` → ``(4, 0x0a010203, 8)``; host bits are kept, judging them is the caller's.
 

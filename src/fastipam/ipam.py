@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastipam.network import DEFAULT_COOLDOWN_S, Network
-from fastipam.ranges import DEFAULT_SUBNET, parse_ranges
+from fastipam.ranges import DEFAULT_SUBNET, exclude_from, parse_ranges
 from fastipam.store import close_shared, open_shared
 
 TYPE_CHECKING = False
@@ -62,19 +62,24 @@ class Ipam:
     ) -> Network:
         """The network of this name. Touches the store only to look up unnamed ranges.
 
-        ``ranges`` is one CIDR, or a sequence of range sets: a set is a CIDR, a mapping with ``subnet``
-        and optionally ``rangeStart``, ``rangeEnd``, ``gateway``, or a sequence of those. Each
-        set gives one address of an allocation: two sets of different families are dual stack. None
-        means the ranges that the store remembers, else 10.32.0.0/12. ``exclude`` are
-        CIDRs, addresses or ranges (``"a-b"``) that are never assigned. ``cooldown_s`` are the
-        seconds before a released address is assigned again, unless nothing else is free.
-        Raises ConfigError with the field and the value.
+        ``ranges`` is one CIDR, or a sequence of range sets: a set is a CIDR, a mapping with
+        ``subnet`` and optionally ``rangeStart``, ``rangeEnd``, ``gateway``, or a sequence of those.
+        Each set gives one address of an allocation: two sets of different families are dual stack.
+        None means the ranges that the store remembers (with ``exclude`` in place of their
+        exclusions, if it is given), else 10.32.0.0/12. ``exclude`` are CIDRs, addresses or ranges
+        (``"a-b"``) that are never assigned. ``cooldown_s`` are the seconds before a released
+        address is assigned again, unless nothing else is free. Raises ConfigError with the field
+        and the value.
         """
         exclude = tuple(exclude)
         if ranges is None:
             known = Network(self.store, name, None, cooldown_s=cooldown_s)
-            if known.current_pool() is not None and not exclude:
-                return known
+            stored = known.current_pool()
+            if stored is not None:
+                if not exclude:
+                    return known
+                pool = exclude_from(stored, exclude)
+                return Network(self.store, name, pool, cooldown_s=cooldown_s)
             ranges = DEFAULT_SUBNET
         return Network(self.store, name, parse_ranges(ranges, exclude), cooldown_s=cooldown_s)
 

@@ -1,44 +1,63 @@
-"""A lease as a library caller sees it."""
+"""A lease as a library caller sees it, and the owner that asks for one."""
 
 from __future__ import annotations
 
+from fastipam import records
 from fastipam.addresses import V4, format_cidr, format_ip
+from fastipam.errors import ConfigError
+from fastipam.records import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
-    from fastipam.records import Record
+
+class Owner:
+    """Who asks for an address, and what the lease shall remember of it.
+
+    ``name`` is the :func:`records.owner_name`, ``texts`` all that the record says in words.
+    """
+
+    __slots__ = ("container_id", "ifname", "inode", "name", "texts")
+
+    def __init__(
+        self,
+        container_id: str,
+        ifname: str,
+        netns: str = "",
+        inode: int = 0,
+        pod_namespace: str = "",
+        pod_name: str = "",
+        pod_uid: str = "",
+    ) -> None:
+        records.check_owner(container_id, ifname)
+        self.container_id = container_id
+        self.ifname = ifname
+        self.inode = inode
+        rest = "\0".join(("", netns, pod_namespace, pod_name, pod_uid))
+        if rest.count("\0") != 4:
+            for field, text in (
+                ("netns", netns),
+                ("pod_namespace", pod_namespace),
+                ("pod_name", pod_name),
+                ("pod_uid", pod_uid),
+            ):
+                if "\0" in text:
+                    raise ConfigError(f"{field} contains NUL", field=field, value=text)
+        self.name = records.owner_name(container_id, ifname)
+        self.texts = self.name + records.encode("netns, pod_namespace, pod_name or pod_uid", rest)
 
 
 class Lease:
     """An address and who has it. A value: it does not change when the store does.
 
-    ``container_id`` and ``ifname`` are the owner, ``network`` the network's name;
-    ``allocated_ns`` wall clock nanoseconds since the epoch; ``netns``, ``inode`` the network
-    namespace (empty, 0: not known); ``pod_namespace``, ``pod_name``, ``pod_uid`` the Kubernetes
-    names (empty: none); ``generation`` a number that no other assignment in this network has.
-    ``siblings`` are the leases that the same call assigned, in the order of the range sets, this
-    one among them; a lease that was read back has only itself.
+    ``network`` is the network's name; ``family`` (4 or 6) and ``value`` are the address as
+    integers, ``router`` is the gateway in the same form, or None. ``siblings`` are the leases that
+    the same call assigned, in the order of the range sets, this one among them; a lease that was
+    read back has only itself.
     """
 
-    __slots__ = (
-        "allocated_ns",
-        "container_id",
-        "family",
-        "generation",
-        "ifname",
-        "inode",
-        "length",
-        "netns",
-        "network",
-        "pod_name",
-        "pod_namespace",
-        "pod_uid",
-        "router",
-        "siblings",
-        "value",
-    )
+    __slots__ = ("_record", "_siblings", "family", "network", "router", "value")
 
     def __init__(
         self,
@@ -46,23 +65,82 @@ class Lease:
         family: int,
         value: int,
         router: tuple[int, int] | None,
-        record: Record,
+        record: Record | bytes,
     ) -> None:
         self.network = network
         self.family = family
         self.value = value
         self.router = router
-        self.length = record.length
-        self.container_id = record.container_id
-        self.ifname = record.ifname
-        self.allocated_ns = record.allocated_ns
-        self.generation = record.generation
-        self.netns = record.netns
-        self.inode = record.inode
-        self.pod_namespace = record.pod_namespace
-        self.pod_name = record.pod_name
-        self.pod_uid = record.pod_uid
-        self.siblings: tuple[Lease, ...] = (self,)
+        # A record that was just written is kept as it was written, until somebody looks.
+        self._record = record
+        # Not (self,): a million leases that hold themselves would be work for the collector.
+        self._siblings: tuple[Lease, ...] = ()
+
+    @property
+    def record(self) -> Record:
+        """All that the store holds of it."""
+        if isinstance(self._record, bytes):
+            self._record = Record.read(self._record)
+        return self._record
+
+    @property
+    def siblings(self) -> tuple[Lease, ...]:
+        """The leases that the same call assigned, this one among them."""
+        return self._siblings or (self,)
+
+    @siblings.setter
+    def siblings(self, leases: tuple[Lease, ...]) -> None:
+        self._siblings = leases
+
+    @property
+    def length(self) -> int:
+        """The prefix length."""
+        return self.record.length
+
+    @property
+    def container_id(self) -> str:
+        """The owner's container id."""
+        return self.record.container_id
+
+    @property
+    def ifname(self) -> str:
+        """The owner's interface."""
+        return self.record.ifname
+
+    @property
+    def allocated_ns(self) -> int:
+        """When it was assigned: wall clock nanoseconds since the epoch."""
+        return self.record.allocated_ns
+
+    @property
+    def generation(self) -> int:
+        """A number that no other assignment in this network has."""
+        return self.record.generation
+
+    @property
+    def netns(self) -> str:
+        """The path of the network namespace; empty: not known."""
+        return self.record.netns
+
+    @property
+    def inode(self) -> int:
+        """The inode of the network namespace; 0: not known."""
+        return self.record.inode
+
+    @property
+    def pod_namespace(self) -> str:
+        """The Kubernetes namespace; empty: none."""
+        return self.record.pod_namespace
+
+    @property
+    def pod_name(self) -> str:
+        """The pod's name; empty: none."""
+        return self.record.pod_name
+
+    @property
+    def pod_uid(self) -> str:
+        """The pod's UID; empty: none."""
+        return self.record.pod_uid
 
     @property
     def address(self) -> IPv4Interface | IPv6Interface:
@@ -109,9 +187,7 @@ class Lease:
         return hash((self.network, self.family, self.value, self.generation))
 
     def __repr__(self) -> str:
-        return (
-            f"<Lease {self.cidr} of {self.container_id!r} {self.ifname!r} in {self.network!r}>"
-        )
+        return f"<Lease {self.cidr} of {self.container_id!r} {self.ifname!r} in {self.network!r}>"
 
 
 def to_ip(family: int, value: int) -> IPv4Address | IPv6Address:

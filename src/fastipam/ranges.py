@@ -11,8 +11,19 @@ reason.
 
 from __future__ import annotations
 
-from fastipam.addresses import BITS, V4, format_cidr, format_ip, parse_cidr, parse_ip, prefix_bounds
-from fastipam.errors import ConfigError
+from _bisect import bisect_left, bisect_right
+
+from fastipam.addresses import (
+    BITS,
+    V4,
+    format_cidr,
+    format_ip,
+    parse_cidr,
+    parse_ip,
+    parse_value,
+    prefix_bounds,
+)
+from fastipam.errors import AddressNotInRange, ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,9 +78,10 @@ class Range:
         """Check and complete one range; ``field`` is where it stands, for the error.
 
         Defaults: ``start`` network + 1; ``end`` the last address, less the broadcast address of an
-        IPv4 subnet; ``gateway`` network + 1 (also for ``""``), or none without ``default_gateway``. A /31, /32, /127 or /128 has
-        neither network nor broadcast address (RFC 3021, RFC 6164): all of it is served and it has
-        no default gateway. Raises ConfigError with the field and the value.
+        IPv4 subnet; ``gateway`` network + 1 (also for ``""``), or none without ``default_gateway``.
+        A /31, /32, /127 or /128 has neither network nor broadcast address (RFC 3021, RFC 6164): all
+        of it is served and it has no default gateway. Raises ConfigError with the field and the
+        value.
         """
         dot = f"{field}." if field else ""
         try:
@@ -132,7 +144,8 @@ class Range:
         subnet, start, end, gateway = text.split(" ")
         family, network, length = parse_cidr(subnet)
         router = None if gateway == "-" else parse_ip(gateway)
-        return cls(family, network, length, parse_ip(start)[1], parse_ip(end)[1], router)
+        low, high = parse_value(family, start), parse_value(family, end)
+        return cls(family, network, length, low, high, router)
 
 
 def _parse_in(text: str, field: str) -> tuple[int, int]:
@@ -167,12 +180,12 @@ class RangeSet:
     def __init__(self, ranges: Sequence[Range], excluded: Sequence[Interval] = ()) -> None:
         self.ranges = tuple(ranges)
         self.family = ranges[0].family
-        self.excluded = tuple(excluded)
+        self.excluded = tuple(merge(excluded))
         intervals: list[Interval] = []
         starts: list[int] = []  # for each range, the place of its first interval
         for each in self.ranges:
             starts.append(len(intervals))
-            holes = list(self.excluded)
+            holes = list(_touching(self.excluded, each.start, each.end))
             if each.gateway is not None and each.gateway[0] == self.family:
                 holes.append((each.gateway[1], each.gateway[1]))
             intervals += subtract((each.start, each.end), holes)
@@ -290,13 +303,57 @@ class Pool:
             excluded = []
             for hole in holes_text.split("|") if holes_text else ():
                 low, high = hole.split(" ")
-                excluded.append((parse_ip(low)[1], parse_ip(high)[1]))
-            sets.append(RangeSet([Range.read(one) for one in ranges_text.split("|")], excluded))
+                excluded.append((low, high))
+            ranges = [Range.read(one) for one in ranges_text.split("|")]
+            family = ranges[0].family
+            holes = [
+                (parse_value(family, low), parse_value(family, high)) for low, high in excluded
+            ]
+            sets.append(RangeSet(ranges, holes))
         return cls(sets)
 
     def holds(self, family: int, value: int) -> bool:
         """Whether the address may be handed out by any set. O(number of intervals)."""
         return any(each.family == family and value in each for each in self.sets)
+
+    def index_of(self, family: int, value: int) -> int | None:
+        """The number of the set that may hand out the address, or None."""
+        for index, each in enumerate(self.sets):
+            if each.family == family and value in each:
+                return index
+        return None
+
+    def match(self, wanted: Iterable[tuple[int, int]]) -> list[int | None]:
+        """For each set the address that is wanted of it, or None. Raises AddressNotInRange."""
+        requests: list[int | None] = [None] * len(self.sets)
+        left = list(dict.fromkeys(wanted))
+        for index, each in enumerate(self.sets):
+            for one in left:
+                found = each.range_of(one[1]) if one[0] == each.family else None
+                if found is None:
+                    continue
+                if one[1] not in each:
+                    why = (
+                        "the gateway of its range"
+                        if one == found.gateway
+                        else "excluded by the configuration"
+                    )
+                    raise AddressNotInRange(
+                        f"the requested address {format_ip(*one)} is {why}",
+                        addresses=(format_ip(*one),),
+                    )
+                requests[index] = one[1]
+                left.remove(one)
+                break
+        if left:
+            texts = tuple(format_ip(*one) for one in left)
+            raise AddressNotInRange(
+                f"no range set can serve the requested {' '.join(texts)}: "
+                "it is outside, or its set serves another request already",
+                addresses=texts,
+                hint=f"the ranges are {'; '.join(map(str, self.sets))}",
+            )
+        return requests
 
     def range_of(self, family: int, value: int) -> Range | None:
         """The range whose start..end the address lies in, or None."""
@@ -313,14 +370,17 @@ def build_pool(
     exclude: Sequence[tuple[int, int, int]] = (),
     *,
     field: str = "ranges",
+    fields: Sequence[str] = (),
 ) -> Pool:
     """Check the sets against each other, as host-local does and in its order, and join them.
 
-    ``exclude`` holds (family, low, high) triples. Raises ConfigError: an empty set, mixed
-    families, ranges of one set that overlap, sets that overlap, nothing left to serve.
+    ``exclude`` holds (family, low, high) triples. ``fields`` says where each set stands, if not
+    all of them under ``field``. Raises ConfigError: an empty set, mixed families, ranges of one set
+    that overlap, sets that overlap, nothing left to serve.
     """
+    places = fields or [f"{field}[{which}]" for which in range(len(sets))]
     for which, ranges in enumerate(sets):
-        here = f"{field}[{which}]"
+        here = places[which]
         if not ranges:
             raise ConfigError(f"range set {which} is empty", field=here, value=[])
         for other in ranges[1:]:
@@ -344,20 +404,25 @@ def build_pool(
             if clash:
                 raise ConfigError(
                     f"range set {which} ({clash[0]}) overlaps with range set {later} ({clash[1]})",
-                    field=f"{field}[{later}]",
+                    field=places[later],
                     value=str(clash[1]),
                 )
+    holes = {
+        family: merge((low, high) for its_family, low, high in exclude if its_family == family)
+        for family in BITS
+    }
     joined = []
     for which, ranges in enumerate(sets):
         family = ranges[0].family
-        holes = merge((low, high) for its_family, low, high in exclude if its_family == family)
-        inside = [hole for hole in holes if any(_touches(hole, each) for each in ranges)]
-        whole = RangeSet(ranges, inside)
+        inside = {
+            hole for each in ranges for hole in _touching(holes[family], each.start, each.end)
+        }
+        whole = RangeSet(ranges, sorted(inside))
         if not whole.size:
             raise ConfigError(
                 f"range set {which} ({whole}) has no address left to serve: "
                 "the gateway and the exclusions cover all of it",
-                field=f"{field}[{which}]",
+                field=places[which],
                 value=str(whole),
             )
         joined.append(whole)
@@ -375,8 +440,10 @@ def merge(intervals: Iterable[Interval]) -> list[Interval]:
     return merged
 
 
-def _touches(hole: Interval, each: Range) -> bool:
-    return hole[0] <= each.end and each.start <= hole[1]
+def _touching(holes: Sequence[Interval], low: int, high: int) -> Sequence[Interval]:
+    """Those of disjoint ascending holes that share an address with low..high. O(log n)."""
+    first = bisect_left(holes, low, key=lambda hole: hole[1])
+    return holes[first : bisect_right(holes, high, key=lambda hole: hole[0])]
 
 
 def _overlap(
@@ -431,8 +498,16 @@ def parse_ranges(
             sets.append([_parse_entry(entry, here)])
     if not sets:
         raise ConfigError("no ranges are given", field=field, value=ranges)
-    holes = [parse_exclusion(text, field=f"exclude[{at}]") for at, text in enumerate(exclude)]
-    return build_pool(sets, holes, field=field)
+    return build_pool(sets, _parse_exclusions(exclude), field=field)
+
+
+def exclude_from(pool: Pool, exclude: Iterable[str]) -> Pool:
+    """The same ranges with these exclusions in place of theirs. Raises ConfigError."""
+    return build_pool([each.ranges for each in pool.sets], _parse_exclusions(exclude))
+
+
+def _parse_exclusions(exclude: Iterable[str]) -> list[tuple[int, int, int]]:
+    return [parse_exclusion(text, field=f"exclude[{at}]") for at, text in enumerate(exclude)]
 
 
 _RANGE_KEYS = ("subnet", "rangeStart", "rangeEnd", "gateway")

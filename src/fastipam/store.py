@@ -44,7 +44,6 @@ RELAXED = "relaxed"
 MAP_SIZE = 64 << 30
 MAX_READERS = 1022  # 64 bytes of the lock file each; LMDB's 126 is few for a node's burst
 _DATABASES = (
-    "meta",
     "networks",
     "states",
     "pages",
@@ -54,9 +53,17 @@ _DATABASES = (
     "reservations",
 )
 _MAX_DATABASES = 32  # room for those of later schemas
+REPLACE_HINT = "restore a backup, or move data.mdb and lock.mdb away to begin anew"
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DAMAGED = (
+    lmdb.InvalidError,
+    lmdb.CorruptedError,
+    lmdb.PageNotFoundError,
+    lmdb.IncompatibleError,  # a plain key stands where a database should be
+    lmdb.NotFoundError,  # one of our databases is missing: get() answers None, and never this
+)
 
 
 def _translate(error: Exception, path: str) -> StoreError:
@@ -68,7 +75,7 @@ def _translate(error: Exception, path: str) -> StoreError:
             path=path,
             hint="use another data directory for some of the networks",
         )
-    if code in _FULL:
+    if code in _FULL or (code == errno.EIO and _is_disk_full(path)):
         return StoreFull(
             f"no space is left for the store {path}: {os.strerror(code)}",
             path=path,
@@ -80,11 +87,11 @@ def _translate(error: Exception, path: str) -> StoreError:
             path=path,
             hint="try again; if it stays so, look for programs that keep read transactions open",
         )
-    if isinstance(error, (lmdb.InvalidError, lmdb.CorruptedError, lmdb.PageNotFoundError)):
+    if isinstance(error, _DAMAGED):
         return StoreCorrupt(
             f"{path} holds no usable LMDB file: {error}",
             path=path,
-            hint="restore a backup, or move data.mdb and lock.mdb away to begin anew",
+            hint=REPLACE_HINT,
         )
     if isinstance(error, lmdb.VersionMismatchError):
         return StoreVersion(f"{path} was written by another version of LMDB: {error}", path=path)
@@ -96,6 +103,15 @@ def _translate(error: Exception, path: str) -> StoreError:
     )
 
 
+def _is_disk_full(path: str) -> bool:
+    """Whether there is less room than LMDB writes at once: it calls a short write an EIO."""
+    try:
+        status = os.statvfs(path)
+    except OSError:
+        return False
+    return status.f_bavail * status.f_frsize < 1 << 20
+
+
 class Transaction:
     """One write transaction, or one nested in another; use it with ``with``.
 
@@ -104,6 +120,8 @@ class Transaction:
     """
 
     __slots__ = ("_pages", "_parent", "_store", "delete", "get", "put", "txn")
+
+    txn: Any
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -137,6 +155,9 @@ class Transaction:
     ) -> None:
         store = self._store
         store._local.transaction = self._parent
+        if os.getpid() != store._process:
+            # A fork() inside the block: the transaction, and the writer's lock, are the parent's.
+            raise store._forked()
         try:
             if kind is None:
                 self.flush()
@@ -152,6 +173,10 @@ class Transaction:
             raise
         if isinstance(error, lmdb.Error):
             raise _translate(error, store.path) from error
+
+    def rollback(self) -> None:
+        """End it outside a ``with`` block, as if it had never begun."""
+        self.__exit__(Exception, None, None)
 
     def pages(self, network_id: int, family: int) -> StoredPages:
         """The bitmap of a network and family, as this transaction sees it."""
@@ -204,7 +229,7 @@ class Snapshot:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._own:
+        if self._own and os.getpid() == self._store._process:
             self.txn.abort()
         if isinstance(error, lmdb.Error):
             raise _translate(error, self._store.path) from error
@@ -215,10 +240,11 @@ class Store:
 
     Opening costs the same whatever the store holds. ``durability`` is "durable" (a change is on
     disk when the call returns), "relaxed" (a killed process loses nothing, a power cut may lose
-    the last changes or damage the file), or None: as the store was created, "durable" for a new one.
+    the last changes or damage the file), or None: as the store was created, "durable" for a new
+    one.
 
-    ``clock`` returns wall clock nanoseconds, ``boot_id`` the text that names this boot; tests inject
-    both. With ``create=False`` a directory without a store raises FileNotFoundError.
+    ``clock`` returns wall clock nanoseconds, ``boot_id`` the text that names this boot; tests
+    inject both. With ``create=False`` a directory without a store raises FileNotFoundError.
     Raises StoreError, ConfigError (durability).
     """
 
@@ -268,6 +294,7 @@ class Store:
         sync = durability == DURABLE
         try:
             _make_directory(self.path)
+            _make_files(self.path)
             env = lmdb.open(
                 self.path,
                 map_size=map_size,
@@ -282,8 +309,12 @@ class Store:
             raise _translate(error, self.path) from error
         self._env = env
         try:
+            _refuse_truncated(env, self.path)
+            # A process killed while it reads leaves its reader's slot taken, and what it read
+            # from being overwritten; LMDB looks for the dead only when it is told to.
+            env.reader_check()
             return self._prepare(env, durability)
-        except lmdb.Error as error:
+        except (lmdb.Error, OSError) as error:
             self.close()
             raise _translate(error, self.path) from error
         except BaseException:
@@ -291,33 +322,33 @@ class Store:
             raise
 
     def _prepare(self, env: lmdb.Environment, durability: str) -> str:
-        """Open the databases, creating those that are missing; check schema, note the boot."""
+        """Open the databases, creating them in a new store; check the schema, note the boot.
+
+        All of it in one write transaction: py-lmdb ends a read transaction in a way that closes
+        the databases that were opened in it. When there is nothing to write, nothing is written.
+        """
         status = os.stat(os.path.join(self.path, "data.mdb"))
         self.identity = (status.st_dev, status.st_ino)
-        meta = {}
-        with env.begin() as txn:
-            known = True
+        with env.begin(write=True) as txn:
             try:
-                self._open_databases(env, txn, create=False)
-                meta = {key: txn.get(key, db=self.db_meta) for key in _META_KEYS}
+                self.db_meta = env.open_db(b"meta", txn=txn, create=False)
+                new = False
             except lmdb.NotFoundError:
-                known = False
-                if txn.stat()["entries"]:
-                    self._refuse_foreign(txn)
-        boot = self._boot_id().encode()
-        if not known or meta[_SCHEMA] is None or meta[_BOOT] != boot:
-            with env.begin(write=True) as txn:
-                self._open_databases(env, txn, create=True)
-                self._write_meta(txn, boot, durability)
-                meta = {key: txn.get(key, db=self.db_meta) for key in _META_KEYS}
-        self._check_schema(meta[_SCHEMA])
-        self.boot = int.from_bytes(meta[_BOOT_NUMBER] or b"", "big")
-        return (meta[_DURABILITY] or b"").decode()
+                self._refuse_foreign(txn)
+                self.db_meta = env.open_db(b"meta", txn=txn)
+                new = True
+                txn.put(_SCHEMA, SCHEMA.to_bytes(4, "big"), db=self.db_meta)
+                txn.put(_DURABILITY, durability.encode(), db=self.db_meta)
+            self._check_schema(txn.get(_SCHEMA, db=self.db_meta))
+            stored = self._durability(txn.get(_DURABILITY, b"", db=self.db_meta))
+            if stored == durability:  # else this is not how the environment has to be opened
+                self._open_databases(env, txn, create=new)
+                self.boot = self._note_boot(txn)
+            return stored
 
     def _open_databases(self, env: lmdb.Environment, txn: Any, *, create: bool) -> None:
         opened = [env.open_db(name.encode(), txn=txn, create=create) for name in _DATABASES]
         (
-            self.db_meta,
             self.db_networks,
             self.db_states,
             self.db_pages,
@@ -328,9 +359,9 @@ class Store:
         ) = opened
 
     def _refuse_foreign(self, txn: Any) -> None:
-        """An LMDB file with entries but without our databases: somebody else's, or half of ours."""
+        """An LMDB file without our databases has to be empty: else it is somebody else's."""
         names = [key for key, _ in txn.cursor()]
-        if b"meta" not in names:
+        if names:
             raise StoreCorrupt(
                 f"{self.path} is an LMDB environment of another program: it holds "
                 f"{', '.join(sorted(repr(name.decode('ascii', 'replace')) for name in names[:4]))}",
@@ -353,31 +384,41 @@ class Store:
                 hint=CHECK_HINT,
             )
 
-    def _write_meta(self, txn: Any, boot: bytes, durability: str) -> None:
-        """First use, or first use since a reboot. A newer schema is left as it is."""
+    def _durability(self, raw: bytes) -> str:
+        for known in (DURABLE, RELAXED):
+            if raw == known.encode():
+                return known
+        raise StoreCorrupt(
+            f"the store {self.path} has no valid durability: {raw!r}",
+            path=self.path,
+            hint=CHECK_HINT,
+        )
+
+    def _note_boot(self, txn: Any) -> int:
+        """The number of this boot: boots that the store has seen are counted from 1."""
         db = self.db_meta
-        raw = txn.get(_SCHEMA, db=db)
-        if raw is None:
-            txn.put(_SCHEMA, SCHEMA.to_bytes(4, "big"), db=db)
-            txn.put(_DURABILITY, durability.encode(), db=db)
-        elif int.from_bytes(raw, "big") != SCHEMA:
-            return
+        boot = self._boot_id().encode()
+        number = int.from_bytes(txn.get(_BOOT_NUMBER, b"", db=db), "big")
         if txn.get(_BOOT, db=db) != boot:
-            number = int.from_bytes(txn.get(_BOOT_NUMBER, b"", db=db), "big") + 1
+            number += 1
             txn.put(_BOOT, boot, db=db)
             txn.put(_BOOT_NUMBER, number.to_bytes(4, "big"), db=db)
+        return number
 
     def _environment(self) -> lmdb.Environment:
+        if os.getpid() != self._process:
+            raise self._forked()
         if self._env is None:
             raise StoreClosed(f"the store {self.path} was closed", path=self.path)
-        if os.getpid() != self._process:
-            raise StoreForked(
-                f"the store {self.path} was opened before fork(): "
-                f"by process {self._process}, this is {os.getpid()}",
-                path=self.path,
-                hint="open the store again in the child process",
-            )
         return self._env
+
+    def _forked(self) -> StoreForked:
+        return StoreForked(
+            f"the store {self.path} was opened before fork(): "
+            f"by process {self._process}, this is {os.getpid()}",
+            path=self.path,
+            hint="open the store again in the child process",
+        )
 
     def write(self) -> Transaction:
         """A write transaction; nested when this thread has one open. Waits for other writers."""
@@ -411,7 +452,6 @@ _SCHEMA = b"schema"
 _DURABILITY = b"durability"
 _BOOT = b"boot id"
 _BOOT_NUMBER = b"boot number"
-_META_KEYS = (_SCHEMA, _DURABILITY, _BOOT, _BOOT_NUMBER)
 
 
 def _read_boot_id() -> str:
@@ -436,6 +476,41 @@ def _make_directory(path: str) -> None:
         os.chmod(path, 0o700)
 
 
+def _make_files(path: str) -> None:
+    """Make the two files of a new store, mode 0600 whatever the umask: LMDB would apply it.
+
+    LMDB takes an empty file for a new one. A file that is there is left as it is.
+    """
+    for name in ("data.mdb", "lock.mdb"):
+        file = os.path.join(path, name)
+        if not os.path.lexists(file):
+            try:
+                descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            except FileExistsError:  # another process was faster
+                continue
+            os.fchmod(descriptor, 0o600)
+            os.close(descriptor)
+
+
+def _refuse_truncated(env: lmdb.Environment, path: str) -> None:
+    """Raise StoreCorrupt when the data file was cut short: using it would end in a SIGBUS."""
+    page_bytes = env.stat()["psize"]
+    file = os.path.join(path, "data.mdb")
+    if os.path.getsize(file) // page_bytes > env.info()["last_pgno"]:
+        return
+    from fastipam.truncation import missing_page
+
+    with env.begin(write=True):
+        missing = missing_page(file, page_bytes)
+    if missing is not None:
+        raise StoreCorrupt(
+            f"{file} was cut short: page {missing} of {page_bytes} bytes, which is in use, "
+            "lies behind its end",
+            path=path,
+            hint=REPLACE_HINT,
+        )
+
+
 _shared: dict[tuple[int, int], tuple[Store, int]] = {}
 _shared_lock = allocate_lock()
 _shared_process = os.getpid()
@@ -449,9 +524,11 @@ def open_shared(
     LMDB must not open one file twice in a process: closing one would release the other's locks.
     Every call wants a :func:`close_shared`.
     """
-    global _shared_process
+    global _shared_process  # noqa: PLW0603  # a process has one, as it has one table
     with _shared_lock:
         if os.getpid() != _shared_process:  # a forked child shares nothing of its parent's
+            for store, _ in _shared.values():
+                store.close()
             _shared.clear()
             _shared_process = os.getpid()
         try:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import fastipam
 from fastipam import cni
 from fastipam.cli.install import install
 from fastipam.cni import stores
 
-from .plugin import Answer, Plugin, environment
+from .plugin import Answer, Held, Plugin, environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -38,10 +39,28 @@ def config(tmp_path: Path) -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture
+def held(tmp_path: Path) -> Held:
+    """Who holds what in the test's store: ``held(network)`` maps addresses to owners."""
+
+    def look(name: str = "mynet", store: str = "store") -> dict[str, tuple[str, str]]:
+        try:
+            ipam = fastipam.open(tmp_path / store, create=False)
+        except FileNotFoundError:
+            return {}
+        with ipam:
+            if name not in ipam.networks():
+                return {}
+            leases = ipam.network(name).leases()
+            return {str(one.address.ip): (one.container_id, one.ifname) for one in leases}
+
+    return look
+
+
+@pytest.fixture
 def call() -> Iterator[Callable[..., Answer]]:
     """``handle`` in this process: ``call(command, config, container_id, **variables)``."""
 
-    def run(
+    def invoke(
         command: str,
         config: Mapping[str, Any] | bytes,
         container_id: str = "c1",
@@ -61,5 +80,5 @@ def call() -> Iterator[Callable[..., Answer]]:
         document = json.loads(stdout) if stdout else None
         return Answer(status, document, "\n".join(lines))
 
-    yield run
+    yield invoke
     stores.close_all()

@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
+COMMANDS = ("ADD", "CHECK", "DEL", "GC", "STATUS")
 
 
 class Answer(NamedTuple):
@@ -35,6 +40,32 @@ class Answer(NamedTuple):
         return [one["address"] for one in self.document["ips"]]
 
 
+Call = Callable[..., Answer]  # the fixture ``call``
+Make = Callable[..., dict[str, Any]]  # the fixture ``config``
+Held = Callable[..., dict[str, tuple[str, str]]]  # the fixture ``held``
+
+
+class Measured(NamedTuple):
+    """An answer and what it took; ``peak_mib`` is the process's largest resident set."""
+
+    answer: Answer
+    seconds: float
+    peak_mib: float
+
+
+# The peak that a process reports begins with that of the process it was forked from: a small one
+# has to start the plugin, not the test runner.
+_LAUNCHER = """
+import os, sys, time
+begun = time.monotonic()
+child = os.posix_spawn(sys.argv[1], sys.argv[1:2], os.environ)
+_, status, usage = os.wait4(child, 0)
+seconds = time.monotonic() - begun
+os.write(int(sys.argv[2]), b"%f %d" % (seconds, usage.ru_maxrss))
+os._exit(os.waitstatus_to_exitcode(status) % 256)
+"""
+
+
 def environment(
     command: str,
     container_id: str = "c1",
@@ -54,6 +85,20 @@ def environment(
     return {key: value for key, value in values.items() if value}
 
 
+def _read(done: subprocess.CompletedProcess[bytes]) -> Answer:
+    """What every answer has to be: a document or nothing, and an error object with a failure."""
+    text = done.stdout.decode()
+    document = json.loads(text) if text else None
+    if done.returncode:
+        assert document is not None, (
+            f"status {done.returncode} and no error object: {done.stderr!r}"
+        )
+        assert {"code", "msg"} <= document.keys(), document
+    stderr = done.stderr.decode()
+    assert "Traceback" not in stderr + text
+    return Answer(done.returncode, document, stderr)
+
+
 class Plugin:
     """The executable that ``fastipam install`` made."""
 
@@ -66,12 +111,28 @@ class Plugin:
         done = subprocess.run(
             [self.path], env=base | dict(environ), input=stdin, capture_output=True, check=False
         )
-        text = done.stdout.decode()
-        document = json.loads(text) if text else None
-        if done.returncode:
-            assert document is not None, f"status {done.returncode} and no error object"
-            assert {"code", "msg"} <= document.keys(), document
-        return Answer(done.returncode, document, done.stderr.decode())
+        return _read(done)
+
+    def measured(
+        self, environ: Mapping[str, str] | Mapping[bytes, bytes], stdin: bytes
+    ) -> Measured:
+        """The same, with the time and the memory that it took."""
+        own: dict[Any, Any] = {"FASTIPAM_SOCKET": "/nonexistent/agent.sock"}
+        read_end, write_end = os.pipe()
+        try:
+            done = subprocess.run(
+                [sys.executable, "-IS", "-c", _LAUNCHER, self.path, str(write_end)],
+                env=own | dict(environ),
+                input=stdin,
+                capture_output=True,
+                check=False,
+                pass_fds=[write_end],
+            )
+            seconds, peak_kib = os.read(read_end, 100).split()
+        finally:
+            os.close(read_end)
+            os.close(write_end)
+        return Measured(_read(done), float(seconds), int(peak_kib) / 1024)
 
     def __call__(
         self, command: str, config: Mapping[str, Any], container_id: str = "c1", **variables: str

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +13,10 @@ import click
 
 import fastipam
 from fastipam.cli import install as installation
-from fastipam.cli import listing
+from fastipam.cli import listing, migration
 from fastipam.errors import FastipamError
 from fastipam.ipam import DEFAULT_DATA_DIR
+from fastipam.verify import verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -147,3 +150,86 @@ def _lines(
         yield " ".join(f"{row[key]!s:<{width}}" for _, key, width in columns).rstrip()
     if heading:
         yield heading
+
+
+@cli.command()
+@_data_dir
+@_as_json
+def check(data_dir: str, as_json: bool) -> None:
+    """Compare all that the store holds with itself; print what disagrees.
+
+    Exit status 0: consistent; 1: findings were printed. Changes nothing.
+    """
+    with fastipam.open(data_dir, create=False) as ipam:
+        findings = [asdict(finding) for finding in verify(ipam.store)]
+    if as_json:
+        _print_json(findings)
+    else:
+        for finding in findings:
+            click.echo(f"{finding['network']}: {finding['where']}: {finding['text']}")
+        if not findings:
+            click.echo(f"{data_dir}: consistent")
+    if findings:
+        raise SystemExit(1)
+
+
+@cli.group("import")
+def import_() -> None:
+    """Take over the leases of another IPAM plugin."""
+
+
+@cli.group()
+def export() -> None:
+    """Hand the leases over to another IPAM plugin."""
+
+
+_tree = click.argument(
+    "tree",
+    metavar="[DIR]",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=migration.DEFAULT_TREE,
+)
+
+
+@import_.command("host-local")
+@_tree
+@_data_dir
+@click.option("--dry-run", is_flag=True, help="Say what would happen; change nothing.")
+@_as_json
+def import_host_local(tree: Path, data_dir: str, dry_run: bool, as_json: bool) -> None:
+    """Read host-local's leases from DIR (default /var/lib/cni/networks), every network.
+
+    Do it before the configuration's type changes: the DELs of running pods go to the new type.
+    Exit status 1: an address belongs to somebody else here; it was left as it is.
+    """
+    with fastipam.open(data_dir) as ipam:
+        items = migration.import_host_local(ipam, tree, dry_run=dry_run)
+    _report(items, as_json)
+
+
+@export.command("host-local")
+@_tree
+@_data_dir
+@_as_json
+def export_host_local(tree: Path, data_dir: str, as_json: bool) -> None:
+    """Write the leases to DIR (default /var/lib/cni/networks) as host-local keeps them.
+
+    Exit status 1: a file is there with another content; it was left as it is.
+    """
+    with fastipam.open(data_dir, create=False) as ipam:
+        items = migration.export_host_local(ipam, tree)
+    _report(items, as_json)
+
+
+def _report(items: list[migration.Item], as_json: bool) -> None:
+    """What became of each file, and in one line how many of each kind."""
+    if as_json:
+        _print_json(item._asdict() for item in items)
+    else:
+        for item in items:
+            click.echo(f"{item.outcome:<8} {item.network}/{item.name}: {item.text}")
+        counts = Counter(item.outcome for item in items)
+        summary = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
+        click.echo(summary or "nothing there")
+    if any(item.outcome == migration.CONFLICT for item in items):
+        raise SystemExit(1)

@@ -126,10 +126,7 @@ def _with_free(
     taken = next(used, None)
     for family in (V4, V6):
         intervals = merge(
-            interval
-            for each in pool.sets
-            if each.family == family
-            for interval in each.intervals
+            interval for each in pool.sets if each.family == family for interval in each.intervals
         )
         for low, high in intervals:
             value = low

@@ -1,9 +1,9 @@
 """The network configuration, read and checked once; nothing behind it meets an unset field.
 
 Keys and their meaning are host-local's; whereabouts' names for the same things are accepted beside
-them; fastipam's own are ``exclude``, ``cooldown``, ``durability`` and ``repeatAdd``. The order in which
-things are refused is host-local's, too. Field names in errors are paths as the user wrote them
-(``ipam.ranges[0][1].subnet``).
+them; fastipam's own are ``exclude``, ``cooldown``, ``durability`` and ``repeatAdd``. The order in
+which things are refused is host-local's, too. Field names in errors are paths as the user wrote
+them (``ipam.ranges[0][1].subnet``).
 """
 
 from __future__ import annotations
@@ -49,6 +49,13 @@ _KNOWN = frozenset(
 )
 _ANNOUNCED = ("cluster", "sticky")  # the contract's keys that this version cannot honour
 
+# No configuration comes near these; they bound the time that a hostile one can take.
+_MOST_ENTRIES = 4096  # of a list: routes, exclusions
+_MOST_SETS = 256  # each gives a container one more address
+_MOST_RANGES = 1024  # of all sets together
+_MOST_ADDRESSES = 1024  # requested, or in prevResult: each is looked up in every range
+_MOST_NOTES = 8
+
 
 def _wrong(field: str, value: Any, wanted: str) -> ConfigError:
     return ConfigError(f"this is {kind_of(value)}, not {wanted}", field=field, value=value)
@@ -62,10 +69,13 @@ def _text(holder: dict[str, Any], key: str, path: str) -> str:
     return value
 
 
-def _list(holder: dict[str, Any], key: str, path: str) -> list[Any]:
+def _list(holder: dict[str, Any], key: str, path: str, most: int = _MOST_ENTRIES) -> list[Any]:
     value = holder.get(key.casefold(), [])
+    field = f"{path}.{key}"
     if not isinstance(value, list):
-        raise _wrong(f"{path}.{key}", value, "a list")
+        raise _wrong(field, value, "a list")
+    if len(value) > most:
+        raise ConfigError(f"{len(value)} entries are more than {most}", field=field, value=value)
     return value
 
 
@@ -103,9 +113,9 @@ class Location:
         ipam = document.get("ipam")
         holder = ipam if isinstance(ipam, dict) else {}
         data_dir = holder.get("datadir")
-        self.data_dir = data_dir if _is_path(data_dir) else DEFAULT_DATA_DIR
+        self.data_dir = str(data_dir) if _is_path(data_dir) else DEFAULT_DATA_DIR
         # The store knows its durability: a wrong or missing one must not keep DEL from freeing.
-        self.durability = None
+        self.durability: str | None = None
         try:
             self.cooldown_s = _cooldown(holder)
         except ConfigError:
@@ -113,7 +123,28 @@ class Location:
 
 
 def _is_path(value: Any) -> bool:
-    return isinstance(value, str) and value != "" and "\0" not in value
+    """Whether an operating system could have a file of this name."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        return False
+    try:
+        value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON can spell
+        return False
+    return True
+
+
+def _brief(value: Any) -> str:
+    """A value in an error's text; a list or an object only by its kind."""
+    return kind_of(value) if isinstance(value, (dict, list)) else repr(value)
+
+
+def _notes(ipam: dict[str, Any]) -> list[str]:
+    """One line for each unknown key, and one for the rest when there are many."""
+    unknown = [key for key in ipam if key not in _KNOWN]
+    notes = [f"ipam: unknown key {key!r}, ignored" for key in unknown[:_MOST_NOTES]]
+    if len(unknown) > _MOST_NOTES:
+        notes.append(f"ipam: {len(unknown) - _MOST_NOTES} more unknown keys, ignored")
+    return notes
 
 
 class Config:
@@ -130,17 +161,17 @@ class Config:
         if "ipam" not in document:
             raise ConfigError("the configuration has no ipam section", field="ipam", value=None)
         ipam = _object(document, "ipam", "")
-        self.notes = [f"ipam.{key}: unknown key, ignored" for key in ipam if key not in _KNOWN]
         for key in _ANNOUNCED:
             if key in ipam:
                 raise CniError(
-                    UNSUPPORTED_FIELD, f"ipam.{key}: {ipam[key]!r} is not supported by this version"
+                    UNSUPPORTED_FIELD,
+                    f"ipam.{key}: {_brief(ipam[key])} is not supported by this version",
                 )
+        self.notes = _notes(ipam)
         runtime = _object(document, "runtimeConfig", "")
         self._read_scalars(ipam)
         self.routes = [
-            Route(one, f"ipam.routes[{at}]")
-            for at, one in enumerate(_list(ipam, "routes", "ipam"))
+            Route(one, f"ipam.routes[{at}]") for at, one in enumerate(_list(ipam, "routes", "ipam"))
         ]
         self.requested = _requested(document, runtime, arguments)
         self._read_ranges(ipam, runtime)
@@ -150,8 +181,8 @@ class Config:
         data_dir = _text(ipam, "dataDir", "ipam") or DEFAULT_DATA_DIR
         resolv_conf = _text(ipam, "resolvConf", "ipam")
         for key, value in (("dataDir", data_dir), ("resolvConf", resolv_conf)):
-            if "\0" in value:
-                raise ConfigError("a path cannot contain NUL", field=f"ipam.{key}", value=value)
+            if value and not _is_path(value):
+                raise ConfigError(f"{value!r} cannot be a path", field=f"ipam.{key}", value=value)
         self.data_dir = data_dir
         self.resolv_conf = resolv_conf
         self.cooldown_s = _cooldown(ipam)
@@ -160,8 +191,11 @@ class Config:
 
     def _read_ranges(self, ipam: dict[str, Any], runtime: dict[str, Any]) -> None:
         """Sets in host-local's order: the runtime's, the old single range, ``ranges``."""
-        own = _host_local_sets(ipam)
-        other, holes = _whereabouts_sets(ipam)
+        paths: list[str] = []  # of each set, in the order of ``sets``
+        runtimes = _list(runtime, "ipRanges", "runtimeConfig", _MOST_SETS)
+        extra = _range_sets(runtimes, "runtimeConfig.ipRanges", paths)
+        own = _host_local_sets(ipam, paths)
+        other, holes = _whereabouts_sets(ipam, paths)
         if own and other:
             mine = next(key for key in ("subnet", "ranges") if key in ipam)
             theirs = "range" if "range" in ipam else "ipRanges"
@@ -171,7 +205,6 @@ class Config:
                 value=ipam[theirs.casefold()],
                 hint="use one of the two",
             )
-        extra = _range_sets(_list(runtime, "ipRanges", "runtimeConfig"), "runtimeConfig.ipRanges")
         sets = [*extra, *own, *other]
         self.remember = not extra
         if not sets:
@@ -181,17 +214,25 @@ class Config:
                 value=ipam.get("ranges"),
                 hint='"ranges": [[{"subnet": "10.32.0.0/12"}]]',
             )
+        for many, most, what in (
+            (len(sets), _MOST_SETS, "range sets"),
+            (sum(map(len, sets)), _MOST_RANGES, "ranges"),
+        ):
+            if many > most:
+                raise ConfigError(
+                    f"{many} {what} are more than {most}", field="ipam.ranges", value=many
+                )
         for at, one in enumerate(_list(ipam, "exclude", "ipam")):
             holes.append(_exclusion(one, f"ipam.exclude[{at}]"))
-        self.pool = build_pool(sets, holes, field="ipam.ranges")
+        self.pool = build_pool(sets, holes, fields=paths)
         if self.version < (0, 3, 0):
             families = [each.family for each in self.pool.sets]
             for family in (4, 6):
                 if families.count(family) > 1:
                     raise ConfigError(
                         f"CNI version {'.'.join(map(str, self.version))} "
-                        f"has room for one IPv{family} address, {families.count(family)} range sets "
-                        "give one each",
+                        f"has room for one IPv{family} address, "
+                        f"{families.count(family)} range sets give one each",
                         field="cniVersion",
                         value=".".join(map(str, self.version)),
                         hint='use "cniVersion": "0.3.0" or newer',
@@ -220,21 +261,23 @@ def _choice(ipam: dict[str, Any], key: str, allowed: tuple[str, ...]) -> str | N
     return value
 
 
-def _host_local_sets(ipam: dict[str, Any]) -> list[list[Range]]:
-    """The old single range (if there is a ``subnet``), then ``ranges``."""
+def _host_local_sets(ipam: dict[str, Any], paths: list[str]) -> list[list[Range]]:
+    """The old single range (if there is a ``subnet``), then ``ranges``; adds their paths."""
     sets = []
     if "subnet" in ipam:
         sets.append([_range(ipam, "ipam")])
+        paths.append("ipam")
     elif "range" not in ipam:
         for key in _RANGE_KEYS[1:]:  # no effect without a subnet, but still no nonsense
-            _address(_text(ipam, key, "ipam"), f"ipam.{key}")
-    return sets + _range_sets(_list(ipam, "ranges", "ipam"), "ipam.ranges")
+            _ip(_text(ipam, key, "ipam"), f"ipam.{key}")
+    return sets + _range_sets(_list(ipam, "ranges", "ipam", _MOST_SETS), "ipam.ranges", paths)
 
 
-def _range_sets(listed: list[Any], path: str) -> list[list[Range]]:
+def _range_sets(listed: list[Any], path: str, paths: list[str]) -> list[list[Range]]:
     sets = []
     for at, ranges in enumerate(listed):
         here = f"{path}[{at}]"
+        paths.append(here)
         if not isinstance(ranges, list):
             raise _wrong(here, ranges, "a range set, which is a list of ranges")
         found = []
@@ -254,41 +297,47 @@ def _range(holder: dict[str, Any], path: str) -> Range:
 
 
 def _whereabouts_sets(
-    ipam: dict[str, Any],
+    ipam: dict[str, Any], paths: list[str]
 ) -> tuple[list[list[Range]], list[tuple[int, int, int]]]:
     """``range`` with its bounds, then ``ipRanges``; and what the entries of the latter exclude."""
     sets = []
     holes: list[tuple[int, int, int]] = []
     if "range" in ipam:
-        if "subnet" in ipam:
-            _agree(ipam, "range", "subnet")
         sets.append([_whereabouts_range(ipam, "ipam")])
+        paths.append("ipam")
     else:
         for key in ("range_start", "range_end"):
             if key in ipam:
                 raise ConfigError(
                     "this bounds ipam.range, which is missing", field=f"ipam.{key}", value=ipam[key]
                 )
-    for at, one in enumerate(_list(ipam, "ipRanges", "ipam")):
+    for at, one in enumerate(_list(ipam, "ipRanges", "ipam", _MOST_SETS)):
         here = f"ipam.ipRanges[{at}]"
         if not isinstance(one, dict):
             raise _wrong(here, one, "an object with a range")
-        sets.append([_whereabouts_range(one, here)])
+        its_range = _whereabouts_range(one, here)
+        sets.append([its_range])
+        paths.append(here)
         for place, hole in enumerate(_list(one, "exclude", here)):
-            holes.append(_exclusion(hole, f"{here}.exclude[{place}]"))
+            family, low, high = _exclusion(hole, f"{here}.exclude[{place}]")
+            # It is this entry's alone: what it says beyond the range means nothing to the others.
+            low, high = max(low, its_range.start), min(high, its_range.end)
+            if family == its_range.family and low <= high:
+                holes.append((family, low, high))
     return sets, holes
 
 
-def _agree(holder: dict[str, Any], theirs: str, ours: str) -> None:
-    """Two names of one thing may stand side by side only when they say the same."""
-    if holder.get(theirs.casefold()) != holder.get(ours.casefold()):
+def _either(holder: dict[str, Any], theirs: str, ours: str, path: str) -> str:
+    """The text under one of two names; both may stand there only when they say the same."""
+    text, other = _text(holder, theirs, path), _text(holder, ours, path)
+    if text and other and text != other:
         raise ConfigError(
-            f"ipam.{theirs} and ipam.{ours} contradict each other: "
-            f"{holder.get(theirs.casefold())!r} and {holder.get(ours.casefold())!r}",
-            field=f"ipam.{theirs}",
-            value=holder.get(theirs.casefold()),
+            f"it says {text!r} and {path}.{ours} says {other!r}",
+            field=f"{path}.{theirs}",
+            value=text,
             hint="use one of the two",
         )
+    return text or other
 
 
 def _whereabouts_range(holder: dict[str, Any], path: str) -> Range:
@@ -297,12 +346,8 @@ def _whereabouts_range(holder: dict[str, Any], path: str) -> Range:
         raise ConfigError("the range is missing", field=f"{path}.range", value=None)
     text = _text(holder, "range", path)
     low, dash, rest = text.partition("-")
-    start, end = _text(holder, "range_start", path), _text(holder, "range_end", path)
-    for theirs, ours in (("range_start", "rangeStart"), ("range_end", "rangeEnd")):
-        if theirs in holder and ours.casefold() in holder:
-            _agree(holder, theirs, ours)
-    start = start or _text(holder, "rangeStart", path)
-    end = end or _text(holder, "rangeEnd", path)
+    start = _either(holder, "range_start", "rangeStart", path)
+    end = _either(holder, "range_end", "rangeEnd", path)
     if dash:
         high, _, length = rest.partition("/")
         text = f"{low.strip()}/{length}"
@@ -332,6 +377,16 @@ def _address(text: str, field: str) -> tuple[int, int] | None:
         raise ConfigError(str(error), field=field, value=text) from None
 
 
+def _ip(text: str, field: str) -> tuple[int, int] | None:
+    """An address and nothing else; None for an empty text."""
+    if not text:
+        return None
+    try:
+        return parse_ip(text)
+    except ValueError as error:
+        raise ConfigError(str(error), field=field, value=text) from None
+
+
 def _requested(
     document: dict[str, Any], runtime: dict[str, Any], arguments: Arguments
 ) -> list[tuple[int, int]]:
@@ -345,7 +400,7 @@ def _requested(
         found.append(first)
     cni = _object(_object(document, "args", ""), "cni", "args")
     for holder, path in ((cni, "args.cni"), (runtime, "runtimeConfig")):
-        for at, text in enumerate(_list(holder, "ips", path)):
+        for at, text in enumerate(_list(holder, "ips", path, _MOST_ADDRESSES)):
             field = f"{path}.ips[{at}]"
             if not isinstance(text, str):
                 raise _wrong(field, text, "an address, as text")
@@ -370,7 +425,7 @@ class Route:
         except ValueError as error:
             raise ConfigError(str(error), field=f"{path}.dst", value=text) from None
         fields: dict[str, str | int] = {"dst": format_cidr(self.family, destination, length)}
-        gateway = _address(_text(value, "gw", path), f"{path}.gw")
+        gateway = _ip(_text(value, "gw", path), f"{path}.gw")
         if gateway is not None:
             fields["gw"] = format_ip(*gateway)
         for key in ("mtu", "advmss", "priority", "table", "scope"):
@@ -424,7 +479,12 @@ def previous_addresses(document: dict[str, Any]) -> list[tuple[int, int]]:
     """The addresses in ``prevResult``, none when there is no such result."""
     previous = _object(document, "prevResult", "")
     found = []
-    for at, one in enumerate(_list(previous, "ips", "prevResult")):
+    for key in ("ip4", "ip6"):  # the shape before 0.3.0
+        old = _object(previous, key, "prevResult")
+        address = _address(_text(old, "ip", f"prevResult.{key}"), f"prevResult.{key}.ip")
+        if address is not None:
+            found.append(address)
+    for at, one in enumerate(_list(previous, "ips", "prevResult", _MOST_ADDRESSES)):
         path = f"prevResult.ips[{at}]"
         if not isinstance(one, dict):
             raise _wrong(path, one, "an object")

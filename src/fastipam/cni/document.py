@@ -12,19 +12,22 @@ from __future__ import annotations
 
 from fastipam.cni.codes import DECODING_FAILURE, CniError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    make_scanner: Any
+
 try:
     from _json import encode_basestring_ascii, make_scanner
 except ImportError:  # pragma: no cover  # an interpreter without the C accelerator
     make_scanner = None
     from json.encoder import encode_basestring_ascii
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
-# A configuration has a few hundred bytes, a GC request about 100 an attachment. The limit
-# bounds the memory that a hostile document can take: at worst about 40 bytes of it a byte.
+# A configuration has a few hundred bytes, a GC request about 100 and three values' worth of marks
+# an attachment. The two limits bound the memory and the time that a hostile document can take.
 LARGEST = 4 << 20
+_MOST_MARKS = 1 << 17
 
 
 def fold(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -57,6 +60,11 @@ def decode(raw: bytes) -> dict[str, Any]:
         raise CniError(
             DECODING_FAILURE, f"the network configuration is larger than {LARGEST >> 20} MiB"
         )
+    # Every value but the first stands behind one of these. Those inside a text are counted, too.
+    if sum(map(raw.count, (b",", b"[", b"{"))) > _MOST_MARKS:
+        raise CniError(
+            DECODING_FAILURE, f"the network configuration has more than {_MOST_MARKS} values"
+        )
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
@@ -70,9 +78,7 @@ def decode(raw: bytes) -> dict[str, Any]:
     try:
         value = _scan(text)
     except RecursionError:
-        raise CniError(
-            DECODING_FAILURE, "the network configuration is nested too deeply"
-        ) from None
+        raise CniError(DECODING_FAILURE, "the network configuration is nested too deeply") from None
     except ValueError as error:
         raise CniError(
             DECODING_FAILURE, f"the network configuration is not JSON: {error}"

@@ -8,16 +8,20 @@ import time
 from fastipam.cni import document, request, resolvconf, result, stores, versions
 from fastipam.cni.codes import (
     BAD_ENVIRONMENT,
-    BAD_CONFIG,
-    DECODING_FAILURE,
     LIMITED,
     NOT_AVAILABLE,
     OWN_NETNS,
     CniError,
     from_exception,
 )
-from fastipam.cni.config import Config, Location, network_name, previous_addresses, valid_attachments
-from fastipam.errors import ConfigError, StoreBusy, StoreError
+from fastipam.cni.config import (
+    Config,
+    Location,
+    network_name,
+    previous_addresses,
+    valid_attachments,
+)
+from fastipam.errors import LeaseMissing, StoreBusy, StoreError
 from fastipam.network import Network
 
 TYPE_CHECKING = False
@@ -77,17 +81,24 @@ def handle(
         body: dict[str, Any] = {
             "cniVersion": versions.name(config),
             "code": fault.code,
-            "msg": fault.msg,
+            "msg": _clean(fault.msg),
         }
         if fault.details:
-            body["details"] = fault.details
+            body["details"] = _clean(fault.details)
         return 1, document.encode(body).encode()
 
 
-_VERSION_ANSWER = (
-    '{"cniVersion":"%s","supportedVersions":[%s]}\n'
-    % (versions.NEWEST, ",".join(f'"{text}"' for text in versions.SUPPORTED))
-).encode()
+def _clean(text: str) -> str:
+    """What may quote a caller's text: not without end, and no half of a surrogate pair."""
+    if len(text) > _LONGEST_TEXT:
+        text = f"{text[:_LONGEST_TEXT]} …"
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+_LONGEST_TEXT = 1500
+
+_QUOTED = ",".join(f'"{text}"' for text in versions.SUPPORTED)
+_VERSION_ANSWER = f'{{"cniVersion":"{versions.NEWEST}","supportedVersions":[{_QUOTED}]}}\n'.encode()
 
 
 def _serve(
@@ -104,12 +115,14 @@ def _serve(
     if asked.command == request.ADD:
         return _add(asked, config, version, log, own_netns)
     if asked.command == request.DEL:
-        return _delete(asked, config, own_netns)
-    if asked.command == request.CHECK:
-        return _check(asked, config, version, log)
-    if asked.command == request.GC:
-        return _collect(config, started_ns)
-    return _status(config, version, log)
+        _delete(asked, config, own_netns)
+    elif asked.command == request.CHECK:
+        _check(asked, config, version, log)
+    elif asked.command == request.GC:
+        _collect(config, started_ns)
+    else:
+        _status(config, version, log)
+    return None
 
 
 _COMMANDS = (request.ADD, request.CHECK, request.DEL, request.GC, request.STATUS)
@@ -118,12 +131,13 @@ _COMMANDS = (request.ADD, request.CHECK, request.DEL, request.GC, request.STATUS
 def _load(asked_args: str, config: dict[str, Any], version: Version, log: Log) -> Config:
     loaded = Config(config, version, request.Arguments(asked_args))
     for note in loaded.notes:
-        log(note)
+        log(_clean(note))
     return loaded
 
 
-def _network(config: Config) -> Network:
-    store = stores.get(config.data_dir, config.durability)
+def _network(config: Config, *, create: bool = True) -> Network:
+    """The network in its store; FileNotFoundError when there is none and ``create`` is false."""
+    store = stores.get(config.data_dir, config.durability, create=create)
     return Network(
         store, config.name, config.pool, cooldown_s=config.cooldown_s, remember=config.remember
     )
@@ -193,7 +207,15 @@ def _delete(asked: Request, document: dict[str, Any], own_netns: str) -> None:
 def _check(asked: Request, document: dict[str, Any], version: Version, log: Log) -> None:
     config = _load(asked.args, document, version, log)
     addresses = previous_addresses(document)
-    _network(config).check(asked.container_id, asked.ifname, addresses)
+    try:
+        network = _network(config, create=False)
+    except FileNotFoundError:
+        raise LeaseMissing(
+            f"no address of network {config.name} is assigned to {asked.container_id} "
+            f"{asked.ifname}: there is no store in {config.data_dir}",
+            owner=(asked.container_id, asked.ifname),
+        ) from None
+    network.check(asked.container_id, asked.ifname, addresses)
 
 
 def _collect(document: dict[str, Any], started_ns: int) -> None:

@@ -16,13 +16,31 @@ def _log(text: str) -> None:
     _write(2, f"fastipam: {text}\n".encode("utf-8", "backslashreplace"))
 
 
-def _write(descriptor: int, data: bytes) -> None:
-    """All of it, or as much as a reader that goes away lets pass."""
-    try:
-        while data:
+def _write(descriptor: int, data: bytes) -> OSError | None:
+    """All of it, or as much as a reader that goes away lets pass: then the reason."""
+    while data:
+        try:
             data = data[os.write(descriptor, data) :]
-    except OSError:
-        pass
+        except BlockingIOError:  # a full pipe that somebody set to non-blocking
+            os.set_blocking(descriptor, True)
+        except OSError as error:
+            return error
+    return None
+
+
+def _fill_gaps() -> set[int]:
+    """Open what is closed of the descriptors 0 to 2, and say which were.
+
+    The next file to be opened would get the number: the answer would be written into the store.
+    """
+    closed = set()
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+            closed.add(descriptor)
+    return closed
 
 
 def _read_all(limit: int) -> bytes:
@@ -30,7 +48,11 @@ def _read_all(limit: int) -> bytes:
     parts = []
     size = 0
     while size <= limit:
-        part = os.read(0, _CHUNK)
+        try:
+            part = os.read(0, _CHUNK)
+        except BlockingIOError:
+            os.set_blocking(0, True)
+            continue
         if not part:
             break
         parts.append(part)
@@ -42,6 +64,9 @@ def main() -> NoReturn:
     """Serve the one request of this process, and end it without tearing the interpreter down."""
     started_ns = time.time_ns()
     try:
+        if 1 in _fill_gaps() and os.environ.get("CNI_COMMAND") == "ADD":
+            _log("standard output is closed: nothing is assigned that nobody would hear of")
+            os._exit(1)
         from fastipam.cni.document import LARGEST
         from fastipam.cni.handler import handle
 
@@ -49,17 +74,23 @@ def main() -> NoReturn:
         if os.environ.get("CNI_COMMAND", "VERSION") not in ("", "VERSION"):
             stdin = _read_all(LARGEST)
         status, stdout = handle(os.environ, stdin, log=_log, started_ns=started_ns)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         status = 1
         stdout = _last_words(error)
-    _write(1, stdout)
+    lost = _write(1, stdout)
+    if lost is not None:
+        # After an ADD that fails a runtime calls DEL: that frees what was assigned.
+        _log(f"the answer could not be written to standard output: {lost.strerror}")
+        status = 1
     os._exit(status)
 
 
-def _last_words(error: Exception) -> bytes:
+def _last_words(error: BaseException) -> bytes:
     """The error object when not even ``handle`` could run: standard input is gone, say."""
     from json import dumps
 
+    if isinstance(error, KeyboardInterrupt):
+        return dumps({"cniVersion": "1.1.0", "code": 11, "msg": "interrupted"}).encode()
     if isinstance(error, OSError):
         return dumps({"cniVersion": "1.1.0", "code": 5, "msg": f"standard input: {error}"}).encode()
     message = f"fastipam cannot be loaded: {type(error).__name__}: {error}"

@@ -74,7 +74,11 @@ def _check_container_id(value: str) -> None:
 
 
 def _check_ifname(value: str) -> None:
-    if len(value.encode("utf-8", "surrogateescape")) > _LONGEST_IFNAME:
+    try:
+        size = len(value.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError:  # half a surrogate pair: only a caller in process can have one
+        raise CniError(BAD_ENVIRONMENT, f"CNI_IFNAME: {value!r} is no text") from None
+    if size > _LONGEST_IFNAME:
         raise CniError(
             BAD_ENVIRONMENT,
             f"CNI_IFNAME: the interface name {value!r} is too long",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from fastipam.errors import ConfigError
 
 TYPE_CHECKING = False
@@ -17,7 +19,7 @@ def read(path: str) -> dict[str, Any]:
     A missing or unreadable file is an error, as it is with host-local. Raises ConfigError.
     """
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        with open(path, encoding="utf-8", errors="replace", opener=_open) as file:
             text = file.read(_LARGEST)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -25,6 +27,10 @@ def read(path: str) -> dict[str, Any]:
             f"{path} cannot be read: {reason}", field="ipam.resolvConf", value=path
         ) from None
     return parse(text)
+
+
+def _open(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # else a FIFO would be waited for
 
 
 def parse(text: str) -> dict[str, Any]:

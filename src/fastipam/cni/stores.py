@@ -7,11 +7,19 @@ was removed, or replaced under the same path, must not be served from the old fi
 from __future__ import annotations
 
 import os
-from _thread import allocate_lock
+from _thread import _local, allocate_lock
 
 from fastipam.store import Store, close_shared, open_shared
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Any, Self
+
+    from fastipam.store import Transaction
+
 _lock = allocate_lock()
+_thread: Any = _local()
 _open: dict[str, Store] = {}
 _process = os.getpid()
 
@@ -21,7 +29,15 @@ def get(data_dir: str, durability: str | None, *, create: bool = True) -> Store:
 
     Raises StoreError; ConfigError when another durability is asked for than the store has.
     """
-    global _process
+    store = _get(data_dir, durability, create)
+    batch: Batch | None = getattr(_thread, "batch", None)
+    if batch is not None:
+        batch.join(store)
+    return store
+
+
+def _get(data_dir: str, durability: str | None, create: bool) -> Store:
+    global _process  # noqa: PLW0603  # it is the process's
     path = os.path.abspath(data_dir)
     with _lock:
         if _process != os.getpid():
@@ -38,6 +54,49 @@ def get(data_dir: str, durability: str | None, *, create: bool = True) -> Store:
         store = open_shared(path, durability, create=create)
         _open[path] = store
         return store
+
+
+class Batch:
+    """Within its ``with`` block, what this thread does to any store waits for one :meth:`commit`.
+
+    Every call is nested in it: one that fails leaves no trace, the others stand. Without a commit,
+    nothing has happened.
+    """
+
+    def __init__(self) -> None:
+        self._transactions: dict[Store, Transaction] = {}
+
+    def __enter__(self) -> Self:
+        _thread.batch = self
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        _thread.batch = None
+        while self._transactions:
+            _, transaction = self._transactions.popitem()
+            transaction.rollback()
+
+    def join(self, store: Store) -> None:
+        """Begin the store's transaction, if the batch has not touched it yet."""
+        if store not in self._transactions:
+            self._transactions[store] = store.write().__enter__()
+
+    def commit(self) -> None:
+        """Commit every store's transaction; in durable mode it is on disk then. StoreError."""
+        while self._transactions:
+            _, transaction = self._transactions.popitem()
+            transaction.__exit__(None, None, None)
+
+
+def all_open() -> list[Store]:
+    """The stores that are open at the moment."""
+    with _lock:
+        return list(_open.values())
 
 
 def close_all() -> None:

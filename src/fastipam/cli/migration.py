@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from fastipam.addresses import format_ip, parse_ip
 from fastipam.cni.request import is_id
 from fastipam.errors import AddressInUse, ConfigError
-from fastipam.network import Network, Owner
+from fastipam.lease import Owner
+from fastipam.network import Network
 from fastipam.records import ASSIGNED
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Item(NamedTuple):
     text: str
 
 
-class _DryRun(Exception):  # noqa: N818  # no error: it ends a transaction without a commit
+class _DryRun(Exception):
     """Everything was tried; now nothing of it shall stay."""
 
 
@@ -81,7 +82,7 @@ def _import_network(ipam: Ipam, directory: Path) -> Iterator[Item]:
     if not is_id(name):
         yield Item(name, "", SKIPPED, "this is no valid network name")
         return
-    network = ipam.known_network(name)
+    network = Network(ipam.store, name, None)
     for path in sorted(directory.iterdir()):
         if path.name == _LOCK:
             continue
@@ -103,25 +104,23 @@ def _import_file(network: Network, path: Path) -> Item:
     container_id, _, ifname = (part.strip() for part in content.partition("\n"))
     if not container_id:
         raise ValueError("the file is empty: whose address this is, nobody can know")
-    added = network.adopt(
-        address, Owner(container_id, ifname), allocated_ns=path.stat().st_mtime_ns
-    )
+    added = network.adopt(Owner(container_id, ifname), *address, path.stat().st_mtime_ns)
     owner = f"{container_id} {ifname}".strip()
     return Item(network.name, path.name, DONE if added else PRESENT, owner)
 
 
 def _import_cursor(network: Network, file_name: str, content: str) -> Item:
     index = int(file_name.removeprefix(_CURSOR))
-    moved = network.start_from(index, parse_ip(content))
+    moved = network.start_from(index, *parse_ip(content))
     return Item(network.name, file_name, DONE if moved else PRESENT, content)
 
 
 def export_host_local(ipam: Ipam, tree: Path) -> list[Item]:
     """Write a tree from the store: what is assigned, and the cursors. Idempotent.
 
-    Cooling addresses are not written: host-local knows no such thing. A file that is there with another
-    content is a CONFLICT and stays as it is. Files are on disk when this returns. Raises
-    StoreError, OSError.
+    Cooling addresses are not written: host-local knows no such thing. A file that is there with
+    another content is a CONFLICT and stays as it is. Files are on disk when this returns.
+    Raises StoreError, OSError.
     """
     items: list[Item] = []
     for name in ipam.networks():
@@ -131,7 +130,7 @@ def export_host_local(ipam: Ipam, tree: Path) -> list[Item]:
         directory = tree / name
         directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         with _locked(directory, create=True):
-            items += _export_network(ipam.known_network(name), directory)
+            items += _export_network(Network(ipam.store, name, None), directory)
             _sync(directory)
     return items
 
@@ -193,5 +192,3 @@ def _sync(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-

@@ -1,0 +1,1 @@
+"""The benchmarks: fastipam beside its peers, in one run. ``python -m bench``; see README.md."""

@@ -1,0 +1,52 @@
+"""The bars: what fastipam promises of its speed, each number in this one place."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Bar(NamedTuple):
+    """A promise: the figure stays at or below ``limit``."""
+
+    name: str
+    limit: float
+    unit: str
+
+
+class Verdict(NamedTuple):
+    """A bar and what was measured."""
+
+    bar: Bar
+    figure: float
+
+    @property
+    def met(self) -> bool:
+        """Whether the promise is kept."""
+        return self.figure <= self.bar.limit
+
+
+# In memory. An empty method is what a call into the extension type costs by itself.
+ALLOCATE = Bar("allocate / empty method", 2.0, "x")
+MANY_NS = 8.0
+MANY_OF_BY_CALL = 0.25  # the larger of the two is the limit: see many()
+FILL_FLATNESS = Bar("pair of a /12, 99.99 % full / empty", 1.3, "x")
+SIZE_FLATNESS = Bar("pair of a /12 / of a /24, worst fill", 1.5, "x")
+MEMORY = Bar("memory of a full /12", 300.0, "KiB")
+
+# In the store. "By hand" is py-lmdb with the same gets, puts and deletes.
+RELAXED_PAIR = Bar("relaxed pair / by hand in py-lmdb", 2.5, "x")
+DURABLE_PAIR = Bar("durable pair / by hand in py-lmdb", 1.3, "x")
+LEASES_FLATNESS_RELAXED = Bar("relaxed pair, a million leases / none", 1.3, "x")
+LEASES_FLATNESS_DURABLE = Bar("durable pair, a million leases / none", 1.3, "x")
+OPEN = Bar("open + first lookup, 1,048,573 leases", 3.0, "ms")
+FILL = Bar("fill with 1,048,573 leases, durable", 15.0, "s")
+
+# As processes.
+PLUGIN_START = Bar("plugin ADD / python -I -S -c pass", 2.0, "x")
+PLUGIN_FLATNESS = Bar("plugin ADD, a million leases / none", 1.2, "x")
+
+
+def many(by_call_ns: float) -> Bar:
+    """The bar of ``allocate_many``: 8 ns an address, or a quarter of what a call for each costs."""
+    limit = max(MANY_NS, MANY_OF_BY_CALL * by_call_ns)
+    return Bar("allocate_many(1,000,000), an address", limit, "ns")

@@ -1,0 +1,198 @@
+"""The measurements of a run, part by part; each leaves samples and verdicts in the results."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+from bench import bars, memory, processes, stores
+from bench.errors import Missing
+from bench.results import Results, peer_key
+from bench.sampling import interleave, ratio
+
+if TYPE_CHECKING:
+    from bench.processes import Plugin
+    from bench.sampling import Samples, Subject
+
+_ROOT = Path(__file__).parent.parent
+_NS_PER_MS = 1e6
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How many rounds a run takes."""
+
+    memory: int
+    store: int
+    process: int
+    fills: int
+    peer_seconds: float
+
+
+QUICK = Effort(memory=60, store=25, process=10, fills=1, peer_seconds=0.05)
+FULL = Effort(memory=400, store=100, process=60, fills=3, peer_seconds=0.5)
+
+
+def in_memory(results: Results, effort: Effort) -> None:
+    """Calls and pairs of a Bitmap, taking turns."""
+    calls = results.add(interleave(memory.calls_of_a_bitmap(), effort.memory))
+    results.judge(bars.ALLOCATE, ratio(calls, "allocate", "empty method"))
+    by_call = median(calls["allocate"])
+    results.judge(bars.many(by_call), median(calls["allocate_many"]))
+    pairs = results.add(interleave(memory.pairs(), effort.memory))
+    full, empty = (peer_key("fastipam", 12, fill) for fill in (0.9999, 0.0))
+    results.judge(bars.FILL_FLATNESS, ratio(pairs, full, empty))
+    sizes = [
+        ratio(pairs, peer_key("fastipam", 12, fill), peer_key("fastipam", 24, fill))
+        for fill in memory.FILLS
+    ]
+    results.judge(bars.SIZE_FLATNESS, max(sizes))
+    results.judge(bars.MEMORY, memory.full_size_kib())
+
+
+def peers(results: Results, effort: Effort, scratch: Path) -> None:
+    """A pair of every peer at every size and fill, by pytest-benchmark."""
+    memory.require_peers()
+    output = scratch / "peers.json"
+    command = [
+        *(sys.executable, "-m", "pytest", "-q", "bench/test_memory.py", "-k", "test_pair"),
+        f"--benchmark-json={output}",
+        f"--benchmark-max-time={effort.peer_seconds}",
+        *("--benchmark-min-rounds=5", "--benchmark-warmup=off", "--benchmark-disable-gc"),
+    ]
+    done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"pytest-benchmark failed:\n{done.stdout[-4000:]}{done.stderr[-2000:]}")
+    for one in json.loads(output.read_text())["benchmarks"]:
+        info = one["extra_info"]
+        key = peer_key(info["peer"], info["prefix"], info["fill"])
+        results.peers[key] = [taken * 1e9 / info["calls"] for taken in one["stats"]["data"]]
+
+
+def in_store(results: Results, effort: Effort, scratch: Path) -> None:
+    """Pairs beside the same by hand; what a million leases change; the fill."""
+    _beside(results, effort, scratch / "beside")
+    million = {name: scratch / f"million-{name}" for name in ("durable", "relaxed")}
+    fills = [stores.fill(scratch / f"fill-{number}", "durable") for number in range(effort.fills)]
+    (scratch / "fill-0").rename(million["durable"])
+    results.add({"fill, durable": [seconds * 1e9 for seconds in fills]})
+    results.judge(bars.FILL, median(fills))
+    stores.fill(million["relaxed"], "relaxed")
+    _opening(results, effort, scratch, million["durable"])
+    for path in million.values():
+        stores.make_room(path)
+    _flatness(results, effort, scratch, million)
+
+
+def _beside(results: Results, effort: Effort, scratch: Path) -> None:
+    for durability, calls, bar in (
+        ("relaxed", 200, bars.RELAXED_PAIR),
+        ("durable", 10, bars.DURABLE_PAIR),
+    ):
+        worst = 0.0
+        for cooldown in (True, False):
+            beside = stores.Beside(
+                scratch / f"{durability}-{cooldown}", durability, cooldown=cooldown
+            )
+            try:
+                subjects = beside.subjects(calls)
+                samples = results.add(interleave(subjects, effort.store))
+            finally:
+                beside.close()
+            worst = max(worst, ratio(samples, subjects[0].name, subjects[1].name))
+        results.judge(bar, worst)
+
+
+def _opening(results: Results, effort: Effort, scratch: Path, million: Path) -> None:
+    empty = scratch / "empty"
+    stores.touch(empty)
+    subjects = [
+        stores.open_and_look("open, 1,048,573 leases", million),
+        stores.open_and_look("open, no lease", empty),
+    ]
+    samples = results.add(interleave(subjects, effort.store))
+    results.judge(bars.OPEN, median(samples[subjects[0].name]) / _NS_PER_MS)
+
+
+def _flatness(results: Results, effort: Effort, scratch: Path, million: dict[str, Path]) -> None:
+    for durability, calls, bar in (
+        ("relaxed", 200, bars.LEASES_FLATNESS_RELAXED),
+        ("durable", 10, bars.LEASES_FLATNESS_DURABLE),
+    ):
+        paths = {
+            "no lease": scratch / f"none-{durability}",
+            "a million leases": million[durability],
+            "a million leases, compacted": scratch / f"compacted-{durability}",
+        }
+        stores.copy(million[durability], paths["a million leases, compacted"], compact=True)
+        stores.copy(million[durability], scratch / f"by-hand-{durability}")
+        (scratch / f"by-hand-none-{durability}").mkdir()
+        with ExitStack() as stack:
+            subjects = [
+                stores.pair(
+                    f"{durability} pair, {label}",
+                    stack.enter_context(stores.opened(path, durability)),
+                    calls,
+                )
+                for label, path in paths.items()
+            ]
+            for label, name, stride in (
+                ("no lease", "by-hand-none", 1),
+                ("a million leases", "by-hand", stores.LEASES // stores.ROOM),
+            ):
+                hand = stores.ByHand(scratch / f"{name}-{durability}", durability, stride=stride)
+                stack.callback(hand.close)
+                subjects.append(hand.pair(f"{durability} pair by hand, {label}", calls))
+            samples = results.add(interleave(subjects, effort.store))
+        results.judge(bar, ratio(samples, subjects[1].name, subjects[0].name))
+
+
+def as_processes(results: Results, effort: Effort, scratch: Path) -> None:
+    """CNI plugins and bare starts, taking turns."""
+    processes.require_host_local()
+    plugins = [processes.host_local(leases, scratch) for leases in processes.HOST_LOCAL_LEASES]
+    plugins += _fastipam(scratch)
+    subjects: list[Subject] = processes.bare_starts()
+    for plugin in plugins:
+        plugin.try_out()
+        subjects += plugin.subjects()
+    samples = results.add(interleave(subjects, effort.process))
+    _judge_plugin(results, samples)
+
+
+def _fastipam(scratch: Path) -> list[Plugin]:
+    """The plugin on a store without a lease and on one with a million."""
+    binary = processes.install_plugin(scratch / "bin")
+    million = scratch / "million-durable"
+    if not million.exists():
+        stores.fill(million, "durable")
+        stores.make_room(million)
+    return [
+        processes.Plugin("fastipam, 0 leases", binary, scratch / "plugin", scratch),
+        processes.Plugin("fastipam, 1,000,000 leases", binary, million, scratch),
+    ]
+
+
+def _judge_plugin(results: Results, samples: Samples) -> None:
+    none, many = "fastipam, 0 leases: ADD", "fastipam, 1,000,000 leases: ADD"
+    start = ratio(samples, none, "python -I -S -c pass")
+    results.judge(bars.PLUGIN_START, max(start, ratio(samples, many, "python -I -S -c pass")))
+    results.judge(bars.PLUGIN_FLATNESS, ratio(samples, many, none))
+
+
+def compare(results: Results, before: Results) -> list[tuple[str, float]]:
+    """How many times an earlier run's median each subject costs now. Missing: none is shared."""
+    found = [
+        (name, median(values) / median(before.samples[name]))
+        for name, values in results.samples.items()
+        if before.samples.get(name)
+    ]
+    if not found:
+        raise Missing("the baseline has no subject of this run")
+    return found

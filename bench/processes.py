@@ -1,0 +1,150 @@
+"""Subjects that are whole processes: CNI plugins as a runtime starts them, and bare starts.
+
+Every sample is one process, from the spawn to its end, with standard input from a file and
+standard output to one: no thread or pipe of ours takes part.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.errors import Missing
+from bench.sampling import Subject
+from bench.stores import CONTAINER, IFNAME, NETWORK, SUBNET
+
+HOST_LOCAL = Path("/usr/lib/cni/host-local")  # where Debian's containernetworking-plugins puts it
+HOST_LOCAL_LEASES = (0, 250, 1_000, 10_000)
+_FIRST = 0x0A200002
+
+
+def require_host_local() -> None:
+    """Raise Missing when the real host-local is not installed."""
+    if not os.access(HOST_LOCAL, os.X_OK):
+        raise Missing(
+            f"the peer host-local is missing: {HOST_LOCAL} cannot be executed; "
+            "install the package containernetworking-plugins"
+        )
+
+
+def install_plugin(directory: Path) -> Path:
+    """The fastipam binary, installed into ``directory``. Missing when that fails."""
+    script = Path(sys.executable).with_name("fastipam")
+    if not script.exists():
+        raise Missing("the command fastipam is missing beside this Python: install the package")
+    command = [str(script), "install", "--bin-dir", str(directory)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    binary = directory / "fastipam"
+    if done.returncode or not os.access(binary, os.X_OK):
+        raise Missing(f"`fastipam install` gave no executable: {done.stderr.strip()[-400:]}")
+    return binary
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """An IPAM plugin with its data directory."""
+
+    name: str
+    binary: Path
+    data: Path
+    scratch: Path
+
+    def __post_init__(self) -> None:
+        ipam: dict[str, object] = {"type": self.binary.name, "dataDir": str(self.data)}
+        if self.binary.name == "fastipam":
+            ipam["subnet"] = SUBNET
+        else:
+            ipam["ranges"] = [[{"subnet": SUBNET}]]
+        document = {"cniVersion": "1.0.0", "name": NETWORK, "type": "bridge", "ipam": ipam}
+        self._input.write_text(json.dumps(document))
+
+    @property
+    def _input(self) -> Path:
+        return self.scratch / f"{self.name.replace(' ', '-').replace(',', '')}.json"
+
+    def call(self, command: str, output: str = os.devnull) -> None:
+        """One ADD or DEL. RuntimeError when the plugin fails."""
+        environment = {
+            "CNI_COMMAND": command,
+            "CNI_CONTAINERID": CONTAINER,
+            "CNI_NETNS": "/run/netns/bench",
+            "CNI_IFNAME": IFNAME,
+            "CNI_PATH": str(self.binary.parent),
+            "PATH": os.environ.get("PATH", os.defpath),
+            # No agent: this is the plugin by itself.
+            "FASTIPAM_SOCKET": str(self.scratch / "no-agent.sock"),
+        }
+        status = spawn([str(self.binary)], environment, str(self._input), output)
+        if status:
+            raise RuntimeError(f"{self.name}: {command} ended with status {status}")
+
+    def try_out(self) -> None:
+        """An ADD whose answer is looked at, and a DEL. RuntimeError when there is no address."""
+        answer = self.scratch / "answer"
+        self.call("ADD", str(answer))
+        address = json.loads(answer.read_text())["ips"][0]["address"]
+        if not address.endswith("/12"):
+            raise RuntimeError(f"{self.name}: ADD gave {address}")
+        self.call("DEL")
+
+    def subjects(self) -> list[Subject]:
+        """ADD with the DEL untimed before it, and DEL with the ADD before it."""
+        return [
+            Subject(f"{self.name}: ADD", 1, lambda: self.call("ADD"), lambda: self.call("DEL")),
+            Subject(f"{self.name}: DEL", 1, lambda: self.call("DEL"), self._ensure),
+        ]
+
+    def _ensure(self) -> None:
+        self.call("DEL")
+        self.call("ADD")
+
+
+def host_local(leases: int, scratch: Path) -> Plugin:
+    """host-local with so many leases, as it keeps them: one file an address."""
+    data = scratch / f"host-local-{leases}"
+    directory = data / NETWORK
+    directory.mkdir(parents=True)
+    for number in range(leases):
+        value = _FIRST + number
+        name = ".".join(str(value >> shift & 255) for shift in (24, 16, 8, 0))
+        (directory / name).write_text(f"{number:064x}\r\n{IFNAME}")
+        if number == leases - 1:
+            (directory / "last_reserved_ip.0").write_text(name)
+    return Plugin(f"host-local, {leases:,} leases", HOST_LOCAL, data, scratch)
+
+
+def spawn(command: list[str], environment: dict[str, str], source: str, output: str) -> int:
+    """Start a program, wait for its end and return its exit status."""
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, source, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
+    ]
+    process = os.posix_spawn(command[0], command, environment, file_actions=actions)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def start(name: str, *command: str) -> Subject:
+    """A program that does nothing."""
+    environment = {"PATH": os.environ.get("PATH", os.defpath)}
+
+    def run() -> None:
+        if spawn(list(command), environment, os.devnull, os.devnull):
+            raise RuntimeError(f"{name} failed")
+
+    return Subject(name, 1, run)
+
+
+def bare_starts() -> list[Subject]:
+    """What a process costs before it does anything."""
+    true = shutil.which("true")
+    if true is None:
+        raise Missing("the program `true` is missing")
+    return [
+        start("/bin/true", true),
+        start("python -I -S -c pass", sys.executable, "-I", "-S", "-c", "pass"),
+    ]

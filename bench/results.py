@@ -1,0 +1,93 @@
+"""Everything one run has measured, and its form as a file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from statistics import median
+from typing import TYPE_CHECKING
+
+from bench.bars import Bar, Verdict
+from bench.errors import Missing
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bench.sampling import Samples
+
+
+@dataclass
+class Results:
+    """Raw samples in nanoseconds a call, and the verdicts drawn from them.
+
+    ``samples`` are those of subjects that took turns; ``peers`` those that pytest-benchmark took
+    one after the other, keyed peer, prefix, fill.
+    """
+
+    facts: dict[str, str]
+    samples: Samples = field(default_factory=dict)
+    peers: Samples = field(default_factory=dict)
+    verdicts: list[Verdict] = field(default_factory=list)
+
+    def add(self, samples: Samples) -> Samples:
+        """Keep these samples."""
+        self.samples.update(samples)
+        return samples
+
+    def judge(self, bar: Bar, figure: float) -> None:
+        """Hold a figure against its bar."""
+        self.verdicts.append(Verdict(bar, figure))
+
+    def median(self, name: str) -> float | None:
+        """The median of a subject that took turns, in nanoseconds; None: it was not measured."""
+        return median(self.samples[name]) if name in self.samples else None
+
+    def peer(self, peer: str, prefix: int, fill: float) -> float | None:
+        """The median of a peer's pair, in nanoseconds; None: it was not measured."""
+        found = self.peers.get(peer_key(peer, prefix, fill))
+        return median(found) if found else None
+
+    def write(self, path: Path) -> None:
+        """Keep all of it as JSON."""
+        document: dict[str, dict[str, object]] = {
+            "facts": {**self.facts},
+            "verdicts": {
+                one.bar.name: {
+                    "figure": round(one.figure, 3),
+                    "limit": round(one.bar.limit, 3),
+                    "unit": one.bar.unit,
+                    "met": one.met,
+                }
+                for one in self.verdicts
+            },
+            "samples": _rounded(self.samples),
+            "peers": _rounded(self.peers),
+        }
+        path.write_text(_dump(document))
+
+
+def _rounded(samples: Samples) -> dict[str, object]:
+    return {name: [round(one, 1) for one in values] for name, values in samples.items()}
+
+
+def _dump(document: dict[str, dict[str, object]]) -> str:
+    """JSON with a line for each entry of each group: a diff shows what has changed."""
+    groups = []
+    for name, group in document.items():
+        entries = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in group.items())
+        groups.append(f" {json.dumps(name)}: {{\n" + ",\n".join(entries) + "\n }")
+    return "{\n" + ",\n".join(groups) + "\n}\n"
+
+
+def peer_key(peer: str, prefix: int, fill: float) -> str:
+    """How a peer's pair is named in a file."""
+    return f"{peer} /{prefix} {fill:.2%}"
+
+
+def read(path: Path) -> Results:
+    """An earlier run's file. Missing when there is none or it is none."""
+    try:
+        document = json.loads(path.read_text())
+        return Results(document["facts"], document["samples"], document["peers"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Missing(f"the baseline {path} cannot be read: {error}") from error

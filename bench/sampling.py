@@ -1,0 +1,63 @@
+"""Timing that survives a noisy machine: subjects take turns, and turns are compared."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+from statistics import median
+from time import perf_counter_ns
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+Samples = dict[str, list[float]]
+"""Per subject, nanoseconds a call, one figure a round; figure i of all subjects is one round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Something to time: ``run`` makes ``calls`` calls of it in its own loop.
+
+    ``before`` runs untimed ahead of every sample.
+    """
+
+    name: str
+    calls: int
+    run: Callable[[], object]
+    before: Callable[[], object] | None = None
+
+
+def interleave(subjects: Sequence[Subject], rounds: int) -> Samples:
+    """One sample of every subject a round, beginning with another one each round.
+
+    A slow second of the machine so hits all of them, and neighbours in the cache change. The first
+    round warms up and is dropped. The collector is off, as with ``timeit``.
+    """
+    samples: Samples = {subject.name: [] for subject in subjects}
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(rounds + 1):
+            at = number % len(subjects)
+            for subject in (*subjects[at:], *subjects[:at]):
+                taken = time_once(subject)
+                if number:
+                    samples[subject.name].append(taken)
+    finally:
+        gc.enable()
+    return samples
+
+
+def time_once(subject: Subject) -> float:
+    """Nanoseconds a call of one sample."""
+    if subject.before is not None:
+        subject.before()
+    start = perf_counter_ns()
+    subject.run()
+    return (perf_counter_ns() - start) / subject.calls
+
+
+def ratio(samples: Samples, subject: str, base: str) -> float:
+    """How many times the base's cost: the median of the ratios within each round."""
+    return median(one / other for one, other in zip(samples[subject], samples[base], strict=True))

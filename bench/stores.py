@@ -1,0 +1,218 @@
+"""Subjects in the store: fastipam's transactions, and the same ones by hand in py-lmdb.
+
+The hand-written side reads, writes and deletes the same keys, of the same sizes, in the same
+databases, in two transactions as well; what fastipam adds is the search, the records, the checks
+and the objects.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from itertools import repeat
+from struct import Struct
+from typing import TYPE_CHECKING, Any
+
+import lmdb
+
+import fastipam
+from bench.sampling import Subject
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from fastipam import Ipam, Network
+
+NETWORK = "podnet"
+SUBNET = "10.32.0.0/12"
+LEASES = 1_048_573  # a /12 without network, broadcast and gateway address
+BATCH = 8192
+ROOM = 1000  # addresses given back after a fill, so that a pair finds some
+CONTAINER = "c0ffee" * 10 + "c0de"  # 64 hexadecimal digits, as runtimes name them
+IFNAME = "eth0"
+
+_FIRST = 0x0A200001
+_ID = Struct(">I")
+_PAGE_KEY = Struct(">IBBI")
+_LEASE_KEY = Struct(">IBI")
+_QUEUE_KEY = Struct(">IHQBI")
+_DATABASES = ("networks", "states", "pages", "leases", "owners", "cooldown")
+
+
+def owners(first: int, count: int) -> list[tuple[str, str]]:
+    """Containers as a runtime would name them: (id, interface)."""
+    return [(f"{number:064x}", IFNAME) for number in range(first, first + count)]
+
+
+def fill(path: Path, durability: str) -> float:
+    """Make a store with every address of a /12 leased; the seconds that the leases took."""
+    with fastipam.open(path, durability=durability) as ipam:
+        net = ipam.network(NETWORK, SUBNET, cooldown_s=0)
+        start = time.perf_counter()
+        for done in range(0, LEASES, BATCH):
+            net.allocate_many(owners(done, min(BATCH, LEASES - done)))
+        return time.perf_counter() - start
+
+
+def make_room(path: Path) -> None:
+    """Give some addresses of a filled store back, spread over the whole pool."""
+    with fastipam.open(path) as ipam:
+        net = ipam.network(NETWORK, SUBNET, cooldown_s=0)
+        with ipam.transaction():
+            for number in range(0, LEASES, LEASES // ROOM):
+                net.release(f"{number:064x}", IFNAME)
+
+
+def touch(path: Path) -> None:
+    """Make a store that knows the network and no lease."""
+    with fastipam.open(path, durability="durable") as ipam:
+        net = ipam.network(NETWORK, SUBNET, cooldown_s=0)
+        net.allocate(CONTAINER, IFNAME)
+        net.release(CONTAINER, IFNAME)
+
+
+def pair(name: str, net: Network, calls: int) -> Subject:
+    """Assign one address and give it back."""
+
+    def run() -> None:
+        for _ in repeat(None, calls):
+            net.allocate(CONTAINER, IFNAME)
+            net.release(CONTAINER, IFNAME)
+
+    return Subject(name, calls, run)
+
+
+def open_and_look(name: str, path: Path) -> Subject:
+    """Open a store, look one address up, close it."""
+
+    def run() -> None:
+        with fastipam.open(path) as ipam:
+            ipam.network(NETWORK, SUBNET).lookup("10.40.0.1")
+
+    return Subject(name, 1, run)
+
+
+def copy(source: Path, target: Path, *, compact: bool = False) -> None:
+    """Copy a store; compacted, its pages lie side by side and none is free."""
+    target.mkdir()
+    with lmdb.open(str(source), map_size=64 << 30, max_dbs=32) as env:
+        env.copy(str(target), compact=compact)
+
+
+class ByHand:
+    """What a pair has LMDB do, and nothing else."""
+
+    def __init__(
+        self, path: Path, durability: str, *, cooldown: bool = False, stride: int = 1
+    ) -> None:
+        sync = durability == "durable"
+        self._env = lmdb.open(
+            str(path), map_size=64 << 30, sync=sync, metasync=sync, max_dbs=32, max_readers=1022
+        )
+        self._db = {name: self._env.open_db(name.encode()) for name in _DATABASES}
+        self._cooldown = cooldown
+        self._number = 0
+        self._stride = stride  # from one pair's address to the next one's
+        self._prefix = _ID.pack(1)
+        self._owner = self._prefix + bytes(16)
+        self._lease = bytes(40 + len(CONTAINER) + len(IFNAME) + 5)
+        self._state = bytes(56 + 17)
+        self._page = bytes(512)
+        pool = self._prefix + b"10.32.0.0/12 10.32.0.1 10.47.255.254 10.32.0.1"
+        with self._env.begin(write=True) as txn:
+            txn.put(NETWORK.encode(), pool, db=self._db["networks"])
+            txn.put(self._prefix, self._state, db=self._db["states"])
+
+    def close(self) -> None:
+        """Close the environment."""
+        self._env.close()
+
+    def pair(self, name: str, calls: int) -> Subject:
+        """The two transactions of a pair."""
+
+        def run() -> None:
+            for _ in repeat(None, calls):
+                self._number += 1
+                address = _FIRST + (self._number * self._stride & 0xFFFFF)
+                page_key = _PAGE_KEY.pack(1, 4, 0, address >> 12)
+                lease_key = _LEASE_KEY.pack(1, 4, address)
+                self._allocate(page_key, lease_key)
+                if self._cooldown:
+                    self._cool(lease_key, _QUEUE_KEY.pack(1, 0, self._number, 4, address))
+                else:
+                    self._free(page_key, lease_key)
+
+        return Subject(name, calls, run)
+
+    def _look(self, txn: Any) -> None:
+        """What both transactions read first."""
+        txn.get(b"podnet", None, self._db["networks"])
+        txn.get(self._prefix, None, self._db["states"])
+        txn.get(self._owner, None, self._db["owners"])
+
+    def _allocate(self, page_key: bytes, lease_key: bytes) -> None:
+        db = self._db
+        with self._env.begin(write=True) as txn:
+            self._look(txn)
+            if self._cooldown:
+                with txn.cursor(db["cooldown"]) as cursor:
+                    cursor.set_range(self._prefix)
+            txn.get(page_key, None, db["pages"])
+            txn.put(page_key, self._page, db=db["pages"])
+            txn.put(lease_key, self._lease, db=db["leases"])
+            txn.put(self._owner, bytes(5), db=db["owners"])
+            txn.put(self._prefix, self._state, db=db["states"])
+
+    def _cool(self, lease_key: bytes, queue_key: bytes) -> None:
+        db = self._db
+        with self._env.begin(write=True) as txn:
+            self._look(txn)
+            txn.get(lease_key, None, db["leases"])
+            txn.put(lease_key, self._lease, db=db["leases"])
+            txn.put(queue_key, b"", db=db["cooldown"])
+            txn.delete(self._owner, db=db["owners"])
+            txn.put(self._prefix, self._state, db=db["states"])
+
+    def _free(self, page_key: bytes, lease_key: bytes) -> None:
+        db = self._db
+        with self._env.begin(write=True) as txn:
+            self._look(txn)
+            txn.get(lease_key, None, db["leases"])
+            txn.delete(lease_key, db=db["leases"])
+            txn.get(page_key, None, db["pages"])
+            txn.put(page_key, self._page, db=db["pages"])
+            txn.delete(self._owner, db=db["owners"])
+            txn.put(self._prefix, self._state, db=db["states"])
+
+
+class Beside:
+    """fastipam and the hand-written side, on stores of their own in ``path``."""
+
+    def __init__(self, path: Path, durability: str, *, cooldown: bool) -> None:
+        path.mkdir(parents=True)
+        self._ipam: Ipam = fastipam.open(path / "fastipam", durability=durability)
+        cooldown_s = 30 if cooldown else 0
+        self._net = self._ipam.network(NETWORK, SUBNET, cooldown_s=cooldown_s)
+        (path / "by-hand").mkdir()
+        self._hand = ByHand(path / "by-hand", durability, cooldown=cooldown)
+        self._label = f"{durability}, {'cool-down' if cooldown else 'no cool-down'}"
+
+    def subjects(self, calls: int) -> list[Subject]:
+        """fastipam's pair and the one by hand."""
+        return [
+            pair(f"{self._label}: fastipam", self._net, calls),
+            self._hand.pair(f"{self._label}: by hand", calls),
+        ]
+
+    def close(self) -> None:
+        """Close both stores."""
+        self._ipam.close()
+        self._hand.close()
+
+
+@contextmanager
+def opened(path: Path, durability: str) -> Iterator[Network]:
+    """The network of a store, without a cool-down, while the store is open."""
+    with fastipam.open(path, durability=durability) as ipam:
+        yield ipam.network(NETWORK, SUBNET, cooldown_s=0)

@@ -1,0 +1,149 @@
+"""The agent's process: its socket, its signals, its end."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import gc
+import logging
+import os
+import resource
+import signal
+import socket
+import stat
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from fastipam.agent import systemd
+from fastipam.agent.batch import Executor
+from fastipam.agent.protocol import DEFAULT_SOCKET
+from fastipam.agent.server import Limits, Server
+from fastipam.cni import stores
+from fastipam.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+log = logging.getLogger("fastipam.agent")
+
+_BACKLOG = 4096  # connections that wait while a batch commits; the kernel's somaxconn bounds it
+
+
+class Settings(NamedTuple):
+    """What ``fastipam agent`` was told. ``http`` is (address, port) of the metrics, or None."""
+
+    socket: Path = Path(DEFAULT_SOCKET)
+    http: tuple[str, int] | None = None
+    limits: Limits = Limits()
+    drain_s: float = 5.0
+
+
+def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT; then answer what has begun to arrive, and return.
+
+    Raises ConfigError when the socket cannot be had: another agent serves it, say.
+    """
+    _raise_descriptor_limit(settings.limits.connections)
+    with _listening(settings.socket) as listener:
+        executor, stop_http = _instrumented(settings)
+        server = Server(listener, executor, settings.limits)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: server.stop(settings.drain_s))
+        signal.set_wakeup_fd(server.wake_descriptor, warn_on_full_buffer=False)
+        gc.freeze()  # what is loaded now stays: the collector need not look at it again
+        log.info("socket=%s pid=%d ready", settings.socket, os.getpid())
+        systemd.notify("READY=1")
+        try:
+            server.run()
+        finally:
+            signal.set_wakeup_fd(-1)
+            systemd.notify("STOPPING=1")
+            stop_http()
+            stores.close_all()
+    log.info("stopped")
+
+
+def _instrumented(settings: Settings):  # type: ignore[no-untyped-def]
+    """The executor, observed by the metrics if there are any; and how to end them."""
+    if settings.http is None:
+        return Executor(), lambda: None
+    from fastipam.agent.metrics import Metrics
+
+    metrics = Metrics(settings.socket)
+    return Executor(metrics), metrics.serve(*settings.http)
+
+
+def _raise_descriptor_limit(connections: int) -> None:
+    wanted = connections + 64
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+        except (OSError, ValueError) as error:
+            log.warning("descriptors=%d cannot be raised: %s", soft, error)
+
+
+@contextmanager
+def _listening(path: Path) -> Iterator[socket.socket]:
+    """The listening socket: systemd's, or one of our own at ``path``, mode 0600, removed at the end."""
+    inherited = systemd.inherited_socket()
+    if inherited is not None:
+        with inherited:
+            yield inherited
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _only_agent(path), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        _remove_stale(path)
+        before = os.umask(0o177)  # the file has its mode from the first moment
+        try:
+            listener.bind(os.fspath(path))
+        except OSError as error:
+            raise ConfigError(
+                f"{path}: {error.strerror or error}", field="--socket", value=str(path)
+            ) from error
+        finally:
+            os.umask(before)
+        inode = path.stat().st_ino
+        listener.listen(_BACKLOG)
+        try:
+            yield listener
+        finally:
+            try:
+                if path.stat().st_ino == inode:
+                    path.unlink()
+            except OSError:
+                pass
+
+
+@contextmanager
+def _only_agent(path: Path) -> Iterator[None]:
+    """Hold the lock that says that one agent serves this socket."""
+    descriptor = os.open(
+        f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+    )
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno != errno.EWOULDBLOCK:
+            raise
+        raise ConfigError(
+            f"another agent serves {path}",
+            field="--socket",
+            value=str(path),
+            hint="stop it first, or give this one another socket",
+        ) from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove the socket of an agent that was killed. Whoever holds the lock may."""
+    try:
+        if stat.S_ISSOCK(path.lstat().st_mode):
+            path.unlink()
+    except FileNotFoundError:
+        pass

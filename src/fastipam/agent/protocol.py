@@ -1,0 +1,68 @@
+"""What the launcher and the agent say to each other; src/launcher.c is the other end.
+
+Integers are in network byte order. A connection carries any number of requests, one after the other::
+
+    request    magic, length of the variables, length of the input, variables, input
+    answer     magic, exit status, length of the output, length of the messages, output, messages
+
+The variables are texts ``NAME=value``, each ended by NUL.
+"""
+
+from __future__ import annotations
+
+import os
+from struct import Struct
+
+from fastipam.cni.document import LARGEST
+
+MAGIC = b"FIP1"
+REQUEST = Struct("!4sII")
+ANSWER = Struct("!4sIII")
+LARGEST_VARIABLES = 256 << 10
+LARGEST_INPUT = LARGEST + 1  # one byte too many is sent on, so that the answer can say so
+DEFAULT_SOCKET = "/run/fastipam/agent.sock"
+
+
+class ProtocolError(Exception):
+    """What came is no request; the connection is of no use any more."""
+
+
+def request_size(header: bytes) -> tuple[int, int]:
+    """(bytes of variables, bytes of input) of a request whose header this is."""
+    magic, variables, size = REQUEST.unpack(header)
+    if magic != MAGIC:
+        raise ProtocolError(f"a request begins with {MAGIC!r}, not {magic!r}")
+    if variables > LARGEST_VARIABLES:
+        raise ProtocolError(f"{variables} bytes of variables are more than {LARGEST_VARIABLES}")
+    if size > LARGEST_INPUT:
+        raise ProtocolError(f"{size} bytes of input are more than {LARGEST_INPUT}")
+    return variables, size
+
+
+def read_variables(raw: bytes) -> dict[str, str]:
+    """The variables of a request, decoded as ``os.environ`` decodes them."""
+    variables = {}
+    for item in raw.split(b"\0"):
+        name, equals, value = item.partition(b"=")
+        if equals:
+            variables[os.fsdecode(name)] = os.fsdecode(value)
+    return variables
+
+
+def pack_request(variables: dict[str, str], stdin: bytes) -> bytes:
+    """A request as the launcher sends it."""
+    raw = b"".join(os.fsencode(f"{name}={value}") + b"\0" for name, value in variables.items())
+    return REQUEST.pack(MAGIC, len(raw), len(stdin)) + raw + stdin
+
+
+def pack_answer(status: int, output: bytes, messages: bytes = b"") -> bytes:
+    """An answer as the launcher expects it."""
+    return ANSWER.pack(MAGIC, status, len(output), len(messages)) + output + messages
+
+
+def read_answer(header: bytes) -> tuple[int, int, int]:
+    """(exit status, bytes of output, bytes of messages) of an answer's header."""
+    magic, status, output, messages = ANSWER.unpack(header)
+    if magic != MAGIC:
+        raise ProtocolError(f"an answer begins with {MAGIC!r}, not {magic!r}")
+    return status, output, messages

@@ -1,0 +1,307 @@
+"""The loop: connections in, requests in batches to ``serve``, answers out.
+
+One thread, one epoll. A request is complete when its bytes are here; all that are complete at one
+moment go into one call of ``serve``, which commits once. A client that sends slowly, or not at all, or
+does not read its answer, waits alone: nothing blocks but the store.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import select
+import socket
+import struct
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING, NamedTuple
+
+from fastipam.agent import protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+log = logging.getLogger("fastipam.agent")
+
+_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
+_CHUNK = 1 << 18
+_ACCEPT_AT_ONCE = 256
+
+
+class Limits(NamedTuple):
+    """``connections`` at once; ``seconds`` that a client may take for one request or answer."""
+
+    connections: int = 1024
+    seconds: float = 10.0
+
+
+class Request(NamedTuple):
+    """A complete request; ``peer`` is the client's process id."""
+
+    variables: dict[str, str]
+    stdin: bytes
+    peer: int
+    arrived_ns: int
+
+
+class Answer(NamedTuple):
+    """What the client prints and exits with."""
+
+    status: int
+    output: bytes
+    messages: bytes
+
+
+class _Client:
+    """One connection: what has come of a request, what is left of an answer."""
+
+    __slots__ = ("arrived_ns", "deadline", "incoming", "outgoing", "peer", "sizes", "socket")
+
+    def __init__(self, connection: socket.socket, peer: int, deadline: float) -> None:
+        self.socket = connection
+        self.peer = peer
+        self.deadline = deadline
+        self.incoming = bytearray()
+        self.outgoing = b""
+        self.sizes: tuple[int, int] | None = None
+        # The first request begins with the connection: the launcher reads its input after that.
+        self.arrived_ns = time.time_ns()
+
+    def take_request(self) -> Request | None:
+        """The next complete request. Raises ProtocolError."""
+        header = protocol.REQUEST.size
+        if self.sizes is None:
+            if len(self.incoming) < header:
+                return None
+            self.sizes = protocol.request_size(self.incoming[:header])
+        variables, size = self.sizes
+        end = header + variables + size
+        if len(self.incoming) < end:
+            return None
+        body = bytes(self.incoming[header:end])
+        del self.incoming[:end]
+        self.sizes = None
+        environ = protocol.read_variables(body[:variables])
+        arrived_ns, self.arrived_ns = self.arrived_ns, 0
+        return Request(environ, body[variables:], self.peer, arrived_ns)
+
+
+class Server:
+    """Serve a listening Unix socket until :meth:`stop`, then finish what has begun.
+
+    ``serve`` gets the requests of a batch and returns their answers in the same order; it may not
+    raise. Only uid 0 and this process's own uid are let in.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        serve: Callable[[Sequence[Request]], Sequence[Answer]],
+        limits: Limits = Limits(),  # noqa: B008  # a named tuple: it cannot change
+    ) -> None:
+        self._listener = listener
+        self._serve = serve
+        self._limits = limits
+        self._allowed = {0, os.geteuid()}
+        self._clients: dict[int, _Client] = {}
+        # By deadline, soonest first: every deadline is set the same time ahead.
+        self._waiting: OrderedDict[int, _Client] = OrderedDict()
+        self._listening = False
+        self._stopping = False
+        self._stop_by = 0.0
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._epoll = select.epoll()
+        self._epoll.register(self._wake_read, select.EPOLLIN)
+        listener.setblocking(False)
+        self._listen(True)
+
+    @property
+    def wake_descriptor(self) -> int:
+        """A byte written here makes the loop look at what has changed (for signal handlers)."""
+        return self._wake_write
+
+    def stop(self, seconds: float = 5.0) -> None:
+        """Take no new connection, serve what has begun to arrive, then return from :meth:`run`.
+
+        Safe to call from a signal handler or another thread.
+        """
+        self._stop_by = time.monotonic() + seconds
+        self._stopping = True
+        try:
+            os.write(self._wake_write, b".")
+        except OSError:
+            pass  # the pipe is full: it wakes already
+
+    def run(self) -> None:
+        """Serve. Returns after :meth:`stop`, when every request that was here is answered."""
+        try:
+            while not (self._stopping and self._drained()):
+                self._turn()
+        finally:
+            for client in list(self._clients.values()):
+                self._drop(client)
+            self._epoll.close()
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+
+    def _drained(self) -> bool:
+        """Nothing waits for an answer, or it has had its time."""
+        if self._listening:
+            self._accept()  # whoever was in the queue is served, too
+            self._listen(False)
+        busy = any(client.incoming or client.outgoing for client in self._clients.values())
+        return not busy or time.monotonic() >= self._stop_by
+
+    def _turn(self) -> None:
+        """Wait for events, then serve all that is complete."""
+        ready: list[tuple[_Client, Request]] = []
+        for descriptor, event in self._epoll.poll(self._timeout()):
+            if descriptor == self._listener.fileno():
+                for client in self._accept():
+                    self._read(client, ready)
+            elif descriptor == self._wake_read:
+                os.read(self._wake_read, 4096)
+            else:
+                client = self._clients[descriptor]
+                if event & select.EPOLLOUT:
+                    self._write(client)
+                elif event & select.EPOLLIN:
+                    self._read(client, ready)
+                else:
+                    self._drop(client)
+        while ready:
+            ready = self._answer(ready)
+        self._expire()
+
+    def _timeout(self) -> float | None:
+        """Seconds until something has to be given up; None: nothing is under way, no wake-up."""
+        if self._stopping:
+            return 0.05
+        first = next(iter(self._waiting.values()), None)
+        return None if first is None else max(0.0, first.deadline - time.monotonic())
+
+    def _answer(self, ready: list[tuple[_Client, Request]]) -> list[tuple[_Client, Request]]:
+        """Serve a batch; returns the requests that these clients had sent already behind it."""
+        answers = self._serve([request for _, request in ready])
+        following: list[tuple[_Client, Request]] = []
+        for (client, _), answer in zip(ready, answers, strict=True):
+            client.outgoing = protocol.pack_answer(*answer)
+            self._write(client)
+            if not client.outgoing:
+                self._next(client, following)
+        return following
+
+    def _listen(self, on: bool) -> None:
+        if on != self._listening:
+            if on:
+                self._epoll.register(self._listener, select.EPOLLIN)
+            else:
+                self._epoll.unregister(self._listener)
+            self._listening = on
+
+    def _accept(self) -> list[_Client]:
+        """The connections that wait, as far as the limit allows; refused ones are closed."""
+        accepted = []
+        for _ in range(_ACCEPT_AT_ONCE):
+            if len(self._clients) >= self._limits.connections:
+                log.warning("connections=%d limit reached", len(self._clients))
+                self._listen(False)
+                break
+            try:
+                connection, _ = self._listener.accept()
+            except BlockingIOError:
+                break
+            except OSError as error:
+                # Out of descriptors, say: those that are open are served; more when one closes.
+                if error.errno not in (errno.ECONNABORTED, errno.EINTR):
+                    log.warning("accept failed: %s", error)
+                    if self._clients:
+                        self._listen(False)
+                    break
+                continue
+            raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            peer, uid, _ = _CREDENTIALS.unpack(raw)
+            if uid not in self._allowed:
+                log.warning("peer=%d uid=%d refused", peer, uid)
+                connection.close()
+                continue
+            connection.setblocking(False)
+            client = _Client(connection, peer, 0.0)
+            self._clients[connection.fileno()] = client
+            self._epoll.register(connection, select.EPOLLIN)
+            self._restart_clock(client)
+            accepted.append(client)
+        return accepted
+
+    def _restart_clock(self, client: _Client) -> None:
+        client.deadline = time.monotonic() + self._limits.seconds
+        descriptor = client.socket.fileno()
+        self._waiting[descriptor] = client
+        self._waiting.move_to_end(descriptor)
+
+    def _read(self, client: _Client, ready: list[tuple[_Client, Request]]) -> None:
+        try:
+            data = client.socket.recv(_CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._drop(client)
+            return
+        if not client.arrived_ns:
+            client.arrived_ns = time.time_ns()
+        client.incoming += data
+        self._next(client, ready)
+
+    def _next(self, client: _Client, ready: list[tuple[_Client, Request]]) -> None:
+        """Put the client's next complete request into the batch; one a client at a time."""
+        try:
+            request = client.take_request()
+        except protocol.ProtocolError as error:
+            log.warning("peer=%d %s", client.peer, error)
+            self._drop(client)
+            return
+        if request is not None:
+            ready.append((client, request))
+
+    def _write(self, client: _Client) -> None:
+        """Send what is left of an answer; the rest when the client has read."""
+        begun = bool(client.outgoing)
+        try:
+            while client.outgoing:
+                sent = client.socket.send(client.outgoing)
+                client.outgoing = client.outgoing[sent:]
+        except BlockingIOError:
+            self._epoll.modify(client.socket, select.EPOLLOUT)
+            return
+        except OSError:
+            self._drop(client)
+            return
+        if begun and client.socket.fileno() >= 0:
+            self._epoll.modify(client.socket, select.EPOLLIN)
+            self._restart_clock(client)
+
+    def _expire(self) -> None:
+        """Close the connections that have had their time."""
+        now = time.monotonic()
+        while self._waiting:
+            client = next(iter(self._waiting.values()))
+            if client.deadline > now:
+                return
+            if client.incoming or client.outgoing:
+                log.warning("peer=%d took more than %gs", client.peer, self._limits.seconds)
+            self._drop(client)
+
+    def _drop(self, client: _Client) -> None:
+        descriptor = client.socket.fileno()
+        if descriptor < 0:
+            return
+        self._clients.pop(descriptor, None)
+        self._waiting.pop(descriptor, None)
+        client.outgoing = b""
+        client.incoming.clear()
+        client.socket.close()
+        if not self._stopping:
+            self._listen(True)

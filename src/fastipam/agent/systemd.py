@@ -1,0 +1,37 @@
+"""What systemd and its services say to each other: sd_notify and socket activation.
+
+Both protocols are a few lines (sd_notify(3), sd_listen_fds(3)); outside systemd they do nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+
+_FIRST_DESCRIPTOR = 3
+
+
+def notify(state: str) -> None:
+    """Send ``state`` ("READY=1", "STOPPING=1") to the service manager, if there is one."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+        try:
+            channel.sendto(state.encode(), address)
+        except OSError:
+            pass  # nobody listens: it is only news
+
+
+def inherited_socket() -> socket.socket | None:
+    """The listening socket that systemd has opened for this process, or None."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return None
+    if os.environ.get("LISTEN_FDS") != "1":
+        raise OSError("socket activation: exactly one socket is wanted")
+    for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
+        os.environ.pop(name, None)
+    os.set_inheritable(_FIRST_DESCRIPTOR, False)
+    return socket.socket(fileno=_FIRST_DESCRIPTOR)

@@ -1,0 +1,467 @@
+"""A network's records inside one write transaction: which address next, and the books kept.
+
+network.py decides what a call does and owns the transaction; this module finds the address, and
+keeps bits, leases, owners, cool-down queue and counters in step. Nothing here commits.
+"""
+
+from __future__ import annotations
+
+from fastipam import records
+from fastipam.addresses import BITS, format_ip
+from fastipam.errors import AddressInUse, PoolExhausted, StoreCorrupt
+from fastipam.lease import Lease
+from fastipam.ranges import Pool
+from fastipam.records import CHECK_HINT, COOLING, NetworkState, Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Sequence
+    from typing import Any
+
+    from fastipam.lease import Owner
+    from fastipam.ranges import RangeSet
+    from fastipam.store import Snapshot, Store, Transaction
+
+# A release adds one address to the cool-down queue, an assignment takes up to this many whose
+# time is over out of it: the queue shrinks whenever it can, and no call pays for a burst.
+EXPIRE_PER_CALL = 4
+
+
+def find(txn: Transaction | Snapshot, store: Store, key: bytes) -> tuple[int, str] | None:
+    """(network id, text of its pool) of a network's name, or None when there is no such one."""
+    raw = txn.get(key, None, store.db_networks)
+    if raw is None:
+        return None
+    return int.from_bytes(raw[:4], "big"), raw[4:].decode()
+
+
+def read_pool(text: str, known: Pool | None, store: Store, name: str) -> Pool:
+    """The pool of a network's stored text; ``known`` if that is it. Raises StoreCorrupt."""
+    if known is not None and known.text == text:
+        return known
+    try:
+        return Pool.read(text)
+    except ValueError as error:
+        raise StoreCorrupt(
+            f"the ranges of network {name} cannot be read: {text!r}",
+            path=store.path,
+            hint=CHECK_HINT,
+        ) from error
+
+
+def read_state(txn: Transaction | Snapshot, store: Store, network_id: int) -> NetworkState:
+    """The counters and cursors of a network."""
+    raw = txn.get(records.network_prefix(network_id), None, store.db_states)
+    return NetworkState(network_id, raw)
+
+
+def read_record(
+    txn: Transaction | Snapshot, store: Store, network_id: int, family: int, value: int
+) -> Record | None:
+    """What the store holds of an address, None when it is free."""
+    raw = txn.get(records.address_key(network_id, family, value), None, store.db_leases)
+    return None if raw is None else Record.read(raw)
+
+
+def cooling_of(
+    txn: Any, store: Store, network_id: int, index: int, range_set: RangeSet
+) -> Generator[tuple[bytes, int]]:
+    """(queue key, address) of what a range set may take early, longest idle first.
+
+    The queue is kept by range set: looked at and left are only the addresses that a change of the
+    configuration has put outside.
+    """
+    prefix = records.cooldown_prefix(network_id, index)
+    with txn.cursor(store.db_cooldown) as cursor:
+        if not cursor.set_range(prefix):
+            return
+        for key in cursor.iternext(keys=True, values=False):
+            if key[:6] != prefix:
+                return
+            _, _, _, family, value = records.read_cooldown_key(key)
+            if family == range_set.family and value in range_set:
+                yield key, value
+
+
+class Ledger:
+    """One network in one write transaction; :meth:`save` before the transaction ends."""
+
+    __slots__ = ("_known", "_stored", "_text", "name", "state", "store", "txn")
+
+    def __init__(
+        self,
+        txn: Transaction,
+        store: Store,
+        name: str,
+        network_id: int,
+        text: str,
+        known: Pool | None,
+    ) -> None:
+        self.txn = txn
+        self.store = store
+        self.name = name
+        self.state = read_state(txn, store, network_id)
+        self._text = text
+        self._known = known
+        self._stored: Pool | None = None
+
+    @classmethod
+    def create(cls, txn: Transaction, store: Store, name: str, key: bytes, pool: Pool) -> Ledger:
+        """A network that the store has not known."""
+        db = store.db_meta
+        network_id = int.from_bytes(txn.get(b"last network", b"", db), "big") + 1
+        txn.put(b"last network", network_id.to_bytes(4, "big"), True, True, False, db)
+        ledger = cls(txn, store, name, network_id, pool.text, pool)
+        ledger._write_pool(key, pool)
+        return ledger
+
+    @property
+    def stored(self) -> Pool:
+        """The ranges that the store remembers: what is outside is counted by them."""
+        if self._stored is None:
+            self._stored = read_pool(self._text, self._known, self.store, self.name)
+        return self._stored
+
+    def save(self) -> None:
+        """Write the counters and cursors."""
+        state = self.state
+        self.txn.put(state.prefix, state.pack(), True, True, False, self.store.db_states)
+
+    # A change of the ranges -----------------------------------------------------------------
+
+    def adopt_pool(self, key: bytes, pool: Pool) -> None:
+        """Remember these ranges from now on. O(used addresses) when they differ."""
+        if pool.text == self._text:
+            return
+        self._write_pool(key, pool)
+        self._text = pool.text
+        self._stored = pool
+        self._recount(pool)
+        self._regroup(pool)
+        self.save()  # a caller that finds nothing to do does not write it
+
+    def _write_pool(self, key: bytes, pool: Pool) -> None:
+        value = self.state.prefix + pool.text.encode()
+        self.txn.put(key, value, True, True, False, self.store.db_networks)
+
+    def _recount(self, pool: Pool) -> None:
+        """Count anew which used addresses lie outside."""
+        self.state.outside = sum(
+            not pool.holds(family, value)
+            for db in (self.store.db_leases, self.store.db_reservations)
+            for family, value in self._addresses(db)
+        )
+
+    def _addresses(self, db: Any) -> Iterator[tuple[int, int]]:
+        prefix = self.state.prefix
+        with self.txn.txn.cursor(db) as cursor:
+            if not cursor.set_range(prefix):
+                return
+            for key in cursor.iternext(keys=True, values=False):
+                if key[:4] != prefix:
+                    return
+                yield key[4], int.from_bytes(key[5:], "big")
+
+    def _regroup(self, pool: Pool) -> None:
+        """A lease notes the set that holds its address now.
+
+        Without it a set would not find its cooling addresses, which queue by set, when it runs
+        dry. An address that no set holds keeps what it has.
+        """
+        moves = []
+        for family, value in self._addresses(self.store.db_leases):
+            index = pool.index_of(family, value)
+            key = records.address_key(self.state.network_id, family, value)
+            record = self._record(family, value)
+            if index is not None and record is not None and record.set_index != index:
+                moves.append((key, record, index, family, value))
+        for key, record, index, family, value in moves:
+            if record.state == COOLING:
+                db = self.store.db_cooldown
+                old, new = (
+                    records.cooldown_key(
+                        self.state.network_id, each, record.released, family, value
+                    )
+                    for each in (record.set_index, index)
+                )
+                self.txn.delete(old, b"", db)
+                self.txn.put(new, b"", True, True, False, db)
+            record.set_index = index
+            self.txn.put(key, record.pack(), True, True, False, self.store.db_leases)
+
+    def _record(self, family: int, value: int) -> Record | None:
+        return read_record(self.txn, self.store, self.state.network_id, family, value)
+
+    # Which address --------------------------------------------------------------------------
+
+    def choose(self, index: int, range_set: RangeSet) -> int:
+        """Take the next free address of a range set; if none is, the one that cools longest."""
+        family = range_set.family
+        pages = self.txn.pages(self.state.network_id, family)
+        for low, high in range_set.after(self.state.cursor(index, family)):
+            found = pages.take_first(low, high)
+            if found is not None:
+                self._count_outside(family, found)
+                break
+        else:
+            early = self._longest_cooling(index, range_set, 1)
+            if not early:
+                raise self._exhausted(range_set, 1)
+            found = early[0]
+        self.state.move_cursor(index, family, found)
+        return found
+
+    def choose_many(self, index: int, range_set: RangeSet, wanted: int) -> list[int]:
+        """Take ``wanted`` addresses in the order in which single calls give them."""
+        family = range_set.family
+        pages = self.txn.pages(self.state.network_id, family)
+        values: list[int] = []
+        for low, high in range_set.after(self.state.cursor(index, family)):
+            values += pages.take(low, high, wanted - len(values))
+            if len(values) == wanted:
+                break
+        for value in values:
+            self._count_outside(family, value)
+        if len(values) < wanted:
+            values += self._longest_cooling(index, range_set, wanted - len(values))
+            if len(values) < wanted:
+                raise self._exhausted(range_set, wanted)
+        self.state.move_cursor(index, family, values[-1])
+        return values
+
+    def claim(self, index: int, family: int, value: int) -> None:
+        """Take a requested address: a free one, or one that is only cooling.
+
+        A cooling address is kept from those who did not ask for it; a container that is
+        restarted with its address asks for it.
+        """
+        if self.txn.pages(self.state.network_id, family).acquire(value):
+            self._count_outside(family, value)
+        else:
+            record = self._record(family, value)
+            if record is None or record.state != COOLING:
+                raise _in_use(family, value, record)
+            self._leave_queue(record, family, value)
+        self.state.move_cursor(index, family, value)
+
+    def _count_outside(self, family: int, value: int) -> None:
+        """A free address was taken; with ranges that are not the network's it may lie outside."""
+        if self._known is not None and self._known.text != self._text:
+            self.state.outside += not self.stored.holds(family, value)
+
+    def _exhausted(self, range_set: RangeSet, wanted: int) -> PoolExhausted:
+        many = f" ({wanted} were wanted)" if wanted > 1 else ""
+        return PoolExhausted(
+            f"no address is free in range set {range_set} of network {self.name}{many}",
+            network=self.name,
+            ranges=str(range_set),
+            wanted=wanted,
+            hint="look for leases that nobody uses, or give the network more ranges",
+        )
+
+    # Leases ---------------------------------------------------------------------------------
+
+    def assign(
+        self, owner: Owner, index: int, range_set: RangeSet, value: int, wall_ns: int
+    ) -> Lease:
+        """Write the lease of an address that was chosen or claimed."""
+        its_range = range_set.range_of(value)
+        router = None if its_range is None else its_range.gateway
+        length = BITS[range_set.family] if its_range is None else its_range.length
+        return self._write(owner, index, range_set.family, value, length, router, wall_ns)
+
+    def _write(
+        self,
+        owner: Owner,
+        index: int,
+        family: int,
+        value: int,
+        length: int,
+        router: tuple[int, int] | None,
+        wall_ns: int,
+    ) -> Lease:
+        state = self.state
+        state.generation += 1
+        state.assigned += 1
+        raw = records.pack_assigned(
+            length, index, self.store.boot, state.generation, wall_ns, owner.inode, owner.texts
+        )
+        key = records.address_key(state.network_id, family, value)
+        self.txn.put(key, raw, True, True, False, self.store.db_leases)
+        return Lease(self.name, family, value, router, raw)
+
+    def assign_many(
+        self,
+        owners: Sequence[Owner],
+        index: int,
+        range_set: RangeSet,
+        values: Sequence[int],
+        wall_ns: int,
+    ) -> tuple[list[Lease], list[bytes]]:
+        """The same in bulk; also the addresses as an owner's entry holds them."""
+        family = range_set.family
+        state = self.state
+        boot, generation, network_id = self.store.boot, state.generation, state.network_id
+        its_range = range_set.ranges[0]
+        items = []
+        leases = []
+        packed = []
+        for owner, value in zip(owners, values, strict=True):
+            if not its_range.start <= value <= its_range.end:
+                its_range = range_set.range_of(value) or its_range
+            generation += 1
+            raw = records.pack_assigned(
+                its_range.length, index, boot, generation, wall_ns, 0, owner.texts
+            )
+            key = records.address_key(network_id, family, value)
+            items.append((key, raw))
+            packed.append(key[4:])  # what pack_addresses() makes of it
+            leases.append(Lease(self.name, family, value, its_range.gateway, raw))
+        state.generation = generation
+        state.assigned += len(items)
+        with self.txn.txn.cursor(self.store.db_leases) as cursor:
+            cursor.putmulti(items)
+        return leases, packed
+
+    def take_over(self, owner: Owner, family: int, value: int, wall_ns: int) -> bool:
+        """Enter a lease that another plugin has given; False: it is this owner's already.
+
+        The address may lie outside all ranges, and the owner may have others. Raises AddressInUse.
+        """
+        held = self.held_by(owner.name)
+        if (family, value) in held:
+            return False
+        index = self.stored.index_of(family, value) or 0
+        if self.txn.pages(self.state.network_id, family).acquire(value):
+            self.state.outside += not self.stored.holds(family, value)
+        else:
+            record = self._record(family, value)
+            if record is None or record.state != COOLING:
+                raise _in_use(family, value, record)
+            self._leave_queue(record, family, value)
+        its_range = self.stored.range_of(family, value)
+        length = BITS[family] if its_range is None else its_range.length
+        self._write(owner, index, family, value, length, None, wall_ns)
+        self.write_owner(owner.name, [*held, (family, value)])
+        return True
+
+    # Owners ---------------------------------------------------------------------------------
+
+    def owner_key(self, name: bytes) -> bytes:
+        """The key of an owner's entry."""
+        return records.owner_key(self.state.prefix, name)
+
+    def held_by(self, name: bytes) -> list[tuple[int, int]]:
+        """The (family, address) pairs of an owner, in the order of the range sets."""
+        raw = self.txn.get(self.owner_key(name), None, self.store.db_owners)
+        return [] if raw is None else records.read_addresses(raw)
+
+    def write_owner(self, name: bytes, addresses: Sequence[tuple[int, int]]) -> None:
+        """Enter what an owner has."""
+        value = records.pack_addresses(addresses)
+        self.txn.put(self.owner_key(name), value, True, True, False, self.store.db_owners)
+
+    # Giving back ----------------------------------------------------------------------------
+
+    def release(
+        self, name: bytes, cooldown_ns: int, newest: int | None = None
+    ) -> list[tuple[int, int]]:
+        """Give back what an owner has, and return it; nothing if it is newer than ``newest``.
+
+        Raises StoreCorrupt when a lease says that the address is somebody else's.
+        """
+        held = self.held_by(name)
+        if not held:
+            return []
+        found = []
+        for family, value in held:
+            key = records.address_key(self.state.network_id, family, value)
+            raw = self.txn.get(key, None, self.store.db_leases)
+            if raw is None or not records.is_assigned_to(raw, name):
+                owner = name.decode(records.ENCODING, records.ERRORS).replace("\0", " ")
+                raise StoreCorrupt(
+                    f"{format_ip(family, value)} is entered for {owner}, "
+                    "but its lease says otherwise",
+                    path=self.store.path,
+                    hint=CHECK_HINT,
+                )
+            if newest is not None and records.generation_of(raw) > newest:
+                return []
+            found.append((key, raw, family, value))
+        now = self.state.tick(self.store.clock())
+        for key, raw, family, value in found:
+            self.state.assigned -= 1
+            if cooldown_ns:
+                self._enter_queue(key, raw, family, value, now)
+            else:
+                self._free(key, family, value)
+        self.txn.delete(self.owner_key(name), b"", self.store.db_owners)
+        self.save()
+        return held
+
+    def _enter_queue(self, key: bytes, raw: bytes, family: int, value: int, now: int) -> None:
+        """An address begins to cool."""
+        self.state.cooling += 1
+        index, raw = records.cool(raw, now)
+        self.txn.put(key, raw, True, True, False, self.store.db_leases)
+        queued = records.cooldown_key(self.state.network_id, index, now, family, value)
+        self.txn.put(queued, b"", True, True, False, self.store.db_cooldown)
+
+    def _leave_queue(self, record: Record, family: int, value: int) -> None:
+        """An address cools no longer; its bit stays set."""
+        self.state.cooling -= 1
+        key = records.cooldown_key(
+            self.state.network_id, record.set_index, record.released, family, value
+        )
+        self.txn.delete(key, b"", self.store.db_cooldown)
+
+    def _free(self, key: bytes, family: int, value: int) -> None:
+        """An address has no owner and does not cool: its record goes, its bit is cleared."""
+        self.txn.delete(key, b"", self.store.db_leases)
+        self.txn.pages(self.state.network_id, family).release(value)
+        if self.state.outside:
+            self.state.outside -= not self.stored.holds(family, value)
+
+    def expire(self, cooldown_ns: int, limit: int = EXPIRE_PER_CALL) -> None:
+        """Free up to ``limit`` addresses whose cool-down is over. O(limit + number of sets)."""
+        if not self.state.cooling:
+            return
+        due = self.state.clock - cooldown_ns
+        prefix = self.state.prefix
+        seek = prefix
+        with self.txn.txn.cursor(self.store.db_cooldown) as cursor:
+            while limit and cursor.set_range(seek):
+                key = cursor.key()
+                if key[:4] != prefix:
+                    return
+                _, index, released, family, value = records.read_cooldown_key(key)
+                if released > due:
+                    seek = records.cooldown_prefix(self.state.network_id, index + 1)
+                    continue
+                cursor.delete()
+                limit -= 1
+                self.state.cooling -= 1
+                self._free(records.address_key(self.state.network_id, family, value), family, value)
+
+    def _longest_cooling(self, index: int, range_set: RangeSet, wanted: int) -> list[int]:
+        """Take up to ``wanted`` cooling addresses of a range set early."""
+        if not self.state.cooling:
+            return []
+        early = []
+        queue = cooling_of(self.txn.txn, self.store, self.state.network_id, index, range_set)
+        for item in queue:
+            early.append(item)
+            if len(early) == wanted:
+                break
+        queue.close()
+        for key, _ in early:
+            self.txn.delete(key, b"", self.store.db_cooldown)
+        self.state.cooling -= len(early)
+        return [value for _, value in early]
+
+
+def _in_use(family: int, value: int, record: Record | None) -> AddressInUse:
+    text = format_ip(family, value)
+    owner = (record.container_id, record.ifname) if record else None
+    whose = f"assigned to {' '.join(owner).rstrip()}" if owner else "reserved"
+    return AddressInUse(f"the requested address {text} is {whose}", address=text, owner=owner)

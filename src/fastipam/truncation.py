@@ -1,0 +1,106 @@
+"""Is a page of an LMDB file that is in use missing, because the file was cut short?
+
+LMDB does not ask: reading such a page through its memory map ends the process with SIGBUS. That a
+file ends early is not enough to tell: LMDB does not write a page that is freed in the transaction
+that made it. So the pages in use are looked up, from the roots down, with plain reads. store.py
+does that only when the file ends early, which is nearly never.
+
+The layout is that of ``struct MDB_meta``, ``MDB_page``, ``MDB_node`` and ``MDB_db`` in LMDB's
+mdb.c, data format 1, 64 bits, little-endian.
+"""
+
+from __future__ import annotations
+
+import os
+from struct import Struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_MAGIC = 0xBEEFC0DE
+_FORMAT = 1
+_PAGE_HEADER = Struct("<QHHHH")  # page number, padding, flags, end of node offsets, start of nodes
+_META = Struct("<IIQQ48s48sQQ")  # magic, format, address, map size, free, main, last page, txn id
+_DB = Struct("<IHHQQQQQ")  # padding, flags, depth, branches, leaves, overflow pages, entries, root
+_NODE = Struct("<HHHH")  # low and high half of the size (of a branch: page), flags, key size
+_NODE_AT = Struct("<H")
+_NONE = 0xFFFFFFFFFFFFFFFF  # the root of an empty database
+_BRANCH, _OVERFLOW_NODE, _DATABASE_NODE = 0x01, 0x01, 0x02
+
+
+class _Missing(Exception):
+    pass
+
+
+class _File:
+    def __init__(self, descriptor: int, page_bytes: int) -> None:
+        self._descriptor = descriptor
+        self._page_bytes = page_bytes
+        self._pages = os.fstat(descriptor).st_size // page_bytes
+
+    def require(self, number: int) -> None:
+        if number >= self._pages:
+            raise _Missing(number)
+
+    def page(self, number: int) -> bytes:
+        self.require(number)
+        return os.pread(self._descriptor, self._page_bytes, number * self._page_bytes)
+
+    def main_and_free(self) -> list[bytes]:
+        """The two root databases of the newest transaction."""
+        found = [_META.unpack_from(self.page(number), _PAGE_HEADER.size) for number in (0, 1)]
+        newest = max(found, key=lambda meta: int(meta[7]))
+        return [newest[4], newest[5]] if newest[:2] == (_MAGIC, _FORMAT) else []
+
+    def walk(self, database: bytes, *, into_leaves: bool) -> None:
+        """Require every page of a database; the leaves' own values only if they may matter."""
+        _, _, depth, _, _, _, _, root = _DB.unpack(database)
+        level = [] if root == _NONE else [root]
+        while level and depth > 1:
+            level = [child for number in level for child in self._children(number)]
+            depth -= 1
+        for number in level:
+            self.require(number)
+            if into_leaves:
+                self._leaf(self.page(number))
+
+    def _children(self, number: int) -> Iterator[int]:
+        page = self.page(number)
+        if _PAGE_HEADER.unpack_from(page)[2] & _BRANCH:
+            for at in _nodes(page):
+                low, high, top, _ = _NODE.unpack_from(page, at)
+                yield low | high << 16 | top << 32
+
+    def _leaf(self, page: bytes) -> None:
+        for at in _nodes(page):
+            _, _, flags, key_bytes = _NODE.unpack_from(page, at)
+            value_at = at + _NODE.size + key_bytes
+            if flags & _OVERFLOW_NODE:  # one of ours is never so large: the free list's
+                self.require(int.from_bytes(page[value_at : value_at + 8], "little"))
+            elif flags & _DATABASE_NODE:
+                self.walk(page[value_at : value_at + _DB.size], into_leaves=False)
+
+
+def _nodes(page: bytes) -> Iterator[int]:
+    """Where the nodes of a page begin."""
+    end = _PAGE_HEADER.unpack_from(page)[3]
+    for at in range(_PAGE_HEADER.size, min(end, len(page) - 1), _NODE_AT.size):
+        yield from (offset for offset in _NODE_AT.unpack_from(page, at) if offset + 8 <= len(page))
+
+
+def missing_page(path: str, page_bytes: int) -> int | None:
+    """The number of a page that is in use and not in the file ``path``, or None. O(branch pages).
+
+    Nobody may write meanwhile: hold a write transaction.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        file = _File(descriptor, page_bytes)
+        for database in file.main_and_free():
+            file.walk(database, into_leaves=True)
+    except _Missing as missing:
+        return int(missing.args[0])
+    finally:
+        os.close(descriptor)
+    return None

@@ -1,0 +1,384 @@
+/*
+ * The CNI binary: a pipe to the agent, not a program.
+ *
+ * It connects to the agent's Unix socket, sends the CNI_* variables and standard input, and copies
+ * standard output, standard error and the exit status back. It parses nothing. With no agent it
+ * executes the Python entry point that is installed beside it, standard input untouched; without that,
+ * it prints the error object of the CNI specification (code 11; 50 for STATUS).
+ *
+ * The protocol (agent/protocol.py is its other end), integers in network byte order:
+ *
+ *     request    magic "FIP1", length of the variables, length of the input, variables, input
+ *     answer     magic "FIP1", exit status, length of the output, length of the messages, both
+ *
+ * where the variables are texts NAME=value, each ended by a NUL byte.
+ *
+ * An agent that goes away before the whole answer is here is taken for absent, whatever it did: the entry
+ * point repeats the request. A repeated DEL, CHECK, GC or STATUS is harmless; an ADD that had
+ * been committed is then a clean error (the owner has an address already), and the runtime's DEL
+ * frees it. Nothing is printed before the answer is complete.
+ *
+ * Environment: FASTIPAM_SOCKET (the agent's socket), FASTIPAM_TIMEOUT (seconds for everything).
+ */
+
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#define DEFAULT_SOCKET "/run/fastipam/agent.sock"
+#define DIRECT "fastipam-direct"
+#define MAGIC "FIP1"
+
+enum {
+	/* The agent refuses what is larger; one byte more makes it say so. */
+	LARGEST_INPUT = (4 << 20) + 1,
+	LARGEST_VARIABLES = 256 << 10,
+	LARGEST_ANSWER = 16 << 20,
+	/* Below the two minutes that kubelet gives a runtime for all of a pod's start. */
+	DEFAULT_TIMEOUT_S = 30,
+	LONGEST_TIMEOUT_S = 3600,
+	REQUEST_HEADER = 12,
+	ANSWER_HEADER = 16,
+};
+
+extern char **environ;
+
+struct buffer {
+	char *data;
+	size_t size, room;
+};
+
+static struct buffer input;
+static int input_consumed;
+static int64_t deadline_ms;
+
+static int64_t now_ms(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+/* ---- The last resort: an error object -------------------------------------------------------- */
+
+static void put_json(FILE *out, const char *text)
+{
+	for (; *text; text++) {
+		unsigned char c = (unsigned char)*text;
+		if (c == '"' || c == '\\')
+			fprintf(out, "\\%c", c);
+		else if (c < 0x20 || c > 0x7e)
+			fprintf(out, "\\u%04x", c);
+		else
+			fputc(c, out);
+	}
+}
+
+static _Noreturn void fail(const char *message, const char *subject, const char *reason,
+			   const char *details)
+{
+	const char *command = getenv("CNI_COMMAND");
+	int code = command && strcmp(command, "STATUS") == 0 ? 50 : 11;
+	fprintf(stdout, "{\n    \"cniVersion\": \"1.1.0\",\n    \"code\": %d,\n    \"msg\": \"", code);
+	put_json(stdout, message);
+	put_json(stdout, subject);
+	if (*reason) {
+		fputs(": ", stdout);
+		put_json(stdout, reason);
+	}
+	fputs("\",\n    \"details\": \"", stdout);
+	put_json(stdout, details);
+	fputs("\"\n}", stdout);
+	fflush(stdout);
+	_exit(1);
+}
+
+/* ---- Bytes in and out, whole ----------------------------------------------------------------- */
+
+static int reserve(struct buffer *buffer, size_t more)
+{
+	size_t room = buffer->room ? buffer->room : 1 << 16;
+	char *data;
+	if (buffer->room - buffer->size >= more)
+		return 0;
+	while (room - buffer->size < more)
+		room *= 2;
+	data = realloc(buffer->data, room);
+	if (!data)
+		return -1;
+	buffer->data = data;
+	buffer->room = room;
+	return 0;
+}
+
+/* Wait for a descriptor within the deadline: 0, or -1 with errno (ETIMEDOUT). */
+static int await(int fd, short events)
+{
+	for (;;) {
+		struct pollfd p = { .fd = fd, .events = events };
+		int64_t left = deadline_ms - now_ms();
+		int n;
+		if (left <= 0) {
+			errno = ETIMEDOUT;
+			return -1;
+		}
+		n = poll(&p, 1, left > INT_MAX ? INT_MAX : (int)left);
+		if (n > 0)
+			return 0;
+		if (n < 0 && errno != EINTR)
+			return -1;
+	}
+}
+
+static int send_all(int fd, const char *data, size_t size)
+{
+	while (size) {
+		ssize_t n = send(fd, data, size, MSG_NOSIGNAL | MSG_DONTWAIT);
+		if (n > 0) {
+			data += n;
+			size -= (size_t)n;
+		} else if (n < 0 && errno == EINTR) {
+			continue;
+		} else if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
+			if (await(fd, POLLOUT) < 0)
+				return -1;
+		} else {
+			return -1;
+		}
+	}
+	return 0;
+}
+
+static int receive_all(int fd, char *data, size_t size)
+{
+	while (size) {
+		ssize_t n = recv(fd, data, size, MSG_DONTWAIT);
+		if (n > 0) {
+			data += n;
+			size -= (size_t)n;
+		} else if (n == 0) {
+			errno = ECONNRESET;
+			return -1;
+		} else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+			if (await(fd, POLLIN) < 0)
+				return -1;
+		} else if (errno != EINTR) {
+			return -1;
+		}
+	}
+	return 0;
+}
+
+/* To a pipe or file of the runtime: as much as it takes. */
+static void write_out(int fd, const char *data, size_t size)
+{
+	while (size) {
+		ssize_t n = write(fd, data, size);
+		if (n > 0) {
+			data += n;
+			size -= (size_t)n;
+		} else if (n < 0 && errno == EAGAIN) {
+			struct pollfd p = { .fd = fd, .events = POLLOUT };
+			poll(&p, 1, -1);
+		} else if (n < 0 && errno != EINTR) {
+			return;
+		}
+	}
+}
+
+/* Read standard input to its end, or to one byte more than the agent takes. */
+static int read_input(void)
+{
+	input_consumed = 1;
+	while (input.size < LARGEST_INPUT) {
+		size_t want = LARGEST_INPUT - input.size;
+		ssize_t n;
+		if (want > 1 << 16)
+			want = 1 << 16;
+		if (reserve(&input, want) < 0)
+			return -1;
+		n = read(0, input.data + input.size, want);
+		if (n > 0)
+			input.size += (size_t)n;
+		else if (n == 0)
+			return 0;
+		else if (errno == EAGAIN) {
+			if (await(0, POLLIN) < 0)
+				return -1;
+		} else if (errno != EINTR)
+			return -1;
+	}
+	return 0;
+}
+
+/* ---- Without the agent ----------------------------------------------------------------------- */
+
+/* Make what was read of standard input its content again. */
+static int restore_input(void)
+{
+	int fd;
+	size_t done = 0;
+	if (!input_consumed)
+		return 0;
+	fd = memfd_create("input", MFD_CLOEXEC);
+	if (fd < 0)
+		return -1;
+	while (done < input.size) {
+		ssize_t n = write(fd, input.data + done, input.size - done);
+		if (n < 0 && errno != EINTR)
+			return -1;
+		if (n > 0)
+			done += (size_t)n;
+	}
+	return lseek(fd, 0, SEEK_SET) < 0 || dup2(fd, 0) < 0 ? -1 : 0;
+}
+
+static _Noreturn void run_directly(char **argv)
+{
+	static char path[PATH_MAX + sizeof DIRECT];
+	static char message[2 * PATH_MAX];
+	const char *socket_path = getenv("FASTIPAM_SOCKET");
+	ssize_t n = readlink("/proc/self/exe", path, PATH_MAX - 1);
+	char *slash;
+	if (n <= 0) {
+		const char *name = (const char *)getauxval(AT_EXECFN);
+		n = snprintf(path, PATH_MAX, "%s", name ? name : "");
+	}
+	path[n < PATH_MAX ? n : PATH_MAX - 1] = '\0';
+	slash = strrchr(path, '/');
+	strcpy(slash ? slash + 1 : path, DIRECT);
+	if (restore_input() < 0)
+		fail("standard input cannot be kept for ", path, strerror(errno), "try again");
+	argv[0] = path;
+	signal(SIGPIPE, SIG_DFL);
+	execv(path, argv);
+	snprintf(message, sizeof message, "%s, and %s cannot be started",
+		 socket_path && *socket_path ? socket_path : DEFAULT_SOCKET, path);
+	fail("no fastipam agent answers at ", message, strerror(errno),
+	     "start the agent (fastipam agent, or systemctl start fastipam-agent), "
+	     "or run fastipam install again");
+}
+
+/* ---- With the agent -------------------------------------------------------------------------- */
+
+static int connect_agent(void)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	const char *path = getenv("FASTIPAM_SOCKET");
+	int64_t left = deadline_ms - now_ms();
+	struct timeval wait = { .tv_sec = left / 1000, .tv_usec = left % 1000 * 1000 + 1 };
+	int fd;
+	if (!path || !*path)
+		path = DEFAULT_SOCKET;
+	if (strlen(path) >= sizeof address.sun_path)
+		return -1;
+	strcpy(address.sun_path, path);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return -1;
+	/* connect() waits this long when the agent's queue of connections is full. */
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof wait);
+	while (connect(fd, (struct sockaddr *)&address, sizeof address) < 0)
+		if (errno != EINTR) {
+			close(fd);
+			return -1;
+		}
+	return fd;
+}
+
+/* Header and variables of the request; -1 when they are more than the agent takes. */
+static int build_request(struct buffer *request)
+{
+	uint32_t word;
+	char **each;
+	if (reserve(request, REQUEST_HEADER) < 0)
+		return -1;
+	request->size = REQUEST_HEADER;
+	for (each = environ; *each; each++) {
+		size_t size = strlen(*each) + 1;
+		if (strncmp(*each, "CNI_", 4) != 0)
+			continue;
+		if (request->size + size > LARGEST_VARIABLES || reserve(request, size) < 0)
+			return -1;
+		memcpy(request->data + request->size, *each, size);
+		request->size += size;
+	}
+	memcpy(request->data, MAGIC, 4);
+	word = htonl((uint32_t)(request->size - REQUEST_HEADER));
+	memcpy(request->data + 4, &word, 4);
+	word = htonl((uint32_t)input.size);
+	memcpy(request->data + 8, &word, 4);
+	return 0;
+}
+
+/* 0 and the answer, whole; -1 with errno when the agent went away or takes too long. */
+static int receive_answer(int fd, uint32_t sizes[3], char **body)
+{
+	char header[ANSWER_HEADER];
+	int at;
+	if (receive_all(fd, header, sizeof header) < 0)
+		return -1;
+	memcpy(sizes, header + 4, 12);
+	for (at = 0; at < 3; at++)
+		sizes[at] = ntohl(sizes[at]);
+	if (memcmp(header, MAGIC, 4) != 0 || sizes[0] > 255 || sizes[1] > LARGEST_ANSWER ||
+	    sizes[2] > LARGEST_ANSWER) {
+		errno = EPROTO;
+		return -1;
+	}
+	*body = malloc((size_t)sizes[1] + sizes[2] + 1);
+	if (!*body)
+		return -1;
+	return receive_all(fd, *body, (size_t)sizes[1] + sizes[2]);
+}
+
+static void set_deadline(void)
+{
+	const char *text = getenv("FASTIPAM_TIMEOUT");
+	char *end = NULL;
+	double seconds = text && *text ? strtod(text, &end) : DEFAULT_TIMEOUT_S;
+	if ((end && *end) || !(seconds > 0 && seconds <= LONGEST_TIMEOUT_S))
+		seconds = DEFAULT_TIMEOUT_S;
+	deadline_ms = now_ms() + (int64_t)(seconds * 1000);
+}
+
+int main(int argc, char **argv)
+{
+	const char *command = getenv("CNI_COMMAND");
+	struct buffer request = { 0 };
+	uint32_t sizes[3];
+	char *body = NULL;
+	int fd;
+	(void)argc;
+	signal(SIGPIPE, SIG_IGN);
+	set_deadline();
+	fd = connect_agent();
+	if (fd < 0)
+		run_directly(argv);
+	/* VERSION is served without input, and without a command there is nobody to send any. */
+	if (command && *command && strcmp(command, "VERSION") != 0 && read_input() < 0)
+		fail("standard input", " cannot be read", strerror(errno), "");
+	if (build_request(&request) < 0 || send_all(fd, request.data, request.size) < 0 ||
+	    send_all(fd, input.data, input.size) < 0 || receive_answer(fd, sizes, &body) < 0) {
+		if (errno == ETIMEDOUT)
+			fail("the fastipam agent", " has not answered in time", "",
+			     "FASTIPAM_TIMEOUT sets the seconds; look at the agent's log");
+		run_directly(argv);
+	}
+	write_out(2, body + sizes[1], sizes[2]);
+	write_out(1, body, sizes[1]);
+	return (int)sizes[0];
+}

@@ -1,0 +1,243 @@
+"""GC frees exactly what the runtime does not list, and never an ADD that it cannot know of."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import fastipam
+from fastipam import cni
+
+from .plugin import Answer, Call, Held, Make, environment
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .plugin import Plugin
+
+VALID = "cni.dev/valid-attachments"
+SUBNET = {"subnet": "10.1.0.0/16"}
+DONE = Answer(0, None, "")
+
+
+def _attached(*owners: tuple[str, str]) -> dict[str, Any]:
+    return {VALID: [{"containerID": one, "ifname": ifname} for one, ifname in owners]}
+
+
+def test_frees_what_is_not_listed(call: Call, config: Make, held: Held) -> None:
+    """An attachment is a container and an interface: both have to be listed, together."""
+    made = config(ipam=SUBNET)
+    owners = [("c1", "eth0"), ("c1", "eth1"), ("c2", "eth0"), ("c3", "eth1")]
+    for container_id, ifname in owners:
+        call("ADD", made, container_id, ifname=ifname)
+    listed = _attached(("c1", "eth1"), ("c2", "eth0"), ("c3", "eth0"), ("gone", "eth0"))
+    assert call("GC", made | listed) == DONE
+    assert sorted(held().values()) == [("c1", "eth1"), ("c2", "eth0")]
+    assert call("GC", made | listed) == DONE
+    assert len(held()) == 2
+
+
+def test_empty_list_frees_all(call: Call, config: Make, held: Held) -> None:
+    """An empty list says that nothing is attached: everything is freed."""
+    made = config(ipam=SUBNET)
+    for at in range(5):
+        call("ADD", made, f"c{at}")
+    assert call("GC", made | {VALID: []}) == DONE
+    assert held() == {}
+
+
+def test_many_are_freed(call: Call, config: Make, held: Held, tmp_path: Path) -> None:
+    """Thousands are freed in one call, the listed ones among them stay."""
+    with fastipam.open(tmp_path / "store") as ipam:
+        network = ipam.network("mynet", "10.1.0.0/16")
+        network.allocate_many([(f"c{at}", "eth0") for at in range(3000)])
+    keep = [(f"c{at}", "eth0") for at in range(0, 3000, 100)]
+    assert call("GC", config(ipam=SUBNET) | _attached(*keep)) == DONE
+    assert sorted(held().values()) == sorted(keep)
+
+
+@pytest.mark.parametrize("null", [True, False])
+def test_missing_list(null: bool, call: Call, config: Make, held: Held) -> None:
+    """A missing list is code 7 and frees nothing: it is not the same as an empty one."""
+    made = config(ipam=SUBNET)
+    call("ADD", made)
+    answer = call("GC", made | ({VALID: None} if null else {}))
+    assert answer.code == 7
+    assert answer.message.startswith(f"{VALID}:")
+    assert len(held()) == 1
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {},
+        5,
+        "x",
+        True,
+        [5],
+        ["c1"],
+        [None],
+        [[]],
+        [{}],
+        [{"containerID": ""}],
+        [{"containerID": 5, "ifname": "eth0"}],
+        [{"containerID": "c1", "ifname": 5}],
+        [{"containerID": "c1", "ifname": "eth0"}, {"ifname": "eth0"}],
+    ],
+)
+def test_malformed_list(value: Any, call: Call, config: Make, held: Held) -> None:
+    """A list that cannot be read is code 7 and frees nothing, of the rest of it neither."""
+    made = config(ipam=SUBNET)
+    call("ADD", made, "c2")
+    answer = call("GC", made | {VALID: value})
+    assert answer.code == 7
+    assert answer.message.startswith(VALID)
+    assert len(held()) == 1
+
+
+def test_keys_of_the_list(call: Call, config: Make, held: Held) -> None:
+    """The keys match whatever their case, and further ones are ignored."""
+    made = config(ipam=SUBNET)
+    call("ADD", made)
+    entry = {"CONTAINERID": "c1", "IfName": "eth0", "sandbox": [1]}
+    assert call("GC", made | {"CNI.dev/Valid-Attachments": [entry]}) == DONE
+    assert len(held()) == 1
+
+
+def test_only_this_network(call: Call, config: Make, held: Held) -> None:
+    """The other networks of the store keep theirs."""
+    for name in ("a", "b"):
+        call("ADD", config(name=name, ipam=SUBNET))
+    assert call("GC", config(name="a", ipam=SUBNET) | {VALID: []}) == DONE
+    assert held("a") == {}
+    assert held("b") == {"10.1.0.2": ("c1", "eth0")}
+
+
+def test_no_store(call: Call, config: Make, tmp_path: Path) -> None:
+    """GC makes no store where there is none, and an unknown network has nothing to free."""
+    assert call("GC", config(ipam=SUBNET) | {VALID: []}) == DONE
+    assert list(tmp_path.iterdir()) == []
+    call("ADD", config(ipam=SUBNET))
+    assert call("GC", config(name="other", ipam=SUBNET) | {VALID: []}) == DONE
+
+
+def test_leases_without_interface(call: Call, config: Make, held: Held, tmp_path: Path) -> None:
+    """A lease that names no interface is valid when its container is listed with any."""
+    with fastipam.open(tmp_path / "store") as ipam:
+        network = ipam.network("mynet", "10.1.0.0/16")
+        for container_id in ("c1", "c2"):
+            network.allocate(container_id, "")
+    assert call("GC", config(ipam=SUBNET) | _attached(("c1", "net7"))) == DONE
+    assert held() == {"10.1.0.2": ("c1", "")}
+
+
+def test_listed_without_interface(call: Call, config: Make, held: Held) -> None:
+    """A listed container without an interface is not every interface of it."""
+    made = config(ipam=SUBNET)
+    call("ADD", made)
+    assert call("GC", made | {VALID: [{"containerID": "c1"}]}) == DONE
+    assert held() == {}
+
+
+def test_freed_addresses_cool(call: Call, config: Make) -> None:
+    """What GC frees cools down as after a DEL."""
+    made = config(ipam={"subnet": "10.1.2.0/29"})
+    call("ADD", made)
+    call("GC", made | {VALID: []})
+    got = [call("ADD", made, f"d{at}").addresses[0] for at in range(5)]
+    assert got == [f"10.1.2.{one}/29" for one in (3, 4, 5, 6, 2)]
+
+
+def test_leases_outside_the_ranges(call: Call, config: Make, held: Held) -> None:
+    """What is not listed is freed wherever it lies."""
+    call("ADD", config(ipam={"subnet": "10.9.0.0/24"}))
+    call("ADD", config(ipam=SUBNET), "c2")
+    assert call("GC", config(ipam=SUBNET) | {VALID: []}) == DONE
+    assert held() == {}
+
+
+def test_spares_what_is_younger(call: Call, config: Make, held: Held) -> None:
+    """A lease that was assigned after the request began to arrive is not its business."""
+    made = config(ipam=SUBNET)
+    call("ADD", made, "old")
+    began_ns = time.time_ns()
+    call("ADD", made, "young")
+    assert call("GC", made | {VALID: []}, started_ns=began_ns) == DONE
+    assert list(held().values()) == [("young", "eth0")]
+
+
+def test_add_while_gc_waits(plugin: Plugin, config: Make, held: Held) -> None:
+    """An ADD that completes while a GC process still reads its list, which lacks it, is spared.
+
+    The process begins before the ADD, and has begun for certain when it has read more than a pipe
+    holds; the list arrives after the ADD.
+    """
+    made = config(ipam=SUBNET)
+    assert plugin("ADD", made, "old").status == 0
+    collector = subprocess.Popen(
+        [plugin.path], env=environment("GC"), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert collector.stdin is not None
+    collector.stdin.write(b" " * (1 << 18))
+    collector.stdin.flush()
+    assert plugin("ADD", made, "young").status == 0
+    stdout, _ = collector.communicate(json.dumps(made | {VALID: []}).encode())
+    assert (collector.returncode, stdout) == (0, b"")
+    assert list(held().values()) == [("young", "eth0")]
+
+
+def test_adds_and_gc_at_once(call: Call, config: Make, held: Held) -> None:
+    """No ADD is lost to a GC whose list was made before it, however the two interleave.
+
+    The runtime's side of the bargain: an attachment is listed from before its ADD begins until its
+    DEL, and a GC request begins before its list is made.
+    """
+    made = config(ipam=SUBNET)
+    stdin = json.dumps(made).encode()
+    known: dict[str, bool] = {}
+    lock = threading.Lock()
+    failures: list[tuple[int, bytes]] = []
+    done = threading.Event()
+
+    def add(worker: int) -> None:
+        for at in range(int(os.environ.get("FASTIPAM_LONG", "0")) * 400 + 100):
+            container_id = f"w{worker}-{at}"
+            with lock:
+                known[container_id] = True
+            answer = cni.handle(environment("ADD", container_id), stdin)
+            if answer[0]:
+                failures.append(answer)
+            if at % 3 == 0:
+                # A container that vanished without a DEL: only GC can free its address.
+                with lock:
+                    del known[container_id]
+
+    def collect() -> None:
+        while not done.is_set():
+            began_ns = time.time_ns()
+            with lock:
+                listed = [(one, "eth0") for one in known]
+            request = json.dumps(made | _attached(*listed)).encode()
+            answer = cni.handle(environment("GC"), request, started_ns=began_ns)
+            if answer != (0, b""):
+                failures.append(answer)
+
+    adders = [threading.Thread(target=add, args=(worker,)) for worker in range(4)]
+    collector = threading.Thread(target=collect)
+    collector.start()
+    for thread in adders:
+        thread.start()
+    for thread in adders:
+        thread.join()
+    done.set()
+    collector.join()
+    assert not failures
+    assert set(known) <= {container_id for container_id, _ in held().values()}
+    assert call("GC", made | _attached(*((one, "eth0") for one in known))) == DONE
+    assert set(known) == {container_id for container_id, _ in held().values()}

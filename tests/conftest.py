@@ -1,0 +1,81 @@
+"""Fixtures of every test below: a store that is verified when the test ends."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+import fastipam
+from fastipam.ipam import Ipam
+from fastipam.store import Store
+from fastipam.verify import verify
+
+_SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+settings.register_profile(
+    "ci", max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=_SLOW
+)
+settings.register_profile(
+    "long", max_examples=2000, stateful_step_count=120, deadline=None, suppress_health_check=_SLOW
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+class Clock:
+    """A wall clock that a test moves; nanoseconds, as the store wants it."""
+
+    def __init__(self) -> None:
+        self.now_ns = 1_700_000_000 * 10**9
+
+    def __call__(self) -> int:
+        return self.now_ns
+
+    def advance(self, seconds: float) -> None:
+        """Move it; backwards, too."""
+        self.now_ns += int(seconds * 1e9)
+
+
+def assert_consistent(store: Store) -> None:
+    """Fail with every finding of the verifier."""
+    found = verify(store)
+    assert not found, "\n".join(map(str, found))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that stands until the test moves it."""
+    return Clock()
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """A path at which there is no store yet."""
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def ipam(data_dir: Path, clock: Clock) -> Iterator[Ipam]:
+    """An open store on the test's clock, consistent when the test ends."""
+    with fastipam.open(data_dir, "relaxed", clock=clock) as opened:
+        yield opened
+        assert_consistent(opened.store)
+
+
+@pytest.fixture
+def store(ipam: Ipam) -> Store:
+    """The store below ``ipam``."""
+    return ipam.store
+
+
+@pytest.fixture
+def verified() -> Callable[[Path], None]:
+    """A function that opens the store of a directory and fails unless it is consistent."""
+
+    def check(path: Path) -> None:
+        with fastipam.open(path, create=False) as opened:
+            assert_consistent(opened.store)
+
+    return check

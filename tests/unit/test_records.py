@@ -1,0 +1,196 @@
+"""The store's layout: keys in address order, values that survive the way there and back."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastipam import records
+from fastipam.errors import ConfigError, StoreCorrupt
+from fastipam.records import ASSIGNED, COOLING, NetworkState, Record
+
+# Texts as the environment gives them: undecodable bytes are lone low surrogates.
+TEXT = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=9)
+TEXTS = st.lists(TEXT | st.just("\udcff\udc80"), min_size=6, max_size=6)
+U64 = st.integers(0, 2**64 - 1)
+ADDRESS = st.tuples(st.just(4), st.integers(0, 2**32 - 1)) | st.tuples(
+    st.just(6), st.integers(0, 2**128 - 1)
+)
+
+
+@given(
+    st.sampled_from([ASSIGNED, COOLING]),
+    st.integers(0, 128),
+    st.integers(0, 65535),
+    st.lists(U64, min_size=4, max_size=4),
+    TEXTS,
+)
+def test_record_round_trip(
+    state: int, length: int, set_index: int, numbers: list[int], texts: list[str]
+) -> None:
+    """A lease's record is read back as it was written, undecodable bytes included."""
+    generation, allocated_ns, released, inode = numbers
+    record = Record(state, length, set_index, 7, generation, allocated_ns, released, inode, *texts)
+    again = Record.read(record.pack())
+    assert all(getattr(again, name) == getattr(record, name) for name in Record.__slots__)
+    owner = (record.container_id, record.ifname)
+    assert again.is_owned_by(*owner) == (state == ASSIGNED)
+    assert not again.is_owned_by(record.container_id + "x", record.ifname)
+    assert records.is_assigned_to(record.pack(), records.owner_name(*owner)) == (state == ASSIGNED)
+    assert records.generation_of(record.pack()) == record.generation
+
+
+@given(TEXTS, U64)
+def test_packed_forms_agree(texts: list[str], released: int) -> None:
+    """The short cuts for packed records give what a Record would."""
+    record = Record(ASSIGNED, 24, 3, 7, 8, 9, 0, 10, *texts)
+    packed = "\0".join(texts).encode("utf-8", "surrogateescape")
+    assert records.pack_assigned(24, 3, 7, 8, 9, 10, packed) == record.pack()
+    set_index, cooled = records.cool(record.pack(), released)
+    record.state, record.released = COOLING, released
+    assert (set_index, cooled) == (3, record.pack())
+
+
+@pytest.mark.parametrize(
+    ("name", "owner", "yes"),
+    [
+        ("c", "eth0", True),
+        ("c", "eth", False),
+        ("c", "", False),
+        ("cc", "eth0", False),
+    ],
+)
+def test_owner_is_compared_in_full(name: str, owner: str, yes: bool) -> None:
+    """A prefix of an owner's name is another owner."""
+    raw = Record(ASSIGNED, 24, 0, 1, 1, 1, 0, 0, "c", "eth0").pack()
+    assert records.is_assigned_to(raw, records.owner_name(name, owner)) is yes
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"\1",
+        bytes(60),
+        Record(ASSIGNED, 24, 0, 1, 1, 1, 0, 0, "c", "e").pack()[:-1],
+        b"\7" + Record(ASSIGNED, 24, 0, 1, 1, 1, 0, 0, "c", "e").pack()[1:],
+        Record(ASSIGNED, 24, 0, 1, 1, 1, 0, 0, "c", "e").pack() + b"\0x",
+    ],
+)
+def test_unreadable_record(raw: bytes) -> None:
+    """What is no record is damage, with the way out."""
+    with pytest.raises(StoreCorrupt, match="a lease cannot be read") as caught:
+        Record.read(raw)
+    assert caught.value.hint == records.CHECK_HINT
+
+
+@given(st.integers(0, 2**32 - 1), ADDRESS, ADDRESS)
+def test_address_keys(network_id: int, one: tuple[int, int], other: tuple[int, int]) -> None:
+    """Keys are in address order, IPv4 first, and say what they were made of."""
+    keys = [records.address_key(network_id, *address) for address in (one, other)]
+    assert (keys[0] < keys[1]) == (one < other)
+    assert records.read_address_key(keys[0]) == (network_id, *one)
+    assert all(key.startswith(records.network_prefix(network_id)) for key in keys)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 65535), U64, U64, ADDRESS)
+def test_cooldown_keys(
+    network: int, set_index: int, at: int, later: int, address: tuple[int, int]
+) -> None:
+    """The queue is in the order of release, and says what it was made of."""
+    key = records.cooldown_key(network, set_index, at, *address)
+    assert records.read_cooldown_key(key) == (network, set_index, at, *address)
+    assert key.startswith(records.cooldown_prefix(network, set_index))
+    if at != later:
+        assert (key < records.cooldown_key(network, set_index, later, *address)) == (at < later)
+
+
+@given(st.lists(ADDRESS, max_size=4))
+def test_owner_addresses(addresses: list[tuple[int, int]]) -> None:
+    """An owner's addresses are read back in their order."""
+    assert records.read_addresses(records.pack_addresses(addresses)) == addresses
+
+
+@pytest.mark.parametrize(
+    "raw", [b"\4", b"\4\1\2\3", b"\5\1\2\3\4", b"\6" + bytes(15), b"\4\1\2\3\4\4"]
+)
+def test_unreadable_addresses(raw: bytes) -> None:
+    """An owner's value that cannot be read is damage."""
+    with pytest.raises(StoreCorrupt, match="addresses cannot be read"):
+        records.read_addresses(raw)
+
+
+def test_owner_keys_differ() -> None:
+    """Container and interface are told apart, and no length is too long for a key."""
+    owners = [("ab", "c"), ("a", "bc"), ("abc", ""), ("x" * 10000, "eth0")]
+    keys = {records.owner_key(b"net!", records.owner_name(*owner)) for owner in owners}
+    assert len(keys) == 4
+    assert {len(key) for key in keys} == {20}
+
+
+@pytest.mark.parametrize(
+    ("container_id", "ifname", "field"),
+    [
+        ("", "eth0", "container_id"),
+        ("a\0b", "eth0", "container_id"),
+        ("a", "e\0", "ifname"),
+        (5, "eth0", "container_id"),
+        ("a", None, "ifname"),
+    ],
+)
+def test_bad_owner(container_id: str, ifname: str, field: str) -> None:
+    """An owner that a record cannot hold is refused with its field."""
+    with pytest.raises(ConfigError) as caught:
+        records.check_owner(container_id, ifname)
+    assert caught.value.field == field
+
+
+def test_half_a_surrogate_pair() -> None:
+    """A text that is none (JSON can spell one) is refused with its field."""
+    with pytest.raises(ConfigError) as caught:
+        records.encode("name", "\ud800")
+    assert caught.value.field == "name"
+    assert records.encode("name", "\udcff") == b"\xff"
+
+
+def test_state_round_trip() -> None:
+    """A network's numbers and cursors are read back as they were written."""
+    state = NetworkState(7, None)
+    state.generation, state.assigned, state.offset = 5, 3, -9
+    state.move_cursor(2, 6, 2**128 - 1)
+    state.move_cursor(0, 4, 77)
+    again = NetworkState(7, state.pack())
+    assert (again.generation, again.assigned, again.offset, again.used) == (5, 3, -9, 3)
+    assert again.cursor(2, 6) == 2**128 - 1
+    assert again.cursor(0, 4) == 77
+    assert [again.cursor(0, 6), again.cursor(1, 4), again.cursor(2, 4), again.cursor(3, 4)] == [
+        None
+    ] * 4
+    again.move_cursor(0, 6, 1)
+    assert (again.cursor(0, 4), again.cursor(0, 6), again.cursor(2, 6)) == (None, 1, 2**128 - 1)
+
+
+@pytest.mark.parametrize("cut", [0, 10, 57, 60])
+def test_unreadable_state(cut: int) -> None:
+    """A network's state that cannot be read is damage."""
+    state = NetworkState(7, None)
+    state.move_cursor(0, 4, 77)
+    with pytest.raises(StoreCorrupt, match="state cannot be read"):
+        NetworkState(7, state.pack()[:cut])
+
+
+@given(st.lists(st.integers(-(10**12), 10**12), max_size=20))
+def test_network_clock_never_steps_back(steps: list[int]) -> None:
+    """The network's clock follows the wall clock forwards, and stands still when it steps back."""
+    state = NetworkState(7, None)
+    wall = 10**15
+    before = state.tick(wall)
+    for step in steps:
+        wall = max(wall + step, 0)
+        now = state.tick(wall)
+        assert now - before <= max(step, 0)
+        assert now >= before
+        again = state.tick(wall + 5)
+        assert again == now + 5
+        wall, before = wall + 5, again

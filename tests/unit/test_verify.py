@@ -1,0 +1,210 @@
+"""The verifier: each kind of damage is found, and named by its address or key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fastipam
+from fastipam import records
+from fastipam.ipam import Ipam
+from fastipam.records import COOLING, NetworkState, Record
+from fastipam.store import Store, Transaction
+from fastipam.verify import Finding, verify
+
+Damage = Callable[[Store, Transaction], object]
+
+ID = 1
+# 40 leases that lie on two pages: the second begins at 10.0.16.0.
+RANGES = [{"subnet": "10.0.0.0/16", "rangeStart": "10.0.15.240"}, "2001:db8::/64"]
+FULL = b"\xff" * 512
+ONE = b"\1" + bytes(511)
+
+
+@pytest.fixture
+def damaged(data_dir: Path) -> Iterator[Ipam]:
+    """A store to damage: nobody verifies it at the end."""
+    with fastipam.open(data_dir, "relaxed") as ipam:
+        net = ipam.network("net", RANGES, cooldown_s=100)
+        net.allocate_many([(f"c{at}", "eth0") for at in range(40)])
+        net.release("c7")
+        assert not verify(ipam.store)
+        yield ipam
+
+
+def put(db: str, key: bytes, value: bytes) -> Damage:
+    return lambda store, txn: txn.put(key, value, db=getattr(store, f"db_{db}"))
+
+
+def drop(db: str, key: bytes) -> Damage:
+    return lambda store, txn: txn.delete(key, b"", getattr(store, f"db_{db}"))
+
+
+def lease(value: int, **changes: Any) -> Damage:
+    """Rewrite fields of an IPv4 lease."""
+
+    def change(store: Store, txn: Transaction) -> None:
+        key = records.address_key(ID, 4, value)
+        record = Record.read(txn.get(key, b"", store.db_leases))
+        for name, new in changes.items():
+            setattr(record, name, new)
+        txn.put(key, record.pack(), db=store.db_leases)
+
+    return change
+
+
+def state(**changes: int) -> Damage:
+    """Rewrite numbers of the network's state."""
+
+    def change(store: Store, txn: Transaction) -> None:
+        key = records.network_prefix(ID)
+        numbers = NetworkState(ID, txn.get(key, None, store.db_states))
+        for name, new in changes.items():
+            setattr(numbers, name, new)
+        txn.put(key, numbers.pack(), db=store.db_states)
+
+    return change
+
+
+def page(level: int, index: int, family: int = 4) -> bytes:
+    size = records.page_index_bytes(family)
+    return records.pages_prefix(ID, family) + bytes((level,)) + index.to_bytes(size, "big")
+
+
+def at(value: int) -> bytes:
+    return records.address_key(ID, 4, value)
+
+
+A = 0x0A000FF0  # c0's address; c7 is cooling, at A + 7
+FIRST_PAGE = A >> 12
+OWNER = records.owner_key(records.network_prefix(ID), records.owner_name("c0", "eth0"))
+GHOST = records.owner_key(records.network_prefix(ID), records.owner_name("ghost", "eth0"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "kinds", "where"),
+    [
+        (put("pages", page(0, 99), b"\1" + bytes(511)), {"bit-without-record"}, "0.6.48.0"),
+        (put("pages", page(0, 99), bytes(512)), {"page-empty"}, "page 0x63 of level 0, IPv4"),
+        (put("pages", page(0, 99), b"\1"), {"page-length"}, "page 0x63 of level 0, IPv4"),
+        (put("pages", page(0, 99)[:-1], FULL), {"page-key"}, None),
+        (put("pages", page(11, 0), FULL), {"page-key"}, None),
+        (put("pages", page(0, 0, 4)[:4] + b"\5\0\0\0\0\0", FULL), {"page-key"}, None),
+        (put("pages", page(0, 2**21), b"\1" + bytes(511)), {"bit-without-record"}, hex(2**33)),
+        (drop("pages", page(0, FIRST_PAGE + 1)), {"record-without-bit"}, "10.0.16.0"),
+        (drop("pages", page(0, 0x20010DB8 << 84, 6)), {"record-without-bit"}, None),
+        (put("pages", page(1, 0), ONE), {"page-parent"}, "page 0x0 of level 0, IPv4"),
+        (put("pages", page(3, 0), ONE), {"page-parent"}, "page 0x0 of level 2, IPv4"),
+        (drop("leases", at(A)), {"bit-without-record", "owner-without-lease", "state-count"}, None),
+        (
+            put("leases", at(A), b"x"),
+            {"lease-unreadable", "owner-without-lease", "state-count"},
+            None,
+        ),
+        (put("leases", at(A)[:-1], b"x"), {"lease-key"}, None),
+        (put("leases", at(A)[:4] + b"\5" + bytes(4), b"x"), {"lease-key"}, None),
+        (lease(A, generation=10**9), {"lease-generation"}, "10.0.15.240"),
+        (lease(A, length=33), {"lease-length"}, "10.0.15.240"),
+        (lease(A, boot=99), {"lease-boot"}, "10.0.15.240"),
+        (lease(A, released=5), {"lease-released"}, "10.0.15.240"),
+        (lease(A, ifname="eth9"), {"lease-without-owner", "owner-without-lease"}, "10.0.15.240"),
+        (
+            lease(A, state=COOLING),
+            {"lease-without-cooldown", "owner-without-lease", "state-count"},
+            None,
+        ),
+        (
+            lease(A + 7, released=2**63),
+            {"lease-released", "lease-without-cooldown", "cooldown-without-lease"},
+            "10.0.15.247",
+        ),
+        (drop("owners", OWNER), {"lease-without-owner"}, None),
+        (put("owners", OWNER, b"\4\1"), {"owner-unreadable", "lease-without-owner"}, None),
+        (put("owners", GHOST, b""), {"owner-addresses"}, GHOST.hex()),
+        (put("owners", GHOST, at(A)[4:]), {"owner-without-lease"}, "10.0.15.240"),
+        (put("owners", GHOST[:-1], at(A)[4:]), {"owner-key", "owner-without-lease"}, None),
+        (
+            put("cooldown", records.cooldown_key(ID, 0, 5, 4, A), b""),
+            {"cooldown-without-lease"},
+            "10.0.15.240",
+        ),
+        (put("cooldown", records.network_prefix(ID) + b"x", b""), {"cooldown-key"}, None),
+        (put("reservations", at(A + 1)[:-1], b"x"), {"reservation-key"}, None),
+        (put("reservations", at(0x0A00F000), b"x"), {"record-without-bit", "state-count"}, None),
+        (state(assigned=1), {"state-count"}, "assigned"),
+        (state(cooling=0), {"state-count"}, "cooling"),
+        (state(reserved=1), {"state-count"}, "reserved"),
+        (state(outside=1), {"state-count"}, "outside"),
+        (state(clock=0), {"lease-released"}, "10.0.15.247"),
+        (drop("states", records.network_prefix(ID)), {"state-missing"}, None),
+        (put("states", records.network_prefix(ID), b"x"), {"state-unreadable"}, None),
+        (put("networks", b"net", ID.to_bytes(4, "big") + b"x"), {"ranges-unreadable"}, None),
+        (put("networks", b"two", ID.to_bytes(4, "big")), {"network-id"}, None),
+        (put("networks", b"two", (9).to_bytes(4, "big")), {"network-id", "state-missing"}, None),
+        (put("networks", b"two", b"x"), {"network-unreadable"}, None),
+        *(
+            (put(f"{what}{s}", (77).to_bytes(4, "big") + b"key", b"x"), {f"{what}-orphan"}, None)
+            for what, s in (
+                ("state", "s"),
+                ("page", "s"),
+                ("lease", "s"),
+                ("owner", "s"),
+                ("cooldown", ""),
+                ("reservation", "s"),
+            )
+        ),
+    ],
+)
+def test_damage(
+    damaged: Ipam,
+    damage: Damage,
+    kinds: set[str],
+    where: str | None,
+) -> None:
+    """The damage is found, and nothing else is."""
+    with damaged.store.write() as txn:
+        damage(damaged.store, txn)
+        inside = verify(damaged.store)
+    found = verify(damaged.store)
+    assert found == inside
+    assert {each.kind for each in found} == kinds, "\n".join(map(str, found))
+    if where is not None:
+        assert where in {each.where for each in found}
+
+
+def test_full_page_without_parent(damaged: Ipam) -> None:
+    """A full page of which the page above does not know is named."""
+    with damaged.store.write() as txn:
+        net = damaged.network("net")
+        net.allocate_many([(f"d{each}", "eth0") for each in range(4200)])
+    assert not verify(damaged.store)
+    with damaged.store.write() as txn:
+        txn.delete(page(1, A >> 24), b"", damaged.store.db_pages)
+    kinds = [(each.kind, each.where) for each in verify(damaged.store)]
+    assert kinds == [("page-parent", f"page {FIRST_PAGE + 1:#x} of level 0, IPv4")]
+
+
+def test_reservation_is_counted(damaged: Ipam) -> None:
+    """A reserved address has its bit set and no lease; a reserved address with one is assigned."""
+    store = damaged.store
+    value = 0x0A00F000
+    with store.write() as txn:
+        txn.put(at(value), b"why\0", db=store.db_reservations)
+        txn.put(at(A), b"why\0", db=store.db_reservations)
+        txn.pages(ID, 4).acquire(value)
+        state(reserved=1)(store, txn)
+    assert not verify(store)
+
+
+def test_empty_store(ipam: Ipam) -> None:
+    """A store with nothing in it is consistent."""
+    assert verify(ipam.store) == []
+
+
+def test_finding_as_text() -> None:
+    """A finding reads as a line."""
+    finding = Finding("page-empty", "net", "page 0x1", "it is stored, and has no bit set")
+    assert str(finding) == "net: page 0x1: it is stored, and has no bit set (page-empty)"
