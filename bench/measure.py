@@ -36,7 +36,7 @@ class Effort:
 
 
 QUICK = Effort(memory=60, store=25, process=10, fills=1, peer_seconds=0.05)
-FULL = Effort(memory=400, store=100, process=60, fills=3, peer_seconds=0.5)
+FULL = Effort(memory=400, store=100, process=60, fills=3, peer_seconds=0.25)
 
 
 def in_memory(results: Results, effort: Effort) -> None:

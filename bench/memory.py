@@ -81,7 +81,7 @@ def _bitarray(size: int, fill: float) -> tuple[int, Callable[[], None]]:
     def run() -> None:
         nonlocal cursor
         find = bits.find
-        for _ in repeat(None, 1000):
+        for _ in repeat(None, CALLS):
             index = find(0, cursor)
             if index < 0:
                 index = find(0)
@@ -89,7 +89,7 @@ def _bitarray(size: int, fill: float) -> tuple[int, Callable[[], None]]:
             cursor = index + 1 if index + 1 < size else 0
             bits[index] = 0
 
-    return 1000, run
+    return CALLS, run
 
 
 def _pyroaring(size: int, fill: float) -> tuple[int, Callable[[], None]]:
@@ -99,7 +99,7 @@ def _pyroaring(size: int, fill: float) -> tuple[int, Callable[[], None]]:
 
     def run() -> None:
         nonlocal cursor
-        for _ in repeat(None, 1000):
+        for _ in repeat(None, CALLS):
             try:
                 index = free.next_set_bit(cursor)
             except ValueError:
@@ -108,7 +108,7 @@ def _pyroaring(size: int, fill: float) -> tuple[int, Callable[[], None]]:
             cursor = index + 1
             free.add(index)
 
-    return 1000, run
+    return CALLS, run
 
 
 def _set(size: int, fill: float) -> tuple[int, Callable[[], None]]:

@@ -86,7 +86,7 @@ def cooling_of(
 class Ledger:
     """One network in one write transaction; :meth:`save` before the transaction ends."""
 
-    __slots__ = ("_known", "_stored", "_text", "name", "state", "store", "txn")
+    __slots__ = ("_known", "_owner", "_stored", "_text", "name", "state", "store", "txn")
 
     def __init__(
         self,
@@ -103,6 +103,7 @@ class Ledger:
         self.state = read_state(txn, store, network_id)
         self._text = text
         self._known = known
+        self._owner = (b"", b"")
         self._stored: Pool | None = None
 
     @classmethod
@@ -201,7 +202,7 @@ class Ledger:
         for low, high in range_set.after(self.state.cursor(index, family)):
             found = pages.take_first(low, high)
             if found is not None:
-                self._count_outside(family, found)
+                self._count_outside(family, (found,))
                 break
         else:
             early = self._longest_cooling(index, range_set, 1)
@@ -220,8 +221,7 @@ class Ledger:
             values += pages.take(low, high, wanted - len(values))
             if len(values) == wanted:
                 break
-        for value in values:
-            self._count_outside(family, value)
+        self._count_outside(family, values)
         if len(values) < wanted:
             values += self._longest_cooling(index, range_set, wanted - len(values))
             if len(values) < wanted:
@@ -236,7 +236,7 @@ class Ledger:
         restarted with its address asks for it.
         """
         if self.txn.pages(self.state.network_id, family).acquire(value):
-            self._count_outside(family, value)
+            self._count_outside(family, (value,))
         else:
             record = self._record(family, value)
             if record is None or record.state != COOLING:
@@ -244,10 +244,10 @@ class Ledger:
             self._leave_queue(record, family, value)
         self.state.move_cursor(index, family, value)
 
-    def _count_outside(self, family: int, value: int) -> None:
-        """A free address was taken; with ranges that are not the network's it may lie outside."""
+    def _count_outside(self, family: int, values: Sequence[int]) -> None:
+        """Free addresses were taken; with ranges that are not the network's they may lie outside."""
         if self._known is not None and self._known.text != self._text:
-            self.state.outside += not self.stored.holds(family, value)
+            self.state.outside += sum(not self.stored.holds(family, value) for value in values)
 
     def _exhausted(self, range_set: RangeSet, wanted: int) -> PoolExhausted:
         many = f" ({wanted} were wanted)" if wanted > 1 else ""
@@ -348,8 +348,10 @@ class Ledger:
     # Owners ---------------------------------------------------------------------------------
 
     def owner_key(self, name: bytes) -> bytes:
-        """The key of an owner's entry."""
-        return records.owner_key(self.state.prefix, name)
+        """The key of an owner's entry; the digest of the owner asked for last is kept."""
+        if self._owner[0] != name:
+            self._owner = name, records.owner_key(self.state.prefix, name)
+        return self._owner[1]
 
     def held_by(self, name: bytes) -> list[tuple[int, int]]:
         """The (family, address) pairs of an owner, in the order of the range sets."""

@@ -443,7 +443,9 @@ class Network:
         """Where the round robin of each range set stands: (family, address), or None."""
         with self._store.read() as txn:
             found = self._find(txn)
-            return [] if found is None else read_state(txn, self._store, found[0]).cursors
+            if found is None:
+                return []
+            return read_state(txn, self._store, found[0]).all_cursors()
 
     def stats(self) -> dict[str, int]:
         """``size`` and its parts ``assigned``, ``cooling``, ``reserved`` and ``free``. O(1).

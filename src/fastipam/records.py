@@ -367,6 +367,11 @@ class NetworkState:
             return int.from_bytes(self.cursors[at + 1 : at + _CURSOR.size], "big")
         return None
 
+    def all_cursors(self) -> list[tuple[int, int] | None]:
+        """(family, address) of each range set's cursor, None where there is none yet."""
+        found = _CURSOR.iter_unpack(self.cursors)
+        return [(family, int.from_bytes(raw, "big")) if family else None for family, raw in found]
+
     def move_cursor(self, set_index: int, family: int, value: int) -> None:
         """The next assignment of this range set begins behind ``value``."""
         at = set_index * _CURSOR.size

@@ -433,6 +433,10 @@ class Store:
         """Whether this thread has a write transaction open."""
         return getattr(self._local, "transaction", None) is not None
 
+    def file_bytes(self) -> int:
+        """The size of the store's file."""
+        return os.stat(os.path.join(self.path, "data.mdb")).st_size
+
     def is_current(self) -> bool:
         """Whether the path still leads to the file that is open (and not to a new one, or none)."""
         try:

@@ -9,22 +9,23 @@ import hashlib
 import json
 import os
 import random
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import fastipam
 from fastipam.cni import document, handle, stores
 
 from .plugin import COMMANDS, Call, Held, Make, environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from .plugin import Plugin
 
-# Half of a second is 15 times what they take on two slow cores; those of a loaded CI are slower.
-SECONDS = 1.0 if "CI" not in os.environ else 10.0
+# On two cores nothing here takes half of this. A loaded machine of a CI service may be far slower.
+SECONDS = 10.0 if "CI" in os.environ else 1.0
 PEAK_MIB = 200
 VALID = "cni.dev/valid-attachments"
 MARKS = document._MOST_MARKS - 100  # the most that is read, but for what surrounds it
@@ -97,6 +98,13 @@ def _other(store: Path) -> dict[str, Any]:
         ],
     }
     return made
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dataDir that is missing or relative does not lead to anybody's own files."""
+    monkeypatch.setattr("fastipam.cni.config.DEFAULT_DATA_DIR", str(tmp_path / "default"))
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -202,9 +210,7 @@ def test_just_below_the_limits(
     shape: str, plugin: Plugin, store: Path, unchanged: Callable[[], None]
 ) -> None:
     """What is just not too much to read is read, within the bounds of time and memory."""
-    base = _full(store) | {"x": "HERE"}
-    del base["args"], base["runtimeConfig"]
-    text = json.dumps(base | {"name": "mynet"}).encode()
+    text = json.dumps(_full(store) | {"x": "HERE"}).encode()
     stdin = text.replace(b'"HERE"', HUNGRY[shape])
     assert len(stdin) <= document.LARGEST
     assert _within_bounds(plugin, environment("CHECK", "c0"), stdin) is None
@@ -219,7 +225,7 @@ def test_just_below_the_limits(
         b"[" * 100_000 + b"]" * 100_000,
         b'{"name":"a","ipam":' + b'{"a":' * 100_000 + b"0" + b"}" * 100_001,
         b'{"name":"%s"}' % (b"x" * (10 << 20)),
-        b'{"name":"a","x":[%s[]]}' % (b"[]," * (10 << 20) * 1)[: 10 << 20],
+        b'{"name":"a","x":[%s[]]}' % (b"[]," * (4 << 20)),
         b'{"name":"a","x":{%s"a":0}}' % (b'"a":0,' * ((10 << 20) // 6)),
         b'{"name":"a","x":%s}' % (b"1" * (10 << 20)),
         b'{"name":"a","x":%s}' % (b"1" * (4 << 20))[: document.LARGEST - 100],
@@ -284,11 +290,13 @@ SLOW: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("shape", SLOW)
 @pytest.mark.parametrize("command", ["ADD", "CHECK"])
 def test_configurations_that_take_time(
-    command: str, shape: str, plugin: Plugin, config: Make, store: Path
+    command: str, shape: str, plugin: Plugin, config: Make
 ) -> None:
     """Configurations that are as large as may be are served, and larger ones refused, in time."""
     made = config(ipam=SLOW[shape], name="other")
-    made["prevResult"] = {"ips": [{"address": f"10.{at % 256}.{at // 256}.7"} for at in range(1024)]}
+    made["prevResult"] = {
+        "ips": [{"address": f"10.{at % 256}.{at // 256}.7"} for at in range(1024)]
+    }
     made["args"] = {"cni": {"ips": _numbered("192.168.{}.{}", 1024)}} if command == "CHECK" else {}
     assert _within_bounds(plugin, environment(command), json.dumps(made).encode()) in (
         None,
@@ -297,12 +305,17 @@ def test_configurations_that_take_time(
     )
 
 
-def test_requests_that_take_time(plugin: Plugin, config: Make, unchanged: Callable[[], None]) -> None:
+def test_requests_that_take_time(
+    plugin: Plugin, config: Make, unchanged: Callable[[], None]
+) -> None:
     """Many requested addresses against many ranges are refused in time."""
-    ranges = [[{"subnet": one} for one in _numbered("10.{}.{}.0/24", 1024)[at::256]] for at in range(256)]
+    ranges = [
+        [{"subnet": one} for one in _numbered("10.{}.{}.0/24", 1024)[at::256]] for at in range(256)
+    ]
     wanted = {"cni": {"ips": _numbered("192.168.{}.{}", 1024)}}
     stdin = json.dumps(config(ipam={"ranges": ranges}, args=wanted)).encode()
     assert _within_bounds(plugin, environment("ADD"), stdin) == 103
+    unchanged()
 
 
 @pytest.mark.parametrize(
@@ -339,6 +352,7 @@ def test_hostile_environment(
     unchanged()
 
 
+@pytest.mark.usefixtures("store")
 @pytest.mark.parametrize(
     "variables",
     [
@@ -353,7 +367,7 @@ def test_hostile_environment(
     ids=range(7),
 )
 def test_odd_environment(
-    variables: dict[bytes, bytes], plugin: Plugin, config: Make, store: Path, held: Held
+    variables: dict[bytes, bytes], plugin: Plugin, config: Make, held: Held
 ) -> None:
     """Variables that are only odd are served; DEL with the same ones frees, and the list works."""
     base = {key.encode(): value.encode() for key, value in environment("ADD").items()} | variables
@@ -392,52 +406,38 @@ def _replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
     return copy
 
 
-PLACES = [
-    (make, path)
-    for make in (_full, _other)
-    for path in _places(make.__call__(__import__("pathlib").Path("/")))
-]
-READING = ("CHECK", "STATUS")
-
-
-def _tried(command: str, stdin: bytes, store: Path, unchanged: Callable[[], None]) -> int | None:
-    """Serve it, and judge the answer; a refusal changes nothing."""
-    status, stdout = handle(environment(command, "c1"), stdin)
-    code = _judge(status, stdout, (command, stdin[:3000]))
-    if code is not None or command in READING:
-        unchanged()
-    elif command in ("ADD", "DEL", "GC"):
-        pytest.fail(f"the store may have changed: {command} {stdin[:3000]!r}") if False else None
-    return code
+PLACES = [(make, path) for make in (_full, _other) for path in _places(make(Path("/")))]
 
 
 @pytest.mark.parametrize(
     ("make", "path"), PLACES, ids=[f"{make.__name__}{path}" for make, path in PLACES]
 )
-def test_wrong_types(make: Any, path: tuple[Any, ...], store: Path, tmp_path: Path) -> None:
-    """Every value of a full configuration in turn replaced by each other kind: never 999."""
+def test_wrong_types(make: Any, path: tuple[Any, ...], store: Path) -> None:
+    """Each value of a full configuration replaced by each other kind: no 999, and no trace left.
+
+    A refused ADD changes nothing; of an owner that has nothing a DEL changes nothing.
+    """
     full = make(store)
-    digest = hashlib.sha256((store / "data.mdb").read_bytes()).hexdigest()
     texts = [json.dumps(_replaced(full, path, value)) for value in TYPES]
     marked = json.dumps(_replaced(full, path, "MARK"))
     texts += [marked.replace('"MARK"', raw) for raw in RAW]
     for text in texts:
-        for command in COMMANDS:
-            # Of an owner that has nothing, a DEL changes nothing, nor does a GC that lists c0.
-            if command == "GC" and path[0] == VALID:
-                continue
-            status, stdout = handle(environment(command, "c1"), text.encode("utf-8", "replace"))
-            code = _judge(status, stdout, (command, path, text))
+        stdin = text.encode()
+        for command in ("ADD", "CHECK", "STATUS", "DEL"):
+            before = (store / "data.mdb").read_bytes()
+            code = _judge(*handle(environment(command, "c1"), stdin), (command, path, text))
             if command == "ADD" and code is None:
-                handle(environment("DEL", "c1"), text.encode("utf-8", "replace"))
-            elif path[-1] not in ("dataDir", "ipam", "name"):
-                now = hashlib.sha256((store / "data.mdb").read_bytes()).hexdigest()
-                assert command != "ADD" or now == digest, (path, text)
-            digest = hashlib.sha256((store / "data.mdb").read_bytes()).hexdigest()
+                before = b""
+                _judge(*handle(environment("DEL", "c1"), stdin), (command, path, text))
+            assert before in (b"", (store / "data.mdb").read_bytes()), (command, path, text)
+        if path[0] != VALID:
+            _judge(*handle(environment("GC"), stdin), ("GC", path, text))
     stores.close_all()
+    with fastipam.open(store) as ipam:
+        assert [str(one.address) for one in ipam.network("mynet").leases()] == ["10.1.2.3/24"]
 
 
-def test_random_bytes(store: Path, unchanged: Callable[[], None]) -> None:
+def test_random_bytes(unchanged: Callable[[], None]) -> None:
     """Random bytes are code 6, whatever the command."""
     chance = random.Random(20261123)
     for _ in range(3000):
@@ -484,7 +484,7 @@ def test_random_processes(plugin: Plugin, unchanged: Callable[[], None]) -> None
     unchanged()
 
 
-@pytest.mark.parametrize("bad", ["\0", "\n", "\ud800", "\udcff", "\u2028", "\x7f", "\ufeff"])
+@pytest.mark.parametrize("bad", ["\0", "\n", "\ud800", "\u2028", "\x7f", "\ufeff"])
 def test_odd_characters_in_variables(bad: str, config: Make, unchanged: Callable[[], None]) -> None:
     """A caller in process may pass what no process can: it is refused, or of no account."""
     stdin = json.dumps(config(ipam={"subnet": "10.1.2.0/24"})).encode()

@@ -13,6 +13,7 @@ import pytest
 
 import fastipam
 from fastipam import cni
+from fastipam.cni import main, stores
 
 from .plugin import Answer, Call, Held, Make, environment
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 VALID = "cni.dev/valid-attachments"
 SUBNET = {"subnet": "10.1.0.0/16"}
 DONE = Answer(0, None, "")
+ADDS = 1000 if os.environ.get("FASTIPAM_LONG") == "1" else 100  # of each thread
 
 
 def _attached(*owners: tuple[str, str]) -> dict[str, Any]:
@@ -172,6 +174,33 @@ def test_spares_what_is_younger(call: Call, config: Make, held: Held) -> None:
     assert list(held().values()) == [("young", "eth0")]
 
 
+@pytest.mark.parametrize("step_s", [-3600, -1, 0, 1, 3600])
+def test_clock_is_set_while_gc_waits(
+    step_s: int,
+    call: Call,
+    config: Make,
+    held: Held,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """ADDs between GC's begin and its list are spared when the wall clock is set meanwhile, too."""
+    wall_s, monotonic_s = 1_800_000_000, 5000
+    monkeypatch.setattr(time, "time_ns", lambda: wall_s * 10**9)
+    monkeypatch.setattr(time, "monotonic_ns", lambda: monotonic_s * 10**9)
+    made = config(ipam=SUBNET)
+    stores.get(str(tmp_path / "store"), None).clock = lambda: wall_s * 10**9
+    wall_s -= 7200
+    call("ADD", made, "old")
+    wall_s += 7200
+    began = wall_s * 10**9, monotonic_s * 10**9
+    call("ADD", made, "before")
+    wall_s += step_s + 10
+    monotonic_s += 10
+    call("ADD", made, "after")
+    assert call("GC", made | {VALID: []}, started_ns=main._started(*began)) == DONE
+    assert sorted(held().values()) == [("after", "eth0"), ("before", "eth0")]
+
+
 def test_add_while_gc_waits(plugin: Plugin, config: Make, held: Held) -> None:
     """An ADD that completes while a GC process still reads its list, which lacks it, is spared.
 
@@ -206,7 +235,7 @@ def test_adds_and_gc_at_once(call: Call, config: Make, held: Held) -> None:
     done = threading.Event()
 
     def add(worker: int) -> None:
-        for at in range(int(os.environ.get("FASTIPAM_LONG", "0")) * 400 + 100):
+        for at in range(ADDS):
             container_id = f"w{worker}-{at}"
             with lock:
                 known[container_id] = True

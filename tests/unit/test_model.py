@@ -22,6 +22,7 @@ from fastipam import (
     PoolExhausted,
 )
 from fastipam.ranges import parse_ranges
+from fastipam.records import NetworkState
 
 COOLDOWN_S = 30
 # Small sets, a page border (10.0.16.0 begins a page), dual stack, the sets in another order.
@@ -48,7 +49,9 @@ class NetworkMachine(RuleBasedStateMachine):
         self.directory = Path(tempfile.mkdtemp(prefix="fastipam-model-"))
         self.clock = Clock()
         self.owned: dict[str, list[Address]] = {}
-        self.released: dict[Address, float] = {}  # cooling: when, on a clock that never steps back
+        # Cooling: the seconds that had passed, and the network's own clock, which may have stood
+        # still meanwhile if the wall clock stepped back.
+        self.released: dict[Address, tuple[float, int]] = {}
         self.elapsed = 0.0
         self.generations: set[int] = set()
         self.changed = False
@@ -70,6 +73,12 @@ class NetworkMachine(RuleBasedStateMachine):
     def net(self) -> Network:
         ranges, exclude = CONFIGURATIONS[self.which]
         return self.ipam.network("n", ranges, exclude=exclude, cooldown_s=COOLDOWN_S)
+
+    def network_clock(self) -> int:
+        with self.ipam.store.read() as txn:
+            for key, raw in txn.txn.cursor(self.ipam.store.db_states):
+                return NetworkState(int.from_bytes(key, "big"), raw).clock
+        return 0
 
     def used(self) -> set[Address]:
         return {address for held in self.owned.values() for address in held}
@@ -106,11 +115,12 @@ class NetworkMachine(RuleBasedStateMachine):
             assert name not in self.owned
             for index, one in enumerate(lease.siblings):
                 address = (one.family, one.value)
-                early = self.elapsed - self.released.get(address, -1e12) < COOLDOWN_S
+                early = self.elapsed - self.released.get(address, (-1e12, 0))[0] < COOLDOWN_S
                 if early:
                     assert not cool[index], "a cooling address was taken though others were free"
                     waiting = self.candidates(index) & set(self.released)
-                    assert self.released[address] == min(self.released[each] for each in waiting)
+                    longest = min(self.released[each][1] for each in waiting)
+                    assert self.released[address][1] == longest
             self.give(name, lease)
 
     @rule(name=NAMES, data=st.data())
@@ -144,7 +154,7 @@ class NetworkMachine(RuleBasedStateMachine):
         freed = self.net.release(name)
         held = self.owned.pop(name, [])
         assert [(each.version, int(each)) for each in freed] == held
-        self.released.update(dict.fromkeys(held, self.elapsed))
+        self.released.update(dict.fromkeys(held, (self.elapsed, self.network_clock())))
 
     @rule(seconds=st.sampled_from([0.5, 1, 10, 29, 31, 1000]))
     def wait(self, seconds: float) -> None:

@@ -160,7 +160,7 @@ class _Stores:
                         if state != "size":
                             addresses.add_metric([store.path, name, state], count)
                 sizes.add_metric([store.path], store.file_bytes())
-            except StoreError:
+            except (StoreError, OSError):
                 continue  # it was closed or damaged meanwhile: its requests say so
         yield addresses
         yield sizes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections import Counter
 from dataclasses import asdict
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import fastipam
+from fastipam.agent.protocol import DEFAULT_SOCKET
 from fastipam.cli import install as installation
 from fastipam.cli import listing, migration
-from fastipam.errors import FastipamError
+from fastipam.errors import ConfigError, FastipamError
 from fastipam.ipam import DEFAULT_DATA_DIR
 from fastipam.verify import verify
 
@@ -102,6 +104,56 @@ def _print_json(rows: Iterable[dict[str, Any]]) -> None:
 def install(bin_dir: Path, name: str) -> None:
     """Put the CNI plugin into the runtime's plugin directory."""
     click.echo(f"installed {installation.install(bin_dir, name)}")
+
+
+@cli.command()
+@click.option(
+    "--socket",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path(DEFAULT_SOCKET),
+    show_default=True,
+    envvar="FASTIPAM_SOCKET",
+    help="Where the launcher finds the agent.",
+)
+@click.option("--http", metavar="ADDR:PORT", help="Serve /metrics and /healthz there.")
+@click.option("--max-connections", default=1024, show_default=True, type=click.IntRange(1, 65536))
+@click.option(
+    "--client-timeout",
+    default=10.0,
+    show_default=True,
+    type=click.FloatRange(0.1, 3600),
+    help="Seconds that a client may take to send a request or read an answer.",
+)
+@click.option(
+    "--log-level",
+    default="warning",
+    show_default=True,
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    help="debug: one line a request.",
+)
+def agent(
+    socket: Path, http: str | None, max_connections: int, client_timeout: float, log_level: str
+) -> None:
+    """Serve the plugin calls of this node, many in one commit; SIGTERM ends it."""
+    from fastipam.agent import main as process
+    from fastipam.agent.server import Limits
+
+    logging.basicConfig(
+        level=log_level.upper(), format="%(asctime)s level=%(levelname)s %(message)s"
+    )
+    limits = Limits(max_connections, client_timeout)
+    process.run(process.Settings(socket, _host_and_port(http), limits))
+
+
+def _host_and_port(text: str | None) -> tuple[str, int] | None:
+    if text is None:
+        return None
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(
+            f"{text!r} is not ADDRESS:PORT", field="--http", value=text, hint="127.0.0.1:9464, say"
+        )
+    return host.strip("[]"), int(port)
 
 
 @cli.command("list")

@@ -1,4 +1,4 @@
-"""Put the plugin's executable into a CNI bin directory."""
+"""Put the plugin's executables into a CNI bin directory."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ import lmdb
 import fastipam
 from fastipam.errors import ConfigError
 
+DIRECT = "fastipam-direct"  # where src/launcher.c looks for the entry point
+
 # The kernel reads this much of a script's first line (BINPRM_BUF_SIZE), less on older kernels.
 _LONGEST_SHEBANG = 127
 
 
 def install(bin_dir: Path, name: str = "fastipam") -> Path:
-    """Write the executable ``bin_dir``/``name`` and return its path.
+    """Put the launcher into ``bin_dir`` as ``name``, the Python entry point beside it.
 
-    The file is replaced in one step: a runtime that starts it meanwhile gets the old or the new
-    one. The interpreter and the import path are absolute: a runtime's PATH decides nothing. Raises
-    ConfigError, OSError.
+    Returns the launcher's path. Each file is replaced in one step: a runtime that starts it
+    meanwhile gets the old or the new one. The interpreter and the import path are absolute: a
+    runtime's PATH decides nothing. Raises ConfigError, OSError.
     """
-    if not name or "/" in name or name in (".", ".."):
-        raise ConfigError(f"{name!r} is no file name", field="--name", value=name)
+    if not name or "/" in name or name in (".", "..", DIRECT):
+        raise ConfigError(f"{name!r} cannot be the plugin's name", field="--name", value=name)
     bin_dir.mkdir(parents=True, exist_ok=True)
     package = Path(fastipam.__file__).resolve().parent
     # Byte code is made now: at run time the directory may be read-only, and each start would pay.
@@ -33,11 +35,18 @@ def install(bin_dir: Path, name: str = "fastipam") -> Path:
     paths = dict.fromkeys(
         str(Path(module.__file__ or "").resolve().parent.parent) for module in (fastipam, lmdb)
     )
-    target = bin_dir / name
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=bin_dir)
+    # The entry point comes first: the launcher may be started as soon as it is there.
+    _replace(bin_dir / DIRECT, script(sys.executable, list(paths)).encode())
+    _replace(bin_dir / name, (package / "launcher").read_bytes())
+    return bin_dir / name
+
+
+def _replace(target: Path, content: bytes) -> None:
+    """Write an executable file, complete on disk before it has its name."""
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(script(sys.executable, list(paths)))
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
             os.fchmod(file.fileno(), 0o755)
             file.flush()
             os.fsync(file.fileno())
@@ -45,11 +54,10 @@ def install(bin_dir: Path, name: str = "fastipam") -> Path:
     except BaseException:
         os.unlink(temporary)
         raise
-    return target
 
 
 def script(interpreter: str, paths: list[str]) -> str:
-    """The executable's text.
+    """The Python entry point's text.
 
     ``-I`` keeps the environment and the current directory out of the import path, ``-S`` spares
     the scan of site-packages.

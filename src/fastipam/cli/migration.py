@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 DEFAULT_TREE = Path("/var/lib/cni/networks")
 _CURSOR = "last_reserved_ip."
+_LAST_SET = 255  # far more range sets than a configuration has; the cursors are stored in a row
 _LOCK = "lock"
 _LINE_BREAK = "\r\n"
 
@@ -110,7 +111,10 @@ def _import_file(network: Network, path: Path) -> Item:
 
 
 def _import_cursor(network: Network, file_name: str, content: str) -> Item:
-    index = int(file_name.removeprefix(_CURSOR))
+    number = file_name.removeprefix(_CURSOR)
+    if not number.isascii() or not number.isdigit() or int(number) > _LAST_SET:
+        raise ValueError(f"{number!r} is no number of a range set")
+    index = int(number)
     moved = network.start_from(index, *parse_ip(content))
     return Item(network.name, file_name, DONE if moved else PRESENT, content)
 

@@ -127,7 +127,7 @@ def _is_path(value: Any) -> bool:
     if not isinstance(value, str) or not value or "\0" in value:
         return False
     try:
-        value.encode("utf-8", "surrogateescape")
+        value.encode()
     except UnicodeEncodeError:  # half a surrogate pair, which JSON can spell
         return False
     return True
@@ -351,6 +351,8 @@ def _whereabouts_range(holder: dict[str, Any], path: str) -> Range:
     if dash:
         high, _, length = rest.partition("/")
         text = f"{low.strip()}/{length}"
+        if _ip(high.strip(), f"{path}.range") is None:
+            raise ConfigError("the end behind '-' is missing", field=f"{path}.range", value=high)
         start, end = start or low.strip(), end or high.strip()
     try:
         family, value, bits = parse_cidr(text)
@@ -358,7 +360,14 @@ def _whereabouts_range(holder: dict[str, Any], path: str) -> Range:
         raise ConfigError(str(error), field=f"{path}.range", value=holder["range"]) from None
     subnet = format_cidr(family, prefix_bounds(family, value, bits)[0], bits)
     gateway = _text(holder, "gateway", path)
-    return Range.parse(subnet, start, end, gateway, default_gateway=False, field=path)
+    try:
+        return Range.parse(subnet, start, end, gateway, default_gateway=False, field=path)
+    except ConfigError as error:
+        key = error.field.rpartition(".")[2]
+        for theirs, ours in (("range_start", "rangeStart"), ("range_end", "rangeEnd")):
+            if key == ours and ours.casefold() not in holder:  # it is where the user wrote it
+                error.field = f"{path}.{theirs if theirs in holder else 'range'}"
+        raise
 
 
 def _exclusion(value: Any, field: str) -> tuple[int, int, int]:

@@ -60,9 +60,18 @@ def _read_all(limit: int) -> bytes:
     return b"".join(parts)
 
 
+def _started(wall_ns: int, monotonic_ns: int) -> int:
+    """When the process began, on a wall clock that may have been set while it read its input.
+
+    The earlier of what the clock said then and what it would say now of then: GC, which spares what
+    is younger, then frees no lease that was assigned meanwhile, before or after a step.
+    """
+    return min(wall_ns, time.time_ns() - (time.monotonic_ns() - monotonic_ns))
+
+
 def main() -> NoReturn:
     """Serve the one request of this process, and end it without tearing the interpreter down."""
-    started_ns = time.time_ns()
+    wall_ns, monotonic_ns = time.time_ns(), time.monotonic_ns()
     try:
         if 1 in _fill_gaps() and os.environ.get("CNI_COMMAND") == "ADD":
             _log("standard output is closed: nothing is assigned that nobody would hear of")
@@ -73,6 +82,7 @@ def main() -> NoReturn:
         stdin = b""
         if os.environ.get("CNI_COMMAND", "VERSION") not in ("", "VERSION"):
             stdin = _read_all(LARGEST)
+        started_ns = _started(wall_ns, monotonic_ns)
         status, stdout = handle(os.environ, stdin, log=_log, started_ns=started_ns)
     except (Exception, KeyboardInterrupt) as error:
         status = 1
