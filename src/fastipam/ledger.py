@@ -245,7 +245,7 @@ class Ledger:
         self.state.move_cursor(index, family, value)
 
     def _count_outside(self, family: int, values: Sequence[int]) -> None:
-        """Free addresses were taken; with ranges that are not the network's they may lie outside."""
+        """Free addresses were taken; of ranges that are not the network's they may be outside."""
         if self._known is not None and self._known.text != self._text:
             self.state.outside += sum(not self.stored.holds(family, value) for value in values)
 

@@ -258,9 +258,7 @@ def generation_of(raw: bytes) -> int:
 def cool(raw: bytes, released: int) -> tuple[int, bytes]:
     """The range set that served a packed record, and the record as it is from now on, cooling."""
     _, length, set_index, boot, generation, allocated_ns, _, inode = _LEASE.unpack_from(raw)
-    head = _LEASE.pack(
-        COOLING, length, set_index, boot, generation, allocated_ns, released, inode
-    )
+    head = _LEASE.pack(COOLING, length, set_index, boot, generation, allocated_ns, released, inode)
     return set_index, head + raw[_LEASE.size :]
 
 

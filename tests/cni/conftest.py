@@ -10,7 +10,7 @@ import pytest
 import fastipam
 from fastipam import cni
 from fastipam.cli.install import install
-from fastipam.cni import stores
+from fastipam.cni import handler, stores
 
 from .plugin import Answer, Held, Plugin, environment
 
@@ -82,3 +82,4 @@ def call() -> Iterator[Callable[..., Answer]]:
 
     yield invoke
     stores.close_all()
+    handler._known.clear()  # a test may have changed what a configuration means

@@ -148,14 +148,13 @@ def _notes(ipam: dict[str, Any]) -> list[str]:
 
 
 class Config:
-    """The whole configuration, for ADD, CHECK and STATUS.
+    """The whole configuration, for ADD, CHECK and STATUS; it does not change once it is read.
 
     ``pool`` are the range sets, ``remember`` whether they are the network's own (and not partly
-    this container's, from ``runtimeConfig.ipRanges``). ``requested`` are (family, address) pairs,
-    ``notes`` what is odd but no error.
+    this container's, from ``runtimeConfig.ipRanges``), ``notes`` what is odd but no error.
     """
 
-    def __init__(self, document: dict[str, Any], version: Version, arguments: Arguments) -> None:
+    def __init__(self, document: dict[str, Any], version: Version) -> None:
         self.name = network_name(document)
         self.version = version
         if "ipam" not in document:
@@ -173,7 +172,6 @@ class Config:
         self.routes = [
             Route(one, f"ipam.routes[{at}]") for at, one in enumerate(_list(ipam, "routes", "ipam"))
         ]
-        self.requested = _requested(document, runtime, arguments)
         self._read_ranges(ipam, runtime)
 
     def _read_scalars(self, ipam: dict[str, Any]) -> None:
@@ -396,10 +394,9 @@ def _ip(text: str, field: str) -> tuple[int, int] | None:
         raise ConfigError(str(error), field=field, value=text) from None
 
 
-def _requested(
-    document: dict[str, Any], runtime: dict[str, Any], arguments: Arguments
-) -> list[tuple[int, int]]:
-    """The wanted addresses of the three sources, added together, each once."""
+def requested(document: dict[str, Any], arguments: Arguments) -> list[tuple[int, int]]:
+    """The wanted (family, address) pairs of the three sources, added together, each once."""
+    runtime = _object(document, "runtimeConfig", "")
     found: list[tuple[int, int]] = []
     try:
         first = _address(arguments.address, "CNI_ARGS: IP")

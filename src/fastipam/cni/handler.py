@@ -19,6 +19,7 @@ from fastipam.cni.config import (
     Location,
     network_name,
     previous_addresses,
+    requested,
     valid_attachments,
 )
 from fastipam.errors import LeaseMissing, StoreBusy, StoreError
@@ -73,8 +74,9 @@ def handle(
         asked = request.Request(environ)
         if asked.command == request.VERSION:
             return 0, _VERSION_ANSWER
-        config = document.decode(stdin)
-        answer = _serve(asked, config, log, started_ns, own_netns)
+        known = _known.get(stdin) or _read(stdin)
+        config = known.document
+        answer = _serve(asked, known, log, started_ns, own_netns)
         return 0, b"" if answer is None else document.encode(answer).encode()
     except Exception as error:
         fault = from_exception(error)
@@ -86,6 +88,32 @@ def handle(
         if fault.details:
             body["details"] = _clean(fault.details)
         return 1, document.encode(body).encode()
+
+
+class _Known:
+    """A configuration that was read, and checked if a command has wanted all of it."""
+
+    __slots__ = ("config", "document")
+
+    def __init__(self, stdin: bytes) -> None:
+        self.document = document.decode(stdin)
+        self.config: Config | None = None
+
+
+# A runtime sends the same bytes for every pod of a network. What they mean depends on them alone,
+# so a process that serves many requests reads them once.
+_known: dict[bytes, _Known] = {}
+_MOST_KNOWN = 128
+_LARGEST_KNOWN = 16 << 10
+
+
+def _read(stdin: bytes) -> _Known:
+    known = _Known(stdin)
+    if len(stdin) <= _LARGEST_KNOWN:
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        _known[stdin] = known
+    return known
 
 
 def _clean(text: str) -> str:
@@ -102,8 +130,9 @@ _VERSION_ANSWER = f'{{"cniVersion":"{versions.NEWEST}","supportedVersions":[{_QU
 
 
 def _serve(
-    asked: Request, config: dict[str, Any], log: Log, started_ns: int, own_netns: str
+    asked: Request, known: _Known, log: Log, started_ns: int, own_netns: str
 ) -> dict[str, Any] | None:
+    config = known.document
     network_name(config)
     if asked.command not in _COMMANDS:
         raise CniError(
@@ -113,26 +142,27 @@ def _serve(
         )
     version = versions.agree(config, asked.command)
     if asked.command == request.ADD:
-        return _add(asked, config, version, log, own_netns)
+        return _add(asked, known, version, log, own_netns)
     if asked.command == request.DEL:
         _delete(asked, config, own_netns)
     elif asked.command == request.CHECK:
-        _check(asked, config, version, log)
+        _check(asked, known, version, log)
     elif asked.command == request.GC:
         _collect(config, started_ns)
     else:
-        _status(config, version, log)
+        _status(known, version, log)
     return None
 
 
 _COMMANDS = (request.ADD, request.CHECK, request.DEL, request.GC, request.STATUS)
 
 
-def _load(asked_args: str, config: dict[str, Any], version: Version, log: Log) -> Config:
-    loaded = Config(config, version, request.Arguments(asked_args))
-    for note in loaded.notes:
+def _load(known: _Known, version: Version, log: Log) -> Config:
+    if known.config is None:
+        known.config = Config(known.document, version)
+    for note in known.config.notes:
         log(_clean(note))
-    return loaded
+    return known.config
 
 
 def _network(config: Config, *, create: bool = True) -> Network:
@@ -144,16 +174,17 @@ def _network(config: Config, *, create: bool = True) -> Network:
 
 
 def _add(
-    asked: Request, document: dict[str, Any], version: Version, log: Log, own_netns: str
+    asked: Request, known: _Known, version: Version, log: Log, own_netns: str
 ) -> dict[str, Any]:
     arguments = request.Arguments(asked.args)
-    config = _load(asked.args, document, version, log)
+    addresses = requested(known.document, arguments)
+    config = _load(known, version, log)
     inode = _check_netns(asked, own_netns)
     dns = resolvconf.read(config.resolv_conf) if config.resolv_conf else {}
     lease = _network(config).allocate(
         asked.container_id,
         asked.ifname,
-        addresses=config.requested,
+        addresses=addresses,
         existing=config.repeat,
         netns=asked.netns,
         inode=inode,
@@ -204,9 +235,10 @@ def _delete(asked: Request, document: dict[str, Any], own_netns: str) -> None:
         _check_netns(asked, own_netns)
 
 
-def _check(asked: Request, document: dict[str, Any], version: Version, log: Log) -> None:
-    config = _load(asked.args, document, version, log)
-    addresses = previous_addresses(document)
+def _check(asked: Request, known: _Known, version: Version, log: Log) -> None:
+    requested(known.document, request.Arguments(asked.args))
+    config = _load(known, version, log)
+    addresses = previous_addresses(known.document)
     try:
         network = _network(config, create=False)
     except FileNotFoundError:
@@ -226,9 +258,10 @@ def _collect(document: dict[str, Any], started_ns: int) -> None:
         network.retain(valid, started_ns)
 
 
-def _status(document: dict[str, Any], version: Version, log: Log) -> None:
+def _status(known: _Known, version: Version, log: Log) -> None:
     """CNI 1.1.0, "STATUS": 50 when ADD could not be served, 51 when the store is to blame."""
-    config = _load("", document, version, log)
+    requested(known.document, request.Arguments(""))
+    config = _load(known, version, log)
     try:
         exhausted = _network(config).exhausted()
     except StoreBusy:
