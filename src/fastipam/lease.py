@@ -31,6 +31,8 @@ class Owner:
         pod_uid: str = "",
     ) -> None:
         records.check_owner(container_id, ifname)
+        if not 0 <= inode < 1 << 64:
+            raise ConfigError(f"inode {inode!r} has no 64 bits", field="inode", value=inode)
         self.container_id = container_id
         self.ifname = ifname
         self.inode = inode

@@ -378,10 +378,14 @@ class NetworkState:
         self.cursors = before + packed + self.cursors[at + _CURSOR.size :]
 
     def tick(self, wall_ns: int) -> int:
-        """Advance the network's clock to the wall clock's ``wall_ns`` and return it."""
+        """Advance the network's clock to the wall clock's ``wall_ns`` and return it.
+
+        No two calls give the same time: what is queued by it has an order even while the wall clock
+        stands or steps back.
+        """
         now = wall_ns + self.offset
-        if now < self.clock:
-            self.offset += self.clock - now
-            now = self.clock
+        if now <= self.clock:
+            self.offset += self.clock + 1 - now
+            now = self.clock + 1
         self.clock = now
         return now
