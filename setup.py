@@ -19,7 +19,7 @@ LAUNCHER = "fastipam.launcher"
 
 
 class BuildExt(build_ext):
-    """Builds the launcher as what it is: an executable, static, carried as a file of the package."""
+    """Builds the launcher as what it is: a static executable, carried as a file of the package."""
 
     def get_ext_filename(self, fullname):
         if fullname == LAUNCHER or fullname == LAUNCHER.rpartition(".")[2]:

@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 
 class Bar(NamedTuple):
-    """A promise: the figure stays at or below ``limit``."""
+    """A promise: the figure stays at or below ``limit``, or at or above it (``at_least``)."""
 
     name: str
     limit: float
     unit: str
+    at_least: bool = False
 
 
 class Verdict(NamedTuple):
@@ -22,6 +23,8 @@ class Verdict(NamedTuple):
     @property
     def met(self) -> bool:
         """Whether the promise is kept."""
+        if self.bar.at_least:
+            return self.figure >= self.bar.limit
         return self.figure <= self.bar.limit
 
 
@@ -44,6 +47,19 @@ FILL = Bar("fill with 1,048,573 leases, durable", 15.0, "s")
 # As processes.
 PLUGIN_START = Bar("plugin ADD / python -I -S -c pass", 2.0, "x")
 PLUGIN_FLATNESS = Bar("plugin ADD, a million leases / none", 1.2, "x")
+
+# The agent. Of ADD and DEL the worse one; the launcher from its spawn to its end; durable.
+LAUNCHER = Bar("launcher / /bin/true", 1.6, "x")
+FASTER = {
+    leases: Bar(f"host-local, {leases:,} leases / launcher", limit, "x", at_least=True)
+    for leases, limit in ((0, 3.5), (250, 6.0), (100_000, 500.0))
+}
+LAUNCHER_FLATNESS = Bar("launcher, a million leases / none", 1.2, "x")
+CROWD_RATE = Bar("64 processes at once: rate / host-local's", 4.0, "x", at_least=True)
+CROWD_TAIL = Bar("64 processes at once: p99 / host-local's median", 1.0, "x")
+SOCKET_RATE = Bar("64 clients: rate / py-lmdb by hand", 0.5, "x", at_least=True)
+AGENT_MEMORY = Bar("agent, private memory", 40.0, "MiB")
+AGENT_MEMORY_GROWTH = Bar("agent, private memory, a million leases - none", 10.0, "MiB")
 
 
 def many(by_call_ns: float) -> Bar:

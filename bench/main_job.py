@@ -1,8 +1,8 @@
 """The main job, from end to end, with figures: what `scripts/demo` runs.
 
-First the CNI plugin: installed into a directory of its own, it serves ADD, CHECK and DEL as a runtime
-would call them. Then the /12: filled to the last of its 1,048,573 addresses and churned, in a
-durable store, with a progress bar.
+First the CNI plugin: installed into a directory of its own, it serves ADD, CHECK and DEL as a
+runtime would call them. Then the /12: filled to the last of its 1,048,573 addresses and churned, in
+a durable store, with a progress bar.
 """
 
 from __future__ import annotations
@@ -166,8 +166,10 @@ def main() -> None:
             )
             states = network.stats()
         stored = (directory / "store" / "data.mdb").stat().st_size
-    table = Table(title=f"fastipam {fastipam.__version__} on {platform.machine()}, "
-                  f"Python {platform.python_version()}, {os.cpu_count()} processors")
+    table = Table(
+        title=f"fastipam {fastipam.__version__} on {platform.machine()}, "
+        f"Python {platform.python_version()}, {os.cpu_count()} processors"
+    )
     table.add_column("what")
     table.add_column("figure", justify="right")
     for verb, took in seconds.items():

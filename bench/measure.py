@@ -80,12 +80,11 @@ def in_store(results: Results, effort: Effort, scratch: Path) -> None:
     _beside(results, effort, scratch / "beside")
     million = {name: scratch / f"million-{name}" for name in ("durable", "relaxed")}
     fills = [stores.fill(scratch / f"fill-{number}", "durable") for number in range(effort.fills)]
-    (scratch / "fill-0").rename(million["durable"])
     results.add({"fill, durable": [seconds * 1e9 for seconds in fills]})
     results.judge(bars.FILL, median(fills))
-    stores.fill(million["relaxed"], "relaxed")
-    _opening(results, effort, scratch, million["durable"])
-    for path in million.values():
+    _opening(results, effort, scratch, scratch / "fill-0")
+    for durability, path in million.items():
+        stores.fill(path, durability, stores.AGENT_BATCH)
         stores.make_room(path)
     _flatness(results, effort, scratch, million)
 

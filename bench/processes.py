@@ -53,6 +53,7 @@ class Plugin:
     binary: Path
     data: Path
     scratch: Path
+    socket: Path | None = None  # the agent's; None: the plugin by itself
 
     def __post_init__(self) -> None:
         ipam: dict[str, object] = {"type": self.binary.name, "dataDir": str(self.data)}
@@ -61,25 +62,29 @@ class Plugin:
         else:
             ipam["ranges"] = [[{"subnet": SUBNET}]]
         document = {"cniVersion": "1.0.0", "name": NETWORK, "type": "bridge", "ipam": ipam}
-        self._input.write_text(json.dumps(document))
+        self.input.write_text(json.dumps(document))
 
     @property
-    def _input(self) -> Path:
+    def input(self) -> Path:
+        """The network configuration, every call's standard input."""
         return self.scratch / f"{self.name.replace(' ', '-').replace(',', '')}.json"
 
-    def call(self, command: str, output: str = os.devnull) -> None:
-        """One ADD or DEL. RuntimeError when the plugin fails."""
-        environment = {
+    def environment(self, command: str, container: str = CONTAINER) -> dict[str, str]:
+        """The variables of a call."""
+        return {
             "CNI_COMMAND": command,
-            "CNI_CONTAINERID": CONTAINER,
+            "CNI_CONTAINERID": container,
             "CNI_NETNS": "/run/netns/bench",
             "CNI_IFNAME": IFNAME,
             "CNI_PATH": str(self.binary.parent),
             "PATH": os.environ.get("PATH", os.defpath),
-            # No agent: this is the plugin by itself.
-            "FASTIPAM_SOCKET": str(self.scratch / "no-agent.sock"),
+            "FASTIPAM_SOCKET": str(self.socket or self.scratch / "no-agent.sock"),
         }
-        status = spawn([str(self.binary)], environment, str(self._input), output)
+
+    def call(self, command: str, output: str = os.devnull) -> None:
+        """One ADD or DEL. RuntimeError when the plugin fails."""
+        environment = self.environment(command)
+        status = spawn([str(self.binary)], environment, str(self.input), output)
         if status:
             raise RuntimeError(f"{self.name}: {command} ended with status {status}")
 
@@ -120,12 +125,17 @@ def host_local(leases: int, scratch: Path) -> Plugin:
 
 def spawn(command: list[str], environment: dict[str, str], source: str, output: str) -> int:
     """Start a program, wait for its end and return its exit status."""
+    process = begin(command, environment, source, output)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def begin(command: list[str], environment: dict[str, str], source: str, output: str) -> int:
+    """Start a program and return its process id."""
     actions = [
         (os.POSIX_SPAWN_OPEN, 0, source, os.O_RDONLY, 0),
         (os.POSIX_SPAWN_OPEN, 1, output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
     ]
-    process = os.posix_spawn(command[0], command, environment, file_actions=actions)
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    return os.posix_spawn(command[0], command, environment, file_actions=actions)
 
 
 def start(name: str, *command: str) -> Subject:

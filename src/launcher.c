@@ -18,12 +18,15 @@
  * been committed is then a clean error (the owner has an address already), and the runtime's DEL
  * frees it. Nothing is printed before the answer is complete.
  *
- * Environment: FASTIPAM_SOCKET (the agent's socket), FASTIPAM_TIMEOUT (seconds for everything).
+ * Environment: FASTIPAM_SOCKET (the agent's socket), FASTIPAM_TIMEOUT (seconds for everything). To the
+ * agent and to the entry point it hands on FASTIPAM_STARTED, when it began on the monotonic clock in
+ * nanoseconds: GC spares leases that are younger than its call, however long it waited.
  */
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
 #include <signal.h>
@@ -41,6 +44,7 @@
 #define DEFAULT_SOCKET "/run/fastipam/agent.sock"
 #define DIRECT "fastipam-direct"
 #define MAGIC "FIP1"
+#define STARTED "FASTIPAM_STARTED"
 
 enum {
 	/* The agent refuses what is larger; one byte more makes it say so. */
@@ -182,8 +186,8 @@ static int receive_all(int fd, char *data, size_t size)
 	return 0;
 }
 
-/* To a pipe or file of the runtime: as much as it takes. */
-static void write_out(int fd, const char *data, size_t size)
+/* To a pipe or file of the runtime: all of it, or as much as it takes (-1, errno). */
+static int write_out(int fd, const char *data, size_t size)
 {
 	while (size) {
 		ssize_t n = write(fd, data, size);
@@ -194,9 +198,10 @@ static void write_out(int fd, const char *data, size_t size)
 			struct pollfd p = { .fd = fd, .events = POLLOUT };
 			poll(&p, 1, -1);
 		} else if (n < 0 && errno != EINTR) {
-			return;
+			return -1;
 		}
 	}
+	return 0;
 }
 
 /* Read standard input to its end, or to one byte more than the agent takes. */
@@ -249,7 +254,7 @@ static int restore_input(void)
 static _Noreturn void run_directly(char **argv)
 {
 	static char path[PATH_MAX + sizeof DIRECT];
-	static char message[2 * PATH_MAX];
+	static char message[2 * PATH_MAX + 64];
 	const char *socket_path = getenv("FASTIPAM_SOCKET");
 	ssize_t n = readlink("/proc/self/exe", path, PATH_MAX - 1);
 	char *slash;
@@ -265,7 +270,7 @@ static _Noreturn void run_directly(char **argv)
 	argv[0] = path;
 	signal(SIGPIPE, SIG_DFL);
 	execv(path, argv);
-	snprintf(message, sizeof message, "%s, and %s cannot be started",
+	snprintf(message, sizeof message, "%.*s, and %s cannot be started", PATH_MAX - 1,
 		 socket_path && *socket_path ? socket_path : DEFAULT_SOCKET, path);
 	fail("no fastipam agent answers at ", message, strerror(errno),
 	     "start the agent (fastipam agent, or systemctl start fastipam-agent), "
@@ -273,6 +278,16 @@ static _Noreturn void run_directly(char **argv)
 }
 
 /* ---- With the agent -------------------------------------------------------------------------- */
+
+/* One of the first three descriptors is closed: the socket would take its number. */
+static int lacks_descriptor(void)
+{
+	int fd;
+	for (fd = 0; fd < 3; fd++)
+		if (fcntl(fd, F_GETFD) < 0)
+			return 1;
+	return 0;
+}
 
 static int connect_agent(void)
 {
@@ -309,7 +324,8 @@ static int build_request(struct buffer *request)
 	request->size = REQUEST_HEADER;
 	for (each = environ; *each; each++) {
 		size_t size = strlen(*each) + 1;
-		if (strncmp(*each, "CNI_", 4) != 0)
+		if (strncmp(*each, "CNI_", 4) != 0 &&
+		    strncmp(*each, STARTED "=", sizeof STARTED) != 0)
 			continue;
 		if (request->size + size > LARGEST_VARIABLES || reserve(request, size) < 0)
 			return -1;
@@ -345,6 +361,15 @@ static int receive_answer(int fd, uint32_t sizes[3], char **body)
 	return receive_all(fd, *body, (size_t)sizes[1] + sizes[2]);
 }
 
+static void note_start(void)
+{
+	struct timespec t;
+	char text[40];
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	snprintf(text, sizeof text, "%lld", (long long)t.tv_sec * 1000000000 + t.tv_nsec);
+	setenv(STARTED, text, 1);
+}
+
 static void set_deadline(void)
 {
 	const char *text = getenv("FASTIPAM_TIMEOUT");
@@ -357,20 +382,26 @@ static void set_deadline(void)
 
 int main(int argc, char **argv)
 {
-	const char *command = getenv("CNI_COMMAND");
+	const char *command;
 	struct buffer request = { 0 };
 	uint32_t sizes[3];
 	char *body = NULL;
 	int fd;
 	(void)argc;
 	signal(SIGPIPE, SIG_IGN);
+	note_start();
 	set_deadline();
-	fd = connect_agent();
+	fd = lacks_descriptor() ? -1 : connect_agent();
 	if (fd < 0)
 		run_directly(argv);
+	command = getenv("CNI_COMMAND");
 	/* VERSION is served without input, and without a command there is nobody to send any. */
-	if (command && *command && strcmp(command, "VERSION") != 0 && read_input() < 0)
-		fail("standard input", " cannot be read", strerror(errno), "");
+	if (command && *command && strcmp(command, "VERSION") != 0 && read_input() < 0) {
+		if (input.size)
+			fail("standard input", " cannot be read", strerror(errno), "");
+		input_consumed = 0; /* the entry point meets, and reports, the same error */
+		run_directly(argv);
+	}
 	if (build_request(&request) < 0 || send_all(fd, request.data, request.size) < 0 ||
 	    send_all(fd, input.data, input.size) < 0 || receive_answer(fd, sizes, &body) < 0) {
 		if (errno == ETIMEDOUT)
@@ -379,6 +410,11 @@ int main(int argc, char **argv)
 		run_directly(argv);
 	}
 	write_out(2, body + sizes[1], sizes[2]);
-	write_out(1, body, sizes[1]);
+	if (write_out(1, body, sizes[1]) < 0) {
+		/* After an ADD that fails a runtime calls DEL: that frees what was assigned. */
+		dprintf(2, "fastipam: the answer could not be written to standard output: %s\n",
+			strerror(errno));
+		return 1;
+	}
 	return (int)sizes[0];
 }

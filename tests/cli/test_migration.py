@@ -149,7 +149,7 @@ def test_our_leases_are_released_by_host_local(
     assert left == {"lock", "last_reserved_ip.0", "last_reserved_ip.1"}
 
 
-def test_there_and_back(host_local: Callable[..., Any], tree: Path, store: Path) -> None:
+def test_there_and_back(tree: Path, store: Path) -> None:
     """What was exported is imported as the same leases, and a second time nothing happens."""
     for number in range(4):
         fastipam_run("ADD", "mynet", store, f"c{number}")

@@ -7,14 +7,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 COMMANDS = ("ADD", "CHECK", "DEL", "GC", "STATUS")
+NO_AGENT = Path("/nonexistent/agent.sock")
 
 
 class Answer(NamedTuple):
@@ -102,12 +103,13 @@ def _read(done: subprocess.CompletedProcess[bytes]) -> Answer:
 class Plugin:
     """The executable that ``fastipam install`` made."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, socket: Path = NO_AGENT) -> None:
         self.path = path
+        self.socket = socket
 
     def raw(self, environ: Mapping[str, str], stdin: bytes) -> Answer:
         """One process; standard output has to be one JSON document or nothing."""
-        base = {"PATH": os.environ["PATH"], "FASTIPAM_SOCKET": "/nonexistent/agent.sock"}
+        base = {"PATH": os.environ["PATH"], "FASTIPAM_SOCKET": str(self.socket)}
         done = subprocess.run(
             [self.path], env=base | dict(environ), input=stdin, capture_output=True, check=False
         )
@@ -117,7 +119,7 @@ class Plugin:
         self, environ: Mapping[str, str] | Mapping[bytes, bytes], stdin: bytes
     ) -> Measured:
         """The same, with the time and the memory that it took."""
-        own: dict[Any, Any] = {"FASTIPAM_SOCKET": "/nonexistent/agent.sock"}
+        own: dict[Any, Any] = {"FASTIPAM_SOCKET": str(self.socket)}
         read_end, write_end = os.pipe()
         try:
             done = subprocess.run(

@@ -74,17 +74,23 @@ class Executor:
     def _commit_once(self, requests: Sequence[Request]) -> list[Answer]:
         if not requests:
             return []
-        try:
-            with stores.Batch() as batch:
-                answers = [self._handle(one) for one in requests]
-                begin = time.perf_counter()
-                batch.commit()
-                self._observer.batch(len(requests), time.perf_counter() - begin)
-            return answers
-        except Exception as error:
-            # The commit failed: nothing happened. One by one, each gets the answer that is its own.
-            log.warning("a batch of %d could not be committed: %s", len(requests), error)
-        return [self._handle(one) for one in requests]
+        answers = []
+        touched = []
+        with stores.Batch() as batch:
+            for request in requests:
+                batch.touched = set()
+                answers.append(self._handle(request))
+                touched.append(batch.touched)
+            begin = time.perf_counter()
+            failed = batch.commit()
+            self._observer.batch(len(requests), time.perf_counter() - begin)
+        for store, error in failed.items():
+            log.warning("store=%s a batch could not be committed: %s", store.path, error)
+        # Where the commit failed nothing happened: each gets, alone, the answer that is its own.
+        return [
+            answer if failed.keys().isdisjoint(stores_of) else self._handle(request)
+            for request, answer, stores_of in zip(requests, answers, touched, strict=True)
+        ]
 
     @staticmethod
     def _handle(request: Request) -> Answer:

@@ -23,7 +23,7 @@ from fastipam.cni import stores
 from fastipam.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 log = logging.getLogger("fastipam.agent")
 
@@ -46,7 +46,7 @@ def run(settings: Settings) -> None:
     """
     _raise_descriptor_limit(settings.limits.connections)
     with _listening(settings.socket) as listener:
-        executor, stop_http = _instrumented(settings)
+        executor, stop_http = _instrumented(settings, listener)
         server = Server(listener, executor, settings.limits)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: server.stop(settings.drain_s))
@@ -58,19 +58,24 @@ def run(settings: Settings) -> None:
             server.run()
         finally:
             signal.set_wakeup_fd(-1)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN)  # it is at its end already
+            server.close()
             systemd.notify("STOPPING=1")
             stop_http()
             stores.close_all()
     log.info("stopped")
 
 
-def _instrumented(settings: Settings):  # type: ignore[no-untyped-def]
+def _instrumented(
+    settings: Settings, listener: socket.socket
+) -> tuple[Executor, Callable[[], None]]:
     """The executor, observed by the metrics if there are any; and how to end them."""
     if settings.http is None:
         return Executor(), lambda: None
     from fastipam.agent.metrics import Metrics
 
-    metrics = Metrics(settings.socket)
+    metrics = Metrics(listener.getsockname())
     return Executor(metrics), metrics.serve(*settings.http)
 
 
@@ -86,7 +91,7 @@ def _raise_descriptor_limit(connections: int) -> None:
 
 @contextmanager
 def _listening(path: Path) -> Iterator[socket.socket]:
-    """The listening socket: systemd's, or one of our own at ``path``, mode 0600, removed at the end."""
+    """The listening socket: systemd's, or our own at ``path``, mode 0600, removed at the end."""
     inherited = systemd.inherited_socket()
     if inherited is not None:
         with inherited:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+from socketserver import TCPServer
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -15,12 +16,11 @@ from prometheus_client.exposition import make_wsgi_app
 from fastipam.agent import protocol
 from fastipam.agent.batch import Observer
 from fastipam.cni import stores
-from fastipam.errors import StoreError
+from fastipam.errors import ConfigError, StoreError
 from fastipam.ipam import Ipam
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
     from wsgiref.types import StartResponse, WSGIEnvironment
 
 _VERBS = frozenset(("ADD", "CHECK", "DEL", "GC", "STATUS", "VERSION"))
@@ -33,8 +33,8 @@ _HEALTH_S = 2.0
 class Metrics(Observer):
     """Counts what the agent does, and reads what the stores hold when it is asked."""
 
-    def __init__(self, socket_path: Path) -> None:
-        self._socket_path = socket_path
+    def __init__(self, agent_address: str | bytes) -> None:
+        self._agent_address = agent_address
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "fastipam_requests", "Answered requests.", ["verb", "code"], registry=self.registry
@@ -79,9 +79,15 @@ class Metrics(Observer):
 
     def serve(self, address: str, port: int) -> Callable[[], None]:
         """Answer ``/metrics`` and ``/healthz`` in a thread; returns what ends it."""
-        server = make_server(
-            address, port, self._application, server_class=_Server, handler_class=_Quiet
-        )
+        family = _Server6 if ":" in address else _Server
+        try:
+            server = make_server(
+                address, port, self._application, server_class=family, handler_class=_Quiet
+            )
+        except OSError as error:
+            raise ConfigError(
+                f"{address} port {port}: {error.strerror}", field="--http", value=address
+            ) from error
         thread = threading.Thread(
             # No timeout: an idle thread wakes for requests, and never to look around.
             target=server.serve_forever,
@@ -114,7 +120,7 @@ class Metrics(Observer):
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
                 connection.settimeout(_HEALTH_S)
-                connection.connect(str(self._socket_path))
+                connection.connect(self._agent_address)
                 connection.sendall(request)
                 header = connection.recv(protocol.ANSWER.size, socket.MSG_WAITALL)
                 return protocol.read_answer(header)[0] == 0
@@ -128,8 +134,18 @@ def _plain(start_response: StartResponse, status: str, text: str) -> list[bytes]
 
 
 class _Server(WSGIServer):
-    address_family = socket.AF_INET
     request_queue_size = 16
+
+    def server_bind(self) -> None:
+        """As inherited, but without asking a name server what this address is called."""
+        TCPServer.server_bind(self)
+        host, self.server_port = self.socket.getsockname()[:2]
+        self.server_name = str(host)
+        self.setup_environ()
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
 
 
 class _Quiet(WSGIRequestHandler):
@@ -153,10 +169,15 @@ class _Stores:
             "fastipam_store_bytes", "Size of the store's file.", labels=["data_dir"]
         )
         for store in stores.all_open():
+            ipam = Ipam(store)
             try:
-                ipam = Ipam(store)
-                for name in ipam.networks():
-                    for state, count in ipam.network(name).stats().items():
+                with stores.staying_open:
+                    names = ipam.networks()
+                for name in names:
+                    # For one network at a time: a request that has to close the store waits for it.
+                    with stores.staying_open:
+                        counts = ipam.network(name).stats()
+                    for state, count in counts.items():
                         if state != "size":
                             addresses.add_metric([store.path, name, state], count)
                 sizes.add_metric([store.path], store.file_bytes())

@@ -1,11 +1,11 @@
 """What the launcher and the agent say to each other; src/launcher.c is the other end.
 
-Integers are in network byte order. A connection carries any number of requests, one after the other::
+Integers are in network byte order. A connection carries any number of requests in a row::
 
     request    magic, length of the variables, length of the input, variables, input
     answer     magic, exit status, length of the output, length of the messages, output, messages
 
-The variables are texts ``NAME=value``, each ended by NUL.
+The variables are texts ``NAME=value``, each ended by NUL: ``CNI_*`` and ``FASTIPAM_STARTED``.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def request_size(header: bytes) -> tuple[int, int]:
 
 
 def read_variables(raw: bytes) -> dict[str, str]:
-    """The variables of a request, decoded as ``os.environ`` decodes them."""
-    variables = {}
+    """The variables of a request, decoded as ``os.environ`` is; of a name's values the first."""
+    variables: dict[str, str] = {}
     for item in raw.split(b"\0"):
         name, equals, value = item.partition(b"=")
         if equals:
-            variables[os.fsdecode(name)] = os.fsdecode(value)
+            variables.setdefault(os.fsdecode(name), os.fsdecode(value))
     return variables
 
 

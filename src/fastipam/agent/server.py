@@ -1,8 +1,8 @@
 """The loop: connections in, requests in batches to ``serve``, answers out.
 
 One thread, one epoll. A request is complete when its bytes are here; all that are complete at one
-moment go into one call of ``serve``, which commits once. A client that sends slowly, or not at all, or
-does not read its answer, waits alone: nothing blocks but the store.
+moment go into one call of ``serve``, which commits once. A client that sends slowly, or not at all,
+or does not read its answer, waits alone: nothing blocks but the store.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import socket
 import struct
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastipam.agent import protocol
+from fastipam.cni.main import age_ns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -74,7 +76,7 @@ class _Client:
         if self.sizes is None:
             if len(self.incoming) < header:
                 return None
-            self.sizes = protocol.request_size(self.incoming[:header])
+            self.sizes = protocol.request_size(bytes(self.incoming[:header]))
         variables, size = self.sizes
         end = header + variables + size
         if len(self.incoming) < end:
@@ -84,7 +86,9 @@ class _Client:
         self.sizes = None
         environ = protocol.read_variables(body[:variables])
         arrived_ns, self.arrived_ns = self.arrived_ns, 0
-        return Request(environ, body[variables:], self.peer, arrived_ns)
+        # The launcher began before it was accepted: GC spares what is younger than its start.
+        began_ns = time.time_ns() - age_ns(environ.pop("FASTIPAM_STARTED", ""))
+        return Request(environ, body[variables:], self.peer, min(arrived_ns, began_ns))
 
 
 class Server:
@@ -108,7 +112,7 @@ class Server:
         # By deadline, soonest first: every deadline is set the same time ahead.
         self._waiting: OrderedDict[int, _Client] = OrderedDict()
         self._listening = False
-        self._stopping = False
+        self._stopping = self._draining = False
         self._stop_by = 0.0
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._epoll = select.epoll()
@@ -128,10 +132,8 @@ class Server:
         """
         self._stop_by = time.monotonic() + seconds
         self._stopping = True
-        try:
+        with suppress(OSError):  # the pipe is full: it wakes already
             os.write(self._wake_write, b".")
-        except OSError:
-            pass  # the pipe is full: it wakes already
 
     def run(self) -> None:
         """Serve. Returns after :meth:`stop`, when every request that was here is answered."""
@@ -141,22 +143,30 @@ class Server:
         finally:
             for client in list(self._clients.values()):
                 self._drop(client)
-            self._epoll.close()
-            os.close(self._wake_read)
-            os.close(self._wake_write)
+
+    def close(self) -> None:
+        """Give the descriptors back; no signal handler may use the wake descriptor any more."""
+        self._epoll.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
 
     def _drained(self) -> bool:
         """Nothing waits for an answer, or it has had its time."""
-        if self._listening:
-            self._accept()  # whoever was in the queue is served, too
+        if not self._draining:
+            self._draining = True
+            while self._accept():
+                pass  # whoever was in the queue is served, too
             self._listen(False)
+            return False  # what they have sent is read by another turn
         busy = any(client.incoming or client.outgoing for client in self._clients.values())
         return not busy or time.monotonic() >= self._stop_by
 
     def _turn(self) -> None:
         """Wait for events, then serve all that is complete."""
         ready: list[tuple[_Client, Request]] = []
-        for descriptor, event in self._epoll.poll(self._timeout()):
+        events = self._epoll.poll(self._timeout(), self._limits.connections + 2)
+        now = time.monotonic()  # who is silent now is slow; not who sends while a batch commits
+        for descriptor, event in events:
             if descriptor == self._listener.fileno():
                 for client in self._accept():
                     self._read(client, ready)
@@ -166,13 +176,15 @@ class Server:
                 client = self._clients[descriptor]
                 if event & select.EPOLLOUT:
                     self._write(client)
+                    if not client.outgoing:
+                        self._next(client, ready)
                 elif event & select.EPOLLIN:
                     self._read(client, ready)
                 else:
                     self._drop(client)
         while ready:
             ready = self._answer(ready)
-        self._expire()
+        self._expire(now)
 
     def _timeout(self) -> float | None:
         """Seconds until something has to be given up; None: nothing is under way, no wake-up."""
@@ -187,6 +199,7 @@ class Server:
         following: list[tuple[_Client, Request]] = []
         for (client, _), answer in zip(ready, answers, strict=True):
             client.outgoing = protocol.pack_answer(*answer)
+            self._restart_clock(client)
             self._write(client)
             if not client.outgoing:
                 self._next(client, following)
@@ -268,7 +281,6 @@ class Server:
 
     def _write(self, client: _Client) -> None:
         """Send what is left of an answer; the rest when the client has read."""
-        begun = bool(client.outgoing)
         try:
             while client.outgoing:
                 sent = client.socket.send(client.outgoing)
@@ -279,13 +291,11 @@ class Server:
         except OSError:
             self._drop(client)
             return
-        if begun and client.socket.fileno() >= 0:
-            self._epoll.modify(client.socket, select.EPOLLIN)
-            self._restart_clock(client)
+        self._epoll.modify(client.socket, select.EPOLLIN)
+        self._restart_clock(client)
 
-    def _expire(self) -> None:
+    def _expire(self, now: float) -> None:
         """Close the connections that have had their time."""
-        now = time.monotonic()
         while self._waiting:
             client = next(iter(self._waiting.values()))
             if client.deadline > now:

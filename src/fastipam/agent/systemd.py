@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
 
 _FIRST_DESCRIPTOR = 3
 
@@ -18,11 +19,9 @@ def notify(state: str) -> None:
         return
     if address.startswith("@"):
         address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-        try:
-            channel.sendto(state.encode(), address)
-        except OSError:
-            pass  # nobody listens: it is only news
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    with channel, suppress(OSError):  # nobody listens: it is only news
+        channel.sendto(state.encode(), address)
 
 
 def inherited_socket() -> socket.socket | None:

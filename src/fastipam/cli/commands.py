@@ -51,7 +51,7 @@ class _Failure(click.ClickException):
         super().__init__(message)
         self.hint = hint
 
-    def show(self, file: Any = None) -> None:
+    def show(self, file: Any = None) -> None:  # noqa: ARG002  # click's signature
         click.echo(f"fastipam: {self.message}", err=True)
         if self.hint:
             click.echo(f"  hint: {self.hint}", err=True)
@@ -101,9 +101,15 @@ def _print_json(rows: Iterable[dict[str, Any]]) -> None:
     show_default=True,
     help="The plugin's name there; host-local for programs that insist on it.",
 )
-def install(bin_dir: Path, name: str) -> None:
+@click.option(
+    "--launcher-only",
+    is_flag=True,
+    help="Without the Python entry point, for a host that has no Python: the agent has to run.",
+)
+def install(bin_dir: Path, name: str, launcher_only: bool) -> None:
     """Put the CNI plugin into the runtime's plugin directory."""
-    click.echo(f"installed {installation.install(bin_dir, name)}")
+    path = installation.install(bin_dir, name, launcher_only=launcher_only)
+    click.echo(f"installed {path}")
 
 
 @cli.command()

@@ -60,6 +60,20 @@ def _read_all(limit: int) -> bytes:
     return b"".join(parts)
 
 
+def age_ns(started: str) -> int:
+    """Nanoseconds since the launcher began, by its FASTIPAM_STARTED; 0 when that says nothing.
+
+    A process that goes directly because its agent went away may be seconds older than this one.
+    """
+    if not (started.isdecimal() and len(started) < _LONGEST_STAMP):
+        return 0
+    return min(max(0, time.monotonic_ns() - int(started)), _OLDEST_NS)
+
+
+_LONGEST_STAMP = 20
+_OLDEST_NS = 3600 * 10**9  # the launcher waits no longer; an older stamp is somebody else's
+
+
 def _started(wall_ns: int, monotonic_ns: int) -> int:
     """When the process began, on a wall clock that may have been set while it read its input.
 
@@ -71,7 +85,8 @@ def _started(wall_ns: int, monotonic_ns: int) -> int:
 
 def main() -> NoReturn:
     """Serve the one request of this process, and end it without tearing the interpreter down."""
-    wall_ns, monotonic_ns = time.time_ns(), time.monotonic_ns()
+    age = age_ns(os.environ.get("FASTIPAM_STARTED", ""))
+    wall_ns, monotonic_ns = time.time_ns() - age, time.monotonic_ns() - age
     try:
         if 1 in _fill_gaps() and os.environ.get("CNI_COMMAND") == "ADD":
             _log("standard output is closed: nothing is assigned that nobody would hear of")

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from fastipam.store import Transaction
 
 _lock = allocate_lock()
+# Held by whoever closes a store, and by another thread while it reads one that is not its own: the
+# memory map must not go away below a reader.
+staying_open = allocate_lock()
 _thread: Any = _local()
 _open: dict[str, Store] = {}
 _process = os.getpid()
@@ -50,7 +53,8 @@ def _get(data_dir: str, durability: str | None, create: bool) -> Store:
                     return store
             else:
                 del _open[path]
-                close_shared(store)
+                with staying_open:
+                    close_shared(store)
         store = open_shared(path, durability, create=create)
         _open[path] = store
         return store
@@ -60,11 +64,12 @@ class Batch:
     """Within its ``with`` block, what this thread does to any store waits for one :meth:`commit`.
 
     Every call is nested in it: one that fails leaves no trace, the others stand. Without a commit,
-    nothing has happened.
+    nothing has happened. ``touched`` are the stores that were asked for since it was last emptied.
     """
 
     def __init__(self) -> None:
         self._transactions: dict[Store, Transaction] = {}
+        self.touched: set[Store] = set()
 
     def __enter__(self) -> Self:
         _thread.batch = self
@@ -83,14 +88,23 @@ class Batch:
 
     def join(self, store: Store) -> None:
         """Begin the store's transaction, if the batch has not touched it yet."""
+        self.touched.add(store)
         if store not in self._transactions:
             self._transactions[store] = store.write().__enter__()
 
-    def commit(self) -> None:
-        """Commit every store's transaction; in durable mode it is on disk then. StoreError."""
+    def commit(self) -> dict[Store, Exception]:
+        """Commit every store's transaction; in durable mode it is on disk then.
+
+        Returns the stores that could not, and why: in those nothing has happened.
+        """
+        failed: dict[Store, Exception] = {}
         while self._transactions:
-            _, transaction = self._transactions.popitem()
-            transaction.__exit__(None, None, None)
+            store, transaction = self._transactions.popitem()
+            try:
+                transaction.__exit__(None, None, None)
+            except Exception as error:
+                failed[store] = error
+        return failed
 
 
 def all_open() -> list[Store]:
@@ -104,4 +118,5 @@ def close_all() -> None:
     with _lock:
         while _open:
             _, store = _open.popitem()
-            close_shared(store)
+            with staying_open:
+                close_shared(store)

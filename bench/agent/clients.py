@@ -1,0 +1,138 @@
+"""A load on the agent's socket: persistent clients in one epoll loop, each with one request open.
+
+A client sends its next request when the answer to the one before is here, as a runtime would: ADD,
+then DEL of the same container. Requests are packed beforehand, answers are looked at (their exit
+status), so that the load costs a fraction of what the agent does.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+from time import perf_counter_ns
+from typing import TYPE_CHECKING
+
+from bench.stores import IFNAME, NETWORK, SUBNET
+from fastipam.agent import protocol
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NETNS = "/run/netns/cni-3f2c1d5a-0b1e-4c55-9a51-6f0a1f6cbb6e"
+POD = ("default", "web-5d9c7b8f4d-x2x9k", "0b6a6f4e-8a5f-4d0f-9a44-6a8f6d1f0c11")
+_ARGS = "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_UID={}".format(*POD)
+_HEADER = protocol.ANSWER.size
+
+
+class _Client:
+    """One connection and its two requests."""
+
+    def __init__(self, config: bytes, container: str) -> None:
+        self._requests = [
+            protocol.pack_request(
+                {
+                    "CNI_COMMAND": command,
+                    "CNI_CONTAINERID": container,
+                    "CNI_NETNS": NETNS,
+                    "CNI_IFNAME": IFNAME,
+                    "CNI_ARGS": _ARGS,
+                    "CNI_PATH": "/opt/cni/bin",
+                },
+                config,
+            )
+            for command in ("ADD", "DEL")
+        ]
+        self.connection: socket.socket | None = None
+        self.left = 0
+        self._incoming = b""
+        self._sent_ns = 0
+
+    def connect(self, path: str) -> None:
+        self.close()
+        self.connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.connection.connect(path)
+
+    def close(self) -> None:
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
+
+    def send(self) -> None:
+        assert self.connection is not None
+        self._sent_ns = perf_counter_ns()
+        self.connection.sendall(self._requests[self.left % 2])
+
+    def receive(self) -> int:
+        """Nanoseconds that a complete answer took; 0: it is not complete yet."""
+        assert self.connection is not None
+        data = self.connection.recv(1 << 16)
+        if not data:
+            raise RuntimeError("the agent closed the connection")
+        self._incoming += data
+        if len(self._incoming) < _HEADER:
+            return 0
+        status, output, messages = protocol.read_answer(self._incoming[:_HEADER])
+        if len(self._incoming) < _HEADER + output + messages:
+            return 0
+        if status:
+            raise RuntimeError(f"the agent answered {self._incoming[_HEADER:]!r}")
+        self._incoming = b""
+        return perf_counter_ns() - self._sent_ns
+
+
+class Clients:
+    """So many clients of one agent and store. ``latencies`` grow by every answer of a run."""
+
+    def __init__(
+        self, agent: Path, data: Path, count: int, pairs: int, *, cooldown: int | None = 0
+    ) -> None:
+        ipam: dict[str, object] = {"type": "fastipam", "subnet": SUBNET, "dataDir": str(data)}
+        if cooldown is not None:
+            ipam["cooldown"] = cooldown
+        document = {"cniVersion": "1.0.0", "name": NETWORK, "type": "bridge", "ipam": ipam}
+        config = json.dumps(document).encode()
+        self._path = str(agent)
+        self._pairs = pairs
+        self.latencies: list[float] = []
+        # Ids of their own: stores that are filled beforehand count from 0.
+        self._clients = [_Client(config, f"c{number:063x}") for number in range(count)]
+
+    @property
+    def requests(self) -> int:
+        """How many requests a run makes."""
+        return 2 * self._pairs * len(self._clients)
+
+    def connect(self) -> None:
+        """Open the connections anew: the agent closes those that were idle for long."""
+        for client in self._clients:
+            client.connect(self._path)
+
+    def close(self) -> None:
+        """Close the connections."""
+        for client in self._clients:
+            client.close()
+
+    def run(self) -> None:
+        """Make the requests. RuntimeError when one fails."""
+        with select.epoll() as epoll:
+            by_descriptor = {}
+            for client in self._clients:
+                assert client.connection is not None
+                by_descriptor[client.connection.fileno()] = client
+                epoll.register(client.connection, select.EPOLLIN)
+                client.left = 2 * self._pairs
+                client.send()
+            busy = len(by_descriptor)
+            while busy:
+                for descriptor, _ in epoll.poll():
+                    client = by_descriptor[descriptor]
+                    taken = client.receive()
+                    if not taken:
+                        continue
+                    self.latencies.append(taken)
+                    client.left -= 1
+                    if client.left:
+                        client.send()
+                    else:
+                        busy -= 1

@@ -1,0 +1,67 @@
+"""Many plugin processes at once: so many in flight at any moment, the next when one has ended."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from time import perf_counter_ns
+from typing import TYPE_CHECKING
+
+from bench import processes
+
+if TYPE_CHECKING:
+    from bench.processes import Plugin
+
+_COMMANDS = ("ADD", "DEL")
+
+
+@dataclass
+class Crowd:
+    """``width`` processes of one program in flight; ``latencies`` grow by every one that ended.
+
+    Each of the ``width`` places makes an ADD and then the DEL of the same container, over and over.
+    A latency is that of a whole process, from just before its spawn to when its end was seen.
+    """
+
+    program: str
+    plugin: Plugin  # whose variables and standard input the program gets
+    width: int
+    pairs: int
+    latencies: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._environments = [
+            [self.plugin.environment(command, f"c{place:063x}") for command in _COMMANDS]
+            for place in range(self.width)
+        ]
+
+    @property
+    def calls(self) -> int:
+        """How many processes a run starts."""
+        return 2 * self.pairs * self.width
+
+    def run(self) -> None:
+        """Start them and see them end. RuntimeError when one fails."""
+        command, source = [self.program], str(self.plugin.input)
+        flying: dict[int, tuple[int, int, int]] = {}  # process: its place, number and start
+
+        def start(place: int, number: int) -> None:
+            variables = self._environments[place][number % 2]
+            began = perf_counter_ns()
+            process = processes.begin(command, variables, source, os.devnull)
+            flying[process] = place, number, began
+
+        for place in range(self.width):
+            start(place, 0)
+        while flying:
+            process, status = os.wait()
+            ended = perf_counter_ns()
+            if process not in flying:
+                raise RuntimeError("the agent ended")
+            place, number, began = flying.pop(process)
+            if status:
+                code = os.waitstatus_to_exitcode(status)
+                raise RuntimeError(f"{self.program}: {_COMMANDS[number % 2]} ended with {code}")
+            self.latencies.append(ended - began)
+            if number + 1 < 2 * self.pairs:
+                start(place, number + 1)

@@ -1,0 +1,235 @@
+"""The measurements of a run, part by part; each leaves samples and verdicts in the results."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import ExitStack
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING
+
+from bench import bars, processes, stores
+from bench.agent.clients import Clients
+from bench.agent.crowd import Crowd
+from bench.agent.service import Agent
+from bench.agent.yardstick import Yardstick
+from bench.errors import Missing
+from bench.sampling import Subject, interleave, ratio
+from fastipam.cli.install import install
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from bench.processes import Plugin
+    from bench.results import Results
+    from bench.sampling import Samples
+
+COMMANDS = ("ADD", "DEL")
+WIDTHS = (1, 8, 64)
+TRUE = "/bin/true"
+LAUNCHER = "launcher + agent"
+HOST_LOCAL = "host-local"
+BY_HAND = "py-lmdb by hand, 64 a commit"
+_FEW = (0, 250)
+_MANY = 100_000
+_MILLION = 1_000_000
+# Pairs that one client or one place in a crowd makes in a run: a run takes about a second at most.
+_SOCKET_PAIRS = {1: 64, 8: 32, 64: 16}
+_CROWD_PAIRS = {1: 16, 8: 4, 64: 2}
+_YARDSTICK_BATCHES = 16
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How many rounds a run takes."""
+
+    process: int
+    slow: int  # rounds with host-local among its 100,000 files
+    crowd: int
+    socket: int
+
+
+QUICK = Effort(process=25, slow=2, crowd=4, socket=10)
+FULL = Effort(process=150, slow=7, crowd=15, socket=60)
+
+
+def crowd_name(program: str, width: int) -> str:
+    """The name of so many processes at once."""
+    return f"{program}, {width} at once"
+
+
+def socket_name(clients: int) -> str:
+    """The name of so many clients at once."""
+    return f"socket, {clients} client{'s' if clients > 1 else ''}"
+
+
+def latency_name(name: str) -> str:
+    """Where the single latencies of a subject are kept."""
+    return f"{name}: latency"
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that so large a share of them does not exceed."""
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+def as_processes(results: Results, effort: Effort, scratch: Path) -> None:
+    """One launcher at a time, beside host-local with few and many leases and /bin/true."""
+    million = scratch / "million"
+    stores.fill(million, "durable")
+    stores.make_room(million)
+    with Agent(scratch) as agent:
+        ours, many = (
+            _launcher(f"{LAUNCHER}, {leases:,} leases", agent, data, scratch)
+            for leases, data in ((0, scratch / "none"), (_MILLION, million))
+        )
+        peers = [processes.host_local(leases, scratch) for leases in _FEW]
+        samples = _turns(results, [ours, many, *peers], effort.process)
+        for bar, subject, base in (
+            (bars.LAUNCHER, ours.name, TRUE),
+            (bars.LAUNCHER_FLATNESS, many.name, ours.name),
+        ):
+            results.judge(bar, _worst(samples, subject, base))
+        for leases, peer in zip(_FEW, peers, strict=True):
+            results.judge(bars.FASTER[leases], _times_faster(samples, ours, peer))
+        slow = processes.host_local(_MANY, scratch)
+        beside = _launcher(f"{LAUNCHER}, beside {slow.name}", agent, scratch / "none", scratch)
+        samples = _turns(results, [beside, slow], effort.slow)
+        results.judge(bars.FASTER[_MANY], _times_faster(samples, beside, slow))
+    shutil.rmtree(scratch / f"host-local-{_MANY}")
+
+
+def _launcher(name: str, agent: Agent, data: Path, scratch: Path) -> Plugin:
+    """The launcher without the entry point beside it: nothing but the agent can answer."""
+    binary = install(scratch / "bin", launcher_only=True)
+    return processes.Plugin(name, binary, data, scratch, agent.socket)
+
+
+def _turns(results: Results, plugins: list[Plugin], rounds: int) -> Samples:
+    subjects = [processes.start(TRUE, _true())]
+    for plugin in plugins:
+        plugin.try_out()
+        subjects += plugin.subjects()
+    samples = interleave(subjects, rounds)
+    for name, values in samples.items():
+        results.samples.setdefault(name, values)  # /bin/true keeps the samples of its first turns
+    return samples
+
+
+def _true() -> str:
+    found = shutil.which("true")
+    if found is None:
+        raise Missing("the program `true` is missing")
+    return found
+
+
+def _worst(samples: Samples, subject: str, base: str) -> float:
+    """How many times the base's cost, which has verbs as well or none: the worse of the two."""
+    return max(
+        ratio(samples, f"{subject}: {command}", base if base in samples else f"{base}: {command}")
+        for command in COMMANDS
+    )
+
+
+def _times_faster(samples: Samples, ours: Plugin, peer: Plugin) -> float:
+    """How many times the launcher's time the peer takes: the less favourable of the two verbs."""
+    return min(
+        ratio(samples, f"{peer.name}: {command}", f"{ours.name}: {command}") for command in COMMANDS
+    )
+
+
+def as_crowds(results: Results, effort: Effort, scratch: Path) -> None:
+    """1, 8 and 64 processes at once: the launcher, host-local without other leases, /bin/true."""
+    with Agent(scratch, "crowd") as agent:
+        ours = _launcher("crowd", agent, scratch / "crowd-store", scratch)
+        peer = processes.Plugin(
+            "crowd host-local", processes.HOST_LOCAL, scratch / "crowd-host-local", scratch
+        )
+        for plugin in (ours, peer):
+            plugin.try_out()
+        for width in WIDTHS:
+            crowds = {
+                crowd_name(name, width): Crowd(program, plugin, width, _CROWD_PAIRS[width])
+                for name, program, plugin in (
+                    (TRUE, _true(), ours),
+                    (LAUNCHER, str(ours.binary), ours),
+                    (HOST_LOCAL, str(peer.binary), peer),
+                )
+            }
+            subjects = [Subject(name, one.calls, one.run) for name, one in crowds.items()]
+            results.add(interleave(subjects, effort.crowd))
+            _keep_latencies(
+                results, {name: one.latencies[one.calls :] for name, one in crowds.items()}
+            )
+    mine, theirs = (crowd_name(name, WIDTHS[-1]) for name in (LAUNCHER, HOST_LOCAL))
+    results.judge(bars.CROWD_RATE, ratio(results.samples, theirs, mine))
+    tail = percentile(results.samples[latency_name(mine)], 0.99)
+    results.judge(bars.CROWD_TAIL, tail / median(results.samples[latency_name(theirs)]))
+
+
+def _keep_latencies(results: Results, latencies: dict[str, list[float]]) -> None:
+    results.add({latency_name(name): values for name, values in latencies.items()})
+
+
+def over_the_socket(results: Results, effort: Effort, scratch: Path) -> None:
+    """1, 8 and 64 persistent clients, beside the puts by hand."""
+    with ExitStack() as stack:
+        agent = stack.enter_context(Agent(scratch, "socket"))
+        hand = Yardstick(scratch / "by-hand", _YARDSTICK_BATCHES)
+        stack.callback(hand.close)
+        loads = {
+            socket_name(width): Clients(
+                agent.socket, scratch / f"socket-{width}", width, _SOCKET_PAIRS[width]
+            )
+            for width in WIDTHS
+        }
+        loads[f"{socket_name(WIDTHS[-1])}, cool-down"] = Clients(
+            agent.socket,
+            scratch / "socket-cooldown",
+            WIDTHS[-1],
+            _SOCKET_PAIRS[WIDTHS[-1]],
+            cooldown=None,
+        )
+        for load in loads.values():
+            stack.callback(load.close)
+        samples = results.add(
+            interleave(
+                [
+                    Subject(BY_HAND, hand.requests, hand.run),
+                    *(
+                        Subject(name, load.requests, load.run, load.connect)
+                        for name, load in loads.items()
+                    ),
+                ],
+                effort.socket,
+            )
+        )
+        _keep_latencies(
+            results, {name: load.latencies[load.requests :] for name, load in loads.items()}
+        )
+    # The rate is the inverse of the time a request takes.
+    results.judge(bars.SOCKET_RATE, ratio(samples, BY_HAND, socket_name(WIDTHS[-1])))
+
+
+def memory(results: Results, scratch: Path) -> None:
+    """Two agents that have done the same, on a store without a lease and on one with a million."""
+    million = scratch / "million"
+    if not million.exists():
+        stores.fill(million, "durable")
+        stores.make_room(million)
+    taken = {}
+    for leases, data in ((0, scratch / "memory"), (_MILLION, million)):
+        with Agent(scratch, f"memory-{leases}") as agent:
+            idle = agent.memory()
+            load = Clients(agent.socket, data, 8, 50)
+            load.connect()
+            load.run()
+            load.close()
+            taken[leases] = agent.memory()
+        results.facts[f"agent, private memory, {leases:,} leases"] = (
+            f"{idle.private:.1f} MiB started, {taken[leases].private:.1f} MiB after 800 requests; "
+            f"pages of the store in the page cache: {taken[leases].store:.1f} MiB"
+        )
+    results.judge(bars.AGENT_MEMORY, taken[0].private)
+    results.judge(bars.AGENT_MEMORY_GROWTH, taken[_MILLION].private - taken[0].private)

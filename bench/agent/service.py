@@ -1,0 +1,88 @@
+"""An agent of the benchmark's own: started, looked at, ended."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_START_S = 20.0
+
+
+class Memory(NamedTuple):
+    """MiB: what no other process shares, and the store's pages that are mapped besides.
+
+    Those are the kernel's page cache, clean, and taken back when it needs them: the store is mapped
+    for reading only. The agent's own memory is all the rest.
+    """
+
+    private: float
+    store: float
+
+
+class Agent:
+    """``fastipam agent`` on a socket in ``scratch``, within a ``with`` block."""
+
+    def __init__(self, scratch: Path, name: str = "agent") -> None:
+        self.socket = scratch / f"{name}.sock"
+        self._log = scratch / f"{name}.log"
+
+    def __enter__(self) -> Self:
+        command = [
+            *(str(Path(sys.executable).with_name("fastipam")), "agent"),
+            *("--socket", str(self.socket)),
+        ]
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log)
+        give_up = time.monotonic() + _START_S
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > give_up:
+                self._process.kill()
+                self._process.wait()
+                raise RuntimeError(f"the agent did not start: {self._log.read_text()[-2000:]}")
+            time.sleep(0.01)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            status = self._process.wait(_START_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            status = self._process.wait()
+        if error is None and status:
+            raise RuntimeError(f"the agent ended with {status}: {self._log.read_text()[-2000:]}")
+
+    def _answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            try:
+                connection.connect(str(self.socket))
+            except OSError:
+                return False
+            return True
+
+    def memory(self) -> Memory:
+        """What the process holds now. O(its mappings)."""
+        private = store = 0
+        of_store = False
+        for line in Path(f"/proc/{self._process.pid}/smaps").read_text().splitlines():
+            name, *rest = line.split()
+            if not name.endswith(":"):
+                of_store = line.endswith("/data.mdb")
+            elif name == "Private_Dirty:" or (name == "Private_Clean:" and not of_store):
+                private += int(rest[0])
+            elif name == "Rss:" and of_store:
+                store += int(rest[0])
+        return Memory(private / 1024, store / 1024)

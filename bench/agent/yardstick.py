@@ -1,0 +1,90 @@
+"""The yardstick of the socket: what the agent has LMDB write, by hand, in one Python loop.
+
+64 assignments in one durable commit, then 64 releases in another one; the same puts and deletes, of
+the same sizes, in the same databases as ``records.py`` has them. No reads, no search, no checks,
+no protocol: nothing that is written in Python on py-lmdb can be faster.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import lmdb
+
+from bench.agent.clients import NETNS, POD
+from bench.stores import IFNAME, NETWORK, SUBNET
+from fastipam import records
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TOGETHER = 64
+_DATABASES = ("networks", "states", "pages", "leases", "owners", "cooldown", "reservations")
+_FIRST = 0x0A200001
+_NETWORK_ID = 1
+_PAGE = bytes(512)
+
+
+class Yardstick:
+    """A store of its own in ``path``, of fastipam's layout; ``batches`` pairs of commits a run."""
+
+    def __init__(self, path: Path, batches: int) -> None:
+        path.mkdir()
+        self._env = lmdb.open(str(path), map_size=64 << 30, max_dbs=32, max_readers=1022)
+        self._db = {name: self._env.open_db(name.encode()) for name in _DATABASES}
+        self._batches = batches
+        self._number = 0
+        self._prefix = records.network_prefix(_NETWORK_ID)
+        self._owners = []
+        for place in range(TOGETHER):
+            container = f"c{place:063x}"
+            name = records.owner_name(container, IFNAME)
+            lease = records.Record(
+                *(records.ASSIGNED, 12, 0, 1, 1, 1, 0, 1),
+                *(container, IFNAME, NETNS, *POD),
+            )
+            self._owners.append((records.owner_key(self._prefix, name), lease.pack()))
+        state = records.NetworkState(_NETWORK_ID, None)
+        state.move_cursor(0, 4, _FIRST)
+        self._state = state.pack()
+        with self._env.begin(write=True) as txn:
+            pool = self._prefix + f"{SUBNET} 10.32.0.1 10.47.255.254 10.32.0.1".encode()
+            txn.put(NETWORK.encode(), pool, db=self._db["networks"])
+
+    @property
+    def requests(self) -> int:
+        """How many assignments and releases a run makes."""
+        return 2 * TOGETHER * self._batches
+
+    def close(self) -> None:
+        """Close the environment."""
+        self._env.close()
+
+    def run(self) -> None:
+        """Assign and release, 64 at a time."""
+        pages, leases, owners, states = (
+            self._db[name] for name in ("pages", "leases", "owners", "states")
+        )
+        for _ in range(self._batches):
+            keys = []
+            with self._env.begin(write=True) as txn:
+                for owner, lease in self._owners:
+                    address = _FIRST + (self._number & 0xFFFFF)
+                    self._number += 1
+                    lease_key = records.address_key(_NETWORK_ID, 4, address)
+                    page_key = self._page_key(address)
+                    keys.append((owner, lease_key, page_key))
+                    txn.put(page_key, _PAGE, db=pages)
+                    txn.put(lease_key, lease, db=leases)
+                    txn.put(owner, lease_key[4:], db=owners)
+                    txn.put(self._prefix, self._state, db=states)
+            with self._env.begin(write=True) as txn:
+                for owner, lease_key, page_key in keys:
+                    txn.delete(lease_key, db=leases)
+                    txn.put(page_key, _PAGE, db=pages)
+                    txn.delete(owner, db=owners)
+                    txn.put(self._prefix, self._state, db=states)
+
+    def _page_key(self, address: int) -> bytes:
+        prefix = records.pages_prefix(_NETWORK_ID, 4)
+        return prefix + b"\0" + (address >> 12).to_bytes(records.page_index_bytes(4), "big")
