@@ -30,6 +30,8 @@ WIDTHS = (1, 8, 64)
 TRUE = "/bin/true"
 LAUNCHER = "launcher + agent"
 HOST_LOCAL = "host-local"
+VERSION = f"{LAUNCHER}: VERSION"
+COMMIT = "one durable commit, py-lmdb by hand"
 BY_HAND = "py-lmdb by hand, 64 a commit"
 _FEW = (0, 250)
 _MANY = 100_000
@@ -38,6 +40,7 @@ _MILLION = 1_000_000
 _SOCKET_PAIRS = {1: 64, 8: 32, 64: 16}
 _CROWD_PAIRS = {1: 16, 8: 4, 64: 2}
 _YARDSTICK_BATCHES = 16
+_MOST_LATENCIES = 4000  # 40 of them are beyond the 99th percentile
 
 
 @dataclass(frozen=True)
@@ -77,15 +80,23 @@ def percentile(values: Sequence[float], share: float) -> float:
 def as_processes(results: Results, effort: Effort, scratch: Path) -> None:
     """One launcher at a time, beside host-local with few and many leases and /bin/true."""
     million = scratch / "million"
-    stores.fill(million, "durable")
+    stores.fill(million, "durable", stores.AGENT_BATCH)
     stores.make_room(million)
-    with Agent(scratch) as agent:
+    with ExitStack() as stack:
+        agent = stack.enter_context(Agent(scratch))
+        hand = Yardstick(scratch / "commit", 1, together=1)
+        stack.callback(hand.close)
         ours, many = (
             _launcher(f"{LAUNCHER}, {leases:,} leases", agent, data, scratch)
             for leases, data in ((0, scratch / "none"), (_MILLION, million))
         )
         peers = [processes.host_local(leases, scratch) for leases in _FEW]
-        samples = _turns(results, [ours, many, *peers], effort.process)
+        # What a call costs beside the work: the way there and back, and the disk.
+        floor = [
+            Subject(VERSION, 1, lambda: ours.call("VERSION")),
+            Subject(COMMIT, hand.requests, hand.run),
+        ]
+        samples = _turns(results, [ours, many, *peers], effort.process, floor)
         for bar, subject, base in (
             (bars.LAUNCHER, ours.name, TRUE),
             (bars.LAUNCHER_FLATNESS, many.name, ours.name),
@@ -106,8 +117,10 @@ def _launcher(name: str, agent: Agent, data: Path, scratch: Path) -> Plugin:
     return processes.Plugin(name, binary, data, scratch, agent.socket)
 
 
-def _turns(results: Results, plugins: list[Plugin], rounds: int) -> Samples:
-    subjects = [processes.start(TRUE, _true())]
+def _turns(
+    results: Results, plugins: list[Plugin], rounds: int, others: Sequence[Subject] = ()
+) -> Samples:
+    subjects = [processes.start(TRUE, _true()), *others]
     for plugin in plugins:
         plugin.try_out()
         subjects += plugin.subjects()
@@ -169,7 +182,9 @@ def as_crowds(results: Results, effort: Effort, scratch: Path) -> None:
 
 
 def _keep_latencies(results: Results, latencies: dict[str, list[float]]) -> None:
-    results.add({latency_name(name): values for name, values in latencies.items()})
+    """Keep them, of very many an even choice: a report's file is read by people, too."""
+    for name, values in latencies.items():
+        results.add({latency_name(name): values[:: max(1, len(values) // _MOST_LATENCIES)]})
 
 
 def over_the_socket(results: Results, effort: Effort, scratch: Path) -> None:
@@ -216,7 +231,7 @@ def memory(results: Results, scratch: Path) -> None:
     """Two agents that have done the same, on a store without a lease and on one with a million."""
     million = scratch / "million"
     if not million.exists():
-        stores.fill(million, "durable")
+        stores.fill(million, "durable", stores.AGENT_BATCH)
         stores.make_room(million)
     taken = {}
     for leases, data in ((0, scratch / "memory"), (_MILLION, million)):

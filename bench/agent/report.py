@@ -36,7 +36,11 @@ def _processes(results: Results) -> str:
     true = results.median(measure.TRUE)
     if true is None:
         return ""
-    rows = [(measure.TRUE, duration(true), "1.00", "-")]
+    rows = []
+    for name in (measure.TRUE, measure.VERSION, measure.COMMIT):
+        cost = results.median(name)
+        if cost is not None:
+            rows.append((name, duration(cost), f"{cost / true:.2f}", "-"))
     for name in results.samples:
         verb = name.rpartition(": ")[2]
         cost = results.median(name)

@@ -26,9 +26,12 @@ _PAGE = bytes(512)
 
 
 class Yardstick:
-    """A store of its own in ``path``, of fastipam's layout; ``batches`` pairs of commits a run."""
+    """A store of its own in ``path``, of fastipam's layout; ``batches`` pairs of commits a run.
 
-    def __init__(self, path: Path, batches: int) -> None:
+    ``together`` assignments, or releases, are one commit.
+    """
+
+    def __init__(self, path: Path, batches: int, together: int = TOGETHER) -> None:
         path.mkdir()
         self._env = lmdb.open(str(path), map_size=64 << 30, max_dbs=32, max_readers=1022)
         self._db = {name: self._env.open_db(name.encode()) for name in _DATABASES}
@@ -36,7 +39,7 @@ class Yardstick:
         self._number = 0
         self._prefix = records.network_prefix(_NETWORK_ID)
         self._owners = []
-        for place in range(TOGETHER):
+        for place in range(together):
             container = f"c{place:063x}"
             name = records.owner_name(container, IFNAME)
             lease = records.Record(
@@ -54,14 +57,14 @@ class Yardstick:
     @property
     def requests(self) -> int:
         """How many assignments and releases a run makes."""
-        return 2 * TOGETHER * self._batches
+        return 2 * len(self._owners) * self._batches
 
     def close(self) -> None:
         """Close the environment."""
         self._env.close()
 
     def run(self) -> None:
-        """Assign and release, 64 at a time."""
+        """Assign and release, so many at a time."""
         pages, leases, owners, states = (
             self._db[name] for name in ("pages", "leases", "owners", "states")
         )

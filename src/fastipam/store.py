@@ -11,6 +11,7 @@ records.py.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import time
 from _thread import _local, allocate_lock
@@ -112,6 +113,50 @@ def _is_disk_full(path: str) -> bool:
     return status.f_bavail * status.f_frsize < 1 << 20
 
 
+class _Turn:
+    """Who writes next: one thread of this process, and one process at a time.
+
+    LMDB has a lock for that, a robust mutex in shared memory; but a process that is killed just
+    when it was woken to take its turn takes the wake-up with it, and those who wait behind it may
+    sleep until somebody else comes by. (Four writers, one killed: one run in fifteen ended so.) A
+    lock of the kernel's knows who waits; behind it nobody ever waits for LMDB's mutex, which
+    still sees to it that there is one writer. It is a POSIX lock: a forked child inherits none.
+    """
+
+    __slots__ = ("_descriptor", "_threads")
+
+    def __init__(self, path: str) -> None:
+        self._threads = allocate_lock()
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._descriptor = os.open(os.path.join(path, _TURN_FILE), flags)
+
+    def take(self) -> None:
+        """Wait until it is this thread's turn."""
+        self._threads.acquire()
+        try:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
+        except BaseException:
+            self._threads.release()
+            raise
+
+    def give(self) -> None:
+        """Let the next one have it."""
+        try:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+        finally:
+            self._threads.release()
+
+    def __enter__(self) -> None:
+        self.take()
+
+    def __exit__(self, *_: object) -> None:
+        self.give()
+
+    def close(self) -> None:
+        """Give the file back."""
+        os.close(self._descriptor)
+
+
 class Transaction:
     """One write transaction, or one nested in another; use it with ``with``.
 
@@ -132,11 +177,16 @@ class Transaction:
         parent: Transaction | None = getattr(store._local, "transaction", None)
         try:
             if parent is None:
-                txn = env.begin(None, None, True)
+                store._turn.take()
+                try:
+                    txn = env.begin(None, None, True)
+                except BaseException:
+                    store._turn.give()
+                    raise
             else:
                 parent.flush()
                 txn = env.begin(None, parent.txn, True)
-        except lmdb.Error as error:
+        except (lmdb.Error, OSError) as error:
             raise _translate(error, store.path) from error
         self.txn = txn
         self.get = txn.get
@@ -171,6 +221,9 @@ class Transaction:
             if isinstance(fault, lmdb.Error):
                 raise _translate(fault, store.path) from fault
             raise
+        finally:
+            if self._parent is None:
+                store._turn.give()
         if isinstance(error, lmdb.Error):
             raise _translate(error, store.path) from error
 
@@ -294,7 +347,11 @@ class Store:
         sync = durability == DURABLE
         try:
             _make_directory(self.path)
-            _make_files(self.path)
+            made = _make_files(self.path)
+            self._turn = _Turn(self.path)
+        except OSError as error:
+            raise _translate(error, self.path) from error
+        try:
             env = lmdb.open(
                 self.path,
                 map_size=map_size,
@@ -306,19 +363,23 @@ class Store:
                 lib_version=0,
             )
         except (lmdb.Error, OSError) as error:
+            self._turn.close()
             raise _translate(error, self.path) from error
         self._env = env
         try:
-            _refuse_truncated(env, self.path)
+            with self._turn:
+                _refuse_truncated(env, self.path)
             # A process killed while it reads leaves its reader's slot taken, and what it read
             # from being overwritten; LMDB looks for the dead only when it is told to.
             env.reader_check()
-            return self._prepare(env, durability)
-        except (lmdb.Error, OSError) as error:
+            with self._turn:
+                return self._prepare(env, durability)
+        except BaseException as error:
             self.close()
-            raise _translate(error, self.path) from error
-        except BaseException:
-            self.close()
+            if _TURN_FILE in made:  # the directory is somebody else's: leave no trace
+                os.unlink(os.path.join(self.path, _TURN_FILE))
+            if isinstance(error, (lmdb.Error, OSError)):
+                raise _translate(error, self.path) from error
             raise
 
     def _prepare(self, env: lmdb.Environment, durability: str) -> str:
@@ -450,8 +511,10 @@ class Store:
         env, self._env = self._env, None
         if env is not None and os.getpid() == self._process:
             env.close()
+            self._turn.close()
 
 
+_TURN_FILE = "turn.lock"
 _SCHEMA = b"schema"
 _DURABILITY = b"durability"
 _BOOT = b"boot id"
@@ -480,12 +543,14 @@ def _make_directory(path: str) -> None:
         os.chmod(path, 0o700)
 
 
-def _make_files(path: str) -> None:
-    """Make the two files of a new store, mode 0600 whatever the umask: LMDB would apply it.
+def _make_files(path: str) -> list[str]:
+    """Make the files of a new store, mode 0600 whatever the umask: LMDB would apply it.
 
-    LMDB takes an empty file for a new one. A file that is there is left as it is.
+    LMDB takes an empty file for a new one. A file that is there is left as it is. Returns the names
+    of those that were made.
     """
-    for name in ("data.mdb", "lock.mdb"):
+    made = []
+    for name in ("data.mdb", "lock.mdb", _TURN_FILE):
         file = os.path.join(path, name)
         if not os.path.lexists(file):
             try:
@@ -494,6 +559,8 @@ def _make_files(path: str) -> None:
                 continue
             os.fchmod(descriptor, 0o600)
             os.close(descriptor)
+            made.append(name)
+    return made
 
 
 def _refuse_truncated(env: lmdb.Environment, path: str) -> None:

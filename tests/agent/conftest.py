@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,11 +35,11 @@ def run_dir() -> Iterator[Path]:
 
 @pytest.fixture
 def start(run_dir: Path) -> Iterator[Start]:
-    """Start agents, all on the socket ``run``/s: ``start(*options)``; they end with the test."""
+    """Start agents on the socket ``run_dir``/s: ``start(*options)``; they end with the test."""
     started: list[Agent] = []
 
-    def begin(*options: str, **keywords: object) -> Agent:
-        made = Agent(run_dir / "s", *options, **keywords)  # type: ignore[arg-type]
+    def begin(*options: str, name: str = "s", **keywords: Any) -> Agent:
+        made = Agent(run_dir / name, *options, **keywords)
         started.append(made)
         return made
 
@@ -55,9 +57,7 @@ def agent(start: Start) -> Agent:
 @pytest.fixture(scope="session")
 def launcher_only(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The launcher with no entry point beside it: what it answers, an agent has answered."""
-    path = install(tmp_path_factory.mktemp("only"))
-    path.with_name("fastipam-direct").unlink()
-    return path
+    return install(tmp_path_factory.mktemp("only"), launcher_only=True)
 
 
 @pytest.fixture
@@ -81,17 +81,17 @@ def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=["installed", "sanitized"])
-def launcher(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, run_dir: Path
-) -> Launcher:
-    """The launcher as it is installed, and with sanitizers."""
+def launcher(request: pytest.FixtureRequest, run_dir: Path) -> Launcher:
+    """The launcher as it is installed, and with sanitizers; its agent would be at ``socket``."""
+    binary = Path(fastipam.__file__).parent / "launcher"
     if request.param == "sanitized":
         binary = request.getfixturevalue("sanitized")
-    else:
-        binary = Path(fastipam.__file__).parent / "launcher"
-    copy = tmp_path_factory.mktemp("binary") / "launcher"
-    shutil.copy(binary, copy)
-    directory = run_dir / request.param
-    directory.mkdir()
-    shutil.copy(copy, directory / "original")
-    return Launcher(directory / "original", directory)
+    return Launcher(binary, run_dir)
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody has."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -125,6 +126,16 @@ def ask(path: Path, command: str, config: Mapping[str, Any], container: str = "c
         return client.ask(command, config, container)
 
 
+def activated(count: str, descriptor: int = 0) -> list[str]:
+    """The beginning of a command line that starts the rest as systemd does."""
+    code = (
+        f"import os, sys; os.dup2({descriptor}, 3);"
+        f"own = {{'LISTEN_PID': str(os.getpid()), 'LISTEN_FDS': {count!r}}};"
+        "os.execve(sys.argv[1], sys.argv[1:], os.environ | own)"
+    )
+    return [sys.executable, "-IS", "-c", code]
+
+
 class Agent:
     """``fastipam agent`` as a process; its log goes to a file beside the socket."""
 
@@ -235,6 +246,8 @@ class FakeAgent:
     def read_request(connection: socket.socket) -> tuple[bytes, bytes]:
         """(variables, input) of a request."""
         header = connection.recv(protocol.REQUEST.size, socket.MSG_WAITALL)
+        if len(header) < protocol.REQUEST.size:
+            raise ConnectionError
         variables, size = protocol.request_size(header)
         body = b""
         while len(body) < variables + size:
@@ -268,11 +281,11 @@ class Launcher:
         self.path = directory / "fastipam"
         self.direct = directory / "fastipam-direct"
         self.socket = directory / "s"
-        os.link(binary, self.path)
+        shutil.copy(binary, self.path)
         self.direct.write_text(DIRECT)
         self.direct.chmod(self.direct.stat().st_mode | stat.S_IXUSR)
 
-    def environ(self, *, command: str | None = "ADD", **more: str | bytes) -> dict[str, Any]:
+    def environ(self, *, command: str | None = "ADD", **more: Any) -> dict[str, Any]:
         """The variables of a call."""
         own: dict[str, Any] = {
             "PATH": os.environ["PATH"],
@@ -285,14 +298,18 @@ class Launcher:
 
     def start(self, env: Mapping[str, Any], **options: Any) -> subprocess.Popen[bytes]:
         """A process whose ends are pipes unless ``options`` say otherwise."""
-        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        return subprocess.Popen([self.path], env=dict(env), **(pipes | options))
+        pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        argv = [str(self.path)]
+        process: subprocess.Popen[bytes] = subprocess.Popen(
+            argv, env=dict(env), **(pipes | options)
+        )
+        return process
 
-    def run(self, stdin: bytes = b"", *, command: str | None = "ADD", **more: str | bytes) -> Done:
+    def run(self, stdin: bytes = b"", *, command: str | None = "ADD", **more: Any) -> Done:
         """One process, to its end."""
         return self.end(self.start(self.environ(command=command, **more)), stdin)
 
-    def shell(self, redirections: str, stdin: bytes = b"", **more: str | bytes) -> Done:
+    def shell(self, redirections: str, stdin: bytes = b"", **more: Any) -> Done:
         """One process with the descriptors that a shell gives it."""
         script = f'exec "$0" {redirections}'
         process = subprocess.Popen(

@@ -1,0 +1,260 @@
+"""Batches of requests in this process: one commit, and what is left when something fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import fastipam
+from fastipam.agent.batch import Executor, Observer
+from fastipam.agent.server import Answer, Request
+from fastipam.cni import stores
+from fastipam.errors import StoreFull
+from fastipam.store import Transaction
+from fastipam.verify import verify
+
+from ..cni.plugin import Held, Make, environment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+SUBNET = {"subnet": "10.1.0.0/16"}
+VALID = "cni.dev/valid-attachments"
+
+
+class Counter(Observer):
+    """Keeps what an observer is told."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, int]] = []
+        self.batches: list[int] = []
+
+    def request(self, verb: str, status: int, output: bytes, seconds: float) -> None:
+        """Keep verb and status."""
+        assert seconds >= 0
+        assert not status or json.loads(output)["code"]
+        self.requests.append((verb, status))
+
+    def batch(self, size: int, commit_seconds: float) -> None:
+        """Keep the size."""
+        assert commit_seconds >= 0
+        self.batches.append(size)
+
+
+@pytest.fixture
+def counter() -> Counter:
+    """An observer."""
+    return Counter()
+
+
+@pytest.fixture
+def execute(counter: Counter) -> Iterator[Executor]:
+    """An executor; what it opened is closed at the end."""
+    yield Executor(counter)
+    stores.close_all()
+
+
+def _request(
+    command: str, config: Mapping[str, Any] | None, container: str = "c1", age_s: float = 0
+) -> Request:
+    stdin = json.dumps(config).encode() if config is not None else b""
+    arrived_ns = time.time_ns() - int(age_s * 1e9)
+    return Request(environment(command, container), stdin, os.getpid(), arrived_ns)
+
+
+def _code(answer: Answer) -> int:
+    return int(json.loads(answer.output)["code"]) if answer.status else 0
+
+
+def test_one_commit(
+    execute: Executor, counter: Counter, config: Make, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any number of requests for one store is one transaction."""
+    made = config(ipam=SUBNET)
+    outermost = 0
+    end = Transaction.__exit__
+
+    def count(self: Transaction, *arguments: Any) -> None:
+        nonlocal outermost
+        outermost += self._parent is None
+        end(self, *arguments)
+
+    execute([_request("VERSION", None)])
+    monkeypatch.setattr(Transaction, "__exit__", count)
+    answers = execute([_request("ADD", made, f"c{at}") for at in range(50)])
+    assert [answer.status for answer in answers] == [0] * 50
+    assert outermost == 1
+    assert len(held()) == 50
+    assert counter.batches == [1, 50]
+    assert counter.requests == [("VERSION", 0)] + [("ADD", 0)] * 50
+
+
+def test_order_within_a_batch(execute: Executor, config: Make, held: Held) -> None:
+    """Requests see what those before them did: ADD, again, CHECK, DEL, CHECK of one owner."""
+    made = config(ipam=SUBNET, version="1.0.0")
+    first = execute([_request("ADD", made)])[0]
+    checked = made | {"prevResult": json.loads(first.output)}
+    commands = ("CHECK", "ADD", "DEL", "CHECK", "ADD")
+    requests = [_request(one, checked if one == "CHECK" else made) for one in commands]
+    assert [_code(one) for one in execute(requests)] == [0, 102, 0, 104, 0]
+    assert list(held().values()) == [("c1", "eth0")]
+
+
+def test_failing_request_leaves_no_trace(
+    execute: Executor, config: Make, held: Held, tmp_path: Path
+) -> None:
+    """Half-way failed requests undo their own, and the others of the batch stand."""
+    # The second range set has one address: a second ADD takes one of the first set, then fails.
+    ranges = [
+        [{"subnet": "10.1.0.0/16"}],
+        [{"subnet": "10.2.0.0/24", "rangeStart": "10.2.0.9", "rangeEnd": "10.2.0.9"}],
+    ]
+    full = config(ipam={"ranges": ranges}, name="both")
+    good = config(ipam=SUBNET)
+    requests = [
+        _request("ADD", good, "g1"),
+        _request("ADD", full, "f1"),
+        _request("ADD", full, "f2"),
+        _request("ADD", config(ipam={"subnet": "nonsense"}), "b1"),
+        _request("NONSENSE", good, "b2"),
+        _request("ADD", good, "g2"),
+    ]
+    assert [_code(one) for one in execute(requests)] == [0, 0, 100, 7, 4, 0]
+    assert sorted(held("both").values()) == [("f1", "eth0")] * 2
+    assert sorted(held().values()) == [("g1", "eth0"), ("g2", "eth0")]
+    with fastipam.open(tmp_path / "store") as ipam:
+        assert verify(ipam.store) == []
+
+
+def test_several_stores(execute: Executor, counter: Counter, config: Make, held: Held) -> None:
+    """A batch may touch several data directories, of different durability, in any order."""
+    made = [
+        config(ipam=SUBNET | {"dataDir": config()["ipam"]["dataDir"] + name, "durability": kind})
+        for name, kind in (("1", "durable"), ("2", "relaxed"), ("3", "durable"))
+    ]
+    answers = execute([_request("ADD", made[at % 3], f"c{at}") for at in range(30)])
+    assert [answer.status for answer in answers] == [0] * 30
+    assert counter.batches == [30]
+    assert [len(held(store=f"store{at}")) for at in (1, 2, 3)] == [10] * 3
+
+
+class _Fault:
+    """Makes commits of a batch fail as a full disk does: nothing is written."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, paths: list[str]) -> None:
+        end = Transaction.__exit__
+
+        def fail(transaction: Transaction, *arguments: Any) -> None:
+            if transaction._parent is None and transaction._store.path in paths:
+                paths.remove(transaction._store.path)
+                end(transaction, StoreFull, None, None)
+                raise StoreFull("injected", path=transaction._store.path)
+            end(transaction, *arguments)
+
+        monkeypatch.setattr(Transaction, "__exit__", fail)
+
+
+def test_commit_fails_once(
+    execute: Executor, config: Make, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the batch cannot be committed, each request is served by itself, and says the truth."""
+    made = config(ipam=SUBNET)
+    execute([_request("ADD", made, "c0")])
+    _Fault(monkeypatch, [made["ipam"]["dataDir"]])
+    requests = [_request("ADD", made, f"c{at}") for at in (0, 1, 2)] + [_request("DEL", made, "c0")]
+    assert [_code(one) for one in execute(requests)] == [102, 0, 0, 0]
+    assert sorted(held().values()) == [("c1", "eth0"), ("c2", "eth0")]
+
+
+def test_commit_fails_again(
+    execute: Executor, config: Make, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of them may fail once more: that one alone has the error."""
+    made = config(ipam=SUBNET)
+    execute([_request("ADD", made, "c0")])
+    _Fault(monkeypatch, [made["ipam"]["dataDir"]] * 2)
+    answers = execute([_request("ADD", made, f"c{at}") for at in (1, 2, 3)])
+    assert [_code(one) for one in answers] == [5, 0, 0]
+    assert len(held()) == 3
+
+
+def test_one_of_two_stores_fails(
+    execute: Executor, config: Make, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another store has committed is not done, nor answered, a second time."""
+    one, two = (
+        config(ipam=SUBNET | {"dataDir": config()["ipam"]["dataDir"] + name}) for name in "12"
+    )
+    for failing in (one, two):
+        with monkeypatch.context() as patch:
+            _Fault(patch, [failing["ipam"]["dataDir"]])
+            name = failing["ipam"]["dataDir"][-1]
+            requests = [_request("ADD", where, f"n{name}") for where in (one, two)]
+            assert [_code(answer) for answer in execute(requests)] == [0, 0]
+    assert sorted(held(store="store1").values()) == [("n1", "eth0"), ("n2", "eth0")]
+    assert sorted(held(store="store2").values()) == [("n1", "eth0"), ("n2", "eth0")]
+
+
+def test_removed_directory(execute: Executor, config: Make, held: Held) -> None:
+    """A data directory that is removed under a running agent is a new one for the next request."""
+    made = config(ipam=SUBNET)
+    for turn in range(3):
+        requests = [_request("ADD", made, f"c{turn}-{at}") for at in range(2)]
+        assert [_code(one) for one in execute(requests)] == [0, 0]
+        assert len(held()) == 2
+        shutil.rmtree(made["ipam"]["dataDir"])
+    assert execute([_request("DEL", made, "c0-0")])[0].status == 0
+    assert not os.path.exists(made["ipam"]["dataDir"])
+
+
+def test_removed_directory_within_a_batch(
+    execute: Executor, config: Make, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When it goes between two requests of a batch, what was done in it is done again."""
+    made = config(ipam=SUBNET)
+    execute([_request("ADD", made, "old")])
+    handle = Executor._handle
+
+    def remove_first(request: Request) -> Answer:
+        if request.variables["CNI_CONTAINERID"] == "c2" and removals:
+            shutil.rmtree(removals.pop())
+        return handle(request)
+
+    removals = [made["ipam"]["dataDir"]]
+    monkeypatch.setattr(Executor, "_handle", staticmethod(remove_first))
+    answers = execute([_request("ADD", made, f"c{at}") for at in (1, 2, 3)])
+    assert [_code(one) for one in answers] == [0, 0, 0]
+    assert sorted(one for one, _ in held().values()) == ["c1", "c2", "c3"]
+    printed = {json.loads(one.output)["ips"][0]["address"].partition("/")[0] for one in answers}
+    assert set(held()) == printed
+
+
+def test_gc_beside_a_batch(execute: Executor, counter: Counter, config: Make, held: Held) -> None:
+    """GC runs behind the batch, frees what is stale, and spares what came in with it."""
+    made = config(ipam=SUBNET)
+    execute([_request("ADD", made, f"stale{at}") for at in range(300)])
+    requests = [
+        _request("ADD", made, "new1"),
+        _request("GC", made | {VALID: [{"containerID": "stale7", "ifname": "eth0"}]}),
+        _request("ADD", made, "new2"),
+        _request("DEL", made, "stale8"),
+    ]
+    assert [_code(one) for one in execute(requests)] == [0] * 4
+    assert sorted(one for one, _ in held().values()) == ["new1", "new2", "stale7"]
+    assert counter.batches == [300, 3]
+
+
+def test_only_gc(execute: Executor, counter: Counter, config: Make, held: Held) -> None:
+    """A GC by itself is no batch."""
+    made = config(ipam=SUBNET)
+    execute([_request("ADD", made)])
+    assert _code(execute([_request("GC", made | {VALID: []})])[0]) == 0
+    assert held() == {}
+    assert counter.batches == [1]
+    assert counter.requests[-1] == ("GC", 0)

@@ -1,0 +1,319 @@
+"""What the agent tells about itself over HTTP."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+import fastipam
+from fastipam.agent import metrics
+from fastipam.cni import stores
+
+from ..cni.plugin import Make, environment
+from .processes import Agent, Client, activated, ask, until
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from .conftest import Start
+
+SUBNET = {"subnet": "10.1.0.0/24"}
+
+
+def _get(port: int, path: str = "/metrics", method: str = "GET", host: str = "127.0.0.1") -> Any:
+    """(status, text) of a request."""
+    request = urllib.request.Request(f"http://{host}:{port}{path}", method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def _scrape(port: int) -> Samples:
+    """Every sample: (name, sorted labels) -> value."""
+    status, text = _get(port)
+    assert status == 200
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def _requests(samples: Samples) -> dict[tuple[str, str], float]:
+    """(verb, code) -> how many."""
+    return {
+        (dict(labels)["verb"], dict(labels)["code"]): value
+        for (name, labels), value in samples.items()
+        if name == "fastipam_requests_total"
+    }
+
+
+def _addresses(samples: Samples, network: str = "mynet") -> dict[str, float]:
+    """State -> how many, of a network."""
+    return {
+        dict(labels)["state"]: value
+        for (name, labels), value in samples.items()
+        if name == "fastipam_addresses" and dict(labels)["network"] == network
+    }
+
+
+@pytest.fixture
+def observed(start: Start, free_port: int) -> Agent:
+    """An agent with metrics at ``free_port``."""
+    return start("--http", f"127.0.0.1:{free_port}")
+
+
+def test_requests(observed: Agent, free_port: int, config: Make) -> None:
+    """Requests are counted by verb and by the code of their error; odd verbs are one."""
+    made = config(ipam=SUBNET)
+    before = _requests(_scrape(free_port)).get(("VERSION", "0"), 0)
+    ask(observed.path, "VERSION", {})
+    for container in ("c1", "c2", "c2"):
+        ask(observed.path, "ADD", made, container)
+    ask(observed.path, "ADD", made | {"cniVersion": "9.0.0"})
+    ask(observed.path, "DEL", made, "c1")
+    ask(observed.path, 'NON"SENSE\n', made)
+    ask(observed.path, "OTHER", made)
+    samples = _scrape(free_port)
+    assert _requests(samples) == {
+        ("VERSION", "0"): before + 1,
+        ("ADD", "0"): 2,
+        ("ADD", "102"): 1,
+        ("ADD", "1"): 1,
+        ("DEL", "0"): 1,
+        ("other", "4"): 2,
+    }
+    assert samples["fastipam_request_seconds_count", (("verb", "ADD"),)] == 4
+    assert samples["fastipam_batch_requests_sum", ()] == 8 + before
+    assert (
+        samples["fastipam_commit_seconds_count", ()] == samples["fastipam_batch_requests_count", ()]
+    )
+
+
+def test_addresses(observed: Agent, free_port: int, config: Make, tmp_path: Path) -> None:
+    """The states of a network's addresses add up to its size; the file has one, too."""
+    made = config(ipam=SUBNET)
+    assert _addresses(_scrape(free_port)) == {}
+    for at in range(10):
+        ask(observed.path, "ADD", made, f"c{at}")
+    for at in range(3):
+        ask(observed.path, "DEL", made, f"c{at}")
+    samples = _scrape(free_port)
+    states = _addresses(samples)
+    assert (states["assigned"], states["cooling"]) == (7, 3)
+    with fastipam.open(tmp_path / "store") as ipam:
+        stats = dict(ipam.network("mynet").stats())
+    assert sum(states.values()) == stats.pop("size")
+    assert states == stats
+    label = (("data_dir", str(tmp_path / "store")),)
+    assert (
+        samples["fastipam_store_bytes", label] == (tmp_path / "store" / "data.mdb").stat().st_size
+    )
+
+
+def test_many_networks(observed: Agent, free_port: int, config: Make, tmp_path: Path) -> None:
+    """A scrape of hundreds of networks works while requests are served, and is no slow one."""
+    with fastipam.open(tmp_path / "store", "relaxed") as ipam:
+        for at in range(400):
+            network = ipam.network(f"n{at}", f"10.{at >> 8}.{at & 255}.0/24")
+            network.allocate("c", "eth0")
+    made = config(ipam=SUBNET | {"durability": "relaxed"})
+    assert ask(observed.path, "ADD", made).status == 0
+    stop = threading.Event()
+    statuses: list[int] = []
+
+    def work() -> None:
+        while not stop.is_set():
+            statuses.extend(ask(observed.path, one, made).status for one in ("DEL", "ADD"))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    begun = time.monotonic()
+    samples = _scrape(free_port)
+    seconds = time.monotonic() - begun
+    stop.set()
+    thread.join()
+    assert all(_addresses(samples, f"n{at}")["assigned"] == 1 for at in range(400))
+    assert seconds < 5
+    assert set(statuses) == {0}
+
+
+def test_store_that_goes_away(
+    observed: Agent, free_port: int, config: Make, tmp_path: Path
+) -> None:
+    """Scrapes while data directories come and go are answered."""
+    made = config(ipam=SUBNET | {"durability": "relaxed"})
+    stop = threading.Event()
+    seen: list[int] = []
+
+    def scrape() -> None:
+        while not stop.is_set():
+            seen.append(_get(free_port)[0])
+
+    thread = threading.Thread(target=scrape)
+    thread.start()
+    for at in range(60):
+        assert ask(observed.path, "ADD", made).status == 0
+        (tmp_path / "store").rename(tmp_path / f"old{at}")
+    stop.set()
+    thread.join()
+    assert set(seen) == {200}
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "status", "text"),
+    [
+        ("/healthz", "GET", 200, "ok"),
+        ("/", "GET", 404, "/metrics, /healthz"),
+        ("/metrics/x", "GET", 404, ""),
+        ("/metrics", "POST", 405, "only reading"),
+        ("/metrics", "DELETE", 405, ""),
+    ],
+)
+def test_paths(
+    path: str, method: str, status: int, text: str, observed: Agent, free_port: int
+) -> None:
+    """There are two pages, and nothing can be written."""
+    found, body = _get(free_port, path, method)
+    assert found == status
+    assert text in body
+    assert observed.is_ready()
+
+
+def test_unhealthy(observed: Agent, free_port: int, config: Make, tmp_path: Path) -> None:
+    """/healthz is 503 while the loop cannot answer, and well again when it can."""
+    made = config(ipam=SUBNET)
+    ask(observed.path, "ADD", made)
+    with Client(observed.path) as client:
+        with fastipam.open(tmp_path / "store") as ipam, ipam.store.write():
+            client.send(environment("ADD", "c2"), json.dumps(made).encode())
+            time.sleep(0.05)
+            assert _get(free_port, "/healthz") == (503, "no answer\n")
+        assert client.receive().status == 0
+    assert _get(free_port, "/healthz") == (200, "ok\n")
+
+
+def test_health_without_agent(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No agent, one that is silent, or one that talks nonsense: not healthy."""
+    monkeypatch.setattr(metrics, "_HEALTH_S", 0.1)
+    path = str(run_dir / "s")
+    health = metrics.Metrics(path)
+    assert not health._is_healthy()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as silent:
+        silent.bind(path)
+        silent.listen()
+        assert not health._is_healthy()
+
+
+def test_health_of_an_activated_agent(start: Start, free_port: int, run_dir: Path) -> None:
+    """The health check uses the socket that is served, whatever --socket says."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(run_dir / "activated"))
+        listener.listen(16)
+        number = listener.fileno()
+        start(
+            "--http", f"127.0.0.1:{free_port}", name="unused", wait=False,
+            prefix=activated("1", number), pass_fds=[number],
+        )  # fmt: skip
+        with Client(run_dir / "activated") as client:
+            assert client.ask("VERSION").status == 0
+        assert _get(free_port, "/healthz") == (200, "ok\n")
+
+
+def test_address_in_use(observed: Agent, free_port: int, run_dir: Path) -> None:
+    """A port that somebody has ends a second agent in one line, its socket removed."""
+    second = Agent(run_dir / "t", "--http", f"127.0.0.1:{free_port}", wait=False)
+    assert second.wait() == 1
+    assert "--http" in second.log
+    assert len(second.log.splitlines()) == 1
+    assert not second.path.exists()
+    assert observed.is_ready()
+
+
+def test_ipv6(start: Start, free_port: int) -> None:
+    """The address may be an IPv6 one, in brackets."""
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    start("--http", f"[::1]:{free_port}")
+    assert _get(free_port, "/healthz", host="[::1]") == (200, "ok\n")
+
+
+def test_silent_scraper(observed: Agent, free_port: int, config: Make) -> None:
+    """A connection to the metrics on which nothing is said holds no plugin call up."""
+    with socket.create_connection(("127.0.0.1", free_port)):
+        begun = time.monotonic()
+        assert ask(observed.path, "ADD", config(ipam=SUBNET)).status == 0
+        assert time.monotonic() - begun < 2
+
+
+def test_end_during_scrapes(start: Start, free_port: int, config: Make, tmp_path: Path) -> None:
+    """SIGTERM in the middle of scrapes ends the agent with status 0."""
+    with fastipam.open(tmp_path / "store", "relaxed") as ipam:
+        for at in range(100):
+            ipam.network(f"n{at}", "10.1.0.0/24").allocate("c", "eth0")
+    made = config(ipam=SUBNET | {"durability": "relaxed"})
+    for _ in range(3):
+        agent = start("--http", f"127.0.0.1:{free_port}")
+        ask(agent.path, "ADD", made)
+
+        def scrape() -> None:
+            try:
+                while True:
+                    _get(free_port)
+            except (OSError, ValueError):
+                pass  # it has ended
+
+        threads = [threading.Thread(target=scrape) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.1)
+        assert agent.terminate() == 0
+        for thread in threads:
+            thread.join()
+        ask_again = re.search("Traceback|Fatal|Segmentation", agent.log)
+        assert ask_again is None, agent.log
+
+
+def test_codes_of_odd_answers() -> None:
+    """An answer whose error object cannot be read counts as code -1, and harms nothing."""
+    observer = metrics.Metrics("/nonexistent")
+    documents: list[Mapping[str, Any] | list[int]] = [{"code": 7}, {}, [1], {"code": "x"}]
+    for document in documents:
+        observer.request("ADD", 1, json.dumps(document).encode(), 0.1)
+    observer.request("ADD", 1, b"{", 0.1)
+    observer.request("", 0, b"", 0.1)
+    value = observer.registry.get_sample_value
+    assert value("fastipam_requests_total", {"verb": "ADD", "code": "7"}) == 1
+    assert value("fastipam_requests_total", {"verb": "ADD", "code": "-1"}) == 4
+    assert value("fastipam_requests_total", {"verb": "other", "code": "0"}) == 1
+
+
+def test_open_stores_are_listed(config: Make, call: Any) -> None:
+    """Only what this process has open is scraped."""
+    observer = metrics.Metrics("/nonexistent")
+    label = {"data_dir": config()["ipam"]["dataDir"], "network": "mynet", "state": "assigned"}
+    assert observer.registry.get_sample_value("fastipam_addresses", label) is None
+    call("ADD", config(ipam=SUBNET))
+    assert observer.registry.get_sample_value("fastipam_addresses", label) == 1
+    stores.close_all()
+    until(lambda: not stores.all_open(), "all are closed")
+    assert observer.registry.get_sample_value("fastipam_addresses", label) is None

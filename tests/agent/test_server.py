@@ -1,0 +1,352 @@
+"""The loop against clients that are slow, silent, rude or many; what it serves is made up."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fastipam.agent import protocol
+from fastipam.agent.server import Answer, Limits, Request, Server
+from fastipam.cni.document import LARGEST
+
+from .processes import Client, until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+SHORT_S = 0.3  # what a client may take in these tests
+
+
+class Served:
+    """A server in a thread; it answers a request with its own input, and keeps the batches."""
+
+    def __init__(self, path: Path, limits: Limits) -> None:
+        self.path = path
+        self.batches: list[list[Request]] = []
+        self.hold = threading.Event()  # cleared: a batch takes until it is set
+        self.hold.set()
+        self.busy = threading.Event()
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(path))
+        self._listener.listen(4096)
+        self.server = Server(self._listener, self._serve, limits)
+        self.thread = threading.Thread(target=self.server.run)
+        self.thread.start()
+
+    def _serve(self, requests: Sequence[Request]) -> list[Answer]:
+        self.batches.append(list(requests))
+        self.busy.set()
+        assert self.hold.wait(20)
+        return [Answer(0, one.stdin, b"") for one in requests]
+
+    def client(self) -> Client:
+        """A new connection."""
+        return Client(self.path)
+
+    def close(self) -> None:
+        """End it; twice is once."""
+        self.hold.set()
+        if self.thread.is_alive():
+            self.server.stop()
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+        self._listener.close()
+
+
+@pytest.fixture
+def serve(run_dir: Path) -> Iterator[Callable[..., Served]]:
+    """Start a server: ``serve(connections, seconds)``."""
+    started: list[Served] = []
+
+    def begin(connections: int = 64, seconds: float = 20) -> Served:
+        started.append(Served(run_dir / "s", Limits(connections, seconds)))
+        return started[-1]
+
+    yield begin
+    for one in started:
+        one.close()
+        one.server.close()
+
+
+def _ask(client: Client, text: bytes) -> bytes:
+    client.send({"A": "B"}, text)
+    return client.receive().output
+
+
+def test_byte_by_byte(serve: Callable[..., Served]) -> None:
+    """A request may come in pieces of any size; others are served between them."""
+    served = serve()
+    raw = protocol.pack_request({"NAME": "value=x", "EMPTY": ""}, b"input")
+    with served.client() as slow, served.client() as quick:
+        for at in range(len(raw)):
+            slow.socket.sendall(raw[at : at + 1])
+            assert _ask(quick, b"%d" % at) == b"%d" % at
+        assert slow.receive().output == b"input"
+    variables = [
+        one.variables for batch in served.batches for one in batch if one.stdin == b"input"
+    ]
+    assert variables == [{"NAME": "value=x", "EMPTY": ""}]
+
+
+def test_in_a_row(serve: Callable[..., Served]) -> None:
+    """A connection carries any number of requests."""
+    served = serve(seconds=SHORT_S)
+    with served.client() as client:
+        for at in range(50):
+            assert _ask(client, b"%d" % at) == b"%d" % at
+            time.sleep(0.01)  # together they take longer than one may
+
+
+@pytest.mark.parametrize("size", [0, 10, 100_000])
+def test_pipelined(size: int, serve: Callable[..., Served]) -> None:
+    """Requests sent without waiting are answered in their order, one in each batch."""
+    served = serve()
+    with served.client() as client:
+        raw = b"".join(protocol.pack_request({}, b"%d" % at + bytes(size)) for at in range(40))
+        sender = threading.Thread(target=client.socket.sendall, args=(raw,))
+        sender.start()
+        for at in range(40):
+            assert client.receive().output == b"%d" % at + bytes(size)
+        sender.join()
+    assert [len(batch) for batch in served.batches] == [1] * 40
+
+
+def test_pipelined_behind_a_large_answer(serve: Callable[..., Served]) -> None:
+    """A request that came before a large answer was read is served once it has been."""
+    served = serve()
+    large = bytes(LARGEST)
+    with served.client() as client:
+        client.send({}, large)
+        client.send({}, b"next")
+        until(lambda: served.batches, "the first is served")
+        time.sleep(0.05)
+        assert client.receive().output == large
+        assert client.receive().output == b"next"
+
+
+def test_batch(serve: Callable[..., Served]) -> None:
+    """What arrives while a batch is served is one batch: the next."""
+    served = serve()
+    with ExitStack() as stack:
+        clients = [stack.enter_context(served.client()) for _ in range(30)]
+        served.hold.clear()
+        clients[0].send({}, b"0")
+        assert served.busy.wait(20)
+        for at, client in enumerate(clients[1:], 1):
+            client.send({}, b"%d" % at)
+        served.hold.set()
+        for at, client in enumerate(clients):
+            assert client.receive().output == b"%d" % at
+    assert [len(batch) for batch in served.batches] == [1, 29]
+
+
+def test_half_closed(serve: Callable[..., Served]) -> None:
+    """A client that will send no more gets its answer."""
+    with serve().client() as client:
+        client.send({}, b"x")
+        client.socket.shutdown(socket.SHUT_WR)
+        assert client.receive().output == b"x"
+        assert client.is_closed()
+
+
+def test_client_that_goes_away(serve: Callable[..., Served]) -> None:
+    """Clients that leave at any point of the exchange disturb nobody."""
+    served = serve()
+    raw = protocol.pack_request({"A": "B"}, bytes(300_000))
+    for sent in (0, 1, 12, 20, 1000, len(raw)):
+        with served.client() as client:
+            client.socket.sendall(raw[:sent])
+    with served.client() as client:
+        assert _ask(client, b"x") == b"x"
+
+
+MALFORMED = {
+    "no request": b"GET / HTTP/1.1\r\n\r\n",
+    "another version": b"FIP2" + bytes(8),
+    "variables too large": protocol.REQUEST.pack(b"FIP1", (256 << 10) + 1, 0),
+    "input too large": protocol.REQUEST.pack(b"FIP1", 0, LARGEST + 2),
+    "all ones": b"\xff" * 12,
+    "zeros": bytes(12),
+}
+
+
+@pytest.mark.parametrize("raw", MALFORMED.values(), ids=MALFORMED.keys())
+def test_malformed_header(raw: bytes, serve: Callable[..., Served]) -> None:
+    """A header that is none closes its connection at once, and only that."""
+    served = serve()
+    with served.client() as bad, served.client() as good:
+        bad.socket.sendall(raw)
+        assert bad.is_closed()
+        assert _ask(good, b"x") == b"x"
+        good.socket.sendall(raw)  # behind a good one, too
+        assert good.is_closed()
+    assert len(served.batches) == 1
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (b"", {}),
+        (b"\0\0\0", {}),
+        (b"A=1\0A=2\0", {"A": "1"}),
+        (b"=x\0A\0", {"": "x"}),
+        (b"A=\xff", {"A": "\udcff"}),
+        (b"A=b=c", {"A": "b=c"}),
+    ],
+)
+def test_odd_variables(raw: bytes, expected: dict[str, str], serve: Callable[..., Served]) -> None:
+    """Variables are what ``os.environ`` would make of them."""
+    served = serve()
+    with served.client() as client:
+        client.socket.sendall(protocol.REQUEST.pack(b"FIP1", len(raw), 1) + raw + b"x")
+        assert client.receive().output == b"x"
+    assert served.batches[0][0].variables == expected
+
+
+# Limits ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sent", [b"", b"F", protocol.pack_request({"A": "B"}, b"xyz")[:-1]])
+def test_silent_client(sent: bytes, serve: Callable[..., Served]) -> None:
+    """A client that stops sending is let go after its time; others are served meanwhile."""
+    served = serve(seconds=SHORT_S)
+    begun = time.monotonic()
+    with served.client() as silent, served.client() as good:
+        silent.socket.sendall(sent)
+        for _ in range(5):
+            assert _ask(good, b"x") == b"x"
+        assert silent.is_closed()
+        assert SHORT_S * 0.9 <= time.monotonic() - begun < 5
+
+
+def test_trickling_client(serve: Callable[..., Served]) -> None:
+    """A byte now and then does not buy more time."""
+    served = serve(seconds=SHORT_S)
+    raw = protocol.pack_request({}, bytes(1000))
+
+    def trickle(client: Client) -> None:
+        for at in range(len(raw)):
+            client.socket.sendall(raw[at : at + 1])
+            time.sleep(0.03)
+
+    begun = time.monotonic()
+    with served.client() as client, pytest.raises(BrokenPipeError):
+        trickle(client)
+    assert time.monotonic() - begun < 5
+
+
+def test_client_that_does_not_read(serve: Callable[..., Served]) -> None:
+    """A client that leaves a large answer unread is let go; others are served meanwhile."""
+    served = serve(seconds=SHORT_S)
+    with served.client() as rude, served.client() as good:
+        rude.send({}, bytes(LARGEST))
+        until(lambda: served.batches, "it is served")
+        for _ in range(5):
+            assert _ask(good, b"x") == b"x"
+        time.sleep(SHORT_S * 2)
+        with pytest.raises(EOFError):
+            rude.receive()
+
+
+def test_stalled_batch_is_nobodys_fault(serve: Callable[..., Served]) -> None:
+    """Who sent while a batch took longer than a client may is answered, not let go."""
+    served = serve(seconds=SHORT_S)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(served.client()) for _ in range(20)]
+        for client in clients:
+            assert _ask(client, b"hello") == b"hello"
+        served.busy.clear()
+        served.hold.clear()
+        clients[0].send({}, b"0")
+        assert served.busy.wait(20)
+        for at, client in enumerate(clients[1:], 1):
+            client.send({}, b"%d" % at)
+        time.sleep(SHORT_S * 1.5)
+        served.hold.set()
+        for at, client in enumerate(clients):
+            assert client.receive().output == b"%d" % at
+
+
+def test_flood(serve: Callable[..., Served]) -> None:
+    """At the limit further connections wait; they are served when silent ones are let go."""
+    served = serve(connections=20, seconds=SHORT_S)
+    with ExitStack() as stack:
+        first = stack.enter_context(served.client())
+        assert _ask(first, b"x") == b"x"
+        silent = [stack.enter_context(served.client()) for _ in range(100)]
+        assert _ask(first, b"y") == b"y"
+        last = stack.enter_context(served.client())
+        assert _ask(last, b"z") == b"z"
+        assert all(client.is_closed() for client in silent)
+
+
+def test_flood_of_requests(serve: Callable[..., Served]) -> None:
+    """Many times the limit of connections with a request each: all are served."""
+    served = serve(connections=20)
+    answers: list[bytes] = []
+
+    def work(name: int) -> None:
+        for at in range(10):
+            with served.client() as client:
+                answers.append(_ask(client, b"%d %d" % (name, at)))
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in range(60)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(answers) == sorted(
+        b"%d %d" % (name, at) for name in range(60) for at in range(10)
+    )
+    assert max(len(batch) for batch in served.batches) <= 20
+
+
+# The end --------------------------------------------------------------------------------------
+
+
+def test_stop_serves_the_queue(serve: Callable[..., Served]) -> None:
+    """Requests of connections that were not even accepted are answered before the end."""
+    served = serve(connections=400)
+    with ExitStack() as stack:
+        served.hold.clear()
+        first = stack.enter_context(served.client())
+        first.send({}, b"first")
+        assert served.busy.wait(20)
+        waiting = [stack.enter_context(served.client()) for _ in range(300)]
+        for at, client in enumerate(waiting):
+            client.send({}, b"%d" % at)
+        served.server.stop()
+        served.close()
+        assert first.receive().output == b"first"
+        for at, client in enumerate(waiting):
+            assert client.receive().output == b"%d" % at
+
+
+def test_stop_has_an_end(serve: Callable[..., Served]) -> None:
+    """A client that never completes its request, or never reads its answer, is not waited for."""
+    served = serve()
+    with served.client() as half, served.client() as rude, served.client() as good:
+        half.socket.sendall(b"FIP1")
+        rude.send({}, bytes(LARGEST))
+        until(lambda: served.batches, "one is served")
+        assert _ask(good, b"x") == b"x"
+        begun = time.monotonic()
+        served.server.stop(SHORT_S)
+        served.thread.join(20)
+        assert SHORT_S * 0.9 <= time.monotonic() - begun < 5
+        assert half.is_closed()
+
+
+def test_stop_twice(serve: Callable[..., Served]) -> None:
+    """Asking again, from another thread, is harmless; so is asking when it has ended."""
+    served = serve()
+    for _ in range(3):
+        served.server.stop()
+    served.close()
+    served.server.stop()
