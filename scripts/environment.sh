@@ -2,6 +2,7 @@
 # shellcheck shell=bash
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck disable=SC2034  # for the scripts that source this file
 venv=${FASTIPAM_VENV:-$root/.venv}
 
 say() { printf '\n== %s\n' "$*"; }

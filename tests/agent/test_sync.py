@@ -68,7 +68,7 @@ class Traced:
     def __init__(self, agent: Agent, output: Path) -> None:
         self.agent = agent
         self._output = output
-        command = ["strace", "-f", "-y", "-s", "4", "-e", f"trace={CALLS}", "-o", str(output)]
+        command = ["strace", "-f", "-y", "-s", "64", "-e", f"trace={CALLS}", "-o", str(output)]
         self._process = subprocess.Popen(
             [*command, "-p", str(agent.pid)], stderr=subprocess.PIPE, text=True
         )
@@ -81,6 +81,8 @@ class Traced:
     def stop(self) -> list[Call]:
         """Detach; what was called meanwhile."""
         if self._process.poll() is None:
+            # Its last call may not have returned yet, though its answer is here; now it has.
+            assert self.agent.is_ready()
             self._process.send_signal(signal.SIGINT)
             self._process.communicate()
         return _calls(self._output.read_text())
@@ -111,7 +113,7 @@ class Watch:
         """Look at one more call."""
         if call.name == "openat" and "data.mdb" in call.text:
             (self._through.add if "SYNC" in call.text else self._through.discard)(call.descriptor)
-        elif call.name == "recvfrom" and call.result > 0:
+        elif call.name == "recvfrom" and call.result > 0 and "=VERSION" not in call.text:
             self._progress[call.descriptor] = 1
         elif call.name in ("fdatasync", "fsync", "msync") and self._file in call.text:
             assert call.result == 0
