@@ -57,7 +57,7 @@ class Plugin:
 
     def __post_init__(self) -> None:
         ipam: dict[str, object] = {"type": self.binary.name, "dataDir": str(self.data)}
-        if self.binary.name == "fastipam":
+        if self.binary.name.startswith("fastipam"):
             ipam["subnet"] = SUBNET
         else:
             ipam["ranges"] = [[{"subnet": SUBNET}]]

@@ -64,9 +64,11 @@ def make_room(path: Path) -> None:
     """Give some addresses of a filled store back, spread over the whole pool."""
     with fastipam.open(path) as ipam:
         net = ipam.network(NETWORK, SUBNET, cooldown_s=0)
-        with ipam.transaction():
-            for number in range(0, LEASES, LEASES // ROOM):
-                net.release(f"{number:064x}", IFNAME)
+        numbers = list(range(0, LEASES, LEASES // ROOM))
+        for at in range(0, len(numbers), AGENT_BATCH):
+            with ipam.transaction():
+                for number in numbers[at : at + AGENT_BATCH]:
+                    net.release(f"{number:064x}", IFNAME)
 
 
 def touch(path: Path) -> None:
