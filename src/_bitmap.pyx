@@ -622,6 +622,7 @@ cdef class Bitmap(_Tree):
     cdef u128 _last
     cdef u128 _cursor
     cdef u128 _used
+    cdef Page* _untold  # a full page whose bit in the page above is not set yet, or NULL
     cdef bint _busy
     cdef PyThread_type_lock _lock
 
@@ -693,6 +694,8 @@ cdef class Bitmap(_Tree):
         cdef int bit = PAGE_BITS
         if self._busy:
             self._wait()
+        if self._untold != NULL:
+            self._tell()
         page = self._hot[0]
         # Nearly every call needs no more than the hot page, or the one behind it that the hot
         # page above names: both are looked at without the general search.
@@ -703,7 +706,9 @@ cdef class Bitmap(_Tree):
             if bit < PAGE_BITS:
                 found = (page.index << PAGE_SHIFT) + <u128>bit
                 if found <= self._last:
-                    self._put(page, bit)
+                    if page.used == PAGE_BITS - 1:
+                        self._untold = page
+                    mark(page, bit)
                     return self._taken(found)
         if not (
             self._next_free(self._cursor, self._last, &found)
@@ -713,6 +718,17 @@ cdef class Bitmap(_Tree):
         self._get_or_add(0, found >> PAGE_SHIFT, &page)
         self._put(page, <uint32_t>found & (PAGE_BITS - 1))
         return self._taken(found)
+
+    cdef int _tell(self) except -1:
+        """Enter the page that the last ``allocate`` filled into the page above.
+
+        In a nearly full bitmap an index is often given back at once, and the page above need never
+        know. Whatever reads the upper levels, or writes them, calls this first.
+        """
+        if self._untold != NULL:
+            self._fills_up(self._untold)
+            self._untold = NULL
+        return 0
 
     cdef inline object _taken(self, u128 index):
         """Count an index that was just taken and move the cursor behind it."""
@@ -761,6 +777,7 @@ cdef class Bitmap(_Tree):
             raise PoolExhausted(
                 f"{count} indices are wanted, {self.free} of {self.size} are free", wanted=count
             )
+        self._tell()
         cursor = self._cursor
         PyThread_acquire_lock(self._lock, WAIT_LOCK)
         self._busy = True
@@ -799,6 +816,7 @@ cdef class Bitmap(_Tree):
         cdef u128 position
         if not self._index(index, &position):
             raise IndexError(f"index {index} is outside 0..{self.size - 1}")
+        self._tell()
         if self._set(position):
             self._used += 1
             return True
@@ -812,6 +830,13 @@ cdef class Bitmap(_Tree):
         cdef u128 position
         if not self._index(index, &position):
             raise IndexError(f"index {index} is outside 0..{self.size - 1}")
+        if self._untold != NULL:
+            if self._untold.index == position >> PAGE_SHIFT:
+                unmark(self._untold, <uint32_t>position & (PAGE_BITS - 1))
+                self._untold = NULL
+                self._used -= 1
+                return True
+            self._tell()
         if self._clear(position):
             self._used -= 1
             return True
@@ -823,7 +848,10 @@ cdef class Bitmap(_Tree):
         Raises IndexError when the bounds reach outside.
         """
         cdef u128 low, high, found
-        if self._bounds(start, stop, &low, &high) and self._next_free(low, high, &found):
+        if not self._bounds(start, stop, &low, &high):
+            return None
+        self._tell()
+        if self._next_free(low, high, &found):
             return to_python(found)
         return None
 
@@ -952,6 +980,7 @@ cdef class Bitmap(_Tree):
         if self._busy:
             self._wait()
         try:
+            self._tell()
             self._verify()
             counted = self._count(0, self._last)
             assert counted == self._used, f"used is {self.used}, not {to_python(counted)}"

@@ -416,3 +416,37 @@ def test_iteration_beside_batches() -> None:
         assert all(one < other for one, other in pairwise(seen))
     thread.join()
     bitmap._check()
+
+
+FOLLOW_UPS: list[Callable[[Bitmap], object]] = [
+    lambda bm: bm.release(4095),
+    lambda bm: bm.release(17),
+    lambda bm: bm.release(4096),
+    lambda bm: bm.acquire(4096),
+    lambda bm: bm.acquire(4095),
+    lambda bm: bm.next_free(0),
+    lambda bm: bm.next_free(0, 4096),
+    lambda bm: bm.allocate(),
+    lambda bm: bm.allocate_many(5000),
+    lambda bm: (4095 in bm, 9000 in bm, bm.count(), bm.to_bytes(), list(bm)),
+    lambda bm: setattr(bm, "cursor", 0),
+]
+
+
+@pytest.mark.parametrize("first", range(len(FOLLOW_UPS)))
+@pytest.mark.parametrize("second", range(len(FOLLOW_UPS)))
+def test_page_that_allocate_filled(first: int, second: int) -> None:
+    """Whatever follows an allocate that fills a page, the pages above agree with it."""
+    bm = Bitmap(1 << 20)
+    bm.allocate_many(4095)
+    assert bm.allocate() == 4095
+    for which in (first, second):
+        FOLLOW_UPS[which](bm)
+    taken = set(bm)
+    bm._check()
+    assert len(taken) == bm.used
+    free = next(index for index in range(1 << 20) if index not in taken)
+    assert bm.next_free() == free
+    bm.cursor = 0
+    assert bm.allocate() == free
+    bm._check()
