@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import socket
@@ -279,7 +280,7 @@ def test_end_during_scrapes(start: Start, free_port: int, config: Make, tmp_path
             try:
                 while True:
                     _get(free_port)
-            except (OSError, ValueError):
+            except (OSError, ValueError, http.client.HTTPException):
                 pass  # it has ended
 
         threads = [threading.Thread(target=scrape) for _ in range(2)]
