@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastipam.network import DEFAULT_COOLDOWN_S, Network
 from fastipam.ranges import DEFAULT_SUBNET, exclude_from, parse_ranges
-from fastipam.store import close_shared, open_shared
+from fastipam.store import DEFAULT_DATA_DIR, close_shared, open_shared
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from typing import Any, Self
 
     from fastipam.store import Store, Transaction
-
-DEFAULT_DATA_DIR = "/var/lib/cni/fastipam"
 
 
 class Ipam:

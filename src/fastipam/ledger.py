@@ -235,14 +235,19 @@ class Ledger:
         A cooling address is kept from those who did not ask for it; a container that is
         restarted with its address asks for it.
         """
-        if self.txn.pages(self.state.network_id, family).acquire(value):
+        if self._take(family, value):
             self._count_outside(family, (value,))
-        else:
-            record = self._record(family, value)
-            if record is None or record.state != COOLING:
-                raise _in_use(family, value, record)
-            self._leave_queue(record, family, value)
         self.state.move_cursor(index, family, value)
+
+    def _take(self, family: int, value: int) -> bool:
+        """Take this address; False: it was cooling, and counted already. Raises AddressInUse."""
+        if self.txn.pages(self.state.network_id, family).acquire(value):
+            return True
+        record = self._record(family, value)
+        if record is None or record.state != COOLING:
+            raise _in_use(family, value, record)
+        self._leave_queue(record, family, value)
+        return False
 
     def _count_outside(self, family: int, values: Sequence[int]) -> None:
         """Free addresses were taken; of ranges that are not the network's they may be outside."""
@@ -332,13 +337,8 @@ class Ledger:
         if (family, value) in held:
             return False
         index = self.stored.index_of(family, value) or 0
-        if self.txn.pages(self.state.network_id, family).acquire(value):
+        if self._take(family, value):
             self.state.outside += not self.stored.holds(family, value)
-        else:
-            record = self._record(family, value)
-            if record is None or record.state != COOLING:
-                raise _in_use(family, value, record)
-            self._leave_queue(record, family, value)
         its_range = self.stored.range_of(family, value)
         length = BITS[family] if its_range is None else its_range.length
         self._write(owner, index, family, value, length, None, wall_ns)

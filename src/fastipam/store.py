@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
+DEFAULT_DATA_DIR = "/var/lib/cni/fastipam"
 DURABLE = "durable"
 RELAXED = "relaxed"
 

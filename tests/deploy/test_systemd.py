@@ -15,7 +15,7 @@ import pytest
 from fastipam.agent import main as process
 from fastipam.agent.protocol import DEFAULT_SOCKET
 from fastipam.cli.commands import cli
-from fastipam.ipam import DEFAULT_DATA_DIR
+from fastipam.store import DEFAULT_DATA_DIR
 
 from ..e2e import tools
 from .support import FASTIPAM, SERVICE, SOCKET, ask, config, finish, read_unit, until

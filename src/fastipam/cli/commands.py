@@ -17,7 +17,7 @@ from fastipam.agent.protocol import DEFAULT_SOCKET
 from fastipam.cli import install as installation
 from fastipam.cli import listing, migration
 from fastipam.errors import ConfigError, FastipamError
-from fastipam.ipam import DEFAULT_DATA_DIR
+from fastipam.store import DEFAULT_DATA_DIR
 from fastipam.verify import verify
 
 if TYPE_CHECKING:

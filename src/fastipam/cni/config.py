@@ -15,6 +15,7 @@ from fastipam.cni.request import is_id
 from fastipam.errors import ConfigError
 from fastipam.network import DEFAULT_COOLDOWN_S
 from fastipam.ranges import Range, build_pool, parse_exclusion
+from fastipam.store import DEFAULT_DATA_DIR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
     from fastipam.cni.request import Arguments
     from fastipam.cni.versions import Version
-
-DEFAULT_DATA_DIR = "/var/lib/cni/fastipam"
 
 _RANGE_KEYS = ("subnet", "rangeStart", "rangeEnd", "gateway")
 _KNOWN = frozenset(
