@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fastipam.cni import config as config_module
 from fastipam.cni import stores
 from fastipam.cni.config import Location
+from fastipam.store import DEFAULT_DATA_DIR
 
 from .plugin import VERSIONS, Call, Held, Make
 
@@ -396,7 +396,7 @@ def test_announced_keys(command: str, key: str, value: Any, call: Call, config: 
 
 def test_default_data_dir() -> None:
     """Without a dataDir the store is in /var/lib/cni/fastipam."""
-    assert config_module.DEFAULT_DATA_DIR == "/var/lib/cni/fastipam"
+    assert DEFAULT_DATA_DIR == "/var/lib/cni/fastipam"
     for ipam in (None, {}, {"datadir": ""}, {"datadir": 5}, {"datadir": "a\0b"}, 5):
         location = Location({"name": "a", "ipam": ipam})
         assert location.data_dir == "/var/lib/cni/fastipam"
