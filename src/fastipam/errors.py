@@ -83,12 +83,14 @@ class PoolExhausted(FastipamError):
     """No free address is left where one was asked for.
 
     ``network`` is its name (empty for a bare :class:`~fastipam.Bitmap`), ``ranges`` the text
-    of the range set that is full, ``wanted`` how many addresses were asked for.
+    of the range set that is full, ``wanted`` how many addresses were asked for. ``retry_after_s``
+    are the seconds until a cooling address is free, None when no waiting helps.
     """
 
     network: str
     ranges: str
     wanted: int
+    retry_after_s: int | None
 
     def __init__(
         self,
@@ -97,12 +99,14 @@ class PoolExhausted(FastipamError):
         network: str = "",
         ranges: str = "",
         wanted: int = 1,
+        retry_after_s: int | None = None,
         hint: str | None = None,
     ) -> None:
         super().__init__(message, hint=hint)
         self.network = network
         self.ranges = ranges
         self.wanted = wanted
+        self.retry_after_s = retry_after_s
 
 
 class AddressInUse(FastipamError):

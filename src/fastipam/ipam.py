@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from fastipam.network import DEFAULT_COOLDOWN_S, Network
+from fastipam.network import Network
+from fastipam.policy import (
+    DEFAULT_COOLDOWN_S,
+    DEFAULT_HISTORY,
+    DEFAULT_HISTORY_AGE_S,
+    PREFER,
+    Policy,
+)
 from fastipam.ranges import DEFAULT_SUBNET, exclude_from, parse_ranges
 from fastipam.store import DEFAULT_DATA_DIR, close_shared, open_shared
 
@@ -57,6 +64,10 @@ class Ipam:
         *,
         exclude: Iterable[str] = (),
         cooldown_s: float = DEFAULT_COOLDOWN_S,
+        cooldown_policy: str = PREFER,
+        sticky_s: int = 0,
+        history: int = DEFAULT_HISTORY,
+        history_age_s: float = DEFAULT_HISTORY_AGE_S,
     ) -> Network:
         """The network of this name. Touches the store only to look up unnamed ranges.
 
@@ -65,21 +76,33 @@ class Ipam:
         Each set gives one address of an allocation: two sets of different families are dual stack.
         None means the ranges that the store remembers (with ``exclude`` in place of their
         exclusions, if it is given), else 10.32.0.0/12. ``exclude`` are CIDRs, addresses or ranges
-        (``"a-b"``) that are never assigned. ``cooldown_s`` are the seconds before a released
-        address is assigned again, unless nothing else is free. Raises ConfigError with the field
-        and the value.
+        (``"a-b"``) that are never assigned.
+
+        ``cooldown_s`` are the seconds before a released address is assigned again;
+        ``cooldown_policy`` says whether it is earlier when nothing else is free: "prefer" (yes,
+        the one that has cooled longest) or "strict" (PoolExhausted, with the seconds left).
+        ``sticky_s`` are the seconds for which a pod's address is kept for it after a release.
+        ``history`` is how many events are kept, 0: none are written; ``history_age_s`` how long.
+        Raises ConfigError with the field and the value.
         """
+        policy = Policy(
+            cooldown_s=cooldown_s,
+            cooldown_policy=cooldown_policy,
+            sticky_s=sticky_s,
+            history=history,
+            history_age_s=history_age_s,
+        )
         exclude = tuple(exclude)
         if ranges is None:
-            known = Network(self.store, name, None, cooldown_s=cooldown_s)
+            known = Network(self.store, name, None, policy=policy)
             stored = known.current_pool()
             if stored is not None:
                 if not exclude:
                     return known
                 pool = exclude_from(stored, exclude)
-                return Network(self.store, name, pool, cooldown_s=cooldown_s)
+                return Network(self.store, name, pool, policy=policy)
             ranges = DEFAULT_SUBNET
-        return Network(self.store, name, parse_ranges(ranges, exclude), cooldown_s=cooldown_s)
+        return Network(self.store, name, parse_ranges(ranges, exclude), policy=policy)
 
     def networks(self) -> list[str]:
         """The names of all networks that the store knows, sorted. O(networks)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from fastipam import records
 from fastipam.addresses import V4, format_cidr, format_ip
 from fastipam.errors import ConfigError
@@ -16,9 +18,19 @@ class Owner:
     """Who asks for an address, and what the lease shall remember of it.
 
     ``name`` is the :func:`records.owner_name`, ``texts`` all that the record says in words.
+    ``sticky_s`` counts only for an owner that is a pod with a name.
     """
 
-    __slots__ = ("container_id", "ifname", "inode", "name", "texts")
+    __slots__ = (
+        "container_id",
+        "ifname",
+        "inode",
+        "mount_ns",
+        "name",
+        "pod",
+        "sticky_s",
+        "texts",
+    )
 
     def __init__(
         self,
@@ -29,13 +41,22 @@ class Owner:
         pod_namespace: str = "",
         pod_name: str = "",
         pod_uid: str = "",
+        mount_ns: int = 0,
+        sticky_s: int = 0,
     ) -> None:
         records.check_owner(container_id, ifname)
         if not 0 <= inode < 1 << 64:
             raise ConfigError(f"inode {inode!r} has no 64 bits", field="inode", value=inode)
+        if not 0 <= mount_ns < 1 << 32:
+            raise ConfigError(
+                f"mount_ns {mount_ns!r} has no 32 bits", field="mount_ns", value=mount_ns
+            )
         self.container_id = container_id
         self.ifname = ifname
         self.inode = inode
+        self.mount_ns = mount_ns
+        self.pod = f"{pod_namespace}/{pod_name}" if pod_namespace and pod_name else ""
+        self.sticky_s = sticky_s if self.pod else 0
         rest = "\0".join(("", netns, pod_namespace, pod_name, pod_uid))
         if rest.count("\0") != 4:
             for field, text in (
@@ -130,6 +151,16 @@ class Lease:
         return self.record.inode
 
     @property
+    def mount_ns(self) -> int:
+        """The inode of the mount namespace in which ``netns`` was looked at; 0: not known."""
+        return self.record.mount_ns
+
+    @property
+    def sticky_s(self) -> int:
+        """For how many seconds the address is kept for its pod after a release; 0: not at all."""
+        return self.record.sticky_s
+
+    @property
     def pod_namespace(self) -> str:
         """The Kubernetes namespace; empty: none."""
         return self.record.pod_namespace
@@ -197,3 +228,14 @@ def to_ip(family: int, value: int) -> IPv4Address | IPv6Address:
     import ipaddress
 
     return ipaddress.IPv4Address(value) if family == V4 else ipaddress.IPv6Address(value)
+
+
+def mount_namespace() -> int:
+    """The inode of this process's mount namespace, 0 when it cannot be seen: what paths mean here.
+
+    Asked anew each time: a process may enter another.
+    """
+    try:
+        return os.stat("/proc/self/ns/mnt").st_ino
+    except OSError:
+        return 0

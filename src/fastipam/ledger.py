@@ -6,19 +6,22 @@ keeps bits, leases, owners, cool-down queue and counters in step. Nothing here c
 
 from __future__ import annotations
 
-from fastipam import records
+from fastipam import history, records
 from fastipam.addresses import BITS, format_ip
 from fastipam.errors import AddressInUse, PoolExhausted, StoreCorrupt
 from fastipam.lease import Lease
 from fastipam.ranges import Pool
-from fastipam.records import CHECK_HINT, COOLING, NetworkState, Record
+from fastipam.records import ASSIGNED, CHECK_HINT, COOLING, Record
+from fastipam.state import NetworkState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Generator, Sequence
     from typing import Any
 
+    from fastipam.holds import Reservation
     from fastipam.lease import Owner
+    from fastipam.policy import Policy
     from fastipam.ranges import RangeSet
     from fastipam.store import Snapshot, Store, Transaction
 
@@ -86,7 +89,18 @@ def cooling_of(
 class Ledger:
     """One network in one write transaction; :meth:`save` before the transaction ends."""
 
-    __slots__ = ("_known", "_owner", "_stored", "_text", "name", "state", "store", "txn")
+    __slots__ = (
+        "_events",
+        "_known",
+        "_owner",
+        "_stored",
+        "_text",
+        "name",
+        "policy",
+        "state",
+        "store",
+        "txn",
+    )
 
     def __init__(
         self,
@@ -96,23 +110,29 @@ class Ledger:
         network_id: int,
         text: str,
         known: Pool | None,
+        policy: Policy,
     ) -> None:
         self.txn = txn
         self.store = store
         self.name = name
+        self.policy = policy
         self.state = read_state(txn, store, network_id)
         self._text = text
         self._known = known
         self._owner = (b"", b"")
         self._stored: Pool | None = None
+        self._events: list[bytes] = []
 
     @classmethod
-    def create(cls, txn: Transaction, store: Store, name: str, key: bytes, pool: Pool) -> Ledger:
+    def create(
+        cls, txn: Transaction, store: Store, name: str, key: bytes, pool: Pool, policy: Policy
+    ) -> Ledger:
         """A network that the store has not known."""
         db = store.db_meta
         network_id = int.from_bytes(txn.get(b"last network", b"", db), "big") + 1
         txn.put(b"last network", network_id.to_bytes(4, "big"), True, True, False, db)
-        ledger = cls(txn, store, name, network_id, pool.text, pool)
+        ledger = cls(txn, store, name, network_id, pool.text, pool, policy)
+        ledger.state.swept = store.boot
         ledger._write_pool(key, pool)
         return ledger
 
@@ -124,73 +144,40 @@ class Ledger:
         return self._stored
 
     def save(self) -> None:
-        """Write the counters and cursors."""
+        """Write the counters, the cursors and what happened."""
         state = self.state
+        if self._events:
+            history.write(self.txn, self.store, state, self.policy, self._events)
+            self._events = []
         self.txn.put(state.prefix, state.pack(), True, True, False, self.store.db_states)
 
-    # A change of the ranges -----------------------------------------------------------------
+    def note(
+        self, kind: int, generation: int, family: int, value: int, texts: bytes, wall_ns: int
+    ) -> None:
+        """Enter an event in the network's history, if it keeps one."""
+        if self.policy.history:
+            raw = history.pack_event(wall_ns, kind, generation, family, value, texts)
+            self._events.append(raw)
 
     def adopt_pool(self, key: bytes, pool: Pool) -> None:
         """Remember these ranges from now on. O(used addresses) when they differ."""
         if pool.text == self._text:
             return
+        from fastipam import change
+
         self._write_pool(key, pool)
         self._text = pool.text
         self._stored = pool
-        self._recount(pool)
-        self._regroup(pool)
+        change.recount(self, pool)
+        change.regroup(self, pool)
         self.save()  # a caller that finds nothing to do does not write it
 
     def _write_pool(self, key: bytes, pool: Pool) -> None:
         value = self.state.prefix + pool.text.encode()
         self.txn.put(key, value, True, True, False, self.store.db_networks)
 
-    def _recount(self, pool: Pool) -> None:
-        """Count anew which used addresses lie outside."""
-        self.state.outside = sum(
-            not pool.holds(family, value)
-            for db in (self.store.db_leases, self.store.db_reservations)
-            for family, value in self._addresses(db)
-        )
-
-    def _addresses(self, db: Any) -> Iterator[tuple[int, int]]:
-        prefix = self.state.prefix
-        with self.txn.txn.cursor(db) as cursor:
-            if not cursor.set_range(prefix):
-                return
-            for key in cursor.iternext(keys=True, values=False):
-                if key[:4] != prefix:
-                    return
-                yield key[4], int.from_bytes(key[5:], "big")
-
-    def _regroup(self, pool: Pool) -> None:
-        """A lease notes the set that holds its address now.
-
-        Without it a set would not find its cooling addresses, which queue by set, when it runs
-        dry. An address that no set holds keeps what it has.
-        """
-        moves = []
-        for family, value in self._addresses(self.store.db_leases):
-            index = pool.index_of(family, value)
-            key = records.address_key(self.state.network_id, family, value)
-            record = self._record(family, value)
-            if index is not None and record is not None and record.set_index != index:
-                moves.append((key, record, index, family, value))
-        for key, record, index, family, value in moves:
-            if record.state == COOLING:
-                db = self.store.db_cooldown
-                old, new = (
-                    records.cooldown_key(
-                        self.state.network_id, each, record.released, family, value
-                    )
-                    for each in (record.set_index, index)
-                )
-                self.txn.delete(old, b"", db)
-                self.txn.put(new, b"", True, True, False, db)
-            record.set_index = index
-            self.txn.put(key, record.pack(), True, True, False, self.store.db_leases)
-
-    def _record(self, family: int, value: int) -> Record | None:
+    def record(self, family: int, value: int) -> Record | None:
+        """What the store holds of an address, None when it is free or reserved."""
         return read_record(self.txn, self.store, self.state.network_id, family, value)
 
     # Which address --------------------------------------------------------------------------
@@ -207,7 +194,7 @@ class Ledger:
         else:
             early = self._longest_cooling(index, range_set, 1)
             if not early:
-                raise self._exhausted(range_set, 1)
+                raise self._exhausted(index, range_set, 1)
             found = early[0]
         self.state.move_cursor(index, family, found)
         return found
@@ -225,44 +212,77 @@ class Ledger:
         if len(values) < wanted:
             values += self._longest_cooling(index, range_set, wanted - len(values))
             if len(values) < wanted:
-                raise self._exhausted(range_set, wanted)
+                raise self._exhausted(index, range_set, wanted)
         self.state.move_cursor(index, family, values[-1])
         return values
 
-    def claim(self, index: int, family: int, value: int) -> None:
-        """Take a requested address: a free one, or one that is only cooling.
+    def claim(self, index: int, family: int, value: int, owner: Owner) -> None:
+        """Take a requested address: a free one, one that is only cooling, or one kept for it.
 
         A cooling address is kept from those who did not ask for it; a container that is
         restarted with its address asks for it.
         """
-        if self._take(family, value):
+        if self._take(family, value, owner):
             self._count_outside(family, (value,))
         self.state.move_cursor(index, family, value)
 
-    def _take(self, family: int, value: int) -> bool:
-        """Take this address; False: it was cooling, and counted already. Raises AddressInUse."""
+    def _take(self, family: int, value: int, owner: Owner) -> bool:
+        """Take this address; False: it was in use, and counted already. Raises AddressInUse."""
         if self.txn.pages(self.state.network_id, family).acquire(value):
             return True
-        record = self._record(family, value)
-        if record is None or record.state != COOLING:
+        record = self.record(family, value)
+        if record is not None and record.state == ASSIGNED and record.boot != self.store.boot:
+            name = records.owner_name(record.container_id, record.ifname)
+            self.release(name, history.REBOOTED)
+            return self._take(family, value, owner)
+        if record is None:
+            from fastipam import holds
+
+            reservation = holds.find(self, family, value)
+            if reservation is None or not reservation.is_for(owner):
+                raise _reserved(family, value, reservation)
+            holds.take(self, family, value)
+        elif record.state == COOLING:
+            self.leave_queue(record, family, value)
+        else:
             raise _in_use(family, value, record)
-        self._leave_queue(record, family, value)
         return False
+
+    def kept_for(self, owner: Owner) -> list[tuple[int, int]]:
+        """The (family, address) pairs that are kept for this owner. O(their number)."""
+        if not self.state.reserved:
+            return []
+        from fastipam import holds
+
+        return holds.kept_for(self, owner)
 
     def _count_outside(self, family: int, values: Sequence[int]) -> None:
         """Free addresses were taken; of ranges that are not the network's they may be outside."""
         if self._known is not None and self._known.text != self._text:
             self.state.outside += sum(not self.stored.holds(family, value) for value in values)
 
-    def _exhausted(self, range_set: RangeSet, wanted: int) -> PoolExhausted:
+    def _exhausted(self, index: int, range_set: RangeSet, wanted: int) -> PoolExhausted:
         many = f" ({wanted} were wanted)" if wanted > 1 else ""
+        wait_s = self._next_due_s(index, range_set) if self.policy.strict else None
+        due = "" if wait_s is None else f"; one that is cooling down is free in {wait_s} s"
         return PoolExhausted(
-            f"no address is free in range set {range_set} of network {self.name}{many}",
+            f"no address is free in range set {range_set} of network {self.name}{many}{due}",
             network=self.name,
             ranges=str(range_set),
             wanted=wanted,
+            retry_after_s=wait_s,
             hint="look for leases that nobody uses, or give the network more ranges",
         )
+
+    def _next_due_s(self, index: int, range_set: RangeSet) -> int | None:
+        """In how many seconds, rounded up, the first cooling address has cooled; None: none is."""
+        queue = cooling_of(self.txn.txn, self.store, self.state.network_id, index, range_set)
+        first = next(queue, None)
+        queue.close()
+        if first is None:
+            return None
+        left = records.read_cooldown_key(first[0])[2] + self.policy.cooldown_ns - self.state.clock
+        return max(1, -(-left // 10**9))
 
     # Leases ---------------------------------------------------------------------------------
 
@@ -284,15 +304,25 @@ class Ledger:
         length: int,
         router: tuple[int, int] | None,
         wall_ns: int,
+        kind: int = history.ASSIGNED,
     ) -> Lease:
         state = self.state
         state.generation += 1
         state.assigned += 1
         raw = records.pack_assigned(
-            length, index, self.store.boot, state.generation, wall_ns, owner.inode, owner.texts
+            length,
+            index,
+            self.store.boot,
+            state.generation,
+            wall_ns,
+            owner.inode,
+            owner.mount_ns,
+            owner.sticky_s,
+            owner.texts,
         )
         key = records.address_key(state.network_id, family, value)
         self.txn.put(key, raw, True, True, False, self.store.db_leases)
+        self.note(kind, state.generation, family, value, owner.texts, wall_ns)
         return Lease(self.name, family, value, router, raw)
 
     def assign_many(
@@ -316,7 +346,7 @@ class Ledger:
                 its_range = range_set.range_of(value) or its_range
             generation += 1
             raw = records.pack_assigned(
-                its_range.length, index, boot, generation, wall_ns, 0, owner.texts
+                its_range.length, index, boot, generation, wall_ns, 0, 0, 0, owner.texts
             )
             key = records.address_key(network_id, family, value)
             items.append((key, raw))
@@ -326,7 +356,23 @@ class Ledger:
         state.assigned += len(items)
         with self.txn.txn.cursor(self.store.db_leases) as cursor:
             cursor.putmulti(items)
+        self._note_many(owners, leases, wall_ns)
         return leases, packed
+
+    def _note_many(self, owners: Sequence[Owner], leases: Sequence[Lease], wall_ns: int) -> None:
+        """Enter as many of the assignments as the history has room for, the last ones."""
+        first = max(0, len(leases) - self.policy.history)
+        generation = self.state.generation - len(leases) + 1
+        for at in range(first, len(leases)):
+            lease = leases[at]
+            self.note(
+                history.ASSIGNED,
+                generation + at,
+                lease.family,
+                lease.value,
+                owners[at].texts,
+                wall_ns,
+            )
 
     def take_over(self, owner: Owner, family: int, value: int, wall_ns: int) -> bool:
         """Enter a lease that another plugin has given; False: it is this owner's already.
@@ -337,11 +383,11 @@ class Ledger:
         if (family, value) in held:
             return False
         index = self.stored.index_of(family, value) or 0
-        if self._take(family, value):
+        if self._take(family, value, owner):
             self.state.outside += not self.stored.holds(family, value)
         its_range = self.stored.range_of(family, value)
         length = BITS[family] if its_range is None else its_range.length
-        self._write(owner, index, family, value, length, None, wall_ns)
+        self._write(owner, index, family, value, length, None, wall_ns, history.IMPORTED)
         self.write_owner(owner.name, [*held, (family, value)])
         return True
 
@@ -366,11 +412,13 @@ class Ledger:
     # Giving back ----------------------------------------------------------------------------
 
     def release(
-        self, name: bytes, cooldown_ns: int, newest: int | None = None
+        self, name: bytes, kind: int = history.RELEASED, newest: int | None = None
     ) -> list[tuple[int, int]]:
         """Give back what an owner has, and return it; nothing if it is newer than ``newest``.
 
-        Raises StoreCorrupt when a lease says that the address is somebody else's.
+        ``kind`` is why, for the history. What is given back is kept for its owner if it is
+        reserved or sticky, else it cools. Raises StoreCorrupt when a lease says that the address is
+        somebody else's.
         """
         held = self.held_by(name)
         if not held:
@@ -390,26 +438,44 @@ class Ledger:
             if newest is not None and records.generation_of(raw) > newest:
                 return []
             found.append((key, raw, family, value))
-        now = self.state.tick(self.store.clock())
+        wall_ns = self.store.clock()
+        now = self.state.tick(wall_ns)
         for key, raw, family, value in found:
-            self.state.assigned -= 1
-            if cooldown_ns:
-                self._enter_queue(key, raw, family, value, now)
-            else:
-                self._free(key, family, value)
+            self._give_back(key, raw, family, value, now)
+            texts = records.texts_of(raw)
+            self.note(kind, records.generation_of(raw), family, value, texts, wall_ns)
         self.txn.delete(self.owner_key(name), b"", self.store.db_owners)
         self.save()
         return held
 
+    def _give_back(self, key: bytes, raw: bytes, family: int, value: int, now: int) -> None:
+        """An assigned address has no owner any longer."""
+        state = self.state
+        state.assigned -= 1
+        if state.kept or records.sticky_of(raw):
+            from fastipam import holds
+
+            if holds.keep(self, key):
+                return
+            if records.sticky_of(raw):
+                holds.hold(self, key, raw, family, value, now)
+                return
+        if self.policy.cooldown_ns:
+            self._enter_queue(key, raw, family, value, now)
+        else:
+            self.txn.delete(key, b"", self.store.db_leases)
+            self.clear(family, value)
+
     def _enter_queue(self, key: bytes, raw: bytes, family: int, value: int, now: int) -> None:
         """An address begins to cool."""
         self.state.cooling += 1
-        index, raw = records.cool(raw, now)
-        self.txn.put(key, raw, True, True, False, self.store.db_leases)
+        cooling = records.cool(raw, now)
+        self.txn.put(key, cooling, True, True, False, self.store.db_leases)
+        index = records.set_index_of(raw)
         queued = records.cooldown_key(self.state.network_id, index, now, family, value)
         self.txn.put(queued, b"", True, True, False, self.store.db_cooldown)
 
-    def _leave_queue(self, record: Record, family: int, value: int) -> None:
+    def leave_queue(self, record: Record, family: int, value: int) -> None:
         """An address cools no longer; its bit stays set."""
         self.state.cooling -= 1
         key = records.cooldown_key(
@@ -417,18 +483,24 @@ class Ledger:
         )
         self.txn.delete(key, b"", self.store.db_cooldown)
 
-    def _free(self, key: bytes, family: int, value: int) -> None:
-        """An address has no owner and does not cool: its record goes, its bit is cleared."""
-        self.txn.delete(key, b"", self.store.db_leases)
+    def clear(self, family: int, value: int) -> None:
+        """Clear the bit of an address that has no record any longer."""
         self.txn.pages(self.state.network_id, family).release(value)
         if self.state.outside:
             self.state.outside -= not self.stored.holds(family, value)
 
-    def expire(self, cooldown_ns: int, limit: int = EXPIRE_PER_CALL) -> None:
-        """Free up to ``limit`` addresses whose cool-down is over. O(limit + number of sets)."""
+    def expire(self, limit: int = EXPIRE_PER_CALL) -> None:
+        """Free up to ``limit`` addresses whose cool-down is over, and as many kept too long.
+
+        O(limit + number of sets).
+        """
+        if self.state.kept:
+            from fastipam import holds
+
+            holds.expire(self, limit)
         if not self.state.cooling:
             return
-        due = self.state.clock - cooldown_ns
+        due = self.state.clock - self.policy.cooldown_ns
         prefix = self.state.prefix
         seek = prefix
         with self.txn.txn.cursor(self.store.db_cooldown) as cursor:
@@ -443,15 +515,20 @@ class Ledger:
                 cursor.delete()
                 limit -= 1
                 self.state.cooling -= 1
-                self._free(records.address_key(self.state.network_id, family, value), family, value)
+                key = records.address_key(self.state.network_id, family, value)
+                self.txn.delete(key, b"", self.store.db_leases)
+                self.clear(family, value)
 
     def _longest_cooling(self, index: int, range_set: RangeSet, wanted: int) -> list[int]:
-        """Take up to ``wanted`` cooling addresses of a range set early."""
+        """Take up to ``wanted`` cooling addresses of a range set, early if that is the policy."""
         if not self.state.cooling:
             return []
         early = []
+        due = self.state.clock - self.policy.cooldown_ns
         queue = cooling_of(self.txn.txn, self.store, self.state.network_id, index, range_set)
         for item in queue:
+            if self.policy.strict and records.read_cooldown_key(item[0])[2] > due:
+                break
             early.append(item)
             if len(early) == wanted:
                 break
@@ -462,8 +539,18 @@ class Ledger:
         return [value for _, value in early]
 
 
-def _in_use(family: int, value: int, record: Record | None) -> AddressInUse:
+def _in_use(family: int, value: int, record: Record) -> AddressInUse:
     text = format_ip(family, value)
-    owner = (record.container_id, record.ifname) if record else None
-    whose = f"assigned to {' '.join(owner).rstrip()}" if owner else "reserved"
-    return AddressInUse(f"the requested address {text} is {whose}", address=text, owner=owner)
+    owner = record.container_id, record.ifname
+    return AddressInUse(
+        f"the requested address {text} is assigned to {' '.join(owner).rstrip()}",
+        address=text,
+        owner=owner,
+    )
+
+
+def _reserved(family: int, value: int, reservation: Reservation | None) -> AddressInUse:
+    text = format_ip(family, value)
+    whom = f" for {reservation.owner}" if reservation and reservation.owner else ""
+    why = f": {reservation.reason}" if reservation and reservation.reason else ""
+    return AddressInUse(f"the requested address {text} is reserved{whom}{why}", address=text)

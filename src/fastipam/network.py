@@ -6,80 +6,34 @@ validates first, changes then, and leaves no trace when it fails. The books are 
 
 from __future__ import annotations
 
-from fastipam import records
-from fastipam._bitmap import StoredPages
-from fastipam.addresses import format_ip, parse_cidr, parse_ip
-from fastipam.errors import ConfigError, DuplicateAllocation, LeaseMissing, StoreCorrupt
+from fastipam import history, reboot, records
+from fastipam.addresses import format_ip
+from fastipam.errors import ConfigError, DuplicateAllocation, PoolExhausted
 from fastipam.lease import Lease, Owner, to_ip
-from fastipam.ledger import (
-    EXPIRE_PER_CALL,
-    Ledger,
-    cooling_of,
-    find,
-    read_pool,
-    read_record,
-    read_state,
-)
-from fastipam.ranges import Pool
-from fastipam.records import ASSIGNED, CHECK_HINT, Record
+from fastipam.ledger import EXPIRE_PER_CALL, Ledger, read_record
+from fastipam.ranges import Pool, parse_exclusion
+from fastipam.records import ASSIGNED
+from fastipam.view import View, parse_wanted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
-    from ipaddress import IPv4Address, IPv6Address
+    from collections.abc import Collection, Iterable, Sequence
 
     from fastipam.ranges import RangeSet
-    from fastipam.store import Snapshot, Store, Transaction
+    from fastipam.store import Transaction
+    from fastipam.view import AnyIP, Wanted
 
-    AnyIP = IPv4Address | IPv6Address
-    Wanted = str | AnyIP | tuple[int, int]
-
-DEFAULT_COOLDOWN_S = 30.0
+_MOST_RESERVED = 1 << 16  # addresses of one reserve(): other writers wait for half a second
 _RETAIN_BATCH = 256  # owners freed in one transaction of GC: other writers wait for it
-_NAME_BYTES = 255  # host-local's limit (the name is a directory there), and far below LMDB's 511
 
 
-class Network:
+class Network(View):
     """A named scope in which an address has at most one owner.
 
     Get it from :meth:`Ipam.network`. Safe to use from several threads; holds no state but its
-    configuration. ``pool`` are the range sets; None: those that the store remembers.
+    configuration. ``pool`` are the range sets; None: those that the store remembers. ``policy`` is
+    what becomes of addresses that are given back.
     """
-
-    def __init__(
-        self,
-        store: Store,
-        name: str,
-        pool: Pool | None,
-        *,
-        cooldown_s: float = DEFAULT_COOLDOWN_S,
-        remember: bool = True,
-    ) -> None:
-        encoded = records.encode("name", name)
-        if not 0 < len(encoded) <= _NAME_BYTES:
-            raise ConfigError(
-                f"the network name {name[:32]!r} is not 1 to {_NAME_BYTES} bytes long",
-                field="name",
-                value=name,
-            )
-        if not 0 <= cooldown_s < 1e9:
-            raise ConfigError(
-                f"cooldown {cooldown_s!r} is not a number of seconds",
-                field="cooldown",
-                value=cooldown_s,
-            )
-        self.name = name
-        self.pool = pool
-        self.cooldown_ns = int(cooldown_s * 1e9)
-        self._store = store
-        self._key = encoded
-        self._remember = remember
-
-    def __repr__(self) -> str:
-        return f"<Network {self.name!r} in {self._store.path}>"
-
-    def _find(self, txn: Transaction | Snapshot) -> tuple[int, str] | None:
-        return find(txn, self._store, self._key)
 
     def _enter(self, txn: Transaction) -> tuple[Ledger, Pool]:
         """The network's books, made if it is new, and the ranges to assign from."""
@@ -87,20 +41,44 @@ class Network:
         pool = self.pool
         if found is None:
             if pool is not None:
-                return Ledger.create(txn, self._store, self.name, self._key, pool), pool
+                return self._create(txn, pool), pool
         else:
-            ledger = Ledger(txn, self._store, self.name, *found, pool)
+            ledger = self._ledger(txn, *found)
             if pool is None:
                 pool = ledger.stored
             elif self._remember:
                 ledger.adopt_pool(self._key, pool)
             if pool.sets:
+                if ledger.state.swept != self._store.boot:
+                    reboot.step(ledger)
                 return ledger, pool
         raise ConfigError(
             f"the ranges of network {self.name} are not known and no ranges are given",
             field="ranges",
             value=None,
         )
+
+    def _ledger(self, txn: Transaction, network_id: int, text: str) -> Ledger:
+        return Ledger(txn, self._store, self.name, network_id, text, self.pool, self.policy)
+
+    def _create(self, txn: Transaction, pool: Pool) -> Ledger:
+        return Ledger.create(txn, self._store, self.name, self._key, pool, self.policy)
+
+    def sweep_reboot(self, limit: int = reboot.BATCH) -> bool:
+        """Look at up to ``limit`` leases, and give back those of an earlier boot; False: all seen.
+
+        One transaction. Raises StoreError.
+        """
+        with self._store.write() as txn:
+            found = self._find(txn)
+            ledger = self._ledger(txn, *found) if found else None
+            if ledger is None or ledger.state.swept == self._store.boot:
+                if self._store.unswept:
+                    reboot.is_over(txn, self._store)
+                return False
+            reboot.step(ledger, limit)
+            ledger.save()
+            return True
 
     # Assigning ------------------------------------------------------------------------------
 
@@ -116,30 +94,54 @@ class Network:
         pod_namespace: str = "",
         pod_name: str = "",
         pod_uid: str = "",
+        mount_ns: int = 0,
     ) -> Lease:
         """Assign one address of every range set to this owner, all or nothing.
 
         ``addresses`` are wanted ones, at most one a range set; the sets that none of them lies in
         choose for themselves, round robin. ``existing`` says what happens when the owner
         has addresses already: "error", or "return" them. ``netns`` and ``inode`` (of the network
-        namespace) and the pod's names are kept on the lease.
+        namespace), ``mount_ns`` (of the mount namespace where that path means it) and the pod's
+        names are kept on the lease. An address that is reserved for this container or pod, or that
+        is kept for the pod since it gave it back, comes before any other.
 
         O(number of range sets and their intervals), whatever the occupancy. Returns after the
         commit is on disk (durable mode). Raises PoolExhausted, AddressInUse,
         AddressNotInRange, DuplicateAllocation, ConfigError, StoreError; then nothing has changed,
         not even where the round robin stands.
         """
-        owner = Owner(container_id, ifname, netns, inode, pod_namespace, pod_name, pod_uid)
-        wanted = [_parse_wanted(one) for one in addresses] if addresses else []
+        owner = Owner(
+            container_id,
+            ifname,
+            netns,
+            inode,
+            pod_namespace,
+            pod_name,
+            pod_uid,
+            mount_ns,
+            self.policy.sticky_s,
+        )
+        wanted = [parse_wanted(one) for one in addresses] if addresses else []
         if existing not in ("error", "return"):
             raise ConfigError(
                 f"existing {existing!r} is neither 'error' nor 'return'",
                 field="existing",
                 value=existing,
             )
+        while True:
+            try:
+                return self._allocate(owner, wanted, existing)
+            except PoolExhausted:
+                # Perhaps only because leases of an earlier boot have not all been given back.
+                if not self._store.unswept or not self.sweep_reboot():
+                    raise
+
+    def _allocate(self, owner: Owner, wanted: Sequence[tuple[int, int]], existing: str) -> Lease:
         with self._store.write() as txn:
             ledger, pool = self._enter(txn)
             held = ledger.held_by(owner.name)
+            if held and ledger.state.swept != self._store.boot:
+                held = self._still_held(ledger, owner, held)
             if held:
                 if existing == "return":
                     network_id = ledger.state.network_id
@@ -148,18 +150,31 @@ class Network:
             requests = pool.match(wanted) if wanted else [None] * len(pool.sets)
             wall_ns = self._store.clock()
             ledger.state.tick(wall_ns)
-            ledger.expire(self.cooldown_ns)
+            ledger.expire()
+            kept = ledger.kept_for(owner)
             leases = []
             for index, range_set in enumerate(pool.sets):
                 value = requests[index]
+                if value is None and kept:
+                    value = _first_inside(range_set, kept)
                 if value is None:
                     value = ledger.choose(index, range_set)
                 else:
-                    ledger.claim(index, range_set.family, value)
+                    ledger.claim(index, range_set.family, value, owner)
                 leases.append(ledger.assign(owner, index, range_set, value, wall_ns))
             ledger.write_owner(owner.name, [(one.family, one.value) for one in leases])
             ledger.save()
         return _join(leases)
+
+    def _still_held(
+        self, ledger: Ledger, owner: Owner, held: list[tuple[int, int]]
+    ) -> list[tuple[int, int]]:
+        """What an owner has, once what is left of an earlier boot was given back."""
+        record = ledger.record(*held[0])
+        if record is None or record.boot == self._store.boot:
+            return held
+        ledger.release(owner.name, history.REBOOTED)
+        return []
 
     def _duplicate(self, owner: Owner, held: Sequence[tuple[int, int]]) -> DuplicateAllocation:
         texts = tuple(format_ip(*one) for one in held)
@@ -176,16 +191,25 @@ class Network:
 
         ``owners`` are (container id, interface) pairs, all different. The leases come in their
         order; each is that of the first range set and has the others as ``siblings``.
-        O(owners). Returns after the commit is on disk (durable mode). Raises as :meth:`allocate`.
+        What is reserved for an owner is not looked for here. O(owners). Returns after the commit
+        is on disk (durable mode). Raises as :meth:`allocate`.
         """
         listed = [Owner(container_id, ifname, netns) for container_id, ifname in owners]
         if not listed:
             return []
+        while True:
+            try:
+                return self._allocate_many(listed)
+            except (PoolExhausted, DuplicateAllocation):
+                if not self._store.unswept or not self.sweep_reboot():
+                    raise
+
+    def _allocate_many(self, listed: list[Owner]) -> list[Lease]:
         with self._store.write() as txn:
             ledger, pool = self._enter(txn)
             wall_ns = self._store.clock()
             ledger.state.tick(wall_ns)
-            ledger.expire(self.cooldown_ns, EXPIRE_PER_CALL * len(listed))
+            ledger.expire(EXPIRE_PER_CALL * len(listed))
             columns = []
             held = [b""] * len(listed)
             for index, range_set in enumerate(pool.sets):
@@ -243,8 +267,8 @@ class Network:
         """The books of a network whose ranges may be unknown: the first ADD tells them."""
         found = self._find(txn)
         if found is None:
-            return Ledger.create(txn, self._store, self.name, self._key, self.pool or Pool([]))
-        return Ledger(txn, self._store, self.name, *found, self.pool)
+            return self._create(txn, self.pool or Pool([]))
+        return self._ledger(txn, *found)
 
     # Giving back ----------------------------------------------------------------------------
 
@@ -270,14 +294,44 @@ class Network:
         return []
 
     def _release(
-        self, txn: Transaction, owner: tuple[str, str], newest: int | None = None
+        self,
+        txn: Transaction,
+        owner: tuple[str, str],
+        kind: int = history.RELEASED,
+        newest: int | None = None,
     ) -> list[tuple[int, int]]:
         """Give back what exactly this owner has, unless it is newer than ``newest``."""
         found = self._find(txn)
         if found is None:
             return []
-        ledger = Ledger(txn, self._store, self.name, *found, self.pool)
-        return ledger.release(records.owner_name(*owner), self.cooldown_ns, newest)
+        ledger = self._ledger(txn, *found)
+        if ledger.state.swept != self._store.boot:
+            reboot.step(ledger)
+            ledger.save()
+        return ledger.release(records.owner_name(*owner), kind, newest)
+
+    def release_address(
+        self, address: Wanted, *, generation: int | None = None, kind: int = history.OPERATOR
+    ) -> Lease | None:
+        """Give back all that the owner of this address has; the lease of the address, or None.
+
+        None: nobody has it, or its lease is not of this ``generation``. ``kind`` (see history.py)
+        is why. O(addresses of the owner). Returns after the commit is on disk (durable mode).
+        Raises ConfigError, StoreError.
+        """
+        family, value = parse_wanted(address)
+        with self._store.write() as txn:
+            found = self._find(txn)
+            record = None
+            if found is not None:
+                record = read_record(txn, self._store, found[0], family, value)
+            if found is None or record is None or record.state != ASSIGNED:
+                return None
+            if generation not in (None, record.generation):
+                return None
+            lease = self._view(self._pool_of(found[1]), family, value, record)
+            self._release(txn, (record.container_id, record.ifname), kind, record.generation)
+            return lease
 
     def retain(self, valid: Collection[tuple[str, str]], before_ns: int) -> list[tuple[int, int]]:
         """Give back every lease whose owner is not in ``valid``; CNI's GC. Returns what was freed.
@@ -299,188 +353,97 @@ class Network:
         for at in range(0, len(owners), _RETAIN_BATCH):
             with self._store.write() as txn:
                 for owner, generation in owners[at : at + _RETAIN_BATCH]:
-                    freed += self._release(txn, owner, generation)
+                    freed += self._release(txn, owner, history.GC, generation)
         return freed
 
-    # Looking --------------------------------------------------------------------------------
+    # Reserving ------------------------------------------------------------------------------
 
-    def _lease(
-        self, txn: Transaction | Snapshot, network_id: int, pool: Pool, family: int, value: int
-    ) -> Lease:
-        record = read_record(txn, self._store, network_id, family, value)
-        if record is None:
-            raise StoreCorrupt(
-                f"{format_ip(family, value)} has an owner and no lease",
-                path=self._store.path,
-                hint=CHECK_HINT,
-            )
-        return self._view(pool, family, value, record)
+    def reserve(self, target: str, *, owner: str = "", reason: str = "") -> list[tuple[int, int]]:
+        """Keep addresses from every allocation but their owner's; (family, integer) of each.
 
-    def _view(self, pool: Pool, family: int, value: int, record: Record) -> Lease:
-        """A lease as its network's ranges show it: they know the prefix length and the gateway."""
-        its_range = pool.range_of(family, value)
-        if its_range is None:
-            return Lease(self.name, family, value, None, record)
-        record.length = its_range.length
-        return Lease(self.name, family, value, its_range.gateway, record)
-
-    def _pool_of(self, text: str) -> Pool:
-        return read_pool(text, self.pool, self._store, self.name)
-
-    def lookup(self, address: str | AnyIP) -> Lease | None:
-        """The lease of this address, or None when it has no owner (free, cooling, reserved).
-
-        O(1), waits for no writer. Raises ConfigError when it is no address, StoreError.
+        ``target`` is an address, a CIDR or "a-b"; of those, the addresses that the ranges can
+        assign. ``owner`` is a pod's "namespace/name" or a container id, empty: nobody may have
+        them. Who has one of them now keeps it until it is given back. Idempotent: the last owner
+        and reason count. O(addresses), in one transaction. Returns after the commit is on disk
+        (durable mode). Raises ConfigError (no such address, too many), StoreError.
         """
-        family, value = _parse_wanted(address)
-        with self._store.read() as txn:
-            found = self._find(txn)
-            if found is None:
-                return None
-            record = read_record(txn, self._store, found[0], family, value)
-            if record is None or record.state != ASSIGNED:
-                return None
-            return self._view(self._pool_of(found[1]), family, value, record)
+        from fastipam import holds
 
-    def leases(self) -> Iterator[Lease]:
-        """Every lease in address order, IPv4 first, as of one moment.
+        for field, text in (("owner", owner), ("reason", reason)):
+            if "\0" in text:
+                raise ConfigError(f"{field} contains NUL", field=field, value=text)
+        with self._store.write() as txn:
+            ledger, pool = self._enter(txn)
+            wanted = _assignable(pool, target)
+            wall_ns = self._store.clock()
+            ledger.state.tick(wall_ns)
+            for family, value in wanted:
+                one = holds.Reservation(family, value, owner, "", reason)
+                holds.reserve(ledger, one, wall_ns)
+            ledger.save()
+        return wanted
 
-        O(1) memory. The iterator keeps a read transaction open: exhaust or close it, the file
-        cannot reuse space that is freed meanwhile.
+    def unreserve(self, target: str) -> list[tuple[int, int]]:
+        """End the reservations of an address, a CIDR or "a-b"; (family, integer) of each.
+
+        Sticky ones, too. Whoever has such an address keeps it. O(reservations of the network).
+        Returns after the commit is on disk (durable mode). Raises ConfigError, StoreError.
         """
-        for family, value, record, pool in self.records():
-            if record.state == ASSIGNED:
-                yield self._view(pool, family, value, record)
+        from fastipam import holds
 
-    def records(self) -> Iterator[tuple[int, int, Record, Pool]]:
-        """Every used address with its record, cooling ones too, in address order, with the pool."""
-        with self._store.read() as txn:
-            found = self._find(txn)
-            if found is None:
-                return
-            pool = self._pool_of(found[1])
-            prefix = records.network_prefix(found[0])
-            with txn.txn.cursor(self._store.db_leases) as cursor:
-                if not cursor.set_range(prefix):
-                    return
-                for key, raw in cursor:
-                    if key[:4] != prefix:
-                        return
-                    yield key[4], int.from_bytes(key[5:], "big"), Record.read(raw), pool
-
-    def owned(self, container_id: str, ifname: str) -> list[tuple[int, int]]:
-        """The (family, address) pairs of this owner, in the order of the range sets. O(1)."""
-        records.check_owner(container_id, ifname)
-        with self._store.read() as txn:
+        family, low, high = parse_exclusion(target, field="target")
+        with self._store.write() as txn:
             found = self._find(txn)
             if found is None:
                 return []
-            prefix = records.network_prefix(found[0])
-            for name in dict.fromkeys((ifname, "")):
-                owner_key = records.owner_key(prefix, records.owner_name(container_id, name))
-                raw = txn.get(owner_key, None, self._store.db_owners)
-                if raw is not None:
-                    return records.read_addresses(raw)
-            return []
-
-    def check(self, container_id: str, ifname: str, addresses: Iterable[Wanted] = ()) -> None:
-        """Assert that this owner holds a lease, and each of ``addresses`` that lies in the ranges.
-
-        Raises LeaseMissing, ConfigError, StoreError. O(addresses).
-        """
-        wanted = [_parse_wanted(one) for one in addresses]
-        owner = (container_id, ifname)
-        held = self.owned(*owner)
-        if not held:
-            raise LeaseMissing(
-                f"no address of network {self.name} is assigned to {container_id} {ifname}",
-                owner=owner,
-            )
-        pool = self.current_pool()
-        for one in wanted:
-            if one not in held and pool is not None and pool.range_of(*one) is not None:
-                text = format_ip(*one)
-                raise LeaseMissing(
-                    f"{text} is not assigned to {container_id} {ifname} in network {self.name}",
-                    address=text,
-                    owner=owner,
-                )
-
-    def exhausted(self) -> RangeSet | None:
-        """The first range set that could not serve an ADD now, or None. O(1); changes nothing.
-
-        A set whose addresses are all taken, but one of them only cooling, can serve.
-        """
-        with self._store.read() as txn:
-            found = self._find(txn)
-            pool = self.pool or (self._pool_of(found[1]) if found else None)
-            if found is None or pool is None:
-                return None
-            for index, range_set in enumerate(pool.sets):
-                pages = StoredPages(
-                    txn.get,
-                    None,
-                    None,
-                    self._store.db_pages,
-                    records.pages_prefix(found[0], range_set.family),
-                    records.page_index_bytes(range_set.family),
-                )
-                full = all(pages.next_free(*one) is None for one in range_set.intervals)
-                early = cooling_of(txn.txn, self._store, found[0], index, range_set)
-                if full and next(early, None) is None:
-                    return range_set
-        return None
-
-    def current_pool(self) -> Pool | None:
-        """The ranges: those given, else those the store remembers, else None."""
-        if self.pool is not None:
-            return self.pool
-        with self._store.read() as txn:
-            found = self._find(txn)
-            return None if found is None else self._pool_of(found[1])
-
-    def cursors(self) -> list[tuple[int, int] | None]:
-        """Where the round robin of each range set stands: (family, address), or None."""
-        with self._store.read() as txn:
-            found = self._find(txn)
-            if found is None:
-                return []
-            return read_state(txn, self._store, found[0]).all_cursors()
-
-    def stats(self) -> dict[str, int]:
-        """``size`` and its parts ``assigned``, ``cooling``, ``reserved`` and ``free``. O(1).
-
-        ``size`` are the addresses that the ranges can hand out, and those still in use that a
-        change of the ranges has put outside: the four states always add up to it. An address
-        whose cool-down is over counts as cooling until an assignment takes it out of the queue.
-        """
-        with self._store.read() as txn:
-            found = self._find(txn)
-            if found is None:
-                size = self.pool.size if self.pool else 0
-                return {"size": size, "assigned": 0, "cooling": 0, "reserved": 0, "free": size}
-            state = read_state(txn, self._store, found[0])
-            size = self._pool_of(found[1]).size + state.outside
-        return {
-            "size": size,
-            "assigned": state.assigned,
-            "cooling": state.cooling,
-            "reserved": state.reserved,
-            "free": size - state.used,
-        }
+            ledger = self._ledger(txn, *found)
+            wall_ns = self._store.clock()
+            ended = [
+                one
+                for one in holds.read_all(txn, self._store, found[0])
+                if one.family == family and low <= one.value <= high
+            ]
+            for one in ended:
+                holds.unreserve(ledger, one, wall_ns)
+            if ended:
+                ledger.save()
+        return [(one.family, one.value) for one in ended]
 
 
-def _parse_wanted(address: Wanted) -> tuple[int, int]:
-    """An address: text (a /length is ignored), an ``ipaddress`` object or (family, integer)."""
-    if isinstance(address, tuple):
-        return address
-    text = str(address)
-    try:
-        if "/" in text:
-            return parse_cidr(text)[:2]
-        return parse_ip(text)
-    except ValueError as error:
-        raise ConfigError(str(error), field="address", value=text) from None
+def _first_inside(range_set: RangeSet, kept: Sequence[tuple[int, int]]) -> int | None:
+    """The first of these (family, address) pairs that a range set may assign."""
+    for family, value in kept:
+        if family == range_set.family and value in range_set:
+            return value
+    return None
+
+
+def _assignable(pool: Pool, target: str) -> list[tuple[int, int]]:
+    """The addresses of an address, a CIDR or "a-b" that the ranges can assign."""
+    family, low, high = parse_exclusion(target, field="target")
+    inside = [
+        (max(low, first), min(high, last))
+        for each in pool.sets
+        if each.family == family
+        for first, last in each.intervals
+        if first <= high and low <= last
+    ]
+    count = sum(last - first + 1 for first, last in inside)
+    if not count:
+        raise ConfigError(
+            f"{target} has no address that the ranges can assign",
+            field="target",
+            value=target,
+            hint=f"the ranges are {'; '.join(map(str, pool.sets))}",
+        )
+    if count > _MOST_RESERVED:
+        raise ConfigError(
+            f"{target} has {count} addresses, more than {_MOST_RESERVED}",
+            field="target",
+            value=target,
+            hint="exclude them in the configuration instead",
+        )
+    return [(family, value) for first, last in inside for value in range(first, last + 1)]
 
 
 def _join(leases: Sequence[Lease]) -> Lease:

@@ -9,12 +9,17 @@ database        key                                               value
 ==============  ================================================  ===============================
 meta            a word                                            see store.py
 networks        name                                              id (4 bytes), text of the pool
-states          network id                                        :class:`NetworkState`
+states          network id                                        see state.py
 pages           network id, family, level, page index (4 or 16)   64 words of 64 bits
 leases          network id, family, address (4 or 16)             :class:`Record`
 owners          network id, digest of container id, interface     family, address; …
 cooldown        network id, set, released at, family, address     nothing
-reservations    network id, family, address                       reason, NUL, owner key
+reservations    network id, family, address                       see holds.py
+sticky          network id, "k", digest of an owner key           family, address; …
+sticky          network id, "t", due at, family, address          nothing
+events          network id, number                                see history.py
+missing         network id, family, address                       see sweep.py
+blocks          network id, …                                     see cluster/local.py
 ==============  ================================================  ===============================
 """
 
@@ -34,18 +39,20 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SCHEMA = 1
+SCHEMA = 2  # 1: never released
 
 ASSIGNED = 1
 COOLING = 2
 
 _ID = Struct(">I")
 _ADDRESS_KEY = {4: Struct(">IBI"), 6: Struct(">IB16s")}
-_LEASE = Struct("<BBHIQQQQ")
-_STATE = Struct("<QQQQQQq")
-_CURSOR = Struct("<B16s")
+_LEASE = Struct("<BBHIQQQQII")
 _COOLDOWN = Struct(">IHQB")
 _ASSIGNED_BYTE = bytes((ASSIGNED,))
+_COOLING_BYTE = bytes((COOLING,))
+# Where a packed lease has what is read without reading all of it.
+_SET_AT, _BOOT_AT, _GENERATION_AT, _RELEASED_AT, _STICKY_AT = 2, 4, 8, 24, 44
+_U16, _U32, _U64 = Struct("<H"), Struct("<I"), Struct("<Q")
 _DIGEST_BYTES = 16
 ENCODING = "utf-8"
 ERRORS = "surrogateescape"
@@ -134,8 +141,9 @@ class Record:
     ``set_index`` the range set that served it, ``boot`` the number of the boot (see store.py),
     ``generation`` a number that no other assignment of this network has. Times are in nanoseconds:
     ``allocated_ns`` is wall clock; ``released`` is on the network's own clock (see
-    :class:`NetworkState`) and 0 while assigned. ``inode`` is that of the network namespace, 0
-    when it was not known.
+    :class:`NetworkState`) and 0 while assigned. ``inode`` is that of the network namespace,
+    ``mount_ns`` that of the mount namespace in which ``netns`` was looked at; 0: not known.
+    ``sticky_s`` are the seconds for which the address is kept for its pod once it is released.
     """
 
     __slots__ = (
@@ -146,6 +154,7 @@ class Record:
         "ifname",
         "inode",
         "length",
+        "mount_ns",
         "netns",
         "pod_name",
         "pod_namespace",
@@ -153,6 +162,7 @@ class Record:
         "released",
         "set_index",
         "state",
+        "sticky_s",
     )
 
     def __init__(
@@ -165,6 +175,8 @@ class Record:
         allocated_ns: int,
         released: int,
         inode: int,
+        mount_ns: int,
+        sticky_s: int,
         container_id: str,
         ifname: str,
         netns: str = "",
@@ -180,6 +192,8 @@ class Record:
         self.allocated_ns = allocated_ns
         self.released = released
         self.inode = inode
+        self.mount_ns = mount_ns
+        self.sticky_s = sticky_s
         self.container_id = container_id
         self.ifname = ifname
         self.netns = netns
@@ -206,6 +220,8 @@ class Record:
             self.allocated_ns,
             self.released,
             self.inode,
+            self.mount_ns,
+            self.sticky_s,
         ) + "\0".join(texts).encode(ENCODING, ERRORS)
 
     @classmethod
@@ -237,11 +253,25 @@ def pack_assigned(
     generation: int,
     allocated_ns: int,
     inode: int,
+    mount_ns: int,
+    sticky_s: int,
     texts: bytes,
 ) -> bytes:
     """What :meth:`Record.pack` makes of an assigned address; ``texts`` is the owner's."""
     return (
-        _LEASE.pack(ASSIGNED, length, set_index, boot, generation, allocated_ns, 0, inode) + texts
+        _LEASE.pack(
+            ASSIGNED,
+            length,
+            set_index,
+            boot,
+            generation,
+            allocated_ns,
+            0,
+            inode,
+            mount_ns,
+            sticky_s,
+        )
+        + texts
     )
 
 
@@ -252,14 +282,39 @@ def is_assigned_to(raw: bytes, name: bytes) -> bool:
 
 def generation_of(raw: bytes) -> int:
     """The generation of a packed record."""
-    return int(_LEASE.unpack_from(raw)[4])
+    return int(_U64.unpack_from(raw, _GENERATION_AT)[0])
 
 
-def cool(raw: bytes, released: int) -> tuple[int, bytes]:
-    """The range set that served a packed record, and the record as it is from now on, cooling."""
-    _, length, set_index, boot, generation, allocated_ns, _, inode = _LEASE.unpack_from(raw)
-    head = _LEASE.pack(COOLING, length, set_index, boot, generation, allocated_ns, released, inode)
-    return set_index, head + raw[_LEASE.size :]
+def boot_of(raw: bytes) -> int:
+    """The boot of a packed record."""
+    return int(_U32.unpack_from(raw, _BOOT_AT)[0])
+
+
+def sticky_of(raw: bytes) -> int:
+    """For how many seconds a packed record's address is kept for its pod."""
+    return int(_U32.unpack_from(raw, _STICKY_AT)[0])
+
+
+def set_index_of(raw: bytes) -> int:
+    """The range set that served a packed record."""
+    return int(_U16.unpack_from(raw, _SET_AT)[0])
+
+
+def texts_of(raw: bytes) -> bytes:
+    """What a packed record says in words."""
+    return raw[_LEASE.size :]
+
+
+def name_of(raw: bytes) -> bytes:
+    """The :func:`owner_name` of a packed record."""
+    texts = raw[_LEASE.size :]
+    return texts[: texts.index(b"\0", texts.index(b"\0") + 1)]
+
+
+def cool(raw: bytes, released: int) -> bytes:
+    """A packed record as it is from now on: cooling."""
+    head = _COOLING_BYTE + raw[1:_RELEASED_AT] + _U64.pack(released)
+    return head + raw[_RELEASED_AT + 8 :]
 
 
 def check_owner(container_id: str, ifname: str) -> None:
@@ -291,101 +346,3 @@ def cooldown_prefix(network_id: int, set_index: int) -> bytes:
 def read_cooldown_key(key: bytes) -> tuple[int, int, int, int, int]:
     """(network id, set index, released, family, address)."""
     return (*_COOLDOWN.unpack_from(key), int.from_bytes(key[_COOLDOWN.size :], "big"))
-
-
-class NetworkState:
-    """The numbers of a network that change with every transaction, in one record.
-
-    ``generation`` counts assignments. ``assigned``, ``cooling`` and ``reserved`` count addresses
-    by state, ``outside`` those of them that the configured ranges do not (any longer) contain.
-    ``cursors`` holds, packed, family and address of the last automatic or requested assignment of
-    each range set; family 0: none yet.
-
-    ``clock`` is the network's own clock, in nanoseconds: wall clock plus ``offset``, which grows
-    when the wall clock steps back, so that it never does. Cool-down is measured on it: a step
-    back freezes nothing, a step forward of n seconds ends a cool-down at most n seconds early.
-    """
-
-    __slots__ = (
-        "assigned",
-        "clock",
-        "cooling",
-        "cursors",
-        "generation",
-        "network_id",
-        "offset",
-        "outside",
-        "prefix",
-        "reserved",
-    )
-
-    def __init__(self, network_id: int, raw: bytes | None) -> None:
-        self.network_id = network_id
-        self.prefix = _ID.pack(network_id)
-        if raw is None:
-            self.cursors = b""
-            self.generation = self.assigned = self.cooling = self.reserved = self.outside = 0
-            self.clock = self.offset = 0
-            return
-        if len(raw) < _STATE.size or (len(raw) - _STATE.size) % _CURSOR.size:
-            raise StoreCorrupt(f"a network's state cannot be read: {raw.hex()}", hint=CHECK_HINT)
-        (
-            self.generation,
-            self.assigned,
-            self.cooling,
-            self.reserved,
-            self.outside,
-            self.clock,
-            self.offset,
-        ) = _STATE.unpack_from(raw)
-        self.cursors = raw[_STATE.size :]
-
-    def pack(self) -> bytes:
-        """The value that the constructor reads."""
-        head = _STATE.pack(
-            self.generation,
-            self.assigned,
-            self.cooling,
-            self.reserved,
-            self.outside,
-            self.clock,
-            self.offset,
-        )
-        return head + self.cursors
-
-    @property
-    def used(self) -> int:
-        """Addresses whose bit is set."""
-        return self.assigned + self.cooling + self.reserved
-
-    def cursor(self, set_index: int, family: int) -> int | None:
-        """Where the round robin of this range set stands."""
-        at = set_index * _CURSOR.size
-        if at < len(self.cursors) and self.cursors[at] == family:
-            return int.from_bytes(self.cursors[at + 1 : at + _CURSOR.size], "big")
-        return None
-
-    def all_cursors(self) -> list[tuple[int, int] | None]:
-        """(family, address) of each range set's cursor, None where there is none yet."""
-        found = _CURSOR.iter_unpack(self.cursors)
-        return [(family, int.from_bytes(raw, "big")) if family else None for family, raw in found]
-
-    def move_cursor(self, set_index: int, family: int, value: int) -> None:
-        """The next assignment of this range set begins behind ``value``."""
-        at = set_index * _CURSOR.size
-        before = self.cursors[:at].ljust(at, b"\0")
-        packed = _CURSOR.pack(family, value.to_bytes(16, "big"))
-        self.cursors = before + packed + self.cursors[at + _CURSOR.size :]
-
-    def tick(self, wall_ns: int) -> int:
-        """Advance the network's clock to the wall clock's ``wall_ns`` and return it.
-
-        No two calls give the same time: what is queued by it has an order even while the wall clock
-        stands or steps back.
-        """
-        now = wall_ns + self.offset
-        if now <= self.clock:
-            self.offset += self.clock + 1 - now
-            now = self.clock + 1
-        self.clock = now
-        return now

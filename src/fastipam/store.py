@@ -53,6 +53,10 @@ _DATABASES = (
     "owners",
     "cooldown",
     "reservations",
+    "sticky",
+    "events",
+    "missing",
+    "blocks",
 )
 _MAX_DATABASES = 32  # room for those of later schemas
 REPLACE_HINT = "restore a backup, or move data.mdb and lock.mdb away to begin anew"
@@ -298,7 +302,9 @@ class Store:
     one.
 
     ``clock`` returns wall clock nanoseconds, ``boot_id`` the text that names this boot; tests
-    inject both. With ``create=False`` a directory without a store raises FileNotFoundError.
+    inject both. ``boot`` is the boot's number in this store; ``unswept`` says that leases of an
+    earlier one may be left (a hint: each network knows for itself). With ``create=False`` a
+    directory without a store raises FileNotFoundError.
     Raises StoreError, ConfigError (durability).
     """
 
@@ -406,6 +412,7 @@ class Store:
             if stored == durability:  # else this is not how the environment has to be opened
                 self._open_databases(env, txn, create=new)
                 self.boot = self._note_boot(txn)
+                self.unswept = int.from_bytes(txn.get(_SWEPT, b"", db=self.db_meta)) != self.boot
             return stored
 
     def _open_databases(self, env: lmdb.Environment, txn: Any, *, create: bool) -> None:
@@ -418,6 +425,10 @@ class Store:
             self.db_owners,
             self.db_cooldown,
             self.db_reservations,
+            self.db_sticky,
+            self.db_events,
+            self.db_missing,
+            self.db_blocks,
         ) = opened
 
     def _refuse_foreign(self, txn: Any) -> None:
@@ -438,6 +449,12 @@ class Store:
                 f"the store {self.path} has schema {schema}, this fastipam knows {SCHEMA}",
                 path=self.path,
                 hint="use the fastipam that wrote it, or a newer one",
+            )
+        if schema == 1:
+            raise StoreVersion(
+                f"the store {self.path} has schema 1, which no release had",
+                path=self.path,
+                hint="export its leases with the version that wrote it, and import them",
             )
         if schema < 1:
             raise StoreCorrupt(
@@ -465,7 +482,14 @@ class Store:
             number += 1
             txn.put(_BOOT, boot, db=db)
             txn.put(_BOOT_NUMBER, number.to_bytes(4, "big"), db=db)
+            if number == 1:
+                txn.put(_SWEPT, number.to_bytes(4, "big"), db=db)
         return number
+
+    def note_swept(self, txn: Transaction) -> None:
+        """No lease of an earlier boot is left (see reboot.py)."""
+        txn.put(_SWEPT, self.boot.to_bytes(4, "big"), True, True, False, self.db_meta)
+        self.unswept = False
 
     def _environment(self) -> lmdb.Environment:
         if os.getpid() != self._process:
@@ -520,6 +544,7 @@ _SCHEMA = b"schema"
 _DURABILITY = b"durability"
 _BOOT = b"boot id"
 _BOOT_NUMBER = b"boot number"
+_SWEPT = b"swept"  # the boot whose predecessors' leases are all given back
 
 
 def _read_boot_id() -> str:

@@ -6,7 +6,9 @@ What is compared, for each network and in one read transaction:
 * a bit of level 0 is set if and only if there is a lease (assigned or cooling) or a reservation
 * an assigned lease has exactly one owner entry that lists it, and the other way round
 * a cooling lease has exactly one place in the cool-down queue, and the other way round
-* the network's numbers: assigned, cooling, reserved, outside, generation, clock
+* a reservation with an owner is listed for him, one that ends has its place in time, and the other
+  way round
+* the network's numbers: assigned, cooling, reserved, kept, outside, generation, clock, events
 * no record belongs to a network that does not exist
 
 Keys are big-endian, so pages, leases and reservations all come in address order: they are merged
@@ -15,15 +17,18 @@ as they are read. Memory: the numbers of a network's full pages, one for each 40
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fastipam import records
+from fastipam import holds, records
 from fastipam._bitmap import page_bits
 from fastipam.addresses import BITS, V4, V6, format_ip
 from fastipam.errors import StoreCorrupt
+from fastipam.history import Event
 from fastipam.ranges import Pool
-from fastipam.records import ASSIGNED, NetworkState, Record
+from fastipam.records import ASSIGNED, Record
+from fastipam.state import NetworkState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -92,7 +97,7 @@ class _Network:
         self.name = name
         self.pool: Pool | None = None
         self.state: NetworkState | None = None
-        self.counts = dict.fromkeys(("assigned", "cooling", "reserved", "outside"), 0)
+        self.counts = dict.fromkeys(("assigned", "cooling", "reserved", "kept", "outside"), 0)
 
     def outside(self, family: int, value: int) -> bool:
         return self.pool is not None and not self.pool.holds(family, value)
@@ -118,6 +123,8 @@ class _Verifier:
             yield from self._other_families(network)
             yield from self._owners(network)
             yield from self._cooldown(network)
+            yield from self._kept(network)
+            yield from self._events(network)
             yield from self._numbers(network)
 
     # Reading -------------------------------------------------------------------------------
@@ -172,6 +179,9 @@ class _Verifier:
             ("owner", store.db_owners),
             ("cooldown", store.db_cooldown),
             ("reservation", store.db_reservations),
+            ("sticky", store.db_sticky),
+            ("event", store.db_events),
+            ("missing", store.db_missing),
         ):
             with self._txn.txn.cursor(db) as cursor:
                 more = cursor.first()
@@ -284,11 +294,14 @@ class _Verifier:
         """Every address with a lease or a reservation, ascending; judges them on the way."""
         leases = self._keyed(network, family, self._store.db_leases, "lease")
         reservations = self._keyed(network, family, self._store.db_reservations, "reservation")
-        for value, leased, _ in _merge(leases, reservations):
+        for value, leased, reserved in _merge(leases, reservations):
             if leased:
                 self._pending += self._lease(network, family, value)
             else:
                 network.counts["reserved"] += 1
+            if reserved:
+                network.counts["kept"] += 1
+                self._pending += self._reservation(network, family, value)
             network.counts["outside"] += network.outside(family, value)
             yield value
 
@@ -430,6 +443,84 @@ class _Verifier:
                     format_ip(family, value),
                     "it is in the cool-down queue, its lease says otherwise",
                 )
+
+    # Reservations and events ---------------------------------------------------------------
+
+    def _reservation(self, network: _Network, family: int, value: int) -> list[Finding]:
+        where = format_ip(family, value)
+        try:
+            one = holds.get(self._txn, self._store, network.network_id, family, value)
+        except StoreCorrupt as error:
+            return [Finding("reservation-unreadable", network.name, where, str(error))]
+        assert one is not None
+        found = []
+        prefix = records.network_prefix(network.network_id)
+        if one.owner:
+            key = holds.owner_index_key(prefix, one.owner, one.ifname)
+            if (family, value) not in self._listed(key):
+                text = f"it is kept for {one.owner}, for whom it is not listed"
+                found.append(Finding("reservation-without-owner", network.name, where, text))
+        if one.until:
+            key = holds.due_key(prefix, one.until, family, value)
+            if self._txn.get(key, None, self._store.db_sticky) is None:
+                text = "it is kept for some time, and its end is not noted"
+                found.append(Finding("reservation-without-end", network.name, where, text))
+        return found
+
+    def _listed(self, key: bytes) -> list[tuple[int, int]]:
+        try:
+            return records.read_addresses(self._txn.get(key, b"", self._store.db_sticky))
+        except StoreCorrupt:  # reported on its own
+            return []
+
+    def _kept(self, network: _Network) -> Iterator[Finding]:
+        """Each entry of ``sticky`` against the reservations it speaks of."""
+        prefix = records.network_prefix(network.network_id)
+        for key, raw in self._items(self._store.db_sticky, prefix):
+            try:
+                if key[4:5] == b"t":
+                    until, family, value = holds.read_due_key(key)
+                    listed = [(family, value)]
+                elif key[4:5] == b"k" and len(key) == _DIGEST_KEY_BYTES + 1:
+                    until, listed = 0, records.read_addresses(raw)
+                else:
+                    raise ValueError(key)
+                named = [self._names(network, key, until, *one) for one in listed]
+            except (StoreCorrupt, ValueError, KeyError, struct.error):
+                text = "this is no entry of what is kept"
+                yield Finding("sticky-unreadable", network.name, key.hex(), text)
+                continue
+            for (family, value), agrees in zip(listed, named, strict=True):
+                if not agrees:
+                    text = "it is listed as kept, its reservation says otherwise"
+                    where = format_ip(family, value)
+                    yield Finding("sticky-without-reservation", network.name, where, text)
+
+    def _names(self, network: _Network, key: bytes, until: int, family: int, value: int) -> bool:
+        """Whether an address's reservation is the one that an entry of ``sticky`` speaks of."""
+        try:
+            one = holds.get(self._txn, self._store, network.network_id, family, value)
+        except StoreCorrupt:  # reported with the reservations
+            return True
+        if one is None:
+            return False
+        if until:
+            return one.until == until
+        return key == holds.owner_index_key(key[:4], one.owner, one.ifname)
+
+    def _events(self, network: _Network) -> Iterator[Finding]:
+        """Each event can be read, and its number is one of those that were given."""
+        prefix = records.network_prefix(network.network_id)
+        for key, raw in self._items(self._store.db_events, prefix):
+            try:
+                event = Event(key, raw)
+            except StoreCorrupt as error:
+                yield Finding("event-unreadable", network.name, key.hex(), str(error))
+                continue
+            state = network.state
+            if state is not None and not state.first_event <= event.sequence < state.events:
+                text = f"event {event.sequence} is not one of {state.first_event}..{state.events}"
+                yield Finding("event-number", network.name, key.hex(), text)
 
 
 def _behind(prefix: bytes) -> bytes:

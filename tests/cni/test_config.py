@@ -380,7 +380,7 @@ def test_unknown_keys(call: Call, config: Make) -> None:
 
 
 @pytest.mark.parametrize("command", ["ADD", "CHECK", "STATUS"])
-@pytest.mark.parametrize("key", ["cluster", "sticky"])
+@pytest.mark.parametrize("key", ["cluster"])
 @pytest.mark.parametrize("value", [True, "pod", 5, {"endpoints": []}, []])
 def test_announced_keys(command: str, key: str, value: Any, call: Call, config: Make) -> None:
     """A key that this version knows but cannot honour is code 2, with key and value."""

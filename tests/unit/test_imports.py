@@ -29,6 +29,19 @@ HEAVY = {
 }
 # What a module may import of the project. A package stands for all that is in it; every module may
 # import from its own package.
+BASE = {"errors", "addresses", "records"}
+BOOKS = BASE | {
+    "change",
+    "history",
+    "holds",
+    "lease",
+    "ledger",
+    "policy",
+    "ranges",
+    "reboot",
+    "state",
+    "store",
+}
 ALLOWED = {
     "errors": set(),
     "addresses": {"errors"},
@@ -37,11 +50,22 @@ ALLOWED = {
     "_bitmap": {"errors"},
     "truncation": set(),
     "store": {"errors", "records", "_bitmap", "truncation"},
-    "lease": {"errors", "addresses", "records"},
-    "ledger": {"errors", "addresses", "ranges", "records", "lease", "store"},
-    "network": {"errors", "addresses", "ranges", "records", "lease", "ledger", "store", "_bitmap"},
-    "ipam": {"errors", "ranges", "network", "store"},
-    "verify": {"errors", "addresses", "ranges", "records", "store", "_bitmap"},
+    "lease": BASE,
+    "state": {"errors", "records"},
+    "policy": {"errors"},
+    "history": BASE | {"store", "state", "policy"},
+    # The books of a network; the parts that not every call needs are modules of their own.
+    "ledger": BOOKS,
+    "holds": BOOKS,
+    "change": BOOKS,
+    "reboot": BOOKS,
+    "view": BOOKS | {"_bitmap"},
+    "network": BOOKS | {"view"},
+    "ipam": {"errors", "ranges", "network", "policy", "store"},
+    "verify": BASE | {"ranges", "store", "state", "history", "holds", "_bitmap"},
+    "sweep": BOOKS | {"network", "ipam"},
+    "repair": BOOKS | {"verify", "_bitmap"},
+    "backup": BASE | {"store", "state", "verify"},
 }
 # Higher layers, lowest first: each may use what is above in this list, and all modules of ALLOWED.
 LAYERS = ["cni", "cluster", "agent", "cli"]

@@ -22,7 +22,7 @@ from fastipam import (
     PoolExhausted,
 )
 from fastipam.ranges import parse_ranges
-from fastipam.records import NetworkState
+from fastipam.state import NetworkState
 
 COOLDOWN_S = 30
 # Small sets, a page border (10.0.16.0 begins a page), dual stack, the sets in another order.

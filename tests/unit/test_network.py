@@ -22,6 +22,8 @@ from fastipam import (
     StoreCorrupt,
 )
 from fastipam.ipam import Ipam
+from fastipam.policy import Policy
+from fastipam.state import NetworkState
 from fastipam.store import Store
 
 V4 = "10.0.0.0/29"  # serves .2 to .6
@@ -41,7 +43,7 @@ def last(net: Network, count: int, first: int = 0) -> list[int]:
 def dump(store: Store) -> dict[str, list[tuple[bytes, bytes]]]:
     """Everything that the store holds."""
     names = [name for name in dir(store) if name.startswith("db_")]
-    assert len(names) == 8
+    assert len(names) == 12
     with store.read() as txn:
         return {name: list(txn.txn.cursor(getattr(store, name))) for name in names}
 
@@ -111,9 +113,9 @@ def move(ipam: Ipam, name: str, value: int) -> None:
     store = ipam.store
     with store.write() as txn:
         key = bytes(txn.get(name.encode(), b"", store.db_networks))[:4]
-        raw = bytearray(txn.get(key, b"", store.db_states))
-        raw[56:73] = (bytes((4,)) if value else b"\0") + value.to_bytes(16, "big")
-        txn.put(key, bytes(raw), db=store.db_states)
+        state = NetworkState(int.from_bytes(key, "big"), txn.get(key, None, store.db_states))
+        state.move_cursor(0, 4 if value else 0, value)
+        txn.put(key, state.pack(), db=store.db_states)
 
 
 def test_cursor_outside(ipam: Ipam) -> None:
@@ -768,7 +770,7 @@ def test_unreadable_ranges(ipam: Ipam, call: Callable[[Network], object]) -> Non
     with store.write() as txn:
         raw = bytes(txn.get(b"n", b"", store.db_networks))
         txn.put(b"n", raw[:4] + b"nonsense", db=store.db_networks)
-    net = Network(store, "n", None, cooldown_s=0)
+    net = Network(store, "n", None, policy=Policy(cooldown_s=0))
     with pytest.raises(StoreCorrupt, match="ranges of network n"):
         call(net)
     assert len(net.release("a")) == 1

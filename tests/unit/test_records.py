@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from fastipam import records
 from fastipam.errors import ConfigError, StoreCorrupt
-from fastipam.records import ASSIGNED, COOLING, NetworkState, Record
+from fastipam.lease import Owner
+from fastipam.records import ASSIGNED, COOLING, Record
+from fastipam.state import NetworkState
 
 # Texts as the environment gives them: undecodable bytes are lone low surrogates.
 TEXT = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=9)
@@ -31,7 +33,8 @@ def test_record_round_trip(
 ) -> None:
     """A lease's record is read back as it was written, undecodable bytes included."""
     generation, allocated_ns, released, inode = numbers
-    record = Record(state, length, set_index, 7, generation, allocated_ns, released, inode, *texts)
+    numbered = (generation, allocated_ns, released, inode, 11, 12)
+    record = Record(state, length, set_index, 7, *numbered, *texts)
     again = Record.read(record.pack())
     assert all(getattr(again, name) == getattr(record, name) for name in Record.__slots__)
     owner = (record.container_id, record.ifname)
@@ -44,12 +47,20 @@ def test_record_round_trip(
 @given(TEXTS, U64)
 def test_packed_forms_agree(texts: list[str], released: int) -> None:
     """The short cuts for packed records give what a Record would."""
-    record = Record(ASSIGNED, 24, 3, 7, 8, 9, 0, 10, *texts)
-    packed = "\0".join(texts).encode("utf-8", "surrogateescape")
-    assert records.pack_assigned(24, 3, 7, 8, 9, 10, packed) == record.pack()
-    set_index, cooled = records.cool(record.pack(), released)
+    texts = [texts[0] or "c", *texts[1:3], "ns", "pod", texts[5]]
+    container_id, ifname, netns, namespace, name, uid = texts
+    record = Record(ASSIGNED, 24, 3, 7, 8, 9, 0, 10, 11, 12, *texts)
+    owner = Owner(container_id, ifname, netns, 10, namespace, name, uid, 11, 12)
+    packed = records.pack_assigned(24, 3, 7, 8, 9, 10, 11, 12, owner.texts)
+    assert packed == record.pack()
+    assert records.set_index_of(packed) == 3
+    assert records.boot_of(packed) == 7
+    assert records.generation_of(packed) == 8
+    assert records.sticky_of(packed) == 12
+    assert records.name_of(packed) == owner.name
+    assert records.texts_of(packed) == owner.texts
     record.state, record.released = COOLING, released
-    assert (set_index, cooled) == (3, record.pack())
+    assert records.cool(packed, released) == record.pack()
 
 
 @pytest.mark.parametrize(
@@ -63,7 +74,7 @@ def test_packed_forms_agree(texts: list[str], released: int) -> None:
 )
 def test_owner_is_compared_in_full(name: str, owner: str, yes: bool) -> None:
     """A prefix of an owner's name is another owner."""
-    raw = Record(ASSIGNED, 24, 0, 1, 1, 1, 0, 0, "c", "eth0").pack()
+    raw = Record(ASSIGNED, 24, 0, 1, 1, 1, 0, 0, 0, 0, "c", "eth0").pack()
     assert records.is_assigned_to(raw, records.owner_name(name, owner)) is yes
 
 
@@ -73,9 +84,9 @@ def test_owner_is_compared_in_full(name: str, owner: str, yes: bool) -> None:
         b"",
         b"\1",
         bytes(60),
-        Record(ASSIGNED, 24, 0, 1, 1, 1, 0, 0, "c", "e").pack()[:-1],
-        b"\7" + Record(ASSIGNED, 24, 0, 1, 1, 1, 0, 0, "c", "e").pack()[1:],
-        Record(ASSIGNED, 24, 0, 1, 1, 1, 0, 0, "c", "e").pack() + b"\0x",
+        Record(ASSIGNED, 24, 0, 1, 1, 1, 0, 0, 0, 0, "c", "e").pack()[:-1],
+        b"\7" + Record(ASSIGNED, 24, 0, 1, 1, 1, 0, 0, 0, 0, "c", "e").pack()[1:],
+        Record(ASSIGNED, 24, 0, 1, 1, 1, 0, 0, 0, 0, "c", "e").pack() + b"\0x",
     ],
 )
 def test_unreadable_record(raw: bytes) -> None:

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 
 import fastipam
-from fastipam import records
+from fastipam import holds, records
+from fastipam.history import event_key, pack_event
+from fastipam.holds import Reservation
 from fastipam.ipam import Ipam
-from fastipam.records import COOLING, NetworkState, Record
+from fastipam.records import COOLING, Record
+from fastipam.state import NetworkState
 from fastipam.store import Store, Transaction
 from fastipam.verify import Finding, verify
 
@@ -133,7 +136,35 @@ GHOST = records.owner_key(records.network_prefix(ID), records.owner_name("ghost"
         ),
         (put("cooldown", records.network_prefix(ID) + b"x", b""), {"cooldown-key"}, None),
         (put("reservations", at(A + 1)[:-1], b"x"), {"reservation-key"}, None),
-        (put("reservations", at(0x0A00F000), b"x"), {"record-without-bit", "state-count"}, None),
+        (
+            put("reservations", at(0x0A00F000), b"x"),
+            {"record-without-bit", "state-count", "reservation-unreadable"},
+            None,
+        ),
+        (
+            put("reservations", at(A), Reservation(4, A, "ns/pod", "", "why", 7).pack()),
+            {"reservation-without-owner", "reservation-without-end", "state-count"},
+            "10.0.15.240",
+        ),
+        (
+            put("sticky", holds.due_key(records.network_prefix(ID), 7, 4, A), b""),
+            {"sticky-without-reservation"},
+            "10.0.15.240",
+        ),
+        (
+            put("sticky", holds.owner_index_key(records.network_prefix(ID), "c", ""), at(A)[4:]),
+            {"sticky-without-reservation"},
+            "10.0.15.240",
+        ),
+        (put("sticky", records.network_prefix(ID) + b"x", b""), {"sticky-unreadable"}, None),
+        (put("sticky", records.network_prefix(ID) + b"t", b""), {"sticky-unreadable"}, None),
+        (put("events", event_key(ID, 0), b"x"), {"event-unreadable"}, None),
+        (
+            put("events", event_key(ID, 10**6), pack_event(1, 1, 1, 4, A, b"\0" * 5)),
+            {"event-number"},
+            None,
+        ),
+        (state(kept=1), {"state-count"}, "kept"),
         (state(assigned=1), {"state-count"}, "assigned"),
         (state(cooling=0), {"state-count"}, "cooling"),
         (state(reserved=1), {"state-count"}, "reserved"),
@@ -154,6 +185,9 @@ GHOST = records.owner_key(records.network_prefix(ID), records.owner_name("ghost"
                 ("owner", "s"),
                 ("cooldown", ""),
                 ("reservation", "s"),
+                ("sticky", ""),
+                ("event", "s"),
+                ("missing", ""),
             )
         ),
     ],
@@ -192,10 +226,11 @@ def test_reservation_is_counted(damaged: Ipam) -> None:
     store = damaged.store
     value = 0x0A00F000
     with store.write() as txn:
-        txn.put(at(value), b"why\0", db=store.db_reservations)
-        txn.put(at(A), b"why\0", db=store.db_reservations)
+        for each in (value, A):
+            raw = Reservation(4, each, "", "", "why").pack()
+            txn.put(at(each), raw, db=store.db_reservations)
         txn.pages(ID, 4).acquire(value)
-        state(reserved=1)(store, txn)
+        state(reserved=1, kept=2)(store, txn)
     assert not verify(store)
 
 

@@ -59,6 +59,8 @@ def from_exception(error: BaseException) -> CniError:
         message = error.message
         if isinstance(error, errors.ConfigError) and error.field:
             message = f"{error.field}: {message}"
+        if isinstance(error, errors.PoolExhausted) and error.retry_after_s is not None:
+            return CniError(TRY_LATER, message, error.hint or "")
         for kind, code in _CODES:
             if isinstance(error, kind):
                 return CniError(code, message, error.hint or "")

@@ -1,19 +1,19 @@
 """The network configuration, read and checked once; nothing behind it meets an unset field.
 
 Keys and their meaning are host-local's; whereabouts' names for the same things are accepted beside
-them; fastipam's own are ``exclude``, ``cooldown``, ``durability`` and ``repeatAdd``. The order in
-which things are refused is host-local's, too. Field names in errors are paths as the user wrote
-them (``ipam.ranges[0][1].subnet``).
+them; fastipam's own are ``exclude``, ``durability``, ``repeatAdd`` and those of policy.py. The
+order in which things are refused is host-local's, too. Field names in errors are paths as the user
+wrote them (``ipam.ranges[0][1].subnet``).
 """
 
 from __future__ import annotations
 
 from fastipam.addresses import format_cidr, format_ip, parse_cidr, parse_ip, prefix_bounds
+from fastipam.cni import policy
 from fastipam.cni.codes import BAD_ENVIRONMENT, DECODING_FAILURE, UNSUPPORTED_FIELD, CniError
 from fastipam.cni.document import kind_of
 from fastipam.cni.request import is_id
 from fastipam.errors import ConfigError
-from fastipam.network import DEFAULT_COOLDOWN_S
 from fastipam.ranges import Range, build_pool, parse_exclusion
 from fastipam.store import DEFAULT_DATA_DIR
 
@@ -37,16 +37,16 @@ _KNOWN = frozenset(
         "rangeend",
         "gateway",
         "exclude",
-        "cooldown",
         "durability",
         "repeatadd",
         "range",
         "range_start",
         "range_end",
         "ipranges",
+        *(key.casefold() for key in policy.KEYS),
     )
 )
-_ANNOUNCED = ("cluster", "sticky")  # the contract's keys that this version cannot honour
+_ANNOUNCED = ("cluster",)  # the contract's keys that this version cannot honour
 
 # No configuration comes near these; they bound the time that a hostile one can take.
 _MOST_ENTRIES = 4096  # of a list: routes, exclusions
@@ -105,7 +105,7 @@ def network_name(document: dict[str, Any]) -> str:
 class Location:
     """Where the leases are: all that DEL needs besides the owner, and takes what it can get."""
 
-    __slots__ = ("cooldown_s", "data_dir", "durability", "name")
+    __slots__ = ("data_dir", "durability", "name", "policy")
 
     def __init__(self, document: dict[str, Any]) -> None:
         self.name = network_name(document)
@@ -115,10 +115,7 @@ class Location:
         self.data_dir = str(data_dir) if _is_path(data_dir) else DEFAULT_DATA_DIR
         # The store knows its durability: a wrong or missing one must not keep DEL from freeing.
         self.durability: str | None = None
-        try:
-            self.cooldown_s = _cooldown(holder)
-        except ConfigError:
-            self.cooldown_s = DEFAULT_COOLDOWN_S
+        self.policy = policy.usable(holder)
 
 
 def _is_path(value: Any) -> bool:
@@ -182,7 +179,7 @@ class Config:
                 raise ConfigError(f"{value!r} cannot be a path", field=f"ipam.{key}", value=value)
         self.data_dir = data_dir
         self.resolv_conf = resolv_conf
-        self.cooldown_s = _cooldown(ipam)
+        self.policy = policy.read(ipam)
         self.durability = _choice(ipam, "durability", ("durable", "relaxed"))
         self.repeat = _choice(ipam, "repeatAdd", ("error", "return")) or "error"
 
@@ -234,17 +231,6 @@ class Config:
                         value=".".join(map(str, self.version)),
                         hint='use "cniVersion": "0.3.0" or newer',
                     )
-
-
-def _cooldown(ipam: dict[str, Any]) -> float:
-    value = ipam.get("cooldown", DEFAULT_COOLDOWN_S)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise _wrong("ipam.cooldown", value, "a number of seconds")
-    if not 0 <= value <= 10**8:
-        raise ConfigError(
-            f"{value} is not a number of seconds from 0 to 10^8", field="ipam.cooldown", value=value
-        )
-    return value
 
 
 def _choice(ipam: dict[str, Any], key: str, allowed: tuple[str, ...]) -> str | None:

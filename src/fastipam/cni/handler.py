@@ -23,6 +23,7 @@ from fastipam.cni.config import (
     valid_attachments,
 )
 from fastipam.errors import LeaseMissing, StoreBusy, StoreError
+from fastipam.lease import mount_namespace
 from fastipam.network import Network
 
 TYPE_CHECKING = False
@@ -168,9 +169,7 @@ def _load(known: _Known, version: Version, log: Log) -> Config:
 def _network(config: Config, *, create: bool = True) -> Network:
     """The network in its store; FileNotFoundError when there is none and ``create`` is false."""
     store = stores.get(config.data_dir, config.durability, create=create)
-    return Network(
-        store, config.name, config.pool, cooldown_s=config.cooldown_s, remember=config.remember
-    )
+    return Network(store, config.name, config.pool, policy=config.policy, remember=config.remember)
 
 
 def _add(
@@ -191,6 +190,7 @@ def _add(
         pod_namespace=arguments.pod_namespace,
         pod_name=arguments.pod_name,
         pod_uid=arguments.pod_uid,
+        mount_ns=mount_namespace() if inode else 0,
     )
     return result.build(version, lease.siblings, config.routes, dns)
 
@@ -224,7 +224,7 @@ def _existing(location: Location) -> Network | None:
         store = stores.get(location.data_dir, location.durability, create=False)
     except FileNotFoundError:
         return None
-    return Network(store, location.name, None, cooldown_s=location.cooldown_s)
+    return Network(store, location.name, None, policy=location.policy)
 
 
 def _delete(asked: Request, document: dict[str, Any], own_netns: str) -> None:

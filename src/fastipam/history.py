@@ -1,0 +1,207 @@
+"""What became of each address: one event for every assignment and release, in the same commit.
+
+An event's key is (network id, number), its value a fixed head, the address, and the texts of the
+lease. Numbers ascend and are never used twice. The oldest events are removed a few at a time, when
+there are more than the network keeps or when they are older than it keeps them: O(1) amortized.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from fastipam import records
+from fastipam.addresses import BITS, V4, format_ip
+from fastipam.errors import StoreCorrupt
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from fastipam.policy import Policy
+    from fastipam.state import NetworkState
+    from fastipam.store import Snapshot, Store, Transaction
+
+ASSIGNED = 1  # an allocation
+RELEASED = 2  # a DEL, or a release by the library
+GC = 3  # the runtime's list of valid attachments does not have its owner
+SWEPT = 4  # its network namespace is gone
+REBOOTED = 5  # its owner did not outlive a boot
+OPERATOR = 6  # somebody freed it by hand
+RESERVED = 7
+UNRESERVED = 8
+IMPORTED = 9  # taken over from another plugin
+REPAIRED = 10  # the store contradicted itself
+KINDS = {
+    ASSIGNED: "assigned",
+    RELEASED: "released",
+    GC: "gc",
+    SWEPT: "swept",
+    REBOOTED: "rebooted",
+    OPERATOR: "operator",
+    RESERVED: "reserved",
+    UNRESERVED: "unreserved",
+    IMPORTED: "imported",
+    REPAIRED: "repaired",
+}
+_BEGIN_WORDS = frozenset((KINDS[ASSIGNED], KINDS[IMPORTED]))  # from then on somebody has it
+_END_WORDS = frozenset(KINDS[kind] for kind in (RELEASED, GC, SWEPT, REBOOTED, OPERATOR))
+
+_KEY = Struct(">IQ")
+_HEAD = Struct("<QBBQ")
+_TRIM = 64  # events; the oldest are removed by so many at a time
+
+
+class Event:
+    """One thing that happened to an address; a value.
+
+    ``wall_ns`` is wall clock nanoseconds since the epoch, ``kind`` a word of :data:`KINDS`,
+    ``generation`` that of the lease. A reservation has its owner as ``container_id``.
+    """
+
+    __slots__ = (
+        "container_id",
+        "family",
+        "generation",
+        "ifname",
+        "kind",
+        "netns",
+        "pod_name",
+        "pod_namespace",
+        "pod_uid",
+        "sequence",
+        "value",
+        "wall_ns",
+    )
+
+    def __init__(self, key: bytes, raw: bytes) -> None:
+        try:
+            self.sequence = _KEY.unpack(key)[1]
+            self.wall_ns, number, self.family, self.generation = _HEAD.unpack_from(raw)
+            self.kind = KINDS[number]
+            end = _HEAD.size + BITS[self.family] // 8
+            self.value = int.from_bytes(raw[_HEAD.size : end], "big")
+            (
+                self.container_id,
+                self.ifname,
+                self.netns,
+                self.pod_namespace,
+                self.pod_name,
+                self.pod_uid,
+            ) = raw[end:].decode(records.ENCODING, records.ERRORS).split("\0")
+        except Exception as error:
+            raise StoreCorrupt(
+                f"an event cannot be read: {raw.hex()}", hint=records.CHECK_HINT
+            ) from error
+
+    @property
+    def address(self) -> str:
+        """The address as text."""
+        return format_ip(self.family, self.value)
+
+    def __repr__(self) -> str:
+        return f"<Event {self.sequence} {self.kind} {self.address} {self.container_id!r}>"
+
+
+def event_key(network_id: int, sequence: int) -> bytes:
+    """The key of an event."""
+    return _KEY.pack(network_id, sequence)
+
+
+def pack_event(
+    wall_ns: int, kind: int, generation: int, family: int, value: int, texts: bytes
+) -> bytes:
+    """The value of an event; ``texts`` are a lease's."""
+    return (
+        _HEAD.pack(wall_ns, kind, family, generation)
+        + value.to_bytes(4 if family == V4 else 16, "big")
+        + texts
+    )
+
+
+def write(
+    txn: Transaction, store: Store, state: NetworkState, policy: Policy, events: Sequence[bytes]
+) -> None:
+    """Append events to a network's history, and remove what is too old. O(events) amortized.
+
+    ``state`` counts them; the caller saves it.
+    """
+    kept = events if len(events) <= policy.history else events[len(events) - policy.history :]
+    state.events += len(events) - len(kept)  # a bulk that is larger than the whole history
+    for raw in kept:
+        txn.put(_KEY.pack(state.network_id, state.events), raw, True, True, False, store.db_events)
+        state.events += 1
+    if state.events - state.first_event >= policy.history + _TRIM or state.events % _TRIM == 0:
+        _trim(txn, store, state, policy, len(kept) + _TRIM)
+
+
+def _trim(txn: Transaction, store: Store, state: NetworkState, policy: Policy, most: int) -> None:
+    """Remove up to ``most`` of the oldest events that the policy does not keep."""
+    oldest_number = state.events - policy.history
+    oldest_ns = store.clock() - policy.history_age_ns
+    with txn.txn.cursor(store.db_events) as cursor:
+        more = cursor.set_range(_KEY.pack(state.network_id, state.first_event))
+        while more and most:
+            key, raw = cursor.item()
+            if key[:4] != state.prefix:
+                break
+            sequence = _KEY.unpack(key)[1]
+            if sequence >= oldest_number and _HEAD.unpack_from(raw)[0] >= oldest_ns:
+                state.first_event = sequence
+                return
+            more = cursor.delete()
+            most -= 1
+            state.first_event = sequence + 1
+
+
+def read(
+    txn: Snapshot,
+    store: Store,
+    network_id: int,
+    *,
+    address: tuple[int, int] | None = None,
+    pod: str = "",
+    since_ns: int | None = None,
+    until_ns: int | None = None,
+) -> Iterator[Event]:
+    """A network's events, oldest first. O(events that are kept); only those that fit are unpacked.
+
+    The times are wall clock; a clock that was set back may have put events out of their order.
+    """
+    prefix = records.network_prefix(network_id)
+    start = _HEAD.size
+    packed = b""
+    if address is not None:
+        packed = address[1].to_bytes(BITS[address[0]] // 8, "big")
+    namespace, _, name = pod.partition("/")
+    needle = b"\0" + records.encode("pod", f"{namespace}\0{name}") + b"\0" if pod else b""
+    with txn.txn.cursor(store.db_events) as cursor:
+        if not cursor.set_range(prefix):
+            return
+        for key, raw in cursor:
+            if key[:4] != prefix:
+                return
+            if packed and (raw[start : start + len(packed)] != packed or raw[9] != address[0]):  # type: ignore[index]
+                continue
+            if needle and needle not in raw:
+                continue
+            wall_ns = _HEAD.unpack_from(raw)[0]
+            if since_ns is not None and wall_ns < since_ns:
+                continue
+            if until_ns is not None and wall_ns > until_ns:
+                continue
+            yield Event(key, raw)
+
+
+def holder_at(events: Iterator[Event], wall_ns: int) -> Event | None:
+    """Who had the address at this time, given its events; None: nobody whom they know."""
+    holder: Event | None = None
+    known = False
+    for event in events:
+        if event.wall_ns > wall_ns:
+            # Its assignment is forgotten: the release says who had it until then.
+            return event if not known and event.kind in _END_WORDS else holder
+        if event.kind in _BEGIN_WORDS:
+            holder, known = event, True
+        elif event.kind in _END_WORDS:
+            holder, known = None, True
+    return holder

@@ -1,0 +1,61 @@
+"""Leases of an earlier boot: no container outlives one, so they are given back.
+
+Opening a store after a reboot only counts the boot. Every write to a network then looks at a few of
+its leases, in address order, until all have been seen; how far it has come is part of the network's
+state. Reservations stay, sticky addresses are kept for their pods from then on.
+"""
+
+from __future__ import annotations
+
+from fastipam import history, records
+from fastipam.records import ASSIGNED
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from fastipam.ledger import Ledger
+    from fastipam.store import Store, Transaction
+
+BESIDE_A_CALL = 32  # leases looked at by a call that has other work: about as dear as the call
+BATCH = 1024  # leases looked at in a transaction of its own, for which other writers wait
+
+
+def step(ledger: Ledger, limit: int = BESIDE_A_CALL) -> int:
+    """Look at up to ``limit`` leases and give back those of an earlier boot; how many. O(limit).
+
+    The caller saves the ledger.
+    """
+    state, store = ledger.state, ledger.store
+    before = state.swept
+    if before == store.boot:
+        return 0
+    stale: dict[bytes, None] = {}
+    prefix = state.prefix
+    start = records.address_key(state.network_id, *state.sweep) if state.sweep[0] else prefix
+    state.sweep, state.swept = (0, 0), store.boot  # unless the limit comes first
+    looked = 0
+    with ledger.txn.txn.cursor(store.db_leases) as cursor:
+        more = cursor.set_range(start)
+        while more:
+            key, raw = cursor.item()
+            if key[:4] != prefix:
+                break
+            if looked == limit:
+                state.sweep, state.swept = (key[4], int.from_bytes(key[5:], "big")), before
+                break
+            looked += 1
+            if raw[0] == ASSIGNED and records.boot_of(raw) != store.boot:
+                stale[records.name_of(raw)] = None
+            more = cursor.next()
+    return sum(len(ledger.release(name, history.REBOOTED)) for name in stale)
+
+
+def is_over(txn: Transaction, store: Store) -> bool:
+    """Whether every network has been seen to the end; the store notes it then. O(networks)."""
+    from fastipam.state import NetworkState
+
+    with txn.txn.cursor(store.db_states) as cursor:
+        for key, raw in cursor:
+            if NetworkState(int.from_bytes(key, "big"), raw).swept != store.boot:
+                return False
+    store.note_swept(txn)
+    return True

@@ -1,0 +1,274 @@
+"""Give back what its owner has left behind: leases whose network namespace is gone.
+
+A container that dies with its runtime gets no DEL. Its network namespace goes all the same, and
+the lease says where that was: path and inode. A lease is given back when its namespace was found
+missing twice, in the same way, with at least the grace time between the two looks. The first look
+is noted in the store (``missing``), so the two may be made by different processes.
+
+Never given back is a lease
+
+* that was made after the look had begun;
+* that has no path, or one that cannot be judged from here: in another mount namespace it may mean
+  another file, or none (:class:`Place`);
+* whose name another namespace has taken since the first look: that is a new finding, and has to
+  be made twice as well. (The new namespace's own lease has a generation of its own.)
+"""
+
+from __future__ import annotations
+
+import os
+from struct import Struct
+from typing import TYPE_CHECKING, NamedTuple
+
+from fastipam import history, reboot, records
+from fastipam.lease import Lease, mount_namespace
+from fastipam.ledger import find, read_record, read_state
+from fastipam.records import ASSIGNED, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from fastipam.ipam import Ipam
+    from fastipam.network import Network
+    from fastipam.store import Store
+
+    Progress = Callable[[int], None]
+
+DEFAULT_GRACE_S = 60.0
+_BATCH = 256  # leases: looked at together, changed in one transaction
+_SIGHT = Struct("<QQQ")  # generation, network clock of the first look, inode found (0: none)
+GONE = 0  # the inode that is found where there is no file
+
+
+class Report(NamedTuple):
+    """What a sweep has found. ``unknown`` pairs a lease with why it cannot be judged.
+
+    ``looked`` leases were looked at; those in ``missing`` have lost their namespace and wait for
+    the second look; those in ``released`` were given back (with ``dry_run``: would have been).
+    """
+
+    looked: int
+    missing: list[Lease]
+    released: list[Lease]
+    unknown: list[tuple[Lease, str]]
+
+
+class Place:
+    """Where this process looks from; which paths mean here what they meant to who noted them."""
+
+    def __init__(self) -> None:
+        self._mount_ns = mount_namespace()
+        self._proven: set[str] = set()
+
+    def observe(self, record: Record) -> int | str:
+        """The inode at a lease's path (GONE: none), or why that cannot be said from here."""
+        if not record.netns:
+            return "its lease names no network namespace"
+        if not record.netns.startswith("/"):
+            return f"{record.netns} is not an absolute path"
+        directory = os.path.dirname(record.netns)
+        try:
+            inode = os.stat(record.netns).st_ino
+        except (FileNotFoundError, NotADirectoryError):
+            inode = GONE
+        except (OSError, ValueError) as error:
+            return f"{record.netns} cannot be looked at: {error}"
+        if inode and inode == record.inode:
+            self._proven.add(directory)
+            return inode
+        if record.mount_ns and record.mount_ns != self._mount_ns and not self._sees(directory):
+            return (
+                f"{record.netns} was noted in another mount namespace, and no other lease shows "
+                f"that {directory} is the same directory here"
+            )
+        if inode == GONE and not record.mount_ns and not self._sees(directory):
+            return f"nothing shows that {directory} means here what it meant to the runtime"
+        return inode
+
+    def _sees(self, directory: str) -> bool:
+        """Whether a living lease was seen in this directory from here."""
+        return directory in self._proven
+
+
+def sweep(
+    ipam: Ipam,
+    *,
+    grace_s: float = DEFAULT_GRACE_S,
+    network: str | None = None,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Look at every lease's network namespace, and give back what has been gone for long.
+
+    ``network``: only this one. ``dry_run`` changes nothing, and notes nothing either.
+    ``progress`` is called with the number of leases looked at so far. O(leases), a few hundred in
+    a transaction; the namespaces are looked at outside of any. Raises StoreError.
+    """
+    total = Report(0, [], [], [])
+    for name in ipam.networks():
+        if network in (None, name):
+            sweeper = Sweeper(ipam.store, ipam.network(name), grace_s=grace_s, dry_run=dry_run)
+            for part in sweeper:
+                total = Report(
+                    total.looked + part.looked,
+                    total.missing + part.missing,
+                    total.released + part.released,
+                    total.unknown + part.unknown,
+                )
+                if progress is not None:
+                    progress(total.looked)
+    return total
+
+
+class Sweeper:
+    """One network's sweep, a few hundred leases at each step of the iteration."""
+
+    def __init__(
+        self, store: Store, network: Network, *, grace_s: float = DEFAULT_GRACE_S, dry_run: bool
+    ) -> None:
+        self._store = store
+        self._network = network
+        self._grace_ns = int(grace_s * 1e9)
+        self._dry_run = dry_run
+
+    def __iter__(self) -> Iterator[Report]:
+        place = Place()
+        # Twice over the leases: what a living one proves of its directory counts for all.
+        for batch in self._batches():
+            for lease in batch:
+                place.observe(lease.record)
+        for batch in self._batches():
+            yield self._step(batch, place)
+
+    def _batches(self) -> Iterator[list[Lease]]:
+        """The leases in address order, some at a time; no transaction is open between two."""
+        start: tuple[int, int] | None = (0, 0)
+        while start is not None:
+            batch, start = self._next(start)
+            if batch:
+                yield batch
+
+    def _next(self, start: tuple[int, int]) -> tuple[list[Lease], tuple[int, int] | None]:
+        batch: list[Lease] = []
+        with self._store.read() as txn:
+            found = find(txn, self._store, records.encode("name", self._network.name))
+            if found is None:
+                return [], None
+            prefix = records.network_prefix(found[0])
+            with txn.txn.cursor(self._store.db_leases) as cursor:
+                key = records.address_key(found[0], *start) if start[0] else prefix
+                more = cursor.set_range(key)
+                while more:
+                    key, raw = cursor.item()
+                    if key[:4] != prefix:
+                        break
+                    address = key[4], int.from_bytes(key[5:], "big")
+                    if len(batch) == _BATCH:
+                        return batch, address
+                    if raw[0] == ASSIGNED and records.boot_of(raw) == self._store.boot:
+                        batch.append(Lease(self._network.name, *address, None, raw))
+                    more = cursor.next()
+        return batch, None
+
+    def _step(self, batch: list[Lease], place: Place) -> Report:
+        gone: list[tuple[Lease, int]] = []
+        living: list[Lease] = []
+        unknown: list[tuple[Lease, str]] = []
+        for lease in batch:
+            seen = place.observe(lease.record)
+            if isinstance(seen, str):
+                unknown.append((lease, seen))
+            elif seen == GONE or (lease.inode and seen != lease.inode):
+                gone.append((lease, seen))
+            else:
+                living.append(lease)
+        missing: list[Lease] = []
+        released: list[Lease] = []
+        for lease, due in self._judge(gone, living):
+            (released if due else missing).append(lease)
+        return Report(len(batch), missing, released, unknown)
+
+    def _judge(
+        self, gone: list[tuple[Lease, int]], living: list[Lease]
+    ) -> list[tuple[Lease, bool]]:
+        """Note the first look, give back at the second; True: given back (or would be)."""
+        marked = self._marked([lease for lease, _ in gone] + living)
+        if not gone and not marked:
+            return []
+        judged: list[tuple[Lease, bool]] = []
+        with self._store.write() as txn:
+            network_id = self._network_id()
+            now = self._now(network_id)
+            db = self._store.db_missing
+            for lease, seen in gone:
+                key = records.address_key(network_id, lease.family, lease.value)
+                record = read_record(txn, self._store, network_id, lease.family, lease.value)
+                if record is None or record.generation != lease.generation:
+                    continue  # it was given back, or given to somebody else, since it was read
+                sight = txn.get(key, None, db)
+                first = _SIGHT.unpack(sight) if sight else None
+                same = first is not None and (first[0], first[2]) == (lease.generation, seen)
+                due = same and first is not None and now - first[1] >= self._grace_ns
+                if not self._dry_run:
+                    if due:
+                        txn.delete(key, b"", db)
+                        self._network.release_address(
+                            (lease.family, lease.value),
+                            generation=lease.generation,
+                            kind=history.SWEPT,
+                        )
+                    elif not same:
+                        value = _SIGHT.pack(lease.generation, now, seen)
+                        txn.put(key, value, True, True, False, db)
+                judged.append((lease, due))
+            if not self._dry_run:
+                for lease in living:
+                    key = records.address_key(network_id, lease.family, lease.value)
+                    if key in marked:
+                        txn.delete(key, b"", db)
+        return judged
+
+    def _network_id(self) -> int:
+        with self._store.read() as txn:
+            found = find(txn, self._store, records.encode("name", self._network.name))
+            assert found is not None
+            return found[0]
+
+    def _marked(self, leases: list[Lease]) -> set[bytes]:
+        """The keys of those that the first look has noted."""
+        with self._store.read() as txn:
+            found = find(txn, self._store, records.encode("name", self._network.name))
+            if found is None:
+                return set()
+            keys = [records.address_key(found[0], one.family, one.value) for one in leases]
+            return {key for key in keys if txn.get(key, None, self._store.db_missing) is not None}
+
+    def _now(self, network_id: int) -> int:
+        """The network's clock: it never steps back, so a grace time is never cut short by that."""
+        with self._store.read() as txn:
+            state = read_state(txn, self._store, network_id)
+            return max(state.clock, self._store.clock() + state.offset)
+
+
+def missing_count(store: Store) -> int:
+    """How many leases have been found without their namespace once, and wait. O(1)."""
+    with store.read() as txn:
+        return int(txn.txn.stat(store.db_missing)["entries"])
+
+
+def finish_reboot(ipam: Ipam, progress: Progress | None = None) -> int:
+    """Give back every lease of an earlier boot now; the number of leases looked at, about.
+
+    In transactions of a bounded size. O(leases) once after a reboot, O(1) at any other time.
+    """
+    looked = 0
+    while ipam.store.unswept:
+        for name in ipam.networks():
+            network = ipam.network(name)
+            while network.sweep_reboot():
+                looked += reboot.BATCH
+                if progress is not None:
+                    progress(looked)
+        with ipam.store.write() as txn:
+            reboot.is_over(txn, ipam.store)
+    return looked

@@ -1,0 +1,335 @@
+"""The reading side of a network: who has an address, who had it, what is left."""
+
+from __future__ import annotations
+
+from fastipam import history, records
+from fastipam._bitmap import StoredPages
+from fastipam.addresses import format_ip, parse_cidr, parse_ip
+from fastipam.errors import ConfigError, LeaseMissing, StoreCorrupt, StoreError
+from fastipam.lease import Lease
+from fastipam.ledger import cooling_of, find, read_pool, read_record, read_state
+from fastipam.policy import DEFAULT_POLICY, Policy
+from fastipam.records import ASSIGNED, CHECK_HINT, Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from ipaddress import IPv4Address, IPv6Address
+
+    from fastipam.history import Event
+    from fastipam.holds import Reservation
+    from fastipam.ranges import Pool, RangeSet
+    from fastipam.store import Snapshot, Store, Transaction
+
+    AnyIP = IPv4Address | IPv6Address
+    Wanted = str | AnyIP | tuple[int, int]
+
+_NAME_BYTES = 255  # host-local's limit (the name is a directory there), and far below LMDB's 511
+
+
+class View:
+    """What can be asked of a network; :class:`~fastipam.network.Network` is what is used.
+
+    A lease of an earlier boot (see reboot.py) has no owner any longer: it is not shown as a lease,
+    and counts as assigned until it has been given back.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        pool: Pool | None,
+        *,
+        policy: Policy = DEFAULT_POLICY,
+        remember: bool = True,
+    ) -> None:
+        encoded = records.encode("name", name)
+        if not 0 < len(encoded) <= _NAME_BYTES:
+            raise ConfigError(
+                f"the network name {name[:32]!r} is not 1 to {_NAME_BYTES} bytes long",
+                field="name",
+                value=name,
+            )
+        self.name = name
+        self.pool = pool
+        self.policy = policy
+        self._store = store
+        self._key = encoded
+        self._remember = remember
+
+    def __repr__(self) -> str:
+        return f"<Network {self.name!r} in {self._store.path}>"
+
+    def _find(self, txn: Transaction | Snapshot) -> tuple[int, str] | None:
+        return find(txn, self._store, self._key)
+
+    def _settle(self) -> None:
+        """After a reboot: give back what an earlier boot has left, before somebody looks."""
+        if self._store.unswept:
+            try:  # noqa: SIM105  # contextlib costs the plugin a tenth of its start
+                self.sweep_reboot()
+            except StoreError:
+                pass  # a store that cannot be written can still be read
+
+    def sweep_reboot(self, limit: int = 0) -> bool:
+        """Overridden by :class:`~fastipam.network.Network`."""
+        raise NotImplementedError
+
+    def _lease(
+        self, txn: Transaction | Snapshot, network_id: int, pool: Pool, family: int, value: int
+    ) -> Lease:
+        record = read_record(txn, self._store, network_id, family, value)
+        if record is None:
+            raise StoreCorrupt(
+                f"{format_ip(family, value)} has an owner and no lease",
+                path=self._store.path,
+                hint=CHECK_HINT,
+            )
+        return self._view(pool, family, value, record)
+
+    def _view(self, pool: Pool, family: int, value: int, record: Record) -> Lease:
+        """A lease as its network's ranges show it: they know the prefix length and the gateway."""
+        its_range = pool.range_of(family, value)
+        if its_range is None:
+            return Lease(self.name, family, value, None, record)
+        record.length = its_range.length
+        return Lease(self.name, family, value, its_range.gateway, record)
+
+    def _is_held(self, record: Record) -> bool:
+        return record.state == ASSIGNED and record.boot == self._store.boot
+
+    def _pool_of(self, text: str) -> Pool:
+        return read_pool(text, self.pool, self._store, self.name)
+
+    def lookup(self, address: str | AnyIP) -> Lease | None:
+        """The lease of this address, or None when it has no owner (free, cooling, reserved).
+
+        O(1), waits for no writer. Raises ConfigError when it is no address, StoreError.
+        """
+        family, value = parse_wanted(address)
+        self._settle()
+        with self._store.read() as txn:
+            found = self._find(txn)
+            if found is None:
+                return None
+            record = read_record(txn, self._store, found[0], family, value)
+            if record is None or not self._is_held(record):
+                return None
+            return self._view(self._pool_of(found[1]), family, value, record)
+
+    def leases(self) -> Iterator[Lease]:
+        """Every lease in address order, IPv4 first, as of one moment.
+
+        O(1) memory. The iterator keeps a read transaction open: exhaust or close it, the file
+        cannot reuse space that is freed meanwhile.
+        """
+        self._settle()
+        for family, value, record, pool in self.records():
+            if self._is_held(record):
+                yield self._view(pool, family, value, record)
+
+    def records(self) -> Iterator[tuple[int, int, Record, Pool]]:
+        """Every used address with its record, cooling ones too, in address order, with the pool."""
+        with self._store.read() as txn:
+            found = self._find(txn)
+            if found is None:
+                return
+            pool = self._pool_of(found[1])
+            prefix = records.network_prefix(found[0])
+            with txn.txn.cursor(self._store.db_leases) as cursor:
+                if not cursor.set_range(prefix):
+                    return
+                for key, raw in cursor:
+                    if key[:4] != prefix:
+                        return
+                    yield key[4], int.from_bytes(key[5:], "big"), Record.read(raw), pool
+
+    def owned(self, container_id: str, ifname: str) -> list[tuple[int, int]]:
+        """The (family, address) pairs of this owner, in the order of the range sets. O(1)."""
+        records.check_owner(container_id, ifname)
+        self._settle()
+        with self._store.read() as txn:
+            found = self._find(txn)
+            if found is None:
+                return []
+            prefix = records.network_prefix(found[0])
+            for name in dict.fromkeys((ifname, "")):
+                owner_key = records.owner_key(prefix, records.owner_name(container_id, name))
+                raw = txn.get(owner_key, None, self._store.db_owners)
+                if raw is None:
+                    continue
+                held = records.read_addresses(raw)
+                record = read_record(txn, self._store, found[0], *held[0]) if held else None
+                if record is None or record.boot == self._store.boot:
+                    return held
+            return []
+
+    def check(self, container_id: str, ifname: str, addresses: Iterable[Wanted] = ()) -> None:
+        """Assert that this owner holds a lease, and each of ``addresses`` that lies in the ranges.
+
+        Raises LeaseMissing, ConfigError, StoreError. O(addresses).
+        """
+        wanted = [parse_wanted(one) for one in addresses]
+        owner = (container_id, ifname)
+        held = self.owned(*owner)
+        if not held:
+            raise LeaseMissing(
+                f"no address of network {self.name} is assigned to {container_id} {ifname}",
+                owner=owner,
+            )
+        pool = self.current_pool()
+        for one in wanted:
+            if one not in held and pool is not None and pool.range_of(*one) is not None:
+                text = format_ip(*one)
+                raise LeaseMissing(
+                    f"{text} is not assigned to {container_id} {ifname} in network {self.name}",
+                    address=text,
+                    owner=owner,
+                )
+
+    def exhausted(self) -> RangeSet | None:
+        """The first range set that could not serve an ADD now, or None. O(1); changes nothing.
+
+        A set whose addresses are all taken, but one of them only cooling, can serve, unless the
+        policy is strict and its time is not over.
+        """
+        self._settle()
+        with self._store.read() as txn:
+            found = self._find(txn)
+            pool = self.pool or (self._pool_of(found[1]) if found else None)
+            if found is None or pool is None:
+                return None
+            for index, range_set in enumerate(pool.sets):
+                pages = StoredPages(
+                    txn.get,
+                    None,
+                    None,
+                    self._store.db_pages,
+                    records.pages_prefix(found[0], range_set.family),
+                    records.page_index_bytes(range_set.family),
+                )
+                if any(pages.next_free(*one) is not None for one in range_set.intervals):
+                    continue
+                queue = cooling_of(txn.txn, self._store, found[0], index, range_set)
+                first = next(queue, None)
+                queue.close()
+                if first is None or not self._may_take(txn, found[0], first[0]):
+                    return range_set
+        return None
+
+    def _may_take(self, txn: Snapshot, network_id: int, queued: bytes) -> bool:
+        """Whether a cooling address, given its place in the queue, can be assigned now."""
+        if not self.policy.strict:
+            return True
+        state = read_state(txn, self._store, network_id)
+        now = state.tick(self._store.clock())
+        return records.read_cooldown_key(queued)[2] <= now - self.policy.cooldown_ns
+
+    def current_pool(self) -> Pool | None:
+        """The ranges: those given, else those the store remembers, else None."""
+        if self.pool is not None:
+            return self.pool
+        with self._store.read() as txn:
+            found = self._find(txn)
+            return None if found is None else self._pool_of(found[1])
+
+    def cursors(self) -> list[tuple[int, int] | None]:
+        """Where the round robin of each range set stands: (family, address), or None."""
+        with self._store.read() as txn:
+            found = self._find(txn)
+            if found is None:
+                return []
+            return read_state(txn, self._store, found[0]).all_cursors()
+
+    def reservations(self) -> Iterator[Reservation]:
+        """The reservations in address order, sticky ones too, as of one moment. O(1) memory.
+
+        The iterator keeps a read transaction open: exhaust or close it.
+        """
+        from fastipam import holds
+
+        with self._store.read() as txn:
+            found = self._find(txn)
+            if found is not None:
+                yield from holds.read_all(txn, self._store, found[0])
+
+    def reservation(self, address: Wanted) -> Reservation | None:
+        """The reservation of this address, or None. O(1)."""
+        from fastipam import holds
+
+        with self._store.read() as txn:
+            found = self._find(txn)
+            if found is None:
+                return None
+            return holds.get(txn, self._store, found[0], *parse_wanted(address))
+
+    def history(
+        self,
+        address: Wanted | None = None,
+        *,
+        pod: str = "",
+        since_ns: int | None = None,
+        until_ns: int | None = None,
+    ) -> Iterator[Event]:
+        """What happened, oldest first: to this address, to this pod ("namespace/name").
+
+        The times are wall clock nanoseconds, inclusive. O(events that are kept), O(1) memory. The
+        iterator keeps a read transaction open: exhaust or close it. Raises ConfigError, StoreError.
+        """
+        wanted = None if address is None else parse_wanted(address)
+        with self._store.read() as txn:
+            found = self._find(txn)
+            if found is not None:
+                yield from history.read(
+                    txn,
+                    self._store,
+                    found[0],
+                    address=wanted,
+                    pod=pod,
+                    since_ns=since_ns,
+                    until_ns=until_ns,
+                )
+
+    def holder_at(self, address: Wanted, wall_ns: int) -> Event | None:
+        """The event that says who had this address at a time, or None: nobody, or it is forgotten.
+
+        It is the assignment; the release, when the assignment is older than the history.
+        O(events that are kept). Raises ConfigError, StoreError.
+        """
+        return history.holder_at(self.history(address), wall_ns)
+
+    def stats(self) -> dict[str, int]:
+        """``size`` and its parts ``assigned``, ``cooling``, ``reserved`` and ``free``. O(1).
+
+        ``size`` are the addresses that the ranges can hand out, and those still in use that a
+        change of the ranges has put outside: the four states always add up to it. An address
+        whose cool-down is over counts as cooling until an assignment takes it out of the queue.
+        """
+        self._settle()
+        with self._store.read() as txn:
+            found = self._find(txn)
+            if found is None:
+                size = self.pool.size if self.pool else 0
+                return {"size": size, "assigned": 0, "cooling": 0, "reserved": 0, "free": size}
+            state = read_state(txn, self._store, found[0])
+            size = self._pool_of(found[1]).size + state.outside
+        return {
+            "size": size,
+            "assigned": state.assigned,
+            "cooling": state.cooling,
+            "reserved": state.reserved,
+            "free": size - state.used,
+        }
+
+
+def parse_wanted(address: Wanted) -> tuple[int, int]:
+    """An address: text (a /length is ignored), an ``ipaddress`` object or (family, integer)."""
+    if isinstance(address, tuple):
+        return address
+    text = str(address)
+    try:
+        if "/" in text:
+            return parse_cidr(text)[:2]
+        return parse_ip(text)
+    except ValueError as error:
+        raise ConfigError(str(error), field="address", value=text) from None
