@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import pytest
 
 import fastipam
 from fastipam import holds, records
+from fastipam.errors import AddressInUse, StoreCorrupt
 from fastipam.history import event_key, pack_event
 from fastipam.holds import Reservation
 from fastipam.ipam import Ipam
-from fastipam.records import COOLING, Record
+from fastipam.records import ASSIGNED, COOLING, Record
+from fastipam.repair import repair
 from fastipam.state import NetworkState
 from fastipam.store import Store, Transaction
 from fastipam.verify import Finding, verify
@@ -87,111 +90,112 @@ OWNER = records.owner_key(records.network_prefix(ID), records.owner_name("c0", "
 GHOST = records.owner_key(records.network_prefix(ID), records.owner_name("ghost", "eth0"))
 
 
-@pytest.mark.parametrize(
-    ("damage", "kinds", "where"),
-    [
-        (put("pages", page(0, 99), b"\1" + bytes(511)), {"bit-without-record"}, "0.6.48.0"),
-        (put("pages", page(0, 99), bytes(512)), {"page-empty"}, "page 0x63 of level 0, IPv4"),
-        (put("pages", page(0, 99), b"\1"), {"page-length"}, "page 0x63 of level 0, IPv4"),
-        (put("pages", page(0, 99)[:-1], FULL), {"page-key"}, None),
-        (put("pages", page(11, 0), FULL), {"page-key"}, None),
-        (put("pages", page(0, 0, 4)[:4] + b"\5\0\0\0\0\0", FULL), {"page-key"}, None),
-        (put("pages", page(0, 2**21), b"\1" + bytes(511)), {"bit-without-record"}, hex(2**33)),
-        (drop("pages", page(0, FIRST_PAGE + 1)), {"record-without-bit"}, "10.0.16.0"),
-        (drop("pages", page(0, 0x20010DB8 << 84, 6)), {"record-without-bit"}, None),
-        (put("pages", page(1, 0), ONE), {"page-parent"}, "page 0x0 of level 0, IPv4"),
-        (put("pages", page(3, 0), ONE), {"page-parent"}, "page 0x0 of level 2, IPv4"),
-        (drop("leases", at(A)), {"bit-without-record", "owner-without-lease", "state-count"}, None),
-        (
-            put("leases", at(A), b"x"),
-            {"lease-unreadable", "owner-without-lease", "state-count"},
-            None,
-        ),
-        (put("leases", at(A)[:-1], b"x"), {"lease-key"}, None),
-        (put("leases", at(A)[:4] + b"\5" + bytes(4), b"x"), {"lease-key"}, None),
-        (lease(A, generation=10**9), {"lease-generation"}, "10.0.15.240"),
-        (lease(A, length=33), {"lease-length"}, "10.0.15.240"),
-        (lease(A, boot=99), {"lease-boot"}, "10.0.15.240"),
-        (lease(A, released=5), {"lease-released"}, "10.0.15.240"),
-        (lease(A, ifname="eth9"), {"lease-without-owner", "owner-without-lease"}, "10.0.15.240"),
-        (
-            lease(A, state=COOLING),
-            {"lease-without-cooldown", "owner-without-lease", "state-count"},
-            None,
-        ),
-        (
-            lease(A + 7, released=2**63),
-            {"lease-released", "lease-without-cooldown", "cooldown-without-lease"},
-            "10.0.15.247",
-        ),
-        (drop("owners", OWNER), {"lease-without-owner"}, None),
-        (put("owners", OWNER, b"\4\1"), {"owner-unreadable", "lease-without-owner"}, None),
-        (put("owners", GHOST, b""), {"owner-addresses"}, GHOST.hex()),
-        (put("owners", GHOST, at(A)[4:]), {"owner-without-lease"}, "10.0.15.240"),
-        (put("owners", GHOST[:-1], at(A)[4:]), {"owner-key", "owner-without-lease"}, None),
-        (
-            put("cooldown", records.cooldown_key(ID, 0, 5, 4, A), b""),
-            {"cooldown-without-lease"},
-            "10.0.15.240",
-        ),
-        (put("cooldown", records.network_prefix(ID) + b"x", b""), {"cooldown-key"}, None),
-        (put("reservations", at(A + 1)[:-1], b"x"), {"reservation-key"}, None),
-        (
-            put("reservations", at(0x0A00F000), b"x"),
-            {"record-without-bit", "state-count", "reservation-unreadable"},
-            None,
-        ),
-        (
-            put("reservations", at(A), Reservation(4, A, "ns/pod", "", "why", 7).pack()),
-            {"reservation-without-owner", "reservation-without-end", "state-count"},
-            "10.0.15.240",
-        ),
-        (
-            put("sticky", holds.due_key(records.network_prefix(ID), 7, 4, A), b""),
-            {"sticky-without-reservation"},
-            "10.0.15.240",
-        ),
-        (
-            put("sticky", holds.owner_index_key(records.network_prefix(ID), "c", ""), at(A)[4:]),
-            {"sticky-without-reservation"},
-            "10.0.15.240",
-        ),
-        (put("sticky", records.network_prefix(ID) + b"x", b""), {"sticky-unreadable"}, None),
-        (put("sticky", records.network_prefix(ID) + b"t", b""), {"sticky-unreadable"}, None),
-        (put("events", event_key(ID, 0), b"x"), {"event-unreadable"}, None),
-        (
-            put("events", event_key(ID, 10**6), pack_event(1, 1, 1, 4, A, b"\0" * 5)),
-            {"event-number"},
-            None,
-        ),
-        (state(kept=1), {"state-count"}, "kept"),
-        (state(assigned=1), {"state-count"}, "assigned"),
-        (state(cooling=0), {"state-count"}, "cooling"),
-        (state(reserved=1), {"state-count"}, "reserved"),
-        (state(outside=1), {"state-count"}, "outside"),
-        (state(clock=0), {"lease-released"}, "10.0.15.247"),
-        (drop("states", records.network_prefix(ID)), {"state-missing"}, None),
-        (put("states", records.network_prefix(ID), b"x"), {"state-unreadable"}, None),
-        (put("networks", b"net", ID.to_bytes(4, "big") + b"x"), {"ranges-unreadable"}, None),
-        (put("networks", b"two", ID.to_bytes(4, "big")), {"network-id"}, None),
-        (put("networks", b"two", (9).to_bytes(4, "big")), {"network-id", "state-missing"}, None),
-        (put("networks", b"two", b"x"), {"network-unreadable"}, None),
-        *(
-            (put(f"{what}{s}", (77).to_bytes(4, "big") + b"key", b"x"), {f"{what}-orphan"}, None)
-            for what, s in (
-                ("state", "s"),
-                ("page", "s"),
-                ("lease", "s"),
-                ("owner", "s"),
-                ("cooldown", ""),
-                ("reservation", "s"),
-                ("sticky", ""),
-                ("event", "s"),
-                ("missing", ""),
-            )
-        ),
-    ],
-)
+# What is done to the store, what the verifier calls it, and where.
+DAMAGES: list[tuple[Damage, set[str], str | None]] = [
+    (put("pages", page(0, 99), b"\1" + bytes(511)), {"bit-without-record"}, "0.6.48.0"),
+    (put("pages", page(0, 99), bytes(512)), {"page-empty"}, "page 0x63 of level 0, IPv4"),
+    (put("pages", page(0, 99), b"\1"), {"page-length"}, "page 0x63 of level 0, IPv4"),
+    (put("pages", page(0, 99)[:-1], FULL), {"page-key"}, None),
+    (put("pages", page(11, 0), FULL), {"page-key"}, None),
+    (put("pages", page(0, 0, 4)[:4] + b"\5\0\0\0\0\0", FULL), {"page-key"}, None),
+    (put("pages", page(0, 2**21), b"\1" + bytes(511)), {"bit-without-record"}, hex(2**33)),
+    (drop("pages", page(0, FIRST_PAGE + 1)), {"record-without-bit"}, "10.0.16.0"),
+    (drop("pages", page(0, 0x20010DB8 << 84, 6)), {"record-without-bit"}, None),
+    (put("pages", page(1, 0), ONE), {"page-parent"}, "page 0x0 of level 0, IPv4"),
+    (put("pages", page(3, 0), ONE), {"page-parent"}, "page 0x0 of level 2, IPv4"),
+    (drop("leases", at(A)), {"bit-without-record", "owner-without-lease", "state-count"}, None),
+    (
+        put("leases", at(A), b"x"),
+        {"lease-unreadable", "owner-without-lease", "state-count"},
+        None,
+    ),
+    (put("leases", at(A)[:-1], b"x"), {"lease-key"}, None),
+    (put("leases", at(A)[:4] + b"\5" + bytes(4), b"x"), {"lease-key"}, None),
+    (lease(A, generation=10**9), {"lease-generation"}, "10.0.15.240"),
+    (lease(A, length=33), {"lease-length"}, "10.0.15.240"),
+    (lease(A, boot=99), {"lease-boot"}, "10.0.15.240"),
+    (lease(A, released=5), {"lease-released"}, "10.0.15.240"),
+    (lease(A, ifname="eth9"), {"lease-without-owner", "owner-without-lease"}, "10.0.15.240"),
+    (
+        lease(A, state=COOLING),
+        {"lease-without-cooldown", "owner-without-lease", "state-count"},
+        None,
+    ),
+    (
+        lease(A + 7, released=2**63),
+        {"lease-released", "lease-without-cooldown", "cooldown-without-lease"},
+        "10.0.15.247",
+    ),
+    (drop("owners", OWNER), {"lease-without-owner"}, None),
+    (put("owners", OWNER, b"\4\1"), {"owner-unreadable", "lease-without-owner"}, None),
+    (put("owners", GHOST, b""), {"owner-addresses"}, GHOST.hex()),
+    (put("owners", GHOST, at(A)[4:]), {"owner-without-lease"}, "10.0.15.240"),
+    (put("owners", GHOST[:-1], at(A)[4:]), {"owner-key", "owner-without-lease"}, None),
+    (
+        put("cooldown", records.cooldown_key(ID, 0, 5, 4, A), b""),
+        {"cooldown-without-lease"},
+        "10.0.15.240",
+    ),
+    (put("cooldown", records.network_prefix(ID) + b"x", b""), {"cooldown-key"}, None),
+    (put("reservations", at(A + 1)[:-1], b"x"), {"reservation-key"}, None),
+    (
+        put("reservations", at(0x0A00F000), b"x"),
+        {"record-without-bit", "state-count", "reservation-unreadable"},
+        None,
+    ),
+    (
+        put("reservations", at(A), Reservation(4, A, "ns/pod", "", "why", 7).pack()),
+        {"reservation-without-owner", "reservation-without-end", "state-count"},
+        "10.0.15.240",
+    ),
+    (
+        put("sticky", holds.due_key(records.network_prefix(ID), 7, 4, A), b""),
+        {"sticky-without-reservation"},
+        "10.0.15.240",
+    ),
+    (
+        put("sticky", holds.owner_index_key(records.network_prefix(ID), "c", ""), at(A)[4:]),
+        {"sticky-without-reservation"},
+        "10.0.15.240",
+    ),
+    (put("sticky", records.network_prefix(ID) + b"x", b""), {"sticky-unreadable"}, None),
+    (put("sticky", records.network_prefix(ID) + b"t", b""), {"sticky-unreadable"}, None),
+    (put("events", event_key(ID, 0), b"x"), {"event-unreadable"}, None),
+    (
+        put("events", event_key(ID, 10**6), pack_event(1, 1, 1, 4, A, b"\0" * 5)),
+        {"event-number"},
+        None,
+    ),
+    (state(kept=1), {"state-count"}, "kept"),
+    (state(assigned=1), {"state-count"}, "assigned"),
+    (state(cooling=0), {"state-count"}, "cooling"),
+    (state(reserved=1), {"state-count"}, "reserved"),
+    (state(outside=1), {"state-count"}, "outside"),
+    (state(clock=0), {"lease-released"}, "10.0.15.247"),
+    (drop("states", records.network_prefix(ID)), {"state-missing"}, None),
+    (put("states", records.network_prefix(ID), b"x"), {"state-unreadable"}, None),
+    (put("networks", b"net", ID.to_bytes(4, "big") + b"x"), {"ranges-unreadable"}, None),
+    (put("networks", b"two", ID.to_bytes(4, "big")), {"network-id"}, None),
+    (put("networks", b"two", (9).to_bytes(4, "big")), {"network-id", "state-missing"}, None),
+    (put("networks", b"two", b"x"), {"network-unreadable"}, None),
+    *(
+        (put(f"{what}{s}", (77).to_bytes(4, "big") + b"key", b"x"), {f"{what}-orphan"}, None)
+        for what, s in (
+            ("state", "s"),
+            ("page", "s"),
+            ("lease", "s"),
+            ("owner", "s"),
+            ("cooldown", ""),
+            ("reservation", "s"),
+            ("sticky", ""),
+            ("event", "s"),
+            ("missing", ""),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("damage", "kinds", "where"), DAMAGES)
 def test_damage(
     damaged: Ipam,
     damage: Damage,
@@ -243,3 +247,81 @@ def test_finding_as_text() -> None:
     """A finding reads as a line."""
     finding = Finding("page-empty", "net", "page 0x1", "it is stored, and has no bit set")
     assert str(finding) == "net: page 0x1: it is stored, and has no bit set (page-empty)"
+
+
+def owners(store: Store) -> dict[bytes, bytes]:
+    """The readable assigned leases: whose addresses no repair may free."""
+    found = {}
+    with store.read() as txn, txn.txn.cursor(store.db_leases) as cursor:
+        for key, raw in cursor:
+            try:
+                record = Record.read(raw)
+            except StoreCorrupt:
+                continue
+            if record.state == ASSIGNED and len(key) in (9, 21) and key[4] in (4, 6):
+                found[bytes(key)] = records.texts_of(raw)
+    return found
+
+
+@pytest.mark.parametrize(("damage", "kinds", "where"), DAMAGES)
+def test_repair(damaged: Ipam, damage: Damage, kinds: set[str], where: str | None) -> None:
+    """Every damage is mended, said so, and nobody who has an address loses it."""
+    store = damaged.store
+    with store.write() as txn:
+        damage(store, txn)
+    before = owners(store)
+    actions = repair(store)
+    assert actions, (kinds, where)
+    assert not verify(store)
+    after = owners(store)
+    assert all(after.get(key) == texts for key, texts in before.items())
+    assert not repair(store)
+
+
+def test_repair_of_much_damage(damaged: Ipam) -> None:
+    """Damage of many kinds at once is mended together."""
+    store = damaged.store
+    with store.write() as txn:
+        for damage, _, _ in DAMAGES:
+            with suppress(StoreCorrupt):  # one that changes what another has made unreadable
+                damage(store, txn)
+    before = owners(store)
+    assert repair(store)
+    assert not verify(store)
+    assert before.items() <= owners(store).items()
+
+
+def test_lost_lease_is_reserved(damaged: Ipam) -> None:
+    """An address whose owner is listed and whose lease is lost is given to nobody."""
+    store = damaged.store
+    with store.write() as txn:
+        drop("leases", at(A))(store, txn)
+        put("leases", at(A + 1), b"x")(store, txn)
+    assert {each.kind for each in repair(store)} >= {"reservation", "owner"}
+    net = damaged.network("net")
+    assert [one.address for one in net.reservations()] == ["10.0.15.240", "10.0.15.241"]
+    with pytest.raises(AddressInUse, match="reserved: repair"):
+        net.allocate("new", addresses=["10.0.15.240"])
+    assert net.unreserve("10.0.15.240") == [(4, A)]
+    net.allocate("new", addresses=["10.0.15.240"])
+
+
+def test_repair_of_a_consistent_store(damaged: Ipam) -> None:
+    """A store that agrees with itself is not written to."""
+    file = Path(damaged.path, "data.mdb")
+    before = file.read_bytes()
+    assert repair(damaged.store) == []
+    assert file.read_bytes() == before
+
+
+def test_repair_gives_up_as_a_whole(damaged: Ipam, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be mended leaves the store as it was, with the way out."""
+    store = damaged.store
+    with store.write() as txn:
+        state(assigned=1)(store, txn)
+    before = verify(store)
+    monkeypatch.setattr("fastipam.repair._NetworkRepair.run", lambda _: None)
+    with pytest.raises(StoreCorrupt, match="nothing was changed") as caught:
+        repair(store)
+    assert caught.value.hint == "restore a backup"
+    assert verify(store) == before

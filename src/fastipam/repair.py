@@ -1,0 +1,438 @@
+"""Mend a store that contradicts itself, in one transaction, and say what was done.
+
+What is believed, when two records disagree: a lease that can be read before the owner's entry, the
+queue, the counters and the pages, which all follow from it; then the reservations. What is left of
+an address whose lease is lost or cannot be read becomes a reservation for nobody: an address that
+somebody may still use is never freed here. An operator frees it with ``fastipam unreserve``.
+
+The findings of verify.py say which networks have to be looked at; after the last step the whole
+store is verified again, and the transaction is given up if anything is left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fastipam import history, holds, records
+from fastipam.addresses import BITS, V4, V6, format_ip
+from fastipam.errors import StoreCorrupt
+from fastipam.holds import Reservation
+from fastipam.ranges import Pool
+from fastipam.records import ASSIGNED, Record
+from fastipam.state import NetworkState
+from fastipam.verify import verify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from fastipam.store import Store, Transaction
+    from fastipam.verify import Finding
+
+    Address = tuple[int, int]  # family, integer
+    Progress = Callable[[str], None]
+
+LOST = "repair: an owner's entry lists it, its lease is lost"
+UNREADABLE = "repair: its record could not be read"
+_NUMBERS = ("generation", "clock", "first_event", "events")
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One thing that was mended; ``kind`` a short name, ``where`` an address or a key."""
+
+    kind: str
+    network: str
+    where: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.network}: {self.where}: {self.text} ({self.kind})"
+
+
+def repair(store: Store, progress: Progress | None = None) -> list[Action]:
+    """Mend everything that :func:`~fastipam.verify.verify` finds; what was done, in order.
+
+    A consistent store is not written to. ``progress`` is called with the name of each network that
+    is being mended. O(records of those networks), in one transaction: other writers wait. Returns
+    after the commit is on disk (durable mode). Raises StoreError; StoreCorrupt when something is
+    left that this does not know how to mend: then nothing has changed.
+    """
+    with store.write() as txn:
+        found = verify(store)
+        if not found:
+            return []
+        actions = _Repairer(store, txn, progress).run(found)
+        txn.flush()
+        left = verify(store)
+        if left:
+            raise StoreCorrupt(
+                f"{len(left)} contradictions are left, the first: {left[0]}; nothing was changed",
+                path=store.path,
+                hint="restore a backup",
+            )
+    return actions
+
+
+class _Repairer:
+    def __init__(self, store: Store, txn: Transaction, progress: Progress | None) -> None:
+        self._store = store
+        self._txn = txn
+        self._progress = progress or (lambda _: None)
+        self._actions: list[Action] = []
+
+    def run(self, found: list[Finding]) -> list[Action]:
+        damaged = {one.network for one in found}
+        networks = self._networks()
+        for network_id, name in networks.items():
+            if name in damaged:
+                self._progress(name)
+                _NetworkRepair(self._store, self._txn, network_id, name, self._actions).run()
+        return self._actions
+
+    def _did(self, kind: str, network: str, where: str, text: str) -> None:
+        self._actions.append(Action(kind, network, where, text))
+
+    def _networks(self) -> dict[int, str]:
+        """Every id with its name, once names and ids agree; records of no network are gone."""
+        store, txn = self._store, self._txn
+        names: dict[int, str] = {}
+        nameless: list[bytes] = []
+        for key, raw in _items(txn, store.db_networks):
+            name = key.decode(records.ENCODING, records.ERRORS)
+            network_id = int.from_bytes(raw[:4], "big")
+            if len(raw) < 4 or network_id in names or not network_id:
+                nameless.append(key)
+                continue
+            names[network_id] = name
+            try:
+                Pool.read(raw[4:].decode())
+            except ValueError:
+                txn.put(key, raw[:4], True, True, False, store.db_networks)
+                self._did("ranges", name, key.hex(), "forgot ranges that could not be read")
+        strays = self._strays(names)
+        for key in nameless:
+            name = key.decode(records.ENCODING, records.ERRORS)
+            txn.delete(key, b"", store.db_networks)
+            self._did("network", name, key.hex(), "removed an entry that led nowhere")
+        for network_id in sorted(strays):
+            # The one name that lost its id and the one id that lost its name belong together.
+            alone = len(strays) == len(nameless) == 1
+            key = nameless[0] if alone else f"recovered-{network_id}".encode()
+            name = key.decode(records.ENCODING, records.ERRORS)
+            value = network_id.to_bytes(4, "big")
+            txn.put(key, value, True, True, False, store.db_networks)
+            names[network_id] = name
+            self._did("network", name, key.hex(), f"named network {network_id}, which has leases")
+            _NetworkRepair(store, txn, network_id, name, self._actions).run()
+        last = int.from_bytes(txn.get(b"last network", b"", store.db_meta), "big")
+        if names and max(names) > last:
+            value = max(names).to_bytes(4, "big")
+            txn.put(b"last network", value, True, True, False, store.db_meta)
+            self._did("network", names[max(names)], "", "counted its number as given")
+        return names
+
+    def _strays(self, names: dict[int, str]) -> set[int]:
+        """Ids that have leases or reservations and no name; records of the others are removed."""
+        store = self._store
+        keep: set[int] = set()
+        for db in (store.db_leases, store.db_reservations):
+            for key, _ in _items(self._txn, db):
+                family = key[4] if len(key) > 4 else 0
+                if family in BITS and len(key) == 5 + BITS[family] // 8:
+                    keep.add(int.from_bytes(key[:4], "big"))
+        keep -= names.keys()
+        keep.discard(0)
+        for what, db in _databases(store):
+            gone = [
+                key
+                for key, _ in _items(self._txn, db)
+                if len(key) < 4 or not {int.from_bytes(key[:4], "big")} & (names.keys() | keep)
+            ]
+            for key in gone:
+                self._txn.delete(key, b"", db)
+                self._did(what, "", key.hex(), "removed: no network has its number")
+        return keep
+
+
+class _NetworkRepair:
+    """One network; each step leaves a part of it in agreement with the parts before."""
+
+    def __init__(
+        self, store: Store, txn: Transaction, network_id: int, name: str, actions: list[Action]
+    ) -> None:
+        self._store = store
+        self._txn = txn
+        self._name = name
+        self._prefix = records.network_prefix(network_id)
+        self._network_id = network_id
+        self._actions = actions
+        raw = txn.get(name.encode(records.ENCODING, records.ERRORS), b"", store.db_networks)
+        self._pool = Pool.read(raw[4:].decode())
+        self._leases: dict[Address, Record] = {}
+        self._owners: dict[bytes, list[Address]] = {}
+        self._reservations: dict[Address, Reservation] = {}
+
+    def run(self) -> None:
+        self._state = self._read_state()
+        state = self._state
+        before = {what: getattr(state, what) for what in _NUMBERS}
+        self._read_reservations()
+        self._read_leases()
+        self._mend_owners()
+        self._mend_queue()
+        self._mend_sticky()
+        self._mend_events()
+        self._mend_pages()
+        self._mend_counts()
+        for what, noted in before.items():
+            if getattr(state, what) != noted:
+                self._did("number", what, f"is {getattr(state, what)}, was {noted}")
+        self._put(self._store.db_states, self._prefix, state.pack())
+
+    def _did(self, kind: str, where: str | Address, text: str) -> None:
+        where = where if isinstance(where, str) else format_ip(*where)
+        self._actions.append(Action(kind, self._name, where, text))
+
+    def _of(self, db: Any) -> list[tuple[bytes, bytes]]:
+        return list(_items(self._txn, db, self._prefix))
+
+    def _put(self, db: Any, key: bytes, value: bytes) -> None:
+        self._txn.put(key, value, True, True, False, db)
+
+    def _remove(self, db: Any, key: bytes, kind: str, text: str) -> None:
+        self._txn.delete(key, b"", db)
+        self._did(kind, key.hex(), text)
+
+    def _key(self, address: Address) -> bytes:
+        return records.address_key(self._network_id, *address)
+
+    def _read_state(self) -> NetworkState:
+        raw = self._txn.get(self._prefix, None, self._store.db_states)
+        try:
+            if raw is not None:
+                return NetworkState(self._network_id, raw)
+        except StoreCorrupt:
+            pass
+        self._did("state", self._prefix.hex(), "began its counters, clock and cursors anew")
+        return NetworkState(self._network_id, None)
+
+    # What is believed ------------------------------------------------------------------------
+
+    def _read_reservations(self) -> None:
+        db = self._store.db_reservations
+        for key, raw in self._of(db):
+            address = _address(key)
+            if address is None:
+                self._remove(db, key, "reservation", "removed: its key names no address")
+                continue
+            try:
+                self._reservations[address] = Reservation.read(*address, raw)
+            except StoreCorrupt:
+                self._reserve(address, UNREADABLE)
+
+    def _reserve(self, address: Address, reason: str) -> None:
+        one = Reservation(*address, "", "", reason)
+        self._reservations[address] = one
+        self._put(self._store.db_reservations, self._key(address), one.pack())
+        self._did("reservation", address, f"reserved for nobody; {reason}")
+
+    def _read_leases(self) -> None:
+        db, state = self._store.db_leases, self._state
+        for key, raw in self._of(db):
+            address = _address(key)
+            if address is None:
+                self._remove(db, key, "lease", "removed: its key names no address")
+                continue
+            try:
+                record = Record.read(raw)
+            except StoreCorrupt:
+                self._txn.delete(key, b"", db)
+                self._did("lease", address, "removed a record that could not be read")
+                if address not in self._reservations:
+                    self._reserve(address, UNREADABLE)
+                continue
+            state.generation = max(state.generation, record.generation)
+            if record.state != ASSIGNED:
+                state.clock = max(state.clock, min(record.released, self._believable_clock()))
+            self._leases[address] = record
+        for address, record in self._leases.items():
+            if self._mend_lease(address, record):
+                self._put(db, self._key(address), record.pack())
+
+    def _believable_clock(self) -> int:
+        """A release cannot be later than now: what says so does not move the network's clock."""
+        return self._store.clock() + self._state.offset
+
+    def _mend_lease(self, address: Address, record: Record) -> bool:
+        before = record.pack()
+        if record.length > BITS[address[0]]:
+            its_range = self._pool.range_of(*address)
+            record.length = BITS[address[0]] if its_range is None else its_range.length
+        record.boot = min(record.boot, self._store.boot)
+        if record.state == ASSIGNED:
+            record.released = 0
+        elif record.released > self._state.clock:
+            record.released = self._state.clock
+        if record.generation == 0:
+            self._state.generation += 1
+            record.generation = self._state.generation
+        if record.pack() == before:
+            return False
+        self._did("lease", address, "mended its numbers")
+        return True
+
+    # What follows from it --------------------------------------------------------------------
+
+    def _mend_owners(self) -> None:
+        """Each owner's entry lists what the leases say; what is left over is reserved."""
+        db = self._store.db_owners
+        for address, record in self._leases.items():
+            if record.state == ASSIGNED:
+                name = records.owner_name(record.container_id, record.ifname)
+                key = records.owner_key(self._prefix, name)
+                self._owners.setdefault(key, []).append(address)
+        for key, raw in self._of(db):
+            try:
+                listed = records.read_addresses(raw)
+            except StoreCorrupt:
+                listed = []
+            for address in listed:
+                if address not in self._leases and address not in self._reservations:
+                    self._reserve(address, LOST)
+            wanted = self._owners.pop(key, [])
+            # The order is that of the range sets: keep it where it is known.
+            kept = [one for one in dict.fromkeys(listed) if one in wanted]
+            self._write_owner(key, kept + [one for one in wanted if one not in kept], raw)
+        for key, wanted in self._owners.items():
+            self._write_owner(key, wanted, b"")
+
+    def _write_owner(self, key: bytes, addresses: list[Address], before: bytes) -> None:
+        raw = records.pack_addresses(addresses)
+        if raw == before and raw:
+            return
+        db = self._store.db_owners
+        if not addresses:
+            self._remove(db, key, "owner", "removed an entry for which there is no lease")
+            return
+        self._put(db, key, raw)
+        texts = " ".join(format_ip(*one) for one in addresses)
+        self._did("owner", key.hex(), f"listed {texts} for its owner, as the leases say")
+
+    def _mend_queue(self) -> None:
+        db = self._store.db_cooldown
+        wanted = {
+            records.cooldown_key(
+                self._network_id, record.set_index, record.released, *address
+            ): address
+            for address, record in self._leases.items()
+            if record.state != ASSIGNED
+        }
+        for key, _ in self._of(db):
+            if wanted.pop(key, None) is None:
+                self._remove(db, key, "cooldown", "removed from the queue: no lease cools there")
+        for key, address in wanted.items():
+            self._put(db, key, b"")
+            self._did("cooldown", address, "queued, as its lease says that it cools")
+
+    def _mend_sticky(self) -> None:
+        db = self._store.db_sticky
+        owners: dict[bytes, list[Address]] = {}
+        wanted: dict[bytes, bytes] = {}
+        for address, one in self._reservations.items():
+            if one.owner:
+                key = holds.owner_index_key(self._prefix, one.owner, one.ifname)
+                owners.setdefault(key, []).append(address)
+            if one.until:
+                wanted[holds.due_key(self._prefix, one.until, *address)] = b""
+        present = dict(self._of(db))
+        for key, addresses in owners.items():
+            try:
+                listed = records.read_addresses(present.get(key, b""))
+            except StoreCorrupt:
+                listed = []
+            # As with the owners of leases: the order that is there stays.
+            kept = [one for one in listed if one in addresses]
+            kept += [one for one in addresses if one not in kept]
+            wanted[key] = records.pack_addresses(kept)
+        for key in present.keys() - wanted.keys():
+            self._remove(db, key, "sticky", "removed: no reservation says so")
+        for key, value in wanted.items():
+            if present.get(key) != value:
+                self._put(db, key, value)
+                self._did("sticky", key.hex(), "listed what the reservations say")
+
+    def _mend_events(self) -> None:
+        db, state = self._store.db_events, self._state
+        numbers = []
+        for key, raw in self._of(db):
+            try:
+                numbers.append(history.Event(key, raw).sequence)
+            except StoreCorrupt:
+                self._remove(db, key, "event", "removed: it could not be read")
+        if numbers:
+            state.first_event = min(state.first_event, numbers[0])
+            state.events = max(state.events, numbers[-1] + 1)
+
+    def _mend_pages(self) -> None:
+        """Build the bitmap anew beside the old one, and write it if they differ."""
+        db = self._store.db_pages
+        before = dict(self._of(db))
+        for key in before:
+            self._txn.delete(key, b"", db)
+        for family in (V4, V6):
+            pages = self._txn.pages(self._network_id, family)
+            for its_family, value in self._leases.keys() | self._reservations.keys():
+                if its_family == family:
+                    pages.acquire(value)
+        self._txn.flush()
+        after = dict(self._of(db))
+        changed = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
+        if changed:
+            self._did("pages", f"{len(changed)} pages", "set the bits of what is in use, no others")
+
+    def _mend_counts(self) -> None:
+        state = self._state
+        used = self._leases.keys() | self._reservations.keys()
+        counts = {
+            "assigned": sum(one.state == ASSIGNED for one in self._leases.values()),
+            "cooling": sum(one.state != ASSIGNED for one in self._leases.values()),
+            "reserved": len(self._reservations.keys() - self._leases.keys()),
+            "kept": len(self._reservations),
+            "outside": sum(not self._pool.holds(*one) for one in used),
+        }
+        for what, counted in counts.items():
+            if getattr(state, what) != counted:
+                self._did("count", what, f"counted {counted}, was {getattr(state, what)}")
+                setattr(state, what, counted)
+
+
+def _address(key: bytes) -> Address | None:
+    """(family, integer) of an address's key, or None when it is none."""
+    family = key[4] if len(key) > 4 else 0
+    if family not in BITS or len(key) != 5 + BITS[family] // 8:
+        return None
+    return family, int.from_bytes(key[5:], "big")
+
+
+def _databases(store: Store) -> Iterator[tuple[str, Any]]:
+    yield "state", store.db_states
+    yield "page", store.db_pages
+    yield "lease", store.db_leases
+    yield "owner", store.db_owners
+    yield "cooldown", store.db_cooldown
+    yield "reservation", store.db_reservations
+    yield "sticky", store.db_sticky
+    yield "event", store.db_events
+    yield "missing", store.db_missing
+
+
+def _items(txn: Transaction, db: Any, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+    with txn.txn.cursor(db) as cursor:
+        if not cursor.set_range(prefix):
+            return
+        for key, raw in cursor:
+            if not key.startswith(prefix):
+                return
+            yield bytes(key), bytes(raw)
