@@ -326,7 +326,7 @@ class Store:
             )
         self.path = os.path.abspath(path)
         self.clock = clock
-        self._boot_id = boot_id or _read_boot_id
+        self.boot_id = boot_id or _read_boot_id
         self._local: Any = _local()
         self._env: lmdb.Environment | None = None
         self._process = os.getpid()
@@ -476,7 +476,7 @@ class Store:
     def _note_boot(self, txn: Any) -> int:
         """The number of this boot: boots that the store has seen are counted from 1."""
         db = self.db_meta
-        boot = self._boot_id().encode()
+        boot = self.boot_id().encode()
         number = int.from_bytes(txn.get(_BOOT_NUMBER, b"", db=db), "big")
         if txn.get(_BOOT, db=db) != boot:
             number += 1
@@ -490,6 +490,11 @@ class Store:
         """No lease of an earlier boot is left (see reboot.py)."""
         txn.put(_SWEPT, self.boot.to_bytes(4, "big"), True, True, False, self.db_meta)
         self.unswept = False
+
+    def note_unswept(self, txn: Transaction) -> None:
+        """Leases of an earlier boot may have come in."""
+        txn.delete(_SWEPT, b"", self.db_meta)
+        self.unswept = True
 
     def _environment(self) -> lmdb.Environment:
         if os.getpid() != self._process:
@@ -513,6 +518,18 @@ class Store:
     def read(self) -> Snapshot:
         """A read transaction; waits for nobody."""
         return Snapshot(self)
+
+    def databases(self) -> list[Any]:
+        """Every database but ``meta``, in the same order for every store."""
+        return [getattr(self, f"db_{name}") for name in _DATABASES]
+
+    def copy_to(self, descriptor: int) -> None:
+        """Write one moment's content to a file, compacted; waits for nobody. Raises StoreError."""
+        env = self._environment()
+        try:
+            env.copyfd(descriptor, compact=True)
+        except (lmdb.Error, OSError) as error:
+            raise _translate(error, self.path) from error
 
     @property
     def in_transaction(self) -> bool:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from fastipam.ipam import Ipam
     from fastipam.network import Network
-    from fastipam.store import Store
+    from fastipam.store import Snapshot, Store
 
     Progress = Callable[[int], None]
 
@@ -139,6 +139,8 @@ class Sweeper:
                 place.observe(lease.record)
         for batch in self._batches():
             yield self._step(batch, place)
+        if not self._dry_run:
+            self._forget()
 
     def _batches(self) -> Iterator[list[Lease]]:
         """The leases in address order, some at a time; no transaction is open between two."""
@@ -227,6 +229,30 @@ class Sweeper:
                     if key in marked:
                         txn.delete(key, b"", db)
         return judged
+
+    def _forget(self) -> None:
+        """Remove the notes on leases that have ended in another way meanwhile."""
+        with self._store.read() as txn:
+            stale = list(self._outdated(txn))
+        for at in range(0, len(stale), _BATCH):
+            with self._store.write() as txn:
+                for key in stale[at : at + _BATCH]:
+                    txn.delete(key, b"", self._store.db_missing)
+
+    def _outdated(self, txn: Snapshot) -> Iterator[bytes]:
+        found = find(txn, self._store, records.encode("name", self._network.name))
+        if found is None:
+            return
+        prefix = records.network_prefix(found[0])
+        with txn.txn.cursor(self._store.db_missing) as cursor:
+            if not cursor.set_range(prefix):
+                return
+            for key, raw in cursor:
+                if key[:4] != prefix:
+                    return
+                lease = txn.get(key, None, self._store.db_leases)
+                if lease is None or records.generation_of(lease) != _SIGHT.unpack(raw)[0]:
+                    yield bytes(key)
 
     def _network_id(self) -> int:
         with self._store.read() as txn:

@@ -101,7 +101,7 @@ class View:
     def _pool_of(self, text: str) -> Pool:
         return read_pool(text, self.pool, self._store, self.name)
 
-    def lookup(self, address: str | AnyIP) -> Lease | None:
+    def lookup(self, address: Wanted) -> Lease | None:
         """The lease of this address, or None when it has no owner (free, cooling, reserved).
 
         O(1), waits for no writer. Raises ConfigError when it is no address, StoreError.

@@ -1,0 +1,200 @@
+"""Copy a store while others write to it, and put a copy back while others use it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from typing import TYPE_CHECKING
+
+from fastipam import records
+from fastipam.errors import ConfigError, StoreCorrupt, StoreError, StoreUnavailable
+from fastipam.state import NetworkState
+from fastipam.store import Store
+from fastipam.verify import verify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from fastipam.store import Snapshot, Transaction
+
+    Progress = Callable[[int, int], None]  # done, total: keys, or bytes
+
+_STEP = 4096  # keys between two calls of progress
+_BOOT_AT, _BOOT_END = 4, 8  # of a lease: see records.py
+_KEPT = (b"schema", b"durability", b"boot id", b"boot number", b"swept")  # are the store's own
+
+
+def backup(store: Store, path: str | os.PathLike[str], progress: Progress | None = None) -> int:
+    """Write one moment's store to a file, compacted, mode 0600; its size in bytes.
+
+    Other processes go on reading and writing. The file is complete and synced to disk before it
+    gets its name; a file of that name is replaced. O(used pages); while it runs, the store cannot
+    reuse the space of what is deleted. ``progress`` is called with (bytes, bytes) at the end.
+    Raises StoreError.
+    """
+    target = os.path.abspath(path)
+    descriptor, name = -1, ""
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=".fastipam-", dir=os.path.dirname(target))
+        store.copy_to(descriptor)
+        os.fsync(descriptor)
+        size = os.fstat(descriptor).st_size
+        os.replace(name, target)
+        name = ""
+        _sync_directory(os.path.dirname(target))
+    except OSError as error:
+        raise StoreUnavailable(
+            f"the backup {target} cannot be written: {error.strerror}",
+            path=target,
+            hint="nothing was changed; choose another file",
+        ) from error
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+        if name:
+            os.unlink(name)
+    if progress is not None:
+        progress(size, size)
+    return size
+
+
+def restore(
+    store: Store,
+    path: str | os.PathLike[str],
+    *,
+    replace: bool = False,
+    progress: Progress | None = None,
+) -> int:
+    """Put the content of a backup in the place of the store's, in one transaction; its keys.
+
+    Whoever uses the store sees the one or the other, and goes on with it. Leases of the boot that
+    is running stay leases; those of an earlier one are given back, as after a reboot. The store's
+    durability stays as it is. ``replace`` allows it for a store that has leases or
+    reservations: addresses that were assigned after the backup are then forgotten, and
+    may be given out again while their pods still run.
+
+    O(keys). Returns after the commit is on disk (durable mode). Raises ConfigError (the store is
+    not empty), StoreError (the backup is no store, is of a newer schema, or contradicts itself:
+    nothing has changed).
+    """
+    with tempfile.TemporaryDirectory(prefix="restore-", dir=store.path) as directory:
+        source = _open_copy(os.fspath(path), directory, store)
+        try:
+            found = verify(source)
+            if found:
+                raise StoreCorrupt(
+                    f"the backup {path} contradicts itself, {len(found)} times: {found[0]}",
+                    path=os.fspath(path),
+                    hint="nothing was changed; use another backup",
+                )
+            with store.write() as txn, source.read() as snapshot:
+                if not replace and _is_used(store, txn):
+                    raise ConfigError(
+                        f"the store {store.path} has leases or reservations",
+                        field="replace",
+                        value=False,
+                        hint="what was assigned since the backup would be forgotten: if that is "
+                        "what you want, say so (--replace)",
+                    )
+                return _Copy(source, snapshot, store, txn, progress).run()
+        finally:
+            source.close()
+
+
+def _open_copy(path: str, directory: str, store: Store) -> Store:
+    """The backup as a store of its own: opening one writes lock files beside it."""
+    try:
+        shutil.copyfile(path, os.path.join(directory, "data.mdb"))
+    except OSError as error:
+        raise StoreUnavailable(
+            f"the backup {path} cannot be read: {error.strerror}", path=path
+        ) from error
+    if not os.path.getsize(os.path.join(directory, "data.mdb")):
+        raise StoreCorrupt(f"the backup {path} is empty", path=path)
+    try:
+        return Store(directory, create=False, boot_id=store.boot_id, clock=store.clock)
+    except StoreError as error:
+        message = error.message.replace(directory, path)
+        raise type(error)(message, path=path, hint="use another backup") from error
+
+
+def _is_used(store: Store, txn: Transaction) -> bool:
+    return any(txn.txn.stat(db)["entries"] for db in (store.db_leases, store.db_reservations))
+
+
+class _Copy:
+    """All keys of one store in the place of another's, inside its transaction."""
+
+    def __init__(
+        self,
+        source: Store,
+        snapshot: Snapshot,
+        target: Store,
+        txn: Transaction,
+        progress: Progress | None,
+    ) -> None:
+        self._source = source
+        self._snapshot = snapshot
+        self._target = target
+        self._txn = txn
+        self._progress = progress
+
+    def run(self) -> int:
+        pairs = list(zip(self._source.databases(), self._target.databases(), strict=True))
+        total = sum(self._snapshot.txn.stat(source)["entries"] for source, _ in pairs)
+        done = 0
+        for source, target in pairs:
+            self._txn.txn.drop(target, delete=False)
+            with self._txn.txn.cursor(target) as cursor:
+                for key, raw in self._items(source):
+                    cursor.put(key, raw, append=True)
+                    done += 1
+                    if self._progress is not None and done % _STEP == 0:
+                        self._progress(done, total)
+        self._copy_meta()
+        if self._progress is not None:
+            self._progress(total, total)
+        return done
+
+    def _items(self, db: Any) -> Iterator[tuple[bytes, bytes]]:
+        with self._snapshot.txn.cursor(db) as cursor:
+            for key, raw in cursor:
+                if db is self._source.db_leases:
+                    yield key, self._of_our_boots(raw)
+                elif db is self._source.db_states:
+                    yield key, self._unswept(key, raw)
+                else:
+                    yield key, raw
+
+    def _of_our_boots(self, raw: bytes) -> bytes:
+        """Boots are numbered by each store for itself: 0 is before any.
+
+        Opening the backup has counted this boot there, if it is another than the backup's.
+        """
+        boot = self._target.boot if records.boot_of(raw) == self._source.boot else 0
+        return raw[:_BOOT_AT] + boot.to_bytes(4, "little") + raw[_BOOT_END:]
+
+    @staticmethod
+    def _unswept(key: bytes, raw: bytes) -> bytes:
+        """The search for leases of earlier boots begins anew."""
+        state = NetworkState(int.from_bytes(key, "big"), raw)
+        state.swept, state.sweep = 0, (0, 0)
+        return state.pack()
+
+    def _copy_meta(self) -> None:
+        source, target = self._source.db_meta, self._target.db_meta
+        with self._snapshot.txn.cursor(source) as cursor:
+            for key, raw in cursor:
+                if key not in _KEPT:
+                    self._txn.put(key, raw, True, True, False, target)
+        self._target.note_unswept(self._txn)
+
+
+def _sync_directory(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

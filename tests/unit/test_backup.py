@@ -1,0 +1,159 @@
+"""Backup and restore, while others write, after a reboot, and of files that are no backup."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+from tests.conftest import Clock
+
+import fastipam
+from fastipam.backup import backup, restore
+from fastipam.errors import ConfigError, StoreCorrupt, StoreError, StoreUnavailable
+from fastipam.ipam import Ipam
+from fastipam.verify import verify
+
+POOL = "10.0.0.0/16"
+
+
+def addresses(ipam: Ipam, name: str = "n") -> dict[str, str]:
+    return {one.container_id: str(one.address) for one in ipam.network(name).leases()}
+
+
+def test_round_trip(ipam: Ipam, tmp_path: Path, clock: Clock) -> None:
+    """All that a store holds comes back: leases, cooling ones, reservations, history."""
+    net = ipam.network("n", [POOL, "2001:db8::/64"])
+    net.allocate_many([(f"c{at}", "eth0") for at in range(300)])
+    net.release("c3")
+    net.reserve("10.0.9.0/28", owner="ns/db", reason="printer")
+    file = tmp_path / "backup"
+    assert backup(ipam.store, file) == file.stat().st_size
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    before = addresses(ipam), net.stats(), list(map(repr, net.history()))
+    with fastipam.open(tmp_path / "other", "relaxed", clock=clock) as other:
+        steps: list[tuple[int, int]] = []
+        assert restore(other.store, file, progress=lambda *at: steps.append(at)) > 300
+        assert steps[-1][0] == steps[-1][1]
+        assert not verify(other.store)
+        again = other.network("n")
+        found = addresses(other), again.stats(), list(map(repr, again.history()))
+        assert found == before
+        assert again.allocate("new").value not in {one.value for one in net.leases()}
+        assert not verify(other.store)
+
+
+def test_backup_while_others_write(ipam: Ipam, tmp_path: Path) -> None:
+    """A backup is one moment's state, whatever is written meanwhile."""
+    net = ipam.network("n", POOL)
+    stop = threading.Event()
+
+    def churn() -> None:
+        at = 0
+        while not stop.is_set():
+            net.allocate(f"w{at}")
+            net.release(f"w{at - 50}")
+            at += 1
+
+    writer = threading.Thread(target=churn)
+    writer.start()
+    try:
+        for at in range(10):
+            backup(ipam.store, tmp_path / f"backup{at}")
+    finally:
+        stop.set()
+        writer.join()
+    for at in range(10):
+        with fastipam.open(tmp_path / f"other{at}", "relaxed") as other:
+            restore(other.store, tmp_path / f"backup{at}")
+            assert not verify(other.store)
+
+
+def test_restore_under_a_running_program(ipam: Ipam, tmp_path: Path) -> None:
+    """Who has the store open sees the restored content at once, and goes on with it."""
+    net = ipam.network("n", POOL)
+    kept = net.allocate("kept")
+    backup(ipam.store, tmp_path / "backup")
+    late = net.allocate("late")
+    restore(ipam.store, tmp_path / "backup", replace=True)
+    assert net.lookup(str(kept.address).partition("/")[0]) == kept
+    assert net.lookup((late.family, late.value)) is None
+    assert net.allocate("late").value == late.value
+
+
+def test_restore_needs_consent(ipam: Ipam, tmp_path: Path) -> None:
+    """A store with leases is not replaced by accident."""
+    net = ipam.network("n", POOL)
+    net.allocate("a")
+    backup(ipam.store, tmp_path / "backup")
+    with pytest.raises(ConfigError, match="has leases or reservations") as caught:
+        restore(ipam.store, tmp_path / "backup")
+    assert caught.value.field == "replace"
+    assert list(addresses(ipam)) == ["a"]
+
+
+@pytest.mark.parametrize(("then", "left"), [("boot-1", ["a"]), ("boot-2", [])])
+def test_restore_and_boots(tmp_path: Path, then: str, left: list[str], clock: Clock) -> None:
+    """Leases of the running boot stay, those of an earlier one are given back."""
+    with fastipam.open(tmp_path / "one", "relaxed", clock=clock, boot_id=lambda: "boot-1") as one:
+        one.network("n", POOL).allocate("a")
+        backup(one.store, tmp_path / "backup")
+    with fastipam.open(tmp_path / "two", "relaxed", clock=clock, boot_id=lambda: then) as two:
+        two.network("n", POOL).allocate("before")
+        restore(two.store, tmp_path / "backup", replace=True)
+        assert list(addresses(two)) == left
+        assert two.network("n").stats()["assigned"] == len(left)
+        assert not verify(two.store)
+
+
+def test_durability_stays(tmp_path: Path) -> None:
+    """The durability is the store's, not the backup's."""
+    with fastipam.open(tmp_path / "one", "relaxed") as one:
+        one.network("n", POOL).allocate("a")
+        backup(one.store, tmp_path / "backup")
+    with fastipam.open(tmp_path / "two", "durable") as two:
+        restore(two.store, tmp_path / "backup")
+    with fastipam.open(tmp_path / "two") as two:
+        assert two.durability == "durable"
+        assert list(addresses(two)) == ["a"]
+
+
+@pytest.mark.parametrize("content", [b"", b"no store", b"\0" * 8192])
+def test_no_backup(ipam: Ipam, tmp_path: Path, content: bytes) -> None:
+    """A file that is no backup is refused by its name, and nothing changes."""
+    ipam.network("n", POOL).allocate("a")
+    file = tmp_path / "nonsense"
+    file.write_bytes(content)
+    with pytest.raises(StoreError, match="nonsense"):
+        restore(ipam.store, file, replace=True)
+    assert list(addresses(ipam)) == ["a"]
+    assert [one for one in os.listdir(ipam.path) if one.startswith("restore")] == []
+
+
+def test_damaged_backup(ipam: Ipam, tmp_path: Path) -> None:
+    """A backup that contradicts itself is refused with the first contradiction."""
+    net = ipam.network("n", POOL)
+    lease = net.allocate("a")
+    with fastipam.open(tmp_path / "bad", "relaxed") as bad:
+        restore_from = tmp_path / "backup"
+        bad.network("n", POOL).allocate("b")
+        with bad.store.write() as txn:
+            txn.pages(1, 4).acquire(lease.value + 1)
+        backup(bad.store, restore_from)
+    with pytest.raises(StoreCorrupt, match="contradicts itself"):
+        restore(ipam.store, restore_from, replace=True)
+    assert list(addresses(ipam)) == ["a"]
+
+
+def test_backup_without_a_place(ipam: Ipam, tmp_path: Path) -> None:
+    """A backup that cannot be written says so and leaves nothing behind."""
+    with pytest.raises(StoreUnavailable, match="cannot be written"):
+        backup(ipam.store, tmp_path / "missing" / "backup")
+    (tmp_path / "directory").mkdir()
+    with pytest.raises(StoreUnavailable):
+        backup(ipam.store, tmp_path / "directory")
+    assert sorted(os.listdir(tmp_path)) == ["directory", "store"]
+    with pytest.raises(StoreUnavailable, match="cannot be read"):
+        restore(ipam.store, tmp_path / "missing")
