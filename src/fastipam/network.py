@@ -134,7 +134,24 @@ class Network(View):
             except PoolExhausted:
                 # Perhaps only because leases of an earlier boot have not all been given back.
                 if not self._store.unswept or not self.sweep_reboot():
+                    self._note_clock()
                     raise
+
+    def _note_clock(self) -> None:
+        """Note that the wall clock has stepped back.
+
+        A call that fails leaves no trace: if all of them fail until something has cooled, the time
+        would be measured from the step again each time, and nothing would ever have cooled.
+        """
+        with self._store.write() as txn:
+            found = self._find(txn)
+            if found is None:
+                return
+            ledger = self._ledger(txn, *found)
+            wall_ns = self._store.clock()
+            if wall_ns + ledger.state.offset < ledger.state.clock:
+                ledger.state.tick(wall_ns)
+                ledger.save()
 
     def _allocate(self, owner: Owner, wanted: Sequence[tuple[int, int]], existing: str) -> Lease:
         with self._store.write() as txn:
@@ -202,6 +219,7 @@ class Network(View):
                 return self._allocate_many(listed)
             except (PoolExhausted, DuplicateAllocation):
                 if not self._store.unswept or not self.sweep_reboot():
+                    self._note_clock()
                     raise
 
     def _allocate_many(self, listed: list[Owner]) -> list[Lease]:

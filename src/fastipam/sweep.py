@@ -121,7 +121,10 @@ def sweep(
 
 
 class Sweeper:
-    """One network's sweep, a few hundred leases at each step of the iteration."""
+    """One network's sweep, a few hundred leases at each step of the iteration.
+
+    No transaction is open between two steps. Raises StoreError.
+    """
 
     def __init__(
         self, store: Store, network: Network, *, grace_s: float = DEFAULT_GRACE_S, dry_run: bool
@@ -137,6 +140,7 @@ class Sweeper:
         for batch in self._batches():
             for lease in batch:
                 place.observe(lease.record)
+            yield Report(0, [], [], [])
         for batch in self._batches():
             yield self._step(batch, place)
         if not self._dry_run:
@@ -251,7 +255,8 @@ class Sweeper:
                 if key[:4] != prefix:
                     return
                 lease = txn.get(key, None, self._store.db_leases)
-                if lease is None or records.generation_of(lease) != _SIGHT.unpack(raw)[0]:
+                ended = lease is None or lease[0] != ASSIGNED
+                if ended or records.generation_of(lease) != _SIGHT.unpack(raw)[0]:
                     yield bytes(key)
 
     def _network_id(self) -> int:

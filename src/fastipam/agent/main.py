@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fastipam.agent import systemd
 from fastipam.agent.batch import Executor
+from fastipam.agent.chores import DEFAULT_INTERVAL_S, Chores
 from fastipam.agent.protocol import DEFAULT_SOCKET
 from fastipam.agent.server import Limits, Server
 from fastipam.cni import stores
 from fastipam.errors import ConfigError
+from fastipam.sweep import DEFAULT_GRACE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,11 +33,17 @@ _BACKLOG = 4096  # connections that wait while a batch commits; the kernel's som
 
 
 class Settings(NamedTuple):
-    """What ``fastipam agent`` was told. ``http`` is (address, port) of the metrics, or None."""
+    """What ``fastipam agent`` was told. ``http`` is (address, port) of the metrics, or None.
+
+    ``data_dirs`` are swept from the start; ``sweep_interval_s`` 0: no store is.
+    """
 
     socket: Path = Path(DEFAULT_SOCKET)
     http: tuple[str, int] | None = None
     limits: Limits = Limits()
+    data_dirs: tuple[str, ...] = ()
+    sweep_interval_s: float = DEFAULT_INTERVAL_S
+    grace_s: float = DEFAULT_GRACE_S
     drain_s: float = 5.0
 
 
@@ -47,7 +55,10 @@ def run(settings: Settings) -> None:
     _raise_descriptor_limit(settings.limits.connections)
     with _listening(settings.socket) as listener:
         executor, stop_http = _instrumented(settings, listener)
-        server = Server(listener, executor, settings.limits)
+        chores = Chores(
+            settings.data_dirs, interval_s=settings.sweep_interval_s, grace_s=settings.grace_s
+        )
+        server = Server(listener, executor, settings.limits, chores)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: server.stop(settings.drain_s))
         signal.set_wakeup_fd(server.wake_descriptor, warn_on_full_buffer=False)

@@ -24,6 +24,8 @@ from fastipam.cni.main import age_ns
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from fastipam.agent.chores import Chores
+
 log = logging.getLogger("fastipam.agent")
 
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
@@ -94,7 +96,7 @@ class _Client:
 class Server:
     """Serve a listening Unix socket until :meth:`stop`, then finish what has begun.
 
-    ``serve`` gets the requests of a batch and returns their answers in the same order; it may not
+    ``chores`` are done between batches. ``serve`` gets the requests of a batch and returns their answers in the same order; it may not
     raise. Only uid 0 and this process's own uid are let in.
     """
 
@@ -103,10 +105,12 @@ class Server:
         listener: socket.socket,
         serve: Callable[[Sequence[Request]], Sequence[Answer]],
         limits: Limits = Limits(),  # noqa: B008  # a named tuple: it cannot change
+        chores: Chores | None = None,
     ) -> None:
         self._listener = listener
         self._serve = serve
         self._limits = limits
+        self._chores = chores
         self._allowed = {0, os.geteuid()}
         self._clients: dict[int, _Client] = {}
         # By deadline, soonest first: every deadline is set the same time ahead.
@@ -185,13 +189,19 @@ class Server:
         while ready:
             ready = self._answer(ready)
         self._expire(now)
+        if self._chores is not None and not self._stopping:
+            self._chores.step()
 
     def _timeout(self) -> float | None:
         """Seconds until something has to be given up; None: nothing is under way, no wake-up."""
         if self._stopping:
             return 0.05
         first = next(iter(self._waiting.values()), None)
-        return None if first is None else max(0.0, first.deadline - time.monotonic())
+        seconds = None if first is None else max(0.0, first.deadline - time.monotonic())
+        chores = None if self._chores is None else self._chores.wait_s()
+        if chores is None or (seconds is not None and seconds < chores):
+            return seconds
+        return chores
 
     def _answer(self, ready: list[tuple[_Client, Request]]) -> list[tuple[_Client, Request]]:
         """Serve a batch; returns the requests that these clients had sent already behind it."""

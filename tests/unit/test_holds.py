@@ -1,0 +1,309 @@
+"""Reserved and sticky addresses, and the strict cool-down: what an allocation may not take."""
+
+from __future__ import annotations
+
+import pytest
+from tests.conftest import Clock
+
+from fastipam import AddressInUse, ConfigError, PoolExhausted
+from fastipam.ipam import Ipam
+from fastipam.network import Network
+
+POOL = "10.0.0.0/29"  # .2 to .6
+
+
+def last(net: Network, container: str, **names: str) -> int:
+    """The last byte of the address that a container gets."""
+    return net.allocate(container, **names).value & 0xFF  # type: ignore[arg-type]
+
+
+# Reservations ---------------------------------------------------------------------------------
+
+
+def test_reserved_is_not_allocated(ipam: Ipam) -> None:
+    """No allocation gets a reserved address, whether it chooses, asks, or takes many."""
+    net = ipam.network("n", POOL)
+    assert net.reserve("10.0.0.2-10.0.0.4", reason="printers") == [
+        (4, 0x0A000002),
+        (4, 0x0A000003),
+        (4, 0x0A000004),
+    ]
+    assert net.stats()["reserved"] == 3
+    with pytest.raises(AddressInUse, match=r"10.0.0.3 is reserved: printers"):
+        net.allocate("x", addresses=["10.0.0.3"])
+    assert [last(net, "a"), last(net, "b")] == [5, 6]
+    with pytest.raises(PoolExhausted):
+        net.allocate("c")
+    with pytest.raises(PoolExhausted):
+        net.allocate_many([("c", "eth0")])
+
+
+def test_unreserve(ipam: Ipam) -> None:
+    """An address whose reservation ends is free."""
+    net = ipam.network("n", POOL)
+    net.reserve("10.0.0.0/29")
+    assert net.unreserve("10.0.0.3") == [(4, 0x0A000003)]
+    assert net.unreserve("10.0.0.3") == []
+    assert last(net, "a") == 3
+    assert len(net.unreserve("10.0.0.0/29")) == 4
+    assert net.stats()["reserved"] == 0
+    assert ipam.network("unknown", POOL).unreserve("10.0.0.0/29") == []
+
+
+def test_reserve_again(ipam: Ipam) -> None:
+    """The last owner and reason count; the address is reserved once."""
+    net = ipam.network("n", POOL)
+    net.reserve("10.0.0.3", reason="first")
+    net.reserve("10.0.0.3", owner="ns/pod", reason="second")
+    net.reserve("10.0.0.3", owner="ns/other", reason="third")
+    (one,) = net.reservations()
+    assert (one.address, one.owner, one.reason, one.sticky) == (
+        "10.0.0.3",
+        "ns/other",
+        "third",
+        False,
+    )
+    found = net.reservation("10.0.0.3")
+    assert found is not None
+    assert found.reason == "third"
+    assert net.reservation("10.0.0.4") is None
+
+
+@pytest.mark.parametrize(
+    ("owner", "names"),
+    [
+        ("box", {}),
+        ("ns/db-0", {"pod_namespace": "ns", "pod_name": "db-0"}),
+    ],
+)
+def test_reserved_for_an_owner(ipam: Ipam, owner: str, names: dict[str, str]) -> None:
+    """The owner gets the address that is reserved for him, each time; nobody else ever does."""
+    net = ipam.network("n", POOL)
+    net.reserve("10.0.0.5", owner=owner)
+    assert last(net, "other") == 2
+    for _ in range(3):
+        assert last(net, "box", **names) == 5
+        assert net.stats()["reserved"] == 0
+        net.release("box")
+        assert net.stats()["reserved"] == 1
+    with pytest.raises(AddressInUse, match="reserved for"):
+        net.allocate("other2", addresses=["10.0.0.5"])
+    assert net.allocate("box", addresses=["10.0.0.5"], **names).value & 0xFF == 5  # type: ignore[arg-type]
+
+
+def test_reserving_what_is_assigned(ipam: Ipam) -> None:
+    """Who has the address keeps it; afterwards it is reserved."""
+    net = ipam.network("n", POOL)
+    assert last(net, "a") == 2
+    net.reserve("10.0.0.2")
+    assert net.stats()["assigned"] == 1
+    assert net.lookup("10.0.0.2") is not None
+    net.release("a")
+    assert net.stats() == {"size": 5, "assigned": 0, "cooling": 0, "reserved": 1, "free": 4}
+    assert last(net, "b") == 3
+
+
+def test_ending_a_reservation_of_what_is_assigned(ipam: Ipam) -> None:
+    """The lease stays a lease."""
+    net = ipam.network("n", POOL, cooldown_s=0)
+    net.reserve("10.0.0.2", owner="a")
+    net.allocate("a")
+    assert net.unreserve("10.0.0.2") == [(4, 0x0A000002)]
+    assert net.stats()["assigned"] == 1
+    net.release("a")
+    assert net.stats()["free"] == 5
+
+
+def test_reserving_what_cools(ipam: Ipam) -> None:
+    """A cooling address is reserved at once."""
+    net = ipam.network("n", POOL)
+    net.allocate("a")
+    net.release("a")
+    net.reserve("10.0.0.2")
+    assert net.stats() == {"size": 5, "assigned": 0, "cooling": 0, "reserved": 1, "free": 4}
+
+
+@pytest.mark.parametrize(
+    ("target", "owner", "field"),
+    [
+        ("10.0.0.1", "", "target"),  # the gateway
+        ("10.9.0.0/24", "", "target"),
+        ("nonsense", "", "target"),
+        ("2001:db8::1", "", "target"),
+        ("10.0.0.2", "a\0b", "owner"),
+    ],
+)
+def test_refused_reservation(ipam: Ipam, target: str, owner: str, field: str) -> None:
+    """What cannot be reserved is refused with field and value, and nothing changes."""
+    net = ipam.network("n", POOL)
+    net.allocate("a")
+    with pytest.raises(ConfigError) as caught:
+        net.reserve(target, owner=owner)
+    assert caught.value.field == field
+    assert net.stats()["reserved"] == 0
+
+
+def test_too_many(ipam: Ipam) -> None:
+    """A reservation of a whole IPv6 network is refused with the way to do it."""
+    net = ipam.network("n", "2001:db8::/64")
+    with pytest.raises(ConfigError, match="more than 65536") as caught:
+        net.reserve("2001:db8::/64")
+    assert "exclude" in str(caught.value.hint)
+
+
+def test_reservation_outside_after_a_change(ipam: Ipam) -> None:
+    """Reservations that new ranges leave outside are counted, with a lease or without."""
+    net = ipam.network("n", "10.0.0.0/24")
+    net.reserve("10.0.0.8-10.0.0.9", owner="a")
+    net.allocate("a")
+    other = ipam.network("n", "10.0.1.0/24")
+    other.allocate("b")
+    assert other.stats() == {"size": 255, "assigned": 2, "cooling": 0, "reserved": 1, "free": 252}
+
+
+# Sticky ---------------------------------------------------------------------------------------
+
+POD = {"pod_namespace": "ns", "pod_name": "db-0"}
+
+
+def test_sticky(ipam: Ipam, clock: Clock) -> None:
+    """A pod gets its address back, under another container id, for as long as it is kept."""
+    net = ipam.network("n", POOL, sticky_s=100)
+    assert last(net, "one", **POD) == 2
+    net.release("one")
+    assert net.stats()["reserved"] == 1
+    clock.advance(99)
+    assert last(net, "other", pod_namespace="ns", pod_name="db-1") == 3
+    assert last(net, "two", **POD) == 2
+    assert net.stats()["reserved"] == 0
+    net.release("two")
+    (kept,) = net.reservations()
+    assert (kept.owner, kept.ifname, kept.sticky) == ("ns/db-0", "eth0", True)
+    with pytest.raises(AddressInUse, match="reserved for ns/db-0"):
+        net.allocate("x", addresses=["10.0.0.2"])
+
+
+def test_sticky_ends(ipam: Ipam, clock: Clock) -> None:
+    """After its time the address is free for everybody."""
+    net = ipam.network("n", POOL, sticky_s=100)
+    net.allocate("one", **POD)  # type: ignore[arg-type]
+    net.release("one")
+    clock.advance(101)
+    for at in range(5):
+        net.allocate(f"c{at}")
+    assert net.stats()["assigned"] == 5
+    assert list(net.reservations()) == []
+
+
+def test_sticky_keeps_one_address(ipam: Ipam) -> None:
+    """Two containers of one pod, one after the other: only the later one's address is kept."""
+    net = ipam.network("n", POOL, sticky_s=100)
+    assert last(net, "old", **POD) == 2
+    assert last(net, "new", **POD) == 3
+    net.release("old")
+    net.release("new")
+    assert [one.address for one in net.reservations()] == ["10.0.0.3"]
+    assert last(net, "again", **POD) == 3
+
+
+def test_sticky_by_interface(ipam: Ipam) -> None:
+    """A pod with two interfaces in one network keeps an address for each."""
+    net = ipam.network("n", [POOL, "2001:db8::/64"], sticky_s=100)
+    before = [str(net.allocate("a", name, **POD).addresses) for name in ("eth0", "eth1")]  # type: ignore[arg-type]
+    for name in ("eth0", "eth1"):
+        net.release("a", name)
+    assert net.stats()["reserved"] == 4
+    after = [str(net.allocate("b", name, **POD).addresses) for name in ("eth1", "eth0")]  # type: ignore[arg-type]
+    assert after == before[::-1]
+
+
+def test_not_a_pod(ipam: Ipam) -> None:
+    """A container without a pod's name has nothing that is kept."""
+    net = ipam.network("n", POOL, sticky_s=100)
+    net.allocate("a")
+    net.release("a")
+    assert net.stats()["cooling"] == 1
+
+
+# The strict cool-down -------------------------------------------------------------------------
+
+
+def test_strict(ipam: Ipam, clock: Clock) -> None:
+    """Nothing is given out before its time; the error says how long that is."""
+    net = ipam.network("n", POOL, cooldown_s=30, cooldown_policy="strict")
+    for at in range(5):
+        net.allocate(f"c{at}")
+    net.release("c3")
+    clock.advance(10)
+    net.release("c1")
+    assert net.exhausted() is not None
+    with pytest.raises(PoolExhausted, match="is free in 20 s") as caught:
+        net.allocate("x")
+    assert caught.value.retry_after_s == 20
+    with pytest.raises(PoolExhausted):
+        net.allocate_many([("x", "eth0"), ("y", "eth0")])
+    clock.advance(20)
+    assert net.exhausted() is None
+    assert last(net, "x") == 5
+    with pytest.raises(PoolExhausted) as caught:
+        net.allocate("y")
+    assert caught.value.retry_after_s == 10
+
+
+def test_strict_and_nothing_cools(ipam: Ipam) -> None:
+    """When waiting does not help, nobody is told to wait."""
+    net = ipam.network("n", POOL, cooldown_policy="strict")
+    for at in range(5):
+        net.allocate(f"c{at}")
+    with pytest.raises(PoolExhausted) as caught:
+        net.allocate("x")
+    assert caught.value.retry_after_s is None
+
+
+def test_strict_clock_steps(ipam: Ipam, clock: Clock) -> None:
+    """A wall clock that steps back blocks nothing for longer than the cool-down."""
+    net = ipam.network("n", POOL, cooldown_s=30, cooldown_policy="strict")
+    for at in range(5):
+        net.allocate(f"c{at}")
+    net.release("c0")
+    clock.advance(-86_400)
+    with pytest.raises(PoolExhausted) as caught:
+        net.allocate("x")
+    assert caught.value.retry_after_s == 30
+    clock.advance(15)
+    with pytest.raises(PoolExhausted) as caught:
+        net.allocate("x")  # the call before has failed, and the time since then counts all the same
+    assert caught.value.retry_after_s == 15
+    clock.advance(15)
+    assert last(net, "x") == 2
+
+
+def test_sticky_clock_steps(ipam: Ipam, clock: Clock) -> None:
+    """The same for addresses that are kept: they are free after their time, not a day later."""
+    net = ipam.network("n", POOL, cooldown_s=0, sticky_s=100)
+    for at in range(5):
+        net.allocate(f"c{at}", pod_namespace="ns", pod_name=f"p{at}")
+        net.release(f"c{at}")
+    clock.advance(-86_400)
+    with pytest.raises(PoolExhausted):
+        net.allocate("x")
+    clock.advance(101)
+    net.allocate("x")
+
+
+@pytest.mark.parametrize(
+    ("option", "field"),
+    [
+        ({"cooldown_policy": "never"}, "cooldownPolicy"),
+        ({"sticky_s": -1}, "stickyTTL"),
+        ({"history": -1}, "history"),
+        ({"history_age_s": 0}, "historyAge"),
+        ({"cooldown_s": -1}, "cooldown"),
+    ],
+)
+def test_refused_options(ipam: Ipam, option: dict[str, object], field: str) -> None:
+    """An option that cannot be is refused with its name and value."""
+    with pytest.raises(ConfigError) as caught:
+        ipam.network("n", POOL, **option)  # type: ignore[arg-type]
+    assert caught.value.field == field
+    assert caught.value.value == next(iter(option.values()))

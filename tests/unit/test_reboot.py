@@ -1,0 +1,177 @@
+"""After a reboot: what an earlier boot has left is given back, a little at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+from tests.conftest import Clock
+
+import fastipam
+from fastipam import PoolExhausted, reboot
+from fastipam.errors import AddressInUse, DuplicateAllocation
+from fastipam.ipam import Ipam
+from fastipam.sweep import finish_reboot
+from fastipam.verify import verify
+
+POOL = "10.0.0.0/16"
+Boot = Callable[[str], AbstractContextManager[Ipam]]
+
+
+@pytest.fixture
+def boot(data_dir: Path, clock: Clock) -> Boot:
+    """Open the store in the boot of a name; it is consistent when that ends."""
+
+    @contextmanager
+    def begin(name: str) -> Iterator[Ipam]:
+        with fastipam.open(data_dir, "relaxed", clock=clock, boot_id=lambda: name) as ipam:
+            yield ipam
+            assert not verify(ipam.store)
+
+    return begin
+
+
+def test_same_boot(boot: Boot) -> None:
+    """Closing and opening again is no reboot."""
+    with boot("one") as ipam:
+        lease = ipam.network("n", POOL).allocate("a")
+    with boot("one") as ipam:
+        assert ipam.network("n").lookup((4, lease.value)) == lease
+        assert not ipam.store.unswept
+
+
+def test_reading_after_a_reboot(boot: Boot) -> None:
+    """Nobody has an address that was assigned in an earlier boot."""
+    with boot("one") as ipam:
+        net = ipam.network("n", [POOL, "2001:db8::/64"])
+        lease = net.allocate("a")
+    with boot("two") as ipam:
+        net = ipam.network("n")
+        assert net.lookup((4, lease.value)) is None
+        assert list(net.leases()) == []
+        assert net.owned("a", "eth0") == []
+        assert net.stats()["assigned"] == 0
+        assert [event.kind for event in net.history((4, lease.value))] == ["assigned", "rebooted"]
+        assert not ipam.store.unswept
+
+
+def test_opening_costs_nothing(boot: Boot) -> None:
+    """Opening only counts the boot: the leases are given back by what comes after."""
+    with boot("one") as ipam:
+        ipam.network("n", POOL).allocate_many([(f"c{at}", "eth0") for at in range(3000)])
+    with boot("two") as ipam:
+        state = ipam.network("n")
+        with ipam.store.read() as txn:
+            assert txn.txn.stat(ipam.store.db_owners)["entries"] == 3000
+        state.allocate("new")
+        with ipam.store.read() as txn:
+            left = txn.txn.stat(ipam.store.db_owners)["entries"]
+        assert left == 3000 - reboot.BESIDE_A_CALL + 1
+
+
+def test_many_calls_sweep_all(boot: Boot) -> None:
+    """Allocations and releases give back everything of the earlier boot, and nothing of this."""
+    with boot("one") as ipam:
+        ipam.network("n", POOL).allocate_many([(f"c{at}", "eth0") for at in range(1000)])
+    with boot("two") as ipam:
+        net = ipam.network("n", cooldown_s=0)
+        mine = {net.allocate(f"new{at}").value for at in range(100)}
+        assert net.stats()["assigned"] == 100
+        assert {lease.value for lease in net.leases()} == mine
+
+
+def test_interrupted_sweep_goes_on(boot: Boot) -> None:
+    """How far the search has come is stored; a third boot begins it anew."""
+    with boot("one") as ipam:
+        ipam.network("n", POOL).allocate_many([(f"c{at}", "eth0") for at in range(200)])
+    with boot("two") as ipam:
+        ipam.network("n").allocate("two")
+    with boot("three") as ipam:
+        assert finish_reboot(ipam) >= 1
+        net = ipam.network("n")
+        assert net.stats()["assigned"] == 0
+        assert finish_reboot(ipam) == 0
+
+
+def test_same_container_after_a_reboot(boot: Boot) -> None:
+    """A container that comes back under its old id is no duplicate of itself."""
+    with boot("one") as ipam:
+        net = ipam.network("n", POOL)
+        net.allocate_many([(f"c{at}", "eth0") for at in range(2000)])
+    with boot("two") as ipam:
+        net = ipam.network("n")
+        with ipam.transaction():  # not swept by a look before
+            lease = net.allocate("c1999", existing="return")
+        assert lease.record.boot == ipam.store.boot
+        with pytest.raises(DuplicateAllocation):
+            net.allocate("c1999")
+    with boot("three") as ipam:
+        net = ipam.network("n")
+        assert len(net.allocate_many([("c1999", "eth0"), ("c1998", "eth0")])) == 2
+
+
+def test_requested_address_of_an_earlier_boot(boot: Boot) -> None:
+    """Whoever asks for an address that a container of an earlier boot had gets it."""
+    with boot("one") as ipam:
+        net = ipam.network("n", POOL)
+        leases = net.allocate_many([(f"c{at}", "eth0") for at in range(500)])
+    with boot("two") as ipam:
+        net = ipam.network("n")
+        assert net.allocate("new", addresses=[(4, leases[-1].value)]).value == leases[-1].value
+        with pytest.raises(AddressInUse, match="assigned to new"):
+            net.allocate("newer", addresses=[(4, leases[-1].value)])
+
+
+def test_full_pool_after_a_reboot(boot: Boot) -> None:
+    """A pool that an earlier boot has filled serves this one from the first call on."""
+    pool = [["10.0.0.0/22"], ["10.1.0.0/29"]]  # the second one is behind the first in the search
+    with boot("one") as ipam:
+        net = ipam.network("n", ["10.0.0.0/21"])
+        net.allocate_many([(f"c{at}", "eth0") for at in range(2000)])
+        other = ipam.network("two", pool)
+        for at in range(5):
+            other.allocate(f"c{at}")
+    with boot("two") as ipam:
+        other = ipam.network("two")
+        for at in range(5):
+            other.allocate(f"new{at}")
+        with pytest.raises(PoolExhausted):
+            other.allocate("new5")
+
+
+def test_cooldown_after_a_reboot(boot: Boot, clock: Clock) -> None:
+    """The cool-down outlives a restart and a reboot, also that of leases which ended by it."""
+    with boot("one") as ipam:
+        net = ipam.network("n", "10.0.0.0/29", cooldown_s=30)
+        held = net.allocate("held")
+        net.allocate("freed")
+        net.release("freed")
+    with boot("two") as ipam:
+        net = ipam.network("n", cooldown_s=30, cooldown_policy="strict")
+        for at in range(3):
+            net.allocate(f"c{at}")
+        with pytest.raises(PoolExhausted) as caught:
+            net.allocate("late")
+        assert caught.value.retry_after_s == 30
+        clock.advance(30)
+        assert net.allocate("late").value == held.value
+
+
+def test_reservations_stay(boot: Boot) -> None:
+    """A reservation outlives a boot, and so does an address that is kept for its pod."""
+    with boot("one") as ipam:
+        net = ipam.network("n", POOL, sticky_s=600)
+        net.reserve("10.0.0.77", reason="printer")
+        lease = net.allocate("a", pod_namespace="ns", pod_name="db-0")
+    with boot("two") as ipam:
+        net = ipam.network("n")
+        assert net.stats() | {"size": 0, "free": 0} == {
+            "size": 0,
+            "assigned": 0,
+            "cooling": 0,
+            "reserved": 2,
+            "free": 0,
+        }
+        assert net.allocate("b", pod_namespace="ns", pod_name="db-0").value == lease.value

@@ -1,0 +1,208 @@
+"""The sweeper, with files for network namespaces: what it gives back, and what it never does."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from tests.conftest import Clock
+
+from fastipam.ipam import Ipam
+from fastipam.lease import mount_namespace
+from fastipam.network import Network
+from fastipam.sweep import Report, missing_count, sweep
+from fastipam.verify import verify
+
+POOL = "10.0.0.0/16"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """The directory in which the "namespaces" are."""
+    directory = tmp_path / "netns"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def net(ipam: Ipam) -> Network:
+    return ipam.network("n", POOL)
+
+
+def start(net: Network, run: Path, name: str, *, mount_ns: int | None = None) -> Path:
+    """A container with a namespace and an address."""
+    path = run / name
+    path.touch()
+    net.allocate(
+        name,
+        netns=str(path),
+        inode=path.stat().st_ino,
+        mount_ns=mount_namespace() if mount_ns is None else mount_ns,
+    )
+    return path
+
+
+def names(net: Network) -> list[str]:
+    return [lease.container_id for lease in net.leases()]
+
+
+def numbers(report: Report) -> tuple[int, int, int, int]:
+    return report.looked, len(report.missing), len(report.released), len(report.unknown)
+
+
+def test_two_looks(ipam: Ipam, net: Network, run: Path, clock: Clock) -> None:
+    """A namespace that is gone is noted, and after the grace time its address is given back."""
+    start(net, run, "a")
+    start(net, run, "b").unlink()
+    assert numbers(sweep(ipam)) == (2, 1, 0, 0)
+    assert missing_count(ipam.store) == 1
+    clock.advance(59)
+    assert numbers(sweep(ipam)) == (2, 1, 0, 0)
+    clock.advance(1)
+    report = sweep(ipam)
+    assert [lease.container_id for lease in report.released] == ["b"]
+    assert names(net) == ["a"]
+    assert net.stats()["cooling"] == 1
+    assert [event.kind for event in net.history()][-1] == "swept"
+    assert missing_count(ipam.store) == 0
+    assert numbers(sweep(ipam)) == (1, 0, 0, 0)
+
+
+def test_grace_time_zero_wants_two_looks(ipam: Ipam, net: Network, run: Path) -> None:
+    """One look is never enough."""
+    start(net, run, "a").unlink()
+    assert numbers(sweep(ipam, grace_s=0)) == (1, 1, 0, 0)
+    assert numbers(sweep(ipam, grace_s=0)) == (1, 0, 1, 0)
+
+
+def test_it_comes_back(ipam: Ipam, net: Network, run: Path, clock: Clock) -> None:
+    """A namespace that is there again is as if it had never been away."""
+    path = start(net, run, "a")
+    other = run / "moved"
+    path.rename(other)
+    sweep(ipam)
+    other.rename(path)
+    clock.advance(61)
+    assert numbers(sweep(ipam)) == (1, 0, 0, 0)
+    path.unlink()
+    assert numbers(sweep(ipam)) == (1, 1, 0, 0)
+
+
+def test_name_taken_over(ipam: Ipam, net: Network, run: Path, clock: Clock) -> None:
+    """A name that another namespace took since the first look has to be seen twice as well."""
+    path = start(net, run, "a")
+    keep = run / "keep"
+    path.rename(keep)  # its inode stays in use
+    sweep(ipam)
+    clock.advance(61)
+    path.touch()
+    net.allocate("new", netns=str(path), inode=path.stat().st_ino, mount_ns=mount_namespace())
+    assert numbers(sweep(ipam)) == (2, 1, 0, 0)
+    clock.advance(61)
+    assert numbers(sweep(ipam)) == (2, 0, 1, 0)
+    assert names(net) == ["new"]
+
+
+def test_successor_of_a_noted_address(ipam: Ipam, net: Network, run: Path, clock: Clock) -> None:
+    """Whoever gets the address of a noted lease begins without a note."""
+    start(net, run, "a").unlink()
+    sweep(ipam)
+    net.release("a")
+    clock.advance(61)
+    path = run / "b"
+    net.allocate("b", addresses=["10.0.0.2"], netns=str(path), inode=7, mount_ns=mount_namespace())
+    assert numbers(sweep(ipam)) == (1, 1, 0, 0)
+    assert names(net) == ["b"]
+
+
+def test_note_of_a_lease_that_ended(ipam: Ipam, net: Network, run: Path) -> None:
+    """A note does not outlive its lease."""
+    start(net, run, "a").unlink()
+    sweep(ipam)
+    net.release("a")
+    sweep(ipam)
+    assert missing_count(ipam.store) == 0
+
+
+@pytest.mark.parametrize("seen", ["no path", "relative", "unreadable"])
+def test_what_cannot_be_judged(
+    ipam: Ipam, net: Network, run: Path, clock: Clock, seen: str
+) -> None:
+    """A lease whose namespace cannot be looked at stays, and the report says why."""
+    path = {"no path": "", "relative": "netns/x", "unreadable": str(run / ("x" * 300))}[seen]
+    net.allocate("a", netns=path, mount_ns=mount_namespace())
+    for _ in range(3):
+        report = sweep(ipam)
+        assert numbers(report) == (1, 0, 0, 1)
+        assert report.unknown[0][0].container_id == "a"
+        assert report.unknown[0][1]
+        clock.advance(100)
+    assert names(net) == ["a"]
+
+
+@pytest.mark.parametrize("mount_ns", [0, 1])
+def test_other_mount_namespace(
+    ipam: Ipam, net: Network, run: Path, clock: Clock, mount_ns: int
+) -> None:
+    """A path that was noted elsewhere means nothing here, until a living lease proves it."""
+    start(net, run, "a", mount_ns=mount_ns).unlink()
+    for _ in range(3):
+        assert numbers(sweep(ipam)) == (1, 0, 0, 1)
+        clock.advance(100)
+    start(net, run, "b", mount_ns=mount_ns)
+    sweep(ipam)
+    clock.advance(100)
+    assert numbers(sweep(ipam)) == (2, 0, 1, 0)
+    assert names(net) == ["b"]
+
+
+def test_dry_run(ipam: Ipam, net: Network, run: Path, clock: Clock) -> None:
+    """A dry run says what a sweep would do, and neither does nor notes it."""
+    start(net, run, "a").unlink()
+    assert numbers(sweep(ipam, dry_run=True)) == (1, 1, 0, 0)
+    assert missing_count(ipam.store) == 0
+    sweep(ipam)
+    clock.advance(100)
+    assert numbers(sweep(ipam, dry_run=True)) == (1, 0, 1, 0)
+    assert names(net) == ["a"]
+
+
+def test_younger_than_the_look(
+    ipam: Ipam, net: Network, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lease that took the place of the one that was read is not touched by what was seen."""
+    start(net, run, "a").unlink()
+    sweep(ipam, grace_s=0)
+    ipam.network("n", cooldown_s=0)
+    real = os.stat
+
+    def late(path: str, **options: object) -> os.stat_result:
+        if str(path).endswith("netns/a") and names(net) == ["a"]:
+            net.release("a")
+            net.allocate("b", addresses=["10.0.0.2"])
+        return real(path, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("fastipam.sweep.os.stat", late)
+    report = sweep(ipam, grace_s=0)
+    assert report.released == []
+    assert names(net) == ["b"]
+
+
+def test_many(ipam: Ipam, run: Path, clock: Clock) -> None:
+    """More leases than fit in a batch, over two networks, with progress."""
+    for name in ("n", "m"):
+        net = ipam.network(name, POOL)
+        net.allocate_many([(f"{name}{at}", "eth0") for at in range(600)], netns=str(run / "shared"))
+    start(ipam.network("n"), run, "alive")
+    (run / "shared").touch()
+    steps: list[int] = []
+    assert sweep(ipam, progress=steps.append).looked == 1201
+    assert steps[-1] == 1201
+    (run / "shared").unlink()
+    sweep(ipam)
+    clock.advance(100)
+    assert len(sweep(ipam, network="n").released) == 600
+    assert names(ipam.network("n")) == ["alive"]
+    assert len(names(ipam.network("m"))) == 600
+    assert not verify(ipam.store)
