@@ -10,7 +10,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from fastipam.agent import protocol
+from fastipam.cli.commands import cli
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -81,3 +84,10 @@ def config(data_dir: Path) -> dict[str, Any]:
     """A configuration with a store of its own."""
     ipam = {"type": "fastipam", "subnet": "10.1.2.0/24", "dataDir": str(data_dir)}
     return {"cniVersion": "1.0.0", "name": "podnet", "type": "bridge", "ipam": ipam}
+
+
+def subcommand(name: str) -> click.Command:
+    """The command line's command of this name."""
+    found = cli.get_command(click.Context(cli), name)
+    assert found is not None, name
+    return found

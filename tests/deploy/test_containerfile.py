@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 
-from fastipam.cli.commands import cli
-
-from .support import CONTAINERFILE, DEPLOY
+from .support import CONTAINERFILE, DEPLOY, subcommand
 
 ROOT = DEPLOY.parent
 _KNOWN = {"ARG", "FROM", "RUN", "WORKDIR", "COPY", "ENV", "USER", "STOPSIGNAL", "ENTRYPOINT", "CMD"}
@@ -77,7 +75,7 @@ def test_commands_exist() -> None:
     found = re.findall(r"fastipam (install) (.*)", _of("RUN")[-1])
     assert found
     for command, options in found:
-        cli.commands[command].make_context(command, options.split())
+        subcommand(command).make_context(command, options.split())
 
 
 def test_user_is_said() -> None:

@@ -9,11 +9,10 @@ import pytest
 
 import fastipam
 from fastipam.agent.protocol import DEFAULT_SOCKET
-from fastipam.cli.commands import cli
 from fastipam.store import DEFAULT_DATA_DIR
 
 from ..e2e import tools
-from .support import CONTAINERFILE, DAEMONSET, SERVICE, read_unit
+from .support import CONTAINERFILE, DAEMONSET, SERVICE, read_unit, subcommand
 
 VERSIONS = ("1.30", "1.33", "1.35")
 
@@ -60,7 +59,7 @@ def test_command_lines(pod: dict[str, Any]) -> None:
     """The arguments are those of commands that exist."""
     for container in _containers(pod):
         command, *options = container["args"]
-        cli.commands[command].make_context(command, options)
+        subcommand(command).make_context(command, options)
 
 
 def test_paths(pod: dict[str, Any]) -> None:

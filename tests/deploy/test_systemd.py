@@ -14,11 +14,10 @@ import pytest
 
 from fastipam.agent import main as process
 from fastipam.agent.protocol import DEFAULT_SOCKET
-from fastipam.cli.commands import cli
 from fastipam.store import DEFAULT_DATA_DIR
 
 from ..e2e import tools
-from .support import FASTIPAM, SERVICE, SOCKET, ask, config, finish, read_unit, until
+from .support import FASTIPAM, SERVICE, SOCKET, ask, config, finish, read_unit, subcommand, until
 
 _EXPOSURE = "30"  # tenths of systemd's scale from 0 to 10; up to 2.9 it says OK
 
@@ -57,7 +56,7 @@ def test_security(units: list[str]) -> None:
 def test_command_line() -> None:
     """ExecStart is a command line that ``fastipam agent`` takes."""
     _, command, *options = shlex.split(read_unit(SERVICE)["ExecStart"][0])
-    agent = cli.commands[command]
+    agent = subcommand(command)
     assert command == "agent"
     agent.make_context("agent", options)
 

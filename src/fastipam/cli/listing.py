@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from fastipam.addresses import V4, V6, format_ip
+from fastipam.cli.output import Column
 from fastipam.errors import ConfigError
 from fastipam.ranges import merge
 from fastipam.records import COOLING
@@ -18,23 +19,22 @@ if TYPE_CHECKING:
     from fastipam.ranges import Pool
     from fastipam.records import Record
 
-# Heading, key, width.
 COLUMNS = (
-    ("NETWORK", "network", 12),
-    ("IP", "address", 15),
-    ("STATUS", "status", 8),
-    ("POD", "pod", 32),
-    ("CONTAINER", "container_id", 16),
-    ("INTERFACE", "ifname", 9),
-    ("SINCE", "allocated_at", 20),
+    Column("IP", "address", 15),
+    Column("STATUS", "status", 8),
+    Column("POD", "pod", least=16),
+    Column("CONTAINER", "container_id", least=10),
+    Column("INTERFACE", "ifname"),
+    Column("SINCE", "allocated_at", 20),
+    Column("NETWORK", "network", least=7),
 )
 STATS_COLUMNS = (
-    ("NETWORK", "network", 16),
-    ("SIZE", "size", 10),
-    ("ASSIGNED", "assigned", 10),
-    ("COOLING", "cooling", 10),
-    ("RESERVED", "reserved", 10),
-    ("FREE", "free", 10),
+    Column("NETWORK", "network"),
+    Column("SIZE", "size", 8, number=True),
+    Column("ASSIGNED", "assigned", number=True),
+    Column("COOLING", "cooling", number=True),
+    Column("RESERVED", "reserved", number=True),
+    Column("FREE", "free", 8, number=True),
 )
 # An IPv6 /64 has more free addresses than anybody can read.
 LARGEST_FREE_LISTING = 1 << 24

@@ -1,0 +1,79 @@
+"""``fastipam agent``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fastipam.agent.protocol import DEFAULT_SOCKET
+from fastipam.cli.group import command as _command
+from fastipam.errors import ConfigError
+
+
+@_command(
+    "agent",
+    examples=(
+        ("fastipam agent", "in the foreground; systemd units are in deploy/"),
+        ("fastipam agent --http 127.0.0.1:9464", "with /metrics and /healthz"),
+    ),
+)
+@click.option(
+    "--socket",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path(DEFAULT_SOCKET),
+    show_default=True,
+    envvar="FASTIPAM_SOCKET",
+    show_envvar=True,
+    help="Where the launcher finds the agent.",
+)
+@click.option("--http", metavar="ADDR:PORT", help="Serve /metrics and /healthz there.")
+@click.option(
+    "--max-connections",
+    default=1024,
+    show_default=True,
+    type=click.IntRange(1, 65536),
+    help="Launchers that are served at one time; more have to wait.",
+)
+@click.option(
+    "--client-timeout",
+    default=10.0,
+    show_default=True,
+    type=click.FloatRange(0.1, 3600),
+    help="Seconds that a client may take to send a request or read an answer.",
+)
+@click.option(
+    "--log-level",
+    default="warning",
+    show_default=True,
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    help="debug: one line a request.",
+)
+def command(
+    socket: Path, http: str | None, max_connections: int, client_timeout: float, log_level: str
+) -> None:
+    """Serve the plugin calls of this node, many in one commit; SIGTERM ends it.
+
+    The launcher works without an agent, too: it then starts Python for every call.
+    """
+    import logging
+
+    from fastipam.agent import main as process
+    from fastipam.agent.server import Limits
+
+    logging.basicConfig(
+        level=log_level.upper(), format="%(asctime)s level=%(levelname)s %(message)s"
+    )
+    limits = Limits(max_connections, client_timeout)
+    process.run(process.Settings(socket, _host_and_port(http), limits))
+
+
+def _host_and_port(text: str | None) -> tuple[str, int] | None:
+    if text is None:
+        return None
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(
+            f"{text!r} is not ADDRESS:PORT", field="--http", value=text, hint="127.0.0.1:9464, say"
+        )
+    return host.strip("[]"), int(port)

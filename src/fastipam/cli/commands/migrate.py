@@ -1,0 +1,81 @@
+"""``fastipam import`` and ``fastipam export``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import click
+
+import fastipam
+from fastipam.cli import migration, options, output
+from fastipam.cli.group import Group
+
+
+@click.group("import", cls=Group)
+def import_() -> None:
+    """Take over the leases of another IPAM plugin."""
+
+
+@click.group("export", cls=Group)
+def export() -> None:
+    """Hand the leases over to another IPAM plugin."""
+
+
+_tree = click.argument(
+    "tree",
+    metavar="[DIR]",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=migration.DEFAULT_TREE,
+)
+
+
+@import_.command(
+    "host-local",
+    examples=(
+        ("fastipam import host-local --dry-run", "what would come of it"),
+        ("fastipam import host-local", "from /var/lib/cni/networks"),
+    ),
+    exits={1: "an address belongs to somebody else here (it was left as it is), or an error"},
+)
+@_tree
+@options.data_dir
+@options.dry_run()
+@options.as_json
+def import_host_local(tree: Path, data_dir: str, dry_run: bool, as_json: bool) -> None:
+    """Read host-local's leases from DIR (default /var/lib/cni/networks), every network.
+
+    Do it before the configuration's type changes: the DELs of running pods go to the new type.
+    """
+    with fastipam.open(data_dir) as ipam:
+        items = migration.import_host_local(ipam, tree, dry_run=dry_run)
+    _report(items, as_json)
+
+
+@export.command(
+    "host-local",
+    examples=(("fastipam export host-local", "to /var/lib/cni/networks"),),
+    exits={1: "a file is there with another content (it was left as it is), or an error"},
+)
+@_tree
+@options.data_dir
+@options.as_json
+def export_host_local(tree: Path, data_dir: str, as_json: bool) -> None:
+    """Write the leases to DIR (default /var/lib/cni/networks) as host-local keeps them."""
+    with fastipam.open(data_dir, create=False) as ipam:
+        items = migration.export_host_local(ipam, tree)
+    _report(items, as_json)
+
+
+def _report(items: list[migration.Item], as_json: bool) -> None:
+    """What became of each file, and in one line how many of each kind."""
+    if as_json:
+        output.json_array(item._asdict() for item in items)
+    else:
+        for item in items:
+            output.say(f"{item.outcome:<8} {item.network}/{item.name}: {item.text}")
+        counts = Counter(item.outcome for item in items)
+        summary = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
+        output.say(summary or "nothing there")
+    if any(item.outcome == migration.CONFLICT for item in items):
+        raise SystemExit(1)

@@ -1,0 +1,169 @@
+"""Commands and groups as click has them, with what ours have in common.
+
+A command's module is imported when the command is used, and not before: ``fastipam --help`` costs
+the same however many there are. Errors end in one line and a hint, never in a traceback. Examples
+and exit statuses belong to a command; help and reference are made of the same object.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+# What every command's status means; a command that means more by 1 says so.
+EXITS = {
+    0: "done",
+    1: "an error; standard error says which, and what to do",
+    2: "wrong usage; nothing was done",
+}
+
+
+class Entry(NamedTuple):
+    """Where a command is (``module:attribute``), its section of the help, what it is for."""
+
+    place: str
+    section: str
+    summary: str
+
+
+class Failure(click.ClickException):
+    """An error with what to do next; exit status 1."""
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+    def show(self, file: Any = None) -> None:  # noqa: ARG002  # click's signature
+        from fastipam.cli import output
+
+        output.complain(self.message, self.hint)
+
+
+class Command(click.Command):
+    """A command with ``examples``: (command line, what it does); and ``exits``: status to text."""
+
+    def __init__(
+        self,
+        *args: Any,
+        examples: Sequence[tuple[str, str]] = (),
+        exits: Mapping[int, str] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(*args, **options)
+        self.examples = tuple(examples)
+        self.exits = {**EXITS, **(exits or {})}
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Examples, then exit statuses other than the usual ones."""
+        super().format_epilog(ctx, formatter)
+        if self.examples:
+            with formatter.section("Examples"):
+                indent = " " * formatter.current_indent
+                for line, text in self.examples:
+                    formatter.write(f"{indent}# {text}\n{indent}{line}\n")
+        own = {code: text for code, text in self.exits.items() if EXITS.get(code) != text}
+        shown = {**dict.fromkeys((0,), EXITS[0]), **own} if own else EXITS
+        with formatter.section("Exit status"):
+            formatter.write_dl([(str(code), text) for code, text in sorted(shown.items())])
+
+
+class Group(click.Group):
+    """A group whose commands are in modules of their own, or added to it as ever."""
+
+    command_class = Command
+
+    def __init__(
+        self, *args: Any, entries: Mapping[str, Entry] | None = None, **options: Any
+    ) -> None:
+        super().__init__(*args, **options)
+        self.entries = dict(entries or {})
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, those of modules in their order."""
+        return [*self.entries, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, imported now."""
+        entry = self.entries.get(cmd_name)
+        if entry is None:
+            return super().get_command(ctx, cmd_name)
+        module, _, attribute = entry.place.partition(":")
+        found: click.Command = getattr(import_module(module), attribute)
+        return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As inherited; a name that does not exist gets those that are like it."""
+        name = args[0]
+        known = self.list_commands(ctx)
+        if name not in known and not name.startswith("-"):
+            from difflib import get_close_matches
+
+            close = get_close_matches(name, known, 3)
+            hint = f"Did you mean {' or '.join(close)}?" if close else f"Try '{ctx.command_path}'."
+            ctx.fail(f"No such command {name!r}. {hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The commands of modules by section, from what is known of them without an import."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for name, entry in self.entries.items():
+            sections.setdefault(entry.section, []).append((name, entry.summary))
+        width = max((len(name) for name in self.entries), default=0)
+        for title, rows in sections.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{name:<{width}}", text) for name, text in rows])
+        if self.commands:
+            limit = formatter.width - 6 - max(map(len, self.commands))
+            own = [
+                (name, self.commands[name].get_short_help_str(limit))
+                for name in super().list_commands(ctx)
+            ]
+            with formatter.section("Commands"):
+                formatter.write_dl(own)
+
+
+class Root(Group):
+    """The outermost group: what goes wrong below it ends here."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; FastipamError and OSError become one line and a hint, status 1."""
+        from fastipam.errors import FastipamError
+
+        try:
+            return super().invoke(ctx)
+        except FastipamError as error:
+            field = getattr(error, "field", "")
+            message = f"{field}: {error.message}" if field else error.message
+            raise Failure(message, error.hint) from error
+        except FileNotFoundError as error:
+            raise _missing(error) from error
+        except BrokenPipeError:
+            # Whoever read this went away (head, say): no reason for a message.
+            sys.stderr.close()
+            raise SystemExit(1) from None
+        except OSError as error:
+            raise Failure(str(error)) from error
+
+
+def _missing(error: FileNotFoundError) -> Failure:
+    hint = None
+    if error.strerror == "there is no store":
+        hint = "the first ADD makes it; another one is named by --data-dir or FASTIPAM_DATA_DIR"
+    return Failure(f"{error.filename}: {error.strerror}", hint)
+
+
+def command(
+    name: str, *, examples: Sequence[tuple[str, str]] = (), **attributes: Any
+) -> Callable[[Callable[..., Any]], Command]:
+    """As ``click.command``, with examples and exit statuses."""
+    return click.command(name, cls=Command, examples=examples, **attributes)

@@ -1,0 +1,219 @@
+"""What commands print: tables and JSON, a row at a time; messages; errors.
+
+On a terminal a table has colours (rich's; ``NO_COLOR`` and ``TERM=dumb`` switch them off) and is
+cut to the width; into a pipe it is plain text, one row a line, no cell empty or cut. Rows are
+written as they come: the widths are those of the first rows, a million rows need no memory.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from rich.console import Console
+
+_SAMPLE = 200  # rows that are looked at before the first is printed; some screens full
+_GAP = "  "
+_EMPTY = "-"
+_STYLES = {
+    "ASSIGNED": "green",
+    "COOLING": "cyan",
+    "RESERVED": "yellow",
+    "FREE": "bright_black",
+    "ok": "green",
+    "warning": "yellow",
+    "error": "red",
+}
+
+
+class Column(NamedTuple):
+    """A column: its heading, a row's key, the least width, whether it is a number.
+
+    ``least`` is how narrow a narrow terminal may make it; 0: it is never cut.
+    """
+
+    heading: str
+    key: str
+    width: int = 0
+    number: bool = False
+    least: int = 0
+
+
+def is_terminal(stream: Any = None) -> bool:
+    """Whether a person looks at this stream (standard output, if none is given)."""
+    stream = sys.stdout if stream is None else stream
+    return bool(stream.isatty()) and os.environ.get("TERM") != "dumb"
+
+
+def has_colours(stream: Any = None) -> bool:
+    """Whether colours are wanted there: https://no-color.org."""
+    return is_terminal(stream) and not os.environ.get("NO_COLOR")
+
+
+def console(stream: Any = None) -> Console:
+    """rich's view of a stream, standard output if none is given."""
+    from rich.console import Console
+
+    stream = sys.stdout if stream is None else stream
+    return Console(file=stream, highlight=False, no_color=not has_colours(stream), soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """A line on standard output."""
+    click.echo(text)
+
+
+def note(text: str) -> None:
+    """A line for a person, on standard error: not part of the answer."""
+    click.echo(text, err=True)
+
+
+def complain(message: str, hint: str | None) -> None:
+    """An error: one line, and what to do next."""
+    colours = has_colours(sys.stderr)
+    name = click.style("fastipam:", fg="red", bold=True) if colours else "fastipam:"
+    note(f"{name} {message}")
+    if hint:
+        note(f"  hint: {hint}")
+
+
+def rows(
+    columns: Sequence[Column], documents: Iterable[Mapping[str, Any]], *, as_json: bool
+) -> None:
+    """Documents as a JSON array, or their columns as a table."""
+    if as_json:
+        json_array(documents)
+    else:
+        table(columns, documents)
+
+
+def json_array(documents: Iterable[Mapping[str, Any]]) -> None:
+    """An array, one document a line, written as they come."""
+    from json import JSONEncoder
+
+    encode = JSONEncoder().encode
+    separator = "["
+    write = _writer()
+    for document in documents:
+        write(f"{separator}\n{encode(document)}")
+        separator = ","
+    write("[]\n" if separator == "[" else "\n]\n")
+    sys.stdout.flush()
+
+
+def json_object(document: Mapping[str, Any]) -> None:
+    """One document."""
+    from json import dumps
+
+    say(dumps(document, indent=2))
+
+
+def table(columns: Sequence[Column], documents: Iterable[Mapping[str, Any]]) -> None:
+    """Headings and a row a document, as they come."""
+    write = _writer()
+    for line in lines(columns, documents, width=_terminal_width(), colours=has_colours()):
+        write(line + "\n")
+    sys.stdout.flush()
+
+
+def lines(
+    columns: Sequence[Column],
+    documents: Iterable[Mapping[str, Any]],
+    *,
+    width: int | None = None,
+    colours: bool = False,
+) -> Iterator[str]:
+    """The lines of a table, not wider than ``width``."""
+    keys = [column.key for column in columns]
+    cells = ([_cell(document[key]) for key in keys] for document in documents)
+    sample = list(islice(cells, _SAMPLE))
+    widths = [
+        max(column.width, len(column.heading), *(len(row[at]) for row in sample), 0)
+        for at, column in enumerate(columns)
+    ]
+    if width is not None:
+        _fit(widths, [column.least for column in columns], width)
+    aligned = [(size, column.number) for size, column in zip(widths, columns, strict=True)]
+    paint = _painter() if colours else None
+    heading = _GAP.join(
+        _align(column.heading, *how) for column, how in zip(columns, aligned, strict=True)
+    )
+    heading = heading.rstrip()
+    yield heading if paint is None else paint("bold", heading)
+    for row in chain(sample, cells):
+        texts = [_align(text, *how) for text, how in zip(row, aligned, strict=True)]
+        if width is not None:
+            texts = [_cut(text, size) for text, size in zip(texts, widths, strict=True)]
+        if paint is not None:
+            texts = [
+                paint(_STYLES.get(cell, ""), text) for cell, text in zip(row, texts, strict=True)
+            ]
+        yield _GAP.join(texts).rstrip()
+
+
+def _cell(value: Any) -> str:
+    """No cell is empty: a row has as many words for awk as there are columns."""
+    text = str(value)
+    if not text.isprintable():  # what comes from a configuration must not move the cursor
+        text = "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
+    return text or _EMPTY
+
+
+def _align(text: str, width: int, number: bool) -> str:
+    return text.rjust(width) if number else text.ljust(width)
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _fit(widths: list[int], least: list[int], total: int) -> None:
+    """Make columns narrower that may be, those with the most to spare first, until all fit."""
+    excess = sum(widths) + len(_GAP) * (len(widths) - 1) - total
+    spare = [size - few if few else 0 for size, few in zip(widths, least, strict=True)]
+    while excess > 0 and max(spare) > 0:
+        at = spare.index(max(spare))
+        widths[at] -= 1
+        spare[at] -= 1
+        excess -= 1
+
+
+def _terminal_width() -> int | None:
+    """The columns of the terminal, None for a pipe."""
+    return console().width if is_terminal() else None
+
+
+def _painter() -> Any:
+    """A function (style, text) -> text with the terminal's codes."""
+    from rich.style import Style
+
+    system = console()._color_system
+    styles: dict[str, Style] = {}
+
+    def paint(name: str, text: str) -> str:
+        if not name:
+            return text
+        style = styles.get(name)
+        if style is None:
+            style = styles[name] = Style.parse(name)
+        return style.render(text, color_system=system)
+
+    return paint
+
+
+def _writer() -> Any:
+    """Standard output's write; a terminal sees each line, a pipe gets blocks.
+
+    A name that is no UTF-8 (a container id has no rules) goes out as the bytes that it came as.
+    """
+    stream = sys.stdout
+    if isinstance(getattr(stream, "errors", None), str) and hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="surrogateescape")
+    return stream.write
