@@ -255,8 +255,12 @@ class Sweeper:
                 if key[:4] != prefix:
                     return
                 lease = txn.get(key, None, self._store.db_leases)
-                ended = lease is None or lease[0] != ASSIGNED
-                if ended or records.generation_of(lease) != _SIGHT.unpack(raw)[0]:
+                generation = _SIGHT.unpack(raw)[0]
+                if (
+                    lease is None
+                    or lease[0] != ASSIGNED
+                    or records.generation_of(lease) != generation
+                ):
                     yield bytes(key)
 
     def _network_id(self) -> int:

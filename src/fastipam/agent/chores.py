@@ -66,7 +66,9 @@ class Chores:
         except StopIteration:
             self._end()
         except (FastipamError, OSError) as error:
-            log.warning("housekeeping was given up, the next is in %gs: %s", self._interval_s, error)
+            log.warning(
+                "housekeeping was given up, the next is in %gs: %s", self._interval_s, error
+            )
             self._end()
 
     def _end(self) -> None:

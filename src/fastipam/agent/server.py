@@ -96,8 +96,8 @@ class _Client:
 class Server:
     """Serve a listening Unix socket until :meth:`stop`, then finish what has begun.
 
-    ``chores`` are done between batches. ``serve`` gets the requests of a batch and returns their answers in the same order; it may not
-    raise. Only uid 0 and this process's own uid are let in.
+    ``serve`` gets the requests of a batch and returns their answers in the same order; it may not
+    raise. ``chores`` are done between batches. Only uid 0 and this process's own uid are let in.
     """
 
     def __init__(

@@ -9,6 +9,7 @@ import click
 from fastipam.agent.protocol import DEFAULT_SOCKET
 from fastipam.cli.group import command as _command
 from fastipam.errors import ConfigError
+from fastipam.store import DEFAULT_DATA_DIR
 
 
 @_command(
@@ -49,8 +50,40 @@ from fastipam.errors import ConfigError
     type=click.Choice(["debug", "info", "warning", "error"]),
     help="debug: one line a request.",
 )
+@click.option(
+    "--data-dir",
+    "data_dirs",
+    type=click.Path(file_okay=False),
+    default=[DEFAULT_DATA_DIR],
+    show_default=True,
+    multiple=True,
+    envvar="FASTIPAM_DATA_DIR",
+    show_envvar=True,
+    help="Stores to sweep from the start; others are once a configuration has named them.",
+)
+@click.option(
+    "--sweep-interval",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(0, 86400),
+    help="Seconds between two looks at the network namespaces of all leases; 0: never.",
+)
+@click.option(
+    "--grace",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(0, 1e8),
+    help="Seconds for which a namespace has to be gone before its lease is released.",
+)
 def command(
-    socket: Path, http: str | None, max_connections: int, client_timeout: float, log_level: str
+    socket: Path,
+    http: str | None,
+    max_connections: int,
+    client_timeout: float,
+    log_level: str,
+    data_dirs: tuple[str, ...],
+    sweep_interval: float,
+    grace: float,
 ) -> None:
     """Serve the plugin calls of this node, many in one commit; SIGTERM ends it.
 
@@ -65,7 +98,15 @@ def command(
         level=log_level.upper(), format="%(asctime)s level=%(levelname)s %(message)s"
     )
     limits = Limits(max_connections, client_timeout)
-    process.run(process.Settings(socket, _host_and_port(http), limits))
+    settings = process.Settings(
+        socket,
+        _host_and_port(http),
+        limits,
+        data_dirs=data_dirs,
+        sweep_interval_s=sweep_interval,
+        grace_s=grace,
+    )
+    process.run(settings)
 
 
 def _host_and_port(text: str | None) -> tuple[str, int] | None:

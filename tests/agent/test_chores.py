@@ -1,0 +1,107 @@
+"""What the agent does between requests, slice by slice, and in a real agent."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import fastipam
+from fastipam.agent.chores import Chores
+from fastipam.cni import stores
+from fastipam.lease import mount_namespace
+from fastipam.network import Network
+
+POOL = "10.0.0.0/16"
+
+
+class Seconds:
+    """A monotonic clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Seconds:
+    return Seconds()
+
+
+@pytest.fixture
+def net(data_dir: Path) -> Iterator[Network]:
+    """A network of a store that requests have named."""
+    with fastipam.open(data_dir, "relaxed") as ipam:
+        net = ipam.network("n", POOL)
+        net.allocate("first")
+        stores.get(str(data_dir), None)
+        yield net
+        stores.close_all()
+
+
+def round_of(chores: Chores) -> int:
+    """One round to its end; how many slices it took."""
+    slices = 0
+    while chores.wait_s() == 0.0:
+        chores.step()
+        slices += 1
+    return slices
+
+
+def test_round_by_round(net: Network, tmp_path: Path, clock: Seconds) -> None:
+    """Between two rounds there is the interval; the second one gives back what the first noted."""
+    gone = tmp_path / "gone"
+    for at in range(600):
+        net.allocate(f"c{at}", netns=str(gone), inode=1, mount_ns=mount_namespace())
+    chores = Chores(interval_s=10, grace_s=0, clock=clock)
+    assert round_of(chores) > 3
+    assert net.stats()["assigned"] == 601
+    assert chores.wait_s() == 10.0
+    chores.step()  # it is not time
+    clock.now = 4.0
+    assert chores.wait_s() == 6.0
+    clock.now = 10.0
+    assert round_of(chores) > 3
+    assert [lease.container_id for lease in net.leases()] == ["first"]
+
+
+def test_reboot(data_dir: Path, clock: Seconds) -> None:
+    """The leases of an earlier boot are given back before anybody asks."""
+    with fastipam.open(data_dir, "relaxed", boot_id=lambda: "before") as ipam:
+        ipam.network("n", POOL).allocate_many([(f"c{at}", "eth0") for at in range(3000)])
+    chores = Chores([str(data_dir), str(data_dir / "none")], clock=clock)
+    try:
+        assert round_of(chores) > 2
+        with fastipam.open(data_dir) as ipam:
+            assert not ipam.store.unswept
+            assert ipam.network("n").stats()["assigned"] == 0
+    finally:
+        stores.close_all()
+
+
+def test_never(clock: Seconds) -> None:
+    """With an interval of 0 nothing is done, and nothing is waited for."""
+    chores = Chores(interval_s=0, clock=clock)
+    assert chores.wait_s() is None
+    chores.step()
+
+
+def test_fault(
+    net: Network, clock: Seconds, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A store that fails is told of once, and tried again in the next round."""
+    assert net.stats()["assigned"] == 1
+
+    def fail(_: object) -> None:
+        raise fastipam.StoreError("broken")
+
+    monkeypatch.setattr("fastipam.agent.chores.Sweeper.__iter__", fail)
+    chores = Chores(interval_s=10, clock=clock)
+    with caplog.at_level(logging.WARNING):
+        assert round_of(chores) == 1
+    assert "broken" in caplog.text
+    assert chores.wait_s() == 10.0
