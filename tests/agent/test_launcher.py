@@ -272,7 +272,7 @@ def _variables(raw: bytes) -> dict[bytes, bytes]:
 
 
 def test_variables_that_are_sent(launcher: Launcher) -> None:
-    """The CNI_* variables as bytes, and when the launcher began; nothing else is sent."""
+    """The CNI_* variables as bytes, when the launcher began, the namespaces; nothing else is sent."""
     recorder = Recorder()
     before = time.monotonic_ns()
     with FakeAgent(launcher.socket, recorder):
@@ -282,6 +282,8 @@ def test_variables_that_are_sent(launcher: Launcher) -> None:
     sent = _variables(recorder.seen[0][0])
     began = int(sent.pop(b"FASTIPAM_STARTED"))
     assert before <= began <= time.monotonic_ns()
+    own = os.stat("/proc/self/ns/net")
+    assert sent.pop(b"FASTIPAM_NETNS") == b" %d:%d" % (own.st_dev, own.st_ino)
     assert sent == {
         b"CNI_COMMAND": b"ADD", b"CNI_NETNS": b"/\xff", b"CNI_ARGS": b"A=B;C=", b"CNI_": b""
     }  # fmt: skip

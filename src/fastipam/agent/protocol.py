@@ -5,7 +5,8 @@ Integers are in network byte order. A connection carries any number of requests 
     request    magic, length of the variables, length of the input, variables, input
     answer     magic, exit status, length of the output, length of the messages, output, messages
 
-The variables are texts ``NAME=value``, each ended by NUL: ``CNI_*`` and ``FASTIPAM_STARTED``.
+The variables are texts ``NAME=value``, each ended by NUL: ``CNI_*``, ``FASTIPAM_STARTED`` and
+``FASTIPAM_NETNS``.
 """
 
 from __future__ import annotations
@@ -41,12 +42,9 @@ def request_size(header: bytes) -> tuple[int, int]:
 
 def read_variables(raw: bytes) -> dict[str, str]:
     """The variables of a request, decoded as ``os.environ`` is; of a name's values the first."""
-    variables: dict[str, str] = {}
-    for item in raw.split(b"\0"):
-        name, equals, value = item.partition(b"=")
-        if equals:
-            variables.setdefault(os.fsdecode(name), os.fsdecode(value))
-    return variables
+    items = os.fsdecode(raw).split("\0")
+    items.reverse()  # of a name's values the one that is entered last stays
+    return dict([item.split("=", 1) for item in items if "=" in item])
 
 
 def pack_request(variables: dict[str, str], stdin: bytes) -> bytes:
