@@ -167,14 +167,21 @@ class Transaction:
 
     Its pages are cached until it ends; whoever reads ``pages`` by other means has to call
     :meth:`flush` first.
+
+    In a ``shared`` one, what would be nested is a part of it instead: that spares the nesting, but
+    the failure of a part leaves the whole ``spoiled``, and whoever began it has to roll it back.
     """
 
-    __slots__ = ("_pages", "_parent", "_store", "delete", "get", "put", "txn")
+    __slots__ = (
+        "_pages", "_parent", "_store", "delete", "get", "put", "shared", "spoiled", "txn",
+    )  # fmt: skip
 
     txn: Any
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, shared: bool = False) -> None:
         self._store = store
+        self.shared = shared
+        self.spoiled = False
 
     def __enter__(self) -> Self:
         store = self._store
@@ -255,6 +262,29 @@ class Transaction:
         """Write the changed pages into the transaction."""
         for pages in self._pages.values():
             pages.flush()
+
+
+class _Part:
+    """What would be a nested transaction, in a shared one."""
+
+    __slots__ = ("_whole",)
+
+    def __init__(self, whole: Transaction) -> None:
+        self._whole = whole
+
+    def __enter__(self) -> Transaction:
+        return self._whole
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self._whole.spoiled = True
+            if isinstance(error, lmdb.Error):
+                raise _translate(error, self._whole._store.path) from error
 
 
 class Snapshot:
@@ -511,8 +541,11 @@ class Store:
             hint="open the store again in the child process",
         )
 
-    def write(self) -> Transaction:
+    def write(self) -> Transaction | _Part:
         """A write transaction; nested when this thread has one open. Waits for other writers."""
+        whole: Transaction | None = getattr(self._local, "transaction", None)
+        if whole is not None and whole.shared:
+            return _Part(whole)
         return Transaction(self)
 
     def read(self) -> Snapshot:

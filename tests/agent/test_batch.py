@@ -151,7 +151,8 @@ class _Fault:
         end = Transaction.__exit__
 
         def fail(transaction: Transaction, *arguments: Any) -> None:
-            if transaction._parent is None and transaction._store.path in paths:
+            commits = arguments[0] is None and transaction._parent is None
+            if commits and transaction._store.path in paths:
                 paths.remove(transaction._store.path)
                 end(transaction, StoreFull, None, None)
                 raise StoreFull("injected", path=transaction._store.path)
