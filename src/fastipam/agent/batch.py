@@ -114,6 +114,9 @@ class Executor:
             log=messages.append,
             started_ns=request.arrived_ns,
             own_netns=f"/proc/{request.peer}/ns/net",
+            seen_netns=request.seen_netns,
         )
+        if not messages:
+            return Answer(status, output, b"")
         text = "".join(f"fastipam: {message}\n" for message in messages)
         return Answer(status, output, text.encode("utf-8", "backslashreplace"))

@@ -19,6 +19,8 @@ from fastipam.cni.document import LARGEST
 MAGIC = b"FIP1"
 REQUEST = Struct("!4sII")
 ANSWER = Struct("!4sIII")
+STARTED = "FASTIPAM_STARTED"
+NETNS = "FASTIPAM_NETNS"
 LARGEST_VARIABLES = 256 << 10
 LARGEST_INPUT = LARGEST + 1  # one byte too many is sent on, so that the answer can say so
 DEFAULT_SOCKET = "/run/fastipam/agent.sock"
@@ -28,11 +30,11 @@ class ProtocolError(Exception):
     """What came is no request; the connection is of no use any more."""
 
 
-def request_size(header: bytes) -> tuple[int, int]:
+def request_size(header: bytes | bytearray) -> tuple[int, int]:
     """(bytes of variables, bytes of input) of a request whose header this is."""
     magic, variables, size = REQUEST.unpack(header)
     if magic != MAGIC:
-        raise ProtocolError(f"a request begins with {MAGIC!r}, not {magic!r}")
+        raise ProtocolError(f"a request begins with {MAGIC!r}, not {bytes(magic)!r}")
     if variables > LARGEST_VARIABLES:
         raise ProtocolError(f"{variables} bytes of variables are more than {LARGEST_VARIABLES}")
     if size > LARGEST_INPUT:
