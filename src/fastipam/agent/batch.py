@@ -79,7 +79,10 @@ class Executor:
         if not requests:
             return []
         answers = self._commit(requests, nested=False)
-        return self._commit(requests, nested=True) if answers is None else answers
+        if answers is None:
+            answers = self._commit(requests, nested=True)
+        assert answers is not None, "a request has spoiled what was nested for its sake"
+        return answers
 
     def _commit(self, requests: Sequence[Request], *, nested: bool) -> list[Answer] | None:
         """Handle them and commit; None: one failed half way, and nothing has happened."""
