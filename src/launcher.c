@@ -21,8 +21,8 @@
  * Environment: FASTIPAM_SOCKET (the agent's socket), FASTIPAM_TIMEOUT (seconds for everything). To the
  * agent and to the entry point it hands on FASTIPAM_STARTED, when it began on the monotonic clock in
  * nanoseconds: GC spares leases that are younger than its call, however long it waited. To the agent
- * it says as FASTIPAM_NETNS which files CNI_NETNS and its own network namespace are, "device:inode"
- * each, the first one empty when there is none: an agent in a container may not see them.
+ * it says as FASTIPAM_NETNS which files CNI_NETNS, its own network namespace and its mount namespace
+ * are, "device:inode" each, empty when it cannot be seen: an agent in a container may see others.
  *
  * A start is most of what a call costs, so the usual way takes no memory from the allocator and few
  * system calls; and the libc should be one that starts without asking the processor what it can do
@@ -376,12 +376,14 @@ static char *put_identity(char *out, const char *path)
 static int append_netns(void)
 {
 	const char *path = getenv("CNI_NETNS");
-	char text[96], *end;
+	char text[3 * 42], *end; /* two numbers of 20 digits, a colon, a blank or NUL */
 	if (!path || !*path)
 		return 0;
 	end = put_identity(text, path);
 	*end++ = ' ';
-	put_identity(end, "/proc/self/ns/net");
+	end = put_identity(end, "/proc/self/ns/net");
+	*end++ = ' ';
+	put_identity(end, "/proc/self/ns/mnt");
 	return append_variable(NETNS, text);
 }
 

@@ -15,6 +15,7 @@ import pytest
 
 from fastipam.agent import protocol
 from fastipam.cni.document import LARGEST
+from fastipam.cni.netns import read
 
 from .processes import Done, FakeAgent, Launcher
 
@@ -282,11 +283,40 @@ def test_variables_that_are_sent(launcher: Launcher) -> None:
     sent = _variables(recorder.seen[0][0])
     began = int(sent.pop(b"FASTIPAM_STARTED"))
     assert before <= began <= time.monotonic_ns()
-    own = os.stat("/proc/self/ns/net")
-    assert sent.pop(b"FASTIPAM_NETNS") == b" %d:%d" % (own.st_dev, own.st_ino)
+    own, mount = os.stat("/proc/self/ns/net"), os.stat("/proc/self/ns/mnt")
+    said = b" %d:%d %d:%d" % (own.st_dev, own.st_ino, mount.st_dev, mount.st_ino)
+    assert sent.pop(b"FASTIPAM_NETNS") == said
     assert sent == {
         b"CNI_COMMAND": b"ADD", b"CNI_NETNS": b"/\xff", b"CNI_ARGS": b"A=B;C=", b"CNI_": b""
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "netns", ["/proc/self/ns/uts", "", None, "/no/such/file", "/" + "x" * 9000]
+)
+def test_namespaces_that_are_sent(netns: str | None, launcher: Launcher) -> None:
+    """Which file CNI_NETNS is, empty when there is none; nothing when it is not set."""
+    recorder = Recorder()
+    with FakeAgent(launcher.socket, recorder):
+        launcher.run(**({} if netns is None else {"CNI_NETNS": netns}))
+    said = _variables(recorder.seen[0][0]).get(b"FASTIPAM_NETNS")
+    if not netns:
+        assert said is None
+        return
+    assert said is not None
+    seen = read(said.decode())
+    assert seen is not None
+    uts, own, mount = (os.stat(f"/proc/self/ns/{name}") for name in ("uts", "net", "mnt"))
+    theirs = (uts.st_dev, uts.st_ino) if netns.endswith("uts") else None
+    assert seen == (theirs, (own.st_dev, own.st_ino), mount.st_ino)
+
+
+def test_namespaces_are_not_the_callers_to_say(launcher: Launcher) -> None:
+    """A variable of that name in the launcher's own environment is not passed on."""
+    recorder = Recorder()
+    with FakeAgent(launcher.socket, recorder):
+        launcher.run(FASTIPAM_NETNS="1:2 3:4 5:6")
+    assert b"FASTIPAM_NETNS" not in _variables(recorder.seen[0][0])
 
 
 def test_many_variables(launcher: Launcher) -> None:

@@ -7,7 +7,6 @@ An IPAM plugin's result is abbreviated (CNI 1.1.0, "Delegated plugins"): no ``in
 from __future__ import annotations
 
 from fastipam.addresses import V4, V6
-
 from fastipam.cni import document
 
 TYPE_CHECKING = False
