@@ -273,7 +273,7 @@ def _variables(raw: bytes) -> dict[bytes, bytes]:
 
 
 def test_variables_that_are_sent(launcher: Launcher) -> None:
-    """The CNI_* variables as bytes, when the launcher began, the namespaces; nothing else is sent."""
+    """The CNI_* variables as bytes, when the launcher began, the namespaces; and nothing else."""
     recorder = Recorder()
     before = time.monotonic_ns()
     with FakeAgent(launcher.socket, recorder):
@@ -298,7 +298,8 @@ def test_namespaces_that_are_sent(netns: str | None, launcher: Launcher) -> None
     """Which file CNI_NETNS is, empty when there is none; nothing when it is not set."""
     recorder = Recorder()
     with FakeAgent(launcher.socket, recorder):
-        launcher.run(**({} if netns is None else {"CNI_NETNS": netns}))
+        variables: dict[str, Any] = {} if netns is None else {"CNI_NETNS": netns}
+        launcher.run(**variables)
     said = _variables(recorder.seen[0][0]).get(b"FASTIPAM_NETNS")
     if not netns:
         assert said is None

@@ -2,8 +2,8 @@
 
 Each store that a batch touches has one write transaction open while the batch is handled. One
 commit, one sync to disk, pays for all; only then are there answers. A request that fails leaves no
-trace and the others stand: when one fails in the middle of a change, nothing of the batch is kept and
-it is handled again, every request as a transaction nested in the batch's.
+trace and the others stand: when one fails in the middle of a change, nothing of the batch is kept
+and it is handled again, every request as a transaction nested in the batch's.
 """
 
 from __future__ import annotations

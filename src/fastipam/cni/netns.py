@@ -21,10 +21,10 @@ _NO_NUMBER = 1 << 64
 def identify(asked: Request, own_path: str, said: str = "") -> tuple[int, int]:
     """(inode of ``CNI_NETNS``, inode of the mount namespace where that path means it); 0: unknown.
 
-    ``said`` is what the launcher has seen (see :func:`read`): it runs where the runtime does, and an
-    agent in a container may see other files, or none. Without it this process looks, and
-    ``own_path`` is the caller's namespace. Raises CniError 8 when the two are one: whoever calls like
-    that is mistaken.
+    ``said`` is what the launcher has seen (see :func:`read`): it runs where the runtime does, and
+    an agent in a container may see other files, or none. Without it this process looks, and
+    ``own_path`` is the caller's namespace. Raises CniError 8 when the two are one: whoever calls
+    like that is mistaken.
     """
     theirs, own, mount = read(said) or _look(asked, own_path)
     if theirs is None:
