@@ -45,9 +45,9 @@ class BuildExt(build_ext):
 def launcher_compilers():
     """The ways to build the launcher, best first.
 
-    Started in a virtual machine, a static glibc takes three times as long as a static musl: it asks
-    the processor dozens of questions, and the hypervisor answers each. FASTIPAM_LAUNCHER_CC names
-    another compiler, for another machine say (``aarch64-linux-musl-gcc``).
+    A static glibc begins by asking the processor dozens of questions, and in a virtual machine the
+    hypervisor answers each; a static musl asks none. FASTIPAM_LAUNCHER_CC names another compiler,
+    for another machine say (``aarch64-linux-musl-gcc``).
     """
     if chosen := os.environ.get("FASTIPAM_LAUNCHER_CC"):
         return [[*shlex.split(chosen), "-static"]]
