@@ -1,6 +1,7 @@
 """Builds the extension and the launcher; everything else is in pyproject.toml."""
 
 import os
+import shlex
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -31,21 +32,29 @@ class BuildExt(build_ext):
             super().build_extension(ext)
             return
         target = self.get_ext_fullpath(ext.name)
-        objects = self.compiler.compile(
-            ext.sources, output_dir=self.build_temp, extra_postargs=["-Os", "-Wall", "-Wextra"]
-        )
-        for how in (["-static", "-s"], ["-s"]):
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        for how in launcher_compilers():
             try:
-                self.compiler.link_executable(
-                    objects,
-                    os.path.basename(target),
-                    output_dir=os.path.dirname(target),
-                    extra_postargs=how,
-                )
+                self.spawn([*how, "-Os", "-Wall", "-Wextra", "-s", *ext.sources, "-o", target])
                 return
-            except (LinkError, ExecError):
-                self.warn(f"the launcher cannot be linked with {how}: is a static libc missing?")
+            except ExecError:
+                self.warn(f"the launcher cannot be built with {' '.join(how)}")
         raise LinkError("the launcher cannot be linked")
+
+
+def launcher_compilers():
+    """The ways to build the launcher, best first.
+
+    A static glibc begins by asking the processor dozens of questions, and in a virtual machine the
+    hypervisor answers each; a static musl asks none. FASTIPAM_LAUNCHER_CC names another compiler,
+    for another machine say (``aarch64-linux-musl-gcc``).
+    """
+    if chosen := os.environ.get("FASTIPAM_LAUNCHER_CC"):
+        return [[*shlex.split(chosen), "-static"]]
+    usual = shlex.split(os.environ.get("CC") or "cc")
+    # A compiler that was asked for may build for another machine; musl-gcc builds for this one.
+    musl = [] if os.environ.get("CC") else [["musl-gcc", "-static"]]
+    return [*musl, [*usual, "-static"], usual]
 
 
 setup(

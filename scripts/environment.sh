@@ -30,7 +30,7 @@ python_packages() {
     python3 -c 'import os, sysconfig
 raise SystemExit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' ||
         apt_packages python3-dev
-    command -v cc >/dev/null || apt_packages gcc libc6-dev
+    command -v cc >/dev/null || apt_packages gcc libc6-dev musl-tools
 }
 
 # new_environment DIR: a virtual environment with a pip that knows dependency groups.

@@ -20,7 +20,13 @@
  *
  * Environment: FASTIPAM_SOCKET (the agent's socket), FASTIPAM_TIMEOUT (seconds for everything). To the
  * agent and to the entry point it hands on FASTIPAM_STARTED, when it began on the monotonic clock in
- * nanoseconds: GC spares leases that are younger than its call, however long it waited.
+ * nanoseconds: GC spares leases that are younger than its call, however long it waited. To the agent
+ * it says as FASTIPAM_NETNS which files CNI_NETNS, its own network namespace and its mount namespace
+ * are, "device:inode" each, empty when it cannot be seen: an agent in a container may see others.
+ *
+ * A start is most of what a call costs, so the usual way takes no memory from the allocator and few
+ * system calls; and the libc should be one that starts without asking the processor what it can do
+ * (setup.py): under a hypervisor each of those questions is a trip out of the virtual machine.
  */
 
 #define _GNU_SOURCE
@@ -37,6 +43,8 @@
 #include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
@@ -45,6 +53,7 @@
 #define DIRECT "fastipam-direct"
 #define MAGIC "FIP1"
 #define STARTED "FASTIPAM_STARTED"
+#define NETNS "FASTIPAM_NETNS"
 
 enum {
 	/* The agent refuses what is larger; one byte more makes it say so. */
@@ -60,13 +69,18 @@ enum {
 
 extern char **environ;
 
+/* Grows; what is usual fits into the memory that is there from the start. */
 struct buffer {
 	char *data;
 	size_t size, room;
+	int allocated;
 };
 
-static struct buffer input;
-static int input_consumed;
+static char usual_request[1 << 15], usual_answer[1 << 13];
+static struct buffer request = { .data = usual_request, .room = sizeof usual_request };
+static struct buffer answer = { .data = usual_answer, .room = sizeof usual_answer };
+static size_t input_at; /* where standard input begins in the request, once it was read */
+static char started[24];
 static int64_t deadline_ms;
 
 static int64_t now_ms(void)
@@ -114,18 +128,44 @@ static _Noreturn void fail(const char *message, const char *subject, const char 
 
 static int reserve(struct buffer *buffer, size_t more)
 {
-	size_t room = buffer->room ? buffer->room : 1 << 16;
+	size_t room = buffer->room;
 	char *data;
-	if (buffer->room - buffer->size >= more)
+	if (room - buffer->size >= more)
 		return 0;
 	while (room - buffer->size < more)
 		room *= 2;
-	data = realloc(buffer->data, room);
+	data = realloc(buffer->allocated ? buffer->data : NULL, room);
 	if (!data)
 		return -1;
+	if (!buffer->allocated)
+		memcpy(data, buffer->data, buffer->size);
 	buffer->data = data;
 	buffer->room = room;
+	buffer->allocated = 1;
 	return 0;
+}
+
+static int append(struct buffer *buffer, const char *data, size_t size)
+{
+	if (reserve(buffer, size) < 0)
+		return -1;
+	memcpy(buffer->data + buffer->size, data, size);
+	buffer->size += size;
+	return 0;
+}
+
+/* A number in decimal, ended by NUL; returns where it ends. */
+static char *put_number(char *out, uint64_t number)
+{
+	char digits[20];
+	int count = 0;
+	do
+		digits[count++] = (char)('0' + number % 10);
+	while (number /= 10);
+	while (count)
+		*out++ = digits[--count];
+	*out = '\0';
+	return out;
 }
 
 /* Wait for a descriptor within the deadline: 0, or -1 with errno (ETIMEDOUT). */
@@ -166,20 +206,23 @@ static int send_all(int fd, const char *data, size_t size)
 	return 0;
 }
 
-static int receive_all(int fd, char *data, size_t size)
+/* Receive until the buffer holds so much, or more. */
+static int receive(int fd, struct buffer *buffer, size_t size)
 {
-	while (size) {
-		ssize_t n = recv(fd, data, size, MSG_DONTWAIT);
+	if (size > buffer->size && reserve(buffer, size - buffer->size) < 0)
+		return -1;
+	while (buffer->size < size) {
+		ssize_t n;
+		if (await(fd, POLLIN) < 0)
+			return -1;
+		n = recv(fd, buffer->data + buffer->size, buffer->room - buffer->size,
+			 MSG_DONTWAIT);
 		if (n > 0) {
-			data += n;
-			size -= (size_t)n;
+			buffer->size += (size_t)n;
 		} else if (n == 0) {
 			errno = ECONNRESET;
 			return -1;
-		} else if (errno == EAGAIN || errno == EWOULDBLOCK) {
-			if (await(fd, POLLIN) < 0)
-				return -1;
-		} else if (errno != EINTR) {
+		} else if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) {
 			return -1;
 		}
 	}
@@ -204,20 +247,20 @@ static int write_out(int fd, const char *data, size_t size)
 	return 0;
 }
 
-/* Read standard input to its end, or to one byte more than the agent takes. */
+/* Read standard input to its end, or to one byte more than the agent takes, into the request. */
 static int read_input(void)
 {
-	input_consumed = 1;
-	while (input.size < LARGEST_INPUT) {
-		size_t want = LARGEST_INPUT - input.size;
+	input_at = request.size;
+	while (request.size - input_at < LARGEST_INPUT) {
+		size_t want = LARGEST_INPUT - (request.size - input_at);
 		ssize_t n;
-		if (want > 1 << 16)
-			want = 1 << 16;
-		if (reserve(&input, want) < 0)
+		if (reserve(&request, 1) < 0)
 			return -1;
-		n = read(0, input.data + input.size, want);
+		if (want > request.room - request.size)
+			want = request.room - request.size;
+		n = read(0, request.data + request.size, want);
 		if (n > 0)
-			input.size += (size_t)n;
+			request.size += (size_t)n;
 		else if (n == 0)
 			return 0;
 		else if (errno == EAGAIN) {
@@ -235,14 +278,14 @@ static int read_input(void)
 static int restore_input(void)
 {
 	int fd;
-	size_t done = 0;
-	if (!input_consumed)
+	size_t done = input_at;
+	if (!input_at)
 		return 0;
 	fd = memfd_create("input", MFD_CLOEXEC);
 	if (fd < 0)
 		return -1;
-	while (done < input.size) {
-		ssize_t n = write(fd, input.data + done, input.size - done);
+	while (done < request.size) {
+		ssize_t n = write(fd, request.data + done, request.size - done);
 		if (n < 0 && errno != EINTR)
 			return -1;
 		if (n > 0)
@@ -268,6 +311,7 @@ static _Noreturn void run_directly(char **argv)
 	if (restore_input() < 0)
 		fail("standard input cannot be kept for ", path, strerror(errno), "try again");
 	argv[0] = path;
+	setenv(STARTED, started, 1);
 	signal(SIGPIPE, SIG_DFL);
 	execv(path, argv);
 	snprintf(message, sizeof message, "%.*s, and %s cannot be started", PATH_MAX - 1,
@@ -278,16 +322,6 @@ static _Noreturn void run_directly(char **argv)
 }
 
 /* ---- With the agent -------------------------------------------------------------------------- */
-
-/* One of the first three descriptors is closed: the socket would take its number. */
-static int lacks_descriptor(void)
-{
-	int fd;
-	for (fd = 0; fd < 3; fd++)
-		if (fcntl(fd, F_GETFD) < 0)
-			return 1;
-	return 0;
-}
 
 static int connect_agent(void)
 {
@@ -302,8 +336,12 @@ static int connect_agent(void)
 		return -1;
 	strcpy(address.sun_path, path);
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	if (fd < 0)
+	if (fd < 3) {
+		/* One of the first three descriptors is closed: what is printed would go to the agent. */
+		if (fd >= 0)
+			close(fd);
 		return -1;
+	}
 	/* connect() waits this long when the agent's queue of connections is full. */
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof wait);
 	while (connect(fd, (struct sockaddr *)&address, sizeof address) < 0)
@@ -314,60 +352,91 @@ static int connect_agent(void)
 	return fd;
 }
 
+/* One variable of the request; -1 when it is one too many. */
+static int append_variable(const char *name, const char *value)
+{
+	if (append(&request, name, strlen(name)) < 0 || append(&request, "=", 1) < 0 ||
+	    append(&request, value, strlen(value) + 1) < 0)
+		return -1;
+	return request.size > LARGEST_VARIABLES ? -1 : 0;
+}
+
+/* "device:inode" of a file; nothing when there is none. Returns where the text ends. */
+static char *put_identity(char *out, const char *path)
+{
+	struct stat status;
+	*out = '\0';
+	if (stat(path, &status) < 0)
+		return out;
+	out = put_number(out, status.st_dev);
+	*out++ = ':';
+	return put_number(out, status.st_ino);
+}
+
+static int append_netns(void)
+{
+	const char *path = getenv("CNI_NETNS");
+	char text[3 * 42], *end; /* two numbers of 20 digits, a colon, a blank or NUL */
+	if (!path || !*path)
+		return 0;
+	end = put_identity(text, path);
+	*end++ = ' ';
+	end = put_identity(end, "/proc/self/ns/net");
+	*end++ = ' ';
+	put_identity(end, "/proc/self/ns/mnt");
+	return append_variable(NETNS, text);
+}
+
 /* Header and variables of the request; -1 when they are more than the agent takes. */
-static int build_request(struct buffer *request)
+static int begin_request(void)
 {
 	uint32_t word;
 	char **each;
-	if (reserve(request, REQUEST_HEADER) < 0)
-		return -1;
-	request->size = REQUEST_HEADER;
+	request.size = REQUEST_HEADER;
 	for (each = environ; *each; each++) {
 		size_t size = strlen(*each) + 1;
-		if (strncmp(*each, "CNI_", 4) != 0 &&
-		    strncmp(*each, STARTED "=", sizeof STARTED) != 0)
+		if (strncmp(*each, "CNI_", 4) != 0)
 			continue;
-		if (request->size + size > LARGEST_VARIABLES || reserve(request, size) < 0)
+		if (request.size + size > LARGEST_VARIABLES || append(&request, *each, size) < 0)
 			return -1;
-		memcpy(request->data + request->size, *each, size);
-		request->size += size;
 	}
-	memcpy(request->data, MAGIC, 4);
-	word = htonl((uint32_t)(request->size - REQUEST_HEADER));
-	memcpy(request->data + 4, &word, 4);
-	word = htonl((uint32_t)input.size);
-	memcpy(request->data + 8, &word, 4);
+	if (append_variable(STARTED, started) < 0 || append_netns() < 0)
+		return -1;
+	memcpy(request.data, MAGIC, 4);
+	word = htonl((uint32_t)(request.size - REQUEST_HEADER));
+	memcpy(request.data + 4, &word, 4);
 	return 0;
 }
 
-/* 0 and the answer, whole; -1 with errno when the agent went away or takes too long. */
-static int receive_answer(int fd, uint32_t sizes[3], char **body)
+static int send_request(int fd)
 {
-	char header[ANSWER_HEADER];
+	uint32_t word = htonl(input_at ? (uint32_t)(request.size - input_at) : 0);
+	memcpy(request.data + 8, &word, 4);
+	return send_all(fd, request.data, request.size);
+}
+
+/* 0 and the answer, whole; -1 with errno when the agent went away or takes too long. */
+static int receive_answer(int fd, uint32_t sizes[3])
+{
 	int at;
-	if (receive_all(fd, header, sizeof header) < 0)
+	if (receive(fd, &answer, ANSWER_HEADER) < 0)
 		return -1;
-	memcpy(sizes, header + 4, 12);
+	memcpy(sizes, answer.data + 4, 12);
 	for (at = 0; at < 3; at++)
 		sizes[at] = ntohl(sizes[at]);
-	if (memcmp(header, MAGIC, 4) != 0 || sizes[0] > 255 || sizes[1] > LARGEST_ANSWER ||
+	if (memcmp(answer.data, MAGIC, 4) != 0 || sizes[0] > 255 || sizes[1] > LARGEST_ANSWER ||
 	    sizes[2] > LARGEST_ANSWER) {
 		errno = EPROTO;
 		return -1;
 	}
-	*body = malloc((size_t)sizes[1] + sizes[2] + 1);
-	if (!*body)
-		return -1;
-	return receive_all(fd, *body, (size_t)sizes[1] + sizes[2]);
+	return receive(fd, &answer, ANSWER_HEADER + (size_t)sizes[1] + sizes[2]);
 }
 
 static void note_start(void)
 {
 	struct timespec t;
-	char text[40];
 	clock_gettime(CLOCK_MONOTONIC, &t);
-	snprintf(text, sizeof text, "%lld", (long long)t.tv_sec * 1000000000 + t.tv_nsec);
-	setenv(STARTED, text, 1);
+	put_number(started, (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec);
 }
 
 static void set_deadline(void)
@@ -382,35 +451,33 @@ static void set_deadline(void)
 
 int main(int argc, char **argv)
 {
-	const char *command;
-	struct buffer request = { 0 };
+	const char *command, *output;
 	uint32_t sizes[3];
-	char *body = NULL;
 	int fd;
 	(void)argc;
 	signal(SIGPIPE, SIG_IGN);
 	note_start();
 	set_deadline();
-	fd = lacks_descriptor() ? -1 : connect_agent();
-	if (fd < 0)
+	fd = connect_agent();
+	if (fd < 0 || begin_request() < 0)
 		run_directly(argv);
 	command = getenv("CNI_COMMAND");
 	/* VERSION is served without input, and without a command there is nobody to send any. */
 	if (command && *command && strcmp(command, "VERSION") != 0 && read_input() < 0) {
-		if (input.size)
+		if (request.size > input_at)
 			fail("standard input", " cannot be read", strerror(errno), "");
-		input_consumed = 0; /* the entry point meets, and reports, the same error */
+		input_at = 0; /* the entry point meets, and reports, the same error */
 		run_directly(argv);
 	}
-	if (build_request(&request) < 0 || send_all(fd, request.data, request.size) < 0 ||
-	    send_all(fd, input.data, input.size) < 0 || receive_answer(fd, sizes, &body) < 0) {
+	if (send_request(fd) < 0 || receive_answer(fd, sizes) < 0) {
 		if (errno == ETIMEDOUT)
 			fail("the fastipam agent", " has not answered in time", "",
 			     "FASTIPAM_TIMEOUT sets the seconds; look at the agent's log");
 		run_directly(argv);
 	}
-	write_out(2, body + sizes[1], sizes[2]);
-	if (write_out(1, body, sizes[1]) < 0) {
+	output = answer.data + ANSWER_HEADER;
+	write_out(2, output + sizes[1], sizes[2]);
+	if (write_out(1, output, sizes[1]) < 0) {
 		/* After an ADD that fails a runtime calls DEL: that frees what was assigned. */
 		dprintf(2, "fastipam: the answer could not be written to standard output: %s\n",
 			strerror(errno));

@@ -10,18 +10,19 @@ from __future__ import annotations
 import json
 import select
 import socket
-from time import perf_counter_ns
-from typing import TYPE_CHECKING
+from pathlib import Path
+from time import monotonic_ns, perf_counter_ns
 
 from bench.stores import IFNAME, NETWORK, SUBNET
 from fastipam.agent import protocol
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 NETNS = "/run/netns/cni-3f2c1d5a-0b1e-4c55-9a51-6f0a1f6cbb6e"
 POD = ("default", "web-5d9c7b8f4d-x2x9k", "0b6a6f4e-8a5f-4d0f-9a44-6a8f6d1f0c11")
 _ARGS = "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_UID={}".format(*POD)
+# What the launcher says of a network namespace that is gone, its own and its mount namespace.
+_SEEN = " ".join(
+    ("", *(f"4:{Path(f'/proc/self/ns/{name}').stat().st_ino}" for name in ("net", "mnt")))
+)
 _HEADER = protocol.ANSWER.size
 
 
@@ -38,6 +39,8 @@ class _Client:
                     "CNI_IFNAME": IFNAME,
                     "CNI_ARGS": _ARGS,
                     "CNI_PATH": "/opt/cni/bin",
+                    protocol.STARTED: str(monotonic_ns()),
+                    protocol.NETNS: _SEEN,
                 },
                 config,
             )

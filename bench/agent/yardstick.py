@@ -13,13 +13,14 @@ import lmdb
 
 from bench.agent.clients import NETNS, POD
 from bench.stores import IFNAME, NETWORK, SUBNET
-from fastipam import records
+from fastipam import history, records
+from fastipam.state import NetworkState
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 TOGETHER = 64
-_DATABASES = ("networks", "states", "pages", "leases", "owners", "cooldown", "reservations")
+_DATABASES = ("networks", "states", "pages", "leases", "owners", "events")
 _FIRST = 0x0A200001
 _NETWORK_ID = 1
 _PAGE = bytes(512)
@@ -37,17 +38,21 @@ class Yardstick:
         self._db = {name: self._env.open_db(name.encode()) for name in _DATABASES}
         self._batches = batches
         self._number = 0
+        self._event = 0
         self._prefix = records.network_prefix(_NETWORK_ID)
         self._owners = []
         for place in range(together):
             container = f"c{place:063x}"
             name = records.owner_name(container, IFNAME)
             lease = records.Record(
-                *(records.ASSIGNED, 12, 0, 1, 1, 1, 0, 1),
+                *(records.ASSIGNED, 12, 0, 1, 1, 1, 0, 1, 1, 0),
                 *(container, IFNAME, NETNS, *POD),
             )
-            self._owners.append((records.owner_key(self._prefix, name), lease.pack()))
-        state = records.NetworkState(_NETWORK_ID, None)
+            event = history.pack_event(
+                1, history.ASSIGNED, 1, 4, _FIRST, records.texts_of(lease.pack())
+            )
+            self._owners.append((records.owner_key(self._prefix, name), lease.pack(), event))
+        state = NetworkState(_NETWORK_ID, None)
         state.move_cursor(0, 4, _FIRST)
         self._state = state.pack()
         with self._env.begin(write=True) as txn:
@@ -65,28 +70,34 @@ class Yardstick:
 
     def run(self) -> None:
         """Assign and release, so many at a time."""
-        pages, leases, owners, states = (
-            self._db[name] for name in ("pages", "leases", "owners", "states")
+        pages, leases, owners, states, events = (
+            self._db[name] for name in ("pages", "leases", "owners", "states", "events")
         )
         for _ in range(self._batches):
             keys = []
             with self._env.begin(write=True) as txn:
-                for owner, lease in self._owners:
+                for owner, lease, event in self._owners:
                     address = _FIRST + (self._number & 0xFFFFF)
                     self._number += 1
                     lease_key = records.address_key(_NETWORK_ID, 4, address)
                     page_key = self._page_key(address)
-                    keys.append((owner, lease_key, page_key))
+                    keys.append((owner, lease_key, page_key, event))
+                    txn.put(self._event_key(), event, db=events)
                     txn.put(page_key, _PAGE, db=pages)
                     txn.put(lease_key, lease, db=leases)
                     txn.put(owner, lease_key[4:], db=owners)
                     txn.put(self._prefix, self._state, db=states)
             with self._env.begin(write=True) as txn:
-                for owner, lease_key, page_key in keys:
+                for owner, lease_key, page_key, event in keys:
+                    txn.put(self._event_key(), event, db=events)
                     txn.delete(lease_key, db=leases)
                     txn.put(page_key, _PAGE, db=pages)
                     txn.delete(owner, db=owners)
                     txn.put(self._prefix, self._state, db=states)
+
+    def _event_key(self) -> bytes:
+        self._event += 1
+        return history.event_key(_NETWORK_ID, self._event)
 
     def _page_key(self, address: int) -> bytes:
         prefix = records.pages_prefix(_NETWORK_ID, 4)

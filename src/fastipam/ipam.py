@@ -17,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Sequence
+    from contextlib import AbstractContextManager
     from types import TracebackType
     from typing import Any, Self
 
@@ -109,7 +110,7 @@ class Ipam:
         with self.store.read() as txn, txn.txn.cursor(self.store.db_networks) as cursor:
             return [key.decode("utf-8", "surrogateescape") for key, _ in cursor]
 
-    def transaction(self) -> Transaction:
+    def transaction(self) -> AbstractContextManager[Transaction]:
         """Group the calls that this thread makes inside the ``with`` block into one commit.
 
         Each call is still all or nothing by itself: one that raises leaves no trace, and those

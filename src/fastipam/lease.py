@@ -118,7 +118,9 @@ class Lease:
     @property
     def length(self) -> int:
         """The prefix length."""
-        return self.record.length
+        if isinstance(self._record, bytes):
+            return records.length_of(self._record)
+        return self._record.length
 
     @property
     def container_id(self) -> str:

@@ -116,7 +116,7 @@ class Ledger:
         self.store = store
         self.name = name
         self.policy = policy
-        self.state = read_state(txn, store, network_id)
+        self.state = txn.state(network_id)
         self._text = text
         self._known = known
         self._owner = (b"", b"")
@@ -149,7 +149,7 @@ class Ledger:
         if self._events:
             history.write(self.txn, self.store, state, self.policy, self._events)
             self._events = []
-        self.txn.put(state.prefix, state.pack(), True, True, False, self.store.db_states)
+        self.txn.save(state)
 
     def note(
         self, kind: int, generation: int, family: int, value: int, texts: bytes, wall_ns: int

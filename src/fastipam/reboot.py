@@ -53,6 +53,7 @@ def is_over(txn: Transaction, store: Store) -> bool:
     """Whether every network has been seen to the end; the store notes it then. O(networks)."""
     from fastipam.state import NetworkState
 
+    txn.flush()
     with txn.txn.cursor(store.db_states) as cursor:
         for key, raw in cursor:
             if NetworkState(int.from_bytes(key, "big"), raw).swept != store.boot:

@@ -280,6 +280,11 @@ def is_assigned_to(raw: bytes, name: bytes) -> bool:
     return raw[:1] == _ASSIGNED_BYTE and raw.startswith(name + b"\0", _LEASE.size)
 
 
+def length_of(raw: bytes) -> int:
+    """The prefix length of a packed record."""
+    return raw[1]
+
+
 def generation_of(raw: bytes) -> int:
     """The generation of a packed record."""
     return int(_U64.unpack_from(raw, _GENERATION_AT)[0])

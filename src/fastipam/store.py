@@ -30,11 +30,13 @@ from fastipam.errors import (
     StoreUnavailable,
     StoreVersion,
 )
-from fastipam.records import CHECK_HINT, SCHEMA, page_index_bytes, pages_prefix
+from fastipam.records import CHECK_HINT, SCHEMA, network_prefix, page_index_bytes, pages_prefix
+from fastipam.state import NetworkState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from types import TracebackType
     from typing import Any, Self
 
@@ -165,16 +167,24 @@ class _Turn:
 class Transaction:
     """One write transaction, or one nested in another; use it with ``with``.
 
-    Its pages are cached until it ends; whoever reads ``pages`` by other means has to call
-    :meth:`flush` first.
+    Its pages are cached until it ends; whoever reads ``pages`` or ``states`` by other means has to
+    call :meth:`flush` first.
+
+    In a ``shared`` one, what would be nested is a part of it instead: that spares the nesting, but
+    the failure of a part leaves the whole ``spoiled``, and whoever began it has to roll it back.
     """
 
-    __slots__ = ("_pages", "_parent", "_store", "delete", "get", "put", "txn")
+    __slots__ = (
+        "_pages", "_parent", "_states", "_store", "_unsaved", "delete", "get", "put", "shared",
+        "spoiled", "txn",
+    )  # fmt: skip
 
     txn: Any
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, shared: bool = False) -> None:
         self._store = store
+        self.shared = shared
+        self.spoiled = False
 
     def __enter__(self) -> Self:
         store = self._store
@@ -198,7 +208,9 @@ class Transaction:
         self.put = txn.put
         self.delete = txn.delete
         self._parent = parent
-        self._pages: dict[bytes, StoredPages] = {}
+        self._pages: dict[tuple[int, int], StoredPages] = {}
+        self._states: dict[int, NetworkState] = {}
+        self._unsaved: dict[int, NetworkState] = {}
         store._local.transaction = self
         return self
 
@@ -238,23 +250,67 @@ class Transaction:
 
     def pages(self, network_id: int, family: int) -> StoredPages:
         """The bitmap of a network and family, as this transaction sees it."""
-        prefix = pages_prefix(network_id, family)
-        found = self._pages.get(prefix)
+        found = self._pages.get((network_id, family))
         if found is None:
-            found = self._pages[prefix] = StoredPages(
+            found = self._pages[network_id, family] = StoredPages(
                 self.get,
                 self.put,
                 self.delete,
                 self._store.db_pages,
-                prefix,
+                pages_prefix(network_id, family),
                 page_index_bytes(family),
             )
         return found
 
+    def state(self, network_id: int) -> NetworkState:
+        """The numbers of a network; in a shared transaction all parts have the same object."""
+        found = self._states.get(network_id)
+        if found is None:
+            raw = self.get(network_prefix(network_id), None, self._store.db_states)
+            found = NetworkState(network_id, raw)
+            if self.shared:
+                self._states[network_id] = found
+        return found
+
+    def save(self, state: NetworkState) -> None:
+        """Write the numbers of a network, into a shared transaction with its next flush."""
+        if self.shared:
+            self._unsaved[state.network_id] = state
+        else:
+            self._put_state(state)
+
+    def _put_state(self, state: NetworkState) -> None:
+        self.put(state.prefix, state.pack(), True, True, False, self._store.db_states)
+
     def flush(self) -> None:
-        """Write the changed pages into the transaction."""
+        """Write what has changed and is not in the transaction yet: pages, numbers."""
         for pages in self._pages.values():
             pages.flush()
+        while self._unsaved:
+            self._put_state(self._unsaved.popitem()[1])
+
+
+class _Part:
+    """What would be a nested transaction, in a shared one."""
+
+    __slots__ = ("_whole",)
+
+    def __init__(self, whole: Transaction) -> None:
+        self._whole = whole
+
+    def __enter__(self) -> Transaction:
+        return self._whole
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self._whole.spoiled = True
+            if isinstance(error, lmdb.Error):
+                raise _translate(error, self._whole._store.path) from error
 
 
 class Snapshot:
@@ -511,8 +567,11 @@ class Store:
             hint="open the store again in the child process",
         )
 
-    def write(self) -> Transaction:
+    def write(self) -> AbstractContextManager[Transaction]:
         """A write transaction; nested when this thread has one open. Waits for other writers."""
+        whole: Transaction | None = getattr(self._local, "transaction", None)
+        if whole is not None and whole.shared:
+            return _Part(whole)
         return Transaction(self)
 
     def read(self) -> Snapshot:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import time
 from typing import TYPE_CHECKING, Any
@@ -151,7 +152,8 @@ class _Fault:
         end = Transaction.__exit__
 
         def fail(transaction: Transaction, *arguments: Any) -> None:
-            if transaction._parent is None and transaction._store.path in paths:
+            commits = arguments[0] is None and transaction._parent is None
+            if commits and transaction._store.path in paths:
                 paths.remove(transaction._store.path)
                 end(transaction, StoreFull, None, None)
                 raise StoreFull("injected", path=transaction._store.path)
@@ -258,3 +260,137 @@ def test_only_gc(execute: Executor, counter: Counter, config: Make, held: Held) 
     assert held() == {}
     assert counter.batches == [1]
     assert counter.requests[-1] == ("GC", 0)
+
+
+# One transaction, and what happens when something fails in it -----------------------------------
+
+
+def _transactions(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Every transaction that ends from now on: whether it was a nested one."""
+    ended: list[bool] = []
+    end = Transaction.__exit__
+
+    def count(self: Transaction, *arguments: Any) -> None:
+        ended.append(self._parent is not None)
+        end(self, *arguments)
+
+    monkeypatch.setattr(Transaction, "__exit__", count)
+    return ended
+
+
+def test_nothing_is_nested(
+    execute: Executor, config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests that succeed, or fail before they change anything, are one plain transaction."""
+    made = config(ipam=SUBNET)
+    execute([_request("ADD", made, "c0")])
+    requests = [
+        *(_request("ADD", made, f"c{at}") for at in range(1, 4)),
+        _request("DEL", made, "c0"),
+        _request("DEL", made, "unknown"),
+        _request("ADD", config(ipam={"subnet": "nonsense"}), "b1"),
+        _request("NONSENSE", made),
+        _request("CHECK", made | {"prevResult": {}}, "unknown"),
+        _request("STATUS", made),
+    ]
+    ended = _transactions(monkeypatch)
+    assert [_code(one) for one in execute(requests)] == [0, 0, 0, 0, 0, 7, 4, 104, 0]
+    assert ended == [False]
+
+
+def test_failure_half_way_is_done_again(
+    execute: Executor, counter: Counter, config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that fails in its transaction: none of the batch is kept, all of it is repeated."""
+    made = config(ipam=SUBNET)
+    execute([_request("ADD", made, "c0")])
+    ended = _transactions(monkeypatch)
+    answers = execute([_request("ADD", made, f"c{at}") for at in (1, 0, 2)])
+    assert [_code(one) for one in answers] == [0, 102, 0]
+    assert ended == [False, True, True, True, False]
+    assert counter.batches == [1, 3]
+    assert len(counter.requests) == 4
+
+
+def test_state_and_pages_are_written_once(
+    execute: Executor, config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What every request of a batch changes, the network's numbers, is one put a commit."""
+    made = config(ipam=SUBNET)
+    execute([_request("ADD", made, "c0")])
+    puts = 0
+    put = Transaction._put_state
+
+    def count(self: Transaction, state: Any) -> None:
+        nonlocal puts
+        puts += 1
+        put(self, state)
+
+    monkeypatch.setattr(Transaction, "_put_state", count)
+    execute([_request("ADD", made, f"c{at}") for at in range(1, 20)])
+    assert puts == 1
+
+
+VERBS = ("ADD", "ADD", "ADD", "DEL", "CHECK", "STATUS", "GC")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_batches_answer_as_single_requests_do(seed: int, execute: Executor, tmp_path: Path) -> None:
+    """Random requests, many of which fail: the same answers and the same store, however batched.
+
+    Two small networks share a store; addresses are asked for by name, twice, in vain, and run out.
+    """
+    chance = random.Random(seed)
+    ended = []
+    requests = [
+        (
+            chance.choice(VERBS),
+            chance.randrange(3),
+            f"c{chance.randrange(12)}",
+            chance.choice(["", "", "", f"10.1.2.{chance.randrange(2, 20)}"]),
+        )
+        for _ in range(150)
+    ]
+    for name in ("single", "batched"):
+        # The data directory is there before: what is said of one that is missing differs.
+        found = list(execute([_made(tmp_path / name, "ADD", 0, "first", "")]))
+        at = 0
+        while at < len(requests):
+            size = 1 if name == "single" else chance.randrange(1, 40)
+            found += execute([_made(tmp_path / name, *one) for one in requests[at : at + size]])
+            at += size
+        with fastipam.open(tmp_path / name) as ipam:
+            assert verify(ipam.store) == []
+            leases = {
+                (network, str(one.address), one.container_id)
+                for network in ipam.networks()
+                for one in ipam.network(network).leases()
+            }
+            stats = {network: ipam.network(network).stats() for network in ipam.networks()}
+        ended.append((found, leases, stats))
+    (one_answers, *one), (many_answers, *many) = ended
+    for asked, first, second in zip(requests, one_answers[1:], many_answers[1:], strict=True):
+        texts = [one.output.replace(b"/batched", b"/single") for one in (first, second)]
+        assert texts[0] == texts[1], asked
+    assert one == many
+
+
+def _made(data: Path, verb: str, which: int, container: str, address: str) -> Request:
+    """A request to one of two networks; the third is the second one with its ranges changed."""
+    subnets = (
+        {"subnet": "10.1.2.0/28"},
+        {"ranges": [[{"subnet": "10.1.3.0/28"}], [{"subnet": "2001:db8::/125"}]]},
+        {"ranges": [[{"subnet": "10.1.3.0/29"}], [{"subnet": "2001:db8::/124"}]]},
+    )
+    document: dict[str, Any] = {
+        "cniVersion": "1.1.0",
+        "name": f"net{min(which, 1)}",
+        "type": "bridge",
+        "ipam": {"type": "fastipam", "dataDir": str(data), "cooldown": 0} | subnets[which],
+    }
+    if verb == "CHECK":
+        document["prevResult"] = {"cniVersion": "1.1.0", "ips": [{"address": "10.1.2.3/28"}]}
+    if verb == "GC":  # keeps all: what is younger than its start is a matter of time
+        document[VALID] = [{"containerID": f"c{at}", "ifname": "eth0"} for at in range(12)]
+    variables = environment(verb, container, args=f"IP={address}" if address else "")
+    return Request(variables, json.dumps(document).encode(), os.getpid(), time.time_ns())

@@ -15,6 +15,7 @@ import pytest
 
 from fastipam.agent import protocol
 from fastipam.cni.document import LARGEST
+from fastipam.cni.netns import read
 
 from .processes import Done, FakeAgent, Launcher
 
@@ -272,7 +273,7 @@ def _variables(raw: bytes) -> dict[bytes, bytes]:
 
 
 def test_variables_that_are_sent(launcher: Launcher) -> None:
-    """The CNI_* variables as bytes, and when the launcher began; nothing else is sent."""
+    """The CNI_* variables as bytes, when the launcher began, the namespaces; and nothing else."""
     recorder = Recorder()
     before = time.monotonic_ns()
     with FakeAgent(launcher.socket, recorder):
@@ -282,9 +283,41 @@ def test_variables_that_are_sent(launcher: Launcher) -> None:
     sent = _variables(recorder.seen[0][0])
     began = int(sent.pop(b"FASTIPAM_STARTED"))
     assert before <= began <= time.monotonic_ns()
+    own, mount = os.stat("/proc/self/ns/net"), os.stat("/proc/self/ns/mnt")
+    said = b" %d:%d %d:%d" % (own.st_dev, own.st_ino, mount.st_dev, mount.st_ino)
+    assert sent.pop(b"FASTIPAM_NETNS") == said
     assert sent == {
         b"CNI_COMMAND": b"ADD", b"CNI_NETNS": b"/\xff", b"CNI_ARGS": b"A=B;C=", b"CNI_": b""
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "netns", ["/proc/self/ns/uts", "", None, "/no/such/file", "/" + "x" * 9000]
+)
+def test_namespaces_that_are_sent(netns: str | None, launcher: Launcher) -> None:
+    """Which file CNI_NETNS is, empty when there is none; nothing when it is not set."""
+    recorder = Recorder()
+    with FakeAgent(launcher.socket, recorder):
+        variables: dict[str, Any] = {} if netns is None else {"CNI_NETNS": netns}
+        launcher.run(**variables)
+    said = _variables(recorder.seen[0][0]).get(b"FASTIPAM_NETNS")
+    if not netns:
+        assert said is None
+        return
+    assert said is not None
+    seen = read(said.decode())
+    assert seen is not None
+    uts, own, mount = (os.stat(f"/proc/self/ns/{name}") for name in ("uts", "net", "mnt"))
+    theirs = (uts.st_dev, uts.st_ino) if netns.endswith("uts") else None
+    assert seen == (theirs, (own.st_dev, own.st_ino), mount.st_ino)
+
+
+def test_namespaces_are_not_the_callers_to_say(launcher: Launcher) -> None:
+    """A variable of that name in the launcher's own environment is not passed on."""
+    recorder = Recorder()
+    with FakeAgent(launcher.socket, recorder):
+        launcher.run(FASTIPAM_NETNS="1:2 3:4 5:6")
+    assert b"FASTIPAM_NETNS" not in _variables(recorder.seen[0][0])
 
 
 def test_many_variables(launcher: Launcher) -> None:

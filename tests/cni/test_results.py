@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import fastipam
 from fastipam import cni
+from fastipam.cni import versions
+from fastipam.cni.config import Route
+from fastipam.cni.document import encode
+from fastipam.cni.result import Answers, build
+from fastipam.network import Network
+from fastipam.ranges import parse_ranges
 
 from .plugin import VERSIONS, Call, Make, environment
 
@@ -236,3 +243,27 @@ def test_resolv_conf_is_for_add(call: Call, config: Make, tmp_path: Path) -> Non
     made = config(ipam={"subnet": "10.1.2.0/24", "resolvConf": str(tmp_path / "gone")})
     for command in ("CHECK", "STATUS", "DEL"):
         assert call(command, made).status == 0
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_repeated_answers(version: str, tmp_path: Path) -> None:
+    """The text around the addresses is worked out once, for each choice of ranges: same result."""
+    parsed = versions.parse(version)
+    assert parsed is not None
+    pool = parse_ranges(
+        [
+            [{"subnet": "10.1.2.0/30"}, {"subnet": "10.1.3.0/24", "gateway": "10.1.3.9"}],
+            [{"subnet": "2001:db8::/120"}],
+        ]
+    )
+    routes = [Route({"dst": "0.0.0.0/0", "gw": "10.1.2.9"}, ""), Route({"dst": "::/0"}, "")]
+    answers = Answers(parsed, routes)
+    with fastipam.open(tmp_path / "store") as ipam:
+        network = Network(ipam.store, "net", pool)
+        for at in range(10):
+            leases = network.allocate(f"c{at}").siblings
+            for dns in ({}, {"nameservers": ["10.0.0.1"]}):
+                expected = encode(build(parsed, leases, routes, dns)).encode()
+                assert answers.encode(leases, dns) == expected
+        again = network.allocate("c3", existing="return").siblings
+        assert answers.encode(again, {}) == encode(build(parsed, again, routes, {})).encode()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import json
 import shlex
 import shutil
 import socket
@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+import fastipam
 from fastipam.agent import main as process
 from fastipam.agent.protocol import DEFAULT_SOCKET
 from fastipam.store import DEFAULT_DATA_DIR
 
+from ..cni.plugin import environment
 from ..e2e import tools
 from .support import FASTIPAM, SERVICE, SOCKET, ask, config, finish, read_unit, subcommand, until
 
@@ -111,14 +113,14 @@ def test_activation(run_dir: Path, tmp_path: Path) -> None:
 
 
 def test_capabilities(run_dir: Path, tmp_path: Path) -> None:
-    """With the unit's capabilities alone, requests are served and a caller's netns is seen."""
+    """Without a capability, as in the unit, requests are served and a caller's netns is known."""
     tools.require_root()
     tools.require_tools("setpriv")
-    only = read_unit(SERVICE)["CapabilityBoundingSet"][0].lower().removeprefix("cap_")
+    assert read_unit(SERVICE)["CapabilityBoundingSet"] == [""]
     path = run_dir / "agent.sock"
     command = [
         *(shutil.which("setpriv") or "", "--no-new-privs", "--inh-caps=-all"),
-        *(f"--bounding-set=-all,+{only}", str(FASTIPAM), "agent", "--socket", str(path)),
+        *("--bounding-set=-all", str(FASTIPAM), "agent", "--socket", str(path)),
     ]
     with (tmp_path / "log").open("wb") as log:
         started = subprocess.Popen(command, stdout=log, stderr=log)
@@ -126,9 +128,16 @@ def test_capabilities(run_dir: Path, tmp_path: Path) -> None:
         until(lambda: started.poll() is not None or _listens(path), "the agent listens")
         made = config(tmp_path / "store")
         assert ask(path, "ADD", made)[0] == 0
-        own = f"/proc/{os.getpid()}/ns/net"
-        status, document = ask(path, "ADD", made, CNI_CONTAINERID="c2", CNI_NETNS=own)
-        assert (status, document["code"]) == (1, 8), "the caller's own namespace is refused"
+        variables = environment("ADD", "c2", netns="/proc/self/ns/net")
+        done = subprocess.run(
+            [Path(fastipam.__file__).with_name("launcher")],
+            env=variables | {"FASTIPAM_SOCKET": str(path)},
+            input=json.dumps(made).encode(),
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert json.loads(done.stdout)["code"] == 8, "the caller's own namespace is refused"
         assert ask(path, "DEL", made) == (0, None)
     finally:
         status = finish(started)

@@ -49,7 +49,7 @@ ALLOWED = {
     "records": {"errors", "addresses"},
     "_bitmap": {"errors"},
     "truncation": set(),
-    "store": {"errors", "records", "_bitmap", "truncation"},
+    "store": {"errors", "records", "state", "_bitmap", "truncation"},
     "lease": BASE,
     "state": {"errors", "records"},
     "policy": {"errors"},

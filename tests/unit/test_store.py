@@ -32,7 +32,7 @@ from fastipam import (
     errors,
 )
 from fastipam import store as stores
-from fastipam.store import Store, close_shared, open_shared
+from fastipam.store import Store, Transaction, close_shared, open_shared
 from fastipam.truncation import missing_page
 from fastipam.verify import verify
 
@@ -393,6 +393,49 @@ def test_in_transaction(data_dir: Path) -> None:
             thread.join()
         assert seen == [False, 0]
         assert not ipam.store.in_transaction
+
+
+def test_shared_transaction(data_dir: Path) -> None:
+    """Its parts see what those before them did, readers in it too; all of it is one commit."""
+    with fastipam.open(data_dir, "relaxed") as ipam:
+        net = ipam.network("n", V4)
+        with Transaction(ipam.store, shared=True) as whole:
+            first = net.allocate("a")
+            assert net.stats()["assigned"] == 1
+            assert net.lookup(first.address.ip) == first
+            net.allocate("b")
+            net.release("a")
+            assert net.stats()["assigned"] == 1
+            assert not whole.spoiled
+        assert [one.container_id for one in net.leases()] == ["b"]
+        assert verify(ipam.store) == []
+
+
+def test_spoiled_transaction(data_dir: Path) -> None:
+    """The failure of a part says that the whole has to be rolled back, and that undoes it all."""
+    with fastipam.open(data_dir, "relaxed") as ipam:
+        net = ipam.network("n", V4)
+        net.allocate("a")
+        whole = Transaction(ipam.store, shared=True).__enter__()
+        net.allocate("b")
+        with pytest.raises(fastipam.DuplicateAllocation):
+            net.allocate("a")
+        assert whole.spoiled
+        whole.rollback()
+        assert [one.container_id for one in net.leases()] == ["a"]
+        net.allocate("b")
+        assert verify(ipam.store) == []
+
+
+def test_fault_in_a_part(data_dir: Path) -> None:
+    """An error of LMDB's in a part is translated where the part ends, and spoils the whole."""
+    with fastipam.open(data_dir, "relaxed") as ipam:
+        whole = Transaction(ipam.store, shared=True).__enter__()
+        with pytest.raises(StoreFull), ipam.store.write():
+            raise lmdb.MapFullError("injected")
+        assert whole.spoiled
+        whole.rollback()
+        assert verify(ipam.store) == []
 
 
 # Fork ----------------------------------------------------------------------------------------

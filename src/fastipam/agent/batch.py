@@ -1,8 +1,9 @@
 """A batch of requests in one commit: the same ``handle`` as the direct way, in one transaction.
 
-Each store that a batch touches has one write transaction open while the batch is handled; every
-request is a transaction nested in it, so a failing one leaves no trace and the others stand. One
-commit, one sync to disk, pays for all; only then are there answers.
+Each store that a batch touches has one write transaction open while the batch is handled. One
+commit, one sync to disk, pays for all; only then are there answers. A request that fails leaves no
+trace and the others stand: when one fails in the middle of a change, nothing of the batch is kept
+and it is handled again, every request as a transaction nested in the batch's.
 """
 
 from __future__ import annotations
@@ -44,11 +45,12 @@ class Executor:
         """The answers, in order; everything that they say is committed."""
         answers = self._together(requests)
         done_ns = time.time_ns()
+        debug = log.isEnabledFor(logging.DEBUG)
         for request, answer in zip(requests, answers, strict=True):
             verb = request.variables.get("CNI_COMMAND", "")
             seconds = (done_ns - request.arrived_ns) / 1e9
             self._observer.request(verb, answer.status, answer.output, seconds)
-            if log.isEnabledFor(logging.DEBUG):
+            if debug:
                 log.debug(
                     "verb=%s container=%s ifname=%s status=%d peer=%d ms=%.2f batch=%d",
                     verb,
@@ -63,27 +65,41 @@ class Executor:
 
     def _together(self, requests: Sequence[Request]) -> list[Answer]:
         # A GC commits many times over, on its own: not inside the batch, but behind it.
-        grouped = [one for one in requests if one.variables.get("CNI_COMMAND") != GC]
-        alone = {id(one) for one in requests} - {id(one) for one in grouped}
-        answers = dict(zip(map(id, grouped), self._commit_once(grouped), strict=True))
-        for request in requests:
-            if id(request) in alone:
-                answers[id(request)] = self._handle(request)
-        return [answers[id(one)] for one in requests]
+        alone = [one.variables.get("CNI_COMMAND") == GC for one in requests]
+        if not any(alone):
+            return self._commit_once(requests)
+        grouped = [one for one, is_gc in zip(requests, alone, strict=True) if not is_gc]
+        answers = iter(self._commit_once(grouped))
+        return [
+            self._handle(one) if is_gc else next(answers)
+            for one, is_gc in zip(requests, alone, strict=True)
+        ]
 
     def _commit_once(self, requests: Sequence[Request]) -> list[Answer]:
         if not requests:
             return []
+        answers = self._commit(requests, nested=False)
+        if answers is None:
+            answers = self._commit(requests, nested=True)
+        assert answers is not None, "a request has spoiled what was nested for its sake"
+        return answers
+
+    def _commit(self, requests: Sequence[Request], *, nested: bool) -> list[Answer] | None:
+        """Handle them and commit; None: one failed half way, and nothing has happened."""
         answers = []
         touched = []
-        with stores.Batch() as batch:
+        with stores.Batch(nested=nested) as batch:
             for request in requests:
                 batch.touched = set()
                 answers.append(self._handle(request))
                 touched.append(batch.touched)
+                if batch.spoiled:
+                    return None
             begin = time.perf_counter()
             failed = batch.commit()
             self._observer.batch(len(requests), time.perf_counter() - begin)
+        if not failed:
+            return answers
         for store, error in failed.items():
             log.warning("store=%s a batch could not be committed: %s", store.path, error)
         # Where the commit failed nothing happened: each gets, alone, the answer that is its own.
@@ -101,6 +117,9 @@ class Executor:
             log=messages.append,
             started_ns=request.arrived_ns,
             own_netns=f"/proc/{request.peer}/ns/net",
+            seen_netns=request.seen_netns,
         )
+        if not messages:
+            return Answer(status, output, b"")
         text = "".join(f"fastipam: {message}\n" for message in messages)
         return Answer(status, output, text.encode("utf-8", "backslashreplace"))

@@ -5,7 +5,8 @@ Integers are in network byte order. A connection carries any number of requests 
     request    magic, length of the variables, length of the input, variables, input
     answer     magic, exit status, length of the output, length of the messages, output, messages
 
-The variables are texts ``NAME=value``, each ended by NUL: ``CNI_*`` and ``FASTIPAM_STARTED``.
+The variables are texts ``NAME=value``, each ended by NUL: ``CNI_*``, ``FASTIPAM_STARTED`` and
+``FASTIPAM_NETNS``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from fastipam.cni.document import LARGEST
 MAGIC = b"FIP1"
 REQUEST = Struct("!4sII")
 ANSWER = Struct("!4sIII")
+STARTED = "FASTIPAM_STARTED"
+NETNS = "FASTIPAM_NETNS"
 LARGEST_VARIABLES = 256 << 10
 LARGEST_INPUT = LARGEST + 1  # one byte too many is sent on, so that the answer can say so
 DEFAULT_SOCKET = "/run/fastipam/agent.sock"
@@ -27,11 +30,11 @@ class ProtocolError(Exception):
     """What came is no request; the connection is of no use any more."""
 
 
-def request_size(header: bytes) -> tuple[int, int]:
+def request_size(header: bytes | bytearray) -> tuple[int, int]:
     """(bytes of variables, bytes of input) of a request whose header this is."""
     magic, variables, size = REQUEST.unpack(header)
     if magic != MAGIC:
-        raise ProtocolError(f"a request begins with {MAGIC!r}, not {magic!r}")
+        raise ProtocolError(f"a request begins with {MAGIC!r}, not {bytes(magic)!r}")
     if variables > LARGEST_VARIABLES:
         raise ProtocolError(f"{variables} bytes of variables are more than {LARGEST_VARIABLES}")
     if size > LARGEST_INPUT:
@@ -41,12 +44,9 @@ def request_size(header: bytes) -> tuple[int, int]:
 
 def read_variables(raw: bytes) -> dict[str, str]:
     """The variables of a request, decoded as ``os.environ`` is; of a name's values the first."""
-    variables: dict[str, str] = {}
-    for item in raw.split(b"\0"):
-        name, equals, value = item.partition(b"=")
-        if equals:
-            variables.setdefault(os.fsdecode(name), os.fsdecode(value))
-    return variables
+    items = os.fsdecode(raw).split("\0")
+    items.reverse()  # of a name's values the one that is entered last stays
+    return dict([item.split("=", 1) for item in items if "=" in item])
 
 
 def pack_request(variables: dict[str, str], stdin: bytes) -> bytes:

@@ -41,12 +41,16 @@ class Limits(NamedTuple):
 
 
 class Request(NamedTuple):
-    """A complete request; ``peer`` is the client's process id."""
+    """A complete request; ``peer`` is the client's process id.
+
+    ``seen_netns`` is what the launcher says of the network namespaces (see netns.py).
+    """
 
     variables: dict[str, str]
     stdin: bytes
     peer: int
     arrived_ns: int
+    seen_netns: str = ""
 
 
 class Answer(NamedTuple):
@@ -60,12 +64,17 @@ class Answer(NamedTuple):
 class _Client:
     """One connection: what has come of a request, what is left of an answer."""
 
-    __slots__ = ("arrived_ns", "deadline", "incoming", "outgoing", "peer", "sizes", "socket")
+    __slots__ = (
+        "arrived_ns", "awaited", "deadline", "descriptor", "incoming", "outgoing", "peer", "sizes",
+        "socket",
+    )  # fmt: skip
 
-    def __init__(self, connection: socket.socket, peer: int, deadline: float) -> None:
+    def __init__(self, connection: socket.socket, peer: int) -> None:
         self.socket = connection
+        self.descriptor = connection.fileno()
         self.peer = peer
-        self.deadline = deadline
+        self.deadline = 0.0
+        self.awaited: int = select.EPOLLIN
         self.incoming = bytearray()
         self.outgoing = b""
         self.sizes: tuple[int, int] | None = None
@@ -75,22 +84,25 @@ class _Client:
     def take_request(self) -> Request | None:
         """The next complete request. Raises ProtocolError."""
         header = protocol.REQUEST.size
+        incoming = self.incoming
         if self.sizes is None:
-            if len(self.incoming) < header:
+            if len(incoming) < header:
                 return None
-            self.sizes = protocol.request_size(bytes(self.incoming[:header]))
+            self.sizes = protocol.request_size(incoming[:header])
         variables, size = self.sizes
         end = header + variables + size
-        if len(self.incoming) < end:
+        if len(incoming) < end:
             return None
-        body = bytes(self.incoming[header:end])
-        del self.incoming[:end]
+        environ = protocol.read_variables(bytes(incoming[header : header + variables]))
+        stdin = bytes(incoming[header + variables : end])
+        del incoming[:end]
         self.sizes = None
-        environ = protocol.read_variables(body[:variables])
         arrived_ns, self.arrived_ns = self.arrived_ns, 0
-        # The launcher began before it was accepted: GC spares what is younger than its start.
-        began_ns = time.time_ns() - age_ns(environ.pop("FASTIPAM_STARTED", ""))
-        return Request(environ, body[variables:], self.peer, min(arrived_ns, began_ns))
+        started = environ.pop(protocol.STARTED, "")
+        if started:
+            # The launcher began before it was accepted: GC spares what is younger than its start.
+            arrived_ns = min(arrived_ns, time.time_ns() - age_ns(started))
+        return Request(environ, stdin, self.peer, arrived_ns, environ.pop(protocol.NETNS, ""))
 
 
 class Server:
@@ -181,6 +193,7 @@ class Server:
                 if event & select.EPOLLOUT:
                     self._write(client)
                     if not client.outgoing:
+                        self._restart_clock(client)
                         self._next(client, ready)
                 elif event & select.EPOLLIN:
                     self._read(client, ready)
@@ -207,11 +220,12 @@ class Server:
         """Serve a batch; returns the requests that these clients had sent already behind it."""
         answers = self._serve([request for _, request in ready])
         following: list[tuple[_Client, Request]] = []
+        deadline = time.monotonic() + self._limits.seconds
         for (client, _), answer in zip(ready, answers, strict=True):
             client.outgoing = protocol.pack_answer(*answer)
-            self._restart_clock(client)
+            self._restart_clock(client, deadline)
             self._write(client)
-            if not client.outgoing:
+            if client.incoming and not client.outgoing:
                 self._next(client, following)
         return following
 
@@ -250,18 +264,17 @@ class Server:
                 connection.close()
                 continue
             connection.setblocking(False)
-            client = _Client(connection, peer, 0.0)
-            self._clients[connection.fileno()] = client
-            self._epoll.register(connection, select.EPOLLIN)
+            client = _Client(connection, peer)
+            self._clients[client.descriptor] = client
+            self._epoll.register(client.descriptor, select.EPOLLIN)
             self._restart_clock(client)
             accepted.append(client)
         return accepted
 
-    def _restart_clock(self, client: _Client) -> None:
-        client.deadline = time.monotonic() + self._limits.seconds
-        descriptor = client.socket.fileno()
-        self._waiting[descriptor] = client
-        self._waiting.move_to_end(descriptor)
+    def _restart_clock(self, client: _Client, deadline: float | None = None) -> None:
+        client.deadline = deadline or time.monotonic() + self._limits.seconds
+        self._waiting[client.descriptor] = client
+        self._waiting.move_to_end(client.descriptor)
 
     def _read(self, client: _Client, ready: list[tuple[_Client, Request]]) -> None:
         try:
@@ -296,13 +309,18 @@ class Server:
                 sent = client.socket.send(client.outgoing)
                 client.outgoing = client.outgoing[sent:]
         except BlockingIOError:
-            self._epoll.modify(client.socket, select.EPOLLOUT)
+            self._await(client, select.EPOLLOUT)
             return
         except OSError:
             self._drop(client)
             return
-        self._epoll.modify(client.socket, select.EPOLLIN)
-        self._restart_clock(client)
+        self._await(client, select.EPOLLIN)
+
+    def _await(self, client: _Client, events: int) -> None:
+        """Let the epoll look for this; a call only when it has looked for something else."""
+        if client.awaited != events:
+            self._epoll.modify(client.descriptor, events)
+            client.awaited = events
 
     def _expire(self, now: float) -> None:
         """Close the connections that have had their time."""
@@ -315,11 +333,10 @@ class Server:
             self._drop(client)
 
     def _drop(self, client: _Client) -> None:
-        descriptor = client.socket.fileno()
-        if descriptor < 0:
+        if self._clients.get(client.descriptor) is not client:  # dropped already
             return
-        self._clients.pop(descriptor, None)
-        self._waiting.pop(descriptor, None)
+        del self._clients[client.descriptor]
+        self._waiting.pop(client.descriptor, None)
         client.outgoing = b""
         client.incoming.clear()
         client.socket.close()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 
-from fastipam.cni import document, request, resolvconf, result, stores, versions
+from fastipam.cni import document, netns, request, resolvconf, result, stores, versions
 from fastipam.cni.codes import (
     BAD_ENVIRONMENT,
     LIMITED,
     NOT_AVAILABLE,
-    OWN_NETNS,
     CniError,
     from_exception,
 )
@@ -23,7 +21,6 @@ from fastipam.cni.config import (
     valid_attachments,
 )
 from fastipam.errors import LeaseMissing, StoreBusy, StoreError
-from fastipam.lease import mount_namespace
 from fastipam.network import Network
 
 TYPE_CHECKING = False
@@ -33,6 +30,7 @@ if TYPE_CHECKING:
 
     from fastipam.cni.request import Request
     from fastipam.cni.versions import Version
+    from fastipam.store import Store
 
     Log = Callable[[str], None]
 
@@ -51,6 +49,7 @@ def handle(
     log: Callable[[str], None] = _discard,
     started_ns: int | None = None,
     own_netns: str = OWN_NETNS_PATH,
+    seen_netns: str = "",
 ) -> tuple[int, bytes]:
     """Serve one CNI request: (exit status, standard output).
 
@@ -61,7 +60,8 @@ def handle(
 
     ``log`` gets one-line texts for standard error. ``started_ns`` (wall clock, default now) is when
     the request began to arrive: GC spares leases that are younger. ``own_netns`` is the path of
-    the caller's network namespace, which may not be the container's.
+    the caller's network namespace, which may not be the container's; ``seen_netns`` is what the
+    launcher says of both (see netns.py).
 
     Safe to call from several threads. O(1) but for GC, which is O(leases of the network).
     """
@@ -77,8 +77,7 @@ def handle(
             return 0, _VERSION_ANSWER
         known = _known.get(stdin) or _read(stdin)
         config = known.document
-        answer = _serve(asked, known, log, started_ns, own_netns)
-        return 0, b"" if answer is None else document.encode(answer).encode()
+        return 0, _serve(_Call(asked, known, log, started_ns, own_netns, seen_netns))
     except Exception as error:
         fault = from_exception(error)
         body: dict[str, Any] = {
@@ -92,13 +91,48 @@ def handle(
 
 
 class _Known:
-    """A configuration that was read, and checked if a command has wanted all of it."""
+    """A configuration that was read, and what commands have made of it: it depends on it alone.
 
-    __slots__ = ("config", "document")
+    ``versions`` are those agreed on, by command; ``asks_nothing`` says that it wants no address by
+    name. Only what was found good is kept: what is wrong is found wrong each time.
+    """
+
+    __slots__ = (
+        "answers", "asks_nothing", "config", "document", "location", "networks", "versions",
+    )  # fmt: skip
 
     def __init__(self, stdin: bytes) -> None:
         self.document = document.decode(stdin)
+        self.versions: dict[str, Version] = {}
+        self.asks_nothing = False
         self.config: Config | None = None
+        self.location: Location | None = None
+        self.networks: dict[bool, tuple[Store, Network]] = {}  # with ranges, without
+        self.answers: result.Answers | None = None
+
+
+class _Call:
+    """One request, with what is known of its configuration."""
+
+    __slots__ = ("asked", "known", "log", "own_netns", "seen_netns", "started_ns", "version")
+
+    version: Version
+
+    def __init__(
+        self,
+        asked: Request,
+        known: _Known,
+        log: Log,
+        started_ns: int,
+        own_netns: str,
+        seen_netns: str,
+    ) -> None:
+        self.asked = asked
+        self.known = known
+        self.log = log
+        self.started_ns = started_ns
+        self.own_netns = own_netns
+        self.seen_netns = seen_netns
 
 
 # A runtime sends the same bytes for every pod of a network. What they mean depends on them alone,
@@ -130,57 +164,90 @@ _QUOTED = ",".join(f'"{text}"' for text in versions.SUPPORTED)
 _VERSION_ANSWER = f'{{"cniVersion":"{versions.NEWEST}","supportedVersions":[{_QUOTED}]}}\n'.encode()
 
 
-def _serve(
-    asked: Request, known: _Known, log: Log, started_ns: int, own_netns: str
-) -> dict[str, Any] | None:
-    config = known.document
-    network_name(config)
-    if asked.command not in _COMMANDS:
-        raise CniError(
-            BAD_ENVIRONMENT,
-            f"CNI_COMMAND: unknown command {asked.command!r}",
-            "ADD, CHECK, DEL, GC, STATUS or VERSION",
-        )
-    version = versions.agree(config, asked.command)
-    if asked.command == request.ADD:
-        return _add(asked, known, version, log, own_netns)
-    if asked.command == request.DEL:
-        _delete(asked, config, own_netns)
-    elif asked.command == request.CHECK:
-        _check(asked, known, version, log)
-    elif asked.command == request.GC:
-        _collect(config, started_ns)
+def _serve(call: _Call) -> bytes:
+    """Standard output. Raises CniError, FastipamError."""
+    command = call.asked.command
+    version = call.known.versions.get(command)
+    if version is None:
+        network_name(call.known.document)
+        if command not in _COMMANDS:
+            raise CniError(
+                BAD_ENVIRONMENT,
+                f"CNI_COMMAND: unknown command {command!r}",
+                "ADD, CHECK, DEL, GC, STATUS or VERSION",
+            )
+        version = call.known.versions[command] = versions.agree(call.known.document, command)
+    call.version = version
+    if command == request.ADD:
+        return _add(call)
+    if command == request.DEL:
+        _delete(call)
+    elif command == request.CHECK:
+        _check(call)
+    elif command == request.GC:
+        _collect(call)
     else:
-        _status(known, version, log)
-    return None
+        _status(call)
+    return b""
 
 
 _COMMANDS = (request.ADD, request.CHECK, request.DEL, request.GC, request.STATUS)
 
 
-def _load(known: _Known, version: Version, log: Log) -> Config:
-    if known.config is None:
-        known.config = Config(known.document, version)
-    for note in known.config.notes:
-        log(_clean(note))
-    return known.config
+def _load(call: _Call) -> Config:
+    """The whole configuration."""
+    config = call.known.config
+    if config is None:
+        config = call.known.config = Config(call.known.document, call.version)
+    for note in config.notes:
+        call.log(_clean(note))
+    return config
 
 
-def _network(config: Config, *, create: bool = True) -> Network:
+def _requested(known: _Known, arguments: request.Arguments) -> list[tuple[int, int]]:
+    if known.asks_nothing and not arguments.address:
+        return []
+    found = requested(known.document, arguments)
+    known.asks_nothing = not found
+    return found
+
+
+def _network(known: _Known, config: Config, *, create: bool = True) -> Network:
     """The network in its store; FileNotFoundError when there is none and ``create`` is false."""
     store = stores.get(config.data_dir, config.durability, create=create)
-    return Network(store, config.name, config.pool, policy=config.policy, remember=config.remember)
+    kept = known.networks.get(True)
+    if kept is None or kept[0] is not store:
+        network = Network(
+            store, config.name, config.pool, policy=config.policy, remember=config.remember
+        )
+        kept = known.networks[True] = store, network
+    return kept[1]
 
 
-def _add(
-    asked: Request, known: _Known, version: Version, log: Log, own_netns: str
-) -> dict[str, Any]:
+def _existing(known: _Known) -> Network | None:
+    """The network where DEL and GC look for leases; None when there is no store yet."""
+    location = known.location
+    if location is None:
+        location = known.location = Location(known.document)
+    try:
+        store = stores.get(location.data_dir, location.durability, create=False)
+    except FileNotFoundError:
+        return None
+    kept = known.networks.get(False)
+    if kept is None or kept[0] is not store:
+        network = Network(store, location.name, None, policy=location.policy)
+        kept = known.networks[False] = store, network
+    return kept[1]
+
+
+def _add(call: _Call) -> bytes:
+    asked, known = call.asked, call.known
     arguments = request.Arguments(asked.args)
-    addresses = requested(known.document, arguments)
-    config = _load(known, version, log)
-    inode = _check_netns(asked, own_netns)
+    addresses = _requested(known, arguments)
+    config = _load(call)
+    inode, mount_ns = netns.identify(asked, call.own_netns, call.seen_netns)
     dns = resolvconf.read(config.resolv_conf) if config.resolv_conf else {}
-    lease = _network(config).allocate(
+    lease = _network(known, config).allocate(
         asked.container_id,
         asked.ifname,
         addresses=addresses,
@@ -190,57 +257,28 @@ def _add(
         pod_namespace=arguments.pod_namespace,
         pod_name=arguments.pod_name,
         pod_uid=arguments.pod_uid,
-        mount_ns=mount_namespace() if inode else 0,
+        mount_ns=mount_ns,
     )
-    return result.build(version, lease.siblings, config.routes, dns)
+    if known.answers is None:
+        known.answers = result.Answers(call.version, config.routes)
+    return known.answers.encode(lease.siblings, dns)
 
 
-def _check_netns(asked: Request, own_netns: str) -> int:
-    """The inode of the container's network namespace, 0 when it cannot be seen from here.
-
-    Raises CniError 8 when it is the plugin's own: whoever calls like that is mistaken.
-    """
-    try:
-        theirs = os.stat(asked.netns)
-    except (OSError, ValueError):
-        return 0
-    if not asked.netns_override:
-        try:
-            own = os.stat(own_netns)
-        except OSError:
-            return theirs.st_ino
-        if (own.st_dev, own.st_ino) == (theirs.st_dev, theirs.st_ino):
-            raise CniError(
-                OWN_NETNS,
-                f"CNI_NETNS: {asked.netns} is the network namespace of the plugin itself",
-                "CNI_NETNS_OVERRIDE=1 allows it",
-            )
-    return theirs.st_ino
-
-
-def _existing(location: Location) -> Network | None:
-    """The network where DEL and GC look for leases; None when there is no store yet."""
-    try:
-        store = stores.get(location.data_dir, location.durability, create=False)
-    except FileNotFoundError:
-        return None
-    return Network(store, location.name, None, policy=location.policy)
-
-
-def _delete(asked: Request, document: dict[str, Any], own_netns: str) -> None:
-    network = _existing(Location(document))
+def _delete(call: _Call) -> None:
+    network = _existing(call.known)
     if network is not None:
-        network.release_raw(asked.container_id, asked.ifname)
-    if asked.netns:
-        _check_netns(asked, own_netns)
+        network.release_raw(call.asked.container_id, call.asked.ifname)
+    if call.asked.netns:
+        netns.identify(call.asked, call.own_netns, call.seen_netns)
 
 
-def _check(asked: Request, known: _Known, version: Version, log: Log) -> None:
-    requested(known.document, request.Arguments(asked.args))
-    config = _load(known, version, log)
-    addresses = previous_addresses(known.document)
+def _check(call: _Call) -> None:
+    asked = call.asked
+    _requested(call.known, request.Arguments(asked.args))
+    config = _load(call)
+    addresses = previous_addresses(call.known.document)
     try:
-        network = _network(config, create=False)
+        network = _network(call.known, config, create=False)
     except FileNotFoundError:
         raise LeaseMissing(
             f"no address of network {config.name} is assigned to {asked.container_id} "
@@ -250,20 +288,19 @@ def _check(asked: Request, known: _Known, version: Version, log: Log) -> None:
     network.check(asked.container_id, asked.ifname, addresses)
 
 
-def _collect(document: dict[str, Any], started_ns: int) -> None:
-    location = Location(document)
-    valid = valid_attachments(document)
-    network = _existing(location)
+def _collect(call: _Call) -> None:
+    valid = valid_attachments(call.known.document)
+    network = _existing(call.known)
     if network is not None:
-        network.retain(valid, started_ns)
+        network.retain(valid, call.started_ns)
 
 
-def _status(known: _Known, version: Version, log: Log) -> None:
+def _status(call: _Call) -> None:
     """CNI 1.1.0, "STATUS": 50 when ADD could not be served, 51 when the store is to blame."""
-    requested(known.document, request.Arguments(""))
-    config = _load(known, version, log)
+    _requested(call.known, request.Arguments(""))
+    config = _load(call)
     try:
-        exhausted = _network(config).exhausted()
+        exhausted = _network(call.known, config).exhausted()
     except StoreBusy:
         raise
     except StoreError as error:

@@ -15,14 +15,14 @@ GC = "GC"
 STATUS = "STATUS"
 VERSION = "VERSION"
 
-_ALL_FOUR = frozenset((ADD, CHECK, DEL))
-# In the order in which they are looked at; the commands that need them (CNI 1.1.0, "Parameters").
-_VARIABLES = (
-    ("CNI_CONTAINERID", _ALL_FOUR),
-    ("CNI_NETNS", frozenset((ADD, CHECK))),
-    ("CNI_IFNAME", _ALL_FOUR),
-    ("CNI_PATH", frozenset((ADD, CHECK, DEL, GC, STATUS))),
-)
+# What a command needs (CNI 1.1.0, "Parameters"), in the order in which it is looked at.
+_NEEDED = {
+    ADD: ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"),
+    CHECK: ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"),
+    DEL: ("CNI_CONTAINERID", "CNI_IFNAME", "CNI_PATH"),
+    GC: ("CNI_PATH",),
+    STATUS: ("CNI_PATH",),
+}
 _LONGEST_IFNAME = 15  # IFNAMSIZ less the final NUL
 _ALPHANUMERIC = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 _ID_CHARACTERS = _ALPHANUMERIC | frozenset("_.-")
@@ -35,13 +35,14 @@ class Request:
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         """Raises CniError 4: a variable is missing or has a value that it may not have."""
-        self.command = environ.get("CNI_COMMAND", "")
-        values = {}
+        get = environ.get
+        self.command = get("CNI_COMMAND", "")
+        self.container_id = get("CNI_CONTAINERID", "")
+        self.netns = get("CNI_NETNS", "")
+        self.ifname = get("CNI_IFNAME", "")
         missing = [] if self.command else ["CNI_COMMAND"]
-        for name, needed_by in _VARIABLES:
-            value = values[name] = environ.get(name, "")
-            if self.command not in needed_by:
-                continue
+        for name in _NEEDED.get(self.command, ()):
+            value = get(name)
             if not value:
                 missing.append(name)
             elif name == "CNI_CONTAINERID":
@@ -52,15 +53,14 @@ class Request:
             raise CniError(
                 BAD_ENVIRONMENT, f"required environment variables are missing: {', '.join(missing)}"
             )
-        self.container_id = values["CNI_CONTAINERID"]
-        self.netns = values["CNI_NETNS"]
-        self.ifname = values["CNI_IFNAME"]
-        self.args = environ.get("CNI_ARGS", "")
-        self.netns_override = environ.get("CNI_NETNS_OVERRIDE", "").lower() in ("1", "true")
+        self.args = get("CNI_ARGS", "")
+        self.netns_override = get("CNI_NETNS_OVERRIDE", "").lower() in ("1", "true")
 
 
 def is_id(text: str) -> bool:
     """The specification's rule for container ids and network names."""
+    if text.isalnum() and text.isascii():  # nearly all of them
+        return True
     return bool(text) and text[0] in _ALPHANUMERIC and _ID_CHARACTERS.issuperset(text)
 
 
@@ -74,6 +74,8 @@ def _check_container_id(value: str) -> None:
 
 
 def _check_ifname(value: str) -> None:
+    if value.isalnum() and value.isascii() and len(value) <= _LONGEST_IFNAME:  # nearly all of them
+        return
     try:
         size = len(value.encode("utf-8", "surrogateescape"))
     except UnicodeEncodeError:  # half a surrogate pair: only a caller in process can have one

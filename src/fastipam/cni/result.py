@@ -7,6 +7,7 @@ An IPAM plugin's result is abbreviated (CNI 1.1.0, "Delegated plugins"): no ``in
 from __future__ import annotations
 
 from fastipam.addresses import V4, V6
+from fastipam.cni import document
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,8 +19,58 @@ if TYPE_CHECKING:
     from fastipam.lease import Lease
 
 
+class Answers:
+    """What ADD answers to one configuration: each time the same text around other addresses."""
+
+    __slots__ = ("_routes", "_texts", "_version")
+
+    def __init__(self, version: Version, routes: Sequence[Route]) -> None:
+        self._version = version
+        self._routes = routes
+        # By the gateways of the leases: what stands before, between and behind their addresses.
+        self._texts: dict[tuple[tuple[int, int] | None, ...], list[str]] = {}
+
+    def encode(self, leases: Sequence[Lease], dns: dict[str, Any]) -> bytes:
+        """The encoded result. O(leases), and O(routes) when the like was not answered before."""
+        if dns or self._version < (0, 3, 0):  # a file says it; not every lease has a place
+            return document.encode(build(self._version, leases, self._routes, dns)).encode()
+        gateways = tuple([lease.router for lease in leases])
+        texts = self._texts.get(gateways)
+        if texts is None:
+            if len(self._texts) >= _MOST_TEXTS:
+                self._texts.clear()
+            texts = self._texts[gateways] = self._around(leases)
+        text = texts[0]
+        for lease, behind in zip(leases, texts[1:], strict=True):
+            text += lease.cidr + behind
+        return text.encode()
+
+    def _around(self, leases: Sequence[Lease]) -> list[str]:
+        blanks = [_Blank(lease) for lease in leases]
+        return document.encode(build(self._version, blanks, self._routes, {})).split(_BLANK)
+
+
+_MOST_TEXTS = 64
+_BLANK = "\\u0000"  # NUL as JSON spells it: no address, gateway or route has one
+
+
+class _Blank:
+    """A lease but for its address."""
+
+    __slots__ = ("cidr", "family", "router", "router_text")
+
+    def __init__(self, lease: Lease) -> None:
+        self.family = lease.family
+        self.cidr = "\0"
+        self.router = lease.router
+        self.router_text = lease.router_text
+
+
 def build(
-    version: Version, leases: Sequence[Lease], routes: Sequence[Route], dns: dict[str, Any]
+    version: Version,
+    leases: Sequence[Lease | _Blank],
+    routes: Sequence[Route],
+    dns: dict[str, Any],
 ) -> dict[str, Any]:
     """The result object, keys in libcni's order."""
     result: dict[str, Any] = {"cniVersion": ".".join(map(str, version))}
@@ -48,14 +99,14 @@ _ROUTE_KEYS_0_3 = ("dst", "gw", "mtu", "advmss", "priority", "table", "scope")
 _ROUTE_KEYS_1_0 = ("advmss", "dst", "gw", "mtu", "priority", "scope", "table")
 
 
-def _address(lease: Lease) -> dict[str, Any]:
+def _address(lease: Lease | _Blank) -> dict[str, Any]:
     document = {"address": lease.cidr}
     if lease.router is not None:
         document["gateway"] = lease.router_text or ""
     return document
 
 
-def _old_address(lease: Lease, routes: Sequence[Route]) -> dict[str, Any]:
+def _old_address(lease: Lease | _Blank, routes: Sequence[Route]) -> dict[str, Any]:
     document: dict[str, Any] = {"ip": lease.cidr}
     if lease.router is not None:
         document["gateway"] = lease.router_text

@@ -9,14 +9,13 @@ from __future__ import annotations
 import os
 from _thread import _local, allocate_lock
 
-from fastipam.store import Store, close_shared, open_shared
+from fastipam.errors import StoreUnavailable
+from fastipam.store import Store, Transaction, close_shared, open_shared
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
-
-    from fastipam.store import Transaction
 
 _lock = allocate_lock()
 # Held by whoever closes a store, and by another thread while it reads one that is not its own: the
@@ -32,10 +31,14 @@ def get(data_dir: str, durability: str | None, *, create: bool = True) -> Store:
 
     Raises StoreError; ConfigError when another durability is asked for than the store has.
     """
-    store = _get(data_dir, durability, create)
     batch: Batch | None = getattr(_thread, "batch", None)
-    if batch is not None:
-        batch.join(store)
+    if batch is None:
+        return _get(data_dir, durability, create)
+    asked = data_dir, durability
+    store = batch.found.get(asked)
+    if store is None:
+        store = batch.found[asked] = _get(data_dir, durability, create)
+    batch.join(store)
     return store
 
 
@@ -63,12 +66,19 @@ def _get(data_dir: str, durability: str | None, create: bool) -> Store:
 class Batch:
     """Within its ``with`` block, what this thread does to any store waits for one :meth:`commit`.
 
-    Every call is nested in it: one that fails leaves no trace, the others stand. Without a commit,
-    nothing has happened. ``touched`` are the stores that were asked for since it was last emptied.
+    With ``nested`` every call is a transaction nested in the store's: one that fails leaves no
+    trace, the others stand. Without, calls are cheaper, and a failure in one that may have changed
+    something leaves the batch ``spoiled``: it must not be committed. Without a commit, nothing
+    has happened.
+
+    A store is looked for once: ``found``, by data directory and durability. ``touched`` are those
+    that were asked for since it was last emptied.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, nested: bool) -> None:
+        self._nested = nested
         self._transactions: dict[Store, Transaction] = {}
+        self.found: dict[tuple[str, str | None], Store] = {}
         self.touched: set[Store] = set()
 
     def __enter__(self) -> Self:
@@ -90,17 +100,28 @@ class Batch:
         """Begin the store's transaction, if the batch has not touched it yet."""
         self.touched.add(store)
         if store not in self._transactions:
-            self._transactions[store] = store.write().__enter__()
+            transaction = Transaction(store, shared=not self._nested)
+            self._transactions[store] = transaction.__enter__()
+
+    @property
+    def spoiled(self) -> bool:
+        """Whether a call has failed that may have changed something."""
+        return any(one.spoiled for one in self._transactions.values())
 
     def commit(self) -> dict[Store, Exception]:
         """Commit every store's transaction; in durable mode it is on disk then.
 
-        Returns the stores that could not, and why: in those nothing has happened.
+        Returns the stores that could not, and why: in those nothing has happened. One that was
+        removed or replaced since the batch found it is such a store.
         """
+        assert not self.spoiled, "a spoiled batch would be committed"
         failed: dict[Store, Exception] = {}
         while self._transactions:
             store, transaction = self._transactions.popitem()
             try:
+                if not store.is_current():
+                    transaction.rollback()
+                    raise StoreUnavailable(f"{store.path} was replaced", path=store.path)
                 transaction.__exit__(None, None, None)
             except Exception as error:
                 failed[store] = error

@@ -1,0 +1,84 @@
+"""Which file the container's network namespace is, and that it is not the plugin's own."""
+
+from __future__ import annotations
+
+import os
+
+from fastipam.cni.codes import OWN_NETNS, CniError
+from fastipam.lease import mount_namespace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from fastipam.cni.request import Request
+
+    Identity = tuple[int, int]  # device, inode
+    Seen = tuple[Identity | None, Identity | None, int]
+
+_LONGEST_NUMBER = 20
+_NO_NUMBER = 1 << 64
+
+
+def identify(asked: Request, own_path: str, said: str = "") -> tuple[int, int]:
+    """(inode of ``CNI_NETNS``, inode of the mount namespace where that path means it); 0: unknown.
+
+    ``said`` is what the launcher has seen (see :func:`read`): it runs where the runtime does, and
+    an agent in a container may see other files, or none. Without it this process looks, and
+    ``own_path`` is the caller's namespace. Raises CniError 8 when the two are one: whoever calls
+    like that is mistaken.
+    """
+    theirs, own, mount = read(said) or _look(asked, own_path)
+    if theirs is None:
+        return 0, 0
+    if theirs == own and not asked.netns_override:
+        raise CniError(
+            OWN_NETNS,
+            f"CNI_NETNS: {asked.netns} is the network namespace of the plugin itself",
+            "CNI_NETNS_OVERRIDE=1 allows it",
+        )
+    here = mount_namespace()
+    if mount not in (0, here) and _identity(asked.netns) == theirs:
+        mount = 0  # the path means the same where this process is
+    return theirs[1], mount or here
+
+
+def read(said: str) -> Seen | None:
+    """FASTIPAM_NETNS: the container's network namespace, the launcher's, its mount namespace.
+
+    ``device:inode`` each, divided by blanks; empty: it could not be seen. None when it says nothing
+    or is malformed: then it is as if the launcher had not said anything.
+
+    >>> read("4:7 4:5 4:6"), read(" 4:5 "), read("4:5")
+    (((4, 7), (4, 5), 6), (None, (4, 5), 0), None)
+    """
+    fields = said.split(" ")
+    if len(fields) != 3:
+        return None
+    found: list[Identity | None] = []
+    for field in fields:
+        if not field:
+            found.append(None)
+            continue
+        device, _, inode = field.partition(":")
+        for number in (device, inode):
+            if not (number.isascii() and number.isdigit() and len(number) <= _LONGEST_NUMBER):
+                return None
+        identity = int(device), int(inode)
+        if max(identity) >= _NO_NUMBER:
+            return None
+        found.append(identity)
+    theirs, own, mount = found
+    return theirs, own, mount[1] if mount else 0
+
+
+def _look(asked: Request, own_path: str) -> Seen:
+    theirs = _identity(asked.netns)
+    own = None if theirs is None or asked.netns_override else _identity(own_path)
+    return theirs, own, 0
+
+
+def _identity(path: str) -> Identity | None:
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino

@@ -1,0 +1,106 @@
+"""Which file the container's network namespace is: what the launcher says, and what is seen."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from fastipam.cni import netns
+from fastipam.cni.codes import OWN_NETNS, CniError
+from fastipam.cni.request import Request
+from fastipam.lease import mount_namespace
+
+from .plugin import environment
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+OWN = "/proc/self/ns/net"
+NUMBER = st.integers(0, (1 << 64) - 1)
+IDENTITY = st.none() | st.tuples(NUMBER, NUMBER)
+
+
+def _asked(path: str, **variables: str) -> Request:
+    return Request(environment("ADD", netns=path) | variables)
+
+
+def _text(identity: tuple[int, int] | None) -> str:
+    return "" if identity is None else "{}:{}".format(*identity)
+
+
+def _said(path: str, own: str = OWN, mount: int = 0) -> str:
+    both = (os.stat(one) for one in (path, own))
+    texts = [_text((one.st_dev, one.st_ino)) for one in both]
+    return " ".join([*texts, f"4:{mount}" if mount else ""])
+
+
+@given(IDENTITY, IDENTITY, IDENTITY)
+def test_read(
+    theirs: tuple[int, int] | None, own: tuple[int, int] | None, mount: tuple[int, int] | None
+) -> None:
+    """What is well formed is read as it was meant."""
+    found = netns.read(" ".join(map(_text, (theirs, own, mount))))
+    assert found == (theirs, own, mount[1] if mount else 0)
+
+
+@given(st.text("0123456789: -+_.x\0²٣", max_size=80) | st.text())
+@example("18446744073709551616:1 4:5 4:6")
+@example("4:18446744073709551616 4:5 4:6")
+@example("4:-1 4:5 4:6")
+@example("4:² 4:5 4:6")
+@example("4 4:5 4:6")
+@example("4:: 4:5 4:6")
+@example("1:2  3:4")
+def test_read_anything(said: str) -> None:
+    """Whatever is sent gives three identities of 64 bits or nothing, and never an exception."""
+    found = netns.read(said)
+    if found is not None:
+        theirs, own, mount = found
+        numbers = [*(theirs or ()), *(own or ()), mount]
+        assert all(0 <= number < 1 << 64 for number in numbers)
+        assert said.count(" ") == 2
+
+
+@pytest.mark.parametrize("said", ["", "nonsense", "1:2 3:4", "1:2 3:4 5:x"])
+def test_without_word(said: str, tmp_path: Path) -> None:
+    """When the launcher says nothing that can be read, this process looks."""
+    file = tmp_path / "netns"
+    file.touch()
+    assert netns.identify(_asked(str(file)), OWN, said) == (file.stat().st_ino, mount_namespace())
+    assert netns.identify(_asked("/no/such/file"), OWN, said) == (0, 0)
+    with pytest.raises(CniError) as caught:
+        netns.identify(_asked(OWN), OWN, said)
+    assert caught.value.code == OWN_NETNS
+
+
+def test_its_word_counts() -> None:
+    """What the launcher sees goes before what this process sees."""
+    asked = _asked("/no/such/file/here")
+    here = mount_namespace()
+    assert netns.identify(asked, OWN, f"4:7 4:8 4:{here}") == (7, here)
+    assert netns.identify(asked, OWN, "4:7  ") == (7, here)
+    assert netns.identify(_asked(OWN), OWN, " 4:8 4:9") == (0, 0)
+    with pytest.raises(CniError) as caught:
+        netns.identify(asked, OWN, f"4:7 4:7 4:{here}")
+    assert caught.value.code == OWN_NETNS
+    allowed = _asked("/no/such/file/here", CNI_NETNS_OVERRIDE="1")
+    assert netns.identify(allowed, OWN, f"4:7 4:7 4:{here}") == (7, here)
+    # The same inode number on another device is another file.
+    assert netns.identify(asked, OWN, f"5:7 4:7 4:{here}") == (7, here)
+
+
+def test_another_mount_namespace(tmp_path: Path) -> None:
+    """A path that means the same here is noted as ours; else it is the launcher's to interpret."""
+    file = tmp_path / "netns"
+    file.touch()
+    inode = file.stat().st_ino
+    other = mount_namespace() + 1
+    said = _said(str(file), mount=other)
+    assert netns.identify(_asked(str(file)), OWN, said) == (inode, mount_namespace())
+    assert netns.identify(_asked("/no/such/file"), OWN, said) == (inode, other)
+    (tmp_path / "netns2").touch()
+    assert netns.identify(_asked(str(tmp_path / "netns2")), OWN, said) == (inode, other)
