@@ -175,9 +175,9 @@ def attach(host: IPRoute, container: IPRoute, request: Request, result: dict[str
     for to, gateway in routes(result):
         via = {"gateway": gateway} if gateway else {"scope": "link"}
         container.route("replace", dst=str(to), oif=inner["index"], **via)
-    links, places = (bridge, outer, inner), ({}, {}, {"sandbox": request.netns})
-    made = zip(links, places, strict=True)
-    return [{"name": one.get("ifname"), "mac": one.get("address"), **at} for one, at in made]
+    links = (bridge, outer, inner)
+    named = [{"name": one.get("ifname"), "mac": one.get("address")} for one in links]
+    return [*named[:2], {**named[2], "sandbox": request.netns}]
 
 
 def delete(request: Request) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -211,16 +212,9 @@ def test_gc_keeps_what_is_listed(
 def test_version_status_and_refusals(data_dir: Path, host: NetNS, example_dir: Path) -> None:
     """VERSION lists the versions; STATUS asks the store; bad input gets one error object."""
 
-    def run(command: str, conf: Document | str, container: str = "c1") -> Outcome:
+    def run(command: str, conf: Any, container: str = "c1") -> Outcome:
         target = (container, "/run/netns/none")
-        return run_plugin(
-            PLUGIN,
-            command,
-            conf,
-            *target,
-            inside=host,
-            plugin_dir=example_dir,  # type: ignore[arg-type]
-        )
+        return run_plugin(PLUGIN, command, conf, *target, inside=host, plugin_dir=example_dir)
 
     conf = configuration(data_dir, "10.24.0.0/30")
     assert "1.1.0" in run("VERSION", {}).result()["supportedVersions"]
@@ -228,7 +222,7 @@ def test_version_status_and_refusals(data_dir: Path, host: NetNS, example_dir: P
     assert run("ADD", {**conf, "cniVersion": "0.2.0"}).error()["code"] == 1
     assert run("ADD", {**conf, "name": ""}).error()["code"] == 7
     assert run("DEL", {**conf, "name": 3}).error()["code"] == 6
-    assert run("ADD", []).error()["code"] == 6  # type: ignore[arg-type]
+    assert run("ADD", []).error()["code"] == 6
     assert run("NONE", conf).error()["code"] == 4
     assert run("DEL", conf, container="").error()["code"] == 4
     missing = run("ADD", conf).error()
