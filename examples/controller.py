@@ -47,7 +47,8 @@ class Controller:
     given_up: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._events: queue.Queue[Event | None] = queue.Queue()
+        # Bounded: whoever makes events faster than they are served waits, and memory does not grow.
+        self._events: queue.Queue[Event | None] = queue.Queue(1024)
         self._lock = threading.Lock()  # of pods and given_up; the store needs none of ours
         self._threads = [
             threading.Thread(target=self._work, name=f"worker-{number}")
