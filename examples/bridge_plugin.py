@@ -71,17 +71,14 @@ def _digest(*texts: str) -> str:
     return b32encode(blake2b("\0".join(texts).encode(), digest_size=10).digest()).decode().lower()
 
 
-@contextmanager
-def inside(path: str) -> Iterator[IPRoute]:
+def inside(path: str) -> IPRoute:
     """A netlink socket in another network namespace; only this thread goes there, and returns."""
     with open("/proc/thread-self/ns/net") as home, open(path) as there:
         setns(there.fileno())
         try:
-            links = IPRoute()
+            return IPRoute()
         finally:
             setns(home.fileno())
-    with links:
-        yield links
 
 
 @contextmanager
@@ -113,22 +110,23 @@ def ensure_address(links: IPRoute, index: int, address: Any) -> None:
         links.addr("add", index=index, address=str(address), flags=NODAD)
 
 
-def ensure_bridge(host: IPRoute, name: str, gateways: list[Any]) -> Any:
-    """The bridge, up, with the gateways' addresses; the kernel forwards for it."""
+def ensure_bridge(host: IPRoute, name: str) -> int:
+    """The bridge's index; made, and brought up, if there is none of the name."""
+    with suppress(OSError):
+        return socket.if_nametoindex(name)
     # With no address of its own it takes its ports' lowest, which changes as they come and go.
     mac = (b"\x02" + blake2b(name.encode(), digest_size=5).digest()).hex(":")
     with allow(errno.EEXIST):
-        host.link("add", ifname=name, kind="bridge", address=mac)
-    bridge = find(host, name)
-    if bridge.get(("linkinfo", "kind")) != "bridge":
-        raise Fault(7, f"bridge: the interface {name} is no bridge")
-    for gateway in gateways:
-        ensure_address(host, bridge["index"], gateway)
-        key = "ipv4/ip_forward" if gateway.version == 4 else "ipv6/conf/all/forwarding"
-        with open(f"/proc/sys/net/{key}", "w") as file:
-            file.write("1")
-    host.link("set", index=bridge["index"], state="up")
-    return bridge
+        host.link("add", ifname=name, kind="bridge", address=mac, state="up")
+    return socket.if_nametoindex(name)
+
+
+def ensure_gateway(host: IPRoute, bridge: int, address: Any) -> None:
+    """The bridge has a gateway's address, and the kernel forwards for it."""
+    ensure_address(host, bridge, address)
+    key = "ipv4/ip_forward" if address.version == 4 else "ipv6/conf/all/forwarding"
+    with open(f"/proc/sys/net/{key}", "w") as file:
+        file.write("1")
 
 
 def routes(result: dict[str, Any]) -> Iterator[tuple[Any, str | None]]:
@@ -154,30 +152,32 @@ def add(request: Request) -> dict[str, Any]:
 
 def attach(host: IPRoute, container: IPRoute, request: Request, result: dict[str, Any]) -> Any:
     """Make what has the addresses and routes of ``result``: bridge, its port, and the interface."""
-    held = [(ip_interface(ip["address"]), ip.get("gateway")) for ip in result["ips"]]
-    gateways = [ip_interface((router, own.network.prefixlen)) for own, router in held if router]
-    bridge = ensure_bridge(host, request.bridge, gateways)
-    outer, inner, is_pair = find_pair(host, container, request)
-    if not is_pair:
-        if inner:
-            raise Fault(4, f"CNI_IFNAME: the container has an interface {request.ifname} already")
-        if outer:  # it leads into another namespace: the container's, before it was started anew
-            host.link("del", index=outer["index"])
-        with open(request.netns) as there:
-            # One message makes both ends, and one of them over there: nothing is ever half moved.
+    bridge = ensure_bridge(host, request.bridge)
+    for last in (False, True):
+        # One message makes both ends, each where it belongs: nothing is ever half moved.
+        with open(request.netns) as there, allow(errno.EEXIST):
             peer = {"ifname": request.ifname, "net_ns_fd": there.fileno(), "mtu": request.mtu}
-            host.link("add", ifname=request.port(), kind="veth", mtu=request.mtu, peer=peer)
-        outer, inner, _ = find_pair(host, container, request)
-    host.link("set", index=outer["index"], master=bridge["index"], state="up")
+            pair = {"kind": "veth", "master": bridge, "state": "up", "peer": peer}
+            host.link("add", ifname=request.port(), mtu=request.mtu, **pair)
+            break
+        outer, inner, is_pair = find_pair(host, container, request)
+        if is_pair:
+            break
+        if inner or last:
+            raise Fault(4, f"CNI_IFNAME: the container has an interface {request.ifname} already")
+        host.link("del", index=outer["index"])  # into the namespace before it was started anew
+    inner = find(container, request.ifname)
     container.link("set", index=inner["index"], state="up")
-    for own, _ in held:
+    for ip in result["ips"]:
+        own = ip_interface(ip["address"])
         ensure_address(container, inner["index"], own)
+        if "gateway" in ip:
+            ensure_gateway(host, bridge, ip_interface((ip["gateway"], own.network.prefixlen)))
     for to, gateway in routes(result):
         via = {"gateway": gateway} if gateway else {"scope": "link"}
         container.route("replace", dst=str(to), oif=inner["index"], **via)
-    links = (bridge, outer, inner)
-    named = [{"name": one.get("ifname"), "mac": one.get("address")} for one in links]
-    return [*named[:2], {**named[2], "sandbox": request.netns}]
+    ours = {"name": request.ifname, "mac": inner.get("address"), "sandbox": request.netns}
+    return [{"name": request.bridge}, {"name": request.port()}, ours]
 
 
 def delete(request: Request) -> None:

@@ -94,7 +94,7 @@ def test_containers_reach_each_other_the_gateway_and_the_outside(
 def test_the_result_names_the_interfaces(
     network: Network, host: NetNS, new_netns: NewNetNS
 ) -> None:
-    """Bridge, port and container interface come with their hardware addresses; the last has ips."""
+    """Bridge, port and container interface are named; the last has its MAC, and the addresses."""
     container = new_netns("one")
     attachment = network.add(container)
     bridge, port, inner = attachment.result["interfaces"]
