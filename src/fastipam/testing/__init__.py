@@ -63,7 +63,7 @@ class TemporaryStore:
     def __init__(self, path: Path, clock: Clock | None = None) -> None:
         self.path = path
         self.clock = clock or Clock()
-        self._boot = uuid.uuid4().hex
+        self._boot = ""  # the machine's own, until reboot()
 
     def open(self, **options: Any) -> Ipam:
         """:func:`fastipam.open` on it: relaxed, with its clock and boot. A context manager.
@@ -72,13 +72,15 @@ class TemporaryStore:
         open, ``fastipam.open`` and ``fastipam.cni.handle`` on the path use it, and its clock.
         """
         options.setdefault("clock", self.clock)
-        options.setdefault("boot_id", lambda: self._boot)
+        if self._boot:
+            options.setdefault("boot_id", lambda: self._boot)
         return open_ipam(self.path, options.pop("durability", "relaxed"), **options)
 
     def reboot(self) -> None:
         """Let the next :meth:`open` find another boot, as after a restart of the machine.
 
-        Close what is open first: the boot is looked at when a store is opened.
+        Close what is open first: the boot is looked at when a store is opened. The leases of the
+        boot before are given back, as they are on a node.
         """
         self._boot = uuid.uuid4().hex
 
