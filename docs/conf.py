@@ -7,6 +7,9 @@ reference between pages.
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import fastipam
 
 project = "fastipam"
@@ -23,6 +26,7 @@ html_copy_source = False
 # The same pages are read on a code host: plain Markdown, links between files, GitHub's anchors.
 myst_heading_anchors = 4
 myst_enable_extensions = ["deflist"]
+suppress_warnings = ["myst.header"]  # a part of the README, included, begins at its third level
 
 highlight_language = "none"
 
@@ -30,3 +34,16 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 python_maximum_signature_line_length = 88
+
+
+def list_the_rest(app: Any, name: str, source: list[str]) -> None:
+    """Fill the last list of index.md with the pages that no other list names."""
+    if name == "index":
+        pages = {page.stem for page in Path(app.srcdir).glob("*.md")} - {"index"}
+        rest = sorted(page for page in pages if f"\n{page}\n" not in source[0])
+        source[0] = source[0].replace("(the rest)", "\n".join(rest))
+
+
+def setup(app: Any) -> None:
+    """Called by Sphinx."""
+    app.connect("source-read", list_the_rest)

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 
 def _documents() -> list[Path]:
     found = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
-    found += [ROOT / "bench" / "README.md", ROOT / "deploy" / "README.md"]
+    found.append(ROOT / "deploy" / "README.md")
     return sorted(path for path in found if "_build" not in path.parts)
 
 

@@ -1,8 +1,8 @@
 """Run the blocks of one document as a reader would, on a machine that is thrown away.
 
 ``python session.py PLAN`` runs in namespaces of its own (see test_blocks.py). It puts empty
-directories over those in which fastipam, runtimes and ``ip netns`` keep things, then runs the plan's
-blocks one by one in a copy of the checkout, and prints what became of them as JSON.
+directories over those in which fastipam, runtimes and ``ip netns`` keep things, then runs the
+plan's blocks one by one in a copy of the checkout, and prints what became of them as JSON.
 """
 
 from __future__ import annotations
