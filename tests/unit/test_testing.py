@@ -81,13 +81,25 @@ def test_an_exception_is_not_hidden() -> None:
     def fail() -> None:
         with testing.temporary_store() as store:
             paths.append(store.path)
-            store.path.mkdir()
             (store.path / "data.mdb").write_text("this is no store")
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail()
     assert not paths[0].parent.exists()
+
+
+def test_handled() -> None:
+    """A store that only ``handle`` has used is verified, and is as relaxed as the others."""
+    with testing.temporary_store() as store:
+        ipam = {"type": "fastipam", "subnet": "10.1.0.0/24", "dataDir": str(store.path)}
+        conf = {"cniVersion": "1.1.0", "name": "n", "ipam": ipam}
+        environ = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c1", "CNI_IFNAME": "eth0"}
+        environ |= {"CNI_NETNS": "/run/netns/none", "CNI_PATH": "/none"}
+        assert fastipam.cni.handle(environ, json.dumps(conf).encode())[0] == 0
+        with store.open() as opened:
+            assert opened.durability == "relaxed"
+            assert opened.network("n").stats()["assigned"] == 1
 
 
 @pytest.mark.parametrize("leave", [0, 2])

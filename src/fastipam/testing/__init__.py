@@ -56,8 +56,8 @@ class Clock:
 class TemporaryStore:
     """A data directory of a test's own, with its clock and its boot.
 
-    ``path`` is what a configuration's ``dataDir`` names, ``clock`` a :class:`Clock`. The store is
-    made by the first :meth:`open`.
+    ``path`` is what a configuration's ``dataDir`` names, ``clock`` a :class:`Clock`. The store in it
+    is empty and relaxed.
     """
 
     def __init__(self, path: Path, clock: Clock | None = None) -> None:
@@ -66,7 +66,7 @@ class TemporaryStore:
         self._boot = ""  # the machine's own, until reboot()
 
     def open(self, **options: Any) -> Ipam:
-        """:func:`fastipam.open` on it: relaxed, with its clock and boot. A context manager.
+        """:func:`fastipam.open` on it, with its clock and boot. A context manager.
 
         A process opens a directory once, however often it is asked: while what this returns is
         open, ``fastipam.open`` and ``fastipam.cni.handle`` on the path use it, and its clock.
@@ -105,6 +105,7 @@ def temporary_store(clock: Clock | None = None) -> Iterator[TemporaryStore]:
     directory = Path(tempfile.mkdtemp(prefix="fastipam-test-", dir=parent))
     store = TemporaryStore(directory / "store", clock)
     try:
+        store.open().close()  # now it is relaxed, whoever opens it next
         yield store
         store.verify()
     finally:
