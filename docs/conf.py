@@ -18,7 +18,9 @@ copyright = "The fastipam authors"  # noqa: A001  # Sphinx's name
 release = version = fastipam.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
-exclude_patterns = ["_build", "man"]
+HIDDEN = ["_build", "man"]
+INCLUDED = {"index", "bench/embedded"}  # no pages: the first is the list, the rest parts of others
+exclude_patterns = HIDDEN
 html_theme = "furo"
 html_title = f"fastipam {release}"
 html_copy_source = False
@@ -39,8 +41,10 @@ python_maximum_signature_line_length = 88
 def list_the_rest(app: Any, name: str, source: list[str]) -> None:
     """Fill the last list of index.md with the pages that no other list names."""
     if name == "index":
-        pages = {page.stem for page in Path(app.srcdir).glob("*.md")} - {"index"}
-        rest = sorted(page for page in pages if f"\n{page}\n" not in source[0])
+        found = (page.relative_to(app.srcdir) for page in Path(app.srcdir).rglob("*.md"))
+        pages = {str(page.with_suffix("")) for page in found if page.parts[0] not in HIDDEN}
+        listed = set(source[0].splitlines()) | INCLUDED
+        rest = sorted(pages - listed)
         source[0] = source[0].replace("(the rest)", "\n".join(rest))
 
 

@@ -56,8 +56,8 @@ class Clock:
 class TemporaryStore:
     """A data directory of a test's own, with its clock and its boot.
 
-    ``path`` is what a configuration's ``dataDir`` names, ``clock`` a :class:`Clock`. The store in it
-    is empty and relaxed.
+    ``path`` is what a configuration's ``dataDir`` names, ``clock`` a :class:`Clock`. The store in
+    it is empty at first, and relaxed.
     """
 
     def __init__(self, path: Path, clock: Clock | None = None) -> None:
