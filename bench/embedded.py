@@ -1,0 +1,311 @@
+"""``python -m bench.embedded``: a container attached by one process, or by two, in one table.
+
+The same work three ways: the example plugin, which embeds fastipam; the real ``bridge`` with
+``host-local`` beside it; the real ``bridge`` with fastipam and its agent beside it. Each makes a
+veth pair between a bridge and a network namespace, assigns an address, sets the default route.
+All of it happens in network namespaces of the benchmark's own; it needs root.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack, contextmanager, suppress
+from ipaddress import ip_network
+from pathlib import Path
+from statistics import median, quantiles
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import fastipam
+import fastipam.ipam
+from bench import machine
+from bench.agent.service import Agent
+from bench.errors import Missing
+from bench.processes import install_plugin, spawn
+from bench.sampling import Samples, Subject, interleave, ratio
+from fastipam.agent import protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ROOT = Path(__file__).parent.parent
+EXAMPLE = ROOT / "examples" / "bridge_plugin.py"
+CNI_BIN = Path("/usr/lib/cni")  # where Debian's containernetworking-plugins puts them
+PREFIX = "fastipam-bench"
+BASE = "bridge + host-local"
+WARM = "example, launcher and warm parent"
+
+
+class Way(NamedTuple):
+    """A way to attach: what it is called, and one CNI call of it, which returns the exit status."""
+
+    name: str
+    call: Callable[[str], int]
+
+
+class Place:
+    """A subject's own bridge, network, container namespace and store."""
+
+    def __init__(self, scratch: Path, number: int, plugin: str, ipam: str, leases: int) -> None:
+        # A /12 of its own: the bridges of all places are in one namespace.
+        self.subnet = f"10.{16 * number}.0.0/12"
+        self.gateway = f"10.{16 * number}.0.1"
+        self.netns = f"/run/netns/{PREFIX}-{os.getpid()}-c{number}"
+        self.data = scratch / f"data-{number}"
+        self.output = str(scratch / f"answer-{number}")
+        self.input = str(scratch / f"config-{number}.json")
+        self.document = {
+            "cniVersion": "1.0.0",
+            "name": "podnet",
+            "type": plugin,
+            "bridge": f"bench{number}",
+            "isGateway": True,
+            "ipam": {
+                "type": ipam,
+                "dataDir": str(self.data),
+                "ranges": [[{"subnet": self.subnet}]],
+                "routes": [{"dst": "0.0.0.0/0"}],
+            },
+        }
+        Path(self.input).write_text(json.dumps(self.document))
+        fill = _fill_host_local if ipam == "host-local" else _fill
+        fill(self.data, self.subnet, leases)
+
+    def environment(self, command: str, path: Path, agent: Path) -> dict[str, str]:
+        """The variables of a call."""
+        return {
+            "CNI_COMMAND": command,
+            "CNI_CONTAINERID": f"{0:064x}",
+            "CNI_NETNS": self.netns,
+            "CNI_IFNAME": "eth0",
+            "CNI_PATH": str(path),
+            "PATH": os.environ.get("PATH", os.defpath),
+            "FASTIPAM_SOCKET": str(agent),
+        }
+
+
+def _fill(data: Path, subnet: str, leases: int) -> None:
+    with fastipam.open(data) as ipam:
+        network = ipam.network("podnet", subnet)
+        network.allocate_many((f"{number + 1:064x}", "eth0") for number in range(leases))
+
+
+def _fill_host_local(data: Path, subnet: str, leases: int) -> None:
+    directory = data / "podnet"
+    directory.mkdir(parents=True)
+    for number in range(leases):
+        name = str(ip_network(subnet)[2 + number])
+        (directory / name).write_text(f"{number + 1:064x}\r\neth0")
+        (directory / "last_reserved_ip.0").write_text(name)
+
+
+def process(command: list[str], place: Place, path: Path, agent: Path) -> Callable[[str], int]:
+    """Calls that are processes of their own, as a runtime makes them."""
+    return lambda verb: spawn(
+        command, place.environment(verb, path, agent), place.input, place.output
+    )
+
+
+def in_process(handle: Any, place: Place) -> Callable[[str], int]:
+    """Calls in this process: what a daemon's thread pays."""
+    stdin = Path(place.input).read_bytes()
+
+    def call(verb: str) -> int:
+        status, output = handle(place.environment(verb, Path("/none"), Path("/none")), stdin)
+        Path(place.output).write_bytes(output)
+        return int(status)
+
+    return call
+
+
+def forked(handle: Any, place: Place) -> Callable[[str], int]:
+    """Calls in a child of this process, which has everything imported: from fork to its end."""
+    call = in_process(handle, place)
+
+    def in_child(verb: str) -> int:
+        child = os.fork()
+        if not child:
+            status = 70
+            with suppress(BaseException):
+                status = call(verb)
+            os._exit(status)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    return in_child
+
+
+@contextmanager
+def warm_parent(handle: Any, path: Path) -> Iterator[None]:
+    """A process like the agent: it has the plugin imported, and answers the launcher."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(path))
+        listener.listen(16)
+        server = os.fork()
+        if not server:
+            while True:
+                connection, _ = listener.accept()
+                with connection, suppress(Exception):
+                    _answer(handle, connection)
+        try:
+            yield
+        finally:
+            os.kill(server, signal.SIGKILL)
+            os.waitpid(server, 0)
+
+
+def _answer(handle: Any, connection: socket.socket) -> None:
+    with connection.makefile("rb") as stream:
+        variables, size = protocol.request_size(stream.read(protocol.REQUEST.size))
+        environ = protocol.read_variables(stream.read(variables))
+        status, output = handle(environ, stream.read(size))
+    connection.sendall(protocol.pack_answer(status, output))
+
+
+@contextmanager
+def namespaces(places: int) -> Iterator[None]:
+    """This process in a network namespace of its own, and one for each place."""
+    from pyroute2.netns import setns
+
+    names = [
+        f"{PREFIX}-{os.getpid()}-{part}" for part in ("host", *(f"c{n}" for n in range(places)))
+    ]
+    with open("/proc/thread-self/ns/net") as home, ExitStack() as stack:
+        for name in names:
+            subprocess.run(["ip", "netns", "add", name], check=True, capture_output=True)
+            delete = ["ip", "netns", "delete", name]
+            stack.callback(subprocess.run, delete, check=False, capture_output=True)
+        with open(f"/run/netns/{names[0]}") as host:
+            setns(host.fileno())
+        stack.callback(setns, home.fileno())
+        yield
+
+
+def load_example() -> Any:
+    """The example as a module. Missing when pyroute2 is not installed."""
+    spec = importlib.util.spec_from_file_location("bridge_plugin", EXAMPLE)
+    if spec is None or spec.loader is None:
+        raise Missing(f"the example is missing: {EXAMPLE}")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except ImportError as error:
+        raise Missing(f"{error.name} is missing: pip install --group examples") from None
+    return module
+
+
+def require() -> None:
+    """What is missing is said before anything is measured."""
+    if os.geteuid():
+        raise Missing("network namespaces need root")
+    for plugin in ("bridge", "host-local"):
+        if not os.access(CNI_BIN / plugin, os.X_OK):
+            raise Missing(f"{CNI_BIN / plugin} is missing: apt install containernetworking-plugins")
+
+
+def measure(scratch: Path, rounds: int, leases: int) -> Samples:
+    """ADD of every way in turns; the DEL that makes room for it is not timed."""
+    handle = load_example().handle
+    with ExitStack() as stack:
+        stack.enter_context(namespaces(7))
+        plugins = scratch / "bin"
+        install_plugin(plugins)
+        (plugins / "bridge").symlink_to(CNI_BIN / "bridge")
+        (launch := scratch / "launch").mkdir()
+        launcher = launch / "fastipam"
+        launcher.write_bytes((plugins / "fastipam").read_bytes())  # nothing to fall back to here
+        launcher.chmod(0o755)
+        agent = stack.enter_context(Agent(scratch)).socket
+        nobody, warm = scratch / "nobody.sock", scratch / "warm.sock"
+        stack.enter_context(warm_parent(handle, warm))
+        real, own = str(CNI_BIN / "bridge"), str(EXAMPLE)
+        kinds = [("bridge", "host-local"), *[("bridge", "fastipam")] * 2, *[("b", "fastipam")] * 4]
+        places = [
+            Place(scratch, number, plugin, ipam, leases)
+            for number, (plugin, ipam) in enumerate(kinds)
+        ]
+        ways = [
+            Way(BASE, process([real], places[0], CNI_BIN, nobody)),
+            Way("bridge + fastipam, agent", process([real], places[1], plugins, agent)),
+            Way("bridge + fastipam, no agent", process([real], places[2], plugins, nobody)),
+            Way(WARM, process([str(launcher)], places[3], launch, warm)),
+            Way("example, a fork of the warm parent", forked(handle, places[4])),
+            Way("example, a call in the warm parent", in_process(handle, places[5])),
+            Way("example, cold start", process([sys.executable, own], places[6], plugins, nobody)),
+        ]
+        for way, place in zip(ways, places, strict=True):
+            _try_out(way, place)
+        return interleave([_subject(way) for way in ways], rounds)
+
+
+def _run(way: Way, verb: str) -> None:
+    status = way.call(verb)
+    if status:
+        raise RuntimeError(f"{way.name}: {verb} ended with status {status}")
+
+
+def _subject(way: Way) -> Subject:
+    return Subject(way.name, 1, lambda: _run(way, "ADD"), lambda: _run(way, "DEL"))
+
+
+def _try_out(way: Way, place: Place) -> None:
+    """An ADD whose effect is looked at: the container reaches the gateway. RuntimeError if not."""
+    try:
+        _run(way, "ADD")
+    except RuntimeError as error:
+        raise RuntimeError(f"{error}: {Path(place.output).read_text()[-800:]}") from None
+    ping = ["nsenter", f"--net={place.netns}", "ping", "-n", "-q", "-c1", "-w5", place.gateway]
+    done = subprocess.run(ping, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{way.name}: the gateway does not answer: {done.stdout}{done.stderr}")
+    _run(way, "DEL")
+
+
+def table(samples: Samples) -> str:
+    """The figures, Markdown."""
+    lines = [
+        f"| ADD by | median | 90 % below | times {BASE} |",
+        "|---|---:|---:|---:|",
+    ]
+    for name, values in samples.items():
+        ninety = quantiles(values, n=10)[-1]
+        times = ratio(samples, name, BASE)
+        lines.append(
+            f"| {name} | {median(values) / 1e6:.1f} ms | {ninety / 1e6:.1f} ms | {times:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status: 0, 1 when the warm example costs more than bridge and host-local, 2 missing."""
+    parser = argparse.ArgumentParser(prog="python -m bench.embedded", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--leases", type=int, default=0, help="leases that are there beforehand")
+    parser.add_argument("--output", type=Path, help="a Markdown file for the table")
+    parser.add_argument("--scratch", type=Path, help="a directory on the disk to measure")
+    options = parser.parse_args(argv)
+    try:
+        require()
+        with tempfile.TemporaryDirectory(prefix="bench-", dir=options.scratch) as scratch:
+            samples = measure(Path(scratch), options.rounds, options.leases)
+    except Missing as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    facts = machine.facts()
+    about = ", ".join(facts[key] for key in ("machine", "system", "python", "date"))
+    command = f"python -m bench.embedded --rounds {options.rounds} --leases {options.leases}"
+    text = f"{table(samples)}\n\n`{command}`, commit {facts['commit']}; {about}\n"
+    print(text)
+    if options.output:
+        options.output.write_text(text)
+    return int(ratio(samples, WARM, BASE) >= 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""The documentation site: ``python -m sphinx -W -b html docs docs/_build/html``.
+
+Sphinx with MyST and furo. MkDocs has had no release since 2024 and its Material theme ends its
+maintenance; Sphinx and its autodoc read the docstrings without another package, and check every
+reference between pages.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import fastipam
+
+project = "fastipam"
+author = "The fastipam authors"
+copyright = "The fastipam authors"  # noqa: A001  # Sphinx's name
+release = version = fastipam.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+HIDDEN = ["_build", "man"]
+INCLUDED = {"index", "bench/embedded"}  # no pages: the first is the list, the rest parts of others
+exclude_patterns = HIDDEN
+html_theme = "furo"
+html_title = f"fastipam {release}"
+html_copy_source = False
+
+# The same pages are read on a code host: plain Markdown, links between files, GitHub's anchors.
+myst_heading_anchors = 4
+myst_enable_extensions = ["deflist"]
+suppress_warnings = ["myst.header"]  # a part of the README, included, begins at its third level
+
+highlight_language = "none"
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_default_options = {"members": True, "show-inheritance": True}
+python_maximum_signature_line_length = 88
+
+
+def list_the_rest(app: Any, name: str, source: list[str]) -> None:
+    """Fill the last list of index.md with the pages that no other list names."""
+    if name == "index":
+        found = (page.relative_to(app.srcdir) for page in Path(app.srcdir).rglob("*.md"))
+        pages = {str(page.with_suffix("")) for page in found if page.parts[0] not in HIDDEN}
+        listed = set(source[0].splitlines()) | INCLUDED
+        rest = sorted(pages - listed)
+        source[0] = source[0].replace("(the rest)", "\n".join(rest))
+
+
+def setup(app: Any) -> None:
+    """Called by Sphinx."""
+    app.connect("source-read", list_the_rest)

@@ -1,0 +1,115 @@
+#!/usr/bin/env python3
+"""Allocation policies of your own, and what fastipam offers for them.
+
+There is no callback in which a program chooses the address: it would run inside the store's one
+write transaction, and whatever it does there, all others wait for. What is offered is enough:
+
+- ``allocate(addresses=[…])`` takes a named address, or raises AddressInUse and changes nothing;
+- ``lookup`` says who has one;
+- ``Ipam.transaction()`` makes several such calls one commit: nobody comes between them;
+- :class:`fastipam.Bitmap` finds the next free index of an interval, for a program's own books.
+
+Two policies here. :func:`by_name` gives a pod the address that its name hashes to, so that it
+comes back to the same one with no record kept. :class:`Racks` keeps the pods of a rack together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import sys
+from hashlib import blake2b
+
+import fastipam
+
+PROBES = 8  # tries before the round robin chooses: at 90 % full one of 8 is free in 57 % of cases
+
+
+def preferences(pod: str, subnet: ipaddress.IPv4Network) -> list[str]:
+    """The addresses that a pod's name hashes to, in order of preference."""
+    found = []
+    for probe in range(PROBES):
+        raw = blake2b(f"{probe}/{pod}".encode(), digest_size=8).digest()
+        index = 2 + int.from_bytes(raw, "big") % (subnet.num_addresses - 3)  # not .0, .1, broadcast
+        found.append(str(subnet[index]))
+    return found
+
+
+def by_name(
+    ipam: fastipam.Ipam, network: fastipam.Network, subnet: ipaddress.IPv4Network, pod: str
+) -> fastipam.Lease:
+    """The first free address of the pod's preferences, else the next one; one transaction."""
+    with ipam.transaction():
+        for wanted in preferences(pod, subnet):
+            try:
+                return network.allocate(pod, addresses=[wanted])
+            except fastipam.AddressInUse:
+                continue  # this call left no trace; the transaction goes on
+        return network.allocate(pod)
+
+
+class Racks:
+    """Each rack has its slice of a network; a pod gets an address of its rack while there is one.
+
+    The bitmap is this program's idea of what is free, and saves it asking; the store decides. An
+    address that another process took meanwhile is refused, and known from then on.
+    """
+
+    def __init__(
+        self,
+        network: fastipam.Network,
+        subnet: ipaddress.IPv4Network,
+        racks: dict[str, ipaddress.IPv4Network],
+    ) -> None:
+        self._network = network
+        self._base = int(subnet.network_address)
+        self._racks = racks
+        self._bitmap = fastipam.Bitmap(subnet.num_addresses)
+        for index in (0, 1, subnet.num_addresses - 1):  # network, gateway, broadcast
+            self._bitmap.acquire(index)
+        for lease in network.leases():
+            self._bitmap.acquire(lease.value - self._base)
+
+    def allocate(self, rack: str, pod: str) -> fastipam.Lease:
+        """From the pod's rack, else wherever there is an address."""
+        first = int(self._racks[rack].network_address) - self._base
+        stop = first + self._racks[rack].num_addresses
+        while (index := self._bitmap.next_free(first, stop)) is not None:
+            self._bitmap.acquire(index)
+            try:
+                return self._network.allocate(pod, addresses=[(4, self._base + index)])
+            except fastipam.AddressInUse:
+                continue
+        lease = self._network.allocate(pod)
+        self._bitmap.acquire(lease.value - self._base)
+        return lease
+
+    def release(self, pod: str) -> None:
+        """Give a pod's address back."""
+        for address in self._network.release(pod):
+            self._bitmap.release(int(address) - self._base)
+
+
+def main() -> int:
+    """Show both policies."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data_dir")
+    options = parser.parse_args()
+    subnet = ipaddress.IPv4Network("10.40.0.0/16")
+    with fastipam.open(options.data_dir) as ipam:
+        network = ipam.network("by-name", str(subnet), cooldown_s=0)
+        first = by_name(ipam, network, subnet, "web-0")
+        network.release("web-0")
+        again = by_name(ipam, network, subnet, "web-0")
+        print(f"web-0: {first.cidr}, and after a restart {again.cidr}")
+
+        subnet = ipaddress.IPv4Network("10.41.0.0/24")
+        slices = {"a": subnet, "b": ipaddress.IPv4Network("10.41.0.128/30")}
+        racks = Racks(ipam.network("racks", str(subnet)), subnet, slices)
+        leases = [racks.allocate("b", f"pod-{number}") for number in range(6)]
+        print("rack b:", ", ".join(str(lease.address.ip) for lease in leases))
+    return 0 if first.address == again.address else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,30 @@
+"""pytest fixtures: ``pytest_plugins = ["fastipam.testing.fixtures"]`` in a ``conftest.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from fastipam.ipam import Ipam
+from fastipam.testing import Clock, TemporaryStore, temporary_store
+
+
+@pytest.fixture
+def fastipam_store() -> Iterator[TemporaryStore]:
+    """A data directory with a clock and a boot of the test's own, verified when the test ends."""
+    with temporary_store() as store:
+        yield store
+
+
+@pytest.fixture
+def fastipam_clock(fastipam_store: TemporaryStore) -> Clock:
+    """The clock of ``fastipam_store``; it stands until it is moved."""
+    return fastipam_store.clock
+
+
+@pytest.fixture
+def fastipam_ipam(fastipam_store: TemporaryStore) -> Iterator[Ipam]:
+    """``fastipam_store``, open."""
+    with fastipam_store.open() as ipam:
+        yield ipam

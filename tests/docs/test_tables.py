@@ -1,0 +1,85 @@
+"""The tables of the reference say what the code says: keys, codes, errors, bytes."""
+
+from __future__ import annotations
+
+import re
+
+from fastipam import errors, history, records, state
+from fastipam.cni import codes, config, versions
+from fastipam.store import _DATABASES
+from tests.docs.documents import ROOT
+
+CNI = (ROOT / "docs" / "cni.md").read_text()
+EMBEDDING = (ROOT / "docs" / "embedding.md").read_text()
+FORMAT = (ROOT / "docs" / "store-format.md").read_text()
+
+
+def rows(text: str, heading: str) -> list[list[str]]:
+    """The cells of the first table below a heading, without its first two lines."""
+    below = text.partition(f"\n{heading}\n")[2]
+    table = re.search(r"^\|.*?(?=\n[^|])", below, re.MULTILINE | re.DOTALL)
+    assert table, heading
+    lines = table[0].splitlines()[2:]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+
+
+def test_every_key_is_in_the_reference() -> None:
+    """Each key that the plugin knows has a row, and no row names one that it does not know."""
+    headings = ("## Keys of host-local", "## Keys of whereabouts", "## Keys of its own")
+    named: set[str] = set()
+    for heading in headings:
+        for row in rows(CNI, heading):
+            for key in re.findall(r"`([^`]+)`", row[0]):
+                named.add(key.rpartition(".")[2].removesuffix("[]").casefold())
+    known = {*config._KNOWN, *config._ANNOUNCED}
+    assert known - named == set()
+    assert named - known == set()
+
+
+def test_every_code_is_in_the_reference() -> None:
+    """The table of codes has each code that the plugin can answer, and the exception behind it."""
+    table = {int(row[0]): row[3].strip("`") for row in rows(CNI, "## Errors")}
+    known = {value for name, value in vars(codes).items() if name.isupper() and type(value) is int}
+    assert set(table) == known
+    for kind, code in codes._CODES:
+        assert table[code] == kind.__name__
+
+
+def test_every_error_is_in_the_contract() -> None:
+    """Each public exception has a row, with the code that the plugin makes of it."""
+    table = {
+        name: int(row[3].partition(";")[0])
+        for row in rows(EMBEDDING, "## Errors")
+        for name in re.findall(r"`([A-Z]\w+)`", row[0])
+        if name != "ValueError"
+    }
+    public = set(errors.__all__) - {"FastipamError", "StoreError"}
+    assert set(table) == public
+    for name, code in table.items():
+        assert codes.from_exception(getattr(errors, name)("text")).code == code
+
+
+def test_versions() -> None:
+    """The versions of the specification are all named."""
+    assert ", ".join(versions.SUPPORTED[:-1]) + f" and {versions.NEWEST}" in CNI.replace("\n", " ")
+
+
+def test_layout() -> None:
+    """Sizes, kinds of events and the schema are those of the code."""
+    assert f"this page describes schema {records.SCHEMA}." in FORMAT
+    lease = rows(FORMAT, "## A lease")
+    assert int(lease[-1][0]) == records._LEASE.size
+    at = 0
+    for offset, size, _ in lease[:-1]:
+        assert int(offset) == at
+        at += int(size)
+    assert at == records._LEASE.size
+    assert int(rows(FORMAT, "## A network's state")[-1][0]) == state._STATE.size
+    kinds = ", ".join(f"{number} {word}" for number, word in sorted(history.KINDS.items()))
+    assert kinds in " ".join(FORMAT.split())
+
+
+def test_databases() -> None:
+    """The databases of the store are those of the table, and no others."""
+    listed = {row[0].strip("`") for row in rows(FORMAT, "## Databases")}
+    assert listed == {"meta", *_DATABASES}
