@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from fastipam.agent import protocol
 
 from ..cni.plugin import environment
+from ..measuring import passed_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -150,7 +151,7 @@ class Agent:
     ) -> None:
         self.path = path
         self.log_path = path.with_name(f"{path.name}.log")
-        own = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
+        own = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8"} | passed_on()
         command = [*prefix, str(FASTIPAM), "agent", "--socket", str(path), *options]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
