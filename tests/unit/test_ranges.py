@@ -217,6 +217,27 @@ def test_search_behind_a_hole_in_a_range_that_follows_higher_ones() -> None:
     assert order(range_set, "10.0.1.3")[:2] == ["10.0.1.4", "10.0.1.5"]
 
 
+@pytest.mark.parametrize(
+    ("subnets", "hole", "expected"),
+    [
+        (("10.0.9.0/29", "10.0.1.0/29", "10.0.12.0/29"), "10.0.9.6", "10.0.1.2"),
+        (("10.0.9.0/29", "10.0.12.0/29", "10.0.1.0/29"), "10.0.12.6", "10.0.1.2"),
+        (("10.0.9.0/29", "10.0.1.0/29", "10.0.5.0/29"), "10.0.5.6", "10.0.9.2"),
+    ],
+)
+def test_search_behind_a_hole_at_the_end(
+    subnets: tuple[str, ...], hole: str, expected: str
+) -> None:
+    """Behind a hole that ends a range comes the next range of the list, not the next address."""
+    assert order(set_of(*subnets, exclude=(hole,)), hole)[0] == expected
+
+
+def test_search_behind_the_address_one() -> None:
+    """The numbers 0 and 1 are addresses like others: an excluded ::1 is not visited."""
+    range_set = set_of("::/127", "2001:db8::/126", exclude=("::1",))
+    assert order(range_set, "::1") == ["2001:db8::2", "2001:db8::3", "::"]
+
+
 def test_search_behind_a_hole_that_ends_a_range() -> None:
     """A cursor in a hole at a range's end goes on in the next range, even if that is lower."""
     range_set = set_of("10.0.9.0/29", "10.0.1.0/29", "10.0.5.0/29", exclude=("10.0.1.5-10.0.1.6",))
@@ -235,6 +256,11 @@ def test_search_is_of_as_many_intervals_as_there_are() -> None:
     assert tuple(range_set.after(ip("10.0.0.2"))) == (
         (ip("10.0.0.3"),) * 2, intervals[1], (ip("10.0.0.2"),) * 2
     )  # fmt: skip
+
+
+def test_one_cidr() -> None:
+    """A text alone is one range set of one range."""
+    assert parse_ranges("10.0.0.0/29").text == pool_of("10.0.0.0/29").text
 
 
 def test_ends_belong_to_it() -> None:
@@ -348,7 +374,8 @@ def test_bad_exclusion(text: str) -> None:
 
 def test_exclusions_are_those_of_the_family_and_place() -> None:
     """An exclusion elsewhere, or of the other family, leaves no trace in the stored text."""
-    pool = pool_of("10.0.0.0/24", "2001:db8::/64", exclude=("10.9.0.0/16", "2001:db8::5"))
+    elsewhere = ("10.9.0.0/16", "9.0.0.0/8", "2001:db8::5")
+    pool = pool_of("10.0.0.0/24", "2001:db8::/64", exclude=elsewhere)
     assert [each.excluded for each in pool.sets] == [(), ((ip("2001:db8::5"),) * 2,)]
 
 

@@ -194,6 +194,12 @@ def test_match(wanted: tuple[str, ...], found: tuple[str | None, ...]) -> None:
     assert POOL.match(_wanted(*wanted)) == expected
 
 
+def test_match_of_equal_numbers() -> None:
+    """An IPv4 address is not looked for among IPv6 ranges, though its number lies in one."""
+    pool = parse_ranges(["::/64", "10.0.0.0/29"])
+    assert pool.match(_wanted("10.0.0.2")) == [None, parse_ip("10.0.0.2")[1]]
+
+
 @pytest.mark.parametrize(
     ("wanted", "message", "addresses"),
     [
