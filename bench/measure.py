@@ -108,8 +108,7 @@ def in_store(results: Results, effort: Effort, scratch: Path) -> None:
     results.judge(bars.FILL, median(fills))
     _opening(results, effort, scratch, scratch / "fill-0")
     for durability, path in million.items():
-        stores.fill(path, durability, stores.AGENT_BATCH)
-        stores.make_room(path)
+        stores.fill_aside(path, durability)
     _flatness(results, effort, scratch, million)
 
 
@@ -197,8 +196,7 @@ def _fastipam(scratch: Path) -> list[Plugin]:
     binary = processes.install_plugin(scratch / "bin").with_name(DIRECT)
     million = scratch / "million-durable"
     if not million.exists():
-        stores.fill(million, "durable")
-        stores.make_room(million)
+        stores.fill_aside(million, "durable")
     return [
         processes.Plugin("fastipam, 0 leases", binary, scratch / "plugin", scratch),
         processes.Plugin("fastipam, 1,000,000 leases", binary, million, scratch),
