@@ -66,7 +66,7 @@ def churn(present: int) -> Iterator[Step]:
     chance = Random(SEED)
     ends = [(chance.expovariate(1.0), number) for number in range(present)]
     heapq.heapify(ends)
-    for number in range(present, present + 2_000):
+    for number in range(present, present + 2_000 if present else 0):
         now, ended = heapq.heappop(ends)
         yield Step(DEL, container(ended))
         yield Step(ADD, container(number))
