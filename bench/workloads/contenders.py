@@ -231,7 +231,13 @@ class Other(Plugin):
     """Any IPAM binary, with the ``ipam`` section that its user wrote."""
 
     def __init__(
-        self, binary: Path, kind: str, section: str | None, workload: Workload, scratch: Path
+        self,
+        name: str,
+        binary: Path,
+        kind: str,
+        section: str | None,
+        workload: Workload,
+        scratch: Path,
     ) -> None:
         data = scratch / "data"
         data.mkdir(parents=True)
@@ -240,7 +246,7 @@ class Other(Plugin):
             ipam: dict[str, Any] = {"ranges": ranges, "dataDir": str(data)}
         else:
             ipam = json.loads(section.replace("{data}", str(data)))
-        super().__init__(kind, binary, ipam | {"type": kind}, scratch)
+        super().__init__(name, binary, ipam | {"type": kind}, scratch)
 
 
 def fill_network(network: fastipam.Network, leases: int) -> None:

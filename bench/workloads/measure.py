@@ -66,6 +66,11 @@ class Guest:
     kind: str
     section: str | None
 
+    @property
+    def name(self) -> str:
+        """What the tables call it."""
+        return f"{self.kind} (--plugin)"
+
 
 def run(results: Results, effort: Effort, scratch: Path, guest: Guest | None = None) -> None:
     """All of it, into ``results.workloads`` and ``results.growth``."""
@@ -120,9 +125,17 @@ class _Field:
         if workload.present <= files and "host-local" not in self._gave_up:
             makers.append(partial(HostLocal, workload, here / "host-local"))
         guest = self._guest
-        if guest is not None and guest.kind not in self._gave_up:
+        if guest is not None and guest.name not in self._gave_up:
             makers.append(
-                partial(Other, guest.binary, guest.kind, guest.section, workload, here / "guest")
+                partial(
+                    Other,
+                    guest.name,
+                    guest.binary,
+                    guest.kind,
+                    guest.section,
+                    workload,
+                    here / "guest",
+                )
             )
         return makers
 

@@ -101,8 +101,10 @@ def test_plugins(workload: Workload, who: str, host_local: Path, tmp_path: Path)
         "fastipam": lambda: Fastipam(
             "f", install(tmp_path / "bin").with_name(DIRECT), workload, tmp_path / "x", None
         ),
-        "other": lambda: Other(own, "own", None, workload, tmp_path / "x"),
-        "its section": lambda: Other(own, "own", _section(workload), workload, tmp_path / "x"),
+        "other": lambda: Other("own", own, "own", None, workload, tmp_path / "x"),
+        "its section": lambda: Other(
+            "own", own, "own", _section(workload), workload, tmp_path / "x"
+        ),
     }
     (outcome,) = drive(workload, [makers[who]], 60, 60)
     summary = summarise(outcome)
@@ -128,7 +130,7 @@ def test_one_address_of_two(host_local: Path, tmp_path: Path) -> None:
     own = tmp_path / "own-ipam"
     shutil.copy(host_local, own)
     (outcome,) = drive(
-        DUAL, [lambda: Other(own, "own", _section(SMALL), DUAL, tmp_path / "x")], 60, 60
+        DUAL, [lambda: Other("own", own, "own", _section(SMALL), DUAL, tmp_path / "x")], 60, 60
     )
     assert outcome.calls == 0
     assert "one address" in outcome.note
@@ -144,7 +146,7 @@ def test_binary_that_is_none(script: str, said: str, tmp_path: Path) -> None:
     own.write_text(script)
     own.chmod(0o755)
     with pytest.raises(Missing, match=f"own: ADD ended .*{said}"):
-        drive(SMALL, [lambda: Other(own, "own", None, SMALL, tmp_path / "x")], 60, 60)
+        drive(SMALL, [lambda: Other("own", own, "own", None, SMALL, tmp_path / "x")], 60, 60)
 
 
 def test_guest_misnamed(tmp_path: Path) -> None:
@@ -199,4 +201,4 @@ def test_failing_call_is_told(host_local: Path, tmp_path: Path) -> None:
     """A call that fails ends the run with what the plugin says."""
     step = Workload("twice", "", 0, 2, lambda _: iter([Step(ADD, "c1"), Step("NONE", "c1")]))
     with pytest.raises(RuntimeError, match=r"own: NONE ended with status 1: .*NONE"):
-        drive(step, [lambda: Other(host_local, "own", None, step, tmp_path / "x")], 60, 60)
+        drive(step, [lambda: Other("own", host_local, "own", None, step, tmp_path / "x")], 60, 60)
