@@ -1,50 +1,63 @@
-"""``python -m bench``: measure, print the report, draw it; exit 1 when a bar is missed."""
+"""``python -m bench``: measure, print the report, draw it; exit 1 when a bar is missed.
+
+``python -m bench compare`` holds two versions against each other.
+"""
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bench import machine, measure, memory, processes, report
+from bench import arguments as command_line
+from bench import compare, machine, measure, memory, processes, report
 from bench.errors import Missing
 from bench.results import Results, read
+from bench.workloads import measure as workloads
 
-PARTS = ("memory", "peers", "store", "process")
-_DEFAULT_OUTPUT = Path(__file__).parent.parent / "docs" / "bench"
+if TYPE_CHECKING:
+    import argparse
+
+PARTS = ("memory", "peers", "store", "process", "workloads")
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds: under two minutes")
-    parser.add_argument(
-        "--only",
-        action="append",
-        choices=PARTS,
-        help="measure this part only; may be given several times",
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=_DEFAULT_OUTPUT,
-        help="where report.md, samples.json and the pictures go",
-    )
+    parser = command_line.parser("bench", __doc__, PARTS, command_line.DOCS)
     parser.add_argument("--against", type=Path, help="compare with an earlier run's samples.json")
-    parser.add_argument(
-        "--scratch", type=Path, help="a directory on the disk to measure (default: the system's)"
+    guest = parser.add_argument_group("your own IPAM binary in the workloads")
+    guest.add_argument("--plugin", type=Path, help="the executable")
+    guest.add_argument("--type", help="its name, the `type` of its section (default: the file's)")
+    guest.add_argument(
+        "--config",
+        type=Path,
+        help="a network configuration whose `ipam` section it gets, with {data} where a directory "
+        "of its own is to stand (default: host-local's keys `ranges` and `dataDir`)",
     )
     return parser.parse_args(argv)
 
 
-def _run(parts: list[str], effort: measure.Effort, scratch: Path) -> Results:
+def _guest(arguments: argparse.Namespace) -> workloads.Guest | None:
+    if arguments.plugin is None:
+        return None
+    return workloads.guest(arguments.plugin, arguments.type, arguments.config)
+
+
+def _run(parts: list[str], arguments: argparse.Namespace, scratch: Path) -> Results:
     results = Results(machine.facts())
+    quick = arguments.quick
+    effort = measure.QUICK if quick else measure.FULL
+    results.facts["run"] = f"{effort.text}; {', '.join(parts)}"
+    guest = _guest(arguments)
     work = {
         "memory": lambda: measure.in_memory(results, effort),
         "peers": lambda: measure.peers(results, effort, scratch),
         "store": lambda: measure.in_store(results, effort, scratch),
         "process": lambda: measure.as_processes(results, effort, scratch),
+        "workloads": lambda: workloads.run(
+            results, workloads.QUICK if quick else workloads.FULL, scratch, guest
+        ),
     }
     for part in parts:
         start = time.perf_counter()
@@ -56,22 +69,24 @@ def _run(parts: list[str], effort: measure.Effort, scratch: Path) -> Results:
 
 def _require(parts: list[str]) -> None:
     """What is missing is said before anything is measured."""
-    if "peers" in parts:
+    if "peers" in parts or "workloads" in parts:
         memory.require_peers()
-    if "process" in parts:
-        processes.require_host_local()
+    if "process" in parts or "workloads" in parts:
+        processes.require_peers()
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 all bars met, 1 one missed, 2 something is missing."""
-    arguments = _arguments(argv)
-    parts = [part for part in PARTS if part in (arguments.only or PARTS)]
-    effort = measure.QUICK if arguments.quick else measure.FULL
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["compare"]:
+        return compare.main(words[1:])
+    arguments = _arguments(words)
+    parts = command_line.chosen(arguments, PARTS)
     try:
         _require(parts)
         before = read(arguments.against) if arguments.against else None
         with tempfile.TemporaryDirectory(prefix="bench-", dir=arguments.scratch) as scratch:
-            results = _run(parts, effort, Path(scratch))
+            results = _run(parts, arguments, Path(scratch))
         found = measure.compare(results, before) if before else []
     except Missing as error:
         print(f"error: {error}", file=sys.stderr)

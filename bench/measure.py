@@ -34,10 +34,31 @@ class Effort:
     process: int
     fills: int
     peer_seconds: float
+    peer_prefixes: tuple[int, ...]
+    million: tuple[str, ...]  # the durabilities of the stores with a million leases
+    text: str
 
 
-QUICK = Effort(memory=60, store=25, process=10, fills=1, peer_seconds=0.05)
-FULL = Effort(memory=400, store=100, process=60, fills=3, peer_seconds=0.25)
+QUICK = Effort(
+    memory=60,
+    store=25,
+    process=10,
+    fills=1,
+    peer_seconds=0.02,
+    peer_prefixes=(24, 12),
+    million=("durable",),
+    text="quick: few rounds; no peers on a /20 and a /16, no relaxed store of a million leases",
+)
+FULL = Effort(
+    memory=400,
+    store=100,
+    process=60,
+    fills=3,
+    peer_seconds=0.25,
+    peer_prefixes=memory.PREFIXES,
+    million=("durable", "relaxed"),
+    text="full",
+)
 
 
 def in_memory(results: Results, effort: Effort) -> None:
@@ -61,8 +82,10 @@ def peers(results: Results, effort: Effort, scratch: Path) -> None:
     """A pair of every peer at every size and fill, by pytest-benchmark."""
     memory.require_peers()
     output = scratch / "peers.json"
+    chosen = " or ".join(f"/{prefix}-" for prefix in effort.peer_prefixes)
     command = [
-        *(sys.executable, "-m", "pytest", "-q", "bench/test_memory.py", "-k", "test_pair"),
+        *(sys.executable, "-m", "pytest", "-q", "bench/test_memory.py"),
+        *("-k", f"test_pair and ({chosen})"),
         f"--benchmark-json={output}",
         f"--benchmark-max-time={effort.peer_seconds}",
         *("--benchmark-min-rounds=5", "--benchmark-warmup=off", "--benchmark-disable-gc"),
@@ -79,14 +102,13 @@ def peers(results: Results, effort: Effort, scratch: Path) -> None:
 def in_store(results: Results, effort: Effort, scratch: Path) -> None:
     """Pairs beside the same by hand; what a million leases change; the fill."""
     _beside(results, effort, scratch / "beside")
-    million = {name: scratch / f"million-{name}" for name in ("durable", "relaxed")}
+    million = {name: scratch / f"million-{name}" for name in effort.million}
     fills = [stores.fill(scratch / f"fill-{number}", "durable") for number in range(effort.fills)]
     results.add({"fill, durable": [seconds * 1e9 for seconds in fills]})
     results.judge(bars.FILL, median(fills))
     _opening(results, effort, scratch, scratch / "fill-0")
     for durability, path in million.items():
-        stores.fill(path, durability, stores.AGENT_BATCH)
-        stores.make_room(path)
+        stores.fill_aside(path, durability)
     _flatness(results, effort, scratch, million)
 
 
@@ -125,6 +147,8 @@ def _flatness(results: Results, effort: Effort, scratch: Path, million: dict[str
         ("relaxed", 200, bars.LEASES_FLATNESS_RELAXED),
         ("durable", 10, bars.LEASES_FLATNESS_DURABLE),
     ):
+        if durability not in million:
+            continue
         paths = {
             "no lease": scratch / f"none-{durability}",
             "a million leases": million[durability],
@@ -172,8 +196,7 @@ def _fastipam(scratch: Path) -> list[Plugin]:
     binary = processes.install_plugin(scratch / "bin").with_name(DIRECT)
     million = scratch / "million-durable"
     if not million.exists():
-        stores.fill(million, "durable")
-        stores.make_room(million)
+        stores.fill_aside(million, "durable")
     return [
         processes.Plugin("fastipam, 0 leases", binary, scratch / "plugin", scratch),
         processes.Plugin("fastipam, 1,000,000 leases", binary, million, scratch),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -9,7 +10,8 @@ import matplotlib as mpl
 from bench import memory
 from bench.machine import footer
 from bench.processes import HOST_LOCAL_LEASES
-from bench.report import duration
+from bench.tables import duration
+from bench.workloads import plots as workloads
 
 mpl.use("svg")
 from matplotlib import pyplot  # the backend comes first
@@ -40,10 +42,14 @@ def draw(results: Results, directory: Path) -> list[Path]:
         ("leases.svg", _leases, "python -I -S -c pass" in results.samples),
         ("pair.svg", _pair, "fastipam /12 0.00%" in results.samples),
         ("peers.svg", _peers, bool(results.peers)),
+        ("tails.svg", workloads.tails, bool(results.workloads)),
+        ("growth-processes.svg", partial(workloads.growth, whole=True), bool(results.growth)),
+        ("growth-libraries.svg", partial(workloads.growth, whole=False), bool(results.growth)),
     ):
         if wanted:
             figure, axes = pyplot.subplots(figsize=(8, 5))
             paint(axes, results)
+            _style(axes)
             _finish(figure, results, directory / name)
             drawn.append(directory / name)
     return drawn
@@ -98,7 +104,6 @@ def _leases(axes: Any, results: Results) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_title("One call, against the number of leases")
     axes.legend(frameon=False, fontsize=8)
-    _style(axes)
 
 
 def _pair(axes: Any, results: Results) -> None:
@@ -115,7 +120,6 @@ def _pair(axes: Any, results: Results) -> None:
     axes.set_ylim(bottom=0)
     axes.set(xlabel="addresses in use", ylabel="median, ns", title="Bitmap: allocate + release")
     axes.legend(frameon=False, fontsize=8, loc="lower right")
-    _style(axes)
 
 
 def _peers(axes: Any, results: Results) -> None:
@@ -134,4 +138,3 @@ def _peers(axes: Any, results: Results) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: duration(value))
     axes.set_title("A pair in memory on a /12, scattered addresses free")
     axes.legend(frameon=False, fontsize=8, loc="upper left", ncols=2)
-    _style(axes)

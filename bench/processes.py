@@ -19,15 +19,26 @@ from bench.sampling import Subject
 from bench.stores import CONTAINER, IFNAME, NETWORK, SUBNET
 
 HOST_LOCAL = Path("/usr/lib/cni/host-local")  # where Debian's containernetworking-plugins puts it
+STATIC = HOST_LOCAL.with_name("static")
 HOST_LOCAL_LEASES = (0, 250, 1_000, 10_000)
 _FIRST = 0x0A200002
 
 
 def require_host_local() -> None:
     """Raise Missing when the real host-local is not installed."""
-    if not os.access(HOST_LOCAL, os.X_OK):
+    _require(HOST_LOCAL)
+
+
+def require_peers() -> None:
+    """Raise Missing when host-local or static is not installed."""
+    for binary in (HOST_LOCAL, STATIC):
+        _require(binary)
+
+
+def _require(binary: Path) -> None:
+    if not os.access(binary, os.X_OK):
         raise Missing(
-            f"the peer host-local is missing: {HOST_LOCAL} cannot be executed; "
+            f"the peer {binary.name} is missing: {binary} cannot be executed; "
             "install the package containernetworking-plugins"
         )
 
@@ -43,6 +54,15 @@ def install_plugin(directory: Path) -> Path:
     if done.returncode or not os.access(binary, os.X_OK):
         raise Missing(f"`fastipam install` gave no executable: {done.stderr.strip()[-400:]}")
     return binary
+
+
+def run_python(code: str, *words: str) -> None:
+    """Run a line of Python as this process is run. Missing when it fails."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise Missing(done.stderr.strip()[-600:])
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bench import memory
+from bench.tables import duration, table
+from bench.workloads import report as workloads
+
+__all__ = ["duration", "render", "table"]
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,36 +29,13 @@ _MILLION = (
     ("plugin ADD", "fastipam, 1,000,000 leases: ADD", "fastipam, 0 leases: ADD"),
     ("plugin DEL", "fastipam, 1,000,000 leases: DEL", "fastipam, 0 leases: DEL"),
 )
-_UNITS = ((1e9, "s"), (1e6, "ms"), (1e3, "us"), (1.0, "ns"))
-
-
-def duration(nanoseconds: float | None) -> str:
-    """Three digits and a unit; a dash for what was not measured."""
-    if nanoseconds is None:
-        return "-"
-    for size, unit in _UNITS:
-        if nanoseconds >= size:
-            return f"{nanoseconds / size:.3g} {unit}" if nanoseconds < 1000 * size else ""
-    return f"{nanoseconds:.2g} ns"
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with aligned columns: the first to the left, the others to the right."""
-    widths = [max(len(row[at]) for row in (head, *rows)) for at in range(len(head))]
-
-    def line(cells: Sequence[str]) -> str:
-        first = cells[0].ljust(widths[0])
-        rest = (cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))
-        return "| " + " | ".join((first, *rest)) + " |"
-
-    rule = [("-" * width if not at else "-" * (width - 1) + ":") for at, width in enumerate(widths)]
-    return "\n".join([line(head), line(rule), *map(line, rows)])
 
 
 def render(results: Results, against: Sequence[tuple[str, float]] = ()) -> str:
     """The whole report; parts that were not measured are left out."""
     parts = [_facts(results), _verdicts(results), _calls(results), _peers(results)]
-    parts += [_stores(results), _million(results), _processes(results), _against(against)]
+    parts += [_stores(results), _million(results), _processes(results)]
+    parts += [workloads.render(results), _against(against)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -95,6 +76,8 @@ def _peers(results: Results) -> str:
     blocks = ["## A pair in memory, by size and fill (median; x fastipam)"]
     head = ("peer", *(f"{fill:.2%} full" for fill in memory.FILLS))
     for prefix in memory.PREFIXES:
+        if results.peer("fastipam", prefix, 0.0) is None:
+            continue
         rows = [
             (peer, *(_peer_cell(results, peer, prefix, fill) for fill in memory.FILLS))
             for peer in memory.PEERS

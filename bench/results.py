@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bench.sampling import Samples
+    from bench.workloads.summary import Summary
 
 
 @dataclass
@@ -28,6 +29,8 @@ class Results:
     samples: Samples = field(default_factory=dict)
     peers: Samples = field(default_factory=dict)
     verdicts: list[Verdict] = field(default_factory=list)
+    workloads: dict[str, list[Summary]] = field(default_factory=dict)
+    growth: dict[str, list[Summary]] = field(default_factory=dict)  # by the number of leases
 
     def add(self, samples: Samples) -> Samples:
         """Keep these samples."""
@@ -62,6 +65,8 @@ class Results:
             },
             "samples": _rounded(self.samples),
             "peers": _rounded(self.peers),
+            "workloads": {**self.workloads},
+            "growth": {**self.growth},
         }
         path.write_text(_dump(document))
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -23,6 +24,13 @@ SOURCE = Path(__file__).parents[2] / "src" / "launcher.c"
 SANITIZE = ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 Start = Callable[..., Agent]  # the fixture ``start``
+
+
+class Foreign(NamedTuple):
+    """A launcher for another processor, and the command line's beginning that runs it here."""
+
+    binary: Path
+    prefix: tuple[str, ...]
 
 
 @pytest.fixture
@@ -80,9 +88,29 @@ def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return binary
 
 
-@pytest.fixture(params=["installed", "sanitized"])
+@pytest.fixture(scope="session")
+def arm64(tmp_path_factory: pytest.TempPathFactory) -> Foreign:
+    """The launcher for 64-bit ARM, built as setup.py builds it, and the emulator that runs it."""
+    compiler = shutil.which("aarch64-linux-gnu-gcc")
+    emulator = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
+    if compiler is None or emulator is None:
+        missing = "the cross compiler or qemu-user is missing (packages gcc-aarch64-linux-gnu, "
+        missing += "libc6-dev-arm64-cross, qemu-user-static)"
+        if os.environ.get("FASTIPAM_REQUIRE_E2E") == "1":
+            pytest.fail(missing)
+        pytest.skip(missing)
+    binary = tmp_path_factory.mktemp("arm64") / "launcher"
+    flags = ["-Os", "-Wall", "-Wextra", "-Werror", "-static", "-s"]
+    subprocess.run([compiler, *flags, str(SOURCE), "-o", str(binary)], check=True)
+    return Foreign(binary, (emulator,))
+
+
+@pytest.fixture(params=["installed", "sanitized", "arm64"])
 def launcher(request: pytest.FixtureRequest, run_dir: Path) -> Launcher:
-    """The launcher as it is installed, and with sanitizers; its agent would be at ``socket``."""
+    """The launcher as installed, with sanitizers, and for ARM; its agent would be at ``socket``."""
+    if request.param == "arm64":
+        foreign: Foreign = request.getfixturevalue("arm64")
+        return Launcher(foreign.binary, run_dir, foreign.prefix)
     binary = Path(fastipam.__file__).parent / "launcher"
     if request.param == "sanitized":
         binary = request.getfixturevalue("sanitized")

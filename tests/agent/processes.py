@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from fastipam.agent import protocol
 
 from ..cni.plugin import environment
+from ..measuring import passed_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -150,7 +151,7 @@ class Agent:
     ) -> None:
         self.path = path
         self.log_path = path.with_name(f"{path.name}.log")
-        own = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
+        own = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8"} | passed_on()
         command = [*prefix, str(FASTIPAM), "agent", "--socket", str(path), *options]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
@@ -275,9 +276,13 @@ class Done(NamedTuple):
 
 
 class Launcher:
-    """The launcher in a directory of its own, with an entry point that tells on itself."""
+    """The launcher in a directory of its own, with an entry point that tells on itself.
 
-    def __init__(self, binary: Path, directory: Path) -> None:
+    ``prefix``: the emulator that runs it, when it is another processor's.
+    """
+
+    def __init__(self, binary: Path, directory: Path, prefix: Sequence[str] = ()) -> None:
+        self.prefix = tuple(prefix)
         self.path = directory / "fastipam"
         self.direct = directory / "fastipam-direct"
         self.socket = directory / "s"
@@ -299,7 +304,7 @@ class Launcher:
     def start(self, env: Mapping[str, Any], **options: Any) -> subprocess.Popen[bytes]:
         """A process whose ends are pipes unless ``options`` say otherwise."""
         pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        argv = [str(self.path)]
+        argv = [*self.prefix, str(self.path)]
         process: subprocess.Popen[bytes] = subprocess.Popen(
             argv, env=dict(env), **(pipes | options)
         )
@@ -311,9 +316,9 @@ class Launcher:
 
     def shell(self, redirections: str, stdin: bytes = b"", **more: Any) -> Done:
         """One process with the descriptors that a shell gives it."""
-        script = f'exec "$0" {redirections}'
+        script = f'exec "$@" {redirections}'
         process = subprocess.Popen(
-            ["/bin/sh", "-c", script, self.path],
+            ["/bin/sh", "-c", script, "sh", *self.prefix, self.path],
             env=self.environ(**more),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -18,7 +18,7 @@ WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Wformat=2", "-fana
 PT_LOAD, PT_INTERP = 1, 3
 
 
-def _segment_types(image: bytes) -> list[int]:
+def segment_types(image: bytes) -> list[int]:
     """The types of an ELF file's program headers (64 bit, little endian)."""
     assert image[:6] == b"\x7fELF\x02\x01"
     (offset,) = struct.unpack_from("<Q", image, 32)
@@ -28,7 +28,7 @@ def _segment_types(image: bytes) -> list[int]:
 
 def test_static() -> None:
     """No loader and no shared library is needed to start it, on any distribution."""
-    types = _segment_types(LAUNCHER.read_bytes())
+    types = segment_types(LAUNCHER.read_bytes())
     assert PT_LOAD in types
     assert PT_INTERP not in types
 

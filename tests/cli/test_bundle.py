@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import marshal
 import os
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from fastipam.cli import bundle
 from fastipam.cli.install import BUNDLE, DIRECT, install
 
 
@@ -100,3 +104,47 @@ def test_a_damaged_one_is_ignored(content: bytes | None, bin_dir: Path, tmp_path
         (bin_dir / BUNDLE).write_bytes(content)
     assert loader_of_handler(bin_dir) == "SourceFileLoader"
     assert add(bin_dir, tmp_path) == ["10.1.0.2/24"]
+
+
+def _installed(tmp_path: Path) -> dict[str, Any]:
+    """The modules of a bundle: one package with one module, neither known to this process."""
+    package = tmp_path / "bundled_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("NAME = __name__\n")
+    (package / "inner.py").write_text("from . import NAME\nseen = NAME, __file__\n")
+    return {
+        "bundled_package": bundle._module(package / "__init__.py"),
+        "bundled_package.inner": bundle._module(package / "inner.py"),
+    }
+
+
+def test_import_from_a_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packages and modules of the bundle are imported with their own names, files and paths."""
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    bundle.activate(_installed(tmp_path))
+    try:
+        inner = importlib.import_module("bundled_package.inner")
+        assert inner.seen == ("bundled_package", str(tmp_path / "bundled_package" / "inner.py"))
+        package = sys.modules["bundled_package"]
+        assert list(package.__path__) == [str(tmp_path / "bundled_package")]
+        with pytest.raises(ModuleNotFoundError):
+            importlib.import_module("bundled_package.absent")
+    finally:
+        for name in ("bundled_package", "bundled_package.inner"):
+            sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("change", ["longer", "touched"])
+def test_stale_bundle(change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When one source is not what it was, nothing is imported from the bundle."""
+    monkeypatch.setattr(sys, "meta_path", before := list(sys.meta_path))
+    modules = _installed(tmp_path)
+    inner = tmp_path / "bundled_package" / "inner.py"
+    status = inner.stat()
+    if change == "longer":
+        inner.write_text(inner.read_text() + "#")
+        os.utime(inner, ns=(status.st_atime_ns, status.st_mtime_ns))
+    else:
+        os.utime(inner, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    bundle.activate(modules)
+    assert sys.meta_path == before

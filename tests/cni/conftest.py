@@ -9,9 +9,10 @@ import pytest
 
 import fastipam
 from fastipam import cni
-from fastipam.cli.install import install
+from fastipam.cli.install import DIRECT, install
 from fastipam.cni import handler, stores
 
+from ..measuring import instrument
 from .plugin import Answer, Held, Plugin, environment
 
 if TYPE_CHECKING:
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def plugin(tmp_path_factory: pytest.TempPathFactory) -> Plugin:
     """The executable, installed once."""
-    return Plugin(install(tmp_path_factory.mktemp("bin")))
+    path, unmeasured = (install(tmp_path_factory.mktemp(name)) for name in ("bin", "unmeasured"))
+    instrument(path.with_name(DIRECT))
+    return Plugin(path, unmeasured=unmeasured)
 
 
 @pytest.fixture

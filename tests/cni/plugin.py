@@ -101,11 +101,17 @@ def _read(done: subprocess.CompletedProcess[bytes]) -> Answer:
 
 
 class Plugin:
-    """The executable that ``fastipam install`` made."""
+    """The executable that ``fastipam install`` made.
 
-    def __init__(self, path: Path, socket: Path = NO_AGENT) -> None:
+    ``unmeasured``: the same one without coverage, for what a call takes.
+    """
+
+    def __init__(
+        self, path: Path, socket: Path = NO_AGENT, *, unmeasured: Path | None = None
+    ) -> None:
         self.path = path
         self.socket = socket
+        self._unmeasured = unmeasured or path
 
     def raw(self, environ: Mapping[str, str], stdin: bytes) -> Answer:
         """One process; standard output has to be one JSON document or nothing."""
@@ -123,7 +129,7 @@ class Plugin:
         read_end, write_end = os.pipe()
         try:
             done = subprocess.run(
-                [sys.executable, "-IS", "-c", _LAUNCHER, self.path, str(write_end)],
+                [sys.executable, "-IS", "-c", _LAUNCHER, self._unmeasured, str(write_end)],
                 env=own | dict(environ),
                 input=stdin,
                 capture_output=True,

@@ -79,13 +79,26 @@ def test_same_verdict_as_ipaddress(text: str) -> None:
         "0x1.2.3.4", "1.2.3.-4", "\u0661.2.3.4", ":", ":::", "1:2:3:4:5:6:7", "1:2:3:4:5:6:7:8:9",
         "::1::", "1:2:3:4:5:6:7::8:9", "1::2:3:4:5:6:7:8", "12345::", "g::", "fe80::1%eth0",
         "::1.2.3", "::01.2.3.4", "1.2.3.4::", "::1.2.3.4:5", "::ffff:1.2.3.4%eth0", "[::1]",
-        "::1/64",
+        "::1/64", "0255.1.1.1", "1.2.3.0004",
     ],
 )  # fmt: skip
 def test_refused(text: str) -> None:
     """What Go's ParseIP refuses is refused: leading zeros, zones, half addresses."""
     with pytest.raises(ValueError, match="is not an IP address"):
         parse_ip(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1:2:3:4:5:6:7::", 0x1_0002_0003_0004_0005_0006_0007_0000),
+        ("::2:3:4:5:6:7:8", 0x2_0003_0004_0005_0006_0007_0008),
+        ("1:2:3::5:6:7:8", 0x1_0002_0003_0000_0005_0006_0007_0008),
+    ],
+)
+def test_gap_of_one_group(text: str, value: int) -> None:
+    """Two colons may stand for a single group of zeros (RFC 4291 section 2.2)."""
+    assert parse_ip(text) == (6, value)
 
 
 @pytest.mark.parametrize("text", ["::ffff:10.1.2.3", "::FFFF:a01:203", "0:0:0:0:0:ffff:10.1.2.3"])

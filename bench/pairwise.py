@@ -1,0 +1,97 @@
+"""Two commits on one machine: built beside each other, measured in turns.
+
+Each is built into a directory of its own, by the same toolchain and with the same packages. A turn
+is a fresh process that imports that build; the order of the two changes every round, so that what
+slows the machine for a while, and what the first one does to the caches, falls on both.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.errors import Missing
+from bench.judging import FEWEST
+
+if TYPE_CHECKING:
+    from bench.sampling import Samples
+
+__all__ = ["FEWEST", "measure"]
+
+_ROOT = Path(__file__).parent.parent
+_TREE = "this tree"
+
+
+def _run(command: list[str], what: str, **options: object) -> str:
+    done = subprocess.run(  # type: ignore[call-overload]
+        command, capture_output=True, text=True, check=False, **options
+    )
+    if done.returncode:
+        raise Missing(f"{what}: {done.stderr.strip()[-600:]}")
+    return str(done.stdout)
+
+
+def _source(ref: str | None, scratch: Path) -> Path:
+    """The sources of a commit, or the tree as it is."""
+    if ref is None:
+        return _ROOT
+    target = scratch / "source"
+    target.mkdir(parents=True)
+    archive = scratch / "source.tar"
+    git = ["git", "-C", str(_ROOT)]
+    _run([*git, "rev-parse", "--verify", f"{ref}^{{commit}}"], f"no commit {ref!r}")
+    _run([*git, "archive", f"--output={archive}", ref], f"the sources of {ref!r}")
+    _run(["tar", "-xf", str(archive), "-C", str(target)], f"the sources of {ref!r}")
+    return target
+
+
+def build(ref: str | None, scratch: Path) -> Path:
+    """Build a commit; the directory to import it from. Missing when that fails."""
+    target = scratch / "built"
+    scratch.mkdir(parents=True)
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    how = ["--no-deps", "--no-build-isolation", "--no-warn-script-location"]
+    source = str(_source(ref, scratch))
+    name = _TREE if ref is None else ref
+    _run([*pip, *how, "--target", str(target), source], f"{name} cannot be built")
+    return target
+
+
+def _turn(built: Path, scratch: Path) -> dict[str, float]:
+    """One fresh process on a build: nanoseconds of every subject."""
+    path = os.pathsep.join((str(built), str(_ROOT)))
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "bench.turn", str(built), str(scratch)]
+    text = _run(command, f"a turn of {built}", env=environment, cwd=str(scratch))
+    found: dict[str, float] = json.loads(text)
+    return found
+
+
+def measure(
+    base: str, head: str | None, rounds: int, scratch: Path
+) -> dict[str, tuple[list[float], list[float]]]:
+    """Per subject, the base's and the head's cost of every round, in nanoseconds.
+
+    The first round warms the disk's caches and is dropped. Subjects that only one of the two
+    can do are left out.
+    """
+    builds = []
+    for name, ref in (("base", base), ("head", head)):
+        print(f"building {ref or _TREE} …", file=sys.stderr)
+        builds.append(build(ref, scratch / name))
+    both: tuple[Samples, Samples] = ({}, {})
+    for number in range(rounds + 1):
+        print(f"\rround {number} of {rounds}", end="", file=sys.stderr, flush=True)
+        for which in (0, 1) if number % 2 else (1, 0):
+            for subject, cost in _turn(builds[which], scratch).items():
+                if number:
+                    both[which].setdefault(subject, []).append(cost)
+    print(file=sys.stderr)
+    shared = [name for name in both[0] if name in both[1]]
+    if not shared:
+        raise Missing("the two commits share no subject")
+    return {name: (both[0][name], both[1][name]) for name in shared}

@@ -1,0 +1,33 @@
+"""Numbers and tables as text that is Markdown as well."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_UNITS = ((1e9, "s"), (1e6, "ms"), (1e3, "us"), (1.0, "ns"))
+
+
+def duration(nanoseconds: float | None) -> str:
+    """Three digits and a unit; a dash for what was not measured."""
+    if nanoseconds is None:
+        return "-"
+    for size, unit in _UNITS:
+        if nanoseconds >= size:
+            return f"{nanoseconds / size:.3g} {unit}"
+    return f"{nanoseconds:.2g} ns"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table with aligned columns: the first to the left, the others to the right."""
+    widths = [max(len(row[at]) for row in (head, *rows)) for at in range(len(head))]
+
+    def line(cells: Sequence[str]) -> str:
+        first = cells[0].ljust(widths[0])
+        rest = (cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))
+        return "| " + " | ".join((first, *rest)) + " |"
+
+    rule = [("-" * width if not at else "-" * (width - 1) + ":") for at, width in enumerate(widths)]
+    return "\n".join([line(head), line(rule), *map(line, rows)])

@@ -1,0 +1,154 @@
+"""Contenders go through a workload, taking turns, each until its time is up."""
+
+from __future__ import annotations
+
+import gc
+import os
+from dataclasses import dataclass, field
+from itertools import islice
+from time import monotonic, perf_counter_ns
+from typing import TYPE_CHECKING
+
+from bench.workloads.contenders import Plugin, TakesNoPart
+from bench.workloads.traces import ADD, DEL, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from bench.workloads.contenders import Contender
+    from bench.workloads.traces import Workload
+
+_TURN_NS = 50_000_000  # short beside what slows a machine, long beside a call
+
+
+@dataclass
+class Outcome:
+    """What a contender did of a workload: every latency in nanoseconds, none left out."""
+
+    contender: str
+    whole: bool  # a process each call
+    calls_wanted: int
+    pods_wanted: int
+    pods: int
+    latencies: dict[str, list[float]] = field(default_factory=lambda: {ADD: [], DEL: []})
+    spent_ns: float = 0.0
+    note: str = ""  # why it took no part
+
+    @property
+    def calls(self) -> int:
+        """How many calls were made."""
+        return sum(map(len, self.latencies.values()))
+
+
+class _Track:
+    """One contender on its way through the workload."""
+
+    def __init__(
+        self, workload: Workload, contender: Contender, budget_s: float, seed_s: float
+    ) -> None:
+        self.contender = contender
+        pods, note = 0, ""
+        try:
+            if isinstance(contender, Plugin):
+                contender.try_out(len(workload.pools))
+            until = monotonic() + seed_s
+            pods = contender.seed(workload.present, lambda: monotonic() > until)
+        except TakesNoPart as error:
+            note, budget_s = str(error), 0
+        self._steps: Iterator[Step] = workload.steps(pods)
+        self._at_once = workload.at_once
+        self._ahead: Step | None = None
+        self._budget_ns = budget_s * 1e9
+        self.outcome = Outcome(
+            contender.name,
+            isinstance(contender, Plugin),
+            workload.calls,
+            workload.present,
+            pods,
+            note=note,
+        )
+
+    def turn(self) -> bool:
+        """Some calls; False when there is nothing left to do, or no time."""
+        if self.outcome.spent_ns >= self._budget_ns:
+            return False  # at once when it takes no part
+        if self._at_once > 1 and isinstance(self.contender, Plugin):
+            steps = self._phase()
+            if steps:
+                self.outcome.spent_ns += crowd(
+                    self.contender, steps, self._at_once, self.outcome.latencies
+                )
+            return bool(steps)
+        spent = 0.0
+        for step in self._steps:
+            taken = self.contender.call(step)
+            self.outcome.latencies[step.verb].append(taken)
+            spent += taken
+            if spent >= _TURN_NS:
+                break
+        self.outcome.spent_ns += spent
+        return spent > 0
+
+    def _phase(self) -> list[Step]:
+        """The next steps that may be under way together: those of one verb."""
+        steps = [self._ahead] if self._ahead else list(islice(self._steps, 1))
+        self._ahead = None
+        for step in self._steps:
+            if step.verb != steps[0].verb:
+                self._ahead = step
+                break
+            steps.append(step)
+        return steps
+
+
+def crowd(
+    plugin: Plugin, steps: Sequence[Step], width: int, latencies: dict[str, list[float]]
+) -> float:
+    """Make the calls with ``width`` processes in flight; nanoseconds until the last has ended."""
+    waiting = iter(steps)
+    flying: dict[int, tuple[Step, int]] = {}
+
+    def start() -> None:
+        for step in islice(waiting, 1):
+            began = perf_counter_ns()
+            flying[plugin.begin(step)] = step, began
+
+    begun = perf_counter_ns()
+    for _ in range(width):
+        start()
+    while flying:
+        process, status = os.wait()
+        ended = perf_counter_ns()
+        if process not in flying:
+            raise RuntimeError("a process ended that was no call: the agent?")
+        step, began = flying.pop(process)
+        if status:
+            plugin.fail(step, status)
+        latencies[step.verb].append(ended - began)
+        start()
+    return perf_counter_ns() - begun
+
+
+def drive(
+    workload: Workload, makers: Sequence[Callable[[], Contender]], budget_s: float, seed_s: float
+) -> list[Outcome]:
+    """Make the contenders, let them take turns of 50 ms, close them. Collector off.
+
+    Each makes the pods that are there for at most ``seed_s``, then the calls of the workload in
+    their order, and stops when it has spent ``budget_s``: what it did is what is reported, nothing
+    is extrapolated.
+    """
+    tracks: list[_Track] = []
+    try:
+        tracks.extend(_Track(workload, make(), budget_s, seed_s) for make in makers)
+        going = list(tracks)
+        gc.collect()
+        gc.disable()
+        while going:
+            going = [track for track in going if track.turn()]
+            going = going[1:] + going[:1]  # another neighbour next time
+    finally:
+        gc.enable()
+        for track in tracks:
+            track.contender.close()
+    return [track.outcome for track in tracks]

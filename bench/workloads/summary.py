@@ -1,0 +1,75 @@
+"""What is kept of an outcome: counts and percentiles, and some of the latencies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bench.workloads.drive import Outcome
+
+SHARES = {"p50": (0.5, 1), "p99": (0.99, 100), "p99.9": (0.999, 1000)}  # and how many it takes
+_KEPT = 400
+
+
+class Verb(TypedDict):
+    """Percentiles in nanoseconds; None where there were too few calls for one."""
+
+    calls: int
+    percentiles: dict[str, float | None]
+    most: float
+    some: list[float]  # an even choice, in the order of the calls
+
+
+class Summary(TypedDict):
+    """One contender in one workload."""
+
+    contender: str
+    whole: bool
+    calls_wanted: int
+    pods_wanted: int
+    pods: int
+    seconds: float
+    verbs: dict[str, Verb]
+    note: str  # why it took no part
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that so large a share of them does not exceed. O(n log n)."""
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+def _verb(latencies: list[float]) -> Verb:
+    ordered = sorted(latencies)
+    percentiles: dict[str, float | None] = {
+        name: round(percentile(ordered, share)) if len(ordered) >= least else None
+        for name, (share, least) in SHARES.items()
+    }
+    some: list[float] = [round(one) for one in latencies[:: max(1, len(latencies) // _KEPT)]]
+    return Verb(calls=len(ordered), percentiles=percentiles, most=ordered[-1], some=some)
+
+
+def summarise(outcome: Outcome) -> Summary:
+    """Percentiles are of all the latencies, the file gets a choice of them."""
+    return Summary(
+        contender=outcome.contender,
+        whole=outcome.whole,
+        calls_wanted=outcome.calls_wanted,
+        pods_wanted=outcome.pods_wanted,
+        pods=outcome.pods,
+        seconds=round(outcome.spent_ns / 1e9, 6),
+        verbs={verb: _verb(found) for verb, found in outcome.latencies.items() if found},
+        note=outcome.note,
+    )
+
+
+def cost(summary: Summary, verb: str, name: str = "p50") -> float | None:
+    """A percentile of a verb; None when it was not measured."""
+    found = summary["verbs"].get(verb)
+    return found["percentiles"][name] if found else None
+
+
+def rate(summary: Summary) -> float:
+    """Calls a second."""
+    return sum(one["calls"] for one in summary["verbs"].values()) / max(summary["seconds"], 1e-9)

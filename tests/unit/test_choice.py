@@ -1,0 +1,111 @@
+"""Which address is next, what is counted when it is taken, and what is said when there is none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fastipam.errors import PoolExhausted
+from fastipam.network import Network
+from fastipam.ranges import parse_ranges
+
+if TYPE_CHECKING:
+    from fastipam.ipam import Ipam
+    from fastipam.store import Store
+
+    from ..conftest import Clock
+
+POOL = "10.0.0.0/29"  # .2 to .6 are assigned
+HINT = "look for leases that nobody uses, or give the network more ranges"
+
+
+def _fill(net: Network, count: int = 5) -> None:
+    net.allocate_many([(f"c{number}", "eth0") for number in range(count)])
+
+
+@pytest.mark.parametrize(("wanted", "many"), [(1, ""), (2, " (2 were wanted)")])
+def test_exhausted(wanted: int, many: str, ipam: Ipam) -> None:
+    """Nothing is free: the range set, the network and how many were wanted, and what to do."""
+    net = ipam.network("n", POOL)
+    _fill(net)
+    with pytest.raises(PoolExhausted) as caught:
+        net.allocate_many([(f"more{number}", "eth0") for number in range(wanted)])
+    error = caught.value
+    assert str(error) == (f"no address is free in range set 10.0.0.1-10.0.0.6 of network n{many}")
+    assert (error.wanted, error.retry_after_s, error.hint) == (wanted, None, HINT)
+
+
+def test_one_call_wants_one(ipam: Ipam) -> None:
+    """A single call that finds nothing has wanted one address."""
+    net = ipam.network("n", POOL)
+    _fill(net)
+    with pytest.raises(PoolExhausted) as caught:
+        net.allocate("more")
+    assert str(caught.value) == ("no address is free in range set 10.0.0.1-10.0.0.6 of network n")
+    assert caught.value.wanted == 1
+
+
+@pytest.mark.parametrize(("passed_s", "left_s"), [(0, 30), (28, 2), (29, 1), (29.5, 1), (30, 1)])
+def test_exhausted_while_one_cools(passed_s: float, left_s: int, ipam: Ipam, clock: Clock) -> None:
+    """A strict network says when to try again, in whole seconds, never 0."""
+    net = ipam.network("n", POOL, cooldown_policy="strict")
+    _fill(net)
+    net.release("c2", "eth0")
+    clock.advance(passed_s)
+    if passed_s == 30:
+        assert str(net.allocate("more").address.ip) == "10.0.0.4"  # due: it is free
+        return
+    with pytest.raises(PoolExhausted) as caught:
+        net.allocate("more")
+    assert caught.value.retry_after_s == left_s
+    assert str(caught.value).endswith(
+        f" of network n; one that is cooling down is free in {left_s} s"
+    )
+
+
+def test_early_only_as_many_as_are_missing(ipam: Ipam, clock: Clock) -> None:
+    """Of those that cool a bulk takes what the free ones do not give, the longest cooling first."""
+    net = ipam.network("n", POOL)
+    _fill(net)
+    for name in ("c3", "c0", "c1"):
+        net.release(name, "eth0")
+        clock.advance(1)
+    leases = net.allocate_many([("x", "eth0"), ("y", "eth0")])
+    assert [str(lease.address.ip) for lease in leases] == ["10.0.0.5", "10.0.0.2"]
+    assert (net.stats()["assigned"], net.stats()["cooling"]) == (4, 1)
+
+
+def test_free_ones_before_any_that_cools(ipam: Ipam) -> None:
+    """A bulk that the free addresses satisfy leaves those that cool alone; it counts right."""
+    net = ipam.network("n", POOL)
+    _fill(net, 2)
+    net.release("c0", "eth0")
+    leases = net.allocate_many([(name, "eth0") for name in "xyz"])
+    assert [str(lease.address.ip) for lease in leases] == ["10.0.0.4", "10.0.0.5", "10.0.0.6"]
+    assert net.stats()["cooling"] == 1
+
+
+def test_mixed(ipam: Ipam) -> None:
+    """A bulk over two ranges takes what each has, no more."""
+    net = ipam.network("n", [["10.0.0.0/29", "10.0.1.0/29"]])
+    leases = net.allocate_many([(f"c{number}", "eth0") for number in range(7)])
+    texts = [str(lease.address.ip) for lease in leases]
+    assert texts == [*(f"10.0.0.{host}" for host in range(2, 7)), "10.0.1.2", "10.0.1.3"]
+    assert net.stats()["assigned"] == 7
+
+
+def test_ranges_of_one_call(ipam: Ipam, store: Store) -> None:
+    """A call with ranges of its own, not the network's: what lies outside is counted as such."""
+    own = ipam.network("n", POOL)
+    own.allocate("mine")
+    wider = parse_ranges("10.0.0.0/28")
+    other = Network(store, "n", wider, remember=False)
+    inside = other.allocate("one")
+    assert str(inside.address.ip) == "10.0.0.3"
+    other.allocate_many([(f"c{number}", "eth0") for number in range(5)])  # .4 to .8
+    other.allocate("asked", addresses=["10.0.0.12"])
+    counts = own.stats()
+    assert counts["assigned"] == 8
+    # The four states add up to the ranges and what is used outside of them: .7, .8 and .12.
+    assert sum(counts[state] for state in ("assigned", "cooling", "reserved", "free")) == 5 + 3

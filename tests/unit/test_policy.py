@@ -1,0 +1,79 @@
+"""A network's choices: what each keyword becomes, where its limits are, what is said beyond."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fastipam.errors import ConfigError
+from fastipam.policy import DEFAULT_POLICY, Policy
+
+
+def _values(policy: Policy) -> tuple[object, ...]:
+    return (
+        policy.cooldown_ns,
+        policy.strict,
+        policy.sticky_s,
+        policy.history,
+        policy.history_age_ns,
+    )
+
+
+@pytest.mark.parametrize(
+    ("keywords", "values"),
+    [
+        ({}, (30 * 10**9, False, 0, 100_000, 7 * 86_400 * 10**9)),
+        ({"cooldown_s": 0, "history": 0}, (0, False, 0, 0, 7 * 86_400 * 10**9)),
+        (
+            {"cooldown_s": 0.5, "cooldown_policy": "strict", "sticky_s": 7, "history_age_s": 0.25},
+            (500_000_000, True, 7, 100_000, 250_000_000),
+        ),
+        (
+            {"cooldown_s": 999_999_999, "sticky_s": 2**32 - 1, "history": 100_000_000},
+            (999_999_999 * 10**9, False, 2**32 - 1, 100_000_000, 7 * 86_400 * 10**9),
+        ),
+    ],
+)
+def test_values(keywords: dict[str, Any], values: tuple[object, ...]) -> None:
+    """Seconds become nanoseconds, the limits themselves are allowed."""
+    assert _values(Policy(**keywords)) == values
+
+
+def test_default() -> None:
+    """A network that says nothing has the documented choices."""
+    assert _values(DEFAULT_POLICY) == _values(Policy(cooldown_policy="prefer"))
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "field", "message"),
+    [
+        ("cooldown_s", -1, "cooldown", "cooldown -1 is not a number of seconds below 10^9"),
+        (
+            "cooldown_s", 10**9, "cooldown",
+            "cooldown 1000000000 is not a number of seconds below 10^9",
+        ),
+        ("cooldown_policy", "x", "cooldownPolicy", "'x' is neither 'prefer' nor 'strict'"),
+        ("sticky_s", -1, "stickyTTL", "stickyTTL -1 is not a number of seconds below 2^32"),
+        (
+            "sticky_s", 2**32, "stickyTTL",
+            "stickyTTL 4294967296 is not a number of seconds below 2^32",
+        ),
+        ("history", -1, "history", "history -1 is not a number of events up to 100000000"),
+        (
+            "history", 100_000_001, "history",
+            "history 100000001 is not a number of events up to 100000000",
+        ),
+        ("history_age_s", 0, "historyAge", "historyAge 0 is not a number of seconds below 10^9"),
+        (
+            "history_age_s", 10**9, "historyAge",
+            "historyAge 1000000000 is not a number of seconds below 10^9",
+        ),
+    ],
+)  # fmt: skip
+def test_refused(keyword: str, value: object, field: str, message: str) -> None:
+    """One step beyond a limit the field, the value and the limit are named."""
+    keywords: dict[str, Any] = {keyword: value}
+    with pytest.raises(ConfigError) as caught:
+        Policy(**keywords)
+    assert (caught.value.message, caught.value.field, caught.value.value) == (message, field, value)
