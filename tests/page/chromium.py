@@ -6,11 +6,12 @@ Two file descriptors and JSON: no driver, no WebSocket library, no port that any
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import select
 import shutil
-import subprocess
+import signal
 import tempfile
 import time
 from contextlib import suppress
@@ -36,24 +37,36 @@ class Browser:
         self._profile = tempfile.mkdtemp(prefix="fastipam-chromium-")
         to_browser, self._out = os.pipe()
         self._in, from_browser = os.pipe()
-        # The browser reads commands from its descriptor 3 and writes answers to its descriptor 4.
-        command = (
-            f"exec 3<&{to_browser} 4>&{from_browser}; exec {binary} --headless=new --no-sandbox "
-            "--remote-debugging-pipe --disable-gpu --hide-scrollbars --no-first-run "
-            "--disable-dev-shm-usage --disable-background-networking --disable-component-update "
-            f"--force-device-scale-factor=1 --user-data-dir={self._profile} "
-            f"--window-size={width},{height} about:blank"
+        # It reads commands from its descriptor 3 and writes answers to its descriptor 4; first out
+        # of their way with the ends that go there.
+        ends = [fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, 10) for one in (to_browser, from_browser)]
+        options = [
+            "--headless=new",
+            "--no-sandbox",
+            "--remote-debugging-pipe",
+            "--disable-gpu",
+            "--hide-scrollbars",
+            "--no-first-run",
+            "--disable-dev-shm-usage",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--force-device-scale-factor=1",
+        ]
+        place = [f"--user-data-dir={self._profile}", f"--window-size={width},{height}"]
+        self._pid = os.posix_spawn(
+            binary,
+            [binary, *options, *place, "about:blank"],
+            {"PATH": os.environ["PATH"], "HOME": self._profile, "LANG": "C.UTF-8"},
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
+                (os.POSIX_SPAWN_DUP2, ends[0], 3),
+                (os.POSIX_SPAWN_DUP2, ends[1], 4),
+            ],
         )
-        self._process = subprocess.Popen(
-            ["/bin/sh", "-c", command],
-            pass_fds=(to_browser, from_browser),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={"PATH": os.environ["PATH"], "HOME": self._profile, "LANG": "C.UTF-8"},
-        )
-        os.close(to_browser)
-        os.close(from_browser)
+        for descriptor in (to_browser, from_browser, *ends):
+            os.close(descriptor)
         self._buffer = b""
         self._number = 0
         self.events: list[dict[str, Any]] = []
@@ -79,11 +92,11 @@ class Browser:
             self.send("Browser.close")
         for descriptor in (self._in, self._out):
             os.close(descriptor)
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end = time.monotonic() + 10
+        while os.waitpid(self._pid, os.WNOHANG) == (0, 0):
+            if time.monotonic() > end:
+                os.kill(self._pid, signal.SIGKILL)
+            time.sleep(0.02)
         shutil.rmtree(self._profile, ignore_errors=True)
 
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:

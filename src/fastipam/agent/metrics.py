@@ -120,12 +120,24 @@ class _Networks:
 
 def _stores() -> Iterator[Metric]:
     sizes = _gauge("store_bytes", "Size of the store's file.", ["data_dir"])
+    missing = _gauge(
+        "leases_without_netns",
+        "Leases whose network namespace was gone when the sweeper looked.",
+        ["data_dir"],
+    )
+    history = _gauge("events", "Events that the history holds.", ["data_dir"])
     for store in stores.all_open():
         try:
+            with stores.staying_open, store.read() as txn:
+                counts = [
+                    int(txn.txn.stat(db)["entries"]) for db in (store.db_missing, store.db_events)
+                ]
             sizes.add_metric([store.path], store.file_bytes())
+            missing.add_metric([store.path], counts[0])
+            history.add_metric([store.path], counts[1])
         except (FastipamError, OSError):
             continue  # it was closed or removed meanwhile: its requests say so
-    yield sizes
+    yield from (sizes, missing, history)
 
 
 def _gauge(name: str, documentation: str, labels: list[str]) -> GaugeMetricFamily:

@@ -6,6 +6,7 @@ networks hold. For the longest free run, which does cost a look at the pages, se
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left, bisect_right
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -62,10 +63,14 @@ class Reading(NamedTuple):
 
 def watch_directories(data_dirs: Iterable[str]) -> None:
     """Open the stores of these directories that are there and not open yet."""
+    known = {store.path for store in stores.all_open()}
     for data_dir in data_dirs:
-        # None there, or it is damaged: the requests for it say so.
-        with suppress(FastipamError, OSError):
-            stores.get(data_dir, None, create=False)
+        # One that is open may have to be closed and opened again: that is left to the thread whose
+        # requests may be using it.
+        if os.path.abspath(data_dir) not in known:
+            # None there, or it is damaged: the requests for it say so.
+            with suppress(FastipamError, OSError):
+                stores.get(data_dir, None, create=False)
 
 
 def read_all() -> list[Reading]:
@@ -161,7 +166,7 @@ def longest_free_run(store: Store, txn: Snapshot, name: str) -> int | None:
 def _pages(store: Store, txn: Snapshot, network_id: int, family: int) -> dict[int, bytes] | None:
     """The pages of level 0 that exist, ascending; None when they are too many."""
     prefix = records.pages_prefix(network_id, family) + b"\0"
-    found = {}
+    found: dict[int, bytes] = {}
     with txn.txn.cursor(store.db_pages) as cursor:
         for key, page in _from(cursor, prefix):
             if not key.startswith(prefix):

@@ -23,7 +23,7 @@ from string import Template
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import fastipam
-from fastipam import records
+from fastipam import history, holds, records
 from fastipam.addresses import format_ip, parse_ip
 from fastipam.agent.http import Asked, Response, Route, tag_of
 from fastipam.cni import stores
@@ -48,6 +48,8 @@ _FILES = {
 }
 _EVENT_FIELDS = ("kind", "network", "address", "pod", "container")
 _DRAW_AGAIN_S = 1.0
+_EVENTS = 30
+_CONTAINER = 24  # characters of a container's id
 _BLOCKS = 256  # that are listed
 
 
@@ -170,7 +172,7 @@ class Page:
             or '<tr><td colspan="2">none</td></tr>',
             refusals="\n".join(_refusal_row(one) for one in numbers["refusals"])
             or '<tr><td colspan="4">none</td></tr>',
-            events="\n".join(_event_row(one) for one in self._recent())
+            events="\n".join(_event_row(one) for one in self._recent(numbers["networks"]))
             or '<tr><td colspan="6">none</td></tr>',
             moment=_moment(time.time()),
             private="names are withheld" if self._private else "",
@@ -242,8 +244,7 @@ class Page:
                 raise _unknown("network", network)
             record = read_record(txn, store, found[0], family, value)
             pool = read_pool(found[1], None, store, network)
-            reservation = records.address_key(found[0], family, value)
-            reserved = txn.get(reservation, None, store.db_reservations) is not None
+            reservation = holds.get(txn, store, found[0], family, value)
             now_ns = store.clock()
         answer: dict[str, Any] = {"address": format_ip(family, value)}
         if record is not None:
@@ -259,19 +260,53 @@ class Page:
                     "container_id": record.container_id,
                     "ifname": record.ifname,
                 }
-        elif reserved:
+        elif reservation is not None:
             answer["state"] = "reserved"
+            if not self._private:
+                answer |= {"owner": reservation.owner, "reason": reservation.reason}
         elif pool.holds(family, value):
             answer["state"] = "free"
         else:
             answer["state"] = "never assigned"
         return _json(answer)
 
-    def _events(self, _: Asked) -> Response:
-        return _json(self._recent())
+    # Events ---------------------------------------------------------------------------------
 
-    def _recent(self) -> list[dict[str, Any]]:
-        return []
+    def _events(self, asked: Asked) -> Response:
+        """The last events of a network, newest first."""
+        data_dir, network = _field(asked, "data_dir"), _field(asked, "network")
+        return _json(self._last_events(data_dir, network, _EVENTS))
+
+    def _recent(self, networks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The last events of all networks, newest first; of many networks, a few of each."""
+        each = max(2, _EVENTS // max(1, len(networks)))
+        found: list[dict[str, Any]] = []
+        for one in networks[:_EVENTS]:
+            with suppress(FastipamError):
+                found += self._last_events(one["data_dir"], one["network"], each)
+        return sorted(found, key=lambda event: -float(event["at"]))[:_EVENTS]
+
+    def _last_events(self, data_dir: str, network: str, most: int) -> list[dict[str, Any]]:
+        with _snapshot(data_dir) as (store, txn):
+            found = find(txn, store, records.encode("network", network))
+            if found is None:
+                raise _unknown("network", network)
+            events = list(history.last(txn, store, found[0], most))
+        return [
+            {
+                "at": event.wall_ns / 1e9,
+                "kind": event.kind,
+                "network": network,
+                "address": event.address,
+                "pod": "" if self._private else _pod(event),
+                "container": "" if self._private else event.container_id[:_CONTAINER],
+            }
+            for event in events
+        ]
+
+
+def _pod(event: history.Event) -> str:
+    return "/".join(filter(None, (event.pod_namespace, event.pod_name)))
 
 
 @contextmanager

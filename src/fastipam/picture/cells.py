@@ -265,8 +265,15 @@ def _cooling(txn: Snapshot, store: Store, network_id: int) -> dict[int, Bytes]:
 
 
 def _reserved(txn: Snapshot, store: Store, network_id: int) -> dict[int, Bytes]:
-    """The addresses that are reserved, by family."""
-    return _queued(txn, store.db_reservations, network_id, family_at=4)
+    """The addresses that are reserved, by family; without those that their owner has."""
+    found = _queued(txn, store.db_reservations, network_id, family_at=4)
+    for family, addresses in found.items():
+        prefix = records.network_prefix(network_id) + bytes((family,))
+        unused = [
+            txn.get(prefix + one.tobytes(), None, store.db_leases) is None for one in addresses
+        ]
+        found[family] = addresses[np.array(unused, dtype=np.bool_)]
+    return found
 
 
 def _queued(txn: Snapshot, db: Any, network_id: int, *, family_at: int) -> dict[int, Bytes]:

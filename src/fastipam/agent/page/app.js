@@ -130,7 +130,7 @@ async function look() {
       if (!drawn || drawn.key !== chosen || drawn.change !== one.change) await fetchPicture(one);
       if (Date.now() - seriesAt > SERIES_MS) await fetchSeries(one);
     }
-    if (found) await fetchEvents();
+    if (one) await fetchEvents(one);
     $("link").textContent = status && status.agent.private ? "names are withheld" : "live";
     $("link").className = "";
   } catch (error) {
@@ -171,8 +171,12 @@ async function fetchSeries(one) {
   if (samples) showSeries(samples);
 }
 
-async function fetchEvents() {
-  const events = await ask("/api/events", "json");
+let eventsOf = "";
+async function fetchEvents(one) {
+  const state = `${keyOf(one)}\n${one.change}`;
+  if (eventsOf === state) return; // nothing has happened
+  const events = await ask(`/api/events?${query(one)}`, "json");
+  eventsOf = state;
   if (!events) return;
   fill(
     $("events"),
@@ -237,7 +241,8 @@ function choose(key) {
   panelAt = 0;
   fitted = true;
   seriesAt = 0;
-  for (const path of Object.keys(tags)) if (path.startsWith("/api/series")) tags[path] = "";
+  // What another network has put on the page has to be asked for again.
+  for (const path of Object.keys(tags)) if (path !== "/api/status") tags[path] = "";
   hideTip();
 }
 
@@ -361,8 +366,24 @@ function draw() {
   context.imageSmoothingEnabled = view.scale < 1;
   context.imageSmoothingQuality = "high";
   context.drawImage(panel.image, view.x, view.y, curve.width * view.scale, curve.height * view.scale);
-  if ($("grid").checked) drawCidrs(panel, curve);
+  if ($("grid").checked) {
+    if (view.scale >= 12) drawCells(curve);
+    drawCidrs(panel, curve);
+  }
   if (pointer && pointer.cell >= 0 && view.scale >= 4) outline(pointer);
+}
+
+// Thin lines between cells that are large enough for them.
+function drawCells(curve) {
+  const columns = [Math.max(0, Math.floor(-view.x / view.scale)), Math.min(curve.width, Math.ceil((canvas.width - view.x) / view.scale))];
+  const rows = [Math.max(0, Math.floor(-view.y / view.scale)), Math.min(curve.height, Math.ceil((canvas.height - view.y) / view.scale))];
+  context.fillStyle = "#0e121940";
+  for (let column = columns[0]; column <= columns[1]; column++) {
+    context.fillRect(view.x + column * view.scale, view.y + rows[0] * view.scale, 1, (rows[1] - rows[0]) * view.scale);
+  }
+  for (let row = rows[0]; row <= rows[1]; row++) {
+    context.fillRect(view.x + columns[0] * view.scale, view.y + row * view.scale, (columns[1] - columns[0]) * view.scale, 1);
+  }
 }
 
 // Lines between CIDRs that are neither too small nor too large on the screen, and their names.
@@ -557,6 +578,7 @@ async function tellOwner(address, cell) {
     if (found.pod_name) lines.push(["", `${was}${found.pod_namespace ? found.pod_namespace + "/" : ""}${found.pod_name}`]);
     if (found.container_id) lines.push(["", `${found.container_id.slice(0, 20)} ${found.ifname}`]);
     if (found.since) lines.push(["", `assigned ${span(found.age_s)} ago, ${moment(found.since)}`]);
+    if (found.owner) lines.push(["", `for ${found.owner}`]);
     if (found.reason) lines.push(["", found.reason]);
     showTip(address, lines);
   } catch {

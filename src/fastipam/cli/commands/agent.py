@@ -68,7 +68,7 @@ from fastipam.store import DEFAULT_DATA_DIR
     multiple=True,
     envvar="FASTIPAM_DATA_DIR",
     show_envvar=True,
-    help="Stores to sweep and to show from the start; others are once a configuration has named them.",
+    help="Stores to sweep and show from the start; others once a configuration has named them.",
 )
 @click.option(
     "--sweep-interval",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,8 @@ from fastipam.addresses import BITS
 from fastipam.cli import options
 from fastipam.cli import output as output_
 from fastipam.cli.group import command as _command
-from fastipam.errors import ConfigError
+from fastipam.errors import ConfigError, StoreError
+from fastipam.sweep import finish_reboot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,7 +70,7 @@ def command(
     """Draw the addresses of a pool, in the order of a Hilbert curve.
 
     Neighbouring addresses are neighbours in the picture, and every CIDR is a square, or two side by
-    side. The pool is looked at, at one moment; nothing is changed.
+    side. What is drawn is one moment.
     """
     for option, given, where in (
         ("--bare", bare, output is not None),
@@ -79,6 +81,8 @@ def command(
             wanted = {"--bare": "-o FILE.png", "--prefix": "--json", "--json": "no -o"}[option]
             raise click.UsageError(f"{option} goes with {wanted}")
     with fastipam.open(data_dir, create=False) as ipam:
+        with suppress(StoreError):  # a store that cannot be written can still be drawn
+            finish_reboot(ipam)
         names = _names(ipam, network, one=output is not None)
         if as_json:
             output_.json_array(_counts(ipam, names, prefix))
