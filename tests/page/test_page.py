@@ -29,7 +29,9 @@ READY = "drawn && drawn.panels[panelAt].image && status"
 
 def _listed(data_dir: Path, network: str) -> list[dict[str, str]]:
     """What ``fastipam list --all --json`` prints."""
-    command = [FASTIPAM, "list", "--all", "--json", "--network", network, "--data-dir", data_dir]
+    command = [
+        str(FASTIPAM), "list", "--all", "--json", "--network", network, "--data-dir", str(data_dir)
+    ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, check=True, timeout=600)
     rows: list[dict[str, str]] = json.loads(done.stdout)
     return rows
@@ -41,7 +43,8 @@ def _expected(rows: list[dict[str, str]], first: int, bits: int) -> np.ndarray:
     for row in rows:
         cells[parse_ip(row["address"])[1] - first] = CODES[row["status"]]
     colours = np.array([BY_STATE[code] for code in range(6)], dtype=np.uint8)
-    return colours[cells[hilbert.grid(bits)]]
+    expected: np.ndarray = colours[cells[hilbert.grid(bits)]]
+    return expected
 
 
 def _shown(browser: Browser, width: int, height: int) -> np.ndarray:
