@@ -192,6 +192,19 @@ def read(
             yield Event(key, raw)
 
 
+def last(txn: Snapshot, store: Store, network_id: int, most: int) -> Iterator[Event]:
+    """The last ``most`` events of a network, newest first. O(most)."""
+    prefix = records.network_prefix(network_id)
+    with txn.txn.cursor(store.db_events) as cursor:
+        # The first key behind this network's, or the end: one step back is its last event.
+        behind = cursor.set_range(records.network_prefix(network_id + 1))
+        more = cursor.prev() if behind else cursor.last()
+        while more and most > 0 and cursor.key()[:4] == prefix:
+            yield Event(*cursor.item())
+            most -= 1
+            more = cursor.prev()
+
+
 def holder_at(events: Iterator[Event], wall_ns: int) -> Event | None:
     """Who had the address at this time, given its events; None: nobody whom they know."""
     holder: Event | None = None

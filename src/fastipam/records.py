@@ -47,6 +47,8 @@ COOLING = 2
 _ID = Struct(">I")
 _ADDRESS_KEY = {4: Struct(">IBI"), 6: Struct(">IB16s")}
 _LEASE = Struct("<BBHIQQQQII")
+# Where a packed record has ``allocated_ns``, for those who read a million of them.
+ALLOCATED_AT = slice(16, 24)
 _COOLDOWN = Struct(">IHQB")
 _ASSIGNED_BYTE = bytes((ASSIGNED,))
 _COOLING_BYTE = bytes((COOLING,))

@@ -16,6 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import fastipam
+from fastipam.agent import http as server
 from fastipam.agent import metrics
 from fastipam.cni import stores
 
@@ -181,7 +182,8 @@ def test_store_that_goes_away(
     ("path", "method", "status", "text"),
     [
         ("/healthz", "GET", 200, "ok"),
-        ("/", "GET", 404, "/metrics, /healthz"),
+        ("/", "GET", 200, "<h1>fastipam"),
+        ("/nothing", "GET", 404, "/healthz, /metrics"),
         ("/metrics/x", "GET", 404, ""),
         ("/metrics", "POST", 405, "only reading"),
         ("/metrics", "DELETE", 405, ""),
@@ -190,7 +192,7 @@ def test_store_that_goes_away(
 def test_paths(
     path: str, method: str, status: int, text: str, observed: Agent, free_port: int
 ) -> None:
-    """There are two pages, and nothing can be written."""
+    """What is there is answered, what is not there is 404, and nothing can be written."""
     found, body = _get(free_port, path, method)
     assert found == status
     assert text in body
@@ -212,14 +214,13 @@ def test_unhealthy(observed: Agent, free_port: int, config: Make, tmp_path: Path
 
 def test_health_without_agent(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No agent, one that is silent, or one that talks nonsense: not healthy."""
-    monkeypatch.setattr(metrics, "_HEALTH_S", 0.1)
+    monkeypatch.setattr(server, "_HEALTH_S", 0.1)
     path = str(run_dir / "s")
-    health = metrics.Metrics(path)
-    assert not health._is_healthy()
+    assert not server.is_healthy(path)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as silent:
         silent.bind(path)
         silent.listen()
-        assert not health._is_healthy()
+        assert not server.is_healthy(path)
 
 
 def test_health_of_an_activated_agent(start: Start, free_port: int, run_dir: Path) -> None:
@@ -296,7 +297,7 @@ def test_end_during_scrapes(start: Start, free_port: int, config: Make, tmp_path
 
 def test_codes_of_odd_answers() -> None:
     """An answer whose error object cannot be read counts as code -1, and harms nothing."""
-    observer = metrics.Metrics("/nonexistent")
+    observer = metrics.Metrics()
     documents: list[Mapping[str, Any] | list[int]] = [{"code": 7}, {}, [1], {"code": "x"}]
     for document in documents:
         observer.request("ADD", 1, json.dumps(document).encode(), 0.1)
@@ -310,7 +311,7 @@ def test_codes_of_odd_answers() -> None:
 
 def test_open_stores_are_listed(config: Make, call: Any) -> None:
     """Only what this process has open is scraped."""
-    observer = metrics.Metrics("/nonexistent")
+    observer = metrics.Metrics()
     label = {"data_dir": config()["ipam"]["dataDir"], "network": "mynet", "state": "assigned"}
     assert observer.registry.get_sample_value("fastipam_addresses", label) is None
     call("ADD", config(ipam=SUBNET))

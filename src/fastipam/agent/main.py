@@ -33,9 +33,10 @@ _BACKLOG = 4096  # connections that wait while a batch commits; the kernel's som
 
 
 class Settings(NamedTuple):
-    """What ``fastipam agent`` was told. ``http`` is (address, port) of the metrics, or None.
+    """What ``fastipam agent`` was told. ``http`` is (address, port) of page and metrics, or None.
 
-    ``data_dirs`` are swept from the start; ``sweep_interval_s`` 0: no store is.
+    ``data_dirs`` are swept and shown from the start; ``sweep_interval_s`` 0: no store is swept.
+    ``http_private``: the page is without the names of pods.
     """
 
     socket: Path = Path(DEFAULT_SOCKET)
@@ -44,6 +45,7 @@ class Settings(NamedTuple):
     data_dirs: tuple[str, ...] = ()
     sweep_interval_s: float = DEFAULT_INTERVAL_S
     grace_s: float = DEFAULT_GRACE_S
+    http_private: bool = False
     drain_s: float = 5.0
 
 
@@ -81,13 +83,32 @@ def run(settings: Settings) -> None:
 def _instrumented(
     settings: Settings, listener: socket.socket
 ) -> tuple[Executor, Callable[[], None]]:
-    """The executor, observed by the metrics if there are any; and how to end them."""
+    """The executor, observed by metrics and page if there are any; and how to end them."""
     if settings.http is None:
         return Executor(), lambda: None
+    from fastipam.agent import http
     from fastipam.agent.metrics import Metrics
+    from fastipam.agent.views import Page
+    from fastipam.agent.watch import Together, Watch
 
-    metrics = Metrics(listener.getsockname())
-    return Executor(metrics), metrics.serve(*settings.http)
+    watch = Watch(settings.data_dirs)
+    metrics = Metrics(watch)
+    page = Page(watch, private=settings.http_private)
+    routes = {
+        "/metrics": metrics.route,
+        "/healthz": http.health(listener.getsockname()),
+        **page.routes,
+    }
+    service = http.serve(*settings.http, routes)
+    watch.start()
+
+    def stop() -> None:
+        service.stop()
+        watch.stop()
+
+    if not settings.http_private and not http.is_loopback(settings.http[0]):
+        log.warning("http=%s shows the names of pods to the network", settings.http[0])
+    return Executor(Together(metrics, watch)), stop
 
 
 def _raise_descriptor_limit(connections: int) -> None:

@@ -1,40 +1,35 @@
-"""Prometheus metrics and a health check over HTTP; only looked at, never written through."""
+"""Prometheus metrics: what the agent does, and the state of the networks. docs/observability.md."""
 
 from __future__ import annotations
 
-import json
-import socket
-import threading
-from socketserver import TCPServer
-from typing import TYPE_CHECKING, Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.exposition import make_wsgi_app
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.exposition import choose_encoder
 
-from fastipam.agent import protocol
+import fastipam
 from fastipam.agent.batch import Observer
+from fastipam.agent.http import Asked, Response, Route
+from fastipam.agent.watch import Watch, error_of
 from fastipam.cni import stores
-from fastipam.errors import ConfigError, StoreError
-from fastipam.ipam import Ipam
+from fastipam.errors import FastipamError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from wsgiref.types import StartResponse, WSGIEnvironment
+    from collections.abc import Iterator
+
+    from prometheus_client.metrics_core import Metric
 
 _VERBS = frozenset(("ADD", "CHECK", "DEL", "GC", "STATUS", "VERSION"))
 _LATENCIES_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 _COMMITS_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0)
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-_HEALTH_S = 2.0
 
 
 class Metrics(Observer):
     """Counts what the agent does, and reads what the stores hold when it is asked."""
 
-    def __init__(self, agent_address: str | bytes) -> None:
-        self._agent_address = agent_address
+    def __init__(self, watch: Watch | None = None) -> None:
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "fastipam_requests", "Answered requests.", ["verb", "code"], registry=self.registry
@@ -58,17 +53,13 @@ class Metrics(Observer):
             buckets=_COMMITS_S,
             registry=self.registry,
         )
-        self.registry.register(_Stores())
+        ProcessCollector(registry=self.registry)
+        self.registry.register(_Networks(watch or Watch()))
 
     def request(self, verb: str, status: int, output: bytes, seconds: float) -> None:
         """Count a request by its verb and the code of its error object (0: none)."""
         verb = verb if verb in _VERBS else "other"
-        code = 0
-        if status:
-            try:
-                code = int(json.loads(output)["code"])
-            except (ValueError, KeyError, TypeError):
-                code = -1
+        code = error_of(output)[0] if status else 0
         self._requests.labels(verb, str(code)).inc()
         self._seconds.labels(verb).observe(seconds)
 
@@ -77,111 +68,77 @@ class Metrics(Observer):
         self._batches.observe(size)
         self._commits.observe(commit_seconds)
 
-    def serve(self, address: str, port: int) -> Callable[[], None]:
-        """Answer ``/metrics`` and ``/healthz`` in a thread; returns what ends it."""
-        family = _Server6 if ":" in address else _Server
-        try:
-            server = make_server(
-                address, port, self._application, server_class=family, handler_class=_Quiet
-            )
-        except OSError as error:
-            raise ConfigError(
-                f"{address} port {port}: {error.strerror}", field="--http", value=address
-            ) from error
-        thread = threading.Thread(
-            # No timeout: an idle thread wakes for requests, and never to look around.
-            target=server.serve_forever,
-            kwargs={"poll_interval": None},
-            name="http",
-            daemon=True,
-        )
-        thread.start()
-        self.port = server.server_port
-        return server.server_close
+    @property
+    def route(self) -> Route:
+        """What answers a scrape."""
+        return Route(self._answer, open=True)
 
-    def _application(
-        self, environ: WSGIEnvironment, start_response: StartResponse
-    ) -> Iterable[bytes]:
-        path = environ.get("PATH_INFO", "")
-        if environ.get("REQUEST_METHOD") not in ("GET", "HEAD"):
-            return _plain(start_response, "405 Method Not Allowed", "only reading is possible\n")
-        if path == "/metrics":
-            answer: Iterable[bytes] = make_wsgi_app(self.registry)(environ, start_response)
-            return answer
-        if path == "/healthz":
-            healthy = self._is_healthy()
-            status = "200 OK" if healthy else "503 Service Unavailable"
-            return _plain(start_response, status, "ok\n" if healthy else "no answer\n")
-        return _plain(start_response, "404 Not Found", "/metrics, /healthz\n")
-
-    def _is_healthy(self) -> bool:
-        """Whether the loop answers a VERSION request over its socket."""
-        request = protocol.pack_request({"CNI_COMMAND": "VERSION"}, b"")
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-                connection.settimeout(_HEALTH_S)
-                connection.connect(self._agent_address)
-                connection.sendall(request)
-                header = connection.recv(protocol.ANSWER.size, socket.MSG_WAITALL)
-                return protocol.read_answer(header)[0] == 0
-        except Exception:
-            return False
+    def _answer(self, asked: Asked) -> Response:
+        encode, kind = choose_encoder(asked.accept)
+        return Response(200, encode(self.registry), kind)
 
 
-def _plain(start_response: StartResponse, status: str, text: str) -> list[bytes]:
-    start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
-    return [text.encode()]
+class _Networks:
+    """The state of every network and store. O(networks), whatever they hold."""
 
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
 
-class _Server(WSGIServer):
-    request_queue_size = 16
-
-    def server_bind(self) -> None:
-        """As inherited, but without asking a name server what this address is called."""
-        TCPServer.server_bind(self)
-        host, self.server_port = self.socket.getsockname()[:2]
-        self.server_name = str(host)
-        self.setup_environ()
-
-
-class _Server6(_Server):
-    address_family = socket.AF_INET6
-
-
-class _Quiet(WSGIRequestHandler):
-    timeout = 5  # a client that sends nothing does not keep the next one waiting for ever
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Scrapes are no news."""
-
-
-class _Stores:
-    """Addresses by state, and sizes of files. O(networks), whatever they hold."""
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         """Read the counters of each network of each open store."""
-        addresses = GaugeMetricFamily(
-            "fastipam_addresses",
-            "Addresses by state.",
-            labels=["data_dir", "network", "state"],
+        yield InfoMetricFamily(
+            "fastipam_agent", "What runs here.", {"version": fastipam.__version__}
         )
-        sizes = GaugeMetricFamily(
-            "fastipam_store_bytes", "Size of the store's file.", labels=["data_dir"]
+        names = ["data_dir", "network"]
+        addresses = _gauge("addresses", "Addresses by state.", [*names, "state"])
+        exhaustion = _gauge(
+            "exhaustion_seconds",
+            "Seconds until no address is left, as the last 15 minutes went; +Inf: not in sight.",
+            names,
         )
-        for store in stores.all_open():
-            ipam = Ipam(store)
-            try:
-                with stores.staying_open:
-                    names = ipam.networks()
-                for name in names:
-                    # For one network at a time: a request that has to close the store waits for it.
-                    with stores.staying_open:
-                        counts = ipam.network(name).stats()
-                    for state, count in counts.items():
-                        if state != "size":
-                            addresses.add_metric([store.path, name, state], count)
-                sizes.add_metric([store.path], store.file_bytes())
-            except (StoreError, OSError):
-                continue  # it was closed or damaged meanwhile: its requests say so
-        yield addresses
-        yield sizes
+        oldest = _gauge(
+            "oldest_cooling_seconds", "How long the longest cooling address has cooled.", names
+        )
+        longest = _gauge(
+            "longest_free_run", "The most free addresses in a row, as of the last scrape.", names
+        )
+        assignments = CounterMetricFamily(
+            "fastipam_assignments", "Assignments since the network was made.", labels=names
+        )
+        for reading in self._watch.sample():
+            for state, count in reading.states.items():
+                addresses.add_metric([*reading.key, state], count)
+            exhaustion.add_metric(reading.key, self._watch.exhaustion_s(reading.key))
+            oldest.add_metric(reading.key, reading.oldest_cooling_s)
+            assignments.add_metric(reading.key, reading.assignments)
+            run = self._watch.longest_run(reading)
+            if run is not None:
+                longest.add_metric(reading.key, run)
+        yield from (addresses, exhaustion, oldest, longest, assignments)
+        yield from _stores()
+
+
+def _stores() -> Iterator[Metric]:
+    sizes = _gauge("store_bytes", "Size of the store's file.", ["data_dir"])
+    missing = _gauge(
+        "leases_without_netns",
+        "Leases whose network namespace was gone when the sweeper looked.",
+        ["data_dir"],
+    )
+    history = _gauge("events", "Events that the history holds.", ["data_dir"])
+    for store in stores.all_open():
+        try:
+            with stores.staying_open, store.read() as txn:
+                counts = [
+                    int(txn.txn.stat(db)["entries"]) for db in (store.db_missing, store.db_events)
+                ]
+            sizes.add_metric([store.path], store.file_bytes())
+            missing.add_metric([store.path], counts[0])
+            history.add_metric([store.path], counts[1])
+        except (FastipamError, OSError):
+            continue  # it was closed or removed meanwhile: its requests say so
+    yield from (sizes, missing, history)
+
+
+def _gauge(name: str, documentation: str, labels: list[str]) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"fastipam_{name}", documentation, labels=labels)

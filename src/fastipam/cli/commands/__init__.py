@@ -19,6 +19,7 @@ _HERE = "fastipam.cli.commands"
 COMMANDS = {
     "list": Entry(f"{_HERE}.list_:command", _LOOK, "Who has which address: IP, STATUS, POD."),
     "stats": Entry(f"{_HERE}.stats:command", _LOOK, "How full each network is."),
+    "map": Entry(f"{_HERE}.map_:command", _LOOK, "A pool as a picture, or as characters."),
     "check": Entry(f"{_HERE}.check:command", _CARE, "Does the store agree with itself?"),
     "import": Entry(f"{_HERE}.migrate:import_", _MOVE, "Take over another plugin's leases."),
     "export": Entry(f"{_HERE}.migrate:export", _MOVE, "Hand the leases over to another plugin."),

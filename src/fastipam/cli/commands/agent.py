@@ -16,7 +16,7 @@ from fastipam.store import DEFAULT_DATA_DIR
     "agent",
     examples=(
         ("fastipam agent", "in the foreground; systemd units are in deploy/"),
-        ("fastipam agent --http 127.0.0.1:9464", "with /metrics and /healthz"),
+        ("fastipam agent --http 9464", "with a page, /metrics and /healthz on 127.0.0.1"),
     ),
 )
 @click.option(
@@ -28,7 +28,16 @@ from fastipam.store import DEFAULT_DATA_DIR
     show_envvar=True,
     help="Where the launcher finds the agent.",
 )
-@click.option("--http", metavar="ADDR:PORT", help="Serve /metrics and /healthz there.")
+@click.option(
+    "--http",
+    metavar="[ADDR:]PORT",
+    help="Serve the page, /metrics and /healthz there; ADDR is 127.0.0.1 unless given.",
+)
+@click.option(
+    "--http-private",
+    is_flag=True,
+    help="The page names no pod, container or namespace.",
+)
 @click.option(
     "--max-connections",
     default=1024,
@@ -59,7 +68,7 @@ from fastipam.store import DEFAULT_DATA_DIR
     multiple=True,
     envvar="FASTIPAM_DATA_DIR",
     show_envvar=True,
-    help="Stores to sweep from the start; others are once a configuration has named them.",
+    help="Stores to sweep and show from the start; others once a configuration has named them.",
 )
 @click.option(
     "--sweep-interval",
@@ -78,6 +87,7 @@ from fastipam.store import DEFAULT_DATA_DIR
 def command(
     socket: Path,
     http: str | None,
+    http_private: bool,
     max_connections: int,
     client_timeout: float,
     log_level: str,
@@ -105,6 +115,7 @@ def command(
         data_dirs=data_dirs,
         sweep_interval_s=sweep_interval,
         grace_s=grace,
+        http_private=http_private,
     )
     process.run(settings)
 
@@ -113,8 +124,8 @@ def _host_and_port(text: str | None) -> tuple[str, int] | None:
     if text is None:
         return None
     host, _, port = text.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
+    if not port.isdecimal() or int(port) > 65535:
         raise ConfigError(
             f"{text!r} is not ADDRESS:PORT", field="--http", value=text, hint="127.0.0.1:9464, say"
         )
-    return host.strip("[]"), int(port)
+    return host.strip("[]") or "127.0.0.1", int(port)

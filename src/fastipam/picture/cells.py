@@ -1,0 +1,316 @@
+"""A pool as arrays of cells, read from the bitmap's pages in one transaction.
+
+What costs is the number of pages (256 for a /12) and of addresses that are cooling or reserved; who
+has an assigned address is not looked at.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastipam import records
+from fastipam.addresses import BITS
+from fastipam.errors import StoreCorrupt
+from fastipam.ledger import find, read_pool, read_state
+from fastipam.picture.frames import Frame, frames
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fastipam.ranges import Pool
+    from fastipam.store import Snapshot, Store
+
+    Bytes = npt.NDArray[np.uint8]
+    Counts = npt.NDArray[np.int64]
+
+# The states of a cell. The first four are those of an address; EXCLUDED is in a subnet of the pool
+# and never handed out (gateway, network, broadcast, exclusions), OUTSIDE is in none.
+FREE, ASSIGNED, COOLING, RESERVED, EXCLUDED, OUTSIDE = range(6)
+STATES = ("free", "assigned", "cooling", "reserved", "excluded", "outside")
+# A cell is state | level << 3; the level is 31 unless it stands for several addresses: then it says
+# how many of those are used, 1 (hardly any) to 31 (all).
+LEVEL_SHIFT = 3
+FULL_LEVEL = 31
+PICTURE_BITS = 20  # cells of one frame: 1024 x 1024
+
+_PAGE_SHIFT = 12
+_PAGE_BITS = 1 << _PAGE_SHIFT
+_PAGE_BYTES = _PAGE_BITS // 8
+_AT_ONCE = 4096  # entries fetched by one call into LMDB: other threads get their turn in between
+_POPCOUNT = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One frame: a byte a cell in address order, and the addresses by state.
+
+    ``counts`` is None where a cell is an address, else how many of its addresses are in which
+    state, an array of shape (states, cells).
+    """
+
+    frame: Frame
+    cells: Bytes
+    counts: Counts | None = field(repr=False, default=None)
+
+    @property
+    def states(self) -> Bytes:
+        """The state of each cell; of several addresses: the commonest that is not free."""
+        return self.cells & np.uint8((1 << LEVEL_SHIFT) - 1)
+
+    def tally(self, parts_bits: int) -> Counts:
+        """Addresses by state in each of ``2**parts_bits`` equal parts: shape (parts, states)."""
+        parts = 1 << parts_bits
+        if self.counts is not None:
+            summed: Counts = self.counts.reshape(len(STATES), parts, -1).sum(2).T
+            return summed
+        states = self.states.reshape(parts, -1)
+        return np.stack([(states == one).sum(1) for one in range(len(STATES))], axis=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A network at one moment. ``change`` is a number that every change of the store raises."""
+
+    network: str
+    network_id: int
+    change: int
+    moment_ns: int
+    stats: dict[str, int]
+    panels: list[Panel]
+    left_out: int  # parts of a large subnet that are used and not shown
+
+
+def change_of(txn: Snapshot) -> int:
+    """A number that is another one whenever the store has changed."""
+    return int(txn.txn.id())
+
+
+def read(store: Store, txn: Snapshot, name: str, max_bits: int = PICTURE_BITS) -> Picture | None:
+    """The picture of a network as a snapshot has it; None when there is no such network.
+
+    O(cells + pages + cooling + reserved). Raises StoreError.
+    """
+    found = find(txn, store, records.encode("network", name))
+    if found is None:
+        return None
+    network_id, text = found
+    pool = read_pool(text, None, store, name)
+    state = read_state(txn, store, network_id)
+    size = pool.size + state.outside
+    pages = {
+        family: _stored_pages(txn, store, network_id, family)
+        for family in {each.family for each in pool.sets}
+    }
+    shown, left_out = frames(pool, {family: each[0] for family, each in pages.items()}, max_bits)
+    cooling = _cooling(txn, store, network_id)
+    reserved = _reserved(txn, store, network_id)
+    panels = [
+        _panel(pool, frame, pages[frame.family], cooling[frame.family], reserved[frame.family])
+        for frame in shown
+    ]
+    stats = {
+        "size": size,
+        "assigned": state.assigned,
+        "cooling": state.cooling,
+        "reserved": state.reserved,
+        "free": size - state.used,
+    }
+    return Picture(name, network_id, change_of(txn), store.clock(), stats, panels, left_out)
+
+
+def _panel(
+    pool: Pool, frame: Frame, pages: tuple[list[int], Bytes], cooling: Bytes, reserved: Bytes
+) -> Panel:
+    cooling_at = places(frame, cooling)
+    reserved_at = places(frame, reserved)
+    if not frame.shift:
+        cells = np.full(1 << frame.bits, OUTSIDE | FULL_LEVEL << LEVEL_SHIFT, dtype=np.uint8)
+        for low, high, code in _areas(pool, frame):
+            cells[low : high + 1] = code | FULL_LEVEL << LEVEL_SHIFT
+        np.putmask(cells, _used_bits(frame, *pages), ASSIGNED | FULL_LEVEL << LEVEL_SHIFT)
+        cells[cooling_at] = COOLING | FULL_LEVEL << LEVEL_SHIFT
+        cells[reserved_at] = RESERVED | FULL_LEVEL << LEVEL_SHIFT
+        return Panel(frame, cells)
+    counts = np.zeros((len(STATES), 1 << frame.cell_bits), dtype=np.int64)
+    counts[OUTSIDE] = 1 << frame.shift
+    for low, high, code in _areas(pool, frame):
+        covered = _coverage(frame, low, high)
+        taken_from = OUTSIDE if code == EXCLUDED else EXCLUDED
+        counts[code] += covered
+        counts[taken_from] -= covered
+    used = _used_counts(frame, *pages)
+    counts[COOLING] = np.bincount(cooling_at >> frame.shift, minlength=1 << frame.cell_bits)
+    counts[RESERVED] = np.bincount(reserved_at >> frame.shift, minlength=1 << frame.cell_bits)
+    counts[ASSIGNED] = used - counts[COOLING] - counts[RESERVED]
+    for code in (FREE, EXCLUDED, OUTSIDE):  # a used address may lie outside of the ranges
+        taken = np.minimum(used, counts[code])
+        counts[code] -= taken
+        used = used - taken
+    return Panel(frame, _summary(counts), counts)
+
+
+def _areas(pool: Pool, frame: Frame) -> Iterator[tuple[int, int, int]]:
+    """(first, last, code) of what the pool's subnets, and in them its intervals, are of a frame."""
+    subnets = {
+        (one.network, one.network + (1 << BITS[frame.family] - one.length) - 1)
+        for each in pool.sets
+        if each.family == frame.family
+        for one in each.ranges
+    }
+    within: list[tuple[int, int]] = []
+    for low, high in sorted(subnets, key=lambda one: (one[0], -one[1])):
+        if not within or low > within[-1][1]:  # two ranges may be of one subnet
+            within.append((low, high))
+    intervals = (
+        pair for each in pool.sets if each.family == frame.family for pair in each.intervals
+    )
+    for areas, code in ((within, EXCLUDED), (intervals, FREE)):
+        for low, high in areas:
+            start, end = max(low, frame.first), min(high, frame.last)
+            if start <= end:
+                yield start - frame.first, end - frame.first, code
+
+
+def _coverage(frame: Frame, low: int, high: int) -> Counts:
+    """How many addresses of each cell lie in low..high."""
+    covered = np.zeros(1 << frame.cell_bits, dtype=np.int64)
+    size = 1 << frame.shift
+    begin, end = low >> frame.shift, high >> frame.shift
+    covered[begin : end + 1] = size
+    covered[begin] -= low - (begin << frame.shift)
+    covered[end] -= (end + 1 << frame.shift) - 1 - high
+    return covered
+
+
+def _summary(counts: Counts) -> Bytes:
+    """A byte a cell: the commonest state that is not free, and how much of the cell is used."""
+    used = counts[ASSIGNED] + counts[COOLING] + counts[RESERVED]
+    usable = used + counts[FREE]
+    states = ASSIGNED + np.argmax(counts[ASSIGNED : RESERVED + 1], axis=0)
+    unused = np.where(counts[EXCLUDED] > counts[OUTSIDE], EXCLUDED, OUTSIDE)
+    unused = np.where(counts[FREE] > 0, FREE, unused)
+    levels = -(-used * FULL_LEVEL // np.maximum(usable, 1))
+    codes = np.where(used > 0, states, unused)
+    levels = np.where(used > 0, levels, FULL_LEVEL)
+    summary: Bytes = (codes | levels << LEVEL_SHIFT).astype(np.uint8)
+    return summary
+
+
+# What is stored -----------------------------------------------------------------------------
+
+
+def _stored_pages(
+    txn: Snapshot, store: Store, network_id: int, family: int
+) -> tuple[list[int], Bytes]:
+    """The numbers of the pages of level 0 that exist, ascending, and their bytes."""
+    prefix = records.pages_prefix(network_id, family) + b"\0"
+    numbers = []
+    pages = []
+    with txn.txn.cursor(store.db_pages) as cursor:
+        if cursor.set_range(prefix):
+            for key, page in cursor:
+                if not key.startswith(prefix):
+                    break
+                if len(page) != _PAGE_BYTES:
+                    raise StoreCorrupt(
+                        f"a page is not {_PAGE_BYTES} bytes long", hint=records.CHECK_HINT
+                    )
+                numbers.append(int.from_bytes(key[len(prefix) :], "big"))
+                pages.append(page)
+    return numbers, np.frombuffer(b"".join(pages), dtype=np.uint8).reshape(-1, _PAGE_BYTES)
+
+
+def _within(frame: Frame, numbers: list[int], pages: Bytes) -> tuple[Counts, Bytes]:
+    """Those of the pages that a frame shows, numbered from its first one."""
+    first, last = frame.first >> _PAGE_SHIFT, frame.last >> _PAGE_SHIFT
+    chosen = [at for at, number in enumerate(numbers) if first <= number <= last]
+    return np.array([numbers[at] - first for at in chosen], dtype=np.int64), pages[chosen]
+
+
+def _used_bits(frame: Frame, numbers: list[int], pages: Bytes) -> npt.NDArray[np.bool_]:
+    """Whether the bit of each address is set."""
+    at, chosen = _within(frame, numbers, pages)
+    count = max(1, 1 << frame.bits >> _PAGE_SHIFT)
+    used = np.zeros((count, _PAGE_BITS), dtype=np.uint8)
+    used[at] = np.unpackbits(chosen, axis=1, bitorder="little")
+    begin = frame.first & (_PAGE_BITS - 1)
+    return used.reshape(-1)[begin : begin + (1 << frame.bits)].view(np.bool_)
+
+
+def _used_counts(frame: Frame, numbers: list[int], pages: Bytes) -> Counts:
+    """How many bits of each cell are set; a cell is smaller or larger than a page."""
+    at, chosen = _within(frame, numbers, pages)
+    cells = 1 << frame.cell_bits
+    if frame.shift >= _PAGE_SHIFT:
+        set_bits = _POPCOUNT[chosen].sum(1)
+        summed = np.bincount(at >> frame.shift - _PAGE_SHIFT, weights=set_bits, minlength=cells)
+        return summed.astype(np.int64)
+    if frame.bits < _PAGE_SHIFT:
+        within: Counts = _used_bits(frame, numbers, pages).reshape(cells, -1).sum(1)
+        return within
+    used = np.zeros((1 << frame.bits >> _PAGE_SHIFT, _PAGE_BITS >> frame.shift), dtype=np.int64)
+    bits = np.unpackbits(chosen, axis=1, bitorder="little")
+    used[at] = bits.reshape(len(at), -1, 1 << frame.shift).sum(2)
+    return used.reshape(-1)
+
+
+def _cooling(txn: Snapshot, store: Store, network_id: int) -> dict[int, Bytes]:
+    """The addresses that are cooling, by family: an array of shape (addresses, bytes)."""
+    return _queued(txn, store.db_cooldown, network_id, family_at=14)
+
+
+def _reserved(txn: Snapshot, store: Store, network_id: int) -> dict[int, Bytes]:
+    """The addresses that are reserved, by family; without those that their owner has."""
+    found = _queued(txn, store.db_reservations, network_id, family_at=4)
+    for family, addresses in found.items():
+        prefix = records.network_prefix(network_id) + bytes((family,))
+        unused = [
+            txn.get(prefix + one.tobytes(), None, store.db_leases) is None for one in addresses
+        ]
+        found[family] = addresses[np.array(unused, dtype=np.bool_)]
+    return found
+
+
+def _queued(txn: Snapshot, db: Any, network_id: int, *, family_at: int) -> dict[int, Bytes]:
+    """What a network's keys end in: the family's byte, the address. O(entries)."""
+    prefix = records.network_prefix(network_id)
+    found: dict[int, list[bytes]] = {family: [] for family in BITS}
+    with txn.txn.cursor(db) as cursor:
+        keys = cursor.iternext(keys=True, values=False) if cursor.set_range(prefix) else iter(())
+        while chunk := list(islice(keys, _AT_ONCE)):
+            done = not chunk[-1].startswith(prefix)
+            if done:
+                chunk = [key for key in chunk if key.startswith(prefix)]
+            for family, its_bits in BITS.items():
+                size = family_at + 1 + its_bits // 8
+                joined = b"".join([key for key in chunk if len(key) == size])
+                if joined:
+                    found[family].append(joined)
+            if done:
+                break
+    arrays = {}
+    for family, its_bits in BITS.items():
+        size = family_at + 1 + its_bits // 8
+        keys_of = np.frombuffer(b"".join(found[family]), dtype=np.uint8).reshape(-1, size)
+        arrays[family] = np.ascontiguousarray(keys_of[:, family_at + 1 :])
+    return arrays
+
+
+def places(frame: Frame, addresses: Bytes) -> Counts:
+    """Where in a frame these addresses (rows of big-endian bytes) lie; others are left out."""
+    if not len(addresses):
+        return np.zeros(0, dtype=np.int64)
+    if addresses.shape[1] == 4:
+        at = addresses.view(">u4")[:, 0].astype(np.int64) - frame.first
+        return at[(at >= 0) & (at < 1 << frame.bits)]
+    halves = addresses.view(">u8").astype(np.uint64)
+    inside = halves[:, 0] == np.uint64(frame.first >> 64)
+    # In arithmetic modulo 2**64 what lies before the frame is far behind it.
+    rest = halves[inside, 1] - np.uint64(frame.first & (1 << 64) - 1)
+    found: Counts = rest[rest < np.uint64(1 << min(frame.bits, 63))].astype(np.int64)
+    return found

@@ -1,0 +1,128 @@
+"""Which parts of the address space a picture of a pool shows: its frames, each a CIDR."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from fastipam.addresses import BITS, format_cidr, format_ip
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fastipam.ranges import Pool
+
+# A subnet of more addresses is not drawn as a whole: a /64 would be one dot. Shown are the parts of
+# it in which something is used.
+WHOLE_BITS = 32
+LEAST_BITS = 12  # of such a part: one page of the bitmap
+APART_PAGES = 256  # pages that lie further apart than this are different parts
+MOST_PARTS = 4
+_PAGE_BITS = 12
+
+
+class Frame(NamedTuple):
+    """An aligned block of ``2**bits`` addresses from ``first``, drawn in cells of ``2**shift``."""
+
+    family: int
+    first: int
+    bits: int
+    shift: int
+    subnet: str  # the configured subnets that it shows (a part of), as text
+
+    @property
+    def last(self) -> int:
+        """The last address."""
+        return self.first + (1 << self.bits) - 1
+
+    @property
+    def cell_bits(self) -> int:
+        """It has ``2**cell_bits`` cells."""
+        return self.bits - self.shift
+
+    @property
+    def cidr(self) -> str:
+        """The block as text."""
+        return format_cidr(self.family, self.first, BITS[self.family] - self.bits)
+
+    def part(self, number: int, parts_bits: int) -> str:
+        """The CIDR of one of ``2**parts_bits`` equal parts."""
+        bits = self.bits - parts_bits
+        return format_cidr(self.family, self.first + (number << bits), BITS[self.family] - bits)
+
+    def cell_text(self, cell: int) -> str:
+        """The addresses of a cell: one address, or a CIDR."""
+        if self.shift:
+            return self.part(cell, self.cell_bits)
+        return format_ip(self.family, self.first + cell)
+
+
+def frames(pool: Pool, touched: dict[int, Sequence[int]], max_bits: int) -> tuple[list[Frame], int]:
+    """The frames of a pool, each of at most ``2**max_bits`` cells, and how many were left out.
+
+    ``touched`` are, for each family, the ascending numbers of the bitmap's pages that exist.
+    O(ranges + pages).
+    """
+    found: list[Frame] = []
+    left_out = 0
+    for family in dict.fromkeys(each.family for each in pool.sets):
+        subnets = [
+            (one.network, BITS[family] - one.length)
+            for each in pool.sets
+            if each.family == family
+            for one in each.ranges
+        ]
+        for first, bits in _joined(subnets):
+            text = format_cidr(family, first, BITS[family] - bits)
+            parts = [(first, bits)]
+            if bits > WHOLE_BITS:
+                low, high = first >> _PAGE_BITS, (first + (1 << bits) - 1) >> _PAGE_BITS
+                pages = [number for number in touched.get(family, ()) if low <= number <= high]
+                parts = _parts(pages) or [(first, LEAST_BITS)]
+                left_out += max(0, len(parts) - MOST_PARTS)
+            found += [
+                Frame(family, start, size, max(0, size - max_bits), text)
+                for start, size in parts[:MOST_PARTS]
+            ]
+    return found, left_out
+
+
+def _joined(subnets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same (first address, bits) blocks, fewer: together where that wastes little room."""
+    joined: list[tuple[int, int, int]] = []  # with the number of addresses that are wanted of it
+    for first, bits in sorted(set(subnets), key=lambda one: (one[0], -one[1])):
+        last = first + (1 << bits) - 1
+        if joined and last < joined[-1][0] + (1 << joined[-1][1]):
+            continue  # a part of the block before it
+        joined.append((first, bits, 1 << bits))
+        while len(joined) > 1:
+            (low, _, wanted), (_, _, more) = joined[-2:]
+            cover = _cover(low, last)
+            if 1 << cover > 4 * (wanted + more):
+                break
+            joined[-2:] = [(low >> cover << cover, cover, wanted + more)]
+    return [(first, bits) for first, bits, _ in joined]
+
+
+def _cover(low: int, high: int) -> int:
+    """The bits of the smallest aligned block that holds both addresses."""
+    return (low ^ high).bit_length()
+
+
+def _parts(pages: Sequence[int]) -> list[tuple[int, int]]:
+    """Blocks (first address, bits) that hold these pages: neighbours together, the rest apart."""
+    groups: list[list[int]] = []
+    for number in pages:
+        if groups and number - groups[-1][-1] <= APART_PAGES and _is_snug(groups[-1][0], number):
+            groups[-1].append(number)
+        else:
+            groups.append([number])
+    parts = []
+    for group in groups:
+        bits = _cover(group[0], group[-1])
+        parts.append((group[0] >> bits << bits + _PAGE_BITS, bits + _PAGE_BITS))
+    return parts
+
+
+def _is_snug(low: int, high: int) -> bool:
+    """Whether the aligned block of both is not many times what lies between them."""
+    return 1 << _cover(low, high) <= 4 * max(APART_PAGES, high - low)

@@ -1,0 +1,162 @@
+"""What a picture can be coloured by other than state: the owner, the age, the block of each cell.
+
+These read the lease of every used address, a second for a million of them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastipam import records
+from fastipam.errors import ConfigError, StoreCorrupt
+from fastipam.picture import blocks
+from fastipam.picture.cells import places
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy.typing as npt
+
+    from fastipam.picture.cells import Picture
+    from fastipam.picture.frames import Frame
+    from fastipam.store import Snapshot, Store
+
+STATE, OWNER, AGE, BLOCK = "state", "owner", "age", "block"
+KINDS = (STATE, OWNER, AGE, BLOCK)
+NO_NAMESPACE = "no namespace"
+NOTHING = -1  # the value of a cell that no lease is in
+_AT_ONCE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A value for each cell of each panel of a picture.
+
+    Of OWNER and BLOCK a value is a place in ``labels``, of AGE it is whole seconds. ``sizes`` are
+    the addresses of each label.
+    """
+
+    kind: str
+    values: list[npt.NDArray[np.int64]]
+    labels: list[str]
+    sizes: list[int]
+
+
+def read(store: Store, txn: Snapshot, picture: Picture, kind: str) -> Layer:
+    """The layer of a picture, in the picture's snapshot. O(used addresses).
+
+    Raises ConfigError when a picture by block is wanted and the network has none; StoreError.
+    """
+    if kind == BLOCK:
+        return _blocks(picture, blocks.owned(store, txn, picture.network_id))
+    if kind == AGE:
+        return _ages(store, txn, picture)
+    return _owners(store, txn, picture)
+
+
+def _owners(store: Store, txn: Snapshot, picture: Picture) -> Layer:
+    """The namespace of each cell's pods; of several, the commonest."""
+    numbers: defaultdict[bytes, int] = defaultdict()
+    numbers.default_factory = numbers.__len__  # a new name gets the next number
+    values = []
+    totals = np.zeros(0, dtype=np.int64)
+    for panel in picture.panels:
+        found_at = []
+        found = []
+        for at, raws in _leases(store, txn, picture.network_id, panel.frame):
+            found_at.append(at)
+            # Counted from the end: before the texts there may be any byte.
+            found.append([numbers[raw.rsplit(b"\0", 3)[1]] for raw in raws])
+        layer = np.full(len(panel.cells), NOTHING, dtype=np.int64)
+        if found:
+            cells = np.concatenate(found_at) >> panel.frame.shift
+            who = np.concatenate([np.array(one, dtype=np.int64) for one in found])
+            totals = _added(totals, np.bincount(who))
+            if panel.frame.shift:
+                pairs, counts = np.unique(cells * len(numbers) + who, return_counts=True)
+                pairs = pairs[np.argsort(counts, kind="stable")]  # the commonest is written last
+                cells, who = pairs // len(numbers), pairs % len(numbers)
+            layer[cells] = who
+        values.append(layer)
+    labels = [name.decode(records.ENCODING, "replace") or NO_NAMESPACE for name in numbers]
+    return Layer(OWNER, values, labels, totals.tolist())
+
+
+def _added(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The sum of two arrays, the shorter one filled with zeros."""
+    size = max(len(left), len(right))
+    total: npt.NDArray[Any] = np.zeros(size, dtype=np.int64)
+    total[: len(left)] += left
+    total[: len(right)] += right
+    return total
+
+
+def _blocks(picture: Picture, owned: list[blocks.Owned]) -> Layer:
+    """The node whose block each address is in."""
+    if not owned:
+        raise ConfigError(
+            f"network {picture.network} has no blocks of a cluster",
+            field="--by",
+            value=BLOCK,
+            hint="choose state, owner or age",
+        )
+    labels = sorted({each.node for each in owned})
+    sizes = [0] * len(labels)
+    for each in owned:
+        sizes[labels.index(each.node)] += each.last - each.first + 1
+    values = []
+    for panel in picture.panels:
+        frame = panel.frame
+        layer = np.full(len(panel.cells), NOTHING, dtype=np.int64)
+        for each in owned:
+            low, high = max(each.first, frame.first), min(each.last, frame.last)
+            if each.family == frame.family and low <= high:
+                begin, end = (low - frame.first) >> frame.shift, (high - frame.first) >> frame.shift
+                layer[begin : end + 1] = labels.index(each.node)
+        values.append(layer)
+    return Layer(BLOCK, values, labels, sizes)
+
+
+def _ages(store: Store, txn: Snapshot, picture: Picture) -> Layer:
+    """The seconds since the assignment; of several addresses, since the last one."""
+    values = []
+    for panel in picture.panels:
+        newest = np.full(len(panel.cells), NOTHING, dtype=np.int64)
+        for at, raws in _leases(store, txn, picture.network_id, panel.frame):
+            times = b"".join([raw[records.ALLOCATED_AT] for raw in raws])
+            allocated = np.frombuffer(times, dtype="<u8").astype(np.int64)
+            np.maximum.at(newest, at >> panel.frame.shift, allocated)
+        ages = np.maximum(0, (picture.moment_ns - newest) // 10**9)
+        values.append(np.where(newest == NOTHING, NOTHING, ages))
+    return Layer(AGE, values, [], [])
+
+
+def _leases(
+    store: Store, txn: Snapshot, network_id: int, frame: Frame
+) -> Iterator[tuple[npt.NDArray[np.int64], list[bytes]]]:
+    """(places, records) of the leases in a frame, some thousand at a time."""
+    first = records.address_key(network_id, frame.family, frame.first)
+    last = records.address_key(network_id, frame.family, frame.last)
+    size = len(first)
+    with txn.txn.cursor(store.db_leases) as cursor:
+        items = iter(cursor) if cursor.set_range(first) else iter(())
+        while chunk := list(islice(items, _AT_ONCE)):
+            whole = chunk[-1][0] <= last
+            if not whole:
+                chunk = [item for item in chunk if item[0] <= last]
+            joined = b"".join([key for key, _ in chunk])
+            if len(joined) != size * len(chunk):
+                raise StoreCorrupt("a lease has an odd key", hint=records.CHECK_HINT)
+            keys = np.frombuffer(joined, dtype=np.uint8).reshape(-1, size)
+            if len(keys):
+                yield (
+                    places(frame, np.ascontiguousarray(keys[:, 5:])),
+                    [raw for _, raw in chunk],
+                )
+            if not whole:
+                return

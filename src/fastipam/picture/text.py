@@ -1,0 +1,95 @@
+"""A picture in a terminal: two cells a character in colour, or one a character without."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.segment import Segment
+from rich.style import Style
+
+from fastipam.picture import hilbert
+from fastipam.picture.cells import (
+    ASSIGNED,
+    COOLING,
+    EXCLUDED,
+    FREE,
+    FULL_LEVEL,
+    LEVEL_SHIFT,
+    OUTSIDE,
+    RESERVED,
+    STATES,
+)
+from fastipam.picture.colours import BY_STATE, of_label, paint
+from fastipam.picture.layers import AGE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy.typing as npt
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+    from fastipam.picture.cells import Panel, Picture
+    from fastipam.picture.colours import Colour
+    from fastipam.picture.layers import Layer
+
+LEAST_SIDE = 16  # characters: a cell of a smaller picture is drawn several wide
+LABELS = 8
+PLAIN = {FREE: ".", ASSIGNED: "#", COOLING: "c", RESERVED: "r", EXCLUDED: "x", OUTSIDE: " "}
+PLAIN_KEY = (
+    "#: assigned  c: cooling  r: reserved  .: free  x: excluded  1-9: tenths in use of a mixed cell"
+)
+
+
+def fitting_bits(columns: int, rows: int) -> int:
+    """The largest number of cells, as a power of two, that such a terminal shows: 2**6 to 2**14."""
+    bits = 14
+    while bits > 6 and (1 << (bits + 1) // 2 > columns or 1 << bits // 2 > 2 * rows):
+        bits -= 1
+    return bits
+
+
+class Blocks:
+    """A panel as half blocks: the upper cell is the foreground, the lower one the background."""
+
+    def __init__(
+        self, panel: Panel, layer: Layer | None, values: npt.NDArray[np.int64] | None
+    ) -> None:
+        raster = paint(panel, layer, values)[hilbert.grid(panel.frame.cell_bits)]
+        factor = max(1, LEAST_SIDE // raster.shape[1])
+        self._raster = raster.repeat(factor, axis=0).repeat(factor, axis=1)
+        if len(self._raster) % 2:
+            self._raster = np.vstack((self._raster, np.zeros_like(self._raster[:1])))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for upper, lower in zip(self._raster[::2], self._raster[1::2], strict=True):
+            for one, two in zip(upper.tolist(), lower.tolist(), strict=True):
+                yield Segment("▀", Style(color=_code(one), bgcolor=_code(two)))
+            yield Segment.line()
+
+
+def _code(colour: Colour) -> str:
+    return f"#{colour[0]:02x}{colour[1]:02x}{colour[2]:02x}"
+
+
+def legend(picture: Picture, layer: Layer | None) -> Iterator[tuple[str, str, int | None]]:
+    """(colour, name, addresses) of what a picture's colours mean."""
+    for code, state in enumerate(STATES[: RESERVED + 1]):
+        yield _code(BY_STATE[code]), state, picture.stats[state]
+    yield _code(BY_STATE[EXCLUDED]), STATES[EXCLUDED], None
+    if layer is not None and layer.kind != AGE:
+        pairs = sorted(zip(layer.sizes, layer.labels, strict=True), reverse=True)
+        for size, label in pairs[:LABELS]:
+            yield _code(of_label(label)), label, size
+
+
+def plain_lines(panel: Panel) -> Iterator[str]:
+    """A panel as characters, one a cell; see PLAIN_KEY."""
+    states = panel.states
+    levels = panel.cells >> LEVEL_SHIFT
+    characters = np.array([PLAIN[code] for code in range(len(STATES))])[states]
+    mixed = (levels < FULL_LEVEL) & (states != FREE) & (states <= RESERVED)
+    tenths = np.clip(levels * 10 // (FULL_LEVEL + 1), 1, 9)
+    characters = np.where(mixed, tenths.astype("U1"), characters)
+    for row in characters[hilbert.grid(panel.frame.cell_bits)]:
+        yield "".join(row.tolist()).rstrip()

@@ -1,0 +1,228 @@
+"""The alert rules and the dashboard: promtool, and a real Prometheus that scrapes an agent."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+import fastipam
+
+from ..agent.conftest import free_port, run_dir, start  # noqa: F401  # fixtures
+from ..agent.processes import Agent, ask, until
+from ..cni.conftest import config  # noqa: F401  # a fixture
+from ..e2e import tools
+from .support import DEPLOY
+
+RULES = DEPLOY / "prometheus" / "alerts.yaml"
+UNIT_TESTS = DEPLOY / "prometheus" / "alerts.test.yaml"
+DASHBOARD = DEPLOY / "grafana" / "fastipam.json"
+# What is never part of a metric's name: functions, keywords and labels of the expressions.
+_NAME = re.compile(r"\b(?:fastipam[a-z_:]*|process_[a-z_]+)\b(?=\{)")
+
+
+def _promtool(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    tools.require_tools("promtool")
+    return subprocess.run(
+        ["promtool", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=UNIT_TESTS.parent,
+    )
+
+
+def test_rules() -> None:
+    """promtool accepts the rules."""
+    done = _promtool("check", "rules", str(RULES))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "9 rules found" in done.stdout
+
+
+def test_alerts_fire() -> None:
+    """promtool's unit tests pass, and there is one for each alert."""
+    done = _promtool("test", "rules", str(UNIT_TESTS))
+    assert done.returncode == 0, done.stdout + done.stderr
+    alerts = set(re.findall(r"- alert: (\w+)", RULES.read_text()))
+    fired = re.findall(r"alertname: (\w+)\n\s+exp_alerts:\n\s+- exp_labels", UNIT_TESTS.read_text())
+    assert alerts == set(fired)
+
+
+def test_a_wrong_rule_is_noticed(tmp_path: Path) -> None:
+    """With one threshold changed the unit tests fail: they look at what they say."""
+    broken = RULES.read_text().replace("available == 0", "available == 1")
+    (tmp_path / "alerts.yaml").write_text(broken)
+    (tmp_path / "tests.yaml").write_text(UNIT_TESTS.read_text())
+    assert _promtool("test", "rules", str(tmp_path / "tests.yaml")).returncode == 1
+
+
+@pytest.fixture
+def agent(start: Any, free_port: int, config: Any, tmp_path: Path) -> Agent:  # noqa: F811
+    """An agent that has answered well and badly, with a network that is full."""
+    with fastipam.open(tmp_path / "store") as ipam:
+        ipam.network("full", "10.9.0.0/30").allocate("c1", "eth0")
+        ipam.network("both", ["10.8.0.0/24", "2001:db8::/64"]).allocate("c1", "eth0")
+    agent: Agent = start("--http", str(free_port), "--data-dir", str(tmp_path / "store"))
+    made = config(ipam={"subnet": "10.9.0.0/30"}, name="full")
+    assert ask(agent.path, "ADD", made, "c2").status == 1  # there is one address, and c1 has it
+    assert ask(agent.path, "ADD", config(ipam={"subnet": "10.1.0.0/24"}), "c3").status == 0
+    return agent
+
+
+@pytest.fixture
+def prometheus(agent: Agent, free_port: int, tmp_path: Path) -> Iterator[str]:  # noqa: ARG001, F811
+    """A Prometheus that scrapes the agent every second, with our rules; its address."""
+    tools.require_tools("prometheus")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    scrape = (DEPLOY / "prometheus" / "scrape.yaml").read_text()
+    assert scrape.count("127.0.0.1:9464") == 1
+    scrape = scrape.replace("127.0.0.1:9464", f"127.0.0.1:{free_port}").replace("15s", "1s")
+    scrape = scrape.replace("  - alerts.yaml", f"  - {RULES}")
+    configuration = tmp_path / "prometheus.yml"
+    configuration.write_text(f"global: {{evaluation_interval: 1s}}\n{scrape}")
+    log = (tmp_path / "prometheus.log").open("wb")
+    process = subprocess.Popen(
+        [
+            "prometheus",
+            f"--config.file={configuration}",
+            f"--storage.tsdb.path={tmp_path / 'tsdb'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        env={"PATH": os.environ["PATH"]},
+    )
+    log.close()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+
+
+def _ask(url: str, path: str, **query: str) -> Any:
+    """The data of an answer of Prometheus's API."""
+    full = f"{url}{path}?{urllib.parse.urlencode(query)}"
+    with urllib.request.urlopen(full, timeout=20) as answer:
+        document = json.load(answer)
+    assert document["status"] == "success"
+    return document["data"]
+
+
+def _value(url: str, expression: str) -> float | None:
+    """The one value of an expression, None when there is none yet."""
+    try:
+        found = _ask(url, "/api/v1/query", query=expression)["result"]
+    except OSError:
+        return None
+    return float(found[0]["value"][1]) if len(found) == 1 else None
+
+
+def _expressions() -> list[str]:
+    """Every expression of the dashboard, with Grafana's variables filled in."""
+    document = json.loads(DASHBOARD.read_text())
+    found = [target["expr"] for panel in document["panels"] for target in panel["targets"]]
+    return [
+        one.replace("$instance", ".*").replace("$network", ".*").replace("$__rate_interval", "1m")
+        for one in found
+    ]
+
+
+def test_a_real_prometheus(prometheus: str, free_port: int) -> None:  # noqa: F811
+    """It scrapes the agent, evaluates the rules, and answers every query of the dashboard."""
+    until(lambda: _value(prometheus, 'up{job="fastipam"}') == 1, "the agent is scraped")
+    assert _value(prometheus, 'fastipam_addresses{network="full", state="assigned"}') == 1
+    until(
+        lambda: _value(prometheus, 'fastipam:addresses:available{network="full"}') == 0,
+        "the rules are evaluated",
+    )
+    assert _value(prometheus, 'fastipam_requests_total{verb="ADD", code="100"}') == 1
+    groups = _ask(prometheus, "/api/v1/rules")["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert len(rules) == 9
+    until(
+        lambda: any(
+            alert["labels"]["alertname"] == "FastipamPoolFull"
+            and alert["labels"]["network"] == "full"
+            and alert["state"] == "pending"
+            for alert in _ask(prometheus, "/api/v1/alerts")["alerts"]
+        ),
+        "the full pool's alert is pending",
+    )
+    rules = [
+        rule for group in _ask(prometheus, "/api/v1/rules")["groups"] for rule in group["rules"]
+    ]
+    assert {rule["health"] for rule in rules} == {"ok"}
+    until(
+        lambda: _value(prometheus, 'fastipam_longest_free_run{network="both"}') == float(2**64 - 3),
+        "the longest free run is known",
+    )
+    expressions = _expressions()
+    assert len(expressions) > 15
+    for expression in expressions:
+        _ask(prometheus, "/api/v1/query", query=expression)
+    names = {name for expression in expressions for name in _NAME.findall(expression)}
+    assert len(names) > 12
+    for name in names:
+        assert _ask(prometheus, "/api/v1/query", query=name)["result"], name
+    assert free_port
+
+
+def test_the_metrics_are_well_formed(agent: Agent, free_port: int) -> None:  # noqa: F811
+    """promtool finds nothing wrong with names, types and texts; what the rules use is there."""
+    assert agent.is_ready()
+    url = f"http://127.0.0.1:{free_port}/metrics"
+    with urllib.request.urlopen(url, timeout=20) as answer:
+        first = answer.read().decode()
+    assert "fastipam_exhaustion_seconds" in first
+
+    def text() -> str:
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            return str(answer.read().decode())
+
+    until(lambda: "fastipam_longest_free_run{" in text(), "the longest free run is there")
+    done = _promtool("check", "metrics", stdin=text())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not done.stderr.strip()
+    names = {
+        sample.name
+        for family in text_string_to_metric_families(text())
+        for sample in family.samples
+    }
+    wanted = set(re.findall(r"\bfastipam_[a-z_]+", RULES.read_text()))
+    assert wanted <= names
+
+
+def test_the_dashboard_is_whole() -> None:
+    """Panels lie within the grid and do not overlap; each has a title and a query."""
+    document = json.loads(DASHBOARD.read_text())
+    taken: set[tuple[int, int]] = set()
+    for panel in document["panels"]:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        taken |= cells
+        assert place["x"] + place["w"] <= 24
+        assert panel["title"]
+        assert all(target["expr"] for target in panel["targets"])
+    assert len({panel["id"] for panel in document["panels"]}) == len(document["panels"])
