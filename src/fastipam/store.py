@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import time
 from _thread import _local, allocate_lock
 
@@ -354,11 +355,15 @@ class Store:
         sync = durability == DURABLE
         try:
             _make_directory(self.path)
+            _refuse_strangers(self.path)
             made = _make_files(self.path)
             self._turn = _Turn(self.path)
         except OSError as error:
             raise _translate(error, self.path) from error
         try:
+            with self._turn:
+                if _is_new(self.path):
+                    self._create(durability, map_size)
             env = lmdb.open(
                 self.path,
                 map_size=map_size,
@@ -388,6 +393,43 @@ class Store:
             if isinstance(error, (lmdb.Error, OSError)):
                 raise _translate(error, self.path) from error
             raise
+
+    def _create(self, durability: str, map_size: int) -> None:
+        """Make a data file under another name; it gets its own when it is whole, and on disk.
+
+        LMDB begins a file with two writes that nothing orders: a power cut between them, or in
+        the middle of one, would leave what is neither a store nor an empty file. And who is told of
+        a lease has to find its store again: the names that lead there are brought to disk, too.
+        """
+        durable = durability == DURABLE
+        temporary = os.path.join(self.path, _NEW_FILE)
+        if os.path.lexists(temporary):
+            os.unlink(temporary)  # of a process that was killed
+        try:
+            _make_file(temporary)
+            with (
+                lmdb.open(
+                    temporary,
+                    map_size=map_size,
+                    sync=durable,
+                    metasync=durable,
+                    subdir=False,
+                    lock=False,  # it is this process's turn, and nobody else knows the file
+                    max_dbs=_MAX_DATABASES,
+                ) as env,
+                env.begin(write=True) as txn,
+            ):
+                meta = env.open_db(b"meta", txn=txn)
+                txn.put(_SCHEMA, SCHEMA.to_bytes(4, "big"), db=meta)
+                txn.put(_DURABILITY, durability.encode(), db=meta)
+                self._open_databases(env, txn, create=True)
+            os.rename(temporary, os.path.join(self.path, _DATA_FILE))
+        except BaseException:
+            if os.path.lexists(temporary):
+                os.unlink(temporary)
+            raise
+        if durable:
+            _sync_names(self.path)
 
     def _prepare(self, env: lmdb.Environment, durability: str) -> str:
         """Open the databases, creating them in a new store; check the schema, note the boot.
@@ -556,7 +598,10 @@ class Store:
             self._turn.close()
 
 
+_DATA_FILE = "data.mdb"
+_LOCK_FILE = "lock.mdb"
 _TURN_FILE = "turn.lock"
+_NEW_FILE = "data.mdb.new"
 _SCHEMA = b"schema"
 _DURABILITY = b"durability"
 _BOOT = b"boot id"
@@ -587,23 +632,83 @@ def _make_directory(path: str) -> None:
 
 
 def _make_files(path: str) -> list[str]:
-    """Make the files of a new store, mode 0600 whatever the umask: LMDB would apply it.
+    """Make the lock files of a new store, mode 0600 whatever the umask: LMDB would apply it.
 
-    LMDB takes an empty file for a new one. A file that is there is left as it is. Returns the names
-    of those that were made.
+    A file that is there is left as it is. Returns the names of those that were made.
     """
     made = []
-    for name in ("data.mdb", "lock.mdb", _TURN_FILE):
+    for name in (_LOCK_FILE, _TURN_FILE):
         file = os.path.join(path, name)
         if not os.path.lexists(file):
             try:
-                descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+                _make_file(file)
             except FileExistsError:  # another process was faster
                 continue
-            os.fchmod(descriptor, 0o600)
-            os.close(descriptor)
             made.append(name)
     return made
+
+
+def _make_file(path: str) -> None:
+    """A new file, empty, mode 0600 whatever the umask."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
+
+
+def _is_new(path: str) -> bool:
+    """Whether the data file has still to be made: LMDB would take an empty one for a new one."""
+    try:
+        status = os.lstat(os.path.join(path, _DATA_FILE))
+    except FileNotFoundError:
+        return True
+    return stat.S_ISREG(status.st_mode) and status.st_size == 0
+
+
+def _sync_names(path: str) -> None:
+    """Bring a directory's entries to disk, and those that lead to it, as far as we may look."""
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except PermissionError:
+            return
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        parent = os.path.dirname(path)
+        if parent == path:
+            return
+        path = parent
+
+
+def _refuse_strangers(path: str) -> None:
+    """Raise StoreUnavailable when somebody else owns, or may write to, the directory or its files.
+
+    Who may put a file there could lead a process of ours to any file of the system (by a link), or
+    kill it (by cutting the file short below its memory map).
+    """
+    trusted = (0, os.geteuid())
+    for name in ("", _DATA_FILE, _LOCK_FILE, _TURN_FILE):
+        file = os.path.join(path, name) if name else path
+        try:
+            # The directory itself may be reached through a link: its owner chose where it leads.
+            status = os.lstat(file) if name else os.stat(file)
+        except FileNotFoundError:
+            continue
+        if name and stat.S_ISLNK(status.st_mode):
+            text = "is a symbolic link"
+            hint = "move the file that it leads to here, or name its directory"
+        elif status.st_uid not in trusted:
+            text = f"belongs to uid {status.st_uid}"
+            hint = f"chown it to uid {trusted[1]}, or run as uid {status.st_uid}"
+        elif status.st_mode & stat.S_IWOTH:
+            text = "may be written by everybody"
+            hint = f"chmod o-w {file}"
+        else:
+            continue
+        raise StoreUnavailable(f"the store {path} is not used: {file} {text}", path=path, hint=hint)
 
 
 def _refuse_truncated(env: lmdb.Environment, path: str) -> None:
