@@ -46,6 +46,7 @@ RELAXED = "relaxed"
 # Address space, not memory: the file grows as it is filled. 64 GiB hold about 200 million leases.
 MAP_SIZE = 64 << 30
 MAX_READERS = 1022  # 64 bytes of the lock file each; LMDB's 126 is few for a node's burst
+_READER_CHECK = 256  # commits; a look costs a microsecond a process that reads
 _DATABASES = (
     "networks",
     "states",
@@ -220,6 +221,8 @@ class Transaction:
                 self.txn.commit()
                 if self._parent is not None:
                     self._parent._pages.clear()
+                else:
+                    store._count_commit()
             else:
                 self.txn.abort()
         except BaseException as fault:
@@ -277,10 +280,20 @@ class Snapshot:
             else:
                 writing.flush()
                 self.txn = writing.txn
+        except lmdb.ReadersFullError:
+            self.txn = self._begin_without_the_dead(env)
         except lmdb.Error as error:
             raise _translate(error, store.path) from error
         self.get = self.txn.get
         return self
+
+    def _begin_without_the_dead(self, env: lmdb.Environment) -> Any:
+        """Every slot is taken, but processes that were killed never gave theirs back."""
+        try:
+            env.reader_check()
+            return env.begin()
+        except lmdb.Error as error:
+            raise _translate(error, self._store.path) from error
 
     def __exit__(
         self,
@@ -331,6 +344,7 @@ class Store:
         self._local: Any = _local()
         self._env: lmdb.Environment | None = None
         self._process = os.getpid()
+        self._commits = 0
         self.identity = (0, 0)
         if not create and not os.path.exists(os.path.join(self.path, "data.mdb")):
             raise FileNotFoundError(errno.ENOENT, "there is no store", self.path)
@@ -553,6 +567,41 @@ class Store:
             hint="open the store again in the child process",
         )
 
+    def _count_commit(self) -> None:
+        """Once in a while, look for readers that are dead.
+
+        What a process was reading when it was killed is not overwritten until somebody looks for
+        it: the file would grow with every commit, some 60 KB each in a busy network.
+        """
+        self._commits += 1
+        if self._commits % _READER_CHECK == 0 and self._env is not None:
+            self._env.reader_check()
+
+    def require_writable(self) -> None:
+        """Raise StoreError when a change could not be written now. O(1); not in a transaction.
+
+        The file is opened for writing: that fails on a file system that is read-only or has failed.
+        Where little room is left, as many pages as a burst of assignments takes are really
+        written, and given back: how many the file has to use again only LMDB knows.
+        """
+        try:
+            descriptor = os.open(os.path.join(self.path, _DATA_FILE), os.O_RDWR | os.O_CLOEXEC)
+            os.close(descriptor)
+        except OSError as error:
+            raise _translate(error, self.path) from error
+        if _is_disk_full(self.path) or self._is_map_full():
+            with self.write() as txn:
+                txn.put(_PROBE, bytes(_PROBE_BYTES), True, True, False, self.db_meta)
+            with self.write() as txn:
+                txn.delete(_PROBE, b"", self.db_meta)
+
+    def _is_map_full(self) -> bool:
+        """Whether the file ends just below the largest size."""
+        env = self._environment()
+        info = env.info()
+        end = (int(info["last_pgno"]) + 1) * int(env.stat()["psize"])
+        return end + 2 * _PROBE_BYTES > int(info["map_size"])
+
     def write(self) -> Transaction:
         """A write transaction; nested when this thread has one open. Waits for other writers."""
         return Transaction(self)
@@ -602,6 +651,8 @@ _DATA_FILE = "data.mdb"
 _LOCK_FILE = "lock.mdb"
 _TURN_FILE = "turn.lock"
 _NEW_FILE = "data.mdb.new"
+_PROBE = b"probe"
+_PROBE_BYTES = 32 * 4096  # in a row; an assignment changes four to ten pages
 _SCHEMA = b"schema"
 _DURABILITY = b"durability"
 _BOOT = b"boot id"
