@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from fastipam import cni
 from fastipam.agent.server import Answer
 from fastipam.cni import stores
-from fastipam.cni.request import GC
+from fastipam.cni.request import GC, STATUS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from fastipam.agent.server import Request
 
 log = logging.getLogger("fastipam.agent")
+
+_ALONE = (GC, STATUS)
 
 
 class Observer:
@@ -62,8 +64,9 @@ class Executor:
         return answers
 
     def _together(self, requests: Sequence[Request]) -> list[Answer]:
-        # A GC commits many times over, on its own: not inside the batch, but behind it.
-        grouped = [one for one in requests if one.variables.get("CNI_COMMAND") != GC]
+        # A GC commits many times over, a STATUS may have to try whether a commit succeeds: on their
+        # own, not inside the batch, but behind it.
+        grouped = [one for one in requests if one.variables.get("CNI_COMMAND") not in _ALONE]
         alone = {id(one) for one in requests} - {id(one) for one in grouped}
         answers = dict(zip(map(id, grouped), self._commit_once(grouped), strict=True))
         for request in requests:

@@ -263,6 +263,7 @@ def _status(known: _Known, version: Version, log: Log) -> None:
     requested(known.document, request.Arguments(""))
     config = _load(known, version, log)
     try:
+        stores.get(config.data_dir, config.durability).require_writable()
         exhausted = _network(config).exhausted()
     except StoreBusy:
         raise
