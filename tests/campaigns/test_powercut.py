@@ -2,8 +2,8 @@
 
 What a program does to the files of a durable store is recorded (recorder.c, preloaded into it),
 with what it was told in between. Then the disk is put together as it may have been left, thousands
-of times (powercut.py), and every image is opened. The model is more pessimistic than a disk: sectors
-of a write may be missing, later writes may be there without earlier ones, names may be lost.
+of times (powercut.py), and every image is opened. The model is more pessimistic than a disk is:
+sectors of a write may be missing, later writes be there without earlier ones, names be lost.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,7 +28,6 @@ from .powercut import Disk, Event, cuts, read_events
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 SOURCE = __file__.replace("test_powercut.py", "recorder.c")
 STEPS = 250 if LONG else 20
@@ -216,14 +217,22 @@ def _look(batch: list[tuple[str, Path, dict[str, Any]]]) -> str:
     return f"{lines[-1]} {name}" if status else ""
 
 
-def _cut(events: list[Event], tmp_path: Path) -> str:
+@pytest.fixture
+def images() -> Iterator[Path]:
+    """A directory in memory if there is one: an image is synced often while it is looked at."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="fastipam-", dir=memory) as made:
+        yield Path(made)
+
+
+def _cut(events: list[Event], images: Path) -> str:
     """Look at every image; what is wrong with the first that is, else "" and the sums printed."""
     chance = random.Random(int(os.environ.get("FASTIPAM_SEED", "1")))
     batch: list[tuple[str, Path, dict[str, Any]]] = []
     kinds = {"none": 0, "all": 0, "some": 0}
     most = 0
     for place, kind, disk, told in _images(events, chance):
-        target = tmp_path / f"image{len(batch)}"
+        target = images / f"image{len(batch)}"
         disk.image(chance, kind, target)
         kinds[kind] += 1
         most = max(most, len(told.held))
@@ -243,11 +252,11 @@ def _cut(events: list[Event], tmp_path: Path) -> str:
     return _look(batch)
 
 
-def test_power_cuts(recorder: Path, tmp_path: Path) -> None:
+def test_power_cuts(recorder: Path, tmp_path: Path, images: Path) -> None:
     """Every image opens, is consistent, can be used, and has every lease acknowledged before."""
-    assert _cut(_record(recorder, tmp_path, "durable"), tmp_path) == ""
+    assert _cut(_record(recorder, tmp_path, "durable"), images) == ""
 
 
-def test_what_relaxed_means(recorder: Path, tmp_path: Path) -> None:
+def test_what_relaxed_means(recorder: Path, tmp_path: Path, images: Path) -> None:
     """The same cuts do harm a store that is not synced: the campaign can see a loss."""
-    assert _cut(_record(recorder, tmp_path, "relaxed"), tmp_path) != ""
+    assert _cut(_record(recorder, tmp_path, "relaxed"), images) != ""
