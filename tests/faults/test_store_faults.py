@@ -298,7 +298,7 @@ def test_map_full(
     tmp_path: Path,
     stored: Callable[[Path], dict[str, str]],
 ) -> None:
-    """A store that has reached its largest size: 5; what is in it can be given back, and used."""
+    """A store at its largest size: 5; what is in it can be given back, and then be used."""
     store = tmp_path / "store"
     made = config(ipam=SUBNET)
     owners = [(f"c{at}", "eth0") for at in range(4000)]
@@ -317,10 +317,12 @@ def test_map_full(
     _refused(answer, store, "largest size")
     _refused(cramped("STATUS", made), store, "largest size", code=51)
     assert stored(store) == told
-    owner = next(iter(told))
-    assert cramped("DEL", made, owner).status == 0
-    del told[owner]
+    for owner in list(told)[:12]:
+        # As a runtime does: a page that is given back is of use to the next change but one.
+        assert any(cramped("DEL", made, owner).status == 0 for _ in range(3))
+        del told[owner]
     assert stored(store) == told
+    assert cramped("ADD", made, "c9998").status == 0
     assert plugin("ADD", made, "c9999").status == 0, "with a larger map there is service again"
 
 
