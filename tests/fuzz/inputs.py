@@ -66,6 +66,7 @@ WORDS = sorted(
         *(f"CNI_COMMAND={command}" for command in COMMANDS),
         *("CNI_CONTAINERID=", "CNI_IFNAME=", "CNI_ARGS=", "CNI_NETNS=", "CNI_PATH="),
         *("IgnoreUnknown=1;", "IP=", "K8S_POD_NAME=", "\n\n", "FIP1"),
+        *("FASTIPAM_TIMEOUT=", "FASTIPAM_SOCKET="),
         *("10.1.2.0/24", "2001:db8::/64", "::ffff:1.2.3.4", "0.0.0.0", "/0", "/32", "/128"),
         *('{"', '":', "[[", "]]", "null", "true", "1e999", "-1", "\\u0000"),
     }
@@ -116,6 +117,34 @@ def conversations() -> Iterator[bytes]:
     yield protocol.REQUEST.pack(protocol.MAGIC, 0, protocol.LARGEST_INPUT + 1)
     yield protocol.REQUEST.pack(protocol.MAGIC, 0, 0) * 40
     yield protocol.REQUEST.pack(protocol.MAGIC, 24, 2) + b"CNI_COMMAND=\xff\0=\0A\0CNI_=\0{}"
+
+
+def launches() -> Iterator[bytes]:
+    """Inputs of the launcher's fuzzer: variables, standard input and what the agent says."""
+    good = protocol.pack_answer(0, b'{"cniVersion": "1.1.0"}', b"fastipam: a message\n")
+    says = (
+        good,
+        good + b"more",
+        good[:-1],
+        good[:7],
+        b"",
+        protocol.pack_answer(1, b"x" * 20_000),
+        protocol.ANSWER.pack(b"FIP2", 0, 0, 0),
+        protocol.ANSWER.pack(protocol.MAGIC, 256, 0, 0),
+        protocol.ANSWER.pack(protocol.MAGIC, 0, 17 << 20, 0),
+        protocol.ANSWER.pack(protocol.MAGIC, 0, 0xFFFFFFFF, 0xFFFFFFFF),
+    )
+    settings = ({}, {"FASTIPAM_TIMEOUT": "1e-3"}, {"FASTIPAM_SOCKET": "/" + "x" * 120})
+    for said in says:
+        for command in ("ADD", "STATUS", "VERSION", ""):
+            for more in settings:
+                variables = environment(command) | more
+                raw = b"".join(f"{name}={value}\0".encode() for name, value in variables.items())
+                for stdin in (b'{"name": "fuzz"}', b"x" * 40_000):
+                    for away in (0, 0x80):
+                        high, low = divmod(len(raw), 256)
+                        sizes = bytes([high | away, low]) + len(stdin).to_bytes(2, "big")
+                        yield sizes + raw + stdin + said
 
 
 def mutations(seeds: list[bytes], count: int, seed: int) -> Iterator[bytes]:
