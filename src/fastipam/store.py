@@ -346,7 +346,7 @@ class Store:
         self._process = os.getpid()
         self._commits = 0
         self.identity = (0, 0)
-        if not create and not os.path.exists(os.path.join(self.path, "data.mdb")):
+        if not create and not os.path.lexists(os.path.join(self.path, _DATA_FILE)):
             raise FileNotFoundError(errno.ENOENT, "there is no store", self.path)
         stored = self._open(durability or DURABLE, map_size)
         if durability is not None and stored != durability:
