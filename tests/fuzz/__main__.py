@@ -1,9 +1,9 @@
 """``python -m tests.fuzz config|protocol|launcher [options of libFuzzer]``: until it finds one.
 
-The configuration and the protocol are fuzzed by atheris, the launcher by clang's libFuzzer with the
-address and undefined-behaviour sanitizers. The corpus is kept in the directory FASTIPAM_CORPUS, else
-in one of its own. Ends with status 0 after ``-runs=N`` inputs, 77 (libFuzzer's) with the input that
-broke a promise.
+The configuration and the protocol are fuzzed by atheris, the launcher by libFuzzer with the
+address and undefined-behaviour sanitizers. The corpus is kept in the directory FASTIPAM_CORPUS,
+else in one of its own. Ends with status 0 after ``-runs=N`` inputs, with 77 (libFuzzer's) and the
+input when one broke a promise.
 """
 
 from __future__ import annotations
