@@ -215,7 +215,7 @@ except PermissionError:
 
 
 def test_another_user_cannot_connect(start: Start, run_dir: Path) -> None:
-    """The socket's mode alone keeps other users out; who gets past it is cut off (test_agent.py)."""
+    """The socket's mode keeps other users out; who gets past it is cut off (test_agent.py)."""
     require_root()
     run_dir.chmod(0o755)
     argv = [sys.executable, "-IS", "-c", _CONNECT, str(start().path)]
@@ -236,7 +236,7 @@ def _documents(made: dict[str, Any]) -> list[bytes]:
         "prevResult": {"interfaces": [{"sandbox": SECRET}], "ips": []},
     }
     documents = [made | kept, made | kept | {"cniVersion": "9.9.9"}, made | kept | {"name": 5}]
-    for section in (
+    sections: list[dict[str, Any]] = [
         {"subnet": "x"},
         {"subnet": "10.1.0.0/33"},
         {"ranges": [[]]},
@@ -244,10 +244,14 @@ def _documents(made: dict[str, Any]) -> list[bytes]:
         {"subnet": "10.1.0.0/24", "rangeStart": "10.2.0.1"},
         {"subnet": "10.1.0.0/24", "unknown": SECRET, "auth": {"key": SECRET}},
         {"subnet": "10.1.0.0/24", "resolvConf": "/nonexistent"},
-    ):
-        documents.append(made | kept | {"ipam": made["ipam"] | section | {"apiKey": SECRET}})
+    ]
+    for section in sections:
+        ipam = made["ipam"] | section | {"apiKey": SECRET}
+        documents.append(made | kept | {"ipam": ipam})
     raw = [json.dumps(document).encode() for document in documents]
-    return raw + [raw[0][:-1], raw[0] + b"}", raw[0].replace(b'"name"', b"name"), b"\xff" + raw[0]]
+    first = raw[0]
+    broken = (first[:-1], first + b"}", first.replace(b'"name"', b"name"), b"\xff" + first)
+    return [*raw, *broken]
 
 
 @pytest.mark.parametrize("by", ["direct", "agent"])

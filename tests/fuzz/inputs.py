@@ -134,7 +134,11 @@ def launches() -> Iterator[bytes]:
         protocol.ANSWER.pack(protocol.MAGIC, 0, 17 << 20, 0),
         protocol.ANSWER.pack(protocol.MAGIC, 0, 0xFFFFFFFF, 0xFFFFFFFF),
     )
-    settings = ({}, {"FASTIPAM_TIMEOUT": "1e-3"}, {"FASTIPAM_SOCKET": "/" + "x" * 120})
+    settings: tuple[dict[str, str], ...] = (
+        {},
+        {"FASTIPAM_TIMEOUT": "1e-3"},
+        {"FASTIPAM_SOCKET": "/" + "x" * 120},
+    )
     for said in says:
         for command in ("ADD", "STATUS", "VERSION", ""):
             for more in settings:
