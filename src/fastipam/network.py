@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from fastipam import history, reboot, records
 from fastipam.addresses import format_ip
-from fastipam.errors import ConfigError, DuplicateAllocation, PoolExhausted
+from fastipam.errors import ConfigError, DuplicateAllocation, PoolExhausted, StoreFull
 from fastipam.lease import Lease, Owner, to_ip
 from fastipam.ledger import EXPIRE_PER_CALL, Ledger, read_record
 from fastipam.ranges import Pool, parse_exclusion
@@ -302,6 +302,14 @@ class Network(View):
     def release_raw(self, container_id: str, ifname: str) -> list[tuple[int, int]]:
         """:meth:`release`, but (family, integer) pairs: the plugin has no use for objects."""
         records.check_owner(container_id, ifname)
+        try:
+            return self._release_named(container_id, ifname)
+        except StoreFull:
+            # Giving back has to work most of all when there is no room: the history makes way.
+            brief = Network(self._store, self.name, self.pool, policy=self.policy.without_history())
+            return brief._release_named(container_id, ifname)
+
+    def _release_named(self, container_id: str, ifname: str) -> list[tuple[int, int]]:
         # A lease imported from an old host-local tree names no interface: it belongs to the
         # container as a whole, and goes with the first interface that has none of its own.
         with self._store.write() as txn:

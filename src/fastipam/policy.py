@@ -53,6 +53,13 @@ class Policy:
         self.history = history
         self.history_age_ns = int(history_age_s * 1e9)
 
+    def without_history(self) -> Policy:
+        """The same, but no event is written."""
+        other = Policy(history=0)
+        other.cooldown_ns, other.strict = self.cooldown_ns, self.strict
+        other.sticky_s, other.history_age_ns = self.sticky_s, self.history_age_ns
+        return other
+
 
 def _out_of_range(field: str, value: object, wanted: str) -> ConfigError:
     return ConfigError(f"{field} {value!r} is not a {wanted}", field=field, value=value)

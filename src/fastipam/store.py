@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import time
 from _thread import _local, allocate_lock
 
@@ -47,6 +48,7 @@ RELAXED = "relaxed"
 # Address space, not memory: the file grows as it is filled. 64 GiB hold about 200 million leases.
 MAP_SIZE = 64 << 30
 MAX_READERS = 1022  # 64 bytes of the lock file each; LMDB's 126 is few for a node's burst
+_READER_CHECK = 256  # commits; a look costs a microsecond a process that reads
 _DATABASES = (
     "networks",
     "states",
@@ -231,6 +233,8 @@ class Transaction:
                 self.txn.commit()
                 if self._parent is not None:
                     self._parent._pages.clear()
+                else:
+                    store._count_commit()
             else:
                 self.txn.abort()
         except BaseException as fault:
@@ -332,10 +336,20 @@ class Snapshot:
             else:
                 writing.flush()
                 self.txn = writing.txn
+        except lmdb.ReadersFullError:
+            self.txn = self._begin_without_the_dead(env)
         except lmdb.Error as error:
             raise _translate(error, store.path) from error
         self.get = self.txn.get
         return self
+
+    def _begin_without_the_dead(self, env: lmdb.Environment) -> Any:
+        """Every slot is taken, but processes that were killed never gave theirs back."""
+        try:
+            env.reader_check()
+            return env.begin()
+        except lmdb.Error as error:
+            raise _translate(error, self._store.path) from error
 
     def __exit__(
         self,
@@ -386,8 +400,9 @@ class Store:
         self._local: Any = _local()
         self._env: lmdb.Environment | None = None
         self._process = os.getpid()
+        self._commits = 0
         self.identity = (0, 0)
-        if not create and not os.path.exists(os.path.join(self.path, "data.mdb")):
+        if not create and not os.path.lexists(os.path.join(self.path, _DATA_FILE)):
             raise FileNotFoundError(errno.ENOENT, "there is no store", self.path)
         stored = self._open(durability or DURABLE, map_size)
         if durability is not None and stored != durability:
@@ -410,11 +425,15 @@ class Store:
         sync = durability == DURABLE
         try:
             _make_directory(self.path)
+            _refuse_strangers(self.path)
             made = _make_files(self.path)
             self._turn = _Turn(self.path)
         except OSError as error:
             raise _translate(error, self.path) from error
         try:
+            with self._turn:
+                if _is_new(self.path):
+                    self._create(durability, map_size)
             env = lmdb.open(
                 self.path,
                 map_size=map_size,
@@ -444,6 +463,43 @@ class Store:
             if isinstance(error, (lmdb.Error, OSError)):
                 raise _translate(error, self.path) from error
             raise
+
+    def _create(self, durability: str, map_size: int) -> None:
+        """Make a data file under another name; it gets its own when it is whole, and on disk.
+
+        LMDB begins a file with two writes that nothing orders: a power cut between them, or in
+        the middle of one, would leave what is neither a store nor an empty file. And who is told of
+        a lease has to find its store again: the names that lead there are brought to disk, too.
+        """
+        durable = durability == DURABLE
+        temporary = os.path.join(self.path, _NEW_FILE)
+        if os.path.lexists(temporary):
+            os.unlink(temporary)  # of a process that was killed
+        try:
+            _make_file(temporary)
+            with (
+                lmdb.open(
+                    temporary,
+                    map_size=map_size,
+                    sync=durable,
+                    metasync=durable,
+                    subdir=False,
+                    lock=False,  # it is this process's turn, and nobody else knows the file
+                    max_dbs=_MAX_DATABASES,
+                ) as env,
+                env.begin(write=True) as txn,
+            ):
+                meta = env.open_db(b"meta", txn=txn)
+                txn.put(_SCHEMA, SCHEMA.to_bytes(4, "big"), db=meta)
+                txn.put(_DURABILITY, durability.encode(), db=meta)
+                self._open_databases(env, txn, create=True)
+            os.rename(temporary, os.path.join(self.path, _DATA_FILE))
+        except BaseException:
+            if os.path.lexists(temporary):
+                os.unlink(temporary)
+            raise
+        if durable:
+            _sync_names(self.path)
 
     def _prepare(self, env: lmdb.Environment, durability: str) -> str:
         """Open the databases, creating them in a new store; check the schema, note the boot.
@@ -567,6 +623,41 @@ class Store:
             hint="open the store again in the child process",
         )
 
+    def _count_commit(self) -> None:
+        """Once in a while, look for readers that are dead.
+
+        What a process was reading when it was killed is not overwritten until somebody looks for
+        it: the file would grow with every commit, some 60 KB each in a busy network.
+        """
+        self._commits += 1
+        if self._commits % _READER_CHECK == 0 and self._env is not None:
+            self._env.reader_check()
+
+    def require_writable(self) -> None:
+        """Raise StoreError when a change could not be written now. O(1); not in a transaction.
+
+        The file is opened for writing: that fails on a file system that is read-only or has failed.
+        Where little room is left, as many pages as a burst of assignments takes are really
+        written, and given back: how many the file has to use again only LMDB knows.
+        """
+        try:
+            descriptor = os.open(os.path.join(self.path, _DATA_FILE), os.O_RDWR | os.O_CLOEXEC)
+            os.close(descriptor)
+        except OSError as error:
+            raise _translate(error, self.path) from error
+        if _is_disk_full(self.path) or self._is_map_full():
+            with self.write() as txn:
+                txn.put(_PROBE, bytes(_PROBE_BYTES), True, True, False, self.db_meta)
+            with self.write() as txn:
+                txn.delete(_PROBE, b"", self.db_meta)
+
+    def _is_map_full(self) -> bool:
+        """Whether the file ends just below the largest size."""
+        env = self._environment()
+        info = env.info()
+        end = (int(info["last_pgno"]) + 1) * int(env.stat()["psize"])
+        return end + 2 * _PROBE_BYTES > int(info["map_size"])
+
     def write(self) -> AbstractContextManager[Transaction]:
         """A write transaction; nested when this thread has one open. Waits for other writers."""
         whole: Transaction | None = getattr(self._local, "transaction", None)
@@ -615,7 +706,12 @@ class Store:
             self._turn.close()
 
 
+_DATA_FILE = "data.mdb"
+_LOCK_FILE = "lock.mdb"
 _TURN_FILE = "turn.lock"
+_NEW_FILE = "data.mdb.new"
+_PROBE = b"probe"
+_PROBE_BYTES = 32 * 4096  # in a row; an assignment changes four to ten pages
 _SCHEMA = b"schema"
 _DURABILITY = b"durability"
 _BOOT = b"boot id"
@@ -646,23 +742,83 @@ def _make_directory(path: str) -> None:
 
 
 def _make_files(path: str) -> list[str]:
-    """Make the files of a new store, mode 0600 whatever the umask: LMDB would apply it.
+    """Make the lock files of a new store, mode 0600 whatever the umask: LMDB would apply it.
 
-    LMDB takes an empty file for a new one. A file that is there is left as it is. Returns the names
-    of those that were made.
+    A file that is there is left as it is. Returns the names of those that were made.
     """
     made = []
-    for name in ("data.mdb", "lock.mdb", _TURN_FILE):
+    for name in (_LOCK_FILE, _TURN_FILE):
         file = os.path.join(path, name)
         if not os.path.lexists(file):
             try:
-                descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+                _make_file(file)
             except FileExistsError:  # another process was faster
                 continue
-            os.fchmod(descriptor, 0o600)
-            os.close(descriptor)
             made.append(name)
     return made
+
+
+def _make_file(path: str) -> None:
+    """A new file, empty, mode 0600 whatever the umask."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
+
+
+def _is_new(path: str) -> bool:
+    """Whether the data file has still to be made: LMDB would take an empty one for a new one."""
+    try:
+        status = os.lstat(os.path.join(path, _DATA_FILE))
+    except FileNotFoundError:
+        return True
+    return stat.S_ISREG(status.st_mode) and status.st_size == 0
+
+
+def _sync_names(path: str) -> None:
+    """Bring a directory's entries to disk, and those that lead to it, as far as we may look."""
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except PermissionError:
+            return
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        parent = os.path.dirname(path)
+        if parent == path:
+            return
+        path = parent
+
+
+def _refuse_strangers(path: str) -> None:
+    """Raise StoreUnavailable when somebody else owns, or may write to, the directory or its files.
+
+    Who may put a file there could lead a process of ours to any file of the system (by a link), or
+    kill it (by cutting the file short below its memory map).
+    """
+    trusted = (0, os.geteuid())
+    for name in ("", _DATA_FILE, _LOCK_FILE, _TURN_FILE):
+        file = os.path.join(path, name) if name else path
+        try:
+            # The directory itself may be reached through a link: its owner chose where it leads.
+            status = os.lstat(file) if name else os.stat(file)
+        except FileNotFoundError:
+            continue
+        if name and stat.S_ISLNK(status.st_mode):
+            text = "is a symbolic link"
+            hint = "move the file that it leads to here, or name its directory"
+        elif status.st_uid not in trusted:
+            text = f"belongs to uid {status.st_uid}"
+            hint = f"chown it to uid {trusted[1]}, or run as uid {status.st_uid}"
+        elif status.st_mode & stat.S_IWOTH:
+            text = "may be written by everybody"
+            hint = f"chmod o-w {file}"
+        else:
+            continue
+        raise StoreUnavailable(f"the store {path} is not used: {file} {text}", path=path, hint=hint)
 
 
 def _refuse_truncated(env: lmdb.Environment, path: str) -> None:

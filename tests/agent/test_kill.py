@@ -23,7 +23,7 @@ import fastipam
 from fastipam.verify import verify
 
 from ..cni.plugin import Make, Plugin, environment
-from .processes import FASTIPAM, LONG, Agent
+from .processes import FASTIPAM, LONG, Agent, Client, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -168,6 +168,15 @@ def _start_again(start: Start) -> Agent:
     return agent
 
 
+def _listens(path: Path) -> bool:
+    """The file alone is not enough: it is there a moment before it."""
+    try:
+        Client(path).socket.close()
+    except OSError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("command", ["ADD", "DEL"])
 def test_killed_between_commit_and_answer(
     command: str, start: Start, plugin: Plugin, config: Make, tmp_path: Path
@@ -182,8 +191,7 @@ def test_killed_between_commit_and_answer(
     if command == "DEL":
         assert plugin("ADD", made).status == 0
     agent = start(prefix=[sys.executable, "-c", code], wait=False)
-    while not agent.path.exists():
-        time.sleep(0.005)
+    until(lambda: _listens(agent.path), "the agent listens")
     answer = Plugin(plugin.path, agent.path)(command, made)
     assert agent.wait() == 9
     if command == "DEL":

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from fastipam import cni
 from fastipam.agent.server import Answer
 from fastipam.cni import stores
-from fastipam.cni.request import GC
+from fastipam.cni.request import GC, STATUS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from fastipam.agent.server import Request
 
 log = logging.getLogger("fastipam.agent")
+
+_ALONE = (GC, STATUS)
 
 
 class Observer:
@@ -64,15 +66,16 @@ class Executor:
         return answers
 
     def _together(self, requests: Sequence[Request]) -> list[Answer]:
-        # A GC commits many times over, on its own: not inside the batch, but behind it.
-        alone = [one.variables.get("CNI_COMMAND") == GC for one in requests]
+        # A GC commits many times over, a STATUS may have to try whether a commit succeeds: on their
+        # own, not inside the batch, but behind it.
+        alone = [one.variables.get("CNI_COMMAND") in _ALONE for one in requests]
         if not any(alone):
             return self._commit_once(requests)
-        grouped = [one for one, is_gc in zip(requests, alone, strict=True) if not is_gc]
+        grouped = [one for one, apart in zip(requests, alone, strict=True) if not apart]
         answers = iter(self._commit_once(grouped))
         return [
-            self._handle(one) if is_gc else next(answers)
-            for one, is_gc in zip(requests, alone, strict=True)
+            self._handle(one) if apart else next(answers)
+            for one, apart in zip(requests, alone, strict=True)
         ]
 
     def _commit_once(self, requests: Sequence[Request]) -> list[Answer]:

@@ -156,9 +156,14 @@ def _listening(path: Path) -> Iterator[socket.socket]:
 @contextmanager
 def _only_agent(path: Path) -> Iterator[None]:
     """Hold the lock that says that one agent serves this socket."""
-    descriptor = os.open(
-        f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
-    )
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        descriptor = os.open(f"{path}.lock", flags, 0o600)
+    except OSError as error:
+        reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
+        raise ConfigError(
+            f"{path}.lock cannot be opened: {reason}", field="--socket", value=str(path)
+        ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -180,7 +185,15 @@ def _only_agent(path: Path) -> Iterator[None]:
 def _remove_stale(path: Path) -> None:
     """Remove the socket of an agent that was killed. Whoever holds the lock may."""
     try:
-        if stat.S_ISSOCK(path.lstat().st_mode):
-            path.unlink()
+        mode = path.lstat().st_mode
     except FileNotFoundError:
-        pass
+        return
+    if not stat.S_ISSOCK(mode):
+        kind = "a symbolic link" if stat.S_ISLNK(mode) else "no socket"
+        raise ConfigError(
+            f"{path} is {kind}, and stays as it is",
+            field="--socket",
+            value=str(path),
+            hint="remove it if nobody needs it, or give the agent another socket",
+        )
+    path.unlink()

@@ -132,6 +132,9 @@ def export_host_local(ipam: Ipam, tree: Path) -> list[Item]:
             items.append(Item(name, "", SKIPPED, "this name cannot be a directory's"))
             continue
         directory = tree / name
+        if directory.is_symlink():
+            items.append(Item(name, "", CONFLICT, f"{directory} is a symbolic link"))
+            continue
         directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         with _locked(directory, create=True):
             items += _export_network(Network(ipam.store, name, None), directory)
@@ -156,12 +159,15 @@ def _export_network(network: Network, directory: Path) -> Iterator[Item]:
 def _write(network: str, path: Path, content: str) -> Item:
     """A new file, complete or not there at all: host-local cannot release an empty one."""
     data = content.encode("utf-8", "surrogateescape")
+    if path.is_symlink():
+        return Item(network, path.name, CONFLICT, "a symbolic link is there")
     if path.exists():
         if path.read_bytes().split() == data.split():
             return Item(network, path.name, PRESENT, content.replace(_LINE_BREAK, " "))
         return Item(network, path.name, CONFLICT, "the file is there with another content")
     temporary = path.with_name(f".{path.name}.new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    temporary.unlink(missing_ok=True)  # of an export that was killed
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)

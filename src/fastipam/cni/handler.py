@@ -300,7 +300,9 @@ def _status(call: _Call) -> None:
     _requested(call.known, request.Arguments(""))
     config = _load(call)
     try:
-        exhausted = _network(call.known, config).exhausted()
+        network = _network(call.known, config)
+        stores.get(config.data_dir, config.durability).require_writable()
+        exhausted = network.exhausted()
     except StoreBusy:
         raise
     except StoreError as error:

@@ -1,0 +1,479 @@
+"""Faults of a store with their real causes, directly and through the agent.
+
+Each gives the right code and says what to do, loses nothing that was acknowledged, and is over when
+its cause is: code 5 for what the disk or its administrator has to mend, 11 for what passes by
+itself, and STATUS says 51.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+import lmdb
+import pytest
+
+import fastipam
+
+from ..cni.plugin import Answer, Make, Plugin, environment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from ..agent.conftest import Start
+    from .disks import Disk, Ext4
+
+SUBNET = {"subnet": "10.1.0.0/16", "cooldown": 0}
+NOBODY = 65534
+
+
+def _add_until(
+    way: Plugin, made: dict[str, Any], told: dict[str, str], *, most: int = 400
+) -> Answer:
+    """ADDs until one fails; what was acknowledged is written down."""
+    for at in range(len(told), len(told) + most):
+        answer = way("ADD", made, f"c{at}")
+        if answer.status:
+            return answer
+        told[f"c{at}"] = answer.addresses[0].partition("/")[0]
+    raise AssertionError(f"{most} ADDs succeeded")
+
+
+def _refused(answer: Answer, store: Path, *hints: str, code: int = 5) -> None:
+    """The code, the path and what to do."""
+    assert answer.code == code, answer
+    assert str(store) in answer.message
+    text = answer.message + str(answer.document.get("details", ""))
+    for hint in hints:
+        assert hint in text
+
+
+# The disk -------------------------------------------------------------------------------------
+
+
+def test_disk_full(
+    way: Plugin, config: Make, small_disk: Disk, stored: Callable[[Path], dict[str, str]]
+) -> None:
+    """A full disk: 5 and "free disk space", STATUS 51; with room again, everything is there."""
+    store = small_disk.path / "store"
+    made = config(ipam=SUBNET | {"dataDir": str(store)})
+    told: dict[str, str] = {}
+    for at in range(3):
+        told[f"c{at}"] = way("ADD", made, f"c{at}").addresses[0].partition("/")[0]
+    assert way("STATUS", made).status == 0
+    small_disk.fill()
+    _refused(_add_until(way, made, told), store, "No space left", "free disk space")
+    _refused(way("STATUS", made), store, "free disk space", code=51)
+    assert way("CHECK", made | {"prevResult": {"ips": []}}, "c0").status == 0, "reading goes on"
+    assert stored(store) == told
+    small_disk.empty()
+    assert way("STATUS", made).status == 0
+    told["later"] = way("ADD", made, "later").addresses[0].partition("/")[0]
+    assert way("DEL", made, "c0").status == 0
+    del told["c0"]
+    assert stored(store) == told
+
+
+def test_no_room_for_a_new_store(way: Plugin, config: Make, small_disk: Disk) -> None:
+    """A disk that is full when the store shall be made: 5, and nothing half made is left."""
+    store = small_disk.path / "store"
+    made = config(ipam=SUBNET | {"dataDir": str(store)})
+    store.mkdir()
+    small_disk.fill()
+    for _ in range(2):
+        _refused(way("ADD", made), store, "free disk space")
+        assert not (store / "data.mdb").exists()
+        assert not (store / "data.mdb.new").exists()
+    assert way("DEL", made).status == 0, "there is nothing to free"
+    small_disk.empty()
+    assert way("ADD", made).status == 0
+
+
+def test_read_only(
+    way: Plugin, config: Make, small_disk: Disk, stored: Callable[[Path], dict[str, str]]
+) -> None:
+    """A read-only file system: 5 and why, STATUS 51; and service when it may be written again."""
+    store = small_disk.path / "store"
+    made = config(ipam=SUBNET | {"dataDir": str(store)})
+    with fastipam.open(store) as ipam:  # an agent that had it open would keep it from being so
+        ipam.network("mynet", "10.1.0.0/16").allocate("c0")
+    small_disk.make_read_only()
+    for command in ("ADD", "DEL"):
+        _refused(way(command, made, "c0"), store, "Read-only file system")
+    _refused(way("STATUS", made), store, "Read-only file system", code=51)
+    small_disk.make_writable()
+    assert way("STATUS", made).status == 0
+    assert way("ADD", made, "c1").status == 0
+    assert stored(store) == {"c0": "10.1.0.2", "c1": "10.1.0.3"}
+
+
+def test_disk_fails(
+    config: Make,
+    ext4_disk: Ext4,
+    start: Start,
+    launcher_only: Path,
+    stored: Callable[[Path], dict[str, str]],
+) -> None:
+    """A disk that fails under the agent: 5, and 51; mounted anew it has all that was told."""
+    store = ext4_disk.path / "store"
+    made = config(ipam=SUBNET | {"dataDir": str(store)})
+    agent = start()
+    way = Plugin(launcher_only, agent.path)
+    told: dict[str, str] = {}
+    for at in range(50):
+        told[f"c{at}"] = way("ADD", made, f"c{at}").addresses[0].partition("/")[0]
+    ext4_disk.fail()
+    for at in range(3):
+        _refused(way("ADD", made, f"lost{at}"), store, "Input/output error")
+    _refused(way("STATUS", made), store, "Input/output error", code=51)
+    agent.finish()
+    ext4_disk.unmount()
+    ext4_disk.mount()
+    way = Plugin(launcher_only, start().path)
+    assert stored(store) == told
+    assert way("STATUS", made).status == 0
+    assert way("ADD", made, "later").status == 0
+
+
+# The directory and its files ------------------------------------------------------------------
+
+# Everything is loaded before: the interpreter's files may be root's alone.
+_AS_NOBODY = f"""
+import os, sys
+import fastipam.agent.main, fastipam.cli.commands, fastipam.cni.handler, fastipam.cni.main
+import fastipam.truncation, json, json.encoder, encodings.idna
+os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
+"""
+
+
+@pytest.fixture(params=["direct", "agent"])
+def nobodys(
+    request: pytest.FixtureRequest, tmp_path: Path, run_dir: Path
+) -> Callable[[str, dict[str, Any]], Answer]:
+    """The plugin, or the agent behind it, of a user who is not root."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    run_dir.chmod(0o777)
+    for directory in (tmp_path, *tmp_path.parents):
+        if str(directory).startswith("/tmp/") and os.stat(directory).st_uid == 0:
+            directory.chmod(0o755)
+    if request.param == "direct":
+        path = tmp_path / "nobodys"
+        code = _AS_NOBODY + "fastipam.cni.main.main()"
+        path.write_text(f"#!{sys.executable}\n{code}\n")
+        path.chmod(0o755)
+        return Plugin(path)
+    begin: Start = request.getfixturevalue("start")
+    code = _AS_NOBODY + "sys.argv[0:2] = []; fastipam.cli.commands.cli(sys.argv, prog_name='f')"
+    agent = begin(prefix=[sys.executable, "-c", code])
+    return Plugin(request.getfixturevalue("launcher_only"), agent.path)
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o500])
+def test_no_permission(
+    mode: int,
+    nobodys: Callable[..., Answer],
+    config: Make,
+    tmp_path: Path,
+) -> None:
+    """A directory that the plugin's user may not write: 5, 51, and what it has to be."""
+    store = tmp_path / "store"
+    made = config(ipam=SUBNET)
+    with fastipam.open(store) as ipam:
+        ipam.network("mynet", "10.1.0.0/16").allocate("c0")
+    files = [store, *store.iterdir()]
+    for file in files:
+        os.chown(file, NOBODY, NOBODY)
+        file.chmod(mode)
+    _refused(nobodys("ADD", made, "c1"), store, "Permission denied", "may write")
+    _refused(nobodys("STATUS", made), store, "Permission denied", code=51)
+    for file in files:
+        file.chmod(0o700)
+    assert nobodys("STATUS", made).status == 0
+    assert nobodys("ADD", made, "c1").status == 0
+    assert nobodys("DEL", made, "c0").status == 0
+
+
+@pytest.mark.parametrize("kind", ["truncated", "foreign", "zeros", "text"])
+def test_other_file(
+    kind: str,
+    way: Plugin,
+    config: Make,
+    tmp_path: Path,
+    stored: Callable[[Path], dict[str, str]],
+) -> None:
+    """Another file under the store's name: 5 and "restore a backup", 51; it is not touched."""
+    store = tmp_path / "store"
+    made = config(ipam=SUBNET)
+    told: dict[str, str] = {}
+    for at in range(20):
+        told[f"c{at}"] = way("ADD", made, f"c{at}").addresses[0].partition("/")[0]
+    file, kept = store / "data.mdb", store / "kept"
+    whole = file.read_bytes()
+    content = {
+        "truncated": whole[: len(whole) // 2],
+        "foreign": b"SQLite format 3\0" + bytes(8192),
+        "zeros": bytes(len(whole)),
+        "text": b"not an LMDB file\n" * 1000,
+    }[kind]
+    file.rename(kept)
+    file.write_bytes(content)
+    for command in ("ADD", "DEL"):
+        _refused(way(command, made, "c0"), store, "restore a backup")
+    _refused(way("STATUS", made), store, "restore a backup", code=51)
+    assert file.read_bytes() == content
+    kept.replace(file)
+    assert way("STATUS", made).status == 0
+    assert way("DEL", made, "c0").status == 0
+    del told["c0"]
+    assert stored(store) == told
+
+
+def test_directory_removed(way: Plugin, config: Make, tmp_path: Path) -> None:
+    """A directory that is gone is made anew, also under a running agent."""
+    made = config(ipam=SUBNET)
+    assert way("ADD", made, "c0").status == 0
+    (tmp_path / "store").rename(tmp_path / "elsewhere")
+    assert way("DEL", made, "c0").status == 0
+    assert way("STATUS", made).status == 0
+    assert way("ADD", made, "c1").status == 0
+    assert sorted(each.name for each in (tmp_path / "store").iterdir()) == [
+        "data.mdb",
+        "lock.mdb",
+        "turn.lock",
+    ]
+
+
+def test_file_cut_short_under_the_agent(
+    start: Start, plugin: Plugin, config: Make, tmp_path: Path
+) -> None:
+    """Cutting the file of a running agent may end it; the call that meets it has its answer."""
+    made = config(ipam=SUBNET)
+    agent = start()
+    way = Plugin(plugin.path, agent.path)
+    for at in range(50):
+        assert way("ADD", made, f"c{at}").status == 0
+    file = tmp_path / "store" / "data.mdb"
+    os.truncate(file, 3 * 4096)
+    _refused(way("ADD", made, "c50"), tmp_path / "store", "restore a backup")
+    if agent.process.poll() is None:
+        agent.kill()
+
+
+# LMDB's own limits ----------------------------------------------------------------------------
+
+_SMALL_MAP = """
+import sys
+import fastipam.store
+fastipam.store.Store.__init__.__kwdefaults__["map_size"] = 1 << 19
+"""
+
+
+@pytest.fixture(params=["direct", "agent"])
+def cramped(request: pytest.FixtureRequest, tmp_path: Path) -> Plugin:
+    """The plugin, or the agent behind it, with a memory map of half a megabyte."""
+    if request.param == "direct":
+        path = tmp_path / "cramped"
+        code = _SMALL_MAP + "import fastipam.cni.main; fastipam.cni.main.main()"
+        path.write_text(f"#!{sys.executable}\n{code}\n")
+        path.chmod(0o755)
+        return Plugin(path)
+    begin: Start = request.getfixturevalue("start")
+    code = _SMALL_MAP + (
+        "from fastipam.cli.commands import cli; cli(sys.argv[2:], prog_name='fastipam')"
+    )
+    agent = begin(prefix=[sys.executable, "-c", code])
+    return Plugin(request.getfixturevalue("launcher_only"), agent.path)
+
+
+def test_map_full(
+    cramped: Plugin,
+    plugin: Plugin,
+    config: Make,
+    tmp_path: Path,
+    stored: Callable[[Path], dict[str, str]],
+) -> None:
+    """A store at its largest size: 5; what is in it is there, and can be given back."""
+    store = tmp_path / "store"
+    made = config(ipam=SUBNET)
+    owners = [(f"c{at}", "eth0") for at in range(4000)]
+    with fastipam.open(store, map_size=1 << 19) as ipam:
+        network = ipam.network("mynet", "10.1.0.0/16", cooldown_s=0)
+        told: dict[str, str] = {}
+        size = 256
+        while size:
+            try:
+                leases = network.allocate_many(owners[len(told) : len(told) + size])
+            except fastipam.StoreFull:
+                size //= 2
+            else:
+                told |= {one.container_id: str(one.address.ip) for one in leases}
+    answer = _add_until(cramped, made, told)
+    _refused(answer, store, "largest size")
+    _refused(cramped("STATUS", made), store, "largest size", code=51)
+    assert stored(store) == told
+    for owner in list(told)[:12]:
+        # As a runtime does: a page that is given back is of use to the next change but one.
+        assert any(cramped("DEL", made, owner).status == 0 for _ in range(3))
+        del told[owner]
+    assert stored(store) == told
+    assert plugin("ADD", made, "c9999").status == 0, "with a larger map there is service again"
+
+
+def test_too_many_readers(way: Plugin, config: Make, tmp_path: Path) -> None:
+    """All reader slots are taken: 11 and "try again"; service as soon as they are given back."""
+    made = config(ipam=SUBNET)
+    assert way("ADD", made, "c0").status == 0
+    with fastipam.open(tmp_path / "store") as ipam:
+        env = ipam.store._environment()
+        readers = []
+        with pytest.raises(lmdb.ReadersFullError):  # noqa: PT012
+            while True:
+                readers.append(env.begin())
+        with pytest.raises(fastipam.StoreBusy):
+            list(ipam.network("mynet").leases())
+        # A process that has the store open needs no slot for an ADD; opening it takes one.
+        answers = [way(command, made, "c0") for command in ("STATUS", "CHECK", "DEL")]
+        for reader in readers:
+            reader.abort()
+    refused = [answer for answer in answers if answer.status]
+    assert refused
+    for answer in refused:
+        _refused(answer, tmp_path / "store", "reader slots", "try again", code=11)
+    assert way("STATUS", made).status == 0
+    assert way("DEL", made, "c0").status == 0
+
+
+_DEAD_READERS = """
+import os, signal, sys
+import fastipam
+env = fastipam.open(sys.argv[1]).store._environment()
+readers = []
+try:
+    while True:
+        readers.append(env.begin())
+except Exception as error:
+    print(len(readers), type(error).__name__, flush=True)
+sys.stdin.readline()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_slots_of_the_dead(way: Plugin, config: Make, tmp_path: Path) -> None:
+    """A process that died with all slots keeps nobody from reading who has the store open."""
+    made = config(ipam=SUBNET)
+    assert way("ADD", made, "c0").status == 0
+    with fastipam.open(tmp_path / "store") as ipam:
+        network = ipam.network("mynet")
+        argv = [sys.executable, "-c", _DEAD_READERS, str(tmp_path / "store")]
+        holder = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert holder.stdout is not None
+        count, error = holder.stdout.readline().split()
+        assert int(count) > 900
+        assert error == "ReadersFullError"
+        holder.communicate("\n")
+        assert holder.returncode == -signal.SIGKILL
+        assert [lease.container_id for lease in network.leases()] == ["c0"]
+    assert way("STATUS", made).status == 0
+
+
+def test_dead_reader_does_not_pin_pages(tmp_path: Path) -> None:
+    """What a dead reader was reading is overwritten again, though nobody opens the store anew."""
+    store = tmp_path / "store"
+    code = (
+        "import fastipam, os, signal, sys\n"
+        "leases = fastipam.open(sys.argv[1]).network('n').leases()\n"
+        "next(leases)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    with fastipam.open(store, "relaxed") as ipam:
+        network = ipam.network("n", "10.1.0.0/16", cooldown_s=0)
+        network.allocate("a")
+        subprocess.run([sys.executable, "-c", code, str(store)], check=False)
+
+        def churn(pairs: int) -> int:
+            for at in range(pairs):
+                network.allocate(f"c{at}")
+                network.release(f"c{at}")
+            return ipam.store.file_bytes()
+
+        settled = churn(2000)
+        assert churn(4000) == settled
+
+
+# Other writers --------------------------------------------------------------------------------
+
+_HOLD = """
+import sys
+import fastipam
+ipam = fastipam.open(sys.argv[1])
+network = ipam.network("mynet", "10.1.0.0/16", cooldown_s=0)
+with ipam.transaction():
+    network.allocate("lost")
+    print("ready", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A program in the middle of a change of the store."""
+    argv = [sys.executable, "-c", _HOLD, str(tmp_path / "store")]
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_killed_while_it_holds_the_lock(
+    way: Plugin,
+    config: Make,
+    holder: subprocess.Popen[str],
+    tmp_path: Path,
+    stored: Callable[[Path], dict[str, str]],
+) -> None:
+    """Calls that wait for a writer go on when it is killed, and nothing of its change is there."""
+    made = config(ipam=SUBNET)
+    answers: list[Answer] = []
+    threads = [
+        threading.Thread(target=lambda at=at: answers.append(way("ADD", made, f"c{at}")))
+        for at in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    assert not answers
+    os.kill(holder.pid, signal.SIGKILL)
+    for thread in threads:
+        thread.join(60)
+    assert [answer.status for answer in answers] == [0] * 4
+    assert stored(tmp_path / "store").keys() == {f"c{at}" for at in range(4)}
+
+
+def test_stopped_while_it_holds_the_lock(
+    start: Start, launcher_only: Path, config: Make, holder: subprocess.Popen[str]
+) -> None:
+    """A writer that is stopped holds all up: the launcher gives up with 11, STATUS with 50."""
+    made = config(ipam=SUBNET)
+    way = Plugin(launcher_only, start().path)
+    os.kill(holder.pid, signal.SIGSTOP)
+    for command, code in (("ADD", 11), ("STATUS", 50)):
+        answer = way.raw(
+            environment(command) | {"FASTIPAM_TIMEOUT": "0.3"}, b'{"name":"mynet","cniVersion":'
+            b'"1.1.0","ipam":{"subnet":"10.1.0.0/16","dataDir":"%s"}}'
+            % made["ipam"]["dataDir"].encode(),
+        )  # fmt: skip
+        assert answer.code == code
+        assert "has not answered in time" in answer.message
+    os.kill(holder.pid, signal.SIGCONT)
+    assert holder.stdin is not None
+    holder.stdin.write("\n")
+    holder.stdin.flush()
+    assert way("DEL", made, "c1").status == 0, "the agent may have served it behind our back"
+    assert way("ADD", made, "c1").status == 0

@@ -1,0 +1,238 @@
+"""What is fuzzed, and what has to hold after every input.
+
+An input that breaks a promise raises AssertionError; so does anything that nobody catches.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from fastipam import cni
+from fastipam.agent import batch, protocol
+from fastipam.agent.server import Limits, Server
+from fastipam.cni import handler, resolvconf, stores
+from fastipam.store import Store
+
+from .inputs import call
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_DEFAULTS = {
+    "CNI_COMMAND": "ADD",
+    "CNI_CONTAINERID": "c1",
+    "CNI_IFNAME": "eth0",
+    "CNI_NETNS": "/nowhere",
+    "CNI_PATH": "/opt/cni/bin",
+}
+_INTERNAL = 999
+_LONGEST_ANSWER = 64 << 10
+_PATIENCE_S = 20.0
+
+
+def split(data: bytes) -> tuple[dict[str, str], bytes]:
+    """(variables, standard input) of an input; what it does not set has a usual value."""
+    head, _, stdin = data.partition(b"\n\n")
+    variables = dict(_DEFAULTS)
+    for line in head.split(b"\n"):
+        name, equals, value = line.partition(b"=")
+        if equals:
+            variables[os.fsdecode(name)] = os.fsdecode(value)
+    return {name: value for name, value in variables.items() if "\0" not in name + value}, stdin
+
+
+class _Confined:
+    """Every configuration leads to one store, and no path of theirs is read or written."""
+
+    def __init__(self, directory: Path) -> None:
+        self.store = Store(directory / "store", "relaxed")
+        self._get = stores.get
+        self._read = resolvconf.read
+
+    def __enter__(self) -> Self:
+        stores.get = self._one_store
+        resolvconf.read = self._null
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        stores.get = self._get
+        resolvconf.read = self._read
+        self.store.close()
+
+    def _one_store(self, data_dir: str, durability: str | None, **_: bool) -> Store:
+        assert "\0" not in data_dir
+        assert durability in (None, "durable", "relaxed")
+        group = getattr(stores._thread, "batch", None)
+        if group is not None:
+            group.join(self.store)
+        return self.store
+
+    @staticmethod
+    def _null(path: str) -> dict[str, Any]:
+        assert isinstance(path, str)
+        return resolvconf.parse("nameserver 10.0.0.1\nsearch a b\n")
+
+
+def judge(status: int, output: bytes) -> None:
+    """What every answer has to be, whatever was asked."""
+    assert status in (0, 1), status
+    assert len(output) < _LONGEST_ANSWER, len(output)
+    if status == 0:
+        assert not output or isinstance(json.loads(output), dict), output
+        return
+    body = json.loads(output)
+    assert isinstance(body["code"], int), body
+    assert body["code"] != _INTERNAL, body
+    assert body["msg"], body
+    assert "Traceback" not in body["msg"], body
+
+
+class ConfigTarget(_Confined):
+    """``cni.handle`` with any variables and any standard input, on a store with one lease in it.
+
+    A failure changes nothing; after the input the store is put back to what it was.
+    """
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        variables, stdin = split(call("ADD", _PLAIN, container="c0"))
+        status, output = cni.handle(variables, stdin)
+        assert status == 0, output
+        return self
+
+    def __call__(self, data: bytes) -> None:
+        """One input."""
+        variables, stdin = split(data)
+        transaction = self.store.write().__enter__()
+        try:
+            before = self._entries(transaction)
+            status, output = cni.handle(variables, stdin)
+            judge(status, output)
+            if status:
+                assert self._entries(transaction) == before, "a failure left something behind"
+        finally:
+            transaction.rollback()
+
+    def _entries(self, transaction: Any) -> list[int]:
+        store = self.store
+        databases = (store.db_networks, store.db_leases, store.db_owners, store.db_cooldown)
+        return [transaction.txn.stat(db)["entries"] for db in databases]
+
+
+_PLAIN = {"cniVersion": "1.1.0", "name": "fuzz", "ipam": {"subnet": "10.1.2.0/24"}}
+
+
+class ProtocolTarget(_Confined):
+    """A server on a real socket. The first byte of an input says how it is cut into pieces.
+
+    Every whole request gets its answer, in order; what is no request ends the connection; and
+    when the client is gone the server serves the next one.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self._path = str(directory / "s")
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._failure: BaseException | None = None
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self._listener.bind(self._path)
+        self._listener.listen(16)
+        self._server = Server(self._listener, batch.Executor(), Limits(64, 3600.0))
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._server.stop(0.0)
+        self._thread.join(_PATIENCE_S)
+        self._server.close()
+        self._listener.close()
+        super().__exit__(kind, error, trace)
+
+    def _run(self) -> None:
+        try:
+            self._server.run()
+        except BaseException as error:
+            self._failure = error
+
+    def __call__(self, data: bytes) -> None:
+        """One input."""
+        handler._known.clear()
+        cut, sent = data[:1], data[1:]
+        answers, ended = self._expected(sent)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.settimeout(_PATIENCE_S)
+            client.connect(self._path)
+            self._send(client, sent, cut[0] if cut else 0)
+            for _ in range(answers):
+                status, output, messages = protocol.read_answer(
+                    self._exactly(client, protocol.ANSWER.size)
+                )
+                judge(status, self._exactly(client, output))
+                self._exactly(client, messages).decode()
+            if ended:
+                assert self._receive(client, 1) == b"", "more than was asked for"
+        assert self._failure is None, repr(self._failure)
+
+    @staticmethod
+    def _expected(sent: bytes) -> tuple[int, bool]:
+        """(whole requests, whether something follows that is none)."""
+        answers = at = 0
+        header = protocol.REQUEST.size
+        while len(sent) - at >= header:
+            magic, variables, size = protocol.REQUEST.unpack_from(sent, at)
+            largest = (protocol.LARGEST_VARIABLES, protocol.LARGEST_INPUT)
+            if magic != b"FIP1" or variables > largest[0] or size > largest[1]:
+                return answers, True
+            at += header + variables + size
+            if at > len(sent):
+                break
+            answers += 1
+        return answers, False
+
+    @staticmethod
+    def _send(client: socket.socket, sent: bytes, cut: int) -> None:
+        pieces = [sent] if cut < 128 else [sent[: cut - 128], sent[cut - 128 :]]
+        for piece in pieces:
+            try:
+                client.sendall(piece)
+            except (BrokenPipeError, ConnectionResetError):
+                return  # it has been sent something that is no request, and closed
+
+    def _exactly(self, client: socket.socket, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            part = self._receive(client, size - len(data))
+            assert part, f"no answer; the server's end: {self._failure!r}"
+            data += part
+        return data
+
+    @staticmethod
+    def _receive(client: socket.socket, size: int) -> bytes:
+        try:
+            return client.recv(size)
+        except ConnectionResetError:  # closed with something unread
+            return b""
+
+
+TARGETS: dict[str, type[ConfigTarget | ProtocolTarget]] = {
+    "config": ConfigTarget,
+    "protocol": ProtocolTarget,
+}

@@ -1,0 +1,78 @@
+"""The fuzzers' short form: every seed, some thousand damaged ones, and what was once found.
+
+The full form is ``scripts/campaign fuzz``: a million inputs for each target, chosen by what they
+reach.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ..agent.processes import LONG
+from . import inputs
+from .__main__ import ROOT
+from .targets import TARGETS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+RUNS = 1_000_000 if LONG else 4_000
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """A short path, for the socket."""
+    with tempfile.TemporaryDirectory(prefix="fastipam-") as made:
+        yield Path(made)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_damaged_inputs(name: str, directory: Path) -> None:
+    """No input gets an internal error, a wrong number of answers, or changes what it may not."""
+    if name == "config":
+        seeds = list(inputs.calls())
+    else:
+        seeds = [b"\0" + one for one in inputs.conversations()]
+    with TARGETS[name](directory) as target:
+        for data in seeds:
+            target(data)
+        for data in inputs.mutations(seeds, 3000 if name == "config" else 600, seed=1):
+            target(data)
+
+
+def _fuzz(name: str) -> str:
+    """Run a fuzzer; what it printed. It has found nothing."""
+    argv = [sys.executable, "-m", "tests.fuzz", name, f"-runs={RUNS}"]
+    with tempfile.TemporaryDirectory(prefix="fastipam-") as scratch:
+        env = os.environ | {"FASTIPAM_CORPUS": f"{scratch}/corpus"}
+        argv.append(f"-artifact_prefix={scratch}/")
+        done = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"Done {RUNS} runs" in done.stderr
+    return done.stderr
+
+
+def test_launcher() -> None:
+    """The launcher under the sanitizers: nothing that it is sent or told makes it go wrong."""
+    if shutil.which("clang") is None:
+        if os.environ.get("FASTIPAM_REQUIRE_E2E") == "1":
+            pytest.fail("there is no clang")
+        pytest.skip("there is no clang: the launcher's fuzzer cannot be built")
+    _fuzz("launcher")
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_atheris(name: str) -> None:
+    """The coverage-guided fuzzers run, and find nothing."""
+    if sys.version_info >= (3, 14):
+        pytest.skip("atheris is not made for this interpreter")
+    pytest.importorskip("atheris", reason="atheris is not installed")
+    _fuzz(name)
