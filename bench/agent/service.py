@@ -65,6 +65,11 @@ class Agent:
         if error is None and status:
             raise RuntimeError(f"the agent ended with {status}: {self._log.read_text()[-2000:]}")
 
+    @property
+    def process_id(self) -> int:
+        """Of the agent."""
+        return self._process.pid
+
     def _answers(self) -> bool:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             try:
