@@ -177,6 +177,20 @@ def test_an_ipv6_64_shows_what_is_touched(ipam: Ipam) -> None:
     assert _read(ipam).left_out == 1
 
 
+@pytest.mark.parametrize("max_bits", [4, 8, 12, 16, 20])
+@pytest.mark.parametrize("ranges", ["10.32.0.0/12", "10.0.0.0/8", "10.1.2.0/24", "fd00::/104"])
+def test_nothing_is_used(ipam: Ipam, ranges: str, max_bits: int) -> None:
+    """A pool without one lease is drawn at any scale, all of it free."""
+    net = ipam.network("n", ranges, cooldown_s=0)
+    net.allocate("a")
+    net.release("a")
+    (panel,) = _read(ipam, max_bits).panels
+    pool = net.current_pool()
+    assert pool is not None
+    assert panel.tally(0)[0, FREE] == pool.size
+    assert set(panel.states.tolist()) <= {FREE, EXCLUDED}
+
+
 def test_an_empty_64(ipam: Ipam) -> None:
     """With nothing in use its beginning is drawn."""
     net = ipam.network("n", "2001:db8::/64", cooldown_s=0)

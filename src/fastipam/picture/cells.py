@@ -255,7 +255,7 @@ def _used_counts(frame: Frame, numbers: list[int], pages: Bytes) -> Counts:
         return within
     used = np.zeros((1 << frame.bits >> _PAGE_SHIFT, _PAGE_BITS >> frame.shift), dtype=np.int64)
     bits = np.unpackbits(chosen, axis=1, bitorder="little")
-    used[at] = bits.reshape(len(at), -1, 1 << frame.shift).sum(2)
+    used[at] = bits.reshape(len(at), used.shape[1], 1 << frame.shift).sum(2)
     return used.reshape(-1)
 
 

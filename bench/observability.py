@@ -1,0 +1,207 @@
+"""What looking costs: scrapes, the picture, the command ``map``, on an empty and on a full /12.
+
+    python -m bench.observability
+
+Each figure is the median of rounds in which the two sides take turns; of processes it is their
+processor time, which a busy machine does not change. One part asks the
+agent's loop for its version over and over, alone and while the page and the metrics are fetched
+without a pause: what a plugin call notices of those who look.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.parse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import fastipam
+from bench.stores import NETWORK, fill, touch
+from fastipam.agent.http import is_healthy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FASTIPAM = Path(sys.executable).with_name("fastipam")
+ROUNDS = 41
+ASKED = 3000
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Looked:
+    """An agent that shows one store."""
+
+    def __init__(self, directory: Path, store: Path, port: int) -> None:
+        self.socket = str(directory / f"{store.name}.sock")
+        self.port = port
+        self.store = store
+        self.process = subprocess.Popen(
+            [
+                str(FASTIPAM), "agent", "--socket", self.socket, "--http", str(port),
+                "--data-dir", str(store), "--sweep-interval", "0",
+            ]
+        )  # fmt: skip
+        while not is_healthy(self.socket):
+            time.sleep(0.01)
+
+    def get(self, path: str) -> bytes:
+        """The body of an answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection.request("GET", path, headers={"Accept-Encoding": "gzip"})
+        body = connection.getresponse().read()
+        connection.close()
+        return body
+
+    def scrape(self) -> bytes:
+        """The metrics."""
+        return self.get("/metrics")
+
+    def look(self) -> bytes:
+        """The picture."""
+        return self.get(self.picture)
+
+    @property
+    def picture(self) -> str:
+        """The path of the picture."""
+        query = urllib.parse.urlencode({"data_dir": str(self.store), "network": NETWORK})
+        return f"/api/picture?{query}"
+
+    def cpu_s(self) -> float:
+        """The processor time that the agent has used."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS
+
+    def end(self) -> None:
+        """Stop it."""
+        self.process.terminate()
+        self.process.wait()
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Milliseconds of one call."""
+    begun = time.perf_counter()
+    call()
+    return (time.perf_counter() - begun) * 1e3
+
+
+def turns(sides: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
+    """The median milliseconds of each side; they take turns."""
+    found: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, call in sides.items():
+            found[name].append(timed(call))
+    return {name: statistics.median(times) for name, times in found.items()}
+
+
+def say(what: str, empty: float, full: float) -> None:
+    """A line: both sides and their ratio."""
+    print(f"{what:<34}{empty:>10.2f} ms{full:>10.2f} ms{full / empty:>8.2f} x", flush=True)
+
+
+def scrapes(empty: Looked, full: Looked) -> None:
+    """A scrape: what the scraper waits, and what the agent computes."""
+    found = turns({each.store.name: each.scrape for each in (empty, full)})
+    say("scrape", found["empty"], found["full"])
+    used = {}
+    for each in (empty, full):
+        before = each.cpu_s()
+        for _ in range(400):
+            each.get("/metrics")
+        used[each.store.name] = (each.cpu_s() - before) / 400 * 1e3
+    say("scrape, processor time", used["empty"], used["full"])
+
+
+def draw(store: Path, target: Path, *options: str) -> Callable[[], object]:
+    """A call of the command ``map``."""
+    command = [str(FASTIPAM), "map", "--data-dir", str(store), *options]
+    wanted = command if not options or options[0] == "--json" else [*command, "-o", str(target)]
+    return lambda: subprocess.run(wanted, stdout=subprocess.DEVNULL, check=True)
+
+
+def maps(directory: Path, empty: Path, full: Path) -> None:
+    """The command ``map``, whole processes; and how much of it are imports."""
+    imports = (
+        "import fastipam.cli.commands, fastipam.cli.commands.map_, rich.console;"
+        "import fastipam.picture.png, fastipam.picture.layers, fastipam.picture.text"
+    )
+    command = [sys.executable, "-c", imports]
+    bare = statistics.median(cpu_ms(lambda: subprocess.run(command, check=True)) for _ in range(7))
+    print(f"{'imports of map':<34}{bare:>10.2f} ms")
+    target = directory / "map.png"
+    for options in (("--by", "state"), ("--by", "owner"), ("--by", "age"), ("--json",), ()):
+        sides = {path.name: draw(path, target, *options) for path in (empty, full)}
+        found: dict[str, list[float]] = {name: [] for name in sides}
+        for _ in range(5):
+            for name, call in sides.items():
+                found[name].append(cpu_ms(call))
+        medians = [statistics.median(times) for times in found.values()]
+        say(f"map {' '.join(options) or 'on the terminal'}", *medians)
+
+
+def cpu_ms(call: Callable[[], object]) -> float:
+    """The processor time of the processes that a call runs."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    call()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) * 1e3
+
+
+def loop(agent: Looked) -> None:
+    """The agent's answers to VERSION, alone and while others look as fast as they can."""
+    stop = threading.Event()
+
+    def look() -> None:
+        with fastipam.open(agent.store) as ipam:
+            net = ipam.network(NETWORK)
+            number = 0
+            while not stop.is_set():
+                number += 1
+                net.reserve("10.32.0.77", reason=str(number))  # each look finds a new state
+                for path in ("/metrics", "/api/status", agent.picture, "/"):
+                    agent.get(path)
+
+    for name in ("alone", "while page and metrics are fetched"):
+        thread = threading.Thread(target=look)
+        if name != "alone":
+            thread.start()
+        times = sorted(timed(lambda: is_healthy(agent.socket)) for _ in range(ASKED))
+        stop.set()
+        if thread.ident:
+            thread.join()
+        shown = "  ".join(
+            f"{label} {times[int(share * ASKED)]:.2f} ms"
+            for label, share in (("half", 0.5), ("99 %", 0.99), ("99.9 %", 0.999))
+        )
+        print(f"VERSION {name}: {shown}", flush=True)
+
+
+def main() -> None:
+    """Measure everything, and print it."""
+    with tempfile.TemporaryDirectory(prefix="fastipam-look-") as name:
+        directory = Path(name)
+        empty, full = directory / "empty", directory / "full"
+        touch(empty)
+        fill(full, "relaxed")
+        print(f"{'':<34}{'empty /12':>13}{'full /12':>13}")
+        agents = [Looked(directory, store, 9470 + at) for at, store in enumerate((empty, full))]
+        try:
+            scrapes(*agents)
+            found = turns({one.store.name: one.look for one in agents}, 9)
+            say("page's picture, unchanged store", found["empty"], found["full"])
+            loop(agents[1])
+        finally:
+            for agent in agents:
+                agent.end()
+        maps(directory, empty, full)
+
+
+if __name__ == "__main__":
+    main()
