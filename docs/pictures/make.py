@@ -1,4 +1,4 @@
-"""Make the pictures of this directory: a store as weeks of pods leave it, ``map``, the agent's page.
+"""Make the pictures of this directory: a store that weeks of pods left, ``map``, the page.
 
     python docs/pictures/make.py            # from the top of the source tree; needs Chromium
 
@@ -93,6 +93,7 @@ def fill(path: Path) -> None:
         edge.reserve("192.168.7.200/29", reason="printers")
         Pods(ipam, clock, 8).start(edge, 120, "ingress")
         dual = ipam.network("dual", ["172.20.0.0/18", "2001:db8:7::/64"], cooldown_s=86400)
+        clock[0] = now - 40 * DAY_NS
         others = Pods(ipam, clock, 9)
         others.weeks(dual, 40, 300)
         clock[0] = now
@@ -174,7 +175,7 @@ def _shots(browser: Browser) -> None:
         "choose(status.networks.map(keyOf).find(key => key.endsWith('dual')));showStatus();look()"
     )
     browser.until_js("drawn && drawn.network === 'dual' && drawn.panels[0].image")
-    time.sleep(1)
+    browser.until_js("document.querySelector('#chart polygon')")
     browser.screenshot(HERE / "page-dual.png")
 
 

@@ -105,7 +105,10 @@ class _Networks:
         assignments = CounterMetricFamily(
             "fastipam_assignments", "Assignments since the network was made.", labels=names
         )
+        blocks = _gauge("blocks", "Blocks of the cluster's pool, by state.", [*names, "state"])
         for reading in self._watch.sample():
+            for state, count in reading.blocks.items():
+                blocks.add_metric([*reading.key, state], count)
             for state, count in reading.states.items():
                 addresses.add_metric([*reading.key, state], count)
             exhaustion.add_metric(reading.key, self._watch.exhaustion_s(reading.key))
@@ -114,7 +117,7 @@ class _Networks:
             run = self._watch.longest_run(reading)
             if run is not None:
                 longest.add_metric(reading.key, run)
-        yield from (addresses, exhaustion, oldest, longest, assignments)
+        yield from (addresses, exhaustion, oldest, longest, assignments, blocks)
         yield from _stores()
 
 

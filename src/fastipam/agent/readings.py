@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,6 +16,7 @@ from fastipam import records
 from fastipam.cni import stores
 from fastipam.errors import FastipamError
 from fastipam.ledger import find, read_pool, read_state
+from fastipam.picture import blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -44,6 +46,7 @@ class Reading(NamedTuple):
     free: int
     assignments: int
     oldest_cooling_s: float
+    blocks: dict[str, int]  # of the cluster's pool, by state
 
     @property
     def key(self) -> tuple[str, str]:
@@ -123,6 +126,7 @@ def read(store: Store, txn: Snapshot, name: str) -> Reading | None:
         size - state.used,
         state.generation,
         age_ns / 1e9,
+        Counter(one.state for one in blocks.owned(store, txn, network_id)),
     )
 
 

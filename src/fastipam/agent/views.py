@@ -142,7 +142,7 @@ class Page:
             {
                 "first": format_ip(one.family, one.first),
                 "last": format_ip(one.family, one.last),
-                "node": one.node,
+                "state": one.state,
             }
             for one in owned[:_BLOCKS]
         ]

@@ -1,4 +1,4 @@
-"""Which blocks of the cluster's pool a network's store knows, and whose they are."""
+"""Which blocks of the cluster's pool a network's store knows, and what they are to this node."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ if TYPE_CHECKING:
 
 
 class Owned(NamedTuple):
-    """A block, first to last address, and the node that owns it."""
+    """A block, first to last address, and its state, in a word ("active")."""
 
     family: int
     first: int
     last: int
-    node: str
+    state: str
 
 
 def owned(store: Store, txn: Snapshot, network_id: int) -> list[Owned]:  # noqa: ARG001

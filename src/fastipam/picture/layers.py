@@ -97,7 +97,7 @@ def _added(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _blocks(picture: Picture, owned: list[blocks.Owned]) -> Layer:
-    """The node whose block each address is in."""
+    """The state of the block that each address is in."""
     if not owned:
         raise ConfigError(
             f"network {picture.network} has no blocks of a cluster",
@@ -105,10 +105,10 @@ def _blocks(picture: Picture, owned: list[blocks.Owned]) -> Layer:
             value=BLOCK,
             hint="choose state, owner or age",
         )
-    labels = sorted({each.node for each in owned})
+    labels = sorted({each.state for each in owned})
     sizes = [0] * len(labels)
     for each in owned:
-        sizes[labels.index(each.node)] += each.last - each.first + 1
+        sizes[labels.index(each.state)] += each.last - each.first + 1
     values = []
     for panel in picture.panels:
         frame = panel.frame
@@ -117,7 +117,7 @@ def _blocks(picture: Picture, owned: list[blocks.Owned]) -> Layer:
             low, high = max(each.first, frame.first), min(each.last, frame.last)
             if each.family == frame.family and low <= high:
                 begin, end = (low - frame.first) >> frame.shift, (high - frame.first) >> frame.shift
-                layer[begin : end + 1] = labels.index(each.node)
+                layer[begin : end + 1] = labels.index(each.state)
         values.append(layer)
     return Layer(BLOCK, values, labels, sizes)
 

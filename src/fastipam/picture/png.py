@@ -218,7 +218,7 @@ def _layer_key(draw: ImageDraw.ImageDraw, image: Image.Image, layer: Layer, top:
             anchor = "la" if at == 0 else "ra" if at == LEGEND - 40 else "ma"
             draw.text((at, top + 18), text, font=_font(12), fill=DIM, anchor=anchor)
         return top + 42
-    what = "block's node" if layer.kind == BLOCK else "namespace"
+    what = "block" if layer.kind == BLOCK else "namespace"
     draw.text((0, top), f"assigned, coloured by {what}", font=_font(15), fill=TEXT)
     top += 28
     ranked = sorted(zip(layer.sizes, layer.labels, strict=True), key=lambda one: (-one[0], one[1]))

@@ -22,6 +22,7 @@ let view = { scale: 1, x: 0, y: 0 }; // device pixels a cell, and where the pict
 let fitted = true;
 let tags = {};
 let waiting = false;
+let again = false;
 let seriesAt = 0;
 let tipTimer = 0;
 let pointer = null;
@@ -117,7 +118,11 @@ async function ask(path, read) {
 }
 
 async function look() {
-  if (waiting || document.hidden) return;
+  if (document.hidden) return;
+  if (waiting) {
+    again = true; // another network was chosen while the answers for this one were on their way
+    return;
+  }
   waiting = true;
   try {
     const found = await ask("/api/status", "json");
@@ -138,6 +143,10 @@ async function look() {
     $("link").className = "bad";
   } finally {
     waiting = false;
+  }
+  if (again) {
+    again = false;
+    await look();
   }
 }
 
@@ -166,8 +175,9 @@ async function fetchPicture(one) {
 }
 
 async function fetchSeries(one) {
-  seriesAt = Date.now();
   const samples = await ask(`/api/series?${query(one)}`, "json");
+  if (keyOf(one) !== chosen) return;
+  seriesAt = Date.now();
   if (samples) showSeries(samples);
 }
 
@@ -176,6 +186,7 @@ async function fetchEvents(one) {
   const state = `${keyOf(one)}\n${one.change}`;
   if (eventsOf === state) return; // nothing has happened
   const events = await ask(`/api/events?${query(one)}`, "json");
+  if (keyOf(one) !== chosen) return;
   eventsOf = state;
   if (!events) return;
   fill(
@@ -243,6 +254,7 @@ function choose(key) {
   seriesAt = 0;
   // What another network has put on the page has to be asked for again.
   for (const path of Object.keys(tags)) if (path !== "/api/status") tags[path] = "";
+  showSeries([]);
   hideTip();
 }
 
@@ -270,7 +282,7 @@ function showCounts() {
     ...facts.flatMap(([name, value]) => [element("dt", name), element("dd", value)]),
   );
   $("blocks").hidden = !one.blocks.length;
-  fill($("blocks").querySelector("table"), one.blocks.map((b) => [b.first, b.last, b.node]), "none");
+  fill($("blocks").querySelector("table"), one.blocks.map((b) => [b.first, b.last, b.state]), "none");
 }
 
 // [at, size, assigned, cooling, reserved] from the oldest on, as areas on top of each other.

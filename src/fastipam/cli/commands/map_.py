@@ -53,7 +53,7 @@ _MOST_ROWS_BITS = 16
     default="state",
     show_default=True,
     help="What colours an assigned address: its state, its pod's namespace, how long ago it was "
-    "assigned, the cluster node whose block it is in.",
+    "assigned, the block of the cluster that it is in.",
 )
 @click.option("--bare", is_flag=True, help="PNG: only the pixels, no legend, no captions, no gaps.")
 @click.option("--prefix", type=int, metavar="LENGTH", help="--json: a row for each such CIDR.")
