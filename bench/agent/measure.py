@@ -14,7 +14,7 @@ from bench.agent.crowd import Crowd
 from bench.agent.service import Agent
 from bench.agent.yardstick import Yardstick
 from bench.errors import Missing
-from bench.sampling import Subject, interleave, ratio
+from bench.sampling import Subject, interleave, percentile, ratio
 from fastipam.cli.install import install
 
 if TYPE_CHECKING:
@@ -70,11 +70,6 @@ def socket_name(clients: int) -> str:
 def latency_name(name: str) -> str:
     """Where the single latencies of a subject are kept."""
     return f"{name}: latency"
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that so large a share of them does not exceed."""
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
 def as_processes(results: Results, effort: Effort, scratch: Path) -> None:
