@@ -75,8 +75,7 @@ def latency_name(name: str) -> str:
 def as_processes(results: Results, effort: Effort, scratch: Path) -> None:
     """One launcher at a time, beside host-local with few and many leases and /bin/true."""
     million = scratch / "million"
-    stores.fill(million, "durable", stores.AGENT_BATCH)
-    stores.make_room(million)
+    stores.fill_aside(million, "durable")
     with ExitStack() as stack:
         agent = stack.enter_context(Agent(scratch))
         hand = Yardstick(scratch / "commit", 1, together=1)
@@ -226,8 +225,7 @@ def memory(results: Results, scratch: Path) -> None:
     """Two agents that have done the same, on a store without a lease and on one with a million."""
     million = scratch / "million"
     if not million.exists():
-        stores.fill(million, "durable", stores.AGENT_BATCH)
-        stores.make_room(million)
+        stores.fill_aside(million, "durable")
     taken = {}
     for leases, data in ((0, scratch / "memory"), (_MILLION, million)):
         with Agent(scratch, f"memory-{leases}") as agent:
