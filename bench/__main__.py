@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,11 +58,7 @@ def _run(parts: list[str], arguments: argparse.Namespace, scratch: Path) -> Resu
             results, workloads.QUICK if quick else workloads.FULL, scratch, guest
         ),
     }
-    for part in parts:
-        start = time.perf_counter()
-        print(f"measuring: {part} … ", end="", file=sys.stderr, flush=True)
-        work[part]()
-        print(f"{time.perf_counter() - start:.0f} s", file=sys.stderr)
+    command_line.run(parts, work)
     return results
 
 

@@ -1,13 +1,15 @@
-"""The command line that the entry points have in common."""
+"""What the entry points have in common: the command line, and the parts, one after the other."""
 
 from __future__ import annotations
 
 import argparse
+import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 DOCS = Path(__file__).parent.parent / "docs" / "bench"
 
@@ -36,3 +38,12 @@ def parser(
 def chosen(arguments: argparse.Namespace, parts: Sequence[str]) -> list[str]:
     """The parts to measure, in their order."""
     return [part for part in parts if part in (arguments.only or parts)]
+
+
+def run(parts: Sequence[str], work: Mapping[str, Callable[[], object]]) -> None:
+    """Measure the parts, and say how long each took."""
+    for part in parts:
+        start = time.perf_counter()
+        print(f"measuring: {part} … ", end="", file=sys.stderr, flush=True)
+        work[part]()
+        print(f"{time.perf_counter() - start:.0f} s", file=sys.stderr)

@@ -8,8 +8,6 @@ from bench import memory
 from bench.tables import duration, table
 from bench.workloads import report as workloads
 
-__all__ = ["duration", "render", "table"]
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

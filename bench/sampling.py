@@ -61,3 +61,8 @@ def time_once(subject: Subject) -> float:
 def ratio(samples: Samples, subject: str, base: str) -> float:
     """How many times the base's cost: the median of the ratios within each round."""
     return median(one / other for one, other in zip(samples[subject], samples[base], strict=True))
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that so large a share of them does not exceed. O(n log n)."""
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]

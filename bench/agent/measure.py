@@ -14,7 +14,7 @@ from bench.agent.crowd import Crowd
 from bench.agent.service import Agent
 from bench.agent.yardstick import Yardstick
 from bench.errors import Missing
-from bench.sampling import Subject, interleave, ratio
+from bench.sampling import Subject, interleave, percentile, ratio
 from fastipam.cli.install import install
 
 if TYPE_CHECKING:
@@ -72,16 +72,10 @@ def latency_name(name: str) -> str:
     return f"{name}: latency"
 
 
-def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that so large a share of them does not exceed."""
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
-
-
 def as_processes(results: Results, effort: Effort, scratch: Path) -> None:
     """One launcher at a time, beside host-local with few and many leases and /bin/true."""
     million = scratch / "million"
-    stores.fill(million, "durable", stores.AGENT_BATCH)
-    stores.make_room(million)
+    stores.fill_aside(million, "durable")
     with ExitStack() as stack:
         agent = stack.enter_context(Agent(scratch))
         hand = Yardstick(scratch / "commit", 1, together=1)
@@ -231,8 +225,7 @@ def memory(results: Results, scratch: Path) -> None:
     """Two agents that have done the same, on a store without a lease and on one with a million."""
     million = scratch / "million"
     if not million.exists():
-        stores.fill(million, "durable", stores.AGENT_BATCH)
-        stores.make_room(million)
+        stores.fill_aside(million, "durable")
     taken = {}
     for leases, data in ((0, scratch / "memory"), (_MILLION, million)):
         with Agent(scratch, f"memory-{leases}") as agent:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bench.agent import measure
-from bench.report import duration, table
+from bench.sampling import percentile
+from bench.tables import duration, table
 
 if TYPE_CHECKING:
     from bench.results import Results
@@ -79,5 +80,5 @@ def _sockets(results: Results) -> str:
 
 def _rate(results: Results, name: str, cost: float) -> tuple[str, str, str]:
     latencies = results.samples[measure.latency_name(name)]
-    p50, p99 = (duration(measure.percentile(latencies, share)) for share in (0.5, 0.99))
+    p50, p99 = (duration(percentile(latencies, share)) for share in (0.5, 0.99))
     return f"{1e9 / cost:,.0f}", p50, p99

@@ -186,9 +186,10 @@ class HostLocal(Plugin):
             if not number % 1024 and give_up():
                 return number
             text = f"{container(number)}\r\n{IFNAME}"
-            for index, name in enumerate(self._names(number)):
+            for name in self._names(number):
                 (self._directory / name).write_text(text)
-                (self._directory / f"last_reserved_ip.{index}").write_text(name)
+        for index, name in enumerate(self._names(leases - 1) if leases else ()):
+            (self._directory / f"last_reserved_ip.{index}").write_text(name)
         return leases
 
     def _names(self, number: int) -> list[str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypedDict
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from bench.sampling import percentile
 
+if TYPE_CHECKING:
     from bench.workloads.drive import Outcome
 
 SHARES = {"p50": (0.5, 1), "p99": (0.99, 100), "p99.9": (0.999, 1000)}  # and how many it takes
@@ -33,11 +33,6 @@ class Summary(TypedDict):
     seconds: float
     verbs: dict[str, Verb]
     note: str  # why it took no part
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that so large a share of them does not exceed. O(n log n)."""
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
 def _verb(latencies: list[float]) -> Verb:
