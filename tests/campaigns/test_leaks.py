@@ -10,6 +10,7 @@ import os
 import subprocess
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -24,7 +25,6 @@ from ..cni.plugin import Make, Plugin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from ..agent.conftest import Start
 
@@ -51,7 +51,8 @@ def _namespaces() -> Iterator[list[str]]:
         _ip([f"netns add {name}" for name in names])
         yield names
     finally:
-        _ip([f"netns delete {name}" for name in names if os.path.exists(f"/run/netns/{name}")])
+        every = [*names, *(f"{name}-new" for name in names)]
+        _ip([f"netns delete {name}" for name in every if Path("/run/netns", name).exists()])
 
 
 @pytest.fixture
@@ -81,9 +82,15 @@ class Node:
     def lose(self, names: list[str]) -> set[str]:
         """Every third namespace goes; new containers take some of the names. Who is lost."""
         lost = range(0, len(names), 3)
-        _ip([f"netns delete {names[at]}" for at in lost])
         again = lost[::6]
-        _ip([f"netns add {names[at]}" for at in again])
+        # Made while the old ones are there: the kernel gives an inode that is free to the next.
+        _ip([f"netns add {names[at]}-new" for at in again])
+        _ip([f"netns delete {names[at]}" for at in lost])
+        for at in again:
+            path = Path("/run/netns", names[at])
+            path.touch()
+            subprocess.run(["mount", "--bind", f"{path}-new", path], check=True)
+        _ip([f"netns delete {names[at]}-new" for at in again])
         for at in again:
             self.add(at, names[at], f"again{at}")
         return {f"c{at}" for at in lost}

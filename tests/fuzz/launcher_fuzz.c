@@ -104,7 +104,6 @@ static int fuzz_connect(int fd)
 }
 
 /* As if the process were a new one. */
-#ifdef NETNS
 static void clear(struct buffer *buffer, char *data, size_t room)
 {
 	if (buffer->allocated)
@@ -118,14 +117,6 @@ static void forget(void)
 	clear(&answer, usual_answer, sizeof usual_answer);
 	input_at = 0;
 }
-#else
-static void forget(void)
-{
-	free(input.data);
-	memset(&input, 0, sizeof input);
-	input_consumed = 0;
-}
-#endif
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
