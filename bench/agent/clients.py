@@ -26,26 +26,36 @@ _SEEN = " ".join(
 _HEADER = protocol.ANSWER.size
 
 
+def requests(data: Path, container: str, cooldown: int | None) -> list[bytes]:
+    """ADD and DEL of a container, as the launcher sends them; the store is in ``data``."""
+    ipam: dict[str, object] = {"type": "fastipam", "subnet": SUBNET, "dataDir": str(data)}
+    if cooldown is not None:
+        ipam["cooldown"] = cooldown
+    document = {"cniVersion": "1.0.0", "name": NETWORK, "type": "bridge", "ipam": ipam}
+    config = json.dumps(document).encode()
+    return [
+        protocol.pack_request(
+            {
+                "CNI_COMMAND": command,
+                "CNI_CONTAINERID": container,
+                "CNI_NETNS": NETNS,
+                "CNI_IFNAME": IFNAME,
+                "CNI_ARGS": _ARGS,
+                "CNI_PATH": "/opt/cni/bin",
+                protocol.STARTED: str(monotonic_ns()),
+                protocol.NETNS: _SEEN,
+            },
+            config,
+        )
+        for command in ("ADD", "DEL")
+    ]
+
+
 class _Client:
     """One connection and its two requests."""
 
-    def __init__(self, config: bytes, container: str) -> None:
-        self._requests = [
-            protocol.pack_request(
-                {
-                    "CNI_COMMAND": command,
-                    "CNI_CONTAINERID": container,
-                    "CNI_NETNS": NETNS,
-                    "CNI_IFNAME": IFNAME,
-                    "CNI_ARGS": _ARGS,
-                    "CNI_PATH": "/opt/cni/bin",
-                    protocol.STARTED: str(monotonic_ns()),
-                    protocol.NETNS: _SEEN,
-                },
-                config,
-            )
-            for command in ("ADD", "DEL")
-        ]
+    def __init__(self, pair: list[bytes]) -> None:
+        self._requests = pair
         self.connection: socket.socket | None = None
         self.left = 0
         self._incoming = b""
@@ -90,16 +100,13 @@ class Clients:
     def __init__(
         self, agent: Path, data: Path, count: int, pairs: int, *, cooldown: int | None = 0
     ) -> None:
-        ipam: dict[str, object] = {"type": "fastipam", "subnet": SUBNET, "dataDir": str(data)}
-        if cooldown is not None:
-            ipam["cooldown"] = cooldown
-        document = {"cniVersion": "1.0.0", "name": NETWORK, "type": "bridge", "ipam": ipam}
-        config = json.dumps(document).encode()
         self._path = str(agent)
         self._pairs = pairs
         self.latencies: list[float] = []
         # Ids of their own: stores that are filled beforehand count from 0.
-        self._clients = [_Client(config, f"c{number:063x}") for number in range(count)]
+        self._clients = [
+            _Client(requests(data, f"c{number:063x}", cooldown)) for number in range(count)
+        ]
 
     @property
     def requests(self) -> int:
