@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from bench.agent.clients import requests
 from bench.agent.yardstick import TOGETHER, Yardstick
-from bench.report import duration, table
+from bench.tables import duration, table
 from fastipam.agent.batch import Executor
 from fastipam.agent.server import _Client
 from fastipam.cni import stores

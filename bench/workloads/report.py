@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 OWN = "fastipam"
 _NO_STORE = (
-    "\n\nIn process, those who keep a set and a dictionary are compared with `Bitmap`, which does the "
-    "same. They keep nothing beyond their process: where they are cheaper than fastipam's library, "
-    "which commits every call to a store, that is what they save."
+    "\n\nIn process, those who keep a set and a dictionary are held against `Bitmap`, which does "
+    "so, too. They keep nothing beyond their process: where they are cheaper than fastipam's "
+    "library, which commits every call to a store, that is what they save."
 )
 _HEAD = (
     *("", "calls", "a second"),

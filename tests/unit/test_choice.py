@@ -76,6 +76,29 @@ def test_early_only_as_many_as_are_missing(ipam: Ipam, clock: Clock) -> None:
     assert (net.stats()["assigned"], net.stats()["cooling"]) == (4, 1)
 
 
+def test_free_ones_and_then_the_longest_cooling(ipam: Ipam, clock: Clock) -> None:
+    """A bulk takes the free ones and the rest of those that cool: not one more than it wants."""
+    net = ipam.network("n", POOL)
+    _fill(net, 4)
+    for name in ("c1", "c0"):
+        net.release(name, "eth0")
+        clock.advance(1)
+    leases = net.allocate_many([("x", "eth0"), ("y", "eth0")])
+    assert [str(lease.address.ip) for lease in leases] == ["10.0.0.6", "10.0.0.3"]
+    assert (net.stats()["assigned"], net.stats()["cooling"]) == (4, 1)
+
+
+def test_more_than_cools(ipam: Ipam) -> None:
+    """A bulk that those that cool cannot satisfy fails whole; waiting would not help it."""
+    net = ipam.network("n", POOL)
+    _fill(net)
+    net.release("c0", "eth0")
+    with pytest.raises(PoolExhausted) as caught:
+        net.allocate_many([("x", "eth0"), ("y", "eth0")])
+    assert caught.value.retry_after_s is None
+    assert (net.stats()["assigned"], net.stats()["cooling"]) == (4, 1)
+
+
 def test_free_ones_before_any_that_cools(ipam: Ipam) -> None:
     """A bulk that the free addresses satisfy leaves those that cool alone; it counts right."""
     net = ipam.network("n", POOL)
@@ -103,7 +126,9 @@ def test_ranges_of_one_call(ipam: Ipam, store: Store) -> None:
     other = Network(store, "n", wider, remember=False)
     inside = other.allocate("one")
     assert str(inside.address.ip) == "10.0.0.3"
-    other.allocate_many([(f"c{number}", "eth0") for number in range(5)])  # .4 to .8
+    other.allocate("within", addresses=["10.0.0.4"])
+    ipam.network("n").allocate("stored")  # .5, from the ranges that the store knows
+    other.allocate_many([(f"c{number}", "eth0") for number in range(3)])  # .6 to .8
     other.allocate("asked", addresses=["10.0.0.12"])
     counts = own.stats()
     assert counts["assigned"] == 8
