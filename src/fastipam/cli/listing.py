@@ -1,23 +1,34 @@
-"""Rows for ``list`` and ``stats``."""
+"""Rows for ``list`` and ``stats``: what is used, by whom, in address order, a row at a time.
+
+A filter uses an index where there is one: an address or CIDR is a place in ``leases``, an owner
+(container and interface) an entry of ``owners``, COOLING the queue, RESERVED the reservations, a
+time the history. What has none is looked for in the packed records, and only what fits is unpacked.
+"""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from heapq import merge as merge_sorted
 from typing import TYPE_CHECKING, Any
 
+from fastipam import history, holds, records
 from fastipam.addresses import V4, V6, format_ip
 from fastipam.cli.output import Column
+from fastipam.cli.when import Stamps
 from fastipam.errors import ConfigError
+from fastipam.ledger import find, read_pool, read_state
 from fastipam.ranges import merge
-from fastipam.records import COOLING
+from fastipam.records import COOLING, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
+    from fastipam.holds import Reservation
     from fastipam.ipam import Ipam
-    from fastipam.network import Network
     from fastipam.ranges import Pool
-    from fastipam.records import Record
+    from fastipam.store import Snapshot, Store
+
+    Address = tuple[int, int]  # family, integer
 
 COLUMNS = (
     Column("IP", "address", 15),
@@ -35,115 +46,355 @@ STATS_COLUMNS = (
     Column("COOLING", "cooling", number=True),
     Column("RESERVED", "reserved", number=True),
     Column("FREE", "free", 8, number=True),
+    Column("USED", "percent", 7, number=True),
 )
 # An IPv6 /64 has more free addresses than anybody can read.
 LARGEST_FREE_LISTING = 1 << 24
+STATES = ("ASSIGNED", "COOLING", "RESERVED", "FREE")
+_EMPTY = {
+    "pod": "",
+    "container_id": "",
+    "ifname": "",
+    "pod_namespace": "",
+    "pod_name": "",
+    "pod_uid": "",
+    "netns": "",
+    "allocated_at": "",
+    "reserved_for": "",
+    "reason": "",
+}
 
 
-def _names(ipam: Ipam, only: str | None) -> list[str]:
-    names = ipam.networks()
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which rows are wanted; what is empty or None asks for nothing.
+
+    ``interval`` is (family, first, last); ``container`` the beginning of an id; ``owner`` a pod's
+    namespace/name or a container id, of a lease or of a reservation.
+    """
+
+    interval: tuple[int, int, int] | None = None
+    container: str = ""
+    ifname: str = ""
+    pod: str = ""
+    owner: str = ""
+    since_ns: int = 0
+    states: frozenset[str] = field(default_factory=frozenset)
+
+    def wants(self, state: str) -> bool:
+        """Whether rows of this state are wanted."""
+        return not self.states or state in self.states
+
+    def needles(self) -> list[bytes]:
+        """Bytes that the packed record of a wanted lease has in it."""
+        found = []
+        if self.container:
+            found.append(_encode(self.container))
+        if self.pod:
+            namespace, _, name = self.pod.rpartition("/")
+            found.append(_encode(f"\0{namespace}\0{name}\0"))
+        return found
+
+    def fits(self, record: Record) -> bool:
+        """Whether a lease is wanted."""
+        return (
+            self.wants("COOLING" if record.state == COOLING else "ASSIGNED")
+            and record.container_id.startswith(self.container)
+            and (not self.ifname or record.ifname == self.ifname)
+            and (not self.pod or pod_of(record) == self.pod)
+            and (not self.owner or self.owner in (pod_of(record), record.container_id))
+            and record.allocated_ns >= self.since_ns
+        )
+
+    def fits_reservation(self, one: Reservation) -> bool:
+        """Whether an address that is only reserved is wanted."""
+        if self.container or self.ifname or self.since_ns or not self.wants("RESERVED"):
+            return False
+        return all(one.owner == wanted for wanted in (self.pod, self.owner) if wanted)
+
+    @property
+    def anything(self) -> bool:
+        """Whether the free addresses, which nobody has, are wanted."""
+        return not (self.container or self.ifname or self.pod or self.owner or self.since_ns)
+
+
+EVERYTHING = Filter()
+
+
+def names(ipam: Ipam, only: str | None) -> list[str]:
+    """The networks of the store, or the one that is asked for. Raises ConfigError."""
+    known = ipam.networks()
     if only is None:
-        return names
-    if only not in names:
+        return known
+    if only not in known:
         raise ConfigError(
             f"the store {ipam.path} has no network {only!r}",
             field="--network",
             value=only,
-            hint=f"it has {', '.join(names) or 'none'}",
+            hint=f"it has {', '.join(known) or 'none'}",
         )
     return [only]
 
 
-def rows(ipam: Ipam, only: str | None, *, with_free: bool = False) -> Iterator[dict[str, Any]]:
-    """A row an address, in address order, network by network. O(1) memory."""
-    for name in _names(ipam, only):
-        network = ipam.network(name)
-        used = network.records()
-        if with_free:
-            yield from _with_free(network, used)
-        else:
-            for family, value, record, _ in used:
-                yield _row(name, family, value, record)
+def pod_of(record: Record | history.Event) -> str:
+    """``namespace/name`` of a lease's or event's pod, empty when there is none."""
+    if not record.pod_namespace:
+        return record.pod_name
+    return f"{record.pod_namespace}/{record.pod_name}"
 
 
-def _row(network: str, family: int, value: int, record: Record) -> dict[str, Any]:
-    pod = f"{record.pod_namespace}/{record.pod_name}" if record.pod_namespace else record.pod_name
-    return {
-        "network": network,
-        "address": format_ip(family, value),
-        "status": "COOLING" if record.state == COOLING else "ASSIGNED",
-        "pod": pod,
-        "container_id": record.container_id,
-        "ifname": record.ifname,
-        "pod_namespace": record.pod_namespace,
-        "pod_name": record.pod_name,
-        "pod_uid": record.pod_uid,
-        "netns": record.netns,
-        "allocated_at": _timestamp(record.allocated_ns),
-    }
-
-
-def _free_row(network: str, family: int, value: int) -> dict[str, Any]:
-    empty = dict.fromkeys(
-        (
-            "pod",
-            "container_id",
-            "ifname",
-            "pod_namespace",
-            "pod_name",
-            "pod_uid",
-            "netns",
-            "allocated_at",
-        ),
-        "",
-    )
-    return {
-        "network": network,
-        "address": format_ip(family, value),
-        "status": "FREE",
-        **empty,
-    }
-
-
-def _timestamp(wall_ns: int) -> str:
-    moment = datetime.fromtimestamp(wall_ns // 10**9, UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _with_free(
-    network: Network, used: Iterator[tuple[int, int, Record, Pool]]
+def rows(
+    ipam: Ipam,
+    only: str | None = None,
+    wanted: Filter = EVERYTHING,
+    *,
+    with_free: bool = False,
+    local: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """The used addresses, and the free ones between them."""
-    pool = network.current_pool()
-    if pool is None:
-        return
-    if pool.size > LARGEST_FREE_LISTING:
-        raise ConfigError(
-            f"network {network.name} has {pool.size} addresses: too many to list the free ones",
-            field="--all",
-            value=network.name,
+    """A row an address, in address order, network by network, as of one moment a network.
+
+    O(1) memory without ``wanted.since_ns`` and with neither of COOLING and an owner asked for
+    alone; else the addresses that the index names are sorted first. ``local``: times in the
+    machine's zone. Raises ConfigError, StoreError.
+    """
+    for name in names(ipam, only):
+        with ipam.store.read() as txn:
+            found = find(txn, ipam.store, records.encode("name", name))
+            if found is not None:
+                pool = read_pool(found[1], None, ipam.store, name)
+                yield from _Listing(ipam.store, txn, name, found[0], pool, wanted, local).run(
+                    with_free=with_free
+                )
+
+
+class _Listing:
+    """One network's rows inside one read transaction."""
+
+    def __init__(
+        self,
+        store: Store,
+        txn: Snapshot,
+        name: str,
+        network_id: int,
+        pool: Pool,
+        wanted: Filter,
+        local: bool,
+    ) -> None:
+        self._store = store
+        self._txn = txn
+        self._name = name
+        self._network_id = network_id
+        self._pool = pool
+        self._wanted = wanted
+        self._stamp = Stamps(local=local)
+        self._prefix = records.network_prefix(network_id)
+
+    def run(self, *, with_free: bool) -> Iterator[dict[str, Any]]:
+        used = self._used()
+        if not with_free or not self._wanted.anything or not self._wanted.wants("FREE"):
+            return (row for _, row in used if row)
+        return self._with_free(used)
+
+    def _used(self) -> Iterator[tuple[Address, dict[str, Any] | None]]:
+        """(address, row) of what is used; the row is None where it is not wanted."""
+        leases: Iterable[tuple[Address, Record | Reservation]] = self._leases()
+        reservations = self._reservations()
+        last: Address | None = None
+        for address, one in merge_sorted(leases, reservations, key=lambda each: each[0]):
+            if address == last:
+                continue  # the reservation of an address that somebody has
+            last = address
+            if isinstance(one, Record):
+                yield address, self._row(address, one) if self._wanted.fits(one) else None
+            else:
+                fits = self._wanted.fits_reservation(one)
+                yield address, self._reserved_row(address, one) if fits else None
+
+    # Which leases ----------------------------------------------------------------------------
+
+    def _leases(self) -> Iterator[tuple[Address, Record]]:
+        wanted = self._wanted
+        if wanted.states == {"RESERVED"}:
+            return
+        addresses = self._indexed()
+        needles = wanted.needles()
+        for address, raw in self._scan() if addresses is None else self._look_up(addresses):
+            if all(needle in raw for needle in needles):
+                yield address, Record.read(raw)
+
+    def _scan(self) -> Iterator[tuple[Address, bytes]]:
+        """The leases of the interval in address order."""
+        low, high = self._bounds()
+        with self._txn.txn.cursor(self._store.db_leases) as cursor:
+            if not cursor.set_range(low):
+                return
+            for key, raw in cursor:
+                if key > high:
+                    return
+                yield (key[4], int.from_bytes(key[5:], "big")), raw
+
+    def _bounds(self) -> tuple[bytes, bytes]:
+        """The first and the last key that may be wanted."""
+        if self._wanted.interval is None:
+            return self._prefix, self._prefix + b"\xff" * 17
+        family, low, high = self._wanted.interval
+        return (
+            records.address_key(self._network_id, family, low),
+            records.address_key(self._network_id, family, high),
         )
-    taken = next(used, None)
-    for family in (V4, V6):
-        intervals = merge(
-            interval for each in pool.sets if each.family == family for interval in each.intervals
-        )
-        for low, high in intervals:
+
+    def _look_up(self, addresses: Iterable[Address]) -> Iterator[tuple[Address, bytes]]:
+        interval = self._wanted.interval
+        for family, value in sorted(set(addresses)):
+            if interval is None or (family == interval[0] and interval[1] <= value <= interval[2]):
+                key = records.address_key(self._network_id, family, value)
+                raw = self._txn.get(key, None, self._store.db_leases)
+                if raw is not None:
+                    yield (family, value), raw
+
+    def _indexed(self) -> Iterable[Address] | None:
+        """The only addresses that can be wanted, from an index; None: there is no such index."""
+        wanted = self._wanted
+        if wanted.container and wanted.ifname:
+            name = records.owner_name(wanted.container, wanted.ifname)
+            key = records.owner_key(self._prefix, name)
+            raw = self._txn.get(key, None, self._store.db_owners)
+            if raw is not None:  # else it may be the beginning of an id, or cool already
+                return records.read_addresses(raw)
+        if wanted.states == {"COOLING"}:
+            return self._queue()
+        if wanted.since_ns:
+            return self._since()
+        return None
+
+    def _queue(self) -> Iterator[Address]:
+        with self._txn.txn.cursor(self._store.db_cooldown) as cursor:
+            if cursor.set_range(self._prefix):
+                for key in cursor.iternext(keys=True, values=False):
+                    if key[:4] != self._prefix:
+                        return
+                    yield records.read_cooldown_key(key)[3:]
+
+    def _since(self) -> list[Address] | None:
+        """What was assigned since then, from the history's end; None: it does not go back so far.
+
+        Newest first: O(events since then). An event before the time is where it ends, though the
+        clock may have been set back: so a minute more is looked at.
+        """
+        state = read_state(self._txn, self._store, self._network_id)
+        found: list[Address] = []
+        assignments = 0
+        with self._txn.txn.cursor(self._store.db_events) as cursor:
+            end = history.event_key(self._network_id + 1, 0)
+            more = cursor.set_range(end)
+            more = cursor.prev() if more else cursor.last()
+            while more and cursor.key()[:4] == self._prefix:
+                event = history.Event(*cursor.item())
+                if event.wall_ns < self._wanted.since_ns - _MARGIN_NS:
+                    return found
+                if event.generation:
+                    found.append((event.family, event.value))
+                    assignments += event.kind in ("assigned", "imported")
+                more = cursor.prev()
+        # All events are as new as that: it is complete if they tell of every assignment ever made.
+        return found if assignments == state.generation else None
+
+    def _reservations(self) -> Iterator[tuple[Address, Reservation]]:
+        interval = self._wanted.interval
+        for one in holds.read_all(self._txn, self._store, self._network_id):
+            if interval is None or (
+                one.family == interval[0] and interval[1] <= one.value <= interval[2]
+            ):
+                yield (one.family, one.value), one
+
+    # What a row says -------------------------------------------------------------------------
+
+    def _row(self, address: Address, record: Record) -> dict[str, Any]:
+        return {
+            "network": self._name,
+            "address": format_ip(*address),
+            "status": "COOLING" if record.state == COOLING else "ASSIGNED",
+            "pod": pod_of(record),
+            "container_id": record.container_id,
+            "ifname": record.ifname,
+            "pod_namespace": record.pod_namespace,
+            "pod_name": record.pod_name,
+            "pod_uid": record.pod_uid,
+            "netns": record.netns,
+            "allocated_at": self._stamp(record.allocated_ns),
+            "reserved_for": "",
+            "reason": "",
+        }
+
+    def _reserved_row(self, address: Address, one: Reservation) -> dict[str, Any]:
+        namespace, slash, name = one.owner.partition("/")
+        return {
+            "network": self._name,
+            "address": format_ip(*address),
+            "status": "RESERVED",
+            **_EMPTY,
+            "pod": one.owner if slash else "",
+            "container_id": "" if slash else one.owner,
+            "pod_namespace": namespace if slash else "",
+            "pod_name": name,
+            "ifname": one.ifname,
+            "reserved_for": one.owner,
+            "reason": one.reason or ("sticky" if one.sticky else ""),
+        }
+
+    def _with_free(
+        self, used: Iterator[tuple[Address, dict[str, Any] | None]]
+    ) -> Iterator[dict[str, Any]]:
+        """The used addresses, and the free ones between them."""
+        intervals = list(self._free_intervals())
+        count = sum(high - low + 1 for _, low, high in intervals)
+        if count > LARGEST_FREE_LISTING:
+            raise ConfigError(
+                f"network {self._name} has {count} addresses: too many to list the free ones",
+                field="--all",
+                value=self._name,
+                hint="name a part of it: --address 10.32.0.0/24, say",
+            )
+        taken = next(used, None)
+        for family, low, high in intervals:
             value = low
             while value <= high:
-                if taken is not None and (taken[0], taken[1]) <= (family, value):
-                    yield _row(network.name, *taken[:3])
-                    value += (taken[0], taken[1]) == (family, value)
+                if taken is not None and taken[0] <= (family, value):
+                    if taken[1]:
+                        yield taken[1]
+                    value += taken[0] == (family, value)
                     taken = next(used, None)
                 else:
-                    yield _free_row(network.name, family, value)
+                    address = format_ip(family, value)
+                    yield {"network": self._name, "address": address, "status": "FREE", **_EMPTY}
                     value += 1
-    while taken is not None:
-        yield _row(network.name, *taken[:3])
-        taken = next(used, None)
+        while taken is not None:
+            if taken[1]:
+                yield taken[1]
+            taken = next(used, None)
+
+    def _free_intervals(self) -> Iterator[tuple[int, int, int]]:
+        wanted = self._wanted.interval
+        for family in (V4, V6):
+            sets = (each for each in self._pool.sets if each.family == family)
+            for low, high in merge(interval for each in sets for interval in each.intervals):
+                if wanted is None:
+                    yield family, low, high
+                elif wanted[0] == family and low <= wanted[2] and wanted[1] <= high:
+                    yield family, max(low, wanted[1]), min(high, wanted[2])
+
+
+_MARGIN_NS = 60 * 10**9
+
+
+def _encode(text: str) -> bytes:
+    return text.encode(records.ENCODING, records.ERRORS)
 
 
 def stats(ipam: Ipam, only: str | None) -> Iterator[dict[str, Any]]:
-    """A row a network."""
-    for name in _names(ipam, only):
-        yield {"network": name, **ipam.network(name).stats()}
+    """A row a network. O(1) each."""
+    for name in names(ipam, only):
+        counts = ipam.network(name).stats()
+        used = counts["size"] - counts["free"]
+        percent = f"{100 * used / counts['size']:.2f}%" if counts["size"] else "-"
+        yield {"network": name, **counts, "percent": percent}

@@ -100,7 +100,7 @@ def json_array(documents: Iterable[Mapping[str, Any]]) -> None:
 
     encode = JSONEncoder().encode
     separator = "["
-    write = _writer()
+    write = sys.stdout.write
     for document in documents:
         write(f"{separator}\n{encode(document)}")
         separator = ","
@@ -117,7 +117,7 @@ def json_object(document: Mapping[str, Any]) -> None:
 
 def table(columns: Sequence[Column], documents: Iterable[Mapping[str, Any]]) -> None:
     """Headings and a row a document, as they come."""
-    write = _writer()
+    write = sys.stdout.write
     for line in lines(columns, documents, width=_terminal_width(), colours=has_colours()):
         write(line + "\n")
     sys.stdout.flush()
@@ -160,10 +160,14 @@ def lines(
 
 def _cell(value: Any) -> str:
     """No cell is empty: a row has as many words for awk as there are columns."""
-    text = str(value)
-    if not text.isprintable():  # what comes from a configuration must not move the cursor
-        text = "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
-    return text or _EMPTY
+    return printable(str(value)) or _EMPTY
+
+
+def printable(text: str) -> str:
+    """A text without control characters: what a configuration says must not move the cursor."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
 
 
 def _align(text: str, width: int, number: bool) -> str:
@@ -206,14 +210,3 @@ def _painter() -> Any:
         return style.render(text, color_system=system)
 
     return paint
-
-
-def _writer() -> Any:
-    """Standard output's write; a terminal sees each line, a pipe gets blocks.
-
-    A name that is no UTF-8 (a container id has no rules) goes out as the bytes that it came as.
-    """
-    stream = sys.stdout
-    if isinstance(getattr(stream, "errors", None), str) and hasattr(stream, "reconfigure"):
-        stream.reconfigure(errors="surrogateescape")
-    return stream.write

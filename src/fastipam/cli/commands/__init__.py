@@ -11,8 +11,9 @@ import fastipam
 from fastipam.cli.group import SETTINGS, Entry, Root
 
 _LOOK = "Look"
-_MOVE = "Move"
+_CHANGE = "Change"
 _CARE = "Take care"
+_MOVE = "Move"
 _SET_UP = "Set up"
 _HERE = "fastipam.cli.commands"
 
@@ -20,11 +21,21 @@ COMMANDS = {
     "list": Entry(f"{_HERE}.list_:command", _LOOK, "Who has which address: IP, STATUS, POD."),
     "stats": Entry(f"{_HERE}.stats:command", _LOOK, "How full each network is."),
     "map": Entry(f"{_HERE}.map_:command", _LOOK, "A pool as a picture, or as characters."),
-    "check": Entry(f"{_HERE}.check:command", _CARE, "Does the store agree with itself?"),
+    "show": Entry(f"{_HERE}.show:command", _LOOK, "All about one address: whose, why, since when."),
+    "history": Entry(f"{_HERE}.history:command", _LOOK, "Who had an address, and when."),
+    "release": Entry(f"{_HERE}.release:command", _CHANGE, "Give an address back by hand."),
+    "reserve": Entry(f"{_HERE}.reserve:command", _CHANGE, "Keep addresses, or keep them for one."),
+    "unreserve": Entry(f"{_HERE}.reserve:unreserve", _CHANGE, "End a reservation."),
+    "gc": Entry(f"{_HERE}.gc:command", _CHANGE, "Give back what is not in a list of containers."),
+    "sweep": Entry(f"{_HERE}.sweep:command", _CHANGE, "Give back what lost its network namespace."),
+    "check": Entry(f"{_HERE}.check:command", _CARE, "Does the store agree with itself? Mend it."),
+    "backup": Entry(f"{_HERE}.backup:command", _CARE, "Copy the store while it is in use."),
+    "restore": Entry(f"{_HERE}.backup:restore", _CARE, "Put a backup back."),
     "import": Entry(f"{_HERE}.migrate:import_", _MOVE, "Take over another plugin's leases."),
     "export": Entry(f"{_HERE}.migrate:export", _MOVE, "Hand the leases over to another plugin."),
     "install": Entry(f"{_HERE}.install:command", _SET_UP, "Put the CNI plugin into place."),
     "agent": Entry(f"{_HERE}.agent:command", _SET_UP, "Serve the plugin calls of this node."),
+    "completion": Entry(f"{_HERE}.completion:command", _SET_UP, "Complete words in a shell."),
 }
 
 

@@ -3,31 +3,76 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from itertools import count
+
+import click
 
 import fastipam
-from fastipam.cli import options, output
+from fastipam.cli import options, output, progress
 from fastipam.cli.group import command as _command
 
 
 @_command(
     "check",
-    examples=(("fastipam check", "while everything runs: it reads one moment's state"),),
-    exits={0: "the store is consistent", 1: "findings were printed, or an error"},
+    examples=(
+        ("fastipam check", "while everything runs: it reads one moment's state"),
+        ("fastipam check --repair", "mend what it finds, in one transaction"),
+    ),
+    exits={
+        0: "the store is consistent (with --repair: it is now)",
+        1: "findings were printed, or an error",
+    },
 )
 @options.data_dir
+@click.option(
+    "--repair",
+    "mend",
+    is_flag=True,
+    help="Mend it, in one transaction. No address that somebody has is freed.",
+)
 @options.as_json
-def command(data_dir: str, as_json: bool) -> None:
-    """Compare all that the store holds with itself; print what disagrees. Changes nothing."""
-    from fastipam.verify import verify
+def command(data_dir: str, mend: bool, as_json: bool) -> None:
+    """Compare all that the store holds with itself; print what disagrees, or was mended.
 
+    Pages, leases, owners, cool-down queue, reservations, history and counters are read, in
+    one read transaction: nothing has to be stopped.
+    """
     with fastipam.open(data_dir, create=False) as ipam:
-        findings = [asdict(finding) for finding in verify(ipam.store)]
+        found = _repair(ipam) if mend else _verify(ipam)
     if as_json:
-        output.json_array(findings)
+        output.json_array(found)
     else:
-        for finding in findings:
-            output.say(f"{finding['network']}: {finding['where']}: {finding['text']}")
-        if not findings:
+        for one in found:
+            place = ": ".join(str(one[key]) for key in ("network", "where") if one[key])
+            output.say(output.printable(f"{place}: {one['text']}"))
+        if not found:
             output.say(f"{data_dir}: consistent")
-    if findings:
+        elif mend:
+            output.say(f"{data_dir}: consistent now, {len(found)} things were mended")
+    if found and not mend:
+        if not as_json:
+            output.note(
+                f"{len(found)} findings; `fastipam backup FILE`, then `fastipam check --repair`"
+            )
         raise SystemExit(1)
+
+
+def _verify(ipam: fastipam.Ipam) -> list[dict[str, str]]:
+    from fastipam.verify import findings
+
+    with progress.bar("findings") as advance:
+        found = []
+        for number, finding in zip(count(1), findings(ipam.store), strict=False):
+            found.append(asdict(finding))
+            if advance is not None:
+                advance(number, 0)
+    return found
+
+
+def _repair(ipam: fastipam.Ipam) -> list[dict[str, str]]:
+    from fastipam.repair import repair
+
+    with progress.bar("networks mended") as advance:
+        numbers = count(1)
+        told = None if advance is None else lambda _: advance(next(numbers), 0)
+        return [asdict(action) for action in repair(ipam.store, told)]

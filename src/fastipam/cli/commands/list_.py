@@ -7,21 +7,124 @@ import click
 import fastipam
 from fastipam.cli import listing, options, output
 from fastipam.cli.group import command as _command
+from fastipam.cli.when import MOMENT, Moment
 
 
 @_command(
     "list",
     examples=(
         ("fastipam list", "every address that is in use, with its pod"),
-        ("fastipam list --network podnet --json", "for a program"),
+        ("fastipam list --pod default/web-0", "what a pod has"),
+        ("fastipam list --since 10m", "what was assigned in the last ten minutes"),
+        ("fastipam list --address 10.32.7.0/24 --all", "a part of the pool, free addresses, too"),
+        ("fastipam list --state reserved --json", "for a program"),
+        ("fastipam list --watch", "a screen that follows what happens; into a pipe, line by line"),
     ),
 )
 @options.data_dir
 @options.network()
 @click.option("--all", "with_free", is_flag=True, help="Free addresses, too.")
+@click.option(
+    "--address", metavar="IP|CIDR|A-B", default="", help="Only these addresses. An index is used."
+)
+@click.option("--pod", metavar="NS/NAME", default="", help="Only this pod's.")
+@click.option(
+    "--container",
+    metavar="ID",
+    default="",
+    help="Only this container's; the beginning of its id is enough.",
+)
+@click.option(
+    "--ifname",
+    metavar="NAME",
+    default="",
+    help="Only this interface's; with a whole --container an index is used.",
+)
+@click.option(
+    "--owner",
+    metavar="KEY",
+    default="",
+    help="Only what this pod (NS/NAME) or container has, or what is reserved for it.",
+)
+@click.option(
+    "--since",
+    type=MOMENT,
+    metavar="TIME",
+    help="Only what was assigned at that time or later: 14:05, 2h, 2026-11-24. "
+    "The history is used as far as it goes back.",
+)
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice(listing.STATES, case_sensitive=False),
+    help="Only this state; may be given several times. An index is used for cooling and reserved.",
+)
+@click.option("--watch", is_flag=True, help="Go on: show what changes, until Ctrl-C.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(0.1, 3600),
+    default=2.0,
+    show_default=True,
+    help="Seconds between two looks of --watch.",
+)
 @options.as_json
-def command(data_dir: str, network: str | None, with_free: bool, as_json: bool) -> None:
-    """Print IP, STATUS and POD of every used address, in address order."""
+def command(
+    data_dir: str,
+    network: str | None,
+    with_free: bool,
+    address: str,
+    pod: str,
+    container: str,
+    ifname: str,
+    owner: str,
+    since: Moment | None,
+    states: tuple[str, ...],
+    watch: bool,
+    interval: float,
+    as_json: bool,
+) -> None:
+    """Print IP, STATUS and POD of every used address, in address order.
+
+    STATUS is ASSIGNED, COOLING (given back, not yet to be assigned again), RESERVED or, with
+    --all, FREE. Rows are printed as they are read: a million need no more memory than one.
+    """
+    from fastipam.ranges import parse_exclusion
+
+    wanted = listing.Filter(
+        parse_exclusion(address, field="--address") if address else None,
+        container,
+        ifname,
+        pod,
+        owner,
+        since.start_ns if since else 0,
+        frozenset(states),
+    )
+    with_free = with_free or "FREE" in wanted.states
     with fastipam.open(data_dir, create=False) as ipam:
-        documents = listing.rows(ipam, network, with_free=with_free)
+        if ipam.store.unswept:
+            output.note("leases of an earlier boot are still listed: `fastipam sweep` ends them")
+        if watch:
+            _watch(ipam, network, wanted, as_json=as_json, every_s=interval)
+            return
+        documents = listing.rows(ipam, network, wanted, with_free=with_free, local=not as_json)
         output.rows(listing.COLUMNS, documents, as_json=as_json)
+
+
+def _watch(
+    ipam: fastipam.Ipam,
+    network: str | None,
+    wanted: listing.Filter,
+    *,
+    as_json: bool,
+    every_s: float,
+) -> None:
+    from fastipam.cli import watch
+
+    try:
+        if output.is_terminal() and not as_json:
+            watch.on_screen(ipam, network, wanted, every_s=every_s)
+        else:
+            watch.to_pipe(ipam, network, wanted, as_json=as_json, every_s=every_s)
+    except KeyboardInterrupt:
+        pass  # that is how it ends

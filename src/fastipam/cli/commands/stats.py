@@ -20,7 +20,8 @@ from fastipam.cli.group import command as _command
 def command(data_dir: str, network: str | None, as_json: bool) -> None:
     """Print how many addresses of each network are in which state.
 
-    The counters are stored: it takes the same time however many leases there are.
+    The counters are stored: it takes the same time however many leases there are. An address
+    counts as cooling until an assignment takes it out of the queue.
     """
     with fastipam.open(data_dir, create=False) as ipam:
         output.rows(listing.STATS_COLUMNS, listing.stats(ipam, network), as_json=as_json)

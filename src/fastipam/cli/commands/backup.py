@@ -1,0 +1,66 @@
+"""``fastipam backup`` and ``fastipam restore``."""
+
+from __future__ import annotations
+
+import click
+
+import fastipam
+from fastipam.cli import options, output, progress
+from fastipam.cli.group import command as _command
+
+
+@_command(
+    "backup",
+    examples=(("fastipam backup /var/backups/fastipam.mdb", "while everything runs"),),
+)
+@click.argument("file", type=click.Path(dir_okay=False))
+@options.data_dir
+@options.as_json
+def command(file: str, data_dir: str, as_json: bool) -> None:
+    """Copy one moment's store to FILE, mode 0600, complete and on disk before it has its name.
+
+    Nothing has to be stopped. An older FILE is replaced.
+    """
+    from fastipam.backup import backup
+
+    with (
+        fastipam.open(data_dir, create=False) as ipam,
+        progress.bar("bytes") as advance,
+    ):
+        size = backup(ipam.store, file, advance)
+    if as_json:
+        output.json_object({"file": file, "bytes": size})
+    else:
+        output.say(f"{file}: {size} bytes")
+
+
+@_command(
+    "restore",
+    examples=(
+        ("fastipam restore /var/backups/fastipam.mdb", "into a store that has nothing"),
+        ("fastipam restore /var/backups/fastipam.mdb --replace", "in the place of what is there"),
+    ),
+)
+@click.argument("file", type=click.Path(dir_okay=False))
+@options.data_dir
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="The store has leases: forget those that the backup does not have.",
+)
+@options.as_json
+def restore(file: str, data_dir: str, replace: bool, as_json: bool) -> None:
+    """Put a backup in the place of the store's content, in one transaction.
+
+    Nothing has to be stopped. The backup is verified first. Leases of an earlier boot are given
+    back, as after a reboot. What was assigned after the backup is forgotten, and may be assigned
+    again while its pod still runs.
+    """
+    from fastipam.backup import restore as put_back
+
+    with fastipam.open(data_dir) as ipam, progress.bar("keys") as advance:
+        keys = put_back(ipam.store, file, replace=replace, progress=advance)
+    if as_json:
+        output.json_object({"file": file, "keys": keys})
+    else:
+        output.say(f"{data_dir}: {keys} records restored from {file}")

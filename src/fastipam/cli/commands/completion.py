@@ -1,0 +1,28 @@
+"""``fastipam completion``."""
+
+from __future__ import annotations
+
+import click
+
+from fastipam.cli import output
+from fastipam.cli.group import command as _command
+
+
+@_command(
+    "completion",
+    examples=(
+        ("fastipam completion bash > /etc/bash_completion.d/fastipam", "bash, for everybody"),
+        ("fastipam completion zsh > /usr/share/zsh/site-functions/_fastipam", "zsh"),
+        ("fastipam completion fish > ~/.config/fish/completions/fastipam.fish", "fish"),
+    ),
+)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def command(shell: str) -> None:
+    """Print the completion script of a shell: commands, options, names of networks."""
+    from click.shell_completion import get_completion_class
+
+    from fastipam.cli.commands import cli
+
+    found = get_completion_class(shell)
+    assert found is not None
+    output.say(found(cli, {}, "fastipam", "_FASTIPAM_COMPLETE").source())

@@ -1,0 +1,164 @@
+"""``fastipam gc``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import fastipam
+from fastipam.addresses import format_ip
+from fastipam.cli import listing, options, output
+from fastipam.cli.group import Failure
+from fastipam.cli.group import command as _command
+from fastipam.cli.when import MOMENT, Moment
+from fastipam.errors import ConfigError
+from fastipam.records import ASSIGNED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_COLUMNS = (
+    output.Column("IP", "address", 15),
+    output.Column("POD", "pod", least=16),
+    output.Column("CONTAINER", "container_id", least=10),
+    output.Column("INTERFACE", "ifname"),
+    output.Column("NETWORK", "network"),
+)
+_KEY = "cni.dev/valid-attachments"
+
+
+@_command(
+    "gc",
+    examples=(
+        ("crictl pods -q | fastipam gc --network podnet --dry-run -", "what has no pod any more"),
+        ("fastipam gc --network podnet attachments.json", "from a file"),
+    ),
+)
+@click.argument("attachments", metavar="FILE|-", type=click.Path(dir_okay=False, allow_dash=True))
+@options.data_dir
+@click.option("--network", metavar="NAME", required=True, help="The network that the list is of.")
+@click.option(
+    "--before",
+    type=MOMENT,
+    metavar="TIME",
+    help="When the list was made: later leases are spared. Default: the time of the file's last "
+    "change; of standard input, the start of this command.",
+)
+@click.option("--allow-empty", is_flag=True, help="An empty list means that nothing is attached.")
+@options.dry_run("Say what would be released; change nothing.")
+@options.as_json
+def command(
+    attachments: str,
+    data_dir: str,
+    network: str,
+    before: Moment | None,
+    allow_empty: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Give back every lease of a network whose container is not in a list (CNI's GC by hand).
+
+    The list has a line for each container: its id, and an interface where only that counts. Or it
+    is JSON: an array of {"containerID", "ifname"}, or a document with "cni.dev/valid-attachments".
+    An empty list is refused: a program that failed has written it, most likely.
+    """
+    started_ns = time.time_ns()
+    text, changed_ns = _read(attachments)
+    valid = _parse(text)
+    if not valid and not allow_empty:
+        raise Failure(
+            f"{attachments} lists no attachment: every lease of {network} would go",
+            "if that is what you want, say --allow-empty",
+        )
+    before_ns = before.start_ns if before else changed_ns or started_ns
+    with fastipam.open(data_dir, create=False) as ipam:
+        (name,) = listing.names(ipam, network)
+        where = ipam.network(name)
+        whole = _with_interfaces(where, valid)
+        stale = list(_stale(where, whole, before_ns))
+        if not dry_run:
+            freed = {format_ip(*one) for one in where.retain(whole, before_ns)}
+            stale = [row for row in stale if row["address"] in freed]
+    output.rows(_COLUMNS, stale, as_json=as_json)
+    if not as_json:
+        what = "would be released" if dry_run else "released"
+        output.note(f"{len(stale)} addresses {what}, {len(valid)} attachments are valid")
+
+
+def _read(path: str) -> tuple[str, int]:
+    """The list, and when it was changed last (0: not known)."""
+    if path == "-":
+        return sys.stdin.read(), 0
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        return file.read(), os.fstat(file.fileno()).st_mtime_ns
+
+
+def _parse(text: str) -> set[tuple[str, str]]:
+    """(container id, interface) pairs; an empty interface stands for all of the container's."""
+    if text.lstrip()[:1] in ("[", "{"):
+        return _parse_json(text)
+    valid = set()
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        if len(words) > 2:
+            raise ConfigError(
+                f"{line.strip()!r} is not a container id and an interface",
+                field=f"line {number}",
+                value=line,
+            )
+        valid.add((words[0], words[1] if len(words) == 2 else ""))
+    return valid
+
+
+def _parse_json(text: str) -> set[tuple[str, str]]:
+    import json
+
+    from fastipam.cni.config import valid_attachments
+    from fastipam.cni.document import fold
+
+    try:
+        document: Any = json.loads(text, object_pairs_hook=fold)
+    except ValueError as error:
+        raise ConfigError(f"it is no JSON: {error}", field="FILE", value=text[:32]) from error
+    return valid_attachments({_KEY: document} if isinstance(document, list) else document)
+
+
+def _with_interfaces(
+    network: fastipam.Network, valid: set[tuple[str, str]]
+) -> set[tuple[str, str]]:
+    """The pairs, with all interfaces of those containers that were listed without one."""
+    whole = {container_id for container_id, ifname in valid if not ifname}
+    if not whole:
+        return valid
+    return valid | {
+        (record.container_id, record.ifname)
+        for _, _, record, _ in network.records()
+        if record.container_id in whole
+    }
+
+
+def _stale(
+    network: fastipam.Network, valid: set[tuple[str, str]], before_ns: int
+) -> Iterator[dict[str, Any]]:
+    """What GC would release: as Network.retain decides it."""
+    containers = {container_id for container_id, _ in valid}
+    for family, value, record, _ in network.records():
+        listed = (
+            (record.container_id, record.ifname) in valid
+            if record.ifname
+            else record.container_id in containers
+        )
+        if record.state == ASSIGNED and not listed and record.allocated_ns < before_ns:
+            yield {
+                "network": network.name,
+                "address": format_ip(family, value),
+                "pod": listing.pod_of(record),
+                "container_id": record.container_id,
+                "ifname": record.ifname,
+            }

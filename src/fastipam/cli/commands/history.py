@@ -1,0 +1,145 @@
+"""``fastipam history``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import fastipam
+from fastipam.cli import listing, options, output
+from fastipam.cli.group import command as _command
+from fastipam.cli.watch import EVENT_COLUMNS, event_row
+from fastipam.cli.when import MOMENT, Moment, stamp
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_BEGINS = ("assigned", "imported")
+
+
+@_command(
+    "history",
+    examples=(
+        ("fastipam history 10.32.7.9 --at 14:05", "who had it then"),
+        ("fastipam history 10.32.7.9", "everybody who has had it"),
+        ("fastipam history --pod default/web-0", "every address that a pod has had"),
+        ("fastipam history --since 10m", "what happened in the last ten minutes"),
+        ("fastipam history --since 14:00 --until 14:30 --json", "for a program"),
+    ),
+    exits={1: "with --at: nobody had it, or nobody knows any more; else an error"},
+)
+@click.argument("address", required=False)
+@options.data_dir
+@options.network()
+@click.option("--pod", metavar="NS/NAME", default="", help="Only this pod's events.")
+@click.option(
+    "--at", type=MOMENT, metavar="TIME", help="Who had ADDRESS then; 14:05 means that minute."
+)
+@click.option("--since", type=MOMENT, metavar="TIME", help="Only events at that time or later.")
+@click.option("--until", type=MOMENT, metavar="TIME", help="Only events up to that time.")
+@options.as_json
+def command(
+    address: str | None,
+    data_dir: str,
+    network: str | None,
+    pod: str,
+    at: Moment | None,
+    since: Moment | None,
+    until: Moment | None,
+    as_json: bool,
+) -> None:
+    """Print what happened to an address or a pod, oldest first; or who had an address at a time.
+
+    A network keeps its last 100,000 events for 7 days ("history" and "historyAge" of the
+    configuration). TIME is 14:05, 2026-11-24 14:05, with Z or +01:00, or how long ago: 10m, 2h, 3d.
+    """
+    if at is not None and (address is None or since or until or pod):
+        raise click.UsageError("--at wants an ADDRESS, and nothing else")
+    with fastipam.open(data_dir, create=False) as ipam:
+        if at is not None and address is not None:
+            documents = list(_holders(ipam, network, address, at, local=not as_json))
+            output.rows(_HOLDER_COLUMNS, documents, as_json=as_json)
+            if not documents:
+                if not as_json:
+                    output.note(_nobody(ipam, network, address, at))
+                raise SystemExit(1)
+            return
+        events = (
+            event_row(name, event, local=not as_json)
+            for name in listing.names(ipam, network)
+            for event in ipam.network(name).history(
+                address,
+                pod=pod,
+                since_ns=since.start_ns if since else None,
+                until_ns=until.end_ns - 1 if until else None,
+            )
+        )
+        output.rows(EVENT_COLUMNS, events, as_json=as_json)
+
+
+_HOLDER_COLUMNS = (
+    output.Column("IP", "address", 15),
+    output.Column("POD", "pod", least=16),
+    output.Column("CONTAINER", "container_id", least=10),
+    output.Column("INTERFACE", "ifname"),
+    output.Column("FROM", "from", 20),
+    output.Column("UNTIL", "until", 20),
+    output.Column("NETWORK", "network", least=7),
+)
+
+
+def _holders(
+    ipam: fastipam.Ipam, only: str | None, address: str, at: Moment, *, local: bool
+) -> Iterator[dict[str, Any]]:
+    """Everybody who had the address between the two ends of the moment."""
+    for name in listing.names(ipam, only):
+        begun = None
+        first = True
+        for event in ipam.network(name).history(address):
+            if event.kind in _BEGINS:
+                begun = event
+            elif event.kind not in ("reserved", "unreserved", "repaired"):
+                # The end of a lease whose beginning is forgotten tells who had it, too.
+                if (begun or first) and _meets(at, begun.wall_ns if begun else 0, event.wall_ns):
+                    yield _holder(name, begun or event, begun, event.wall_ns, event.kind, local)
+                begun = None
+            first = False
+        if begun is not None and _meets(at, begun.wall_ns, at.end_ns):
+            yield _holder(name, begun, begun, 0, "", local)
+
+
+def _meets(at: Moment, start_ns: int, end_ns: int) -> bool:
+    return start_ns < at.end_ns and end_ns > at.start_ns
+
+
+def _holder(
+    network: str, event: Any, begun: Any, end_ns: int, kind: str, local: bool
+) -> dict[str, Any]:
+    row = event_row(network, event, local=local)
+    row["from"] = stamp(begun.wall_ns, local=local) if begun else ""
+    row["until"] = stamp(end_ns, local=local)
+    row["ended_by"] = kind
+    for key in ("time", "event", "sequence"):
+        del row[key]
+    return row
+
+
+def _nobody(ipam: fastipam.Ipam, only: str | None, address: str, at: Moment) -> str:
+    """Why there is no answer: it was free, or the history does not go back so far."""
+    first = min(
+        (
+            event.wall_ns
+            for name in listing.names(ipam, only)
+            for event in [next(iter(ipam.network(name).history()), None)]
+            if event is not None
+        ),
+        default=None,
+    )
+    when = stamp(at.start_ns, local=True)
+    if first is None:
+        return f"nobody knows who had {address} at {when}: there is no history"
+    if first > at.start_ns:
+        begins = stamp(first, local=True)
+        return f"nobody is known to have had {address} at {when}: the history begins at {begins}"
+    return f"nobody had {address} at {when}"

@@ -1,0 +1,101 @@
+"""``fastipam reserve`` and ``fastipam unreserve``."""
+
+from __future__ import annotations
+
+import click
+
+import fastipam
+from fastipam.addresses import format_ip
+from fastipam.cli import listing, options, output
+from fastipam.cli.group import Failure
+from fastipam.cli.group import command as _command
+from fastipam.errors import ConfigError
+from fastipam.ranges import parse_exclusion
+
+_COLUMNS = (
+    output.Column("IP", "address", 15),
+    output.Column("NOW", "status"),
+    output.Column("NETWORK", "network"),
+)
+
+
+def _network(ipam: fastipam.Ipam, name: str | None) -> fastipam.Network:
+    """The network that is named, or the only one there is."""
+    known = listing.names(ipam, name)
+    if len(known) == 1:
+        return ipam.network(known[0])
+    raise ConfigError(
+        f"the store {ipam.path} has {len(known)} networks",
+        field="--network",
+        value=None,
+        hint=f"name one: {', '.join(known) or 'the first ADD makes it'}",
+    )
+
+
+def _status(network: fastipam.Network, address: str) -> str:
+    """What an address is after the change."""
+    if network.lookup(address) is not None:
+        return "ASSIGNED"
+    return "RESERVED" if network.reservation(address) is not None else "-"
+
+
+def _print(network: fastipam.Network, found: list[tuple[int, int]], *, as_json: bool) -> None:
+    addresses = (format_ip(*one) for one in found)
+    rows = (
+        {"network": network.name, "address": one, "status": _status(network, one)}
+        for one in addresses
+    )
+    output.rows(_COLUMNS, rows, as_json=as_json)
+
+
+@_command(
+    "reserve",
+    examples=(
+        ("fastipam reserve 10.32.7.9 --reason 'printer'", "nobody gets it"),
+        ("fastipam reserve 10.32.7.9 --owner default/db-0", "only this pod gets it, and always"),
+        ("fastipam reserve 10.32.8.0/28", "sixteen addresses at once"),
+    ),
+)
+@click.argument("target", metavar="IP|CIDR|A-B")
+@options.data_dir
+@options.network("In this network; not needed where there is one.")
+@click.option(
+    "--owner",
+    metavar="KEY",
+    default="",
+    help="The pod (namespace/name) or container id that may have it. Without: nobody.",
+)
+@click.option("--reason", metavar="TEXT", default="", help="What it is for; `show` prints it.")
+@options.as_json
+def command(
+    target: str, data_dir: str, network: str | None, owner: str, reason: str, as_json: bool
+) -> None:
+    """Keep addresses from every allocation, or for one owner. Who has one now keeps it."""
+    with fastipam.open(data_dir, create=False) as ipam:
+        where = _network(ipam, network)
+        _print(where, where.reserve(target, owner=owner, reason=reason), as_json=as_json)
+
+
+@_command(
+    "unreserve",
+    examples=(
+        ("fastipam unreserve 10.32.7.9", "it can be assigned again"),
+        ("fastipam unreserve 10.32.8.0/28", "whatever is reserved there"),
+    ),
+    exits={1: "nothing is reserved there, or an error"},
+)
+@click.argument("target", metavar="IP|CIDR|A-B")
+@options.data_dir
+@options.network("In this network; not needed where there is one.")
+@options.as_json
+def unreserve(target: str, data_dir: str, network: str | None, as_json: bool) -> None:
+    """End reservations, those for sticky pods, too. Who has such an address keeps it."""
+    parse_exclusion(target, field="IP|CIDR|A-B")
+    with fastipam.open(data_dir, create=False) as ipam:
+        where = _network(ipam, network)
+        found = where.unreserve(target)
+        if not found:
+            raise Failure(
+                f"nothing is reserved in {target}", "`fastipam list --state reserved` lists them"
+            )
+        _print(where, found, as_json=as_json)

@@ -1,0 +1,112 @@
+"""``fastipam sweep``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import fastipam
+from fastipam.addresses import format_ip
+from fastipam.cli import listing, options, output, progress
+from fastipam.cli.group import command as _command
+from fastipam.sweep import DEFAULT_GRACE_S
+
+if TYPE_CHECKING:
+    from fastipam.lease import Lease
+
+_COLUMNS = (
+    output.Column("RESULT", "result", 8),
+    output.Column("IP", "address", 15),
+    output.Column("POD", "pod", least=16),
+    output.Column("CONTAINER", "container_id", least=10),
+    output.Column("NETNS", "netns", least=20),
+    output.Column("NETWORK", "network"),
+)
+
+
+@_command(
+    "sweep",
+    examples=(
+        ("fastipam sweep --dry-run", "what has lost its network namespace"),
+        ("fastipam sweep", "note it; a second time, a minute later, gives it back"),
+    ),
+)
+@options.data_dir
+@options.network()
+@click.option(
+    "--grace",
+    type=click.FloatRange(0, 1e9),
+    default=DEFAULT_GRACE_S,
+    show_default=True,
+    help="Seconds between the first look that misses a namespace and the one that releases.",
+)
+@options.dry_run("Say what would be released; change and note nothing.")
+@options.as_json
+def command(data_dir: str, network: str | None, grace: float, dry_run: bool, as_json: bool) -> None:
+    """Give back leases whose network namespace is gone, and those from before the last reboot.
+
+    A lease goes when its namespace was found missing twice, with the grace time in between: the
+    agent looks every so often; without it run this twice. A namespace that cannot be judged from
+    here (this runs in another mount namespace, say) is left alone and counted as unknown.
+    """
+    from fastipam.sweep import finish_reboot, sweep
+
+    with fastipam.open(data_dir, create=False) as ipam:
+        listing.names(ipam, network)
+        total = sum(ipam.network(name).stats()["assigned"] for name in ipam.networks())
+        with progress.bar("leases of an earlier boot") as advance:
+            rebooted = 0
+            if not dry_run:
+                rebooted = finish_reboot(ipam, _counting(advance, total))
+        with progress.bar("network namespaces") as advance:
+            report = sweep(
+                ipam,
+                grace_s=grace,
+                network=network,
+                dry_run=dry_run,
+                progress=_counting(advance, total),
+            )
+    rows = [_row("released", lease) for lease in report.released]
+    rows += [_row("waiting", lease) for lease in report.missing]
+    if as_json:
+        rows += [{**_row("unknown", lease), "why": why} for lease, why in report.unknown]
+        output.json_array(rows)
+        return
+    if rows:
+        output.table(_COLUMNS, rows)
+    verb = "would be released" if dry_run else "released"
+    output.note(
+        f"{report.looked} leases looked at, {len(report.released)} {verb}, "
+        f"{len(report.missing)} wait for a second look in {grace:g} s"
+    )
+    if rebooted:
+        output.note("leases of an earlier boot were looked for, and given back")
+    for why, count in Counter(_general(why) for _, why in report.unknown).most_common():
+        output.note(f"{count} cannot be judged: {why}")
+
+
+def _general(why: str) -> str:
+    """A reason without the lease's own path: so that a thousand of them are one line."""
+    words = why.split()
+    if words and words[0].startswith("/"):
+        words[0] = words[0].rpartition("/")[0] + "/…"
+    return " ".join(words)
+
+
+def _counting(advance: progress.Progress | None, total: int) -> Any:
+    """A callback that is told only how many were done."""
+    return None if advance is None else lambda done: advance(done, max(done, total))
+
+
+def _row(result: str, lease: Lease) -> dict[str, Any]:
+    return {
+        "result": result,
+        "network": lease.network,
+        "address": format_ip(lease.family, lease.value),
+        "pod": listing.pod_of(lease.record),
+        "container_id": lease.container_id,
+        "ifname": lease.ifname,
+        "netns": lease.netns,
+    }

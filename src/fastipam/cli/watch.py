@@ -1,0 +1,143 @@
+"""``list --watch``: a screen that is drawn anew, or, into a pipe, a line a change.
+
+The changes come from the history, from where it ended at the last look: O(changes) a look.
+"""
+
+from __future__ import annotations
+
+import time
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from fastipam import history, records
+from fastipam.cli import listing, output
+from fastipam.cli.when import stamp
+from fastipam.ledger import find, read_state
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fastipam.cli.listing import Filter
+    from fastipam.ipam import Ipam
+
+_BESIDE_ROWS = 4  # lines of the screen that are no rows: heading, a gap, what is going on
+EVENT_COLUMNS = (
+    output.Column("TIME", "time", 20),
+    output.Column("IP", "address", 15),
+    output.Column("EVENT", "event", 10),
+    output.Column("POD", "pod", 24, least=16),
+    output.Column("CONTAINER", "container_id", least=10),
+    output.Column("INTERFACE", "ifname"),
+    output.Column("NETWORK", "network", least=7),
+)
+
+
+def event_row(network: str, event: history.Event, *, local: bool) -> dict[str, Any]:
+    """An event as ``history`` and ``list --watch`` print it."""
+    return {
+        "network": network,
+        "time": stamp(event.wall_ns, local=local),
+        "address": event.address,
+        "event": event.kind,
+        "pod": listing.pod_of(event),
+        "container_id": event.container_id,
+        "ifname": event.ifname,
+        "pod_namespace": event.pod_namespace,
+        "pod_name": event.pod_name,
+        "pod_uid": event.pod_uid,
+        "netns": event.netns,
+        "sequence": event.sequence,
+        "generation": event.generation,
+    }
+
+
+class Changes:
+    """The events of some networks since the last look."""
+
+    def __init__(self, ipam: Ipam, only: str | None) -> None:
+        self._ipam = ipam
+        self._only = only
+        self._next = {name: self._end(name) for name in listing.names(ipam, only)}
+
+    def _end(self, name: str) -> int:
+        with self._ipam.store.read() as txn:
+            found = find(txn, self._ipam.store, records.encode("name", name))
+            return read_state(txn, self._ipam.store, found[0]).events if found else 0
+
+    def look(self) -> Iterator[tuple[str, history.Event]]:
+        """(network, event) of what has happened since; networks that are new, too."""
+        store = self._ipam.store
+        for name in [self._only] if self._only else self._ipam.networks():
+            with store.read() as txn:
+                found = find(txn, store, records.encode("name", name))
+                if found is None:
+                    continue
+                first = history.event_key(found[0], self._next.get(name, 0))
+                with txn.txn.cursor(store.db_events) as cursor:
+                    if not cursor.set_range(first):
+                        continue
+                    for key, raw in cursor:
+                        if key[:4] != first[:4]:
+                            break
+                        event = history.Event(key, raw)
+                        self._next[name] = event.sequence + 1
+                        yield name, event
+
+
+def to_pipe(ipam: Ipam, only: str | None, wanted: Filter, *, as_json: bool, every_s: float) -> None:
+    """The list, then a line a change for ever; with ``as_json`` an object a line."""
+    from json import dumps
+
+    changes = Changes(ipam, only)
+    if as_json:
+        for row in listing.rows(ipam, only, wanted):
+            output.say(dumps(row))
+    else:
+        output.table(listing.COLUMNS, listing.rows(ipam, only, wanted, local=True))
+    while True:
+        for name, event in changes.look():
+            row = event_row(name, event, local=not as_json)
+            if _concerns(wanted, event):
+                keys = ("time", "event", "address", "pod", "container_id", "ifname", "network")
+                output.say(
+                    dumps(row) if as_json else "  ".join(str(row[key]) or "-" for key in keys)
+                )
+        time.sleep(every_s)
+
+
+def _concerns(wanted: Filter, event: history.Event) -> bool:
+    interval = wanted.interval
+    return (
+        (
+            interval is None
+            or (event.family, True) == (interval[0], interval[1] <= event.value <= interval[2])
+        )
+        and event.container_id.startswith(wanted.container)
+        and (not wanted.ifname or event.ifname == wanted.ifname)
+        and (not wanted.pod or listing.pod_of(event) == wanted.pod)
+        and (not wanted.owner or wanted.owner in (listing.pod_of(event), event.container_id))
+    )
+
+
+def on_screen(ipam: Ipam, only: str | None, wanted: Filter, *, every_s: float) -> None:
+    """As much of the list as the terminal shows, drawn anew every few seconds, for ever."""
+    from rich.live import Live
+    from rich.text import Text
+
+    console = output.console()
+    with Live(console=console, screen=True, auto_refresh=False) as live:
+        while True:
+            shown = islice(
+                listing.rows(ipam, only, wanted, local=True), max(1, console.height - _BESIDE_ROWS)
+            )
+            lines = output.lines(
+                listing.COLUMNS, shown, width=console.width, colours=output.has_colours()
+            )
+            counts = [
+                f"{row['network']}: {row['assigned']} assigned, {row['cooling']} cooling, "
+                f"{row['reserved']} reserved, {row['free']} free"
+                for row in listing.stats(ipam, only)
+            ]
+            text = "\n".join([*lines, "", f"{'; '.join(counts)}   (Ctrl-C ends)"])
+            live.update(Text.from_ansi(text), refresh=True)
+            time.sleep(every_s)

@@ -1,0 +1,116 @@
+"""Times as an operator types and reads them.
+
+Typed: ``14:05`` (the last one), ``14:05:30``, ``2026-11-24``, ``2026-11-24 14:05``, the same with
+``T`` and with ``Z`` or ``+01:00``, or how long ago: ``90s``, ``10m``, ``2h``, ``3d``. Without a
+zone it is the machine's (``TZ``). Printed: that zone in tables, UTC in JSON.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+import click
+
+_AGO = re.compile(r"(\d{1,9})\s*([smhdw])(?:\s*ago)?")
+_CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?")
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+_MINUTE = re.compile(r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(Z|[+-]\d{2}:?\d{2})?")
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_DAY_S = 86_400
+
+
+class Moment(NamedTuple):
+    """A time as it was typed: from ``start_ns`` to before ``end_ns``, wall clock nanoseconds.
+
+    ``14:05`` is a minute long, a date a day: who asks for it means all of it.
+    """
+
+    start_ns: int
+    end_ns: int
+
+
+def parse(text: str, now_s: float | None = None) -> Moment:
+    """The moment that a text means. Raises ValueError."""
+    now_s = time.time() if now_s is None else now_s
+    text = text.strip()
+    ago = _AGO.fullmatch(text)
+    if text == "now" or ago:
+        seconds = int(ago[1]) * _UNITS_S[ago[2]] if ago else 0
+        start = int(now_s) - seconds
+        return Moment(start * 10**9, (start + 1) * 10**9)
+    clock = _CLOCK.fullmatch(text)
+    if clock:
+        hour, minute, second = int(clock[1]), int(clock[2]), int(clock[3] or 0)
+        today = datetime.fromtimestamp(now_s).astimezone()
+        moment = today.replace(hour=hour, minute=minute, second=second, microsecond=0)
+        if moment.timestamp() > now_s:  # nobody asks for the future
+            moment = (moment.replace(tzinfo=None) - timedelta(days=1)).astimezone()
+        return _moment(moment, 1 if clock[3] else 60)
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        moment = moment.astimezone()
+    if _DATE.fullmatch(text):
+        return _moment(moment, _DAY_S)
+    return _moment(moment, 60 if _MINUTE.fullmatch(text) else 1)
+
+
+def _moment(moment: datetime, seconds: int) -> Moment:
+    start = int(moment.timestamp())
+    return Moment(start * 10**9, (start + seconds) * 10**9)
+
+
+class MomentType(click.ParamType[Moment]):
+    """The same as the type of an option."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A Moment; click's usage error when it is none."""
+        if isinstance(value, Moment):
+            return value
+        try:
+            return parse(value)
+        except (ValueError, OverflowError):
+            self.fail(f"{value!r} is no time: 14:05, 2026-11-24 14:05, 2h (ago), say", param, ctx)
+
+
+MOMENT = MomentType()
+
+
+def stamp(wall_ns: int, *, local: bool = False) -> str:
+    """A time as ISO 8601 to the second; empty for 0, which means that it is not known."""
+    if not wall_ns:
+        return ""
+    moment = datetime.fromtimestamp(wall_ns // 10**9, UTC)
+    if local:
+        moment = moment.astimezone()
+    text = moment.isoformat(timespec="seconds")
+    return text.removesuffix("+00:00") + "Z" if text.endswith("+00:00") else text
+
+
+class Stamps:
+    """:func:`stamp` for many in a row: neighbours were often assigned in the same second."""
+
+    def __init__(self, *, local: bool) -> None:
+        self._local = local
+        self._last = (-1, "")
+
+    def __call__(self, wall_ns: int) -> str:
+        second = wall_ns // 10**9
+        if self._last[0] != second:
+            self._last = second, stamp(wall_ns, local=self._local)
+        return self._last[1]
+
+
+def duration(seconds: float) -> str:
+    """How long, to two units: ``3d 4h``, ``5m 12s``."""
+    left = max(0, int(seconds))
+    parts: list[str] = []
+    for unit, size in (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        if count or (unit == "s" and not parts):
+            parts.append(f"{count}{unit}")
+    return " ".join(parts[:2])

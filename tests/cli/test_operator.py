@@ -1,0 +1,338 @@
+"""What an operator types about addresses: look at them, change them, take care of the store."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+import fastipam
+from fastipam.cli import when
+from fastipam.cli.commands import cli
+from fastipam.store import Store
+
+
+@pytest.fixture
+def filled(data_dir: Path) -> Path:
+    """Four pods, one of them given back, and a reservation."""
+    with fastipam.open(data_dir, "relaxed") as ipam:
+        net = ipam.network("podnet", "10.32.0.0/24")
+        for number in range(4):
+            net.allocate(
+                f"c{number}", pod_namespace="default", pod_name=f"web-{number}", netns="/gone/ns"
+            )
+        net.release("c2")
+        net.reserve("10.32.0.99", owner="default/db-0", reason="printer")
+    return data_dir
+
+
+def run(data_dir: Path, *words: str, text: str | None = None) -> Result:
+    """The command line on this store."""
+    environment = {"FASTIPAM_DATA_DIR": str(data_dir), "TZ": "UTC"}
+    return CliRunner().invoke(cli, list(words), input=text, env=environment)
+
+
+def rows(data_dir: Path, *words: str, text: str | None = None) -> list[dict[str, Any]]:
+    """What a command prints as JSON."""
+    done = run(data_dir, *words, "--json", text=text)
+    assert done.exit_code == 0, done.output
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+def addresses(data_dir: Path, *words: str) -> list[str]:
+    return [row["address"] for row in rows(data_dir, "list", *words)]
+
+
+def test_list(filled: Path) -> None:
+    """IP, STATUS and POD of what is used, reservations among it, in address order."""
+    found = [(row["address"], row["status"], row["pod"]) for row in rows(filled, "list")]
+    assert found == [
+        ("10.32.0.2", "ASSIGNED", "default/web-0"),
+        ("10.32.0.3", "ASSIGNED", "default/web-1"),
+        ("10.32.0.4", "COOLING", "default/web-2"),
+        ("10.32.0.5", "ASSIGNED", "default/web-3"),
+        ("10.32.0.99", "RESERVED", "default/db-0"),
+    ]
+    lines = run(filled, "list").stdout.splitlines()
+    assert lines[0].split()[:3] == ["IP", "STATUS", "POD"]
+    assert len(lines) == 6
+    everything = rows(filled, "list", "--all")
+    assert len(everything) == 253
+    assert sum(row["status"] == "FREE" for row in everything) == 248
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--pod", "default/web-1"], ["10.32.0.3"]),
+        (["--container", "c3"], ["10.32.0.5"]),
+        (["--container", "c3", "--ifname", "eth0"], ["10.32.0.5"]),
+        (["--container", "c", "--ifname", "eth1"], []),
+        (["--owner", "default/db-0"], ["10.32.0.99"]),
+        (["--owner", "c0"], ["10.32.0.2"]),
+        (["--state", "cooling"], ["10.32.0.4"]),
+        (["--state", "reserved"], ["10.32.0.99"]),
+        (["--address", "10.32.0.4/31"], ["10.32.0.4", "10.32.0.5"]),
+        (["--address", "10.32.0.3-10.32.0.4", "--state", "assigned"], ["10.32.0.3"]),
+        (["--address", "10.32.0.98/31", "--all"], ["10.32.0.98", "10.32.0.99"]),
+        (["--since", "1h"], ["10.32.0.2", "10.32.0.3", "10.32.0.4", "10.32.0.5"]),
+        (["--since", "2099-01-01"], []),
+    ],
+)
+def test_filters(filled: Path, words: list[str], expected: list[str]) -> None:
+    """Each filter by itself and together with others, whichever index it uses."""
+    assert addresses(filled, *words) == expected
+
+
+def test_since_without_history(data_dir: Path) -> None:
+    """A history that does not go back so far is not believed: the leases are looked at."""
+    with fastipam.open(data_dir, "relaxed") as ipam:
+        net = ipam.network("podnet", "10.32.0.0/24", history=0)
+        net.allocate("c0")
+    assert addresses(data_dir, "--since", "1h") == ["10.32.0.2"]
+
+
+def test_stats(filled: Path) -> None:
+    """The four states add up to the size."""
+    (row,) = rows(filled, "stats")
+    parts = [row[state] for state in ("assigned", "cooling", "reserved", "free")]
+    assert parts == [3, 1, 1, 248]
+    assert sum(parts) == row["size"]
+
+
+@pytest.mark.parametrize(
+    ("address", "status", "because"),
+    [
+        ("10.32.0.2", "ASSIGNED", "default/web-0 has had it"),
+        ("10.32.0.4", "COOLING", "given back"),
+        ("10.32.0.99", "RESERVED", "reserved for default/db-0"),
+        ("10.32.0.50", "FREE", "nobody has it"),
+        ("10.32.0.1", "UNUSABLE", "gateway"),
+        ("10.32.0.255", "UNUSABLE", "no address that the ranges can assign"),
+    ],
+)
+def test_show(filled: Path, address: str, status: str, because: str) -> None:
+    """Each state with its reason, for a person and for a program."""
+    (shown,) = rows(filled, "show", address)
+    assert shown["status"] == status
+    assert because in shown["why"]
+    assert because in run(filled, "show", address).stdout
+
+
+def test_show_elsewhere(filled: Path) -> None:
+    """An address of no network is an error."""
+    done = run(filled, "show", "192.0.2.1")
+    assert done.exit_code == 1
+    assert "no network" in done.stderr
+
+
+def test_history(filled: Path) -> None:
+    """By address, by pod, by time; and the events in their order."""
+    assert [row["event"] for row in rows(filled, "history", "10.32.0.4")] == [
+        "assigned",
+        "released",
+    ]
+    (one,) = rows(filled, "history", "--pod", "default/web-1")
+    assert (one["address"], one["event"]) == ("10.32.0.3", "assigned")
+    assert len(rows(filled, "history")) == 6
+    assert rows(filled, "history", "--until", "2h") == []
+
+
+def test_who_had_it_at(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``--at 14:05`` is everybody who had the address in that minute, and one command."""
+    base = 1_700_000_000 // 60 * 60
+    now = [base * 10**9]
+    with fastipam.open(data_dir, "relaxed", clock=lambda: now[0]) as ipam:
+        net = ipam.network("podnet", "10.32.0.0/30", cooldown_s=0)
+        for second, what in ((0, "a"), (310, ""), (330, "b"), (900, "")):
+            now[0] = (base + second) * 10**9
+            if what:
+                net.allocate(what, pod_namespace="ns", pod_name=what)
+            else:
+                net.release("a")
+                net.release("b")
+        monkeypatch.setattr(time, "time", lambda: base + 1000.0)
+
+    def at(second: int) -> list[str]:
+        moment = when.stamp((base + second) * 10**9)
+        done = run(data_dir, "history", "10.32.0.2", "--at", moment[:16] + "Z", "--json")
+        found = [row["pod"] for row in json.loads(done.stdout)]
+        assert done.exit_code == (0 if found else 1)
+        return found
+
+    assert at(60) == ["ns/a"]
+    assert at(300) == ["ns/a", "ns/b"]
+    assert at(600) == ["ns/b"]
+    assert at(960) == []
+    assert at(-120) == []
+    done = run(data_dir, "history", "10.32.0.2", "--at", when.stamp((base - 120) * 10**9))
+    assert "the history begins at" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "length"),
+    [
+        ("14:05", -55 * 60, 60),
+        ("14:05:30", -55 * 60 + 30, 1),
+        ("15:30", 30 * 60 - 86_400, 60),
+        ("10m", -600, 1),
+        ("2h ago", -7200, 1),
+        ("2023-11-14", -15 * 3600, 86_400),
+        ("2023-11-14 14:00", -3600, 60),
+        ("2023-11-14T14:00:00+01:00", -7200, 1),
+    ],
+)
+def test_times(text: str, seconds: int, length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a time means at 15:00 UTC."""
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    now = 1_699_974_000  # 2023-11-14 15:00:00
+    moment = when.parse(text, now)
+    assert moment.start_ns == (now + seconds) * 10**9
+    assert moment.end_ns - moment.start_ns == length * 10**9
+
+
+def test_release(filled: Path) -> None:
+    """Only after --yes; a dry run changes nothing; what nobody has is an error."""
+    assert run(filled, "release", "10.32.0.2", "--dry-run").exit_code == 0
+    asked = run(filled, "release", "10.32.0.2")
+    assert asked.exit_code == 1
+    assert "--yes" in asked.stderr
+    assert "10.32.0.2" in addresses(filled, "--state", "assigned")
+    assert rows(filled, "release", "10.32.0.2", "--yes")[0]["released"]
+    assert rows(filled, "release", "--container", "c3", "--yes")[0]["address"] == "10.32.0.5"
+    assert addresses(filled, "--state", "assigned") == ["10.32.0.3"]
+    again = run(filled, "release", "10.32.0.2", "--yes")
+    assert again.exit_code == 1
+    assert "nobody has 10.32.0.2" in again.stderr
+    assert rows(filled, "history", "10.32.0.2")[-1]["event"] == "operator"
+
+
+def test_reserve(filled: Path) -> None:
+    """A CIDR is reserved and given up again; who has an address keeps it."""
+    found = rows(filled, "reserve", "10.32.0.4/30", "--reason", "spare")
+    assert {row["address"]: row["status"] for row in found}["10.32.0.5"] == "ASSIGNED"
+    assert "10.32.0.7" in addresses(filled, "--state", "reserved")
+    assert len(rows(filled, "unreserve", "10.32.0.4/30")) == 4
+    done = run(filled, "unreserve", "10.32.0.4/30")
+    assert done.exit_code == 1
+    assert "nothing is reserved" in done.stderr
+    outside = run(filled, "reserve", "192.0.2.0/24")
+    assert outside.exit_code == 1
+    assert "192.0.2.0/24" in outside.stderr
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "c1\nc3 eth0\n",
+        "# pods\nc1 eth0\n\nc3",
+        '[{"containerID": "c1", "ifname": "eth0"}, {"containerID": "c3", "ifname": "eth0"}]',
+        '{"cni.dev/valid-attachments": [{"containerID": "c1", "ifname": "eth0"},'
+        ' {"containerID": "c3", "ifname": "eth0"}]}',
+    ],
+)
+def test_gc(filled: Path, text: str) -> None:
+    """Every form of the list; a dry run says the same and changes nothing."""
+    words = ["gc", "--network", "podnet", "-"]
+    for dry in (["--dry-run"], []):
+        assert [row["address"] for row in rows(filled, *words, *dry, text=text)] == ["10.32.0.2"]
+    assert addresses(filled, "--state", "assigned") == ["10.32.0.3", "10.32.0.5"]
+
+
+def test_gc_refuses(filled: Path, tmp_path: Path) -> None:
+    """An empty list is an accident; later leases than the list are spared."""
+    words = ["gc", "--network", "podnet", "-"]
+    done = run(filled, *words, text="\n")
+    assert done.exit_code == 1
+    assert "--allow-empty" in done.stderr
+    assert run(filled, *words, text="a b c\n").exit_code == 1
+    assert rows(filled, *words, "--before", "2h", text="other\n") == []
+    path = tmp_path / "list"
+    path.write_text("other\n")
+    assert len(rows(filled, "gc", "--network", "podnet", str(path))) == 3
+    assert run(filled, *words, "--allow-empty", text="").exit_code == 0
+
+
+def test_sweep(filled: Path, tmp_path: Path) -> None:
+    """A namespace that is gone is noted, then its lease is given back; a dry run notes nothing."""
+    alive = tmp_path / "ns"
+    alive.touch()
+    with fastipam.open(filled) as ipam:
+        net = ipam.network("podnet")
+        inode = alive.stat().st_ino
+        net.allocate("alive", netns=str(alive), inode=inode)
+        net.allocate("dead", netns=str(tmp_path / "gone"), inode=1)
+    for words, result in ((["--dry-run"], "waiting"), ([], "waiting"), ([], "released")):
+        found = rows(filled, "sweep", "--grace", "0", *words)
+        assert {row["container_id"]: row["result"] for row in found}["dead"] == result
+    assert "alive" in [row["container_id"] for row in rows(filled, "list")]
+    assert "cannot be judged" in run(filled, "sweep").stderr
+
+
+def test_check_and_repair(filled: Path) -> None:
+    """A counter that is wrong is found (status 1), mended, and then it is right."""
+    assert run(filled, "check").exit_code == 0
+    store = Store(filled)
+    with store.write() as txn:
+        key = next(iter(txn.txn.cursor(store.db_owners)))[0]
+        txn.delete(key, b"", store.db_owners)
+    store.close()
+    done = run(filled, "check")
+    assert done.exit_code == 1
+    assert "--repair" in done.stderr
+    mended = run(filled, "check", "--repair")
+    assert mended.exit_code == 0, mended.output
+    assert "mended" in mended.stdout
+    assert run(filled, "check", "--json").stdout == "[]\n"
+
+
+def test_backup_and_restore(filled: Path, tmp_path: Path) -> None:
+    """A backup goes into an empty store, and into a used one only when that is said."""
+    file = tmp_path / "copy.mdb"
+    before = rows(filled, "list")
+    assert run(filled, "backup", str(file)).exit_code == 0
+    assert file.stat().st_mode & 0o777 == 0o600
+    new = tmp_path / "new"
+    assert run(new, "restore", str(file)).exit_code == 0
+    assert rows(new, "list") == before
+    run(filled, "release", "10.32.0.2", "--yes")
+    refused = run(filled, "restore", str(file))
+    assert refused.exit_code == 1
+    assert "--replace" in refused.stderr
+    assert run(filled, "restore", str(file), "--replace").exit_code == 0
+    assert rows(filled, "list") == before
+
+
+def test_watch(filled: Path) -> None:
+    """Into a pipe: the list, then a line for each change; Ctrl-C is a good end."""
+    code = "from fastipam.cli.commands import cli; cli()"
+    words = ["list", "--watch", "--json", "--interval", "0.1", "--data-dir", str(filled)]
+    with subprocess.Popen(
+        [sys.executable, "-uc", code, *words], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        first = [json.loads(process.stdout.readline()) for _ in range(5)]
+        assert [row["address"] for row in first] == addresses(filled)
+        with fastipam.open(filled) as ipam:
+            ipam.network("podnet").allocate("new")
+        event = json.loads(process.stdout.readline())
+        assert (event["event"], event["container_id"]) == ("assigned", "new")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(filled: Path, shell: str) -> None:
+    """Each shell gets a script of its own."""
+    done = run(filled, "completion", shell)
+    assert done.exit_code == 0
+    assert "_FASTIPAM_COMPLETE" in done.stdout
