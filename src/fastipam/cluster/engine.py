@@ -35,7 +35,11 @@ else:
 
     Protocol = object
 
+# etcd's own limit (--max-txn-ops): more in one transaction is refused by every engine.
+MAX_OPERATIONS = 128
+
 __all__ = [
+    "MAX_OPERATIONS",
     "Compacted",
     "Compare",
     "Delete",
@@ -49,6 +53,7 @@ __all__ = [
     "Outcome",
     "Put",
     "SessionGone",
+    "check_transaction",
 ]
 
 
@@ -181,11 +186,11 @@ class Engine(Protocol):
     ) -> Outcome:
         """Make all operations if all conditions hold, else none. One round trip.
 
-        No key may be in two operations. Not repeated once the request has left: see Outcome and
-        EngineTimeout. Durable on a majority of the members when it returns.
+        At most MAX_OPERATIONS of each, no key in two operations. Not repeated once the request
+        has left: see Outcome and EngineTimeout. Durable on a majority of the members when it returns.
 
         Raises EngineUnavailable (nothing was changed), EngineTimeout (``ambiguous``: it may have
-        been made), EngineDenied, SessionGone; ValueError for a key in two operations.
+        been made), EngineDenied, SessionGone; ValueError for what is said above.
         """
 
     def open_session(self, ttl_s: int, *, deadline_s: float) -> int:
@@ -223,3 +228,15 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Give up all connections; open sessions live on until their time is over. Idempotent."""
+
+
+def check_transaction(compares: Sequence[Compare], operations: Sequence[Put | Delete]) -> None:
+    """Raise ValueError for a transaction that no engine takes. O(operations)."""
+    if len(compares) > MAX_OPERATIONS or len(operations) > MAX_OPERATIONS:
+        raise ValueError(
+            f"{len(compares)} conditions and {len(operations)} operations in one transaction, "
+            f"at most {MAX_OPERATIONS} of each"
+        )
+    keys = {operation.key for operation in operations}
+    if len(keys) != len(operations):
+        raise ValueError("a key is in two operations of one transaction")
