@@ -187,7 +187,7 @@ class Engine(Protocol):
         """Make all operations if all conditions hold, else none. One round trip.
 
         At most MAX_OPERATIONS of each, no key in two operations. Not repeated once the request
-        has left: see Outcome and EngineTimeout. Durable on a majority of the members when it returns.
+        has left: see Outcome and EngineTimeout. Durable on a majority of the members on return.
 
         Raises EngineUnavailable (nothing was changed), EngineTimeout (``ambiguous``: it may have
         been made), EngineDenied, SessionGone; ValueError for what is said above.
