@@ -9,6 +9,7 @@
     ├── AddressNotInRange                 the caller: the wanted address is in no range
     ├── DuplicateAllocation               the caller: this owner has an address already
     ├── LeaseMissing                      the caller: an expected lease is not there
+    ├── TryLater                          the caller: the same call again, in a moment
     └── StoreError                        the operator: the store cannot be used
         ├── StoreUnavailable              path, permission or I/O
         ├── StoreFull                     disk or map is full; nothing was changed
@@ -44,6 +45,7 @@ __all__ = [
     "StoreFull",
     "StoreUnavailable",
     "StoreVersion",
+    "TryLater",
 ]
 
 
@@ -176,6 +178,10 @@ class LeaseMissing(FastipamError):
         super().__init__(message, hint=hint)
         self.address = address
         self.owner = owner
+
+
+class TryLater(FastipamError):
+    """Nothing is wrong with the request: the same call may succeed in a moment."""
 
 
 class StoreError(FastipamError):

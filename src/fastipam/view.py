@@ -198,7 +198,9 @@ class View:
             found = self._find(txn)
             pool = self.pool or (self._pool_of(found[1]) if found else None)
             if found is None or pool is None:
-                return None
+                # One that was never used has all its addresses, but no blocks of a cluster's.
+                sets = pool.sets if pool is not None else ()
+                return next((each for each in sets if each.block_length), None)
             for index, range_set in enumerate(pool.sets):
                 pages = StoredPages(
                     txn.get,

@@ -20,6 +20,7 @@ from fastipam.cni.request import GC, STATUS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from fastipam.agent.keepers import Keepers
     from fastipam.agent.server import Request
 
 log = logging.getLogger("fastipam.agent")
@@ -40,15 +41,24 @@ class Observer:
 class Executor:
     """Turns batches of requests into answers."""
 
-    def __init__(self, observer: Observer | None = None) -> None:
+    def __init__(self, observer: Observer | None = None, keepers: Keepers | None = None) -> None:
         self._observer = observer or Observer()
+        self._keepers = keepers
 
-    def __call__(self, requests: Sequence[Request]) -> list[Answer]:
-        """The answers, in order; everything that they say is committed."""
+    def __call__(self, requests: Sequence[Request]) -> list[Answer | None]:
+        """The answers, in order; everything that they say is committed. None: not yet."""
+        answers = self._answer(requests)
+        if self._keepers is not None and self._keepers.pending:
+            self._keepers.start_pending()
+        return answers
+
+    def _answer(self, requests: Sequence[Request]) -> list[Answer | None]:
         answers = self._together(requests)
         done_ns = time.time_ns()
         debug = log.isEnabledFor(logging.DEBUG)
         for request, answer in zip(requests, answers, strict=True):
+            if answer is None:
+                continue
             verb = request.variables.get("CNI_COMMAND", "")
             seconds = (done_ns - request.arrived_ns) / 1e9
             self._observer.request(verb, answer.status, answer.output, seconds)
@@ -65,7 +75,7 @@ class Executor:
                 )
         return answers
 
-    def _together(self, requests: Sequence[Request]) -> list[Answer]:
+    def _together(self, requests: Sequence[Request]) -> list[Answer | None]:
         # A GC commits many times over, a STATUS may have to try whether a commit succeeds: on their
         # own, not inside the batch, but behind it.
         alone = [one.variables.get("CNI_COMMAND") in _ALONE for one in requests]
@@ -78,7 +88,7 @@ class Executor:
             for one, apart in zip(requests, alone, strict=True)
         ]
 
-    def _commit_once(self, requests: Sequence[Request]) -> list[Answer]:
+    def _commit_once(self, requests: Sequence[Request]) -> list[Answer | None]:
         if not requests:
             return []
         answers = self._commit(requests, nested=False)
@@ -87,9 +97,9 @@ class Executor:
         assert answers is not None, "a request has spoiled what was nested for its sake"
         return answers
 
-    def _commit(self, requests: Sequence[Request], *, nested: bool) -> list[Answer] | None:
+    def _commit(self, requests: Sequence[Request], *, nested: bool) -> list[Answer | None] | None:
         """Handle them and commit; None: one failed half way, and nothing has happened."""
-        answers = []
+        answers: list[Answer | None] = []
         touched = []
         with stores.Batch(nested=nested) as batch:
             for request in requests:
@@ -111,9 +121,11 @@ class Executor:
             for request, answer, stores_of in zip(requests, answers, touched, strict=True)
         ]
 
-    @staticmethod
-    def _handle(request: Request) -> Answer:
+    def _handle(self, request: Request) -> Answer | None:
         messages: list[str] = []
+        keepers = self._keepers
+        if keepers is not None:
+            keepers.begin(request.arrived_ns)
         status, output = cni.handle(
             request.variables,
             request.stdin,
@@ -122,6 +134,8 @@ class Executor:
             own_netns=f"/proc/{request.peer}/ns/net",
             seen_netns=request.seen_netns,
         )
+        if keepers is not None and keepers.is_waiting():
+            return None
         if not messages:
             return Answer(status, output, b"")
         text = "".join(f"fastipam: {message}\n" for message in messages)

@@ -5,12 +5,13 @@
     FastipamError
     ├── ClusterRefused     the operator: settings, name or epoch of this node are not the cluster's
     ├── ClusterCorrupt     the operator: a key or value of the shared store is not fastipam's
-    └── NoBlock            try later: no block could be had, and why
+    └── TryLater
+        └── NoBlock        no block could be had, and why
 """
 
 from __future__ import annotations
 
-from fastipam.errors import FastipamError
+from fastipam.errors import FastipamError, TryLater
 
 
 class ClusterRefused(FastipamError):
@@ -21,5 +22,5 @@ class ClusterCorrupt(FastipamError):
     """The shared store holds something under our keys that fastipam did not write."""
 
 
-class NoBlock(FastipamError):
+class NoBlock(TryLater):
     """This node's blocks have no free address, and no further block could be had in time."""

@@ -37,6 +37,7 @@ _CODES = (
     (errors.AddressNotInRange, NOT_IN_RANGE),
     (errors.LeaseMissing, LEASE_MISSING),
     (errors.StoreBusy, TRY_LATER),
+    (errors.TryLater, TRY_LATER),
     (errors.StoreError, IO_FAILURE),
 )
 
