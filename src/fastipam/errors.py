@@ -9,6 +9,7 @@
     ├── AddressNotInRange                 the caller: the wanted address is in no range
     ├── DuplicateAllocation               the caller: this owner has an address already
     ├── LeaseMissing                      the caller: an expected lease is not there
+    ├── ClusterError                      the operator: this node and its cluster disagree
     ├── TryLater                          the caller: the same call again, in a moment
     └── StoreError                        the operator: the store cannot be used
         ├── StoreUnavailable              path, permission or I/O
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AddressInUse",
     "AddressNotInRange",
+    "ClusterError",
     "ConfigError",
     "DuplicateAllocation",
     "FastipamError",
@@ -178,6 +180,10 @@ class LeaseMissing(FastipamError):
         super().__init__(message, hint=hint)
         self.address = address
         self.owner = owner
+
+
+class ClusterError(FastipamError):
+    """This node and its cluster do not agree: settings, name, epoch or what the store holds."""
 
 
 class TryLater(FastipamError):

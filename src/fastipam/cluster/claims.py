@@ -219,7 +219,7 @@ class Node:
     ) -> NodeEntry:
         """What this node's entry shall be. Raises ClusterRefused when it is another's."""
         boot = self.store.boot_id()
-        addresses = self.settings.addresses
+        addresses = self.settings.addresses or local_addresses(self.settings.endpoints)
         if stored is None:
             return NodeEntry(member.incarnation, member.epoch + 1, boot, addresses, agent=agent)
         entry = NodeEntry.read(stored.key, stored.value)
@@ -688,6 +688,27 @@ class Node:
         """Ownership is certain until then: nobody may take a block of a live session before."""
         with self.store.write() as txn:
             blocks.prove(txn, self.store, self._enter(txn).state.network_id, until_ns)
+
+
+def local_addresses(endpoints: Sequence[str]) -> tuple[str, ...]:
+    """The address from which this machine reaches the first endpoint; nothing is sent.
+
+    Empty when it is a loopback one, or there is no route: nobody could be told to use it.
+    """
+    import socket
+
+    host, _, port = endpoints[0].partition("://")[2].rpartition(":")
+    host = host.strip("[]")
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(
+            host, int(port), type=socket.SOCK_DGRAM
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.connect(where)
+            found = str(probe.getsockname()[0]).partition("%")[0]
+    except (OSError, ValueError):
+        return ()
+    return () if found == "::1" or found.startswith("127.") else (found,)
 
 
 class NodeLock:

@@ -3,22 +3,23 @@
 ::
 
     FastipamError
-    ├── ClusterRefused     the operator: settings, name or epoch of this node are not the cluster's
-    ├── ClusterCorrupt     the operator: a key or value of the shared store is not fastipam's
+    ├── ClusterError
+    │   ├── ClusterRefused   the operator: settings, name or epoch are not the cluster's
+    │   └── ClusterCorrupt   the operator: a key or value of the shared store is not fastipam's
     └── TryLater
-        └── NoBlock        no block could be had, and why
+        └── NoBlock          no block could be had, and why
 """
 
 from __future__ import annotations
 
-from fastipam.errors import FastipamError, TryLater
+from fastipam.errors import ClusterError, TryLater
 
 
-class ClusterRefused(FastipamError):
+class ClusterRefused(ClusterError):
     """This node may not take part as it is configured, or not any more."""
 
 
-class ClusterCorrupt(FastipamError):
+class ClusterCorrupt(ClusterError):
     """The shared store holds something under our keys that fastipam did not write."""
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastipam import blocks
@@ -147,6 +148,10 @@ class Keeper:
         self._wake.set()
         for thread in self._threads[:1]:
             thread.join(seconds)
+        if self._session and not self.settings.fencing:
+            # Else plugins that run directly may assign until the proof, and the session, end.
+            with suppress(EngineError):
+                self.engine.close_session(self._session, deadline_s=1.0)
         self.engine.close()
 
     def _run(self) -> None:
