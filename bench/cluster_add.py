@@ -4,7 +4,7 @@ Three measurements on a three-member etcd of its own, each against its yardstick
 
 - an ADD through an agent with cluster mode on, and off (bar: 1.1 times);
 - the same with all members of etcd stopped (bar: within 20 %);
-- a direct ADD that has to claim a block, against a bare interpreter's start (bar: 3 times that, plus
+- a direct ADD that has to claim, against a bare interpreter's start (bar: 3 times that, plus
   etcd's answer to one claim).
 """
 
@@ -15,6 +15,7 @@ import contextlib
 import itertools
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -23,11 +24,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from fastipam.agent import protocol
-from fastipam.cluster.engine import Compare, Put
 from tests.agent.processes import FASTIPAM, Agent, Client
 from tests.cluster.etcd import Etcd, debian_etcd, packaged_etcd
 from tests.cni.plugin import environment
+
+from fastipam.agent import protocol
+from fastipam.cluster.engine import Compare, Put
 
 _names = itertools.count()
 
@@ -61,35 +63,49 @@ def _round(path: Path, stdin: bytes, count: int) -> float:
 
 
 def _ratio(
-    label: str, path: tuple[Path, Path], stdin: tuple[bytes, bytes], rounds: int, bar: float
+    label: str, agents: list[Agent], stdin: tuple[bytes, bytes], rounds: int, bar: float
 ) -> None:
-    """Medians of two agents in turn, and the median of their ratios."""
-    ratios, first, second = [], [], []
+    """Medians of two agents in turn, the median of their ratios, and what their loops have run."""
+    took: tuple[list[float], list[float]] = [], []
+    before = [_on_processor_ms(agent.pid) for agent in agents]
     for _ in range(rounds):
-        one, two = _round(path[0], stdin[0], 50), _round(path[1], stdin[1], 50)
-        first.append(one)
-        second.append(two)
-        ratios.append(two / one)
+        for agent, one, times in zip(agents, stdin, took, strict=True):
+            times.append(_round(agent.path, one, 50))
+    ran = [_on_processor_ms(agent.pid) - ms for agent, ms in zip(agents, before, strict=True)]
+    ratio = median(two / one for one, two in zip(*took, strict=True))
     print(
-        f"{label}: {median(first):.3f} ms and {median(second):.3f} ms, "
-        f"ratio {median(ratios):.3f} (bar {bar})"
+        f"{label}: {median(took[0]):.3f} ms and {median(took[1]):.3f} ms, "
+        f"ratio {ratio:.3f} (bar {bar}); processor time of an ADD and its DEL "
+        f"{ran[0] / rounds / 50:.3f} ms and {ran[1] / rounds / 50:.3f} ms, "
+        f"ratio {ran[1] / ran[0]:.3f}"
     )
 
 
-def _direct(entry: Path, stdin: bytes, name: str) -> float:
-    environ = environment("ADD", name) | {"PATH": os.environ["PATH"]}
+def _process(command: list[str], stdin: bytes, environ: dict[str, str]) -> tuple[float, float]:
+    """A process from start to end: (milliseconds, milliseconds of processor time)."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     begun = time.perf_counter()
-    done = subprocess.run([entry], input=stdin, env=environ, capture_output=True, check=False)
+    done = subprocess.run(command, input=stdin, env=environ, capture_output=True, check=False)
     took = time.perf_counter() - begun
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
-        raise SystemExit(f"a direct ADD failed: {done.stdout!r}")
-    return took * 1e3
+        raise SystemExit(f"{command[0]} failed: {done.stdout!r} {done.stderr!r}")
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return took * 1e3, cpu * 1e3
 
 
-def _bare() -> float:
-    begun = time.perf_counter()
-    subprocess.run([sys.executable, "-I", "-S", "-c", "pass"], check=True)
-    return (time.perf_counter() - begun) * 1e3
+def _direct(entry: Path, stdin: bytes, name: str) -> tuple[float, float]:
+    environ = environment("ADD", name) | {"PATH": os.environ["PATH"]}
+    return _process([str(entry)], stdin, environ)
+
+
+def _bare() -> tuple[float, float]:
+    return _process([sys.executable, "-I", "-S", "-c", "pass"], b"", {})
+
+
+def _on_processor_ms(pid: int) -> float:
+    """What a process's first thread has run so far: the agent's loop."""
+    return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0]) / 1e6
 
 
 def _claims(etcd: Etcd, cluster: dict[str, Any], tmp: Path, rounds: int) -> None:
@@ -99,12 +115,14 @@ def _claims(etcd: Etcd, cluster: dict[str, Any], tmp: Path, rounds: int) -> None
     # One usable address a block: every ADD behind the first has to claim.
     small = cluster | {"pool": "10.64.0.0/20", "blockSize": 31, "prefix": "/small/", "node": "d"}
     (tmp / "small.json").write_text(json.dumps(small | {"network": "podnet"}))
-    command = [FASTIPAM, "cluster", "init", "-c", tmp / "small.json"]
+    command = [str(FASTIPAM), "cluster", "init", "-c", str(tmp / "small.json")]
     subprocess.run(command, check=True, capture_output=True)
     stdin = _configuration(tmp / "direct", small)
     _direct(entry, stdin, "first")
     with contextlib.closing(etcd.engine()) as engine:
-        claims, bare, asked, owned = [], [], [], []
+        claims: list[tuple[float, float]] = []
+        owned: list[tuple[float, float]] = []
+        bare, asked = [], []
         for number in range(rounds):
             bare.append(_bare())
             begun = time.perf_counter()
@@ -115,12 +133,21 @@ def _claims(etcd: Etcd, cluster: dict[str, Any], tmp: Path, rounds: int) -> None
             took = _direct(entry, stdin, f"d{number}")
             after = engine.list(b"/small/podnet/blocks/", deadline_s=5)[0]
             (claims if len(after) > len(before) else owned).append(took)
-    bar = 3 * median(bare) + median(asked)
-    print(
-        f"direct ADD with a claim: {median(claims):.1f} ms ({len(claims)} of them), "
-        f"without: {median(owned or [0]):.1f} ms; bare interpreter {median(bare):.1f} ms, "
-        f"etcd's answer {median(asked):.2f} ms (bar {bar:.1f} ms)"
-    )
+    for which, what in ((0, "from start to end"), (1, "of processor time")):
+        claimed, plain, start = (
+            (median(one[which] for one in each), min(one[which] for one in each))
+            for each in (claims, owned, bare)
+        )
+        print(
+            f"direct ADD, {what}, median and least: with a claim {_two(claimed)}, without "
+            f"{_two(plain)}; a bare interpreter {_two(start)} "
+            f"(ratio {claimed[0] / start[0]:.2f} and {claimed[1] / start[1]:.2f}, bar 3)"
+        )
+    print(f"etcd's answer to one claim: {median(asked):.2f} ms ({len(claims)} ADDs had to claim)")
+
+
+def _two(pair: tuple[float, float]) -> str:
+    return f"{pair[0]:.1f} and {pair[1]:.1f} ms"
 
 
 def main() -> None:
@@ -137,22 +164,21 @@ def main() -> None:
         with Etcd(binary, tmp / "etcd") as etcd:
             cluster = {"endpoints": list(etcd.endpoints), "pool": "10.32.0.0/12", "node": "n1"}
             (tmp / "cluster.json").write_text(json.dumps(cluster | {"network": "podnet"}))
-            command = [FASTIPAM, "cluster", "init", "-c", tmp / "cluster.json"]
+            command = [str(FASTIPAM), "cluster", "init", "-c", str(tmp / "cluster.json")]
             subprocess.run(command, check=True, capture_output=True)
             _claims(etcd, cluster, tmp, 4 * rounds)
             agents = [Agent(tmp / name) for name in ("plain", "shared")]
             try:
-                paths = agents[0].path, agents[1].path
                 stdin = (
                     _configuration(tmp / "a", None),
                     _configuration(tmp / "b", cluster),
                 )
-                for path, one in zip(paths, stdin, strict=True):
-                    _round(path, one, 50)
-                _ratio("ADD through the agent, without and with", paths, stdin, rounds, 1.1)
+                for agent, one in zip(agents, stdin, strict=True):
+                    _round(agent.path, one, 50)
+                _ratio("ADD through the agent, without and with", agents, stdin, rounds, 1.1)
                 for member in etcd.members:
                     member.kill()
-                _ratio("the same, every etcd stopped", paths, stdin, rounds, 1.2)
+                _ratio("the same, every etcd stopped", agents, stdin, rounds, 1.2)
             finally:
                 for agent in agents:
                     agent.terminate()

@@ -306,12 +306,15 @@ def doubt(
     txn: Transaction | Snapshot, store: Store, network_id: int, now_ns: int | None = None
 ) -> str:
     """Why this store's word about its blocks is not enough to assign an address; "" if it is."""
-    member = get_member(txn, store, network_id)
-    if member is None or not member.revision:
+    raw = txn.get(records.network_prefix(network_id) + b"n", None, store.db_blocks)
+    if raw is None:
         return "this node is not registered in its cluster"
-    if member.inode != store.identity[1]:
+    _, revision, inode, _, fencing = _MEMBER.unpack_from(raw)  # not all of it: every ADD asks
+    if not revision:
+        return "this node is not registered in its cluster"
+    if inode != store.identity[1]:
         return "the store was restored or copied, and its blocks are not confirmed yet"
-    if member.fencing:
+    if fencing:
         now_ns = boottime_ns() if now_ns is None else now_ns
         if now_ns >= proven_until(txn, store, network_id):
             return "fencing: ownership of the blocks could not be proven in time"
@@ -433,16 +436,26 @@ def list_open(
 def reindex(
     txn: Transaction, store: Store, network_id: int, range_set: RangeSet, cursor: int | None
 ) -> int:
-    """Make the list of blocks that can serve anew; returns how many can. O(blocks)."""
+    """Make the list of blocks that can serve true; returns how many can. O(blocks).
+
+    Writes what differs, and nothing when nothing does.
+    """
     family = range_set.family
     prefix = records.network_prefix(network_id) + b"o" + bytes((family,))
-    for key in [key for key, _ in _below(txn.txn, store, prefix)]:
-        txn.delete(key, b"", store.db_blocks)
+    pages = txn.pages(network_id, family)
     serving = None if cursor is None else base_of(range_set, cursor)
+    wanted = set()
     for block in read_all(txn, store, network_id):
         if block.family == family and block.state == ACTIVE and block.base != serving:
-            list_open(txn, store, network_id, range_set, block.base)
-    return sum(1 for _ in _below(txn.txn, store, prefix))
+            free = capacity(range_set, block.base) - used_in(pages, range_set, block.base)
+            if free:
+                wanted.add(_open_key(network_id, family, free, block.base))
+    listed = {key for key, _ in _below(txn.txn, store, prefix)}
+    for key in listed - wanted:
+        txn.delete(key, b"", store.db_blocks)
+    for key in wanted - listed:
+        txn.put(key, b"", True, True, False, store.db_blocks)
+    return len(wanted)
 
 
 def can_serve(

@@ -73,11 +73,24 @@ def refuse_foreign(ledger: Ledger, index: int, range_set: RangeSet, value: int) 
 
 def freed(ledger: Ledger, family: int, value: int) -> None:
     """The block of an address that is free now has one more to serve. O(1)."""
-    for index, each in enumerate(ledger.stored.sets):
+    for index, each in enumerate(_pool(ledger).sets):
         if each.family == family and each.block_length:
             cursor = ledger.state.cursor(index, family)
             network_id = ledger.state.network_id
             blocks.freed(ledger.txn, ledger.store, network_id, each, value, cursor)
+
+
+# A pool is what its text says, whoever wrote it: reading it anew for every DEL would cost a third
+# of the DEL. One entry, for the network that is being worked on.
+_last: tuple[str, Pool] | None = None
+
+
+def _pool(ledger: Ledger) -> Pool:
+    global _last  # noqa: PLW0603  # one for the process
+    last = _last
+    if last is None or last[0] != ledger.text:
+        last = _last = ledger.text, ledger.stored
+    return last[1]
 
 
 def can_serve(

@@ -143,6 +143,11 @@ class Ledger:
             self._stored = read_pool(self._text, self._known, self.store, self.name)
         return self._stored
 
+    @property
+    def text(self) -> str:
+        """The ranges that the store remembers, as it has them."""
+        return self._text
+
     def save(self) -> None:
         """Write the counters, the cursors and what happened."""
         state = self.state
