@@ -216,7 +216,7 @@ class StoreVersion(StoreError):
     """The store was written by a newer fastipam, in a schema this one does not know."""
 
 
-class StoreBusy(StoreError):
+class StoreBusy(StoreError, TryLater):
     """A resource of the store is taken for the moment: the same call may succeed later."""
 
 

@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING
 
 from fastipam import cni
-from fastipam.agent.server import Answer
+from fastipam.agent.server import LATER, Answer
 from fastipam.cni import stores
 from fastipam.cni.request import GC, STATUS
 
@@ -45,19 +45,19 @@ class Executor:
         self._observer = observer or Observer()
         self._keepers = keepers
 
-    def __call__(self, requests: Sequence[Request]) -> list[Answer | None]:
-        """The answers, in order; everything that they say is committed. None: not yet."""
+    def __call__(self, requests: Sequence[Request]) -> list[Answer]:
+        """The answers, in order; everything that they say is committed."""
         answers = self._answer(requests)
         if self._keepers is not None and self._keepers.pending:
             self._keepers.start_pending()
         return answers
 
-    def _answer(self, requests: Sequence[Request]) -> list[Answer | None]:
+    def _answer(self, requests: Sequence[Request]) -> list[Answer]:
         answers = self._together(requests)
         done_ns = time.time_ns()
         debug = log.isEnabledFor(logging.DEBUG)
         for request, answer in zip(requests, answers, strict=True):
-            if answer is None:
+            if answer is LATER:
                 continue
             verb = request.variables.get("CNI_COMMAND", "")
             seconds = (done_ns - request.arrived_ns) / 1e9
@@ -75,7 +75,7 @@ class Executor:
                 )
         return answers
 
-    def _together(self, requests: Sequence[Request]) -> list[Answer | None]:
+    def _together(self, requests: Sequence[Request]) -> list[Answer]:
         # A GC commits many times over, a STATUS may have to try whether a commit succeeds: on their
         # own, not inside the batch, but behind it.
         alone = [one.variables.get("CNI_COMMAND") in _ALONE for one in requests]
@@ -88,7 +88,7 @@ class Executor:
             for one, apart in zip(requests, alone, strict=True)
         ]
 
-    def _commit_once(self, requests: Sequence[Request]) -> list[Answer | None]:
+    def _commit_once(self, requests: Sequence[Request]) -> list[Answer]:
         if not requests:
             return []
         answers = self._commit(requests, nested=False)
@@ -97,9 +97,9 @@ class Executor:
         assert answers is not None, "a request has spoiled what was nested for its sake"
         return answers
 
-    def _commit(self, requests: Sequence[Request], *, nested: bool) -> list[Answer | None] | None:
+    def _commit(self, requests: Sequence[Request], *, nested: bool) -> list[Answer] | None:
         """Handle them and commit; None: one failed half way, and nothing has happened."""
-        answers: list[Answer | None] = []
+        answers = []
         touched = []
         with stores.Batch(nested=nested) as batch:
             for request in requests:
@@ -121,7 +121,7 @@ class Executor:
             for request, answer, stores_of in zip(requests, answers, touched, strict=True)
         ]
 
-    def _handle(self, request: Request) -> Answer | None:
+    def _handle(self, request: Request) -> Answer:
         messages: list[str] = []
         keepers = self._keepers
         if keepers is not None:
@@ -135,7 +135,7 @@ class Executor:
             seen_netns=request.seen_netns,
         )
         if keepers is not None and keepers.is_waiting():
-            return None
+            return LATER
         if not messages:
             return Answer(status, output, b"")
         text = "".join(f"fastipam: {message}\n" for message in messages)

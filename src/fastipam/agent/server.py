@@ -61,6 +61,10 @@ class Answer(NamedTuple):
     messages: bytes
 
 
+# No answer yet: what it waits for does not hold up anybody else.
+LATER = Answer(-1, b"", b"")
+
+
 class _Client:
     """One connection: what has come of a request, what is left of an answer."""
 
@@ -108,15 +112,15 @@ class _Client:
 class Server:
     """Serve a listening Unix socket until :meth:`stop`, then finish what has begun.
 
-    ``serve`` gets the requests of a batch and returns their answers in the same order; None means
-    not yet: it gets that request again, soon or when the loop is woken. It may not raise.
+    ``serve`` gets the requests of a batch and returns their answers in the same order; LATER
+    means: it gets that request again, soon or when the loop is woken. It may not raise.
     ``chores`` are done between batches. Only uid 0 and this process's own uid are let in.
     """
 
     def __init__(
         self,
         listener: socket.socket,
-        serve: Callable[[Sequence[Request]], Sequence[Answer | None]],
+        serve: Callable[[Sequence[Request]], Sequence[Answer]],
         limits: Limits = Limits(),  # noqa: B008  # a named tuple: it cannot change
         chores: Chores | None = None,
     ) -> None:
@@ -230,7 +234,7 @@ class Server:
         following: list[tuple[_Client, Request]] = []
         deadline = time.monotonic() + self._limits.seconds
         for (client, request), answer in zip(ready, answers, strict=True):
-            if answer is None:
+            if answer is LATER:
                 if self._clients.get(client.descriptor) is client:  # else it went away
                     self._restart_clock(client, deadline)
                     self._parked[client] = request

@@ -37,7 +37,6 @@ _CODES = (
     (errors.DuplicateAllocation, DUPLICATE),
     (errors.AddressNotInRange, NOT_IN_RANGE),
     (errors.LeaseMissing, LEASE_MISSING),
-    (errors.StoreBusy, TRY_LATER),
     (errors.TryLater, TRY_LATER),
     (errors.ClusterError, CLUSTER),
     (errors.StoreError, IO_FAILURE),

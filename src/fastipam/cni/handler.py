@@ -336,10 +336,10 @@ def _status(call: _Call) -> None:
         exhausted = network.exhausted()
         if config.cluster is not None:
             exhausted = _status_of_cluster(call, config, exhausted)
-    except TryLater as error:
-        raise CniError(NOT_AVAILABLE, error.message, error.hint or "") from error
     except StoreBusy:
         raise
+    except TryLater as error:
+        raise CniError(NOT_AVAILABLE, error.message, error.hint or "") from error
     except StoreError as error:
         raise CniError(LIMITED, error.message, error.hint or "") from error
     if exhausted is not None:
