@@ -66,7 +66,11 @@ class Network(View):
 
     def enter(self, txn: Transaction) -> Ledger:
         """The network's books in a transaction of the caller's, made if the network is new."""
-        return self._enter(txn)[0]
+        new = self._find(txn) is None
+        ledger = self._enter(txn)[0]
+        if new:
+            ledger.save()
+        return ledger
 
     def sweep_reboot(self, limit: int = reboot.BATCH) -> bool:
         """Look at up to ``limit`` leases, and give back those of an earlier boot; False: all seen.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fastipam import blocks
+from fastipam.backup import backup, restore
 from fastipam.cluster.claims import Deadline
 from fastipam.cluster.engine import EngineUnavailable
 from fastipam.cluster.engines.memory import MemoryEngine
@@ -239,4 +240,16 @@ def test_restarted_agent(engine: MemoryEngine, time: Time, tmp_path: Path) -> No
     agent.restart()
     agent.turns(1)
     assert agent.active() == active
+    assert_settled(engine, agent)
+
+
+def test_restored_under_a_running_agent(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
+    """A backup that is put back under an agent is not believed: its next turn compares anew."""
+    agent = Agent(tmp_path, "a", engine, time)
+    agent.keeper.step()
+    backup(agent.store, tmp_path / "copy")
+    restore(agent.store, tmp_path / "copy", replace=True)
+    assert agent.add(1) == 0
+    agent.turns(1)
+    assert agent.add(1) == 1
     assert_settled(engine, agent)

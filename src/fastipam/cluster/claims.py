@@ -266,7 +266,7 @@ class Node:
                 if self.settings.geometry_of(family, base) is None:
                     continue
                 block = Block(family, base, FOUND, theirs.claimed_ns, entry.epoch, theirs.revision)
-                if theirs.grant and theirs.grant == member.mark:
+                if theirs.grant and theirs.grant == member.mark and not copied:
                     self.counts.granted += 1
                     self._activate(txn, ledger, block)
                 else:

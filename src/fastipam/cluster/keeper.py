@@ -237,6 +237,8 @@ class Keeper:
     def _keep(self, deadline: Deadline) -> None:
         """Registered, the session kept, ownership proven; all of it again when one is gone."""
         now = self._clock()
+        if self._joined and self._is_doubtful():
+            self._joined = False
         if self._joined and now < self._keep_at:
             return
         began_ns = blocks.boottime_ns()
@@ -273,6 +275,12 @@ class Keeper:
             # The session ends so long after the moment before it was kept, or later.
             self.node.prove_until(began_ns + self.settings.session_s * 10**9)
         self._keep_at = now + self.settings.session_s / 3
+
+    def _is_doubtful(self) -> bool:
+        """Whether another process has found this node removed, or has restored its store."""
+        with self.store.read() as txn:
+            network_id = self.network.id_in(txn)
+            return network_id is None or bool(blocks.doubt(txn, self.store, network_id))
 
     # Demand ---------------------------------------------------------------------------------
 
