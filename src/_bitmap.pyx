@@ -1147,6 +1147,16 @@ cdef class StoredPages(_Tree):
             free(low)
         return result
 
+    def count(self, first, last):
+        """How many of first..last, both inclusive, are taken. O(pages of 4096 that they span)."""
+        cdef u128 low = from_python(first), high = from_python(last), index
+        cdef Page* page
+        if low > high:
+            return 0
+        for index in range(low >> PAGE_SHIFT, (high >> PAGE_SHIFT) + 1):
+            self._get(0, index, &page)
+        return to_python(self._count(low, high))
+
     def __contains__(self, index):
         """Whether the index is taken. O(1)."""
         return self._contains(from_python(index)) == 1

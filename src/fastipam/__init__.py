@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from fastipam._bitmap import Bitmap as Bitmap
     from fastipam.errors import AddressInUse as AddressInUse
     from fastipam.errors import AddressNotInRange as AddressNotInRange
+    from fastipam.errors import ClusterError as ClusterError
     from fastipam.errors import ConfigError as ConfigError
     from fastipam.errors import DuplicateAllocation as DuplicateAllocation
     from fastipam.errors import FastipamError as FastipamError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from fastipam.errors import StoreFull as StoreFull
     from fastipam.errors import StoreUnavailable as StoreUnavailable
     from fastipam.errors import StoreVersion as StoreVersion
+    from fastipam.errors import TryLater as TryLater
     from fastipam.ipam import Ipam as Ipam
     from fastipam.ipam import open as open  # noqa: A004  # the contract's name
     from fastipam.lease import Lease as Lease
@@ -42,6 +44,7 @@ _HOME = {
 _ERRORS = (
     "AddressInUse",
     "AddressNotInRange",
+    "ClusterError",
     "ConfigError",
     "DuplicateAllocation",
     "FastipamError",
@@ -55,6 +58,7 @@ _ERRORS = (
     "StoreFull",
     "StoreUnavailable",
     "StoreVersion",
+    "TryLater",
 )
 
 __all__ = ["__version__", "cni", *_HOME, *_ERRORS]  # noqa: PLE0604  # all are texts

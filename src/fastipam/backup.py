@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from typing import TYPE_CHECKING
 
-from fastipam import records
+from fastipam import blocks, records
 from fastipam.errors import ConfigError, StoreCorrupt, StoreError, StoreUnavailable
 from fastipam.state import NetworkState
 from fastipam.store import Store
@@ -154,6 +154,7 @@ class _Copy:
                     if self._progress is not None and done % _STEP == 0:
                         self._progress(done, total)
         self._copy_meta()
+        blocks.distrust(self._txn, self._target)
         if self._progress is not None:
             self._progress(total, total)
         return done

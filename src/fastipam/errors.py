@@ -9,6 +9,8 @@
     ├── AddressNotInRange                 the caller: the wanted address is in no range
     ├── DuplicateAllocation               the caller: this owner has an address already
     ├── LeaseMissing                      the caller: an expected lease is not there
+    ├── ClusterError                      the operator: this node and its cluster disagree
+    ├── TryLater                          the caller: the same call again, in a moment
     └── StoreError                        the operator: the store cannot be used
         ├── StoreUnavailable              path, permission or I/O
         ├── StoreFull                     disk or map is full; nothing was changed
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AddressInUse",
     "AddressNotInRange",
+    "ClusterError",
     "ConfigError",
     "DuplicateAllocation",
     "FastipamError",
@@ -44,6 +47,7 @@ __all__ = [
     "StoreFull",
     "StoreUnavailable",
     "StoreVersion",
+    "TryLater",
 ]
 
 
@@ -178,6 +182,14 @@ class LeaseMissing(FastipamError):
         self.owner = owner
 
 
+class ClusterError(FastipamError):
+    """This node and its cluster do not agree: settings, name, epoch or what the store holds."""
+
+
+class TryLater(FastipamError):
+    """Nothing is wrong with the request: the same call may succeed in a moment."""
+
+
 class StoreError(FastipamError):
     """The store at ``path`` cannot do what was asked; what it holds is unchanged."""
 
@@ -204,7 +216,7 @@ class StoreVersion(StoreError):
     """The store was written by a newer fastipam, in a schema this one does not know."""
 
 
-class StoreBusy(StoreError):
+class StoreBusy(StoreError, TryLater):
     """A resource of the store is taken for the moment: the same call may succeed later."""
 
 

@@ -143,6 +143,11 @@ class Ledger:
             self._stored = read_pool(self._text, self._known, self.store, self.name)
         return self._stored
 
+    @property
+    def text(self) -> str:
+        """The ranges that the store remembers, as it has them."""
+        return self._text
+
     def save(self) -> None:
         """Write the counters, the cursors and what happened."""
         state = self.state
@@ -185,6 +190,8 @@ class Ledger:
     def choose(self, index: int, range_set: RangeSet) -> int:
         """Take the next free address of a range set; if none is, the one that cools longest."""
         family = range_set.family
+        if range_set.block_length:
+            return self._choose_in_blocks(index, range_set, 1)[0]
         pages = self.txn.pages(self.state.network_id, family)
         for low, high in range_set.after(self.state.cursor(index, family)):
             found = pages.take_first(low, high)
@@ -202,6 +209,8 @@ class Ledger:
     def choose_many(self, index: int, range_set: RangeSet, wanted: int) -> list[int]:
         """Take ``wanted`` addresses in the order in which single calls give them."""
         family = range_set.family
+        if range_set.block_length:
+            return self._choose_in_blocks(index, range_set, wanted)
         pages = self.txn.pages(self.state.network_id, family)
         values: list[int] = []
         for low, high in range_set.after(self.state.cursor(index, family)):
@@ -216,15 +225,42 @@ class Ledger:
         self.state.move_cursor(index, family, values[-1])
         return values
 
-    def claim(self, index: int, family: int, value: int, owner: Owner) -> None:
+    def _choose_in_blocks(self, index: int, range_set: RangeSet, wanted: int) -> list[int]:
+        from fastipam import blockwise
+
+        values = blockwise.choose(self, index, range_set, wanted)
+        self._count_outside(range_set.family, values)
+        if len(values) < wanted:
+            values += self._longest_cooling(index, range_set, wanted - len(values))
+            if len(values) < wanted:
+                raise self._exhausted(index, range_set, wanted)
+        self.state.move_cursor(index, range_set.family, values[-1])
+        return values
+
+    def claim(self, index: int, range_set: RangeSet, value: int, owner: Owner) -> None:
         """Take a requested address: a free one, one that is only cooling, or one kept for it.
 
         A cooling address is kept from those who did not ask for it; a container that is
         restarted with its address asks for it.
         """
+        family = range_set.family
+        go_on = True
+        if range_set.block_length:
+            from fastipam import blockwise
+
+            go_on = blockwise.refuse_foreign(self, index, range_set, value)
         if self._take(family, value, owner):
             self._count_outside(family, (value,))
-        self.state.move_cursor(index, family, value)
+        if go_on:
+            self.state.move_cursor(index, family, value)
+
+    def owns(self, range_set: RangeSet, value: int) -> bool:
+        """Whether this node may assign an address of a set: not another one of its cluster."""
+        if not range_set.block_length:
+            return True
+        from fastipam import blockwise
+
+        return blockwise.owns(self, range_set, value)
 
     def _take(self, family: int, value: int, owner: Owner) -> bool:
         """Take this address; False: it was in use, and counted already. Raises AddressInUse."""
@@ -488,6 +524,10 @@ class Ledger:
         self.txn.pages(self.state.network_id, family).release(value)
         if self.state.outside:
             self.state.outside -= not self.stored.holds(family, value)
+        if "@" in self._text:  # a set is cut into blocks
+            from fastipam import blockwise
+
+            blockwise.freed(self, family, value)
 
     def expire(self, limit: int = EXPIRE_PER_CALL) -> None:
         """Free up to ``limit`` addresses whose cool-down is over, and as many kept too long.
@@ -529,6 +569,8 @@ class Ledger:
         for item in queue:
             if self.policy.strict and records.read_cooldown_key(item[0])[2] > due:
                 break
+            if not self.owns(range_set, item[1]):
+                continue
             early.append(item)
             if len(early) == wanted:
                 break

@@ -64,6 +64,14 @@ class Network(View):
     def _create(self, txn: Transaction, pool: Pool) -> Ledger:
         return Ledger.create(txn, self._store, self.name, self._key, pool, self.policy)
 
+    def enter(self, txn: Transaction) -> Ledger:
+        """The network's books in a transaction of the caller's, made if the network is new."""
+        new = self._find(txn) is None
+        ledger = self._enter(txn)[0]
+        if new:
+            ledger.save()
+        return ledger
+
     def sweep_reboot(self, limit: int = reboot.BATCH) -> bool:
         """Look at up to ``limit`` leases, and give back those of an earlier boot; False: all seen.
 
@@ -173,11 +181,11 @@ class Network(View):
             for index, range_set in enumerate(pool.sets):
                 value = requests[index]
                 if value is None and kept:
-                    value = _first_inside(range_set, kept)
+                    value = _first_inside(ledger, range_set, kept)
                 if value is None:
                     value = ledger.choose(index, range_set)
                 else:
-                    ledger.claim(index, range_set.family, value, owner)
+                    ledger.claim(index, range_set, value, owner)
                 leases.append(ledger.assign(owner, index, range_set, value, wall_ns))
             ledger.write_owner(owner.name, [(one.family, one.value) for one in leases])
             ledger.save()
@@ -436,10 +444,12 @@ class Network(View):
         return [(one.family, one.value) for one in ended]
 
 
-def _first_inside(range_set: RangeSet, kept: Sequence[tuple[int, int]]) -> int | None:
+def _first_inside(
+    ledger: Ledger, range_set: RangeSet, kept: Sequence[tuple[int, int]]
+) -> int | None:
     """The first of these (family, address) pairs that a range set may assign."""
     for family, value in kept:
-        if family == range_set.family and value in range_set:
+        if family == range_set.family and value in range_set and ledger.owns(range_set, value):
             return value
     return None
 

@@ -53,6 +53,13 @@ class Policy:
         self.history = history
         self.history_age_ns = int(history_age_s * 1e9)
 
+    def stricter(self) -> Policy:
+        """The same, but what cools is not assigned even when nothing else is free."""
+        other = Policy(cooldown_policy=STRICT, sticky_s=self.sticky_s, history=self.history)
+        other.cooldown_ns = self.cooldown_ns
+        other.history_age_ns = self.history_age_ns
+        return other
+
     def without_history(self) -> Policy:
         """The same, but no event is written."""
         other = Policy(history=0)

@@ -175,9 +175,16 @@ class RangeSet:
     order of the ranges: gateways and exclusions are left out of them.
     """
 
-    __slots__ = ("excluded", "family", "intervals", "ranges", "size", "starts")
+    __slots__ = ("block_length", "excluded", "family", "intervals", "ranges", "size", "starts")
 
-    def __init__(self, ranges: Sequence[Range], excluded: Sequence[Interval] = ()) -> None:
+    def __init__(
+        self,
+        ranges: Sequence[Range],
+        excluded: Sequence[Interval] = (),
+        *,
+        block_length: int = 0,
+    ) -> None:
+        self.block_length = block_length
         self.ranges = tuple(ranges)
         self.family = ranges[0].family
         self.excluded = tuple(merge(excluded))
@@ -291,6 +298,8 @@ class Pool:
                     for low, high in each.excluded
                 )
                 line += "!" + "|".join(holes)
+            if each.block_length:
+                line += f"@{each.block_length}"
             lines.append(line)
         return "\n".join(lines)
 
@@ -299,6 +308,7 @@ class Pool:
         """The inverse of :attr:`text`; ValueError when it is not one of its."""
         sets = []
         for line in text.split("\n") if text else ():
+            line, _, block_text = line.partition("@")  # noqa: PLW2901  # what is left of it
             ranges_text, _, holes_text = line.partition("!")
             excluded = []
             for hole in holes_text.split("|") if holes_text else ():
@@ -309,7 +319,7 @@ class Pool:
             holes = [
                 (parse_value(family, low), parse_value(family, high)) for low, high in excluded
             ]
-            sets.append(RangeSet(ranges, holes))
+            sets.append(RangeSet(ranges, holes, block_length=int(block_text or 0)))
         return cls(sets)
 
     def holds(self, family: int, value: int) -> bool:

@@ -198,7 +198,9 @@ class View:
             found = self._find(txn)
             pool = self.pool or (self._pool_of(found[1]) if found else None)
             if found is None or pool is None:
-                return None
+                # One that was never used has all its addresses, but no blocks of a cluster's.
+                sets = pool.sets if pool is not None else ()
+                return next((each for each in sets if each.block_length), None)
             for index, range_set in enumerate(pool.sets):
                 pages = StoredPages(
                     txn.get,
@@ -208,6 +210,10 @@ class View:
                     records.pages_prefix(found[0], range_set.family),
                     records.page_index_bytes(range_set.family),
                 )
+                if range_set.block_length:
+                    if not self.can_serve(txn, index, range_set):
+                        return range_set
+                    continue
                 if any(pages.next_free(*one) is not None for one in range_set.intervals):
                     continue
                 queue = cooling_of(txn.txn, self._store, found[0], index, range_set)
@@ -216,6 +222,25 @@ class View:
                 if first is None or not self._may_take(txn, found[0], first[0]):
                     return range_set
         return None
+
+    def id_in(self, txn: Transaction | Snapshot) -> int | None:
+        """The number under which the store keeps the network, None: it has never been used."""
+        found = self._find(txn)
+        return None if found is None else found[0]
+
+    def can_serve(self, txn: Snapshot, index: int, range_set: RangeSet) -> bool:
+        """Whether a set that is cut into blocks has a free address in this node's. O(1).
+
+        Those that are only cooling do not count: another block can be had.
+        """
+        from fastipam import blocks, blockwise
+
+        found = self._find(txn)
+        if found is None:
+            return False
+        pages = blocks.read_pages(txn, self._store, found[0], range_set.family)
+        state = read_state(txn, self._store, found[0])
+        return blockwise.can_serve(txn, self._store, state, index, range_set, pages)
 
     def _may_take(self, txn: Snapshot, network_id: int, queued: bytes) -> bool:
         """Whether a cooling address, given its place in the queue, can be assigned now."""
@@ -302,7 +327,8 @@ class View:
         """``size`` and its parts ``assigned``, ``cooling``, ``reserved`` and ``free``. O(1).
 
         ``size`` are the addresses that the ranges can hand out, and those still in use that a
-        change of the ranges has put outside: the four states always add up to it. An address
+        change of the ranges has put outside: the four states always add up to it. Of a cluster's
+        pool it is this node's share: its blocks, and what is in use outside; O(blocks). An address
         whose cool-down is over counts as cooling until an assignment takes it out of the queue.
         """
         self._settle()
@@ -312,7 +338,12 @@ class View:
                 size = self.pool.size if self.pool else 0
                 return {"size": size, "assigned": 0, "cooling": 0, "reserved": 0, "free": size}
             state = read_state(txn, self._store, found[0])
-            size = self._pool_of(found[1]).size + state.outside
+            pool = self._pool_of(found[1])
+            size = pool.size + state.outside
+            if "@" in found[1]:
+                from fastipam import blockwise
+
+                size = blockwise.free(txn, self._store, found[0], pool) + state.used
         return {
             "size": size,
             "assigned": state.assigned,

@@ -223,13 +223,13 @@ def test_removed_directory_within_a_batch(
     execute([_request("ADD", made, "old")])
     handle = Executor._handle
 
-    def remove_first(request: Request) -> Answer:
+    def remove_first(self: Executor, request: Request) -> Answer:
         if request.variables["CNI_CONTAINERID"] == "c2" and removals:
             shutil.rmtree(removals.pop())
-        return handle(request)
+        return handle(self, request)
 
     removals = [made["ipam"]["dataDir"]]
-    monkeypatch.setattr(Executor, "_handle", staticmethod(remove_first))
+    monkeypatch.setattr(Executor, "_handle", remove_first)
     answers = execute([_request("ADD", made, f"c{at}") for at in (1, 2, 3)])
     assert [_code(one) for one in answers] == [0, 0, 0]
     assert sorted(one for one, _ in held().values()) == ["c1", "c2", "c3"]

@@ -379,16 +379,54 @@ def test_unknown_keys(call: Call, config: Make) -> None:
     assert call("ADD", config(ipam=SUBNET), "c2").stderr == ""
 
 
+CLUSTER: dict[str, Any] = {"endpoints": ["https://10.0.0.1:2379"], "pool": "10.32.0.0/12"}
+
+
 @pytest.mark.parametrize("command", ["ADD", "CHECK", "STATUS"])
-@pytest.mark.parametrize("key", ["cluster"])
-@pytest.mark.parametrize("value", [True, "pod", 5, {"endpoints": []}, []])
-def test_announced_keys(command: str, key: str, value: Any, call: Call, config: Make) -> None:
-    """A key that this version knows but cannot honour is code 2, with key and value."""
-    answer = call(command, config(ipam=SUBNET | {key: value}))
-    assert answer.code == 2
-    assert f"ipam.{key}" in answer.message
-    if not isinstance(value, (dict, list)):
-        assert repr(value) in answer.message
+@pytest.mark.parametrize(
+    ("value", "field"),
+    [
+        (True, "ipam.cluster"),
+        ("cluster.json", "ipam.cluster"),
+        ("/nonexistent/cluster.json", "cluster"),
+        ([], "ipam.cluster"),
+        ({}, "ipam.cluster.endpoints"),
+        (CLUSTER | {"endpoints": []}, "ipam.cluster.endpoints"),
+        (CLUSTER | {"endpoints": ["10.0.0.1"]}, "ipam.cluster.endpoints[0]"),
+        (CLUSTER | {"pool": "10.32.0.1/12"}, "ipam.cluster.pool.subnet"),
+        (CLUSTER | {"pool": ["10.32.0.0/12", "10.40.0.0/13"]}, "ipam.cluster.pool"),
+        (CLUSTER | {"pool": {"subnet": "10.32.0.0/12", "x": "y"}}, "ipam.cluster.pool.x"),
+        (CLUSTER | {"blockSize": 11}, "ipam.cluster.blockSize"),
+        (CLUSTER | {"blockSize": 32}, "ipam.cluster.blockSize"),
+        (CLUSTER | {"blockSize": "24"}, "ipam.cluster.blockSize"),
+        (CLUSTER | {"node": "a b"}, "ipam.cluster.node"),
+        (CLUSTER | {"address": "here"}, "ipam.cluster.address"),
+        (CLUSTER | {"cert": "/c.pem"}, "ipam.cluster.key"),
+        (CLUSTER | {"ca": "ca.pem"}, "ipam.cluster.ca"),
+        (CLUSTER | {"fencing": "yes"}, "ipam.cluster.fencing"),
+        (CLUSTER | {"sessionTTL": 0}, "ipam.cluster.sessionTTL"),
+        (CLUSTER | {"timeout": 1000}, "ipam.cluster.timeout"),
+        (CLUSTER | {"lowWater": 1, "highWater": 1.5}, "ipam.cluster.highWater"),
+        (CLUSTER | {"prefix": "a b"}, "ipam.cluster.prefix"),
+        (CLUSTER | {"network": "another"}, "ipam.cluster.network"),
+        (CLUSTER | {"dataDir": "/another"}, "ipam.cluster.dataDir"),
+        (CLUSTER | {"blocksize ": 24}, "ipam.cluster.blocksize "),
+    ],
+)
+def test_wrong_cluster(command: str, value: Any, field: str, call: Call, config: Make) -> None:
+    """What is wrong with a cluster's settings is code 7, with the field; nothing is asked."""
+    made = config()
+    made["ipam"] = {"type": "fastipam", "dataDir": made["ipam"]["dataDir"], "cluster": value}
+    answer = call(command, made)
+    assert answer.code == 7, answer
+    assert answer.message.startswith(f"{field}:")
+
+
+def test_cluster_and_ranges(call: Call, config: Make) -> None:
+    """A configuration has ranges, or a cluster's pool."""
+    answer = call("ADD", config(ipam=SUBNET | {"cluster": CLUSTER}))
+    assert answer.code == 7
+    assert answer.message.startswith("ipam.cluster:")
 
 
 # dataDir --------------------------------------------------------------------------------------

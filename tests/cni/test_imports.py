@@ -109,6 +109,16 @@ def test_light_imports(config: Make, tmp_path: Path, bare: set[str]) -> None:
         assert modules & HEAVY <= bare | ALLOWED, command
 
 
+def test_no_cluster_no_cluster_code(config: Make, tmp_path: Path) -> None:
+    """Without the key ``cluster`` nothing of cluster mode is imported, whatever is asked."""
+    stdin = json.dumps(_full(config, tmp_path)).encode()
+    for command in COMMANDS:
+        _, modules = _modules(environment(command), stdin)
+        found = {one for one in modules if one.startswith("fastipam.cluster") or "block" in one}
+        assert not found, command
+        assert "fastipam.cni.sharing" not in modules
+
+
 @pytest.mark.parametrize(
     "stdin", [b"[]", b'"x"', b'{"name": "\xff"}', b"[" * 2000, b'{"name": "a/b"}', b'{"name": "a"}']
 )

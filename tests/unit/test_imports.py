@@ -31,6 +31,8 @@ HEAVY = {
 # import from its own package.
 BASE = {"errors", "addresses", "records"}
 BOOKS = BASE | {
+    "blocks",
+    "blockwise",
     "change",
     "history",
     "holds",
@@ -54,6 +56,8 @@ ALLOWED = {
     "state": {"errors", "records"},
     "policy": {"errors"},
     "history": BASE | {"store", "state", "policy"},
+    "blocks": BASE | {"ranges", "store", "_bitmap"},
+    "blockwise": BASE | {"blocks", "ledger", "ranges", "state", "store", "_bitmap"},
     # The books of a network; the parts that not every call needs are modules of their own.
     "ledger": BOOKS,
     "holds": BOOKS,
@@ -65,12 +69,12 @@ ALLOWED = {
     "verify": BASE | {"ranges", "store", "state", "history", "holds", "_bitmap"},
     "sweep": BOOKS | {"network", "ipam"},
     "repair": BOOKS | {"verify", "_bitmap"},
-    "backup": BASE | {"store", "state", "verify"},
+    "backup": BASE | {"blocks", "store", "state", "verify"},
     "testing": {"errors", "ipam", "network", "verify"},
     "picture": BOOKS,
 }
 # Higher layers, lowest first: each may use what is above in this list, and all modules of ALLOWED.
-LAYERS = ["cni", "cluster", "agent", "cli"]
+LAYERS = ["cluster", "cni", "agent", "cli"]
 
 
 def modules() -> list[Path]:

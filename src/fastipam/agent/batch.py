@@ -13,13 +13,14 @@ import time
 from typing import TYPE_CHECKING
 
 from fastipam import cni
-from fastipam.agent.server import Answer
+from fastipam.agent.server import LATER, Answer
 from fastipam.cni import stores
 from fastipam.cni.request import GC, STATUS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from fastipam.agent.keepers import Keepers
     from fastipam.agent.server import Request
 
 log = logging.getLogger("fastipam.agent")
@@ -40,15 +41,24 @@ class Observer:
 class Executor:
     """Turns batches of requests into answers."""
 
-    def __init__(self, observer: Observer | None = None) -> None:
+    def __init__(self, observer: Observer | None = None, keepers: Keepers | None = None) -> None:
         self._observer = observer or Observer()
+        self._keepers = keepers
 
     def __call__(self, requests: Sequence[Request]) -> list[Answer]:
         """The answers, in order; everything that they say is committed."""
+        answers = self._answer(requests)
+        if self._keepers is not None and self._keepers.pending:
+            self._keepers.start_pending()
+        return answers
+
+    def _answer(self, requests: Sequence[Request]) -> list[Answer]:
         answers = self._together(requests)
         done_ns = time.time_ns()
         debug = log.isEnabledFor(logging.DEBUG)
         for request, answer in zip(requests, answers, strict=True):
+            if answer is LATER:
+                continue
             verb = request.variables.get("CNI_COMMAND", "")
             seconds = (done_ns - request.arrived_ns) / 1e9
             self._observer.request(verb, answer.status, answer.output, seconds)
@@ -111,9 +121,11 @@ class Executor:
             for request, answer, stores_of in zip(requests, answers, touched, strict=True)
         ]
 
-    @staticmethod
-    def _handle(request: Request) -> Answer:
+    def _handle(self, request: Request) -> Answer:
         messages: list[str] = []
+        keepers = self._keepers
+        if keepers is not None:
+            keepers.begin(request.arrived_ns)
         status, output = cni.handle(
             request.variables,
             request.stdin,
@@ -122,6 +134,8 @@ class Executor:
             own_netns=f"/proc/{request.peer}/ns/net",
             seen_netns=request.seen_netns,
         )
+        if keepers is not None and keepers.is_waiting():
+            return LATER
         if not messages:
             return Answer(status, output, b"")
         text = "".join(f"fastipam: {message}\n" for message in messages)

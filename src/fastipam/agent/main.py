@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from fastipam.agent import systemd
 from fastipam.agent.batch import Executor
 from fastipam.agent.chores import DEFAULT_INTERVAL_S, Chores
+from fastipam.agent.keepers import Keepers
 from fastipam.agent.protocol import DEFAULT_SOCKET
 from fastipam.agent.server import Limits, Server
 from fastipam.cni import stores
@@ -35,6 +36,7 @@ _BACKLOG = 4096  # connections that wait while a batch commits; the kernel's som
 class Settings(NamedTuple):
     """What ``fastipam agent`` was told. ``http`` is (address, port) of page and metrics, or None.
 
+    ``clusters`` are files with a cluster's settings, whose networks are kept from the start.
     ``data_dirs`` are swept and shown from the start; ``sweep_interval_s`` 0: no store is swept.
     ``http_private``: the page is without the names of pods.
     """
@@ -47,6 +49,7 @@ class Settings(NamedTuple):
     grace_s: float = DEFAULT_GRACE_S
     http_private: bool = False
     drain_s: float = 5.0
+    clusters: tuple[str, ...] = ()
 
 
 def run(settings: Settings) -> None:
@@ -56,7 +59,10 @@ def run(settings: Settings) -> None:
     """
     _raise_descriptor_limit(settings.limits.connections)
     with _listening(settings.socket) as listener:
-        executor, stop_http = _instrumented(settings, listener)
+        keepers = Keepers()
+        for path in settings.clusters:
+            keepers.add_file(path, settings.data_dirs)
+        executor, stop_http = _instrumented(settings, listener, keepers)
         chores = Chores(
             settings.data_dirs, interval_s=settings.sweep_interval_s, grace_s=settings.grace_s
         )
@@ -64,6 +70,7 @@ def run(settings: Settings) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: server.stop(settings.drain_s))
         signal.set_wakeup_fd(server.wake_descriptor, warn_on_full_buffer=False)
+        keepers.install(server.wake_descriptor)
         gc.freeze()  # what is loaded now stays: the collector need not look at it again
         log.info("socket=%s pid=%d ready", settings.socket, os.getpid())
         systemd.notify("READY=1")
@@ -73,6 +80,7 @@ def run(settings: Settings) -> None:
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_IGN)  # it is at its end already
+            keepers.stop()
             server.close()
             systemd.notify("STOPPING=1")
             stop_http()
@@ -81,18 +89,20 @@ def run(settings: Settings) -> None:
 
 
 def _instrumented(
-    settings: Settings, listener: socket.socket
+    settings: Settings, listener: socket.socket, keepers: Keepers
 ) -> tuple[Executor, Callable[[], None]]:
     """The executor, observed by metrics and page if there are any; and how to end them."""
     if settings.http is None:
-        return Executor(), lambda: None
+        return Executor(keepers=keepers), lambda: None
     from fastipam.agent import http
+    from fastipam.agent.cluster_metrics import ClusterMetrics
     from fastipam.agent.metrics import Metrics
     from fastipam.agent.views import Page
     from fastipam.agent.watch import Together, Watch
 
     watch = Watch(settings.data_dirs)
     metrics = Metrics(watch)
+    metrics.registry.register(ClusterMetrics(keepers))
     page = Page(watch, private=settings.http_private)
     routes = {
         "/metrics": metrics.route,
@@ -108,7 +118,7 @@ def _instrumented(
 
     if not settings.http_private and not http.is_loopback(settings.http[0]):
         log.warning("http=%s shows the names of pods to the network", settings.http[0])
-    return Executor(Together(metrics, watch)), stop
+    return Executor(Together(metrics, watch), keepers), stop
 
 
 def _raise_descriptor_limit(connections: int) -> None:

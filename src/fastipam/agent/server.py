@@ -61,6 +61,10 @@ class Answer(NamedTuple):
     messages: bytes
 
 
+# No answer yet: what it waits for does not hold up anybody else.
+LATER = Answer(-1, b"", b"")
+
+
 class _Client:
     """One connection: what has come of a request, what is left of an answer."""
 
@@ -108,8 +112,9 @@ class _Client:
 class Server:
     """Serve a listening Unix socket until :meth:`stop`, then finish what has begun.
 
-    ``serve`` gets the requests of a batch and returns their answers in the same order; it may not
-    raise. ``chores`` are done between batches. Only uid 0 and this process's own uid are let in.
+    ``serve`` gets the requests of a batch and returns their answers in the same order; LATER
+    means: it gets that request again, soon or when the loop is woken. It may not raise.
+    ``chores`` are done between batches. Only uid 0 and this process's own uid are let in.
     """
 
     def __init__(
@@ -127,6 +132,8 @@ class Server:
         self._clients: dict[int, _Client] = {}
         # By deadline, soonest first: every deadline is set the same time ahead.
         self._waiting: OrderedDict[int, _Client] = OrderedDict()
+        # Requests that wait for something else than this process: asked again when it was woken.
+        self._parked: dict[_Client, Request] = {}
         self._listening = False
         self._stopping = self._draining = False
         self._stop_by = 0.0
@@ -174,7 +181,9 @@ class Server:
                 pass  # whoever was in the queue is served, too
             self._listen(False)
             return False  # what they have sent is read by another turn
-        busy = any(client.incoming or client.outgoing for client in self._clients.values())
+        busy = bool(self._parked) or any(
+            client.incoming or client.outgoing for client in self._clients.values()
+        )
         return not busy or time.monotonic() >= self._stop_by
 
     def _turn(self) -> None:
@@ -182,6 +191,9 @@ class Server:
         ready: list[tuple[_Client, Request]] = []
         events = self._epoll.poll(self._timeout(), self._limits.connections + 2)
         now = time.monotonic()  # who is silent now is slow; not who sends while a batch commits
+        if self._parked:
+            ready += self._parked.items()
+            self._parked = {}
         for descriptor, event in events:
             if descriptor == self._listener.fileno():
                 for client in self._accept():
@@ -207,7 +219,7 @@ class Server:
 
     def _timeout(self) -> float | None:
         """Seconds until something has to be given up; None: nothing is under way, no wake-up."""
-        if self._stopping:
+        if self._stopping or self._parked:
             return 0.05
         first = next(iter(self._waiting.values()), None)
         seconds = None if first is None else max(0.0, first.deadline - time.monotonic())
@@ -221,7 +233,12 @@ class Server:
         answers = self._serve([request for _, request in ready])
         following: list[tuple[_Client, Request]] = []
         deadline = time.monotonic() + self._limits.seconds
-        for (client, _), answer in zip(ready, answers, strict=True):
+        for (client, request), answer in zip(ready, answers, strict=True):
+            if answer is LATER:
+                if self._clients.get(client.descriptor) is client:  # else it went away
+                    self._restart_clock(client, deadline)
+                    self._parked[client] = request
+                continue
             client.outgoing = protocol.pack_answer(*answer)
             self._restart_clock(client, deadline)
             self._write(client)
@@ -293,6 +310,8 @@ class Server:
 
     def _next(self, client: _Client, ready: list[tuple[_Client, Request]]) -> None:
         """Put the client's next complete request into the batch; one a client at a time."""
+        if client in self._parked:
+            return
         try:
             request = client.take_request()
         except protocol.ProtocolError as error:
@@ -339,6 +358,7 @@ class Server:
         self._waiting.pop(client.descriptor, None)
         client.outgoing = b""
         client.incoming.clear()
+        self._parked.pop(client, None)
         client.socket.close()
         if not self._stopping:
             self._listen(True)

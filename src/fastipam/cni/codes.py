@@ -26,6 +26,7 @@ ADDRESS_IN_USE: Final = 101
 DUPLICATE: Final = 102
 NOT_IN_RANGE: Final = 103
 LEASE_MISSING: Final = 104
+CLUSTER: Final = 105  # this node and its cluster disagree
 INTERNAL: Final = 999  # as libcni's: an error of the plugin itself
 
 # The first class that fits counts: special before general.
@@ -36,7 +37,8 @@ _CODES = (
     (errors.DuplicateAllocation, DUPLICATE),
     (errors.AddressNotInRange, NOT_IN_RANGE),
     (errors.LeaseMissing, LEASE_MISSING),
-    (errors.StoreBusy, TRY_LATER),
+    (errors.TryLater, TRY_LATER),
+    (errors.ClusterError, CLUSTER),
     (errors.StoreError, IO_FAILURE),
 )
 

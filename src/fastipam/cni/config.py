@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from fastipam.addresses import format_cidr, format_ip, parse_cidr, parse_ip, prefix_bounds
 from fastipam.cni import policy
-from fastipam.cni.codes import BAD_ENVIRONMENT, DECODING_FAILURE, UNSUPPORTED_FIELD, CniError
+from fastipam.cni.codes import BAD_ENVIRONMENT, DECODING_FAILURE, CniError
 from fastipam.cni.document import kind_of
 from fastipam.cni.request import is_id
 from fastipam.errors import ConfigError
@@ -21,8 +21,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from fastipam.cluster.settings import Settings
     from fastipam.cni.request import Arguments
     from fastipam.cni.versions import Version
+    from fastipam.policy import Policy
 
 _RANGE_KEYS = ("subnet", "rangeStart", "rangeEnd", "gateway")
 _KNOWN = frozenset(
@@ -39,6 +41,7 @@ _KNOWN = frozenset(
         "exclude",
         "durability",
         "repeatadd",
+        "cluster",
         "range",
         "range_start",
         "range_end",
@@ -46,8 +49,6 @@ _KNOWN = frozenset(
         *(key.casefold() for key in policy.KEYS),
     )
 )
-_ANNOUNCED = ("cluster",)  # the contract's keys that this version cannot honour
-
 # No configuration comes near these; they bound the time that a hostile one can take.
 _MOST_ENTRIES = 4096  # of a list: routes, exclusions
 _MOST_SETS = 256  # each gives a container one more address
@@ -156,12 +157,6 @@ class Config:
         if "ipam" not in document:
             raise ConfigError("the configuration has no ipam section", field="ipam", value=None)
         ipam = _object(document, "ipam", "")
-        for key in _ANNOUNCED:
-            if key in ipam:
-                raise CniError(
-                    UNSUPPORTED_FIELD,
-                    f"ipam.{key}: {_brief(ipam[key])} is not supported by this version",
-                )
         self.notes = _notes(ipam)
         runtime = _object(document, "runtimeConfig", "")
         self._read_scalars(ipam)
@@ -201,6 +196,11 @@ class Config:
             )
         sets = [*extra, *own, *other]
         self.remember = not extra
+        self.cluster: Settings | None = None
+        self.spare_policy: Policy | None = None
+        if "cluster" in ipam:
+            self._read_cluster(ipam, sets, holes)
+            return
         if not sets:
             raise ConfigError(
                 "no ranges are given",
@@ -219,6 +219,31 @@ class Config:
         for at, one in enumerate(_list(ipam, "exclude", "ipam")):
             holes.append(_exclusion(one, f"ipam.exclude[{at}]"))
         self.pool = build_pool(sets, holes, fields=paths)
+        self._refuse_too_many()
+
+    def _read_cluster(
+        self, ipam: dict[str, Any], sets: list[list[Range]], holes: list[tuple[int, int, int]]
+    ) -> None:
+        """The pool is the cluster's; of it this node serves the blocks that it owns."""
+        from fastipam.cni import sharing
+
+        if sets:
+            raise ConfigError(
+                "ranges of its own and a cluster's pool cannot both say what to assign",
+                field="ipam.cluster",
+                value=_brief(ipam["cluster"]),
+                hint='the pool stands inside: "cluster": {"pool": "10.32.0.0/12", …}',
+            )
+        for at, one in enumerate(_list(ipam, "exclude", "ipam")):
+            holes.append(_exclusion(one, f"ipam.exclude[{at}]"))
+        self.cluster = sharing.read(ipam["cluster"], self.name, self.data_dir, holes)
+        self.pool = self.cluster.pool
+        if not self.policy.strict:
+            # Another block comes before an address that has not cooled down.
+            self.spare_policy, self.policy = self.policy, self.policy.stricter()
+        self._refuse_too_many()
+
+    def _refuse_too_many(self) -> None:
         if self.version < (0, 3, 0):
             families = [each.family for each in self.pool.sets]
             for family in (4, 6):

@@ -20,7 +20,7 @@ from fastipam.cni.config import (
     requested,
     valid_attachments,
 )
-from fastipam.errors import LeaseMissing, StoreBusy, StoreError
+from fastipam.errors import LeaseMissing, PoolExhausted, StoreBusy, StoreError, TryLater
 from fastipam.network import Network
 
 TYPE_CHECKING = False
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from fastipam.cni.request import Request
     from fastipam.cni.versions import Version
+    from fastipam.lease import Lease
+    from fastipam.ranges import RangeSet
     from fastipam.store import Store
 
     Log = Callable[[str], None]
@@ -247,18 +249,31 @@ def _add(call: _Call) -> bytes:
     config = _load(call)
     inode, mount_ns = netns.identify(asked, call.own_netns, call.seen_netns)
     dns = resolvconf.read(config.resolv_conf) if config.resolv_conf else {}
-    lease = _network(known, config).allocate(
-        asked.container_id,
-        asked.ifname,
-        addresses=addresses,
-        existing=config.repeat,
-        netns=asked.netns,
-        inode=inode,
-        pod_namespace=arguments.pod_namespace,
-        pod_name=arguments.pod_name,
-        pod_uid=arguments.pod_uid,
-        mount_ns=mount_ns,
-    )
+
+    def allocate(network: Network) -> Lease:
+        return network.allocate(
+            asked.container_id,
+            asked.ifname,
+            addresses=addresses,
+            existing=config.repeat,
+            netns=asked.netns,
+            inode=inode,
+            pod_namespace=arguments.pod_namespace,
+            pod_name=arguments.pod_name,
+            pod_uid=arguments.pod_uid,
+            mount_ns=mount_ns,
+        )
+
+    try:
+        lease = allocate(_network(known, config))
+    except PoolExhausted as error:
+        if config.cluster is None:
+            raise
+        from fastipam.cni import sharing
+
+        store = stores.get(config.data_dir, config.durability)
+        who = f"{asked.container_id} {asked.ifname}"
+        lease = sharing.allocate_again(config, store, error, who, allocate)
     if known.answers is None:
         known.answers = result.Answers(call.version, config.routes)
     return known.answers.encode(lease.siblings, dns)
@@ -295,6 +310,22 @@ def _collect(call: _Call) -> None:
         network.retain(valid, call.started_ns)
 
 
+def _status_of_cluster(call: _Call, config: Config, exhausted: RangeSet | None) -> RangeSet | None:
+    """Do what an ADD would do that finds no address in this node's blocks, and look again."""
+    from fastipam.cni import hooks, sharing
+
+    assert config.cluster is not None
+    store = stores.get(config.data_dir, config.durability)
+    if exhausted is not None:
+        sharing.provide(config, store, config.cluster)
+        exhausted = _network(call.known, config).exhausted()
+    if hooks.note is not None:
+        note = hooks.note(store, config.name)
+        if note:
+            call.log(_clean(note))
+    return exhausted
+
+
 def _status(call: _Call) -> None:
     """CNI 1.1.0, "STATUS": 50 when ADD could not be served, 51 when the store is to blame."""
     _requested(call.known, request.Arguments(""))
@@ -303,8 +334,12 @@ def _status(call: _Call) -> None:
         network = _network(call.known, config)
         stores.get(config.data_dir, config.durability).require_writable()
         exhausted = network.exhausted()
+        if config.cluster is not None:
+            exhausted = _status_of_cluster(call, config, exhausted)
     except StoreBusy:
         raise
+    except TryLater as error:
+        raise CniError(NOT_AVAILABLE, error.message, error.hint or "") from error
     except StoreError as error:
         raise CniError(LIMITED, error.message, error.hint or "") from error
     if exhausted is not None:

@@ -84,6 +84,14 @@ from fastipam.store import DEFAULT_DATA_DIR
     type=click.FloatRange(0, 1e8),
     help="Seconds for which a namespace has to be gone before its lease is released.",
 )
+@click.option(
+    "--cluster",
+    "clusters",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    multiple=True,
+    help="A file with the settings of a cluster (keys network, dataDir, endpoints, pool, …), whose "
+    "share this agent keeps from the start; others are kept once a configuration has named them.",
+)
 def command(
     socket: Path,
     http: str | None,
@@ -94,6 +102,7 @@ def command(
     data_dirs: tuple[str, ...],
     sweep_interval: float,
     grace: float,
+    clusters: tuple[Path, ...],
 ) -> None:
     """Serve the plugin calls of this node, many in one commit; SIGTERM ends it.
 
@@ -116,6 +125,7 @@ def command(
         sweep_interval_s=sweep_interval,
         grace_s=grace,
         http_private=http_private,
+        clusters=tuple(str(path.absolute()) for path in clusters),
     )
     process.run(settings)
 

@@ -1,0 +1,483 @@
+"""The blocks of a cluster's pool that this node owns, as its store knows them.
+
+A block is an interval that bounds a search, and a record that says whether it may be searched.
+This module reads and writes those records inside the caller's transaction, and finds the block that
+serves next; who may own a block is settled in ``fastipam.cluster``.
+
+==================================================  ===============================================
+key in ``blocks``                                   value
+==================================================  ===============================================
+network id, "b", family, first address (4 or 16)    :class:`Block`
+network id, "o", family, free addresses, first      nothing: blocks with free addresses, the fullest
+address                                             first; the one that serves now is not in it
+network id, "n"                                     :class:`Member`
+network id, "p"                                     until when ownership is proven (fencing)
+==================================================  ===============================================
+
+The list of blocks with free addresses is a hint. What it says of a block is looked at again; a
+block that it has forgotten comes back with :func:`reindex`.
+"""
+
+from __future__ import annotations
+
+import time
+from struct import Struct
+
+from fastipam import records
+from fastipam._bitmap import StoredPages
+from fastipam.addresses import BITS, format_cidr
+from fastipam.errors import StoreCorrupt
+from fastipam.records import CHECK_HINT
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from fastipam.ranges import RangeSet
+    from fastipam.store import Snapshot, Store, Transaction
+
+    Interval = tuple[int, int]
+
+# Who may move a block from state to state: docs/cluster.md, "Claims".
+CLAIMING = 1  # an intent: the shared store may, or may not, name this node as its owner
+ACTIVE = 2  # owned: the only state in which addresses are assigned from it
+RELEASING = 3  # wholly free, on its way back: never active again before it was free
+FOUND = 4  # owned, but this store knows nothing of its addresses: they are looked for first
+LOST = 5  # somebody took it away: addresses in use stay until they are given back
+STATES = {
+    CLAIMING: "claiming",
+    ACTIVE: "active",
+    RELEASING: "releasing",
+    FOUND: "found",
+    LOST: "lost",
+}
+
+_BLOCK = Struct("<BQQQ")
+_MEMBER = Struct("<QQQQQ")
+_PROOF = Struct("<IQ")
+_FREE = Struct(">4scBI")
+_COPIED = (1 << 64) - 1  # no file has this inode
+
+
+class Block:
+    """The record of a block. ``revision`` is that of its key in the shared store, once known.
+
+    ``claimed_ns`` is wall clock time, ``epoch`` the node's when it was claimed.
+    """
+
+    __slots__ = ("base", "claimed_ns", "epoch", "family", "revision", "state")
+
+    def __init__(
+        self, family: int, base: int, state: int, claimed_ns: int, epoch: int, revision: int = 0
+    ) -> None:
+        self.family = family
+        self.base = base
+        self.state = state
+        self.claimed_ns = claimed_ns
+        self.epoch = epoch
+        self.revision = revision
+
+    @classmethod
+    def read(cls, family: int, base: int, raw: bytes) -> Block:
+        """The record of a value. StoreCorrupt when it is none."""
+        if len(raw) != _BLOCK.size or raw[0] not in STATES:
+            raise StoreCorrupt(
+                f"the record of block {base:#x} cannot be read: {raw.hex()}", hint=CHECK_HINT
+            )
+        state, claimed_ns, epoch, revision = _BLOCK.unpack(raw)
+        return cls(family, base, state, claimed_ns, epoch, revision)
+
+    def pack(self) -> bytes:
+        """The value that :meth:`read` reads."""
+        return _BLOCK.pack(self.state, self.claimed_ns, self.epoch, self.revision)
+
+    def __repr__(self) -> str:
+        return f"<Block {format_cidr(self.family, self.base, BITS[self.family])} {self.state}>"
+
+
+class Member:
+    """This node, as its store remembers it: what a claim has to prove.
+
+    ``revision`` is that of the node's key in the shared store; 0: not registered, or removed.
+    ``inode`` is the store's file: a store that was copied or restored has another, and what it says
+    of blocks is believed only after the shared store has confirmed it. ``fencing``: ownership has
+    to be proven in time.
+    """
+
+    __slots__ = ("epoch", "fencing", "incarnation", "inode", "mark", "node", "revision", "settings")
+
+    def __init__(
+        self,
+        node: str,
+        incarnation: str,
+        settings: str,
+        *,
+        epoch: int = 0,
+        revision: int = 0,
+        inode: int = 0,
+        mark: int = 0,
+        fencing: bool = False,
+    ) -> None:
+        self.node = node
+        self.incarnation = incarnation
+        self.settings = settings
+        self.epoch = epoch
+        self.revision = revision
+        self.inode = inode
+        self.mark = mark  # the number of its last wanted mark
+        self.fencing = fencing
+
+    @classmethod
+    def read(cls, raw: bytes) -> Member:
+        """The record of a value. StoreCorrupt when it is none."""
+        try:
+            epoch, revision, inode, mark, fencing = _MEMBER.unpack_from(raw)
+            node, incarnation, settings = raw[_MEMBER.size :].decode().split("\0")
+        except Exception as error:
+            raise StoreCorrupt(
+                f"what the store says of its node cannot be read: {raw.hex()}", hint=CHECK_HINT
+            ) from error
+        return cls(
+            node,
+            incarnation,
+            settings,
+            epoch=epoch,
+            revision=revision,
+            inode=inode,
+            mark=mark,
+            fencing=bool(fencing),
+        )
+
+    def pack(self) -> bytes:
+        """The value that :meth:`read` reads."""
+        numbers = _MEMBER.pack(self.epoch, self.revision, self.inode, self.mark, self.fencing)
+        return numbers + "\0".join((self.node, self.incarnation, self.settings)).encode()
+
+
+def block_key(network_id: int, family: int, base: int) -> bytes:
+    """The key of a block's record."""
+    return b"%sb%c%s" % (
+        records.network_prefix(network_id),
+        family,
+        base.to_bytes(BITS[family] // 8, "big"),
+    )
+
+
+def _open_key(network_id: int, family: int, free: int, base: int) -> bytes:
+    prefix = _FREE.pack(records.network_prefix(network_id), b"o", family, free)
+    return prefix + base.to_bytes(BITS[family] // 8, "big")
+
+
+def host_bits(range_set: RangeSet) -> int:
+    """A block of a set has 2**this addresses."""
+    return BITS[range_set.family] - range_set.block_length
+
+
+def base_of(range_set: RangeSet, value: int) -> int:
+    """The first address of the block that an address lies in."""
+    bits = host_bits(range_set)
+    return value >> bits << bits
+
+
+def parts(range_set: RangeSet, base: int) -> list[Interval]:
+    """The intervals of a block that a set can serve: without gateways and exclusions."""
+    last = base + (1 << host_bits(range_set)) - 1
+    return [
+        (max(low, base), min(high, last))
+        for low, high in range_set.intervals
+        if low <= last and high >= base
+    ]
+
+
+def capacity(range_set: RangeSet, base: int) -> int:
+    """How many addresses of a block a set can serve."""
+    return sum(high - low + 1 for low, high in parts(range_set, base))
+
+
+def used_in(pages: StoredPages, range_set: RangeSet, base: int) -> int:
+    """How many of those are not free: assigned, cooling or reserved."""
+    return sum(pages.count(low, high) for low, high in parts(range_set, base))
+
+
+def read_pages(
+    txn: Transaction | Snapshot, store: Store, network_id: int, family: int
+) -> StoredPages:
+    """The bitmap of a network and family, to be looked at and not changed."""
+    return StoredPages(
+        txn.get,
+        None,
+        None,
+        store.db_pages,
+        records.pages_prefix(network_id, family),
+        records.page_index_bytes(family),
+    )
+
+
+# Records --------------------------------------------------------------------------------------
+
+
+def get(
+    txn: Transaction | Snapshot, store: Store, network_id: int, family: int, base: int
+) -> Block | None:
+    """The record of a block, None: this node has nothing to do with it. O(1)."""
+    raw = txn.get(block_key(network_id, family, base), None, store.db_blocks)
+    return None if raw is None else Block.read(family, base, raw)
+
+
+def put(txn: Transaction, store: Store, network_id: int, block: Block) -> None:
+    """Write the record of a block."""
+    key = block_key(network_id, block.family, block.base)
+    txn.put(key, block.pack(), True, True, False, store.db_blocks)
+
+
+def delete(txn: Transaction, store: Store, network_id: int, family: int, base: int) -> None:
+    """Forget a block."""
+    txn.delete(block_key(network_id, family, base), b"", store.db_blocks)
+
+
+def read_all(txn: Transaction | Snapshot, store: Store, network_id: int) -> list[Block]:
+    """Every block of a network, in address order, IPv4 first. O(blocks)."""
+    found = []
+    for key, raw in _below(txn.txn, store, records.network_prefix(network_id) + b"b"):
+        found.append(Block.read(key[5], int.from_bytes(key[6:], "big"), raw))
+    return found
+
+
+def _below(txn: Any, store: Store, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+    with txn.cursor(store.db_blocks) as cursor:
+        if not cursor.set_range(prefix):
+            return
+        for key, value in cursor:
+            if not key.startswith(prefix):
+                return
+            yield key, value
+
+
+def get_member(txn: Transaction | Snapshot, store: Store, network_id: int) -> Member | None:
+    """Who this node is in the network's cluster; None: it has never registered."""
+    raw = txn.get(records.network_prefix(network_id) + b"n", None, store.db_blocks)
+    return None if raw is None else Member.read(raw)
+
+
+def put_member(txn: Transaction, store: Store, network_id: int, member: Member) -> None:
+    """Remember who this node is."""
+    key = records.network_prefix(network_id) + b"n"
+    txn.put(key, member.pack(), True, True, False, store.db_blocks)
+
+
+def distrust(txn: Transaction, store: Store) -> None:
+    """What the store says of blocks comes from an older copy: it has to be confirmed first."""
+    found = []
+    with txn.txn.cursor(store.db_blocks) as cursor:
+        for key, raw in cursor:
+            if key[4:5] == b"n":
+                found.append((key, raw))
+    for key, raw in found:
+        member = Member.read(raw)
+        member.inode = _COPIED
+        txn.put(key, member.pack(), True, True, False, store.db_blocks)
+
+
+# Proof of ownership ---------------------------------------------------------------------------
+
+
+def boottime_ns() -> int:
+    """Nanoseconds since this boot, sleep included: a clock that nobody can set."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def prove(txn: Transaction, store: Store, network_id: int, until_ns: int) -> None:
+    """Ownership of the active blocks is certain until then (:func:`boottime_ns`)."""
+    key = records.network_prefix(network_id) + b"p"
+    txn.put(key, _PROOF.pack(store.boot, until_ns), True, True, False, store.db_blocks)
+
+
+def proven_until(txn: Transaction | Snapshot, store: Store, network_id: int) -> int:
+    """Until when ownership is proven, 0 when it is not: never asked, or in an earlier boot."""
+    raw = txn.get(records.network_prefix(network_id) + b"p", None, store.db_blocks)
+    if raw is None or len(raw) != _PROOF.size:
+        return 0
+    boot, until_ns = _PROOF.unpack(raw)
+    return until_ns if boot == store.boot else 0
+
+
+def doubt(
+    txn: Transaction | Snapshot, store: Store, network_id: int, now_ns: int | None = None
+) -> str:
+    """Why this store's word about its blocks is not enough to assign an address; "" if it is."""
+    raw = txn.get(records.network_prefix(network_id) + b"n", None, store.db_blocks)
+    if raw is None:
+        return "this node is not registered in its cluster"
+    _, revision, inode, _, fencing = _MEMBER.unpack_from(raw)  # not all of it: every ADD asks
+    if not revision:
+        return "this node is not registered in its cluster"
+    if inode != store.identity[1]:
+        return "the store was restored or copied, and its blocks are not confirmed yet"
+    if fencing:
+        now_ns = boottime_ns() if now_ns is None else now_ns
+        if now_ns >= proven_until(txn, store, network_id):
+            return "fencing: ownership of the blocks could not be proven in time"
+    return ""
+
+
+# Which address --------------------------------------------------------------------------------
+
+
+def is_active(
+    txn: Transaction | Snapshot, store: Store, network_id: int, family: int, base: int
+) -> bool:
+    """Whether addresses may be assigned from a block. O(1)."""
+    raw = txn.get(block_key(network_id, family, base), None, store.db_blocks)
+    return raw is not None and raw[0] == ACTIVE
+
+
+def take(
+    txn: Transaction,
+    store: Store,
+    network_id: int,
+    range_set: RangeSet,
+    cursor: int | None,
+    wanted: int = 1,
+) -> list[int]:
+    """Take up to ``wanted`` addresses: from the block of the cursor on, then from the fullest.
+
+    Amortized O(wanted), however many blocks there are: a block that is full is left once.
+    """
+    family = range_set.family
+    pages = txn.pages(network_id, family)
+    found: list[int] = []
+    if cursor is not None:
+        base = base_of(range_set, cursor)
+        if is_active(txn, store, network_id, family, base):
+            found += _take_round(pages, range_set, base, cursor, wanted)
+    while len(found) < wanted:
+        fullest = _pop_fullest(txn, store, network_id, family)
+        if fullest is None:
+            break
+        if is_active(txn, store, network_id, family, fullest):
+            found += _take_round(pages, range_set, fullest, fullest - 1, wanted - len(found))
+    return found
+
+
+def _take_round(
+    pages: StoredPages, range_set: RangeSet, base: int, cursor: int, wanted: int
+) -> list[int]:
+    """Addresses of one block from behind the cursor on, round."""
+    inside = parts(range_set, base)
+    behind = [(max(low, cursor + 1), high) for low, high in inside if high > cursor]
+    before = [(low, min(high, cursor)) for low, high in inside if low <= cursor]
+    found: list[int] = []
+    for low, high in (*behind, *before):
+        if wanted == 1:
+            first = pages.take_first(low, high)
+            if first is not None:
+                return [first]
+        else:
+            found += pages.take(low, high, wanted - len(found))
+            if len(found) == wanted:
+                break
+    return found
+
+
+def _pop_fullest(txn: Transaction, store: Store, network_id: int, family: int) -> int | None:
+    """Take the block with the fewest free addresses out of the list. O(1)."""
+    prefix = records.network_prefix(network_id) + b"o" + bytes((family,))
+    with txn.txn.cursor(store.db_blocks) as cursor:
+        if not cursor.set_range(prefix):
+            return None
+        key: bytes = cursor.key()
+        if not key.startswith(prefix):
+            return None
+        cursor.delete()
+    return int.from_bytes(key[_FREE.size :], "big")
+
+
+def freed(
+    txn: Transaction,
+    store: Store,
+    network_id: int,
+    range_set: RangeSet,
+    value: int,
+    cursor: int | None,
+) -> None:
+    """An address was given back: its block has one more to serve. O(1).
+
+    ``cursor`` is where the set's round robin stands: its block serves now and is not listed.
+    """
+    family = range_set.family
+    base = base_of(range_set, value)
+    if cursor is not None and base_of(range_set, cursor) == base:
+        return
+    if not is_active(txn, store, network_id, family, base):
+        return
+    inside = parts(range_set, base)
+    if not any(low <= value <= high for low, high in inside):
+        return
+    pages = txn.pages(network_id, family)
+    free = sum(high - low + 1 - pages.count(low, high) for low, high in inside)
+    if free > 1:
+        txn.delete(_open_key(network_id, family, free - 1, base), b"", store.db_blocks)
+    key = _open_key(network_id, family, free, base)
+    txn.put(key, b"", True, True, False, store.db_blocks)
+
+
+def list_open(
+    txn: Transaction, store: Store, network_id: int, range_set: RangeSet, base: int
+) -> None:
+    """Enter a block, if it has free addresses, into the list of those that can serve."""
+    pages = txn.pages(network_id, range_set.family)
+    free = capacity(range_set, base) - used_in(pages, range_set, base)
+    if free:
+        key = _open_key(network_id, range_set.family, free, base)
+        txn.put(key, b"", True, True, False, store.db_blocks)
+
+
+def reindex(
+    txn: Transaction, store: Store, network_id: int, range_set: RangeSet, cursor: int | None
+) -> int:
+    """Make the list of blocks that can serve true; returns how many can. O(blocks).
+
+    Writes what differs, and nothing when nothing does.
+    """
+    family = range_set.family
+    prefix = records.network_prefix(network_id) + b"o" + bytes((family,))
+    pages = txn.pages(network_id, family)
+    serving = None if cursor is None else base_of(range_set, cursor)
+    wanted = set()
+    for block in read_all(txn, store, network_id):
+        if block.family == family and block.state == ACTIVE and block.base != serving:
+            free = capacity(range_set, block.base) - used_in(pages, range_set, block.base)
+            if free:
+                wanted.add(_open_key(network_id, family, free, block.base))
+    listed = {key for key, _ in _below(txn.txn, store, prefix)}
+    for key in listed - wanted:
+        txn.delete(key, b"", store.db_blocks)
+    for key in wanted - listed:
+        txn.put(key, b"", True, True, False, store.db_blocks)
+    return len(wanted)
+
+
+def can_serve(
+    txn: Snapshot,
+    store: Store,
+    network_id: int,
+    range_set: RangeSet,
+    pages: StoredPages,
+    cursor: int | None,
+) -> bool:
+    """Whether :func:`take` would find an address. O(1) but for entries that are out of date."""
+    family = range_set.family
+
+    def has_free(base: int) -> bool:
+        if not is_active(txn, store, network_id, family, base):
+            return False
+        return any(pages.next_free(low, high) is not None for low, high in parts(range_set, base))
+
+    if cursor is not None and has_free(base_of(range_set, cursor)):
+        return True
+    prefix = records.network_prefix(network_id) + b"o" + bytes((family,))
+    return any(
+        has_free(int.from_bytes(key[_FREE.size :], "big"))
+        for key, _ in _below(txn.txn, store, prefix)
+    )

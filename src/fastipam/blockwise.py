@@ -1,0 +1,124 @@
+"""A range set that is cut into blocks: only those that this node owns serve.
+
+What ledger.py and view.py do with a whole set, for a set of a cluster's pool. Imported when there
+is one.
+"""
+
+from __future__ import annotations
+
+from fastipam import blocks
+from fastipam.addresses import format_cidr, format_ip
+from fastipam.blocks import ACTIVE
+from fastipam.errors import AddressNotInRange, PoolExhausted
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from fastipam._bitmap import StoredPages
+    from fastipam.ledger import Ledger
+    from fastipam.ranges import Pool, RangeSet
+    from fastipam.state import NetworkState
+    from fastipam.store import Snapshot, Store
+
+# What the text of a pool has when a set of it is cut into blocks (see Pool.text).
+MARK = "@"
+
+
+def choose(ledger: Ledger, index: int, range_set: RangeSet, wanted: int) -> list[int]:
+    """Take addresses of the node's blocks: first of the one that serves, then of the fullest.
+
+    Amortized O(wanted), however many blocks there are. May return fewer. Raises PoolExhausted
+    when the store may not say what is this node's.
+    """
+    network_id = ledger.state.network_id
+    doubt = blocks.doubt(ledger.txn, ledger.store, network_id)
+    if doubt:
+        raise PoolExhausted(
+            f"no address of network {ledger.name} may be assigned: {doubt}",
+            network=ledger.name,
+            ranges=str(range_set),
+            wanted=wanted,
+        )
+    cursor = ledger.state.cursor(index, range_set.family)
+    return blocks.take(ledger.txn, ledger.store, network_id, range_set, cursor, wanted)
+
+
+def owns(ledger: Ledger, range_set: RangeSet, value: int) -> bool:
+    """Whether addresses of the block that this one lies in may be assigned here. O(1)."""
+    base = blocks.base_of(range_set, value)
+    network_id = ledger.state.network_id
+    return blocks.is_active(
+        ledger.txn, ledger.store, network_id, range_set.family, base
+    ) and not blocks.doubt(ledger.txn, ledger.store, network_id)
+
+
+def refuse_foreign(ledger: Ledger, index: int, range_set: RangeSet, value: int) -> bool:
+    """Raise AddressNotInRange when a wanted address lies in a block that is not this node's.
+
+    Returns whether the round robin may go on from there: a block that serves is filled first.
+    """
+    family = range_set.family
+    if not owns(ledger, range_set, value):
+        text = format_ip(family, value)
+        block = format_cidr(family, blocks.base_of(range_set, value), range_set.block_length)
+        raise AddressNotInRange(
+            f"the requested address {text} lies in block {block} of the cluster's pool, "
+            "which this node does not own",
+            addresses=(text,),
+            hint="the node whose it is can assign it: see `fastipam cluster blocks`",
+        )
+    cursor = ledger.state.cursor(index, family)
+    base = blocks.base_of(range_set, value)
+    return cursor is not None and blocks.base_of(range_set, cursor) == base
+
+
+def freed(ledger: Ledger, family: int, value: int) -> None:
+    """The block of an address that is free now has one more to serve. O(1)."""
+    for index, each in enumerate(_pool(ledger).sets):
+        if each.family == family and each.block_length:
+            cursor = ledger.state.cursor(index, family)
+            network_id = ledger.state.network_id
+            blocks.freed(ledger.txn, ledger.store, network_id, each, value, cursor)
+
+
+# A pool is what its text says, whoever wrote it: reading it anew for every DEL would cost a third
+# of the DEL. One entry, for the network that is being worked on.
+_last: tuple[str, Pool] | None = None
+
+
+def _pool(ledger: Ledger) -> Pool:
+    global _last  # noqa: PLW0603  # one for the process
+    last = _last
+    if last is None or last[0] != ledger.text:
+        last = _last = ledger.text, ledger.stored
+    return last[1]
+
+
+def can_serve(
+    txn: Snapshot,
+    store: Store,
+    state: NetworkState,
+    index: int,
+    range_set: RangeSet,
+    pages: StoredPages,
+) -> bool:
+    """Whether :func:`choose` would find an address. O(1)."""
+    if blocks.doubt(txn, store, state.network_id):
+        return False
+    cursor = state.cursor(index, range_set.family)
+    return blocks.can_serve(txn, store, state.network_id, range_set, pages, cursor)
+
+
+def free(txn: Snapshot, store: Store, network_id: int, pool: Pool) -> int:
+    """The free addresses of the node's blocks, and of the sets that are not cut. O(blocks)."""
+    owned = blocks.read_all(txn, store, network_id)
+    total = 0
+    for each in pool.sets:
+        pages = blocks.read_pages(txn, store, network_id, each.family)
+        if not each.block_length:
+            total += sum(high - low + 1 - pages.count(low, high) for low, high in each.intervals)
+            continue
+        for block in owned:
+            if block.family == each.family and block.state == ACTIVE:
+                size = blocks.capacity(each, block.base)
+                total += size - blocks.used_in(pages, each, block.base)
+    return total

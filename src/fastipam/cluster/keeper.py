@@ -1,0 +1,476 @@
+"""The part of an agent that keeps a node's share of a cluster: a thread beside the agent's loop.
+
+It keeps the node's session, claims ahead of demand, gives back what is not needed, asks others when
+the pool is used up and answers them. The agent's loop never waits for it: requests that find no
+address are parked, and served when :attr:`Keeper.on_blocks` says that there are blocks.
+
+:meth:`Keeper.step` is all of it but the waiting, on a clock that a test moves.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+from fastipam import blocks
+from fastipam.blocks import ACTIVE
+from fastipam.cluster import layout, nodeloss, planner
+from fastipam.cluster.claims import Deadline, Node, NodeLock
+from fastipam.cluster.engine import Compacted, EngineError, KeyValue
+from fastipam.cluster.errors import ClusterCorrupt, ClusterRefused, NoBlock
+from fastipam.cluster.need import claim_family, hold_session, lacking
+from fastipam.cluster.planner import Use
+from fastipam.errors import FastipamError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from fastipam.cluster.engine import Engine
+    from fastipam.cluster.planner import Geometry
+    from fastipam.cluster.settings import Settings
+    from fastipam.network import Network
+    from fastipam.store import Store
+
+log = logging.getLogger("fastipam.cluster")
+
+_OPERATION_S = 5.0
+_TICK_S = 0.1  # how soon demand is noticed while addresses are assigned
+_IDLE_S = 1.0  # and while none are
+_COLLECT_S = 0.05  # while a mark is up
+_LOOK_AGAIN_S = 0.5  # a block may become free without anybody answering the mark
+_TIDY_S = 5.0  # between two looks for blocks to give back
+_RECONCILE_S = 600.0  # between two comparisons of both stores: they should never find anything
+_SPREAD_S = 1.0  # donors answer a mark within it
+_NEED_S = 3.0  # an ADD that has not asked again for so long has gone
+_CHUNK = 32  # blocks counted between two turns of the agent's loop: a tenth of a millisecond
+_WATCH_S = 30.0
+
+
+class Status(NamedTuple):
+    """How a node's part in its cluster fares; what metrics and ``STATUS`` show.
+
+    ``since`` is when that began (wall clock, seconds). ``states``: blocks by state.
+    """
+
+    connected: bool
+    since: float
+    reason: str
+    states: dict[str, int]
+    claims: int
+    transactions: int
+    conflicts: int
+    released: int
+    donated: int
+    granted: int
+
+
+class Keeper:
+    """Keeps one network's share; :meth:`start` and :meth:`stop` its thread."""
+
+    def __init__(
+        self,
+        store: Store,
+        network: Network,
+        settings: Settings,
+        connect: Callable[[Settings], Engine],
+        *,
+        on_blocks: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+        directories: Sequence[str] = nodeloss.NETNS_DIRECTORIES,
+    ) -> None:
+        self.store = store
+        self.network = network
+        self.settings = settings
+        self.on_blocks = on_blocks
+        self.engine = connect(settings)
+        self.node = Node(store, network, settings, self.engine)
+        self._clock = clock
+        self._directories = directories
+        self._lock = NodeLock(store)
+        self._wake = threading.Event()
+        self._stopping = False
+        self._threads: list[threading.Thread] = []
+        self._joined = False
+        self._session = 0
+        self._keep_at = self._tidy_at = self._reconcile_at = 0.0
+        # (family, does an ADD wait) -> when a pool that was used up is looked at again
+        self._look_at: dict[tuple[int, bool], float] = {}
+        self._failures = 0
+        self._needs: dict[str, float] = {}  # who waits for an address -> when it last asked
+        self._marked: dict[int, float] = {}  # family -> when its mark was raised
+        self._last_claim: dict[int, tuple[float, int]] = {}  # family -> (when, blocks)
+        self._marks: dict[str, tuple[float, KeyValue]] = {}  # needy node -> (answer at, its mark)
+        self._marks_lock = threading.Lock()
+        self._seen = (-1, -1)  # what the books said when demand was last looked at
+        self._states: dict[str, int] = {}
+        self._connected = False
+        self._since = time.time()
+        self._reason = "the agent has not reached the cluster's store yet"
+
+    # What others see ------------------------------------------------------------------------
+
+    def need(self, who: str = "") -> str:
+        """An ADD has found no address. Returns why there is no block yet; never waits."""
+        self._needs[who] = self._clock()
+        self._wake.set()
+        return self._reason or "this node's blocks are full, and another one is being claimed"
+
+    @property
+    def status(self) -> Status:
+        """How it fares."""
+        counts = self.node.counts
+        return Status(
+            self._connected,
+            self._since,
+            self._reason,
+            dict(self._states),
+            counts.claimed,
+            counts.transactions,
+            counts.conflicts,
+            counts.released,
+            counts.donated,
+            counts.granted,
+        )
+
+    def start(self) -> None:
+        """Begin to work, in two threads: one works, one watches for marks."""
+        for name, target in (("cluster", self._run), ("cluster-watch", self._watch)):
+            thread = threading.Thread(target=target, name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def stop(self, seconds: float = 2.0) -> None:
+        """End the work. What was begun is finished by the next one; the blocks stay owned."""
+        self._stopping = True
+        self._wake.set()
+        for thread in self._threads[:1]:
+            thread.join(seconds)
+        if self._session and not self.settings.fencing:
+            # Else plugins that run directly may assign until the proof, and the session, end.
+            with suppress(EngineError):
+                self.engine.close_session(self._session, deadline_s=1.0)
+        self.engine.close()
+
+    def _run(self) -> None:
+        while not self._stopping:
+            seconds = self.step()
+            self._wake.wait(seconds)
+            self._wake.clear()
+
+    # One turn -------------------------------------------------------------------------------
+
+    def step(self) -> float:
+        """Do what is due now; the seconds until something is due again."""
+        if not self._lock.try_take():
+            return _COLLECT_S  # a plugin that runs directly is claiming for this node
+        try:
+            seconds = self._work()
+            self._failures = 0
+            self._say(True, "")
+            return seconds
+        except (EngineError, NoBlock, ClusterRefused, ClusterCorrupt) as error:
+            self._joined = self._joined and not isinstance(error, ClusterRefused)
+            if self.node.has_begun():
+                self._joined = False  # joining again finishes it
+            self._say(not isinstance(error, EngineError), error.message)
+            self._failures += 1
+            return planner.backoff_s(self.settings.node, self._failures)
+        except FastipamError as error:
+            self._joined = False
+            self._say(False, error.message)
+            self._failures += 1
+            return planner.backoff_s(self.settings.node, self._failures)
+        except nodeloss.NamespacesUnreadable as error:
+            self._joined = False
+            self._say(True, f"what this node's pods have is not known: {error}")
+            return _IDLE_S
+        except Exception:
+            log.exception("network=%s a defect in the cluster's keeper", self.network.name)
+            self._joined = False
+            self._failures += 1
+            return planner.backoff_s(self.settings.node, self._failures)
+        finally:
+            self._lock.give()
+
+    def _say(self, connected: bool, reason: str) -> None:
+        if (connected, reason) == (self._connected, self._reason):
+            return
+        if connected != self._connected:
+            self._since = time.time()
+        if reason:
+            log.warning("network=%s node=%s %s", self.network.name, self.settings.node, reason)
+        elif self._reason:
+            log.info("network=%s node=%s in touch again", self.network.name, self.settings.node)
+        self._connected, self._reason = connected, reason
+
+    def _work(self) -> float:
+        deadline = Deadline(_OPERATION_S)
+        self._keep(deadline)
+        needs = self._waiting()
+        if self._marked and self.node.collect(deadline):
+            self._seen = (-1, -1)
+            self.on_blocks()
+        busy = self._claim(needs, deadline)
+        self._answer_marks(deadline)
+        now = self._clock()
+        if now >= self._tidy_at:
+            self._tidy_at = now + _TIDY_S
+            self._give_back(deadline)
+        if self._marked:
+            return _COLLECT_S
+        soonest = self._next_answer()
+        return max(0.0, min(soonest - now, _TICK_S if busy or needs else _IDLE_S))
+
+    def _waiting(self) -> int:
+        """How many ADDs wait for an address."""
+        oldest = self._clock() - _NEED_S
+        for who, asked in list(self._needs.items()):
+            if asked < oldest:
+                self._needs.pop(who, None)
+        return len(self._needs)
+
+    # Taking part ----------------------------------------------------------------------------
+
+    def _keep(self, deadline: Deadline) -> None:
+        """Registered, the session kept, ownership proven; all of it again when one is gone."""
+        now = self._clock()
+        if self._joined and self._is_doubtful():
+            self._joined = False
+        if self._joined and now < self._keep_at:
+            return
+        began_ns = blocks.boottime_ns()
+        if self._joined:
+            left = self.engine.keep_session(self._session, deadline_s=deadline.call_s())
+            if left <= 0 or not self.node.is_still_registered(deadline):
+                log.warning(
+                    "network=%s node=%s session or registration gone, joining again",
+                    self.network.name,
+                    self.settings.node,
+                )
+                self._joined = False
+        if not self._joined or now >= self._reconcile_at:
+            found = self.node.join(deadline, agent=True)
+            if found:
+                entered = nodeloss.resolve(self.node, found, self._directories)
+                log.warning(
+                    "network=%s found=%d blocks of an earlier store, %d addresses in use",
+                    self.network.name,
+                    len(found),
+                    len(entered),
+                )
+            self._reconcile_at = now + _RECONCILE_S
+            self.node.reindex()
+            self._seen = (-1, -1)
+        if not self._joined:
+            session = self.engine.open_session(
+                self.settings.session_s, deadline_s=deadline.call_s()
+            )
+            hold_session(self.node, session, deadline)
+            self._session = session
+            self._joined = True
+        if self.settings.fencing:
+            # The session ends so long after the moment before it was kept, or later.
+            self.node.prove_until(began_ns + self.settings.session_s * 10**9)
+        self._keep_at = now + self.settings.session_s / 3
+
+    def _is_doubtful(self) -> bool:
+        """Whether another process has found this node removed, or has restored its store."""
+        with self.store.read() as txn:
+            network_id = self.network.id_in(txn)
+            return network_id is None or bool(blocks.doubt(txn, self.store, network_id))
+
+    # Demand ---------------------------------------------------------------------------------
+
+    def _claim(self, needs: int, deadline: Deadline) -> bool:
+        """Claim what is needed now or soon; whether addresses were assigned since the last look."""
+        seen = self._books()
+        busy = seen != self._seen
+        if not busy and not needs and not self._marked:
+            return False
+        self._seen = seen
+        uses = self._survey()
+        lack = lacking(self.store, self.network, self.settings)
+        got = False
+        for range_set in self.settings.pool.sets:
+            family = range_set.family
+            free = sum(each.size - each.used for pool, each in uses if pool.family == family)
+            missing = needs if family in lack else 0
+            if not missing and free:
+                self._lower(family, deadline)
+            got |= self._claim_family(family, free, missing, deadline)
+        if got:
+            self._seen = (-1, -1)
+        if needs and not lacking(self.store, self.network, self.settings):
+            self._needs.clear()
+            self.on_blocks()
+        return busy or got
+
+    def _books(self) -> tuple[int, int]:
+        """Two numbers that change whenever an address is assigned or given back. O(1)."""
+        from fastipam.ledger import read_state
+
+        with self.store.read() as txn:
+            network_id = self.network.id_in(txn)
+            if network_id is None:
+                return 0, 0
+            state = read_state(txn, self.store, network_id)
+            return state.generation, state.used
+
+    def _survey(self) -> list[tuple[Geometry, Use]]:
+        """What is used of each active block. O(blocks), letting the agent's loop in between."""
+        uses: list[tuple[Geometry, Use]] = []
+        states: dict[str, int] = {}
+        sets = {each.family: each for each in self.settings.pool.sets}
+        owned = self.node.local()
+        for at in range(0, len(owned), _CHUNK):
+            with self.store.read() as txn:
+                network_id = self.network.id_in(txn)
+                if network_id is None:
+                    break
+                for block in owned[at : at + _CHUNK]:
+                    name = blocks.STATES[block.state]
+                    states[name] = states.get(name, 0) + 1
+                    pool = self.settings.geometry_of(block.family, block.base)
+                    if block.state != ACTIVE or pool is None:
+                        continue
+                    pages = blocks.read_pages(txn, self.store, network_id, block.family)
+                    range_set = sets[block.family]
+                    size = blocks.capacity(range_set, block.base)
+                    used = blocks.used_in(pages, range_set, block.base)
+                    number = pool.number(block.base)
+                    assert number is not None
+                    uses.append((pool, Use(number, size, used, block.claimed_ns / 1e9)))
+            time.sleep(0)
+        self._states = states
+        return uses
+
+    def _claim_family(self, family: int, free: int, missing: int, deadline: Deadline) -> bool:
+        """Claim blocks of one family if that is the plan; mark the need when there are none."""
+        now = self._clock()
+        when, last_run = self._last_claim.get(family, (now, 0))
+        pool = self.settings.geometries_of(family)[0]
+        run = planner.to_claim(
+            self.settings.policy,
+            pool,
+            free,
+            missing=missing,
+            last_run=last_run,
+            since_last_s=now - when,
+            scarce=bool(self._marks),
+        )
+        if not run or now < self._look_at.get((family, bool(missing)), 0.0):
+            return False
+        if claim_family(self.node, family, run, deadline):
+            self._last_claim[family] = self._clock(), run
+            self._lower(family, deadline)
+            return True
+        self._look_at[family, True] = now + _LOOK_AGAIN_S
+        self._look_at[family, False] = now + _TIDY_S  # nobody waits: it is not urgent
+        if missing > free and family not in self._marked:
+            blocks_needed = -(-(missing - free) // pool.size)
+            self.node.raise_mark(family, blocks_needed, self._session, deadline)
+            self._marked[family] = now
+        elif family in self._marked:
+            # One that was answered with too little, or whose node changed its mind, is gone.
+            key = self.node.keys.want(self.settings.node)
+            if self.engine.get(key, deadline_s=deadline.call_s()) is None:
+                del self._marked[family]
+        return False
+
+    def _lower(self, family: int, deadline: Deadline) -> None:
+        if family in self._marked:
+            del self._marked[family]
+            self.node.lower_mark(deadline)
+
+    def _give_back(self, deadline: Deadline) -> None:
+        uses = self._survey()
+        if self._marked or self._needs:
+            return
+        now_s = self.store.clock() / 1e9
+        for pool in self.settings.geometries:
+            mine = [each for its_pool, each in uses if its_pool is pool]
+            numbers = planner.to_give_back(self.settings.policy, pool, mine, now_s)
+            if numbers:
+                pairs = [(pool.family, pool.address(one)) for one in numbers]
+                self.node.give_back(pairs, deadline)
+                self._seen = (-1, -1)
+
+    # Others in need -------------------------------------------------------------------------
+
+    def see_mark(self, mark: KeyValue) -> None:
+        """A node in need was seen: answer it when this donor's time comes."""
+        needy = layout.name_of(mark.key)
+        if needy == self.settings.node:
+            return
+        want = layout.Want.read(mark.key, mark.value)
+        delay = planner.donor_delay_s(self.settings.node, needy, want.number, _SPREAD_S)
+        with self._marks_lock:
+            self._marks[needy] = self._clock() + delay, mark
+        self._wake.set()
+
+    def forget_mark(self, needy: str) -> None:
+        """Its need is met."""
+        with self._marks_lock:
+            self._marks.pop(needy, None)
+
+    def _next_answer(self) -> float:
+        with self._marks_lock:
+            return min((at for at, _ in self._marks.values()), default=float("inf"))
+
+    def _answer_marks(self, deadline: Deadline) -> None:
+        now = self._clock()
+        with self._marks_lock:
+            due = [(needy, mark) for needy, (at, mark) in self._marks.items() if at <= now]
+        if not due:
+            return
+        uses = self._survey()
+        for needy, mark in due:
+            want = layout.Want.read(mark.key, mark.value)
+            given = 0
+            for pool in self.settings.geometries_of(want.family):
+                mine = [each for its_pool, each in uses if its_pool is pool]
+                numbers = planner.to_donate(mine, want.blocks)
+                if numbers and not given:
+                    pairs = [(pool.family, pool.address(one)) for one in numbers]
+                    given = self.node.donate(needy, mark, pairs, deadline)
+            with self._marks_lock:
+                if self._marks.get(needy, (0.0, mark))[1] is mark:
+                    if given:
+                        self._marks.pop(needy, None)
+                    else:  # nothing to give now; perhaps later, while the mark is up
+                        self._marks[needy] = now + _SPREAD_S, mark
+
+    def _watch(self) -> None:
+        """Follow the marks of others, for ever: a lost watch begins with a listing again."""
+        failures = 0
+        revision = 0
+        prefix = self.node.keys.wanted
+        while not self._stopping:
+            try:
+                if not revision:
+                    listed, revision = self.engine.list(prefix, deadline_s=_OPERATION_S)
+                    self._replace_marks(listed)
+                events, revision = self.engine.watch(prefix, revision, deadline_s=_WATCH_S)
+                for event in events:
+                    if event.kind == "put":
+                        self.see_mark(KeyValue(event.key, event.value, 0, event.revision, 0))
+                    else:
+                        self.forget_mark(layout.name_of(event.key))
+                failures = 0
+            except Compacted:
+                revision = 0
+            except FastipamError as error:
+                revision = 0
+                failures += 1
+                log.debug("network=%s watch lost: %s", self.network.name, error)
+                if not self._stopping:
+                    time.sleep(planner.backoff_s(self.settings.node, failures))
+
+    def _replace_marks(self, listed: Sequence[KeyValue]) -> None:
+        with self._marks_lock:
+            self._marks.clear()
+        for mark in listed:
+            self.see_mark(mark)

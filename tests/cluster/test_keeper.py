@@ -1,0 +1,255 @@
+"""What an agent does about its node's share, turn by turn on a clock that the test moves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fastipam import blocks
+from fastipam.backup import backup, restore
+from fastipam.cluster.claims import Deadline
+from fastipam.cluster.engine import EngineUnavailable
+from fastipam.cluster.engines.memory import MemoryEngine
+from fastipam.cluster.keeper import Keeper
+from fastipam.cluster.operator import release_node
+from fastipam.errors import PoolExhausted
+
+from .nodes import Machine, assert_settled, init, owners
+
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class Time:
+    """Seconds that the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def time() -> Time:
+    """A clock that stands."""
+    return Time()
+
+
+@pytest.fixture
+def engine(time: Time) -> MemoryEngine:
+    """A cluster's store on the test's clock."""
+    made = MemoryEngine(clock=time)
+    init(made)
+    return made
+
+
+class Agent(Machine):
+    """A machine with a keeper."""
+
+    def __init__(
+        self, path: Path, name: str, engine: MemoryEngine, time: Time, **more: Any
+    ) -> None:
+        super().__init__(path, name, engine, **more)
+        self.woken = 0
+        self.time = time
+        self.restart()
+
+    def restart(self) -> None:
+        """The agent's process begins anew."""
+        self.keeper = Keeper(
+            self.store,
+            self.network,
+            self.settings,
+            lambda _: self.engine,
+            on_blocks=self._on_blocks,
+            clock=self.time,
+            directories=(),
+        )
+
+    def _on_blocks(self) -> None:
+        self.woken += 1
+
+    def add(self, count: int) -> int:
+        """As many ADDs; how many were served."""
+        served = 0
+        for _ in range(count):
+            self.added = getattr(self, "added", 0) + 1
+            try:
+                self.network.allocate(f"c{self.added}")
+            except PoolExhausted:
+                self.keeper.need(f"c{self.added}")
+            else:
+                served += 1
+        return served
+
+    def turns(self, seconds: float) -> None:
+        """Let the keeper work, and the clock go on."""
+        until = self.time.now + seconds
+        while self.time.now < until:
+            self.time.now += max(0.01, min(self.keeper.step(), until - self.time.now))
+
+
+def test_first_block(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
+    """An agent registers, keeps a session and has a block before the first ADD."""
+    agent = Agent(tmp_path, "a", engine, time)
+    agent.keeper.step()
+    assert len(agent.active()) == 1
+    assert engine.get(agent.node().keys.session("a"), deadline_s=1) is not None
+    assert agent.add(1) == 1
+    assert agent.keeper.status.connected
+    assert_settled(engine, agent)
+
+
+def test_claims_ahead(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
+    """As addresses go, blocks come: growing demand is met with runs that double."""
+    agent = Agent(tmp_path, "a", engine, time)
+    served = 0
+    agent.turns(0.2)
+    for _ in range(40):
+        served += agent.add(50)
+        agent.turns(0.2)
+    assert served == 2000
+    assert agent.keeper.status.transactions <= 8
+
+
+def test_waiting_adds_are_told(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
+    """ADDs that find nothing wait; one claim is large enough for all, and they are woken."""
+    agent = Agent(tmp_path, "a", engine, time)
+    agent.keeper.step()
+    assert agent.add(1000) < 300
+    agent.keeper.step()
+    assert agent.woken
+    assert agent.add(700) == 700
+
+
+def test_gives_back(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
+    """What is wholly free and old enough goes back; one block and the high water stay."""
+    now_ns = [10**18]
+    agent = Agent(tmp_path, "a", engine, time, minimumAge=60)
+    agent.store.clock = lambda: now_ns[0]
+    agent.turns(0.2)
+    for _ in range(10):
+        agent.add(200)
+        agent.turns(0.2)
+    many = len(agent.active())
+    for each in range(1, 2001):
+        agent.network.release(f"c{each}")
+    agent.turns(30)
+    assert len(agent.active()) == many
+    now_ns[0] += 61 * 10**9
+    agent.turns(30)
+    assert 2 <= len(agent.active()) < many
+    left = len(agent.active())
+    agent.turns(60)
+    assert len(agent.active()) == left
+    assert_settled(engine, agent)
+
+
+def test_donation(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
+    """With the pool used up, a node in need has a block of another's within two seconds."""
+    rich, poor = Agent(tmp_path, "a", engine, time), Agent(tmp_path, "b", engine, time)
+    rich.keeper.step()
+    node = rich.node()
+    while node.claim(node.settings.geometries[0], 1, Deadline(5)):
+        pass
+    assert len(rich.active()) == 16
+    assert poor.add(1) == 0
+    began = time.now
+    while not poor.woken and time.now < began + 5:
+        time.now += min(poor.keeper.step(), rich.keeper.step(), 0.05)
+        listed, _ = engine.list(node.keys.wanted, deadline_s=1)
+        for mark in listed:
+            if mark.key not in [each[1].key for each in rich.keeper._marks.values()]:
+                rich.keeper.see_mark(mark)
+    assert time.now - began < 2
+    assert poor.add(1) == 1
+    poor.turns(1)
+    assert_settled(engine, rich, poor)
+
+
+def test_unreachable(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
+    """While nothing answers, what is owned is assigned; then claims resume by themselves."""
+    agent = Agent(tmp_path, "a", engine, time)
+    agent.keeper.step()
+
+    def fault(_call: str, _at: str) -> None:
+        raise EngineUnavailable("connection refused")
+
+    engine.fault = fault
+    time.now += 20
+    agent.turns(5)
+    assert not agent.keeper.status.connected
+    assert "refused" in agent.keeper.status.reason
+    free = agent.add(300)
+    assert 250 < free <= 256
+    engine.fault = None
+    agent.turns(15)
+    assert agent.keeper.status.connected
+    assert agent.add(10) == 10
+
+
+def test_session_gone(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
+    """A session that ended while the node was cut off is opened again; its blocks are its own."""
+    agent = Agent(tmp_path, "a", engine, time)
+    agent.keeper.step()
+    time.now += 1000
+    assert engine.get(agent.node().keys.session("a"), deadline_s=1) is None
+    agent.turns(2)
+    assert engine.get(agent.node().keys.session("a"), deadline_s=1) is not None
+    assert_settled(engine, agent)
+
+
+def test_removed_while_cut_off(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
+    """Removed while it was away, a node finds out with its first turn, and claims anew."""
+    agent, other = Agent(tmp_path, "a", engine, time), Agent(tmp_path, "b", engine, time)
+    agent.keeper.step()
+    (pair,) = agent.active()
+    time.now += 1000
+    release_node(other.node(), "a", Deadline(5))
+    node = other.joined()
+    while pair not in owners(engine):
+        assert node.claim(node.settings.geometries[0], 1, Deadline(5))
+    node.give_back(sorted(other.active() - {pair}), Deadline(5))
+    agent.turns(2)
+    assert pair not in agent.active()
+    assert agent.add(1) == 1
+    assert_settled(engine, agent, other)
+
+
+def test_fencing(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
+    """With fencing, ownership is proven for the session's time from before it was kept."""
+    agent = Agent(tmp_path, "a", engine, time, fencing=True, sessionTTL=20)
+    before = blocks.boottime_ns()
+    agent.keeper.step()
+    with agent.store.read() as txn:
+        network_id = agent.network.id_in(txn)
+        assert network_id is not None
+        until = blocks.proven_until(txn, agent.store, network_id)
+    assert before + 20 * 10**9 <= until <= blocks.boottime_ns() + 20 * 10**9
+    assert agent.add(1) == 1
+
+
+def test_restarted_agent(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
+    """A new process of the same node goes on where the last one was."""
+    agent = Agent(tmp_path, "a", engine, time)
+    agent.keeper.step()
+    active = agent.active()
+    agent.restart()
+    agent.turns(1)
+    assert agent.active() == active
+    assert_settled(engine, agent)
+
+
+def test_restored_under_a_running_agent(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
+    """A backup that is put back under an agent is not believed: its next turn compares anew."""
+    agent = Agent(tmp_path, "a", engine, time)
+    agent.keeper.step()
+    backup(agent.store, tmp_path / "copy")
+    restore(agent.store, tmp_path / "copy", replace=True)
+    assert agent.add(1) == 0
+    agent.turns(1)
+    assert agent.add(1) == 1
+    assert_settled(engine, agent)

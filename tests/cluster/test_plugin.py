@@ -1,0 +1,318 @@
+"""The plugin in cluster mode on a real etcd: directly, and through an agent."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fastipam
+from fastipam.blocks import ACTIVE
+from fastipam.cluster.claims import Deadline, Node
+from fastipam.cluster.settings import Settings
+from fastipam.network import Network
+from fastipam.verify import verify
+
+from ..agent.conftest import run_dir, start  # noqa: F401  # fixtures of the same name
+from ..agent.processes import FASTIPAM, Client, until
+from ..cni.conftest import call, plugin  # noqa: F401  # fixtures of the same name
+from ..cni.plugin import Answer, Call
+from .etcd import Etcd
+
+Start = Callable[..., Any]
+_names = itertools.count()
+
+
+class Site:
+    """A cluster on a test's etcd: its configurations, and what its nodes' stores hold."""
+
+    def __init__(self, etcd: Etcd, path: Path, **more: Any) -> None:
+        self.etcd = etcd
+        self.path = path
+        self.settings: dict[str, Any] = {
+            "endpoints": etcd.endpoints,
+            "pool": "10.32.0.0/20",
+            "prefix": f"/test-{next(_names)}/",
+            "timeout": 3,
+            "sessionTTL": 5,
+        } | more
+
+    def config(self, node: str = "a", **more: Any) -> dict[str, Any]:
+        """A node's CNI configuration."""
+        ipam = {
+            "type": "fastipam",
+            "dataDir": str(self.path / node),
+            "cluster": self.settings | {"node": node} | more,
+        }
+        return {"cniVersion": "1.1.0", "name": "podnet", "type": "bridge", "ipam": ipam}
+
+    def file(self, node: str = "a") -> Path:
+        """The same for the agent and the command line."""
+        path = self.path / f"{node}.json"
+        document = self.settings | {
+            "node": node,
+            "network": "podnet",
+            "dataDir": str(self.path / node),
+        }
+        path.write_text(json.dumps(document))
+        return path
+
+    def run(self, *arguments: str, node: str = "a") -> subprocess.CompletedProcess[str]:
+        """``fastipam cluster …`` as this node."""
+        return subprocess.run(
+            [FASTIPAM, "cluster", *arguments, "--config", str(self.file(node))],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def init(self) -> None:
+        """Write the settings."""
+        done = self.run("init")
+        assert done.returncode == 0, done.stderr
+
+    def node(self, name: str, ipam: fastipam.Ipam) -> Node:
+        """A node's side of the protocol, in this process."""
+        folded = {key.casefold(): value for key, value in self.settings.items()}
+        settings = Settings(folded | {"node": name})
+        network = Network(ipam.store, "podnet", settings.pool, remember=False)
+        return Node(ipam.store, network, settings, self.etcd.engine())
+
+
+@pytest.fixture
+def site(etcd: Etcd, tmp_path: Path) -> Iterator[Site]:
+    """A cluster whose settings are written; its stores are consistent when the test ends."""
+    made = Site(etcd, tmp_path)
+    made.init()
+    yield made
+    for each in tmp_path.iterdir():
+        if (each / "data.mdb").exists():
+            with fastipam.open(each) as ipam:
+                assert not verify(ipam.store)
+
+
+def test_direct(site: Site, call: Call) -> None:  # noqa: F811
+    """Without an agent the first ADD claims a block; the next ones need no etcd."""
+    first = call("ADD", site.config("a"), "c1")
+    other = call("ADD", site.config("b"), "c1")
+    assert first.status == other.status == 0
+    assert first.addresses[0].endswith("/20")
+    assert first.addresses[0].rpartition(".")[0] != other.addresses[0].rpartition(".")[0]
+    unreachable = site.config("a", endpoints=["http://127.0.0.1:1"])
+    second = call("ADD", unreachable, "c2")
+    assert second.status == 0, second
+    assert call("DEL", unreachable, "c1").status == 0
+    assert call("STATUS", unreachable).status == 0
+
+
+def test_direct_without_etcd(site: Site, call: Call) -> None:  # noqa: F811
+    """A node that has no block and cannot have one says "try again later", and why."""
+    answer = call("ADD", site.config("a", endpoints=["http://127.0.0.1:1"]))
+    assert answer.code == 11, answer
+    status = call("STATUS", site.config("a", endpoints=["http://127.0.0.1:1"]))
+    assert status.code == 50, status
+    assert call("ADD", site.config("a")).status == 0
+
+
+def test_direct_fills_block_after_block(site: Site, call: Call) -> None:  # noqa: F811
+    """When a block is full the next one comes, until the pool is used up: code 11.
+
+    A /26 has 61 addresses to serve: network, gateway and broadcast address are left out.
+    """
+    site.settings["pool"] = "10.32.0.0/26"
+    site.settings["blockSize"] = 29
+    site.settings["prefix"] = "/small/"
+    site.settings["timeout"] = 1.5
+    site.init()
+    answers = [call("ADD", site.config("a"), f"c{number}") for number in range(61)]
+    assert [answer.status for answer in answers] == [0] * 61
+    assert len({answer.addresses[0] for answer in answers}) == 61
+    full = call("ADD", site.config("a"), "c99")
+    assert full.code == 11, full
+    assert call("DEL", site.config("a"), "c7").status == 0
+
+
+def test_settings_differ(site: Site, call: Call) -> None:  # noqa: F811
+    """A node with another block size is refused, with both values."""
+    answer = call("ADD", site.config("a", blockSize=26))
+    assert answer.code == 105, answer
+    assert "10.32.0.0/20=24" in answer.message
+    assert "10.32.0.0/20=26" in answer.message
+
+
+def test_dual_stack(etcd: Etcd, tmp_path: Path, call: Call) -> None:  # noqa: F811
+    """A pool of each family: an ADD has an address of both, all or nothing."""
+    site = Site(etcd, tmp_path, pool=["10.32.0.0/20", "fd00:32::/108"])
+    site.init()
+    answer = call("ADD", site.config("a"))
+    assert answer.status == 0, answer
+    v4, v6 = answer.addresses
+    assert v4.endswith("/20")
+    assert v6.startswith("fd00:32::")
+
+
+def test_requested_address(site: Site, call: Call) -> None:  # noqa: F811
+    """A wanted address outside this node's blocks is refused, and the block is named."""
+    first = call("ADD", site.config("a"), "c1").addresses[0]
+    block, _, _ = first.rpartition(".")
+    other = "10.32.0" if block != "10.32.0" else "10.32.1"
+    refused = call("ADD", site.config("a"), "c2", args=f"IP={other}.77")
+    assert refused.code == 103, refused
+    assert f"{other}.0/24" in refused.message
+    assert call("ADD", site.config("a"), "c2", args=f"IP={block}.77").status == 0
+
+
+def adds(agent: Any, config: dict[str, Any], names: list[str]) -> list[Answer]:
+    """ADDs through an agent, one connection each, all at once."""
+    clients = [Client(agent.path) for _ in names]
+    answers = []
+    try:
+        from ..cni.plugin import environment
+
+        for client, name in zip(clients, names, strict=True):
+            client.send(environment("ADD", name), json.dumps(config).encode())
+        for client in clients:
+            reply = client.receive()
+            answers.append(Answer(reply.status, reply.document, reply.messages.decode()))
+    finally:
+        for client in clients:
+            client.socket.close()
+    return answers
+
+
+def test_agent(site: Site, start: Start) -> None:  # noqa: F811
+    """Six hundred pods at once: requests wait for blocks, none fails, no address is given twice."""
+    agent = start()
+    answers = adds(agent, site.config("a"), [f"c{number}" for number in range(600)])
+    assert {answer.status for answer in answers} == {0}
+    assert len({answer.addresses[0] for answer in answers}) == 600
+    assert agent.terminate() == 0
+
+
+def test_agent_status(site: Site, start: Start) -> None:  # noqa: F811
+    """While etcd cannot be reached ADD goes on, and STATUS succeeds and says so on its log."""
+    agent = start()
+    config = site.config("a", endpoints=["http://127.0.0.1:1"], timeout=0.3)
+    with Client(agent.path) as client:
+        assert client.ask("ADD", site.config("a"), "c1").status == 0
+    agent.terminate()
+    agent = start()
+    with Client(agent.path) as client:
+        assert client.ask("ADD", config, "c2").status == 0
+        until(lambda: client.ask("STATUS", config).messages, "STATUS says that etcd is away")
+        reply = client.ask("STATUS", config)
+        assert reply.status == 0
+        assert b"cluster:" in reply.messages
+        assert client.ask("ADD", config, "c3").status == 0
+
+
+def test_donation(site: Site, start: Start) -> None:  # noqa: F811
+    """With every block owned by one node, another that needs one has it within two seconds."""
+    rich = start(name="rich")
+    (first,) = adds(rich, site.config("a"), ["c0"])
+    assert first.status == 0
+    for _ in range(15):
+        done = site.run("claim")
+    assert done.returncode == 0, done.stderr
+    poor = start(name="poor")
+    answers = adds(poor, site.config("b"), ["c1", "c2"])
+    assert [answer.status for answer in answers] == [0, 0], answers
+    assert rich.terminate() == 0
+    assert site.run("check").returncode == 0
+
+
+@pytest.mark.slow
+def test_member_and_cluster_lost(fresh_etcd: Etcd, tmp_path: Path, start: Start) -> None:  # noqa: F811
+    """The leader is killed under load: nothing fails. All are: ADD goes on; then claims do.
+
+    What an ADD takes meanwhile is measured by ``python -m bench.cluster_add``.
+    """
+    site = Site(fresh_etcd, tmp_path)
+    site.init()
+    agent = start()
+    config = site.config("a")
+    names = (f"c{number}" for number in itertools.count())
+
+    def add() -> None:
+        with Client(agent.path) as client:
+            reply = client.ask("ADD", config, next(names))
+        assert reply.status == 0, reply
+
+    for _ in range(100):
+        add()
+    fresh_etcd.leader().kill()
+    for _ in range(500):
+        add()
+    for member in fresh_etcd.members:
+        member.kill()
+    for _ in range(60):
+        add()
+    fresh_etcd.start()
+    fresh_etcd.wait()
+    for _ in range(600):
+        add()
+    assert agent.terminate() == 0
+    assert site.run("check").returncode == 0
+
+
+def test_command_line(site: Site, call: Call) -> None:  # noqa: F811
+    """What an operator sees of two nodes, and what is left when one is removed."""
+    site.settings["address"] = "192.0.2.7"
+    for node in ("a", "b"):
+        assert call("ADD", site.config(node)).status == 0
+    rows = json.loads(site.run("nodes", "--json").stdout)
+    assert [(row["node"], row["state"], row["blocks"]) for row in rows] == [
+        ("a", "silent", 1),
+        ("b", "silent", 1),
+    ]
+    listed = json.loads(site.run("blocks", "--json").stdout)
+    own = next(row for row in listed if row["node"] == "a")
+    assert (own["used"], own["state"], own["epoch"]) == (1, "active", 1)
+    routes = json.loads(site.run("routes", "--all", "--format", "json").stdout)
+    assert {row["gw"] for row in routes} == {"192.0.2.7"}
+    lines = site.run("routes", "--format", "iproute2").stdout.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("route replace 10.32.")
+    assert site.run("check").returncode == 0
+    assert "registered" in site.run("status").stdout
+    done = site.run("release-node", "b")
+    assert done.returncode == 0, done.stderr
+    assert "1 blocks released, epoch 2" in done.stdout
+    assert site.run("check", node="b").returncode == 1
+    rows = json.loads(site.run("nodes", "--json").stdout)
+    assert [(row["state"], row["blocks"]) for row in rows] == [("silent", 1), ("removed", 0)]
+    unknown = site.run("release-node", "nobody")
+    assert unknown.returncode == 1
+    assert "nobody" in unknown.stderr
+
+
+def test_init_twice(site: Site) -> None:
+    """The settings are written once; the same again is no change, others are refused."""
+    assert "there already" in site.run("init").stdout
+    site.settings["blockSize"] = 25
+    done = site.run("init")
+    assert done.returncode == 1
+    assert "10.32.0.0/20=24" in done.stderr
+
+
+def test_restored_store_finds_out(site: Site, call: Call) -> None:  # noqa: F811
+    """What a backup says of blocks is confirmed before it is believed."""
+    assert call("ADD", site.config("a"), "c1").status == 0
+    from fastipam.backup import backup, restore
+
+    with fastipam.open(site.path / "a") as ipam:
+        backup(ipam.store, site.path / "copy")
+        restore(ipam.store, site.path / "copy", replace=True)
+        network = ipam.network("podnet")
+        with pytest.raises(fastipam.PoolExhausted, match="restored or copied"):
+            network.allocate("c2")
+        node = site.node("a", ipam)
+        assert len(node.join(Deadline(5))) == 1
+        assert [each.state for each in node.local()] != [ACTIVE]
+        node.engine.close()
