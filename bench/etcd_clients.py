@@ -8,8 +8,8 @@ the same packages, so one environment hardly holds all)::
 
 Measured on a three-member etcd of its own, durable: a whole process that imports the client,
 creates one key if it is absent and ends, which is what a directly run plugin pays (by the clock,
-and of the processor, which neighbours disturb less); and one create in a process that has made others
-before. Clients take turns; figures are medians. Exit 2: something is missing.
+and of the processor, which neighbours disturb less); and one create in a process that has made
+others before. Clients take turns; figures are medians. Exit 2: something is missing.
 """
 
 from __future__ import annotations
