@@ -44,8 +44,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         "--only", action="append", choices=LOADS, help="this load; may be given several times"
     )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--writes", type=float, default=10_000, help="of the store, a second")
-    parser.add_argument("--reads", type=float, default=50_000, help="of the store, a second")
+    parser.add_argument("--writes", type=float, default=20_000, help="of the store, a second")
+    parser.add_argument("--reads", type=float, default=100_000, help="of the store, a second")
     parser.add_argument("--round-trip", type=float, default=0.002, help="seconds, to the store")
     return parser.parse_args(argv)
 
@@ -215,7 +215,8 @@ def main(argv: list[str] | None = None) -> int:
         "load",
         *("nodes", "ADDs served", "claims", "blocks", "transactions a claim", "conflicts"),
         *("looks", "donated / given back", "waited", "worst wait (s)", "failed", "took (s)"),
-        title=f"A cluster in virtual time, seed {options.seed}",
+        title=f"Virtual time, seed {options.seed}; a store of {options.writes:,.0f} writes and "
+        f"{options.reads:,.0f} reads a second, round trip {1000 * options.round_trip:g} ms",
     )
     peers = Table(
         *("demand moves", "served", "failed", "waited", "worst wait (s)", "moved"),

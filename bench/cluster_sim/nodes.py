@@ -70,6 +70,8 @@ class Cluster:
         self.nodes = [Node(self, name) for name in names]
         self.by_name = {node.name: node for node in self.nodes}
         self.marks: dict[str, tuple[bytes, int, Want]] = {}
+        self._counted_s = -1.0
+        self._movable = 1.0
 
     def add(self, node: int, pod: int) -> None:
         """A pod starts on a node."""
@@ -80,10 +82,17 @@ class Cluster:
         self.nodes[node].remove(pod)
 
     def movable(self) -> float:
-        """The share of the pool in blocks that nobody owns, or that are wholly free and cooled."""
+        """The share of the pool in blocks that nobody owns, or that are wholly free and cooled.
+
+        O(nodes), so it is counted once a tenth of a second.
+        """
+        if self.world.now < self._counted_s + TICK_S:
+            return self._movable
+        self._counted_s = self.world.now
         free = self.pool.count - self.owned_blocks
         free += sum(node.wholly_free() for node in self.nodes if not node.is_cut)
-        return free / self.pool.count
+        self._movable = free / self.pool.count
+        return self._movable
 
     # What the watch of the marks tells everybody, one way through the network later.
 
@@ -110,7 +119,8 @@ class Node:
         self.filling = -1
         self.is_cut = False
         self.life = 0  # counted up by a restart: what ran before ends
-        self.waiting: deque[tuple[float, int]] = deque()
+        self.waiting: deque[tuple[float, int, bool]] = deque()  # since, pod, cut off then
+        self.asked = 0  # ADDs that have found nothing: each wakes the agent
         self.pods: dict[int, int] = {}  # pod -> block
         self.last_run = 0
         self.last_claim_s = 0.0
@@ -129,7 +139,8 @@ class Node:
             self.cluster.waits.serve(0.0)
         else:
             now = self.cluster.world.now
-            self.waiting.append((now, pod))
+            self.waiting.append((now, pod, self.is_cut))
+            self.asked += 1
             self.cluster.world.at(now + ADD_TIMEOUT_S + 1e-6, self._give_up)
         self.consider()
 
@@ -161,7 +172,7 @@ class Node:
 
     def _serve(self) -> None:
         while self.waiting and self.free:
-            since, pod = self.waiting.popleft()
+            since, pod, _ = self.waiting.popleft()
             self._assign(pod)
             self.cluster.waits.serve(self.cluster.world.now - since)
 
@@ -169,9 +180,9 @@ class Node:
         """An ADD whose time is over fails: was there something to be had?"""
         waits, now = self.cluster.waits, self.cluster.world.now
         while self.waiting and self.waiting[0][0] + ADD_TIMEOUT_S <= now:
-            self.waiting.popleft()
+            _, _, was_cut = self.waiting.popleft()
             waits.failed += 1
-            if self.is_cut:
+            if self.is_cut or was_cut:
                 waits.failed_cut_off += 1
             elif self.cluster.movable() >= MOVABLE_SHARE:
                 waits.failed_though_free += 1
@@ -197,7 +208,13 @@ class Node:
         self.claiming = self.tidying = self.joined = False
         self.marked = 0
         self.leaving.clear()
+        # Requests that waited fall back to the plugin that runs directly, and claims for itself.
+        self.cluster.world.at(self.cluster.world.now + TICK_S, self._serve_directly)
         self.cluster.world.at(self.cluster.world.now + away_s, self.consider)
+
+    def _serve_directly(self) -> None:
+        if self.waiting:
+            self.consider()
 
     def _start(self, process: Generator[Any, Any, None]) -> None:
         life = self.life
@@ -227,6 +244,7 @@ class Node:
         if not self.waiting:
             yield TICK_S
         while run := self._wanted_run():
+            asked = self.asked
             try:
                 if not self.joined:
                     yield from self._join()
@@ -235,8 +253,14 @@ class Node:
                     break
             except EngineError:
                 failures += 1
-                yield planner.backoff_s(self.name, failures)
+                yield from self._pause(asked, planner.backoff_s(self.name, failures))
         self.claiming = False
+
+    def _pause(self, asked: int, seconds: float) -> Generator[Any, Any, None]:
+        """Leave the store alone for a while; an ADD that has found nothing since ends it."""
+        until = self.cluster.world.now + seconds
+        while self.asked == asked and self.cluster.world.now < until:
+            yield TICK_S
 
     def _join(self) -> Generator[Any, Any, None]:
         """Settings, own entry, own blocks; then the entry is written. As ``Node.join``."""

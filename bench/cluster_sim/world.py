@@ -39,8 +39,8 @@ class World:
         self,
         seed: int,
         *,
-        writes_per_s: float = 10_000,
-        reads_per_s: float = 50_000,
+        writes_per_s: float = 20_000,
+        reads_per_s: float = 100_000,
         round_trip_s: float = 0.002,
     ) -> None:
         self.now = 0.0
