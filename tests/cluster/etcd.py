@@ -115,6 +115,7 @@ class Etcd:
         size: int = 3,
         certificates: Certificates | None = None,
         client_auth: bool = False,
+        sync: bool = False,
         extra: Sequence[str] = (),
     ) -> None:
         self.certificates = certificates
@@ -141,8 +142,8 @@ class Etcd:
                 *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
                 *("--initial-cluster", peers, "--initial-cluster-state", "new"),
                 # A killed process loses nothing without it; only a power cut would.
-                *("--unsafe-no-fsync", "--log-level", "warn"),
-                *(security + list(extra)),
+                *(() if sync else ("--unsafe-no-fsync",)),
+                *("--log-level", "warn", *security, *extra),
             ]
             self.members.append(Member(name, ports[at], ports[size + at], directory, command))
 

@@ -48,6 +48,8 @@ _IDLE_CONNECTIONS = 8  # that are kept, of all endpoints
 # An endpoint that failed is asked after all others for a second, then two, four, …
 _FIRST_REST_S, _LONGEST_REST_S = 1.0, 30.0
 _CONNECT_S = 1.0  # no member that lives takes longer to take a connection
+# A read that is not answered for longer than an election takes is tried elsewhere.
+_READ_S = 3.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.3  # between two rounds over all endpoints
 # A watch that heard nothing is set up anew: what lies between may have dropped it in silence.
 _QUIET_S = 30.0
@@ -255,6 +257,9 @@ class EtcdEngine:
                     last = f"{endpoint.address.text}: {error.strerror or error}"
                     waiting = waiting or isinstance(error, TimeoutError)
                     self._failed(endpoint)
+                except EngineTimeout:
+                    self._failed(endpoint)
+                    raise
                 else:
                     endpoint.failures, endpoint.rests_until = 0, 0.0
                     return answer
@@ -270,7 +275,7 @@ class EtcdEngine:
     def _round(self, deadline: float, *, change: bool) -> Iterator[tuple[_Endpoint, float]]:
         """The endpoints in the order in which to ask them, and until when to wait for each.
 
-        A read gives each half of the time that is left, the last all; a change, all.
+        A read gives each half of the time that is left, but not long, the last all; a change, all.
         """
         now = time.monotonic()
         order = sorted(self._endpoints, key=lambda one: max(one.rests_until, now))
@@ -279,7 +284,7 @@ class EtcdEngine:
             if now >= deadline:
                 return
             last = change or at == len(order) - 1
-            yield endpoint, deadline if last else now + (deadline - now) / 2
+            yield endpoint, deadline if last else now + min((deadline - now) / 2, _READ_S)
 
     def _failed(self, endpoint: _Endpoint) -> None:
         rest_s = min(_FIRST_REST_S * 2 ** min(endpoint.failures, 10), _LONGEST_REST_S)

@@ -173,6 +173,7 @@ class Connection:
         self._sock = sock
         self._tls: ssl.SSLObject | None = None
         self._got = bytearray()
+        self._heard = False
 
     def start_tls(self, tls: Tls, deadline: float) -> None:
         """Shake hands; the certificate must be valid for the host."""
@@ -181,7 +182,12 @@ class Connection:
         context = tls.context()
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._in, self._out, server_hostname=self.address.host)
-        self._pump(self._tls.do_handshake, deadline)
+        try:
+            self._pump(self._tls.do_handshake, deadline)
+        except ConnectionResetError as error:
+            raise ConnectionResetError(
+                f"{self.address.text} hangs up on TLS, it may want http://"
+            ) from error
 
     def close(self) -> None:
         """Close it; without TLS's farewell, which nobody waits for."""
@@ -293,7 +299,11 @@ class Connection:
         else:
             data = self._pump(lambda: tls.read(_PIECE), deadline)
         if not data:
-            raise ConnectionResetError(f"{self.address.text} closed the connection")
+            # A member with TLS hangs up on plain HTTP without a word.
+            silent = tls is None and not self._heard
+            doubt = ", it may want https://" if silent else ""
+            raise ConnectionResetError(f"{self.address.text} closed the connection{doubt}")
+        self._heard = True
         self._got += data
         self.used_at = time.monotonic()
 
@@ -338,6 +348,8 @@ class Connection:
 
 def connect(address: Address, tls: Tls, deadline: float) -> Connection:
     """A new connection, with TLS where the endpoint says so. Raises OSError, ConfigError."""
+    if address.tls:
+        tls.context()  # a file that cannot be used is said whether or not anybody listens
     connection = Connection(_open(address, deadline), address)
     if address.tls:
         try:

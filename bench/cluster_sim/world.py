@@ -1,0 +1,139 @@
+"""Virtual time: events in order, processes as generators, and a store that answers one by one."""
+
+from __future__ import annotations
+
+import random
+from heapq import heappop, heappush
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from fastipam.cluster.engine import EngineUnavailable
+from fastipam.cluster.engines.memory import MemoryEngine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from typing import TypeAlias
+
+    Step: TypeAlias = "float | Call"
+    Process = Generator[Step, Any, None]
+
+
+class Call:
+    """One request of a process to the shared store; ``work`` is made when its turn has come."""
+
+    __slots__ = ("work", "writes")
+
+    def __init__(self, work: Callable[[MemoryEngine], Any], *, writes: bool) -> None:
+        self.work = work
+        self.writes = writes
+
+
+class World:
+    """A clock, a queue of events, and the store behind a network.
+
+    A request takes half of ``round_trip_s`` (times an even choice from a half to one and a half)
+    to the store, waits for those before it, takes its own time there, and travels back.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        writes_per_s: float = 20_000,
+        reads_per_s: float = 100_000,
+        round_trip_s: float = 0.002,
+    ) -> None:
+        self.now = 0.0
+        self.random = random.Random(seed)
+        self.engine = MemoryEngine(clock=lambda: self.now)
+        self.round_trip_s = round_trip_s
+        self._write_s = 1 / writes_per_s
+        self._read_s = 1 / reads_per_s
+        self._busy_until = 0.0
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = count()
+
+    def at(self, moment: float, act: Callable[[], None]) -> None:
+        """Do it then."""
+        heappush(self._events, (moment, next(self._numbers), act))
+
+    def run(self, until: float = float("inf")) -> None:
+        """Let everything happen that happens before ``until``."""
+        while self._events and self._events[0][0] <= until:
+            self.now, _, act = heappop(self._events)
+            act()
+        if until < float("inf"):
+            self.now = until
+
+    def start(
+        self, process: Process, reaches: Callable[[], bool], lives: Callable[[], bool]
+    ) -> None:
+        """Run a process: it yields seconds to sleep, or Calls, whose answer it is sent.
+
+        ``reaches``: can it reach the store now; ``lives``: else it ends here, as after SIGKILL,
+        and what it has sent is done nevertheless.
+        """
+        self._advance(process, None, None, reaches, lives)
+
+    def _advance(
+        self,
+        process: Process,
+        value: Any,
+        error: Exception | None,
+        reaches: Callable[[], bool],
+        lives: Callable[[], bool],
+    ) -> None:
+        if not lives():
+            process.close()
+            return
+        try:
+            step = process.send(value) if error is None else process.throw(error)
+        except StopIteration:
+            return
+
+        def go_on(value: Any = None, error: Exception | None = None) -> None:
+            self._advance(process, value, error, reaches, lives)
+
+        if not isinstance(step, Call):
+            self.at(self.now + step, go_on)
+        elif not reaches():
+            # What the real engine does with members that take no connection.
+            self.at(self.now + 1.0, lambda: go_on(error=EngineUnavailable("cut off")))
+        else:
+            self._send(step, go_on)
+
+    def _send(self, call: Call, reply: Callable[[Any], None]) -> None:
+        arrives = self.now + self._half_trip()
+
+        def serve() -> None:
+            begins = max(self.now, self._busy_until)
+            self._busy_until = begins + (self._write_s if call.writes else self._read_s)
+            self.at(self._busy_until, finish)
+
+        def finish() -> None:
+            answer = call.work(self.engine)
+            self.at(self.now + self._half_trip(), lambda: reply(answer))
+
+        self.at(arrives, serve)
+
+    def _half_trip(self) -> float:
+        return self.round_trip_s / 2 * (0.5 + self.random.random())
+
+
+class Waits:
+    """How long ADDs waited, and those that were given up."""
+
+    def __init__(self) -> None:
+        self.served = 0
+        self.waited = 0
+        self.worst_s = 0.0
+        self.failed = 0
+        self.failed_though_free = 0
+        self.failed_cut_off = 0
+
+    def serve(self, waited_s: float) -> None:
+        """One ADD got its address after so long."""
+        self.served += 1
+        if waited_s > 0:
+            self.waited += 1
+            self.worst_s = max(self.worst_s, waited_s)

@@ -1,0 +1,98 @@
+"""A node as a process of its own: ``python chaos_node.py STORE NODE HISTORY SECONDS SETTINGS``.
+
+It keeps its share as an agent does, starts and stops pods at random, and writes a history: one line
+an answer, with the moment (CLOCK_MONOTONIC, one for all processes of the machine). It may be killed
+at any instruction. What is written, and when:
+
+``has A``   after the assignment is committed; after a start for all that the store has
+``gone A``  before the release is begun
+``none``    an ADD found no address in time
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from fastipam.cluster.connect import connect
+from fastipam.cluster.keeper import Keeper
+from fastipam.cluster.settings import Settings
+from fastipam.errors import PoolExhausted
+from fastipam.network import Network
+from fastipam.policy import Policy
+from fastipam.store import Store
+
+if TYPE_CHECKING:
+    from typing import Any
+
+PODS = 40  # at most at a time
+ADD_S = 5.0
+
+
+class History:
+    """Lines of a file that survive SIGKILL: each is one write."""
+
+    def __init__(self, path: str) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def say(self, what: str, address: str = "-", more: str = "") -> None:
+        """One line, now."""
+        line = f"{time.monotonic_ns()} {what} {address} {more}\n"
+        os.write(self._file, line.encode())
+
+
+def main(path: str, name: str, history_path: str, seconds: float, document: dict[str, Any]) -> None:
+    """Live for so long."""
+    settings = Settings({key.casefold(): value for key, value in document.items()} | {"node": name})
+    store = Store(path, "relaxed")
+    network = Network(store, "podnet", settings.pool, policy=Policy(cooldown_s=0))
+    history = History(history_path)
+    running: dict[str, str] = {}
+    for lease in network.leases():
+        running[lease.container_id] = lease.cidr.partition("/")[0]
+        history.say("has", lease.cidr.partition("/")[0], "kept")
+    keeper = Keeper(store, network, settings, connect, directories=())
+    keeper.start()
+    chance = random.Random(f"{name} {os.getpid()}")
+    numbers = itertools.count()
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if len(running) < PODS and chance.random() < 0.6:
+            container = f"{os.getpid()}-{next(numbers)}"
+            begin = time.monotonic()
+            while True:
+                try:
+                    address = network.allocate(container).cidr.partition("/")[0]
+                except PoolExhausted:
+                    keeper.need(container)
+                    if time.monotonic() - begin > ADD_S:
+                        history.say("none", more=keeper.status.reason.replace(" ", "_"))
+                        break
+                    time.sleep(0.02)
+                else:
+                    waited_ms = 1000 * (time.monotonic() - begin)
+                    history.say("has", address, f"{waited_ms:.1f}")
+                    running[container] = address
+                    break
+        elif running:
+            # Now and then all at once, so that blocks become free and move.
+            count = len(running) if chance.random() < 0.02 else 1
+            for container in chance.sample(sorted(running), count):
+                history.say("gone", running.pop(container))
+                network.release(container)
+        time.sleep(0.005)
+    status = keeper.status
+    keeper.stop()
+    counts = f"claims={status.claims},donated={status.donated},released={status.released}"
+    history.say("end", more=counts)
+    store.close()
+
+
+if __name__ == "__main__":
+    store_path, node_name, history_file, lifetime, text = sys.argv[1:]
+    main(store_path, node_name, history_file, float(lifetime), json.loads(text))
