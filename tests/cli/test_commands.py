@@ -118,7 +118,7 @@ def test_unknown_command() -> None:
     """A name that does not exist is wrong usage, and gets the names that are like it."""
     done = CliRunner().invoke(cli, ["lst"])
     assert done.exit_code == 2
-    assert "Did you mean list?" in done.output
+    assert "Did you mean list" in done.output
 
 
 def test_no_store(data_dir: Path) -> None:

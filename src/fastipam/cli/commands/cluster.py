@@ -178,7 +178,10 @@ _NODE_COLUMNS = (
 )
 
 
-@_command("nodes")
+@_command(
+    "nodes",
+    examples=(("fastipam cluster nodes -c cluster.json", "who takes part, and who is alive"),),
+)
 @_where
 @_as_json
 def nodes(
@@ -215,7 +218,7 @@ _BLOCK_COLUMNS = (
 )
 
 
-@_command("blocks")
+@_command("blocks", examples=(("fastipam cluster blocks -c cluster.json", "who owns what"),))
 @click.option("--node", "only", metavar="NODE", help="Only this node's.")
 @_where
 @_as_json
@@ -268,7 +271,9 @@ def _age(seconds: float) -> str:
     return f"{max(0, int(seconds))}s"
 
 
-@_command("status")
+@_command(
+    "status", examples=(("fastipam cluster status -c cluster.json", "is all well, in one screen"),)
+)
 @_where
 @_as_json
 def status(
@@ -306,7 +311,14 @@ def _words(value: Any) -> str:
 @_command(
     "claim", examples=(("fastipam cluster claim --blocks 4", "an aligned run, if one is free"),)
 )
-@click.option("--blocks", "count", default=1, show_default=True, type=click.IntRange(1, 32))
+@click.option(
+    "--blocks",
+    "count",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 32),
+    help="How many.",
+)
 @click.option(
     "--family", type=click.Choice(["4", "6"]), help="IPv4 or IPv6.  [default: the first pool's]"
 )
@@ -356,7 +368,11 @@ def release_node(
         output.say(f"node {name}: {removed.blocks} blocks released, epoch {removed.epoch}")
 
 
-@_command("check", exits={0: "both stores agree", 1: "findings were printed, or an error"})
+@_command(
+    "check",
+    examples=(("fastipam cluster check -c cluster.json", "after an accident"),),
+    exits={0: "both stores agree", 1: "findings were printed, or an error"},
+)
 @_where
 @_as_json
 def check(
@@ -390,7 +406,12 @@ def check(
 )
 @click.option("--watch", is_flag=True, help="Go on with every change, a line each.")
 @click.option(
-    "--format", "form", default="json", show_default=True, type=click.Choice(["json", "iproute2"])
+    "--format",
+    "form",
+    default="json",
+    show_default=True,
+    type=click.Choice(["json", "iproute2"]),
+    help="What to print.",
 )
 @click.option("--all", "with_own", is_flag=True, help="This node's own blocks, too.")
 @_where
