@@ -28,6 +28,9 @@ COMMANDS = {
     "unreserve": Entry(f"{_HERE}.reserve:unreserve", _CHANGE, "End a reservation."),
     "gc": Entry(f"{_HERE}.gc:command", _CHANGE, "Give back what is not in a list of containers."),
     "sweep": Entry(f"{_HERE}.sweep:command", _CHANGE, "Give back what lost its network namespace."),
+    "doctor": Entry(
+        f"{_HERE}.doctor:command", _CARE, "What is wrong with this node, what to type."
+    ),
     "check": Entry(f"{_HERE}.check:command", _CARE, "Does the store agree with itself? Mend it."),
     "backup": Entry(f"{_HERE}.backup:command", _CARE, "Copy the store while it is in use."),
     "restore": Entry(f"{_HERE}.backup:restore", _CARE, "Put a backup back."),

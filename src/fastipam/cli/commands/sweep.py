@@ -11,6 +11,7 @@ import fastipam
 from fastipam.addresses import format_ip
 from fastipam.cli import listing, options, output, progress
 from fastipam.cli.group import command as _command
+from fastipam.cli.health.store import general
 from fastipam.sweep import DEFAULT_GRACE_S
 
 if TYPE_CHECKING:
@@ -83,16 +84,8 @@ def command(data_dir: str, network: str | None, grace: float, dry_run: bool, as_
     )
     if rebooted:
         output.note("leases of an earlier boot were looked for, and given back")
-    for why, count in Counter(_general(why) for _, why in report.unknown).most_common():
+    for why, count in Counter(general(why) for _, why in report.unknown).most_common():
         output.note(f"{count} cannot be judged: {why}")
-
-
-def _general(why: str) -> str:
-    """A reason without the lease's own path: so that a thousand of them are one line."""
-    words = why.split()
-    if words and words[0].startswith("/"):
-        words[0] = words[0].rpartition("/")[0] + "/…"
-    return " ".join(words)
 
 
 def _counting(advance: progress.Progress | None, total: int) -> Any:

@@ -1,0 +1,22 @@
+"""What `fastipam doctor` looks at: one module a part of the node, one function a question.
+
+Every function yields findings and raises nothing that a sick node could cause; none changes
+anything.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+OK = "ok"
+WARNING = "warning"
+PROBLEM = "problem"
+
+
+class Finding(NamedTuple):
+    """One answer: ``level`` is OK, WARNING or PROBLEM, ``command`` what to type, if anything."""
+
+    check: str
+    level: str
+    text: str
+    command: str = ""

@@ -1,0 +1,150 @@
+"""Does the agent answer, is it current, and does it see the same files as we?"""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from struct import Struct
+from typing import TYPE_CHECKING
+
+import fastipam
+from fastipam.agent.protocol import ANSWER, ProtocolError, pack_request, read_answer
+from fastipam.cli.health import OK, PROBLEM, WARNING, Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_CHECK = "agent"
+_TIMEOUT_S = 5.0
+_CREDENTIALS = Struct("3i")
+_LARGEST = 1 << 20  # of an answer to VERSION; it has some hundred bytes
+RESTART = "systemctl restart fastipam-agent"
+
+
+def look(path: Path, *, needed: bool) -> tuple[list[Finding], int]:
+    """The agent on this socket, and its process (0: none); ``needed``: nothing else serves."""
+    level = PROBLEM if needed else WARNING
+    if not path.exists():
+        text = f"no agent: {path} is not there"
+        text += "; calls fail" if needed else "; each call starts Python, which takes longer"
+        return [Finding(_CHECK, level, text, "systemctl start fastipam-agent.socket")], 0
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(_TIMEOUT_S)
+        try:
+            connection.connect(str(path))
+            status = _version(connection)
+            process = _process(connection, path)
+        except TimeoutError:
+            text = f"the agent on {path} does not answer within {_TIMEOUT_S:g} s"
+            return [Finding(_CHECK, PROBLEM, text, RESTART)], 0
+        except OSError as error:
+            text = f"{path} is there, but nobody serves it: {error.strerror or error}"
+            return [Finding(_CHECK, PROBLEM, text, RESTART)], 0
+    if status != 0:
+        text = f"the agent on {path} answers VERSION with status {status}"
+        return [Finding(_CHECK, PROBLEM, text, RESTART)], process
+    found = [Finding(_CHECK, OK, f"process {process} answers on {path}")]
+    if _is_older(process):
+        text = f"process {process} was started before this fastipam was installed"
+        found.append(Finding(_CHECK, WARNING, text, RESTART))
+    return found, process
+
+
+def same_files(process: int, paths: Iterable[str]) -> Iterator[Finding]:
+    """Whether paths lead the agent to what they lead us to: stores, and where namespaces are."""
+    ours, theirs = (_link(f"/proc/{one}/ns/mnt") for one in ("self", process))
+    if not theirs:
+        text = f"the files of process {process} cannot be looked at from here"
+        yield Finding(_CHECK, WARNING, text, "sudo fastipam doctor")
+        return
+    others = [one for one in paths if os.path.exists(one) and not _is_same(process, one)]
+    for path in others:
+        text = f"{path} is another file for the agent (mount namespace {theirs}, here {ours})"
+        yield Finding(_CHECK, PROBLEM, text, f"nsenter --mount --target {process} ls -la {path}")
+    if not others:
+        how = "is in this mount namespace" if ours == theirs else "has mounts of its own"
+        yield Finding(_CHECK, OK, f"process {process} {how}, and sees the same files")
+
+
+def _version(connection: socket.socket) -> int:
+    """Ask VERSION as the launcher does; the exit status. Raises OSError."""
+    connection.sendall(pack_request({"CNI_COMMAND": "VERSION"}, b"{}"))
+    try:
+        status, output, messages = read_answer(_receive(connection, ANSWER.size))
+    except ProtocolError as error:
+        raise OSError(f"what answers is no fastipam agent: {error}") from error
+    if output + messages > _LARGEST:
+        raise OSError("what answers is no fastipam agent")
+    _receive(connection, output + messages)
+    return status
+
+
+def _receive(connection: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        part = connection.recv(size - len(data))
+        if not part:
+            raise OSError("the connection was closed without an answer")
+        data += part
+    return data
+
+
+def _process(connection: socket.socket, path: Path) -> int:
+    """Who serves the socket: who listens, or to whom systemd (which listened first) gave it."""
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    process = int(_CREDENTIALS.unpack(raw)[0])
+    if process != 1:
+        return process
+    return next((one for one in _holders(_inodes(path)) if one != 1), process)
+
+
+def _inodes(path: Path) -> set[str]:
+    lines = Path("/proc/net/unix").read_text().splitlines()
+    rows = (line.split() for line in lines)
+    return {f"socket:[{row[6]}]" for row in rows if len(row) > 7 and row[7] == str(path)}
+
+
+def _holders(sockets: set[str]) -> Iterator[int]:
+    for process in Path("/proc").iterdir():
+        if process.name.isdecimal():
+            try:
+                links = [_link(str(one)) for one in (process / "fd").iterdir()]
+            except OSError:
+                continue
+            if not sockets.isdisjoint(links):
+                yield int(process.name)
+
+
+def _is_older(process: int) -> bool:
+    """Whether a process that runs from this package's files is older than they are."""
+    package = Path(fastipam.__file__).resolve().parent
+    if not _is_same(process, str(package / "__init__.py")):
+        return False  # a container's: it has its own
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        ticks = int(fields[19])
+        boot = next(
+            int(line.split()[1])
+            for line in Path("/proc/stat").read_text().splitlines()
+            if line.startswith("btime ")
+        )
+    except (OSError, StopIteration):
+        return False
+    newest = max(one.stat().st_mtime for one in package.rglob("*.py"))
+    return boot + ticks / os.sysconf("SC_CLK_TCK") < newest - 1
+
+
+def _is_same(process: int, path: str) -> bool:
+    try:
+        ours, theirs = os.stat(path), os.stat(f"/proc/{process}/root{os.path.realpath(path)}")
+    except OSError:
+        return False
+    return (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino)
+
+
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""

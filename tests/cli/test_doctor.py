@@ -1,0 +1,411 @@
+"""``fastipam doctor``: every finding, under the conditions that it is about."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+import fastipam
+from fastipam.cli.commands import cli
+from fastipam.cli.health import OK, PROBLEM, WARNING, Finding, agent, configuration, plugin, store
+from fastipam.cli.install import BUNDLE, DIRECT, install
+from tests.agent.conftest import Start, run_dir, start  # noqa: F401  # fixtures
+from tests.agent.processes import FakeAgent
+from tests.e2e import tools
+
+USABLE: dict[str, Any] = {
+    "cniVersion": "1.0.0",
+    "name": "podnet",
+    "type": "bridge",
+    "ipam": {"type": "fastipam", "subnet": "10.32.0.0/24"},
+}
+
+
+def levels(found: list[Finding]) -> list[str]:
+    return [one.level for one in found]
+
+
+def has(found: list[Finding], level: str, *words: str) -> Finding:
+    """The finding of this level with these words; fail when there is none."""
+    for one in found:
+        if one.level == level and all(word in one.text for word in words):
+            return one
+    raise AssertionError("\n".join(map(str, found)))
+
+
+# --- the plugin ---
+
+
+def test_plugin_is_installed(tmp_path: Path) -> None:
+    """What `fastipam install` has just written is fine, and nothing is to be typed."""
+    install(tmp_path)
+    assert levels(list(plugin.look(tmp_path))) == [OK, OK]
+
+
+def test_plugin_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No launcher is a problem; one in another directory is pointed at."""
+    (found,) = plugin.look(tmp_path / "bin")
+    assert (found.level, found.command) == (
+        PROBLEM,
+        f"fastipam install --bin-dir {tmp_path / 'bin'}",
+    )
+    install(tmp_path / "other")
+    monkeypatch.setattr(plugin, "OTHER_DIRECTORIES", (tmp_path / "other",))
+    has(list(plugin.look(tmp_path / "bin")), PROBLEM, f"there is one in {tmp_path / 'other'}")
+
+
+def test_plugin_is_another(tmp_path: Path) -> None:
+    """A launcher with other bytes, one that cannot be started, one that is alone."""
+    install(tmp_path)
+    launcher = tmp_path / "fastipam"
+    launcher.write_bytes(launcher.read_bytes() + b"\0")
+    has(list(plugin.look(tmp_path)), WARNING, "not the launcher of this fastipam")
+    launcher.unlink()
+    launcher.mkdir()
+    has(list(plugin.look(tmp_path)), PROBLEM, "cannot be read")
+    launcher.rmdir()
+    install(tmp_path, launcher_only=True)
+    has(list(plugin.look(tmp_path)), OK, "only an agent can serve")
+    assert not plugin.has_entry_point(tmp_path)
+    launcher.chmod(0o644)
+    has(list(plugin.look(tmp_path)), PROBLEM, "not executable")
+
+
+def test_entry_point_is_another(tmp_path: Path) -> None:
+    """An interpreter that is gone, another installation, a bundle that is out of date or gone."""
+    install(tmp_path)
+    script = tmp_path / DIRECT
+    text = script.read_text()
+    script.write_text(text.replace(sys.executable, "/nowhere/python"))
+    has(list(plugin.look(tmp_path)), PROBLEM, "/nowhere/python, which is not there")
+    script.write_text(f"#!/bin/sh\n'''exec' \"{sys.executable}\" -IS \"$0\" \"$@\"\n' '''\n")
+    has(list(plugin.look(tmp_path)), WARNING, "another installation", sys.executable)
+    script.write_text(text)
+    (tmp_path / BUNDLE).write_bytes(b"nonsense")
+    has(list(plugin.look(tmp_path)), WARNING, BUNDLE, "calls without an agent take longer")
+    (tmp_path / BUNDLE).unlink()
+    has(list(plugin.look(tmp_path)), WARNING, BUNDLE, "not there")
+
+
+# --- the agent ---
+
+
+def test_agent_answers(start: Start) -> None:  # noqa: F811
+    """A real agent: its process is found, by its socket as well; it sees the same files."""
+    running = start()
+    found, process = agent.look(running.path, needed=True)
+    assert process == running.pid
+    assert levels(found) == [OK]
+    assert running.pid in agent._holders(agent._inodes(running.path))
+    assert levels(list(agent.same_files(process, [str(running.path), "/nowhere"]))) == [OK]
+
+
+def test_agent_is_older_than_its_files(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """After an upgrade the agent that still runs is the one of before."""
+    running = start()
+    late = time.time() + 60
+    package = Path(fastipam.__file__).parent
+
+    def newer(self: Path, _pattern: str) -> list[Any]:
+        assert self == package.resolve()
+        return [type("Late", (), {"stat": lambda _: os.stat_result([0] * 8 + [int(late), 0])})()]
+
+    monkeypatch.setattr(Path, "rglob", newer)
+    has(agent.look(running.path, needed=False)[0], WARNING, "before this fastipam was installed")
+
+
+def test_agent_is_missing(tmp_path: Path) -> None:
+    """No socket: slower if the entry point is there, a problem if it is not."""
+    path = tmp_path / "s"
+    assert levels(agent.look(path, needed=False)[0]) == [WARNING]
+    assert levels(agent.look(path, needed=True)[0]) == [PROBLEM]
+
+
+def test_agent_is_dead(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """A socket that nobody listens on; one that is not answered; one that is closed; nonsense."""
+    path = run_dir / "s"
+    with closing(socket.socket(socket.AF_UNIX)) as listener:
+        listener.bind(str(path))
+    has(agent.look(path, needed=False)[0], PROBLEM, "nobody serves it")
+    path.unlink()
+
+    def hang_up(connection: socket.socket) -> None:
+        FakeAgent.read_request(connection)
+
+    with FakeAgent(path, hang_up):
+        has(agent.look(path, needed=False)[0], PROBLEM, "closed without an answer")
+    path.unlink()
+
+    def speak_http(connection: socket.socket) -> None:
+        FakeAgent.read_request(connection)
+        connection.sendall(b"HTTP/1.1 400 no\r\n\r\n")
+
+    with FakeAgent(path, speak_http):
+        has(agent.look(path, needed=False)[0], PROBLEM, "no fastipam agent")
+    path.unlink()
+    monkeypatch.setattr(agent, "_TIMEOUT_S", 0.05)
+    looked = threading.Event()
+
+    def be_silent(_: socket.socket) -> None:
+        looked.wait(20)
+
+    with FakeAgent(path, be_silent):
+        has(agent.look(path, needed=False)[0], PROBLEM, "does not answer")
+        looked.set()
+
+
+def test_agent_sees_other_files(tmp_path: Path) -> None:
+    """A process in a mount namespace of its own, with something else where the store is."""
+    tools.require_root()
+    tools.require_tools("unshare", "mount")
+    (tmp_path / "data.mdb").touch()
+    path = str(tmp_path / "data.mdb")
+    for mount, level in (("true", OK), (f"mount -t tmpfs none {tmp_path}", PROBLEM)):
+        with subprocess.Popen(
+            ["unshare", "--mount", "sh", "-c", f"{mount}; echo; read _"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as process:
+            assert process.stdin and process.stdout  # noqa: PT018
+            process.stdout.readline()
+            assert levels(list(agent.same_files(process.pid, [path]))) == [level]
+            process.stdin.close()
+    gone = list(agent.same_files(process.pid, [path]))
+    assert levels(gone) == [WARNING]
+
+
+# --- configurations ---
+
+
+def write(directory: Path, name: str, document: Any) -> None:
+    directory.mkdir(exist_ok=True)
+    text = document if isinstance(document, str) else json.dumps(document)
+    (directory / name).write_text(text)
+
+
+def test_configuration_is_explained(tmp_path: Path) -> None:
+    """What a configuration means: network, ranges, directory, policy; of a list, too."""
+    write(tmp_path, "10-one.conf", USABLE)
+    ipam = {
+        "type": "fastipam",
+        "ranges": [[{"subnet": "10.9.0.0/24"}]],
+        "dataDir": "/srv/ipam",
+        "sticky": "pod",
+        "cooldownPolicy": "strict",
+        "history": 0,
+    }
+    plugins = [{"type": "ptp", "ipam": ipam}, {"type": "portmap"}]
+    write(tmp_path, "20-two.conflist", {"cniVersion": "1.0.0", "name": "two", "plugins": plugins})
+    write(tmp_path, "ignored.txt", "{")
+    found, networks = configuration.look(tmp_path)
+    assert levels(found) == [OK, OK]
+    has(found, OK, "'podnet' of 'bridge'", "10.32.0.1-10.32.0.254", "/var/lib/cni/fastipam", "30 s")
+    has(found, OK, "'two' of 'ptp'", "/srv/ipam", "strict", "sticky for 3600 s", "no history")
+    assert networks == [("podnet", "/var/lib/cni/fastipam"), ("two", "/srv/ipam")]
+
+
+@pytest.mark.parametrize(
+    ("document", "level", "words"),
+    [
+        ("{", PROBLEM, "line 1"),
+        ({**USABLE, "plugins": 7}, PROBLEM, "plugins: this is not a list"),
+        ({**USABLE, "ipam": {"type": "fastipam", "subnet": "10.32.0.0/33"}}, PROBLEM, "subnet"),
+        ({**USABLE, "cniVersion": "9.0.0"}, PROBLEM, "9.0.0"),
+        ({**USABLE, "ipam": {**USABLE["ipam"], "colour": "red"}}, WARNING, "'colour'"),
+        ({**USABLE, "ipam": {"type": "host-local"}}, WARNING, "still has ipam type 'host-local'"),
+        ({**USABLE, "ipam": {"type": "whereabouts"}}, WARNING, "'whereabouts'"),
+        ({**USABLE, "ipam": {"type": "dhcp"}}, OK, "'dhcp'"),
+        ({"cniVersion": "1.0.0", "name": "lo", "type": "loopback"}, OK, "no ipam section"),
+    ],
+)
+def test_configuration_is_judged(tmp_path: Path, document: Any, level: str, words: str) -> None:
+    """What cannot be read or used is a problem, what belongs to another plugin is said."""
+    write(tmp_path, "10-net.conf", document)
+    found, _ = configuration.look(tmp_path)
+    assert str(tmp_path / "10-net.conf") in has(found, level, words).text
+
+
+def test_configuration_is_missing(tmp_path: Path) -> None:
+    """No directory, and an empty one."""
+    assert levels(configuration.look(tmp_path / "none")[0]) == [WARNING]
+    has(configuration.look(tmp_path)[0], WARNING, "has no network configuration")
+
+
+def test_configurations_disagree(tmp_path: Path) -> None:
+    """One data directory has one durability."""
+    for name, durability in (("1.conf", "durable"), ("2.conf", "relaxed")):
+        ipam = {**USABLE["ipam"], "durability": durability}
+        write(tmp_path, name, {**USABLE, "ipam": ipam})
+    has(configuration.look(tmp_path)[0], PROBLEM, "durable", "relaxed")
+
+
+# --- the store ---
+
+
+@pytest.fixture
+def living(data_dir: Path, tmp_path: Path) -> Path:
+    """A store with a lease whose namespace is there (a file that stands for one)."""
+    netns = tmp_path / "netns" / "one"
+    netns.parent.mkdir()
+    netns.touch()
+    with fastipam.open(data_dir, "relaxed") as ipam:
+        net = ipam.network("podnet", "10.32.0.0/24")
+        net.allocate("c1", netns=str(netns), inode=netns.stat().st_ino)
+    return data_dir
+
+
+def test_store_is_fine(living: Path) -> None:
+    """A store in use: nothing but "ok"; and where there is none yet, too."""
+    assert set(levels(list(store.look(str(living))))) == {OK}
+    assert levels(list(store.look(str(living.with_name("none"))))) == [OK]
+
+
+def test_store_can_be_seen_by_others(living: Path) -> None:
+    """Modes other than 0700 and 0600, with the chmod that mends them."""
+    living.chmod(0o755)
+    (living / "data.mdb").chmod(0o640)
+    found = list(store.look(str(living)))
+    commands = [one.command for one in found if one.level == WARNING]
+    assert commands == [f"chmod go= {living}", f"chmod go= {living / 'data.mdb'}"]
+    for one in commands:
+        subprocess.run(one, shell=True, check=True)
+    assert set(levels(list(store.look(str(living))))) == {OK}
+
+
+def test_store_is_damaged(living: Path) -> None:
+    """A store that contradicts itself, and a file that is none."""
+    with (
+        fastipam.open(living) as ipam,
+        ipam.store.write() as txn,
+        txn.txn.cursor(ipam.store.db_owners) as cursor,
+    ):
+        assert cursor.first()
+        cursor.delete()
+    found = has(list(store.look(str(living))), PROBLEM, "contradictions, the first: podnet")
+    assert "check --repair" in found.command
+    assert str(living) in found.command
+    (living / "data.mdb").write_bytes(b"nonsense" * 2048)
+    has(list(store.look(str(living))), PROBLEM, "no usable LMDB file", "restore a backup")
+
+
+def test_large_stores_are_not_compared(living: Path) -> None:
+    """More addresses than a look may take: the command is named instead."""
+    found = has(list(store.look(str(living), most=0)), OK, "too many to compare")
+    assert found.command == f"fastipam check --data-dir {living}"
+
+
+def test_pool_is_full(data_dir: Path) -> None:
+    """Nine of ten addresses taken is a warning, all of them a problem."""
+    with fastipam.open(data_dir, "relaxed") as ipam:
+        net = ipam.network("podnet", "10.32.0.0/27")
+        net.allocate_many([(f"c{one}", "eth0") for one in range(27)])
+        has(list(store.pools(ipam)), WARNING, "2 of 29 addresses are left")
+        net.allocate_many([("d1", "eth0"), ("d2", "eth0")])
+        has(list(store.pools(ipam)), PROBLEM, "0 of 29")
+        net.release("d1")  # it cools: it can be had
+        assert levels(list(store.pools(ipam))) == [WARNING]
+
+
+def test_namespace_is_gone(living: Path, tmp_path: Path) -> None:
+    """A lease without its namespace; leases that cannot be judged, counted by reason."""
+    with fastipam.open(living) as ipam:
+        net = ipam.network("podnet")
+        net.allocate("c2", netns=str(tmp_path / "netns" / "two"), inode=7)
+        for name in ("c3", "c4"):
+            net.allocate(name)
+        found = list(store.namespaces(ipam))
+    has(found, WARNING, "1 of 4 leases have lost")
+    unjudged = has(found, WARNING, "2 of 4 leases cannot be judged", "names no network namespace")
+    assert unjudged.command == f"fastipam sweep --dry-run --data-dir {living}"
+
+
+def test_leases_of_another_boot(living: Path) -> None:
+    """After a reboot what is left of before is given back bit by bit; doctor says so."""
+    from fastipam.store import Store
+
+    Store(living, boot_id=lambda: "another boot").close()
+    has(list(store.look(str(living))), WARNING, "before the last reboot")
+
+
+def test_clock_was_set_back(living: Path) -> None:
+    """The last event is later than now."""
+    found = list(store.look(str(living), now_ns=time.time_ns() - 3600 * 10**9))
+    assert has(found, WARNING, "3600 s in the future").command == "timedatectl"
+
+
+def test_disk_is_small(living: Path) -> None:
+    """A file system with hardly any room, and its kind, from a mount namespace of its own."""
+    tools.require_root()
+    tools.require_tools("unshare", "mount")
+    script = (
+        f"mount -t tmpfs -o size=16m none {living}\n{sys.executable} -c '"
+        "from fastipam.cli.health import store\nimport sys\n"
+        f'for one in store.disk("{living}"): print(one.level, one.text)\''
+    )
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-ec", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("problem 16 MiB are free")
+    assert "(tmpfs)" in done.stdout
+
+
+def test_file_system_is_remote(living: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LMDB's locks do not work over NFS."""
+    monkeypatch.setattr(store, "file_system", lambda _: "nfs4")
+    has(list(store.look(str(living))), PROBLEM, "is on nfs4")
+
+
+# --- leftovers of host-local, the command ---
+
+
+def test_leases_of_host_local(living: Path, tmp_path: Path) -> None:
+    """None; some that no store has; and the same after an import."""
+    tree = tmp_path / "networks"
+    assert levels(list(store.leftovers(tree, [str(living)]))) == [OK]
+    (tree / "podnet").mkdir(parents=True)
+    (tree / "podnet" / "lock").touch()
+    (tree / "podnet" / "last_reserved_ip.0").write_text("10.32.0.77")
+    (tree / "podnet" / "10.32.0.77").write_text("abc\r\neth0")
+    (found,) = store.leftovers(tree, [str(living)])
+    assert (found.level, found.command) == (
+        WARNING,
+        f"fastipam import host-local --dry-run {tree}",
+    )
+    words = ["import", "host-local", str(tree), "--data-dir", str(living)]
+    assert CliRunner().invoke(cli, words).exit_code == 0
+    assert levels(list(store.leftovers(tree, [str(living)]))) == [OK]
+
+
+def test_command(living: Path, tmp_path: Path, start: Start) -> None:  # noqa: F811
+    """A node where all is well has status 0; without plugin and with a broken file, 1."""
+    install(tmp_path / "bin")
+    ipam = {**USABLE["ipam"], "dataDir": str(living)}
+    write(tmp_path / "net.d", "10.conf", {**USABLE, "ipam": ipam})
+    running = start()
+    words = ["doctor", "--bin-dir", str(tmp_path / "bin"), "--conf-dir", str(tmp_path / "net.d")]
+    words += ["--socket", str(running.path), "--host-local", str(tmp_path / "none")]
+    done = CliRunner().invoke(cli, [*words, "--json"])
+    found = json.loads(done.stdout)
+    assert done.exit_code == 0, done.output
+    assert {one["level"] for one in found} <= ({OK} if os.geteuid() == 0 else {OK, WARNING})
+    checks = {"plugin", "agent", "configuration", "store", "disk", "pool", "namespaces", "clock"}
+    assert {one["check"] for one in found} >= checks | {"host-local"}
+    assert str(living) in " ".join(one["text"] for one in found), "the store a file names"
+
+    (tmp_path / "bin" / "fastipam").unlink()
+    write(tmp_path / "net.d", "20.conf", "{")
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code == 1
+    assert f"$ fastipam install --bin-dir {tmp_path / 'bin'}" in done.stdout
+    assert "2 problems" in done.stderr
