@@ -408,4 +408,4 @@ def test_command(living: Path, tmp_path: Path, start: Start) -> None:  # noqa: F
     done = CliRunner().invoke(cli, words)
     assert done.exit_code == 1
     assert f"$ fastipam install --bin-dir {tmp_path / 'bin'}" in done.stdout
-    assert "2 problems" in done.stderr
+    assert "problems: 2" in done.stderr

@@ -91,7 +91,7 @@ def command(
         output.json_array(finding._asdict() for finding in found)
     counts = Counter(finding.level for finding in found)
     if not as_json:
-        output.note(f"{counts[PROBLEM]} problems, {counts[WARNING]} warnings")
+        output.note(f"problems: {counts[PROBLEM]}, warnings: {counts[WARNING]}")
     if counts[PROBLEM]:
         raise SystemExit(1)
 
