@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 import fastipam
 from fastipam.cli.commands import cli
+from fastipam.cli.migration import import_host_local
 from fastipam.cni import handle
 
 if TYPE_CHECKING:
@@ -213,6 +214,18 @@ def test_dry_run_changes_nothing(tree: Path, store: Path) -> None:
     assert [item["outcome"] for item in json.loads(done.stdout)] == ["done"]
     assert listed(store) == {}
     assert sorted(path.name for path in (tree / "mynet").iterdir()) == before
+
+
+def test_progress_of_an_import(tree: Path, store: Path) -> None:
+    """How many files of how many were read is told now and then, cursors and locks among them."""
+    for number in range(150):
+        write(tree, f"10.1.3.{number}", f"c{number}\r\neth0")
+    total = sum(1 for path in tree.rglob("*") if path.is_file())
+    told: list[tuple[int, int]] = []
+    with fastipam.open(store) as ipam:
+        items = import_host_local(ipam, tree, progress=lambda *one: told.append(one))
+    assert len(items) >= 150
+    assert told == [(64, total), (128, total)]
 
 
 def test_conflicts_are_left_alone(tree: Path, store: Path) -> None:

@@ -24,6 +24,7 @@ from fastipam.records import ASSIGNED
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from fastipam.cli.progress import Progress
     from fastipam.ipam import Ipam
 
 DEFAULT_TREE = Path("/var/lib/cni/networks")
@@ -31,6 +32,7 @@ _CURSOR = "last_reserved_ip."
 _LAST_SET = 255  # far more range sets than a configuration has; the cursors are stored in a row
 _LOCK = "lock"
 _LINE_BREAK = "\r\n"
+_STEP = 64  # files between two reports of progress
 
 DONE = "done"
 PRESENT = "present"
@@ -51,24 +53,31 @@ class _DryRun(Exception):
     """Everything was tried; now nothing of it shall stay."""
 
 
-def import_host_local(ipam: Ipam, tree: Path, *, dry_run: bool = False) -> list[Item]:
+def import_host_local(
+    ipam: Ipam, tree: Path, *, dry_run: bool = False, progress: Progress | None = None
+) -> list[Item]:
     """Read a tree into the store: every network, its leases and its cursors. Idempotent.
 
     All of it is one transaction: it happens as a whole or not at all. A lease that is there already
     is PRESENT; an address that the store has given to somebody else is a CONFLICT and stays
     as it is; an empty or unreadable file, which no DEL could ever match, is SKIPPED. The tree is
     not changed. ``dry_run`` reports the same and changes nothing.
+    ``progress(done, total)`` is called with the number of files now and then.
     Raises ConfigError (no such tree), StoreError, OSError.
     """
     if not tree.is_dir():
         raise ConfigError(f"{tree} is no directory", field="DIR", value=str(tree))
     items: list[Item] = []
+    total = 0 if progress is None else sum(len(files) for _, _, files in os.walk(tree))
     try:
         with ipam.transaction():
             for directory in sorted(tree.iterdir()):
                 if directory.is_dir() and not directory.is_symlink():
                     with _locked(directory, create=False):
-                        items += _import_network(ipam, directory)
+                        for item in _import_network(ipam, directory):
+                            items.append(item)
+                            if progress is not None and len(items) % _STEP == 0:
+                                progress(len(items), total)
                 else:
                     items.append(Item("", directory.name, SKIPPED, "not a network's directory"))
             if dry_run:

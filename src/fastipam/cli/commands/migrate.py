@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 import fastipam
-from fastipam.cli import migration, options, output
+from fastipam.cli import migration, options, output, progress
 from fastipam.cli.group import Group
 
 
@@ -47,8 +47,8 @@ def import_host_local(tree: Path, data_dir: str, dry_run: bool, as_json: bool) -
 
     Do it before the configuration's type changes: the DELs of running pods go to the new type.
     """
-    with fastipam.open(data_dir) as ipam:
-        items = migration.import_host_local(ipam, tree, dry_run=dry_run)
+    with fastipam.open(data_dir) as ipam, progress.bar("files of host-local") as advance:
+        items = migration.import_host_local(ipam, tree, dry_run=dry_run, progress=advance)
     _report(items, as_json)
 
 
