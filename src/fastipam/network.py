@@ -142,10 +142,10 @@ class Network(View):
             except PoolExhausted:
                 # Perhaps only because leases of an earlier boot have not all been given back.
                 if not self._store.unswept or not self.sweep_reboot():
-                    self._note_clock()
+                    self.note_clock()
                     raise
 
-    def _note_clock(self) -> None:
+    def note_clock(self) -> None:
         """Note that the wall clock has stepped back.
 
         A call that fails leaves no trace: if all of them fail until something has cooled, the time
@@ -227,7 +227,7 @@ class Network(View):
                 return self._allocate_many(listed)
             except (PoolExhausted, DuplicateAllocation):
                 if not self._store.unswept or not self.sweep_reboot():
-                    self._note_clock()
+                    self.note_clock()
                     raise
 
     def _allocate_many(self, listed: list[Owner]) -> list[Lease]:

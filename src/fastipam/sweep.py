@@ -204,6 +204,8 @@ class Sweeper:
         judged: list[tuple[Lease, bool]] = []
         with self._store.write() as txn:
             network_id = self._network_id()
+            if not self._dry_run:
+                self._network.note_clock()
             now = self._now(network_id)
             db = self._store.db_missing
             for lease, seen in gone:
