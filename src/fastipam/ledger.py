@@ -38,6 +38,11 @@ def find(txn: Transaction | Snapshot, store: Store, key: bytes) -> tuple[int, st
     return int.from_bytes(raw[:4], "big"), raw[4:].decode()
 
 
+def policy_key(network_id: int) -> bytes:
+    """The key in ``meta`` of what a network's policy was when an address was last assigned."""
+    return b"policy " + records.network_prefix(network_id)
+
+
 def read_pool(text: str, known: Pool | None, store: Store, name: str) -> Pool:
     """The pool of a network's stored text; ``known`` if that is it. Raises StoreCorrupt."""
     if known is not None and known.text == text:
@@ -176,6 +181,12 @@ class Ledger:
         change.recount(self, pool)
         change.regroup(self, pool)
         self.save()  # a caller that finds nothing to do does not write it
+
+    def adopt_policy(self) -> None:
+        """Remember the policy, for those who give back without a configuration."""
+        key, db = policy_key(self.state.network_id), self.store.db_meta
+        if self.txn.get(key, None, db) != self.policy.packed:
+            self.txn.put(key, self.policy.packed, True, True, False, db)
 
     def _write_pool(self, key: bytes, pool: Pool) -> None:
         value = self.state.prefix + pool.text.encode()

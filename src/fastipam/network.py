@@ -41,13 +41,16 @@ class Network(View):
         pool = self.pool
         if found is None:
             if pool is not None:
-                return self._create(txn, pool), pool
+                ledger = self._create(txn, pool)
+                ledger.adopt_policy()
+                return ledger, pool
         else:
             ledger = self._ledger(txn, *found)
             if pool is None:
                 pool = ledger.stored
             elif self._remember:
                 ledger.adopt_pool(self._key, pool)
+                ledger.adopt_policy()
             if pool.sets:
                 if ledger.state.swept != self._store.boot:
                     reboot.step(ledger)
