@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
-    from fastipam.store import Store, Transaction
+    from fastipam.store import Store
+    from fastipam.transaction import Transaction
 
 
 class Ipam:

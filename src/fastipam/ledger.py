@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from fastipam.lease import Owner
     from fastipam.policy import Policy
     from fastipam.ranges import RangeSet
-    from fastipam.store import Snapshot, Store, Transaction
+    from fastipam.store import Store
+    from fastipam.transaction import Snapshot, Transaction
 
 # A release adds one address to the cool-down queue, an assignment takes up to this many whose
 # time is over out of it: the queue shrinks whenever it can, and no call pays for a burst.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
     from fastipam.ranges import RangeSet
-    from fastipam.store import Transaction
+    from fastipam.transaction import Transaction
     from fastipam.view import AnyIP, Wanted
 
 _MOST_RESERVED = 1 << 16  # addresses of one reserve(): other writers wait for half a second

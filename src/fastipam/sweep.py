@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from fastipam.ipam import Ipam
     from fastipam.network import Network
-    from fastipam.store import Snapshot, Store
+    from fastipam.store import Store
+    from fastipam.transaction import Snapshot
 
     Progress = Callable[[int], None]
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from fastipam.history import Event
     from fastipam.holds import Reservation
     from fastipam.ranges import Pool, RangeSet
-    from fastipam.store import Snapshot, Store, Transaction
+    from fastipam.store import Store
+    from fastipam.transaction import Snapshot, Transaction
 
     AnyIP = IPv4Address | IPv6Address
     Wanted = str | AnyIP | tuple[int, int]

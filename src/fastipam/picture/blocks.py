@@ -10,7 +10,8 @@ from fastipam.ranges import Pool
 
 if TYPE_CHECKING:
     from fastipam.ranges import RangeSet
-    from fastipam.store import Snapshot, Store
+    from fastipam.store import Store
+    from fastipam.transaction import Snapshot
 
 
 class Owned(NamedTuple):
