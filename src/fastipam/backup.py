@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-    from fastipam.store import Snapshot, Transaction
+    from fastipam.transaction import Snapshot, Transaction
 
     Progress = Callable[[int, int], None]  # done, total: keys, or bytes
 

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from fastipam.ranges import RangeSet
-    from fastipam.store import Snapshot, Store, Transaction
+    from fastipam.store import Store
+    from fastipam.transaction import Snapshot, Transaction
 
     Interval = tuple[int, int]
 

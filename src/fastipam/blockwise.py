@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from fastipam.ledger import Ledger
     from fastipam.ranges import Pool, RangeSet
     from fastipam.state import NetworkState
-    from fastipam.store import Snapshot, Store
+    from fastipam.store import Store
+    from fastipam.transaction import Snapshot
 
 # What the text of a pool has when a set of it is cut into blocks (see Pool.text).
 MARK = "@"

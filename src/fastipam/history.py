@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from fastipam.policy import Policy
     from fastipam.state import NetworkState
-    from fastipam.store import Snapshot, Store, Transaction
+    from fastipam.store import Store
+    from fastipam.transaction import Snapshot, Transaction
 
 ASSIGNED = 1  # an allocation
 RELEASED = 2  # a DEL, or a release by the library

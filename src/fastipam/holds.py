@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from fastipam.lease import Owner
     from fastipam.ledger import Ledger
-    from fastipam.store import Snapshot, Store, Transaction
+    from fastipam.store import Store
+    from fastipam.transaction import Snapshot, Transaction
 
     Address = tuple[int, int]  # family, integer
 

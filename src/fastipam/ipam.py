@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 from fastipam.network import Network
-from fastipam.policy import (
-    DEFAULT_COOLDOWN_S,
-    DEFAULT_HISTORY,
-    DEFAULT_HISTORY_AGE_S,
-    PREFER,
-    Policy,
-)
+from fastipam.policy import Policy
 from fastipam.ranges import DEFAULT_SUBNET, exclude_from, parse_ranges
 from fastipam.store import DEFAULT_DATA_DIR, close_shared, open_shared
 
@@ -21,7 +15,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
-    from fastipam.store import Store, Transaction
+    from fastipam.store import Store
+    from fastipam.transaction import Transaction
 
 
 class Ipam:
@@ -64,11 +59,11 @@ class Ipam:
         ranges: str | Sequence[object] | None = None,
         *,
         exclude: Iterable[str] = (),
-        cooldown_s: float = DEFAULT_COOLDOWN_S,
-        cooldown_policy: str = PREFER,
-        sticky_s: int = 0,
-        history: int = DEFAULT_HISTORY,
-        history_age_s: float = DEFAULT_HISTORY_AGE_S,
+        cooldown_s: float | None = None,
+        cooldown_policy: str | None = None,
+        sticky_s: int | None = None,
+        history: int | None = None,
+        history_age_s: float | None = None,
     ) -> Network:
         """The network of this name. Touches the store only to look up unnamed ranges.
 
@@ -79,23 +74,28 @@ class Ipam:
         exclusions, if it is given), else 10.32.0.0/12. ``exclude`` are CIDRs, addresses or ranges
         (``"a-b"``) that are never assigned.
 
-        ``cooldown_s`` are the seconds before a released address is assigned again;
+        ``cooldown_s`` are the seconds before a released address is assigned again (30);
         ``cooldown_policy`` says whether it is earlier when nothing else is free: "prefer" (yes,
         the one that has cooled longest) or "strict" (PoolExhausted, with the seconds left).
         ``sticky_s`` are the seconds for which a pod's address is kept for it after a release.
-        ``history`` is how many events are kept, 0: none are written; ``history_age_s`` how long.
-        Raises ConfigError with the field and the value.
+        ``history`` is how many events are kept (100,000), 0: none are written; ``history_age_s``
+        how long (a week). Who says none of these, and no ranges, gets what the store remembers of
+        the last assignment. Raises ConfigError with the field and the value.
         """
-        policy = Policy(
-            cooldown_s=cooldown_s,
-            cooldown_policy=cooldown_policy,
-            sticky_s=sticky_s,
-            history=history,
-            history_age_s=history_age_s,
-        )
+        asked: dict[str, Any] = {
+            "cooldown_s": cooldown_s,
+            "cooldown_policy": cooldown_policy,
+            "sticky_s": sticky_s,
+            "history": history,
+            "history_age_s": history_age_s,
+        }
+        given = {key: value for key, value in asked.items() if value is not None}
+        policy = Policy(**given)
         exclude = tuple(exclude)
         if ranges is None:
             known = Network(self.store, name, None, policy=policy)
+            if not given:
+                known.policy = policy = known.remembered_policy()
             stored = known.current_pool()
             if stored is not None:
                 if not exclude:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from fastipam.lease import Owner
     from fastipam.policy import Policy
     from fastipam.ranges import RangeSet
-    from fastipam.store import Snapshot, Store, Transaction
+    from fastipam.store import Store
+    from fastipam.transaction import Snapshot, Transaction
 
 # A release adds one address to the cool-down queue, an assignment takes up to this many whose
 # time is over out of it: the queue shrinks whenever it can, and no call pays for a burst.
@@ -36,6 +37,11 @@ def find(txn: Transaction | Snapshot, store: Store, key: bytes) -> tuple[int, st
     if raw is None:
         return None
     return int.from_bytes(raw[:4], "big"), raw[4:].decode()
+
+
+def policy_key(network_id: int) -> bytes:
+    """The key in ``meta`` of what a network's policy was when an address was last assigned."""
+    return b"policy " + records.network_prefix(network_id)
 
 
 def read_pool(text: str, known: Pool | None, store: Store, name: str) -> Pool:
@@ -176,6 +182,12 @@ class Ledger:
         change.recount(self, pool)
         change.regroup(self, pool)
         self.save()  # a caller that finds nothing to do does not write it
+
+    def adopt_policy(self) -> None:
+        """Remember the policy, for those who give back without a configuration."""
+        key, db = policy_key(self.state.network_id), self.store.db_meta
+        if self.txn.get(key, None, db) != self.policy.packed:
+            self.txn.put(key, self.policy.packed, True, True, False, db)
 
     def _write_pool(self, key: bytes, pool: Pool) -> None:
         value = self.state.prefix + pool.text.encode()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
     from fastipam.ranges import RangeSet
-    from fastipam.store import Transaction
+    from fastipam.transaction import Transaction
     from fastipam.view import AnyIP, Wanted
 
 _MOST_RESERVED = 1 << 16  # addresses of one reserve(): other writers wait for half a second
@@ -41,13 +41,16 @@ class Network(View):
         pool = self.pool
         if found is None:
             if pool is not None:
-                return self._create(txn, pool), pool
+                ledger = self._create(txn, pool)
+                ledger.adopt_policy()
+                return ledger, pool
         else:
             ledger = self._ledger(txn, *found)
             if pool is None:
                 pool = ledger.stored
             elif self._remember:
                 ledger.adopt_pool(self._key, pool)
+                ledger.adopt_policy()
             if pool.sets:
                 if ledger.state.swept != self._store.boot:
                     reboot.step(ledger)
@@ -142,10 +145,10 @@ class Network(View):
             except PoolExhausted:
                 # Perhaps only because leases of an earlier boot have not all been given back.
                 if not self._store.unswept or not self.sweep_reboot():
-                    self._note_clock()
+                    self.note_clock()
                     raise
 
-    def _note_clock(self) -> None:
+    def note_clock(self) -> None:
         """Note that the wall clock has stepped back.
 
         A call that fails leaves no trace: if all of them fail until something has cooled, the time
@@ -227,7 +230,7 @@ class Network(View):
                 return self._allocate_many(listed)
             except (PoolExhausted, DuplicateAllocation):
                 if not self._store.unswept or not self.sweep_reboot():
-                    self._note_clock()
+                    self.note_clock()
                     raise
 
     def _allocate_many(self, listed: list[Owner]) -> list[Lease]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from struct import Struct
+
 from fastipam.errors import ConfigError
 
 DEFAULT_COOLDOWN_S = 30.0
@@ -11,6 +13,7 @@ DEFAULT_STICKY_S = 3600  # a StatefulSet's pod that is moved or upgraded is back
 DEFAULT_HISTORY = 100_000  # events a network, about 15 MiB: a day of a node that is busy
 DEFAULT_HISTORY_AGE_S = 7 * 86_400
 _MOST_HISTORY = 100_000_000
+_POLICY = Struct("<Q?IQQ")
 
 
 class Policy:
@@ -22,7 +25,7 @@ class Policy:
     Raises ConfigError with field and value.
     """
 
-    __slots__ = ("cooldown_ns", "history", "history_age_ns", "sticky_s", "strict")
+    __slots__ = ("cooldown_ns", "history", "history_age_ns", "packed", "sticky_s", "strict")
 
     def __init__(
         self,
@@ -52,6 +55,25 @@ class Policy:
         self.sticky_s = int(sticky_s)
         self.history = history
         self.history_age_ns = int(history_age_s * 1e9)
+        # As the store remembers it, for those who have no configuration at hand.
+        self.packed = _POLICY.pack(
+            self.cooldown_ns, self.strict, self.sticky_s, history, self.history_age_ns
+        )
+
+    @classmethod
+    def read(cls, raw: bytes | None) -> Policy:
+        """The policy that ``packed`` says; the default when there is none, or none of this form."""
+        policy = cls()
+        if raw is not None and len(raw) == _POLICY.size:
+            (
+                policy.cooldown_ns,
+                policy.strict,
+                policy.sticky_s,
+                policy.history,
+                policy.history_age_ns,
+            ) = _POLICY.unpack(raw)
+            policy.packed = raw
+        return policy
 
     def stricter(self) -> Policy:
         """The same, but what cools is not assigned even when nothing else is free."""

@@ -13,7 +13,8 @@ from fastipam.records import ASSIGNED
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from fastipam.ledger import Ledger
-    from fastipam.store import Store, Transaction
+    from fastipam.store import Store
+    from fastipam.transaction import Transaction
 
 BESIDE_A_CALL = 32  # leases looked at by a call that has other work: about as dear as the call
 BATCH = 1024  # leases looked at in a transaction of its own, for which other writers wait

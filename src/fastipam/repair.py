@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-    from fastipam.store import Store, Transaction
+    from fastipam.store import Store
+    from fastipam.transaction import Transaction
     from fastipam.verify import Finding
 
     Address = tuple[int, int]  # family, integer

@@ -1,53 +1,54 @@
-"""The LMDB environment of one data directory: opening it, its transactions, its faults.
+"""The LMDB environment of one data directory: opening it, once in a process; its schema and boot.
 
 LMDB is the only truth. Nothing is kept in memory between two transactions, so any number of
 processes and threads work on one store at once, and a process that is killed at any instruction
 loses and duplicates nothing.
 
-This module is the one border where LMDB's errors become fastipam's. What the databases hold is in
-records.py.
+What the databases hold is in records.py, how they are changed in transaction.py.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import stat
 import time
 from _thread import _local, allocate_lock
 
 import lmdb
 
-from fastipam._bitmap import StoredPages
+from fastipam.datadir import (
+    DATA_FILE,
+    NEW_FILE,
+    TURN_FILE,
+    is_new,
+    make_directory,
+    make_file,
+    make_files,
+    refuse_strangers,
+    refuse_truncated,
+    sync_names,
+)
 from fastipam.errors import (
     ConfigError,
-    StoreBusy,
     StoreClosed,
     StoreCorrupt,
-    StoreError,
     StoreForked,
-    StoreFull,
-    StoreUnavailable,
     StoreVersion,
 )
-from fastipam.records import CHECK_HINT, SCHEMA, network_prefix, page_index_bytes, pages_prefix
-from fastipam.state import NetworkState
+from fastipam.faults import MAP_SIZE, MAX_READERS, is_disk_full, translate
+from fastipam.records import CHECK_HINT, SCHEMA
+from fastipam.transaction import Part, Snapshot, Transaction, Turn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
-    from types import TracebackType
-    from typing import Any, Self
+    from typing import Any
 
 DEFAULT_DATA_DIR = "/var/lib/cni/fastipam"
 DURABLE = "durable"
 RELAXED = "relaxed"
 
-# Address space, not memory: the file grows as it is filled. 64 GiB hold about 200 million leases.
-MAP_SIZE = 64 << 30
-MAX_READERS = 1022  # 64 bytes of the lock file each; LMDB's 126 is few for a node's burst
 _READER_CHECK = 256  # commits; a look costs a microsecond a process that reads
 _DATABASES = (
     "networks",
@@ -63,304 +64,7 @@ _DATABASES = (
     "blocks",
 )
 _MAX_DATABASES = 32  # room for those of later schemas
-REPLACE_HINT = "restore a backup, or move data.mdb and lock.mdb away to begin anew"
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_DAMAGED = (
-    lmdb.InvalidError,
-    lmdb.CorruptedError,
-    lmdb.PageNotFoundError,
-    lmdb.IncompatibleError,  # a plain key stands where a database should be
-    lmdb.NotFoundError,  # one of our databases is missing: get() answers None, and never this
-)
-
-
-def _translate(error: Exception, path: str) -> StoreError:
-    """The fastipam error that says what an LMDB or OS error means here, and what to do."""
-    code = getattr(error, "code", 0) or getattr(error, "errno", 0) or 0
-    if isinstance(error, lmdb.MapFullError):
-        return StoreFull(
-            f"the store {path} has reached its largest size, {MAP_SIZE >> 30} GiB",
-            path=path,
-            hint="use another data directory for some of the networks",
-        )
-    if code in _FULL or (code == errno.EIO and _is_disk_full(path)):
-        return StoreFull(
-            f"no space is left for the store {path}: {os.strerror(code)}",
-            path=path,
-            hint="free disk space; nothing was changed",
-        )
-    if isinstance(error, lmdb.ReadersFullError):
-        return StoreBusy(
-            f"all {MAX_READERS} reader slots of the store {path} are taken",
-            path=path,
-            hint="try again; if it stays so, look for programs that keep read transactions open",
-        )
-    if isinstance(error, _DAMAGED):
-        return StoreCorrupt(
-            f"{path} holds no usable LMDB file: {error}",
-            path=path,
-            hint=REPLACE_HINT,
-        )
-    if isinstance(error, lmdb.VersionMismatchError):
-        return StoreVersion(f"{path} was written by another version of LMDB: {error}", path=path)
-    reason = os.strerror(code) if code > 0 else str(error)
-    return StoreUnavailable(
-        f"the store {path} cannot be used: {reason}",
-        path=path,
-        hint="the data directory has to be a directory that this user may write",
-    )
-
-
-def _is_disk_full(path: str) -> bool:
-    """Whether there is less room than LMDB writes at once: it calls a short write an EIO."""
-    try:
-        status = os.statvfs(path)
-    except OSError:
-        return False
-    return status.f_bavail * status.f_frsize < 1 << 20
-
-
-class _Turn:
-    """Who writes next: one thread of this process, and one process at a time.
-
-    LMDB has a lock for that, a robust mutex in shared memory; but a process that is killed just
-    when it was woken to take its turn takes the wake-up with it, and those who wait behind it may
-    sleep until somebody else comes by. (Four writers, one killed: one run in fifteen ended so.) A
-    lock of the kernel's knows who waits; behind it nobody ever waits for LMDB's mutex, which
-    still sees to it that there is one writer. It is a POSIX lock: a forked child inherits none.
-    """
-
-    __slots__ = ("_descriptor", "_threads")
-
-    def __init__(self, path: str) -> None:
-        self._threads = allocate_lock()
-        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._descriptor = os.open(os.path.join(path, _TURN_FILE), flags)
-
-    def take(self) -> None:
-        """Wait until it is this thread's turn."""
-        self._threads.acquire()
-        try:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
-        except BaseException:
-            self._threads.release()
-            raise
-
-    def give(self) -> None:
-        """Let the next one have it."""
-        try:
-            fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
-        finally:
-            self._threads.release()
-
-    def __enter__(self) -> None:
-        self.take()
-
-    def __exit__(self, *_: object) -> None:
-        self.give()
-
-    def close(self) -> None:
-        """Give the file back."""
-        os.close(self._descriptor)
-
-
-class Transaction:
-    """One write transaction, or one nested in another; use it with ``with``.
-
-    Its pages are cached until it ends; whoever reads ``pages`` or ``states`` by other means has to
-    call :meth:`flush` first.
-
-    In a ``shared`` one, what would be nested is a part of it instead: that spares the nesting, but
-    the failure of a part leaves the whole ``spoiled``, and whoever began it has to roll it back.
-    """
-
-    __slots__ = (
-        "_pages", "_parent", "_states", "_store", "_unsaved", "delete", "get", "put", "shared",
-        "spoiled", "txn",
-    )  # fmt: skip
-
-    txn: Any
-
-    def __init__(self, store: Store, shared: bool = False) -> None:
-        self._store = store
-        self.shared = shared
-        self.spoiled = False
-
-    def __enter__(self) -> Self:
-        store = self._store
-        env = store._environment()
-        parent: Transaction | None = getattr(store._local, "transaction", None)
-        try:
-            if parent is None:
-                store._turn.take()
-                try:
-                    txn = env.begin(None, None, True)
-                except BaseException:
-                    store._turn.give()
-                    raise
-            else:
-                parent.flush()
-                txn = env.begin(None, parent.txn, True)
-        except (lmdb.Error, OSError) as error:
-            raise _translate(error, store.path) from error
-        self.txn = txn
-        self.get = txn.get
-        self.put = txn.put
-        self.delete = txn.delete
-        self._parent = parent
-        self._pages: dict[tuple[int, int], StoredPages] = {}
-        self._states: dict[int, NetworkState] = {}
-        self._unsaved: dict[int, NetworkState] = {}
-        store._local.transaction = self
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        store = self._store
-        store._local.transaction = self._parent
-        if os.getpid() != store._process:
-            # A fork() inside the block: the transaction, and the writer's lock, are the parent's.
-            raise store._forked()
-        try:
-            if kind is None:
-                self.flush()
-                self.txn.commit()
-                if self._parent is not None:
-                    self._parent._pages.clear()
-                else:
-                    store._count_commit()
-            else:
-                self.txn.abort()
-        except BaseException as fault:
-            self.txn.abort()
-            if isinstance(fault, lmdb.Error):
-                raise _translate(fault, store.path) from fault
-            raise
-        finally:
-            if self._parent is None:
-                store._turn.give()
-        if isinstance(error, lmdb.Error):
-            raise _translate(error, store.path) from error
-
-    def rollback(self) -> None:
-        """End it outside a ``with`` block, as if it had never begun."""
-        self.__exit__(Exception, None, None)
-
-    def pages(self, network_id: int, family: int) -> StoredPages:
-        """The bitmap of a network and family, as this transaction sees it."""
-        found = self._pages.get((network_id, family))
-        if found is None:
-            found = self._pages[network_id, family] = StoredPages(
-                self.get,
-                self.put,
-                self.delete,
-                self._store.db_pages,
-                pages_prefix(network_id, family),
-                page_index_bytes(family),
-            )
-        return found
-
-    def state(self, network_id: int) -> NetworkState:
-        """The numbers of a network; in a shared transaction all parts have the same object."""
-        found = self._states.get(network_id)
-        if found is None:
-            raw = self.get(network_prefix(network_id), None, self._store.db_states)
-            found = NetworkState(network_id, raw)
-            if self.shared:
-                self._states[network_id] = found
-        return found
-
-    def save(self, state: NetworkState) -> None:
-        """Write the numbers of a network, into a shared transaction with its next flush."""
-        if self.shared:
-            self._unsaved[state.network_id] = state
-        else:
-            self._put_state(state)
-
-    def _put_state(self, state: NetworkState) -> None:
-        self.put(state.prefix, state.pack(), True, True, False, self._store.db_states)
-
-    def flush(self) -> None:
-        """Write what has changed and is not in the transaction yet: pages, numbers."""
-        for pages in self._pages.values():
-            pages.flush()
-        while self._unsaved:
-            self._put_state(self._unsaved.popitem()[1])
-
-
-class _Part:
-    """What would be a nested transaction, in a shared one."""
-
-    __slots__ = ("_whole",)
-
-    def __init__(self, whole: Transaction) -> None:
-        self._whole = whole
-
-    def __enter__(self) -> Transaction:
-        return self._whole
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is not None:
-            self._whole.spoiled = True
-            if isinstance(error, lmdb.Error):
-                raise _translate(error, self._whole._store.path) from error
-
-
-class Snapshot:
-    """A read transaction: a consistent view of one moment. Inside a write transaction, that one."""
-
-    __slots__ = ("_own", "_store", "get", "txn")
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def __enter__(self) -> Self:
-        store = self._store
-        env = store._environment()
-        writing: Transaction | None = getattr(store._local, "transaction", None)
-        self._own = writing is None
-        try:
-            if writing is None:
-                self.txn = env.begin()
-            else:
-                writing.flush()
-                self.txn = writing.txn
-        except lmdb.ReadersFullError:
-            self.txn = self._begin_without_the_dead(env)
-        except lmdb.Error as error:
-            raise _translate(error, store.path) from error
-        self.get = self.txn.get
-        return self
-
-    def _begin_without_the_dead(self, env: lmdb.Environment) -> Any:
-        """Every slot is taken, but processes that were killed never gave theirs back."""
-        try:
-            env.reader_check()
-            return env.begin()
-        except lmdb.Error as error:
-            raise _translate(error, self._store.path) from error
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._own and os.getpid() == self._store._process:
-            self.txn.abort()
-        if isinstance(error, lmdb.Error):
-            raise _translate(error, self._store.path) from error
 
 
 class Store:
@@ -402,7 +106,7 @@ class Store:
         self._process = os.getpid()
         self._commits = 0
         self.identity = (0, 0)
-        if not create and not os.path.lexists(os.path.join(self.path, _DATA_FILE)):
+        if not create and not os.path.lexists(os.path.join(self.path, DATA_FILE)):
             raise FileNotFoundError(errno.ENOENT, "there is no store", self.path)
         stored = self._open(durability or DURABLE, map_size)
         if durability is not None and stored != durability:
@@ -424,15 +128,15 @@ class Store:
         """Open or create the environment and return the durability it was created with."""
         sync = durability == DURABLE
         try:
-            _make_directory(self.path)
-            _refuse_strangers(self.path)
-            made = _make_files(self.path)
-            self._turn = _Turn(self.path)
+            make_directory(self.path)
+            refuse_strangers(self.path)
+            made = make_files(self.path)
+            self._turn = Turn(self.path)
         except OSError as error:
-            raise _translate(error, self.path) from error
+            raise translate(error, self.path) from error
         try:
             with self._turn:
-                if _is_new(self.path):
+                if is_new(self.path):
                     self._create(durability, map_size)
             env = lmdb.open(
                 self.path,
@@ -446,11 +150,11 @@ class Store:
             )
         except (lmdb.Error, OSError) as error:
             self._turn.close()
-            raise _translate(error, self.path) from error
+            raise translate(error, self.path) from error
         self._env = env
         try:
             with self._turn:
-                _refuse_truncated(env, self.path)
+                refuse_truncated(env, self.path)
             # A process killed while it reads leaves its reader's slot taken, and what it read
             # from being overwritten; LMDB looks for the dead only when it is told to.
             env.reader_check()
@@ -458,10 +162,10 @@ class Store:
                 return self._prepare(env, durability)
         except BaseException as error:
             self.close()
-            if _TURN_FILE in made:  # the directory is somebody else's: leave no trace
-                os.unlink(os.path.join(self.path, _TURN_FILE))
+            if TURN_FILE in made:  # the directory is somebody else's: leave no trace
+                os.unlink(os.path.join(self.path, TURN_FILE))
             if isinstance(error, (lmdb.Error, OSError)):
-                raise _translate(error, self.path) from error
+                raise translate(error, self.path) from error
             raise
 
     def _create(self, durability: str, map_size: int) -> None:
@@ -472,11 +176,11 @@ class Store:
         a lease has to find its store again: the names that lead there are brought to disk, too.
         """
         durable = durability == DURABLE
-        temporary = os.path.join(self.path, _NEW_FILE)
+        temporary = os.path.join(self.path, NEW_FILE)
         if os.path.lexists(temporary):
             os.unlink(temporary)  # of a process that was killed
         try:
-            _make_file(temporary)
+            make_file(temporary)
             with (
                 lmdb.open(
                     temporary,
@@ -493,13 +197,13 @@ class Store:
                 txn.put(_SCHEMA, SCHEMA.to_bytes(4, "big"), db=meta)
                 txn.put(_DURABILITY, durability.encode(), db=meta)
                 self._open_databases(env, txn, create=True)
-            os.rename(temporary, os.path.join(self.path, _DATA_FILE))
+            os.rename(temporary, os.path.join(self.path, DATA_FILE))
         except BaseException:
             if os.path.lexists(temporary):
                 os.unlink(temporary)
             raise
         if durable:
-            _sync_names(self.path)
+            sync_names(self.path)
 
     def _prepare(self, env: lmdb.Environment, durability: str) -> str:
         """Open the databases, creating them in a new store; check the schema, note the boot.
@@ -641,11 +345,11 @@ class Store:
         written, and given back: how many the file has to use again only LMDB knows.
         """
         try:
-            descriptor = os.open(os.path.join(self.path, _DATA_FILE), os.O_RDWR | os.O_CLOEXEC)
+            descriptor = os.open(os.path.join(self.path, DATA_FILE), os.O_RDWR | os.O_CLOEXEC)
             os.close(descriptor)
         except OSError as error:
-            raise _translate(error, self.path) from error
-        if _is_disk_full(self.path) or self._is_map_full():
+            raise translate(error, self.path) from error
+        if is_disk_full(self.path) or self._is_map_full():
             with self.write() as txn:
                 txn.put(_PROBE, bytes(_PROBE_BYTES), True, True, False, self.db_meta)
             with self.write() as txn:
@@ -662,7 +366,7 @@ class Store:
         """A write transaction; nested when this thread has one open. Waits for other writers."""
         whole: Transaction | None = getattr(self._local, "transaction", None)
         if whole is not None and whole.shared:
-            return _Part(whole)
+            return Part(whole)
         return Transaction(self)
 
     def read(self) -> Snapshot:
@@ -679,7 +383,7 @@ class Store:
         try:
             env.copyfd(descriptor, compact=True)
         except (lmdb.Error, OSError) as error:
-            raise _translate(error, self.path) from error
+            raise translate(error, self.path) from error
 
     @property
     def in_transaction(self) -> bool:
@@ -706,10 +410,6 @@ class Store:
             self._turn.close()
 
 
-_DATA_FILE = "data.mdb"
-_LOCK_FILE = "lock.mdb"
-_TURN_FILE = "turn.lock"
-_NEW_FILE = "data.mdb.new"
 _PROBE = b"probe"
 _PROBE_BYTES = 32 * 4096  # in a row; an assignment changes four to ten pages
 _SCHEMA = b"schema"
@@ -725,119 +425,6 @@ def _read_boot_id() -> str:
             return file.read().strip()
     except OSError:
         return "unknown"
-
-
-def _make_directory(path: str) -> None:
-    """Make the data directory, mode 0700 whatever the umask; its parents as the umask says."""
-    if os.path.isdir(path):
-        return
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        if not os.path.isdir(path):
-            raise
-    else:
-        os.chmod(path, 0o700)
-
-
-def _make_files(path: str) -> list[str]:
-    """Make the lock files of a new store, mode 0600 whatever the umask: LMDB would apply it.
-
-    A file that is there is left as it is. Returns the names of those that were made.
-    """
-    made = []
-    for name in (_LOCK_FILE, _TURN_FILE):
-        file = os.path.join(path, name)
-        if not os.path.lexists(file):
-            try:
-                _make_file(file)
-            except FileExistsError:  # another process was faster
-                continue
-            made.append(name)
-    return made
-
-
-def _make_file(path: str) -> None:
-    """A new file, empty, mode 0600 whatever the umask."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        os.fchmod(descriptor, 0o600)
-    finally:
-        os.close(descriptor)
-
-
-def _is_new(path: str) -> bool:
-    """Whether the data file has still to be made: LMDB would take an empty one for a new one."""
-    try:
-        status = os.lstat(os.path.join(path, _DATA_FILE))
-    except FileNotFoundError:
-        return True
-    return stat.S_ISREG(status.st_mode) and status.st_size == 0
-
-
-def _sync_names(path: str) -> None:
-    """Bring a directory's entries to disk, and those that lead to it, as far as we may look."""
-    while True:
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except PermissionError:
-            return
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        parent = os.path.dirname(path)
-        if parent == path:
-            return
-        path = parent
-
-
-def _refuse_strangers(path: str) -> None:
-    """Raise StoreUnavailable when somebody else owns, or may write to, the directory or its files.
-
-    Who may put a file there could lead a process of ours to any file of the system (by a link), or
-    kill it (by cutting the file short below its memory map).
-    """
-    trusted = (0, os.geteuid())
-    for name in ("", _DATA_FILE, _LOCK_FILE, _TURN_FILE):
-        file = os.path.join(path, name) if name else path
-        try:
-            # The directory itself may be reached through a link: its owner chose where it leads.
-            status = os.lstat(file) if name else os.stat(file)
-        except FileNotFoundError:
-            continue
-        if name and stat.S_ISLNK(status.st_mode):
-            text = "is a symbolic link"
-            hint = "move the file that it leads to here, or name its directory"
-        elif status.st_uid not in trusted:
-            text = f"belongs to uid {status.st_uid}"
-            hint = f"chown it to uid {trusted[1]}, or run as uid {status.st_uid}"
-        elif status.st_mode & stat.S_IWOTH:
-            text = "may be written by everybody"
-            hint = f"chmod o-w {file}"
-        else:
-            continue
-        raise StoreUnavailable(f"the store {path} is not used: {file} {text}", path=path, hint=hint)
-
-
-def _refuse_truncated(env: lmdb.Environment, path: str) -> None:
-    """Raise StoreCorrupt when the data file was cut short: using it would end in a SIGBUS."""
-    page_bytes = env.stat()["psize"]
-    file = os.path.join(path, "data.mdb")
-    if os.path.getsize(file) // page_bytes > env.info()["last_pgno"]:
-        return
-    from fastipam.truncation import missing_page
-
-    with env.begin(write=True):
-        missing = missing_page(file, page_bytes)
-    if missing is not None:
-        raise StoreCorrupt(
-            f"{file} was cut short: page {missing} of {page_bytes} bytes, which is in use, "
-            "lies behind its end",
-            path=path,
-            hint=REPLACE_HINT,
-        )
 
 
 _shared: dict[tuple[int, int], tuple[Store, int]] = {}

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from fastipam.ipam import Ipam
     from fastipam.network import Network
-    from fastipam.store import Snapshot, Store
+    from fastipam.store import Store
+    from fastipam.transaction import Snapshot
 
     Progress = Callable[[int], None]
 
@@ -204,6 +205,8 @@ class Sweeper:
         judged: list[tuple[Lease, bool]] = []
         with self._store.write() as txn:
             network_id = self._network_id()
+            if not self._dry_run:
+                self._network.note_clock()
             now = self._now(network_id)
             db = self._store.db_missing
             for lease, seen in gone:

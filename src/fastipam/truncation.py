@@ -2,7 +2,7 @@
 
 LMDB does not ask: reading such a page through its memory map ends the process with SIGBUS. That a
 file ends early is not enough to tell: LMDB does not write a page that is freed in the transaction
-that made it. So the pages in use are looked up, from the roots down, with plain reads. store.py
+that made it. So the pages in use are looked up, from the roots down, with plain reads. datadir.py
 does that only when the file ends early, which is nearly never.
 
 The layout is that of ``struct MDB_meta``, ``MDB_page``, ``MDB_node`` and ``MDB_db`` in LMDB's

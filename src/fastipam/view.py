@@ -7,7 +7,7 @@ from fastipam._bitmap import StoredPages
 from fastipam.addresses import format_ip, parse_cidr, parse_ip
 from fastipam.errors import ConfigError, LeaseMissing, StoreCorrupt, StoreError
 from fastipam.lease import Lease
-from fastipam.ledger import cooling_of, find, read_pool, read_record, read_state
+from fastipam.ledger import cooling_of, find, policy_key, read_pool, read_record, read_state
 from fastipam.policy import DEFAULT_POLICY, Policy
 from fastipam.records import ASSIGNED, CHECK_HINT, Record
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from fastipam.history import Event
     from fastipam.holds import Reservation
     from fastipam.ranges import Pool, RangeSet
-    from fastipam.store import Snapshot, Store, Transaction
+    from fastipam.store import Store
+    from fastipam.transaction import Snapshot, Transaction
 
     AnyIP = IPv4Address | IPv6Address
     Wanted = str | AnyIP | tuple[int, int]
@@ -257,6 +258,13 @@ class View:
         with self._store.read() as txn:
             found = self._find(txn)
             return None if found is None else self._pool_of(found[1])
+
+    def remembered_policy(self) -> Policy:
+        """The policy with which an address was last assigned, else the default."""
+        with self._store.read() as txn:
+            found = self._find(txn)
+            raw = txn.get(policy_key(found[0]), None, self._store.db_meta) if found else None
+            return Policy.read(raw)
 
     def cursors(self) -> list[tuple[int, int] | None]:
         """Where the round robin of each range set stands: (family, address), or None."""

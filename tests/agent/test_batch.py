@@ -16,7 +16,7 @@ from fastipam.agent.batch import Executor, Observer
 from fastipam.agent.server import Answer, Request
 from fastipam.cni import stores
 from fastipam.errors import StoreFull
-from fastipam.store import Transaction
+from fastipam.transaction import Transaction
 from fastipam.verify import verify
 
 from ..cni.plugin import Held, Make, environment

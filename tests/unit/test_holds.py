@@ -161,6 +161,26 @@ def test_reservation_outside_after_a_change(ipam: Ipam) -> None:
     assert other.stats() == {"size": 255, "assigned": 2, "cooling": 0, "reserved": 1, "free": 252}
 
 
+# What the store remembers -----------------------------------------------------------------------
+
+
+def test_policy_is_remembered(ipam: Ipam) -> None:
+    """Who gives back without a configuration does it as the last assignment's said."""
+    net = ipam.network("n", POOL, cooldown_s=0, history=0, sticky_s=7, cooldown_policy="strict")
+    net.allocate("a")
+    known = ipam.network("n")
+    assert known.policy.packed == net.policy.packed
+    assert (known.policy.strict, known.policy.sticky_s) == (True, 7)
+    known.release_address("10.0.0.2")
+    assert net.stats()["cooling"] == 0
+    assert list(net.history()) == []
+    assert ipam.network("n", cooldown_s=5).policy.history == 100_000
+    other = ipam.network("n", POOL)
+    other.allocate("b")
+    assert ipam.network("n").policy.packed == other.policy.packed
+    assert ipam.network("unknown").policy.cooldown_ns == 30 * 10**9
+
+
 # Sticky ---------------------------------------------------------------------------------------
 
 POD = {"pod_namespace": "ns", "pod_name": "db-0"}

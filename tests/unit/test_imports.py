@@ -30,6 +30,7 @@ HEAVY = {
 # What a module may import of the project. A package stands for all that is in it; every module may
 # import from its own package.
 BASE = {"errors", "addresses", "records"}
+STORE = {"errors", "records", "state", "faults", "datadir", "transaction", "store"}
 BOOKS = BASE | {
     "blocks",
     "blockwise",
@@ -43,6 +44,7 @@ BOOKS = BASE | {
     "reboot",
     "state",
     "store",
+    "transaction",
 }
 ALLOWED = {
     "errors": set(),
@@ -51,13 +53,16 @@ ALLOWED = {
     "records": {"errors", "addresses"},
     "_bitmap": {"errors"},
     "truncation": set(),
-    "store": {"errors", "records", "state", "_bitmap", "truncation"},
+    "faults": {"errors"},
+    "datadir": {"errors", "faults", "truncation"},
+    "transaction": STORE | {"_bitmap"},
+    "store": STORE | {"truncation"},
     "lease": BASE,
     "state": {"errors", "records"},
     "policy": {"errors"},
-    "history": BASE | {"store", "state", "policy"},
-    "blocks": BASE | {"ranges", "store", "_bitmap"},
-    "blockwise": BASE | {"blocks", "ledger", "ranges", "state", "store", "_bitmap"},
+    "history": BASE | {"store", "state", "policy", "transaction"},
+    "blocks": BASE | {"ranges", "store", "transaction", "_bitmap"},
+    "blockwise": BASE | {"blocks", "ledger", "ranges", "state", "transaction", "store", "_bitmap"},
     # The books of a network; the parts that not every call needs are modules of their own.
     "ledger": BOOKS,
     "holds": BOOKS,
@@ -65,11 +70,11 @@ ALLOWED = {
     "reboot": BOOKS,
     "view": BOOKS | {"_bitmap"},
     "network": BOOKS | {"view"},
-    "ipam": {"errors", "ranges", "network", "policy", "store"},
-    "verify": BASE | {"ranges", "store", "state", "history", "holds", "_bitmap"},
+    "ipam": {"errors", "ranges", "network", "policy", "store", "transaction"},
+    "verify": BASE | {"ranges", "store", "transaction", "state", "history", "holds", "_bitmap"},
     "sweep": BOOKS | {"network", "ipam"},
     "repair": BOOKS | {"verify", "_bitmap"},
-    "backup": BASE | {"blocks", "store", "state", "verify"},
+    "backup": BASE | {"blocks", "faults", "store", "transaction", "state", "verify"},
     "testing": {"errors", "ipam", "network", "verify"},
     "picture": BOOKS,
 }

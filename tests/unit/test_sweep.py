@@ -76,6 +76,15 @@ def test_grace_time_zero_wants_two_looks(ipam: Ipam, net: Network, run: Path) ->
     assert numbers(sweep(ipam, grace_s=0)) == (1, 0, 1, 0)
 
 
+def test_clock_steps_back(ipam: Ipam, net: Network, run: Path, clock: Clock) -> None:
+    """A wall clock that is set back does not make a lease wait until it has caught up."""
+    start(net, run, "a").unlink()
+    clock.advance(-86_400)
+    sweep(ipam)
+    clock.advance(60)
+    assert numbers(sweep(ipam)) == (1, 0, 1, 0)
+
+
 def test_it_comes_back(ipam: Ipam, net: Network, run: Path, clock: Clock) -> None:
     """A namespace that is there again is as if it had never been away."""
     path = start(net, run, "a")

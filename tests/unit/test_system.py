@@ -21,6 +21,7 @@ from fastipam.cli.migration import import_host_local
 from fastipam.cni import stores
 from fastipam.network import Network
 from fastipam.repair import repair
+from fastipam.state import NetworkState
 from fastipam.sweep import finish_reboot, sweep
 from fastipam.verify import verify
 
@@ -46,7 +47,7 @@ class SystemMachine(RuleBasedStateMachine):
         self.clock = Clock()
         self.boot = 1
         self.held: dict[str, str] = {}  # container -> address
-        self.pods: dict[str, str] = {}  # container -> its pod's name
+        self.given_ns: dict[str, int] = {}  # container -> wall clock
         self.reserved: dict[str, str] = {}  # address -> owner
         self.gone: set[str] = set()  # containers whose netns is gone
         self.open()
@@ -87,13 +88,20 @@ class SystemMachine(RuleBasedStateMachine):
         assert document.get("code") not in (5, 999), document
         return status, document
 
+    def network_clock(self) -> int:
+        with self.ipam.store.read() as txn:
+            for key, raw in txn.txn.cursor(self.ipam.store.db_states):
+                state = NetworkState(int.from_bytes(key, "big"), raw)
+                return max(state.clock + 1, self.clock.now_ns + state.offset)
+        return 0
+
     def give(self, name: str, address: str, pod: str) -> None:
         """Somebody got an address: nobody else had it, and it was not kept from him."""
         assert address in ALL
         assert address not in self.held.values(), "an address was given twice"
         assert self.reserved.get(address, f"ns/{pod}") in (f"ns/{pod}", name)
         self.held[name] = address
-        self.pods[name] = pod
+        self.given_ns[name] = self.clock.now_ns
         self.gone.discard(name)
 
     def lose(self, names: set[str]) -> None:
@@ -110,7 +118,8 @@ class SystemMachine(RuleBasedStateMachine):
             args += f";K8S_POD_NAMESPACE=ns;K8S_POD_NAME={pod}"
         if octet is not None:
             args += f";IP=10.0.0.{octet}"
-        kept = {one.owner: one.address for one in self.net.reservations() if one.sticky}
+        now = self.network_clock()
+        kept = {one.owner: one.address for one in self.net.reservations() if one.until > now}
         status, answer = self.call("ADD", name, args)
         if status:
             assert answer["code"] in (100, 101, 102, 103), answer
@@ -151,7 +160,9 @@ class SystemMachine(RuleBasedStateMachine):
             environ, json.dumps(config).encode(), started_ns=self.clock.now_ns
         )
         assert (status, output) == (0, b"")
-        self.lose(set(self.held) - names)
+        # The wall clock may have been set back since: then a lease looks younger than the list.
+        older = {name for name in self.held if self.given_ns[name] < self.clock.now_ns}
+        self.lose(older - names)
 
     @precondition(lambda self: self.held)
     @rule(data=st.data())

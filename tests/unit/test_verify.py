@@ -18,7 +18,8 @@ from fastipam.ipam import Ipam
 from fastipam.records import ASSIGNED, COOLING, Record
 from fastipam.repair import repair
 from fastipam.state import NetworkState
-from fastipam.store import Store, Transaction
+from fastipam.store import Store
+from fastipam.transaction import Transaction
 from fastipam.verify import Finding, verify
 
 Damage = Callable[[Store, Transaction], object]

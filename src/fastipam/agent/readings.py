@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from fastipam.ranges import Pool
-    from fastipam.store import Snapshot, Store
+    from fastipam.store import Store
+    from fastipam.transaction import Snapshot
 
 PAGE_BITS = 4096
 # Of more pages nobody wants to wait for the longest free run: 268 million addresses.

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
     from fastipam.agent.readings import Reading
     from fastipam.agent.watch import Watch
-    from fastipam.store import Snapshot, Store
+    from fastipam.store import Store
+    from fastipam.transaction import Snapshot
 
 JSON = "application/json"
 _FILES = {

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from fastipam.holds import Reservation
     from fastipam.ipam import Ipam
     from fastipam.ranges import Pool
-    from fastipam.store import Snapshot, Store
+    from fastipam.store import Store
+    from fastipam.transaction import Snapshot
 
     Address = tuple[int, int]  # family, integer
 

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from fastipam.ledger import Ledger
     from fastipam.network import Network
     from fastipam.ranges import RangeSet
-    from fastipam.store import Store, Transaction
+    from fastipam.store import Store
+    from fastipam.transaction import Transaction
 
     Pair = tuple[int, int]  # family, first address of a block
 

@@ -10,7 +10,8 @@ import os
 from _thread import _local, allocate_lock
 
 from fastipam.errors import StoreUnavailable
-from fastipam.store import Store, Transaction, close_shared, open_shared
+from fastipam.store import Store, close_shared, open_shared
+from fastipam.transaction import Transaction
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

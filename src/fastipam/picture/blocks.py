@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from fastipam import blocks
+from fastipam.addresses import BITS
+from fastipam.ranges import Pool
+
 if TYPE_CHECKING:
-    from fastipam.store import Snapshot, Store
+    from fastipam.ranges import RangeSet
+    from fastipam.store import Store
+    from fastipam.transaction import Snapshot
 
 
 class Owned(NamedTuple):
@@ -17,6 +23,32 @@ class Owned(NamedTuple):
     state: str
 
 
-def owned(store: Store, txn: Snapshot, network_id: int) -> list[Owned]:  # noqa: ARG001
-    """The blocks of a network, in address order; none outside of a cluster."""
-    return []
+def owned(store: Store, txn: Snapshot, network_id: int) -> list[Owned]:
+    """The blocks of a network, in address order; none outside of a cluster. O(blocks)."""
+    known = blocks.read_all(txn, store, network_id)
+    if not known:
+        return []
+    sets = [each for each in _pool(store, txn, network_id).sets if each.block_length]
+    found = []
+    for block in known:
+        for each in sets:
+            if each.family == block.family and _is_in(each, block.base):
+                last = block.base + (1 << blocks.host_bits(each)) - 1
+                found.append(Owned(block.family, block.base, last, blocks.STATES[block.state]))
+                break
+    return found
+
+
+def _is_in(range_set: RangeSet, base: int) -> bool:
+    """Whether a block lies in the set's subnets; its first address need not be one to assign."""
+    bits = BITS[range_set.family]
+    return any((base ^ each.network) >> (bits - each.length) == 0 for each in range_set.ranges)
+
+
+def _pool(store: Store, txn: Snapshot, network_id: int) -> Pool:
+    """The ranges that the store remembers of a network. O(networks)."""
+    with txn.txn.cursor(store.db_networks) as cursor:
+        for _, raw in cursor:
+            if int.from_bytes(raw[:4], "big") == network_id:
+                return Pool.read(raw[4:].decode())
+    return Pool([])

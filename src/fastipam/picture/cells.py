@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fastipam.ranges import Pool
-    from fastipam.store import Snapshot, Store
+    from fastipam.store import Store
+    from fastipam.transaction import Snapshot
 
     Bytes = npt.NDArray[np.uint8]
     Counts = npt.NDArray[np.int64]

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from fastipam.picture.cells import Picture
     from fastipam.picture.frames import Frame
-    from fastipam.store import Snapshot, Store
+    from fastipam.store import Store
+    from fastipam.transaction import Snapshot
 
 STATE, OWNER, AGE, BLOCK = "state", "owner", "age", "block"
 KINDS = (STATE, OWNER, AGE, BLOCK)

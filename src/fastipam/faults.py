@@ -1,0 +1,77 @@
+"""What LMDB's and the system's errors mean here: the one border where they become fastipam's."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import lmdb
+
+from fastipam.errors import (
+    StoreBusy,
+    StoreCorrupt,
+    StoreError,
+    StoreFull,
+    StoreUnavailable,
+    StoreVersion,
+)
+
+# Address space, not memory: the file grows as it is filled. 64 GiB hold about 200 million leases.
+MAP_SIZE = 64 << 30
+MAX_READERS = 1022  # 64 bytes of the lock file each; LMDB's 126 is few for a node's burst
+REPLACE_HINT = "restore a backup, or move data.mdb and lock.mdb away to begin anew"
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DAMAGED = (
+    lmdb.InvalidError,
+    lmdb.CorruptedError,
+    lmdb.PageNotFoundError,
+    lmdb.IncompatibleError,  # a plain key stands where a database should be
+    lmdb.NotFoundError,  # one of our databases is missing: get() answers None, and never this
+)
+
+
+def translate(error: Exception, path: str) -> StoreError:
+    """The fastipam error that says what an LMDB or OS error means here, and what to do."""
+    code = getattr(error, "code", 0) or getattr(error, "errno", 0) or 0
+    if isinstance(error, lmdb.MapFullError):
+        return StoreFull(
+            f"the store {path} has reached its largest size, {MAP_SIZE >> 30} GiB",
+            path=path,
+            hint="use another data directory for some of the networks",
+        )
+    if code in _FULL or (code == errno.EIO and is_disk_full(path)):
+        return StoreFull(
+            f"no space is left for the store {path}: {os.strerror(code)}",
+            path=path,
+            hint="free disk space; nothing was changed",
+        )
+    if isinstance(error, lmdb.ReadersFullError):
+        return StoreBusy(
+            f"all {MAX_READERS} reader slots of the store {path} are taken",
+            path=path,
+            hint="try again; if it stays so, look for programs that keep read transactions open",
+        )
+    if isinstance(error, _DAMAGED):
+        return StoreCorrupt(
+            f"{path} holds no usable LMDB file: {error}",
+            path=path,
+            hint=REPLACE_HINT,
+        )
+    if isinstance(error, lmdb.VersionMismatchError):
+        return StoreVersion(f"{path} was written by another version of LMDB: {error}", path=path)
+    reason = os.strerror(code) if code > 0 else str(error)
+    return StoreUnavailable(
+        f"the store {path} cannot be used: {reason}",
+        path=path,
+        hint="the data directory has to be a directory that this user may write",
+    )
+
+
+def is_disk_full(path: str) -> bool:
+    """Whether there is less room than LMDB writes at once: it calls a short write an EIO."""
+    try:
+        status = os.statvfs(path)
+    except OSError:
+        return False
+    return status.f_bavail * status.f_frsize < 1 << 20

@@ -1,0 +1,267 @@
+"""The transactions of a store, and whose turn it is to write.
+
+One write transaction at a time, of one thread of one process; calls inside it are nested in it, or
+parts of it. Readers see one moment, and wait for nobody.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from _thread import allocate_lock
+
+import lmdb
+
+from fastipam._bitmap import StoredPages
+from fastipam.datadir import TURN_FILE
+from fastipam.faults import translate
+from fastipam.records import network_prefix, page_index_bytes, pages_prefix
+from fastipam.state import NetworkState
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Any, Self
+
+    from fastipam.store import Store
+
+
+class Turn:
+    """Who writes next: one thread of this process, and one process at a time.
+
+    LMDB has a lock for that, a robust mutex in shared memory; but a process that is killed just
+    when it was woken to take its turn takes the wake-up with it, and those who wait behind it may
+    sleep until somebody else comes by. (Four writers, one killed: one run in fifteen ended so.) A
+    lock of the kernel's knows who waits; behind it nobody ever waits for LMDB's mutex, which
+    still sees to it that there is one writer. It is a POSIX lock: a forked child inherits none.
+    """
+
+    __slots__ = ("_descriptor", "_threads")
+
+    def __init__(self, path: str) -> None:
+        self._threads = allocate_lock()
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._descriptor = os.open(os.path.join(path, TURN_FILE), flags)
+
+    def take(self) -> None:
+        """Wait until it is this thread's turn."""
+        self._threads.acquire()
+        try:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
+        except BaseException:
+            self._threads.release()
+            raise
+
+    def give(self) -> None:
+        """Let the next one have it."""
+        try:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+        finally:
+            self._threads.release()
+
+    def __enter__(self) -> None:
+        self.take()
+
+    def __exit__(self, *_: object) -> None:
+        self.give()
+
+    def close(self) -> None:
+        """Give the file back."""
+        os.close(self._descriptor)
+
+
+class Transaction:
+    """One write transaction, or one nested in another; use it with ``with``.
+
+    Its pages are cached until it ends; whoever reads ``pages`` or ``states`` by other means has to
+    call :meth:`flush` first.
+
+    In a ``shared`` one, what would be nested is a part of it instead: that spares the nesting, but
+    the failure of a part leaves the whole ``spoiled``, and whoever began it has to roll it back.
+    """
+
+    __slots__ = (
+        "_pages", "_parent", "_states", "_store", "_unsaved", "delete", "get", "put", "shared",
+        "spoiled", "txn",
+    )  # fmt: skip
+
+    txn: Any
+
+    def __init__(self, store: Store, shared: bool = False) -> None:
+        self._store = store
+        self.shared = shared
+        self.spoiled = False
+
+    def __enter__(self) -> Self:
+        store = self._store
+        env = store._environment()
+        parent: Transaction | None = getattr(store._local, "transaction", None)
+        try:
+            if parent is None:
+                store._turn.take()
+                try:
+                    txn = env.begin(None, None, True)
+                except BaseException:
+                    store._turn.give()
+                    raise
+            else:
+                parent.flush()
+                txn = env.begin(None, parent.txn, True)
+        except (lmdb.Error, OSError) as error:
+            raise translate(error, store.path) from error
+        self.txn = txn
+        self.get = txn.get
+        self.put = txn.put
+        self.delete = txn.delete
+        self._parent = parent
+        self._pages: dict[tuple[int, int], StoredPages] = {}
+        self._states: dict[int, NetworkState] = {}
+        self._unsaved: dict[int, NetworkState] = {}
+        store._local.transaction = self
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        store = self._store
+        store._local.transaction = self._parent
+        if os.getpid() != store._process:
+            # A fork() inside the block: the transaction, and the writer's lock, are the parent's.
+            raise store._forked()
+        try:
+            if kind is None:
+                self.flush()
+                self.txn.commit()
+                if self._parent is not None:
+                    self._parent._pages.clear()
+                else:
+                    store._count_commit()
+            else:
+                self.txn.abort()
+        except BaseException as fault:
+            self.txn.abort()
+            if isinstance(fault, lmdb.Error):
+                raise translate(fault, store.path) from fault
+            raise
+        finally:
+            if self._parent is None:
+                store._turn.give()
+        if isinstance(error, lmdb.Error):
+            raise translate(error, store.path) from error
+
+    def rollback(self) -> None:
+        """End it outside a ``with`` block, as if it had never begun."""
+        self.__exit__(Exception, None, None)
+
+    def pages(self, network_id: int, family: int) -> StoredPages:
+        """The bitmap of a network and family, as this transaction sees it."""
+        found = self._pages.get((network_id, family))
+        if found is None:
+            found = self._pages[network_id, family] = StoredPages(
+                self.get,
+                self.put,
+                self.delete,
+                self._store.db_pages,
+                pages_prefix(network_id, family),
+                page_index_bytes(family),
+            )
+        return found
+
+    def state(self, network_id: int) -> NetworkState:
+        """The numbers of a network; in a shared transaction all parts have the same object."""
+        found = self._states.get(network_id)
+        if found is None:
+            raw = self.get(network_prefix(network_id), None, self._store.db_states)
+            found = NetworkState(network_id, raw)
+            if self.shared:
+                self._states[network_id] = found
+        return found
+
+    def save(self, state: NetworkState) -> None:
+        """Write the numbers of a network, into a shared transaction with its next flush."""
+        if self.shared:
+            self._unsaved[state.network_id] = state
+        else:
+            self._put_state(state)
+
+    def _put_state(self, state: NetworkState) -> None:
+        self.put(state.prefix, state.pack(), True, True, False, self._store.db_states)
+
+    def flush(self) -> None:
+        """Write what has changed and is not in the transaction yet: pages, numbers."""
+        for pages in self._pages.values():
+            pages.flush()
+        while self._unsaved:
+            self._put_state(self._unsaved.popitem()[1])
+
+
+class Part:
+    """What would be a nested transaction, in a shared one."""
+
+    __slots__ = ("_whole",)
+
+    def __init__(self, whole: Transaction) -> None:
+        self._whole = whole
+
+    def __enter__(self) -> Transaction:
+        return self._whole
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self._whole.spoiled = True
+            if isinstance(error, lmdb.Error):
+                raise translate(error, self._whole._store.path) from error
+
+
+class Snapshot:
+    """A read transaction: a consistent view of one moment. Inside a write transaction, that one."""
+
+    __slots__ = ("_own", "_store", "get", "txn")
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __enter__(self) -> Self:
+        store = self._store
+        env = store._environment()
+        writing: Transaction | None = getattr(store._local, "transaction", None)
+        self._own = writing is None
+        try:
+            if writing is None:
+                self.txn = env.begin()
+            else:
+                writing.flush()
+                self.txn = writing.txn
+        except lmdb.ReadersFullError:
+            self.txn = self._begin_without_the_dead(env)
+        except lmdb.Error as error:
+            raise translate(error, store.path) from error
+        self.get = self.txn.get
+        return self
+
+    def _begin_without_the_dead(self, env: lmdb.Environment) -> Any:
+        """Every slot is taken, but processes that were killed never gave theirs back."""
+        try:
+            env.reader_check()
+            return env.begin()
+        except lmdb.Error as error:
+            raise translate(error, self._store.path) from error
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._own and os.getpid() == self._store._process:
+            self.txn.abort()
+        if isinstance(error, lmdb.Error):
+            raise translate(error, self._store.path) from error

@@ -1,0 +1,33 @@
+"""The blocks of a cluster as the map, the agent's page and the metrics see them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastipam.cluster.engines.memory import MemoryEngine
+from fastipam.picture import cells, layers
+from fastipam.picture.blocks import Owned, owned
+
+from .nodes import NETWORK, Machine, init
+from .test_claims import claim
+
+
+def test_blocks_of_a_node(tmp_path: Path) -> None:
+    """Each claimed block is there with its bounds and state, and coloured by it."""
+    engine = MemoryEngine()
+    init(engine)
+    machine = Machine(tmp_path, "a", engine)
+    node = machine.joined()
+    with machine.store.read() as txn:
+        assert owned(machine.store, txn, 1) == []
+    claim(node, 2)
+    with machine.store.read() as txn:
+        found = owned(machine.store, txn, 1)
+        assert {(one.family, one.first) for one in found} == machine.active()
+        assert all(one == Owned(4, one.first, one.first + 255, "active") for one in found)
+        picture = cells.read(machine.store, txn, NETWORK)
+        assert picture is not None
+        layer = layers.read(machine.store, txn, picture, layers.BLOCK)
+    assert layer.labels == ["active"]
+    assert layer.sizes == [512]
+    assert sum(int((values == 0).sum()) for values in layer.values) == 512
