@@ -138,6 +138,8 @@ class Server:
         self._stopping = self._draining = False
         self._stop_by = 0.0
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        # One for all: memory of this size for each call would be mapped and given back each time.
+        self._buffer = memoryview(bytearray(_CHUNK))
         self._epoll = select.epoll()
         self._epoll.register(self._wake_read, select.EPOLLIN)
         listener.setblocking(False)
@@ -295,17 +297,17 @@ class Server:
 
     def _read(self, client: _Client, ready: list[tuple[_Client, Request]]) -> None:
         try:
-            data = client.socket.recv(_CHUNK)
+            size = client.socket.recv_into(self._buffer)
         except BlockingIOError:
             return
         except OSError:
-            data = b""
-        if not data:
+            size = 0
+        if not size:
             self._drop(client)
             return
         if not client.arrived_ns:
             client.arrived_ns = time.time_ns()
-        client.incoming += data
+        client.incoming += self._buffer[:size]
         self._next(client, ready)
 
     def _next(self, client: _Client, ready: list[tuple[_Client, Request]]) -> None:
