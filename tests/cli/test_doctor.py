@@ -154,7 +154,7 @@ def test_agent_is_dead(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None: 
     with FakeAgent(path, speak_http):
         has(agent.look(path, needed=False)[0], PROBLEM, "no fastipam agent")
     path.unlink()
-    monkeypatch.setattr(agent, "_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(agent, "TIMEOUT_S", 0.05)
     looked = threading.Event()
 
     def be_silent(_: socket.socket) -> None:

@@ -91,6 +91,9 @@ def test_image(pod: dict[str, Any]) -> None:
         f"example.com/fastipam:{fastipam.__version__}"
     }
     (agent,) = pod["containers"]
-    for name in ("readinessProbe", "livenessProbe"):
-        launcher = PurePath(agent[name]["exec"]["command"][-1])
-        assert f"--bin-dir {launcher.parent}" in CONTAINERFILE.read_text()
+    launcher = PurePath(agent["livenessProbe"]["exec"]["command"][-1])
+    assert f"--bin-dir {launcher.parent}" in CONTAINERFILE.read_text()
+    program, command, *options = agent["readinessProbe"]["exec"]["command"]
+    assert program == "fastipam"
+    context = subcommand(command).make_context(command, options)
+    assert str(context.params["conf_dir"]) in {one["mountPath"] for one in agent["volumeMounts"]}

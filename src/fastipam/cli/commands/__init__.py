@@ -28,6 +28,9 @@ COMMANDS = {
     "unreserve": Entry(f"{_HERE}.reserve:unreserve", _CHANGE, "End a reservation."),
     "gc": Entry(f"{_HERE}.gc:command", _CHANGE, "Give back what is not in a list of containers."),
     "sweep": Entry(f"{_HERE}.sweep:command", _CHANGE, "Give back what lost its network namespace."),
+    "status": Entry(
+        f"{_HERE}.status:command", _CARE, "Can an ADD be served now? For probes and people."
+    ),
     "doctor": Entry(
         f"{_HERE}.doctor:command", _CARE, "What is wrong with this node, what to type."
     ),

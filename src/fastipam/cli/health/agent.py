@@ -9,16 +9,14 @@ from struct import Struct
 from typing import TYPE_CHECKING
 
 import fastipam
-from fastipam.agent.protocol import ANSWER, ProtocolError, pack_request, read_answer
+from fastipam.cli.asking import TIMEOUT_S, ask
 from fastipam.cli.health import OK, PROBLEM, WARNING, Finding
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _CHECK = "agent"
-_TIMEOUT_S = 5.0
 _CREDENTIALS = Struct("3i")
-_LARGEST = 1 << 20  # of an answer to VERSION; it has some hundred bytes
 RESTART = "systemctl restart fastipam-agent"
 
 
@@ -30,13 +28,13 @@ def look(path: Path, *, needed: bool) -> tuple[list[Finding], int]:
         text += "; calls fail" if needed else "; each call starts Python, which takes longer"
         return [Finding(_CHECK, level, text, "systemctl start fastipam-agent.socket")], 0
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(_TIMEOUT_S)
+        connection.settimeout(TIMEOUT_S)
         try:
             connection.connect(str(path))
-            status = _version(connection)
+            status = ask(connection, "VERSION")[0]
             process = _process(connection, path)
         except TimeoutError:
-            text = f"the agent on {path} does not answer within {_TIMEOUT_S:g} s"
+            text = f"the agent on {path} does not answer within {TIMEOUT_S:g} s"
             return [Finding(_CHECK, PROBLEM, text, RESTART)], 0
         except OSError as error:
             text = f"{path} is there, but nobody serves it: {error.strerror or error}"
@@ -65,29 +63,6 @@ def same_files(process: int, paths: Iterable[str]) -> Iterator[Finding]:
     if not others:
         how = "is in this mount namespace" if ours == theirs else "has mounts of its own"
         yield Finding(_CHECK, OK, f"process {process} {how}, and sees the same files")
-
-
-def _version(connection: socket.socket) -> int:
-    """Ask VERSION as the launcher does; the exit status. Raises OSError."""
-    connection.sendall(pack_request({"CNI_COMMAND": "VERSION"}, b"{}"))
-    try:
-        status, output, messages = read_answer(_receive(connection, ANSWER.size))
-    except ProtocolError as error:
-        raise OSError(f"what answers is no fastipam agent: {error}") from error
-    if output + messages > _LARGEST:
-        raise OSError("what answers is no fastipam agent")
-    _receive(connection, output + messages)
-    return status
-
-
-def _receive(connection: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        part = connection.recv(size - len(data))
-        if not part:
-            raise OSError("the connection was closed without an answer")
-        data += part
-    return data
 
 
 def _process(connection: socket.socket, path: Path) -> int:

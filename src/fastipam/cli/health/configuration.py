@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fastipam.cli import netconf
 from fastipam.cli.health import OK, PROBLEM, WARNING, Finding
-from fastipam.cni import document, versions
+from fastipam.cni import versions
 from fastipam.cni.codes import CniError
 from fastipam.cni.config import Config
-from fastipam.errors import ConfigError, FastipamError
+from fastipam.errors import FastipamError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 _CHECK = "configuration"
-_ENDINGS = (".conf", ".conflist", ".json")  # what libcni reads
 OTHERS = ("host-local", "whereabouts", "dhcp", "static", "calico-ipam")
 
 
@@ -29,7 +29,7 @@ class Configured(NamedTuple):
 def look(directory: Path) -> tuple[list[Finding], list[Configured]]:
     """Every file, in the order in which a runtime reads them; the first is its default network."""
     try:
-        files = sorted(one for one in directory.iterdir() if one.suffix in _ENDINGS)
+        files = netconf.files(directory)
     except OSError as error:
         text = f"{directory} cannot be read: {error.strerror}"
         return [Finding(_CHECK, WARNING, text, f"ls -la {directory}")], []
@@ -60,10 +60,7 @@ def _file(path: Path) -> Iterator[tuple[Finding, Config | None]]:
     """What one file says; a configuration for each of its plugins that asks fastipam."""
     edit = f"${{EDITOR:-vi}} {path}"
     try:
-        content = document.decode(path.read_bytes())
-        plugins = content.get("plugins", [content])
-        if not isinstance(plugins, list) or not all(isinstance(one, dict) for one in plugins):
-            raise ConfigError("plugins: this is not a list of objects", field="plugins", value="")
+        plugins = list(netconf.with_ipam(path))
     except OSError as error:
         text = f"{path} cannot be read: {error.strerror}"
         yield Finding(_CHECK, PROBLEM, text, f"ls -la {path}"), None
@@ -71,26 +68,14 @@ def _file(path: Path) -> Iterator[tuple[Finding, Config | None]]:
     except (CniError, FastipamError) as error:
         yield Finding(_CHECK, PROBLEM, f"{path}: {_message(error)}", edit), None
         return
-    seen = False
     for plugin in plugins:
-        ipam = plugin.get("ipam")
-        if not isinstance(ipam, dict) or "type" not in ipam:
-            continue
-        seen = True
-        # A list's name and version are those of its plugins, as libcni has it.
-        whole = {
-            **plugin,
-            **{key: content[key] for key in ("name", "cniversion") if key in content},
-        }
-        yield _plugin(path, whole, ipam, edit)
-    if not seen:
+        yield _plugin(path, plugin, edit)
+    if not plugins:
         yield Finding(_CHECK, OK, f"{path} has no ipam section"), None
 
 
-def _plugin(
-    path: Path, whole: dict[str, Any], ipam: dict[str, Any], edit: str
-) -> tuple[Finding, Config | None]:
-    kind, name = ipam["type"], whole.get("name", "")
+def _plugin(path: Path, whole: dict[str, Any], edit: str) -> tuple[Finding, Config | None]:
+    kind, name = whole["ipam"]["type"], whole.get("name", "")
     if kind != "fastipam":
         if kind not in OTHERS[:2]:
             return Finding(_CHECK, OK, f"{path}: network {name!r} has ipam type {kind!r}"), None

@@ -1,0 +1,170 @@
+"""``fastipam status``."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from fastipam.agent.protocol import DEFAULT_SOCKET
+from fastipam.cli import asking, netconf, options, output
+from fastipam.cli.group import Failure
+from fastipam.cli.group import command as _command
+from fastipam.cni.codes import CniError
+from fastipam.errors import FastipamError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_VERSION = "1.1.0"  # the first that has STATUS; the question means the same for any network
+_COLUMNS = (
+    output.Column("NETWORK", "network"),
+    output.Column("READY", "ready"),
+    output.Column("CODE", "code"),
+    output.Column("ANSWERED BY", "answered_by"),
+    output.Column("FILE", "file"),
+    output.Column("WHY NOT", "message"),
+)
+
+
+class Answer(NamedTuple):
+    """What STATUS says of a network; ``code`` is the error object's, 0 without one."""
+
+    network: str
+    file: str
+    answered_by: str
+    ready: bool
+    code: int
+    message: str
+    details: str
+
+
+@_command(
+    "status",
+    examples=(
+        ("fastipam status", "every network that the runtime has configured"),
+        ("fastipam status --agent", "a readiness probe: the agent itself has to answer"),
+        ("fastipam status --conf-dir /etc/cni/net.d --json", "for a program"),
+    ),
+    exits={
+        0: "every network can be served (or none is configured, and the agent answers if asked to)",
+        1: "a network cannot be served, the agent does not answer, or an error",
+    },
+)
+@click.option(
+    "--conf-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("/etc/cni/net.d"),
+    show_default=True,
+    help="The runtime's directory of network configurations.",
+)
+@click.option(
+    "--socket",
+    "socket_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path(DEFAULT_SOCKET),
+    show_default=True,
+    envvar="FASTIPAM_SOCKET",
+    show_envvar=True,
+    help="Where the launcher finds the agent.",
+)
+@click.option("--agent", "by_agent", is_flag=True, help="Fail when the agent does not answer.")
+@options.as_json
+def command(conf_dir: Path, socket_path: Path, by_agent: bool, as_json: bool) -> None:
+    """Can an ADD be served now? Asks STATUS for each network of the runtime's configurations.
+
+    It is asked as a runtime's call would be: of the agent, and directly where none answers.
+    A full range is not ready (code 50), nor a store that cannot be written (51).
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(asking.TIMEOUT_S)
+        agent = _connect(connection, socket_path, by_agent)
+        try:
+            found = list(_ask_all(conf_dir, agent))
+        except OSError as error:
+            if agent is None:
+                raise
+            raise _silent(socket_path, error) from error
+    if not found:
+        output.note(f'no file in {conf_dir} has "type": "fastipam" in an ipam section')
+    if found or as_json:
+        output.rows(_COLUMNS, _shown(found, as_json=as_json), as_json=as_json)
+    if not all(one.ready for one in found):
+        raise SystemExit(1)
+
+
+def _connect(connection: socket.socket, path: Path, needed: bool) -> socket.socket | None:
+    """The connection when an agent answers on it, None when none does and none has to."""
+    try:
+        connection.connect(str(path))
+        asking.ask(connection, "VERSION")
+    except OSError as error:
+        if needed:
+            raise _silent(path, error) from error
+        return None
+    return connection
+
+
+def _silent(path: Path, error: OSError) -> Failure:
+    reason = error.strerror or error
+    hint = "systemctl start fastipam-agent.socket; `fastipam doctor` says more"
+    return Failure(f"no agent answers on {path}: {reason}", hint)
+
+
+def _ask_all(directory: Path, agent: socket.socket | None) -> Iterator[Answer]:
+    """An answer for each plugin of each file that has its addresses from fastipam."""
+    try:
+        paths = netconf.files(directory)
+    except FileNotFoundError:
+        return
+    for path in paths:
+        try:
+            plugins = [one for one in netconf.with_ipam(path) if one["ipam"]["type"] == "fastipam"]
+        except CniError as error:
+            yield _unusable(path, error.msg)
+        except FastipamError as error:
+            yield _unusable(path, error.message)
+        except OSError as error:
+            yield _unusable(path, f"it cannot be read: {error.strerror}")
+        else:
+            for plugin in plugins:
+                yield _ask(path, plugin, agent)
+
+
+def _unusable(path: Path, message: str) -> Answer:
+    """A file that no runtime can use: whatever it was meant to serve is not."""
+    return Answer("", str(path), "", False, 0, message, "")
+
+
+def _ask(path: Path, plugin: dict[str, Any], agent: socket.socket | None) -> Answer:
+    question = json.dumps({**plugin, "cniversion": _VERSION}).encode()
+    if agent is None:
+        from fastipam import cni
+
+        answered_by = "direct"
+        status, raw = cni.handle(asking.variables("STATUS"), question)
+    else:
+        answered_by = "agent"
+        status, raw = asking.ask(agent, "STATUS", question)
+    told = json.loads(raw) if status else {}
+    return Answer(
+        str(plugin.get("name", "")),
+        str(path),
+        answered_by,
+        status == 0,
+        told.get("code", 0),
+        told.get("msg", ""),
+        told.get("details", ""),
+    )
+
+
+def _shown(found: list[Answer], *, as_json: bool) -> Iterator[dict[str, Any]]:
+    for one in found:
+        row = one._asdict()
+        if not as_json:
+            row["ready"] = "yes" if one.ready else "no"
+            row["code"] = one.code or ""
+        yield row
