@@ -394,6 +394,13 @@ class Store:
         """The size of the store's file."""
         return os.stat(os.path.join(self.path, "data.mdb")).st_size
 
+    def readers(self) -> list[tuple[int, int]]:
+        """Who has a read transaction open: (process, commits since the state that it reads)."""
+        env = self._environment()
+        last = int(env.info()["last_txnid"])
+        rows = [line.split() for line in env.readers().splitlines()]
+        return [(int(row[0]), last - int(row[2])) for row in rows if row[-1].isdecimal()]
+
     def is_current(self) -> bool:
         """Whether the path still leads to the file that is open (and not to a new one, or none)."""
         try:

@@ -305,6 +305,22 @@ def test_large_stores_are_not_compared(living: Path) -> None:
     assert found.command == f"fastipam check --data-dir {living}"
 
 
+def test_old_readers(living: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read transaction that stays open while others commit; more of them than there is room."""
+    with fastipam.open(living) as ipam:
+        assert ipam.store.readers() == []
+        assert list(store.readers(ipam, 0)) == []
+        with ipam.store.read():
+            assert list(store.readers(ipam, 0)) == []
+            writer = threading.Thread(target=lambda: ipam.network("podnet").allocate("c2"))
+            writer.start()
+            writer.join()
+            late = has(list(store.readers(ipam, 0)), WARNING, "reads what was 1 commits ago")
+            assert late.command == f"ps -fp {os.getpid()}"
+            monkeypatch.setattr(store, "MAX_READERS", 1)
+            has(list(store.readers(ipam)), WARNING, "1 of 1 reader slots")
+
+
 def test_pool_is_full(data_dir: Path) -> None:
     """Nine of ten addresses taken is a warning, all of them a problem."""
     with fastipam.open(data_dir, "relaxed") as ipam:

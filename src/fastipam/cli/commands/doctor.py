@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import click
@@ -120,11 +121,20 @@ def _look(
     yield from store.leftovers(tree, data_dirs)
 
 
+_COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
+_INDENT = 23  # below which a finding's text and command stand
+
+
 def _print(finding: Finding) -> None:
-    colours = {"ok": "green", "warning": "yellow", "problem": "red"}
+    """Level, check, text; the command below it. On a terminal long texts go on, indented."""
+    lines = [output.printable(finding.text)]
+    if output.is_terminal():
+        width = max(output.console().width - _INDENT, 20)
+        lines = wrap(lines[0], width, break_long_words=False, break_on_hyphens=False)
     level = f"{finding.level:<8}"
     if output.has_colours():
-        level = click.style(level, fg=colours[finding.level])
-    output.say(f"{level} {finding.check:<13} {output.printable(finding.text)}")
+        level = click.style(level, fg=_COLOURS[finding.level])
+    margin = "\n" + " " * _INDENT
+    output.say(f"{level} {finding.check:<13} {margin.join(lines)}")
     if finding.command:
-        output.say(f"{'':<22} $ {output.printable(finding.command)}")
+        output.say(f"{margin[1:]}$ {output.printable(finding.command)}")

@@ -14,6 +14,7 @@ import fastipam
 from fastipam import history
 from fastipam.addresses import parse_ip
 from fastipam.cli.health import OK, PROBLEM, WARNING, Finding
+from fastipam.faults import MAX_READERS
 from fastipam.store import DEFAULT_DATA_DIR
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 # Up to so many addresses are compared with everything else here; of more that is a command.
 MOST_VERIFIED = 200_000
+MOST_BEHIND = 10_000  # commits: a minute of a node that does nothing but start pods
 _FULL = 0.9
 _LITTLE_BYTES = 1 << 30
 _TOO_LITTLE_BYTES = 64 << 20
@@ -123,9 +125,25 @@ def contents(ipam: Ipam, most: int = MOST_VERIFIED) -> Iterator[Finding]:
     size = ipam.store.file_bytes() / (1 << 20)
     text = f"{path}: {size:.1f} MiB, {ipam.durability}, {len(stats)} networks"
     yield Finding("store", OK, text)
+    yield from readers(ipam)
     if ipam.store.unswept:
         text = f"{path}: leases of before the last reboot are left; they are given back bit by bit"
         yield Finding("store", WARNING, text, command("sweep", path))
+
+
+def readers(ipam: Ipam, most: int = MOST_BEHIND) -> Iterator[Finding]:
+    """Programs that keep a read transaction open: what they read cannot be overwritten."""
+    found = ipam.store.readers()
+    late: dict[int, int] = {}
+    for process, behind in found:
+        if behind > most:
+            late[process] = max(behind, late.get(process, 0))
+    for process, behind in late.items():
+        text = f"{ipam.path}: process {process} reads what was {behind} commits ago: the file grows"
+        yield Finding("store", WARNING, text, f"ps -fp {process}")
+    if len(found) > MAX_READERS * _FULL:
+        text = f"{ipam.path}: {len(found)} of {MAX_READERS} reader slots are taken"
+        yield Finding("store", WARNING, text, "fuser -v " + shlex.quote(ipam.path + "/lock.mdb"))
 
 
 def pools(ipam: Ipam) -> Iterator[Finding]:
