@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastipam.cluster import layout
-from fastipam.cluster.claims import Deadline, Node
+from fastipam.cluster.claims import Node
+from fastipam.cluster.deadlines import Deadline
 from fastipam.cluster.engine import Compare, Put
 from fastipam.cluster.settings import Settings
 from fastipam.network import Network

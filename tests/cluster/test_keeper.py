@@ -9,7 +9,7 @@ import pytest
 
 from fastipam import blocks
 from fastipam.backup import backup, restore
-from fastipam.cluster.claims import Deadline
+from fastipam.cluster.deadlines import Deadline
 from fastipam.cluster.engine import EngineUnavailable
 from fastipam.cluster.engines.memory import MemoryEngine
 from fastipam.cluster.keeper import Keeper

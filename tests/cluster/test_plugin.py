@@ -13,7 +13,8 @@ import pytest
 
 import fastipam
 from fastipam.blocks import ACTIVE
-from fastipam.cluster.claims import Deadline, Node
+from fastipam.cluster.claims import Node
+from fastipam.cluster.deadlines import Deadline
 from fastipam.cluster.settings import Settings
 from fastipam.network import Network
 from fastipam.verify import verify

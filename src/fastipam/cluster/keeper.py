@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from fastipam import blocks
 from fastipam.blocks import ACTIVE
 from fastipam.cluster import layout, nodeloss, planner
-from fastipam.cluster.claims import Deadline, Node, NodeLock
+from fastipam.cluster.claims import Node
+from fastipam.cluster.deadlines import Deadline
 from fastipam.cluster.engine import Compacted, EngineError, KeyValue
 from fastipam.cluster.errors import ClusterCorrupt, ClusterRefused, NoBlock
 from fastipam.cluster.need import claim_family, hold_session, lacking
+from fastipam.cluster.nodelock import NodeLock
 from fastipam.cluster.planner import Use
 from fastipam.errors import FastipamError
 

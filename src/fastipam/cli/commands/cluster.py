@@ -147,7 +147,7 @@ class _Named:
 
 
 def _deadline(timeout_s: float) -> Any:
-    from fastipam.cluster.claims import Deadline
+    from fastipam.cluster.deadlines import Deadline
 
     return Deadline(timeout_s)
 
@@ -333,7 +333,7 @@ def claim(
 ) -> None:
     """Claim an aligned run of free blocks for this node now, before anybody needs them."""
     from fastipam.cluster import report
-    from fastipam.cluster.claims import NodeLock
+    from fastipam.cluster.nodelock import NodeLock
 
     with _node(path, network, data_dir, create=True) as (_, node):
         deadline = _deadline(timeout_s)
