@@ -240,7 +240,7 @@ class Etcd:
                     contextlib.closing(self.engine([endpoint])) as engine,
                     contextlib.suppress(EngineError),
                 ):
-                    answer = engine._call("/v3/maintenance/status", "{}", 5.0)
+                    answer = engine.members.call("/v3/maintenance/status", "{}", 5.0)
                     if answer.get("leader") == answer["header"]["member_id"]:
                         return member
             time.sleep(0.05)
@@ -249,7 +249,9 @@ class Etcd:
     def compact(self, revision: int) -> None:
         """Forget the history up to that revision."""
         with contextlib.closing(self.engine()) as engine:
-            engine._call("/v3/kv/compaction", f'{{"revision":"{revision}","physical":true}}', 5.0)
+            engine.members.call(
+                "/v3/kv/compaction", f'{{"revision":"{revision}","physical":true}}', 5.0
+            )
 
     def enable_passwords(self, username: str, password: str) -> None:
         """Add root and a user who may use ``/fastipam/…`` only, then demand passwords."""
@@ -266,8 +268,8 @@ class Etcd:
                 ("enable", "{}"),
             ):
                 if path == "user/grant" and "root" in body:
-                    engine._call("/v3/auth/role/add", '{"name":"root"}', 5.0)
-                engine._call(f"/v3/auth/{path}", body, 5.0)
+                    engine.members.call("/v3/auth/role/add", '{"name":"root"}', 5.0)
+                engine.members.call(f"/v3/auth/{path}", body, 5.0)
 
     def stop(self) -> None:
         """End all members."""

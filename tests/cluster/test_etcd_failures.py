@@ -17,7 +17,7 @@ from fastipam.cluster.engine import (
     EngineUnavailable,
     Put,
 )
-from fastipam.cluster.engines import etcd as module
+from fastipam.cluster.engines import members as module
 from fastipam.cluster.engines.etcd import EtcdEngine
 
 from .etcd import QUICK_MS, Etcd, free_ports, surely
@@ -57,7 +57,7 @@ def whole(etcd: Etcd) -> None:
 
 def first_to(engine: EtcdEngine, endpoint: str) -> None:
     """Let the engine begin with that endpoint; it chooses at random otherwise."""
-    engine._endpoints.sort(key=lambda one: one.address.text != endpoint)
+    engine.members.endpoints.sort(key=lambda one: one.address.text != endpoint)
 
 
 @pytest.mark.usefixtures("long_memory")
@@ -67,9 +67,9 @@ def test_dead_endpoint_is_skipped(etcd: Etcd) -> None:
     with contextlib.closing(etcd.engine([dead, *etcd.endpoints])) as engine:
         first_to(engine, dead)
         assert surely(engine, [], [Put(KEY, b"1")]).succeeded
-        assert engine._endpoints[0].failures == 1
+        assert engine.members.endpoints[0].failures == 1
         engine.get(KEY, deadline_s=S)
-        assert engine._endpoints[0].failures == 1
+        assert engine.members.endpoints[0].failures == 1
 
 
 def test_nobody_listens() -> None:
@@ -154,7 +154,7 @@ def test_cut_while_idle_is_noticed(etcd: Etcd, proxy: Proxy) -> None:
     with contextlib.closing(etcd.engine([proxy.endpoint])) as engine:
         engine.get(KEY, deadline_s=S)
         proxy.cut()
-        while engine._idle and engine._idle[0].idle():
+        while engine.members.idle and engine.members.idle[0].idle():
             time.sleep(0.01)
         assert surely(engine, [], [Put(KEY, b"1")]).succeeded
         assert proxy.connections == 2
@@ -215,7 +215,7 @@ def test_frozen_leader(etcd: Etcd) -> None:
             first_to(engine, etcd.endpoints[at])
             engine.get(KEY, deadline_s=S)
             assert surely(engine, [], [Put(KEY, b"1")]).succeeded
-            assert engine._endpoints[0].failures == 1
+            assert engine.members.endpoints[0].failures == 1
     finally:
         frozen.thaw()
 
