@@ -162,8 +162,8 @@ def test_donation(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
         time.now += min(poor.keeper.step(), rich.keeper.step(), 0.05)
         listed, _ = engine.list(node.keys.wanted, deadline_s=1)
         for mark in listed:
-            if mark.key not in [each[1].key for each in rich.keeper._marks.values()]:
-                rich.keeper.see_mark(mark)
+            if mark not in rich.keeper.marks:
+                rich.keeper.marks.see(mark)
     assert time.now - began < 2
     assert poor.add(1) == 1
     poor.turns(1)
