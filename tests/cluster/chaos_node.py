@@ -1,8 +1,9 @@
-"""A node as a process of its own: ``python chaos_node.py STORE NODE HISTORY SECONDS SETTINGS``.
+"""A node as a process of its own: ``python chaos_node.py STORE NODE HISTORY STOP ADD_S SETTINGS``.
 
 It keeps its share as an agent does, starts and stops pods at random, and writes a history: one line
 an answer, with the moment (CLOCK_MONOTONIC, one for all processes of the machine). It may be killed
-at any instruction. What is written, and when:
+at any instruction, and ends when the file STOP is there. An ADD that finds no address asks again
+for ADD_S seconds. What is written, and when:
 
 ``has A``   after the assignment is committed; after a start for all that the store has
 ``gone A``  before the release is begun
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 PODS = 40  # at most at a time
-ADD_S = 5.0
 
 
 class History:
@@ -46,8 +46,10 @@ class History:
         os.write(self._file, line.encode())
 
 
-def main(path: str, name: str, history_path: str, seconds: float, document: dict[str, Any]) -> None:
-    """Live for so long."""
+def main(
+    path: str, name: str, history_path: str, stop: str, add_s: float, document: dict[str, Any]
+) -> None:
+    """Live until the end."""
     settings = Settings({key.casefold(): value for key, value in document.items()} | {"node": name})
     store = Store(path, "relaxed")
     network = Network(store, "podnet", settings.pool, policy=Policy(cooldown_s=0))
@@ -60,8 +62,7 @@ def main(path: str, name: str, history_path: str, seconds: float, document: dict
     keeper.start()
     chance = random.Random(f"{name} {os.getpid()}")
     numbers = itertools.count()
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    while not os.path.exists(stop):
         if len(running) < PODS and chance.random() < 0.6:
             container = f"{os.getpid()}-{next(numbers)}"
             begin = time.monotonic()
@@ -70,7 +71,7 @@ def main(path: str, name: str, history_path: str, seconds: float, document: dict
                     address = network.allocate(container).cidr.partition("/")[0]
                 except PoolExhausted:
                     keeper.need(container)
-                    if time.monotonic() - begin > ADD_S:
+                    if time.monotonic() - begin > add_s:
                         history.say("none", more=keeper.status.reason.replace(" ", "_"))
                         break
                     time.sleep(0.02)
@@ -94,5 +95,5 @@ def main(path: str, name: str, history_path: str, seconds: float, document: dict
 
 
 if __name__ == "__main__":
-    store_path, node_name, history_file, lifetime, text = sys.argv[1:]
-    main(store_path, node_name, history_file, float(lifetime), json.loads(text))
+    store_path, node_name, history_file, stop_file, patience_s, text = sys.argv[1:]
+    main(store_path, node_name, history_file, stop_file, float(patience_s), json.loads(text))

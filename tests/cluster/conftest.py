@@ -12,7 +12,7 @@ from fastipam.cluster.engines.etcd import EtcdEngine
 from tests.e2e.tools import lacking
 
 from .certificates import Certificates, make_certificates
-from .etcd import Etcd, debian_etcd, packaged_etcd
+from .etcd import CALM_MS, Etcd, debian_etcd, packaged_etcd
 
 
 def binary_of(version: str) -> str:
@@ -36,18 +36,25 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 
 @pytest.fixture(scope="module")
-def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
+def election_ms() -> int:
+    """How long a leader may be silent; a module whose tests kill leaders has its own."""
+    return CALM_MS
+
+
+@pytest.fixture(scope="module")
+def etcd(tmp_path_factory: pytest.TempPathFactory, election_ms: int) -> Iterator[Etcd]:
     """Three members without TLS. A test that harms one makes it whole again (``start``)."""
-    with Etcd(any_binary(), tmp_path_factory.mktemp("etcd")) as running:
+    directory = tmp_path_factory.mktemp("etcd")
+    with Etcd(any_binary(), directory, election_ms=election_ms) as running:
         yield running
 
 
 @pytest.fixture
-def fresh_etcd(tmp_path: Path) -> Iterator[Etcd]:
+def fresh_etcd(tmp_path: Path, election_ms: int) -> Iterator[Etcd]:
     """Three members of the test's own."""
     directory = tmp_path / "etcd"
     directory.mkdir()
-    with Etcd(any_binary(), directory) as running:
+    with Etcd(any_binary(), directory, election_ms=election_ms) as running:
         yield running
 
 

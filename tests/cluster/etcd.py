@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastipam.cluster.engine import EngineError
+from fastipam.cluster.engine import EngineError, EngineTimeout
 from fastipam.cluster.engines.etcd import EtcdEngine
 
 if TYPE_CHECKING:
@@ -22,9 +22,16 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from fastipam.cluster.engine import Compare, Delete, Engine, Outcome, Put
+
     from .certificates import Certificates
 
-READY_S = 30.0  # a loaded machine; usually one second
+READY_S = 60.0  # a loaded machine; usually one second
+# A member that hears no heartbeat for so long wants another leader, and with a new leader a change
+# that was under way may be lost. On a loaded machine etcd's own second passes without any fault.
+CALM_MS = 3000
+# For tests in which a leader dies: nobody wants to wait for a calm one.
+QUICK_MS = 1000
 
 
 def debian_etcd() -> str | None:
@@ -59,6 +66,7 @@ class Member:
     directory: Path
     command: list[str]
     process: subprocess.Popen[bytes] | None = None
+    _tracer: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start the process; it takes a moment until it serves."""
@@ -86,8 +94,33 @@ class Member:
         assert self.process is not None
         self.process.send_signal(signal.SIGCONT)
 
+    def slow_disk(self, delay_s: float) -> None:
+        """Let each sync of its log take so much longer, until ``fast_disk`` or its end.
+
+        strace holds the thread back inside the system call, as a slow disk does: the others go
+        on. Needs a cluster with ``sync``.
+        """
+        assert self.process is not None
+        assert self._tracer is None, f"{self.name} has a slow disk already"
+        calls = "fdatasync,fsync"
+        self._tracer = subprocess.Popen(
+            [
+                *("strace", "--follow-forks", "--quiet=all", "--signal=none", "-o", "/dev/null"),
+                *("-e", f"trace={calls}", "-e"),
+                *(f"inject={calls}:delay_enter={int(delay_s * 1e6)}", "-p", str(self.process.pid)),
+            ]
+        )
+
+    def fast_disk(self) -> None:
+        """Undo ``slow_disk``."""
+        tracer, self._tracer = self._tracer, None
+        if tracer is not None:
+            tracer.terminate()
+            tracer.wait()
+
     def _end(self, number: signal.Signals) -> None:
         process, self.process = self.process, None
+        self.fast_disk()
         if process is None:
             return
         process.send_signal(signal.SIGCONT)
@@ -116,6 +149,7 @@ class Etcd:
         certificates: Certificates | None = None,
         client_auth: bool = False,
         sync: bool = False,
+        election_ms: int = CALM_MS,
         extra: Sequence[str] = (),
     ) -> None:
         self.certificates = certificates
@@ -143,6 +177,8 @@ class Etcd:
                 *("--initial-cluster", peers, "--initial-cluster-state", "new"),
                 # A killed process loses nothing without it; only a power cut would.
                 *(() if sync else ("--unsafe-no-fsync",)),
+                *("--election-timeout", str(election_ms)),
+                *("--heartbeat-interval", str(election_ms // 10)),
                 *("--log-level", "warn", *security, *extra),
             ]
             self.members.append(Member(name, ports[at], ports[size + at], directory, command))
@@ -194,20 +230,28 @@ class Etcd:
                         time.sleep(0.05)
 
     def leader(self) -> Member:
-        """The member that leads now, by what the first one that answers says."""
-        for member, endpoint in zip(self.members, self.endpoints, strict=True):
-            if member.process is None:
-                continue
-            with contextlib.closing(self.engine([endpoint])) as engine:
-                answer = engine._call("/v3/maintenance/status", "{}", 5.0)
-            if answer["leader"] == answer["header"]["member_id"]:
-                return member
+        """The member that leads now, by its own word; there may be none for a moment."""
+        end = time.monotonic() + READY_S
+        while time.monotonic() < end:
+            for member, endpoint in zip(self.members, self.endpoints, strict=True):
+                if member.process is None:
+                    continue
+                with (
+                    contextlib.closing(self.engine([endpoint])) as engine,
+                    contextlib.suppress(EngineError),
+                ):
+                    answer = engine.members.call("/v3/maintenance/status", "{}", 5.0)
+                    if answer.get("leader") == answer["header"]["member_id"]:
+                        return member
+            time.sleep(0.05)
         raise AssertionError("there is no leader")
 
     def compact(self, revision: int) -> None:
         """Forget the history up to that revision."""
         with contextlib.closing(self.engine()) as engine:
-            engine._call("/v3/kv/compaction", f'{{"revision":"{revision}","physical":true}}', 5.0)
+            engine.members.call(
+                "/v3/kv/compaction", f'{{"revision":"{revision}","physical":true}}', 5.0
+            )
 
     def enable_passwords(self, username: str, password: str) -> None:
         """Add root and a user who may use ``/fastipam/…`` only, then demand passwords."""
@@ -224,8 +268,8 @@ class Etcd:
                 ("enable", "{}"),
             ):
                 if path == "user/grant" and "root" in body:
-                    engine._call("/v3/auth/role/add", '{"name":"root"}', 5.0)
-                engine._call(f"/v3/auth/{path}", body, 5.0)
+                    engine.members.call("/v3/auth/role/add", '{"name":"root"}', 5.0)
+                engine.members.call(f"/v3/auth/{path}", body, 5.0)
 
     def stop(self) -> None:
         """End all members."""
@@ -251,6 +295,25 @@ class Etcd:
         trace: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+def surely(
+    engine: Engine,
+    compares: Sequence[Compare],
+    operations: Sequence[Put | Delete],
+    seconds: float = READY_S,
+) -> Outcome:
+    """Ask for a change until there is an answer, as when a leader's death swallows it.
+
+    If it may be made twice is for the caller's conditions to say: the second then fails.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return engine.transact(compares, operations, deadline_s=seconds)
+        except EngineTimeout:
+            if time.monotonic() > end:
+                raise
 
 
 def _environment() -> dict[str, str]:

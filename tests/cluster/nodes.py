@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from fastipam import blocks
 from fastipam.blocks import ACTIVE
 from fastipam.cluster import layout
-from fastipam.cluster.claims import Deadline, Node
+from fastipam.cluster.claims import Node
+from fastipam.cluster.deadlines import Deadline
 from fastipam.cluster.engines.memory import MemoryEngine
 from fastipam.cluster.settings import Settings
 from fastipam.network import Network

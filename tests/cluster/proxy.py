@@ -46,6 +46,7 @@ class Proxy:
         self.mode: Mode = "pass"
         self.delay_s = 0.0
         self.connections = 0
+        self.swallowed = threading.Event()  # bytes were taken that nobody will see
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._ends: dict[socket.socket, _End] = {}
@@ -140,7 +141,7 @@ class Proxy:
         if not data:
             self._drop(end)
         elif self.mode == "swallow" or (self.mode == "mute" and end.member):
-            pass
+            self.swallowed.set()
         elif end.other is not None:
             end.other.waiting.append((time.monotonic() + self.delay_s, data))
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fastipam.cluster import layout
-from fastipam.cluster.claims import Deadline, NodeLock
+from fastipam.cluster.deadlines import Deadline
 from fastipam.cluster.engine import EngineTimeout, EngineUnavailable, KeyValue, Put
 from fastipam.cluster.engines.memory import MemoryEngine
 from fastipam.cluster.errors import ClusterRefused, NoBlock
+from fastipam.cluster.nodelock import NodeLock
 from fastipam.cluster.operator import release_node
 from fastipam.errors import AddressNotInRange, PoolExhausted
 

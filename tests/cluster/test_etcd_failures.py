@@ -17,13 +17,27 @@ from fastipam.cluster.engine import (
     EngineUnavailable,
     Put,
 )
+from fastipam.cluster.engines import members as module
 from fastipam.cluster.engines.etcd import EtcdEngine
 
-from .etcd import Etcd, free_ports
+from .etcd import QUICK_MS, Etcd, free_ports, surely
 from .proxy import Proxy
 
-S = 20.0
+S = 30.0  # nothing here is meant to last as long
 KEY = b"/fastipam/failures"
+
+
+@pytest.fixture(scope="module")
+def election_ms() -> int:
+    """Leaders die here."""
+    return QUICK_MS
+
+
+@pytest.fixture
+def long_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An endpoint that failed is left alone for longer than any test lasts."""
+    monkeypatch.setattr(module, "_FIRST_REST_S", 600.0)
+    monkeypatch.setattr(module, "_LONGEST_REST_S", 600.0)
 
 
 @pytest.fixture
@@ -38,23 +52,24 @@ def whole(etcd: Etcd) -> None:
     """Each test begins with three members and without the key."""
     etcd.start()
     with contextlib.closing(etcd.engine()) as engine:
-        engine.transact([], [Delete(KEY)], deadline_s=S)
+        surely(engine, [], [Delete(KEY)])
 
 
 def first_to(engine: EtcdEngine, endpoint: str) -> None:
     """Let the engine begin with that endpoint; it chooses at random otherwise."""
-    engine._endpoints.sort(key=lambda one: one.address.text != endpoint)
+    engine.members.endpoints.sort(key=lambda one: one.address.text != endpoint)
 
 
+@pytest.mark.usefixtures("long_memory")
 def test_dead_endpoint_is_skipped(etcd: Etcd) -> None:
     """A transaction passes a port where nobody listens, and the port is not asked again soon."""
     dead = f"http://127.0.0.1:{free_ports(1)[0]}"
     with contextlib.closing(etcd.engine([dead, *etcd.endpoints])) as engine:
         first_to(engine, dead)
-        assert engine.transact([], [Put(KEY, b"1")], deadline_s=S).succeeded
-        assert engine._endpoints[0].failures == 1
+        assert surely(engine, [], [Put(KEY, b"1")]).succeeded
+        assert engine.members.endpoints[0].failures == 1
         engine.get(KEY, deadline_s=S)
-        assert engine._endpoints[0].failures == 1
+        assert engine.members.endpoints[0].failures == 1
 
 
 def test_nobody_listens() -> None:
@@ -70,15 +85,19 @@ def test_nobody_listens() -> None:
     assert time.monotonic() - begin < 30
 
 
-def test_read_fails_over_from_a_half_open_connection(etcd: Etcd, proxy: Proxy) -> None:
-    """A member that takes connections and says nothing costs a read half of its time."""
+@pytest.mark.usefixtures("long_memory")
+def test_read_fails_over_from_a_half_open_connection(
+    etcd: Etcd, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read passes a member that takes connections and says nothing."""
+    monkeypatch.setattr(module, "_READ_S", 1.0)
     proxy.become("swallow")
     with contextlib.closing(etcd.engine([proxy.endpoint, etcd.endpoints[1]])) as engine:
         first_to(engine, proxy.endpoint)
-        assert engine.get(KEY, deadline_s=2.0) is None
+        assert engine.get(KEY, deadline_s=S) is None
         assert proxy.connections == 1
         for _ in range(10):  # and it is remembered
-            engine.get(KEY, deadline_s=2.0)
+            engine.get(KEY, deadline_s=S)
         assert proxy.connections == 1
 
 
@@ -87,7 +106,7 @@ def test_read_times_out(etcd: Etcd, proxy: Proxy) -> None:
     proxy.become("swallow")
     with contextlib.closing(etcd.engine([proxy.endpoint])) as engine:
         with pytest.raises(EngineTimeout) as caught:
-            engine.get(KEY, deadline_s=0.5)
+            engine.get(KEY, deadline_s=2.0)
         assert not caught.value.ambiguous
 
 
@@ -98,8 +117,10 @@ def test_unanswered_change_is_ambiguous(etcd: Etcd, proxy: Proxy, mode: str) -> 
         first_to(engine, proxy.endpoint)
         engine.get(KEY, deadline_s=S)  # the connection is there
         proxy.become(mode)  # type: ignore[arg-type]
+        # A member that is told so gives up at the deadline, done or not.
+        deadline_s = 1.0 if mode == "swallow" else 8.0
         with pytest.raises(EngineTimeout) as caught:
-            engine.transact([Compare(KEY, "absent")], [Put(KEY, b"1")], deadline_s=1.0)
+            engine.transact([Compare(KEY, "absent")], [Put(KEY, b"1")], deadline_s=deadline_s)
         assert caught.value.ambiguous
         found = engine.get(KEY, deadline_s=S)
         assert (found is not None) == (mode == "mute")
@@ -112,13 +133,20 @@ def test_cut_in_the_middle_of_a_change_is_ambiguous(etcd: Etcd, proxy: Proxy) ->
     with contextlib.closing(etcd.engine([proxy.endpoint, *etcd.endpoints[1:]])) as engine:
         first_to(engine, proxy.endpoint)
         engine.get(KEY, deadline_s=S)
-        proxy.delay_s = 0.5
-        timer = threading.Timer(0.7, proxy.cut)
-        timer.start()
+        proxy.become("mute")
+
+        def cut_the_answer_off() -> None:
+            assert proxy.swallowed.wait(S)
+            proxy.cut()
+
+        cutting = threading.Thread(target=cut_the_answer_off)
+        cutting.start()
+        begin = time.monotonic()
         with pytest.raises(EngineTimeout) as caught:
-            engine.transact([Compare(KEY, "absent")], [Put(KEY, b"1")], deadline_s=S)
-        timer.join()
+            engine.transact([Compare(KEY, "absent")], [Put(KEY, b"1")], deadline_s=2 * S)
+        cutting.join()
         assert caught.value.ambiguous
+        assert time.monotonic() - begin < 2 * S  # by the cut, not by the deadline
 
 
 def test_cut_while_idle_is_noticed(etcd: Etcd, proxy: Proxy) -> None:
@@ -126,30 +154,32 @@ def test_cut_while_idle_is_noticed(etcd: Etcd, proxy: Proxy) -> None:
     with contextlib.closing(etcd.engine([proxy.endpoint])) as engine:
         engine.get(KEY, deadline_s=S)
         proxy.cut()
-        while engine._idle and engine._idle[0].idle():
+        while engine.members.idle and engine.members.idle[0].idle():
             time.sleep(0.01)
-        assert engine.transact([], [Put(KEY, b"1")], deadline_s=S).succeeded
+        assert surely(engine, [], [Put(KEY, b"1")]).succeeded
         assert proxy.connections == 2
 
 
 def test_leader_killed(etcd: Etcd) -> None:
-    """Changes go on when the leader dies; one that was under way may be ambiguous, none is lost."""
+    """Changes go on when the leader dies; those under way may be ambiguous, none is lost."""
     made: list[bytes] = []
     unclear: list[bytes] = []
     with contextlib.closing(etcd.engine()) as engine:
-        for at in range(40):
+        for at in range(60):
             if at == 10:
                 etcd.leader().kill()
             key = KEY + b"/%d" % at
             try:
                 engine.transact([Compare(key, "absent")], [Put(key, b"x")], deadline_s=S)
                 made.append(key)
-            except EngineTimeout:
+            except EngineTimeout as error:
+                assert error.ambiguous  # noqa: PT017  # an unclear one is none of the made ones
                 unclear.append(key)
-        assert len(unclear) <= 1  # one caller, so one was under way
+        # On a busy machine there may be more than one election; in between it is served.
+        assert len(made) > 10 + len(unclear)
         there = {each.key for each in engine.list(KEY + b"/", deadline_s=S)[0]}
         assert set(made) <= there <= set(made + unclear)
-        engine.transact([], [Delete(key) for key in there], deadline_s=S)
+        surely(engine, [], [Delete(key) for key in there])
 
 
 def test_without_a_majority(etcd: Etcd) -> None:
@@ -157,7 +187,7 @@ def test_without_a_majority(etcd: Etcd) -> None:
     etcd.members[1].kill()
     etcd.members[2].kill()
     with contextlib.closing(etcd.engine([etcd.endpoints[0]])) as engine:
-        end = time.monotonic() + 30
+        end = time.monotonic() + 60
         while True:  # until the member has noticed
             try:
                 engine.transact([], [Put(KEY, b"1")], deadline_s=1.0)
@@ -167,12 +197,13 @@ def test_without_a_majority(etcd: Etcd) -> None:
                 assert "no leader" in str(error)  # noqa: PT017  # which of two it is decides
                 break
         with pytest.raises(EngineTimeout) as caught:
-            engine.get(KEY, deadline_s=0.5)
+            engine.get(KEY, deadline_s=2.0)
         assert not caught.value.ambiguous
         etcd.start()
-        assert engine.transact([], [Put(KEY, b"2")], deadline_s=S).succeeded
+        assert surely(engine, [], [Put(KEY, b"2")]).succeeded
 
 
+@pytest.mark.usefixtures("long_memory")
 def test_frozen_leader(etcd: Etcd) -> None:
     """A leader that hangs is passed as well, once the others have chosen another."""
     frozen = etcd.leader()
@@ -183,19 +214,24 @@ def test_frozen_leader(etcd: Etcd) -> None:
         with contextlib.closing(etcd.engine([etcd.endpoints[at], *others])) as engine:
             first_to(engine, etcd.endpoints[at])
             engine.get(KEY, deadline_s=S)
-            assert engine.transact([], [Put(KEY, b"1")], deadline_s=S).succeeded
+            assert surely(engine, [], [Put(KEY, b"1")]).succeeded
+            assert engine.members.endpoints[0].failures == 1
     finally:
         frozen.thaw()
 
 
 def test_watch_survives_its_member(etcd: Etcd) -> None:
-    """A watch goes on at another member when its own dies, and misses nothing."""
+    """A watch goes on at another member when its own, the leader, dies, and misses nothing."""
+    leader = etcd.leader()
+    endpoint = etcd.endpoints[etcd.members.index(leader)]
     with contextlib.closing(etcd.engine()) as engine, contextlib.closing(etcd.engine()) as writer:
-        first_to(engine, etcd.endpoints[0])
-        revision = writer.transact([], [Put(KEY, b"0")], deadline_s=S).revision
-        assert engine.watch(KEY, revision, deadline_s=0.2) == ([], revision)
-        etcd.members[0].kill()
-        writer.transact([], [Put(KEY, b"1")], deadline_s=S)
+        first_to(engine, endpoint)
+        revision = surely(writer, [], [Put(KEY, b"0")]).revision
+        while KEY not in engine._streams:  # until it is set up
+            assert engine.watch(KEY, revision, deadline_s=0.2) == ([], revision)
+        leader.kill()
+        # The leader's death may swallow the change: it is asked for again, and made once.
+        surely(writer, [Compare(KEY, "mod_revision", revision)], [Put(KEY, b"1")])
         events, _ = engine.watch(KEY, revision, deadline_s=S)
         assert [event.value for event in events] == [b"1"]
 
@@ -204,23 +240,27 @@ def test_watch_through_a_cut(etcd: Etcd, proxy: Proxy) -> None:
     """A watch whose connection is cut while it waits is set up anew and misses nothing."""
     with contextlib.closing(etcd.engine([proxy.endpoint])) as engine:
         with contextlib.closing(etcd.engine()) as writer:
-            revision = writer.transact([], [Put(KEY, b"0")], deadline_s=S).revision
+            revision = surely(writer, [], [Put(KEY, b"0")]).revision
+            while KEY not in engine._streams:
+                assert engine.watch(KEY, revision, deadline_s=0.2) == ([], revision)
+            before = proxy.connections
 
             def disturb() -> None:
                 proxy.cut()
-                writer.transact([], [Put(KEY, b"1")], deadline_s=S)
+                surely(writer, [Compare(KEY, "mod_revision", revision)], [Put(KEY, b"1")])
 
             timer = threading.Timer(0.5, disturb)
             timer.start()
-            events, _ = engine.watch(KEY, revision, deadline_s=S)
+            events, _ = engine.watch(KEY, revision, deadline_s=2 * S)
             timer.join()
         assert [event.value for event in events] == [b"1"]
+        assert proxy.connections > before
 
 
 def test_fork(etcd: Etcd) -> None:
     """A child opens connections of its own: parent and child do not read each other's answers."""
     with contextlib.closing(etcd.engine()) as engine:
-        engine.transact([], [Put(KEY, b"1")], deadline_s=S)
+        surely(engine, [], [Put(KEY, b"1")])
         child = os.fork()
         if child == 0:
             status = 1

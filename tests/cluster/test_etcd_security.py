@@ -16,10 +16,10 @@ from fastipam.errors import ConfigError
 
 from .certificates import Certificates
 from .conftest import binary_of
-from .etcd import Etcd
+from .etcd import Etcd, surely
 from .proxy import Proxy
 
-S = 20.0
+S = 30.0
 KEY = b"/fastipam/security"
 
 
@@ -140,10 +140,10 @@ def test_password(version: str, tmp_path: Path) -> None:
         for member in etcd.members:  # the members forget the tokens
             member.kill()
             member.start()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while True:  # until the members listen again
             try:
-                assert engine.transact([], [Put(KEY, b"2")], deadline_s=S).succeeded
+                assert surely(engine, [], [Put(KEY, b"2")]).succeeded
                 break
             except EngineUnavailable:
                 assert time.monotonic() < deadline

@@ -9,7 +9,7 @@ import pytest
 
 from fastipam import blocks
 from fastipam.backup import backup, restore
-from fastipam.cluster.claims import Deadline
+from fastipam.cluster.deadlines import Deadline
 from fastipam.cluster.engine import EngineUnavailable
 from fastipam.cluster.engines.memory import MemoryEngine
 from fastipam.cluster.keeper import Keeper
@@ -162,8 +162,8 @@ def test_donation(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
         time.now += min(poor.keeper.step(), rich.keeper.step(), 0.05)
         listed, _ = engine.list(node.keys.wanted, deadline_s=1)
         for mark in listed:
-            if mark.key not in [each[1].key for each in rich.keeper._marks.values()]:
-                rich.keeper.see_mark(mark)
+            if mark not in rich.keeper.marks:
+                rich.keeper.marks.see(mark)
     assert time.now - began < 2
     assert poor.add(1) == 1
     poor.turns(1)

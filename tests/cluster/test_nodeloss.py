@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fastipam.cluster import nodeloss
-from fastipam.cluster.claims import Deadline
+from fastipam.cluster.deadlines import Deadline
 from fastipam.cluster.engines.memory import MemoryEngine
 from fastipam.errors import AddressInUse
 from tests.e2e.tools import lacking

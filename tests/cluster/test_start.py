@@ -6,12 +6,14 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 import fastipam
 from fastipam.agent.cluster_metrics import ClusterMetrics
 from fastipam.agent.keepers import Keepers
-from fastipam.cluster.claims import Deadline
+from fastipam.cluster import deadlines
+from fastipam.cluster.deadlines import Deadline
 from fastipam.cluster.engines.memory import MemoryEngine
 
 from .etcd import Etcd
@@ -21,24 +23,35 @@ if TYPE_CHECKING:
     from fastipam.cluster.claims import Node
 
 NODES = 200
+PATIENCE_S = 120.0  # for all of them, on a machine that is busy with other things
 
 
-def test_two_hundred_nodes_at_once(etcd: Etcd, tmp_path: Path) -> None:
+def test_two_hundred_nodes_at_once(
+    etcd: Etcd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each claims a block of a /12: at most 1.2 transactions a claim, none twice."""
+    # A claim that is not answered in time is asked for again, and would count: all of these nodes
+    # share one machine with etcd, whose speed is not looked at here.
+    monkeypatch.setattr(deadlines, "CALL_S", PATIENCE_S)
     more = {"pool": "10.32.0.0/12", "prefix": "/start/"}
-    engine = etcd.engine()
-    init(engine, **more)
-    machines = [Machine(tmp_path, f"node-{at}", engine, **more) for at in range(NODES)]
-    nodes = [machine.joined() for machine in machines]
+    engines = [etcd.engine() for _ in range(NODES)]
+    init(engines[0], **more)
+    machines = [
+        Machine(tmp_path, f"node-{at}", engine, **more) for at, engine in enumerate(engines)
+    ]
+    nodes = [machine.node() for machine in machines]
+    for node in nodes:
+        node.join(Deadline(PATIENCE_S), agent=True)
     faults: list[BaseException] = []
     together = threading.Barrier(NODES)
 
     def claim(node: Node) -> None:
         try:
-            together.wait()
-            assert node.claim(node.settings.geometries[0], 1, Deadline(30))
+            together.wait(PATIENCE_S)
+            assert node.claim(node.settings.geometries[0], 1, Deadline(PATIENCE_S))
         except BaseException as error:
             faults.append(error)
+            together.abort()
 
     threads = [threading.Thread(target=claim, args=(node,)) for node in nodes]
     for thread in threads:
@@ -47,11 +60,12 @@ def test_two_hundred_nodes_at_once(etcd: Etcd, tmp_path: Path) -> None:
         thread.join()
     assert not faults, faults[0]
     transactions = sum(node.counts.transactions for node in nodes)
+    print(f"\n{NODES} nodes at once: {transactions / NODES:.3f} transactions a claim")
     assert sum(node.counts.claimed for node in nodes) == NODES
     assert transactions <= 1.2 * NODES
     assert len({pair for machine in machines for pair in machine.active()}) == NODES
-    engine.close()
     for machine in machines:
+        machine.engine.close()
         machine.store.close()
 
 

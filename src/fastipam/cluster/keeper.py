@@ -16,12 +16,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastipam import blocks
-from fastipam.blocks import ACTIVE
-from fastipam.cluster import layout, nodeloss, planner
-from fastipam.cluster.claims import Deadline, Node, NodeLock
-from fastipam.cluster.engine import Compacted, EngineError, KeyValue
+from fastipam.cluster import layout, nodeloss, planner, survey
+from fastipam.cluster.claims import Node
+from fastipam.cluster.deadlines import Deadline
+from fastipam.cluster.engine import EngineError
 from fastipam.cluster.errors import ClusterCorrupt, ClusterRefused, NoBlock
+from fastipam.cluster.marks import Marks
 from fastipam.cluster.need import claim_family, hold_session, lacking
+from fastipam.cluster.nodelock import NodeLock
 from fastipam.cluster.planner import Use
 from fastipam.errors import FastipamError
 
@@ -43,10 +45,7 @@ _COLLECT_S = 0.05  # while a mark is up
 _LOOK_AGAIN_S = 0.5  # a block may become free without anybody answering the mark
 _TIDY_S = 5.0  # between two looks for blocks to give back
 _RECONCILE_S = 600.0  # between two comparisons of both stores: they should never find anything
-_SPREAD_S = 1.0  # donors answer a mark within it
 _NEED_S = 3.0  # an ADD that has not asked again for so long has gone
-_CHUNK = 32  # blocks counted between two turns of the agent's loop: a tenth of a millisecond
-_WATCH_S = 30.0
 
 
 class Status(NamedTuple):
@@ -102,8 +101,7 @@ class Keeper:
         self._needs: dict[str, float] = {}  # who waits for an address -> when it last asked
         self._marked: dict[int, float] = {}  # family -> when its mark was raised
         self._last_claim: dict[int, tuple[float, int]] = {}  # family -> (when, blocks)
-        self._marks: dict[str, tuple[float, KeyValue]] = {}  # needy node -> (answer at, its mark)
-        self._marks_lock = threading.Lock()
+        self.marks = Marks(self.node, clock, self._wake.set)
         self._seen = (-1, -1)  # what the books said when demand was last looked at
         self._states: dict[str, int] = {}
         self._connected = False
@@ -137,7 +135,7 @@ class Keeper:
 
     def start(self) -> None:
         """Begin to work, in two threads: one works, one watches for marks."""
-        for name, target in (("cluster", self._run), ("cluster-watch", self._watch)):
+        for name, target in (("cluster", self._run), ("cluster-watch", self._watch_marks)):
             thread = threading.Thread(target=target, name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -159,6 +157,9 @@ class Keeper:
             seconds = self.step()
             self._wake.wait(seconds)
             self._wake.clear()
+
+    def _watch_marks(self) -> None:
+        self.marks.follow(lambda: self._stopping)
 
     # One turn -------------------------------------------------------------------------------
 
@@ -221,7 +222,7 @@ class Keeper:
             self._give_back(deadline)
         if self._marked:
             return _COLLECT_S
-        soonest = self._next_answer()
+        soonest = self.marks.next_answer()
         return max(0.0, min(soonest - now, _TICK_S if busy or needs else _IDLE_S))
 
     def _waiting(self) -> int:
@@ -286,7 +287,7 @@ class Keeper:
 
     def _claim(self, needs: int, deadline: Deadline) -> bool:
         """Claim what is needed now or soon; whether addresses were assigned since the last look."""
-        seen = self._books()
+        seen = survey.books(self.node)
         busy = seen != self._seen
         if not busy and not needs and not self._marked:
             return False
@@ -308,43 +309,8 @@ class Keeper:
             self.on_blocks()
         return busy or got
 
-    def _books(self) -> tuple[int, int]:
-        """Two numbers that change whenever an address is assigned or given back. O(1)."""
-        from fastipam.ledger import read_state
-
-        with self.store.read() as txn:
-            network_id = self.network.id_in(txn)
-            if network_id is None:
-                return 0, 0
-            state = read_state(txn, self.store, network_id)
-            return state.generation, state.used
-
     def _survey(self) -> list[tuple[Geometry, Use]]:
-        """What is used of each active block. O(blocks), letting the agent's loop in between."""
-        uses: list[tuple[Geometry, Use]] = []
-        states: dict[str, int] = {}
-        sets = {each.family: each for each in self.settings.pool.sets}
-        owned = self.node.local()
-        for at in range(0, len(owned), _CHUNK):
-            with self.store.read() as txn:
-                network_id = self.network.id_in(txn)
-                if network_id is None:
-                    break
-                for block in owned[at : at + _CHUNK]:
-                    name = blocks.STATES[block.state]
-                    states[name] = states.get(name, 0) + 1
-                    pool = self.settings.geometry_of(block.family, block.base)
-                    if block.state != ACTIVE or pool is None:
-                        continue
-                    pages = blocks.read_pages(txn, self.store, network_id, block.family)
-                    range_set = sets[block.family]
-                    size = blocks.capacity(range_set, block.base)
-                    used = blocks.used_in(pages, range_set, block.base)
-                    number = pool.number(block.base)
-                    assert number is not None
-                    uses.append((pool, Use(number, size, used, block.claimed_ns / 1e9)))
-            time.sleep(0)
-        self._states = states
+        uses, self._states = survey.survey(self.node)
         return uses
 
     def _claim_family(self, family: int, free: int, missing: int, deadline: Deadline) -> bool:
@@ -359,7 +325,7 @@ class Keeper:
             missing=missing,
             last_run=last_run,
             since_last_s=now - when,
-            scarce=bool(self._marks),
+            scarce=bool(self.marks),
         )
         if not run or now < self._look_at.get((family, bool(missing)), 0.0):
             return False
@@ -400,30 +366,8 @@ class Keeper:
 
     # Others in need -------------------------------------------------------------------------
 
-    def see_mark(self, mark: KeyValue) -> None:
-        """A node in need was seen: answer it when this donor's time comes."""
-        needy = layout.name_of(mark.key)
-        if needy == self.settings.node:
-            return
-        want = layout.Want.read(mark.key, mark.value)
-        delay = planner.donor_delay_s(self.settings.node, needy, want.number, _SPREAD_S)
-        with self._marks_lock:
-            self._marks[needy] = self._clock() + delay, mark
-        self._wake.set()
-
-    def forget_mark(self, needy: str) -> None:
-        """Its need is met."""
-        with self._marks_lock:
-            self._marks.pop(needy, None)
-
-    def _next_answer(self) -> float:
-        with self._marks_lock:
-            return min((at for at, _ in self._marks.values()), default=float("inf"))
-
     def _answer_marks(self, deadline: Deadline) -> None:
-        now = self._clock()
-        with self._marks_lock:
-            due = [(needy, mark) for needy, (at, mark) in self._marks.items() if at <= now]
+        due = self.marks.due()
         if not due:
             return
         uses = self._survey()
@@ -436,41 +380,4 @@ class Keeper:
                 if numbers and not given:
                     pairs = [(pool.family, pool.address(one)) for one in numbers]
                     given = self.node.donate(needy, mark, pairs, deadline)
-            with self._marks_lock:
-                if self._marks.get(needy, (0.0, mark))[1] is mark:
-                    if given:
-                        self._marks.pop(needy, None)
-                    else:  # nothing to give now; perhaps later, while the mark is up
-                        self._marks[needy] = now + _SPREAD_S, mark
-
-    def _watch(self) -> None:
-        """Follow the marks of others, for ever: a lost watch begins with a listing again."""
-        failures = 0
-        revision = 0
-        prefix = self.node.keys.wanted
-        while not self._stopping:
-            try:
-                if not revision:
-                    listed, revision = self.engine.list(prefix, deadline_s=_OPERATION_S)
-                    self._replace_marks(listed)
-                events, revision = self.engine.watch(prefix, revision, deadline_s=_WATCH_S)
-                for event in events:
-                    if event.kind == "put":
-                        self.see_mark(KeyValue(event.key, event.value, 0, event.revision, 0))
-                    else:
-                        self.forget_mark(layout.name_of(event.key))
-                failures = 0
-            except Compacted:
-                revision = 0
-            except FastipamError as error:
-                revision = 0
-                failures += 1
-                log.debug("network=%s watch lost: %s", self.network.name, error)
-                if not self._stopping:
-                    time.sleep(planner.backoff_s(self.settings.node, failures))
-
-    def _replace_marks(self, listed: Sequence[KeyValue]) -> None:
-        with self._marks_lock:
-            self._marks.clear()
-        for mark in listed:
-            self.see_mark(mark)
+            self.marks.answered(needy, mark, given)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 
 from fastipam import blocks
-from fastipam.cluster.claims import Deadline, Node, NodeLock
+from fastipam.cluster.claims import Node
 from fastipam.cluster.connect import connect
+from fastipam.cluster.deadlines import Deadline
 from fastipam.cluster.engine import EngineError, Put
 from fastipam.cluster.errors import ClusterRefused, NoBlock
+from fastipam.cluster.nodelock import NodeLock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -22,7 +22,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from fastipam.cluster.claims import Node, Pair
+    from fastipam.cluster.claims import Node
+    from fastipam.cluster.localnode import Pair
     from fastipam.cluster.settings import Settings
 
 NETNS_DIRECTORIES = ("/run/netns", "/var/run/netns", "/run/docker/netns", "/run/cni/netns")

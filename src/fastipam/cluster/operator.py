@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from fastipam.cluster.claims import Deadline, Node
+    from fastipam.cluster.claims import Node
+    from fastipam.cluster.deadlines import Deadline
     from fastipam.cluster.engine import Engine
     from fastipam.cluster.settings import Settings
 

@@ -13,7 +13,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from fastipam.cluster.claims import Deadline, Node, Pair
+    from fastipam.cluster.claims import Node
+    from fastipam.cluster.deadlines import Deadline
+    from fastipam.cluster.localnode import Pair
 
 
 def _text(node: Node, family: int, base: int) -> str:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from typing import Any
 
-    from fastipam.cluster.claims import Deadline, Node
+    from fastipam.cluster.claims import Node
+    from fastipam.cluster.deadlines import Deadline
 
     # prefix -> (node, its address in the prefix's family)
     Table = dict[str, tuple[str, str]]

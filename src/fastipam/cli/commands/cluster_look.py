@@ -1,0 +1,235 @@
+"""``fastipam cluster …``, what only looks: status, nodes, blocks, routes, check."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import click
+
+from fastipam.cli import output
+from fastipam.cli.commands.cluster_options import as_json_option, this_node, where, within
+from fastipam.cli.group import command
+from fastipam.cli.output import Column
+
+_WATCH_S = 30.0
+
+_NODE_COLUMNS = (
+    Column("NODE", "node", 16),
+    Column("STATE", "state", 7),
+    Column("EPOCH", "epoch", 5, number=True),
+    Column("BLOCKS", "blocks", 6, number=True),
+    Column("WANTED", "wanted", 6),
+    Column("ADDRESSES", "addresses_text", 15),
+)
+
+
+@command(
+    "nodes",
+    examples=(("fastipam cluster nodes -c cluster.json", "who takes part, and who is alive"),),
+)
+@where
+@as_json_option
+def nodes(
+    path: str, network: str | None, data_dir: str | None, timeout_s: float, as_json: bool
+) -> None:
+    """Print every node that has taken part, whether its agent is alive, and what it owns."""
+    from fastipam.cluster import operator
+
+    with this_node(path, network, data_dir) as (_, node):
+        rows = operator.read_nodes(node.engine, node.keys, within(timeout_s))
+        if as_json:
+            output.json_array(rows)
+            return
+        output.table(
+            _NODE_COLUMNS,
+            [
+                row
+                | {
+                    "addresses_text": ",".join(row["addresses"]),
+                    "wanted": "yes" if row["wanted"] else "no",
+                }
+                for row in rows
+            ],
+        )
+
+
+_BLOCK_COLUMNS = (
+    Column("BLOCK", "block", 18),
+    Column("NODE", "node", 16),
+    Column("EPOCH", "epoch", 5, number=True),
+    Column("AGE", "age", 6, number=True),
+    Column("USED", "used_text", 9, number=True),
+    Column("STATE", "state", 9),
+)
+
+
+@command("blocks", examples=(("fastipam cluster blocks -c cluster.json", "who owns what"),))
+@click.option("--node", "only", metavar="NODE", help="Only this node's.")
+@where
+@as_json_option
+def blocks_(
+    path: str,
+    network: str | None,
+    data_dir: str | None,
+    timeout_s: float,
+    only: str | None,
+    as_json: bool,
+) -> None:
+    """Print every owned block; how full it is only for this node's own.
+
+    How full the others' are, their nodes know: no address is written into the cluster's store.
+    """
+    from fastipam.cluster import operator, report
+
+    with this_node(path, network, data_dir) as (ipam, node):
+        deadline = within(timeout_s)
+        local = {} if ipam is None else report.use_of_blocks(node)
+        rows = []
+        for row in operator.read_blocks(node.engine, node.keys, node.settings, deadline):
+            if only not in (None, row["node"]):
+                continue
+            pair = row.pop("family"), row.pop("base")
+            row.pop("revision")
+            mine = local.get(pair) if row["node"] == node.name else None
+            rows.append(row | (mine or {"state": "", "used": None, "size": None}))
+        if as_json:
+            output.json_array(rows)
+            return
+        now_ns = time.time_ns()
+        output.table(
+            _BLOCK_COLUMNS,
+            [
+                row
+                | {
+                    "age": _age((now_ns - row["claimed_ns"]) / 1e9),
+                    "used_text": "" if row["used"] is None else f"{row['used']}/{row['size']}",
+                }
+                for row in rows
+            ],
+        )
+
+
+def _age(seconds: float) -> str:
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{int(seconds // size)}{unit}"
+    return f"{max(0, int(seconds))}s"
+
+
+@command(
+    "status", examples=(("fastipam cluster status -c cluster.json", "is all well, in one screen"),)
+)
+@where
+@as_json_option
+def status(
+    path: str, network: str | None, data_dir: str | None, timeout_s: float, as_json: bool
+) -> None:
+    """Print how this node and its cluster fare; exit 1 when the store does not answer."""
+    from fastipam.cluster import report
+    from fastipam.cluster.engine import EngineError
+
+    with this_node(path, network, data_dir) as (ipam, node):
+        document: dict[str, Any] = report.of_node(node, ipam is not None)
+        try:
+            document |= report.of_cluster(node, within(timeout_s))
+            reachable = True
+        except EngineError as error:
+            document |= {"reachable": False, "reason": error.message}
+            reachable = False
+        if as_json:
+            output.json_object(document)
+        else:
+            for key, value in document.items():
+                output.say(f"{key.replace('_', ' '):<16} {_words(value)}")
+    if not reachable:
+        raise SystemExit(1)
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{count} {name}" for name, count in value.items()) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
+
+
+@command(
+    "check",
+    examples=(("fastipam cluster check -c cluster.json", "after an accident"),),
+    exits={0: "both stores agree", 1: "findings were printed, or an error"},
+)
+@where
+@as_json_option
+def check(
+    path: str, network: str | None, data_dir: str | None, timeout_s: float, as_json: bool
+) -> None:
+    """Compare the cluster's store with this node's; print what disagrees. Changes nothing.
+
+    What an agent is doing at this moment may show as a difference: run it again.
+    """
+    from fastipam.cluster import report
+
+    with this_node(path, network, data_dir) as (ipam, node):
+        found = report.compare(node, ipam is not None, within(timeout_s))
+        if as_json:
+            output.json_array(found)
+        else:
+            for one in found:
+                output.say(f"{one['block'] or one['node']}: {one['text']}")
+            if not found:
+                output.note("the cluster's store and this node's agree")
+    if found:
+        raise SystemExit(1)
+
+
+@command(
+    "routes",
+    examples=(
+        ("fastipam cluster routes --format iproute2 | ip -batch -", "on each node"),
+        ("fastipam cluster routes --watch", "JSON, a line a change"),
+    ),
+)
+@click.option("--watch", is_flag=True, help="Go on with every change, a line each.")
+@click.option(
+    "--format",
+    "form",
+    default="json",
+    show_default=True,
+    type=click.Choice(["json", "iproute2"]),
+    help="What to print.",
+)
+@click.option("--all", "with_own", is_flag=True, help="This node's own blocks, too.")
+@where
+def routes(
+    path: str,
+    network: str | None,
+    data_dir: str | None,
+    timeout_s: float,
+    watch: bool,
+    form: str,
+    with_own: bool,
+) -> None:
+    """Print block → node address, runs of blocks as one route, for plugins that route.
+
+    ``iproute2`` prints lines for ``ip -batch``: "route replace …", and "route del …" for what is
+    gone. A node has an address when its settings say so ("address"); others are left out.
+    """
+    from fastipam.cluster import routing
+
+    with this_node(path, network, data_dir) as (_, node):
+        shown = None if with_own else node.name
+        if not watch:
+            table = routing.read(node, within(timeout_s), without=shown)
+            if form == "json":
+                output.json_array(routing.documents(table))
+            else:
+                for line in routing.commands({}, table):
+                    output.say(line)
+            return
+        for before, after in routing.follow(node, without=shown, wait_s=_WATCH_S):
+            lines = routing.commands(before, after) if form == "iproute2" else None
+            if lines is None:
+                lines = routing.changes(before, after)
+            for line in lines:
+                click.echo(line)
