@@ -33,6 +33,7 @@ from fastipam.errors import (
     StoreClosed,
     StoreCorrupt,
     StoreForked,
+    StoreUnavailable,
     StoreVersion,
 )
 from fastipam.faults import MAP_SIZE, MAX_READERS, is_disk_full, translate
@@ -75,10 +76,10 @@ class Store:
     the last changes or damage the file), or None: as the store was created, "durable" for a new
     one.
 
-    ``clock`` returns wall clock nanoseconds, ``boot_id`` the text that names this boot; tests
-    inject both. ``boot`` is the boot's number in this store; ``unswept`` says that leases of an
-    earlier one may be left (a hint: each network knows for itself). With ``create=False`` a
-    directory without a store raises FileNotFoundError.
+    ``clock`` returns wall clock nanoseconds, ``boot_id`` the text that names this boot, empty when
+    there is none to be had; tests inject both. ``boot`` is the boot's number in this store;
+    ``unswept`` says that leases of an earlier one may be left (a hint: each network knows for
+    itself). With ``create=False`` a directory without a store raises FileNotFoundError.
     Raises StoreError, ConfigError (durability).
     """
 
@@ -266,9 +267,9 @@ class Store:
                 path=self.path,
                 hint="use the fastipam that wrote it, or a newer one",
             )
-        if schema == 1:
+        if 1 <= schema < SCHEMA:
             raise StoreVersion(
-                f"the store {self.path} has schema 1, which no release had",
+                f"the store {self.path} has schema {schema}, which no release had",
                 path=self.path,
                 hint="export its leases with the version that wrote it, and import them",
             )
@@ -290,12 +291,24 @@ class Store:
         )
 
     def _note_boot(self, txn: Any) -> int:
-        """The number of this boot: boots that the store has seen are counted from 1."""
+        """The number of this boot: boots that the store has seen are counted from 1.
+
+        Who cannot read the boot's id must not count a boot: that would give back the leases of
+        containers that run. A store that was made where there is none takes the first one it meets.
+        """
         db = self.db_meta
         boot = self.boot_id().encode()
+        before = txn.get(_BOOT, db=db)
         number = int.from_bytes(txn.get(_BOOT_NUMBER, b"", db=db), "big")
-        if txn.get(_BOOT, db=db) != boot:
-            number += 1
+        if before and not boot:
+            raise StoreUnavailable(
+                f"the store {self.path} is not used: this process cannot read {_BOOT_ID}, and "
+                "so not tell the leases of this boot from those of an earlier one",
+                path=self.path,
+                hint="let it see all of /proc (of a systemd unit: no ProcSubset=pid)",
+            )
+        if before != boot:
+            number += before != b""
             txn.put(_BOOT, boot, db=db)
             txn.put(_BOOT_NUMBER, number.to_bytes(4, "big"), db=db)
             if number == 1:
@@ -431,7 +444,7 @@ def _read_boot_id() -> str:
         with open(_BOOT_ID) as file:
             return file.read().strip()
     except OSError:
-        return "unknown"
+        return ""
 
 
 _shared: dict[tuple[int, int], tuple[Store, int]] = {}

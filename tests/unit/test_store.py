@@ -100,7 +100,7 @@ def test_newer_schema(data_dir: Path) -> None:
     with lmdb.open(str(data_dir), max_dbs=32) as env, env.begin(write=True) as txn:
         txn.drop(env.open_db(b"cooldown", txn=txn))  # a schema may have dropped one of ours
     before = content(data_dir)
-    with pytest.raises(StoreVersion, match="has schema 9, this fastipam knows 2") as caught:
+    with pytest.raises(StoreVersion, match="has schema 9, this fastipam knows 3") as caught:
         fastipam.open(data_dir, boot_id=lambda: "another boot")
     assert caught.value.path == str(data_dir)
     assert content(data_dir) == before
