@@ -32,6 +32,7 @@ from fastipam.errors import (
     ConfigError,
     StoreClosed,
     StoreCorrupt,
+    StoreError,
     StoreForked,
     StoreUnavailable,
     StoreVersion,
@@ -107,6 +108,7 @@ class Store:
         self._process = os.getpid()
         self._commits = 0
         self.identity = (0, 0)
+        self._map_size = map_size
         if not create and not os.path.lexists(os.path.join(self.path, DATA_FILE)):
             raise FileNotFoundError(errno.ENOENT, "there is no store", self.path)
         stored = self._open(durability or DURABLE, map_size)
@@ -134,7 +136,7 @@ class Store:
             made = make_files(self.path)
             self._turn = Turn(self.path)
         except OSError as error:
-            raise translate(error, self.path) from error
+            raise self.translate(error) from error
         try:
             with self._turn:
                 if is_new(self.path):
@@ -151,8 +153,9 @@ class Store:
             )
         except (lmdb.Error, OSError) as error:
             self._turn.close()
-            raise translate(error, self.path) from error
+            raise self.translate(error) from error
         self._env = env
+        self._map_size = int(env.info()["map_size"])  # of a file that is larger already, more
         try:
             with self._turn:
                 refuse_truncated(env, self.path)
@@ -166,7 +169,7 @@ class Store:
             if TURN_FILE in made:  # the directory is somebody else's: leave no trace
                 os.unlink(os.path.join(self.path, TURN_FILE))
             if isinstance(error, (lmdb.Error, OSError)):
-                raise translate(error, self.path) from error
+                raise self.translate(error) from error
             raise
 
     def _create(self, durability: str, map_size: int) -> None:
@@ -350,6 +353,10 @@ class Store:
         if self._commits % _READER_CHECK == 0 and self._env is not None:
             self._env.reader_check()
 
+    def translate(self, error: Exception) -> StoreError:
+        """What an error of LMDB's or the system's means for this store."""
+        return translate(error, self.path, self._map_size)
+
     def require_writable(self) -> None:
         """Raise StoreError when a change could not be written now. O(1); not in a transaction.
 
@@ -361,7 +368,7 @@ class Store:
             descriptor = os.open(os.path.join(self.path, DATA_FILE), os.O_RDWR | os.O_CLOEXEC)
             os.close(descriptor)
         except OSError as error:
-            raise translate(error, self.path) from error
+            raise self.translate(error) from error
         if is_disk_full(self.path) or self._is_map_full():
             with self.write() as txn:
                 txn.put(_PROBE, bytes(_PROBE_BYTES), True, True, False, self.db_meta)
@@ -396,7 +403,7 @@ class Store:
         try:
             env.copyfd(descriptor, compact=True)
         except (lmdb.Error, OSError) as error:
-            raise translate(error, self.path) from error
+            raise self.translate(error) from error
 
     @property
     def in_transaction(self) -> bool:
