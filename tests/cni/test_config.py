@@ -462,7 +462,7 @@ def test_impossible_data_dir(path: str, call: Call, config: Make) -> None:
 def test_relative_data_dir(
     path: str, call: Call, config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A relative path would be another store for each working directory: code 7, nothing is made."""
+    """A relative path would be another store for each working directory: code 7."""
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.iterdir())
     for command in ("ADD", "CHECK", "STATUS"):

@@ -131,7 +131,7 @@ def test_directory_behind_a_link(way: Plugin, config: Make, tmp_path: Path) -> N
 
 
 def test_directory_behind_a_strangers_link(way: Plugin, config: Make, tmp_path: Path) -> None:
-    """A link of another user in the place of the directory is refused; nothing is made behind it."""
+    """A link of another user in the place of the directory is refused, and left alone."""
     require_root()
     (tmp_path / "target").mkdir(mode=0o700)
     (tmp_path / "store").symlink_to(tmp_path / "target")
