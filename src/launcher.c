@@ -22,7 +22,8 @@
  * agent and to the entry point it hands on FASTIPAM_STARTED, when it began on the monotonic clock in
  * nanoseconds: GC spares leases that are younger than its call, however long it waited. To the agent
  * it says as FASTIPAM_NETNS which files CNI_NETNS, its own network namespace and its mount namespace
- * are, "device:inode" each, empty when it cannot be seen: an agent in a container may see others.
+ * are, "device:inode" each, empty when it cannot be seen: an agent in a container may see others. Then
+ * when the first was made, nanoseconds (lease.py says what for), 0 where a link leads to it.
  *
  * A start is most of what a call costs, so the usual way takes no memory from the allocator and few
  * system calls; and the libc should be one that starts without asking the processor what it can do
@@ -362,28 +363,37 @@ static int append_variable(const char *name, const char *value)
 }
 
 /* "device:inode" of a file; nothing when there is none. Returns where the text ends. */
-static char *put_identity(char *out, const char *path)
+static char *put_identity(char *out, const struct stat *status)
 {
-	struct stat status;
-	*out = '\0';
-	if (stat(path, &status) < 0)
-		return out;
-	out = put_number(out, status.st_dev);
+	out = put_number(out, status->st_dev);
 	*out++ = ':';
-	return put_number(out, status.st_ino);
+	return put_number(out, status->st_ino);
 }
 
 static int append_netns(void)
 {
+	static const char *const own[] = {"/proc/self/ns/net", "/proc/self/ns/mnt"};
 	const char *path = getenv("CNI_NETNS");
-	char text[3 * 42], *end; /* two numbers of 20 digits, a colon, a blank or NUL */
+	char text[3 * 42 + 21], *end = text; /* numbers of 20 digits, colons, blanks, NUL */
+	struct stat status;
+	uint64_t born = 0;
+	size_t each;
 	if (!path || !*path)
 		return 0;
-	end = put_identity(text, path);
+	if (lstat(path, &status) == 0) {
+		int link = S_ISLNK(status.st_mode);
+		if (!link && status.st_mtim.tv_sec >= 0)
+			born = (uint64_t)status.st_mtim.tv_sec * 1000000000 + (uint64_t)status.st_mtim.tv_nsec;
+		if (!link || stat(path, &status) == 0)
+			end = put_identity(end, &status);
+	}
+	for (each = 0; each < sizeof own / sizeof *own; each++) {
+		*end++ = ' ';
+		if (stat(own[each], &status) == 0)
+			end = put_identity(end, &status);
+	}
 	*end++ = ' ';
-	end = put_identity(end, "/proc/self/ns/net");
-	*end++ = ' ';
-	put_identity(end, "/proc/self/ns/mnt");
+	put_number(end, born);
 	return append_variable(NETNS, text);
 }
 

@@ -45,7 +45,7 @@ class Yardstick:
             container = f"c{place:063x}"
             name = records.owner_name(container, IFNAME)
             lease = records.Record(
-                *(records.ASSIGNED, 12, 0, 1, 1, 1, 0, 1, 1, 0),
+                *(records.ASSIGNED, 12, 0, 1, 1, 1, 0, 1, 1, 0, 1),
                 *(container, IFNAME, NETNS, *POD),
             )
             event = history.pack_event(

@@ -36,6 +36,12 @@ def backup(store: Store, path: str | os.PathLike[str], progress: Progress | None
     """
     target = os.path.abspath(path)
     descriptor, name = -1, ""
+    if os.path.exists(target) and not os.path.isfile(target):
+        raise StoreUnavailable(
+            f"the backup {target} cannot be written: there is something that is no file",
+            path=target,
+            hint="nothing was changed; choose another file",
+        )
     try:
         descriptor, name = tempfile.mkstemp(prefix=".fastipam-", dir=os.path.dirname(target))
         store.copy_to(descriptor)
@@ -140,10 +146,12 @@ class _Copy:
         self._target = target
         self._txn = txn
         self._progress = progress
+        self._generations: dict[int, int] = {}
 
     def run(self) -> int:
         pairs = list(zip(self._source.databases(), self._target.databases(), strict=True))
         total = sum(self._snapshot.txn.stat(source)["entries"] for source, _ in pairs)
+        self._generations = self._newest()
         done = 0
         for source, target in pairs:
             self._txn.txn.drop(target, delete=False)
@@ -177,11 +185,24 @@ class _Copy:
         boot = self._target.boot if records.boot_of(raw) == self._source.boot else 0
         return raw[:_BOOT_AT] + boot.to_bytes(4, "little") + raw[_BOOT_END:]
 
-    @staticmethod
-    def _unswept(key: bytes, raw: bytes) -> bytes:
-        """The search for leases of earlier boots begins anew."""
+    def _newest(self) -> dict[int, int]:
+        """By the backup's network ids: the generations that the store has given so far."""
+        given: dict[bytes, int] = {}
+        for key, raw in self._txn.txn.cursor(self._target.db_networks):
+            state = self._txn.get(raw[:4], None, self._target.db_states)
+            if state is not None:
+                given[key] = NetworkState(0, state).generation
+        cursor = self._snapshot.txn.cursor(self._source.db_networks)
+        return {int.from_bytes(raw[:4], "big"): given.get(key, 0) for key, raw in cursor}
+
+    def _unswept(self, key: bytes, raw: bytes) -> bytes:
+        """The search for leases of earlier boots begins anew; no generation is given twice.
+
+        Somebody who is about to give back what was assigned after the backup knows it by that.
+        """
         state = NetworkState(int.from_bytes(key, "big"), raw)
         state.swept, state.sweep = 0, (0, 0)
+        state.generation = max(state.generation, self._generations.get(state.network_id, 0))
         return state.pack()
 
     def _copy_meta(self) -> None:

@@ -91,10 +91,17 @@ def refuse_strangers(path: str) -> None:
     kill it (by cutting the file short below its memory map).
     """
     trusted = (0, os.geteuid())
+    link = os.lstat(path)
+    if stat.S_ISLNK(link.st_mode) and link.st_uid not in trusted:
+        raise StoreUnavailable(
+            f"the store {path} is not used: it is a symbolic link of uid {link.st_uid}",
+            path=path,
+            hint="name the directory itself, or make the link anew",
+        )
     for name in ("", DATA_FILE, LOCK_FILE, TURN_FILE):
         file = os.path.join(path, name) if name else path
         try:
-            # The directory itself may be reached through a link: its owner chose where it leads.
+            # The directory itself may be reached through a link of somebody we trust.
             status = os.lstat(file) if name else os.stat(file)
         except FileNotFoundError:
             continue

@@ -31,14 +31,22 @@ _DAMAGED = (
 )
 
 
-def translate(error: Exception, path: str) -> StoreError:
+def translate(error: Exception, path: str, map_size: int = MAP_SIZE) -> StoreError:
     """The fastipam error that says what an LMDB or OS error means here, and what to do."""
     code = getattr(error, "code", 0) or getattr(error, "errno", 0) or 0
     if isinstance(error, lmdb.MapFullError):
         return StoreFull(
-            f"the store {path} has reached its largest size, {MAP_SIZE >> 30} GiB",
+            f"the store {path} has reached its largest size, {_size(map_size)}",
             path=path,
-            hint="use another data directory for some of the networks",
+            hint="use another data directory for some of the networks"
+            if map_size >= MAP_SIZE
+            else "open it with a larger map_size",
+        )
+    if isinstance(error, lmdb.MapResizedError):
+        return StoreUnavailable(
+            f"the store {path} has grown beyond the {_size(map_size)} that this process has opened",
+            path=path,
+            hint="close it and open it again, with the map_size that the others have",
         )
     if code in _FULL or (code == errno.EIO and is_disk_full(path)):
         return StoreFull(
@@ -66,6 +74,18 @@ def translate(error: Exception, path: str) -> StoreError:
         path=path,
         hint="the data directory has to be a directory that this user may write",
     )
+
+
+def _size(count: int) -> str:
+    """Bytes in the largest unit that leaves a whole number.
+
+    >>> _size(64 << 30), _size(3 << 19), _size(1000)
+    ('64 GiB', '1536 KiB', '1000 bytes')
+    """
+    for shift, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if count and count % (1 << shift) == 0:
+            return f"{count >> shift} {unit}"
+    return f"{count} bytes"
 
 
 def is_disk_full(path: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from fastipam import records
 from fastipam.addresses import V4, format_cidr, format_ip
@@ -22,6 +23,7 @@ class Owner:
     """
 
     __slots__ = (
+        "born_ns",
         "container_id",
         "ifname",
         "inode",
@@ -43,10 +45,13 @@ class Owner:
         pod_uid: str = "",
         mount_ns: int = 0,
         sticky_s: int = 0,
+        born_ns: int = 0,
     ) -> None:
         records.check_owner(container_id, ifname)
         if not 0 <= inode < 1 << 64:
             raise ConfigError(f"inode {inode!r} has no 64 bits", field="inode", value=inode)
+        if not 0 <= born_ns < 1 << 64:
+            raise ConfigError(f"born_ns {born_ns!r} has no 64 bits", field="born_ns", value=born_ns)
         if not 0 <= mount_ns < 1 << 32:
             raise ConfigError(
                 f"mount_ns {mount_ns!r} has no 32 bits", field="mount_ns", value=mount_ns
@@ -55,6 +60,7 @@ class Owner:
         self.ifname = ifname
         self.inode = inode
         self.mount_ns = mount_ns
+        self.born_ns = born_ns
         self.pod = f"{pod_namespace}/{pod_name}" if pod_namespace and pod_name else ""
         self.sticky_s = sticky_s if self.pod else 0
         rest = "\0".join(("", netns, pod_namespace, pod_name, pod_uid))
@@ -153,6 +159,11 @@ class Lease:
         return self.record.inode
 
     @property
+    def born_ns(self) -> int:
+        """What tells its network namespace from others of the same inode; 0: not known."""
+        return self.record.born_ns
+
+    @property
     def mount_ns(self) -> int:
         """The inode of the mount namespace in which ``netns`` was looked at; 0: not known."""
         return self.record.mount_ns
@@ -230,6 +241,22 @@ def to_ip(family: int, value: int) -> IPv4Address | IPv6Address:
     import ipaddress
 
     return ipaddress.IPv4Address(value) if family == V4 else ipaddress.IPv6Address(value)
+
+
+def look(path: str) -> tuple[int, int, int]:
+    """(device, inode, born_ns) of a network namespace's file. Raises OSError, ValueError.
+
+    The kernel soon gives the inode of a namespace that is gone to a new one. But the file of a
+    namespace that is mounted at its path, as runtimes do it, keeps the time at which it was made,
+    in nanoseconds, while it is mounted, and shows it in every mount namespace: ``born_ns``. What a
+    link in /proc leads to may be made anew each time somebody looks: its time says nothing, and
+    is 0 here.
+    """
+    status = os.lstat(path)
+    if stat.S_ISLNK(status.st_mode):
+        status = os.stat(path)
+        return status.st_dev, status.st_ino, 0
+    return status.st_dev, status.st_ino, max(0, status.st_mtime_ns)
 
 
 def mount_namespace() -> int:

@@ -366,6 +366,7 @@ class Ledger:
             owner.inode,
             owner.mount_ns,
             owner.sticky_s,
+            owner.born_ns,
             owner.texts,
         )
         key = records.address_key(state.network_id, family, value)
@@ -394,7 +395,7 @@ class Ledger:
                 its_range = range_set.range_of(value) or its_range
             generation += 1
             raw = records.pack_assigned(
-                its_range.length, index, boot, generation, wall_ns, 0, 0, 0, owner.texts
+                its_range.length, index, boot, generation, wall_ns, 0, 0, 0, 0, owner.texts
             )
             key = records.address_key(network_id, family, value)
             items.append((key, raw))

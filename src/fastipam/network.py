@@ -106,15 +106,16 @@ class Network(View):
         pod_name: str = "",
         pod_uid: str = "",
         mount_ns: int = 0,
+        born_ns: int = 0,
     ) -> Lease:
         """Assign one address of every range set to this owner, all or nothing.
 
         ``addresses`` are wanted ones, at most one a range set; the sets that none of them lies in
         choose for themselves, round robin. ``existing`` says what happens when the owner
-        has addresses already: "error", or "return" them. ``netns`` and ``inode`` (of the network
-        namespace), ``mount_ns`` (of the mount namespace where that path means it) and the pod's
-        names are kept on the lease. An address that is reserved for this container or pod, or that
-        is kept for the pod since it gave it back, comes before any other.
+        has addresses already: "error", or "return" them. ``netns``, ``inode`` and
+        ``born_ns`` (of the network namespace), ``mount_ns`` (of the mount namespace where that path
+        means it) and the pod's names are kept on the lease. An address that is reserved for this
+        container or pod, or kept for the pod since it gave it back, comes before any other.
 
         O(number of range sets and their intervals), whatever the occupancy. Returns after the
         commit is on disk (durable mode). Raises PoolExhausted, AddressInUse,
@@ -131,6 +132,7 @@ class Network(View):
             pod_uid,
             mount_ns,
             self.policy.sticky_s,
+            born_ns,
         )
         wanted = [parse_wanted(one) for one in addresses] if addresses else []
         if existing not in ("error", "return"):

@@ -39,14 +39,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SCHEMA = 2  # 1: never released
+SCHEMA = 3  # 1, 2: never released
 
 ASSIGNED = 1
 COOLING = 2
 
 _ID = Struct(">I")
 _ADDRESS_KEY = {4: Struct(">IBI"), 6: Struct(">IB16s")}
-_LEASE = Struct("<BBHIQQQQII")
+_LEASE = Struct("<BBHIQQQQIIQ")
 # Where a packed record has ``allocated_ns``, for those who read a million of them.
 ALLOCATED_AT = slice(16, 24)
 _COOLDOWN = Struct(">IHQB")
@@ -146,11 +146,14 @@ class Record:
     :class:`NetworkState`) and 0 while assigned. ``inode`` is that of the network namespace,
     ``mount_ns`` that of the mount namespace in which ``netns`` was looked at; 0: not known.
     ``sticky_s`` are the seconds for which the address is kept for its pod once it is released.
+    ``born_ns`` tells two network namespaces apart that had the same inode, one after the other (see
+    :func:`fastipam.lease.look`); 0: not known.
     """
 
     __slots__ = (
         "allocated_ns",
         "boot",
+        "born_ns",
         "container_id",
         "generation",
         "ifname",
@@ -179,6 +182,7 @@ class Record:
         inode: int,
         mount_ns: int,
         sticky_s: int,
+        born_ns: int,
         container_id: str,
         ifname: str,
         netns: str = "",
@@ -196,6 +200,7 @@ class Record:
         self.inode = inode
         self.mount_ns = mount_ns
         self.sticky_s = sticky_s
+        self.born_ns = born_ns
         self.container_id = container_id
         self.ifname = ifname
         self.netns = netns
@@ -224,6 +229,7 @@ class Record:
             self.inode,
             self.mount_ns,
             self.sticky_s,
+            self.born_ns,
         ) + "\0".join(texts).encode(ENCODING, ERRORS)
 
     @classmethod
@@ -257,6 +263,7 @@ def pack_assigned(
     inode: int,
     mount_ns: int,
     sticky_s: int,
+    born_ns: int,
     texts: bytes,
 ) -> bytes:
     """What :meth:`Record.pack` makes of an assigned address; ``texts`` is the owner's."""
@@ -272,6 +279,7 @@ def pack_assigned(
             inode,
             mount_ns,
             sticky_s,
+            born_ns,
         )
         + texts
     )

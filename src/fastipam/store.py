@@ -32,7 +32,9 @@ from fastipam.errors import (
     ConfigError,
     StoreClosed,
     StoreCorrupt,
+    StoreError,
     StoreForked,
+    StoreUnavailable,
     StoreVersion,
 )
 from fastipam.faults import MAP_SIZE, MAX_READERS, is_disk_full, translate
@@ -75,10 +77,10 @@ class Store:
     the last changes or damage the file), or None: as the store was created, "durable" for a new
     one.
 
-    ``clock`` returns wall clock nanoseconds, ``boot_id`` the text that names this boot; tests
-    inject both. ``boot`` is the boot's number in this store; ``unswept`` says that leases of an
-    earlier one may be left (a hint: each network knows for itself). With ``create=False`` a
-    directory without a store raises FileNotFoundError.
+    ``clock`` returns wall clock nanoseconds, ``boot_id`` the text that names this boot, empty when
+    there is none to be had; tests inject both. ``boot`` is the boot's number in this store;
+    ``unswept`` says that leases of an earlier one may be left (a hint: each network knows for
+    itself). With ``create=False`` a directory without a store raises FileNotFoundError.
     Raises StoreError, ConfigError (durability).
     """
 
@@ -106,6 +108,7 @@ class Store:
         self._process = os.getpid()
         self._commits = 0
         self.identity = (0, 0)
+        self._map_size = map_size
         if not create and not os.path.lexists(os.path.join(self.path, DATA_FILE)):
             raise FileNotFoundError(errno.ENOENT, "there is no store", self.path)
         stored = self._open(durability or DURABLE, map_size)
@@ -133,7 +136,7 @@ class Store:
             made = make_files(self.path)
             self._turn = Turn(self.path)
         except OSError as error:
-            raise translate(error, self.path) from error
+            raise self.translate(error) from error
         try:
             with self._turn:
                 if is_new(self.path):
@@ -150,8 +153,9 @@ class Store:
             )
         except (lmdb.Error, OSError) as error:
             self._turn.close()
-            raise translate(error, self.path) from error
+            raise self.translate(error) from error
         self._env = env
+        self._map_size = int(env.info()["map_size"])  # of a file that is larger already, more
         try:
             with self._turn:
                 refuse_truncated(env, self.path)
@@ -165,7 +169,7 @@ class Store:
             if TURN_FILE in made:  # the directory is somebody else's: leave no trace
                 os.unlink(os.path.join(self.path, TURN_FILE))
             if isinstance(error, (lmdb.Error, OSError)):
-                raise translate(error, self.path) from error
+                raise self.translate(error) from error
             raise
 
     def _create(self, durability: str, map_size: int) -> None:
@@ -266,9 +270,9 @@ class Store:
                 path=self.path,
                 hint="use the fastipam that wrote it, or a newer one",
             )
-        if schema == 1:
+        if 1 <= schema < SCHEMA:
             raise StoreVersion(
-                f"the store {self.path} has schema 1, which no release had",
+                f"the store {self.path} has schema {schema}, which no release had",
                 path=self.path,
                 hint="export its leases with the version that wrote it, and import them",
             )
@@ -290,12 +294,24 @@ class Store:
         )
 
     def _note_boot(self, txn: Any) -> int:
-        """The number of this boot: boots that the store has seen are counted from 1."""
+        """The number of this boot: boots that the store has seen are counted from 1.
+
+        Who cannot read the boot's id must not count a boot: that would give back the leases of
+        containers that run. A store that was made where there is none takes the first one it meets.
+        """
         db = self.db_meta
         boot = self.boot_id().encode()
+        before = txn.get(_BOOT, db=db)
         number = int.from_bytes(txn.get(_BOOT_NUMBER, b"", db=db), "big")
-        if txn.get(_BOOT, db=db) != boot:
-            number += 1
+        if before and not boot:
+            raise StoreUnavailable(
+                f"the store {self.path} is not used: this process cannot read {_BOOT_ID}, and "
+                "so not tell the leases of this boot from those of an earlier one",
+                path=self.path,
+                hint="let it see all of /proc (of a systemd unit: no ProcSubset=pid)",
+            )
+        if before != boot:
+            number += before != b""
             txn.put(_BOOT, boot, db=db)
             txn.put(_BOOT_NUMBER, number.to_bytes(4, "big"), db=db)
             if number == 1:
@@ -337,6 +353,10 @@ class Store:
         if self._commits % _READER_CHECK == 0 and self._env is not None:
             self._env.reader_check()
 
+    def translate(self, error: Exception) -> StoreError:
+        """What an error of LMDB's or the system's means for this store."""
+        return translate(error, self.path, self._map_size)
+
     def require_writable(self) -> None:
         """Raise StoreError when a change could not be written now. O(1); not in a transaction.
 
@@ -348,7 +368,7 @@ class Store:
             descriptor = os.open(os.path.join(self.path, DATA_FILE), os.O_RDWR | os.O_CLOEXEC)
             os.close(descriptor)
         except OSError as error:
-            raise translate(error, self.path) from error
+            raise self.translate(error) from error
         if is_disk_full(self.path) or self._is_map_full():
             with self.write() as txn:
                 txn.put(_PROBE, bytes(_PROBE_BYTES), True, True, False, self.db_meta)
@@ -383,7 +403,7 @@ class Store:
         try:
             env.copyfd(descriptor, compact=True)
         except (lmdb.Error, OSError) as error:
-            raise translate(error, self.path) from error
+            raise self.translate(error) from error
 
     @property
     def in_transaction(self) -> bool:
@@ -431,7 +451,7 @@ def _read_boot_id() -> str:
         with open(_BOOT_ID) as file:
             return file.read().strip()
     except OSError:
-        return "unknown"
+        return ""
 
 
 _shared: dict[tuple[int, int], tuple[Store, int]] = {}

@@ -9,21 +9,23 @@ Never given back is a lease
 
 * that was made after the look had begun;
 * that has no path, or one that cannot be judged from here: in another mount namespace it may mean
-  another file, or none (:class:`Place`);
+  another file, or none (:class:`~fastipam.sight.Place`);
 * whose name another namespace has taken since the first look: that is a new finding, and has to
   be made twice as well. (The new namespace's own lease has a generation of its own.)
+
+What of a namespace that has the path and the inode of one that is gone, sight.py says.
 """
 
 from __future__ import annotations
 
-import os
 from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastipam import history, reboot, records
-from fastipam.lease import Lease, mount_namespace
+from fastipam.lease import Lease
 from fastipam.ledger import find, read_record, read_state
-from fastipam.records import ASSIGNED, Record
+from fastipam.records import ASSIGNED
+from fastipam.sight import GONE, Doubts, Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,8 +39,7 @@ if TYPE_CHECKING:
 
 DEFAULT_GRACE_S = 60.0
 _BATCH = 256  # leases: looked at together, changed in one transaction
-_SIGHT = Struct("<QQQ")  # generation, network clock of the first look, inode found (0: none)
-GONE = 0  # the inode that is found where there is no file
+_SIGHT = Struct("<QQQ")  # generation, network clock of the first look, what was found (sight.py)
 
 
 class Report(NamedTuple):
@@ -52,43 +53,6 @@ class Report(NamedTuple):
     missing: list[Lease]
     released: list[Lease]
     unknown: list[tuple[Lease, str]]
-
-
-class Place:
-    """Where this process looks from; which paths mean here what they meant to who noted them."""
-
-    def __init__(self) -> None:
-        self._mount_ns = mount_namespace()
-        self._proven: set[str] = set()
-
-    def observe(self, record: Record) -> int | str:
-        """The inode at a lease's path (GONE: none), or why that cannot be said from here."""
-        if not record.netns:
-            return "its lease names no network namespace"
-        if not record.netns.startswith("/"):
-            return f"{record.netns} is not an absolute path"
-        directory = os.path.dirname(record.netns)
-        try:
-            inode = os.stat(record.netns).st_ino
-        except (FileNotFoundError, NotADirectoryError):
-            inode = GONE
-        except (OSError, ValueError) as error:
-            return f"{record.netns} cannot be looked at: {error}"
-        if inode and inode == record.inode:
-            self._proven.add(directory)
-            return inode
-        if record.mount_ns and record.mount_ns != self._mount_ns and not self._sees(directory):
-            return (
-                f"{record.netns} was noted in another mount namespace, and no other lease shows "
-                f"that {directory} is the same directory here"
-            )
-        if inode == GONE and not record.mount_ns and not self._sees(directory):
-            return f"nothing shows that {directory} means here what it meant to the runtime"
-        return inode
-
-    def _sees(self, directory: str) -> bool:
-        """Whether a living lease was seen in this directory from here."""
-        return directory in self._proven
 
 
 def sweep(
@@ -136,14 +100,17 @@ class Sweeper:
         self._dry_run = dry_run
 
     def __iter__(self) -> Iterator[Report]:
-        place = Place()
+        place, doubts = Place(), Doubts()
         # Twice over the leases: what a living one proves of its directory counts for all.
         for batch in self._batches():
             for lease in batch:
-                place.observe(lease.record)
+                doubts.note(lease, place.observe(lease.record))
             yield Report(0, [], [], [])
         for batch in self._batches():
-            yield self._step(batch, place)
+            yield self._step(batch, place, doubts)
+        gone, living = doubts.settle()
+        for at in range(0, len(gone) + len(living), _BATCH):
+            yield self._report(0, gone[at : at + _BATCH], living[at : at + _BATCH], [])
         if not self._dry_run:
             self._forget()
 
@@ -177,7 +144,7 @@ class Sweeper:
                     more = cursor.next()
         return batch, None
 
-    def _step(self, batch: list[Lease], place: Place) -> Report:
+    def _step(self, batch: list[Lease], place: Place, doubts: Doubts) -> Report:
         gone: list[tuple[Lease, int]] = []
         living: list[Lease] = []
         unknown: list[tuple[Lease, str]] = []
@@ -185,15 +152,24 @@ class Sweeper:
             seen = place.observe(lease.record)
             if isinstance(seen, str):
                 unknown.append((lease, seen))
-            elif seen == GONE or (lease.inode and seen != lease.inode):
-                gone.append((lease, seen))
-            else:
+            elif seen[0] == GONE or (lease.inode and seen[0] != lease.inode):
+                gone.append((lease, seen[0]))
+            elif not doubts.ask(lease, seen):
                 living.append(lease)
+        return self._report(len(batch), gone, living, unknown)
+
+    def _report(
+        self,
+        looked: int,
+        gone: list[tuple[Lease, int]],
+        living: list[Lease],
+        unknown: list[tuple[Lease, str]],
+    ) -> Report:
         missing: list[Lease] = []
         released: list[Lease] = []
         for lease, due in self._judge(gone, living):
             (released if due else missing).append(lease)
-        return Report(len(batch), missing, released, unknown)
+        return Report(looked, missing, released, unknown)
 
     def _judge(
         self, gone: list[tuple[Lease, int]], living: list[Lease]

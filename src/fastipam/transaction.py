@@ -14,7 +14,6 @@ import lmdb
 
 from fastipam._bitmap import StoredPages
 from fastipam.datadir import TURN_FILE
-from fastipam.faults import translate
 from fastipam.records import network_prefix, page_index_bytes, pages_prefix
 from fastipam.state import NetworkState
 
@@ -108,7 +107,7 @@ class Transaction:
                 parent.flush()
                 txn = env.begin(None, parent.txn, True)
         except (lmdb.Error, OSError) as error:
-            raise translate(error, store.path) from error
+            raise store.translate(error) from error
         self.txn = txn
         self.get = txn.get
         self.put = txn.put
@@ -144,13 +143,13 @@ class Transaction:
         except BaseException as fault:
             self.txn.abort()
             if isinstance(fault, lmdb.Error):
-                raise translate(fault, store.path) from fault
+                raise store.translate(fault) from fault
             raise
         finally:
             if self._parent is None:
                 store._turn.give()
         if isinstance(error, lmdb.Error):
-            raise translate(error, store.path) from error
+            raise store.translate(error) from error
 
     def rollback(self) -> None:
         """End it outside a ``with`` block, as if it had never begun."""
@@ -218,7 +217,7 @@ class Part:
         if kind is not None:
             self._whole.spoiled = True
             if isinstance(error, lmdb.Error):
-                raise translate(error, self._whole._store.path) from error
+                raise self._whole._store.translate(error) from error
 
 
 class Snapshot:
@@ -243,7 +242,7 @@ class Snapshot:
         except lmdb.ReadersFullError:
             self.txn = self._begin_without_the_dead(env)
         except lmdb.Error as error:
-            raise translate(error, store.path) from error
+            raise store.translate(error) from error
         self.get = self.txn.get
         return self
 
@@ -253,7 +252,7 @@ class Snapshot:
             env.reader_check()
             return env.begin()
         except lmdb.Error as error:
-            raise translate(error, self._store.path) from error
+            raise self._store.translate(error) from error
 
     def __exit__(
         self,
@@ -264,4 +263,4 @@ class Snapshot:
         if self._own and os.getpid() == self._store._process:
             self.txn.abort()
         if isinstance(error, lmdb.Error):
-            raise translate(error, self._store.path) from error
+            raise self._store.translate(error) from error

@@ -16,6 +16,7 @@ import pytest
 from fastipam.agent import protocol
 from fastipam.cni.document import LARGEST
 from fastipam.cni.netns import read
+from fastipam.lease import look
 
 from .processes import Done, FakeAgent, Launcher
 
@@ -284,7 +285,7 @@ def test_variables_that_are_sent(launcher: Launcher) -> None:
     began = int(sent.pop(b"FASTIPAM_STARTED"))
     assert before <= began <= time.monotonic_ns()
     own, mount = os.stat("/proc/self/ns/net"), os.stat("/proc/self/ns/mnt")
-    said = b" %d:%d %d:%d" % (own.st_dev, own.st_ino, mount.st_dev, mount.st_ino)
+    said = b" %d:%d %d:%d 0" % (own.st_dev, own.st_ino, mount.st_dev, mount.st_ino)
     assert sent.pop(b"FASTIPAM_NETNS") == said
     assert sent == {
         b"CNI_COMMAND": b"ADD", b"CNI_NETNS": b"/\xff", b"CNI_ARGS": b"A=B;C=", b"CNI_": b""
@@ -309,7 +310,21 @@ def test_namespaces_that_are_sent(netns: str | None, launcher: Launcher) -> None
     assert seen is not None
     uts, own, mount = (os.stat(f"/proc/self/ns/{name}") for name in ("uts", "net", "mnt"))
     theirs = (uts.st_dev, uts.st_ino) if netns.endswith("uts") else None
-    assert seen == (theirs, (own.st_dev, own.st_ino), mount.st_ino)
+    assert seen == (theirs, (own.st_dev, own.st_ino), mount.st_ino, 0)
+
+
+def test_when_the_namespace_was_made(launcher: Launcher, tmp_path: Path) -> None:
+    """The time of a file that is there itself, and what it is, as this process sees it."""
+    file, recorder = tmp_path / "netns", Recorder()
+    file.touch()
+    with FakeAgent(launcher.socket, recorder):
+        for made_ns in (1_700_000_000_123_456_789, 5, -(10**9)):
+            os.utime(file, ns=(0, made_ns))
+            launcher.run(CNI_NETNS=str(file))
+            seen = read(_variables(recorder.seen[-1][0])[b"FASTIPAM_NETNS"].decode())
+            assert seen is not None
+            assert (*(seen[0] or ()), seen[3]) == look(str(file))
+            assert seen[3] == max(0, made_ns)
 
 
 def test_namespaces_are_not_the_callers_to_say(launcher: Launcher) -> None:

@@ -135,6 +135,38 @@ def test_sweep(node: Node, namespaces: list[str], tmp_path: Path) -> None:
         assert [str(finding) for finding in verify(ipam.store)] == []
 
 
+def _made_anew(name: str) -> bool:
+    """Put another namespace in the place of one; whether the kernel has given it the same inode."""
+    path = Path("/run/netns", name)
+    inode = path.stat().st_ino
+    for _ in range(300):
+        _ip([f"netns delete {name}"])
+        _ip([f"netns add {name}"])
+        if path.stat().st_ino == inode:
+            return True
+    return False  # somebody else has it
+
+
+def test_inode_used_again(node: Node, namespaces: list[str], tmp_path: Path) -> None:
+    """A lost container's address is back though a new namespace has its path and its inode."""
+    ahead_ns = 0
+    with fastipam.open(tmp_path / "store", clock=lambda: time.time_ns() + ahead_ns) as ipam:
+        lost = set()
+        for at, name in enumerate(namespaces[:10]):
+            node.add(at, name, f"c{at}")
+            if _made_anew(name):
+                lost.add(f"c{at}")
+                node.add(at, name, f"again{at}")
+        assert lost, "the kernel has given no inode again"
+        missing = {lease.container_id for lease in sweep(ipam, grace_s=GRACE_S).missing}
+        assert missing >= lost
+        ahead_ns = int((GRACE_S + 5) * 1e9)
+        released = {lease.container_id for lease in sweep(ipam, grace_s=GRACE_S).released}
+        assert released == missing
+        assert _owners(ipam).keys() == node.told.keys() - missing
+        assert _owners(ipam).keys() >= {owner for owner in node.told if owner.startswith("again")}
+
+
 def test_agent_sweeps(
     start: Start,
     plugin: Plugin,

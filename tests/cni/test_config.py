@@ -435,7 +435,15 @@ def test_cluster_and_ranges(call: Call, config: Make) -> None:
 def test_default_data_dir() -> None:
     """Without a dataDir the store is in /var/lib/cni/fastipam."""
     assert DEFAULT_DATA_DIR == "/var/lib/cni/fastipam"
-    for ipam in (None, {}, {"datadir": ""}, {"datadir": 5}, {"datadir": "a\0b"}, 5):
+    for ipam in (
+        None,
+        {},
+        {"datadir": ""},
+        {"datadir": 5},
+        {"datadir": "a\0b"},
+        {"datadir": "a/b"},
+        5,
+    ):
         location = Location({"name": "a", "ipam": ipam})
         assert location.data_dir == "/var/lib/cni/fastipam"
 
@@ -448,6 +456,20 @@ def test_impossible_data_dir(path: str, call: Call, config: Make) -> None:
         assert answer.code == 7
         assert answer.message.startswith("ipam.dataDir:")
     assert call("DEL", config(ipam=SUBNET | {"dataDir": path})).status == 0
+
+
+@pytest.mark.parametrize("path", ["store", "./store", "../store", "~/store"])
+def test_relative_data_dir(
+    path: str, call: Call, config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative path would be another store for each working directory: code 7."""
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    for command in ("ADD", "CHECK", "STATUS"):
+        answer = call(command, config(ipam=SUBNET | {"dataDir": path}))
+        assert answer.code == 7
+        assert answer.message.startswith(f"ipam.dataDir: {path!r} is not an absolute path")
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_data_dirs_are_apart(call: Call, config: Make, tmp_path: Path) -> None:

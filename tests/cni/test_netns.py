@@ -33,18 +33,23 @@ def _text(identity: tuple[int, int] | None) -> str:
 
 
 def _said(path: str, own: str = OWN, mount: int = 0) -> str:
-    both = (os.stat(one) for one in (path, own))
+    both = [os.stat(one) for one in (path, own)]
     texts = [_text((one.st_dev, one.st_ino)) for one in both]
-    return " ".join([*texts, f"4:{mount}" if mount else ""])
+    return " ".join([*texts, f"4:{mount}" if mount else "", str(both[0].st_mtime_ns)])
 
 
-@given(IDENTITY, IDENTITY, IDENTITY)
+@given(IDENTITY, IDENTITY, IDENTITY, NUMBER)
 def test_read(
-    theirs: tuple[int, int] | None, own: tuple[int, int] | None, mount: tuple[int, int] | None
+    theirs: tuple[int, int] | None,
+    own: tuple[int, int] | None,
+    mount: tuple[int, int] | None,
+    born_ns: int,
 ) -> None:
-    """What is well formed is read as it was meant."""
-    found = netns.read(" ".join(map(_text, (theirs, own, mount))))
-    assert found == (theirs, own, mount[1] if mount else 0)
+    """What is well formed is read as it was meant; the last number may be missing."""
+    said = " ".join(map(_text, (theirs, own, mount)))
+    inode = mount[1] if mount else 0
+    assert netns.read(f"{said} {born_ns}") == (theirs, own, inode, born_ns)
+    assert netns.read(said) == (theirs, own, inode, 0)
 
 
 @given(st.text("0123456789: -+_.x\0²٣", max_size=80) | st.text())
@@ -55,23 +60,31 @@ def test_read(
 @example("4 4:5 4:6")
 @example("4:: 4:5 4:6")
 @example("1:2  3:4")
+@example("4:1 4:5 4:6 18446744073709551616")
+@example("4:1 4:5 4:6 -1")
+@example("4:1 4:5 4:6 ")
 def test_read_anything(said: str) -> None:
     """Whatever is sent gives three identities of 64 bits or nothing, and never an exception."""
     found = netns.read(said)
     if found is not None:
-        theirs, own, mount = found
-        numbers = [*(theirs or ()), *(own or ()), mount]
+        theirs, own, mount, born_ns = found
+        numbers = [*(theirs or ()), *(own or ()), mount, born_ns]
         assert all(0 <= number < 1 << 64 for number in numbers)
-        assert said.count(" ") == 2
+        assert said.count(" ") in (2, 3)
 
 
-@pytest.mark.parametrize("said", ["", "nonsense", "1:2 3:4", "1:2 3:4 5:x"])
+@pytest.mark.parametrize("said", ["", "nonsense", "1:2 3:4", "1:2 3:4 5:x", "1:2 3:4 5:6 x"])
 def test_without_word(said: str, tmp_path: Path) -> None:
     """When the launcher says nothing that can be read, this process looks."""
     file = tmp_path / "netns"
     file.touch()
-    assert netns.identify(_asked(str(file)), OWN, said) == (file.stat().st_ino, mount_namespace())
-    assert netns.identify(_asked("/no/such/file"), OWN, said) == (0, 0)
+    status, here = file.stat(), mount_namespace()
+    found = netns.identify(_asked(str(file)), OWN, said)
+    assert found == (status.st_ino, here, status.st_mtime_ns)
+    assert netns.identify(_asked("/no/such/file"), OWN, said) == (0, 0, 0)
+    link = tmp_path / "link"
+    link.symlink_to(file)
+    assert netns.identify(_asked(str(link)), OWN, said) == (status.st_ino, here, 0)
     with pytest.raises(CniError) as caught:
         netns.identify(_asked(OWN), OWN, said)
     assert caught.value.code == OWN_NETNS
@@ -81,26 +94,26 @@ def test_its_word_counts() -> None:
     """What the launcher sees goes before what this process sees."""
     asked = _asked("/no/such/file/here")
     here = mount_namespace()
-    assert netns.identify(asked, OWN, f"4:7 4:8 4:{here}") == (7, here)
-    assert netns.identify(asked, OWN, "4:7  ") == (7, here)
-    assert netns.identify(_asked(OWN), OWN, " 4:8 4:9") == (0, 0)
+    assert netns.identify(asked, OWN, f"4:7 4:8 4:{here} 9") == (7, here, 9)
+    assert netns.identify(asked, OWN, "4:7  ") == (7, here, 0)
+    assert netns.identify(_asked(OWN), OWN, " 4:8 4:9 0") == (0, 0, 0)
     with pytest.raises(CniError) as caught:
         netns.identify(asked, OWN, f"4:7 4:7 4:{here}")
     assert caught.value.code == OWN_NETNS
     allowed = _asked("/no/such/file/here", CNI_NETNS_OVERRIDE="1")
-    assert netns.identify(allowed, OWN, f"4:7 4:7 4:{here}") == (7, here)
+    assert netns.identify(allowed, OWN, f"4:7 4:7 4:{here}") == (7, here, 0)
     # The same inode number on another device is another file.
-    assert netns.identify(asked, OWN, f"5:7 4:7 4:{here}") == (7, here)
+    assert netns.identify(asked, OWN, f"5:7 4:7 4:{here}") == (7, here, 0)
 
 
 def test_another_mount_namespace(tmp_path: Path) -> None:
     """A path that means the same here is noted as ours; else it is the launcher's to interpret."""
     file = tmp_path / "netns"
     file.touch()
-    inode = file.stat().st_ino
+    inode, born_ns = file.stat().st_ino, file.stat().st_mtime_ns
     other = mount_namespace() + 1
     said = _said(str(file), mount=other)
-    assert netns.identify(_asked(str(file)), OWN, said) == (inode, mount_namespace())
-    assert netns.identify(_asked("/no/such/file"), OWN, said) == (inode, other)
+    assert netns.identify(_asked(str(file)), OWN, said) == (inode, mount_namespace(), born_ns)
+    assert netns.identify(_asked("/no/such/file"), OWN, said) == (inode, other, born_ns)
     (tmp_path / "netns2").touch()
-    assert netns.identify(_asked(str(tmp_path / "netns2")), OWN, said) == (inode, other)
+    assert netns.identify(_asked(str(tmp_path / "netns2")), OWN, said) == (inode, other, born_ns)

@@ -130,6 +130,21 @@ def test_directory_behind_a_link(way: Plugin, config: Make, tmp_path: Path) -> N
     assert way("ADD", config(ipam=SUBNET), "c1").code == 102, "it is the same store"
 
 
+def test_directory_behind_a_strangers_link(way: Plugin, config: Make, tmp_path: Path) -> None:
+    """A link of another user in the place of the directory is refused, and left alone."""
+    require_root()
+    (tmp_path / "target").mkdir(mode=0o700)
+    (tmp_path / "store").symlink_to(tmp_path / "target")
+    os.chown(tmp_path / "store", NOBODY, NOBODY, follow_symlinks=False)
+    for command, code in (("ADD", 5), ("STATUS", 51)):
+        answer = way(command, config(ipam=SUBNET))
+        assert answer.code == code
+        assert f"is a symbolic link of uid {NOBODY}" in answer.message
+    assert not list((tmp_path / "target").iterdir())
+    os.chown(tmp_path / "store", 0, 0, follow_symlinks=False)
+    assert way("ADD", config(ipam=SUBNET)).status == 0
+
+
 # Names ----------------------------------------------------------------------------------------
 
 

@@ -314,8 +314,8 @@ def test_map_full(
             else:
                 told |= {one.container_id: str(one.address.ip) for one in leases}
     answer = _add_until(cramped, made, told)
-    _refused(answer, store, "largest size")
-    _refused(cramped("STATUS", made), store, "largest size", code=51)
+    _refused(answer, store, "largest size, 512 KiB", "larger map_size")
+    _refused(cramped("STATUS", made), store, "largest size, 512 KiB", code=51)
     assert stored(store) == told
     for owner in list(told)[:12]:
         # As a runtime does: a page that is given back is of use to the next change but one.

@@ -108,6 +108,33 @@ def test_restore_and_boots(tmp_path: Path, then: str, left: list[str], clock: Cl
         assert not verify(two.store)
 
 
+def test_generations_go_on(ipam: Ipam, tmp_path: Path) -> None:
+    """A generation that was given after the backup is not given again after the restore."""
+    net = ipam.network("n", POOL)
+    ipam.network("other", POOL).allocate("x")
+    net.allocate("a")
+    backup(ipam.store, tmp_path / "backup")
+    late = net.allocate("b")
+    restore(ipam.store, tmp_path / "backup", replace=True)
+    successor = net.allocate("c", addresses=[str(late.address.ip)])
+    assert successor.generation > late.generation
+    assert net.release_address((late.family, late.value), generation=late.generation) is None
+    assert net.lookup((late.family, late.value)) == successor
+    assert not verify(ipam.store)
+
+
+def test_no_file_to_replace(ipam: Ipam, tmp_path: Path) -> None:
+    """What stands under the name and is no file, a device say, stays what it is."""
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path in (pipe, link, tmp_path, Path("/dev/null")):
+        with pytest.raises(StoreUnavailable, match="no file"):
+            backup(ipam.store, path)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
 def test_durability_stays(tmp_path: Path) -> None:
     """The durability is the store's, not the backup's."""
     with fastipam.open(tmp_path / "one", "relaxed") as one:

@@ -10,8 +10,8 @@ import pytest
 from tests.conftest import Clock
 
 import fastipam
-from fastipam import PoolExhausted, reboot
-from fastipam.errors import AddressInUse, DuplicateAllocation
+from fastipam import PoolExhausted, reboot, store
+from fastipam.errors import AddressInUse, DuplicateAllocation, StoreUnavailable
 from fastipam.ipam import Ipam
 from fastipam.sweep import finish_reboot
 from fastipam.verify import verify
@@ -175,3 +175,38 @@ def test_reservations_stay(boot: Boot) -> None:
             "free": 0,
         }
         assert net.allocate("b", pod_namespace="ns", pod_name="db-0").value == lease.value
+
+
+def test_boot_that_cannot_be_told(boot: Boot, data_dir: Path, clock: Clock) -> None:
+    """A process that does not see the boot's id is refused: it would end all leases of the node."""
+    with boot("one") as ipam:
+        lease = ipam.network("n", POOL).allocate("a")
+    with pytest.raises(StoreUnavailable, match="cannot read /proc") as caught:
+        fastipam.open(data_dir, clock=clock, boot_id=lambda: "")
+    assert "ProcSubset" in str(caught.value.hint)
+    with boot("one") as ipam:
+        assert ipam.network("n").lookup((4, lease.value)) == lease
+
+
+def test_boot_that_nobody_knows(boot: Boot) -> None:
+    """Where there are no boot ids a store serves all the same, and takes the first that comes."""
+    with boot("") as ipam:
+        lease = ipam.network("n", POOL).allocate("a")
+    for name in ("", "one"):
+        with boot(name) as ipam:
+            assert ipam.network("n").lookup((4, lease.value)) == lease
+    with boot("two") as ipam:
+        assert ipam.network("n").lookup((4, lease.value)) is None
+
+
+@pytest.mark.parametrize("content", [None, "", "\n"])
+def test_unreadable_boot_id(
+    content: str | None, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A /proc without the file, or with nothing in it, is no boot of its own."""
+    fastipam.open(data_dir).close()
+    if content is not None:
+        (tmp_path / "boot_id").write_text(content)
+    monkeypatch.setattr(store, "_BOOT_ID", str(tmp_path / "boot_id"))
+    with pytest.raises(StoreUnavailable, match="cannot read"):
+        fastipam.open(data_dir)

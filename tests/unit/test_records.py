@@ -33,7 +33,7 @@ def test_record_round_trip(
 ) -> None:
     """A lease's record is read back as it was written, undecodable bytes included."""
     generation, allocated_ns, released, inode = numbers
-    numbered = (generation, allocated_ns, released, inode, 11, 12)
+    numbered = (generation, allocated_ns, released, inode, 11, 12, 13)
     record = Record(state, length, set_index, 7, *numbered, *texts)
     again = Record.read(record.pack())
     assert all(getattr(again, name) == getattr(record, name) for name in Record.__slots__)
@@ -49,9 +49,9 @@ def test_packed_forms_agree(texts: list[str], released: int) -> None:
     """The short cuts for packed records give what a Record would."""
     texts = [texts[0] or "c", *texts[1:3], "ns", "pod", texts[5]]
     container_id, ifname, netns, namespace, name, uid = texts
-    record = Record(ASSIGNED, 24, 3, 7, 8, 9, 0, 10, 11, 12, *texts)
-    owner = Owner(container_id, ifname, netns, 10, namespace, name, uid, 11, 12)
-    packed = records.pack_assigned(24, 3, 7, 8, 9, 10, 11, 12, owner.texts)
+    record = Record(ASSIGNED, 24, 3, 7, 8, 9, 0, 10, 11, 12, 13, *texts)
+    owner = Owner(container_id, ifname, netns, 10, namespace, name, uid, 11, 12, 13)
+    packed = records.pack_assigned(24, 3, 7, 8, 9, 10, 11, 12, 13, owner.texts)
     assert packed == record.pack()
     assert records.set_index_of(packed) == 3
     assert records.boot_of(packed) == 7
@@ -74,7 +74,7 @@ def test_packed_forms_agree(texts: list[str], released: int) -> None:
 )
 def test_owner_is_compared_in_full(name: str, owner: str, yes: bool) -> None:
     """A prefix of an owner's name is another owner."""
-    raw = Record(ASSIGNED, 24, 0, 1, 1, 1, 0, 0, 0, 0, "c", "eth0").pack()
+    raw = Record(ASSIGNED, 24, 0, 1, 1, 1, 0, 0, 0, 0, 0, "c", "eth0").pack()
     assert records.is_assigned_to(raw, records.owner_name(name, owner)) is yes
 
 
@@ -83,10 +83,10 @@ def test_owner_is_compared_in_full(name: str, owner: str, yes: bool) -> None:
     [
         b"",
         b"\1",
-        bytes(60),
-        Record(ASSIGNED, 24, 0, 1, 1, 1, 0, 0, 0, 0, "c", "e").pack()[:-1],
-        b"\7" + Record(ASSIGNED, 24, 0, 1, 1, 1, 0, 0, 0, 0, "c", "e").pack()[1:],
-        Record(ASSIGNED, 24, 0, 1, 1, 1, 0, 0, 0, 0, "c", "e").pack() + b"\0x",
+        bytes(68),
+        Record(ASSIGNED, 24, 0, 1, 1, 1, 0, 0, 0, 0, 0, "c", "e").pack()[:-1],
+        b"\7" + Record(ASSIGNED, 24, 0, 1, 1, 1, 0, 0, 0, 0, 0, "c", "e").pack()[1:],
+        Record(ASSIGNED, 24, 0, 1, 1, 1, 0, 0, 0, 0, 0, "c", "e").pack() + b"\0x",
     ],
 )
 def test_unreadable_record(raw: bytes) -> None:

@@ -100,7 +100,7 @@ def test_newer_schema(data_dir: Path) -> None:
     with lmdb.open(str(data_dir), max_dbs=32) as env, env.begin(write=True) as txn:
         txn.drop(env.open_db(b"cooldown", txn=txn))  # a schema may have dropped one of ours
     before = content(data_dir)
-    with pytest.raises(StoreVersion, match="has schema 9, this fastipam knows 2") as caught:
+    with pytest.raises(StoreVersion, match="has schema 9, this fastipam knows 3") as caught:
         fastipam.open(data_dir, boot_id=lambda: "another boot")
     assert caught.value.path == str(data_dir)
     assert content(data_dir) == before
@@ -439,6 +439,45 @@ def test_fault_in_a_part(data_dir: Path) -> None:
         assert verify(ipam.store) == []
 
 
+def test_size_of_the_map(data_dir: Path) -> None:
+    """A full map is named by its real size, as it was opened, and so is the way out."""
+    with fastipam.open(data_dir, map_size=3 << 18) as ipam:
+        net = ipam.network("n", "10.0.0.0/8")
+        with pytest.raises(StoreFull, match=r"has reached its largest size, 768 KiB") as caught:
+            net.allocate_many([(f"c{at}", "eth0") for at in range(20_000)])
+        assert "map_size" in str(caught.value.hint)
+        assert net.stats()["assigned"] == 0
+    with fastipam.open(data_dir) as ipam:
+        ipam.network("n").allocate_many([(f"c{at}", "eth0") for at in range(20_000)])
+    with fastipam.open(data_dir, map_size=3 << 18) as ipam:
+        net = ipam.network("n")  # a file that is larger already is mapped as it is
+        with pytest.raises(StoreFull, match="largest size") as caught:
+            net.allocate_many([(f"d{at}", "eth0") for at in range(20_000)])
+        assert "768 KiB" not in str(caught.value)
+
+
+_GROW = """
+import sys
+import fastipam
+with fastipam.open(sys.argv[1]) as ipam:
+    ipam.network("n").allocate_many([(f"d{at}", "eth0") for at in range(20000)])
+"""
+
+
+def test_map_that_others_have_outgrown(data_dir: Path) -> None:
+    """A process with a small map says what has happened, and goes on once it has opened anew."""
+    with fastipam.open(data_dir, map_size=1 << 20) as ipam:
+        net = ipam.network("n", "10.0.0.0/8")
+        net.allocate("a")
+        subprocess.run([sys.executable, "-c", _GROW, str(data_dir)], check=True)
+        with pytest.raises(StoreUnavailable, match="grown beyond the 1 MiB") as caught:
+            net.allocate("b")
+        assert "open it again" in str(caught.value.hint)
+    with fastipam.open(data_dir) as ipam:
+        ipam.network("n").allocate("b")
+        assert not verify(ipam.store)
+
+
 # Fork ----------------------------------------------------------------------------------------
 
 
@@ -581,6 +620,7 @@ def test_file_too_large(data_dir: Path) -> None:
     [
         (lmdb.ReadersFullError("x"), StoreBusy),
         (lmdb.MapFullError("x"), StoreFull),
+        (lmdb.MapResizedError("x"), StoreUnavailable),
         (lmdb.CorruptedError("x"), StoreCorrupt),
         (lmdb.VersionMismatchError("x"), StoreVersion),
         (lmdb.Error("x"), StoreUnavailable),

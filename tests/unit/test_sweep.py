@@ -9,7 +9,7 @@ import pytest
 from tests.conftest import Clock
 
 from fastipam.ipam import Ipam
-from fastipam.lease import mount_namespace
+from fastipam.lease import look, mount_namespace
 from fastipam.network import Network
 from fastipam.sweep import Report, missing_count, sweep
 from fastipam.verify import verify
@@ -34,13 +34,22 @@ def start(net: Network, run: Path, name: str, *, mount_ns: int | None = None) ->
     """A container with a namespace and an address."""
     path = run / name
     path.touch()
-    net.allocate(
-        name,
-        netns=str(path),
-        inode=path.stat().st_ino,
-        mount_ns=mount_namespace() if mount_ns is None else mount_ns,
-    )
+    add(net, path, name, mount_ns=mount_ns)
     return path
+
+
+def add(
+    net: Network, path: Path, name: str, ifname: str = "eth0", *, mount_ns: int | None = None
+) -> None:
+    """An ADD for what is at a path."""
+    _, inode, born_ns = look(str(path))
+    here = mount_namespace() if mount_ns is None else mount_ns
+    net.allocate(name, ifname, netns=str(path), inode=inode, born_ns=born_ns, mount_ns=here)
+
+
+def make_anew(path: Path) -> None:
+    """Another namespace of the same path and, as the kernel has it, the same inode."""
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
 
 
 def names(net: Network) -> list[str]:
@@ -134,6 +143,101 @@ def test_note_of_a_lease_that_ended(ipam: Ipam, net: Network, run: Path) -> None
     assert missing_count(ipam.store) == 0
 
 
+def test_inode_used_again(ipam: Ipam, net: Network, run: Path, clock: Clock) -> None:
+    """A new namespace of the same path and inode does not hide that the older one is gone."""
+    path = start(net, run, "a")
+    start(net, run, "other")
+    make_anew(path)
+    add(net, path, "b")
+    assert numbers(sweep(ipam)) == (3, 1, 0, 0)
+    assert missing_count(ipam.store) == 1
+    clock.advance(59)
+    assert numbers(sweep(ipam)) == (3, 1, 0, 0)
+    clock.advance(1)
+    assert [lease.container_id for lease in sweep(ipam).released] == ["a"]
+    assert names(net) == ["other", "b"]
+    assert missing_count(ipam.store) == 0
+
+
+def test_inode_used_again_and_again(ipam: Ipam, net: Network, run: Path, clock: Clock) -> None:
+    """The third namespace in one place is a new finding; then both of the earlier ones are gone."""
+    path = start(net, run, "a")
+    make_anew(path)
+    add(net, path, "b")
+    sweep(ipam)
+    clock.advance(61)
+    make_anew(path)
+    add(net, path, "c")
+    assert numbers(sweep(ipam)) == (3, 2, 0, 0)
+    clock.advance(61)
+    assert len(sweep(ipam).released) == 2
+    assert names(net) == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("container", "ifname", "later"),
+    [
+        (None, "", True),  # mounted anew: nobody has said that there is another
+        ("a", "net1", True),  # of the container that was there before
+        ("b", "net1", True),  # may be a second interface of the namespace
+        ("b", "eth0", False),  # the file was made anew after that one's ADD, too
+    ],
+)
+def test_no_witness(  # fixtures, and a case
+    ipam: Ipam,
+    net: Network,
+    run: Path,
+    clock: Clock,
+    container: str | None,
+    ifname: str,
+    later: bool,
+) -> None:
+    """Another time of the file alone frees nobody: the living may have been mounted anew."""
+    path = start(net, run, "a")
+    if not later and container:
+        add(net, path, container, ifname)
+    make_anew(path)
+    if later and container:
+        add(net, path, container, ifname)
+    for _ in range(3):
+        report = sweep(ipam)
+        assert (report.missing, report.released, report.unknown) == ([], [], [])
+        clock.advance(100)
+    assert "a" in names(net)
+
+
+def test_second_add_in_a_living_namespace(
+    ipam: Ipam, net: Network, run: Path, clock: Clock
+) -> None:
+    """A failed ADD of another container in a namespace that lives takes nothing from it."""
+    path = start(net, run, "a")
+    add(net, path, "b")
+    for _ in range(3):
+        assert numbers(sweep(ipam)) == (2, 0, 0, 0)
+        clock.advance(100)
+    assert names(net) == ["a", "b"]
+
+
+def test_mounts_that_do_not_come_here(ipam: Ipam, net: Network, run: Path, clock: Clock) -> None:
+    """Where new mounts are not seen, what was mounted later looks like a plain file: it stays.
+
+    An agent in a container without mount propagation sees the namespaces that were there before
+    it, and of the others the files on which they are mounted.
+    """
+    start(net, run, "before", mount_ns=1)
+    (run / "later").touch()
+    net.allocate("later", netns=str(run / "later"), inode=7, born_ns=8, mount_ns=1)
+    for _ in range(3):
+        report = sweep(ipam)
+        assert numbers(report) == (2, 0, 0, 1)
+        assert "mount propagation" in report.unknown[0][1]
+        clock.advance(100)
+    (run / "later").unlink()
+    sweep(ipam)
+    clock.advance(100)
+    assert numbers(sweep(ipam)) == (2, 0, 1, 0)
+
+
 @pytest.mark.parametrize("seen", ["no path", "relative", "unreadable"])
 def test_what_cannot_be_judged(
     ipam: Ipam, net: Network, run: Path, clock: Clock, seen: str
@@ -184,7 +288,7 @@ def test_younger_than_the_look(
     start(net, run, "a").unlink()
     sweep(ipam, grace_s=0)
     ipam.network("n", cooldown_s=0)
-    real = os.stat
+    real = os.lstat
 
     def late(path: str, **options: object) -> os.stat_result:
         if str(path).endswith("netns/a") and names(net) == ["a"]:
@@ -192,7 +296,7 @@ def test_younger_than_the_look(
             net.allocate("b", addresses=["10.0.0.2"])
         return real(path, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("fastipam.sweep.os.stat", late)
+    monkeypatch.setattr("fastipam.lease.os.lstat", late)
     report = sweep(ipam, grace_s=0)
     assert report.released == []
     assert names(net) == ["b"]

@@ -8,6 +8,8 @@ wrote them (``ipam.ranges[0][1].subnet``).
 
 from __future__ import annotations
 
+import os
+
 from fastipam.addresses import format_cidr, format_ip, parse_cidr, parse_ip, prefix_bounds
 from fastipam.cni import policy
 from fastipam.cni.codes import BAD_ENVIRONMENT, DECODING_FAILURE, CniError
@@ -113,7 +115,8 @@ class Location:
         ipam = document.get("ipam")
         holder = ipam if isinstance(ipam, dict) else {}
         data_dir = holder.get("datadir")
-        self.data_dir = str(data_dir) if _is_path(data_dir) else DEFAULT_DATA_DIR
+        usable = _is_path(data_dir) and os.path.isabs(str(data_dir))
+        self.data_dir = str(data_dir) if usable else DEFAULT_DATA_DIR
         # The store knows its durability: a wrong or missing one must not keep DEL from freeing.
         self.durability: str | None = None
         self.policy = policy.usable(holder)
@@ -172,6 +175,14 @@ class Config:
         for key, value in (("dataDir", data_dir), ("resolvConf", resolv_conf)):
             if value and not _is_path(value):
                 raise ConfigError(f"{value!r} cannot be a path", field=f"ipam.{key}", value=value)
+        if not os.path.isabs(data_dir):
+            raise ConfigError(
+                f"{data_dir!r} is not an absolute path",
+                field="ipam.dataDir",
+                value=data_dir,
+                hint="the agent and a plugin that is started directly work in other directories, "
+                "and would each have a store of its own",
+            )
         self.data_dir = data_dir
         self.resolv_conf = resolv_conf
         self.policy = policy.read(ipam)

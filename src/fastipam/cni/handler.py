@@ -247,7 +247,7 @@ def _add(call: _Call) -> bytes:
     arguments = request.Arguments(asked.args)
     addresses = _requested(known, arguments)
     config = _load(call)
-    inode, mount_ns = netns.identify(asked, call.own_netns, call.seen_netns)
+    inode, mount_ns, born_ns = netns.identify(asked, call.own_netns, call.seen_netns)
     dns = resolvconf.read(config.resolv_conf) if config.resolv_conf else {}
 
     def allocate(network: Network) -> Lease:
@@ -262,6 +262,7 @@ def _add(call: _Call) -> bytes:
             pod_name=arguments.pod_name,
             pod_uid=arguments.pod_uid,
             mount_ns=mount_ns,
+            born_ns=born_ns,
         )
 
     try:
