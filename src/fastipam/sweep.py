@@ -69,20 +69,21 @@ def sweep(
     ``progress`` is called with the number of leases looked at so far. O(leases), a few hundred in
     a transaction; the namespaces are looked at outside of any. Raises StoreError.
     """
-    total = Report(0, [], [], [])
+    looked = 0
+    missing: list[Lease] = []
+    released: list[Lease] = []
+    unknown: list[tuple[Lease, str]] = []
     for name in ipam.networks():
         if network in (None, name):
             sweeper = Sweeper(ipam.store, ipam.network(name), grace_s=grace_s, dry_run=dry_run)
             for part in sweeper:
-                total = Report(
-                    total.looked + part.looked,
-                    total.missing + part.missing,
-                    total.released + part.released,
-                    total.unknown + part.unknown,
-                )
+                looked += part.looked
+                missing += part.missing
+                released += part.released
+                unknown += part.unknown
                 if progress is not None:
-                    progress(total.looked)
-    return total
+                    progress(looked)
+    return Report(looked, missing, released, unknown)
 
 
 class Sweeper:
