@@ -1,12 +1,14 @@
 """Churn: one address given back and one assigned, millions of times, on a store that stays full.
 
-    python -m bench.churn                     # ten million pairs at each fill: hours
+    python -m bench.churn                     # ten million pairs at each fill: an hour
     python -m bench.churn --pairs 1000000     # the same in less, every window a tenth of it
 
 A pair is a release of a lease chosen at random and an allocation for a new owner, each a commit of
-its own, with the default cool-down and history. The table compares the second window (a tenth of
-the pairs) with the last: the size of the file, and a pair's time by the wall clock and by the
-processor's, which a busy machine disturbs less.
+its own, with the default cool-down and history. Two stores are compared, an old one in its last
+tenth of the pairs and a young one of the same kind in its second: they take turns, some pairs each,
+so that whatever else the machine does meets both. Of each the table has the median and the 99th
+percentile of a pair's time, and the size of the old one's file after the first tenth, the second,
+half and all of the pairs.
 """
 
 from __future__ import annotations
@@ -16,23 +18,107 @@ import random
 import tempfile
 import time
 from array import array
+from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import fastipam
 from fastipam.policy import DEFAULT_HISTORY
 
+if TYPE_CHECKING:
+    from typing import Self
+
 FILLS = (0.5, 0.99, 0.9999)
 SUBNET = "10.0.0.0/16"
 _AT_ONCE = 4096
+_TURN = 64  # pairs: milliseconds
 
 
-class Window(NamedTuple):
-    """A tenth of the pairs; times in nanoseconds."""
+class Times(NamedTuple):
+    """A window's pairs, in nanoseconds, by the wall clock and by the processor's."""
 
-    file_bytes: int
     wall: array[int]
     cpu: array[int]
+
+    @classmethod
+    def none(cls) -> Self:
+        """To be filled."""
+        return cls(array("q"), array("q"))
+
+
+class Churn:
+    """A store that is filled to a share, and stays so: use it with ``with``."""
+
+    def __init__(self, path: Path, fill: float, *, subnet: str, history: int) -> None:
+        self._chance = random.Random(fill)
+        self._ipam = fastipam.open(path, "relaxed")
+        self._network = self._ipam.network("churn", subnet, history=history)
+        wanted = round(self._network.stats()["size"] * fill)
+        self._held = [f"c{at}" for at in range(wanted)]
+        for at in range(0, wanted, _AT_ONCE):
+            names = self._held[at : at + _AT_ONCE]
+            self._network.allocate_many([(name, "eth0") for name in names])
+        self._number = wanted
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        stats = self._network.stats()
+        self._ipam.close()
+        assert stats["assigned"] == len(self._held), stats
+
+    def file_bytes(self) -> int:
+        """What the store takes on the disk."""
+        return self._ipam.store.file_bytes()
+
+    def run(self, pairs: int, times: Times | None = None) -> None:
+        """So many pairs."""
+        network, held = self._network, self._held
+        for _ in range(pairs):
+            at = self._chance.randrange(len(held))
+            name = f"c{self._number}"
+            self._number += 1
+            begin, begin_cpu = time.perf_counter_ns(), time.thread_time_ns()
+            network.release(held[at])
+            network.allocate(name)
+            if times is not None:
+                times.cpu.append(time.thread_time_ns() - begin_cpu)
+                times.wall.append(time.perf_counter_ns() - begin)
+            held[at] = name
+
+
+class Outcome(NamedTuple):
+    """``sizes`` of the old store's file: after a tenth, two, five and ten of the pairs."""
+
+    sizes: tuple[int, ...]
+    young: Times
+    old: Times
+
+
+def churn(
+    path: Path, fill: float, pairs: int, *, subnet: str = SUBNET, history: int = DEFAULT_HISTORY
+) -> Outcome:
+    """Make both stores, and compare them."""
+    tenth = pairs // 10
+    with ExitStack() as stack:
+        old, young = (
+            stack.enter_context(Churn(path / name, fill, subnet=subnet, history=history))
+            for name in ("old", "young")
+        )
+        sizes = []
+        for tenths in (1, 1, 3, 4):
+            old.run(tenths * tenth)
+            sizes.append(old.file_bytes())
+        young.run(tenth)
+        outcome = Outcome((), Times.none(), Times.none())
+        left = tenth
+        while left > 0:
+            now = min(left, _TURN)
+            young.run(now, outcome.young)
+            old.run(now, outcome.old)
+            left -= now
+        return outcome._replace(sizes=(*sizes[:-1], old.file_bytes()))
 
 
 def percentile(samples: array[int], share: float) -> float:
@@ -41,51 +127,19 @@ def percentile(samples: array[int], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] / 1e3
 
 
-def churn(
-    path: Path, fill: float, pairs: int, *, subnet: str = SUBNET, history: int = DEFAULT_HISTORY
-) -> list[Window]:
-    """Make a store, fill it, and churn it; ten windows."""
-    chance = random.Random(fill)
-    with fastipam.open(path, "relaxed") as ipam:
-        network = ipam.network("churn", subnet, history=history)
-        wanted = round(network.stats()["size"] * fill)
-        held = [f"c{at}" for at in range(wanted)]
-        for at in range(0, wanted, _AT_ONCE):
-            network.allocate_many([(name, "eth0") for name in held[at : at + _AT_ONCE]])
-        number = wanted
-        windows = []
-        for _ in range(10):
-            wall, cpu = array("q"), array("q")
-            for _ in range(pairs // 10):
-                at = chance.randrange(wanted)
-                name = f"c{number}"
-                number += 1
-                begin, begin_cpu = time.perf_counter_ns(), time.thread_time_ns()
-                network.release(held[at])
-                network.allocate(name)
-                cpu.append(time.thread_time_ns() - begin_cpu)
-                wall.append(time.perf_counter_ns() - begin)
-                held[at] = name
-            windows.append(Window(ipam.store.file_bytes(), wall, cpu))
-        stats = network.stats()
-        assert stats["assigned"] == wanted, stats
-    return windows
-
-
-def row(fill: float, windows: list[Window]) -> str:
-    """One line of the table: what the second window and the last have taken."""
-    second, last = windows[1], windows[-1]
-    cells = [f"{fill:.2%}", *(f"{one.file_bytes >> 10:,}" for one in (windows[0], second, last))]
+def row(fill: float, outcome: Outcome) -> str:
+    """One line of the table."""
+    cells = [f"{fill:.2%}", *(f"{size >> 10:,}" for size in outcome.sizes)]
     for clock in ("wall", "cpu"):
         for share in (0.5, 0.99):
-            before = percentile(getattr(second, clock), share)
-            after = percentile(getattr(last, clock), share)
+            before = percentile(getattr(outcome.young, clock), share)
+            after = percentile(getattr(outcome.old, clock), share)
             cells.append(f"{before:.1f} → {after:.1f} ({after / before:.2f} x)")
     return "| " + " | ".join(cells) + " |"
 
 
-HEADING = """| fill | KiB after the first tenth | second | last | wall p50, us a pair | wall p99 | CPU p50 | CPU p99 |
-|---|---|---|---|---|---|---|---|"""  # noqa: E501
+HEADING = """| fill | KiB after 1/10 | 2/10 | 5/10 | all | wall p50, us a pair | wall p99 | CPU p50 | CPU p99 |
+|---|---|---|---|---|---|---|---|---|"""  # noqa: E501
 
 
 def main() -> None:
@@ -103,7 +157,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(
             prefix="fastipam-churn-", dir=options.scratch
         ) as directory:
-            print(row(fill, churn(Path(directory) / "store", fill, options.pairs)), flush=True)
+            print(row(fill, churn(Path(directory), fill, options.pairs)), flush=True)
 
 
 if __name__ == "__main__":
