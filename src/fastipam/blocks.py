@@ -441,9 +441,35 @@ def reindex(
 
     Writes what differs, and nothing when nothing does.
     """
+    pages = txn.pages(network_id, range_set.family)
+    wanted, listed = _open_keys(txn, store, network_id, range_set, pages, cursor)
+    for key in listed - wanted:
+        txn.delete(key, b"", store.db_blocks)
+    for key in wanted - listed:
+        txn.put(key, b"", True, True, False, store.db_blocks)
+    return len(wanted)
+
+
+def is_indexed(
+    txn: Snapshot, store: Store, network_id: int, range_set: RangeSet, cursor: int | None
+) -> bool:
+    """Whether every block that can serve is in the list of those. O(blocks)."""
+    pages = read_pages(txn, store, network_id, range_set.family)
+    wanted, listed = _open_keys(txn, store, network_id, range_set, pages, cursor)
+    return wanted <= listed
+
+
+def _open_keys(
+    txn: Transaction | Snapshot,
+    store: Store,
+    network_id: int,
+    range_set: RangeSet,
+    pages: StoredPages,
+    cursor: int | None,
+) -> tuple[set[bytes], set[bytes]]:
+    """The keys of the blocks that can serve: as they should be, and as they are."""
     family = range_set.family
     prefix = records.network_prefix(network_id) + b"o" + bytes((family,))
-    pages = txn.pages(network_id, family)
     serving = None if cursor is None else base_of(range_set, cursor)
     wanted = set()
     for block in read_all(txn, store, network_id):
@@ -451,12 +477,7 @@ def reindex(
             free = capacity(range_set, block.base) - used_in(pages, range_set, block.base)
             if free:
                 wanted.add(_open_key(network_id, family, free, block.base))
-    listed = {key for key, _ in _below(txn.txn, store, prefix)}
-    for key in listed - wanted:
-        txn.delete(key, b"", store.db_blocks)
-    for key in wanted - listed:
-        txn.put(key, b"", True, True, False, store.db_blocks)
-    return len(wanted)
+    return wanted, {key for key, _ in _below(txn.txn, store, prefix)}
 
 
 def can_serve(

@@ -50,12 +50,17 @@ def add(bin_dir: Path, tmp_path: Path) -> list[str]:
 
 
 def loader_of_handler(bin_dir: Path) -> str:
-    """Who imported fastipam.cni.handler in a process that starts as the entry point does."""
+    """Who imported fastipam.cni.handler."""
+    return loader_of(bin_dir, "fastipam.cni.handler")
+
+
+def loader_of(bin_dir: Path, name: str) -> str:
+    """Who imported a module in a process that starts as the entry point does."""
     entry = bin_dir / DIRECT
     lines = entry.read_text().splitlines()
     interpreter = lines[0].removeprefix("#!").split()[0]
     preamble = "\n".join(line for line in lines if not line.startswith(("from fastipam", "main()")))
-    code = f"__file__ = {str(entry)!r}\n{preamble}\nimport fastipam.cni.handler as it\n"
+    code = f"__file__ = {str(entry)!r}\n{preamble}\nimport {name} as it\n"
     code += "loader = it.__loader__\nprint(getattr(loader, '__name__', type(loader).__name__))\n"
     return subprocess.run(
         [interpreter, "-IS", "-c", code], capture_output=True, text=True, check=True
@@ -88,11 +93,31 @@ def spoil_path(modules: dict[str, tuple[object, ...]]) -> None:
 def test_another_source_disables_it(spoil: object, bin_dir: Path, tmp_path: Path) -> None:
     """When one source is not what it was, every module is imported from its source again."""
     assert callable(spoil)
-    activate, modules = marshal.loads((bin_dir / BUNDLE).read_bytes())
+    activate, modules, *more = marshal.loads((bin_dir / BUNDLE).read_bytes())
     spoil(modules)
-    (bin_dir / BUNDLE).write_bytes(marshal.dumps((activate, modules)))
+    (bin_dir / BUNDLE).write_bytes(marshal.dumps((activate, modules, *more)))
     assert loader_of_handler(bin_dir) == "SourceFileLoader"
     assert add(bin_dir, tmp_path) == ["10.1.0.2/24"]
+
+
+def test_cluster_mode_is_a_part_of_its_own(bin_dir: Path) -> None:
+    """What a claim imports is in the bundle, decoded when it is asked for."""
+    _, always, more, later = marshal.loads((bin_dir / BUNDLE).read_bytes())
+    assert not any(name.startswith("fastipam.cluster") for name in always)
+    assert {"fastipam.cluster.need", "fastipam.cluster.engines.etcd"} <= more
+    assert set(marshal.loads(later)) == more
+    assert loader_of(bin_dir, "fastipam.cluster.need") == "Bundle"
+
+
+def test_another_source_disables_cluster_modes_part(bin_dir: Path) -> None:
+    """When a source of that part is not what it was, the part counts for nothing."""
+    *rest, later = marshal.loads((bin_dir / BUNDLE).read_bytes())
+    modules = marshal.loads(later)
+    file, package, size, _, code = modules["fastipam.cluster.planner"]
+    modules["fastipam.cluster.planner"] = file, package, size, 1, code
+    (bin_dir / BUNDLE).write_bytes(marshal.dumps((*rest, marshal.dumps(modules))))
+    assert loader_of(bin_dir, "fastipam.cluster.need") == "SourceFileLoader"
+    assert loader_of_handler(bin_dir) == "Bundle"
 
 
 @pytest.mark.parametrize("content", [None, b"", b"nonsense", marshal.dumps(7)])

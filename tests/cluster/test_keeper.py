@@ -191,6 +191,29 @@ def test_unreachable(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
     assert agent.add(10) == 10
 
 
+def test_pods_do_not_wait_for_the_session(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
+    """The first block comes before the sign of life, which is caught up with; not with fencing."""
+
+    def fault(call: str, _at: str) -> None:
+        if call == "open_session":
+            raise EngineUnavailable("connection refused")
+
+    engine.fault = fault
+    agent = Agent(tmp_path, "a", engine, time)
+    fenced = Agent(tmp_path, "b", engine, time, fencing=True)
+    for each in (agent, fenced):
+        each.keeper.step()
+    assert (agent.add(1), fenced.add(1)) == (1, 0)
+    assert engine.get(agent.node().keys.session("a"), deadline_s=1) is None
+    engine.fault = None
+    agent.turns(15)
+    fenced.turns(15)
+    for name in ("a", "b"):
+        assert engine.get(agent.node().keys.session(name), deadline_s=1) is not None
+    assert fenced.add(1) == 1
+    assert_settled(engine, agent, fenced)
+
+
 def test_session_gone(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
     """A session that ended while the node was cut off is opened again; its blocks are its own."""
     agent = Agent(tmp_path, "a", engine, time)

@@ -5,6 +5,8 @@ an ADD that is a good tenth of its time. So ``fastipam install`` puts their code
 file beside the entry point. Each module is kept with the size and the time of its source: if one
 of them is another now (an upgrade, an edit), the file counts for nothing, and Python imports as
 ever.
+
+What only cluster mode imports is a part of its own, decoded when the first of it is asked for.
 """
 
 from __future__ import annotations
@@ -22,18 +24,25 @@ if TYPE_CHECKING:
     # Source file, whether it is a package, size and time (ns) of the source, code.
     Module = tuple[str, bool, int, int, CodeType]
 
-# Which modules a plugin process imports from files, asked of one.
+# Which modules a plugin process imports from files, asked of one: always, and in cluster mode.
 _ASK = """
 import sys
-before = set(sys.modules)
 sys.path += {paths!r}
+seen = set(sys.modules)
+def new():
+    found = [
+        (name, module.__file__)
+        for name, module in sys.modules.items()
+        if name not in seen
+        and type(getattr(module, "__loader__", None)).__name__ == "SourceFileLoader"
+    ]
+    seen.update(sys.modules)
+    return found
 import fastipam.cni.main, fastipam.cni.handler
-print(repr([
-    (name, module.__file__)
-    for name, module in sys.modules.items()
-    if name not in before
-    and type(getattr(module, "__loader__", None)).__name__ == "SourceFileLoader"
-]))
+always = new()
+import fastipam.cni.sharing, fastipam.blockwise, fastipam.cluster.need
+import fastipam.cluster.engines.etcd
+print(repr((always, new())))
 """
 
 
@@ -43,8 +52,11 @@ def build(paths: list[str]) -> bytes:
     asked = subprocess.run(
         [sys.executable, "-IS", "-c", script], capture_output=True, text=True, check=True
     )
-    modules = {name: _module(Path(file)) for name, file in ast.literal_eval(asked.stdout)}
-    return marshal.dumps((activate.__code__, modules))
+    always, later = (
+        {name: _module(Path(file)) for name, file in part}
+        for part in ast.literal_eval(asked.stdout)
+    )
+    return marshal.dumps((activate.__code__, always, frozenset(later), marshal.dumps(later)))
 
 
 def _module(path: Path) -> Module:
@@ -53,23 +65,39 @@ def _module(path: Path) -> Module:
     return str(path), path.name == "__init__.py", status.st_size, status.st_mtime_ns, code
 
 
-def activate(modules: dict[str, Module]) -> None:
+def activate(
+    modules: dict[str, Module], more: frozenset[str] = frozenset(), later: bytes = b""
+) -> None:
     """Let Python import from ``modules``, if all of them are what their sources still say.
 
-    This function is part of the bundle: it runs before anything else of fastipam is there.
+    ``more`` are the names of those that ``later`` decodes to, when one of them is asked for. This
+    function is part of the bundle: it runs before anything else of fastipam is there.
     """
     import sys
     from _frozen_importlib import ModuleSpec
     from posix import stat
 
-    for path, _, size, time_ns, _ in modules.values():
-        status = stat(path)
-        if status.st_size != size or status.st_mtime_ns != time_ns:
-            return
+    def is_true(modules: dict[str, Module]) -> bool:
+        for path, _, size, time_ns, _ in modules.values():
+            status = stat(path)
+            if status.st_size != size or status.st_mtime_ns != time_ns:
+                return False
+        return True
+
+    if not is_true(modules):
+        return
 
     class Bundle:
         @staticmethod
         def find_spec(name, path=None, target=None):  # type: ignore[no-untyped-def]  # noqa: ARG004
+            nonlocal more
+            if name in more:
+                import marshal
+
+                more = frozenset()
+                found = marshal.loads(later)
+                if is_true(found):
+                    modules.update(found)
             if name not in modules:
                 return None
             file, package, _, _, _ = modules[name]

@@ -89,8 +89,8 @@ def script(interpreter: str, paths: list[str]) -> str:
         "try:\n"
         "    import marshal\n\n"
         '    with open(f"{__file__}.{sys.implementation.cache_tag}", "rb") as file:\n'
-        "        activate, modules = marshal.loads(file.read())\n"
-        "    type(lambda: 0)(activate, globals())(modules)\n"
+        "        activate, *parts = marshal.loads(file.read())\n"
+        "    type(lambda: 0)(activate, globals())(*parts)\n"
         "except (EOFError, OSError, TypeError, ValueError):\n"
         "    pass  # only slower\n"
         "from fastipam.cni.main import main\n\n"

@@ -210,11 +210,15 @@ class Keeper:
     def _work(self) -> float:
         deadline = Deadline(_OPERATION_S)
         self._keep(deadline)
+        if self.settings.fencing:
+            self._hold_session(deadline)
         needs = self._waiting()
         if self._marked and self.node.collect(deadline):
             self._seen = (-1, -1)
             self.on_blocks()
         busy = self._claim(needs, deadline)
+        # After a first block: with a slow store, or when all nodes start at once, pods wait for it.
+        self._hold_session(deadline)
         self._answer_marks(deadline)
         now = self._clock()
         if now >= self._tidy_at:
@@ -236,7 +240,10 @@ class Keeper:
     # Taking part ----------------------------------------------------------------------------
 
     def _keep(self, deadline: Deadline) -> None:
-        """Registered, the session kept, ownership proven; all of it again when one is gone."""
+        """Registered, the session kept, ownership proven; all of it again when one is gone.
+
+        A session is opened by :meth:`_hold_session`.
+        """
         now = self._clock()
         if self._joined and self._is_doubtful():
             self._joined = False
@@ -244,7 +251,9 @@ class Keeper:
             return
         began_ns = blocks.boottime_ns()
         if self._joined:
-            left = self.engine.keep_session(self._session, deadline_s=deadline.call_s())
+            left = 1.0  # there is none yet
+            if self._session:
+                left = self.engine.keep_session(self._session, deadline_s=deadline.call_s())
             if left <= 0 or not self.node.is_still_registered(deadline):
                 log.warning(
                     "network=%s node=%s session or registration gone, joining again",
@@ -266,16 +275,26 @@ class Keeper:
             self.node.reindex()
             self._seen = (-1, -1)
         if not self._joined:
-            session = self.engine.open_session(
-                self.settings.session_s, deadline_s=deadline.call_s()
-            )
-            hold_session(self.node, session, deadline)
-            self._session = session
+            self._session = 0
             self._joined = True
-        if self.settings.fencing:
-            # The session ends so long after the moment before it was kept, or later.
-            self.node.prove_until(began_ns + self.settings.session_s * 10**9)
+        if self._session:
+            self._prove(began_ns)
         self._keep_at = now + self.settings.session_s / 3
+
+    def _hold_session(self, deadline: Deadline) -> None:
+        """Show that this node is alive, from now on."""
+        if self._session:
+            return
+        began_ns = blocks.boottime_ns()
+        session = self.engine.open_session(self.settings.session_s, deadline_s=deadline.call_s())
+        hold_session(self.node, session, deadline)
+        self._session = session
+        self._prove(began_ns)
+
+    def _prove(self, began_ns: int) -> None:
+        """The session ends so long after the moment before it was kept, or later."""
+        if self.settings.fencing:
+            self.node.prove_until(began_ns + self.settings.session_s * 10**9)
 
     def _is_doubtful(self) -> bool:
         """Whether another process has found this node removed, or has restored its store."""
@@ -336,6 +355,7 @@ class Keeper:
         self._look_at[family, True] = now + _LOOK_AGAIN_S
         self._look_at[family, False] = now + _TIDY_S  # nobody waits: it is not urgent
         if missing > free and family not in self._marked:
+            self._hold_session(deadline)
             blocks_needed = -(-(missing - free) // pool.size)
             self.node.raise_mark(family, blocks_needed, self._session, deadline)
             self._marked[family] = now

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastipam import blocks
 from fastipam.blocks import ACTIVE, CLAIMING, RELEASING, Block, Member
 from fastipam.cluster import layout
+from fastipam.ledger import read_state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -126,10 +127,26 @@ class LocalNode:
                 blocks.put_member(txn, self.store, network_id, member)
 
     def reindex(self) -> None:
-        """Bring blocks back that the list of those with free addresses has forgotten. O(blocks)."""
+        """Bring blocks back that the list of those with free addresses has forgotten. O(blocks).
+
+        Nothing is written, and no disk is waited for, when it has forgotten none.
+        """
+        sets = list(enumerate(self.settings.pool.sets))
+        with self.store.read() as txn:
+            network_id = self.network.id_in(txn)
+            if network_id is None:
+                return
+            state = read_state(txn, self.store, network_id)
+            if all(
+                blocks.is_indexed(
+                    txn, self.store, network_id, each, state.cursor(index, each.family)
+                )
+                for index, each in sets
+            ):
+                return
         with self.store.write() as txn:
             ledger = self._enter(txn)
-            for index, each in enumerate(self.settings.pool.sets):
+            for index, each in sets:
                 cursor = ledger.state.cursor(index, each.family)
                 blocks.reindex(txn, self.store, ledger.state.network_id, each, cursor)
 

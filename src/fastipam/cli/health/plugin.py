@@ -85,8 +85,8 @@ def _interpreter(text: str) -> str:
 def _stale(path: Path) -> str:
     """Why Python will not use the bundle; empty when it will."""
     try:
-        modules = marshal.loads(path.read_bytes())[1]  # root's file, as the launcher
-        for source, _, size, time_ns, _ in modules.values():
+        _, modules, _, later = marshal.loads(path.read_bytes())  # root's file, as the launcher
+        for source, _, size, time_ns, _ in (modules | marshal.loads(later)).values():
             status = os.stat(source)
             if (status.st_size, status.st_mtime_ns) != (size, time_ns):
                 return f"{source} is newer than {path}"

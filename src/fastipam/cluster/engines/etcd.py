@@ -21,7 +21,6 @@ from fastipam.cluster.engine import (
 from fastipam.cluster.engines import wire
 from fastipam.cluster.engines.members import Members
 from fastipam.cluster.engines.transport import Tls, parse_endpoint
-from fastipam.cluster.engines.watching import Stream
 from fastipam.errors import ConfigError
 
 TYPE_CHECKING = False
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
     from fastipam.cluster.engine import Compare, Delete, Event, KeyValue, Put
     from fastipam.cluster.engines.members import Endpoint
+    from fastipam.cluster.engines.watching import Stream
 
 __all__ = ["EtcdEngine"]
 
@@ -191,6 +191,8 @@ class EtcdEngine:
 
     def _subscribe(self, endpoint: Endpoint, prefix: bytes, revision: int, until: float) -> Stream:
         """A watch at one member, set up and acknowledged."""
+        from fastipam.cluster.engines.watching import Stream  # a claim does not watch
+
         body = wire.subscription(prefix, revision + 1 if revision else 0)
         connection = self.members.subscribe(endpoint, "/v3/watch", body, until)
         try:
