@@ -563,6 +563,8 @@ class Ledger:
                     return
                 _, index, released, family, value = records.read_cooldown_key(key)
                 if released > due:
+                    if index == records.LAST_SET:
+                        return
                     seek = records.cooldown_prefix(self.state.network_id, index + 1)
                     continue
                 cursor.delete()

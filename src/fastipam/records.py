@@ -54,8 +54,15 @@ _ASSIGNED_BYTE = bytes((ASSIGNED,))
 _COOLING_BYTE = bytes((COOLING,))
 # Where a packed lease has what is read without reading all of it.
 _SET_AT, _BOOT_AT, _GENERATION_AT, _RELEASED_AT, _STICKY_AT = 2, 4, 8, 24, 44
+# A note of the sweeper's: generation, network clock of the first look, what was found (sight.py).
+SIGHT = Struct("<QQQ")
+SIGHT_BYTES = SIGHT.size
 _U16, _U32, _U64 = Struct("<H"), Struct("<I"), Struct("<Q")
 _DIGEST_BYTES = 16
+LAST_SET = (1 << 16) - 1  # the largest number that a range set can have in a key
+# Generations, events and nanoseconds only grow, from 0 or from now: no number of theirs has more
+# bits before the year 2116. One that has is damage, and would not fit its field one day.
+MOST_BITS = 62
 ENCODING = "utf-8"
 ERRORS = "surrogateescape"
 

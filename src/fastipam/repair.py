@@ -21,7 +21,7 @@ from fastipam.holds import Reservation
 from fastipam.ranges import Pool
 from fastipam.records import ASSIGNED, Record
 from fastipam.state import NetworkState
-from fastipam.verify import verify
+from fastipam.verify import MOST_NETWORKS, verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -103,7 +103,7 @@ class _Repairer:
         for key, raw in _items(txn, store.db_networks):
             name = key.decode(records.ENCODING, records.ERRORS)
             network_id = int.from_bytes(raw[:4], "big")
-            if len(raw) < 4 or network_id in names or not network_id:
+            if len(raw) < 4 or network_id in names or not 0 < network_id < MOST_NETWORKS:
                 nameless.append(key)
                 continue
             names[network_id] = name
@@ -128,10 +128,10 @@ class _Repairer:
             self._did("network", name, key.hex(), f"named network {network_id}, which has leases")
             _NetworkRepair(store, txn, network_id, name, self._actions).run()
         last = int.from_bytes(txn.get(b"last network", b"", store.db_meta), "big")
-        if names and max(names) > last:
-            value = max(names).to_bytes(4, "big")
+        if (names and max(names) > last) or last >= MOST_NETWORKS:
+            value = max(names, default=0).to_bytes(4, "big")
             txn.put(b"last network", value, True, True, False, store.db_meta)
-            self._did("network", names[max(names)], "", "counted its number as given")
+            self._did("network", "", "last network", f"is {max(names, default=0)}, was {last}")
         return names
 
     def _strays(self, names: dict[int, str]) -> set[int]:
@@ -144,7 +144,7 @@ class _Repairer:
                 if family in BITS and len(key) == 5 + BITS[family] // 8:
                     keep.add(int.from_bytes(key[:4], "big"))
         keep -= names.keys()
-        keep.discard(0)
+        keep -= {0, MOST_NETWORKS}
         for what, db in _databases(store):
             gone = [
                 key
@@ -174,6 +174,7 @@ class _NetworkRepair:
         self._leases: dict[Address, Record] = {}
         self._owners: dict[bytes, list[Address]] = {}
         self._reservations: dict[Address, Reservation] = {}
+        self._anew = False  # the state was lost
 
     def run(self) -> None:
         self._state = self._read_state()
@@ -185,6 +186,7 @@ class _NetworkRepair:
         self._mend_queue()
         self._mend_sticky()
         self._mend_events()
+        self._mend_notes()
         self._mend_pages()
         self._mend_counts()
         for what, noted in before.items():
@@ -216,6 +218,7 @@ class _NetworkRepair:
                 return NetworkState(self._network_id, raw)
         except StoreCorrupt:
             pass
+        self._anew = True
         self._did("state", self._prefix.hex(), "began its counters, clock and cursors anew")
         return NetworkState(self._network_id, None)
 
@@ -254,6 +257,8 @@ class _NetworkRepair:
                 if address not in self._reservations:
                     self._reserve(address, UNREADABLE)
                 continue
+            if record.generation >> records.MOST_BITS:
+                record.generation = 0  # it gets a new one
             state.generation = max(state.generation, record.generation)
             if record.state != ASSIGNED:
                 state.clock = max(state.clock, min(record.released, self._believable_clock()))
@@ -267,7 +272,6 @@ class _NetworkRepair:
         return self._store.clock() + self._state.offset
 
     def _mend_lease(self, address: Address, record: Record) -> bool:
-        before = record.pack()
         if record.length > BITS[address[0]]:
             its_range = self._pool.range_of(*address)
             record.length = BITS[address[0]] if its_range is None else its_range.length
@@ -279,7 +283,7 @@ class _NetworkRepair:
         if record.generation == 0:
             self._state.generation += 1
             record.generation = self._state.generation
-        if record.pack() == before:
+        if record.pack() == self._txn.get(self._key(address), None, self._store.db_leases):
             return False
         self._did("lease", address, "mended its numbers")
         return True
@@ -369,12 +373,23 @@ class _NetworkRepair:
         numbers = []
         for key, raw in self._of(db):
             try:
-                numbers.append(history.Event(key, raw).sequence)
+                event = history.Event(key, raw)
+                if event.sequence >> records.MOST_BITS:
+                    raise StoreCorrupt("a number that cannot be")
+                numbers.append(event.sequence)
+                if self._anew and not event.generation >> records.MOST_BITS:
+                    state.generation = max(state.generation, event.generation)
             except StoreCorrupt:
                 self._remove(db, key, "event", "removed: it could not be read")
         if numbers:
             state.first_event = min(state.first_event, numbers[0])
             state.events = max(state.events, numbers[-1] + 1)
+
+    def _mend_notes(self) -> None:
+        db = self._store.db_missing
+        for key, raw in self._of(db):
+            if _address(key) is None or len(raw) != records.SIGHT_BYTES:
+                self._remove(db, key, "missing", "removed: the sweeper looks again")
 
     def _mend_pages(self) -> None:
         """Build the bitmap anew beside the old one, and write it if they differ."""
@@ -382,6 +397,7 @@ class _NetworkRepair:
         before = dict(self._of(db))
         for key in before:
             self._txn.delete(key, b"", db)
+        self._txn.forget_pages(self._network_id)
         for family in (V4, V6):
             pages = self._txn.pages(self._network_id, family)
             for its_family, value in self._leases.keys() | self._reservations.keys():

@@ -74,6 +74,12 @@ class NetworkState:
             family,
             value,
         ) = _STATE.unpack_from(raw)
+        growing = self.generation | self.clock | self.events | self.first_event | abs(self.offset)
+        if growing >> records.MOST_BITS:
+            raise StoreCorrupt(
+                f"a network's state has a number that cannot be: {raw.hex()}",
+                hint=records.CHECK_HINT,
+            )
         self.sweep = (family, int.from_bytes(value, "big") if family else 0)
         self.cursors = raw[_STATE.size :]
 

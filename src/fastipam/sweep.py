@@ -18,7 +18,6 @@ What of a namespace that has the path and the inode of one that is gone, sight.p
 
 from __future__ import annotations
 
-from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastipam import history, reboot, records
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 
 DEFAULT_GRACE_S = 60.0
 _BATCH = 256  # leases: looked at together, changed in one transaction
-_SIGHT = Struct("<QQQ")  # generation, network clock of the first look, what was found (sight.py)
 
 
 class Report(NamedTuple):
@@ -192,7 +190,7 @@ class Sweeper:
                 if record is None or record.generation != lease.generation:
                     continue  # it was given back, or given to somebody else, since it was read
                 sight = txn.get(key, None, db)
-                first = _SIGHT.unpack(sight) if sight else None
+                first = records.SIGHT.unpack(sight) if sight else None
                 same = first is not None and (first[0], first[2]) == (lease.generation, seen)
                 due = same and first is not None and now - first[1] >= self._grace_ns
                 if not self._dry_run:
@@ -204,7 +202,7 @@ class Sweeper:
                             kind=history.SWEPT,
                         )
                     elif not same:
-                        value = _SIGHT.pack(lease.generation, now, seen)
+                        value = records.SIGHT.pack(lease.generation, now, seen)
                         txn.put(key, value, True, True, False, db)
                 judged.append((lease, due))
             if not self._dry_run:
@@ -235,7 +233,7 @@ class Sweeper:
                 if key[:4] != prefix:
                     return
                 lease = txn.get(key, None, self._store.db_leases)
-                generation = _SIGHT.unpack(raw)[0]
+                generation = records.SIGHT.unpack(raw)[0]
                 if (
                     lease is None
                     or lease[0] != ASSIGNED

@@ -169,6 +169,11 @@ class Transaction:
             )
         return found
 
+    def forget_pages(self, network_id: int) -> None:
+        """Somebody has changed the pages of a network by other means: read them anew."""
+        for key in [key for key in self._pages if key[0] == network_id]:
+            del self._pages[key]
+
     def state(self, network_id: int) -> NetworkState:
         """The numbers of a network; in a shared transaction all parts have the same object."""
         found = self._states.get(network_id)

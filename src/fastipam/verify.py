@@ -27,7 +27,7 @@ from fastipam.addresses import BITS, V4, V6, format_ip
 from fastipam.errors import StoreCorrupt
 from fastipam.history import Event
 from fastipam.ranges import Pool
-from fastipam.records import ASSIGNED, Record
+from fastipam.records import ASSIGNED, SIGHT_BYTES, Record
 from fastipam.state import NetworkState
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _PAGE_BITS = 4096
 _PAGE_BYTES = _PAGE_BITS // 8
 _LEVELS = 11  # as the tree's: 11 * 12 bits cover an IPv6 address
+MOST_NETWORKS = (1 << 32) - 1  # the number of the next one has to fit
 _DIGEST_KEY_BYTES = 20  # network id and digest
 
 
@@ -116,6 +117,9 @@ class _Verifier:
         networks: list[_Network] = []
         for key, raw in self._items(self._store.db_networks):
             yield from self._network(key, raw, networks)
+        last = int.from_bytes(self._txn.get(b"last network", b"", self._store.db_meta), "big")
+        if last >= MOST_NETWORKS:
+            yield Finding("network-id", "", "last network", f"the last network's id is {last}")
         yield from self._orphans()
         for network in networks:
             yield from self._state(network)
@@ -126,6 +130,7 @@ class _Verifier:
             yield from self._cooldown(network)
             yield from self._kept(network)
             yield from self._events(network)
+            yield from self._missing(network)
             yield from self._numbers(network)
 
     # Reading -------------------------------------------------------------------------------
@@ -522,6 +527,15 @@ class _Verifier:
             if state is not None and not state.first_event <= event.sequence < state.events:
                 text = f"event {event.sequence} is not one of {state.first_event}..{state.events}"
                 yield Finding("event-number", network.name, key.hex(), text)
+
+    def _missing(self, network: _Network) -> Iterator[Finding]:
+        """Each note of the sweeper's can be read; that its lease is there is for the next sweep."""
+        prefix = records.network_prefix(network.network_id)
+        for key, raw in self._items(self._store.db_missing, prefix):
+            family = key[4] if len(key) > 4 else 0
+            if family not in BITS or len(key) != 5 + BITS[family] // 8 or len(raw) != SIGHT_BYTES:
+                text = "this is no note of a lost namespace"
+                yield Finding("missing-unreadable", network.name, key.hex(), text)
 
 
 def _behind(prefix: bytes) -> bytes:

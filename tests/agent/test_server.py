@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fastipam.agent import protocol
-from fastipam.agent.server import Answer, Limits, Request, Server
+from fastipam.agent.server import LATER, Answer, Limits, Request, Server
 from fastipam.cni.document import LARGEST
 
 from .processes import Client, until
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+LATER_ONCE = b"later"  # a request that waits for something when it comes first
 SHORT_S = 0.3  # what a client may take in these tests
 
 
@@ -43,7 +44,13 @@ class Served:
         self.batches.append(list(requests))
         self.busy.set()
         assert self.hold.wait(20)
-        return [Answer(0, one.stdin, b"") for one in requests]
+        return [
+            LATER if one.stdin == LATER_ONCE and self._is_first(one) else Answer(0, one.stdin, b"")
+            for one in requests
+        ]
+
+    def _is_first(self, request: Request) -> bool:
+        return sum(request in batch for batch in self.batches) == 1
 
     def client(self) -> Client:
         """A new connection."""
@@ -252,6 +259,19 @@ def test_client_that_does_not_read(serve: Callable[..., Served]) -> None:
         time.sleep(SHORT_S * 2)
         with pytest.raises(EOFError):
             rude.receive()
+
+
+@pytest.mark.parametrize("when", ["answer unread", "answer awaited"])
+def test_gone_with_an_answer_under_way(when: str, serve: Callable[..., Served]) -> None:
+    """A client that leaves its answer behind is forgotten; when its time would be over, too."""
+    served = serve(seconds=SHORT_S)
+    with served.client() as client:
+        client.send({}, LATER_ONCE if when == "answer awaited" else bytes(LARGEST))
+        until(lambda: served.batches, "it is served")
+    time.sleep(SHORT_S * 2)
+    with served.client() as good:
+        good.socket.settimeout(20)
+        assert _ask(good, b"x") == b"x"
 
 
 def test_stalled_batch_is_nobodys_fault(serve: Callable[..., Served]) -> None:

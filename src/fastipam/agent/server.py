@@ -193,9 +193,6 @@ class Server:
         ready: list[tuple[_Client, Request]] = []
         events = self._epoll.poll(self._timeout(), self._limits.connections + 2)
         now = time.monotonic()  # who is silent now is slow; not who sends while a batch commits
-        if self._parked:
-            ready += self._parked.items()
-            self._parked = {}
         for descriptor, event in events:
             if descriptor == self._listener.fileno():
                 for client in self._accept():
@@ -213,6 +210,9 @@ class Server:
                     self._read(client, ready)
                 else:
                     self._drop(client)
+        if self._parked:  # now: who has gone away meanwhile is not asked for
+            ready = [*self._parked.items(), *ready]
+            self._parked = {}
         while ready:
             ready = self._answer(ready)
         self._expire(now)
@@ -291,6 +291,8 @@ class Server:
         return accepted
 
     def _restart_clock(self, client: _Client, deadline: float | None = None) -> None:
+        if self._clients.get(client.descriptor) is not client:
+            return  # it went away while it was served
         client.deadline = deadline or time.monotonic() + self._limits.seconds
         self._waiting[client.descriptor] = client
         self._waiting.move_to_end(client.descriptor)
