@@ -106,8 +106,13 @@ class Store:
         self._process = os.getpid()
         self._commits = 0
         self.identity = (0, 0)
-        if not create and not os.path.lexists(os.path.join(self.path, DATA_FILE)):
-            raise FileNotFoundError(errno.ENOENT, "there is no store", self.path)
+        if not create:
+            try:
+                os.lstat(os.path.join(self.path, DATA_FILE))
+            except (FileNotFoundError, NotADirectoryError) as error:
+                raise FileNotFoundError(errno.ENOENT, "there is no store", self.path) from error
+            except OSError as error:
+                raise translate(error, self.path) from error
         stored = self._open(durability or DURABLE, map_size)
         if durability is not None and stored != durability:
             self.close()
