@@ -30,11 +30,17 @@ def backup(store: Store, path: str | os.PathLike[str], progress: Progress | None
     """Write one moment's store to a file, compacted, mode 0600; its size in bytes.
 
     Other processes go on reading and writing. The file is complete and synced to disk before it
-    gets its name; a file of that name is replaced. O(used pages); while it runs, the store cannot
-    reuse the space of what is deleted. ``progress`` is called with (bytes, bytes) at the end.
-    Raises StoreError.
+    gets its name; a file of that name is replaced, a link leads to the file that is. O(used pages);
+    while it runs, the store cannot reuse the space of what is deleted. ``progress`` is called with
+    (bytes, bytes) at the end. Raises StoreError; a device, say, is never replaced.
     """
-    target = os.path.abspath(path)
+    target = os.path.realpath(path)
+    if os.path.lexists(target) and not os.path.isfile(target):
+        raise StoreUnavailable(
+            f"the backup {target} cannot be written: it is there, and it is no file",
+            path=target,
+            hint="nothing was changed; choose another file",
+        )
     descriptor, name = -1, ""
     if os.path.exists(target) and not os.path.isfile(target):
         raise StoreUnavailable(
@@ -115,7 +121,9 @@ def _open_copy(path: str, directory: str, store: Store) -> Store:
         shutil.copyfile(path, os.path.join(directory, "data.mdb"))
     except OSError as error:
         raise StoreUnavailable(
-            f"the backup {path} cannot be read: {error.strerror}", path=path
+            f"the backup {path} cannot be read: {error.strerror}",
+            path=path,
+            hint="nothing was changed; use another backup",
         ) from error
     if not os.path.getsize(os.path.join(directory, "data.mdb")):
         raise StoreCorrupt(f"the backup {path} is empty", path=path)

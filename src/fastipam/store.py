@@ -109,8 +109,13 @@ class Store:
         self._commits = 0
         self.identity = (0, 0)
         self._map_size = map_size
-        if not create and not os.path.lexists(os.path.join(self.path, DATA_FILE)):
-            raise FileNotFoundError(errno.ENOENT, "there is no store", self.path)
+        if not create:
+            try:
+                os.lstat(os.path.join(self.path, DATA_FILE))
+            except (FileNotFoundError, NotADirectoryError) as error:
+                raise FileNotFoundError(errno.ENOENT, "there is no store", self.path) from error
+            except OSError as error:
+                raise translate(error, self.path) from error
         stored = self._open(durability or DURABLE, map_size)
         if durability is not None and stored != durability:
             self.close()

@@ -181,6 +181,11 @@ def test_backup_without_a_place(ipam: Ipam, tmp_path: Path) -> None:
     (tmp_path / "directory").mkdir()
     with pytest.raises(StoreUnavailable):
         backup(ipam.store, tmp_path / "directory")
-    assert sorted(os.listdir(tmp_path)) == ["directory", "store"]
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(StoreUnavailable, match="no file"):
+            backup(ipam.store, tmp_path / name)
+    assert sorted(os.listdir(tmp_path)) == ["directory", "link", "pipe", "store"]
     with pytest.raises(StoreUnavailable, match="cannot be read"):
         restore(ipam.store, tmp_path / "missing")

@@ -15,6 +15,7 @@ from fastipam.records import COOLING
 if TYPE_CHECKING:
     from fastipam.holds import Reservation
     from fastipam.ipam import Ipam
+    from fastipam.policy import Policy
     from fastipam.ranges import Pool
     from fastipam.records import Record
     from fastipam.state import NetworkState
@@ -55,8 +56,10 @@ def explain(
         answer |= _lease(record, state, now, local)
     if reservation is not None:
         answer |= _reservation(reservation, state, now, local)
-    answer["why"] = _why(answer, pool, record, reservation, state, now, store.boot)
-    events = list(ipam.network(name).history((family, value)))
+    network = ipam.network(name)
+    policy = network.remembered_policy()
+    answer["why"] = _why(answer, pool, record, reservation, state, now, store.boot, policy)
+    events = list(network.history((family, value)))
     answer["history"] = [
         {
             "time": stamp(event.wall_ns, local=local),
@@ -138,6 +141,7 @@ def _why(
     state: NetworkState,
     now_ns: int,
     boot: int,
+    policy: Policy,
 ) -> str:
     """The state in a sentence, and what ends it."""
     if answer["status"] == "ASSIGNED" and record is not None:
@@ -147,10 +151,12 @@ def _why(
         return f"{whose} has had it for {answer['age']}"
     if answer["status"] == "COOLING":
         ago = duration(answer["released_ago_s"])
-        return (
-            f"given back {ago} ago; assigned again after the network's cool-down "
-            "(30 s, unless the configuration says otherwise)"
-        )
+        cooldown_s = policy.cooldown_ns / 1e9
+        left = cooldown_s - answer["released_ago_s"]
+        if left <= 0:
+            return f"given back {ago} ago; its cool-down of {cooldown_s:g} s is over"
+        when = "not earlier" if policy.strict else "earlier when nothing else is free"
+        return f"given back {ago} ago; assigned again in {duration(left)}, {when}"
     if reservation is not None:
         whom = f"for {reservation.owner}" if reservation.owner else "for nobody"
         if reservation.sticky:

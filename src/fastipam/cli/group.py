@@ -7,6 +7,8 @@ and exit statuses belong to a command; help and reference are made of the same o
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -144,7 +146,7 @@ class Root(Group):
         except FastipamError as error:
             field = getattr(error, "field", "")
             message = f"{field}: {error.message}" if field else error.message
-            raise Failure(message, error.hint) from error
+            raise Failure(message, _as_root(error.__cause__) or error.hint) from error
         except FileNotFoundError as error:
             raise _missing(error) from error
         except BrokenPipeError:
@@ -152,7 +154,20 @@ class Root(Group):
             sys.stderr.close()
             raise SystemExit(1) from None
         except OSError as error:
-            raise Failure(str(error)) from error
+            where = f"{error.filename}: " if error.filename else ""
+            raise Failure(f"{where}{error.strerror or error}", _as_root(error)) from error
+
+
+def _as_root(error: BaseException | None) -> str | None:
+    """What to do when it was refused to this user, and would not be to root."""
+    refused = is_refusal(error) and os.geteuid() != 0
+    return "as root: sudo, and the same again" if refused else None
+
+
+def is_refusal(error: BaseException | None) -> bool:
+    """Whether an error of the system or of LMDB says that this user may not."""
+    code = getattr(error, "code", 0) or getattr(error, "errno", 0)
+    return code in (errno.EACCES, errno.EPERM)
 
 
 def _missing(error: FileNotFoundError) -> Failure:

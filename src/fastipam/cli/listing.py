@@ -144,6 +144,11 @@ def pod_of(record: Record | history.Event) -> str:
     return f"{record.pod_namespace}/{record.pod_name}"
 
 
+def pod_hint(pod: str) -> str:
+    """What to say to somebody who has left the namespace out, and finds nothing."""
+    return "" if not pod or "/" in pod else f"; a pod is NAMESPACE/NAME: default/{pod}, say"
+
+
 def rows(
     ipam: Ipam,
     only: str | None = None,

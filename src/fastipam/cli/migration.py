@@ -53,6 +53,18 @@ class _DryRun(Exception):
     """Everything was tried; now nothing of it shall stay."""
 
 
+def require_tree(tree: Path) -> None:
+    """Raise ConfigError unless there is such a directory."""
+    if not tree.is_dir():
+        raise ConfigError(
+            f"{tree} is no directory",
+            field="DIR",
+            value=str(tree),
+            hint="it is the dataDir of host-local's configuration, by default "
+            f"{DEFAULT_TREE}: a directory for each network",
+        )
+
+
 def import_host_local(
     ipam: Ipam, tree: Path, *, dry_run: bool = False, progress: Progress | None = None
 ) -> list[Item]:
@@ -65,8 +77,7 @@ def import_host_local(
     ``progress(done, total)`` is called with the number of files now and then.
     Raises ConfigError (no such tree), StoreError, OSError.
     """
-    if not tree.is_dir():
-        raise ConfigError(f"{tree} is no directory", field="DIR", value=str(tree))
+    require_tree(tree)
     items: list[Item] = []
     total = 0 if progress is None else sum(len(files) for _, _, files in os.walk(tree))
     try:

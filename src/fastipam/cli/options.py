@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 data_dir = click.option(
     "--data-dir",
-    type=click.Path(file_okay=False),
+    type=click.Path(file_okay=False, readable=False),  # what refuses it has a hint
     default=DEFAULT_DATA_DIR,
     show_default=True,
     envvar="FASTIPAM_DATA_DIR",

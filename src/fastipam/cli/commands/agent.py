@@ -21,7 +21,7 @@ from fastipam.store import DEFAULT_DATA_DIR
 )
 @click.option(
     "--socket",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=click.Path(dir_okay=False, readable=False, path_type=Path),
     default=Path(DEFAULT_SOCKET),
     show_default=True,
     envvar="FASTIPAM_SOCKET",
@@ -62,7 +62,7 @@ from fastipam.store import DEFAULT_DATA_DIR
 @click.option(
     "--data-dir",
     "data_dirs",
-    type=click.Path(file_okay=False),
+    type=click.Path(file_okay=False, readable=False),
     default=[DEFAULT_DATA_DIR],
     show_default=True,
     multiple=True,

@@ -36,21 +36,21 @@ _GIVEN = (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENV
 )
 @click.option(
     "--bin-dir",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=click.Path(file_okay=False, readable=False, path_type=Path),
     default=Path("/opt/cni/bin"),
     show_default=True,
     help="The runtime's directory of CNI plugins.",
 )
 @click.option(
     "--conf-dir",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=click.Path(file_okay=False, readable=False, path_type=Path),
     default=Path("/etc/cni/net.d"),
     show_default=True,
     help="The runtime's directory of network configurations.",
 )
 @click.option(
     "--socket",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=click.Path(dir_okay=False, readable=False, path_type=Path),
     default=Path(DEFAULT_SOCKET),
     show_default=True,
     envvar="FASTIPAM_SOCKET",
@@ -60,7 +60,7 @@ _GIVEN = (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENV
 @click.option(
     "--host-local",
     "tree",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=click.Path(file_okay=False, readable=False, path_type=Path),
     default=DEFAULT_TREE,
     show_default=True,
     help="Where host-local keeps its leases.",

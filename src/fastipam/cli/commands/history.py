@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -56,6 +57,8 @@ def command(
     """
     if at is not None and (address is None or since or until or pod):
         raise click.UsageError("--at wants an ADDRESS, and nothing else")
+    if since and until and since.start_ns >= until.end_ns:
+        raise click.UsageError("--since is later than --until: nothing lies between them")
     with fastipam.open(data_dir, create=False) as ipam:
         if at is not None and address is not None:
             documents = list(_holders(ipam, network, address, at, local=not as_json))
@@ -75,7 +78,10 @@ def command(
                 until_ns=until.end_ns - 1 if until else None,
             )
         )
-        output.rows(EVENT_COLUMNS, events, as_json=as_json)
+        first = next(events, None)
+        output.rows(EVENT_COLUMNS, chain([first] if first else [], events), as_json=as_json)
+        if first is None and not as_json:
+            output.note(f"no such event is known: {_begins(ipam, network)}{listing.pod_hint(pod)}")
 
 
 _HOLDER_COLUMNS = (
@@ -127,19 +133,23 @@ def _holder(
 
 def _nobody(ipam: fastipam.Ipam, only: str | None, address: str, at: Moment) -> str:
     """Why there is no answer: it was free, or the history does not go back so far."""
-    first = min(
-        (
-            event.wall_ns
-            for name in listing.names(ipam, only)
-            for event in [next(iter(ipam.network(name).history()), None)]
-            if event is not None
-        ),
-        default=None,
-    )
+    first = _first(ipam, only)
     when = stamp(at.start_ns, local=True)
     if first is None:
-        return f"nobody knows who had {address} at {when}: there is no history"
+        return f"nobody knows who had {address} at {when}: {_begins(ipam, only)}"
     if first > at.start_ns:
-        begins = stamp(first, local=True)
-        return f"nobody is known to have had {address} at {when}: the history begins at {begins}"
+        return f"nobody is known to have had {address} at {when}: {_begins(ipam, only)}"
     return f"nobody had {address} at {when}"
+
+
+def _first(ipam: fastipam.Ipam, only: str | None) -> int | None:
+    """When the oldest event was that is kept, of any network."""
+    firsts = (next(iter(ipam.network(name).history()), None) for name in listing.names(ipam, only))
+    return min((event.wall_ns for event in firsts if event is not None), default=None)
+
+
+def _begins(ipam: fastipam.Ipam, only: str | None) -> str:
+    first = _first(ipam, only)
+    if first is None:
+        return "there is no history"
+    return f"the history begins at {stamp(first, local=True)}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import click
 
 import fastipam
@@ -108,7 +110,11 @@ def command(
             _watch(ipam, network, wanted, as_json=as_json, every_s=interval)
             return
         documents = listing.rows(ipam, network, wanted, with_free=with_free, local=not as_json)
-        output.rows(listing.COLUMNS, documents, as_json=as_json)
+        first = next(documents, None)
+        output.rows(listing.COLUMNS, chain([first] if first else [], documents), as_json=as_json)
+        if first is None and not as_json:
+            what = "no address is in use" if wanted == listing.EVERYTHING else "no address fits"
+            output.note(f"{what}{listing.pod_hint(pod)}")
 
 
 def _watch(

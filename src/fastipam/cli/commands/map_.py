@@ -86,6 +86,8 @@ def command(
         names = _names(ipam, network, one=output is not None)
         if as_json:
             output_.json_array(_counts(ipam, names, prefix))
+        elif not names:
+            output_.note("no network yet: the first ADD makes one")
         elif output is not None:
             _write(_read(ipam, names[0], by, None), output, bare=bare)
         else:

@@ -47,6 +47,7 @@ def import_host_local(tree: Path, data_dir: str, dry_run: bool, as_json: bool) -
 
     Do it before the configuration's type changes: the DELs of running pods go to the new type.
     """
+    migration.require_tree(tree)  # before a store is made for it
     with fastipam.open(data_dir) as ipam, progress.bar("files of host-local") as advance:
         items = migration.import_host_local(ipam, tree, dry_run=dry_run, progress=advance)
     _report(items, as_json)

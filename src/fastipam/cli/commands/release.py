@@ -128,11 +128,15 @@ def _row(lease: Lease) -> dict[str, str]:
     }
 
 
+def _counted(rows: list[dict[str, str]]) -> str:
+    return "1 address" if len(rows) == 1 else f"{len(rows)} addresses"
+
+
 def _ask(rows: list[dict[str, str]]) -> None:
     """Show what would go, and let the operator say yes."""
     if not sys.stdin.isatty():
         raise Failure(
-            f"{len(rows)} addresses would be released, and there is nobody to ask",
+            f"{_counted(rows)} would be released, and there is nobody to ask",
             "say --yes, after a look with --dry-run",
         )
     for line in output.lines(_COLUMNS, rows):
@@ -140,4 +144,4 @@ def _ask(rows: list[dict[str, str]]) -> None:
     living = [row["address"] for row in rows if row["netns_state"] == "there"]
     if living:
         output.note(f"the network namespace of {', '.join(living)} is there: its owner may run")
-    click.confirm(f"Release {len(rows)} addresses?", abort=True, err=True)
+    click.confirm(f"Release {_counted(rows)}?", abort=True, err=True)

@@ -56,7 +56,7 @@ class Answer(NamedTuple):
 )
 @click.option(
     "--conf-dir",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=click.Path(file_okay=False, readable=False, path_type=Path),
     default=Path("/etc/cni/net.d"),
     show_default=True,
     help="The runtime's directory of network configurations.",
@@ -64,7 +64,7 @@ class Answer(NamedTuple):
 @click.option(
     "--socket",
     "socket_path",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=click.Path(dir_okay=False, readable=False, path_type=Path),
     default=Path(DEFAULT_SOCKET),
     show_default=True,
     envvar="FASTIPAM_SOCKET",

@@ -17,36 +17,48 @@ if TYPE_CHECKING:
 
 _CHECK = "agent"
 _CREDENTIALS = Struct("3i")
-RESTART = "systemctl restart fastipam-agent"
+_SYSTEMD = Path("/run/systemd/system")  # is there when systemd runs: sd_booted(3)
+
+
+def restart() -> str:
+    """What to type to have an agent of the present: without systemd nobody else starts it."""
+    return "systemctl restart fastipam-agent" if _SYSTEMD.is_dir() else "fastipam agent"
 
 
 def look(path: Path, *, needed: bool) -> tuple[list[Finding], int]:
     """The agent on this socket, and its process (0: none); ``needed``: nothing else serves."""
-    level = PROBLEM if needed else WARNING
-    if not path.exists():
-        text = f"no agent: {path} is not there"
-        text += "; calls fail" if needed else "; each call starts Python, which takes longer"
-        return [Finding(_CHECK, level, text, "systemctl start fastipam-agent.socket")], 0
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(TIMEOUT_S)
         try:
             connection.connect(str(path))
             status = ask(connection, "VERSION")[0]
             process = _process(connection, path)
+        except FileNotFoundError:
+            return [_absent(path, needed)], 0
+        except PermissionError:
+            text = f"{path} serves root and the agent's user alone: it cannot be asked from here"
+            return [Finding(_CHECK, WARNING, text, "sudo fastipam doctor")], 0
         except TimeoutError:
             text = f"the agent on {path} does not answer within {TIMEOUT_S:g} s"
-            return [Finding(_CHECK, PROBLEM, text, RESTART)], 0
+            return [Finding(_CHECK, PROBLEM, text, restart())], 0
         except OSError as error:
             text = f"{path} is there, but nobody serves it: {error.strerror or error}"
-            return [Finding(_CHECK, PROBLEM, text, RESTART)], 0
+            return [Finding(_CHECK, PROBLEM, text, restart())], 0
     if status != 0:
         text = f"the agent on {path} answers VERSION with status {status}"
-        return [Finding(_CHECK, PROBLEM, text, RESTART)], process
+        return [Finding(_CHECK, PROBLEM, text, restart())], process
     found = [Finding(_CHECK, OK, f"process {process} answers on {path}")]
     if _is_older(process):
         text = f"process {process} was started before this fastipam was installed"
-        found.append(Finding(_CHECK, WARNING, text, RESTART))
+        found.append(Finding(_CHECK, WARNING, text, restart()))
     return found, process
+
+
+def _absent(path: Path, needed: bool) -> Finding:
+    text = f"no agent: {path} is not there"
+    text += "; calls fail" if needed else "; each call starts Python, which takes longer"
+    start = "systemctl start fastipam-agent.socket" if _SYSTEMD.is_dir() else "fastipam agent"
+    return Finding(_CHECK, PROBLEM if needed else WARNING, text, start)
 
 
 def same_files(process: int, paths: Iterable[str]) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import fastipam
 from fastipam import history
 from fastipam.addresses import parse_ip
+from fastipam.cli.group import is_refusal
 from fastipam.cli.health import OK, PROBLEM, WARNING, Finding
 from fastipam.faults import MAX_READERS
 from fastipam.store import DEFAULT_DATA_DIR
@@ -42,21 +43,44 @@ def look(
     data_dir: str, *, now_ns: int | None = None, most: int = MOST_VERIFIED
 ) -> Iterator[Finding]:
     """Everything about the store of a directory; ``now_ns``: the wall clock."""
-    if not os.path.lexists(os.path.join(data_dir, "data.mdb")):
-        yield Finding("store", OK, f"{data_dir}: no store yet; the first ADD makes one")
-        return
     try:
+        if not exists(data_dir):
+            yield Finding("store", OK, f"{data_dir}: no store yet; the first ADD makes one")
+            yield from disk(nearest(data_dir))
+            return
         yield from permissions(data_dir)
         yield from disk(data_dir)
         with fastipam.open(data_dir, create=False) as ipam:
             yield from contents(ipam, most)
             yield from pools(ipam)
-            yield from namespaces(ipam)
+            yield from namespaces(ipam, most)
             yield from clock(ipam, time.time_ns() if now_ns is None else now_ns)
     except (fastipam.FastipamError, OSError) as error:
+        refused = isinstance(error, PermissionError) or is_refusal(error.__cause__)
+        if refused and os.geteuid() != 0:
+            text = f"{data_dir} is closed to this user: nothing is known of the store"
+            yield Finding("store", WARNING, text, "sudo fastipam doctor")
+            return
         hint = getattr(error, "hint", None)
         text = f"{error} ({hint})" if hint else str(error)
         yield Finding("store", PROBLEM, text, f"ls -la {shlex.quote(data_dir)}")
+
+
+def exists(data_dir: str) -> bool:
+    """Whether there is a store. Raises OSError: nobody may tell this user."""
+    try:
+        os.lstat(os.path.join(data_dir, "data.mdb"))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def nearest(path: str) -> str:
+    """A directory that is to be made is on the file system of the nearest one that is there."""
+    path = os.path.abspath(path)
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    return path
 
 
 def permissions(data_dir: str) -> Iterator[Finding]:
@@ -123,7 +147,8 @@ def contents(ipam: Ipam, most: int = MOST_VERIFIED) -> Iterator[Finding]:
         else:
             yield Finding("store", OK, f"{path}: {used} addresses in use, all of it agrees")
     size = ipam.store.file_bytes() / (1 << 20)
-    text = f"{path}: {size:.1f} MiB, {ipam.durability}, {len(stats)} networks"
+    networks = "1 network" if len(stats) == 1 else f"{len(stats)} networks"
+    text = f"{path}: {size:.1f} MiB, {ipam.durability}, {networks}"
     yield Finding("store", OK, text)
     yield from readers(ipam)
     if ipam.store.unswept:
@@ -161,10 +186,15 @@ def pools(ipam: Ipam) -> Iterator[Finding]:
             yield Finding("pool", OK, text)
 
 
-def namespaces(ipam: Ipam) -> Iterator[Finding]:
+def namespaces(ipam: Ipam, most: int = MOST_VERIFIED) -> Iterator[Finding]:
     """Leases whose network namespace is gone, and those that cannot be judged from here."""
     from fastipam.sweep import sweep
 
+    leases = sum(ipam.network(name).stats()["assigned"] for name in ipam.networks())
+    if leases > most:
+        text = f"{leases} leases: too many to look at the namespace of each here"
+        yield Finding("namespaces", OK, text, command("sweep --dry-run", ipam.path))
+        return
     report = sweep(ipam, dry_run=True)
     reasons = Counter(general(why) for _, why in report.unknown)
     gone = len(report.missing) + len(report.released)
@@ -215,7 +245,8 @@ def leftovers(tree: Path, data_dirs: list[str]) -> Iterator[Finding]:
     except FileNotFoundError:
         pass
     except OSError as error:
-        yield Finding("host-local", WARNING, f"{tree} cannot be read: {error.strerror}")
+        text = f"{tree} cannot be read: {error.strerror}"
+        yield Finding("host-local", WARNING, text, f"ls -la {shlex.quote(str(tree))}")
         return
     held = {name: addresses for name, addresses in held.items() if addresses}
     if not held:
