@@ -48,7 +48,9 @@ def translate(error: Exception, path: str, map_size: int = MAP_SIZE) -> StoreErr
             path=path,
             hint="close it and open it again, with the map_size that the others have",
         )
-    if code in _FULL or (code == errno.EIO and is_disk_full(path)):
+    if code == errno.EIO and is_disk_full(path):
+        code = errno.ENOSPC  # so LMDB calls it when half of a page was written
+    if code in _FULL:
         return StoreFull(
             f"no space is left for the store {path}: {os.strerror(code)}",
             path=path,
