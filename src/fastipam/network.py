@@ -11,7 +11,8 @@ from fastipam.addresses import format_ip
 from fastipam.errors import ConfigError, DuplicateAllocation, PoolExhausted, StoreFull
 from fastipam.lease import Lease, Owner, to_ip
 from fastipam.ledger import EXPIRE_PER_CALL, Ledger, read_record
-from fastipam.ranges import Pool, parse_exclusion
+from fastipam.ranges import Pool
+from fastipam.rangespec import parse_exclusion
 from fastipam.records import ASSIGNED
 from fastipam.view import View, parse_wanted
 

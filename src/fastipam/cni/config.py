@@ -16,7 +16,8 @@ from fastipam.cni.codes import BAD_ENVIRONMENT, DECODING_FAILURE, CniError
 from fastipam.cni.document import kind_of
 from fastipam.cni.request import is_id
 from fastipam.errors import ConfigError
-from fastipam.ranges import Range, build_pool, parse_exclusion
+from fastipam.ranges import Range
+from fastipam.rangespec import build_pool, parse_exclusion
 from fastipam.store import DEFAULT_DATA_DIR
 
 TYPE_CHECKING = False
