@@ -6,7 +6,7 @@ is one.
 
 from __future__ import annotations
 
-from fastipam import blocks
+from fastipam import blocks, cooldown
 from fastipam.addresses import format_cidr, format_ip
 from fastipam.blocks import ACTIVE
 from fastipam.errors import AddressNotInRange, PoolExhausted
@@ -20,15 +20,12 @@ if TYPE_CHECKING:
     from fastipam.store import Store
     from fastipam.transaction import Snapshot
 
-# What the text of a pool has when a set of it is cut into blocks (see Pool.text).
-MARK = "@"
-
 
 def choose(ledger: Ledger, index: int, range_set: RangeSet, wanted: int) -> list[int]:
     """Take addresses of the node's blocks: first of the one that serves, then of the fullest.
 
-    Amortized O(wanted), however many blocks there are. May return fewer. Raises PoolExhausted
-    when the store may not say what is this node's.
+    Then those that cool, longest idle first. Amortized O(wanted), however many blocks there are.
+    Raises PoolExhausted, also when the store may not say what is this node's.
     """
     network_id = ledger.state.network_id
     doubt = blocks.doubt(ledger.txn, ledger.store, network_id)
@@ -40,7 +37,16 @@ def choose(ledger: Ledger, index: int, range_set: RangeSet, wanted: int) -> list
             wanted=wanted,
         )
     cursor = ledger.state.cursor(index, range_set.family)
-    return blocks.take(ledger.txn, ledger.store, network_id, range_set, cursor, wanted)
+    values = blocks.take(ledger.txn, ledger.store, network_id, range_set, cursor, wanted)
+    ledger.count_outside(range_set.family, values)
+    if len(values) < wanted:
+        values += cooldown.take_early(ledger, index, range_set, wanted - len(values))
+        if len(values) < wanted:
+            from fastipam import refusals
+
+            raise refusals.exhausted(ledger, index, range_set, wanted)
+    ledger.state.move_cursor(index, range_set.family, values[-1])
+    return values
 
 
 def owns(ledger: Ledger, range_set: RangeSet, value: int) -> bool:

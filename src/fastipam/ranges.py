@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
     Interval = tuple[int, int]
 
+# What the text of a pool has when one of its sets is cut into blocks.
+CUT = "@"
+
 
 class Range:
     """One inclusive range of a subnet: ``start``..``end``, less the gateway.
@@ -290,7 +293,7 @@ class Pool:
                 )
                 line += "!" + "|".join(holes)
             if each.block_length:
-                line += f"@{each.block_length}"
+                line += f"{CUT}{each.block_length}"
             lines.append(line)
         return "\n".join(lines)
 
@@ -299,7 +302,7 @@ class Pool:
         """The inverse of :attr:`text`; ValueError when it is not one of its."""
         sets = []
         for line in text.split("\n") if text else ():
-            line, _, block_text = line.partition("@")  # noqa: PLW2901  # what is left of it
+            line, _, block_text = line.partition(CUT)  # noqa: PLW2901  # what is left of it
             ranges_text, _, holes_text = line.partition("!")
             excluded = []
             for hole in holes_text.split("|") if holes_text else ():
