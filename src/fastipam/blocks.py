@@ -1,8 +1,8 @@
 """The blocks of a cluster's pool that this node owns, as its store knows them.
 
 A block is an interval that bounds a search, and a record that says whether it may be searched.
-This module reads and writes those records inside the caller's transaction, and finds the block that
-serves next; who may own a block is settled in ``fastipam.cluster``.
+This module reads and writes those records inside the caller's transaction; the search is in
+blockwise.py, and who may own a block is settled in ``fastipam.cluster``.
 
 ==================================================  ===============================================
 key in ``blocks``                                   value
@@ -322,7 +322,7 @@ def doubt(
     return ""
 
 
-# Which address --------------------------------------------------------------------------------
+# Which block can serve ------------------------------------------------------------------------
 
 
 def is_active(
@@ -333,55 +333,7 @@ def is_active(
     return raw is not None and raw[0] == ACTIVE
 
 
-def take(
-    txn: Transaction,
-    store: Store,
-    network_id: int,
-    range_set: RangeSet,
-    cursor: int | None,
-    wanted: int = 1,
-) -> list[int]:
-    """Take up to ``wanted`` addresses: from the block of the cursor on, then from the fullest.
-
-    Amortized O(wanted), however many blocks there are: a block that is full is left once.
-    """
-    family = range_set.family
-    pages = txn.pages(network_id, family)
-    found: list[int] = []
-    if cursor is not None:
-        base = base_of(range_set, cursor)
-        if is_active(txn, store, network_id, family, base):
-            found += _take_round(pages, range_set, base, cursor, wanted)
-    while len(found) < wanted:
-        fullest = _pop_fullest(txn, store, network_id, family)
-        if fullest is None:
-            break
-        if is_active(txn, store, network_id, family, fullest):
-            found += _take_round(pages, range_set, fullest, fullest - 1, wanted - len(found))
-    return found
-
-
-def _take_round(
-    pages: StoredPages, range_set: RangeSet, base: int, cursor: int, wanted: int
-) -> list[int]:
-    """Addresses of one block from behind the cursor on, round."""
-    inside = parts(range_set, base)
-    behind = [(max(low, cursor + 1), high) for low, high in inside if high > cursor]
-    before = [(low, min(high, cursor)) for low, high in inside if low <= cursor]
-    found: list[int] = []
-    for low, high in (*behind, *before):
-        if wanted == 1:
-            first = pages.take_first(low, high)
-            if first is not None:
-                return [first]
-        else:
-            found += pages.take(low, high, wanted - len(found))
-            if len(found) == wanted:
-                break
-    return found
-
-
-def _pop_fullest(txn: Transaction, store: Store, network_id: int, family: int) -> int | None:
+def pop_fullest(txn: Transaction, store: Store, network_id: int, family: int) -> int | None:
     """Take the block with the fewest free addresses out of the list. O(1)."""
     prefix = records.network_prefix(network_id) + b"o" + bytes((family,))
     with txn.txn.cursor(store.db_blocks) as cursor:
@@ -480,26 +432,8 @@ def _open_keys(
     return wanted, {key for key, _ in _below(txn.txn, store, prefix)}
 
 
-def can_serve(
-    txn: Snapshot,
-    store: Store,
-    network_id: int,
-    range_set: RangeSet,
-    pages: StoredPages,
-    cursor: int | None,
-) -> bool:
-    """Whether :func:`take` would find an address. O(1) but for entries that are out of date."""
-    family = range_set.family
-
-    def has_free(base: int) -> bool:
-        if not is_active(txn, store, network_id, family, base):
-            return False
-        return any(pages.next_free(low, high) is not None for low, high in parts(range_set, base))
-
-    if cursor is not None and has_free(base_of(range_set, cursor)):
-        return True
+def listed_open(txn: Snapshot, store: Store, network_id: int, family: int) -> Iterator[int]:
+    """The first addresses of the blocks that are listed as able to serve, the fullest first."""
     prefix = records.network_prefix(network_id) + b"o" + bytes((family,))
-    return any(
-        has_free(int.from_bytes(key[_FREE.size :], "big"))
-        for key, _ in _below(txn.txn, store, prefix)
-    )
+    for key, _ in _below(txn.txn, store, prefix):
+        yield int.from_bytes(key[_FREE.size :], "big")

@@ -6,7 +6,7 @@ is one.
 
 from __future__ import annotations
 
-from fastipam import blocks
+from fastipam import blocks, cooldown
 from fastipam.addresses import format_cidr, format_ip
 from fastipam.blocks import ACTIVE
 from fastipam.errors import AddressNotInRange, PoolExhausted
@@ -18,17 +18,14 @@ if TYPE_CHECKING:
     from fastipam.ranges import Pool, RangeSet
     from fastipam.state import NetworkState
     from fastipam.store import Store
-    from fastipam.transaction import Snapshot
-
-# What the text of a pool has when a set of it is cut into blocks (see Pool.text).
-MARK = "@"
+    from fastipam.transaction import Snapshot, Transaction
 
 
 def choose(ledger: Ledger, index: int, range_set: RangeSet, wanted: int) -> list[int]:
     """Take addresses of the node's blocks: first of the one that serves, then of the fullest.
 
-    Amortized O(wanted), however many blocks there are. May return fewer. Raises PoolExhausted
-    when the store may not say what is this node's.
+    Then those that cool, longest idle first. Amortized O(wanted), however many blocks there are.
+    Raises PoolExhausted, also when the store may not say what is this node's.
     """
     network_id = ledger.state.network_id
     doubt = blocks.doubt(ledger.txn, ledger.store, network_id)
@@ -40,7 +37,64 @@ def choose(ledger: Ledger, index: int, range_set: RangeSet, wanted: int) -> list
             wanted=wanted,
         )
     cursor = ledger.state.cursor(index, range_set.family)
-    return blocks.take(ledger.txn, ledger.store, network_id, range_set, cursor, wanted)
+    values = _take(ledger.txn, ledger.store, network_id, range_set, cursor, wanted)
+    ledger.count_outside(range_set.family, values)
+    if len(values) < wanted:
+        values += cooldown.take_early(ledger, index, range_set, wanted - len(values))
+        if len(values) < wanted:
+            from fastipam import refusals
+
+            raise refusals.exhausted(ledger, index, range_set, wanted)
+    ledger.state.move_cursor(index, range_set.family, values[-1])
+    return values
+
+
+def _take(
+    txn: Transaction,
+    store: Store,
+    network_id: int,
+    range_set: RangeSet,
+    cursor: int | None,
+    wanted: int = 1,
+) -> list[int]:
+    """Take up to ``wanted`` addresses: from the block of the cursor on, then from the fullest.
+
+    Amortized O(wanted), however many blocks there are: a block that is full is left once.
+    """
+    family = range_set.family
+    pages = txn.pages(network_id, family)
+    found: list[int] = []
+    if cursor is not None:
+        base = blocks.base_of(range_set, cursor)
+        if blocks.is_active(txn, store, network_id, family, base):
+            found += _take_round(pages, range_set, base, cursor, wanted)
+    while len(found) < wanted:
+        fullest = blocks.pop_fullest(txn, store, network_id, family)
+        if fullest is None:
+            break
+        if blocks.is_active(txn, store, network_id, family, fullest):
+            found += _take_round(pages, range_set, fullest, fullest - 1, wanted - len(found))
+    return found
+
+
+def _take_round(
+    pages: StoredPages, range_set: RangeSet, base: int, cursor: int, wanted: int
+) -> list[int]:
+    """Addresses of one block from behind the cursor on, round."""
+    inside = blocks.parts(range_set, base)
+    behind = [(max(low, cursor + 1), high) for low, high in inside if high > cursor]
+    before = [(low, min(high, cursor)) for low, high in inside if low <= cursor]
+    found: list[int] = []
+    for low, high in (*behind, *before):
+        if wanted == 1:
+            first = pages.take_first(low, high)
+            if first is not None:
+                return [first]
+        else:
+            found += pages.take(low, high, wanted - len(found))
+            if len(found) == wanted:
+                break
+    return found
 
 
 def owns(ledger: Ledger, range_set: RangeSet, value: int) -> bool:
@@ -102,11 +156,24 @@ def can_serve(
     range_set: RangeSet,
     pages: StoredPages,
 ) -> bool:
-    """Whether :func:`choose` would find an address. O(1)."""
-    if blocks.doubt(txn, store, state.network_id):
+    """Whether :func:`choose` would find an address that does not cool.
+
+    O(1) but for entries that are out of date.
+    """
+    network_id, family = state.network_id, range_set.family
+    if blocks.doubt(txn, store, network_id):
         return False
-    cursor = state.cursor(index, range_set.family)
-    return blocks.can_serve(txn, store, state.network_id, range_set, pages, cursor)
+
+    def has_free(base: int) -> bool:
+        if not blocks.is_active(txn, store, network_id, family, base):
+            return False
+        inside = blocks.parts(range_set, base)
+        return any(pages.next_free(low, high) is not None for low, high in inside)
+
+    cursor = state.cursor(index, family)
+    if cursor is not None and has_free(blocks.base_of(range_set, cursor)):
+        return True
+    return any(map(has_free, blocks.listed_open(txn, store, network_id, family)))
 
 
 def free(txn: Snapshot, store: Store, network_id: int, pool: Pool) -> int:

@@ -122,7 +122,7 @@ def refuse_strangers(path: str) -> None:
 def refuse_truncated(env: lmdb.Environment, path: str) -> None:
     """Raise StoreCorrupt when the data file was cut short: using it would end in a SIGBUS."""
     page_bytes = env.stat()["psize"]
-    file = os.path.join(path, "data.mdb")
+    file = os.path.join(path, DATA_FILE)
     if os.path.getsize(file) // page_bytes > env.info()["last_pgno"]:
         return
     from fastipam.truncation import missing_page

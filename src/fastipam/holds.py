@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from struct import Struct
 
-from fastipam import history, records
+from fastipam import cooldown, history, records
 from fastipam.addresses import BITS, format_ip
-from fastipam.errors import AddressInUse, StoreCorrupt
+from fastipam.errors import AddressInUse, ConfigError, StoreCorrupt
+from fastipam.rangespec import parse_exclusion
 from fastipam.records import COOLING
 
 TYPE_CHECKING = False
@@ -22,11 +23,13 @@ if TYPE_CHECKING:
 
     from fastipam.lease import Owner
     from fastipam.ledger import Ledger
+    from fastipam.ranges import Pool
     from fastipam.store import Store
     from fastipam.transaction import Snapshot, Transaction
 
     Address = tuple[int, int]  # family, integer
 
+_MOST_AT_ONCE = 1 << 16  # addresses to reserve: other writers wait for half a second
 _VALUE = Struct("<Q")
 _DUE = Struct(">4scQB")
 
@@ -224,6 +227,37 @@ def _free(ledger: Ledger, family: int, value: int) -> None:
 # By hand --------------------------------------------------------------------------------------
 
 
+def assignable(pool: Pool, target: str) -> list[tuple[int, int]]:
+    """The addresses of an address, a CIDR or "a-b" that the ranges can assign.
+
+    Raises ConfigError: there is none, or too many.
+    """
+    family, low, high = parse_exclusion(target, field="target")
+    inside = [
+        (max(low, first), min(high, last))
+        for each in pool.sets
+        if each.family == family
+        for first, last in each.intervals
+        if first <= high and low <= last
+    ]
+    count = sum(last - first + 1 for first, last in inside)
+    if not count:
+        raise ConfigError(
+            f"{target} has no address that the ranges can assign",
+            field="target",
+            value=target,
+            hint=f"the ranges are {'; '.join(map(str, pool.sets))}",
+        )
+    if count > _MOST_AT_ONCE:
+        raise ConfigError(
+            f"{target} has {count} addresses, more than {_MOST_AT_ONCE}",
+            field="target",
+            value=target,
+            hint="exclude them in the configuration instead",
+        )
+    return [(family, value) for first, last in inside for value in range(first, last + 1)]
+
+
 def reserve(ledger: Ledger, reservation: Reservation, wall_ns: int) -> None:
     """Make a reservation, or give one that is there this owner and reason.
 
@@ -242,7 +276,7 @@ def reserve(ledger: Ledger, reservation: Reservation, wall_ns: int) -> None:
                 hint=records.CHECK_HINT,
             )
         if record.state == COOLING:
-            ledger.leave_queue(record, family, value)
+            cooldown.leave(ledger, record, family, value)
             key = records.address_key(ledger.state.network_id, family, value)
             ledger.txn.delete(key, b"", ledger.store.db_leases)
             ledger.state.reserved += 1
@@ -309,3 +343,15 @@ def read_all(txn: Snapshot | Transaction, store: Store, network_id: int) -> Iter
             if key[:4] != prefix:
                 return
             yield Reservation.read(key[4], int.from_bytes(key[5:], "big"), raw)
+
+
+def read_within(
+    txn: Snapshot | Transaction, store: Store, network_id: int, bounds: tuple[int, int, int]
+) -> list[Reservation]:
+    """Those of the addresses (family, first, last). O(reservations of the network)."""
+    family, low, high = bounds
+    return [
+        one
+        for one in read_all(txn, store, network_id)
+        if one.family == family and low <= one.value <= high
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastipam.network import Network
 from fastipam.policy import Policy
-from fastipam.ranges import DEFAULT_SUBNET, exclude_from, parse_ranges
+from fastipam.rangespec import DEFAULT_SUBNET, exclude_from, parse_ranges
 from fastipam.store import DEFAULT_DATA_DIR, close_shared, open_shared
 
 TYPE_CHECKING = False

@@ -12,6 +12,7 @@ from fastipam.records import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
 
@@ -268,3 +269,12 @@ def mount_namespace() -> int:
         return os.stat("/proc/self/ns/mnt").st_ino
     except OSError:
         return 0
+
+
+def join(leases: Sequence[Lease]) -> Lease:
+    """The first of the leases of one owner, each knowing the others."""
+    if len(leases) > 1:
+        together = tuple(leases)
+        for lease in together:
+            lease.siblings = together
+    return leases[0]

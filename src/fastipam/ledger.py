@@ -1,25 +1,25 @@
 """A network's records inside one write transaction: which address next, and the books kept.
 
 network.py decides what a call does and owns the transaction; this module finds the address, and
-keeps bits, leases, owners, cool-down queue and counters in step. Nothing here commits.
+keeps bits, leases, owners, cool-down queue and counters in step. Nothing here commits. What not
+every call needs is in modules of its own, imported by those that do: bulk.py, refusals.py,
+holds.py, blockwise.py, change.py.
 """
 
 from __future__ import annotations
 
-from fastipam import history, records
+from fastipam import cooldown, history, records
 from fastipam.addresses import BITS, format_ip
-from fastipam.errors import AddressInUse, PoolExhausted, StoreCorrupt
+from fastipam.errors import StoreCorrupt
 from fastipam.lease import Lease
-from fastipam.ranges import Pool
+from fastipam.ranges import CUT, Pool
 from fastipam.records import ASSIGNED, CHECK_HINT, COOLING, Record
 from fastipam.state import NetworkState
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
-    from typing import Any
+    from collections.abc import Sequence
 
-    from fastipam.holds import Reservation
     from fastipam.lease import Owner
     from fastipam.policy import Policy
     from fastipam.ranges import RangeSet
@@ -70,26 +70,6 @@ def read_record(
     """What the store holds of an address, None when it is free."""
     raw = txn.get(records.address_key(network_id, family, value), None, store.db_leases)
     return None if raw is None else Record.read(raw)
-
-
-def cooling_of(
-    txn: Any, store: Store, network_id: int, index: int, range_set: RangeSet
-) -> Generator[tuple[bytes, int]]:
-    """(queue key, address) of what a range set may take early, longest idle first.
-
-    The queue is kept by range set: looked at and left are only the addresses that a change of the
-    configuration has put outside.
-    """
-    prefix = records.cooldown_prefix(network_id, index)
-    with txn.cursor(store.db_cooldown) as cursor:
-        if not cursor.set_range(prefix):
-            return
-        for key in cursor.iternext(keys=True, values=False):
-            if key[:6] != prefix:
-                return
-            _, _, _, family, value = records.read_cooldown_key(key)
-            if family == range_set.family and value in range_set:
-                yield key, value
 
 
 class Ledger:
@@ -203,51 +183,24 @@ class Ledger:
         """Take the next free address of a range set; if none is, the one that cools longest."""
         family = range_set.family
         if range_set.block_length:
-            return self._choose_in_blocks(index, range_set, 1)[0]
+            from fastipam import blockwise
+
+            return blockwise.choose(self, index, range_set, 1)[0]
         pages = self.txn.pages(self.state.network_id, family)
         for low, high in range_set.after(self.state.cursor(index, family)):
             found = pages.take_first(low, high)
             if found is not None:
-                self._count_outside(family, (found,))
+                self.count_outside(family, (found,))
                 break
         else:
-            early = self._longest_cooling(index, range_set, 1)
+            early = cooldown.take_early(self, index, range_set, 1)
             if not early:
-                raise self._exhausted(index, range_set, 1)
+                from fastipam import refusals
+
+                raise refusals.exhausted(self, index, range_set, 1)
             found = early[0]
         self.state.move_cursor(index, family, found)
         return found
-
-    def choose_many(self, index: int, range_set: RangeSet, wanted: int) -> list[int]:
-        """Take ``wanted`` addresses in the order in which single calls give them."""
-        family = range_set.family
-        if range_set.block_length:
-            return self._choose_in_blocks(index, range_set, wanted)
-        pages = self.txn.pages(self.state.network_id, family)
-        values: list[int] = []
-        for low, high in range_set.after(self.state.cursor(index, family)):
-            values += pages.take(low, high, wanted - len(values))
-            if len(values) == wanted:
-                break
-        self._count_outside(family, values)
-        if len(values) < wanted:
-            values += self._longest_cooling(index, range_set, wanted - len(values))
-            if len(values) < wanted:
-                raise self._exhausted(index, range_set, wanted)
-        self.state.move_cursor(index, family, values[-1])
-        return values
-
-    def _choose_in_blocks(self, index: int, range_set: RangeSet, wanted: int) -> list[int]:
-        from fastipam import blockwise
-
-        values = blockwise.choose(self, index, range_set, wanted)
-        self._count_outside(range_set.family, values)
-        if len(values) < wanted:
-            values += self._longest_cooling(index, range_set, wanted - len(values))
-            if len(values) < wanted:
-                raise self._exhausted(index, range_set, wanted)
-        self.state.move_cursor(index, range_set.family, values[-1])
-        return values
 
     def claim(self, index: int, range_set: RangeSet, value: int, owner: Owner) -> None:
         """Take a requested address: a free one, one that is only cooling, or one kept for it.
@@ -262,7 +215,7 @@ class Ledger:
 
             go_on = blockwise.refuse_foreign(self, index, range_set, value)
         if self._take(family, value, owner):
-            self._count_outside(family, (value,))
+            self.count_outside(family, (value,))
         if go_on:
             self.state.move_cursor(index, family, value)
 
@@ -288,12 +241,16 @@ class Ledger:
 
             reservation = holds.find(self, family, value)
             if reservation is None or not reservation.is_for(owner):
-                raise _reserved(family, value, reservation)
+                from fastipam import refusals
+
+                raise refusals.reserved(family, value, reservation)
             holds.take(self, family, value)
         elif record.state == COOLING:
-            self.leave_queue(record, family, value)
+            cooldown.leave(self, record, family, value)
         else:
-            raise _in_use(family, value, record)
+            from fastipam import refusals
+
+            raise refusals.in_use(family, value, record)
         return False
 
     def kept_for(self, owner: Owner) -> list[tuple[int, int]]:
@@ -304,33 +261,10 @@ class Ledger:
 
         return holds.kept_for(self, owner)
 
-    def _count_outside(self, family: int, values: Sequence[int]) -> None:
+    def count_outside(self, family: int, values: Sequence[int]) -> None:
         """Free addresses were taken; of ranges that are not the network's they may be outside."""
         if self._known is not None and self._known.text != self._text:
             self.state.outside += sum(not self.stored.holds(family, value) for value in values)
-
-    def _exhausted(self, index: int, range_set: RangeSet, wanted: int) -> PoolExhausted:
-        many = f" ({wanted} were wanted)" if wanted > 1 else ""
-        wait_s = self._next_due_s(index, range_set) if self.policy.strict else None
-        due = "" if wait_s is None else f"; one that is cooling down is free in {wait_s} s"
-        return PoolExhausted(
-            f"no address is free in range set {range_set} of network {self.name}{many}{due}",
-            network=self.name,
-            ranges=str(range_set),
-            wanted=wanted,
-            retry_after_s=wait_s,
-            hint="look for leases that nobody uses, or give the network more ranges",
-        )
-
-    def _next_due_s(self, index: int, range_set: RangeSet) -> int | None:
-        """In how many seconds, rounded up, the first cooling address has cooled; None: none is."""
-        queue = cooling_of(self.txn.txn, self.store, self.state.network_id, index, range_set)
-        first = next(queue, None)
-        queue.close()
-        if first is None:
-            return None
-        left = records.read_cooldown_key(first[0])[2] + self.policy.cooldown_ns - self.state.clock
-        return max(1, -(-left // 10**9))
 
     # Leases ---------------------------------------------------------------------------------
 
@@ -373,55 +307,6 @@ class Ledger:
         self.txn.put(key, raw, True, True, False, self.store.db_leases)
         self.note(kind, state.generation, family, value, owner.texts, wall_ns)
         return Lease(self.name, family, value, router, raw)
-
-    def assign_many(
-        self,
-        owners: Sequence[Owner],
-        index: int,
-        range_set: RangeSet,
-        values: Sequence[int],
-        wall_ns: int,
-    ) -> tuple[list[Lease], list[bytes]]:
-        """The same in bulk; also the addresses as an owner's entry holds them."""
-        family = range_set.family
-        state = self.state
-        boot, generation, network_id = self.store.boot, state.generation, state.network_id
-        its_range = range_set.ranges[0]
-        items = []
-        leases = []
-        packed = []
-        for owner, value in zip(owners, values, strict=True):
-            if not its_range.start <= value <= its_range.end:
-                its_range = range_set.range_of(value) or its_range
-            generation += 1
-            raw = records.pack_assigned(
-                its_range.length, index, boot, generation, wall_ns, 0, 0, 0, 0, owner.texts
-            )
-            key = records.address_key(network_id, family, value)
-            items.append((key, raw))
-            packed.append(key[4:])  # what pack_addresses() makes of it
-            leases.append(Lease(self.name, family, value, its_range.gateway, raw))
-        state.generation = generation
-        state.assigned += len(items)
-        with self.txn.txn.cursor(self.store.db_leases) as cursor:
-            cursor.putmulti(items)
-        self._note_many(owners, leases, wall_ns)
-        return leases, packed
-
-    def _note_many(self, owners: Sequence[Owner], leases: Sequence[Lease], wall_ns: int) -> None:
-        """Enter as many of the assignments as the history has room for, the last ones."""
-        first = max(0, len(leases) - self.policy.history)
-        generation = self.state.generation - len(leases) + 1
-        for at in range(first, len(leases)):
-            lease = leases[at]
-            self.note(
-                history.ASSIGNED,
-                generation + at,
-                lease.family,
-                lease.value,
-                owners[at].texts,
-                wall_ns,
-            )
 
     def take_over(self, owner: Owner, family: int, value: int, wall_ns: int) -> bool:
         """Enter a lease that another plugin has given; False: it is this owner's already.
@@ -510,34 +395,17 @@ class Ledger:
                 holds.hold(self, key, raw, family, value, now)
                 return
         if self.policy.cooldown_ns:
-            self._enter_queue(key, raw, family, value, now)
+            cooldown.enter(self, key, raw, family, value, now)
         else:
             self.txn.delete(key, b"", self.store.db_leases)
             self.clear(family, value)
-
-    def _enter_queue(self, key: bytes, raw: bytes, family: int, value: int, now: int) -> None:
-        """An address begins to cool."""
-        self.state.cooling += 1
-        cooling = records.cool(raw, now)
-        self.txn.put(key, cooling, True, True, False, self.store.db_leases)
-        index = records.set_index_of(raw)
-        queued = records.cooldown_key(self.state.network_id, index, now, family, value)
-        self.txn.put(queued, b"", True, True, False, self.store.db_cooldown)
-
-    def leave_queue(self, record: Record, family: int, value: int) -> None:
-        """An address cools no longer; its bit stays set."""
-        self.state.cooling -= 1
-        key = records.cooldown_key(
-            self.state.network_id, record.set_index, record.released, family, value
-        )
-        self.txn.delete(key, b"", self.store.db_cooldown)
 
     def clear(self, family: int, value: int) -> None:
         """Clear the bit of an address that has no record any longer."""
         self.txn.pages(self.state.network_id, family).release(value)
         if self.state.outside:
             self.state.outside -= not self.stored.holds(family, value)
-        if "@" in self._text:  # a set is cut into blocks
+        if CUT in self._text:
             from fastipam import blockwise
 
             blockwise.freed(self, family, value)
@@ -551,63 +419,5 @@ class Ledger:
             from fastipam import holds
 
             holds.expire(self, limit)
-        if not self.state.cooling:
-            return
-        due = self.state.clock - self.policy.cooldown_ns
-        prefix = self.state.prefix
-        seek = prefix
-        with self.txn.txn.cursor(self.store.db_cooldown) as cursor:
-            while limit and cursor.set_range(seek):
-                key = cursor.key()
-                if key[:4] != prefix:
-                    return
-                _, index, released, family, value = records.read_cooldown_key(key)
-                if released > due:
-                    if index == records.LAST_SET:
-                        return
-                    seek = records.cooldown_prefix(self.state.network_id, index + 1)
-                    continue
-                cursor.delete()
-                limit -= 1
-                self.state.cooling -= 1
-                key = records.address_key(self.state.network_id, family, value)
-                self.txn.delete(key, b"", self.store.db_leases)
-                self.clear(family, value)
-
-    def _longest_cooling(self, index: int, range_set: RangeSet, wanted: int) -> list[int]:
-        """Take up to ``wanted`` cooling addresses of a range set, early if that is the policy."""
-        if not self.state.cooling:
-            return []
-        early = []
-        due = self.state.clock - self.policy.cooldown_ns
-        queue = cooling_of(self.txn.txn, self.store, self.state.network_id, index, range_set)
-        for item in queue:
-            if self.policy.strict and records.read_cooldown_key(item[0])[2] > due:
-                break
-            if not self.owns(range_set, item[1]):
-                continue
-            early.append(item)
-            if len(early) == wanted:
-                break
-        queue.close()
-        for key, _ in early:
-            self.txn.delete(key, b"", self.store.db_cooldown)
-        self.state.cooling -= len(early)
-        return [value for _, value in early]
-
-
-def _in_use(family: int, value: int, record: Record) -> AddressInUse:
-    text = format_ip(family, value)
-    owner = record.container_id, record.ifname
-    return AddressInUse(
-        f"the requested address {text} is assigned to {' '.join(owner).rstrip()}",
-        address=text,
-        owner=owner,
-    )
-
-
-def _reserved(family: int, value: int, reservation: Reservation | None) -> AddressInUse:
-    text = format_ip(family, value)
-    whom = f" for {reservation.owner}" if reservation and reservation.owner else ""
-    why = f": {reservation.reason}" if reservation and reservation.reason else ""
-    return AddressInUse(f"the requested address {text} is reserved{whom}{why}", address=text)
+        if self.state.cooling:
+            cooldown.expire(self, limit)

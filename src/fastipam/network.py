@@ -7,11 +7,10 @@ validates first, changes then, and leaves no trace when it fails. The books are 
 from __future__ import annotations
 
 from fastipam import history, reboot, records
-from fastipam.addresses import format_ip
 from fastipam.errors import ConfigError, DuplicateAllocation, PoolExhausted, StoreFull
-from fastipam.lease import Lease, Owner, to_ip
+from fastipam.lease import Lease, Owner, join, to_ip
 from fastipam.ledger import EXPIRE_PER_CALL, Ledger, read_record
-from fastipam.ranges import Pool, parse_exclusion
+from fastipam.ranges import Pool
 from fastipam.records import ASSIGNED
 from fastipam.view import View, parse_wanted
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from fastipam.transaction import Transaction
     from fastipam.view import AnyIP, Wanted
 
-_MOST_RESERVED = 1 << 16  # addresses of one reserve(): other writers wait for half a second
 _RETAIN_BATCH = 256  # owners freed in one transaction of GC: other writers wait for it
 
 
@@ -175,8 +173,10 @@ class Network(View):
             if held:
                 if existing == "return":
                     network_id = ledger.state.network_id
-                    return _join([self._lease(txn, network_id, pool, *one) for one in held])
-                raise self._duplicate(owner, held)
+                    return join([self._lease(txn, network_id, pool, *one) for one in held])
+                from fastipam import refusals
+
+                raise refusals.duplicate(self.name, owner, held)
             requests = pool.match(wanted) if wanted else [None] * len(pool.sets)
             wall_ns = self._store.clock()
             ledger.state.tick(wall_ns)
@@ -194,7 +194,7 @@ class Network(View):
                 leases.append(ledger.assign(owner, index, range_set, value, wall_ns))
             ledger.write_owner(owner.name, [(one.family, one.value) for one in leases])
             ledger.save()
-        return _join(leases)
+        return join(leases)
 
     def _still_held(
         self, ledger: Ledger, owner: Owner, held: list[tuple[int, int]]
@@ -205,16 +205,6 @@ class Network(View):
             return held
         ledger.release(owner.name, history.REBOOTED)
         return []
-
-    def _duplicate(self, owner: Owner, held: Sequence[tuple[int, int]]) -> DuplicateAllocation:
-        texts = tuple(format_ip(*one) for one in held)
-        return DuplicateAllocation(
-            f"{', '.join(texts)} is assigned to {owner.container_id} {owner.ifname} "
-            f"in network {self.name} already",
-            addresses=texts,
-            owner=(owner.container_id, owner.ifname),
-            hint='DEL comes before a second ADD; or set "repeatAdd": "return"',
-        )
 
     def allocate_many(self, owners: Iterable[tuple[str, str]], *, netns: str = "") -> list[Lease]:
         """Assign an address of every range set to each owner, in one transaction, all or nothing.
@@ -236,39 +226,16 @@ class Network(View):
                     raise
 
     def _allocate_many(self, listed: list[Owner]) -> list[Lease]:
+        from fastipam import bulk
+
         with self._store.write() as txn:
             ledger, pool = self._enter(txn)
             wall_ns = self._store.clock()
             ledger.state.tick(wall_ns)
             ledger.expire(EXPIRE_PER_CALL * len(listed))
-            columns = []
-            held = [b""] * len(listed)
-            for index, range_set in enumerate(pool.sets):
-                values = ledger.choose_many(index, range_set, len(listed))
-                leases, packed = ledger.assign_many(listed, index, range_set, values, wall_ns)
-                columns.append(leases)
-                held = [before + new for before, new in zip(held, packed, strict=True)]
-            keys = [ledger.owner_key(owner.name) for owner in listed]
-            self._put_owners(txn, listed, list(zip(keys, held, strict=True)))
+            leases = bulk.assign(ledger, pool, listed, wall_ns)
             ledger.save()
-        return [_join(row) for row in zip(*columns, strict=True)]
-
-    def _put_owners(
-        self, txn: Transaction, listed: list[Owner], items: list[tuple[bytes, bytes]]
-    ) -> None:
-        """Enter new owners in key order; DuplicateAllocation when one is not new."""
-        db = self._store.db_owners
-        with txn.txn.cursor(db) as cursor:
-            consumed, added = cursor.putmulti(sorted(items), dupdata=False, overwrite=False)
-        if consumed == added:
-            return
-        seen = set()
-        for owner, (key, value) in zip(listed, items, strict=True):
-            held = txn.get(key, b"", db)
-            if key in seen or held != value:
-                raise self._duplicate(owner, records.read_addresses(held))
-            seen.add(key)
-        raise AssertionError("an owner was refused, and none is there twice")
+        return leases
 
     def adopt(self, owner: Owner, family: int, value: int, allocated_ns: int) -> bool:
         """Take over a lease that another plugin has given; False: it is here already.
@@ -413,7 +380,7 @@ class Network(View):
                 raise ConfigError(f"{field} contains NUL", field=field, value=text)
         with self._store.write() as txn:
             ledger, pool = self._enter(txn)
-            wanted = _assignable(pool, target)
+            wanted = holds.assignable(pool, target)
             wall_ns = self._store.clock()
             ledger.state.tick(wall_ns)
             for family, value in wanted:
@@ -429,19 +396,16 @@ class Network(View):
         Returns after the commit is on disk (durable mode). Raises ConfigError, StoreError.
         """
         from fastipam import holds
+        from fastipam.rangespec import parse_exclusion
 
-        family, low, high = parse_exclusion(target, field="target")
+        bounds = parse_exclusion(target, field="target")
         with self._store.write() as txn:
             found = self._find(txn)
             if found is None:
                 return []
             ledger = self._ledger(txn, *found)
             wall_ns = self._store.clock()
-            ended = [
-                one
-                for one in holds.read_all(txn, self._store, found[0])
-                if one.family == family and low <= one.value <= high
-            ]
+            ended = holds.read_within(txn, self._store, found[0], bounds)
             for one in ended:
                 holds.unreserve(ledger, one, wall_ns)
             if ended:
@@ -457,40 +421,3 @@ def _first_inside(
         if family == range_set.family and value in range_set and ledger.owns(range_set, value):
             return value
     return None
-
-
-def _assignable(pool: Pool, target: str) -> list[tuple[int, int]]:
-    """The addresses of an address, a CIDR or "a-b" that the ranges can assign."""
-    family, low, high = parse_exclusion(target, field="target")
-    inside = [
-        (max(low, first), min(high, last))
-        for each in pool.sets
-        if each.family == family
-        for first, last in each.intervals
-        if first <= high and low <= last
-    ]
-    count = sum(last - first + 1 for first, last in inside)
-    if not count:
-        raise ConfigError(
-            f"{target} has no address that the ranges can assign",
-            field="target",
-            value=target,
-            hint=f"the ranges are {'; '.join(map(str, pool.sets))}",
-        )
-    if count > _MOST_RESERVED:
-        raise ConfigError(
-            f"{target} has {count} addresses, more than {_MOST_RESERVED}",
-            field="target",
-            value=target,
-            hint="exclude them in the configuration instead",
-        )
-    return [(family, value) for first, last in inside for value in range(first, last + 1)]
-
-
-def _join(leases: Sequence[Lease]) -> Lease:
-    """The first of the leases of one owner, each knowing the others."""
-    if len(leases) > 1:
-        together = tuple(leases)
-        for lease in together:
-            lease.siblings = together
-    return leases[0]

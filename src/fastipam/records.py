@@ -19,7 +19,7 @@ sticky          network id, "k", digest of an owner key           family, addres
 sticky          network id, "t", due at, family, address          nothing
 events          network id, number                                see history.py
 missing         network id, family, address                       see sweep.py
-blocks          network id, …                                     see cluster/local.py
+blocks          network id, …                                     see blocks.py
 ==============  ================================================  ===============================
 """
 

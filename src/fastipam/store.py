@@ -18,15 +18,12 @@ import lmdb
 
 from fastipam.datadir import (
     DATA_FILE,
-    NEW_FILE,
     TURN_FILE,
     is_new,
     make_directory,
-    make_file,
     make_files,
     refuse_strangers,
     refuse_truncated,
-    sync_names,
 )
 from fastipam.errors import (
     ConfigError,
@@ -35,7 +32,6 @@ from fastipam.errors import (
     StoreError,
     StoreForked,
     StoreUnavailable,
-    StoreVersion,
 )
 from fastipam.faults import MAP_SIZE, MAX_READERS, is_disk_full, translate
 from fastipam.records import CHECK_HINT, SCHEMA
@@ -52,7 +48,7 @@ DURABLE = "durable"
 RELAXED = "relaxed"
 
 _READER_CHECK = 256  # commits; a look costs a microsecond a process that reads
-_DATABASES = (
+DATABASES = (
     "networks",
     "states",
     "pages",
@@ -65,7 +61,7 @@ _DATABASES = (
     "missing",
     "blocks",
 )
-_MAX_DATABASES = 32  # room for those of later schemas
+MAX_DATABASES = 32  # room for those of later schemas
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
@@ -145,14 +141,16 @@ class Store:
         try:
             with self._turn:
                 if is_new(self.path):
-                    self._create(durability, map_size)
+                    from fastipam import founding
+
+                    founding.create(self.path, durability, map_size)
             env = lmdb.open(
                 self.path,
                 map_size=map_size,
                 sync=sync,
                 metasync=sync,
                 mode=0o600,
-                max_dbs=_MAX_DATABASES,
+                max_dbs=MAX_DATABASES,
                 max_readers=MAX_READERS,
                 lib_version=0,
             )
@@ -177,63 +175,32 @@ class Store:
                 raise self.translate(error) from error
             raise
 
-    def _create(self, durability: str, map_size: int) -> None:
-        """Make a data file under another name; it gets its own when it is whole, and on disk.
-
-        LMDB begins a file with two writes that nothing orders: a power cut between them, or in
-        the middle of one, would leave what is neither a store nor an empty file. And who is told of
-        a lease has to find its store again: the names that lead there are brought to disk, too.
-        """
-        durable = durability == DURABLE
-        temporary = os.path.join(self.path, NEW_FILE)
-        if os.path.lexists(temporary):
-            os.unlink(temporary)  # of a process that was killed
-        try:
-            make_file(temporary)
-            with (
-                lmdb.open(
-                    temporary,
-                    map_size=map_size,
-                    sync=durable,
-                    metasync=durable,
-                    subdir=False,
-                    lock=False,  # it is this process's turn, and nobody else knows the file
-                    max_dbs=_MAX_DATABASES,
-                ) as env,
-                env.begin(write=True) as txn,
-            ):
-                meta = env.open_db(b"meta", txn=txn)
-                txn.put(_SCHEMA, SCHEMA.to_bytes(4, "big"), db=meta)
-                txn.put(_DURABILITY, durability.encode(), db=meta)
-                self._open_databases(env, txn, create=True)
-            os.rename(temporary, os.path.join(self.path, DATA_FILE))
-        except BaseException:
-            if os.path.lexists(temporary):
-                os.unlink(temporary)
-            raise
-        if durable:
-            sync_names(self.path)
-
     def _prepare(self, env: lmdb.Environment, durability: str) -> str:
         """Open the databases, creating them in a new store; check the schema, note the boot.
 
         All of it in one write transaction: py-lmdb ends a read transaction in a way that closes
         the databases that were opened in it. When there is nothing to write, nothing is written.
         """
-        status = os.stat(os.path.join(self.path, "data.mdb"))
+        status = os.stat(os.path.join(self.path, DATA_FILE))
         self.identity = (status.st_dev, status.st_ino)
         with env.begin(write=True) as txn:
             try:
                 self.db_meta = env.open_db(b"meta", txn=txn, create=False)
                 new = False
             except lmdb.NotFoundError:
-                self._refuse_foreign(txn)
+                from fastipam import founding
+
+                founding.refuse_foreign(txn, self.path)
                 self.db_meta = env.open_db(b"meta", txn=txn)
                 new = True
-                txn.put(_SCHEMA, SCHEMA.to_bytes(4, "big"), db=self.db_meta)
-                txn.put(_DURABILITY, durability.encode(), db=self.db_meta)
-            self._check_schema(txn.get(_SCHEMA, db=self.db_meta))
-            stored = self._durability(txn.get(_DURABILITY, b"", db=self.db_meta))
+                txn.put(SCHEMA_KEY, SCHEMA.to_bytes(4, "big"), db=self.db_meta)
+                txn.put(DURABILITY_KEY, durability.encode(), db=self.db_meta)
+            schema = txn.get(SCHEMA_KEY, db=self.db_meta)
+            if int.from_bytes(schema or b"", "big") != SCHEMA:
+                from fastipam import founding
+
+                raise founding.wrong_schema(schema, self.path)
+            stored = self._durability(txn.get(DURABILITY_KEY, b"", db=self.db_meta))
             if stored == durability:  # else this is not how the environment has to be opened
                 self._open_databases(env, txn, create=new)
                 self.boot = self._note_boot(txn)
@@ -241,7 +208,7 @@ class Store:
             return stored
 
     def _open_databases(self, env: lmdb.Environment, txn: Any, *, create: bool) -> None:
-        opened = [env.open_db(name.encode(), txn=txn, create=create) for name in _DATABASES]
+        opened = [env.open_db(name.encode(), txn=txn, create=create) for name in DATABASES]
         (
             self.db_networks,
             self.db_states,
@@ -255,38 +222,6 @@ class Store:
             self.db_missing,
             self.db_blocks,
         ) = opened
-
-    def _refuse_foreign(self, txn: Any) -> None:
-        """An LMDB file without our databases has to be empty: else it is somebody else's."""
-        names = [key for key, _ in txn.cursor()]
-        if names:
-            raise StoreCorrupt(
-                f"{self.path} is an LMDB environment of another program: it holds "
-                f"{', '.join(sorted(repr(name.decode('ascii', 'replace')) for name in names[:4]))}",
-                path=self.path,
-                hint="choose another data directory",
-            )
-
-    def _check_schema(self, raw: bytes | None) -> None:
-        schema = int.from_bytes(raw or b"", "big")
-        if schema > SCHEMA:
-            raise StoreVersion(
-                f"the store {self.path} has schema {schema}, this fastipam knows {SCHEMA}",
-                path=self.path,
-                hint="use the fastipam that wrote it, or a newer one",
-            )
-        if 1 <= schema < SCHEMA:
-            raise StoreVersion(
-                f"the store {self.path} has schema {schema}, which no release had",
-                path=self.path,
-                hint="export its leases with the version that wrote it, and import them",
-            )
-        if schema < 1:
-            raise StoreCorrupt(
-                f"the store {self.path} has no valid schema version: {raw!r}",
-                path=self.path,
-                hint=CHECK_HINT,
-            )
 
     def _durability(self, raw: bytes) -> str:
         for known in (DURABLE, RELAXED):
@@ -400,7 +335,7 @@ class Store:
 
     def databases(self) -> list[Any]:
         """Every database but ``meta``, in the same order for every store."""
-        return [getattr(self, f"db_{name}") for name in _DATABASES]
+        return [getattr(self, f"db_{name}") for name in DATABASES]
 
     def copy_to(self, descriptor: int) -> None:
         """Write one moment's content to a file, compacted; waits for nobody. Raises StoreError."""
@@ -417,7 +352,7 @@ class Store:
 
     def file_bytes(self) -> int:
         """The size of the store's file."""
-        return os.stat(os.path.join(self.path, "data.mdb")).st_size
+        return os.stat(os.path.join(self.path, DATA_FILE)).st_size
 
     def readers(self) -> list[tuple[int, int]]:
         """Who has a read transaction open: (process, commits since the state that it reads)."""
@@ -429,7 +364,7 @@ class Store:
     def is_current(self) -> bool:
         """Whether the path still leads to the file that is open (and not to a new one, or none)."""
         try:
-            status = os.stat(os.path.join(self.path, "data.mdb"))
+            status = os.stat(os.path.join(self.path, DATA_FILE))
         except OSError:
             return False
         return (status.st_dev, status.st_ino) == self.identity
@@ -444,8 +379,8 @@ class Store:
 
 _PROBE = b"probe"
 _PROBE_BYTES = 32 * 4096  # in a row; an assignment changes four to ten pages
-_SCHEMA = b"schema"
-_DURABILITY = b"durability"
+SCHEMA_KEY = b"schema"
+DURABILITY_KEY = b"durability"
 _BOOT = b"boot id"
 _BOOT_NUMBER = b"boot number"
 _SWEPT = b"swept"  # the boot whose predecessors' leases are all given back
@@ -480,7 +415,7 @@ def open_shared(
             _shared.clear()
             _shared_process = os.getpid()
         try:
-            status = os.stat(os.path.join(os.fspath(path), "data.mdb"))
+            status = os.stat(os.path.join(os.fspath(path), DATA_FILE))
         except OSError:
             pass
         else:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from fastipam import history, records
 from fastipam._bitmap import StoredPages
 from fastipam.addresses import format_ip, parse_cidr, parse_ip
+from fastipam.cooldown import cooling_of
 from fastipam.errors import ConfigError, LeaseMissing, StoreCorrupt, StoreError
 from fastipam.lease import Lease
-from fastipam.ledger import cooling_of, find, policy_key, read_pool, read_record, read_state
+from fastipam.ledger import find, policy_key, read_pool, read_record, read_state
 from fastipam.policy import DEFAULT_POLICY, Policy
+from fastipam.ranges import CUT
 from fastipam.records import ASSIGNED, CHECK_HINT, Record
 
 TYPE_CHECKING = False
@@ -348,7 +350,7 @@ class View:
             state = read_state(txn, self._store, found[0])
             pool = self._pool_of(found[1])
             size = pool.size + state.outside
-            if "@" in found[1]:
+            if CUT in found[1]:
                 from fastipam import blockwise
 
                 size = blockwise.free(txn, self._store, found[0], pool) + state.used

@@ -15,7 +15,7 @@ from fastipam.cni.config import Route
 from fastipam.cni.document import encode
 from fastipam.cni.result import Answers, build
 from fastipam.network import Network
-from fastipam.ranges import parse_ranges
+from fastipam.rangespec import parse_ranges
 
 from .plugin import VERSIONS, Call, Make, environment
 

@@ -6,7 +6,7 @@ import re
 
 from fastipam import errors, history, records, state
 from fastipam.cni import codes, config, versions
-from fastipam.store import _DATABASES
+from fastipam.store import DATABASES
 from tests.docs.documents import ROOT
 
 CNI = (ROOT / "docs" / "cni.md").read_text()
@@ -82,4 +82,4 @@ def test_layout() -> None:
 def test_databases() -> None:
     """The databases of the store are those of the table, and no others."""
     listed = {row[0].strip("`") for row in rows(FORMAT, "## Databases")}
-    assert listed == {"meta", *_DATABASES}
+    assert listed == {"meta", *DATABASES}

@@ -24,7 +24,7 @@ from fastipam.picture.cells import (
     STATES,
 )
 from fastipam.picture.frames import frames
-from fastipam.ranges import parse_ranges
+from fastipam.rangespec import parse_ranges
 
 if TYPE_CHECKING:
     from fastipam.ipam import Ipam

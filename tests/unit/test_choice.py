@@ -8,7 +8,7 @@ import pytest
 
 from fastipam.errors import PoolExhausted
 from fastipam.network import Network
-from fastipam.ranges import parse_ranges
+from fastipam.rangespec import parse_ranges
 
 if TYPE_CHECKING:
     from fastipam.ipam import Ipam

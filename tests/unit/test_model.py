@@ -21,7 +21,7 @@ from fastipam import (
     Network,
     PoolExhausted,
 )
-from fastipam.ranges import parse_ranges
+from fastipam.rangespec import parse_ranges
 from fastipam.state import NetworkState
 
 COOLDOWN_S = 30

@@ -10,17 +10,8 @@ from hypothesis import strategies as st
 
 from fastipam.addresses import format_cidr, format_ip, parse_ip
 from fastipam.errors import ConfigError
-from fastipam.ranges import (
-    Pool,
-    Range,
-    RangeSet,
-    build_pool,
-    exclude_from,
-    merge,
-    parse_exclusion,
-    parse_ranges,
-    subtract,
-)
+from fastipam.ranges import Pool, Range, RangeSet, merge, subtract
+from fastipam.rangespec import build_pool, exclude_from, parse_exclusion, parse_ranges
 
 
 def ip(text: str) -> int:

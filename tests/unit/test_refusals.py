@@ -9,7 +9,8 @@ import pytest
 
 from fastipam.addresses import parse_cidr, parse_ip
 from fastipam.errors import AddressNotInRange, ConfigError
-from fastipam.ranges import Range, build_pool, parse_exclusion, parse_ranges
+from fastipam.ranges import Range
+from fastipam.rangespec import build_pool, parse_exclusion, parse_ranges
 
 V4 = "192.0.2.0/24"
 

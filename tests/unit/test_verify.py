@@ -321,7 +321,7 @@ def test_repair_gives_up_as_a_whole(damaged: Ipam, monkeypatch: pytest.MonkeyPat
     with store.write() as txn:
         state(assigned=1)(store, txn)
     before = verify(store)
-    monkeypatch.setattr("fastipam.repair._NetworkRepair.run", lambda _: None)
+    monkeypatch.setattr("fastipam.repair.network.NetworkRepair.run", lambda _: None)
     with pytest.raises(StoreCorrupt, match="nothing was changed") as caught:
         repair(store)
     assert caught.value.hint == "restore a backup"

@@ -11,7 +11,8 @@ import os
 from fastipam.addresses import BITS, V4, V6, format_cidr, parse_ip
 from fastipam.cluster.planner import Geometry, Policy
 from fastipam.errors import ConfigError
-from fastipam.ranges import Pool, Range, RangeSet, build_pool
+from fastipam.ranges import Pool, Range, RangeSet
+from fastipam.rangespec import build_pool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastipam.cni.document import kind_of
+from fastipam.cni.fields import wrong
 from fastipam.errors import ConfigError
 from fastipam.policy import DEFAULT_STICKY_S, PREFER, STRICT, Policy
 
@@ -62,7 +62,7 @@ def _read_key(key: str, value: Any, asked: dict[str, Any]) -> None:
     field = f"ipam.{key}"
     if key in _CHOICES:
         if not isinstance(value, str):
-            raise ConfigError(f"this is {kind_of(value)}, not a text", field=field, value=value)
+            raise wrong(field, value, "a text")
         if value not in _CHOICES[key]:
             allowed = ", ".join(_CHOICES[key])
             raise ConfigError(f"{value!r} is none of {allowed}", field=field, value=value)
@@ -71,6 +71,5 @@ def _read_key(key: str, value: Any, asked: dict[str, Any]) -> None:
         return
     whole = key in _WHOLE
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-        wanted = "an integer" if whole else "a number of seconds"
-        raise ConfigError(f"this is {kind_of(value)}, not {wanted}", field=field, value=value)
+        raise wrong(field, value, "an integer" if whole else "a number of seconds")
     asked[_NUMBERS[key]] = value

@@ -91,7 +91,7 @@ def command(
     STATUS is ASSIGNED, COOLING (given back, not yet to be assigned again), RESERVED or, with
     --all, FREE. Rows are printed as they are read: a million need no more memory than one.
     """
-    from fastipam.ranges import parse_exclusion
+    from fastipam.rangespec import parse_exclusion
 
     wanted = listing.Filter(
         parse_exclusion(address, field="--address") if address else None,

@@ -10,7 +10,7 @@ from fastipam.cli import listing, options, output
 from fastipam.cli.group import Failure
 from fastipam.cli.group import command as _command
 from fastipam.errors import ConfigError
-from fastipam.ranges import parse_exclusion
+from fastipam.rangespec import parse_exclusion
 
 _COLUMNS = (
     output.Column("IP", "address", 15),

@@ -1,17 +1,7 @@
-"""Mend a store that contradicts itself, in one transaction, and say what was done.
-
-What is believed, when two records disagree: a lease that can be read before the owner's entry, the
-queue, the counters and the pages, which all follow from it; then the reservations. What is left of
-an address whose lease is lost or cannot be read becomes a reservation for nobody: an address that
-somebody may still use is never freed here. An operator frees it with ``fastipam unreserve``.
-
-The findings of verify.py say which networks have to be looked at; after the last step the whole
-store is verified again, and the transaction is given up if anything is left.
-"""
+"""One network of a store, mended: each step leaves a part in agreement with the parts before."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fastipam import history, holds, records
@@ -20,145 +10,24 @@ from fastipam.errors import StoreCorrupt
 from fastipam.holds import Reservation
 from fastipam.ranges import Pool
 from fastipam.records import ASSIGNED, Record
+from fastipam.repair.parts import Action, items
 from fastipam.state import NetworkState
-from fastipam.verify import MOST_NETWORKS, verify
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
     from typing import Any
 
     from fastipam.store import Store
     from fastipam.transaction import Transaction
-    from fastipam.verify import Finding
 
     Address = tuple[int, int]  # family, integer
-    Progress = Callable[[str], None]
 
 LOST = "repair: an owner's entry lists it, its lease is lost"
 UNREADABLE = "repair: its record could not be read"
 _NUMBERS = ("generation", "clock", "first_event", "events")
 
 
-@dataclass(frozen=True, slots=True)
-class Action:
-    """One thing that was mended; ``kind`` a short name, ``where`` an address or a key."""
-
-    kind: str
-    network: str
-    where: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.network}: {self.where}: {self.text} ({self.kind})"
-
-
-def repair(store: Store, progress: Progress | None = None) -> list[Action]:
-    """Mend everything that :func:`~fastipam.verify.verify` finds; what was done, in order.
-
-    A consistent store is not written to. ``progress`` is called with the name of each network that
-    is being mended. O(records of those networks), in one transaction: other writers wait. Returns
-    after the commit is on disk (durable mode). Raises StoreError; StoreCorrupt when something is
-    left that this does not know how to mend: then nothing has changed.
-    """
-    with store.write() as txn:
-        found = verify(store)
-        if not found:
-            return []
-        actions = _Repairer(store, txn, progress).run(found)
-        txn.flush()
-        left = verify(store)
-        if left:
-            raise StoreCorrupt(
-                f"{len(left)} contradictions are left, the first: {left[0]}; nothing was changed",
-                path=store.path,
-                hint="restore a backup",
-            )
-    return actions
-
-
-class _Repairer:
-    def __init__(self, store: Store, txn: Transaction, progress: Progress | None) -> None:
-        self._store = store
-        self._txn = txn
-        self._progress = progress or (lambda _: None)
-        self._actions: list[Action] = []
-
-    def run(self, found: list[Finding]) -> list[Action]:
-        damaged = {one.network for one in found}
-        networks = self._networks()
-        for network_id, name in networks.items():
-            if name in damaged:
-                self._progress(name)
-                _NetworkRepair(self._store, self._txn, network_id, name, self._actions).run()
-        return self._actions
-
-    def _did(self, kind: str, network: str, where: str, text: str) -> None:
-        self._actions.append(Action(kind, network, where, text))
-
-    def _networks(self) -> dict[int, str]:
-        """Every id with its name, once names and ids agree; records of no network are gone."""
-        store, txn = self._store, self._txn
-        names: dict[int, str] = {}
-        nameless: list[bytes] = []
-        for key, raw in _items(txn, store.db_networks):
-            name = key.decode(records.ENCODING, records.ERRORS)
-            network_id = int.from_bytes(raw[:4], "big")
-            if len(raw) < 4 or network_id in names or not 0 < network_id < MOST_NETWORKS:
-                nameless.append(key)
-                continue
-            names[network_id] = name
-            try:
-                Pool.read(raw[4:].decode())
-            except ValueError:
-                txn.put(key, raw[:4], True, True, False, store.db_networks)
-                self._did("ranges", name, key.hex(), "forgot ranges that could not be read")
-        strays = self._strays(names)
-        for key in nameless:
-            name = key.decode(records.ENCODING, records.ERRORS)
-            txn.delete(key, b"", store.db_networks)
-            self._did("network", name, key.hex(), "removed an entry that led nowhere")
-        for network_id in sorted(strays):
-            # The one name that lost its id and the one id that lost its name belong together.
-            alone = len(strays) == len(nameless) == 1
-            key = nameless[0] if alone else f"recovered-{network_id}".encode()
-            name = key.decode(records.ENCODING, records.ERRORS)
-            value = network_id.to_bytes(4, "big")
-            txn.put(key, value, True, True, False, store.db_networks)
-            names[network_id] = name
-            self._did("network", name, key.hex(), f"named network {network_id}, which has leases")
-            _NetworkRepair(store, txn, network_id, name, self._actions).run()
-        last = int.from_bytes(txn.get(b"last network", b"", store.db_meta), "big")
-        if (names and max(names) > last) or last >= MOST_NETWORKS:
-            value = max(names, default=0).to_bytes(4, "big")
-            txn.put(b"last network", value, True, True, False, store.db_meta)
-            self._did("network", "", "last network", f"is {max(names, default=0)}, was {last}")
-        return names
-
-    def _strays(self, names: dict[int, str]) -> set[int]:
-        """Ids that have leases or reservations and no name; records of the others are removed."""
-        store = self._store
-        keep: set[int] = set()
-        for db in (store.db_leases, store.db_reservations):
-            for key, _ in _items(self._txn, db):
-                family = key[4] if len(key) > 4 else 0
-                if family in BITS and len(key) == 5 + BITS[family] // 8:
-                    keep.add(int.from_bytes(key[:4], "big"))
-        keep -= names.keys()
-        keep -= {0, MOST_NETWORKS}
-        for what, db in _databases(store):
-            gone = [
-                key
-                for key, _ in _items(self._txn, db)
-                if len(key) < 4 or not {int.from_bytes(key[:4], "big")} & (names.keys() | keep)
-            ]
-            for key in gone:
-                self._txn.delete(key, b"", db)
-                self._did(what, "", key.hex(), "removed: no network has its number")
-        return keep
-
-
-class _NetworkRepair:
-    """One network; each step leaves a part of it in agreement with the parts before."""
+class NetworkRepair:
+    """What is believed of a network, and what follows from it; :meth:`run` once."""
 
     def __init__(
         self, store: Store, txn: Transaction, network_id: int, name: str, actions: list[Action]
@@ -177,6 +46,7 @@ class _NetworkRepair:
         self._anew = False  # the state was lost
 
     def run(self) -> None:
+        """Mend it; what was done goes into the list of actions."""
         self._state = self._read_state()
         state = self._state
         before = {what: getattr(state, what) for what in _NUMBERS}
@@ -199,7 +69,7 @@ class _NetworkRepair:
         self._actions.append(Action(kind, self._name, where, text))
 
     def _of(self, db: Any) -> list[tuple[bytes, bytes]]:
-        return list(_items(self._txn, db, self._prefix))
+        return list(items(self._txn, db, self._prefix))
 
     def _put(self, db: Any, key: bytes, value: bytes) -> None:
         self._txn.put(key, value, True, True, False, db)
@@ -227,7 +97,7 @@ class _NetworkRepair:
     def _read_reservations(self) -> None:
         db = self._store.db_reservations
         for key, raw in self._of(db):
-            address = _address(key)
+            address = address_of(key)
             if address is None:
                 self._remove(db, key, "reservation", "removed: its key names no address")
                 continue
@@ -245,7 +115,7 @@ class _NetworkRepair:
     def _read_leases(self) -> None:
         db, state = self._store.db_leases, self._state
         for key, raw in self._of(db):
-            address = _address(key)
+            address = address_of(key)
             if address is None:
                 self._remove(db, key, "lease", "removed: its key names no address")
                 continue
@@ -388,7 +258,7 @@ class _NetworkRepair:
     def _mend_notes(self) -> None:
         db = self._store.db_missing
         for key, raw in self._of(db):
-            if _address(key) is None or len(raw) != records.SIGHT_BYTES:
+            if address_of(key) is None or len(raw) != records.SIGHT_BYTES:
                 self._remove(db, key, "missing", "removed: the sweeper looks again")
 
     def _mend_pages(self) -> None:
@@ -425,31 +295,9 @@ class _NetworkRepair:
                 setattr(state, what, counted)
 
 
-def _address(key: bytes) -> Address | None:
+def address_of(key: bytes) -> Address | None:
     """(family, integer) of an address's key, or None when it is none."""
     family = key[4] if len(key) > 4 else 0
     if family not in BITS or len(key) != 5 + BITS[family] // 8:
         return None
     return family, int.from_bytes(key[5:], "big")
-
-
-def _databases(store: Store) -> Iterator[tuple[str, Any]]:
-    yield "state", store.db_states
-    yield "page", store.db_pages
-    yield "lease", store.db_leases
-    yield "owner", store.db_owners
-    yield "cooldown", store.db_cooldown
-    yield "reservation", store.db_reservations
-    yield "sticky", store.db_sticky
-    yield "event", store.db_events
-    yield "missing", store.db_missing
-
-
-def _items(txn: Transaction, db: Any, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-    with txn.txn.cursor(db) as cursor:
-        if not cursor.set_range(prefix):
-            return
-        for key, raw in cursor:
-            if not key.startswith(prefix):
-                return
-            yield bytes(key), bytes(raw)

@@ -1,0 +1,117 @@
+"""The queue of addresses that cool down: enter it, leave it, be freed in time, or be taken early.
+
+It is kept by range set, longest idle first. What is queued has its bit set and a record that says
+since when it is idle; nothing here commits.
+"""
+
+from __future__ import annotations
+
+from fastipam import records
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from typing import Any
+
+    from fastipam.ledger import Ledger
+    from fastipam.ranges import RangeSet
+    from fastipam.records import Record
+    from fastipam.store import Store
+
+
+def cooling_of(
+    txn: Any, store: Store, network_id: int, index: int, range_set: RangeSet
+) -> Generator[tuple[bytes, int]]:
+    """(queue key, address) of what a range set may take early, longest idle first.
+
+    Looked at and left are only the addresses that a change of the configuration has put outside.
+    """
+    prefix = records.cooldown_prefix(network_id, index)
+    with txn.cursor(store.db_cooldown) as cursor:
+        if not cursor.set_range(prefix):
+            return
+        for key in cursor.iternext(keys=True, values=False):
+            if key[:6] != prefix:
+                return
+            _, _, _, family, value = records.read_cooldown_key(key)
+            if family == range_set.family and value in range_set:
+                yield key, value
+
+
+def enter(ledger: Ledger, key: bytes, raw: bytes, family: int, value: int, now: int) -> None:
+    """An address begins to cool."""
+    ledger.state.cooling += 1
+    cooling = records.cool(raw, now)
+    ledger.txn.put(key, cooling, True, True, False, ledger.store.db_leases)
+    index = records.set_index_of(raw)
+    queued = records.cooldown_key(ledger.state.network_id, index, now, family, value)
+    ledger.txn.put(queued, b"", True, True, False, ledger.store.db_cooldown)
+
+
+def leave(ledger: Ledger, record: Record, family: int, value: int) -> None:
+    """An address cools no longer; its bit stays set."""
+    ledger.state.cooling -= 1
+    key = records.cooldown_key(
+        ledger.state.network_id, record.set_index, record.released, family, value
+    )
+    ledger.txn.delete(key, b"", ledger.store.db_cooldown)
+
+
+def expire(ledger: Ledger, limit: int) -> None:
+    """Free up to ``limit`` addresses whose cool-down is over. O(limit + number of sets)."""
+    state, txn, store = ledger.state, ledger.txn, ledger.store
+    due = state.clock - ledger.policy.cooldown_ns
+    prefix = state.prefix
+    seek = prefix
+    with txn.txn.cursor(store.db_cooldown) as cursor:
+        while limit and cursor.set_range(seek):
+            key = cursor.key()
+            if key[:4] != prefix:
+                return
+            _, index, released, family, value = records.read_cooldown_key(key)
+            if released > due:
+                if index == records.LAST_SET:
+                    return
+                seek = records.cooldown_prefix(state.network_id, index + 1)
+                continue
+            cursor.delete()
+            limit -= 1
+            state.cooling -= 1
+            key = records.address_key(state.network_id, family, value)
+            txn.delete(key, b"", store.db_leases)
+            ledger.clear(family, value)
+
+
+def take_early(ledger: Ledger, index: int, range_set: RangeSet, wanted: int) -> list[int]:
+    """Take up to ``wanted`` cooling addresses of a range set, early if that is the policy."""
+    state = ledger.state
+    if not state.cooling:
+        return []
+    early = []
+    due = state.clock - ledger.policy.cooldown_ns
+    queue = cooling_of(ledger.txn.txn, ledger.store, state.network_id, index, range_set)
+    for item in queue:
+        if ledger.policy.strict and records.read_cooldown_key(item[0])[2] > due:
+            break
+        if not ledger.owns(range_set, item[1]):
+            continue
+        early.append(item)
+        if len(early) == wanted:
+            break
+    queue.close()
+    for key, _ in early:
+        ledger.txn.delete(key, b"", ledger.store.db_cooldown)
+    state.cooling -= len(early)
+    return [value for _, value in early]
+
+
+def next_due_s(ledger: Ledger, index: int, range_set: RangeSet) -> int | None:
+    """In how many seconds, rounded up, the first cooling address has cooled; None: none is."""
+    state = ledger.state
+    queue = cooling_of(ledger.txn.txn, ledger.store, state.network_id, index, range_set)
+    first = next(queue, None)
+    queue.close()
+    if first is None:
+        return None
+    left = records.read_cooldown_key(first[0])[2] + ledger.policy.cooldown_ns - state.clock
+    return max(1, -(-left // 10**9))

@@ -1,0 +1,137 @@
+"""Mend a store that contradicts itself, in one transaction, and say what was done.
+
+What is believed, when two records disagree: a lease that can be read before the owner's entry, the
+queue, the counters and the pages, which all follow from it; then the reservations. What is left of
+an address whose lease is lost or cannot be read becomes a reservation for nobody: an address that
+somebody may still use is never freed here. An operator frees it with ``fastipam unreserve``.
+
+The findings of verify.py say which networks have to be looked at; after the last step the whole
+store is verified again, and the transaction is given up if anything is left.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastipam import records
+from fastipam.errors import StoreCorrupt
+from fastipam.ranges import Pool
+from fastipam.repair.network import NetworkRepair, address_of
+from fastipam.repair.parts import Action, items
+from fastipam.verify import MOST_NETWORKS, verify
+from fastipam.verify.parts import by_network
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fastipam.store import Store
+    from fastipam.transaction import Transaction
+    from fastipam.verify import Finding
+
+    Progress = Callable[[str], None]
+
+__all__ = ["Action", "repair"]
+
+
+def repair(store: Store, progress: Progress | None = None) -> list[Action]:
+    """Mend everything that :func:`~fastipam.verify.verify` finds; what was done, in order.
+
+    A consistent store is not written to. ``progress`` is called with the name of each network that
+    is being mended. O(records of those networks), in one transaction: other writers wait. Returns
+    after the commit is on disk (durable mode). Raises StoreError; StoreCorrupt when something is
+    left that this does not know how to mend: then nothing has changed.
+    """
+    with store.write() as txn:
+        found = verify(store)
+        if not found:
+            return []
+        actions = _Repairer(store, txn, progress).run(found)
+        txn.flush()
+        left = verify(store)
+        if left:
+            raise StoreCorrupt(
+                f"{len(left)} contradictions are left, the first: {left[0]}; nothing was changed",
+                path=store.path,
+                hint="restore a backup",
+            )
+    return actions
+
+
+class _Repairer:
+    def __init__(self, store: Store, txn: Transaction, progress: Progress | None) -> None:
+        self._store = store
+        self._txn = txn
+        self._progress = progress or (lambda _: None)
+        self._actions: list[Action] = []
+
+    def run(self, found: list[Finding]) -> list[Action]:
+        damaged = {one.network for one in found}
+        networks = self._networks()
+        for network_id, name in networks.items():
+            if name in damaged:
+                self._progress(name)
+                NetworkRepair(self._store, self._txn, network_id, name, self._actions).run()
+        return self._actions
+
+    def _did(self, kind: str, network: str, where: str, text: str) -> None:
+        self._actions.append(Action(kind, network, where, text))
+
+    def _networks(self) -> dict[int, str]:
+        """Every id with its name, once names and ids agree; records of no network are gone."""
+        store, txn = self._store, self._txn
+        names: dict[int, str] = {}
+        nameless: list[bytes] = []
+        for key, raw in items(txn, store.db_networks):
+            name = key.decode(records.ENCODING, records.ERRORS)
+            network_id = int.from_bytes(raw[:4], "big")
+            if len(raw) < 4 or network_id in names or not 0 < network_id < MOST_NETWORKS:
+                nameless.append(key)
+                continue
+            names[network_id] = name
+            try:
+                Pool.read(raw[4:].decode())
+            except ValueError:
+                txn.put(key, raw[:4], True, True, False, store.db_networks)
+                self._did("ranges", name, key.hex(), "forgot ranges that could not be read")
+        strays = self._strays(names)
+        for key in nameless:
+            name = key.decode(records.ENCODING, records.ERRORS)
+            txn.delete(key, b"", store.db_networks)
+            self._did("network", name, key.hex(), "removed an entry that led nowhere")
+        for network_id in sorted(strays):
+            # The one name that lost its id and the one id that lost its name belong together.
+            alone = len(strays) == len(nameless) == 1
+            key = nameless[0] if alone else f"recovered-{network_id}".encode()
+            name = key.decode(records.ENCODING, records.ERRORS)
+            value = network_id.to_bytes(4, "big")
+            txn.put(key, value, True, True, False, store.db_networks)
+            names[network_id] = name
+            self._did("network", name, key.hex(), f"named network {network_id}, which has leases")
+            NetworkRepair(store, txn, network_id, name, self._actions).run()
+        last = int.from_bytes(txn.get(b"last network", b"", store.db_meta), "big")
+        if (names and max(names) > last) or last >= MOST_NETWORKS:
+            value = max(names, default=0).to_bytes(4, "big")
+            txn.put(b"last network", value, True, True, False, store.db_meta)
+            self._did("network", "", "last network", f"is {max(names, default=0)}, was {last}")
+        return names
+
+    def _strays(self, names: dict[int, str]) -> set[int]:
+        """Ids that have leases or reservations and no name; records of the others are removed."""
+        store = self._store
+        keep: set[int] = set()
+        for db in (store.db_leases, store.db_reservations):
+            for key, _ in items(self._txn, db):
+                if address_of(key) is not None:
+                    keep.add(int.from_bytes(key[:4], "big"))
+        keep -= names.keys()
+        keep -= {0, MOST_NETWORKS}
+        for what, db in by_network(store):
+            gone = [
+                key
+                for key, _ in items(self._txn, db)
+                if len(key) < 4 or not {int.from_bytes(key[:4], "big")} & (names.keys() | keep)
+            ]
+            for key in gone:
+                self._txn.delete(key, b"", db)
+                self._did(what, "", key.hex(), "removed: no network has its number")
+        return keep

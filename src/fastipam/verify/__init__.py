@@ -1,0 +1,138 @@
+"""Does a store agree with itself? Read-only, and without trusting anything that it says.
+
+What is compared, for each network and in one read transaction:
+
+* pages: their length; none is empty; a bit of a page is set if and only if the page below is full
+* a bit of level 0 is set if and only if there is a lease (assigned or cooling) or a reservation
+* an assigned lease has exactly one owner entry that lists it, and the other way round
+* a cooling lease has exactly one place in the cool-down queue, and the other way round
+* a reservation with an owner is listed for him, one that ends has its place in time, and the other
+  way round
+* the network's numbers: assigned, cooling, reserved, kept, outside, generation, clock, events
+* no record belongs to a network that does not exist
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastipam import records
+from fastipam.addresses import V4, V6
+from fastipam.errors import StoreCorrupt
+from fastipam.ranges import Pool
+from fastipam.state import NetworkState
+from fastipam.verify import bits, kept, leases
+from fastipam.verify.parts import Finding, Network, by_network, items
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fastipam.store import Store
+    from fastipam.transaction import Snapshot
+
+__all__ = ["MOST_NETWORKS", "Finding", "findings", "verify"]
+
+MOST_NETWORKS = (1 << 32) - 1  # the number of the next one has to fit
+
+
+def verify(store: Store) -> list[Finding]:
+    """All findings of a store; empty when it is consistent. O(pages + records). Raises StoreError.
+
+    Inside a write transaction of this thread it sees what that has changed.
+    """
+    return list(findings(store))
+
+
+def findings(store: Store) -> Iterator[Finding]:
+    """:func:`verify`, one finding at a time; a read transaction is open while it runs."""
+    with store.read() as txn:
+        yield from _Verifier(store, txn).run()
+
+
+class _Verifier:
+    def __init__(self, store: Store, txn: Snapshot) -> None:
+        self._store = store
+        self._txn = txn
+        self._networks: dict[int, Network] = {}
+
+    def run(self) -> Iterator[Finding]:
+        for key, raw in items(self._txn, self._store.db_networks):
+            yield from self._network(key, raw)
+        last = int.from_bytes(self._txn.get(b"last network", b"", self._store.db_meta), "big")
+        if last >= MOST_NETWORKS:
+            yield Finding("network-id", "", "last network", f"the last network's id is {last}")
+        yield from self._orphans()
+        for network in self._networks.values():
+            yield from _read_state(network)
+            for family in (V4, V6):
+                yield from bits.Bits(network, family).findings()
+            yield from bits.other_families(network)
+            yield from leases.owners(network)
+            yield from leases.cooldown(network)
+            yield from kept.entries(network)
+            yield from kept.events(network)
+            yield from leases.missing(network)
+            yield from _numbers(network)
+
+    def _network(self, key: bytes, raw: bytes) -> Iterator[Finding]:
+        name = key.decode(records.ENCODING, records.ERRORS)
+        if len(raw) < 4:
+            yield Finding("network-unreadable", name, key.hex(), f"its entry is {raw.hex()!r}")
+            return
+        network = Network(self._store, self._txn, int.from_bytes(raw[:4], "big"), name)
+        if network.network_id in self._networks:
+            other = self._networks[network.network_id].name
+            yield Finding("network-id", name, key.hex(), f"its id is that of {other}, too")
+            return
+        last = int.from_bytes(self._txn.get(b"last network", b"", self._store.db_meta), "big")
+        if not 1 <= network.network_id <= last:
+            yield Finding(
+                "network-id", name, key.hex(), f"its id {network.network_id} is not in 1..{last}"
+            )
+        try:
+            network.pool = Pool.read(raw[4:].decode())
+        except ValueError:
+            yield Finding("ranges-unreadable", name, key.hex(), f"its ranges are {raw[4:]!r}")
+        self._networks[network.network_id] = network
+
+    def _orphans(self) -> Iterator[Finding]:
+        """Records whose network does not exist: one finding for each database and id."""
+        for what, db in by_network(self._store):
+            with self._txn.txn.cursor(db) as cursor:
+                more = cursor.first()
+                while more:
+                    key = cursor.key()
+                    network_id = int.from_bytes(key[:4], "big")
+                    if len(key) < 4 or network_id not in self._networks:
+                        yield Finding(
+                            f"{what}-orphan", f"#{network_id}", key.hex(), "no such network exists"
+                        )
+                    if network_id == 0xFFFFFFFF:
+                        break
+                    more = cursor.set_range(records.network_prefix(network_id + 1))
+
+
+def _read_state(network: Network) -> Iterator[Finding]:
+    prefix = network.prefix
+    raw = network.txn.get(prefix, None, network.store.db_states)
+    if raw is None:
+        yield network.finding("state-missing", prefix.hex(), "it has no state")
+        return
+    try:
+        network.state = NetworkState(network.network_id, raw)
+    except StoreCorrupt as error:
+        yield network.finding("state-unreadable", prefix.hex(), str(error))
+
+
+def _numbers(network: Network) -> Iterator[Finding]:
+    """The counters against what was counted; they need the pool to be readable."""
+    if network.state is None:
+        return
+    for what, counted in network.counts.items():
+        noted = getattr(network.state, what)
+        if noted != counted and (what != "outside" or network.pool is not None):
+            yield network.finding(
+                "state-count",
+                what,
+                f"its state counts {noted} addresses, there are {counted}",
+            )

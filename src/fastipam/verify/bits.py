@@ -1,0 +1,167 @@
+"""The bitmap of a network against its records: each level against the one below it.
+
+Keys are big-endian, so pages, leases and reservations all come in address order: they are merged
+as they are read. Memory: the numbers of a network's full pages, one for each 4096 addresses.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastipam import records
+from fastipam._bitmap import page_bits
+from fastipam.addresses import BITS, format_ip
+from fastipam.verify import kept, leases
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Any
+
+    from fastipam.verify.parts import Finding, Network
+
+_PAGE_BITS = 4096
+_PAGE_BYTES = _PAGE_BITS // 8
+_LEVELS = 11  # as the tree's: 11 * 12 bits cover an IPv6 address
+
+
+class Bits:
+    """The bits of one family of a network; :meth:`findings` also counts what the records are."""
+
+    def __init__(self, network: Network, family: int) -> None:
+        self._network = network
+        self._family = family
+        # Filled by generators that are being merged, emptied after each step of the merge.
+        self._pending: list[Finding] = []
+
+    def findings(self) -> Iterator[Finding]:
+        """Every level against the one below it, level 0 against the records."""
+        network, family = self._network, self._family
+        below: Iterable[int] = self._addresses()
+        for level in range(_LEVELS):
+            full: list[int] = []
+            bits = self._bits(level, full)
+            for number, in_page, in_below in _merge(bits, below):
+                yield from self._flush()
+                if in_page == in_below:
+                    continue
+                if level == 0:
+                    kind = "bit-without-record" if in_page else "record-without-bit"
+                    text = "its bit is set, but it has neither a lease nor a reservation"
+                    if in_below:
+                        text = "it has a lease or a reservation, but its bit is clear"
+                    where = (
+                        format_ip(family, number) if number >> BITS[family] == 0 else hex(number)
+                    )
+                    yield network.finding(kind, where, text)
+                else:
+                    yield network.finding(
+                        "page-parent",
+                        self._page(level - 1, number),
+                        "it is full, but the page above it does not say so"
+                        if in_below
+                        else "it is not full, but the page above it says that it is",
+                    )
+            yield from self._flush()
+            below = full
+        for number in below:
+            yield network.finding("page-parent", f"page {number}", "no level is above it")
+
+    def _flush(self) -> Iterator[Finding]:
+        if self._pending:
+            yield from self._pending
+            self._pending.clear()
+
+    def _page(self, level: int, index: int) -> str:
+        return f"page {index:#x} of level {level}, IPv{self._family}"
+
+    def _found(self, kind: str, where: str, text: str) -> None:
+        self._pending.append(self._network.finding(kind, where, text))
+
+    def _bits(self, level: int, full: list[int]) -> Iterator[int]:
+        """The set bits of a level, ascending; the numbers of its full pages go into ``full``."""
+        network, family = self._network, self._family
+        prefix = records.pages_prefix(network.network_id, family) + bytes((level,))
+        index_bytes = records.page_index_bytes(family)
+        for key, raw in network.items(network.store.db_pages, prefix):
+            if len(key) != len(prefix) + index_bytes:
+                self._found("page-key", key.hex(), "this is no key of a page")
+                continue
+            index = int.from_bytes(key[len(prefix) :], "big")
+            where = self._page(level, index)
+            if len(raw) != _PAGE_BYTES:
+                self._found("page-length", where, f"it is {len(raw)} bytes long, not {_PAGE_BYTES}")
+                continue
+            bits = page_bits(raw, index * _PAGE_BITS)
+            if not bits:
+                self._found("page-empty", where, "it is stored, and has no bit set")
+            if len(bits) == _PAGE_BITS:
+                full.append(index)
+            yield from bits
+
+    def _addresses(self) -> Iterator[int]:
+        """Every address with a lease or a reservation, ascending; judges them on the way."""
+        network, family = self._network, self._family
+        leased_ones = self._keyed(network.store.db_leases, "lease")
+        reserved_ones = self._keyed(network.store.db_reservations, "reservation")
+        for value, leased, reserved in _merge(leased_ones, reserved_ones):
+            if leased:
+                self._pending += leases.judge(network, family, value)
+            else:
+                network.counts["reserved"] += 1
+            if reserved:
+                network.counts["kept"] += 1
+                self._pending += kept.judge(network, family, value)
+            network.counts["outside"] += network.outside(family, value)
+            yield value
+
+    def _keyed(self, db: Any, what: str) -> Iterator[int]:
+        prefix = self._network.prefix + bytes((self._family,))
+        for key, _ in self._network.items(db, prefix):
+            if len(key) == len(prefix) + BITS[self._family] // 8:
+                yield int.from_bytes(key[len(prefix) :], "big")
+            else:
+                self._found(f"{what}-key", key.hex(), f"this is no key of a {what}")
+
+
+def other_families(network: Network) -> Iterator[Finding]:
+    """Keys that none of the above has looked at: families, or levels, that there are not."""
+    for what, db, levels in (
+        ("page", network.store.db_pages, _LEVELS),
+        ("lease", network.store.db_leases, 256),
+        ("reservation", network.store.db_reservations, 256),
+    ):
+        start = prefix = network.prefix
+        with network.txn.txn.cursor(db) as cursor:
+            while cursor.set_range(start) and cursor.key().startswith(prefix):
+                key = cursor.key()
+                known = len(key) > 5 and key[4] in BITS and key[5] < levels
+                if not known:
+                    text = f"this is no key of a {what}"
+                    yield network.finding(f"{what}-key", key.hex(), text)
+                    start = key + b"\0"
+                else:
+                    # Skip what was looked at: of a family the rest, of pages its levels.
+                    family = key[:5]
+                    start = family + bytes((levels,)) if levels < 256 else _behind(family)
+
+
+def _merge(left: Iterable[int], right: Iterable[int]) -> Iterator[tuple[int, bool, bool]]:
+    """Two ascending sequences as one, each number with the sequences it is in."""
+    lefts, rights = iter(left), iter(right)
+    one, other = next(lefts, None), next(rights, None)
+    while one is not None or other is not None:
+        if other is None or (one is not None and one < other):
+            assert one is not None
+            yield one, True, False
+            one = next(lefts, None)
+        elif one is None or other < one:
+            yield other, False, True
+            other = next(rights, None)
+        else:
+            yield one, True, True
+            one, other = next(lefts, None), next(rights, None)
+
+
+def _behind(prefix: bytes) -> bytes:
+    """The first key that no longer begins with ``prefix``; its last byte is not 255."""
+    return prefix[:-1] + bytes((prefix[-1] + 1,))

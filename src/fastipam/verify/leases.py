@@ -1,0 +1,123 @@
+"""Leases against their owners and the cool-down queue, and back; and the sweeper's notes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastipam import records
+from fastipam.addresses import BITS, format_ip
+from fastipam.errors import StoreCorrupt
+from fastipam.records import ASSIGNED, SIGHT_BYTES, Record
+from fastipam.verify.parts import DIGEST_KEY_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fastipam.verify.parts import Finding, Network
+
+
+def judge(network: Network, family: int, value: int) -> list[Finding]:
+    """What a lease says, against the network's numbers, its owner and the queue."""
+    key = records.address_key(network.network_id, family, value)
+    where = format_ip(family, value)
+    try:
+        record = Record.read(network.txn.get(key, None, network.store.db_leases) or b"")
+    except StoreCorrupt as error:
+        return [network.finding("lease-unreadable", where, str(error))]
+    found = []
+
+    def add(kind: str, text: str) -> None:
+        found.append(network.finding(kind, where, text))
+
+    state = network.state
+    if state is not None and not 0 < record.generation <= state.generation:
+        add("lease-generation", f"generation {record.generation} is above {state.generation}")
+    if record.length > BITS[family]:
+        add("lease-length", f"its prefix length is {record.length}")
+    if record.boot > network.store.boot:
+        add("lease-boot", f"boot {record.boot} has not been yet, this is {network.store.boot}")
+    owner = f"{record.container_id} {record.ifname}"
+    if record.state == ASSIGNED:
+        network.counts["assigned"] += 1
+        if record.released:
+            add("lease-released", "it is assigned, and says when it was released")
+        if (family, value) not in _owned(network, record):
+            add("lease-without-owner", f"it is assigned to {owner}, who does not list it")
+    else:
+        network.counts["cooling"] += 1
+        if state is not None and record.released > state.clock:
+            add("lease-released", "it was released at a time that has not come")
+        queued = records.cooldown_key(
+            network.network_id, record.set_index, record.released, family, value
+        )
+        if network.txn.get(queued, None, network.store.db_cooldown) is None:
+            add("lease-without-cooldown", "it is cooling, but not in the queue")
+    return found
+
+
+def _owned(network: Network, record: Record) -> list[tuple[int, int]]:
+    raw = network.txn.get(_owner_key(network, record), b"", network.store.db_owners)
+    try:
+        return records.read_addresses(raw)
+    except StoreCorrupt:
+        return []
+
+
+def _owner_key(network: Network, record: Record) -> bytes:
+    return records.owner_key(
+        network.prefix,
+        records.owner_name(record.container_id, record.ifname),
+    )
+
+
+def owners(network: Network) -> Iterator[Finding]:
+    """Each owner's entry lists addresses whose leases name that owner."""
+    prefix = network.prefix
+    for key, raw in network.items(network.store.db_owners, prefix):
+        try:
+            listed = records.read_addresses(raw)
+        except StoreCorrupt as error:
+            yield network.finding("owner-unreadable", key.hex(), str(error))
+            continue
+        if len(key) != DIGEST_KEY_BYTES:
+            yield network.finding("owner-key", key.hex(), "this is no key of an owner")
+        if not listed or len(set(listed)) < len(listed):
+            text = "it lists no address, or one twice"
+            yield network.finding("owner-addresses", key.hex(), text)
+        for family, value in listed:
+            record = network.record(family, value)
+            if record is None or record.state != ASSIGNED or _owner_key(network, record) != key:
+                text = f"owner {key[4:].hex()} lists it, its lease says otherwise"
+                yield network.finding("owner-without-lease", format_ip(family, value), text)
+
+
+def cooldown(network: Network) -> Iterator[Finding]:
+    """Each place in the queue; what it says in its key has to be what the lease says."""
+    prefix = network.prefix
+    for key, _ in network.items(network.store.db_cooldown, prefix):
+        family = key[14] if len(key) > 14 else 0
+        if family not in BITS or len(key) != 15 + BITS[family] // 8:
+            text = "this is no key of the cool-down queue"
+            yield network.finding("cooldown-key", key.hex(), text)
+            continue
+        _, set_index, released, _, value = records.read_cooldown_key(key)
+        record = network.record(family, value)
+        if (
+            record is None
+            or record.state == ASSIGNED
+            or (record.set_index, record.released) != (set_index, released)
+        ):
+            yield network.finding(
+                "cooldown-without-lease",
+                format_ip(family, value),
+                "it is in the cool-down queue, its lease says otherwise",
+            )
+
+
+def missing(network: Network) -> Iterator[Finding]:
+    """Each note of the sweeper's can be read; that its lease is there is for the next sweep."""
+    for key, raw in network.items(network.store.db_missing, network.prefix):
+        family = key[4] if len(key) > 4 else 0
+        if family not in BITS or len(key) != 5 + BITS[family] // 8 or len(raw) != SIGHT_BYTES:
+            text = "this is no note of a lost namespace"
+            yield network.finding("missing-unreadable", key.hex(), text)

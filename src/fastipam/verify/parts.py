@@ -1,0 +1,96 @@
+"""What the parts of a verification share: a finding, and the network that is looked at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fastipam import records
+from fastipam.errors import StoreCorrupt
+from fastipam.records import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from fastipam.ranges import Pool
+    from fastipam.state import NetworkState
+    from fastipam.store import Store
+    from fastipam.transaction import Snapshot
+
+DIGEST_KEY_BYTES = 20  # network id and digest
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One contradiction. ``where`` is an address, or a key in hexadecimal; ``kind`` a short name.
+
+    ``network`` is the network's name, or ``#7`` for an id that has none.
+    """
+
+    kind: str
+    network: str
+    where: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.network}: {self.where}: {self.text} ({self.kind})"
+
+
+class Network:
+    """What is found of a network, beside what it says of itself."""
+
+    def __init__(self, store: Store, txn: Snapshot, network_id: int, name: str) -> None:
+        self.store = store
+        self.txn = txn
+        self.network_id = network_id
+        self.name = name
+        self.prefix = records.network_prefix(network_id)
+        self.pool: Pool | None = None
+        self.state: NetworkState | None = None
+        self.counts = dict.fromkeys(("assigned", "cooling", "reserved", "kept", "outside"), 0)
+
+    def finding(self, kind: str, where: str, text: str) -> Finding:
+        """A contradiction in this network."""
+        return Finding(kind, self.name, where, text)
+
+    def outside(self, family: int, value: int) -> bool:
+        """Whether the ranges, as far as they can be read, do not have this address."""
+        return self.pool is not None and not self.pool.holds(family, value)
+
+    def record(self, family: int, value: int) -> Record | None:
+        """The record of an address; None, too, when it cannot be read: the leases say that."""
+        key = records.address_key(self.network_id, family, value)
+        raw = self.txn.get(key, None, self.store.db_leases)
+        try:
+            return None if raw is None else Record.read(raw)
+        except StoreCorrupt:
+            return None
+
+    def items(self, db: Any, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """The keys of a database that begin so, with their values."""
+        return items(self.txn, db, prefix)
+
+
+def items(txn: Snapshot, db: Any, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+    """The keys of a database that begin so, with their values, in order."""
+    with txn.txn.cursor(db) as cursor:
+        if not cursor.set_range(prefix):
+            return
+        for key, raw in cursor:
+            if not key.startswith(prefix):
+                return
+            yield key, raw
+
+
+def by_network(store: Store) -> Iterator[tuple[str, Any]]:
+    """What each database whose keys begin with a network's number holds, and the database."""
+    yield "state", store.db_states
+    yield "page", store.db_pages
+    yield "lease", store.db_leases
+    yield "owner", store.db_owners
+    yield "cooldown", store.db_cooldown
+    yield "reservation", store.db_reservations
+    yield "sticky", store.db_sticky
+    yield "event", store.db_events
+    yield "missing", store.db_missing
