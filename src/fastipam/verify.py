@@ -362,6 +362,8 @@ class _Verifier:
             add("lease-length", f"its prefix length is {record.length}")
         if record.boot > self._store.boot:
             add("lease-boot", f"boot {record.boot} has not been yet, this is {self._store.boot}")
+        elif record.boot != self._store.boot and record.state == ASSIGNED and self._all_seen(state):
+            add("lease-boot", f"it is of boot {record.boot}, whose leases are all given back")
         owner = f"{record.container_id} {record.ifname}"
         if record.state == ASSIGNED:
             network.counts["assigned"] += 1
@@ -379,6 +381,10 @@ class _Verifier:
             if self._txn.get(queued, None, self._store.db_cooldown) is None:
                 add("lease-without-cooldown", "it is cooling, but not in the queue")
         return found
+
+    def _all_seen(self, state: NetworkState | None) -> bool:
+        """Whether the search for leases of earlier boots has come to its end."""
+        return state is not None and state.swept == self._store.boot
 
     def _owned(self, network: _Network, record: Record) -> list[tuple[int, int]]:
         raw = self._txn.get(self._owner_key(network, record), b"", self._store.db_owners)
