@@ -48,7 +48,9 @@ def translate(error: Exception, path: str, map_size: int = MAP_SIZE) -> StoreErr
             path=path,
             hint="close it and open it again, with the map_size that the others have",
         )
-    if code in _FULL or (code == errno.EIO and is_disk_full(path)):
+    if code == errno.EIO and is_disk_full(path):
+        code = errno.ENOSPC  # LMDB's name for a write that fell short
+    if code in _FULL:
         return StoreFull(
             f"no space is left for the store {path}: {os.strerror(code)}",
             path=path,
@@ -89,7 +91,7 @@ def _size(count: int) -> str:
 
 
 def is_disk_full(path: str) -> bool:
-    """Whether there is less room than LMDB writes at once: it calls a short write an EIO."""
+    """Whether there is less room than LMDB writes at once."""
     try:
         status = os.statvfs(path)
     except OSError:
