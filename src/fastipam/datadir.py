@@ -6,7 +6,7 @@ import os
 import stat
 
 from fastipam.errors import StoreCorrupt, StoreUnavailable
-from fastipam.faults import REPLACE_HINT
+from fastipam.faults import MAX_READERS, REPLACE_HINT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ DATA_FILE = "data.mdb"
 LOCK_FILE = "lock.mdb"
 TURN_FILE = "turn.lock"
 NEW_FILE = "data.mdb.new"
+# What LMDB makes its lock file for that many readers: 64 bytes each, and 192 for all.
+_LOCK_BYTES = 64 * (MAX_READERS - 1) + 192
 
 
 def make_directory(path: str) -> None:
@@ -36,24 +38,44 @@ def make_files(path: str) -> list[str]:
     """Make the lock files of a new store, mode 0600 whatever the umask: LMDB would apply it.
 
     A file that is there is left as it is. Returns the names of those that were made.
+
+    LMDB would make its lock file of holes, and write to it through a memory map: where a full disk
+    has no room for what a hole becomes, that is no error but a SIGBUS. So it gets its room here.
     """
     made = []
-    for name in (LOCK_FILE, TURN_FILE):
+    for name, size in ((LOCK_FILE, _LOCK_BYTES), (TURN_FILE, 0)):
         file = os.path.join(path, name)
-        if not os.path.lexists(file):
+        try:
+            status = os.lstat(file)
+        except FileNotFoundError:
             try:
-                make_file(file)
+                make_file(file, size)
             except FileExistsError:  # another process was faster
                 continue
             made.append(name)
+        else:
+            # Empty: whoever made it was killed before it had its room, or has not given it yet.
+            if size and not status.st_size and stat.S_ISREG(status.st_mode):
+                _give_room(os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC), size)
     return made
 
 
-def make_file(path: str) -> None:
-    """A new file, empty, mode 0600 whatever the umask."""
+def make_file(path: str, size: int = 0) -> None:
+    """A new file, mode 0600 whatever the umask, with room for ``size`` bytes."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         os.fchmod(descriptor, 0o600)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    _give_room(descriptor, size)
+
+
+def _give_room(descriptor: int, size: int) -> None:
+    """Let a new file have its blocks, and close it."""
+    try:
+        if size:
+            os.posix_fallocate(descriptor, 0, size)
     finally:
         os.close(descriptor)
 

@@ -38,12 +38,16 @@ def require_root() -> None:
         pytest.skip("only root can mount, and become another user")
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[disks.Disk]:
-    """A file system of 2 MiB."""
+@pytest.fixture(params=["tmpfs", "ext4"])
+def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[disks.Disk]:
+    """A small file system: one whose room is counted at once, and one that allocates late."""
     require_root()
-    with disks.tmpfs(tmp_path / "small") as disk:
-        yield disk
+    if request.param == "tmpfs":
+        with disks.tmpfs(tmp_path / "small") as disk:
+            yield disk
+    else:
+        with disks.ext4(tmp_path / "small", tmp_path / "small.image") as disk:
+            yield disk
 
 
 @pytest.fixture

@@ -52,6 +52,10 @@ class Disk:
         """Give it back."""
         (self.path / _BALLAST).unlink()
 
+    def resize(self, size: int) -> None:
+        """Give a tmpfs another size."""
+        _run("mount", "-o", f"remount,size={size}", str(self.path))
+
     def make_read_only(self) -> None:
         """Nothing may be written here any more, not by root either. Nobody may be writing."""
         _run("mount", "-o", "remount,ro,bind", str(self.path))

@@ -8,18 +8,23 @@ itself, and STATUS says 51.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import lmdb
 import pytest
 
 import fastipam
+from fastipam.verify import verify
 
 from ..cni.plugin import Answer, Make, Plugin, environment
+from .conftest import require_root
+from .disks import tmpfs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -77,6 +82,53 @@ def test_disk_full(
     assert way("DEL", made, "c0").status == 0
     del told["c0"]
     assert stored(store) == told
+
+
+_STEP = 4096  # bytes: a tmpfs counts pages, LMDB writes pages
+
+
+def _work(path: Path, told: dict[str, str]) -> None:
+    """Make a store and use it, with every kind of change; what was acknowledged is in ``told``."""
+    with fastipam.open(path) as ipam:
+        net = ipam.network("n", ["10.1.0.0/24", "2001:db8::/120"], cooldown_s=0, sticky_s=60)
+        for at in range(12):
+            told[f"c{at}"] = str(net.allocate(f"c{at}").address.ip)
+        for lease in net.allocate_many([(f"m{at}", "eth0") for at in range(60)]):
+            told[lease.container_id] = str(lease.address.ip)
+        for at in range(0, 12, 2):
+            net.release(f"c{at}")
+            del told[f"c{at}"]
+        net.reserve("10.1.0.200-10.1.0.219", owner="ns/db")
+
+
+def test_disk_full_at_every_step(tmp_path: Path) -> None:
+    """Whichever page is the first for which there is no room: nothing that was told is lost.
+
+    And what has failed has left no trace, giving back works as before, and with room again
+    everything does.
+    """
+    require_root()
+    failed = 0
+    with tmpfs(tmp_path / "small") as disk:
+        for pages in range(2, 400):
+            store, told = disk.path / f"store{pages}", dict[str, str]()
+            disk.resize(pages * _STEP)
+            with suppress(fastipam.StoreFull):
+                _work(store, told)
+                break
+            failed += 1
+            disk.resize(4 << 20)
+            with fastipam.open(store) as ipam:
+                assert verify(ipam.store) == []
+                net = ipam.network("n", ["10.1.0.0/24", "2001:db8::/120"], cooldown_s=0)
+                held = {one.container_id: one for one in net.leases() if one.family == 4}
+                assert {name: str(one.address.ip) for name, one in held.items()} == told
+                net.allocate("afterwards")
+                assert verify(ipam.store) == []
+            shutil.rmtree(store)
+        else:
+            raise AssertionError("it never succeeded")
+    assert failed > 30, "the disk was never full where it matters"
 
 
 def test_no_room_for_a_new_store(way: Plugin, config: Make, small_disk: Disk) -> None:

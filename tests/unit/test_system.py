@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from fastipam.cni import stores
 from fastipam.network import Network
 from fastipam.repair import repair
 from fastipam.state import NetworkState
-from fastipam.sweep import finish_reboot, sweep
+from fastipam.sweep import finish_reboot, missing_count, sweep
 from fastipam.verify import verify
 
 COOLDOWN_S = 30
@@ -173,6 +174,14 @@ class SystemMachine(RuleBasedStateMachine):
         self.gone.add(name)
 
     @rule()
+    def look(self) -> None:
+        """One look alone frees nobody whom no look has noted before."""
+        noted = missing_count(self.ipam.store)
+        report = sweep(self.ipam, grace_s=GRACE_S)
+        assert len(report.released) <= noted
+        self.lose({lease.container_id for lease in report.released})
+
+    @rule()
     def sweep(self) -> None:
         sweep(self.ipam, grace_s=GRACE_S)
         self.clock.advance(GRACE_S)
@@ -210,6 +219,32 @@ class SystemMachine(RuleBasedStateMachine):
                 raise KeyboardInterrupt
         except KeyboardInterrupt:
             pass
+
+    @precondition(lambda self: self.held)
+    @rule(committed=st.booleans(), data=st.data())
+    def killed(self, committed: bool, data: st.DataObject) -> None:
+        """Another process is killed (SIGKILL) in the middle of a change, or right behind one."""
+        name = data.draw(st.sampled_from(sorted(self.held)))
+        boot = f"boot-{self.boot}"
+        child = os.fork()
+        if child == 0:
+            try:
+                ipam = fastipam.open(
+                    self.directory / "store", clock=self.clock, boot_id=lambda: boot
+                )
+                net = ipam.network("n", POOL, cooldown_s=COOLDOWN_S, sticky_s=STICKY_S)
+                if committed:
+                    net.release(name)
+                with ipam.transaction():
+                    net.reserve("10.0.0.0/28")
+                    net.release("another")
+                    os.kill(os.getpid(), signal.SIGKILL)
+            finally:
+                os._exit(1)
+        _, status = os.waitpid(child, 0)
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        if committed:
+            self.lose({name})
 
     @rule(seconds=st.sampled_from([1, COOLDOWN_S, STICKY_S + 1, -100, -(10**6)]))
     def clock_jumps(self, seconds: int) -> None:

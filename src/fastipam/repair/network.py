@@ -146,6 +146,8 @@ class NetworkRepair:
             its_range = self._pool.range_of(*address)
             record.length = BITS[address[0]] if its_range is None else its_range.length
         record.boot = min(record.boot, self._store.boot)
+        if record.state == ASSIGNED and self._state.swept == self._store.boot:
+            record.boot = self._store.boot  # its owner may well be there: the sweeper finds out
         if record.state == ASSIGNED:
             record.released = 0
         elif record.released > self._state.clock:

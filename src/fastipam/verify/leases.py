@@ -36,6 +36,8 @@ def judge(network: Network, family: int, value: int) -> list[Finding]:
         add("lease-length", f"its prefix length is {record.length}")
     if record.boot > network.store.boot:
         add("lease-boot", f"boot {record.boot} has not been yet, this is {network.store.boot}")
+    elif record.boot != network.store.boot and record.state == ASSIGNED and _all_seen(network):
+        add("lease-boot", f"it is of boot {record.boot}, whose leases are all given back")
     owner = f"{record.container_id} {record.ifname}"
     if record.state == ASSIGNED:
         network.counts["assigned"] += 1
@@ -53,6 +55,11 @@ def judge(network: Network, family: int, value: int) -> list[Finding]:
         if network.txn.get(queued, None, network.store.db_cooldown) is None:
             add("lease-without-cooldown", "it is cooling, but not in the queue")
     return found
+
+
+def _all_seen(network: Network) -> bool:
+    """Whether the search for leases of earlier boots has come to its end."""
+    return network.state is not None and network.state.swept == network.store.boot
 
 
 def _owned(network: Network, record: Record) -> list[tuple[int, int]]:
