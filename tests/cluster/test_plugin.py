@@ -122,6 +122,7 @@ def test_direct_without_etcd(site: Site, call: Call) -> None:  # noqa: F811
     """A node that has no block and cannot have one says "try again later", and why."""
     answer = call("ADD", site.config("a", endpoints=["http://127.0.0.1:1"]))
     assert answer.code == 11, answer
+    assert "no block could be claimed" in answer.document["details"]
     status = call("STATUS", site.config("a", endpoints=["http://127.0.0.1:1"]))
     assert status.code == 50, status
     assert call("ADD", site.config("a")).status == 0
@@ -307,6 +308,20 @@ def test_init_twice(site: Site) -> None:
     done = site.run("init")
     assert done.returncode == 1
     assert "10.32.0.0/20=24" in done.stderr
+
+
+def test_status_tells_of_the_settings(etcd: Etcd, tmp_path: Path) -> None:
+    """Before the settings are written, and when they are others, a node cannot take part."""
+    site = Site(etcd, tmp_path)
+    before = site.run("status", "--json")
+    assert before.returncode == 1
+    assert "cluster init" in json.loads(before.stdout)["settings"]
+    site.init()
+    assert site.run("status").returncode == 0
+    site.settings["blockSize"] = 25
+    other = site.run("status")
+    assert other.returncode == 1
+    assert "others: 10.32.0.0/20=24" in other.stdout
 
 
 def test_restored_store_finds_out(site: Site, call: Call) -> None:  # noqa: F811

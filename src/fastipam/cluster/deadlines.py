@@ -15,12 +15,19 @@ CALL_S = 2.5
 
 
 class Deadline:
-    """A moment that all calls of one operation share."""
+    """A moment that all calls of one operation share; ``call_s``: the most for one of them."""
 
-    __slots__ = ("_at", "_clock")
+    __slots__ = ("_at", "_call_s", "_clock")
 
-    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        call_s: float | None = None,
+    ) -> None:
         self._clock = clock
+        self._call_s = call_s
         self._at = clock() + seconds
 
     def left_s(self) -> float:
@@ -32,4 +39,4 @@ class Deadline:
         left = self.left_s()
         if left <= 0:
             raise NoBlock("the shared store did not answer in time")
-        return min(left, CALL_S)
+        return min(left, self._call_s or CALL_S)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from fastipam.cluster.deadlines import Deadline
     from fastipam.cluster.localnode import Pair
 
+AGREED = "as configured"
+
 
 def _text(node: Node, family: int, base: int) -> str:
     length = next(
@@ -86,6 +88,7 @@ def of_cluster(node: Node, deadline: Deadline) -> dict[str, Any]:
     owned = sum(row["blocks"] for row in rows)
     return {
         "reachable": True,
+        "settings": _settings_there(node, deadline),
         "cluster_nodes": len(rows),
         "alive": sum(row["state"] == "alive" for row in rows),
         "in_need": sum(row["wanted"] for row in rows),
@@ -93,6 +96,16 @@ def of_cluster(node: Node, deadline: Deadline) -> dict[str, Any]:
         "owned": owned,
         "unowned": total - owned,
     }
+
+
+def _settings_there(node: Node, deadline: Deadline) -> str:
+    """Whether the cluster's settings are this node's, in words."""
+    stored = node.engine.get(node.keys.settings, deadline_s=deadline.call_s())
+    if stored is None:
+        return "none: run `fastipam cluster init`"
+    if stored.value != node.settings.text.encode():
+        return f"others: {stored.value.decode('utf-8', 'replace')}"
+    return AGREED
 
 
 def claim(node: Node, family: int, count: int, deadline: Deadline) -> list[str]:

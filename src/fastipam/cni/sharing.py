@@ -97,9 +97,11 @@ def allocate_again(
     settings = config.cluster
     assert settings is not None
     policy = config.policy
+    hint = exhausted.hint
     try:
         provide(config, store, settings, who)
-    except NoBlock:
+    except NoBlock as why:
+        hint = why.message
         if config.spare_policy is None or hooks.asked:
             raise
         policy = config.spare_policy
@@ -107,4 +109,4 @@ def allocate_again(
     try:
         return ask(network)
     except PoolExhausted as error:
-        raise NoBlock(error.message, hint=exhausted.hint) from None
+        raise NoBlock(error.message, hint=hint) from None

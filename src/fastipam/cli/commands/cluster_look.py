@@ -125,7 +125,7 @@ def _age(seconds: float) -> str:
 def status(
     path: str, network: str | None, data_dir: str | None, timeout_s: float, as_json: bool
 ) -> None:
-    """Print how this node and its cluster fare; exit 1 when the store does not answer."""
+    """Print how this node and its cluster fare; exit 1 when this node cannot take part."""
     from fastipam.cluster import report
     from fastipam.cluster.engine import EngineError
 
@@ -133,16 +133,16 @@ def status(
         document: dict[str, Any] = report.of_node(node, ipam is not None)
         try:
             document |= report.of_cluster(node, within(timeout_s))
-            reachable = True
+            well = document["settings"] == report.AGREED
         except EngineError as error:
             document |= {"reachable": False, "reason": error.message}
-            reachable = False
+            well = False
         if as_json:
             output.json_object(document)
         else:
             for key, value in document.items():
                 output.say(f"{key.replace('_', ' '):<16} {_words(value)}")
-    if not reachable:
+    if not well:
         raise SystemExit(1)
 
 

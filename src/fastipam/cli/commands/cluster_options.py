@@ -126,6 +126,7 @@ class _Named:
 
 def within(timeout_s: float) -> Deadline:
     """The moment by which a command has ended."""
-    from fastipam.cluster.deadlines import Deadline
+    from fastipam.cluster.deadlines import CALL_S, Deadline
 
-    return Deadline(timeout_s)
+    # A person waits for an election rather than to be told of it.
+    return Deadline(timeout_s, call_s=max(timeout_s / 2, CALL_S))
