@@ -87,7 +87,11 @@ def _write(
     state.generation = generation
     state.assigned += len(items)
     with ledger.txn.txn.cursor(ledger.store.db_leases) as cursor:
-        cursor.putmulti(items)
+        consumed, added = cursor.putmulti(items, overwrite=False)
+    if added < consumed:  # some were cooling
+        for (key, raw), lease in zip(items, leases, strict=True):
+            if ledger.txn.get(key, None, ledger.store.db_leases) != raw:
+                cooldown.take_place(ledger, key, raw, family, lease.value)
     _note(ledger, owners, leases, wall_ns)
     return leases, packed
 

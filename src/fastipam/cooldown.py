@@ -7,6 +7,8 @@ since when it is idle; nothing here commits.
 from __future__ import annotations
 
 from fastipam import records
+from fastipam.addresses import format_ip
+from fastipam.errors import StoreCorrupt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,10 +78,13 @@ def expire(ledger: Ledger, limit: int) -> None:
                 continue
             cursor.delete()
             limit -= 1
-            state.cooling -= 1
             key = records.address_key(state.network_id, family, value)
-            txn.delete(key, b"", store.db_leases)
-            ledger.clear(family, value)
+            raw = txn.get(key, None, store.db_leases)
+            # Else the queue is damaged: what it says frees nothing that somebody has.
+            if raw is not None and records.is_cooling_since(raw, released):
+                state.cooling -= 1
+                txn.delete(key, b"", store.db_leases)
+                ledger.clear(family, value)
 
 
 def take_early(ledger: Ledger, index: int, range_set: RangeSet, wanted: int) -> list[int]:
@@ -103,6 +108,28 @@ def take_early(ledger: Ledger, index: int, range_set: RangeSet, wanted: int) -> 
         ledger.txn.delete(key, b"", ledger.store.db_cooldown)
     state.cooling -= len(early)
     return [value for _, value in early]
+
+
+def take_place(ledger: Ledger, key: bytes, raw: bytes, family: int, value: int) -> None:
+    """Put a lease in the place of the record of an address that has cooled until now.
+
+    Raises StoreCorrupt when that is somebody's, or still queued: then its bit was clear, or the
+    queue is wrong, and the address would get a second owner.
+    """
+    txn, store = ledger.txn, ledger.store
+    before = txn.get(key, b"", store.db_leases)
+    record = records.Record.read(before)
+    queued = records.cooldown_key(
+        ledger.state.network_id, record.set_index, record.released, family, value
+    )
+    if record.state != records.COOLING or txn.get(queued, None, store.db_cooldown) is not None:
+        raise StoreCorrupt(
+            f"{format_ip(family, value)} is assigned to {record.container_id} {record.ifname}, "
+            "and the store says elsewhere that it is free",
+            path=store.path,
+            hint=records.CHECK_HINT,
+        )
+    txn.put(key, raw, True, True, False, store.db_leases)
 
 
 def next_due_s(ledger: Ledger, index: int, range_set: RangeSet) -> int | None:

@@ -304,7 +304,8 @@ class Ledger:
             owner.texts,
         )
         key = records.address_key(state.network_id, family, value)
-        self.txn.put(key, raw, True, True, False, self.store.db_leases)
+        if not self.txn.put(key, raw, True, False, False, self.store.db_leases):
+            cooldown.take_place(self, key, raw, family, value)
         self.note(kind, state.generation, family, value, owner.texts, wall_ns)
         return Lease(self.name, family, value, router, raw)
 

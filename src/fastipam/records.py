@@ -297,6 +297,11 @@ def is_assigned_to(raw: bytes, name: bytes) -> bool:
     return raw[:1] == _ASSIGNED_BYTE and raw.startswith(name + b"\0", _LEASE.size)
 
 
+def is_cooling_since(raw: bytes, released: int) -> bool:
+    """Whether a packed record cools, and since then."""
+    return raw[0] == COOLING and _U64.unpack_from(raw, _RELEASED_AT)[0] == released
+
+
 def length_of(raw: bytes) -> int:
     """The prefix length of a packed record."""
     return raw[1]

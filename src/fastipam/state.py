@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from struct import Struct
+import struct
 
 from fastipam import records
 from fastipam.errors import StoreCorrupt
 
-_STATE = Struct("<QQQQQQqQQQIB16s")
-_CURSOR = Struct("<B16s")
+_STATE = struct.Struct("<QQQQQQqQQQIB16s")
+_CURSOR = struct.Struct("<B16s")
 
 
 class NetworkState:
@@ -85,6 +85,14 @@ class NetworkState:
 
     def pack(self) -> bytes:
         """The value that the constructor reads."""
+        try:
+            return self._packed()
+        except struct.error as error:  # a counter that was wrong, and has come to its end
+            raise StoreCorrupt(
+                f"a network's state cannot be written: {error}", hint=records.CHECK_HINT
+            ) from error
+
+    def _packed(self) -> bytes:
         head = _STATE.pack(
             self.generation,
             self.assigned,

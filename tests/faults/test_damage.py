@@ -21,6 +21,7 @@ from fastipam.sweep import finish_reboot, sweep
 from fastipam.verify import verify
 
 from ..conftest import Clock
+from .damage import DATABASES, damage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,20 +34,6 @@ SEEDS = range(100 if LONG else 4)
 CASES = 60 if LONG else 25
 SETS = ["10.0.0.0/24", "2001:db8::/120"]
 COOLDOWN_S, STICKY_S = 30, 100
-DATABASES = (
-    "networks",
-    "states",
-    "pages",
-    "leases",
-    "owners",
-    "cooldown",
-    "reservations",
-    "sticky",
-    "events",
-    "missing",
-    "meta",
-)
-KINDS = ("bit", "bit", "ones", "zeros", "cut", "extend", "exchange", "remove", "key")
 
 
 def _open(path: Path, clock: Clock) -> Ipam:
@@ -82,49 +69,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 entries = txn.txn.stat(getattr(ipam.store, f"db_{name}"))["entries"]
                 assert entries, f"there is nothing to damage in {name}"
     return directory / "store"
-
-
-def _damaged(value: bytes, others: list[bytes], how: str, chance: random.Random) -> bytes:
-    changed = bytearray(value)
-    if how == "exchange":
-        return chance.choice(others)
-    if how == "cut":
-        return value[: chance.randrange(len(value) + 1)]
-    if how == "extend":
-        return value + chance.randbytes(chance.randrange(1, 30))
-    if changed:
-        at = chance.randrange(len(changed))
-        if how == "bit":
-            changed[at] ^= 1 << chance.randrange(8)
-        else:
-            fill = {"zeros": b"\0", "ones": b"\xff"}[how] * 8
-            changed[at : at + 8] = fill[: len(changed) - at]
-    return bytes(changed)
-
-
-def _damage(store: Store, chance: random.Random) -> str:
-    """Change one record of any database; what was done, for the failure's text."""
-    with store.write() as txn:
-        name = chance.choice(DATABASES)
-        db = getattr(store, f"db_{name}")
-        items = [
-            (key, value)
-            for key, value in txn.txn.cursor(db)
-            # What the store is (its schema, durability, boot) is checked when it is opened.
-            if name != "meta" or key.startswith((b"last", b"policy", b"swept"))
-        ]
-        key, value = chance.choice(items)
-        how = chance.choice(KINDS)
-        if how in ("remove", "key"):
-            txn.txn.delete(key, db=db)
-        if how == "key":
-            changed = bytearray(key)
-            changed[chance.randrange(len(changed))] ^= 1 << chance.randrange(8)
-            txn.txn.put(bytes(changed), value, db=db)
-        elif how != "remove":
-            others = [one for _, one in items]
-            txn.txn.put(key, _damaged(value, others, how, chance), db=db)
-        return f"{name} {key.hex()} {how}"
 
 
 def _assigned(store: Store) -> set[bytes]:
@@ -174,7 +118,7 @@ def test_any_damage(seed: int, whole: Path, tmp_path: Path) -> None:
         with _open(path, clock) as ipam:
             before = _assigned(ipam.store)
             count = chance.choice((1, 1, 1, 2, 4))
-            done = [_damage(ipam.store, chance) for _ in range(count)]
+            done = [damage(ipam.store, chance) for _ in range(count)]
             try:
                 repair(ipam.store)
                 assert not verify(ipam.store)

@@ -61,6 +61,9 @@ def test_packed_forms_agree(texts: list[str], released: int) -> None:
     assert records.texts_of(packed) == owner.texts
     record.state, record.released = COOLING, released
     assert records.cool(packed, released) == record.pack()
+    assert records.is_cooling_since(record.pack(), released)
+    assert not records.is_cooling_since(record.pack(), released ^ 1)
+    assert not records.is_cooling_since(packed, 0)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,90 @@
+"""A damaged store gives no address a second owner, also before anybody has mended it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from tests.conftest import Clock
+
+import fastipam
+from fastipam import records
+from fastipam.addresses import parse_ip
+from fastipam.errors import StoreCorrupt
+from fastipam.ipam import Ipam
+from fastipam.network import Network
+from fastipam.repair import repair
+from fastipam.verify import verify
+
+POOL = "10.0.0.0/29"  # .2 to .6
+
+
+def clear_all_bits(ipam: Ipam) -> None:
+    """Every address looks free."""
+    store = ipam.store
+    with store.write() as txn:
+        txn.txn.drop(store.db_pages, delete=False)
+
+
+def queue_all(ipam: Ipam) -> None:
+    """Every address looks as if it had cooled since the beginning of time."""
+    store = ipam.store
+    with store.write() as txn:
+        for key, _ in list(txn.txn.cursor(store.db_leases)):
+            network_id, family, value = records.read_address_key(key)
+            queued = records.cooldown_key(network_id, 0, 1, family, value)
+            txn.put(queued, b"", True, True, False, store.db_cooldown)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda net: net.allocate("new"),
+        lambda net: net.allocate("new", addresses=["10.0.0.3"]),
+        lambda net: net.allocate_many([("new", "eth0"), ("newer", "eth0")]),
+    ],
+    ids=["chosen", "requested", "many"],
+)
+@pytest.mark.parametrize("damage", [clear_all_bits, queue_all])
+@pytest.mark.parametrize("cooling", [False, True])
+def test_no_second_owner(
+    tmp_path: Path,
+    clock: Clock,
+    damage: Callable[[Ipam], None],
+    ask: Callable[[Network], object],
+    cooling: bool,
+) -> None:
+    """What looks free and is not is refused or left alone; a repair brings service back."""
+    with fastipam.open(tmp_path / "store", clock=clock) as ipam:
+        net = ipam.network("n", POOL, cooldown_s=30)
+        held = {name: net.allocate(name).value for name in ("a", "b", "c", "d", "e")}
+        if cooling:  # the pool is as full, and something may be taken early
+            net.release("e")
+            del held["e"]
+        damage(ipam)
+        with suppress(StoreCorrupt, fastipam.PoolExhausted, fastipam.AddressInUse):
+            ask(net)
+        for name, value in held.items():
+            lease = net.lookup((4, value))
+            assert lease is not None
+            assert lease.container_id == name
+        repair(ipam.store)
+        assert not verify(ipam.store)
+        assert {one.container_id: one.value for one in net.leases()}.items() >= held.items()
+        net.release("a")
+        assert net.allocate("again").value == parse_ip("10.0.0.2")[1] or cooling
+        assert not verify(ipam.store)
+
+
+def test_what_to_do(tmp_path: Path, clock: Clock) -> None:
+    """The refusal names the address, who has it, and the command that mends."""
+    with fastipam.open(tmp_path / "store", clock=clock) as ipam:
+        net = ipam.network("n", "10.0.0.2/32")
+        net.allocate("a")
+        clear_all_bits(ipam)
+        with pytest.raises(StoreCorrupt, match=r"10\.0\.0\.2 is assigned to a eth0") as caught:
+            net.allocate("b")
+        assert caught.value.hint == records.CHECK_HINT
+        repair(ipam.store)
