@@ -144,9 +144,10 @@ def test_slow_disks(etcd: Etcd, tmp_path: Path) -> None:
     written = document(etcd.endpoints, pool="10.32.0.0/20")
     init(etcd, written)
     with Crowd(tmp_path, 6, written, add_s=ADD_S) as crowd:
+        crowd.start()
+        crowd.served(50, 3.0)
         for member in etcd.members:
             member.slow_disk(0.25)
-        crowd.start()
         crowd.served(300, 20.0 if LONG else 4.0)
         for member in etcd.members:
             member.fast_disk()

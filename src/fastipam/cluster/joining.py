@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fastipam.cluster.deadlines import Deadline
-    from fastipam.cluster.engine import KeyValue
+    from fastipam.cluster.engine import Delete, KeyValue
     from fastipam.cluster.localnode import Pair
     from fastipam.ledger import Ledger
     from fastipam.transaction import Transaction
@@ -26,15 +26,19 @@ if TYPE_CHECKING:
 class JoiningNode(ReleasingNode):
     """A node that is registered, and finishes what it finds begun."""
 
-    def join(self, deadline: Deadline, *, agent: bool = False) -> list[Pair]:
+    def join(self, deadline: Deadline, *, agent: bool = False, session: int = 0) -> list[Pair]:
         """Register, and make the local records agree with the shared store's.
 
+        A node that nobody has heard of ties its sign of life to ``session`` in the same
+        transaction; ``self.session`` says so.
         Idempotent: after a crash, a removal or a lost disk it finishes or finds out. Returns the
         blocks that are this node's though its store does not know their addresses (``found``).
         Raises ClusterRefused: other settings, or another live node of this name.
         """
         member = self._identity()
-        if not member.epoch and (revision := self._register_first(member, deadline, agent=agent)):
+        if not member.epoch and (
+            revision := self._register_first(member, deadline, agent=agent, session=session)
+        ):
             entry = self._entry(None, member, agent=agent, deadline=deadline)
             return self._reconcile(member, entry, revision, deadline, is_new=True)
         self._agree(deadline)
@@ -85,7 +89,9 @@ class JoiningNode(ReleasingNode):
         self.step("named")
         return member
 
-    def _register_first(self, member: Member, deadline: Deadline, *, agent: bool) -> int:
+    def _register_first(
+        self, member: Member, deadline: Deadline, *, agent: bool, session: int
+    ) -> int:
         """Register a node that nobody has heard of, in one transaction; 0: somebody may have.
 
         Who has no entry owns nothing: nothing is read, which counts when all nodes start at once.
@@ -96,15 +102,19 @@ class JoiningNode(ReleasingNode):
             Compare(key, "absent"),
             Compare(self.keys.settings, "value", self.settings.text.encode()),
         ]
+        operations: list[Put | Delete] = [Put(key, entry.pack())]
+        if session:
+            alive = layout.pack(incarnation=member.incarnation)
+            operations.append(Put(self.keys.session(self.name), alive, session))
         try:
-            outcome = self.engine.transact(
-                conditions, [Put(key, entry.pack())], deadline_s=deadline.call_s()
-            )
+            outcome = self.engine.transact(conditions, operations, deadline_s=deadline.call_s())
         except EngineTimeout:
             return 0  # it may be made: look
-        if outcome.succeeded:
-            self.step("registered")
-        return outcome.revision if outcome.succeeded else 0
+        if not outcome.succeeded:
+            return 0
+        self.session = session
+        self.step("registered")
+        return outcome.revision
 
     def _agree(self, deadline: Deadline) -> None:
         """Raise ClusterRefused unless the cluster's settings are this node's."""
