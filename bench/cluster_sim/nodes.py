@@ -31,6 +31,7 @@ TIDY_S = 5.0
 SPREAD_S = 1.0
 COOLDOWN_S = 30.0
 ADD_TIMEOUT_S = 2.0
+SETTINGS = b"10.0.0.0/11=26"
 MOVABLE_SHARE = 0.02  # of the pool: while so much is free in blocks that could move, no ADD fails
 
 
@@ -58,12 +59,20 @@ class Cluster:
     """All nodes, what they share, and what is counted."""
 
     def __init__(
-        self, world: World, pool: Geometry, names: list[str], policy: Policy | None = None
+        self,
+        world: World,
+        pool: Geometry,
+        names: list[str],
+        policy: Policy | None = None,
+        *,
+        add_timeout_s: float = ADD_TIMEOUT_S,
     ) -> None:
         self.world = world
+        self.add_timeout_s = add_timeout_s
         self.pool = pool
         self.policy = policy or Policy()
         self.keys = Keys("/fastipam/", "podnet")
+        world.engine.transact([], [Put(self.keys.settings, SETTINGS)], deadline_s=1)
         self.waits = Waits()
         self.totals = Totals()
         self.owned_blocks = 0
@@ -141,7 +150,7 @@ class Node:
             now = self.cluster.world.now
             self.waiting.append((now, pod, self.is_cut))
             self.asked += 1
-            self.cluster.world.at(now + ADD_TIMEOUT_S + 1e-6, self._give_up)
+            self.cluster.world.at(now + self.cluster.add_timeout_s + 1e-6, self._give_up)
         self.consider()
 
     def _assign(self, pod: int) -> None:
@@ -179,7 +188,7 @@ class Node:
     def _give_up(self) -> None:
         """An ADD whose time is over fails: was there something to be had?"""
         waits, now = self.cluster.waits, self.cluster.world.now
-        while self.waiting and self.waiting[0][0] + ADD_TIMEOUT_S <= now:
+        while self.waiting and self.waiting[0][0] + self.cluster.add_timeout_s <= now:
             _, _, was_cut = self.waiting.popleft()
             waits.failed += 1
             if self.is_cut or was_cut:
@@ -263,17 +272,28 @@ class Node:
             yield TICK_S
 
     def _join(self) -> Generator[Any, Any, None]:
-        """Settings, own entry, own blocks; then the entry is written. As ``Node.join``."""
+        """As ``Keeper._keep``: a new node registers; one that was here looks what it has.
+
+        The session is granted first; to keep it writes nothing, and nothing here ends it.
+        """
         keys = self.cluster.keys
-        key = keys.node(self.name)
-        yield _read(lambda engine: engine.get(keys.settings, deadline_s=1))
-        yield _read(lambda engine: engine.get(key, deadline_s=1))
+        key, alive = keys.node(self.name), Put(keys.session(self.name), b"")
+        yield _write(lambda _: None)
         if not self.node_revision:
+            conditions = [Compare(key, "absent"), Compare(keys.settings, "value", SETTINGS)]
             outcome = yield _write(
-                lambda engine: engine.transact([], [Put(key, b"")], deadline_s=1)
+                lambda engine: engine.transact(conditions, [Put(key, b""), alive], deadline_s=1)
             )
-            self.node_revision = outcome.revision
-        yield from self._collect()
+            # A life that was killed before it heard the answer has registered already.
+            self.node_revision = (
+                outcome.revision if outcome.succeeded else outcome.existing[0].mod_revision
+            )
+        else:
+            yield _read(lambda engine: engine.get(keys.settings, deadline_s=1))
+            yield _read(lambda engine: engine.get(key, deadline_s=1))
+            yield from self._collect()
+            same = [Compare(key, "mod_revision", self.node_revision)]
+            yield _write(lambda engine: engine.transact(same, [alive], deadline_s=1))
         self.joined = True
         self.cluster.totals.joins += 1
 
