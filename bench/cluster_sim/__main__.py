@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.cluster_sim import loads
-from bench.cluster_sim.nodes import ADD_TIMEOUT_S, Cluster
+from bench.cluster_sim.cluster import Cluster
+from bench.cluster_sim.nodes import ADD_TIMEOUT_S
 from bench.cluster_sim.peers import Affinity, Ring
 from bench.cluster_sim.world import World
 from fastipam.cluster.planner import Geometry
