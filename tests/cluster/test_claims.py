@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -12,6 +12,7 @@ from fastipam.cluster.deadlines import Deadline
 from fastipam.cluster.engine import EngineTimeout, EngineUnavailable, KeyValue, Put
 from fastipam.cluster.engines.memory import MemoryEngine
 from fastipam.cluster.errors import ClusterRefused, NoBlock
+from fastipam.cluster.need import claim_family
 from fastipam.cluster.nodelock import NodeLock
 from fastipam.cluster.operator import release_node
 from fastipam.errors import AddressNotInRange, PoolExhausted
@@ -68,6 +69,23 @@ def test_pool_is_used_up(engine: MemoryEngine, tmp_path: Path) -> None:
     assert claim(nodes[0]) == []
     assert len(owners(engine)) == 16
     assert_settled(engine, first, second)
+
+
+def test_two_pools_of_one_family(tmp_path: Path) -> None:
+    """The second pool serves when the first is used up; an address has its own pool's length."""
+    engine = MemoryEngine()
+    more: dict[str, Any] = {"pool": ["10.32.0.0/26", "10.48.0.0/25"], "blockSize": 26}
+    init(engine, **more)
+    machine = Machine(tmp_path, "a", engine, **more)
+    node = machine.joined()
+    while claim_family(node, 4, 1, Deadline(5)):
+        pass
+    assert machine.active() == {(4, 0x0A200000), (4, 0x0A300000), (4, 0x0A300040)}
+    leases = [machine.network.allocate(f"c{number}") for number in range(61 + 125)]
+    assert {(lease.value >> 20, lease.length) for lease in leases} == {(0x0A2, 26), (0x0A3, 25)}
+    with pytest.raises(PoolExhausted):
+        machine.network.allocate("one-more")
+    assert_settled(engine, machine)
 
 
 CLAIM_STEPS = ("named", "registered", "reconciled", "intent", "claimed", "active")
