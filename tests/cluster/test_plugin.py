@@ -301,6 +301,23 @@ def test_command_line(site: Site, call: Call) -> None:  # noqa: F811
     assert "nobody" in unknown.stderr
 
 
+def test_routes_watch(site: Site, call: Call) -> None:  # noqa: F811
+    """The command prints a line for each route as it comes, and for each that goes."""
+    command = [str(FASTIPAM), "cluster", "routes", "--watch", "--format", "iproute2", "--config"]
+    with subprocess.Popen(
+        [*command, str(site.file("b"))], stdout=subprocess.PIPE, text=True
+    ) as watching:
+        assert watching.stdout is not None
+        try:
+            site.settings["address"] = "192.0.2.7"
+            address = call("ADD", site.config("a")).addresses[0].rpartition(".")[0]
+            assert watching.stdout.readline() == f"route replace {address}.0/24 via 192.0.2.7\n"
+            assert site.run("release-node", "a").returncode == 0
+            assert watching.stdout.readline() == f"route del {address}.0/24 via 192.0.2.7\n"
+        finally:
+            watching.terminate()
+
+
 def test_init_twice(site: Site) -> None:
     """The settings are written once; the same again is no change, others are refused."""
     assert "there already" in site.run("init").stdout
