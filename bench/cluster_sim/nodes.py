@@ -11,16 +11,17 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
-from bench.cluster_sim.world import Call, Waits, World
+from bench.cluster_sim.world import Call
 from fastipam.cluster import planner
 from fastipam.cluster.engine import Compare, Delete, EngineError, Put
-from fastipam.cluster.layout import BlockEntry, Keys, Want, read_block_key
-from fastipam.cluster.planner import Geometry, Look, Policy, Search, Use
+from fastipam.cluster.layout import BlockEntry, Want, read_block_key
+from fastipam.cluster.planner import Look, Search, Use
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from typing import Any
 
+    from bench.cluster_sim.cluster import Cluster
     from fastipam.cluster.engine import KeyValue, Outcome
     from fastipam.cluster.engines.memory import MemoryEngine
 
@@ -31,6 +32,7 @@ TIDY_S = 5.0
 SPREAD_S = 1.0
 COOLDOWN_S = 30.0
 ADD_TIMEOUT_S = 2.0
+SETTINGS = b"10.0.0.0/11=26"
 MOVABLE_SHARE = 0.02  # of the pool: while so much is free in blocks that could move, no ADD fails
 
 
@@ -52,60 +54,6 @@ class Totals:
     def __init__(self) -> None:
         self.claims = self.claimed = self.conflicts = self.looks = 0
         self.released = self.donated = self.marks = self.joins = 0
-
-
-class Cluster:
-    """All nodes, what they share, and what is counted."""
-
-    def __init__(
-        self, world: World, pool: Geometry, names: list[str], policy: Policy | None = None
-    ) -> None:
-        self.world = world
-        self.pool = pool
-        self.policy = policy or Policy()
-        self.keys = Keys("/fastipam/", "podnet")
-        self.waits = Waits()
-        self.totals = Totals()
-        self.owned_blocks = 0
-        self.nodes = [Node(self, name) for name in names]
-        self.by_name = {node.name: node for node in self.nodes}
-        self.marks: dict[str, tuple[bytes, int, Want]] = {}
-        self._counted_s = -1.0
-        self._movable = 1.0
-
-    def add(self, node: int, pod: int) -> None:
-        """A pod starts on a node."""
-        self.nodes[node].add(pod)
-
-    def remove(self, node: int, pod: int) -> None:
-        """A pod stops; nothing happens if it never got an address."""
-        self.nodes[node].remove(pod)
-
-    def movable(self) -> float:
-        """The share of the pool in blocks that nobody owns, or that are wholly free and cooled.
-
-        O(nodes), so it is counted once a tenth of a second.
-        """
-        if self.world.now < self._counted_s + TICK_S:
-            return self._movable
-        self._counted_s = self.world.now
-        free = self.pool.count - self.owned_blocks
-        free += sum(node.wholly_free() for node in self.nodes if not node.is_cut)
-        self._movable = free / self.pool.count
-        return self._movable
-
-    # What the watch of the marks tells everybody, one way through the network later.
-
-    def mark_is_up(self, needy: str, key: bytes, revision: int, want: Want) -> None:
-        self.marks[needy] = (key, revision, want)
-        for node in self.nodes:
-            if node.name != needy and node.blocks:
-                delay = planner.donor_delay_s(node.name, needy, want.number, SPREAD_S)
-                self.world.at(self.world.now + delay, node.answerer(needy, revision))
-
-    def mark_is_down(self, needy: str, revision: int) -> None:
-        if needy in self.marks and self.marks[needy][1] == revision:
-            del self.marks[needy]
 
 
 class Node:
@@ -141,7 +89,7 @@ class Node:
             now = self.cluster.world.now
             self.waiting.append((now, pod, self.is_cut))
             self.asked += 1
-            self.cluster.world.at(now + ADD_TIMEOUT_S + 1e-6, self._give_up)
+            self.cluster.world.at(now + self.cluster.add_timeout_s + 1e-6, self._give_up)
         self.consider()
 
     def _assign(self, pod: int) -> None:
@@ -179,7 +127,7 @@ class Node:
     def _give_up(self) -> None:
         """An ADD whose time is over fails: was there something to be had?"""
         waits, now = self.cluster.waits, self.cluster.world.now
-        while self.waiting and self.waiting[0][0] + ADD_TIMEOUT_S <= now:
+        while self.waiting and self.waiting[0][0] + self.cluster.add_timeout_s <= now:
             _, _, was_cut = self.waiting.popleft()
             waits.failed += 1
             if self.is_cut or was_cut:
@@ -263,17 +211,28 @@ class Node:
             yield TICK_S
 
     def _join(self) -> Generator[Any, Any, None]:
-        """Settings, own entry, own blocks; then the entry is written. As ``Node.join``."""
+        """As ``Keeper._keep``: a new node registers; one that was here looks what it has.
+
+        The session is granted first; to keep it writes nothing, and nothing here ends it.
+        """
         keys = self.cluster.keys
-        key = keys.node(self.name)
-        yield _read(lambda engine: engine.get(keys.settings, deadline_s=1))
-        yield _read(lambda engine: engine.get(key, deadline_s=1))
+        key, alive = keys.node(self.name), Put(keys.session(self.name), b"")
+        yield _write(lambda _: None)
         if not self.node_revision:
+            conditions = [Compare(key, "absent"), Compare(keys.settings, "value", SETTINGS)]
             outcome = yield _write(
-                lambda engine: engine.transact([], [Put(key, b"")], deadline_s=1)
+                lambda engine: engine.transact(conditions, [Put(key, b""), alive], deadline_s=1)
             )
-            self.node_revision = outcome.revision
-        yield from self._collect()
+            # A life that was killed before it heard the answer has registered already.
+            self.node_revision = (
+                outcome.revision if outcome.succeeded else outcome.existing[0].mod_revision
+            )
+        else:
+            yield _read(lambda engine: engine.get(keys.settings, deadline_s=1))
+            yield _read(lambda engine: engine.get(key, deadline_s=1))
+            yield from self._collect()
+            same = [Compare(key, "mod_revision", self.node_revision)]
+            yield _write(lambda engine: engine.transact(same, [alive], deadline_s=1))
         self.joined = True
         self.cluster.totals.joins += 1
 

@@ -127,6 +127,7 @@ class Waits:
         self.served = 0
         self.waited = 0
         self.worst_s = 0.0
+        self.seconds: list[float] = []  # of those that waited
         self.failed = 0
         self.failed_though_free = 0
         self.failed_cut_off = 0
@@ -136,4 +137,5 @@ class Waits:
         self.served += 1
         if waited_s > 0:
             self.waited += 1
+            self.seconds.append(waited_s)
             self.worst_s = max(self.worst_s, waited_s)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -12,11 +12,12 @@ from fastipam.cluster.deadlines import Deadline
 from fastipam.cluster.engine import EngineTimeout, EngineUnavailable, KeyValue, Put
 from fastipam.cluster.engines.memory import MemoryEngine
 from fastipam.cluster.errors import ClusterRefused, NoBlock
+from fastipam.cluster.need import claim_family
 from fastipam.cluster.nodelock import NodeLock
 from fastipam.cluster.operator import release_node
 from fastipam.errors import AddressNotInRange, PoolExhausted
 
-from .nodes import Killed, Machine, assert_agree, assert_settled, init, owners
+from .nodes import Killed, Machine, assert_agree, assert_settled, init, owners, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,12 +71,29 @@ def test_pool_is_used_up(engine: MemoryEngine, tmp_path: Path) -> None:
     assert_settled(engine, first, second)
 
 
-CLAIM_STEPS = ("registered", "reconciled", "intent", "claimed", "active")
+def test_two_pools_of_one_family(tmp_path: Path) -> None:
+    """The second pool serves when the first is used up; an address has its own pool's length."""
+    engine = MemoryEngine()
+    more: dict[str, Any] = {"pool": ["10.32.0.0/26", "10.48.0.0/25"], "blockSize": 26}
+    init(engine, **more)
+    machine = Machine(tmp_path, "a", engine, **more)
+    node = machine.joined()
+    while claim_family(node, 4, 1, Deadline(5)):
+        pass
+    assert machine.active() == {(4, 0x0A200000), (4, 0x0A300000), (4, 0x0A300040)}
+    leases = [machine.network.allocate(f"c{number}") for number in range(61 + 125)]
+    assert {(lease.value >> 20, lease.length) for lease in leases} == {(0x0A2, 26), (0x0A3, 25)}
+    with pytest.raises(PoolExhausted):
+        machine.network.allocate("one-more")
+    assert_settled(engine, machine)
 
 
-def join_and_claim(node: Node) -> None:
+CLAIM_STEPS = ("named", "registered", "reconciled", "intent", "claimed", "active")
+
+
+def join_and_claim(node: Node, *, agent: bool = True) -> None:
     """A node's first steps."""
-    node.join(Deadline(5), agent=True)
+    node.join(Deadline(5), agent=agent)
     claim(node, 4)
 
 
@@ -92,15 +110,17 @@ def killer(at: str, count: int = 1) -> Callable[[str], None]:
     return step
 
 
+@pytest.mark.parametrize("agent", [True, False], ids=["agent", "direct"])
 @pytest.mark.parametrize("at", CLAIM_STEPS)
-def test_killed_while_claiming(at: str, engine: MemoryEngine, tmp_path: Path) -> None:
+def test_killed_while_claiming(at: str, agent: bool, engine: MemoryEngine, tmp_path: Path) -> None:
     """Killed at any step of its first claim, a node loses nothing and has nothing twice."""
     machine, other = Machine(tmp_path, "a", engine), Machine(tmp_path, "b", engine)
     with pytest.raises(Killed):
-        join_and_claim(machine.node(killer(at)))
+        join_and_claim(machine.node(killer(at)), agent=agent)
     assert_agree(engine, machine)
     claim(other.joined(), 4)
-    again = machine.joined()
+    again = machine.node()
+    again.join(Deadline(5), agent=agent)
     assert not again.has_begun()
     assert_settled(engine, machine, other)
     claim(again)
@@ -192,6 +212,40 @@ def test_lost_answer(when: str, engine: MemoryEngine, tmp_path: Path) -> None:
     assert node.give_back(pairs[:1], Deadline(5)) == 1
     assert len(owners(engine)) == 1
     assert_settled(engine, machine)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_lost_answer_to_a_first_registration(
+    when: str, engine: MemoryEngine, tmp_path: Path
+) -> None:
+    """A node whose first registration is not answered knows its own entry when it looks again."""
+    machine = Machine(tmp_path, "a", engine)
+    left = [1]
+
+    def fault(call: str, at: str) -> None:
+        if call == "transact" and at == when and left[0]:
+            left[0] -= 1
+            raise EngineTimeout("no answer", ambiguous=True)
+
+    engine.fault = fault
+    join_and_claim(machine.node(), agent=False)
+    member = machine.node().member()
+    assert member is not None
+    assert member.epoch == 1
+    assert_settled(engine, machine)
+
+
+def test_another_name_before_it_is_registered(engine: MemoryEngine, tmp_path: Path) -> None:
+    """A store whose node was refused under one name takes another; one that took part does not."""
+    Machine(tmp_path / "1", "a", engine).joined()
+    machine = Machine(tmp_path, "a", engine)
+    with pytest.raises(ClusterRefused, match="there is another node named a"):
+        machine.node().join(Deadline(5))
+    machine.settings = settings("b")
+    claim(machine.joined())
+    machine.settings = settings("c")
+    with pytest.raises(ClusterRefused, match="belongs to node b"):
+        machine.joined()
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -191,27 +191,31 @@ def test_unreachable(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
     assert agent.add(10) == 10
 
 
-def test_pods_do_not_wait_for_the_session(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
-    """The first block comes before the sign of life, which is caught up with; not with fencing."""
-
-    def fault(call: str, _at: str) -> None:
-        if call == "open_session":
-            raise EngineUnavailable("connection refused")
-
-    engine.fault = fault
+def test_a_start_is_three_writes(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
+    """A new node opens a session, registers with it in one transaction, and claims: no more."""
+    before = engine.calls.copy()
     agent = Agent(tmp_path, "a", engine, time)
-    fenced = Agent(tmp_path, "b", engine, time, fencing=True)
-    for each in (agent, fenced):
-        each.keeper.step()
-    assert (agent.add(1), fenced.add(1)) == (1, 0)
-    assert engine.get(agent.node().keys.session("a"), deadline_s=1) is None
-    engine.fault = None
-    agent.turns(15)
-    fenced.turns(15)
-    for name in ("a", "b"):
-        assert engine.get(agent.node().keys.session(name), deadline_s=1) is not None
-    assert fenced.add(1) == 1
-    assert_settled(engine, agent, fenced)
+    agent.keeper.step()
+    calls = engine.calls - before
+    assert (calls["open_session"], calls["transact"]) == (1, 2)
+    assert not calls["get"]
+    assert agent.add(1) == 1
+    assert engine.get(agent.node().keys.session("a"), deadline_s=1) is not None
+    assert_settled(engine, agent)
+
+
+def test_refused_node_keeps_its_session_for_the_next_attempt(
+    engine: MemoryEngine, time: Time, tmp_path: Path
+) -> None:
+    """A node that is refused again and again does not open a session each time."""
+    agent = Agent(tmp_path, "a", engine, time, blockSize=26)
+    for _ in range(5):
+        agent.keeper.step()
+    assert "10.32.0.0/20=26" in agent.keeper.status.reason
+    assert engine.calls["open_session"] == 1
+    time.now += 1000
+    agent.keeper.step()
+    assert engine.calls["open_session"] == 2
 
 
 def test_session_gone(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:

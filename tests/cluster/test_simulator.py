@@ -21,4 +21,4 @@ def test_bars() -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "MISSED" not in done.stdout
-    assert done.stdout.count("met ") == 6
+    assert done.stdout.count("met ") == 8

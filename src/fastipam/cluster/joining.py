@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fastipam.cluster.deadlines import Deadline
-    from fastipam.cluster.engine import KeyValue
+    from fastipam.cluster.engine import Delete, KeyValue
     from fastipam.cluster.localnode import Pair
     from fastipam.ledger import Ledger
     from fastipam.transaction import Transaction
@@ -26,23 +26,25 @@ if TYPE_CHECKING:
 class JoiningNode(ReleasingNode):
     """A node that is registered, and finishes what it finds begun."""
 
-    def join(self, deadline: Deadline, *, agent: bool = False) -> list[Pair]:
+    def join(self, deadline: Deadline, *, agent: bool = False, session: int = 0) -> list[Pair]:
         """Register, and make the local records agree with the shared store's.
 
+        A node that nobody has heard of ties its sign of life to ``session`` in the same
+        transaction; ``self.session`` says so.
         Idempotent: after a crash, a removal or a lost disk it finishes or finds out. Returns the
         blocks that are this node's though its store does not know their addresses (``found``).
         Raises ClusterRefused: other settings, or another live node of this name.
         """
+        member = self._identity()
+        if not member.epoch and (
+            revision := self._register_first(member, deadline, agent=agent, session=session)
+        ):
+            entry = self._entry(None, member, agent=agent, deadline=deadline)
+            return self._reconcile(member, entry, revision, deadline, is_new=True)
         self._agree(deadline)
         key = self.keys.node(self.name)
         for _ in range(8):
             stored = self.engine.get(key, deadline_s=deadline.call_s())
-            member = self.member() or Member(self.name, os.urandom(8).hex(), self.settings.text)
-            if member.node != self.name:
-                raise ClusterRefused(
-                    f"this store belongs to node {member.node}, the configuration says {self.name}",
-                    hint=f'set "node": "{member.node}", or release that node and use a new store',
-                )
             wanted = self._entry(stored, member, agent=agent, deadline=deadline)
             if stored is not None and stored.value == wanted.pack():
                 revision = stored.mod_revision
@@ -70,6 +72,49 @@ class JoiningNode(ReleasingNode):
             self.step("registered")
             return self._reconcile(member, wanted, revision, deadline)
         raise NoBlock(f"the entry of node {self.name} changes faster than it can be read")
+
+    def _identity(self) -> Member:
+        """Who this node is: written down before anybody is told, so that it knows itself again."""
+        member = self.member()
+        if member is not None and member.node == self.name:
+            return member
+        if member is not None and member.epoch:
+            raise ClusterRefused(
+                f"this store belongs to node {member.node}, the configuration says {self.name}",
+                hint=f'set "node": "{member.node}", or release that node and use a new store',
+            )
+        member = Member(self.name, os.urandom(8).hex(), self.settings.text)
+        with self.store.write() as txn:
+            blocks.put_member(txn, self.store, self._enter(txn).state.network_id, member)
+        self.step("named")
+        return member
+
+    def _register_first(
+        self, member: Member, deadline: Deadline, *, agent: bool, session: int
+    ) -> int:
+        """Register a node that nobody has heard of, in one transaction; 0: somebody may have.
+
+        Who has no entry owns nothing: nothing is read, which counts when all nodes start at once.
+        """
+        key = self.keys.node(self.name)
+        entry = self._entry(None, member, agent=agent, deadline=deadline)
+        conditions = [
+            Compare(key, "absent"),
+            Compare(self.keys.settings, "value", self.settings.text.encode()),
+        ]
+        operations: list[Put | Delete] = [Put(key, entry.pack())]
+        if session:
+            alive = layout.pack(incarnation=member.incarnation)
+            operations.append(Put(self.keys.session(self.name), alive, session))
+        try:
+            outcome = self.engine.transact(conditions, operations, deadline_s=deadline.call_s())
+        except EngineTimeout:
+            return 0  # it may be made: look
+        if not outcome.succeeded:
+            return 0
+        self.session = session
+        self.step("registered")
+        return outcome.revision
 
     def _agree(self, deadline: Deadline) -> None:
         """Raise ClusterRefused unless the cluster's settings are this node's."""
@@ -124,10 +169,19 @@ class JoiningNode(ReleasingNode):
         )
 
     def _reconcile(
-        self, member: Member, entry: NodeEntry, revision: int, deadline: Deadline
+        self,
+        member: Member,
+        entry: NodeEntry,
+        revision: int,
+        deadline: Deadline,
+        *,
+        is_new: bool = False,
     ) -> list[Pair]:
-        """Make the local records say what the shared store says."""
-        listed, _ = self.engine.list(self.keys.owned_by(self.name), deadline_s=deadline.call_s())
+        """Make the local records say what the shared store says; of a new node, it says nothing."""
+        listed: list[KeyValue] = []
+        if not is_new:
+            prefix = self.keys.owned_by(self.name)
+            listed, _ = self.engine.list(prefix, deadline_s=deadline.call_s())
         remote = {
             layout.read_block_key(one.key): BlockEntry.read(one.key, one.value, one.mod_revision)
             for one in listed

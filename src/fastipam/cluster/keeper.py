@@ -94,6 +94,8 @@ class Keeper:
         self._threads: list[threading.Thread] = []
         self._joined = False
         self._session = 0
+        # A session that was opened and is not held yet: until when to use it, when that was begun.
+        self._spare = (0, 0.0, 0)
         self._keep_at = self._tidy_at = self._reconcile_at = 0.0
         # (family, does an ADD wait) -> when a pool that was used up is looked at again
         self._look_at: dict[tuple[int, bool], float] = {}
@@ -210,15 +212,11 @@ class Keeper:
     def _work(self) -> float:
         deadline = Deadline(_OPERATION_S)
         self._keep(deadline)
-        if self.settings.fencing:
-            self._hold_session(deadline)
         needs = self._waiting()
         if self._marked and self.node.collect(deadline):
             self._seen = (-1, -1)
             self.on_blocks()
         busy = self._claim(needs, deadline)
-        # After a first block: with a slow store, or when all nodes start at once, pods wait for it.
-        self._hold_session(deadline)
         self._answer_marks(deadline)
         now = self._clock()
         if now >= self._tidy_at:
@@ -240,10 +238,7 @@ class Keeper:
     # Taking part ----------------------------------------------------------------------------
 
     def _keep(self, deadline: Deadline) -> None:
-        """Registered, the session kept, ownership proven; all of it again when one is gone.
-
-        A session is opened by :meth:`_hold_session`.
-        """
+        """Registered, the session kept, ownership proven; all of it again when one is gone."""
         now = self._clock()
         if self._joined and self._is_doubtful():
             self._joined = False
@@ -251,9 +246,7 @@ class Keeper:
             return
         began_ns = blocks.boottime_ns()
         if self._joined:
-            left = 1.0  # there is none yet
-            if self._session:
-                left = self.engine.keep_session(self._session, deadline_s=deadline.call_s())
+            left = self.engine.keep_session(self._session, deadline_s=deadline.call_s())
             if left <= 0 or not self.node.is_still_registered(deadline):
                 log.warning(
                     "network=%s node=%s session or registration gone, joining again",
@@ -261,8 +254,11 @@ class Keeper:
                     self.settings.node,
                 )
                 self._joined = False
+        if not self._joined:
+            self._session = self._opened(deadline)
+            began_ns = min(began_ns, self._spare[2])
         if not self._joined or now >= self._reconcile_at:
-            found = self.node.join(deadline, agent=True)
+            found = self.node.join(deadline, agent=True, session=self._session)
             if found:
                 entered = nodeloss.resolve(self.node, found, self._directories)
                 log.warning(
@@ -275,26 +271,24 @@ class Keeper:
             self.node.reindex()
             self._seen = (-1, -1)
         if not self._joined:
-            self._session = 0
+            if self.node.session != self._session:
+                hold_session(self.node, self._session, deadline)
+            self._spare = (0, 0.0, 0)
             self._joined = True
-        if self._session:
-            self._prove(began_ns)
+        if self.settings.fencing:
+            # The session ends so long after the moment before it was kept, or later.
+            self.node.prove_until(began_ns + self.settings.session_s * 10**9)
         self._keep_at = now + self.settings.session_s / 3
 
-    def _hold_session(self, deadline: Deadline) -> None:
-        """Show that this node is alive, from now on."""
-        if self._session:
-            return
-        began_ns = blocks.boottime_ns()
-        session = self.engine.open_session(self.settings.session_s, deadline_s=deadline.call_s())
-        hold_session(self.node, session, deadline)
-        self._session = session
-        self._prove(began_ns)
-
-    def _prove(self, began_ns: int) -> None:
-        """The session ends so long after the moment before it was kept, or later."""
-        if self.settings.fencing:
-            self.node.prove_until(began_ns + self.settings.session_s * 10**9)
+    def _opened(self, deadline: Deadline) -> int:
+        """A session to join with: a new one, or that of an attempt that failed a moment ago."""
+        if self._clock() >= self._spare[1]:
+            began_ns = blocks.boottime_ns()
+            session = self.engine.open_session(
+                self.settings.session_s, deadline_s=deadline.call_s()
+            )
+            self._spare = (session, self._clock() + self.settings.session_s / 3, began_ns)
+        return self._spare[0]
 
     def _is_doubtful(self) -> bool:
         """Whether another process has found this node removed, or has restored its store."""
@@ -355,7 +349,6 @@ class Keeper:
         self._look_at[family, True] = now + _LOOK_AGAIN_S
         self._look_at[family, False] = now + _TIDY_S  # nobody waits: it is not urgent
         if missing > free and family not in self._marked:
-            self._hold_session(deadline)
             blocks_needed = -(-(missing - free) // pool.size)
             self.node.raise_mark(family, blocks_needed, self._session, deadline)
             self._marked[family] = now

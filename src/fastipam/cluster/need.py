@@ -115,23 +115,20 @@ def _make_sure(node: Node, deadline: Deadline) -> None:
 def hold_session(node: Node, session: int, deadline: Deadline) -> None:
     """Tie the sign of this node's life to a session. Raises ClusterRefused: it was removed."""
     from fastipam.cluster.engine import Compare
+    from fastipam.cluster.layout import pack
 
     member = node.member()
     revision = member.revision if member is not None else 0
+    incarnation = member.incarnation if member is not None else ""
     outcome = node.engine.transact(
         [Compare(node.keys.node(node.name), "mod_revision", revision)],
-        [Put(node.keys.session(node.name), b"incarnation=%s" % _incarnation(node), session)],
+        [Put(node.keys.session(node.name), pack(incarnation=incarnation), session)],
         deadline_s=deadline.call_s(),
     )
     if not outcome.succeeded:
         node.forget_registration()
         raise ClusterRefused(f"node {node.name} was removed meanwhile, or another has its name")
     node.session = session
-
-
-def _incarnation(node: Node) -> bytes:
-    member = node.member()
-    return b"" if member is None else member.incarnation.encode()
 
 
 def claim_family(node: Node, family: int, run: int, deadline: Deadline) -> bool:
