@@ -351,4 +351,6 @@ def test_an_agent_that_is_gone(serve: Serve, browser: Browser) -> None:
     browser.until_js(READY)
     assert served.agent.terminate() == 0
     browser.run("look()")
-    browser.until_js("document.querySelector('#link').innerText.includes('not up to date')")
+    browser.until_js(
+        "document.querySelector('#link').innerText.includes('the agent does not answer')"
+    )

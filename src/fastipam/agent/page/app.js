@@ -140,7 +140,9 @@ async function look() {
     $("link").textContent = status && status.agent.private ? "names are withheld" : "live";
     $("link").className = "";
   } catch (error) {
-    $("link").textContent = `not up to date: ${error.message}`;
+    // fetch() says in each browser's own words that nobody answers.
+    const why = error instanceof TypeError ? "the agent does not answer" : error.message;
+    $("link").textContent = `not up to date: ${why}`;
     $("link").className = "bad";
   } finally {
     waiting = false;
