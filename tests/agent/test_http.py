@@ -206,7 +206,8 @@ def test_events(shown: Agent, free_port: int, store: Path) -> None:
     assert shown.is_ready()
 
 
-def test_a_store_that_is_moved_away(shown: Agent, free_port: int, store: Path) -> None:
+@pytest.mark.usefixtures("shown")
+def test_a_store_that_is_moved_away(free_port: int, store: Path) -> None:
     """What is no longer under its path is shown no longer: nobody's requests use it."""
     picture = f"/api/picture?{_query(store)}"
     assert b'network="n"' in _get(free_port, "/metrics")[1]
