@@ -265,4 +265,7 @@ def test_the_dashboard_is_whole() -> None:
         assert place["x"] + place["w"] <= 24
         assert panel["title"]
         assert all(target["expr"] for target in panel["targets"])
+        # Since version 9 a legend is hidden that does not say so itself.
+        if panel["type"] == "timeseries":
+            assert panel["options"]["legend"]["showLegend"] is True, panel["title"]
     assert len({panel["id"] for panel in document["panels"]}) == len(document["panels"])
