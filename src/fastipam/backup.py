@@ -35,12 +35,6 @@ def backup(store: Store, path: str | os.PathLike[str], progress: Progress | None
     (bytes, bytes) at the end. Raises StoreError; a device, say, is never replaced.
     """
     target = os.path.realpath(path)
-    if os.path.lexists(target) and not os.path.isfile(target):
-        raise StoreUnavailable(
-            f"the backup {target} cannot be written: it is there, and it is no file",
-            path=target,
-            hint="nothing was changed; choose another file",
-        )
     descriptor, name = -1, ""
     if os.path.exists(target) and not os.path.isfile(target):
         raise StoreUnavailable(

@@ -206,6 +206,20 @@ def test_events(shown: Agent, free_port: int, store: Path) -> None:
     assert shown.is_ready()
 
 
+@pytest.mark.usefixtures("shown")
+def test_a_store_that_is_moved_away(free_port: int, store: Path) -> None:
+    """What is no longer under its path is shown no longer: nobody's requests use it."""
+    picture = f"/api/picture?{_query(store)}"
+    assert b'network="n"' in _get(free_port, "/metrics")[1]
+    assert _get(free_port, picture)[0].status == 200
+    store.rename(store.with_name("away"))
+    assert json.loads(_get(free_port, "/api/status")[1])["networks"] == []
+    assert b'network="n"' not in _get(free_port, "/metrics")[1]
+    assert _get(free_port, picture)[0].status == 400
+    store.with_name("away").rename(store)
+    assert b'network="n"' in _get(free_port, "/metrics")[1]
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [

@@ -134,14 +134,34 @@ def _value(url: str, expression: str) -> float | None:
     return float(found[0]["value"][1]) if len(found) == 1 else None
 
 
-def _expressions() -> list[str]:
-    """Every expression of the dashboard, with Grafana's variables filled in."""
+def _expressions(url: str) -> list[tuple[str, str]]:
+    """(panel, expression) of the dashboard, Grafana's variables filled in as Grafana does.
+
+    The values of a variable are what its own query finds.
+    """
     document = json.loads(DASHBOARD.read_text())
-    found = [target["expr"] for panel in document["panels"] for target in panel["targets"]]
+    values = {"__rate_interval": "1m"}
+    for variable in document["templating"]["list"]:
+        if variable["type"] == "query":
+            asked = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"])
+            assert asked
+            found = _ask(url, f"/api/v1/label/{asked[2]}/values", **{"match[]": asked[1]})
+            assert found, variable["name"]
+            values[variable["name"]] = "|".join(found)  # all of them are chosen
     return [
-        one.replace("$instance", ".*").replace("$network", ".*").replace("$__rate_interval", "1m")
-        for one in found
+        (
+            panel["title"],
+            re.sub(r"\$(\w+)", lambda name: values[name[1]], target["expr"]),
+        )
+        for panel in document["panels"]
+        for target in panel["targets"]
     ]
+
+
+def _shows(url: str, expression: str) -> bool:
+    """Whether a panel with this query has something to draw."""
+    found = _ask(url, "/api/v1/query", query=expression)["result"]
+    return any(one["value"][1] != "NaN" for one in found)
 
 
 def test_a_real_prometheus(prometheus: str, free_port: int) -> None:  # noqa: F811
@@ -173,15 +193,35 @@ def test_a_real_prometheus(prometheus: str, free_port: int) -> None:  # noqa: F8
         lambda: _value(prometheus, 'fastipam_longest_free_run{network="both"}') == float(2**64 - 3),
         "the longest free run is known",
     )
-    expressions = _expressions()
-    assert len(expressions) > 15
-    for expression in expressions:
-        _ask(prometheus, "/api/v1/query", query=expression)
-    names = {name for expression in expressions for name in _NAME.findall(expression)}
-    assert len(names) > 12
-    for name in names:
-        assert _ask(prometheus, "/api/v1/query", query=name)["result"], name
     assert free_port
+
+
+def test_every_panel_shows_something(
+    prometheus: str,
+    agent: Agent,
+    config: Any,  # noqa: F811
+) -> None:
+    """Every query of the dashboard finds numbers while an agent works and refuses."""
+    until(lambda: _value(prometheus, 'up{job="fastipam"}') == 1, "the agent is scraped")
+    good, bad = (
+        config(ipam={"subnet": "10.1.0.0/24"}),
+        config(ipam={"subnet": "10.9.0.0/30"}, name="full"),
+    )
+    number = iter(range(10_000))
+
+    def works(expression: str) -> bool:
+        assert ask(agent.path, "ADD", good, f"more-{next(number)}").status == 0
+        assert ask(agent.path, "DEL", good, f"more-{next(number) - 1}").status == 0
+        assert ask(agent.path, "ADD", bad, "refused").status == 1
+        return _shows(prometheus, expression)
+
+    until(lambda: works("fastipam:addresses:available"), "the rules are evaluated")
+    expressions = _expressions(prometheus)
+    assert len(expressions) > 15
+    for title, expression in expressions:
+        until(lambda: works(expression), f"{title} shows something: {expression}")  # noqa: B023
+    names = {name for _, expression in expressions for name in _NAME.findall(expression)}
+    assert len(names) > 12
 
 
 def test_the_metrics_are_well_formed(agent: Agent, free_port: int) -> None:  # noqa: F811
@@ -225,4 +265,7 @@ def test_the_dashboard_is_whole() -> None:
         assert place["x"] + place["w"] <= 24
         assert panel["title"]
         assert all(target["expr"] for target in panel["targets"])
+        # Since version 9 a legend is hidden that does not say so itself.
+        if panel["type"] == "timeseries":
+            assert panel["options"]["legend"]["showLegend"] is True, panel["title"]
     assert len({panel["id"] for panel in document["panels"]}) == len(document["panels"])

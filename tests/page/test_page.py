@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from contextlib import suppress
@@ -137,6 +138,88 @@ def test_tooltip(serve: Serve, browser: Browser) -> None:
     assert browser.complaints() == []
 
 
+def test_fingers(serve: Serve, browser: Browser) -> None:
+    """A tap asks for the address below it, two fingers zoom; a fitted picture scrolls by."""
+    browser.send(
+        "Emulation.setDeviceMetricsOverride",
+        width=390,
+        height=844,
+        deviceScaleFactor=2,
+        mobile=True,
+    )
+    browser.send("Emulation.setTouchEmulationEnabled", enabled=True, maxTouchPoints=2)
+    browser.open(serve().url)
+    browser.until_js(READY)
+    assert browser.run("document.documentElement.scrollWidth <= innerWidth")
+    touch = "getComputedStyle(canvas).touchAction"
+    assert browser.run(touch) == "pan-y"
+    left, top, width, height = browser.run(
+        "(() => { const b = canvas.getBoundingClientRect();"
+        "return [b.x, b.y, b.width, b.height]; })()"
+    )
+    x, y = left + width / 2, top + height / 2
+
+    def fingers(kind: str, *places: tuple[float, float]) -> None:
+        points = [{"x": one, "y": other, "id": at} for at, (one, other) in enumerate(places)]
+        browser.send("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+
+    fingers("touchStart", (x, y))
+    fingers("touchEnd")
+    browser.until_js("!document.querySelector('#tip').hidden")
+    assert browser.run("document.querySelector('#tip b').innerText").startswith("10.")
+    box = browser.run(
+        "(() => { const t = document.querySelector('#tip').getBoundingClientRect();"
+        "return [t.left, t.right]; })()"
+    )
+    assert left <= box[0] <= box[1] <= left + width
+
+    browser.click("#in")
+    assert browser.run(touch) == "none"
+    before = browser.run("view.scale")
+    fingers("touchStart", (x - 20, y), (x + 20, y))
+    fingers("touchMove", (x - 60, y), (x + 60, y))
+    fingers("touchEnd")
+    assert 2.5 < browser.run("view.scale") / before < 3.5
+    browser.click("#fit")
+    assert browser.run(touch) == "pan-y"
+    assert browser.complaints() == []
+
+
+def test_light_and_dark(serve: Serve, browser: Browser) -> None:
+    """The page follows the reader's wish; texts can be read in both (WCAG's 4.5 : 1)."""
+    browser.open(serve().url)
+    browser.until_js(READY)
+
+    def brightness(text: str) -> float:
+        parts = [int(part) / 255 for part in re.findall(r"\d+", text)[:3]]
+        linear = [
+            one / 12.92 if one <= 0.04045 else ((one + 0.055) / 1.055) ** 2.4 for one in parts
+        ]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    grounds = []
+    for scheme in ("dark", "light"):
+        browser.send(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": scheme}],
+        )
+        ground = brightness(browser.run("getComputedStyle(document.body).backgroundColor"))
+        grounds.append(ground)
+        for selector in (
+            "h1",
+            "h2",
+            "#networks td",
+            "#facts dt",
+            "#tabs button[aria-selected=true]",
+        ):
+            text = brightness(
+                browser.run(f"getComputedStyle(document.querySelector('{selector}')).color")
+            )
+            assert (max(ground, text) + 0.05) / (min(ground, text) + 0.05) > 4.5, (scheme, selector)
+    assert grounds[0] < 0.1
+    assert grounds[1] > 0.8
+
+
 def test_zoom_and_pan(serve: Serve, browser: Browser) -> None:
     """Wheel, buttons, keys and dragging; what is under the pointer stays there while it zooms."""
     browser.open(serve().url)
@@ -268,4 +351,6 @@ def test_an_agent_that_is_gone(serve: Serve, browser: Browser) -> None:
     browser.until_js(READY)
     assert served.agent.terminate() == 0
     browser.run("look()")
-    browser.until_js("document.querySelector('#link').innerText.includes('not up to date')")
+    browser.until_js(
+        "document.querySelector('#link').innerText.includes('the agent does not answer')"
+    )

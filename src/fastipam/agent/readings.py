@@ -6,7 +6,6 @@ networks hold. For the longest free run, which does cost a look at the pages, se
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from contextlib import suppress
@@ -67,11 +66,10 @@ class Reading(NamedTuple):
 
 def watch_directories(data_dirs: Iterable[str]) -> None:
     """Open the stores of these directories that are there and not open yet."""
-    known = {store.path for store in stores.all_open()}
     for data_dir in data_dirs:
         # One that is open may have to be closed and opened again: that is left to the thread whose
         # requests may be using it.
-        if os.path.abspath(data_dir) not in known:
+        if not stores.is_open(data_dir):
             # None there, or it is damaged: the requests for it say so.
             with suppress(FastipamError, OSError):
                 stores.get(data_dir, None, create=False)

@@ -127,9 +127,10 @@ def on_screen(ipam: Ipam, only: str | None, wanted: Filter, *, every_s: float) -
     console = output.console()
     with Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
-            shown = islice(
-                listing.rows(ipam, only, wanted, local=True), max(1, console.height - _BESIDE_ROWS)
-            )
+            room = max(1, console.height - _BESIDE_ROWS)
+            shown = list(islice(listing.rows(ipam, only, wanted, local=True), room + 1))
+            more = len(shown) > room
+            del shown[room:]
             lines = output.lines(
                 listing.COLUMNS, shown, width=console.width, colours=output.has_colours()
             )
@@ -138,6 +139,9 @@ def on_screen(ipam: Ipam, only: str | None, wanted: Filter, *, every_s: float) -
                 f"{row['reserved']} reserved, {row['free']} free"
                 for row in listing.stats(ipam, only)
             ]
-            text = "\n".join([*lines, "", f"{'; '.join(counts)}   (Ctrl-C ends)"])
+            hint = f"the first {room} rows; a filter shows others   " if more else ""
+            # One line below the rows, whatever the number of networks.
+            last = f"{hint}(Ctrl-C ends)   {'; '.join(counts)}"[: console.width]
+            text = "\n".join([*lines, "", last])
             live.update(Text.from_ansi(text), refresh=True)
             time.sleep(every_s)

@@ -130,9 +130,15 @@ class Batch:
 
 
 def all_open() -> list[Store]:
-    """The stores that are open at the moment."""
+    """The stores that are open at the moment, and whose files are still where they were opened."""
     with _lock:
-        return list(_open.values())
+        return [store for store in _open.values() if store.is_current()]
+
+
+def is_open(data_dir: str) -> bool:
+    """Whether a store of this directory is open, be its files there or not."""
+    with _lock:
+        return os.path.abspath(data_dir) in _open
 
 
 def close_all() -> None:

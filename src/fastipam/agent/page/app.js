@@ -6,6 +6,7 @@ const STATUS_MS = 2000;
 const SERIES_MS = 10000;
 const TIP_MS = 120;
 const LARGEST = 64; // pixels of a cell
+const SLACK = 5; // pixels that a finger may slip, and still only points
 const LEVEL = 3; // a cell is state | level << LEVEL: see picture/cells.py
 const FULL = 31;
 
@@ -139,7 +140,9 @@ async function look() {
     $("link").textContent = status && status.agent.private ? "names are withheld" : "live";
     $("link").className = "";
   } catch (error) {
-    $("link").textContent = `not up to date: ${error.message}`;
+    // fetch() says in each browser's own words that nobody answers.
+    const why = error instanceof TypeError ? "the agent does not answer" : error.message;
+    $("link").textContent = `not up to date: ${why}`;
     $("link").className = "bad";
   } finally {
     waiting = false;
@@ -381,6 +384,9 @@ function draw() {
   if ($("grid").checked) {
     if (view.scale >= 12) drawCells(curve);
     drawCidrs(panel, curve);
+    context.strokeStyle = "#3a4657"; // where the picture ends, though nothing be there
+    context.lineWidth = 1;
+    context.strokeRect(view.x - 0.5, view.y - 0.5, curve.width * view.scale + 1, curve.height * view.scale + 1);
   }
   if (pointer && pointer.cell >= 0 && view.scale >= 4) outline(pointer);
 }
@@ -452,6 +458,7 @@ function fit() {
   view.scale = scale >= 1 ? Math.floor(scale) : scale;
   centre(curve);
   fitted = true;
+  canvas.classList.add("fitted");
   draw();
 }
 
@@ -466,22 +473,37 @@ function oneToOne() {
   const curve = curveOf(drawn.panels[panelAt]);
   view.scale = 1;
   centre(curve);
-  fitted = false;
+  notFitted();
   draw();
 }
+
+function notFitted() {
+  fitted = false;
+  canvas.classList.remove("fitted");
+}
+
+// Two fingers: any scale, not only whole pixels a cell.
+function stretch(factor, x, y) {
+  const curve = curveOf(drawn.panels[panelAt]);
+  const scale = Math.min(LARGEST, Math.max(least(curve), view.scale * factor));
+  view.x = x - ((x - view.x) / view.scale) * scale;
+  view.y = y - ((y - view.y) / view.scale) * scale;
+  view.scale = scale;
+}
+
+const least = (curve) => 0.5 * Math.min(1, canvas.width / curve.width, canvas.height / curve.height);
 
 // Keep the point (x, y) of the canvas where it is.
 function zoom(factor, x = canvas.width / 2, y = canvas.height / 2) {
   if (!drawn) return;
   const curve = curveOf(drawn.panels[panelAt]);
-  const least = 0.5 * Math.min(1, canvas.width / curve.width, canvas.height / curve.height);
-  let scale = Math.min(LARGEST, Math.max(least, view.scale * factor));
+  let scale = Math.min(LARGEST, Math.max(least(curve), view.scale * factor));
   // Whole pixels a cell look best: all cells are equally large.
   if (scale >= 1) scale = factor > 1 ? Math.ceil(scale - 1e-9) : Math.floor(scale + 1e-9);
   view.x = Math.round(x - ((x - view.x) / view.scale) * scale);
   view.y = Math.round(y - ((y - view.y) / view.scale) * scale);
   view.scale = scale;
-  fitted = false;
+  notFitted();
   draw();
 }
 
@@ -502,29 +524,54 @@ canvas.addEventListener(
   { passive: false },
 );
 
-let dragged = null;
+// What is down: a mouse button or a finger moves the picture, two fingers zoom it, a finger that
+// has not moved asks for the address below it.
+const held = new Map(); // pointerId -> where
+let moved = false;
+
+const middle = () => {
+  const all = [...held.values()];
+  const sum = all.reduce((a, b) => ({ x: a.x + b.x, y: a.y + b.y }));
+  return { x: sum.x / all.length, y: sum.y / all.length };
+};
+const apart = () => {
+  const [one, other] = [...held.values()];
+  return Math.hypot(one.x - other.x, one.y - other.y);
+};
+
 canvas.addEventListener("pointerdown", (event) => {
   canvas.setPointerCapture(event.pointerId);
-  dragged = place(event);
+  if (!held.size) moved = false;
+  held.set(event.pointerId, place(event));
 });
 canvas.addEventListener("pointermove", (event) => {
-  if (!dragged) return hover(event);
+  if (!held.has(event.pointerId)) return hover(event);
+  const from = middle();
+  const before = held.size === 2 ? apart() : 0;
   const to = place(event);
-  view.x += Math.round(to.x - dragged.x);
-  view.y += Math.round(to.y - dragged.y);
-  dragged = to;
-  fitted = false;
+  const was = held.get(event.pointerId);
+  if (!moved && Math.hypot(to.x - was.x, to.y - was.y) < SLACK * (window.devicePixelRatio || 1)) return;
+  moved = true;
+  held.set(event.pointerId, to);
+  const now = middle();
+  view.x += Math.round(now.x - from.x);
+  view.y += Math.round(now.y - from.y);
+  if (before && apart()) stretch(apart() / before, now.x, now.y);
+  notFitted();
   canvas.classList.add("moving");
   hideTip();
   draw();
 });
 for (const name of ["pointerup", "pointercancel"]) {
-  canvas.addEventListener(name, () => {
-    dragged = null;
+  canvas.addEventListener(name, (event) => {
+    held.delete(event.pointerId);
     canvas.classList.remove("moving");
+    if (name === "pointerup" && !moved && event.pointerType !== "mouse") hover(event);
   });
 }
-canvas.addEventListener("pointerleave", hideTip);
+canvas.addEventListener("pointerleave", (event) => {
+  if (event.pointerType === "mouse") hideTip(); // a finger that is lifted has asked
+});
 canvas.addEventListener("dblclick", (event) => zoom(2, place(event).x, place(event).y));
 
 document.addEventListener("keydown", (event) => {
@@ -541,7 +588,7 @@ document.addEventListener("keydown", (event) => {
     event.preventDefault();
     view.x += moves[event.key][0];
     view.y += moves[event.key][1];
-    fitted = false;
+    notFitted();
     draw();
   }
 });

@@ -7,6 +7,11 @@ import click
 from fastipam.cli import output
 from fastipam.cli.group import command as _command
 
+# zsh runs an autoloaded file's end once: click's script then completes at the first Tab, registers
+# itself at the second, which so finds nothing, and works from the third on.
+_AUTOLOADED = '    _fastipam_completion "$@"\n'
+_REGISTER = "    compdef _fastipam_completion fastipam\n"
+
 
 @_command(
     "completion",
@@ -25,4 +30,5 @@ def command(shell: str) -> None:
 
     found = get_completion_class(shell)
     assert found is not None
-    output.say(found(cli, {}, "fastipam", "_FASTIPAM_COMPLETE").source())
+    script = found(cli, {}, "fastipam", "_FASTIPAM_COMPLETE").source()
+    output.say(script.replace(_AUTOLOADED, _REGISTER + _AUTOLOADED))
