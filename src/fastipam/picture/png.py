@@ -171,17 +171,17 @@ def _legend(picture: Picture, layer: Layer | None) -> Image.Image:
     moment = datetime.fromtimestamp(picture.moment_ns // 10**9, UTC)
     draw.text((0, top), f"{moment:%Y-%m-%d %H:%M:%S} UTC", font=_font(15), fill=DIM)
     top += 38
-    top = _states(draw, picture, top)
+    top = _states(draw, picture, top, layer)
     if layer is not None:
         top = _layer_key(draw, image, layer, top + 12)
     top += 12
-    for text in _remarks(picture):
+    for text in _remarks(picture, layer):
         draw.text((0, top), text, font=_font(13), fill=DIM)
         top += 19
     return image.crop((0, 0, LEGEND, min(top + 12, image.height)))
 
 
-def _states(draw: ImageDraw.ImageDraw, picture: Picture, top: int) -> int:
+def _states(draw: ImageDraw.ImageDraw, picture: Picture, top: int, layer: Layer | None) -> int:
     """The states, their colours and how many addresses each has."""
     size = picture.stats["size"]
     shown = np.sum([panel.tally(0)[0] for panel in picture.panels], axis=0)
@@ -189,7 +189,8 @@ def _states(draw: ImageDraw.ImageDraw, picture: Picture, top: int) -> int:
         count = picture.stats.get(state, int(shown[code]))
         if state not in picture.stats and not count:
             continue
-        _swatch(draw, top, BY_STATE[code])
+        if layer is None or code not in (ASSIGNED, COOLING):  # those have the layer's colours
+            _swatch(draw, top, BY_STATE[code])
         draw.text((26, top), state, font=_font(15), fill=TEXT)
         draw.text((200, top), number_text(count), font=_font(15), fill=TEXT, anchor="ra")
         if state in picture.stats:
@@ -246,8 +247,10 @@ def _fitting(draw: ImageDraw.ImageDraw, text: str, size: int, width: int = LEGEN
     return text + "…"
 
 
-def _remarks(picture: Picture) -> list[str]:
+def _remarks(picture: Picture, layer: Layer | None) -> list[str]:
     remarks = []
+    if layer is not None and picture.stats["cooling"]:
+        remarks.append("cooling: in the same colours, darker")
     shifts = {panel.frame.shift for panel in picture.panels}
     if shifts == {0}:
         remarks.append("one cell is one address")

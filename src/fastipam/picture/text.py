@@ -73,9 +73,10 @@ def _code(colour: Colour) -> str:
 
 
 def legend(picture: Picture, layer: Layer | None) -> Iterator[tuple[str, str, int | None]]:
-    """(colour, name, addresses) of what a picture's colours mean."""
+    """(colour, name, addresses) of what a picture's colours mean; no colour: the layer has them."""
     for code, state in enumerate(STATES[: RESERVED + 1]):
-        yield _code(BY_STATE[code]), state, picture.stats[state]
+        layered = layer is not None and code in (ASSIGNED, COOLING)
+        yield "" if layered else _code(BY_STATE[code]), state, picture.stats[state]
     yield _code(BY_STATE[EXCLUDED]), STATES[EXCLUDED], None
     if layer is not None and layer.kind != AGE:
         pairs = sorted(zip(layer.sizes, layer.labels, strict=True), reverse=True)

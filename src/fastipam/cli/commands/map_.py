@@ -167,7 +167,8 @@ def _show(ipam: Ipam, names: list[str], by: str) -> None:
         if coloured:
             key = Text()
             for colour, label, count in text.legend(picture, layer):
-                key.append("■ ", style=colour)
+                if colour:
+                    key.append("■ ", style=colour)
                 key.append(f"{label} " + ("" if count is None else f"{count:,} ") + "  ")
             console.print(key)
         else:

@@ -1,0 +1,158 @@
+"""What is refused, to whom, and what the message says to do next; never with a traceback."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastipam
+from fastipam.store import Store
+
+from ..e2e import tools
+
+FASTIPAM = str(Path(sys.executable).with_name("fastipam"))
+NOBODY = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
+
+# Every command that opens a store, with what it wants besides.
+COMMANDS = (
+    "list", "list --json", "list --all", "list --watch", "stats", "stats --json", "map",
+    "map --json", "map -o {tmp}/x.png", "show 10.32.0.2", "history 10.32.0.2", "history --since 2h",
+    "release 10.32.0.2 --yes", "reserve 10.32.0.9", "unreserve 10.32.0.9",
+    "gc --network podnet --allow-empty -", "sweep", "sweep --dry-run", "check", "check --repair",
+    "backup {tmp}/copy", "export host-local {tmp}/tree",
+)  # fmt: skip
+
+
+@pytest.fixture
+def filled(data_dir: Path) -> Path:
+    """A store with a lease."""
+    with fastipam.open(data_dir, "relaxed") as ipam:
+        ipam.network("podnet", "10.32.0.0/24").allocate("c", pod_namespace="web", pod_name="web-0")
+    return data_dir
+
+
+def _run(*words: str, by: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [*by, FASTIPAM, *words],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_store(tmp_path: Path, command: str) -> None:
+    """Without a store nothing is made of it, and the message says where one comes from."""
+    words = command.format(tmp=tmp_path).split()
+    done = _run(*words, "--data-dir", str(tmp_path / "none"))
+    assert done.returncode == 1
+    assert "there is no store" in done.stderr
+    assert "hint: the first ADD makes it" in done.stderr
+    assert done.stdout == ""
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_another_version(filled: Path, tmp_path: Path, command: str) -> None:
+    """A store of a newer fastipam is refused and named, with what to do."""
+    store = Store(filled)
+    with store.write() as txn:
+        txn.put(b"schema", b"\xff\0\0\0", True, True, False, store.db_meta)
+    store.close()
+    before = (filled / "data.mdb").read_bytes()
+    done = _run(*command.format(tmp=tmp_path).split(), "--data-dir", str(filled))
+    assert done.returncode == 1
+    assert str(filled) in done.stderr
+    assert "schema" in done.stderr
+    assert "hint: " in done.stderr
+    assert (filled / "data.mdb").read_bytes() == before
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_another_user(filled: Path, tmp_path: Path, command: str) -> None:
+    """Whoever may not read the store is told that root may, not that there is none."""
+    tools.require_root()
+    tools.require_tools("setpriv")
+    for path in filled.parents[:3]:
+        path.chmod(0o755)
+    words = command.format(tmp=tmp_path).split()
+    done = _run(*words, "--data-dir", str(filled), by=NOBODY)
+    assert done.returncode == 1
+    assert "Permission denied" in done.stderr
+    assert "hint: as root" in done.stderr
+    assert done.stdout == ""
+
+
+def test_doctor_of_another_user(filled: Path, tmp_path: Path) -> None:
+    """It says what it could not see, and how to: that is no problem of the node's."""
+    tools.require_root()
+    tools.require_tools("setpriv")
+    for path in filled.parents[:3]:
+        path.chmod(0o755)
+    closed = tmp_path / "closed"
+    closed.mkdir(0o700)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(closed / "agent.sock"))
+        listening.listen()
+        words = ["--socket", str(closed / "agent.sock"), "--conf-dir", str(closed)]
+        done = _run("doctor", *words, "--data-dir", str(filled), by=NOBODY)
+    lines = done.stdout.splitlines()
+    assert "only root sees all of a node" in lines[0]
+    for check, text in (
+        ("agent", "cannot be asked from here"),
+        ("configuration", "cannot be read: Permission denied"),
+        ("store", f"{filled} is closed to this user"),
+    ):
+        (at,) = (
+            number
+            for number, line in enumerate(lines)
+            if line.split()[:2] == ["warning", check] and text in line
+        )
+        assert lines[at + 1].strip().startswith("$ ")
+
+
+def test_sources_that_are_not_there(tmp_path: Path) -> None:
+    """A backup or a tree that does not exist makes no store."""
+    for words in (["restore", str(tmp_path / "none")], ["import", "host-local", "/nonexistent"]):
+        done = _run(*words, "--data-dir", str(tmp_path / "store"))
+        assert done.returncode == 1
+        assert "no" in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_nothing_is_explained(filled: Path) -> None:
+    """An answer without a row says why, on standard error; JSON is an empty array."""
+    for words, reason in (
+        (["list", "--pod", "web-0"], "a pod is NAMESPACE/NAME: default/web-0"),
+        (["list", "--container", "x"], "no address fits"),
+        (["history", "10.32.0.77"], "the history begins at"),
+        (["history", "--pod", "web-0"], "default/web-0"),
+    ):
+        done = _run(*words, "--data-dir", str(filled))
+        assert done.returncode == 0
+        assert reason in done.stderr
+        assert _run(*words, "--json", "--data-dir", str(filled)).stdout == "[]\n"
+    done = _run("history", "--since", "1h", "--until", "2h", "--data-dir", str(filled))
+    assert done.returncode == 2
+
+
+def test_show_knows_the_cool_down(filled: Path) -> None:
+    """Why an address is not free: with the cool-down of its network, not the default one."""
+    with fastipam.open(filled) as ipam:
+        net = ipam.network("podnet", "10.32.0.0/24", cooldown_s=900, cooldown_policy="strict")
+        net.allocate("d")
+        net.release("d")
+    done = _run("show", "10.32.0.3", "--data-dir", str(filled))
+    assert re.search("assigned again in 1[45]m", done.stdout)
+    assert "not earlier" in done.stdout
