@@ -142,11 +142,11 @@ def _trim(txn: Transaction, store: Store, state: NetworkState, policy: Policy, m
     with txn.txn.cursor(store.db_events) as cursor:
         more = cursor.set_range(_KEY.pack(state.network_id, state.first_event))
         while more and most:
-            key, raw = cursor.item()
+            key = cursor.key()
             if key[:4] != state.prefix:
                 break
             sequence = _KEY.unpack(key)[1]
-            if sequence >= oldest_number and _HEAD.unpack_from(raw)[0] >= oldest_ns:
+            if sequence >= oldest_number and _HEAD.unpack_from(cursor.value())[0] >= oldest_ns:
                 state.first_event = sequence
                 return
             more = cursor.delete()

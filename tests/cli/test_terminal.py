@@ -92,7 +92,7 @@ def test_release_asks(filled: Path) -> None:
             assert (ipam.network("podnet").lookup("10.32.0.2") is None) == (answer == "y\r")
 
 
-@pytest.mark.parametrize("command", ["sweep", "backup", "restore"])
+@pytest.mark.parametrize("command", ["check", "check --repair", "sweep", "backup", "restore"])
 def test_progress(filled: Path, tmp_path: Path, command: str) -> None:
     """Long work shows a bar and its share, which goes away; the answer remains. Not in a pipe."""
     copy = str(tmp_path / "copy")

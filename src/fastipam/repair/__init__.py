@@ -22,13 +22,10 @@ from fastipam.verify import MOST_NETWORKS, verify
 from fastipam.verify.parts import by_network
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from fastipam.store import Store
     from fastipam.transaction import Transaction
     from fastipam.verify import Finding
-
-    Progress = Callable[[str], None]
+    from fastipam.verify.parts import Progress
 
 __all__ = ["Action", "repair"]
 
@@ -36,18 +33,20 @@ __all__ = ["Action", "repair"]
 def repair(store: Store, progress: Progress | None = None) -> list[Action]:
     """Mend everything that :func:`~fastipam.verify.verify` finds; what was done, in order.
 
-    A consistent store is not written to. ``progress`` is called with the name of each network that
-    is being mended. O(records of those networks), in one transaction: other writers wait. Returns
-    after the commit is on disk (durable mode). Raises StoreError; StoreCorrupt when something is
-    left that this does not know how to mend: then nothing has changed.
+    A consistent store is not written to. All is read, and once more when something was mended:
+    ``progress`` is called with how much of that is done and how much there is, about. O(records),
+    in one transaction: other writers wait. Returns after the commit is on disk (durable mode).
+    Raises StoreError; StoreCorrupt when something is left that this does not know how to mend:
+    then nothing has changed.
     """
     with store.write() as txn:
-        found = verify(store)
+        # Twice over the records; the second time is spared when nothing is found.
+        found = verify(store, progress and (lambda done, total: progress(done, 2 * total)))
         if not found:
             return []
-        actions = _Repairer(store, txn, progress).run(found)
+        actions = _Repairer(store, txn).run(found)
         txn.flush()
-        left = verify(store)
+        left = verify(store, progress and (lambda done, total: progress(total + done, 2 * total)))
         if left:
             raise StoreCorrupt(
                 f"{len(left)} contradictions are left, the first: {left[0]}; nothing was changed",
@@ -58,10 +57,9 @@ def repair(store: Store, progress: Progress | None = None) -> list[Action]:
 
 
 class _Repairer:
-    def __init__(self, store: Store, txn: Transaction, progress: Progress | None) -> None:
+    def __init__(self, store: Store, txn: Transaction) -> None:
         self._store = store
         self._txn = txn
-        self._progress = progress or (lambda _: None)
         self._actions: list[Action] = []
 
     def run(self, found: list[Finding]) -> list[Action]:
@@ -69,7 +67,6 @@ class _Repairer:
         networks = self._networks()
         for network_id, name in networks.items():
             if name in damaged:
-                self._progress(name)
                 NetworkRepair(self._store, self._txn, network_id, name, self._actions).run()
         return self._actions
 

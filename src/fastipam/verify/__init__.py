@@ -22,35 +22,40 @@ from fastipam.errors import StoreCorrupt
 from fastipam.ranges import Pool
 from fastipam.state import NetworkState
 from fastipam.verify import bits, kept, leases
-from fastipam.verify.parts import Finding, Network, by_network, items
+from fastipam.verify.parts import Finding, Network, Told, by_network, items
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fastipam.store import Store
     from fastipam.transaction import Snapshot
+    from fastipam.verify.parts import Progress
 
 __all__ = ["MOST_NETWORKS", "Finding", "findings", "verify"]
 
 MOST_NETWORKS = (1 << 32) - 1  # the number of the next one has to fit
 
 
-def verify(store: Store) -> list[Finding]:
+def verify(store: Store, progress: Progress | None = None) -> list[Finding]:
     """All findings of a store; empty when it is consistent. O(pages + records). Raises StoreError.
 
-    Inside a write transaction of this thread it sees what that has changed.
+    Inside a write transaction of this thread it sees what that has changed. ``progress`` is called
+    with how many records have been read and how many there are, about.
     """
-    return list(findings(store))
+    return list(findings(store, progress))
 
 
-def findings(store: Store) -> Iterator[Finding]:
+def findings(store: Store, progress: Progress | None = None) -> Iterator[Finding]:
     """:func:`verify`, one finding at a time; a read transaction is open while it runs."""
     with store.read() as txn:
-        yield from _Verifier(store, txn).run()
+        told = Told(store, txn, progress)
+        yield from _Verifier(store, txn, told).run()
+        told.all()
 
 
 class _Verifier:
-    def __init__(self, store: Store, txn: Snapshot) -> None:
+    def __init__(self, store: Store, txn: Snapshot, told: Told) -> None:
+        self._told = told
         self._store = store
         self._txn = txn
         self._networks: dict[int, Network] = {}
@@ -79,7 +84,7 @@ class _Verifier:
         if len(raw) < 4:
             yield Finding("network-unreadable", name, key.hex(), f"its entry is {raw.hex()!r}")
             return
-        network = Network(self._store, self._txn, int.from_bytes(raw[:4], "big"), name)
+        network = Network(self._store, self._txn, int.from_bytes(raw[:4], "big"), name, self._told)
         if network.network_id in self._networks:
             other = self._networks[network.network_id].name
             yield Finding("network-id", name, key.hex(), f"its id is that of {other}, too")

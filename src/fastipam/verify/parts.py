@@ -10,7 +10,7 @@ from fastipam.errors import StoreCorrupt
 from fastipam.records import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from fastipam.ranges import Pool
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from fastipam.store import Store
     from fastipam.transaction import Snapshot
 
+    Progress = Callable[[int, int], None]  # done, total: records
+
 DIGEST_KEY_BYTES = 20  # network id and digest
+_STEP = 4096  # records between two calls of progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +40,38 @@ class Finding:
         return f"{self.network}: {self.where}: {self.text} ({self.kind})"
 
 
+class Told:
+    """Who wants to know how many records have been read, of how many there are."""
+
+    def __init__(self, store: Store, txn: Snapshot, progress: Progress | None) -> None:
+        self._progress = progress
+        self._done = 0
+        self._total = (
+            sum(txn.txn.stat(db)["entries"] for _, db in by_network(store)) if progress else 0
+        )
+
+    def read(self, found: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+        """The same records, counted as they are read."""
+        return found if self._progress is None else self._counted(found)
+
+    def all(self) -> None:
+        """Everything has been read."""
+        if self._progress is not None:
+            self._progress(self._total, self._total)
+
+    def _counted(self, found: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+        for one in found:
+            self._done += 1
+            if self._progress is not None and self._done % _STEP == 0:
+                self._progress(min(self._done, self._total), self._total)
+            yield one
+
+
 class Network:
     """What is found of a network, beside what it says of itself."""
 
-    def __init__(self, store: Store, txn: Snapshot, network_id: int, name: str) -> None:
+    def __init__(self, store: Store, txn: Snapshot, network_id: int, name: str, told: Told) -> None:
+        self._told = told
         self.store = store
         self.txn = txn
         self.network_id = network_id
@@ -69,7 +100,7 @@ class Network:
 
     def items(self, db: Any, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """The keys of a database that begin so, with their values."""
-        return items(self.txn, db, prefix)
+        return self._told.read(items(self.txn, db, prefix))
 
 
 def items(txn: Snapshot, db: Any, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:

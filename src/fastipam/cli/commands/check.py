@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from itertools import count
 
 import click
 
@@ -58,21 +57,14 @@ def command(data_dir: str, mend: bool, as_json: bool) -> None:
 
 
 def _verify(ipam: fastipam.Ipam) -> list[dict[str, str]]:
-    from fastipam.verify import findings
+    from fastipam.verify import verify
 
-    with progress.bar("findings") as advance:
-        found = []
-        for number, finding in zip(count(1), findings(ipam.store), strict=False):
-            found.append(asdict(finding))
-            if advance is not None:
-                advance(number, 0)
-    return found
+    with progress.bar("records") as advance:
+        return [asdict(finding) for finding in verify(ipam.store, advance)]
 
 
 def _repair(ipam: fastipam.Ipam) -> list[dict[str, str]]:
     from fastipam.repair import repair
 
-    with progress.bar("networks mended") as advance:
-        numbers = count(1)
-        told = None if advance is None else lambda _: advance(next(numbers), 0)
-        return [asdict(action) for action in repair(ipam.store, told)]
+    with progress.bar("records") as advance:
+        return [asdict(action) for action in repair(ipam.store, advance)]
