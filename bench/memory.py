@@ -6,6 +6,7 @@ is used as its documentation suggests for this and with a round-robin cursor whe
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
 from ipaddress import IPv4Address, IPv4Network
 from itertools import repeat
@@ -44,6 +45,7 @@ def require_peers() -> None:
         )
 
 
+@cache
 def free_addresses(size: int, fill: float) -> list[int]:
     """The indices that are free at this fill, scattered; at least one is."""
     taken = min(int(size * fill), size - 1)
@@ -111,13 +113,19 @@ def _pyroaring(size: int, fill: float) -> tuple[int, Callable[[], None]]:
     return CALLS, run
 
 
+@cache
+def _addresses(size: int) -> list[IPv4Address]:
+    return [IPv4Address(BASE + index) for index in range(size)]
+
+
 def _set(size: int, fill: float) -> tuple[int, Callable[[], None]]:
     # The recipe of many a script: the first address of the network that is not in the set.
     network = IPv4Network((BASE, 32 - (size - 1).bit_length()))
-    free = set(free_addresses(size, fill))
-    taken = (
-        {IPv4Address(BASE + index) for index in range(size) if index not in free} if fill else set()
-    )
+    taken: set[IPv4Address] = set()
+    if fill:
+        addresses = _addresses(size)
+        free = set(free_addresses(size, fill))
+        taken.update(address for index, address in enumerate(addresses) if index not in free)
 
     def run() -> None:
         for address in network:
