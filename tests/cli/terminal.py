@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
+from ..measuring import passed_on
+
 _PATIENCE_S = 60.0
 _QUIET_S = 0.4
 _ESCAPES = re.compile(
@@ -45,7 +47,7 @@ class Terminal:
         environment = {"PATH": os.environ["PATH"], "TERM": "xterm-256color", "LANG": "C.UTF-8"}
         self.process = subprocess.Popen(
             command,
-            env={**environment, "HOME": "/nonexistent", **(variables or {})},
+            env={**environment, "HOME": "/nonexistent", **passed_on(), **(variables or {})},
             preexec_fn=lambda: os.login_tty(slave),  # noqa: PLW1509  # there are no threads
         )
         os.close(slave)

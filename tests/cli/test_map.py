@@ -17,6 +17,8 @@ from PIL import Image
 import fastipam
 from fastipam.cli.commands.map_ import command
 
+from ..measuring import passed_on
+
 if TYPE_CHECKING:
     from click.testing import Result
 
@@ -81,6 +83,7 @@ def test_terminal(filled: Path) -> None:
                 "COLORTERM": "truecolor",
                 "LANG": "C.UTF-8",
                 "PATH": os.environ["PATH"],
+                **passed_on(),
                 **variables,
             },
             stdin=subprocess.DEVNULL,
