@@ -1,0 +1,156 @@
+"""What an operator is told of a node's share, and every way in which two stores can disagree."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fastipam import blocks
+from fastipam.cluster import report
+from fastipam.cluster.deadlines import Deadline
+from fastipam.cluster.engine import Delete, Put
+from fastipam.cluster.engines.memory import MemoryEngine
+from fastipam.cluster.errors import NoBlock
+from fastipam.cluster.operator import release_node
+
+from .nodes import Machine, init
+from .test_claims import claim
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def engine() -> MemoryEngine:
+    """A cluster's store with the settings written."""
+    made = MemoryEngine()
+    init(made)
+    return made
+
+
+def _texts(machine: Machine, *, has_store: bool = True) -> list[str]:
+    found = report.compare(machine.node(), has_store, Deadline(5))
+    return sorted(f"{one['node']}: {one['text']}" for one in found)
+
+
+def _write(engine: MemoryEngine, *writes: Put | Delete) -> None:
+    assert engine.transact([], list(writes), deadline_s=1).succeeded
+
+
+def test_of_a_node(engine: MemoryEngine, tmp_path: Path) -> None:
+    """Registered or not, its blocks by state, its addresses; without a store it has nothing."""
+    machine = Machine(tmp_path, "a", engine)
+    assert report.of_node(machine.node(), False)["registered"] is False
+    assert report.of_node(machine.node(), True)["registered"] is False
+    claim(machine.joined(), 2)
+    machine.network.allocate("c1")
+    told = report.of_node(machine.node(), True)
+    assert told["registered"] is True
+    assert told["blocks"] == {"active": 2}
+    assert told["used"] == 1
+    assert told["used"] + told["free"] == told["addresses"]
+    assert "assigns_nothing" not in told
+
+
+def test_of_a_node_that_was_removed(engine: MemoryEngine, tmp_path: Path) -> None:
+    """A node whose registration is gone assigns nothing, and the report says why."""
+    machine = Machine(tmp_path, "a", engine)
+    node = machine.joined()
+    claim(node)
+    node.forget_registration()
+    assert "not registered" in report.of_node(node, True)["assigns_nothing"]
+
+
+def test_of_the_cluster(engine: MemoryEngine, tmp_path: Path) -> None:
+    """Nodes, blocks owned and not, and whether the settings there are the ones here."""
+    machine = Machine(tmp_path, "a", engine)
+    node = machine.joined()
+    claim(node, 4)
+    told = report.of_cluster(node, Deadline(5))
+    assert told["settings"] == report.AGREED
+    assert (told["cluster_nodes"], told["cluster_blocks"]) == (1, 16)
+    assert (told["owned"], told["unowned"]) == (4, 12)
+    other = Machine(tmp_path, "b", engine, blockSize=25)
+    assert report.of_cluster(other.node(), Deadline(5))["settings"].startswith("others: ")
+    empty = Machine(tmp_path, "c", MemoryEngine())
+    assert "fastipam cluster init" in report.of_cluster(empty.node(), Deadline(5))["settings"]
+
+
+def test_claim(engine: MemoryEngine, tmp_path: Path) -> None:
+    """An operator's claim registers the node and names the blocks; it says when none is free."""
+    machine = Machine(tmp_path, "a", engine)
+    named = report.claim(machine.node(), 4, 4, Deadline(5))
+    assert len(named) == 4
+    assert all(one.endswith("/24") for one in named)
+    for _ in range(12):
+        report.claim(machine.node(), 4, 1, Deadline(5))
+    with pytest.raises(NoBlock, match="no block of the cluster's pool is free"):
+        report.claim(machine.node(), 4, 1, Deadline(5))
+
+
+def test_agreement(engine: MemoryEngine, tmp_path: Path) -> None:
+    """Two nodes that follow the protocol: nothing to report, with a store and without."""
+    one, two = Machine(tmp_path, "a", engine), Machine(tmp_path, "b", engine)
+    claim(one.joined(), 2)
+    claim(two.joined())
+    assert _texts(one) == []
+    assert _texts(two, has_store=False) == []
+
+
+def test_disagreements_inside_the_shared_store(engine: MemoryEngine, tmp_path: Path) -> None:
+    """An owner that never was, one that was removed, and lists that are not the same."""
+    one, two = Machine(tmp_path, "a", engine), Machine(tmp_path, "b", engine)
+    (pair,) = claim(one.joined())
+    claim(two.joined())
+    keys = one.node().keys
+    value = engine.get(keys.block(*pair), deadline_s=1)
+    assert value is not None
+    _write(
+        engine,
+        Delete(keys.owned("a", *pair)),
+        Put(keys.owned("b", *pair), b""),
+        Put(keys.block(4, 0x0A630000), value.value.replace(b"node=a", b"node=ghost")),
+    )
+    told = _texts(one, has_store=False)
+    assert "b: node b lists it, and it is a's" in told
+    assert "ghost: its owner ghost never registered" in told
+    assert "ghost: it lies in no pool" in told
+    assert "ghost: node ghost owns it and does not list it" in told
+
+
+def test_disagreements_with_this_node(engine: MemoryEngine, tmp_path: Path) -> None:
+    """Active here and another's there, not known here, begun, lost, and of another revision."""
+    machine = Machine(tmp_path, "a", engine)
+    node = machine.joined()
+    pairs = claim(node, 8)
+    keys = node.keys
+    entry = engine.get(keys.block(*pairs[0]), deadline_s=1)
+    assert entry is not None
+    _write(engine, Delete(keys.block(*pairs[0])), Delete(keys.owned("a", *pairs[0])))
+    _write(engine, Put(keys.block(*pairs[1]), entry.value))  # written anew: another revision
+    with machine.store.write() as txn:
+        network_id = machine.network.id_in(txn)
+        assert network_id is not None
+        blocks.delete(txn, machine.store, network_id, *pairs[2])
+        for pair, state in ((pairs[3], blocks.LOST), (pairs[4], blocks.RELEASING)):
+            one = blocks.get(txn, machine.store, network_id, *pair)
+            assert one is not None
+            one.state = state
+            blocks.put(txn, machine.store, network_id, one)
+    told = "\n".join(_texts(machine))
+    assert "active here, and in etcd it is nobody's" in told
+    assert "its revision here is not etcd's" in told
+    assert "in etcd it is ours, and it is not known here" in told
+    assert "another node has it, and addresses of it are in use here" in told
+    assert "releasing: begun and not finished" in told
+
+
+def test_a_removed_owner(engine: MemoryEngine, tmp_path: Path) -> None:
+    """The blocks of a node that was removed are free again: nothing is left to report."""
+    one, two = Machine(tmp_path, "a", engine), Machine(tmp_path, "b", engine)
+    claim(one.joined())
+    other = two.joined()
+    release_node(other, "a", Deadline(5), force=True)
+    assert _texts(two) == []
+    assert any("active here, and in etcd it is nobody's" in one for one in _texts(one))
