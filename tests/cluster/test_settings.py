@@ -1,0 +1,124 @@
+"""The key ``cluster``: what is refused names its field, what is accepted means what."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fastipam.cluster.settings import Settings
+from fastipam.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PLAIN = {"endpoints": ["http://10.0.0.1:2379"], "pool": "10.32.0.0/16", "node": "a"}
+TWO_FAMILIES = ["10.32.0.0/16", "fd00:32::/104"]
+
+
+def _settings(**changed: Any) -> Settings:
+    """Those of a small cluster, with some keys changed; keys come as the document has them."""
+    holder = {**PLAIN, **changed}
+    return Settings({key.casefold(): value for key, value in holder.items() if value is not None})
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        ({"endpoints": None}, "endpoints"),
+        ({"endpoints": []}, "endpoints"),
+        ({"endpoints": "http://10.0.0.1:2379"}, "endpoints"),
+        ({"endpoints": [7]}, "endpoints[0]"),
+        ({"endpoints": ["http://10.0.0.1:2379", "10.0.0.2:2379"]}, "endpoints[1]"),
+        ({"endpoints": ["http://10.0.0.1"]}, "endpoints[0]"),
+        ({"endpoints": ["ftp://10.0.0.1:2379"]}, "endpoints[0]"),
+        ({"prefix": "/with blank"}, "prefix"),
+        ({"prefix": 7}, "prefix"),
+        ({"prefix": "/\0"}, "prefix"),
+        ({"node": "a/b"}, "node"),
+        ({"node": ".."}, "node"),
+        ({"node": "x" * 254}, "node"),
+        ({"address": "host.example"}, "address"),
+        ({"address": ["192.0.2.1", 7]}, "address"),
+        ({"fencing": "yes"}, "fencing"),
+        ({"timeout": "soon"}, "timeout"),
+        ({"timeout": True}, "timeout"),
+        ({"timeout": -1}, "timeout"),
+        ({"credentials": "relative/file"}, "credentials"),
+        ({"pool": None}, "pool"),
+        ({"pool": []}, "pool"),
+        ({"pool": "10.32.0.1/16"}, "pool.subnet"),
+        ({"pool": ["10.32.0.0/16", 7]}, "pool[1]"),
+        ({"pool": {"rangestart": "10.32.0.5"}}, "pool.subnet"),
+        ({"pool": {"subnet": "10.32.0.0/16", "router": "10.32.0.1"}}, "pool.router"),
+        ({"pool": {"subnet": 7}}, "pool.subnet"),
+        ({"blockSize": 8}, "blockSize"),
+        ({"blockSize": 32}, "blockSize"),
+        ({"blockSize": "24"}, "blockSize"),
+        ({"blockSize": True}, "blockSize"),
+        ({"blockSize": [24, 120]}, "blockSize"),
+        ({"pool": TWO_FAMILIES, "blockSize": [24, 120, 121]}, "blockSize"),
+        ({"pool": "fd00:32::/64", "blockSize": 120}, "blockSize"),
+    ],
+    ids=str,
+)
+def test_refused(changed: dict[str, Any], field: str) -> None:
+    """The error names the field as it was written."""
+    with pytest.raises(ConfigError) as caught:
+        _settings(**changed)
+    assert caught.value.field.rpartition("cluster.")[2] == field
+
+
+def test_block_sizes() -> None:
+    """One number is IPv4's, and IPv6's blocks are as large; two are both families'."""
+
+    def lengths(**changed: Any) -> list[int]:
+        return [each.block_length for each in _settings(**changed).pool.sets]
+
+    assert lengths() == [24]
+    assert lengths(blockSize=26) == [26]
+    assert lengths(pool=TWO_FAMILIES) == [24, 120]
+    assert lengths(pool=TWO_FAMILIES, blockSize=26) == [26, 122]
+    assert lengths(pool=TWO_FAMILIES, blockSize=[25, 124]) == [25, 124]
+    assert lengths(pool="fd00:32::/104") == [120]
+
+
+def test_pool_with_bounds() -> None:
+    """Blocks without an address to serve are never claimed, nor are addresses outside numbered."""
+    settings = _settings(
+        pool={"subnet": "10.32.0.0/22", "rangestart": "10.32.1.16", "rangeend": "10.32.2.20"}
+    )
+    (geometry,) = settings.geometries
+    assert geometry.count == 4
+    assert geometry.unusable == {0, 3}
+    base = 10 << 24 | 32 << 16
+    assert settings.geometry_of(4, base + 256) == geometry
+    assert settings.geometry_of(4, base + 1024) is None
+    assert settings.geometry_of(6, 1) is None
+
+
+def test_addresses_and_endpoints() -> None:
+    """One address or several; a slash behind an endpoint or none makes no difference."""
+    assert _settings(address="192.0.2.1").addresses == ("192.0.2.1",)
+    assert _settings(address=["192.0.2.1", "2001:db8::1"]).addresses == ("192.0.2.1", "2001:db8::1")
+    slashed = _settings(endpoints=["https://etcd.example:2379/"], prefix="/mine")
+    assert slashed.endpoints == ("https://etcd.example:2379",)
+    assert slashed.prefix == "/mine/"
+
+
+def test_credentials(tmp_path: Path) -> None:
+    """The file is read anew each time; a colon in a password is the password's."""
+    file = tmp_path / "credentials"
+    settings = _settings(credentials=str(file))
+    assert _settings().user_and_password() == ("", "")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        settings.user_and_password()
+    for text in ("no colon\n", ":no user\n"):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match="user:password"):
+            settings.user_and_password()
+    file.write_text("ipam:a:b\r\nanother line\n")
+    assert settings.user_and_password() == ("ipam", "a:b")
+    file.write_bytes(b"\xff\n")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        settings.user_and_password()
