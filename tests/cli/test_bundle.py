@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from fastipam.cli import bundle
-from fastipam.cli.install import BUNDLE, DIRECT, install
+from fastipam.cli.install import BUNDLE, CLUSTER_BUNDLE, DIRECT, install
 
 
 @pytest.fixture
@@ -24,23 +24,27 @@ def bin_dir(tmp_path: Path) -> Path:
     return tmp_path / "bin"
 
 
+ENVIRONMENT = {
+    "CNI_COMMAND": "ADD",
+    "CNI_CONTAINERID": "c1",
+    "CNI_NETNS": "/some/where",
+    "CNI_IFNAME": "eth0",
+    "CNI_PATH": "/opt/cni/bin",
+}
+
+
+def configuration(tmp_path: Path) -> str:
+    """The network that the test's containers are attached to."""
+    ipam = {"type": "fastipam", "subnet": "10.1.0.0/24", "dataDir": str(tmp_path / "store")}
+    return json.dumps({"cniVersion": "1.0.0", "name": "n", "ipam": ipam})
+
+
 def add(bin_dir: Path, tmp_path: Path) -> list[str]:
     """The addresses that an ADD through the entry point gives."""
-    config = {
-        "cniVersion": "1.0.0",
-        "name": "n",
-        "ipam": {"type": "fastipam", "subnet": "10.1.0.0/24", "dataDir": str(tmp_path / "store")},
-    }
     done = subprocess.run(
         [bin_dir / DIRECT],
-        env={
-            "CNI_COMMAND": "ADD",
-            "CNI_CONTAINERID": "c1",
-            "CNI_NETNS": "/some/where",
-            "CNI_IFNAME": "eth0",
-            "CNI_PATH": "/opt/cni/bin",
-        },
-        input=json.dumps(config),
+        env=ENVIRONMENT,
+        input=configuration(tmp_path),
         capture_output=True,
         text=True,
         check=True,
@@ -69,7 +73,7 @@ def loader_of(bin_dir: Path, name: str) -> str:
 
 def test_bundle_is_used(bin_dir: Path, tmp_path: Path) -> None:
     """A fresh installation imports from the bundle, and answers."""
-    assert loader_of_handler(bin_dir) == "Bundle"
+    assert loader_of_handler(bin_dir) == "Finder"
     assert add(bin_dir, tmp_path) == ["10.1.0.2/24"]
 
 
@@ -100,24 +104,121 @@ def test_another_source_disables_it(spoil: object, bin_dir: Path, tmp_path: Path
     assert add(bin_dir, tmp_path) == ["10.1.0.2/24"]
 
 
-def test_cluster_mode_is_a_part_of_its_own(bin_dir: Path) -> None:
-    """What a claim imports is in the bundle, decoded when it is asked for."""
-    _, always, more, later = marshal.loads((bin_dir / BUNDLE).read_bytes())
+def test_the_extensions_are_in_it(bin_dir: Path) -> None:
+    """A compiled extension is looked for nowhere: the bundle says where it is."""
+    modules = bundle.modules_of((bin_dir / BUNDLE).read_bytes())
+    assert {name for name in ("fastipam._bitmap", "lmdb.cpython") if modules[name][4] is None} == {
+        "fastipam._bitmap",
+        "lmdb.cpython",
+    }
+    assert loader_of(bin_dir, "fastipam._bitmap") == "ExtensionFileLoader"
+
+
+# The entry point with an ear at every search for a module on the import path.
+SPY = """import sys
+from _frozen_importlib_external import PathFinder
+find = PathFinder.find_spec
+def spy(name, *rest):
+    print("searched", name, file=sys.stderr)
+    return find(name, *rest)
+PathFinder.find_spec = spy
+"""
+
+
+def test_nothing_is_searched_for(bin_dir: Path, tmp_path: Path) -> None:
+    """An ADD looks for no module in any directory: the bundle has or knows them all."""
+    assert add(bin_dir, tmp_path) == ["10.1.0.2/24"]
+    entry = bin_dir / DIRECT
+    entry.write_text(entry.read_text().replace("import sys\n", SPY, 1))
+    done = subprocess.run(
+        [entry],
+        env=ENVIRONMENT | {"CNI_CONTAINERID": "c2"},
+        input=configuration(tmp_path),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout)["ips"][0]["address"] == "10.1.0.3/24"
+    assert done.stderr == ""
+    (bin_dir / BUNDLE).unlink()
+    assert (
+        "searched fastipam.cni"
+        in subprocess.run(
+            [entry], env=ENVIRONMENT, input="", capture_output=True, text=True, check=False
+        ).stderr
+    )
+
+
+def test_cluster_mode_is_a_file_of_its_own(bin_dir: Path) -> None:
+    """What a claim imports is read when it is asked for."""
+    _, always, more, file = marshal.loads((bin_dir / BUNDLE).read_bytes())
     assert not any(name.startswith("fastipam.cluster") for name in always)
     assert {"fastipam.cluster.need", "fastipam.cluster.engines.etcd"} <= more
-    assert set(marshal.loads(later)) == more
-    assert loader_of(bin_dir, "fastipam.cluster.need") == "Bundle"
+    assert file == str(bin_dir / CLUSTER_BUNDLE)
+    assert set(bundle.modules_of((bin_dir / CLUSTER_BUNDLE).read_bytes())) == more
+    assert loader_of(bin_dir, "fastipam.cluster.need") == "Finder"
 
 
 def test_another_source_disables_cluster_modes_part(bin_dir: Path) -> None:
     """When a source of that part is not what it was, the part counts for nothing."""
-    *rest, later = marshal.loads((bin_dir / BUNDLE).read_bytes())
-    modules = marshal.loads(later)
-    file, package, size, _, code = modules["fastipam.cluster.planner"]
-    modules["fastipam.cluster.planner"] = file, package, size, 1, code
-    (bin_dir / BUNDLE).write_bytes(marshal.dumps((*rest, marshal.dumps(modules))))
+    modules = marshal.loads((bin_dir / CLUSTER_BUNDLE).read_bytes())
+    path, package, size, _, code = modules["fastipam.cluster.planner"]
+    modules["fastipam.cluster.planner"] = path, package, size, 1, code
+    (bin_dir / CLUSTER_BUNDLE).write_bytes(marshal.dumps(modules))
     assert loader_of(bin_dir, "fastipam.cluster.need") == "SourceFileLoader"
-    assert loader_of_handler(bin_dir) == "Bundle"
+    assert loader_of_handler(bin_dir) == "Finder"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"nonsense", marshal.dumps(7)])
+def test_cluster_modes_part_is_damaged(content: bytes | None, bin_dir: Path) -> None:
+    """A missing or unreadable part costs time and nothing else."""
+    if content is None:
+        os.unlink(bin_dir / CLUSTER_BUNDLE)
+    else:
+        (bin_dir / CLUSTER_BUNDLE).write_bytes(content)
+    assert loader_of(bin_dir, "fastipam.cluster.need") == "SourceFileLoader"
+    assert loader_of_handler(bin_dir) == "Finder"
+
+
+LEAN = '''"""Read by people."""
+from __future__ import annotations
+
+limit: Absent = 3
+
+def add(a: Absent, /, b: Absent = 2, *more: Absent, c: Absent = 4, **rest: Absent) -> Absent:
+    """Add."""
+    def inner(d: Absent) -> Absent:
+        return d
+    return a + b + c + inner(limit)
+'''
+
+
+def test_lean_code(tmp_path: Path) -> None:
+    """Of our modules docstrings and the annotations of functions go; defaults and names stay."""
+    path = tmp_path / "lean.py"
+    path.write_text(LEAN)
+    lean = run(bundle._module("fastipam.lean", path))
+    assert lean["add"](1) == 10
+    assert lean["add"].__annotations__ == {}
+    assert "annotations" not in lean
+    assert lean["add"].__doc__ is lean["__doc__"] is None
+
+
+def test_code_of_others_keeps_its_annotations(tmp_path: Path) -> None:
+    """What another package does with the annotations of its functions is not for us to know."""
+    path = tmp_path / "other.py"
+    path.write_text(LEAN)
+    other = run(bundle._module("other", path))
+    assert set(other["add"].__annotations__) == {"a", "b", "more", "c", "rest", "return"}
+
+
+def run(module: Any) -> dict[str, Any]:
+    """The names that a module's code makes."""
+    names: dict[str, Any] = {"__doc__": None}
+    code = module[4]
+    assert code is not None
+    exec(code, names)
+    return names
 
 
 @pytest.mark.parametrize("content", [None, b"", b"nonsense", marshal.dumps(7)])
@@ -138,8 +239,11 @@ def _installed(tmp_path: Path) -> dict[str, Any]:
     (package / "__init__.py").write_text("NAME = __name__\n")
     (package / "inner.py").write_text("from . import NAME\nseen = NAME, __file__\n")
     return {
-        "bundled_package": bundle._module(package / "__init__.py"),
-        "bundled_package.inner": bundle._module(package / "inner.py"),
+        name: bundle._module(name, package / file)
+        for name, file in (
+            ("bundled_package", "__init__.py"),
+            ("bundled_package.inner", "inner.py"),
+        )
     }
 
 

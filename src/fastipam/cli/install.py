@@ -17,6 +17,7 @@ from fastipam.errors import ConfigError
 DIRECT = "fastipam-direct"  # where src/launcher.c looks for the entry point
 # Code is made for one version of Python: another one, under the same path, looks for another name.
 BUNDLE = f"{DIRECT}.{sys.implementation.cache_tag}"
+CLUSTER_BUNDLE = f"{BUNDLE}.cluster"
 
 # The kernel reads this much of a script's first line (BINPRM_BUF_SIZE), less on older kernels.
 _LONGEST_SHEBANG = 127
@@ -48,7 +49,10 @@ def install(bin_dir: Path, name: str = "fastipam", *, launcher_only: bool = Fals
         str(Path(module.__file__ or "").resolve().parent.parent) for module in (fastipam, lmdb)
     )
     # What is started comes behind what it needs: a runtime may start it as soon as it is there.
-    _replace(bin_dir / BUNDLE, bundle.build(list(paths)), mode=0o644)
+    cluster_file = bin_dir.resolve() / CLUSTER_BUNDLE
+    content = bundle.build(list(paths), str(cluster_file))
+    _replace(cluster_file, content.cluster, mode=0o644)
+    _replace(bin_dir / BUNDLE, content.always, mode=0o644)
     _replace(bin_dir / DIRECT, script(sys.executable, list(paths)).encode())
     _replace(bin_dir / name, (package / "launcher").read_bytes())
     return bin_dir / name
@@ -73,7 +77,8 @@ def script(interpreter: str, paths: list[str]) -> str:
     """The Python entry point's text.
 
     ``-I`` keeps the environment and the current directory out of the import path, ``-S`` spares
-    the scan of site-packages.
+    the scan of site-packages. Garbage is not collected: the process serves one request and ends
+    without tearing anything down, and looking for cycles would be a tenth of its work.
     """
     shebang = f"#!{interpreter} -IS"
     if len(shebang) > _LONGEST_SHEBANG or " " in interpreter:
@@ -84,11 +89,13 @@ def script(interpreter: str, paths: list[str]) -> str:
     return (
         f"{shebang}\n"
         f"# fastipam {fastipam.__version__}, CNI IPAM plugin; written by `fastipam install`.\n"
+        "import gc\n"
         "import sys\n\n"
+        "gc.disable()\n"
         f"sys.path += {paths!r}\n"
         "try:\n"
         "    import marshal\n\n"
-        '    with open(f"{__file__}.{sys.implementation.cache_tag}", "rb") as file:\n'
+        '    with open(f"{__file__}.{sys.implementation.cache_tag}", "rb", 0) as file:\n'
         "        activate, *parts = marshal.loads(file.read())\n"
         "    type(lambda: 0)(activate, globals())(*parts)\n"
         "except (EOFError, OSError, TypeError, ValueError):\n"

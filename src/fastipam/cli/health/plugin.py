@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import marshal
 import os
 import sys
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import TYPE_CHECKING
 import lmdb
 
 import fastipam
+from fastipam.cli import bundle
 from fastipam.cli.health import OK, PROBLEM, WARNING, Finding
-from fastipam.cli.install import BUNDLE, DIRECT, script
+from fastipam.cli.install import BUNDLE, CLUSTER_BUNDLE, DIRECT, script
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,7 +68,7 @@ def _entry_point(path: Path, mend: str) -> Finding:
     if text != script(sys.executable, list(dict.fromkeys(paths))):
         what = f"{path} belongs to another installation, of {interpreter}"
         return Finding(_CHECK, WARNING, what, mend)
-    stale = _stale(path.with_name(BUNDLE))
+    stale = _stale(path.with_name(BUNDLE)) or _stale(path.with_name(CLUSTER_BUNDLE))
     if stale:
         return Finding(_CHECK, WARNING, f"{stale}: calls without an agent take longer", mend)
     return Finding(_CHECK, OK, f"{path} serves calls when no agent does")
@@ -83,10 +83,10 @@ def _interpreter(text: str) -> str:
 
 
 def _stale(path: Path) -> str:
-    """Why Python will not use the bundle; empty when it will."""
+    """Why Python will not use a file of the bundle; empty when it will."""
     try:
-        _, modules, _, later = marshal.loads(path.read_bytes())  # root's file, as the launcher
-        for source, _, size, time_ns, _ in (modules | marshal.loads(later)).values():
+        modules = bundle.modules_of(path.read_bytes())  # root's file, as the launcher
+        for source, _, size, time_ns, _ in modules.values():
             status = os.stat(source)
             if (status.st_size, status.st_mtime_ns) != (size, time_ns):
                 return f"{source} is newer than {path}"
