@@ -121,6 +121,25 @@ def test_unknown_command() -> None:
     assert "Did you mean list" in done.output
 
 
+def test_data_dir_before_the_command(data_dir: Path) -> None:
+    """``--data-dir`` counts where it stands: at the command, before it, and then the variable."""
+    fastipam.open(data_dir, "relaxed").close()
+    here, elsewhere = str(data_dir), str(data_dir / "none")
+    for words, variable in (
+        (["--data-dir", here, "list"], elsewhere),
+        (["--data-dir", elsewhere, "list", "--data-dir", here], elsewhere),
+        (["list"], here),
+        (["--data-dir", here, "export", "host-local", str(data_dir.parent / "out")], elsewhere),
+    ):
+        done = CliRunner().invoke(cli, words, env={"FASTIPAM_DATA_DIR": variable})
+        assert done.exit_code == 0, (words, done.output)
+    done = CliRunner().invoke(
+        cli, ["--data-dir", elsewhere, "list"], env={"FASTIPAM_DATA_DIR": here}
+    )
+    assert done.exit_code == 1
+    assert elsewhere in done.stderr
+
+
 def test_no_store(data_dir: Path) -> None:
     """A store that is not there is one line and a hint; nothing is made."""
     done = CliRunner().invoke(cli, ["list", "--data-dir", str(data_dir)])

@@ -13,8 +13,18 @@ if TYPE_CHECKING:
 
     Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
+
+class _DataDir(click.Option):
+    """A command's ``--data-dir``: as given there, else before the command, else the variable's."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        before: str | None = ctx.find_root().params.get("data_dir")
+        return before or super().resolve_envvar_value(ctx)
+
+
 data_dir = click.option(
     "--data-dir",
+    cls=_DataDir,
     type=click.Path(file_okay=False, readable=False),  # what refuses it has a hint
     default=DEFAULT_DATA_DIR,
     show_default=True,
@@ -30,7 +40,8 @@ def _networks(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[s
     """The names that begin so, for the shell; nothing when the store cannot be read."""
     import fastipam
 
-    directory = ctx.params.get("data_dir") or DEFAULT_DATA_DIR
+    before = ctx.find_root().params.get("data_dir")
+    directory = ctx.params.get("data_dir") or before or DEFAULT_DATA_DIR
     try:
         with fastipam.open(directory, create=False) as ipam:
             return [name for name in ipam.networks() if name.startswith(incomplete)]

@@ -48,5 +48,10 @@ COMMANDS = {
 
 @click.group(cls=Root, entries=COMMANDS, context_settings=SETTINGS)
 @click.version_option(fastipam.__version__, prog_name="fastipam")
-def cli() -> None:
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, readable=False),
+    help="The directory of the store, for any command; may stand behind the command as well.",
+)
+def cli(data_dir: str | None) -> None:  # the commands ask the context: see options.py
     """IP address management for container networks."""
