@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from fastipam.transaction import Transaction
     from fastipam.view import AnyIP, Wanted
 
-_RETAIN_BATCH = 256  # owners freed in one transaction of GC: other writers wait for it
+# Freed in one transaction, for which other writers wait: owners by GC, addresses that have cooled.
+_RETAIN_BATCH = 256
+_SETTLE_BATCH = 256
 
 
 class Network(View):
@@ -86,6 +88,28 @@ class Network(View):
                     reboot.is_over(txn, self._store)
                 return False
             reboot.step(ledger, limit)
+            ledger.save()
+            return True
+
+    def settle(self, limit: int = _SETTLE_BATCH) -> bool:
+        """Free addresses whose cool-down, or whose time of being kept for a pod, is over.
+
+        Assignments do that as well, a few at a time; who has none to make (the agent, now and then)
+        calls this until it is False: nothing is due any longer. One transaction, which frees
+        up to ``limit`` of either kind and writes nothing when there is nothing to free. O(limit).
+        Raises StoreError.
+        """
+        with self._store.write() as txn:
+            found = self._find(txn)
+            if found is None:
+                return False
+            ledger = self._ledger(txn, *found)
+            state = ledger.state
+            before = state.cooling, state.kept
+            state.tick(self._store.clock())
+            ledger.expire(limit)
+            if (state.cooling, state.kept) == before:
+                return False
             ledger.save()
             return True
 

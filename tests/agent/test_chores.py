@@ -13,6 +13,7 @@ from fastipam.agent.chores import Chores
 from fastipam.cni import stores
 from fastipam.lease import mount_namespace
 from fastipam.network import Network
+from tests.conftest import Clock
 
 POOL = "10.0.0.0/16"
 
@@ -81,6 +82,26 @@ def test_reboot(data_dir: Path, clock: Seconds) -> None:
             assert ipam.network("n").stats()["assigned"] == 0
     finally:
         stores.close_all()
+
+
+def test_cooled_down(data_dir: Path, clock: Seconds) -> None:
+    """On a node without requests, too, an address is free when its cool-down is over."""
+    wall = Clock()
+    with fastipam.open(data_dir, "relaxed", clock=wall) as ipam:
+        net = ipam.network("n", POOL, cooldown_s=30)
+        for lease in net.allocate_many([(f"c{at}", "eth0") for at in range(600)]):
+            net.release(lease.container_id)
+        chores = Chores([str(data_dir)], interval_s=10, clock=clock)
+        try:
+            round_of(chores)
+            assert net.stats()["cooling"] == 600
+            wall.advance(31)
+            clock.now = 10.0
+            assert round_of(chores) > 2
+            stats = net.stats()
+            assert (stats["cooling"], stats["free"]) == (0, stats["size"])
+        finally:
+            stores.close_all()
 
 
 def test_never(clock: Seconds) -> None:

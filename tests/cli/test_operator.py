@@ -278,6 +278,20 @@ def test_sweep(filled: Path, tmp_path: Path) -> None:
     assert "cannot be judged" in run(filled, "sweep").stderr
 
 
+def test_sweep_ends_cool_downs(data_dir: Path) -> None:
+    """What has cooled down is free after a sweep; --dry-run frees nothing."""
+    hour_ns = 3600 * 10**9
+    with fastipam.open(data_dir, "relaxed", clock=lambda: time.time_ns() - hour_ns) as ipam:
+        net = ipam.network("podnet", "10.32.0.0/24")
+        net.allocate("c1")
+        net.release("c1")
+    run(data_dir, "sweep", "--dry-run")
+    assert rows(data_dir, "stats")[0]["cooling"] == 1
+    run(data_dir, "sweep")
+    assert rows(data_dir, "stats")[0]["cooling"] == 0
+    assert rows(data_dir, "list") == []
+
+
 def test_check_and_repair(filled: Path) -> None:
     """A counter that is wrong is found (status 1), mended, and then it is right."""
     assert run(filled, "check").exit_code == 0

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fastipam import blocks
+from fastipam.agent.chores import Chores
 from fastipam.backup import backup, restore
 from fastipam.cluster.deadlines import Deadline
 from fastipam.cluster.engine import EngineUnavailable
 from fastipam.cluster.engines.memory import MemoryEngine
 from fastipam.cluster.keeper import Keeper
 from fastipam.cluster.operator import release_node
+from fastipam.cni import stores
 from fastipam.errors import PoolExhausted
+from fastipam.policy import Policy
 
 from .nodes import Machine, assert_settled, init, owners
 
@@ -145,6 +148,32 @@ def test_gives_back(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
     left = len(agent.active())
     agent.turns(60)
     assert len(agent.active()) == left
+    assert_settled(engine, agent)
+
+
+def test_gives_back_what_has_cooled(
+    engine: MemoryEngine, time: Time, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node from which all pods have gone gives its blocks back, though it assigns nothing."""
+    now_ns = [10**18]
+    agent = Agent(tmp_path, "a", engine, time, minimumAge=60)
+    agent.network.policy = Policy(cooldown_s=30)
+    agent.store.clock = lambda: now_ns[0]
+    agent.turns(0.2)
+    for _ in range(10):
+        agent.add(200)
+        agent.turns(0.2)
+    for each in range(1, 2001):
+        agent.network.release(f"c{each}")
+    now_ns[0] += 61 * 10**9
+    agent.turns(30)
+    assert len(agent.active()) >= 8  # in which the 2,000 are: each still has its bit
+    monkeypatch.setattr(stores, "all_open", lambda: [agent.store])
+    chores = Chores(clock=time)
+    while chores.wait_s() == 0.0:
+        chores.step()
+    agent.turns(30)
+    assert 2 <= len(agent.active()) < 8
     assert_settled(engine, agent)
 
 

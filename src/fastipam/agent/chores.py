@@ -1,7 +1,9 @@
-"""What the agent does between requests: leases of an earlier boot, and those without a netns.
+"""What the agent does between requests: it gives back what nobody needs any longer.
 
-In slices of a few hundred leases, so that no request waits for more than one of them. With nothing
-to give back nothing is written.
+Leases of an earlier boot, those without a netns, and addresses that have cooled down while there
+was no assignment to take them out of the queue: else a node that has become quiet would show them
+as cooling, and keep the blocks that they are in, for ever. In slices of a few hundred leases, so
+that no request waits for more than one of them. With nothing to give back nothing is written.
 """
 
 from __future__ import annotations
@@ -89,6 +91,8 @@ class Chores:
         for name in ipam.networks():
             network = ipam.network(name)
             while store.unswept and network.sweep_reboot():
+                yield
+            while network.settle():
                 yield
             looked = released = missing = unknown = 0
             for report in Sweeper(store, network, grace_s=self._grace_s, dry_run=False):

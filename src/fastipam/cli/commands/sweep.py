@@ -48,6 +48,8 @@ _COLUMNS = (
 def command(data_dir: str, network: str | None, grace: float, dry_run: bool, as_json: bool) -> None:
     """Give back leases whose network namespace is gone, and those from before the last reboot.
 
+    Addresses whose cool-down is over, or whose time of being kept for a pod, become free.
+
     A lease goes when its namespace was found missing twice, with the grace time in between: the
     agent looks every so often; without it run this twice. A namespace that cannot be judged from
     here (this runs in another mount namespace, say) is left alone and counted as unknown.
@@ -61,6 +63,7 @@ def command(data_dir: str, network: str | None, grace: float, dry_run: bool, as_
             rebooted = 0
             if not dry_run:
                 rebooted = finish_reboot(ipam, _counting(advance, total))
+                _settle(ipam, network)
         with progress.bar("network namespaces") as advance:
             report = sweep(
                 ipam,
@@ -86,6 +89,15 @@ def command(data_dir: str, network: str | None, grace: float, dry_run: bool, as_
         output.note("leases of an earlier boot were looked for, and given back")
     for why, count in Counter(general(why) for _, why in report.unknown).most_common():
         output.note(f"{count} cannot be judged: {why}")
+
+
+def _settle(ipam: fastipam.Ipam, network: str | None) -> None:
+    """Free what has cooled down: without an agent and without assignments nobody else does."""
+    for name in ipam.networks():
+        if network in (None, name):
+            known = ipam.network(name)
+            while known.settle():
+                pass
 
 
 def _counting(advance: progress.Progress | None, total: int) -> Any:

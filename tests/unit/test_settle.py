@@ -1,0 +1,68 @@
+"""Network.settle: what has cooled down, or was kept long enough, is free without an assignment."""
+
+from __future__ import annotations
+
+from tests.conftest import Clock
+
+from fastipam.ipam import Ipam
+
+POOL = "10.0.0.0/29"  # .2 to .6
+
+
+def test_cooled_down(ipam: Ipam, clock: Clock) -> None:
+    """Nothing is freed before its time; then everything is, in batches, by what is remembered."""
+    net = ipam.network("n", POOL, cooldown_s=30)
+    for at in range(5):
+        net.allocate(f"c{at}")
+        net.release(f"c{at}")
+    known = ipam.network("n")  # the agent has no configuration
+    assert not known.settle()
+    clock.advance(29.9)
+    assert not known.settle()
+    assert net.stats()["cooling"] == 5
+    clock.advance(0.2)
+    assert known.settle(limit=3)
+    assert net.stats()["cooling"] == 2
+    assert known.settle(limit=3)
+    assert net.stats()["free"] == 5
+    assert not known.settle(limit=3)
+
+
+def test_nothing_is_written(ipam: Ipam) -> None:
+    """With nothing due the store stays as it is, its transaction number too."""
+    net = ipam.network("n", POOL)
+    net.allocate("c1")
+    net.release("c1")
+    with ipam.store.read() as txn:
+        before = txn.txn.id()
+    assert not net.settle()
+    assert not ipam.network("unknown", POOL).settle()
+    with ipam.store.read() as txn:
+        assert txn.txn.id() == before
+
+
+def test_sticky(ipam: Ipam, clock: Clock) -> None:
+    """An address that was kept for a pod is free when the pod does not come for it in time."""
+    net = ipam.network("n", POOL, sticky_s=100)
+    net.allocate("c1", pod_namespace="ns", pod_name="db-0")
+    net.release("c1")
+    clock.advance(99)
+    assert not net.settle()
+    assert net.stats()["reserved"] == 1
+    clock.advance(2)
+    assert net.settle()
+    assert (net.stats()["reserved"], list(net.reservations())) == (0, [])
+
+
+def test_clock_steps_back(ipam: Ipam, clock: Clock) -> None:
+    """A wall clock that steps back frees nothing early, and keeps nothing for ever."""
+    net = ipam.network("n", POOL, cooldown_s=30)
+    net.allocate("c1")
+    net.release("c1")
+    clock.advance(-3600)
+    assert not net.settle()
+    clock.advance(31)
+    net.note_clock()
+    clock.advance(31)
+    assert net.settle()
+    assert net.stats()["free"] == 5
