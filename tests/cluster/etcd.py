@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastipam.cluster.engine import EngineError, EngineTimeout
+from fastipam.cluster.engine import Compacted, EngineError, EngineTimeout
 from fastipam.cluster.engines.etcd import EtcdEngine
 
 if TYPE_CHECKING:
@@ -247,11 +247,31 @@ class Etcd:
         raise AssertionError("there is no leader")
 
     def compact(self, revision: int) -> None:
-        """Forget the history up to that revision."""
+        """Forget the history up to that revision, at every member that runs.
+
+        The answer comes from one member. The others follow when they get to it, and until then
+        they still serve a watch from what is to be forgotten.
+        """
         with contextlib.closing(self.engine()) as engine:
             engine.members.call(
                 "/v3/kv/compaction", f'{{"revision":"{revision}","physical":true}}', 5.0
             )
+        for member, endpoint in zip(self.members, self.endpoints, strict=True):
+            if member.process is not None:
+                self._wait_compacted(endpoint, revision)
+
+    def _wait_compacted(self, endpoint: str, revision: int) -> None:
+        """Wait until this member refuses to read at the revision before."""
+        body = f'{{"key":"AA==","revision":"{revision - 1}","serializable":true}}'
+        end = time.monotonic() + READY_S
+        with contextlib.closing(self.engine([endpoint])) as engine:
+            while time.monotonic() < end:
+                try:
+                    engine.members.call("/v3/kv/range", body, 5.0)
+                except Compacted:
+                    return
+                time.sleep(0.01)
+        raise AssertionError(f"{endpoint} does not forget what is before revision {revision}")
 
     def enable_passwords(self, username: str, password: str) -> None:
         """Add root and a user who may use ``/fastipam/…`` only, then demand passwords."""
