@@ -166,9 +166,12 @@ class Keeper:
     # One turn -------------------------------------------------------------------------------
 
     def step(self) -> float:
-        """Do what is due now; the seconds until something is due again."""
-        if not self._lock.try_take():
-            return _COLLECT_S  # a plugin that runs directly is claiming for this node
+        """Do what is due now; the seconds until something is due again. Raises nothing."""
+        try:
+            if not self._lock.try_take():
+                return _COLLECT_S  # a plugin that runs directly is claiming for this node
+        except OSError as error:  # no descriptor is left, say
+            return self._failed(False, f"the claims of this node cannot be locked: {error}")
         try:
             seconds = self._work()
             self._failures = 0
@@ -178,14 +181,10 @@ class Keeper:
             self._joined = self._joined and not isinstance(error, ClusterRefused)
             if self.node.has_begun():
                 self._joined = False  # joining again finishes it
-            self._say(not isinstance(error, EngineError), error.message)
-            self._failures += 1
-            return planner.backoff_s(self.settings.node, self._failures)
+            return self._failed(not isinstance(error, EngineError), error.message)
         except FastipamError as error:
             self._joined = False
-            self._say(False, error.message)
-            self._failures += 1
-            return planner.backoff_s(self.settings.node, self._failures)
+            return self._failed(False, error.message)
         except nodeloss.NamespacesUnreadable as error:
             self._joined = False
             self._say(True, f"what this node's pods have is not known: {error}")
@@ -193,10 +192,15 @@ class Keeper:
         except Exception:
             log.exception("network=%s a defect in the cluster's keeper", self.network.name)
             self._joined = False
-            self._failures += 1
-            return planner.backoff_s(self.settings.node, self._failures)
+            return self._failed(self._connected, self._reason)
         finally:
             self._lock.give()
+
+    def _failed(self, connected: bool, reason: str) -> float:
+        """Say why nothing came of a turn; the seconds to leave everything alone."""
+        self._say(connected, reason)
+        self._failures += 1
+        return planner.backoff_s(self.settings.node, self._failures)
 
     def _say(self, connected: bool, reason: str) -> None:
         if (connected, reason) == (self._connected, self._reason):
