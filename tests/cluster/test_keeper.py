@@ -296,6 +296,21 @@ def test_claims_that_cannot_be_locked(engine: MemoryEngine, time: Time, tmp_path
     assert agent.add(1) == 1
 
 
+def test_both_stores_fail_at_once(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
+    """When neither store answers, a turn ends with a pause all the same."""
+    agent = Agent(tmp_path, "a", engine, time)
+    agent.keeper.step()
+    time.now += 20
+
+    def fault(_call: str, _at: str) -> None:
+        agent.store.close()
+        raise EngineUnavailable("connection refused")
+
+    engine.fault = fault
+    assert agent.keeper.step() > 0
+    assert not agent.keeper.status.connected
+
+
 def test_a_mark_that_cannot_be_read(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
     """What somebody else has written among the marks keeps no other from being answered."""
     marks = Agent(tmp_path, "a", engine, time).keeper.marks

@@ -142,17 +142,22 @@ class Keeper:
             thread.start()
             self._threads.append(thread)
 
-    def stop(self, seconds: float = 2.0) -> None:
-        """End the work. What was begun is finished by the next one; the blocks stay owned."""
+    def stop(self, seconds: float = 2.0) -> bool:
+        """End the work; False: a call of the shared store keeps it for longer than that.
+
+        What was begun is finished by the next one; the blocks stay owned.
+        """
         self._stopping = True
         self._wake.set()
-        for thread in self._threads[:1]:
+        worker = self._threads[:1]  # the other thread uses the engine only, which ends its call
+        for thread in worker:
             thread.join(seconds)
         if self._session and not self.settings.fencing:
             # Else plugins that run directly may assign until the proof, and the session, end.
             with suppress(EngineError):
                 self.engine.close_session(self._session, deadline_s=1.0)
         self.engine.close()
+        return not any(thread.is_alive() for thread in worker)
 
     def _run(self) -> None:
         while not self._stopping:
@@ -178,9 +183,8 @@ class Keeper:
             self._say(True, "")
             return seconds
         except (EngineError, NoBlock, ClusterRefused, ClusterCorrupt) as error:
-            self._joined = self._joined and not isinstance(error, ClusterRefused)
-            if self.node.has_begun():
-                self._joined = False  # joining again finishes it
+            if isinstance(error, ClusterRefused) or self._has_begun():
+                self._joined = False  # joining again finishes what was begun
             return self._failed(not isinstance(error, EngineError), error.message)
         except FastipamError as error:
             self._joined = False
@@ -195,6 +199,13 @@ class Keeper:
             return self._failed(self._connected, self._reason)
         finally:
             self._lock.give()
+
+    def _has_begun(self) -> bool:
+        """Whether a claim or release is not finished; so it may be when the store does not say."""
+        try:
+            return self.node.has_begun()
+        except FastipamError:
+            return True
 
     def _failed(self, connected: bool, reason: str) -> float:
         """Say why nothing came of a turn; the seconds to leave everything alone."""
