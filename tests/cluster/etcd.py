@@ -20,7 +20,7 @@ from fastipam.cluster.engines.etcd import EtcdEngine
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
-    from typing import Self
+    from typing import Any, Self
 
     from fastipam.cluster.engine import Compare, Delete, Engine, Outcome, Put
 
@@ -240,7 +240,7 @@ class Etcd:
                     contextlib.closing(self.engine([endpoint])) as engine,
                     contextlib.suppress(EngineError),
                 ):
-                    answer = engine.members.call("/v3/maintenance/status", "{}", 5.0)
+                    answer = ask(engine, "maintenance/status", "{}")
                     if answer.get("leader") == answer["header"]["member_id"]:
                         return member
             time.sleep(0.05)
@@ -253,9 +253,7 @@ class Etcd:
         they still serve a watch from what is to be forgotten.
         """
         with contextlib.closing(self.engine()) as engine:
-            engine.members.call(
-                "/v3/kv/compaction", f'{{"revision":"{revision}","physical":true}}', 5.0
-            )
+            ask(engine, "kv/compaction", f'{{"revision":"{revision}","physical":true}}')
         for member, endpoint in zip(self.members, self.endpoints, strict=True):
             if member.process is not None:
                 self._wait_compacted(endpoint, revision)
@@ -267,7 +265,7 @@ class Etcd:
         with contextlib.closing(self.engine([endpoint])) as engine:
             while time.monotonic() < end:
                 try:
-                    engine.members.call("/v3/kv/range", body, 5.0)
+                    ask(engine, "kv/range", body)
                 except Compacted:
                     return
                 time.sleep(0.01)
@@ -288,8 +286,8 @@ class Etcd:
                 ("enable", "{}"),
             ):
                 if path == "user/grant" and "root" in body:
-                    engine.members.call("/v3/auth/role/add", '{"name":"root"}', 5.0)
-                engine.members.call(f"/v3/auth/{path}", body, 5.0)
+                    ask(engine, "auth/role/add", '{"name":"root"}')
+                ask(engine, f"auth/{path}", body)
 
     def stop(self) -> None:
         """End all members."""
@@ -315,6 +313,11 @@ class Etcd:
         trace: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+def ask(engine: EtcdEngine, path: str, body: str) -> Any:
+    """What etcd's gateway answers, as it is."""
+    return engine.members.call(f"/v3/{path}", body, 5.0, lambda answer: answer)
 
 
 def surely(
