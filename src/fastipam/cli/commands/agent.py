@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from fastipam.agent.protocol import DEFAULT_SOCKET
+from fastipam.cli import options
 from fastipam.cli.group import command as _command
 from fastipam.errors import ConfigError
 from fastipam.store import DEFAULT_DATA_DIR
@@ -49,7 +50,7 @@ from fastipam.store import DEFAULT_DATA_DIR
     "--client-timeout",
     default=10.0,
     show_default=True,
-    type=click.FloatRange(0.1, 3600),
+    type=options.Seconds(0.1, 3600),
     help="Seconds that a client may take to send a request or read an answer.",
 )
 @click.option(
@@ -74,14 +75,14 @@ from fastipam.store import DEFAULT_DATA_DIR
     "--sweep-interval",
     default=60.0,
     show_default=True,
-    type=click.FloatRange(0, 86400),
+    type=options.Seconds(0, 86400),
     help="Seconds between two looks at the network namespaces of all leases; 0: never.",
 )
 @click.option(
     "--grace",
     default=60.0,
     show_default=True,
-    type=click.FloatRange(0, 1e8),
+    type=options.Seconds(0, 1e8),
     help="Seconds for which a namespace has to be gone before its lease is released.",
 )
 @click.option(

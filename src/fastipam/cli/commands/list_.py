@@ -65,7 +65,7 @@ from fastipam.cli.when import MOMENT, Moment
 @click.option("--watch", is_flag=True, help="Go on: show what changes, until Ctrl-C.")
 @click.option(
     "--interval",
-    type=click.FloatRange(0.1, 3600),
+    type=options.Seconds(0.1, 3600),
     default=2.0,
     show_default=True,
     help="Seconds between two looks of --watch.",

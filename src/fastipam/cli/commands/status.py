@@ -123,10 +123,8 @@ def _ask_all(directory: Path, agent: socket.socket | None) -> Iterator[Answer]:
     for path in paths:
         try:
             plugins = [one for one in netconf.with_ipam(path) if one["ipam"]["type"] == "fastipam"]
-        except CniError as error:
-            yield _unusable(path, error.msg)
-        except FastipamError as error:
-            yield _unusable(path, error.message)
+        except (CniError, FastipamError) as error:
+            yield _unusable(path, netconf.reason(error))
         except OSError as error:
             yield _unusable(path, f"it cannot be read: {error.strerror}")
         else:

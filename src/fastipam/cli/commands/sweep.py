@@ -38,7 +38,7 @@ _COLUMNS = (
 @options.network()
 @click.option(
     "--grace",
-    type=click.FloatRange(0, 1e9),
+    type=options.Seconds(0, 1e9),
     default=DEFAULT_GRACE_S,
     show_default=True,
     help="Seconds between the first look that misses a namespace and the one that releases.",
