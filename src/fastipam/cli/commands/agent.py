@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from fastipam.agent.protocol import DEFAULT_SOCKET
 from fastipam.cli import options
 from fastipam.cli.group import command as _command
 from fastipam.errors import ConfigError
@@ -20,15 +19,7 @@ from fastipam.store import DEFAULT_DATA_DIR
         ("fastipam agent --http 9464", "with a page, /metrics and /healthz on 127.0.0.1"),
     ),
 )
-@click.option(
-    "--socket",
-    type=click.Path(dir_okay=False, readable=False, path_type=Path),
-    default=Path(DEFAULT_SOCKET),
-    show_default=True,
-    envvar="FASTIPAM_SOCKET",
-    show_envvar=True,
-    help="Where the launcher finds the agent.",
-)
+@options.socket
 @click.option(
     "--http",
     metavar="[ADDR:]PORT",
@@ -94,7 +85,7 @@ from fastipam.store import DEFAULT_DATA_DIR
     "share this agent keeps from the start; others are kept once a configuration has named them.",
 )
 def command(
-    socket: Path,
+    socket_path: Path,
     http: str | None,
     http_private: bool,
     max_connections: int,
@@ -119,7 +110,7 @@ def command(
     )
     limits = Limits(max_connections, client_timeout)
     settings = process.Settings(
-        socket,
+        socket_path,
         _host_and_port(http),
         limits,
         data_dirs=data_dirs,

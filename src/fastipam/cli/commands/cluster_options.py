@@ -58,9 +58,6 @@ def where(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
-
 def settings_of(path: str, network: str | None, data_dir: str | None) -> tuple[Settings, str, str]:
     """(settings, network, data directory) of a file. Raises ConfigError."""
     from fastipam.cli import netconf
