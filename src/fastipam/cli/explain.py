@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastipam import holds, records
 from fastipam.addresses import format_cidr, format_ip
-from fastipam.cli import listing
+from fastipam.cli import filters
 from fastipam.cli.when import duration, stamp
 from fastipam.ledger import find, read_pool, read_record, read_state
 from fastipam.records import COOLING
@@ -64,7 +64,7 @@ def explain(
         {
             "time": stamp(event.wall_ns, local=local),
             "event": event.kind,
-            "pod": listing.pod_of(event),
+            "pod": filters.pod_of(event),
             "container_id": event.container_id,
             "ifname": event.ifname,
         }
@@ -95,7 +95,7 @@ def _status(
 
 def _lease(record: Record, state: NetworkState, now_ns: int, local: bool) -> dict[str, Any]:
     answer: dict[str, Any] = {
-        "pod": listing.pod_of(record),
+        "pod": filters.pod_of(record),
         "container_id": record.container_id,
         "ifname": record.ifname,
         "pod_uid": record.pod_uid,
