@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from fastipam import holds, records
-from fastipam.addresses import format_cidr, format_ip
+from fastipam.addresses import BITS, format_cidr, format_ip
 from fastipam.cli import filters
 from fastipam.cli.when import duration, stamp
 from fastipam.ledger import find, read_pool, read_record, read_state
@@ -77,8 +77,8 @@ def _is_near(pool: Pool, family: int, value: int) -> bool:
     """Whether it lies in the subnet of a range: its gateway, say, or an exclusion."""
     for each in pool.sets:
         for one in each.ranges:
-            size = (32 if family == 4 else 128) - one.length
-            if one.family == family and value >> size == one.network >> size:
+            bits = BITS[family] - one.length
+            if one.family == family and value >> bits == one.network >> bits:
                 return True
     return False
 

@@ -58,27 +58,42 @@ class Filter:
             found.append(_encode(f"\0{namespace}\0{name}\0"))
         return found
 
+    def covers(self, family: int, value: int) -> bool:
+        """Whether an address is in the interval."""
+        interval = self.interval
+        return interval is None or (family == interval[0] and interval[1] <= value <= interval[2])
+
     def fits(self, record: Record) -> bool:
-        """Whether a lease is wanted."""
+        """Whether a lease is wanted, wherever it is."""
         return (
             self.wants("COOLING" if record.state == COOLING else "ASSIGNED")
-            and record.container_id.startswith(self.container)
-            and (not self.ifname or record.ifname == self.ifname)
-            and (not self.pod or pod_of(record) == self.pod)
-            and (not self.owner or self.owner in (pod_of(record), record.container_id))
+            and self._fits_owner(record)
             and record.allocated_ns >= self.since_ns
         )
 
+    def fits_event(self, event: history.Event) -> bool:
+        """Whether an event is wanted: whatever became of the address, and whenever."""
+        return self.covers(event.family, event.value) and self._fits_owner(event)
+
+    def _fits_owner(self, one: Record | history.Event) -> bool:
+        return (
+            one.container_id.startswith(self.container)
+            and (not self.ifname or one.ifname == self.ifname)
+            and (not self.pod or pod_of(one) == self.pod)
+            and (not self.owner or self.owner in (pod_of(one), one.container_id))
+        )
+
     def fits_reservation(self, one: Reservation) -> bool:
-        """Whether an address that is only reserved is wanted."""
+        """Whether an address that is only reserved is wanted, wherever it is."""
         if self.container or self.ifname or self.since_ns or not self.wants("RESERVED"):
             return False
         return all(one.owner == wanted for wanted in (self.pod, self.owner) if wanted)
 
     @property
-    def anything(self) -> bool:
-        """Whether the free addresses, which nobody has, are wanted."""
-        return not (self.container or self.ifname or self.pod or self.owner or self.since_ns)
+    def wants_free(self) -> bool:
+        """Whether free addresses are wanted, which nobody has and nobody has had since a time."""
+        whose = self.container or self.ifname or self.pod or self.owner or self.since_ns
+        return not whose and self.wants("FREE")
 
 
 EVERYTHING = Filter()

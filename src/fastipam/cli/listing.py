@@ -130,9 +130,9 @@ class _Listing:
 
     def run(self, *, with_free: bool) -> Iterator[dict[str, Any]]:
         used = self._used()
-        if not with_free or not self._wanted.anything or not self._wanted.wants("FREE"):
-            return (row for _, row in used if row)
-        return self._with_free(used)
+        if with_free and self._wanted.wants_free:
+            return self._with_free(used)
+        return (row for _, row in used if row)
 
     def _used(self) -> Iterator[tuple[Address, dict[str, Any] | None]]:
         """(address, row) of what is used; the row is None where it is not wanted."""
@@ -183,9 +183,8 @@ class _Listing:
         )
 
     def _look_up(self, addresses: Iterable[Address]) -> Iterator[tuple[Address, bytes]]:
-        interval = self._wanted.interval
         for family, value in sorted(set(addresses)):
-            if interval is None or (family == interval[0] and interval[1] <= value <= interval[2]):
+            if self._wanted.covers(family, value):
                 key = records.address_key(self._network_id, family, value)
                 raw = self._txn.get(key, None, self._store.db_leases)
                 if raw is not None:
@@ -239,11 +238,8 @@ class _Listing:
         return found if assignments == state.generation else None
 
     def _reservations(self) -> Iterator[tuple[Address, Reservation]]:
-        interval = self._wanted.interval
         for one in holds.read_all(self._txn, self._store, self._network_id):
-            if interval is None or (
-                one.family == interval[0] and interval[1] <= one.value <= interval[2]
-            ):
+            if self._wanted.covers(one.family, one.value):
                 yield (one.family, one.value), one
 
     # What a row says -------------------------------------------------------------------------

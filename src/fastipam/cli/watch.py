@@ -96,27 +96,13 @@ def to_pipe(ipam: Ipam, only: str | None, wanted: Filter, *, as_json: bool, ever
         output.table(listing.COLUMNS, listing.rows(ipam, only, wanted, local=True))
     while True:
         for name, event in changes.look():
-            row = event_row(name, event, local=not as_json)
-            if _concerns(wanted, event):
+            if wanted.fits_event(event):
+                row = event_row(name, event, local=not as_json)
                 keys = ("time", "event", "address", "pod", "container_id", "ifname", "network")
                 output.say(
                     dumps(row) if as_json else "  ".join(str(row[key]) or "-" for key in keys)
                 )
         time.sleep(every_s)
-
-
-def _concerns(wanted: Filter, event: history.Event) -> bool:
-    interval = wanted.interval
-    return (
-        (
-            interval is None
-            or (event.family, True) == (interval[0], interval[1] <= event.value <= interval[2])
-        )
-        and event.container_id.startswith(wanted.container)
-        and (not wanted.ifname or event.ifname == wanted.ifname)
-        and (not wanted.pod or filters.pod_of(event) == wanted.pod)
-        and (not wanted.owner or wanted.owner in (filters.pod_of(event), event.container_id))
-    )
 
 
 def on_screen(ipam: Ipam, only: str | None, wanted: Filter, *, every_s: float) -> None:
