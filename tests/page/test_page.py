@@ -280,6 +280,19 @@ def test_other_networks(serve: Serve, browser: Browser) -> None:
     assert browser.complaints() == []
 
 
+def test_tabs_follow_the_networks(serve: Serve, browser: Browser) -> None:
+    """A tab keeps the focus while the networks stay; it is of another network when they do not."""
+    browser.open(serve().url)
+    browser.until_js(READY)
+    focus = "document.querySelector('#tabs button').focus()"
+    tabs = "[...document.querySelectorAll('#tabs button')].map(tab => tab.textContent)"
+    focused = "document.activeElement.textContent"
+    assert browser.run(f"{focus}; showStatus(pick); {focused}") == "both"
+    rename = "shown.status.networks[0].network = 'another'"
+    assert browser.run(f"{rename}; showStatus(pick); {tabs}") == ["another", "podnet"]
+    assert browser.complaints() == []
+
+
 def test_texts_of_addresses(serve: Serve, browser: Browser) -> None:
     """The page writes addresses as the rest of fastipam does (RFC 5952)."""
     browser.open(serve().url)

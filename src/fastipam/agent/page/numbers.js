@@ -34,17 +34,19 @@ function showTabs(choose) {
   const tabs = shown.status.networks.map((one) => {
     const twice = names.indexOf(one.network) !== names.lastIndexOf(one.network);
     const tab = element("button", twice ? `${one.network} (${one.data_dir})` : one.network);
+    tab.dataset.key = keyOf(one);
     tab.setAttribute("role", "tab");
     tab.setAttribute("aria-selected", String(keyOf(one) === shown.chosen));
     tab.addEventListener("click", () => choose(keyOf(one)));
     return tab;
   });
-  if (!$("tabs").contains(document.activeElement) || $("tabs").children.length !== tabs.length) {
-    $("tabs").replaceChildren(...tabs);
+  // Whoever has the focus there keeps it, as long as the networks are the same.
+  const before = [...$("tabs").children];
+  const same = before.length === tabs.length && tabs.every((tab, at) => tab.dataset.key === before[at].dataset.key);
+  if (same && $("tabs").contains(document.activeElement)) {
+    tabs.forEach((tab, at) => before[at].setAttribute("aria-selected", tab.getAttribute("aria-selected")));
   } else {
-    tabs.forEach((tab, at) =>
-      $("tabs").children[at].setAttribute("aria-selected", tab.getAttribute("aria-selected")),
-    );
+    $("tabs").replaceChildren(...tabs);
   }
 }
 
