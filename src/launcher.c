@@ -18,7 +18,8 @@
  * been committed is then a clean error (the owner has an address already), and the runtime's DEL
  * frees it. Nothing is printed before the answer is complete.
  *
- * Environment: FASTIPAM_SOCKET (the agent's socket), FASTIPAM_TIMEOUT (seconds for everything). To the
+ * Environment: FASTIPAM_SOCKET (the agent's socket), FASTIPAM_TIMEOUT (seconds from its start on to
+ * wait for the agent; for a runtime that leaves its end of a pipe open it waits as any plugin). To the
  * agent and to the entry point it hands on FASTIPAM_STARTED, when it began on the monotonic clock in
  * nanoseconds: GC spares leases that are younger than its call, however long it waited. To the agent
  * it says as FASTIPAM_NETNS which files CNI_NETNS, its own network namespace and its mount namespace

@@ -158,7 +158,9 @@ def _churn(store: Path, stop: threading.Event) -> None:
 
 def _shots(browser: Browser) -> None:
     browser.open(f"http://127.0.0.1:{PORT}/")
-    browser.until_js("drawn && drawn.panels[0].image && drawn.network === 'podnet'")
+    browser.until_js(
+        "shown.drawn && shown.drawn.panels[0].image && shown.drawn.network === 'podnet'"
+    )
     time.sleep(45)  # the chart shows what happens meanwhile
     left, top = browser.run(
         "(() => { const b = canvas.getBoundingClientRect(); return [b.x, b.y]; })()"
@@ -169,12 +171,10 @@ def _shots(browser: Browser) -> None:
         browser.mouse("mouseWheel", left + x, top + y, deltaX=0, deltaY=-120)
     _point(browser, left, top)
     browser.screenshot(HERE / "page-zoomed.png")
-    browser.run("fit()")
+    browser.run("fit(); draw()")
     browser.resize(1500, 2000)
-    browser.run(
-        "choose(status.networks.map(keyOf).find(key => key.endsWith('dual')));showStatus();look()"
-    )
-    browser.until_js("drawn && drawn.network === 'dual' && drawn.panels[0].image")
+    browser.run("pick(shown.status.networks.map(keyOf).find(key => key.endsWith('dual')))")
+    browser.until_js("shown.drawn && shown.drawn.network === 'dual' && shown.drawn.panels[0].image")
     browser.until_js("document.querySelector('#chart polygon')")
     browser.screenshot(HERE / "page-dual.png")
 
@@ -183,7 +183,7 @@ def _point(browser: Browser, left: float, top: float) -> tuple[float, float]:
     """Move the pointer to an assigned address near the middle, and wait for its owner."""
     x, y = browser.run(
         """(() => {
-          const panel = drawn.panels[panelAt], curve = curveOf(panel);
+          const drawing = panel(), curve = curveOf(drawing);
           for (let far = 0; far < 900; far += 2) for (let turn = 0; turn < 6.28; turn += 0.3) {
             const x = canvas.width / 2.6 + far * Math.cos(turn);
             const y = canvas.height / 3.2 + far * Math.sin(turn);
@@ -191,7 +191,7 @@ def _point(browser: Browser, left: float, top: float) -> tuple[float, float]:
             const row = Math.floor((y - view.y) / view.scale);
             if (x < 0 || y < 0 || x >= canvas.width || y >= canvas.height) continue;
             if (column < 0 || row < 0 || column >= curve.width || row >= curve.height) continue;
-            const cell = panel.cells[curve.order[row * curve.width + column]];
+            const cell = drawing.cells[curve.order[row * curve.width + column]];
             if ((cell & 7) === 1) return [x, y];
           }
         })()"""

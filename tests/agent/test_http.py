@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import http.client
 import json
+import os
 import socket
+import time
 import urllib.parse
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -284,6 +288,65 @@ def test_many_silent_clients(shown: Agent, free_port: int, config: Make) -> None
     assert closed == 20
     for one in silent:
         one.close()
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "status"),
+    [
+        ("http://[/", "localhost", 400),
+        ("/?" + "a=b&" * 17, "localhost", 400),
+        ("/", "[", 421),
+        ("/", "", 421),
+    ],
+)
+def test_what_cannot_be_read_is_answered(
+    quiet: int, target: str, host: str, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Addresses and names that are none get a status, not a hang-up; nothing of it is logged."""
+    with socket.create_connection(("127.0.0.1", quiet), timeout=20) as connection:
+        connection.sendall(f"GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        assert connection.recv(65536).split()[1] == b"%d" % status
+    assert not caplog.records
+
+
+def test_trickling_client(quiet: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte now and then does not keep a thread for longer than a request may take."""
+    monkeypatch.setattr(server._Handler, "timeout", 0.3)
+    with socket.create_connection(("127.0.0.1", quiet)) as connection:
+        connection.settimeout(0.03)
+        with suppress(ConnectionError):
+            for _ in range(1000):
+                connection.sendall(b"a")
+                with suppress(TimeoutError):
+                    assert connection.recv(1) == b""
+                    return
+            pytest.fail("thirty seconds, and it is still read")
+
+
+def test_out_of_descriptors(quiet: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that cannot be taken is tried again after a pause, until it can."""
+    refused = []
+    accept = socket.socket.accept
+
+    def full(_: socket.socket) -> Any:
+        refused.append(time.monotonic())
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(socket.socket, "accept", full)
+    with socket.create_connection(("127.0.0.1", quiet), timeout=20) as connection:
+        connection.sendall(b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        until(lambda: len(refused) >= 4, "it was tried several times")
+        monkeypatch.setattr(socket.socket, "accept", accept)
+        assert connection.recv(65536).split()[1] == b"200"
+    assert refused[3] - refused[0] > 0.2  # three pauses, and not as fast as it can
+
+
+@pytest.fixture
+def quiet() -> Iterator[int]:
+    """A server that answers with nothing; its port."""
+    service = server.serve("127.0.0.1", 0, {"/": Route(lambda _: Response(200, b""))})
+    yield service.port
+    service.stop()
 
 
 @pytest.fixture

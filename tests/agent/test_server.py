@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import threading
 import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -24,6 +26,20 @@ LATER_ONCE = b"later"  # a request that waits for something when it comes first
 SHORT_S = 0.3  # what a client may take in these tests
 
 
+class Listener(socket.socket):
+    """A listening socket for whose connections there is no descriptor while ``full`` is set."""
+
+    full = False
+    refused = 0
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """As inherited, if there is a descriptor."""
+        if self.full:
+            self.refused += 1
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return super().accept()
+
+
 class Served:
     """A server in a thread; it answers a request with its own input, and keeps the batches."""
 
@@ -33,10 +49,10 @@ class Served:
         self.hold = threading.Event()  # cleared: a batch takes until it is set
         self.hold.set()
         self.busy = threading.Event()
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(str(path))
-        self._listener.listen(4096)
-        self.server = Server(self._listener, self._serve, limits)
+        self.listener = Listener(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.listener.bind(str(path))
+        self.listener.listen(4096)
+        self.server = Server(self.listener, self._serve, limits)
         self.thread = threading.Thread(target=self.server.run)
         self.thread.start()
 
@@ -63,7 +79,7 @@ class Served:
             self.server.stop()
         self.thread.join(20)
         assert not self.thread.is_alive()
-        self._listener.close()
+        self.listener.close()
 
 
 @pytest.fixture
@@ -304,6 +320,43 @@ def test_flood(serve: Callable[..., Served]) -> None:
         last = stack.enter_context(served.client())
         assert _ask(last, b"z") == b"z"
         assert all(client.is_closed() for client in silent)
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_out_of_descriptors(
+    others: int, serve: Callable[..., Served], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A connection that cannot be taken is tried again after a pause; the log says so once."""
+    served = serve()
+    with ExitStack() as stack:
+        clients = [stack.enter_context(served.client()) for _ in range(others)]
+        for client in clients:
+            assert _ask(client, b"x") == b"x"
+        served.listener.full = True
+        begun = time.monotonic()
+        with served.client() as late:
+            late.send({}, b"late")
+            until(lambda: served.listener.refused >= 4, "it was tried several times")
+            assert time.monotonic() - begun > 0.2  # three pauses, and not as fast as it can
+            for client in clients:
+                assert _ask(client, b"y") == b"y"
+            served.listener.full = False
+            assert late.receive().output == b"late"
+    assert caplog.text.count("accept failed") == 1
+
+
+def test_a_request_that_waits_is_the_only_one(serve: Callable[..., Served]) -> None:
+    """What a client sends behind a request that waits is left in the socket, and served after it.
+
+    A client that says that it will send no more is not one that has gone away.
+    """
+    served = serve()
+    with served.client() as client:
+        client.send({}, LATER_ONCE)
+        client.send({}, b"second")
+        client.socket.shutdown(socket.SHUT_WR)
+        assert client.receive().output == LATER_ONCE
+        assert client.receive().output == b"second"
 
 
 def test_flood_of_requests(serve: Callable[..., Served]) -> None:

@@ -266,6 +266,10 @@ def test_refusals(looking: Watch) -> None:
     assert len(looking.refusals) == watch.REFUSALS
     assert looking.refusals[-2].message == f"bad {watch.REFUSALS + 4} look"
     assert looking.requests == watch.REFUSALS + 7
+    shown = iter(reversed(looking.refusals))
+    assert next(shown).verb == "DEL"
+    looking.request("GC", 1, b"", 0.1)  # while the page is being made, in another thread
+    assert next(shown).verb == "ADD"
 
 
 def test_directories_are_opened(data_dir: Path) -> None:

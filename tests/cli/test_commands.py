@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -19,7 +21,8 @@ from fastipam.cli.group import Command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+FASTIPAM = str(Path(sys.executable).with_name("fastipam"))
 
 
 def every_command(
@@ -216,3 +219,50 @@ def test_json_is_an_array(data_dir: Path) -> None:
     fastipam.open(data_dir).close()
     done = CliRunner().invoke(cli, ["list", "--json", "--data-dir", str(data_dir)])
     assert json.loads(done.stdout) == []
+
+
+def _run(redirected: str, words: str, **environ: str) -> subprocess.CompletedProcess[bytes]:
+    """A command line of fastipam's in a shell."""
+    return subprocess.run(
+        ["/bin/sh", "-c", f'exec "$0" {words} {redirected}', FASTIPAM],
+        env=os.environ | environ,
+        input=b"" if "<" not in redirected else None,
+        capture_output=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("words", ["list", "list --json", "stats", "doctor", "map", "--help"])
+@pytest.mark.parametrize(
+    ("redirected", "said"),
+    [
+        (">&-", b"Bad file descriptor"),
+        (">/dev/full", b"No space left on device"),
+        (">&- 2>&-", b""),
+        ("<&-", None),
+    ],
+)
+def test_odd_streams(words: str, redirected: str, said: bytes | None, data_dir: Path) -> None:
+    """A stream that is closed or full is one line and a status; nothing goes into the store."""
+    with fastipam.open(data_dir, "relaxed") as ipam:
+        ipam.network("podnet", "10.32.0.0/24").allocate("c1")
+    before = (data_dir / "data.mdb").read_bytes()
+    done = _run(redirected, words, FASTIPAM_DATA_DIR=str(data_dir))
+    assert (data_dir / "data.mdb").read_bytes() == before
+    if said is None:
+        assert b"Traceback" not in done.stderr
+    else:
+        assert done.returncode == 1
+        assert done.stderr.count(b"\n") == (1 if said else 0)
+        assert said in done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_without_utf_8(encoding: str, data_dir: Path) -> None:
+    """Characters that it does not have are shown in another way; a row is a row."""
+    with fastipam.open(data_dir, "relaxed") as ipam:
+        ipam.network("podnet", "10.32.0.0/24").allocate("c1", pod_name="wéb-Ж")
+    done = _run("", "list", FASTIPAM_DATA_DIR=str(data_dir), PYTHONIOENCODING=encoding)
+    assert done.returncode == 0
+    assert b"b-\\u0416" in done.stdout
+    assert _run("", "cluster routes --help", PYTHONIOENCODING=encoding).returncode == 0

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastipam.cluster.engine import EngineError, EngineTimeout
+from fastipam.cluster.engine import Compacted, EngineError, EngineTimeout
 from fastipam.cluster.engines.etcd import EtcdEngine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from types import TracebackType
-    from typing import Self
+    from typing import Any, Self
 
     from fastipam.cluster.engine import Compare, Delete, Engine, Outcome, Put
 
@@ -240,18 +240,36 @@ class Etcd:
                     contextlib.closing(self.engine([endpoint])) as engine,
                     contextlib.suppress(EngineError),
                 ):
-                    answer = engine.members.call("/v3/maintenance/status", "{}", 5.0)
+                    answer = ask(engine, "maintenance/status", "{}")
                     if answer.get("leader") == answer["header"]["member_id"]:
                         return member
             time.sleep(0.05)
         raise AssertionError("there is no leader")
 
     def compact(self, revision: int) -> None:
-        """Forget the history up to that revision."""
+        """Forget the history up to that revision, at every member that runs.
+
+        The answer comes from one member. The others follow when they get to it, and until then
+        they still serve a watch from what is to be forgotten.
+        """
         with contextlib.closing(self.engine()) as engine:
-            engine.members.call(
-                "/v3/kv/compaction", f'{{"revision":"{revision}","physical":true}}', 5.0
-            )
+            ask(engine, "kv/compaction", f'{{"revision":"{revision}","physical":true}}')
+        for member, endpoint in zip(self.members, self.endpoints, strict=True):
+            if member.process is not None:
+                self._wait_compacted(endpoint, revision)
+
+    def _wait_compacted(self, endpoint: str, revision: int) -> None:
+        """Wait until this member refuses to read at the revision before."""
+        body = f'{{"key":"AA==","revision":"{revision - 1}","serializable":true}}'
+        end = time.monotonic() + READY_S
+        with contextlib.closing(self.engine([endpoint])) as engine:
+            while time.monotonic() < end:
+                try:
+                    ask(engine, "kv/range", body)
+                except Compacted:
+                    return
+                time.sleep(0.01)
+        raise AssertionError(f"{endpoint} does not forget what is before revision {revision}")
 
     def enable_passwords(self, username: str, password: str) -> None:
         """Add root and a user who may use ``/fastipam/…`` only, then demand passwords."""
@@ -268,8 +286,8 @@ class Etcd:
                 ("enable", "{}"),
             ):
                 if path == "user/grant" and "root" in body:
-                    engine.members.call("/v3/auth/role/add", '{"name":"root"}', 5.0)
-                engine.members.call(f"/v3/auth/{path}", body, 5.0)
+                    ask(engine, "auth/role/add", '{"name":"root"}')
+                ask(engine, f"auth/{path}", body)
 
     def stop(self) -> None:
         """End all members."""
@@ -295,6 +313,11 @@ class Etcd:
         trace: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+def ask(engine: EtcdEngine, path: str, body: str) -> Any:
+    """What etcd's gateway answers, as it is."""
+    return engine.members.call(f"/v3/{path}", body, 5.0, lambda answer: answer)
 
 
 def surely(

@@ -192,9 +192,9 @@ class Site:
         return engine
 
     def serves(self, container: str) -> bool:
-        """One ADD, as an agent makes it; whether it has an address."""
+        """One ADD, as an agent makes it; whether it has an address, now or since an earlier one."""
         try:
-            self.network.allocate(container)
+            self.network.allocate(container, existing="return")
         except PoolExhausted:
             self.keeper.need(container)
             return False
@@ -303,9 +303,13 @@ def test_compaction_while_a_watch_is_behind(etcd: Etcd, tmp_path: Path) -> None:
         for at in range(48):
             rich.network.release(f"pod-{at}")
         poor = stack.enter_context(Site(tmp_path, "poor", written))
-        poor.serves("in-need")
         marks = rich.keeper.node.keys.wanted
-        wait_until(lambda: engine.list(marks, deadline_s=PATIENCE_S)[0], "a mark is up")
+
+        def mark_is_up() -> bool:
+            assert not poor.serves("in-need")  # an ADD goes on asking: else its need is forgotten
+            return bool(engine.list(marks, deadline_s=PATIENCE_S)[0])
+
+        wait_until(mark_is_up, "a mark is up")
         for _ in range(3):
             revision = surely(engine, [], [Put(b"/noise", b"")]).revision
         etcd.compact(revision)

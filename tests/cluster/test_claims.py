@@ -157,9 +157,9 @@ def test_killed_while_donating(at: str, engine: MemoryEngine, tmp_path: Path) ->
     assert pairs[-1] not in donor.active()
 
 
-def raise_mark(node: Node, engine: MemoryEngine) -> KeyValue:
+def raise_mark(node: Node, engine: MemoryEngine, count: int = 1) -> KeyValue:
     session = engine.open_session(10, deadline_s=1)
-    node.raise_mark(4, 1, session, Deadline(5))
+    node.raise_mark(4, count, session, Deadline(5))
     mark = engine.get(node.keys.want(node.name), deadline_s=1)
     assert mark is not None
     return mark
@@ -178,6 +178,21 @@ def test_donation(engine: MemoryEngine, tmp_path: Path) -> None:
     assert node.collect(Deadline(5)) == pairs[0][:1]
     assert_settled(engine, needy, *donors)
     assert needy.network.allocate("c1").value >> 8 == pairs[0][0][1] >> 8
+
+
+def test_a_donation_is_one_transaction_however_many_are_wanted(tmp_path: Path) -> None:
+    """Of more blocks than a transaction has room for, as many move as fit; the rest stay."""
+    engine = MemoryEngine()
+    init(engine, blocksize=26)
+    donor = Machine(tmp_path, "a", engine, blocksize=26)
+    needy = Machine(tmp_path, "n", engine, blocksize=26)
+    pairs = claim(donor.joined(), 32) + claim(donor.joined(), 32)
+    node = needy.joined()
+    mark = raise_mark(node, engine, len(pairs))
+    assert donor.node().donate("n", mark, pairs, Deadline(5)) == 42
+    assert len(node.collect(Deadline(5))) == 42
+    assert len(donor.active()) == len(pairs) - 42
+    assert_settled(engine, needy, donor)
 
 
 def test_nothing_in_use_is_given_away(engine: MemoryEngine, tmp_path: Path) -> None:

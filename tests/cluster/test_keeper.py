@@ -10,8 +10,9 @@ import pytest
 from fastipam import blocks
 from fastipam.agent.chores import Chores
 from fastipam.backup import backup, restore
+from fastipam.cluster import layout
 from fastipam.cluster.deadlines import Deadline
-from fastipam.cluster.engine import EngineUnavailable
+from fastipam.cluster.engine import EngineUnavailable, Put
 from fastipam.cluster.engines.memory import MemoryEngine
 from fastipam.cluster.keeper import Keeper
 from fastipam.cluster.operator import release_node
@@ -309,3 +310,71 @@ def test_restored_under_a_running_agent(engine: MemoryEngine, time: Time, tmp_pa
     agent.turns(1)
     assert agent.add(1) == 1
     assert_settled(engine, agent)
+
+
+def test_claims_that_cannot_be_locked(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
+    """The keeper outlives a lock file that cannot be opened, says so, and goes on when it can."""
+    agent = Agent(tmp_path, "a", engine, time)
+    lock = agent.path / "cluster.lock"
+    lock.symlink_to(tmp_path / "elsewhere")
+    assert agent.keeper.step() > 0
+    assert "cluster.lock" in agent.keeper.status.reason
+    lock.unlink()
+    agent.turns(1)
+    assert agent.keeper.status.connected
+    assert agent.add(1) == 1
+
+
+def test_both_stores_fail_at_once(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
+    """When neither store answers, a turn ends with a pause all the same."""
+    agent = Agent(tmp_path, "a", engine, time)
+    agent.keeper.step()
+    time.now += 20
+
+    def fault(_call: str, _at: str) -> None:
+        agent.store.close()
+        raise EngineUnavailable("connection refused")
+
+    engine.fault = fault
+    assert agent.keeper.step() > 0
+    assert not agent.keeper.status.connected
+
+
+def test_a_mark_that_cannot_be_read(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
+    """What somebody else has written among the marks keeps no other from being answered."""
+    marks = Agent(tmp_path, "a", engine, time).keeper.marks
+    keys = marks._node.keys
+    values = {"b": b"help!", "c": layout.Want(1, 1, 1, 4).pack()}
+    for name, value in values.items():
+        engine.transact([], [Put(keys.want(name), value)], deadline_s=1)
+    listed, _ = engine.list(keys.wanted, deadline_s=1)
+    marks.replace(listed)
+    time.now += 10
+    assert [needy for needy, _ in marks.due()] == ["c"]
+
+
+def test_a_watch_that_fails_in_an_odd_way(
+    engine: MemoryEngine, time: Time, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An answer that nobody has thought of is logged, and does not end the watching."""
+    agent = Agent(tmp_path, "a", engine, time)
+    marks, keys = agent.keeper.marks, agent.keeper.node.keys
+    odd = ["watch", "list"]
+
+    def fault(call: str, at: str) -> None:
+        if at == "before" and call in odd:
+            odd.remove(call)
+            raise KeyError("header")
+
+    engine.fault = fault
+    want = Put(keys.want("b"), layout.Want(1, 1, 1, 4).pack())
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            engine.transact([], [want], deadline_s=1)
+
+    marks.follow(lambda: bool(marks), pause)
+    assert len(pauses) == 2
+    assert caplog.text.count("a defect in the watch") == 2

@@ -30,6 +30,17 @@ def find_chromium() -> str | None:
     return shutil.which("chromium") or shutil.which("chromium-browser")
 
 
+# A module is evaluated once: these are the page's own, and show what they are at any moment.
+_NAME_EXPORTS = """(async () => {
+  for (const link of document.querySelectorAll("link[rel=modulepreload]")) {
+    const module = await import(link.href);
+    for (const name of Object.keys(module)) {
+      Object.defineProperty(globalThis, name, { get: () => module[name], configurable: true });
+    }
+  }
+})()"""
+
+
 class Browser:
     """One browser with one page; a context manager that ends it."""
 
@@ -134,10 +145,11 @@ class Browser:
         )  # fmt: skip
 
     def open(self, url: str) -> None:
-        """Go to a page, and wait until it is loaded."""
+        """Go to a page, and wait until it is loaded. What its modules export can be named then."""
         self.events.clear()
         self.send("Page.navigate", url=url)
         self.until(lambda: self.run("document.readyState") == "complete", "the page is loaded")
+        self.run(_NAME_EXPORTS)
 
     def run(self, expression: str) -> Any:
         """The value of a JavaScript expression; a promise is awaited."""

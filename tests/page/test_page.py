@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 FASTIPAM = Path(sys.executable).with_name("fastipam")
 CODES = {"FREE": FREE, "ASSIGNED": ASSIGNED, "COOLING": COOLING, "RESERVED": RESERVED}
-READY = "drawn && drawn.panels[panelAt].image && status"
+READY = "shown.drawn && panel().image && shown.status"
 
 
 def _listed(data_dir: Path, network: str) -> list[dict[str, str]]:
@@ -71,7 +71,7 @@ def test_pixel_by_pixel(serve: Serve, browser: Browser, filled: Path) -> None:
     browser.resize(1700, 1500)
     browser.open(served.url)
     browser.until_js(READY)
-    first, bits = browser.run("[drawn.panels[0].first, drawn.panels[0].bits]")
+    first, bits = browser.run("[shown.drawn.panels[0].first, shown.drawn.panels[0].bits]")
     side = 1 << bits // 2
     expected = _expected(_listed(filled, "podnet"), int(first), bits)
     assert len(np.unique(expected.reshape(-1, 3), axis=0)) == 5
@@ -86,8 +86,8 @@ def test_pixel_by_pixel(serve: Serve, browser: Browser, filled: Path) -> None:
                 net.allocate(f"new{number}")
             net.unreserve("10.32.30.0/25")
         assert net.stats() != before
-    change = browser.run("drawn.change")
-    browser.until_js(f"drawn.change > {change}")
+    change = browser.run("shown.drawn.change")
+    browser.until_js(f"shown.drawn.change > {change}")
     expected = _expected(_listed(filled, "podnet"), int(first), bits)
     again = _shown(browser, side, side)
     assert (again == expected).all()
@@ -113,7 +113,7 @@ def test_tooltip(serve: Serve, browser: Browser) -> None:
     browser.open(serve().url)
     browser.until_js(READY)
     with_lease = browser.run(
-        "(() => { const p = drawn.panels[0];"
+        "(() => { const p = shown.drawn.panels[0];"
         "const c = p.cells.findIndex((byte, at) => (byte & 7) === 1 && at > 40);"
         "const at = curveOf(p).order.indexOf(c), w = curveOf(p).width;"
         "return [c, at % w, Math.floor(at / w)]; })()"
@@ -263,7 +263,7 @@ def test_other_networks(serve: Serve, browser: Browser) -> None:
     names = browser.run("[...document.querySelectorAll('#tabs button')].map(b => b.textContent)")
     assert names == ["both", "podnet"]
     browser.click("#tabs button")
-    browser.until_js("drawn && drawn.network === 'both' && drawn.panels[0].image")
+    browser.until_js("shown.drawn && shown.drawn.network === 'both' && shown.drawn.panels[0].image")
     browser.until_js("document.querySelector('#chart').textContent.includes('40 in use')")
     # The table that came with the page has the events of both networks.
     browser.until_js("!document.querySelector('#events').textContent.includes('10.32.')")
@@ -274,9 +274,22 @@ def test_other_networks(serve: Serve, browser: Browser) -> None:
         "(() => { const s = document.querySelector('#panel'); s.selectedIndex = 1;"
         "s.dispatchEvent(new Event('change')); })()"
     )
-    assert browser.run("drawn.panels[panelAt].cells.filter(byte => (byte & 7) === 1).length") == 20
-    assert browser.run("addressOf(drawn.panels[1], 17)") == "2001:db8::11"
+    assert browser.run("panel().cells.filter(byte => (byte & 7) === 1).length") == 20
+    assert browser.run("addressOf(shown.drawn.panels[1], 17)") == "2001:db8::11"
     browser.until_js("document.querySelector('#counts').innerText.includes('40')")
+    assert browser.complaints() == []
+
+
+def test_tabs_follow_the_networks(serve: Serve, browser: Browser) -> None:
+    """A tab keeps the focus while the networks stay; it is of another network when they do not."""
+    browser.open(serve().url)
+    browser.until_js(READY)
+    focus = "document.querySelector('#tabs button').focus()"
+    tabs = "[...document.querySelectorAll('#tabs button')].map(tab => tab.textContent)"
+    focused = "document.activeElement.textContent"
+    assert browser.run(f"{focus}; showStatus(pick); {focused}") == "both"
+    rename = "shown.status.networks[0].network = 'another'"
+    assert browser.run(f"{rename}; showStatus(pick); {tabs}") == ["another", "podnet"]
     assert browser.complaints() == []
 
 

@@ -1,15 +1,18 @@
 """The agent's HTTP server: who may ask what, and how an answer is sent. What is answered: views.py.
 
-Nothing can be written through it. Each connection has a thread of its own, up to a limit, and none
-of them touches the loop that serves the plugin calls.
+Nothing can be written through it. Each connection has a thread of its own, up to a limit, for one
+request and for a few seconds; none of them touches the loop that serves the plugin calls.
 """
 
 from __future__ import annotations
 
 import gzip
+import io
 import logging
 import socket
+import sys
 import threading
+import time
 from hashlib import blake2b
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from ipaddress import ip_address
@@ -28,6 +31,8 @@ log = logging.getLogger("fastipam.agent")
 PLAIN = "text/plain; charset=utf-8"
 MOST_CONNECTIONS = 32
 _HEALTH_S = 2.0
+_ACCEPT_AGAIN_S = 0.1  # after there was no descriptor for a connection, say
+_MOST_FIELDS = 16  # of a query; a path knows four at most
 _COMPRESS_FROM = 600  # bytes: less fits into one packet anyway
 # Whatever got into the page could fetch nothing from elsewhere, send nothing anywhere, and not be
 # framed by another page.
@@ -155,6 +160,14 @@ class _Server(ThreadingMixIn, HTTPServer):
         host, self.server_port = self.socket.getsockname()[:2]
         self.server_name = str(host)
 
+    def get_request(self) -> tuple[Any, Any]:
+        """As inherited. Who cannot be let in waits, and would be reported at once again."""
+        try:
+            return super().get_request()
+        except OSError:
+            time.sleep(_ACCEPT_AGAIN_S)
+            raise
+
     def process_request(self, request: Any, client_address: Any) -> None:
         """A thread for the connection; none for one too many."""
         if not self._room.acquire(blocking=False):
@@ -173,37 +186,72 @@ class _Server(ThreadingMixIn, HTTPServer):
         finally:
             self._room.release()
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away, or was silent, is no news."""
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+        """A client that went away, or was silent, is no news; a defect is."""
+        if not isinstance(sys.exception(), OSError):
+            log.exception("a request over HTTP failed")
 
 
 class _Server6(_Server):
     address_family = socket.AF_INET6
 
 
+class _Prompt(io.RawIOBase):
+    """What comes over a connection, as long as all of it comes within so many seconds."""
+
+    def __init__(self, connection: socket.socket, seconds: float) -> None:
+        self._connection = connection
+        self._until = time.monotonic() + seconds
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """As a socket's. Raises TimeoutError."""
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the request takes too long")
+        self._connection.settimeout(left)
+        return self._connection.recv_into(buffer)
+
+
 class _Handler(BaseHTTPRequestHandler):
-    timeout = 5  # a client that sends nothing keeps a thread no longer
+    timeout = 5  # seconds for a request, and again for its answer: then the thread is for others
     server: _Server
     server_version = "fastipam"
     sys_version = ""
 
+    def setup(self) -> None:
+        """As inherited; but a byte now and then buys no more time."""
+        super().setup()
+        self.rfile.close()
+        self.rfile = io.BufferedReader(_Prompt(self.connection, self.timeout))
+
     def do_GET(self) -> None:
         """Answer a path."""
-        parts = urlsplit(self.path)
+        self._send(self._respond())
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def _respond(self) -> Response:
+        try:
+            parts = urlsplit(self.path)
+            fields = parse_qsl(parts.query, keep_blank_values=True, max_num_fields=_MOST_FIELDS)
+        except ValueError:
+            return Response(400, b"this is no path with a query\n")
         route = self.server.routes.get(parts.path)
         if route is None:
             known = ", ".join(sorted(self.server.routes))
-            self._send(Response(404, f"there are {known}\n".encode()))
-        elif not route.open and not self._is_our_name():
-            self._send(
-                Response(421, b"ask by an IP address, as localhost or by this host's name\n")
-            )
-        else:
-            query = dict(parse_qsl(parts.query, keep_blank_values=True, max_num_fields=16))
-            tag = self.headers.get("If-None-Match", "").strip().removeprefix("W/").strip('"')
-            self._send(self._answer(route, Asked(query, self.headers.get("Accept", ""), tag)))
+            return Response(404, f"there are {known}\n".encode())
+        if not route.open and not self._is_our_name():
+            return Response(421, b"ask by an IP address, as localhost or by this host's name\n")
+        asked = Asked(dict(fields), self.headers.get("Accept", ""), self._known_tag())
+        return self._answer(route, asked)
 
-    do_HEAD = do_GET  # noqa: N815
+    def _known_tag(self) -> str:
+        """The tag of what the client has already."""
+        return self.headers.get("If-None-Match", "").strip().removeprefix("W/").strip('"')
 
     @staticmethod
     def _answer(route: Route, asked: Asked) -> Response:
@@ -228,19 +276,19 @@ class _Handler(BaseHTTPRequestHandler):
         Without it a page from anywhere could, with a name that first leads to its own server and
         then to 127.0.0.1, have the reader's browser read all this (DNS rebinding).
         """
-        host = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
-        if host in ("localhost", socket.gethostname().lower()):
-            return True
         try:
+            host = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
+            if host in ("localhost", socket.gethostname().lower()):
+                return True
             ip_address(host)
         except ValueError:
             return False
         return True
 
     def _send(self, response: Response) -> None:
+        self.connection.settimeout(self.timeout)
         status, body, kind, tag = response
-        wanted = self.headers.get("If-None-Match", "").strip().removeprefix("W/").strip('"')
-        if tag and status == 200 and tag == wanted:
+        if tag and status == 200 and tag == self._known_tag():
             status, body = 304, b""
         compressed = (
             len(body) >= _COMPRESS_FROM

@@ -115,13 +115,17 @@ class Keepers:
             self.pending.pop((path, network), None)
 
     def get(self, path: str, network: str, settings: Settings) -> Keeper:
-        """The keeper of a network, started now if it is not there."""
+        """The keeper of a network, started now if it is not there.
+
+        Raises FileNotFoundError while there is no store, ConfigError, StoreError.
+        """
         key = os.path.abspath(path), network
         with self._lock:
             keeper = self._keepers.get(key)
             if keeper is not None and keeper.store.is_current():
                 return keeper
             if keeper is not None:  # the store was removed or replaced under its path
+                del self._keepers[key]
                 self._end(keeper)
             keeper = self._keepers[key] = self._make(key, settings)
         keeper.start()
@@ -133,8 +137,14 @@ class Keepers:
 
         # A use of its own: the store stays open for the keeper, whoever else closes it.
         store = open_shared(key[0], create=False)
-        network = Network(store, key[1], settings.pool, remember=False)
-        return Keeper(store, network, settings, self._connect or connect, on_blocks=self._on_blocks)
+        try:
+            network = Network(store, key[1], settings.pool, remember=False)
+            return Keeper(
+                store, network, settings, self._connect or connect, on_blocks=self._on_blocks
+            )
+        except BaseException:
+            close_shared(store)
+            raise
 
     def _on_blocks(self) -> None:
         with suppress(OSError):  # the pipe is full: it wakes already; or the loop has ended
@@ -142,8 +152,8 @@ class Keepers:
 
     @staticmethod
     def _end(keeper: Keeper) -> None:
-        keeper.stop()
-        close_shared(keeper.store)
+        if keeper.stop():  # else it still uses the store, and goes with the process
+            close_shared(keeper.store)
 
     def stop(self) -> None:
         """End all of them; what was begun is finished by the next agent."""

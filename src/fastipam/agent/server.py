@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import select
 import socket
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastipam.agent")
 
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
-_CHUNK = 1 << 18
-_ACCEPT_AT_ONCE = 256
+_CHUNK = 1 << 18  # bytes read at once: nearly every request is far smaller
+_ACCEPT_AT_ONCE = 256  # then those that are connected are served
+_ACCEPT_AGAIN_S = 0.1  # after there was no descriptor for a connection, say
+_LOOK_AGAIN_S = 0.05  # at what waits for something that need not wake the loop
 
 
 class Limits(NamedTuple):
@@ -135,6 +138,8 @@ class Server:
         # Requests that wait for something else than this process: asked again when it was woken.
         self._parked: dict[_Client, Request] = {}
         self._listening = False
+        self._listen_at = math.inf  # when to go on after a connection could not be taken
+        self._failing = False  # and that was said
         self._stopping = self._draining = False
         self._stop_by = 0.0
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -216,15 +221,18 @@ class Server:
         while ready:
             ready = self._answer(ready)
         self._expire(now)
+        if now >= self._listen_at and not self._stopping:
+            self._listen(True)
         if self._chores is not None and not self._stopping:
             self._chores.step()
 
     def _timeout(self) -> float | None:
         """Seconds until something has to be given up; None: nothing is under way, no wake-up."""
         if self._stopping or self._parked:
-            return 0.05
+            return _LOOK_AGAIN_S
         first = next(iter(self._waiting.values()), None)
-        seconds = None if first is None else max(0.0, first.deadline - time.monotonic())
+        due = self._listen_at if first is None else min(first.deadline, self._listen_at)
+        seconds = None if due == math.inf else max(0.0, due - time.monotonic())
         chores = None if self._chores is None else self._chores.wait_s()
         if chores is None or (seconds is not None and seconds < chores):
             return seconds
@@ -239,6 +247,7 @@ class Server:
             if answer is LATER:
                 if self._clients.get(client.descriptor) is client:  # else it went away
                     self._restart_clock(client, deadline)
+                    self._await(client, 0)  # nothing more is read, only that it hangs up
                     self._parked[client] = request
                 continue
             client.outgoing = protocol.pack_answer(*answer)
@@ -249,6 +258,7 @@ class Server:
         return following
 
     def _listen(self, on: bool) -> None:
+        self._listen_at = math.inf
         if on != self._listening:
             if on:
                 self._epoll.register(self._listener, select.EPOLLIN)
@@ -269,13 +279,17 @@ class Server:
             except BlockingIOError:
                 break
             except OSError as error:
-                # Out of descriptors, say: those that are open are served; more when one closes.
-                if error.errno not in (errno.ECONNABORTED, errno.EINTR):
+                if error.errno in (errno.ECONNABORTED, errno.EINTR):
+                    continue
+                # Out of descriptors, say. The connection goes on waiting, and the epoll would
+                # report it at once again: it is looked at later, or when another one is closed.
+                if not self._failing:
                     log.warning("accept failed: %s", error)
-                    if self._clients:
-                        self._listen(False)
-                    break
-                continue
+                    self._failing = True
+                self._listen(False)
+                self._listen_at = time.monotonic() + _ACCEPT_AGAIN_S
+                break
+            self._failing = False
             raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
             peer, uid, _ = _CREDENTIALS.unpack(raw)
             if uid not in self._allowed:
@@ -314,8 +328,6 @@ class Server:
 
     def _next(self, client: _Client, ready: list[tuple[_Client, Request]]) -> None:
         """Put the client's next complete request into the batch; one a client at a time."""
-        if client in self._parked:
-            return
         try:
             request = client.take_request()
         except protocol.ProtocolError as error:

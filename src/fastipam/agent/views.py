@@ -33,7 +33,7 @@ from fastipam.picture import blocks
 from fastipam.records import COOLING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from fastipam.agent.readings import Reading
     from fastipam.agent.watch import Watch
@@ -41,12 +41,12 @@ if TYPE_CHECKING:
     from fastipam.transaction import Snapshot
 
 JSON = "application/json"
-_FILES = {
-    "app.js": "text/javascript; charset=utf-8",
-    "hilbert.js": "text/javascript; charset=utf-8",
-    "style.css": "text/css; charset=utf-8",
-    "icon.svg": "image/svg+xml",
+_KINDS = {
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
 }
+_ENTRY = "app.js"
 _EVENT_FIELDS = ("kind", "network", "address", "pod", "container")
 _DRAW_AGAIN_S = 1.0
 _EVENTS = 30
@@ -72,7 +72,11 @@ class Page:
         self._drawn: dict[tuple[str, str], _Drawn] = {}
         self._drawing = threading.Lock()
         folder = files("fastipam.agent") / "page"
-        self._files = {name: (folder / name).read_bytes() for name in _FILES}
+        self._files = {
+            one.name: Response(200, one.read_bytes(), kind, tag_of(one.read_bytes()))
+            for one in folder.iterdir()
+            if (kind := _KINDS.get(one.name[one.name.rfind(".") :]))
+        }
         self._index = Template((folder / "index.html").read_text("utf-8"))
 
     @property
@@ -85,13 +89,16 @@ class Page:
             "/api/picture": Route(self._picture),
             "/api/address": Route(self._address),
             "/api/events": Route(self._events),
-            **{f"/page/{name}": Route(self._file(name)) for name in _FILES},
+            **{f"/page/{name}": Route(_always(file)) for name, file in self._files.items()},
         }
 
-    def _file(self, name: str) -> Any:
-        body = self._files[name]
-        response = Response(200, body, _FILES[name], tag_of(body))
-        return lambda _: response
+    def _modules(self) -> str:
+        """What the entry imports, at once: else a browser hears of each from the one before it."""
+        return "\n".join(
+            f'<link rel="modulepreload" href="/page/{name}">'
+            for name in sorted(self._files)
+            if name.endswith(".js") and name != _ENTRY
+        )
 
     # Numbers --------------------------------------------------------------------------------
 
@@ -164,6 +171,7 @@ class Page:
         text = self._index.substitute(
             host=escape(agent["host"]),
             version=escape(agent["version"]),
+            modules=self._modules(),
             networks="\n".join(_network_row(one) for one in numbers["networks"])
             or '<tr><td colspan="9">No network yet: the first request names one.</td></tr>',
             codes="\n".join(
@@ -304,6 +312,10 @@ class Page:
             }
             for event in events
         ]
+
+
+def _always(response: Response) -> Callable[[Asked], Response]:
+    return lambda _: response
 
 
 def _pod(event: history.Event) -> str:

@@ -34,6 +34,7 @@ LEAST_S = 30.0  # a shorter look back is no trend
 RUN_AGE_S = 15.0  # a longest free run is not computed more often
 REFUSALS = 50
 _MESSAGE = 300  # characters of a refusal's text
+_VERB = 16  # and of its verb: a runtime may send any
 
 
 class Sample(NamedTuple):
@@ -98,9 +99,21 @@ class Watch(Observer):
         self._runs_wanted = False
         self._sampled = -math.inf
         self._stopped = False
-        self.refusals: deque[Refusal] = deque(maxlen=REFUSALS)
-        self.codes: Counter[int] = Counter()
+        self._refusals: deque[Refusal] = deque(maxlen=REFUSALS)
+        self._codes: Counter[int] = Counter()
         self.requests = 0
+
+    @property
+    def refusals(self) -> list[Refusal]:
+        """The last ones, oldest first: those of this moment, whatever is refused meanwhile."""
+        with self._lock:
+            return list(self._refusals)
+
+    @property
+    def codes(self) -> dict[int, int]:
+        """How many refusals there were of each code."""
+        with self._lock:
+            return dict(self._codes)
 
     # What the loop says ---------------------------------------------------------------------
 
@@ -110,8 +123,10 @@ class Watch(Observer):
         if not status:
             return
         code, message = error_of(output)
-        self.codes[code] += 1
-        self.refusals.append(Refusal(self._clock(), verb[:16], code, message[:_MESSAGE]))
+        refusal = Refusal(self._clock(), verb[:_VERB], code, message[:_MESSAGE])
+        with self._lock:
+            self._codes[code] += 1
+            self._refusals.append(refusal)
 
     def batch(self, size: int, commit_seconds: float) -> None:  # noqa: ARG002
         """Something may have changed: have a sample taken, if the last one is old enough."""
@@ -151,6 +166,8 @@ class Watch(Observer):
             known = {reading.key for reading in found}
             for key in self._series.keys() - known:
                 del self._series[key]  # its store is closed: another one may come
+            for key in self._runs.keys() - known:
+                del self._runs[key]
             for reading in found:
                 series = self._series.get(reading.key)
                 if series is None:

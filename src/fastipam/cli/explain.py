@@ -6,8 +6,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from fastipam import holds, records
-from fastipam.addresses import format_cidr, format_ip
-from fastipam.cli import listing
+from fastipam.addresses import BITS, format_cidr, format_ip
+from fastipam.cli import filters
 from fastipam.cli.when import duration, stamp
 from fastipam.ledger import find, read_pool, read_record, read_state
 from fastipam.records import COOLING
@@ -64,7 +64,7 @@ def explain(
         {
             "time": stamp(event.wall_ns, local=local),
             "event": event.kind,
-            "pod": listing.pod_of(event),
+            "pod": filters.pod_of(event),
             "container_id": event.container_id,
             "ifname": event.ifname,
         }
@@ -77,8 +77,8 @@ def _is_near(pool: Pool, family: int, value: int) -> bool:
     """Whether it lies in the subnet of a range: its gateway, say, or an exclusion."""
     for each in pool.sets:
         for one in each.ranges:
-            size = (32 if family == 4 else 128) - one.length
-            if one.family == family and value >> size == one.network >> size:
+            bits = BITS[family] - one.length
+            if one.family == family and value >> bits == one.network >> bits:
                 return True
     return False
 
@@ -95,7 +95,7 @@ def _status(
 
 def _lease(record: Record, state: NetworkState, now_ns: int, local: bool) -> dict[str, Any]:
     answer: dict[str, Any] = {
-        "pod": listing.pod_of(record),
+        "pod": filters.pod_of(record),
         "container_id": record.container_id,
         "ifname": record.ifname,
         "pod_uid": record.pod_uid,

@@ -137,6 +137,14 @@ class Group(click.Group):
 class Root(Group):
     """The outermost group: what goes wrong below it ends here."""
 
+    def main(self, *args: Any, **options: Any) -> Any:
+        """As inherited. Help is printed before there is a command, and may fail as well."""
+        try:
+            return super().main(*args, **options)
+        except OSError as error:
+            Failure(_reason(error)).show()
+            raise SystemExit(1) from None
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; FastipamError and OSError become one line and a hint, status 1."""
         from fastipam.errors import FastipamError
@@ -154,8 +162,13 @@ class Root(Group):
             sys.stderr.close()
             raise SystemExit(1) from None
         except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            raise Failure(f"{where}{error.strerror or error}", _as_root(error)) from error
+            raise Failure(_reason(error), _as_root(error)) from error
+
+
+def _reason(error: OSError) -> str:
+    """What the system has refused, and of which file, in a line."""
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
 
 
 def _as_root(error: BaseException | None) -> str | None:

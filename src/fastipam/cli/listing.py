@@ -7,12 +7,12 @@ time the history. What has none is looked for in the packed records, and only wh
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from heapq import merge as merge_sorted
 from typing import TYPE_CHECKING, Any
 
 from fastipam import history, holds, records
 from fastipam.addresses import V4, V6, format_ip
+from fastipam.cli.filters import EVERYTHING, Filter, pod_of
 from fastipam.cli.output import Column
 from fastipam.cli.when import Stamps
 from fastipam.errors import ConfigError
@@ -49,9 +49,10 @@ STATS_COLUMNS = (
     Column("FREE", "free", 8, number=True),
     Column("USED", "percent", 7, number=True),
 )
+# What an event may be older than one before it and yet be looked at: a clock set back by as much.
+_MARGIN_NS = 60 * 10**9
 # An IPv6 /64 has more free addresses than anybody can read.
 LARGEST_FREE_LISTING = 1 << 24
-STATES = ("ASSIGNED", "COOLING", "RESERVED", "FREE")
 _EMPTY = {
     "pod": "",
     "container_id": "",
@@ -64,62 +65,6 @@ _EMPTY = {
     "reserved_for": "",
     "reason": "",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Which rows are wanted; what is empty or None asks for nothing.
-
-    ``interval`` is (family, first, last); ``container`` the beginning of an id; ``owner`` a pod's
-    namespace/name or a container id, of a lease or of a reservation.
-    """
-
-    interval: tuple[int, int, int] | None = None
-    container: str = ""
-    ifname: str = ""
-    pod: str = ""
-    owner: str = ""
-    since_ns: int = 0
-    states: frozenset[str] = field(default_factory=frozenset)
-
-    def wants(self, state: str) -> bool:
-        """Whether rows of this state are wanted."""
-        return not self.states or state in self.states
-
-    def needles(self) -> list[bytes]:
-        """Bytes that the packed record of a wanted lease has in it."""
-        found = []
-        if self.container:
-            found.append(_encode(self.container))
-        if self.pod:
-            namespace, _, name = self.pod.rpartition("/")
-            found.append(_encode(f"\0{namespace}\0{name}\0"))
-        return found
-
-    def fits(self, record: Record) -> bool:
-        """Whether a lease is wanted."""
-        return (
-            self.wants("COOLING" if record.state == COOLING else "ASSIGNED")
-            and record.container_id.startswith(self.container)
-            and (not self.ifname or record.ifname == self.ifname)
-            and (not self.pod or pod_of(record) == self.pod)
-            and (not self.owner or self.owner in (pod_of(record), record.container_id))
-            and record.allocated_ns >= self.since_ns
-        )
-
-    def fits_reservation(self, one: Reservation) -> bool:
-        """Whether an address that is only reserved is wanted."""
-        if self.container or self.ifname or self.since_ns or not self.wants("RESERVED"):
-            return False
-        return all(one.owner == wanted for wanted in (self.pod, self.owner) if wanted)
-
-    @property
-    def anything(self) -> bool:
-        """Whether the free addresses, which nobody has, are wanted."""
-        return not (self.container or self.ifname or self.pod or self.owner or self.since_ns)
-
-
-EVERYTHING = Filter()
 
 
 def names(ipam: Ipam, only: str | None) -> list[str]:
@@ -135,18 +80,6 @@ def names(ipam: Ipam, only: str | None) -> list[str]:
             hint=f"it has {', '.join(known) or 'none'}",
         )
     return [only]
-
-
-def pod_of(record: Record | history.Event) -> str:
-    """``namespace/name`` of a lease's or event's pod, empty when there is none."""
-    if not record.pod_namespace:
-        return record.pod_name
-    return f"{record.pod_namespace}/{record.pod_name}"
-
-
-def pod_hint(pod: str) -> str:
-    """What to say to somebody who has left the namespace out, and finds nothing."""
-    return "" if not pod or "/" in pod else f"; a pod is NAMESPACE/NAME: default/{pod}, say"
 
 
 def rows(
@@ -197,9 +130,9 @@ class _Listing:
 
     def run(self, *, with_free: bool) -> Iterator[dict[str, Any]]:
         used = self._used()
-        if not with_free or not self._wanted.anything or not self._wanted.wants("FREE"):
-            return (row for _, row in used if row)
-        return self._with_free(used)
+        if with_free and self._wanted.wants_free:
+            return self._with_free(used)
+        return (row for _, row in used if row)
 
     def _used(self) -> Iterator[tuple[Address, dict[str, Any] | None]]:
         """(address, row) of what is used; the row is None where it is not wanted."""
@@ -250,9 +183,8 @@ class _Listing:
         )
 
     def _look_up(self, addresses: Iterable[Address]) -> Iterator[tuple[Address, bytes]]:
-        interval = self._wanted.interval
         for family, value in sorted(set(addresses)):
-            if interval is None or (family == interval[0] and interval[1] <= value <= interval[2]):
+            if self._wanted.covers(family, value):
                 key = records.address_key(self._network_id, family, value)
                 raw = self._txn.get(key, None, self._store.db_leases)
                 if raw is not None:
@@ -306,11 +238,8 @@ class _Listing:
         return found if assignments == state.generation else None
 
     def _reservations(self) -> Iterator[tuple[Address, Reservation]]:
-        interval = self._wanted.interval
         for one in holds.read_all(self._txn, self._store, self._network_id):
-            if interval is None or (
-                one.family == interval[0] and interval[1] <= one.value <= interval[2]
-            ):
+            if self._wanted.covers(one.family, one.value):
                 yield (one.family, one.value), one
 
     # What a row says -------------------------------------------------------------------------
@@ -388,13 +317,6 @@ class _Listing:
                     yield family, low, high
                 elif wanted[0] == family and low <= wanted[2] and wanted[1] <= high:
                     yield family, max(low, wanted[1]), min(high, wanted[2])
-
-
-_MARGIN_NS = 60 * 10**9
-
-
-def _encode(text: str) -> bytes:
-    return text.encode(records.ENCODING, records.ERRORS)
 
 
 def stats(ipam: Ipam, only: str | None) -> Iterator[dict[str, Any]]:

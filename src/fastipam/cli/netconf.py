@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fastipam.cni import document
-from fastipam.errors import ConfigError
+from fastipam.cni.codes import CniError
+from fastipam.errors import ConfigError, FastipamError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 _ENDINGS = (".conf", ".conflist", ".json")  # what libcni reads
@@ -19,18 +19,32 @@ def files(directory: Path) -> list[Path]:
     return sorted(one for one in directory.iterdir() if one.suffix in _ENDINGS)
 
 
-def with_ipam(path: Path) -> Iterator[dict[str, Any]]:
+def with_ipam(path: Path) -> list[dict[str, Any]]:
     """What the plugins of a file with an ``ipam`` section are sent, keys folded.
 
     Raises OSError, CniError and ConfigError.
     """
-    content = document.decode(path.read_bytes())
+    return plugins_of(document.decode(path.read_bytes()))
+
+
+def plugins_of(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """The same of a file's content. Raises ConfigError."""
     plugins = content.get("plugins", [content])
     if not isinstance(plugins, list) or not all(isinstance(one, dict) for one in plugins):
-        raise ConfigError("plugins: this is not a list of objects", field="plugins", value="")
+        raise ConfigError("this is not a list of objects", field="plugins", value="")
     # A list's name and version are those of its plugins, as libcni has it.
     common: dict[str, Any] = {key: content[key] for key in ("name", "cniversion") if key in content}
+    found = []
     for plugin in plugins:
         ipam = plugin.get("ipam")
         if isinstance(ipam, dict) and "type" in ipam:
-            yield {**plugin, **common}
+            found.append({**plugin, **common})
+    return found
+
+
+def reason(error: CniError | FastipamError) -> str:
+    """Why a configuration cannot be used, the field before it."""
+    if isinstance(error, CniError):
+        return error.msg
+    field = getattr(error, "field", "")
+    return f"{field}: {error.message}" if field else error.message

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from math import isnan
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from fastipam.agent.protocol import DEFAULT_SOCKET
 from fastipam.store import DEFAULT_DATA_DIR
 
 if TYPE_CHECKING:
@@ -22,6 +25,19 @@ class _DataDir(click.Option):
         return before or super().resolve_envvar_value(ctx)
 
 
+class Seconds(click.FloatRange):
+    """A span of time within bounds; "nan", which click lets pass any bounds, is none."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number of seconds; click's usage error when it is none."""
+        seconds: float = super().convert(value, param, ctx)
+        if isnan(seconds):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return seconds
+
+
 data_dir = click.option(
     "--data-dir",
     cls=_DataDir,
@@ -31,6 +47,33 @@ data_dir = click.option(
     envvar="FASTIPAM_DATA_DIR",
     show_envvar=True,
     help="The directory of the store.",
+)
+
+socket = click.option(
+    "--socket",
+    "socket_path",
+    type=click.Path(dir_okay=False, readable=False, path_type=Path),
+    default=Path(DEFAULT_SOCKET),
+    show_default=True,
+    envvar="FASTIPAM_SOCKET",
+    show_envvar=True,
+    help="Where the launcher finds the agent.",
+)
+
+bin_dir = click.option(
+    "--bin-dir",
+    type=click.Path(file_okay=False, readable=False, path_type=Path),
+    default=Path("/opt/cni/bin"),
+    show_default=True,
+    help="The runtime's directory of CNI plugins.",
+)
+
+conf_dir = click.option(
+    "--conf-dir",
+    type=click.Path(file_okay=False, readable=False, path_type=Path),
+    default=Path("/etc/cni/net.d"),
+    show_default=True,
+    help="The runtime's directory of network configurations.",
 )
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -10,14 +10,14 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from fastipam import history, records
-from fastipam.cli import listing, output
+from fastipam.cli import filters, listing, output
 from fastipam.cli.when import stamp
 from fastipam.ledger import find, read_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fastipam.cli.listing import Filter
+    from fastipam.cli.filters import Filter
     from fastipam.ipam import Ipam
 
 _BESIDE_ROWS = 4  # lines of the screen that are no rows: heading, a gap, what is going on
@@ -39,7 +39,7 @@ def event_row(network: str, event: history.Event, *, local: bool) -> dict[str, A
         "time": stamp(event.wall_ns, local=local),
         "address": event.address,
         "event": event.kind,
-        "pod": listing.pod_of(event),
+        "pod": filters.pod_of(event),
         "container_id": event.container_id,
         "ifname": event.ifname,
         "pod_namespace": event.pod_namespace,
@@ -96,27 +96,13 @@ def to_pipe(ipam: Ipam, only: str | None, wanted: Filter, *, as_json: bool, ever
         output.table(listing.COLUMNS, listing.rows(ipam, only, wanted, local=True))
     while True:
         for name, event in changes.look():
-            row = event_row(name, event, local=not as_json)
-            if _concerns(wanted, event):
+            if wanted.fits_event(event):
+                row = event_row(name, event, local=not as_json)
                 keys = ("time", "event", "address", "pod", "container_id", "ifname", "network")
                 output.say(
                     dumps(row) if as_json else "  ".join(str(row[key]) or "-" for key in keys)
                 )
         time.sleep(every_s)
-
-
-def _concerns(wanted: Filter, event: history.Event) -> bool:
-    interval = wanted.interval
-    return (
-        (
-            interval is None
-            or (event.family, True) == (interval[0], interval[1] <= event.value <= interval[2])
-        )
-        and event.container_id.startswith(wanted.container)
-        and (not wanted.ifname or event.ifname == wanted.ifname)
-        and (not wanted.pod or listing.pod_of(event) == wanted.pod)
-        and (not wanted.owner or wanted.owner in (listing.pod_of(event), event.container_id))
-    )
 
 
 def on_screen(ipam: Ipam, only: str | None, wanted: Filter, *, every_s: float) -> None:

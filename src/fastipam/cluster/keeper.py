@@ -142,17 +142,22 @@ class Keeper:
             thread.start()
             self._threads.append(thread)
 
-    def stop(self, seconds: float = 2.0) -> None:
-        """End the work. What was begun is finished by the next one; the blocks stay owned."""
+    def stop(self, seconds: float = 2.0) -> bool:
+        """End the work; False: a call of the shared store keeps it for longer than that.
+
+        What was begun is finished by the next one; the blocks stay owned.
+        """
         self._stopping = True
         self._wake.set()
-        for thread in self._threads[:1]:
+        worker = self._threads[:1]  # the other thread uses the engine only, which ends its call
+        for thread in worker:
             thread.join(seconds)
         if self._session and not self.settings.fencing:
             # Else plugins that run directly may assign until the proof, and the session, end.
             with suppress(EngineError):
                 self.engine.close_session(self._session, deadline_s=1.0)
         self.engine.close()
+        return not any(thread.is_alive() for thread in worker)
 
     def _run(self) -> None:
         while not self._stopping:
@@ -166,26 +171,24 @@ class Keeper:
     # One turn -------------------------------------------------------------------------------
 
     def step(self) -> float:
-        """Do what is due now; the seconds until something is due again."""
-        if not self._lock.try_take():
-            return _COLLECT_S  # a plugin that runs directly is claiming for this node
+        """Do what is due now; the seconds until something is due again. Raises nothing."""
+        try:
+            if not self._lock.try_take():
+                return _COLLECT_S  # a plugin that runs directly is claiming for this node
+        except OSError as error:  # no descriptor is left, say
+            return self._failed(False, f"the claims of this node cannot be locked: {error}")
         try:
             seconds = self._work()
             self._failures = 0
             self._say(True, "")
             return seconds
         except (EngineError, NoBlock, ClusterRefused, ClusterCorrupt) as error:
-            self._joined = self._joined and not isinstance(error, ClusterRefused)
-            if self.node.has_begun():
-                self._joined = False  # joining again finishes it
-            self._say(not isinstance(error, EngineError), error.message)
-            self._failures += 1
-            return planner.backoff_s(self.settings.node, self._failures)
+            if isinstance(error, ClusterRefused) or self._has_begun():
+                self._joined = False  # joining again finishes what was begun
+            return self._failed(not isinstance(error, EngineError), error.message)
         except FastipamError as error:
             self._joined = False
-            self._say(False, error.message)
-            self._failures += 1
-            return planner.backoff_s(self.settings.node, self._failures)
+            return self._failed(False, error.message)
         except nodeloss.NamespacesUnreadable as error:
             self._joined = False
             self._say(True, f"what this node's pods have is not known: {error}")
@@ -193,10 +196,22 @@ class Keeper:
         except Exception:
             log.exception("network=%s a defect in the cluster's keeper", self.network.name)
             self._joined = False
-            self._failures += 1
-            return planner.backoff_s(self.settings.node, self._failures)
+            return self._failed(self._connected, self._reason)
         finally:
             self._lock.give()
+
+    def _has_begun(self) -> bool:
+        """Whether a claim or release is not finished; so it may be when the store does not say."""
+        try:
+            return self.node.has_begun()
+        except FastipamError:
+            return True
+
+    def _failed(self, connected: bool, reason: str) -> float:
+        """Say why nothing came of a turn; the seconds to leave everything alone."""
+        self._say(connected, reason)
+        self._failures += 1
+        return planner.backoff_s(self.settings.node, self._failures)
 
     def _say(self, connected: bool, reason: str) -> None:
         if (connected, reason) == (self._connected, self._reason):

@@ -17,7 +17,7 @@ Every transaction that changes ``blocks`` changes ``owned`` in the same way.
 
 from __future__ import annotations
 
-from fastipam.addresses import BITS
+from fastipam.addresses import BITS, parse_ip
 from fastipam.cluster.errors import ClusterCorrupt
 
 SETTINGS = b"settings"
@@ -73,10 +73,16 @@ def _block_name(family: int, base: int) -> bytes:
 def read_block_key(key: bytes) -> tuple[int, int]:
     """(family, first address) of a key below ``blocks`` or ``owned``. Raises ClusterCorrupt."""
     try:
-        _, family, digits = key.rsplit(b"/", 2)
-        return int(family), int(digits, 16)
+        _, kind, digits = key.rsplit(b"/", 2)
+        family, base = int(kind), int(digits, 16)
     except ValueError:
-        raise ClusterCorrupt(f"the key {key!r} names no block") from None
+        pass
+    else:
+        # As it is written, and not in another way that Python reads as well ("0x", "+", "_").
+        is_address = family in BITS and base >> BITS[family] == 0
+        if is_address and key.endswith(b"/" + _block_name(family, base)):
+            return family, base
+    raise ClusterCorrupt(f"the key {key!r} names no block")
 
 
 def name_of(key: bytes) -> str:
@@ -179,12 +185,15 @@ class NodeEntry:
     def read(cls, key: bytes, value: bytes, revision: int = 0) -> NodeEntry:
         """The entry of a value. Raises ClusterCorrupt."""
         words = read(key, value)
+        addresses = tuple(filter(None, words.get("addresses", "").split(",")))
         try:
+            for each in addresses:
+                parse_ip(each)
             return cls(
                 words["incarnation"],
                 int(words["epoch"]),
                 words.get("boot", ""),
-                tuple(filter(None, words.get("addresses", "").split(","))),
+                addresses,
                 agent=words.get("agent") == "1",
                 revision=revision,
             )

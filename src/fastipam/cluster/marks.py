@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fastipam.cluster import layout, planner
 from fastipam.cluster.engine import Compacted, KeyValue
+from fastipam.cluster.errors import ClusterCorrupt
 from fastipam.errors import FastipamError
 
 if TYPE_CHECKING:
@@ -48,7 +49,11 @@ class Marks:
         needy = layout.name_of(mark.key)
         if needy == self._node.name:
             return
-        want = layout.Want.read(mark.key, mark.value)
+        try:
+            want = layout.Want.read(mark.key, mark.value)
+        except ClusterCorrupt as error:  # it must not keep the other marks from being answered
+            log.warning("network=%s %s", self._node.network.name, error)
+            return
         delay = planner.donor_delay_s(self._node.name, needy, want.number, _SPREAD_S)
         with self._lock:
             self._marks[needy] = self._clock() + delay, mark
@@ -86,8 +91,13 @@ class Marks:
                 else:
                     self._marks[needy] = self._clock() + _SPREAD_S, mark
 
-    def follow(self, is_over: Callable[[], bool]) -> None:
-        """Watch them until it is over: a lost watch begins with a listing again."""
+    def follow(
+        self, is_over: Callable[[], bool], sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        """Watch them until it is over: a lost watch begins with a listing again. Raises nothing.
+
+        Nobody would notice if it ended before: the node only would not hear of others in need.
+        """
         engine, prefix = self._node.engine, self._node.keys.wanted
         failures = 0
         revision = 0
@@ -105,9 +115,12 @@ class Marks:
                 failures = 0
             except Compacted:
                 revision = 0
-            except FastipamError as error:
+            except Exception as error:
                 revision = 0
                 failures += 1
-                log.debug("network=%s watch lost: %s", self._node.network.name, error)
+                if isinstance(error, FastipamError):
+                    log.debug("network=%s watch lost: %s", self._node.network.name, error)
+                else:
+                    log.exception("network=%s a defect in the watch", self._node.network.name)
                 if not is_over():
-                    time.sleep(planner.backoff_s(self._node.name, failures))
+                    sleep(planner.backoff_s(self._node.name, failures))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastipam import blocks
 from fastipam.blocks import ACTIVE, RELEASING
-from fastipam.cluster.engine import Compare, Delete, EngineTimeout, Put
+from fastipam.cluster.engine import MAX_OPERATIONS, Compare, Delete, EngineTimeout, Put
 from fastipam.cluster.layout import BlockEntry, Want
 from fastipam.cluster.localnode import LocalNode
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from fastipam.cluster.deadlines import Deadline
     from fastipam.cluster.engine import KeyValue
     from fastipam.cluster.localnode import Pair
+
+# In one transaction with the mark: three operations a block, one for the mark.
+_MOST_DONATED = (MAX_OPERATIONS - 1) // 3
 
 
 class ReleasingNode(LocalNode):
@@ -84,9 +87,10 @@ class ReleasingNode(LocalNode):
     def donate(self, needy: str, mark: KeyValue, pairs: Sequence[Pair], deadline: Deadline) -> int:
         """Hand wholly free blocks to a node that asked for them; returns how many it got.
 
-        Blocks and mark change in one transaction: a mark is answered once, by one node.
+        Blocks and mark change in one transaction: a mark is answered once, by one node, and with
+        no more blocks than a transaction has room for.
         """
-        begun = self._begin_release(pairs)
+        begun = self._begin_release(pairs[:_MOST_DONATED])
         if not begun:
             return 0
         want = Want.read(mark.key, mark.value)

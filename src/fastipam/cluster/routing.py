@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 from fastipam.addresses import BITS, format_cidr, parse_ip
 from fastipam.cluster import layout
 from fastipam.cluster.engine import Compacted, EngineError
 from fastipam.cluster.layout import BlockEntry, NodeEntry
-from fastipam.cluster.planner import runs
+from fastipam.cluster.planner import backoff_s, runs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     # prefix -> (node, its address in the prefix's family)
     Table = dict[str, tuple[str, str]]
 
-_CALL_S = 5.0
+_CALL_S = 5.0  # a table that is followed has no deadline of its own: one that outlasts an election
 
 
 def read(node: Node, deadline: Deadline, *, without: str | None = None) -> Table:
@@ -78,10 +80,6 @@ def follow(
         except Compacted:
             continue
         except EngineError:
-            import time
-
-            from fastipam.cluster.planner import backoff_s
-
             failures += 1
             time.sleep(backoff_s(node.name, failures))
 

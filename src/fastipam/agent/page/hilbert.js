@@ -1,8 +1,7 @@
 // The Hilbert curve, as fastipam/picture/hilbert.py draws it.
-"use strict";
 
 // The number at each cell of the picture, row by row, of the numbers below 2**bits.
-function hilbertGrid(bits) {
+export function hilbertGrid(bits) {
   let grid = { width: 1, height: 1, order: new Int32Array(1) };
   for (let done = 0; done < bits; done += 2) {
     const side = grid.width, from = grid.order, quarter = side * side;

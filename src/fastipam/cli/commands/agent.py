@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from fastipam.agent.protocol import DEFAULT_SOCKET
+from fastipam.cli import options
 from fastipam.cli.group import command as _command
 from fastipam.errors import ConfigError
 from fastipam.store import DEFAULT_DATA_DIR
@@ -19,15 +19,7 @@ from fastipam.store import DEFAULT_DATA_DIR
         ("fastipam agent --http 9464", "with a page, /metrics and /healthz on 127.0.0.1"),
     ),
 )
-@click.option(
-    "--socket",
-    type=click.Path(dir_okay=False, readable=False, path_type=Path),
-    default=Path(DEFAULT_SOCKET),
-    show_default=True,
-    envvar="FASTIPAM_SOCKET",
-    show_envvar=True,
-    help="Where the launcher finds the agent.",
-)
+@options.socket
 @click.option(
     "--http",
     metavar="[ADDR:]PORT",
@@ -49,7 +41,7 @@ from fastipam.store import DEFAULT_DATA_DIR
     "--client-timeout",
     default=10.0,
     show_default=True,
-    type=click.FloatRange(0.1, 3600),
+    type=options.Seconds(0.1, 3600),
     help="Seconds that a client may take to send a request or read an answer.",
 )
 @click.option(
@@ -74,14 +66,14 @@ from fastipam.store import DEFAULT_DATA_DIR
     "--sweep-interval",
     default=60.0,
     show_default=True,
-    type=click.FloatRange(0, 86400),
+    type=options.Seconds(0, 86400),
     help="Seconds between two looks at the network namespaces of all leases; 0: never.",
 )
 @click.option(
     "--grace",
     default=60.0,
     show_default=True,
-    type=click.FloatRange(0, 1e8),
+    type=options.Seconds(0, 1e8),
     help="Seconds for which a namespace has to be gone before its lease is released.",
 )
 @click.option(
@@ -93,7 +85,7 @@ from fastipam.store import DEFAULT_DATA_DIR
     "share this agent keeps from the start; others are kept once a configuration has named them.",
 )
 def command(
-    socket: Path,
+    socket_path: Path,
     http: str | None,
     http_private: bool,
     max_connections: int,
@@ -118,7 +110,7 @@ def command(
     )
     limits = Limits(max_connections, client_timeout)
     settings = process.Settings(
-        socket,
+        socket_path,
         _host_and_port(http),
         limits,
         data_dirs=data_dirs,

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from fastipam.cli import output
-from fastipam.cli.commands.cluster_options import as_json_option, this_node, where, within
+from fastipam.cli import options, output
+from fastipam.cli.commands.cluster_options import this_node, where, within
 from fastipam.cli.group import command
 from fastipam.cli.output import Column
 
@@ -29,7 +29,7 @@ _NODE_COLUMNS = (
     examples=(("fastipam cluster nodes -c cluster.json", "who takes part, and who is alive"),),
 )
 @where
-@as_json_option
+@options.as_json
 def nodes(
     path: str, network: str | None, data_dir: str | None, timeout_s: float, as_json: bool
 ) -> None:
@@ -67,7 +67,7 @@ _BLOCK_COLUMNS = (
 @command("blocks", examples=(("fastipam cluster blocks -c cluster.json", "who owns what"),))
 @click.option("--node", "only", metavar="NODE", help="Only this node's.")
 @where
-@as_json_option
+@options.as_json
 def blocks_(
     path: str,
     network: str | None,
@@ -121,7 +121,7 @@ def _age(seconds: float) -> str:
     "status", examples=(("fastipam cluster status -c cluster.json", "is all well, in one screen"),)
 )
 @where
-@as_json_option
+@options.as_json
 def status(
     path: str, network: str | None, data_dir: str | None, timeout_s: float, as_json: bool
 ) -> None:
@@ -160,7 +160,7 @@ def _words(value: Any) -> str:
     exits={0: "both stores agree", 1: "findings were printed, or an error"},
 )
 @where
-@as_json_option
+@options.as_json
 def check(
     path: str, network: str | None, data_dir: str | None, timeout_s: float, as_json: bool
 ) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import fastipam
+from fastipam.cli import options
 from fastipam.errors import ConfigError
 from fastipam.store import DEFAULT_DATA_DIR
 
@@ -30,7 +31,7 @@ def where(function: Callable[..., Any]) -> Callable[..., Any]:
             "timeout_s",
             default=_TIMEOUT_S,
             show_default=True,
-            type=click.FloatRange(0.1, 3600),
+            type=options.Seconds(0.1, 3600),
             help="Seconds for the whole command.",
         ),
         click.option(
@@ -57,25 +58,21 @@ def where(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
-
 def settings_of(path: str, network: str | None, data_dir: str | None) -> tuple[Settings, str, str]:
-    """(settings, network, data directory) of a file."""
+    """(settings, network, data directory) of a file. Raises ConfigError."""
+    from fastipam.cli import netconf
     from fastipam.cluster.settings import Settings
     from fastipam.cni import sharing
 
-    holder = sharing.read_file(path)
-    name = holder.get("name")
-    for plugin in (holder, *holder.get("plugins", ())):
-        ipam = plugin.get("ipam") if isinstance(plugin, dict) else None
-        if isinstance(ipam, dict) and "cluster" in ipam:
-            data_dir = data_dir or ipam.get("datadir")
-            found = ipam["cluster"]
-            holder = sharing.read_file(found) if isinstance(found, str) else found
-            network = network or name
-            break
-    settings = Settings(holder, path)
+    content = sharing.read_file(path)
+    plugin = next((one for one in netconf.plugins_of(content) if "cluster" in one["ipam"]), None)
+    if plugin is None:
+        settings = Settings(content, path)
+    else:
+        ipam = plugin["ipam"]
+        name, directory = plugin.get("name", ""), ipam.get("datadir", DEFAULT_DATA_DIR)
+        settings = sharing.read(ipam["cluster"], name, directory, [])
+        network, data_dir = network or name, data_dir or directory
     network = network or settings.network
     if not network:
         raise ConfigError(

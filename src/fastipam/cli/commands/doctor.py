@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fastipam.agent.protocol import DEFAULT_SOCKET
 from fastipam.cli import options, output
 from fastipam.cli.group import command as _command
 from fastipam.cli.health import PROBLEM, WARNING, Finding
@@ -34,29 +33,9 @@ _GIVEN = (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENV
         1: "a problem was found, or an error",
     },
 )
-@click.option(
-    "--bin-dir",
-    type=click.Path(file_okay=False, readable=False, path_type=Path),
-    default=Path("/opt/cni/bin"),
-    show_default=True,
-    help="The runtime's directory of CNI plugins.",
-)
-@click.option(
-    "--conf-dir",
-    type=click.Path(file_okay=False, readable=False, path_type=Path),
-    default=Path("/etc/cni/net.d"),
-    show_default=True,
-    help="The runtime's directory of network configurations.",
-)
-@click.option(
-    "--socket",
-    type=click.Path(dir_okay=False, readable=False, path_type=Path),
-    default=Path(DEFAULT_SOCKET),
-    show_default=True,
-    envvar="FASTIPAM_SOCKET",
-    show_envvar=True,
-    help="Where the launcher finds the agent.",
-)
+@options.bin_dir
+@options.conf_dir
+@options.socket
 @click.option(
     "--host-local",
     "tree",
@@ -72,7 +51,7 @@ def command(
     ctx: click.Context,
     bin_dir: Path,
     conf_dir: Path,
-    socket: Path,
+    socket_path: Path,
     tree: Path,
     data_dir: str,
     as_json: bool,
@@ -84,7 +63,7 @@ def command(
     """
     given = ctx.get_parameter_source("data_dir") in _GIVEN
     found = []
-    for finding in _look(bin_dir, conf_dir, socket, tree, data_dir, given=given):
+    for finding in _look(bin_dir, conf_dir, socket_path, tree, data_dir, given=given):
         found.append(finding)
         if not as_json:
             _print(finding)

@@ -11,7 +11,7 @@ import click
 
 import fastipam
 from fastipam.addresses import format_ip
-from fastipam.cli import listing, options, output
+from fastipam.cli import filters, listing, options, output
 from fastipam.cli.group import Failure
 from fastipam.cli.group import command as _command
 from fastipam.cli.when import MOMENT, Moment
@@ -158,7 +158,7 @@ def _stale(
             yield {
                 "network": network.name,
                 "address": format_ip(family, value),
-                "pod": listing.pod_of(record),
+                "pod": filters.pod_of(record),
                 "container_id": record.container_id,
                 "ifname": record.ifname,
             }

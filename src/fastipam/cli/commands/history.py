@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import fastipam
-from fastipam.cli import listing, options, output
+from fastipam.cli import filters, listing, options, output
 from fastipam.cli.group import command as _command
 from fastipam.cli.watch import EVENT_COLUMNS, event_row
 from fastipam.cli.when import MOMENT, Moment, stamp
@@ -81,7 +81,7 @@ def command(
         first = next(events, None)
         output.rows(EVENT_COLUMNS, chain([first] if first else [], events), as_json=as_json)
         if first is None and not as_json:
-            output.note(f"no such event is known: {_begins(ipam, network)}{listing.pod_hint(pod)}")
+            output.note(f"no such event is known: {_begins(ipam, network)}{filters.pod_hint(pod)}")
 
 
 _HOLDER_COLUMNS = (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from fastipam.cli import output
+from fastipam.cli import options, output
 from fastipam.cli.group import command as _command
 
 
@@ -18,13 +18,7 @@ from fastipam.cli.group import command as _command
         ("fastipam install --name host-local", "for a program that insists on host-local"),
     ),
 )
-@click.option(
-    "--bin-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("/opt/cni/bin"),
-    show_default=True,
-    help="The runtime's directory of CNI plugins.",
-)
+@options.bin_dir
 @click.option(
     "--name",
     default="fastipam",

@@ -7,7 +7,7 @@ from itertools import chain
 import click
 
 import fastipam
-from fastipam.cli import listing, options, output
+from fastipam.cli import filters, listing, options, output
 from fastipam.cli.group import command as _command
 from fastipam.cli.when import MOMENT, Moment
 
@@ -59,13 +59,13 @@ from fastipam.cli.when import MOMENT, Moment
     "--state",
     "states",
     multiple=True,
-    type=click.Choice(listing.STATES, case_sensitive=False),
+    type=click.Choice(filters.STATES, case_sensitive=False),
     help="Only this state; may be given several times. An index is used for cooling and reserved.",
 )
 @click.option("--watch", is_flag=True, help="Go on: show what changes, until Ctrl-C.")
 @click.option(
     "--interval",
-    type=click.FloatRange(0.1, 3600),
+    type=options.Seconds(0.1, 3600),
     default=2.0,
     show_default=True,
     help="Seconds between two looks of --watch.",
@@ -93,7 +93,7 @@ def command(
     """
     from fastipam.rangespec import parse_exclusion
 
-    wanted = listing.Filter(
+    wanted = filters.Filter(
         parse_exclusion(address, field="--address") if address else None,
         container,
         ifname,
@@ -113,14 +113,14 @@ def command(
         first = next(documents, None)
         output.rows(listing.COLUMNS, chain([first] if first else [], documents), as_json=as_json)
         if first is None and not as_json:
-            what = "no address is in use" if wanted == listing.EVERYTHING else "no address fits"
-            output.note(f"{what}{listing.pod_hint(pod)}")
+            what = "no address is in use" if wanted == filters.EVERYTHING else "no address fits"
+            output.note(f"{what}{filters.pod_hint(pod)}")
 
 
 def _watch(
     ipam: fastipam.Ipam,
     network: str | None,
-    wanted: listing.Filter,
+    wanted: filters.Filter,
     *,
     as_json: bool,
     every_s: float,

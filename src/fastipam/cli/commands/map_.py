@@ -10,7 +10,7 @@ import click
 
 import fastipam
 from fastipam.addresses import BITS
-from fastipam.cli import options
+from fastipam.cli import listing, options
 from fastipam.cli import output as output_
 from fastipam.cli.group import command as _command
 from fastipam.errors import ConfigError, StoreError
@@ -96,16 +96,11 @@ def command(
 
 def _names(ipam: Ipam, network: str | None, *, one: bool) -> list[str]:
     """The networks to draw."""
-    names = ipam.networks()
-    has = f"it has {', '.join(names) or 'none'}"
-    if network is not None:
-        if network not in names:
-            message = f"the store {ipam.path} has no network {network!r}"
-            raise ConfigError(message, field="--network", value=network, hint=has)
-        return [network]
+    names = listing.names(ipam, network)
     if one and len(names) != 1:
         message = f"the store {ipam.path} has {len(names)} networks, a file shows one"
-        raise ConfigError(message, field="--network", value=None, hint=f"name one: {has}")
+        hint = f"name one: it has {', '.join(names) or 'none'}"
+        raise ConfigError(message, field="--network", value=None, hint=hint)
     return names
 
 

@@ -9,7 +9,7 @@ import click
 
 import fastipam
 from fastipam.addresses import format_ip
-from fastipam.cli import listing, options, output
+from fastipam.cli import filters, listing, options, output
 from fastipam.cli.group import Failure
 from fastipam.cli.group import command as _command
 
@@ -120,7 +120,7 @@ def _row(lease: Lease) -> dict[str, str]:
     return {
         "network": lease.network,
         "address": format_ip(lease.family, lease.value),
-        "pod": listing.pod_of(lease.record),
+        "pod": filters.pod_of(lease.record),
         "container_id": lease.container_id,
         "ifname": lease.ifname,
         "netns": lease.netns,

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from fastipam.agent.protocol import DEFAULT_SOCKET
 from fastipam.cli import asking, netconf, options, output
 from fastipam.cli.group import Failure
 from fastipam.cli.group import command as _command
@@ -54,23 +53,8 @@ class Answer(NamedTuple):
         1: "a network cannot be served, the agent does not answer, or an error",
     },
 )
-@click.option(
-    "--conf-dir",
-    type=click.Path(file_okay=False, readable=False, path_type=Path),
-    default=Path("/etc/cni/net.d"),
-    show_default=True,
-    help="The runtime's directory of network configurations.",
-)
-@click.option(
-    "--socket",
-    "socket_path",
-    type=click.Path(dir_okay=False, readable=False, path_type=Path),
-    default=Path(DEFAULT_SOCKET),
-    show_default=True,
-    envvar="FASTIPAM_SOCKET",
-    show_envvar=True,
-    help="Where the launcher finds the agent.",
-)
+@options.conf_dir
+@options.socket
 @click.option("--agent", "by_agent", is_flag=True, help="Fail when the agent does not answer.")
 @options.as_json
 def command(conf_dir: Path, socket_path: Path, by_agent: bool, as_json: bool) -> None:
@@ -123,10 +107,8 @@ def _ask_all(directory: Path, agent: socket.socket | None) -> Iterator[Answer]:
     for path in paths:
         try:
             plugins = [one for one in netconf.with_ipam(path) if one["ipam"]["type"] == "fastipam"]
-        except CniError as error:
-            yield _unusable(path, error.msg)
-        except FastipamError as error:
-            yield _unusable(path, error.message)
+        except (CniError, FastipamError) as error:
+            yield _unusable(path, netconf.reason(error))
         except OSError as error:
             yield _unusable(path, f"it cannot be read: {error.strerror}")
         else:

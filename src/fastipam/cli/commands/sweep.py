@@ -9,7 +9,7 @@ import click
 
 import fastipam
 from fastipam.addresses import format_ip
-from fastipam.cli import listing, options, output, progress
+from fastipam.cli import filters, listing, options, output, progress
 from fastipam.cli.group import command as _command
 from fastipam.cli.health.store import general
 from fastipam.sweep import DEFAULT_GRACE_S
@@ -38,7 +38,7 @@ _COLUMNS = (
 @options.network()
 @click.option(
     "--grace",
-    type=click.FloatRange(0, 1e9),
+    type=options.Seconds(0, 1e9),
     default=DEFAULT_GRACE_S,
     show_default=True,
     help="Seconds between the first look that misses a namespace and the one that releases.",
@@ -110,7 +110,7 @@ def _row(result: str, lease: Lease) -> dict[str, Any]:
         "result": result,
         "network": lease.network,
         "address": format_ip(lease.family, lease.value),
-        "pod": listing.pod_of(lease.record),
+        "pod": filters.pod_of(lease.record),
         "container_id": lease.container_id,
         "ifname": lease.ifname,
         "netns": lease.netns,

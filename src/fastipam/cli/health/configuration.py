@@ -66,7 +66,7 @@ def _file(path: Path) -> Iterator[tuple[Finding, Config | None]]:
         yield Finding(_CHECK, PROBLEM, text, f"ls -la {path}"), None
         return
     except (CniError, FastipamError) as error:
-        yield Finding(_CHECK, PROBLEM, f"{path}: {_message(error)}", edit), None
+        yield Finding(_CHECK, PROBLEM, f"{path}: {netconf.reason(error)}", edit), None
         return
     for plugin in plugins:
         yield _plugin(path, plugin, edit)
@@ -85,7 +85,7 @@ def _plugin(path: Path, whole: dict[str, Any], edit: str) -> tuple[Finding, Conf
     try:
         config = Config(whole, versions.agree(whole, "ADD"))
     except (CniError, FastipamError) as error:
-        return Finding(_CHECK, PROBLEM, f"{path}: {_message(error)}", edit), None
+        return Finding(_CHECK, PROBLEM, f"{path}: {netconf.reason(error)}", edit), None
     text = f"{path}: {meaning(config, str(whole.get('type', '')))}"
     if config.notes:
         return Finding(_CHECK, WARNING, f"{text}; {'; '.join(config.notes)}", edit), config
@@ -108,10 +108,3 @@ def meaning(config: Config, main: str) -> str:
     if config.durability:
         parts.append(config.durability)
     return ", ".join(parts)
-
-
-def _message(error: CniError | FastipamError) -> str:
-    if isinstance(error, CniError):
-        return error.msg
-    field = getattr(error, "field", "")
-    return f"{field}: {error.message}" if field else error.message

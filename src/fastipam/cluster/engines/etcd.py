@@ -27,6 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import builtins
     from collections.abc import Sequence
+    from typing import Any
 
     from fastipam.cluster.engine import Compare, Delete, Event, KeyValue, Put
     from fastipam.cluster.engines.members import Endpoint
@@ -71,9 +72,9 @@ class EtcdEngine:
 
     def get(self, key: bytes, *, deadline_s: float) -> KeyValue | None:
         """See Engine."""
-        answer = self.members.call("/v3/kv/range", f'{{"key":{wire.encode(key)}}}', deadline_s)
-        found = answer.get("kvs")
-        return wire.key_value(found[0]) if found else None
+        body = f'{{"key":{wire.encode(key)}}}'
+        found = self.members.call("/v3/kv/range", body, deadline_s, _key_values)
+        return found[0] if found else None
 
     def list(
         self, prefix: bytes, *, limit: int = 0, deadline_s: float
@@ -92,33 +93,35 @@ class EtcdEngine:
         """See Engine."""
         check_transaction(compares, operations)
         body = wire.transaction(compares, operations)
-        answer = self.members.call("/v3/kv/txn", body, deadline_s, change=True)
-        succeeded = bool(answer.get("succeeded"))
-        existing = [
-            wire.key_value(found)
-            for response in ([] if succeeded else answer.get("responses", ()))
-            for found in response.get("response_range", {}).get("kvs", ())
-        ]
-        return Outcome(succeeded, int(answer["header"]["revision"]), existing)
+        return self.members.call("/v3/kv/txn", body, deadline_s, _outcome, change=True)
 
     def open_session(self, ttl_s: int, *, deadline_s: float) -> int:
         """See Engine. The time is at least one and a half of etcd's election timeout."""
         if ttl_s < 1:
             raise ValueError(f"ttl_s {ttl_s} is less than a second")
-        return int(self.members.call("/v3/lease/grant", f'{{"TTL":"{ttl_s}"}}', deadline_s)["ID"])
+        body = f'{{"TTL":"{ttl_s}"}}'
+        return self.members.call(
+            "/v3/lease/grant", body, deadline_s, lambda answer: int(answer["ID"])
+        )
 
     def keep_session(self, session: int, *, deadline_s: float) -> float:
         """See Engine."""
+        body = f'{{"ID":"{session}"}}'
         try:
-            answer = self.members.call("/v3/lease/keepalive", f'{{"ID":"{session}"}}', deadline_s)
+            return self.members.call(
+                "/v3/lease/keepalive",
+                body,
+                deadline_s,
+                lambda answer: float(answer["result"].get("TTL", 0)),
+            )
         except SessionGone:
             return 0.0
-        return float(answer["result"].get("TTL", 0))
 
     def close_session(self, session: int, *, deadline_s: float) -> None:
         """See Engine."""
         try:
-            self.members.call("/v3/lease/revoke", f'{{"ID":"{session}"}}', deadline_s)
+            body = f'{{"ID":"{session}"}}'
+            self.members.call("/v3/lease/revoke", body, deadline_s, lambda answer: answer)
         except SessionGone:
             return
         except EngineTimeout as error:
@@ -177,10 +180,12 @@ class EtcdEngine:
                 f'{{"key":{wire.encode(start)},"range_end":{end},"limit":"{page}",'
                 f'"revision":"{revision}"}}'
             )
-            answer = self.members.call("/v3/kv/range", body, deadline - time.monotonic())
-            found += map(wire.key_value, answer.get("kvs", ()))
-            revision = revision or int(answer["header"]["revision"])
-            if not answer.get("more") or (limit and len(found) >= limit):
+            here, at, more = self.members.call(
+                "/v3/kv/range", body, deadline - time.monotonic(), _page
+            )
+            found += here
+            revision = revision or at
+            if not more or not here or (limit and len(found) >= limit):
                 return found, revision
             start = found[-1].key + b"\0"
 
@@ -232,3 +237,23 @@ class EtcdEngine:
         for stream in self._streams.values():
             stream.close()
         self._streams.clear()
+
+
+def _key_values(answer: Any) -> list[KeyValue]:
+    """The keys of a range request's answer."""
+    return [wire.key_value(one) for one in answer.get("kvs", ())]
+
+
+def _page(answer: Any) -> tuple[list[KeyValue], int, bool]:
+    """Its keys, the revision at which they are so, and whether there are more."""
+    return _key_values(answer), int(answer["header"]["revision"]), bool(answer.get("more"))
+
+
+def _outcome(answer: Any) -> Outcome:
+    """The answer to a transaction; one that failed has read the compared keys."""
+    succeeded = bool(answer.get("succeeded"))
+    responses = () if succeeded else answer.get("responses", ())
+    existing = [
+        one for response in responses for one in _key_values(response.get("response_range", {}))
+    ]
+    return Outcome(succeeded, int(answer["header"]["revision"]), existing)

@@ -73,10 +73,23 @@ class Members:
         self.idle: list[Connection] = []
         self._process = os.getpid()
 
-    def call(self, path: str, body: str, deadline_s: float, *, change: bool = False) -> Any:
-        """One request and its answer, decoded."""
+    def call(
+        self,
+        path: str,
+        body: str,
+        deadline_s: float,
+        read: Callable[[Any], T],
+        *,
+        change: bool = False,
+    ) -> T:
+        """One request; what ``read`` makes of its answer.
+
+        An answer in which ``read`` does not find what it looks for is none of etcd's.
+        """
         return self.attempt(
-            lambda endpoint, until: self._exchange(endpoint, path, body, until, change=change),
+            lambda endpoint, until: self._exchange(
+                endpoint, path, body, until, read, change=change
+            ),
             time.monotonic() + deadline_s,
             change=change,
         )
@@ -142,8 +155,15 @@ class Members:
         endpoint.rests_until = time.monotonic() + rest_s
 
     def _exchange(
-        self, endpoint: Endpoint, path: str, body: str, until: float, *, change: bool
-    ) -> Any:
+        self,
+        endpoint: Endpoint,
+        path: str,
+        body: str,
+        until: float,
+        read: Callable[[Any], T],
+        *,
+        change: bool,
+    ) -> T:
         """Send one request to one member and read its answer.
 
         Raises OSError, Retry or Stale when nothing was done, or when it is no change.
@@ -174,13 +194,14 @@ class Members:
             raise wire.failure(status, raw, endpoint.address.text, change=change)
         try:
             answer = wire.decode(raw)
-        except ValueError as error:
+            if "error" not in answer:  # a stream's answer has begun with 200
+                return read(answer)
+        except wire.MALFORMED as error:
+            text = f"{endpoint.address.text} answers with something that is not etcd's: {error!r}"
             if change:
-                raise EngineTimeout(f"{endpoint.address.text}: {error}", ambiguous=True) from error
-            raise wire.Retry(f"{endpoint.address.text}: {error}") from error
-        if "error" in answer:  # a stream's answer has begun with 200
-            raise wire.failure(status, raw, endpoint.address.text, change=change)
-        return answer
+                raise EngineTimeout(text, ambiguous=True) from error
+            raise wire.Retry(text) from error
+        raise wire.failure(status, raw, endpoint.address.text, change=change)
 
     def _logged_in(self, connection: Connection, until: float) -> str:
         """The token to send; asked for once, and again when it has been refused. May be empty."""
@@ -197,7 +218,11 @@ class Members:
                 raise refused from error
             raise
         if status == 200:
-            self._token = str(wire.decode(raw)["token"])
+            try:
+                self._token = str(wire.decode(raw)["token"])
+            except wire.MALFORMED as error:
+                connection.close()
+                raise wire.Retry(f"{where.text} answers a login without a token") from error
             return self._token
         if b"authentication is not enabled" in raw:  # as etcdctl: nobody needs to log in
             return ""

@@ -26,9 +26,9 @@ class Stream:
         self.revision = revision
         self._connection = connection
         self._rest = b""
-        created = self._line(deadline)
+        created = self._next(deadline)
         if not revision:  # from now on
-            self.revision = int(created["header"]["revision"])
+            self.revision = created.revision
 
     @property
     def heard_at(self) -> float:
@@ -38,29 +38,28 @@ class Stream:
     def wait(self, deadline: float) -> list[Event]:
         """The next events, at least one; those of one transaction are never parted.
 
-        After a TimeoutError it can be called again. Raises OSError when the stream has ended,
-        Retry when the member lost its leader, Compacted.
+        After a TimeoutError it can be called again. Raises OSError when the stream has ended or
+        is none of etcd's, Retry when the member lost its leader, Compacted.
         """
         while True:
-            result = self._line(deadline)
-            revision = int(result["header"]["revision"])
-            found = [wire.event(one) for one in result.get("events", ())]
+            message = self._next(deadline)
+            found = message.events
             while b"\n" in self._rest:  # what came with it
-                result = self._line(deadline)
-                found += [wire.event(one) for one in result.get("events", ())]
+                message = self._next(deadline)
+                found += message.events
             if found:
                 self.revision = found[-1].revision
                 return found
             # Nothing but a sign of life: all before it has been sent.
-            if not result.get("created"):
-                self.revision = max(self.revision, revision)
+            if not message.created:
+                self.revision = max(self.revision, message.revision)
 
     def close(self) -> None:
         """Give it up; the member notices."""
         self._connection.close()
 
-    def _line(self, deadline: float) -> Any:
-        """The next result; the gateway ends each with a line feed."""
+    def _next(self, deadline: float) -> _Message:
+        """The next message; the gateway ends each with a line feed."""
         while b"\n" not in self._rest:
             chunk = self._connection.chunk(deadline)
             if chunk is None:
@@ -69,18 +68,39 @@ class Stream:
         line, _, self._rest = self._rest.partition(b"\n")
         try:
             answer = wire.decode(line)
-        except ValueError as error:
-            raise ConnectionError(f"the watch sends no JSON: {error}") from error
-        if "error" in answer:
+            message = None if "error" in answer else _Message(answer["result"])
+        except wire.MALFORMED as error:
+            raise ConnectionError(
+                f"the watch sends something that is not etcd's: {error!r}"
+            ) from error
+        if message is None:
             raise wire.failure(0, line, self._connection.address.text, change=False)
-        result = answer["result"]
-        if compacted := int(result.get("compact_revision", 0)):
+        if message.compacted:
             # Events at that revision itself are still there (etcd, mvcc/watchable_store.go).
             raise Compacted(
                 f"the events after revision {self.revision} are gone, "
-                f"those after {compacted - 1} are left",
-                revision=compacted - 1,
+                f"those after {message.compacted - 1} are left",
+                revision=message.compacted - 1,
             )
-        if result.get("canceled"):
-            raise wire.Retry(str(result.get("cancel_reason", "the watch was ended")))
-        return result
+        if message.canceled:
+            raise wire.Retry(message.canceled)
+        return message
+
+
+class _Message:
+    """An etcdserverpb.WatchResponse; raises one of ``wire.MALFORMED`` when it is none."""
+
+    __slots__ = ("canceled", "compacted", "created", "events", "revision")
+
+    def __init__(self, result: Any) -> None:
+        self.compacted = int(result.get("compact_revision", 0))
+        self.canceled = (
+            str(result.get("cancel_reason") or "the watch was ended")
+            if result.get("canceled")
+            else ""
+        )
+        self.created = bool(result.get("created"))
+        self.events = [wire.event(one) for one in result.get("events", ())]
+        # The last message of a watch that is ended need not have one.
+        over = self.compacted or self.canceled
+        self.revision = 0 if over else int(result["header"]["revision"])

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FIRST_KEY",
+    "MALFORMED",
     "Retry",
     "Stale",
     "decode",
@@ -47,6 +48,8 @@ __all__ = [
 ]
 
 FIRST_KEY = b"\0"  # no key of etcd's is empty
+# What reading an answer raises when it is JSON, perhaps, and not what etcd answers.
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError)
 
 # gRPC's status codes (grpc/grpc, doc/statuscodes.md) that etcd uses.
 _INVALID_ARGUMENT = 3

@@ -1,0 +1,26 @@
+// The elements of index.html, and what is put into them: text always, never HTML.
+
+export const $ = (id) => document.getElementById(id);
+
+export function element(name, text, className) {
+  const made = document.createElement(name);
+  if (text !== undefined) made.textContent = text;
+  if (className) made.className = className;
+  return made;
+}
+
+// Rows in the place of a table's body; without any, what to say instead.
+export function fill(table, rows, nothing) {
+  const width = table.tHead.rows[0].cells.length;
+  const body = element("tbody");
+  for (const fields of rows) {
+    const row = body.insertRow();
+    for (const field of fields) row.append(element("td", field));
+  }
+  if (!rows.length) {
+    const cell = body.insertRow().insertCell();
+    cell.colSpan = width;
+    cell.textContent = nothing;
+  }
+  table.tBodies[0].replaceWith(body);
+}

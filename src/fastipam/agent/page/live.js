@@ -1,0 +1,120 @@
+// What keeps the page up to date: which questions are asked, and when one need not be.
+
+import { ask, forget, forgetAllBut } from "./agent.js";
+import { showSeries } from "./chart.js";
+import { $ } from "./dom.js";
+import { showEvents, showPanels, showStatus } from "./numbers.js";
+import { draw, render } from "./picture.js";
+import { current, keyOf, panel, queryOf, shown } from "./state.js";
+import { hideTip } from "./tip.js";
+import { fit, fitNext, isFitted } from "./view.js";
+
+const STATUS = "/api/status";
+const SERIES_MS = 10000;
+
+let waiting = false;
+let again = false;
+let seriesAt = 0;
+let eventsOf = "";
+
+export async function look() {
+  if (document.hidden) return;
+  if (waiting) {
+    again = true; // another network was chosen while the answers for this one were on their way
+    return;
+  }
+  waiting = true;
+  try {
+    const found = await ask(STATUS, "json");
+    if (found) {
+      shown.status = found;
+      if (!current() && found.networks.length) {
+        choose(keyOf(found.networks.reduce((a, b) => (b.assigned > a.assigned ? b : a))));
+      }
+      showStatus(pick);
+    }
+    const one = current();
+    if (one) {
+      const { drawn } = shown;
+      if (!drawn || drawn.key !== shown.chosen || drawn.change !== one.change) await fetchPicture(one);
+      if (Date.now() - seriesAt > SERIES_MS) await fetchSeries(one);
+      await fetchEvents(one);
+    }
+    $("link").textContent = shown.status && shown.status.agent.private ? "names are withheld" : "live";
+    $("link").className = "";
+  } catch (error) {
+    // fetch() says in each browser's own words that nobody answers.
+    const why = error instanceof TypeError ? "the agent does not answer" : error.message;
+    $("link").textContent = `not up to date: ${why}`;
+    $("link").className = "bad";
+  } finally {
+    waiting = false;
+  }
+  if (again) {
+    again = false;
+    await look();
+  }
+}
+
+// Show another network, now.
+export function pick(key) {
+  choose(key);
+  showStatus(pick);
+  return look();
+}
+
+function choose(key) {
+  if (key === shown.chosen) return;
+  shown.chosen = key;
+  shown.drawn = null;
+  shown.panelAt = 0;
+  seriesAt = 0;
+  fitNext();
+  forgetAllBut(STATUS); // what another network has put on the page has to be asked for again
+  showSeries([]);
+  hideTip();
+}
+
+async function fetchPicture(one) {
+  const key = keyOf(one);
+  const path = `/api/picture?${queryOf(one)}`;
+  if (!shown.drawn || shown.drawn.key !== key) forget(path);
+  const body = await ask(path, "arrayBuffer");
+  if (!body || key !== shown.chosen) return;
+  const before = shown.drawn && shown.drawn.key === key ? panel() : null;
+  shown.drawn = { ...readPicture(body), key };
+  if (shown.panelAt >= shown.drawn.panels.length) shown.panelAt = 0;
+  showPanels();
+  render();
+  if (isFitted() || !before || before.cidr !== panel().cidr) fit();
+  draw();
+}
+
+// A JSON header, its length in 4 bytes before it, and behind it the panels' cells: see views.py.
+function readPicture(body) {
+  const size = new DataView(body).getUint32(0);
+  const header = JSON.parse(new TextDecoder().decode(new Uint8Array(body, 4, size)));
+  let at = 4 + size;
+  for (const panel of header.panels) {
+    const cells = 2 ** (panel.bits - panel.shift);
+    panel.cells = new Uint8Array(body, at, cells);
+    at += cells;
+  }
+  return header;
+}
+
+async function fetchSeries(one) {
+  const samples = await ask(`/api/series?${queryOf(one)}`, "json");
+  if (keyOf(one) !== shown.chosen) return;
+  seriesAt = Date.now();
+  if (samples) showSeries(samples);
+}
+
+async function fetchEvents(one) {
+  const state = `${keyOf(one)}\n${one.change}`;
+  if (eventsOf === state) return; // nothing has happened
+  const events = await ask(`/api/events?${queryOf(one)}`, "json");
+  if (keyOf(one) !== shown.chosen) return;
+  eventsOf = state;
+  if (events) showEvents(events);
+}

@@ -1,0 +1,116 @@
+// Which part of the picture the canvas shows, and how large: fit, zoom, move. Nothing here draws.
+
+import { hilbertGrid } from "./hilbert.js";
+import { $ } from "./dom.js";
+import { panel, shown } from "./state.js";
+
+const LARGEST = 64; // pixels of a cell
+
+export const canvas = $("map");
+export const view = { scale: 1, x: 0, y: 0 }; // device pixels a cell, and where the picture's corner is
+
+let fitted = true;
+const curves = new Map(); // bits -> hilbertGrid
+
+export const isFitted = () => fitted;
+
+export function curveOf(panel) {
+  const bits = panel.bits - panel.shift;
+  if (!curves.has(bits)) curves.set(bits, hilbertGrid(bits));
+  return curves.get(bits);
+}
+
+// Give the canvas a pixel for each of the screen's.
+export function resize() {
+  const ratio = window.devicePixelRatio || 1;
+  const width = Math.round(canvas.clientWidth * ratio);
+  const height = Math.round(canvas.clientHeight * ratio);
+  if (canvas.width !== width || canvas.height !== height) {
+    canvas.width = width;
+    canvas.height = height;
+  }
+}
+
+function setFitted(on) {
+  fitted = on;
+  canvas.classList.toggle("fitted", on);
+}
+
+function centre(curve) {
+  view.x = Math.floor((canvas.width - curve.width * view.scale) / 2);
+  view.y = Math.floor((canvas.height - curve.height * view.scale) / 2);
+}
+
+export function fit() {
+  if (!shown.drawn) return;
+  resize();
+  const curve = curveOf(panel());
+  const scale = Math.min(canvas.width / curve.width, canvas.height / curve.height);
+  view.scale = scale >= 1 ? Math.floor(scale) : scale;
+  centre(curve);
+  setFitted(true);
+}
+
+// Whatever network is chosen next is shown whole.
+export function fitNext() {
+  fitted = true;
+}
+
+export function oneToOne() {
+  if (!shown.drawn) return;
+  resize();
+  view.scale = 1;
+  centre(curveOf(panel()));
+  setFitted(false);
+}
+
+export function move(x, y) {
+  view.x += x;
+  view.y += y;
+  setFitted(false);
+}
+
+// Scale so, and keep the point (x, y) of the canvas where it is.
+function scaleTo(scale, x, y) {
+  view.x = x - ((x - view.x) / view.scale) * scale;
+  view.y = y - ((y - view.y) / view.scale) * scale;
+  view.scale = scale;
+  setFitted(false);
+}
+
+function within(scale) {
+  const curve = curveOf(panel());
+  const least = 0.5 * Math.min(1, canvas.width / curve.width, canvas.height / curve.height);
+  return Math.min(LARGEST, Math.max(least, scale));
+}
+
+// Two fingers: any scale, not only whole pixels a cell.
+export function stretch(factor, x, y) {
+  scaleTo(within(view.scale * factor), x, y);
+}
+
+export function zoom(factor, x = canvas.width / 2, y = canvas.height / 2) {
+  if (!shown.drawn) return;
+  let scale = within(view.scale * factor);
+  // Whole pixels a cell look best: all cells are equally large.
+  if (scale >= 1) scale = factor > 1 ? Math.ceil(scale - 1e-9) : Math.floor(scale + 1e-9);
+  scaleTo(scale, x, y);
+  view.x = Math.round(view.x);
+  view.y = Math.round(view.y);
+}
+
+// Where on the canvas an event is.
+export function place(event) {
+  const box = canvas.getBoundingClientRect();
+  const ratio = canvas.width / box.width;
+  return { x: (event.clientX - box.left) * ratio, y: (event.clientY - box.top) * ratio };
+}
+
+// The cell at a place of the canvas, null beside the picture.
+export function cellAt({ x, y }) {
+  const curve = curveOf(panel());
+  const column = Math.floor((x - view.x) / view.scale);
+  const row = Math.floor((y - view.y) / view.scale);
+  if (column < 0 || row < 0 || column >= curve.width || row >= curve.height) return null;
+  return { cell: curve.order[row * curve.width + column], row, column };
+}

@@ -1,0 +1,77 @@
+"""Options and files that several commands read: what each takes, and what it refuses, in a line."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner
+
+from fastipam.cli.commands import cli
+from fastipam.cli.commands.cluster_options import settings_of
+from fastipam.errors import ConfigError
+from fastipam.store import DEFAULT_DATA_DIR
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CLUSTER = {"endpoints": ["http://127.0.0.1:1"], "pool": "10.32.0.0/12"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "sweep --grace",
+        "list --watch --interval",
+        "agent --grace",
+        "agent --client-timeout",
+        "agent --sweep-interval",
+        "cluster nodes --timeout",
+    ],
+)
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", "soon"])
+def test_seconds(words: str, value: str) -> None:
+    """A span of time that is none is wrong usage: nothing is begun with it."""
+    done = CliRunner().invoke(cli, [*words.split(), value])
+    assert done.exit_code == 2
+    assert words.rsplit(maxsplit=1)[-1] in done.output
+
+
+def _file(path: Path, content: Any) -> str:
+    path.write_text(json.dumps(content))
+    return str(path)
+
+
+def test_settings_from_every_kind_of_file(tmp_path: Path) -> None:
+    """The cluster's own file, a configuration, a list of plugins, one that names another file."""
+    own = _file(tmp_path / "own", CLUSTER | {"network": "n", "dataDir": "/d"})
+    assert settings_of(own, None, None)[1:] == ("n", "/d")
+    assert settings_of(own, "m", "/e")[1:] == ("m", "/e")
+    ipam: dict[str, Any] = {"type": "fastipam", "cluster": CLUSTER}
+    plain = _file(tmp_path / "plain", {"name": "n", "ipam": ipam})
+    assert settings_of(plain, None, None)[1:] == ("n", DEFAULT_DATA_DIR)
+    named = {"type": "fastipam", "cluster": own, "dataDir": "/d"}
+    plugins = [{"type": "bridge"}, {"type": "ptp", "ipam": named}]
+    listed = _file(tmp_path / "list", {"name": "n", "plugins": plugins})
+    settings, *rest = settings_of(listed, None, None)
+    assert (settings.text, *rest) == ("10.32.0.0/12=24", "n", "/d")
+
+
+@pytest.mark.parametrize(
+    ("content", "field"),
+    [
+        ({"plugins": 5}, "plugins"),
+        ({"plugins": [5]}, "plugins"),
+        ({"ipam": {"type": "fastipam", "cluster": 5}}, "ipam.cluster"),
+        ({"ipam": {"type": "fastipam", "cluster": "relative"}}, "ipam.cluster"),
+        (CLUSTER, "--network"),
+        ({"ipam": {"type": "host-local"}}, "{}.ipam"),
+    ],
+)
+def test_settings_that_are_none(content: dict[str, Any], field: str, tmp_path: Path) -> None:
+    """What cannot be meant is refused, and the field is named."""
+    path = _file(tmp_path / "file", content)
+    with pytest.raises(ConfigError) as caught:
+        settings_of(path, None, None)
+    assert caught.value.field == field.format(path)

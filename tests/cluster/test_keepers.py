@@ -1,0 +1,110 @@
+"""The keepers of an agent: when they begin and end, and what is open in between."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+import fastipam
+from fastipam.agent.keepers import Keepers
+from fastipam.cluster.engines.memory import MemoryEngine
+from fastipam.errors import ConfigError
+from fastipam.store import close_shared
+
+from .nodes import init, settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from fastipam.cluster.engine import Compare, Delete, Engine, Outcome, Put
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """The directory of a store that is there and closed."""
+    path = tmp_path / "store"
+    fastipam.open(path, "relaxed").close()
+    return path
+
+
+def held(path: Path) -> list[str]:
+    """The files below a directory that this process has open."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            continue  # the descriptor of the listing itself
+        if target.startswith(str(path)):
+            found.append(target)
+    return found
+
+
+def refuse(_: object) -> Engine:
+    """A connection that the settings make impossible."""
+    raise ConfigError("cannot be read", field="cluster.credentials", value="/nowhere")
+
+
+def test_a_keeper_that_cannot_be_made(path: Path) -> None:
+    """However often it is tried, the store is not kept open by what has failed."""
+    keepers = Keepers(refuse)
+    for _ in range(3):
+        with pytest.raises(ConfigError):
+            keepers.get(str(path), "podnet", settings("a"))
+    assert held(path) == []
+    assert keepers.all() == []
+
+
+def test_a_store_that_is_replaced(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its keeper is ended once, also when no other can be made for the new store."""
+    engine = MemoryEngine()
+    init(engine)
+    keepers = Keepers(lambda _: engine)
+    keepers.get(str(path), "podnet", settings("a"))
+    path.rename(path.with_name("before"))
+    fastipam.open(path, "relaxed").close()
+    with monkeypatch.context() as patched:
+        patched.setattr(keepers, "_connect", refuse)
+        for _ in range(2):
+            with pytest.raises(ConfigError):
+                keepers.get(str(path), "podnet", settings("a"))
+    assert held(path.with_name("before")) == []
+    keepers.get(str(path), "podnet", settings("a"))
+    keepers.stop()
+    assert held(path) == []
+
+
+class Slow(MemoryEngine):
+    """An engine whose transactions wait for ``go_on``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside, self.go_on = threading.Event(), threading.Event()
+
+    def transact(
+        self, compares: Sequence[Compare], operations: Sequence[Put | Delete], *, deadline_s: float
+    ) -> Outcome:
+        """As inherited, but later."""
+        self.inside.set()
+        assert self.go_on.wait(60)
+        return super().transact(compares, operations, deadline_s=deadline_s)
+
+
+def test_a_keeper_that_cannot_be_ended_in_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread may be inside a transaction: the store is not closed under it."""
+    engine = Slow()
+    keepers = Keepers(lambda _: engine)
+    keeper = keepers.get(str(path), "podnet", settings("a"))
+    assert engine.inside.wait(60)
+    stop = keeper.stop
+    monkeypatch.setattr(keeper, "stop", lambda: stop(0.01))
+    keepers.stop()
+    assert held(path)
+    engine.go_on.set()
+    assert stop(60)
+    close_shared(keeper.store)
+    assert held(path) == []
