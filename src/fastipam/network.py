@@ -321,23 +321,26 @@ class Network(View):
     ) -> Lease | None:
         """Give back all that the owner of this address has; the lease of the address, or None.
 
-        None: nobody has it, or its lease is not of this ``generation``. ``kind`` (see history.py)
-        is why. O(addresses of the owner). Returns after the commit is on disk (durable mode).
-        Raises ConfigError, StoreError.
+        The ``siblings`` of the lease are all that was given back. None: nobody has the address,
+        or its lease is not of this ``generation``. ``kind`` (see history.py) is why.
+        O(addresses of the owner). Returns after the commit is on disk (durable mode). Raises
+        ConfigError, StoreError.
         """
-        family, value = parse_wanted(address)
+        wanted = parse_wanted(address)
         with self._store.write() as txn:
             found = self._find(txn)
-            record = None
-            if found is not None:
-                record = read_record(txn, self._store, found[0], family, value)
+            record = None if found is None else read_record(txn, self._store, found[0], *wanted)
             if found is None or record is None or record.state != ASSIGNED:
                 return None
             if generation not in (None, record.generation):
                 return None
-            lease = self._view(self._pool_of(found[1]), family, value, record)
-            self._release(txn, (record.container_id, record.ifname), kind, record.generation)
-            return lease
+            pool = self._pool_of(found[1])
+            owner = (record.container_id, record.ifname)
+            name = records.owner_name(*owner)
+            others = [one for one in self._ledger(txn, *found).held_by(name) if one != wanted]
+            leases = [self._lease(txn, found[0], pool, *one) for one in (wanted, *others)]
+            self._release(txn, owner, kind)
+            return join(leases)
 
     def retain(self, valid: Collection[tuple[str, str]], before_ns: int) -> list[tuple[int, int]]:
         """Give back every lease whose owner is not in ``valid``; CNI's GC. Returns what was freed.

@@ -344,6 +344,14 @@ def cool(raw: bytes, released: int) -> bytes:
     return head + raw[_RELEASED_AT + 8 :]
 
 
+def read_sight(raw: bytes | None) -> tuple[int, int, int]:
+    """A note of the sweeper's; zeros, which are of no lease, when there is none to be read."""
+    if raw is None or len(raw) != SIGHT_BYTES:
+        return 0, 0, 0
+    generation, first, seen = SIGHT.unpack(raw)
+    return generation, first, seen
+
+
 def check_owner(container_id: str, ifname: str) -> None:
     """Refuse what a record cannot hold. Raises ConfigError."""
     strings = type(container_id) is str and type(ifname) is str
