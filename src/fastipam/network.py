@@ -139,14 +139,21 @@ class Network(View):
                 field="existing",
                 value=existing,
             )
-        while True:
+        lease: Lease | None = None
+        while lease is None:
             try:
-                return self._allocate(owner, wanted, existing)
+                lease = self._allocate(owner, wanted, existing)
             except PoolExhausted:
-                # Perhaps only because leases of an earlier boot have not all been given back.
-                if not self._store.unswept or not self.sweep_reboot():
-                    self.note_clock()
+                if not self._finds_room():
                     raise
+        return lease
+
+    def _finds_room(self) -> bool:
+        """After a refusal: whether leases of an earlier boot were looked for, so try again."""
+        if self.sweep_reboot():
+            return True
+        self.note_clock()
+        return False
 
     def note_clock(self) -> None:
         """Note that the wall clock has stepped back.
@@ -164,9 +171,17 @@ class Network(View):
                 ledger.state.tick(wall_ns)
                 ledger.save()
 
-    def _allocate(self, owner: Owner, wanted: Sequence[tuple[int, int]], existing: str) -> Lease:
+    def _allocate(
+        self, owner: Owner, wanted: Sequence[tuple[int, int]], existing: str
+    ) -> Lease | None:
+        """None: it has looked for what an earlier boot has left, which comes first; try again."""
         with self._store.write() as txn:
             ledger, pool = self._enter(txn)
+            if (owner.sticky_s or ledger.state.kept) and ledger.state.swept != self._store.boot:
+                # Among it may be what is kept for this owner from now on.
+                reboot.step(ledger, reboot.BATCH)
+                ledger.save()
+                return None
             held = ledger.held_by(owner.name)
             if held and ledger.state.swept != self._store.boot:
                 held = self._still_held(ledger, owner, held)
@@ -221,8 +236,7 @@ class Network(View):
             try:
                 return self._allocate_many(listed)
             except (PoolExhausted, DuplicateAllocation):
-                if not self._store.unswept or not self.sweep_reboot():
-                    self.note_clock()
+                if not self._finds_room():
                     raise
 
     def _allocate_many(self, listed: list[Owner]) -> list[Lease]:

@@ -88,7 +88,7 @@ class Chores:
         ipam = Ipam(store)
         for name in ipam.networks():
             network = ipam.network(name)
-            while store.unswept and network.sweep_reboot():
+            while network.sweep_reboot():  # a restore, too, brings leases of earlier boots
                 yield
             looked = released = missing = unknown = 0
             for report in Sweeper(store, network, grace_s=self._grace_s, dry_run=False):
