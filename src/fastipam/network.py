@@ -18,7 +18,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-    from fastipam.ranges import RangeSet
     from fastipam.transaction import Transaction
     from fastipam.view import AnyIP, Wanted
 
@@ -149,11 +148,29 @@ class Network(View):
         return lease
 
     def _finds_room(self) -> bool:
-        """After a refusal: whether leases of an earlier boot were looked for, so try again."""
-        if self.sweep_reboot():
+        """After a refusal: whether something was given back that was due, so try again.
+
+        A call frees a few of such addresses by itself; but when it fails, it has not.
+        """
+        if self.sweep_reboot() or self._expire_kept():
             return True
         self.note_clock()
         return False
+
+    def _expire_kept(self) -> bool:
+        """Free addresses that are kept no longer, in one transaction; False: there was none."""
+        with self._store.write() as txn:
+            found = self._find(txn)
+            ledger = self._ledger(txn, *found) if found else None
+            if ledger is None or not ledger.state.kept:
+                return False
+            from fastipam import holds
+
+            ledger.state.tick(self._store.clock())
+            if not holds.expire(ledger, reboot.BATCH):
+                return False
+            ledger.save()
+            return True
 
     def note_clock(self) -> None:
         """Note that the wall clock has stepped back.
@@ -201,7 +218,9 @@ class Network(View):
             for index, range_set in enumerate(pool.sets):
                 value = requests[index]
                 if value is None and kept:
-                    value = _first_inside(ledger, range_set, kept)
+                    from fastipam import holds
+
+                    value = holds.first_inside(ledger, range_set, kept)
                 if value is None:
                     value = ledger.choose(index, range_set)
                 else:
@@ -400,16 +419,16 @@ class Network(View):
             wanted = holds.assignable(pool, target)
             wall_ns = self._store.clock()
             ledger.state.tick(wall_ns)
-            for family, value in wanted:
-                one = holds.Reservation(family, value, owner, "", reason)
-                holds.reserve(ledger, one, wall_ns)
+            each = (holds.Reservation(*one, owner, "", reason) for one in wanted)
+            holds.reserve(ledger, each, wall_ns)
             ledger.save()
         return wanted
 
     def unreserve(self, target: str) -> list[tuple[int, int]]:
         """End the reservations of an address, a CIDR or "a-b"; (family, integer) of each.
 
-        Sticky ones, too. Whoever has such an address keeps it. O(reservations of the network).
+        Sticky ones, too: such an address cools down. Whoever has an address keeps it.
+        O(reservations of the network).
         Returns after the commit is on disk (durable mode). Raises ConfigError, StoreError.
         """
         from fastipam import holds
@@ -423,18 +442,8 @@ class Network(View):
             ledger = self._ledger(txn, *found)
             wall_ns = self._store.clock()
             ended = holds.read_within(txn, self._store, found[0], bounds)
-            for one in ended:
-                holds.unreserve(ledger, one, wall_ns)
+            ledger.state.tick(wall_ns)
+            holds.unreserve(ledger, ended, wall_ns)
             if ended:
                 ledger.save()
         return [(one.family, one.value) for one in ended]
-
-
-def _first_inside(
-    ledger: Ledger, range_set: RangeSet, kept: Sequence[tuple[int, int]]
-) -> int | None:
-    """The first of these (family, address) pairs that a range set may assign."""
-    for family, value in kept:
-        if family == range_set.family and value in range_set and ledger.owns(range_set, value):
-            return value
-    return None

@@ -59,7 +59,9 @@ SIGHT = Struct("<QQQ")
 SIGHT_BYTES = SIGHT.size
 _U16, _U32, _U64 = Struct("<H"), Struct("<I"), Struct("<Q")
 _DIGEST_BYTES = 16
-LAST_SET = (1 << 16) - 1  # the largest number that a range set can have in a key
+# The number under which a lease is noted that none of its network's range sets holds; larger than
+# that of any set, so it is the last of the queues.
+NO_SET = (1 << 16) - 1
 # Generations, events and nanoseconds only grow, from 0 or from now: no number of theirs has more
 # bits before the year 2116. One that has is damage, and would not fit its field one day.
 MOST_BITS = 62

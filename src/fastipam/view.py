@@ -229,12 +229,25 @@ class View:
             )
             if any(pages.next_free(*one) is not None for one in range_set.intervals):
                 continue
-            queue = cooling_of(txn.txn, self._store, found[0], index, range_set)
+            number = index if pool.text == found[1] else None
+            queue = cooling_of(txn.txn, self._store, found[0], number, range_set)
             first = next(queue, None)
             queue.close()
-            if first is None or not self._may_take(txn, found[0], first[0]):
+            if first is not None and self._may_take(txn, found[0], first[0]):
+                continue
+            if not self._is_any_due(txn, found[0], range_set):
                 return range_set
         return None
+
+    def _is_any_due(self, txn: Snapshot, network_id: int, range_set: RangeSet) -> bool:
+        """Whether an address of this set has been kept for its pod long enough. O(those)."""
+        state = read_state(txn, self._store, network_id)
+        if not state.kept:
+            return False
+        from fastipam import holds
+
+        due = holds.due_by(txn, self._store, state, state.tick(self._store.clock()))
+        return any(family == range_set.family and value in range_set for family, value in due)
 
     def id_in(self, txn: Transaction | Snapshot) -> int | None:
         """The number under which the store keeps the network, None: it has never been used."""
