@@ -226,18 +226,17 @@ def hold(
     What was kept of the same range set for the pod before is given back; not what is given back
     ``together`` with this address.
     """
-    _, ifname, _, namespace, name, _ = (
-        records.texts_of(raw).decode(records.ENCODING, records.ERRORS).split("\0")
-    )
-    least = max(records.sticky_of(raw) * 10**9, ledger.policy.cooldown_ns)
-    kept = Reservation(*address, f"{namespace}/{name}", ifname, "sticky", now + least)
-    index = records.set_index_of(raw)
+    lease = records.Record.read(raw)
+    until = now + max(lease.sticky_s * 10**9, ledger.policy.cooldown_ns)
+    pod = f"{lease.pod_namespace}/{lease.pod_name}"
+    kept = Reservation(*address, pod, lease.ifname, "sticky", until)
     lists = _Lists(ledger)
     for one in list(lists.of(kept)):
         if one in together:
             continue
         earlier = find(ledger, *one)
-        if (earlier is None or earlier.sticky) and ledger.stored.index_of(*one) in (index, None):
+        its_set = ledger.stored.index_of(*one)
+        if (earlier is None or earlier.sticky) and its_set in (lease.set_index, None):
             _end(ledger, *one, lists)
     ledger.txn.delete(key, b"", ledger.store.db_leases)
     ledger.state.reserved += 1

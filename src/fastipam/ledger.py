@@ -36,7 +36,14 @@ def find(txn: Transaction | Snapshot, store: Store, key: bytes) -> tuple[int, st
     raw = txn.get(key, None, store.db_networks)
     if raw is None:
         return None
-    return int.from_bytes(raw[:4], "big"), raw[4:].decode()
+    try:
+        return int.from_bytes(raw[:4], "big"), raw[4:].decode()
+    except UnicodeDecodeError as error:
+        raise StoreCorrupt(
+            f"the ranges of network {key.decode('ascii', 'replace')} cannot be read: {raw[4:]!r}",
+            path=store.path,
+            hint=CHECK_HINT,
+        ) from error
 
 
 def policy_key(network_id: int) -> bytes:

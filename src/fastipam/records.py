@@ -26,6 +26,7 @@ blocks          network id, …                                     see blocks.p
 from __future__ import annotations
 
 from struct import Struct
+from struct import error as struct_error
 
 from fastipam.addresses import BITS, V4
 from fastipam.errors import ConfigError, StoreCorrupt
@@ -299,9 +300,22 @@ def is_assigned_to(raw: bytes, name: bytes) -> bool:
     return raw[:1] == _ASSIGNED_BYTE and raw.startswith(name + b"\0", _LEASE.size)
 
 
+def is_assigned(raw: bytes) -> bool:
+    """Whether a packed record is somebody's."""
+    return raw[:1] == _ASSIGNED_BYTE
+
+
 def is_cooling_since(raw: bytes, released: int) -> bool:
     """Whether a packed record cools, and since then."""
-    return raw[0] == COOLING and _U64.unpack_from(raw, _RELEASED_AT)[0] == released
+    return raw[:1] == _COOLING_BYTE and _number(_U64, raw, _RELEASED_AT) == released
+
+
+def _number(form: Struct, raw: bytes, at: int) -> int:
+    """A number of a packed record. StoreCorrupt when the record ends before it."""
+    try:
+        return int(form.unpack_from(raw, at)[0])
+    except struct_error as error:
+        raise StoreCorrupt(f"a lease cannot be read: {raw.hex()}", hint=CHECK_HINT) from error
 
 
 def length_of(raw: bytes) -> int:
@@ -311,22 +325,22 @@ def length_of(raw: bytes) -> int:
 
 def generation_of(raw: bytes) -> int:
     """The generation of a packed record."""
-    return int(_U64.unpack_from(raw, _GENERATION_AT)[0])
+    return _number(_U64, raw, _GENERATION_AT)
 
 
 def boot_of(raw: bytes) -> int:
     """The boot of a packed record."""
-    return int(_U32.unpack_from(raw, _BOOT_AT)[0])
+    return _number(_U32, raw, _BOOT_AT)
 
 
 def sticky_of(raw: bytes) -> int:
     """For how many seconds a packed record's address is kept for its pod."""
-    return int(_U32.unpack_from(raw, _STICKY_AT)[0])
+    return _number(_U32, raw, _STICKY_AT)
 
 
 def set_index_of(raw: bytes) -> int:
     """The range set that served a packed record."""
-    return int(_U16.unpack_from(raw, _SET_AT)[0])
+    return _number(_U16, raw, _SET_AT)
 
 
 def texts_of(raw: bytes) -> bytes:
@@ -335,9 +349,12 @@ def texts_of(raw: bytes) -> bytes:
 
 
 def name_of(raw: bytes) -> bytes:
-    """The :func:`owner_name` of a packed record."""
+    """The :func:`owner_name` of a packed record. StoreCorrupt when it has none."""
     texts = raw[_LEASE.size :]
-    return texts[: texts.index(b"\0", texts.index(b"\0") + 1)]
+    end = texts.find(b"\0", texts.find(b"\0") + 1)
+    if end < 0:
+        raise StoreCorrupt(f"a lease cannot be read: {raw.hex()}", hint=CHECK_HINT)
+    return texts[:end]
 
 
 def cool(raw: bytes, released: int) -> bytes:
@@ -381,5 +398,7 @@ def cooldown_prefix(network_id: int, set_index: int) -> bytes:
 
 
 def read_cooldown_key(key: bytes) -> tuple[int, int, int, int, int]:
-    """(network id, set index, released, family, address)."""
+    """(network id, set index, released, family, address). StoreCorrupt when it is no such key."""
+    if len(key) < _COOLDOWN.size:
+        raise StoreCorrupt(f"the cool-down queue has a key {key.hex()}", hint=CHECK_HINT)
     return (*_COOLDOWN.unpack_from(key), int.from_bytes(key[_COOLDOWN.size :], "big"))

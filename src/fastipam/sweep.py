@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from fastipam import history, reboot, records
 from fastipam.lease import Lease
 from fastipam.ledger import find, read_state
-from fastipam.records import ASSIGNED
 from fastipam.sight import GONE, Doubts, Place
 
 if TYPE_CHECKING:
@@ -138,7 +137,7 @@ class Sweeper:
                     address = key[4], int.from_bytes(key[5:], "big")
                     if len(batch) == _BATCH:
                         return batch, address
-                    if raw[0] == ASSIGNED and records.boot_of(raw) == self._store.boot:
+                    if records.is_assigned(raw) and records.boot_of(raw) == self._store.boot:
                         batch.append(Lease(self._network.name, *address, None, raw))
                     more = cursor.next()
         return batch, None
@@ -201,7 +200,11 @@ class Sweeper:
         db = self._store.db_missing
         key = records.address_key(network_id, lease.family, lease.value)
         raw = txn.get(key, None, self._store.db_leases)
-        if raw is None or raw[0] != ASSIGNED or records.generation_of(raw) != lease.generation:
+        if (
+            raw is None
+            or not records.is_assigned(raw)
+            or records.generation_of(raw) != lease.generation
+        ):
             return []  # it was given back, or given to somebody else, since it was read
         first = records.read_sight(txn.get(key, None, db))
         same = (first[0], first[2]) == (lease.generation, seen)
@@ -243,7 +246,7 @@ class Sweeper:
                 generation = records.read_sight(raw)[0]
                 if (
                     lease is None
-                    or lease[0] != ASSIGNED
+                    or not records.is_assigned(lease)
                     or records.generation_of(lease) != generation
                 ):
                     yield bytes(key)
@@ -276,13 +279,14 @@ def finish_reboot(ipam: Ipam, progress: Progress | None = None) -> int:
     In transactions of a bounded size. O(leases) once after a reboot, O(1) at any other time.
     """
     looked = 0
-    while ipam.store.unswept:
-        for name in ipam.networks():
-            network = ipam.network(name)
-            while network.sweep_reboot():
-                looked += reboot.BATCH
-                if progress is not None:
-                    progress(looked)
-        with ipam.store.write() as txn:
-            reboot.is_over(txn, ipam.store)
+    if not ipam.store.unswept:
+        return looked
+    for name in ipam.networks():
+        network = ipam.network(name)
+        while network.sweep_reboot():
+            looked += reboot.BATCH
+            if progress is not None:
+                progress(looked)
+    with ipam.store.write() as txn:
+        reboot.is_over(txn, ipam.store)
     return looked
