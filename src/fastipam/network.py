@@ -318,9 +318,15 @@ class Network(View):
         try:
             return self._release_named(container_id, ifname)
         except StoreFull:
-            # Giving back has to work most of all when there is no room: the history makes way.
-            brief = Network(self._store, self.name, self.pool, policy=self.policy.without_history())
-            return brief._release_named(container_id, ifname)
+            return self._brief()._release_named(container_id, ifname)
+
+    def _brief(self) -> Network:
+        """The same network, keeping no history of what it does.
+
+        Giving back has to work most of all when there is no room: the history makes way.
+        """
+        policy = self.policy.without_history()
+        return Network(self._store, self.name, self.pool, policy=policy, remember=self._remember)
 
     def _release_named(self, container_id: str, ifname: str) -> list[tuple[int, int]]:
         # A lease imported from an old host-local tree names no interface: it belongs to the
@@ -393,9 +399,20 @@ class Network(View):
         freed = []
         owners = list(stale.items())
         for at in range(0, len(owners), _RETAIN_BATCH):
-            with self._store.write() as txn:
-                for owner, generation in owners[at : at + _RETAIN_BATCH]:
-                    freed += self._release(txn, owner, history.GC, generation)
+            batch = owners[at : at + _RETAIN_BATCH]
+            try:
+                freed += self._collect(batch)
+            except StoreFull:  # what is given back makes room for the next
+                for one in batch:
+                    freed += self._brief()._collect([one])
+        return freed
+
+    def _collect(self, stale: list[tuple[tuple[str, str], int]]) -> list[tuple[int, int]]:
+        """Give back what these owners had at these generations, in one transaction."""
+        freed = []
+        with self._store.write() as txn:
+            for owner, generation in stale:
+                freed += self._release(txn, owner, history.GC, generation)
         return freed
 
     # Reserving ------------------------------------------------------------------------------
