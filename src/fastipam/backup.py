@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
 from typing import TYPE_CHECKING
 
 from fastipam import blocks, records
-from fastipam.errors import ConfigError, StoreCorrupt, StoreError, StoreUnavailable
+from fastipam.errors import ConfigError, StoreCorrupt, StoreError, StoreFull, StoreUnavailable
 from fastipam.state import NetworkState
 from fastipam.store import Store
 from fastipam.verify import verify
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int, int], None]  # done, total: keys, or bytes
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _STEP = 4096  # keys between two calls of progress
 _BOOT_AT, _BOOT_END = 4, 8  # of a lease: see records.py
 _KEPT = (b"schema", b"durability", b"boot id", b"boot number", b"swept")  # are the store's own
@@ -85,7 +87,7 @@ def restore(
     not empty), StoreError (the backup is no store, is of a newer schema, or contradicts itself:
     nothing has changed).
     """
-    with tempfile.TemporaryDirectory(prefix="restore-", dir=store.path) as directory:
+    with _temporary(store) as directory:
         source = _open_copy(os.fspath(path), directory, store)
         try:
             found = verify(source)
@@ -109,11 +111,21 @@ def restore(
             source.close()
 
 
+def _temporary(store: Store) -> tempfile.TemporaryDirectory[str]:
+    """A directory for the copy, where only the store's owner can look. Raises StoreError."""
+    try:
+        return tempfile.TemporaryDirectory(prefix="restore-", dir=store.path)
+    except OSError as error:
+        raise store.translate(error) from error
+
+
 def _open_copy(path: str, directory: str, store: Store) -> Store:
     """The backup as a store of its own: opening one writes lock files beside it."""
     try:
         shutil.copyfile(path, os.path.join(directory, "data.mdb"))
     except OSError as error:
+        if error.errno in _NO_ROOM:  # that is no error of reading
+            raise store.translate(error) from error
         raise StoreUnavailable(
             f"the backup {path} cannot be read: {error.strerror}",
             path=path,
@@ -123,6 +135,9 @@ def _open_copy(path: str, directory: str, store: Store) -> Store:
         raise StoreCorrupt(f"the backup {path} is empty", path=path)
     try:
         return Store(directory, create=False, boot_id=store.boot_id, clock=store.clock)
+    except StoreFull as error:
+        message = error.message.replace(directory, store.path)
+        raise StoreFull(message, path=store.path, hint=error.hint) from error
     except StoreError as error:
         message = error.message.replace(directory, path)
         raise type(error)(message, path=path, hint="use another backup") from error
@@ -208,7 +223,11 @@ class _Copy:
         return state.pack()
 
     def _copy_meta(self) -> None:
+        """All but what is the store's own; what it kept of networks that it had before goes."""
         source, target = self._source.db_meta, self._target.db_meta
+        for key in [bytes(key) for key, _ in self._txn.txn.cursor(target)]:
+            if key not in _KEPT:
+                self._txn.delete(key, b"", target)
         with self._snapshot.txn.cursor(source) as cursor:
             for key, raw in cursor:
                 if key not in _KEPT:

@@ -78,7 +78,16 @@ def _write(
             its_range = range_set.range_of(value) or its_range
         generation += 1
         raw = records.pack_assigned(
-            its_range.length, index, boot, generation, wall_ns, 0, 0, 0, 0, owner.texts
+            its_range.length,
+            ledger.set_of(index, family, value),
+            boot,
+            generation,
+            wall_ns,
+            0,
+            0,
+            0,
+            0,
+            owner.texts,
         )
         key = records.address_key(network_id, family, value)
         items.append((key, raw))

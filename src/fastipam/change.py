@@ -26,18 +26,19 @@ def recount(ledger: Ledger, pool: Pool) -> None:
 
 
 def regroup(ledger: Ledger, pool: Pool) -> None:
-    """A lease notes the set that holds its address now. O(leases).
+    """A lease notes the set that holds its address now, or that none does. O(leases).
 
     Without it a set would not find its cooling addresses, which queue by set, when it runs
-    dry. An address that no set holds keeps what it has.
+    dry; or would have to look through those that it may not take.
     """
     network_id = ledger.state.network_id
     moves = []
     for family, value in _addresses(ledger, ledger.store.db_leases):
-        index = pool.index_of(family, value)
+        held = pool.index_of(family, value)
+        index = records.NO_SET if held is None else held
         key = records.address_key(network_id, family, value)
         record = ledger.record(family, value)
-        if index is not None and record is not None and record.set_index != index:
+        if record is not None and record.set_index != index:
             moves.append((key, record, index, family, value))
     for key, record, index, family, value in moves:
         if record.state == COOLING:

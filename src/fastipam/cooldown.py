@@ -22,18 +22,29 @@ if TYPE_CHECKING:
 
 
 def cooling_of(
-    txn: Any, store: Store, network_id: int, index: int, range_set: RangeSet
+    txn: Any, store: Store, network_id: int, index: int | None, range_set: RangeSet
 ) -> Generator[tuple[bytes, int]]:
     """(queue key, address) of what a range set may take early, longest idle first.
 
-    Looked at and left are only the addresses that a change of the configuration has put outside.
+    ``index`` is the set's number among those of the network: what it may not take is in the queue
+    of another number. None: the set is a container's own, and its addresses may be in any queue;
+    then all of them are read.
     """
-    prefix = records.cooldown_prefix(network_id, index)
+    if index is not None:
+        yield from _queue(txn, store, records.cooldown_prefix(network_id, index), range_set)
+        return
+    whole = list(_queue(txn, store, records.network_prefix(network_id), range_set))
+    yield from sorted(whole, key=lambda item: records.read_cooldown_key(item[0])[2])
+
+
+def _queue(
+    txn: Any, store: Store, prefix: bytes, range_set: RangeSet
+) -> Generator[tuple[bytes, int]]:
     with txn.cursor(store.db_cooldown) as cursor:
         if not cursor.set_range(prefix):
             return
         for key in cursor.iternext(keys=True, values=False):
-            if key[:6] != prefix:
+            if not key.startswith(prefix):
                 return
             _, _, _, family, value = records.read_cooldown_key(key)
             if family == range_set.family and value in range_set:
@@ -72,7 +83,7 @@ def expire(ledger: Ledger, limit: int) -> None:
                 return
             _, index, released, family, value = records.read_cooldown_key(key)
             if released > due:
-                if index == records.LAST_SET:
+                if index == records.NO_SET:
                     return
                 seek = records.cooldown_prefix(state.network_id, index + 1)
                 continue
@@ -87,6 +98,11 @@ def expire(ledger: Ledger, limit: int) -> None:
                 ledger.clear(family, value)
 
 
+def _cooling_of(ledger: Ledger, index: int, range_set: RangeSet) -> Generator[tuple[bytes, int]]:
+    number = None if ledger.is_foreign else index
+    return cooling_of(ledger.txn.txn, ledger.store, ledger.state.network_id, number, range_set)
+
+
 def take_early(ledger: Ledger, index: int, range_set: RangeSet, wanted: int) -> list[int]:
     """Take up to ``wanted`` cooling addresses of a range set, early if that is the policy."""
     state = ledger.state
@@ -94,7 +110,7 @@ def take_early(ledger: Ledger, index: int, range_set: RangeSet, wanted: int) -> 
         return []
     early = []
     due = state.clock - ledger.policy.cooldown_ns
-    queue = cooling_of(ledger.txn.txn, ledger.store, state.network_id, index, range_set)
+    queue = _cooling_of(ledger, index, range_set)
     for item in queue:
         if ledger.policy.strict and records.read_cooldown_key(item[0])[2] > due:
             break
@@ -135,7 +151,7 @@ def take_place(ledger: Ledger, key: bytes, raw: bytes, family: int, value: int) 
 def next_due_s(ledger: Ledger, index: int, range_set: RangeSet) -> int | None:
     """In how many seconds, rounded up, the first cooling address has cooled; None: none is."""
     state = ledger.state
-    queue = cooling_of(ledger.txn.txn, ledger.store, state.network_id, index, range_set)
+    queue = _cooling_of(ledger, index, range_set)
     first = next(queue, None)
     queue.close()
     if first is None:

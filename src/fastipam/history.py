@@ -146,7 +146,9 @@ def _trim(txn: Transaction, store: Store, state: NetworkState, policy: Policy, m
             if key[:4] != state.prefix:
                 break
             sequence = _KEY.unpack(key)[1]
-            if sequence >= oldest_number and _HEAD.unpack_from(cursor.value())[0] >= oldest_ns:
+            raw = cursor.value()  # one that is damaged is as good as too old
+            readable = len(raw) >= _HEAD.size
+            if sequence >= oldest_number and readable and _HEAD.unpack_from(raw)[0] >= oldest_ns:
                 state.first_event = sequence
                 return
             more = cursor.delete()
@@ -181,6 +183,8 @@ def read(
         for key, raw in cursor:
             if key[:4] != prefix:
                 return
+            if len(raw) < start:
+                yield Event(key, raw)  # it says that it cannot be read
             if packed and (raw[start : start + len(packed)] != packed or raw[9] != address[0]):  # type: ignore[index]
                 continue
             if needle and needle not in raw:

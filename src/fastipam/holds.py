@@ -9,6 +9,7 @@ Everything here works on a network's :class:`~fastipam.ledger.Ledger`; nothing c
 
 from __future__ import annotations
 
+from itertools import islice
 from struct import Struct
 
 from fastipam import cooldown, history, records
@@ -19,17 +20,18 @@ from fastipam.records import COOLING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from fastipam.lease import Owner
     from fastipam.ledger import Ledger
-    from fastipam.ranges import Pool
+    from fastipam.ranges import Pool, RangeSet
+    from fastipam.state import NetworkState
     from fastipam.store import Store
     from fastipam.transaction import Snapshot, Transaction
 
     Address = tuple[int, int]  # family, integer
 
-_MOST_AT_ONCE = 1 << 16  # addresses to reserve: other writers wait for half a second
+_MOST_AT_ONCE = 1 << 16  # addresses to reserve: other writers wait for a second or two
 _VALUE = Struct("<Q")
 _DUE = Struct(">4scQB")
 
@@ -136,14 +138,27 @@ def find(ledger: Ledger, family: int, value: int) -> Reservation | None:
 
 
 def kept_for(ledger: Ledger, owner: Owner) -> list[Address]:
-    """The addresses that are kept for this owner and that nobody has. O(their number)."""
+    """The addresses that are kept for this owner; somebody may have them. O(their number)."""
     found: list[Address] = []
     for name, ifname in _names(owner):
         key = owner_index_key(ledger.state.prefix, name, ifname)
         raw = ledger.txn.get(key, None, ledger.store.db_sticky)
         if raw is not None:
-            found += [one for one in records.read_addresses(raw) if not _is_leased(ledger, *one)]
+            found += records.read_addresses(raw)
     return found
+
+
+def first_inside(ledger: Ledger, range_set: RangeSet, kept: Sequence[Address]) -> int | None:
+    """The first of these that a range set may assign, and that nobody has."""
+    for family, value in kept:
+        if (
+            family == range_set.family
+            and value in range_set
+            and ledger.owns(range_set, value)
+            and not _is_leased(ledger, family, value)
+        ):
+            return value
+    return None
 
 
 def _is_leased(ledger: Ledger, family: int, value: int) -> bool:
@@ -151,12 +166,44 @@ def _is_leased(ledger: Ledger, family: int, value: int) -> bool:
     return ledger.txn.get(key, None, ledger.store.db_leases) is not None
 
 
+class _Lists:
+    """What is kept for owners, changed any number of times: each list is read and written once.
+
+    An owner may have thousands of addresses, and its list is one value.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._lists: dict[bytes, dict[Address, None]] = {}
+
+    def of(self, reservation: Reservation) -> dict[Address, None]:
+        """The addresses that are kept for the owner of a reservation, in their order."""
+        ledger = self._ledger
+        key = owner_index_key(ledger.state.prefix, reservation.owner, reservation.ifname)
+        found = self._lists.get(key)
+        if found is None:
+            raw = ledger.txn.get(key, b"", ledger.store.db_sticky)
+            found = self._lists[key] = dict.fromkeys(records.read_addresses(raw))
+        return found
+
+    def write(self) -> None:
+        """Enter what has changed; once, when all has."""
+        txn, db = self._ledger.txn, self._ledger.store.db_sticky
+        for key, addresses in self._lists.items():
+            if addresses:
+                txn.put(key, records.pack_addresses(list(addresses)), True, True, False, db)
+            else:
+                txn.delete(key, b"", db)
+
+
 def take(ledger: Ledger, family: int, value: int) -> None:
     """The owner of a reservation has its address again; a sticky one has done its duty."""
     ledger.state.reserved -= 1
     reservation = find(ledger, family, value)
     if reservation is not None and reservation.sticky:
-        _remove(ledger, reservation)
+        lists = _Lists(ledger)
+        _remove(ledger, reservation, lists)
+        lists.write()
 
 
 # Giving back ----------------------------------------------------------------------------------
@@ -171,46 +218,66 @@ def keep(ledger: Ledger, key: bytes) -> bool:
     return True
 
 
-def hold(ledger: Ledger, key: bytes, raw: bytes, family: int, value: int, now: int) -> None:
-    """Keep an address that is given back for its pod. What was kept for it before is freed."""
-    _, ifname, _, namespace, name, _ = (
-        records.texts_of(raw).decode(records.ENCODING, records.ERRORS).split("\0")
-    )
-    owner = f"{namespace}/{name}"
-    until = now + records.sticky_of(raw) * 10**9
-    index_key = owner_index_key(ledger.state.prefix, owner, ifname)
-    index = records.set_index_of(raw)
-    listed = ledger.txn.get(index_key, b"", ledger.store.db_sticky)
-    for one in records.read_addresses(listed):
+def hold(
+    ledger: Ledger, key: bytes, raw: bytes, address: Address, now: int, together: list[Address]
+) -> None:
+    """Keep an address that is given back for its pod, as long as it would cool at the least.
+
+    What was kept of the same range set for the pod before is given back; not what is given back
+    ``together`` with this address.
+    """
+    lease = records.Record.read(raw)
+    until = now + max(lease.sticky_s * 10**9, ledger.policy.cooldown_ns)
+    pod = f"{lease.pod_namespace}/{lease.pod_name}"
+    kept = Reservation(*address, pod, lease.ifname, "sticky", until)
+    lists = _Lists(ledger)
+    for one in list(lists.of(kept)):
+        if one in together:
+            continue
         earlier = find(ledger, *one)
-        if (earlier is None or earlier.sticky) and ledger.stored.index_of(*one) in (index, None):
-            _free(ledger, *one)
+        its_set = ledger.stored.index_of(*one)
+        if (earlier is None or earlier.sticky) and its_set in (lease.set_index, None):
+            _end(ledger, *one, lists)
     ledger.txn.delete(key, b"", ledger.store.db_leases)
     ledger.state.reserved += 1
-    _add(ledger, Reservation(family, value, owner, ifname, "sticky", until))
+    _add(ledger, kept, lists)
+    lists.write()
 
 
-def expire(ledger: Ledger, limit: int) -> None:
-    """Free up to ``limit`` addresses that are kept no longer. O(limit)."""
-    start = due_key(ledger.state.prefix, 0, 4, 0)[:5]
-    due: list[Address] = []
-    with ledger.txn.txn.cursor(ledger.store.db_sticky) as cursor:
-        more = cursor.set_range(start)
-        while more and len(due) < limit:
-            key = cursor.key()
-            if key[:5] != start:
-                break
-            until, family, value = read_due_key(key)
-            if until > ledger.state.clock:
-                break
-            due.append((family, value))
-            more = cursor.next()
+def expire(ledger: Ledger, limit: int) -> bool:
+    """Free up to ``limit`` addresses that are kept no longer; whether there were any. O(limit)."""
+    due = list(islice(due_by(ledger.txn, ledger.store, ledger.state, ledger.state.clock), limit))
+    lists = _Lists(ledger)
     for family, value in due:
-        _free(ledger, family, value)
+        # It was kept for longer than it would have cooled.
+        _end(ledger, family, value, lists, cooled=True)
+    lists.write()
+    return bool(due)
 
 
-def _free(ledger: Ledger, family: int, value: int) -> None:
-    """End a reservation of an address that nobody has."""
+def due_by(
+    txn: Snapshot | Transaction, store: Store, state: NetworkState, clock: int
+) -> Iterator[Address]:
+    """The addresses that are kept no longer at a time of the network's clock."""
+    start = due_key(state.prefix, 0, 4, 0)[:5]
+    with txn.txn.cursor(store.db_sticky) as cursor:
+        if not cursor.set_range(start):
+            return
+        for key in cursor.iternext(keys=True, values=False):
+            if key[:5] != start:
+                return
+            until, family, value = read_due_key(key)
+            if until > clock:
+                return
+            yield family, value
+
+
+def _end(ledger: Ledger, family: int, value: int, lists: _Lists, *, cooled: bool = False) -> None:
+    """End a reservation; who has the address keeps it.
+
+    Else it is free. But what was kept for a pod was the pod's, how long ago nothing says: it cools
+    from now on, unless it has ``cooled`` already.
+    """
     reservation = find(ledger, family, value)
     if reservation is None:
         raise StoreCorrupt(
@@ -218,10 +285,43 @@ def _free(ledger: Ledger, family: int, value: int) -> None:
             path=ledger.store.path,
             hint=records.CHECK_HINT,
         )
-    _remove(ledger, reservation)
-    if not _is_leased(ledger, family, value):
-        ledger.state.reserved -= 1
+    _remove(ledger, reservation, lists)
+    if _is_leased(ledger, family, value):
+        return
+    ledger.state.reserved -= 1
+    if reservation.sticky and not cooled and ledger.policy.cooldown_ns:
+        _cool(ledger, reservation)
+    else:
         ledger.clear(family, value)
+
+
+def _cool(ledger: Ledger, reservation: Reservation) -> None:
+    """Give an address that was kept for a pod back as its lease would have been."""
+    state = ledger.state
+    family, value = reservation.family, reservation.value
+    its_range = ledger.stored.range_of(family, value)
+    index = ledger.stored.index_of(family, value)
+    namespace, _, name = reservation.owner.partition("/")
+    state.generation += 1
+    record = records.Record(
+        records.ASSIGNED,
+        BITS[family] if its_range is None else its_range.length,
+        records.NO_SET if index is None else index,
+        ledger.store.boot,
+        state.generation,
+        ledger.store.clock(),
+        released=0,
+        inode=0,
+        mount_ns=0,
+        sticky_s=0,
+        born_ns=0,
+        container_id="",
+        ifname=reservation.ifname,
+        pod_namespace=namespace,
+        pod_name=name,
+    )
+    key = records.address_key(state.network_id, family, value)
+    cooldown.enter(ledger, key, record.pack(), family, value, state.clock)
 
 
 # By hand --------------------------------------------------------------------------------------
@@ -258,40 +358,50 @@ def assignable(pool: Pool, target: str) -> list[tuple[int, int]]:
     return [(family, value) for first, last in inside for value in range(first, last + 1)]
 
 
-def reserve(ledger: Ledger, reservation: Reservation, wall_ns: int) -> None:
-    """Make a reservation, or give one that is there this owner and reason.
+def reserve(ledger: Ledger, reservations: Iterable[Reservation], wall_ns: int) -> None:
+    """Make reservations, or give those that are there their owner and reason. O(their number).
 
     An address that somebody has stays his until he gives it back.
     """
+    lists = _Lists(ledger)
+    for one in reservations:
+        before = find(ledger, one.family, one.value)
+        if before is not None:
+            _remove(ledger, before, lists)
+        else:
+            _set_aside(ledger, one)
+        _add(ledger, one, lists)
+        ledger.note(history.RESERVED, 0, one.family, one.value, _texts(one), wall_ns)
+    lists.write()
+
+
+def _set_aside(ledger: Ledger, reservation: Reservation) -> None:
+    """Take an address that has no reservation yet from those that are free, or that cool."""
     family, value = reservation.family, reservation.value
-    before = find(ledger, family, value)
-    if before is not None:
-        _remove(ledger, before)
-    elif not ledger.txn.pages(ledger.state.network_id, family).acquire(value):
-        record = ledger.record(family, value)
-        if record is None:
-            raise AddressInUse(
-                f"{reservation.address} is taken, and the store does not say by whom",
-                address=reservation.address,
-                hint=records.CHECK_HINT,
-            )
-        if record.state == COOLING:
-            cooldown.leave(ledger, record, family, value)
-            key = records.address_key(ledger.state.network_id, family, value)
-            ledger.txn.delete(key, b"", ledger.store.db_leases)
-            ledger.state.reserved += 1
-    else:
+    if ledger.txn.pages(ledger.state.network_id, family).acquire(value):
         ledger.state.reserved += 1
-    _add(ledger, reservation)
-    ledger.note(history.RESERVED, 0, family, value, _texts(reservation), wall_ns)
+        return
+    record = ledger.record(family, value)
+    if record is None:
+        raise AddressInUse(
+            f"{reservation.address} is taken, and the store does not say by whom",
+            address=reservation.address,
+            hint=records.CHECK_HINT,
+        )
+    if record.state == COOLING:
+        cooldown.leave(ledger, record, family, value)
+        key = records.address_key(ledger.state.network_id, family, value)
+        ledger.txn.delete(key, b"", ledger.store.db_leases)
+        ledger.state.reserved += 1
 
 
-def unreserve(ledger: Ledger, reservation: Reservation, wall_ns: int) -> None:
-    """End a reservation; whoever has the address keeps it."""
-    _free(ledger, reservation.family, reservation.value)
-    ledger.note(
-        history.UNRESERVED, 0, reservation.family, reservation.value, _texts(reservation), wall_ns
-    )
+def unreserve(ledger: Ledger, reservations: Iterable[Reservation], wall_ns: int) -> None:
+    """End reservations; whoever has such an address keeps it. O(their number)."""
+    lists = _Lists(ledger)
+    for one in reservations:
+        _end(ledger, one.family, one.value, lists)
+        ledger.note(history.UNRESERVED, 0, one.family, one.value, _texts(one), wall_ns)
+    lists.write()
 
 
 def _texts(reservation: Reservation) -> bytes:
@@ -299,36 +409,27 @@ def _texts(reservation: Reservation) -> bytes:
     return records.encode("owner", f"{reservation.owner}\0{reservation.ifname}\0\0\0\0")
 
 
-def _add(ledger: Ledger, reservation: Reservation) -> None:
+def _add(ledger: Ledger, reservation: Reservation, lists: _Lists) -> None:
     family, value = reservation.family, reservation.value
     state, txn, store = ledger.state, ledger.txn, ledger.store
     state.kept += 1
     key = records.address_key(state.network_id, family, value)
     txn.put(key, reservation.pack(), True, True, False, store.db_reservations)
     if reservation.owner:
-        index = owner_index_key(state.prefix, reservation.owner, reservation.ifname)
-        listed = records.read_addresses(txn.get(index, b"", store.db_sticky))
-        packed = records.pack_addresses([*listed, (family, value)])
-        txn.put(index, packed, True, True, False, store.db_sticky)
+        lists.of(reservation)[family, value] = None
     if reservation.until:
         due = due_key(state.prefix, reservation.until, family, value)
         txn.put(due, b"", True, True, False, store.db_sticky)
 
 
-def _remove(ledger: Ledger, reservation: Reservation) -> None:
+def _remove(ledger: Ledger, reservation: Reservation, lists: _Lists) -> None:
     """Take a reservation's records away; what the address is from now on is the caller's to say."""
     family, value = reservation.family, reservation.value
     state, txn, store = ledger.state, ledger.txn, ledger.store
     state.kept -= 1
     txn.delete(records.address_key(state.network_id, family, value), b"", store.db_reservations)
     if reservation.owner:
-        index = owner_index_key(state.prefix, reservation.owner, reservation.ifname)
-        listed = records.read_addresses(txn.get(index, b"", store.db_sticky))
-        left = [one for one in listed if one != (family, value)]
-        if left:
-            txn.put(index, records.pack_addresses(left), True, True, False, store.db_sticky)
-        else:
-            txn.delete(index, b"", store.db_sticky)
+        lists.of(reservation).pop((family, value), None)
     if reservation.until:
         txn.delete(due_key(state.prefix, reservation.until, family, value), b"", store.db_sticky)
 

@@ -36,7 +36,14 @@ def find(txn: Transaction | Snapshot, store: Store, key: bytes) -> tuple[int, st
     raw = txn.get(key, None, store.db_networks)
     if raw is None:
         return None
-    return int.from_bytes(raw[:4], "big"), raw[4:].decode()
+    try:
+        return int.from_bytes(raw[:4], "big"), raw[4:].decode()
+    except UnicodeDecodeError as error:
+        raise StoreCorrupt(
+            f"the ranges of network {key.decode('ascii', 'replace')} cannot be read: {raw[4:]!r}",
+            path=store.path,
+            hint=CHECK_HINT,
+        ) from error
 
 
 def policy_key(network_id: int) -> bytes:
@@ -254,16 +261,31 @@ class Ledger:
         return False
 
     def kept_for(self, owner: Owner) -> list[tuple[int, int]]:
-        """The (family, address) pairs that are kept for this owner. O(their number)."""
+        """The (family, address) pairs that are kept for this owner; somebody may have some."""
         if not self.state.reserved:
             return []
         from fastipam import holds
 
         return holds.kept_for(self, owner)
 
+    @property
+    def is_foreign(self) -> bool:
+        """Whether the caller's ranges are not the network's: partly a container's own."""
+        return self._known is not None and self._known.text != self._text
+
+    def set_of(self, index: int, family: int, value: int) -> int:
+        """The set under which a lease is noted: of the network's sets the one that holds it.
+
+        ``index`` is its set's number in the caller's ranges.
+        """
+        if not self.is_foreign:
+            return index
+        own = self.stored.index_of(family, value)
+        return records.NO_SET if own is None else own
+
     def count_outside(self, family: int, values: Sequence[int]) -> None:
         """Free addresses were taken; of ranges that are not the network's they may be outside."""
-        if self._known is not None and self._known.text != self._text:
+        if self.is_foreign:
             self.state.outside += sum(not self.stored.holds(family, value) for value in values)
 
     # Leases ---------------------------------------------------------------------------------
@@ -275,6 +297,7 @@ class Ledger:
         its_range = range_set.range_of(value)
         router = None if its_range is None else its_range.gateway
         length = BITS[range_set.family] if its_range is None else its_range.length
+        index = self.set_of(index, range_set.family, value)
         return self._write(owner, index, range_set.family, value, length, router, wall_ns)
 
     def _write(
@@ -317,12 +340,13 @@ class Ledger:
         held = self.held_by(owner.name)
         if (family, value) in held:
             return False
-        index = self.stored.index_of(family, value) or 0
+        index = self.stored.index_of(family, value)
         if self._take(family, value, owner):
             self.state.outside += not self.stored.holds(family, value)
         its_range = self.stored.range_of(family, value)
         length = BITS[family] if its_range is None else its_range.length
-        self._write(owner, index, family, value, length, None, wall_ns, history.IMPORTED)
+        number = records.NO_SET if index is None else index
+        self._write(owner, number, family, value, length, None, wall_ns, history.IMPORTED)
         self.write_owner(owner.name, [*held, (family, value)])
         return True
 
@@ -376,15 +400,22 @@ class Ledger:
         wall_ns = self.store.clock()
         now = self.state.tick(wall_ns)
         for key, raw, family, value in found:
-            self._give_back(key, raw, family, value, now)
+            self._give_back(key, raw, (family, value), now, held)
             texts = records.texts_of(raw)
             self.note(kind, records.generation_of(raw), family, value, texts, wall_ns)
         self.txn.delete(self.owner_key(name), b"", self.store.db_owners)
         self.save()
         return held
 
-    def _give_back(self, key: bytes, raw: bytes, family: int, value: int, now: int) -> None:
-        """An assigned address has no owner any longer."""
+    def _give_back(
+        self,
+        key: bytes,
+        raw: bytes,
+        address: tuple[int, int],
+        now: int,
+        together: list[tuple[int, int]],
+    ) -> None:
+        """An assigned address has no owner any longer; it is one of those given back together."""
         state = self.state
         state.assigned -= 1
         if state.kept or records.sticky_of(raw):
@@ -393,13 +424,13 @@ class Ledger:
             if holds.keep(self, key):
                 return
             if records.sticky_of(raw):
-                holds.hold(self, key, raw, family, value, now)
+                holds.hold(self, key, raw, address, now, together)
                 return
         if self.policy.cooldown_ns:
-            cooldown.enter(self, key, raw, family, value, now)
+            cooldown.enter(self, key, raw, *address, now)
         else:
             self.txn.delete(key, b"", self.store.db_leases)
-            self.clear(family, value)
+            self.clear(*address)
 
     def clear(self, family: int, value: int) -> None:
         """Clear the bit of an address that has no record any longer."""

@@ -18,7 +18,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-    from fastipam.ranges import RangeSet
     from fastipam.transaction import Transaction
     from fastipam.view import AnyIP, Wanted
 
@@ -163,14 +162,24 @@ class Network(View):
                 field="existing",
                 value=existing,
             )
-        while True:
+        lease: Lease | None = None
+        while lease is None:
             try:
-                return self._allocate(owner, wanted, existing)
+                lease = self._allocate(owner, wanted, existing)
             except PoolExhausted:
-                # Perhaps only because leases of an earlier boot have not all been given back.
-                if not self._store.unswept or not self.sweep_reboot():
-                    self.note_clock()
+                if not self._finds_room():
                     raise
+        return lease
+
+    def _finds_room(self) -> bool:
+        """After a refusal: whether something was given back that was due, so try again.
+
+        A call frees a few of such addresses by itself; but when it fails, it has not.
+        """
+        if self.sweep_reboot() or self.settle():
+            return True
+        self.note_clock()
+        return False
 
     def note_clock(self) -> None:
         """Note that the wall clock has stepped back.
@@ -188,9 +197,17 @@ class Network(View):
                 ledger.state.tick(wall_ns)
                 ledger.save()
 
-    def _allocate(self, owner: Owner, wanted: Sequence[tuple[int, int]], existing: str) -> Lease:
+    def _allocate(
+        self, owner: Owner, wanted: Sequence[tuple[int, int]], existing: str
+    ) -> Lease | None:
+        """None: it has looked for what an earlier boot has left, which comes first; try again."""
         with self._store.write() as txn:
             ledger, pool = self._enter(txn)
+            if (owner.sticky_s or ledger.state.kept) and ledger.state.swept != self._store.boot:
+                # Among it may be what is kept for this owner from now on.
+                reboot.step(ledger, reboot.BATCH)
+                ledger.save()
+                return None
             held = ledger.held_by(owner.name)
             if held and ledger.state.swept != self._store.boot:
                 held = self._still_held(ledger, owner, held)
@@ -210,7 +227,9 @@ class Network(View):
             for index, range_set in enumerate(pool.sets):
                 value = requests[index]
                 if value is None and kept:
-                    value = _first_inside(ledger, range_set, kept)
+                    from fastipam import holds
+
+                    value = holds.first_inside(ledger, range_set, kept)
                 if value is None:
                     value = ledger.choose(index, range_set)
                 else:
@@ -245,8 +264,7 @@ class Network(View):
             try:
                 return self._allocate_many(listed)
             except (PoolExhausted, DuplicateAllocation):
-                if not self._store.unswept or not self.sweep_reboot():
-                    self.note_clock()
+                if not self._finds_room():
                     raise
 
     def _allocate_many(self, listed: list[Owner]) -> list[Lease]:
@@ -309,9 +327,15 @@ class Network(View):
         try:
             return self._release_named(container_id, ifname)
         except StoreFull:
-            # Giving back has to work most of all when there is no room: the history makes way.
-            brief = Network(self._store, self.name, self.pool, policy=self.policy.without_history())
-            return brief._release_named(container_id, ifname)
+            return self._brief()._release_named(container_id, ifname)
+
+    def _brief(self) -> Network:
+        """The same network, keeping no history of what it does.
+
+        Giving back has to work most of all when there is no room: the history makes way.
+        """
+        policy = self.policy.without_history()
+        return Network(self._store, self.name, self.pool, policy=policy, remember=self._remember)
 
     def _release_named(self, container_id: str, ifname: str) -> list[tuple[int, int]]:
         # A lease imported from an old host-local tree names no interface: it belongs to the
@@ -345,23 +369,26 @@ class Network(View):
     ) -> Lease | None:
         """Give back all that the owner of this address has; the lease of the address, or None.
 
-        None: nobody has it, or its lease is not of this ``generation``. ``kind`` (see history.py)
-        is why. O(addresses of the owner). Returns after the commit is on disk (durable mode).
-        Raises ConfigError, StoreError.
+        The ``siblings`` of the lease are all that was given back. None: nobody has the address,
+        or its lease is not of this ``generation``. ``kind`` (see history.py) is why.
+        O(addresses of the owner). Returns after the commit is on disk (durable mode). Raises
+        ConfigError, StoreError.
         """
-        family, value = parse_wanted(address)
+        wanted = parse_wanted(address)
         with self._store.write() as txn:
             found = self._find(txn)
-            record = None
-            if found is not None:
-                record = read_record(txn, self._store, found[0], family, value)
+            record = None if found is None else read_record(txn, self._store, found[0], *wanted)
             if found is None or record is None or record.state != ASSIGNED:
                 return None
             if generation not in (None, record.generation):
                 return None
-            lease = self._view(self._pool_of(found[1]), family, value, record)
-            self._release(txn, (record.container_id, record.ifname), kind, record.generation)
-            return lease
+            pool = self._pool_of(found[1])
+            owner = (record.container_id, record.ifname)
+            name = records.owner_name(*owner)
+            others = [one for one in self._ledger(txn, *found).held_by(name) if one != wanted]
+            leases = [self._lease(txn, found[0], pool, *one) for one in (wanted, *others)]
+            self._release(txn, owner, kind)
+            return join(leases)
 
     def retain(self, valid: Collection[tuple[str, str]], before_ns: int) -> list[tuple[int, int]]:
         """Give back every lease whose owner is not in ``valid``; CNI's GC. Returns what was freed.
@@ -381,9 +408,20 @@ class Network(View):
         freed = []
         owners = list(stale.items())
         for at in range(0, len(owners), _RETAIN_BATCH):
-            with self._store.write() as txn:
-                for owner, generation in owners[at : at + _RETAIN_BATCH]:
-                    freed += self._release(txn, owner, history.GC, generation)
+            batch = owners[at : at + _RETAIN_BATCH]
+            try:
+                freed += self._collect(batch)
+            except StoreFull:  # what is given back makes room for the next
+                for one in batch:
+                    freed += self._brief()._collect([one])
+        return freed
+
+    def _collect(self, stale: list[tuple[tuple[str, str], int]]) -> list[tuple[int, int]]:
+        """Give back what these owners had at these generations, in one transaction."""
+        freed = []
+        with self._store.write() as txn:
+            for owner, generation in stale:
+                freed += self._release(txn, owner, history.GC, generation)
         return freed
 
     # Reserving ------------------------------------------------------------------------------
@@ -407,16 +445,16 @@ class Network(View):
             wanted = holds.assignable(pool, target)
             wall_ns = self._store.clock()
             ledger.state.tick(wall_ns)
-            for family, value in wanted:
-                one = holds.Reservation(family, value, owner, "", reason)
-                holds.reserve(ledger, one, wall_ns)
+            each = (holds.Reservation(*one, owner, "", reason) for one in wanted)
+            holds.reserve(ledger, each, wall_ns)
             ledger.save()
         return wanted
 
     def unreserve(self, target: str) -> list[tuple[int, int]]:
         """End the reservations of an address, a CIDR or "a-b"; (family, integer) of each.
 
-        Sticky ones, too. Whoever has such an address keeps it. O(reservations of the network).
+        Sticky ones, too: such an address cools down. Whoever has an address keeps it.
+        O(reservations of the network).
         Returns after the commit is on disk (durable mode). Raises ConfigError, StoreError.
         """
         from fastipam import holds
@@ -430,18 +468,8 @@ class Network(View):
             ledger = self._ledger(txn, *found)
             wall_ns = self._store.clock()
             ended = holds.read_within(txn, self._store, found[0], bounds)
-            for one in ended:
-                holds.unreserve(ledger, one, wall_ns)
+            ledger.state.tick(wall_ns)
+            holds.unreserve(ledger, ended, wall_ns)
             if ended:
                 ledger.save()
         return [(one.family, one.value) for one in ended]
-
-
-def _first_inside(
-    ledger: Ledger, range_set: RangeSet, kept: Sequence[tuple[int, int]]
-) -> int | None:
-    """The first of these (family, address) pairs that a range set may assign."""
-    for family, value in kept:
-        if family == range_set.family and value in range_set and ledger.owns(range_set, value):
-            return value
-    return None

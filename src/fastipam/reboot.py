@@ -8,7 +8,6 @@ state. Reservations stay, sticky addresses are kept for their pods from then on.
 from __future__ import annotations
 
 from fastipam import history, records
-from fastipam.records import ASSIGNED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def step(ledger: Ledger, limit: int = BESIDE_A_CALL) -> int:
                 state.sweep, state.swept = (key[4], int.from_bytes(key[5:], "big")), before
                 break
             looked += 1
-            if raw[0] == ASSIGNED and records.boot_of(raw) != store.boot:
+            if records.is_assigned(raw) and records.boot_of(raw) != store.boot:
                 stale[records.name_of(raw)] = None
             more = cursor.next()
     return sum(len(ledger.release(name, history.REBOOTED)) for name in stale)
@@ -52,12 +51,13 @@ def step(ledger: Ledger, limit: int = BESIDE_A_CALL) -> int:
 
 def is_over(txn: Transaction, store: Store) -> bool:
     """Whether every network has been seen to the end; the store notes it then. O(networks)."""
-    from fastipam.state import NetworkState
+    from fastipam.ledger import read_state
 
     txn.flush()
-    with txn.txn.cursor(store.db_states) as cursor:
-        for key, raw in cursor:
-            if NetworkState(int.from_bytes(key, "big"), raw).swept != store.boot:
+    with txn.txn.cursor(store.db_networks) as cursor:
+        for _, raw in cursor:
+            network_id = int.from_bytes(raw[:4], "big")
+            if read_state(txn, store, network_id).swept != store.boot:
                 return False
     store.note_swept(txn)
     return True

@@ -26,6 +26,7 @@ blocks          network id, …                                     see blocks.p
 from __future__ import annotations
 
 from struct import Struct
+from struct import error as struct_error
 
 from fastipam.addresses import BITS, V4
 from fastipam.errors import ConfigError, StoreCorrupt
@@ -59,7 +60,9 @@ SIGHT = Struct("<QQQ")
 SIGHT_BYTES = SIGHT.size
 _U16, _U32, _U64 = Struct("<H"), Struct("<I"), Struct("<Q")
 _DIGEST_BYTES = 16
-LAST_SET = (1 << 16) - 1  # the largest number that a range set can have in a key
+# The number under which a lease is noted that none of its network's range sets holds; larger than
+# that of any set, so it is the last of the queues.
+NO_SET = (1 << 16) - 1
 # Generations, events and nanoseconds only grow, from 0 or from now: no number of theirs has more
 # bits before the year 2116. One that has is damage, and would not fit its field one day.
 MOST_BITS = 62
@@ -297,9 +300,22 @@ def is_assigned_to(raw: bytes, name: bytes) -> bool:
     return raw[:1] == _ASSIGNED_BYTE and raw.startswith(name + b"\0", _LEASE.size)
 
 
+def is_assigned(raw: bytes) -> bool:
+    """Whether a packed record is somebody's."""
+    return raw[:1] == _ASSIGNED_BYTE
+
+
 def is_cooling_since(raw: bytes, released: int) -> bool:
     """Whether a packed record cools, and since then."""
-    return raw[0] == COOLING and _U64.unpack_from(raw, _RELEASED_AT)[0] == released
+    return raw[:1] == _COOLING_BYTE and _number(_U64, raw, _RELEASED_AT) == released
+
+
+def _number(form: Struct, raw: bytes, at: int) -> int:
+    """A number of a packed record. StoreCorrupt when the record ends before it."""
+    try:
+        return int(form.unpack_from(raw, at)[0])
+    except struct_error as error:
+        raise StoreCorrupt(f"a lease cannot be read: {raw.hex()}", hint=CHECK_HINT) from error
 
 
 def length_of(raw: bytes) -> int:
@@ -309,22 +325,22 @@ def length_of(raw: bytes) -> int:
 
 def generation_of(raw: bytes) -> int:
     """The generation of a packed record."""
-    return int(_U64.unpack_from(raw, _GENERATION_AT)[0])
+    return _number(_U64, raw, _GENERATION_AT)
 
 
 def boot_of(raw: bytes) -> int:
     """The boot of a packed record."""
-    return int(_U32.unpack_from(raw, _BOOT_AT)[0])
+    return _number(_U32, raw, _BOOT_AT)
 
 
 def sticky_of(raw: bytes) -> int:
     """For how many seconds a packed record's address is kept for its pod."""
-    return int(_U32.unpack_from(raw, _STICKY_AT)[0])
+    return _number(_U32, raw, _STICKY_AT)
 
 
 def set_index_of(raw: bytes) -> int:
     """The range set that served a packed record."""
-    return int(_U16.unpack_from(raw, _SET_AT)[0])
+    return _number(_U16, raw, _SET_AT)
 
 
 def texts_of(raw: bytes) -> bytes:
@@ -333,15 +349,26 @@ def texts_of(raw: bytes) -> bytes:
 
 
 def name_of(raw: bytes) -> bytes:
-    """The :func:`owner_name` of a packed record."""
+    """The :func:`owner_name` of a packed record. StoreCorrupt when it has none."""
     texts = raw[_LEASE.size :]
-    return texts[: texts.index(b"\0", texts.index(b"\0") + 1)]
+    end = texts.find(b"\0", texts.find(b"\0") + 1)
+    if end < 0:
+        raise StoreCorrupt(f"a lease cannot be read: {raw.hex()}", hint=CHECK_HINT)
+    return texts[:end]
 
 
 def cool(raw: bytes, released: int) -> bytes:
     """A packed record as it is from now on: cooling."""
     head = _COOLING_BYTE + raw[1:_RELEASED_AT] + _U64.pack(released)
     return head + raw[_RELEASED_AT + 8 :]
+
+
+def read_sight(raw: bytes | None) -> tuple[int, int, int]:
+    """A note of the sweeper's; zeros, which are of no lease, when there is none to be read."""
+    if raw is None or len(raw) != SIGHT_BYTES:
+        return 0, 0, 0
+    generation, first, seen = SIGHT.unpack(raw)
+    return generation, first, seen
 
 
 def check_owner(container_id: str, ifname: str) -> None:
@@ -371,5 +398,7 @@ def cooldown_prefix(network_id: int, set_index: int) -> bytes:
 
 
 def read_cooldown_key(key: bytes) -> tuple[int, int, int, int, int]:
-    """(network id, set index, released, family, address)."""
+    """(network id, set index, released, family, address). StoreCorrupt when it is no such key."""
+    if len(key) < _COOLDOWN.size:
+        raise StoreCorrupt(f"the cool-down queue has a key {key.hex()}", hint=CHECK_HINT)
     return (*_COOLDOWN.unpack_from(key), int.from_bytes(key[_COOLDOWN.size :], "big"))

@@ -338,11 +338,18 @@ class Store:
         return [getattr(self, f"db_{name}") for name in DATABASES]
 
     def copy_to(self, descriptor: int) -> None:
-        """Write one moment's content to a file, compacted; waits for nobody. Raises StoreError."""
+        """Write one moment's content to a file, compacted; waits for nobody.
+
+        Raises OSError (the file's: what LMDB says of its own is no number of the system's),
+        StoreError.
+        """
         env = self._environment()
         try:
             env.copyfd(descriptor, compact=True)
-        except (lmdb.Error, OSError) as error:
+        except lmdb.Error as error:
+            code = int(getattr(error, "code", 0))
+            if code > 0:
+                raise OSError(code, os.strerror(code)) from error
             raise self.translate(error) from error
 
     @property

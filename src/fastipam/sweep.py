@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fastipam import history, reboot, records
 from fastipam.lease import Lease
-from fastipam.ledger import find, read_record, read_state
-from fastipam.records import ASSIGNED
+from fastipam.ledger import find, read_state
 from fastipam.sight import GONE, Doubts, Place
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from fastipam.ipam import Ipam
     from fastipam.network import Network
     from fastipam.store import Store
-    from fastipam.transaction import Snapshot
+    from fastipam.transaction import Snapshot, Transaction
 
     Progress = Callable[[int], None]
 
@@ -138,7 +137,7 @@ class Sweeper:
                     address = key[4], int.from_bytes(key[5:], "big")
                     if len(batch) == _BATCH:
                         return batch, address
-                    if raw[0] == ASSIGNED and records.boot_of(raw) == self._store.boot:
+                    if records.is_assigned(raw) and records.boot_of(raw) == self._store.boot:
                         batch.append(Lease(self._network.name, *address, None, raw))
                     more = cursor.next()
         return batch, None
@@ -179,38 +178,49 @@ class Sweeper:
             return []
         judged: list[tuple[Lease, bool]] = []
         with self._store.write() as txn:
-            network_id = self._network_id()
+            found = find(txn, self._store, records.encode("name", self._network.name))
+            if found is None:  # the store was restored meanwhile, from before the network
+                return []
             if not self._dry_run:
                 self._network.note_clock()
-            now = self._now(network_id)
-            db = self._store.db_missing
+            now = self._now(found[0])
             for lease, seen in gone:
-                key = records.address_key(network_id, lease.family, lease.value)
-                record = read_record(txn, self._store, network_id, lease.family, lease.value)
-                if record is None or record.generation != lease.generation:
-                    continue  # it was given back, or given to somebody else, since it was read
-                sight = txn.get(key, None, db)
-                first = records.SIGHT.unpack(sight) if sight else None
-                same = first is not None and (first[0], first[2]) == (lease.generation, seen)
-                due = same and first is not None and now - first[1] >= self._grace_ns
-                if not self._dry_run:
-                    if due:
-                        txn.delete(key, b"", db)
-                        self._network.release_address(
-                            (lease.family, lease.value),
-                            generation=lease.generation,
-                            kind=history.SWEPT,
-                        )
-                    elif not same:
-                        value = records.SIGHT.pack(lease.generation, now, seen)
-                        txn.put(key, value, True, True, False, db)
-                judged.append((lease, due))
+                judged += self._judge_one(txn, found[0], lease, seen, now)
             if not self._dry_run:
                 for lease in living:
-                    key = records.address_key(network_id, lease.family, lease.value)
+                    key = records.address_key(found[0], lease.family, lease.value)
                     if key in marked:
-                        txn.delete(key, b"", db)
+                        txn.delete(key, b"", self._store.db_missing)
         return judged
+
+    def _judge_one(
+        self, txn: Transaction, network_id: int, lease: Lease, seen: int, now: int
+    ) -> list[tuple[Lease, bool]]:
+        """The same for one lease; with what else its owner has, when that is given back."""
+        db = self._store.db_missing
+        key = records.address_key(network_id, lease.family, lease.value)
+        raw = txn.get(key, None, self._store.db_leases)
+        if (
+            raw is None
+            or not records.is_assigned(raw)
+            or records.generation_of(raw) != lease.generation
+        ):
+            return []  # it was given back, or given to somebody else, since it was read
+        first = records.read_sight(txn.get(key, None, db))
+        same = (first[0], first[2]) == (lease.generation, seen)
+        due = same and now - first[1] >= self._grace_ns
+        if self._dry_run:
+            return [(lease, due)]
+        if not due:
+            if not same:
+                value = records.SIGHT.pack(lease.generation, now, seen)
+                txn.put(key, value, True, True, False, db)
+            return [(lease, False)]
+        txn.delete(key, b"", db)
+        given = self._network.release_address(
+            (lease.family, lease.value), generation=lease.generation, kind=history.SWEPT
+        )
+        return [] if given is None else [(one, True) for one in given.siblings]
 
     def _forget(self) -> None:
         """Remove the notes on leases that have ended in another way meanwhile."""
@@ -233,19 +243,13 @@ class Sweeper:
                 if key[:4] != prefix:
                     return
                 lease = txn.get(key, None, self._store.db_leases)
-                generation = records.SIGHT.unpack(raw)[0]
+                generation = records.read_sight(raw)[0]
                 if (
                     lease is None
-                    or lease[0] != ASSIGNED
+                    or not records.is_assigned(lease)
                     or records.generation_of(lease) != generation
                 ):
                     yield bytes(key)
-
-    def _network_id(self) -> int:
-        with self._store.read() as txn:
-            found = find(txn, self._store, records.encode("name", self._network.name))
-            assert found is not None
-            return found[0]
 
     def _marked(self, leases: list[Lease]) -> set[bytes]:
         """The keys of those that the first look has noted."""
@@ -275,13 +279,14 @@ def finish_reboot(ipam: Ipam, progress: Progress | None = None) -> int:
     In transactions of a bounded size. O(leases) once after a reboot, O(1) at any other time.
     """
     looked = 0
-    while ipam.store.unswept:
-        for name in ipam.networks():
-            network = ipam.network(name)
-            while network.sweep_reboot():
-                looked += reboot.BATCH
-                if progress is not None:
-                    progress(looked)
-        with ipam.store.write() as txn:
-            reboot.is_over(txn, ipam.store)
+    if not ipam.store.unswept:
+        return looked
+    for name in ipam.networks():
+        network = ipam.network(name)
+        while network.sweep_reboot():
+            looked += reboot.BATCH
+            if progress is not None:
+                progress(looked)
+    with ipam.store.write() as txn:
+        reboot.is_over(txn, ipam.store)
     return looked

@@ -194,37 +194,60 @@ class View:
         """The first range set that could not serve an ADD now, or None. O(1); changes nothing.
 
         A set whose addresses are all taken, but one of them only cooling, can serve, unless the
-        policy is strict and its time is not over.
+        policy is strict and its time is not over. After a reboot, or a restore, what was left by
+        an earlier boot is given back before the answer is that none is free.
         """
         self._settle()
-        with self._store.read() as txn:
-            found = self._find(txn)
-            pool = self.pool or (self._pool_of(found[1]) if found else None)
-            if found is None or pool is None:
-                # One that was never used has all its addresses, but no blocks of a cluster's.
-                sets = pool.sets if pool is not None else ()
-                return next((each for each in sets if each.block_length), None)
-            for index, range_set in enumerate(pool.sets):
-                pages = StoredPages(
-                    txn.get,
-                    None,
-                    None,
-                    self._store.db_pages,
-                    records.pages_prefix(found[0], range_set.family),
-                    records.page_index_bytes(range_set.family),
-                )
-                if range_set.block_length:
-                    if not self.can_serve(txn, index, range_set):
-                        return range_set
-                    continue
-                if any(pages.next_free(*one) is not None for one in range_set.intervals):
-                    continue
-                queue = cooling_of(txn.txn, self._store, found[0], index, range_set)
-                first = next(queue, None)
-                queue.close()
-                if first is None or not self._may_take(txn, found[0], first[0]):
+        while True:
+            with self._store.read() as txn:
+                found = self._find(txn)
+                full = self._full_set(txn, found)
+                if full is None or found is None:
+                    return full
+                state = read_state(txn, self._store, found[0])
+            if state.swept == self._store.boot or not self.sweep_reboot():
+                return full
+
+    def _full_set(self, txn: Snapshot, found: tuple[int, str] | None) -> RangeSet | None:
+        pool = self.pool or (self._pool_of(found[1]) if found else None)
+        if found is None or pool is None:
+            # One that was never used has all its addresses, but no blocks of a cluster's.
+            sets = pool.sets if pool is not None else ()
+            return next((each for each in sets if each.block_length), None)
+        for index, range_set in enumerate(pool.sets):
+            if range_set.block_length:
+                if not self.can_serve(txn, index, range_set):
                     return range_set
+                continue
+            pages = StoredPages(
+                txn.get,
+                None,
+                None,
+                self._store.db_pages,
+                records.pages_prefix(found[0], range_set.family),
+                records.page_index_bytes(range_set.family),
+            )
+            if any(pages.next_free(*one) is not None for one in range_set.intervals):
+                continue
+            number = index if pool.text == found[1] else None
+            queue = cooling_of(txn.txn, self._store, found[0], number, range_set)
+            first = next(queue, None)
+            queue.close()
+            if first is not None and self._may_take(txn, found[0], first[0]):
+                continue
+            if not self._is_any_due(txn, found[0], range_set):
+                return range_set
         return None
+
+    def _is_any_due(self, txn: Snapshot, network_id: int, range_set: RangeSet) -> bool:
+        """Whether an address of this set has been kept for its pod long enough. O(those)."""
+        state = read_state(txn, self._store, network_id)
+        if not state.kept:
+            return False
+        from fastipam import holds
+
+        due = holds.due_by(txn, self._store, state, state.tick(self._store.clock()))
+        return any(family == range_set.family and value in range_set for family, value in due)
 
     def id_in(self, txn: Transaction | Snapshot) -> int | None:
         """The number under which the store keeps the network, None: it has never been used."""

@@ -1,8 +1,9 @@
 """Any record of a store is damaged in any way: ``repair`` mends it, and all goes on.
 
 Bits are flipped, values cut short, filled, exchanged and removed, keys changed, one or several at a
-time. After the repair the store is consistent, every address that had an owner has an owner or is
-reserved, and every operation works. ``FASTIPAM_LONG=1`` takes thousands of damages instead of some.
+time. Until somebody mends it, every call does its work or says what is wrong. After the repair the
+store is consistent, every address that had an owner has an owner or is reserved, and every
+operation works. ``FASTIPAM_LONG=1`` takes thousands of damages instead of some.
 """
 
 from __future__ import annotations
@@ -10,12 +11,19 @@ from __future__ import annotations
 import os
 import random
 import shutil
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import fastipam
-from fastipam.lease import mount_namespace
+from fastipam import Network
+from fastipam.agent.chores import Chores
+from fastipam.backup import backup
+from fastipam.cni import stores
+from fastipam.lease import Owner, mount_namespace
+from fastipam.policy import Policy
+from fastipam.rangespec import parse_ranges
 from fastipam.repair import repair
 from fastipam.sweep import finish_reboot, sweep
 from fastipam.verify import verify
@@ -24,6 +32,7 @@ from ..conftest import Clock
 from .damage import DATABASES, damage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from fastipam.ipam import Ipam
@@ -105,6 +114,59 @@ def _use(ipam: Ipam, clock: Clock) -> None:
     for _ in range(2):
         sweep(ipam, grace_s=0)
     finish_reboot(ipam)
+
+
+def _read(look: Callable[[], Iterable[object]]) -> int:
+    return len(list(look()))
+
+
+def _calls(ipam: Ipam, path: Path, clock: Clock) -> Iterator[Callable[[], object]]:
+    """Everything that one can do with a store, one call at a time."""
+    net = Network(ipam.store, "n", parse_ranges(SETS), policy=Policy(sticky_s=STICKY_S))
+    for at in range(8):
+        names = {"pod_namespace": "ns", "pod_name": f"p{at}" if at % 2 else "db"}
+        yield partial(net.allocate, f"new{at}", **names)  # type: ignore[arg-type]
+    yield from (partial(net.release, f"c{at}") for at in range(30))
+    yield from (partial(net.release_address, lease) for lease in ("10.0.0.7", "2001:db8::8"))
+    yield partial(net.retain, {("c1", "eth0")}, clock.now_ns)
+    clock.advance(2 * STICKY_S)
+    yield partial(net.allocate_many, [("many1", "eth0"), ("many2", "eth0")])
+    yield partial(net.reserve, "10.0.0.192/28", owner="ns/db")
+    yield partial(net.unreserve, "10.0.0.0/24")
+    yield partial(net.adopt, Owner("taken", ""), 4, 0x0A000050, clock.now_ns)
+    for look in (net.leases, net.records, net.reservations, net.history):
+        yield partial(_read, look)
+    yield from (net.stats, net.exhausted, net.cursors, ipam.networks)
+    yield partial(net.check, "c1", "eth0")
+    yield partial(ipam.network, "n")
+    yield from 2 * (partial(sweep, ipam, grace_s=0),)
+    yield partial(finish_reboot, ipam)
+    chores = Chores((str(path),), interval_s=1, grace_s=0)
+    yield from 20 * (chores.step,)
+    yield partial(backup, ipam.store, path / "copy")
+    yield partial(verify, ipam.store)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_damage_that_nobody_has_mended(seed: int, whole: Path, tmp_path: Path) -> None:
+    """Each call does its work, or says that the store is damaged; none ends in another error."""
+    chance = random.Random(seed)
+    for case in range(CASES):
+        path, clock = tmp_path / f"store{case}", Clock()
+        clock.advance(100)
+        shutil.copytree(whole, path)
+        boot = chance.choice(("boot", "boot", "next"))
+        with fastipam.open(path, "relaxed", clock=clock, boot_id=lambda boot=boot: boot) as ipam:
+            done = [damage(ipam.store, chance) for _ in range(chance.choice((1, 1, 2, 3)))]
+            for call in _calls(ipam, path, clock):
+                try:
+                    call()
+                except fastipam.FastipamError:
+                    continue
+                except Exception as error:
+                    raise AssertionError(f"seed {seed}, case {case}: {done}, {call}") from error
+        stores.close_all()
+        shutil.rmtree(path)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

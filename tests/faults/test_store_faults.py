@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ import lmdb
 import pytest
 
 import fastipam
+from fastipam.backup import backup, restore
 from fastipam.verify import verify
 
 from ..cni.plugin import Answer, Make, Plugin, environment
@@ -29,6 +31,8 @@ from .disks import tmpfs
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from fastipam.ipam import Ipam
 
     from ..agent.conftest import Start
     from .disks import Disk, Ext4
@@ -144,6 +148,78 @@ def test_no_room_for_a_new_store(way: Plugin, config: Make, small_disk: Disk) ->
     assert way("DEL", made).status == 0, "there is nothing to free"
     small_disk.empty()
     assert way("ADD", made).status == 0
+
+
+def test_no_room_for_a_backup(small_disk: Disk, tmp_path: Path) -> None:
+    """It is the backup's disk that is full, and the error says so; nothing half made is left."""
+    with fastipam.open(tmp_path / "store") as ipam:
+        ipam.network("mynet", "10.1.0.0/16").allocate_many([(f"c{at}", "eth0") for at in range(99)])
+        small_disk.fill()
+        file = small_disk.path / "backup"
+        with pytest.raises(
+            fastipam.StoreError, match=f"{file} cannot be written: No space"
+        ) as full:
+            backup(ipam.store, file)
+        assert full.value.hint == "nothing was changed; choose another file"
+        assert "ballast" in os.listdir(small_disk.path)
+        assert not [
+            name for name in os.listdir(small_disk.path) if "fastipam" in name or name == "backup"
+        ]
+        small_disk.empty()
+        assert backup(ipam.store, file) == file.stat().st_size
+
+
+def test_no_room_for_a_restore(small_disk: Disk, tmp_path: Path) -> None:
+    """It is the store's disk that is full, and not the backup that is bad; nothing has changed."""
+    owners = [(f"c{at}", "eth0") for at in range(99)]
+    with fastipam.open(tmp_path / "store") as ipam:
+        ipam.network("mynet", "10.1.0.0/16").allocate_many(owners)
+        backup(ipam.store, tmp_path / "backup")
+    path = small_disk.path / "store"
+    with fastipam.open(path) as ipam:
+        ipam.network("mynet", "10.1.0.0/16").allocate("mine")
+        files = {one.name for one in path.iterdir()}
+        small_disk.fill()
+        ballast = small_disk.path / "ballast"
+        refused = 0
+        while not _restored(ipam, tmp_path / "backup", files):
+            refused += 1  # each time it gets a bit further
+            os.truncate(ballast, ballast.stat().st_size - (1 << 14))
+        assert refused > 5
+        assert len(list(ipam.network("mynet").leases())) == 99
+
+
+def _restored(ipam: Ipam, file: Path, files: set[str]) -> bool:
+    """Whether there was room for it; if not, nothing has changed, and the error is clear."""
+    path = ipam.store.path
+    try:
+        restore(ipam.store, file, replace=True)
+    except fastipam.StoreFull as error:
+        full = error
+    else:
+        return True
+    assert full.message.startswith(f"no space is left for the store {path}: ")
+    assert full.hint == "free disk space; nothing was changed"
+    assert set(os.listdir(path)) == files
+    assert [one.container_id for one in ipam.network("mynet").leases()] == ["mine"]
+    return False
+
+
+def test_gc_on_a_full_store(tmp_path: Path) -> None:
+    """GC makes room where there is none, if need be one container at a time."""
+    with fastipam.open(tmp_path / "store", "relaxed", map_size=1 << 19) as ipam:
+        network = ipam.network("mynet", "10.1.0.0/16", cooldown_s=0)
+        count, size = 0, 256
+        while size:
+            try:
+                network.allocate_many([(f"c{count + at}", "eth0") for at in range(size)])
+            except fastipam.StoreFull:
+                size //= 2
+            else:
+                count += size
+        valid = {("c1", "eth0")}
+        assert len(network.retain(valid, time.time_ns() + 1)) == count - 1
+        assert [lease.container_id for lease in network.leases()] == ["c1"]
 
 
 def test_read_only(

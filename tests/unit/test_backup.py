@@ -14,6 +14,7 @@ import fastipam
 from fastipam.backup import backup, restore
 from fastipam.errors import ConfigError, StoreCorrupt, StoreError, StoreUnavailable
 from fastipam.ipam import Ipam
+from fastipam.lease import Owner
 from fastipam.verify import verify
 
 POOL = "10.0.0.0/16"
@@ -42,6 +43,18 @@ def test_round_trip(ipam: Ipam, tmp_path: Path, clock: Clock) -> None:
         found = addresses(other), again.stats(), list(map(repr, again.history()))
         assert found == before
         assert again.allocate("new").value not in {one.value for one in net.leases()}
+        assert not verify(other.store)
+
+
+def test_policy_of_another_network(ipam: Ipam, tmp_path: Path, clock: Clock) -> None:
+    """A network does not get what was remembered of the one that had its number before."""
+    ipam.network("n").adopt(Owner("a", ""), 4, 0x0A000005, clock.now_ns)
+    backup(ipam.store, tmp_path / "backup")
+    with fastipam.open(tmp_path / "other", "relaxed", clock=clock) as other:
+        other.network("m", POOL, cooldown_s=7, cooldown_policy="strict").allocate("b")
+        restore(other.store, tmp_path / "backup", replace=True)
+        policy = other.network("n").policy
+        assert (policy.cooldown_ns, policy.strict) == (30 * 10**9, False)
         assert not verify(other.store)
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from fastipam import records
 from fastipam.errors import PoolExhausted
 from fastipam.network import Network
 from fastipam.rangespec import parse_ranges
@@ -134,3 +135,55 @@ def test_ranges_of_one_call(ipam: Ipam, store: Store) -> None:
     assert counts["assigned"] == 8
     # The four states add up to the ranges and what is used outside of them: .7, .8 and .12.
     assert sum(counts[state] for state in ("assigned", "cooling", "reserved", "free")) == 5 + 3
+
+
+def test_what_cools_outside_is_not_looked_at(
+    ipam: Ipam, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a full set nor STATUS looks through what cools and lies in none of the ranges."""
+    old = ipam.network("n", "10.1.0.0/22", cooldown_s=1000)
+    old.allocate_many([(f"old{at}", "eth0") for at in range(500)])
+    for at in range(250):
+        old.release(f"old{at}")
+    net = ipam.network("n", "10.0.0.0/30", cooldown_s=1000, cooldown_policy="strict")
+    net.allocate("a")
+    for at in range(250, 500):  # given back when they were outside already
+        net.release(f"old{at}")
+    looked: list[bytes] = []
+    real = records.read_cooldown_key
+
+    def counted(key: bytes) -> tuple[int, int, int, int, int]:
+        looked.append(bytes(key))
+        return real(key)
+
+    monkeypatch.setattr(records, "read_cooldown_key", counted)
+    with pytest.raises(PoolExhausted):
+        net.allocate("b")
+    assert net.exhausted() is not None
+    assert len(looked) < 10
+    clock.advance(1000)
+    monkeypatch.undo()
+    for _ in range(170):  # and it is freed a few at a time all the same
+        net.release("a")
+        clock.advance(1000)
+        net.allocate("a")
+    assert net.stats()["cooling"] == 0
+    assert net.stats()["size"] == 1
+
+
+def test_what_cools_of_a_containers_ranges_is_taken_early(ipam: Ipam, clock: Clock) -> None:
+    """Ranges that only some containers have use what cools in them, the longest idle first."""
+    ipam.network("n", "10.0.0.0/29").allocate("host")
+    own = ipam.network("other", ["10.9.0.0/30", "10.0.0.0/29"]).pool
+    guest = Network(ipam.store, "n", own, remember=False)
+    assert guest.allocate("a").value & 0xFF == 2
+    host = ipam.network("n")
+    host.release("a")
+    clock.advance(1)
+    assert guest.exhausted() is None
+    assert [str(one.ip) for one in guest.allocate("b").addresses] == ["10.9.0.2", "10.0.0.4"]
+    with pytest.raises(PoolExhausted):
+        guest.allocate("c")
+    ipam.network("n", "10.0.0.0/28").allocate("again")  # the ranges change: all are numbered anew
+    host.release("b")
+    assert [str(one.ip) for one in guest.allocate("c").addresses] == ["10.9.0.2", "10.0.0.6"]

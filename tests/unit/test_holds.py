@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from tests.conftest import Clock
 
-from fastipam import AddressInUse, ConfigError, PoolExhausted
+from fastipam import AddressInUse, ConfigError, PoolExhausted, records
 from fastipam.ipam import Ipam
 from fastipam.network import Network
+from fastipam.policy import Policy
 
 POOL = "10.0.0.0/29"  # .2 to .6
 
@@ -224,6 +225,101 @@ def test_sticky_keeps_one_address(ipam: Ipam) -> None:
     net.release("new")
     assert [one.address for one in net.reservations()] == ["10.0.0.3"]
     assert last(net, "again", **POD) == 3
+
+
+def test_what_was_kept_for_a_pod_cools(ipam: Ipam, clock: Clock) -> None:
+    """An address that a later one of its pod replaces cools before somebody else gets it."""
+    net = ipam.network("n", POOL, sticky_s=100, cooldown_policy="strict")
+    assert (last(net, "old", **POD), last(net, "new", **POD)) == (2, 3)
+    net.release("old")
+    clock.advance(1)
+    net.release("new")
+    assert net.stats() == {"size": 5, "assigned": 0, "cooling": 1, "reserved": 1, "free": 3}
+    for at in range(3):
+        net.allocate(f"c{at}")
+    with pytest.raises(PoolExhausted, match="is free in 30 s"):
+        net.allocate("x")
+    clock.advance(30)
+    assert last(net, "x") == 2
+
+
+def test_ending_what_is_kept_for_a_pod(ipam: Ipam, clock: Clock) -> None:
+    """An operator who ends it does not end the cool-down."""
+    net = ipam.network("n", POOL, sticky_s=100)
+    net.allocate("one", **POD)  # type: ignore[arg-type]
+    net.release("one")
+    assert net.unreserve("10.0.0.2") == [(4, 0x0A000002)]
+    assert net.stats() == {"size": 5, "assigned": 0, "cooling": 1, "reserved": 0, "free": 4}
+    assert net.lookup("10.0.0.2") is None
+    clock.advance(30)
+    net.allocate("x")
+    assert net.stats()["cooling"] == 0
+
+
+def test_sticky_for_less_than_it_cools(ipam: Ipam, clock: Clock) -> None:
+    """The time for which an address is kept for its pod cannot cut its cool-down short."""
+    net = ipam.network("n", POOL, sticky_s=5, cooldown_s=30)
+    net.allocate("one", **POD)  # type: ignore[arg-type]
+    net.release("one")
+    clock.advance(29)
+    assert [last(net, f"c{at}") for at in range(4)] == [3, 4, 5, 6]
+    with pytest.raises(PoolExhausted):
+        net.allocate("x")
+    clock.advance(1)
+    assert last(net, "x") == 2
+
+
+def test_sticky_in_a_containers_own_ranges(ipam: Ipam) -> None:
+    """All of a pod's addresses are kept, also that of ranges which only its containers have."""
+    ipam.network("n", [POOL, "2001:db8::/64"]).allocate("first")
+    pool = ipam.network("other", ["10.9.0.0/29", POOL, "2001:db8::/64"]).pool
+    guest = Network(ipam.store, "n", pool, policy=Policy(sticky_s=100), remember=False)
+    for round_ in range(3):
+        lease = guest.allocate(f"one{round_}", **POD)  # type: ignore[arg-type]
+        assert [str(one.ip) for one in lease.addresses] == ["10.9.0.2", "10.0.0.3", "2001:db8::3"]
+        ipam.network("n", sticky_s=100).release(f"one{round_}")
+        assert ipam.network("n").stats()["reserved"] == 3
+
+
+def test_pool_full_of_what_is_kept_no_longer(ipam: Ipam, clock: Clock) -> None:
+    """Addresses whose time is over serve, also when many of other ranges were due before."""
+    old = ipam.network("n", "10.1.0.0/24", sticky_s=100)
+    for at in range(20):
+        old.allocate(f"old{at}", pod_namespace="ns", pod_name=f"old{at}")
+    for at in range(20):
+        old.release(f"old{at}")
+    net = ipam.network("n", POOL, sticky_s=100)
+    for at in range(5):
+        net.allocate(f"c{at}", pod_namespace="ns", pod_name=f"p{at}")
+    for at in range(5):
+        net.release(f"c{at}")
+    assert net.exhausted() is not None
+    with pytest.raises(PoolExhausted):
+        net.allocate("x")
+    clock.advance(101)
+    assert net.exhausted() is None
+    assert last(net, "x") == 2
+
+
+def test_many_for_one_owner(ipam: Ipam, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many addresses are reserved for an owner, his list is read once a call."""
+    net = ipam.network("n", "10.0.0.0/16")
+    read: list[int] = []
+    real = records.read_addresses
+
+    def counted(raw: bytes) -> list[tuple[int, int]]:
+        read.append(len(raw))
+        return real(raw)
+
+    monkeypatch.setattr(records, "read_addresses", counted)
+    for target, owner in (("10.0.0.0/23", "box"), ("10.0.0.0/23", "box"), ("10.0.1.0/24", "other")):
+        read.clear()
+        assert len(net.reserve(target, owner=owner)) >= 256
+        assert len(read) <= 2
+    read.clear()
+    assert len(net.unreserve("10.0.0.0/22")) == 510
+    assert len(read) <= 2
+    assert net.stats()["reserved"] == 0
 
 
 def test_sticky_by_interface(ipam: Ipam) -> None:

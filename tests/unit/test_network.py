@@ -198,6 +198,19 @@ def test_dual_stack(ipam: Ipam) -> None:
     assert net.release("c") == [one.address.ip for one in lease.siblings]
 
 
+def test_release_by_address_takes_all_of_the_owner(ipam: Ipam) -> None:
+    """Whichever of an owner's addresses is named, all of them go, and the answer lists them."""
+    net = ipam.network("n", ["10.0.0.0/24", "2001:db8::/64"])
+    for at, other in ((0, 1), (1, 0)):
+        leases = net.allocate("a").siblings
+        assert net.release_address("10.0.0.2", generation=leases[at].generation + 7) is None
+        found = net.release_address((leases[at].family, leases[at].value))
+        assert found is not None
+        assert found.siblings == (leases[at], leases[other])
+        assert list(net.leases()) == []
+        assert net.release_address((leases[at].family, leases[at].value)) is None
+
+
 def test_dual_stack_is_all_or_nothing(ipam: Ipam, clock: Clock) -> None:
     """When the second set is exhausted, the first one's bits and cursor are as they were."""
     net = ipam.network("n", [V4, "2001:db8::/126"], cooldown_s=10)

@@ -11,6 +11,7 @@ from tests.conftest import Clock
 
 import fastipam
 from fastipam import PoolExhausted, reboot, store
+from fastipam.backup import backup, restore
 from fastipam.errors import AddressInUse, DuplicateAllocation, StoreUnavailable
 from fastipam.ipam import Ipam
 from fastipam.sweep import finish_reboot
@@ -175,6 +176,46 @@ def test_reservations_stay(boot: Boot) -> None:
             "free": 0,
         }
         assert net.allocate("b", pod_namespace="ns", pod_name="db-0").value == lease.value
+
+
+@pytest.mark.parametrize("kept", ["sticky", "reserved"])
+def test_what_is_kept_for_a_pod_is_found_among_many(boot: Boot, kept: str) -> None:
+    """A pod gets its address again, however many leases an earlier boot has left before it."""
+    sticky_s = 600 if kept == "sticky" else None
+    with boot("one") as ipam:
+        net = ipam.network("n", POOL, sticky_s=sticky_s)
+        net.allocate_many([(f"c{at}", "eth0") for at in range(3 * reboot.BATCH)])
+        mine = net.allocate("mine", pod_namespace="ns", pod_name="db-0")
+        if kept == "reserved":
+            net.reserve(str(mine.address.ip), owner="ns/db-0")
+    with boot("two") as ipam:
+        net = ipam.network("n", POOL, sticky_s=sticky_s)
+        assert net.allocate("other", pod_namespace="ns", pod_name="db-1").value != mine.value
+        assert net.allocate("new", pod_namespace="ns", pod_name="db-0").value == mine.value
+
+
+def test_store_restored_by_another_process(boot: Boot, tmp_path: Path) -> None:
+    """Who has the store open learns nothing of a restore, and yet serves a full pool at once."""
+    with boot("one") as ipam:
+        net = ipam.network("n", "10.0.0.0/22")
+        net.allocate_many([(f"c{at}", "eth0") for at in range(1021)])
+        backup(ipam.store, tmp_path / "backup")
+    with boot("two") as ipam:
+        net = ipam.network("n")
+        while net.sweep_reboot():
+            pass
+        many = [(f"new{at}", "eth0") for at in range(100)]
+        for way in ("exhausted", "allocate", "allocate_many"):
+            restore(ipam.store, tmp_path / "backup", replace=True)
+            ipam.store.unswept = False  # as it is in a process that did not restore
+            strict = ipam.network("n", cooldown_s=0)
+            if way == "exhausted":
+                assert strict.exhausted() is None
+            elif way == "allocate":
+                strict.allocate("new", addresses=["10.0.0.2"])
+                strict.allocate("newer")
+            else:
+                assert len(strict.allocate_many(many)) == 100
 
 
 def test_boot_that_cannot_be_told(boot: Boot, data_dir: Path, clock: Clock) -> None:

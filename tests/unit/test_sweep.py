@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from tests.conftest import Clock
 
+from fastipam.backup import backup, restore
 from fastipam.ipam import Ipam
 from fastipam.lease import look, mount_namespace
 from fastipam.network import Network
-from fastipam.sweep import Report, missing_count, sweep
+from fastipam.sweep import Report, Sweeper, missing_count, sweep
 from fastipam.verify import verify
 
 POOL = "10.0.0.0/16"
@@ -300,6 +301,61 @@ def test_younger_than_the_look(
     report = sweep(ipam, grace_s=0)
     assert report.released == []
     assert names(net) == ["b"]
+
+
+def test_dual_stack_goes_together(ipam: Ipam, run: Path, clock: Clock) -> None:
+    """What an owner has goes with the first of it that is due, and all of it is reported."""
+    dual = ipam.network("d", ["10.1.0.0/24", "2001:db8::/64"])
+    start(dual, run, "proof")
+    start(dual, run, "a").unlink()
+    assert numbers(sweep(ipam)) == (4, 2, 0, 0)
+    clock.advance(60)
+    report = sweep(ipam)
+    assert [lease.cidr for lease in report.released] == ["10.1.0.3/24", "2001:db8::3/64"]
+    assert report.missing == []
+    assert names(dual) == ["proof", "proof"]
+    assert missing_count(ipam.store) == 0
+
+
+def test_half_of_an_owner_is_due(ipam: Ipam, run: Path, clock: Clock) -> None:
+    """What the report calls given back is given back, if another address of the owner waited."""
+    dual = ipam.network("d", ["10.1.0.0/24", "2001:db8::/64"])
+    start(dual, run, "proof")
+    start(dual, run, "a").unlink()
+    sweep(ipam)
+    clock.advance(60)
+    (key,) = [one for one in _noted(ipam) if one[4] == 6]
+    with ipam.store.write() as txn:
+        txn.delete(key, b"", ipam.store.db_missing)
+    assert len(sweep(ipam).released) == 2
+    assert names(dual) == ["proof", "proof"]
+
+
+def _noted(ipam: Ipam) -> list[bytes]:
+    with ipam.store.read() as txn:
+        return [bytes(key) for key, _ in txn.txn.cursor(ipam.store.db_missing)]
+
+
+def test_network_that_a_restore_takes_away(
+    ipam: Ipam, net: Network, run: Path, tmp_path: Path
+) -> None:
+    """A sweep goes on when the store it looks at is replaced by one that has no such network."""
+    backup(ipam.store, tmp_path / "empty")
+    start(net, run, "a").unlink()
+    for report in Sweeper(ipam.store, net, grace_s=0, dry_run=False):
+        assert not report.released
+        restore(ipam.store, tmp_path / "empty", replace=True)
+
+
+def test_note_that_cannot_be_read(ipam: Ipam, net: Network, run: Path) -> None:
+    """A damaged note says nothing: the lease is looked at twice from then on."""
+    start(net, run, "a").unlink()
+    sweep(ipam, grace_s=0)
+    (key,) = _noted(ipam)
+    with ipam.store.write() as txn:
+        txn.put(key, b"?", True, True, False, ipam.store.db_missing)
+    assert numbers(sweep(ipam, grace_s=0)) == (1, 1, 0, 0)
+    assert numbers(sweep(ipam, grace_s=0)) == (1, 0, 1, 0)
 
 
 def test_many(ipam: Ipam, run: Path, clock: Clock) -> None:

@@ -90,7 +90,7 @@ class Chores:
         ipam = Ipam(store)
         for name in ipam.networks():
             network = ipam.network(name)
-            while store.unswept and network.sweep_reboot():
+            while network.sweep_reboot():  # a restore, too, brings leases of earlier boots
                 yield
             while network.settle():
                 yield
