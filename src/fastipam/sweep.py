@@ -283,5 +283,5 @@ def finish_reboot(ipam: Ipam, progress: Progress | None = None) -> int:
                 if progress is not None:
                     progress(looked)
         with ipam.store.write() as txn:
-            reboot.is_over(txn, ipam.store)
+            reboot.note_end(txn, ipam.store)
     return looked
