@@ -218,15 +218,18 @@ def test_second_add_in_a_living_namespace(
     assert names(net) == ["a", "b"]
 
 
-def test_mounts_that_do_not_come_here(ipam: Ipam, net: Network, run: Path, clock: Clock) -> None:
+@pytest.mark.parametrize("mount_ns", [0, 1])
+def test_mounts_that_do_not_come_here(
+    ipam: Ipam, net: Network, run: Path, clock: Clock, mount_ns: int
+) -> None:
     """Where new mounts are not seen, what was mounted later looks like a plain file: it stays.
 
     An agent in a container without mount propagation sees the namespaces that were there before
     it, and of the others the files on which they are mounted.
     """
-    start(net, run, "before", mount_ns=1)
+    start(net, run, "before", mount_ns=mount_ns)
     (run / "later").touch()
-    net.allocate("later", netns=str(run / "later"), inode=7, born_ns=8, mount_ns=1)
+    net.allocate("later", netns=str(run / "later"), inode=7, born_ns=8, mount_ns=mount_ns)
     for _ in range(3):
         report = sweep(ipam)
         assert numbers(report) == (2, 0, 0, 1)
