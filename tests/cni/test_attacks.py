@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from .plugin import Plugin
 
-# Of a processor, whatever else it does. Nothing here takes half of this; a CI service may be far slower.
+# Of a processor. Nothing here takes half of this; that of a CI service may be far slower.
 SECONDS = 10.0 if "CI" in os.environ else 1.0
 PEAK_MIB = 200
 VALID = "cni.dev/valid-attachments"
