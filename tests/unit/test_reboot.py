@@ -243,3 +243,16 @@ def test_where_the_search_goes_on(boot: Boot) -> None:
             found.append((state.sweep, state.swept == ipam.store.boot))
         assert found == [((6, 0), False), ((0, 0), True)]
         assert not net.sweep_reboot(3)
+
+
+def test_progress_of_the_search(boot: Boot) -> None:
+    """How many leases were looked at, about, over all networks."""
+    with boot("one") as ipam:
+        for name in ("one", "two"):
+            ipam.network(name, POOL).allocate("a")
+    with boot("two") as ipam:
+        steps: list[int] = []
+        assert finish_reboot(ipam, steps.append) == 2 * reboot.BATCH
+        assert steps == [reboot.BATCH, 2 * reboot.BATCH]
+        assert finish_reboot(ipam, steps.append) == 0
+        assert len(steps) == 2
