@@ -6,6 +6,7 @@ Imported by the first call that wants many. Nothing here commits.
 from __future__ import annotations
 
 from fastipam import cooldown, history, records, refusals
+from fastipam.errors import StoreCorrupt
 from fastipam.lease import Lease, join
 
 TYPE_CHECKING = False
@@ -122,7 +123,10 @@ def _note(ledger: Ledger, owners: Sequence[Owner], leases: Sequence[Lease], wall
 
 
 def _enter_owners(ledger: Ledger, owners: list[Owner], items: list[tuple[bytes, bytes]]) -> None:
-    """Enter new owners in key order; DuplicateAllocation when one is not new."""
+    """Enter new owners in key order; DuplicateAllocation when one is not new.
+
+    Raises StoreCorrupt when one was entered for the very address that was free until now.
+    """
     db = ledger.store.db_owners
     with ledger.txn.txn.cursor(db) as cursor:
         consumed, added = cursor.putmulti(sorted(items), dupdata=False, overwrite=False)
@@ -134,4 +138,8 @@ def _enter_owners(ledger: Ledger, owners: list[Owner], items: list[tuple[bytes, 
         if key in seen or held != value:
             raise refusals.duplicate(ledger.name, owner, records.read_addresses(held))
         seen.add(key)
-    raise AssertionError("an owner was refused, and none is there twice")
+    raise StoreCorrupt(
+        f"an owner in network {ledger.name} is entered for an address that nobody had",
+        path=ledger.store.path,
+        hint=records.CHECK_HINT,
+    )

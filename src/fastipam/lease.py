@@ -65,17 +65,20 @@ class Owner:
         self.pod = f"{pod_namespace}/{pod_name}" if pod_namespace and pod_name else ""
         self.sticky_s = sticky_s if self.pod else 0
         rest = "\0".join(("", netns, pod_namespace, pod_name, pod_uid))
-        if rest.count("\0") != 4:
-            for field, text in (
-                ("netns", netns),
-                ("pod_namespace", pod_namespace),
-                ("pod_name", pod_name),
-                ("pod_uid", pod_uid),
-            ):
-                if "\0" in text:
-                    raise ConfigError(f"{field} contains NUL", field=field, value=text)
+        if rest.count("\0") != 4 or not rest.isascii():
+            _check_texts(
+                netns=netns, pod_namespace=pod_namespace, pod_name=pod_name, pod_uid=pod_uid
+            )
         self.name = records.owner_name(container_id, ifname)
-        self.texts = self.name + records.encode("netns, pod_namespace, pod_name or pod_uid", rest)
+        self.texts = self.name + rest.encode(records.ENCODING, records.ERRORS)
+
+
+def _check_texts(**texts: str) -> None:
+    """Refuse what a record cannot hold. Raises ConfigError."""
+    for field, text in texts.items():
+        if "\0" in text:
+            raise ConfigError(f"{field} contains NUL", field=field, value=text)
+        records.encode(field, text)
 
 
 class Lease:

@@ -84,7 +84,7 @@ class Network(View):
             ledger = self._ledger(txn, *found) if found else None
             if ledger is None or ledger.state.swept == self._store.boot:
                 if self._store.unswept:
-                    reboot.is_over(txn, self._store)
+                    reboot.note_end(txn, self._store)
                 return False
             reboot.step(ledger, limit)
             ledger.save()

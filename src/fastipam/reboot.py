@@ -19,15 +19,15 @@ BESIDE_A_CALL = 32  # leases looked at by a call that has other work: about as d
 BATCH = 1024  # leases looked at in a transaction of its own, for which other writers wait
 
 
-def step(ledger: Ledger, limit: int = BESIDE_A_CALL) -> int:
-    """Look at up to ``limit`` leases and give back those of an earlier boot; how many. O(limit).
+def step(ledger: Ledger, limit: int = BESIDE_A_CALL) -> None:
+    """Look at up to ``limit`` leases and give back those of an earlier boot. O(limit).
 
     The caller saves the ledger.
     """
     state, store = ledger.state, ledger.store
     before = state.swept
     if before == store.boot:
-        return 0
+        return
     stale: dict[bytes, None] = {}
     prefix = state.prefix
     start = records.address_key(state.network_id, *state.sweep) if state.sweep[0] else prefix
@@ -46,11 +46,12 @@ def step(ledger: Ledger, limit: int = BESIDE_A_CALL) -> int:
             if records.is_assigned(raw) and records.boot_of(raw) != store.boot:
                 stale[records.name_of(raw)] = None
             more = cursor.next()
-    return sum(len(ledger.release(name, history.REBOOTED)) for name in stale)
+    for name in stale:
+        ledger.release(name, history.REBOOTED)
 
 
-def is_over(txn: Transaction, store: Store) -> bool:
-    """Whether every network has been seen to the end; the store notes it then. O(networks)."""
+def note_end(txn: Transaction, store: Store) -> None:
+    """Note in the store that every network has been seen to the end, if it has. O(networks)."""
     from fastipam.ledger import read_state
 
     txn.flush()
@@ -58,6 +59,5 @@ def is_over(txn: Transaction, store: Store) -> bool:
         for _, raw in cursor:
             network_id = int.from_bytes(raw[:4], "big")
             if read_state(txn, store, network_id).swept != store.boot:
-                return False
+                return
     store.note_swept(txn)
-    return True

@@ -47,24 +47,22 @@ class Place:
         if inode and inode == record.inode:
             self._proven.add(directory)
             return inode, born_ns
-        elsewhere = record.mount_ns not in (0, self._mount_ns)
-        if elsewhere and not self._sees(directory):
+        if record.mount_ns and record.mount_ns == self._mount_ns:
+            return inode, born_ns
+        if inode and not record.inode and not record.mount_ns:
+            return inode, born_ns  # there is a file, and the lease does not say which it should be
+        where = "another mount namespace" if record.mount_ns else "a mount namespace nobody knows"
+        if directory not in self._proven:
             return (
-                f"{record.netns} was noted in another mount namespace, and no other lease shows "
+                f"{record.netns} was noted in {where}, and no other lease shows "
                 f"that {directory} is the same directory here"
             )
-        if elsewhere and inode and device != self._device:
+        if inode and device != self._device:
             return (
-                f"{record.netns} was noted in another mount namespace, and is no network namespace "
+                f"{record.netns} was noted in {where}, and is no network namespace "
                 "here: what is mounted there does not come here (mount propagation)"
             )
-        if inode == GONE and not record.mount_ns and not self._sees(directory):
-            return f"nothing shows that {directory} means here what it meant to the runtime"
         return inode, born_ns
-
-    def _sees(self, directory: str) -> bool:
-        """Whether a living lease was seen in this directory from here."""
-        return directory in self._proven
 
 
 def _device_of_namespaces() -> int:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fastipam import history, reboot, records
 from fastipam.lease import Lease
-from fastipam.ledger import find, read_state
+from fastipam.ledger import read_state
 from fastipam.sight import GONE, Doubts, Place
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Sweeper:
         for batch in self._batches():
             yield self._step(batch, place, doubts)
         gone, living = doubts.settle()
-        for at in range(0, len(gone) + len(living), _BATCH):
+        for at in range(0, max(len(gone), len(living)), _BATCH):
             yield self._report(0, gone[at : at + _BATCH], living[at : at + _BATCH], [])
         if not self._dry_run:
             self._forget()
@@ -123,12 +123,12 @@ class Sweeper:
     def _next(self, start: tuple[int, int]) -> tuple[list[Lease], tuple[int, int] | None]:
         batch: list[Lease] = []
         with self._store.read() as txn:
-            found = find(txn, self._store, records.encode("name", self._network.name))
-            if found is None:
+            network_id = self._network.id_in(txn)
+            if network_id is None:
                 return [], None
-            prefix = records.network_prefix(found[0])
+            prefix = records.network_prefix(network_id)
             with txn.txn.cursor(self._store.db_leases) as cursor:
-                key = records.address_key(found[0], *start) if start[0] else prefix
+                key = records.address_key(network_id, *start) if start[0] else prefix
                 more = cursor.set_range(key)
                 while more:
                     key, raw = cursor.item()
@@ -178,17 +178,17 @@ class Sweeper:
             return []
         judged: list[tuple[Lease, bool]] = []
         with self._store.write() as txn:
-            found = find(txn, self._store, records.encode("name", self._network.name))
-            if found is None:  # the store was restored meanwhile, from before the network
-                return []
+            network_id = self._network.id_in(txn)
+            if network_id is None:
+                return []  # a backup from before its time was restored meanwhile
             if not self._dry_run:
                 self._network.note_clock()
-            now = self._now(found[0])
+            now = self._now(network_id)
             for lease, seen in gone:
-                judged += self._judge_one(txn, found[0], lease, seen, now)
+                judged += self._judge_one(txn, network_id, lease, seen, now)
             if not self._dry_run:
                 for lease in living:
-                    key = records.address_key(found[0], lease.family, lease.value)
+                    key = records.address_key(network_id, lease.family, lease.value)
                     if key in marked:
                         txn.delete(key, b"", self._store.db_missing)
         return judged
@@ -232,10 +232,10 @@ class Sweeper:
                     txn.delete(key, b"", self._store.db_missing)
 
     def _outdated(self, txn: Snapshot) -> Iterator[bytes]:
-        found = find(txn, self._store, records.encode("name", self._network.name))
-        if found is None:
+        network_id = self._network.id_in(txn)
+        if network_id is None:
             return
-        prefix = records.network_prefix(found[0])
+        prefix = records.network_prefix(network_id)
         with txn.txn.cursor(self._store.db_missing) as cursor:
             if not cursor.set_range(prefix):
                 return
@@ -254,10 +254,10 @@ class Sweeper:
     def _marked(self, leases: list[Lease]) -> set[bytes]:
         """The keys of those that the first look has noted."""
         with self._store.read() as txn:
-            found = find(txn, self._store, records.encode("name", self._network.name))
-            if found is None:
+            network_id = self._network.id_in(txn)
+            if network_id is None:
                 return set()
-            keys = [records.address_key(found[0], one.family, one.value) for one in leases]
+            keys = [records.address_key(network_id, one.family, one.value) for one in leases]
             return {key for key in keys if txn.get(key, None, self._store.db_missing) is not None}
 
     def _now(self, network_id: int) -> int:
@@ -288,5 +288,5 @@ def finish_reboot(ipam: Ipam, progress: Progress | None = None) -> int:
             if progress is not None:
                 progress(looked)
     with ipam.store.write() as txn:
-        reboot.is_over(txn, ipam.store)
+        reboot.note_end(txn, ipam.store)
     return looked

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import subprocess
@@ -18,6 +17,7 @@ from fastipam.cli.install import install
 
 from ..cni.conftest import call, config, held, plugin  # noqa: F401  # fixtures of the same name
 from ..cni.plugin import Plugin
+from ..e2e import tools
 from .processes import Agent, Launcher
 
 SOURCE = Path(__file__).parents[2] / "src" / "launcher.c"
@@ -77,14 +77,12 @@ def through(agent: Agent, launcher_only: Path) -> Plugin:
 @pytest.fixture(scope="session")
 def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The launcher, built with the address and undefined-behaviour sanitizers."""
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        pytest.skip("there is no C compiler")
+    compiler = tools.require_compiler()
     binary = tmp_path_factory.mktemp("sanitized") / "launcher"
     command = [compiler, *SANITIZE, str(SOURCE), "-o", str(binary)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        pytest.skip(f"the sanitizers cannot be used: {done.stderr.strip()[-200:]}")
+        tools.lacking(f"the sanitizers cannot be used: {done.stderr.strip()[-200:]}")
     return binary
 
 
@@ -94,11 +92,10 @@ def arm64(tmp_path_factory: pytest.TempPathFactory) -> Foreign:
     compiler = shutil.which("aarch64-linux-gnu-gcc")
     emulator = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
     if compiler is None or emulator is None:
-        missing = "the cross compiler or qemu-user is missing (packages gcc-aarch64-linux-gnu, "
-        missing += "libc6-dev-arm64-cross, qemu-user-static)"
-        if os.environ.get("FASTIPAM_REQUIRE_E2E") == "1":
-            pytest.fail(missing)
-        pytest.skip(missing)
+        tools.lacking(
+            "the cross compiler or qemu-user is missing (packages gcc-aarch64-linux-gnu, "
+            "libc6-dev-arm64-cross, qemu-user-static)"
+        )
     binary = tmp_path_factory.mktemp("arm64") / "launcher"
     flags = ["-Os", "-Wall", "-Wextra", "-Werror", "-static", "-s"]
     subprocess.run([compiler, *flags, str(SOURCE), "-o", str(binary)], check=True)

@@ -20,6 +20,7 @@ import fastipam
 from fastipam.agent import protocol
 
 from ..cni.plugin import Held, Make, Plugin, environment
+from ..e2e import tools
 from ..measuring import not_passed_on
 from .processes import FASTIPAM, Agent, Client, activated, ask, until
 
@@ -75,14 +76,9 @@ def _as(uid: int, path: Path) -> str:
     return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
 
 
-def _require_root() -> None:
-    if os.geteuid() != 0:
-        pytest.skip("only root can become another user")
-
-
 def test_other_users_are_refused(agent: Agent) -> None:
     """A process of another user is cut off even if it gets through to the socket."""
-    _require_root()
+    tools.require_root()
     agent.path.chmod(0o666)
     assert _as(NOBODY, agent.path) == "closed"
     assert _as(0, agent.path) == "FIP1"
@@ -91,7 +87,7 @@ def test_other_users_are_refused(agent: Agent) -> None:
 
 def test_agent_of_another_user(start: Start, run_dir: Path) -> None:
     """An agent that is not root serves its own user and root, and nobody else."""
-    _require_root()
+    tools.require_root()
     (run_dir / "own").mkdir()
     os.chown(run_dir / "own", NOBODY, NOBODY)
     # It may not write where coverage's data goes: not measured.

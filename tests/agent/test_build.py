@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import struct
 import subprocess
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 import fastipam
 
+from ..e2e import tools
 from .conftest import SOURCE
 
 LAUNCHER = Path(fastipam.__file__).parent / "launcher"
@@ -41,9 +41,7 @@ def test_size() -> None:
 @pytest.mark.parametrize("optimise", ["-Os", "-O2"])
 def test_no_warnings(optimise: str, tmp_path: Path) -> None:
     """A strict compiler and its static analyser have nothing to say."""
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        pytest.skip("there is no C compiler")
+    compiler = tools.require_compiler()
     (tmp_path / "empty.c").write_text("int main(void) { return 0; }\n")
 
     def compile_(source: Path, *flags: str) -> subprocess.CompletedProcess[str]:

@@ -206,8 +206,7 @@ def test_unhealthy(observed: Agent, free_port: int, config: Make, tmp_path: Path
     with Client(observed.path) as client:
         with fastipam.open(tmp_path / "store") as ipam, ipam.store.write():
             client.send(environment("ADD", "c2"), json.dumps(made).encode())
-            time.sleep(0.05)
-            assert _get(free_port, "/healthz") == (503, "no answer\n")
+            until(lambda: _get(free_port, "/healthz") == (503, "no answer\n"), "it waits")
         assert client.receive().status == 0
     assert _get(free_port, "/healthz") == (200, "ok\n")
 
@@ -277,17 +276,19 @@ def test_end_during_scrapes(start: Start, free_port: int, config: Make, tmp_path
         agent = start("--http", f"127.0.0.1:{free_port}")
         ask(agent.path, "ADD", made)
 
-        def scrape() -> None:
+        def scrape(begun: threading.Event) -> None:
             try:
                 while True:
                     _get(free_port)
+                    begun.set()
             except (OSError, ValueError, http.client.HTTPException):
                 pass  # it has ended
 
-        threads = [threading.Thread(target=scrape) for _ in range(2)]
+        begun = [threading.Event() for _ in range(2)]
+        threads = [threading.Thread(target=scrape, args=(one,)) for one in begun]
         for thread in threads:
             thread.start()
-        time.sleep(0.1)
+        assert all(one.wait(60) for one in begun)
         assert agent.terminate() == 0
         for thread in threads:
             thread.join()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import signal
 import subprocess
 import threading
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from ..cni.plugin import Make, Plugin, environment
+from ..e2e import tools
 from .processes import Agent, Client, ask, until
 
 if TYPE_CHECKING:
@@ -91,8 +91,7 @@ class Traced:
 @pytest.fixture
 def traced(agent: Agent, tmp_path: Path) -> Iterator[Traced]:
     """The agent, watched."""
-    if shutil.which("strace") is None:
-        pytest.skip("there is no strace")
+    tools.require_tools("strace")
     made = Traced(agent, tmp_path / "trace")
     yield made
     made.stop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections import Counter
 from itertools import islice
@@ -22,6 +21,8 @@ import fastipam
 from bench import processes
 from fastipam.cli.install import DIRECT, install
 
+from ..e2e import tools
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -32,9 +33,7 @@ def host_local() -> Path:
     try:
         processes.require_peers()
     except Missing as error:
-        if os.environ.get("FASTIPAM_REQUIRE_E2E") == "1":
-            pytest.fail(str(error))
-        pytest.skip(str(error))
+        tools.lacking(str(error))
     return processes.HOST_LOCAL
 
 

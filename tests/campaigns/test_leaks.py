@@ -6,7 +6,6 @@ containers. After one grace time the addresses of the lost are back, and nobody 
 
 from __future__ import annotations
 
-import os
 import subprocess
 import time
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from fastipam.verify import verify
 
 from ..agent.processes import until
 from ..cni.plugin import Make, Plugin
+from ..e2e import tools
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,8 +58,7 @@ def _namespaces() -> Iterator[list[str]]:
 @pytest.fixture
 def namespaces() -> Iterator[list[str]]:
     """Real ones."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can make network namespaces")
+    tools.require_root()
     with _namespaces() as names:
         yield names
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +23,7 @@ import fastipam
 from fastipam.verify import verify
 
 from ..agent.processes import LONG
+from ..e2e import tools
 from .powercut import Disk, Event, cuts, read_events
 
 if TYPE_CHECKING:
@@ -98,9 +98,7 @@ ipam.close()
 @pytest.fixture(scope="module")
 def recorder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The recorder, built."""
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        pytest.skip("there is no C compiler")
+    compiler = tools.require_compiler()
     library = tmp_path_factory.mktemp("recorder") / "recorder.so"
     subprocess.run(
         [compiler, "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o", library, SOURCE],

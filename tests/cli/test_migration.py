@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,8 @@ import fastipam
 from fastipam.cli.commands import cli
 from fastipam.cli.migration import import_host_local
 from fastipam.cni import handle
+
+from ..e2e import tools
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,9 +59,7 @@ def store(tmp_path: Path) -> Path:
 def host_local(tree: Path) -> Callable[..., Any]:
     """Run the real host-local on the tree."""
     if not HOST_LOCAL.exists():
-        if os.environ.get("FASTIPAM_REQUIRE_E2E") == "1":
-            pytest.fail(f"{HOST_LOCAL} is missing")
-        pytest.skip(f"{HOST_LOCAL} is not installed (containernetworking-plugins)")
+        tools.lacking(f"{HOST_LOCAL} is not installed (containernetworking-plugins)")
 
     def run(command: str, network: str, container_id: str, ifname: str = "eth0") -> Any:
         done = subprocess.run(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from fastipam.cluster.engines.etcd import EtcdEngine
 from tests.e2e.tools import lacking
 
 from .certificates import Certificates, make_certificates
@@ -56,10 +54,3 @@ def fresh_etcd(tmp_path: Path, election_ms: int) -> Iterator[Etcd]:
     directory.mkdir()
     with Etcd(any_binary(), directory, election_ms=election_ms) as running:
         yield running
-
-
-@pytest.fixture
-def etcd_engine(etcd: Etcd) -> Iterator[EtcdEngine]:
-    """An engine on ``etcd``."""
-    with contextlib.closing(etcd.engine()) as engine:
-        yield engine

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from fastipam.errors import PoolExhausted
 from fastipam.network import Network
 from fastipam.policy import Policy
 from fastipam.store import Store
-from tests.e2e.tools import lacking
+from tests.e2e.tools import require_tools
 
 from .conftest import any_binary
 from .crowd import PATIENCE_S, Crowd, assert_settled, document, init, told
@@ -44,8 +43,7 @@ ADD_S = 5.0 if LONG else 30.0
 @pytest.fixture(scope="module")
 def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
     """Three members that sync their logs, and soon choose another leader."""
-    if shutil.which("strace") is None:
-        lacking("strace is not there, which makes a disk slow")
+    require_tools("strace")  # makes a disk slow
     directory = tmp_path_factory.mktemp("etcd")
     with Etcd(any_binary(), directory, sync=True, election_ms=QUICK_MS) as running:
         yield running

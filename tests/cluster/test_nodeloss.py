@@ -13,7 +13,7 @@ from fastipam.cluster import nodeloss
 from fastipam.cluster.deadlines import Deadline
 from fastipam.cluster.engines.memory import MemoryEngine
 from fastipam.errors import AddressInUse
-from tests.e2e.tools import lacking
+from tests.e2e.tools import require_root
 
 from .nodes import Machine, assert_settled, init
 
@@ -21,8 +21,7 @@ from .nodes import Machine, assert_settled, init
 @pytest.fixture
 def namespace() -> Iterator[str]:
     """A network namespace with a dummy of a pod in it: addresses on its loopback."""
-    if os.geteuid():
-        lacking("network namespaces need root")
+    require_root()
     name = f"fastipam-{os.getpid()}"
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:

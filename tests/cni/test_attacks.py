@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from .plugin import Plugin
 
-# On two cores nothing here takes half of this. A loaded machine of a CI service may be far slower.
+# Of a processor. Nothing here takes half of this; that of a CI service may be far slower.
 SECONDS = 10.0 if "CI" in os.environ else 1.0
 PEAK_MIB = 200
 VALID = "cni.dev/valid-attachments"

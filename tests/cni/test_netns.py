@@ -95,7 +95,7 @@ def test_its_word_counts() -> None:
     asked = _asked("/no/such/file/here")
     here = mount_namespace()
     assert netns.identify(asked, OWN, f"4:7 4:8 4:{here} 9") == (7, here, 9)
-    assert netns.identify(asked, OWN, "4:7  ") == (7, here, 0)
+    assert netns.identify(asked, OWN, "4:7  ") == (7, 0, 0)
     assert netns.identify(_asked(OWN), OWN, " 4:8 4:9 0") == (0, 0, 0)
     with pytest.raises(CniError) as caught:
         netns.identify(asked, OWN, f"4:7 4:7 4:{here}")
@@ -111,6 +111,9 @@ def test_another_mount_namespace(tmp_path: Path) -> None:
     file = tmp_path / "netns"
     file.touch()
     inode, born_ns = file.stat().st_ino, file.stat().st_mtime_ns
+    said = _said(str(file))  # it does not know its mount namespace
+    assert netns.identify(_asked(str(file)), OWN, said) == (inode, mount_namespace(), born_ns)
+    assert netns.identify(_asked("/no/such/file"), OWN, said) == (inode, 0, born_ns)
     other = mount_namespace() + 1
     said = _said(str(file), mount=other)
     assert netns.identify(_asked(str(file)), OWN, said) == (inode, mount_namespace(), born_ns)

@@ -27,9 +27,9 @@ def lacking(reason: str) -> NoReturn:
 
 
 def require_root() -> None:
-    """Skip unless this process may make network namespaces."""
+    """Skip unless this process may make network namespaces, mount, and become another user."""
     if os.geteuid() != 0:
-        lacking("network namespaces need root")
+        lacking("only root can do what this test needs")
 
 
 def require_tools(*names: str) -> None:
@@ -37,6 +37,14 @@ def require_tools(*names: str) -> None:
     absent = [name for name in names if shutil.which(name) is None]
     if absent:
         lacking(f"not installed: {', '.join(absent)}")
+
+
+def require_compiler() -> str:
+    """The path of the C compiler."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        lacking("there is no C compiler")
+    return compiler
 
 
 def require_module(name: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +12,7 @@ from fastipam.verify import verify
 from ..agent.conftest import launcher_only, run_dir, start  # noqa: F401  # fixtures of that name
 from ..cni.conftest import call, config, plugin  # noqa: F401
 from ..cni.plugin import Plugin
+from ..e2e import tools
 from . import disks
 
 if TYPE_CHECKING:
@@ -32,16 +32,10 @@ def way(request: pytest.FixtureRequest) -> Plugin:
     return Plugin(request.getfixturevalue("launcher_only"), begin().path)
 
 
-def require_root() -> None:
-    """Skip where nobody may mount, or become another user."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount, and become another user")
-
-
 @pytest.fixture(params=["tmpfs", "ext4"])
 def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[disks.Disk]:
     """A small file system: one whose room is counted at once, and one that allocates late."""
-    require_root()
+    tools.require_root()
     if request.param == "tmpfs":
         with disks.tmpfs(tmp_path / "small") as disk:
             yield disk
@@ -53,7 +47,7 @@ def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[disks
 @pytest.fixture
 def ext4_disk(tmp_path: Path) -> Iterator[disks.Ext4]:
     """A file system that can fail."""
-    require_root()
+    tools.require_root()
     with disks.ext4(tmp_path / "ext4", tmp_path / "image") as disk:
         yield disk
 

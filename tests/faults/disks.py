@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ..e2e import tools
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -104,13 +106,11 @@ def tmpfs(path: Path, size: str = "2m") -> Iterator[Disk]:
 @contextmanager
 def ext4(path: Path, image: Path, megabytes: int = 16) -> Iterator[Ext4]:
     """An ext4."""
+    tools.require_tools("mkfs.ext4")
     path.mkdir()
     with image.open("wb") as file:
         file.truncate(megabytes << 20)
-    try:
-        _run("mkfs.ext4", "-q", str(image))
-    except FileNotFoundError:
-        pytest.skip("there is no mkfs.ext4")
+    _run("mkfs.ext4", "-q", str(image))
     disk = Ext4(path, image)
     try:
         yield disk

@@ -16,7 +16,7 @@ from fastipam.cli import migration
 
 from ..agent.processes import FASTIPAM
 from ..cni.plugin import COMMANDS, Make, Plugin, environment
-from .conftest import require_root
+from ..e2e import tools
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,7 +95,7 @@ def test_symbolic_links(name: str, there: bool, way: Plugin, config: Make, tmp_p
 @pytest.mark.parametrize("name", ["", *FILES])
 def test_foreign_owner(name: str, way: Plugin, config: Make, tmp_path: Path) -> None:
     """A directory or file of another user is refused, and the error says whose it is."""
-    require_root()
+    tools.require_root()
     store = _made(tmp_path)
     os.chown(store / name, NOBODY, NOBODY)
     answer = way("ADD", config(ipam=SUBNET))
@@ -132,7 +132,7 @@ def test_directory_behind_a_link(way: Plugin, config: Make, tmp_path: Path) -> N
 
 def test_directory_behind_a_strangers_link(way: Plugin, config: Make, tmp_path: Path) -> None:
     """A link of another user in the place of the directory is refused, and left alone."""
-    require_root()
+    tools.require_root()
     (tmp_path / "target").mkdir(mode=0o700)
     (tmp_path / "store").symlink_to(tmp_path / "target")
     os.chown(tmp_path / "store", NOBODY, NOBODY, follow_symlinks=False)
@@ -231,7 +231,7 @@ except PermissionError:
 
 def test_another_user_cannot_connect(start: Start, run_dir: Path) -> None:
     """The socket's mode keeps other users out; who gets past it is cut off (test_agent.py)."""
-    require_root()
+    tools.require_root()
     run_dir.chmod(0o755)
     argv = [sys.executable, "-IS", "-c", _CONNECT, str(start().path)]
     done = subprocess.run(argv, capture_output=True, text=True, check=True)

@@ -25,7 +25,7 @@ from fastipam.backup import backup, restore
 from fastipam.verify import verify
 
 from ..cni.plugin import Answer, Make, Plugin, environment
-from .conftest import require_root
+from ..e2e import tools
 from .disks import tmpfs
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def test_disk_full_at_every_step(tmp_path: Path) -> None:
     And what has failed has left no trace, giving back works as before, and with room again
     everything does.
     """
-    require_root()
+    tools.require_root()
     failed = 0
     with tmpfs(tmp_path / "small") as disk:
         for pages in range(2, 400):
@@ -284,8 +284,7 @@ def nobodys(
     request: pytest.FixtureRequest, tmp_path: Path, run_dir: Path
 ) -> Callable[[str, dict[str, Any]], Answer]:
     """The plugin, or the agent behind it, of a user who is not root."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can become another user")
+    tools.require_root()
     run_dir.chmod(0o777)
     for directory in (tmp_path, *tmp_path.parents):
         if str(directory).startswith("/tmp/") and os.stat(directory).st_uid == 0:

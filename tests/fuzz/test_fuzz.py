@@ -7,7 +7,7 @@ reach.
 from __future__ import annotations
 
 import os
-import shutil
+import platform
 import subprocess
 import sys
 import tempfile
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ..agent.processes import LONG
+from ..e2e import tools
 from . import inputs
 from .__main__ import ROOT
 from .targets import TARGETS
@@ -62,17 +63,14 @@ def _fuzz(name: str) -> str:
 
 def test_launcher() -> None:
     """The launcher under the sanitizers: nothing that it is sent or told makes it go wrong."""
-    if shutil.which("clang") is None:
-        if os.environ.get("FASTIPAM_REQUIRE_E2E") == "1":
-            pytest.fail("there is no clang")
-        pytest.skip("there is no clang: the launcher's fuzzer cannot be built")
+    tools.require_tools("clang")
     _fuzz("launcher")
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_atheris(name: str) -> None:
     """The coverage-guided fuzzers run, and find nothing."""
-    if sys.version_info >= (3, 14):
-        pytest.skip("atheris is not made for this interpreter")
-    pytest.importorskip("atheris", reason="atheris is not installed")
+    if sys.version_info >= (3, 14) or platform.machine() != "x86_64":
+        pytest.skip("atheris is not made for this interpreter and processor")
+    tools.require_module("atheris")
     _fuzz(name)

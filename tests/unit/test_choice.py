@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fastipam import records
-from fastipam.errors import PoolExhausted
+from fastipam.errors import AddressInUse, DuplicateAllocation, PoolExhausted, StoreCorrupt
 from fastipam.network import Network
 from fastipam.rangespec import parse_ranges
 
@@ -187,3 +187,92 @@ def test_what_cools_of_a_containers_ranges_is_taken_early(ipam: Ipam, clock: Clo
     ipam.network("n", "10.0.0.0/28").allocate("again")  # the ranges change: all are numbered anew
     host.release("b")
     assert [str(one.ip) for one in guest.allocate("c").addresses] == ["10.9.0.2", "10.0.0.6"]
+
+
+# What is said of an address or an owner that has one already --------------------------------------
+
+
+@pytest.mark.parametrize(("ifname", "whom"), [("eth0", "a eth0"), ("", "a")])
+def test_requested_and_in_use(ifname: str, whom: str, ipam: Ipam) -> None:
+    """Somebody has the address: it is said who."""
+    net = ipam.network("n", POOL)
+    net.allocate("a", ifname)
+    with pytest.raises(AddressInUse) as caught:
+        net.allocate("b", addresses=["10.0.0.2"])
+    error = caught.value
+    assert error.message == f"the requested address 10.0.0.2 is assigned to {whom}"
+    assert (error.address, error.owner, error.hint) == ("10.0.0.2", ("a", ifname), None)
+
+
+@pytest.mark.parametrize(
+    ("owner", "reason", "more"),
+    [
+        ("", "", ""),
+        ("ns/db-0", "", " for ns/db-0"),
+        ("", "printer", ": printer"),
+        ("ns/db-0", "printer", " for ns/db-0: printer"),
+    ],
+)
+def test_requested_and_reserved(owner: str, reason: str, more: str, ipam: Ipam) -> None:
+    """The address is reserved: it is said for whom, and why."""
+    net = ipam.network("n", POOL)
+    net.reserve("10.0.0.2", owner=owner, reason=reason)
+    with pytest.raises(AddressInUse) as caught:
+        net.allocate("b", addresses=["10.0.0.2"])
+    error = caught.value
+    assert error.message == f"the requested address 10.0.0.2 is reserved{more}"
+    assert (error.address, error.owner) == ("10.0.0.2", None)
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_owner_with_addresses(many: bool, ipam: Ipam) -> None:
+    """An owner that has addresses: which, and what to do."""
+    net = ipam.network("n", [POOL, "2001:db8::/64"])
+    net.allocate("a")
+    with pytest.raises(DuplicateAllocation) as caught:
+        net.allocate_many([("b", "eth0"), ("a", "eth0")]) if many else net.allocate("a")
+    error = caught.value
+    assert error.message == "10.0.0.2, 2001:db8::2 is assigned to a eth0 in network n already"
+    assert (error.addresses, error.owner) == (("10.0.0.2", "2001:db8::2"), ("a", "eth0"))
+    assert error.hint == 'DEL comes before a second ADD; or set "repeatAdd": "return"'
+
+
+def test_requested_and_not_known(ipam: Ipam) -> None:
+    """An address whose bit is set and that has no record is nobody's to have."""
+    net = ipam.network("n", POOL)
+    net.allocate("a")
+    key = records.address_key(1, 4, 0x0A000002)
+
+    def ask() -> None:
+        with ipam.transaction():
+            with ipam.store.write() as txn:
+                txn.delete(key, b"", ipam.store.db_leases)
+            net.allocate("b", addresses=["10.0.0.2"])
+
+    with pytest.raises(AddressInUse) as caught:
+        ask()
+    assert caught.value.message == "the requested address 10.0.0.2 is reserved"
+
+
+def test_release_that_the_lease_contradicts(ipam: Ipam) -> None:
+    """An owner's entry names an address that is another's: it is said, and nothing is freed."""
+    net = ipam.network("n", POOL)
+    net.allocate("a")
+    net.allocate("b\udcff")
+    store = ipam.store
+
+    def release(name: str) -> None:
+        with ipam.transaction():
+            with store.write() as txn:
+                owner = records.owner_key(records.network_prefix(1), records.owner_name(name, "e1"))
+                value = records.pack_addresses([(4, 0x0A000002)])
+                txn.put(owner, value, True, True, False, store.db_owners)
+            net.release(name, "e1")
+
+    for name in ("b", "b\udcff"):
+        with pytest.raises(StoreCorrupt) as caught:
+            release(name)
+        error = caught.value
+        assert error.message == (f"10.0.0.2 is entered for {name} e1, but its lease says otherwise")
+        assert (error.path, error.hint) == (store.path, records.CHECK_HINT)
+    assert net.stats()["assigned"] == 2

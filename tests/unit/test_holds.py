@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from tests.conftest import Clock
 
-from fastipam import AddressInUse, ConfigError, PoolExhausted, records
+from fastipam import AddressInUse, ConfigError, PoolExhausted, StoreCorrupt, holds, records
+from fastipam.holds import Reservation
 from fastipam.ipam import Ipam
 from fastipam.network import Network
 from fastipam.policy import Policy
@@ -160,6 +163,145 @@ def test_reservation_outside_after_a_change(ipam: Ipam) -> None:
     other = ipam.network("n", "10.0.1.0/24")
     other.allocate("b")
     assert other.stats() == {"size": 255, "assigned": 2, "cooling": 0, "reserved": 1, "free": 252}
+
+
+# By hand: which addresses, and what the refusals say ------------------------------------------
+
+
+def test_every_address_of_a_target(ipam: Ipam) -> None:
+    """Of a target those that the ranges can assign, the first and the last of each range, too."""
+    net = ipam.network("n", [[POOL, "10.0.1.0/29"], "2001:db8::/126"])
+    assert [value & 0xFFF for _, value in net.reserve("10.0.0.6-10.0.1.2")] == [0x006, 0x102]
+    assert net.reserve("10.0.0.2") == [(4, 0x0A000002)]
+    assert net.reserve("10.0.1.6") == [(4, 0x0A000106)]
+    assert [value & 0xFF for _, value in net.reserve("2001:db8::/64")] == [2, 3]
+    assert [value & 0xF for _, value in net.unreserve("::/0")] == [2, 3]
+    assert net.stats()["reserved"] == 4
+
+
+def test_most_at_once(ipam: Ipam, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many addresses as are allowed at once are reserved; one more is refused with the way."""
+    monkeypatch.setattr(holds, "_MOST_AT_ONCE", 4)
+    net = ipam.network("n", [POOL, "10.0.1.0/29"])
+    with pytest.raises(ConfigError) as caught:
+        net.reserve("10.0.0.5-10.0.1.4")
+    error = caught.value
+    assert (error.message, error.field, error.value, error.hint) == (
+        "10.0.0.5-10.0.1.4 has 5 addresses, more than 4",
+        "target",
+        "10.0.0.5-10.0.1.4",
+        "exclude them in the configuration instead",
+    )
+    assert net.stats()["reserved"] == 0
+    assert len(net.reserve("10.0.0.5-10.0.1.3")) == 4
+
+
+def test_target_outside(ipam: Ipam) -> None:
+    """A target that the ranges cannot assign is refused with the ranges there are."""
+    net = ipam.network("n", [POOL, "2001:db8::/126"])
+    with pytest.raises(ConfigError) as caught:
+        net.reserve("10.0.0.0/31")
+    error = caught.value
+    assert (error.message, error.field, error.value, error.hint) == (
+        "10.0.0.0/31 has no address that the ranges can assign",
+        "target",
+        "10.0.0.0/31",
+        "the ranges are 10.0.0.1-10.0.0.6; 2001:db8::1-2001:db8::3",
+    )
+
+
+def test_several_that_cool_or_are_given_back(ipam: Ipam) -> None:
+    """Each cooling address that is reserved, and each reserved one given back, is counted."""
+    net = ipam.network("n", POOL)
+    for name in "abcd":
+        net.allocate(name)
+    net.release("a")
+    net.release("b")
+    net.reserve("10.0.0.2-10.0.0.5")
+    assert net.stats() == {"size": 5, "assigned": 2, "cooling": 0, "reserved": 2, "free": 1}
+    net.release("c")
+    net.release("d")
+    assert net.stats() == {"size": 5, "assigned": 0, "cooling": 0, "reserved": 4, "free": 1}
+
+
+def test_events_of_reservations(ipam: Ipam) -> None:
+    """A reservation is no assignment: its events have no generation."""
+    net = ipam.network("n", POOL)
+    net.reserve("10.0.0.3", owner="ns/db-0")
+    net.unreserve("10.0.0.3")
+    assert [(one.kind, one.generation, one.container_id) for one in net.history()] == [
+        ("reserved", 0, "ns/db-0"),
+        ("unreserved", 0, "ns/db-0"),
+    ]
+
+
+def test_one_of_an_owners_reservations_ends(ipam: Ipam) -> None:
+    """The others stay his: he gets them, in their order, as long as there is one."""
+    net = ipam.network("n", POOL, cooldown_s=0)
+    net.reserve("10.0.0.4-10.0.0.6", owner="box")
+    net.unreserve("10.0.0.5")
+    assert last(net, "box") == 4
+    net.release("box")
+    net.unreserve("10.0.0.4")
+    assert last(net, "box") == 6
+    net.release("box")
+    net.unreserve("10.0.0.6")
+    assert last(net, "box") == 2
+
+
+def test_kept_under_several_names(ipam: Ipam) -> None:
+    """An owner has what is kept for its container and what is kept for its pod, in every set."""
+    net = ipam.network("n", [POOL, "10.0.1.0/29"])
+    net.reserve("10.0.0.5", owner="ns/db-0")
+    net.reserve("10.0.1.6", owner="box")
+    lease = net.allocate("box", **POD)  # type: ignore[arg-type]
+    assert [one.value & 0xFFF for one in lease.siblings] == [0x005, 0x106]
+
+
+def test_reservation_as_text() -> None:
+    """What a debugger shows: the address, and for whom it is."""
+    assert repr(Reservation(4, 0x0A000002, "ns/a")) == "<Reservation 10.0.0.2 for 'ns/a'>"
+    assert repr(Reservation(6, 1, "")) == "<Reservation ::1 for 'nobody'>"
+
+
+def _without_a_record(ipam: Ipam, db: str, call: Callable[[], object]) -> None:
+    """Make a call while a database lacks 10.0.0.2; it fails, and the store is whole again."""
+    with ipam.transaction():
+        with ipam.store.write() as txn:
+            key = records.address_key(1, 4, 0x0A000002)
+            assert txn.delete(key, b"", getattr(ipam.store, f"db_{db}"))
+        call()
+
+
+def test_reserving_what_nobody_knows(ipam: Ipam) -> None:
+    """An address whose bit is set and that has no record is refused, with the command to run."""
+    net = ipam.network("n", POOL)
+    net.allocate("a")
+    with pytest.raises(AddressInUse) as caught:
+        _without_a_record(ipam, "leases", lambda: net.reserve("10.0.0.2"))
+    error = caught.value
+    assert (error.message, error.address, error.hint) == (
+        "10.0.0.2 is taken, and the store does not say by whom",
+        "10.0.0.2",
+        records.CHECK_HINT,
+    )
+
+
+def test_kept_without_a_reservation(ipam: Ipam, clock: Clock) -> None:
+    """An address whose time is over and that has no reservation is damage: nothing is freed."""
+    net = ipam.network("n", POOL, sticky_s=100)
+    net.allocate("one", **POD)  # type: ignore[arg-type]
+    net.release("one")
+    clock.advance(101)
+    with pytest.raises(StoreCorrupt) as caught:
+        _without_a_record(ipam, "reservations", lambda: net.allocate("two"))
+    error = caught.value
+    assert (error.message, error.path, error.hint) == (
+        "10.0.0.2 is kept for an owner, and has no reservation",
+        ipam.store.path,
+        records.CHECK_HINT,
+    )
+    assert [one.address for one in net.reservations()] == ["10.0.0.2"]
 
 
 # What the store remembers -----------------------------------------------------------------------
@@ -331,6 +473,44 @@ def test_sticky_by_interface(ipam: Ipam) -> None:
     assert net.stats()["reserved"] == 4
     after = [str(net.allocate("b", name, **POD).addresses) for name in ("eth1", "eth0")]  # type: ignore[arg-type]
     assert after == before[::-1]
+
+
+def test_sticky_begins_anew(ipam: Ipam, clock: Clock) -> None:
+    """Who has a kept address again has no reservation; its time begins with the next release."""
+    net = ipam.network("n", POOL, sticky_s=100)
+    net.allocate("one", **POD)  # type: ignore[arg-type]
+    net.release("one")
+    clock.advance(60)
+    assert last(net, "two", **POD) == 2
+    assert list(net.reservations()) == []
+    clock.advance(60)
+    net.release("two")
+    clock.advance(60)
+    (kept,) = net.reservations()
+    assert (kept.address, kept.reason) == ("10.0.0.2", "sticky")
+    assert last(net, "three", **POD) == 2
+
+
+def test_sticky_beside_an_operators_reservation(ipam: Ipam) -> None:
+    """What an operator keeps for a pod stays when the pod's last address is kept for it, too."""
+    net = ipam.network("n", POOL, sticky_s=100)
+    assert last(net, "one", ifname="", **POD) == 2
+    net.reserve("10.0.0.5", owner="ns/db-0")
+    net.release("one", "")
+    assert {one.address: one.sticky for one in net.reservations()} == {
+        "10.0.0.2": True,
+        "10.0.0.5": False,
+    }
+
+
+def test_sticky_for_a_name_that_is_no_text(ipam: Ipam) -> None:
+    """A pod's name with bytes that are no UTF-8 is a name like any other."""
+    pod = {"pod_namespace": "ns", "pod_name": "db\udcff"}
+    net = ipam.network("n", POOL, sticky_s=100)
+    assert last(net, "one", **pod) == 2
+    net.release("one")
+    assert [one.owner for one in net.reservations()] == ["ns/db\udcff"]
+    assert [last(net, "x"), last(net, "two", **pod)] == [3, 2]
 
 
 def test_not_a_pod(ipam: Ipam) -> None:

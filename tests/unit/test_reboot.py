@@ -14,6 +14,7 @@ from fastipam import PoolExhausted, reboot, store
 from fastipam.backup import backup, restore
 from fastipam.errors import AddressInUse, DuplicateAllocation, StoreUnavailable
 from fastipam.ipam import Ipam
+from fastipam.ledger import read_state
 from fastipam.sweep import finish_reboot
 from fastipam.verify import verify
 
@@ -251,3 +252,48 @@ def test_unreadable_boot_id(
     monkeypatch.setattr(store, "_BOOT_ID", str(tmp_path / "boot_id"))
     with pytest.raises(StoreUnavailable, match="cannot read"):
         fastipam.open(data_dir)
+
+
+def test_networks_one_after_the_other(boot: Boot) -> None:
+    """Each network's leases are given back, whatever comes behind them in the store."""
+    names = ("one", "two", "three")
+    with boot("one") as ipam:
+        for name in names:
+            ipam.network(name, POOL).allocate_many([(f"c{at}", "eth0") for at in range(40)])
+    with boot("two") as ipam:
+        for name in names:
+            ipam.network(name).allocate("new")
+            ipam.network(name).allocate("newer")
+        assert [ipam.network(name).stats()["assigned"] for name in names] == [2, 2, 2]
+        assert not ipam.store.unswept
+
+
+def test_where_the_search_goes_on(boot: Boot) -> None:
+    """The next step begins at the lease that the limit spared, also at address 0; then it ends."""
+    ranges = ["10.0.0.0/24", {"subnet": "::/64", "rangeStart": "::", "gateway": "::1"}]
+    with boot("one") as ipam:
+        net = ipam.network("n", ranges)
+        net.allocate_many([(f"c{at}", "eth0") for at in range(3)])
+    with boot("two") as ipam:
+        net = ipam.network("n")
+        found = []
+        for _ in range(2):
+            assert net.sweep_reboot(3)
+            with ipam.store.read() as txn:
+                state = read_state(txn, ipam.store, 1)
+            found.append((state.sweep, state.swept == ipam.store.boot))
+        assert found == [((6, 0), False), ((0, 0), True)]
+        assert not net.sweep_reboot(3)
+
+
+def test_progress_of_the_search(boot: Boot) -> None:
+    """How many leases were looked at, about, over all networks."""
+    with boot("one") as ipam:
+        for name in ("one", "two"):
+            ipam.network(name, POOL).allocate("a")
+    with boot("two") as ipam:
+        steps: list[int] = []
+        assert finish_reboot(ipam, steps.append) == 2 * reboot.BATCH
+        assert steps == [reboot.BATCH, 2 * reboot.BATCH]
+        assert finish_reboot(ipam, steps.append) == 0
+        assert len(steps) == 2

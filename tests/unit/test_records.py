@@ -10,7 +10,6 @@ from fastipam import records
 from fastipam.errors import ConfigError, StoreCorrupt
 from fastipam.lease import Owner
 from fastipam.records import ASSIGNED, COOLING, Record
-from fastipam.state import NetworkState
 
 # Texts as the environment gives them: undecodable bytes are lone low surrogates.
 TEXT = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=9)
@@ -166,44 +165,3 @@ def test_half_a_surrogate_pair() -> None:
         records.encode("name", "\ud800")
     assert caught.value.field == "name"
     assert records.encode("name", "\udcff") == b"\xff"
-
-
-def test_state_round_trip() -> None:
-    """A network's numbers and cursors are read back as they were written."""
-    state = NetworkState(7, None)
-    state.generation, state.assigned, state.offset = 5, 3, -9
-    state.move_cursor(2, 6, 2**128 - 1)
-    state.move_cursor(0, 4, 77)
-    again = NetworkState(7, state.pack())
-    assert (again.generation, again.assigned, again.offset, again.used) == (5, 3, -9, 3)
-    assert again.cursor(2, 6) == 2**128 - 1
-    assert again.cursor(0, 4) == 77
-    assert [again.cursor(0, 6), again.cursor(1, 4), again.cursor(2, 4), again.cursor(3, 4)] == [
-        None
-    ] * 4
-    again.move_cursor(0, 6, 1)
-    assert (again.cursor(0, 4), again.cursor(0, 6), again.cursor(2, 6)) == (None, 1, 2**128 - 1)
-
-
-@pytest.mark.parametrize("cut", [0, 10, 57, 60])
-def test_unreadable_state(cut: int) -> None:
-    """A network's state that cannot be read is damage."""
-    state = NetworkState(7, None)
-    state.move_cursor(0, 4, 77)
-    with pytest.raises(StoreCorrupt, match="state cannot be read"):
-        NetworkState(7, state.pack()[:cut])
-
-
-@given(st.lists(st.integers(-(10**12), 10**12), max_size=20))
-def test_network_clock_never_steps_back(steps: list[int]) -> None:
-    """The network's clock follows the wall clock, never further, but by 1 ns when it steps back."""
-    state = NetworkState(7, None)
-    wall = 10**15
-    before = state.tick(wall)
-    for step in steps:
-        wall = max(wall + step, 0)
-        now = state.tick(wall)
-        assert before < now <= before + max(step, 1)
-        again = state.tick(wall + 5)
-        assert again == now + 5
-        wall, before = wall + 5, again

@@ -219,15 +219,18 @@ def test_second_add_in_a_living_namespace(
     assert names(net) == ["a", "b"]
 
 
-def test_mounts_that_do_not_come_here(ipam: Ipam, net: Network, run: Path, clock: Clock) -> None:
+@pytest.mark.parametrize("mount_ns", [0, 1])
+def test_mounts_that_do_not_come_here(
+    ipam: Ipam, net: Network, run: Path, clock: Clock, mount_ns: int
+) -> None:
     """Where new mounts are not seen, what was mounted later looks like a plain file: it stays.
 
     An agent in a container without mount propagation sees the namespaces that were there before
     it, and of the others the files on which they are mounted.
     """
-    start(net, run, "before", mount_ns=1)
+    start(net, run, "before", mount_ns=mount_ns)
     (run / "later").touch()
-    net.allocate("later", netns=str(run / "later"), inode=7, born_ns=8, mount_ns=1)
+    net.allocate("later", netns=str(run / "later"), inode=7, born_ns=8, mount_ns=mount_ns)
     for _ in range(3):
         report = sweep(ipam)
         assert numbers(report) == (2, 0, 0, 1)
@@ -356,6 +359,97 @@ def test_note_that_cannot_be_read(ipam: Ipam, net: Network, run: Path) -> None:
         txn.put(key, b"?", True, True, False, ipam.store.db_missing)
     assert numbers(sweep(ipam, grace_s=0)) == (1, 1, 0, 0)
     assert numbers(sweep(ipam, grace_s=0)) == (1, 0, 1, 0)
+
+
+def test_restored_meanwhile(
+    ipam: Ipam, net: Network, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backup that is restored during the look, without the network: there is nothing to do."""
+    backup(ipam.store, tmp_path / "before")
+    start(net, run, "a").unlink()
+    looks = 0
+    real = os.lstat
+
+    def late(path: str, **options: object) -> os.stat_result:
+        nonlocal looks
+        if str(path).endswith("netns/a"):
+            looks += 1
+            if looks == 2:  # the one that is judged
+                restore(ipam.store, tmp_path / "before", replace=True)
+        return real(path, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("fastipam.lease.os.lstat", late)
+    assert numbers(sweep(ipam)) == (1, 0, 0, 0)
+    assert ipam.networks() == []
+
+
+def test_reports_add_up(
+    ipam: Ipam, run: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is found a few leases at a time, in several networks, is in one report, in order."""
+    monkeypatch.setattr("fastipam.sweep._BATCH", 2)
+    for name in ("m", "n"):
+        net = ipam.network(name, POOL)
+        for at in range(3):
+            start(net, run, f"{name}-alive{at}")
+            start(net, run, f"{name}-dead{at}").unlink()
+            net.allocate(f"{name}-odd{at}")
+    wanted = [f"{name}-dead{at}" for name in ("m", "n") for at in range(3)]
+    steps: list[int] = []
+    report = sweep(ipam, progress=steps.append)
+    assert [lease.container_id for lease in report.missing] == wanted
+    assert [lease.container_id for lease, _ in report.unknown] == [
+        f"{name}-odd{at}" for name in ("m", "n") for at in range(3)
+    ]
+    assert steps == sorted(steps)
+    assert (steps[-1], report.looked, report.released) == (18, 18, [])
+    assert missing_count(ipam.store) == 6
+    clock.advance(60)
+    report = sweep(ipam)
+    assert [lease.container_id for lease in report.released] == wanted
+    assert (report.looked, report.missing, missing_count(ipam.store)) == (18, [], 0)
+
+
+def test_many_doubts(
+    ipam: Ipam, net: Network, run: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Doubted leases with a witness go, those without lose their note, however many there are."""
+    monkeypatch.setattr("fastipam.sweep._BATCH", 2)
+    living = [start(net, run, f"living{at}") for at in range(5)]
+    for path in living:
+        path.rename(run / f"{path.name}-away")
+    replaced = [start(net, run, f"old{at}") for at in range(3)]
+    assert numbers(sweep(ipam)) == (8, 5, 0, 0)
+    for path in living:  # it is there again, mounted anew
+        (run / f"{path.name}-away").rename(path)
+        make_anew(path)
+    for at, path in enumerate(replaced):
+        make_anew(path)
+        add(net, path, f"new{at}")
+    assert numbers(sweep(ipam)) == (11, 3, 0, 0)
+    assert missing_count(ipam.store) == 3
+    clock.advance(60)
+    assert [lease.container_id for lease in sweep(ipam).released] == ["old0", "old1", "old2"]
+    assert missing_count(ipam.store) == 0
+
+
+def test_notes_that_are_forgotten(
+    ipam: Ipam, net: Network, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The notes of leases that ended go, of this network alone, however many there are."""
+    monkeypatch.setattr("fastipam.sweep._BATCH", 2)
+    other = ipam.network("other", POOL)
+    for at in range(5):
+        start(net, run, f"a{at}").unlink()
+        start(other, run, f"b{at}").unlink()
+    assert len(sweep(ipam).missing) == 10
+    for at in range(5):
+        net.release(f"a{at}")
+        other.release(f"b{at}")
+    sweep(ipam, network="other")
+    assert missing_count(ipam.store) == 5
+    sweep(ipam)
+    assert missing_count(ipam.store) == 0
 
 
 def test_many(ipam: Ipam, run: Path, clock: Clock) -> None:

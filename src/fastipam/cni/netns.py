@@ -38,9 +38,9 @@ def identify(asked: Request, own_path: str, said: str = "") -> tuple[int, int, i
             "CNI_NETNS_OVERRIDE=1 allows it",
         )
     here = mount_namespace()
-    if mount not in (0, here) and _identity(asked.netns) == theirs:
-        mount = 0  # the path means the same where this process is
-    return theirs[1], mount or here, born_ns
+    if mount != here and _identity(asked.netns) == theirs:
+        mount = here  # the path means the same where this process is
+    return theirs[1], mount, born_ns
 
 
 def read(said: str) -> Seen | None:
@@ -89,7 +89,7 @@ def _look(asked: Request, own_path: str) -> Seen:
     except (OSError, ValueError):
         return None, None, 0, 0
     own = None if asked.netns_override else _identity(own_path)
-    return (device, inode), own, 0, born_ns
+    return (device, inode), own, mount_namespace(), born_ns
 
 
 def _identity(path: str) -> Identity | None:
