@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from bench import arguments as command_line
 from bench import compare, machine, measure, memory, processes, report
-from bench.errors import Missing
 from bench.results import Results, read
 from bench.workloads import measure as workloads
 
@@ -64,28 +63,26 @@ def _run(parts: list[str], arguments: argparse.Namespace, scratch: Path) -> Resu
 
 def _require(parts: list[str]) -> None:
     """What is missing is said before anything is measured."""
+    memory.require("matplotlib")
     if "peers" in parts or "workloads" in parts:
-        memory.require_peers()
+        memory.require()
     if "process" in parts or "workloads" in parts:
         processes.require_peers()
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status: 0 all bars met, 1 one missed, 2 something is missing."""
+    """Exit status: 0 all bars met, 1 one missed. Raises Missing and Failed."""
     words = sys.argv[1:] if argv is None else argv
     if words[:1] == ["compare"]:
         return compare.main(words[1:])
     arguments = _arguments(words)
     parts = command_line.chosen(arguments, PARTS)
-    try:
-        _require(parts)
-        before = read(arguments.against) if arguments.against else None
-        with tempfile.TemporaryDirectory(prefix="bench-", dir=arguments.scratch) as scratch:
-            results = _run(parts, arguments, Path(scratch))
-        found = measure.compare(results, before) if before else []
-    except Missing as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    _require(parts)
+    command_line.prepare(arguments.output)
+    before = read(arguments.against) if arguments.against else None
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=arguments.scratch) as scratch:
+        results = _run(parts, arguments, Path(scratch))
+    found = measure.compare(results, before) if before else []
     text = report.render(results, found)
     print(text)
     _write(results, text, arguments.output)
@@ -98,11 +95,10 @@ def main(argv: list[str] | None = None) -> int:
 def _write(results: Results, text: str, directory: Path) -> None:
     from bench import plots  # matplotlib takes a while: not before it is wanted
 
-    directory.mkdir(parents=True, exist_ok=True)
     (directory / "report.md").write_text(text)
     results.write(directory / "samples.json")
     plots.draw(results, directory)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line.to_its_end(main))

@@ -1,12 +1,16 @@
-"""What the entry points have in common: the command line, and the parts, one after the other."""
+"""What the entry points have in common: the command line, the parts in order, and the end."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from bench.errors import Failed, Missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +39,16 @@ def parser(
     return made
 
 
+def prepare(output: Path) -> None:
+    """Make the directory for the report. Missing when nothing can be written there."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Missing(f"--output {output}: {error.strerror}") from error
+    if not os.access(output, os.W_OK):
+        raise Missing(f"--output {output} cannot be written")
+
+
 def chosen(arguments: argparse.Namespace, parts: Sequence[str]) -> list[str]:
     """The parts to measure, in their order."""
     return [part for part in parts if part in (arguments.only or parts)]
@@ -47,3 +61,19 @@ def run(parts: Sequence[str], work: Mapping[str, Callable[[], object]]) -> None:
         print(f"measuring: {part} … ", end="", file=sys.stderr, flush=True)
         work[part]()
         print(f"{time.perf_counter() - start:.0f} s", file=sys.stderr)
+
+
+def to_its_end(main: Callable[[], int]) -> int:
+    """What ``main`` returns; 2 for what is missing or fails, 130 for Ctrl-C and SIGTERM.
+
+    Both signals unwind the stack, so that processes, namespaces and directories are cleaned up.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return main()
+    except (Missing, Failed) as error:
+        print(f"\nerror: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted: no report was written", file=sys.stderr)
+        return 130

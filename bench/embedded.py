@@ -28,8 +28,10 @@ import fastipam
 import fastipam.ipam
 from bench import machine
 from bench.agent.service import Agent
-from bench.errors import Missing
-from bench.processes import install_plugin, spawn
+from bench.arguments import prepare, to_its_end
+from bench.children import spawn
+from bench.errors import Failed, Missing
+from bench.processes import install_plugin
 from bench.sampling import Samples, Subject, interleave, ratio
 from fastipam.agent import protocol
 
@@ -151,10 +153,16 @@ def warm_parent(handle: Any, path: Path) -> Iterator[int]:
         listener.listen(16)
         server = os.fork()
         if not server:
-            while True:
-                connection, _ = listener.accept()
-                with connection, suppress(Exception):
-                    _answer(handle, connection)
+            # It has the parent's blocks on its stack, and must not leave them: they clean up.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            try:
+                while True:
+                    connection, _ = listener.accept()
+                    with connection, suppress(Exception):
+                        _answer(handle, connection)
+            finally:
+                os._exit(1)
         try:
             yield server
         finally:
@@ -255,7 +263,7 @@ def measure(scratch: Path, rounds: int, leases: int) -> tuple[Samples, Samples]:
 def _run(way: Way, verb: str) -> None:
     status = way.call(verb)
     if status:
-        raise RuntimeError(f"{way.name}: {verb} ended with status {status}")
+        raise Failed(f"{way.name}: {verb} ended with status {status}")
 
 
 def _subject(way: Way, used: list[float]) -> Subject:
@@ -277,15 +285,15 @@ def processor_ns(server: int) -> float:
 
 
 def _try_out(way: Way, place: Place) -> None:
-    """An ADD whose effect is looked at: the container reaches the gateway. RuntimeError if not."""
+    """An ADD whose effect is looked at: the container reaches the gateway. Failed if not."""
     try:
         _run(way, "ADD")
-    except RuntimeError as error:
-        raise RuntimeError(f"{error}: {Path(place.output).read_text()[-800:]}") from None
+    except Failed as error:
+        raise Failed(f"{error}: {Path(place.output).read_text()[-800:]}") from None
     ping = ["nsenter", f"--net={place.netns}", "ping", "-n", "-q", "-c1", "-w5", place.gateway]
     done = subprocess.run(ping, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"{way.name}: the gateway does not answer: {done.stdout}{done.stderr}")
+        raise Failed(f"{way.name}: the gateway does not answer: {done.stdout}{done.stderr}")
     _run(way, "DEL")
 
 
@@ -318,13 +326,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="a Markdown file for the table")
     parser.add_argument("--scratch", type=Path, help="a directory on the disk to measure")
     options = parser.parse_args(argv)
-    try:
-        require()
-        with tempfile.TemporaryDirectory(prefix="bench-", dir=options.scratch) as scratch:
-            samples, used = measure(Path(scratch), options.rounds, options.leases)
-    except Missing as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    require()
+    if options.output:
+        prepare(options.output.parent)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=options.scratch) as scratch:
+        samples, used = measure(Path(scratch), options.rounds, options.leases)
     facts = machine.facts()
     about = ", ".join(facts[key] for key in ("machine", "system", "python", "date"))
     command = f"python -m bench.embedded --rounds {options.rounds} --leases {options.leases}"
@@ -336,4 +342,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(to_its_end(main))

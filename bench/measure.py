@@ -84,7 +84,7 @@ def in_memory(results: Results, effort: Effort) -> None:
 
 def peers(results: Results, effort: Effort, scratch: Path) -> None:
     """A pair of every peer at every size and fill, by pytest-benchmark."""
-    memory.require_peers()
+    memory.require()
     output = scratch / "peers.json"
     chosen = " or ".join(effort.peers)
     command = [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from ipaddress import IPv4Address, IPv4Network
 from itertools import repeat
 from random import Random
@@ -26,21 +27,16 @@ PREFIXES = (24, 20, 16, 12)
 FILLS = (0.0, 0.5, 0.99, 0.9999)
 BASE = int(IPv4Address("10.32.0.0"))
 SEED = 20260101  # the same scattered addresses in every run
-LIBRARIES = ("bitarray", "pyroaring", "netaddr")
+LIBRARIES = ("bitarray", "pyroaring", "netaddr", "pytest_benchmark")
 CALLS = 10_000
 
 
-def require_peers() -> None:
-    """Raise Missing that names every peer library that cannot be imported."""
-    absent = []
-    for name in LIBRARIES:
-        try:
-            import_module(name)
-        except ImportError:
-            absent.append(name)
+def require(*libraries: str) -> None:
+    """Raise Missing that names every library, of these or the peers, that is not installed."""
+    absent = [name for name in libraries or LIBRARIES if find_spec(name) is None]
     if absent:
         raise Missing(
-            f"peer libraries are missing: {', '.join(absent)}; "
+            f"libraries are missing: {', '.join(absent)}; "
             "install the dependency group `bench` (pip install --group bench)"
         )
 

@@ -14,7 +14,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.errors import Missing
+from bench.children import spawn
+from bench.errors import Failed, Missing
 from bench.sampling import Subject
 from bench.stores import CONTAINER, IFNAME, NETWORK, SUBNET
 
@@ -102,19 +103,19 @@ class Plugin:
         }
 
     def call(self, command: str, output: str = os.devnull) -> None:
-        """One ADD or DEL. RuntimeError when the plugin fails."""
+        """One ADD or DEL. Failed when the plugin fails."""
         environment = self.environment(command)
         status = spawn([str(self.binary)], environment, str(self.input), output)
         if status:
-            raise RuntimeError(f"{self.name}: {command} ended with status {status}")
+            raise Failed(f"{self.name}: {command} ended with status {status}")
 
     def try_out(self) -> None:
-        """An ADD whose answer is looked at, and a DEL. RuntimeError when there is no address."""
+        """An ADD whose answer is looked at, and a DEL. Failed when there is no address."""
         answer = self.scratch / "answer"
         self.call("ADD", str(answer))
         address = json.loads(answer.read_text())["ips"][0]["address"]
         if not address.endswith("/12"):
-            raise RuntimeError(f"{self.name}: ADD gave {address}")
+            raise Failed(f"{self.name}: ADD gave {address}")
         self.call("DEL")
 
     def subjects(self) -> list[Subject]:
@@ -143,28 +144,13 @@ def host_local(leases: int, scratch: Path) -> Plugin:
     return Plugin(f"host-local, {leases:,} leases", HOST_LOCAL, data, scratch)
 
 
-def spawn(command: list[str], environment: dict[str, str], source: str, output: str) -> int:
-    """Start a program, wait for its end and return its exit status."""
-    process = begin(command, environment, source, output)
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-
-
-def begin(command: list[str], environment: dict[str, str], source: str, output: str) -> int:
-    """Start a program and return its process id."""
-    actions = [
-        (os.POSIX_SPAWN_OPEN, 0, source, os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 1, output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
-    ]
-    return os.posix_spawn(command[0], command, environment, file_actions=actions)
-
-
 def start(name: str, *command: str) -> Subject:
     """A program that does nothing."""
     environment = {"PATH": os.environ.get("PATH", os.defpath)}
 
     def run() -> None:
         if spawn(list(command), environment, os.devnull, os.devnull):
-            raise RuntimeError(f"{name} failed")
+            raise Failed(f"{name} failed")
 
     return Subject(name, 1, run)
 

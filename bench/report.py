@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bench import memory
-from bench.tables import duration, table
+from bench.tables import digits, duration, table
 from bench.workloads import report as workloads
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ def _verdicts(results: Results) -> str:
     rows = [
         (
             one.bar.name,
-            f"{one.figure:.3g} {one.bar.unit}",
-            f"{one.bar.limit:.3g} {one.bar.unit}",
+            f"{digits(one.figure)} {one.bar.unit}",
+            f"{digits(one.bar.limit)} {one.bar.unit}",
             "met" if one.met else "MISSED",
         )
         for one in results.verdicts
@@ -89,7 +89,7 @@ def _peer_cell(results: Results, peer: str, prefix: int, fill: float) -> str:
     base = results.peer("fastipam", prefix, fill)
     if cost is None or base is None:
         return "-"
-    return duration(cost) if peer == "fastipam" else f"{duration(cost)} ({cost / base:.3g}x)"
+    return duration(cost) if peer == "fastipam" else f"{duration(cost)} ({digits(cost / base)}x)"
 
 
 def _stores(results: Results) -> str:

@@ -93,6 +93,15 @@ def read(path: Path) -> Results:
     """An earlier run's file. Missing when there is none or it is none."""
     try:
         document = json.loads(path.read_text())
-        return Results(document["facts"], document["samples"], document["peers"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Missing(f"the baseline {path} cannot be read: {error}") from error
+        facts, samples, peers = (document[key] for key in ("facts", "samples", "peers"))
+        found = Results(dict(facts), _checked(samples), _checked(peers))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Missing(f"{path} cannot be read as a run's samples.json: {error}") from error
+    return found
+
+
+def _checked(samples: Samples) -> Samples:
+    for name, values in samples.items():
+        if min(values, default=1.0) <= 0:
+            raise ValueError(f"{name!r} has samples that are not above 0")
+    return samples

@@ -10,13 +10,20 @@ if TYPE_CHECKING:
 _UNITS = ((1e9, "s"), (1e6, "ms"), (1e3, "us"), (1.0, "ns"))
 
 
+def digits(value: float) -> str:
+    """Three significant digits, as people write them: 1.8, 23.4, 5,060."""
+    rounded = float(f"{value:.3g}")
+    return f"{rounded:,.0f}" if rounded >= 1000 else f"{rounded:g}"
+
+
 def duration(nanoseconds: float | None) -> str:
     """Three digits and a unit; a dash for what was not measured."""
     if nanoseconds is None:
         return "-"
+    nanoseconds = float(f"{nanoseconds:.3g}")  # first: 999.9 ns are 1 us
     for size, unit in _UNITS:
         if nanoseconds >= size:
-            return f"{nanoseconds / size:.3g} {unit}"
+            return f"{digits(nanoseconds / size)} {unit}"
     return f"{nanoseconds:.2g} ns"
 
 

@@ -16,11 +16,11 @@ import json
 import os
 import socket
 import sys
-from base64 import b32encode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
-from ipaddress import ip_interface, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
+from pathlib import Path
 from typing import Any
 
 from pyroute2 import IPRoute, NetlinkError
@@ -28,8 +28,8 @@ from pyroute2.netns import setns
 
 import fastipam.cni
 
-VERSIONS = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
-NODAD = 0x02  # IFA_F_NODAD: the store knows that nobody else has the address
+VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
+NODAD, UP = 0x02, 0x01  # IFA_F_NODAD: the store knows that nobody else has the address; IFF_UP
 
 
 class Fault(Exception):
@@ -45,55 +45,56 @@ class Request:
         try:
             self.conf: dict[str, Any] = json.loads(stdin)
             self.version = self.conf.get("cniVersion", "0.1.0")
-            self.name = str(self.conf.get("name", ""))
         except (ValueError, AttributeError) as error:
             raise Fault(6, f"the network configuration is no JSON object: {error}") from None
         if self.version not in VERSIONS:
             raise Fault(1, f"cniVersion {self.version} is not supported", ", ".join(VERSIONS))
+        if isinstance(self.conf.get("ipam"), dict):
+            self.conf["ipam"].setdefault("repeatAdd", "return")
+        self.name = str(self.conf.get("name", ""))
         self.bridge, self.mtu = self.conf.get("bridge") or "v-net-0", self.conf.get("mtu") or 1500
 
     def port(self, *owner: str) -> str:
-        """The host's end of a container's pair: "f", 20 bits of the network's digest, 50 of all."""
+        """The host's end of a container's pair: "f", 20 bits of the network's digest, 36 of all."""
         owner = owner or (self.environ.get("CNI_CONTAINERID", ""), self.ifname)
-        return f"f{_digest(self.name)[:4]}{_digest(self.name, *owner)[:10]}"
+        network, pair = (blake2b("\0".join((self.name, *of)).encode()) for of in ((), owner))
+        return f"f{network.hexdigest()[:5]}{pair.hexdigest()[:9]}"
 
     def ipam(self, **variables: str) -> dict[str, Any]:
         """Ask fastipam, in process. What it refuses (it checks all it is given) is refused here."""
-        conf = {**self.conf, "ipam": {"repeatAdd": "return", **self.conf.get("ipam", {})}}
-        status, raw = fastipam.cni.handle(self.environ | variables, json.dumps(conf).encode())
+        status, raw = fastipam.cni.handle(self.environ | variables, json.dumps(self.conf).encode())
         answer: dict[str, Any] = json.loads(raw) if raw else {}
         if status:
             raise Fault(answer["code"], answer["msg"], answer.get("details", ""))
         return answer
 
 
-def _digest(*texts: str) -> str:
-    return b32encode(blake2b("\0".join(texts).encode(), digest_size=10).digest()).decode().lower()
-
-
 def inside(path: str) -> IPRoute:
     """A netlink socket in another network namespace; only this thread goes there, and returns."""
-    with open("/proc/thread-self/ns/net") as home, open(path) as there:
-        setns(there.fileno())
+    with open("/proc/thread-self/ns/net") as home:
         try:
+            with open(path) as there:
+                setns(there.fileno())
             return IPRoute()
+        except OSError as error:
+            raise Fault(4, f"CNI_NETNS: {path!r} is no network namespace", str(error)) from None
         finally:
             setns(home.fileno())
 
 
 @contextmanager
-def allow(code: int) -> Iterator[None]:
-    """Let it pass that something is there already (EEXIST), or gone already (ENODEV)."""
+def step(what: str, harmless: int = 0) -> Iterator[None]:
+    """Say what the kernel refused, unless it is there already (EEXIST), or gone (ENODEV)."""
     try:
         yield
     except NetlinkError as error:
-        if error.code != code:
-            raise
+        if error.code != harmless:
+            raise Fault(999, f"{what}: {os.strerror(error.code)}") from None
 
 
 def find(links: IPRoute, name: str) -> Any:
     """The interface of this name, or None."""
-    with allow(errno.ENODEV):
+    with step(name, errno.ENODEV):
         return next(iter(links.link("get", ifname=name)), None)
 
 
@@ -104,37 +105,31 @@ def find_pair(host: IPRoute, container: IPRoute, request: Request) -> tuple[Any,
     return outer, inner, bool(both) and both == (inner["index"], outer["index"])
 
 
-def ensure_address(links: IPRoute, index: int, address: Any) -> None:
+def ensure_bridge(host: IPRoute, name: str) -> Any:
+    """The bridge, made if there is none of the name, and up."""
+    while not (bridge := find(host, name)):
+        # With no address of its own it takes its ports' lowest, which changes as they come and go.
+        mac = (b"\x02" + blake2b(name.encode(), digest_size=5).digest()).hex(":")
+        with step(f"bridge {name}", errno.EEXIST):
+            host.link("add", ifname=name, kind="bridge", address=mac, state="up")
+    if not bridge["flags"] & UP:
+        host.link("set", index=bridge["index"], state="up")
+    return bridge
+
+
+def ensure_address(links: IPRoute, link: Any, address: Any) -> None:
     """Give an interface an address."""
-    with allow(errno.EEXIST):
-        links.addr("add", index=index, address=str(address), flags=NODAD)
+    with step(f"address {address} of {link.get('ifname')}", errno.EEXIST):
+        links.addr("add", index=link["index"], address=str(address), flags=NODAD)
 
 
-def ensure_bridge(host: IPRoute, name: str) -> int:
-    """The bridge's index; made, and brought up, if there is none of the name."""
-    with suppress(OSError):
-        return socket.if_nametoindex(name)
-    # With no address of its own it takes its ports' lowest, which changes as they come and go.
-    mac = (b"\x02" + blake2b(name.encode(), digest_size=5).digest()).hex(":")
-    with allow(errno.EEXIST):
-        host.link("add", ifname=name, kind="bridge", address=mac, state="up")
-    return socket.if_nametoindex(name)
-
-
-def ensure_gateway(host: IPRoute, bridge: int, address: Any) -> None:
-    """The bridge has a gateway's address, and the kernel forwards for it."""
-    ensure_address(host, bridge, address)
-    key = "ipv4/ip_forward" if address.version == 4 else "ipv6/conf/all/forwarding"
-    with open(f"/proc/sys/net/{key}", "w") as file:
-        file.write("1")
-
-
-def routes(result: dict[str, Any]) -> Iterator[tuple[Any, str | None]]:
-    """(destination, gateway) of a result's routes; one that names none takes the address's."""
+def routes(result: dict[str, Any]) -> Iterator[tuple[str, str | None, dict[str, Any]]]:
+    """(destination, gateway, route) of a result; one without a gateway takes the address's."""
     default = {ip_interface(ip["address"]).version: ip.get("gateway") for ip in result["ips"]}
     for route in result.get("routes", []):
         to = ip_network(route["dst"], strict=False)
-        yield to, route.get("gw") or default.get(to.version)
+        via = route.get("gw") or default.get(to.version)
+        yield str(to), via and str(ip_address(via)), route
 
 
 def add(request: Request) -> dict[str, Any]:
@@ -152,16 +147,19 @@ def add(request: Request) -> dict[str, Any]:
 
 def attach(host: IPRoute, container: IPRoute, request: Request, result: dict[str, Any]) -> Any:
     """Make what has the addresses and routes of ``result``: bridge, its port, and the interface."""
+    if (type(request.bridge), type(request.mtu)) != (str, int):
+        raise Fault(7, f"bridge {request.bridge!r} is no text, or mtu {request.mtu!r} no number")
     bridge = ensure_bridge(host, request.bridge)
+    port = {"master": bridge["index"], "state": "up"}
     for last in (False, True):
         # One message makes both ends, each where it belongs: nothing is ever half moved.
-        with open(request.netns) as there, allow(errno.EEXIST):
+        with open(request.netns) as there, step(f"port of {request.bridge}", errno.EEXIST):
             peer = {"ifname": request.ifname, "net_ns_fd": there.fileno(), "mtu": request.mtu}
-            pair = {"kind": "veth", "master": bridge, "state": "up", "peer": peer}
-            host.link("add", ifname=request.port(), mtu=request.mtu, **pair)
+            host.link("add", ifname=request.port(), kind="veth", mtu=request.mtu, peer=peer, **port)
             break
         outer, inner, is_pair = find_pair(host, container, request)
         if is_pair:
+            host.link("set", index=outer["index"], **port)  # whatever became of it
             break
         if inner or last:
             raise Fault(4, f"CNI_IFNAME: the container has an interface {request.ifname} already")
@@ -170,19 +168,25 @@ def attach(host: IPRoute, container: IPRoute, request: Request, result: dict[str
     container.link("set", index=inner["index"], state="up")
     for ip in result["ips"]:
         own = ip_interface(ip["address"])
-        ensure_address(container, inner["index"], own)
+        ensure_address(container, inner, own)
         if "gateway" in ip:
-            ensure_gateway(host, bridge, ip_interface((ip["gateway"], own.network.prefixlen)))
-    for to, gateway in routes(result):
-        via = {"gateway": gateway} if gateway else {"scope": "link"}
-        container.route("replace", dst=str(to), oif=inner["index"], **via)
+            ensure_address(host, bridge, ip_interface((ip["gateway"], own.network.prefixlen)))
+            key = {4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}[own.version]
+            if (switch := Path("/proc/sys/net", key)).read_text() != "1\n":
+                switch.write_text("1")  # only then: where forwarding is on, it may be read-only
+    for to, via, route in routes(result):
+        keys: dict[str, Any] = {"gateway": via} if via else {"scope": "link"}
+        keys |= {key: route[key] for key in ("priority", "table", "scope") if key in route}
+        keys["metrics"] = {key: route[key] for key in ("mtu", "advmss") if key in route}
+        with step(f"route to {to}"):
+            container.route("replace", dst=to, oif=inner["index"], **keys)
     ours = {"name": request.ifname, "mac": inner.get("address"), "sandbox": request.netns}
-    return [{"name": request.bridge}, {"name": request.port()}, ours]
+    return [{"name": request.bridge, "mac": bridge.get("address")}, {"name": request.port()}, ours]
 
 
 def delete(request: Request) -> None:
     """Detach: first the interface, then the address, so that two never have it."""
-    with IPRoute() as host, allow(errno.ENODEV):
+    with IPRoute() as host, step(request.port(), errno.ENODEV):
         host.link("del", ifname=request.port())
     request.ipam(CNI_COMMAND="DEL")
 
@@ -190,52 +194,48 @@ def delete(request: Request) -> None:
 def check(request: Request) -> None:
     """Compare what ADD made, as ``prevResult`` tells it, with what is there."""
     request.ipam()
-    result = {"ips": [], **request.conf.get("prevResult", {})}
-    whole = f"its pair with a port of {request.bridge}"
+    result = {"ips": [], **(request.conf.get("prevResult") or {})}
+    pair = f"its pair with a port of {request.bridge}, all of them up"
     with IPRoute() as host, inside(request.netns) as container:
         bridge = find(host, request.bridge)
         outer, inner, is_pair = find_pair(host, container, request)
-        has = {whole} if is_pair and bridge and outer.get("master") == bridge["index"] else set()
+        port = is_pair and bridge and outer.get("master") == bridge["index"]
+        has = {pair} if port and bridge["flags"] & outer["flags"] & inner["flags"] & UP else set()
         index = inner["index"] if inner else -1
         for one in container.get_addr(index=index):
             has.add(f"{one.get('address')}/{one['prefixlen']}")
         for one in container.get_routes(oif=index):
             to = one.get("dst") or ("0.0.0.0" if one["family"] == socket.AF_INET else "::")
             has.add(f"{to}/{one['dst_len']} via {one.get('gateway')}")
-    wanted = {whole, *(ip["address"] for ip in result["ips"])}
-    wanted |= {f"{to} via {gateway}" for to, gateway in routes(result)}
+    wanted = {pair, *(str(ip_interface(ip["address"])) for ip in result["ips"])}
+    wanted |= {f"{to} via {via}" for to, via, _ in routes(result)}
     if wanted - has:
         raise Fault(120, f"{request.ifname} lacks {', '.join(sorted(wanted - has))}")
 
 
 def collect(request: Request) -> None:
-    """GC: free the leases that the runtime does not list, remove what no lease explains then."""
+    """GC: free what the runtime does not list. No ADD runs meanwhile: the specification says so."""
     request.ipam()
-    path = [request.conf["ipam"]["dataDir"]] if "dataDir" in request.conf["ipam"] else []
+    valid = request.conf["cni.dev/valid-attachments"]
+    keep = {request.port(one["containerID"], one["ifname"]) for one in valid}
     with IPRoute() as host:
-        # Before the leases are listed: an ADD takes its lease first, and what it makes is safe.
-        ports = {link.get("ifname"): link["index"] for link in host.get_links(kind="veth")}
-        with fastipam.open(*path) as ipam:
-            leases = ipam.network(request.name).leases()
-            keep = {request.port(lease.container_id, lease.ifname) for lease in leases}
-        for port in ports.keys() - keep:
-            if port.startswith(f"f{_digest(request.name)[:4]}") and len(port) == 15:
-                with allow(errno.ENODEV):
-                    host.link("del", index=ports[port])
-
-
-COMMANDS: dict[str, Any] = {"ADD": add, "DEL": delete, "CHECK": check, "GC": collect}
+        for link in list(host.get_links(kind="veth")):
+            port = link.get("ifname")
+            if port[:6] == request.port()[:6] and len(port) == 15 and port not in keep:
+                with step(port, errno.ENODEV):
+                    host.link("del", index=link["index"])
 
 
 def handle(environ: Mapping[str, str], stdin: bytes) -> tuple[int, bytes]:
     """Serve one CNI request: (exit status, standard output). Never raises."""
+    commands: dict[str, Any] = {"ADD": add, "DEL": delete, "CHECK": check, "GC": collect}
     answer: dict[str, Any] = {"cniVersion": VERSIONS[-1]}
     try:
         if environ.get("CNI_COMMAND") == "VERSION":
             return 0, json.dumps({**answer, "supportedVersions": VERSIONS}).encode()
         request = Request(environ, stdin)
         answer["cniVersion"] = request.version
-        done = COMMANDS.get(environ.get("CNI_COMMAND", ""), Request.ipam)(request)
+        done = commands.get(environ.get("CNI_COMMAND", ""), Request.ipam)(request)
         return 0, json.dumps(done).encode() if done else b""
     except Exception as error:
         own = error.args if isinstance(error, Fault) else (999, f"{type(error).__name__}: {error}")

@@ -9,7 +9,6 @@ from pathlib import Path
 from bench import arguments as command_line
 from bench import machine, processes
 from bench.agent import measure, report
-from bench.errors import Missing
 from bench.results import Results
 
 PARTS = ("process", "crowd", "socket", "memory")
@@ -28,21 +27,17 @@ def _run(parts: list[str], effort: measure.Effort, scratch: Path) -> Results:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status: 0 all bars met, 1 one missed, 2 something is missing."""
+    """Exit status: 0 all bars met, 1 one missed. Raises Missing and Failed."""
     output = command_line.DOCS / "agent"
     arguments = command_line.parser("bench.agent", __doc__, PARTS, output).parse_args(argv)
     parts = command_line.chosen(arguments, PARTS)
     effort = measure.QUICK if arguments.quick else measure.FULL
-    try:
-        processes.require_host_local()
-        with tempfile.TemporaryDirectory(prefix="bench-", dir=arguments.scratch) as scratch:
-            results = _run(parts, effort, Path(scratch))
-    except Missing as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    processes.require_host_local()
+    command_line.prepare(arguments.output)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=arguments.scratch) as scratch:
+        results = _run(parts, effort, Path(scratch))
     text = report.render(results)
     print(text)
-    arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / "report.md").write_text(text)
     results.write(arguments.output / "samples.json")
     missed = [verdict.bar.name for verdict in results.verdicts if not verdict.met]
@@ -52,4 +47,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line.to_its_end(main))

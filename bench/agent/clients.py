@@ -13,6 +13,7 @@ import socket
 from pathlib import Path
 from time import monotonic_ns, perf_counter_ns
 
+from bench.errors import Failed
 from bench.stores import IFNAME, NETWORK, SUBNET
 from fastipam.agent import protocol
 
@@ -81,7 +82,7 @@ class _Client:
         assert self.connection is not None
         data = self.connection.recv(1 << 16)
         if not data:
-            raise RuntimeError("the agent closed the connection")
+            raise Failed("the agent closed the connection")
         self._incoming += data
         if len(self._incoming) < _HEADER:
             return 0
@@ -89,7 +90,7 @@ class _Client:
         if len(self._incoming) < _HEADER + output + messages:
             return 0
         if status:
-            raise RuntimeError(f"the agent answered {self._incoming[_HEADER:]!r}")
+            raise Failed(f"the agent answered {self._incoming[_HEADER:]!r}")
         self._incoming = b""
         return perf_counter_ns() - self._sent_ns
 
@@ -124,7 +125,7 @@ class Clients:
             client.close()
 
     def run(self) -> None:
-        """Make the requests. RuntimeError when one fails."""
+        """Make the requests. Failed when one fails."""
         with select.epoll() as epoll:
             by_descriptor = {}
             for client in self._clients:

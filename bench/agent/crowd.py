@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
-from bench import processes
+from bench import children
+from bench.errors import Failed
 
 if TYPE_CHECKING:
     from bench.processes import Plugin
@@ -41,27 +42,32 @@ class Crowd:
         return 2 * self.pairs * self.width
 
     def run(self) -> None:
-        """Start them and see them end. RuntimeError when one fails."""
+        """Start them and see them end. Failed when one fails."""
         command, source = [self.program], str(self.plugin.input)
         flying: dict[int, tuple[int, int, int]] = {}  # process: its place, number and start
 
         def start(place: int, number: int) -> None:
             variables = self._environments[place][number % 2]
             began = perf_counter_ns()
-            process = processes.begin(command, variables, source, os.devnull)
+            process = children.begin(command, variables, source, os.devnull)
             flying[process] = place, number, began
 
-        for place in range(self.width):
-            start(place, 0)
-        while flying:
-            process, status = os.wait()
-            ended = perf_counter_ns()
-            if process not in flying:
-                raise RuntimeError("the agent ended")
-            place, number, began = flying.pop(process)
-            if status:
-                code = os.waitstatus_to_exitcode(status)
-                raise RuntimeError(f"{self.program}: {_COMMANDS[number % 2]} ended with {code}")
-            self.latencies.append(ended - began)
-            if number + 1 < 2 * self.pairs:
-                start(place, number + 1)
+        try:
+            for place in range(self.width):
+                start(place, 0)
+            while flying:
+                process, status = os.wait()
+                ended = perf_counter_ns()
+                if process not in flying:
+                    raise Failed("the agent ended")
+                place, number, began = flying.pop(process)
+                if status:
+                    code = os.waitstatus_to_exitcode(status)
+                    raise Failed(f"{self.program}: {_COMMANDS[number % 2]} ended with {code}")
+                self.latencies.append(ended - began)
+                if number + 1 < 2 * self.pairs:
+                    start(place, number + 1)
+        except BaseException:
+            for process in flying:
+                children.end(process)
+            raise

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from bench.agent import measure
 from bench.sampling import percentile
-from bench.tables import duration, table
+from bench.tables import digits, duration, table
 
 if TYPE_CHECKING:
     from bench.results import Results
@@ -24,8 +24,8 @@ def _verdicts(results: Results) -> str:
     rows = [
         (
             one.bar.name,
-            f"{one.figure:.3g} {one.bar.unit}",
-            f"{'>=' if one.bar.at_least else '<='} {one.bar.limit:.3g} {one.bar.unit}",
+            f"{digits(one.figure)} {one.bar.unit}",
+            f"{'>=' if one.bar.at_least else '<='} {digits(one.bar.limit)} {one.bar.unit}",
             "met" if one.met else "MISSED",
         )
         for one in results.verdicts

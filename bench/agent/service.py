@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+from bench.errors import Failed
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -42,12 +44,15 @@ class Agent:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log)
         give_up = time.monotonic() + _START_S
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > give_up:
-                self._process.kill()
-                self._process.wait()
-                raise RuntimeError(f"the agent did not start: {self._log.read_text()[-2000:]}")
-            time.sleep(0.01)
+        try:
+            while not self._answers():
+                if self._process.poll() is not None or time.monotonic() > give_up:
+                    raise Failed(f"the agent did not start: {self._log.read_text()[-2000:]}")
+                time.sleep(0.01)
+        except BaseException:
+            self._process.kill()
+            self._process.wait()
+            raise
         return self
 
     def __exit__(
@@ -63,7 +68,7 @@ class Agent:
             self._process.kill()
             status = self._process.wait()
         if error is None and status:
-            raise RuntimeError(f"the agent ended with {status}: {self._log.read_text()[-2000:]}")
+            raise Failed(f"the agent ended with {status}: {self._log.read_text()[-2000:]}")
 
     @property
     def process_id(self) -> int:

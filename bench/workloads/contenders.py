@@ -13,8 +13,8 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 import fastipam
-from bench import processes
-from bench.errors import Missing
+from bench import children, processes
+from bench.errors import Failed, Missing
 from bench.stores import BATCH, IFNAME, NETWORK
 from bench.workloads.traces import ADD, DEL, Step, container
 
@@ -42,7 +42,7 @@ class Contender(ABC):
 
     @abstractmethod
     def call(self, step: Step) -> float:
-        """Make one call; nanoseconds. RuntimeError when it fails."""
+        """Make one call; nanoseconds. Failed when it fails."""
 
     @abstractmethod
     def close(self) -> None:
@@ -99,7 +99,6 @@ class Plugin(Contender):
         self.binary = binary
         scratch.mkdir(parents=True, exist_ok=True)
         self._input = scratch / "config.json"
-        self._output = scratch / "answer"
         document = {"cniVersion": "1.0.0", "name": NETWORK, "type": "bridge", "ipam": ipam}
         self._input.write_text(json.dumps(document))
         self._base = {
@@ -116,12 +115,13 @@ class Plugin(Contender):
     def begin(self, step: Step) -> int:
         """Start the process of a call; its id."""
         source = str(self._input)
-        return processes.begin([str(self.binary)], self._environment(step), source, os.devnull)
+        return children.begin([str(self.binary)], self._environment(step), source, os.devnull)
 
     def call(self, step: Step) -> float:
-        begun = perf_counter_ns()
-        _, status = os.waitpid(self.begin(step), 0)
-        taken = perf_counter_ns() - begun
+        with children.patience(f"{self.name}: {step.verb}"):
+            begun = perf_counter_ns()
+            status = children.wait(self.begin(step))
+            taken = perf_counter_ns() - begun
         if status:
             self.fail(step, status)
         return taken
@@ -139,13 +139,13 @@ class Plugin(Contender):
     def try_out(self, addresses: int) -> None:
         """An ADD whose answer is looked at, and a DEL.
 
-        Missing when it gives no address, TakesNoPart when it gives one instead of two.
+        Missing when it gives no address, Failed when it gives no answer, TakesNoPart when it gives
+        one address instead of two.
         """
         step = Step(ADD, "f" * 64)
-        command, source = [str(self.binary)], str(self._input)
-        status = processes.spawn(command, self._environment(step), source, str(self._output))
+        status, said = self._ask(step)
         try:
-            found = len(json.loads(self._output.read_text())["ips"])
+            found = len(json.loads(said)["ips"])
         except (ValueError, KeyError, TypeError):
             found = -1
         if not status and (found, addresses) == (1, 2):
@@ -154,17 +154,18 @@ class Plugin(Contender):
         if status or found != addresses:
             raise Missing(
                 f"{self.name}: ADD ended with status {status} and gave not {addresses} "
-                f"address(es) but: {self._output.read_text()[:400]!r}"
+                f"address(es) but: {said[:400]!r}"
             )
         self.call(Step(DEL, step.container))
 
     def fail(self, step: Step, status: int) -> None:
-        """Raise RuntimeError with what the plugin says of this call when it is made again."""
+        """Raise Failed with what the plugin says of this call when it is made again."""
+        code, (_, said) = os.waitstatus_to_exitcode(status), self._ask(step)
+        raise Failed(f"{self.name}: {step.verb} ended with status {code}: {said[:400]!r}")
+
+    def _ask(self, step: Step) -> tuple[int, str]:
         command, source = [str(self.binary)], str(self._input)
-        processes.spawn(command, self._environment(step), source, str(self._output))
-        code = os.waitstatus_to_exitcode(status)
-        said = self._output.read_text()[:400]
-        raise RuntimeError(f"{self.name}: {step.verb} ended with status {code}: {said!r}")
+        return children.ask(f"{self.name}: {step.verb}", command, self._environment(step), source)
 
 
 class HostLocal(Plugin):

@@ -9,6 +9,8 @@ from itertools import islice
 from time import monotonic, perf_counter_ns
 from typing import TYPE_CHECKING
 
+from bench import children
+from bench.errors import Failed
 from bench.workloads.contenders import Plugin, TakesNoPart
 from bench.workloads.traces import ADD, DEL, Step
 
@@ -113,20 +115,27 @@ def crowd(
             began = perf_counter_ns()
             flying[plugin.begin(step)] = step, began
 
-    begun = perf_counter_ns()
-    for _ in range(width):
-        start()
-    while flying:
-        process, status = os.wait()
-        ended = perf_counter_ns()
-        if process not in flying:
-            raise RuntimeError("a process ended that was no call: the agent?")
-        step, began = flying.pop(process)
-        if status:
-            plugin.fail(step, status)
-        latencies[step.verb].append(ended - began)
-        start()
-    return perf_counter_ns() - begun
+    with children.patience(f"{plugin.name}: {steps[0].verb}, {width} at once") as renew:
+        begun = perf_counter_ns()
+        try:
+            for _ in range(width):
+                start()
+            while flying:
+                process, status = os.wait()
+                ended = perf_counter_ns()
+                if process not in flying:
+                    raise Failed("a process ended that was no call: the agent?")
+                step, began = flying.pop(process)
+                if status:
+                    plugin.fail(step, status)
+                latencies[step.verb].append(ended - began)
+                renew()
+                start()
+        except BaseException:
+            for process in flying:
+                children.end(process)
+            raise
+        return perf_counter_ns() - begun
 
 
 def drive(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench.tables import duration, table
+from bench.tables import digits, duration, table
 from bench.workloads.measure import AGENT
 from bench.workloads.summary import SHARES, cost, rate
 from bench.workloads.traces import ADD, AT_ONCE, DEL, WORKLOADS
@@ -107,7 +107,7 @@ def _losses(results: Results) -> str:
             for verb in (ADD, DEL):
                 theirs, ours = cost(one, verb), cost(own, verb)
                 if theirs is not None and ours is not None and theirs < ours:
-                    times = f"{ours / theirs:.3g}"
+                    times = digits(ours / theirs)
                     rows.append((workload, one["contender"], verb, own["contender"], times))
     head = ("workload", "cheaper", "verb", "than", "times")
     return (

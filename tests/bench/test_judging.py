@@ -122,6 +122,27 @@ def test_command_without_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "not JSON",
+        "[]",
+        '{"facts": {}, "samples": [1], "peers": {}}',
+        '{"facts": {}, "samples": {"a": ["x"]}, "peers": {}}',
+        '{"facts": {}, "samples": {"a": [0, 0, 0]}, "peers": {}}',
+        '{"facts": {}, "samples": {"a": 3}, "peers": {}}',
+    ],
+)
+def test_command_with_another_file(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that is no run's samples is status 2 with its name, whatever is in it."""
+    base = tmp_path / "base.json"
+    base.write_text(text)
+    assert compare.main([str(base), str(base)]) == 2
+    assert f"{base} cannot be read as a run's samples.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     "words", [[], ["one.json"], ["a", "b", "--base", "HEAD"], ["--base", "x", "--limit", "0.9"]]
 )
 def test_command_misused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -137,7 +137,11 @@ def test_one_address_of_two(host_local: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("script", "said"),
-    [("#!/bin/sh\nexit 3\n", "status 3"), ("#!/bin/sh\necho '{}'\n", "'{}")],
+    [
+        ("#!/bin/sh\nexit 3\n", "status 3"),
+        ("#!/bin/sh\necho '{}'\n", "'{}"),
+        ("#!/bin/sh\nprintf '\\377\\376'\n", "\ufffd"),
+    ],
 )
 def test_binary_that_is_none(script: str, said: str, tmp_path: Path) -> None:
     """A binary that gives no address is refused before anything is measured, with what it said."""

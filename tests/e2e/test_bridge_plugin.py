@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def test_the_result_names_the_interfaces(
     network.delete(attachment)
 
 
-@pytest.mark.parametrize("version", ["0.3.1", "0.4.0", "1.0.0", "1.1.0"])
+@pytest.mark.parametrize("version", ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"])
 def test_versions(
     version: str, data_dir: Path, host: NetNS, example_dir: Path, new_netns: NewNetNS
 ) -> None:
@@ -162,6 +163,7 @@ def test_a_container_started_anew(network: Network, host: NetNS, new_netns: NewN
         ("ip route delete default", "0.0.0.0/0 via 10.24.0.1"),
         ("ip address delete 10.24.0.2/24 dev eth0", "10.24.0.2/24"),
         ("ip link delete eth0", "its pair with a port of v-net-0"),
+        ("ip link set eth0 down", "its pair with a port of v-net-0, all of them up"),
     ],
 )
 def test_check_says_what_is_missing(
@@ -175,6 +177,121 @@ def test_check_says_what_is_missing(
     assert fault["code"] == 120
     assert said in fault["msg"]
     network.delete(attachment)
+
+
+@pytest.mark.parametrize("tampering", ["nomaster", "down"])
+def test_a_second_add_mends_what_was_tampered_with(
+    tampering: str, network: Network, host: NetNS, new_netns: NewNetNS
+) -> None:
+    """A port that was taken off the bridge, or down, fails CHECK, and ADD puts it right."""
+    container = new_netns("one")
+    attachment = network.add(container)
+    host.run("ip", "link", "set", attachment.result["interfaces"][1]["name"], tampering)
+    assert "a port of v-net-0" in network.check_error(attachment)["msg"]
+    conf = network.conflist["plugins"][0]
+    network._run("ADD", conf, attachment.container_id, container.path, "eth0", None).result()
+    network.check(attachment)
+    container.ping("10.24.0.1")
+    network.delete(attachment)
+
+
+def test_a_bridge_that_is_there_already(network: Network, host: NetNS, new_netns: NewNetNS) -> None:
+    """A bridge of somebody else's, down and with an address of its own, is used and brought up."""
+    host.run("ip", "link", "add", "v-net-0", "type", "bridge")
+    host.run("ip", "address", "add", "192.0.2.1/24", "dev", "v-net-0")
+    container = new_netns("one")
+    attachment = network.add(container)
+    container.ping("10.24.0.1")
+    host.run("ip", "link", "set", "v-net-0", "down")
+    assert "all of them up" in network.check_error(attachment)["msg"]
+    network.delete(attachment)
+    assert "192.0.2.1/24" in host.run("ip", "address", "show", "v-net-0").stdout
+
+
+def test_the_keys_of_a_route(
+    data_dir: Path, host: NetNS, example_dir: Path, new_netns: NewNetNS
+) -> None:
+    """What a route of CNI 1.1 may say, the route in the container has; CHECK finds it again."""
+    conf = configuration(data_dir, V4)
+    conf["ipam"]["routes"] = [
+        {"dst": "0.0.0.0/0", "mtu": 1300, "advmss": 1200, "priority": 77},
+        {"dst": "192.168.3.7/24", "gw": "10.24.0.9"},
+        {"dst": "192.168.4.0/24", "table": 100},
+    ]
+    network = Network.of_plugin(conf, example_dir, host)
+    container = new_netns("one")
+    attachment = network.add(container)
+    main = container.run("ip", "route").stdout
+    for said in ("default via 10.24.0.1", "metric 77", "mtu 1300", "advmss 1200"):
+        assert said in main
+    assert "192.168.3.0/24 via 10.24.0.9" in main
+    assert "192.168.4.0/24 via" in container.run("ip", "route", "show", "table", "100").stdout
+    network.check(attachment)
+    network.delete(attachment)
+
+
+def test_forwarding_where_it_is_on_and_cannot_be_written(
+    network: Network, host: NetNS, new_netns: NewNetNS, example_dir: Path
+) -> None:
+    """Forwarding that is on is not written: in many containers /proc/sys cannot be."""
+    host.run(
+        "sh",
+        "-c",
+        "echo 1 | tee /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding",
+    )
+    container = new_netns("one")
+    read_only = (
+        'mount --bind -o ro /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec "$0"'
+    )
+    done = host.run(
+        "unshare", "--mount", "sh", "-ec", read_only, str(example_dir / PLUGIN),
+        stdin=json.dumps(network.conflist["plugins"][0]),
+        env={**os.environ, "CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c1", "CNI_IFNAME": "eth0",
+             "CNI_NETNS": container.path, "CNI_PATH": str(example_dir)},
+    )  # fmt: skip
+    result = json.loads(done.stdout)
+    assert len(result["ips"]) == 2
+    network.delete(Attachment("c1", container.path, "eth0", result))
+
+
+@pytest.mark.parametrize(
+    ("keys", "netns", "code", "said"),
+    [
+        ({}, "/run/netns/none", 4, "CNI_NETNS: '/run/netns/none' is no network namespace"),
+        ({}, "/etc/passwd", 4, "CNI_NETNS: '/etc/passwd' is no network namespace"),
+        ({}, "/proc/self/ns/mnt", 4, "CNI_NETNS: '/proc/self/ns/mnt' is no network namespace"),
+        ({"bridge": 5}, "", 7, "bridge 5"),
+        ({"mtu": "1500"}, "", 7, "mtu '1500'"),
+        ({"mtu": 70000}, "", 999, "port of v-net-0: Invalid argument"),
+        ({"bridge": "lo"}, "", 999, "port of lo: "),
+        ({"bridge": "a-name-that-is-too-long"}, "", 999, "a-name-that-is-too-long: "),
+    ],
+)
+def test_refusals_say_what_is_wrong(
+    keys: dict[str, Any], netns: str, code: int, said: str,
+    data_dir: Path, host: NetNS, example_dir: Path, new_netns: NewNetNS,
+) -> None:  # fmt: skip
+    """ADD names what it could not use and leaves nothing; DEL with the same succeeds."""
+    conf = {**configuration(data_dir, V4), **keys}
+    target = ("c1", netns or new_netns("one").path)
+    fault = run_plugin(PLUGIN, "ADD", conf, *target, inside=host, plugin_dir=example_dir).error()
+    assert (fault["code"], said in fault["msg"]) == (code, True), fault
+    assert ports(host) == set()
+    assert assigned(data_dir) == []
+    run_plugin(PLUGIN, "DEL", conf, *target, inside=host, plugin_dir=example_dir).silent()
+
+
+def test_three_at_once_make_one_bridge(network: Network, host: NetNS, new_netns: NewNetNS) -> None:
+    """ADDs that all find no bridge share the one that the first of them makes."""
+    containers = [new_netns(name) for name in ("one", "two", "three")]
+    with ThreadPoolExecutor() as pool:
+        attachments = list(pool.map(network.add, containers))
+    containers[0].ping("10.24.0.1")
+    assert len({str(one.addresses[0]) for one in attachments}) == len(containers)
+    for attachment in attachments:
+        network.check(attachment)
+        network.delete(attachment)
+    assert ports(host) == set()
 
 
 def test_an_interface_of_somebody_else(
@@ -223,6 +340,7 @@ def test_version_status_and_refusals(data_dir: Path, host: NetNS, example_dir: P
     assert run("ADD", {**conf, "name": ""}).error()["code"] == 7
     assert run("DEL", {**conf, "name": 3}).error()["code"] == 6
     assert run("ADD", []).error()["code"] == 6
+    assert "ipam" in run("ADD", {**conf, "ipam": 3}).error()["msg"]
     assert run("NONE", conf).error()["code"] == 4
     assert run("DEL", conf, container="").error()["code"] == 4
     missing = run("ADD", conf).error()
