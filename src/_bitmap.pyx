@@ -605,7 +605,7 @@ cdef u128 count_page(const Page* page, u128 low, u128 high) noexcept nogil:
 cdef class Bitmap(_Tree):
     """``size`` indices from 0, each free or taken, all free at first; memory only.
 
-    Memory follows the 4096-bit pages that hold a taken index: at most 140 KiB for 2**20 indices,
+    Memory follows the 4096-bit pages that hold a taken index: at most 153 KiB for 2**20 indices,
     and as little for a few indices of 2**64. Any size from 1 to 2**128.
 
     Allocation is round robin: from the index behind the last one taken, wrapping round.
