@@ -38,11 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastipam.cluster")
 
 _OPERATION_S = 5.0
-_TICK_S = 0.1  # how soon demand is noticed while addresses are assigned
-_IDLE_S = 1.0  # and while none are
-_COLLECT_S = 0.05  # while a mark is up
-_LOOK_AGAIN_S = 0.5  # a block may become free without anybody answering the mark
-_TIDY_S = 5.0  # between two looks for blocks to give back
+_IDLE_S = 1.0  # how soon demand is noticed after none was
 _UNSEEN = (-1, -1)  # unlike anything that the books say
 _NEED_S = 3.0  # an ADD that has not asked again for so long has gone
 
@@ -166,7 +162,7 @@ class Keeper:
         """Do what is due now; the seconds until something is due again. Raises nothing."""
         try:
             if not self._lock.try_take():
-                return _COLLECT_S  # a plugin that runs directly is claiming for this node
+                return planner.COLLECT_S  # a plugin that runs directly is claiming for this node
         except OSError as error:  # no descriptor is left, say
             return self._failed(False, f"the claims of this node cannot be locked: {error}")
         try:
@@ -228,12 +224,12 @@ class Keeper:
         self._answer_marks(deadline)
         now = self._clock()
         if now >= self._tidy_at:
-            self._tidy_at = now + _TIDY_S
+            self._tidy_at = now + planner.TIDY_S
             self._give_back(deadline)
         if self._marked:
-            return _COLLECT_S
+            return planner.COLLECT_S
         soonest = self.marks.next_answer()
-        return max(0.0, min(soonest - now, _TICK_S if busy or needs else _IDLE_S))
+        return max(0.0, min(soonest - now, planner.TICK_S if busy or needs else _IDLE_S))
 
     def _waiting(self) -> int:
         """How many ADDs wait for an address."""
@@ -293,8 +289,8 @@ class Keeper:
             self._last_claim[family] = self._clock(), run
             self._lower(family, deadline)
             return True
-        self._look_at[family, True] = now + _LOOK_AGAIN_S
-        self._look_at[family, False] = now + _TIDY_S  # nobody waits: it is not urgent
+        self._look_at[family, True] = now + planner.LOOK_AGAIN_S
+        self._look_at[family, False] = now + planner.TIDY_S  # nobody waits: it is not urgent
         if missing > free and family not in self._marked:
             blocks_needed = -(-(missing - free) // pool.size)
             self.node.raise_mark(family, blocks_needed, self.membership.session, deadline)
