@@ -109,11 +109,14 @@ def test_cluster_mode_is_a_part_of_its_own(bin_dir: Path) -> None:
     assert loader_of(bin_dir, "fastipam.cluster.need") == "Bundle"
 
 
-def test_another_source_disables_cluster_modes_part(bin_dir: Path) -> None:
-    """When a source of that part is not what it was, the part counts for nothing."""
+@pytest.mark.parametrize("gone", [False, True])
+def test_another_source_disables_cluster_modes_part(bin_dir: Path, gone: bool) -> None:
+    """When a source of that part is not what it was, or not there, the part counts for nothing."""
     *rest, later = marshal.loads((bin_dir / BUNDLE).read_bytes())
     modules = marshal.loads(later)
     file, package, size, _, code = modules["fastipam.cluster.planner"]
+    if gone:
+        file = "/nonexistent/planner.py"
     modules["fastipam.cluster.planner"] = file, package, size, 1, code
     (bin_dir / BUNDLE).write_bytes(marshal.dumps((*rest, marshal.dumps(modules))))
     assert loader_of(bin_dir, "fastipam.cluster.need") == "SourceFileLoader"
