@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench.cluster_sim.nodes import ADD_TIMEOUT_S, SETTINGS, SPREAD_S, TICK_S, Node, Totals
+from bench.cluster_sim.nodes import ADD_TIMEOUT_S, SETTINGS, Node, Totals
 from bench.cluster_sim.world import Waits
 from fastipam.cluster import planner
 from fastipam.cluster.engine import Put
@@ -57,7 +57,7 @@ class Cluster:
 
         O(nodes), so it is counted once a tenth of a second.
         """
-        if self.world.now < self._counted_s + TICK_S:
+        if self.world.now < self._counted_s + planner.TICK_S:
             return self._movable
         self._counted_s = self.world.now
         free = self.pool.count - self.owned_blocks
@@ -71,7 +71,7 @@ class Cluster:
         self.marks[needy] = (key, revision, want)
         for node in self.nodes:
             if node.name != needy and node.blocks:
-                delay = planner.donor_delay_s(node.name, needy, want.number, SPREAD_S)
+                delay = planner.donor_delay_s(node.name, needy, want.number, planner.SPREAD_S)
                 self.world.at(self.world.now + delay, node.answerer(needy, revision))
 
     def mark_is_down(self, needy: str, revision: int) -> None:

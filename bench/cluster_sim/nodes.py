@@ -25,11 +25,6 @@ if TYPE_CHECKING:
     from fastipam.cluster.engine import KeyValue, Outcome
     from fastipam.cluster.engines.memory import MemoryEngine
 
-# The agent's own times (fastipam.cluster.keeper).
-TICK_S = 0.1
-LOOK_AGAIN_S = 0.5
-TIDY_S = 5.0
-SPREAD_S = 1.0
 COOLDOWN_S = 30.0
 ADD_TIMEOUT_S = 2.0
 SETTINGS = b"10.0.0.0/11=26"
@@ -157,7 +152,7 @@ class Node:
         self.marked = 0
         self.leaving.clear()
         # Requests that waited fall back to the plugin that runs directly, and claims for itself.
-        self.cluster.world.at(self.cluster.world.now + TICK_S, self._serve_directly)
+        self.cluster.world.at(self.cluster.world.now + planner.TICK_S, self._serve_directly)
         self.cluster.world.at(self.cluster.world.now + away_s, self.consider)
 
     def _serve_directly(self) -> None:
@@ -190,7 +185,7 @@ class Node:
         failures = 0
         # An ADD that waits wakes the agent; demand ahead of it is noticed at the next tick.
         if not self.waiting:
-            yield TICK_S
+            yield planner.TICK_S
         while run := self._wanted_run():
             asked = self.asked
             try:
@@ -208,10 +203,10 @@ class Node:
         """Leave the store alone for a while; an ADD that has found nothing since ends it."""
         until = self.cluster.world.now + seconds
         while self.asked == asked and self.cluster.world.now < until:
-            yield TICK_S
+            yield planner.TICK_S
 
     def _join(self) -> Generator[Any, Any, None]:
-        """As ``Keeper._keep``: a new node registers; one that was here looks what it has.
+        """As ``Membership.keep``: a new node registers; one that was here looks what it has.
 
         The session is granted first; to keep it writes nothing, and nothing here ends it.
         """
@@ -320,7 +315,7 @@ class Node:
             self.marked = outcome.revision
             cluster.totals.marks += 1
             cluster.mark_is_up(self.name, key, outcome.revision, want)
-        yield LOOK_AGAIN_S
+        yield planner.LOOK_AGAIN_S
         return True
 
     def _lower_mark(self) -> Generator[Any, Any, None]:
@@ -341,7 +336,7 @@ class Node:
             if numbers := planner.to_donate(self._uses(), mark[2].blocks):
                 self._start(self._donate(needy, mark, numbers))
             else:
-                self.cluster.world.at(self.cluster.world.now + SPREAD_S, act)
+                self.cluster.world.at(self.cluster.world.now + planner.SPREAD_S, act)
 
         return act
 
@@ -382,7 +377,7 @@ class Node:
             try:
                 yield from self._collect()
             except EngineError:
-                yield LOOK_AGAIN_S
+                yield planner.LOOK_AGAIN_S
             else:
                 return
 
@@ -409,7 +404,7 @@ class Node:
         """Give back what is to spare, as long as something may become so."""
         cluster, keys, pool = self.cluster, self.cluster.keys, self.cluster.pool
         while sum(not each.used for each in self.blocks.values()) > cluster.policy.warm:
-            yield TIDY_S
+            yield planner.TIDY_S
             if cluster.marks or self.waiting or self.is_cut:
                 continue
             numbers = planner.to_give_back(cluster.policy, pool, self._uses(), cluster.world.now)

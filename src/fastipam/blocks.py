@@ -1,21 +1,19 @@
 """The blocks of a cluster's pool that this node owns, as its store knows them.
 
 A block is an interval that bounds a search, and a record that says whether it may be searched.
-This module reads and writes those records inside the caller's transaction; the search is in
-blockwise.py, and who may own a block is settled in ``fastipam.cluster``.
+This module reads and writes those records inside the caller's transaction; which block can serve
+is in openblocks.py, the search in blockwise.py, and who may own a block is settled in
+``fastipam.cluster``.
 
 ==================================================  ===============================================
 key in ``blocks``                                   value
 ==================================================  ===============================================
 network id, "b", family, first address (4 or 16)    :class:`Block`
-network id, "o", family, free addresses, first      nothing: blocks with free addresses, the fullest
-address                                             first; the one that serves now is not in it
+network id, "o", family, free addresses, first      nothing; see openblocks.py
+address
 network id, "n"                                     :class:`Member`
 network id, "p"                                     until when ownership is proven (fencing)
 ==================================================  ===============================================
-
-The list of blocks with free addresses is a hint. What it says of a block is looked at again; a
-block that it has forgotten comes back with :func:`reindex`.
 """
 
 from __future__ import annotations
@@ -57,7 +55,6 @@ STATES = {
 _BLOCK = Struct("<BQQQ")
 _MEMBER = Struct("<QQQQQ")
 _PROOF = Struct("<IQ")
-_FREE = Struct(">4scBI")
 _COPIED = (1 << 64) - 1  # no file has this inode
 
 
@@ -165,11 +162,6 @@ def block_key(network_id: int, family: int, base: int) -> bytes:
     )
 
 
-def _open_key(network_id: int, family: int, free: int, base: int) -> bytes:
-    prefix = _FREE.pack(records.network_prefix(network_id), b"o", family, free)
-    return prefix + base.to_bytes(BITS[family] // 8, "big")
-
-
 def host_bits(range_set: RangeSet) -> int:
     """A block of a set has 2**this addresses."""
     return BITS[range_set.family] - range_set.block_length
@@ -201,6 +193,11 @@ def used_in(pages: StoredPages, range_set: RangeSet, base: int) -> int:
     return sum(pages.count(low, high) for low, high in parts(range_set, base))
 
 
+def free_in(pages: StoredPages, range_set: RangeSet, base: int) -> int:
+    """How many of those are free."""
+    return capacity(range_set, base) - used_in(pages, range_set, base)
+
+
 def read_pages(
     txn: Transaction | Snapshot, store: Store, network_id: int, family: int
 ) -> StoredPages:
@@ -226,6 +223,14 @@ def get(
     return None if raw is None else Block.read(family, base, raw)
 
 
+def is_active(
+    txn: Transaction | Snapshot, store: Store, network_id: int, family: int, base: int
+) -> bool:
+    """Whether addresses may be assigned from a block. O(1)."""
+    raw = txn.get(block_key(network_id, family, base), None, store.db_blocks)
+    return raw is not None and raw[0] == ACTIVE
+
+
 def put(txn: Transaction, store: Store, network_id: int, block: Block) -> None:
     """Write the record of a block."""
     key = block_key(network_id, block.family, block.base)
@@ -240,12 +245,13 @@ def delete(txn: Transaction, store: Store, network_id: int, family: int, base: i
 def read_all(txn: Transaction | Snapshot, store: Store, network_id: int) -> list[Block]:
     """Every block of a network, in address order, IPv4 first. O(blocks)."""
     found = []
-    for key, raw in _below(txn.txn, store, records.network_prefix(network_id) + b"b"):
+    for key, raw in below(txn.txn, store, records.network_prefix(network_id) + b"b"):
         found.append(Block.read(key[5], int.from_bytes(key[6:], "big"), raw))
     return found
 
 
-def _below(txn: Any, store: Store, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+def below(txn: Any, store: Store, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The keys that begin so, ascending, and their values; ``txn`` is LMDB's."""
     with txn.cursor(store.db_blocks) as cursor:
         if not cursor.set_range(prefix):
             return
@@ -320,120 +326,3 @@ def doubt(
         if now_ns >= proven_until(txn, store, network_id):
             return "fencing: ownership of the blocks could not be proven in time"
     return ""
-
-
-# Which block can serve ------------------------------------------------------------------------
-
-
-def is_active(
-    txn: Transaction | Snapshot, store: Store, network_id: int, family: int, base: int
-) -> bool:
-    """Whether addresses may be assigned from a block. O(1)."""
-    raw = txn.get(block_key(network_id, family, base), None, store.db_blocks)
-    return raw is not None and raw[0] == ACTIVE
-
-
-def pop_fullest(txn: Transaction, store: Store, network_id: int, family: int) -> int | None:
-    """Take the block with the fewest free addresses out of the list. O(1)."""
-    prefix = records.network_prefix(network_id) + b"o" + bytes((family,))
-    with txn.txn.cursor(store.db_blocks) as cursor:
-        if not cursor.set_range(prefix):
-            return None
-        key: bytes = cursor.key()
-        if not key.startswith(prefix):
-            return None
-        cursor.delete()
-    return int.from_bytes(key[_FREE.size :], "big")
-
-
-def freed(
-    txn: Transaction,
-    store: Store,
-    network_id: int,
-    range_set: RangeSet,
-    value: int,
-    cursor: int | None,
-) -> None:
-    """An address was given back: its block has one more to serve. O(1).
-
-    ``cursor`` is where the set's round robin stands: its block serves now and is not listed.
-    """
-    family = range_set.family
-    base = base_of(range_set, value)
-    if cursor is not None and base_of(range_set, cursor) == base:
-        return
-    if not is_active(txn, store, network_id, family, base):
-        return
-    inside = parts(range_set, base)
-    if not any(low <= value <= high for low, high in inside):
-        return
-    pages = txn.pages(network_id, family)
-    free = sum(high - low + 1 - pages.count(low, high) for low, high in inside)
-    if free > 1:
-        txn.delete(_open_key(network_id, family, free - 1, base), b"", store.db_blocks)
-    key = _open_key(network_id, family, free, base)
-    txn.put(key, b"", True, True, False, store.db_blocks)
-
-
-def list_open(
-    txn: Transaction, store: Store, network_id: int, range_set: RangeSet, base: int
-) -> None:
-    """Enter a block, if it has free addresses, into the list of those that can serve."""
-    pages = txn.pages(network_id, range_set.family)
-    free = capacity(range_set, base) - used_in(pages, range_set, base)
-    if free:
-        key = _open_key(network_id, range_set.family, free, base)
-        txn.put(key, b"", True, True, False, store.db_blocks)
-
-
-def reindex(
-    txn: Transaction, store: Store, network_id: int, range_set: RangeSet, cursor: int | None
-) -> int:
-    """Make the list of blocks that can serve true; returns how many can. O(blocks).
-
-    Writes what differs, and nothing when nothing does.
-    """
-    pages = txn.pages(network_id, range_set.family)
-    wanted, listed = _open_keys(txn, store, network_id, range_set, pages, cursor)
-    for key in listed - wanted:
-        txn.delete(key, b"", store.db_blocks)
-    for key in wanted - listed:
-        txn.put(key, b"", True, True, False, store.db_blocks)
-    return len(wanted)
-
-
-def is_indexed(
-    txn: Snapshot, store: Store, network_id: int, range_set: RangeSet, cursor: int | None
-) -> bool:
-    """Whether every block that can serve is in the list of those. O(blocks)."""
-    pages = read_pages(txn, store, network_id, range_set.family)
-    wanted, listed = _open_keys(txn, store, network_id, range_set, pages, cursor)
-    return wanted <= listed
-
-
-def _open_keys(
-    txn: Transaction | Snapshot,
-    store: Store,
-    network_id: int,
-    range_set: RangeSet,
-    pages: StoredPages,
-    cursor: int | None,
-) -> tuple[set[bytes], set[bytes]]:
-    """The keys of the blocks that can serve: as they should be, and as they are."""
-    family = range_set.family
-    prefix = records.network_prefix(network_id) + b"o" + bytes((family,))
-    serving = None if cursor is None else base_of(range_set, cursor)
-    wanted = set()
-    for block in read_all(txn, store, network_id):
-        if block.family == family and block.state == ACTIVE and block.base != serving:
-            free = capacity(range_set, block.base) - used_in(pages, range_set, block.base)
-            if free:
-                wanted.add(_open_key(network_id, family, free, block.base))
-    return wanted, {key for key, _ in _below(txn.txn, store, prefix)}
-
-
-def listed_open(txn: Snapshot, store: Store, network_id: int, family: int) -> Iterator[int]:
-    """The first addresses of the blocks that are listed as able to serve, the fullest first."""
-    prefix = records.network_prefix(network_id) + b"o" + bytes((family,))
-    for key, _ in _below(txn.txn, store, prefix):
-        yield int.from_bytes(key[_FREE.size :], "big")

@@ -6,7 +6,7 @@ is one.
 
 from __future__ import annotations
 
-from fastipam import blocks, cooldown
+from fastipam import blocks, cooldown, openblocks
 from fastipam.addresses import format_cidr, format_ip
 from fastipam.blocks import ACTIVE
 from fastipam.errors import AddressNotInRange, PoolExhausted
@@ -69,7 +69,7 @@ def _take(
         if blocks.is_active(txn, store, network_id, family, base):
             found += _take_round(pages, range_set, base, cursor, wanted)
     while len(found) < wanted:
-        fullest = blocks.pop_fullest(txn, store, network_id, family)
+        fullest = openblocks.pop_fullest(txn, store, network_id, family)
         if fullest is None:
             break
         if blocks.is_active(txn, store, network_id, family, fullest):
@@ -132,7 +132,7 @@ def freed(ledger: Ledger, family: int, value: int) -> None:
         if each.family == family and each.block_length:
             cursor = ledger.state.cursor(index, family)
             network_id = ledger.state.network_id
-            blocks.freed(ledger.txn, ledger.store, network_id, each, value, cursor)
+            openblocks.freed(ledger.txn, ledger.store, network_id, each, value, cursor)
 
 
 # A pool is what its text says, whoever wrote it: reading it anew for every DEL would cost a third
@@ -173,7 +173,7 @@ def can_serve(
     cursor = state.cursor(index, family)
     if cursor is not None and has_free(blocks.base_of(range_set, cursor)):
         return True
-    return any(map(has_free, blocks.listed_open(txn, store, network_id, family)))
+    return any(map(has_free, openblocks.listed_open(txn, store, network_id, family)))
 
 
 def free(txn: Snapshot, store: Store, network_id: int, pool: Pool) -> int:
@@ -187,6 +187,5 @@ def free(txn: Snapshot, store: Store, network_id: int, pool: Pool) -> int:
             continue
         for block in owned:
             if block.family == each.family and block.state == ACTIVE:
-                size = blocks.capacity(each, block.base)
-                total += size - blocks.used_in(pages, each, block.base)
+                total += blocks.free_in(pages, each, block.base)
     return total

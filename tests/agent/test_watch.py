@@ -255,6 +255,29 @@ def test_longest_free_run_of_a_64(ipam: Ipam, monkeypatch: pytest.MonkeyPatch) -
         assert readings.longest_free_run(ipam.store, txn, "n") is None
 
 
+def test_a_sample_that_fails(
+    opened: Ipam, moment: Time, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A defect in one sample is logged, and the next one is taken."""
+    opened.network("n", "10.1.0.0/24").allocate("a")
+    looking = Watch(clock=moment, idle=moment)
+
+    def fail() -> list[readings.Reading]:
+        raise KeyError("odd")
+
+    looking.start()
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(readings, "read_all", fail)
+            looking.batch(1, 0.1)
+            until(lambda: "a sample could not be taken" in caplog.text, "it is logged")
+        moment.now += INTERVAL_S
+        looking.batch(1, 0.1)
+        until(lambda: looking.series(_key(opened)), "a sample is there")
+    finally:
+        looking.stop()
+
+
 def test_refusals(looking: Watch) -> None:
     """The last errors are remembered with their text, all are counted by code."""
     for number in range(watch.REFUSALS + 5):

@@ -159,10 +159,13 @@ def test_cluster_mode_is_a_file_of_its_own(bin_dir: Path) -> None:
     assert loader_of(bin_dir, "fastipam.cluster.need") == "Finder"
 
 
-def test_another_source_disables_cluster_modes_part(bin_dir: Path) -> None:
-    """When a source of that part is not what it was, the part counts for nothing."""
+@pytest.mark.parametrize("gone", [False, True])
+def test_another_source_disables_cluster_modes_part(bin_dir: Path, gone: bool) -> None:
+    """When a source of that part is not what it was, or not there, the part counts for nothing."""
     modules = marshal.loads((bin_dir / CLUSTER_BUNDLE).read_bytes())
     path, package, size, _, code = modules["fastipam.cluster.planner"]
+    if gone:
+        path = "/nonexistent/planner.py"
     modules["fastipam.cluster.planner"] = path, package, size, 1, code
     (bin_dir / CLUSTER_BUNDLE).write_bytes(marshal.dumps(modules))
     assert loader_of(bin_dir, "fastipam.cluster.need") == "SourceFileLoader"

@@ -11,7 +11,7 @@ import pytest
 import fastipam
 from fastipam.agent.keepers import Keepers
 from fastipam.cluster.engines.memory import MemoryEngine
-from fastipam.errors import ConfigError
+from fastipam.errors import ConfigError, TryLater
 from fastipam.store import close_shared
 
 from .nodes import init, settings
@@ -75,6 +75,28 @@ def test_a_store_that_is_replaced(path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert held(path.with_name("before")) == []
     keepers.get(str(path), "podnet", settings("a"))
     keepers.stop()
+    assert held(path) == []
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_no_more_threads(path: Path, monkeypatch: pytest.MonkeyPatch, which: int) -> None:
+    """A keeper whose threads cannot be started is none; the next request begins one."""
+    engine = MemoryEngine()
+    init(engine)
+    keepers = Keepers(lambda _: engine)
+    start, started = threading.Thread.start, []
+
+    def refused(thread: threading.Thread) -> None:
+        started.append(thread)
+        if len(started) == which + 1:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refused)
+        with pytest.raises(TryLater, match="new thread"):
+            keepers.get(str(path), "podnet", settings("a"))
+    assert keepers.all() == []
     assert held(path) == []
 
 

@@ -41,6 +41,7 @@ BOOKS = BASE | {
     "holds",
     "lease",
     "ledger",
+    "openblocks",
     "policy",
     "ranges",
     "rangespec",
@@ -68,6 +69,7 @@ ALLOWED = {
     "policy": {"errors"},
     "history": BASE | {"store", "state", "policy", "transaction"},
     "blocks": BASE | {"ranges", "store", "transaction", "_bitmap"},
+    "openblocks": BASE | {"blocks", "ranges", "store", "transaction", "_bitmap"},
     "blockwise": BOOKS | {"_bitmap"},
     # The books of a network; the parts that not every call needs are modules of their own.
     "ledger": BOOKS,

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from fastipam.cni import hooks
-from fastipam.errors import ConfigError, FastipamError
+from fastipam.errors import ConfigError, FastipamError, TryLater
 from fastipam.network import Network
 from fastipam.store import DEFAULT_DATA_DIR, close_shared, open_shared
 
@@ -117,7 +117,7 @@ class Keepers:
     def get(self, path: str, network: str, settings: Settings) -> Keeper:
         """The keeper of a network, started now if it is not there.
 
-        Raises FileNotFoundError while there is no store, ConfigError, StoreError.
+        Raises FileNotFoundError while there is no store, ConfigError, StoreError, TryLater.
         """
         key = os.path.abspath(path), network
         with self._lock:
@@ -127,9 +127,14 @@ class Keepers:
             if keeper is not None:  # the store was removed or replaced under its path
                 del self._keepers[key]
                 self._end(keeper)
-            keeper = self._keepers[key] = self._make(key, settings)
-        keeper.start()
-        return keeper
+            keeper = self._make(key, settings)
+            try:
+                keeper.start()
+            except RuntimeError as error:  # there may be no more threads
+                self._end(keeper)
+                raise TryLater(f"the cluster's keeper could not be started: {error}") from error
+            self._keepers[key] = keeper
+            return keeper
 
     def _make(self, key: tuple[str, str], settings: Settings) -> Keeper:
         from fastipam.cluster.connect import connect

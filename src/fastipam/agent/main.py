@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fastipam.agent")
 
+_OTHER_DESCRIPTORS = 256  # stores, the page's readers, connections to a cluster's store
 _BACKLOG = 4096  # connections that wait while a batch commits; the kernel's somaxconn bounds it
 
 
@@ -122,7 +123,7 @@ def _instrumented(
 
 
 def _raise_descriptor_limit(connections: int) -> None:
-    wanted = connections + 64
+    wanted = connections + _OTHER_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < wanted:
         try:

@@ -16,15 +16,13 @@ import socket
 import threading
 import time
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
-from html import escape
 from importlib.resources import files
-from string import Template
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import fastipam
 from fastipam import history, holds, records
 from fastipam.addresses import format_ip, parse_ip
+from fastipam.agent.html import Index
 from fastipam.agent.http import Asked, Response, Route, tag_of
 from fastipam.cni import stores
 from fastipam.errors import ConfigError, FastipamError
@@ -46,8 +44,6 @@ _KINDS = {
     ".css": "text/css; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-_ENTRY = "app.js"
-_EVENT_FIELDS = ("kind", "network", "address", "pod", "container")
 _DRAW_AGAIN_S = 1.0
 _EVENTS = 30
 _CONTAINER = 24  # characters of a container's id
@@ -77,7 +73,8 @@ class Page:
             for one in folder.iterdir()
             if (kind := _KINDS.get(one.name[one.name.rfind(".") :]))
         }
-        self._index = Template((folder / "index.html").read_text("utf-8"))
+        scripts = [name for name in self._files if name.endswith(".js")]
+        self._index = Index((folder / "index.html").read_text("utf-8"), scripts)
 
     @property
     def routes(self) -> Mapping[str, Route]:
@@ -91,14 +88,6 @@ class Page:
             "/api/events": Route(self._events),
             **{f"/page/{name}": Route(_always(file)) for name, file in self._files.items()},
         }
-
-    def _modules(self) -> str:
-        """What the entry imports, at once: else a browser hears of each from the one before it."""
-        return "\n".join(
-            f'<link rel="modulepreload" href="/page/{name}">'
-            for name in sorted(self._files)
-            if name.endswith(".js") and name != _ENTRY
-        )
 
     # Numbers --------------------------------------------------------------------------------
 
@@ -165,27 +154,9 @@ class Page:
         return Response(200, body, JSON, tag_of(body))
 
     def _page(self, _: Asked) -> Response:
-        """The page as it is without JavaScript: the numbers, as tables."""
+        """The page as it is without JavaScript."""
         numbers = self._numbers()
-        agent = numbers["agent"]
-        text = self._index.substitute(
-            host=escape(agent["host"]),
-            version=escape(agent["version"]),
-            modules=self._modules(),
-            networks="\n".join(_network_row(one) for one in numbers["networks"])
-            or '<tr><td colspan="9">No network yet: the first request names one.</td></tr>',
-            codes="\n".join(
-                f"<tr><td>{code}</td><td>{count:,}</td></tr>"
-                for code, count in numbers["codes"].items()
-            )
-            or '<tr><td colspan="2">none</td></tr>',
-            refusals="\n".join(_refusal_row(one) for one in numbers["refusals"])
-            or '<tr><td colspan="4">none</td></tr>',
-            events="\n".join(_event_row(one) for one in self._recent(numbers["networks"]))
-            or '<tr><td colspan="6">none</td></tr>',
-            moment=_moment(time.time()),
-            private="names are withheld" if self._private else "",
-        )
+        text = self._index.fill(numbers, self._recent(numbers["networks"]))
         return Response(200, text.encode(), "text/html; charset=utf-8")
 
     # The picture ----------------------------------------------------------------------------
@@ -346,46 +317,3 @@ def _field(asked: Asked, name: str) -> str:
 def _json(document: Any) -> Response:
     body = json.dumps(document).encode()
     return Response(200, body, JSON, tag_of(body))
-
-
-def _network_row(network: Mapping[str, Any]) -> str:
-    left = network["exhaustion_s"]
-    run = network["longest_free_run"]
-    fields = (
-        escape(network["network"]),
-        *(f"{network[key]:,}" for key in ("size", "assigned", "cooling", "reserved", "free")),
-        "not in sight" if left is None else duration(left),
-        "" if run is None else f"{run:,}",
-        duration(network["oldest_cooling_s"]) if network["cooling"] else "",
-    )
-    return "<tr>" + "".join(f"<td>{field}</td>" for field in fields) + "</tr>"
-
-
-def _event_row(event: Mapping[str, Any]) -> str:
-    fields = (_moment(event["at"]), *(escape(event[key]) for key in _EVENT_FIELDS))
-    return "<tr>" + "".join(f"<td>{field}</td>" for field in fields) + "</tr>"
-
-
-def _refusal_row(refusal: Mapping[str, Any]) -> str:
-    fields = (
-        _moment(refusal["at"]),
-        escape(refusal["verb"]),
-        str(refusal["code"]),
-        escape(refusal["message"]),
-    )
-    return "<tr>" + "".join(f"<td>{field}</td>" for field in fields) + "</tr>"
-
-
-def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-def duration(seconds: float) -> str:
-    """A span as people say it: "42 s", "3 min", "5.0 h", "12 d"."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 172800:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 86400:.0f} d"

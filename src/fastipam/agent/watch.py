@@ -8,6 +8,7 @@ node on which nothing happens has no samples and needs none: between two the lin
 from __future__ import annotations
 
 import json
+import logging
 import math
 import threading
 import time
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from fastipam.agent.readings import Reading
+
+log = logging.getLogger("fastipam.agent")
 
 INTERVAL_S = 10.0
 FINE = 360  # samples: the last hour
@@ -150,11 +153,17 @@ class Watch(Observer):
             self._wanted.clear()
             if self._stopped:
                 return
-            found = self.sample()
-            if self._runs_wanted:
-                self._runs_wanted = False
-                for reading in found:
-                    self._compute_run(reading)
+            try:
+                self._look()
+            except Exception:  # the page would go on, with the same numbers for ever
+                log.exception("a sample could not be taken")
+
+    def _look(self) -> None:
+        found = self.sample()
+        if self._runs_wanted:
+            self._runs_wanted = False
+            for reading in found:
+                self._compute_run(reading)
 
     def sample(self) -> list[Reading]:
         """Read every network now, and keep what was read. O(networks)."""

@@ -135,7 +135,10 @@ def activate(
 
     def is_true(modules: dict[str, Module]) -> bool:
         for path, _, size, time_ns, _ in modules.values():
-            status = stat(path)
+            try:
+                status = stat(path)
+            except OSError:  # an upgrade has taken it away
+                return False
             if status.st_size != size or status.st_mtime_ns != time_ns:
                 return False
         return True

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from fastipam.ledger import Ledger
     from fastipam.transaction import Transaction
 
+ENTRY_TRIES = 8  # at a node's entry; each is lost to somebody who has changed it meanwhile
+
 
 class JoiningNode(ReleasingNode):
     """A node that is registered, and finishes what it finds begun."""
@@ -42,35 +44,34 @@ class JoiningNode(ReleasingNode):
             entry = self._entry(None, member, agent=agent, deadline=deadline)
             return self._reconcile(member, entry, revision, deadline, is_new=True)
         self._agree(deadline)
+        entry, revision = self._register(member, deadline, agent=agent)
+        self.step("registered")
+        return self._reconcile(member, entry, revision, deadline)
+
+    def _register(
+        self, member: Member, deadline: Deadline, *, agent: bool
+    ) -> tuple[NodeEntry, int]:
+        """Write this node's entry, whatever stands there, if it may; (entry, its revision)."""
         key = self.keys.node(self.name)
-        for _ in range(8):
+        for _ in range(ENTRY_TRIES):
             stored = self.engine.get(key, deadline_s=deadline.call_s())
-            wanted = self._entry(stored, member, agent=agent, deadline=deadline)
-            if stored is not None and stored.value == wanted.pack():
-                revision = stored.mod_revision
-            else:
-                condition = (
-                    Compare(key, "absent")
-                    if stored is None
-                    else Compare(key, "mod_revision", stored.mod_revision)
+            entry = self._entry(stored, member, agent=agent, deadline=deadline)
+            if stored is not None and stored.value == entry.pack():
+                return entry, stored.mod_revision
+            conditions = [
+                Compare(key, "mod_revision", 0 if stored is None else stored.mod_revision),
+                Compare(self.keys.settings, "value", self.settings.text.encode()),
+            ]
+            if self._takes_over(stored, member):
+                conditions.append(Compare(self.keys.session(self.name), "absent"))
+            try:
+                outcome = self.engine.transact(
+                    conditions, [Put(key, entry.pack())], deadline_s=deadline.call_s()
                 )
-                conditions = [
-                    condition,
-                    Compare(self.keys.settings, "value", self.settings.text.encode()),
-                ]
-                if self._takes_over(stored, member):
-                    conditions.append(Compare(self.keys.session(self.name), "absent"))
-                try:
-                    outcome = self.engine.transact(
-                        conditions, [Put(key, wanted.pack())], deadline_s=deadline.call_s()
-                    )
-                except EngineTimeout:
-                    continue  # look again what became of it
-                if not outcome.succeeded:
-                    continue
-                revision = outcome.revision
-            self.step("registered")
-            return self._reconcile(member, wanted, revision, deadline)
+            except EngineTimeout:
+                continue  # look again what became of it
+            if outcome.succeeded:
+                return entry, outcome.revision
         raise NoBlock(f"the entry of node {self.name} changes faster than it can be read")
 
     def _identity(self) -> Member:

@@ -12,17 +12,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from fastipam import blocks
 from fastipam.cluster import layout, nodeloss, planner, survey
 from fastipam.cluster.claims import Node
 from fastipam.cluster.deadlines import Deadline
 from fastipam.cluster.engine import EngineError
 from fastipam.cluster.errors import ClusterCorrupt, ClusterRefused, NoBlock
 from fastipam.cluster.marks import Marks
-from fastipam.cluster.need import claim_family, hold_session, lacking
+from fastipam.cluster.membership import Membership
+from fastipam.cluster.need import claim_family, lacking
 from fastipam.cluster.nodelock import NodeLock
 from fastipam.cluster.planner import Use
 from fastipam.errors import FastipamError
@@ -39,12 +38,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastipam.cluster")
 
 _OPERATION_S = 5.0
-_TICK_S = 0.1  # how soon demand is noticed while addresses are assigned
-_IDLE_S = 1.0  # and while none are
-_COLLECT_S = 0.05  # while a mark is up
-_LOOK_AGAIN_S = 0.5  # a block may become free without anybody answering the mark
-_TIDY_S = 5.0  # between two looks for blocks to give back
-_RECONCILE_S = 600.0  # between two comparisons of both stores: they should never find anything
+_IDLE_S = 1.0  # how soon demand is noticed after none was
+_UNSEEN = (-1, -1)  # unlike anything that the books say
 _NEED_S = 3.0  # an ADD that has not asked again for so long has gone
 
 
@@ -87,16 +82,12 @@ class Keeper:
         self.engine = connect(settings)
         self.node = Node(store, network, settings, self.engine)
         self._clock = clock
-        self._directories = directories
+        self.membership = Membership(self.node, clock, directories)
         self._lock = NodeLock(store)
         self._wake = threading.Event()
         self._stopping = False
         self._threads: list[threading.Thread] = []
-        self._joined = False
-        self._session = 0
-        # A session that was opened and is not held yet: until when to use it, when that was begun.
-        self._spare = (0, 0.0, 0)
-        self._keep_at = self._tidy_at = self._reconcile_at = 0.0
+        self._tidy_at = 0.0
         # (family, does an ADD wait) -> when a pool that was used up is looked at again
         self._look_at: dict[tuple[int, bool], float] = {}
         self._failures = 0
@@ -104,7 +95,7 @@ class Keeper:
         self._marked: dict[int, float] = {}  # family -> when its mark was raised
         self._last_claim: dict[int, tuple[float, int]] = {}  # family -> (when, blocks)
         self.marks = Marks(self.node, clock, self._wake.set)
-        self._seen = (-1, -1)  # what the books said when demand was last looked at
+        self._seen = _UNSEEN  # what the books said when demand was last looked at
         self._states: dict[str, int] = {}
         self._connected = False
         self._since = time.time()
@@ -152,10 +143,7 @@ class Keeper:
         worker = self._threads[:1]  # the other thread uses the engine only, which ends its call
         for thread in worker:
             thread.join(seconds)
-        if self._session and not self.settings.fencing:
-            # Else plugins that run directly may assign until the proof, and the session, end.
-            with suppress(EngineError):
-                self.engine.close_session(self._session, deadline_s=1.0)
+        self.membership.end()
         self.engine.close()
         return not any(thread.is_alive() for thread in worker)
 
@@ -174,7 +162,7 @@ class Keeper:
         """Do what is due now; the seconds until something is due again. Raises nothing."""
         try:
             if not self._lock.try_take():
-                return _COLLECT_S  # a plugin that runs directly is claiming for this node
+                return planner.COLLECT_S  # a plugin that runs directly is claiming for this node
         except OSError as error:  # no descriptor is left, say
             return self._failed(False, f"the claims of this node cannot be locked: {error}")
         try:
@@ -184,18 +172,18 @@ class Keeper:
             return seconds
         except (EngineError, NoBlock, ClusterRefused, ClusterCorrupt) as error:
             if isinstance(error, ClusterRefused) or self._has_begun():
-                self._joined = False  # joining again finishes what was begun
+                self.membership.doubt()  # joining again finishes what was begun
             return self._failed(not isinstance(error, EngineError), error.message)
         except FastipamError as error:
-            self._joined = False
+            self.membership.doubt()
             return self._failed(False, error.message)
         except nodeloss.NamespacesUnreadable as error:
-            self._joined = False
+            self.membership.doubt()
             self._say(True, f"what this node's pods have is not known: {error}")
             return _IDLE_S
         except Exception:
             log.exception("network=%s a defect in the cluster's keeper", self.network.name)
-            self._joined = False
+            self.membership.doubt()
             return self._failed(self._connected, self._reason)
         finally:
             self._lock.give()
@@ -226,21 +214,22 @@ class Keeper:
 
     def _work(self) -> float:
         deadline = Deadline(_OPERATION_S)
-        self._keep(deadline)
+        if self.membership.keep(deadline):
+            self._seen = _UNSEEN
         needs = self._waiting()
         if self._marked and self.node.collect(deadline):
-            self._seen = (-1, -1)
+            self._seen = _UNSEEN
             self.on_blocks()
         busy = self._claim(needs, deadline)
         self._answer_marks(deadline)
         now = self._clock()
         if now >= self._tidy_at:
-            self._tidy_at = now + _TIDY_S
+            self._tidy_at = now + planner.TIDY_S
             self._give_back(deadline)
         if self._marked:
-            return _COLLECT_S
+            return planner.COLLECT_S
         soonest = self.marks.next_answer()
-        return max(0.0, min(soonest - now, _TICK_S if busy or needs else _IDLE_S))
+        return max(0.0, min(soonest - now, planner.TICK_S if busy or needs else _IDLE_S))
 
     def _waiting(self) -> int:
         """How many ADDs wait for an address."""
@@ -249,67 +238,6 @@ class Keeper:
             if asked < oldest:
                 self._needs.pop(who, None)
         return len(self._needs)
-
-    # Taking part ----------------------------------------------------------------------------
-
-    def _keep(self, deadline: Deadline) -> None:
-        """Registered, the session kept, ownership proven; all of it again when one is gone."""
-        now = self._clock()
-        if self._joined and self._is_doubtful():
-            self._joined = False
-        if self._joined and now < self._keep_at:
-            return
-        began_ns = blocks.boottime_ns()
-        if self._joined:
-            left = self.engine.keep_session(self._session, deadline_s=deadline.call_s())
-            if left <= 0 or not self.node.is_still_registered(deadline):
-                log.warning(
-                    "network=%s node=%s session or registration gone, joining again",
-                    self.network.name,
-                    self.settings.node,
-                )
-                self._joined = False
-        if not self._joined:
-            self._session = self._opened(deadline)
-            began_ns = min(began_ns, self._spare[2])
-        if not self._joined or now >= self._reconcile_at:
-            found = self.node.join(deadline, agent=True, session=self._session)
-            if found:
-                entered = nodeloss.resolve(self.node, found, self._directories)
-                log.warning(
-                    "network=%s found=%d blocks of an earlier store, %d addresses in use",
-                    self.network.name,
-                    len(found),
-                    len(entered),
-                )
-            self._reconcile_at = now + _RECONCILE_S
-            self.node.reindex()
-            self._seen = (-1, -1)
-        if not self._joined:
-            if self.node.session != self._session:
-                hold_session(self.node, self._session, deadline)
-            self._spare = (0, 0.0, 0)
-            self._joined = True
-        if self.settings.fencing:
-            # The session ends so long after the moment before it was kept, or later.
-            self.node.prove_until(began_ns + self.settings.session_s * 10**9)
-        self._keep_at = now + self.settings.session_s / 3
-
-    def _opened(self, deadline: Deadline) -> int:
-        """A session to join with: a new one, or that of an attempt that failed a moment ago."""
-        if self._clock() >= self._spare[1]:
-            began_ns = blocks.boottime_ns()
-            session = self.engine.open_session(
-                self.settings.session_s, deadline_s=deadline.call_s()
-            )
-            self._spare = (session, self._clock() + self.settings.session_s / 3, began_ns)
-        return self._spare[0]
-
-    def _is_doubtful(self) -> bool:
-        """Whether another process has found this node removed, or has restored its store."""
-        with self.store.read() as txn:
-            network_id = self.network.id_in(txn)
-            return network_id is None or bool(blocks.doubt(txn, self.store, network_id))
 
     # Demand ---------------------------------------------------------------------------------
 
@@ -331,7 +259,7 @@ class Keeper:
                 self._lower(family, deadline)
             got |= self._claim_family(family, free, missing, deadline)
         if got:
-            self._seen = (-1, -1)
+            self._seen = _UNSEEN
         if needs and not lacking(self.store, self.network, self.settings):
             self._needs.clear()
             self.on_blocks()
@@ -361,11 +289,11 @@ class Keeper:
             self._last_claim[family] = self._clock(), run
             self._lower(family, deadline)
             return True
-        self._look_at[family, True] = now + _LOOK_AGAIN_S
-        self._look_at[family, False] = now + _TIDY_S  # nobody waits: it is not urgent
+        self._look_at[family, True] = now + planner.LOOK_AGAIN_S
+        self._look_at[family, False] = now + planner.TIDY_S  # nobody waits: it is not urgent
         if missing > free and family not in self._marked:
             blocks_needed = -(-(missing - free) // pool.size)
-            self.node.raise_mark(family, blocks_needed, self._session, deadline)
+            self.node.raise_mark(family, blocks_needed, self.membership.session, deadline)
             self._marked[family] = now
         elif family in self._marked:
             # One that was answered with too little, or whose node changed its mind, is gone.
@@ -390,7 +318,7 @@ class Keeper:
             if numbers:
                 pairs = [(pool.family, pool.address(one)) for one in numbers]
                 self.node.give_back(pairs, deadline)
-                self._seen = (-1, -1)
+                self._seen = _UNSEEN
 
     # Others in need -------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastipam import blocks
+from fastipam import blocks, openblocks
 from fastipam.blocks import ACTIVE, CLAIMING, RELEASING, Block, Member
 from fastipam.cluster import layout
 from fastipam.ledger import read_state
@@ -85,7 +85,7 @@ class LocalNode:
         block.state = ACTIVE
         network_id = ledger.state.network_id
         blocks.put(txn, self.store, network_id, block)
-        blocks.list_open(txn, self.store, network_id, self._range_set(block.family), block.base)
+        openblocks.list_open(txn, self.store, network_id, self._range_set(block.family), block.base)
 
     def _used(self, txn: Transaction, ledger: Ledger, family: int, base: int) -> int:
         """How many addresses of a block are not free, gateways and exclusions left out."""
@@ -138,7 +138,7 @@ class LocalNode:
                 return
             state = read_state(txn, self.store, network_id)
             if all(
-                blocks.is_indexed(
+                openblocks.is_indexed(
                     txn, self.store, network_id, each, state.cursor(index, each.family)
                 )
                 for index, each in sets
@@ -148,7 +148,7 @@ class LocalNode:
             ledger = self._enter(txn)
             for index, each in sets:
                 cursor = ledger.state.cursor(index, each.family)
-                blocks.reindex(txn, self.store, ledger.state.network_id, each, cursor)
+                openblocks.reindex(txn, self.store, ledger.state.network_id, each, cursor)
 
     def prove_until(self, until_ns: int) -> None:
         """Ownership is certain until then: nobody may take a block of a live session before."""

@@ -21,7 +21,6 @@ log = logging.getLogger("fastipam.cluster")
 
 _LIST_S = 5.0
 _WATCH_S = 30.0
-_SPREAD_S = 1.0  # donors answer a mark within it
 
 
 class Marks:
@@ -54,7 +53,7 @@ class Marks:
         except ClusterCorrupt as error:  # it must not keep the other marks from being answered
             log.warning("network=%s %s", self._node.network.name, error)
             return
-        delay = planner.donor_delay_s(self._node.name, needy, want.number, _SPREAD_S)
+        delay = planner.donor_delay_s(self._node.name, needy, want.number, planner.SPREAD_S)
         with self._lock:
             self._marks[needy] = self._clock() + delay, mark
         self._wake()
@@ -89,7 +88,7 @@ class Marks:
                 if given:
                     self._marks.pop(needy, None)
                 else:
-                    self._marks[needy] = self._clock() + _SPREAD_S, mark
+                    self._marks[needy] = self._clock() + planner.SPREAD_S, mark
 
     def follow(
         self, is_over: Callable[[], bool], sleep: Callable[[float], None] = time.sleep

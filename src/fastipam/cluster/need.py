@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from fastipam import blocks
+from fastipam.cluster import planner
 from fastipam.cluster.claims import Node
 from fastipam.cluster.connect import connect
 from fastipam.cluster.deadlines import Deadline
@@ -21,10 +22,7 @@ if TYPE_CHECKING:
     from fastipam.network import Network
     from fastipam.store import Store
 
-# Others answer a mark within a second; then it is looked at again, and the blocks are collected.
-_COLLECT_S = 0.05
-_LOOK_AGAIN_S = 0.5
-_MARK_TTL_S = 10
+_MARK_TTL_S = 10  # others answer within a second; the mark goes with a plugin that was killed
 
 
 def claim_now(
@@ -143,15 +141,14 @@ def _wait_for_donor(
     session = node.engine.open_session(_MARK_TTL_S, deadline_s=deadline.call_s())
     try:
         node.raise_mark(family, 1, session, deadline)
-        looked_at = 0
-        waited = 0.0
-        while deadline.left_s() > _COLLECT_S:
-            sleep(_COLLECT_S)
-            waited += _COLLECT_S
+        waited, look_at = 0.0, planner.LOOK_AGAIN_S
+        while deadline.left_s() > planner.COLLECT_S:
+            sleep(planner.COLLECT_S)
+            waited += planner.COLLECT_S
             if any(one[0] == family for one in node.collect(deadline)):
                 return
-            if waited >= (looked_at + 1) * _LOOK_AGAIN_S:
-                looked_at += 1
+            if waited >= look_at:
+                look_at += planner.LOOK_AGAIN_S
                 if claim_family(node, family, 1, deadline):
                     return
     finally:

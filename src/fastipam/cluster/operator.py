@@ -6,6 +6,7 @@ from fastipam.addresses import BITS, format_cidr
 from fastipam.cluster import layout
 from fastipam.cluster.engine import Compare, Delete, EngineTimeout, Put
 from fastipam.cluster.errors import ClusterRefused, NoBlock
+from fastipam.cluster.joining import ENTRY_TRIES
 from fastipam.cluster.layout import BlockEntry, NodeEntry
 
 TYPE_CHECKING = False
@@ -80,7 +81,7 @@ def _end_epoch(
     engine: Engine, keys: layout.Keys, name: str, deadline: Deadline, *, force: bool
 ) -> int:
     key = keys.node(name)
-    for _ in range(8):
+    for _ in range(ENTRY_TRIES):
         stored = engine.get(key, deadline_s=deadline.call_s())
         if stored is None:
             raise ClusterRefused(

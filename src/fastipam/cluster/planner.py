@@ -26,6 +26,12 @@ WINDOWS = 4
 # Tries that somebody else was faster at. After each the pool was looked at again.
 TRIES = 12
 WINDOW_BITS = 8
+# When a node looks at its blocks and at the store; the simulator has the same times.
+TICK_S = 0.1  # how soon demand is noticed while addresses are assigned
+COLLECT_S = 0.05  # between two looks at what others have handed over, while a mark is up
+LOOK_AGAIN_S = 0.5  # at a pool that was used up: a block may become free without any answer
+SPREAD_S = 1.0  # donors answer a mark within it
+TIDY_S = 5.0  # between two looks for blocks to give back
 
 
 class Policy:

@@ -109,21 +109,7 @@ class Settings:
         self.fencing = read.flag("fencing")
         self.session_s = int(read.number("sessionTTL", DEFAULT_SESSION_S, 2, 3600))
         self.timeout_s = read.number("timeout", DEFAULT_TIMEOUT_S, 0.1, 60)
-        default = Policy()
-        self.policy = Policy(
-            low_water=read.number("lowWater", default.low_water, 0, 1000),
-            high_water=read.number("highWater", default.high_water, 0, 1000),
-            minimum_age_s=read.number("minimumAge", default.minimum_age_s, 0, 10**8),
-        )
-        if self.policy.high_water < self.policy.low_water + 1:
-            raise ConfigError(
-                f"{self.policy.high_water} is less than one block above "
-                f"lowWater ({self.policy.low_water})",
-                field=f"{path}.highWater",
-                value=self.policy.high_water,
-                hint="both are counted in blocks' worth of free addresses; "
-                "closer together a block would go to and fro",
-            )
+        self.policy = _policy(read)
         self.addresses = _addresses(read)
         ranges, lengths = _pools(read)
         self.pool = _cut(ranges, lengths, exclude, path)
@@ -257,6 +243,24 @@ def _node(read: _Reader) -> str:
     return value
 
 
+def _policy(read: _Reader) -> Policy:
+    default = Policy()
+    policy = Policy(
+        low_water=read.number("lowWater", default.low_water, 0, 1000),
+        high_water=read.number("highWater", default.high_water, 0, 1000),
+        minimum_age_s=read.number("minimumAge", default.minimum_age_s, 0, 10**8),
+    )
+    if policy.high_water < policy.low_water + 1:
+        raise ConfigError(
+            f"{policy.high_water} is less than one block above lowWater ({policy.low_water})",
+            field=f"{read.path}.highWater",
+            value=policy.high_water,
+            hint="both are counted in blocks' worth of free addresses; "
+            "closer together a block would go to and fro",
+        )
+    return policy
+
+
 def _addresses(read: _Reader) -> tuple[str, ...]:
     value = read.get("address")
     listed = [] if value is None else value if isinstance(value, list) else [value]
@@ -306,8 +310,7 @@ def _pool(read: _Reader, one: object, field: str) -> Range:
         return Range.parse(one, field=field)
     if not isinstance(one, dict):
         raise ConfigError(f"{one!r:.80} is neither a CIDR nor an object", field=field, value=one)
-    names = {"subnet": "subnet", "rangestart": "rangeStart", "rangeend": "rangeEnd"}
-    names["gateway"] = "gateway"
+    names = {each.casefold(): each for each in ("subnet", "rangeStart", "rangeEnd", "gateway")}
     for key, text in one.items():
         if key not in names or not isinstance(text, str):
             raise ConfigError(
@@ -323,7 +326,7 @@ def _pool(read: _Reader, one: object, field: str) -> Range:
 def _block_lengths(read: _Reader, families: set[int]) -> dict[int, int]:
     """The block length of each family. One number is IPv4's, and IPv6 blocks are as large."""
     value = read.get("blockSize")
-    listed = value if isinstance(value, list) else [value if value is not None else None]
+    listed = value if isinstance(value, list) else [value]
     numbers = [
         DEFAULT_BLOCK_V4 + 96 * (V4 not in families) if one is None else one for one in listed
     ]
@@ -362,16 +365,13 @@ def geometry(pool: Pool, one: Range) -> Geometry:
     range_set = next(each for each in pool.sets if one in each.ranges)
     host_bits = BITS[one.family] - range_set.block_length
     count = 1 << (range_set.block_length - one.length)
-    usable = range_set.intervals
     unusable: set[int] = set()
-    at = 0
     edge = 0
-    for low, high in sorted(usable):
+    for low, high in sorted(range_set.intervals):
         if high < one.network or low >= one.network + (count << host_bits):
             continue
         first = (low - one.network) >> host_bits
         unusable.update(range(edge, first))
         edge = ((high - one.network) >> host_bits) + 1
-        at += 1
     unusable.update(range(edge, count))
     return Geometry(one.family, one.network, host_bits, count, frozenset(unusable))

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _CHECK = "configuration"
-OTHERS = ("host-local", "whereabouts", "dhcp", "static", "calico-ipam")
+_HOST_LOCAL = "host-local"
+_REPLACED = (_HOST_LOCAL, "whereabouts")  # what fastipam stands in for: it may have been forgotten
 
 
 class Configured(NamedTuple):
@@ -77,9 +78,9 @@ def _file(path: Path) -> Iterator[tuple[Finding, Config | None]]:
 def _plugin(path: Path, whole: dict[str, Any], edit: str) -> tuple[Finding, Config | None]:
     kind, name = whole["ipam"]["type"], whole.get("name", "")
     if kind != "fastipam":
-        if kind not in OTHERS[:2]:
+        if kind not in _REPLACED:
             return Finding(_CHECK, OK, f"{path}: network {name!r} has ipam type {kind!r}"), None
-        move = "fastipam import host-local --dry-run" if kind == OTHERS[0] else edit
+        move = "fastipam import host-local --dry-run" if kind == _HOST_LOCAL else edit
         text = f"{path}: network {name!r} still has ipam type {kind!r}"
         return Finding(_CHECK, WARNING, text, move), None
     try:

@@ -1,0 +1,87 @@
+"""The agent's page as it is without JavaScript: its numbers, as tables."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from html import escape
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+_ENTRY = "app.js"
+
+
+class Index:
+    """page/index.html, to be filled. ``scripts`` are the modules of the page."""
+
+    def __init__(self, text: str, scripts: Iterable[str]) -> None:
+        self._template = Template(text)
+        # At once: else a browser hears of each module from the one that imports it.
+        self._modules = "\n".join(
+            f'<link rel="modulepreload" href="/page/{name}">'
+            for name in sorted(scripts)
+            if name != _ENTRY
+        )
+
+    def fill(self, numbers: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> str:
+        """The page with what /api/status says and the last events of all networks."""
+        agent = numbers["agent"]
+        codes = ((str(code), f"{count:,}") for code, count in numbers["codes"].items())
+        no_network = "No network yet: the first request names one."
+        return self._template.substitute(
+            host=escape(agent["host"]),
+            version=escape(agent["version"]),
+            modules=self._modules,
+            networks=_rows(map(_network, numbers["networks"]), 9, no_network),
+            codes=_rows(codes, 2),
+            refusals=_rows(map(_refusal, numbers["refusals"]), 4),
+            events=_rows(map(_event, events), 6),
+            moment=_moment(time.time()),
+            private="names are withheld" if agent["private"] else "",
+        )
+
+
+def _rows(rows: Iterable[Iterable[str]], columns: int, nothing: str = "none") -> str:
+    """Rows of a table, their cells escaped; without any, what to say instead."""
+    lines = (f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return "\n".join(lines) or f'<tr><td colspan="{columns}">{nothing}</td></tr>'
+
+
+def _network(network: Mapping[str, Any]) -> Iterator[str]:
+    left, run = network["exhaustion_s"], network["longest_free_run"]
+    yield network["network"]
+    for key in ("size", "assigned", "cooling", "reserved", "free"):
+        yield f"{network[key]:,}"
+    yield "not in sight" if left is None else _duration(left)
+    yield "" if run is None else f"{run:,}"
+    yield _duration(network["oldest_cooling_s"]) if network["cooling"] else ""
+
+
+def _event(event: Mapping[str, Any]) -> Iterator[str]:
+    yield _moment(event["at"])
+    for key in ("kind", "network", "address", "pod", "container"):
+        yield event[key]
+
+
+def _refusal(refusal: Mapping[str, Any]) -> Iterator[str]:
+    yield _moment(refusal["at"])
+    for key in ("verb", "code", "message"):
+        yield str(refusal[key])
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _duration(seconds: float) -> str:
+    """A span as people say it: "42 s", "3 min", "5.0 h", "12 d"."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 172800:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.0f} d"
