@@ -46,11 +46,6 @@ def find(txn: Transaction | Snapshot, store: Store, key: bytes) -> tuple[int, st
         ) from error
 
 
-def policy_key(network_id: int) -> bytes:
-    """The key in ``meta`` of what a network's policy was when an address was last assigned."""
-    return b"policy " + records.network_prefix(network_id)
-
-
 def read_pool(text: str, known: Pool | None, store: Store, name: str) -> Pool:
     """The pool of a network's stored text; ``known`` if that is it. Raises StoreCorrupt."""
     if known is not None and known.text == text:
@@ -172,7 +167,7 @@ class Ledger:
 
     def adopt_policy(self) -> None:
         """Remember the policy, for those who give back without a configuration."""
-        key, db = policy_key(self.state.network_id), self.store.db_meta
+        key, db = records.policy_key(self.state.network_id), self.store.db_meta
         if self.txn.get(key, None, db) != self.policy.packed:
             self.txn.put(key, self.policy.packed, True, True, False, db)
 

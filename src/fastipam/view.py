@@ -8,7 +8,7 @@ from fastipam.addresses import format_ip, parse_cidr, parse_ip
 from fastipam.cooldown import cooling_of
 from fastipam.errors import ConfigError, LeaseMissing, StoreCorrupt, StoreError
 from fastipam.lease import Lease
-from fastipam.ledger import find, policy_key, read_pool, read_record, read_state
+from fastipam.ledger import find, read_pool, read_record, read_state
 from fastipam.policy import DEFAULT_POLICY, Policy
 from fastipam.ranges import CUT
 from fastipam.records import ASSIGNED, CHECK_HINT, Record
@@ -288,7 +288,9 @@ class View:
         """The policy with which an address was last assigned, else the default."""
         with self._store.read() as txn:
             found = self._find(txn)
-            raw = txn.get(policy_key(found[0]), None, self._store.db_meta) if found else None
+            raw = (
+                txn.get(records.policy_key(found[0]), None, self._store.db_meta) if found else None
+            )
             return Policy.read(raw)
 
     def cursors(self) -> list[tuple[int, int] | None]:

@@ -80,7 +80,8 @@ ALLOWED = {
     "view": BOOKS | {"_bitmap"},
     "network": BOOKS | {"view"},
     "ipam": {"errors", "ranges", "rangespec", "network", "policy", "store", "transaction"},
-    "verify": BASE | {"ranges", "store", "transaction", "state", "history", "holds", "_bitmap"},
+    "verify": BASE
+    | {"ranges", "store", "transaction", "state", "policy", "history", "holds", "_bitmap"},
     "sight": {"lease", "records"},
     "sweep": BOOKS | {"network", "ipam", "sight"},
     "repair": BOOKS | {"verify", "_bitmap"},
