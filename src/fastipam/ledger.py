@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # A release adds one address to the cool-down queue, an assignment takes up to this many whose
 # time is over out of it: the queue shrinks whenever it can, and no call pays for a burst.
 EXPIRE_PER_CALL = 4
+MOST_EXPIRED = 1024  # at once, where none is free otherwise; other writers wait
 
 
 def find(txn: Transaction | Snapshot, store: Store, key: bytes) -> tuple[int, str] | None:
@@ -188,13 +189,10 @@ class Ledger:
             from fastipam import blockwise
 
             return blockwise.choose(self, index, range_set, 1)[0]
-        pages = self.txn.pages(self.state.network_id, family)
-        for low, high in range_set.after(self.state.cursor(index, family)):
-            found = pages.take_first(low, high)
-            if found is not None:
-                self.count_outside(family, (found,))
-                break
-        else:
+        found = self._take_next(index, range_set)
+        if found is None and self._expire_kept():
+            found = self._take_next(index, range_set)
+        if found is None:
             early = cooldown.take_early(self, index, range_set, 1)
             if not early:
                 from fastipam import refusals
@@ -203,6 +201,25 @@ class Ledger:
             found = early[0]
         self.state.move_cursor(index, family, found)
         return found
+
+    def _take_next(self, index: int, range_set: RangeSet) -> int | None:
+        """Take the next free address of a range set, if there is one."""
+        family = range_set.family
+        pages = self.txn.pages(self.state.network_id, family)
+        for low, high in range_set.after(self.state.cursor(index, family)):
+            found = pages.take_first(low, high)
+            if found is not None:
+                self.count_outside(family, (found,))
+                return found
+        return None
+
+    def _expire_kept(self) -> bool:
+        """Before one is taken early: whether some are free now that are kept no longer."""
+        if not self.state.kept:
+            return False
+        from fastipam import holds
+
+        return holds.expire(self, MOST_EXPIRED)
 
     def claim(self, index: int, range_set: RangeSet, value: int, owner: Owner) -> None:
         """Take a requested address: a free one, one that is only cooling, or one kept for it.
@@ -242,7 +259,10 @@ class Ledger:
             from fastipam import holds
 
             reservation = holds.find(self, family, value)
-            if reservation is None or not reservation.is_for(owner):
+            may = reservation is not None and (
+                reservation.is_for(owner) or reservation.is_over(self.state.clock)
+            )
+            if not may:
                 from fastipam import refusals
 
                 raise refusals.reserved(family, value, reservation)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from fastipam import history, reboot, records
 from fastipam.errors import ConfigError, DuplicateAllocation, PoolExhausted, StoreFull
 from fastipam.lease import Lease, Owner, join, to_ip
-from fastipam.ledger import EXPIRE_PER_CALL, Ledger, read_record
+from fastipam.ledger import EXPIRE_PER_CALL, MOST_EXPIRED, Ledger, read_record
 from fastipam.ranges import Pool
 from fastipam.records import ASSIGNED
 from fastipam.view import View, parse_wanted
@@ -167,7 +167,7 @@ class Network(View):
             from fastipam import holds
 
             ledger.state.tick(self._store.clock())
-            if not holds.expire(ledger, reboot.BATCH):
+            if not holds.expire(ledger, MOST_EXPIRED):
                 return False
             ledger.save()
             return True
