@@ -14,6 +14,7 @@ from fastipam import PoolExhausted, reboot, store
 from fastipam.backup import backup, restore
 from fastipam.errors import AddressInUse, DuplicateAllocation, StoreUnavailable
 from fastipam.ipam import Ipam
+from fastipam.lease import Owner
 from fastipam.sweep import finish_reboot
 from fastipam.verify import verify
 
@@ -216,6 +217,19 @@ def test_store_restored_by_another_process(boot: Boot, tmp_path: Path) -> None:
                 strict.allocate("newer")
             else:
                 assert len(strict.allocate_many(many)) == 100
+
+
+def test_import_for_a_container_of_an_earlier_boot(boot: Boot, clock: Clock) -> None:
+    """What is imported is of this boot, and stays when the rest of the owner's is given back."""
+    with boot("one") as ipam:
+        net = ipam.network("n", POOL)
+        net.allocate_many([(f"c{at}", "eth0") for at in range(100)])
+    with boot("two") as ipam:
+        net = ipam.network("n")
+        assert net.adopt(Owner("c99", "eth0"), 4, 0x0A000909, clock.now_ns)
+        assert net.adopt(Owner("c50", "eth0"), 4, 0x0A000002 + 50, clock.now_ns)
+        finish_reboot(ipam)
+        assert [lease.container_id for lease in net.leases()] == ["c50", "c99"]
 
 
 def test_boot_that_cannot_be_told(boot: Boot, data_dir: Path, clock: Clock) -> None:
