@@ -253,8 +253,8 @@ class Ledger:
         record = self.record(family, value)
         if record is not None and record.state == ASSIGNED and record.boot != self.store.boot:
             name = records.owner_name(record.container_id, record.ifname)
-            self.release(name, history.REBOOTED)
-            return self._take(family, value, owner)
+            if (family, value) in self.release(name, history.REBOOTED):
+                return self._take(family, value, owner)
         if record is None:
             from fastipam import holds
 
@@ -397,6 +397,23 @@ class Ledger:
         held = self.held_by(name)
         if not held:
             return []
+        found = self.leases_of(name, held)
+        if newest is not None and any(records.generation_of(one[1]) > newest for one in found):
+            return []
+        wall_ns = self.store.clock()
+        now = self.state.tick(wall_ns)
+        for key, raw, family, value in found:
+            self._give_back(key, raw, (family, value), now, held)
+            texts = records.texts_of(raw)
+            self.note(kind, records.generation_of(raw), family, value, texts, wall_ns)
+        self.txn.delete(self.owner_key(name), b"", self.store.db_owners)
+        self.save()
+        return held
+
+    def leases_of(
+        self, name: bytes, held: Sequence[tuple[int, int]]
+    ) -> list[tuple[bytes, bytes, int, int]]:
+        """(key, packed lease, family, address) of what an owner has. Raises StoreCorrupt."""
         found = []
         for family, value in held:
             key = records.address_key(self.state.network_id, family, value)
@@ -409,18 +426,8 @@ class Ledger:
                     path=self.store.path,
                     hint=CHECK_HINT,
                 )
-            if newest is not None and records.generation_of(raw) > newest:
-                return []
             found.append((key, raw, family, value))
-        wall_ns = self.store.clock()
-        now = self.state.tick(wall_ns)
-        for key, raw, family, value in found:
-            self._give_back(key, raw, (family, value), now, held)
-            texts = records.texts_of(raw)
-            self.note(kind, records.generation_of(raw), family, value, texts, wall_ns)
-        self.txn.delete(self.owner_key(name), b"", self.store.db_owners)
-        self.save()
-        return held
+        return found
 
     def _give_back(
         self,
