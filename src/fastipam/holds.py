@@ -90,6 +90,10 @@ class Reservation:
                 hint=records.CHECK_HINT,
             ) from error
 
+    def is_over(self, clock: int) -> bool:
+        """Whether it has ended by this time of the network's clock."""
+        return 0 < self.until <= clock
+
     def is_for(self, owner: Owner) -> bool:
         """Whether this owner may have the address."""
         return bool(self.owner) and (self.owner, self.ifname) in _names(owner)

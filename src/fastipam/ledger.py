@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # A release adds one address to the cool-down queue, an assignment takes up to this many whose
 # time is over out of it: the queue shrinks whenever it can, and no call pays for a burst.
 EXPIRE_PER_CALL = 4
+MOST_EXPIRED = 1024  # at once, where none is free otherwise; other writers wait
 
 
 def find(txn: Transaction | Snapshot, store: Store, key: bytes) -> tuple[int, str] | None:
@@ -44,11 +45,6 @@ def find(txn: Transaction | Snapshot, store: Store, key: bytes) -> tuple[int, st
             path=store.path,
             hint=CHECK_HINT,
         ) from error
-
-
-def policy_key(network_id: int) -> bytes:
-    """The key in ``meta`` of what a network's policy was when an address was last assigned."""
-    return b"policy " + records.network_prefix(network_id)
 
 
 def read_pool(text: str, known: Pool | None, store: Store, name: str) -> Pool:
@@ -172,7 +168,7 @@ class Ledger:
 
     def adopt_policy(self) -> None:
         """Remember the policy, for those who give back without a configuration."""
-        key, db = policy_key(self.state.network_id), self.store.db_meta
+        key, db = records.policy_key(self.state.network_id), self.store.db_meta
         if self.txn.get(key, None, db) != self.policy.packed:
             self.txn.put(key, self.policy.packed, True, True, False, db)
 
@@ -193,13 +189,10 @@ class Ledger:
             from fastipam import blockwise
 
             return blockwise.choose(self, index, range_set, 1)[0]
-        pages = self.txn.pages(self.state.network_id, family)
-        for low, high in range_set.after(self.state.cursor(index, family)):
-            found = pages.take_first(low, high)
-            if found is not None:
-                self.count_outside(family, (found,))
-                break
-        else:
+        found = self._take_next(index, range_set)
+        if found is None and self._expire_kept():
+            found = self._take_next(index, range_set)
+        if found is None:
             early = cooldown.take_early(self, index, range_set, 1)
             if not early:
                 from fastipam import refusals
@@ -208,6 +201,25 @@ class Ledger:
             found = early[0]
         self.state.move_cursor(index, family, found)
         return found
+
+    def _take_next(self, index: int, range_set: RangeSet) -> int | None:
+        """Take the next free address of a range set, if there is one."""
+        family = range_set.family
+        pages = self.txn.pages(self.state.network_id, family)
+        for low, high in range_set.after(self.state.cursor(index, family)):
+            found = pages.take_first(low, high)
+            if found is not None:
+                self.count_outside(family, (found,))
+                return found
+        return None
+
+    def _expire_kept(self) -> bool:
+        """Before one is taken early: whether some are free now that are kept no longer."""
+        if not self.state.kept:
+            return False
+        from fastipam import holds
+
+        return holds.expire(self, MOST_EXPIRED)
 
     def claim(self, index: int, range_set: RangeSet, value: int, owner: Owner) -> None:
         """Take a requested address: a free one, one that is only cooling, or one kept for it.
@@ -241,13 +253,16 @@ class Ledger:
         record = self.record(family, value)
         if record is not None and record.state == ASSIGNED and record.boot != self.store.boot:
             name = records.owner_name(record.container_id, record.ifname)
-            self.release(name, history.REBOOTED)
-            return self._take(family, value, owner)
+            if (family, value) in self.release(name, history.REBOOTED):
+                return self._take(family, value, owner)
         if record is None:
             from fastipam import holds
 
             reservation = holds.find(self, family, value)
-            if reservation is None or not reservation.is_for(owner):
+            may = reservation is not None and (
+                reservation.is_for(owner) or reservation.is_over(self.state.clock)
+            )
+            if not may:
                 from fastipam import refusals
 
                 raise refusals.reserved(family, value, reservation)
@@ -382,6 +397,23 @@ class Ledger:
         held = self.held_by(name)
         if not held:
             return []
+        found = self.leases_of(name, held)
+        if newest is not None and any(records.generation_of(one[1]) > newest for one in found):
+            return []
+        wall_ns = self.store.clock()
+        now = self.state.tick(wall_ns)
+        for key, raw, family, value in found:
+            self._give_back(key, raw, (family, value), now, held)
+            texts = records.texts_of(raw)
+            self.note(kind, records.generation_of(raw), family, value, texts, wall_ns)
+        self.txn.delete(self.owner_key(name), b"", self.store.db_owners)
+        self.save()
+        return held
+
+    def leases_of(
+        self, name: bytes, held: Sequence[tuple[int, int]]
+    ) -> list[tuple[bytes, bytes, int, int]]:
+        """(key, packed lease, family, address) of what an owner has. Raises StoreCorrupt."""
         found = []
         for family, value in held:
             key = records.address_key(self.state.network_id, family, value)
@@ -394,18 +426,8 @@ class Ledger:
                     path=self.store.path,
                     hint=CHECK_HINT,
                 )
-            if newest is not None and records.generation_of(raw) > newest:
-                return []
             found.append((key, raw, family, value))
-        wall_ns = self.store.clock()
-        now = self.state.tick(wall_ns)
-        for key, raw, family, value in found:
-            self._give_back(key, raw, (family, value), now, held)
-            texts = records.texts_of(raw)
-            self.note(kind, records.generation_of(raw), family, value, texts, wall_ns)
-        self.txn.delete(self.owner_key(name), b"", self.store.db_owners)
-        self.save()
-        return held
+        return found
 
     def _give_back(
         self,

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from fastipam.transaction import Transaction
     from fastipam.view import AnyIP, Wanted
 
-# Freed in one transaction, for which other writers wait: owners by GC, addresses that have cooled.
-_RETAIN_BATCH = 256
-_SETTLE_BATCH = 256
+    Stale = tuple[tuple[str, str], int]  # (container id, interface), generation
+
+_SETTLE_BATCH = 256  # addresses freed in one transaction, for which other writers wait
 
 
 class Network(View):
@@ -287,6 +287,9 @@ class Network(View):
         """
         with self._store.write() as txn:
             ledger = self._enter_unknown(txn)
+            held = ledger.held_by(owner.name)
+            if held and ledger.state.swept != self._store.boot:
+                self._still_held(ledger, owner, held)
             ledger.state.tick(self._store.clock())
             if not ledger.take_over(owner, family, value, allocated_ns):
                 return False
@@ -327,9 +330,9 @@ class Network(View):
         try:
             return self._release_named(container_id, ifname)
         except StoreFull:
-            return self._brief()._release_named(container_id, ifname)
+            return self.without_history()._release_named(container_id, ifname)
 
-    def _brief(self) -> Network:
+    def without_history(self) -> Network:
         """The same network, keeping no history of what it does.
 
         Giving back has to work most of all when there is no room: the history makes way.
@@ -396,28 +399,18 @@ class Network(View):
         ``valid`` are (container id, interface) pairs. Leases assigned at ``before_ns`` (wall clock
         nanoseconds) or later are spared: they are newer than the list. What is looked at is one
         moment's leases, what is freed is looked at again: an owner that comes back meanwhile
-        keeps its new addresses. O(leases), in transactions of a bounded size.
+        keeps its new addresses. O(leases), in transactions of a bounded size. What is damaged
+        keeps nothing else from being freed; then StoreCorrupt is raised at the end.
         """
-        containers = {container_id for container_id, _ in valid}
-        stale: dict[tuple[str, str], int] = {}
-        for _, _, record, _ in self.records():
-            owner = (record.container_id, record.ifname)
-            listed = owner in valid if record.ifname else record.container_id in containers
-            if record.state == ASSIGNED and not listed and record.allocated_ns < before_ns:
-                stale[owner] = max(record.generation, stale.get(owner, 0))
-        freed = []
-        owners = list(stale.items())
-        for at in range(0, len(owners), _RETAIN_BATCH):
-            batch = owners[at : at + _RETAIN_BATCH]
-            try:
-                freed += self._collect(batch)
-            except StoreFull:  # what is given back makes room for the next
-                for one in batch:
-                    freed += self._brief()._collect([one])
-        return freed
+        from fastipam import collect
 
-    def _collect(self, stale: list[tuple[tuple[str, str], int]]) -> list[tuple[int, int]]:
-        """Give back what these owners had at these generations, in one transaction."""
+        return collect.retain(self, valid, before_ns)
+
+    def release_stale(self, stale: Sequence[Stale]) -> list[tuple[int, int]]:
+        """Give back what these owners had at these generations, in one transaction.
+
+        An owner who has something newer keeps all. Raises StoreError.
+        """
         freed = []
         with self._store.write() as txn:
             for owner, generation in stale:

@@ -13,6 +13,7 @@ DEFAULT_STICKY_S = 3600  # a StatefulSet's pod that is moved or upgraded is back
 DEFAULT_HISTORY = 100_000  # events a network, about 15 MiB: a day of a node that is busy
 DEFAULT_HISTORY_AGE_S = 7 * 86_400
 _MOST_HISTORY = 100_000_000
+_MOST_S = 10**9
 _POLICY = Struct("<Q?IQQ")
 
 
@@ -36,7 +37,7 @@ class Policy:
         history: int = DEFAULT_HISTORY,
         history_age_s: float = DEFAULT_HISTORY_AGE_S,
     ) -> None:
-        if not 0 <= cooldown_s < 1e9:
+        if not 0 <= cooldown_s < _MOST_S:
             raise _out_of_range("cooldown", cooldown_s, "number of seconds below 10^9")
         if cooldown_policy not in (PREFER, STRICT):
             raise ConfigError(
@@ -48,7 +49,7 @@ class Policy:
             raise _out_of_range("stickyTTL", sticky_s, "number of seconds below 2^32")
         if not 0 <= history <= _MOST_HISTORY:
             raise _out_of_range("history", history, f"number of events up to {_MOST_HISTORY}")
-        if not 0 < history_age_s < 1e9:
+        if not 0 < history_age_s < _MOST_S:
             raise _out_of_range("historyAge", history_age_s, "number of seconds below 10^9")
         self.cooldown_ns = int(cooldown_s * 1e9)
         self.strict = cooldown_policy == STRICT
@@ -62,9 +63,9 @@ class Policy:
 
     @classmethod
     def read(cls, raw: bytes | None) -> Policy:
-        """The policy that ``packed`` says; the default when there is none, or none of this form."""
+        """The policy that ``packed`` says; the default when there is none, or that cannot be it."""
         policy = cls()
-        if raw is not None and len(raw) == _POLICY.size:
+        if raw is not None and cls.is_packed(raw):
             (
                 policy.cooldown_ns,
                 policy.strict,
@@ -74,6 +75,15 @@ class Policy:
             ) = _POLICY.unpack(raw)
             policy.packed = raw
         return policy
+
+    @staticmethod
+    def is_packed(raw: bytes) -> bool:
+        """Whether this is what ``packed`` of some policy is."""
+        if len(raw) != _POLICY.size:
+            return False
+        cooldown_ns, _, _, history, history_age_ns = _POLICY.unpack(raw)
+        most_ns = _MOST_S * 10**9
+        return bool(max(cooldown_ns, history_age_ns) <= most_ns and history <= _MOST_HISTORY)
 
     def stricter(self) -> Policy:
         """The same, but what cools is not assigned even when nothing else is free."""

@@ -8,6 +8,7 @@ state. Reservations stay, sticky addresses are kept for their pods from then on.
 from __future__ import annotations
 
 from fastipam import history, records
+from fastipam.errors import StoreCorrupt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,11 +44,27 @@ def step(ledger: Ledger, limit: int = BESIDE_A_CALL) -> None:
                 state.sweep, state.swept = (key[4], int.from_bytes(key[5:], "big")), before
                 break
             looked += 1
-            if records.is_assigned(raw) and records.boot_of(raw) != store.boot:
-                stale[records.name_of(raw)] = None
+            name = _stale_owner(ledger, raw)
+            if name:
+                stale[name] = None
             more = cursor.next()
     for name in stale:
         ledger.release(name, history.REBOOTED)
+
+
+def _stale_owner(ledger: Ledger, raw: bytes) -> bytes:
+    """The owner of a packed lease if it is of an earlier boot; empty: it is not, or is damaged.
+
+    What is damaged keeps its address until `fastipam check --repair`, and nobody from being served.
+    """
+    try:
+        if not records.is_assigned(raw) or records.boot_of(raw) == ledger.store.boot:
+            return b""
+        name = records.name_of(raw)
+        ledger.leases_of(name, ledger.held_by(name))
+    except StoreCorrupt:
+        return b""
+    return name
 
 
 def note_end(txn: Transaction, store: Store) -> None:

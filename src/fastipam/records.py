@@ -75,6 +75,11 @@ def network_prefix(network_id: int) -> bytes:
     return _ID.pack(network_id)
 
 
+def policy_key(network_id: int) -> bytes:
+    """The key in ``meta`` of what a network's policy was when an address was last assigned."""
+    return b"policy " + network_prefix(network_id)
+
+
 def pages_prefix(network_id: int, family: int) -> bytes:
     """What every page key of this network and family begins with."""
     return _ID.pack(network_id) + bytes((family,))

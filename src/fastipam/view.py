@@ -8,7 +8,7 @@ from fastipam.addresses import format_ip, parse_cidr, parse_ip
 from fastipam.cooldown import cooling_of
 from fastipam.errors import ConfigError, LeaseMissing, StoreCorrupt, StoreError
 from fastipam.lease import Lease
-from fastipam.ledger import find, policy_key, read_pool, read_record, read_state
+from fastipam.ledger import find, read_pool, read_record, read_state
 from fastipam.policy import DEFAULT_POLICY, Policy
 from fastipam.ranges import CUT
 from fastipam.records import ASSIGNED, CHECK_HINT, Record
@@ -138,14 +138,25 @@ class View:
             if found is None:
                 return
             pool = self._pool_of(found[1])
-            prefix = records.network_prefix(found[0])
-            with txn.txn.cursor(self._store.db_leases) as cursor:
-                if not cursor.set_range(prefix):
-                    return
+            for key, raw in self._items(txn, found[0]):
+                yield key[4], int.from_bytes(key[5:], "big"), Record.read(raw), pool
+
+    def raw_records(self) -> Iterator[bytes]:
+        """The records of :meth:`records` as they are stored: one may be damaged."""
+        with self._store.read() as txn:
+            found = self._find(txn)
+            if found is not None:
+                for _, raw in self._items(txn, found[0]):
+                    yield raw
+
+    def _items(self, txn: Transaction | Snapshot, network_id: int) -> Iterator[tuple[bytes, bytes]]:
+        prefix = records.network_prefix(network_id)
+        with txn.txn.cursor(self._store.db_leases) as cursor:
+            if cursor.set_range(prefix):
                 for key, raw in cursor:
                     if key[:4] != prefix:
                         return
-                    yield key[4], int.from_bytes(key[5:], "big"), Record.read(raw), pool
+                    yield key, raw
 
     def owned(self, container_id: str, ifname: str) -> list[tuple[int, int]]:
         """The (family, address) pairs of this owner, in the order of the range sets. O(1)."""
@@ -288,7 +299,9 @@ class View:
         """The policy with which an address was last assigned, else the default."""
         with self._store.read() as txn:
             found = self._find(txn)
-            raw = txn.get(policy_key(found[0]), None, self._store.db_meta) if found else None
+            raw = (
+                txn.get(records.policy_key(found[0]), None, self._store.db_meta) if found else None
+            )
             return Policy.read(raw)
 
     def cursors(self) -> list[tuple[int, int] | None]:

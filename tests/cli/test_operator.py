@@ -221,7 +221,9 @@ def test_reserve(filled: Path) -> None:
     found = rows(filled, "reserve", "10.32.0.4/30", "--reason", "spare")
     assert {row["address"]: row["status"] for row in found}["10.32.0.5"] == "ASSIGNED"
     assert "10.32.0.7" in addresses(filled, "--state", "reserved")
-    assert len(rows(filled, "unreserve", "10.32.0.4/30")) == 4
+    ended = {row["address"]: row["status"] for row in rows(filled, "unreserve", "10.32.0.4/30")}
+    assert sorted(ended) == [f"10.32.0.{at}" for at in (4, 5, 6, 7)]
+    assert (ended["10.32.0.5"], ended["10.32.0.7"]) == ("ASSIGNED", "FREE")
     done = run(filled, "unreserve", "10.32.0.4/30")
     assert done.exit_code == 1
     assert "nothing is reserved" in done.stderr

@@ -443,6 +443,24 @@ def test_pool_full_of_what_is_kept_no_longer(ipam: Ipam, clock: Clock) -> None:
     assert last(net, "x") == 2
 
 
+def test_kept_no_longer_comes_before_what_cools(ipam: Ipam, clock: Clock) -> None:
+    """Nothing is taken early while an address is kept whose time is over; it can be asked for."""
+    old = ipam.network("n", "10.1.0.0/24", sticky_s=100)
+    for at in range(9):
+        old.allocate(f"old{at}", pod_namespace="ns", pod_name=f"old{at}")
+        old.release(f"old{at}")
+    net = ipam.network("n", POOL, sticky_s=100)
+    for at in range(5):
+        net.allocate(f"c{at}", pod_namespace="ns" if at > 2 else "", pod_name=f"p{at}")
+    for at in (3, 4):
+        net.release(f"c{at}")
+    clock.advance(101)
+    net.release("c0")  # it cools
+    assert last(net, "asked", addresses=["10.0.0.6"]) == 6  # type: ignore[arg-type]
+    assert last(net, "x") == 5
+    assert last(net, "y") == 2
+
+
 def test_many_for_one_owner(ipam: Ipam, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many addresses are reserved for an owner, his list is read once a call."""
     net = ipam.network("n", "10.0.0.0/16")

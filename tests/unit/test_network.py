@@ -20,6 +20,7 @@ from fastipam import (
     Network,
     PoolExhausted,
     StoreCorrupt,
+    records,
 )
 from fastipam.ipam import Ipam
 from fastipam.policy import Policy
@@ -680,6 +681,43 @@ def test_exhausted(ipam: Ipam) -> None:
     assert str(full) == "10.0.0.1-10.0.0.6"
     net.release("c3")
     assert net.exhausted() is None
+
+
+@pytest.mark.parametrize(
+    ("db", "key", "raw", "error", "left"),
+    [
+        (
+            "leases",
+            records.address_key(1, 4, 0x0A000003),
+            b"?",
+            "a lease cannot be read",
+            ["c0", "c1"],
+        ),
+        (
+            "owners",
+            records.owner_key(records.network_prefix(1), records.owner_name("c4", "eth0")),
+            records.pack_addresses([(4, 0x0A0000FE)]),
+            "10.0.0.254 is entered for c4",
+            ["c0", "c4"],
+        ),
+    ],
+)
+def test_retain_goes_on_behind_what_is_damaged(  # a case
+    ipam: Ipam, clock: Clock, db: str, key: bytes, raw: bytes, error: str, left: list[str]
+) -> None:
+    """What cannot be freed keeps nothing else from being freed, and is an error all the same."""
+    net = ipam.network("n", "10.0.0.0/24")
+    net.allocate_many([(f"c{at}", "eth0") for at in range(9)])
+    handle = getattr(ipam.store, f"db_{db}")
+    with ipam.store.write() as txn:
+        before = txn.get(key, None, handle)
+        assert before is not None
+        txn.put(key, raw, True, True, False, handle)
+    with pytest.raises(StoreCorrupt, match=error):
+        net.retain({("c0", "eth0")}, clock.now_ns + 1)
+    with ipam.store.write() as txn:
+        txn.put(key, before, True, True, False, handle)
+    assert [lease.container_id for lease in net.leases()] == left
 
 
 def test_retain(ipam: Ipam, clock: Clock) -> None:

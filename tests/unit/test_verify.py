@@ -180,6 +180,8 @@ DAMAGES: list[tuple[Damage, set[str], str | None]] = [
     (put("missing", at(A), b"x"), {"missing-unreadable"}, None),
     (put("missing", at(A)[:-1], bytes(24)), {"missing-unreadable"}, None),
     (put("meta", b"last network", b"\xff" * 4), {"network-id"}, "last network"),
+    (put("meta", records.policy_key(ID), b"x"), {"policy-unreadable"}, None),
+    (put("meta", records.policy_key(ID), b"\xff" * 8 + bytes(21)), {"policy-unreadable"}, None),
     (drop("states", records.network_prefix(ID)), {"state-missing"}, None),
     (put("states", records.network_prefix(ID), b"x"), {"state-unreadable"}, None),
     (put("networks", b"net", ID.to_bytes(4, "big") + b"x"), {"ranges-unreadable"}, None),

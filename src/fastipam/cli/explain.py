@@ -13,6 +13,8 @@ from fastipam.ledger import find, read_pool, read_record, read_state
 from fastipam.records import COOLING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fastipam.holds import Reservation
     from fastipam.ipam import Ipam
     from fastipam.policy import Policy
@@ -71,6 +73,25 @@ def explain(
         for event in events[-_LAST_EVENTS:]
     ]
     return answer
+
+
+def statuses(ipam: Ipam, name: str, addresses: Sequence[tuple[int, int]]) -> list[str]:
+    """The status of each address in one network, all of one moment. O(addresses)."""
+    store = ipam.store
+    with store.read() as txn:
+        found = find(txn, store, records.encode("name", name))
+        if found is None:
+            return ["UNUSABLE"] * len(addresses)
+        pool = read_pool(found[1], None, store, name)
+        return [
+            _status(
+                pool,
+                *one,
+                read_record(txn, store, found[0], *one),
+                holds.get(txn, store, found[0], *one),
+            )
+            for one in addresses
+        ]
 
 
 def _is_near(pool: Pool, family: int, value: int) -> bool:

@@ -8,6 +8,7 @@ from fastipam import history, holds, records
 from fastipam.addresses import BITS, V4, V6, format_ip
 from fastipam.errors import StoreCorrupt
 from fastipam.holds import Reservation
+from fastipam.policy import Policy
 from fastipam.ranges import Pool
 from fastipam.records import ASSIGNED, Record
 from fastipam.repair.parts import Action, items
@@ -59,6 +60,7 @@ class NetworkRepair:
         self._mend_notes()
         self._mend_pages()
         self._mend_counts()
+        self._mend_policy()
         for what, noted in before.items():
             if getattr(state, what) != noted:
                 self._did("number", what, f"is {getattr(state, what)}, was {noted}")
@@ -295,6 +297,13 @@ class NetworkRepair:
             if getattr(state, what) != counted:
                 self._did("count", what, f"counted {counted}, was {getattr(state, what)}")
                 setattr(state, what, counted)
+
+    def _mend_policy(self) -> None:
+        key, db = records.policy_key(self._network_id), self._store.db_meta
+        raw = self._txn.get(key, None, db)
+        if raw is not None and not Policy.is_packed(raw):
+            self._txn.delete(key, b"", db)
+            self._did("policy", "policy", "forgot one that cannot be: the next ADD tells it")
 
 
 def address_of(key: bytes) -> Address | None:

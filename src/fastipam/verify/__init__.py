@@ -10,6 +10,7 @@ What is compared, for each network and in one read transaction:
   way round
 * the network's numbers: assigned, cooling, reserved, kept, outside, generation, clock, events
 * no record belongs to a network that does not exist
+* the policy that is remembered of a network is one
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 from fastipam import records
 from fastipam.addresses import V4, V6
 from fastipam.errors import StoreCorrupt
+from fastipam.policy import Policy
 from fastipam.ranges import Pool
 from fastipam.state import NetworkState
 from fastipam.verify import bits, kept, leases
@@ -99,6 +101,9 @@ class _Verifier:
         except ValueError:
             yield Finding("ranges-unreadable", name, key.hex(), f"its ranges are {raw[4:]!r}")
         self._networks[network.network_id] = network
+        policy = self._txn.get(records.policy_key(network.network_id), None, self._store.db_meta)
+        if policy is not None and not Policy.is_packed(policy):
+            yield network.finding("policy-unreadable", "policy", f"its policy is {policy.hex()}")
 
     def _orphans(self) -> Iterator[Finding]:
         """Records whose network does not exist: one finding for each database and id."""

@@ -32,18 +32,13 @@ def _network(ipam: fastipam.Ipam, name: str | None) -> fastipam.Network:
     )
 
 
-def _status(network: fastipam.Network, address: str) -> str:
-    """What an address is after the change."""
-    if network.lookup(address) is not None:
-        return "ASSIGNED"
-    return "RESERVED" if network.reservation(address) is not None else "-"
+def _print(ipam: fastipam.Ipam, name: str, found: list[tuple[int, int]], *, as_json: bool) -> None:
+    """What each address is after the change."""
+    from fastipam.cli.explain import statuses
 
-
-def _print(network: fastipam.Network, found: list[tuple[int, int]], *, as_json: bool) -> None:
-    addresses = (format_ip(*one) for one in found)
     rows = (
-        {"network": network.name, "address": one, "status": _status(network, one)}
-        for one in addresses
+        {"network": name, "address": format_ip(*one), "status": status}
+        for one, status in zip(found, statuses(ipam, name, found), strict=True)
     )
     output.rows(_COLUMNS, rows, as_json=as_json)
 
@@ -73,7 +68,8 @@ def command(
     """Keep addresses from every allocation, or for one owner. Who has one now keeps it."""
     with fastipam.open(data_dir, create=False) as ipam:
         where = _network(ipam, network)
-        _print(where, where.reserve(target, owner=owner, reason=reason), as_json=as_json)
+        found = where.reserve(target, owner=owner, reason=reason)
+        _print(ipam, where.name, found, as_json=as_json)
 
 
 @_command(
@@ -89,7 +85,10 @@ def command(
 @options.network("In this network; not needed where there is one.")
 @options.as_json
 def unreserve(target: str, data_dir: str, network: str | None, as_json: bool) -> None:
-    """End reservations, those for sticky pods, too. Who has such an address keeps it."""
+    """End reservations. Who has such an address keeps it.
+
+    Those that keep an address for a sticky pod end, too: such an address cools down.
+    """
     parse_exclusion(target, field="IP|CIDR|A-B")
     with fastipam.open(data_dir, create=False) as ipam:
         where = _network(ipam, network)
@@ -98,4 +97,4 @@ def unreserve(target: str, data_dir: str, network: str | None, as_json: bool) ->
             raise Failure(
                 f"nothing is reserved in {target}", "`fastipam list --state reserved` lists them"
             )
-        _print(where, found, as_json=as_json)
+        _print(ipam, where.name, found, as_json=as_json)

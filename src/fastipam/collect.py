@@ -1,0 +1,66 @@
+"""CNI's GC: give back what a runtime does not list, and go on where something is damaged."""
+
+from __future__ import annotations
+
+from fastipam.errors import StoreCorrupt, StoreFull
+from fastipam.records import ASSIGNED, Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from fastipam.network import Network, Stale
+
+_BATCH = 256  # owners freed in one transaction: other writers wait for it
+
+
+def retain(
+    network: Network, valid: Collection[tuple[str, str]], before_ns: int
+) -> list[tuple[int, int]]:
+    """Give back every lease whose owner is not in ``valid``: see :meth:`Network.retain`."""
+    stale, damage = _strangers(network, valid, before_ns)
+    freed = []
+    for at in range(0, len(stale), _BATCH):
+        batch = stale[at : at + _BATCH]
+        try:
+            freed += network.release_stale(batch)
+        except (StoreFull, StoreCorrupt):
+            for one in batch:
+                try:
+                    freed += _release_one(network, one)
+                except StoreCorrupt as error:
+                    damage = damage or error
+    if damage is not None:
+        raise damage
+    return freed
+
+
+def _strangers(
+    network: Network, valid: Collection[tuple[str, str]], before_ns: int
+) -> tuple[list[Stale], StoreCorrupt | None]:
+    """Who has older leases and is not valid, with the newest generation that he has.
+
+    And the error of a lease that cannot be read, if there is one.
+    """
+    containers = {container_id for container_id, _ in valid}
+    stale: dict[tuple[str, str], int] = {}
+    damage = None
+    for raw in network.raw_records():
+        try:
+            record = Record.read(raw)
+        except StoreCorrupt as error:
+            damage = damage or error
+            continue
+        owner = (record.container_id, record.ifname)
+        listed = owner in valid if record.ifname else record.container_id in containers
+        if record.state == ASSIGNED and not listed and record.allocated_ns < before_ns:
+            stale[owner] = max(record.generation, stale.get(owner, 0))
+    return list(stale.items()), damage
+
+
+def _release_one(network: Network, stale: Stale) -> list[tuple[int, int]]:
+    """Give back what one owner had, in a full store, too: that makes room for the next."""
+    try:
+        return network.release_stale([stale])
+    except StoreFull:
+        return network.without_history().release_stale([stale])
