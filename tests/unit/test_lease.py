@@ -156,7 +156,9 @@ def test_to_ip() -> None:
 )
 def test_unequal(other: Lease) -> None:
     """Network, address and generation make a lease; each of them tells two apart."""
-    assert Lease("net", *V4, None, _record()) != other
+    one = Lease("net", *V4, None, _record())
+    assert one != other
+    assert hash(one) != hash(other)
 
 
 def test_equal() -> None:
