@@ -246,6 +246,9 @@ class Network(View):
         with self._store.write() as txn:
             ledger = self._enter_unknown(txn)
             ledger.state.tick(self._store.clock())
+            held = ledger.held_by(owner.name)
+            if held and ledger.state.swept != self._store.boot:
+                self._still_held(ledger, owner, held)
             if not ledger.take_over(owner, family, value, allocated_ns):
                 return False
             ledger.save()
