@@ -80,6 +80,16 @@ def test_two_looks(ipam: Ipam, net: Network, run: Path, clock: Clock) -> None:
     assert numbers(sweep(ipam)) == (1, 0, 0, 0)
 
 
+def test_nothing_to_note(ipam: Ipam, net: Network, run: Path) -> None:
+    """A sweep that finds every namespace writes nothing: it may run as often as it likes."""
+    start(net, run, "a")
+    with ipam.store.read() as txn:
+        before = txn.txn.id()
+    assert numbers(sweep(ipam)) == (1, 0, 0, 0)
+    with ipam.store.read() as txn:
+        assert txn.txn.id() == before
+
+
 def test_grace_time_zero_wants_two_looks(ipam: Ipam, net: Network, run: Path) -> None:
     """One look is never enough."""
     start(net, run, "a").unlink()
