@@ -56,8 +56,30 @@ def test_adopt_outside(ipam: Ipam) -> None:
     net.allocate("a")
     assert net.adopt(Owner("old", "eth0"), 4, 0x0A090909, 1)
     assert net.stats() == {"size": 6, "assigned": 2, "cooling": 0, "reserved": 0, "free": 4}
+    assert net.adopt(Owner("older", "eth0"), 6, 1, 1)
+    assert net.stats() == {"size": 7, "assigned": 3, "cooling": 0, "reserved": 0, "free": 4}
+    net.release("older")
     net.release("old")
     assert net.stats() == {"size": 5, "assigned": 1, "cooling": 0, "reserved": 0, "free": 4}
+
+
+def test_length_of_an_adopted_lease(ipam: Ipam) -> None:
+    """It is that of the range which held it when it came, once no range does."""
+    net = ipam.network("n", POOL)
+    net.allocate("a")
+    assert net.adopt(Owner("old", "eth0"), 4, 0x0A000005, 1)
+    ipam.network("n", "10.9.0.0/24").allocate("b")
+    assert [lease.cidr for lease in net.leases()] == ["10.0.0.2/29", "10.0.0.5/29", "10.9.0.2/24"]
+
+
+def test_adopt_what_is_reserved(ipam: Ipam) -> None:
+    """A reserved address is taken over for its owner, and for nobody else."""
+    net = ipam.network("n", POOL)
+    net.reserve("10.0.0.5", owner="old")
+    with pytest.raises(AddressInUse, match="reserved for old"):
+        net.adopt(Owner("another", "eth0"), 4, 0x0A000005, 1)
+    assert net.adopt(Owner("old", "eth0"), 4, 0x0A000005, 1)
+    assert (net.stats()["assigned"], net.stats()["reserved"]) == (1, 0)
 
 
 def test_adopt_what_somebody_has(ipam: Ipam) -> None:
