@@ -291,6 +291,9 @@ class Network(View):
             if held and ledger.state.swept != self._store.boot:
                 self._still_held(ledger, owner, held)
             ledger.state.tick(self._store.clock())
+            held = ledger.held_by(owner.name)
+            if held and ledger.state.swept != self._store.boot:
+                self._still_held(ledger, owner, held)
             if not ledger.take_over(owner, family, value, allocated_ns):
                 return False
             ledger.save()

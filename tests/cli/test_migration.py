@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -238,6 +240,70 @@ def test_conflicts_are_left_alone(tree: Path, store: Path) -> None:
     done = command("export", "host-local", tree, "--data-dir", store)
     assert done.exit_code == 1
     assert (tree / "mynet" / "10.1.2.2").read_bytes() == b"theirs\r\neth0"
+
+
+def test_names_that_cannot_be(tree: Path, store: Path) -> None:
+    """A directory whose name is no network's is skipped, and so is a network that can be none."""
+    write(tree, "10.1.2.7", "c", network="odd name")
+    done = command("import", "host-local", tree, "--data-dir", store, "--json")
+    assert json.loads(done.stdout) == [
+        {
+            "network": "odd name",
+            "name": "",
+            "outcome": "skipped",
+            "text": "this is no valid network name",
+        }
+    ]
+    with fastipam.open(store) as ipam:
+        ipam.network("odd/name", "10.1.2.0/24").allocate("c")
+    done = command("export", "host-local", tree, "--data-dir", store, "--json")
+    assert [(one["network"], one["outcome"], one["text"]) for one in json.loads(done.stdout)] == [
+        ("odd/name", "skipped", "this name cannot be a directory's")
+    ]
+    assert sorted(path.name for path in tree.iterdir()) == ["odd name"]
+
+
+def test_links_in_the_way_of_an_export(tree: Path, store: Path, tmp_path: Path) -> None:
+    """A link in the place of a directory or a file is a conflict: nothing is written through it."""
+    other = tmp_path / "other"
+    other.mkdir()
+    with fastipam.open(store) as ipam:
+        for name in ("linked", "mynet"):
+            ipam.network(name, "10.1.2.0/24").allocate("c")
+    tree.mkdir(exist_ok=True)
+    (tree / "linked").symlink_to(other)
+    (tree / "mynet").mkdir()
+    (tree / "mynet" / "10.1.2.2").symlink_to(other / "file")
+    done = command("export", "host-local", tree, "--data-dir", store, "--json")
+    assert done.exit_code == 1
+    found = {(one["network"], one["name"]): one for one in json.loads(done.stdout)}
+    assert found["linked", ""]["text"] == f"{tree / 'linked'} is a symbolic link"
+    assert found["mynet", "10.1.2.2"]["text"] == "a symbolic link is there"
+    assert {one["outcome"] for key, one in found.items() if key[1] != "last_reserved_ip.0"} == {
+        "conflict"
+    }
+    assert list(other.iterdir()) == []
+
+
+def test_export_that_cannot_be_written(
+    tree: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full in the middle of a file leaves none: host-local would trip over it."""
+    with fastipam.open(store) as ipam:
+        ipam.network("mynet", "10.1.2.0/24").allocate("c")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("fastipam.cli.migration.os.fsync", full)
+        done = command("export", "host-local", tree, "--data-dir", store)
+    assert done.exit_code == 1
+    assert "No space left on device" in done.output
+    left = [path.name for path in (tree / "mynet").iterdir() if path.name != "lock"]
+    assert left == []
+    assert command("export", "host-local", tree, "--data-dir", store).exit_code == 0
+    assert (tree / "mynet" / "10.1.2.2").read_bytes() == b"c\r\neth0"
 
 
 def test_no_such_tree(tmp_path: Path, store: Path) -> None:

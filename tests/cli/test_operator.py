@@ -352,3 +352,68 @@ def test_completion(filled: Path, shell: str) -> None:
     done = run(filled, "completion", shell)
     assert done.exit_code == 0
     assert "_FASTIPAM_COMPLETE" in done.stdout
+
+
+# What a list leaves out, and does not ----------------------------------------------------------
+
+
+def test_list_of_a_reserved_address_that_is_assigned(data_dir: Path) -> None:
+    """An address that its owner has is one row, and a reserved one again when he has not."""
+    with fastipam.open(data_dir, "relaxed") as ipam:
+        net = ipam.network("podnet", "10.32.0.0/24")
+        net.reserve("10.32.0.9", owner="box")
+        net.allocate("box")
+    found = [(row["address"], row["status"]) for row in rows(data_dir, "list")]
+    assert found == [("10.32.0.9", "ASSIGNED")]
+    assert addresses(data_dir, "--all", "--address", "10.32.0.8/31") == ["10.32.0.8", "10.32.0.9"]
+
+
+def test_list_all_with_addresses_outside(data_dir: Path) -> None:
+    """Free addresses are those of the ranges; what is used outside of them is listed, too."""
+    with fastipam.open(data_dir, "relaxed") as ipam:
+        for pool in ("10.1.0.0/24", "10.99.0.0/24", "10.32.0.0/30"):
+            ipam.network("podnet", pool).allocate(f"c{pool[3]}")
+    assert [(row["address"], row["status"]) for row in rows(data_dir, "list", "--all")] == [
+        ("10.1.0.2", "ASSIGNED"),
+        ("10.32.0.2", "ASSIGNED"),
+        ("10.99.0.2", "ASSIGNED"),
+    ]
+
+
+def test_list_all_of_too_many(data_dir: Path) -> None:
+    """Free addresses that nobody could read are not listed: a part of them is asked for."""
+    with fastipam.open(data_dir, "relaxed") as ipam:
+        ipam.network("podnet", "2001:db8::/64").allocate("c")
+    done = run(data_dir, "list", "--all")
+    assert done.exit_code == 1
+    assert "--all: network podnet has 18446744073709551614 addresses: too many" in done.stderr
+    assert "hint: name a part of it: --address" in done.stderr
+    found = addresses(data_dir, "--all", "--address", "2001:db8::2/127")
+    assert found == ["2001:db8::2", "2001:db8::3"]
+
+
+@pytest.mark.parametrize("text", ["tomorrow", "25:00", "2026-13-01", "9" * 30 + "d"])
+def test_no_time(filled: Path, text: str) -> None:
+    """What is no time is wrong usage, quoted, with the forms that there are."""
+    done = run(filled, "list", "--since", text)
+    assert done.exit_code == 2
+    assert f"'{text}' is no time: 14:05, 2026-11-24 14:05, 2h (ago), say" in done.stderr
+
+
+def test_reader_that_goes_away(data_dir: Path) -> None:
+    """Into a pipe that nobody reads any longer a list ends, with status 1 and without a word."""
+    with fastipam.open(data_dir, "relaxed") as ipam:
+        ipam.network("podnet", "10.32.0.0/16").allocate_many(
+            [(f"c{number}", "eth0") for number in range(3000)]
+        )
+    process = subprocess.Popen(
+        [Path(sys.executable).with_name("fastipam"), "list", "--data-dir", str(data_dir)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(60) == 1

@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import fastipam
+from fastipam.cli.commands import cli
 from fastipam.store import Store
 
 from ..e2e import tools
@@ -124,10 +126,14 @@ def test_doctor_of_another_user(filled: Path, tmp_path: Path) -> None:
 
 def test_sources_that_are_not_there(tmp_path: Path) -> None:
     """A backup or a tree that does not exist makes no store."""
-    for words in (["restore", str(tmp_path / "none")], ["import", "host-local", "/nonexistent"]):
+    none = str(tmp_path / "none")
+    for words, reason in (
+        (["restore", none], f"{none}: No such file or directory"),
+        (["import", "host-local", none], f"{none} is no directory"),
+    ):
         done = _run(*words, "--data-dir", str(tmp_path / "store"))
         assert done.returncode == 1
-        assert "no" in done.stderr
+        assert reason in done.stderr
     assert os.listdir(tmp_path) == []
 
 
@@ -143,8 +149,48 @@ def test_nothing_is_explained(filled: Path) -> None:
         assert done.returncode == 0
         assert reason in done.stderr
         assert _run(*words, "--json", "--data-dir", str(filled)).stdout == "[]\n"
-    done = _run("history", "--since", "1h", "--until", "2h", "--data-dir", str(filled))
-    assert done.returncode == 2
+
+
+USAGE = [
+    ("history --since 1h --until 2h", "--since is later than --until: nothing lies between them"),
+    ("history --at 14:05", "--at wants an ADDRESS, and nothing else"),
+    ("history 10.32.0.2 --at 14:05 --pod web/web-0", "--at wants an ADDRESS, and nothing else"),
+    ("history 10.32.0.2 --at 14:05 --until 2h", "--at wants an ADDRESS, and nothing else"),
+    ("release", "name addresses, or a --container"),
+    ("release 10.32.0.2 --container c", "name addresses, or a --container"),
+    ("release 10.32.0.2 --ifname eth0", "--ifname goes with --container"),
+]
+
+
+@pytest.mark.parametrize(("command", "reason"), USAGE)
+def test_wrong_usage(data_dir: Path, command: str, reason: str) -> None:
+    """Options that do not go together are refused before a store is looked for: status 2."""
+    done = CliRunner().invoke(cli, [*command.split(), "--data-dir", str(data_dir)])
+    assert done.exit_code == 2
+    assert reason in done.stderr
+    assert not data_dir.exists()
+
+
+@pytest.mark.parametrize(
+    ("history", "at", "reason"),
+    [
+        (100, "2099-01-01", "nobody had 10.32.0.77 at 2099-01-01"),
+        (100, "2001-01-01", "nobody is known to have had 10.32.0.77 at 2001-01-01"),
+        (0, "2099-01-01", "nobody knows who had 10.32.0.77 at 2099-01-01"),
+    ],
+)
+def test_nobody_had_it(data_dir: Path, history: int, at: str, reason: str) -> None:
+    """That nobody had an address is not what is said when the history does not go back so far."""
+    with fastipam.open(data_dir, "relaxed") as ipam:
+        ipam.network("podnet", "10.32.0.0/24", history=history).allocate("c")
+    words = ["history", "10.32.0.77", "--at", at, "--data-dir", str(data_dir)]
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code == 1
+    assert reason in done.stderr
+    assert ("the history begins at" in done.stderr) == (at == "2001-01-01")
+    assert ("there is no history" in done.stderr) == (not history)
+    done = CliRunner().invoke(cli, [*words, "--json"])
+    assert (done.exit_code, done.stdout, done.stderr) == (1, "[]\n", "")
 
 
 def test_show_knows_the_cool_down(filled: Path) -> None:

@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import fastipam
 from fastipam import records
 from fastipam.errors import AddressInUse, DuplicateAllocation, PoolExhausted, StoreCorrupt
 from fastipam.network import Network
 from fastipam.rangespec import parse_ranges
+from fastipam.verify import verify
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from fastipam.ipam import Ipam
     from fastipam.store import Store
 
@@ -276,3 +280,43 @@ def test_release_that_the_lease_contradicts(ipam: Ipam) -> None:
         assert error.message == (f"10.0.0.2 is entered for {name} e1, but its lease says otherwise")
         assert (error.path, error.hint) == (store.path, records.CHECK_HINT)
     assert net.stats()["assigned"] == 2
+
+
+# The queue of what cools down -------------------------------------------------------------------
+
+
+def _queue(ipam: Ipam, index: int, released: int, value: int = 0x0A000006) -> None:
+    """Put an entry into the queue that nothing belongs to, as damage may."""
+    with ipam.store.write() as txn:
+        key = records.cooldown_key(1, index, released, 4, value)
+        txn.put(key, b"", True, True, False, ipam.store.db_cooldown)
+
+
+def test_queue_of_the_last_set(tmp_path: Path, clock: Clock) -> None:
+    """The queue of what lies in no range set is the last one, and ends the search for what is due."""
+    with fastipam.open(tmp_path / "store", "relaxed", clock=clock) as ipam:
+        net = ipam.network("n", POOL)
+        net.allocate("a")
+        net.release("a")
+        _queue(ipam, records.NO_SET, 1 << 61)
+        assert net.allocate("b").value == 0x0A000003
+        clock.advance(31)
+        assert [net.allocate(f"c{at}").value & 7 for at in range(4)] == [4, 5, 6, 2]
+
+
+@pytest.mark.parametrize("released", [1, 2])
+def test_queue_that_is_wrong(released: int, tmp_path: Path, clock: Clock) -> None:
+    """An entry of an address that is somebody's, or free, is dropped, and frees nothing."""
+    with fastipam.open(tmp_path / "store", "relaxed", clock=clock) as ipam:
+        net = ipam.network("n", POOL)
+        net.allocate("a")
+        net.allocate("b")
+        net.release("b")  # something cools, so the queue is looked at
+        _queue(ipam, 0, released, 0x0A000002)
+        _queue(ipam, 1, released)
+        net.allocate("c")
+        found = net.lookup("10.0.0.2")
+        assert found is not None
+        assert found.container_id == "a"
+        assert net.stats() == {"size": 5, "assigned": 2, "cooling": 1, "reserved": 0, "free": 2}
+        assert not verify(ipam.store)

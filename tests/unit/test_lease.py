@@ -89,6 +89,7 @@ def test_pod(namespace: str, name: str, pod: str, sticky_s: int) -> None:
     """A pod has a namespace and a name; for nobody else an address is kept."""
     owner = Owner("box", "eth0", "", 0, namespace, name, sticky_s=60)
     assert (owner.pod, owner.sticky_s) == (pod, sticky_s)
+    assert Owner("box", "eth0", "", 0, namespace, name).sticky_s == 0
 
 
 def test_fields() -> None:
@@ -156,7 +157,9 @@ def test_to_ip() -> None:
 )
 def test_unequal(other: Lease) -> None:
     """Network, address and generation make a lease; each of them tells two apart."""
-    assert Lease("net", *V4, None, _record()) != other
+    one = Lease("net", *V4, None, _record())
+    assert one != other
+    assert hash(one) != hash(other)
 
 
 def test_equal() -> None:

@@ -822,8 +822,11 @@ def test_unreadable_ranges(ipam: Ipam, call: Callable[[Network], object]) -> Non
         raw = bytes(txn.get(b"n", b"", store.db_networks))
         txn.put(b"n", raw[:4] + b"nonsense", db=store.db_networks)
     net = Network(store, "n", None, policy=Policy(cooldown_s=0))
-    with pytest.raises(StoreCorrupt, match="ranges of network n"):
+    with pytest.raises(StoreCorrupt) as caught:
         call(net)
+    error = caught.value
+    assert error.message == "the ranges of network n cannot be read: 'nonsense'"
+    assert (error.path, error.hint) == (store.path, "run `fastipam check`")
     assert len(net.release("a")) == 1
     with store.write() as txn:
         txn.put(b"n", raw, db=store.db_networks)

@@ -337,3 +337,15 @@ def test_progress_of_the_search(boot: Boot) -> None:
         assert steps == [reboot.BATCH, 2 * reboot.BATCH]
         assert finish_reboot(ipam, steps.append) == 0
         assert len(steps) == 2
+
+
+def test_adopting_what_an_earlier_boot_had(boot: Boot) -> None:
+    """A lease of an earlier boot is none: what is taken over for its owner is a lease of this."""
+    owner = Owner("a", "eth0")
+    with boot("one") as ipam:
+        ipam.network("n", POOL).adopt(owner, 4, 0x0A000005, 1)
+    with boot("two") as ipam:
+        net = ipam.network("n")
+        assert net.adopt(owner, 4, 0x0A000005, 1)
+        assert not net.adopt(owner, 4, 0x0A000005, 1)
+        assert [lease.cidr for lease in net.leases()] == ["10.0.0.5/16"]

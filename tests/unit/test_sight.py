@@ -156,7 +156,7 @@ def test_witness() -> None:
     "other",
     [
         _lease(2, 20),  # older
-        _lease(3, 20),  # as old
+        _lease(3, 20, container_id="other"),  # as old
         _lease(5, 30),  # of another file
         _lease(5, 20, container_id="c3"),  # of the same container
         _lease(5, 20, ifname="net1"),  # may be in the same namespace

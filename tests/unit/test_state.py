@@ -47,11 +47,12 @@ def test_round_trip(sweep: tuple[int, int]) -> None:
     assert again.all_cursors() == [None, (4, 77)]
 
 
-def test_cursors() -> None:
+@pytest.mark.parametrize("order", [(0, 2), (2, 0)])
+def test_cursors(order: tuple[int, int]) -> None:
     """Each range set has its cursor; of another family, or behind the last, there is none."""
     state = NetworkState(7, None)
-    state.move_cursor(2, 6, 2**128 - 1)
-    state.move_cursor(0, 4, 77)
+    for index in order:
+        state.move_cursor(index, *{0: (4, 77), 2: (6, 2**128 - 1)}[index])
     again = NetworkState(7, state.pack())
     assert (again.cursor(0, 4), again.cursor(2, 6)) == (77, 2**128 - 1)
     assert [again.cursor(0, 6), again.cursor(1, 4), again.cursor(2, 4), again.cursor(3, 4)] == [

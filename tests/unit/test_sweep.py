@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,16 @@ def test_two_looks(ipam: Ipam, net: Network, run: Path, clock: Clock) -> None:
     assert [event.kind for event in net.history()][-1] == "swept"
     assert missing_count(ipam.store) == 0
     assert numbers(sweep(ipam)) == (1, 0, 0, 0)
+
+
+def test_nothing_to_note(ipam: Ipam, net: Network, run: Path) -> None:
+    """A sweep that finds every namespace writes nothing: it may run as often as it likes."""
+    start(net, run, "a")
+    with ipam.store.read() as txn:
+        before = txn.txn.id()
+    assert numbers(sweep(ipam)) == (1, 0, 0, 0)
+    with ipam.store.read() as txn:
+        assert txn.txn.id() == before
 
 
 def test_grace_time_zero_wants_two_looks(ipam: Ipam, net: Network, run: Path) -> None:
@@ -285,25 +296,61 @@ def test_dry_run(ipam: Ipam, net: Network, run: Path, clock: Clock) -> None:
     assert names(net) == ["a"]
 
 
+@pytest.mark.parametrize("taken", [True, False])
 def test_younger_than_the_look(
-    ipam: Ipam, net: Network, run: Path, monkeypatch: pytest.MonkeyPatch
+    ipam: Ipam, net: Network, run: Path, monkeypatch: pytest.MonkeyPatch, taken: bool
 ) -> None:
-    """A lease that took the place of the one that was read is not touched by what was seen."""
-    start(net, run, "a").unlink()
+    """What was seen of a lease that ended meanwhile touches neither a successor nor any other."""
+    for name in ("a", "z"):
+        start(net, run, name).unlink()
     sweep(ipam, grace_s=0)
     ipam.network("n", cooldown_s=0)
     real = os.lstat
 
     def late(path: str, **options: object) -> os.stat_result:
-        if str(path).endswith("netns/a") and names(net) == ["a"]:
+        if str(path).endswith("netns/a") and "a" in names(net):
             net.release("a")
-            net.allocate("b", addresses=["10.0.0.2"])
+            if taken:
+                net.allocate("b", addresses=["10.0.0.2"])
         return real(path, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr("fastipam.lease.os.lstat", late)
     report = sweep(ipam, grace_s=0)
-    assert report.released == []
-    assert names(net) == ["b"]
+    assert [lease.container_id for lease in report.released] == ["z"]
+    assert names(net) == (["b"] if taken else [])
+
+
+def test_behind_a_link(ipam: Ipam, net: Network, run: Path, clock: Clock) -> None:
+    """A path that is a link, as in /proc: what it leads to has no time, and is there or is not."""
+    link = run / "link"
+    for name in ("first", "second", "third"):
+        (run / name).touch()
+    link.symlink_to(run / "first")
+    add(net, link, "a")
+    for _ in range(3):
+        assert numbers(sweep(ipam)) == (1, 0, 0, 0)
+        clock.advance(100)
+    for name in ("second", "third"):  # each of them is another finding
+        link.unlink()
+        link.symlink_to(run / name)
+        assert numbers(sweep(ipam)) == (1, 1, 0, 0)
+        clock.advance(100)
+    assert numbers(sweep(ipam)) == (1, 0, 1, 0)
+
+
+def test_address_0_between_two_steps(
+    ipam: Ipam, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search goes on at the lease that did not fit, be its address 0."""
+    monkeypatch.setattr("fastipam.sweep._BATCH", 2)
+    net = ipam.network(
+        "n", ["10.0.0.0/24", {"subnet": "::/64", "rangeStart": "::", "gateway": "::1"}]
+    )
+    for name in ("a", "b"):
+        start(net, run, name)
+    sweeper = Sweeper(ipam.store, net, dry_run=True)
+    looked = [report.looked for report in islice(sweeper, 20)]
+    assert [one for one in looked if one] == [2, 2]
 
 
 def test_dual_stack_goes_together(ipam: Ipam, run: Path, clock: Clock) -> None:
@@ -398,6 +445,7 @@ def test_reports_add_up(
     steps: list[int] = []
     report = sweep(ipam, progress=steps.append)
     assert [lease.container_id for lease in report.missing] == wanted
+    assert [lease.network for lease in report.missing] == ["m"] * 3 + ["n"] * 3
     assert [lease.container_id for lease, _ in report.unknown] == [
         f"{name}-odd{at}" for name in ("m", "n") for at in range(3)
     ]

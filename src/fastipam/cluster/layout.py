@@ -21,6 +21,7 @@ from fastipam.addresses import BITS, parse_ip
 from fastipam.cluster.errors import ClusterCorrupt
 
 SETTINGS = b"settings"
+_HINT = "something else writes below the cluster's prefix: see what, before you remove its key"
 
 
 class Keys:
@@ -73,21 +74,23 @@ def _block_name(family: int, base: int) -> bytes:
 def read_block_key(key: bytes) -> tuple[int, int]:
     """(family, first address) of a key below ``blocks`` or ``owned``. Raises ClusterCorrupt."""
     try:
-        _, kind, digits = key.rsplit(b"/", 2)
-        family, base = int(kind), int(digits, 16)
+        _, family_text, digits = key.rsplit(b"/", 2)
+        family, base = int(family_text), int(digits, 16)
     except ValueError:
-        pass
-    else:
-        # As it is written, and not in another way that Python reads as well ("0x", "+", "_").
-        is_address = family in BITS and base >> BITS[family] == 0
-        if is_address and key.endswith(b"/" + _block_name(family, base)):
-            return family, base
-    raise ClusterCorrupt(f"the key {key!r} names no block")
+        family, base = 0, 0
+    # Written in any other way it would be another key of the same block.
+    if (
+        family not in BITS
+        or base >> BITS[family]
+        or not key.endswith(b"/" + _block_name(family, base))
+    ):
+        raise ClusterCorrupt(f"the key {_text(key)} names no block", hint=_HINT)
+    return family, base
 
 
 def name_of(key: bytes) -> str:
     """The node that a key below ``nodes``, ``sessions`` or ``wanted`` names."""
-    return key.rpartition(b"/")[2].decode("utf-8", "replace")
+    return _text(key.rpartition(b"/")[2])
 
 
 def pack(**words: object) -> bytes:
@@ -101,9 +104,25 @@ def read(key: bytes, value: bytes) -> dict[str, str]:
     for word in value.decode("utf-8", "replace").split(" "):
         name, equals, text = word.partition("=")
         if not equals:
-            raise ClusterCorrupt(f"the value of {key.decode('utf-8', 'replace')} is {value!r}")
+            raise _corrupt(key, value)
         words[name] = text
     return words
+
+
+def _number(text: str) -> int:
+    """A number as :func:`pack` writes it, that the store has room for. Raises ValueError."""
+    number = int(text)
+    if not 0 <= number < 1 << 63:
+        raise ValueError(text)
+    return number
+
+
+def _corrupt(key: bytes, value: bytes) -> ClusterCorrupt:
+    return ClusterCorrupt(f"the value of {_text(key)} is {value!r}", hint=_HINT)
+
+
+def _text(key: bytes) -> str:
+    return key.decode("utf-8", "replace")
 
 
 class BlockEntry:
@@ -135,13 +154,13 @@ class BlockEntry:
         try:
             return cls(
                 words["node"],
-                int(words["epoch"]),
-                int(words["claimed"]),
-                int(words.get("grant", 0)),
+                _number(words["epoch"]),
+                _number(words["claimed"]),
+                _number(words.get("grant", "0")),
                 revision,
             )
         except (KeyError, ValueError):
-            raise ClusterCorrupt(f"the value of {key!r} is {value!r}") from None
+            raise _corrupt(key, value) from None
 
 
 class NodeEntry:
@@ -191,14 +210,14 @@ class NodeEntry:
                 parse_ip(each)
             return cls(
                 words["incarnation"],
-                int(words["epoch"]),
+                _number(words["epoch"]),
                 words.get("boot", ""),
                 addresses,
                 agent=words.get("agent") == "1",
                 revision=revision,
             )
         except (KeyError, ValueError):
-            raise ClusterCorrupt(f"the value of {key!r} is {value!r}") from None
+            raise _corrupt(key, value) from None
 
 
 class Want:
@@ -224,12 +243,15 @@ class Want:
         """The mark of a value. Raises ClusterCorrupt."""
         words = read(key, value)
         try:
+            family = _number(words["family"])
+            if family not in BITS:
+                raise ValueError(family)
             return cls(
-                int(words["number"]),
-                int(words["blocks"]),
-                int(words["epoch"]),
-                int(words["family"]),
+                _number(words["number"]),
+                _number(words["blocks"]),
+                _number(words["epoch"]),
+                family,
                 revision,
             )
         except (KeyError, ValueError):
-            raise ClusterCorrupt(f"the value of {key!r} is {value!r}") from None
+            raise _corrupt(key, value) from None
