@@ -293,7 +293,7 @@ def _queue(ipam: Ipam, index: int, released: int, value: int = 0x0A000006) -> No
 
 
 def test_queue_of_the_last_set(tmp_path: Path, clock: Clock) -> None:
-    """The queue of what lies in no range set is the last one, and ends the search for what is due."""
+    """What lies in no range set queues last: that ends the search for what is due."""
     with fastipam.open(tmp_path / "store", "relaxed", clock=clock) as ipam:
         net = ipam.network("n", POOL)
         net.allocate("a")
