@@ -54,7 +54,7 @@ def build(ref: str | None, scratch: Path) -> Path:
     target = scratch / "built"
     scratch.mkdir(parents=True)
     pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-    how = ["--no-deps", "--no-build-isolation", "--no-warn-script-location"]
+    how = ["--no-deps", "--no-warn-script-location"]
     source = str(_source(ref, scratch))
     name = _TREE if ref is None else ref
     _run([*pip, *how, "--target", str(target), source], f"{name} cannot be built")
