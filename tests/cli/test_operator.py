@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ import fastipam
 from fastipam.cli import when
 from fastipam.cli.commands import cli
 from fastipam.store import Store
+
+FASTIPAM = str(Path(sys.executable).with_name("fastipam"))
 
 
 @pytest.fixture
@@ -248,6 +251,19 @@ def test_gc(filled: Path, text: str) -> None:
     assert addresses(filled, "--state", "assigned") == ["10.32.0.3", "10.32.0.5"]
 
 
+def test_gc_of_bytes(filled: Path) -> None:
+    """What is no UTF-8 in a list is the id of no container here, and no reason to fail."""
+    words = [FASTIPAM, "gc", "--network", "podnet", "--data-dir", str(filled), "--json", "-"]
+    done = subprocess.run(
+        words,
+        input=b"c\xff\nc2\n",
+        env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"},
+        capture_output=True,
+        check=True,
+    )
+    assert "c2" not in {row["container_id"] for row in json.loads(done.stdout)}
+
+
 def test_gc_refuses(filled: Path, tmp_path: Path) -> None:
     """An empty list is an accident; later leases than the list are spared."""
     words = ["gc", "--network", "podnet", "-"]
@@ -255,6 +271,7 @@ def test_gc_refuses(filled: Path, tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert "--allow-empty" in done.stderr
     assert run(filled, *words, text="a b c\n").exit_code == 1
+    assert "no JSON" in run(filled, *words, text="[" * 100_000).stderr
     assert rows(filled, *words, "--before", "2h", text="other\n") == []
     path = tmp_path / "list"
     path.write_text("other\n")

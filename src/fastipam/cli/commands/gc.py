@@ -92,7 +92,7 @@ def command(
 def _read(path: str) -> tuple[str, int]:
     """The list, and when it was changed last (0: not known)."""
     if path == "-":
-        return sys.stdin.read(), 0
+        return sys.stdin.buffer.read().decode("utf-8", "surrogateescape"), 0
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
         return file.read(), os.fstat(file.fileno()).st_mtime_ns
 
@@ -124,7 +124,7 @@ def _parse_json(text: str) -> set[tuple[str, str]]:
 
     try:
         document: Any = json.loads(text, object_pairs_hook=fold)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"it is no JSON: {error}", field="FILE", value=text[:32]) from error
     return valid_attachments({_KEY: document} if isinstance(document, list) else document)
 
