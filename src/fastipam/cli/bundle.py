@@ -47,11 +47,14 @@ print(repr((always, new())))
 
 
 def build(paths: list[str]) -> bytes:
-    """The bundle of what the plugin imports when ``paths`` end the import path."""
+    """The bundle of what the plugin imports when ``paths`` end the import path. Raises OSError."""
     script = _ASK.format(paths=paths)
     asked = subprocess.run(
-        [sys.executable, "-IS", "-c", script], capture_output=True, text=True, check=True
+        [sys.executable, "-IS", "-c", script], capture_output=True, text=True, check=False
     )
+    if asked.returncode:
+        reason = asked.stderr.strip().rpartition("\n")[2]
+        raise OSError(f"{sys.executable} cannot import the plugin: {reason}")
     always, later = (
         {name: _module(Path(file)) for name, file in part}
         for part in ast.literal_eval(asked.stdout)
