@@ -15,6 +15,7 @@ from fastipam.cli import filters, listing, options, output
 from fastipam.cli.group import Failure
 from fastipam.cli.group import command as _command
 from fastipam.cli.when import MOMENT, Moment
+from fastipam.cni.request import is_id
 from fastipam.errors import ConfigError
 from fastipam.records import ASSIGNED
 
@@ -106,7 +107,8 @@ def _parse(text: str) -> set[tuple[str, str]]:
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
-        if len(words) > 2:
+        # What no runtime can have listed is an accident, and every lease would go for it.
+        if len(words) > 2 or not is_id(words[0]):
             raise ConfigError(
                 f"{line.strip()!r} is not a container id and an interface",
                 field=f"line {number}",
