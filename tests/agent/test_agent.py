@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -111,6 +112,22 @@ def test_killed_agent_is_replaced(start: Start) -> None:
     first.kill()
     assert first.path.exists()
     assert start().is_ready()
+
+
+@pytest.mark.parametrize("backlog", [0, 16])
+def test_a_socket_that_is_systemds(backlog: int, start: Start, run_dir: Path) -> None:
+    """A socket on which somebody listens is not taken away, whether or not he can take more."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, ExitStack() as stack:
+        listener.bind(str(run_dir / "s"))
+        listener.listen(backlog)
+        if not backlog:  # one waits, and the queue is full
+            waiting = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            waiting.connect(str(run_dir / "s"))
+        agent = start(wait=False)
+        assert agent.wait() == 1
+        assert "somebody listens" in agent.log
+        assert "systemctl stop fastipam-agent.socket" in agent.log
+        assert (run_dir / "s").exists()
 
 
 def test_other_file_in_the_way(start: Start, run_dir: Path) -> None:

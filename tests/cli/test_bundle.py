@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import fastipam
 from fastipam.cli import bundle
 from fastipam.cli.install import BUNDLE, CLUSTER_BUNDLE, DIRECT, install
 
@@ -233,6 +234,12 @@ def test_a_damaged_one_is_ignored(content: bytes | None, bin_dir: Path, tmp_path
         (bin_dir / BUNDLE).write_bytes(content)
     assert loader_of_handler(bin_dir) == "SourceFileLoader"
     assert add(bin_dir, tmp_path) == ["10.1.0.2/24"]
+
+
+def test_an_import_that_fails() -> None:
+    """What the plugin's interpreter says is the reason why there is no bundle."""
+    with pytest.raises(OSError, match="No module named 'lmdb'"):
+        bundle.build([str(Path(fastipam.__file__).parent.parent)])
 
 
 def _installed(tmp_path: Path) -> dict[str, Any]:

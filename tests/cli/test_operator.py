@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ import fastipam
 from fastipam.cli import when
 from fastipam.cli.commands import cli
 from fastipam.store import Store
+
+FASTIPAM = str(Path(sys.executable).with_name("fastipam"))
 
 
 @pytest.fixture
@@ -250,6 +253,22 @@ def test_gc(filled: Path, text: str) -> None:
     assert addresses(filled, "--state", "assigned") == ["10.32.0.3", "10.32.0.5"]
 
 
+@pytest.mark.parametrize("line", [b"c\xff", b"x\0y", b"FATA[0000]", b"c1 eth0 more"])
+def test_gc_of_no_list(filled: Path, line: bytes) -> None:
+    """A line that is no container's id, by the specification, is an accident: nothing is freed."""
+    before = addresses(filled)
+    done = subprocess.run(
+        [FASTIPAM, "gc", "--network", "podnet", "--data-dir", str(filled), "-"],
+        input=b"c0\n" + line + b"\n",
+        env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"fastipam: line 2: ")
+    assert addresses(filled) == before
+
+
 def test_gc_refuses(filled: Path, tmp_path: Path) -> None:
     """An empty list is an accident; later leases than the list are spared."""
     words = ["gc", "--network", "podnet", "-"]
@@ -257,6 +276,7 @@ def test_gc_refuses(filled: Path, tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert "--allow-empty" in done.stderr
     assert run(filled, *words, text="a b c\n").exit_code == 1
+    assert "no JSON" in run(filled, *words, text="[" * 100_000).stderr
     assert rows(filled, *words, "--before", "2h", text="other\n") == []
     path = tmp_path / "list"
     path.write_text("other\n")

@@ -33,6 +33,7 @@ BODIES = (
     b'{"kvs": 5, "result": 5, "responses": 5}',
     b'{"kvs": [{}], "header": {}, "ID": "one", "result": {"TTL": {}}}',
     b'{"header": {"revision": "many"}, "kvs": [{"key": "a"}], "ID": [], "result": []}',
+    b"[" * 100_000,
     b"<html>Welcome to the proxy</html>",
 )
 

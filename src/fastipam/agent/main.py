@@ -194,7 +194,7 @@ def _only_agent(path: Path) -> Iterator[None]:
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove the socket of an agent that was killed. Whoever holds the lock may."""
+    """Remove the socket of an agent that was killed. Only whoever holds the lock may."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -207,4 +207,25 @@ def _remove_stale(path: Path) -> None:
             value=str(path),
             hint="remove it if nobody needs it, or give the agent another socket",
         )
+    if _is_served(path):
+        raise ConfigError(
+            f"somebody listens on {path} already",
+            field="--socket",
+            value=str(path),
+            hint="systemd, for an agent that it starts when it is asked: "
+            "systemctl stop fastipam-agent.socket; or give this one another socket",
+        )
     path.unlink()
+
+
+def _is_served(path: Path) -> bool:
+    """Whether a process listens on a socket, be it one that does not answer now."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(os.fspath(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:  # its queue is full, say
+            return True
+    return True

@@ -48,6 +48,7 @@ _DRAW_AGAIN_S = 1.0
 _EVENTS = 30
 _CONTAINER = 24  # characters of a container's id
 _BLOCKS = 256  # that are listed
+_PICTURES = 8  # that are kept; one is a megabyte or a few
 
 
 class _Drawn(NamedTuple):
@@ -172,6 +173,8 @@ class Page:
             now = time.monotonic()
             if drawn is None or (drawn.tag != tag and now - drawn.at >= _DRAW_AGAIN_S):
                 drawn = self._drawn[key] = self._draw(data_dir, network)
+                while len(self._drawn) > _PICTURES:
+                    del self._drawn[min(self._drawn, key=lambda one: self._drawn[one].at)]
         return Response(
             200, drawn.body, "application/octet-stream", tag_of(f"{key}{drawn.tag}".encode())
         )

@@ -61,12 +61,15 @@ class Bundle(NamedTuple):
 def build(paths: list[str], cluster_file: str) -> Bundle:
     """The bundle of what the plugin imports when ``paths`` end the import path.
 
-    ``cluster_file`` is where its second part is going to be.
+    ``cluster_file`` is where its second part is going to be. Raises OSError.
     """
     script = _ASK.format(paths=paths)
     asked = subprocess.run(
-        [sys.executable, "-IS", "-c", script], capture_output=True, text=True, check=True
+        [sys.executable, "-IS", "-c", script], capture_output=True, text=True, check=False
     )
+    if asked.returncode:
+        reason = asked.stderr.strip().rpartition("\n")[2]
+        raise OSError(f"{sys.executable} cannot import the plugin: {reason}")
     always, later = (
         {name: _module(name, Path(file)) for name, file in part}
         for part in ast.literal_eval(asked.stdout)

@@ -43,6 +43,9 @@ _PAGE_SHIFT = 12
 _PAGE_BITS = 1 << _PAGE_SHIFT
 _PAGE_BYTES = _PAGE_BITS // 8
 _AT_ONCE = 4096  # entries fetched by one call into LMDB: other threads get their turn in between
+# Where the family stands in a key: behind network, range set and time (records.py).
+_COOLDOWN_FAMILY_AT = 4 + 2 + 8
+_RESERVATION_FAMILY_AT = 4
 _POPCOUNT = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.int64)
 
 
@@ -262,12 +265,12 @@ def _used_counts(frame: Frame, numbers: list[int], pages: Bytes) -> Counts:
 
 def _cooling(txn: Snapshot, store: Store, network_id: int) -> dict[int, Bytes]:
     """The addresses that are cooling, by family: an array of shape (addresses, bytes)."""
-    return _queued(txn, store.db_cooldown, network_id, family_at=14)
+    return _queued(txn, store.db_cooldown, network_id, _COOLDOWN_FAMILY_AT)
 
 
 def _reserved(txn: Snapshot, store: Store, network_id: int) -> dict[int, Bytes]:
     """The addresses that are reserved, by family; without those that their owner has."""
-    found = _queued(txn, store.db_reservations, network_id, family_at=4)
+    found = _queued(txn, store.db_reservations, network_id, _RESERVATION_FAMILY_AT)
     for family, addresses in found.items():
         prefix = records.network_prefix(network_id) + bytes((family,))
         unused = [
@@ -277,7 +280,7 @@ def _reserved(txn: Snapshot, store: Store, network_id: int) -> dict[int, Bytes]:
     return found
 
 
-def _queued(txn: Snapshot, db: Any, network_id: int, *, family_at: int) -> dict[int, Bytes]:
+def _queued(txn: Snapshot, db: Any, network_id: int, family_at: int) -> dict[int, Bytes]:
     """What a network's keys end in: the family's byte, the address. O(entries)."""
     prefix = records.network_prefix(network_id)
     found: dict[int, list[bytes]] = {family: [] for family in BITS}

@@ -15,6 +15,7 @@ from fastipam.cli import filters, listing, options, output
 from fastipam.cli.group import Failure
 from fastipam.cli.group import command as _command
 from fastipam.cli.when import MOMENT, Moment
+from fastipam.cni.request import is_id
 from fastipam.errors import ConfigError
 from fastipam.records import ASSIGNED
 
@@ -92,7 +93,7 @@ def command(
 def _read(path: str) -> tuple[str, int]:
     """The list, and when it was changed last (0: not known)."""
     if path == "-":
-        return sys.stdin.read(), 0
+        return sys.stdin.buffer.read().decode("utf-8", "surrogateescape"), 0
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
         return file.read(), os.fstat(file.fileno()).st_mtime_ns
 
@@ -106,7 +107,8 @@ def _parse(text: str) -> set[tuple[str, str]]:
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
-        if len(words) > 2:
+        # What no runtime can have listed is an accident, and every lease would go for it.
+        if len(words) > 2 or not is_id(words[0]):
             raise ConfigError(
                 f"{line.strip()!r} is not a container id and an interface",
                 field=f"line {number}",
@@ -124,7 +126,7 @@ def _parse_json(text: str) -> set[tuple[str, str]]:
 
     try:
         document: Any = json.loads(text, object_pairs_hook=fold)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"it is no JSON: {error}", field="FILE", value=text[:32]) from error
     return valid_attachments({_KEY: document} if isinstance(document, list) else document)
 

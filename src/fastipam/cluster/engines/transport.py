@@ -5,7 +5,8 @@ measures it); a claim made by a directly run plugin pays that. What etcd's gatew
 little: a status line, headers, a body with a length or in chunks (RFC 9112, sections 4 to 7).
 
 Deadlines are moments of ``time.monotonic()``. Every failure is an OSError: TimeoutError when the
-deadline has passed, ConnectionError when the peer has gone or speaks something else.
+deadline has passed, ConnectionError when the peer has gone or speaks something else. Only a name is
+looked up in the resolver's own time (resolv.conf(5)); an endpoint that is an address needs none.
 """
 
 from __future__ import annotations

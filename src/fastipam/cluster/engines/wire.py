@@ -49,7 +49,7 @@ __all__ = [
 
 FIRST_KEY = b"\0"  # no key of etcd's is empty
 # What reading an answer raises when it is JSON, perhaps, and not what etcd answers.
-MALFORMED = (ValueError, KeyError, TypeError, AttributeError)
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 # gRPC's status codes (grpc/grpc, doc/statuscodes.md) that etcd uses.
 _INVALID_ARGUMENT = 3

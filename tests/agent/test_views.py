@@ -1,0 +1,39 @@
+"""What the page's answers cost the agent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fastipam.agent.http import Asked
+from fastipam.agent.views import Page
+from fastipam.agent.watch import Watch
+from fastipam.cni import stores
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from fastipam.ipam import Ipam
+
+
+@pytest.fixture
+def opened(data_dir: Path, ipam: Ipam) -> Iterator[Ipam]:
+    """A store that this process has open as an agent has."""
+    stores.get(str(data_dir), None)
+    yield ipam
+    stores.close_all()
+
+
+def test_pictures_that_are_kept(opened: Ipam) -> None:
+    """Whoever looks at one network after the other leaves a few pictures behind, the last ones."""
+    page = Page(Watch(), private=False)
+    names = [f"n{number}" for number in range(12)]
+    for number, name in enumerate(names):
+        opened.network(name, f"10.{number}.0.0/24").allocate("c")
+        answer = page.routes["/api/picture"].answer(
+            Asked({"data_dir": opened.path, "network": name}, "", "")
+        )
+        assert answer.status == 200
+    assert [name for _, name in page._drawn] == names[-8:]
