@@ -9,14 +9,12 @@ Every step looks at what is there and makes what is missing, and names are compu
 what a killed plugin leaves behind, a second ADD completes and a DEL removes.
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import os
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from ipaddress import ip_address, ip_interface, ip_network
@@ -69,13 +67,13 @@ class Request:
         return answer
 
 
-def inside(path: str) -> IPRoute:
-    """A netlink socket in another network namespace; only this thread goes there, and returns."""
+def inside(path: str, call: Callable[..., Any], *arguments: Any) -> Any:
+    """Make a call in another network namespace; only this thread goes there, and returns."""
     with open("/proc/thread-self/ns/net") as home:
         try:
             with open(path) as there:
                 setns(there.fileno())
-            return IPRoute()
+            return call(*arguments)
         except OSError as error:
             raise Fault(4, f"CNI_NETNS: {path!r} is no network namespace", str(error)) from None
         finally:
@@ -117,10 +115,10 @@ def ensure_bridge(host: IPRoute, name: str) -> Any:
     return bridge
 
 
-def ensure_address(links: IPRoute, link: Any, address: Any) -> None:
+def ensure_address(links: IPRoute, index: int, address: Any) -> None:
     """Give an interface an address."""
-    with step(f"address {address} of {link.get('ifname')}", errno.EEXIST):
-        links.addr("add", index=link["index"], address=str(address), flags=NODAD)
+    with step(f"address {address}", errno.EEXIST):
+        links.addr("add", index=index, address=str(address), flags=NODAD)
 
 
 def routes(result: dict[str, Any]) -> Iterator[tuple[str, str | None, dict[str, Any]]]:
@@ -136,7 +134,7 @@ def add(request: Request) -> dict[str, Any]:
     """Attach the container; what fails leaves nothing behind."""
     result = request.ipam()
     try:
-        with IPRoute() as host, inside(request.netns) as container:
+        with IPRoute() as host, inside(request.netns, IPRoute) as container:
             links = attach(host, container, request, result)
     except BaseException:
         with suppress(Exception):
@@ -150,27 +148,29 @@ def attach(host: IPRoute, container: IPRoute, request: Request, result: dict[str
     if (type(request.bridge), type(request.mtu)) != (str, int):
         raise Fault(7, f"bridge {request.bridge!r} is no text, or mtu {request.mtu!r} no number")
     bridge = ensure_bridge(host, request.bridge)
-    port = {"master": bridge["index"], "state": "up"}
+    port = {"master": bridge["index"], "mtu": request.mtu, "state": "up"}
+    inner = {"mtu": request.mtu, "address": bytes.fromhex(f"02{request.port()[5:]}").hex(":")}
     for last in (False, True):
         # One message makes both ends, each where it belongs: nothing is ever half moved.
         with open(request.netns) as there, step(f"port of {request.bridge}", errno.EEXIST):
-            peer = {"ifname": request.ifname, "net_ns_fd": there.fileno(), "mtu": request.mtu}
-            host.link("add", ifname=request.port(), kind="veth", mtu=request.mtu, peer=peer, **port)
+            peer = {"ifname": request.ifname, "net_ns_fd": there.fileno(), **inner}
+            host.link("add", ifname=request.port(), kind="veth", peer=peer, **port)
             break
-        outer, inner, is_pair = find_pair(host, container, request)
+        outer, taken, is_pair = find_pair(host, container, request)
         if is_pair:
             host.link("set", index=outer["index"], **port)  # whatever became of it
             break
-        if inner or last:
+        if taken or last:
             raise Fault(4, f"CNI_IFNAME: the container has an interface {request.ifname} already")
         host.link("del", index=outer["index"])  # into the namespace before it was started anew
-    inner = find(container, request.ifname)
-    container.link("set", index=inner["index"], state="up")
+    index = inside(request.netns, socket.if_nametoindex, request.ifname)
+    container.link("set", index=index, state="up")
     for ip in result["ips"]:
         own = ip_interface(ip["address"])
-        ensure_address(container, inner, own)
+        ensure_address(container, index, own)
         if "gateway" in ip:
-            ensure_address(host, bridge, ip_interface((ip["gateway"], own.network.prefixlen)))
+            gateway = ip_interface((ip["gateway"], own.network.prefixlen))
+            ensure_address(host, bridge["index"], gateway)
             key = {4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}[own.version]
             if (switch := Path("/proc/sys/net", key)).read_text() != "1\n":
                 switch.write_text("1")  # only then: where forwarding is on, it may be read-only
@@ -179,8 +179,8 @@ def attach(host: IPRoute, container: IPRoute, request: Request, result: dict[str
         keys |= {key: route[key] for key in ("priority", "table", "scope") if key in route}
         keys["metrics"] = {key: route[key] for key in ("mtu", "advmss") if key in route}
         with step(f"route to {to}"):
-            container.route("replace", dst=to, oif=inner["index"], **keys)
-    ours = {"name": request.ifname, "mac": inner.get("address"), "sandbox": request.netns}
+            container.route("replace", dst=to, oif=index, **keys)
+    ours = {"name": request.ifname, "mac": inner["address"], "sandbox": request.netns}
     return [{"name": request.bridge, "mac": bridge.get("address")}, {"name": request.port()}, ours]
 
 
@@ -196,7 +196,7 @@ def check(request: Request) -> None:
     request.ipam()
     result = {"ips": [], **(request.conf.get("prevResult") or {})}
     pair = f"its pair with a port of {request.bridge}, all of them up"
-    with IPRoute() as host, inside(request.netns) as container:
+    with IPRoute() as host, inside(request.netns, IPRoute) as container:
         bridge = find(host, request.bridge)
         outer, inner, is_pair = find_pair(host, container, request)
         port = is_pair and bridge and outer.get("master") == bridge["index"]

@@ -74,13 +74,13 @@ class Ipam:
         exclusions, if it is given), else 10.32.0.0/12. ``exclude`` are CIDRs, addresses or ranges
         (``"a-b"``) that are never assigned.
 
-        ``cooldown_s`` are the seconds before a released address is assigned again (30);
-        ``cooldown_policy`` says whether it is earlier when nothing else is free: "prefer" (yes,
-        the one that has cooled longest) or "strict" (PoolExhausted, with the seconds left).
-        ``sticky_s`` are the seconds for which a pod's address is kept for it after a release.
-        ``history`` is how many events are kept (100,000), 0: none are written; ``history_age_s``
-        how long (a week). Who says none of these, and no ranges, gets what the store remembers of
-        the last assignment. Raises ConfigError with the field and the value.
+        ``cooldown_s`` is how long a released address waits before it is assigned again (30). What
+        happens when only cooling addresses are left is for ``cooldown_policy`` to say: "prefer"
+        assigns the one that has cooled longest, "strict" raises PoolExhausted with the seconds
+        left. ``sticky_s`` is how long a pod's address is kept for it after a release. ``history``
+        is how many events are kept (100,000; 0: none are written), ``history_age_s`` for how long
+        (a week). With none of these and no ranges, the policy of the last assignment counts.
+        Raises ConfigError with the field and the value.
         """
         asked: dict[str, Any] = {
             "cooldown_s": cooldown_s,

@@ -362,9 +362,9 @@ class View:
                 )
 
     def holder_at(self, address: Wanted, wall_ns: int) -> Event | None:
-        """The event that says who had this address at a time, or None: nobody, or it is forgotten.
+        """The event that says who had this address at a time; None: nobody, or it is forgotten.
 
-        It is the assignment; the release, when the assignment is older than the history.
+        This is the assignment, or the release if the assignment is older than the history.
         O(events that are kept). Raises ConfigError, StoreError.
         """
         return history.holder_at(self.history(address), wall_ns)

@@ -149,6 +149,30 @@ def test_failing() -> None:
         network.allocate("c2")
 
 
+def test_failing_within_failing() -> None:
+    """The inner block's error counts until it ends, then the outer one's, then none."""
+    with testing.temporary_network("10.1.0.0/24") as network:
+        ipam = fastipam.open(network._store.path)
+        with ipam, testing.failing(ipam, fastipam.StoreFull("full")):
+            with (
+                testing.failing(ipam, fastipam.StoreBusy("busy")),
+                pytest.raises(fastipam.StoreBusy),
+            ):
+                network.allocate("c1")
+            with pytest.raises(fastipam.StoreFull):
+                network.allocate("c1")
+        network.allocate("c1")
+
+
+def test_what_a_failing_test_shows() -> None:
+    """The objects say what they are: pytest prints them beside an assertion that fails."""
+    clock = testing.Clock(5 * 10**9)
+    clock.advance(2)
+    assert repr(clock) == "Clock(7000000000)"
+    with testing.temporary_store(clock) as store:
+        assert repr(store) == f"<TemporaryStore {store.path} Clock(7000000000)>"
+
+
 CONFTEST = 'pytest_plugins = ["fastipam.testing.fixtures"]\n'
 SUITE = """
 import fastipam
@@ -161,6 +185,10 @@ def test_cooldown(fastipam_ipam, fastipam_clock, fastipam_store):
     network.allocate("c2")
     assert network.stats()["cooling"] == 0
     assert fastipam_store.path.is_dir()
+
+def test_network(fastipam_network, fastipam_ipam):
+    fastipam_network.allocate("c1")
+    assert fastipam_ipam.network("test").stats()["assigned"] == 1
 """
 
 
@@ -170,4 +198,4 @@ def test_fixtures(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(SUITE)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert "1 passed" in done.stdout, done.stdout + done.stderr
+    assert "2 passed" in done.stdout, done.stdout + done.stderr

@@ -48,6 +48,9 @@ class Clock:
     def __call__(self) -> int:
         return self.now_ns
 
+    def __repr__(self) -> str:
+        return f"Clock({self.now_ns})"
+
     def advance(self, seconds: float) -> None:
         """Move it, backwards too: a cool-down of 30 s is over after ``advance(31)``."""
         self.now_ns += int(seconds * 1e9)
@@ -64,6 +67,9 @@ class TemporaryStore:
         self.path = path
         self.clock = clock or Clock()
         self._boot = ""  # the machine's own, until reboot()
+
+    def __repr__(self) -> str:
+        return f"<TemporaryStore {self.path} {self.clock!r}>"
 
     def open(self, **options: Any) -> Ipam:
         """:func:`fastipam.open` on it, with its clock and boot. A context manager.
@@ -167,15 +173,19 @@ def failing(ipam: Ipam, error: FastipamError) -> Iterator[None]:
 
     ``StoreFull("no space is left")``, ``StoreUnavailable(…)``, ``StoreBusy(…)``: what a disk or a
     neighbour does to a program. Reading works as before. It counts for all threads, and for
-    ``fastipam.cni.handle`` on the same directory.
+    ``fastipam.cni.handle`` on the same directory. Of two blocks the inner one's error counts.
     """
 
     def write() -> NoReturn:
         raise error
 
     store: Any = ipam.store
+    before = vars(store).get("write")  # of a block around this one
     store.write = write
     try:
         yield
     finally:
-        del store.write
+        if before is None:
+            del store.write
+        else:
+            store.write = before

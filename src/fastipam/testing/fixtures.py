@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from fastipam.ipam import Ipam
-from fastipam.testing import Clock, TemporaryStore, temporary_store
+from fastipam.network import Network
+from fastipam.testing import DEFAULT_RANGES, Clock, TemporaryStore, temporary_store
 
 
 @pytest.fixture
@@ -28,3 +29,9 @@ def fastipam_ipam(fastipam_store: TemporaryStore) -> Iterator[Ipam]:
     """``fastipam_store``, open."""
     with fastipam_store.open() as ipam:
         yield ipam
+
+
+@pytest.fixture
+def fastipam_network(fastipam_ipam: Ipam) -> Network:
+    """A network, "test", of 10.32.0.0/24 in ``fastipam_ipam``."""
+    return fastipam_ipam.network("test", DEFAULT_RANGES)
