@@ -263,8 +263,7 @@ class Sweeper:
     def _now(self, network_id: int) -> int:
         """The network's clock: it never steps back, so a grace time is never cut short by that."""
         with self._store.read() as txn:
-            state = read_state(txn, self._store, network_id)
-            return max(state.clock, self._store.clock() + state.offset)
+            return read_state(txn, self._store, network_id).at(self._store.clock())
 
 
 def missing_count(store: Store) -> int:
