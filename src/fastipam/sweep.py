@@ -139,7 +139,7 @@ class Sweeper:
                     address = key[4], int.from_bytes(key[5:], "big")
                     if len(batch) == _BATCH:
                         return batch, address
-                    record = _readable(raw)
+                    record = _readable(key, raw)
                     if record and record.state == ASSIGNED and record.boot == self._store.boot:
                         batch.append(Lease(self._network.name, *address, None, record))
                     more = cursor.next()
@@ -269,10 +269,10 @@ class Sweeper:
             return read_state(txn, self._store, network_id).at(self._store.clock())
 
 
-def _readable(raw: bytes) -> records.Record | None:
+def _readable(key: bytes, raw: bytes) -> records.Record | None:
     """The record of a lease; None when it is damaged, which `fastipam check` finds."""
     try:
-        return records.Record.read(raw)
+        return records.Record.read(raw) if records.is_address_key(key) else None
     except StoreCorrupt:
         return None
 
