@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import tempfile
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from fastipam import blocks, records
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     Progress = Callable[[int, int], None]  # done, total: keys, or bytes
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_WORKSPACE = "restore-"
 _STEP = 4096  # keys between two calls of progress
 _BOOT_AT, _BOOT_END = 4, 8  # of a lease: see records.py
 _KEPT = (b"schema", b"durability", b"boot id", b"boot number", b"swept")  # are the store's own
@@ -87,7 +90,7 @@ def restore(
     not empty), StoreError (the backup is no store, is of a newer schema, or contradicts itself:
     nothing has changed).
     """
-    with _temporary(store) as directory:
+    with _workspace(store) as directory:
         source = _open_copy(os.fspath(path), directory, store)
         try:
             found = verify(source)
@@ -111,12 +114,41 @@ def restore(
             source.close()
 
 
-def _temporary(store: Store) -> tempfile.TemporaryDirectory[str]:
-    """A directory for the copy, where only the store's owner can look. Raises StoreError."""
+@contextmanager
+def _workspace(store: Store) -> Iterator[str]:
+    """A directory for the copy, where only the store's owner can look. Raises StoreError.
+
+    Who works in one holds a lock on it: one that nobody holds was left by a process that was
+    killed, and goes.
+    """
     try:
-        return tempfile.TemporaryDirectory(prefix="restore-", dir=store.path)
+        for name in os.listdir(store.path):
+            if name.startswith(_WORKSPACE):
+                _remove_abandoned(os.path.join(store.path, name))
+        directory = tempfile.mkdtemp(prefix=_WORKSPACE, dir=store.path)
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError as error:
         raise store.translate(error) from error
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _remove_abandoned(directory: str) -> None:
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return  # it is gone, or something else
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(directory, ignore_errors=True)
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(descriptor)
 
 
 def _open_copy(path: str, directory: str, store: Store) -> Store:

@@ -182,7 +182,7 @@ class Network(View):
         return False
 
     def note_clock(self) -> None:
-        """Note that the wall clock has stepped back.
+        """Note that the wall clock has stepped.
 
         A call that fails leaves no trace: if all of them fail until something has cooled, the time
         would be measured from the step again each time, and nothing would ever have cooled.
@@ -193,7 +193,7 @@ class Network(View):
                 return
             ledger = self._ledger(txn, *found)
             wall_ns = self._store.clock()
-            if wall_ns + ledger.state.offset < ledger.state.clock:
+            if ledger.state.has_stepped(wall_ns):
                 ledger.state.tick(wall_ns)
                 ledger.save()
 

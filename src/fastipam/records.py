@@ -91,10 +91,20 @@ def page_index_bytes(family: int) -> int:
 
 
 def address_key(network_id: int, family: int, value: int) -> bytes:
-    """The key of an address in ``leases`` and ``reservations``."""
-    if family == V4:
-        return _ADDRESS_KEY[4].pack(network_id, family, value)
-    return _ADDRESS_KEY[6].pack(network_id, family, value.to_bytes(16, "big"))
+    """The key of an address in ``leases`` and ``reservations``. StoreCorrupt when it is none."""
+    try:
+        if family == V4:
+            return _ADDRESS_KEY[4].pack(network_id, family, value)
+        return _ADDRESS_KEY[6].pack(network_id, family, value.to_bytes(16, "big"))
+    except (struct_error, OverflowError) as error:
+        message = f"{value:#x} is named as an address, and is none of IPv{family}"
+        raise StoreCorrupt(message, hint=CHECK_HINT) from error
+
+
+def is_address_key(key: bytes) -> bool:
+    """Whether this can be an :func:`address_key`."""
+    family = key[4] if len(key) > 4 else 0
+    return family in BITS and len(key) == 5 + BITS[family] // 8
 
 
 def read_address_key(key: bytes) -> tuple[int, int, int]:

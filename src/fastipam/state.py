@@ -26,6 +26,7 @@ class NetworkState:
     ``clock`` is the network's own clock, in nanoseconds: wall clock plus ``offset``, which grows
     when the wall clock steps back, so that it never does. Cool-down is measured on it: a step
     back freezes nothing, a step forward of n seconds ends a cool-down at most n seconds early.
+    Any offset can be: what a wrong one gives is noticed, and put right, by :meth:`tick`.
     """
 
     __slots__ = (
@@ -74,7 +75,7 @@ class NetworkState:
             family,
             value,
         ) = _STATE.unpack_from(raw)
-        growing = self.generation | self.clock | self.events | self.first_event | abs(self.offset)
+        growing = self.generation | self.clock | self.events | self.first_event
         if growing >> records.MOST_BITS:
             raise StoreCorrupt(
                 f"a network's state has a number that cannot be: {raw.hex()}",
@@ -138,11 +139,20 @@ class NetworkState:
         """Advance the network's clock to the wall clock's ``wall_ns`` and return it.
 
         No two calls give the same time: what is queued by it has an order even while the wall clock
-        stands or steps back.
+        stands or steps back. It does not follow one that is decades ahead: it could not go back.
         """
         now = wall_ns + self.offset
-        if now <= self.clock:
+        if now == self.clock or self.has_stepped(wall_ns):
             self.offset += self.clock + 1 - now
             now = self.clock + 1
         self.clock = now
         return now
+
+    def has_stepped(self, wall_ns: int) -> bool:
+        """Whether the wall clock has stepped so that the network's clock does not follow it."""
+        now = wall_ns + self.offset
+        return now < self.clock or now >> records.MOST_BITS > 0
+
+    def at(self, wall_ns: int) -> int:
+        """The network's clock at the wall clock's ``wall_ns``; it stays as it is."""
+        return self.clock if self.has_stepped(wall_ns) else wall_ns + self.offset

@@ -21,8 +21,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastipam import history, reboot, records
+from fastipam.errors import StoreCorrupt
 from fastipam.lease import Lease
 from fastipam.ledger import read_state
+from fastipam.records import ASSIGNED
 from fastipam.sight import GONE, Doubts, Place
 
 if TYPE_CHECKING:
@@ -137,8 +139,9 @@ class Sweeper:
                     address = key[4], int.from_bytes(key[5:], "big")
                     if len(batch) == _BATCH:
                         return batch, address
-                    if records.is_assigned(raw) and records.boot_of(raw) == self._store.boot:
-                        batch.append(Lease(self._network.name, *address, None, raw))
+                    record = _readable(key, raw)
+                    if record and record.state == ASSIGNED and record.boot == self._store.boot:
+                        batch.append(Lease(self._network.name, *address, None, record))
                     more = cursor.next()
         return batch, None
 
@@ -263,8 +266,15 @@ class Sweeper:
     def _now(self, network_id: int) -> int:
         """The network's clock: it never steps back, so a grace time is never cut short by that."""
         with self._store.read() as txn:
-            state = read_state(txn, self._store, network_id)
-            return max(state.clock, self._store.clock() + state.offset)
+            return read_state(txn, self._store, network_id).at(self._store.clock())
+
+
+def _readable(key: bytes, raw: bytes) -> records.Record | None:
+    """The record of a lease; None when it is damaged, which `fastipam check` finds."""
+    try:
+        return records.Record.read(raw) if records.is_address_key(key) else None
+    except StoreCorrupt:
+        return None
 
 
 def missing_count(store: Store) -> int:

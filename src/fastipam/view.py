@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastipam import history, records
 from fastipam._bitmap import StoredPages
-from fastipam.addresses import format_ip, parse_cidr, parse_ip
+from fastipam.addresses import BITS, format_ip, parse_cidr, parse_ip
 from fastipam.cooldown import cooling_of
 from fastipam.errors import ConfigError, LeaseMissing, StoreCorrupt, StoreError
 from fastipam.lease import Lease
@@ -402,6 +402,9 @@ class View:
 def parse_wanted(address: Wanted) -> tuple[int, int]:
     """An address: text (a /length is ignored), an ``ipaddress`` object or (family, integer)."""
     if isinstance(address, tuple):
+        family, value = address
+        if family not in BITS or not 0 <= value < 1 << BITS[family]:
+            raise ConfigError(f"{address} is no address", field="address", value=address)
         return address
     text = str(address)
     try:

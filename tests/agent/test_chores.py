@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import fastipam
+from fastipam import records
 from fastipam.agent.chores import Chores
 from fastipam.cni import stores
 from fastipam.lease import mount_namespace
@@ -102,6 +103,33 @@ def test_cooled_down(data_dir: Path, clock: Seconds) -> None:
             assert (stats["cooling"], stats["free"]) == (0, stats["size"])
         finally:
             stores.close_all()
+
+
+def test_damage_stops_nothing_else(
+    net: Network, data_dir: Path, tmp_path: Path, clock: Seconds, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither a lease that cannot be read nor such a network keeps the rest from being swept."""
+    gone = {"netns": str(tmp_path / "gone"), "inode": 1, "mount_ns": mount_namespace()}
+    with fastipam.open(data_dir) as ipam:
+        other, damaged = ipam.network("o", POOL), ipam.network("a", POOL)
+        for each in (net, other, damaged):
+            each.allocate("c1", **gone)  # type: ignore[arg-type]
+        with ipam.store.write() as txn:
+            first = records.address_key(1, 4, 0x0A000002)
+            txn.put(first, b"?", True, True, False, ipam.store.db_leases)
+            txn.put(b"a", b"\0\0\0\3?", True, True, False, ipam.store.db_networks)
+        no_store = tmp_path / "other"
+        no_store.mkdir()
+        (no_store / "data.mdb").write_bytes(b"something else" * 1000)
+        chores = Chores([str(no_store)], interval_s=10, grace_s=0, clock=clock)
+        with caplog.at_level(logging.WARNING):
+            round_of(chores)
+            clock.now = 10.0
+            round_of(chores)
+        assert "network a in" in caplog.text
+        assert str(no_store) in caplog.text
+        assert other.stats()["assigned"] == 0
+        assert net.stats()["assigned"] == 1, "that of the damaged lease"
 
 
 def test_never(clock: Seconds) -> None:

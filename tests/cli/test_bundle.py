@@ -239,7 +239,7 @@ def test_a_damaged_one_is_ignored(content: bytes | None, bin_dir: Path, tmp_path
 def test_an_import_that_fails() -> None:
     """What the plugin's interpreter says is the reason why there is no bundle."""
     with pytest.raises(OSError, match="No module named 'lmdb'"):
-        bundle.build([str(Path(fastipam.__file__).parent.parent)])
+        bundle.build([str(Path(fastipam.__file__).parent.parent)], "")
 
 
 def _installed(tmp_path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import threading
@@ -56,6 +57,23 @@ def test_policy_of_another_network(ipam: Ipam, tmp_path: Path, clock: Clock) -> 
         policy = other.network("n").policy
         assert (policy.cooldown_ns, policy.strict) == (30 * 10**9, False)
         assert not verify(other.store)
+
+
+def test_what_a_killed_restore_has_left(ipam: Ipam, tmp_path: Path) -> None:
+    """Its copy goes with the next restore; that of one which is under way does not."""
+    ipam.network("n", POOL).allocate("a")
+    backup(ipam.store, tmp_path / "backup")
+    left, busy = (Path(ipam.path) / f"restore-{name}" for name in ("left", "busy"))
+    for directory in (left, busy):
+        directory.mkdir()
+        (directory / "data.mdb").write_bytes(b"a copy")
+    working = os.open(busy, os.O_RDONLY)
+    fcntl.flock(working, fcntl.LOCK_EX)
+    restore(ipam.store, tmp_path / "backup", replace=True)
+    os.close(working)
+    assert not left.exists()
+    assert (busy / "data.mdb").exists()
+    assert sorted(one.name for one in Path(ipam.path).iterdir() if one.is_dir()) == ["restore-busy"]
 
 
 def test_backup_while_others_write(ipam: Ipam, tmp_path: Path) -> None:

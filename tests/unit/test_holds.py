@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from tests.conftest import Clock
+from tests.conftest import Clock, assert_consistent
 
 from fastipam import AddressInUse, ConfigError, PoolExhausted, StoreCorrupt, holds, records
 from fastipam.holds import Reservation
@@ -590,6 +590,27 @@ def test_strict_clock_steps(ipam: Ipam, clock: Clock) -> None:
     assert caught.value.retry_after_s == 15
     clock.advance(15)
     assert last(net, "x") == 2
+
+
+@pytest.mark.parametrize("ahead_s", [86_400, 150 * 365 * 86_400])
+def test_clock_that_was_ahead(ipam: Ipam, clock: Clock, ahead_s: int) -> None:
+    """A wall clock that was far ahead for a while, or by centuries, leaves a store that works."""
+    net = ipam.network("n", POOL, cooldown_s=30, cooldown_policy="strict", sticky_s=100)
+    for at in range(5):
+        net.allocate(f"c{at}")
+    clock.advance(ahead_s)
+    net.release("c0")
+    clock.advance(10)
+    net.release("c1")
+    assert_consistent(ipam.store)
+    clock.advance(-ahead_s)
+    with pytest.raises(PoolExhausted):
+        net.allocate("x")
+    clock.advance(30)
+    assert [last(net, "x"), last(net, "y")] == [2, 3]
+    net.release("c2")
+    with pytest.raises(PoolExhausted, match="free in 30 s"):
+        net.allocate("z")
 
 
 def test_sticky_clock_steps(ipam: Ipam, clock: Clock) -> None:

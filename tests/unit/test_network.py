@@ -683,6 +683,16 @@ def test_exhausted(ipam: Ipam) -> None:
     assert net.exhausted() is None
 
 
+@pytest.mark.parametrize("address", [(4, 1 << 32), (4, -1), (6, 1 << 128), (5, 1)])
+def test_pair_that_is_no_address(ipam: Ipam, address: tuple[int, int]) -> None:
+    """A family and a number are checked like a text."""
+    net = ipam.network("n", "10.0.0.0/24")
+    net.allocate("a")
+    for call in (net.lookup, net.release_address, net.reservation, net.history):
+        with pytest.raises(ConfigError, match="is no address"):
+            list(call(address))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("db", "key", "raw", "error", "left"),
     [

@@ -106,6 +106,18 @@ def test_clock_steps_back(ipam: Ipam, net: Network, run: Path, clock: Clock) -> 
     assert numbers(sweep(ipam)) == (1, 0, 1, 0)
 
 
+def test_clock_that_was_ahead(ipam: Ipam, net: Network, run: Path, clock: Clock) -> None:
+    """A first look while the wall clock is centuries ahead counts from then on, not for ever."""
+    ahead_s = 150 * 365 * 86_400
+    start(net, run, "a").unlink()
+    clock.advance(ahead_s)
+    assert numbers(sweep(ipam)) == (1, 1, 0, 0)
+    clock.advance(-ahead_s)
+    assert numbers(sweep(ipam)) == (1, 1, 0, 0)
+    clock.advance(60)
+    assert numbers(sweep(ipam)) == (1, 0, 1, 0)
+
+
 def test_it_comes_back(ipam: Ipam, net: Network, run: Path, clock: Clock) -> None:
     """A namespace that is there again is as if it had never been away."""
     path = start(net, run, "a")

@@ -68,10 +68,16 @@ class Chores:
         except StopIteration:
             self._end()
         except (FastipamError, OSError) as error:
-            log.warning(
-                "housekeeping was given up, the next is in %gs: %s", self._interval_s, error
-            )
+            self._give_up("all", error)
             self._end()
+
+    def _give_up(self, what: str, error: Exception) -> None:
+        log.warning(
+            "housekeeping of %s was given up, the next is in %gs: %s",
+            what,
+            self._interval_s,
+            error,
+        )
 
     def _end(self) -> None:
         self._round = None
@@ -83,33 +89,43 @@ class Chores:
                 stores.get(data_dir, None, create=False)
             except FileNotFoundError:
                 continue
+            except FastipamError as error:
+                self._give_up(data_dir, error)
         for store in stores.all_open():
-            yield from self._look_after(store)
+            try:
+                names = Ipam(store).networks()
+            except (FastipamError, OSError) as error:
+                self._give_up(store.path, error)
+                continue
+            for name in names:
+                # What is wrong with one network is no reason to leave the others alone.
+                try:
+                    yield from self._look_after(store, name)
+                except (FastipamError, OSError) as error:
+                    self._give_up(f"network {name} in {store.path}", error)
 
-    def _look_after(self, store: Store) -> Iterator[None]:
-        ipam = Ipam(store)
-        for name in ipam.networks():
-            network = ipam.network(name)
-            while network.sweep_reboot():  # a restore, too, brings leases of earlier boots
-                yield
-            while network.settle():
-                yield
-            looked = released = missing = unknown = 0
-            for report in Sweeper(store, network, grace_s=self._grace_s, dry_run=False):
-                self._tell(name, report)
-                looked += report.looked
-                released += len(report.released)
-                missing += len(report.missing)
-                unknown += len(report.unknown)
-                yield
-            log.info(
-                "network=%s swept looked=%d released=%d missing=%d unknown=%d",
-                name,
-                looked,
-                released,
-                missing,
-                unknown,
-            )
+    def _look_after(self, store: Store, name: str) -> Iterator[None]:
+        network = Ipam(store).network(name)
+        while network.sweep_reboot():  # a restore, too, brings leases of earlier boots
+            yield
+        while network.settle():
+            yield
+        looked = released = missing = unknown = 0
+        for report in Sweeper(store, network, grace_s=self._grace_s, dry_run=False):
+            self._tell(name, report)
+            looked += report.looked
+            released += len(report.released)
+            missing += len(report.missing)
+            unknown += len(report.unknown)
+            yield
+        log.info(
+            "network=%s swept looked=%d released=%d missing=%d unknown=%d",
+            name,
+            looked,
+            released,
+            missing,
+            unknown,
+        )
 
     @staticmethod
     def _tell(name: str, report: Report) -> None:

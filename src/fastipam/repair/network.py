@@ -308,7 +308,4 @@ class NetworkRepair:
 
 def address_of(key: bytes) -> Address | None:
     """(family, integer) of an address's key, or None when it is none."""
-    family = key[4] if len(key) > 4 else 0
-    if family not in BITS or len(key) != 5 + BITS[family] // 8:
-        return None
-    return family, int.from_bytes(key[5:], "big")
+    return (key[4], int.from_bytes(key[5:], "big")) if records.is_address_key(key) else None

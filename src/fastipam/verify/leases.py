@@ -124,7 +124,6 @@ def cooldown(network: Network) -> Iterator[Finding]:
 def missing(network: Network) -> Iterator[Finding]:
     """Each note of the sweeper's can be read; that its lease is there is for the next sweep."""
     for key, raw in network.items(network.store.db_missing, network.prefix):
-        family = key[4] if len(key) > 4 else 0
-        if family not in BITS or len(key) != 5 + BITS[family] // 8 or len(raw) != SIGHT_BYTES:
+        if not records.is_address_key(key) or len(raw) != SIGHT_BYTES:
             text = "this is no note of a lost namespace"
             yield network.finding("missing-unreadable", key.hex(), text)
