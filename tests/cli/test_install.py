@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,3 +71,34 @@ def test_refused_names(tmp_path: Path, name: str) -> None:
     assert done.exit_code == 1
     assert "--name" in done.output
     assert not (tmp_path / "bin").exists()
+
+
+@pytest.mark.parametrize("directory", ["a b", "a $HOME b", 'a "b" c', "it's a b", "x" * 150])
+def test_interpreter_that_a_first_line_cannot_name(
+    directory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With blanks in the interpreter's path, or a long one, a shell starts it all the same."""
+    python = tmp_path / directory / "python"
+    python.parent.mkdir()
+    python.symlink_to(sys.executable)
+    monkeypatch.setattr(sys, "executable", str(python))
+    plugin = _install(tmp_path / "bin")
+    assert (plugin.parent / DIRECT).read_text().startswith("#!/bin/sh\n")
+    done = _version(plugin, tmp_path)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b'"supportedVersions"' in done.stdout
+
+
+def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be written whole is not there at all, and what was there before stays."""
+    plugin = _install(tmp_path / "bin", "--launcher-only")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    done = CliRunner().invoke(cli, ["install", "--bin-dir", str(plugin.parent)])
+    assert done.exit_code == 1
+    assert "No space left on device" in done.output
+    assert os.listdir(plugin.parent) == ["fastipam"]
+    assert plugin.read_bytes() == LAUNCHER.read_bytes()

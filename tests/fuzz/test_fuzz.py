@@ -64,6 +64,9 @@ def _fuzz(name: str) -> str:
 def test_launcher() -> None:
     """The launcher under the sanitizers: nothing that it is sent or told makes it go wrong."""
     tools.require_tools("clang")
+    resources = subprocess.check_output(["clang", "-print-resource-dir"], text=True).strip()
+    if not any(Path(resources).rglob("libclang_rt.fuzzer*")):
+        tools.lacking("the fuzzer's part of clang is missing (package libclang-rt-dev)")
     _fuzz("launcher")
 
 

@@ -139,6 +139,19 @@ def test_ranges_of_one_call(ipam: Ipam, store: Store) -> None:
     assert counts["assigned"] == 8
     # The four states add up to the ranges and what is used outside of them: .7, .8 and .12.
     assert sum(counts[state] for state in ("assigned", "cooling", "reserved", "free")) == 5 + 3
+    other.release("asked")
+    other.allocate("again", addresses=["10.0.0.12"])  # it only cools, and is counted already
+    assert own.stats() == counts
+
+
+@pytest.mark.parametrize(("history", "kept"), [(100, [1, 2, 3, 4]), (2, [3, 4]), (0, [])])
+def test_history_of_a_bulk(history: int, kept: list[int], ipam: Ipam) -> None:
+    """Each address is an event with its own generation; of too many the last ones are kept."""
+    net = ipam.network("n", POOL, history=history)
+    leases = net.allocate_many([(f"c{number}", "eth0") for number in range(4)])
+    assert [lease.generation for lease in leases] == [1, 2, 3, 4]
+    found = [(one.generation, one.address, one.container_id) for one in net.history()]
+    assert found == [(each, f"10.0.0.{each + 1}", f"c{each - 1}") for each in kept]
 
 
 def test_what_cools_outside_is_not_looked_at(

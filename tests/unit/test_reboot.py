@@ -128,6 +128,21 @@ def test_requested_address_of_an_earlier_boot(boot: Boot) -> None:
             net.allocate("newer", addresses=[(4, leases[-1].value)])
 
 
+@pytest.mark.parametrize("reserved", [False, True])
+def test_what_becomes_of_the_holder_of_an_earlier_boot(reserved: bool, boot: Boot) -> None:
+    """His lease ended by the reboot; if the address is kept for who asks for it, he gets it."""
+    with boot("one") as ipam:
+        net = ipam.network("n", POOL)
+        address = net.allocate_many([(f"c{at}", "eth0") for at in range(500)])[-1].address.ip
+        if reserved:
+            net.reserve(str(address), owner="new")
+    with boot("two") as ipam:
+        net = ipam.network("n")
+        assert net.allocate("new", addresses=[address]).address.ip == address
+        kinds = [event.kind for event in net.history(address)]
+        assert kinds == ["assigned", *["reserved"] * reserved, "rebooted", "assigned"]
+
+
 def test_full_pool_after_a_reboot(boot: Boot) -> None:
     """A pool that an earlier boot has filled serves this one from the first call on."""
     pool = [["10.0.0.0/22"], ["10.1.0.0/29"]]  # the second one is behind the first in the search

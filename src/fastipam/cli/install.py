@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import compileall
 import os
+import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -84,8 +85,8 @@ def script(interpreter: str, paths: list[str]) -> str:
     if len(shebang) > _LONGEST_SHEBANG or " " in interpreter:
         # A first line that the kernel cannot use: the shell starts the interpreter, which sees the
         # shell's line as a text.
-        quoted = interpreter.replace('"', '\\"')
-        shebang = f"#!/bin/sh\n'''exec' \"{quoted}\" -IS \"$0\" \"$@\"\n' '''"
+        quoted = shlex.quote(interpreter)
+        shebang = f"#!/bin/sh\n'''exec' {quoted} -IS \"$0\" \"$@\"\n' '''"
     return (
         f"{shebang}\n"
         f"# fastipam {fastipam.__version__}, CNI IPAM plugin; written by `fastipam install`.\n"
