@@ -34,6 +34,11 @@ _AT_ONCE = 4096
 _TURN = 64  # pairs: milliseconds
 
 
+def _name(number: int) -> str:
+    """A container id. All are of one length, as a runtime's: longer records would split pages."""
+    return f"c{number:09}"
+
+
 class Times(NamedTuple):
     """A window's pairs, in nanoseconds, by the wall clock and by the processor's."""
 
@@ -54,7 +59,7 @@ class Churn:
         self._ipam = fastipam.open(path, "relaxed")
         self._network = self._ipam.network("churn", subnet, history=history)
         wanted = round(self._network.stats()["size"] * fill)
-        self._held = [f"c{at}" for at in range(wanted)]
+        self._held = [_name(at) for at in range(wanted)]
         for at in range(0, wanted, _AT_ONCE):
             names = self._held[at : at + _AT_ONCE]
             self._network.allocate_many([(name, "eth0") for name in names])
@@ -77,7 +82,7 @@ class Churn:
         network, held = self._network, self._held
         for _ in range(pairs):
             at = self._chance.randrange(len(held))
-            name = f"c{self._number}"
+            name = _name(self._number)
             self._number += 1
             begin, begin_cpu = time.perf_counter_ns(), time.thread_time_ns()
             network.release(held[at])
