@@ -432,6 +432,12 @@ def test_sticky_ends_a_few_at_a_time(ipam: Ipam, clock: Clock) -> None:
         net.allocate(f"new{at}")
         left.append(net.stats()["reserved"])
     assert left == [3, 1, 1]
+    other = ipam.network("other", POOL, sticky_s=100)  # its records come behind those of the first
+    other.allocate("c", **POD)  # type: ignore[arg-type]
+    other.release("c")
+    clock.advance(50)
+    net.allocate("new3")
+    assert (net.stats()["reserved"], other.stats()["reserved"]) == (0, 1)
 
 
 def test_reservation_that_cannot_be_read() -> None:
