@@ -134,6 +134,7 @@ def test_reserving_what_cools(ipam: Ipam) -> None:
         ("nonsense", "", "target"),
         ("2001:db8::1", "", "target"),
         ("10.0.0.2", "a\0b", "owner"),
+        ("10.0.0.2", "a\ud800", "owner or reason"),
     ],
 )
 def test_refused_reservation(ipam: Ipam, target: str, owner: str, field: str) -> None:
