@@ -150,6 +150,8 @@ def test_history_of_a_bulk(history: int, kept: list[int], ipam: Ipam) -> None:
     net = ipam.network("n", POOL, history=history)
     leases = net.allocate_many([(f"c{number}", "eth0") for number in range(4)])
     assert [lease.generation for lease in leases] == [1, 2, 3, 4]
+    for lease in leases:  # of its namespace nothing is known
+        assert (lease.network, lease.inode, lease.mount_ns, lease.born_ns) == ("n", 0, 0, 0)
     found = [(one.generation, one.address, one.container_id) for one in net.history()]
     assert found == [(each, f"10.0.0.{each + 1}", f"c{each - 1}") for each in kept]
 

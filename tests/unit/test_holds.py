@@ -135,6 +135,7 @@ def test_reserving_what_cools(ipam: Ipam) -> None:
         ("nonsense", "", "target"),
         ("2001:db8::1", "", "target"),
         ("10.0.0.2", "a\0b", "owner"),
+        ("10.0.0.2", "a\ud800", "owner or reason"),
     ],
 )
 def test_refused_reservation(ipam: Ipam, target: str, owner: str, field: str) -> None:
@@ -529,6 +530,39 @@ def test_sticky_for_a_name_that_is_no_text(ipam: Ipam) -> None:
     net.release("one")
     assert [one.owner for one in net.reservations()] == ["ns/db\udcff"]
     assert [last(net, "x"), last(net, "two", **pod)] == [3, 2]
+
+
+def test_sticky_ends_a_few_at_a_time(ipam: Ipam, clock: Clock) -> None:
+    """A call frees four of those whose time is over, to the moment, and not those that are due."""
+    net = ipam.network("n", "10.0.0.0/28", sticky_s=100)
+    for at in range(7):
+        net.allocate(f"c{at}", pod_namespace="ns", pod_name=f"p{at}")
+    for at in range(6):
+        net.release(f"c{at}")
+    clock.advance(50)
+    net.release("c6")
+    clock.advance(50)
+    left = []
+    for at in range(3):
+        net.allocate(f"new{at}")
+        left.append(net.stats()["reserved"])
+    assert left == [3, 1, 1]
+    other = ipam.network("other", POOL, sticky_s=100)  # its records come behind those of the first
+    other.allocate("c", **POD)  # type: ignore[arg-type]
+    other.release("c")
+    clock.advance(50)
+    net.allocate("new3")
+    assert (net.stats()["reserved"], other.stats()["reserved"]) == (0, 1)
+
+
+def test_reservation_that_cannot_be_read() -> None:
+    """A value that is no reservation is damage, and shown with its address."""
+    with pytest.raises(StoreCorrupt) as caught:
+        Reservation.read(4, 0x0A000002, b"x")
+    assert caught.value.message == "the reservation of 10.0.0.2 cannot be read: 78"
+    assert caught.value.hint == records.CHECK_HINT
+    one = Reservation(4, 0x0A000002, "a")
+    assert (one.ifname, one.reason, one.sticky) == ("", "", False)
 
 
 def test_not_a_pod(ipam: Ipam) -> None:
