@@ -236,10 +236,11 @@ def test_a_damaged_one_is_ignored(content: bytes | None, bin_dir: Path, tmp_path
     assert add(bin_dir, tmp_path) == ["10.1.0.2/24"]
 
 
-def test_an_import_that_fails() -> None:
+def test_an_import_that_fails(tmp_path: Path) -> None:
     """What the plugin's interpreter says is the reason why there is no bundle."""
+    (tmp_path / "fastipam").symlink_to(Path(fastipam.__file__).parent)  # and no lmdb beside it
     with pytest.raises(OSError, match="No module named 'lmdb'"):
-        bundle.build([str(Path(fastipam.__file__).parent.parent)], "")
+        bundle.build([str(tmp_path)], "")
 
 
 def _installed(tmp_path: Path) -> dict[str, Any]:
