@@ -355,15 +355,18 @@ def test_watch(filled: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-uc", code, *words], stdout=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdout is not None
-        first = [json.loads(process.stdout.readline()) for _ in range(5)]
-        assert [row["address"] for row in first] == addresses(filled)
-        with fastipam.open(filled) as ipam:
-            ipam.network("podnet").allocate("new")
-        event = json.loads(process.stdout.readline())
-        assert (event["event"], event["container_id"]) == ("assigned", "new")
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        try:
+            assert process.stdout is not None
+            first = [json.loads(process.stdout.readline()) for _ in range(5)]
+            assert [row["address"] for row in first] == addresses(filled)
+            with fastipam.open(filled) as ipam:
+                ipam.network("podnet").allocate("new")
+            event = json.loads(process.stdout.readline())
+            assert (event["event"], event["container_id"]) == ("assigned", "new")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()  # else a failure above would wait for it for ever
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
