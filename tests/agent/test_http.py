@@ -57,8 +57,10 @@ def store(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def shown(start: Start, free_port: int, store: Path) -> Agent:
-    """An agent that shows the store."""
-    return start("--http", str(free_port), "--data-dir", str(store))
+    """An agent that shows the store, which it opens with its first housekeeping."""
+    agent = start("--http", str(free_port), "--data-dir", str(store))
+    until(lambda: json.loads(_get(free_port, "/api/status")[1])["networks"], "it knows the store")
+    return agent
 
 
 def _query(store: Path, **more: str) -> str:

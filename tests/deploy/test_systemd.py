@@ -85,6 +85,15 @@ def test_service() -> None:
     assert int(unit["LimitNOFILE"][0]) > wanted
 
 
+def _is_listening(path: Path) -> bool:
+    """Whether a socket of this path takes connections: it has its name a moment earlier."""
+    rows = [row.split() for row in Path("/proc/net/unix").read_text().splitlines()]
+    return any(row[-1] == str(path) and int(row[3], 16) & _ACCEPTS for row in rows[1:])
+
+
+_ACCEPTS = 1 << 16  # the kernel's __SO_ACCEPTCON
+
+
 def test_activation(run_dir: Path, tmp_path: Path) -> None:
     """The socket is there before the agent, which takes it over, says so, and leaves it."""
     tools.require_tools("systemd-socket-activate")
@@ -99,7 +108,7 @@ def test_activation(run_dir: Path, tmp_path: Path) -> None:
         with (tmp_path / "log").open("wb") as log:
             started = subprocess.Popen(command, stdout=log, stderr=log)
         try:
-            until(path.exists, "systemd listens")
+            until(lambda: _is_listening(path), "systemd listens")
             # The connection starts the agent, and the request waits for it.
             assert ask(path, "ADD", config(tmp_path / "store"))[0] == 0
             assert manager.recv(64) == b"READY=1"
