@@ -35,7 +35,7 @@ _TURN = 64  # pairs: milliseconds
 
 
 def _name(number: int) -> str:
-    """A container id. All are of one length, as a runtime's: longer records would split pages."""
+    """A container id. All are of one length, as a runtime's are."""
     return f"c{number:09}"
 
 
