@@ -66,7 +66,7 @@ class View:
     def _find(self, txn: Transaction | Snapshot) -> tuple[int, str] | None:
         return find(txn, self._store, self._key)
 
-    def _settle(self) -> None:
+    def _end_earlier_boots(self) -> None:
         """After a reboot: give back what an earlier boot has left, before somebody looks."""
         if self._store.unswept:
             try:  # noqa: SIM105  # contextlib costs the plugin a tenth of its start
@@ -110,7 +110,7 @@ class View:
         O(1), waits for no writer. Raises ConfigError when it is no address, StoreError.
         """
         family, value = parse_wanted(address)
-        self._settle()
+        self._end_earlier_boots()
         with self._store.read() as txn:
             found = self._find(txn)
             if found is None:
@@ -126,7 +126,7 @@ class View:
         O(1) memory. The iterator keeps a read transaction open: exhaust or close it, the file
         cannot reuse space that is freed meanwhile.
         """
-        self._settle()
+        self._end_earlier_boots()
         for family, value, record, pool in self.records():
             if self._is_held(record):
                 yield self._view(pool, family, value, record)
@@ -161,7 +161,7 @@ class View:
     def owned(self, container_id: str, ifname: str) -> list[tuple[int, int]]:
         """The (family, address) pairs of this owner, in the order of the range sets. O(1)."""
         records.check_owner(container_id, ifname)
-        self._settle()
+        self._end_earlier_boots()
         with self._store.read() as txn:
             found = self._find(txn)
             if found is None:
@@ -208,7 +208,7 @@ class View:
         policy is strict and its time is not over. After a reboot, or a restore, what was left by
         an earlier boot is given back before the answer is that none is free.
         """
-        self._settle()
+        self._end_earlier_boots()
         while True:
             with self._store.read() as txn:
                 found = self._find(txn)
@@ -377,7 +377,7 @@ class View:
         pool it is this node's share: its blocks, and what is in use outside; O(blocks). An address
         whose cool-down is over counts as cooling until an assignment takes it out of the queue.
         """
-        self._settle()
+        self._end_earlier_boots()
         with self._store.read() as txn:
             found = self._find(txn)
             if found is None:
