@@ -190,7 +190,8 @@ class Ledger:
 
             return blockwise.choose(self, index, range_set, 1)[0]
         found = self._take_next(index, range_set)
-        if found is None and self._expire_kept():
+        # Before one is taken early: some may be free now that are kept no longer.
+        if found is None and self.expire_kept():
             found = self._take_next(index, range_set)
         if found is None:
             early = cooldown.take_early(self, index, range_set, 1)
@@ -213,8 +214,8 @@ class Ledger:
                 return found
         return None
 
-    def _expire_kept(self) -> bool:
-        """Before one is taken early: whether some are free now that are kept no longer."""
+    def expire_kept(self) -> bool:
+        """Free addresses that are kept no longer, up to MOST_EXPIRED; False: there was none."""
         if not self.state.kept:
             return False
         from fastipam import holds

@@ -9,7 +9,7 @@ from __future__ import annotations
 from fastipam import history, reboot, records
 from fastipam.errors import ConfigError, DuplicateAllocation, PoolExhausted, StoreFull
 from fastipam.lease import Lease, Owner, join, to_ip
-from fastipam.ledger import EXPIRE_PER_CALL, MOST_EXPIRED, Ledger, read_record
+from fastipam.ledger import EXPIRE_PER_CALL, Ledger, read_record
 from fastipam.ranges import Pool
 from fastipam.records import ASSIGNED
 from fastipam.view import View, parse_wanted
@@ -185,13 +185,11 @@ class Network(View):
         """Free addresses that are kept no longer, in one transaction; False: there was none."""
         with self._store.write() as txn:
             found = self._find(txn)
-            ledger = self._ledger(txn, *found) if found else None
-            if ledger is None or not ledger.state.kept:
+            if found is None:
                 return False
-            from fastipam import holds
-
+            ledger = self._ledger(txn, *found)
             ledger.state.tick(self._store.clock())
-            if not holds.expire(ledger, MOST_EXPIRED):
+            if not ledger.expire_kept():
                 return False
             ledger.save()
             return True
