@@ -83,7 +83,8 @@ def test_release_asks(filled: Path) -> None:
     words = [FASTIPAM, "release", "10.32.0.2", "--data-dir", str(filled)]
     for answer, status in (("n\r", 1), ("\x03", 1), ("y\r", 0)):
         with Terminal(words) as terminal:
-            terminal.until(r"web/web-0[^?]*Release 1 address\?")
+            terminal.until(r"web/web-0[^?]*Release 1 address\? \[y/N\]: ")
+            terminal.settle()  # until it reads
             terminal.type(answer)
             ended, output = terminal.rest()
         assert ended == status

@@ -180,8 +180,8 @@ class ProtocolTarget(_Confined):
         cut, sent = data[:1], data[1:]
         answers, ended = self._expected(sent)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.connect(self._path)  # blocks while the queue is full; with a limit it would fail
             client.settimeout(1.0)
-            client.connect(self._path)
             self._send(client, sent, cut[0] if cut else 0)
             for _ in range(answers):
                 status, output, messages = protocol.read_answer(

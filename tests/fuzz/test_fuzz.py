@@ -54,9 +54,12 @@ def _fuzz(name: str) -> str:
     argv = [sys.executable, "-m", "tests.fuzz", name, f"-runs={RUNS}"]
     with tempfile.TemporaryDirectory(prefix="fastipam-") as scratch:
         env = os.environ | {"FASTIPAM_CORPUS": f"{scratch}/corpus"}
-        argv.append(f"-artifact_prefix={scratch}/")
+        argv.append(f"-artifact_prefix={scratch}/found-")
         done = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+        inputs_found = [one.read_bytes() for one in Path(scratch).glob("found-*")]
+    # From the exception on: what follows it, the fuzzer's own words, may be long.
+    reason = done.stderr[max(done.stderr.find("Uncaught"), len(done.stderr) - 10_000) :][:3000]
+    assert done.returncode == 0, f"{inputs_found}\n{reason}"
     assert f"Done {RUNS} runs" in done.stderr
     return done.stderr
 
