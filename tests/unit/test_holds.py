@@ -359,6 +359,19 @@ def test_sticky_ends(ipam: Ipam, clock: Clock) -> None:
     assert list(net.reservations()) == []
 
 
+def test_sticky_ends_at_its_time(ipam: Ipam, clock: Clock) -> None:
+    """Not a moment before it, and not one after."""
+    net = ipam.network("n", POOL, sticky_s=100)
+    net.allocate("one", **POD)  # type: ignore[arg-type]
+    net.release("one")
+    clock.now_ns += 100 * 10**9 - 1
+    net.settle()
+    assert [one.address for one in net.reservations()] == ["10.0.0.2"]
+    clock.now_ns += 1
+    net.settle()
+    assert list(net.reservations()) == []
+
+
 def test_sticky_keeps_one_address(ipam: Ipam) -> None:
     """Two containers of one pod, one after the other: only the later one's address is kept."""
     net = ipam.network("n", POOL, sticky_s=100)
