@@ -40,11 +40,7 @@ def find(txn: Transaction | Snapshot, store: Store, key: bytes) -> tuple[int, st
     try:
         return int.from_bytes(raw[:4], "big"), raw[4:].decode()
     except UnicodeDecodeError as error:
-        raise StoreCorrupt(
-            f"the ranges of network {key.decode('ascii', 'replace')} cannot be read: {raw[4:]!r}",
-            path=store.path,
-            hint=CHECK_HINT,
-        ) from error
+        raise _unreadable(store, key.decode("ascii", "replace"), raw[4:]) from error
 
 
 def read_pool(text: str, known: Pool | None, store: Store, name: str) -> Pool:
@@ -54,11 +50,15 @@ def read_pool(text: str, known: Pool | None, store: Store, name: str) -> Pool:
     try:
         return Pool.read(text)
     except ValueError as error:
-        raise StoreCorrupt(
-            f"the ranges of network {name} cannot be read: {text!r}",
-            path=store.path,
-            hint=CHECK_HINT,
-        ) from error
+        raise _unreadable(store, name, text) from error
+
+
+def _unreadable(store: Store, name: str, ranges: bytes | str) -> StoreCorrupt:
+    return StoreCorrupt(
+        f"the ranges of network {name} cannot be read: {ranges!r}",
+        path=store.path,
+        hint=CHECK_HINT,
+    )
 
 
 def read_state(txn: Transaction | Snapshot, store: Store, network_id: int) -> NetworkState:
