@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -56,9 +57,20 @@ def run_python(name: str, directory: Path, corpus: Path, options: list[str]) -> 
 
 
 def main(name: str, options: list[str]) -> int:
-    """Run a fuzzer."""
+    """Run a fuzzer in a child, which ends as it likes, and remove what it leaves; its status."""
+    with tempfile.TemporaryDirectory(
+        prefix="fastipam-fuzz-", dir=_fast(), ignore_cleanup_errors=True
+    ) as directory:
+        child = os.fork()
+        if not child:
+            return fuzz(name, Path(directory), options)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the child
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def fuzz(name: str, directory: Path, options: list[str]) -> int:
+    """Run a fuzzer with its seeds and words; its exit status, if it comes back."""
     inputs = _inputs(instrumented=name != "launcher")
-    directory = Path(tempfile.mkdtemp(prefix="fastipam-fuzz-", dir=_fast()))
     corpus = Path(os.environ.get("FASTIPAM_CORPUS", str(directory / "corpus")))
     corpus.mkdir(parents=True, exist_ok=True)
     seeds: dict[str, Iterable[bytes]] = {
