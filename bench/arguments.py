@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench import children
 from bench.errors import Failed, Missing
 
 if TYPE_CHECKING:
@@ -77,3 +78,5 @@ def to_its_end(main: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted: no report was written", file=sys.stderr)
         return 130
+    finally:
+        children.end_all()  # those that an interruption left without anybody who waits

@@ -1,13 +1,14 @@
 """Processes that a benchmark starts: timed, waited for within reason, and never left behind.
 
 Each is a process group of its own, so that one that hangs is ended with whatever it has started.
+Those that run are known from the moment of their start: whatever interrupts the benchmark, even
+before the caller has learned of a process, :func:`end_all` ends them.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -15,30 +16,56 @@ from bench.errors import Failed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any
 
 PATIENCE_S = 60.0  # host-local beside 100,000 leases takes one second, a container runtime gives up
 _MOST_SAID = 1 << 20
 
 
+_running: set[int] = set()
+_INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+
+
 def begin(command: list[str], environment: dict[str, str], source: str, output: str) -> int:
     """Start a program and return its process id. Failed when it cannot be executed."""
-    actions = [
-        (os.POSIX_SPAWN_OPEN, 0, source, os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 1, output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
-    ]
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    return _start(command, environment, source, (os.POSIX_SPAWN_OPEN, 1, output, flags, 0o600))
+
+
+def _start(
+    command: list[str], environment: dict[str, str], source: str, output: tuple[Any, ...]
+) -> int:
+    actions = [(os.POSIX_SPAWN_OPEN, 0, source, os.O_RDONLY, 0), output]
+    # What interrupts comes before the process is started, or after it is known.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTIONS)
     try:
-        return os.posix_spawn(command[0], command, environment, file_actions=actions, setpgroup=0)
+        process = os.posix_spawn(
+            command[0], command, environment, file_actions=actions, setpgroup=0, setsigmask=mask
+        )
+        _running.add(process)
     except OSError as error:
         raise Failed(f"{command[0]} cannot be executed: {error.strerror}") from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    return process
 
 
 def wait(process: int) -> int:
     """The wait status of a process that was begun; whatever interrupts the wait ends it."""
     try:
-        return os.waitpid(process, 0)[1]
+        status = os.waitpid(process, 0)[1]
     except BaseException:
         end(process)
         raise
+    _running.discard(process)
+    return status
+
+
+def wait_for_any() -> tuple[int, int]:
+    """The process that ends next, and its wait status."""
+    process, status = os.wait()
+    _running.discard(process)
+    return process, status
 
 
 def spawn(command: list[str], environment: dict[str, str], source: str, output: str) -> int:
@@ -48,14 +75,17 @@ def spawn(command: list[str], environment: dict[str, str], source: str, output: 
 
 def end(process: int) -> None:
     """Kill a process and what it has started; nothing happens when it is gone."""
-    _kill(process)
+    with suppress(ProcessLookupError):
+        os.killpg(process, signal.SIGKILL)
     with suppress(ChildProcessError):
         os.waitpid(process, 0)
+    _running.discard(process)
 
 
-def _kill(group: int) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(group, signal.SIGKILL)
+def end_all() -> None:
+    """The same for every process that was begun and has not been waited for."""
+    for process in list(_running):
+        end(process)
 
 
 @contextmanager
@@ -85,21 +115,17 @@ def ask(
     limit_s: float = PATIENCE_S,
 ) -> tuple[int, str]:
     """A program's exit status and what it says, untimed. Failed when it does not come to an end."""
-    with open(source, "rb") as stdin, patience(what, limit_s):
+    readable, writable = os.pipe()
+    with open(readable, "rb") as output, patience(what, limit_s):
         try:
-            process = subprocess.Popen(
-                command, env=environment, stdin=stdin, stdout=subprocess.PIPE, process_group=0
-            )
-        except OSError as error:
-            raise Failed(f"{command[0]} cannot be executed: {error.strerror}") from error
-        assert process.stdout is not None
-        with process.stdout:
-            try:
-                said = process.stdout.read(_MOST_SAID)
-                if len(said) == _MOST_SAID:
-                    raise Failed(f"{what}: it prints without end: {said[:80]!r}")
-                return process.wait(), said.decode(errors="replace")
-            except BaseException:
-                _kill(process.pid)
-                process.wait()
-                raise
+            process = _start(command, environment, source, (os.POSIX_SPAWN_DUP2, writable, 1))
+        finally:
+            os.close(writable)
+        try:
+            said = output.read(_MOST_SAID)
+            if len(said) == _MOST_SAID:
+                raise Failed(f"{what}: it prints without end: {said[:80]!r}")
+        except BaseException:
+            end(process)
+            raise
+        return os.waitstatus_to_exitcode(wait(process)), said.decode(errors="replace")

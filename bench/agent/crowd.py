@@ -56,7 +56,7 @@ class Crowd:
             for place in range(self.width):
                 start(place, 0)
             while flying:
-                process, status = os.wait()
+                process, status = children.wait_for_any()
                 ended = perf_counter_ns()
                 if process not in flying:
                     raise Failed("the agent ended")
@@ -68,6 +68,5 @@ class Crowd:
                 if number + 1 < 2 * self.pairs:
                     start(place, number + 1)
         except BaseException:
-            for process in flying:
-                children.end(process)
+            children.end_all()
             raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 from dataclasses import dataclass, field
 from itertools import islice
 from time import monotonic, perf_counter_ns
@@ -121,7 +120,7 @@ def crowd(
             for _ in range(width):
                 start()
             while flying:
-                process, status = os.wait()
+                process, status = children.wait_for_any()
                 ended = perf_counter_ns()
                 if process not in flying:
                     raise Failed("a process ended that was no call: the agent?")
@@ -132,8 +131,7 @@ def crowd(
                 renew()
                 start()
         except BaseException:
-            for process in flying:
-                children.end(process)
+            children.end_all()
             raise
         return perf_counter_ns() - begun
 

@@ -83,20 +83,27 @@ class Policy:
             return False
         cooldown_ns, _, _, history, history_age_ns = _POLICY.unpack(raw)
         most_ns = _MOST_S * 10**9
-        return bool(max(cooldown_ns, history_age_ns) <= most_ns and history <= _MOST_HISTORY)
+        return bool(max(cooldown_ns, history_age_ns) < most_ns and history <= _MOST_HISTORY)
 
     def stricter(self) -> Policy:
-        """The same, but what cools is not assigned even when nothing else is free."""
-        other = Policy(cooldown_policy=STRICT, sticky_s=self.sticky_s, history=self.history)
-        other.cooldown_ns = self.cooldown_ns
-        other.history_age_ns = self.history_age_ns
+        """The same, but what cools is not assigned even when nothing else is free.
+
+        For some calls: what the store remembers of the network's choices is still this one.
+        """
+        other = self._copy()
+        other.strict = True
         return other
 
     def without_history(self) -> Policy:
-        """The same, but no event is written."""
-        other = Policy(history=0)
-        other.cooldown_ns, other.strict = self.cooldown_ns, self.strict
-        other.sticky_s, other.history_age_ns = self.sticky_s, self.history_age_ns
+        """The same, but no event is written. For some calls, as :meth:`stricter`."""
+        other = self._copy()
+        other.history = 0
+        return other
+
+    def _copy(self) -> Policy:
+        other = object.__new__(Policy)
+        for name in self.__slots__:
+            setattr(other, name, getattr(self, name))
         return other
 
 

@@ -98,6 +98,31 @@ def test_a_crowd_that_hangs(tmp_path: Path, lose_patience: Patience) -> None:
     assert gone(tmp_path)
 
 
+def test_a_start_that_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was started is ended, too, when its start was interrupted and nobody knows of it."""
+    hanging = plugin(tmp_path, HANGS)
+    start = os.posix_spawn
+
+    def interrupted(*arguments: Any, **options: Any) -> int:
+        process = start(*arguments, **options)
+        while _written(tmp_path) < 2:
+            os.sched_yield()
+        signal.raise_signal(signal.SIGINT)
+        return process
+
+    def main() -> int:
+        hanging.call(Step(ADD, "c1"))
+        return 0
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(os, "posix_spawn", interrupted)
+    try:
+        assert to_its_end(main) == 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert gone(tmp_path)
+
+
 def test_a_first_call_that_hangs(tmp_path: Path) -> None:
     """The call that is tried out before anything is measured has a limit, too."""
     hanging = plugin(tmp_path, HANGS)
@@ -174,7 +199,7 @@ def test_interrupted(signum: signal.Signals, tmp_path: Path) -> None:
         while _written(tmp_path) < 2 and run.poll() is None:
             os.sched_yield()
         run.send_signal(signum)
-        said = run.communicate()[1]
+        said = run.communicate(timeout=60)[1]
     if run.returncode == 2 and "missing" in said:  # a peer, or the dependency group
         lacking(said)
     assert run.returncode == 130, said

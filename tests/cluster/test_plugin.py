@@ -119,6 +119,16 @@ def test_direct(site: Site, call: Call) -> None:  # noqa: F811
     assert call("STATUS", unreachable).status == 0
 
 
+def test_direct_remembers_the_policy(site: Site, call: Call) -> None:  # noqa: F811
+    """The agent's chores and the command line free by the times that the configuration says."""
+    conf = site.config("a")
+    conf["ipam"] |= {"cooldown": 300, "history": 7}
+    assert call("ADD", conf, "c1").status == 0
+    with fastipam.open(site.path / "a", create=False) as ipam:
+        policy = ipam.network("podnet").policy
+    assert (policy.cooldown_ns, policy.strict, policy.history) == (300 * 10**9, False, 7)
+
+
 def test_direct_without_etcd(site: Site, call: Call) -> None:  # noqa: F811
     """A node that has no block and cannot have one says "try again later", and why."""
     answer = call("ADD", site.config("a", endpoints=["http://127.0.0.1:1"]))

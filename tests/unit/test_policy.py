@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import pytest
@@ -77,3 +78,34 @@ def test_refused(keyword: str, value: object, field: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Policy(**keywords)
     assert (caught.value.message, caught.value.field, caught.value.value) == (message, field, value)
+
+
+def test_variants() -> None:
+    """What some calls change is the one thing; what the store remembers stays the same."""
+    policy = Policy(cooldown_s=5, sticky_s=7, history=9, history_age_s=11)
+    stricter, silent = policy.stricter(), policy.without_history()
+    assert _values(stricter) == (5 * 10**9, True, 7, 9, 11 * 10**9)
+    assert _values(silent) == (5 * 10**9, False, 7, 0, 11 * 10**9)
+    assert stricter.packed == silent.packed == policy.packed
+    assert _values(policy) == (5 * 10**9, False, 7, 9, 11 * 10**9)
+
+
+def _packed(*, cooldown_ns: int = 0, history: int = 0, history_age_ns: int = 1) -> bytes:
+    return struct.pack("<Q?IQQ", cooldown_ns, False, 0, history, history_age_ns)
+
+
+@pytest.mark.parametrize(
+    ("raw", "known"),
+    [
+        (_packed(cooldown_ns=10**18 - 1, history=100_000_000, history_age_ns=10**18 - 1), True),
+        (_packed(cooldown_ns=10**18), False),
+        (_packed(history_age_ns=10**18), False),
+        (_packed(history=100_000_001), False),
+        (_packed() + b"x", False),
+        (b"", False),
+    ],
+)
+def test_what_is_remembered(raw: bytes, known: bool) -> None:
+    """What no policy can be is none, and the default stands in for it."""
+    assert Policy.is_packed(raw) == known
+    assert Policy.read(raw).packed == (raw if known else DEFAULT_POLICY.packed)
