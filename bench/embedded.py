@@ -9,6 +9,7 @@ All of it happens in network namespaces of the benchmark's own; it needs root.
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib.util
 import json
 import os
@@ -156,6 +157,7 @@ def warm_parent(handle: Any, path: Path) -> Iterator[int]:
             # It has the parent's blocks on its stack, and must not leave them: they clean up.
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            gc.freeze()  # as the agent does: what is loaded stays
             try:
                 while True:
                     connection, _ = listener.accept()

@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
 """A CNI main plugin that embeds fastipam: containers on a Linux bridge, in Python.
 
-What tutorials show as a shell script, grown up: a bridge with the gateways' addresses, a veth pair
-into the container, address, routes; all gone after DEL. The ``ipam`` section means what it means
-everywhere; keys of its own are ``bridge`` and ``mtu``. No masquerading. Needs root and pyroute2.
+A bridge with the gateways' addresses, a veth pair into the container, address, routes; all gone
+after DEL. Keys of its own are ``bridge`` and ``mtu``. No masquerading. Needs root and pyroute2.
 
 Every step looks at what is there and makes what is missing, and names are computed, never stored:
 what a killed plugin leaves behind, a second ADD completes and a DEL removes.
@@ -16,6 +15,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from fcntl import ioctl
 from hashlib import blake2b
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
@@ -38,8 +38,7 @@ class Request:
     """One call: the configuration, and the names that follow from it."""
 
     def __init__(self, environ: Mapping[str, str], stdin: bytes) -> None:
-        self.environ = dict(environ)
-        self.ifname, self.netns = environ.get("CNI_IFNAME", ""), environ.get("CNI_NETNS", "")
+        self.environ, self.netns = dict(environ), environ.get("CNI_NETNS", "")
         try:
             self.conf: dict[str, Any] = json.loads(stdin)
             self.version = self.conf.get("cniVersion", "0.1.0")
@@ -49,7 +48,7 @@ class Request:
             raise Fault(1, f"cniVersion {self.version} is not supported", ", ".join(VERSIONS))
         if isinstance(self.conf.get("ipam"), dict):
             self.conf["ipam"].setdefault("repeatAdd", "return")
-        self.name = str(self.conf.get("name", ""))
+        self.ifname, self.name = environ.get("CNI_IFNAME", ""), str(self.conf.get("name", ""))
         self.bridge, self.mtu = self.conf.get("bridge") or "v-net-0", self.conf.get("mtu") or 1500
 
     def port(self, *owner: str) -> str:
@@ -71,8 +70,7 @@ def inside(path: str, call: Callable[..., Any], *arguments: Any) -> Any:
     """Make a call in another network namespace; only this thread goes there, and returns."""
     with open("/proc/thread-self/ns/net") as home:
         try:
-            with open(path) as there:
-                setns(there.fileno())
+            setns(path, flags=0)
             return call(*arguments)
         except OSError as error:
             raise Fault(4, f"CNI_NETNS: {path!r} is no network namespace", str(error)) from None
@@ -103,16 +101,21 @@ def find_pair(host: IPRoute, container: IPRoute, request: Request) -> tuple[Any,
     return outer, inner, bool(both) and both == (inner["index"], outer["index"])
 
 
-def ensure_bridge(host: IPRoute, name: str) -> Any:
-    """The bridge, made if there is none of the name, and up."""
-    while not (bridge := find(host, name)):
+def ensure_bridge(host: IPRoute, name: str) -> tuple[int, str]:
+    """Index and MAC of the bridge, which is made if there is none of the name, and up."""
+    try:
+        index, ifreq = socket.if_nametoindex(name), name.encode().ljust(40, b"\0")
+    except OSError:
         # With no address of its own it takes its ports' lowest, which changes as they come and go.
-        mac = (b"\x02" + blake2b(name.encode(), digest_size=5).digest()).hex(":")
+        own = (b"\x02" + blake2b(name.encode(), digest_size=5).digest()).hex(":")
         with step(f"bridge {name}", errno.EEXIST):
-            host.link("add", ifname=name, kind="bridge", address=mac, state="up")
-    if not bridge["flags"] & UP:
-        host.link("set", index=bridge["index"], state="up")
-    return bridge
+            host.link("add", ifname=name, kind="bridge", address=own, state="up")
+        return ensure_bridge(host, name)
+    with socket.socket() as some:  # SIOCGIFFLAGS, SIOCGIFHWADDR: netlink takes far longer
+        flags, mac = (ioctl(some, number, ifreq)[16:] for number in (0x8913, 0x8927))
+    if not flags[sys.byteorder == "big"] & UP:
+        host.link("set", index=index, state="up")
+    return index, mac[2:8].hex(":")
 
 
 def ensure_address(links: IPRoute, index: int, address: Any) -> None:
@@ -147,8 +150,8 @@ def attach(host: IPRoute, container: IPRoute, request: Request, result: dict[str
     """Make what has the addresses and routes of ``result``: bridge, its port, and the interface."""
     if (type(request.bridge), type(request.mtu)) != (str, int):
         raise Fault(7, f"bridge {request.bridge!r} is no text, or mtu {request.mtu!r} no number")
-    bridge = ensure_bridge(host, request.bridge)
-    port = {"master": bridge["index"], "mtu": request.mtu, "state": "up"}
+    bridge, mac = ensure_bridge(host, request.bridge)
+    port = {"master": bridge, "mtu": request.mtu, "state": "up"}
     inner = {"mtu": request.mtu, "address": bytes.fromhex(f"02{request.port()[5:]}").hex(":")}
     for last in (False, True):
         # One message makes both ends, each where it belongs: nothing is ever half moved.
@@ -169,8 +172,7 @@ def attach(host: IPRoute, container: IPRoute, request: Request, result: dict[str
         own = ip_interface(ip["address"])
         ensure_address(container, index, own)
         if "gateway" in ip:
-            gateway = ip_interface((ip["gateway"], own.network.prefixlen))
-            ensure_address(host, bridge["index"], gateway)
+            ensure_address(host, bridge, ip_interface((ip["gateway"], own.network.prefixlen)))
             key = {4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}[own.version]
             if (switch := Path("/proc/sys/net", key)).read_text() != "1\n":
                 switch.write_text("1")  # only then: where forwarding is on, it may be read-only
@@ -181,7 +183,7 @@ def attach(host: IPRoute, container: IPRoute, request: Request, result: dict[str
         with step(f"route to {to}"):
             container.route("replace", dst=to, oif=index, **keys)
     ours = {"name": request.ifname, "mac": inner["address"], "sandbox": request.netns}
-    return [{"name": request.bridge, "mac": bridge.get("address")}, {"name": request.port()}, ours]
+    return [{"name": request.bridge, "mac": mac}, {"name": request.port()}, ours]
 
 
 def delete(request: Request) -> None:
@@ -202,8 +204,7 @@ def check(request: Request) -> None:
         port = is_pair and bridge and outer.get("master") == bridge["index"]
         has = {pair} if port and bridge["flags"] & outer["flags"] & inner["flags"] & UP else set()
         index = inner["index"] if inner else -1
-        for one in container.get_addr(index=index):
-            has.add(f"{one.get('address')}/{one['prefixlen']}")
+        has |= {f"{a.get('address')}/{a['prefixlen']}" for a in container.get_addr(index=index)}
         for one in container.get_routes(oif=index):
             to = one.get("dst") or ("0.0.0.0" if one["family"] == socket.AF_INET else "::")
             has.add(f"{to}/{one['dst_len']} via {one.get('gateway')}")
@@ -219,11 +220,10 @@ def collect(request: Request) -> None:
     valid = request.conf["cni.dev/valid-attachments"]
     keep = {request.port(one["containerID"], one["ifname"]) for one in valid}
     with IPRoute() as host:
-        for link in list(host.get_links(kind="veth")):
-            port = link.get("ifname")
+        for port in [link.get("ifname") for link in host.get_links(kind="veth")]:
             if port[:6] == request.port()[:6] and len(port) == 15 and port not in keep:
                 with step(port, errno.ENODEV):
-                    host.link("del", index=link["index"])
+                    host.link("del", ifname=port)
 
 
 def handle(environ: Mapping[str, str], stdin: bytes) -> tuple[int, bytes]:
