@@ -35,7 +35,7 @@ _TURN = 64  # pairs: milliseconds
 
 
 def _name(number: int) -> str:
-    """A container id. All are of one length, as a runtime's are."""
+    """A container id. All are of one length, as a runtime's are: longer ones split the pages."""
     return f"c{number:09}"
 
 
