@@ -20,10 +20,9 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 60.0  # host-local beside 100,000 leases takes one second, a container runtime gives up
 _MOST_SAID = 1 << 20
-
+_INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
 
 _running: set[int] = set()
-_INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
 
 
 def begin(command: list[str], environment: dict[str, str], source: str, output: str) -> int:

@@ -113,7 +113,7 @@ def ensure_bridge(host: IPRoute, name: str) -> tuple[int, str]:
         return ensure_bridge(host, name)
     with socket.socket() as some:  # SIOCGIFFLAGS, SIOCGIFHWADDR: netlink takes far longer
         flags, mac = (ioctl(some, number, ifreq)[16:] for number in (0x8913, 0x8927))
-    if not flags[sys.byteorder == "big"] & UP:
+    if not int.from_bytes(flags[:2], sys.byteorder) & UP:
         host.link("set", index=index, state="up")
     return index, mac[2:8].hex(":")
 
@@ -148,7 +148,7 @@ def add(request: Request) -> dict[str, Any]:
 
 def attach(host: IPRoute, container: IPRoute, request: Request, result: dict[str, Any]) -> Any:
     """Make what has the addresses and routes of ``result``: bridge, its port, and the interface."""
-    if (type(request.bridge), type(request.mtu)) != (str, int):
+    if (type(request.bridge), type(request.mtu)) != (str, int) or not request.bridge.isprintable():
         raise Fault(7, f"bridge {request.bridge!r} is no text, or mtu {request.mtu!r} no number")
     bridge, mac = ensure_bridge(host, request.bridge)
     port = {"master": bridge, "mtu": request.mtu, "state": "up"}

@@ -264,6 +264,8 @@ def test_forwarding_where_it_is_on_and_cannot_be_written(
         ({"mtu": "1500"}, "", 7, "mtu '1500'"),
         ({"mtu": 70000}, "", 999, "port of v-net-0: Invalid argument"),
         ({"bridge": "lo"}, "", 999, "port of lo: "),
+        ({"bridge": "a\0b"}, "", 7, r"bridge 'a\x00b' is no text"),
+        ({"bridge": "\ud800"}, "", 7, r"bridge '\ud800' is no text"),
         ({"bridge": "a-name-that-is-too-long"}, "", 999, "a-name-that-is-too-long: "),
     ],
 )
@@ -380,6 +382,7 @@ class Counted(pyroute2.IPRoute):
 
 
 plugin.IPRoute = Counted
+plugin.ioctl = counted(plugin.ioctl)
 
 
 def run(command, kill_at=-1, **keys):
@@ -439,7 +442,7 @@ def test_killed_before_any_step(
         sys.executable, "-c", KILLER, str(EXAMPLE), json.dumps(conf), container.path, story,
         env={**os.environ}, timeout_s=120,
     )  # fmt: skip
-    assert int(done.stdout) >= (2 if story == "DEL" else 6), "too few steps were killed"
+    assert int(done.stdout) >= (2 if story == "DEL" else 7), "too few steps were killed"
 
 
 def test_it_is_short() -> None:

@@ -49,6 +49,7 @@ class Callers:
         self.served = 0
         self.last: Answer | None = None
         self._phase = 0  # odd while the store is damaged
+        self.said_full: list[str] = []  # meanwhile
         self._threads = [threading.Thread(target=self._run, args=(at,)) for at in range(CALLERS)]
 
     @contextmanager
@@ -66,7 +67,7 @@ class Callers:
 
     @contextmanager
     def damaged(self) -> Iterator[None]:
-        """A call that sees this block may be told that all is taken: a damaged page may say so."""
+        """Who is told here that all is taken goes into ``said_full``: a damaged page says so."""
         self._phase += 1
         try:
             yield
@@ -93,7 +94,9 @@ class Callers:
         self.last = answer
         if answer.status:
             saw_damage = before % 2 == 1 or self._phase != before
-            if answer.code != BROKEN and not (saw_damage and answer.code == POOL_EXHAUSTED):
+            if answer.code == POOL_EXHAUSTED and saw_damage:
+                self.said_full.append(f"ADD {name}: {answer}")
+            elif answer.code != BROKEN:
                 self.wrong.append(f"ADD {name}: {answer}")
             return False
         address = answer.addresses[0].partition("/")[0]
@@ -152,6 +155,8 @@ def test_repair_while_an_agent_serves(callers: Callers, tmp_path: Path) -> None:
             checked = _fastipam("check", "--data-dir", store)
             assert checked.returncode == 0, (done, mended, checked)
             _wait(callers, enough, done)
+            assert not callers.said_full or done.startswith("pages"), (done, callers.said_full)
+            callers.said_full.clear()
             # Owners' entries were damaged, and no lease: what a repair has reserved since an
             # entry spoke of it is nobody's.
             ipam.network("mynet").unreserve("10.1.0.0/26")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import struct
 import sys
 import threading
 import traceback
@@ -180,7 +181,10 @@ class ProtocolTarget(_Confined):
         cut, sent = data[:1], data[1:]
         answers, ended = self._expected(sent)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-            client.connect(self._path)  # blocks while the queue is full; with a limit it would fail
+            # Waits while the queue is full; with settimeout() it would fail at once.
+            limit = struct.pack("ll", _PATIENCE_S, 0)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+            client.connect(self._path)
             client.settimeout(1.0)
             self._send(client, sent, cut[0] if cut else 0)
             for _ in range(answers):

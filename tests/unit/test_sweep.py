@@ -85,6 +85,8 @@ def test_nothing_to_note(
 ) -> None:
     """A sweep that finds every namespace writes nothing: no writer waits for it."""
     start(net, run, "a")
+    with ipam.store.read() as txn:
+        before = txn.txn.id()
 
     def refuse() -> None:
         raise AssertionError("it writes")
@@ -92,6 +94,8 @@ def test_nothing_to_note(
     monkeypatch.setattr(ipam.store, "write", refuse)
     assert numbers(sweep(ipam)) == (1, 0, 0, 0)
     monkeypatch.undo()
+    with ipam.store.read() as txn:
+        assert txn.txn.id() == before
 
 
 def test_grace_time_zero_wants_two_looks(ipam: Ipam, net: Network, run: Path) -> None:
