@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -56,20 +56,23 @@ def run_python(name: str, directory: Path, corpus: Path, options: list[str]) -> 
     raise SystemExit
 
 
+def scratch() -> Path:
+    """A directory that is gone after this process, however it ends: libFuzzer runs no handlers."""
+    directory = Path(tempfile.mkdtemp(prefix="fastipam-fuzz-", dir=_fast()))
+    reading, writing = os.pipe()
+    if not os.fork():
+        os.setsid()  # what is meant for the fuzzer's group is not meant for this one
+        os.close(writing)
+        os.read(reading, 1)  # until nobody can write: the fuzzer has ended
+        shutil.rmtree(directory, ignore_errors=True)
+        os._exit(0)
+    os.close(reading)
+    return directory
+
+
 def main(name: str, options: list[str]) -> int:
-    """Run a fuzzer in a child, which ends as it likes, and remove what it leaves; its status."""
-    with tempfile.TemporaryDirectory(
-        prefix="fastipam-fuzz-", dir=_fast(), ignore_cleanup_errors=True
-    ) as directory:
-        child = os.fork()
-        if not child:
-            return fuzz(name, Path(directory), options)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the child
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def fuzz(name: str, directory: Path, options: list[str]) -> int:
-    """Run a fuzzer with its seeds and words; its exit status, if it comes back."""
+    """Run a fuzzer."""
+    directory = scratch()
     inputs = _inputs(instrumented=name != "launcher")
     corpus = Path(os.environ.get("FASTIPAM_CORPUS", str(directory / "corpus")))
     corpus.mkdir(parents=True, exist_ok=True)
