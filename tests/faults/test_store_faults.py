@@ -26,6 +26,7 @@ from fastipam.verify import verify
 
 from ..cni.plugin import Answer, Make, Plugin, environment
 from ..e2e import tools
+from ..measuring import not_passed_on
 from .disks import tmpfs
 
 if TYPE_CHECKING:
@@ -297,7 +298,8 @@ def nobodys(
         return Plugin(path)
     begin: Start = request.getfixturevalue("start")
     code = _AS_NOBODY + "sys.argv[0:2] = []; fastipam.cli.commands.cli(sys.argv, prog_name='f')"
-    agent = begin(prefix=[sys.executable, "-c", code])
+    # It may not write where coverage's data goes: not measured.
+    agent = begin(prefix=[sys.executable, "-c", code], env=not_passed_on())
     return Plugin(request.getfixturevalue("launcher_only"), agent.path)
 
 
@@ -414,7 +416,8 @@ def cramped(request: pytest.FixtureRequest, tmp_path: Path) -> Plugin:
     code = _SMALL_MAP + (
         "from fastipam.cli.commands import cli; cli(sys.argv[2:], prog_name='fastipam')"
     )
-    agent = begin(prefix=[sys.executable, "-c", code])
+    # It may not write where coverage's data goes: not measured.
+    agent = begin(prefix=[sys.executable, "-c", code], env=not_passed_on())
     return Plugin(request.getfixturevalue("launcher_only"), agent.path)
 
 
