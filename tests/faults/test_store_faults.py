@@ -416,8 +416,7 @@ def cramped(request: pytest.FixtureRequest, tmp_path: Path) -> Plugin:
     code = _SMALL_MAP + (
         "from fastipam.cli.commands import cli; cli(sys.argv[2:], prog_name='fastipam')"
     )
-    # It may not write where coverage's data goes: not measured.
-    agent = begin(prefix=[sys.executable, "-c", code], env=not_passed_on())
+    agent = begin(prefix=[sys.executable, "-c", code])
     return Plugin(request.getfixturevalue("launcher_only"), agent.path)
 
 
