@@ -88,11 +88,7 @@ class Member:
         """SIGSTOP: connections stay, and nobody answers; none of its threads, on return."""
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
-        tasks = Path(f"/proc/{self.process.pid}/task")
-        end = time.monotonic() + READY_S
-        while any(_state(task) != "T" for task in tasks.iterdir()):
-            assert time.monotonic() < end, f"{self.name} does not stop"
-            time.sleep(0.001)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)  # told when the last has stopped
 
     def thaw(self) -> None:
         """Go on after ``freeze``."""
@@ -342,11 +338,6 @@ def surely(
         except EngineTimeout:
             if time.monotonic() > end:
                 raise
-
-
-def _state(task: Path) -> str:
-    """What that thread does, a letter: proc(5), stat."""
-    return (task / "stat").read_text().rpartition(")")[2].split()[0]
 
 
 def _environment() -> dict[str, str]:
