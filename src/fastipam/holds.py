@@ -253,8 +253,7 @@ def expire(ledger: Ledger, limit: int) -> bool:
     due = list(islice(due_by(ledger.txn, ledger.store, ledger.state, ledger.state.clock), limit))
     lists = _Lists(ledger)
     for family, value in due:
-        # It was kept for longer than it would have cooled.
-        _end(ledger, family, value, lists, cooled=True)
+        _end(ledger, family, value, lists)
     lists.write()
     return bool(due)
 
@@ -276,11 +275,11 @@ def due_by(
             yield family, value
 
 
-def _end(ledger: Ledger, family: int, value: int, lists: _Lists, *, cooled: bool = False) -> None:
+def _end(ledger: Ledger, family: int, value: int, lists: _Lists) -> None:
     """End a reservation; who has the address keeps it.
 
-    Else it is free. But what was kept for a pod was the pod's, how long ago nothing says: it cools
-    from now on, unless it has ``cooled`` already.
+    Else it is free. But what is still kept for a pod was the pod's, how long ago nothing says: it
+    cools from now on. What is due has been kept for longer than it would have cooled.
     """
     reservation = find(ledger, family, value)
     if reservation is None:
@@ -293,7 +292,7 @@ def _end(ledger: Ledger, family: int, value: int, lists: _Lists, *, cooled: bool
     if _is_leased(ledger, family, value):
         return
     ledger.state.reserved -= 1
-    if reservation.sticky and not cooled and ledger.policy.cooldown_ns:
+    if reservation.until > ledger.state.clock and ledger.policy.cooldown_ns:
         _cool(ledger, reservation)
     else:
         ledger.clear(family, value)

@@ -399,6 +399,20 @@ def test_what_was_kept_for_a_pod_cools(ipam: Ipam, clock: Clock) -> None:
     assert last(net, "x") == 2
 
 
+@pytest.mark.parametrize("end", ["a later address", "an operator"])
+def test_what_is_kept_no_longer_has_cooled(ipam: Ipam, clock: Clock, end: str) -> None:
+    """It does not cool once more, though nobody has freed it yet, whoever ends it then."""
+    net = ipam.network("n", POOL, sticky_s=100, cooldown_policy="strict")
+    assert (last(net, "old", **POD), last(net, "new", **POD)) == (2, 3)
+    net.release("old")
+    clock.advance(100)
+    if end == "an operator":
+        assert net.unreserve("10.0.0.2") == [(4, 0x0A000002)]
+    net.release("new")
+    assert net.stats() == {"size": 5, "assigned": 0, "cooling": 0, "reserved": 1, "free": 4}
+    assert [last(net, f"c{at}") for at in range(4)] == [4, 5, 6, 2]
+
+
 def test_ending_what_is_kept_for_a_pod(ipam: Ipam, clock: Clock) -> None:
     """An operator who ends it does not end the cool-down."""
     net = ipam.network("n", POOL, sticky_s=100)

@@ -272,7 +272,8 @@ class BatchMachine(RuleBasedStateMachine):
                     same_set = net.set_of(one) in (net.set_of(address), None)
                     if each.pod == f"ns/{pod}" and same_set and one not in addresses:
                         del net.kept[one]
-                        net.released[one] = self.now_s
+                        if each.until > self.now_s:
+                            net.released[one] = self.now_s
                 until = self.now_s + max(self.ttl_s, self.cooldown_s)
                 net.kept[address] = Kept(f"ns/{pod}", until)
 
@@ -323,7 +324,7 @@ class BatchMachine(RuleBasedStateMachine):
         ended = self.ipam.network(name).unreserve(address)
         if net.reserved.pop(address, None) is not None:
             assert ended
-        elif net.kept.pop(address, None) is not None and ended:
+        elif (kept := net.kept.pop(address, None)) and ended and kept.until > self.now_s:
             net.released[address] = self.now_s
 
     @rule(seconds=st.sampled_from([1, 4, 29, 30, 101]))
