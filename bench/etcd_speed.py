@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING
 from tests.cluster.etcd import Etcd, debian_etcd, packaged_etcd
 
 from fastipam.cluster.engine import Compare, Put
-from fastipam.cluster.engines import wire
-from fastipam.cluster.layout import BlockEntry, Keys
+from fastipam.cluster.engines.etcd import gateway
+from fastipam.cluster.schema import BlockEntry, Keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,14 +47,14 @@ def _claims() -> Callable[[], tuple[str, str]]:
             Compare(_KEYS.node("node-00001"), "mod_revision", 0),
             Compare(block, "absent"),
         ]
-        return "/v3/kv/txn", wire.transaction(conditions, [Put(block, value), Put(owned, value)])
+        return "/v3/kv/txn", gateway.transaction(conditions, [Put(block, value), Put(owned, value)])
 
     return make
 
 
 def _reads() -> Callable[[], tuple[str, str]]:
     """Requests that read a node's entry."""
-    body = f'{{"key":{wire.encode(_KEYS.node("node-00001"))}}}'
+    body = f'{{"key":{gateway.encode(_KEYS.node("node-00001"))}}}'
     return lambda: ("/v3/kv/range", body)
 
 

@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedCo
 from rich.table import Table
 
 import fastipam
-from fastipam.cli.install import install
+from fastipam.cli.commands.install.executables import install
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,7 +15,7 @@ from bench import bars, memory, processes, stores
 from bench.errors import Missing
 from bench.results import Results, peer_key
 from bench.sampling import interleave, ratio
-from fastipam.cli.install import DIRECT
+from fastipam.cli.commands.install.executables import DIRECT
 
 if TYPE_CHECKING:
     from bench.processes import Plugin

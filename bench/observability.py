@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import fastipam
 from bench.stores import NETWORK, fill, touch
-from fastipam.agent.http import is_healthy
+from fastipam.agent.web.server import is_healthy
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -44,7 +44,8 @@ def _store(scratch: Path) -> Samples:
 def _plugin(built: Path, scratch: Path) -> list[Subject]:
     """ADD and DEL of the entry point of this build."""
     code = (
-        "import sys; from pathlib import Path; from fastipam.cli.install import install; "
+        "import sys; from pathlib import Path; "
+        "from fastipam.cli.commands.install.executables import install; "
         "install(Path(sys.argv[1]))"
     )
     processes.run_python(code, str(scratch / "bin"))

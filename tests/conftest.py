@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 
 import fastipam
 from fastipam.ipam import Ipam
-from fastipam.store import Store
+from fastipam.storage.store import Store
 from fastipam.verify import verify
 
 _SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]

@@ -17,13 +17,13 @@ from bench.agent.clients import requests
 from bench.agent.yardstick import TOGETHER, Yardstick
 from bench.tables import duration, table
 from fastipam.agent.batch import Executor
-from fastipam.agent.server import _Client
-from fastipam.cni import stores
+from fastipam.agent.loop import _Client
+from fastipam.storage import open_stores
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fastipam.agent.server import Request
+    from fastipam.agent.loop import Request
 
 _ROUNDS = 60
 
@@ -71,7 +71,7 @@ def main() -> None:
             ("handle and commit, 64 at a time", _least(serve)),
         ]
         hand.close()
-        stores.close_all()
+        open_stores.close_all()
     base = rows[0][1]
     head = ("processor time, ADD and DEL", "a request", "x by hand")
     print(table(head, [(name, duration(ns), f"{ns / base:.2f}") for name, ns in rows]))

@@ -15,7 +15,7 @@ from bench.agent.service import Agent
 from bench.agent.yardstick import Yardstick
 from bench.errors import Missing
 from bench.sampling import Subject, interleave, percentile, ratio
-from fastipam.cli.install import install
+from fastipam.cli.commands.install.executables import install
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,8 +13,10 @@ import lmdb
 
 from bench.agent.clients import NETNS, POD
 from bench.stores import IFNAME, NETWORK, SUBNET
-from fastipam import history, records
-from fastipam.state import NetworkState
+from fastipam.storage.records import event as event_record
+from fastipam.storage.records import keys as records_keys
+from fastipam.storage.records import lease as lease_record
+from fastipam.storage.records.network_state import NetworkState
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,19 +41,19 @@ class Yardstick:
         self._batches = batches
         self._number = 0
         self._event = 0
-        self._prefix = records.network_prefix(_NETWORK_ID)
+        self._prefix = records_keys.network_prefix(_NETWORK_ID)
         self._owners = []
         for place in range(together):
             container = f"c{place:063x}"
-            name = records.owner_name(container, IFNAME)
-            lease = records.Record(
-                *(records.ASSIGNED, 12, 0, 1, 1, 1, 0, 1, 1, 0, 1),
+            name = records_keys.owner_name(container, IFNAME)
+            lease = lease_record.Record(
+                *(lease_record.ASSIGNED, 12, 0, 1, 1, 1, 0, 1, 1, 0, 1),
                 *(container, IFNAME, NETNS, *POD),
             )
-            event = history.pack_event(
-                1, history.ASSIGNED, 1, 4, _FIRST, records.texts_of(lease.pack())
+            event = event_record.pack_event(
+                1, event_record.ASSIGNED, 1, 4, _FIRST, lease_record.texts_of(lease.pack())
             )
-            self._owners.append((records.owner_key(self._prefix, name), lease.pack(), event))
+            self._owners.append((records_keys.owner_key(self._prefix, name), lease.pack(), event))
         state = NetworkState(_NETWORK_ID, None)
         state.move_cursor(0, 4, _FIRST)
         self._state = state.pack()
@@ -79,7 +81,7 @@ class Yardstick:
                 for owner, lease, event in self._owners:
                     address = _FIRST + (self._number & 0xFFFFF)
                     self._number += 1
-                    lease_key = records.address_key(_NETWORK_ID, 4, address)
+                    lease_key = records_keys.address_key(_NETWORK_ID, 4, address)
                     page_key = self._page_key(address)
                     keys.append((owner, lease_key, page_key, event))
                     txn.put(self._event_key(), event, db=events)
@@ -97,8 +99,8 @@ class Yardstick:
 
     def _event_key(self) -> bytes:
         self._event += 1
-        return history.event_key(_NETWORK_ID, self._event)
+        return event_record.event_key(_NETWORK_ID, self._event)
 
     def _page_key(self, address: int) -> bytes:
-        prefix = records.pages_prefix(_NETWORK_ID, 4)
-        return prefix + b"\0" + (address >> 12).to_bytes(records.page_index_bytes(4), "big")
+        prefix = records_keys.pages_prefix(_NETWORK_ID, 4)
+        return prefix + b"\0" + (address >> 12).to_bytes(records_keys.page_index_bytes(4), "big")

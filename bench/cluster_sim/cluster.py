@@ -8,13 +8,13 @@ from bench.cluster_sim.nodes import ADD_TIMEOUT_S, SETTINGS, Node, Totals
 from bench.cluster_sim.world import Waits
 from fastipam.cluster import planner
 from fastipam.cluster.engine import Put
-from fastipam.cluster.layout import Keys
 from fastipam.cluster.planner import Policy
+from fastipam.cluster.schema import Keys
 
 if TYPE_CHECKING:
     from bench.cluster_sim.world import World
-    from fastipam.cluster.layout import Want
     from fastipam.cluster.planner import Geometry
+    from fastipam.cluster.schema import Want
 
 
 class Cluster:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from bench.cluster_sim.world import Call
 from fastipam.cluster import planner
 from fastipam.cluster.engine import Compare, Delete, EngineError, Put
-from fastipam.cluster.layout import BlockEntry, Want, read_block_key
 from fastipam.cluster.planner import Look, Search, Use
+from fastipam.cluster.schema import BlockEntry, Want, read_block_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

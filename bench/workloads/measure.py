@@ -17,7 +17,7 @@ from bench.workloads import libraries, traces
 from bench.workloads.contenders import Contender, Fastipam, HostLocal, Other, Static
 from bench.workloads.drive import drive
 from bench.workloads.summary import summarise
-from fastipam.cli.install import DIRECT, install
+from fastipam.cli.commands.install.executables import DIRECT, install
 
 if TYPE_CHECKING:
     from collections.abc import Callable

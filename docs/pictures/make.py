@@ -21,7 +21,7 @@ sys.path.insert(0, str(TOP))
 from tests.page.chromium import Browser, find_chromium  # noqa: E402
 
 import fastipam  # noqa: E402
-from fastipam.agent.http import is_healthy  # noqa: E402
+from fastipam.agent.web.server import is_healthy  # noqa: E402
 
 HERE = Path(__file__).parent
 FASTIPAM = Path(sys.executable).with_name("fastipam")

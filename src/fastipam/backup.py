@@ -10,17 +10,18 @@ import tempfile
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from fastipam import blocks, records
+from fastipam.allocation import blocks
 from fastipam.errors import ConfigError, StoreCorrupt, StoreError, StoreFull, StoreUnavailable
-from fastipam.state import NetworkState
-from fastipam.store import Store
+from fastipam.storage.records import lease as lease_record
+from fastipam.storage.records.network_state import NetworkState
+from fastipam.storage.store import Store
 from fastipam.verify import verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-    from fastipam.transaction import Snapshot, Transaction
+    from fastipam.storage.transaction import Snapshot, Transaction
 
     Progress = Callable[[int, int], None]  # done, total: keys, or bytes
 
@@ -231,7 +232,7 @@ class _Copy:
 
         Opening the backup has counted this boot there, if it is another than the backup's.
         """
-        boot = self._target.boot if records.boot_of(raw) == self._source.boot else 0
+        boot = self._target.boot if lease_record.boot_of(raw) == self._source.boot else 0
         return raw[:_BOOT_AT] + boot.to_bytes(4, "little") + raw[_BOOT_END:]
 
     def _newest(self) -> dict[int, int]:

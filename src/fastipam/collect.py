@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastipam.errors import StoreCorrupt, StoreFull
-from fastipam.records import ASSIGNED, Record
+from fastipam.storage.records.lease import ASSIGNED, Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@
 
     FastipamError
     ├── ConfigError (ValueError)          the caller: a field and its value are wrong
+    │   └── DecodingError                 the caller: a document is not a JSON object
     ├── PoolExhausted                     the operator: no address is left in a range set
     ├── AddressInUse                      the caller: the wanted address has an owner
     ├── AddressNotInRange                 the caller: the wanted address is in no range
@@ -35,6 +36,7 @@ __all__ = [
     "AddressNotInRange",
     "ClusterError",
     "ConfigError",
+    "DecodingError",
     "DuplicateAllocation",
     "FastipamError",
     "LeaseMissing",
@@ -81,6 +83,10 @@ class ConfigError(FastipamError, ValueError):
         super().__init__(message, hint=hint)
         self.field = field
         self.value = value
+
+
+class DecodingError(ConfigError):
+    """A document is not a JSON object, or what every version needs of it has the wrong type."""
 
 
 class PoolExhausted(FastipamError):
@@ -226,3 +232,6 @@ class StoreClosed(StoreError):
 
 class StoreForked(StoreError):
     """The store was opened in the parent process; the child has to open it for itself."""
+
+
+CHECK_HINT = "run `fastipam check`"

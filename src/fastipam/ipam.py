@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from fastipam.addressing.parsing import DEFAULT_SUBNET, exclude_from, parse_ranges
 from fastipam.network import Network
-from fastipam.policy import Policy
-from fastipam.rangespec import DEFAULT_SUBNET, exclude_from, parse_ranges
-from fastipam.store import DEFAULT_DATA_DIR, close_shared, open_shared
+from fastipam.storage.records.policy import Policy
+from fastipam.storage.store import DEFAULT_DATA_DIR, close_shared, open_shared
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
-    from fastipam.store import Store
-    from fastipam.transaction import Transaction
+    from fastipam.storage.store import Store
+    from fastipam.storage.transaction import Transaction
 
 
 class Ipam:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import stat
-
-from fastipam import records
-from fastipam.addresses import V4, format_cidr, format_ip
+from fastipam.addressing.addresses import V4, format_cidr, format_ip, to_ip
 from fastipam.errors import ConfigError
-from fastipam.records import Record
+from fastipam.storage.records import keys
+from fastipam.storage.records import lease as lease_record
+from fastipam.storage.records.lease import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,7 +46,7 @@ class Owner:
         sticky_s: int = 0,
         born_ns: int = 0,
     ) -> None:
-        records.check_owner(container_id, ifname)
+        keys.check_owner(container_id, ifname)
         if not 0 <= inode < 1 << 64:
             raise ConfigError(f"inode {inode!r} has no 64 bits", field="inode", value=inode)
         if not 0 <= born_ns < 1 << 64:
@@ -69,8 +67,8 @@ class Owner:
             _check_texts(
                 netns=netns, pod_namespace=pod_namespace, pod_name=pod_name, pod_uid=pod_uid
             )
-        self.name = records.owner_name(container_id, ifname)
-        self.texts = self.name + rest.encode(records.ENCODING, records.ERRORS)
+        self.name = keys.owner_name(container_id, ifname)
+        self.texts = self.name + rest.encode(keys.ENCODING, keys.ERRORS)
 
 
 def _check_texts(**texts: str) -> None:
@@ -78,7 +76,7 @@ def _check_texts(**texts: str) -> None:
     for field, text in texts.items():
         if "\0" in text:
             raise ConfigError(f"{field} contains NUL", field=field, value=text)
-        records.encode(field, text)
+        keys.encode(field, text)
 
 
 class Lease:
@@ -129,7 +127,7 @@ class Lease:
     def length(self) -> int:
         """The prefix length."""
         if isinstance(self._record, bytes):
-            return records.length_of(self._record)
+            return lease_record.length_of(self._record)
         return self._record.length
 
     @property
@@ -238,40 +236,6 @@ class Lease:
 
     def __repr__(self) -> str:
         return f"<Lease {self.cidr} of {self.container_id!r} {self.ifname!r} in {self.network!r}>"
-
-
-def to_ip(family: int, value: int) -> IPv4Address | IPv6Address:
-    """An integer as ``ipaddress`` has it."""
-    import ipaddress
-
-    return ipaddress.IPv4Address(value) if family == V4 else ipaddress.IPv6Address(value)
-
-
-def look(path: str) -> tuple[int, int, int]:
-    """(device, inode, born_ns) of a network namespace's file. Raises OSError, ValueError.
-
-    The kernel soon gives the inode of a namespace that is gone to a new one. But the file of a
-    namespace that is mounted at its path, as runtimes do it, keeps the time at which it was made,
-    in nanoseconds, while it is mounted, and shows it in every mount namespace: ``born_ns``. What a
-    link in /proc leads to may be made anew each time somebody looks: its time says nothing, and
-    is 0 here.
-    """
-    status = os.lstat(path)
-    if stat.S_ISLNK(status.st_mode):
-        status = os.stat(path)
-        return status.st_dev, status.st_ino, 0
-    return status.st_dev, status.st_ino, max(0, status.st_mtime_ns)
-
-
-def mount_namespace() -> int:
-    """The inode of this process's mount namespace, 0 when it cannot be seen: what paths mean here.
-
-    Asked anew each time: a process may enter another.
-    """
-    try:
-        return os.stat("/proc/self/ns/mnt").st_ino
-    except OSError:
-        return 0
 
 
 def join(leases: Sequence[Lease]) -> Lease:

@@ -6,19 +6,22 @@ validates first, changes then, and leaves no trace when it fails. The books are 
 
 from __future__ import annotations
 
-from fastipam import history, reboot, records
+from fastipam.addressing.addresses import to_ip
+from fastipam.addressing.ranges import Pool
+from fastipam.allocation import previous_boot
+from fastipam.allocation.ledger import EXPIRE_PER_CALL, Ledger, read_record
 from fastipam.errors import ConfigError, DuplicateAllocation, PoolExhausted, StoreFull
-from fastipam.lease import Lease, Owner, join, to_ip
-from fastipam.ledger import EXPIRE_PER_CALL, Ledger, read_record
-from fastipam.ranges import Pool
-from fastipam.records import ASSIGNED
+from fastipam.lease import Lease, Owner, join
+from fastipam.storage.records import event as event_record
+from fastipam.storage.records import keys
+from fastipam.storage.records.lease import ASSIGNED
 from fastipam.view import View, parse_wanted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-    from fastipam.transaction import Transaction
+    from fastipam.storage.transaction import Transaction
     from fastipam.view import AnyIP, Wanted
 
     Stale = tuple[tuple[str, str], int]  # (container id, interface), generation
@@ -52,7 +55,7 @@ class Network(View):
                 ledger.adopt_policy()
             if pool.sets:
                 if ledger.state.swept != self._store.boot:
-                    reboot.step(ledger)
+                    previous_boot.step(ledger)
                 return ledger, pool
         raise ConfigError(
             f"the ranges of network {self.name} are not known and no ranges are given",
@@ -74,7 +77,7 @@ class Network(View):
             ledger.save()
         return ledger
 
-    def sweep_reboot(self, limit: int = reboot.BATCH) -> bool:
+    def sweep_reboot(self, limit: int = previous_boot.BATCH) -> bool:
         """Look at up to ``limit`` leases, and give back those of an earlier boot; False: all seen.
 
         One transaction. Raises StoreError.
@@ -84,9 +87,9 @@ class Network(View):
             ledger = self._ledger(txn, *found) if found else None
             if ledger is None or ledger.state.swept == self._store.boot:
                 if self._store.unswept:
-                    reboot.note_end(txn, self._store)
+                    previous_boot.note_end(txn, self._store)
                 return False
-            reboot.step(ledger, limit)
+            previous_boot.step(ledger, limit)
             ledger.save()
             return True
 
@@ -218,7 +221,7 @@ class Network(View):
             ledger, pool = self._enter(txn)
             if (owner.sticky_s or ledger.state.kept) and ledger.state.swept != self._store.boot:
                 # Among it may be what is kept for this owner from now on.
-                reboot.step(ledger, reboot.BATCH)
+                previous_boot.step(ledger, previous_boot.BATCH)
                 ledger.save()
                 return None
             held = ledger.held_by(owner.name)
@@ -228,7 +231,7 @@ class Network(View):
                 if existing == "return":
                     network_id = ledger.state.network_id
                     return join([self._lease(txn, network_id, pool, *one) for one in held])
-                from fastipam import refusals
+                from fastipam.allocation import refusals
 
                 raise refusals.duplicate(self.name, owner, held)
             requests = pool.match(wanted) if wanted else [None] * len(pool.sets)
@@ -240,9 +243,9 @@ class Network(View):
             for index, range_set in enumerate(pool.sets):
                 value = requests[index]
                 if value is None and kept:
-                    from fastipam import holds
+                    from fastipam.allocation import reservations
 
-                    value = holds.first_inside(ledger, range_set, kept)
+                    value = reservations.first_inside(ledger, range_set, kept)
                 if value is None:
                     value = ledger.choose(index, range_set)
                 else:
@@ -259,7 +262,7 @@ class Network(View):
         record = ledger.record(*held[0])
         if record is None or record.boot == self._store.boot:
             return held
-        ledger.release(owner.name, history.REBOOTED)
+        ledger.release(owner.name, event_record.REBOOTED)
         return []
 
     def allocate_many(self, owners: Iterable[tuple[str, str]], *, netns: str = "") -> list[Lease]:
@@ -281,7 +284,7 @@ class Network(View):
                     raise
 
     def _allocate_many(self, listed: list[Owner]) -> list[Lease]:
-        from fastipam import bulk
+        from fastipam.allocation import bulk
 
         with self._store.write() as txn:
             ledger, pool = self._enter(txn)
@@ -342,7 +345,7 @@ class Network(View):
 
     def release_raw(self, container_id: str, ifname: str) -> list[tuple[int, int]]:
         """:meth:`release`, but (family, integer) pairs: the plugin has no use for objects."""
-        records.check_owner(container_id, ifname)
+        keys.check_owner(container_id, ifname)
         try:
             return self._release_named(container_id, ifname)
         except StoreFull:
@@ -370,7 +373,7 @@ class Network(View):
         self,
         txn: Transaction,
         owner: tuple[str, str],
-        kind: int = history.RELEASED,
+        kind: int = event_record.RELEASED,
         newest: int | None = None,
     ) -> list[tuple[int, int]]:
         """Give back what exactly this owner has, unless it is newer than ``newest``."""
@@ -379,12 +382,12 @@ class Network(View):
             return []
         ledger = self._ledger(txn, *found)
         if ledger.state.swept != self._store.boot:
-            reboot.step(ledger)
+            previous_boot.step(ledger)
             ledger.save()
-        return ledger.release(records.owner_name(*owner), kind, newest)
+        return ledger.release(keys.owner_name(*owner), kind, newest)
 
     def release_address(
-        self, address: Wanted, *, generation: int | None = None, kind: int = history.OPERATOR
+        self, address: Wanted, *, generation: int | None = None, kind: int = event_record.OPERATOR
     ) -> Lease | None:
         """Give back all that the owner of this address has; the lease of the address, or None.
 
@@ -403,7 +406,7 @@ class Network(View):
                 return None
             pool = self._pool_of(found[1])
             owner = (record.container_id, record.ifname)
-            name = records.owner_name(*owner)
+            name = keys.owner_name(*owner)
             others = [one for one in self._ledger(txn, *found).held_by(name) if one != wanted]
             leases = [self._lease(txn, found[0], pool, *one) for one in (wanted, *others)]
             self._release(txn, owner, kind)
@@ -430,7 +433,7 @@ class Network(View):
         freed = []
         with self._store.write() as txn:
             for owner, generation in stale:
-                freed += self._release(txn, owner, history.GC, generation)
+                freed += self._release(txn, owner, event_record.GC, generation)
         return freed
 
     # Reserving ------------------------------------------------------------------------------
@@ -444,18 +447,19 @@ class Network(View):
         and reason count. O(addresses), in one transaction. Returns after the commit is on disk
         (durable mode). Raises ConfigError (no such address, too many), StoreError.
         """
-        from fastipam import holds
+        from fastipam.allocation import reservations
+        from fastipam.storage.records import reservation as reservation_record
 
         for field, text in (("owner", owner), ("reason", reason)):
             if "\0" in text:
                 raise ConfigError(f"{field} contains NUL", field=field, value=text)
         with self._store.write() as txn:
             ledger, pool = self._enter(txn)
-            wanted = holds.assignable(pool, target)
+            wanted = reservations.assignable(pool, target)
             wall_ns = self._store.clock()
             ledger.state.tick(wall_ns)
-            each = (holds.Reservation(*one, owner, "", reason) for one in wanted)
-            holds.reserve(ledger, each, wall_ns)
+            each = (reservation_record.Reservation(*one, owner, "", reason) for one in wanted)
+            reservations.reserve(ledger, each, wall_ns)
             ledger.save()
         return wanted
 
@@ -466,8 +470,8 @@ class Network(View):
         O(reservations of the network).
         Returns after the commit is on disk (durable mode). Raises ConfigError, StoreError.
         """
-        from fastipam import holds
-        from fastipam.rangespec import parse_exclusion
+        from fastipam.addressing.parsing import parse_exclusion
+        from fastipam.allocation import reservations
 
         bounds = parse_exclusion(target, field="target")
         with self._store.write() as txn:
@@ -476,9 +480,9 @@ class Network(View):
                 return []
             ledger = self._ledger(txn, *found)
             wall_ns = self._store.clock()
-            ended = holds.read_within(txn, self._store, found[0], bounds)
+            ended = reservations.read_within(txn, self._store, found[0], bounds)
             ledger.state.tick(wall_ns)
-            holds.unreserve(ledger, ended, wall_ns)
+            reservations.unreserve(ledger, ended, wall_ns)
             if ended:
                 ledger.save()
         return [(one.family, one.value) for one in ended]

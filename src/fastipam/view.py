@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from fastipam import history, records
 from fastipam._bitmap import StoredPages
-from fastipam.addresses import BITS, format_ip, parse_cidr, parse_ip
-from fastipam.cooldown import cooling_of
-from fastipam.errors import ConfigError, LeaseMissing, StoreCorrupt, StoreError
+from fastipam.addressing.addresses import BITS, format_ip, parse_cidr, parse_ip
+from fastipam.addressing.ranges import CUT
+from fastipam.allocation import history
+from fastipam.allocation.cooldown import cooling_of
+from fastipam.allocation.ledger import find, read_pool, read_record, read_state
+from fastipam.errors import CHECK_HINT, ConfigError, LeaseMissing, StoreCorrupt, StoreError
 from fastipam.lease import Lease
-from fastipam.ledger import find, read_pool, read_record, read_state
-from fastipam.policy import DEFAULT_POLICY, Policy
-from fastipam.ranges import CUT
-from fastipam.records import ASSIGNED, CHECK_HINT, Record
+from fastipam.storage.records import keys
+from fastipam.storage.records.lease import ASSIGNED, Record
+from fastipam.storage.records.policy import DEFAULT_POLICY, Policy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from ipaddress import IPv4Address, IPv6Address
 
-    from fastipam.history import Event
-    from fastipam.holds import Reservation
-    from fastipam.ranges import Pool, RangeSet
-    from fastipam.store import Store
-    from fastipam.transaction import Snapshot, Transaction
+    from fastipam.addressing.ranges import Pool, RangeSet
+    from fastipam.storage.records.event import Event
+    from fastipam.storage.records.reservation import Reservation
+    from fastipam.storage.store import Store
+    from fastipam.storage.transaction import Snapshot, Transaction
 
     AnyIP = IPv4Address | IPv6Address
     Wanted = str | AnyIP | tuple[int, int]
@@ -46,7 +47,7 @@ class View:
         policy: Policy = DEFAULT_POLICY,
         remember: bool = True,
     ) -> None:
-        encoded = records.encode("name", name)
+        encoded = keys.encode("name", name)
         if not 0 < len(encoded) <= _NAME_BYTES:
             raise ConfigError(
                 f"the network name {name[:32]!r} is not 1 to {_NAME_BYTES} bytes long",
@@ -150,7 +151,7 @@ class View:
                     yield raw
 
     def _items(self, txn: Transaction | Snapshot, network_id: int) -> Iterator[tuple[bytes, bytes]]:
-        prefix = records.network_prefix(network_id)
+        prefix = keys.network_prefix(network_id)
         with txn.txn.cursor(self._store.db_leases) as cursor:
             if cursor.set_range(prefix):
                 for key, raw in cursor:
@@ -160,19 +161,19 @@ class View:
 
     def owned(self, container_id: str, ifname: str) -> list[tuple[int, int]]:
         """The (family, address) pairs of this owner, in the order of the range sets. O(1)."""
-        records.check_owner(container_id, ifname)
+        keys.check_owner(container_id, ifname)
         self._end_earlier_boots()
         with self._store.read() as txn:
             found = self._find(txn)
             if found is None:
                 return []
-            prefix = records.network_prefix(found[0])
+            prefix = keys.network_prefix(found[0])
             for name in dict.fromkeys((ifname, "")):
-                owner_key = records.owner_key(prefix, records.owner_name(container_id, name))
+                owner_key = keys.owner_key(prefix, keys.owner_name(container_id, name))
                 raw = txn.get(owner_key, None, self._store.db_owners)
                 if raw is None:
                     continue
-                held = records.read_addresses(raw)
+                held = keys.read_addresses(raw)
                 record = read_record(txn, self._store, found[0], *held[0]) if held else None
                 if record is None or record.boot == self._store.boot:
                     return held
@@ -235,8 +236,8 @@ class View:
                 None,
                 None,
                 self._store.db_pages,
-                records.pages_prefix(found[0], range_set.family),
-                records.page_index_bytes(range_set.family),
+                keys.pages_prefix(found[0], range_set.family),
+                keys.page_index_bytes(range_set.family),
             )
             if any(pages.next_free(*one) is not None for one in range_set.intervals):
                 continue
@@ -255,7 +256,7 @@ class View:
         state = read_state(txn, self._store, network_id)
         if not state.kept:
             return False
-        from fastipam import holds
+        from fastipam.allocation import reservations as holds
 
         due = holds.due_by(txn, self._store, state, state.tick(self._store.clock()))
         return any(family == range_set.family and value in range_set for family, value in due)
@@ -270,7 +271,7 @@ class View:
 
         Those that are only cooling do not count: another block can be had.
         """
-        from fastipam import blocks, blockwise
+        from fastipam.allocation import blocks, blockwise
 
         found = self._find(txn)
         if found is None:
@@ -285,7 +286,7 @@ class View:
             return True
         state = read_state(txn, self._store, network_id)
         now = state.tick(self._store.clock())
-        return records.read_cooldown_key(queued)[2] <= now - self.policy.cooldown_ns
+        return keys.read_cooldown_key(queued)[2] <= now - self.policy.cooldown_ns
 
     def current_pool(self) -> Pool | None:
         """The ranges: those given, else those the store remembers, else None."""
@@ -299,9 +300,7 @@ class View:
         """The policy with which an address was last assigned, else the default."""
         with self._store.read() as txn:
             found = self._find(txn)
-            raw = (
-                txn.get(records.policy_key(found[0]), None, self._store.db_meta) if found else None
-            )
+            raw = txn.get(keys.policy_key(found[0]), None, self._store.db_meta) if found else None
             return Policy.read(raw)
 
     def cursors(self) -> list[tuple[int, int] | None]:
@@ -317,7 +316,7 @@ class View:
 
         The iterator keeps a read transaction open: exhaust or close it.
         """
-        from fastipam import holds
+        from fastipam.allocation import reservations as holds
 
         with self._store.read() as txn:
             found = self._find(txn)
@@ -326,7 +325,7 @@ class View:
 
     def reservation(self, address: Wanted) -> Reservation | None:
         """The reservation of this address, or None. O(1)."""
-        from fastipam import holds
+        from fastipam.allocation import reservations as holds
 
         with self._store.read() as txn:
             found = self._find(txn)
@@ -387,7 +386,7 @@ class View:
             pool = self._pool_of(found[1])
             size = pool.size + state.outside
             if CUT in found[1]:
-                from fastipam import blockwise
+                from fastipam.allocation import blockwise
 
                 size = blockwise.free(txn, self._store, found[0], pool) + state.used
         return {

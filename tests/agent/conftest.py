@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import fastipam
-from fastipam.cli.install import install
+from fastipam.cli.commands.install.executables import install
 
 from ..cni.conftest import call, config, held, plugin  # noqa: F401  # fixtures of the same name
 from ..cni.plugin import Plugin

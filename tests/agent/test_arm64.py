@@ -11,7 +11,7 @@ import struct
 import subprocess
 from typing import TYPE_CHECKING, Any
 
-from fastipam.cli.install import install
+from fastipam.cli.commands.install.executables import install
 
 from ..cni.plugin import Held, Make, environment
 from .test_build import PT_INTERP, PT_LOAD, segment_types

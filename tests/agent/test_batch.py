@@ -13,10 +13,10 @@ import pytest
 
 import fastipam
 from fastipam.agent.batch import Executor, Observer
-from fastipam.agent.server import Answer, Request
-from fastipam.cni import stores
+from fastipam.agent.loop import Answer, Request
 from fastipam.errors import StoreFull
-from fastipam.transaction import Transaction
+from fastipam.storage import open_stores
+from fastipam.storage.transaction import Transaction
 from fastipam.verify import verify
 
 from ..cni.plugin import Held, Make, environment
@@ -58,7 +58,7 @@ def counter() -> Counter:
 def execute(counter: Counter) -> Iterator[Executor]:
     """An executor; what it opened is closed at the end."""
     yield Executor(counter)
-    stores.close_all()
+    open_stores.close_all()
 
 
 def _request(

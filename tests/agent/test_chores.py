@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 import fastipam
-from fastipam import records
-from fastipam.agent.chores import Chores
-from fastipam.cni import stores
-from fastipam.lease import mount_namespace
+from fastipam.agent.housekeeping import Chores
+from fastipam.namespaces import mount_namespace
 from fastipam.network import Network
+from fastipam.storage import open_stores
+from fastipam.storage.records import keys
 from tests.conftest import Clock
 
 POOL = "10.0.0.0/16"
@@ -40,9 +40,9 @@ def net(data_dir: Path) -> Iterator[Network]:
     with fastipam.open(data_dir, "relaxed") as ipam:
         net = ipam.network("n", POOL)
         net.allocate("first")
-        stores.get(str(data_dir), None)
+        open_stores.get(str(data_dir), None)
         yield net
-        stores.close_all()
+        open_stores.close_all()
 
 
 def round_of(chores: Chores) -> int:
@@ -82,7 +82,7 @@ def test_reboot(data_dir: Path, clock: Seconds) -> None:
             assert not ipam.store.unswept
             assert ipam.network("n").stats()["assigned"] == 0
     finally:
-        stores.close_all()
+        open_stores.close_all()
 
 
 def test_cooled_down(data_dir: Path, clock: Seconds) -> None:
@@ -102,7 +102,7 @@ def test_cooled_down(data_dir: Path, clock: Seconds) -> None:
             stats = net.stats()
             assert (stats["cooling"], stats["free"]) == (0, stats["size"])
         finally:
-            stores.close_all()
+            open_stores.close_all()
 
 
 def test_damage_stops_nothing_else(
@@ -115,7 +115,7 @@ def test_damage_stops_nothing_else(
         for each in (net, other, damaged):
             each.allocate("c1", **gone)  # type: ignore[arg-type]
         with ipam.store.write() as txn:
-            first = records.address_key(1, 4, 0x0A000002)
+            first = keys.address_key(1, 4, 0x0A000002)
             txn.put(first, b"?", True, True, False, ipam.store.db_leases)
             txn.put(b"a", b"\0\0\0\3?", True, True, False, ipam.store.db_networks)
         no_store = tmp_path / "other"
@@ -148,7 +148,7 @@ def test_fault(
     def fail(_: object) -> None:
         raise fastipam.StoreError("broken")
 
-    monkeypatch.setattr("fastipam.agent.chores.Sweeper.__iter__", fail)
+    monkeypatch.setattr("fastipam.agent.housekeeping.Sweeper.__iter__", fail)
     chores = Chores(interval_s=10, clock=clock)
     with caplog.at_level(logging.WARNING):
         assert round_of(chores) == 1

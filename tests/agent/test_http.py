@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 import fastipam
-from fastipam.agent import http as server
-from fastipam.agent.http import Asked, Response, Route
+from fastipam.agent.web import server
+from fastipam.agent.web.server import Asked, Response, Route
 from fastipam.errors import StoreClosed
 
 from ..cni.plugin import Make

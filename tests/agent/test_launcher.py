@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fastipam.agent import protocol
-from fastipam.cni.document import LARGEST
 from fastipam.cni.netns import read
-from fastipam.lease import look
+from fastipam.configuration.reader import LARGEST
+from fastipam.namespaces import look
 
 from .processes import Done, FakeAgent, Launcher
 

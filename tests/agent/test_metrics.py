@@ -16,9 +16,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import fastipam
-from fastipam.agent import http as server
-from fastipam.agent import metrics
-from fastipam.cni import stores
+from fastipam.agent.web import metrics, server
+from fastipam.storage import open_stores
 
 from ..cni.plugin import Make, environment
 from .processes import Agent, Client, activated, ask, until
@@ -318,6 +317,6 @@ def test_open_stores_are_listed(config: Make, call: Any) -> None:
     assert observer.registry.get_sample_value("fastipam_addresses", label) is None
     call("ADD", config(ipam=SUBNET))
     assert observer.registry.get_sample_value("fastipam_addresses", label) == 1
-    stores.close_all()
-    until(lambda: not stores.all_open(), "all are closed")
+    open_stores.close_all()
+    until(lambda: not open_stores.all_open(), "all are closed")
     assert observer.registry.get_sample_value("fastipam_addresses", label) is None

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fastipam.agent import protocol
-from fastipam.agent.server import LATER, Answer, Limits, Request, Server
-from fastipam.cni.document import LARGEST
+from fastipam.agent.loop import LATER, Answer, Limits, Request, Server
+from fastipam.configuration.reader import LARGEST
 
 from .processes import Client, until
 

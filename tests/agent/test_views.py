@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fastipam.agent.http import Asked
-from fastipam.agent.views import Page
-from fastipam.agent.watch import Watch
-from fastipam.cni import stores
+from fastipam.agent.web.api import Page
+from fastipam.agent.web.samples import Watch
+from fastipam.agent.web.server import Asked
+from fastipam.storage import open_stores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 @pytest.fixture
 def opened(data_dir: Path, ipam: Ipam) -> Iterator[Ipam]:
     """A store that this process has open as an agent has."""
-    stores.get(str(data_dir), None)
+    open_stores.get(str(data_dir), None)
     yield ipam
-    stores.close_all()
+    open_stores.close_all()
 
 
 def test_pictures_that_are_kept(opened: Ipam) -> None:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import fastipam
-from fastipam.agent import readings, watch
-from fastipam.agent.watch import COARSE, COARSE_S, FINE, INTERVAL_S, Watch
-from fastipam.cni import stores
+from fastipam.agent.web import readings
+from fastipam.agent.web import samples as watch
+from fastipam.agent.web.samples import COARSE, COARSE_S, FINE, INTERVAL_S, Watch
+from fastipam.storage import open_stores
 
 from .processes import until
 
@@ -43,9 +44,9 @@ def moment() -> Time:
 @pytest.fixture
 def opened(data_dir: Path, ipam: Ipam) -> Iterator[Ipam]:
     """A store that this process has open as an agent has."""
-    stores.get(str(data_dir), None)
+    open_stores.get(str(data_dir), None)
     yield ipam
-    stores.close_all()
+    open_stores.close_all()
 
 
 @pytest.fixture
@@ -142,7 +143,7 @@ def test_a_network_that_is_gone(opened: Ipam, looking: Watch) -> None:
     opened.network("n", "10.1.0.0/24").allocate("a")
     looking.sample()
     assert looking.series(_key(opened))
-    stores.close_all()
+    open_stores.close_all()
     looking.sample()
     assert not looking.series(_key(opened))
 
@@ -305,4 +306,4 @@ def test_directories_are_opened(data_dir: Path) -> None:
         assert [reading.network for reading in looking.sample()] == ["n"]
         assert not (data_dir / "nothing").exists()
     finally:
-        stores.close_all()
+        open_stores.close_all()

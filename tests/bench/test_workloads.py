@@ -19,7 +19,7 @@ from bench.workloads.traces import ADD, DEL, Step, Workload
 
 import fastipam
 from bench import processes
-from fastipam.cli.install import DIRECT, install
+from fastipam.cli.commands.install.executables import DIRECT, install
 
 from ..e2e import tools
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 import fastipam
-from fastipam.cli import bundle
-from fastipam.cli.install import BUNDLE, CLUSTER_BUNDLE, DIRECT, install
+from fastipam.cli.commands.install import bundle
+from fastipam.cli.commands.install.executables import BUNDLE, CLUSTER_BUNDLE, DIRECT, install
 
 
 @pytest.fixture
@@ -79,19 +79,19 @@ def test_bundle_is_used(bin_dir: Path, tmp_path: Path) -> None:
 
 
 def spoil_size(modules: dict[str, tuple[object, ...]]) -> None:
-    file, package, size, time_ns, code = modules["fastipam.store"]
+    file, package, size, time_ns, code = modules["fastipam.storage.store"]
     assert isinstance(size, int)
-    modules["fastipam.store"] = file, package, size + 1, time_ns, code
+    modules["fastipam.storage.store"] = file, package, size + 1, time_ns, code
 
 
 def spoil_time(modules: dict[str, tuple[object, ...]]) -> None:
-    file, package, size, _, code = modules["fastipam.store"]
-    modules["fastipam.store"] = file, package, size, 1, code
+    file, package, size, _, code = modules["fastipam.storage.store"]
+    modules["fastipam.storage.store"] = file, package, size, 1, code
 
 
 def spoil_path(modules: dict[str, tuple[object, ...]]) -> None:
-    _, *rest = modules["fastipam.store"]
-    modules["fastipam.store"] = "/nonexistent/store.py", *rest
+    _, *rest = modules["fastipam.storage.store"]
+    modules["fastipam.storage.store"] = "/nonexistent/store.py", *rest
 
 
 @pytest.mark.parametrize("spoil", [spoil_size, spoil_time, spoil_path])
@@ -154,10 +154,10 @@ def test_cluster_mode_is_a_file_of_its_own(bin_dir: Path) -> None:
     """What a claim imports is read when it is asked for."""
     _, always, more, file = marshal.loads((bin_dir / BUNDLE).read_bytes())
     assert not any(name.startswith("fastipam.cluster") for name in always)
-    assert {"fastipam.cluster.need", "fastipam.cluster.engines.etcd"} <= more
+    assert {"fastipam.cluster.keeper.on_demand", "fastipam.cluster.engines.etcd.engine"} <= more
     assert file == str(bin_dir / CLUSTER_BUNDLE)
     assert set(bundle.modules_of((bin_dir / CLUSTER_BUNDLE).read_bytes())) == more
-    assert loader_of(bin_dir, "fastipam.cluster.need") == "Finder"
+    assert loader_of(bin_dir, "fastipam.cluster.keeper.on_demand") == "Finder"
 
 
 @pytest.mark.parametrize("gone", [False, True])
@@ -169,7 +169,7 @@ def test_another_source_disables_cluster_modes_part(bin_dir: Path, gone: bool) -
         path = "/nonexistent/planner.py"
     modules["fastipam.cluster.planner"] = path, package, size, 1, code
     (bin_dir / CLUSTER_BUNDLE).write_bytes(marshal.dumps(modules))
-    assert loader_of(bin_dir, "fastipam.cluster.need") == "SourceFileLoader"
+    assert loader_of(bin_dir, "fastipam.cluster.keeper.on_demand") == "SourceFileLoader"
     assert loader_of_handler(bin_dir) == "Finder"
 
 
@@ -180,7 +180,7 @@ def test_cluster_modes_part_is_damaged(content: bytes | None, bin_dir: Path) -> 
         os.unlink(bin_dir / CLUSTER_BUNDLE)
     else:
         (bin_dir / CLUSTER_BUNDLE).write_bytes(content)
-    assert loader_of(bin_dir, "fastipam.cluster.need") == "SourceFileLoader"
+    assert loader_of(bin_dir, "fastipam.cluster.keeper.on_demand") == "SourceFileLoader"
     assert loader_of_handler(bin_dir) == "Finder"
 
 

@@ -16,8 +16,8 @@ from click.testing import CliRunner
 
 import fastipam
 from fastipam.cli import output
+from fastipam.cli.click_base import Command
 from fastipam.cli.commands import COMMANDS, cli
-from fastipam.cli.group import Command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +50,7 @@ def test_help(path: tuple[str, ...], command: click.Command) -> None:
     """Every command says what it is for, each option what it does; examples, exit statuses."""
     done = CliRunner().invoke(cli, [*path, "--help"])
     assert done.exit_code == 0, done.output
-    assert isinstance(command, Command), "fastipam.cli.group.command makes them"
+    assert isinstance(command, Command), "fastipam.cli.click_base.command makes them"
     assert command.help
     assert command.examples
     assert "Exit status:" in done.output
@@ -85,7 +85,7 @@ def test_root_help_imports_no_command() -> None:
         "fastipam",
         "fastipam.cli",
         "fastipam.cli.commands",
-        "fastipam.cli.group",
+        "fastipam.cli.click_base",
         "fastipam.errors",
     }
 

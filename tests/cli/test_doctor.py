@@ -18,8 +18,9 @@ from click.testing import CliRunner
 
 import fastipam
 from fastipam.cli.commands import cli
-from fastipam.cli.health import OK, PROBLEM, WARNING, Finding, agent, configuration, plugin, store
-from fastipam.cli.install import BUNDLE, DIRECT, install
+from fastipam.cli.commands.doctor import agent, configuration, plugin, store
+from fastipam.cli.commands.doctor.finding import OK, PROBLEM, WARNING, Finding
+from fastipam.cli.commands.install.executables import BUNDLE, DIRECT, install
 from tests.agent.conftest import Start, run_dir, start  # noqa: F401  # fixtures
 from tests.agent.processes import FakeAgent
 from tests.e2e import tools
@@ -349,7 +350,7 @@ def test_namespace_is_gone(living: Path, tmp_path: Path) -> None:
 
 def test_leases_of_another_boot(living: Path) -> None:
     """After a reboot what is left of before is given back bit by bit; doctor says so."""
-    from fastipam.store import Store
+    from fastipam.storage.store import Store
 
     Store(living, boot_id=lambda: "another boot").close()
     has(list(store.look(str(living))), WARNING, "before the last reboot")
@@ -367,7 +368,7 @@ def test_disk_is_small(living: Path) -> None:
     tools.require_tools("unshare", "mount")
     script = (
         f"mount -t tmpfs -o size=16m none {living}\n{sys.executable} -c '"
-        "from fastipam.cli.health import store\nimport sys\n"
+        "from fastipam.cli.commands.doctor import store\nimport sys\n"
         f'for one in store.disk("{living}"): print(one.level, one.text)\''
     )
     done = subprocess.run(

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 import fastipam
 from fastipam.cli.commands import cli
 from fastipam.cli.explain import explain
-from fastipam.cli.when import Stamps, duration, parse, stamp
+from fastipam.cli.times import Stamps, duration, parse, stamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 import fastipam
 from fastipam.cli.commands import cli
-from fastipam.cli.install import DIRECT
+from fastipam.cli.commands.install.executables import DIRECT
 
 LAUNCHER = Path(fastipam.__file__).parent / "launcher"
 

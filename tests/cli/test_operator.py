@@ -15,9 +15,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 import fastipam
-from fastipam.cli import when
+from fastipam.cli import times
 from fastipam.cli.commands import cli
-from fastipam.store import Store
+from fastipam.storage.store import Store
 
 FASTIPAM = str(Path(sys.executable).with_name("fastipam"))
 
@@ -165,7 +165,7 @@ def test_who_had_it_at(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(time, "time", lambda: base + 1000.0)
 
     def at(second: int) -> list[str]:
-        moment = when.stamp((base + second) * 10**9)
+        moment = times.stamp((base + second) * 10**9)
         done = run(data_dir, "history", "10.32.0.2", "--at", moment[:16] + "Z", "--json")
         found = [row["pod"] for row in json.loads(done.stdout)]
         assert done.exit_code == (0 if found else 1)
@@ -176,7 +176,7 @@ def test_who_had_it_at(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert at(600) == ["ns/b"]
     assert at(960) == []
     assert at(-120) == []
-    done = run(data_dir, "history", "10.32.0.2", "--at", when.stamp((base - 120) * 10**9))
+    done = run(data_dir, "history", "10.32.0.2", "--at", times.stamp((base - 120) * 10**9))
     assert "the history begins at" in done.stderr
 
 
@@ -198,7 +198,7 @@ def test_times(text: str, seconds: int, length: int, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
     now = 1_699_974_000  # 2023-11-14 15:00:00
-    moment = when.parse(text, now)
+    moment = times.parse(text, now)
     assert moment.start_ns == (now + seconds) * 10**9
     assert moment.end_ns - moment.start_ns == length * 10**9
 

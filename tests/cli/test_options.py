@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from fastipam.cli.commands import cli
 from fastipam.cli.commands.cluster_options import settings_of
 from fastipam.errors import ConfigError
-from fastipam.store import DEFAULT_DATA_DIR
+from fastipam.storage.store import DEFAULT_DATA_DIR
 
 if TYPE_CHECKING:
     from pathlib import Path

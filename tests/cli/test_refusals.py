@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 import fastipam
 from fastipam.cli.commands import cli
-from fastipam.store import Store
+from fastipam.storage.store import Store
 
 from ..e2e import tools
 

@@ -20,13 +20,13 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from fastipam.cluster.connect import connect
-from fastipam.cluster.keeper import Keeper
-from fastipam.cluster.settings import Settings
+from fastipam.cluster.engines.connect import connect
+from fastipam.cluster.keeper.keeper import Keeper
+from fastipam.configuration.cluster import Settings
 from fastipam.errors import PoolExhausted
 from fastipam.network import Network
-from fastipam.policy import Policy
-from fastipam.store import Store
+from fastipam.storage.records.policy import Policy
+from fastipam.storage.store import Store
 
 if TYPE_CHECKING:
     from typing import Any

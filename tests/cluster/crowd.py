@@ -11,14 +11,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastipam.cluster import layout
-from fastipam.cluster.claims import Node
-from fastipam.cluster.deadlines import Deadline
+from fastipam.cluster import schema
+from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.engine import Compare, Put
-from fastipam.cluster.settings import Settings
+from fastipam.cluster.node.claims import Node
+from fastipam.configuration.cluster import Settings
 from fastipam.network import Network
-from fastipam.policy import Policy
-from fastipam.store import Store
+from fastipam.storage.records.policy import Policy
+from fastipam.storage.store import Store
 
 from .etcd import surely
 from .history import Report, read
@@ -50,7 +50,7 @@ def document(endpoints: list[str], **more: Any) -> dict[str, Any]:
 def init(etcd: Etcd, written: dict[str, Any]) -> Settings:
     """What ``fastipam cluster init`` writes."""
     settings = Settings({key.casefold(): value for key, value in written.items()} | {"node": "i"})
-    key = layout.Keys(settings.prefix, "podnet").settings
+    key = schema.Keys(settings.prefix, "podnet").settings
     with contextlib.closing(etcd.engine()) as engine:
         puts = [Put(key, settings.text.encode())]
         surely(engine, [Compare(key, "absent")], puts)
@@ -153,7 +153,7 @@ def assert_settled(crowd: Crowd, etcd: Etcd, written: dict[str, Any]) -> None:
             assert not node.has_begun()
             prefix = node.keys.owned_by(name)
             owned = {
-                layout.read_block_key(one.key)[1]
+                schema.read_block_key(one.key)[1]
                 for one in engine.list(prefix, deadline_s=PATIENCE_S)[0]
             }
             for lease in network.leases():

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastipam.cluster.engine import Compacted, EngineError, EngineTimeout
-from fastipam.cluster.engines.etcd import EtcdEngine
+from fastipam.cluster.engines.etcd.engine import EtcdEngine
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from fastipam import blocks
-from fastipam.blocks import ACTIVE
-from fastipam.cluster import layout
-from fastipam.cluster.claims import Node
-from fastipam.cluster.deadlines import Deadline
+from fastipam.cluster import schema
+from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.engines.memory import MemoryEngine
-from fastipam.cluster.settings import Settings
+from fastipam.cluster.node.claims import Node
+from fastipam.configuration.cluster import Settings
 from fastipam.network import Network
-from fastipam.policy import Policy
-from fastipam.store import Store
+from fastipam.storage.records import block as block_record
+from fastipam.storage.records.block import ACTIVE
+from fastipam.storage.records.policy import Policy
+from fastipam.storage.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,7 +74,7 @@ class Machine:
 
     def states(self) -> Counter[str]:
         """How many blocks are in which state."""
-        return Counter(blocks.STATES[each.state] for each in self.node().local())
+        return Counter(block_record.STATES[each.state] for each in self.node().local())
 
 
 def init(engine: Engine, **more: Any) -> None:
@@ -82,16 +82,16 @@ def init(engine: Engine, **more: Any) -> None:
     from fastipam.cluster.engine import Compare, Put
 
     one = settings("init", **more)
-    key = layout.Keys(one.prefix, NETWORK).settings
+    key = schema.Keys(one.prefix, NETWORK).settings
     engine.transact([Compare(key, "absent")], [Put(key, one.text.encode())], deadline_s=1)
 
 
 def owners(engine: MemoryEngine) -> dict[tuple[int, int], str]:
     """Every owned block and its node, as the shared store has it."""
-    keys = layout.Keys("/fastipam/", NETWORK)
+    keys = schema.Keys("/fastipam/", NETWORK)
     listed, _ = engine.list(keys.blocks, deadline_s=1)
     return {
-        layout.read_block_key(one.key): layout.BlockEntry.read(one.key, one.value).node
+        schema.read_block_key(one.key): schema.BlockEntry.read(one.key, one.value).node
         for one in listed
     }
 
@@ -102,9 +102,9 @@ def assert_agree(engine: MemoryEngine, *machines: Machine) -> None:
     for machine in machines:
         for pair in machine.active():
             assert owned.get(pair) == machine.settings.node, (pair, machine.settings.node)
-    keys = layout.Keys("/fastipam/", NETWORK)
+    keys = schema.Keys("/fastipam/", NETWORK)
     listed, _ = engine.list(keys.prefix + b"owned/", deadline_s=1)
-    second = {layout.read_block_key(one.key): one.key.split(b"/")[4].decode() for one in listed}
+    second = {schema.read_block_key(one.key): one.key.split(b"/")[4].decode() for one in listed}
     assert second == owned
 
 

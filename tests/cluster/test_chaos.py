@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fastipam.cluster.connect import connect
 from fastipam.cluster.engine import Compacted, EngineError, Put
-from fastipam.cluster.keeper import Keeper
-from fastipam.cluster.settings import Settings
+from fastipam.cluster.engines.connect import connect
+from fastipam.cluster.keeper.keeper import Keeper
+from fastipam.configuration.cluster import Settings
 from fastipam.errors import PoolExhausted
 from fastipam.network import Network
-from fastipam.policy import Policy
-from fastipam.store import Store
+from fastipam.storage.records.policy import Policy
+from fastipam.storage.store import Store
 from tests.e2e.tools import require_tools
 
 from .conftest import any_binary

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fastipam.cluster import layout
-from fastipam.cluster.deadlines import Deadline
+from fastipam.cluster import schema
+from fastipam.cluster.admin.admin import release_node
+from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.engine import EngineTimeout, EngineUnavailable, KeyValue, Put
 from fastipam.cluster.engines.memory import MemoryEngine
 from fastipam.cluster.errors import ClusterRefused, NoBlock
-from fastipam.cluster.need import claim_family
-from fastipam.cluster.nodelock import NodeLock
-from fastipam.cluster.operator import release_node
+from fastipam.cluster.keeper.on_demand import claim_family
+from fastipam.cluster.node.lock import NodeLock
 from fastipam.errors import AddressNotInRange, PoolExhausted
 
 from .nodes import Killed, Machine, assert_agree, assert_settled, init, owners, settings
@@ -22,7 +22,7 @@ from .nodes import Killed, Machine, assert_agree, assert_settled, init, owners, 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fastipam.cluster.claims import Node
+    from fastipam.cluster.node.claims import Node
 
 
 @pytest.fixture
@@ -202,7 +202,7 @@ def test_nothing_in_use_is_given_away(engine: MemoryEngine, tmp_path: Path) -> N
     machine.network.allocate("c1")
     node = machine.node()
     assert node.give_back([pair], Deadline(5)) == 0
-    mark = KeyValue(node.keys.want("b"), layout.Want(1, 1, 1, 4).pack(), 1, 1, 1)
+    mark = KeyValue(node.keys.want("b"), schema.Want(1, 1, 1, 4).pack(), 1, 1, 1)
     assert node.donate("b", mark, [pair], Deadline(5)) == 0
     assert machine.active() == {pair}
     machine.network.release("c1")

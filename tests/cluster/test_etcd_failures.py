@@ -16,8 +16,8 @@ from fastipam.cluster.engine import (
     EngineUnavailable,
     Put,
 )
-from fastipam.cluster.engines import members as module
-from fastipam.cluster.engines.etcd import EtcdEngine
+from fastipam.cluster.engines.etcd import members
+from fastipam.cluster.engines.etcd.engine import EtcdEngine
 
 from .etcd import QUICK_MS, Etcd, free_ports, surely
 from .proxy import Proxy
@@ -34,8 +34,8 @@ def election_ms() -> int:
 @pytest.fixture
 def long_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """An endpoint that failed is left alone for longer than any test lasts."""
-    monkeypatch.setattr(module, "_FIRST_REST_S", 600.0)
-    monkeypatch.setattr(module, "_LONGEST_REST_S", 600.0)
+    monkeypatch.setattr(members, "_FIRST_REST_S", 600.0)
+    monkeypatch.setattr(members, "_LONGEST_REST_S", 600.0)
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_read_fails_over_from_a_half_open_connection(
     etcd: Etcd, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, key: bytes
 ) -> None:
     """A read passes a member that takes connections and says nothing."""
-    monkeypatch.setattr(module, "_READ_S", 1.0)
+    monkeypatch.setattr(members, "_READ_S", 1.0)
     proxy.become("swallow")
     with contextlib.closing(etcd.engine([proxy.endpoint, etcd.endpoints[1]])) as engine:
         first_to(engine, proxy.endpoint)

@@ -11,7 +11,7 @@ import pytest
 
 from fastipam.cluster.engine import Engine, EngineDenied, EngineTimeout, EngineUnavailable, Put
 from fastipam.cluster.engines import open_engine
-from fastipam.cluster.engines.transport import parse_endpoint
+from fastipam.cluster.engines.http import parse_endpoint
 from fastipam.errors import ConfigError
 
 from .certificates import Certificates

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fastipam.cluster.engine import EngineError, EngineTimeout, Put
-from fastipam.cluster.engines.etcd import EtcdEngine
+from fastipam.cluster.engines.etcd.engine import EtcdEngine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fastipam import blocks
-from fastipam.agent.chores import Chores
+from fastipam.agent.housekeeping import Chores
+from fastipam.allocation import blocks
 from fastipam.backup import backup, restore
-from fastipam.cluster import layout
-from fastipam.cluster.deadlines import Deadline
+from fastipam.cluster import schema
+from fastipam.cluster.admin.admin import release_node
+from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.engine import EngineUnavailable, Put
 from fastipam.cluster.engines.memory import MemoryEngine
-from fastipam.cluster.keeper import Keeper
-from fastipam.cluster.operator import release_node
-from fastipam.cni import stores
+from fastipam.cluster.keeper.keeper import Keeper
 from fastipam.errors import PoolExhausted
-from fastipam.policy import Policy
+from fastipam.storage import open_stores
+from fastipam.storage.records.policy import Policy
 
 from .nodes import Machine, assert_settled, init, owners
 
@@ -169,7 +169,7 @@ def test_gives_back_what_has_cooled(
     now_ns[0] += 61 * 10**9
     agent.turns(30)
     assert len(agent.active()) >= 8  # in which the 2,000 are: each still has its bit
-    monkeypatch.setattr(stores, "all_open", lambda: [agent.store])
+    monkeypatch.setattr(open_stores, "all_open", lambda: [agent.store])
     chores = Chores(clock=time)
     while chores.wait_s() == 0.0:
         chores.step()
@@ -344,7 +344,7 @@ def test_a_mark_that_cannot_be_read(engine: MemoryEngine, time: Time, tmp_path: 
     """What somebody else has written among the marks keeps no other from being answered."""
     marks = Agent(tmp_path, "a", engine, time).keeper.marks
     keys = marks._node.keys
-    values = {"b": b"help!", "c": layout.Want(1, 1, 1, 4).pack()}
+    values = {"b": b"help!", "c": schema.Want(1, 1, 1, 4).pack()}
     for name, value in values.items():
         engine.transact([], [Put(keys.want(name), value)], deadline_s=1)
     listed, _ = engine.list(keys.wanted, deadline_s=1)
@@ -367,7 +367,7 @@ def test_a_watch_that_fails_in_an_odd_way(
             raise KeyError("header")
 
     engine.fault = fault
-    want = Put(keys.want("b"), layout.Want(1, 1, 1, 4).pack())
+    want = Put(keys.want("b"), schema.Want(1, 1, 1, 4).pack())
     pauses: list[float] = []
 
     def pause(seconds: float) -> None:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 import fastipam
-from fastipam.agent.keepers import Keepers
+from fastipam.agent.clusters import Keepers
 from fastipam.cluster.engines.memory import MemoryEngine
 from fastipam.errors import ConfigError, TryLater
-from fastipam.store import close_shared
+from fastipam.storage.store import close_shared
 
 from .nodes import init, settings
 

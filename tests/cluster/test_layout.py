@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastipam.cluster import layout
+from fastipam.cluster import schema
 from fastipam.cluster.errors import ClusterCorrupt
-from fastipam.cluster.layout import BlockEntry, Keys, NodeEntry, Want
+from fastipam.cluster.schema import BlockEntry, Keys, NodeEntry, Want
 
 KEYS = Keys("/fastipam/", "podnet")
 NUMBER = st.integers(0, (1 << 63) - 1)
@@ -26,7 +26,7 @@ def test_block_keys(family: int, base: int) -> None:
     """A block's key, among all or among a node's, says which block it is."""
     base &= (1 << (32 if family == 4 else 128)) - 1
     for key in (KEYS.block(family, base), KEYS.owned("node-1", family, base)):
-        assert layout.read_block_key(key) == (family, base)
+        assert schema.read_block_key(key) == (family, base)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_block_keys(family: int, base: int) -> None:
 def test_key_of_no_block(name: str) -> None:
     """What is not to the letter what fastipam writes is no block, and is shown."""
     with pytest.raises(ClusterCorrupt) as caught:
-        layout.read_block_key(KEYS.blocks + name.encode())
+        schema.read_block_key(KEYS.blocks + name.encode())
     assert caught.value.message == f"the key /fastipam/podnet/blocks/{name} names no block"
     assert caught.value.hint == HINT
 
@@ -112,5 +112,5 @@ def test_value_that_is_none(read: Any, value: bytes) -> None:
 def test_names() -> None:
     """A node's keys end with its name; one that is no text is shown as well as it can be."""
     for key in (KEYS.node("node-\xe4"), KEYS.session("node-\xe4"), KEYS.want("node-\xe4")):
-        assert layout.name_of(key) == "node-\xe4"
-    assert layout.name_of(KEYS.nodes + b"\xff") == "\N{REPLACEMENT CHARACTER}"
+        assert schema.name_of(key) == "node-\xe4"
+    assert schema.name_of(KEYS.nodes + b"\xff") == "\N{REPLACEMENT CHARACTER}"

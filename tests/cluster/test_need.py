@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fastipam.cluster import need
-from fastipam.cluster.deadlines import Deadline
+from fastipam.cluster.admin.admin import release_node
+from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.engine import EngineUnavailable
 from fastipam.cluster.engines.memory import MemoryEngine
 from fastipam.cluster.errors import ClusterRefused, NoBlock
-from fastipam.cluster.nodelock import NodeLock
-from fastipam.cluster.operator import release_node
+from fastipam.cluster.keeper import on_demand
+from fastipam.cluster.node.lock import NodeLock
 
 from .nodes import Machine, assert_settled, init
 from .test_claims import claim
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fastipam.cluster.engine import Engine
-    from fastipam.cluster.settings import Settings
+    from fastipam.configuration.cluster import Settings
 
 
 class Shared(MemoryEngine):
@@ -54,10 +54,12 @@ def _never(_: float) -> None:
 def test_first_block(engine: Shared, tmp_path: Path) -> None:
     """A node that has never registered does so and claims one block; a second call needs none."""
     machine = Machine(tmp_path, "a", engine)
-    now = partial(need.claim_now, machine.store, machine.network, machine.settings, sleep=_never)
-    assert need.lacking(machine.store, machine.network, machine.settings) == [4]
+    now = partial(
+        on_demand.claim_now, machine.store, machine.network, machine.settings, sleep=_never
+    )
+    assert on_demand.lacking(machine.store, machine.network, machine.settings) == [4]
     now(connected=partial(_connected, engine))
-    assert need.lacking(machine.store, machine.network, machine.settings) == []
+    assert on_demand.lacking(machine.store, machine.network, machine.settings) == []
     assert len(machine.active()) == 1
     assert engine.closed == 1
     now(connected=_unreachable)  # nothing to ask
@@ -73,7 +75,9 @@ def test_store_of_the_cluster_is_unreachable(engine: MemoryEngine, tmp_path: Pat
     machine = Machine(tmp_path, "a", engine)
     for _ in range(2):
         with pytest.raises(NoBlock, match="no endpoint answers") as caught:
-            need.claim_now(machine.store, machine.network, machine.settings, connected=_unreachable)
+            on_demand.claim_now(
+                machine.store, machine.network, machine.settings, connected=_unreachable
+            )
         assert "free address in this node's blocks" in str(caught.value.hint)
 
 
@@ -82,7 +86,7 @@ def test_another_process_is_busy(engine: MemoryEngine, tmp_path: Path) -> None:
     machine = Machine(tmp_path, "a", engine)
     node = machine.joined()
     call = partial(
-        need.claim_now,
+        on_demand.claim_now,
         machine.store,
         machine.network,
         machine.settings,
@@ -116,7 +120,7 @@ def test_used_up(engine: MemoryEngine, tmp_path: Path) -> None:
     deadline = Deadline(1.0, clock=lambda: next(clock) * 0.01)
     node = poor.joined()
     with pytest.raises(NoBlock, match="pool is used up") as caught:
-        need._wait_for_donor(node, 4, deadline, lambda _: None)
+        on_demand._wait_for_donor(node, 4, deadline, lambda _: None)
     assert "release-node" in str(caught.value.hint)
     listed, _ = engine.list(node.keys.prefix + b"wanted/", deadline_s=1)
     assert not listed, "the mark goes with its session"
@@ -131,7 +135,7 @@ def test_a_block_becomes_free_meanwhile(engine: MemoryEngine, tmp_path: Path) ->
             base = max(rich.active())[1]
             rich.node().give_back([(4, base)], Deadline(5))
 
-    need._wait_for_donor(poor.joined(), 4, Deadline(60), meanwhile)
+    on_demand._wait_for_donor(poor.joined(), 4, Deadline(60), meanwhile)
     assert len(poor.active()) == 1
     assert_settled(engine, rich, poor)
 
@@ -141,7 +145,7 @@ def test_fencing_and_a_node_that_was_removed(tmp_path: Path) -> None:
     engine = Shared()
     init(engine, fencing=True)
     machine = Machine(tmp_path, "a", engine, fencing=True)
-    need.claim_now(
+    on_demand.claim_now(
         machine.store,
         machine.network,
         machine.settings,
@@ -155,4 +159,4 @@ def test_fencing_and_a_node_that_was_removed(tmp_path: Path) -> None:
     )
     session = engine.open_session(10, deadline_s=1)
     with pytest.raises(ClusterRefused, match="removed meanwhile"):
-        need.hold_session(node, session, Deadline(5))
+        on_demand.hold_session(node, session, Deadline(5))

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from fastipam.cluster import nodeloss
-from fastipam.cluster.deadlines import Deadline
+from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.engines.memory import MemoryEngine
+from fastipam.cluster.node import recovery
 from fastipam.errors import AddressInUse
 from tests.e2e.tools import require_root
 
@@ -36,7 +36,7 @@ def namespace() -> Iterator[str]:
 def test_addresses_of_a_namespace(namespace: str) -> None:
     """Every address of both families is read, and this process stays where it is."""
     before = os.stat("/proc/self/ns/net").st_ino
-    found = nodeloss.addresses_in(namespace)
+    found = recovery.addresses_in(namespace)
     assert (4, 0x0A20054D) in found
     assert (6, (0xFD00 << 112) | 9) in found
     assert os.stat("/proc/self/ns/net").st_ino == before
@@ -44,7 +44,7 @@ def test_addresses_of_a_namespace(namespace: str) -> None:
 
 def test_namespaces_are_found(namespace: str) -> None:
     """A mounted namespace is found by its file; this process's own is left out."""
-    found = nodeloss.namespaces()
+    found = recovery.namespaces()
     assert os.stat(namespace).st_ino in found
     assert os.stat("/proc/self/ns/net").st_ino not in found
 
@@ -61,7 +61,7 @@ def test_lost_disk(namespace: str, tmp_path: Path) -> None:
     node = new.node()
     found = node.join(Deadline(5), agent=True)
     assert sorted(found) == sorted(old.active())
-    entered = nodeloss.resolve(node, found, (str(Path(namespace).parent),))
+    entered = recovery.resolve(node, found, (str(Path(namespace).parent),))
     assert {(4, 0x0A20054D), (4, 0x0A20054E)} <= set(entered)
     assert_settled(engine, new)
     lease = new.network.lookup("10.32.5.77")
@@ -77,5 +77,5 @@ def test_lost_disk(namespace: str, tmp_path: Path) -> None:
 def test_unreadable_namespace(tmp_path: Path) -> None:
     """A namespace that cannot be entered is an error, not an empty one."""
     (tmp_path / "no-namespace").touch()
-    with pytest.raises(nodeloss.NamespacesUnreadable):
-        nodeloss.addresses_in(str(tmp_path / "no-namespace"))
+    with pytest.raises(recovery.NamespacesUnreadable):
+        recovery.addresses_in(str(tmp_path / "no-namespace"))

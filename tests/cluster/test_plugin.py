@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 import fastipam
-from fastipam.blocks import ACTIVE
-from fastipam.cluster.claims import Node
-from fastipam.cluster.deadlines import Deadline
-from fastipam.cluster.settings import Settings
+from fastipam.cluster.deadline import Deadline
+from fastipam.cluster.node.claims import Node
+from fastipam.configuration.cluster import Settings
 from fastipam.network import Network
+from fastipam.storage.records.block import ACTIVE
 from fastipam.verify import verify
 
 from ..agent.conftest import run_dir, start  # noqa: F401  # fixtures of the same name

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fastipam import blocks
-from fastipam.cluster import report
-from fastipam.cluster.deadlines import Deadline
+from fastipam.allocation import blocks
+from fastipam.cluster.admin import report
+from fastipam.cluster.admin.admin import release_node
+from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.engine import Delete, Put
 from fastipam.cluster.engines.memory import MemoryEngine
 from fastipam.cluster.errors import NoBlock
-from fastipam.cluster.operator import release_node
+from fastipam.storage.records import block as block_record
 
 from .nodes import Machine, init
 from .test_claims import claim
@@ -133,7 +134,7 @@ def test_disagreements_with_this_node(engine: MemoryEngine, tmp_path: Path) -> N
         network_id = machine.network.id_in(txn)
         assert network_id is not None
         blocks.delete(txn, machine.store, network_id, *pairs[2])
-        for pair, state in ((pairs[3], blocks.LOST), (pairs[4], blocks.RELEASING)):
+        for pair, state in ((pairs[3], block_record.LOST), (pairs[4], block_record.RELEASING)):
             one = blocks.get(txn, machine.store, network_id, *pair)
             assert one is not None
             one.state = state

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fastipam.cluster import routing
-from fastipam.cluster.deadlines import Deadline
+from fastipam.cluster.admin import routes
+from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.engine import Compacted, EngineUnavailable
 from fastipam.cluster.engines.memory import MemoryEngine
 
@@ -17,7 +17,7 @@ from .nodes import Machine, init
 from .test_claims import claim
 
 if TYPE_CHECKING:
-    from fastipam.cluster.routing import Table
+    from fastipam.cluster.admin.routes import Table
 
 
 @pytest.fixture
@@ -38,11 +38,11 @@ def test_runs_are_one_route(engine: MemoryEngine, tmp_path: Path) -> None:
     one, two = machine(tmp_path, "a", engine, 1), machine(tmp_path, "b", engine, 2)
     pairs = claim(one.joined(), 4)
     claim(two.joined())
-    table = routing.read(two.node(), Deadline(5))
+    table = routes.read(two.node(), Deadline(5))
     assert sorted(via for _, via in table.values()) == ["192.0.2.1", "192.0.2.2"]
     first = pairs[0][1] >> 8 & 0xFF
     assert table[f"10.32.{first}.0/22"] == ("a", "192.0.2.1")
-    own = routing.read(two.node(), Deadline(5), without="b")
+    own = routes.read(two.node(), Deadline(5), without="b")
     assert set(own.values()) == {("a", "192.0.2.1")}
 
 
@@ -54,20 +54,20 @@ def test_commands_lead_from_one_table_to_the_other() -> None:
         "10.32.9.0/24": ("b", "192.0.2.2"),
     }
     after: Table = {"10.32.0.0/23": ("a", "192.0.2.1"), "10.32.9.0/24": ("c", "192.0.2.3")}
-    assert routing.commands(before, after) == [
+    assert routes.commands(before, after) == [
         "route replace 10.32.0.0/23 via 192.0.2.1",
         "route replace 10.32.9.0/24 via 192.0.2.3",
         "route del 10.32.0.0/24 via 192.0.2.1",
         "route del 10.32.1.0/24 via 192.0.2.1",
     ]
-    assert routing.commands(after, after) == routing.changes(after, after) == []
+    assert routes.commands(after, after) == routes.changes(after, after) == []
 
 
 def test_follow(engine: MemoryEngine, tmp_path: Path) -> None:
     """Claims and releases are told, over compaction and an outage as well."""
     one, two = machine(tmp_path, "a", engine, 1), machine(tmp_path, "b", engine, 2)
     node = one.joined()
-    tables = routing.follow(two.joined(), wait_s=0.05)
+    tables = routes.follow(two.joined(), wait_s=0.05)
     assert next(tables) == ({}, {})
     (first,) = claim(node)
     before, after = next(tables)
@@ -87,7 +87,7 @@ def test_follow(engine: MemoryEngine, tmp_path: Path) -> None:
     node.give_back([first], Deadline(5))
     before, after = next(tables)
     assert _addresses(after) == 512
-    assert any(line.startswith("route del") for line in routing.commands(before, after))
+    assert any(line.startswith("route del") for line in routes.commands(before, after))
 
 
 def _addresses(table: Table) -> int:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fastipam.cluster.settings import Settings
+from fastipam.configuration.cluster import Settings
 from fastipam.errors import ConfigError
 
 if TYPE_CHECKING:

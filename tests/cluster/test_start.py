@@ -10,17 +10,17 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 import fastipam
-from fastipam.agent.cluster_metrics import ClusterMetrics
-from fastipam.agent.keepers import Keepers
-from fastipam.cluster import deadlines
-from fastipam.cluster.deadlines import Deadline
+from fastipam.agent.clusters import Keepers
+from fastipam.agent.web.cluster_metrics import ClusterMetrics
+from fastipam.cluster import deadline
+from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.engines.memory import MemoryEngine
 
 from .etcd import Etcd
 from .nodes import Machine, init, settings
 
 if TYPE_CHECKING:
-    from fastipam.cluster.claims import Node
+    from fastipam.cluster.node.claims import Node
 
 NODES = 200
 PATIENCE_S = 120.0  # for all of them, on a machine that is busy with other things
@@ -32,7 +32,7 @@ def test_two_hundred_nodes_at_once(
     """Each claims a block of a /12: at most 1.2 transactions a claim, none twice."""
     # A claim that is not answered in time is asked for again, and would count: all of these nodes
     # share one machine with etcd, whose speed is not looked at here.
-    monkeypatch.setattr(deadlines, "CALL_S", PATIENCE_S)
+    monkeypatch.setattr(deadline, "CALL_S", PATIENCE_S)
     more = {"pool": "10.32.0.0/12", "prefix": "/start/"}
     engines = [etcd.engine() for _ in range(NODES)]
     init(engines[0], **more)

@@ -9,8 +9,9 @@ import pytest
 
 import fastipam
 from fastipam import cni
-from fastipam.cli.install import DIRECT, install
-from fastipam.cni import handler, stores
+from fastipam.cli.commands.install.executables import DIRECT, install
+from fastipam.cni import handler
+from fastipam.storage import open_stores
 
 from ..measuring import instrument
 from .plugin import Answer, Held, Plugin, environment
@@ -84,5 +85,5 @@ def call() -> Iterator[Callable[..., Answer]]:
         return Answer(status, document, "\n".join(lines))
 
     yield invoke
-    stores.close_all()
+    open_stores.close_all()
     handler._known.clear()  # a test may have changed what a configuration means

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import fastipam
-from fastipam.cni import document, handle, stores
+from fastipam.cni import handle
+from fastipam.configuration import reader
+from fastipam.storage import open_stores
 
 from .plugin import COMMANDS, Call, Held, Make, environment
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 SECONDS = 10.0 if "CI" in os.environ else 1.0
 PEAK_MIB = 200
 VALID = "cni.dev/valid-attachments"
-MARKS = document._MOST_MARKS - 100  # the most that is read, but for what surrounds it
+MARKS = reader._MOST_MARKS - 100  # the most that is read, but for what surrounds it
 
 
 def _full(store: Path) -> dict[str, Any]:
@@ -103,7 +105,9 @@ def _other(store: Path) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A dataDir that is missing or relative does not lead to anybody's own files."""
-    monkeypatch.setattr("fastipam.cni.config.DEFAULT_DATA_DIR", str(tmp_path / "default"))
+    monkeypatch.setattr(
+        "fastipam.configuration.network.DEFAULT_DATA_DIR", str(tmp_path / "default")
+    )
     monkeypatch.chdir(tmp_path)
 
 
@@ -111,7 +115,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def store(tmp_path: Path, call: Call, config: Make) -> Path:
     """A store with a lease in it that no attack may touch."""
     assert call("ADD", config(ipam={"subnet": "10.1.2.0/24"}), "c0", args="IP=10.1.2.3").status == 0
-    stores.close_all()
+    open_stores.close_all()
     return tmp_path / "store"
 
 
@@ -152,18 +156,18 @@ def _judge(status: int, stdout: bytes, about: object) -> int | None:
 def _repeated(unit: str, before: str = "[", after: str = "]", *, cost: int | None = None) -> bytes:
     """As many copies of a value as are read: as many as the marks, or the bytes, allow."""
     marks = cost or sum(map(unit.count, ",[{")) + 1
-    many = min(MARKS // marks, (document.LARGEST - 2000) // (len(unit.encode()) + 1))
+    many = min(MARKS // marks, (reader.LARGEST - 2000) // (len(unit.encode()) + 1))
     return f"{before}{','.join([unit] * many)}{after}".encode()
 
 
 def _keys(value: str, width: int = 1) -> bytes:
     """An object of as many different keys as are read."""
     marks = sum(map(value.count, ",[{")) + 1
-    many = min(MARKS // marks, (document.LARGEST - 2000) // (len(value) + 4 + max(width, 6)))
+    many = min(MARKS // marks, (reader.LARGEST - 2000) // (len(value) + 4 + max(width, 6)))
     return b"{%s}" % b",".join(b'"%*x":%s' % (width, at, value.encode()) for at in range(many))
 
 
-ROOM = document.LARGEST - 2000
+ROOM = reader.LARGEST - 2000
 # Values for a key that nobody looks at: what they cost is the reading.
 HUNGRY = {
     "empty lists": _repeated("[]"),
@@ -212,7 +216,7 @@ def test_just_below_the_limits(
     """What is just not too much to read is read, within the bounds of time and memory."""
     text = json.dumps(_full(store) | {"x": "HERE"}).encode()
     stdin = text.replace(b'"HERE"', HUNGRY[shape])
-    assert len(stdin) <= document.LARGEST
+    assert len(stdin) <= reader.LARGEST
     assert _within_bounds(plugin, environment("CHECK", "c0"), stdin) is None
     unchanged()
 
@@ -228,7 +232,7 @@ def test_just_below_the_limits(
         b'{"name":"a","x":[%s[]]}' % (b"[]," * (4 << 20)),
         b'{"name":"a","x":{%s"a":0}}' % (b'"a":0,' * ((10 << 20) // 6)),
         b'{"name":"a","x":%s}' % (b"1" * (10 << 20)),
-        b'{"name":"a","x":%s}' % (b"1" * (4 << 20))[: document.LARGEST - 100],
+        b'{"name":"a","x":%s}' % (b"1" * (4 << 20))[: reader.LARGEST - 100],
         b'{"name":"a","x":%s}' % (b"1" * 4301),
         b" " * (10 << 20),
         b"\0" * (10 << 20),
@@ -432,7 +436,7 @@ def test_wrong_types(make: Any, path: tuple[Any, ...], store: Path) -> None:
             assert before in (b"", (store / "data.mdb").read_bytes()), (command, path, text)
         if path[0] != VALID:
             _judge(*handle(environment("GC"), stdin), ("GC", path, text))
-    stores.close_all()
+    open_stores.close_all()
     with fastipam.open(store) as ipam:
         assert [str(one.address) for one in ipam.network("mynet").leases()] == ["10.1.2.3/24"]
 

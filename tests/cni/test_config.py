@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fastipam.cni import stores
-from fastipam.cni.config import Location
-from fastipam.store import DEFAULT_DATA_DIR
+from fastipam.configuration.network import Location
+from fastipam.storage import open_stores
+from fastipam.storage.store import DEFAULT_DATA_DIR
 
 from .plugin import VERSIONS, Call, Held, Make
 
@@ -575,7 +575,7 @@ def test_cooldown(
 ) -> None:
     """A released address is passed over for ``cooldown`` seconds, 30 by default."""
     clock = _Clock()
-    stores.get(str(tmp_path / "store"), None).clock = clock
+    open_stores.get(str(tmp_path / "store"), None).clock = clock
     made = config(ipam={"subnet": "10.1.2.0/29"} | cooldown)
     assert call("ADD", made, "a").addresses == ["10.1.2.2/29"]
     assert call("ADD", made, "b").addresses == ["10.1.2.3/29"]
@@ -630,7 +630,7 @@ def test_durability(durability: str, call: Call, config: Make, tmp_path: Path) -
     made = config(ipam=SUBNET | {"durability": durability})
     assert call("ADD", made).status == 0
     assert call("ADD", config(ipam=SUBNET), "c2").status == 0
-    assert stores.get(str(tmp_path / "store"), None).durability == durability
+    assert open_stores.get(str(tmp_path / "store"), None).durability == durability
 
 
 @pytest.mark.parametrize(("first", "second"), [("durable", "relaxed"), ("relaxed", "durable")])
@@ -641,7 +641,7 @@ def test_durability_mismatch(
     """Another durability than the store's is code 7 with both; DEL and GC do not mind."""
     call("ADD", config(ipam=SUBNET | {"durability": first}))
     if reopen:
-        stores.close_all()
+        open_stores.close_all()
     made = config(ipam=SUBNET | {"durability": second})
     for command in ("ADD", "CHECK", "STATUS"):
         answer = call(command, made, "c2")

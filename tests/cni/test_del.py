@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import fastipam
-from fastipam.cni import stores
+from fastipam.storage import open_stores
 
 from .plugin import VERSIONS, Answer, Call, Held, Make
 
@@ -95,7 +95,9 @@ def test_other_keys(key: str, value: Any, call: Call, config: Make, held: Held) 
 @pytest.mark.parametrize("ipam", [None, 5, "x", [], {}])
 def test_no_ipam(ipam: Any, call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without a usable ipam the leases are sought where they are by default."""
-    monkeypatch.setattr("fastipam.cni.config.DEFAULT_DATA_DIR", str(tmp_path / "default"))
+    monkeypatch.setattr(
+        "fastipam.configuration.network.DEFAULT_DATA_DIR", str(tmp_path / "default")
+    )
     made = {"cniVersion": "1.1.0", "name": "mynet"}
     assert call("ADD", made | {"ipam": SUBNET}).status == 0
     assert call("DEL", made | {"ipam": ipam}) == DONE
@@ -161,7 +163,7 @@ def test_damaged_store(call: Call, config: Make, tmp_path: Path) -> None:
     """DEL in a store that cannot be read is code 5: nobody may believe that it has freed."""
     made = config(ipam=SUBNET)
     call("ADD", made)
-    stores.close_all()
+    open_stores.close_all()
     (tmp_path / "store" / "data.mdb").write_bytes(b"no LMDB file" * 1000)
     for command in ("ADD", "DEL", "CHECK"):
         assert call(command, made).code == 5

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fastipam.cni import document
+from fastipam.configuration import reader
 
 from .plugin import COMMANDS, Call, Make
 
@@ -176,7 +176,7 @@ def test_space_and_escapes(call: Call, config: Make) -> None:
 def test_largest_document(call: Call, config: Make) -> None:
     """A document of 4 MiB is read, one of a byte more is code 6."""
     made = config(ipam=SUBNET, note="")
-    room = document.LARGEST - len(json.dumps(made))
+    room = reader.LARGEST - len(json.dumps(made))
     assert call("ADD", made | {"note": "x" * room}).status == 0
     answer = call("ADD", made | {"note": "x" * (room + 1)}, "c2")
     assert answer.code == 6
@@ -188,7 +188,7 @@ def test_largest_gc_request(call: Call, config: Make) -> None:
     valid = [{"containerID": f"{at:064x}", "ifname": "eth0"} for at in range(40_000)]
     made = config(ipam=SUBNET) | {"cni.dev/valid-attachments": valid}
     stdin = json.dumps(made, separators=(",", ":")).encode()
-    assert document.LARGEST * 9 // 10 < len(stdin) <= document.LARGEST
+    assert reader.LARGEST * 9 // 10 < len(stdin) <= reader.LARGEST
     assert call("GC", stdin).status == 0
 
 

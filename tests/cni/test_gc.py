@@ -13,7 +13,8 @@ import pytest
 
 import fastipam
 from fastipam import cni
-from fastipam.cni import main, stores
+from fastipam.cni import main
+from fastipam.storage import open_stores
 
 from .plugin import Answer, Call, Held, Make, environment
 
@@ -188,7 +189,7 @@ def test_clock_is_set_while_gc_waits(
     monkeypatch.setattr(time, "time_ns", lambda: wall_s * 10**9)
     monkeypatch.setattr(time, "monotonic_ns", lambda: monotonic_s * 10**9)
     made = config(ipam=SUBNET)
-    stores.get(str(tmp_path / "store"), None).clock = lambda: wall_s * 10**9
+    open_stores.get(str(tmp_path / "store"), None).clock = lambda: wall_s * 10**9
     wall_s -= 7200
     call("ADD", made, "old")
     wall_s += 7200

@@ -116,7 +116,7 @@ def test_no_cluster_no_cluster_code(config: Make, tmp_path: Path) -> None:
         _, modules = _modules(environment(command), stdin)
         found = {one for one in modules if one.startswith("fastipam.cluster") or "block" in one}
         assert not found, command
-        assert "fastipam.cni.sharing" not in modules
+        assert "fastipam.cni.more_blocks" not in modules
 
 
 @pytest.mark.parametrize(

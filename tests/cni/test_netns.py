@@ -10,9 +10,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fastipam.cni import netns
-from fastipam.cni.codes import OWN_NETNS, CniError
-from fastipam.cni.request import Request
-from fastipam.lease import mount_namespace
+from fastipam.cni.environment import Request
+from fastipam.cni.error_codes import OWN_NETNS, CniError
+from fastipam.namespaces import mount_namespace
 
 from .plugin import environment
 

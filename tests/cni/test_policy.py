@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 import fastipam
-from fastipam.cni.policy import KEYS, read, usable
-from fastipam.policy import DEFAULT_HISTORY, DEFAULT_STICKY_S
+from fastipam.configuration.policy import KEYS, read, usable
+from fastipam.storage.records.policy import DEFAULT_HISTORY, DEFAULT_STICKY_S
 
 from .plugin import Call, Make
 

@@ -10,12 +10,12 @@ import pytest
 
 import fastipam
 from fastipam import cni
+from fastipam.addressing.parsing import parse_ranges
 from fastipam.cni import versions
-from fastipam.cni.config import Route
-from fastipam.cni.document import encode
 from fastipam.cni.result import Answers, build
+from fastipam.configuration.network import Route
+from fastipam.configuration.reader import encode
 from fastipam.network import Network
-from fastipam.rangespec import parse_ranges
 
 from .plugin import VERSIONS, Call, Make, environment
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fastipam.cni import stores
+from fastipam.storage import open_stores
 
 from .plugin import Answer, Call, Held, Make
 
@@ -67,7 +67,7 @@ def test_damaged_store(damage: bytes, call: Call, config: Make, tmp_path: Path) 
     """51 when the store is damaged: who has an address is not known."""
     made = config(ipam=SLASH_30)
     call("ADD", made)
-    stores.close_all()
+    open_stores.close_all()
     (tmp_path / "store" / "data.mdb").write_bytes(damage)
     answer = call("STATUS", made)
     assert answer.code == 51
@@ -79,12 +79,12 @@ def test_truncated_store(call: Call, config: Make, tmp_path: Path) -> None:
     made = config(ipam={"subnet": "10.0.0.0/8"})
     for at in range(50):
         call("ADD", made, f"c{at}")
-    stores.close_all()
+    open_stores.close_all()
     data = (tmp_path / "store" / "data.mdb").read_bytes()
     for size in (len(data) // 2, 8192, 4096, 100):
         (tmp_path / "store" / "data.mdb").write_bytes(data[:size])
         assert call("STATUS", made).code == 51, size
-        stores.close_all()
+        open_stores.close_all()
     (tmp_path / "store" / "data.mdb").write_bytes(data)
     assert call("STATUS", made) == READY
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import re
 
-from fastipam import errors, history, records, state
-from fastipam.cni import codes, config, versions
-from fastipam.store import DATABASES
+from fastipam import errors
+from fastipam.cni import error_codes, versions
+from fastipam.configuration import network
+from fastipam.storage import tables
+from fastipam.storage.records import event as event_record
+from fastipam.storage.records import lease as lease_record
+from fastipam.storage.records import network_state
+from fastipam.storage.tables import DATABASES
 from tests.docs.documents import ROOT
 
 CNI = (ROOT / "docs" / "cni.md").read_text()
@@ -31,7 +36,7 @@ def test_every_key_is_in_the_reference() -> None:
         for row in rows(CNI, heading):
             for key in re.findall(r"`([^`]+)`", row[0]):
                 named.add(key.rpartition(".")[2].removesuffix("[]").casefold())
-    known = {*config._KNOWN}
+    known = {*network._KNOWN}
     assert known - named == set()
     assert named - known == set()
 
@@ -39,9 +44,11 @@ def test_every_key_is_in_the_reference() -> None:
 def test_every_code_is_in_the_reference() -> None:
     """The table of codes has each code that the plugin can answer, and the exception behind it."""
     table = {int(row[0]): row[3].strip("`") for row in rows(CNI, "## Errors")}
-    known = {value for name, value in vars(codes).items() if name.isupper() and type(value) is int}
+    known = {
+        value for name, value in vars(error_codes).items() if name.isupper() and type(value) is int
+    }
     assert set(table) == known
-    for kind, code in codes._CODES:
+    for kind, code in error_codes._CODES:
         assert table[code] == kind.__name__
 
 
@@ -56,7 +63,7 @@ def test_every_error_is_in_the_contract() -> None:
     public = set(errors.__all__) - {"FastipamError", "StoreError"}
     assert set(table) == public
     for name, code in table.items():
-        assert codes.from_exception(getattr(errors, name)("text")).code == code
+        assert error_codes.from_exception(getattr(errors, name)("text")).code == code
 
 
 def test_versions() -> None:
@@ -66,16 +73,16 @@ def test_versions() -> None:
 
 def test_layout() -> None:
     """Sizes, kinds of events and the schema are those of the code."""
-    assert f"this page describes schema {records.SCHEMA}." in FORMAT
+    assert f"this page describes schema {tables.SCHEMA}." in FORMAT
     lease = rows(FORMAT, "## A lease")
-    assert int(lease[-1][0]) == records._LEASE.size
+    assert int(lease[-1][0]) == lease_record._LEASE.size
     at = 0
     for offset, size, _ in lease[:-1]:
         assert int(offset) == at
         at += int(size)
-    assert at == records._LEASE.size
-    assert int(rows(FORMAT, "## A network's state")[-1][0]) == state._STATE.size
-    kinds = ", ".join(f"{number} {word}" for number, word in sorted(history.KINDS.items()))
+    assert at == lease_record._LEASE.size
+    assert int(rows(FORMAT, "## A network's state")[-1][0]) == network_state._STATE.size
+    kinds = ", ".join(f"{number} {word}" for number, word in sorted(event_record.KINDS.items()))
     assert kinds in " ".join(FORMAT.split())
 
 

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Sequence
 
-    from fastipam.store import Store
+    from fastipam.storage.store import Store
 
 DATABASES = (
     "networks",

@@ -18,13 +18,14 @@ import pytest
 
 import fastipam
 from fastipam import Network
-from fastipam.agent.chores import Chores
+from fastipam.addressing.parsing import parse_ranges
+from fastipam.agent.housekeeping import Chores
 from fastipam.backup import backup
-from fastipam.cni import stores
-from fastipam.lease import Owner, mount_namespace
-from fastipam.policy import Policy
-from fastipam.rangespec import parse_ranges
+from fastipam.lease import Owner
+from fastipam.namespaces import mount_namespace
 from fastipam.repair import repair
+from fastipam.storage import open_stores
+from fastipam.storage.records.policy import Policy
 from fastipam.sweep import finish_reboot, sweep
 from fastipam.verify import verify
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fastipam.ipam import Ipam
-    from fastipam.store import Store
+    from fastipam.storage.store import Store
 
 LONG = os.environ.get("FASTIPAM_LONG") == "1"
 SEEDS = range(100 if LONG else 4)
@@ -165,7 +166,7 @@ def test_damage_that_nobody_has_mended(seed: int, whole: Path, tmp_path: Path) -
                     continue
                 except Exception as error:
                     raise AssertionError(f"seed {seed}, case {case}: {done}, {call}") from error
-        stores.close_all()
+        open_stores.close_all()
         shutil.rmtree(path)
 
 

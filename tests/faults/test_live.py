@@ -16,7 +16,7 @@ import pytest
 
 import fastipam
 from fastipam.backup import backup, restore
-from fastipam.cni.codes import POOL_EXHAUSTED
+from fastipam.cni.error_codes import POOL_EXHAUSTED
 from fastipam.verify import verify
 
 from ..agent.processes import FASTIPAM, until

@@ -275,7 +275,7 @@ def test_disk_fails(
 _AS_NOBODY = f"""
 import os, sys
 import fastipam.agent.main, fastipam.cli.commands, fastipam.cni.handler, fastipam.cni.main
-import fastipam.truncation, json, json.encoder, encodings.idna
+import fastipam.storage.truncation, json, json.encoder, encodings.idna
 os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
 """
 
@@ -398,8 +398,8 @@ def test_file_cut_short_under_the_agent(
 
 _SMALL_MAP = """
 import sys
-import fastipam.store
-fastipam.store.Store.__init__.__kwdefaults__["map_size"] = 1 << 19
+import fastipam.storage.store
+fastipam.storage.store.Store.__init__.__kwdefaults__["map_size"] = 1 << 19
 """
 
 

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from fastipam import cni
 from fastipam.agent import batch, protocol
-from fastipam.agent.server import Limits, Server
-from fastipam.cni import handler, resolvconf, stores
-from fastipam.store import Store
+from fastipam.agent.loop import Limits, Server
+from fastipam.cni import handler, resolvconf
+from fastipam.storage import open_stores
+from fastipam.storage.store import Store
 
 from .inputs import call
 
@@ -54,11 +55,11 @@ class _Confined:
 
     def __init__(self, directory: Path) -> None:
         self.store = Store(directory / "store", "relaxed")
-        self._get = stores.get
+        self._get = open_stores.get
         self._read = resolvconf.read
 
     def __enter__(self) -> Self:
-        stores.get = self._one_store
+        open_stores.get = self._one_store
         resolvconf.read = self._null
         return self
 
@@ -68,14 +69,14 @@ class _Confined:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        stores.get = self._get
+        open_stores.get = self._get
         resolvconf.read = self._read
         self.store.close()
 
     def _one_store(self, data_dir: str, durability: str | None, **_: bool) -> Store:
         assert "\0" not in data_dir
         assert durability in (None, "durable", "relaxed")
-        group = getattr(stores._thread, "batch", None)
+        group = getattr(open_stores._thread, "batch", None)
         if group is not None:
             group.join(self.store)
         return self.store

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 import fastipam
-from fastipam.addresses import parse_ip
+from fastipam.addressing.addresses import format_ip, parse_ip
 from fastipam.picture import hilbert
 from fastipam.picture.cells import ASSIGNED, COOLING, EXCLUDED, FREE, RESERVED
 from fastipam.picture.colours import BY_STATE
@@ -304,7 +304,7 @@ def test_texts_of_addresses(serve: Serve, browser: Browser) -> None:
     for text in texts:
         shown = browser.run(f"groups({parse_ip(text)[1]}n)")
         assert parse_ip(shown) == parse_ip(text)
-        assert shown == fastipam.addresses.format_ip(6, parse_ip(text)[1])
+        assert shown == format_ip(6, parse_ip(text)[1])
 
 
 def test_without_javascript(serve: Serve, browser: Browser) -> None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from fastipam.addresses import format_ip
-from fastipam.cli import listing
+from fastipam.addressing.addresses import format_ip
+from fastipam.addressing.parsing import parse_ranges
+from fastipam.cli import rows
 from fastipam.picture import cells, layers
 from fastipam.picture.cells import (
     ASSIGNED,
@@ -24,7 +25,6 @@ from fastipam.picture.cells import (
     STATES,
 )
 from fastipam.picture.frames import frames
-from fastipam.rangespec import parse_ranges
 
 if TYPE_CHECKING:
     from fastipam.ipam import Ipam
@@ -56,9 +56,7 @@ def _read(ipam: Ipam, max_bits: int = 20) -> cells.Picture:
 
 def _listed(ipam: Ipam) -> dict[str, str]:
     """What ``list --all`` says: address -> state."""
-    return {
-        row["address"]: row["status"].lower() for row in listing.rows(ipam, "n", with_free=True)
-    }
+    return {row["address"]: row["status"].lower() for row in rows.rows(ipam, "n", with_free=True)}
 
 
 @pytest.mark.parametrize(

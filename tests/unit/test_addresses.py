@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastipam.addresses import (
+from fastipam.addressing.addresses import (
     format_cidr,
     format_ip,
     parse_cidr,

@@ -6,9 +6,10 @@ import ipaddress
 
 import pytest
 
-from fastipam import AddressInUse, Network, records
+from fastipam import AddressInUse, Network
 from fastipam.ipam import Ipam
 from fastipam.lease import Owner
+from fastipam.storage.records import keys
 
 POOL = "10.0.0.0/29"  # serves .2 to .6
 
@@ -40,8 +41,8 @@ def test_adopt_in_an_unknown_network(ipam: Ipam) -> None:
     assert net.owned("old", "") == [(6, 7), (4, 0x0A000005)]
     known = ipam.network("n", POOL)
     assert [(one.cidr, one.record.set_index) for one in known.leases()] == [
-        ("10.0.0.5/32", records.NO_SET),
-        ("::7/128", records.NO_SET),
+        ("10.0.0.5/32", keys.NO_SET),
+        ("::7/128", keys.NO_SET),
     ]
     known.allocate("new")
     assert known.stats() == {"size": 6, "assigned": 3, "cooling": 0, "reserved": 0, "free": 3}

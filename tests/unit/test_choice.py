@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 import fastipam
-from fastipam import records
+from fastipam import errors
+from fastipam.addressing.parsing import parse_ranges
 from fastipam.errors import AddressInUse, DuplicateAllocation, PoolExhausted, StoreCorrupt
 from fastipam.network import Network
-from fastipam.rangespec import parse_ranges
+from fastipam.storage.records import keys
 from fastipam.verify import verify
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from fastipam.ipam import Ipam
-    from fastipam.store import Store
+    from fastipam.storage.store import Store
 
     from ..conftest import Clock
 
@@ -169,13 +170,13 @@ def test_what_cools_outside_is_not_looked_at(
     for at in range(250, 500):  # given back when they were outside already
         net.release(f"old{at}")
     looked: list[bytes] = []
-    real = records.read_cooldown_key
+    real = keys.read_cooldown_key
 
     def counted(key: bytes) -> tuple[int, int, int, int, int]:
         looked.append(bytes(key))
         return real(key)
 
-    monkeypatch.setattr(records, "read_cooldown_key", counted)
+    monkeypatch.setattr(keys, "read_cooldown_key", counted)
     with pytest.raises(PoolExhausted):
         net.allocate("b")
     assert net.exhausted() is not None
@@ -260,7 +261,7 @@ def test_requested_and_not_known(ipam: Ipam) -> None:
     """An address whose bit is set and that has no record is nobody's to have."""
     net = ipam.network("n", POOL)
     net.allocate("a")
-    key = records.address_key(1, 4, 0x0A000002)
+    key = keys.address_key(1, 4, 0x0A000002)
 
     def ask() -> None:
         with ipam.transaction():
@@ -283,8 +284,8 @@ def test_release_that_the_lease_contradicts(ipam: Ipam) -> None:
     def release(name: str) -> None:
         with ipam.transaction():
             with store.write() as txn:
-                owner = records.owner_key(records.network_prefix(1), records.owner_name(name, "e1"))
-                value = records.pack_addresses([(4, 0x0A000002)])
+                owner = keys.owner_key(keys.network_prefix(1), keys.owner_name(name, "e1"))
+                value = keys.pack_addresses([(4, 0x0A000002)])
                 txn.put(owner, value, True, True, False, store.db_owners)
             net.release(name, "e1")
 
@@ -293,7 +294,7 @@ def test_release_that_the_lease_contradicts(ipam: Ipam) -> None:
             release(name)
         error = caught.value
         assert error.message == (f"10.0.0.2 is entered for {name} e1, but its lease says otherwise")
-        assert (error.path, error.hint) == (store.path, records.CHECK_HINT)
+        assert (error.path, error.hint) == (store.path, errors.CHECK_HINT)
     assert net.stats()["assigned"] == 2
 
 
@@ -303,7 +304,7 @@ def test_release_that_the_lease_contradicts(ipam: Ipam) -> None:
 def _queue(ipam: Ipam, index: int, released: int, value: int = 0x0A000006) -> None:
     """Put an entry into the queue that nothing belongs to, as damage may."""
     with ipam.store.write() as txn:
-        key = records.cooldown_key(1, index, released, 4, value)
+        key = keys.cooldown_key(1, index, released, 4, value)
         txn.put(key, b"", True, True, False, ipam.store.db_cooldown)
 
 
@@ -313,7 +314,7 @@ def test_queue_of_the_last_set(tmp_path: Path, clock: Clock) -> None:
         net = ipam.network("n", POOL)
         net.allocate("a")
         net.release("a")
-        _queue(ipam, records.NO_SET, 1 << 61)
+        _queue(ipam, keys.NO_SET, 1 << 61)
         assert net.allocate("b").value == 0x0A000003
         clock.advance(31)
         assert [net.allocate(f"c{at}").value & 7 for at in range(4)] == [4, 5, 6, 2]

@@ -230,7 +230,7 @@ def test_reconciliation_spares_what_is_younger() -> None:
 
 
 def _texts(freed: list[tuple[int, int]]) -> list[str]:
-    from fastipam.addresses import format_ip
+    from fastipam.addressing.addresses import format_ip
 
     return [format_ip(*one) for one in freed]
 

@@ -6,8 +6,8 @@ import pytest
 from tests.conftest import Clock
 
 from fastipam import PoolExhausted, StoreCorrupt
-from fastipam.history import Event, event_key
 from fastipam.ipam import Ipam
+from fastipam.storage.records.event import Event, event_key
 
 POOL = "10.0.0.0/29"
 POD = {"pod_namespace": "ns", "pod_name": "web"}

@@ -7,11 +7,13 @@ from collections.abc import Callable
 import pytest
 from tests.conftest import Clock, assert_consistent
 
-from fastipam import AddressInUse, ConfigError, PoolExhausted, StoreCorrupt, holds, records
-from fastipam.holds import Reservation
+from fastipam import AddressInUse, ConfigError, PoolExhausted, StoreCorrupt, errors
+from fastipam.allocation import reservations
 from fastipam.ipam import Ipam
 from fastipam.network import Network
-from fastipam.policy import Policy
+from fastipam.storage.records import keys
+from fastipam.storage.records.policy import Policy
+from fastipam.storage.records.reservation import Reservation
 
 POOL = "10.0.0.0/29"  # .2 to .6
 
@@ -182,7 +184,7 @@ def test_every_address_of_a_target(ipam: Ipam) -> None:
 
 def test_most_at_once(ipam: Ipam, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many addresses as are allowed at once are reserved; one more is refused with the way."""
-    monkeypatch.setattr(holds, "_MOST_AT_ONCE", 4)
+    monkeypatch.setattr(reservations, "_MOST_AT_ONCE", 4)
     net = ipam.network("n", [POOL, "10.0.1.0/29"])
     with pytest.raises(ConfigError) as caught:
         net.reserve("10.0.0.5-10.0.1.4")
@@ -269,7 +271,7 @@ def _without_a_record(ipam: Ipam, db: str, call: Callable[[], object]) -> None:
     """Make a call while a database lacks 10.0.0.2; it fails, and the store is whole again."""
     with ipam.transaction():
         with ipam.store.write() as txn:
-            key = records.address_key(1, 4, 0x0A000002)
+            key = keys.address_key(1, 4, 0x0A000002)
             assert txn.delete(key, b"", getattr(ipam.store, f"db_{db}"))
         call()
 
@@ -284,7 +286,7 @@ def test_reserving_what_nobody_knows(ipam: Ipam) -> None:
     assert (error.message, error.address, error.hint) == (
         "10.0.0.2 is taken, and the store does not say by whom",
         "10.0.0.2",
-        records.CHECK_HINT,
+        errors.CHECK_HINT,
     )
 
 
@@ -300,7 +302,7 @@ def test_kept_without_a_reservation(ipam: Ipam, clock: Clock) -> None:
     assert (error.message, error.path, error.hint) == (
         "10.0.0.2 is kept for an owner, and has no reservation",
         ipam.store.path,
-        records.CHECK_HINT,
+        errors.CHECK_HINT,
     )
     assert [one.address for one in net.reservations()] == ["10.0.0.2"]
 
@@ -493,13 +495,13 @@ def test_many_for_one_owner(ipam: Ipam, monkeypatch: pytest.MonkeyPatch) -> None
     """However many addresses are reserved for an owner, his list is read once a call."""
     net = ipam.network("n", "10.0.0.0/16")
     read: list[int] = []
-    real = records.read_addresses
+    real = keys.read_addresses
 
     def counted(raw: bytes) -> list[tuple[int, int]]:
         read.append(len(raw))
         return real(raw)
 
-    monkeypatch.setattr(records, "read_addresses", counted)
+    monkeypatch.setattr(keys, "read_addresses", counted)
     for target, owner in (("10.0.0.0/23", "box"), ("10.0.0.0/23", "box"), ("10.0.1.0/24", "other")):
         read.clear()
         assert len(net.reserve(target, owner=owner)) >= 256
@@ -587,7 +589,7 @@ def test_reservation_that_cannot_be_read() -> None:
     with pytest.raises(StoreCorrupt) as caught:
         Reservation.read(4, 0x0A000002, b"x")
     assert caught.value.message == "the reservation of 10.0.0.2 cannot be read: 78"
-    assert caught.value.hint == records.CHECK_HINT
+    assert caught.value.hint == errors.CHECK_HINT
     one = Reservation(4, 0x0A000002, "a")
     assert (one.ifname, one.reason, one.sticky) == ("", "", False)
 

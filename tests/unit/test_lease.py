@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from fastipam.addressing.addresses import to_ip
 from fastipam.errors import ConfigError
-from fastipam.lease import Lease, Owner, join, look, mount_namespace, to_ip
-from fastipam.records import ASSIGNED, Record
+from fastipam.lease import Lease, Owner, join
+from fastipam.namespaces import look, mount_namespace
+from fastipam.storage.records.lease import ASSIGNED, Record
 
 
 def _record(generation: int = 5, **changes: Any) -> Record:

@@ -21,8 +21,8 @@ from fastipam import (
     Network,
     PoolExhausted,
 )
-from fastipam.rangespec import parse_ranges
-from fastipam.state import NetworkState
+from fastipam.addressing.parsing import parse_ranges
+from fastipam.storage.records.network_state import NetworkState
 
 COOLDOWN_S = 30
 # Small sets, a page border (10.0.16.0 begins a page), dual stack, the sets in another order.

@@ -20,12 +20,12 @@ from fastipam import (
     Network,
     PoolExhausted,
     StoreCorrupt,
-    records,
 )
 from fastipam.ipam import Ipam
-from fastipam.policy import Policy
-from fastipam.state import NetworkState
-from fastipam.store import Store
+from fastipam.storage.records import keys
+from fastipam.storage.records.network_state import NetworkState
+from fastipam.storage.records.policy import Policy
+from fastipam.storage.store import Store
 
 V4 = "10.0.0.0/29"  # serves .2 to .6
 V6 = "2001:db8:1::/64"
@@ -698,15 +698,15 @@ def test_pair_that_is_no_address(ipam: Ipam, address: tuple[int, int]) -> None:
     [
         (
             "leases",
-            records.address_key(1, 4, 0x0A000003),
+            keys.address_key(1, 4, 0x0A000003),
             b"?",
             "a lease cannot be read",
             ["c0", "c1"],
         ),
         (
             "owners",
-            records.owner_key(records.network_prefix(1), records.owner_name("c4", "eth0")),
-            records.pack_addresses([(4, 0x0A0000FE)]),
+            keys.owner_key(keys.network_prefix(1), keys.owner_name("c4", "eth0")),
+            keys.pack_addresses([(4, 0x0A0000FE)]),
             "10.0.0.254 is entered for c4",
             ["c0", "c4"],
         ),

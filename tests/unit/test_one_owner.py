@@ -10,11 +10,12 @@ import pytest
 from tests.conftest import Clock
 
 import fastipam
-from fastipam import records
+from fastipam import errors
 from fastipam.errors import StoreCorrupt
 from fastipam.ipam import Ipam
 from fastipam.network import Network
 from fastipam.repair import repair
+from fastipam.storage.records import keys
 from fastipam.verify import verify
 
 POOL = "10.0.0.0/29"  # .2 to .6
@@ -32,8 +33,8 @@ def queue_all(ipam: Ipam) -> None:
     store = ipam.store
     with store.write() as txn:
         for key, _ in list(txn.txn.cursor(store.db_leases)):
-            network_id, family, value = records.read_address_key(key)
-            queued = records.cooldown_key(network_id, 0, 1, family, value)
+            network_id, family, value = keys.read_address_key(key)
+            queued = keys.cooldown_key(network_id, 0, 1, family, value)
             txn.put(queued, b"", True, True, False, store.db_cooldown)
 
 
@@ -95,7 +96,7 @@ def test_what_to_do(tmp_path: Path, clock: Clock, cooling: bool) -> None:
         assert error.message == (
             "10.0.0.2 is assigned to a eth0, and the store says elsewhere that it is free"
         )
-        assert (error.path, error.hint) == (ipam.store.path, records.CHECK_HINT)
+        assert (error.path, error.hint) == (ipam.store.path, errors.CHECK_HINT)
         repair(ipam.store)
 
 
@@ -105,16 +106,16 @@ def test_entry_of_a_free_address(tmp_path: Path, clock: Clock) -> None:
         net = ipam.network("n", POOL)
         net.allocate("a")
         store = ipam.store
-        key = records.owner_key(records.network_prefix(1), records.owner_name("ghost", "eth0"))
+        key = keys.owner_key(keys.network_prefix(1), keys.owner_name("ghost", "eth0"))
         with store.write() as txn:
-            value = records.pack_addresses([(4, 0x0A000003)])
+            value = keys.pack_addresses([(4, 0x0A000003)])
             txn.put(key, value, True, True, False, store.db_owners)
         with pytest.raises(StoreCorrupt) as caught:
             net.allocate_many([("ghost", "eth0"), ("x", "eth0")])
         assert (caught.value.message, caught.value.path, caught.value.hint) == (
             "an owner in network n is entered for an address that nobody had",
             store.path,
-            records.CHECK_HINT,
+            errors.CHECK_HINT,
         )
         with pytest.raises(fastipam.DuplicateAllocation):
             net.allocate("ghost")

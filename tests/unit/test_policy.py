@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fastipam.errors import ConfigError
-from fastipam.policy import DEFAULT_POLICY, Policy
+from fastipam.storage.records.policy import DEFAULT_POLICY, Policy
 
 
 def _values(policy: Policy) -> tuple[object, ...]:

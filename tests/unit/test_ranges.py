@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastipam.addresses import format_cidr, format_ip, parse_ip
+from fastipam.addressing.addresses import format_cidr, format_ip, parse_ip
+from fastipam.addressing.parsing import build_pool, exclude_from, parse_exclusion, parse_ranges
+from fastipam.addressing.ranges import Pool, Range, RangeSet, merge, subtract
 from fastipam.errors import ConfigError
-from fastipam.ranges import Pool, Range, RangeSet, merge, subtract
-from fastipam.rangespec import build_pool, exclude_from, parse_exclusion, parse_ranges
 
 
 def ip(text: str) -> int:

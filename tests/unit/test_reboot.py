@@ -10,13 +10,16 @@ import pytest
 from tests.conftest import Clock
 
 import fastipam
-from fastipam import PoolExhausted, reboot, records, store
+from fastipam import PoolExhausted
+from fastipam.allocation import previous_boot
+from fastipam.allocation.ledger import read_state
 from fastipam.backup import backup, restore
 from fastipam.errors import AddressInUse, DuplicateAllocation, StoreUnavailable
 from fastipam.ipam import Ipam
 from fastipam.lease import Owner
-from fastipam.ledger import read_state
 from fastipam.repair import repair
+from fastipam.storage import store
+from fastipam.storage.records import keys
 from fastipam.sweep import finish_reboot
 from fastipam.verify import verify
 
@@ -72,7 +75,7 @@ def test_opening_costs_nothing(boot: Boot) -> None:
         state.allocate("new")
         with ipam.store.read() as txn:
             left = txn.txn.stat(ipam.store.db_owners)["entries"]
-        assert left == 3000 - reboot.BESIDE_A_CALL + 1
+        assert left == 3000 - previous_boot.BESIDE_A_CALL + 1
 
 
 def test_many_calls_sweep_all(boot: Boot) -> None:
@@ -202,7 +205,7 @@ def test_what_is_kept_for_a_pod_is_found_among_many(boot: Boot, kept: str) -> No
     sticky_s = 600 if kept == "sticky" else None
     with boot("one") as ipam:
         net = ipam.network("n", POOL, sticky_s=sticky_s)
-        net.allocate_many([(f"c{at}", "eth0") for at in range(3 * reboot.BATCH)])
+        net.allocate_many([(f"c{at}", "eth0") for at in range(3 * previous_boot.BATCH)])
         mine = net.allocate("mine", pod_namespace="ns", pod_name="db-0")
         if kept == "reserved":
             net.reserve(str(mine.address.ip), owner="ns/db-0")
@@ -255,8 +258,8 @@ def test_damaged_lease_of_an_earlier_boot(data_dir: Path, clock: Clock) -> None:
         net = ipam.network("n", "10.0.0.0/28")
         for at in range(4):
             net.allocate(f"c{at}")
-        astray = records.owner_key(records.network_prefix(1), records.owner_name("c1", "eth0"))
-        unreadable = records.address_key(1, 4, 0x0A000004)
+        astray = keys.owner_key(keys.network_prefix(1), keys.owner_name("c1", "eth0"))
+        unreadable = keys.address_key(1, 4, 0x0A000004)
         with ipam.store.write() as txn:
             txn.delete(astray, b"", ipam.store.db_owners)
             raw = txn.get(unreadable, b"", ipam.store.db_leases)
@@ -348,8 +351,8 @@ def test_progress_of_the_search(boot: Boot) -> None:
             ipam.network(name, POOL).allocate("a")
     with boot("two") as ipam:
         steps: list[int] = []
-        assert finish_reboot(ipam, steps.append) == 2 * reboot.BATCH
-        assert steps == [reboot.BATCH, 2 * reboot.BATCH]
+        assert finish_reboot(ipam, steps.append) == 2 * previous_boot.BATCH
+        assert steps == [previous_boot.BATCH, 2 * previous_boot.BATCH]
         assert finish_reboot(ipam, steps.append) == 0
         assert len(steps) == 2
 

@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastipam import records
+from fastipam import errors
 from fastipam.errors import ConfigError, StoreCorrupt
 from fastipam.lease import Owner
-from fastipam.records import ASSIGNED, COOLING, Record
+from fastipam.storage.records import keys as records_keys
+from fastipam.storage.records import lease as lease_record
+from fastipam.storage.records.lease import ASSIGNED, COOLING, Record
 
 # Texts as the environment gives them: undecodable bytes are lone low surrogates.
 TEXT = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=9)
@@ -39,8 +41,10 @@ def test_record_round_trip(
     owner = (record.container_id, record.ifname)
     assert again.is_owned_by(*owner) == (state == ASSIGNED)
     assert not again.is_owned_by(record.container_id + "x", record.ifname)
-    assert records.is_assigned_to(record.pack(), records.owner_name(*owner)) == (state == ASSIGNED)
-    assert records.generation_of(record.pack()) == record.generation
+    assert lease_record.is_assigned_to(record.pack(), records_keys.owner_name(*owner)) == (
+        state == ASSIGNED
+    )
+    assert lease_record.generation_of(record.pack()) == record.generation
 
 
 @given(TEXTS, U64)
@@ -50,19 +54,19 @@ def test_packed_forms_agree(texts: list[str], released: int) -> None:
     container_id, ifname, netns, namespace, name, uid = texts
     record = Record(ASSIGNED, 24, 3, 7, 8, 9, 0, 10, 11, 12, 13, *texts)
     owner = Owner(container_id, ifname, netns, 10, namespace, name, uid, 11, 12, 13)
-    packed = records.pack_assigned(24, 3, 7, 8, 9, 10, 11, 12, 13, owner.texts)
+    packed = lease_record.pack_assigned(24, 3, 7, 8, 9, 10, 11, 12, 13, owner.texts)
     assert packed == record.pack()
-    assert records.set_index_of(packed) == 3
-    assert records.boot_of(packed) == 7
-    assert records.generation_of(packed) == 8
-    assert records.sticky_of(packed) == 12
-    assert records.name_of(packed) == owner.name
-    assert records.texts_of(packed) == owner.texts
+    assert lease_record.set_index_of(packed) == 3
+    assert lease_record.boot_of(packed) == 7
+    assert lease_record.generation_of(packed) == 8
+    assert lease_record.sticky_of(packed) == 12
+    assert lease_record.name_of(packed) == owner.name
+    assert lease_record.texts_of(packed) == owner.texts
     record.state, record.released = COOLING, released
-    assert records.cool(packed, released) == record.pack()
-    assert records.is_cooling_since(record.pack(), released)
-    assert not records.is_cooling_since(record.pack(), released ^ 1)
-    assert not records.is_cooling_since(packed, 0)
+    assert lease_record.cool(packed, released) == record.pack()
+    assert lease_record.is_cooling_since(record.pack(), released)
+    assert not lease_record.is_cooling_since(record.pack(), released ^ 1)
+    assert not lease_record.is_cooling_since(packed, 0)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +81,7 @@ def test_packed_forms_agree(texts: list[str], released: int) -> None:
 def test_owner_is_compared_in_full(name: str, owner: str, yes: bool) -> None:
     """A prefix of an owner's name is another owner."""
     raw = Record(ASSIGNED, 24, 0, 1, 1, 1, 0, 0, 0, 0, 0, "c", "eth0").pack()
-    assert records.is_assigned_to(raw, records.owner_name(name, owner)) is yes
+    assert lease_record.is_assigned_to(raw, records_keys.owner_name(name, owner)) is yes
 
 
 @pytest.mark.parametrize(
@@ -95,16 +99,16 @@ def test_unreadable_record(raw: bytes) -> None:
     """What is no record is damage, with the way out."""
     with pytest.raises(StoreCorrupt, match="a lease cannot be read") as caught:
         Record.read(raw)
-    assert caught.value.hint == records.CHECK_HINT
+    assert caught.value.hint == errors.CHECK_HINT
 
 
 @given(st.integers(0, 2**32 - 1), ADDRESS, ADDRESS)
 def test_address_keys(network_id: int, one: tuple[int, int], other: tuple[int, int]) -> None:
     """Keys are in address order, IPv4 first, and say what they were made of."""
-    keys = [records.address_key(network_id, *address) for address in (one, other)]
+    keys = [records_keys.address_key(network_id, *address) for address in (one, other)]
     assert (keys[0] < keys[1]) == (one < other)
-    assert records.read_address_key(keys[0]) == (network_id, *one)
-    assert all(key.startswith(records.network_prefix(network_id)) for key in keys)
+    assert records_keys.read_address_key(keys[0]) == (network_id, *one)
+    assert all(key.startswith(records_keys.network_prefix(network_id)) for key in keys)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 65535), U64, U64, ADDRESS)
@@ -112,17 +116,19 @@ def test_cooldown_keys(
     network: int, set_index: int, at: int, later: int, address: tuple[int, int]
 ) -> None:
     """The queue is in the order of release, and says what it was made of."""
-    key = records.cooldown_key(network, set_index, at, *address)
-    assert records.read_cooldown_key(key) == (network, set_index, at, *address)
-    assert key.startswith(records.cooldown_prefix(network, set_index))
+    key = records_keys.cooldown_key(network, set_index, at, *address)
+    assert records_keys.read_cooldown_key(key) == (network, set_index, at, *address)
+    assert key.startswith(records_keys.cooldown_prefix(network, set_index))
     if at != later:
-        assert (key < records.cooldown_key(network, set_index, later, *address)) == (at < later)
+        assert (key < records_keys.cooldown_key(network, set_index, later, *address)) == (
+            at < later
+        )
 
 
 @given(st.lists(ADDRESS, max_size=4))
 def test_owner_addresses(addresses: list[tuple[int, int]]) -> None:
     """An owner's addresses are read back in their order."""
-    assert records.read_addresses(records.pack_addresses(addresses)) == addresses
+    assert records_keys.read_addresses(records_keys.pack_addresses(addresses)) == addresses
 
 
 @pytest.mark.parametrize(
@@ -131,13 +137,13 @@ def test_owner_addresses(addresses: list[tuple[int, int]]) -> None:
 def test_unreadable_addresses(raw: bytes) -> None:
     """An owner's value that cannot be read is damage."""
     with pytest.raises(StoreCorrupt, match="addresses cannot be read"):
-        records.read_addresses(raw)
+        records_keys.read_addresses(raw)
 
 
 def test_owner_keys_differ() -> None:
     """Container and interface are told apart, and no length is too long for a key."""
     owners = [("ab", "c"), ("a", "bc"), ("abc", ""), ("x" * 10000, "eth0")]
-    keys = {records.owner_key(b"net!", records.owner_name(*owner)) for owner in owners}
+    keys = {records_keys.owner_key(b"net!", records_keys.owner_name(*owner)) for owner in owners}
     assert len(keys) == 4
     assert {len(key) for key in keys} == {20}
 
@@ -155,13 +161,13 @@ def test_owner_keys_differ() -> None:
 def test_bad_owner(container_id: str, ifname: str, field: str) -> None:
     """An owner that a record cannot hold is refused with its field."""
     with pytest.raises(ConfigError) as caught:
-        records.check_owner(container_id, ifname)
+        records_keys.check_owner(container_id, ifname)
     assert caught.value.field == field
 
 
 def test_half_a_surrogate_pair() -> None:
     """A text that is none (JSON can spell one) is refused with its field."""
     with pytest.raises(ConfigError) as caught:
-        records.encode("name", "\ud800")
+        records_keys.encode("name", "\ud800")
     assert caught.value.field == "name"
-    assert records.encode("name", "\udcff") == b"\xff"
+    assert records_keys.encode("name", "\udcff") == b"\xff"

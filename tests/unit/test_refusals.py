@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from fastipam.addresses import parse_cidr, parse_ip
+from fastipam.addressing.addresses import parse_cidr, parse_ip
+from fastipam.addressing.parsing import build_pool, parse_exclusion, parse_ranges
+from fastipam.addressing.ranges import Range
 from fastipam.errors import AddressNotInRange, ConfigError
-from fastipam.ranges import Range
-from fastipam.rangespec import build_pool, parse_exclusion, parse_ranges
 
 V4 = "192.0.2.0/24"
 

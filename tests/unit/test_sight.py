@@ -6,10 +6,10 @@ import os
 
 import pytest
 
-from fastipam import sight
 from fastipam.lease import Lease
-from fastipam.records import ASSIGNED, Record
-from fastipam.sight import GONE, Doubts, Place
+from fastipam.storage.records.lease import ASSIGNED, Record
+from fastipam.sweep import evidence
+from fastipam.sweep.evidence import GONE, Doubts, Place
 
 HERE, ELSEWHERE, UNKNOWN = 5, 6, 0  # mount namespaces
 NSFS, DISK = 4, 8  # devices: that of namespaces, and another
@@ -44,9 +44,9 @@ def files(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int, int] | O
             raise at
         return at
 
-    monkeypatch.setattr(sight, "look", look)
-    monkeypatch.setattr(sight, "mount_namespace", lambda: HERE)
-    monkeypatch.setattr(sight, "_device_of_namespaces", lambda: NSFS)
+    monkeypatch.setattr(evidence, "look", look)
+    monkeypatch.setattr(evidence, "mount_namespace", lambda: HERE)
+    monkeypatch.setattr(evidence, "_device_of_namespaces", lambda: NSFS)
     return found
 
 
@@ -111,19 +111,19 @@ def test_once_a_directory_is_proven(
 @pytest.mark.parametrize("mount_ns", [HERE, UNKNOWN])
 def test_where_nothing_is_known(mount_ns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that cannot see its mount namespace does not take a path for one of its own."""
-    monkeypatch.setattr(sight, "mount_namespace", lambda: 0)
+    monkeypatch.setattr(evidence, "mount_namespace", lambda: 0)
     assert UNPROVEN in str(Place().observe(_record("/run/netns/none", mount_ns=mount_ns)))
 
 
 def test_device_of_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel's own file system; 0, which no file is on, where /proc is not there."""
-    assert sight._device_of_namespaces() == os.stat("/proc/self/ns/mnt").st_dev != 0
+    assert evidence._device_of_namespaces() == os.stat("/proc/self/ns/mnt").st_dev != 0
 
     def fail(_: str) -> os.stat_result:
         raise FileNotFoundError(2, "No such file")
 
     monkeypatch.setattr(os, "stat", fail)
-    assert sight._device_of_namespaces() == 0
+    assert evidence._device_of_namespaces() == 0
 
 
 # Doubts -----------------------------------------------------------------------------------------

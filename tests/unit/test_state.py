@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastipam import records
+from fastipam import errors
 from fastipam.errors import StoreCorrupt
-from fastipam.state import NetworkState
+from fastipam.storage.records.network_state import NetworkState
 
 NUMBERS = {
     "generation": 2**62 - 1,
@@ -72,7 +72,7 @@ def test_unreadable(cut: int) -> None:
     with pytest.raises(StoreCorrupt) as caught:
         NetworkState(7, raw)
     assert caught.value.message == f"a network's state cannot be read: {raw.hex()}"
-    assert caught.value.hint == records.CHECK_HINT
+    assert caught.value.hint == errors.CHECK_HINT
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_number_that_cannot_be(name: str, number: int) -> None:
     with pytest.raises(StoreCorrupt) as caught:
         NetworkState(7, raw)
     assert caught.value.message == f"a network's state has a number that cannot be: {raw.hex()}"
-    assert caught.value.hint == records.CHECK_HINT
+    assert caught.value.hint == errors.CHECK_HINT
 
 
 def test_counter_at_its_end() -> None:
@@ -101,7 +101,7 @@ def test_counter_at_its_end() -> None:
     state.assigned = -1
     with pytest.raises(StoreCorrupt, match=r"^a network's state cannot be written: ") as caught:
         state.pack()
-    assert caught.value.hint == records.CHECK_HINT
+    assert caught.value.hint == errors.CHECK_HINT
 
 
 @given(st.lists(st.integers(-(10**12), 10**12), max_size=20))

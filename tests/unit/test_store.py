@@ -30,11 +30,11 @@ from fastipam import (
     StoreUnavailable,
     StoreVersion,
     errors,
-    faults,
 )
-from fastipam.store import Store, close_shared, open_shared
-from fastipam.transaction import Transaction
-from fastipam.truncation import missing_page
+from fastipam.storage import lmdb_errors
+from fastipam.storage.store import Store, close_shared, open_shared
+from fastipam.storage.transaction import Transaction
+from fastipam.storage.truncation import missing_page
 from fastipam.verify import verify
 
 V4 = "10.0.0.0/16"
@@ -158,7 +158,7 @@ def test_not_an_lmdb_file(data_dir: Path, raw: bytes) -> None:
     (data_dir / "data.mdb").write_bytes(raw)
     with pytest.raises(StoreCorrupt, match="no usable LMDB file") as caught:
         fastipam.open(data_dir)
-    assert caught.value.hint == faults.REPLACE_HINT
+    assert caught.value.hint == lmdb_errors.REPLACE_HINT
     assert content(data_dir)["data.mdb"] == raw
 
 
@@ -631,7 +631,7 @@ def test_file_too_large(data_dir: Path) -> None:
 )
 def test_translation(error: Exception, kind: type[StoreError]) -> None:
     """Each fault of LMDB or the system is the error that says what to do, with the path."""
-    translated = faults.translate(error, "/there")
+    translated = lmdb_errors.translate(error, "/there")
     assert type(translated) is kind
     assert translated.path == "/there"
     assert "/there" in str(translated)

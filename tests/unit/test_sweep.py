@@ -11,7 +11,7 @@ from tests.conftest import Clock
 
 from fastipam.backup import backup, restore
 from fastipam.ipam import Ipam
-from fastipam.lease import look, mount_namespace
+from fastipam.namespaces import look, mount_namespace
 from fastipam.network import Network
 from fastipam.sweep import Report, Sweeper, missing_count, sweep
 from fastipam.verify import verify
@@ -334,7 +334,7 @@ def test_younger_than_the_look(
                 net.allocate("b", addresses=["10.0.0.2"])
         return real(path, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("fastipam.lease.os.lstat", late)
+    monkeypatch.setattr("fastipam.namespaces.os.lstat", late)
     report = sweep(ipam, grace_s=0)
     assert [lease.container_id for lease in report.released] == ["z"]
     assert names(net) == (["b"] if taken else [])
@@ -445,7 +445,7 @@ def test_restored_meanwhile(
                 restore(ipam.store, tmp_path / "before", replace=True)
         return real(path, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("fastipam.lease.os.lstat", late)
+    monkeypatch.setattr("fastipam.namespaces.os.lstat", late)
     assert numbers(sweep(ipam)) == (1, 0, 0, 0)
     assert ipam.networks() == []
 

@@ -17,12 +17,12 @@ from tests.conftest import Clock, assert_consistent
 
 import fastipam
 from fastipam import cni
-from fastipam.addresses import parse_ip
+from fastipam.addressing.addresses import parse_ip
 from fastipam.cli.migration import import_host_local
-from fastipam.cni import stores
 from fastipam.network import Network
 from fastipam.repair import repair
-from fastipam.state import NetworkState
+from fastipam.storage import open_stores
+from fastipam.storage.records.network_state import NetworkState
 from fastipam.sweep import finish_reboot, missing_count, sweep
 from fastipam.verify import verify
 
@@ -193,7 +193,7 @@ class SystemMachine(RuleBasedStateMachine):
     def reboot(self, whole: bool) -> None:
         """Nothing outlives it; the search for what is left may be made at once, or later."""
         self.ipam.close()
-        stores.close_all()
+        open_stores.close_all()
         self.boot += 1
         self.open()
         self.lose(set(self.held))
@@ -206,7 +206,7 @@ class SystemMachine(RuleBasedStateMachine):
     @rule()
     def restart(self) -> None:
         self.ipam.close()
-        stores.close_all()
+        open_stores.close_all()
         self.open()
 
     @rule(name=NAMES)
@@ -312,7 +312,7 @@ class SystemMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.ipam.close()
-        stores.close_all()
+        open_stores.close_all()
         shutil.rmtree(self.directory)
 
 

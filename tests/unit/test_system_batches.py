@@ -25,13 +25,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.conftest import Clock, assert_consistent
 
 import fastipam
+from fastipam.addressing.addresses import format_ip, parse_ip
+from fastipam.addressing.parsing import parse_ranges
 from fastipam.agent.batch import Executor, Observer
-from fastipam.agent.server import Answer, Request
+from fastipam.agent.loop import Answer, Request
 from fastipam.backup import backup, restore
-from fastipam.cni import stores
 from fastipam.errors import StoreFull
-from fastipam.rangespec import parse_ranges
-from fastipam.transaction import Transaction
+from fastipam.storage import open_stores
+from fastipam.storage.transaction import Transaction
 
 V6 = "2001:db8::/125"
 POOLS: list[list[str]] = [
@@ -52,7 +53,7 @@ def usable(pool: list[str]) -> list[list[str]]:
     """The addresses of each set, in order."""
     return [
         [
-            fastipam.addresses.format_ip(each.family, value)
+            format_ip(each.family, value)
             for low, high in each.intervals
             for value in range(low, high + 1)
         ]
@@ -293,7 +294,7 @@ class BatchMachine(RuleBasedStateMachine):
         """The owners, as the leases have them."""
 
         def key(owner: str) -> tuple[int, int]:
-            return min(fastipam.addresses.parse_ip(one) for one in net.held[owner][0])
+            return min(parse_ip(one) for one in net.held[owner][0])
 
         return sorted(net.held, key=key)
 
@@ -334,7 +335,7 @@ class BatchMachine(RuleBasedStateMachine):
     @rule(reboots=st.booleans())
     def restart(self, reboots: bool) -> None:
         self.ipam.close()
-        stores.close_all()
+        open_stores.close_all()
         self.boot += reboots
         self.open()
         if reboots:
@@ -381,7 +382,7 @@ class BatchMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "ipam"):
             self.ipam.close()
-            stores.close_all()
+            open_stores.close_all()
             shutil.rmtree(self.directory)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import fastipam
 from fastipam import testing
-from fastipam.records import address_key
+from fastipam.storage.records.keys import address_key
 
 
 def test_network() -> None:

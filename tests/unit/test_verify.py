@@ -10,16 +10,18 @@ from typing import Any
 import pytest
 
 import fastipam
-from fastipam import holds, records
 from fastipam.errors import AddressInUse, StoreCorrupt
-from fastipam.history import event_key, pack_event
-from fastipam.holds import Reservation
 from fastipam.ipam import Ipam
-from fastipam.records import ASSIGNED, COOLING, Record
 from fastipam.repair import repair
-from fastipam.state import NetworkState
-from fastipam.store import Store
-from fastipam.transaction import Transaction
+from fastipam.storage.records import keys
+from fastipam.storage.records import lease as lease_record
+from fastipam.storage.records import reservation as reservation_record
+from fastipam.storage.records.event import event_key, pack_event
+from fastipam.storage.records.lease import ASSIGNED, COOLING, Record
+from fastipam.storage.records.network_state import NetworkState
+from fastipam.storage.records.reservation import Reservation
+from fastipam.storage.store import Store
+from fastipam.storage.transaction import Transaction
 from fastipam.verify import Finding, verify
 
 Damage = Callable[[Store, Transaction], object]
@@ -54,7 +56,7 @@ def lease(value: int, **changes: Any) -> Damage:
     """Rewrite fields of an IPv4 lease."""
 
     def change(store: Store, txn: Transaction) -> None:
-        key = records.address_key(ID, 4, value)
+        key = keys.address_key(ID, 4, value)
         record = Record.read(txn.get(key, b"", store.db_leases))
         for name, new in changes.items():
             setattr(record, name, new)
@@ -67,7 +69,7 @@ def state(**changes: int) -> Damage:
     """Rewrite numbers of the network's state."""
 
     def change(store: Store, txn: Transaction) -> None:
-        key = records.network_prefix(ID)
+        key = keys.network_prefix(ID)
         numbers = NetworkState(ID, txn.get(key, None, store.db_states))
         for name, new in changes.items():
             setattr(numbers, name, new)
@@ -77,18 +79,18 @@ def state(**changes: int) -> Damage:
 
 
 def page(level: int, index: int, family: int = 4) -> bytes:
-    size = records.page_index_bytes(family)
-    return records.pages_prefix(ID, family) + bytes((level,)) + index.to_bytes(size, "big")
+    size = keys.page_index_bytes(family)
+    return keys.pages_prefix(ID, family) + bytes((level,)) + index.to_bytes(size, "big")
 
 
 def at(value: int) -> bytes:
-    return records.address_key(ID, 4, value)
+    return keys.address_key(ID, 4, value)
 
 
 A = 0x0A000FF0  # c0's address; c7 is cooling, at A + 7
 FIRST_PAGE = A >> 12
-OWNER = records.owner_key(records.network_prefix(ID), records.owner_name("c0", "eth0"))
-GHOST = records.owner_key(records.network_prefix(ID), records.owner_name("ghost", "eth0"))
+OWNER = keys.owner_key(keys.network_prefix(ID), keys.owner_name("c0", "eth0"))
+GHOST = keys.owner_key(keys.network_prefix(ID), keys.owner_name("ghost", "eth0"))
 
 
 # What is done to the store, what the verifier calls it, and where.
@@ -135,11 +137,11 @@ DAMAGES: list[tuple[Damage, set[str], str | None]] = [
     (put("owners", GHOST, at(A)[4:]), {"owner-without-lease"}, "10.0.15.240"),
     (put("owners", GHOST[:-1], at(A)[4:]), {"owner-key", "owner-without-lease"}, None),
     (
-        put("cooldown", records.cooldown_key(ID, 0, 5, 4, A), b""),
+        put("cooldown", keys.cooldown_key(ID, 0, 5, 4, A), b""),
         {"cooldown-without-lease"},
         "10.0.15.240",
     ),
-    (put("cooldown", records.network_prefix(ID) + b"x", b""), {"cooldown-key"}, None),
+    (put("cooldown", keys.network_prefix(ID) + b"x", b""), {"cooldown-key"}, None),
     (put("reservations", at(A + 1)[:-1], b"x"), {"reservation-key"}, None),
     (
         put("reservations", at(0x0A00F000), b"x"),
@@ -152,17 +154,21 @@ DAMAGES: list[tuple[Damage, set[str], str | None]] = [
         "10.0.15.240",
     ),
     (
-        put("sticky", holds.due_key(records.network_prefix(ID), 7, 4, A), b""),
+        put("sticky", reservation_record.due_key(keys.network_prefix(ID), 7, 4, A), b""),
         {"sticky-without-reservation"},
         "10.0.15.240",
     ),
     (
-        put("sticky", holds.owner_index_key(records.network_prefix(ID), "c", ""), at(A)[4:]),
+        put(
+            "sticky",
+            reservation_record.owner_index_key(keys.network_prefix(ID), "c", ""),
+            at(A)[4:],
+        ),
         {"sticky-without-reservation"},
         "10.0.15.240",
     ),
-    (put("sticky", records.network_prefix(ID) + b"x", b""), {"sticky-unreadable"}, None),
-    (put("sticky", records.network_prefix(ID) + b"t", b""), {"sticky-unreadable"}, None),
+    (put("sticky", keys.network_prefix(ID) + b"x", b""), {"sticky-unreadable"}, None),
+    (put("sticky", keys.network_prefix(ID) + b"t", b""), {"sticky-unreadable"}, None),
     (put("events", event_key(ID, 0), b"x"), {"event-unreadable"}, None),
     (
         put("events", event_key(ID, 10**6), pack_event(1, 1, 1, 4, A, b"\0" * 5)),
@@ -180,10 +186,10 @@ DAMAGES: list[tuple[Damage, set[str], str | None]] = [
     (put("missing", at(A), b"x"), {"missing-unreadable"}, None),
     (put("missing", at(A)[:-1], bytes(24)), {"missing-unreadable"}, None),
     (put("meta", b"last network", b"\xff" * 4), {"network-id"}, "last network"),
-    (put("meta", records.policy_key(ID), b"x"), {"policy-unreadable"}, None),
-    (put("meta", records.policy_key(ID), b"\xff" * 8 + bytes(21)), {"policy-unreadable"}, None),
-    (drop("states", records.network_prefix(ID)), {"state-missing"}, None),
-    (put("states", records.network_prefix(ID), b"x"), {"state-unreadable"}, None),
+    (put("meta", keys.policy_key(ID), b"x"), {"policy-unreadable"}, None),
+    (put("meta", keys.policy_key(ID), b"\xff" * 8 + bytes(21)), {"policy-unreadable"}, None),
+    (drop("states", keys.network_prefix(ID)), {"state-missing"}, None),
+    (put("states", keys.network_prefix(ID), b"x"), {"state-unreadable"}, None),
     (put("networks", b"net", ID.to_bytes(4, "big") + b"x"), {"ranges-unreadable"}, None),
     (put("networks", b"two", ID.to_bytes(4, "big")), {"network-id"}, None),
     (put("networks", b"two", (9).to_bytes(4, "big")), {"network-id", "state-missing"}, None),
@@ -269,7 +275,7 @@ def owners(store: Store) -> dict[bytes, bytes]:
             except StoreCorrupt:
                 continue
             if record.state == ASSIGNED and len(key) in (9, 21) and key[4] in (4, 6):
-                found[bytes(key)] = records.texts_of(raw)
+                found[bytes(key)] = lease_record.texts_of(raw)
     return found
 
 

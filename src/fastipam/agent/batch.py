@@ -13,15 +13,15 @@ import time
 from typing import TYPE_CHECKING
 
 from fastipam import cni
-from fastipam.agent.server import LATER, Answer
-from fastipam.cni import stores
-from fastipam.cni.request import GC, STATUS
+from fastipam.agent.loop import LATER, Answer
+from fastipam.cni.environment import GC, STATUS
+from fastipam.storage import open_stores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fastipam.agent.keepers import Keepers
-    from fastipam.agent.server import Request
+    from fastipam.agent.clusters import Keepers
+    from fastipam.agent.loop import Request
 
 log = logging.getLogger("fastipam.agent")
 
@@ -101,7 +101,7 @@ class Executor:
         """Handle them and commit; None: one failed half way, and nothing has happened."""
         answers = []
         touched = []
-        with stores.Batch(nested=nested) as batch:
+        with open_stores.Batch(nested=nested) as batch:
             for request in requests:
                 batch.touched = set()
                 answers.append(self._handle(request))

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fastipam.agent import systemd
 from fastipam.agent.batch import Executor
-from fastipam.agent.chores import DEFAULT_INTERVAL_S, Chores
-from fastipam.agent.keepers import Keepers
+from fastipam.agent.clusters import Keepers
+from fastipam.agent.housekeeping import DEFAULT_INTERVAL_S, Chores
+from fastipam.agent.loop import Limits, Server
 from fastipam.agent.protocol import DEFAULT_SOCKET
-from fastipam.agent.server import Limits, Server
-from fastipam.cni import stores
 from fastipam.errors import ConfigError
+from fastipam.storage import open_stores
 from fastipam.sweep import DEFAULT_GRACE_S
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def run(settings: Settings) -> None:
             server.close()
             systemd.notify("STOPPING=1")
             stop_http()
-            stores.close_all()
+            open_stores.close_all()
     log.info("stopped")
 
 
@@ -95,11 +95,11 @@ def _instrumented(
     """The executor, observed by metrics and page if there are any; and how to end them."""
     if settings.http is None:
         return Executor(keepers=keepers), lambda: None
-    from fastipam.agent import http
-    from fastipam.agent.cluster_metrics import ClusterMetrics
-    from fastipam.agent.metrics import Metrics
-    from fastipam.agent.views import Page
-    from fastipam.agent.watch import Together, Watch
+    from fastipam.agent.web import server as http
+    from fastipam.agent.web.api import Page
+    from fastipam.agent.web.cluster_metrics import ClusterMetrics
+    from fastipam.agent.web.metrics import Metrics
+    from fastipam.agent.web.samples import Together, Watch
 
     watch = Watch(settings.data_dirs)
     metrics = Metrics(watch)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from struct import Struct
 
-from fastipam.cni.document import LARGEST
+from fastipam.configuration.reader import LARGEST
 
 MAGIC = b"FIP1"
 REQUEST = Struct("!4sII")

@@ -5,22 +5,23 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from fastipam import holds, records
-from fastipam.addresses import BITS, format_cidr, format_ip
+from fastipam.addressing.addresses import BITS, format_cidr, format_ip
+from fastipam.allocation import reservations
+from fastipam.allocation.ledger import find, read_pool, read_record, read_state
 from fastipam.cli import filters
-from fastipam.cli.when import duration, stamp
-from fastipam.ledger import find, read_pool, read_record, read_state
-from fastipam.records import COOLING
+from fastipam.cli.times import duration, stamp
+from fastipam.storage.records import keys
+from fastipam.storage.records.lease import COOLING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fastipam.holds import Reservation
+    from fastipam.addressing.ranges import Pool
     from fastipam.ipam import Ipam
-    from fastipam.policy import Policy
-    from fastipam.ranges import Pool
-    from fastipam.records import Record
-    from fastipam.state import NetworkState
+    from fastipam.storage.records.lease import Record
+    from fastipam.storage.records.network_state import NetworkState
+    from fastipam.storage.records.policy import Policy
+    from fastipam.storage.records.reservation import Reservation
 
 _LAST_EVENTS = 10
 
@@ -34,12 +35,12 @@ def explain(
     """
     store = ipam.store
     with store.read() as txn:
-        found = find(txn, store, records.encode("name", name))
+        found = find(txn, store, keys.encode("name", name))
         if found is None:
             return None
         pool = read_pool(found[1], None, store, name)
         record = read_record(txn, store, found[0], family, value)
-        reservation = holds.get(txn, store, found[0], family, value)
+        reservation = reservations.get(txn, store, found[0], family, value)
         state = read_state(txn, store, found[0])
     its_range = pool.range_of(family, value)
     if record is None and reservation is None and not _is_near(pool, family, value):
@@ -79,7 +80,7 @@ def statuses(ipam: Ipam, name: str, addresses: Sequence[tuple[int, int]]) -> lis
     """The status of each address in one network, all of one moment. O(addresses)."""
     store = ipam.store
     with store.read() as txn:
-        found = find(txn, store, records.encode("name", name))
+        found = find(txn, store, keys.encode("name", name))
         if found is None:
             return ["UNUSABLE"] * len(addresses)
         pool = read_pool(found[1], None, store, name)
@@ -88,7 +89,7 @@ def statuses(ipam: Ipam, name: str, addresses: Sequence[tuple[int, int]]) -> lis
                 pool,
                 *one,
                 read_record(txn, store, found[0], *one),
-                holds.get(txn, store, found[0], *one),
+                reservations.get(txn, store, found[0], *one),
             )
             for one in addresses
         ]

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from fastipam import records
-from fastipam.records import COOLING
+from fastipam.storage.records import keys
+from fastipam.storage.records.lease import COOLING
 
 if TYPE_CHECKING:
-    from fastipam import history
-    from fastipam.holds import Reservation
-    from fastipam.records import Record
+    from fastipam.storage.records import event as event_record
+    from fastipam.storage.records.lease import Record
+    from fastipam.storage.records.reservation import Reservation
 
 STATES = ("ASSIGNED", "COOLING", "RESERVED", "FREE")
 
 
-def pod_of(record: Record | history.Event) -> str:
+def pod_of(record: Record | event_record.Event) -> str:
     """``namespace/name`` of a lease's or event's pod, empty when there is none."""
     if not record.pod_namespace:
         return record.pod_name
@@ -71,11 +71,11 @@ class Filter:
             and record.allocated_ns >= self.since_ns
         )
 
-    def fits_event(self, event: history.Event) -> bool:
+    def fits_event(self, event: event_record.Event) -> bool:
         """Whether an event is wanted: whatever became of the address, and whenever."""
         return self.covers(event.family, event.value) and self._fits_owner(event)
 
-    def _fits_owner(self, one: Record | history.Event) -> bool:
+    def _fits_owner(self, one: Record | event_record.Event) -> bool:
         return (
             one.container_id.startswith(self.container)
             and (not self.ifname or one.ifname == self.ifname)
@@ -100,4 +100,4 @@ EVERYTHING = Filter()
 
 
 def _encode(text: str) -> bytes:
-    return text.encode(records.ENCODING, records.ERRORS)
+    return text.encode(keys.ENCODING, keys.ERRORS)

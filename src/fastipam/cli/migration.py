@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from fastipam.addresses import format_ip, parse_ip
-from fastipam.cni.request import is_id
+from fastipam.addressing.addresses import format_ip, parse_ip
+from fastipam.cni.environment import is_id
 from fastipam.errors import AddressInUse, ConfigError
 from fastipam.lease import Owner
 from fastipam.network import Network
-from fastipam.records import ASSIGNED
+from fastipam.storage.records.lease import ASSIGNED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

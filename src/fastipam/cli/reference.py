@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 import fastipam
-from fastipam.cli.group import EXITS, SETTINGS, Command, Group
+from fastipam.cli.click_base import EXITS, SETTINGS, Command, Group
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

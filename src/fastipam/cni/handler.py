@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 
-from fastipam.cni import document, netns, request, resolvconf, result, stores, versions
-from fastipam.cni.codes import (
+from fastipam.cni import environment, netns, resolvconf, result, versions
+from fastipam.cni.error_codes import (
     BAD_ENVIRONMENT,
     LIMITED,
     NOT_AVAILABLE,
     CniError,
     from_exception,
 )
-from fastipam.cni.config import (
+from fastipam.configuration import reader
+from fastipam.configuration.network import (
     Config,
     Location,
     network_name,
@@ -22,17 +23,18 @@ from fastipam.cni.config import (
 )
 from fastipam.errors import LeaseMissing, PoolExhausted, StoreBusy, StoreError, TryLater
 from fastipam.network import Network
+from fastipam.storage import open_stores
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-    from fastipam.cni.request import Request
+    from fastipam.addressing.ranges import RangeSet
+    from fastipam.cni.environment import Request
     from fastipam.cni.versions import Version
     from fastipam.lease import Lease
-    from fastipam.ranges import RangeSet
-    from fastipam.store import Store
+    from fastipam.storage.store import Store
 
     Log = Callable[[str], None]
 
@@ -74,8 +76,8 @@ def handle(
             log(ABOUT)
             log(f"CNI protocol versions supported: {', '.join(versions.SUPPORTED)}")
             return 0, b""
-        asked = request.Request(environ)
-        if asked.command == request.VERSION:
+        asked = environment.Request(environ)
+        if asked.command == environment.VERSION:
             return 0, _VERSION_ANSWER
         known = _known.get(stdin) or _read(stdin)
         config = known.document
@@ -89,7 +91,7 @@ def handle(
         }
         if fault.details:
             body["details"] = _clean(fault.details)
-        return 1, document.encode(body).encode()
+        return 1, reader.encode(body).encode()
 
 
 class _Known:
@@ -104,7 +106,7 @@ class _Known:
     )  # fmt: skip
 
     def __init__(self, stdin: bytes) -> None:
-        self.document = document.decode(stdin)
+        self.document = reader.decode(stdin)
         self.versions: dict[str, Version] = {}
         self.asks_nothing = False
         self.config: Config | None = None
@@ -180,20 +182,26 @@ def _serve(call: _Call) -> bytes:
             )
         version = call.known.versions[command] = versions.agree(call.known.document, command)
     call.version = version
-    if command == request.ADD:
+    if command == environment.ADD:
         return _add(call)
-    if command == request.DEL:
+    if command == environment.DEL:
         _delete(call)
-    elif command == request.CHECK:
+    elif command == environment.CHECK:
         _check(call)
-    elif command == request.GC:
+    elif command == environment.GC:
         _collect(call)
     else:
         _status(call)
     return b""
 
 
-_COMMANDS = (request.ADD, request.CHECK, request.DEL, request.GC, request.STATUS)
+_COMMANDS = (
+    environment.ADD,
+    environment.CHECK,
+    environment.DEL,
+    environment.GC,
+    environment.STATUS,
+)
 
 
 def _load(call: _Call) -> Config:
@@ -206,7 +214,7 @@ def _load(call: _Call) -> Config:
     return config
 
 
-def _requested(known: _Known, arguments: request.Arguments) -> list[tuple[int, int]]:
+def _requested(known: _Known, arguments: environment.Arguments) -> list[tuple[int, int]]:
     if known.asks_nothing and not arguments.address:
         return []
     found = requested(known.document, arguments)
@@ -216,7 +224,7 @@ def _requested(known: _Known, arguments: request.Arguments) -> list[tuple[int, i
 
 def _network(known: _Known, config: Config, *, create: bool = True) -> Network:
     """The network in its store; FileNotFoundError when there is none and ``create`` is false."""
-    store = stores.get(config.data_dir, config.durability, create=create)
+    store = open_stores.get(config.data_dir, config.durability, create=create)
     kept = known.networks.get(True)
     if kept is None or kept[0] is not store:
         network = Network(
@@ -232,7 +240,7 @@ def _existing(known: _Known) -> Network | None:
     if location is None:
         location = known.location = Location(known.document)
     try:
-        store = stores.get(location.data_dir, location.durability, create=False)
+        store = open_stores.get(location.data_dir, location.durability, create=False)
     except FileNotFoundError:
         return None
     kept = known.networks.get(False)
@@ -244,7 +252,7 @@ def _existing(known: _Known) -> Network | None:
 
 def _add(call: _Call) -> bytes:
     asked, known = call.asked, call.known
-    arguments = request.Arguments(asked.args)
+    arguments = environment.Arguments(asked.args)
     addresses = _requested(known, arguments)
     config = _load(call)
     inode, mount_ns, born_ns = netns.identify(asked, call.own_netns, call.seen_netns)
@@ -270,11 +278,11 @@ def _add(call: _Call) -> bytes:
     except PoolExhausted as error:
         if config.cluster is None:
             raise
-        from fastipam.cni import sharing
+        from fastipam.cni import more_blocks
 
-        store = stores.get(config.data_dir, config.durability)
+        store = open_stores.get(config.data_dir, config.durability)
         who = f"{asked.container_id} {asked.ifname}"
-        lease = sharing.allocate_again(config, store, error, who, allocate)
+        lease = more_blocks.allocate_again(config, store, error, who, allocate)
     if known.answers is None:
         known.answers = result.Answers(call.version, config.routes)
     return known.answers.encode(lease.siblings, dns)
@@ -290,7 +298,7 @@ def _delete(call: _Call) -> None:
 
 def _check(call: _Call) -> None:
     asked = call.asked
-    _requested(call.known, request.Arguments(asked.args))
+    _requested(call.known, environment.Arguments(asked.args))
     config = _load(call)
     addresses = previous_addresses(call.known.document)
     try:
@@ -313,15 +321,15 @@ def _collect(call: _Call) -> None:
 
 def _status_of_cluster(call: _Call, config: Config, exhausted: RangeSet | None) -> RangeSet | None:
     """Do what an ADD would do that finds no address in this node's blocks, and look again."""
-    from fastipam.cni import hooks, sharing
+    from fastipam.cni import more_blocks, services
 
     assert config.cluster is not None
-    store = stores.get(config.data_dir, config.durability)
+    store = open_stores.get(config.data_dir, config.durability)
     if exhausted is not None:
-        sharing.provide(config, store, config.cluster)
+        more_blocks.provide(config, store, config.cluster)
         exhausted = _network(call.known, config).exhausted()
-    if hooks.note is not None:
-        note = hooks.note(store, config.name)
+    if services.note is not None:
+        note = services.note(store, config.name)
         if note:
             call.log(_clean(note))
     return exhausted
@@ -329,11 +337,11 @@ def _status_of_cluster(call: _Call, config: Config, exhausted: RangeSet | None) 
 
 def _status(call: _Call) -> None:
     """CNI 1.1.0, "STATUS": 50 when ADD could not be served, 51 when the store is to blame."""
-    _requested(call.known, request.Arguments(""))
+    _requested(call.known, environment.Arguments(""))
     config = _load(call)
     try:
         network = _network(call.known, config)
-        stores.get(config.data_dir, config.durability).require_writable()
+        open_stores.get(config.data_dir, config.durability).require_writable()
         exhausted = network.exhausted()
         if config.cluster is not None:
             exhausted = _status_of_cluster(call, config, exhausted)

@@ -91,8 +91,8 @@ def main() -> NoReturn:
         if 1 in _fill_gaps() and os.environ.get("CNI_COMMAND") == "ADD":
             _log("standard output is closed: nothing is assigned that nobody would hear of")
             os._exit(1)
-        from fastipam.cni.document import LARGEST
         from fastipam.cni.handler import handle
+        from fastipam.configuration.reader import LARGEST
 
         stdin = b""
         if os.environ.get("CNI_COMMAND", "VERSION") not in ("", "VERSION"):

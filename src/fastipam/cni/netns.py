@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 
-from fastipam.cni.codes import OWN_NETNS, CniError
-from fastipam.lease import look, mount_namespace
+from fastipam.cni.error_codes import OWN_NETNS, CniError
+from fastipam.namespaces import look, mount_namespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from fastipam.cni.request import Request
+    from fastipam.cni.environment import Request
 
     Identity = tuple[int, int]  # device, inode
     Seen = tuple[Identity | None, Identity | None, int, int]
@@ -21,7 +21,7 @@ _NO_NUMBER = 1 << 64
 def identify(asked: Request, own_path: str, said: str = "") -> tuple[int, int, int]:
     """(inode of ``CNI_NETNS``, of the mount namespace where that path means it, born_ns).
 
-    0: unknown; what ``born_ns`` is, :func:`fastipam.lease.look` says.
+    0: unknown; what ``born_ns`` is, :func:`fastipam.namespaces.look` says.
 
     ``said`` is what the launcher has seen (see :func:`read`): it runs where the runtime does, and
     an agent in a container may see other files, or none. Without it this process looks, and

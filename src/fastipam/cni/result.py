@@ -6,16 +6,16 @@ An IPAM plugin's result is abbreviated (CNI 1.1.0, "Delegated plugins"): no ``in
 
 from __future__ import annotations
 
-from fastipam.addresses import V4, V6
-from fastipam.cni import document
+from fastipam.addressing.addresses import V4, V6
+from fastipam.configuration import reader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from fastipam.cni.config import Route
     from fastipam.cni.versions import Version
+    from fastipam.configuration.network import Route
     from fastipam.lease import Lease
 
 
@@ -33,7 +33,7 @@ class Answers:
     def encode(self, leases: Sequence[Lease], dns: dict[str, Any]) -> bytes:
         """The encoded result. O(leases), and O(routes) when the like was not answered before."""
         if dns or self._version < (0, 3, 0):  # a file says it; not every lease has a place
-            return document.encode(build(self._version, leases, self._routes, dns)).encode()
+            return reader.encode(build(self._version, leases, self._routes, dns)).encode()
         gateways = tuple([lease.router for lease in leases])
         texts = self._texts.get(gateways)
         if texts is None:
@@ -47,7 +47,7 @@ class Answers:
 
     def _around(self, leases: Sequence[Lease]) -> list[str]:
         blanks = [_Blank(lease) for lease in leases]
-        return document.encode(build(self._version, blanks, self._routes, {})).split(_BLANK)
+        return reader.encode(build(self._version, blanks, self._routes, {})).split(_BLANK)
 
 
 _MOST_TEXTS = 64
@@ -100,16 +100,16 @@ _ROUTE_KEYS_1_0 = ("advmss", "dst", "gw", "mtu", "priority", "scope", "table")
 
 
 def _address(lease: Lease | _Blank) -> dict[str, Any]:
-    document = {"address": lease.cidr}
+    reader = {"address": lease.cidr}
     if lease.router is not None:
-        document["gateway"] = lease.router_text or ""
-    return document
+        reader["gateway"] = lease.router_text or ""
+    return reader
 
 
 def _old_address(lease: Lease | _Blank, routes: Sequence[Route]) -> dict[str, Any]:
-    document: dict[str, Any] = {"ip": lease.cidr}
+    reader: dict[str, Any] = {"ip": lease.cidr}
     if lease.router is not None:
-        document["gateway"] = lease.router_text
+        reader["gateway"] = lease.router_text
     if routes:
-        document["routes"] = [route.document(("dst", "gw")) for route in routes]
-    return document
+        reader["routes"] = [route.document(("dst", "gw")) for route in routes]
+    return reader

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastipam.cni.codes import DECODING_FAILURE, INCOMPATIBLE_VERSION, CniError
+from fastipam.cni.error_codes import DECODING_FAILURE, INCOMPATIBLE_VERSION, CniError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from fastipam import blocks
-from fastipam.addresses import BITS
-from fastipam.ranges import Pool
+from fastipam.addressing.addresses import BITS
+from fastipam.addressing.ranges import Pool
+from fastipam.allocation import blocks
+from fastipam.storage.records import block as block_record
 
 if TYPE_CHECKING:
-    from fastipam.ranges import RangeSet
-    from fastipam.store import Store
-    from fastipam.transaction import Snapshot
+    from fastipam.addressing.ranges import RangeSet
+    from fastipam.storage.store import Store
+    from fastipam.storage.transaction import Snapshot
 
 
 class Owned(NamedTuple):
@@ -34,7 +35,9 @@ def owned(store: Store, txn: Snapshot, network_id: int) -> list[Owned]:
         for each in sets:
             if each.family == block.family and _is_in(each, block.base):
                 last = block.base + (1 << blocks.host_bits(each)) - 1
-                found.append(Owned(block.family, block.base, last, blocks.STATES[block.state]))
+                found.append(
+                    Owned(block.family, block.base, last, block_record.STATES[block.state])
+                )
                 break
     return found
 

@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fastipam import records
-from fastipam.addresses import BITS
+from fastipam import errors
+from fastipam.addressing.addresses import BITS
+from fastipam.allocation.ledger import find, read_pool, read_state
 from fastipam.errors import StoreCorrupt
-from fastipam.ledger import find, read_pool, read_state
 from fastipam.picture.frames import Frame, frames
+from fastipam.storage.records import keys as records_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fastipam.ranges import Pool
-    from fastipam.store import Store
-    from fastipam.transaction import Snapshot
+    from fastipam.addressing.ranges import Pool
+    from fastipam.storage.store import Store
+    from fastipam.storage.transaction import Snapshot
 
     Bytes = npt.NDArray[np.uint8]
     Counts = npt.NDArray[np.int64]
@@ -99,7 +100,7 @@ def read(store: Store, txn: Snapshot, name: str, max_bits: int = PICTURE_BITS) -
 
     O(cells + pages + cooling + reserved). Raises StoreError.
     """
-    found = find(txn, store, records.encode("network", name))
+    found = find(txn, store, records_keys.encode("network", name))
     if found is None:
         return None
     network_id, text = found
@@ -212,7 +213,7 @@ def _stored_pages(
     txn: Snapshot, store: Store, network_id: int, family: int
 ) -> tuple[list[int], Bytes]:
     """The numbers of the pages of level 0 that exist, ascending, and their bytes."""
-    prefix = records.pages_prefix(network_id, family) + b"\0"
+    prefix = records_keys.pages_prefix(network_id, family) + b"\0"
     numbers = []
     pages = []
     with txn.txn.cursor(store.db_pages) as cursor:
@@ -222,7 +223,7 @@ def _stored_pages(
                     break
                 if len(page) != _PAGE_BYTES:
                     raise StoreCorrupt(
-                        f"a page is not {_PAGE_BYTES} bytes long", hint=records.CHECK_HINT
+                        f"a page is not {_PAGE_BYTES} bytes long", hint=errors.CHECK_HINT
                     )
                 numbers.append(int.from_bytes(key[len(prefix) :], "big"))
                 pages.append(page)
@@ -272,7 +273,7 @@ def _reserved(txn: Snapshot, store: Store, network_id: int) -> dict[int, Bytes]:
     """The addresses that are reserved, by family; without those that their owner has."""
     found = _queued(txn, store.db_reservations, network_id, _RESERVATION_FAMILY_AT)
     for family, addresses in found.items():
-        prefix = records.network_prefix(network_id) + bytes((family,))
+        prefix = records_keys.network_prefix(network_id) + bytes((family,))
         unused = [
             txn.get(prefix + one.tobytes(), None, store.db_leases) is None for one in addresses
         ]
@@ -282,7 +283,7 @@ def _reserved(txn: Snapshot, store: Store, network_id: int) -> dict[int, Bytes]:
 
 def _queued(txn: Snapshot, db: Any, network_id: int, family_at: int) -> dict[int, Bytes]:
     """What a network's keys end in: the family's byte, the address. O(entries)."""
-    prefix = records.network_prefix(network_id)
+    prefix = records_keys.network_prefix(network_id)
     found: dict[int, list[bytes]] = {family: [] for family in BITS}
     with txn.txn.cursor(db) as cursor:
         keys = cursor.iternext(keys=True, values=False) if cursor.set_range(prefix) else iter(())

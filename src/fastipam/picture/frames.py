@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from fastipam.addresses import BITS, format_cidr, format_ip
+from fastipam.addressing.addresses import BITS, format_cidr, format_ip
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fastipam.ranges import Pool
+    from fastipam.addressing.ranges import Pool
 
 # A subnet of more addresses is not drawn as a whole: a /64 would be one dot. Shown are the parts of
 # it in which something is used.

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastipam import records
+from fastipam import errors
 from fastipam.errors import ConfigError, StoreCorrupt
 from fastipam.picture import blocks
 from fastipam.picture.cells import places
+from fastipam.storage.records import keys as records_keys
+from fastipam.storage.records import lease as lease_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
 
     from fastipam.picture.cells import Picture
     from fastipam.picture.frames import Frame
-    from fastipam.store import Store
-    from fastipam.transaction import Snapshot
+    from fastipam.storage.store import Store
+    from fastipam.storage.transaction import Snapshot
 
 STATE, OWNER, AGE, BLOCK = "state", "owner", "age", "block"
 KINDS = (STATE, OWNER, AGE, BLOCK)
@@ -84,7 +86,7 @@ def _owners(store: Store, txn: Snapshot, picture: Picture) -> Layer:
                 cells, who = pairs // len(numbers), pairs % len(numbers)
             layer[cells] = who
         values.append(layer)
-    labels = [name.decode(records.ENCODING, "replace") or NO_NAMESPACE for name in numbers]
+    labels = [name.decode(records_keys.ENCODING, "replace") or NO_NAMESPACE for name in numbers]
     return Layer(OWNER, values, labels, totals.tolist())
 
 
@@ -129,7 +131,7 @@ def _ages(store: Store, txn: Snapshot, picture: Picture) -> Layer:
     for panel in picture.panels:
         newest = np.full(len(panel.cells), NOTHING, dtype=np.int64)
         for at, raws in _leases(store, txn, picture.network_id, panel.frame):
-            times = b"".join([raw[records.ALLOCATED_AT] for raw in raws])
+            times = b"".join([raw[lease_record.ALLOCATED_AT] for raw in raws])
             allocated = np.frombuffer(times, dtype="<u8").astype(np.int64)
             np.maximum.at(newest, at >> panel.frame.shift, allocated)
         ages = np.maximum(0, (picture.moment_ns - newest) // 10**9)
@@ -141,8 +143,8 @@ def _leases(
     store: Store, txn: Snapshot, network_id: int, frame: Frame
 ) -> Iterator[tuple[npt.NDArray[np.int64], list[bytes]]]:
     """(places, records) of the leases in a frame, some thousand at a time."""
-    first = records.address_key(network_id, frame.family, frame.first)
-    last = records.address_key(network_id, frame.family, frame.last)
+    first = records_keys.address_key(network_id, frame.family, frame.first)
+    last = records_keys.address_key(network_id, frame.family, frame.last)
     size = len(first)
     with txn.txn.cursor(store.db_leases) as cursor:
         items = iter(cursor) if cursor.set_range(first) else iter(())
@@ -152,7 +154,7 @@ def _leases(
                 chunk = [item for item in chunk if item[0] <= last]
             joined = b"".join([key for key, _ in chunk])
             if len(joined) != size * len(chunk):
-                raise StoreCorrupt("a lease has an odd key", hint=records.CHECK_HINT)
+                raise StoreCorrupt("a lease has an odd key", hint=errors.CHECK_HINT)
             keys = np.frombuffer(joined, dtype=np.uint8).reshape(-1, size)
             if len(keys):
                 yield (

@@ -13,17 +13,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fastipam import records
+from fastipam.addressing.ranges import Pool
 from fastipam.errors import StoreCorrupt
-from fastipam.ranges import Pool
 from fastipam.repair.network import NetworkRepair, address_of
 from fastipam.repair.parts import Action, items
+from fastipam.storage.records import keys
 from fastipam.verify import MOST_NETWORKS, verify
 from fastipam.verify.parts import by_network
 
 if TYPE_CHECKING:
-    from fastipam.store import Store
-    from fastipam.transaction import Transaction
+    from fastipam.storage.store import Store
+    from fastipam.storage.transaction import Transaction
     from fastipam.verify import Finding
     from fastipam.verify.parts import Progress
 
@@ -79,7 +79,7 @@ class _Repairer:
         names: dict[int, str] = {}
         nameless: list[bytes] = []
         for key, raw in items(txn, store.db_networks):
-            name = key.decode(records.ENCODING, records.ERRORS)
+            name = key.decode(keys.ENCODING, keys.ERRORS)
             network_id = int.from_bytes(raw[:4], "big")
             if len(raw) < 4 or network_id in names or not 0 < network_id < MOST_NETWORKS:
                 nameless.append(key)
@@ -92,14 +92,14 @@ class _Repairer:
                 self._did("ranges", name, key.hex(), "forgot ranges that could not be read")
         strays = self._strays(names)
         for key in nameless:
-            name = key.decode(records.ENCODING, records.ERRORS)
+            name = key.decode(keys.ENCODING, keys.ERRORS)
             txn.delete(key, b"", store.db_networks)
             self._did("network", name, key.hex(), "removed an entry that led nowhere")
         for network_id in sorted(strays):
             # The one name that lost its id and the one id that lost its name belong together.
             alone = len(strays) == len(nameless) == 1
             key = nameless[0] if alone else f"recovered-{network_id}".encode()
-            name = key.decode(records.ENCODING, records.ERRORS)
+            name = key.decode(keys.ENCODING, keys.ERRORS)
             value = network_id.to_bytes(4, "big")
             txn.put(key, value, True, True, False, store.db_networks)
             names[network_id] = name

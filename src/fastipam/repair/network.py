@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fastipam import history, holds, records
-from fastipam.addresses import BITS, V4, V6, format_ip
+from fastipam.addressing.addresses import BITS, V4, V6, format_ip
+from fastipam.addressing.ranges import Pool
 from fastipam.errors import StoreCorrupt
-from fastipam.holds import Reservation
-from fastipam.policy import Policy
-from fastipam.ranges import Pool
-from fastipam.records import ASSIGNED, Record
 from fastipam.repair.parts import Action, items
-from fastipam.state import NetworkState
+from fastipam.storage.records import event as event_record
+from fastipam.storage.records import keys
+from fastipam.storage.records import lease as lease_record
+from fastipam.storage.records import reservation as reservation_record
+from fastipam.storage.records.lease import ASSIGNED, Record
+from fastipam.storage.records.network_state import NetworkState
+from fastipam.storage.records.policy import Policy
+from fastipam.storage.records.reservation import Reservation
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from fastipam.store import Store
-    from fastipam.transaction import Transaction
+    from fastipam.storage.store import Store
+    from fastipam.storage.transaction import Transaction
 
     Address = tuple[int, int]  # family, integer
 
@@ -36,10 +39,10 @@ class NetworkRepair:
         self._store = store
         self._txn = txn
         self._name = name
-        self._prefix = records.network_prefix(network_id)
+        self._prefix = keys.network_prefix(network_id)
         self._network_id = network_id
         self._actions = actions
-        raw = txn.get(name.encode(records.ENCODING, records.ERRORS), b"", store.db_networks)
+        raw = txn.get(name.encode(keys.ENCODING, keys.ERRORS), b"", store.db_networks)
         self._pool = Pool.read(raw[4:].decode())
         self._leases: dict[Address, Record] = {}
         self._owners: dict[bytes, list[Address]] = {}
@@ -81,7 +84,7 @@ class NetworkRepair:
         self._did(kind, key.hex(), text)
 
     def _key(self, address: Address) -> bytes:
-        return records.address_key(self._network_id, *address)
+        return keys.address_key(self._network_id, *address)
 
     def _read_state(self) -> NetworkState:
         raw = self._txn.get(self._prefix, None, self._store.db_states)
@@ -129,7 +132,7 @@ class NetworkRepair:
                 if address not in self._reservations:
                     self._reserve(address, UNREADABLE)
                 continue
-            if record.generation >> records.MOST_BITS:
+            if record.generation >> keys.MOST_BITS:
                 record.generation = 0  # it gets a new one
             state.generation = max(state.generation, record.generation)
             if record.state != ASSIGNED:
@@ -169,12 +172,12 @@ class NetworkRepair:
         db = self._store.db_owners
         for address, record in self._leases.items():
             if record.state == ASSIGNED:
-                name = records.owner_name(record.container_id, record.ifname)
-                key = records.owner_key(self._prefix, name)
+                name = keys.owner_name(record.container_id, record.ifname)
+                key = keys.owner_key(self._prefix, name)
                 self._owners.setdefault(key, []).append(address)
         for key, raw in self._of(db):
             try:
-                listed = records.read_addresses(raw)
+                listed = keys.read_addresses(raw)
             except StoreCorrupt:
                 listed = []
             for address in listed:
@@ -188,7 +191,7 @@ class NetworkRepair:
             self._write_owner(key, wanted, b"")
 
     def _write_owner(self, key: bytes, addresses: list[Address], before: bytes) -> None:
-        raw = records.pack_addresses(addresses)
+        raw = keys.pack_addresses(addresses)
         if raw == before and raw:
             return
         db = self._store.db_owners
@@ -202,7 +205,7 @@ class NetworkRepair:
     def _mend_queue(self) -> None:
         db = self._store.db_cooldown
         wanted = {
-            records.cooldown_key(
+            keys.cooldown_key(
                 self._network_id, record.set_index, record.released, *address
             ): address
             for address, record in self._leases.items()
@@ -221,20 +224,20 @@ class NetworkRepair:
         wanted: dict[bytes, bytes] = {}
         for address, one in self._reservations.items():
             if one.owner:
-                key = holds.owner_index_key(self._prefix, one.owner, one.ifname)
+                key = reservation_record.owner_index_key(self._prefix, one.owner, one.ifname)
                 owners.setdefault(key, []).append(address)
             if one.until:
-                wanted[holds.due_key(self._prefix, one.until, *address)] = b""
+                wanted[reservation_record.due_key(self._prefix, one.until, *address)] = b""
         present = dict(self._of(db))
         for key, addresses in owners.items():
             try:
-                listed = records.read_addresses(present.get(key, b""))
+                listed = keys.read_addresses(present.get(key, b""))
             except StoreCorrupt:
                 listed = []
             # As with the owners of leases: the order that is there stays.
             kept = [one for one in listed if one in addresses]
             kept += [one for one in addresses if one not in kept]
-            wanted[key] = records.pack_addresses(kept)
+            wanted[key] = keys.pack_addresses(kept)
         for key in present.keys() - wanted.keys():
             self._remove(db, key, "sticky", "removed: no reservation says so")
         for key, value in wanted.items():
@@ -247,11 +250,11 @@ class NetworkRepair:
         numbers = []
         for key, raw in self._of(db):
             try:
-                event = history.Event(key, raw)
-                if event.sequence >> records.MOST_BITS:
+                event = event_record.Event(key, raw)
+                if event.sequence >> keys.MOST_BITS:
                     raise StoreCorrupt("a number that cannot be")
                 numbers.append(event.sequence)
-                if self._anew and not event.generation >> records.MOST_BITS:
+                if self._anew and not event.generation >> keys.MOST_BITS:
                     state.generation = max(state.generation, event.generation)
             except StoreCorrupt:
                 self._remove(db, key, "event", "removed: it could not be read")
@@ -262,7 +265,7 @@ class NetworkRepair:
     def _mend_notes(self) -> None:
         db = self._store.db_missing
         for key, raw in self._of(db):
-            if address_of(key) is None or len(raw) != records.SIGHT_BYTES:
+            if address_of(key) is None or len(raw) != lease_record.SIGHT_BYTES:
                 self._remove(db, key, "missing", "removed: the sweeper looks again")
 
     def _mend_pages(self) -> None:
@@ -299,7 +302,7 @@ class NetworkRepair:
                 setattr(state, what, counted)
 
     def _mend_policy(self) -> None:
-        key, db = records.policy_key(self._network_id), self._store.db_meta
+        key, db = keys.policy_key(self._network_id), self._store.db_meta
         raw = self._txn.get(key, None, db)
         if raw is not None and not Policy.is_packed(raw):
             self._txn.delete(key, b"", db)
@@ -308,4 +311,4 @@ class NetworkRepair:
 
 def address_of(key: bytes) -> Address | None:
     """(family, integer) of an address's key, or None when it is none."""
-    return (key[4], int.from_bytes(key[5:], "big")) if records.is_address_key(key) else None
+    return (key[4], int.from_bytes(key[5:], "big")) if keys.is_address_key(key) else None

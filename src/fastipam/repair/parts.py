@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from fastipam.transaction import Transaction
+    from fastipam.storage.transaction import Transaction
 
 
 @dataclass(frozen=True, slots=True)

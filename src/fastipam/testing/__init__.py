@@ -121,7 +121,7 @@ def temporary_store(clock: Clock | None = None) -> Iterator[TemporaryStore]:
 
 def _close_handled() -> None:
     """Close what ``fastipam.cni.handle`` keeps open between calls, if it was ever used."""
-    stores = sys.modules.get("fastipam.cni.stores")
+    stores = sys.modules.get("fastipam.storage.open_stores")
     if stores is not None:
         stores.close_all()
 

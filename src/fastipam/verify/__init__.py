@@ -17,20 +17,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fastipam import records
-from fastipam.addresses import V4, V6
+from fastipam.addressing.addresses import V4, V6
+from fastipam.addressing.ranges import Pool
 from fastipam.errors import StoreCorrupt
-from fastipam.policy import Policy
-from fastipam.ranges import Pool
-from fastipam.state import NetworkState
+from fastipam.storage.records import keys
+from fastipam.storage.records.network_state import NetworkState
+from fastipam.storage.records.policy import Policy
 from fastipam.verify import bits, kept, leases
 from fastipam.verify.parts import Finding, Network, Told, by_network, items
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fastipam.store import Store
-    from fastipam.transaction import Snapshot
+    from fastipam.storage.store import Store
+    from fastipam.storage.transaction import Snapshot
     from fastipam.verify.parts import Progress
 
 __all__ = ["MOST_NETWORKS", "Finding", "findings", "verify"]
@@ -82,7 +82,7 @@ class _Verifier:
             yield from _numbers(network)
 
     def _network(self, key: bytes, raw: bytes) -> Iterator[Finding]:
-        name = key.decode(records.ENCODING, records.ERRORS)
+        name = key.decode(keys.ENCODING, keys.ERRORS)
         if len(raw) < 4:
             yield Finding("network-unreadable", name, key.hex(), f"its entry is {raw.hex()!r}")
             return
@@ -101,7 +101,7 @@ class _Verifier:
         except ValueError:
             yield Finding("ranges-unreadable", name, key.hex(), f"its ranges are {raw[4:]!r}")
         self._networks[network.network_id] = network
-        policy = self._txn.get(records.policy_key(network.network_id), None, self._store.db_meta)
+        policy = self._txn.get(keys.policy_key(network.network_id), None, self._store.db_meta)
         if policy is not None and not Policy.is_packed(policy):
             yield network.finding("policy-unreadable", "policy", f"its policy is {policy.hex()}")
 
@@ -119,7 +119,7 @@ class _Verifier:
                         )
                     if network_id == 0xFFFFFFFF:
                         break
-                    more = cursor.set_range(records.network_prefix(network_id + 1))
+                    more = cursor.set_range(keys.network_prefix(network_id + 1))
 
 
 def _read_state(network: Network) -> Iterator[Finding]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fastipam import records
 from fastipam._bitmap import page_bits
-from fastipam.addresses import BITS, format_ip
+from fastipam.addressing.addresses import BITS, format_ip
+from fastipam.storage.records import keys
 from fastipam.verify import kept, leases
 
 if TYPE_CHECKING:
@@ -80,8 +80,8 @@ class Bits:
     def _bits(self, level: int, full: list[int]) -> Iterator[int]:
         """The set bits of a level, ascending; the numbers of its full pages go into ``full``."""
         network, family = self._network, self._family
-        prefix = records.pages_prefix(network.network_id, family) + bytes((level,))
-        index_bytes = records.page_index_bytes(family)
+        prefix = keys.pages_prefix(network.network_id, family) + bytes((level,))
+        index_bytes = keys.page_index_bytes(family)
         for key, raw in network.items(network.store.db_pages, prefix):
             if len(key) != len(prefix) + index_bytes:
                 self._found("page-key", key.hex(), "this is no key of a page")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from fastipam import holds, records
-from fastipam.addresses import format_ip
+from fastipam.addressing.addresses import format_ip
+from fastipam.allocation import reservations
 from fastipam.errors import StoreCorrupt
-from fastipam.history import Event
+from fastipam.storage.records import keys
+from fastipam.storage.records import reservation as reservation_record
+from fastipam.storage.records.event import Event
 from fastipam.verify.parts import DIGEST_KEY_BYTES
 
 if TYPE_CHECKING:
@@ -21,19 +23,19 @@ def judge(network: Network, family: int, value: int) -> list[Finding]:
     """What a reservation says, against the list of its owner and the time at which it ends."""
     where = format_ip(family, value)
     try:
-        one = holds.get(network.txn, network.store, network.network_id, family, value)
+        one = reservations.get(network.txn, network.store, network.network_id, family, value)
     except StoreCorrupt as error:
         return [network.finding("reservation-unreadable", where, str(error))]
     assert one is not None
     found = []
     prefix = network.prefix
     if one.owner:
-        key = holds.owner_index_key(prefix, one.owner, one.ifname)
+        key = reservation_record.owner_index_key(prefix, one.owner, one.ifname)
         if (family, value) not in _listed(network, key):
             text = f"it is kept for {one.owner}, for whom it is not listed"
             found.append(network.finding("reservation-without-owner", where, text))
     if one.until:
-        key = holds.due_key(prefix, one.until, family, value)
+        key = reservation_record.due_key(prefix, one.until, family, value)
         if network.txn.get(key, None, network.store.db_sticky) is None:
             text = "it is kept for some time, and its end is not noted"
             found.append(network.finding("reservation-without-end", where, text))
@@ -42,7 +44,7 @@ def judge(network: Network, family: int, value: int) -> list[Finding]:
 
 def _listed(network: Network, key: bytes) -> list[tuple[int, int]]:
     try:
-        return records.read_addresses(network.txn.get(key, b"", network.store.db_sticky))
+        return keys.read_addresses(network.txn.get(key, b"", network.store.db_sticky))
     except StoreCorrupt:  # reported on its own
         return []
 
@@ -53,10 +55,10 @@ def entries(network: Network) -> Iterator[Finding]:
     for key, raw in network.items(network.store.db_sticky, prefix):
         try:
             if key[4:5] == b"t":
-                until, family, value = holds.read_due_key(key)
+                until, family, value = reservation_record.read_due_key(key)
                 listed = [(family, value)]
             elif key[4:5] == b"k" and len(key) == DIGEST_KEY_BYTES + 1:
-                until, listed = 0, records.read_addresses(raw)
+                until, listed = 0, keys.read_addresses(raw)
             else:
                 raise ValueError(key)
             named = [_names(network, key, until, *one) for one in listed]
@@ -74,14 +76,14 @@ def entries(network: Network) -> Iterator[Finding]:
 def _names(network: Network, key: bytes, until: int, family: int, value: int) -> bool:
     """Whether an address's reservation is the one that an entry of ``sticky`` speaks of."""
     try:
-        one = holds.get(network.txn, network.store, network.network_id, family, value)
+        one = reservations.get(network.txn, network.store, network.network_id, family, value)
     except StoreCorrupt:  # reported with the reservations
         return True
     if one is None:
         return False
     if until:
         return one.until == until
-    return key == holds.owner_index_key(key[:4], one.owner, one.ifname)
+    return key == reservation_record.owner_index_key(key[:4], one.owner, one.ifname)
 
 
 def events(network: Network) -> Iterator[Finding]:

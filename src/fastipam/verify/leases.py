@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fastipam import records
-from fastipam.addresses import BITS, format_ip
+from fastipam.addressing.addresses import BITS, format_ip
 from fastipam.errors import StoreCorrupt
-from fastipam.records import ASSIGNED, SIGHT_BYTES, Record
+from fastipam.storage.records import keys
+from fastipam.storage.records.lease import ASSIGNED, SIGHT_BYTES, Record
 from fastipam.verify.parts import DIGEST_KEY_BYTES
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def judge(network: Network, family: int, value: int) -> list[Finding]:
     """What a lease says, against the network's numbers, its owner and the queue."""
-    key = records.address_key(network.network_id, family, value)
+    key = keys.address_key(network.network_id, family, value)
     where = format_ip(family, value)
     try:
         record = Record.read(network.txn.get(key, None, network.store.db_leases) or b"")
@@ -49,7 +49,7 @@ def judge(network: Network, family: int, value: int) -> list[Finding]:
         network.counts["cooling"] += 1
         if state is not None and record.released > state.clock:
             add("lease-released", "it was released at a time that has not come")
-        queued = records.cooldown_key(
+        queued = keys.cooldown_key(
             network.network_id, record.set_index, record.released, family, value
         )
         if network.txn.get(queued, None, network.store.db_cooldown) is None:
@@ -65,15 +65,15 @@ def _all_seen(network: Network) -> bool:
 def _owned(network: Network, record: Record) -> list[tuple[int, int]]:
     raw = network.txn.get(_owner_key(network, record), b"", network.store.db_owners)
     try:
-        return records.read_addresses(raw)
+        return keys.read_addresses(raw)
     except StoreCorrupt:
         return []
 
 
 def _owner_key(network: Network, record: Record) -> bytes:
-    return records.owner_key(
+    return keys.owner_key(
         network.prefix,
-        records.owner_name(record.container_id, record.ifname),
+        keys.owner_name(record.container_id, record.ifname),
     )
 
 
@@ -82,7 +82,7 @@ def owners(network: Network) -> Iterator[Finding]:
     prefix = network.prefix
     for key, raw in network.items(network.store.db_owners, prefix):
         try:
-            listed = records.read_addresses(raw)
+            listed = keys.read_addresses(raw)
         except StoreCorrupt as error:
             yield network.finding("owner-unreadable", key.hex(), str(error))
             continue
@@ -107,7 +107,7 @@ def cooldown(network: Network) -> Iterator[Finding]:
             text = "this is no key of the cool-down queue"
             yield network.finding("cooldown-key", key.hex(), text)
             continue
-        _, set_index, released, _, value = records.read_cooldown_key(key)
+        _, set_index, released, _, value = keys.read_cooldown_key(key)
         record = network.record(family, value)
         if (
             record is None
@@ -124,6 +124,6 @@ def cooldown(network: Network) -> Iterator[Finding]:
 def missing(network: Network) -> Iterator[Finding]:
     """Each note of the sweeper's can be read; that its lease is there is for the next sweep."""
     for key, raw in network.items(network.store.db_missing, network.prefix):
-        if not records.is_address_key(key) or len(raw) != SIGHT_BYTES:
+        if not keys.is_address_key(key) or len(raw) != SIGHT_BYTES:
             text = "this is no note of a lost namespace"
             yield network.finding("missing-unreadable", key.hex(), text)

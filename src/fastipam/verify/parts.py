@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fastipam import records
 from fastipam.errors import StoreCorrupt
-from fastipam.records import Record
+from fastipam.storage.records import keys
+from fastipam.storage.records.lease import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-    from fastipam.ranges import Pool
-    from fastipam.state import NetworkState
-    from fastipam.store import Store
-    from fastipam.transaction import Snapshot
+    from fastipam.addressing.ranges import Pool
+    from fastipam.storage.records.network_state import NetworkState
+    from fastipam.storage.store import Store
+    from fastipam.storage.transaction import Snapshot
 
     Progress = Callable[[int, int], None]  # done, total: records
 
@@ -76,7 +76,7 @@ class Network:
         self.txn = txn
         self.network_id = network_id
         self.name = name
-        self.prefix = records.network_prefix(network_id)
+        self.prefix = keys.network_prefix(network_id)
         self.pool: Pool | None = None
         self.state: NetworkState | None = None
         self.counts = dict.fromkeys(("assigned", "cooling", "reserved", "kept", "outside"), 0)
@@ -91,7 +91,7 @@ class Network:
 
     def record(self, family: int, value: int) -> Record | None:
         """The record of an address; None, too, when it cannot be read: the leases say that."""
-        key = records.address_key(self.network_id, family, value)
+        key = keys.address_key(self.network_id, family, value)
         raw = self.txn.get(key, None, self.store.db_leases)
         try:
             return None if raw is None else Record.read(raw)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import click
 
 import fastipam
-from fastipam.cli.group import SETTINGS, Entry, Root
+from fastipam.cli.click_base import SETTINGS, Entry, Root
 
 _LOOK = "Look"
 _CHANGE = "Change"

@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from fastipam.cli import options
-from fastipam.cli.group import command as _command
+from fastipam.cli.click_base import command as _command
 from fastipam.errors import ConfigError
-from fastipam.store import DEFAULT_DATA_DIR
+from fastipam.storage.store import DEFAULT_DATA_DIR
 
 
 @_command(
@@ -103,7 +103,7 @@ def command(
     import logging
 
     from fastipam.agent import main as process
-    from fastipam.agent.server import Limits
+    from fastipam.agent.loop import Limits
 
     logging.basicConfig(
         level=log_level.upper(), format="%(asctime)s level=%(levelname)s %(message)s"

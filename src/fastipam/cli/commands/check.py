@@ -8,7 +8,7 @@ import click
 
 import fastipam
 from fastipam.cli import options, output, progress
-from fastipam.cli.group import command as _command
+from fastipam.cli.click_base import command as _command
 
 
 @_command(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 
 from fastipam.cli import output
+from fastipam.cli.click_base import SETTINGS, Entry, Group
+from fastipam.cli.click_base import command as _command
 from fastipam.cli.commands.cluster_options import this_node, where, within
-from fastipam.cli.group import SETTINGS, Entry, Group
-from fastipam.cli.group import command as _command
 
 _HERE = "fastipam.cli.commands.cluster"
 _LOOK = "fastipam.cli.commands.cluster_look"
@@ -37,10 +37,10 @@ def init(path: str, network: str | None, data_dir: str | None, timeout_s: float)
     A node whose settings differ is refused from then on. Run again with the same settings it
     changes nothing.
     """
-    from fastipam.cluster import operator
+    from fastipam.cluster.admin import admin
 
     with this_node(path, network, data_dir) as (_, node):
-        made = operator.init(node.engine, node.keys, node.settings, within(timeout_s))
+        made = admin.init(node.engine, node.keys, node.settings, within(timeout_s))
         word = "written" if made else "there already"
         output.say(f"network {node.network.name}: {node.settings.text}: {word}")
 
@@ -69,8 +69,8 @@ def claim(
     family: str | None,
 ) -> None:
     """Claim an aligned run of free blocks for this node now, before anybody needs them."""
-    from fastipam.cluster import report
-    from fastipam.cluster.nodelock import NodeLock
+    from fastipam.cluster.admin import report
+    from fastipam.cluster.node.lock import NodeLock
 
     with this_node(path, network, data_dir, create=True) as (_, node):
         deadline = within(timeout_s)
@@ -98,8 +98,8 @@ def release_node(
     path: str, network: str | None, data_dir: str | None, timeout_s: float, name: str, force: bool
 ) -> None:
     """Take all blocks of a node back that is gone. It finds out when it returns."""
-    from fastipam.cluster import operator
+    from fastipam.cluster.admin import admin
 
     with this_node(path, network, data_dir) as (_, node):
-        removed = operator.release_node(node, name, within(timeout_s), force=force)
+        removed = admin.release_node(node, name, within(timeout_s), force=force)
         output.say(f"node {name}: {removed.blocks} blocks released, epoch {removed.epoch}")

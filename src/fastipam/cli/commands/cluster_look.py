@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from fastipam.cli import options, output
+from fastipam.cli.click_base import command
 from fastipam.cli.commands.cluster_options import this_node, where, within
-from fastipam.cli.group import command
 from fastipam.cli.output import Column
 
 _WATCH_S = 30.0
@@ -34,10 +34,10 @@ def nodes(
     path: str, network: str | None, data_dir: str | None, timeout_s: float, as_json: bool
 ) -> None:
     """Print every node that has taken part, whether its agent is alive, and what it owns."""
-    from fastipam.cluster import operator
+    from fastipam.cluster.admin import admin
 
     with this_node(path, network, data_dir) as (_, node):
-        rows = operator.read_nodes(node.engine, node.keys, within(timeout_s))
+        rows = admin.read_nodes(node.engine, node.keys, within(timeout_s))
         if as_json:
             output.json_array(rows)
             return
@@ -80,13 +80,13 @@ def blocks_(
 
     How full the others' are, their nodes know: no address is written into the cluster's store.
     """
-    from fastipam.cluster import operator, report
+    from fastipam.cluster.admin import admin, report
 
     with this_node(path, network, data_dir) as (ipam, node):
         deadline = within(timeout_s)
         local = {} if ipam is None else report.use_of_blocks(node)
         rows = []
-        for row in operator.read_blocks(node.engine, node.keys, node.settings, deadline):
+        for row in admin.read_blocks(node.engine, node.keys, node.settings, deadline):
             if only not in (None, row["node"]):
                 continue
             pair = row.pop("family"), row.pop("base")
@@ -126,7 +126,7 @@ def status(
     path: str, network: str | None, data_dir: str | None, timeout_s: float, as_json: bool
 ) -> None:
     """Print how this node and its cluster fare; exit 1 when this node cannot take part."""
-    from fastipam.cluster import report
+    from fastipam.cluster.admin import report
     from fastipam.cluster.engine import EngineError
 
     with this_node(path, network, data_dir) as (ipam, node):
@@ -168,7 +168,7 @@ def check(
 
     What an agent is doing at this moment may show as a difference: run it again.
     """
-    from fastipam.cluster import report
+    from fastipam.cluster.admin import report
 
     with this_node(path, network, data_dir) as (ipam, node):
         found = report.compare(node, ipam is not None, within(timeout_s))
@@ -215,7 +215,7 @@ def routes(
     ``iproute2`` prints lines for ``ip -batch``: "route replace …", and "route del …" for what is
     gone. A node has an address when its settings say so ("address"); others are left out.
     """
-    from fastipam.cluster import routing
+    from fastipam.cluster.admin import routes as routing
 
     with this_node(path, network, data_dir) as (_, node):
         shown = None if with_own else node.name

@@ -10,14 +10,14 @@ import click
 import fastipam
 from fastipam.cli import options
 from fastipam.errors import ConfigError
-from fastipam.store import DEFAULT_DATA_DIR
+from fastipam.storage.store import DEFAULT_DATA_DIR
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from fastipam.cluster.claims import Node
-    from fastipam.cluster.deadlines import Deadline
-    from fastipam.cluster.settings import Settings
+    from fastipam.cluster.deadline import Deadline
+    from fastipam.cluster.node.claims import Node
+    from fastipam.configuration.cluster import Settings
     from fastipam.ipam import Ipam
 
 _TIMEOUT_S = 10.0
@@ -60,18 +60,20 @@ def where(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def settings_of(path: str, network: str | None, data_dir: str | None) -> tuple[Settings, str, str]:
     """(settings, network, data directory) of a file. Raises ConfigError."""
-    from fastipam.cli import netconf
-    from fastipam.cluster.settings import Settings
-    from fastipam.cni import sharing
+    from fastipam.cli import cni_configs
+    from fastipam.cni import more_blocks
+    from fastipam.configuration.cluster import Settings
 
-    content = sharing.read_file(path)
-    plugin = next((one for one in netconf.plugins_of(content) if "cluster" in one["ipam"]), None)
+    content = more_blocks.read_file(path)
+    plugin = next(
+        (one for one in cni_configs.plugins_of(content) if "cluster" in one["ipam"]), None
+    )
     if plugin is None:
         settings = Settings(content, path)
     else:
         ipam = plugin["ipam"]
         name, directory = plugin.get("name", ""), ipam.get("datadir", DEFAULT_DATA_DIR)
-        settings = sharing.read(ipam["cluster"], name, directory, [])
+        settings = more_blocks.read(ipam["cluster"], name, directory, [])
         network, data_dir = network or name, data_dir or directory
     network = network or settings.network
     if not network:
@@ -89,8 +91,8 @@ def this_node(
     path: str, network: str | None, data_dir: str | None, *, create: bool = False
 ) -> Iterator[tuple[Ipam | None, Node]]:
     """This node's side of the cluster; without its store when there is none."""
-    from fastipam.cluster.claims import Node
-    from fastipam.cluster.connect import connect
+    from fastipam.cluster.engines.connect import connect
+    from fastipam.cluster.node.claims import Node
     from fastipam.network import Network
 
     settings, name, directory = settings_of(path, network, data_dir)
@@ -123,7 +125,7 @@ class _Named:
 
 def within(timeout_s: float) -> Deadline:
     """The moment by which a command has ended."""
-    from fastipam.cluster.deadlines import CALL_S, Deadline
+    from fastipam.cluster.deadline import CALL_S, Deadline
 
     # A person waits for an election rather than to be told of it.
     return Deadline(timeout_s, call_s=max(timeout_s / 2, CALL_S))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from fastipam.cli import output
-from fastipam.cli.group import command as _command
+from fastipam.cli.click_base import command as _command
 
 # zsh runs an autoloaded file's end once: click's script then completes at the first Tab, registers
 # itself at the second, which so finds nothing, and works from the third on.

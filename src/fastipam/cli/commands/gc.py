@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import fastipam
-from fastipam.addresses import format_ip
-from fastipam.cli import filters, listing, options, output
-from fastipam.cli.group import Failure
-from fastipam.cli.group import command as _command
-from fastipam.cli.when import MOMENT, Moment
-from fastipam.cni.request import is_id
+from fastipam.addressing.addresses import format_ip
+from fastipam.cli import filters, options, output, rows
+from fastipam.cli.click_base import Failure
+from fastipam.cli.click_base import command as _command
+from fastipam.cli.times import MOMENT, Moment
+from fastipam.cni.environment import is_id
 from fastipam.errors import ConfigError
-from fastipam.records import ASSIGNED
+from fastipam.storage.records.lease import ASSIGNED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,7 +77,7 @@ def command(
         )
     before_ns = before.start_ns if before else changed_ns or started_ns
     with fastipam.open(data_dir, create=False) as ipam:
-        (name,) = listing.names(ipam, network)
+        (name,) = rows.names(ipam, network)
         where = ipam.network(name)
         whole = _with_interfaces(where, valid)
         stale = list(_stale(where, whole, before_ns))
@@ -121,8 +121,8 @@ def _parse(text: str) -> set[tuple[str, str]]:
 def _parse_json(text: str) -> set[tuple[str, str]]:
     import json
 
-    from fastipam.cni.config import valid_attachments
-    from fastipam.cni.document import fold
+    from fastipam.configuration.network import valid_attachments
+    from fastipam.configuration.reader import fold
 
     try:
         document: Any = json.loads(text, object_pairs_hook=fold)

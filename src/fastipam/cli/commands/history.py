@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import fastipam
-from fastipam.cli import filters, listing, options, output
-from fastipam.cli.group import command as _command
-from fastipam.cli.watch import EVENT_COLUMNS, event_row
-from fastipam.cli.when import MOMENT, Moment, stamp
+from fastipam.cli import filters, options, output, rows
+from fastipam.cli.click_base import command as _command
+from fastipam.cli.follow import EVENT_COLUMNS, event_row
+from fastipam.cli.times import MOMENT, Moment, stamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,7 +70,7 @@ def command(
             return
         events = (
             event_row(name, event, local=not as_json)
-            for name in listing.names(ipam, network)
+            for name in rows.names(ipam, network)
             for event in ipam.network(name).history(
                 address,
                 pod=pod,
@@ -99,7 +99,7 @@ def _holders(
     ipam: fastipam.Ipam, only: str | None, address: str, at: Moment, *, local: bool
 ) -> Iterator[dict[str, Any]]:
     """Everybody who had the address between the two ends of the moment."""
-    for name in listing.names(ipam, only):
+    for name in rows.names(ipam, only):
         begun = None
         first = True
         for event in ipam.network(name).history(address):
@@ -144,7 +144,7 @@ def _nobody(ipam: fastipam.Ipam, only: str | None, address: str, at: Moment) -> 
 
 def _first(ipam: fastipam.Ipam, only: str | None) -> int | None:
     """When the oldest event was that is kept, of any network."""
-    firsts = (next(iter(ipam.network(name).history()), None) for name in listing.names(ipam, only))
+    firsts = (next(iter(ipam.network(name).history()), None) for name in rows.names(ipam, only))
     return min((event.wall_ns for event in firsts if event is not None), default=None)
 
 

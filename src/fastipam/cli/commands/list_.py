@@ -7,9 +7,9 @@ from itertools import chain
 import click
 
 import fastipam
-from fastipam.cli import filters, listing, options, output
-from fastipam.cli.group import command as _command
-from fastipam.cli.when import MOMENT, Moment
+from fastipam.cli import filters, options, output, rows
+from fastipam.cli.click_base import command as _command
+from fastipam.cli.times import MOMENT, Moment
 
 
 @_command(
@@ -91,7 +91,7 @@ def command(
     STATUS is ASSIGNED, COOLING (given back, not yet to be assigned again), RESERVED or, with
     --all, FREE. Rows are printed as they are read: a million need no more memory than one.
     """
-    from fastipam.rangespec import parse_exclusion
+    from fastipam.addressing.parsing import parse_exclusion
 
     wanted = filters.Filter(
         parse_exclusion(address, field="--address") if address else None,
@@ -109,9 +109,9 @@ def command(
         if watch:
             _watch(ipam, network, wanted, as_json=as_json, every_s=interval)
             return
-        documents = listing.rows(ipam, network, wanted, with_free=with_free, local=not as_json)
+        documents = rows.rows(ipam, network, wanted, with_free=with_free, local=not as_json)
         first = next(documents, None)
-        output.rows(listing.COLUMNS, chain([first] if first else [], documents), as_json=as_json)
+        output.rows(rows.COLUMNS, chain([first] if first else [], documents), as_json=as_json)
         if first is None and not as_json:
             what = "no address is in use" if wanted == filters.EVERYTHING else "no address fits"
             output.note(f"{what}{filters.pod_hint(pod)}")
@@ -125,12 +125,12 @@ def _watch(
     as_json: bool,
     every_s: float,
 ) -> None:
-    from fastipam.cli import watch
+    from fastipam.cli import follow
 
     try:
         if output.is_terminal() and not as_json:
-            watch.on_screen(ipam, network, wanted, every_s=every_s)
+            follow.on_screen(ipam, network, wanted, every_s=every_s)
         else:
-            watch.to_pipe(ipam, network, wanted, as_json=as_json, every_s=every_s)
+            follow.to_pipe(ipam, network, wanted, as_json=as_json, every_s=every_s)
     except KeyboardInterrupt:
         pass  # that is how it ends

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import fastipam
-from fastipam.addresses import BITS
-from fastipam.cli import listing, options
+from fastipam.addressing.addresses import BITS
+from fastipam.cli import options, rows
 from fastipam.cli import output as output_
-from fastipam.cli.group import command as _command
+from fastipam.cli.click_base import command as _command
 from fastipam.errors import ConfigError, StoreError
 from fastipam.sweep import finish_reboot
 
@@ -96,7 +96,7 @@ def command(
 
 def _names(ipam: Ipam, network: str | None, *, one: bool) -> list[str]:
     """The networks to draw."""
-    names = listing.names(ipam, network)
+    names = rows.names(ipam, network)
     if one and len(names) != 1:
         message = f"the store {ipam.path} has {len(names)} networks, a file shows one"
         hint = f"name one: it has {', '.join(names) or 'none'}"

@@ -9,7 +9,7 @@ import click
 
 import fastipam
 from fastipam.cli import migration, options, output, progress
-from fastipam.cli.group import Group
+from fastipam.cli.click_base import Group
 
 
 @click.group("import", cls=Group)

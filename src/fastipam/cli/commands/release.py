@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 import fastipam
-from fastipam.addresses import format_ip
-from fastipam.cli import filters, listing, options, output
-from fastipam.cli.group import Failure
-from fastipam.cli.group import command as _command
+from fastipam.addressing.addresses import format_ip
+from fastipam.cli import filters, options, output
+from fastipam.cli import rows as listing
+from fastipam.cli.click_base import Failure
+from fastipam.cli.click_base import command as _command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

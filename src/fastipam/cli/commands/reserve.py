@@ -5,12 +5,13 @@ from __future__ import annotations
 import click
 
 import fastipam
-from fastipam.addresses import format_ip
-from fastipam.cli import listing, options, output
-from fastipam.cli.group import Failure
-from fastipam.cli.group import command as _command
+from fastipam.addressing.addresses import format_ip
+from fastipam.addressing.parsing import parse_exclusion
+from fastipam.cli import options, output
+from fastipam.cli import rows as listing
+from fastipam.cli.click_base import Failure
+from fastipam.cli.click_base import command as _command
 from fastipam.errors import ConfigError
-from fastipam.rangespec import parse_exclusion
 
 _COLUMNS = (
     output.Column("IP", "address", 15),

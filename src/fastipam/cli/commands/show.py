@@ -7,9 +7,9 @@ from typing import Any
 import click
 
 import fastipam
-from fastipam.cli import explain, listing, options, output
-from fastipam.cli.group import Failure
-from fastipam.cli.group import command as _command
+from fastipam.cli import explain, options, output, rows
+from fastipam.cli.click_base import Failure
+from fastipam.cli.click_base import command as _command
 from fastipam.view import parse_wanted
 
 # What is printed of an explanation, in this order, when there is something to print.
@@ -50,7 +50,7 @@ def command(address: str, data_dir: str, network: str | None, as_json: bool) -> 
     with fastipam.open(data_dir, create=False) as ipam:
         explained = [
             explain.explain(ipam, name, family, value, local=not as_json)
-            for name in listing.names(ipam, network)
+            for name in rows.names(ipam, network)
         ]
     found = [one for one in explained if one is not None]
     if as_json:

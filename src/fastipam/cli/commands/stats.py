@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import fastipam
-from fastipam.cli import listing, options, output
-from fastipam.cli.group import command as _command
+from fastipam.cli import options, output, rows
+from fastipam.cli.click_base import command as _command
 
 
 @_command(
@@ -24,4 +24,4 @@ def command(data_dir: str, network: str | None, as_json: bool) -> None:
     counts as cooling until an assignment takes it out of the queue.
     """
     with fastipam.open(data_dir, create=False) as ipam:
-        output.rows(listing.STATS_COLUMNS, listing.stats(ipam, network), as_json=as_json)
+        output.rows(rows.STATS_COLUMNS, rows.stats(ipam, network), as_json=as_json)

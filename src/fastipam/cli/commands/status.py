@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from fastipam.cli import asking, netconf, options, output
-from fastipam.cli.group import Failure
-from fastipam.cli.group import command as _command
-from fastipam.cni.codes import CniError
+from fastipam.cli import agent_client, cni_configs, options, output
+from fastipam.cli.click_base import Failure
+from fastipam.cli.click_base import command as _command
+from fastipam.cni.error_codes import CniError
 from fastipam.errors import FastipamError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def command(conf_dir: Path, socket_path: Path, by_agent: bool, as_json: bool) ->
     A full range is not ready (code 50), nor a store that cannot be written (51).
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(asking.TIMEOUT_S)
+        connection.settimeout(agent_client.TIMEOUT_S)
         agent = _connect(connection, socket_path, by_agent)
         try:
             found = list(_ask_all(conf_dir, agent))
@@ -84,7 +84,7 @@ def _connect(connection: socket.socket, path: Path, needed: bool) -> socket.sock
     """The connection when an agent answers on it, None when none does and none has to."""
     try:
         connection.connect(str(path))
-        asking.ask(connection, "VERSION")
+        agent_client.ask(connection, "VERSION")
     except OSError as error:
         if needed:
             raise _silent(path, error) from error
@@ -101,14 +101,16 @@ def _silent(path: Path, error: OSError) -> Failure:
 def _ask_all(directory: Path, agent: socket.socket | None) -> Iterator[Answer]:
     """An answer for each plugin of each file that has its addresses from fastipam."""
     try:
-        paths = netconf.files(directory)
+        paths = cni_configs.files(directory)
     except FileNotFoundError:
         return
     for path in paths:
         try:
-            plugins = [one for one in netconf.with_ipam(path) if one["ipam"]["type"] == "fastipam"]
+            plugins = [
+                one for one in cni_configs.with_ipam(path) if one["ipam"]["type"] == "fastipam"
+            ]
         except (CniError, FastipamError) as error:
-            yield _unusable(path, netconf.reason(error))
+            yield _unusable(path, cni_configs.reason(error))
         except OSError as error:
             yield _unusable(path, f"it cannot be read: {error.strerror}")
         else:
@@ -127,10 +129,10 @@ def _ask(path: Path, plugin: dict[str, Any], agent: socket.socket | None) -> Ans
         from fastipam import cni
 
         answered_by = "direct"
-        status, raw = cni.handle(asking.variables("STATUS"), question)
+        status, raw = cni.handle(agent_client.variables("STATUS"), question)
     else:
         answered_by = "agent"
-        status, raw = asking.ask(agent, "STATUS", question)
+        status, raw = agent_client.ask(agent, "STATUS", question)
     told = json.loads(raw) if status else {}
     return Answer(
         str(plugin.get("name", "")),

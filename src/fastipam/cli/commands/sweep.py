@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import fastipam
-from fastipam.addresses import format_ip
-from fastipam.cli import filters, listing, options, output, progress
-from fastipam.cli.group import command as _command
-from fastipam.cli.health.store import general
+from fastipam.addressing.addresses import format_ip
+from fastipam.cli import filters, options, output, progress
+from fastipam.cli import rows as listing
+from fastipam.cli.click_base import command as _command
+from fastipam.cli.commands.doctor.store import general
 from fastipam.sweep import DEFAULT_GRACE_S
 
 if TYPE_CHECKING:

@@ -30,6 +30,6 @@ def open_engine(
     Raises ConfigError for what cannot be used, without having connected; a file that cannot be
     used at the first call.
     """
-    from fastipam.cluster.engines.etcd import EtcdEngine
+    from fastipam.cluster.engines.etcd.engine import EtcdEngine
 
     return EtcdEngine(endpoints, ca=ca, cert=cert, key=key, username=username, password=password)

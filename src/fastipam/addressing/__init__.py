@@ -1,0 +1,1 @@
+"""Addresses, ranges, and what people write for them."""

@@ -1,0 +1,168 @@
+"""A pool of ranges from what a configuration or a caller says, or an error that names the field.
+
+The order of the checks is host-local's, so that the same configuration is refused for the same
+reason.
+"""
+
+from __future__ import annotations
+
+from fastipam.addressing.addresses import BITS, parse_cidr, parse_ip, prefix_bounds
+from fastipam.addressing.ranges import Pool, Range, RangeSet, merge, touching
+from fastipam.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+DEFAULT_SUBNET = "10.32.0.0/12"  # Weave Net's, 10.32.0.0 to 10.47.255.255
+
+
+def build_pool(
+    sets: Sequence[Sequence[Range]],
+    exclude: Sequence[tuple[int, int, int]] = (),
+    *,
+    field: str = "ranges",
+    fields: Sequence[str] = (),
+) -> Pool:
+    """Check the sets against each other, as host-local does and in its order, and join them.
+
+    ``exclude`` holds (family, low, high) triples. ``fields`` says where each set stands, if not
+    all of them under ``field``. Raises ConfigError: an empty set, mixed families, ranges of one set
+    that overlap, sets that overlap, nothing left to serve.
+    """
+    places = fields or [f"{field}[{which}]" for which in range(len(sets))]
+    for which, ranges in enumerate(sets):
+        here = places[which]
+        if not ranges:
+            raise ConfigError(f"range set {which} is empty", field=here, value=[])
+        for other in ranges[1:]:
+            if other.family != ranges[0].family:
+                raise ConfigError(
+                    f"range set {which} mixes address families: {ranges[0]} and {other}",
+                    field=here,
+                    value=str(other),
+                    hint="give each family a range set of its own",
+                )
+        clash = _overlap(ranges, ranges, same=True)
+        if clash:
+            raise ConfigError(
+                f"ranges {clash[0]} and {clash[1]} of range set {which} overlap",
+                field=here,
+                value=str(clash[1]),
+            )
+    for which, ranges in enumerate(sets):
+        for later in range(which + 1, len(sets)):
+            clash = _overlap(ranges, sets[later], same=False)
+            if clash:
+                raise ConfigError(
+                    f"range set {which} ({clash[0]}) overlaps with range set {later} ({clash[1]})",
+                    field=places[later],
+                    value=str(clash[1]),
+                )
+    holes = {
+        family: merge((low, high) for its_family, low, high in exclude if its_family == family)
+        for family in BITS
+    }
+    joined = []
+    for which, ranges in enumerate(sets):
+        family = ranges[0].family
+        inside = {hole for each in ranges for hole in touching(holes[family], each.start, each.end)}
+        whole = RangeSet(ranges, sorted(inside))
+        if not whole.size:
+            raise ConfigError(
+                f"range set {which} ({whole}) has no address left to serve: "
+                "the gateway and the exclusions cover all of it",
+                field=places[which],
+                value=str(whole),
+            )
+        joined.append(whole)
+    return Pool(joined)
+
+
+def _overlap(
+    left: Sequence[Range], right: Sequence[Range], *, same: bool
+) -> tuple[Range, Range] | None:
+    """The first pair that shares an address, in the order of the two lists."""
+    for at, one in enumerate(left):
+        for other in right[at + 1 :] if same else right:
+            if one.family == other.family and one.start <= other.end and other.start <= one.end:
+                return one, other
+    return None
+
+
+def parse_exclusion(text: str, *, field: str = "exclude") -> tuple[int, int, int]:
+    """``"10.0.0.0/28"``, ``"10.0.0.1-10.0.0.9"`` or ``"10.0.0.7"`` → (family, low, high)."""
+    try:
+        if "/" in text:
+            family, value, length = parse_cidr(text)
+            return (family, *prefix_bounds(family, value, length))
+        low_text, dash, high_text = text.partition("-")
+        family, low = parse_ip(low_text.strip())
+        if not dash:
+            return family, low, low
+        high_family, high = parse_ip(high_text.strip())
+    except ValueError as error:
+        raise ConfigError(str(error), field=field, value=text) from None
+    if high_family != family or high < low:
+        raise ConfigError(
+            f"{text!r} is no range of addresses: its end is behind its start or of another family",
+            field=field,
+            value=text,
+        )
+    return family, low, high
+
+
+def parse_ranges(
+    ranges: str | Sequence[object], exclude: Iterable[str] = (), *, field: str = "ranges"
+) -> Pool:
+    """The pool that a library caller describes.
+
+    ``ranges`` is one CIDR, or a sequence of range sets; a set is a CIDR, a mapping with
+    host-local's keys (``subnet``, ``rangeStart``, ``rangeEnd``, ``gateway``), or a sequence of
+    those, which then form one set. Raises ConfigError that names the field and the value.
+    """
+    listed: Sequence[object] = [ranges] if isinstance(ranges, str) else ranges
+    sets: list[list[Range]] = []
+    for which, entry in enumerate(listed):
+        here = f"{field}[{which}]"
+        if isinstance(entry, (list, tuple)):
+            sets.append([_parse_entry(one, f"{here}[{at}]") for at, one in enumerate(entry)])
+        else:
+            sets.append([_parse_entry(entry, here)])
+    if not sets:
+        raise ConfigError("no ranges are given", field=field, value=ranges)
+    return build_pool(sets, _parse_exclusions(exclude), field=field)
+
+
+def exclude_from(pool: Pool, exclude: Iterable[str]) -> Pool:
+    """The same ranges with these exclusions in place of theirs. Raises ConfigError."""
+    return build_pool([each.ranges for each in pool.sets], _parse_exclusions(exclude))
+
+
+def _parse_exclusions(exclude: Iterable[str]) -> list[tuple[int, int, int]]:
+    return [parse_exclusion(text, field=f"exclude[{at}]") for at, text in enumerate(exclude)]
+
+
+_RANGE_KEYS = ("subnet", "rangeStart", "rangeEnd", "gateway")
+
+
+def _parse_entry(entry: object, field: str) -> Range:
+    if isinstance(entry, str):
+        return Range.parse(entry, field=field)
+    if not hasattr(entry, "keys"):
+        raise ConfigError(
+            f"{entry!r} is neither a CIDR nor a mapping with a subnet", field=field, value=entry
+        )
+    mapping: Mapping[str, object] = entry  # type: ignore[assignment]
+    texts: list[str | None] = []
+    for key in mapping:
+        if key not in _RANGE_KEYS:
+            raise ConfigError(f"{key!r} is no key of a range", field=field, value=key)
+    for key in _RANGE_KEYS:
+        text = mapping.get(key)
+        if text is not None and not isinstance(text, str):
+            raise ConfigError(f"{key} has to be a text", field=f"{field}.{key}", value=text)
+        texts.append(text)
+    if texts[0] is None:
+        raise ConfigError("subnet is missing", field=f"{field}.subnet", value=None)
+    return Range.parse(texts[0], *texts[1:], field=field)

@@ -1,0 +1,386 @@
+"""Ranges, range sets and exclusions: what a search for an address is bounded by.
+
+A :class:`Range` is one inclusive start..end of a subnet, a :class:`RangeSet` an ordered pool of
+them that serves one address of a result, a :class:`Pool` the ordered sets of a network. All are
+made canonical once, when the configuration is read (see rangespec.py): no field of them is unset
+later. They never change the bitmap; they are views of it (intervals of absolute addresses).
+"""
+
+from __future__ import annotations
+
+from _bisect import bisect_left, bisect_right
+
+from fastipam.addressing.addresses import (
+    BITS,
+    V4,
+    format_cidr,
+    format_ip,
+    parse_cidr,
+    parse_ip,
+    parse_value,
+    prefix_bounds,
+)
+from fastipam.errors import AddressNotInRange, ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    Interval = tuple[int, int]
+
+# What the text of a pool has when one of its sets is cut into blocks.
+CUT = "@"
+
+
+class Range:
+    """One inclusive range of a subnet: ``start``..``end``, less the gateway.
+
+    Attributes are integers of ``family`` (4 or 6): ``network``, ``length`` (prefix length in
+    bits), ``start``, ``end``, and ``gateway``, which is ``(family, value)`` or ``None``: it may lie
+    outside the subnet and, as with host-local, even be of the other family.
+    """
+
+    __slots__ = ("end", "family", "gateway", "length", "network", "start")
+
+    def __init__(
+        self,
+        family: int,
+        network: int,
+        length: int,
+        start: int,
+        end: int,
+        gateway: tuple[int, int] | None,
+    ) -> None:
+        self.family = family
+        self.network = network
+        self.length = length
+        self.start = start
+        self.end = end
+        self.gateway = gateway
+
+    @classmethod
+    def parse(
+        cls,
+        subnet: str,
+        start: str | None = None,
+        end: str | None = None,
+        gateway: str | None = None,
+        *,
+        default_gateway: bool = True,
+        field: str = "",
+    ) -> Range:
+        """Check and complete one range; ``field`` is where it stands, for the error.
+
+        Defaults: ``start`` network + 1; ``end`` the last address, less the broadcast address of an
+        IPv4 subnet; ``gateway`` network + 1 (also for ``""``), or none without ``default_gateway``.
+        A /31, /32, /127 or /128 has neither network nor broadcast address (RFC 3021, RFC 6164): all
+        of it is served and it has no default gateway. Raises ConfigError with the field and the
+        value.
+        """
+        dot = f"{field}." if field else ""
+        try:
+            family, network, length = parse_cidr(subnet)
+        except ValueError as error:
+            raise ConfigError(str(error), field=f"{dot}subnet", value=subnet) from None
+        first, last = prefix_bounds(family, network, length)
+        if network != first:
+            raise ConfigError(
+                f"subnet {subnet} has host bits set: "
+                f"the network address is {format_cidr(family, first, length)}",
+                field=f"{dot}subnet",
+                value=subnet,
+                hint=f"write {format_cidr(family, first, length)}",
+            )
+        point_to_point = BITS[family] - length <= 1
+        default_first = first if point_to_point else first + 1
+        default_last = last if point_to_point or family != V4 else last - 1
+        router: tuple[int, int] | None = None
+        if gateway:
+            router = _parse_in(gateway, f"{dot}gateway")
+        elif default_gateway and not point_to_point:
+            router = (family, first + 1)
+        low = _bound(start, default_first, family, f"{dot}rangeStart")
+        high = _bound(end, default_last, family, f"{dot}rangeEnd")
+        subnet_text = format_cidr(family, first, length)
+        if not first <= low <= last:
+            raise ConfigError(
+                f"rangeStart {start} is not in {subnet_text}",
+                field=f"{dot}rangeStart",
+                value=start,
+            )
+        if not first <= high <= last:
+            raise ConfigError(
+                f"rangeEnd {end} is not in {subnet_text}", field=f"{dot}rangeEnd", value=end
+            )
+        if low > high:
+            raise ConfigError(
+                f"rangeStart {format_ip(family, low)} is behind rangeEnd {format_ip(family, high)}",
+                field=f"{dot}rangeStart",
+                value=start,
+            )
+        return cls(family, first, length, low, high, router)
+
+    def __contains__(self, value: int) -> bool:
+        return self.start <= value <= self.end
+
+    def __str__(self) -> str:
+        return f"{format_ip(self.family, self.start)}-{format_ip(self.family, self.end)}"
+
+    def describe(self) -> str:
+        """A text that :meth:`read` turns into an equal range again."""
+        gateway = format_ip(*self.gateway) if self.gateway else "-"
+        start, end = format_ip(self.family, self.start), format_ip(self.family, self.end)
+        return f"{format_cidr(self.family, self.network, self.length)} {start} {end} {gateway}"
+
+    @classmethod
+    def read(cls, text: str) -> Range:
+        """The inverse of :meth:`describe`; ValueError when the text is not one of its."""
+        subnet, start, end, gateway = text.split(" ")
+        family, network, length = parse_cidr(subnet)
+        router = None if gateway == "-" else parse_ip(gateway)
+        low, high = parse_value(family, start), parse_value(family, end)
+        return cls(family, network, length, low, high, router)
+
+
+def _parse_in(text: str, field: str) -> tuple[int, int]:
+    try:
+        return parse_ip(text)
+    except ValueError as error:
+        raise ConfigError(str(error), field=field, value=text) from None
+
+
+def _bound(text: str | None, default: int, family: int, field: str) -> int:
+    if not text:
+        return default
+    its_family, value = _parse_in(text, field)
+    if its_family != family:
+        raise ConfigError(
+            f"{text} is not an IPv{family} address as its subnet is",
+            field=field,
+            value=text,
+        )
+    return value
+
+
+class RangeSet:
+    """An ordered pool of ranges of one family that serves one address of a result.
+
+    ``intervals`` are the addresses that may be handed out, as inclusive (low, high) pairs in the
+    order of the ranges: gateways and exclusions are left out of them.
+    """
+
+    __slots__ = ("block_length", "excluded", "family", "intervals", "ranges", "size", "starts")
+
+    def __init__(
+        self,
+        ranges: Sequence[Range],
+        excluded: Sequence[Interval] = (),
+        *,
+        block_length: int = 0,
+    ) -> None:
+        self.block_length = block_length
+        self.ranges = tuple(ranges)
+        self.family = ranges[0].family
+        self.excluded = tuple(merge(excluded))
+        intervals: list[Interval] = []
+        starts: list[int] = []  # for each range, the place of its first interval
+        for each in self.ranges:
+            starts.append(len(intervals))
+            holes = list(touching(self.excluded, each.start, each.end))
+            if each.gateway is not None and each.gateway[0] == self.family:
+                holes.append((each.gateway[1], each.gateway[1]))
+            intervals += subtract((each.start, each.end), holes)
+        self.intervals = tuple(intervals)
+        self.starts = tuple(starts)
+        self.size = sum(high - low + 1 for low, high in intervals)
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self.ranges))
+
+    def __contains__(self, value: int) -> bool:
+        """Whether ``value`` may be handed out by this set. O(number of intervals)."""
+        return any(low <= value <= high for low, high in self.intervals)
+
+    def range_of(self, value: int) -> Range | None:
+        """The range whose start..end ``value`` lies in (a gateway or an exclusion does, too)."""
+        for each in self.ranges:
+            if each.start <= value <= each.end:
+                return each
+        return None
+
+    def after(self, cursor: int | None) -> Iterator[Interval]:
+        """The intervals in search order: from behind ``cursor``, round, ``cursor`` itself last.
+
+        A cursor outside the set counts as none: the search begins at the first range.
+        """
+        intervals = self.intervals
+        at, low, high = self._locate(cursor)
+        if at is None or cursor is None:
+            yield from intervals
+            return
+        if low <= cursor <= high:
+            if cursor < high:
+                yield cursor + 1, high
+            yield from intervals[at + 1 :]
+            yield from intervals[:at]
+            yield low, cursor
+        else:
+            yield from intervals[at:]
+            yield from intervals[:at]
+
+    def _locate(self, cursor: int | None) -> tuple[int | None, int, int]:
+        """The interval that holds the cursor, or the next one when it fell into a hole."""
+        if cursor is None:
+            return None, 0, 0
+        for at, (low, high) in enumerate(self.intervals):
+            if low <= cursor <= high:
+                return at, low, high
+        for which, each in enumerate(self.ranges):
+            if each.start <= cursor <= each.end:
+                end = self.starts[which + 1] if which + 1 < len(self.starts) else None
+                stop = len(self.intervals) if end is None else end
+                for at in range(self.starts[which], stop):
+                    if self.intervals[at][0] > cursor:
+                        return (at, *self.intervals[at])
+                return (stop, 1, 0) if stop < len(self.intervals) else (None, 0, 0)
+        return None, 0, 0
+
+
+def subtract(whole: Interval, holes: Iterable[Interval]) -> list[Interval]:
+    """What is left of an inclusive interval without the holes, ascending. O(h log h).
+
+    >>> subtract((0, 9), [(3, 4), (8, 20)])
+    [(0, 2), (5, 7)]
+    """
+    low, high = whole
+    left: list[Interval] = []
+    for hole_low, hole_high in sorted(holes):
+        if hole_high < low:
+            continue
+        if hole_low > high:
+            break
+        if hole_low > low:
+            left.append((low, hole_low - 1))
+        low = hole_high + 1
+        if low > high:
+            return left
+    left.append((low, high))
+    return left
+
+
+class Pool:
+    """The ordered range sets of a network, checked against each other.
+
+    ``describe()`` is stored with the network, so that a DEL with no usable configuration, and the
+    command line, know what the ranges were.
+    """
+
+    __slots__ = ("sets", "size", "text")
+
+    def __init__(self, sets: Sequence[RangeSet]) -> None:
+        self.sets = tuple(sets)
+        self.size = sum(each.size for each in self.sets)
+        self.text = self._describe()
+
+    def _describe(self) -> str:
+        lines = []
+        for each in self.sets:
+            line = "|".join(one.describe() for one in each.ranges)
+            if each.excluded:
+                holes = (
+                    f"{format_ip(each.family, low)} {format_ip(each.family, high)}"
+                    for low, high in each.excluded
+                )
+                line += "!" + "|".join(holes)
+            if each.block_length:
+                line += f"{CUT}{each.block_length}"
+            lines.append(line)
+        return "\n".join(lines)
+
+    @classmethod
+    def read(cls, text: str) -> Pool:
+        """The inverse of :attr:`text`; ValueError when it is not one of its."""
+        sets = []
+        for line in text.split("\n") if text else ():
+            line, _, block_text = line.partition(CUT)  # noqa: PLW2901  # what is left of it
+            ranges_text, _, holes_text = line.partition("!")
+            excluded = []
+            for hole in holes_text.split("|") if holes_text else ():
+                low, high = hole.split(" ")
+                excluded.append((low, high))
+            ranges = [Range.read(one) for one in ranges_text.split("|")]
+            family = ranges[0].family
+            holes = [
+                (parse_value(family, low), parse_value(family, high)) for low, high in excluded
+            ]
+            sets.append(RangeSet(ranges, holes, block_length=int(block_text or 0)))
+        return cls(sets)
+
+    def holds(self, family: int, value: int) -> bool:
+        """Whether the address may be handed out by any set. O(number of intervals)."""
+        return any(each.family == family and value in each for each in self.sets)
+
+    def index_of(self, family: int, value: int) -> int | None:
+        """The number of the set that may hand out the address, or None."""
+        for index, each in enumerate(self.sets):
+            if each.family == family and value in each:
+                return index
+        return None
+
+    def match(self, wanted: Iterable[tuple[int, int]]) -> list[int | None]:
+        """For each set the address that is wanted of it, or None. Raises AddressNotInRange."""
+        requests: list[int | None] = [None] * len(self.sets)
+        left = list(dict.fromkeys(wanted))
+        for index, each in enumerate(self.sets):
+            for one in left:
+                found = each.range_of(one[1]) if one[0] == each.family else None
+                if found is None:
+                    continue
+                if one[1] not in each:
+                    why = (
+                        "the gateway of its range"
+                        if one == found.gateway
+                        else "excluded by the configuration"
+                    )
+                    raise AddressNotInRange(
+                        f"the requested address {format_ip(*one)} is {why}",
+                        addresses=(format_ip(*one),),
+                    )
+                requests[index] = one[1]
+                left.remove(one)
+                break
+        if left:
+            texts = tuple(format_ip(*one) for one in left)
+            raise AddressNotInRange(
+                f"no range set can serve the requested {' '.join(texts)}: "
+                "it is outside, or its set serves another request already",
+                addresses=texts,
+                hint=f"the ranges are {'; '.join(map(str, self.sets))}",
+            )
+        return requests
+
+    def range_of(self, family: int, value: int) -> Range | None:
+        """The range whose start..end the address lies in, or None."""
+        for each in self.sets:
+            if each.family == family:
+                found = each.range_of(value)
+                if found is not None:
+                    return found
+        return None
+
+
+def merge(intervals: Iterable[Interval]) -> list[Interval]:
+    """The same addresses as disjoint ascending intervals. O(n log n)."""
+    merged: list[Interval] = []
+    for low, high in sorted(intervals):
+        if merged and low <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
+        else:
+            merged.append((low, high))
+    return merged
+
+
+def touching(holes: Sequence[Interval], low: int, high: int) -> Sequence[Interval]:
+    """Those of disjoint ascending holes that share an address with low..high. O(log n)."""
+    first = bisect_left(holes, low, key=lambda hole: hole[1])
+    return holes[first : bisect_right(holes, high, key=lambda hole: hole[0])]

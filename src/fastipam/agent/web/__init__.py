@@ -1,0 +1,1 @@
+"""The agent's HTTP side: the page, its API, and the metrics."""

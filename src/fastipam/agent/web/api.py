@@ -1,0 +1,324 @@
+"""What the agent's page shows: its numbers, the picture, an address, the last events.
+
+Everything is read when somebody asks, and O(networks) but for the picture, which is O(pages) and
+drawn at most once a second and network, however many look. Who looks at a store in which nothing
+has happened gets "not modified" after one look at its transaction number.
+
+Private means: no name of a pod, a container or a namespace leaves here, nor an error's text, which
+may hold one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import socket
+import threading
+import time
+from contextlib import contextmanager, suppress
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import fastipam
+from fastipam.addressing.addresses import format_ip, parse_ip
+from fastipam.agent.web.index import Index
+from fastipam.agent.web.server import Asked, Response, Route, tag_of
+from fastipam.allocation import history, reservations
+from fastipam.allocation.ledger import find, read_pool, read_record
+from fastipam.errors import ConfigError, FastipamError
+from fastipam.picture import blocks
+from fastipam.storage import open_stores
+from fastipam.storage.records import event as event_record
+from fastipam.storage.records import keys
+from fastipam.storage.records.lease import COOLING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from fastipam.agent.web.readings import Reading
+    from fastipam.agent.web.samples import Watch
+    from fastipam.storage.store import Store
+    from fastipam.storage.transaction import Snapshot
+
+JSON = "application/json"
+_KINDS = {
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+_DRAW_AGAIN_S = 1.0
+_EVENTS = 30
+_CONTAINER = 24  # characters of a container's id
+_BLOCKS = 256  # that are listed
+_PICTURES = 8  # that are kept; one is a megabyte or a few
+
+
+class _Drawn(NamedTuple):
+    """A picture as it was sent last."""
+
+    tag: str
+    at: float
+    body: bytes
+
+
+class Page:
+    """The page's routes. ``private``: without the names of pods, containers, namespaces."""
+
+    def __init__(self, watch: Watch, *, private: bool) -> None:
+        self._watch = watch
+        self._private = private
+        self._started = time.time()
+        self._drawn: dict[tuple[str, str], _Drawn] = {}
+        self._drawing = threading.Lock()
+        folder = files("fastipam.agent.web") / "page"
+        self._files = {
+            one.name: Response(200, one.read_bytes(), kind, tag_of(one.read_bytes()))
+            for one in folder.iterdir()
+            if (kind := _KINDS.get(one.name[one.name.rfind(".") :]))
+        }
+        scripts = [name for name in self._files if name.endswith(".js")]
+        self._index = Index((folder / "index.html").read_text("utf-8"), scripts)
+
+    @property
+    def routes(self) -> Mapping[str, Route]:
+        """Path -> what answers it."""
+        return {
+            "/": Route(self._page),
+            "/api/status": Route(self._status),
+            "/api/series": Route(self._series),
+            "/api/picture": Route(self._picture),
+            "/api/address": Route(self._address),
+            "/api/events": Route(self._events),
+            **{f"/page/{name}": Route(_always(file)) for name, file in self._files.items()},
+        }
+
+    # Numbers --------------------------------------------------------------------------------
+
+    def _numbers(self) -> dict[str, Any]:
+        watch = self._watch
+        return {
+            "agent": {
+                "version": fastipam.__version__,
+                "host": socket.gethostname(),
+                "started": self._started,
+                "private": self._private,
+                "requests": watch.requests,
+            },
+            "networks": [self._network(reading) for reading in watch.sample()],
+            "codes": {str(code): count for code, count in sorted(watch.codes.items())},
+            "refusals": [
+                {
+                    "at": one.at,
+                    "verb": one.verb,
+                    "code": one.code,
+                    "message": "" if self._private else one.message,
+                }
+                for one in reversed(watch.refusals)
+            ],
+        }
+
+    def _network(self, reading: Reading) -> dict[str, Any]:
+        left_s = self._watch.exhaustion_s(reading.key)
+        return {
+            "data_dir": reading.data_dir,
+            "network": reading.network,
+            "change": reading.change,
+            "size": reading.size,
+            **reading.states,
+            "assignments": reading.assignments,
+            "oldest_cooling_s": reading.oldest_cooling_s,
+            "longest_free_run": self._watch.longest_run(reading),
+            "exhaustion_s": None if math.isinf(left_s) else left_s,
+            "blocks": self._blocks(reading),
+        }
+
+    @staticmethod
+    def _blocks(reading: Reading) -> list[dict[str, str]]:
+        owned: list[blocks.Owned] = []
+        with suppress(FastipamError), _snapshot(reading.data_dir) as (store, txn):
+            found = find(txn, store, keys.encode("network", reading.network))
+            owned = [] if found is None else blocks.owned(store, txn, found[0])
+        return [
+            {
+                "first": format_ip(one.family, one.first),
+                "last": format_ip(one.family, one.last),
+                "state": one.state,
+            }
+            for one in owned[:_BLOCKS]
+        ]
+
+    def _status(self, _: Asked) -> Response:
+        body = json.dumps(self._numbers()).encode()
+        return Response(200, body, JSON, tag_of(body))
+
+    def _series(self, asked: Asked) -> Response:
+        samples = self._watch.series((_field(asked, "data_dir"), _field(asked, "network")))
+        body = json.dumps([list(one) for one in samples]).encode()
+        return Response(200, body, JSON, tag_of(body))
+
+    def _page(self, _: Asked) -> Response:
+        """The page as it is without JavaScript."""
+        numbers = self._numbers()
+        text = self._index.fill(numbers, self._recent(numbers["networks"]))
+        return Response(200, text.encode(), "text/html; charset=utf-8")
+
+    # The picture ----------------------------------------------------------------------------
+
+    def _picture(self, asked: Asked) -> Response:
+        """A JSON header, its length in 4 bytes before it, and behind it the panels' cells."""
+        data_dir, network = _field(asked, "data_dir"), _field(asked, "network")
+        key = data_dir, network
+        with _snapshot(data_dir) as (store, txn):
+            tag = "-".join(map(str, (*store.identity, txn.txn.id())))
+        with self._drawing:
+            drawn = self._drawn.get(key)
+            now = time.monotonic()
+            if drawn is None or (drawn.tag != tag and now - drawn.at >= _DRAW_AGAIN_S):
+                drawn = self._drawn[key] = self._draw(data_dir, network)
+                while len(self._drawn) > _PICTURES:
+                    del self._drawn[min(self._drawn, key=lambda one: self._drawn[one].at)]
+        return Response(
+            200, drawn.body, "application/octet-stream", tag_of(f"{key}{drawn.tag}".encode())
+        )
+
+    def _draw(self, data_dir: str, network: str) -> _Drawn:
+        from fastipam.picture import cells, colours
+
+        with _snapshot(data_dir) as (store, txn):
+            picture = cells.read(store, txn, network)
+            identity = store.identity
+        if picture is None:
+            raise _unknown("network", network)
+        header = {
+            "network": network,
+            "change": picture.change,
+            "moment": picture.moment_ns / 1e9,
+            "left_out": picture.left_out,
+            "states": cells.STATES,
+            "palette": [list(map(int, colour)) for colour in colours.palette()],
+            "panels": [
+                {
+                    "cidr": panel.frame.cidr,
+                    "subnet": panel.frame.subnet,
+                    "family": panel.frame.family,
+                    "first": str(panel.frame.first),
+                    "bits": panel.frame.bits,
+                    "shift": panel.frame.shift,
+                }
+                for panel in picture.panels
+            ],
+        }
+        text = json.dumps(header).encode()
+        cells_of_all = b"".join(panel.cells.tobytes() for panel in picture.panels)
+        tag = "-".join(map(str, (*identity, picture.change)))
+        return _Drawn(tag, time.monotonic(), len(text).to_bytes(4, "big") + text + cells_of_all)
+
+    # One address ----------------------------------------------------------------------------
+
+    def _address(self, asked: Asked) -> Response:
+        """Who has an address, and since when."""
+        data_dir, network = _field(asked, "data_dir"), _field(asked, "network")
+        text = _field(asked, "address")
+        try:
+            family, value = parse_ip(text)
+        except ValueError as error:
+            raise ConfigError(str(error), field="address", value=text) from None
+        with _snapshot(data_dir) as (store, txn):
+            found = find(txn, store, keys.encode("network", network))
+            if found is None:
+                raise _unknown("network", network)
+            record = read_record(txn, store, found[0], family, value)
+            pool = read_pool(found[1], None, store, network)
+            reservation = reservations.get(txn, store, found[0], family, value)
+            now_ns = store.clock()
+        answer: dict[str, Any] = {"address": format_ip(family, value)}
+        if record is not None:
+            answer |= {
+                "state": "cooling" if record.state == COOLING else "assigned",
+                "since": record.allocated_ns / 1e9,
+                "age_s": max(0, now_ns - record.allocated_ns) / 1e9,
+            }
+            if not self._private:
+                answer |= {
+                    "pod_namespace": record.pod_namespace,
+                    "pod_name": record.pod_name,
+                    "container_id": record.container_id,
+                    "ifname": record.ifname,
+                }
+        elif reservation is not None:
+            answer["state"] = "reserved"
+            if not self._private:
+                answer |= {"owner": reservation.owner, "reason": reservation.reason}
+        elif pool.holds(family, value):
+            answer["state"] = "free"
+        else:
+            answer["state"] = "never assigned"
+        return _json(answer)
+
+    # Events ---------------------------------------------------------------------------------
+
+    def _events(self, asked: Asked) -> Response:
+        """The last events of a network, newest first."""
+        data_dir, network = _field(asked, "data_dir"), _field(asked, "network")
+        return _json(self._last_events(data_dir, network, _EVENTS))
+
+    def _recent(self, networks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The last events of all networks, newest first; of many networks, a few of each."""
+        each = max(2, _EVENTS // max(1, len(networks)))
+        found: list[dict[str, Any]] = []
+        for one in networks[:_EVENTS]:
+            with suppress(FastipamError):
+                found += self._last_events(one["data_dir"], one["network"], each)
+        return sorted(found, key=lambda event: -float(event["at"]))[:_EVENTS]
+
+    def _last_events(self, data_dir: str, network: str, most: int) -> list[dict[str, Any]]:
+        with _snapshot(data_dir) as (store, txn):
+            found = find(txn, store, keys.encode("network", network))
+            if found is None:
+                raise _unknown("network", network)
+            events = list(history.last(txn, store, found[0], most))
+        return [
+            {
+                "at": event.wall_ns / 1e9,
+                "kind": event.kind,
+                "network": network,
+                "address": event.address,
+                "pod": "" if self._private else _pod(event),
+                "container": "" if self._private else event.container_id[:_CONTAINER],
+            }
+            for event in events
+        ]
+
+
+def _always(response: Response) -> Callable[[Asked], Response]:
+    return lambda _: response
+
+
+def _pod(event: event_record.Event) -> str:
+    return "/".join(filter(None, (event.pod_namespace, event.pod_name)))
+
+
+@contextmanager
+def _snapshot(data_dir: str) -> Iterator[tuple[Store, Snapshot]]:
+    """A read transaction of an open store. Raises ConfigError when no such store is open."""
+    store = next((one for one in open_stores.all_open() if one.path == data_dir), None)
+    if store is None:
+        raise _unknown("data_dir", data_dir)
+    with open_stores.staying_open, store.read() as txn:
+        yield store, txn
+
+
+def _unknown(field: str, value: str) -> ConfigError:
+    return ConfigError(f"{value!r} is not known here", field=field, value=value)
+
+
+def _field(asked: Asked, name: str) -> str:
+    try:
+        return asked.query[name]
+    except KeyError:
+        raise ConfigError("is missing in the query", field=name, value=None) from None
+
+
+def _json(document: Any) -> Response:
+    body = json.dumps(document).encode()
+    return Response(200, body, JSON, tag_of(body))

@@ -1,0 +1,213 @@
+"""The numbers of every network that this process has open: counters, not contents.
+
+What is read is one record a network and one queue entry a range set: it costs the same whatever the
+networks hold. For the longest free run, which does cost a look at the pages, see watch.py.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fastipam.allocation.ledger import find, read_pool, read_state
+from fastipam.errors import FastipamError
+from fastipam.picture import blocks
+from fastipam.storage import open_stores
+from fastipam.storage.records import keys
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from fastipam.addressing.ranges import Pool
+    from fastipam.storage.store import Store
+    from fastipam.storage.transaction import Snapshot
+
+PAGE_BITS = 4096
+# Of more pages nobody wants to wait for the longest free run: 268 million addresses.
+MOST_PAGES = 65536
+
+
+class Reading(NamedTuple):
+    """A network at one moment. ``assignments`` counts all that there have ever been.
+
+    ``change`` is another number whenever anything in its store has changed.
+    """
+
+    data_dir: str
+    network: str
+    change: int
+    wall_ns: int
+    size: int
+    assigned: int
+    cooling: int
+    reserved: int
+    free: int
+    assignments: int
+    oldest_cooling_s: float
+    blocks: dict[str, int]  # of the cluster's pool, by state
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What names a network in this process."""
+        return self.data_dir, self.network
+
+    @property
+    def states(self) -> dict[str, int]:
+        """Addresses by state."""
+        return {
+            "assigned": self.assigned,
+            "cooling": self.cooling,
+            "reserved": self.reserved,
+            "free": self.free,
+        }
+
+
+def watch_directories(data_dirs: Iterable[str]) -> None:
+    """Open the stores of these directories that are there and not open yet."""
+    for data_dir in data_dirs:
+        # One that is open may have to be closed and opened again: that is left to the thread whose
+        # requests may be using it.
+        if not open_stores.is_open(data_dir):
+            # None there, or it is damaged: the requests for it say so.
+            with suppress(FastipamError, OSError):
+                open_stores.get(data_dir, None, create=False)
+
+
+def read_all() -> list[Reading]:
+    """A reading of each network of each open store. O(networks + range sets)."""
+    found = []
+    for store in open_stores.all_open():
+        try:
+            with open_stores.staying_open:
+                names = _names(store)
+            for name in names:
+                # For one network at a time: a request that has to close the store waits for it.
+                with open_stores.staying_open, store.read() as txn:
+                    reading = read(store, txn, name)
+                if reading is not None:
+                    found.append(reading)
+        except (FastipamError, OSError):
+            continue  # it was closed or damaged meanwhile: its requests say so
+    return found
+
+
+def _names(store: Store) -> list[str]:
+    with store.read() as txn, txn.txn.cursor(store.db_networks) as cursor:
+        return [
+            key.decode(keys.ENCODING, keys.ERRORS)
+            for key in cursor.iternext(keys=True, values=False)
+        ]
+
+
+def read(store: Store, txn: Snapshot, name: str) -> Reading | None:
+    """The reading of a network; None when the store does not know it. O(range sets)."""
+    found = find(txn, store, keys.encode("network", name))
+    if found is None:
+        return None
+    network_id, text = found
+    state = read_state(txn, store, network_id)
+    size = read_pool(text, None, store, name).size + state.outside
+    wall_ns = store.clock()
+    oldest = _oldest(txn, store, network_id) if state.cooling else None
+    now = max(state.clock, wall_ns + state.offset)  # the network's own clock
+    age_ns = 0 if oldest is None else max(0, now - oldest)
+    return Reading(
+        store.path,
+        name,
+        int(txn.txn.id()),
+        wall_ns,
+        size,
+        state.assigned,
+        state.cooling,
+        state.reserved,
+        size - state.used,
+        state.generation,
+        age_ns / 1e9,
+        Counter(one.state for one in blocks.owned(store, txn, network_id)),
+    )
+
+
+def _oldest(txn: Snapshot, store: Store, network_id: int) -> int | None:
+    """When the address that has cooled longest was released, on the network's clock.
+
+    The queue is ordered by time within each range set: a look at the head of each.
+    """
+    prefix = seek = keys.network_prefix(network_id)
+    heads = []
+    with txn.txn.cursor(store.db_cooldown) as cursor:
+        while cursor.set_range(seek):
+            key = cursor.key()
+            if not key.startswith(prefix):
+                break
+            _, index, released, _, _ = keys.read_cooldown_key(key)
+            heads.append(released)
+            seek = keys.cooldown_prefix(network_id, index + 1)
+    return min(heads, default=None)
+
+
+def longest_free_run(store: Store, txn: Snapshot, name: str) -> int | None:
+    """The most free addresses in a row within one range; None: unknown, or too many pages.
+
+    O(pages).
+    """
+    found = find(txn, store, keys.encode("network", name))
+    if found is None:
+        return None
+    network_id, text = found
+    pool = read_pool(text, None, store, name)
+    longest = 0
+    for family in {each.family for each in pool.sets}:
+        pages = _pages(store, txn, network_id, family)
+        if pages is None:
+            return None
+        longest = max(longest, _longest(pool, family, pages))
+    return longest
+
+
+def _pages(store: Store, txn: Snapshot, network_id: int, family: int) -> dict[int, bytes] | None:
+    """The pages of level 0 that exist, ascending; None when they are too many."""
+    prefix = keys.pages_prefix(network_id, family) + b"\0"
+    found: dict[int, bytes] = {}
+    with txn.txn.cursor(store.db_pages) as cursor:
+        for key, page in _from(cursor, prefix):
+            if not key.startswith(prefix):
+                break
+            if len(found) == MOST_PAGES:
+                return None
+            found[int.from_bytes(key[len(prefix) :], "big")] = page
+    return found
+
+
+def _from(cursor: Any, key: bytes) -> Iterator[tuple[bytes, bytes]]:
+    return iter(cursor) if cursor.set_range(key) else iter(())
+
+
+def _longest(pool: Pool, family: int, pages: dict[int, bytes]) -> int:
+    longest = 0
+    numbers = list(pages)
+    for each in pool.sets:
+        for low, high in each.intervals if each.family == family else ():
+            run = 0
+            position = low
+            begin = bisect_left(numbers, low // PAGE_BITS)
+            behind = bisect_right(numbers, high // PAGE_BITS)
+            for number in numbers[begin:behind]:
+                page = pages[number]
+                base = number * PAGE_BITS
+                start, end = max(low, base), min(high, base + PAGE_BITS - 1)
+                run += start - position  # pages that do not exist are free
+                position = end + 1
+                count = end - start + 1
+                bits = int.from_bytes(page, "little") >> (start - base) & (1 << count) - 1
+                if not bits:
+                    run += count
+                    continue
+                longest = max(longest, run + (bits & -bits).bit_length() - 1)
+                run = count - bits.bit_length()
+                if bits & bits + 1:  # there are holes in it
+                    holes = f"{bits:b}".split("1")
+                    longest = max(longest, *map(len, holes[1:]))
+            longest = max(longest, run + high + 1 - position)
+    return longest

@@ -1,0 +1,273 @@
+"""What the agent remembers of its networks: states over time, what follows from it, refusals.
+
+The memory is bounded, and nothing wakes up to fill it: after a batch the loop says so, at most
+every few seconds, and a thread that sleeps otherwise takes a sample. Who looks takes one, too. A
+node on which nothing happens has no samples and needs none: between two the line is flat.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import threading
+import time
+from collections import Counter, deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from fastipam.agent.batch import Observer
+from fastipam.agent.web import readings
+from fastipam.errors import FastipamError
+from fastipam.storage import open_stores
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from fastipam.agent.web.readings import Reading
+
+log = logging.getLogger("fastipam.agent")
+
+INTERVAL_S = 10.0
+FINE = 360  # samples: the last hour
+COARSE_S = 300.0
+COARSE = 288  # samples: the last day
+MOST_NETWORKS = 64  # whose samples are kept
+RECENT_S = 900.0  # what a forecast looks back at
+LEAST_S = 30.0  # a shorter look back is no trend
+RUN_AGE_S = 15.0  # a longest free run is not computed more often
+REFUSALS = 50
+_MESSAGE = 300  # characters of a refusal's text
+_VERB = 16  # and of its verb: a runtime may send any
+
+
+class Sample(NamedTuple):
+    """Addresses by state at one moment (seconds since the epoch)."""
+
+    at: float
+    size: int
+    assigned: int
+    cooling: int
+    reserved: int
+
+
+class Refusal(NamedTuple):
+    """A request that was answered with an error."""
+
+    at: float
+    verb: str
+    code: int
+    message: str
+
+
+class _Series:
+    """The samples of one network: fine ones of the last hour, coarse ones of the last day."""
+
+    __slots__ = ("coarse", "fine")
+
+    def __init__(self) -> None:
+        self.fine: deque[Sample] = deque(maxlen=FINE)
+        self.coarse: deque[Sample] = deque(maxlen=COARSE)
+
+    def add(self, sample: Sample) -> None:
+        if self.fine and sample.at - self.fine[-1].at < INTERVAL_S / 2:
+            # Several look at once, or the clock stepped back: the newest counts.
+            self.fine[-1] = sample
+        else:
+            self.fine.append(sample)
+        if not self.coarse or abs(sample.at - self.coarse[-1].at) >= COARSE_S:
+            self.coarse.append(sample)
+
+    def all(self) -> list[Sample]:
+        """From the oldest on; fine where there are fine ones."""
+        begin = self.fine[0].at if self.fine else math.inf
+        return [one for one in self.coarse if one.at < begin] + list(self.fine)
+
+
+class Watch(Observer):
+    """The samples and refusals of this process; safe to use from several threads."""
+
+    def __init__(
+        self,
+        data_dirs: Iterable[str] = (),
+        clock: Callable[[], float] = time.time,
+        idle: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._data_dirs = tuple(data_dirs)
+        self._clock = clock
+        self._monotonic = idle
+        self._series: dict[tuple[str, str], _Series] = {}
+        self._runs: dict[tuple[str, str], tuple[int, float, int | None]] = {}
+        self._lock = threading.Lock()
+        self._wanted = threading.Event()
+        self._runs_wanted = False
+        self._sampled = -math.inf
+        self._stopped = False
+        self._refusals: deque[Refusal] = deque(maxlen=REFUSALS)
+        self._codes: Counter[int] = Counter()
+        self.requests = 0
+
+    @property
+    def refusals(self) -> list[Refusal]:
+        """The last ones, oldest first: those of this moment, whatever is refused meanwhile."""
+        with self._lock:
+            return list(self._refusals)
+
+    @property
+    def codes(self) -> dict[int, int]:
+        """How many refusals there were of each code."""
+        with self._lock:
+            return dict(self._codes)
+
+    # What the loop says ---------------------------------------------------------------------
+
+    def request(self, verb: str, status: int, output: bytes, seconds: float) -> None:  # noqa: ARG002
+        """Remember a refusal; of other requests only how many there were."""
+        self.requests += 1
+        if not status:
+            return
+        code, message = error_of(output)
+        refusal = Refusal(self._clock(), verb[:_VERB], code, message[:_MESSAGE])
+        with self._lock:
+            self._codes[code] += 1
+            self._refusals.append(refusal)
+
+    def batch(self, size: int, commit_seconds: float) -> None:  # noqa: ARG002
+        """Something may have changed: have a sample taken, if the last one is old enough."""
+        if self._monotonic() - self._sampled >= INTERVAL_S:
+            self._wanted.set()
+
+    # Samples --------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Have samples taken in a thread that sleeps until it is told."""
+        threading.Thread(target=self._run, name="watch", daemon=True).start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopped = True
+        self._wanted.set()
+
+    def _run(self) -> None:
+        while True:
+            self._wanted.wait()
+            self._wanted.clear()
+            if self._stopped:
+                return
+            try:
+                self._look()
+            except Exception:  # the page would go on, with the same numbers for ever
+                log.exception("a sample could not be taken")
+
+    def _look(self) -> None:
+        found = self.sample()
+        if self._runs_wanted:
+            self._runs_wanted = False
+            for reading in found:
+                self._compute_run(reading)
+
+    def sample(self) -> list[Reading]:
+        """Read every network now, and keep what was read. O(networks)."""
+        readings.watch_directories(self._data_dirs)
+        self._sampled = self._monotonic()
+        found = readings.read_all()
+        at = self._clock()
+        with self._lock:
+            known = {reading.key for reading in found}
+            for key in self._series.keys() - known:
+                del self._series[key]  # its store is closed: another one may come
+            for key in self._runs.keys() - known:
+                del self._runs[key]
+            for reading in found:
+                series = self._series.get(reading.key)
+                if series is None:
+                    if len(self._series) >= MOST_NETWORKS:
+                        continue
+                    series = self._series[reading.key] = _Series()
+                series.add(
+                    Sample(at, reading.size, reading.assigned, reading.cooling, reading.reserved)
+                )
+        return found
+
+    def series(self, key: tuple[str, str]) -> list[Sample]:
+        """The samples of a network, oldest first."""
+        with self._lock:
+            found = self._series.get(key)
+            return [] if found is None else found.all()
+
+    def exhaustion_s(self, key: tuple[str, str]) -> float:
+        """Seconds until no address is left, if it goes on as in the last quarter of an hour.
+
+        Infinite when it does not grow, or is not known for long enough. An address that is cooling
+        counts as one that is left: it will be.
+        """
+        samples = self.series(key)
+        if not samples:
+            return math.inf
+        last = samples[-1]
+        left = last.size - last.assigned - last.reserved
+        if left <= 0:
+            return 0.0
+        first = next(one for one in samples if one.at >= last.at - RECENT_S)
+        seconds = last.at - first.at
+        grown = last.assigned + last.reserved - first.assigned - first.reserved
+        if seconds < LEAST_S or grown <= 0:
+            return math.inf
+        return left * seconds / grown
+
+    # The longest free run -------------------------------------------------------------------
+
+    def longest_run(self, reading: Reading) -> int | None:
+        """The longest free run as last computed, or None; an old one is computed anew meanwhile.
+
+        O(1): computing it is a look at every page, so it is left to the thread, and whoever asks
+        next sees it. It is at most one scrape older than the rest.
+        """
+        with self._lock:
+            change, at, run = self._runs.get(reading.key, (-1, -math.inf, None))
+        if change != reading.change and self._monotonic() - at >= RUN_AGE_S:
+            self._runs_wanted = True
+            self._wanted.set()
+        return run
+
+    def _compute_run(self, reading: Reading) -> None:
+        with self._lock:
+            change, at, _ = self._runs.get(reading.key, (-1, -math.inf, None))
+        if change == reading.change or self._monotonic() - at < RUN_AGE_S:
+            return
+        run = None
+        for store in open_stores.all_open():
+            if store.path == reading.data_dir:
+                try:
+                    with open_stores.staying_open, store.read() as txn:
+                        run = readings.longest_free_run(store, txn, reading.network)
+                except (FastipamError, OSError):
+                    return
+        with self._lock:
+            self._runs[reading.key] = reading.change, self._monotonic(), run
+
+
+class Together(Observer):
+    """Several observers as one."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self._observers = observers
+
+    def request(self, verb: str, status: int, output: bytes, seconds: float) -> None:
+        """Tell them all."""
+        for one in self._observers:
+            one.request(verb, status, output, seconds)
+
+    def batch(self, size: int, commit_seconds: float) -> None:
+        """Tell them all."""
+        for one in self._observers:
+            one.batch(size, commit_seconds)
+
+
+def error_of(output: bytes) -> tuple[int, str]:
+    """Code and text of an answer's error object; code -1 when it is none."""
+    try:
+        document = json.loads(output)
+        text = " ".join(str(document.get(key) or "") for key in ("msg", "details"))
+        return int(document["code"]), text.strip()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return -1, ""

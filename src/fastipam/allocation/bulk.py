@@ -1,0 +1,149 @@
+"""Many owners' addresses at once, with what single calls would give them, in their order.
+
+Imported by the first call that wants many. Nothing here commits.
+"""
+
+from __future__ import annotations
+
+from fastipam import errors
+from fastipam.allocation import cooldown, refusals
+from fastipam.errors import StoreCorrupt
+from fastipam.lease import Lease, join
+from fastipam.storage.records import event as event_record
+from fastipam.storage.records import keys as records_keys
+from fastipam.storage.records import lease as lease_record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fastipam.addressing.ranges import Pool, RangeSet
+    from fastipam.allocation.ledger import Ledger
+    from fastipam.lease import Owner
+
+
+def assign(ledger: Ledger, pool: Pool, owners: list[Owner], wall_ns: int) -> list[Lease]:
+    """An address of every range set for each owner, in their order, all or nothing. O(owners).
+
+    Each lease is that of the first range set and has the others as siblings.
+    Raises PoolExhausted, DuplicateAllocation.
+    """
+    columns = []
+    held = [b""] * len(owners)
+    for index, range_set in enumerate(pool.sets):
+        values = choose(ledger, index, range_set, len(owners))
+        leases, packed = _write(ledger, owners, index, range_set, values, wall_ns)
+        columns.append(leases)
+        held = [before + new for before, new in zip(held, packed, strict=True)]
+    keys = [ledger.owner_key(owner.name) for owner in owners]
+    _enter_owners(ledger, owners, list(zip(keys, held, strict=True)))
+    return [join(row) for row in zip(*columns, strict=True)]
+
+
+def choose(ledger: Ledger, index: int, range_set: RangeSet, wanted: int) -> list[int]:
+    """Take ``wanted`` addresses in the order in which single calls give them."""
+    family = range_set.family
+    if range_set.block_length:
+        from fastipam.allocation import blockwise
+
+        return blockwise.choose(ledger, index, range_set, wanted)
+    pages = ledger.txn.pages(ledger.state.network_id, family)
+    values: list[int] = []
+    for low, high in range_set.after(ledger.state.cursor(index, family)):
+        values += pages.take(low, high, wanted - len(values))
+        if len(values) == wanted:
+            break
+    ledger.count_outside(family, values)
+    if len(values) < wanted:
+        values += cooldown.take_early(ledger, index, range_set, wanted - len(values))
+        if len(values) < wanted:
+            raise refusals.exhausted(ledger, index, range_set, wanted)
+    ledger.state.move_cursor(index, family, values[-1])
+    return values
+
+
+def _write(
+    ledger: Ledger,
+    owners: Sequence[Owner],
+    index: int,
+    range_set: RangeSet,
+    values: Sequence[int],
+    wall_ns: int,
+) -> tuple[list[Lease], list[bytes]]:
+    """Write the leases of one range set; also the addresses as an owner's entry holds them."""
+    family = range_set.family
+    state = ledger.state
+    boot, generation, network_id = ledger.store.boot, state.generation, state.network_id
+    its_range = range_set.ranges[0]
+    items = []
+    leases = []
+    packed = []
+    for owner, value in zip(owners, values, strict=True):
+        if not its_range.start <= value <= its_range.end:
+            its_range = range_set.range_of(value) or its_range
+        generation += 1
+        raw = lease_record.pack_assigned(
+            its_range.length,
+            ledger.set_of(index, family, value),
+            boot,
+            generation,
+            wall_ns,
+            0,
+            0,
+            0,
+            0,
+            owner.texts,
+        )
+        key = records_keys.address_key(network_id, family, value)
+        items.append((key, raw))
+        packed.append(key[4:])  # what pack_addresses() makes of it
+        leases.append(Lease(ledger.name, family, value, its_range.gateway, raw))
+    state.generation = generation
+    state.assigned += len(items)
+    with ledger.txn.txn.cursor(ledger.store.db_leases) as cursor:
+        consumed, added = cursor.putmulti(items, overwrite=False)
+    if added < consumed:  # some were cooling
+        for (key, raw), lease in zip(items, leases, strict=True):
+            if ledger.txn.get(key, None, ledger.store.db_leases) != raw:
+                cooldown.take_place(ledger, key, raw, family, lease.value)
+    _note(ledger, owners, leases, wall_ns)
+    return leases, packed
+
+
+def _note(ledger: Ledger, owners: Sequence[Owner], leases: Sequence[Lease], wall_ns: int) -> None:
+    """Enter as many of the assignments as the history has room for, the last ones."""
+    first = max(0, len(leases) - ledger.policy.history)
+    generation = ledger.state.generation - len(leases) + 1
+    for at in range(first, len(leases)):
+        lease = leases[at]
+        ledger.note(
+            event_record.ASSIGNED,
+            generation + at,
+            lease.family,
+            lease.value,
+            owners[at].texts,
+            wall_ns,
+        )
+
+
+def _enter_owners(ledger: Ledger, owners: list[Owner], items: list[tuple[bytes, bytes]]) -> None:
+    """Enter new owners in key order; DuplicateAllocation when one is not new.
+
+    Raises StoreCorrupt when one was entered for the very address that was free until now.
+    """
+    db = ledger.store.db_owners
+    with ledger.txn.txn.cursor(db) as cursor:
+        consumed, added = cursor.putmulti(sorted(items), dupdata=False, overwrite=False)
+    if consumed == added:
+        return
+    seen = set()
+    for owner, (key, value) in zip(owners, items, strict=True):
+        held = ledger.txn.get(key, b"", db)
+        if key in seen or held != value:
+            raise refusals.duplicate(ledger.name, owner, records_keys.read_addresses(held))
+        seen.add(key)
+    raise StoreCorrupt(
+        f"an owner in network {ledger.name} is entered for an address that nobody had",
+        path=ledger.store.path,
+        hint=errors.CHECK_HINT,
+    )

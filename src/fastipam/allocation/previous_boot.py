@@ -1,0 +1,82 @@
+"""Leases of an earlier boot: no container outlives one, so they are given back.
+
+Opening a store after a reboot only counts the boot. Every write to a network then looks at a few of
+its leases, in address order, until all have been seen; how far it has come is part of the network's
+state. Reservations stay, sticky addresses are kept for their pods from then on.
+"""
+
+from __future__ import annotations
+
+from fastipam.errors import StoreCorrupt
+from fastipam.storage.records import event as event_record
+from fastipam.storage.records import keys
+from fastipam.storage.records import lease as lease_record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from fastipam.allocation.ledger import Ledger
+    from fastipam.storage.store import Store
+    from fastipam.storage.transaction import Transaction
+
+BESIDE_A_CALL = 32  # leases looked at by a call that has other work: about as dear as the call
+BATCH = 1024  # leases looked at in a transaction of its own, for which other writers wait
+
+
+def step(ledger: Ledger, limit: int = BESIDE_A_CALL) -> None:
+    """Look at up to ``limit`` leases and give back those of an earlier boot. O(limit).
+
+    The caller saves the ledger.
+    """
+    state, store = ledger.state, ledger.store
+    before = state.swept
+    if before == store.boot:
+        return
+    stale: dict[bytes, None] = {}
+    prefix = state.prefix
+    start = keys.address_key(state.network_id, *state.sweep) if state.sweep[0] else prefix
+    state.sweep, state.swept = (0, 0), store.boot  # unless the limit comes first
+    looked = 0
+    with ledger.txn.txn.cursor(store.db_leases) as cursor:
+        more = cursor.set_range(start)
+        while more:
+            key, raw = cursor.item()
+            if key[:4] != prefix:
+                break
+            if looked == limit:
+                state.sweep, state.swept = (key[4], int.from_bytes(key[5:], "big")), before
+                break
+            looked += 1
+            name = _stale_owner(ledger, raw)
+            if name:
+                stale[name] = None
+            more = cursor.next()
+    for name in stale:
+        ledger.release(name, event_record.REBOOTED)
+
+
+def _stale_owner(ledger: Ledger, raw: bytes) -> bytes:
+    """The owner of a packed lease if it is of an earlier boot; empty: it is not, or is damaged.
+
+    What is damaged keeps its address until `fastipam check --repair`, and nobody from being served.
+    """
+    try:
+        if not lease_record.is_assigned(raw) or lease_record.boot_of(raw) == ledger.store.boot:
+            return b""
+        name = lease_record.name_of(raw)
+        ledger.leases_of(name, ledger.held_by(name))
+    except StoreCorrupt:
+        return b""
+    return name
+
+
+def note_end(txn: Transaction, store: Store) -> None:
+    """Note in the store that every network has been seen to the end, if it has. O(networks)."""
+    from fastipam.allocation.ledger import read_state
+
+    txn.flush()
+    with txn.txn.cursor(store.db_networks) as cursor:
+        for _, raw in cursor:
+            network_id = int.from_bytes(raw[:4], "big")
+            if read_state(txn, store, network_id).swept != store.boot:
+                return
+    store.note_swept(txn)

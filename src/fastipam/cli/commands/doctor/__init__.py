@@ -1,0 +1,119 @@
+"""``fastipam doctor``."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+from textwrap import wrap
+from typing import TYPE_CHECKING
+
+import click
+
+from fastipam.cli import options, output
+from fastipam.cli.click_base import command as _command
+from fastipam.cli.commands.doctor.finding import PROBLEM, WARNING, Finding
+from fastipam.cli.migration import DEFAULT_TREE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_GIVEN = (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIRONMENT)
+
+
+@_command(
+    "doctor",
+    examples=(
+        ("fastipam doctor", "the whole node; as root, who sees all of it"),
+        ("fastipam doctor --bin-dir /usr/lib/cni", "Debian's directory of plugins"),
+        ("fastipam doctor --json", "for a program"),
+    ),
+    exits={
+        0: "no problem was found; warnings may have been",
+        1: "a problem was found, or an error",
+    },
+)
+@options.bin_dir
+@options.conf_dir
+@options.socket
+@click.option(
+    "--host-local",
+    "tree",
+    type=click.Path(file_okay=False, readable=False, path_type=Path),
+    default=DEFAULT_TREE,
+    show_default=True,
+    help="Where host-local keeps its leases.",
+)
+@options.data_dir
+@options.as_json
+@click.pass_context
+def command(
+    ctx: click.Context,
+    bin_dir: Path,
+    conf_dir: Path,
+    socket_path: Path,
+    tree: Path,
+    data_dir: str,
+    as_json: bool,
+) -> None:
+    """Look at this node and say what is wrong with it, and what to type.
+
+    Plugin, agent, configurations, the stores that they name, network namespaces, leftovers of
+    host-local, clock and disk are looked at. Nothing is changed.
+    """
+    given = ctx.get_parameter_source("data_dir") in _GIVEN
+    found = []
+    for finding in _look(bin_dir, conf_dir, socket_path, tree, data_dir, given=given):
+        found.append(finding)
+        if not as_json:
+            _print(finding)
+    if as_json:
+        output.json_array(finding._asdict() for finding in found)
+    counts = Counter(finding.level for finding in found)
+    if not as_json:
+        output.note(f"problems: {counts[PROBLEM]}, warnings: {counts[WARNING]}")
+    if counts[PROBLEM]:
+        raise SystemExit(1)
+
+
+def _look(
+    bin_dir: Path, conf_dir: Path, socket: Path, tree: Path, data_dir: str, *, given: bool
+) -> Iterator[Finding]:
+    """Every finding, in an order in which one thing depends on those before it."""
+    from fastipam.cli.commands.doctor import agent, configuration, plugin, store
+
+    if os.geteuid() != 0:
+        yield Finding("user", WARNING, "only root sees all of a node", "sudo fastipam doctor")
+    yield from plugin.look(bin_dir)
+    findings, process = agent.look(socket, needed=not plugin.has_entry_point(bin_dir))
+    yield from findings
+    findings, networks = configuration.look(conf_dir)
+    yield from findings
+    data_dirs = list(dict.fromkeys(one.data_dir for one in networks))
+    if data_dir not in data_dirs and (given or not data_dirs):
+        data_dirs.insert(0, data_dir)
+    if process:
+        files = [str(Path(one) / "data.mdb") for one in data_dirs]
+        yield from agent.same_files(process, [*files, "/run/netns", "/var/run/netns"])
+    for one in data_dirs:
+        yield from store.look(one)
+    yield from store.leftovers(tree, data_dirs)
+
+
+_COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
+_INDENT = 23  # below which a finding's text and command stand
+
+
+def _print(finding: Finding) -> None:
+    """Level, check, text; the command below it. On a terminal long texts go on, indented."""
+    lines = [output.printable(finding.text)]
+    if output.is_terminal():
+        width = max(output.console().width - _INDENT, 20)
+        lines = wrap(lines[0], width, break_long_words=False, break_on_hyphens=False)
+    level = f"{finding.level:<8}"
+    if output.has_colours():
+        level = click.style(level, fg=_COLOURS[finding.level])
+    margin = "\n" + " " * _INDENT
+    output.say(f"{level} {finding.check:<13} {margin.join(lines)}")
+    if finding.command:
+        output.say(f"{margin[1:]}$ {output.printable(finding.command)}")

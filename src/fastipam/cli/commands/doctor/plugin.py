@@ -1,0 +1,97 @@
+"""Is the plugin installed, and is it this fastipam's?"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import lmdb
+
+import fastipam
+from fastipam.cli.commands.doctor.finding import OK, PROBLEM, WARNING, Finding
+from fastipam.cli.commands.install import bundle
+from fastipam.cli.commands.install.executables import BUNDLE, CLUSTER_BUNDLE, DIRECT, script
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_CHECK = "plugin"
+NAME = "fastipam"
+OTHER_DIRECTORIES = (Path("/opt/cni/bin"), Path("/usr/lib/cni"), Path("/usr/libexec/cni"))
+
+
+def look(bin_dir: Path) -> Iterator[Finding]:
+    """The launcher, then the entry point and the bundle beside it."""
+    mend = f"fastipam install --bin-dir {bin_dir}"
+    launcher = bin_dir / NAME
+    try:
+        content = launcher.read_bytes()
+    except FileNotFoundError:
+        others = [one for one in OTHER_DIRECTORIES if one != bin_dir and (one / NAME).exists()]
+        place = f"; there is one in {others[0]}" if others else ""
+        yield Finding(_CHECK, PROBLEM, f"{launcher} is not there{place}", mend)
+        return
+    except OSError as error:
+        yield Finding(_CHECK, PROBLEM, f"{launcher} cannot be read: {error.strerror}", mend)
+        return
+    package = Path(fastipam.__file__).resolve().parent
+    if not os.access(launcher, os.X_OK):
+        yield Finding(_CHECK, PROBLEM, f"{launcher} is not executable", mend)
+    elif content != (package / "launcher").read_bytes():
+        text = f"{launcher} is not the launcher of this fastipam, {fastipam.__version__}"
+        yield Finding(_CHECK, WARNING, text, mend)
+    else:
+        text = f"{launcher} is the launcher of this fastipam, {fastipam.__version__}"
+        yield Finding(_CHECK, OK, text)
+    yield _entry_point(bin_dir / DIRECT, mend)
+
+
+def has_entry_point(bin_dir: Path) -> bool:
+    """Whether the plugin works without an agent."""
+    return os.access(bin_dir / DIRECT, os.X_OK)
+
+
+def _entry_point(path: Path, mend: str) -> Finding:
+    try:
+        text = path.read_text(errors="replace")
+    except FileNotFoundError:
+        return Finding(_CHECK, OK, f"{path} is not there: only an agent can serve calls")
+    except OSError as error:
+        return Finding(_CHECK, PROBLEM, f"{path} cannot be read: {error.strerror}", mend)
+    interpreter = _interpreter(text)
+    if not os.access(interpreter, os.X_OK):
+        what = f"{path} starts {interpreter}, which is not there"
+        return Finding(_CHECK, PROBLEM, what, mend)
+    paths = [str(Path(one.__file__ or "").resolve().parent.parent) for one in (fastipam, lmdb)]
+    if text != script(sys.executable, list(dict.fromkeys(paths))):
+        what = f"{path} belongs to another installation, of {interpreter}"
+        return Finding(_CHECK, WARNING, what, mend)
+    stale = _stale(path.with_name(BUNDLE)) or _stale(path.with_name(CLUSTER_BUNDLE))
+    if stale:
+        return Finding(_CHECK, WARNING, f"{stale}: calls without an agent take longer", mend)
+    return Finding(_CHECK, OK, f"{path} serves calls when no agent does")
+
+
+def _interpreter(text: str) -> str:
+    """The program that the first lines of an entry point start."""
+    first, _, rest = text.partition("\n")
+    if first == "#!/bin/sh":
+        return rest.partition('"')[2].partition('"')[0]
+    return first.removeprefix("#!").partition(" ")[0]
+
+
+def _stale(path: Path) -> str:
+    """Why Python will not use a file of the bundle; empty when it will."""
+    try:
+        modules = bundle.modules_of(path.read_bytes())  # root's file, as the launcher
+        for source, _, size, time_ns, _ in modules.values():
+            status = os.stat(source)
+            if (status.st_size, status.st_mtime_ns) != (size, time_ns):
+                return f"{source} is newer than {path}"
+    except FileNotFoundError as error:
+        return f"{error.filename} is not there"
+    except (EOFError, OSError, TypeError, ValueError, LookupError) as error:
+        return f"{path} cannot be used: {error}"
+    return ""

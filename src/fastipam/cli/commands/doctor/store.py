@@ -1,0 +1,283 @@
+"""Is a store in order: whose it is, whether it agrees with itself, room, time, namespaces."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import fastipam
+from fastipam.addressing.addresses import parse_ip
+from fastipam.allocation import history
+from fastipam.cli.click_base import is_refusal
+from fastipam.cli.commands.doctor.finding import OK, PROBLEM, WARNING, Finding
+from fastipam.storage.lmdb_errors import MAX_READERS
+from fastipam.storage.store import DEFAULT_DATA_DIR
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fastipam.ipam import Ipam
+
+# Up to so many addresses are compared with everything else here; of more that is a command.
+MOST_VERIFIED = 200_000
+MOST_BEHIND = 10_000  # commits: a minute of a node that does nothing but start pods
+_FULL = 0.9
+_LITTLE_BYTES = 1 << 30
+_TOO_LITTLE_BYTES = 64 << 20
+_CLOCK_SLACK_NS = 5 * 10**9
+_REMOTE = ("nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "fuse.sshfs", "fuse.glusterfs", "lustre")
+
+
+def command(words: str, data_dir: str) -> str:
+    """A command line about this store."""
+    own = "" if data_dir == DEFAULT_DATA_DIR else f" --data-dir {shlex.quote(data_dir)}"
+    return f"fastipam {words}{own}"
+
+
+def look(
+    data_dir: str, *, now_ns: int | None = None, most: int = MOST_VERIFIED
+) -> Iterator[Finding]:
+    """Everything about the store of a directory; ``now_ns``: the wall clock."""
+    try:
+        if not exists(data_dir):
+            yield Finding("store", OK, f"{data_dir}: no store yet; the first ADD makes one")
+            yield from disk(nearest(data_dir))
+            return
+        yield from permissions(data_dir)
+        yield from disk(data_dir)
+        with fastipam.open(data_dir, create=False) as ipam:
+            yield from contents(ipam, most)
+            yield from pools(ipam)
+            yield from namespaces(ipam, most)
+            yield from clock(ipam, time.time_ns() if now_ns is None else now_ns)
+    except (fastipam.FastipamError, OSError) as error:
+        refused = isinstance(error, PermissionError) or is_refusal(error.__cause__)
+        if refused and os.geteuid() != 0:
+            text = f"{data_dir} is closed to this user: nothing is known of the store"
+            yield Finding("store", WARNING, text, "sudo fastipam doctor")
+            return
+        hint = getattr(error, "hint", None)
+        text = f"{error} ({hint})" if hint else str(error)
+        yield Finding("store", PROBLEM, text, f"ls -la {shlex.quote(data_dir)}")
+
+
+def exists(data_dir: str) -> bool:
+    """Whether there is a store. Raises OSError: nobody may tell this user."""
+    try:
+        os.lstat(os.path.join(data_dir, "data.mdb"))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def nearest(path: str) -> str:
+    """A directory that is to be made is on the file system of the nearest one that is there."""
+    path = os.path.abspath(path)
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    return path
+
+
+def permissions(data_dir: str) -> Iterator[Finding]:
+    """Whether others can read or list it: names of pods are in there."""
+    wide = []
+    for path in (data_dir, *(os.path.join(data_dir, one) for one in sorted(os.listdir(data_dir)))):
+        mode = stat.S_IMODE(os.stat(path).st_mode)
+        if mode & 0o077:
+            wide.append((path, mode))
+    for path, mode in wide:
+        text = f"{path} has mode {mode:04o}: others may look at it"
+        yield Finding("store", WARNING, text, f"chmod go= {shlex.quote(path)}")
+
+
+def disk(data_dir: str) -> Iterator[Finding]:
+    """Room for the store to grow, and whether its file system can have one."""
+    room = os.statvfs(data_dir)
+    available = room.f_bavail * room.f_frsize
+    kind = file_system(os.path.realpath(data_dir))
+    look_at = f"df -h {shlex.quote(data_dir)}"
+    if kind in _REMOTE:
+        text = f"{data_dir} is on {kind}: the store's locks work on local file systems only"
+        yield Finding("disk", PROBLEM, text, f"findmnt --target {shlex.quote(data_dir)}")
+    text = f"{available / (1 << 20):.0f} MiB are free for {data_dir} ({kind})"
+    if available < _TOO_LITTLE_BYTES:
+        yield Finding("disk", PROBLEM, text, look_at)
+    elif available < _LITTLE_BYTES:
+        yield Finding("disk", WARNING, text, look_at)
+    else:
+        yield Finding("disk", OK, text)
+    if room.f_files and not room.f_favail:
+        yield Finding("disk", PROBLEM, f"no inode is free for {data_dir}", f"df -i {data_dir}")
+
+
+def file_system(path: str) -> str:
+    """The kind of file system that a path is on."""
+    best, kind = "", "?"
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        point, what = line.split()[1:3]
+        point = point.replace("\\040", " ")
+        below = path == point or path.startswith(point.rstrip("/") + "/")
+        if below and len(point) >= len(best):
+            best, kind = point, what
+    return kind
+
+
+def contents(ipam: Ipam, most: int = MOST_VERIFIED) -> Iterator[Finding]:
+    """Whether the store agrees with itself and can be written; its size and readers."""
+    ipam.store.require_writable()
+    path = ipam.path
+    stats = [ipam.network(name).stats() for name in ipam.networks()]
+    used = sum(one["assigned"] + one["cooling"] + one["reserved"] for one in stats)
+    if used > most:
+        text = f"{path}: {used} addresses are in use, too many to compare all of it here"
+        yield Finding("store", OK, text, command("check", path))
+    else:
+        from fastipam.verify import verify
+
+        wrong = verify(ipam.store)
+        if wrong:
+            text = f"{path}: {len(wrong)} contradictions, the first: {wrong[0]}"
+            mend = f"{command('backup FILE', path)} && {command('check --repair', path)}"
+            yield Finding("store", PROBLEM, text, mend)
+        else:
+            yield Finding("store", OK, f"{path}: {used} addresses in use, all of it agrees")
+    size = ipam.store.file_bytes() / (1 << 20)
+    networks = "1 network" if len(stats) == 1 else f"{len(stats)} networks"
+    text = f"{path}: {size:.1f} MiB, {ipam.durability}, {networks}"
+    yield Finding("store", OK, text)
+    yield from readers(ipam)
+    if ipam.store.unswept:
+        text = f"{path}: leases of before the last reboot are left; they are given back bit by bit"
+        yield Finding("store", WARNING, text, command("sweep", path))
+
+
+def readers(ipam: Ipam, most: int = MOST_BEHIND) -> Iterator[Finding]:
+    """Programs that keep a read transaction open: what they read cannot be overwritten."""
+    found = ipam.store.readers()
+    late: dict[int, int] = {}
+    for process, behind in found:
+        if behind > most:
+            late[process] = max(behind, late.get(process, 0))
+    for process, behind in late.items():
+        text = f"{ipam.path}: process {process} reads what was {behind} commits ago: the file grows"
+        yield Finding("store", WARNING, text, f"ps -fp {process}")
+    if len(found) > MAX_READERS * _FULL:
+        text = f"{ipam.path}: {len(found)} of {MAX_READERS} reader slots are taken"
+        yield Finding("store", WARNING, text, "fuser -v " + shlex.quote(ipam.path + "/lock.mdb"))
+
+
+def pools(ipam: Ipam) -> Iterator[Finding]:
+    """How full each network is."""
+    for name in ipam.networks():
+        stats = ipam.network(name).stats()
+        size, left = stats["size"], stats["free"] + stats["cooling"]
+        text = f"network {name!r}: {left} of {size} addresses are left"
+        who = command(f"list --network {shlex.quote(name)}", ipam.path)
+        if size and not left:
+            yield Finding("pool", PROBLEM, text, who)
+        elif left < size * (1 - _FULL):
+            yield Finding("pool", WARNING, text, who)
+        else:
+            yield Finding("pool", OK, text)
+
+
+def namespaces(ipam: Ipam, most: int = MOST_VERIFIED) -> Iterator[Finding]:
+    """Leases whose network namespace is gone, and those that cannot be judged from here."""
+    from fastipam.sweep import sweep
+
+    leases = sum(ipam.network(name).stats()["assigned"] for name in ipam.networks())
+    if leases > most:
+        text = f"{leases} leases: too many to look at the namespace of each here"
+        yield Finding("namespaces", OK, text, command("sweep --dry-run", ipam.path))
+        return
+    report = sweep(ipam, dry_run=True)
+    reasons = Counter(general(why) for _, why in report.unknown)
+    gone = len(report.missing) + len(report.released)
+    dry_run = command("sweep --dry-run", ipam.path)
+    if gone:
+        text = f"{gone} of {report.looked} leases have lost their network namespace"
+        yield Finding("namespaces", WARNING, text, dry_run)
+    for why, count in reasons.most_common():
+        text = f"{count} of {report.looked} leases cannot be judged from here: {why}"
+        yield Finding("namespaces", WARNING, text, dry_run)
+    if not gone and not reasons:
+        text = f"{report.looked} leases, the network namespace of each is there"
+        yield Finding("namespaces", OK, text)
+
+
+def general(why: str) -> str:
+    """A reason without the lease's own path: so that a thousand of them are one line."""
+    words = why.split()
+    if words and words[0].startswith("/"):
+        words[0] = words[0].rpartition("/")[0] + "/…"
+    return " ".join(words)
+
+
+def clock(ipam: Ipam, now_ns: int) -> Iterator[Finding]:
+    """Whether the wall clock is behind the last event: it was set back, or was wrong then."""
+    ahead = 0
+    for name in ipam.networks():
+        with ipam.store.read() as txn:
+            network_id = ipam.network(name).id_in(txn)
+            if network_id is not None:
+                for event in history.last(txn, ipam.store, network_id, 1):
+                    ahead = max(ahead, event.wall_ns - now_ns)
+    if ahead > _CLOCK_SLACK_NS:
+        text = f"{ipam.path}: the last event is {ahead / 1e9:.0f} s in the future"
+        text += "; addresses are safe, but times in the history are not"
+        yield Finding("clock", WARNING, text, "timedatectl")
+    else:
+        yield Finding("clock", OK, f"{ipam.path}: no event is in the future")
+
+
+def leftovers(tree: Path, data_dirs: list[str]) -> Iterator[Finding]:
+    """Leases that host-local still has, and whether a store has them as well."""
+    held: dict[str, list[tuple[int, int]]] = {}
+    try:
+        for directory in sorted(one for one in tree.iterdir() if one.is_dir()):
+            found = [_address(one.name) for one in sorted(directory.iterdir())]
+            held[directory.name] = [one for one in found if one is not None]
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        text = f"{tree} cannot be read: {error.strerror}"
+        yield Finding("host-local", WARNING, text, f"ls -la {shlex.quote(str(tree))}")
+        return
+    held = {name: addresses for name, addresses in held.items() if addresses}
+    if not held:
+        yield Finding("host-local", OK, f"{tree} has no leases of host-local")
+    for name, addresses in held.items():
+        lacking = len(addresses) - max(
+            (_known(one, name, addresses) for one in data_dirs), default=0
+        )
+        if lacking:
+            text = f"{tree / name}: {lacking} of {len(addresses)} leases are in no store"
+            move = f"fastipam import host-local --dry-run {shlex.quote(str(tree))}"
+            yield Finding("host-local", WARNING, text, move)
+        else:
+            text = f"{tree / name}: {len(addresses)} leases, all of them in the store"
+            yield Finding("host-local", OK, text)
+
+
+def _address(name: str) -> tuple[int, int] | None:
+    try:
+        return parse_ip(name.replace("_", ":"))
+    except ValueError:
+        return None
+
+
+def _known(data_dir: str, name: str, addresses: list[tuple[int, int]]) -> int:
+    """How many of these addresses a store has assigned."""
+    try:
+        with fastipam.open(data_dir, create=False) as ipam:
+            if name not in ipam.networks():
+                return 0
+            network = ipam.network(name)
+            return sum(network.lookup(one) is not None for one in addresses)
+    except (fastipam.FastipamError, OSError):
+        return 0

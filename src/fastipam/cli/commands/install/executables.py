@@ -1,0 +1,106 @@
+"""Put the plugin's executables into a CNI bin directory."""
+
+from __future__ import annotations
+
+import compileall
+import os
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+
+import lmdb
+
+import fastipam
+from fastipam.cli.commands.install import bundle
+from fastipam.errors import ConfigError
+
+DIRECT = "fastipam-direct"  # where src/launcher.c looks for the entry point
+# Code is made for one version of Python: another one, under the same path, looks for another name.
+BUNDLE = f"{DIRECT}.{sys.implementation.cache_tag}"
+CLUSTER_BUNDLE = f"{BUNDLE}.cluster"
+
+# The kernel reads this much of a script's first line (BINPRM_BUF_SIZE), less on older kernels.
+_LONGEST_SHEBANG = 127
+
+
+def install(bin_dir: Path, name: str = "fastipam", *, launcher_only: bool = False) -> Path:
+    """Put the launcher into ``bin_dir`` as ``name``, the Python entry point beside it.
+
+    With ``launcher_only`` the entry point of an earlier installation is removed instead: from
+    inside a container, say, whose Python the host cannot start. The launcher then needs the agent.
+
+    Returns the launcher's path. Each file is replaced in one step: a runtime that starts it
+    meanwhile gets the old or the new one. The interpreter and the import path are absolute: a
+    runtime's PATH decides nothing. Idempotent. Raises ConfigError, OSError.
+    """
+    if not name or "/" in name or name in (".", "..", DIRECT):
+        raise ConfigError(f"{name!r} cannot be the plugin's name", field="--name", value=name)
+    bin_dir.mkdir(parents=True, exist_ok=True)
+    package = Path(fastipam.__file__).resolve().parent
+    if launcher_only:
+        _replace(bin_dir / name, (package / "launcher").read_bytes())
+        # The code may be another Python's: the host's, say.
+        for stale in (bin_dir / DIRECT, *bin_dir.glob(f"{DIRECT}.*")):
+            stale.unlink(missing_ok=True)
+        return bin_dir / name
+    # Byte code is made now: at run time the directory may be read-only, and each start would pay.
+    compileall.compile_dir(package, quiet=2, maxlevels=3)
+    paths = dict.fromkeys(
+        str(Path(module.__file__ or "").resolve().parent.parent) for module in (fastipam, lmdb)
+    )
+    # What is started comes behind what it needs: a runtime may start it as soon as it is there.
+    cluster_file = bin_dir.resolve() / CLUSTER_BUNDLE
+    content = bundle.build(list(paths), str(cluster_file))
+    _replace(cluster_file, content.cluster, mode=0o644)
+    _replace(bin_dir / BUNDLE, content.always, mode=0o644)
+    _replace(bin_dir / DIRECT, script(sys.executable, list(paths)).encode())
+    _replace(bin_dir / name, (package / "launcher").read_bytes())
+    return bin_dir / name
+
+
+def _replace(target: Path, content: bytes, mode: int = 0o755) -> None:
+    """Write a file, complete on disk before it has its name."""
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            os.fchmod(file.fileno(), mode)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def script(interpreter: str, paths: list[str]) -> str:
+    """The Python entry point's text.
+
+    ``-I`` keeps the environment and the current directory out of the import path, ``-S`` spares
+    the scan of site-packages. Garbage is not collected: the process serves one request and ends
+    without tearing anything down, and looking for cycles would be a tenth of its work.
+    """
+    shebang = f"#!{interpreter} -IS"
+    if len(shebang) > _LONGEST_SHEBANG or " " in interpreter:
+        # A first line that the kernel cannot use: the shell starts the interpreter, which sees the
+        # shell's line as a text.
+        quoted = shlex.quote(interpreter)
+        shebang = f"#!/bin/sh\n'''exec' {quoted} -IS \"$0\" \"$@\"\n' '''"
+    return (
+        f"{shebang}\n"
+        f"# fastipam {fastipam.__version__}, CNI IPAM plugin; written by `fastipam install`.\n"
+        "import gc\n"
+        "import sys\n\n"
+        "gc.disable()\n"
+        f"sys.path += {paths!r}\n"
+        "try:\n"
+        "    import marshal\n\n"
+        '    with open(f"{__file__}.{sys.implementation.cache_tag}", "rb", 0) as file:\n'
+        "        activate, *parts = marshal.loads(file.read())\n"
+        "    type(lambda: 0)(activate, globals())(*parts)\n"
+        "except (EOFError, OSError, TypeError, ValueError):\n"
+        "    pass  # only slower\n"
+        "from fastipam.cni.main import main\n\n"
+        "main()\n"
+    )

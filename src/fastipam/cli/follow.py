@@ -1,0 +1,134 @@
+"""``list --watch``: a screen that is drawn anew, or, into a pipe, a line a change.
+
+The changes come from the history, from where it ended at the last look: O(changes) a look.
+"""
+
+from __future__ import annotations
+
+import time
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from fastipam.allocation.ledger import find, read_state
+from fastipam.cli import filters, output, rows
+from fastipam.cli.times import stamp
+from fastipam.storage.records import event as event_record
+from fastipam.storage.records import keys as records_keys
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fastipam.cli.filters import Filter
+    from fastipam.ipam import Ipam
+
+_BESIDE_ROWS = 4  # lines of the screen that are no rows: heading, a gap, what is going on
+EVENT_COLUMNS = (
+    output.Column("TIME", "time", 20),
+    output.Column("IP", "address", 15),
+    output.Column("EVENT", "event", 10),
+    output.Column("POD", "pod", 24, least=16),
+    output.Column("CONTAINER", "container_id", least=10),
+    output.Column("INTERFACE", "ifname"),
+    output.Column("NETWORK", "network", least=7),
+)
+
+
+def event_row(network: str, event: event_record.Event, *, local: bool) -> dict[str, Any]:
+    """An event as ``history`` and ``list --watch`` print it."""
+    return {
+        "network": network,
+        "time": stamp(event.wall_ns, local=local),
+        "address": event.address,
+        "event": event.kind,
+        "pod": filters.pod_of(event),
+        "container_id": event.container_id,
+        "ifname": event.ifname,
+        "pod_namespace": event.pod_namespace,
+        "pod_name": event.pod_name,
+        "pod_uid": event.pod_uid,
+        "netns": event.netns,
+        "sequence": event.sequence,
+        "generation": event.generation,
+    }
+
+
+class Changes:
+    """The events of some networks since the last look."""
+
+    def __init__(self, ipam: Ipam, only: str | None) -> None:
+        self._ipam = ipam
+        self._only = only
+        self._next = {name: self._end(name) for name in rows.names(ipam, only)}
+
+    def _end(self, name: str) -> int:
+        with self._ipam.store.read() as txn:
+            found = find(txn, self._ipam.store, records_keys.encode("name", name))
+            return read_state(txn, self._ipam.store, found[0]).events if found else 0
+
+    def look(self) -> Iterator[tuple[str, event_record.Event]]:
+        """(network, event) of what has happened since; networks that are new, too."""
+        store = self._ipam.store
+        for name in [self._only] if self._only else self._ipam.networks():
+            with store.read() as txn:
+                found = find(txn, store, records_keys.encode("name", name))
+                if found is None:
+                    continue
+                first = event_record.event_key(found[0], self._next.get(name, 0))
+                with txn.txn.cursor(store.db_events) as cursor:
+                    if not cursor.set_range(first):
+                        continue
+                    for key, raw in cursor:
+                        if key[:4] != first[:4]:
+                            break
+                        event = event_record.Event(key, raw)
+                        self._next[name] = event.sequence + 1
+                        yield name, event
+
+
+def to_pipe(ipam: Ipam, only: str | None, wanted: Filter, *, as_json: bool, every_s: float) -> None:
+    """The list, then a line a change for ever; with ``as_json`` an object a line."""
+    from json import dumps
+
+    changes = Changes(ipam, only)
+    if as_json:
+        for row in rows.rows(ipam, only, wanted):
+            output.say(dumps(row))
+    else:
+        output.table(rows.COLUMNS, rows.rows(ipam, only, wanted, local=True))
+    while True:
+        for name, event in changes.look():
+            if wanted.fits_event(event):
+                row = event_row(name, event, local=not as_json)
+                keys = ("time", "event", "address", "pod", "container_id", "ifname", "network")
+                output.say(
+                    dumps(row) if as_json else "  ".join(str(row[key]) or "-" for key in keys)
+                )
+        time.sleep(every_s)
+
+
+def on_screen(ipam: Ipam, only: str | None, wanted: Filter, *, every_s: float) -> None:
+    """As much of the list as the terminal shows, drawn anew every few seconds, for ever."""
+    from rich.live import Live
+    from rich.text import Text
+
+    console = output.console()
+    with Live(console=console, screen=True, auto_refresh=False) as live:
+        while True:
+            room = max(1, console.height - _BESIDE_ROWS)
+            shown = list(islice(rows.rows(ipam, only, wanted, local=True), room + 1))
+            more = len(shown) > room
+            del shown[room:]
+            lines = output.lines(
+                rows.COLUMNS, shown, width=console.width, colours=output.has_colours()
+            )
+            counts = [
+                f"{row['network']}: {row['assigned']} assigned, {row['cooling']} cooling, "
+                f"{row['reserved']} reserved, {row['free']} free"
+                for row in rows.stats(ipam, only)
+            ]
+            hint = f"the first {room} rows; a filter shows others   " if more else ""
+            # One line below the rows, whatever the number of networks.
+            last = f"{hint}(Ctrl-C ends)   {'; '.join(counts)}"[: console.width]
+            text = "\n".join([*lines, "", last])
+            live.update(Text.from_ansi(text), refresh=True)
+            time.sleep(every_s)

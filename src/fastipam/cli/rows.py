@@ -1,0 +1,330 @@
+"""Rows for ``list`` and ``stats``: what is used, by whom, in address order, a row at a time.
+
+A filter uses an index where there is one: an address or CIDR is a place in ``leases``, an owner
+(container and interface) an entry of ``owners``, COOLING the queue, RESERVED the reservations, a
+time the history. What has none is looked for in the packed records, and only what fits is unpacked.
+"""
+
+from __future__ import annotations
+
+from heapq import merge as merge_sorted
+from typing import TYPE_CHECKING, Any
+
+from fastipam.addressing.addresses import V4, V6, format_ip
+from fastipam.addressing.ranges import merge
+from fastipam.allocation import reservations as holds
+from fastipam.allocation.ledger import find, read_pool, read_state
+from fastipam.cli.filters import EVERYTHING, Filter, pod_of
+from fastipam.cli.output import Column
+from fastipam.cli.times import Stamps
+from fastipam.errors import ConfigError
+from fastipam.storage.records import event as event_record
+from fastipam.storage.records import keys
+from fastipam.storage.records.lease import COOLING, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from fastipam.addressing.ranges import Pool
+    from fastipam.ipam import Ipam
+    from fastipam.storage.records.reservation import Reservation
+    from fastipam.storage.store import Store
+    from fastipam.storage.transaction import Snapshot
+
+    Address = tuple[int, int]  # family, integer
+
+COLUMNS = (
+    Column("IP", "address", 15),
+    Column("STATUS", "status", 8),
+    Column("POD", "pod", least=16),
+    Column("CONTAINER", "container_id", least=10),
+    Column("INTERFACE", "ifname"),
+    Column("SINCE", "allocated_at", 20),
+    Column("NETWORK", "network", least=7),
+)
+STATS_COLUMNS = (
+    Column("NETWORK", "network"),
+    Column("SIZE", "size", 8, number=True),
+    Column("ASSIGNED", "assigned", number=True),
+    Column("COOLING", "cooling", number=True),
+    Column("RESERVED", "reserved", number=True),
+    Column("FREE", "free", 8, number=True),
+    Column("USED", "percent", 7, number=True),
+)
+# What an event may be older than one before it and yet be looked at: a clock set back by as much.
+_MARGIN_NS = 60 * 10**9
+# An IPv6 /64 has more free addresses than anybody can read.
+LARGEST_FREE_LISTING = 1 << 24
+_EMPTY = {
+    "pod": "",
+    "container_id": "",
+    "ifname": "",
+    "pod_namespace": "",
+    "pod_name": "",
+    "pod_uid": "",
+    "netns": "",
+    "allocated_at": "",
+    "reserved_for": "",
+    "reason": "",
+}
+
+
+def names(ipam: Ipam, only: str | None) -> list[str]:
+    """The networks of the store, or the one that is asked for. Raises ConfigError."""
+    known = ipam.networks()
+    if only is None:
+        return known
+    if only not in known:
+        raise ConfigError(
+            f"the store {ipam.path} has no network {only!r}",
+            field="--network",
+            value=only,
+            hint=f"it has {', '.join(known) or 'none'}",
+        )
+    return [only]
+
+
+def rows(
+    ipam: Ipam,
+    only: str | None = None,
+    wanted: Filter = EVERYTHING,
+    *,
+    with_free: bool = False,
+    local: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """A row an address, in address order, network by network, as of one moment a network.
+
+    O(1) memory without ``wanted.since_ns`` and with neither of COOLING and an owner asked for
+    alone; else the addresses that the index names are sorted first. ``local``: times in the
+    machine's zone. Raises ConfigError, StoreError.
+    """
+    for name in names(ipam, only):
+        with ipam.store.read() as txn:
+            found = find(txn, ipam.store, keys.encode("name", name))
+            if found is not None:
+                pool = read_pool(found[1], None, ipam.store, name)
+                yield from _Listing(ipam.store, txn, name, found[0], pool, wanted, local).run(
+                    with_free=with_free
+                )
+
+
+class _Listing:
+    """One network's rows inside one read transaction."""
+
+    def __init__(
+        self,
+        store: Store,
+        txn: Snapshot,
+        name: str,
+        network_id: int,
+        pool: Pool,
+        wanted: Filter,
+        local: bool,
+    ) -> None:
+        self._store = store
+        self._txn = txn
+        self._name = name
+        self._network_id = network_id
+        self._pool = pool
+        self._wanted = wanted
+        self._stamp = Stamps(local=local)
+        self._prefix = keys.network_prefix(network_id)
+
+    def run(self, *, with_free: bool) -> Iterator[dict[str, Any]]:
+        used = self._used()
+        if with_free and self._wanted.wants_free:
+            return self._with_free(used)
+        return (row for _, row in used if row)
+
+    def _used(self) -> Iterator[tuple[Address, dict[str, Any] | None]]:
+        """(address, row) of what is used; the row is None where it is not wanted."""
+        leases: Iterable[tuple[Address, Record | Reservation]] = self._leases()
+        reservations = self._reservations()
+        last: Address | None = None
+        for address, one in merge_sorted(leases, reservations, key=lambda each: each[0]):
+            if address == last:
+                continue  # the reservation of an address that somebody has
+            last = address
+            if isinstance(one, Record):
+                yield address, self._row(address, one) if self._wanted.fits(one) else None
+            else:
+                fits = self._wanted.fits_reservation(one)
+                yield address, self._reserved_row(address, one) if fits else None
+
+    # Which leases ----------------------------------------------------------------------------
+
+    def _leases(self) -> Iterator[tuple[Address, Record]]:
+        wanted = self._wanted
+        if wanted.states == {"RESERVED"}:
+            return
+        addresses = self._indexed()
+        needles = wanted.needles()
+        for address, raw in self._scan() if addresses is None else self._look_up(addresses):
+            if all(needle in raw for needle in needles):
+                yield address, Record.read(raw)
+
+    def _scan(self) -> Iterator[tuple[Address, bytes]]:
+        """The leases of the interval in address order."""
+        low, high = self._bounds()
+        with self._txn.txn.cursor(self._store.db_leases) as cursor:
+            if not cursor.set_range(low):
+                return
+            for key, raw in cursor:
+                if key > high:
+                    return
+                yield (key[4], int.from_bytes(key[5:], "big")), raw
+
+    def _bounds(self) -> tuple[bytes, bytes]:
+        """The first and the last key that may be wanted."""
+        if self._wanted.interval is None:
+            return self._prefix, self._prefix + b"\xff" * 17
+        family, low, high = self._wanted.interval
+        return (
+            keys.address_key(self._network_id, family, low),
+            keys.address_key(self._network_id, family, high),
+        )
+
+    def _look_up(self, addresses: Iterable[Address]) -> Iterator[tuple[Address, bytes]]:
+        for family, value in sorted(set(addresses)):
+            if self._wanted.covers(family, value):
+                key = keys.address_key(self._network_id, family, value)
+                raw = self._txn.get(key, None, self._store.db_leases)
+                if raw is not None:
+                    yield (family, value), raw
+
+    def _indexed(self) -> Iterable[Address] | None:
+        """The only addresses that can be wanted, from an index; None: there is no such index."""
+        wanted = self._wanted
+        if wanted.container and wanted.ifname:
+            name = keys.owner_name(wanted.container, wanted.ifname)
+            key = keys.owner_key(self._prefix, name)
+            raw = self._txn.get(key, None, self._store.db_owners)
+            if raw is not None:  # else it may be the beginning of an id, or cool already
+                return keys.read_addresses(raw)
+        if wanted.states == {"COOLING"}:
+            return self._queue()
+        if wanted.since_ns:
+            return self._since()
+        return None
+
+    def _queue(self) -> Iterator[Address]:
+        with self._txn.txn.cursor(self._store.db_cooldown) as cursor:
+            if cursor.set_range(self._prefix):
+                for key in cursor.iternext(keys=True, values=False):
+                    if key[:4] != self._prefix:
+                        return
+                    yield keys.read_cooldown_key(key)[3:]
+
+    def _since(self) -> list[Address] | None:
+        """What was assigned since then, from the history's end; None: it does not go back so far.
+
+        Newest first: O(events since then). An event before the time is where it ends, though the
+        clock may have been set back: so a minute more is looked at.
+        """
+        state = read_state(self._txn, self._store, self._network_id)
+        found: list[Address] = []
+        assignments = 0
+        with self._txn.txn.cursor(self._store.db_events) as cursor:
+            end = event_record.event_key(self._network_id + 1, 0)
+            more = cursor.set_range(end)
+            more = cursor.prev() if more else cursor.last()
+            while more and cursor.key()[:4] == self._prefix:
+                event = event_record.Event(*cursor.item())
+                if event.wall_ns < self._wanted.since_ns - _MARGIN_NS:
+                    return found
+                if event.generation:
+                    found.append((event.family, event.value))
+                    assignments += event.kind in ("assigned", "imported")
+                more = cursor.prev()
+        # All events are as new as that: it is complete if they tell of every assignment ever made.
+        return found if assignments == state.generation else None
+
+    def _reservations(self) -> Iterator[tuple[Address, Reservation]]:
+        for one in holds.read_all(self._txn, self._store, self._network_id):
+            if self._wanted.covers(one.family, one.value):
+                yield (one.family, one.value), one
+
+    # What a row says -------------------------------------------------------------------------
+
+    def _row(self, address: Address, record: Record) -> dict[str, Any]:
+        return {
+            "network": self._name,
+            "address": format_ip(*address),
+            "status": "COOLING" if record.state == COOLING else "ASSIGNED",
+            "pod": pod_of(record),
+            "container_id": record.container_id,
+            "ifname": record.ifname,
+            "pod_namespace": record.pod_namespace,
+            "pod_name": record.pod_name,
+            "pod_uid": record.pod_uid,
+            "netns": record.netns,
+            "allocated_at": self._stamp(record.allocated_ns),
+            "reserved_for": "",
+            "reason": "",
+        }
+
+    def _reserved_row(self, address: Address, one: Reservation) -> dict[str, Any]:
+        namespace, slash, name = one.owner.partition("/")
+        return {
+            "network": self._name,
+            "address": format_ip(*address),
+            "status": "RESERVED",
+            **_EMPTY,
+            "pod": one.owner if slash else "",
+            "container_id": "" if slash else one.owner,
+            "pod_namespace": namespace if slash else "",
+            "pod_name": name,
+            "ifname": one.ifname,
+            "reserved_for": one.owner,
+            "reason": one.reason or ("sticky" if one.sticky else ""),
+        }
+
+    def _with_free(
+        self, used: Iterator[tuple[Address, dict[str, Any] | None]]
+    ) -> Iterator[dict[str, Any]]:
+        """The used addresses, and the free ones between them."""
+        intervals = list(self._free_intervals())
+        count = sum(high - low + 1 for _, low, high in intervals)
+        if count > LARGEST_FREE_LISTING:
+            raise ConfigError(
+                f"network {self._name} has {count} addresses: too many to list the free ones",
+                field="--all",
+                value=self._name,
+                hint="name a part of it: --address 10.32.0.0/24, say",
+            )
+        taken = next(used, None)
+        for family, low, high in intervals:
+            value = low
+            while value <= high:
+                if taken is not None and taken[0] <= (family, value):
+                    if taken[1]:
+                        yield taken[1]
+                    value += taken[0] == (family, value)
+                    taken = next(used, None)
+                else:
+                    address = format_ip(family, value)
+                    yield {"network": self._name, "address": address, "status": "FREE", **_EMPTY}
+                    value += 1
+        while taken is not None:
+            if taken[1]:
+                yield taken[1]
+            taken = next(used, None)
+
+    def _free_intervals(self) -> Iterator[tuple[int, int, int]]:
+        wanted = self._wanted.interval
+        for family in (V4, V6):
+            sets = (each for each in self._pool.sets if each.family == family)
+            for low, high in merge(interval for each in sets for interval in each.intervals):
+                if wanted is None:
+                    yield family, low, high
+                elif wanted[0] == family and low <= wanted[2] and wanted[1] <= high:
+                    yield family, max(low, wanted[1]), min(high, wanted[2])
+
+
+def stats(ipam: Ipam, only: str | None) -> Iterator[dict[str, Any]]:
+    """A row a network. O(1) each."""
+    for name in names(ipam, only):
+        counts = ipam.network(name).stats()
+        used = counts["size"] - counts["free"]
+        percent = f"{100 * used / counts['size']:.2f}%" if counts["size"] else "-"
+        yield {"network": name, **counts, "percent": percent}

@@ -1,0 +1,259 @@
+"""The engine on etcd v3, through the JSON gateway that every member has on its client port.
+
+Reads are linearizable. Which member is asked, and what is asked again, ``members.py`` decides.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from _thread import allocate_lock
+
+from fastipam.cluster.engine import (
+    Compacted,
+    EngineError,
+    EngineTimeout,
+    EngineUnavailable,
+    Outcome,
+    SessionGone,
+    check_transaction,
+)
+from fastipam.cluster.engines.etcd import gateway
+from fastipam.cluster.engines.etcd.members import Members
+from fastipam.cluster.engines.http import Tls, parse_endpoint
+from fastipam.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import builtins
+    from collections.abc import Sequence
+    from typing import Any
+
+    from fastipam.cluster.engine import Compare, Delete, Event, KeyValue, Put
+    from fastipam.cluster.engines.etcd.members import Endpoint
+    from fastipam.cluster.engines.etcd.watch import Stream
+
+__all__ = ["EtcdEngine"]
+
+_PAGE = 1000  # keys a round trip: far below the 2 MiB that etcd sends at once
+# A watch that heard nothing is set up anew: what lies between may have dropped it in silence.
+_QUIET_S = 30.0
+_PAUSE_S = 0.02  # between two of them
+
+
+class EtcdEngine:
+    """An Engine on etcd 3.4 or later. It connects when it is first used.
+
+    Safe to use from several threads; each call in flight has a connection of its own. After a
+    fork the child opens connections of its own.
+
+    Raises ConfigError for an endpoint that cannot be read, or a password without a user.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        *,
+        ca: str = "",
+        cert: str = "",
+        key: str = "",
+        username: str = "",
+        password: str = "",
+    ) -> None:
+        if not endpoints:
+            raise ConfigError("no endpoint is given", field="endpoints", value=list(endpoints))
+        addresses = [parse_endpoint(text, tls=bool(ca or cert)) for text in endpoints]
+        self.members = Members(addresses, Tls(ca, cert, key), username, password)
+        self._streams: dict[bytes, Stream] = {}
+        self._lock = allocate_lock()
+        self._process = os.getpid()
+
+    # The engine's interface.
+
+    def get(self, key: bytes, *, deadline_s: float) -> KeyValue | None:
+        """See Engine."""
+        body = f'{{"key":{gateway.encode(key)}}}'
+        found = self.members.call("/v3/kv/range", body, deadline_s, _key_values)
+        return found[0] if found else None
+
+    def list(
+        self, prefix: bytes, *, limit: int = 0, deadline_s: float
+    ) -> tuple[builtins.list[KeyValue], int]:
+        """See Engine. A listing that a compaction overtakes begins anew."""
+        deadline = time.monotonic() + deadline_s
+        while True:
+            try:
+                return self._pages(prefix, limit, deadline)
+            except Compacted:
+                continue
+
+    def transact(
+        self, compares: Sequence[Compare], operations: Sequence[Put | Delete], *, deadline_s: float
+    ) -> Outcome:
+        """See Engine."""
+        check_transaction(compares, operations)
+        body = gateway.transaction(compares, operations)
+        return self.members.call("/v3/kv/txn", body, deadline_s, _outcome, change=True)
+
+    def open_session(self, ttl_s: int, *, deadline_s: float) -> int:
+        """See Engine. The time is at least one and a half of etcd's election timeout."""
+        if ttl_s < 1:
+            raise ValueError(f"ttl_s {ttl_s} is less than a second")
+        body = f'{{"TTL":"{ttl_s}"}}'
+        return self.members.call(
+            "/v3/lease/grant", body, deadline_s, lambda answer: int(answer["ID"])
+        )
+
+    def keep_session(self, session: int, *, deadline_s: float) -> float:
+        """See Engine."""
+        body = f'{{"ID":"{session}"}}'
+        try:
+            return self.members.call(
+                "/v3/lease/keepalive",
+                body,
+                deadline_s,
+                lambda answer: float(answer["result"].get("TTL", 0)),
+            )
+        except SessionGone:
+            return 0.0
+
+    def close_session(self, session: int, *, deadline_s: float) -> None:
+        """See Engine."""
+        try:
+            body = f'{{"ID":"{session}"}}'
+            self.members.call("/v3/lease/revoke", body, deadline_s, lambda answer: answer)
+        except SessionGone:
+            return
+        except EngineTimeout as error:
+            error.ambiguous = True
+            raise
+
+    def watch(
+        self, prefix: bytes, revision: int, *, deadline_s: float
+    ) -> tuple[builtins.list[Event], int]:
+        """See Engine. What a silent network swallows is noticed after half a minute."""
+        deadline = time.monotonic() + deadline_s
+        stream = self._take_stream(prefix, revision)
+        while True:
+            if stream is None:
+                try:
+                    stream = self._subscribed(prefix, revision, deadline)
+                except EngineTimeout:  # nothing was heard in time: that is no event
+                    return [], revision
+                revision = stream.revision
+            try:
+                events = stream.wait(min(deadline, stream.heard_at + _QUIET_S))
+            except TimeoutError:
+                if time.monotonic() >= deadline:
+                    self._keep_stream(prefix, stream)
+                    return [], stream.revision
+            except (OSError, gateway.Retry, gateway.Stale):
+                pass
+            except EngineError:
+                stream.close()
+                raise
+            else:
+                self._keep_stream(prefix, stream)
+                return events, stream.revision
+            stream.close()
+            stream = None
+            time.sleep(_PAUSE_S)  # a member without a leader ends each watch at once
+
+    def close(self) -> None:
+        """See Engine."""
+        self.members.close()
+        with self._lock:
+            self._drop_streams()
+
+    # Parts of it.
+
+    def _pages(
+        self, prefix: bytes, limit: int, deadline: float
+    ) -> tuple[builtins.list[KeyValue], int]:
+        start = prefix or gateway.FIRST_KEY
+        end = gateway.encode(gateway.range_end(prefix))
+        found: builtins.list[KeyValue] = []
+        revision = 0
+        while True:
+            page = min(_PAGE, limit - len(found)) if limit else _PAGE
+            body = (
+                f'{{"key":{gateway.encode(start)},"range_end":{end},"limit":"{page}",'
+                f'"revision":"{revision}"}}'
+            )
+            here, at, more = self.members.call(
+                "/v3/kv/range", body, deadline - time.monotonic(), _page
+            )
+            found += here
+            revision = revision or at
+            if not more or not here or (limit and len(found) >= limit):
+                return found, revision
+            start = found[-1].key + b"\0"
+
+    def _subscribed(self, prefix: bytes, revision: int, deadline: float) -> Stream:
+        return self.members.attempt(
+            lambda endpoint, until: self._subscribe(endpoint, prefix, revision, until), deadline
+        )
+
+    def _subscribe(self, endpoint: Endpoint, prefix: bytes, revision: int, until: float) -> Stream:
+        """A watch at one member, set up and acknowledged."""
+        from fastipam.cluster.engines.etcd.watch import Stream  # a claim does not watch
+
+        body = gateway.subscription(prefix, revision + 1 if revision else 0)
+        connection = self.members.subscribe(endpoint, "/v3/watch", body, until)
+        try:
+            return Stream(connection, revision, until)
+        except BaseException:
+            connection.close()
+            raise
+
+    def _take_stream(self, prefix: bytes, revision: int) -> Stream | None:
+        """The stream that an earlier call left at that revision, if it is to be trusted."""
+        with self._lock:
+            if self.members.closed:
+                raise EngineUnavailable("the engine is closed")
+            if self._process != os.getpid():
+                self._drop_streams()
+                self._process = os.getpid()
+            stream = self._streams.pop(prefix, None)
+        if stream is not None and (
+            stream.revision != revision or time.monotonic() - stream.heard_at >= _QUIET_S
+        ):
+            stream.close()
+            return None
+        return stream
+
+    def _keep_stream(self, prefix: bytes, stream: Stream) -> None:
+        with self._lock:
+            before = self._streams.pop(prefix, None)
+            closed = self.members.closed
+            if not closed:
+                self._streams[prefix] = stream
+        for one in (before, stream if closed else None):
+            if one is not None:
+                one.close()
+
+    def _drop_streams(self) -> None:
+        """Close all that are kept. In a child this closes only the child's handles."""
+        for stream in self._streams.values():
+            stream.close()
+        self._streams.clear()
+
+
+def _key_values(answer: Any) -> list[KeyValue]:
+    """The keys of a range request's answer."""
+    return [gateway.key_value(one) for one in answer.get("kvs", ())]
+
+
+def _page(answer: Any) -> tuple[list[KeyValue], int, bool]:
+    """Its keys, the revision at which they are so, and whether there are more."""
+    return _key_values(answer), int(answer["header"]["revision"]), bool(answer.get("more"))
+
+
+def _outcome(answer: Any) -> Outcome:
+    """The answer to a transaction; one that failed has read the compared keys."""
+    succeeded = bool(answer.get("succeeded"))
+    responses = () if succeeded else answer.get("responses", ())
+    existing = [
+        one for response in responses for one in _key_values(response.get("response_range", {}))
+    ]
+    return Outcome(succeeded, int(answer["header"]["revision"]), existing)

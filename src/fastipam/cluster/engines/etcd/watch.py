@@ -1,0 +1,106 @@
+"""A watch that is set up at one member of etcd: its stream of lines, as events."""
+
+from __future__ import annotations
+
+from fastipam.cluster.engine import Compacted
+from fastipam.cluster.engines.etcd import gateway
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from fastipam.cluster.engine import Event
+    from fastipam.cluster.engines.http import Connection
+
+__all__ = ["Stream"]
+
+
+class Stream:
+    """The events of a prefix after ``revision``, which moves on with what was handed out.
+
+    ``heard_at`` is when the member last said anything. Not for two threads at a time.
+    """
+
+    def __init__(self, connection: Connection, revision: int, deadline: float) -> None:
+        """Read the acknowledgement. Raises as ``wait``."""
+        self.revision = revision
+        self._connection = connection
+        self._rest = b""
+        created = self._next(deadline)
+        if not revision:  # from now on
+            self.revision = created.revision
+
+    @property
+    def heard_at(self) -> float:
+        """Moment of ``time.monotonic()``."""
+        return self._connection.used_at
+
+    def wait(self, deadline: float) -> list[Event]:
+        """The next events, at least one; those of one transaction are never parted.
+
+        After a TimeoutError it can be called again. Raises OSError when the stream has ended or
+        is none of etcd's, Retry when the member lost its leader, Compacted.
+        """
+        while True:
+            message = self._next(deadline)
+            found = message.events
+            while b"\n" in self._rest:  # what came with it
+                message = self._next(deadline)
+                found += message.events
+            if found:
+                self.revision = found[-1].revision
+                return found
+            # Nothing but a sign of life: all before it has been sent.
+            if not message.created:
+                self.revision = max(self.revision, message.revision)
+
+    def close(self) -> None:
+        """Give it up; the member notices."""
+        self._connection.close()
+
+    def _next(self, deadline: float) -> _Message:
+        """The next message; the gateway ends each with a line feed."""
+        while b"\n" not in self._rest:
+            chunk = self._connection.chunk(deadline)
+            if chunk is None:
+                raise ConnectionResetError("the watch has ended")
+            self._rest += chunk
+        line, _, self._rest = self._rest.partition(b"\n")
+        try:
+            answer = gateway.decode(line)
+            message = None if "error" in answer else _Message(answer["result"])
+        except gateway.MALFORMED as error:
+            raise ConnectionError(
+                f"the watch sends something that is not etcd's: {error!r}"
+            ) from error
+        if message is None:
+            raise gateway.failure(0, line, self._connection.address.text, change=False)
+        if message.compacted:
+            # Events at that revision itself are still there (etcd, mvcc/watchable_store.go).
+            raise Compacted(
+                f"the events after revision {self.revision} are gone, "
+                f"those after {message.compacted - 1} are left",
+                revision=message.compacted - 1,
+            )
+        if message.canceled:
+            raise gateway.Retry(message.canceled)
+        return message
+
+
+class _Message:
+    """An etcdserverpb.WatchResponse; raises one of ``wire.MALFORMED`` when it is none."""
+
+    __slots__ = ("canceled", "compacted", "created", "events", "revision")
+
+    def __init__(self, result: Any) -> None:
+        self.compacted = int(result.get("compact_revision", 0))
+        self.canceled = (
+            str(result.get("cancel_reason") or "the watch was ended")
+            if result.get("canceled")
+            else ""
+        )
+        self.created = bool(result.get("created"))
+        self.events = [gateway.event(one) for one in result.get("events", ())]
+        # The last message of a watch that is ended need not have one.
+        over = self.compacted or self.canceled
+        self.revision = 0 if over else int(result["header"]["revision"])

@@ -1,0 +1,179 @@
+"""Which addresses do this machine's network namespaces have: for a node that lost its store.
+
+Its pods may still run. Their addresses are in their namespaces, whatever store was lost; so a block
+that is this node's, and of which its store knows nothing, is looked for there before any of its
+addresses is assigned.
+
+A namespace is found by a file below the directories where runtimes mount them, or by a process that
+lives in it. It is entered by a thread of its own, which asks the kernel (rtnetlink, RTM_GETADDR).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from struct import Struct
+
+from fastipam.lease import Owner
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from fastipam.cluster.node.claims import Node
+    from fastipam.cluster.node.localnode import Pair
+    from fastipam.configuration.cluster import Settings
+
+NETNS_DIRECTORIES = ("/run/netns", "/var/run/netns", "/run/docker/netns", "/run/cni/netns")
+_CLONE_NEWNET = 0x40000000
+_REQUEST = Struct("=IHHIIBBBBI")  # struct nlmsghdr, struct ifaddrmsg
+_HEADER = Struct("=IHHII")
+_IFADDR = Struct("=BBBBI")
+_ATTRIBUTE = Struct("=HH")
+_RTM_NEWADDR, _RTM_GETADDR = 20, 22
+_NLM_F_REQUEST_DUMP = 0x301
+_NLMSG_DONE, _NLMSG_ERROR = 3, 2
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_FAMILIES = {socket.AF_INET: 4, socket.AF_INET6: 6}
+_ANSWER_BYTES = 1 << 16
+
+
+class NamespacesUnreadable(Exception):
+    """A namespace could not be entered: what is in use there is not known."""
+
+
+def namespaces(directories: Sequence[str] = NETNS_DIRECTORIES) -> dict[int, str]:
+    """Every network namespace that can be found but this process's own: inode → a path of it."""
+    own = os.stat("/proc/self/ns/net").st_ino
+    found: dict[int, str] = {}
+    for path in _candidates(directories):
+        try:
+            inode = os.stat(path).st_ino
+        except OSError:
+            continue  # the process ended, or the file is gone
+        if inode != own:
+            found.setdefault(inode, path)
+    return found
+
+
+def _candidates(directories: Sequence[str]) -> Iterator[str]:
+    for directory in directories:
+        try:
+            names = sorted(os.listdir(directory))
+        except OSError:
+            continue
+        yield from (os.path.join(directory, name) for name in names)
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            yield f"/proc/{name}/ns/net"
+
+
+def addresses_in(path: str) -> list[tuple[int, int]]:
+    """The (family, integer) pairs of all addresses in a namespace. Raises NamespacesUnreadable."""
+    found: list[tuple[int, int]] = []
+    fault: list[OSError] = []
+
+    def look() -> None:  # a thread has a namespace of its own, and takes it along when it ends
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                _enter(descriptor)
+            finally:
+                os.close(descriptor)
+            found.extend(_ask_kernel())
+        except OSError as error:
+            fault.append(error)
+
+    thread = threading.Thread(target=look, name="netns")
+    thread.start()
+    thread.join()
+    if fault:
+        raise NamespacesUnreadable(f"{path}: {fault[0]}") from fault[0]
+    return found
+
+
+def _enter(descriptor: int) -> None:
+    setns = getattr(os, "setns", None)  # from Python 3.12 on
+    if setns is not None:
+        setns(descriptor, _CLONE_NEWNET)
+        return
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(descriptor, _CLONE_NEWNET):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+def _ask_kernel() -> list[tuple[int, int]]:
+    """rtnetlink(7): a dump of all addresses."""
+    found: list[tuple[int, int]] = []
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as link:
+        request = _REQUEST.pack(
+            _REQUEST.size, _RTM_GETADDR, _NLM_F_REQUEST_DUMP, 1, 0, 0, 0, 0, 0, 0
+        )
+        link.send(request)
+        while True:
+            data = link.recv(_ANSWER_BYTES)
+            at = 0
+            while at + _HEADER.size <= len(data):
+                length, kind, *_ = _HEADER.unpack_from(data, at)
+                if kind == _NLMSG_DONE:
+                    return found
+                if kind == _NLMSG_ERROR or length < _HEADER.size:
+                    raise OSError("the kernel does not list addresses")
+                if kind == _RTM_NEWADDR:
+                    found += _read_address(data[at + _HEADER.size : at + length])
+                at += length + 3 & ~3
+
+
+def _read_address(message: bytes) -> list[tuple[int, int]]:
+    family = _FAMILIES.get(_IFADDR.unpack_from(message)[0])
+    at = _IFADDR.size
+    values: dict[int, bytes] = {}
+    while at + _ATTRIBUTE.size <= len(message):
+        length, kind = _ATTRIBUTE.unpack_from(message, at)
+        if length < _ATTRIBUTE.size:
+            break
+        values[kind] = message[at + _ATTRIBUTE.size : at + length]
+        at += length + 3 & ~3
+    # IFA_LOCAL is the interface's own; on a point-to-point link IFA_ADDRESS is the peer's.
+    raw = values.get(_IFA_LOCAL) or values.get(_IFA_ADDRESS)
+    return [] if family is None or raw is None else [(family, int.from_bytes(raw, "big"))]
+
+
+def resolve(
+    node: Node,
+    found: Sequence[Pair],
+    directories: Sequence[str] = NETNS_DIRECTORIES,
+) -> list[tuple[int, int]]:
+    """Enter what is in use in these blocks, then let the rest of them be assigned.
+
+    Each address that a namespace has becomes a lease of that namespace's: who asked for it is not
+    known any more, so it is freed when its namespace is gone (``fastipam sweep``). Idempotent.
+    Raises NamespacesUnreadable: then nothing of these blocks is assigned.
+    """
+    if not found:
+        return []
+    wanted = set(found)
+    entered = []
+    for inode, path in namespaces(directories).items():
+        for family, value in addresses_in(path):
+            if _block_of(node.settings, family, value) not in wanted:
+                continue
+            name = path.strip("/").replace("/", "-")
+            owner = Owner(f"found-{inode}-{name}", "", path, inode)
+            node.network.adopt(owner, family, value, time.time_ns())
+            entered.append((family, value))
+    node.confirm_found(found)
+    return entered
+
+
+def _block_of(settings: Settings, family: int, value: int) -> Pair | None:
+    pool = settings.geometry_of(family, value)
+    if pool is None:
+        return None
+    number = pool.number(value)
+    return None if number is None else (family, pool.address(number))

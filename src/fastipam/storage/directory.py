@@ -1,0 +1,160 @@
+"""The files of a data directory: made private and whole, refused when they are somebody else's."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from fastipam.errors import StoreCorrupt, StoreUnavailable
+from fastipam.storage.lmdb_errors import MAX_READERS, REPLACE_HINT
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import lmdb
+
+DATA_FILE = "data.mdb"
+LOCK_FILE = "lock.mdb"
+TURN_FILE = "turn.lock"
+NEW_FILE = "data.mdb.new"
+# What LMDB makes its lock file for that many readers: 64 bytes each, and 192 for all.
+_LOCK_BYTES = 64 * (MAX_READERS - 1) + 192
+
+
+def make_directory(path: str) -> None:
+    """Make the data directory, mode 0700 whatever the umask; its parents as the umask says."""
+    if os.path.isdir(path):
+        return
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise
+    else:
+        os.chmod(path, 0o700)
+
+
+def make_files(path: str) -> list[str]:
+    """Make the lock files of a new store, mode 0600 whatever the umask: LMDB would apply it.
+
+    A file that is there is left as it is. Returns the names of those that were made.
+
+    LMDB would make its lock file of holes, and write to it through a memory map: where a full disk
+    has no room for what a hole becomes, that is no error but a SIGBUS. So it gets its room here.
+    """
+    made = []
+    for name, size in ((LOCK_FILE, _LOCK_BYTES), (TURN_FILE, 0)):
+        file = os.path.join(path, name)
+        try:
+            status = os.lstat(file)
+        except FileNotFoundError:
+            try:
+                make_file(file, size)
+            except FileExistsError:  # another process was faster
+                continue
+            made.append(name)
+        else:
+            # Empty: whoever made it was killed before it had its room, or has not given it yet.
+            if size and not status.st_size and stat.S_ISREG(status.st_mode):
+                _give_room(os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC), size)
+    return made
+
+
+def make_file(path: str, size: int = 0) -> None:
+    """A new file, mode 0600 whatever the umask, with room for ``size`` bytes."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(descriptor, 0o600)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    _give_room(descriptor, size)
+
+
+def _give_room(descriptor: int, size: int) -> None:
+    """Let a new file have its blocks, and close it."""
+    try:
+        if size:
+            os.posix_fallocate(descriptor, 0, size)
+    finally:
+        os.close(descriptor)
+
+
+def is_new(path: str) -> bool:
+    """Whether the data file has still to be made: LMDB would take an empty one for a new one."""
+    try:
+        status = os.lstat(os.path.join(path, DATA_FILE))
+    except FileNotFoundError:
+        return True
+    return stat.S_ISREG(status.st_mode) and status.st_size == 0
+
+
+def sync_names(path: str) -> None:
+    """Bring a directory's entries to disk, and those that lead to it, as far as we may look."""
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except PermissionError:
+            return
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        parent = os.path.dirname(path)
+        if parent == path:
+            return
+        path = parent
+
+
+def refuse_strangers(path: str) -> None:
+    """Raise StoreUnavailable when somebody else owns, or may write to, the directory or its files.
+
+    Who may put a file there could lead a process of ours to any file of the system (by a link), or
+    kill it (by cutting the file short below its memory map).
+    """
+    trusted = (0, os.geteuid())
+    link = os.lstat(path)
+    if stat.S_ISLNK(link.st_mode) and link.st_uid not in trusted:
+        raise StoreUnavailable(
+            f"the store {path} is not used: it is a symbolic link of uid {link.st_uid}",
+            path=path,
+            hint="name the directory itself, or make the link anew",
+        )
+    for name in ("", DATA_FILE, LOCK_FILE, TURN_FILE):
+        file = os.path.join(path, name) if name else path
+        try:
+            # The directory itself may be reached through a link of somebody we trust.
+            status = os.lstat(file) if name else os.stat(file)
+        except FileNotFoundError:
+            continue
+        if name and stat.S_ISLNK(status.st_mode):
+            text = "is a symbolic link"
+            hint = "move the file that it leads to here, or name its directory"
+        elif status.st_uid not in trusted:
+            text = f"belongs to uid {status.st_uid}"
+            hint = f"chown it to uid {trusted[1]}, or run as uid {status.st_uid}"
+        elif status.st_mode & stat.S_IWOTH:
+            text = "may be written by everybody"
+            hint = f"chmod o-w {file}"
+        else:
+            continue
+        raise StoreUnavailable(f"the store {path} is not used: {file} {text}", path=path, hint=hint)
+
+
+def refuse_truncated(env: lmdb.Environment, path: str) -> None:
+    """Raise StoreCorrupt when the data file was cut short: using it would end in a SIGBUS."""
+    page_bytes = env.stat()["psize"]
+    file = os.path.join(path, DATA_FILE)
+    if os.path.getsize(file) // page_bytes > env.info()["last_pgno"]:
+        return
+    from fastipam.storage.truncation import missing_page
+
+    with env.begin(write=True):
+        missing = missing_page(file, page_bytes)
+    if missing is not None:
+        raise StoreCorrupt(
+            f"{file} was cut short: page {missing} of {page_bytes} bytes, which is in use, "
+            "lies behind its end",
+            path=path,
+            hint=REPLACE_HINT,
+        )

@@ -1,0 +1,1 @@
+"""The bytes of every key and value that the store holds."""

@@ -1,0 +1,103 @@
+"""The record of an event: what happened to an address.
+
+The key of an event is (network id, number). Its value is a fixed head, the address, and the texts
+of the lease.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from fastipam.addressing.addresses import BITS, V4, format_ip
+from fastipam.errors import CHECK_HINT, StoreCorrupt
+from fastipam.storage.records import keys
+
+ASSIGNED = 1  # an allocation
+RELEASED = 2  # a DEL, or a release by the library
+GC = 3  # the runtime's list of valid attachments does not have its owner
+SWEPT = 4  # its network namespace is gone
+REBOOTED = 5  # its owner did not outlive a boot
+OPERATOR = 6  # somebody freed it by hand
+RESERVED = 7
+UNRESERVED = 8
+IMPORTED = 9  # taken over from another plugin
+REPAIRED = 10  # the store contradicted itself
+KINDS = {
+    ASSIGNED: "assigned",
+    RELEASED: "released",
+    GC: "gc",
+    SWEPT: "swept",
+    REBOOTED: "rebooted",
+    OPERATOR: "operator",
+    RESERVED: "reserved",
+    UNRESERVED: "unreserved",
+    IMPORTED: "imported",
+    REPAIRED: "repaired",
+}
+_KEY = Struct(">IQ")
+_HEAD = Struct("<QBBQ")
+
+
+class Event:
+    """One thing that happened to an address; a value.
+
+    ``wall_ns`` is wall clock nanoseconds since the epoch, ``kind`` a word of :data:`KINDS`,
+    ``generation`` that of the lease. A reservation has its owner as ``container_id``.
+    """
+
+    __slots__ = (
+        "container_id",
+        "family",
+        "generation",
+        "ifname",
+        "kind",
+        "netns",
+        "pod_name",
+        "pod_namespace",
+        "pod_uid",
+        "sequence",
+        "value",
+        "wall_ns",
+    )
+
+    def __init__(self, key: bytes, raw: bytes) -> None:
+        try:
+            self.sequence = _KEY.unpack(key)[1]
+            self.wall_ns, number, self.family, self.generation = _HEAD.unpack_from(raw)
+            self.kind = KINDS[number]
+            end = _HEAD.size + BITS[self.family] // 8
+            self.value = int.from_bytes(raw[_HEAD.size : end], "big")
+            (
+                self.container_id,
+                self.ifname,
+                self.netns,
+                self.pod_namespace,
+                self.pod_name,
+                self.pod_uid,
+            ) = raw[end:].decode(keys.ENCODING, keys.ERRORS).split("\0")
+        except Exception as error:
+            raise StoreCorrupt(f"an event cannot be read: {raw.hex()}", hint=CHECK_HINT) from error
+
+    @property
+    def address(self) -> str:
+        """The address as text."""
+        return format_ip(self.family, self.value)
+
+    def __repr__(self) -> str:
+        return f"<Event {self.sequence} {self.kind} {self.address} {self.container_id!r}>"
+
+
+def event_key(network_id: int, sequence: int) -> bytes:
+    """The key of an event."""
+    return _KEY.pack(network_id, sequence)
+
+
+def pack_event(
+    wall_ns: int, kind: int, generation: int, family: int, value: int, texts: bytes
+) -> bytes:
+    """The value of an event; ``texts`` are a lease's."""
+    return (
+        _HEAD.pack(wall_ns, kind, family, generation)
+        + value.to_bytes(4 if family == V4 else 16, "big")
+        + texts
+    )

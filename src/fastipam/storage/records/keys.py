@@ -1,0 +1,158 @@
+"""The keys of the store, and the texts and addresses inside its values.
+
+Keys are big-endian, so that the order of LMDB is address order; values are little-endian. Texts
+inside a value are UTF-8 with undecodable bytes kept (``surrogateescape``), divided by NUL, which
+no environment variable can contain.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from struct import error as struct_error
+
+from fastipam.addressing.addresses import BITS, V4
+from fastipam.errors import CHECK_HINT, ConfigError, StoreCorrupt
+
+try:  # the module that hashlib wraps: a quarter of a bare start is spared
+    from _blake2 import blake2b
+except ImportError:  # pragma: no cover  # an interpreter that builds it in another way
+    from hashlib import blake2b
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+_ID = Struct(">I")
+_ADDRESS_KEY = {4: Struct(">IBI"), 6: Struct(">IB16s")}
+_COOLDOWN = Struct(">IHQB")
+_DIGEST_BYTES = 16
+# The number under which a lease is noted that none of its network's range sets holds; larger than
+# that of any set, so it is the last of the queues.
+NO_SET = (1 << 16) - 1
+# Generations, events and nanoseconds only grow, from 0 or from now: no number of theirs has more
+# bits before the year 2116. One that has is damage, and would not fit its field one day.
+MOST_BITS = 62
+ENCODING = "utf-8"
+ERRORS = "surrogateescape"
+
+
+def network_prefix(network_id: int) -> bytes:
+    """What every key of this network begins with."""
+    return _ID.pack(network_id)
+
+
+def policy_key(network_id: int) -> bytes:
+    """The key in ``meta`` of what a network's policy was when an address was last assigned."""
+    return b"policy " + network_prefix(network_id)
+
+
+def pages_prefix(network_id: int, family: int) -> bytes:
+    """What every page key of this network and family begins with."""
+    return _ID.pack(network_id) + bytes((family,))
+
+
+def page_index_bytes(family: int) -> int:
+    """How many bytes of a page key are the page index."""
+    return BITS[family] // 8
+
+
+def address_key(network_id: int, family: int, value: int) -> bytes:
+    """The key of an address in ``leases`` and ``reservations``. StoreCorrupt when it is none."""
+    try:
+        if family == V4:
+            return _ADDRESS_KEY[4].pack(network_id, family, value)
+        return _ADDRESS_KEY[6].pack(network_id, family, value.to_bytes(16, "big"))
+    except (struct_error, OverflowError) as error:
+        message = f"{value:#x} is named as an address, and is none of IPv{family}"
+        raise StoreCorrupt(message, hint=CHECK_HINT) from error
+
+
+def is_address_key(key: bytes) -> bool:
+    """Whether this can be an :func:`address_key`."""
+    family = key[4] if len(key) > 4 else 0
+    return family in BITS and len(key) == 5 + BITS[family] // 8
+
+
+def read_address_key(key: bytes) -> tuple[int, int, int]:
+    """The inverse of :func:`address_key`: (network id, family, address)."""
+    return _ID.unpack_from(key)[0], key[4], int.from_bytes(key[5:], "big")
+
+
+def encode(field: str, text: str) -> bytes:
+    """A text as the store keeps it. ConfigError for half a surrogate pair (JSON can spell one)."""
+    try:
+        return text.encode(ENCODING, ERRORS)
+    except UnicodeEncodeError as error:
+        message = f"{field} {text!r} is no text: {error}"
+        raise ConfigError(message, field=field, value=text) from None
+
+
+def owner_name(container_id: str, ifname: str) -> bytes:
+    """How a lease begins its texts, and what the owner's digest is of."""
+    return encode("container_id or ifname", f"{container_id}\0{ifname}")
+
+
+def owner_key(prefix: bytes, name: bytes) -> bytes:
+    """The key of an owner: a container id has no limit of length, an LMDB key has 511 bytes.
+
+    16 bytes of BLAKE2b: among 2**40 owners, two collide with a probability of 2**-49; a lease names
+    its owner in full, and that is compared before anything is released.
+    """
+    return prefix + blake2b(name, digest_size=_DIGEST_BYTES).digest()
+
+
+def pack_addresses(addresses: Sequence[tuple[int, int]]) -> bytes:
+    """An owner's value: its (family, address) pairs, in the order of the range sets."""
+    return b"".join(
+        bytes((family,)) + value.to_bytes(BITS[family] // 8, "big") for family, value in addresses
+    )
+
+
+def read_addresses(raw: bytes) -> list[tuple[int, int]]:
+    """The inverse of :func:`pack_addresses`."""
+    if len(raw) == 5 and raw[0] == V4:  # nearly all of them
+        return [(V4, int.from_bytes(raw[1:], "big"))]
+    found = []
+    at = 0
+    while at < len(raw):
+        family = raw[at]
+        size = BITS[family] // 8 if family in BITS else 0
+        if not size or at + 1 + size > len(raw):
+            raise StoreCorrupt(f"an owner's addresses cannot be read: {raw.hex()}", hint=CHECK_HINT)
+        found.append((family, int.from_bytes(raw[at + 1 : at + 1 + size], "big")))
+        at += 1 + size
+    return found
+
+
+def check_owner(container_id: str, ifname: str) -> None:
+    """Refuse what a record cannot hold. Raises ConfigError."""
+    strings = type(container_id) is str and type(ifname) is str
+    if strings and container_id and "\0" not in container_id and "\0" not in ifname:
+        return
+    for field, text in (("container_id", container_id), ("ifname", ifname)):
+        if not isinstance(text, str):
+            raise ConfigError(f"{field} has to be a text, not {text!r}", field=field, value=text)
+        if "\0" in text:
+            raise ConfigError(f"{field} {text!r} contains NUL", field=field, value=text)
+    if not container_id:
+        raise ConfigError("container_id is empty", field="container_id", value=container_id)
+
+
+def cooldown_key(network_id: int, set_index: int, released: int, family: int, value: int) -> bytes:
+    """The place in the queue: per range set, by release time."""
+    return _COOLDOWN.pack(network_id, set_index, released, family) + value.to_bytes(
+        BITS[family] // 8, "big"
+    )
+
+
+def cooldown_prefix(network_id: int, set_index: int) -> bytes:
+    """What the queue of one range set begins with."""
+    return _COOLDOWN.pack(network_id, set_index, 0, 0)[:6]
+
+
+def read_cooldown_key(key: bytes) -> tuple[int, int, int, int, int]:
+    """(network id, set index, released, family, address). StoreCorrupt when it is no such key."""
+    if len(key) < _COOLDOWN.size:
+        raise StoreCorrupt(f"the cool-down queue has a key {key.hex()}", hint=CHECK_HINT)
+    return (*_COOLDOWN.unpack_from(key), int.from_bytes(key[_COOLDOWN.size :], "big"))

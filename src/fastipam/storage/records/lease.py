@@ -1,0 +1,277 @@
+"""The store's layout: what each key and value looks like, byte by byte.
+
+Keys are big-endian, so that LMDB's order is address order; values are little-endian. Texts
+inside a value are UTF-8 with undecodable bytes kept (``surrogateescape``), divided by NUL, which
+no environment variable can contain.
+
+==============  ================================================  ===============================
+database        key                                               value
+==============  ================================================  ===============================
+meta            a word                                            see store.py
+networks        name                                              id (4 bytes), text of the pool
+states          network id                                        see state.py
+pages           network id, family, level, page index (4 or 16)   64 words of 64 bits
+leases          network id, family, address (4 or 16)             :class:`Record`
+owners          network id, digest of container id, interface     family, address; …
+cooldown        network id, set, released at, family, address     nothing
+reservations    network id, family, address                       see holds.py
+sticky          network id, "k", digest of an owner key           family, address; …
+sticky          network id, "t", due at, family, address          nothing
+events          network id, number                                see history.py
+missing         network id, family, address                       see sweep.py
+blocks          network id, …                                     see blocks.py
+==============  ================================================  ===============================
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from struct import error as struct_error
+
+from fastipam.errors import CHECK_HINT, StoreCorrupt
+from fastipam.storage.records.keys import ENCODING, ERRORS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    pass
+
+
+ASSIGNED = 1
+COOLING = 2
+
+_LEASE = Struct("<BBHIQQQQIIQ")
+# Where a packed record has ``allocated_ns``, for those who read a million of them.
+ALLOCATED_AT = slice(16, 24)
+_ASSIGNED_BYTE = bytes((ASSIGNED,))
+_COOLING_BYTE = bytes((COOLING,))
+# Where a packed lease has what is read without reading all of it.
+_SET_AT, _BOOT_AT, _GENERATION_AT, _RELEASED_AT, _STICKY_AT = 2, 4, 8, 24, 44
+# A note of the sweeper's: generation, network clock of the first look, what was found (sight.py).
+SIGHT = Struct("<QQQ")
+SIGHT_BYTES = SIGHT.size
+_U16, _U32, _U64 = Struct("<H"), Struct("<I"), Struct("<Q")
+
+
+class Record:
+    """What ``leases`` holds of an address whose bit is set: who has it, or had it last.
+
+    ``state`` is ASSIGNED or COOLING. ``length`` is the prefix length it was given with,
+    ``set_index`` the range set that served it, ``boot`` the number of the boot (see store.py),
+    ``generation`` a number that no other assignment of this network has. Times are in nanoseconds:
+    ``allocated_ns`` is wall clock; ``released`` is on the network's own clock (see
+    :class:`NetworkState`) and 0 while assigned. ``inode`` is that of the network namespace,
+    ``mount_ns`` that of the mount namespace in which ``netns`` was looked at; 0: not known.
+    ``sticky_s`` are the seconds for which the address is kept for its pod once it is released.
+    ``born_ns`` tells two network namespaces apart that had the same inode, one after the other (see
+    :func:`fastipam.namespaces.look`); 0: not known.
+    """
+
+    __slots__ = (
+        "allocated_ns",
+        "boot",
+        "born_ns",
+        "container_id",
+        "generation",
+        "ifname",
+        "inode",
+        "length",
+        "mount_ns",
+        "netns",
+        "pod_name",
+        "pod_namespace",
+        "pod_uid",
+        "released",
+        "set_index",
+        "state",
+        "sticky_s",
+    )
+
+    def __init__(
+        self,
+        state: int,
+        length: int,
+        set_index: int,
+        boot: int,
+        generation: int,
+        allocated_ns: int,
+        released: int,
+        inode: int,
+        mount_ns: int,
+        sticky_s: int,
+        born_ns: int,
+        container_id: str,
+        ifname: str,
+        netns: str = "",
+        pod_namespace: str = "",
+        pod_name: str = "",
+        pod_uid: str = "",
+    ) -> None:
+        self.state = state
+        self.length = length
+        self.set_index = set_index
+        self.boot = boot
+        self.generation = generation
+        self.allocated_ns = allocated_ns
+        self.released = released
+        self.inode = inode
+        self.mount_ns = mount_ns
+        self.sticky_s = sticky_s
+        self.born_ns = born_ns
+        self.container_id = container_id
+        self.ifname = ifname
+        self.netns = netns
+        self.pod_namespace = pod_namespace
+        self.pod_name = pod_name
+        self.pod_uid = pod_uid
+
+    def pack(self) -> bytes:
+        """The value that :meth:`read` reads."""
+        texts = (
+            self.container_id,
+            self.ifname,
+            self.netns,
+            self.pod_namespace,
+            self.pod_name,
+            self.pod_uid,
+        )
+        return _LEASE.pack(
+            self.state,
+            self.length,
+            self.set_index,
+            self.boot,
+            self.generation,
+            self.allocated_ns,
+            self.released,
+            self.inode,
+            self.mount_ns,
+            self.sticky_s,
+            self.born_ns,
+        ) + "\0".join(texts).encode(ENCODING, ERRORS)
+
+    @classmethod
+    def read(cls, raw: bytes) -> Record:
+        """The record of a value. StoreCorrupt when it is none."""
+        try:
+            texts = raw[_LEASE.size :].decode(ENCODING, ERRORS).split("\0")
+            if len(texts) != 6 or raw[0] not in (ASSIGNED, COOLING):
+                raise ValueError(raw)
+            return cls(*_LEASE.unpack_from(raw), *texts)
+        except Exception as error:
+            raise StoreCorrupt(f"a lease cannot be read: {raw.hex()}", hint=CHECK_HINT) from error
+
+    def is_owned_by(self, container_id: str, ifname: str) -> bool:
+        """Whether it is assigned to exactly this owner."""
+        return (
+            self.state == ASSIGNED and self.container_id == container_id and self.ifname == ifname
+        )
+
+
+# A lease is written, and cools, for every pod: these do it to the packed form, a tenth of the time
+# that a Record takes. ``name`` is an :func:`owner_name`.
+
+
+def pack_assigned(
+    length: int,
+    set_index: int,
+    boot: int,
+    generation: int,
+    allocated_ns: int,
+    inode: int,
+    mount_ns: int,
+    sticky_s: int,
+    born_ns: int,
+    texts: bytes,
+) -> bytes:
+    """What :meth:`Record.pack` makes of an assigned address; ``texts`` is the owner's."""
+    return (
+        _LEASE.pack(
+            ASSIGNED,
+            length,
+            set_index,
+            boot,
+            generation,
+            allocated_ns,
+            0,
+            inode,
+            mount_ns,
+            sticky_s,
+            born_ns,
+        )
+        + texts
+    )
+
+
+def is_assigned_to(raw: bytes, name: bytes) -> bool:
+    """Whether a packed record is assigned to exactly this owner."""
+    return raw[:1] == _ASSIGNED_BYTE and raw.startswith(name + b"\0", _LEASE.size)
+
+
+def is_assigned(raw: bytes) -> bool:
+    """Whether a packed record is somebody's."""
+    return raw[:1] == _ASSIGNED_BYTE
+
+
+def is_cooling_since(raw: bytes, released: int) -> bool:
+    """Whether a packed record cools, and since then."""
+    return raw[:1] == _COOLING_BYTE and _number(_U64, raw, _RELEASED_AT) == released
+
+
+def _number(form: Struct, raw: bytes, at: int) -> int:
+    """A number of a packed record. StoreCorrupt when the record ends before it."""
+    try:
+        return int(form.unpack_from(raw, at)[0])
+    except struct_error as error:
+        raise StoreCorrupt(f"a lease cannot be read: {raw.hex()}", hint=CHECK_HINT) from error
+
+
+def length_of(raw: bytes) -> int:
+    """The prefix length of a packed record."""
+    return raw[1]
+
+
+def generation_of(raw: bytes) -> int:
+    """The generation of a packed record."""
+    return _number(_U64, raw, _GENERATION_AT)
+
+
+def boot_of(raw: bytes) -> int:
+    """The boot of a packed record."""
+    return _number(_U32, raw, _BOOT_AT)
+
+
+def sticky_of(raw: bytes) -> int:
+    """For how many seconds a packed record's address is kept for its pod."""
+    return _number(_U32, raw, _STICKY_AT)
+
+
+def set_index_of(raw: bytes) -> int:
+    """The range set that served a packed record."""
+    return _number(_U16, raw, _SET_AT)
+
+
+def texts_of(raw: bytes) -> bytes:
+    """What a packed record says in words."""
+    return raw[_LEASE.size :]
+
+
+def name_of(raw: bytes) -> bytes:
+    """The :func:`owner_name` of a packed record. StoreCorrupt when it has none."""
+    texts = raw[_LEASE.size :]
+    end = texts.find(b"\0", texts.find(b"\0") + 1)
+    if end < 0:
+        raise StoreCorrupt(f"a lease cannot be read: {raw.hex()}", hint=CHECK_HINT)
+    return texts[:end]
+
+
+def cool(raw: bytes, released: int) -> bytes:
+    """A packed record as it is from now on: cooling."""
+    head = _COOLING_BYTE + raw[1:_RELEASED_AT] + _U64.pack(released)
+    return head + raw[_RELEASED_AT + 8 :]
+
+
+def read_sight(raw: bytes | None) -> tuple[int, int, int]:
+    """A note of the sweeper's; zeros, which are of no lease, when there is none to be read."""
+    if raw is None or len(raw) != SIGHT_BYTES:
+        return 0, 0, 0
+    generation, first, seen = SIGHT.unpack(raw)
+    return generation, first, seen

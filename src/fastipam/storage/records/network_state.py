@@ -1,0 +1,159 @@
+"""A network's numbers that change with every transaction: counters, clock, round robin."""
+
+from __future__ import annotations
+
+import struct
+
+from fastipam import errors
+from fastipam.errors import StoreCorrupt
+from fastipam.storage.records import keys
+
+_STATE = struct.Struct("<QQQQQQqQQQIB16s")
+_CURSOR = struct.Struct("<B16s")
+
+
+class NetworkState:
+    """The numbers of a network that change with every transaction, in one record.
+
+    ``generation`` counts assignments. ``assigned``, ``cooling`` and ``reserved`` count addresses
+    by state, ``outside`` those of them that the configured ranges do not (any longer) contain;
+    ``kept`` counts reservations, also those whose address is assigned to their owner. ``events``
+    is the number of the next event, ``first_event`` that of the oldest that is kept.
+    ``swept`` is the boot whose predecessors' leases are all released, ``sweep`` how far the search
+    for them has come: (family, address), or (0, 0) at its beginning.
+    ``cursors`` holds, packed, family and address of the last automatic or requested assignment of
+    each range set; family 0: none yet.
+
+    ``clock`` is the network's own clock, in nanoseconds: wall clock plus ``offset``, which grows
+    when the wall clock steps back, so that it never does. Cool-down is measured on it: a step
+    back freezes nothing, a step forward of n seconds ends a cool-down at most n seconds early.
+    Any offset can be: what a wrong one gives is noticed, and put right, by :meth:`tick`.
+    """
+
+    __slots__ = (
+        "assigned",
+        "clock",
+        "cooling",
+        "cursors",
+        "events",
+        "first_event",
+        "generation",
+        "kept",
+        "network_id",
+        "offset",
+        "outside",
+        "prefix",
+        "reserved",
+        "sweep",
+        "swept",
+    )
+
+    def __init__(self, network_id: int, raw: bytes | None) -> None:
+        self.network_id = network_id
+        self.prefix = keys.network_prefix(network_id)
+        if raw is None:
+            self.cursors = b""
+            self.generation = self.assigned = self.cooling = self.reserved = self.outside = 0
+            self.clock = self.offset = self.kept = self.events = self.first_event = self.swept = 0
+            self.sweep = (0, 0)
+            return
+        if len(raw) < _STATE.size or (len(raw) - _STATE.size) % _CURSOR.size:
+            raise StoreCorrupt(
+                f"a network's state cannot be read: {raw.hex()}", hint=errors.CHECK_HINT
+            )
+        (
+            self.generation,
+            self.assigned,
+            self.cooling,
+            self.reserved,
+            self.outside,
+            self.clock,
+            self.offset,
+            self.kept,
+            self.events,
+            self.first_event,
+            self.swept,
+            family,
+            value,
+        ) = _STATE.unpack_from(raw)
+        growing = self.generation | self.clock | self.events | self.first_event
+        if growing >> keys.MOST_BITS:
+            raise StoreCorrupt(
+                f"a network's state has a number that cannot be: {raw.hex()}",
+                hint=errors.CHECK_HINT,
+            )
+        self.sweep = (family, int.from_bytes(value, "big") if family else 0)
+        self.cursors = raw[_STATE.size :]
+
+    def pack(self) -> bytes:
+        """The value that the constructor reads."""
+        try:
+            return self._packed()
+        except struct.error as error:  # a counter that was wrong, and has come to its end
+            raise StoreCorrupt(
+                f"a network's state cannot be written: {error}", hint=errors.CHECK_HINT
+            ) from error
+
+    def _packed(self) -> bytes:
+        head = _STATE.pack(
+            self.generation,
+            self.assigned,
+            self.cooling,
+            self.reserved,
+            self.outside,
+            self.clock,
+            self.offset,
+            self.kept,
+            self.events,
+            self.first_event,
+            self.swept,
+            self.sweep[0],
+            self.sweep[1].to_bytes(16, "big") if self.sweep[0] else b"",
+        )
+        return head + self.cursors
+
+    @property
+    def used(self) -> int:
+        """Addresses whose bit is set."""
+        return self.assigned + self.cooling + self.reserved
+
+    def cursor(self, set_index: int, family: int) -> int | None:
+        """Where the round robin of this range set stands."""
+        at = set_index * _CURSOR.size
+        if at < len(self.cursors) and self.cursors[at] == family:
+            return int.from_bytes(self.cursors[at + 1 : at + _CURSOR.size], "big")
+        return None
+
+    def all_cursors(self) -> list[tuple[int, int] | None]:
+        """(family, address) of each range set's cursor, None where there is none yet."""
+        found = _CURSOR.iter_unpack(self.cursors)
+        return [(family, int.from_bytes(raw, "big")) if family else None for family, raw in found]
+
+    def move_cursor(self, set_index: int, family: int, value: int) -> None:
+        """The next assignment of this range set begins behind ``value``."""
+        at = set_index * _CURSOR.size
+        before = self.cursors[:at].ljust(at, b"\0")
+        packed = _CURSOR.pack(family, value.to_bytes(16, "big"))
+        self.cursors = before + packed + self.cursors[at + _CURSOR.size :]
+
+    def tick(self, wall_ns: int) -> int:
+        """Advance the network's clock to the wall clock's ``wall_ns`` and return it.
+
+        No two calls give the same time: what is queued by it has an order even while the wall clock
+        stands or steps back. It does not follow one that is decades ahead: it could not go back.
+        """
+        now = wall_ns + self.offset
+        if now == self.clock or self.has_stepped(wall_ns):
+            self.offset += self.clock + 1 - now
+            now = self.clock + 1
+        self.clock = now
+        return now
+
+    def has_stepped(self, wall_ns: int) -> bool:
+        """Whether the wall clock has stepped so that the network's clock does not follow it."""
+        now = wall_ns + self.offset
+        return now < self.clock or now >> keys.MOST_BITS > 0
+
+    def at(self, wall_ns: int) -> int:
+        """The network's clock at the wall clock's ``wall_ns``; it stays as it is."""
+        return self.clock if self.has_stepped(wall_ns) else wall_ns + self.offset

@@ -1,0 +1,90 @@
+"""The record of a reserved address, and the keys of the lists that find it."""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from fastipam.addressing.addresses import BITS, format_ip
+from fastipam.errors import CHECK_HINT, StoreCorrupt
+from fastipam.storage.records import keys
+
+_VALUE = Struct("<Q")
+_DUE = Struct(">4scQB")
+
+
+class Reservation:
+    """An address that only its owner may have, or nobody; a value.
+
+    ``owner`` is "namespace/name" of a pod or a container id, empty: nobody. ``ifname`` limits it to
+    one interface, empty: any. ``until`` is when it ends, in nanoseconds of the network's
+    clock, 0: when somebody ends it. One that ends is *sticky*: it was made by a release.
+    """
+
+    __slots__ = ("family", "ifname", "owner", "reason", "until", "value")
+
+    def __init__(
+        self,
+        family: int,
+        value: int,
+        owner: str,
+        ifname: str = "",
+        reason: str = "",
+        until: int = 0,
+    ) -> None:
+        self.family = family
+        self.value = value
+        self.owner = owner
+        self.ifname = ifname
+        self.reason = reason
+        self.until = until
+
+    @property
+    def sticky(self) -> bool:
+        """Whether it keeps an address for a pod that had it."""
+        return self.until != 0
+
+    @property
+    def address(self) -> str:
+        """The address as text."""
+        return format_ip(self.family, self.value)
+
+    def pack(self) -> bytes:
+        """The value that :meth:`read` reads."""
+        texts = "\0".join((self.owner, self.ifname, self.reason))
+        return _VALUE.pack(self.until) + keys.encode("owner or reason", texts)
+
+    @classmethod
+    def read(cls, family: int, value: int, raw: bytes) -> Reservation:
+        """The reservation of a value. StoreCorrupt when it is none."""
+        try:
+            texts = raw[_VALUE.size :].decode(keys.ENCODING, keys.ERRORS).split("\0")
+            owner, ifname, reason = texts
+            return cls(family, value, owner, ifname, reason, _VALUE.unpack_from(raw)[0])
+        except Exception as error:
+            raise StoreCorrupt(
+                f"the reservation of {format_ip(family, value)} cannot be read: {raw.hex()}",
+                hint=CHECK_HINT,
+            ) from error
+
+    def is_over(self, clock: int) -> bool:
+        """Whether it has ended by this time of the network's clock."""
+        return 0 < self.until <= clock
+
+    def __repr__(self) -> str:
+        return f"<Reservation {self.address} for {self.owner or 'nobody'!r}>"
+
+
+def owner_index_key(prefix: bytes, owner: str, ifname: str) -> bytes:
+    """The key under which ``sticky`` lists what is kept for an owner."""
+    return prefix + b"k" + keys.owner_key(b"", keys.owner_name(owner, ifname))
+
+
+def due_key(prefix: bytes, until: int, family: int, value: int) -> bytes:
+    """The key under which ``sticky`` has an address by the time at which it is kept no longer."""
+    return _DUE.pack(prefix, b"t", until, family) + value.to_bytes(BITS[family] // 8, "big")
+
+
+def read_due_key(key: bytes) -> tuple[int, int, int]:
+    """(until, family, address) of a :func:`due_key`."""
+    _, _, until, family = _DUE.unpack_from(key)
+    return until, family, int.from_bytes(key[_DUE.size :], "big")

@@ -1,0 +1,224 @@
+"""The transactions of a store, and whose turn it is to write.
+
+One write transaction at a time, of one thread of one process; calls inside it are nested in it, or
+parts of it. Readers see one moment, and wait for nobody.
+"""
+
+from __future__ import annotations
+
+import os
+
+import lmdb
+
+from fastipam._bitmap import StoredPages
+from fastipam.storage.records.keys import network_prefix, page_index_bytes, pages_prefix
+from fastipam.storage.records.network_state import NetworkState
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Any, Self
+
+    from fastipam.storage.store import Store
+
+
+class Transaction:
+    """One write transaction, or one nested in another; use it with ``with``.
+
+    Its pages are cached until it ends; whoever reads ``pages`` or ``states`` by other means has to
+    call :meth:`flush` first.
+
+    In a ``shared`` one, what would be nested is a part of it instead: that spares the nesting, but
+    the failure of a part leaves the whole ``spoiled``, and whoever began it has to roll it back.
+    """
+
+    __slots__ = (
+        "_pages", "_parent", "_states", "_store", "_unsaved", "delete", "get", "put", "shared",
+        "spoiled", "txn",
+    )  # fmt: skip
+
+    txn: Any
+
+    def __init__(self, store: Store, shared: bool = False) -> None:
+        self._store = store
+        self.shared = shared
+        self.spoiled = False
+
+    def __enter__(self) -> Self:
+        store = self._store
+        env = store._environment()
+        parent: Transaction | None = getattr(store._local, "transaction", None)
+        try:
+            if parent is None:
+                store._turn.take()
+                try:
+                    txn = env.begin(None, None, True)
+                except BaseException:
+                    store._turn.give()
+                    raise
+            else:
+                parent.flush()
+                txn = env.begin(None, parent.txn, True)
+        except (lmdb.Error, OSError) as error:
+            raise store.translate(error) from error
+        self.txn = txn
+        self.get = txn.get
+        self.put = txn.put
+        self.delete = txn.delete
+        self._parent = parent
+        self._pages: dict[tuple[int, int], StoredPages] = {}
+        self._states: dict[int, NetworkState] = {}
+        self._unsaved: dict[int, NetworkState] = {}
+        store._local.transaction = self
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        store = self._store
+        store._local.transaction = self._parent
+        if os.getpid() != store._process:
+            # A fork() inside the block: the transaction, and the writer's lock, are the parent's.
+            raise store._forked()
+        try:
+            if kind is None:
+                self.flush()
+                self.txn.commit()
+                if self._parent is not None:
+                    self._parent._pages.clear()
+                else:
+                    store._count_commit()
+            else:
+                self.txn.abort()
+        except BaseException as fault:
+            self.txn.abort()
+            if isinstance(fault, lmdb.Error):
+                raise store.translate(fault) from fault
+            raise
+        finally:
+            if self._parent is None:
+                store._turn.give()
+        if isinstance(error, lmdb.Error):
+            raise store.translate(error) from error
+
+    def rollback(self) -> None:
+        """End it outside a ``with`` block, as if it had never begun."""
+        self.__exit__(Exception, None, None)
+
+    def pages(self, network_id: int, family: int) -> StoredPages:
+        """The bitmap of a network and family, as this transaction sees it."""
+        found = self._pages.get((network_id, family))
+        if found is None:
+            found = self._pages[network_id, family] = StoredPages(
+                self.get,
+                self.put,
+                self.delete,
+                self._store.db_pages,
+                pages_prefix(network_id, family),
+                page_index_bytes(family),
+            )
+        return found
+
+    def forget_pages(self, network_id: int) -> None:
+        """Somebody has changed the pages of a network by other means: read them anew."""
+        for key in [key for key in self._pages if key[0] == network_id]:
+            del self._pages[key]
+
+    def state(self, network_id: int) -> NetworkState:
+        """The numbers of a network; in a shared transaction all parts have the same object."""
+        found = self._states.get(network_id)
+        if found is None:
+            raw = self.get(network_prefix(network_id), None, self._store.db_states)
+            found = NetworkState(network_id, raw)
+            if self.shared:
+                self._states[network_id] = found
+        return found
+
+    def save(self, state: NetworkState) -> None:
+        """Write the numbers of a network, into a shared transaction with its next flush."""
+        if self.shared:
+            self._unsaved[state.network_id] = state
+        else:
+            self._put_state(state)
+
+    def _put_state(self, state: NetworkState) -> None:
+        self.put(state.prefix, state.pack(), True, True, False, self._store.db_states)
+
+    def flush(self) -> None:
+        """Write what has changed and is not in the transaction yet: pages, numbers."""
+        for pages in self._pages.values():
+            pages.flush()
+        while self._unsaved:
+            self._put_state(self._unsaved.popitem()[1])
+
+
+class Part:
+    """What would be a nested transaction, in a shared one."""
+
+    __slots__ = ("_whole",)
+
+    def __init__(self, whole: Transaction) -> None:
+        self._whole = whole
+
+    def __enter__(self) -> Transaction:
+        return self._whole
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self._whole.spoiled = True
+            if isinstance(error, lmdb.Error):
+                raise self._whole._store.translate(error) from error
+
+
+class Snapshot:
+    """A read transaction: a consistent view of one moment. Inside a write transaction, that one."""
+
+    __slots__ = ("_own", "_store", "get", "txn")
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __enter__(self) -> Self:
+        store = self._store
+        env = store._environment()
+        writing: Transaction | None = getattr(store._local, "transaction", None)
+        self._own = writing is None
+        try:
+            if writing is None:
+                self.txn = env.begin()
+            else:
+                writing.flush()
+                self.txn = writing.txn
+        except lmdb.ReadersFullError:
+            self.txn = self._begin_without_the_dead(env)
+        except lmdb.Error as error:
+            raise store.translate(error) from error
+        self.get = self.txn.get
+        return self
+
+    def _begin_without_the_dead(self, env: lmdb.Environment) -> Any:
+        """Every slot is taken, but processes that were killed never gave theirs back."""
+        try:
+            env.reader_check()
+            return env.begin()
+        except lmdb.Error as error:
+            raise self._store.translate(error) from error
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._own and os.getpid() == self._store._process:
+            self.txn.abort()
+        if isinstance(error, lmdb.Error):
+            raise self._store.translate(error) from error

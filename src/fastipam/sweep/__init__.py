@@ -1,0 +1,305 @@
+"""Give back what its owner has left behind: leases whose network namespace is gone.
+
+A container that dies with its runtime gets no DEL. Its network namespace goes all the same, and
+the lease says where that was: path and inode. A lease is given back when its namespace was found
+missing twice, in the same way, with at least the grace time between the two looks. The first look
+is noted in the store (``missing``), so the two may be made by different processes.
+
+Never given back is a lease
+
+* that was made after the look had begun;
+* that has no path, or one that cannot be judged from here: in another mount namespace it may mean
+  another file, or none (:class:`~fastipam.sweep.evidence.Place`);
+* whose name another namespace has taken since the first look: that is a new finding, and has to
+  be made twice as well. (The new namespace's own lease has a generation of its own.)
+
+What of a namespace that has the path and the inode of one that is gone, sight.py says.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from fastipam.allocation import previous_boot
+from fastipam.allocation.ledger import read_state
+from fastipam.errors import StoreCorrupt
+from fastipam.lease import Lease
+from fastipam.storage.records import event as event_record
+from fastipam.storage.records import keys as records_keys
+from fastipam.storage.records import lease as lease_record
+from fastipam.storage.records.lease import ASSIGNED
+from fastipam.sweep.evidence import GONE, Doubts, Place
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from fastipam.ipam import Ipam
+    from fastipam.network import Network
+    from fastipam.storage.store import Store
+    from fastipam.storage.transaction import Snapshot, Transaction
+
+    Progress = Callable[[int], None]
+
+DEFAULT_GRACE_S = 60.0
+_BATCH = 256  # leases: looked at together, changed in one transaction
+
+
+class Report(NamedTuple):
+    """What a sweep has found. ``unknown`` pairs a lease with why it cannot be judged.
+
+    ``looked`` leases were looked at; those in ``missing`` have lost their namespace and wait for
+    the second look; those in ``released`` were given back (with ``dry_run``: would have been).
+    """
+
+    looked: int
+    missing: list[Lease]
+    released: list[Lease]
+    unknown: list[tuple[Lease, str]]
+
+
+def sweep(
+    ipam: Ipam,
+    *,
+    grace_s: float = DEFAULT_GRACE_S,
+    network: str | None = None,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Look at every lease's network namespace, and give back what has been gone for long.
+
+    ``network``: only this one. ``dry_run`` changes nothing, and notes nothing either.
+    ``progress`` is called with the number of leases looked at so far. O(leases), a few hundred in
+    a transaction; the namespaces are looked at outside of any. Raises StoreError.
+    """
+    looked = 0
+    missing: list[Lease] = []
+    released: list[Lease] = []
+    unknown: list[tuple[Lease, str]] = []
+    for name in ipam.networks():
+        if network in (None, name):
+            sweeper = Sweeper(ipam.store, ipam.network(name), grace_s=grace_s, dry_run=dry_run)
+            for part in sweeper:
+                looked += part.looked
+                missing += part.missing
+                released += part.released
+                unknown += part.unknown
+                if progress is not None:
+                    progress(looked)
+    return Report(looked, missing, released, unknown)
+
+
+class Sweeper:
+    """One network's sweep, a few hundred leases at each step of the iteration.
+
+    No transaction is open between two steps. Raises StoreError.
+    """
+
+    def __init__(
+        self, store: Store, network: Network, *, grace_s: float = DEFAULT_GRACE_S, dry_run: bool
+    ) -> None:
+        self._store = store
+        self._network = network
+        self._grace_ns = int(grace_s * 1e9)
+        self._dry_run = dry_run
+
+    def __iter__(self) -> Iterator[Report]:
+        place, doubts = Place(), Doubts()
+        # Twice over the leases: what a living one proves of its directory counts for all.
+        for batch in self._batches():
+            for lease in batch:
+                doubts.note(lease, place.observe(lease.record))
+            yield Report(0, [], [], [])
+        for batch in self._batches():
+            yield self._step(batch, place, doubts)
+        gone, living = doubts.settle()
+        for at in range(0, max(len(gone), len(living)), _BATCH):
+            yield self._report(0, gone[at : at + _BATCH], living[at : at + _BATCH], [])
+        if not self._dry_run:
+            self._forget()
+
+    def _batches(self) -> Iterator[list[Lease]]:
+        """The leases in address order, some at a time; no transaction is open between two."""
+        start: tuple[int, int] | None = (0, 0)
+        while start is not None:
+            batch, start = self._next(start)
+            if batch:
+                yield batch
+
+    def _next(self, start: tuple[int, int]) -> tuple[list[Lease], tuple[int, int] | None]:
+        batch: list[Lease] = []
+        with self._store.read() as txn:
+            network_id = self._network.id_in(txn)
+            if network_id is None:
+                return [], None
+            prefix = records_keys.network_prefix(network_id)
+            with txn.txn.cursor(self._store.db_leases) as cursor:
+                key = records_keys.address_key(network_id, *start) if start[0] else prefix
+                more = cursor.set_range(key)
+                while more:
+                    key, raw = cursor.item()
+                    if key[:4] != prefix:
+                        break
+                    address = key[4], int.from_bytes(key[5:], "big")
+                    if len(batch) == _BATCH:
+                        return batch, address
+                    record = _readable(key, raw)
+                    if record and record.state == ASSIGNED and record.boot == self._store.boot:
+                        batch.append(Lease(self._network.name, *address, None, record))
+                    more = cursor.next()
+        return batch, None
+
+    def _step(self, batch: list[Lease], place: Place, doubts: Doubts) -> Report:
+        gone: list[tuple[Lease, int]] = []
+        living: list[Lease] = []
+        unknown: list[tuple[Lease, str]] = []
+        for lease in batch:
+            seen = place.observe(lease.record)
+            if isinstance(seen, str):
+                unknown.append((lease, seen))
+            elif seen[0] == GONE or (lease.inode and seen[0] != lease.inode):
+                gone.append((lease, seen[0]))
+            elif not doubts.ask(lease, seen):
+                living.append(lease)
+        return self._report(len(batch), gone, living, unknown)
+
+    def _report(
+        self,
+        looked: int,
+        gone: list[tuple[Lease, int]],
+        living: list[Lease],
+        unknown: list[tuple[Lease, str]],
+    ) -> Report:
+        missing: list[Lease] = []
+        released: list[Lease] = []
+        for lease, due in self._judge(gone, living):
+            (released if due else missing).append(lease)
+        return Report(looked, missing, released, unknown)
+
+    def _judge(
+        self, gone: list[tuple[Lease, int]], living: list[Lease]
+    ) -> list[tuple[Lease, bool]]:
+        """Note the first look, give back at the second; True: given back (or would be)."""
+        marked = self._marked([lease for lease, _ in gone] + living)
+        if not gone and not marked:
+            return []
+        judged: list[tuple[Lease, bool]] = []
+        with self._store.write() as txn:
+            network_id = self._network.id_in(txn)
+            if network_id is None:
+                return []  # a backup from before its time was restored meanwhile
+            if not self._dry_run:
+                self._network.note_clock()
+            now = self._now(network_id)
+            for lease, seen in gone:
+                judged += self._judge_one(txn, network_id, lease, seen, now)
+            if not self._dry_run:
+                for lease in living:
+                    key = records_keys.address_key(network_id, lease.family, lease.value)
+                    if key in marked:
+                        txn.delete(key, b"", self._store.db_missing)
+        return judged
+
+    def _judge_one(
+        self, txn: Transaction, network_id: int, lease: Lease, seen: int, now: int
+    ) -> list[tuple[Lease, bool]]:
+        """The same for one lease; with what else its owner has, when that is given back."""
+        db = self._store.db_missing
+        key = records_keys.address_key(network_id, lease.family, lease.value)
+        raw = txn.get(key, None, self._store.db_leases)
+        if (
+            raw is None
+            or not lease_record.is_assigned(raw)
+            or lease_record.generation_of(raw) != lease.generation
+        ):
+            return []  # it was given back, or given to somebody else, since it was read
+        first = lease_record.read_sight(txn.get(key, None, db))
+        same = (first[0], first[2]) == (lease.generation, seen)
+        due = same and now - first[1] >= self._grace_ns
+        if self._dry_run:
+            return [(lease, due)]
+        if not due:
+            if not same:
+                value = lease_record.SIGHT.pack(lease.generation, now, seen)
+                txn.put(key, value, True, True, False, db)
+            return [(lease, False)]
+        txn.delete(key, b"", db)
+        given = self._network.release_address(
+            (lease.family, lease.value), generation=lease.generation, kind=event_record.SWEPT
+        )
+        return [] if given is None else [(one, True) for one in given.siblings]
+
+    def _forget(self) -> None:
+        """Remove the notes on leases that have ended in another way meanwhile."""
+        with self._store.read() as txn:
+            stale = list(self._outdated(txn))
+        for at in range(0, len(stale), _BATCH):
+            with self._store.write() as txn:
+                for key in stale[at : at + _BATCH]:
+                    txn.delete(key, b"", self._store.db_missing)
+
+    def _outdated(self, txn: Snapshot) -> Iterator[bytes]:
+        network_id = self._network.id_in(txn)
+        if network_id is None:
+            return
+        prefix = records_keys.network_prefix(network_id)
+        with txn.txn.cursor(self._store.db_missing) as cursor:
+            if not cursor.set_range(prefix):
+                return
+            for key, raw in cursor:
+                if key[:4] != prefix:
+                    return
+                lease = txn.get(key, None, self._store.db_leases)
+                generation = lease_record.read_sight(raw)[0]
+                if (
+                    lease is None
+                    or not lease_record.is_assigned(lease)
+                    or lease_record.generation_of(lease) != generation
+                ):
+                    yield bytes(key)
+
+    def _marked(self, leases: list[Lease]) -> set[bytes]:
+        """The keys of those that the first look has noted."""
+        with self._store.read() as txn:
+            network_id = self._network.id_in(txn)
+            if network_id is None:
+                return set()
+            keys = [records_keys.address_key(network_id, one.family, one.value) for one in leases]
+            return {key for key in keys if txn.get(key, None, self._store.db_missing) is not None}
+
+    def _now(self, network_id: int) -> int:
+        """The network's clock: it never steps back, so a grace time is never cut short by that."""
+        with self._store.read() as txn:
+            return read_state(txn, self._store, network_id).at(self._store.clock())
+
+
+def _readable(key: bytes, raw: bytes) -> lease_record.Record | None:
+    """The record of a lease; None when it is damaged, which `fastipam check` finds."""
+    try:
+        return lease_record.Record.read(raw) if records_keys.is_address_key(key) else None
+    except StoreCorrupt:
+        return None
+
+
+def missing_count(store: Store) -> int:
+    """How many leases have been found without their namespace once, and wait. O(1)."""
+    with store.read() as txn:
+        return int(txn.txn.stat(store.db_missing)["entries"])
+
+
+def finish_reboot(ipam: Ipam, progress: Progress | None = None) -> int:
+    """Give back every lease of an earlier boot now; the number of leases looked at, about.
+
+    In transactions of a bounded size. O(leases) once after a reboot, O(1) at any other time.
+    """
+    looked = 0
+    if not ipam.store.unswept:
+        return looked
+    for name in ipam.networks():
+        network = ipam.network(name)
+        while network.sweep_reboot():
+            looked += previous_boot.BATCH
+            if progress is not None:
+                progress(looked)
+    with ipam.store.write() as txn:
+        previous_boot.note_end(txn, ipam.store)
+    return looked
