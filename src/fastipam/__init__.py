@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fastipam.errors import AddressNotInRange as AddressNotInRange
     from fastipam.errors import ClusterError as ClusterError
     from fastipam.errors import ConfigError as ConfigError
+    from fastipam.errors import DecodingError as DecodingError
     from fastipam.errors import DuplicateAllocation as DuplicateAllocation
     from fastipam.errors import FastipamError as FastipamError
     from fastipam.errors import LeaseMissing as LeaseMissing
@@ -46,6 +47,7 @@ _ERRORS = (
     "AddressNotInRange",
     "ClusterError",
     "ConfigError",
+    "DecodingError",
     "DuplicateAllocation",
     "FastipamError",
     "LeaseMissing",

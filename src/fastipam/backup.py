@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from fastipam.allocation import blocks
 from fastipam.errors import ConfigError, StoreCorrupt, StoreError, StoreFull, StoreUnavailable
+from fastipam.storage import tables
 from fastipam.storage.records import lease as lease_record
 from fastipam.storage.records.network_state import NetworkState
 from fastipam.storage.store import Store
@@ -19,8 +20,8 @@ from fastipam.verify import verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import Any
 
+    from fastipam.storage.tables import Table
     from fastipam.storage.transaction import Snapshot, Transaction
 
     Progress = Callable[[int, int], None]  # done, total: keys, or bytes
@@ -102,7 +103,7 @@ def restore(
                     hint="nothing was changed; use another backup",
                 )
             with store.write() as txn, source.read() as snapshot:
-                if not replace and _is_used(store, txn):
+                if not replace and _is_used(txn):
                     raise ConfigError(
                         f"the store {store.path} has leases or reservations",
                         field="replace",
@@ -176,8 +177,8 @@ def _open_copy(path: str, directory: str, store: Store) -> Store:
         raise type(error)(message, path=path, hint="use another backup") from error
 
 
-def _is_used(store: Store, txn: Transaction) -> bool:
-    return any(txn.txn.stat(db)["entries"] for db in (store.db_leases, store.db_reservations))
+def _is_used(txn: Transaction) -> bool:
+    return any(table.count(txn) for table in (tables.LEASES, tables.RESERVATIONS))
 
 
 class _Copy:
@@ -199,33 +200,31 @@ class _Copy:
         self._generations: dict[int, int] = {}
 
     def run(self) -> int:
-        pairs = list(zip(self._source.databases(), self._target.databases(), strict=True))
-        total = sum(self._snapshot.txn.stat(source)["entries"] for source, _ in pairs)
+        copied = [table for table in tables.ALL if table is not tables.META]
+        total = sum(table.count(self._snapshot) for table in copied)
         self._generations = self._newest()
         done = 0
-        for source, target in pairs:
-            self._txn.txn.drop(target, delete=False)
-            with self._txn.txn.cursor(target) as cursor:
-                for key, raw in self._items(source):
-                    cursor.put(key, raw, append=True)
-                    done += 1
-                    if self._progress is not None and done % _STEP == 0:
-                        self._progress(done, total)
+        for table in copied:
+            table.clear(self._txn)
+            for key, raw in self._items(table):
+                table.append(self._txn, key, raw)
+                done += 1
+                if self._progress is not None and done % _STEP == 0:
+                    self._progress(done, total)
         self._copy_meta()
-        blocks.distrust(self._txn, self._target)
+        blocks.distrust(self._txn)
         if self._progress is not None:
             self._progress(total, total)
         return done
 
-    def _items(self, db: Any) -> Iterator[tuple[bytes, bytes]]:
-        with self._snapshot.txn.cursor(db) as cursor:
-            for key, raw in cursor:
-                if db is self._source.db_leases:
-                    yield key, self._of_our_boots(raw)
-                elif db is self._source.db_states:
-                    yield key, self._unswept(key, raw)
-                else:
-                    yield key, raw
+    def _items(self, table: Table) -> Iterator[tuple[bytes, bytes]]:
+        for key, raw in table.scan(self._snapshot):
+            if table is tables.LEASES:
+                yield key, self._of_our_boots(raw)
+            elif table is tables.STATES:
+                yield key, self._unswept(key, raw)
+            else:
+                yield key, raw
 
     def _of_our_boots(self, raw: bytes) -> bytes:
         """Boots are numbered by each store for itself: 0 is before any.
@@ -238,12 +237,12 @@ class _Copy:
     def _newest(self) -> dict[int, int]:
         """By the backup's network ids: the generations that the store has given so far."""
         given: dict[bytes, int] = {}
-        for key, raw in self._txn.txn.cursor(self._target.db_networks):
-            state = self._txn.get(raw[:4], None, self._target.db_states)
+        for key, raw in tables.NETWORKS.scan(self._txn):
+            state = tables.STATES.get(self._txn, raw[:4])
             if state is not None:
                 given[key] = NetworkState(0, state).generation
-        cursor = self._snapshot.txn.cursor(self._source.db_networks)
-        return {int.from_bytes(raw[:4], "big"): given.get(key, 0) for key, raw in cursor}
+        known = tables.NETWORKS.scan(self._snapshot)
+        return {int.from_bytes(raw[:4], "big"): given.get(key, 0) for key, raw in known}
 
     def _unswept(self, key: bytes, raw: bytes) -> bytes:
         """The search for leases of earlier boots begins anew; no generation is given twice.
@@ -257,14 +256,12 @@ class _Copy:
 
     def _copy_meta(self) -> None:
         """All but what is the store's own; what it kept of networks that it had before goes."""
-        source, target = self._source.db_meta, self._target.db_meta
-        for key in [bytes(key) for key, _ in self._txn.txn.cursor(target)]:
+        for key in list(tables.META.scan_keys(self._txn)):
             if key not in _KEPT:
-                self._txn.delete(key, b"", target)
-        with self._snapshot.txn.cursor(source) as cursor:
-            for key, raw in cursor:
-                if key not in _KEPT:
-                    self._txn.put(key, raw, True, True, False, target)
+                tables.META.delete(self._txn, key)
+        for key, raw in tables.META.scan(self._snapshot):
+            if key not in _KEPT:
+                tables.META.put(self._txn, key, raw)
         self._target.note_unswept(self._txn)
 
 

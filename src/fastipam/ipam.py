@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastipam.addressing.parsing import DEFAULT_SUBNET, exclude_from, parse_ranges
 from fastipam.network import Network
+from fastipam.storage import tables
 from fastipam.storage.records.policy import Policy
 from fastipam.storage.store import DEFAULT_DATA_DIR, close_shared, open_shared
 
@@ -107,8 +108,9 @@ class Ipam:
 
     def networks(self) -> list[str]:
         """The names of all networks that the store knows, sorted. O(networks)."""
-        with self.store.read() as txn, txn.txn.cursor(self.store.db_networks) as cursor:
-            return [key.decode("utf-8", "surrogateescape") for key, _ in cursor]
+        with self.store.read() as txn:
+            found = tables.NETWORKS.scan_keys(txn)
+            return [key.decode("utf-8", "surrogateescape") for key in found]
 
     def transaction(self) -> AbstractContextManager[Transaction]:
         """Group the calls that this thread makes inside the ``with`` block into one commit.

@@ -87,7 +87,7 @@ class Network(View):
             ledger = self._ledger(txn, *found) if found else None
             if ledger is None or ledger.state.swept == self._store.boot:
                 if self._store.unswept:
-                    previous_boot.note_end(txn, self._store)
+                    previous_boot.note_end(txn)
                 return False
             previous_boot.step(ledger, limit)
             ledger.save()
@@ -399,7 +399,7 @@ class Network(View):
         wanted = parse_wanted(address)
         with self._store.write() as txn:
             found = self._find(txn)
-            record = None if found is None else read_record(txn, self._store, found[0], *wanted)
+            record = None if found is None else read_record(txn, found[0], *wanted)
             if found is None or record is None or record.state != ASSIGNED:
                 return None
             if generation not in (None, record.generation):
@@ -480,7 +480,7 @@ class Network(View):
                 return []
             ledger = self._ledger(txn, *found)
             wall_ns = self._store.clock()
-            ended = reservations.read_within(txn, self._store, found[0], bounds)
+            ended = reservations.read_within(txn, found[0], bounds)
             ledger.state.tick(wall_ns)
             reservations.unreserve(ledger, ended, wall_ns)
             if ended:

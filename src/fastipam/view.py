@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fastipam._bitmap import StoredPages
 from fastipam.addressing.addresses import BITS, format_ip, parse_cidr, parse_ip
 from fastipam.addressing.ranges import CUT
 from fastipam.allocation import history
@@ -10,6 +9,7 @@ from fastipam.allocation.cooldown import cooling_of
 from fastipam.allocation.ledger import find, read_pool, read_record, read_state
 from fastipam.errors import CHECK_HINT, ConfigError, LeaseMissing, StoreCorrupt, StoreError
 from fastipam.lease import Lease
+from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.storage.records.lease import ASSIGNED, Record
 from fastipam.storage.records.policy import DEFAULT_POLICY, Policy
@@ -65,7 +65,7 @@ class View:
         return f"<Network {self.name!r} in {self._store.path}>"
 
     def _find(self, txn: Transaction | Snapshot) -> tuple[int, str] | None:
-        return find(txn, self._store, self._key)
+        return find(txn, self._key)
 
     def _end_earlier_boots(self) -> None:
         """After a reboot: give back what an earlier boot has left, before somebody looks."""
@@ -82,7 +82,7 @@ class View:
     def _lease(
         self, txn: Transaction | Snapshot, network_id: int, pool: Pool, family: int, value: int
     ) -> Lease:
-        record = read_record(txn, self._store, network_id, family, value)
+        record = read_record(txn, network_id, family, value)
         if record is None:
             raise StoreCorrupt(
                 f"{format_ip(family, value)} has an owner and no lease",
@@ -116,7 +116,7 @@ class View:
             found = self._find(txn)
             if found is None:
                 return None
-            record = read_record(txn, self._store, found[0], family, value)
+            record = read_record(txn, found[0], family, value)
             if record is None or not self._is_held(record):
                 return None
             return self._view(self._pool_of(found[1]), family, value, record)
@@ -151,13 +151,7 @@ class View:
                     yield raw
 
     def _items(self, txn: Transaction | Snapshot, network_id: int) -> Iterator[tuple[bytes, bytes]]:
-        prefix = keys.network_prefix(network_id)
-        with txn.txn.cursor(self._store.db_leases) as cursor:
-            if cursor.set_range(prefix):
-                for key, raw in cursor:
-                    if key[:4] != prefix:
-                        return
-                    yield key, raw
+        return tables.LEASES.scan(txn, keys.network_prefix(network_id))
 
     def owned(self, container_id: str, ifname: str) -> list[tuple[int, int]]:
         """The (family, address) pairs of this owner, in the order of the range sets. O(1)."""
@@ -170,11 +164,11 @@ class View:
             prefix = keys.network_prefix(found[0])
             for name in dict.fromkeys((ifname, "")):
                 owner_key = keys.owner_key(prefix, keys.owner_name(container_id, name))
-                raw = txn.get(owner_key, None, self._store.db_owners)
+                raw = tables.OWNERS.get(txn, owner_key)
                 if raw is None:
                     continue
                 held = keys.read_addresses(raw)
-                record = read_record(txn, self._store, found[0], *held[0]) if held else None
+                record = read_record(txn, found[0], *held[0]) if held else None
                 if record is None or record.boot == self._store.boot:
                     return held
             return []
@@ -216,7 +210,7 @@ class View:
                 full = self._full_set(txn, found)
                 if full is None or found is None:
                     return full
-                state = read_state(txn, self._store, found[0])
+                state = read_state(txn, found[0])
             if state.swept == self._store.boot or not self.sweep_reboot():
                 return full
 
@@ -231,18 +225,11 @@ class View:
                 if not self.can_serve(txn, index, range_set):
                     return range_set
                 continue
-            pages = StoredPages(
-                txn.get,
-                None,
-                None,
-                self._store.db_pages,
-                keys.pages_prefix(found[0], range_set.family),
-                keys.page_index_bytes(range_set.family),
-            )
+            pages = txn.pages(found[0], range_set.family)
             if any(pages.next_free(*one) is not None for one in range_set.intervals):
                 continue
             number = index if pool.text == found[1] else None
-            queue = cooling_of(txn.txn, self._store, found[0], number, range_set)
+            queue = cooling_of(txn, found[0], number, range_set)
             first = next(queue, None)
             queue.close()
             if first is not None and self._may_take(txn, found[0], first[0]):
@@ -253,12 +240,12 @@ class View:
 
     def _is_any_due(self, txn: Snapshot, network_id: int, range_set: RangeSet) -> bool:
         """Whether an address of this set has been kept for its pod long enough. O(those)."""
-        state = read_state(txn, self._store, network_id)
+        state = read_state(txn, network_id)
         if not state.kept:
             return False
         from fastipam.allocation import reservations as holds
 
-        due = holds.due_by(txn, self._store, state, state.tick(self._store.clock()))
+        due = holds.due_by(txn, state, state.tick(self._store.clock()))
         return any(family == range_set.family and value in range_set for family, value in due)
 
     def id_in(self, txn: Transaction | Snapshot) -> int | None:
@@ -271,20 +258,20 @@ class View:
 
         Those that are only cooling do not count: another block can be had.
         """
-        from fastipam.allocation import blocks, blockwise
+        from fastipam.allocation import blockwise
 
         found = self._find(txn)
         if found is None:
             return False
-        pages = blocks.read_pages(txn, self._store, found[0], range_set.family)
-        state = read_state(txn, self._store, found[0])
-        return blockwise.can_serve(txn, self._store, state, index, range_set, pages)
+        pages = txn.pages(found[0], range_set.family)
+        state = read_state(txn, found[0])
+        return blockwise.can_serve(txn, state, index, range_set, pages)
 
     def _may_take(self, txn: Snapshot, network_id: int, queued: bytes) -> bool:
         """Whether a cooling address, given its place in the queue, can be assigned now."""
         if not self.policy.strict:
             return True
-        state = read_state(txn, self._store, network_id)
+        state = read_state(txn, network_id)
         now = state.tick(self._store.clock())
         return keys.read_cooldown_key(queued)[2] <= now - self.policy.cooldown_ns
 
@@ -300,7 +287,7 @@ class View:
         """The policy with which an address was last assigned, else the default."""
         with self._store.read() as txn:
             found = self._find(txn)
-            raw = txn.get(keys.policy_key(found[0]), None, self._store.db_meta) if found else None
+            raw = tables.META.get(txn, keys.policy_key(found[0])) if found else None
             return Policy.read(raw)
 
     def cursors(self) -> list[tuple[int, int] | None]:
@@ -309,7 +296,7 @@ class View:
             found = self._find(txn)
             if found is None:
                 return []
-            return read_state(txn, self._store, found[0]).all_cursors()
+            return read_state(txn, found[0]).all_cursors()
 
     def reservations(self) -> Iterator[Reservation]:
         """The reservations in address order, sticky ones too, as of one moment. O(1) memory.
@@ -321,7 +308,7 @@ class View:
         with self._store.read() as txn:
             found = self._find(txn)
             if found is not None:
-                yield from holds.read_all(txn, self._store, found[0])
+                yield from holds.read_all(txn, found[0])
 
     def reservation(self, address: Wanted) -> Reservation | None:
         """The reservation of this address, or None. O(1)."""
@@ -331,7 +318,7 @@ class View:
             found = self._find(txn)
             if found is None:
                 return None
-            return holds.get(txn, self._store, found[0], *parse_wanted(address))
+            return holds.get(txn, found[0], *parse_wanted(address))
 
     def history(
         self,
@@ -352,7 +339,6 @@ class View:
             if found is not None:
                 yield from history.read(
                     txn,
-                    self._store,
                     found[0],
                     address=wanted,
                     pod=pod,
@@ -382,13 +368,13 @@ class View:
             if found is None:
                 size = self.pool.size if self.pool else 0
                 return {"size": size, "assigned": 0, "cooling": 0, "reserved": 0, "free": size}
-            state = read_state(txn, self._store, found[0])
+            state = read_state(txn, found[0])
             pool = self._pool_of(found[1])
             size = pool.size + state.outside
             if CUT in found[1]:
                 from fastipam.allocation import blockwise
 
-                size = blockwise.free(txn, self._store, found[0], pool) + state.used
+                size = blockwise.free(txn, found[0], pool) + state.used
         return {
             "size": size,
             "assigned": state.assigned,

@@ -153,10 +153,10 @@ class _Fault:
 
         def fail(transaction: Transaction, *arguments: Any) -> None:
             commits = arguments[0] is None and transaction._parent is None
-            if commits and transaction._store.path in paths:
-                paths.remove(transaction._store.path)
+            if commits and transaction.store.path in paths:
+                paths.remove(transaction.store.path)
                 end(transaction, StoreFull, None, None)
-                raise StoreFull("injected", path=transaction._store.path)
+                raise StoreFull("injected", path=transaction.store.path)
             end(transaction, *arguments)
 
         monkeypatch.setattr(Transaction, "__exit__", fail)

@@ -12,7 +12,7 @@ import fastipam
 from fastipam.agent.housekeeping import Chores
 from fastipam.namespaces import mount_namespace
 from fastipam.network import Network
-from fastipam.storage import open_stores
+from fastipam.storage import open_stores, tables
 from fastipam.storage.records import keys
 from tests.conftest import Clock
 
@@ -116,8 +116,8 @@ def test_damage_stops_nothing_else(
             each.allocate("c1", **gone)  # type: ignore[arg-type]
         with ipam.store.write() as txn:
             first = keys.address_key(1, 4, 0x0A000002)
-            txn.put(first, b"?", True, True, False, ipam.store.db_leases)
-            txn.put(b"a", b"\0\0\0\3?", True, True, False, ipam.store.db_networks)
+            tables.LEASES.put(txn, first, b"?")
+            tables.NETWORKS.put(txn, b"a", b"\0\0\0\3?")
         no_store = tmp_path / "other"
         no_store.mkdir()
         (no_store / "data.mdb").write_bytes(b"something else" * 1000)

@@ -242,7 +242,7 @@ def test_longest_free_run(ipam: Ipam, ranges: Any, exclude: tuple[str, ...], use
                 run = 0 if (each.family, value) in taken else run + 1
                 longest = max(longest, run)
     with ipam.store.read() as txn:
-        assert readings.longest_free_run(ipam.store, txn, "n") == longest
+        assert readings.longest_free_run(txn, "n") == longest
 
 
 def test_longest_free_run_of_a_64(ipam: Ipam, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,10 +250,10 @@ def test_longest_free_run_of_a_64(ipam: Ipam, monkeypatch: pytest.MonkeyPatch) -
     net = ipam.network("n", "2001:db8::/64")
     net.allocate("a", addresses=["2001:db8::8000:0:0:0"])
     with ipam.store.read() as txn:
-        assert readings.longest_free_run(ipam.store, txn, "n") == (1 << 63) - 1
-        assert readings.longest_free_run(ipam.store, txn, "nobody's") is None
+        assert readings.longest_free_run(txn, "n") == (1 << 63) - 1
+        assert readings.longest_free_run(txn, "nobody's") is None
         monkeypatch.setattr(readings, "MOST_PAGES", 0)
-        assert readings.longest_free_run(ipam.store, txn, "n") is None
+        assert readings.longest_free_run(txn, "n") is None
 
 
 def test_a_sample_that_fails(

@@ -21,6 +21,7 @@ from fastipam.cli.commands import cli
 from fastipam.cli.commands.doctor import agent, configuration, plugin, store
 from fastipam.cli.commands.doctor.finding import OK, PROBLEM, WARNING, Finding
 from fastipam.cli.commands.install.executables import BUNDLE, DIRECT, install
+from fastipam.storage import tables
 from tests.agent.conftest import Start, run_dir, start  # noqa: F401  # fixtures
 from tests.agent.processes import FakeAgent
 from tests.e2e import tools
@@ -287,13 +288,10 @@ def test_store_can_be_seen_by_others(living: Path) -> None:
 
 def test_store_is_damaged(living: Path) -> None:
     """A store that contradicts itself, and a file that is none."""
-    with (
-        fastipam.open(living) as ipam,
-        ipam.store.write() as txn,
-        txn.txn.cursor(ipam.store.db_owners) as cursor,
-    ):
-        assert cursor.first()
-        cursor.delete()
+    with fastipam.open(living) as ipam, ipam.store.write() as txn:
+        first = tables.OWNERS.first(txn)
+        assert first is not None
+        assert tables.OWNERS.delete(txn, first[0])
     found = has(list(store.look(str(living))), PROBLEM, "contradictions, the first: podnet")
     assert "check --repair" in found.command
     assert str(living) in found.command

@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 import fastipam
 from fastipam.cli import times
 from fastipam.cli.commands import cli
+from fastipam.storage import tables
 from fastipam.storage.store import Store
 
 FASTIPAM = str(Path(sys.executable).with_name("fastipam"))
@@ -319,8 +320,8 @@ def test_check_and_repair(filled: Path) -> None:
     assert run(filled, "check").exit_code == 0
     store = Store(filled)
     with store.write() as txn:
-        key = next(iter(txn.txn.cursor(store.db_owners)))[0]
-        txn.delete(key, b"", store.db_owners)
+        key = next(iter(tables.OWNERS.scan(txn)))[0]
+        tables.OWNERS.delete(txn, key)
     store.close()
     done = run(filled, "check")
     assert done.exit_code == 1

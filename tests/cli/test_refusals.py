@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 import fastipam
 from fastipam.cli.commands import cli
+from fastipam.storage import tables
 from fastipam.storage.store import Store
 
 from ..e2e import tools
@@ -70,7 +71,7 @@ def test_another_version(filled: Path, tmp_path: Path, command: str) -> None:
     """A store of a newer fastipam is refused and named, with what to do."""
     store = Store(filled)
     with store.write() as txn:
-        txn.put(b"schema", b"\xff\0\0\0", True, True, False, store.db_meta)
+        tables.META.put(txn, b"schema", b"\xff\0\0\0")
     store.close()
     before = (filled / "data.mdb").read_bytes()
     done = _run(*command.format(tmp=tmp_path).split(), "--data-dir", str(filled))

@@ -284,7 +284,7 @@ def test_fencing(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
     with agent.store.read() as txn:
         network_id = agent.network.id_in(txn)
         assert network_id is not None
-        until = blocks.proven_until(txn, agent.store, network_id)
+        until = blocks.proven_until(txn, network_id)
     assert before + 20 * 10**9 <= until <= blocks.boottime_ns() + 20 * 10**9
     assert agent.add(1) == 1
 

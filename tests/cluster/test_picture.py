@@ -19,15 +19,15 @@ def test_blocks_of_a_node(tmp_path: Path) -> None:
     machine = Machine(tmp_path, "a", engine)
     node = machine.joined()
     with machine.store.read() as txn:
-        assert owned(machine.store, txn, 1) == []
+        assert owned(txn, 1) == []
     claim(node, 2)
     with machine.store.read() as txn:
-        found = owned(machine.store, txn, 1)
+        found = owned(txn, 1)
         assert {(one.family, one.first) for one in found} == machine.active()
         assert all(one == Owned(4, one.first, one.first + 255, "active") for one in found)
-        picture = cells.read(machine.store, txn, NETWORK)
+        picture = cells.read(txn, NETWORK)
         assert picture is not None
-        layer = layers.read(machine.store, txn, picture, layers.BLOCK)
+        layer = layers.read(txn, picture, layers.BLOCK)
     assert layer.labels == ["active"]
     assert layer.sizes == [512]
     assert sum(int((values == 0).sum()) for values in layer.values) == 512

@@ -133,12 +133,12 @@ def test_disagreements_with_this_node(engine: MemoryEngine, tmp_path: Path) -> N
     with machine.store.write() as txn:
         network_id = machine.network.id_in(txn)
         assert network_id is not None
-        blocks.delete(txn, machine.store, network_id, *pairs[2])
+        blocks.delete(txn, network_id, *pairs[2])
         for pair, state in ((pairs[3], block_record.LOST), (pairs[4], block_record.RELEASING)):
-            one = blocks.get(txn, machine.store, network_id, *pair)
+            one = blocks.get(txn, network_id, *pair)
             assert one is not None
             one.state = state
-            blocks.put(txn, machine.store, network_id, one)
+            blocks.put(txn, network_id, one)
     told = "\n".join(_texts(machine))
     assert "active here, and in etcd it is nobody's" in told
     assert "its revision here is not etcd's" in told

@@ -11,7 +11,7 @@ from fastipam.storage import tables
 from fastipam.storage.records import event as event_record
 from fastipam.storage.records import lease as lease_record
 from fastipam.storage.records import network_state
-from fastipam.storage.tables import DATABASES
+from fastipam.storage.tables import ALL
 from tests.docs.documents import ROOT
 
 CNI = (ROOT / "docs" / "cni.md").read_text()
@@ -89,4 +89,4 @@ def test_layout() -> None:
 def test_databases() -> None:
     """The databases of the store are those of the table, and no others."""
     listed = {row[0].strip("`") for row in rows(FORMAT, "## Databases")}
-    assert listed == {"meta", *DATABASES}
+    assert listed == {table.name for table in ALL}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fastipam.storage import tables
+
 if TYPE_CHECKING:
     import random
     from collections.abc import Sequence
@@ -48,10 +50,10 @@ def damage(store: Store, chance: random.Random, databases: Sequence[str] = DATAB
     """Change one record of one of these databases; what was done, for the failure's text."""
     with store.write() as txn:
         name = chance.choice(databases)
-        db = getattr(store, f"db_{name}")
+        db = getattr(tables, name.upper())
         items = [
             (key, value)
-            for key, value in txn.txn.cursor(db)
+            for key, value in db.scan(txn)
             # What the store is (its schema, durability, boot) is checked when it is opened.
             if name != "meta" or key.startswith((b"last", b"policy", b"swept"))
         ]
@@ -60,12 +62,12 @@ def damage(store: Store, chance: random.Random, databases: Sequence[str] = DATAB
         key, value = chance.choice(items)
         how = chance.choice(KINDS)
         if how in ("remove", "key"):
-            txn.txn.delete(key, db=db)
+            db.delete(txn, key)
         if how == "key":
             changed = bytearray(key)
             changed[chance.randrange(len(changed))] ^= 1 << chance.randrange(8)
-            txn.txn.put(bytes(changed), value, db=db)
+            db.put(txn, bytes(changed), value)
         elif how != "remove":
             others = [one for _, one in items]
-            txn.txn.put(key, _damaged(value, others, how, chance), db=db)
+            db.put(txn, key, _damaged(value, others, how, chance))
         return f"{name} {key.hex()} {how}"

@@ -24,7 +24,7 @@ from fastipam.backup import backup
 from fastipam.lease import Owner
 from fastipam.namespaces import mount_namespace
 from fastipam.repair import repair
-from fastipam.storage import open_stores
+from fastipam.storage import open_stores, tables
 from fastipam.storage.records.policy import Policy
 from fastipam.sweep import finish_reboot, sweep
 from fastipam.verify import verify
@@ -76,7 +76,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sweep(ipam)
         with ipam.store.read() as txn:
             for name in DATABASES:
-                entries = txn.txn.stat(getattr(ipam.store, f"db_{name}"))["entries"]
+                entries = getattr(tables, name.upper()).count(txn)
                 assert entries, f"there is nothing to damage in {name}"
     return directory / "store"
 
@@ -84,14 +84,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _assigned(store: Store) -> set[bytes]:
     """The keys of the addresses that somebody has."""
     with store.read() as txn:
-        return {key for key, value in txn.txn.cursor(store.db_leases) if value[0] == 1}
+        return {key for key, value in tables.LEASES.scan(txn) if value[0] == 1}
 
 
 def _taken(store: Store) -> set[bytes]:
     """The keys of the addresses that nobody else can get."""
     with store.read() as txn:
-        both: list[Any] = [store.db_leases, store.db_reservations]
-        return {key for db in both for key, _ in txn.txn.cursor(db)}
+        both: list[Any] = [tables.LEASES, tables.RESERVATIONS]
+        return {key for db in both for key in db.scan_keys(txn)}
 
 
 def _use(ipam: Ipam, clock: Clock) -> None:

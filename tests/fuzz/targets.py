@@ -19,7 +19,7 @@ from fastipam import cni
 from fastipam.agent import batch, protocol
 from fastipam.agent.loop import Limits, Server
 from fastipam.cni import handler, resolvconf
-from fastipam.storage import open_stores
+from fastipam.storage import open_stores, tables
 from fastipam.storage.store import Store
 
 from .inputs import call
@@ -129,8 +129,8 @@ class ConfigTarget(_Confined):
 
     def _content(self, transaction: Any) -> list[list[tuple[bytes, bytes]]]:
         """All but the networks' clocks: a clock that stepped back is noted by failures, too."""
-        databases = [db for db in self.store.databases() if db is not self.store.db_states]
-        return [list(transaction.txn.cursor(db)) for db in databases]
+        watched = [one for one in tables.ALL if one not in (tables.META, tables.STATES)]
+        return [list(table.scan(transaction)) for table in watched]
 
 
 _PLAIN = {"cniVersion": "1.1.0", "name": "fuzz", "ipam": {"subnet": "10.1.2.0/24"}}

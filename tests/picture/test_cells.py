@@ -49,7 +49,7 @@ def _used(ipam: Ipam, ranges: Any, exclude: tuple[str, ...] = (), count: int = 1
 
 def _read(ipam: Ipam, max_bits: int = 20) -> cells.Picture:
     with ipam.store.read() as txn:
-        picture = cells.read(ipam.store, txn, "n", max_bits)
+        picture = cells.read(txn, "n", max_bits)
     assert picture is not None
     return picture
 
@@ -228,10 +228,10 @@ def test_owners_and_ages(ipam: Ipam, clock: Clock) -> None:
         clock.advance(10)
     net.release("c4")
     with ipam.store.read() as txn:
-        picture = cells.read(ipam.store, txn, "n")
+        picture = cells.read(txn, "n")
         assert picture is not None
-        owners = layers.read(ipam.store, txn, picture, layers.OWNER)
-        ages = layers.read(ipam.store, txn, picture, layers.AGE)
+        owners = layers.read(txn, picture, layers.OWNER)
+        ages = layers.read(txn, picture, layers.AGE)
     (who,), (old,) = owners.values, ages.values
     assert dict(zip(owners.labels, owners.sizes, strict=True)) == {
         "even": 10,
@@ -250,10 +250,10 @@ def test_the_commonest_owner(ipam: Ipam) -> None:
     for number in range(14):
         net.allocate(f"c{number}", pod_namespace="few" if number < 5 else "many")
     with ipam.store.read() as txn:
-        picture = cells.read(ipam.store, txn, "n", 4)
+        picture = cells.read(txn, "n", 4)
         assert picture is not None
-        layer = layers.read(ipam.store, txn, picture, layers.OWNER)
-        ages = layers.read(ipam.store, txn, picture, layers.AGE)
+        layer = layers.read(txn, picture, layers.OWNER)
+        ages = layers.read(txn, picture, layers.AGE)
     assert layer.labels[layer.values[0][0]] == "many"
     assert np.count_nonzero(layer.values[0] != layers.NOTHING) == 1
     assert ages.values[0].tolist() == [0] + [layers.NOTHING] * 15
@@ -262,4 +262,4 @@ def test_the_commonest_owner(ipam: Ipam) -> None:
 def test_unknown_network(ipam: Ipam) -> None:
     """There is no picture of a network that the store does not know."""
     with ipam.store.read() as txn:
-        assert cells.read(ipam.store, txn, "nobody's") is None
+        assert cells.read(txn, "nobody's") is None

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def _picture(ipam: Ipam, name: str = "n") -> Picture:
     with ipam.store.read() as txn:
-        picture = cells.read(ipam.store, txn, name)
+        picture = cells.read(txn, name)
     assert picture is not None
     return picture
 
@@ -80,9 +80,9 @@ def test_every_kind_is_drawn(ipam: Ipam, ranges: str, kind: str) -> None:
     for number in range(9):
         net.allocate(f"c{number}", pod_namespace=f"a namespace with a rather long name {number}")
     with ipam.store.read() as txn:
-        picture = cells.read(ipam.store, txn, "n")
+        picture = cells.read(txn, "n")
         assert picture is not None
-        layer = layers.read(ipam.store, txn, picture, kind)
+        layer = layers.read(txn, picture, kind)
     file = io.BytesIO()
     png.render(picture, layer).save(file, "PNG")
     with Image.open(file) as image:

@@ -11,6 +11,7 @@ from fastipam import errors
 from fastipam.addressing.parsing import parse_ranges
 from fastipam.errors import AddressInUse, DuplicateAllocation, PoolExhausted, StoreCorrupt
 from fastipam.network import Network
+from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.verify import verify
 
@@ -266,7 +267,7 @@ def test_requested_and_not_known(ipam: Ipam) -> None:
     def ask() -> None:
         with ipam.transaction():
             with ipam.store.write() as txn:
-                txn.delete(key, b"", ipam.store.db_leases)
+                tables.LEASES.delete(txn, key)
             net.allocate("b", addresses=["10.0.0.2"])
 
     with pytest.raises(AddressInUse) as caught:
@@ -286,7 +287,7 @@ def test_release_that_the_lease_contradicts(ipam: Ipam) -> None:
             with store.write() as txn:
                 owner = keys.owner_key(keys.network_prefix(1), keys.owner_name(name, "e1"))
                 value = keys.pack_addresses([(4, 0x0A000002)])
-                txn.put(owner, value, True, True, False, store.db_owners)
+                tables.OWNERS.put(txn, owner, value)
             net.release(name, "e1")
 
     for name in ("b", "b\udcff"):
@@ -305,7 +306,7 @@ def _queue(ipam: Ipam, index: int, released: int, value: int = 0x0A000006) -> No
     """Put an entry into the queue that nothing belongs to, as damage may."""
     with ipam.store.write() as txn:
         key = keys.cooldown_key(1, index, released, 4, value)
-        txn.put(key, b"", True, True, False, ipam.store.db_cooldown)
+        tables.COOLDOWN.put(txn, key, b"")
 
 
 def test_queue_of_the_last_set(tmp_path: Path, clock: Clock) -> None:

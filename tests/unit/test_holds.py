@@ -11,6 +11,7 @@ from fastipam import AddressInUse, ConfigError, PoolExhausted, StoreCorrupt, err
 from fastipam.allocation import reservations
 from fastipam.ipam import Ipam
 from fastipam.network import Network
+from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.storage.records.policy import Policy
 from fastipam.storage.records.reservation import Reservation
@@ -272,7 +273,7 @@ def _without_a_record(ipam: Ipam, db: str, call: Callable[[], object]) -> None:
     with ipam.transaction():
         with ipam.store.write() as txn:
             key = keys.address_key(1, 4, 0x0A000002)
-            assert txn.delete(key, b"", getattr(ipam.store, f"db_{db}"))
+            assert getattr(tables, db.upper()).delete(txn, key)
         call()
 
 

@@ -22,6 +22,7 @@ from fastipam import (
     PoolExhausted,
 )
 from fastipam.addressing.parsing import parse_ranges
+from fastipam.storage import tables
 from fastipam.storage.records.network_state import NetworkState
 
 COOLDOWN_S = 30
@@ -76,7 +77,7 @@ class NetworkMachine(RuleBasedStateMachine):
 
     def network_clock(self) -> int:
         with self.ipam.store.read() as txn:
-            for key, raw in txn.txn.cursor(self.ipam.store.db_states):
+            for key, raw in tables.STATES.scan(txn):
                 return NetworkState(int.from_bytes(key, "big"), raw).clock
         return 0
 

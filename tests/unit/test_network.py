@@ -22,6 +22,7 @@ from fastipam import (
     StoreCorrupt,
 )
 from fastipam.ipam import Ipam
+from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.storage.records.network_state import NetworkState
 from fastipam.storage.records.policy import Policy
@@ -43,10 +44,9 @@ def last(net: Network, count: int, first: int = 0) -> list[int]:
 
 def dump(store: Store) -> dict[str, list[tuple[bytes, bytes]]]:
     """Everything that the store holds."""
-    names = [name for name in dir(store) if name.startswith("db_")]
-    assert len(names) == 12
+    assert len(tables.ALL) == 12
     with store.read() as txn:
-        return {name: list(txn.txn.cursor(getattr(store, name))) for name in names}
+        return {table.name: list(table.scan(txn)) for table in tables.ALL}
 
 
 # Round robin ---------------------------------------------------------------------------------
@@ -113,10 +113,10 @@ def move(ipam: Ipam, name: str, value: int) -> None:
     """Set the cursor of a network's first set to any address, or to none (0)."""
     store = ipam.store
     with store.write() as txn:
-        key = bytes(txn.get(name.encode(), b"", store.db_networks))[:4]
-        state = NetworkState(int.from_bytes(key, "big"), txn.get(key, None, store.db_states))
+        key = bytes(tables.NETWORKS.get(txn, name.encode()) or b"")[:4]
+        state = NetworkState(int.from_bytes(key, "big"), tables.STATES.get(txn, key))
         state.move_cursor(0, 4 if value else 0, value)
-        txn.put(key, state.pack(), db=store.db_states)
+        tables.STATES.put(txn, key, state.pack())
 
 
 def test_cursor_outside(ipam: Ipam) -> None:
@@ -407,16 +407,16 @@ def test_release_of_an_address_that_has_another_owner(ipam: Ipam) -> None:
     net.allocate("b")
     store = ipam.store
     with store.read() as txn:
-        owners = list(txn.txn.cursor(store.db_owners))
+        owners = list(tables.OWNERS.scan(txn))
     with store.write() as txn:
-        txn.put(owners[0][0], owners[1][1], db=store.db_owners)
-        txn.put(owners[1][0], owners[0][1], db=store.db_owners)
+        tables.OWNERS.put(txn, owners[0][0], owners[1][1])
+        tables.OWNERS.put(txn, owners[1][0], owners[0][1])
     for name in ("a", "b"):
         with pytest.raises(StoreCorrupt, match="its lease says otherwise"):
             net.release(name)
     with store.write() as txn:
         for key, value in owners:
-            txn.put(key, value, db=store.db_owners)
+            tables.OWNERS.put(txn, key, value)
 
 
 # Cool-down -----------------------------------------------------------------------------------
@@ -550,7 +550,7 @@ def test_no_cooldown(ipam: Ipam) -> None:
     net.release("a")
     with ipam.store.read() as txn:
         counts = [
-            txn.txn.stat(getattr(ipam.store, f"db_{name}"))["entries"]
+            getattr(tables, name.upper()).count(txn)
             for name in ("pages", "leases", "owners", "cooldown")
         ]
     assert counts == [0, 0, 0, 0]
@@ -718,15 +718,15 @@ def test_retain_goes_on_behind_what_is_damaged(  # a case
     """What cannot be freed keeps nothing else from being freed, and is an error all the same."""
     net = ipam.network("n", "10.0.0.0/24")
     net.allocate_many([(f"c{at}", "eth0") for at in range(9)])
-    handle = getattr(ipam.store, f"db_{db}")
+    handle = getattr(tables, db.upper())
     with ipam.store.write() as txn:
-        before = txn.get(key, None, handle)
+        before = handle.get(txn, key)
         assert before is not None
-        txn.put(key, raw, True, True, False, handle)
+        handle.put(txn, key, raw)
     with pytest.raises(StoreCorrupt, match=error):
         net.retain({("c0", "eth0")}, clock.now_ns + 1)
     with ipam.store.write() as txn:
-        txn.put(key, before, True, True, False, handle)
+        handle.put(txn, key, before)
     assert [lease.container_id for lease in net.leases()] == left
 
 
@@ -829,8 +829,8 @@ def test_unreadable_ranges(ipam: Ipam, call: Callable[[Network], object]) -> Non
     ipam.network("n", V4, cooldown_s=0).allocate("a")
     store = ipam.store
     with store.write() as txn:
-        raw = bytes(txn.get(b"n", b"", store.db_networks))
-        txn.put(b"n", raw[:4] + b"nonsense", db=store.db_networks)
+        raw = bytes(tables.NETWORKS.get(txn, b"n") or b"")
+        tables.NETWORKS.put(txn, b"n", raw[:4] + b"nonsense")
     net = Network(store, "n", None, policy=Policy(cooldown_s=0))
     with pytest.raises(StoreCorrupt) as caught:
         call(net)
@@ -839,4 +839,4 @@ def test_unreadable_ranges(ipam: Ipam, call: Callable[[Network], object]) -> Non
     assert (error.path, error.hint) == (store.path, "run `fastipam check`")
     assert len(net.release("a")) == 1
     with store.write() as txn:
-        txn.put(b"n", raw, db=store.db_networks)
+        tables.NETWORKS.put(txn, b"n", raw)

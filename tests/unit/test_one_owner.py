@@ -15,6 +15,7 @@ from fastipam.errors import StoreCorrupt
 from fastipam.ipam import Ipam
 from fastipam.network import Network
 from fastipam.repair import repair
+from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.verify import verify
 
@@ -25,17 +26,17 @@ def clear_all_bits(ipam: Ipam) -> None:
     """Every address looks free."""
     store = ipam.store
     with store.write() as txn:
-        txn.txn.drop(store.db_pages, delete=False)
+        tables.PAGES.clear(txn)
 
 
 def queue_all(ipam: Ipam) -> None:
     """Every address looks as if it had cooled since the beginning of time."""
     store = ipam.store
     with store.write() as txn:
-        for key, _ in list(txn.txn.cursor(store.db_leases)):
+        for key, _ in list(tables.LEASES.scan(txn)):
             network_id, family, value = keys.read_address_key(key)
             queued = keys.cooldown_key(network_id, 0, 1, family, value)
-            txn.put(queued, b"", True, True, False, store.db_cooldown)
+            tables.COOLDOWN.put(txn, queued, b"")
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ def test_entry_of_a_free_address(tmp_path: Path, clock: Clock) -> None:
         key = keys.owner_key(keys.network_prefix(1), keys.owner_name("ghost", "eth0"))
         with store.write() as txn:
             value = keys.pack_addresses([(4, 0x0A000003)])
-            txn.put(key, value, True, True, False, store.db_owners)
+            tables.OWNERS.put(txn, key, value)
         with pytest.raises(StoreCorrupt) as caught:
             net.allocate_many([("ghost", "eth0"), ("x", "eth0")])
         assert (caught.value.message, caught.value.path, caught.value.hint) == (

@@ -18,7 +18,7 @@ from fastipam.errors import AddressInUse, DuplicateAllocation, StoreUnavailable
 from fastipam.ipam import Ipam
 from fastipam.lease import Owner
 from fastipam.repair import repair
-from fastipam.storage import store
+from fastipam.storage import store, tables
 from fastipam.storage.records import keys
 from fastipam.sweep import finish_reboot
 from fastipam.verify import verify
@@ -71,10 +71,10 @@ def test_opening_costs_nothing(boot: Boot) -> None:
     with boot("two") as ipam:
         state = ipam.network("n")
         with ipam.store.read() as txn:
-            assert txn.txn.stat(ipam.store.db_owners)["entries"] == 3000
+            assert tables.OWNERS.count(txn) == 3000
         state.allocate("new")
         with ipam.store.read() as txn:
-            left = txn.txn.stat(ipam.store.db_owners)["entries"]
+            left = tables.OWNERS.count(txn)
         assert left == 3000 - previous_boot.BESIDE_A_CALL + 1
 
 
@@ -261,9 +261,9 @@ def test_damaged_lease_of_an_earlier_boot(data_dir: Path, clock: Clock) -> None:
         astray = keys.owner_key(keys.network_prefix(1), keys.owner_name("c1", "eth0"))
         unreadable = keys.address_key(1, 4, 0x0A000004)
         with ipam.store.write() as txn:
-            txn.delete(astray, b"", ipam.store.db_owners)
-            raw = txn.get(unreadable, b"", ipam.store.db_leases)
-            txn.put(unreadable, raw[:6], True, True, False, ipam.store.db_leases)
+            tables.OWNERS.delete(txn, astray)
+            raw = tables.LEASES.get(txn, unreadable) or b""
+            tables.LEASES.put(txn, unreadable, raw[:6])
     with fastipam.open(data_dir, "relaxed", clock=clock, boot_id=lambda: "two") as ipam:
         net = ipam.network("n", "10.0.0.0/28")
         with pytest.raises(AddressInUse, match="assigned to c1"):
@@ -338,7 +338,7 @@ def test_where_the_search_goes_on(boot: Boot) -> None:
         for _ in range(2):
             assert net.sweep_reboot(3)
             with ipam.store.read() as txn:
-                state = read_state(txn, ipam.store, 1)
+                state = read_state(txn, 1)
             found.append((state.sweep, state.swept == ipam.store.boot))
         assert found == [((6, 0), False), ((0, 0), True)]
         assert not net.sweep_reboot(3)

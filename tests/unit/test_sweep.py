@@ -13,6 +13,7 @@ from fastipam.backup import backup, restore
 from fastipam.ipam import Ipam
 from fastipam.namespaces import look, mount_namespace
 from fastipam.network import Network
+from fastipam.storage import tables
 from fastipam.sweep import Report, Sweeper, missing_count, sweep
 from fastipam.verify import verify
 
@@ -86,7 +87,7 @@ def test_nothing_to_note(
     """A sweep that finds every namespace writes nothing: no writer waits for it."""
     start(net, run, "a")
     with ipam.store.read() as txn:
-        before = txn.txn.id()
+        before = txn.number
 
     def refuse() -> None:
         raise AssertionError("it writes")
@@ -95,7 +96,7 @@ def test_nothing_to_note(
     assert numbers(sweep(ipam)) == (1, 0, 0, 0)
     monkeypatch.undo()
     with ipam.store.read() as txn:
-        assert txn.txn.id() == before
+        assert txn.number == before
 
 
 def test_grace_time_zero_wants_two_looks(ipam: Ipam, net: Network, run: Path) -> None:
@@ -396,14 +397,14 @@ def test_half_of_an_owner_is_due(ipam: Ipam, run: Path, clock: Clock) -> None:
     clock.advance(60)
     (key,) = [one for one in _noted(ipam) if one[4] == 6]
     with ipam.store.write() as txn:
-        txn.delete(key, b"", ipam.store.db_missing)
+        tables.MISSING.delete(txn, key)
     assert len(sweep(ipam).released) == 2
     assert names(dual) == ["proof", "proof"]
 
 
 def _noted(ipam: Ipam) -> list[bytes]:
     with ipam.store.read() as txn:
-        return [bytes(key) for key, _ in txn.txn.cursor(ipam.store.db_missing)]
+        return [bytes(key) for key, _ in tables.MISSING.scan(txn)]
 
 
 def test_network_that_a_restore_takes_away(
@@ -423,7 +424,7 @@ def test_note_that_cannot_be_read(ipam: Ipam, net: Network, run: Path) -> None:
     sweep(ipam, grace_s=0)
     (key,) = _noted(ipam)
     with ipam.store.write() as txn:
-        txn.put(key, b"?", True, True, False, ipam.store.db_missing)
+        tables.MISSING.put(txn, key, b"?")
     assert numbers(sweep(ipam, grace_s=0)) == (1, 1, 0, 0)
     assert numbers(sweep(ipam, grace_s=0)) == (1, 0, 1, 0)
 

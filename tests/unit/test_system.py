@@ -21,7 +21,7 @@ from fastipam.addressing.addresses import parse_ip
 from fastipam.cli.migration import import_host_local
 from fastipam.network import Network
 from fastipam.repair import repair
-from fastipam.storage import open_stores
+from fastipam.storage import open_stores, tables
 from fastipam.storage.records.network_state import NetworkState
 from fastipam.sweep import finish_reboot, missing_count, sweep
 from fastipam.verify import verify
@@ -91,7 +91,7 @@ class SystemMachine(RuleBasedStateMachine):
 
     def network_clock(self) -> int:
         with self.ipam.store.read() as txn:
-            for key, raw in txn.txn.cursor(self.ipam.store.db_states):
+            for key, raw in tables.STATES.scan(txn):
                 state = NetworkState(int.from_bytes(key, "big"), raw)
                 return max(state.clock + 1, self.clock.now_ns + state.offset)
         return 0
@@ -293,7 +293,7 @@ class SystemMachine(RuleBasedStateMachine):
         store = self.ipam.store
         finish_reboot(self.ipam)
         with store.write() as txn:
-            txn.txn.drop(getattr(store, f"db_{which}"), delete=False)
+            getattr(tables, which.upper()).clear(txn)
         repair(store)
         assert not verify(store)
 

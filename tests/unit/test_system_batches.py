@@ -196,7 +196,7 @@ class BatchMachine(RuleBasedStateMachine):
             if left and transaction._parent is None and arguments[0] is None:
                 left -= 1
                 end(transaction, StoreFull, None, None)
-                raise StoreFull("injected", path=transaction._store.path)
+                raise StoreFull("injected", path=transaction.store.path)
             end(transaction, *arguments)
 
         if not fails:

@@ -11,6 +11,7 @@ import pytest
 
 import fastipam
 from fastipam import testing
+from fastipam.storage import tables
 from fastipam.storage.records.keys import address_key
 
 
@@ -68,7 +69,7 @@ def test_a_damaged_store_is_found() -> None:
             ipam.network("n", "10.1.0.0/24").allocate("c1")
             with ipam.store.write() as txn:
                 lost = address_key(1, 4, 0x0A010002)
-                assert txn.txn.delete(lost, db=ipam.store.db_leases)
+                assert tables.LEASES.delete(txn, lost)
 
     with pytest.raises(AssertionError, match=r"10\.1\.0\.2"):
         damage()

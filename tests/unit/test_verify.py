@@ -13,6 +13,7 @@ import fastipam
 from fastipam.errors import AddressInUse, StoreCorrupt
 from fastipam.ipam import Ipam
 from fastipam.repair import repair
+from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.storage.records import lease as lease_record
 from fastipam.storage.records import reservation as reservation_record
@@ -45,22 +46,22 @@ def damaged(data_dir: Path) -> Iterator[Ipam]:
 
 
 def put(db: str, key: bytes, value: bytes) -> Damage:
-    return lambda store, txn: txn.put(key, value, db=getattr(store, f"db_{db}"))
+    return lambda _, txn: getattr(tables, db.upper()).put(txn, key, value)
 
 
 def drop(db: str, key: bytes) -> Damage:
-    return lambda store, txn: txn.delete(key, b"", getattr(store, f"db_{db}"))
+    return lambda _, txn: getattr(tables, db.upper()).delete(txn, key)
 
 
 def lease(value: int, **changes: Any) -> Damage:
     """Rewrite fields of an IPv4 lease."""
 
-    def change(store: Store, txn: Transaction) -> None:
+    def change(_: Store, txn: Transaction) -> None:
         key = keys.address_key(ID, 4, value)
-        record = Record.read(txn.get(key, b"", store.db_leases))
+        record = Record.read(tables.LEASES.get(txn, key) or b"")
         for name, new in changes.items():
             setattr(record, name, new)
-        txn.put(key, record.pack(), db=store.db_leases)
+        tables.LEASES.put(txn, key, record.pack())
 
     return change
 
@@ -68,12 +69,12 @@ def lease(value: int, **changes: Any) -> Damage:
 def state(**changes: int) -> Damage:
     """Rewrite numbers of the network's state."""
 
-    def change(store: Store, txn: Transaction) -> None:
+    def change(_: Store, txn: Transaction) -> None:
         key = keys.network_prefix(ID)
-        numbers = NetworkState(ID, txn.get(key, None, store.db_states))
+        numbers = NetworkState(ID, tables.STATES.get(txn, key))
         for name, new in changes.items():
             setattr(numbers, name, new)
-        txn.put(key, numbers.pack(), db=store.db_states)
+        tables.STATES.put(txn, key, numbers.pack())
 
     return change
 
@@ -236,7 +237,7 @@ def test_full_page_without_parent(damaged: Ipam) -> None:
         net.allocate_many([(f"d{each}", "eth0") for each in range(4200)])
     assert not verify(damaged.store)
     with damaged.store.write() as txn:
-        txn.delete(page(1, A >> 24), b"", damaged.store.db_pages)
+        tables.PAGES.delete(txn, page(1, A >> 24))
     kinds = [(each.kind, each.where) for each in verify(damaged.store)]
     assert kinds == [("page-parent", f"page {FIRST_PAGE + 1:#x} of level 0, IPv4")]
 
@@ -248,7 +249,7 @@ def test_reservation_is_counted(damaged: Ipam) -> None:
     with store.write() as txn:
         for each in (value, A):
             raw = Reservation(4, each, "", "", "why").pack()
-            txn.put(at(each), raw, db=store.db_reservations)
+            tables.RESERVATIONS.put(txn, at(each), raw)
         txn.pages(ID, 4).acquire(value)
         state(reserved=1, kept=2)(store, txn)
     assert not verify(store)
@@ -268,8 +269,8 @@ def test_finding_as_text() -> None:
 def owners(store: Store) -> dict[bytes, bytes]:
     """The readable assigned leases: whose addresses no repair may free."""
     found = {}
-    with store.read() as txn, txn.txn.cursor(store.db_leases) as cursor:
-        for key, raw in cursor:
+    with store.read() as txn:
+        for key, raw in tables.LEASES.scan(txn):
             try:
                 record = Record.read(raw)
             except StoreCorrupt:

@@ -23,16 +23,13 @@ from struct import Struct
 
 from fastipam._bitmap import StoredPages
 from fastipam.addressing.addresses import BITS
+from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.storage.records.block import _MEMBER, ACTIVE, Block, Member, block_key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any
-
     from fastipam.addressing.ranges import RangeSet
-    from fastipam.storage.store import Store
     from fastipam.storage.transaction import Snapshot, Transaction
 
     Interval = tuple[int, int]
@@ -78,92 +75,58 @@ def free_in(pages: StoredPages, range_set: RangeSet, base: int) -> int:
     return capacity(range_set, base) - used_in(pages, range_set, base)
 
 
-def read_pages(
-    txn: Transaction | Snapshot, store: Store, network_id: int, family: int
-) -> StoredPages:
-    """The bitmap of a network and family, to be looked at and not changed."""
-    return StoredPages(
-        txn.get,
-        None,
-        None,
-        store.db_pages,
-        keys.pages_prefix(network_id, family),
-        keys.page_index_bytes(family),
-    )
-
-
 # Records --------------------------------------------------------------------------------------
 
 
-def get(
-    txn: Transaction | Snapshot, store: Store, network_id: int, family: int, base: int
-) -> Block | None:
+def get(txn: Transaction | Snapshot, network_id: int, family: int, base: int) -> Block | None:
     """The record of a block, None: this node has nothing to do with it. O(1)."""
-    raw = txn.get(block_key(network_id, family, base), None, store.db_blocks)
+    raw = tables.BLOCKS.get(txn, block_key(network_id, family, base))
     return None if raw is None else Block.read(family, base, raw)
 
 
-def is_active(
-    txn: Transaction | Snapshot, store: Store, network_id: int, family: int, base: int
-) -> bool:
+def is_active(txn: Transaction | Snapshot, network_id: int, family: int, base: int) -> bool:
     """Whether addresses may be assigned from a block. O(1)."""
-    raw = txn.get(block_key(network_id, family, base), None, store.db_blocks)
+    raw = tables.BLOCKS.get(txn, block_key(network_id, family, base))
     return raw is not None and raw[0] == ACTIVE
 
 
-def put(txn: Transaction, store: Store, network_id: int, block: Block) -> None:
+def put(txn: Transaction, network_id: int, block: Block) -> None:
     """Write the record of a block."""
     key = block_key(network_id, block.family, block.base)
-    txn.put(key, block.pack(), True, True, False, store.db_blocks)
+    tables.BLOCKS.put(txn, key, block.pack())
 
 
-def delete(txn: Transaction, store: Store, network_id: int, family: int, base: int) -> None:
+def delete(txn: Transaction, network_id: int, family: int, base: int) -> None:
     """Forget a block."""
-    txn.delete(block_key(network_id, family, base), b"", store.db_blocks)
+    tables.BLOCKS.delete(txn, block_key(network_id, family, base))
 
 
-def read_all(txn: Transaction | Snapshot, store: Store, network_id: int) -> list[Block]:
+def read_all(txn: Transaction | Snapshot, network_id: int) -> list[Block]:
     """Every block of a network, in address order, IPv4 first. O(blocks)."""
     found = []
-    for key, raw in below(txn.txn, store, keys.network_prefix(network_id) + b"b"):
+    for key, raw in tables.BLOCKS.scan(txn, keys.network_prefix(network_id) + b"b"):
         found.append(Block.read(key[5], int.from_bytes(key[6:], "big"), raw))
     return found
 
 
-def below(txn: Any, store: Store, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The keys that begin so, ascending, and their values; ``txn`` is LMDB's."""
-    with txn.cursor(store.db_blocks) as cursor:
-        if not cursor.set_range(prefix):
-            return
-        for key, value in cursor:
-            if not key.startswith(prefix):
-                return
-            yield key, value
-
-
-def get_member(txn: Transaction | Snapshot, store: Store, network_id: int) -> Member | None:
+def get_member(txn: Transaction | Snapshot, network_id: int) -> Member | None:
     """Who this node is in the network's cluster; None: it has never registered."""
-    raw = txn.get(keys.network_prefix(network_id) + b"n", None, store.db_blocks)
+    raw = tables.BLOCKS.get(txn, keys.network_prefix(network_id) + b"n")
     return None if raw is None else Member.read(raw)
 
 
-def put_member(txn: Transaction, store: Store, network_id: int, member: Member) -> None:
+def put_member(txn: Transaction, network_id: int, member: Member) -> None:
     """Remember who this node is."""
     key = keys.network_prefix(network_id) + b"n"
-    txn.put(key, member.pack(), True, True, False, store.db_blocks)
+    tables.BLOCKS.put(txn, key, member.pack())
 
 
-def distrust(txn: Transaction, store: Store) -> None:
+def distrust(txn: Transaction) -> None:
     """What the store says of blocks comes from an older copy: it has to be confirmed first."""
-    found = []
-    with txn.txn.cursor(store.db_blocks) as cursor:
-        for key, raw in cursor:
-            if key[4:5] == b"n":
-                found.append((key, raw))
-    for key, raw in found:
+    for key, raw in [item for item in tables.BLOCKS.scan(txn) if item[0][4:5] == b"n"]:
         member = Member.read(raw)
         member.inode = _COPIED
-        txn.put(key, member.pack(), True, True, False, store.db_blocks)
+        tables.BLOCKS.put(txn, key, member.pack())
 
 
 # Proof of ownership ---------------------------------------------------------------------------
@@ -174,35 +137,33 @@ def boottime_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
-def prove(txn: Transaction, store: Store, network_id: int, until_ns: int) -> None:
+def prove(txn: Transaction, network_id: int, until_ns: int) -> None:
     """Ownership of the active blocks is certain until then (:func:`boottime_ns`)."""
     key = keys.network_prefix(network_id) + b"p"
-    txn.put(key, _PROOF.pack(store.boot, until_ns), True, True, False, store.db_blocks)
+    tables.BLOCKS.put(txn, key, _PROOF.pack(txn.store.boot, until_ns))
 
 
-def proven_until(txn: Transaction | Snapshot, store: Store, network_id: int) -> int:
+def proven_until(txn: Transaction | Snapshot, network_id: int) -> int:
     """Until when ownership is proven, 0 when it is not: never asked, or in an earlier boot."""
-    raw = txn.get(keys.network_prefix(network_id) + b"p", None, store.db_blocks)
+    raw = tables.BLOCKS.get(txn, keys.network_prefix(network_id) + b"p")
     if raw is None or len(raw) != _PROOF.size:
         return 0
     boot, until_ns = _PROOF.unpack(raw)
-    return until_ns if boot == store.boot else 0
+    return until_ns if boot == txn.store.boot else 0
 
 
-def doubt(
-    txn: Transaction | Snapshot, store: Store, network_id: int, now_ns: int | None = None
-) -> str:
+def doubt(txn: Transaction | Snapshot, network_id: int, now_ns: int | None = None) -> str:
     """Why this store's word about its blocks is not enough to assign an address; "" if it is."""
-    raw = txn.get(keys.network_prefix(network_id) + b"n", None, store.db_blocks)
+    raw = tables.BLOCKS.get(txn, keys.network_prefix(network_id) + b"n")
     if raw is None:
         return "this node is not registered in its cluster"
     _, revision, inode, _, fencing = _MEMBER.unpack_from(raw)  # not all of it: every ADD asks
     if not revision:
         return "this node is not registered in its cluster"
-    if inode != store.identity[1]:
+    if inode != txn.store.identity[1]:
         return "the store was restored or copied, and its blocks are not confirmed yet"
     if fencing:
         now_ns = boottime_ns() if now_ns is None else now_ns
-        if now_ns >= proven_until(txn, store, network_id):
+        if now_ns >= proven_until(txn, network_id):
             return "fencing: ownership of the blocks could not be proven in time"
     return ""

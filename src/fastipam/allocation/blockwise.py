@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from fastipam.addressing.ranges import Pool, RangeSet
     from fastipam.allocation.ledger import Ledger
     from fastipam.storage.records.network_state import NetworkState
-    from fastipam.storage.store import Store
     from fastipam.storage.transaction import Snapshot, Transaction
 
 
@@ -28,7 +27,7 @@ def choose(ledger: Ledger, index: int, range_set: RangeSet, wanted: int) -> list
     Raises PoolExhausted, also when the store may not say what is this node's.
     """
     network_id = ledger.state.network_id
-    doubt = blocks.doubt(ledger.txn, ledger.store, network_id)
+    doubt = blocks.doubt(ledger.txn, network_id)
     if doubt:
         raise PoolExhausted(
             f"no address of network {ledger.name} may be assigned: {doubt}",
@@ -37,7 +36,7 @@ def choose(ledger: Ledger, index: int, range_set: RangeSet, wanted: int) -> list
             wanted=wanted,
         )
     cursor = ledger.state.cursor(index, range_set.family)
-    values = _take(ledger.txn, ledger.store, network_id, range_set, cursor, wanted)
+    values = _take(ledger.txn, network_id, range_set, cursor, wanted)
     ledger.count_outside(range_set.family, values)
     if len(values) < wanted:
         values += cooldown.take_early(ledger, index, range_set, wanted - len(values))
@@ -51,7 +50,6 @@ def choose(ledger: Ledger, index: int, range_set: RangeSet, wanted: int) -> list
 
 def _take(
     txn: Transaction,
-    store: Store,
     network_id: int,
     range_set: RangeSet,
     cursor: int | None,
@@ -66,13 +64,13 @@ def _take(
     found: list[int] = []
     if cursor is not None:
         base = blocks.base_of(range_set, cursor)
-        if blocks.is_active(txn, store, network_id, family, base):
+        if blocks.is_active(txn, network_id, family, base):
             found += _take_round(pages, range_set, base, cursor, wanted)
     while len(found) < wanted:
-        fullest = openblocks.pop_fullest(txn, store, network_id, family)
+        fullest = openblocks.pop_fullest(txn, network_id, family)
         if fullest is None:
             break
-        if blocks.is_active(txn, store, network_id, family, fullest):
+        if blocks.is_active(txn, network_id, family, fullest):
             found += _take_round(pages, range_set, fullest, fullest - 1, wanted - len(found))
     return found
 
@@ -101,9 +99,9 @@ def owns(ledger: Ledger, range_set: RangeSet, value: int) -> bool:
     """Whether addresses of the block that this one lies in may be assigned here. O(1)."""
     base = blocks.base_of(range_set, value)
     network_id = ledger.state.network_id
-    return blocks.is_active(
-        ledger.txn, ledger.store, network_id, range_set.family, base
-    ) and not blocks.doubt(ledger.txn, ledger.store, network_id)
+    return blocks.is_active(ledger.txn, network_id, range_set.family, base) and not blocks.doubt(
+        ledger.txn, network_id
+    )
 
 
 def refuse_foreign(ledger: Ledger, index: int, range_set: RangeSet, value: int) -> bool:
@@ -132,7 +130,7 @@ def freed(ledger: Ledger, family: int, value: int) -> None:
         if each.family == family and each.block_length:
             cursor = ledger.state.cursor(index, family)
             network_id = ledger.state.network_id
-            openblocks.freed(ledger.txn, ledger.store, network_id, each, value, cursor)
+            openblocks.freed(ledger.txn, network_id, each, value, cursor)
 
 
 # A pool is what its text says, whoever wrote it: reading it anew for every DEL would cost a third
@@ -150,7 +148,6 @@ def _pool(ledger: Ledger) -> Pool:
 
 def can_serve(
     txn: Snapshot,
-    store: Store,
     state: NetworkState,
     index: int,
     range_set: RangeSet,
@@ -161,11 +158,11 @@ def can_serve(
     O(1) but for entries that are out of date.
     """
     network_id, family = state.network_id, range_set.family
-    if blocks.doubt(txn, store, network_id):
+    if blocks.doubt(txn, network_id):
         return False
 
     def has_free(base: int) -> bool:
-        if not blocks.is_active(txn, store, network_id, family, base):
+        if not blocks.is_active(txn, network_id, family, base):
             return False
         inside = blocks.parts(range_set, base)
         return any(pages.next_free(low, high) is not None for low, high in inside)
@@ -173,15 +170,15 @@ def can_serve(
     cursor = state.cursor(index, family)
     if cursor is not None and has_free(blocks.base_of(range_set, cursor)):
         return True
-    return any(map(has_free, openblocks.listed_open(txn, store, network_id, family)))
+    return any(map(has_free, openblocks.listed_open(txn, network_id, family)))
 
 
-def free(txn: Snapshot, store: Store, network_id: int, pool: Pool) -> int:
+def free(txn: Snapshot, network_id: int, pool: Pool) -> int:
     """The free addresses of the node's blocks, and of the sets that are not cut. O(blocks)."""
-    owned = blocks.read_all(txn, store, network_id)
+    owned = blocks.read_all(txn, network_id)
     total = 0
     for each in pool.sets:
-        pages = blocks.read_pages(txn, store, network_id, each.family)
+        pages = txn.pages(network_id, each.family)
         if not each.block_length:
             total += sum(high - low + 1 - pages.count(low, high) for low, high in each.intervals)
             continue

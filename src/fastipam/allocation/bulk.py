@@ -9,6 +9,7 @@ from fastipam import errors
 from fastipam.allocation import cooldown, refusals
 from fastipam.errors import StoreCorrupt
 from fastipam.lease import Lease, join
+from fastipam.storage import tables
 from fastipam.storage.records import event as event_record
 from fastipam.storage.records import keys as records_keys
 from fastipam.storage.records import lease as lease_record
@@ -100,11 +101,10 @@ def _write(
         leases.append(Lease(ledger.name, family, value, its_range.gateway, raw))
     state.generation = generation
     state.assigned += len(items)
-    with ledger.txn.txn.cursor(ledger.store.db_leases) as cursor:
-        consumed, added = cursor.putmulti(items, overwrite=False)
+    consumed, added = tables.LEASES.add_many(ledger.txn, items)
     if added < consumed:  # some were cooling
         for (key, raw), lease in zip(items, leases, strict=True):
-            if ledger.txn.get(key, None, ledger.store.db_leases) != raw:
+            if tables.LEASES.get(ledger.txn, key) != raw:
                 cooldown.take_place(ledger, key, raw, family, lease.value)
     _note(ledger, owners, leases, wall_ns)
     return leases, packed
@@ -131,14 +131,12 @@ def _enter_owners(ledger: Ledger, owners: list[Owner], items: list[tuple[bytes, 
 
     Raises StoreCorrupt when one was entered for the very address that was free until now.
     """
-    db = ledger.store.db_owners
-    with ledger.txn.txn.cursor(db) as cursor:
-        consumed, added = cursor.putmulti(sorted(items), dupdata=False, overwrite=False)
+    consumed, added = tables.OWNERS.add_many(ledger.txn, sorted(items))
     if consumed == added:
         return
     seen = set()
     for owner, (key, value) in zip(owners, items, strict=True):
-        held = ledger.txn.get(key, b"", db)
+        held = tables.OWNERS.get(ledger.txn, key) or b""
         if key in seen or held != value:
             raise refusals.duplicate(ledger.name, owner, records_keys.read_addresses(held))
         seen.add(key)

@@ -9,22 +9,25 @@ from __future__ import annotations
 from fastipam import errors
 from fastipam.addressing.addresses import format_ip
 from fastipam.errors import StoreCorrupt
+from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.storage.records import lease as lease_record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Generator
-    from typing import Any
 
     from fastipam.addressing.ranges import RangeSet
     from fastipam.allocation.ledger import Ledger
     from fastipam.storage.records.lease import Record
-    from fastipam.storage.store import Store
+    from fastipam.storage.transaction import Snapshot, Transaction
 
 
 def cooling_of(
-    txn: Any, store: Store, network_id: int, index: int | None, range_set: RangeSet
+    txn: Transaction | Snapshot,
+    network_id: int,
+    index: int | None,
+    range_set: RangeSet,
 ) -> Generator[tuple[bytes, int]]:
     """(queue key, address) of what a range set may take early, longest idle first.
 
@@ -33,34 +36,29 @@ def cooling_of(
     then all of them are read.
     """
     if index is not None:
-        yield from _queue(txn, store, keys.cooldown_prefix(network_id, index), range_set)
+        yield from _queue(txn, keys.cooldown_prefix(network_id, index), range_set)
         return
-    whole = list(_queue(txn, store, keys.network_prefix(network_id), range_set))
+    whole = list(_queue(txn, keys.network_prefix(network_id), range_set))
     yield from sorted(whole, key=lambda item: keys.read_cooldown_key(item[0])[2])
 
 
 def _queue(
-    txn: Any, store: Store, prefix: bytes, range_set: RangeSet
+    txn: Transaction | Snapshot, prefix: bytes, range_set: RangeSet
 ) -> Generator[tuple[bytes, int]]:
-    with txn.cursor(store.db_cooldown) as cursor:
-        if not cursor.set_range(prefix):
-            return
-        for key in cursor.iternext(keys=True, values=False):
-            if not key.startswith(prefix):
-                return
-            _, _, _, family, value = keys.read_cooldown_key(key)
-            if family == range_set.family and value in range_set:
-                yield key, value
+    for key in tables.COOLDOWN.scan_keys(txn, prefix):
+        _, _, _, family, value = keys.read_cooldown_key(key)
+        if family == range_set.family and value in range_set:
+            yield key, value
 
 
 def enter(ledger: Ledger, key: bytes, raw: bytes, family: int, value: int, now: int) -> None:
     """An address begins to cool."""
     ledger.state.cooling += 1
     cooling = lease_record.cool(raw, now)
-    ledger.txn.put(key, cooling, True, True, False, ledger.store.db_leases)
+    tables.LEASES.put(ledger.txn, key, cooling)
     index = lease_record.set_index_of(raw)
     queued = keys.cooldown_key(ledger.state.network_id, index, now, family, value)
-    ledger.txn.put(queued, b"", True, True, False, ledger.store.db_cooldown)
+    tables.COOLDOWN.put(ledger.txn, queued, b"")
 
 
 def leave(ledger: Ledger, record: Record, family: int, value: int) -> None:
@@ -69,18 +67,18 @@ def leave(ledger: Ledger, record: Record, family: int, value: int) -> None:
     key = keys.cooldown_key(
         ledger.state.network_id, record.set_index, record.released, family, value
     )
-    ledger.txn.delete(key, b"", ledger.store.db_cooldown)
+    tables.COOLDOWN.delete(ledger.txn, key)
 
 
 def expire(ledger: Ledger, limit: int) -> None:
     """Free up to ``limit`` addresses whose cool-down is over. O(limit + number of sets)."""
-    state, txn, store = ledger.state, ledger.txn, ledger.store
+    state, txn = ledger.state, ledger.txn
     due = state.clock - ledger.policy.cooldown_ns
     prefix = state.prefix
     seek = prefix
-    with txn.txn.cursor(store.db_cooldown) as cursor:
-        while limit and cursor.set_range(seek):
-            key = cursor.key()
+    with tables.COOLDOWN.walk(txn) as walk:
+        while limit and walk.seek(seek):
+            key = walk.key()
             if key[:4] != prefix:
                 return
             _, index, released, family, value = keys.read_cooldown_key(key)
@@ -89,20 +87,20 @@ def expire(ledger: Ledger, limit: int) -> None:
                     return
                 seek = keys.cooldown_prefix(state.network_id, index + 1)
                 continue
-            cursor.delete()
+            walk.delete()
             limit -= 1
             key = keys.address_key(state.network_id, family, value)
-            raw = txn.get(key, None, store.db_leases)
+            raw = tables.LEASES.get(txn, key)
             # Else the queue is damaged: what it says frees nothing that somebody has.
             if raw is not None and lease_record.is_cooling_since(raw, released):
                 state.cooling -= 1
-                txn.delete(key, b"", store.db_leases)
+                tables.LEASES.delete(txn, key)
                 ledger.clear(family, value)
 
 
 def _cooling_of(ledger: Ledger, index: int, range_set: RangeSet) -> Generator[tuple[bytes, int]]:
     number = None if ledger.is_foreign else index
-    return cooling_of(ledger.txn.txn, ledger.store, ledger.state.network_id, number, range_set)
+    return cooling_of(ledger.txn, ledger.state.network_id, number, range_set)
 
 
 def take_early(ledger: Ledger, index: int, range_set: RangeSet, wanted: int) -> list[int]:
@@ -123,7 +121,7 @@ def take_early(ledger: Ledger, index: int, range_set: RangeSet, wanted: int) -> 
             break
     queue.close()
     for key, _ in early:
-        ledger.txn.delete(key, b"", ledger.store.db_cooldown)
+        tables.COOLDOWN.delete(ledger.txn, key)
     state.cooling -= len(early)
     return [value for _, value in early]
 
@@ -135,19 +133,19 @@ def take_place(ledger: Ledger, key: bytes, raw: bytes, family: int, value: int) 
     queue is wrong, and the address would get a second owner.
     """
     txn, store = ledger.txn, ledger.store
-    before = txn.get(key, b"", store.db_leases)
+    before = tables.LEASES.get(txn, key) or b""
     record = lease_record.Record.read(before)
     queued = keys.cooldown_key(
         ledger.state.network_id, record.set_index, record.released, family, value
     )
-    if record.state != lease_record.COOLING or txn.get(queued, None, store.db_cooldown) is not None:
+    if record.state != lease_record.COOLING or tables.COOLDOWN.get(txn, queued) is not None:
         raise StoreCorrupt(
             f"{format_ip(family, value)} is assigned to {record.container_id} {record.ifname}, "
             "and the store says elsewhere that it is free",
             path=store.path,
             hint=errors.CHECK_HINT,
         )
-    txn.put(key, raw, True, True, False, store.db_leases)
+    tables.LEASES.put(txn, key, raw)
 
 
 def next_due_s(ledger: Ledger, index: int, range_set: RangeSet) -> int | None:

@@ -7,7 +7,10 @@ there are more than the network keeps or when they are older than it keeps them:
 
 from __future__ import annotations
 
+from itertools import islice
+
 from fastipam.addressing.addresses import BITS
+from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.storage.records.event import (
     _HEAD,
@@ -29,7 +32,6 @@ if TYPE_CHECKING:
 
     from fastipam.storage.records.network_state import NetworkState
     from fastipam.storage.records.policy import Policy
-    from fastipam.storage.store import Store
     from fastipam.storage.transaction import Snapshot, Transaction
 
 _BEGIN_WORDS = frozenset((KINDS[ASSIGNED], KINDS[IMPORTED]))  # from then on somebody has it
@@ -38,9 +40,7 @@ _END_WORDS = frozenset(KINDS[kind] for kind in (RELEASED, GC, SWEPT, REBOOTED, O
 _TRIM = 64  # events; the oldest are removed by so many at a time
 
 
-def write(
-    txn: Transaction, store: Store, state: NetworkState, policy: Policy, events: Sequence[bytes]
-) -> None:
+def write(txn: Transaction, state: NetworkState, policy: Policy, events: Sequence[bytes]) -> None:
     """Append events to a network's history, and remove what is too old. O(events) amortized.
 
     ``state`` counts them; the caller saves it.
@@ -48,36 +48,35 @@ def write(
     kept = events if len(events) <= policy.history else events[len(events) - policy.history :]
     state.events += len(events) - len(kept)  # a bulk that is larger than the whole history
     for raw in kept:
-        txn.put(_KEY.pack(state.network_id, state.events), raw, True, True, False, store.db_events)
+        tables.EVENTS.put(txn, _KEY.pack(state.network_id, state.events), raw)
         state.events += 1
     if state.events - state.first_event >= policy.history + _TRIM or state.events % _TRIM == 0:
-        _trim(txn, store, state, policy, len(kept) + _TRIM)
+        _trim(txn, state, policy, len(kept) + _TRIM)
 
 
-def _trim(txn: Transaction, store: Store, state: NetworkState, policy: Policy, most: int) -> None:
+def _trim(txn: Transaction, state: NetworkState, policy: Policy, most: int) -> None:
     """Remove up to ``most`` of the oldest events that the policy does not keep."""
     oldest_number = state.events - policy.history
-    oldest_ns = store.clock() - policy.history_age_ns
-    with txn.txn.cursor(store.db_events) as cursor:
-        more = cursor.set_range(_KEY.pack(state.network_id, state.first_event))
+    oldest_ns = txn.store.clock() - policy.history_age_ns
+    with tables.EVENTS.walk(txn) as walk:
+        more = walk.seek(_KEY.pack(state.network_id, state.first_event))
         while more and most:
-            key = cursor.key()
+            key = walk.key()
             if key[:4] != state.prefix:
                 break
             sequence = _KEY.unpack(key)[1]
-            raw = cursor.value()  # one that is damaged is as good as too old
+            raw = walk.value()  # one that is damaged is as good as too old
             readable = len(raw) >= _HEAD.size
             if sequence >= oldest_number and readable and _HEAD.unpack_from(raw)[0] >= oldest_ns:
                 state.first_event = sequence
                 return
-            more = cursor.delete()
+            more = walk.delete()
             most -= 1
             state.first_event = sequence + 1
 
 
 def read(
     txn: Snapshot,
-    store: Store,
     network_id: int,
     *,
     address: tuple[int, int] | None = None,
@@ -96,37 +95,25 @@ def read(
         packed = address[1].to_bytes(BITS[address[0]] // 8, "big")
     namespace, _, name = pod.partition("/")
     needle = b"\0" + keys.encode("pod", f"{namespace}\0{name}") + b"\0" if pod else b""
-    with txn.txn.cursor(store.db_events) as cursor:
-        if not cursor.set_range(prefix):
-            return
-        for key, raw in cursor:
-            if key[:4] != prefix:
-                return
-            if len(raw) < start:
-                yield Event(key, raw)  # it says that it cannot be read
-            if packed and (raw[start : start + len(packed)] != packed or raw[9] != address[0]):  # type: ignore[index]
-                continue
-            if needle and needle not in raw:
-                continue
-            wall_ns = _HEAD.unpack_from(raw)[0]
-            if since_ns is not None and wall_ns < since_ns:
-                continue
-            if until_ns is not None and wall_ns > until_ns:
-                continue
-            yield Event(key, raw)
+    for key, raw in tables.EVENTS.scan(txn, prefix):
+        if len(raw) < start:
+            yield Event(key, raw)  # it says that it cannot be read
+        if packed and (raw[start : start + len(packed)] != packed or raw[9] != address[0]):  # type: ignore[index]
+            continue
+        if needle and needle not in raw:
+            continue
+        wall_ns = _HEAD.unpack_from(raw)[0]
+        if since_ns is not None and wall_ns < since_ns:
+            continue
+        if until_ns is not None and wall_ns > until_ns:
+            continue
+        yield Event(key, raw)
 
 
-def last(txn: Snapshot, store: Store, network_id: int, most: int) -> Iterator[Event]:
+def last(txn: Snapshot, network_id: int, most: int) -> Iterator[Event]:
     """The last ``most`` events of a network, newest first. O(most)."""
-    prefix = keys.network_prefix(network_id)
-    with txn.txn.cursor(store.db_events) as cursor:
-        # The first key behind this network's, or the end: one step back is its last event.
-        behind = cursor.set_range(keys.network_prefix(network_id + 1))
-        more = cursor.prev() if behind else cursor.last()
-        while more and most > 0 and cursor.key()[:4] == prefix:
-            yield Event(*cursor.item())
-            most -= 1
-            more = cursor.prev()
+    for key, raw in islice(tables.EVENTS.scan_back(txn, keys.network_prefix(network_id)), most):
+        yield Event(key, raw)
 
 
 def holder_at(events: Iterator[Event], wall_ns: int) -> Event | None:

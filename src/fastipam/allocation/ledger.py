@@ -13,6 +13,7 @@ from fastipam.addressing.ranges import CUT, Pool
 from fastipam.allocation import cooldown, history
 from fastipam.errors import CHECK_HINT, StoreCorrupt
 from fastipam.lease import Lease
+from fastipam.storage import tables
 from fastipam.storage.records import event as event_record
 from fastipam.storage.records import keys
 from fastipam.storage.records import lease as lease_record
@@ -35,15 +36,15 @@ EXPIRE_PER_CALL = 4
 MOST_EXPIRED = 1024  # at once, where none is free otherwise; other writers wait
 
 
-def find(txn: Transaction | Snapshot, store: Store, key: bytes) -> tuple[int, str] | None:
+def find(txn: Transaction | Snapshot, key: bytes) -> tuple[int, str] | None:
     """(network id, text of its pool) of a network's name, or None when there is no such one."""
-    raw = txn.get(key, None, store.db_networks)
+    raw = tables.NETWORKS.get(txn, key)
     if raw is None:
         return None
     try:
         return int.from_bytes(raw[:4], "big"), raw[4:].decode()
     except UnicodeDecodeError as error:
-        raise _unreadable(store, key.decode("ascii", "replace"), raw[4:]) from error
+        raise _unreadable(txn.store, key.decode("ascii", "replace"), raw[4:]) from error
 
 
 def read_pool(text: str, known: Pool | None, store: Store, name: str) -> Pool:
@@ -64,17 +65,17 @@ def _unreadable(store: Store, name: str, ranges: bytes | str) -> StoreCorrupt:
     )
 
 
-def read_state(txn: Transaction | Snapshot, store: Store, network_id: int) -> NetworkState:
+def read_state(txn: Transaction | Snapshot, network_id: int) -> NetworkState:
     """The counters and cursors of a network."""
-    raw = txn.get(keys.network_prefix(network_id), None, store.db_states)
+    raw = tables.STATES.get(txn, keys.network_prefix(network_id))
     return NetworkState(network_id, raw)
 
 
 def read_record(
-    txn: Transaction | Snapshot, store: Store, network_id: int, family: int, value: int
+    txn: Transaction | Snapshot, network_id: int, family: int, value: int
 ) -> Record | None:
     """What the store holds of an address, None when it is free."""
-    raw = txn.get(keys.address_key(network_id, family, value), None, store.db_leases)
+    raw = tables.LEASES.get(txn, keys.address_key(network_id, family, value))
     return None if raw is None else Record.read(raw)
 
 
@@ -120,9 +121,8 @@ class Ledger:
         cls, txn: Transaction, store: Store, name: str, key: bytes, pool: Pool, policy: Policy
     ) -> Ledger:
         """A network that the store has not known."""
-        db = store.db_meta
-        network_id = int.from_bytes(txn.get(b"last network", b"", db), "big") + 1
-        txn.put(b"last network", network_id.to_bytes(4, "big"), True, True, False, db)
+        network_id = int.from_bytes(tables.META.get(txn, tables.LAST_NETWORK_KEY) or b"", "big") + 1
+        tables.META.put(txn, tables.LAST_NETWORK_KEY, network_id.to_bytes(4, "big"))
         ledger = cls(txn, store, name, network_id, pool.text, pool, policy)
         ledger.state.swept = store.boot
         ledger._write_pool(key, pool)
@@ -144,7 +144,7 @@ class Ledger:
         """Write the counters, the cursors and what happened."""
         state = self.state
         if self._events:
-            history.write(self.txn, self.store, state, self.policy, self._events)
+            history.write(self.txn, state, self.policy, self._events)
             self._events = []
         self.txn.save(state)
 
@@ -171,17 +171,17 @@ class Ledger:
 
     def adopt_policy(self) -> None:
         """Remember the policy, for those who give back without a configuration."""
-        key, db = keys.policy_key(self.state.network_id), self.store.db_meta
-        if self.txn.get(key, None, db) != self.policy.packed:
-            self.txn.put(key, self.policy.packed, True, True, False, db)
+        key = keys.policy_key(self.state.network_id)
+        if tables.META.get(self.txn, key) != self.policy.packed:
+            tables.META.put(self.txn, key, self.policy.packed)
 
     def _write_pool(self, key: bytes, pool: Pool) -> None:
         value = self.state.prefix + pool.text.encode()
-        self.txn.put(key, value, True, True, False, self.store.db_networks)
+        tables.NETWORKS.put(self.txn, key, value)
 
     def record(self, family: int, value: int) -> Record | None:
         """What the store holds of an address, None when it is free or reserved."""
-        return read_record(self.txn, self.store, self.state.network_id, family, value)
+        return read_record(self.txn, self.state.network_id, family, value)
 
     # Which address --------------------------------------------------------------------------
 
@@ -346,7 +346,7 @@ class Ledger:
             owner.texts,
         )
         key = keys.address_key(state.network_id, family, value)
-        if not self.txn.put(key, raw, True, False, False, self.store.db_leases):
+        if not tables.LEASES.add(self.txn, key, raw):
             cooldown.take_place(self, key, raw, family, value)
         self.note(kind, state.generation, family, value, owner.texts, wall_ns)
         return Lease(self.name, family, value, router, raw)
@@ -379,13 +379,13 @@ class Ledger:
 
     def held_by(self, name: bytes) -> list[tuple[int, int]]:
         """The (family, address) pairs of an owner, in the order of the range sets."""
-        raw = self.txn.get(self.owner_key(name), None, self.store.db_owners)
+        raw = tables.OWNERS.get(self.txn, self.owner_key(name))
         return [] if raw is None else keys.read_addresses(raw)
 
     def write_owner(self, name: bytes, addresses: Sequence[tuple[int, int]]) -> None:
         """Enter what an owner has."""
         value = keys.pack_addresses(addresses)
-        self.txn.put(self.owner_key(name), value, True, True, False, self.store.db_owners)
+        tables.OWNERS.put(self.txn, self.owner_key(name), value)
 
     # Giving back ----------------------------------------------------------------------------
 
@@ -410,7 +410,7 @@ class Ledger:
             self._give_back(key, raw, (family, value), now, held)
             texts = lease_record.texts_of(raw)
             self.note(kind, lease_record.generation_of(raw), family, value, texts, wall_ns)
-        self.txn.delete(self.owner_key(name), b"", self.store.db_owners)
+        tables.OWNERS.delete(self.txn, self.owner_key(name))
         self.save()
         return held
 
@@ -421,7 +421,7 @@ class Ledger:
         found = []
         for family, value in held:
             key = keys.address_key(self.state.network_id, family, value)
-            raw = self.txn.get(key, None, self.store.db_leases)
+            raw = tables.LEASES.get(self.txn, key)
             if raw is None or not lease_record.is_assigned_to(raw, name):
                 owner = name.decode(keys.ENCODING, keys.ERRORS).replace("\0", " ")
                 raise StoreCorrupt(
@@ -455,7 +455,7 @@ class Ledger:
         if self.policy.cooldown_ns:
             cooldown.enter(self, key, raw, *address, now)
         else:
-            self.txn.delete(key, b"", self.store.db_leases)
+            tables.LEASES.delete(self.txn, key)
             self.clear(*address)
 
     def clear(self, family: int, value: int) -> None:

@@ -11,6 +11,7 @@ from struct import Struct
 
 from fastipam.addressing.addresses import BITS
 from fastipam.allocation import blocks
+from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.storage.records.block import ACTIVE
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from fastipam._bitmap import StoredPages
     from fastipam.addressing.ranges import RangeSet
-    from fastipam.storage.store import Store
     from fastipam.storage.transaction import Snapshot, Transaction
 
 _FREE = Struct(">4scBI")
@@ -35,22 +35,18 @@ def _open_key(network_id: int, family: int, free: int, base: int) -> bytes:
     return prefix + base.to_bytes(BITS[family] // 8, "big")
 
 
-def pop_fullest(txn: Transaction, store: Store, network_id: int, family: int) -> int | None:
+def pop_fullest(txn: Transaction, network_id: int, family: int) -> int | None:
     """Take the block with the fewest free addresses out of the list. O(1)."""
     prefix = _prefix(network_id, family)
-    with txn.txn.cursor(store.db_blocks) as cursor:
-        if not cursor.set_range(prefix):
-            return None
-        key: bytes = cursor.key()
-        if not key.startswith(prefix):
-            return None
-        cursor.delete()
-    return int.from_bytes(key[_FREE.size :], "big")
+    found = tables.BLOCKS.first(txn, prefix)
+    if found is None:
+        return None
+    tables.BLOCKS.delete(txn, found[0])
+    return int.from_bytes(found[0][_FREE.size :], "big")
 
 
 def freed(
     txn: Transaction,
-    store: Store,
     network_id: int,
     range_set: RangeSet,
     value: int,
@@ -64,7 +60,7 @@ def freed(
     base = blocks.base_of(range_set, value)
     if cursor is not None and blocks.base_of(range_set, cursor) == base:
         return
-    if not blocks.is_active(txn, store, network_id, family, base):
+    if not blocks.is_active(txn, network_id, family, base):
         return
     inside = blocks.parts(range_set, base)
     if not any(low <= value <= high for low, high in inside):
@@ -72,50 +68,43 @@ def freed(
     pages = txn.pages(network_id, family)
     free = sum(high - low + 1 - pages.count(low, high) for low, high in inside)
     if free > 1:
-        txn.delete(_open_key(network_id, family, free - 1, base), b"", store.db_blocks)
+        tables.BLOCKS.delete(txn, _open_key(network_id, family, free - 1, base))
     key = _open_key(network_id, family, free, base)
-    txn.put(key, b"", True, True, False, store.db_blocks)
+    tables.BLOCKS.put(txn, key, b"")
 
 
-def list_open(
-    txn: Transaction, store: Store, network_id: int, range_set: RangeSet, base: int
-) -> None:
+def list_open(txn: Transaction, network_id: int, range_set: RangeSet, base: int) -> None:
     """Enter a block, if it has free addresses, into the list of those that can serve."""
     pages = txn.pages(network_id, range_set.family)
     free = blocks.free_in(pages, range_set, base)
     if free:
         key = _open_key(network_id, range_set.family, free, base)
-        txn.put(key, b"", True, True, False, store.db_blocks)
+        tables.BLOCKS.put(txn, key, b"")
 
 
-def reindex(
-    txn: Transaction, store: Store, network_id: int, range_set: RangeSet, cursor: int | None
-) -> int:
+def reindex(txn: Transaction, network_id: int, range_set: RangeSet, cursor: int | None) -> int:
     """Make the list of blocks that can serve true; returns how many can. O(blocks).
 
     Writes what differs, and nothing when nothing does.
     """
     pages = txn.pages(network_id, range_set.family)
-    wanted, listed = _open_keys(txn, store, network_id, range_set, pages, cursor)
+    wanted, listed = _open_keys(txn, network_id, range_set, pages, cursor)
     for key in listed - wanted:
-        txn.delete(key, b"", store.db_blocks)
+        tables.BLOCKS.delete(txn, key)
     for key in wanted - listed:
-        txn.put(key, b"", True, True, False, store.db_blocks)
+        tables.BLOCKS.put(txn, key, b"")
     return len(wanted)
 
 
-def is_indexed(
-    txn: Snapshot, store: Store, network_id: int, range_set: RangeSet, cursor: int | None
-) -> bool:
+def is_indexed(txn: Snapshot, network_id: int, range_set: RangeSet, cursor: int | None) -> bool:
     """Whether every block that can serve is in the list of those. O(blocks)."""
-    pages = blocks.read_pages(txn, store, network_id, range_set.family)
-    wanted, listed = _open_keys(txn, store, network_id, range_set, pages, cursor)
+    pages = txn.pages(network_id, range_set.family)
+    wanted, listed = _open_keys(txn, network_id, range_set, pages, cursor)
     return wanted <= listed
 
 
 def _open_keys(
     txn: Transaction | Snapshot,
-    store: Store,
     network_id: int,
     range_set: RangeSet,
     pages: StoredPages,
@@ -126,18 +115,18 @@ def _open_keys(
     prefix = _prefix(network_id, family)
     serving = None if cursor is None else blocks.base_of(range_set, cursor)
     wanted = set()
-    for block in blocks.read_all(txn, store, network_id):
+    for block in blocks.read_all(txn, network_id):
         if block.family == family and block.state == ACTIVE and block.base != serving:
             free = blocks.capacity(range_set, block.base) - blocks.used_in(
                 pages, range_set, block.base
             )
             if free:
                 wanted.add(_open_key(network_id, family, free, block.base))
-    return wanted, {key for key, _ in blocks.below(txn.txn, store, prefix)}
+    return wanted, {key for key, _ in tables.BLOCKS.scan(txn, prefix)}
 
 
-def listed_open(txn: Snapshot, store: Store, network_id: int, family: int) -> Iterator[int]:
+def listed_open(txn: Snapshot, network_id: int, family: int) -> Iterator[int]:
     """The first addresses of the blocks that are listed as able to serve, the fullest first."""
     prefix = _prefix(network_id, family)
-    for key, _ in blocks.below(txn.txn, store, prefix):
+    for key, _ in tables.BLOCKS.scan(txn, prefix):
         yield int.from_bytes(key[_FREE.size :], "big")

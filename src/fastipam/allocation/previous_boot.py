@@ -8,6 +8,7 @@ state. Reservations stay, sticky addresses are kept for their pods from then on.
 from __future__ import annotations
 
 from fastipam.errors import StoreCorrupt
+from fastipam.storage import tables
 from fastipam.storage.records import event as event_record
 from fastipam.storage.records import keys
 from fastipam.storage.records import lease as lease_record
@@ -15,7 +16,6 @@ from fastipam.storage.records import lease as lease_record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from fastipam.allocation.ledger import Ledger
-    from fastipam.storage.store import Store
     from fastipam.storage.transaction import Transaction
 
 BESIDE_A_CALL = 32  # leases looked at by a call that has other work: about as dear as the call
@@ -35,21 +35,13 @@ def step(ledger: Ledger, limit: int = BESIDE_A_CALL) -> None:
     prefix = state.prefix
     start = keys.address_key(state.network_id, *state.sweep) if state.sweep[0] else prefix
     state.sweep, state.swept = (0, 0), store.boot  # unless the limit comes first
-    looked = 0
-    with ledger.txn.txn.cursor(store.db_leases) as cursor:
-        more = cursor.set_range(start)
-        while more:
-            key, raw = cursor.item()
-            if key[:4] != prefix:
-                break
-            if looked == limit:
-                state.sweep, state.swept = (key[4], int.from_bytes(key[5:], "big")), before
-                break
-            looked += 1
-            name = _stale_owner(ledger, raw)
-            if name:
-                stale[name] = None
-            more = cursor.next()
+    for looked, (key, raw) in enumerate(tables.LEASES.scan(ledger.txn, prefix, start)):
+        if looked == limit:
+            state.sweep, state.swept = keys.read_address_key(key)[1:], before
+            break
+        name = _stale_owner(ledger, raw)
+        if name:
+            stale[name] = None
     for name in stale:
         ledger.release(name, event_record.REBOOTED)
 
@@ -69,14 +61,13 @@ def _stale_owner(ledger: Ledger, raw: bytes) -> bytes:
     return name
 
 
-def note_end(txn: Transaction, store: Store) -> None:
+def note_end(txn: Transaction) -> None:
     """Note in the store that every network has been seen to the end, if it has. O(networks)."""
     from fastipam.allocation.ledger import read_state
 
     txn.flush()
-    with txn.txn.cursor(store.db_networks) as cursor:
-        for _, raw in cursor:
-            network_id = int.from_bytes(raw[:4], "big")
-            if read_state(txn, store, network_id).swept != store.boot:
-                return
-    store.note_swept(txn)
+    for _, raw in tables.NETWORKS.scan(txn):
+        network_id = int.from_bytes(raw[:4], "big")
+        if read_state(txn, network_id).swept != txn.store.boot:
+            return
+    txn.store.note_swept(txn)

@@ -16,6 +16,7 @@ from fastipam.addressing.addresses import BITS, format_ip
 from fastipam.addressing.parsing import parse_exclusion
 from fastipam.allocation import cooldown
 from fastipam.errors import AddressInUse, ConfigError, StoreCorrupt
+from fastipam.storage import tables
 from fastipam.storage.records import event as event_record
 from fastipam.storage.records import keys
 from fastipam.storage.records import lease as lease_record
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from fastipam.allocation.ledger import Ledger
     from fastipam.lease import Owner
     from fastipam.storage.records.network_state import NetworkState
-    from fastipam.storage.store import Store
     from fastipam.storage.transaction import Snapshot, Transaction
 
     Address = tuple[int, int]  # family, integer
@@ -45,11 +45,11 @@ def _names(owner: Owner) -> list[tuple[str, str]]:
 
 
 def get(
-    txn: Snapshot | Transaction, store: Store, network_id: int, family: int, value: int
+    txn: Snapshot | Transaction, network_id: int, family: int, value: int
 ) -> Reservation | None:
     """The reservation of an address, or None. O(1)."""
     key = keys.address_key(network_id, family, value)
-    raw = txn.get(key, None, store.db_reservations)
+    raw = tables.RESERVATIONS.get(txn, key)
     return None if raw is None else Reservation.read(family, value, raw)
 
 
@@ -60,7 +60,7 @@ def is_for(reservation: Reservation, owner: Owner) -> bool:
 
 def find(ledger: Ledger, family: int, value: int) -> Reservation | None:
     """The same inside a write transaction."""
-    return get(ledger.txn, ledger.store, ledger.state.network_id, family, value)
+    return get(ledger.txn, ledger.state.network_id, family, value)
 
 
 # Owners ---------------------------------------------------------------------------------------
@@ -71,7 +71,7 @@ def kept_for(ledger: Ledger, owner: Owner) -> list[Address]:
     found: list[Address] = []
     for name, ifname in _names(owner):
         key = owner_index_key(ledger.state.prefix, name, ifname)
-        raw = ledger.txn.get(key, None, ledger.store.db_sticky)
+        raw = tables.STICKY.get(ledger.txn, key)
         if raw is not None:
             found += keys.read_addresses(raw)
     return found
@@ -92,7 +92,7 @@ def first_inside(ledger: Ledger, range_set: RangeSet, kept: Sequence[Address]) -
 
 def _is_leased(ledger: Ledger, family: int, value: int) -> bool:
     key = keys.address_key(ledger.state.network_id, family, value)
-    return ledger.txn.get(key, None, ledger.store.db_leases) is not None
+    return tables.LEASES.get(ledger.txn, key) is not None
 
 
 class _Lists:
@@ -111,18 +111,18 @@ class _Lists:
         key = owner_index_key(ledger.state.prefix, reservation.owner, reservation.ifname)
         found = self._lists.get(key)
         if found is None:
-            raw = ledger.txn.get(key, b"", ledger.store.db_sticky)
+            raw = tables.STICKY.get(ledger.txn, key) or b""
             found = self._lists[key] = dict.fromkeys(keys.read_addresses(raw))
         return found
 
     def write(self) -> None:
         """Enter what has changed; once, when all has."""
-        txn, db = self._ledger.txn, self._ledger.store.db_sticky
+        txn = self._ledger.txn
         for key, addresses in self._lists.items():
             if addresses:
-                txn.put(key, keys.pack_addresses(list(addresses)), True, True, False, db)
+                tables.STICKY.put(txn, key, keys.pack_addresses(list(addresses)))
             else:
-                txn.delete(key, b"", db)
+                tables.STICKY.delete(txn, key)
 
 
 def take(ledger: Ledger, family: int, value: int) -> None:
@@ -140,9 +140,9 @@ def take(ledger: Ledger, family: int, value: int) -> None:
 
 def keep(ledger: Ledger, key: bytes) -> bool:
     """A leased address is given back that has a reservation; False: it has none."""
-    if ledger.txn.get(key, None, ledger.store.db_reservations) is None:
+    if tables.RESERVATIONS.get(ledger.txn, key) is None:
         return False
-    ledger.txn.delete(key, b"", ledger.store.db_leases)
+    tables.LEASES.delete(ledger.txn, key)
     ledger.state.reserved += 1
     return True
 
@@ -167,7 +167,7 @@ def hold(
         its_set = ledger.stored.index_of(*one)
         if (earlier is None or earlier.sticky) and its_set in (lease.set_index, None):
             _end(ledger, *one, lists)
-    ledger.txn.delete(key, b"", ledger.store.db_leases)
+    tables.LEASES.delete(ledger.txn, key)
     ledger.state.reserved += 1
     _add(ledger, kept, lists)
     lists.write()
@@ -175,7 +175,7 @@ def hold(
 
 def expire(ledger: Ledger, limit: int) -> bool:
     """Free up to ``limit`` addresses that are kept no longer; whether there were any. O(limit)."""
-    due = list(islice(due_by(ledger.txn, ledger.store, ledger.state, ledger.state.clock), limit))
+    due = list(islice(due_by(ledger.txn, ledger.state, ledger.state.clock), limit))
     lists = _Lists(ledger)
     for family, value in due:
         _end(ledger, family, value, lists)
@@ -183,21 +183,14 @@ def expire(ledger: Ledger, limit: int) -> bool:
     return bool(due)
 
 
-def due_by(
-    txn: Snapshot | Transaction, store: Store, state: NetworkState, clock: int
-) -> Iterator[Address]:
+def due_by(txn: Snapshot | Transaction, state: NetworkState, clock: int) -> Iterator[Address]:
     """The addresses that are kept no longer at a time of the network's clock."""
     start = due_key(state.prefix, 0, 4, 0)[:5]
-    with txn.txn.cursor(store.db_sticky) as cursor:
-        if not cursor.set_range(start):
+    for key in tables.STICKY.scan_keys(txn, start):
+        until, family, value = read_due_key(key)
+        if until > clock:
             return
-        for key in cursor.iternext(keys=True, values=False):
-            if key[:5] != start:
-                return
-            until, family, value = read_due_key(key)
-            if until > clock:
-                return
-            yield family, value
+        yield family, value
 
 
 def _end(ledger: Ledger, family: int, value: int, lists: _Lists) -> None:
@@ -319,7 +312,7 @@ def _set_aside(ledger: Ledger, reservation: Reservation) -> None:
     if record.state == COOLING:
         cooldown.leave(ledger, record, family, value)
         key = keys.address_key(ledger.state.network_id, family, value)
-        ledger.txn.delete(key, b"", ledger.store.db_leases)
+        tables.LEASES.delete(ledger.txn, key)
         ledger.state.reserved += 1
 
 
@@ -339,48 +332,43 @@ def _texts(reservation: Reservation) -> bytes:
 
 def _add(ledger: Ledger, reservation: Reservation, lists: _Lists) -> None:
     family, value = reservation.family, reservation.value
-    state, txn, store = ledger.state, ledger.txn, ledger.store
+    state, txn = ledger.state, ledger.txn
     state.kept += 1
     key = keys.address_key(state.network_id, family, value)
-    txn.put(key, reservation.pack(), True, True, False, store.db_reservations)
+    tables.RESERVATIONS.put(txn, key, reservation.pack())
     if reservation.owner:
         lists.of(reservation)[family, value] = None
     if reservation.until:
         due = due_key(state.prefix, reservation.until, family, value)
-        txn.put(due, b"", True, True, False, store.db_sticky)
+        tables.STICKY.put(txn, due, b"")
 
 
 def _remove(ledger: Ledger, reservation: Reservation, lists: _Lists) -> None:
     """Take a reservation's records away; what the address is from now on is the caller's to say."""
     family, value = reservation.family, reservation.value
-    state, txn, store = ledger.state, ledger.txn, ledger.store
+    state, txn = ledger.state, ledger.txn
     state.kept -= 1
-    txn.delete(keys.address_key(state.network_id, family, value), b"", store.db_reservations)
+    tables.RESERVATIONS.delete(txn, keys.address_key(state.network_id, family, value))
     if reservation.owner:
         lists.of(reservation).pop((family, value), None)
     if reservation.until:
-        txn.delete(due_key(state.prefix, reservation.until, family, value), b"", store.db_sticky)
+        tables.STICKY.delete(txn, due_key(state.prefix, reservation.until, family, value))
 
 
-def read_all(txn: Snapshot | Transaction, store: Store, network_id: int) -> Iterator[Reservation]:
+def read_all(txn: Snapshot | Transaction, network_id: int) -> Iterator[Reservation]:
     """A network's reservations in address order. O(1) memory."""
     prefix = keys.network_prefix(network_id)
-    with txn.txn.cursor(store.db_reservations) as cursor:
-        if not cursor.set_range(prefix):
-            return
-        for key, raw in cursor:
-            if key[:4] != prefix:
-                return
-            yield Reservation.read(key[4], int.from_bytes(key[5:], "big"), raw)
+    for key, raw in tables.RESERVATIONS.scan(txn, prefix):
+        yield Reservation.read(*keys.read_address_key(key)[1:], raw)
 
 
 def read_within(
-    txn: Snapshot | Transaction, store: Store, network_id: int, bounds: tuple[int, int, int]
+    txn: Snapshot | Transaction, network_id: int, bounds: tuple[int, int, int]
 ) -> list[Reservation]:
     """Those of the addresses (family, first, last). O(reservations of the network)."""
     family, low, high = bounds
     return [
         one
-        for one in read_all(txn, store, network_id)
+        for one in read_all(txn, network_id)
         if one.family == family and low <= one.value <= high
     ]

@@ -35,13 +35,13 @@ def explain(
     """
     store = ipam.store
     with store.read() as txn:
-        found = find(txn, store, keys.encode("name", name))
+        found = find(txn, keys.encode("name", name))
         if found is None:
             return None
         pool = read_pool(found[1], None, store, name)
-        record = read_record(txn, store, found[0], family, value)
-        reservation = reservations.get(txn, store, found[0], family, value)
-        state = read_state(txn, store, found[0])
+        record = read_record(txn, found[0], family, value)
+        reservation = reservations.get(txn, found[0], family, value)
+        state = read_state(txn, found[0])
     its_range = pool.range_of(family, value)
     if record is None and reservation is None and not _is_near(pool, family, value):
         return None
@@ -80,7 +80,7 @@ def statuses(ipam: Ipam, name: str, addresses: Sequence[tuple[int, int]]) -> lis
     """The status of each address in one network, all of one moment. O(addresses)."""
     store = ipam.store
     with store.read() as txn:
-        found = find(txn, store, keys.encode("name", name))
+        found = find(txn, keys.encode("name", name))
         if found is None:
             return ["UNUSABLE"] * len(addresses)
         pool = read_pool(found[1], None, store, name)
@@ -88,8 +88,8 @@ def statuses(ipam: Ipam, name: str, addresses: Sequence[tuple[int, int]]) -> lis
             _status(
                 pool,
                 *one,
-                read_record(txn, store, found[0], *one),
-                reservations.get(txn, store, found[0], *one),
+                read_record(txn, found[0], *one),
+                reservations.get(txn, found[0], *one),
             )
             for one in addresses
         ]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fastipam.allocation.ledger import find, read_state
 from fastipam.cli import filters, output, rows
 from fastipam.cli.times import stamp
+from fastipam.storage import tables
 from fastipam.storage.records import event as event_record
 from fastipam.storage.records import keys as records_keys
 
@@ -62,27 +63,22 @@ class Changes:
 
     def _end(self, name: str) -> int:
         with self._ipam.store.read() as txn:
-            found = find(txn, self._ipam.store, records_keys.encode("name", name))
-            return read_state(txn, self._ipam.store, found[0]).events if found else 0
+            found = find(txn, records_keys.encode("name", name))
+            return read_state(txn, found[0]).events if found else 0
 
     def look(self) -> Iterator[tuple[str, event_record.Event]]:
         """(network, event) of what has happened since; networks that are new, too."""
         store = self._ipam.store
         for name in [self._only] if self._only else self._ipam.networks():
             with store.read() as txn:
-                found = find(txn, store, records_keys.encode("name", name))
+                found = find(txn, records_keys.encode("name", name))
                 if found is None:
                     continue
                 first = event_record.event_key(found[0], self._next.get(name, 0))
-                with txn.txn.cursor(store.db_events) as cursor:
-                    if not cursor.set_range(first):
-                        continue
-                    for key, raw in cursor:
-                        if key[:4] != first[:4]:
-                            break
-                        event = event_record.Event(key, raw)
-                        self._next[name] = event.sequence + 1
-                        yield name, event
+                for key, raw in tables.EVENTS.scan(txn, first[:4], first):
+                    event = event_record.Event(key, raw)
+                    self._next[name] = event.sequence + 1
+                    yield name, event
 
 
 def to_pipe(ipam: Ipam, only: str | None, wanted: Filter, *, as_json: bool, every_s: float) -> None:

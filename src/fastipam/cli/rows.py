@@ -18,6 +18,7 @@ from fastipam.cli.filters import EVERYTHING, Filter, pod_of
 from fastipam.cli.output import Column
 from fastipam.cli.times import Stamps
 from fastipam.errors import ConfigError
+from fastipam.storage import tables
 from fastipam.storage.records import event as event_record
 from fastipam.storage.records import keys
 from fastipam.storage.records.lease import COOLING, Record
@@ -100,7 +101,7 @@ def rows(
     """
     for name in names(ipam, only):
         with ipam.store.read() as txn:
-            found = find(txn, ipam.store, keys.encode("name", name))
+            found = find(txn, keys.encode("name", name))
             if found is not None:
                 pool = read_pool(found[1], None, ipam.store, name)
                 yield from _Listing(ipam.store, txn, name, found[0], pool, wanted, local).run(
@@ -166,13 +167,10 @@ class _Listing:
     def _scan(self) -> Iterator[tuple[Address, bytes]]:
         """The leases of the interval in address order."""
         low, high = self._bounds()
-        with self._txn.txn.cursor(self._store.db_leases) as cursor:
-            if not cursor.set_range(low):
+        for key, raw in tables.LEASES.scan(self._txn, self._prefix, low):
+            if key > high:
                 return
-            for key, raw in cursor:
-                if key > high:
-                    return
-                yield (key[4], int.from_bytes(key[5:], "big")), raw
+            yield keys.read_address_key(key)[1:], raw
 
     def _bounds(self) -> tuple[bytes, bytes]:
         """The first and the last key that may be wanted."""
@@ -188,7 +186,7 @@ class _Listing:
         for family, value in sorted(set(addresses)):
             if self._wanted.covers(family, value):
                 key = keys.address_key(self._network_id, family, value)
-                raw = self._txn.get(key, None, self._store.db_leases)
+                raw = tables.LEASES.get(self._txn, key)
                 if raw is not None:
                     yield (family, value), raw
 
@@ -198,7 +196,7 @@ class _Listing:
         if wanted.container and wanted.ifname:
             name = keys.owner_name(wanted.container, wanted.ifname)
             key = keys.owner_key(self._prefix, name)
-            raw = self._txn.get(key, None, self._store.db_owners)
+            raw = tables.OWNERS.get(self._txn, key)
             if raw is not None:  # else it may be the beginning of an id, or cool already
                 return keys.read_addresses(raw)
         if wanted.states == {"COOLING"}:
@@ -208,12 +206,8 @@ class _Listing:
         return None
 
     def _queue(self) -> Iterator[Address]:
-        with self._txn.txn.cursor(self._store.db_cooldown) as cursor:
-            if cursor.set_range(self._prefix):
-                for key in cursor.iternext(keys=True, values=False):
-                    if key[:4] != self._prefix:
-                        return
-                    yield keys.read_cooldown_key(key)[3:]
+        for key in tables.COOLDOWN.scan_keys(self._txn, self._prefix):
+            yield keys.read_cooldown_key(key)[3:]
 
     def _since(self) -> list[Address] | None:
         """What was assigned since then, from the history's end; None: it does not go back so far.
@@ -221,26 +215,21 @@ class _Listing:
         Newest first: O(events since then). An event before the time is where it ends, though the
         clock may have been set back: so a minute more is looked at.
         """
-        state = read_state(self._txn, self._store, self._network_id)
+        state = read_state(self._txn, self._network_id)
         found: list[Address] = []
         assignments = 0
-        with self._txn.txn.cursor(self._store.db_events) as cursor:
-            end = event_record.event_key(self._network_id + 1, 0)
-            more = cursor.set_range(end)
-            more = cursor.prev() if more else cursor.last()
-            while more and cursor.key()[:4] == self._prefix:
-                event = event_record.Event(*cursor.item())
-                if event.wall_ns < self._wanted.since_ns - _MARGIN_NS:
-                    return found
-                if event.generation:
-                    found.append((event.family, event.value))
-                    assignments += event.kind in ("assigned", "imported")
-                more = cursor.prev()
+        for key, raw in tables.EVENTS.scan_back(self._txn, self._prefix):
+            event = event_record.Event(key, raw)
+            if event.wall_ns < self._wanted.since_ns - _MARGIN_NS:
+                return found
+            if event.generation:
+                found.append((event.family, event.value))
+                assignments += event.kind in ("assigned", "imported")
         # All events are as new as that: it is complete if they tell of every assignment ever made.
         return found if assignments == state.generation else None
 
     def _reservations(self) -> Iterator[tuple[Address, Reservation]]:
-        for one in holds.read_all(self._txn, self._store, self._network_id):
+        for one in holds.read_all(self._txn, self._network_id):
             if self._wanted.covers(one.family, one.value):
                 yield (one.family, one.value), one
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from fastipam.addressing.addresses import BITS
 from fastipam.addressing.ranges import Pool
 from fastipam.allocation import blocks
+from fastipam.storage import tables
 from fastipam.storage.records import block as block_record
 
 if TYPE_CHECKING:
     from fastipam.addressing.ranges import RangeSet
-    from fastipam.storage.store import Store
     from fastipam.storage.transaction import Snapshot
 
 
@@ -24,12 +24,12 @@ class Owned(NamedTuple):
     state: str
 
 
-def owned(store: Store, txn: Snapshot, network_id: int) -> list[Owned]:
+def owned(txn: Snapshot, network_id: int) -> list[Owned]:
     """The blocks of a network, in address order; none outside of a cluster. O(blocks)."""
-    known = blocks.read_all(txn, store, network_id)
+    known = blocks.read_all(txn, network_id)
     if not known:
         return []
-    sets = [each for each in _pool(store, txn, network_id).sets if each.block_length]
+    sets = [each for each in _pool(txn, network_id).sets if each.block_length]
     found = []
     for block in known:
         for each in sets:
@@ -48,10 +48,9 @@ def _is_in(range_set: RangeSet, base: int) -> bool:
     return any((base ^ each.network) >> (bits - each.length) == 0 for each in range_set.ranges)
 
 
-def _pool(store: Store, txn: Snapshot, network_id: int) -> Pool:
+def _pool(txn: Snapshot, network_id: int) -> Pool:
     """The ranges that the store remembers of a network. O(networks)."""
-    with txn.txn.cursor(store.db_networks) as cursor:
-        for _, raw in cursor:
-            if int.from_bytes(raw[:4], "big") == network_id:
-                return Pool.read(raw[4:].decode())
+    for _, raw in tables.NETWORKS.scan(txn):
+        if int.from_bytes(raw[:4], "big") == network_id:
+            return Pool.read(raw[4:].decode())
     return Pool([])

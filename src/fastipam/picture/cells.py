@@ -7,8 +7,7 @@ has an assigned address is not looked at.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +17,14 @@ from fastipam.addressing.addresses import BITS
 from fastipam.allocation.ledger import find, read_pool, read_state
 from fastipam.errors import StoreCorrupt
 from fastipam.picture.frames import Frame, frames
+from fastipam.storage import tables
 from fastipam.storage.records import keys as records_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fastipam.addressing.ranges import Pool
-    from fastipam.storage.store import Store
+    from fastipam.storage.tables import Table
     from fastipam.storage.transaction import Snapshot
 
     Bytes = npt.NDArray[np.uint8]
@@ -92,28 +92,28 @@ class Picture:
 
 def change_of(txn: Snapshot) -> int:
     """A number that is another one whenever the store has changed."""
-    return int(txn.txn.id())
+    return txn.number
 
 
-def read(store: Store, txn: Snapshot, name: str, max_bits: int = PICTURE_BITS) -> Picture | None:
+def read(txn: Snapshot, name: str, max_bits: int = PICTURE_BITS) -> Picture | None:
     """The picture of a network as a snapshot has it; None when there is no such network.
 
     O(cells + pages + cooling + reserved). Raises StoreError.
     """
-    found = find(txn, store, records_keys.encode("network", name))
+    found = find(txn, records_keys.encode("network", name))
     if found is None:
         return None
     network_id, text = found
-    pool = read_pool(text, None, store, name)
-    state = read_state(txn, store, network_id)
+    pool = read_pool(text, None, txn.store, name)
+    state = read_state(txn, network_id)
     size = pool.size + state.outside
     pages = {
-        family: _stored_pages(txn, store, network_id, family)
+        family: _stored_pages(txn, network_id, family)
         for family in {each.family for each in pool.sets}
     }
     shown, left_out = frames(pool, {family: each[0] for family, each in pages.items()}, max_bits)
-    cooling = _cooling(txn, store, network_id)
-    reserved = _reserved(txn, store, network_id)
+    cooling = _cooling(txn, network_id)
+    reserved = _reserved(txn, network_id)
     panels = [
         _panel(pool, frame, pages[frame.family], cooling[frame.family], reserved[frame.family])
         for frame in shown
@@ -125,7 +125,7 @@ def read(store: Store, txn: Snapshot, name: str, max_bits: int = PICTURE_BITS) -
         "reserved": state.reserved,
         "free": size - state.used,
     }
-    return Picture(name, network_id, change_of(txn), store.clock(), stats, panels, left_out)
+    return Picture(name, network_id, change_of(txn), txn.store.clock(), stats, panels, left_out)
 
 
 def _panel(
@@ -209,24 +209,16 @@ def _summary(counts: Counts) -> Bytes:
 # What is stored -----------------------------------------------------------------------------
 
 
-def _stored_pages(
-    txn: Snapshot, store: Store, network_id: int, family: int
-) -> tuple[list[int], Bytes]:
+def _stored_pages(txn: Snapshot, network_id: int, family: int) -> tuple[list[int], Bytes]:
     """The numbers of the pages of level 0 that exist, ascending, and their bytes."""
     prefix = records_keys.pages_prefix(network_id, family) + b"\0"
     numbers = []
     pages = []
-    with txn.txn.cursor(store.db_pages) as cursor:
-        if cursor.set_range(prefix):
-            for key, page in cursor:
-                if not key.startswith(prefix):
-                    break
-                if len(page) != _PAGE_BYTES:
-                    raise StoreCorrupt(
-                        f"a page is not {_PAGE_BYTES} bytes long", hint=errors.CHECK_HINT
-                    )
-                numbers.append(int.from_bytes(key[len(prefix) :], "big"))
-                pages.append(page)
+    for key, page in tables.PAGES.scan(txn, prefix):
+        if len(page) != _PAGE_BYTES:
+            raise StoreCorrupt(f"a page is not {_PAGE_BYTES} bytes long", hint=errors.CHECK_HINT)
+        numbers.append(int.from_bytes(key[len(prefix) :], "big"))
+        pages.append(page)
     return numbers, np.frombuffer(b"".join(pages), dtype=np.uint8).reshape(-1, _PAGE_BYTES)
 
 
@@ -264,40 +256,31 @@ def _used_counts(frame: Frame, numbers: list[int], pages: Bytes) -> Counts:
     return used.reshape(-1)
 
 
-def _cooling(txn: Snapshot, store: Store, network_id: int) -> dict[int, Bytes]:
+def _cooling(txn: Snapshot, network_id: int) -> dict[int, Bytes]:
     """The addresses that are cooling, by family: an array of shape (addresses, bytes)."""
-    return _queued(txn, store.db_cooldown, network_id, _COOLDOWN_FAMILY_AT)
+    return _queued(txn, tables.COOLDOWN, network_id, _COOLDOWN_FAMILY_AT)
 
 
-def _reserved(txn: Snapshot, store: Store, network_id: int) -> dict[int, Bytes]:
+def _reserved(txn: Snapshot, network_id: int) -> dict[int, Bytes]:
     """The addresses that are reserved, by family; without those that their owner has."""
-    found = _queued(txn, store.db_reservations, network_id, _RESERVATION_FAMILY_AT)
+    found = _queued(txn, tables.RESERVATIONS, network_id, _RESERVATION_FAMILY_AT)
     for family, addresses in found.items():
         prefix = records_keys.network_prefix(network_id) + bytes((family,))
-        unused = [
-            txn.get(prefix + one.tobytes(), None, store.db_leases) is None for one in addresses
-        ]
+        unused = [tables.LEASES.get(txn, prefix + one.tobytes()) is None for one in addresses]
         found[family] = addresses[np.array(unused, dtype=np.bool_)]
     return found
 
 
-def _queued(txn: Snapshot, db: Any, network_id: int, family_at: int) -> dict[int, Bytes]:
+def _queued(txn: Snapshot, table: Table, network_id: int, family_at: int) -> dict[int, Bytes]:
     """What a network's keys end in: the family's byte, the address. O(entries)."""
     prefix = records_keys.network_prefix(network_id)
     found: dict[int, list[bytes]] = {family: [] for family in BITS}
-    with txn.txn.cursor(db) as cursor:
-        keys = cursor.iternext(keys=True, values=False) if cursor.set_range(prefix) else iter(())
-        while chunk := list(islice(keys, _AT_ONCE)):
-            done = not chunk[-1].startswith(prefix)
-            if done:
-                chunk = [key for key in chunk if key.startswith(prefix)]
-            for family, its_bits in BITS.items():
-                size = family_at + 1 + its_bits // 8
-                joined = b"".join([key for key in chunk if len(key) == size])
-                if joined:
-                    found[family].append(joined)
-            if done:
-                break
+    for chunk in table.chunks(txn, prefix, most=_AT_ONCE):
+        for family, its_bits in BITS.items():
+            size = family_at + 1 + its_bits // 8
+            joined = b"".join([key for key, _ in chunk if len(key) == size])
+            if joined:
+                found[family].append(joined)
     arrays = {}
     for family, its_bits in BITS.items():
         size = family_at + 1 + its_bits // 8

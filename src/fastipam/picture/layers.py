@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from fastipam import errors
 from fastipam.errors import ConfigError, StoreCorrupt
 from fastipam.picture import blocks
 from fastipam.picture.cells import places
+from fastipam.storage import tables
 from fastipam.storage.records import keys as records_keys
 from fastipam.storage.records import lease as lease_record
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from fastipam.picture.cells import Picture
     from fastipam.picture.frames import Frame
-    from fastipam.storage.store import Store
     from fastipam.storage.transaction import Snapshot
 
 STATE, OWNER, AGE, BLOCK = "state", "owner", "age", "block"
@@ -50,19 +49,19 @@ class Layer:
     sizes: list[int]
 
 
-def read(store: Store, txn: Snapshot, picture: Picture, kind: str) -> Layer:
+def read(txn: Snapshot, picture: Picture, kind: str) -> Layer:
     """The layer of a picture, in the picture's snapshot. O(used addresses).
 
     Raises ConfigError when a picture by block is wanted and the network has none; StoreError.
     """
     if kind == BLOCK:
-        return _blocks(picture, blocks.owned(store, txn, picture.network_id))
+        return _blocks(picture, blocks.owned(txn, picture.network_id))
     if kind == AGE:
-        return _ages(store, txn, picture)
-    return _owners(store, txn, picture)
+        return _ages(txn, picture)
+    return _owners(txn, picture)
 
 
-def _owners(store: Store, txn: Snapshot, picture: Picture) -> Layer:
+def _owners(txn: Snapshot, picture: Picture) -> Layer:
     """The namespace of each cell's pods; of several, the commonest."""
     numbers: defaultdict[bytes, int] = defaultdict()
     numbers.default_factory = numbers.__len__  # a new name gets the next number
@@ -71,7 +70,7 @@ def _owners(store: Store, txn: Snapshot, picture: Picture) -> Layer:
     for panel in picture.panels:
         found_at = []
         found = []
-        for at, raws in _leases(store, txn, picture.network_id, panel.frame):
+        for at, raws in _leases(txn, picture.network_id, panel.frame):
             found_at.append(at)
             # Counted from the end: before the texts there may be any byte.
             found.append([numbers[raw.rsplit(b"\0", 3)[1]] for raw in raws])
@@ -125,12 +124,12 @@ def _blocks(picture: Picture, owned: list[blocks.Owned]) -> Layer:
     return Layer(BLOCK, values, labels, sizes)
 
 
-def _ages(store: Store, txn: Snapshot, picture: Picture) -> Layer:
+def _ages(txn: Snapshot, picture: Picture) -> Layer:
     """The seconds since the assignment; of several addresses, since the last one."""
     values = []
     for panel in picture.panels:
         newest = np.full(len(panel.cells), NOTHING, dtype=np.int64)
-        for at, raws in _leases(store, txn, picture.network_id, panel.frame):
+        for at, raws in _leases(txn, picture.network_id, panel.frame):
             times = b"".join([raw[lease_record.ALLOCATED_AT] for raw in raws])
             allocated = np.frombuffer(times, dtype="<u8").astype(np.int64)
             np.maximum.at(newest, at >> panel.frame.shift, allocated)
@@ -140,18 +139,16 @@ def _ages(store: Store, txn: Snapshot, picture: Picture) -> Layer:
 
 
 def _leases(
-    store: Store, txn: Snapshot, network_id: int, frame: Frame
+    txn: Snapshot, network_id: int, frame: Frame
 ) -> Iterator[tuple[npt.NDArray[np.int64], list[bytes]]]:
     """(places, records) of the leases in a frame, some thousand at a time."""
     first = records_keys.address_key(network_id, frame.family, frame.first)
     last = records_keys.address_key(network_id, frame.family, frame.last)
     size = len(first)
-    with txn.txn.cursor(store.db_leases) as cursor:
-        items = iter(cursor) if cursor.set_range(first) else iter(())
-        while chunk := list(islice(items, _AT_ONCE)):
-            whole = chunk[-1][0] <= last
-            if not whole:
-                chunk = [item for item in chunk if item[0] <= last]
+    for items in tables.LEASES.chunks(txn, first[:5], first, most=_AT_ONCE):
+        if True:
+            whole = bool(items) and items[-1][0] <= last
+            chunk = items if whole else [item for item in items if item[0] <= last]
             joined = b"".join([key for key, _ in chunk])
             if len(joined) != size * len(chunk):
                 raise StoreCorrupt("a lease has an odd key", hint=errors.CHECK_HINT)

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 from fastipam.addressing.ranges import Pool
 from fastipam.errors import StoreCorrupt
 from fastipam.repair.network import NetworkRepair, address_of
-from fastipam.repair.parts import Action, items
+from fastipam.repair.parts import Action
+from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.verify import MOST_NETWORKS, verify
-from fastipam.verify.parts import by_network
+from fastipam.verify.parts import BY_NETWORK
 
 if TYPE_CHECKING:
     from fastipam.storage.store import Store
@@ -78,7 +79,7 @@ class _Repairer:
         store, txn = self._store, self._txn
         names: dict[int, str] = {}
         nameless: list[bytes] = []
-        for key, raw in items(txn, store.db_networks):
+        for key, raw in list(tables.NETWORKS.scan(txn)):
             name = key.decode(keys.ENCODING, keys.ERRORS)
             network_id = int.from_bytes(raw[:4], "big")
             if len(raw) < 4 or network_id in names or not 0 < network_id < MOST_NETWORKS:
@@ -88,12 +89,12 @@ class _Repairer:
             try:
                 Pool.read(raw[4:].decode())
             except ValueError:
-                txn.put(key, raw[:4], True, True, False, store.db_networks)
+                tables.NETWORKS.put(txn, key, raw[:4])
                 self._did("ranges", name, key.hex(), "forgot ranges that could not be read")
         strays = self._strays(names)
         for key in nameless:
             name = key.decode(keys.ENCODING, keys.ERRORS)
-            txn.delete(key, b"", store.db_networks)
+            tables.NETWORKS.delete(txn, key)
             self._did("network", name, key.hex(), "removed an entry that led nowhere")
         for network_id in sorted(strays):
             # The one name that lost its id and the one id that lost its name belong together.
@@ -101,34 +102,33 @@ class _Repairer:
             key = nameless[0] if alone else f"recovered-{network_id}".encode()
             name = key.decode(keys.ENCODING, keys.ERRORS)
             value = network_id.to_bytes(4, "big")
-            txn.put(key, value, True, True, False, store.db_networks)
+            tables.NETWORKS.put(txn, key, value)
             names[network_id] = name
             self._did("network", name, key.hex(), f"named network {network_id}, which has leases")
             NetworkRepair(store, txn, network_id, name, self._actions).run()
-        last = int.from_bytes(txn.get(b"last network", b"", store.db_meta), "big")
+        last = int.from_bytes((tables.META.get(txn, tables.LAST_NETWORK_KEY) or b""), "big")
         if (names and max(names) > last) or last >= MOST_NETWORKS:
             value = max(names, default=0).to_bytes(4, "big")
-            txn.put(b"last network", value, True, True, False, store.db_meta)
+            tables.META.put(txn, tables.LAST_NETWORK_KEY, value)
             self._did("network", "", "last network", f"is {max(names, default=0)}, was {last}")
         return names
 
     def _strays(self, names: dict[int, str]) -> set[int]:
         """Ids that have leases or reservations and no name; records of the others are removed."""
-        store = self._store
         keep: set[int] = set()
-        for db in (store.db_leases, store.db_reservations):
-            for key, _ in items(self._txn, db):
+        for table in (tables.LEASES, tables.RESERVATIONS):
+            for key in table.scan_keys(self._txn):
                 if address_of(key) is not None:
                     keep.add(int.from_bytes(key[:4], "big"))
         keep -= names.keys()
         keep -= {0, MOST_NETWORKS}
-        for what, db in by_network(store):
+        for what, table in BY_NETWORK:
             gone = [
                 key
-                for key, _ in items(self._txn, db)
+                for key in table.scan_keys(self._txn)
                 if len(key) < 4 or not {int.from_bytes(key[:4], "big")} & (names.keys() | keep)
             ]
             for key in gone:
-                self._txn.delete(key, b"", db)
+                table.delete(self._txn, key)
                 self._did(what, "", key.hex(), "removed: no network has its number")
         return keep

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from fastipam.addressing.addresses import BITS, V4, V6, format_ip
 from fastipam.addressing.ranges import Pool
 from fastipam.errors import StoreCorrupt
-from fastipam.repair.parts import Action, items
+from fastipam.repair.parts import Action
+from fastipam.storage import tables
 from fastipam.storage.records import event as event_record
 from fastipam.storage.records import keys
 from fastipam.storage.records import lease as lease_record
@@ -18,9 +19,8 @@ from fastipam.storage.records.policy import Policy
 from fastipam.storage.records.reservation import Reservation
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from fastipam.storage.store import Store
+    from fastipam.storage.tables import Table
     from fastipam.storage.transaction import Transaction
 
     Address = tuple[int, int]  # family, integer
@@ -42,7 +42,7 @@ class NetworkRepair:
         self._prefix = keys.network_prefix(network_id)
         self._network_id = network_id
         self._actions = actions
-        raw = txn.get(name.encode(keys.ENCODING, keys.ERRORS), b"", store.db_networks)
+        raw = tables.NETWORKS.get(txn, name.encode(keys.ENCODING, keys.ERRORS)) or b""
         self._pool = Pool.read(raw[4:].decode())
         self._leases: dict[Address, Record] = {}
         self._owners: dict[bytes, list[Address]] = {}
@@ -67,27 +67,27 @@ class NetworkRepair:
         for what, noted in before.items():
             if getattr(state, what) != noted:
                 self._did("number", what, f"is {getattr(state, what)}, was {noted}")
-        self._put(self._store.db_states, self._prefix, state.pack())
+        self._put(tables.STATES, self._prefix, state.pack())
 
     def _did(self, kind: str, where: str | Address, text: str) -> None:
         where = where if isinstance(where, str) else format_ip(*where)
         self._actions.append(Action(kind, self._name, where, text))
 
-    def _of(self, db: Any) -> list[tuple[bytes, bytes]]:
-        return list(items(self._txn, db, self._prefix))
+    def _of(self, table: Table) -> list[tuple[bytes, bytes]]:
+        return list(table.scan(self._txn, self._prefix))
 
-    def _put(self, db: Any, key: bytes, value: bytes) -> None:
-        self._txn.put(key, value, True, True, False, db)
+    def _put(self, table: Table, key: bytes, value: bytes) -> None:
+        table.put(self._txn, key, value)
 
-    def _remove(self, db: Any, key: bytes, kind: str, text: str) -> None:
-        self._txn.delete(key, b"", db)
+    def _remove(self, table: Table, key: bytes, kind: str, text: str) -> None:
+        table.delete(self._txn, key)
         self._did(kind, key.hex(), text)
 
     def _key(self, address: Address) -> bytes:
         return keys.address_key(self._network_id, *address)
 
     def _read_state(self) -> NetworkState:
-        raw = self._txn.get(self._prefix, None, self._store.db_states)
+        raw = tables.STATES.get(self._txn, self._prefix)
         try:
             if raw is not None:
                 return NetworkState(self._network_id, raw)
@@ -100,11 +100,11 @@ class NetworkRepair:
     # What is believed ------------------------------------------------------------------------
 
     def _read_reservations(self) -> None:
-        db = self._store.db_reservations
-        for key, raw in self._of(db):
+        table = tables.RESERVATIONS
+        for key, raw in self._of(table):
             address = address_of(key)
             if address is None:
-                self._remove(db, key, "reservation", "removed: its key names no address")
+                self._remove(table, key, "reservation", "removed: its key names no address")
                 continue
             try:
                 self._reservations[address] = Reservation.read(*address, raw)
@@ -114,20 +114,20 @@ class NetworkRepair:
     def _reserve(self, address: Address, reason: str) -> None:
         one = Reservation(*address, "", "", reason)
         self._reservations[address] = one
-        self._put(self._store.db_reservations, self._key(address), one.pack())
+        self._put(tables.RESERVATIONS, self._key(address), one.pack())
         self._did("reservation", address, f"reserved for nobody; {reason}")
 
     def _read_leases(self) -> None:
-        db, state = self._store.db_leases, self._state
-        for key, raw in self._of(db):
+        table, state = tables.LEASES, self._state
+        for key, raw in self._of(table):
             address = address_of(key)
             if address is None:
-                self._remove(db, key, "lease", "removed: its key names no address")
+                self._remove(table, key, "lease", "removed: its key names no address")
                 continue
             try:
                 record = Record.read(raw)
             except StoreCorrupt:
-                self._txn.delete(key, b"", db)
+                table.delete(self._txn, key)
                 self._did("lease", address, "removed a record that could not be read")
                 if address not in self._reservations:
                     self._reserve(address, UNREADABLE)
@@ -140,7 +140,7 @@ class NetworkRepair:
             self._leases[address] = record
         for address, record in self._leases.items():
             if self._mend_lease(address, record):
-                self._put(db, self._key(address), record.pack())
+                self._put(table, self._key(address), record.pack())
 
     def _believable_clock(self) -> int:
         """A release cannot be later than now: what says so does not move the network's clock."""
@@ -160,7 +160,7 @@ class NetworkRepair:
         if record.generation == 0:
             self._state.generation += 1
             record.generation = self._state.generation
-        if record.pack() == self._txn.get(self._key(address), None, self._store.db_leases):
+        if record.pack() == tables.LEASES.get(self._txn, self._key(address)):
             return False
         self._did("lease", address, "mended its numbers")
         return True
@@ -169,13 +169,13 @@ class NetworkRepair:
 
     def _mend_owners(self) -> None:
         """Each owner's entry lists what the leases say; what is left over is reserved."""
-        db = self._store.db_owners
+        table = tables.OWNERS
         for address, record in self._leases.items():
             if record.state == ASSIGNED:
                 name = keys.owner_name(record.container_id, record.ifname)
                 key = keys.owner_key(self._prefix, name)
                 self._owners.setdefault(key, []).append(address)
-        for key, raw in self._of(db):
+        for key, raw in self._of(table):
             try:
                 listed = keys.read_addresses(raw)
             except StoreCorrupt:
@@ -194,16 +194,16 @@ class NetworkRepair:
         raw = keys.pack_addresses(addresses)
         if raw == before and raw:
             return
-        db = self._store.db_owners
+        table = tables.OWNERS
         if not addresses:
-            self._remove(db, key, "owner", "removed an entry for which there is no lease")
+            self._remove(table, key, "owner", "removed an entry for which there is no lease")
             return
-        self._put(db, key, raw)
+        self._put(table, key, raw)
         texts = " ".join(format_ip(*one) for one in addresses)
         self._did("owner", key.hex(), f"listed {texts} for its owner, as the leases say")
 
     def _mend_queue(self) -> None:
-        db = self._store.db_cooldown
+        table = tables.COOLDOWN
         wanted = {
             keys.cooldown_key(
                 self._network_id, record.set_index, record.released, *address
@@ -211,15 +211,15 @@ class NetworkRepair:
             for address, record in self._leases.items()
             if record.state != ASSIGNED
         }
-        for key, _ in self._of(db):
+        for key, _ in self._of(table):
             if wanted.pop(key, None) is None:
-                self._remove(db, key, "cooldown", "removed from the queue: no lease cools there")
+                self._remove(table, key, "cooldown", "removed from the queue: no lease cools there")
         for key, address in wanted.items():
-            self._put(db, key, b"")
+            self._put(table, key, b"")
             self._did("cooldown", address, "queued, as its lease says that it cools")
 
     def _mend_sticky(self) -> None:
-        db = self._store.db_sticky
+        table = tables.STICKY
         owners: dict[bytes, list[Address]] = {}
         wanted: dict[bytes, bytes] = {}
         for address, one in self._reservations.items():
@@ -228,7 +228,7 @@ class NetworkRepair:
                 owners.setdefault(key, []).append(address)
             if one.until:
                 wanted[reservation_record.due_key(self._prefix, one.until, *address)] = b""
-        present = dict(self._of(db))
+        present = dict(self._of(table))
         for key, addresses in owners.items():
             try:
                 listed = keys.read_addresses(present.get(key, b""))
@@ -239,16 +239,16 @@ class NetworkRepair:
             kept += [one for one in addresses if one not in kept]
             wanted[key] = keys.pack_addresses(kept)
         for key in present.keys() - wanted.keys():
-            self._remove(db, key, "sticky", "removed: no reservation says so")
+            self._remove(table, key, "sticky", "removed: no reservation says so")
         for key, value in wanted.items():
             if present.get(key) != value:
-                self._put(db, key, value)
+                self._put(table, key, value)
                 self._did("sticky", key.hex(), "listed what the reservations say")
 
     def _mend_events(self) -> None:
-        db, state = self._store.db_events, self._state
+        table, state = tables.EVENTS, self._state
         numbers = []
-        for key, raw in self._of(db):
+        for key, raw in self._of(table):
             try:
                 event = event_record.Event(key, raw)
                 if event.sequence >> keys.MOST_BITS:
@@ -257,23 +257,23 @@ class NetworkRepair:
                 if self._anew and not event.generation >> keys.MOST_BITS:
                     state.generation = max(state.generation, event.generation)
             except StoreCorrupt:
-                self._remove(db, key, "event", "removed: it could not be read")
+                self._remove(table, key, "event", "removed: it could not be read")
         if numbers:
             state.first_event = min(state.first_event, numbers[0])
             state.events = max(state.events, numbers[-1] + 1)
 
     def _mend_notes(self) -> None:
-        db = self._store.db_missing
-        for key, raw in self._of(db):
+        table = tables.MISSING
+        for key, raw in self._of(table):
             if address_of(key) is None or len(raw) != lease_record.SIGHT_BYTES:
-                self._remove(db, key, "missing", "removed: the sweeper looks again")
+                self._remove(table, key, "missing", "removed: the sweeper looks again")
 
     def _mend_pages(self) -> None:
         """Build the bitmap anew beside the old one, and write it if they differ."""
-        db = self._store.db_pages
-        before = dict(self._of(db))
+        table = tables.PAGES
+        before = dict(self._of(table))
         for key in before:
-            self._txn.delete(key, b"", db)
+            table.delete(self._txn, key)
         self._txn.forget_pages(self._network_id)
         for family in (V4, V6):
             pages = self._txn.pages(self._network_id, family)
@@ -281,7 +281,7 @@ class NetworkRepair:
                 if its_family == family:
                     pages.acquire(value)
         self._txn.flush()
-        after = dict(self._of(db))
+        after = dict(self._of(table))
         changed = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
         if changed:
             self._did("pages", f"{len(changed)} pages", "set the bits of what is in use, no others")
@@ -302,10 +302,10 @@ class NetworkRepair:
                 setattr(state, what, counted)
 
     def _mend_policy(self) -> None:
-        key, db = keys.policy_key(self._network_id), self._store.db_meta
-        raw = self._txn.get(key, None, db)
+        key, table = keys.policy_key(self._network_id), tables.META
+        raw = table.get(self._txn, key)
         if raw is not None and not Policy.is_packed(raw):
-            self._txn.delete(key, b"", db)
+            table.delete(self._txn, key)
             self._did("policy", "policy", "forgot one that cannot be: the next ADD tells it")
 
 

@@ -12,7 +12,7 @@ import lmdb
 from fastipam.errors import CHECK_HINT, StoreCorrupt, StoreVersion
 from fastipam.storage.directory import DATA_FILE, NEW_FILE, make_file, sync_names
 from fastipam.storage.store import DURABLE
-from fastipam.storage.tables import DATABASES, DURABILITY_KEY, MAX_DATABASES, SCHEMA, SCHEMA_KEY
+from fastipam.storage.tables import ALL, DURABILITY_KEY, MAX_DATABASES, META, SCHEMA, SCHEMA_KEY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,11 +46,11 @@ def create(path: str, durability: str, map_size: int) -> None:
             ) as env,
             env.begin(write=True) as txn,
         ):
-            meta = env.open_db(b"meta", txn=txn)
+            meta = env.open_db(META.name.encode(), txn=txn)
             txn.put(SCHEMA_KEY, SCHEMA.to_bytes(4, "big"), db=meta)
             txn.put(DURABILITY_KEY, durability.encode(), db=meta)
-            for name in DATABASES:
-                env.open_db(name.encode(), txn=txn)
+            for table in ALL[1:]:
+                env.open_db(table.name.encode(), txn=txn)
         os.rename(temporary, os.path.join(path, DATA_FILE))
     except BaseException:
         if os.path.lexists(temporary):

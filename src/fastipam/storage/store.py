@@ -25,6 +25,7 @@ from fastipam.errors import (
     StoreForked,
     StoreUnavailable,
 )
+from fastipam.storage import tables
 from fastipam.storage.directory import (
     DATA_FILE,
     TURN_FILE,
@@ -35,7 +36,7 @@ from fastipam.storage.directory import (
     refuse_truncated,
 )
 from fastipam.storage.lmdb_errors import MAP_SIZE, MAX_READERS, is_disk_full, translate
-from fastipam.storage.tables import DATABASES, DURABILITY_KEY, MAX_DATABASES, SCHEMA, SCHEMA_KEY
+from fastipam.storage.tables import DURABILITY_KEY, MAX_DATABASES, SCHEMA, SCHEMA_KEY
 from fastipam.storage.transaction import Part, Snapshot, Transaction
 from fastipam.storage.writer_lock import Turn
 
@@ -173,43 +174,31 @@ class Store:
         self.identity = (status.st_dev, status.st_ino)
         with env.begin(write=True) as txn:
             try:
-                self.db_meta = env.open_db(b"meta", txn=txn, create=False)
+                meta = env.open_db(tables.META.name.encode(), txn=txn, create=False)
                 new = False
             except lmdb.NotFoundError:
                 from fastipam.storage import create as founding
 
                 founding.refuse_foreign(txn, self.path)
-                self.db_meta = env.open_db(b"meta", txn=txn)
+                meta = env.open_db(tables.META.name.encode(), txn=txn)
                 new = True
-                txn.put(SCHEMA_KEY, SCHEMA.to_bytes(4, "big"), db=self.db_meta)
-                txn.put(DURABILITY_KEY, durability.encode(), db=self.db_meta)
-            schema = txn.get(SCHEMA_KEY, db=self.db_meta)
+                txn.put(SCHEMA_KEY, SCHEMA.to_bytes(4, "big"), db=meta)
+                txn.put(DURABILITY_KEY, durability.encode(), db=meta)
+            schema = txn.get(SCHEMA_KEY, db=meta)
             if int.from_bytes(schema or b"", "big") != SCHEMA:
                 from fastipam.storage import create as founding
 
                 raise founding.wrong_schema(schema, self.path)
-            stored = self._durability(txn.get(DURABILITY_KEY, b"", db=self.db_meta))
+            stored = self._durability(txn.get(DURABILITY_KEY, b"", db=meta))
             if stored == durability:  # else this is not how the environment has to be opened
-                self._open_databases(env, txn, create=new)
-                self.boot = self._note_boot(txn)
-                self.unswept = int.from_bytes(txn.get(_SWEPT, b"", db=self.db_meta)) != self.boot
+                others = [
+                    env.open_db(table.name.encode(), txn=txn, create=new)
+                    for table in tables.ALL[1:]
+                ]
+                self.databases = (meta, *others)
+                self.boot = self._note_boot(txn, meta)
+                self.unswept = int.from_bytes(txn.get(_SWEPT, b"", db=meta)) != self.boot
             return stored
-
-    def _open_databases(self, env: lmdb.Environment, txn: Any, *, create: bool) -> None:
-        opened = [env.open_db(name.encode(), txn=txn, create=create) for name in DATABASES]
-        (
-            self.db_networks,
-            self.db_states,
-            self.db_pages,
-            self.db_leases,
-            self.db_owners,
-            self.db_cooldown,
-            self.db_reservations,
-            self.db_sticky,
-            self.db_events,
-            self.db_missing,
-            self.db_blocks,
-        ) = opened
 
     def _durability(self, raw: bytes) -> str:
         for known in (DURABLE, RELAXED):
@@ -221,13 +210,12 @@ class Store:
             hint=CHECK_HINT,
         )
 
-    def _note_boot(self, txn: Any) -> int:
+    def _note_boot(self, txn: Any, db: Any) -> int:
         """The number of this boot: boots that the store has seen are counted from 1.
 
         Who cannot read the boot's id must not count a boot: that would give back the leases of
         containers that run. A store that was made where there is none takes the first one it meets.
         """
-        db = self.db_meta
         boot = self.boot_id().encode()
         before = txn.get(_BOOT, db=db)
         number = int.from_bytes(txn.get(_BOOT_NUMBER, b"", db=db), "big")
@@ -248,12 +236,12 @@ class Store:
 
     def note_swept(self, txn: Transaction) -> None:
         """No lease of an earlier boot is left (see reboot.py)."""
-        txn.put(_SWEPT, self.boot.to_bytes(4, "big"), True, True, False, self.db_meta)
+        tables.META.put(txn, _SWEPT, self.boot.to_bytes(4, "big"))
         self.unswept = False
 
     def note_unswept(self, txn: Transaction) -> None:
         """Leases of an earlier boot may have come in."""
-        txn.delete(_SWEPT, b"", self.db_meta)
+        tables.META.delete(txn, _SWEPT)
         self.unswept = True
 
     def _environment(self) -> lmdb.Environment:
@@ -299,9 +287,9 @@ class Store:
             raise self.translate(error) from error
         if is_disk_full(self.path) or self._is_map_full():
             with self.write() as txn:
-                txn.put(_PROBE, bytes(_PROBE_BYTES), True, True, False, self.db_meta)
+                tables.META.put(txn, _PROBE, bytes(_PROBE_BYTES))
             with self.write() as txn:
-                txn.delete(_PROBE, b"", self.db_meta)
+                tables.META.delete(txn, _PROBE)
 
     def _is_map_full(self) -> bool:
         """Whether the file ends just below the largest size."""
@@ -320,10 +308,6 @@ class Store:
     def read(self) -> Snapshot:
         """A read transaction; waits for nobody."""
         return Snapshot(self)
-
-    def databases(self) -> list[Any]:
-        """Every database but ``meta``, in the same order for every store."""
-        return [getattr(self, f"db_{name}") for name in DATABASES]
 
     def copy_to(self, descriptor: int) -> None:
         """Write one moment's content to a file, compacted; waits for nobody.

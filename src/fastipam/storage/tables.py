@@ -1,21 +1,200 @@
-"""The databases of a store, each declared once."""
+"""The databases of a store: each declared once, each one object.
+
+A table is used with a transaction: ``LEASES.get(txn, key)``. It serves a write transaction and a
+snapshot alike; what changes a table needs a write transaction. Keys are compared as bytes, so the
+order of keys is the order of addresses and numbers (``records/keys.py``).
+"""
 
 from __future__ import annotations
 
+from itertools import islice
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from types import TracebackType
+    from typing import Any, Protocol, Self
+
+    Item = tuple[bytes, bytes]
+
+    class Reading(Protocol):
+        """What a table needs of a transaction to read: LMDB's, and the handles in it."""
+
+        txn: Any
+        get: Any
+        databases: tuple[Any, ...]
+
+    class Writing(Reading, Protocol):
+        """And to change something."""
+
+        put: Any
+        delete: Any
+
+
 SCHEMA = 3  # 1, 2: never released
-DATABASES = (
-    "networks",
-    "states",
-    "pages",
-    "leases",
-    "owners",
-    "cooldown",
-    "reservations",
-    "sticky",
-    "events",
-    "missing",
-    "blocks",
-)
-MAX_DATABASES = 32  # room for those of later schemas
 SCHEMA_KEY = b"schema"
 DURABILITY_KEY = b"durability"
+MAX_DATABASES = 32  # room for those of later schemas
+LAST_NETWORK_KEY = b"last network"
+
+
+class Table:
+    """One database of a store. Each call is O(log entries) unless it says otherwise."""
+
+    __slots__ = ("_at", "name")
+
+    def __init__(self, name: str, at: int) -> None:
+        self.name = name
+        self._at = at  # its place in what a transaction knows as its databases
+
+    def __repr__(self) -> str:
+        return f"<Table {self.name}>"
+
+    def handle(self, txn: Reading) -> Any:
+        """Return LMDB's handle, for the page tree, which calls LMDB by itself."""
+        return txn.databases[self._at]
+
+    def get(self, txn: Reading, key: bytes) -> bytes | None:
+        """Return the value of a key, or None."""
+        return txn.get(key, None, txn.databases[self._at])  # type: ignore[no-any-return]
+
+    def put(self, txn: Writing, key: bytes, value: bytes) -> None:
+        """Write a value, in place of an older one."""
+        txn.put(key, value, True, True, False, txn.databases[self._at])
+
+    def add(self, txn: Writing, key: bytes, value: bytes) -> bool:
+        """Write a value unless the key has one; return whether it was written."""
+        new: bool = txn.put(key, value, True, False, False, txn.databases[self._at])
+        return new
+
+    def append(self, txn: Writing, key: bytes, value: bytes) -> None:
+        """Write a value behind all others: its key is the largest. O(1)."""
+        txn.put(key, value, True, True, True, txn.databases[self._at])
+
+    def add_many(self, txn: Writing, items: Iterable[Item]) -> tuple[int, int]:
+        """Write the values of those keys that have none; return (keys given, values written)."""
+        with txn.txn.cursor(txn.databases[self._at]) as cursor:
+            return cursor.putmulti(items, overwrite=False)  # type: ignore[no-any-return]
+
+    def delete(self, txn: Writing, key: bytes) -> bool:
+        """Delete a key; return whether it was there."""
+        return txn.delete(key, b"", txn.databases[self._at])  # type: ignore[no-any-return]
+
+    def clear(self, txn: Writing) -> None:
+        """Delete every key. O(pages of the table)."""
+        txn.txn.drop(txn.databases[self._at], delete=False)
+
+    def count(self, txn: Reading) -> int:
+        """Return the number of keys. O(1)."""
+        return int(txn.txn.stat(txn.databases[self._at])["entries"])
+
+    def first(self, txn: Reading, prefix: bytes = b"") -> Item | None:
+        """Return the first (key, value) whose key begins with ``prefix``, or None."""
+        with txn.txn.cursor(txn.databases[self._at]) as cursor:
+            if cursor.set_range(prefix):
+                key, value = cursor.item()
+                if key.startswith(prefix):
+                    return key, value
+        return None
+
+    def last(self, txn: Reading, prefix: bytes = b"") -> Item | None:
+        """Return the last (key, value) whose key begins with ``prefix``, or None."""
+        return next(self.scan_back(txn, prefix), None)
+
+    def scan(self, txn: Reading, prefix: bytes = b"", start: bytes = b"") -> Iterator[Item]:
+        """Yield the (key, value) pairs whose key begins with ``prefix``, ascending, from ``start``.
+
+        The table must not change meanwhile: then use :meth:`walk`. O(1) memory.
+        """
+        with txn.txn.cursor(txn.databases[self._at]) as cursor:
+            if cursor.set_range(start or prefix):
+                for item in cursor:
+                    if not item[0].startswith(prefix):
+                        return
+                    yield item
+
+    def scan_keys(self, txn: Reading, prefix: bytes = b"", start: bytes = b"") -> Iterator[bytes]:
+        """Yield the keys that begin with ``prefix``, ascending, from ``start``; see `scan`."""
+        with txn.txn.cursor(txn.databases[self._at]) as cursor:
+            if cursor.set_range(start or prefix):
+                for key in cursor.iternext(keys=True, values=False):
+                    if not key.startswith(prefix):
+                        return
+                    yield key
+
+    def scan_back(self, txn: Reading, prefix: bytes = b"") -> Iterator[Item]:
+        """Yield the (key, value) pairs whose key begins with ``prefix``, descending. See `scan`."""
+        with txn.txn.cursor(txn.databases[self._at]) as cursor:
+            behind = _behind(prefix)
+            found = cursor.set_range(behind) if behind else False
+            if cursor.prev() if found else cursor.last():
+                for item in cursor.iterprev():
+                    if not item[0].startswith(prefix):
+                        return
+                    yield item
+
+    def chunks(
+        self, txn: Reading, prefix: bytes, start: bytes = b"", *, most: int = 4096
+    ) -> Iterator[list[Item]]:
+        """Yield what `scan` yields, in lists of up to ``most``: for those who read millions."""
+        with txn.txn.cursor(txn.databases[self._at]) as cursor:
+            items = iter(cursor) if cursor.set_range(start or prefix) else iter(())
+            while chunk := list(islice(items, most)):
+                if not chunk[-1][0].startswith(prefix):
+                    chunk = [item for item in chunk if item[0].startswith(prefix)]
+                    items = iter(())
+                yield chunk
+
+    def walk(self, txn: Reading) -> Walk:
+        """Return a place in the table that can be moved, for those who skip or delete."""
+        return Walk(txn.txn.cursor(txn.databases[self._at]))
+
+
+class Walk:
+    """A place in a table; use it with ``with``. It stands nowhere until :meth:`seek`."""
+
+    __slots__ = ("_cursor", "delete", "key", "next", "seek", "value")
+
+    def __init__(self, cursor: Any) -> None:
+        self._cursor = cursor
+        # Methods of LMDB's, called without a frame of ours: some run for every pod.
+        self.seek = cursor.set_range  # to the first key that is not smaller; False: there is none
+        self.next = cursor.next  # False: that was the last one
+        self.key = cursor.key
+        self.value = cursor.value
+        self.delete = cursor.delete  # and move on to the next; False: there was nothing
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._cursor.close()
+
+
+def _behind(prefix: bytes) -> bytes:
+    """Return the smallest key that is larger than all that begin with ``prefix``; "": none."""
+    kept = prefix.rstrip(b"\xff")
+    return kept[:-1] + bytes((kept[-1] + 1,)) if kept else b""
+
+
+META = Table("meta", 0)
+NETWORKS = Table("networks", 1)
+STATES = Table("states", 2)
+PAGES = Table("pages", 3)
+LEASES = Table("leases", 4)
+OWNERS = Table("owners", 5)
+COOLDOWN = Table("cooldown", 6)
+RESERVATIONS = Table("reservations", 7)
+STICKY = Table("sticky", 8)
+EVENTS = Table("events", 9)
+MISSING = Table("missing", 10)
+BLOCKS = Table("blocks", 11)
+ALL = (
+    META, NETWORKS, STATES, PAGES, LEASES, OWNERS, COOLDOWN, RESERVATIONS, STICKY, EVENTS, MISSING,
+    BLOCKS,
+)  # fmt: skip

@@ -13,6 +13,7 @@ import lmdb
 from fastipam._bitmap import StoredPages
 from fastipam.storage.records.keys import network_prefix, page_index_bytes, pages_prefix
 from fastipam.storage.records.network_state import NetworkState
+from fastipam.storage.tables import PAGES, STATES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,19 +34,19 @@ class Transaction:
     """
 
     __slots__ = (
-        "_pages", "_parent", "_states", "_store", "_unsaved", "delete", "get", "put", "shared",
-        "spoiled", "txn",
+        "_pages", "_parent", "_states", "_unsaved", "databases", "delete", "get", "put", "shared",
+        "spoiled", "store", "txn",
     )  # fmt: skip
 
     txn: Any
 
     def __init__(self, store: Store, shared: bool = False) -> None:
-        self._store = store
+        self.store = store
         self.shared = shared
         self.spoiled = False
 
     def __enter__(self) -> Self:
-        store = self._store
+        store = self.store
         env = store._environment()
         parent: Transaction | None = getattr(store._local, "transaction", None)
         try:
@@ -65,6 +66,7 @@ class Transaction:
         self.get = txn.get
         self.put = txn.put
         self.delete = txn.delete
+        self.databases = store.databases
         self._parent = parent
         self._pages: dict[tuple[int, int], StoredPages] = {}
         self._states: dict[int, NetworkState] = {}
@@ -78,7 +80,7 @@ class Transaction:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        store = self._store
+        store = self.store
         store._local.transaction = self._parent
         if os.getpid() != store._process:
             # A fork() inside the block: the transaction, and the writer's lock, are the parent's.
@@ -116,7 +118,7 @@ class Transaction:
                 self.get,
                 self.put,
                 self.delete,
-                self._store.db_pages,
+                PAGES.handle(self),
                 pages_prefix(network_id, family),
                 page_index_bytes(family),
             )
@@ -131,7 +133,7 @@ class Transaction:
         """The numbers of a network; in a shared transaction all parts have the same object."""
         found = self._states.get(network_id)
         if found is None:
-            raw = self.get(network_prefix(network_id), None, self._store.db_states)
+            raw = STATES.get(self, network_prefix(network_id))
             found = NetworkState(network_id, raw)
             if self.shared:
                 self._states[network_id] = found
@@ -145,7 +147,7 @@ class Transaction:
             self._put_state(state)
 
     def _put_state(self, state: NetworkState) -> None:
-        self.put(state.prefix, state.pack(), True, True, False, self._store.db_states)
+        STATES.put(self, state.prefix, state.pack())
 
     def flush(self) -> None:
         """Write what has changed and is not in the transaction yet: pages, numbers."""
@@ -175,19 +177,19 @@ class Part:
         if kind is not None:
             self._whole.spoiled = True
             if isinstance(error, lmdb.Error):
-                raise self._whole._store.translate(error) from error
+                raise self._whole.store.translate(error) from error
 
 
 class Snapshot:
     """A read transaction: a consistent view of one moment. Inside a write transaction, that one."""
 
-    __slots__ = ("_own", "_store", "get", "txn")
+    __slots__ = ("_own", "databases", "get", "store", "txn")
 
     def __init__(self, store: Store) -> None:
-        self._store = store
+        self.store = store
 
     def __enter__(self) -> Self:
-        store = self._store
+        store = self.store
         env = store._environment()
         writing: Transaction | None = getattr(store._local, "transaction", None)
         self._own = writing is None
@@ -202,7 +204,28 @@ class Snapshot:
         except lmdb.Error as error:
             raise store.translate(error) from error
         self.get = self.txn.get
+        self.databases = store.databases
         return self
+
+    @property
+    def number(self) -> int:
+        """The number of the last commit that this snapshot shows."""
+        return int(self.txn.id())
+
+    def pages(self, network_id: int, family: int) -> StoredPages:
+        """Return the bitmap of a network and family, to be read and not changed."""
+        return StoredPages(
+            self.get,
+            None,
+            None,
+            PAGES.handle(self),
+            pages_prefix(network_id, family),
+            page_index_bytes(family),
+        )
+
+    def state(self, network_id: int) -> NetworkState:
+        """Return the numbers of a network."""
+        return NetworkState(network_id, STATES.get(self, network_prefix(network_id)))
 
     def _begin_without_the_dead(self, env: lmdb.Environment) -> Any:
         """Every slot is taken, but processes that were killed never gave theirs back."""
@@ -210,7 +233,7 @@ class Snapshot:
             env.reader_check()
             return env.begin()
         except lmdb.Error as error:
-            raise self._store.translate(error) from error
+            raise self.store.translate(error) from error
 
     def __exit__(
         self,
@@ -218,7 +241,7 @@ class Snapshot:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._own and os.getpid() == self._store._process:
+        if self._own and os.getpid() == self.store._process:
             self.txn.abort()
         if isinstance(error, lmdb.Error):
-            raise self._store.translate(error) from error
+            raise self.store.translate(error) from error

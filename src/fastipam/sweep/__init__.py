@@ -24,8 +24,9 @@ from fastipam.allocation import previous_boot
 from fastipam.allocation.ledger import read_state
 from fastipam.errors import StoreCorrupt
 from fastipam.lease import Lease
+from fastipam.storage import tables
 from fastipam.storage.records import event as event_record
-from fastipam.storage.records import keys as records_keys
+from fastipam.storage.records import keys
 from fastipam.storage.records import lease as lease_record
 from fastipam.storage.records.lease import ASSIGNED
 from fastipam.sweep.evidence import GONE, Doubts, Place
@@ -131,21 +132,15 @@ class Sweeper:
             network_id = self._network.id_in(txn)
             if network_id is None:
                 return [], None
-            prefix = records_keys.network_prefix(network_id)
-            with txn.txn.cursor(self._store.db_leases) as cursor:
-                key = records_keys.address_key(network_id, *start) if start[0] else prefix
-                more = cursor.set_range(key)
-                while more:
-                    key, raw = cursor.item()
-                    if key[:4] != prefix:
-                        break
-                    address = key[4], int.from_bytes(key[5:], "big")
-                    if len(batch) == _BATCH:
-                        return batch, address
-                    record = _readable(key, raw)
-                    if record and record.state == ASSIGNED and record.boot == self._store.boot:
-                        batch.append(Lease(self._network.name, *address, None, record))
-                    more = cursor.next()
+            prefix = keys.network_prefix(network_id)
+            first = keys.address_key(network_id, *start) if start[0] else prefix
+            for key, raw in tables.LEASES.scan(txn, prefix, first):
+                address = keys.read_address_key(key)[1:]
+                if len(batch) == _BATCH:
+                    return batch, address
+                record = _readable(key, raw)
+                if record and record.state == ASSIGNED and record.boot == self._store.boot:
+                    batch.append(Lease(self._network.name, *address, None, record))
         return batch, None
 
     def _step(self, batch: list[Lease], place: Place, doubts: Doubts) -> Report:
@@ -194,25 +189,24 @@ class Sweeper:
                 judged += self._judge_one(txn, network_id, lease, seen, now)
             if not self._dry_run:
                 for lease in living:
-                    key = records_keys.address_key(network_id, lease.family, lease.value)
+                    key = keys.address_key(network_id, lease.family, lease.value)
                     if key in marked:
-                        txn.delete(key, b"", self._store.db_missing)
+                        tables.MISSING.delete(txn, key)
         return judged
 
     def _judge_one(
         self, txn: Transaction, network_id: int, lease: Lease, seen: int, now: int
     ) -> list[tuple[Lease, bool]]:
         """The same for one lease; with what else its owner has, when that is given back."""
-        db = self._store.db_missing
-        key = records_keys.address_key(network_id, lease.family, lease.value)
-        raw = txn.get(key, None, self._store.db_leases)
+        key = keys.address_key(network_id, lease.family, lease.value)
+        raw = tables.LEASES.get(txn, key)
         if (
             raw is None
             or not lease_record.is_assigned(raw)
             or lease_record.generation_of(raw) != lease.generation
         ):
             return []  # it was given back, or given to somebody else, since it was read
-        first = lease_record.read_sight(txn.get(key, None, db))
+        first = lease_record.read_sight(tables.MISSING.get(txn, key))
         same = (first[0], first[2]) == (lease.generation, seen)
         due = same and now - first[1] >= self._grace_ns
         if self._dry_run:
@@ -220,9 +214,9 @@ class Sweeper:
         if not due:
             if not same:
                 value = lease_record.SIGHT.pack(lease.generation, now, seen)
-                txn.put(key, value, True, True, False, db)
+                tables.MISSING.put(txn, key, value)
             return [(lease, False)]
-        txn.delete(key, b"", db)
+        tables.MISSING.delete(txn, key)
         given = self._network.release_address(
             (lease.family, lease.value), generation=lease.generation, kind=event_record.SWEPT
         )
@@ -235,27 +229,22 @@ class Sweeper:
         for at in range(0, len(stale), _BATCH):
             with self._store.write() as txn:
                 for key in stale[at : at + _BATCH]:
-                    txn.delete(key, b"", self._store.db_missing)
+                    tables.MISSING.delete(txn, key)
 
     def _outdated(self, txn: Snapshot) -> Iterator[bytes]:
         network_id = self._network.id_in(txn)
         if network_id is None:
             return
-        prefix = records_keys.network_prefix(network_id)
-        with txn.txn.cursor(self._store.db_missing) as cursor:
-            if not cursor.set_range(prefix):
-                return
-            for key, raw in cursor:
-                if key[:4] != prefix:
-                    return
-                lease = txn.get(key, None, self._store.db_leases)
-                generation = lease_record.read_sight(raw)[0]
-                if (
-                    lease is None
-                    or not lease_record.is_assigned(lease)
-                    or lease_record.generation_of(lease) != generation
-                ):
-                    yield bytes(key)
+        prefix = keys.network_prefix(network_id)
+        for key, raw in tables.MISSING.scan(txn, prefix):
+            lease = tables.LEASES.get(txn, key)
+            generation = lease_record.read_sight(raw)[0]
+            if (
+                lease is None
+                or not lease_record.is_assigned(lease)
+                or lease_record.generation_of(lease) != generation
+            ):
+                yield key
 
     def _marked(self, leases: list[Lease]) -> set[bytes]:
         """The keys of those that the first look has noted."""
@@ -263,19 +252,19 @@ class Sweeper:
             network_id = self._network.id_in(txn)
             if network_id is None:
                 return set()
-            keys = [records_keys.address_key(network_id, one.family, one.value) for one in leases]
-            return {key for key in keys if txn.get(key, None, self._store.db_missing) is not None}
+            looked = [keys.address_key(network_id, one.family, one.value) for one in leases]
+            return {key for key in looked if tables.MISSING.get(txn, key) is not None}
 
     def _now(self, network_id: int) -> int:
         """The network's clock: it never steps back, so a grace time is never cut short by that."""
         with self._store.read() as txn:
-            return read_state(txn, self._store, network_id).at(self._store.clock())
+            return read_state(txn, network_id).at(self._store.clock())
 
 
 def _readable(key: bytes, raw: bytes) -> lease_record.Record | None:
     """The record of a lease; None when it is damaged, which `fastipam check` finds."""
     try:
-        return lease_record.Record.read(raw) if records_keys.is_address_key(key) else None
+        return lease_record.Record.read(raw) if keys.is_address_key(key) else None
     except StoreCorrupt:
         return None
 
@@ -283,7 +272,7 @@ def _readable(key: bytes, raw: bytes) -> lease_record.Record | None:
 def missing_count(store: Store) -> int:
     """How many leases have been found without their namespace once, and wait. O(1)."""
     with store.read() as txn:
-        return int(txn.txn.stat(store.db_missing)["entries"])
+        return tables.MISSING.count(txn)
 
 
 def finish_reboot(ipam: Ipam, progress: Progress | None = None) -> int:
@@ -301,5 +290,5 @@ def finish_reboot(ipam: Ipam, progress: Progress | None = None) -> int:
             if progress is not None:
                 progress(looked)
     with ipam.store.write() as txn:
-        previous_boot.note_end(txn, ipam.store)
+        previous_boot.note_end(txn)
     return looked

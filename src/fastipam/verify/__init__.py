@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING
 from fastipam.addressing.addresses import V4, V6
 from fastipam.addressing.ranges import Pool
 from fastipam.errors import StoreCorrupt
+from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.storage.records.network_state import NetworkState
 from fastipam.storage.records.policy import Policy
 from fastipam.verify import bits, kept, leases
-from fastipam.verify.parts import Finding, Network, Told, by_network, items
+from fastipam.verify.parts import BY_NETWORK, Finding, Network, Told
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +51,7 @@ def verify(store: Store, progress: Progress | None = None) -> list[Finding]:
 def findings(store: Store, progress: Progress | None = None) -> Iterator[Finding]:
     """:func:`verify`, one finding at a time; a read transaction is open while it runs."""
     with store.read() as txn:
-        told = Told(store, txn, progress)
+        told = Told(txn, progress)
         yield from _Verifier(store, txn, told).run()
         told.all()
 
@@ -63,9 +64,9 @@ class _Verifier:
         self._networks: dict[int, Network] = {}
 
     def run(self) -> Iterator[Finding]:
-        for key, raw in items(self._txn, self._store.db_networks):
+        for key, raw in tables.NETWORKS.scan(self._txn):
             yield from self._network(key, raw)
-        last = int.from_bytes(self._txn.get(b"last network", b"", self._store.db_meta), "big")
+        last = int.from_bytes((tables.META.get(self._txn, tables.LAST_NETWORK_KEY) or b""), "big")
         if last >= MOST_NETWORKS:
             yield Finding("network-id", "", "last network", f"the last network's id is {last}")
         yield from self._orphans()
@@ -91,7 +92,7 @@ class _Verifier:
             other = self._networks[network.network_id].name
             yield Finding("network-id", name, key.hex(), f"its id is that of {other}, too")
             return
-        last = int.from_bytes(self._txn.get(b"last network", b"", self._store.db_meta), "big")
+        last = int.from_bytes((tables.META.get(self._txn, tables.LAST_NETWORK_KEY) or b""), "big")
         if not 1 <= network.network_id <= last:
             yield Finding(
                 "network-id", name, key.hex(), f"its id {network.network_id} is not in 1..{last}"
@@ -101,17 +102,17 @@ class _Verifier:
         except ValueError:
             yield Finding("ranges-unreadable", name, key.hex(), f"its ranges are {raw[4:]!r}")
         self._networks[network.network_id] = network
-        policy = self._txn.get(keys.policy_key(network.network_id), None, self._store.db_meta)
+        policy = tables.META.get(self._txn, keys.policy_key(network.network_id))
         if policy is not None and not Policy.is_packed(policy):
             yield network.finding("policy-unreadable", "policy", f"its policy is {policy.hex()}")
 
     def _orphans(self) -> Iterator[Finding]:
         """Records whose network does not exist: one finding for each database and id."""
-        for what, db in by_network(self._store):
-            with self._txn.txn.cursor(db) as cursor:
-                more = cursor.first()
+        for what, table in BY_NETWORK:
+            with table.walk(self._txn) as walk:
+                more = walk.seek(b"")
                 while more:
-                    key = cursor.key()
+                    key = walk.key()
                     network_id = int.from_bytes(key[:4], "big")
                     if len(key) < 4 or network_id not in self._networks:
                         yield Finding(
@@ -119,12 +120,12 @@ class _Verifier:
                         )
                     if network_id == 0xFFFFFFFF:
                         break
-                    more = cursor.set_range(keys.network_prefix(network_id + 1))
+                    more = walk.seek(keys.network_prefix(network_id + 1))
 
 
 def _read_state(network: Network) -> Iterator[Finding]:
     prefix = network.prefix
-    raw = network.txn.get(prefix, None, network.store.db_states)
+    raw = tables.STATES.get(network.txn, prefix)
     if raw is None:
         yield network.finding("state-missing", prefix.hex(), "it has no state")
         return

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from fastipam._bitmap import page_bits
 from fastipam.addressing.addresses import BITS, format_ip
+from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.verify import kept, leases
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from typing import Any
 
+    from fastipam.storage.tables import Table
     from fastipam.verify.parts import Finding, Network
 
 _PAGE_BITS = 4096
@@ -82,7 +83,7 @@ class Bits:
         network, family = self._network, self._family
         prefix = keys.pages_prefix(network.network_id, family) + bytes((level,))
         index_bytes = keys.page_index_bytes(family)
-        for key, raw in network.items(network.store.db_pages, prefix):
+        for key, raw in network.items(tables.PAGES, prefix):
             if len(key) != len(prefix) + index_bytes:
                 self._found("page-key", key.hex(), "this is no key of a page")
                 continue
@@ -101,8 +102,8 @@ class Bits:
     def _addresses(self) -> Iterator[int]:
         """Every address with a lease or a reservation, ascending; judges them on the way."""
         network, family = self._network, self._family
-        leased_ones = self._keyed(network.store.db_leases, "lease")
-        reserved_ones = self._keyed(network.store.db_reservations, "reservation")
+        leased_ones = self._keyed(tables.LEASES, "lease")
+        reserved_ones = self._keyed(tables.RESERVATIONS, "reservation")
         for value, leased, reserved in _merge(leased_ones, reserved_ones):
             if leased:
                 self._pending += leases.judge(network, family, value)
@@ -114,9 +115,9 @@ class Bits:
             network.counts["outside"] += network.outside(family, value)
             yield value
 
-    def _keyed(self, db: Any, what: str) -> Iterator[int]:
+    def _keyed(self, table: Table, what: str) -> Iterator[int]:
         prefix = self._network.prefix + bytes((self._family,))
-        for key, _ in self._network.items(db, prefix):
+        for key, _ in self._network.items(table, prefix):
             if len(key) == len(prefix) + BITS[self._family] // 8:
                 yield int.from_bytes(key[len(prefix) :], "big")
             else:
@@ -125,15 +126,15 @@ class Bits:
 
 def other_families(network: Network) -> Iterator[Finding]:
     """Keys that none of the above has looked at: families, or levels, that there are not."""
-    for what, db, levels in (
-        ("page", network.store.db_pages, _LEVELS),
-        ("lease", network.store.db_leases, 256),
-        ("reservation", network.store.db_reservations, 256),
+    for what, table, levels in (
+        ("page", tables.PAGES, _LEVELS),
+        ("lease", tables.LEASES, 256),
+        ("reservation", tables.RESERVATIONS, 256),
     ):
         start = prefix = network.prefix
-        with network.txn.txn.cursor(db) as cursor:
-            while cursor.set_range(start) and cursor.key().startswith(prefix):
-                key = cursor.key()
+        with table.walk(network.txn) as walk:
+            while walk.seek(start) and walk.key().startswith(prefix):
+                key = walk.key()
                 known = len(key) > 5 and key[4] in BITS and key[5] < levels
                 if not known:
                     text = f"this is no key of a {what}"

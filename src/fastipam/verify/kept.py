@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from fastipam.addressing.addresses import format_ip
 from fastipam.allocation import reservations
 from fastipam.errors import StoreCorrupt
+from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.storage.records import reservation as reservation_record
 from fastipam.storage.records.event import Event
@@ -23,7 +24,7 @@ def judge(network: Network, family: int, value: int) -> list[Finding]:
     """What a reservation says, against the list of its owner and the time at which it ends."""
     where = format_ip(family, value)
     try:
-        one = reservations.get(network.txn, network.store, network.network_id, family, value)
+        one = reservations.get(network.txn, network.network_id, family, value)
     except StoreCorrupt as error:
         return [network.finding("reservation-unreadable", where, str(error))]
     assert one is not None
@@ -36,7 +37,7 @@ def judge(network: Network, family: int, value: int) -> list[Finding]:
             found.append(network.finding("reservation-without-owner", where, text))
     if one.until:
         key = reservation_record.due_key(prefix, one.until, family, value)
-        if network.txn.get(key, None, network.store.db_sticky) is None:
+        if tables.STICKY.get(network.txn, key) is None:
             text = "it is kept for some time, and its end is not noted"
             found.append(network.finding("reservation-without-end", where, text))
     return found
@@ -44,7 +45,7 @@ def judge(network: Network, family: int, value: int) -> list[Finding]:
 
 def _listed(network: Network, key: bytes) -> list[tuple[int, int]]:
     try:
-        return keys.read_addresses(network.txn.get(key, b"", network.store.db_sticky))
+        return keys.read_addresses(tables.STICKY.get(network.txn, key) or b"")
     except StoreCorrupt:  # reported on its own
         return []
 
@@ -52,7 +53,7 @@ def _listed(network: Network, key: bytes) -> list[tuple[int, int]]:
 def entries(network: Network) -> Iterator[Finding]:
     """Each entry of ``sticky`` against the reservations it speaks of."""
     prefix = network.prefix
-    for key, raw in network.items(network.store.db_sticky, prefix):
+    for key, raw in network.items(tables.STICKY, prefix):
         try:
             if key[4:5] == b"t":
                 until, family, value = reservation_record.read_due_key(key)
@@ -76,7 +77,7 @@ def entries(network: Network) -> Iterator[Finding]:
 def _names(network: Network, key: bytes, until: int, family: int, value: int) -> bool:
     """Whether an address's reservation is the one that an entry of ``sticky`` speaks of."""
     try:
-        one = reservations.get(network.txn, network.store, network.network_id, family, value)
+        one = reservations.get(network.txn, network.network_id, family, value)
     except StoreCorrupt:  # reported with the reservations
         return True
     if one is None:
@@ -89,7 +90,7 @@ def _names(network: Network, key: bytes, until: int, family: int, value: int) ->
 def events(network: Network) -> Iterator[Finding]:
     """Each event can be read, and its number is one of those that were given."""
     prefix = network.prefix
-    for key, raw in network.items(network.store.db_events, prefix):
+    for key, raw in network.items(tables.EVENTS, prefix):
         try:
             event = Event(key, raw)
         except StoreCorrupt as error:

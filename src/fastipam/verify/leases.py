@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from fastipam.addressing.addresses import BITS, format_ip
 from fastipam.errors import StoreCorrupt
+from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.storage.records.lease import ASSIGNED, SIGHT_BYTES, Record
 from fastipam.verify.parts import DIGEST_KEY_BYTES
@@ -21,7 +22,7 @@ def judge(network: Network, family: int, value: int) -> list[Finding]:
     key = keys.address_key(network.network_id, family, value)
     where = format_ip(family, value)
     try:
-        record = Record.read(network.txn.get(key, None, network.store.db_leases) or b"")
+        record = Record.read(tables.LEASES.get(network.txn, key) or b"")
     except StoreCorrupt as error:
         return [network.finding("lease-unreadable", where, str(error))]
     found = []
@@ -52,7 +53,7 @@ def judge(network: Network, family: int, value: int) -> list[Finding]:
         queued = keys.cooldown_key(
             network.network_id, record.set_index, record.released, family, value
         )
-        if network.txn.get(queued, None, network.store.db_cooldown) is None:
+        if tables.COOLDOWN.get(network.txn, queued) is None:
             add("lease-without-cooldown", "it is cooling, but not in the queue")
     return found
 
@@ -63,7 +64,7 @@ def _all_seen(network: Network) -> bool:
 
 
 def _owned(network: Network, record: Record) -> list[tuple[int, int]]:
-    raw = network.txn.get(_owner_key(network, record), b"", network.store.db_owners)
+    raw = tables.OWNERS.get(network.txn, _owner_key(network, record)) or b""
     try:
         return keys.read_addresses(raw)
     except StoreCorrupt:
@@ -80,7 +81,7 @@ def _owner_key(network: Network, record: Record) -> bytes:
 def owners(network: Network) -> Iterator[Finding]:
     """Each owner's entry lists addresses whose leases name that owner."""
     prefix = network.prefix
-    for key, raw in network.items(network.store.db_owners, prefix):
+    for key, raw in network.items(tables.OWNERS, prefix):
         try:
             listed = keys.read_addresses(raw)
         except StoreCorrupt as error:
@@ -101,7 +102,7 @@ def owners(network: Network) -> Iterator[Finding]:
 def cooldown(network: Network) -> Iterator[Finding]:
     """Each place in the queue; what it says in its key has to be what the lease says."""
     prefix = network.prefix
-    for key, _ in network.items(network.store.db_cooldown, prefix):
+    for key, _ in network.items(tables.COOLDOWN, prefix):
         family = key[14] if len(key) > 14 else 0
         if family not in BITS or len(key) != 15 + BITS[family] // 8:
             text = "this is no key of the cool-down queue"
@@ -123,7 +124,7 @@ def cooldown(network: Network) -> Iterator[Finding]:
 
 def missing(network: Network) -> Iterator[Finding]:
     """Each note of the sweeper's can be read; that its lease is there is for the next sweep."""
-    for key, raw in network.items(network.store.db_missing, network.prefix):
+    for key, raw in network.items(tables.MISSING, network.prefix):
         if not keys.is_address_key(key) or len(raw) != SIGHT_BYTES:
             text = "this is no note of a lost namespace"
             yield network.finding("missing-unreadable", key.hex(), text)

@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fastipam.errors import StoreCorrupt
+from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.storage.records.lease import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import Any
 
     from fastipam.addressing.ranges import Pool
     from fastipam.storage.records.network_state import NetworkState
     from fastipam.storage.store import Store
+    from fastipam.storage.tables import Table
     from fastipam.storage.transaction import Snapshot
 
     Progress = Callable[[int, int], None]  # done, total: records
@@ -43,12 +44,10 @@ class Finding:
 class Told:
     """Who wants to know how many records have been read, of how many there are."""
 
-    def __init__(self, store: Store, txn: Snapshot, progress: Progress | None) -> None:
+    def __init__(self, txn: Snapshot, progress: Progress | None) -> None:
         self._progress = progress
         self._done = 0
-        self._total = (
-            sum(txn.txn.stat(db)["entries"] for _, db in by_network(store)) if progress else 0
-        )
+        self._total = sum(table.count(txn) for _, table in BY_NETWORK) if progress else 0
 
     def read(self, found: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
         """The same records, counted as they are read."""
@@ -92,36 +91,26 @@ class Network:
     def record(self, family: int, value: int) -> Record | None:
         """The record of an address; None, too, when it cannot be read: the leases say that."""
         key = keys.address_key(self.network_id, family, value)
-        raw = self.txn.get(key, None, self.store.db_leases)
+        raw = tables.LEASES.get(self.txn, key)
         try:
             return None if raw is None else Record.read(raw)
         except StoreCorrupt:
             return None
 
-    def items(self, db: Any, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """The keys of a database that begin so, with their values."""
-        return self._told.read(items(self.txn, db, prefix))
+    def items(self, table: Table, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Yield the (key, value) pairs of a table whose key begins with ``prefix``."""
+        return self._told.read(table.scan(self.txn, prefix))
 
 
-def items(txn: Snapshot, db: Any, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-    """The keys of a database that begin so, with their values, in order."""
-    with txn.txn.cursor(db) as cursor:
-        if not cursor.set_range(prefix):
-            return
-        for key, raw in cursor:
-            if not key.startswith(prefix):
-                return
-            yield key, raw
-
-
-def by_network(store: Store) -> Iterator[tuple[str, Any]]:
-    """What each database whose keys begin with a network's number holds, and the database."""
-    yield "state", store.db_states
-    yield "page", store.db_pages
-    yield "lease", store.db_leases
-    yield "owner", store.db_owners
-    yield "cooldown", store.db_cooldown
-    yield "reservation", store.db_reservations
-    yield "sticky", store.db_sticky
-    yield "event", store.db_events
-    yield "missing", store.db_missing
+# What each table whose keys begin with a network's number holds.
+BY_NETWORK = (
+    ("state", tables.STATES),
+    ("page", tables.PAGES),
+    ("lease", tables.LEASES),
+    ("owner", tables.OWNERS),
+    ("cooldown", tables.COOLDOWN),
+    ("reservation", tables.RESERVATIONS),
+    ("sticky", tables.STICKY),
+    ("event", tables.EVENTS),
+    ("missing", tables.MISSING),
+)

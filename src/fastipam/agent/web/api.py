@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
     from fastipam.agent.web.readings import Reading
     from fastipam.agent.web.samples import Watch
-    from fastipam.storage.store import Store
     from fastipam.storage.transaction import Snapshot
 
 JSON = "application/json"
@@ -135,9 +134,9 @@ class Page:
     @staticmethod
     def _blocks(reading: Reading) -> list[dict[str, str]]:
         owned: list[blocks.Owned] = []
-        with suppress(FastipamError), _snapshot(reading.data_dir) as (store, txn):
-            found = find(txn, store, keys.encode("network", reading.network))
-            owned = [] if found is None else blocks.owned(store, txn, found[0])
+        with suppress(FastipamError), _snapshot(reading.data_dir) as txn:
+            found = find(txn, keys.encode("network", reading.network))
+            owned = [] if found is None else blocks.owned(txn, found[0])
         return [
             {
                 "first": format_ip(one.family, one.first),
@@ -168,8 +167,8 @@ class Page:
         """A JSON header, its length in 4 bytes before it, and behind it the panels' cells."""
         data_dir, network = _field(asked, "data_dir"), _field(asked, "network")
         key = data_dir, network
-        with _snapshot(data_dir) as (store, txn):
-            tag = "-".join(map(str, (*store.identity, txn.txn.id())))
+        with _snapshot(data_dir) as txn:
+            tag = "-".join(map(str, (*txn.store.identity, txn.number)))
         with self._drawing:
             drawn = self._drawn.get(key)
             now = time.monotonic()
@@ -184,9 +183,9 @@ class Page:
     def _draw(self, data_dir: str, network: str) -> _Drawn:
         from fastipam.picture import cells, colours
 
-        with _snapshot(data_dir) as (store, txn):
-            picture = cells.read(store, txn, network)
-            identity = store.identity
+        with _snapshot(data_dir) as txn:
+            picture = cells.read(txn, network)
+            identity = txn.store.identity
         if picture is None:
             raise _unknown("network", network)
         header = {
@@ -223,14 +222,14 @@ class Page:
             family, value = parse_ip(text)
         except ValueError as error:
             raise ConfigError(str(error), field="address", value=text) from None
-        with _snapshot(data_dir) as (store, txn):
-            found = find(txn, store, keys.encode("network", network))
+        with _snapshot(data_dir) as txn:
+            found = find(txn, keys.encode("network", network))
             if found is None:
                 raise _unknown("network", network)
-            record = read_record(txn, store, found[0], family, value)
-            pool = read_pool(found[1], None, store, network)
-            reservation = reservations.get(txn, store, found[0], family, value)
-            now_ns = store.clock()
+            record = read_record(txn, found[0], family, value)
+            pool = read_pool(found[1], None, txn.store, network)
+            reservation = reservations.get(txn, found[0], family, value)
+            now_ns = txn.store.clock()
         answer: dict[str, Any] = {"address": format_ip(family, value)}
         if record is not None:
             answer |= {
@@ -272,11 +271,11 @@ class Page:
         return sorted(found, key=lambda event: -float(event["at"]))[:_EVENTS]
 
     def _last_events(self, data_dir: str, network: str, most: int) -> list[dict[str, Any]]:
-        with _snapshot(data_dir) as (store, txn):
-            found = find(txn, store, keys.encode("network", network))
+        with _snapshot(data_dir) as txn:
+            found = find(txn, keys.encode("network", network))
             if found is None:
                 raise _unknown("network", network)
-            events = list(history.last(txn, store, found[0], most))
+            events = list(history.last(txn, found[0], most))
         return [
             {
                 "at": event.wall_ns / 1e9,
@@ -299,13 +298,13 @@ def _pod(event: event_record.Event) -> str:
 
 
 @contextmanager
-def _snapshot(data_dir: str) -> Iterator[tuple[Store, Snapshot]]:
+def _snapshot(data_dir: str) -> Iterator[Snapshot]:
     """A read transaction of an open store. Raises ConfigError when no such store is open."""
     store = next((one for one in open_stores.all_open() if one.path == data_dir), None)
     if store is None:
         raise _unknown("data_dir", data_dir)
     with open_stores.staying_open, store.read() as txn:
-        yield store, txn
+        yield txn
 
 
 def _unknown(field: str, value: str) -> ConfigError:

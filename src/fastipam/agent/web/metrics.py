@@ -13,7 +13,7 @@ from fastipam.agent.batch import Observer
 from fastipam.agent.web.samples import Watch, error_of
 from fastipam.agent.web.server import Asked, Response, Route
 from fastipam.errors import FastipamError
-from fastipam.storage import open_stores
+from fastipam.storage import open_stores, tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,9 +132,7 @@ def _stores() -> Iterator[Metric]:
     for store in open_stores.all_open():
         try:
             with open_stores.staying_open, store.read() as txn:
-                counts = [
-                    int(txn.txn.stat(db)["entries"]) for db in (store.db_missing, store.db_events)
-                ]
+                counts = [table.count(txn) for table in (tables.MISSING, tables.EVENTS)]
             sizes.add_metric([store.path], store.file_bytes())
             missing.add_metric([store.path], counts[0])
             history.add_metric([store.path], counts[1])

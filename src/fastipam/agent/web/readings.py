@@ -9,16 +9,16 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from fastipam.allocation.ledger import find, read_pool, read_state
 from fastipam.errors import FastipamError
 from fastipam.picture import blocks
-from fastipam.storage import open_stores
+from fastipam.storage import open_stores, tables
 from fastipam.storage.records import keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from fastipam.addressing.ranges import Pool
     from fastipam.storage.store import Store
@@ -85,7 +85,7 @@ def read_all() -> list[Reading]:
             for name in names:
                 # For one network at a time: a request that has to close the store waits for it.
                 with open_stores.staying_open, store.read() as txn:
-                    reading = read(store, txn, name)
+                    reading = read(txn, name)
                 if reading is not None:
                     found.append(reading)
         except (FastipamError, OSError):
@@ -94,29 +94,27 @@ def read_all() -> list[Reading]:
 
 
 def _names(store: Store) -> list[str]:
-    with store.read() as txn, txn.txn.cursor(store.db_networks) as cursor:
-        return [
-            key.decode(keys.ENCODING, keys.ERRORS)
-            for key in cursor.iternext(keys=True, values=False)
-        ]
+    with store.read() as txn:
+        found = tables.NETWORKS.scan_keys(txn)
+        return [key.decode(keys.ENCODING, keys.ERRORS) for key in found]
 
 
-def read(store: Store, txn: Snapshot, name: str) -> Reading | None:
+def read(txn: Snapshot, name: str) -> Reading | None:
     """The reading of a network; None when the store does not know it. O(range sets)."""
-    found = find(txn, store, keys.encode("network", name))
+    found = find(txn, keys.encode("network", name))
     if found is None:
         return None
     network_id, text = found
-    state = read_state(txn, store, network_id)
-    size = read_pool(text, None, store, name).size + state.outside
-    wall_ns = store.clock()
-    oldest = _oldest(txn, store, network_id) if state.cooling else None
+    state = read_state(txn, network_id)
+    size = read_pool(text, None, txn.store, name).size + state.outside
+    wall_ns = txn.store.clock()
+    oldest = _oldest(txn, network_id) if state.cooling else None
     now = max(state.clock, wall_ns + state.offset)  # the network's own clock
     age_ns = 0 if oldest is None else max(0, now - oldest)
     return Reading(
-        store.path,
+        txn.store.path,
         name,
-        int(txn.txn.id()),
+        txn.number,
         wall_ns,
         size,
         state.assigned,
@@ -125,20 +123,20 @@ def read(store: Store, txn: Snapshot, name: str) -> Reading | None:
         size - state.used,
         state.generation,
         age_ns / 1e9,
-        Counter(one.state for one in blocks.owned(store, txn, network_id)),
+        Counter(one.state for one in blocks.owned(txn, network_id)),
     )
 
 
-def _oldest(txn: Snapshot, store: Store, network_id: int) -> int | None:
+def _oldest(txn: Snapshot, network_id: int) -> int | None:
     """When the address that has cooled longest was released, on the network's clock.
 
     The queue is ordered by time within each range set: a look at the head of each.
     """
     prefix = seek = keys.network_prefix(network_id)
     heads = []
-    with txn.txn.cursor(store.db_cooldown) as cursor:
-        while cursor.set_range(seek):
-            key = cursor.key()
+    with tables.COOLDOWN.walk(txn) as walk:
+        while walk.seek(seek):
+            key = walk.key()
             if not key.startswith(prefix):
                 break
             _, index, released, _, _ = keys.read_cooldown_key(key)
@@ -147,41 +145,34 @@ def _oldest(txn: Snapshot, store: Store, network_id: int) -> int | None:
     return min(heads, default=None)
 
 
-def longest_free_run(store: Store, txn: Snapshot, name: str) -> int | None:
+def longest_free_run(txn: Snapshot, name: str) -> int | None:
     """The most free addresses in a row within one range; None: unknown, or too many pages.
 
     O(pages).
     """
-    found = find(txn, store, keys.encode("network", name))
+    found = find(txn, keys.encode("network", name))
     if found is None:
         return None
     network_id, text = found
-    pool = read_pool(text, None, store, name)
+    pool = read_pool(text, None, txn.store, name)
     longest = 0
     for family in {each.family for each in pool.sets}:
-        pages = _pages(store, txn, network_id, family)
+        pages = _pages(txn, network_id, family)
         if pages is None:
             return None
         longest = max(longest, _longest(pool, family, pages))
     return longest
 
 
-def _pages(store: Store, txn: Snapshot, network_id: int, family: int) -> dict[int, bytes] | None:
+def _pages(txn: Snapshot, network_id: int, family: int) -> dict[int, bytes] | None:
     """The pages of level 0 that exist, ascending; None when they are too many."""
     prefix = keys.pages_prefix(network_id, family) + b"\0"
     found: dict[int, bytes] = {}
-    with txn.txn.cursor(store.db_pages) as cursor:
-        for key, page in _from(cursor, prefix):
-            if not key.startswith(prefix):
-                break
-            if len(found) == MOST_PAGES:
-                return None
-            found[int.from_bytes(key[len(prefix) :], "big")] = page
+    for key, page in tables.PAGES.scan(txn, prefix):
+        if len(found) == MOST_PAGES:
+            return None
+        found[int.from_bytes(key[len(prefix) :], "big")] = page
     return found
-
-
-def _from(cursor: Any, key: bytes) -> Iterator[tuple[bytes, bytes]]:
-    return iter(cursor) if cursor.set_range(key) else iter(())
 
 
 def _longest(pool: Pool, family: int, pages: dict[int, bytes]) -> int:

@@ -239,7 +239,7 @@ class Watch(Observer):
             if store.path == reading.data_dir:
                 try:
                     with open_stores.staying_open, store.read() as txn:
-                        run = readings.longest_free_run(store, txn, reading.network)
+                        run = readings.longest_free_run(txn, reading.network)
                 except (FastipamError, OSError):
                     return
         with self._lock:

@@ -108,12 +108,12 @@ def _read(ipam: Ipam, name: str, by: str, max_bits: int | None) -> Drawn:
     from fastipam.picture import cells, layers
 
     with ipam.store.read() as txn:
-        picture = cells.read(ipam.store, txn, name, max_bits or cells.PICTURE_BITS)
+        picture = cells.read(txn, name, max_bits or cells.PICTURE_BITS)
         if picture is None or not picture.panels:
             raise ConfigError(
                 f"the ranges of network {name} are not known", field="--network", value=name
             )
-        layer = None if by == layers.STATE else layers.read(ipam.store, txn, picture, by)
+        layer = None if by == layers.STATE else layers.read(txn, picture, by)
     return picture, layer
 
 

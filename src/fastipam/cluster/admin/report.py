@@ -41,7 +41,7 @@ def use_of_blocks(node: Node) -> dict[Pair, dict[str, Any]]:
             return {}
         for block in local:
             range_set = sets[block.family]
-            pages = blocks.read_pages(txn, node.store, network_id, block.family)
+            pages = txn.pages(network_id, block.family)
             found[block.family, block.base] = {
                 "state": block_record.STATES[block.state],
                 "used": blocks.used_in(pages, range_set, block.base),
@@ -77,7 +77,7 @@ def of_node(node: Node, has_store: bool) -> dict[str, Any]:
     }
     with node.store.read() as txn:
         network_id = node.network.id_in(txn)
-        doubt = "" if network_id is None else blocks.doubt(txn, node.store, network_id)
+        doubt = "" if network_id is None else blocks.doubt(txn, network_id)
     if doubt:
         document["assigns_nothing"] = doubt
     return document

@@ -110,7 +110,7 @@ class Membership:
         node = self._node
         with node.store.read() as txn:
             network_id = node.network.id_in(txn)
-            return network_id is None or bool(blocks.doubt(txn, node.store, network_id))
+            return network_id is None or bool(blocks.doubt(txn, network_id))
 
     def end(self) -> None:
         """Close the session: nobody keeps it any more. The blocks stay this node's."""

@@ -71,7 +71,7 @@ def lacking(store: Store, network: Network, settings: Settings) -> list[int]:
     """
     with store.read() as txn:
         network_id = network.id_in(txn)
-        if network_id is None or blocks.doubt(txn, store, network_id):
+        if network_id is None or blocks.doubt(txn, network_id):
             return [each.family for each in settings.pool.sets]
         return [
             each.family
@@ -93,7 +93,7 @@ def _make_sure(node: Node, deadline: Deadline) -> None:
     """Registered, nothing begun and not finished, ownership proven if that is asked for."""
     with node.store.read() as txn:
         network_id = node.network.id_in(txn)
-        doubt = network_id is None or blocks.doubt(txn, node.store, network_id)
+        doubt = network_id is None or blocks.doubt(txn, network_id)
     if doubt or node.has_begun():
         found = node.join(deadline)
         if found:

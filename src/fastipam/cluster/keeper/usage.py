@@ -24,7 +24,7 @@ def books(node: Node) -> tuple[int, int]:
         network_id = node.network.id_in(txn)
         if network_id is None:
             return 0, 0
-        state = read_state(txn, node.store, network_id)
+        state = read_state(txn, network_id)
         return state.generation, state.used
 
 
@@ -48,7 +48,7 @@ def survey(node: Node) -> tuple[list[tuple[Geometry, Use]], dict[str, int]]:
                 pool = node.settings.geometry_of(block.family, block.base)
                 if block.state != ACTIVE or pool is None:
                     continue
-                pages = blocks.read_pages(txn, node.store, network_id, block.family)
+                pages = txn.pages(network_id, block.family)
                 range_set = sets[block.family]
                 size = blocks.capacity(range_set, block.base)
                 used = blocks.used_in(pages, range_set, block.base)

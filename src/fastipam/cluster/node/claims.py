@@ -170,11 +170,11 @@ class Node(JoiningNode):
         number = int.from_bytes(os.urandom(6), "big") | 1
         with self.store.write() as txn:
             network_id = self._enter(txn).state.network_id
-            member = blocks.get_member(txn, self.store, network_id)
+            member = blocks.get_member(txn, network_id)
             if member is None or not member.revision:
                 raise NoBlock("this node is not registered in its cluster")
             member.mark = number
-            blocks.put_member(txn, self.store, network_id, member)
+            blocks.put_member(txn, network_id, member)
         want = Want(number, count, member.epoch, family)
         outcome = self.engine.transact(
             [Compare(self.keys.node(self.name), "mod_revision", member.revision)],
@@ -204,7 +204,7 @@ class Node(JoiningNode):
             for one in listed:
                 family, base = schema.read_block_key(one.key)
                 entry = BlockEntry.read(one.key, one.value)
-                known = blocks.get(txn, self.store, network_id, family, base)
+                known = blocks.get(txn, network_id, family, base)
                 if known is None and entry.grant == member.mark:
                     block = Block(
                         family, base, ACTIVE, entry.claimed_ns, member.epoch, one.mod_revision

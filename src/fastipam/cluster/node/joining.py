@@ -86,7 +86,7 @@ class JoiningNode(ReleasingNode):
             )
         member = Member(self.name, os.urandom(8).hex(), self.settings.text)
         with self.store.write() as txn:
-            blocks.put_member(txn, self.store, self._enter(txn).state.network_id, member)
+            blocks.put_member(txn, self._enter(txn).state.network_id, member)
         self.step("named")
         return member
 
@@ -192,7 +192,7 @@ class JoiningNode(ReleasingNode):
             network_id = ledger.state.network_id
             unknown = dict(remote)
             copied = member.inode not in (0, self.store.identity[1])
-            for block in blocks.read_all(txn, self.store, network_id):
+            for block in blocks.read_all(txn, network_id):
                 theirs = unknown.pop((block.family, block.base), None)
                 self._reconcile_one(txn, ledger, block, theirs, copied=copied)
             for (family, base), theirs in unknown.items():
@@ -203,16 +203,16 @@ class JoiningNode(ReleasingNode):
                     self.counts.granted += 1
                     self._activate(txn, ledger, block)
                 else:
-                    blocks.put(txn, self.store, network_id, block)
+                    blocks.put(txn, network_id, block)
             member.epoch = entry.epoch
             member.revision = revision
             member.settings = self.settings.text
             member.inode = self.store.identity[1]
             member.fencing = self.settings.fencing
-            blocks.put_member(txn, self.store, network_id, member)
+            blocks.put_member(txn, network_id, member)
             found = [
                 (block.family, block.base)
-                for block in blocks.read_all(txn, self.store, network_id)
+                for block in blocks.read_all(txn, network_id)
                 if block.state == FOUND
             ]
         self.step("reconciled")
@@ -241,16 +241,16 @@ class JoiningNode(ReleasingNode):
             block.revision = theirs.revision
             if copied and block.state != RELEASING:
                 block.state = FOUND
-                blocks.put(txn, self.store, network_id, block)
+                blocks.put(txn, network_id, block)
             elif block.state in (CLAIMING, LOST):
                 self._activate(txn, ledger, block)
             else:
-                blocks.put(txn, self.store, network_id, block)
+                blocks.put(txn, network_id, block)
         elif block.state == CLAIMING or not self._used(txn, ledger, block.family, block.base):
-            blocks.delete(txn, self.store, network_id, block.family, block.base)
+            blocks.delete(txn, network_id, block.family, block.base)
         else:
             block.state = LOST
-            blocks.put(txn, self.store, network_id, block)
+            blocks.put(txn, network_id, block)
 
     def _claim_again(self, block: Block, member: Member, deadline: Deadline) -> None:
         """A block was taken from this node that has addresses in use: get it back if it is free.
@@ -280,7 +280,7 @@ class JoiningNode(ReleasingNode):
         with self.store.write() as txn:
             ledger = self._enter(txn)
             for family, base in pairs:
-                block = blocks.get(txn, self.store, ledger.state.network_id, family, base)
+                block = blocks.get(txn, ledger.state.network_id, family, base)
                 if block is not None and block.state == FOUND:
                     self._activate(txn, ledger, block)
         self.step("found confirmed")

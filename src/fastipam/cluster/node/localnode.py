@@ -68,13 +68,13 @@ class LocalNode:
         """Who this node is, as the local store remembers it."""
         with self.store.read() as txn:
             network_id = self.network.id_in(txn)
-            return None if network_id is None else blocks.get_member(txn, self.store, network_id)
+            return None if network_id is None else blocks.get_member(txn, network_id)
 
     def local(self) -> list[Block]:
         """The records of all blocks."""
         with self.store.read() as txn:
             network_id = self.network.id_in(txn)
-            return [] if network_id is None else blocks.read_all(txn, self.store, network_id)
+            return [] if network_id is None else blocks.read_all(txn, network_id)
 
     def has_begun(self) -> bool:
         """Whether a claim or a release was begun and not finished: :meth:`join` finishes it."""
@@ -84,8 +84,8 @@ class LocalNode:
         """From now on addresses are assigned from it."""
         block.state = ACTIVE
         network_id = ledger.state.network_id
-        blocks.put(txn, self.store, network_id, block)
-        openblocks.list_open(txn, self.store, network_id, self._range_set(block.family), block.base)
+        blocks.put(txn, network_id, block)
+        openblocks.list_open(txn, network_id, self._range_set(block.family), block.base)
 
     def _used(self, txn: Transaction, ledger: Ledger, family: int, base: int) -> int:
         """How many addresses of a block are not free, gateways and exclusions left out."""
@@ -97,21 +97,21 @@ class LocalNode:
             network_id = self._enter(txn).state.network_id
             for family, base in pairs:
                 block = Block(family, base, CLAIMING, now_ns, epoch)
-                blocks.put(txn, self.store, network_id, block)
+                blocks.put(txn, network_id, block)
 
     def _drop_intents(self, pairs: Sequence[Pair]) -> None:
         with self.store.write() as txn:
             network_id = self._enter(txn).state.network_id
             for family, base in pairs:
-                block = blocks.get(txn, self.store, network_id, family, base)
+                block = blocks.get(txn, network_id, family, base)
                 if block is not None and block.state == CLAIMING:
-                    blocks.delete(txn, self.store, network_id, family, base)
+                    blocks.delete(txn, network_id, family, base)
 
     def _activate_claimed(self, pairs: Sequence[Pair], revision: int) -> None:
         with self.store.write() as txn:
             ledger = self._enter(txn)
             for family, base in pairs:
-                block = blocks.get(txn, self.store, ledger.state.network_id, family, base)
+                block = blocks.get(txn, ledger.state.network_id, family, base)
                 if block is not None and block.state == CLAIMING:
                     block.revision = revision
                     self._activate(txn, ledger, block)
@@ -121,10 +121,10 @@ class LocalNode:
         """What this node knows of its place in the cluster is out of date: assign nothing more."""
         with self.store.write() as txn:
             network_id = self._enter(txn).state.network_id
-            member = blocks.get_member(txn, self.store, network_id)
+            member = blocks.get_member(txn, network_id)
             if member is not None:
                 member.revision = 0
-                blocks.put_member(txn, self.store, network_id, member)
+                blocks.put_member(txn, network_id, member)
 
     def reindex(self) -> None:
         """Bring blocks back that the list of those with free addresses has forgotten. O(blocks).
@@ -136,11 +136,9 @@ class LocalNode:
             network_id = self.network.id_in(txn)
             if network_id is None:
                 return
-            state = read_state(txn, self.store, network_id)
+            state = read_state(txn, network_id)
             if all(
-                openblocks.is_indexed(
-                    txn, self.store, network_id, each, state.cursor(index, each.family)
-                )
+                openblocks.is_indexed(txn, network_id, each, state.cursor(index, each.family))
                 for index, each in sets
             ):
                 return
@@ -148,9 +146,9 @@ class LocalNode:
             ledger = self._enter(txn)
             for index, each in sets:
                 cursor = ledger.state.cursor(index, each.family)
-                openblocks.reindex(txn, self.store, ledger.state.network_id, each, cursor)
+                openblocks.reindex(txn, ledger.state.network_id, each, cursor)
 
     def prove_until(self, until_ns: int) -> None:
         """Ownership is certain until then: nobody may take a block of a live session before."""
         with self.store.write() as txn:
-            blocks.prove(txn, self.store, self._enter(txn).state.network_id, until_ns)
+            blocks.prove(txn, self._enter(txn).state.network_id, until_ns)

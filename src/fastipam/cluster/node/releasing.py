@@ -34,13 +34,13 @@ class ReleasingNode(LocalNode):
             ledger = self._enter(txn)
             network_id = ledger.state.network_id
             for family, base in pairs:
-                block = blocks.get(txn, self.store, network_id, family, base)
+                block = blocks.get(txn, network_id, family, base)
                 if block is None or block.state != ACTIVE:
                     continue
                 if self._used(txn, ledger, family, base):
                     continue
                 block.state = RELEASING
-                blocks.put(txn, self.store, network_id, block)
+                blocks.put(txn, network_id, block)
                 begun.append(block)
         self.step("releasing")
         return begun
@@ -79,9 +79,9 @@ class ReleasingNode(LocalNode):
         self.step("released")
         with self.store.write() as txn:
             network_id = self._enter(txn).state.network_id
-            found = blocks.get(txn, self.store, network_id, block.family, block.base)
+            found = blocks.get(txn, network_id, block.family, block.base)
             if found is not None and found.state == RELEASING:
-                blocks.delete(txn, self.store, network_id, block.family, block.base)
+                blocks.delete(txn, network_id, block.family, block.base)
         self.step("forgotten")
 
     def donate(self, needy: str, mark: KeyValue, pairs: Sequence[Pair], deadline: Deadline) -> int:
@@ -120,7 +120,7 @@ class ReleasingNode(LocalNode):
         with self.store.write() as txn:
             network_id = self._enter(txn).state.network_id
             for block in begun:
-                blocks.delete(txn, self.store, network_id, block.family, block.base)
+                blocks.delete(txn, network_id, block.family, block.base)
         self.step("forgotten")
         self.counts.donated += len(begun)
         return len(begun)
@@ -130,8 +130,6 @@ class ReleasingNode(LocalNode):
         with self.store.write() as txn:
             ledger = self._enter(txn)
             for block in begun:
-                found = blocks.get(
-                    txn, self.store, ledger.state.network_id, block.family, block.base
-                )
+                found = blocks.get(txn, ledger.state.network_id, block.family, block.base)
                 if found is not None and found.state == RELEASING:
                     self._activate(txn, ledger, found)

@@ -225,7 +225,7 @@ def clock(ipam: Ipam, now_ns: int) -> Iterator[Finding]:
         with ipam.store.read() as txn:
             network_id = ipam.network(name).id_in(txn)
             if network_id is not None:
-                for event in history.last(txn, ipam.store, network_id, 1):
+                for event in history.last(txn, network_id, 1):
                     ahead = max(ahead, event.wall_ns - now_ns)
     if ahead > _CLOCK_SLACK_NS:
         text = f"{ipam.path}: the last event is {ahead / 1e9:.0f} s in the future"
