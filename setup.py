@@ -1,4 +1,4 @@
-"""Builds the extension and the launcher; everything else is in pyproject.toml."""
+"""Build the extension and the launcher. Everything else is in pyproject.toml."""
 
 import os
 import shlex
@@ -20,7 +20,7 @@ LAUNCHER = "fastipam.launcher"
 
 
 class BuildExt(build_ext):
-    """Builds the launcher as what it is: a static executable, carried as a file of the package."""
+    """The build command, which also builds the launcher as a static executable of the package."""
 
     def get_ext_filename(self, fullname):
         if fullname == LAUNCHER or fullname == LAUNCHER.rpartition(".")[2]:
@@ -43,16 +43,16 @@ class BuildExt(build_ext):
 
 
 def launcher_compilers():
-    """The ways to build the launcher, best first.
+    """Return the commands that build the launcher, best first.
 
-    A static glibc begins by asking the processor dozens of questions, and in a virtual machine the
-    hypervisor answers each; a static musl asks none. FASTIPAM_LAUNCHER_CC names another compiler,
-    for another machine say (``aarch64-linux-musl-gcc``).
+    musl is preferred. A static glibc queries the processor dozens of times when it starts, which in
+    a virtual machine the hypervisor has to answer; a static musl does not. FASTIPAM_LAUNCHER_CC
+    names another compiler, for example one for another machine (``aarch64-linux-musl-gcc``).
     """
     if chosen := os.environ.get("FASTIPAM_LAUNCHER_CC"):
         return [[*shlex.split(chosen), "-static"]]
     usual = shlex.split(os.environ.get("CC") or "cc")
-    # A compiler that was asked for may build for another machine; musl-gcc builds for this one.
+    # With CC set, musl-gcc is left out: CC may build for another machine, musl-gcc does not.
     musl = [] if os.environ.get("CC") else [["musl-gcc", "-static"]]
     return [*musl, [*usual, "-static"], usual]
 

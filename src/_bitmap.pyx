@@ -1,19 +1,19 @@
 # cython: language_level=3, embedsignature=False, auto_pickle=False
-"""The tree of 4096-bit pages: which index is free, in a constant number of steps.
+"""The tree of 4096-bit pages, which finds a free index in a constant number of steps.
 
-A *page* is 64 words of 64 bits and a *summary* word whose bit i says that word i is full, so a page
-is searched with two count-trailing-zeros. A page of level 0 holds one bit an index (set: taken); a
-page of level k holds one bit a page of level k-1 (set: that page is full). A page that does not
-exist is all free. So the next free index is found by going up while pages are full and down again
-where they are not: at most twice the number of levels, whatever the fill, and a search that is
-bounded to an interval visits only the levels that the interval spans.
+A *page* is 64 words of 64 bits and a *summary* word. Bit i of the summary says that word i is full,
+so searching a page takes two count-trailing-zeros. A bit of a page of level 0 stands for an index,
+and is set when the index is taken. A bit of a page of level k stands for a page of level k-1, and
+is set when that page is full. A page that does not exist is all free. The search goes up while
+pages are full, then down to the first page that is not: it visits at most two pages a level,
+whatever the fill, and only the levels that its interval spans.
 
-The algorithm (class ``_Tree``) is written once, over a table of pages in memory. ``Bitmap`` is that
-table alone. ``StoredPages`` fills the table from an LMDB transaction where it misses and writes the
-changed pages back: the same search, the same bits, one transaction long.
+The class ``_Tree`` implements this over a table of pages in memory. ``Bitmap`` is that table
+alone. ``StoredPages`` reads missing pages from an LMDB transaction and writes the changed ones
+back; it lives for one transaction.
 
-Indices are unsigned integers of up to 128 bits (an IPv6 address is an index). Only integers with
-room for them take part in the C code; Python integers cross at the edge.
+Indices are unsigned integers of up to 128 bits, because an IPv6 address is an index. The C code
+computes with 128-bit integers; Python integers are converted on entry and on return.
 """
 
 cimport cython
@@ -51,10 +51,10 @@ cdef extern from *:
     #endif
     typedef unsigned __int128 fastipam_u128;
     """
-    # To Cython the widest integer it knows; the C compiler computes in 128 bits. No value of this
-    # type is ever converted to or from a Python object by Cython: see to_python, from_python.
+    # Cython takes this for its widest integer; the C compiler computes in 128 bits. Cython must not
+    # convert a value of this type to or from a Python object: to_python and from_python do.
     ctypedef unsigned long long u128 "fastipam_u128"
-    # Not a Cython variable: the C compiler has to know its value.
+    # A C macro, not a Cython variable, so that the C compiler knows its value.
     const uint64_t FULL "UINT64_MAX"
     int ctz "__builtin_ctzll"(uint64_t word) noexcept nogil
     int popcount "__builtin_popcountll"(uint64_t word) noexcept nogil
@@ -65,7 +65,7 @@ cdef enum:
     PAGE_WORDS = 64
     PAGE_BYTES = 512
     LEVELS = 11  # 11 * 12 bits cover the 128 of an IPv6 address
-    SPARE_PAGES = 8  # emptied pages that are kept: churn on a nearly empty pool calls no malloc
+    SPARE_PAGES = 8  # emptied pages kept for reuse: churn on a nearly empty pool calls no malloc
 
 cdef struct Page:
     u128 index
@@ -73,8 +73,8 @@ cdef struct Page:
     uint32_t level
     uint32_t used
     bint dirty
-    bint stored  # StoredPages: the transaction holds (an older form of) this page
-    uint64_t unused[3]  # the words begin on a cache line
+    bint stored  # StoredPages: the transaction has this page, perhaps in an older state
+    uint64_t unused[3]  # padding, so that the words begin on a cache line
     uint64_t words[PAGE_WORDS]
 
 
@@ -87,7 +87,7 @@ cdef object to_python(u128 value):
 
 
 cdef u128 from_python(object value) except? <u128>1 << 77:
-    """An index from a Python int that is known to fit into 128 bits and not to be negative."""
+    """Return the index of a Python int. The caller has checked that it fits into 128 bits."""
     cdef int overflow = 0
     cdef long long small = PyLong_AsLongLongAndOverflow(value, &overflow)
     if not overflow and small >= 0:
@@ -99,7 +99,7 @@ cdef u128 from_python(object value) except? <u128>1 << 77:
 
 
 cdef inline int next_zero(const Page* page, uint32_t offset) noexcept nogil:
-    """The first clear bit at or after ``offset``; PAGE_BITS when there is none."""
+    """Return the first clear bit at or after ``offset``, or PAGE_BITS when there is none."""
     cdef uint32_t word = offset >> 6
     cdef uint64_t open_bits = ~page.words[word] & (FULL << (offset & 63))
     cdef uint64_t open_words
@@ -115,7 +115,7 @@ cdef inline int next_zero(const Page* page, uint32_t offset) noexcept nogil:
 
 
 cdef inline void mark(Page* page, uint32_t offset) noexcept nogil:
-    """Set a clear bit of a page; telling the parent of a page that fills up is the caller's."""
+    """Set a clear bit of a page. The caller updates the parent of a page that becomes full."""
     cdef uint32_t word = offset >> 6
     page.words[word] |= <uint64_t>1 << (offset & 63)
     page.used += 1
@@ -125,7 +125,7 @@ cdef inline void mark(Page* page, uint32_t offset) noexcept nogil:
 
 
 cdef inline void unmark(Page* page, uint32_t offset) noexcept nogil:
-    """Clear a set bit of a page; telling the parent of a page that was full is the caller's."""
+    """Clear a set bit of a page. The caller updates the parent of a page that was full."""
     page.words[offset >> 6] &= ~(<uint64_t>1 << (offset & 63))
     page.summary &= ~(<uint64_t>1 << (offset >> 6))
     page.used -= 1
@@ -133,7 +133,7 @@ cdef inline void unmark(Page* page, uint32_t offset) noexcept nogil:
 
 
 cdef inline void recount(Page* page) noexcept nogil:
-    """Derive ``summary`` and ``used`` from the words."""
+    """Compute ``summary`` and ``used`` from the words."""
     cdef int word
     page.summary = 0
     page.used = 0
@@ -144,12 +144,12 @@ cdef inline void recount(Page* page) noexcept nogil:
 
 
 cdef inline bint says_full(const Page* parent, u128 index) noexcept nogil:
-    """What a page says of the page ``index`` below it."""
+    """Return whether ``parent`` marks the page ``index`` below it as full."""
     return (parent.words[(index >> 6) & 63] >> (index & 63)) & 1
 
 
 cdef object disagreement(const Page* page, str what):
-    """StoreCorrupt for a page and the one above it that contradict each other."""
+    """Return the StoreCorrupt for a page and its parent that contradict each other."""
     return StoreCorrupt(
         f"page {to_python(page.index)} of level {page.level} is {what}",
         hint="run `fastipam check`",
@@ -157,7 +157,7 @@ cdef object disagreement(const Page* page, str what):
 
 
 cdef inline uint64_t mask_of(uint32_t word, uint32_t low, uint32_t high) noexcept nogil:
-    """The bits of one word of a page that lie in low..high, both inclusive bit numbers."""
+    """Return the mask of the bits of one word that lie in low..high, both included."""
     cdef uint64_t mask = FULL
     if word == low >> 6:
         mask &= FULL << (low & 63)
@@ -167,12 +167,12 @@ cdef inline uint64_t mask_of(uint32_t word, uint32_t low, uint32_t high) noexcep
 
 
 cdef class _Tree:
-    """The search over a hash table of pages, keyed by (level, page index)."""
+    """The search, over a hash table of pages keyed by (level, page index)."""
 
     cdef Page** _slots
     cdef size_t _slot_mask
     cdef size_t _page_count
-    cdef Page* _hot[LEVELS]  # of each level the page looked at last: the next call wants it again
+    cdef Page* _hot[LEVELS]  # the page last used of each level: the next call usually needs it
     cdef Page* _spare[SPARE_PAGES]
     cdef int _spare_count
 
@@ -205,8 +205,8 @@ cdef class _Tree:
 
     @cython.final
     cdef inline size_t _home(self, uint32_t level, u128 index) noexcept nogil:
-        # Multiplicative hashing, by digits of the golden ratio and of splitmix64. The levels
-        # are set apart by the top bits, which page indices of one table hardly ever use.
+        # Multiplicative hashing with digits of the golden ratio and of splitmix64. The level goes
+        # into the top bits, which page indices hardly ever use.
         cdef uint64_t mixed = <uint64_t>index ^ (<uint64_t>level << 60)
         mixed ^= <uint64_t>(index >> 64) * <uint64_t>0xBF58476D1CE4E5B9
         mixed *= <uint64_t>0x9E3779B97F4A7C15
@@ -224,13 +224,13 @@ cdef class _Tree:
         return NULL
 
     cdef int _load(self, uint32_t level, u128 index, Page** found) except -1 nogil:
-        """Where the table misses: a page source that has more pages overrides this."""
+        """Load a page that the table misses. A class with another source of pages overrides it."""
         found[0] = NULL
         return 0
 
     @cython.final
     cdef inline int _get(self, uint32_t level, u128 index, Page** found) except -1 nogil:
-        """The page, or NULL: it does not exist, all of it is free."""
+        """Find a page, loading it if necessary. NULL: the page does not exist, it is all free."""
         cdef Page* hot = self._hot[level]
         if hot != NULL and hot.index == index:
             found[0] = hot
@@ -252,7 +252,7 @@ cdef class _Tree:
 
     @cython.final
     cdef inline void _warm(self, Page* page) noexcept nogil:
-        """Make this the hot page of its level. An empty page that is no longer hot goes."""
+        """Make this the hot page of its level, and drop the hot page before it if that is empty."""
         cdef Page* before = self._hot[page.level]
         self._hot[page.level] = page
         if before != NULL and before != page and before.used == 0:
@@ -260,7 +260,7 @@ cdef class _Tree:
 
     @cython.final
     cdef Page* _add(self, uint32_t level, u128 index) except NULL nogil:
-        """A new empty page in the table. Raises MemoryError, then nothing is changed."""
+        """Add an empty page to the table. When MemoryError is raised, nothing was changed."""
         cdef Page* page
         if 2 * (self._page_count + 1) > self._slot_mask + 1:
             self._grow()
@@ -305,7 +305,7 @@ cdef class _Tree:
 
     @cython.final
     cdef void _remove(self, Page* page) noexcept nogil:
-        """Take a page out of the table, closing the gap (linear probing without tombstones)."""
+        """Remove a page from the table and close the gap (linear probing without tombstones)."""
         cdef size_t hole = self._home(page.level, page.index)
         cdef size_t at, home
         cdef Page* other
@@ -318,7 +318,7 @@ cdef class _Tree:
             if other == NULL:
                 break
             home = self._home(other.level, other.index)
-            # Move it unless its home lies cyclically behind the hole.
+            # Move the other page into the hole unless its home lies cyclically behind the hole.
             if ((at - home) & self._slot_mask) >= ((at - hole) & self._slot_mask):
                 self._slots[hole] = other
                 hole = at
@@ -331,21 +331,22 @@ cdef class _Tree:
             free(page)
 
     cdef void _emptied(self, Page* page) noexcept nogil:
-        """A page has no bit left: in memory it is given back."""
+        """Remove a page without a set bit from the table, and free its memory."""
         self._remove(page)
 
     # The search ----------------------------------------------------------------------------
 
     @cython.final
     cdef int _next_free(self, u128 start, u128 last, u128* found) except -1 nogil:
-        """1 and the first free index in start..last (inclusive), or 0. At most 2 * LEVELS pages."""
+        """Find the first free index in start..last: 1 if there is one. At most 2 * LEVELS pages."""
         return self._climb(0, start, last, found)
 
     @cython.final
     cdef inline Page* _page_behind(self, Page* page, int* bit) noexcept nogil:
-        """The next level 0 page that is not full, with its first clear bit; now the hot one.
+        """Return the next level 0 page that is not full and set ``bit`` to its first clear bit.
 
-        Only where the hot page of level 1 and the table know both; else ``bit`` is left alone.
+        The page becomes the hot one. Only the hot page of level 1 and the table are consulted; when
+        they do not have both, the result is NULL and ``bit`` stays as it is.
         """
         cdef Page* parent = self._hot[1]
         cdef Page* found
@@ -366,7 +367,7 @@ cdef class _Tree:
     cdef int _climb(
         self, uint32_t level, u128 position, u128 last, u128* found
     ) except -1 nogil:
-        """``_next_free`` from ``position``, a bit number of ``level``: nothing before it counts."""
+        """Find the first free index at or after bit ``position`` of ``level``, up to ``last``."""
         cdef u128 bound = last >> (PAGE_SHIFT * level)
         cdef Page* page
         cdef int bit
@@ -412,7 +413,7 @@ cdef class _Tree:
 
     @cython.final
     cdef int _set(self, u128 index) except -1 nogil:
-        """1: the bit was clear and is set now; 0: it was set."""
+        """Set a bit and return 1 if it was clear, 0 if it was set."""
         cdef Page* page
         cdef uint32_t offset = <uint32_t>index & (PAGE_BITS - 1)
         self._get_or_add(0, index >> PAGE_SHIFT, &page)
@@ -423,7 +424,7 @@ cdef class _Tree:
 
     @cython.final
     cdef inline int _clear(self, u128 index) except -1 nogil:
-        """1: the bit was set and is clear now; 0: it was clear."""
+        """Clear a bit and return 1 if it was set, 0 if it was clear."""
         cdef Page* page
         cdef uint32_t offset = <uint32_t>index & (PAGE_BITS - 1)
         self._get(0, index >> PAGE_SHIFT, &page)
@@ -434,9 +435,9 @@ cdef class _Tree:
 
     @cython.final
     cdef inline int _put(self, Page* page, uint32_t offset) except -1 nogil:
-        """Set a clear bit. A page that fills up by it tells its parent first.
+        """Set a clear bit, and first the page's bit in its parent if the page becomes full.
 
-        All or nothing: whatever fails (no memory for a parent) does so before a bit changes.
+        An error, such as no memory for a parent, occurs before any bit is changed.
         """
         if page.used == PAGE_BITS - 1:
             self._fills_up(page)
@@ -445,7 +446,7 @@ cdef class _Tree:
 
     @cython.final
     cdef inline int _fills_up(self, Page* page) except -1 nogil:
-        """Set this page's bit in the page above."""
+        """Set this page's bit in its parent."""
         cdef Page* parent
         if page.level < LEVELS - 1:
             self._get_or_add(page.level + 1, page.index >> PAGE_SHIFT, &parent)
@@ -457,7 +458,7 @@ cdef class _Tree:
 
     @cython.final
     cdef inline int _drop(self, Page* page, uint32_t offset) except -1 nogil:
-        """Clear a set bit. A page that was full tells its parent first."""
+        """Clear a set bit, and first the page's bit in its parent if the page was full."""
         if page.used == PAGE_BITS:
             self._opens(page)
         unmark(page, offset)
@@ -465,7 +466,7 @@ cdef class _Tree:
 
     @cython.final
     cdef inline int _opens(self, Page* page) except -1 nogil:
-        """Clear this page's bit in the page above."""
+        """Clear this page's bit in its parent."""
         cdef Page* parent
         if page.level < LEVELS - 1:
             self._get(page.level + 1, page.index >> PAGE_SHIFT, &parent)
@@ -479,9 +480,10 @@ cdef class _Tree:
     cdef int _take(
         self, u128 start, u128 last, uint64_t wanted, uint64_t* low, uint64_t* high, uint64_t* got
     ) except -1 nogil:
-        """Take up to ``wanted`` free indices of start..last, ascending, into ``low`` (and ``high``).
+        """Take up to ``wanted`` free indices of start..last, ascending.
 
-        ``got`` counts what was taken, also when MemoryError or StoreCorrupt ends it early.
+        Their lower halves go into ``low``, the upper ones into ``high`` unless that is NULL.
+        ``got`` is the number of indices taken, also when MemoryError or StoreCorrupt is raised.
         """
         cdef u128 position = start
         cdef Page* page
@@ -512,7 +514,7 @@ cdef class _Tree:
 
     @cython.final
     cdef u128 _count(self, u128 low, u128 high) noexcept nogil:
-        """Set bits in low..high among the pages of the table."""
+        """Return the number of set bits in low..high, in the pages of the table."""
         cdef u128 first = low >> PAGE_SHIFT, final = high >> PAGE_SHIFT, index
         cdef u128 total = 0
         cdef size_t at
@@ -531,7 +533,7 @@ cdef class _Tree:
 
     @cython.final
     cdef list _page_indices(self, u128 low, u128 high):
-        """The level 0 pages of the table that touch low..high, ascending."""
+        """Return the indices of the level 0 pages of the table that touch low..high, ascending."""
         cdef size_t at
         cdef Page* page
         cdef list found = []
@@ -545,7 +547,7 @@ cdef class _Tree:
 
     @cython.final
     cdef int _look(self, uint32_t level, u128 index, Page** found) except -1:
-        """``_get`` that leaves the hot pages as they are, and so frees none."""
+        """Find a page as ``_get`` does, but leave the hot pages alone, so that none is freed."""
         found[0] = self._find(level, index)
         if found[0] == NULL:
             self._load(level, index, found)
@@ -553,7 +555,7 @@ cdef class _Tree:
 
     @cython.final
     cdef void _verify(self) except *:
-        """Assert what must hold between the words, the summaries and the levels of the table."""
+        """Assert that words, summaries and levels of the table agree."""
         cdef size_t at
         cdef Page* page
         cdef Page* other
@@ -586,7 +588,7 @@ cdef class _Tree:
 
 
 cdef u128 count_page(const Page* page, u128 low, u128 high) noexcept nogil:
-    """Set bits of a level 0 page within low..high, which touch it."""
+    """Return the number of set bits of a level 0 page in low..high. The page touches low..high."""
     cdef u128 base = page.index << PAGE_SHIFT
     cdef uint32_t first = 0, final = PAGE_BITS - 1, word
     cdef u128 total = 0
@@ -603,14 +605,14 @@ cdef u128 count_page(const Page* page, u128 low, u128 high) noexcept nogil:
 
 @cython.final
 cdef class Bitmap(_Tree):
-    """``size`` indices from 0, each free or taken, all free at first; memory only.
+    """A set of ``size`` indices from 0, each free or taken, in memory. All are free at first.
 
-    Memory follows the 4096-bit pages that hold a taken index: at most 153 KiB for 2**20 indices,
-    and as little for a few indices of 2**64. Any size from 1 to 2**128.
+    ``size`` may be 1 to 2**128. Only 4096-bit pages with a taken index use memory: 2**20 indices
+    take at most 153 KiB, and a few taken indices of 2**64 no more.
 
-    Allocation is round robin: from the index behind the last one taken, wrapping round.
+    Allocation is round robin: the search begins behind the index taken last, and wraps round.
 
-    Threads: a call is atomic. ``allocate_many`` releases the GIL while it works; calls from other
+    A call is atomic. ``allocate_many`` releases the GIL while it works, and calls from other
     threads wait for it.
 
     >>> bm = Bitmap(1 << 20)
@@ -622,7 +624,7 @@ cdef class Bitmap(_Tree):
     cdef u128 _last
     cdef u128 _cursor
     cdef u128 _used
-    cdef Page* _untold  # a full page whose bit in the page above is not set yet, or NULL
+    cdef Page* _untold  # a full page whose bit in its parent is not set yet, or NULL
     cdef bint _busy
     cdef PyThread_type_lock _lock
 
@@ -644,7 +646,7 @@ cdef class Bitmap(_Tree):
             PyThread_free_lock(self._lock)
 
     cdef int _wait(self) except -1:
-        """Wait until no other thread's batch works on the pages without the GIL."""
+        """Wait until no other thread's ``allocate_many`` works on the pages without the GIL."""
         while self._busy:
             with nogil:
                 PyThread_acquire_lock(self._lock, WAIT_LOCK)
@@ -652,11 +654,11 @@ cdef class Bitmap(_Tree):
         return 0
 
     cdef inline int _index(self, object index, u128* value) except -1:
-        """Check an index; 0: it is outside (IndexError unless the caller knows better)."""
+        """Convert an index. Returns 0 when it is outside; most callers raise IndexError then."""
         cdef long long small
         cdef int overflow = 0
         if not PyLong_CheckExact(index):
-            index = PyNumber_Index(index)  # may run Python code: other threads, too
+            index = PyNumber_Index(index)  # may run Python code, also of other threads
         if self._busy:
             self._wait()
         small = PyLong_AsLongLongAndOverflow(index, &overflow)
@@ -671,7 +673,7 @@ cdef class Bitmap(_Tree):
         return value[0] <= self._last
 
     cdef int _bounds(self, object start, object stop, u128* low, u128* high) except -1:
-        """start..stop (stop exclusive, None: the size) as low..high; 0 when that is empty."""
+        """Convert start..stop (exclusive; None is the size) to low..high; 0 when it is empty."""
         start = PyNumber_Index(start)
         stop = self.size if stop is None else PyNumber_Index(stop)
         if self._busy:
@@ -697,8 +699,8 @@ cdef class Bitmap(_Tree):
         if self._untold != NULL:
             self._tell()
         page = self._hot[0]
-        # Nearly every call needs no more than the hot page, or the one behind it that the hot
-        # page above names: both are looked at without the general search.
+        # Nearly every call is served by the hot page, or by the next page that the hot page of
+        # level 1 names. Both are tried before the general search.
         if page != NULL and page.index == self._cursor >> PAGE_SHIFT:
             bit = next_zero(page, <uint32_t>self._cursor & (PAGE_BITS - 1))
             if bit == PAGE_BITS:
@@ -720,10 +722,10 @@ cdef class Bitmap(_Tree):
         return self._taken(found)
 
     cdef int _tell(self) except -1:
-        """Enter the page that the last ``allocate`` filled into the page above.
+        """Set the parent's bit for the page that the last ``allocate`` filled.
 
-        In a nearly full bitmap an index is often given back at once, and the page above need never
-        know. Whatever reads the upper levels, or writes them, calls this first.
+        It is set late because in a nearly full bitmap an index is often released at once, and then
+        the parent need not change. Everything that reads or writes upper levels calls this first.
         """
         if self._untold != NULL:
             self._fills_up(self._untold)
@@ -731,22 +733,21 @@ cdef class Bitmap(_Tree):
         return 0
 
     cdef inline object _taken(self, u128 index):
-        """Count an index that was just taken and move the cursor behind it."""
+        """Count an index that was just taken, move the cursor behind it, and return it."""
         self._used += 1
         self._cursor = index + 1 if index != self._last else 0
         return to_python(index)
 
     def _nothing(self):
-        """Do nothing: what the call of a method of this type costs, for the benchmarks."""
+        """Do nothing. The benchmarks measure with it what calling a method of this type costs."""
         return None
 
     def allocate_many(self, count):
-        """Take ``count`` indices, all or none, and return them as a numpy array, shape (count,).
+        """Take ``count`` indices, all or none, and return them as a numpy array.
 
-        They come in the order in which ``allocate`` would have given them. The dtype is int64
-        for sizes up to 2**63, uint64 up to 2**64, and object (Python integers) above. O(count).
-        Works without the GIL. Raises PoolExhausted when fewer are free, ValueError when
-        ``count`` is negative.
+        The order is that of ``count`` calls of ``allocate``. The dtype is int64 for sizes up to
+        2**63, uint64 up to 2**64, and object (Python integers) above. O(count), without the GIL.
+        Raises PoolExhausted when fewer are free, ValueError when ``count`` is negative.
         """
         import numpy
 
@@ -771,7 +772,7 @@ cdef class Bitmap(_Tree):
         if self.size > 1 << 64:
             highs = numpy.empty(count, dtype=numpy.uint64)
             high = data_of(highs)
-        # numpy.empty may have let another thread in (a collection runs finalizers): look again.
+        # Check again: numpy.empty may have run other threads (a collection runs finalizers).
         self._wait()
         if count > self.free:
             raise PoolExhausted(
@@ -809,9 +810,9 @@ cdef class Bitmap(_Tree):
         return "uint64" if self.size <= 1 << 64 else "object"
 
     def acquire(self, index):
-        """Take this index. True: it was free; False: it was taken already. O(1).
+        """Take this index and return whether it was free. O(1).
 
-        Raises IndexError when the index lies outside. The cursor stays.
+        The cursor stays. Raises IndexError when the index is outside.
         """
         cdef u128 position
         if not self._index(index, &position):
@@ -823,9 +824,9 @@ cdef class Bitmap(_Tree):
         return False
 
     def release(self, index):
-        """Give this index back. True: it was taken; False: it was free already. O(1).
+        """Release this index and return whether it was taken. O(1).
 
-        Raises IndexError when the index lies outside. The cursor stays.
+        The cursor stays. Raises IndexError when the index is outside.
         """
         cdef u128 position
         if not self._index(index, &position):
@@ -843,9 +844,9 @@ cdef class Bitmap(_Tree):
         return False
 
     def next_free(self, start=0, stop=None):
-        """The first free index in start..stop (stop exclusive), or None. O(1); changes nothing.
+        """Return the first free index in start..stop (stop excluded), or None. O(1). Read-only.
 
-        Raises IndexError when the bounds reach outside.
+        Raises IndexError when the bounds are outside.
         """
         cdef u128 low, high, found
         if not self._bounds(start, stop, &low, &high):
@@ -856,10 +857,10 @@ cdef class Bitmap(_Tree):
         return None
 
     def count(self, lo=0, hi=None):
-        """How many indices in lo..hi (hi exclusive) are taken.
+        """Return the number of taken indices in lo..hi (hi excluded).
 
-        O(pages that the bounds span or that exist, whichever are fewer). Raises IndexError when
-        the bounds reach outside.
+        O(n), where n is the number of pages that the bounds span, or that exist, if those are
+        fewer. Raises IndexError when the bounds are outside.
         """
         cdef u128 low, high
         if not self._bounds(lo, hi, &low, &high):
@@ -867,11 +868,11 @@ cdef class Bitmap(_Tree):
         return to_python(self._count(low, high))
 
     def to_bytes(self, lo=0, hi=None):
-        """The bits lo..hi (hi exclusive) as bytes, bit 0 of byte 0 being ``lo``: set means taken.
+        """Return the bits lo..hi (hi excluded) as bytes. Bit 0 of byte 0 is ``lo``; set is taken.
 
-        ``numpy.unpackbits(numpy.frombuffer(bm.to_bytes(), "u1"), bitorder="little")`` reads them
-        without another copy. ``lo`` has to be a multiple of 8; the last byte is padded with 0.
-        O((hi - lo) / 8) time and bytes. Raises IndexError, ValueError.
+        ``numpy.unpackbits(numpy.frombuffer(bm.to_bytes(), "u1"), bitorder="little")`` makes an
+        array of them. The last byte is padded with 0. O((hi - lo) / 8) time and bytes. Raises
+        ValueError when ``lo`` is not a multiple of 8, IndexError when the bounds are outside.
         """
         cdef u128 low, high, base, index
         cdef Page* page
@@ -901,9 +902,9 @@ cdef class Bitmap(_Tree):
         return result
 
     def __iter__(self):
-        """The taken indices, ascending. O(pages + taken).
+        """Iterate over the taken indices, ascending. O(pages + taken).
 
-        Indices that change while the iteration runs may be seen or not.
+        An index that changes during the iteration may be included or not.
         """
         cdef Page* page
         cdef uint64_t bits
@@ -911,7 +912,7 @@ cdef class Bitmap(_Tree):
         if self._busy:
             self._wait()
         for number in self._page_indices(0, self._last):
-            if self._busy:  # the caller's loop let another thread begin a batch
+            if self._busy:  # another thread may have called allocate_many since the last yield
                 self._wait()
             page = self._find(0, from_python(number))
             if page == NULL:
@@ -926,14 +927,14 @@ cdef class Bitmap(_Tree):
             yield from taken
 
     def __contains__(self, index):
-        """Whether the index is taken. O(1). An index that lies outside is not."""
+        """Return whether the index is taken; False for an index outside. O(1)."""
         cdef u128 position
         return self._index(index, &position) == 1 and self._contains(position) == 1
 
     def __len__(self):
-        """The size; OverflowError from 2**63 on, as ``len`` has it: ``size`` always works.
+        """Return the size. ``len`` raises OverflowError from 2**63 on; ``size`` always works.
 
-        ``list(bm)`` reserves room for ``len(bm)`` items first; ``list(iter(bm))`` does not.
+        ``list(bm)`` allocates memory for ``len(bm)`` items first; ``list(iter(bm))`` does not.
         """
         return self.size
 
@@ -941,7 +942,7 @@ cdef class Bitmap(_Tree):
         return f"<fastipam.Bitmap size={self.size} used={self.used}>"
 
     def __sizeof__(self):
-        """All memory of this object in bytes: itself, the table and the pages."""
+        """Return the memory of the object, its table and its pages, in bytes."""
         return (
             object.__sizeof__(self)
             + (self._slot_mask + 1) * sizeof(Page*)
@@ -950,19 +951,19 @@ cdef class Bitmap(_Tree):
 
     @property
     def used(self):
-        """How many indices are taken. O(1)."""
+        """The number of taken indices. O(1)."""
         if self._busy:
             self._wait()
         return to_python(self._used)
 
     @property
     def free(self):
-        """How many indices are free. O(1)."""
+        """The number of free indices. O(1)."""
         return self.size - self.used
 
     @property
     def cursor(self):
-        """The index at which the next ``allocate`` begins to look."""
+        """The index at which the search of the next ``allocate`` begins."""
         if self._busy:
             self._wait()
         return to_python(self._cursor)
@@ -999,8 +1000,10 @@ cdef class Bitmap(_Tree):
 
 
 cdef uint64_t* data_of(object array) except NULL:
-    """Where a numpy array keeps its items. (A typed memoryview would do the same, and make every
-    import of this module import ``collections`` and more.)"""
+    """Return the address of a numpy array's items.
+
+    A typed memoryview would make every import of this module import ``collections`` and more.
+    """
     return <uint64_t*><size_t>array.__array_interface__["data"][0]
 
 
@@ -1013,14 +1016,14 @@ cdef inline u128 join(const uint64_t* low, const uint64_t* high, uint64_t at) no
 
 @cython.final
 cdef class StoredPages(_Tree):
-    """The pages of one (network, family) during one LMDB transaction.
+    """The pages of one network and family during one LMDB transaction.
 
     ``get(key, default, db)``, ``put(key, value, dupdata, overwrite, append, db)`` and
-    ``delete(key, value, db)`` are the transaction's; ``prefix`` begins every key, and a key is
-    prefix + level (1 byte) + page index (``index_bytes``, big-endian). A value is the page's 64
-    words, little-endian, 512 bytes. Changes reach the transaction with ``flush``.
+    ``delete(key, value, db)`` are methods of the transaction. A key is ``prefix``, the level
+    (1 byte) and the page index (``index_bytes`` bytes, big-endian). A value is the page's 64 words,
+    little-endian, 512 bytes. ``flush`` writes the changes to the transaction.
 
-    Not for use by several threads: a write transaction belongs to one.
+    Only one thread may use it, because a write transaction belongs to one thread.
     """
 
     cdef object _get_value, _put_value, _delete_value, _db
@@ -1077,12 +1080,12 @@ cdef class StoredPages(_Tree):
         return 0
 
     cdef void _emptied(self, Page* page) noexcept nogil:
-        # It stays in the table until flush() takes it out of the transaction: a look at it now
-        # must not read the older form.
+        # The empty page stays in the table until flush() deletes it from the transaction, so that
+        # its older state is not loaded again.
         pass
 
     def flush(self):
-        """Write the changed pages to the transaction, and take the empty ones out of it."""
+        """Write the changed pages to the transaction, and delete the empty ones from it."""
         cdef size_t at
         cdef Page* page
         for at in range(self._slot_mask + 1):
@@ -1100,14 +1103,14 @@ cdef class StoredPages(_Tree):
             page.dirty = False
 
     def next_free(self, first, last):
-        """The first free index in first..last, both inclusive, or None. O(1)."""
+        """Return the first free index in first..last, both included, or None. O(1)."""
         cdef u128 found
         if self._next_free(from_python(first), from_python(last), &found):
             return to_python(found)
         return None
 
     def take_first(self, first, last):
-        """Take the first free index in first..last, both inclusive; None: there is none. O(1)."""
+        """Take and return the first free index in first..last, or None if all are taken. O(1)."""
         cdef u128 found
         cdef Page* page
         if not self._next_free(from_python(first), from_python(last), &found):
@@ -1117,17 +1120,17 @@ cdef class StoredPages(_Tree):
         return to_python(found)
 
     def acquire(self, index):
-        """Take this index. True: it was free. O(1)."""
+        """Take this index and return whether it was free. O(1)."""
         return self._set(from_python(index)) == 1
 
     def release(self, index):
-        """Give this index back. True: it was taken. O(1)."""
+        """Release this index and return whether it was taken. O(1)."""
         return self._clear(from_python(index)) == 1
 
     def take(self, first, last, Py_ssize_t wanted):
-        """Take up to ``wanted`` free indices in first..last, both inclusive; a list, ascending.
+        """Take up to ``wanted`` free indices in first..last, and return them as an ascending list.
 
-        O(taken), plus the pages in between that are full.
+        O(taken + full pages in between).
         """
         cdef u128 low_bound = from_python(first), high_bound = from_python(last)
         cdef uint64_t got = 0, at
@@ -1148,7 +1151,7 @@ cdef class StoredPages(_Tree):
         return result
 
     def count(self, first, last):
-        """How many of first..last, both inclusive, are taken. O(pages of 4096 that they span)."""
+        """Return the number of taken indices in first..last. O(pages that the bounds span)."""
         cdef u128 low = from_python(first), high = from_python(last), index
         cdef Page* page
         if low > high:
@@ -1158,16 +1161,16 @@ cdef class StoredPages(_Tree):
         return to_python(self._count(low, high))
 
     def __contains__(self, index):
-        """Whether the index is taken. O(1)."""
+        """Return whether the index is taken. O(1)."""
         return self._contains(from_python(index)) == 1
 
     def _check(self):
-        """Assert what must hold among the pages that this transaction has looked at."""
+        """Assert that the pages that this transaction has loaded agree."""
         self._verify()
 
 
 def page_bits(bytes page not None, base):
-    """The set bits of one stored page as indices: ``base`` + bit number, a list. O(bits)."""
+    """Return the set bits of one stored page as a list of indices ``base`` + bit. O(bits)."""
     cdef const uint64_t* words
     cdef uint64_t bits
     cdef int word

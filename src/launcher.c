@@ -1,34 +1,36 @@
 /*
- * The CNI binary: a pipe to the agent, not a program.
+ * The CNI binary, which hands a call to the agent.
  *
  * It connects to the agent's Unix socket, sends the CNI_* variables and standard input, and copies
- * standard output, standard error and the exit status back. It parses nothing. With no agent it
- * executes the Python entry point that is installed beside it, standard input untouched; without that,
- * it prints the error object of the CNI specification (code 11; 50 for STATUS).
+ * standard output, standard error and the exit status back. It parses nothing. Without an agent it
+ * executes the Python entry point that is installed beside it, with the same standard input. If that
+ * fails too, it prints an error object of the CNI specification (code 11, or 50 for STATUS).
  *
- * The protocol (agent/protocol.py is its other end), integers in network byte order:
+ * The protocol, with integers in network byte order (agent/protocol.py is the agent's side):
  *
  *     request    magic "FIP1", length of the variables, length of the input, variables, input
  *     answer     magic "FIP1", exit status, length of the output, length of the messages, both
  *
  * where the variables are texts NAME=value, each ended by a NUL byte.
  *
- * An agent that goes away before the whole answer is here is taken for absent, whatever it did: the entry
- * point repeats the request. A repeated DEL, CHECK, GC or STATUS is harmless; an ADD that had
- * been committed is then a clean error (the owner has an address already), and the runtime's DEL
- * frees it. Nothing is printed before the answer is complete.
+ * When the agent closes the connection before the whole answer has arrived, the entry point repeats the
+ * request. A repeated DEL, CHECK, GC or STATUS is harmless. A repeated ADD whose first run was
+ * committed fails because the owner already has an address, and the runtime's DEL releases that.
+ * Nothing is printed before the answer is complete.
  *
- * Environment: FASTIPAM_SOCKET (the agent's socket), FASTIPAM_TIMEOUT (seconds from its start on to
- * wait for the agent; for a runtime that leaves its end of a pipe open it waits as any plugin). To the
- * agent and to the entry point it hands on FASTIPAM_STARTED, when it began on the monotonic clock in
- * nanoseconds: GC spares leases that are younger than its call, however long it waited. To the agent
- * it says as FASTIPAM_NETNS which files CNI_NETNS, its own network namespace and its mount namespace
- * are, "device:inode" each, empty when it cannot be seen: an agent in a container may see others. Then
- * when the first was made, nanoseconds (lease.py says what for), 0 where a link leads to it.
+ * Environment: FASTIPAM_SOCKET is the agent's socket. FASTIPAM_TIMEOUT is the number of seconds, from
+ * the start of the launcher, to wait for the agent; reading standard input has no limit.
  *
- * A start is most of what a call costs, so the usual way takes no memory from the allocator and few
- * system calls; and the libc should be one that starts without asking the processor what it can do
- * (setup.py): under a hypervisor each of those questions is a trip out of the virtual machine.
+ * The launcher adds two variables. FASTIPAM_STARTED, for agent and entry point, is the time of its start
+ * on the monotonic clock in nanoseconds: GC spares leases that are younger than the call, however
+ * long the call waited. FASTIPAM_NETNS, for the agent, is the "device:inode" of CNI_NETNS, of the
+ * launcher's network namespace and of its mount namespace (each empty when it cannot be read), because
+ * the paths of an agent in a container may lead elsewhere. A last number is the time at which the file of
+ * CNI_NETNS was made, in nanoseconds, or 0 for a link (namespaces.py says what it is for).
+ *
+ * Starting the process is most of a call's time. So the usual call allocates no memory and makes few
+ * system calls, and setup.py prefers a libc that does not query the processor's features when it starts:
+ * in a virtual machine the hypervisor has to answer each query.
  */
 
 #define _GNU_SOURCE
@@ -58,11 +60,11 @@
 #define NETNS "FASTIPAM_NETNS"
 
 enum {
-	/* The agent refuses what is larger; one byte more makes it say so. */
+	/* One byte more than the agent accepts, so that the agent reports the error. */
 	LARGEST_INPUT = (4 << 20) + 1,
 	LARGEST_VARIABLES = 256 << 10,
 	LARGEST_ANSWER = 16 << 20,
-	/* Below the two minutes that kubelet gives a runtime for all of a pod's start. */
+	/* Less than the two minutes in which kubelet expects a runtime to start a pod. */
 	DEFAULT_TIMEOUT_S = 30,
 	LONGEST_TIMEOUT_S = 3600,
 	REQUEST_HEADER = 12,
@@ -71,7 +73,7 @@ enum {
 
 extern char **environ;
 
-/* Grows; what is usual fits into the memory that is there from the start. */
+/* A buffer that grows. The first memory is static, and large enough for a usual call. */
 struct buffer {
 	char *data;
 	size_t size, room;
@@ -81,7 +83,7 @@ struct buffer {
 static char usual_request[1 << 15], usual_answer[1 << 13];
 static struct buffer request = { .data = usual_request, .room = sizeof usual_request };
 static struct buffer answer = { .data = usual_answer, .room = sizeof usual_answer };
-static size_t input_at; /* where standard input begins in the request, once it was read */
+static size_t input_at; /* where standard input begins in the request; 0: it was not read */
 static char started[24];
 static int64_t deadline_ms;
 
@@ -92,7 +94,7 @@ static int64_t now_ms(void)
 	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
-/* ---- The last resort: an error object -------------------------------------------------------- */
+/* ---- The error object ------------------------------------------------------------------------ */
 
 static void put_json(FILE *out, const char *text)
 {
@@ -126,7 +128,7 @@ static _Noreturn void fail(const char *message, const char *subject, const char 
 	_exit(1);
 }
 
-/* ---- Bytes in and out, whole ----------------------------------------------------------------- */
+/* ---- Reading and writing --------------------------------------------------------------------- */
 
 static int reserve(struct buffer *buffer, size_t more)
 {
@@ -156,7 +158,7 @@ static int append(struct buffer *buffer, const char *data, size_t size)
 	return 0;
 }
 
-/* A number in decimal, ended by NUL; returns where it ends. */
+/* Write a number in decimal and a NUL. Returns the address of the NUL. */
 static char *put_number(char *out, uint64_t number)
 {
 	char digits[20];
@@ -170,7 +172,7 @@ static char *put_number(char *out, uint64_t number)
 	return out;
 }
 
-/* Wait for a descriptor within the deadline: 0, or -1 with errno (ETIMEDOUT). */
+/* Wait for a descriptor until the deadline. Returns 0, or -1 with errno (ETIMEDOUT). */
 static int await(int fd, short events)
 {
 	for (;;) {
@@ -208,7 +210,7 @@ static int send_all(int fd, const char *data, size_t size)
 	return 0;
 }
 
-/* Receive until the buffer holds so much, or more. */
+/* Receive until the buffer holds at least size bytes. Returns 0, or -1 with errno. */
 static int receive(int fd, struct buffer *buffer, size_t size)
 {
 	if (size > buffer->size && reserve(buffer, size - buffer->size) < 0)
@@ -231,7 +233,7 @@ static int receive(int fd, struct buffer *buffer, size_t size)
 	return 0;
 }
 
-/* To a pipe or file of the runtime: all of it, or as much as it takes (-1, errno). */
+/* Write everything to a descriptor of the runtime. Returns 0, or -1 with errno. */
 static int write_out(int fd, const char *data, size_t size)
 {
 	while (size) {
@@ -249,7 +251,7 @@ static int write_out(int fd, const char *data, size_t size)
 	return 0;
 }
 
-/* Read standard input to its end, or to one byte more than the agent takes, into the request. */
+/* Append standard input to the request, up to LARGEST_INPUT. Returns 0, or -1 with errno. */
 static int read_input(void)
 {
 	input_at = request.size;
@@ -276,7 +278,7 @@ static int read_input(void)
 
 /* ---- Without the agent ----------------------------------------------------------------------- */
 
-/* Make what was read of standard input its content again. */
+/* Make a file of the input that was read, and make it standard input. */
 static int restore_input(void)
 {
 	int fd;
@@ -339,12 +341,12 @@ static int connect_agent(void)
 	strcpy(address.sun_path, path);
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 3) {
-		/* One of the first three descriptors is closed: what is printed would go to the agent. */
+		/* Descriptor 0, 1 or 2 is closed; as one of them the socket would receive our output. */
 		if (fd >= 0)
 			close(fd);
 		return -1;
 	}
-	/* connect() waits this long when the agent's queue of connections is full. */
+	/* Limits connect(), which waits when the agent's queue of connections is full. */
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof wait);
 	while (connect(fd, (struct sockaddr *)&address, sizeof address) < 0)
 		if (errno != EINTR) {
@@ -354,7 +356,7 @@ static int connect_agent(void)
 	return fd;
 }
 
-/* One variable of the request; -1 when it is one too many. */
+/* Append a variable to the request. Returns 0, or -1 when the request becomes too large. */
 static int append_variable(const char *name, const char *value)
 {
 	if (append(&request, name, strlen(name)) < 0 || append(&request, "=", 1) < 0 ||
@@ -363,7 +365,7 @@ static int append_variable(const char *name, const char *value)
 	return request.size > LARGEST_VARIABLES ? -1 : 0;
 }
 
-/* "device:inode" of a file; nothing when there is none. Returns where the text ends. */
+/* Write "device:inode" of a file. Returns the address of the NUL behind it. */
 static char *put_identity(char *out, const struct stat *status)
 {
 	out = put_number(out, status->st_dev);
@@ -398,7 +400,7 @@ static int append_netns(void)
 	return append_variable(NETNS, text);
 }
 
-/* Header and variables of the request; -1 when they are more than the agent takes. */
+/* Make the request's header and variables. Returns 0, or -1 when they are too large. */
 static int begin_request(void)
 {
 	uint32_t word;
@@ -426,7 +428,7 @@ static int send_request(int fd)
 	return send_all(fd, request.data, request.size);
 }
 
-/* 0 and the answer, whole; -1 with errno when the agent went away or takes too long. */
+/* Receive the whole answer. Returns 0, or -1 with errno (ETIMEDOUT: the agent is too slow). */
 static int receive_answer(int fd, uint32_t sizes[3])
 {
 	int at;
@@ -473,11 +475,11 @@ int main(int argc, char **argv)
 	if (fd < 0 || begin_request() < 0)
 		run_directly(argv);
 	command = getenv("CNI_COMMAND");
-	/* VERSION is served without input, and without a command there is nobody to send any. */
+	/* VERSION needs no input. Without a command nobody sends input, and reading might block. */
 	if (command && *command && strcmp(command, "VERSION") != 0 && read_input() < 0) {
 		if (request.size > input_at)
 			fail("standard input", " cannot be read", strerror(errno), "");
-		input_at = 0; /* the entry point meets, and reports, the same error */
+		input_at = 0; /* the entry point gets the same error and reports it */
 		run_directly(argv);
 	}
 	if (send_request(fd) < 0 || receive_answer(fd, sizes) < 0) {
@@ -489,7 +491,7 @@ int main(int argc, char **argv)
 	output = answer.data + ANSWER_HEADER;
 	write_out(2, output + sizes[1], sizes[2]);
 	if (write_out(1, output, sizes[1]) < 0) {
-		/* After an ADD that fails a runtime calls DEL: that frees what was assigned. */
+		/* After a failed ADD the runtime calls DEL, which releases the address. */
 		dprintf(2, "fastipam: the answer could not be written to standard output: %s\n",
 			strerror(errno));
 		return 1;

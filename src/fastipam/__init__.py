@@ -1,7 +1,7 @@
 """fastipam: IP address management for container networks.
 
-The names below are the public API. They are imported when they are first used: the plugin, which
-is started for every pod, pays only for what it needs.
+The names below are the public API. Each is imported when it is first used, because the plugin is
+started for every pod and needs only a few of them.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ __all__ = ["__version__", "cni", *_HOME, *_ERRORS]  # noqa: PLE0604  # all are t
 
 def __getattr__(name: str) -> object:
     home = "errors" if name in _ERRORS else _HOME.get(name)
-    if home is None and name != "cni":  # `from fastipam import ranges` asks here first, too
+    if home is None and name != "cni":  # also called by `from fastipam import ranges`
         raise AttributeError(f"module 'fastipam' has no attribute {name!r}")
     from importlib import import_module
 

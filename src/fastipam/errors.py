@@ -1,28 +1,28 @@
-"""Every exception that fastipam raises on purpose, as one tree.
+"""The exceptions that fastipam raises on purpose, as one tree.
 
 ::
 
     FastipamError
-    ├── ConfigError (ValueError)          the caller: a field and its value are wrong
-    │   └── DecodingError                 the caller: a document is not a JSON object
-    ├── PoolExhausted                     the operator: no address is left in a range set
-    ├── AddressInUse                      the caller: the wanted address has an owner
-    ├── AddressNotInRange                 the caller: the wanted address is in no range
-    ├── DuplicateAllocation               the caller: this owner has an address already
-    ├── LeaseMissing                      the caller: an expected lease is not there
-    ├── ClusterError                      the operator: this node and its cluster disagree
-    ├── TryLater                          the caller: the same call again, in a moment
-    └── StoreError                        the operator: the store cannot be used
+    ├── ConfigError (ValueError)          caller: a field has a wrong value
+    │   └── DecodingError                 caller: a document is not a JSON object
+    ├── PoolExhausted                     operator: no address of a range set is free
+    ├── AddressInUse                      caller: the requested address has an owner
+    ├── AddressNotInRange                 caller: the requested address is in no range
+    ├── DuplicateAllocation               caller: this owner already has an address
+    ├── LeaseMissing                      caller: an expected lease does not exist
+    ├── ClusterError                      operator: this node and its cluster disagree
+    ├── TryLater                          caller: repeat the call in a moment
+    └── StoreError                        operator: the store cannot be used
         ├── StoreUnavailable              path, permission or I/O
         ├── StoreFull                     disk or map is full; nothing was changed
-        ├── StoreCorrupt                  the file is not, or no longer, a fastipam store
+        ├── StoreCorrupt                  the file is damaged, or no fastipam store
         ├── StoreVersion                  written by a newer fastipam
-        ├── StoreBusy                     try again: all reader slots are taken
+        ├── StoreBusy                     all reader slots are taken; repeat the call
         ├── StoreClosed                   used after close()
         └── StoreForked                   opened before fork(), used in the child
 
-Each carries a one-line text, an optional ``hint`` (what to do next) and the fields that
-make it usable by a program: nobody has to parse the text. All of them survive pickling.
+The word before the colon is who has to act. Each error has a one-line text, perhaps a ``hint`` that
+says what to do next, and fields, so that no program has to parse the text. All can be pickled.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ __all__ = [
 
 
 class FastipamError(Exception):
-    """The root of the tree: catch this to catch everything fastipam raises on purpose.
+    """The root of the tree: catching it catches everything that fastipam raises on purpose.
 
-    ``message`` is one line, ``hint`` says what to do next or is ``None``.
+    ``message`` is one line. ``hint`` says what to do next, or is None.
     """
 
     message: str
@@ -69,9 +69,9 @@ class FastipamError(Exception):
 
 
 class ConfigError(FastipamError, ValueError):
-    """A configuration field, or an argument, has a value that cannot be used.
+    """A configuration field or an argument has a value that cannot be used.
 
-    ``field`` is its path (``ipam.ranges[0][1].subnet``), ``value`` what stood there.
+    ``field`` is its path (``ipam.ranges[0][1].subnet``), ``value`` is the value found there.
     """
 
     field: str
@@ -86,15 +86,15 @@ class ConfigError(FastipamError, ValueError):
 
 
 class DecodingError(ConfigError):
-    """A document is not a JSON object, or what every version needs of it has the wrong type."""
+    """A document is not a JSON object, or a key that every version needs has the wrong type."""
 
 
 class PoolExhausted(FastipamError):
-    """No free address is left where one was asked for.
+    """No address is free in the range set that should serve one.
 
-    ``network`` is its name (empty for a bare :class:`~fastipam.Bitmap`), ``ranges`` the text
-    of the range set that is full, ``wanted`` how many addresses were asked for. ``retry_after_s``
-    are the seconds until a cooling address is free, None when no waiting helps.
+    ``network`` is the network's name (empty for a bare :class:`~fastipam.Bitmap`), ``ranges`` the
+    text of the full range set, ``wanted`` the number of addresses requested. ``retry_after_s`` is
+    the number of seconds until a cooling address is free, or None when waiting does not help.
     """
 
     network: str
@@ -120,7 +120,7 @@ class PoolExhausted(FastipamError):
 
 
 class AddressInUse(FastipamError):
-    """The requested ``address`` belongs to another ``owner`` (container id, interface)."""
+    """The requested ``address`` is assigned to another ``owner`` (container id, interface)."""
 
     address: str
     owner: tuple[str, str] | None
@@ -139,7 +139,7 @@ class AddressInUse(FastipamError):
 
 
 class AddressNotInRange(FastipamError, ValueError):
-    """The requested ``addresses`` cannot be served: in no range, excluded, or a gateway."""
+    """The requested ``addresses`` are in no range, excluded, or gateways."""
 
     addresses: tuple[str, ...]
 
@@ -151,7 +151,7 @@ class AddressNotInRange(FastipamError, ValueError):
 
 
 class DuplicateAllocation(FastipamError):
-    """The ``owner`` (container id, interface) has ``addresses`` in this network already."""
+    """The ``owner`` (container id, interface) already has ``addresses`` in this network."""
 
     addresses: tuple[str, ...]
     owner: tuple[str, str] | None
@@ -170,7 +170,7 @@ class DuplicateAllocation(FastipamError):
 
 
 class LeaseMissing(FastipamError):
-    """CHECK found that ``owner`` does not hold ``address`` (or, if that is empty, anything)."""
+    """CHECK found that ``owner`` does not have ``address``, or no address if that is empty."""
 
     address: str
     owner: tuple[str, str] | None
@@ -189,15 +189,15 @@ class LeaseMissing(FastipamError):
 
 
 class ClusterError(FastipamError):
-    """This node and its cluster do not agree: settings, name, epoch or what the store holds."""
+    """This node and its cluster disagree about settings, name, epoch or the store's content."""
 
 
 class TryLater(FastipamError):
-    """Nothing is wrong with the request: the same call may succeed in a moment."""
+    """The request is valid, and the same call may succeed in a moment."""
 
 
 class StoreError(FastipamError):
-    """The store at ``path`` cannot do what was asked; what it holds is unchanged."""
+    """The store at ``path`` could not serve the call. Its content is unchanged."""
 
     path: str
 
@@ -207,11 +207,11 @@ class StoreError(FastipamError):
 
 
 class StoreUnavailable(StoreError):
-    """The directory or a file cannot be made, opened, locked, read or written."""
+    """The directory or a file cannot be created, opened, locked, read or written."""
 
 
 class StoreFull(StoreError):
-    """The disk or the memory map is full; the change was given up as a whole."""
+    """The disk or the memory map is full. The whole change was rolled back."""
 
 
 class StoreCorrupt(StoreError):
@@ -219,11 +219,11 @@ class StoreCorrupt(StoreError):
 
 
 class StoreVersion(StoreError):
-    """The store was written by a newer fastipam, in a schema this one does not know."""
+    """A newer fastipam wrote the store, in a schema that this one does not know."""
 
 
 class StoreBusy(StoreError, TryLater):
-    """A resource of the store is taken for the moment: the same call may succeed later."""
+    """A resource of the store is in use; the same call may succeed later."""
 
 
 class StoreClosed(StoreError):
@@ -231,7 +231,7 @@ class StoreClosed(StoreError):
 
 
 class StoreForked(StoreError):
-    """The store was opened in the parent process; the child has to open it for itself."""
+    """The store was opened before a fork; the child process has to open it again."""
 
 
 CHECK_HINT = "run `fastipam check`"

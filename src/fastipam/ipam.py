@@ -1,4 +1,4 @@
-"""The library's front door: open a store, name a network, group several calls into one commit."""
+"""Open a store, name a network, and group calls into one commit: where a library caller begins."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class Ipam:
-    """An open store and the networks in it; a context manager that closes it.
+    """An open store and its networks. As a context manager it closes the store at the end.
 
-    Safe to use from several threads at once, and beside any number of other processes on the same
-    directory. Not usable in a child after ``fork``: StoreForked says so.
+    Several threads may use it at once, and any number of processes the same directory. A child
+    process after ``fork`` may not use it: every call raises StoreForked.
     """
 
     def __init__(self, store: Store) -> None:
@@ -46,12 +46,12 @@ class Ipam:
 
     @property
     def path(self) -> str:
-        """The data directory, absolute."""
+        """The absolute path of the data directory."""
         return self.store.path
 
     @property
     def durability(self) -> str:
-        """ "durable" or "relaxed"."""
+        """The store's durability, "durable" or "relaxed"."""
         return self.store.durability
 
     def network(
@@ -66,22 +66,22 @@ class Ipam:
         history: int | None = None,
         history_age_s: float | None = None,
     ) -> Network:
-        """The network of this name. Touches the store only to look up unnamed ranges.
+        """Return the network of this name. Reads the store only when ``ranges`` is None.
 
         ``ranges`` is one CIDR, or a sequence of range sets: a set is a CIDR, a mapping with
         ``subnet`` and optionally ``rangeStart``, ``rangeEnd``, ``gateway``, or a sequence of those.
-        Each set gives one address of an allocation: two sets of different families are dual stack.
-        None means the ranges that the store remembers (with ``exclude`` in place of their
-        exclusions, if it is given), else 10.32.0.0/12. ``exclude`` are CIDRs, addresses or ranges
-        (``"a-b"``) that are never assigned.
+        Each set serves one address of an allocation; two sets of different families are dual stack.
+        None stands for the ranges in the store (with ``exclude``, if given, in place of their
+        exclusions), or for 10.32.0.0/12 if the store has none. ``exclude`` lists CIDRs, addresses
+        and ranges (``"a-b"``) that are never assigned.
 
-        ``cooldown_s`` is how long a released address waits before it is assigned again (30). What
-        happens when only cooling addresses are left is for ``cooldown_policy`` to say: "prefer"
-        assigns the one that has cooled longest, "strict" raises PoolExhausted with the seconds
-        left. ``sticky_s`` is how long a pod's address is kept for it after a release. ``history``
-        is how many events are kept (100,000; 0: none are written), ``history_age_s`` for how long
-        (a week). With none of these and no ranges, the policy of the last assignment counts.
-        Raises ConfigError with the field and the value.
+        ``cooldown_s`` is the time between the release of an address and its next assignment (30).
+        When only cooling addresses are left, ``cooldown_policy`` decides: "prefer" assigns the one
+        that has cooled longest, "strict" raises PoolExhausted with the seconds left. ``sticky_s``
+        is the time for which a released address stays reserved for its pod. ``history`` is the
+        number of events to keep (100,000; with 0 none is written), ``history_age_s`` the time to
+        keep them (a week). Without these and without ranges, the policy of the last assignment
+        applies. Raises ConfigError with the field and the value.
         """
         asked: dict[str, Any] = {
             "cooldown_s": cooldown_s,
@@ -107,7 +107,7 @@ class Ipam:
         return Network(self.store, name, parse_ranges(ranges, exclude), policy=policy)
 
     def networks(self) -> list[str]:
-        """The names of all networks that the store knows, sorted. O(networks)."""
+        """Return the names of all networks in the store, sorted. O(networks)."""
         with self.store.read() as txn:
             found = tables.NETWORKS.scan_keys(txn)
             return [key.decode("utf-8", "surrogateescape") for key in found]
@@ -115,14 +115,14 @@ class Ipam:
     def transaction(self) -> AbstractContextManager[Transaction]:
         """Group the calls that this thread makes inside the ``with`` block into one commit.
 
-        Each call is still all or nothing by itself: one that raises leaves no trace, and those
-        before it stay, unless the exception leaves the block: then none of them happened. Other
-        writers wait meanwhile: keep it short.
+        A call that raises changes nothing, and the calls before it stay in the commit. When an
+        exception leaves the block, all calls are rolled back. Other writers wait until the block
+        ends, so keep it short.
         """
         return self.store.write()
 
     def close(self) -> None:
-        """Close the store; a second time does nothing."""
+        """Close the store. A second call does nothing."""
         store = self.store
         if not getattr(self, "_closed", False):
             self._closed = True
@@ -136,11 +136,12 @@ def open(  # noqa: A001  # the contract's name: fastipam.open
     create: bool = True,
     **options: Any,
 ) -> Ipam:
-    """Open the store in the directory ``path``, and make it if there is none (mode 0700).
+    """Open the store in the directory ``path``; create the store if it does not exist (mode 0700).
 
-    ``durability`` is "durable" (a change is on disk when the call that made it returns), "relaxed"
-    (a killed process loses nothing, a power cut may cost the last changes or the file), or None: as
-    the store was created, "durable" for a new one. ``create=False``: FileNotFoundError when there
-    is none. The cost does not depend on what the store holds. Raises StoreError, ConfigError.
+    ``durability`` is "durable" (a change is on disk when its call returns) or "relaxed" (a killed
+    process loses nothing, a power cut may lose the last changes or the file). None stands for what
+    the store was created with, and "durable" for a new store. With ``create=False`` a missing store
+    raises FileNotFoundError. The cost does not depend on the content of the store. Raises
+    StoreError, ConfigError.
     """
     return Ipam(open_shared(path, durability, create=create, **options))

@@ -1,4 +1,4 @@
-"""A lease as a library caller sees it, and the owner that asks for one."""
+"""The lease that a library caller sees, and the owner that requests one."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 class Owner:
-    """Who asks for an address, and what the lease shall remember of it.
+    """Who requests an address, with what the lease records of the owner.
 
-    ``name`` is the :func:`records.owner_name`, ``texts`` all that the record says in words.
+    ``name`` is what :func:`keys.owner_name` returns, ``texts`` all texts of the lease's record.
     ``sticky_s`` counts only for an owner that is a pod with a name.
     """
 
@@ -72,7 +72,7 @@ class Owner:
 
 
 def _check_texts(**texts: str) -> None:
-    """Refuse what a record cannot hold. Raises ConfigError."""
+    """Raise ConfigError for a text that a record cannot hold."""
     for field, text in texts.items():
         if "\0" in text:
             raise ConfigError(f"{field} contains NUL", field=field, value=text)
@@ -80,12 +80,12 @@ def _check_texts(**texts: str) -> None:
 
 
 class Lease:
-    """An address and who has it. A value: it does not change when the store does.
+    """An address and its owner, as of one moment: a later change of the store does not show here.
 
-    ``network`` is the network's name; ``family`` (4 or 6) and ``value`` are the address as
-    integers, ``router`` is the gateway in the same form, or None. ``siblings`` are the leases that
-    the same call assigned, in the order of the range sets, this one among them; a lease that was
-    read back has only itself.
+    ``network`` is the network's name. ``family`` (4 or 6) and ``value`` are the address as
+    integers, ``router`` is the gateway as (family, value) or None. ``siblings`` are the leases that
+    the same call assigned, in the order of the range sets, including this one. A lease that was
+    read from the store has only itself.
     """
 
     __slots__ = ("_record", "_siblings", "family", "network", "router", "value")
@@ -102,21 +102,21 @@ class Lease:
         self.family = family
         self.value = value
         self.router = router
-        # A record that was just written is kept as it was written, until somebody looks.
+        # The bytes of a record that was just written are decoded when an attribute is read.
         self._record = record
-        # Not (self,): a million leases that hold themselves would be work for the collector.
+        # Not (self,): the garbage collector would have to look at every such circle.
         self._siblings: tuple[Lease, ...] = ()
 
     @property
     def record(self) -> Record:
-        """All that the store holds of it."""
+        """The lease's record in the store."""
         if isinstance(self._record, bytes):
             self._record = Record.read(self._record)
         return self._record
 
     @property
     def siblings(self) -> tuple[Lease, ...]:
-        """The leases that the same call assigned, this one among them."""
+        """The leases that the same call assigned, including this one."""
         return self._siblings or (self,)
 
     @siblings.setter
@@ -142,57 +142,60 @@ class Lease:
 
     @property
     def allocated_ns(self) -> int:
-        """When it was assigned: wall clock nanoseconds since the epoch."""
+        """The time of the assignment: wall clock, nanoseconds since the epoch."""
         return self.record.allocated_ns
 
     @property
     def generation(self) -> int:
-        """A number that no other assignment in this network has."""
+        """The number of this assignment, unique in the network."""
         return self.record.generation
 
     @property
     def netns(self) -> str:
-        """The path of the network namespace; empty: not known."""
+        """The path of the network namespace, or empty if it is not known."""
         return self.record.netns
 
     @property
     def inode(self) -> int:
-        """The inode of the network namespace; 0: not known."""
+        """The inode of the network namespace, or 0 if it is not known."""
         return self.record.inode
 
     @property
     def born_ns(self) -> int:
-        """What tells its network namespace from others of the same inode; 0: not known."""
+        """The time at which the namespace's file was made, or 0 if it is not known.
+
+        The kernel reuses inodes; this tells two namespaces with the same inode apart.
+        """
         return self.record.born_ns
 
     @property
     def mount_ns(self) -> int:
-        """The inode of the mount namespace in which ``netns`` was looked at; 0: not known."""
+        """The inode of the mount namespace in which ``netns`` is a path, or 0 if not known."""
         return self.record.mount_ns
 
     @property
     def sticky_s(self) -> int:
-        """For how many seconds the address is kept for its pod after a release; 0: not at all."""
+        """The seconds for which the address stays reserved for its pod after a release, or 0."""
         return self.record.sticky_s
 
     @property
     def pod_namespace(self) -> str:
-        """The Kubernetes namespace; empty: none."""
+        """The pod's Kubernetes namespace, or empty."""
         return self.record.pod_namespace
 
     @property
     def pod_name(self) -> str:
-        """The pod's name; empty: none."""
+        """The pod's name, or empty."""
         return self.record.pod_name
 
     @property
     def pod_uid(self) -> str:
-        """The pod's UID; empty: none."""
+        """The pod's UID, or empty."""
         return self.record.pod_uid
 
     @property
     def address(self) -> IPv4Interface | IPv6Interface:
-        """The address with its prefix length, as ``ipaddress`` has it."""
+        """The address with its prefix length, as an object of ``ipaddress``."""
         import ipaddress
 
         if self.family == V4:
@@ -239,7 +242,7 @@ class Lease:
 
 
 def join(leases: Sequence[Lease]) -> Lease:
-    """The first of the leases of one owner, each knowing the others."""
+    """Make the leases of one owner siblings, and return the first."""
     if len(leases) > 1:
         together = tuple(leases)
         for lease in together:

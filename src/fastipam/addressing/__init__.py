@@ -1,1 +1,1 @@
-"""Addresses, ranges, and what people write for them."""
+"""Addresses and ranges: as numbers, and as the text that people write."""

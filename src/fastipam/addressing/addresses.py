@@ -1,12 +1,11 @@
-"""IP addresses as (family, integer) and back to text, with nothing imported.
+"""Convert IP addresses between text and (family, integer), without an import.
 
 The rules are those of Go's ``net.ParseIP`` and ``net.ParseCIDR``, because every CNI runtime and
 host-local read addresses with them: no leading zeros, no zone, and an IPv4-mapped IPv6 address
-*is* the IPv4 address. (``ipaddress`` costs a third of an interpreter start to import; the plugin,
-started for every pod, cannot afford it. It is used wherever a library caller sees an address.)
+*is* the IPv4 address. ``ipaddress`` is used only where a library caller sees an address: the plugin
+is started for every pod, and importing ``ipaddress`` takes a third of an interpreter's start.
 
-Every function here takes O(1) time and raises :class:`ValueError` with a text that names
-the value.
+Every function takes O(1) time and raises :class:`ValueError` with a text that names the value.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ def _parse_v4(text: str) -> int | None:
 
 
 def _parse_groups(text: str) -> list[int] | None:
-    """The 16-bit groups on one side of a ``::``; a dotted quad may end them."""
+    """Return the 16-bit groups on one side of a ``::``; the last may be a dotted quad."""
     if not text:
         return []
     groups: list[int] = []
@@ -75,7 +74,7 @@ def _parse_v6(text: str) -> int | None:
 
 
 def parse_ip(text: str) -> tuple[int, int]:
-    """``"10.1.2.3"`` → ``(4, 0x0a010203)``; an IPv4-mapped IPv6 address counts as IPv4.
+    """Return (family, value) of an address. An IPv4-mapped IPv6 address counts as IPv4.
 
     >>> parse_ip("10.1.2.3"), parse_ip("::ffff:10.1.2.3") == parse_ip("10.1.2.3")
     ((4, 167838211), True)
@@ -94,7 +93,10 @@ def parse_ip(text: str) -> tuple[int, int]:
 
 
 def parse_value(family: int, text: str) -> int:
-    """The inverse of :func:`format_ip`: an IPv4-mapped IPv6 address stays an IPv6 address."""
+    """Return the value of a text that :func:`format_ip` made for this family.
+
+    Unlike :func:`parse_ip`, an IPv4-mapped IPv6 address stays an IPv6 address.
+    """
     value = _parse_v4(text) if family == V4 else _parse_v6(text)
     if value is None:
         raise ValueError(f"{text!r} is not an IPv{family} address")
@@ -102,10 +104,10 @@ def parse_value(family: int, text: str) -> int:
 
 
 def parse_cidr(text: str) -> tuple[int, int, int]:
-    """``"10.1.2.3/8"`` → ``(4, 0x0a010203, 8)``; host bits are kept, judging them is the caller's.
+    """Return (family, value, length) of a CIDR: ``(4, 0x0a010203, 8)`` for ``"10.1.2.3/8"``.
 
-    Unlike :func:`parse_ip`, an IPv4-mapped prefix is refused: its mask has another family than
-    its address.
+    The value keeps its host bits: the caller decides whether they are an error. An IPv4-mapped
+    prefix is refused, because its address and its mask have different families.
     """
     address, slash, length = text.partition("/")
     if not slash:
@@ -125,7 +127,7 @@ def parse_cidr(text: str) -> tuple[int, int, int]:
 
 
 def format_ip(family: int, value: int) -> str:
-    """The text that Go, the kernel and RFC 5952 agree on.
+    """Return the text of an address, as RFC 5952, Go and the kernel write it.
 
     >>> format_ip(4, 0x0a010203), format_ip(6, 0x20010db8 << 96 | 1)
     ('10.1.2.3', '2001:db8::1')
@@ -148,19 +150,19 @@ def format_ip(family: int, value: int) -> str:
 
 
 def format_cidr(family: int, value: int, length: int) -> str:
-    """``(4, 0x0a000000, 8)`` → ``"10.0.0.0/8"``."""
+    """Return the text of a CIDR: ``"10.0.0.0/8"`` for ``(4, 0x0a000000, 8)``."""
     return f"{format_ip(family, value)}/{length}"
 
 
 def prefix_bounds(family: int, value: int, length: int) -> tuple[int, int]:
-    """The first and last address of the prefix that ``value`` lies in, both inclusive."""
+    """Return the first and the last address of the prefix that holds ``value``."""
     host_bits = BITS[family] - length
     first = value >> host_bits << host_bits
     return first, first + (1 << host_bits) - 1
 
 
 def to_ip(family: int, value: int) -> IPv4Address | IPv6Address:
-    """An integer as ``ipaddress`` has it."""
+    """Return an address as an object of ``ipaddress``."""
     import ipaddress
 
     return ipaddress.IPv4Address(value) if family == V4 else ipaddress.IPv6Address(value)

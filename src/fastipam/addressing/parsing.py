@@ -1,7 +1,7 @@
-"""A pool of ranges from what a configuration or a caller says, or an error that names the field.
+"""Build a pool of ranges from what a configuration or a caller says.
 
-The order of the checks is host-local's, so that the same configuration is refused for the same
-reason.
+An error names the field. The checks are made in host-local's order, so that both refuse the same
+configuration for the same reason.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ def build_pool(
     field: str = "ranges",
     fields: Sequence[str] = (),
 ) -> Pool:
-    """Check the sets against each other, as host-local does and in its order, and join them.
+    """Return the pool of these range sets, after checking them against each other.
 
-    ``exclude`` holds (family, low, high) triples. ``fields`` says where each set stands, if not
-    all of them under ``field``. Raises ConfigError: an empty set, mixed families, ranges of one set
-    that overlap, sets that overlap, nothing left to serve.
+    ``exclude`` holds (family, low, high) triples. ``fields`` is the path of each set, for errors;
+    without it they are ``field[0]`` and so on. Raises ConfigError for an empty set, mixed families,
+    overlapping ranges or sets, and a set of which no address is left to serve.
     """
     places = fields or [f"{field}[{which}]" for which in range(len(sets))]
     for which, ranges in enumerate(sets):
@@ -82,7 +82,10 @@ def build_pool(
 def _overlap(
     left: Sequence[Range], right: Sequence[Range], *, same: bool
 ) -> tuple[Range, Range] | None:
-    """The first pair that shares an address, in the order of the two lists."""
+    """Return the first pair of ranges that share an address, or None.
+
+    ``same`` says that both lists are one: a range is not compared with itself.
+    """
     for at, one in enumerate(left):
         for other in right[at + 1 :] if same else right:
             if one.family == other.family and one.start <= other.end and other.start <= one.end:
@@ -91,7 +94,10 @@ def _overlap(
 
 
 def parse_exclusion(text: str, *, field: str = "exclude") -> tuple[int, int, int]:
-    """``"10.0.0.0/28"``, ``"10.0.0.1-10.0.0.9"`` or ``"10.0.0.7"`` → (family, low, high)."""
+    """Return (family, low, high) of a CIDR, a range ``"10.0.0.1-10.0.0.9"`` or an address.
+
+    Raises ConfigError.
+    """
     try:
         if "/" in text:
             family, value, length = parse_cidr(text)
@@ -115,11 +121,11 @@ def parse_exclusion(text: str, *, field: str = "exclude") -> tuple[int, int, int
 def parse_ranges(
     ranges: str | Sequence[object], exclude: Iterable[str] = (), *, field: str = "ranges"
 ) -> Pool:
-    """The pool that a library caller describes.
+    """Return the pool that a library caller describes.
 
     ``ranges`` is one CIDR, or a sequence of range sets; a set is a CIDR, a mapping with
     host-local's keys (``subnet``, ``rangeStart``, ``rangeEnd``, ``gateway``), or a sequence of
-    those, which then form one set. Raises ConfigError that names the field and the value.
+    those, which then form one set. Raises ConfigError with the field and the value.
     """
     listed: Sequence[object] = [ranges] if isinstance(ranges, str) else ranges
     sets: list[list[Range]] = []
@@ -135,7 +141,7 @@ def parse_ranges(
 
 
 def exclude_from(pool: Pool, exclude: Iterable[str]) -> Pool:
-    """The same ranges with these exclusions in place of theirs. Raises ConfigError."""
+    """Return the pool with these exclusions in place of its own. Raises ConfigError."""
     return build_pool([each.ranges for each in pool.sets], _parse_exclusions(exclude))
 
 

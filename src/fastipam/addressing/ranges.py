@@ -1,9 +1,9 @@
-"""Ranges, range sets and exclusions: what a search for an address is bounded by.
+"""Ranges, range sets and pools: the bounds of a search for an address.
 
-A :class:`Range` is one inclusive start..end of a subnet, a :class:`RangeSet` an ordered pool of
-them that serves one address of a result, a :class:`Pool` the ordered sets of a network. All are
-made canonical once, when the configuration is read (see rangespec.py): no field of them is unset
-later. They never change the bitmap; they are views of it (intervals of absolute addresses).
+A :class:`Range` is one start..end of a subnet. A :class:`RangeSet` is an ordered list of ranges
+that serves one address of a result. A :class:`Pool` holds the ordered sets of a network. All
+defaults are filled in once, when the configuration is read (``parsing``), so no field is unset
+afterwards. Ranges are intervals of absolute addresses, so changing them does not change the bitmap.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
     Interval = tuple[int, int]
 
-# What the text of a pool has when one of its sets is cut into blocks.
+# The mark in a pool's text that precedes the block length of a set that is cut into blocks.
 CUT = "@"
 
 
 class Range:
-    """One inclusive range of a subnet: ``start``..``end``, less the gateway.
+    """The addresses ``start``..``end`` of a subnet, both included, without the gateway.
 
-    Attributes are integers of ``family`` (4 or 6): ``network``, ``length`` (prefix length in
-    bits), ``start``, ``end``, and ``gateway``, which is ``(family, value)`` or ``None``: it may lie
-    outside the subnet and, as with host-local, even be of the other family.
+    ``network``, ``start`` and ``end`` are addresses of ``family`` (4 or 6) as integers, ``length``
+    is the prefix length in bits. ``gateway`` is ``(family, value)`` or None. As with host-local it
+    may lie outside the subnet, and may be of the other family.
     """
 
     __slots__ = ("end", "family", "gateway", "length", "network", "start")
@@ -69,13 +69,14 @@ class Range:
         default_gateway: bool = True,
         field: str = "",
     ) -> Range:
-        """Check and complete one range; ``field`` is where it stands, for the error.
+        """Check one range, fill in the defaults, and return it.
 
-        Defaults: ``start`` network + 1; ``end`` the last address, less the broadcast address of an
-        IPv4 subnet; ``gateway`` network + 1 (also for ``""``), or none without ``default_gateway``.
-        A /31, /32, /127 or /128 has neither network nor broadcast address (RFC 3021, RFC 6164): all
-        of it is served and it has no default gateway. Raises ConfigError with the field and the
-        value.
+        ``start`` defaults to network + 1, ``end`` to the last address (IPv4: to the one before the
+        broadcast address), ``gateway`` to network + 1, also when it is empty; with
+        ``default_gateway=False`` it defaults to None. A /31, /32, /127 or /128 has no network and
+        no broadcast address (RFC 3021, RFC 6164): all of it is served, and it has no default
+        gateway. ``field`` is the path of the range, for errors. Raises ConfigError with the field
+        and the value.
         """
         dot = f"{field}." if field else ""
         try:
@@ -127,14 +128,14 @@ class Range:
         return f"{format_ip(self.family, self.start)}-{format_ip(self.family, self.end)}"
 
     def describe(self) -> str:
-        """A text that :meth:`read` turns into an equal range again."""
+        """Return the text from which :meth:`read` makes an equal range."""
         gateway = format_ip(*self.gateway) if self.gateway else "-"
         start, end = format_ip(self.family, self.start), format_ip(self.family, self.end)
         return f"{format_cidr(self.family, self.network, self.length)} {start} {end} {gateway}"
 
     @classmethod
     def read(cls, text: str) -> Range:
-        """The inverse of :meth:`describe`; ValueError when the text is not one of its."""
+        """Return the range of a text of :meth:`describe`. Raises ValueError for another text."""
         subnet, start, end, gateway = text.split(" ")
         family, network, length = parse_cidr(subnet)
         router = None if gateway == "-" else parse_ip(gateway)
@@ -163,10 +164,11 @@ def _bound(text: str | None, default: int, family: int, field: str) -> int:
 
 
 class RangeSet:
-    """An ordered pool of ranges of one family that serves one address of a result.
+    """An ordered list of ranges of one family that serves one address of a result.
 
-    ``intervals`` are the addresses that may be handed out, as inclusive (low, high) pairs in the
-    order of the ranges: gateways and exclusions are left out of them.
+    ``intervals`` are the addresses that may be assigned, as inclusive (low, high) pairs in the
+    order of the ranges, without gateways and exclusions. ``block_length`` is the prefix length of
+    the blocks of a cluster that the set is cut into, or 0.
     """
 
     __slots__ = ("block_length", "excluded", "family", "intervals", "ranges", "size", "starts")
@@ -183,7 +185,7 @@ class RangeSet:
         self.family = ranges[0].family
         self.excluded = tuple(merge(excluded))
         intervals: list[Interval] = []
-        starts: list[int] = []  # for each range, the place of its first interval
+        starts: list[int] = []  # for each range the number of its first interval
         for each in self.ranges:
             starts.append(len(intervals))
             holes = list(touching(self.excluded, each.start, each.end))
@@ -198,20 +200,23 @@ class RangeSet:
         return ",".join(map(str, self.ranges))
 
     def __contains__(self, value: int) -> bool:
-        """Whether ``value`` may be handed out by this set. O(number of intervals)."""
+        """Return whether this set may assign ``value``. O(intervals)."""
         return any(low <= value <= high for low, high in self.intervals)
 
     def range_of(self, value: int) -> Range | None:
-        """The range whose start..end ``value`` lies in (a gateway or an exclusion does, too)."""
+        """Return the range whose start..end holds ``value``, or None.
+
+        The range of a gateway or of an excluded address is returned as well.
+        """
         for each in self.ranges:
             if each.start <= value <= each.end:
                 return each
         return None
 
     def after(self, cursor: int | None) -> Iterator[Interval]:
-        """The intervals in search order: from behind ``cursor``, round, ``cursor`` itself last.
+        """Yield the intervals in search order: those after ``cursor`` first, ``cursor`` last.
 
-        A cursor outside the set counts as none: the search begins at the first range.
+        Without a cursor, or with one outside the set, the search begins at the first range.
         """
         intervals = self.intervals
         at, low, high = self._locate(cursor)
@@ -229,7 +234,11 @@ class RangeSet:
             yield from intervals[:at]
 
     def _locate(self, cursor: int | None) -> tuple[int | None, int, int]:
-        """The interval that holds the cursor, or the next one when it fell into a hole."""
+        """Return (number, low, high) of the interval that holds the cursor.
+
+        When the cursor is now excluded, the next interval is returned. The number is None when the
+        search begins at the first range.
+        """
         if cursor is None:
             return None, 0, 0
         for at, (low, high) in enumerate(self.intervals):
@@ -247,7 +256,7 @@ class RangeSet:
 
 
 def subtract(whole: Interval, holes: Iterable[Interval]) -> list[Interval]:
-    """What is left of an inclusive interval without the holes, ascending. O(h log h).
+    """Return what is left of an interval without the holes, ascending. O(holes log holes).
 
     >>> subtract((0, 9), [(3, 4), (8, 20)])
     [(0, 2), (5, 7)]
@@ -271,8 +280,8 @@ def subtract(whole: Interval, holes: Iterable[Interval]) -> list[Interval]:
 class Pool:
     """The ordered range sets of a network, checked against each other.
 
-    ``describe()`` is stored with the network, so that a DEL with no usable configuration, and the
-    command line, know what the ranges were.
+    ``text`` describes them. The store keeps it with the network: a DEL without a usable
+    configuration, and the command line, take the ranges from there.
     """
 
     __slots__ = ("sets", "size", "text")
@@ -299,10 +308,10 @@ class Pool:
 
     @classmethod
     def read(cls, text: str) -> Pool:
-        """The inverse of :attr:`text`; ValueError when it is not one of its."""
+        """Return the pool of a :attr:`text`. Raises ValueError for another text."""
         sets = []
         for line in text.split("\n") if text else ():
-            line, _, block_text = line.partition(CUT)  # noqa: PLW2901  # what is left of it
+            line, _, block_text = line.partition(CUT)  # noqa: PLW2901  # the same line, shorter
             ranges_text, _, holes_text = line.partition("!")
             excluded = []
             for hole in holes_text.split("|") if holes_text else ():
@@ -317,18 +326,22 @@ class Pool:
         return cls(sets)
 
     def holds(self, family: int, value: int) -> bool:
-        """Whether the address may be handed out by any set. O(number of intervals)."""
+        """Return whether a set may assign the address. O(intervals)."""
         return any(each.family == family and value in each for each in self.sets)
 
     def index_of(self, family: int, value: int) -> int | None:
-        """The number of the set that may hand out the address, or None."""
+        """Return the number of the set that may assign the address, or None."""
         for index, each in enumerate(self.sets):
             if each.family == family and value in each:
                 return index
         return None
 
     def match(self, wanted: Iterable[tuple[int, int]]) -> list[int | None]:
-        """For each set the address that is wanted of it, or None. Raises AddressNotInRange."""
+        """Return for each set the wanted address that it serves, or None.
+
+        Raises AddressNotInRange when an address is excluded, a gateway, in no set, or in a set that
+        serves another wanted address already.
+        """
         requests: list[int | None] = [None] * len(self.sets)
         left = list(dict.fromkeys(wanted))
         for index, each in enumerate(self.sets):
@@ -360,7 +373,7 @@ class Pool:
         return requests
 
     def range_of(self, family: int, value: int) -> Range | None:
-        """The range whose start..end the address lies in, or None."""
+        """Return the range whose start..end holds the address, or None."""
         for each in self.sets:
             if each.family == family:
                 found = each.range_of(value)
@@ -370,7 +383,7 @@ class Pool:
 
 
 def merge(intervals: Iterable[Interval]) -> list[Interval]:
-    """The same addresses as disjoint ascending intervals. O(n log n)."""
+    """Return the same addresses as disjoint ascending intervals. O(n log n)."""
     merged: list[Interval] = []
     for low, high in sorted(intervals):
         if merged and low <= merged[-1][1] + 1:
@@ -381,6 +394,6 @@ def merge(intervals: Iterable[Interval]) -> list[Interval]:
 
 
 def touching(holes: Sequence[Interval], low: int, high: int) -> Sequence[Interval]:
-    """Those of disjoint ascending holes that share an address with low..high. O(log n)."""
+    """Return the disjoint ascending holes that share an address with low..high. O(log holes)."""
     first = bisect_left(holes, low, key=lambda hole: hole[1])
     return holes[first : bisect_right(holes, high, key=lambda hole: hole[0])]

@@ -1,9 +1,8 @@
 """Stores and networks for the test suites of programs that embed fastipam.
 
-Everything here is the real thing on a relaxed store in a directory of its own, on a tmpfs where the
-machine has one: nothing is mocked, so a test sees what the program will see. What differs is what
-a test has to decide: the time, the boot, and when something goes wrong. A store is verified when
-its block ends: a test that leaves a damaged one fails.
+Nothing here is mocked: a test works on a real, relaxed store in a temporary directory, on a tmpfs
+if the machine has one. A test decides only the time, the boot, and when an operation fails. A store
+is verified when its block ends, so a test that leaves a damaged store fails.
 
 As pytest fixtures: ``pytest_plugins = ["fastipam.testing.fixtures"]`` in a ``conftest.py``.
 """
@@ -36,11 +35,11 @@ __all__ = ["Clock", "TemporaryStore", "exhaust", "failing", "temporary_network",
 DEFAULT_RANGES = "10.32.0.0/24"
 _START_NS = 1_700_000_000 * 10**9
 _TMPFS = "/dev/shm"
-_MOST_EXHAUSTED = 1 << 20  # more owners than a test wants to wait for
+_MOST_EXHAUSTED = 1 << 20  # a million leases take about ten seconds, more than a test should
 
 
 class Clock:
-    """A wall clock that stands until a test moves it; nanoseconds since the epoch when called."""
+    """A wall clock that only a test moves. Calling it returns nanoseconds since the epoch."""
 
     def __init__(self, now_ns: int = _START_NS) -> None:
         self.now_ns = now_ns
@@ -52,30 +51,34 @@ class Clock:
         return f"Clock({self.now_ns})"
 
     def advance(self, seconds: float) -> None:
-        """Move it, backwards too: a cool-down of 30 s is over after ``advance(31)``."""
+        """Move the clock, backwards if ``seconds`` is negative.
+
+        A cool-down of 30 s is over after ``advance(31)``.
+        """
         self.now_ns += int(seconds * 1e9)
 
 
 class TemporaryStore:
-    """A data directory of a test's own, with its clock and its boot.
+    """A temporary data directory with its own clock and boot.
 
-    ``path`` is what a configuration's ``dataDir`` names, ``clock`` a :class:`Clock`. The store in
-    it is empty at first, and relaxed.
+    ``path`` is for a configuration's ``dataDir``, ``clock`` is a :class:`Clock`. The store is
+    relaxed, and empty at first.
     """
 
     def __init__(self, path: Path, clock: Clock | None = None) -> None:
         self.path = path
         self.clock = clock or Clock()
-        self._boot = ""  # the machine's own, until reboot()
+        self._boot = ""  # the machine's boot, until reboot() is called
 
     def __repr__(self) -> str:
         return f"<TemporaryStore {self.path} {self.clock!r}>"
 
     def open(self, **options: Any) -> Ipam:
-        """:func:`fastipam.open` on it, with its clock and boot. A context manager.
+        """Open the store with :func:`fastipam.open`, with its clock and boot.
 
-        A process opens a directory once, however often it is asked: while what this returns is
-        open, ``fastipam.open`` and ``fastipam.cni.handle`` on the path use it, and its clock.
+        The result is a context manager. A process opens a directory only once: while the result is
+        open, ``fastipam.open`` and ``fastipam.cni.handle`` on this path use the same store and the
+        same clock.
         """
         options.setdefault("clock", self.clock)
         if self._boot:
@@ -83,15 +86,15 @@ class TemporaryStore:
         return open_ipam(self.path, options.pop("durability", "relaxed"), **options)
 
     def reboot(self) -> None:
-        """Let the next :meth:`open` find another boot, as after a restart of the machine.
+        """Make the next :meth:`open` find another boot, as after a restart of the machine.
 
-        Close what is open first: the boot is looked at when a store is opened. The leases of the
-        boot before are given back, as they are on a node.
+        Close the store first, because the boot is read when a store is opened. Leases of the
+        earlier boot are released, as on a node.
         """
         self._boot = uuid.uuid4().hex
 
     def verify(self) -> None:
-        """Raise AssertionError with every finding, unless the store agrees with itself."""
+        """Verify the store. Raises AssertionError with every finding."""
         if not (self.path / "data.mdb").exists():
             return
         with self.open() as ipam:
@@ -102,16 +105,16 @@ class TemporaryStore:
 
 @contextmanager
 def temporary_store(clock: Clock | None = None) -> Iterator[TemporaryStore]:
-    """A :class:`TemporaryStore`, verified and removed at the end of the block.
+    """Make a :class:`TemporaryStore`; verify and remove it at the end of the block.
 
-    It is not verified when the block ends with an exception, which says more. The directory is on
-    a tmpfs (``/dev/shm``) if there is one that can be written, else where ``tempfile`` puts it.
+    The store is not verified when the block ends with an exception. The directory is in
+    ``/dev/shm`` if that can be written, else where ``tempfile`` makes directories.
     """
     parent = _TMPFS if os.access(_TMPFS, os.W_OK) else None
     directory = Path(tempfile.mkdtemp(prefix="fastipam-test-", dir=parent))
     store = TemporaryStore(directory / "store", clock)
     try:
-        store.open().close()  # now it is relaxed, whoever opens it next
+        store.open().close()  # the store is relaxed from now on, for everybody who opens it
         yield store
         store.verify()
     finally:
@@ -120,7 +123,7 @@ def temporary_store(clock: Clock | None = None) -> Iterator[TemporaryStore]:
 
 
 def _close_handled() -> None:
-    """Close what ``fastipam.cni.handle`` keeps open between calls, if it was ever used."""
+    """Close the stores that ``fastipam.cni.handle`` keeps open, if it was called."""
     stores = sys.modules.get("fastipam.storage.open_stores")
     if stores is not None:
         stores.close_all()
@@ -134,20 +137,21 @@ def temporary_network(
     clock: Clock | None = None,
     **keywords: Any,
 ) -> Iterator[Network]:
-    """A network in a store of its own, for as long as the block; :meth:`Ipam.network`'s keywords.
+    """Make a network in a temporary store for the block.
 
-    Verified at the end, as :func:`temporary_store` is.
+    The keywords are those of :meth:`Ipam.network`. The store is verified at the end, as
+    :func:`temporary_store` does.
     """
     with temporary_store(clock) as store, store.open() as ipam:
         yield ipam.network(name, ranges, **keywords)
 
 
 def exhaust(network: Network, *, leave: int = 0) -> int:
-    """Assign all free addresses of a network but ``leave``; returns how many owners that took.
+    """Assign all free addresses of a network except ``leave``, and return the number of owners.
 
-    The owners are ``("exhaust-0", "eth0")`` and so on. With several range sets the smallest
-    decides. Cooling addresses are not touched: an assignment may still get one. O(addresses).
-    Raises ConfigError for a network of more than a million free addresses.
+    The owners are ``("exhaust-0", "eth0")`` and so on. Of several range sets the one with the
+    fewest free addresses decides. Cooling addresses stay as they are, so a later assignment may
+    still take one. O(addresses). Raises ConfigError for more than a million free addresses.
     """
     pool = network.current_pool()
     sets = [] if pool is None else pool.sets
@@ -169,18 +173,18 @@ def exhaust(network: Network, *, leave: int = 0) -> int:
 
 @contextmanager
 def failing(ipam: Ipam, error: FastipamError) -> Iterator[None]:
-    """Within the block every change of this store raises ``error``, and changes nothing.
+    """Make every change of this store raise ``error`` inside the block, and change nothing.
 
-    ``StoreFull("no space is left")``, ``StoreUnavailable(…)``, ``StoreBusy(…)``: what a disk or a
-    neighbour does to a program. Reading works as before. It counts for all threads, and for
-    ``fastipam.cni.handle`` on the same directory. Of two blocks the inner one's error counts.
+    Typical errors are ``StoreFull("no space is left")``, ``StoreUnavailable(…)`` and
+    ``StoreBusy(…)``. Reading works as before. All threads are affected, and so is
+    ``fastipam.cni.handle`` on the same directory. Of nested blocks the inner error is raised.
     """
 
     def write() -> NoReturn:
         raise error
 
     store: Any = ipam.store
-    before = vars(store).get("write")  # of a block around this one
+    before = vars(store).get("write")  # set by an outer block
     store.write = write
     try:
         yield

@@ -13,25 +13,25 @@ from fastipam.testing import DEFAULT_RANGES, Clock, TemporaryStore, temporary_st
 
 @pytest.fixture
 def fastipam_store() -> Iterator[TemporaryStore]:
-    """A data directory with a clock and a boot of the test's own, verified when the test ends."""
+    """A temporary data directory with its own clock and boot, verified when the test ends."""
     with temporary_store() as store:
         yield store
 
 
 @pytest.fixture
 def fastipam_clock(fastipam_store: TemporaryStore) -> Clock:
-    """The clock of ``fastipam_store``; it stands until it is moved."""
+    """The clock of ``fastipam_store``, which only the test moves."""
     return fastipam_store.clock
 
 
 @pytest.fixture
 def fastipam_ipam(fastipam_store: TemporaryStore) -> Iterator[Ipam]:
-    """``fastipam_store``, open."""
+    """The open store of ``fastipam_store``."""
     with fastipam_store.open() as ipam:
         yield ipam
 
 
 @pytest.fixture
 def fastipam_network(fastipam_ipam: Ipam) -> Network:
-    """A network, "test", of 10.32.0.0/24 in ``fastipam_ipam``."""
+    """The network "test" of 10.32.0.0/24 in ``fastipam_ipam``."""
     return fastipam_ipam.network("test", DEFAULT_RANGES)

@@ -1,11 +1,11 @@
-// Addresses as text, as the rest of fastipam writes them. An address is a BigInt, a panel's cell a
-// number; a cell that stands for several addresses is a CIDR.
+// Format addresses as the rest of fastipam does. An address is a BigInt, the cell of a panel is a
+// number. A cell that stands for several addresses is shown as a CIDR.
 
 export function addressOf(panel, cell) {
   return panel.shift ? cidrOf(panel, cell, 0) : textOf(panel.family, valueOf(panel, cell));
 }
 
-// The CIDR of 2**cellBits cells, the first of them this one.
+// Return the CIDR of 2**cellBits cells that begin with this one.
 export function cidrOf(panel, cell, cellBits) {
   const length = (panel.family === 4 ? 32 : 128) - panel.shift - cellBits;
   return `${textOf(panel.family, valueOf(panel, cell))}/${length}`;
@@ -18,7 +18,7 @@ function dotted(value) {
   return [24n, 16n, 8n, 0n].map((shift) => (value >> shift) & 255n).join(".");
 }
 
-// RFC 5952: the longest run of zero groups, of two at least, becomes "::".
+// RFC 5952: "::" stands for the longest run of at least two zero groups.
 export function groups(value) {
   const all = [];
   for (let shift = 112n; shift >= 0n; shift -= 16n) all.push(Number((value >> shift) & 65535n));

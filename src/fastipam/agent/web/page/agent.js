@@ -1,8 +1,8 @@
-// One question to the agent, which answers it once as long as the answer is the same.
+// Ask the agent for a path. An answer that has not changed since the last one is not sent again.
 
-const tags = {}; // path -> the tag of the answer that is here already
+const tags = {}; // path -> the tag (ETag) of its last answer
 
-// The answer, or null when it is the one that is here already.
+// Return the answer, or null when it has not changed since the last one.
 export async function ask(path, read) {
   const headers = tags[path] ? { "If-None-Match": tags[path] } : {};
   const answer = await fetch(path, { headers, cache: "no-store" });
@@ -13,12 +13,12 @@ export async function ask(path, read) {
   return body;
 }
 
-// Ask again for what is on this path, whatever is here.
+// Forget the last answer of this path, so that the next one is sent whole.
 export function forget(path) {
   delete tags[path];
 }
 
-// Ask again for everything but what is on this path.
+// Forget the last answers of all other paths.
 export function forgetAllBut(path) {
   for (const one of Object.keys(tags)) if (one !== path) delete tags[one];
 }

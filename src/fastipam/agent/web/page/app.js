@@ -1,4 +1,4 @@
-// The live part of the page. It asks the agent only while somebody looks, and for a new picture
+// Keep the page up to date. The agent is asked only while the page is visible, and for a new picture
 // only when the store has changed.
 
 import "./controls.js";

@@ -1,9 +1,9 @@
-// The addresses in use over time, as areas on top of each other.
+// Draw the addresses in use over time as stacked areas.
 
 import { $ } from "./dom.js";
 import { count, span } from "./text.js";
 
-// Samples are [at, size, assigned, cooling, reserved], from the oldest on.
+// Samples are [at, size, assigned, cooling, reserved], oldest first.
 export function showSeries(samples) {
   const [width, height, top] = [320, 130, 18];
   const shapes = [];

@@ -1,4 +1,4 @@
-// What a mouse, fingers, keys and buttons do to the picture.
+// Move and zoom the picture with mouse, fingers, keys and buttons.
 
 import { $ } from "./dom.js";
 import { draw, render } from "./picture.js";
@@ -6,8 +6,8 @@ import { shown } from "./state.js";
 import { hideTip, hover } from "./tip.js";
 import { canvas, fit, isFitted, move, oneToOne, place, stretch, zoom } from "./view.js";
 
-const SLACK = 5; // pixels that a finger may slip, and still only points
-const STEP = 60; // pixels that an arrow key moves the picture
+const SLACK = 5; // pixels that a finger may move in a tap
+const STEP = 60; // pixels by which an arrow key moves the picture
 const IN = 1.25;
 const OUT = 0.8;
 
@@ -29,9 +29,9 @@ canvas.addEventListener(
   { passive: false },
 );
 
-// What is down: a mouse button or a finger moves the picture, two fingers zoom it, a finger that
-// has not moved asks for the address below it.
-const held = new Map(); // pointerId -> where
+// The mouse button or fingers that are down. One moves the picture, two fingers zoom it, and a tap
+// shows the address below the finger.
+const held = new Map(); // pointerId -> its position
 let moved = false;
 
 const middle = () => {
@@ -74,7 +74,7 @@ for (const name of ["pointerup", "pointercancel"]) {
   });
 }
 canvas.addEventListener("pointerleave", (event) => {
-  if (event.pointerType === "mouse") hideTip(); // a finger that is lifted has asked
+  if (event.pointerType === "mouse") hideTip(); // the tip of a tap stays
 });
 canvas.addEventListener("dblclick", (event) => then(zoom, 2, place(event).x, place(event).y));
 

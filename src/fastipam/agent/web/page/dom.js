@@ -1,4 +1,4 @@
-// The elements of index.html, and what is put into them: text always, never HTML.
+// Find the elements of index.html and fill them, always with text, never with HTML.
 
 export const $ = (id) => document.getElementById(id);
 
@@ -9,7 +9,7 @@ export function element(name, text, className) {
   return made;
 }
 
-// Rows in the place of a table's body; without any, what to say instead.
+// Replace the body of a table by these rows, or by a text when there are none.
 export function fill(table, rows, nothing) {
   const width = table.tHead.rows[0].cells.length;
   const body = element("tbody");

@@ -1,6 +1,6 @@
-// The Hilbert curve, as fastipam/picture/hilbert.py draws it.
+// The same Hilbert curve as in fastipam/picture/hilbert.py.
 
-// The number at each cell of the picture, row by row, of the numbers below 2**bits.
+// Return the number at each cell, row by row, of a curve of 2**bits numbers.
 export function hilbertGrid(bits) {
   let grid = { width: 1, height: 1, order: new Int32Array(1) };
   for (let done = 0; done < bits; done += 2) {

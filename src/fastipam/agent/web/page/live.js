@@ -1,4 +1,4 @@
-// What keeps the page up to date: which questions are asked, and when one need not be.
+// Decide what to ask the agent, and when.
 
 import { ask, forget, forgetAllBut } from "./agent.js";
 import { showSeries } from "./chart.js";
@@ -20,7 +20,7 @@ let eventsOf = "";
 export async function look() {
   if (document.hidden) return;
   if (waiting) {
-    again = true; // another network was chosen while the answers for this one were on their way
+    again = true; // another network was chosen before the answers for this one arrived
     return;
   }
   waiting = true;
@@ -43,7 +43,7 @@ export async function look() {
     $("link").textContent = shown.status && shown.status.agent.private ? "names are withheld" : "live";
     $("link").className = "";
   } catch (error) {
-    // fetch() says in each browser's own words that nobody answers.
+    // Each browser words fetch()'s error differently, so it is not shown.
     const why = error instanceof TypeError ? "the agent does not answer" : error.message;
     $("link").textContent = `not up to date: ${why}`;
     $("link").className = "bad";
@@ -56,7 +56,7 @@ export async function look() {
   }
 }
 
-// Show another network, now.
+// Show another network at once.
 export function pick(key) {
   choose(key);
   showStatus(pick);
@@ -70,7 +70,7 @@ function choose(key) {
   shown.panelAt = 0;
   seriesAt = 0;
   fitNext();
-  forgetAllBut(STATUS); // what another network has put on the page has to be asked for again
+  forgetAllBut(STATUS); // the page still shows the answers for the network before
   showSeries([]);
   hideTip();
 }
@@ -90,7 +90,7 @@ async function fetchPicture(one) {
   draw();
 }
 
-// A JSON header, its length in 4 bytes before it, and behind it the panels' cells: see views.py.
+// Read a picture: 4 bytes with the length of a JSON header, the header, the cells (see api.py).
 function readPicture(body) {
   const size = new DataView(body).getUint32(0);
   const header = JSON.parse(new TextDecoder().decode(new Uint8Array(body, 4, size)));
@@ -112,7 +112,7 @@ async function fetchSeries(one) {
 
 async function fetchEvents(one) {
   const state = `${keyOf(one)}\n${one.change}`;
-  if (eventsOf === state) return; // nothing has happened
+  if (eventsOf === state) return; // no event since then
   const events = await ask(`/api/events?${queryOf(one)}`, "json");
   if (keyOf(one) !== shown.chosen) return;
   eventsOf = state;

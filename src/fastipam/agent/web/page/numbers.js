@@ -1,10 +1,10 @@
-// The numbers of all networks, and those of the one whose picture is shown.
+// Show the numbers of all networks, and those of the network whose picture is shown.
 
 import { $, element, fill } from "./dom.js";
 import { current, keyOf, shown } from "./state.js";
 import { count, moment, share, span } from "./text.js";
 
-// `choose` is called with the key of a network whose tab was clicked.
+// A click on a tab calls `choose` with the key of its network.
 export function showStatus(choose) {
   $("moment").textContent = `as of ${moment(Date.now() / 1000)}`;
   fill(
@@ -40,7 +40,7 @@ function showTabs(choose) {
     tab.addEventListener("click", () => choose(keyOf(one)));
     return tab;
   });
-  // Whoever has the focus there keeps it, as long as the networks are the same.
+  // A tab with the focus is updated in place while the networks are the same, so that it keeps the focus.
   const before = [...$("tabs").children];
   const same = before.length === tabs.length && tabs.every((tab, at) => tab.dataset.key === before[at].dataset.key);
   if (same && $("tabs").contains(document.activeElement)) {
@@ -81,7 +81,7 @@ function showFacts(one) {
   );
 }
 
-// The last events of the network that is shown.
+// Show the last events of the network.
 export function showEvents(events) {
   fill(
     $("events"),
@@ -90,7 +90,7 @@ export function showEvents(events) {
   );
 }
 
-// The subnets of the network that is shown, to choose one of.
+// Offer the subnets of the network for selection.
 export function showPanels() {
   const list = $("panel");
   const names = shown.drawn.panels.map((panel) => panel.cidr);

@@ -1,4 +1,4 @@
-// The picture: its cells as pixels, lines and captions over them.
+// Draw the picture: its cells as pixels, then lines and captions.
 
 import { cidrOf } from "./address.js";
 import { $ } from "./dom.js";
@@ -7,7 +7,7 @@ import { canvas, curveOf, resize, view } from "./view.js";
 
 const context = canvas.getContext("2d", { alpha: false });
 
-// Paint every cell of the panel once, one pixel each, off the screen.
+// Paint each cell of the panel as one pixel of an image that is not on the screen.
 export function render() {
   const drawing = panel();
   const curve = curveOf(drawing);
@@ -39,14 +39,14 @@ export function draw() {
   if ($("grid").checked) {
     if (view.scale >= 12) drawCells(curve);
     drawCidrs(drawing, curve);
-    context.strokeStyle = "#3a4657"; // where the picture ends, though nothing be there
+    context.strokeStyle = "#3a4657"; // the picture's edge, visible where its cells are empty too
     context.lineWidth = 1;
     context.strokeRect(view.x - 0.5, view.y - 0.5, curve.width * view.scale + 1, curve.height * view.scale + 1);
   }
   if (shown.pointed && view.scale >= 4) outline(shown.pointed);
 }
 
-// Thin lines between cells that are large enough for them.
+// Draw thin lines between cells that are large enough.
 function drawCells(curve) {
   const columns = [Math.max(0, Math.floor(-view.x / view.scale)), Math.min(curve.width, Math.ceil((canvas.width - view.x) / view.scale))];
   const rows = [Math.max(0, Math.floor(-view.y / view.scale)), Math.min(curve.height, Math.ceil((canvas.height - view.y) / view.scale))];
@@ -59,11 +59,11 @@ function drawCells(curve) {
   }
 }
 
-// Lines between CIDRs that are neither too small nor too large on the screen, and their names.
+// Draw lines between CIDRs of a readable size, and their names.
 function drawCidrs(panel, curve) {
   const ratio = window.devicePixelRatio || 1;
   const bits = panel.bits - panel.shift;
-  // A square has an even number of bits; it shall be some 150 pixels wide.
+  // A square has an even number of bits. Choose the largest of at most 300 pixels a side.
   let inside = bits % 2 ? bits - 1 : bits;
   while (inside > 0 && 2 ** (inside / 2) * view.scale > 300 * ratio) inside -= 2;
   const side = 2 ** (inside / 2);

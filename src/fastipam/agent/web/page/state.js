@@ -1,11 +1,11 @@
-// What is shown: the agent's last answers, and which part of them somebody has chosen.
+// What the page shows: the agent's last answers, and what the user has selected.
 
 export const shown = {
   status: null, // the last answer of /api/status
-  chosen: "", // the network whose picture is shown: its key
-  drawn: null, // its picture: header, panels
-  panelAt: 0, // which of them
-  pointed: null, // what is under the pointer: cell, row, column
+  chosen: "", // the key of the network whose picture is shown
+  drawn: null, // the picture of that network: header, panels
+  panelAt: 0, // the number of the panel that is shown
+  pointed: null, // the cell under the pointer: cell, row, column
 };
 
 export const keyOf = (one) => `${one.data_dir}\n${one.network}`;

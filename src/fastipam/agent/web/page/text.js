@@ -1,4 +1,4 @@
-// Numbers, shares, spans and moments as text.
+// Format numbers, shares, durations and times.
 
 export function count(number) {
   return number < 1e11 ? number.toLocaleString("en") : number.toExponential(2);

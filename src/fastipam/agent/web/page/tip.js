@@ -1,4 +1,4 @@
-// What is under the pointer: the address, its state, and after a moment its owner.
+// Show the address under the pointer, its state, and after a moment its owner.
 
 import { addressOf } from "./address.js";
 import { $, element } from "./dom.js";
@@ -7,7 +7,7 @@ import { current, panel, queryOf, shown } from "./state.js";
 import { moment, span } from "./text.js";
 import { canvas, cellAt, place, view } from "./view.js";
 
-const TIP_MS = 120; // whoever only passes over a cell does not ask whose it is
+const TIP_MS = 120; // the owner of a cell is asked for when the pointer has rested on it this long
 const LEVEL = 3; // a cell is state | level << LEVEL: see picture/cells.py
 const FULL = 31;
 
@@ -29,7 +29,7 @@ export function hover(event) {
   if (view.scale >= 4) draw();
 }
 
-// Lines of the tip: [state of its swatch, text].
+// The lines of the tip, as [state for the colour, text].
 function stateOf(panel, cell) {
   const byte = panel.cells[cell];
   const state = shown.drawn.states[byte & 7];
@@ -56,7 +56,7 @@ async function tellOwner(address, cell) {
     if (found.reason) lines.push(["", found.reason]);
     showTip(address, lines);
   } catch {
-    // The next look says what is wrong.
+    // The next status shows the error.
   }
 }
 

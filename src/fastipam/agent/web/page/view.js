@@ -1,13 +1,13 @@
-// Which part of the picture the canvas shows, and how large: fit, zoom, move. Nothing here draws.
+// The part of the picture that the canvas shows, and its scale: fit, zoom, move.
 
 import { hilbertGrid } from "./hilbert.js";
 import { $ } from "./dom.js";
 import { panel, shown } from "./state.js";
 
-const LARGEST = 64; // pixels of a cell
+const LARGEST = 64; // pixels a cell
 
 export const canvas = $("map");
-export const view = { scale: 1, x: 0, y: 0 }; // device pixels a cell, and where the picture's corner is
+export const view = { scale: 1, x: 0, y: 0 }; // device pixels a cell, and the picture's corner
 
 let fitted = true;
 const curves = new Map(); // bits -> hilbertGrid
@@ -20,7 +20,7 @@ export function curveOf(panel) {
   return curves.get(bits);
 }
 
-// Give the canvas a pixel for each of the screen's.
+// Give the canvas one pixel for each pixel of the screen.
 export function resize() {
   const ratio = window.devicePixelRatio || 1;
   const width = Math.round(canvas.clientWidth * ratio);
@@ -51,7 +51,7 @@ export function fit() {
   setFitted(true);
 }
 
-// Whatever network is chosen next is shown whole.
+// Show the next network whole.
 export function fitNext() {
   fitted = true;
 }
@@ -70,7 +70,7 @@ export function move(x, y) {
   setFitted(false);
 }
 
-// Scale so, and keep the point (x, y) of the canvas where it is.
+// Set the scale and keep the point (x, y) of the canvas in place.
 function scaleTo(scale, x, y) {
   view.x = x - ((x - view.x) / view.scale) * scale;
   view.y = y - ((y - view.y) / view.scale) * scale;
@@ -84,7 +84,7 @@ function within(scale) {
   return Math.min(LARGEST, Math.max(least, scale));
 }
 
-// Two fingers: any scale, not only whole pixels a cell.
+// Set any scale, as two fingers do; cells need not be whole pixels.
 export function stretch(factor, x, y) {
   scaleTo(within(view.scale * factor), x, y);
 }
@@ -92,21 +92,21 @@ export function stretch(factor, x, y) {
 export function zoom(factor, x = canvas.width / 2, y = canvas.height / 2) {
   if (!shown.drawn) return;
   let scale = within(view.scale * factor);
-  // Whole pixels a cell look best: all cells are equally large.
+  // Only with whole pixels are all cells of the same size.
   if (scale >= 1) scale = factor > 1 ? Math.ceil(scale - 1e-9) : Math.floor(scale + 1e-9);
   scaleTo(scale, x, y);
   view.x = Math.round(view.x);
   view.y = Math.round(view.y);
 }
 
-// Where on the canvas an event is.
+// Return the position of an event on the canvas.
 export function place(event) {
   const box = canvas.getBoundingClientRect();
   const ratio = canvas.width / box.width;
   return { x: (event.clientX - box.left) * ratio, y: (event.clientY - box.top) * ratio };
 }
 
-// The cell at a place of the canvas, null beside the picture.
+// Return the cell at a position of the canvas, or null beside the picture.
 export function cellAt({ x, y }) {
   const curve = curveOf(panel());
   const column = Math.floor((x - view.x) / view.scale);
