@@ -26,7 +26,7 @@ view collect network ipam sweep testing
 cluster cluster.engines cluster.node cluster.keeper cluster.admin
 cni
 __init__
-agent.protocol agent.web agent
+agent.protocol agent.requests agent.web agent
 cli cli.commands cli.reference cli.main
 """
 

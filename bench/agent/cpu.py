@@ -23,7 +23,7 @@ from fastipam.storage import open_stores
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fastipam.agent.loop import Request
+    from fastipam.agent.requests import Request
 
 _ROUNDS = 60
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import fastipam
-from fastipam.agent.batch import Executor, Observer
-from fastipam.agent.loop import Answer, Request
+from fastipam.agent.batch import Executor
+from fastipam.agent.requests import Answer, Observer, Request
 from fastipam.errors import StoreFull
 from fastipam.storage import open_stores
 from fastipam.storage.transaction import Transaction

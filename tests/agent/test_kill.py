@@ -157,8 +157,8 @@ def test_killed_between_commit_and_answer(
 ) -> None:
     """The worst moment, committed and not heard of: DEL succeeds, ADD is an error and a DEL."""
     code = (
-        "import os, sys; from fastipam.agent import server; from fastipam.cli.commands import cli;"
-        "server.protocol.pack_answer = lambda *what: os._exit(9);"
+        "import os, sys; from fastipam.agent import loop; from fastipam.cli.commands import cli;"
+        "loop.protocol.pack_answer = lambda *what: os._exit(9);"
         "cli(sys.argv[2:], prog_name='fastipam')"
     )
     made = config(ipam={"subnet": "10.1.0.0/25"})

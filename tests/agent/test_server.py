@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fastipam.agent import protocol
-from fastipam.agent.loop import LATER, Answer, Limits, Request, Server
+from fastipam.agent.loop import Limits, Server
+from fastipam.agent.requests import LATER, Answer, Request
 from fastipam.configuration.reader import LARGEST
 
 from .processes import Client, until

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import generate_latest
 
 import fastipam
 from fastipam.agent.clusters import Keepers
-from fastipam.agent.web.cluster_metrics import ClusterMetrics
+from fastipam.agent.web.metrics import Metrics
 from fastipam.cluster import deadline
 from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.engines.memory import MemoryEngine
@@ -80,9 +80,7 @@ def test_metrics(tmp_path: Path) -> None:
     try:
         while not keeper.status.states.get("active"):
             keeper.need("c1")
-        registry = CollectorRegistry()
-        registry.register(ClusterMetrics(keepers))
-        text = generate_latest(registry).decode()
+        text = generate_latest(Metrics(keepers=keepers.all).registry).decode()
     finally:
         keepers.stop()
     labels = f'{{data_dir="{path}",network="podnet"'

@@ -44,9 +44,6 @@ CIRCLES: list[list[str]] = [
     ],
 ]
 UPWARD: list[str] = [
-    "agent.web.cluster_metrics -> agent.clusters",
-    "agent.web.metrics -> agent.batch",
-    "agent.web.samples -> agent.batch",
     "collect -> network",
     "configuration.cluster -> cluster.planner",
     "configuration.network -> cni.environment",

@@ -27,8 +27,8 @@ from tests.conftest import Clock, assert_consistent
 import fastipam
 from fastipam.addressing.addresses import format_ip, parse_ip
 from fastipam.addressing.parsing import parse_ranges
-from fastipam.agent.batch import Executor, Observer
-from fastipam.agent.loop import Answer, Request
+from fastipam.agent.batch import Executor
+from fastipam.agent.requests import Answer, Observer, Request
 from fastipam.backup import backup, restore
 from fastipam.errors import StoreFull
 from fastipam.storage import open_stores

@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING
 
 from fastipam import cni
-from fastipam.agent.loop import LATER, Answer
+from fastipam.agent.requests import LATER, Answer, Observer
 from fastipam.cni.environment import GC, STATUS
 from fastipam.storage import open_stores
 
@@ -21,21 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fastipam.agent.clusters import Keepers
-    from fastipam.agent.loop import Request
+    from fastipam.agent.requests import Request
 
 log = logging.getLogger("fastipam.agent")
 
 _ALONE = (GC, STATUS)
-
-
-class Observer:
-    """Told of what happens; metrics override it."""
-
-    def request(self, verb: str, status: int, output: bytes, seconds: float) -> None:
-        """A request was answered, ``seconds`` after it had arrived."""
-
-    def batch(self, size: int, commit_seconds: float) -> None:
-        """A batch of ``size`` requests was committed."""
 
 
 class Executor:

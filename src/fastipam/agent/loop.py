@@ -20,12 +20,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastipam.agent import protocol
+from fastipam.agent.requests import LATER, Request
 from fastipam.cni.main import age_ns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from fastipam.agent.housekeeping import Chores
+    from fastipam.agent.requests import Answer
 
 log = logging.getLogger("fastipam.agent")
 
@@ -41,31 +43,6 @@ class Limits(NamedTuple):
 
     connections: int = 1024
     seconds: float = 10.0
-
-
-class Request(NamedTuple):
-    """A complete request; ``peer`` is the client's process id.
-
-    ``seen_netns`` is what the launcher says of the network namespaces (see netns.py).
-    """
-
-    variables: dict[str, str]
-    stdin: bytes
-    peer: int
-    arrived_ns: int
-    seen_netns: str = ""
-
-
-class Answer(NamedTuple):
-    """What the client prints and exits with."""
-
-    status: int
-    output: bytes
-    messages: bytes
-
-
-# No answer yet: what it waits for does not hold up anybody else.
-LATER = Answer(-1, b"", b"")
 
 
 class _Client:

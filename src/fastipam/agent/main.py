@@ -21,6 +21,7 @@ from fastipam.agent.clusters import Keepers
 from fastipam.agent.housekeeping import DEFAULT_INTERVAL_S, Chores
 from fastipam.agent.loop import Limits, Server
 from fastipam.agent.protocol import DEFAULT_SOCKET
+from fastipam.agent.requests import Observers
 from fastipam.errors import ConfigError
 from fastipam.storage import open_stores
 from fastipam.sweep import DEFAULT_GRACE_S
@@ -97,13 +98,11 @@ def _instrumented(
         return Executor(keepers=keepers), lambda: None
     from fastipam.agent.web import server as http
     from fastipam.agent.web.api import Page
-    from fastipam.agent.web.cluster_metrics import ClusterMetrics
     from fastipam.agent.web.metrics import Metrics
-    from fastipam.agent.web.samples import Together, Watch
+    from fastipam.agent.web.samples import Watch
 
     watch = Watch(settings.data_dirs)
-    metrics = Metrics(watch)
-    metrics.registry.register(ClusterMetrics(keepers))
+    metrics = Metrics(watch, keepers.all)
     page = Page(watch, private=settings.http_private)
     routes = {
         "/metrics": metrics.route,
@@ -119,7 +118,7 @@ def _instrumented(
 
     if not settings.http_private and not http.is_loopback(settings.http[0]):
         log.warning("http=%s shows the names of pods to the network", settings.http[0])
-    return Executor(Together(metrics, watch), keepers), stop
+    return Executor(Observers(metrics, watch), keepers), stop
 
 
 def _raise_descriptor_limit(connections: int) -> None:

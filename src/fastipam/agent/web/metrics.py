@@ -9,27 +9,43 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.exposition import choose_encoder
 
 import fastipam
-from fastipam.agent.batch import Observer
+from fastipam.agent.requests import Observer
 from fastipam.agent.web.samples import Watch, error_of
 from fastipam.agent.web.server import Asked, Response, Route
 from fastipam.errors import FastipamError
 from fastipam.storage import open_stores, tables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from prometheus_client.metrics_core import Metric
+
+    from fastipam.cluster.keeper.keeper import Keeper
+
+    # Data directory, network, and the keeper of its blocks.
+    Kept = tuple[str, str, Keeper]
 
 _VERBS = frozenset(("ADD", "CHECK", "DEL", "GC", "STATUS", "VERSION"))
 _LATENCIES_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 _COMMITS_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0)
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+_NETWORK = ["data_dir", "network"]
+_CLUSTER_COUNTERS = {
+    "claims": "Blocks that were claimed.",
+    "transactions": "Claims that were tried.",
+    "conflicts": "Claims at which somebody else was faster.",
+    "released": "Blocks that were given back.",
+    "donated": "Blocks that were handed to a node in need.",
+    "granted": "Blocks that another node has handed over.",
+}
 
 
 class Metrics(Observer):
     """Counts what the agent does, and reads what the stores hold when it is asked."""
 
-    def __init__(self, watch: Watch | None = None) -> None:
+    def __init__(
+        self, watch: Watch | None = None, keepers: Callable[[], Sequence[Kept]] = tuple
+    ) -> None:
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "fastipam_requests", "Answered requests.", ["verb", "code"], registry=self.registry
@@ -55,6 +71,7 @@ class Metrics(Observer):
         )
         ProcessCollector(registry=self.registry)
         self.registry.register(_Networks(watch or Watch()))
+        self.registry.register(_Clusters(keepers))
 
     def request(self, verb: str, status: int, output: bytes, seconds: float) -> None:
         """Count a request by its verb and the code of its error object (0: none)."""
@@ -89,23 +106,22 @@ class _Networks:
         yield InfoMetricFamily(
             "fastipam_agent", "What runs here.", {"version": fastipam.__version__}
         )
-        names = ["data_dir", "network"]
-        addresses = _gauge("addresses", "Addresses by state.", [*names, "state"])
+        addresses = _gauge("addresses", "Addresses by state.", [*_NETWORK, "state"])
         exhaustion = _gauge(
             "exhaustion_seconds",
             "Seconds until no address is left, as the last 15 minutes went; +Inf: not in sight.",
-            names,
+            _NETWORK,
         )
         oldest = _gauge(
-            "oldest_cooling_seconds", "How long the longest cooling address has cooled.", names
+            "oldest_cooling_seconds", "How long the longest cooling address has cooled.", _NETWORK
         )
         longest = _gauge(
-            "longest_free_run", "The most free addresses in a row, as of the last scrape.", names
+            "longest_free_run", "The most free addresses in a row, as of the last scrape.", _NETWORK
         )
         assignments = CounterMetricFamily(
-            "fastipam_assignments", "Assignments since the network was made.", labels=names
+            "fastipam_assignments", "Assignments since the network was made.", labels=_NETWORK
         )
-        blocks = _gauge("blocks", "Blocks of the cluster's pool, by state.", [*names, "state"])
+        blocks = _gauge("blocks", "Blocks of the cluster's pool, by state.", [*_NETWORK, "state"])
         for reading in self._watch.sample():
             for state, count in reading.blocks.items():
                 blocks.add_metric([*reading.key, state], count)
@@ -139,6 +155,32 @@ def _stores() -> Iterator[Metric]:
         except (FastipamError, OSError):
             continue  # it was closed or removed meanwhile: its requests say so
     yield from (sizes, missing, history)
+
+
+class _Clusters:
+    """A node's share of each cluster. O(networks in cluster mode)."""
+
+    def __init__(self, keepers: Callable[[], Sequence[Kept]]) -> None:
+        self._keepers = keepers
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield whether the cluster's store answers, blocks by state, what was done to blocks."""
+        reachable = _gauge(
+            "cluster_reachable", "Whether the cluster's store answered the last call.", _NETWORK
+        )
+        owned = _gauge("cluster_blocks", "Blocks by state.", [*_NETWORK, "state"])
+        counters = {
+            name: CounterMetricFamily(f"fastipam_cluster_{name}", text, labels=_NETWORK)
+            for name, text in _CLUSTER_COUNTERS.items()
+        }
+        for data_dir, network, keeper in self._keepers():
+            status = keeper.status
+            reachable.add_metric([data_dir, network], status.connected)
+            for state, count in status.states.items():
+                owned.add_metric([data_dir, network, state], count)
+            for name, family in counters.items():
+                family.add_metric([data_dir, network], getattr(status, name))
+        yield from (reachable, owned, *counters.values())
 
 
 def _gauge(name: str, documentation: str, labels: list[str]) -> GaugeMetricFamily:

@@ -15,7 +15,7 @@ import time
 from collections import Counter, deque
 from typing import TYPE_CHECKING, NamedTuple
 
-from fastipam.agent.batch import Observer
+from fastipam.agent.requests import Observer
 from fastipam.agent.web import readings
 from fastipam.errors import FastipamError
 from fastipam.storage import open_stores
@@ -244,23 +244,6 @@ class Watch(Observer):
                     return
         with self._lock:
             self._runs[reading.key] = reading.change, self._monotonic(), run
-
-
-class Together(Observer):
-    """Several observers as one."""
-
-    def __init__(self, *observers: Observer) -> None:
-        self._observers = observers
-
-    def request(self, verb: str, status: int, output: bytes, seconds: float) -> None:
-        """Tell them all."""
-        for one in self._observers:
-            one.request(verb, status, output, seconds)
-
-    def batch(self, size: int, commit_seconds: float) -> None:
-        """Tell them all."""
-        for one in self._observers:
-            one.batch(size, commit_seconds)
 
 
 def error_of(output: bytes) -> tuple[int, str]:

@@ -1,0 +1,58 @@
+"""A request to the agent, its answer, and who is told of both."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Request(NamedTuple):
+    """A complete request.
+
+    ``peer`` is the client's process id. ``seen_netns`` is what the launcher says of the network
+    namespaces (see fastipam.namespaces).
+    """
+
+    variables: dict[str, str]
+    stdin: bytes
+    peer: int
+    arrived_ns: int
+    seen_netns: str = ""
+
+
+class Answer(NamedTuple):
+    """What the client prints, and the status that it exits with."""
+
+    status: int
+    output: bytes
+    messages: bytes
+
+
+# The answer of a request that waits for something outside this process: it is handled again later.
+LATER = Answer(-1, b"", b"")
+
+
+class Observer:
+    """What is told of requests and batches; metrics and samples override its methods."""
+
+    def request(self, verb: str, status: int, output: bytes, seconds: float) -> None:
+        """Note a request that was answered ``seconds`` after it had arrived."""
+
+    def batch(self, size: int, commit_seconds: float) -> None:
+        """Note that a batch of ``size`` requests was committed."""
+
+
+class Observers(Observer):
+    """Several observers as one."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self._observers = observers
+
+    def request(self, verb: str, status: int, output: bytes, seconds: float) -> None:
+        """Tell each observer of a request."""
+        for one in self._observers:
+            one.request(verb, status, output, seconds)
+
+    def batch(self, size: int, commit_seconds: float) -> None:
+        """Tell each observer of a batch."""
+        for one in self._observers:
+            one.batch(size, commit_seconds)
