@@ -12,7 +12,6 @@ from itertools import islice
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from types import TracebackType
     from typing import Any, Protocol, Self
 
     Item = tuple[bytes, bytes]
@@ -56,15 +55,18 @@ class Table:
 
     def get(self, txn: Reading, key: bytes) -> bytes | None:
         """Return the value of a key, or None."""
-        return txn.get(key, None, txn.databases[self._at])  # type: ignore[no-any-return]
+        get = txn.get  # apart from the call: an attribute that is no method is found faster so
+        return get(key, None, txn.databases[self._at])  # type: ignore[no-any-return]
 
     def put(self, txn: Writing, key: bytes, value: bytes) -> None:
         """Write a value, in place of an older one."""
-        txn.put(key, value, True, True, False, txn.databases[self._at])
+        put = txn.put
+        put(key, value, True, True, False, txn.databases[self._at])
 
     def add(self, txn: Writing, key: bytes, value: bytes) -> bool:
         """Write a value unless the key has one; return whether it was written."""
-        new: bool = txn.put(key, value, True, False, False, txn.databases[self._at])
+        put = txn.put
+        new: bool = put(key, value, True, False, False, txn.databases[self._at])
         return new
 
     def append(self, txn: Writing, key: bytes, value: bytes) -> None:
@@ -78,7 +80,8 @@ class Table:
 
     def delete(self, txn: Writing, key: bytes) -> bool:
         """Delete a key; return whether it was there."""
-        return txn.delete(key, b"", txn.databases[self._at])  # type: ignore[no-any-return]
+        delete = txn.delete
+        return delete(key, b"", txn.databases[self._at])  # type: ignore[no-any-return]
 
     def clear(self, txn: Writing) -> None:
         """Delete every key. O(pages of the table)."""
@@ -153,26 +156,35 @@ class Table:
 class Walk:
     """A place in a table; use it with ``with``. It stands nowhere until :meth:`seek`."""
 
-    __slots__ = ("_cursor", "delete", "key", "next", "seek", "value")
+    __slots__ = ("_cursor",)
 
     def __init__(self, cursor: Any) -> None:
         self._cursor = cursor
-        # Methods of LMDB's, called without a frame of ours: some run for every pod.
-        self.seek = cursor.set_range  # to the first key that is not smaller; False: there is none
-        self.next = cursor.next  # False: that was the last one
-        self.key = cursor.key
-        self.value = cursor.value
-        self.delete = cursor.delete  # and move on to the next; False: there was nothing
+
+    def seek(self, key: bytes) -> bool:
+        """Go to the first key that is not smaller; return whether there is one."""
+        return self._cursor.set_range(key)  # type: ignore[no-any-return]
+
+    def next(self) -> bool:
+        """Go to the next key; return whether there is one."""
+        return self._cursor.next()  # type: ignore[no-any-return]
+
+    def key(self) -> bytes:
+        """Return the key at this place."""
+        return self._cursor.key()  # type: ignore[no-any-return]
+
+    def value(self) -> bytes:
+        """Return the value at this place."""
+        return self._cursor.value()  # type: ignore[no-any-return]
+
+    def delete(self) -> bool:
+        """Delete the key at this place and go to the next; return whether there is one."""
+        return self._cursor.delete()  # type: ignore[no-any-return]
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._cursor.close()
 
 
