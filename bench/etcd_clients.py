@@ -44,9 +44,9 @@ CLIENTS = {
     "fastipam's own": f"""
 import sys
 sys.path.append({SOURCE!r})
-from fastipam.cluster.engines import open_engine
+from fastipam.cluster.engines.etcd.engine import EtcdEngine
 from fastipam.cluster.engine import Compare, Put
-engine = open_engine([f"{{HOST}}:{{PORT}}"])
+engine = EtcdEngine([f"{{HOST}}:{{PORT}}"])
 def create(key):
     return engine.transact([Compare(key, "absent")], [Put(key, b"x")], deadline_s=5).succeeded
 """,

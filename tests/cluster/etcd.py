@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from fastipam.cluster.engine import Compacted, EngineError, EngineTimeout
 from fastipam.cluster.engines.etcd.engine import EtcdEngine
+from fastipam.cluster.engines.etcd.settings import Credentials
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -202,7 +203,7 @@ class Etcd:
 
     def engine(self, endpoints: Sequence[str] | None = None, **changes: str) -> EtcdEngine:
         """An engine on all members, or the given endpoints; the caller closes it."""
-        return EtcdEngine(endpoints or self.endpoints, **{**self.credentials, **changes})
+        return open_engine(endpoints or self.endpoints, **{**self.credentials, **changes})
 
     def start(self) -> None:
         """Start those that do not run, and wait until all serve."""
@@ -314,6 +315,11 @@ class Etcd:
         trace: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+def open_engine(endpoints: Sequence[str], **credentials: str) -> EtcdEngine:
+    """An engine on these members."""
+    return EtcdEngine(endpoints, Credentials(**credentials))
 
 
 def ask(engine: EtcdEngine, path: str, body: str) -> Any:

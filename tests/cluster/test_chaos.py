@@ -32,7 +32,7 @@ from .etcd import QUICK_MS, Etcd, surely
 from .proxy import Proxy
 
 if TYPE_CHECKING:
-    from fastipam.cluster.engine import Engine, Event
+    from fastipam.cluster.engine import Engine, KeyEvent
 
 LONG = os.environ.get("FASTIPAM_LONG") == "1"
 # The long form wants a machine of its own, and an ADD waits for as long as a plugin's by default.
@@ -177,7 +177,9 @@ class Site:
         engine = connect(settings)
         watch = engine.watch
 
-        def counted(prefix: bytes, revision: int, *, deadline_s: float) -> tuple[list[Event], int]:
+        def counted(
+            prefix: bytes, revision: int, *, deadline_s: float
+        ) -> tuple[list[KeyEvent], int]:
             self.watches.set()
             assert self.gate.wait(PATIENCE_S)
             try:

@@ -17,6 +17,7 @@ from fastipam.cluster.engine import (
     Delete,
     Engine,
     EngineUnavailable,
+    KeyEvent,
     KeyValue,
     Put,
     SessionGone,
@@ -98,7 +99,8 @@ def test_compare_revision(subject: Subject) -> None:
     """A change on condition of the last revision; 0 stands for absent."""
     key = subject.key("a")
     engine = subject.engine
-    assert engine.transact([Compare(key, "mod_revision", 0)], [Put(key, b"")], deadline_s=S)[0]
+    absent = [Compare(key, "mod_revision", 0)]
+    assert engine.transact(absent, [Put(key, b"")], deadline_s=S).succeeded
     revision = subject.put("a", b"1")
     stale = [Compare(key, "mod_revision", revision - 1)]
     assert not engine.transact(stale, [Put(key, b"2")], deadline_s=S).succeeded
@@ -227,13 +229,17 @@ def test_watch_past(subject: Subject) -> None:
     second = subject.put("b", b"2")
     third = subject.engine.transact([], [Delete(subject.key("a"))], deadline_s=S).revision
     last = subject.put("a", b"3")
-    found: list[tuple[str, bytes, bytes, int]] = []
+    found: list[KeyEvent] = []
     revision = first
     while revision < last:
         events, revision = subject.engine.watch(subject.prefix, revision, deadline_s=S)
         found += events
     a, b = subject.key("a"), subject.key("b")
-    assert found == [("put", b, b"2", second), ("delete", a, b"", third), ("put", a, b"3", last)]
+    assert found == [
+        KeyEvent("put", b, b"2", second),
+        KeyEvent("delete", a, b"", third),
+        KeyEvent("put", a, b"3", last),
+    ]
     assert subject.engine.watch(subject.prefix, last, deadline_s=0.1) == ([], last)
 
 

@@ -69,7 +69,7 @@ def written(engine: EtcdEngine, key: bytes) -> int:
 
 def first_to(engine: EtcdEngine, endpoint: str) -> None:
     """Let the engine begin with that endpoint; it chooses at random otherwise."""
-    engine.members.endpoints.sort(key=lambda one: one.address.text != endpoint)
+    engine.members.endpoints.sort(key=lambda one: one.server.text != endpoint)
 
 
 @pytest.mark.usefixtures("long_memory")

@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 
 from fastipam.cluster.engine import Engine, EngineDenied, EngineTimeout, EngineUnavailable, Put
-from fastipam.cluster.engines import open_engine
-from fastipam.cluster.engines.http import parse_endpoint
+from fastipam.cluster.engines.etcd.settings import parse_endpoint
 from fastipam.errors import ConfigError
 
 from .certificates import Certificates
 from .conftest import binary_of
-from .etcd import Etcd, surely
+from .etcd import Etcd, open_engine, surely
 from .proxy import Proxy
 
 S = 30.0

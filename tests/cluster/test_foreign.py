@@ -12,6 +12,8 @@ import pytest
 from fastipam.cluster.engine import EngineError, EngineTimeout, Put
 from fastipam.cluster.engines.etcd.engine import EtcdEngine
 
+from .etcd import open_engine
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -62,7 +64,7 @@ def foreign(body: bytes, username: str = "") -> Iterator[EtcdEngine]:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         endpoint = f"http://127.0.0.1:{server.server_port}"
-        with contextlib.closing(EtcdEngine([endpoint], username=username)) as engine:
+        with contextlib.closing(open_engine([endpoint], username=username)) as engine:
             yield engine
         server.shutdown()
         thread.join()

@@ -1,23 +1,23 @@
-"""The engine under cluster mode: a small linearizable key-value store, as an interface.
+"""The interface of the shared store: a small linearizable key-value store.
 
-Two engines implement it: etcd (``engines/etcd.py``) and one inside the process for tests and the
-simulator (``engines/memory.py``); ``tests/cluster/test_conformance.py`` runs on both. All that the
-decisions need is a compare-and-swap transaction, a listing at one revision, sessions (etcd calls
-them leases) and a way to wait for changes.
+``engines/`` holds what implements it: etcd, and a store in memory for tests and the simulator.
+``tests/cluster/test_conformance.py`` runs on each. Cluster mode needs a compare-and-swap
+transaction, a listing at one revision, sessions (etcd calls them leases) and a way to wait for
+changes.
 
-Every call is synchronous, safe to make from several threads, and takes ``deadline_s``: the seconds
-from now after which it has returned or raised. What it may raise::
+Every call is synchronous and safe to make from several threads. Every call takes ``deadline_s``:
+it returns or raises within that many seconds. It may raise::
 
     FastipamError
     └── EngineError
         ├── EngineUnavailable    nothing was changed: try again later
-        ├── EngineTimeout        unanswered: with ``ambiguous`` a change may have been made or not,
+        ├── EngineTimeout        no answer: with ``ambiguous`` a change may have been made or not,
         │                        read before trying again
         ├── EngineDenied         user, password, certificate or permission: tell the operator
         ├── SessionGone          the session of a Put has ended: nothing was changed, open another
         └── Compacted            the revision of a watch is too old: list again, watch from there
 
-An engine never repeats a change whose outcome it does not know; reads are repeated on other
+An engine never repeats a change whose outcome it does not know. It repeats a read on other
 endpoints until the deadline.
 """
 
@@ -29,10 +29,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import builtins
     from collections.abc import Sequence
-    from typing import Literal, NamedTuple, Protocol
+    from typing import Literal, Protocol
 else:
-    from fastipam.cluster.tuples import NamedTuple
-
     Protocol = object
 
 # etcd's own limit (--max-txn-ops): more in one transaction is refused by every engine.
@@ -48,7 +46,7 @@ __all__ = [
     "EngineError",
     "EngineTimeout",
     "EngineUnavailable",
-    "Event",
+    "KeyEvent",
     "KeyValue",
     "Outcome",
     "Put",
@@ -58,7 +56,7 @@ __all__ = [
 
 
 class EngineError(FastipamError):
-    """The root of what an engine raises."""
+    """The base class of every error of an engine."""
 
 
 class EngineUnavailable(EngineError):
@@ -66,9 +64,9 @@ class EngineUnavailable(EngineError):
 
 
 class EngineTimeout(EngineError):
-    """No answer came in time, or the connection broke after the request had left.
+    """No answer came in time, or the connection broke after the request was sent.
 
-    ``ambiguous``: the call was a change, and it may have been made.
+    ``ambiguous``: the call was a change, and the store may have made it.
     """
 
     ambiguous: bool
@@ -79,7 +77,7 @@ class EngineTimeout(EngineError):
 
 
 class EngineDenied(EngineError):
-    """Credentials, certificate or permission are refused; nothing was changed."""
+    """The store refuses the credentials, the certificate or the permission; nothing was changed."""
 
 
 class SessionGone(EngineError):
@@ -87,7 +85,7 @@ class SessionGone(EngineError):
 
 
 class Compacted(EngineError):
-    """The events after the wanted revision are gone; ``revision`` is the oldest that is left."""
+    """The events after the given revision are gone; ``revision`` is the oldest that is left."""
 
     revision: int
 
@@ -96,76 +94,125 @@ class Compacted(EngineError):
         self.revision = revision
 
 
-class KeyValue(NamedTuple):
-    """A key as it was read: its value, and the revisions of its creation and last change.
+class _Record:
+    """A value with named fields; two are equal when they are of one class and all fields are.
 
-    ``version`` counts the changes since it was created, from 1.
+    ``typing.NamedTuple`` and ``dataclasses`` take longer to import than a claim's own code.
     """
 
-    key: bytes
-    value: bytes
-    create_revision: int
-    mod_revision: int
-    version: int
+    __slots__: tuple[str, ...] = ()
+
+    def _fields(self) -> list[object]:
+        return [getattr(self, name) for name in self.__slots__]
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other._fields() == self._fields()
+
+    def __hash__(self) -> int:
+        return hash((type(self), *self._fields()))
+
+    def __repr__(self) -> str:
+        inside = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__)
+        return f"{type(self).__name__}({inside})"
 
 
-class Compare(NamedTuple):
+class KeyValue(_Record):
+    """A key as it was read: its value, and the revisions of its creation and of its last change.
+
+    ``version`` counts the changes since the key was created, from 1.
+    """
+
+    __slots__ = ("create_revision", "key", "mod_revision", "value", "version")
+
+    def __init__(
+        self, key: bytes, value: bytes, create_revision: int, mod_revision: int, version: int
+    ) -> None:
+        self.key = key
+        self.value = value
+        self.create_revision = create_revision
+        self.mod_revision = mod_revision
+        self.version = version
+
+
+class Compare(_Record):
     """A condition of a transaction on one key.
 
-    ``absent``: there is no such key (``expected`` is not looked at). ``mod_revision``: its last
-    change was at the revision ``expected``; 0 is the same as absent. ``value``: its value is
-    ``expected``; a key that does not exist has none, not even the empty one.
+    ``absent``: the key does not exist (``expected`` is ignored). ``mod_revision``: its last change
+    was at the revision ``expected``; 0 means the same as absent. ``value``: its value is
+    ``expected``; a key that does not exist has no value, not even the empty one.
     """
 
-    key: bytes
-    kind: Literal["absent", "mod_revision", "value"]
-    expected: int | bytes | None = None
+    __slots__ = ("expected", "key", "kind")
+
+    def __init__(
+        self,
+        key: bytes,
+        kind: Literal["absent", "mod_revision", "value"],
+        expected: int | bytes | None = None,
+    ) -> None:
+        self.key = key
+        self.kind = kind
+        self.expected = expected
 
 
-class Put(NamedTuple):
-    """Write a value; with a session, the key is deleted when that session ends (0: none).
+class Put(_Record):
+    """Write a value; with a session, the key is deleted when that session ends (0: no session).
 
-    A Put without a session takes the key out of the one it had.
+    A Put without a session detaches the key from the session that it had.
     """
 
-    key: bytes
-    value: bytes
-    session: int = 0
+    __slots__ = ("key", "session", "value")
+
+    def __init__(self, key: bytes, value: bytes, session: int = 0) -> None:
+        self.key = key
+        self.value = value
+        self.session = session
 
 
-class Delete(NamedTuple):
-    """Delete a key; one that does not exist is no error."""
+class Delete(_Record):
+    """Delete a key; a key that does not exist is no error."""
 
-    key: bytes
+    __slots__ = ("key",)
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
 
 
-class Outcome(NamedTuple):
-    """What became of a transaction.
+class Outcome(_Record):
+    """The result of a transaction.
 
-    ``succeeded``: all conditions held and all operations were made, at ``revision``. Else nothing
-    was changed and ``existing`` has those of the compared keys that exist, in the order of the
-    conditions, each once, as they were when the conditions were looked at.
+    ``succeeded``: all conditions held, and all operations were made at ``revision``. Otherwise
+    nothing was changed, and ``existing`` lists the compared keys that exist, each once, in the
+    order of the conditions, as they were when the conditions were checked.
     """
 
-    succeeded: bool
-    revision: int
-    existing: list[KeyValue]
+    __slots__ = ("existing", "revision", "succeeded")
+
+    def __init__(self, succeeded: bool, revision: int, existing: list[KeyValue]) -> None:
+        self.succeeded = succeeded
+        self.revision = revision
+        self.existing = existing
 
 
-class Event(NamedTuple):
+class KeyEvent(_Record):
     """One change of one key; the value of a deleted key is empty."""
 
-    kind: Literal["put", "delete"]
-    key: bytes
-    value: bytes
-    revision: int
+    __slots__ = ("key", "kind", "revision", "value")
+
+    def __init__(
+        self, kind: Literal["put", "delete"], key: bytes, value: bytes, revision: int
+    ) -> None:
+        self.kind = kind
+        self.key = key
+        self.value = value
+        self.revision = revision
 
 
 class Engine(Protocol):
-    """A linearizable key-value store: what a call returned, every later call of anybody sees."""
+    """A linearizable key-value store: every later call of any client sees what a call returned."""
 
     def get(self, key: bytes, *, deadline_s: float) -> KeyValue | None:
-        """The key now, or None. One round trip; repeated on another endpoint when one fails.
+        """Return the key as it is now, or None. One round trip; repeated on another endpoint.
 
         Raises EngineUnavailable, EngineTimeout (never ambiguous), EngineDenied.
         """
@@ -173,10 +220,10 @@ class Engine(Protocol):
     def list(
         self, prefix: bytes, *, limit: int = 0, deadline_s: float
     ) -> tuple[builtins.list[KeyValue], int]:
-        """All keys that begin with ``prefix``, ascending, and the revision at which they are so.
+        """Return all keys that begin with ``prefix``, ascending, and the revision of the listing.
 
-        O(keys), one round trip a thousand, all of one revision. ``limit`` > 0 stops after so many.
-        An empty prefix is every key. A watch from that revision misses nothing.
+        O(keys), one round trip a thousand, all at one revision. ``limit`` > 0 stops after so many.
+        An empty prefix means every key. A watch from that revision misses nothing.
 
         Raises EngineUnavailable, EngineTimeout (never ambiguous), EngineDenied.
         """
@@ -186,48 +233,56 @@ class Engine(Protocol):
     ) -> Outcome:
         """Make all operations if all conditions hold, else none. One round trip.
 
-        At most MAX_OPERATIONS of each, no key in two operations. Not repeated once the request
-        has left: see Outcome and EngineTimeout. Durable on a majority of the members on return.
+        At most MAX_OPERATIONS of each, and no key in two operations. The engine does not repeat a
+        request that was sent: see Outcome and EngineTimeout. Returns after a majority of the
+        members has stored the change.
 
-        Raises EngineUnavailable (nothing was changed), EngineTimeout (``ambiguous``: it may have
-        been made), EngineDenied, SessionGone; ValueError for what is said above.
+        Raises EngineUnavailable (nothing was changed), EngineTimeout (``ambiguous``: the change
+        may have been made), EngineDenied, SessionGone; ValueError for too many operations or a
+        key in two of them.
         """
 
     def open_session(self, ttl_s: int, *, deadline_s: float) -> int:
-        """A new session that ends when it is not kept for ``ttl_s`` seconds; its id, never 0.
+        """Open a session that expires ``ttl_s`` seconds after it was last kept; return its id.
 
-        An engine may choose a longer time. A session whose opening was not answered ends by
-        itself, so the caller just opens another.
+        The id is never 0. An engine may choose a longer time. A session whose opening was not
+        answered expires by itself, so the caller opens another.
 
         Raises EngineUnavailable, EngineTimeout, EngineDenied.
         """
 
     def keep_session(self, session: int, *, deadline_s: float) -> float:
-        """Let the session's time begin anew; the seconds it has now, 0.0 when it is gone.
+        """Renew the session; return the seconds until it expires, 0.0 when it is gone.
 
         Idempotent. Raises EngineUnavailable, EngineTimeout, EngineDenied.
         """
 
     def close_session(self, session: int, *, deadline_s: float) -> None:
-        """End the session and delete its keys. Idempotent: one that is gone is no error.
+        """End the session and delete its keys. Idempotent: a session that is gone is no error.
 
         Raises EngineUnavailable, EngineTimeout (``ambiguous``), EngineDenied.
         """
 
     def watch(
         self, prefix: bytes, revision: int, *, deadline_s: float
-    ) -> tuple[builtins.list[Event], int]:
-        """Wait for changes of keys with ``prefix`` after ``revision``: the events, and how far.
+    ) -> tuple[builtins.list[KeyEvent], int]:
+        """Wait for changes of keys with ``prefix`` after ``revision``; return them, and how far.
 
-        Returns as soon as there is an event, with all that are there, in order of revision, never
-        a part of one transaction; or at the deadline with none. Ask again with the revision that
-        was returned and nothing is missed or repeated. ``revision`` 0: from now on.
+        Returns as soon as there is an event, with all that are there, in order of revision, and
+        never a part of one transaction; or at the deadline with none. A next call with the
+        returned revision misses and repeats nothing. ``revision`` 0 means from now on.
 
         Raises Compacted, EngineUnavailable, EngineDenied.
         """
 
+    def local_addresses(self) -> tuple[str, ...]:
+        """Return the address from which this machine reaches the store; sends nothing.
+
+        Empty when it is a loopback address or there is no route: other nodes could not use it.
+        """
+
     def close(self) -> None:
-        """Give up all connections; open sessions live on until their time is over. Idempotent."""
+        """Close all connections; open sessions live on until they expire. Idempotent."""
 
 
 def check_transaction(compares: Sequence[Compare], operations: Sequence[Put | Delete]) -> None:

@@ -19,7 +19,7 @@ from fastipam.cluster.engine import (
     Compacted,
     Delete,
     EngineUnavailable,
-    Event,
+    KeyEvent,
     KeyValue,
     Outcome,
     Put,
@@ -72,7 +72,7 @@ class MemoryEngine:
         self._sessions: dict[int, _Session] = {}
         self._due: builtins.list[tuple[float, int]] = []  # a heap; an entry may be out of date
         self._ids = count(1)
-        self._events: deque[Event] = deque()
+        self._events: deque[KeyEvent] = deque()
         self._oldest = 1  # events after this revision are all there
         self._closed = False
 
@@ -154,7 +154,7 @@ class MemoryEngine:
 
     def watch(
         self, prefix: bytes, revision: int, *, deadline_s: float
-    ) -> tuple[builtins.list[Event], int]:
+    ) -> tuple[builtins.list[KeyEvent], int]:
         """See Engine. ``deadline_s`` is of the real time, whatever ``clock`` is; 0: never wait."""
         deadline = time.monotonic() + deadline_s
         with self._changed:
@@ -174,6 +174,10 @@ class MemoryEngine:
                     return found, max(revision, self.revision)
                 self._changed.wait(left)
                 self._expire()
+
+    def local_addresses(self) -> tuple[str, ...]:
+        """See Engine. The store is in this process, so there is no address."""
+        return ()
 
     def close(self) -> None:
         """Refuse every later call; what is stored stays for those who look into it."""
@@ -238,12 +242,12 @@ class MemoryEngine:
                         key, operation.value, before.create_revision, revision, before.version + 1
                     )
                 self._hold(key, operation.session)
-                events.append(Event("put", key, operation.value, revision))
+                events.append(KeyEvent("put", key, operation.value, revision))
             elif before is not None:
                 del self._values[key]
                 del self._keys[bisect_left(self._keys, key)]
                 self._hold(key, 0)
-                events.append(Event("delete", key, b"", revision))
+                events.append(KeyEvent("delete", key, b"", revision))
         if events:
             self.revision = revision
             self._events.extend(events)
@@ -275,9 +279,9 @@ class MemoryEngine:
             else:  # it was kept since
                 heappush(self._due, (found.ends, session))
 
-    def _after(self, revision: int) -> Iterable[Event]:
+    def _after(self, revision: int) -> Iterable[KeyEvent]:
         """The events after a revision, oldest first, from the young end of the queue."""
-        young: deque[Event] = deque()
+        young: deque[KeyEvent] = deque()
         for event in reversed(self._events):
             if event.revision <= revision:
                 break

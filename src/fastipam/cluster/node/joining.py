@@ -143,7 +143,7 @@ class JoiningNode(ReleasingNode):
     ) -> NodeEntry:
         """What this node's entry shall be. Raises ClusterRefused when it is another's."""
         boot = self.store.boot_id()
-        addresses = self.settings.addresses or local_addresses(self.settings.endpoints)
+        addresses = self.settings.addresses or self.engine.local_addresses()
         if stored is None:
             return NodeEntry(member.incarnation, member.epoch + 1, boot, addresses, agent=agent)
         entry = NodeEntry.read(stored.key, stored.value)
@@ -295,24 +295,3 @@ class JoiningNode(ReleasingNode):
             return True
         self.forget_registration()
         return False
-
-
-def local_addresses(endpoints: Sequence[str]) -> tuple[str, ...]:
-    """The address from which this machine reaches the first endpoint; nothing is sent.
-
-    Empty when it is a loopback one, or there is no route: nobody could be told to use it.
-    """
-    import socket
-
-    host, _, port = endpoints[0].partition("://")[2].rpartition(":")
-    host = host.strip("[]")
-    try:
-        family, kind, protocol, _, where = socket.getaddrinfo(
-            host, int(port), type=socket.SOCK_DGRAM
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.connect(where)
-            found = str(probe.getsockname()[0]).partition("%")[0]
-    except (OSError, ValueError):
-        return ()
-    return () if found == "::1" or found.startswith("127.") else (found,)

@@ -46,7 +46,8 @@ except ImportError:
     pass
 always = new()
 import fastipam.cni.more_blocks, fastipam.allocation.blockwise, fastipam.cluster.keeper.on_demand
-import fastipam.cluster.engines.etcd.engine
+from fastipam.cluster.engines import connect
+connect.import_all()
 print(repr((always, new())))
 """
 

@@ -20,7 +20,8 @@ from fastipam.cluster.engine import (
 )
 from fastipam.cluster.engines.etcd import gateway
 from fastipam.cluster.engines.etcd.members import Members
-from fastipam.cluster.engines.http import Tls, parse_endpoint
+from fastipam.cluster.engines.etcd.settings import Credentials, parse_endpoint
+from fastipam.cluster.engines.http import local_addresses
 from fastipam.errors import ConfigError
 
 TYPE_CHECKING = False
@@ -29,16 +30,22 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from fastipam.cluster.engine import Compare, Delete, Event, KeyValue, Put
+    from fastipam.cluster.engine import Compare, Delete, KeyEvent, KeyValue, Put
     from fastipam.cluster.engines.etcd.members import Endpoint
     from fastipam.cluster.engines.etcd.watch import Stream
+    from fastipam.configuration.cluster import Settings
 
-__all__ = ["EtcdEngine"]
+__all__ = ["EtcdEngine", "open_engine"]
 
 _PAGE = 1000  # keys a round trip: far below the 2 MiB that etcd sends at once
 # A watch that heard nothing is set up anew: what lies between may have dropped it in silence.
 _QUIET_S = 30.0
 _PAUSE_S = 0.02  # between two of them
+
+
+def open_engine(settings: Settings) -> EtcdEngine:
+    """Open the engine that a node's settings describe. Raises ConfigError."""
+    return EtcdEngine(settings.endpoints, Credentials.of(settings))
 
 
 class EtcdEngine:
@@ -47,23 +54,18 @@ class EtcdEngine:
     Safe to use from several threads; each call in flight has a connection of its own. After a
     fork the child opens connections of its own.
 
-    Raises ConfigError for an endpoint that cannot be read, or a password without a user.
+    ``endpoints``: ``https://host:port``, ``http://…``, or ``host:port``, which means https when
+    the credentials have a ``ca`` or ``cert``. Raises ConfigError for an endpoint that cannot be
+    read.
     """
 
-    def __init__(
-        self,
-        endpoints: Sequence[str],
-        *,
-        ca: str = "",
-        cert: str = "",
-        key: str = "",
-        username: str = "",
-        password: str = "",
-    ) -> None:
+    def __init__(self, endpoints: Sequence[str], credentials: Credentials | None = None) -> None:
         if not endpoints:
             raise ConfigError("no endpoint is given", field="endpoints", value=list(endpoints))
-        addresses = [parse_endpoint(text, tls=bool(ca or cert)) for text in endpoints]
-        self.members = Members(addresses, Tls(ca, cert, key), username, password)
+        credentials = credentials or Credentials()
+        servers = [parse_endpoint(text, tls=credentials.has_tls) for text in endpoints]
+        self._first = servers[0]
+        self.members = Members(servers, credentials)
         self._streams: dict[bytes, Stream] = {}
         self._lock = allocate_lock()
         self._process = os.getpid()
@@ -130,7 +132,7 @@ class EtcdEngine:
 
     def watch(
         self, prefix: bytes, revision: int, *, deadline_s: float
-    ) -> tuple[builtins.list[Event], int]:
+    ) -> tuple[builtins.list[KeyEvent], int]:
         """See Engine. What a silent network swallows is noticed after half a minute."""
         deadline = time.monotonic() + deadline_s
         stream = self._take_stream(prefix, revision)
@@ -158,6 +160,10 @@ class EtcdEngine:
             stream.close()
             stream = None
             time.sleep(_PAUSE_S)  # a member without a leader ends each watch at once
+
+    def local_addresses(self) -> tuple[str, ...]:
+        """See Engine. The address is the one towards the first endpoint of the settings."""
+        return local_addresses(self._first)
 
     def close(self) -> None:
         """See Engine."""

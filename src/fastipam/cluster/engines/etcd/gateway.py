@@ -10,7 +10,7 @@ from fastipam.cluster.engine import (
     EngineError,
     EngineTimeout,
     EngineUnavailable,
-    Event,
+    KeyEvent,
     KeyValue,
     Put,
     SessionGone,
@@ -135,10 +135,10 @@ def key_value(found: dict[str, Any]) -> KeyValue:
     )
 
 
-def event(found: dict[str, Any]) -> Event:
+def event(found: dict[str, Any]) -> KeyEvent:
     """mvccpb.Event; the default kind, PUT, is left out."""
     item = found["kv"]
-    return Event(
+    return KeyEvent(
         "delete" if found.get("type") == "DELETE" else "put",
         _decoded(item["key"]),
         _decoded(item.get("value", "")),

@@ -1,8 +1,9 @@
-"""How a request finds a member that answers it: endpoints, kept connections, the login.
+"""Sending a request to a member that answers it: endpoints, idle connections, the login.
 
-Reads go on to the next endpoint until the deadline. A change goes on only as long as it is certain
+A read goes on to the next endpoint until the deadline. A change goes on only while it is certain
 that nothing was proposed: the connection was refused, or the member said that it has no leader.
-Everything else is an EngineTimeout with ``ambiguous``, and for the caller to look at.
+Every other failure of a change is an EngineTimeout with ``ambiguous``: the caller reads what
+became of it.
 """
 
 from __future__ import annotations
@@ -13,39 +14,39 @@ from _thread import allocate_lock
 
 from fastipam.cluster.engine import EngineDenied, EngineTimeout, EngineUnavailable
 from fastipam.cluster.engines.etcd import gateway
-from fastipam.cluster.engines.http import connect
-from fastipam.errors import ConfigError
+from fastipam.cluster.engines.http import connect, post
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from typing import Any, TypeVar
 
-    from fastipam.cluster.engines.http import Address, Connection, Tls
+    from fastipam.cluster.engines.etcd.settings import Credentials
+    from fastipam.cluster.engines.http import Connection, Server
 
     T = TypeVar("T")
 
 __all__ = ["Members"]
 
-# A connection that was quiet for longer may lead nowhere any more. To open another costs less than
-# the ambiguity of a transaction that was sent into it.
+# A connection that was quiet for longer may be broken. Opening another one costs less than the
+# ambiguity of a transaction that was sent into a broken one.
 _FRESH_S = 5.0
 _IDLE_CONNECTIONS = 8  # that are kept, of all endpoints
 # An endpoint that failed is asked after all others for a second, then two, four, …
 _FIRST_REST_S, _LONGEST_REST_S = 1.0, 30.0
-_CONNECT_S = 1.0  # no member that lives takes longer to take a connection
-# A read that is not answered for longer than an election takes is tried elsewhere.
+_CONNECT_S = 1.0  # a member that runs accepts a connection sooner
+# A read that is not answered for longer than an election takes is sent to another member.
 _READ_S = 3.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.3  # between two rounds over all endpoints
 
 
 class Endpoint:
-    """A member, and since when it does not answer."""
+    """A member's endpoint, how often it failed in a row, and until when it is asked last."""
 
-    __slots__ = ("address", "failures", "rests_until")
+    __slots__ = ("failures", "rests_until", "server")
 
-    def __init__(self, address: Address) -> None:
-        self.address = address
+    def __init__(self, server: Server) -> None:
+        self.server = server
         self.failures = 0
         self.rests_until = 0.0
 
@@ -53,21 +54,13 @@ class Endpoint:
 class Members:
     """The members of one etcd. Safe to use from several threads, and after a fork."""
 
-    def __init__(
-        self, addresses: Sequence[Address], tls: Tls, username: str, password: str
-    ) -> None:
-        if password and not username:
-            raise ConfigError("there is a password without a username", field="username", value="")
+    def __init__(self, servers: Sequence[Server], credentials: Credentials) -> None:
         # Nodes with the same configuration do not all ask the same member.
-        first = int.from_bytes(os.urandom(2), "big") % len(addresses)
-        self.endpoints = [Endpoint(one) for one in (*addresses[first:], *addresses[:first])]
+        first = int.from_bytes(os.urandom(2), "big") % len(servers)
+        self.endpoints = [Endpoint(one) for one in (*servers[first:], *servers[:first])]
         self.closed = False
-        self._tls = tls
-        self._login = (
-            f'{{"name":{gateway.quote(username)},"password":{gateway.quote(password)}}}'
-            if username
-            else ""
-        )
+        self._tls = credentials.tls() if any(one.tls for one in servers) else None
+        self._login = credentials.login
         self._token = ""
         self._lock = allocate_lock()
         self.idle: list[Connection] = []
@@ -82,9 +75,9 @@ class Members:
         *,
         change: bool = False,
     ) -> T:
-        """One request; what ``read`` makes of its answer.
+        """Send one request; return what ``read`` makes of its answer.
 
-        An answer in which ``read`` does not find what it looks for is none of etcd's.
+        An answer that ``read`` cannot read is not etcd's.
         """
         return self.attempt(
             lambda endpoint, until: self._exchange(
@@ -97,11 +90,11 @@ class Members:
     def attempt(
         self, ask: Callable[[Endpoint, float], T], deadline: float, *, change: bool = False
     ) -> T:
-        """Ask one member after the other, as long as nothing can have been done."""
+        """Ask one member after the other, as long as none can have made the change."""
         pause_s = _FIRST_PAUSE_S
         logins = 0
         last = "no endpoint was asked"
-        waiting = False  # some member is there, and cannot serve yet
+        waiting = False  # whether a member is there that cannot serve yet
         while True:
             for endpoint, until in self._round(deadline, change=change):
                 try:
@@ -110,14 +103,14 @@ class Members:
                     self._token = ""
                     logins += 1
                     if logins > len(self.endpoints):
-                        raise EngineDenied(f"{endpoint.address.text} takes no token") from None
+                        raise EngineDenied(f"{endpoint.server.text} takes no token") from None
                     waiting = True
                     continue
                 except gateway.Retry as error:
                     last, waiting = str(error), True
                     self._failed(endpoint)
                 except OSError as error:
-                    last = f"{endpoint.address.text}: {error.strerror or error}"
+                    last = f"{endpoint.server.text}: {error.strerror or error}"
                     waiting = waiting or isinstance(error, TimeoutError)
                     self._failed(endpoint)
                 except EngineTimeout:
@@ -136,9 +129,10 @@ class Members:
                 raise EngineUnavailable(f"no endpoint can be reached; {last}")
 
     def _round(self, deadline: float, *, change: bool) -> Iterator[tuple[Endpoint, float]]:
-        """The endpoints in the order in which to ask them, and until when to wait for each.
+        """Return the endpoints in the order to ask them, and until when to wait for each.
 
-        A read gives each half of the time that is left, but not long, the last all; a change, all.
+        A read waits for each at most half of the time that is left, and at most ``_READ_S``; for
+        the last one all of it. A change waits for each all of it.
         """
         now = time.monotonic()
         order = sorted(self.endpoints, key=lambda one: max(one.rests_until, now))
@@ -166,22 +160,21 @@ class Members:
     ) -> T:
         """Send one request to one member and read its answer.
 
-        Raises OSError, Retry or Stale when nothing was done, or when it is no change.
+        Raises OSError, Retry or Stale when nothing was done, or when the call is no change.
         """
+        where = endpoint.server.text
         connection = self._connection(endpoint, until)
         token = self._logged_in(connection, until)
         try:
-            connection.send(_request(endpoint.address, path, body, token, until), until)
+            connection.send(_post(endpoint.server, path, body, token, until), until)
             status, headers = connection.read_head(until)
             raw = connection.read_body(headers, until)
         except OSError as error:
             connection.close()
-            if refused := _tls_refusal(error, endpoint.address.text):
-                raise refused from error
             if not change:
                 raise
             raise EngineTimeout(
-                f"{endpoint.address.text} was asked and did not answer: {error}", ambiguous=True
+                f"{where} was asked and did not answer: {error}", ambiguous=True
             ) from error
         except BaseException:
             connection.close()
@@ -191,72 +184,71 @@ class Members:
         else:
             self._put_back(connection)
         if status != 200:
-            raise gateway.failure(status, raw, endpoint.address.text, change=change)
+            raise gateway.failure(status, raw, where, change=change)
         try:
             answer = gateway.decode(raw)
             if "error" not in answer:  # a stream's answer has begun with 200
                 return read(answer)
         except gateway.MALFORMED as error:
-            text = f"{endpoint.address.text} answers with something that is not etcd's: {error!r}"
+            text = f"{where} answers with something that is not etcd's: {error!r}"
             if change:
                 raise EngineTimeout(text, ambiguous=True) from error
             raise gateway.Retry(text) from error
-        raise gateway.failure(status, raw, endpoint.address.text, change=change)
+        raise gateway.failure(status, raw, where, change=change)
 
     def _logged_in(self, connection: Connection, until: float) -> str:
-        """The token to send; asked for once, and again when it has been refused. May be empty."""
+        """Return the token to send, "" without a login. Log in if there is no token."""
         if not self._login or self._token:
             return self._token
-        where = connection.address
+        server = connection.server
         try:
-            connection.send(_request(where, "/v3/auth/authenticate", self._login, "", until), until)
+            login = _post(server, "/v3/auth/authenticate", self._login, "", until)
+            connection.send(login, until)
             status, headers = connection.read_head(until)
             raw = connection.read_body(headers, until)
-        except OSError as error:
+        except BaseException:
             connection.close()
-            if refused := _tls_refusal(error, where.text):
-                raise refused from error
             raise
         if status == 200:
             try:
                 self._token = str(gateway.decode(raw)["token"])
             except gateway.MALFORMED as error:
                 connection.close()
-                raise gateway.Retry(f"{where.text} answers a login without a token") from error
+                raise gateway.Retry(f"{server.text} answers a login without a token") from error
             return self._token
-        if b"authentication is not enabled" in raw:  # as etcdctl: nobody needs to log in
+        if b"authentication is not enabled" in raw:  # nobody needs to log in: etcdctl does the same
             return ""
         self._put_back(connection)
-        raise gateway.failure(status, raw, where.text, change=False)
+        raise gateway.failure(status, raw, server.text, change=False)
 
     def subscribe(self, endpoint: Endpoint, path: str, body: str, until: float) -> Connection:
-        """Send a request whose answer is a stream; the connection, its head read, is the caller's.
+        """Send a request whose answer is a stream; return its connection after the head.
 
-        Raises OSError, Retry, Stale, EngineError.
+        The caller closes the connection. Raises OSError, Retry, Stale, EngineError.
         """
         connection = self._connection(endpoint, until)
         try:
             token = self._logged_in(connection, until)
-            connection.send(_request(endpoint.address, path, body, token), until)
+            connection.send(_post(endpoint.server, path, body, token), until)
             status, headers = connection.read_head(until)
             if status != 200:
                 raw = connection.read_body(headers, until)
-                raise gateway.failure(status, raw, endpoint.address.text, change=False)
+                raise gateway.failure(status, raw, endpoint.server.text, change=False)
         except BaseException:
             connection.close()
             raise
         return connection
 
     def close(self) -> None:
-        """Give up all connections; nothing is served any more. Idempotent."""
+        """Close all connections; every later call raises EngineUnavailable. Idempotent."""
         with self._lock:
             self.closed = True
             self._drop_all()
 
-    # Connections that are kept.
+    # Idle connections.
 
     def _connection(self, endpoint: Endpoint, until: float) -> Connection:
-        """A connection to that member that nobody else uses."""
+        """Return an idle connection to that member, or open one."""
         oldest = time.monotonic() - _FRESH_S
         while True:
             with self._lock:
@@ -266,7 +258,7 @@ class Members:
                     self._drop_all()
                     self._process = os.getpid()
                 at = next(
-                    (i for i, one in enumerate(self.idle) if one.address is endpoint.address), None
+                    (i for i, one in enumerate(self.idle) if one.server is endpoint.server), None
                 )
                 kept = self.idle.pop(at) if at is not None else None
             if kept is None:
@@ -275,12 +267,10 @@ class Members:
                 return kept
             kept.close()
         try:
-            return connect(endpoint.address, self._tls, min(until, time.monotonic() + _CONNECT_S))
+            return connect(endpoint.server, self._tls, min(until, time.monotonic() + _CONNECT_S))
         except OSError as error:
-            if refused := _tls_refusal(error, endpoint.address.text):
-                raise refused from error
-            if isinstance(error, TimeoutError):  # nothing has been sent: as if refused
-                raise ConnectionError(f"{endpoint.address.text} takes no connection") from error
+            if isinstance(error, TimeoutError):  # nothing was sent: as if it had been refused
+                raise ConnectionError(f"{endpoint.server.text} takes no connection") from error
             raise
 
     def _put_back(self, connection: Connection) -> None:
@@ -295,46 +285,17 @@ class Members:
             one.close()
 
     def _drop_all(self) -> None:
-        """Close all that is kept. In a child this closes only the child's handles."""
+        """Close all idle connections. In a child this closes only the child's descriptors."""
         for connection in self.idle:
             connection.close()
         self.idle.clear()
 
 
-def _request(
-    address: Address, path: str, body: str, token: str, until: float | None = None
-) -> bytes:
-    """A request; the member gives it up at the deadline, and refuses it when it has no leader."""
-    host = f"[{address.host}]" if ":" in address.host else address.host
-    lines = [
-        f"POST {path} HTTP/1.1",
-        f"Host: {host}:{address.port}",
-        "Content-Type: application/json",
-        f"Content-Length: {len(body)}",
-        "Grpc-Metadata-Hasleader: true",
-    ]
+def _post(server: Server, path: str, body: str, token: str, until: float | None = None) -> bytes:
+    """Return a request. The member gives it up at ``until``, and refuses it without a leader."""
+    headers = ["Grpc-Metadata-Hasleader: true"]
     if until is not None:
-        lines.append(f"Grpc-Timeout: {max(1, int(1000 * (until - time.monotonic())))}m")
+        headers.append(f"Grpc-Timeout: {max(1, int(1000 * (until - time.monotonic())))}m")
     if token:
-        lines.append(f"Authorization: {token}")
-    return "\r\n".join((*lines, "", body)).encode()
-
-
-def _tls_refusal(error: OSError, where: str) -> EngineDenied | None:
-    """The error as EngineDenied, if TLS was refused by either side for its certificate."""
-    reason = getattr(error, "reason", None)
-    if not isinstance(reason, str):  # no ssl.SSLError
-        return None
-    if reason == "CERTIFICATE_VERIFY_FAILED":
-        why = getattr(error, "verify_message", reason)
-        return EngineDenied(
-            f"{where} has a certificate that is not trusted: {why}", hint="look at ca"
-        )
-    if "ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason):
-        return EngineDenied(
-            f"{where} refuses this client's certificate: {reason.lower().replace('_', ' ')}",
-            hint="look at cert and key",
-        )
-    if reason in {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"}:
-        return EngineDenied(f"{where} does not speak TLS", hint="write http:// in the endpoint")
-    return None
+        headers.append(f"Authorization: {token}")
+    return post(server, path, headers, body)

@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from fastipam.cluster.engine import Event
+    from fastipam.cluster.engine import KeyEvent
     from fastipam.cluster.engines.http import Connection
 
 __all__ = ["Stream"]
@@ -35,7 +35,7 @@ class Stream:
         """Moment of ``time.monotonic()``."""
         return self._connection.used_at
 
-    def wait(self, deadline: float) -> list[Event]:
+    def wait(self, deadline: float) -> list[KeyEvent]:
         """The next events, at least one; those of one transaction are never parted.
 
         After a TimeoutError it can be called again. Raises OSError when the stream has ended or
@@ -74,7 +74,7 @@ class Stream:
                 f"the watch sends something that is not etcd's: {error!r}"
             ) from error
         if message is None:
-            raise gateway.failure(0, line, self._connection.address.text, change=False)
+            raise gateway.failure(0, line, self._connection.server.text, change=False)
         if message.compacted:
             # Events at that revision itself are still there (etcd, mvcc/watchable_store.go).
             raise Compacted(
@@ -88,7 +88,7 @@ class Stream:
 
 
 class _Message:
-    """An etcdserverpb.WatchResponse; raises one of ``wire.MALFORMED`` when it is none."""
+    """An etcdserverpb.WatchResponse; raises one of ``gateway.MALFORMED`` when it is none."""
 
     __slots__ = ("canceled", "compacted", "created", "events", "revision")
 

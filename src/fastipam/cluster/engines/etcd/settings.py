@@ -1,0 +1,92 @@
+"""The etcd engine's part of a node's settings: endpoints and credentials."""
+
+from __future__ import annotations
+
+from fastipam.cluster.engines.etcd.gateway import quote
+from fastipam.cluster.engines.http import Server
+from fastipam.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from fastipam.cluster.engines.tls import TlsFiles
+    from fastipam.configuration.cluster import Settings
+
+_DEFAULT_PORT = 2379
+
+
+class Credentials:
+    """What a client proves itself with, and what it trusts.
+
+    ``ca`` is a file of certificates to trust, empty for the system's. ``cert`` and ``key`` are
+    files of this client's own, for mutual TLS; the key may be in the certificate's file.
+    ``username`` and ``password`` are etcd's. Raises ConfigError for a key without a cert, or a
+    password without a username.
+    """
+
+    __slots__ = ("files", "login")
+
+    def __init__(
+        self,
+        ca: str = "",
+        cert: str = "",
+        key: str = "",
+        username: str = "",
+        password: str = "",
+    ) -> None:
+        if key and not cert:
+            raise ConfigError(f"there is a key, {key!r}, without its cert", field="key", value=key)
+        if password and not username:
+            raise ConfigError("there is a password without a username", field="username", value="")
+        self.files = ca, cert, key
+        self.login = (
+            f'{{"name":{quote(username)},"password":{quote(password)}}}' if username else ""
+        )
+
+    @property
+    def has_tls(self) -> bool:
+        """Whether an endpoint without a scheme is https."""
+        return bool(self.files[0] or self.files[1])
+
+    def tls(self) -> TlsFiles:
+        """Return what a connection with TLS needs."""
+        from fastipam.cluster.engines.tls import TlsFiles  # ssl takes an interpreter's start
+
+        return TlsFiles(*self.files)
+
+    @classmethod
+    def of(cls, settings: Settings) -> Credentials:
+        """Return the credentials in a node's settings. Raises ConfigError."""
+        return cls(settings.ca, settings.cert, settings.key, *settings.user_and_password())
+
+
+def parse_endpoint(text: str, *, tls: bool = False) -> Server:
+    """Parse ``http://host:port``, ``https://…`` or ``host:port``.
+
+    Without a scheme ``tls`` decides; without a port it is 2379. Raises ConfigError, which names
+    the endpoint.
+    """
+    scheme, mark, rest = text.partition("://")
+    if not mark:
+        scheme, rest = "https" if tls else "http", text
+    rest = rest.rstrip("/")
+    if rest.startswith("["):
+        host, closed, after = rest[1:].partition("]")
+        colon, port = after[:1], after[1:]
+        wrong = not closed or colon not in {"", ":"}
+    else:
+        host, colon, port = rest.partition(":")
+        wrong = ":" in port
+    port = port if colon else str(_DEFAULT_PORT)
+    if (
+        wrong
+        or scheme not in {"http", "https"}
+        or not host
+        or set(host) & set("/?#@[] ")
+        or not (port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16)
+    ):
+        raise ConfigError(
+            f"endpoint {text!r} is not of the form https://host:port",
+            field="endpoints",
+            value=text,
+        )
+    return Server(text, host, int(port), scheme == "https")
