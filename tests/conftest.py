@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +14,8 @@ from fastipam.ipam import Ipam
 from fastipam.storage.store import Store
 from fastipam.verify import verify
 
+from .options import options, register
+
 _SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 settings.register_profile(
     "ci", max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=_SLOW
@@ -22,12 +23,22 @@ settings.register_profile(
 settings.register_profile(
     "long", max_examples=2000, stateful_step_count=120, deadline=None, suppress_health_check=_SLOW
 )
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+settings.load_profile("ci")  # --hypothesis-profile long
 
 
 # A shell's background job ignores Ctrl-C, and so would every program that it starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Register the suite's own options."""
+    register(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Read the suite's own options before any test module is imported."""
+    options.read(config)
 
 
 class Clock:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from fastipam.cli.commands.install.executables import install
 from ..cni.conftest import call, config, held, plugin  # noqa: F401  # fixtures of the same name
 from ..cni.plugin import Plugin
 from ..e2e import tools
+from ..ports import free_ports
 from .processes import Agent, Launcher
 
 SOURCE = Path(__file__).parents[2] / "src" / "launcher.c"
@@ -117,6 +117,4 @@ def launcher(request: pytest.FixtureRequest, run_dir: Path) -> Launcher:
 @pytest.fixture
 def free_port() -> int:
     """A TCP port of 127.0.0.1 that nobody has."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]

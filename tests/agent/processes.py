@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 FASTIPAM = Path(sys.executable).with_name("fastipam")
-LONG = os.environ.get("FASTIPAM_LONG") == "1"
 _PATIENCE_S = 20.0  # for what is expected at once, on a machine that may be busy
 
 # An entry point that says how it was started, and passes its input on.

@@ -8,7 +8,6 @@ that calls meet it dying, gone, starting and back. Then the ledger is compared w
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -23,14 +22,15 @@ from fastipam.verify import verify
 
 from ..campaigns.books import Books
 from ..cni.plugin import Make, Plugin, environment
-from .processes import FASTIPAM, LONG, Agent, Client, until
+from ..options import options
+from .processes import FASTIPAM, Agent, Client, until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from .conftest import Start
 
-KILLS = 200 if LONG else 15
+KILLS = 200 if options.long else 15
 WORKERS = 8
 MOST_HELD = 12  # of one worker: together they keep a /25 nearly full, so addresses are reused
 
@@ -105,7 +105,7 @@ def _in_store(path: Path) -> dict[str, str]:
 
 def test_killed_agents(start: Start, plugin: Plugin, config: Make, tmp_path: Path) -> None:
     """After every kill: no acknowledged lease is lost, none is doubled, the store is sound."""
-    seed = int(os.environ.get("FASTIPAM_SEED", "1"))
+    seed = options.seed
     chance = random.Random(seed)
     store = tmp_path / "store"
     made = config(ipam={"subnet": "10.1.0.0/25", "cooldown": 0})

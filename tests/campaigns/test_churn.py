@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 from bench.churn import FILLS, churn, row
 
-from ..agent.processes import LONG
+from ..options import options
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-PAIRS = 1_000_000 if LONG else 15_000
+PAIRS = 1_000_000 if options.long else 15_000
 # How many addresses cool at a moment depends on how fast the machine is; a leak of a page in a
 # hundred pairs would be ten times as much in the short form.
 _SLACK = 8 * 4096

@@ -8,7 +8,6 @@ no address was given to two, nobody has lost what it was told, the store agrees 
 
 from __future__ import annotations
 
-import os
 import random
 import subprocess
 import threading
@@ -19,16 +18,18 @@ from typing import TYPE_CHECKING
 
 import fastipam
 
-from ..agent.processes import FASTIPAM, LONG, Agent
+from ..agent.processes import FASTIPAM, Agent
 from ..cni.plugin import NO_AGENT, Make, Plugin
+from ..options import options
 from .books import Books
 from .ways import PATIENCE_S, Embedder, Processes, Way
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-KILLS = int(os.environ.get("FASTIPAM_KILLS", "520" if LONG else "24"))
-EXACT_EVERY = 26 if LONG else 12  # kills; then all stop for a moment and are compared exactly
+KILLS = options.kills or (520 if options.long else 24)
+# After so many kills all stop for a moment and are compared exactly.
+EXACT_EVERY = 26 if options.long else 12
 MOST_HELD = 12  # of a worker: together they keep a /25 nearly full, so addresses are reused
 NETWORK = "mynet"
 
@@ -100,7 +101,7 @@ class Campaign:
     """The processes, the workers that use them, and who is killed next."""
 
     def __init__(self, stack: ExitStack, plugin: Plugin, run_dir: Path, made: Make, store: Path):
-        seed = int(os.environ.get("FASTIPAM_SEED", "1"))
+        seed = options.seed
         self.chance = random.Random(seed)
         self.kills: Counter[str] = Counter()
         self.books = Books()

@@ -22,17 +22,17 @@ import pytest
 import fastipam
 from fastipam.verify import verify
 
-from ..agent.processes import LONG
 from ..e2e import tools
+from ..options import options
 from .powercut import Disk, Event, cuts, read_events
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SOURCE = __file__.replace("test_powercut.py", "recorder.c")
-STEPS = 250 if LONG else 20
-WRITERS = 3 if LONG else 2
-EXTRA = 6 if LONG else 0  # more random subsets a boundary
+STEPS = 250 if options.long else 20
+WRITERS = 3 if options.long else 2
+EXTRA = 6 if options.long else 0  # more random subsets a boundary
 ACKS = "acks"
 STORE = "below/store"  # both directories are made by whoever comes first
 CHILD_IMAGES = 40  # images that one child looks at: opening a damaged one could kill it
@@ -225,7 +225,7 @@ def images() -> Iterator[Path]:
 
 def _cut(events: list[Event], images: Path) -> str:
     """Look at every image; what is wrong with the first that is, else "" and the sums printed."""
-    chance = random.Random(int(os.environ.get("FASTIPAM_SEED", "1")))
+    chance = random.Random(options.seed)
     batch: list[tuple[str, Path, dict[str, Any]]] = []
     kinds = {"none": 0, "all": 0, "some": 0}
     most = 0

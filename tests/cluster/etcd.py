@@ -7,7 +7,6 @@ import importlib.util
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ from typing import TYPE_CHECKING
 from fastipam.cluster.engine import Compacted, EngineError, EngineTimeout
 from fastipam.cluster.engines.etcd.engine import EtcdEngine
 from fastipam.cluster.engines.etcd.settings import Credentials
+
+from ..ports import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,15 +47,6 @@ def packaged_etcd() -> str | None:
     if spec is None or not spec.submodule_search_locations:
         return None
     return str(Path(spec.submodule_search_locations[0]) / "etcdbin" / "etcd")
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listens on at the moment."""
-    with contextlib.ExitStack() as stack:
-        held = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in held:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in held]
 
 
 @dataclass

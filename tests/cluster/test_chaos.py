@@ -6,7 +6,6 @@ Short by default. ``scripts/campaign cluster`` is the long form: ten minutes of 
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import threading
 import time
@@ -26,6 +25,7 @@ from fastipam.storage.records.policy import Policy
 from fastipam.storage.store import Store
 from tests.e2e.tools import require_tools
 
+from ..options import options
 from .conftest import any_binary
 from .crowd import PATIENCE_S, Crowd, assert_settled, document, init, told
 from .etcd import QUICK_MS, Etcd, surely
@@ -34,7 +34,7 @@ from .proxy import Proxy
 if TYPE_CHECKING:
     from fastipam.cluster.engine import Engine, KeyEvent
 
-LONG = os.environ.get("FASTIPAM_LONG") == "1"
+LONG = options.long
 # The long form wants a machine of its own, and an ADD waits for as long as a plugin's by default.
 # On one that is busy a turn of a node may take longer: it shows that every ADD is served at last.
 ADD_S = 5.0 if LONG else 30.0
@@ -93,7 +93,7 @@ def disturb(etcd: Etcd, proxies: list[Proxy], crowd: Crowd, chance: random.Rando
 
 def test_no_address_twice(etcd: Etcd, tmp_path: Path) -> None:
     """Sixteen nodes under SIGKILL, cuts, slow disks, compactions: no address is two nodes'."""
-    chance = random.Random(int(os.environ.get("FASTIPAM_SEED", "1")))
+    chance = random.Random(options.seed)
     with contextlib.ExitStack() as stack:
         proxies = [stack.enter_context(Proxy(member.client_port)) for member in etcd.members]
         written = document([proxy.endpoint for proxy in proxies])

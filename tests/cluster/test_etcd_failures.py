@@ -19,7 +19,8 @@ from fastipam.cluster.engine import (
 from fastipam.cluster.engines.etcd import members
 from fastipam.cluster.engines.etcd.engine import EtcdEngine
 
-from .etcd import QUICK_MS, Etcd, free_ports, surely
+from ..ports import free_ports
+from .etcd import QUICK_MS, Etcd, surely
 from .proxy import Proxy
 
 S = 30.0  # nothing here is meant to last as long

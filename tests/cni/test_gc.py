@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import threading
 import time
@@ -16,17 +15,19 @@ from fastipam import cni
 from fastipam.cni import main
 from fastipam.storage import open_stores
 
+from ..options import options
 from .plugin import Answer, Call, Held, Make, environment
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .plugin import Plugin
+    from ..options import options
+from .plugin import Plugin
 
 VALID = "cni.dev/valid-attachments"
 SUBNET = {"subnet": "10.1.0.0/16"}
 DONE = Answer(0, None, "")
-ADDS = 1000 if os.environ.get("FASTIPAM_LONG") == "1" else 100  # of each thread
+ADDS = 1000 if options.long else 100  # of each thread
 
 
 def _attached(*owners: tuple[str, str]) -> dict[str, Any]:

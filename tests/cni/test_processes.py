@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ..options import options
 from .plugin import Call, Held, Make, environment
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from .plugin import Plugin
+    from ..options import options
+from .plugin import Plugin
 
-ROUNDS = 20 if os.environ.get("FASTIPAM_LONG") == "1" else 3
+ROUNDS = 20 if options.long else 3
 PARALLEL = 64
 SUBNET = {"subnet": "10.1.2.0/24"}
 

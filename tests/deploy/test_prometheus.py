@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import urllib.parse
 import urllib.request
@@ -23,6 +22,7 @@ from ..agent.conftest import free_port, run_dir, start  # noqa: F401  # fixtures
 from ..agent.processes import Agent, ask, until
 from ..cni.conftest import config  # noqa: F401  # a fixture
 from ..e2e import tools
+from ..ports import free_ports
 from .support import DEPLOY
 
 RULES = DEPLOY / "prometheus" / "alerts.yaml"
@@ -86,9 +86,7 @@ def agent(start: Any, free_port: int, config: Any, tmp_path: Path) -> Agent:  # 
 def prometheus(agent: Agent, free_port: int, tmp_path: Path) -> Iterator[str]:  # noqa: ARG001, F811
     """A Prometheus that scrapes the agent every second, with our rules; its address."""
     tools.require_tools("prometheus")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_ports(1)[0]
     scrape = (DEPLOY / "prometheus" / "scrape.yaml").read_text()
     assert scrape.count("127.0.0.1:9464") == 1
     scrape = scrape.replace("127.0.0.1:9464", f"127.0.0.1:{free_port}").replace("15s", "1s")

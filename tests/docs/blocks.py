@@ -4,7 +4,7 @@ A block is marked by an HTML comment of its own on the line above its fence, whe
 source sees it and a reader of the page does not::
 
     <!-- test: skip, REASON -->    it is not run; the reason is for whoever edits the page
-    <!-- test: long -->            it is run with FASTIPAM_LONG=1 only
+    <!-- test: long -->            it is run with --long only
     <!-- test: fails -->           its last command ends with another exit status than 0
     <!-- test: output differs -->  what a ``console`` block shows is not compared
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -14,10 +13,11 @@ import pytest
 from tests.docs import blocks
 from tests.docs.documents import DOCUMENTS, ROOT
 from tests.e2e import tools
+from tests.options import options
 
 SESSION = Path(__file__).with_name("session.py")
 _LEFT_OUT = (".git", ".venv", ".ci", "build", "dist", "__pycache__", "*.egg-info", "_build")
-LONG = os.environ.get("FASTIPAM_LONG") == "1"
+LONG = options.long
 
 
 def to_run(path: Path) -> list[blocks.Block]:
@@ -81,7 +81,6 @@ def test_document(path: Path, tmp_path: Path) -> None:
         "LANG": "C.UTF-8",
         "COLUMNS": "120",
         "VIRTUAL_ENV": sys.prefix,
-        "FASTIPAM_VENV": sys.prefix,
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
     }
     unshare = ("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")

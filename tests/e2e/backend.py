@@ -1,15 +1,15 @@
 """Which IPAM plugin the end-to-end tests drive: the one switch of this directory.
 
-`FASTIPAM_E2E_BACKEND=host-local` runs the whole suite with the reference plugin under fastipam's
+`--host-local` runs the whole suite with the reference plugin under fastipam's
 name, so that a red test can be told apart: red with both means the harness or the machine is at
-fault. Anything else, or nothing, runs fastipam itself.
+fault. Without it they run fastipam itself.
 """
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..options import options
 from . import tools
 
 PLUGIN_TYPE = "fastipam"
@@ -133,15 +134,14 @@ def _lease_in(file: Path) -> Lease:
     return Lease(file.parent.name, file.name, "ASSIGNED", container_id, ifname, "", "")
 
 
-def _chosen() -> Backend:
-    if os.environ.get("FASTIPAM_E2E_BACKEND") == "host-local":
+@functools.cache
+def backend() -> Backend:
+    """Return the plugin that the command line chooses."""
+    if options.host_local:
         return HostLocal()
     return Fastipam()
 
 
-BACKEND = _chosen()
-
-
 def assigned(data_dir: Path) -> list[Lease]:
     """Return the leases that are held now; cooling and reserved addresses are not."""
-    return [lease for lease in BACKEND.leases(data_dir) if lease.status == "ASSIGNED"]
+    return [lease for lease in backend().leases(data_dir) if lease.status == "ASSIGNED"]

@@ -10,7 +10,7 @@ import pytest
 
 from . import netns as namespaces
 from . import tools
-from .backend import BACKEND, assigned
+from .backend import assigned, backend
 from .netns import NetNS
 from .scratch import scratch_dir
 
@@ -29,7 +29,7 @@ def plugin_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("cni-bin")
     for plugin in tools.cni_plugins_dir().iterdir():
         (directory / plugin.name).symlink_to(plugin)
-    BACKEND.install(directory)
+    backend().install(directory)
     return directory
 
 
@@ -62,4 +62,4 @@ def data_dir(tmp_path: Path) -> Iterator[Path]:
     directory.mkdir()
     yield directory
     assert assigned(directory) == [], "leases were left assigned"
-    BACKEND.verify(directory)
+    backend().verify(directory)

@@ -11,7 +11,7 @@ import pytest
 
 from . import containerd as containerds
 from . import tools
-from .backend import BACKEND, PLUGIN_TYPE, assigned
+from .backend import PLUGIN_TYPE, assigned, backend
 from .cni import Document, refusal
 from .containerd import Containerd
 from .netns import NetNS, require_ipv6, require_link_type
@@ -59,7 +59,7 @@ def test_twenty_pods_ten_at_a_time(containerd: Containerd, host: NetNS, data_dir
     }
     assert len(held(data_dir)) == 2 * PODS
     assert all(families(pair) == [4, 6] for pair in addresses)
-    if BACKEND.records_pods:
+    if backend().records_pods:
         named = {(one.container_id, one.pod_namespace, one.pod_name) for one in assigned(data_dir)}
         assert named == {(pod, "default", name) for pod, name in zip(pods, names, strict=True)}
     for address in (*addresses[0], *addresses[-1]):

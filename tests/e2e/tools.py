@@ -1,6 +1,6 @@
 """What a test needs from the machine, and how it says that something is missing.
 
-A missing tool can be installed, so it is a skip for a developer and, with FASTIPAM_REQUIRE_E2E=1,
+A missing tool can be installed, so it is a skip for a developer and, with ``--require-all``,
 a failure in continuous integration. A missing kernel feature can not: it stays a skip.
 """
 
@@ -15,13 +15,15 @@ from typing import Any, NoReturn
 
 import pytest
 
+from ..options import options
+
 _PLUGIN_DIRS = ("/usr/lib/cni", "/usr/libexec/cni", "/opt/cni/bin")
 """Where distributions (the first two) and the upstream release put the CNI plugins."""
 
 
 def lacking(reason: str) -> NoReturn:
     """Skip the test, or fail it where the end-to-end tests are required, naming the reason."""
-    if os.environ.get("FASTIPAM_REQUIRE_E2E") == "1":
+    if options.require_all:
         pytest.fail(f"required here: {reason}", pytrace=False)
     pytest.skip(reason)
 

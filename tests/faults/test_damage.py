@@ -3,12 +3,11 @@
 Bits are flipped, values cut short, filled, exchanged and removed, keys changed, one or several at a
 time. Until somebody mends it, every call does its work or says what is wrong. After the repair the
 store is consistent, every address that had an owner has an owner or is reserved, and every
-operation works. ``FASTIPAM_LONG=1`` takes thousands of damages instead of some.
+operation works. ``--long`` takes thousands of damages instead of some.
 """
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 from functools import partial
@@ -30,6 +29,7 @@ from fastipam.sweep import finish_reboot, sweep
 from fastipam.verify import verify
 
 from ..conftest import Clock
+from ..options import options
 from .damage import DATABASES, damage
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from fastipam.ipam import Ipam
     from fastipam.storage.store import Store
 
-LONG = os.environ.get("FASTIPAM_LONG") == "1"
+LONG = options.long
 SEEDS = range(100 if LONG else 4)
 CASES = 60 if LONG else 25
 SETS = ["10.0.0.0/24", "2001:db8::/120"]

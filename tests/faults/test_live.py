@@ -5,7 +5,6 @@ Callers assign and give back all the time; a ledger of what they were told is ke
 
 from __future__ import annotations
 
-import os
 import random
 import subprocess
 import threading
@@ -21,6 +20,7 @@ from fastipam.verify import verify
 
 from ..agent.processes import FASTIPAM, until
 from ..cni.plugin import Answer, Make, Plugin
+from ..options import options
 from .damage import damage
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from ..agent.conftest import Start
 
-ROUNDS = 200 if os.environ.get("FASTIPAM_LONG") == "1" else 12
+ROUNDS = 200 if options.long else 12
 CALLERS = 3
 # What follows from the leases and reservations; these say who has what, and are believed.
 DERIVED = ("pages", "owners", "cooldown", "states", "sticky", "missing", "events")

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ..agent.processes import LONG
 from ..e2e import tools
+from ..options import options
 from . import inputs
 from .__main__ import ROOT
 from .targets import TARGETS
@@ -25,7 +25,7 @@ from .targets import TARGETS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-RUNS = 1_000_000 if LONG else 4_000
+RUNS = 1_000_000 if options.long else 4_000
 
 
 @pytest.fixture

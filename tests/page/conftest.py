@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,11 +14,9 @@ import fastipam
 from ..agent.conftest import free_port, run_dir, start  # noqa: F401  # fixtures of the same name
 from ..agent.processes import Agent
 from ..e2e import tools
+from ..options import options
 from .chromium import Browser, find_chromium
 
-LONG = os.environ.get("FASTIPAM_LONG") == "1"
-# One pixel an address, and `list --all` prints every one of them: a /12 takes a minute.
-SUBNET = "10.32.0.0/12" if LONG else "10.32.0.0/16"
 OUTSIDE = ["10.32.0.64/26", "10.32.7.9"]
 
 
@@ -28,8 +25,10 @@ def filled(tmp_path: Path) -> Path:
     """A store with a large network of all states, and a small one of both families."""
     path = tmp_path / "store"
     chosen = random.Random(5)
+    # One pixel an address, and `list --all` prints every one of them: a /12 takes a minute.
+    subnet = "10.32.0.0/12" if options.long else "10.32.0.0/16"
     with fastipam.open(path, "relaxed") as ipam:
-        net = ipam.network("podnet", SUBNET, exclude=OUTSIDE, cooldown_s=3600)
+        net = ipam.network("podnet", subnet, exclude=OUTSIDE, cooldown_s=3600)
         count = 3000
         for at in range(0, count, 100):
             with ipam.transaction():
