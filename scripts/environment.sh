@@ -1,28 +1,90 @@
-# Sourced by the scripts beside it: their common options, what a fresh Debian machine lacks, and a
-# virtual environment.
-# shellcheck shell=bash
+# Sourced by the scripts beside it: their common options, what a fresh Debian machine lacks, a virtual
+# environment, and the wheel.
+# shellcheck shell=bash disable=SC2034  # the scripts use the variables
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$root/.venv
 wheel=
 install=1
-# shellcheck disable=SC2034  # for the scripts that source this file
 rest=()
 
 say() { printf '\n== %s\n' "$*"; }
 
-# take_options ARGUMENT...: --venv DIR, --wheel FILE and --no-install are the scripts' own; the others are left in rest.
+# take_options ARGUMENT...: take --venv DIR, --wheel FILE and --no-install; leave the others in rest.
 take_options() {
     while (($#)); do
         case $1 in
-        --venv | --wheel)
-            (($# > 1)) || { echo "$1 needs a value" >&2; exit 2; }
-            [[ $1 == --venv ]] && venv=$(realpath -m "$2") || wheel=$(realpath -e "$2")
-            shift
-            ;;
         --no-install) install= ;;
+        --venv) venv=$(realpath -m "${2:?--venv wants a directory}") && shift ;;
+        --wheel) wheel=$(realpath -e "${2:?--wheel wants a file}") && shift ;;
         *) rest+=("$1") ;;
         esac
         shift
     done
+}
+
+# python_needs: the Debian packages that are missing for a Python with headers, and for the compilers. (An
+# interpreter that was not installed by apt brings its own headers.)
+python_needs() {
+    python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || echo python3
+    python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
+    python3 -c 'import os, sysconfig
+raise SystemExit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' 2>/dev/null ||
+        echo python3-dev
+    command -v cc >/dev/null || printf '%s\n' gcc libc6-dev musl-tools
+}
+
+# missing_packages NAME...: those that are not installed, one a line.
+missing_packages() {
+    local name
+    for name in "$@"; do
+        dpkg-query -W -f='${Status}' "$name" 2>/dev/null | grep -q 'ok installed' || echo "$name"
+    done
+}
+
+# apt_install NAME...: install them. Without root: say that they are missing.
+apt_install() {
+    (($#)) || return 0
+    if ((EUID)); then
+        echo "missing Debian packages: $* (install them, or run this as root)" >&2
+        return 1
+    fi
+    say "installing $*"
+    apt-get update -q
+    DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@"
+}
+
+# missing_requirements GROUP...: what the dependency groups ask for and the virtual environment lacks.
+missing_requirements() {
+    if [[ -x $venv/bin/python ]]; then
+        "$venv/bin/python" "$root/scripts/missing.py" "$@"
+    else
+        printf 'the group %s\n' "$@"
+    fi
+}
+
+# new_environment: a virtual environment with a pip that knows dependency groups.
+new_environment() {
+    [[ -x $venv/bin/python ]] || python3 -m venv "$venv"
+    "$venv/bin/python" -c 'import pip; exit(tuple(map(int, pip.__version__.split(".")[:2])) < (25, 1))' ||
+        pip_install 'pip>=25.1'
+}
+
+# pip_install WHAT...: pip, quiet unless it fails.
+pip_install() { "$venv/bin/python" -m pip install -q --disable-pip-version-check "$@"; }
+
+# install_groups GROUP...: their requirements, unless all are met.
+install_groups() {
+    [[ $(missing_requirements "$@") ]] || return 0
+    local group options=()
+    for group in "$@"; do options+=(--group "$root/pyproject.toml:$group"); done
+    pip_install "${options[@]}"
+}
+
+# build_wheel: an sdist, and the wheel from it, both into dist/; wheel is its path. Needs the group wheel.
+build_wheel() {
+    rm -rf "$root/dist"
+    "$venv/bin/python" -m build --outdir "$root/dist" "$root" >"$root/build.log" 2>&1 ||
+        { cat "$root/build.log"; return 1; }
+    wheel=$(echo "$root"/dist/*.whl)
 }

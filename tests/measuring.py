@@ -1,6 +1,6 @@
 """Line coverage of processes that tests start in an environment of their own.
 
-`scripts/coverage` runs the suite with coverage.py's ``patch = subprocess``, which puts its settings
+`scripts/test --coverage` runs it with coverage.py's ``patch = subprocess``, which puts its settings
 into a variable that every process inherits, unless it is started in another environment, as a
 runtime does.
 """
