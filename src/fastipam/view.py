@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from fastipam.addressing.addresses import BITS, format_ip, parse_cidr, parse_ip
-from fastipam.addressing.ranges import CUT
 from fastipam.allocation import history
 from fastipam.allocation.cooldown import cooling_of
 from fastipam.allocation.ledger import find, read_pool, read_record, read_state
@@ -362,26 +361,15 @@ class View:
         pool it is this node's share: its blocks, and what is in use outside; O(blocks). An address
         whose cool-down is over counts as cooling until an assignment takes it out of the queue.
         """
+        from fastipam.allocation import states
+
         self._end_earlier_boots()
         with self._store.read() as txn:
             found = self._find(txn)
             if found is None:
                 size = self.pool.size if self.pool else 0
-                return {"size": size, "assigned": 0, "cooling": 0, "reserved": 0, "free": size}
-            state = read_state(txn, found[0])
-            pool = self._pool_of(found[1])
-            size = pool.size + state.outside
-            if CUT in found[1]:
-                from fastipam.allocation import blockwise
-
-                size = blockwise.free(txn, found[0], pool) + state.used
-        return {
-            "size": size,
-            "assigned": state.assigned,
-            "cooling": state.cooling,
-            "reserved": state.reserved,
-            "free": size - state.used,
-        }
+                return {"size": size} | dict.fromkeys(states.STATES, 0) | {states.FREE: size}
+            return states.count(txn, read_state(txn, found[0]), self._pool_of(found[1]))
 
 
 def parse_wanted(address: Wanted) -> tuple[int, int]:

@@ -37,7 +37,7 @@ def _value(last: int) -> int:
 
 
 def _told(ipam: Ipam, last: int) -> dict[str, Any]:
-    found = explain(ipam, "podnet", V4, _value(last), local=False)
+    found = explain(ipam, "podnet", (V4, _value(last)), local=False)
     assert found is not None
     return found
 
@@ -114,8 +114,8 @@ def test_nobodys(ipam: Ipam) -> None:
     assert _told(ipam, 4)["why"] == "nobody has it; any allocation may get it"
     assert _told(ipam, 1)["why"].startswith("it is the gateway")
     assert _told(ipam, 7)["why"].startswith("it is no address that the ranges can assign")
-    assert explain(ipam, "podnet", V4, _value(200), local=False) is None
-    assert explain(ipam, "unknown", V4, _value(2), local=False) is None
+    assert explain(ipam, "podnet", (V4, _value(200)), local=False) is None
+    assert explain(ipam, "unknown", (V4, _value(2)), local=False) is None
 
 
 def test_before_a_reboot(data_dir: Path) -> None:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from fastipam.storage.records.policy import Policy
     from fastipam.storage.transaction import Snapshot, Transaction
 
-_BEGIN_WORDS = frozenset((KINDS[ASSIGNED], KINDS[IMPORTED]))  # from then on somebody has it
+BEGINNINGS = frozenset((KINDS[ASSIGNED], KINDS[IMPORTED]))  # from then on somebody has it
 _END_WORDS = frozenset(KINDS[kind] for kind in (RELEASED, GC, SWEPT, REBOOTED, OPERATOR))
 
 _TRIM = 64  # events; the oldest are removed by so many at a time
@@ -124,7 +124,7 @@ def holder_at(events: Iterator[Event], wall_ns: int) -> Event | None:
         if event.wall_ns > wall_ns:
             # Its assignment is forgotten: the release says who had it until then.
             return event if not known and event.kind in _END_WORDS else holder
-        if event.kind in _BEGIN_WORDS:
+        if event.kind in BEGINNINGS:
             holder, known = event, True
         elif event.kind in _END_WORDS:
             holder, known = None, True

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastipam.addressing.addresses import BITS, format_cidr, format_ip
-from fastipam.allocation import reservations
+from fastipam.allocation import reservations, states
 from fastipam.allocation.ledger import find, read_pool, read_record, read_state
 from fastipam.cli import filters
 from fastipam.cli.times import duration, stamp
@@ -24,45 +24,55 @@ if TYPE_CHECKING:
     from fastipam.storage.records.reservation import Reservation
 
 _LAST_EVENTS = 10
+UNUSABLE = "UNUSABLE"  # no range can assign it: a gateway, an exclusion
+
+
+class _Known(NamedTuple):
+    """What the store knows of one address at one moment."""
+
+    family: int
+    value: int
+    pool: Pool
+    record: Record | None
+    reservation: Reservation | None
+    counters: NetworkState
+    now_ns: int
+    local: bool
+
+    @property
+    def status(self) -> str:
+        state = states.of_address(
+            self.pool, (self.family, self.value), self.record, self.reservation
+        )
+        return state.upper() or UNUSABLE
 
 
 def explain(
-    ipam: Ipam, name: str, family: int, value: int, *, local: bool
+    ipam: Ipam, name: str, address: tuple[int, int], *, local: bool
 ) -> dict[str, Any] | None:
-    """All about an address in one network; None when the network has nothing to do with it.
+    """Return all about an address in one network, or None when the network does not have it.
 
     O(1), and O(events that are kept) for the history.
     """
-    store = ipam.store
-    with store.read() as txn:
-        found = find(txn, keys.encode("name", name))
-        if found is None:
-            return None
-        pool = read_pool(found[1], None, store, name)
-        record = read_record(txn, found[0], family, value)
-        reservation = reservations.get(txn, found[0], family, value)
-        state = read_state(txn, found[0])
-    its_range = pool.range_of(family, value)
-    if record is None and reservation is None and not _is_near(pool, family, value):
+    known = _read(ipam, name, address, local)
+    if known is None or (
+        known.record is None and known.reservation is None and not _is_near(known.pool, *address)
+    ):
         return None
-    now = store.clock()
+    its_range = known.pool.range_of(*address)
     answer: dict[str, Any] = {
         "network": name,
-        "address": format_ip(family, value),
-        "status": _status(pool, family, value, record, reservation),
+        "address": format_ip(*address),
+        "status": known.status,
     }
     if its_range is not None:
-        answer["cidr"] = format_cidr(family, value, its_range.length)
+        answer["cidr"] = format_cidr(*address, its_range.length)
         answer["gateway"] = format_ip(*its_range.gateway) if its_range.gateway else ""
         answer["range"] = str(its_range)
-    if record is not None:
-        answer |= _lease(record, state, now, local)
-    if reservation is not None:
-        answer |= _reservation(reservation, state, now, local)
+    answer |= _lease(known) | _reservation(known)
     network = ipam.network(name)
-    policy = network.remembered_policy()
-    answer["why"] = _why(answer, pool, record, reservation, state, now, store.boot, policy)
-    events = list(network.history((family, value)))
+    answer["why"] = _why(answer, known, ipam.store.boot, network.remembered_policy())
+    events = list(network.history(address))
     answer["history"] = [
         {
             "time": stamp(event.wall_ns, local=local),
@@ -76,21 +86,36 @@ def explain(
     return answer
 
 
-def statuses(ipam: Ipam, name: str, addresses: Sequence[tuple[int, int]]) -> list[str]:
-    """The status of each address in one network, all of one moment. O(addresses)."""
+def _read(ipam: Ipam, name: str, address: tuple[int, int], local: bool) -> _Known | None:
     store = ipam.store
     with store.read() as txn:
         found = find(txn, keys.encode("name", name))
         if found is None:
-            return ["UNUSABLE"] * len(addresses)
+            return None
+        return _Known(
+            *address,
+            read_pool(found[1], None, store, name),
+            read_record(txn, found[0], *address),
+            reservations.get(txn, found[0], *address),
+            read_state(txn, found[0]),
+            store.clock(),
+            local,
+        )
+
+
+def statuses(ipam: Ipam, name: str, addresses: Sequence[tuple[int, int]]) -> list[str]:
+    """Return the status of each address in one network, all of one moment. O(addresses)."""
+    store = ipam.store
+    with store.read() as txn:
+        found = find(txn, keys.encode("name", name))
+        if found is None:
+            return [UNUSABLE] * len(addresses)
         pool = read_pool(found[1], None, store, name)
         return [
-            _status(
-                pool,
-                *one,
-                read_record(txn, found[0], *one),
-                reservations.get(txn, found[0], *one),
-            )
+            states.of_address(
+                pool, one, read_record(txn, found[0], *one), reservations.get(txn, found[0], *one)
+            ).upper()
+            or UNUSABLE
             for one in addresses
         ]
 
@@ -105,17 +130,10 @@ def _is_near(pool: Pool, family: int, value: int) -> bool:
     return False
 
 
-def _status(
-    pool: Pool, family: int, value: int, record: Record | None, reservation: Reservation | None
-) -> str:
-    if record is not None:
-        return "COOLING" if record.state == COOLING else "ASSIGNED"
-    if reservation is not None:
-        return "RESERVED"
-    return "FREE" if pool.holds(family, value) else "UNUSABLE"
-
-
-def _lease(record: Record, state: NetworkState, now_ns: int, local: bool) -> dict[str, Any]:
+def _lease(known: _Known) -> dict[str, Any]:
+    record, local = known.record, known.local
+    if record is None:
+        return {}
     answer: dict[str, Any] = {
         "pod": filters.pod_of(record),
         "container_id": record.container_id,
@@ -124,13 +142,13 @@ def _lease(record: Record, state: NetworkState, now_ns: int, local: bool) -> dic
         "netns": record.netns,
         "netns_state": netns_state(record),
         "allocated_at": stamp(record.allocated_ns, local=local),
-        "age": duration((now_ns - record.allocated_ns) / 1e9),
+        "age": duration((known.now_ns - record.allocated_ns) / 1e9),
         "generation": record.generation,
     }
     if record.state == COOLING:
-        released_ns = record.released - state.offset
+        released_ns = record.released - known.counters.offset
         answer["released_at"] = stamp(released_ns, local=local)
-        answer["released_ago_s"] = max(0, (now_ns - released_ns) // 10**9)
+        answer["released_ago_s"] = max(0, (known.now_ns - released_ns) // 10**9)
     return answer
 
 
@@ -147,31 +165,27 @@ def netns_state(record: Record) -> str:
     return "there"
 
 
-def _reservation(one: Reservation, state: NetworkState, now_ns: int, local: bool) -> dict[str, Any]:
+def _reservation(known: _Known) -> dict[str, Any]:
+    one = known.reservation
+    if one is None:
+        return {}
     answer: dict[str, Any] = {"reserved_for": one.owner, "reason": one.reason}
     if one.sticky:
-        answer["reserved_until"] = stamp(one.until - state.offset, local=local)
-        answer["reserved_for_s"] = max(0, (one.until - state.offset - now_ns) // 10**9)
+        until_ns = one.until - known.counters.offset
+        answer["reserved_until"] = stamp(until_ns, local=known.local)
+        answer["reserved_for_s"] = max(0, (until_ns - known.now_ns) // 10**9)
     return answer
 
 
-def _why(
-    answer: dict[str, Any],
-    pool: Pool,
-    record: Record | None,
-    reservation: Reservation | None,
-    state: NetworkState,
-    now_ns: int,
-    boot: int,
-    policy: Policy,
-) -> str:
-    """The state in a sentence, and what ends it."""
-    if answer["status"] == "ASSIGNED" and record is not None:
+def _why(answer: dict[str, Any], known: _Known, boot: int, policy: Policy) -> str:
+    """Return the state in a sentence, and what ends it."""
+    record, reservation = known.record, known.reservation
+    if answer["status"] == filters.ASSIGNED and record is not None:
         whose = answer["pod"] or f"container {record.container_id}"
         if record.boot != boot:
             return f"{whose} had it before the last reboot; `fastipam sweep` gives it back"
         return f"{whose} has had it for {answer['age']}"
-    if answer["status"] == "COOLING":
+    if answer["status"] == filters.COOLING:
         ago = duration(answer["released_ago_s"])
         cooldown_s = policy.cooldown_ns / 1e9
         left = cooldown_s - answer["released_ago_s"]
@@ -182,12 +196,12 @@ def _why(
     if reservation is not None:
         whom = f"for {reservation.owner}" if reservation.owner else "for nobody"
         if reservation.sticky:
-            left = duration((reservation.until - state.offset - now_ns) / 1e9)
-            return f"kept {whom}, which had it, for another {left}"
+            left_ns = reservation.until - known.counters.offset - known.now_ns
+            return f"kept {whom}, which had it, for another {duration(left_ns / 1e9)}"
         return f"reserved {whom} until `fastipam unreserve {answer['address']}`"
-    if answer["status"] == "FREE":
+    if answer["status"] == filters.FREE:
         return "nobody has it; any allocation may get it"
-    gateways = {format_ip(*one.gateway) for each in pool.sets for one in each.ranges if one.gateway}
-    if answer["address"] in gateways:
+    ranges = [one for each in known.pool.sets for one in each.ranges]
+    if (known.family, known.value) in [one.gateway for one in ranges]:
         return "it is the gateway of its range, which is never assigned"
     return "it is no address that the ranges can assign (excluded, or an end of the subnet)"

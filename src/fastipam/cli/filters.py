@@ -5,15 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from fastipam.allocation import states
 from fastipam.storage.records import keys
-from fastipam.storage.records.lease import COOLING
 
 if TYPE_CHECKING:
     from fastipam.storage.records import event as event_record
     from fastipam.storage.records.lease import Record
     from fastipam.storage.records.reservation import Reservation
 
-STATES = ("ASSIGNED", "COOLING", "RESERVED", "FREE")
+# The states of an address as the command line writes them.
+STATES = ASSIGNED, COOLING, RESERVED, FREE = (
+    states.ASSIGNED.upper(),
+    states.COOLING.upper(),
+    states.RESERVED.upper(),
+    states.FREE.upper(),
+)
 
 
 def pod_of(record: Record | event_record.Event) -> str:
@@ -66,7 +72,7 @@ class Filter:
     def fits(self, record: Record) -> bool:
         """Whether a lease is wanted, wherever it is."""
         return (
-            self.wants("COOLING" if record.state == COOLING else "ASSIGNED")
+            self.wants(states.of_record(record).upper())
             and self._fits_owner(record)
             and record.allocated_ns >= self.since_ns
         )
@@ -85,7 +91,7 @@ class Filter:
 
     def fits_reservation(self, one: Reservation) -> bool:
         """Whether an address that is only reserved is wanted, wherever it is."""
-        if self.container or self.ifname or self.since_ns or not self.wants("RESERVED"):
+        if self.container or self.ifname or self.since_ns or not self.wants(RESERVED):
             return False
         return all(one.owner == wanted for wanted in (self.pod, self.owner) if wanted)
 
@@ -93,7 +99,7 @@ class Filter:
     def wants_free(self) -> bool:
         """Whether free addresses are wanted, which nobody has and nobody has had since a time."""
         whose = self.container or self.ifname or self.pod or self.owner or self.since_ns
-        return not whose and self.wants("FREE")
+        return not whose and self.wants(FREE)
 
 
 EVERYTHING = Filter()

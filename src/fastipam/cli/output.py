@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from fastipam.cli import filters
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -23,10 +25,10 @@ _SAMPLE = 200  # rows that are looked at before the first is printed; some scree
 _GAP = "  "
 _EMPTY = "-"
 _STYLES = {
-    "ASSIGNED": "green",
-    "COOLING": "cyan",
-    "RESERVED": "yellow",
-    "FREE": "bright_black",
+    filters.ASSIGNED: "green",
+    filters.COOLING: "cyan",
+    filters.RESERVED: "yellow",
+    filters.FREE: "bright_black",
     "ok": "green",
     "warning": "yellow",
     "error": "red",

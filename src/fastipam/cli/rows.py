@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from fastipam.addressing.addresses import V4, V6, format_ip
 from fastipam.addressing.ranges import merge
+from fastipam.allocation import history, states
 from fastipam.allocation import reservations as holds
 from fastipam.allocation.ledger import find, read_pool, read_state
-from fastipam.cli.filters import EVERYTHING, Filter, pod_of
+from fastipam.cli.filters import COOLING, EVERYTHING, FREE, RESERVED, Filter, pod_of
 from fastipam.cli.output import Column
 from fastipam.cli.times import Stamps
 from fastipam.errors import ConfigError
 from fastipam.storage import tables
 from fastipam.storage.records import event as event_record
 from fastipam.storage.records import keys
-from fastipam.storage.records.lease import COOLING, Record
+from fastipam.storage.records.lease import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -156,7 +157,7 @@ class _Listing:
 
     def _leases(self) -> Iterator[tuple[Address, Record]]:
         wanted = self._wanted
-        if wanted.states == {"RESERVED"}:
+        if wanted.states == {RESERVED}:
             return
         addresses = self._indexed()
         needles = wanted.needles()
@@ -199,7 +200,7 @@ class _Listing:
             raw = tables.OWNERS.get(self._txn, key)
             if raw is not None:  # else it may be the beginning of an id, or cool already
                 return keys.read_addresses(raw)
-        if wanted.states == {"COOLING"}:
+        if wanted.states == {COOLING}:
             return self._queue()
         if wanted.since_ns:
             return self._since()
@@ -224,7 +225,7 @@ class _Listing:
                 return found
             if event.generation:
                 found.append((event.family, event.value))
-                assignments += event.kind in ("assigned", "imported")
+                assignments += event.kind in history.BEGINNINGS
         # All events are as new as that: it is complete if they tell of every assignment ever made.
         return found if assignments == state.generation else None
 
@@ -239,7 +240,7 @@ class _Listing:
         return {
             "network": self._name,
             "address": format_ip(*address),
-            "status": "COOLING" if record.state == COOLING else "ASSIGNED",
+            "status": states.of_record(record).upper(),
             "pod": pod_of(record),
             "container_id": record.container_id,
             "ifname": record.ifname,
@@ -257,7 +258,7 @@ class _Listing:
         return {
             "network": self._name,
             "address": format_ip(*address),
-            "status": "RESERVED",
+            "status": RESERVED,
             **_EMPTY,
             "pod": one.owner if slash else "",
             "container_id": "" if slash else one.owner,
@@ -292,7 +293,7 @@ class _Listing:
                     taken = next(used, None)
                 else:
                     address = format_ip(family, value)
-                    yield {"network": self._name, "address": address, "status": "FREE", **_EMPTY}
+                    yield {"network": self._name, "address": address, "status": FREE, **_EMPTY}
                     value += 1
         while taken is not None:
             if taken[1]:

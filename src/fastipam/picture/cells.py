@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from fastipam import errors
 from fastipam.addressing.addresses import BITS
+from fastipam.allocation import states as address_states
 from fastipam.allocation.ledger import find, read_pool, read_state
 from fastipam.errors import StoreCorrupt
 from fastipam.picture.frames import Frame, frames
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 # The states of a cell. The first four are those of an address; EXCLUDED is in a subnet of the pool
 # and never handed out (gateway, network, broadcast, exclusions), OUTSIDE is in none.
 FREE, ASSIGNED, COOLING, RESERVED, EXCLUDED, OUTSIDE = range(6)
-STATES = ("free", "assigned", "cooling", "reserved", "excluded", "outside")
+STATES = (address_states.FREE, *address_states.STATES[:3], "excluded", "outside")
 # A cell is state | level << 3; the level is 31 unless it stands for several addresses: then it says
 # how many of those are used, 1 (hardly any) to 31 (all).
 LEVEL_SHIFT = 3
@@ -106,7 +107,6 @@ def read(txn: Snapshot, name: str, max_bits: int = PICTURE_BITS) -> Picture | No
     network_id, text = found
     pool = read_pool(text, None, txn.store, name)
     state = read_state(txn, network_id)
-    size = pool.size + state.outside
     pages = {
         family: _stored_pages(txn, network_id, family)
         for family in {each.family for each in pool.sets}
@@ -118,13 +118,7 @@ def read(txn: Snapshot, name: str, max_bits: int = PICTURE_BITS) -> Picture | No
         _panel(pool, frame, pages[frame.family], cooling[frame.family], reserved[frame.family])
         for frame in shown
     ]
-    stats = {
-        "size": size,
-        "assigned": state.assigned,
-        "cooling": state.cooling,
-        "reserved": state.reserved,
-        "free": size - state.used,
-    }
+    stats = address_states.count(txn, state, pool)
     return Picture(name, network_id, change_of(txn), txn.store.clock(), stats, panels, left_out)
 
 

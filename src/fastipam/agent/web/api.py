@@ -23,14 +23,13 @@ import fastipam
 from fastipam.addressing.addresses import format_ip, parse_ip
 from fastipam.agent.web.index import Index
 from fastipam.agent.web.server import Asked, Response, Route, tag_of
-from fastipam.allocation import history, reservations
+from fastipam.allocation import history, reservations, states
 from fastipam.allocation.ledger import find, read_pool, read_record
 from fastipam.errors import ConfigError, FastipamError
 from fastipam.picture import blocks
 from fastipam.storage import open_stores
 from fastipam.storage.records import event as event_record
 from fastipam.storage.records import keys
-from fastipam.storage.records.lease import COOLING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -122,8 +121,7 @@ class Page:
             "data_dir": reading.data_dir,
             "network": reading.network,
             "change": reading.change,
-            "size": reading.size,
-            **reading.states,
+            **reading.counts,
             "assignments": reading.assignments,
             "oldest_cooling_s": reading.oldest_cooling_s,
             "longest_free_run": self._watch.longest_run(reading),
@@ -230,10 +228,13 @@ class Page:
             pool = read_pool(found[1], None, txn.store, network)
             reservation = reservations.get(txn, found[0], family, value)
             now_ns = txn.store.clock()
-        answer: dict[str, Any] = {"address": format_ip(family, value)}
+        state = states.of_address(pool, (family, value), record, reservation)
+        answer: dict[str, Any] = {
+            "address": format_ip(family, value),
+            "state": state or "never assigned",
+        }
         if record is not None:
             answer |= {
-                "state": "cooling" if record.state == COOLING else "assigned",
                 "since": record.allocated_ns / 1e9,
                 "age_s": max(0, now_ns - record.allocated_ns) / 1e9,
             }
@@ -244,14 +245,8 @@ class Page:
                     "container_id": record.container_id,
                     "ifname": record.ifname,
                 }
-        elif reservation is not None:
-            answer["state"] = "reserved"
-            if not self._private:
-                answer |= {"owner": reservation.owner, "reason": reservation.reason}
-        elif pool.holds(family, value):
-            answer["state"] = "free"
-        else:
-            answer["state"] = "never assigned"
+        elif reservation is not None and not self._private:
+            answer |= {"owner": reservation.owner, "reason": reservation.reason}
         return _json(answer)
 
     # Events ---------------------------------------------------------------------------------

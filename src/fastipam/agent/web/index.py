@@ -8,6 +8,8 @@ from html import escape
 from string import Template
 from typing import TYPE_CHECKING, Any
 
+from fastipam.allocation.states import STATES
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -53,7 +55,7 @@ def _rows(rows: Iterable[Iterable[str]], columns: int, nothing: str = "none") ->
 def _network(network: Mapping[str, Any]) -> Iterator[str]:
     left, run = network["exhaustion_s"], network["longest_free_run"]
     yield network["network"]
-    for key in ("size", "assigned", "cooling", "reserved", "free"):
+    for key in ("size", *STATES):
         yield f"{network[key]:,}"
     yield "not in sight" if left is None else _duration(left)
     yield "" if run is None else f"{run:,}"

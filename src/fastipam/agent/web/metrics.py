@@ -12,6 +12,7 @@ import fastipam
 from fastipam.agent.requests import Observer
 from fastipam.agent.web.samples import Watch, error_of
 from fastipam.agent.web.server import Asked, Response, Route
+from fastipam.allocation.states import STATES
 from fastipam.errors import FastipamError
 from fastipam.storage import open_stores, tables
 
@@ -125,8 +126,8 @@ class _Networks:
         for reading in self._watch.sample():
             for state, count in reading.blocks.items():
                 blocks.add_metric([*reading.key, state], count)
-            for state, count in reading.states.items():
-                addresses.add_metric([*reading.key, state], count)
+            for state in STATES:
+                addresses.add_metric([*reading.key, state], reading.counts[state])
             exhaustion.add_metric(reading.key, self._watch.exhaustion_s(reading.key))
             oldest.add_metric(reading.key, reading.oldest_cooling_s)
             assignments.add_metric(reading.key, reading.assignments)

@@ -11,6 +11,7 @@ from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
+from fastipam.allocation import states
 from fastipam.allocation.ledger import find, read_pool, read_state
 from fastipam.errors import FastipamError
 from fastipam.picture import blocks
@@ -39,11 +40,7 @@ class Reading(NamedTuple):
     network: str
     change: int
     wall_ns: int
-    size: int
-    assigned: int
-    cooling: int
-    reserved: int
-    free: int
+    counts: dict[str, int]  # "size", and addresses by state
     assignments: int
     oldest_cooling_s: float
     blocks: dict[str, int]  # of the cluster's pool, by state
@@ -52,16 +49,6 @@ class Reading(NamedTuple):
     def key(self) -> tuple[str, str]:
         """What names a network in this process."""
         return self.data_dir, self.network
-
-    @property
-    def states(self) -> dict[str, int]:
-        """Addresses by state."""
-        return {
-            "assigned": self.assigned,
-            "cooling": self.cooling,
-            "reserved": self.reserved,
-            "free": self.free,
-        }
 
 
 def watch_directories(data_dirs: Iterable[str]) -> None:
@@ -106,7 +93,6 @@ def read(txn: Snapshot, name: str) -> Reading | None:
         return None
     network_id, text = found
     state = read_state(txn, network_id)
-    size = read_pool(text, None, txn.store, name).size + state.outside
     wall_ns = txn.store.clock()
     oldest = _oldest(txn, network_id) if state.cooling else None
     now = max(state.clock, wall_ns + state.offset)  # the network's own clock
@@ -116,11 +102,7 @@ def read(txn: Snapshot, name: str) -> Reading | None:
         name,
         txn.number,
         wall_ns,
-        size,
-        state.assigned,
-        state.cooling,
-        state.reserved,
-        size - state.used,
+        states.count(txn, state, read_pool(text, None, txn.store, name)),
         state.generation,
         age_ns / 1e9,
         Counter(one.state for one in blocks.owned(txn, network_id)),

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fastipam.agent.requests import Observer
 from fastipam.agent.web import readings
+from fastipam.allocation.states import ASSIGNED, COOLING, RESERVED
 from fastipam.errors import FastipamError
 from fastipam.storage import open_stores
 
@@ -38,6 +39,9 @@ RUN_AGE_S = 15.0  # a longest free run is not computed more often
 REFUSALS = 50
 _MESSAGE = 300  # characters of a refusal's text
 _VERB = 16  # and of its verb: a runtime may send any
+
+
+SAMPLED = ("size", ASSIGNED, COOLING, RESERVED)  # of a reading's counts
 
 
 class Sample(NamedTuple):
@@ -183,9 +187,7 @@ class Watch(Observer):
                     if len(self._series) >= MOST_NETWORKS:
                         continue
                     series = self._series[reading.key] = _Series()
-                series.add(
-                    Sample(at, reading.size, reading.assigned, reading.cooling, reading.reserved)
-                )
+                series.add(Sample(at, **{key: reading.counts[key] for key in SAMPLED}))
         return found
 
     def series(self, key: tuple[str, str]) -> list[Sample]:

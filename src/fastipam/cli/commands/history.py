@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import fastipam
+from fastipam.allocation.history import BEGINNINGS
 from fastipam.cli import filters, options, output, rows
 from fastipam.cli.click_base import command as _command
 from fastipam.cli.follow import EVENT_COLUMNS, event_row
@@ -15,8 +16,6 @@ from fastipam.cli.times import MOMENT, Moment, stamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-_BEGINS = ("assigned", "imported")
 
 
 @_command(
@@ -103,7 +102,7 @@ def _holders(
         begun = None
         first = True
         for event in ipam.network(name).history(address):
-            if event.kind in _BEGINS:
+            if event.kind in BEGINNINGS:
                 begun = event
             elif event.kind not in ("reserved", "unreserved", "repaired"):
                 # The end of a lease whose beginning is forgotten tells who had it, too.

@@ -102,7 +102,7 @@ def command(
         since.start_ns if since else 0,
         frozenset(states),
     )
-    with_free = with_free or "FREE" in wanted.states
+    with_free = with_free or filters.FREE in wanted.states
     with fastipam.open(data_dir, create=False) as ipam:
         if ipam.store.unswept:
             output.note("leases of an earlier boot are still listed: `fastipam sweep` ends them")

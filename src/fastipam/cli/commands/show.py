@@ -46,10 +46,10 @@ _FIELDS = (
 @options.as_json
 def command(address: str, data_dir: str, network: str | None, as_json: bool) -> None:
     """Print the lease of ADDRESS, or why it is reserved, cooling or free; and its history."""
-    family, value = parse_wanted(address)
+    wanted = parse_wanted(address)
     with fastipam.open(data_dir, create=False) as ipam:
         explained = [
-            explain.explain(ipam, name, family, value, local=not as_json)
+            explain.explain(ipam, name, wanted, local=not as_json)
             for name in rows.names(ipam, network)
         ]
     found = [one for one in explained if one is not None]
