@@ -60,7 +60,7 @@ def imports(name: str, known: dict[str, Path]) -> set[str]:
         whole, _, rest = dotted.partition(".")
         if whole != PACKAGE:
             return
-        if rest in known:
+        if rest in known or rest == "_bitmap":
             found.add(rest)
         elif not rest:
             found.add("__init__")
