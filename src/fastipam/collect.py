@@ -14,11 +14,34 @@ if TYPE_CHECKING:
 _BATCH = 256  # owners freed in one transaction: other writers wait for it
 
 
+class Listed:
+    """The attachments that a runtime lists, as (container id, interface), and since when.
+
+    Leases assigned at ``before_ns`` (wall clock nanoseconds) or later are newer than the list.
+    """
+
+    def __init__(self, valid: Collection[tuple[str, str]], before_ns: int) -> None:
+        self._valid = valid
+        self._containers = {container_id for container_id, _ in valid}
+        self._before_ns = before_ns
+
+    def keeps(self, record: Record) -> bool:
+        """Return whether GC leaves this record as it is.
+
+        A lease that names no interface belongs to its container, whatever interface is listed.
+        """
+        if record.state != ASSIGNED or record.allocated_ns >= self._before_ns:
+            return True
+        if record.ifname:
+            return (record.container_id, record.ifname) in self._valid
+        return record.container_id in self._containers
+
+
 def retain(
     network: Network, valid: Collection[tuple[str, str]], before_ns: int
 ) -> list[tuple[int, int]]:
     """Give back every lease whose owner is not in ``valid``: see :meth:`Network.retain`."""
-    stale, damage = _strangers(network, valid, before_ns)
+    stale, damage = _strangers(network, Listed(valid, before_ns))
     freed = []
     for at in range(0, len(stale), _BATCH):
         batch = stale[at : at + _BATCH]
@@ -35,14 +58,11 @@ def retain(
     return freed
 
 
-def _strangers(
-    network: Network, valid: Collection[tuple[str, str]], before_ns: int
-) -> tuple[list[Stale], StoreCorrupt | None]:
-    """Who has older leases and is not valid, with the newest generation that he has.
+def _strangers(network: Network, listed: Listed) -> tuple[list[Stale], StoreCorrupt | None]:
+    """Return the owners to release, each with the newest generation that it has.
 
-    And the error of a lease that cannot be read, if there is one.
+    And the error of a lease that cannot be read, or None.
     """
-    containers = {container_id for container_id, _ in valid}
     stale: dict[tuple[str, str], int] = {}
     damage = None
     for raw in network.raw_records():
@@ -52,8 +72,7 @@ def _strangers(
             damage = damage or error
             continue
         owner = (record.container_id, record.ifname)
-        listed = owner in valid if record.ifname else record.container_id in containers
-        if record.state == ASSIGNED and not listed and record.allocated_ns < before_ns:
+        if not listed.keeps(record):
             stale[owner] = max(record.generation, stale.get(owner, 0))
     return list(stale.items()), damage
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -16,11 +16,8 @@ from fastipam.cli.click_base import Failure
 from fastipam.cli.click_base import command as _command
 from fastipam.cli.times import MOMENT, Moment
 from fastipam.cni.environment import is_id
+from fastipam.collect import Listed
 from fastipam.errors import ConfigError
-from fastipam.storage.records.lease import ASSIGNED
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _COLUMNS = (
     output.Column("IP", "address", 15),
@@ -80,7 +77,18 @@ def command(
         (name,) = rows.names(ipam, network)
         where = ipam.network(name)
         whole = _with_interfaces(where, valid)
-        stale = list(_stale(where, whole, before_ns))
+        listed = Listed(whole, before_ns)
+        stale = [
+            {
+                "network": name,
+                "address": format_ip(family, value),
+                "pod": filters.pod_of(record),
+                "container_id": record.container_id,
+                "ifname": record.ifname,
+            }
+            for family, value, record, _ in where.records()
+            if not listed.keeps(record)
+        ]
         if not dry_run:
             freed = {format_ip(*one) for one in where.retain(whole, before_ns)}
             stale = [row for row in stale if row["address"] in freed]
@@ -143,24 +151,3 @@ def _with_interfaces(
         for _, _, record, _ in network.records()
         if record.container_id in whole
     }
-
-
-def _stale(
-    network: fastipam.Network, valid: set[tuple[str, str]], before_ns: int
-) -> Iterator[dict[str, Any]]:
-    """What GC would release: as Network.retain decides it."""
-    containers = {container_id for container_id, _ in valid}
-    for family, value, record, _ in network.records():
-        listed = (
-            (record.container_id, record.ifname) in valid
-            if record.ifname
-            else record.container_id in containers
-        )
-        if record.state == ASSIGNED and not listed and record.allocated_ns < before_ns:
-            yield {
-                "network": network.name,
-                "address": format_ip(family, value),
-                "pod": filters.pod_of(record),
-                "container_id": record.container_id,
-                "ifname": record.ifname,
-            }
