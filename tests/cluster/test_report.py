@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from fastipam.agent.web import readings
 from fastipam.allocation import blocks
 from fastipam.cluster.admin import report
 from fastipam.cluster.admin.admin import release_node
@@ -13,6 +14,7 @@ from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.engine import Delete, Put
 from fastipam.cluster.engines.memory import MemoryEngine
 from fastipam.cluster.errors import NoBlock
+from fastipam.picture import cells
 from fastipam.storage.records import block as block_record
 
 from .nodes import Machine, init
@@ -52,6 +54,20 @@ def test_of_a_node(engine: MemoryEngine, tmp_path: Path) -> None:
     assert told["used"] == 1
     assert told["used"] + told["free"] == told["addresses"]
     assert "assigns_nothing" not in told
+
+
+def test_counts_are_one_count(engine: MemoryEngine, tmp_path: Path) -> None:
+    """Library, page, metrics and picture count the addresses of the node's own blocks."""
+    machine = Machine(tmp_path, "a", engine)
+    claim(machine.joined(), 2)
+    machine.network.allocate("c1")
+    stats = machine.network.stats()
+    assert stats["size"] < machine.settings.pool.size
+    with machine.store.read() as txn:
+        reading, picture = readings.read(txn, "podnet"), cells.read(txn, "podnet")
+    assert reading is not None
+    assert picture is not None
+    assert reading.counts == picture.stats == stats
 
 
 def test_of_a_node_that_was_removed(engine: MemoryEngine, tmp_path: Path) -> None:
