@@ -148,7 +148,7 @@ def test_fault(
     def fail(_: object) -> None:
         raise fastipam.StoreError("broken")
 
-    monkeypatch.setattr("fastipam.agent.housekeeping.Sweeper.__iter__", fail)
+    monkeypatch.setattr("fastipam.sweep.Sweeper.__iter__", fail)
     chores = Chores(interval_s=10, clock=clock)
     with caplog.at_level(logging.WARNING):
         assert round_of(chores) == 1

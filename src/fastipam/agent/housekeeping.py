@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from fastipam.errors import FastipamError
 from fastipam.ipam import Ipam
 from fastipam.storage import open_stores
-from fastipam.sweep import DEFAULT_GRACE_S, Sweeper
+from fastipam.sweep import DEFAULT_GRACE_S, give_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -105,13 +105,8 @@ class Chores:
                     self._give_up(f"network {name} in {store.path}", error)
 
     def _look_after(self, store: Store, name: str) -> Iterator[None]:
-        network = Ipam(store).network(name)
-        while network.sweep_reboot():  # a restore, too, brings leases of earlier boots
-            yield
-        while network.settle():
-            yield
         looked = released = missing = unknown = 0
-        for report in Sweeper(store, network, grace_s=self._grace_s, dry_run=False):
+        for report in give_back(store, Ipam(store).network(name), grace_s=self._grace_s):
             self._tell(name, report)
             looked += report.looked
             released += len(report.released)

@@ -18,6 +18,7 @@ What of a namespace that has the path and the inode of one that is gone, sight.p
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastipam.allocation import previous_boot
@@ -32,7 +33,7 @@ from fastipam.storage.records.lease import ASSIGNED
 from fastipam.sweep.evidence import GONE, Doubts, Place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from fastipam.ipam import Ipam
     from fastipam.network import Network
@@ -50,12 +51,47 @@ class Report(NamedTuple):
 
     ``looked`` leases were looked at; those in ``missing`` have lost their namespace and wait for
     the second look; those in ``released`` were given back (with ``dry_run``: would have been).
+    ``rebooted`` leases were looked at because an earlier boot may have left them, about.
     """
 
     looked: int
     missing: list[Lease]
     released: list[Lease]
     unknown: list[tuple[Lease, str]]
+    rebooted: int = 0
+
+
+def add_up(parts: Iterable[Report], progress: Progress | None = None) -> Report:
+    """Return the reports as one. ``progress`` is called with the leases looked at so far."""
+    looked = rebooted = 0
+    missing: list[Lease] = []
+    released: list[Lease] = []
+    unknown: list[tuple[Lease, str]] = []
+    for part in parts:
+        looked += part.looked
+        rebooted += part.rebooted
+        missing += part.missing
+        released += part.released
+        unknown += part.unknown
+        if progress is not None:
+            progress(looked + rebooted)
+    return Report(looked, missing, released, unknown, rebooted)
+
+
+def give_back(
+    store: Store, network: Network, *, grace_s: float = DEFAULT_GRACE_S
+) -> Iterator[Report]:
+    """Release all that nobody needs any longer, a few hundred leases at each step.
+
+    First the leases of an earlier boot, then addresses whose cool-down or whose sticky reservation
+    is over, then leases whose network namespace is gone. No transaction is open between two steps,
+    and with nothing to release nothing is written. Raises StoreError.
+    """
+    while network.sweep_reboot():  # a restore, too, brings leases of earlier boots
+        yield Report(0, [], [], [], previous_boot.BATCH)
+    while network.settle():
+        yield Report(0, [], [], [])
+    yield from Sweeper(store, network, grace_s=grace_s, dry_run=False)
 
 
 def sweep(
@@ -72,21 +108,12 @@ def sweep(
     ``progress`` is called with the number of leases looked at so far. O(leases), a few hundred in
     a transaction; the namespaces are looked at outside of any. Raises StoreError.
     """
-    looked = 0
-    missing: list[Lease] = []
-    released: list[Lease] = []
-    unknown: list[tuple[Lease, str]] = []
-    for name in ipam.networks():
-        if network in (None, name):
-            sweeper = Sweeper(ipam.store, ipam.network(name), grace_s=grace_s, dry_run=dry_run)
-            for part in sweeper:
-                looked += part.looked
-                missing += part.missing
-                released += part.released
-                unknown += part.unknown
-                if progress is not None:
-                    progress(looked)
-    return Report(looked, missing, released, unknown)
+    parts = (
+        Sweeper(ipam.store, ipam.network(name), grace_s=grace_s, dry_run=dry_run)
+        for name in ipam.networks()
+        if network in (None, name)
+    )
+    return add_up(chain.from_iterable(parts), progress)
 
 
 class Sweeper:

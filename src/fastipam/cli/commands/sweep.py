@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -55,23 +56,21 @@ def command(data_dir: str, network: str | None, grace: float, dry_run: bool, as_
     agent looks every so often; without it run this twice. A namespace that cannot be judged from
     here (this runs in another mount namespace, say) is left alone and counted as unknown.
     """
-    from fastipam.sweep import finish_reboot, sweep
+    from fastipam.sweep import Sweeper, add_up, give_back
 
     with fastipam.open(data_dir, create=False) as ipam:
-        listing.names(ipam, network)
-        total = sum(ipam.network(name).stats()["assigned"] for name in ipam.networks())
-        with progress.bar("leases of an earlier boot") as advance:
-            rebooted = 0
-            if not dry_run:
-                rebooted = finish_reboot(ipam, _counting(advance, total))
-                _settle(ipam, network)
-        with progress.bar("network namespaces") as advance:
-            report = sweep(
-                ipam,
-                grace_s=grace,
-                network=network,
-                dry_run=dry_run,
-                progress=_counting(advance, total),
+        names = listing.names(ipam, network)
+        networks = [ipam.network(name) for name in names]
+        total = sum(each.stats()["assigned"] for each in networks)
+        with progress.bar("leases") as advance:
+            report = add_up(
+                chain.from_iterable(
+                    Sweeper(ipam.store, each, grace_s=grace, dry_run=True)
+                    if dry_run
+                    else give_back(ipam.store, each, grace_s=grace)
+                    for each in networks
+                ),
+                None if advance is None else lambda done: advance(done, max(done, total)),
             )
     rows = [_row("released", lease) for lease in report.released]
     rows += [_row("waiting", lease) for lease in report.missing]
@@ -86,24 +85,10 @@ def command(data_dir: str, network: str | None, grace: float, dry_run: bool, as_
         f"{report.looked} leases looked at, {len(report.released)} {verb}, "
         f"{len(report.missing)} wait for a second look in {grace:g} s"
     )
-    if rebooted:
+    if report.rebooted:
         output.note("leases of an earlier boot were looked for, and given back")
     for why, count in Counter(general(why) for _, why in report.unknown).most_common():
         output.note(f"{count} cannot be judged: {why}")
-
-
-def _settle(ipam: fastipam.Ipam, network: str | None) -> None:
-    """Free what has cooled down: without an agent and without assignments nobody else does."""
-    for name in ipam.networks():
-        if network in (None, name):
-            known = ipam.network(name)
-            while known.settle():
-                pass
-
-
-def _counting(advance: progress.Progress | None, total: int) -> Any:
-    """A callback that is told only how many were done."""
-    return None if advance is None else lambda done: advance(done, max(done, total))
 
 
 def _row(result: str, lease: Lease) -> dict[str, Any]:
