@@ -1,4 +1,4 @@
-"""Copy a store while others write to it, and put a copy back while others use it."""
+"""Back up and restore a store while other processes use it."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _WORKSPACE = "restore-"
 _STEP = 4096  # keys between two calls of progress
-_BOOT_AT, _BOOT_END = 4, 8  # of a lease: see records.py
-_KEPT = (b"schema", b"durability", b"boot id", b"boot number", b"swept")  # are the store's own
+_BOOT_AT, _BOOT_END = 4, 8  # the bytes of the boot in a lease: records/lease.py
+_KEPT = (b"schema", b"durability", b"boot id", b"boot number", b"swept")  # not restored
 
 
 def backup(store: Store, path: str | os.PathLike[str], progress: Progress | None = None) -> int:
-    """Write one moment's store to a file, compacted, mode 0600; its size in bytes.
+    """Write a snapshot of the store to a file (compacted, mode 0600), and return its size in bytes.
 
-    Other processes go on reading and writing. The file is complete and synced to disk before it
-    gets its name; a file of that name is replaced, a link leads to the file that is. O(used pages);
-    while it runs, the store cannot reuse the space of what is deleted. ``progress`` is called with
-    (bytes, bytes) at the end. Raises StoreError; a device, say, is never replaced.
+    Other processes go on reading and writing. The file gets its name when it is complete and synced
+    to disk. It replaces a file of this name, or the file to which a link of this name leads, but
+    never a device or a directory. O(used pages). Meanwhile the store cannot reuse freed space.
+    ``progress`` is called with (bytes, bytes) at the end. Raises StoreError.
     """
     target = os.path.realpath(path)
     descriptor, name = -1, ""
@@ -80,17 +80,17 @@ def restore(
     replace: bool = False,
     progress: Progress | None = None,
 ) -> int:
-    """Put the content of a backup in the place of the store's, in one transaction; its keys.
+    """Replace the content of the store by that of a backup, and return the number of keys.
 
-    Whoever uses the store sees the one or the other, and goes on with it. Leases of the boot that
-    is running stay leases; those of an earlier one are given back, as after a reboot. The store's
-    durability stays as it is. ``replace`` allows it for a store that has leases or
-    reservations: addresses that were assigned after the backup are then forgotten, and
-    may be given out again while their pods still run.
+    It is one transaction: other processes see the old content or the new one, and go on. Leases of
+    the current boot stay; those of an earlier boot are released, as after a reboot. The durability
+    stays as it is. Without ``replace`` a store that has leases or reservations is refused: the
+    leases made after the backup are lost, and their addresses may be assigned again while their
+    pods still run.
 
     O(keys). Returns after the commit is on disk (durable mode). Raises ConfigError (the store is
-    not empty), StoreError (the backup is no store, is of a newer schema, or contradicts itself:
-    nothing has changed).
+    not empty), StoreError (the backup is no store, has a newer schema, or is not consistent); then
+    nothing was changed.
     """
     with _workspace(store) as directory:
         source = _open_copy(os.fspath(path), directory, store)
@@ -118,10 +118,10 @@ def restore(
 
 @contextmanager
 def _workspace(store: Store) -> Iterator[str]:
-    """A directory for the copy, where only the store's owner can look. Raises StoreError.
+    """Make a directory for the copy that only the store's owner can read. Raises StoreError.
 
-    Who works in one holds a lock on it: one that nobody holds was left by a process that was
-    killed, and goes.
+    The process holds a lock on it. A directory without a lock was left by a process that was
+    killed, and is deleted.
     """
     try:
         for name in os.listdir(store.path):
@@ -143,7 +143,7 @@ def _remove_abandoned(directory: str) -> None:
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:
-        return  # it is gone, or something else
+        return  # it is gone, or no directory
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(directory, ignore_errors=True)
@@ -154,11 +154,11 @@ def _remove_abandoned(directory: str) -> None:
 
 
 def _open_copy(path: str, directory: str, store: Store) -> Store:
-    """The backup as a store of its own: opening one writes lock files beside it."""
+    """Open a copy of the backup as a store. A copy, because opening writes lock files beside it."""
     try:
         shutil.copyfile(path, os.path.join(directory, "data.mdb"))
     except OSError as error:
-        if error.errno in _NO_ROOM:  # that is no error of reading
+        if error.errno in _NO_ROOM:  # the copy cannot be written
             raise store.translate(error) from error
         raise StoreUnavailable(
             f"the backup {path} cannot be read: {error.strerror}",
@@ -182,7 +182,7 @@ def _is_used(txn: Transaction) -> bool:
 
 
 class _Copy:
-    """All keys of one store in the place of another's, inside its transaction."""
+    """Copies all keys of one store over those of another, in the other's transaction."""
 
     def __init__(
         self,
@@ -227,15 +227,15 @@ class _Copy:
                 yield key, raw
 
     def _of_our_boots(self, raw: bytes) -> bytes:
-        """Boots are numbered by each store for itself: 0 is before any.
+        """Return a lease with this store's number of its boot, or 0, which is before every boot.
 
-        Opening the backup has counted this boot there, if it is another than the backup's.
+        Each store numbers boots for itself. Opening the backup counted the current boot there.
         """
         boot = self._target.boot if lease_record.boot_of(raw) == self._source.boot else 0
         return raw[:_BOOT_AT] + boot.to_bytes(4, "little") + raw[_BOOT_END:]
 
     def _newest(self) -> dict[int, int]:
-        """By the backup's network ids: the generations that the store has given so far."""
+        """Return the newest generation that this store has assigned, by the backup's network id."""
         given: dict[bytes, int] = {}
         for key, raw in tables.NETWORKS.scan(self._txn):
             state = tables.STATES.get(self._txn, raw[:4])
@@ -245,9 +245,9 @@ class _Copy:
         return {int.from_bytes(raw[:4], "big"): given.get(key, 0) for key, raw in known}
 
     def _unswept(self, key: bytes, raw: bytes) -> bytes:
-        """The search for leases of earlier boots begins anew; no generation is given twice.
+        """Return a state that searches leases of earlier boots again and repeats no generation.
 
-        Somebody who is about to give back what was assigned after the backup knows it by that.
+        So a release that names a lease made after the backup finds no other lease.
         """
         state = NetworkState(int.from_bytes(key, "big"), raw)
         state.swept, state.sweep = 0, (0, 0)
@@ -255,7 +255,7 @@ class _Copy:
         return state.pack()
 
     def _copy_meta(self) -> None:
-        """All but what is the store's own; what it kept of networks that it had before goes."""
+        """Copy ``meta``, except what belongs to the store itself."""
         for key in list(tables.META.scan_keys(self._txn)):
             if key not in _KEPT:
                 tables.META.delete(self._txn, key)

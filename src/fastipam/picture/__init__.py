@@ -1,1 +1,1 @@
-"""Pictures of a pool: every address (or group of addresses) a cell on a Hilbert curve."""
+"""Pictures of a pool: each address, or group of addresses, is a cell on a Hilbert curve."""

@@ -1,4 +1,4 @@
-"""Which blocks of the cluster's pool a network's store knows, and what they are to this node."""
+"""Read which blocks of a cluster's pool a network has in this store, and their states."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Owned(NamedTuple):
-    """A block, first to last address, and its state, in a word ("active")."""
+    """A block: its first and last address, and its state as a word ("active")."""
 
     family: int
     first: int
@@ -25,7 +25,7 @@ class Owned(NamedTuple):
 
 
 def owned(txn: Snapshot, network_id: int) -> list[Owned]:
-    """The blocks of a network, in address order; none outside of a cluster. O(blocks)."""
+    """Return the blocks of a network in address order, [] without a cluster. O(blocks)."""
     known = blocks.read_all(txn, network_id)
     if not known:
         return []
@@ -43,13 +43,13 @@ def owned(txn: Snapshot, network_id: int) -> list[Owned]:
 
 
 def _is_in(range_set: RangeSet, base: int) -> bool:
-    """Whether a block lies in the set's subnets; its first address need not be one to assign."""
+    """Return whether a block is in the set's subnets. Its first address may be excluded."""
     bits = BITS[range_set.family]
     return any((base ^ each.network) >> (bits - each.length) == 0 for each in range_set.ranges)
 
 
 def _pool(txn: Snapshot, network_id: int) -> Pool:
-    """The ranges that the store remembers of a network. O(networks)."""
+    """Return the ranges of a network in the store. O(networks)."""
     for _, raw in tables.NETWORKS.scan(txn):
         if int.from_bytes(raw[:4], "big") == network_id:
             return Pool.read(raw[4:].decode())

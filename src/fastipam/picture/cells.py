@@ -1,7 +1,7 @@
-"""A pool as arrays of cells, read from the bitmap's pages in one transaction.
+"""Read a pool into arrays of cells, from the bitmap's pages in one transaction.
 
-What costs is the number of pages (256 for a /12) and of addresses that are cooling or reserved; who
-has an assigned address is not looked at.
+The cost depends on the number of pages (256 for a /12) and of cooling and reserved addresses. The
+leases of assigned addresses are not read.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     Bytes = npt.NDArray[np.uint8]
     Counts = npt.NDArray[np.int64]
 
-# The states of a cell. The first four are those of an address; EXCLUDED is in a subnet of the pool
-# and never handed out (gateway, network, broadcast, exclusions), OUTSIDE is in none.
+# The states of a cell. The first four are those of an address. EXCLUDED addresses are in a subnet
+# of the pool and never assigned (gateway, network, broadcast, exclusions). OUTSIDE is in no subnet.
 FREE, ASSIGNED, COOLING, RESERVED, EXCLUDED, OUTSIDE = range(6)
 STATES = (address_states.FREE, *address_states.STATES[:3], "excluded", "outside")
-# A cell is state | level << 3; the level is 31 unless it stands for several addresses: then it says
-# how many of those are used, 1 (hardly any) to 31 (all).
+# A cell is state | level << 3. The level of a cell of several addresses says how many of them are
+# used, from 1 (hardly any) to 31 (all). The level of a single address is 31.
 LEVEL_SHIFT = 3
 FULL_LEVEL = 31
 PICTURE_BITS = 20  # cells of one frame: 1024 x 1024
@@ -44,8 +44,8 @@ PICTURE_BITS = 20  # cells of one frame: 1024 x 1024
 _PAGE_SHIFT = 12
 _PAGE_BITS = 1 << _PAGE_SHIFT
 _PAGE_BYTES = _PAGE_BITS // 8
-_AT_ONCE = 4096  # entries fetched by one call into LMDB: other threads get their turn in between
-# Where the family stands in a key: behind network, range set and time (records.py).
+_AT_ONCE = 4096  # entries read by one call into LMDB; other threads can run between two calls
+# The place of the family in a key: after network, range set and time (records/keys.py).
 _COOLDOWN_FAMILY_AT = 4 + 2 + 8
 _RESERVATION_FAMILY_AT = 4
 _POPCOUNT = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.int64)
@@ -53,10 +53,10 @@ _POPCOUNT = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One frame: a byte a cell in address order, and the addresses by state.
+    """The cells of one frame, a byte each, in address order.
 
-    ``counts`` is None where a cell is an address, else how many of its addresses are in which
-    state, an array of shape (states, cells).
+    ``counts`` is the number of addresses of each cell in each state, an array of shape (states,
+    cells), or None when a cell is one address.
     """
 
     frame: Frame
@@ -65,11 +65,11 @@ class Panel:
 
     @property
     def states(self) -> Bytes:
-        """The state of each cell; of several addresses: the commonest that is not free."""
+        """The state of each cell; for several addresses the commonest state that is not free."""
         return self.cells & np.uint8((1 << LEVEL_SHIFT) - 1)
 
     def tally(self, parts_bits: int) -> Counts:
-        """Addresses by state in each of ``2**parts_bits`` equal parts: shape (parts, states)."""
+        """Count the states in each of ``2**parts_bits`` equal parts: shape (parts, states)."""
         parts = 1 << parts_bits
         if self.counts is not None:
             summed: Counts = self.counts.reshape(len(STATES), parts, -1).sum(2).T
@@ -80,7 +80,7 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A network at one moment. ``change`` is a number that every change of the store raises."""
+    """A network at one moment. Every change of the store increases ``change``."""
 
     network: str
     network_id: int
@@ -88,16 +88,16 @@ class Picture:
     moment_ns: int
     stats: dict[str, int]
     panels: list[Panel]
-    left_out: int  # parts of a large subnet that are used and not shown
+    left_out: int  # used parts of a large subnet that are not shown
 
 
 def change_of(txn: Snapshot) -> int:
-    """A number that is another one whenever the store has changed."""
+    """Return a number that is different after every change of the store."""
     return txn.number
 
 
 def read(txn: Snapshot, name: str, max_bits: int = PICTURE_BITS) -> Picture | None:
-    """The picture of a network as a snapshot has it; None when there is no such network.
+    """Return the picture of a network in a snapshot, or None if the network does not exist.
 
     O(cells + pages + cooling + reserved). Raises StoreError.
     """
@@ -146,7 +146,7 @@ def _panel(
     counts[COOLING] = np.bincount(cooling_at >> frame.shift, minlength=1 << frame.cell_bits)
     counts[RESERVED] = np.bincount(reserved_at >> frame.shift, minlength=1 << frame.cell_bits)
     counts[ASSIGNED] = used - counts[COOLING] - counts[RESERVED]
-    for code in (FREE, EXCLUDED, OUTSIDE):  # a used address may lie outside of the ranges
+    for code in (FREE, EXCLUDED, OUTSIDE):  # a used address may be outside the ranges
         taken = np.minimum(used, counts[code])
         counts[code] -= taken
         used = used - taken
@@ -154,7 +154,7 @@ def _panel(
 
 
 def _areas(pool: Pool, frame: Frame) -> Iterator[tuple[int, int, int]]:
-    """(first, last, code) of what the pool's subnets, and in them its intervals, are of a frame."""
+    """Yield (first, last, state) of a frame's subnets (EXCLUDED), then of its intervals (FREE)."""
     subnets = {
         (one.network, one.network + (1 << BITS[frame.family] - one.length) - 1)
         for each in pool.sets
@@ -163,7 +163,7 @@ def _areas(pool: Pool, frame: Frame) -> Iterator[tuple[int, int, int]]:
     }
     within: list[tuple[int, int]] = []
     for low, high in sorted(subnets, key=lambda one: (one[0], -one[1])):
-        if not within or low > within[-1][1]:  # two ranges may be of one subnet
+        if not within or low > within[-1][1]:  # two ranges may be in one subnet
             within.append((low, high))
     intervals = (
         pair for each in pool.sets if each.family == frame.family for pair in each.intervals
@@ -176,7 +176,7 @@ def _areas(pool: Pool, frame: Frame) -> Iterator[tuple[int, int, int]]:
 
 
 def _coverage(frame: Frame, low: int, high: int) -> Counts:
-    """How many addresses of each cell lie in low..high."""
+    """Return for each cell the number of its addresses in low..high."""
     covered = np.zeros(1 << frame.cell_bits, dtype=np.int64)
     size = 1 << frame.shift
     begin, end = low >> frame.shift, high >> frame.shift
@@ -187,7 +187,7 @@ def _coverage(frame: Frame, low: int, high: int) -> Counts:
 
 
 def _summary(counts: Counts) -> Bytes:
-    """A byte a cell: the commonest state that is not free, and how much of the cell is used."""
+    """Return the cells: the commonest state that is not free, and how much is used."""
     used = counts[ASSIGNED] + counts[COOLING] + counts[RESERVED]
     usable = used + counts[FREE]
     states = ASSIGNED + np.argmax(counts[ASSIGNED : RESERVED + 1], axis=0)
@@ -200,11 +200,11 @@ def _summary(counts: Counts) -> Bytes:
     return summary
 
 
-# What is stored -----------------------------------------------------------------------------
+# Reading the store --------------------------------------------------------------------------
 
 
 def _stored_pages(txn: Snapshot, network_id: int, family: int) -> tuple[list[int], Bytes]:
-    """The numbers of the pages of level 0 that exist, ascending, and their bytes."""
+    """Return the indices of the level 0 pages that exist, ascending, and their bytes."""
     prefix = records_keys.pages_prefix(network_id, family) + b"\0"
     numbers = []
     pages = []
@@ -217,14 +217,14 @@ def _stored_pages(txn: Snapshot, network_id: int, family: int) -> tuple[list[int
 
 
 def _within(frame: Frame, numbers: list[int], pages: Bytes) -> tuple[Counts, Bytes]:
-    """Those of the pages that a frame shows, numbered from its first one."""
+    """Return the pages that a frame shows, with their numbers counted from its first page."""
     first, last = frame.first >> _PAGE_SHIFT, frame.last >> _PAGE_SHIFT
     chosen = [at for at, number in enumerate(numbers) if first <= number <= last]
     return np.array([numbers[at] - first for at in chosen], dtype=np.int64), pages[chosen]
 
 
 def _used_bits(frame: Frame, numbers: list[int], pages: Bytes) -> npt.NDArray[np.bool_]:
-    """Whether the bit of each address is set."""
+    """Return for each address whether its bit is set."""
     at, chosen = _within(frame, numbers, pages)
     count = max(1, 1 << frame.bits >> _PAGE_SHIFT)
     used = np.zeros((count, _PAGE_BITS), dtype=np.uint8)
@@ -234,7 +234,7 @@ def _used_bits(frame: Frame, numbers: list[int], pages: Bytes) -> npt.NDArray[np
 
 
 def _used_counts(frame: Frame, numbers: list[int], pages: Bytes) -> Counts:
-    """How many bits of each cell are set; a cell is smaller or larger than a page."""
+    """Return the number of set bits of each cell, which may be smaller or larger than a page."""
     at, chosen = _within(frame, numbers, pages)
     cells = 1 << frame.cell_bits
     if frame.shift >= _PAGE_SHIFT:
@@ -251,12 +251,12 @@ def _used_counts(frame: Frame, numbers: list[int], pages: Bytes) -> Counts:
 
 
 def _cooling(txn: Snapshot, network_id: int) -> dict[int, Bytes]:
-    """The addresses that are cooling, by family: an array of shape (addresses, bytes)."""
+    """Return the cooling addresses by family, as arrays of shape (addresses, bytes)."""
     return _queued(txn, tables.COOLDOWN, network_id, _COOLDOWN_FAMILY_AT)
 
 
 def _reserved(txn: Snapshot, network_id: int) -> dict[int, Bytes]:
-    """The addresses that are reserved, by family; without those that their owner has."""
+    """Return the reserved addresses by family, without those assigned to their owner."""
     found = _queued(txn, tables.RESERVATIONS, network_id, _RESERVATION_FAMILY_AT)
     for family, addresses in found.items():
         prefix = records_keys.network_prefix(network_id) + bytes((family,))
@@ -266,7 +266,7 @@ def _reserved(txn: Snapshot, network_id: int) -> dict[int, Bytes]:
 
 
 def _queued(txn: Snapshot, table: Table, network_id: int, family_at: int) -> dict[int, Bytes]:
-    """What a network's keys end in: the family's byte, the address. O(entries)."""
+    """Return by family the addresses in which a table's keys of a network end. O(entries)."""
     prefix = records_keys.network_prefix(network_id)
     found: dict[int, list[bytes]] = {family: [] for family in BITS}
     for chunk in table.chunks(txn, prefix, most=_AT_ONCE):
@@ -284,7 +284,7 @@ def _queued(txn: Snapshot, table: Table, network_id: int, family_at: int) -> dic
 
 
 def places(frame: Frame, addresses: Bytes) -> Counts:
-    """Where in a frame these addresses (rows of big-endian bytes) lie; others are left out."""
+    """Return the places in a frame of these addresses (rows of big-endian bytes), if inside."""
     if not len(addresses):
         return np.zeros(0, dtype=np.int64)
     if addresses.shape[1] == 4:
@@ -292,7 +292,7 @@ def places(frame: Frame, addresses: Bytes) -> Counts:
         return at[(at >= 0) & (at < 1 << frame.bits)]
     halves = addresses.view(">u8").astype(np.uint64)
     inside = halves[:, 0] == np.uint64(frame.first >> 64)
-    # In arithmetic modulo 2**64 what lies before the frame is far behind it.
+    # Modulo 2**64 an address before the frame is far after it, so one comparison is enough.
     rest = halves[inside, 1] - np.uint64(frame.first & (1 << 64) - 1)
     found: Counts = rest[rest < np.uint64(1 << min(frame.bits, 63))].astype(np.int64)
     return found

@@ -1,4 +1,4 @@
-"""The colours of a picture. The six of the states differ for colour-blind eyes, too."""
+"""The colours of a picture. Colour-blind people can tell the six states apart."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ BY_STATE: dict[int, Colour] = {
     EXCLUDED: (92, 102, 116),
     OUTSIDE: (14, 18, 25),
 }
-# A cell of several addresses is a mixture of FREE and its state. The least share is not nothing:
-# one used address among thousands can be seen.
+# A cell of several addresses has a mixture of the colours of FREE and of its state. The state's
+# share is at least this, so that one used address among thousands is visible.
 LEAST_SHARE = 0.25
-# Age from 10 s to 30 d, logarithmic: from a light yellow over red to a dark violet.
+# The colours of ages from 10 s to 30 d, logarithmic: from light yellow over red to dark violet.
 AGE_FROM_S = 10
 AGE_TO_S = 30 * 86400
 _AGES: tuple[tuple[float, Colour], ...] = (
@@ -55,7 +55,7 @@ _AGES: tuple[tuple[float, Colour], ...] = (
 
 
 def mixture(state: int, level: int) -> Colour:
-    """The colour of a cell whose used addresses are mostly in ``state``."""
+    """Return the colour of a cell whose used addresses are mostly in ``state``."""
     if state in (FREE, EXCLUDED, OUTSIDE) or level >= FULL_LEVEL:
         return BY_STATE[state]
     share = LEAST_SHARE + (1 - LEAST_SHARE) * level / FULL_LEVEL
@@ -68,14 +68,14 @@ def mixture(state: int, level: int) -> Colour:
 
 @cache
 def palette() -> Bytes:
-    """The colour of each byte that a cell can be: shape (256, 3)."""
+    """Return the colour of each possible byte of a cell: shape (256, 3)."""
     known = [mixture(min(byte & 7, len(STATES) - 1), byte >> LEVEL_SHIFT) for byte in range(256)]
     return np.array(known, dtype=np.uint8)
 
 
 @cache
 def of_label(label: str) -> Colour:
-    """A colour of a name: always the same one, bright enough for the dark ground."""
+    """Return the colour of a name: always the same, and bright enough for the dark background."""
     digest = blake2b(label.encode("utf-8", "surrogateescape"), digest_size=4).digest()
     hue = int.from_bytes(digest[:2], "big") / 65536
     lightness = (0.48, 0.6, 0.72)[digest[2] % 3]
@@ -85,7 +85,7 @@ def of_label(label: str) -> Colour:
 
 
 def of_age(seconds: npt.NDArray[np.int64]) -> Bytes:
-    """The colours of these ages: shape (ages, 3)."""
+    """Return the colours of these ages: shape (ages, 3)."""
     span = np.log(AGE_TO_S / AGE_FROM_S)
     where = np.clip(np.log(np.maximum(seconds, AGE_FROM_S) / AGE_FROM_S) / span, 0, 1)
     stops = [stop for stop, _ in _AGES]
@@ -94,9 +94,9 @@ def of_age(seconds: npt.NDArray[np.int64]) -> Bytes:
 
 
 def paint(panel: Panel, layer: Layer | None, values: npt.NDArray[np.int64] | None) -> Bytes:
-    """The colours of a panel's cells in address order: shape (cells, 3).
+    """Return the colours of a panel's cells in address order: shape (cells, 3).
 
-    A layer colours what is assigned or cooling; a cooling address is darker.
+    A layer colours assigned and cooling addresses; cooling ones are darker.
     """
     painted: Bytes = np.take(palette(), panel.cells, axis=0)
     if layer is None or values is None:

@@ -1,4 +1,4 @@
-"""Which parts of the address space a picture of a pool shows: its frames, each a CIDR."""
+"""Choose the frames of a picture: the CIDRs of the address space that it shows."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
     from fastipam.addressing.ranges import Pool
 
-# A subnet of more addresses is not drawn as a whole: a /64 would be one dot. Shown are the parts of
-# it in which something is used.
+# Of a subnet of more addresses, only parts with used addresses are drawn: a used address of a /64
+# would be too small to see.
 WHOLE_BITS = 32
-LEAST_BITS = 12  # of such a part: one page of the bitmap
-APART_PAGES = 256  # pages that lie further apart than this are different parts
+LEAST_BITS = 12  # the smallest part: one page of the bitmap
+APART_PAGES = 256  # pages further apart than this are in different parts
 MOST_PARTS = 4
 _PAGE_BITS = 12
 
@@ -27,7 +27,7 @@ class Frame(NamedTuple):
     first: int
     bits: int
     shift: int
-    subnet: str  # the configured subnets that it shows (a part of), as text
+    subnet: str  # the text of the configured subnets that it shows, whole or in part
 
     @property
     def last(self) -> int:
@@ -36,7 +36,7 @@ class Frame(NamedTuple):
 
     @property
     def cell_bits(self) -> int:
-        """It has ``2**cell_bits`` cells."""
+        """The frame has ``2**cell_bits`` cells."""
         return self.bits - self.shift
 
     @property
@@ -45,22 +45,22 @@ class Frame(NamedTuple):
         return format_cidr(self.family, self.first, BITS[self.family] - self.bits)
 
     def part(self, number: int, parts_bits: int) -> str:
-        """The CIDR of one of ``2**parts_bits`` equal parts."""
+        """Return the CIDR of one of ``2**parts_bits`` equal parts."""
         bits = self.bits - parts_bits
         return format_cidr(self.family, self.first + (number << bits), BITS[self.family] - bits)
 
     def cell_text(self, cell: int) -> str:
-        """The addresses of a cell: one address, or a CIDR."""
+        """Return the address of a cell, or the CIDR of its addresses."""
         if self.shift:
             return self.part(cell, self.cell_bits)
         return format_ip(self.family, self.first + cell)
 
 
 def frames(pool: Pool, touched: dict[int, Sequence[int]], max_bits: int) -> tuple[list[Frame], int]:
-    """The frames of a pool, each of at most ``2**max_bits`` cells, and how many were left out.
+    """Return the frames of a pool, and the number of parts left out.
 
-    ``touched`` are, for each family, the ascending numbers of the bitmap's pages that exist.
-    O(ranges + pages).
+    A frame has at most ``2**max_bits`` cells. ``touched`` has for each family the indices of the
+    bitmap's pages that exist, ascending. O(ranges + pages).
     """
     found: list[Frame] = []
     left_out = 0
@@ -87,12 +87,12 @@ def frames(pool: Pool, touched: dict[int, Sequence[int]], max_bits: int) -> tupl
 
 
 def _joined(subnets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The same (first address, bits) blocks, fewer: together where that wastes little room."""
-    joined: list[tuple[int, int, int]] = []  # with the number of addresses that are wanted of it
+    """Join (first address, bits) blocks that are close, and return fewer blocks."""
+    joined: list[tuple[int, int, int]] = []  # the third: how many of its addresses are in subnets
     for first, bits in sorted(set(subnets), key=lambda one: (one[0], -one[1])):
         last = first + (1 << bits) - 1
         if joined and last < joined[-1][0] + (1 << joined[-1][1]):
-            continue  # a part of the block before it
+            continue  # part of the previous block
         joined.append((first, bits, 1 << bits))
         while len(joined) > 1:
             (low, _, wanted), (_, _, more) = joined[-2:]
@@ -104,12 +104,12 @@ def _joined(subnets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _cover(low: int, high: int) -> int:
-    """The bits of the smallest aligned block that holds both addresses."""
+    """Return the bits of the smallest aligned block that holds both addresses."""
     return (low ^ high).bit_length()
 
 
 def _parts(pages: Sequence[int]) -> list[tuple[int, int]]:
-    """Blocks (first address, bits) that hold these pages: neighbours together, the rest apart."""
+    """Return the blocks (first address, bits) that hold these pages; close pages share one."""
     groups: list[list[int]] = []
     for number in pages:
         if groups and number - groups[-1][-1] <= APART_PAGES and _is_snug(groups[-1][0], number):
@@ -124,5 +124,5 @@ def _parts(pages: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def _is_snug(low: int, high: int) -> bool:
-    """Whether the aligned block of both is not many times what lies between them."""
+    """Return whether the smallest block of both is at most four times their distance."""
     return 1 << _cover(low, high) <= 4 * max(APART_PAGES, high - low)

@@ -1,6 +1,6 @@
-"""What a picture can be coloured by other than state: the owner, the age, the block of each cell.
+"""Layers, by which a picture is coloured instead of by state: owner, age or block of each cell.
 
-These read the lease of every used address, a second for a million of them.
+Owner and age are read from the lease of every used address, which takes a second for a million.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 STATE, OWNER, AGE, BLOCK = "state", "owner", "age", "block"
 KINDS = (STATE, OWNER, AGE, BLOCK)
 NO_NAMESPACE = "no namespace"
-NOTHING = -1  # the value of a cell that no lease is in
+NOTHING = -1  # the value of a cell without a lease
 _AT_ONCE = 4096
 
 
@@ -39,8 +39,8 @@ _AT_ONCE = 4096
 class Layer:
     """A value for each cell of each panel of a picture.
 
-    Of OWNER and BLOCK a value is a place in ``labels``, of AGE it is whole seconds. ``sizes`` are
-    the addresses of each label.
+    A value is an index of ``labels`` (OWNER, BLOCK) or whole seconds (AGE). ``sizes`` is the number
+    of addresses of each label.
     """
 
     kind: str
@@ -50,9 +50,9 @@ class Layer:
 
 
 def read(txn: Snapshot, picture: Picture, kind: str) -> Layer:
-    """The layer of a picture, in the picture's snapshot. O(used addresses).
+    """Return a layer of a picture, from the picture's snapshot. O(used addresses).
 
-    Raises ConfigError when a picture by block is wanted and the network has none; StoreError.
+    Raises StoreError, and ConfigError when a picture by block is requested and there are no blocks.
     """
     if kind == BLOCK:
         return _blocks(picture, blocks.owned(txn, picture.network_id))
@@ -62,9 +62,9 @@ def read(txn: Snapshot, picture: Picture, kind: str) -> Layer:
 
 
 def _owners(txn: Snapshot, picture: Picture) -> Layer:
-    """The namespace of each cell's pods; of several, the commonest."""
+    """Return the layer of the pods' namespaces; for several addresses, the commonest."""
     numbers: defaultdict[bytes, int] = defaultdict()
-    numbers.default_factory = numbers.__len__  # a new name gets the next number
+    numbers.default_factory = numbers.__len__  # a new name is assigned the next number
     values = []
     totals = np.zeros(0, dtype=np.int64)
     for panel in picture.panels:
@@ -72,7 +72,7 @@ def _owners(txn: Snapshot, picture: Picture) -> Layer:
         found = []
         for at, raws in _leases(txn, picture.network_id, panel.frame):
             found_at.append(at)
-            # Counted from the end: before the texts there may be any byte.
+            # Split from the end: the bytes before the texts may contain NUL.
             found.append([numbers[raw.rsplit(b"\0", 3)[1]] for raw in raws])
         layer = np.full(len(panel.cells), NOTHING, dtype=np.int64)
         if found:
@@ -90,7 +90,7 @@ def _owners(txn: Snapshot, picture: Picture) -> Layer:
 
 
 def _added(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The sum of two arrays, the shorter one filled with zeros."""
+    """Return the sum of two arrays, the shorter one extended by zeros."""
     size = max(len(left), len(right))
     total: npt.NDArray[Any] = np.zeros(size, dtype=np.int64)
     total[: len(left)] += left
@@ -99,7 +99,7 @@ def _added(left: npt.NDArray[Any], right: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _blocks(picture: Picture, owned: list[blocks.Owned]) -> Layer:
-    """The state of the block that each address is in."""
+    """Return the layer of the states of blocks."""
     if not owned:
         raise ConfigError(
             f"network {picture.network} has no blocks of a cluster",
@@ -125,7 +125,7 @@ def _blocks(picture: Picture, owned: list[blocks.Owned]) -> Layer:
 
 
 def _ages(txn: Snapshot, picture: Picture) -> Layer:
-    """The seconds since the assignment; of several addresses, since the last one."""
+    """Return the layer of seconds since the assignment; for several addresses, the newest one."""
     values = []
     for panel in picture.panels:
         newest = np.full(len(panel.cells), NOTHING, dtype=np.int64)
@@ -141,7 +141,7 @@ def _ages(txn: Snapshot, picture: Picture) -> Layer:
 def _leases(
     txn: Snapshot, network_id: int, frame: Frame
 ) -> Iterator[tuple[npt.NDArray[np.int64], list[bytes]]]:
-    """(places, records) of the leases in a frame, some thousand at a time."""
+    """Yield (places, records) of the leases in a frame, up to 4096 at a time."""
     first = records_keys.address_key(network_id, frame.family, frame.first)
     last = records_keys.address_key(network_id, frame.family, frame.last)
     size = len(first)

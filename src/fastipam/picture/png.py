@@ -1,6 +1,6 @@
-"""A picture as an image: the panels, cut into tiles that say which CIDR they are, and a legend.
+"""Draw a picture as an image: the panels, cut into tiles with their CIDRs, and a legend.
 
-Between the tiles there is room for their captions, so nothing is ever drawn over an address.
+The captions are between the tiles, so nothing is drawn over an address.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ if TYPE_CHECKING:
     from fastipam.picture.colours import Colour
     from fastipam.picture.layers import Layer
 
-LEAST_SIDE = 512  # pixels of a panel: cells of a small one become larger
+LEAST_SIDE = 512  # pixels of a panel; the cells of a small panel are larger
 MARGIN = 24
 GAP = 6
-CAPTION = 18  # above each tile
-LINES_FROM = 8  # pixels of a cell: then it has a line between it and the next
+CAPTION = 18  # the height of a caption, above each tile
+LINES_FROM = 8  # cells of at least this many pixels have lines between them
 LEGEND = 300
 LEGEND_LABELS = 14
 GROUND: Colour = (14, 18, 25)
 TEXT: Colour = (226, 232, 240)
 DIM: Colour = (138, 150, 168)
-# The moments that an age's scale names.
+# The labels of the scale of ages.
 _MARKS = ((10, "10 s"), (600, "10 min"), (6 * 3600, "6 h"), (3 * 86400, "3 d"), (AGE_TO_S, "30 d"))
 
 
 def bare(panel: Panel, layer: Layer | None, values: npt.NDArray[np.int64] | None) -> Image.Image:
-    """A panel alone: one pixel a cell, nothing else."""
+    """Return the image of a panel alone, one pixel a cell."""
     return Image.fromarray(paint(panel, layer, values)[hilbert.grid(panel.frame.cell_bits)])
 
 
 def render(picture: Picture, layer: Layer | None) -> Image.Image:
-    """The picture with captions and legend. O(cells)."""
+    """Return the image of a picture with captions and legend. O(cells)."""
     values = layer.values if layer else [None] * len(picture.panels)
     blocks = [_block(panel, layer, its) for panel, its in zip(picture.panels, values, strict=True)]
     width = max(block.width for block in blocks)
@@ -60,7 +60,7 @@ def render(picture: Picture, layer: Layer | None) -> Image.Image:
 
 
 def tiles_bits(panel: Panel) -> int:
-    """A panel is cut into 2**this tiles, squares all of them."""
+    """Return n when a panel is cut into 2**n square tiles."""
     bits = panel.frame.cell_bits
     if bits < 6:
         return 0 if bits % 2 == 0 else 1
@@ -68,13 +68,13 @@ def tiles_bits(panel: Panel) -> int:
 
 
 def scale(panel: Panel) -> int:
-    """How many pixels wide and high a cell is."""
+    """Return the width and height of a cell in pixels."""
     height, width = hilbert.grid(panel.frame.cell_bits).shape
     return max(1, LEAST_SIDE // int(max(height, width)))
 
 
 def tile_places(panel: Panel) -> list[tuple[int, int, int]]:
-    """(left, top, side) of each tile's pixels inside the panel's block, in address order."""
+    """Return (left, top, side) of each tile in the panel's image, in address order."""
     order = hilbert.grid(tiles_bits(panel))
     side = hilbert.grid(panel.frame.cell_bits).shape[0] // order.shape[0] * scale(panel)
     found = [(0, 0, 0)] * order.size
@@ -88,7 +88,7 @@ def tile_places(panel: Panel) -> list[tuple[int, int, int]]:
 
 
 def _block(panel: Panel, layer: Layer | None, values: npt.NDArray[np.int64] | None) -> Image.Image:
-    """A panel's tiles with their captions."""
+    """Return the image of a panel's tiles with their captions."""
     cells = paint(panel, layer, values)
     bits = tiles_bits(panel)
     places = tile_places(panel)
@@ -102,7 +102,8 @@ def _block(panel: Panel, layer: Layer | None, values: npt.NDArray[np.int64] | No
         GROUND,
     )
     draw = ImageDraw.Draw(image)
-    # Where the tile is on the whole curve decides how the curve runs inside it: cut the whole.
+    # The direction of the curve inside a tile depends on the tile's place, so the whole panel is
+    # drawn and then cut.
     raster = cells[hilbert.grid(panel.frame.cell_bits)]
     order = hilbert.grid(bits)
     step = side // scale(panel)
@@ -123,7 +124,7 @@ def _block(panel: Panel, layer: Layer | None, values: npt.NDArray[np.int64] | No
 
 
 def _enlarged(part: npt.NDArray[np.uint8], factor: int) -> Image.Image:
-    """A tile; where a cell has room for it, with a line between it and the next."""
+    """Return the image of a tile, with lines between its cells if they are large enough."""
     large = part.repeat(factor, axis=0).repeat(factor, axis=1)
     if factor >= LINES_FROM:
         large[factor - 1 :: factor] = GROUND
@@ -138,7 +139,7 @@ def _share_used(tally: npt.NDArray[np.int64]) -> str:
 
 
 def percent(part: int, whole: int) -> str:
-    """A share as text; what is not nothing never reads as 0 %, what is not all never as 100 %."""
+    """Return a share as text. Only nothing is "0 %", and only everything is "100 %"."""
     if not part or not whole:
         return "0 %"
     if part == whole:
@@ -150,7 +151,7 @@ def percent(part: int, whole: int) -> str:
 
 
 def number_text(number: int) -> str:
-    """A count as text: exact as long as somebody can read it."""
+    """Return a count as text, exact below 10**11."""
     return f"{number:,}" if number < 10**11 else f"{number:.2e}"
 
 
@@ -159,7 +160,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _legend(picture: Picture, layer: Layer | None) -> Image.Image:
-    """What is shown, when, and what the colours mean."""
+    """Return the image of the legend: network, subnets, time, and what the colours mean."""
     image = Image.new("RGB", (LEGEND, 720), GROUND)
     draw = ImageDraw.Draw(image)
     top = 0
@@ -182,14 +183,14 @@ def _legend(picture: Picture, layer: Layer | None) -> Image.Image:
 
 
 def _states(draw: ImageDraw.ImageDraw, picture: Picture, top: int, layer: Layer | None) -> int:
-    """The states, their colours and how many addresses each has."""
+    """Draw the states with their colours and numbers of addresses; return the next top."""
     size = picture.stats["size"]
     shown = np.sum([panel.tally(0)[0] for panel in picture.panels], axis=0)
     for code, state in enumerate(STATES):
         count = picture.stats.get(state, int(shown[code]))
         if state not in picture.stats and not count:
             continue
-        if layer is None or code not in (ASSIGNED, COOLING):  # those have the layer's colours
+        if layer is None or code not in (ASSIGNED, COOLING):  # drawn in the layer's colours
             _swatch(draw, top, BY_STATE[code])
         draw.text((26, top), state, font=_font(15), fill=TEXT)
         draw.text((200, top), number_text(count), font=_font(15), fill=TEXT, anchor="ra")
@@ -206,7 +207,7 @@ def _swatch(draw: ImageDraw.ImageDraw, top: int, colour: Colour) -> None:
 
 
 def _layer_key(draw: ImageDraw.ImageDraw, image: Image.Image, layer: Layer, top: int) -> int:
-    """The colours of the assigned addresses."""
+    """Draw the colours of a layer; return the next top."""
     if layer.kind == AGE:
         draw.text((0, top), "assigned, coloured by age", font=_font(15), fill=TEXT)
         top += 28
@@ -239,7 +240,7 @@ def _layer_key(draw: ImageDraw.ImageDraw, image: Image.Image, layer: Layer, top:
 
 
 def _fitting(draw: ImageDraw.ImageDraw, text: str, size: int, width: int = LEGEND) -> str:
-    """A text that fits, cut with an ellipsis where it must be."""
+    """Return a text, cut and with an ellipsis if it is wider than ``width``."""
     if draw.textlength(text, font=_font(size)) <= width:
         return text
     while text and draw.textlength(text + "…", font=_font(size)) > width:

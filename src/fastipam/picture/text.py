@@ -1,4 +1,4 @@
-"""A picture in a terminal: two cells a character in colour, or one a character without."""
+"""Draw a picture in a terminal: in colour two cells a character, without colour one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from fastipam.picture.colours import Colour
     from fastipam.picture.layers import Layer
 
-LEAST_SIDE = 16  # characters: a cell of a smaller picture is drawn several wide
+LEAST_SIDE = 16  # characters; the cells of a narrower picture are several characters wide
 LABELS = 8
 PLAIN = {FREE: ".", ASSIGNED: "#", COOLING: "c", RESERVED: "r", EXCLUDED: "x", OUTSIDE: " "}
 PLAIN_KEY = (
@@ -42,7 +42,7 @@ PLAIN_KEY = (
 
 
 def fitting_bits(columns: int, rows: int) -> int:
-    """The largest number of cells, as a power of two, that such a terminal shows: 2**6 to 2**14."""
+    """Return n (6 to 14) when a terminal of this size can show at most 2**n cells."""
     bits = 14
     while bits > 6 and (1 << (bits + 1) // 2 > columns or 1 << bits // 2 > 2 * rows):
         bits -= 1
@@ -50,7 +50,7 @@ def fitting_bits(columns: int, rows: int) -> int:
 
 
 class Blocks:
-    """A panel as half blocks: the upper cell is the foreground, the lower one the background."""
+    """A panel as half-block characters, whose foreground is one cell and background the next."""
 
     def __init__(
         self, panel: Panel, layer: Layer | None, values: npt.NDArray[np.int64] | None
@@ -73,7 +73,7 @@ def _code(colour: Colour) -> str:
 
 
 def legend(picture: Picture, layer: Layer | None) -> Iterator[tuple[str, str, int | None]]:
-    """(colour, name, addresses) of what a picture's colours mean; no colour: the layer has them."""
+    """Yield (colour, name, addresses) for a legend. States that a layer colours have no colour."""
     for code, state in enumerate(STATES[: RESERVED + 1]):
         layered = layer is not None and code in (ASSIGNED, COOLING)
         yield "" if layered else _code(BY_STATE[code]), state, picture.stats[state]
@@ -85,7 +85,7 @@ def legend(picture: Picture, layer: Layer | None) -> Iterator[tuple[str, str, in
 
 
 def plain_lines(panel: Panel) -> Iterator[str]:
-    """A panel as characters, one a cell; see PLAIN_KEY."""
+    """Yield the lines of a panel with one character a cell, explained by PLAIN_KEY."""
     states = panel.states
     levels = panel.cells >> LEVEL_SHIFT
     characters = np.array([PLAIN[code] for code in range(len(STATES))])[states]

@@ -1,12 +1,12 @@
-"""Mend a store that contradicts itself, in one transaction, and say what was done.
+"""Repair a store that is not consistent, in one transaction.
 
-What is believed, when two records disagree: a lease that can be read before the owner's entry, the
-queue, the counters and the pages, which all follow from it; then the reservations. What is left of
-an address whose lease is lost or cannot be read becomes a reservation for nobody: an address that
-somebody may still use is never freed here. An operator frees it with ``fastipam unreserve``.
+When records disagree, leases that can be read count, then reservations. Owner entries, queue,
+counters and pages are derived from them. An address whose lease is lost or cannot be read is
+reserved for nobody: a repair never frees an address that somebody may still use. The operator
+frees it with ``fastipam unreserve``.
 
-The findings of verify.py say which networks have to be looked at; after the last step the whole
-store is verified again, and the transaction is given up if anything is left.
+Only networks with findings of ``verify`` are repaired. Then the whole store is verified again, and
+the transaction is rolled back if there still are findings.
 """
 
 from __future__ import annotations
@@ -32,16 +32,15 @@ __all__ = ["Action", "repair"]
 
 
 def repair(store: Store, progress: Progress | None = None) -> list[Action]:
-    """Mend everything that :func:`~fastipam.verify.verify` finds; what was done, in order.
+    """Repair everything that :func:`~fastipam.verify.verify` finds, and return what was done.
 
-    A consistent store is not written to. All is read, and once more when something was mended:
-    ``progress`` is called with how much of that is done and how much there is, about. O(records),
-    in one transaction: other writers wait. Returns after the commit is on disk (durable mode).
-    Raises StoreError; StoreCorrupt when something is left that this does not know how to mend:
-    then nothing has changed.
+    A consistent store is only read. ``progress`` is called with the number of records read and the
+    approximate number to read; a repaired store is read twice. O(records), in one transaction:
+    other writers wait. Returns after the commit is on disk (durable mode). Raises StoreError, and
+    StoreCorrupt when the repaired store would still have findings: then nothing was changed.
     """
     with store.write() as txn:
-        # Twice over the records; the second time is spared when nothing is found.
+        # The records are read twice, or once when there are no findings.
         found = verify(store, progress and (lambda done, total: progress(done, 2 * total)))
         if not found:
             return []
@@ -75,7 +74,7 @@ class _Repairer:
         self._actions.append(Action(kind, network, where, text))
 
     def _networks(self) -> dict[int, str]:
-        """Every id with its name, once names and ids agree; records of no network are gone."""
+        """Make names and ids agree, delete records of no network, and return names by id."""
         store, txn = self._store, self._txn
         names: dict[int, str] = {}
         nameless: list[bytes] = []
@@ -97,7 +96,7 @@ class _Repairer:
             tables.NETWORKS.delete(txn, key)
             self._did("network", name, key.hex(), "removed an entry that led nowhere")
         for network_id in sorted(strays):
-            # The one name that lost its id and the one id that lost its name belong together.
+            # When one name has no id and one id has no name, they belong together.
             alone = len(strays) == len(nameless) == 1
             key = nameless[0] if alone else f"recovered-{network_id}".encode()
             name = key.decode(keys.ENCODING, keys.ERRORS)
@@ -114,7 +113,10 @@ class _Repairer:
         return names
 
     def _strays(self, names: dict[int, str]) -> set[int]:
-        """Ids that have leases or reservations and no name; records of the others are removed."""
+        """Return the ids without a name that have leases or reservations.
+
+        Records of all other ids without a name are deleted.
+        """
         keep: set[int] = set()
         for table in (tables.LEASES, tables.RESERVATIONS):
             for key in table.scan_keys(self._txn):

@@ -1,4 +1,4 @@
-"""One network of a store, mended: each step leaves a part in agreement with the parts before."""
+"""Repair one network of a store. Each step makes one table agree with those before it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _NUMBERS = ("generation", "clock", "first_event", "events")
 
 
 class NetworkRepair:
-    """What is believed of a network, and what follows from it; :meth:`run` once."""
+    """The repair of one network: the records that count, and what is derived from them."""
 
     def __init__(
         self, store: Store, txn: Transaction, network_id: int, name: str, actions: list[Action]
@@ -47,23 +47,23 @@ class NetworkRepair:
         self._leases: dict[Address, Record] = {}
         self._owners: dict[bytes, list[Address]] = {}
         self._reservations: dict[Address, Reservation] = {}
-        self._anew = False  # the state was lost
+        self._anew = False  # whether the state was lost and begins at zero
 
     def run(self) -> None:
-        """Mend it; what was done goes into the list of actions."""
+        """Repair the network, and add what was done to the actions. Call it once."""
         self._state = self._read_state()
         state = self._state
         before = {what: getattr(state, what) for what in _NUMBERS}
         self._read_reservations()
         self._read_leases()
-        self._mend_owners()
-        self._mend_queue()
-        self._mend_sticky()
-        self._mend_events()
-        self._mend_notes()
-        self._mend_pages()
-        self._mend_counts()
-        self._mend_policy()
+        self._repair_owners()
+        self._repair_queue()
+        self._repair_sticky()
+        self._repair_events()
+        self._repair_notes()
+        self._repair_pages()
+        self._repair_counts()
+        self._repair_policy()
         for what, noted in before.items():
             if getattr(state, what) != noted:
                 self._did("number", what, f"is {getattr(state, what)}, was {noted}")
@@ -97,7 +97,7 @@ class NetworkRepair:
         self._did("state", self._prefix.hex(), "began its counters, clock and cursors anew")
         return NetworkState(self._network_id, None)
 
-    # What is believed ------------------------------------------------------------------------
+    # Reading the records that count ----------------------------------------------------------
 
     def _read_reservations(self) -> None:
         table = tables.RESERVATIONS
@@ -133,26 +133,26 @@ class NetworkRepair:
                     self._reserve(address, UNREADABLE)
                 continue
             if record.generation >> keys.MOST_BITS:
-                record.generation = 0  # it gets a new one
+                record.generation = 0  # _repair_lease assigns a new one
             state.generation = max(state.generation, record.generation)
             if record.state != ASSIGNED:
                 state.clock = max(state.clock, min(record.released, self._believable_clock()))
             self._leases[address] = record
         for address, record in self._leases.items():
-            if self._mend_lease(address, record):
+            if self._repair_lease(address, record):
                 self._put(table, self._key(address), record.pack())
 
     def _believable_clock(self) -> int:
-        """A release cannot be later than now: what says so does not move the network's clock."""
+        """Return the network's clock now, the latest possible time of a release."""
         return self._store.clock() + self._state.offset
 
-    def _mend_lease(self, address: Address, record: Record) -> bool:
+    def _repair_lease(self, address: Address, record: Record) -> bool:
         if record.length > BITS[address[0]]:
             its_range = self._pool.range_of(*address)
             record.length = BITS[address[0]] if its_range is None else its_range.length
         record.boot = min(record.boot, self._store.boot)
         if record.state == ASSIGNED and self._state.swept == self._store.boot:
-            record.boot = self._store.boot  # its owner may well be there: the sweeper finds out
+            record.boot = self._store.boot  # its owner may exist; the sweeper decides
         if record.state == ASSIGNED:
             record.released = 0
         elif record.released > self._state.clock:
@@ -165,10 +165,10 @@ class NetworkRepair:
         self._did("lease", address, "mended its numbers")
         return True
 
-    # What follows from it --------------------------------------------------------------------
+    # Deriving the rest -----------------------------------------------------------------------
 
-    def _mend_owners(self) -> None:
-        """Each owner's entry lists what the leases say; what is left over is reserved."""
+    def _repair_owners(self) -> None:
+        """Make owner entries list the leases; reserve listed addresses without a lease."""
         table = tables.OWNERS
         for address, record in self._leases.items():
             if record.state == ASSIGNED:
@@ -184,7 +184,7 @@ class NetworkRepair:
                 if address not in self._leases and address not in self._reservations:
                     self._reserve(address, LOST)
             wanted = self._owners.pop(key, [])
-            # The order is that of the range sets: keep it where it is known.
+            # An owner's addresses are in the order of the range sets: keep that order.
             kept = [one for one in dict.fromkeys(listed) if one in wanted]
             self._write_owner(key, kept + [one for one in wanted if one not in kept], raw)
         for key, wanted in self._owners.items():
@@ -202,7 +202,7 @@ class NetworkRepair:
         texts = " ".join(format_ip(*one) for one in addresses)
         self._did("owner", key.hex(), f"listed {texts} for its owner, as the leases say")
 
-    def _mend_queue(self) -> None:
+    def _repair_queue(self) -> None:
         table = tables.COOLDOWN
         wanted = {
             keys.cooldown_key(
@@ -218,7 +218,7 @@ class NetworkRepair:
             self._put(table, key, b"")
             self._did("cooldown", address, "queued, as its lease says that it cools")
 
-    def _mend_sticky(self) -> None:
+    def _repair_sticky(self) -> None:
         table = tables.STICKY
         owners: dict[bytes, list[Address]] = {}
         wanted: dict[bytes, bytes] = {}
@@ -234,7 +234,7 @@ class NetworkRepair:
                 listed = keys.read_addresses(present.get(key, b""))
             except StoreCorrupt:
                 listed = []
-            # As with the owners of leases: the order that is there stays.
+            # The existing order stays, as in owner entries.
             kept = [one for one in listed if one in addresses]
             kept += [one for one in addresses if one not in kept]
             wanted[key] = keys.pack_addresses(kept)
@@ -245,7 +245,7 @@ class NetworkRepair:
                 self._put(table, key, value)
                 self._did("sticky", key.hex(), "listed what the reservations say")
 
-    def _mend_events(self) -> None:
+    def _repair_events(self) -> None:
         table, state = tables.EVENTS, self._state
         numbers = []
         for key, raw in self._of(table):
@@ -262,14 +262,14 @@ class NetworkRepair:
             state.first_event = min(state.first_event, numbers[0])
             state.events = max(state.events, numbers[-1] + 1)
 
-    def _mend_notes(self) -> None:
+    def _repair_notes(self) -> None:
         table = tables.MISSING
         for key, raw in self._of(table):
             if address_of(key) is None or len(raw) != lease_record.SIGHT_BYTES:
                 self._remove(table, key, "missing", "removed: the sweeper looks again")
 
-    def _mend_pages(self) -> None:
-        """Build the bitmap anew beside the old one, and write it if they differ."""
+    def _repair_pages(self) -> None:
+        """Build the bitmap from leases and reservations, and report it if it has changed."""
         table = tables.PAGES
         before = dict(self._of(table))
         for key in before:
@@ -286,7 +286,7 @@ class NetworkRepair:
         if changed:
             self._did("pages", f"{len(changed)} pages", "set the bits of what is in use, no others")
 
-    def _mend_counts(self) -> None:
+    def _repair_counts(self) -> None:
         state = self._state
         used = self._leases.keys() | self._reservations.keys()
         counts = {
@@ -301,7 +301,7 @@ class NetworkRepair:
                 self._did("count", what, f"counted {counted}, was {getattr(state, what)}")
                 setattr(state, what, counted)
 
-    def _mend_policy(self) -> None:
+    def _repair_policy(self) -> None:
         key, table = keys.policy_key(self._network_id), tables.META
         raw = table.get(self._txn, key)
         if raw is not None and not Policy.is_packed(raw):
@@ -310,5 +310,5 @@ class NetworkRepair:
 
 
 def address_of(key: bytes) -> Address | None:
-    """(family, integer) of an address's key, or None when it is none."""
+    """Return (family, integer) of an address's key, or None for another key."""
     return (key[4], int.from_bytes(key[5:], "big")) if keys.is_address_key(key) else None

@@ -1,4 +1,4 @@
-"""What the parts of a repair share: what was done, and the records they read."""
+"""What the steps of a repair share: the action that says what was done."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One thing that was mended; ``kind`` a short name, ``where`` an address or a key."""
+    """One change of a repair. ``kind`` is a short name, ``where`` an address or a key."""
 
     kind: str
     network: str

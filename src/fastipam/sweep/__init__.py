@@ -1,19 +1,18 @@
-"""Give back what its owner has left behind: leases whose network namespace is gone.
+"""Release leases whose network namespace is gone.
 
-A container that dies with its runtime gets no DEL. Its network namespace goes all the same, and
-the lease says where that was: path and inode. A lease is given back when its namespace was found
-missing twice, in the same way, with at least the grace time between the two looks. The first look
-is noted in the store (``missing``), so the two may be made by different processes.
+When a container dies together with its runtime, nobody calls DEL. But its network namespace is
+deleted, and the lease records the namespace's path and inode. A lease is released when its
+namespace was missing in two checks, for the same reason, at least the grace time apart. The first
+check is noted in the table ``missing``, so different processes may make the two checks.
 
-Never given back is a lease
+A lease is not released if
 
-* that was made after the look had begun;
-* that has no path, or one that cannot be judged from here: in another mount namespace it may mean
-  another file, or none (:class:`~fastipam.sweep.evidence.Place`);
-* whose name another namespace has taken since the first look: that is a new finding, and has to
-  be made twice as well. (The new namespace's own lease has a generation of its own.)
+* it was made after the check began;
+* it has no path, or its path means nothing in this mount namespace (``evidence.Place``);
+* another namespace got its path after the first check: that is another reason, so it needs two
+  checks as well. (The lease of the new namespace has its own generation.)
 
-What of a namespace that has the path and the inode of one that is gone, sight.py says.
+``evidence.Doubts`` handles a new namespace that has path and inode of one that is gone.
 """
 
 from __future__ import annotations
@@ -43,15 +42,16 @@ if TYPE_CHECKING:
     Progress = Callable[[int], None]
 
 DEFAULT_GRACE_S = 60.0
-_BATCH = 256  # leases: looked at together, changed in one transaction
+_BATCH = 256  # leases that are checked together and changed in one transaction
 
 
 class Report(NamedTuple):
-    """What a sweep has found. ``unknown`` pairs a lease with why it cannot be judged.
+    """The result of a sweep.
 
-    ``looked`` leases were looked at; those in ``missing`` have lost their namespace and wait for
-    the second look; those in ``released`` were given back (with ``dry_run``: would have been).
-    ``rebooted`` leases were looked at because an earlier boot may have left them, about.
+    ``looked`` is the number of leases checked. Leases in ``missing`` have no namespace and wait for
+    the second check. Leases in ``released`` were released, or would have been without ``dry_run``.
+    ``unknown`` has the leases that cannot be checked, each with the reason.
+    ``rebooted`` is the approximate number of leases read to find those of an earlier boot.
     """
 
     looked: int
@@ -102,11 +102,12 @@ def sweep(
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Report:
-    """Look at every lease's network namespace, and give back what has been gone for long.
+    """Check the network namespace of every lease, and release those that are gone long enough.
 
-    ``network``: only this one. ``dry_run`` changes nothing, and notes nothing either.
-    ``progress`` is called with the number of leases looked at so far. O(leases), a few hundred in
-    a transaction; the namespaces are looked at outside of any. Raises StoreError.
+    ``network`` limits the sweep to one network. ``dry_run`` changes nothing, so it does not count
+    as a first check either. ``progress`` is called with the number of leases checked so far.
+    O(leases). A transaction changes up to 256 leases, and none is open while namespaces are
+    checked. Raises StoreError.
     """
     parts = (
         Sweeper(ipam.store, ipam.network(name), grace_s=grace_s, dry_run=dry_run)
@@ -117,7 +118,7 @@ def sweep(
 
 
 class Sweeper:
-    """One network's sweep, a few hundred leases at each step of the iteration.
+    """The sweep of one network. Each step of the iteration checks up to 256 leases.
 
     No transaction is open between two steps. Raises StoreError.
     """
@@ -132,7 +133,8 @@ class Sweeper:
 
     def __iter__(self) -> Iterator[Report]:
         place, doubts = Place(), Doubts()
-        # Twice over the leases: what a living one proves of its directory counts for all.
+        # The leases are read twice, because a living lease shows something about its directory
+        # that counts for leases before it.
         for batch in self._batches():
             for lease in batch:
                 doubts.note(lease, place.observe(lease.record))
@@ -146,7 +148,7 @@ class Sweeper:
             self._forget()
 
     def _batches(self) -> Iterator[list[Lease]]:
-        """The leases in address order, some at a time; no transaction is open between two."""
+        """Yield the leases in address order, up to 256 a transaction."""
         start: tuple[int, int] | None = (0, 0)
         while start is not None:
             batch, start = self._next(start)
@@ -200,7 +202,7 @@ class Sweeper:
     def _judge(
         self, gone: list[tuple[Lease, int]], living: list[Lease]
     ) -> list[tuple[Lease, bool]]:
-        """Note the first look, give back at the second; True: given back (or would be)."""
+        """Note a first check, release after a second; return each lease and whether it was due."""
         marked = self._marked([lease for lease, _ in gone] + living)
         if not gone and not marked:
             return []
@@ -208,7 +210,7 @@ class Sweeper:
         with self._store.write() as txn:
             network_id = self._network.id_in(txn)
             if network_id is None:
-                return []  # a backup from before its time was restored meanwhile
+                return []  # a backup without this network was restored meanwhile
             if not self._dry_run:
                 self._network.note_clock()
             now = self._now(network_id)
@@ -224,7 +226,7 @@ class Sweeper:
     def _judge_one(
         self, txn: Transaction, network_id: int, lease: Lease, seen: int, now: int
     ) -> list[tuple[Lease, bool]]:
-        """The same for one lease; with what else its owner has, when that is given back."""
+        """Do the same for one lease; its owner's other leases are released with it."""
         key = keys.address_key(network_id, lease.family, lease.value)
         raw = tables.LEASES.get(txn, key)
         if (
@@ -232,7 +234,7 @@ class Sweeper:
             or not lease_record.is_assigned(raw)
             or lease_record.generation_of(raw) != lease.generation
         ):
-            return []  # it was given back, or given to somebody else, since it was read
+            return []  # released, or assigned again, since it was read
         first = lease_record.read_sight(tables.MISSING.get(txn, key))
         same = (first[0], first[2]) == (lease.generation, seen)
         due = same and now - first[1] >= self._grace_ns
@@ -250,7 +252,7 @@ class Sweeper:
         return [] if given is None else [(one, True) for one in given.siblings]
 
     def _forget(self) -> None:
-        """Remove the notes on leases that have ended in another way meanwhile."""
+        """Delete the notes on leases that were released in another way."""
         with self._store.read() as txn:
             stale = list(self._outdated(txn))
         for at in range(0, len(stale), _BATCH):
@@ -274,7 +276,7 @@ class Sweeper:
                 yield key
 
     def _marked(self, leases: list[Lease]) -> set[bytes]:
-        """The keys of those that the first look has noted."""
+        """Return the keys of these leases that have a note of a first check."""
         with self._store.read() as txn:
             network_id = self._network.id_in(txn)
             if network_id is None:
@@ -283,13 +285,13 @@ class Sweeper:
             return {key for key in looked if tables.MISSING.get(txn, key) is not None}
 
     def _now(self, network_id: int) -> int:
-        """The network's clock: it never steps back, so a grace time is never cut short by that."""
+        """Return the network's clock, which never steps back: no grace time becomes shorter."""
         with self._store.read() as txn:
             return read_state(txn, network_id).at(self._store.clock())
 
 
 def _readable(key: bytes, raw: bytes) -> lease_record.Record | None:
-    """The record of a lease; None when it is damaged, which `fastipam check` finds."""
+    """Return the record of a lease, or None if it is damaged; `fastipam check` reports that."""
     try:
         return lease_record.Record.read(raw) if keys.is_address_key(key) else None
     except StoreCorrupt:
@@ -297,15 +299,15 @@ def _readable(key: bytes, raw: bytes) -> lease_record.Record | None:
 
 
 def missing_count(store: Store) -> int:
-    """How many leases have been found without their namespace once, and wait. O(1)."""
+    """Return the number of leases that wait for a second check. O(1)."""
     with store.read() as txn:
         return tables.MISSING.count(txn)
 
 
 def finish_reboot(ipam: Ipam, progress: Progress | None = None) -> int:
-    """Give back every lease of an earlier boot now; the number of leases looked at, about.
+    """Release all leases of earlier boots, and return the approximate number of leases read.
 
-    In transactions of a bounded size. O(leases) once after a reboot, O(1) at any other time.
+    A transaction reads up to 1024 leases. O(leases) once after a reboot, O(1) at other times.
     """
     looked = 0
     if not ipam.store.unswept:

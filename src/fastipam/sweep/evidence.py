@@ -1,12 +1,12 @@
-"""What is seen of a lease's network namespace from this process, and what that proves.
+"""Decide whether the network namespace of a lease still exists.
 
-The kernel soon gives the inode of a namespace that is gone to a new one, and a runtime may give
-that one the same path. The lease of the first is *doubted* then: the file that is there was made at
-another time than its own (:func:`fastipam.namespaces.look`). A runtime that mounts a living
-namespace anew would give the file another time, too, so that is not enough to call it gone: a
-younger lease of the network has to name the very file that is there, for another container and the
-same interface. A namespace holds one interface of a name, so one of the two has none; and the
-younger one was made when the file was what it is.
+The kernel reuses the inodes of namespaces, and a runtime may give a new namespace the path of an
+old one. Then the lease of the old one is *doubted*: its path has the right inode, but the file was
+made at another time (:func:`fastipam.namespaces.look`). That alone does not show that the namespace
+is gone, because a runtime that mounts a living namespace again changes the file's time as well. A
+*witness* shows it: a younger lease of the network with this path, this time and this interface for
+another container. A namespace has only one interface of a name, so one of the two leases has none,
+and the younger lease was made when the file was as it is now.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from fastipam.namespaces import look, mount_namespace
 if TYPE_CHECKING:
     from fastipam.storage.records.lease import Record
 
-GONE = 0  # is found where there is no file; else an inode, or the time of a doubted lease's file
+GONE = 0  # no file is at the path; otherwise an inode, or the time of a doubted lease's file
 
 
 class Place:
-    """Where this process looks from; which paths mean here what they meant to who noted them."""
+    """This process's mount namespace, and the directories that are the same in it as in leases."""
 
     def __init__(self) -> None:
         self._mount_ns = mount_namespace()
@@ -32,7 +32,10 @@ class Place:
         self._proven: set[str] = set()
 
     def observe(self, record: Record) -> tuple[int, int] | str:
-        """(inode, born_ns) at a lease's path (GONE: none), or why that cannot be said from here."""
+        """Return (inode, born_ns) of the file at a lease's path, or why it cannot be checked.
+
+        The inode is GONE when there is no file.
+        """
         if not record.netns:
             return "its lease names no network namespace"
         if not record.netns.startswith("/"):
@@ -51,7 +54,7 @@ class Place:
         if record.mount_ns and record.mount_ns == self._mount_ns:
             return inode, born_ns
         if inode and not record.inode and not record.mount_ns:
-            return inode, born_ns  # there is a file, and the lease does not say which it should be
+            return inode, born_ns  # there is a file, and the lease has no inode to compare
         where = "another mount namespace" if record.mount_ns else "a mount namespace nobody knows"
         if directory not in self._proven:
             return (
@@ -67,7 +70,7 @@ class Place:
 
 
 def _device_of_namespaces() -> int:
-    """The device that the kernel's namespaces are on, 0 when it cannot be seen."""
+    """Return the device number of the kernel's namespace files, or 0 if it cannot be read."""
     try:
         return os.stat("/proc/self/ns/net").st_dev
     except OSError:
@@ -75,22 +78,19 @@ def _device_of_namespaces() -> int:
 
 
 class Doubts:
-    """Leases whose namespace may be gone although its path and inode are there.
-
-    Memory: the doubted ones alone, of which there are hardly any.
-    """
+    """The doubted leases and their witnesses. Only these are kept in memory; there are few."""
 
     def __init__(self) -> None:
         self._witnesses: dict[tuple[str, str], Lease | None] = {}
         self._doubted: list[tuple[Lease, int]] = []
 
     def note(self, lease: Lease, seen: tuple[int, int] | str) -> None:
-        """The first time over the leases: whose witness has to be looked for."""
+        """Note a doubted lease, in the first pass: a witness for it is needed."""
         if _is_doubted(lease, seen):
             self._witnesses[lease.netns, lease.ifname] = None
 
     def ask(self, lease: Lease, seen: tuple[int, int]) -> bool:
-        """The second time: whether a lease whose path and inode are there is to be settled."""
+        """Collect doubted leases and witnesses in the second pass; return whether it is doubted."""
         if _is_doubted(lease, seen):
             self._doubted.append((lease, seen[1]))
             return True
@@ -102,7 +102,7 @@ class Doubts:
         return False
 
     def settle(self) -> tuple[list[tuple[Lease, int]], list[Lease]]:
-        """(those that are gone, each with its successor's ``born_ns``; those that are not)."""
+        """Return (gone, living): doubted leases that are gone, with the file's time, and others."""
         gone: list[tuple[Lease, int]] = []
         living: list[Lease] = []
         for lease, born_ns in self._doubted:

@@ -1,16 +1,15 @@
-"""Does a store agree with itself? Read-only, and without trusting anything that it says.
+"""Check whether a store is consistent. Read-only; no record is trusted.
 
-What is compared, for each network and in one read transaction:
+These conditions are checked for each network, in one read transaction:
 
-* pages: their length; none is empty; a bit of a page is set if and only if the page below is full
+* a page has 512 bytes and is not empty; a bit of it is set if and only if the page below is full
 * a bit of level 0 is set if and only if there is a lease (assigned or cooling) or a reservation
-* an assigned lease has exactly one owner entry that lists it, and the other way round
-* a cooling lease has exactly one place in the cool-down queue, and the other way round
-* a reservation with an owner is listed for him, one that ends has its place in time, and the other
-  way round
-* the network's numbers: assigned, cooling, reserved, kept, outside, generation, clock, events
-* no record belongs to a network that does not exist
-* the policy that is remembered of a network is one
+* an assigned lease is listed in exactly one owner entry, and an owner entry lists only such leases
+* a cooling lease has exactly one entry in the cool-down queue, and the queue has no other entries
+* a reservation with an owner is listed for the owner, and one that expires is listed by its time
+* the counters are right: assigned, cooling, reserved, kept, outside, generation, clock, events
+* every record belongs to a network that exists
+* the stored policy of a network can be read
 """
 
 from __future__ import annotations
@@ -36,20 +35,20 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST_NETWORKS", "Finding", "findings", "verify"]
 
-MOST_NETWORKS = (1 << 32) - 1  # the number of the next one has to fit
+MOST_NETWORKS = (1 << 32) - 1  # so that the id of one more network has 4 bytes, too
 
 
 def verify(store: Store, progress: Progress | None = None) -> list[Finding]:
-    """All findings of a store; empty when it is consistent. O(pages + records). Raises StoreError.
+    """Return all findings of a store, [] when it is consistent. O(pages + records).
 
-    Inside a write transaction of this thread it sees what that has changed. ``progress`` is called
-    with how many records have been read and how many there are, about.
+    Inside a write transaction of this thread its changes are checked as well. ``progress`` is
+    called with the number of records read and the approximate number of all. Raises StoreError.
     """
     return list(findings(store, progress))
 
 
 def findings(store: Store, progress: Progress | None = None) -> Iterator[Finding]:
-    """:func:`verify`, one finding at a time; a read transaction is open while it runs."""
+    """Yield the findings of :func:`verify`. A read transaction is open during the iteration."""
     with store.read() as txn:
         told = Told(txn, progress)
         yield from _Verifier(store, txn, told).run()
@@ -107,7 +106,7 @@ class _Verifier:
             yield network.finding("policy-unreadable", "policy", f"its policy is {policy.hex()}")
 
     def _orphans(self) -> Iterator[Finding]:
-        """Records whose network does not exist: one finding for each database and id."""
+        """Yield a finding for each table and id with records whose network does not exist."""
         for what, table in BY_NETWORK:
             with table.walk(self._txn) as walk:
                 more = walk.seek(b"")
@@ -136,7 +135,7 @@ def _read_state(network: Network) -> Iterator[Finding]:
 
 
 def _numbers(network: Network) -> Iterator[Finding]:
-    """The counters against what was counted; they need the pool to be readable."""
+    """Compare the counters with what was counted; "outside" only if the ranges can be read."""
     if network.state is None:
         return
     for what, counted in network.counts.items():

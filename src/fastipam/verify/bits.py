@@ -1,7 +1,7 @@
-"""The bitmap of a network against its records: each level against the one below it.
+"""Compare the bitmap of a network with its records, and each level with the one below.
 
-Keys are big-endian, so pages, leases and reservations all come in address order: they are merged
-as they are read. Memory: the numbers of a network's full pages, one for each 4096 addresses.
+Keys are big-endian, so pages, leases and reservations are read in address order and merged on the
+way. Only the numbers of full pages are kept in memory, one for 4096 addresses.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _LEVELS = 11  # as the tree's: 11 * 12 bits cover an IPv6 address
 
 
 class Bits:
-    """The bits of one family of a network; :meth:`findings` also counts what the records are."""
+    """The bits of one family of a network. :meth:`findings` also counts the records."""
 
     def __init__(self, network: Network, family: int) -> None:
         self._network = network
         self._family = family
-        # Filled by generators that are being merged, emptied after each step of the merge.
+        # The generators that are merged add findings; each step of the merge yields them.
         self._pending: list[Finding] = []
 
     def findings(self) -> Iterator[Finding]:
-        """Every level against the one below it, level 0 against the records."""
+        """Compare every level with the one below it, and level 0 with the records."""
         network, family = self._network, self._family
         below: Iterable[int] = self._addresses()
         for level in range(_LEVELS):
@@ -79,7 +79,7 @@ class Bits:
         self._pending.append(self._network.finding(kind, where, text))
 
     def _bits(self, level: int, full: list[int]) -> Iterator[int]:
-        """The set bits of a level, ascending; the numbers of its full pages go into ``full``."""
+        """Yield the set bits of a level, ascending; add the numbers of full pages to ``full``."""
         network, family = self._network, self._family
         prefix = keys.pages_prefix(network.network_id, family) + bytes((level,))
         index_bytes = keys.page_index_bytes(family)
@@ -100,7 +100,7 @@ class Bits:
             yield from bits
 
     def _addresses(self) -> Iterator[int]:
-        """Every address with a lease or a reservation, ascending; judges them on the way."""
+        """Yield every address with a lease or a reservation, ascending, and check its records."""
         network, family = self._network, self._family
         leased_ones = self._keyed(tables.LEASES, "lease")
         reserved_ones = self._keyed(tables.RESERVATIONS, "reservation")
@@ -125,7 +125,7 @@ class Bits:
 
 
 def other_families(network: Network) -> Iterator[Finding]:
-    """Keys that none of the above has looked at: families, or levels, that there are not."""
+    """Yield a finding for each key of a family or level that does not exist."""
     for what, table, levels in (
         ("page", tables.PAGES, _LEVELS),
         ("lease", tables.LEASES, 256),
@@ -141,13 +141,13 @@ def other_families(network: Network) -> Iterator[Finding]:
                     yield network.finding(f"{what}-key", key.hex(), text)
                     start = key + b"\0"
                 else:
-                    # Skip what was looked at: of a family the rest, of pages its levels.
+                    # Skip what was checked: the rest of a family, or the known levels of pages.
                     family = key[:5]
                     start = family + bytes((levels,)) if levels < 256 else _behind(family)
 
 
 def _merge(left: Iterable[int], right: Iterable[int]) -> Iterator[tuple[int, bool, bool]]:
-    """Two ascending sequences as one, each number with the sequences it is in."""
+    """Merge two ascending sequences: yield each number, and whether it is in left and in right."""
     lefts, rights = iter(left), iter(right)
     one, other = next(lefts, None), next(rights, None)
     while one is not None or other is not None:
@@ -164,5 +164,5 @@ def _merge(left: Iterable[int], right: Iterable[int]) -> Iterator[tuple[int, boo
 
 
 def _behind(prefix: bytes) -> bytes:
-    """The first key that no longer begins with ``prefix``; its last byte is not 255."""
+    """Return the first key after those that begin with ``prefix``, which must not end in 255."""
     return prefix[:-1] + bytes((prefix[-1] + 1,))

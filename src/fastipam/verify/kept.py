@@ -1,4 +1,4 @@
-"""Reservations against the lists of what is kept; and the events, each by itself."""
+"""Check reservations against the table ``sticky``, which lists them, and each event by itself."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def judge(network: Network, family: int, value: int) -> list[Finding]:
-    """What a reservation says, against the list of its owner and the time at which it ends."""
+    """Return the findings of a reservation: can it be read, and is it in the lists?"""
     where = format_ip(family, value)
     try:
         one = reservations.get(network.txn, network.network_id, family, value)
@@ -51,7 +51,7 @@ def _listed(network: Network, key: bytes) -> list[tuple[int, int]]:
 
 
 def entries(network: Network) -> Iterator[Finding]:
-    """Each entry of ``sticky`` against the reservations it speaks of."""
+    """Compare each entry of ``sticky`` with the reservations that it lists."""
     prefix = network.prefix
     for key, raw in network.items(tables.STICKY, prefix):
         try:
@@ -75,7 +75,7 @@ def entries(network: Network) -> Iterator[Finding]:
 
 
 def _names(network: Network, key: bytes, until: int, family: int, value: int) -> bool:
-    """Whether an address's reservation is the one that an entry of ``sticky`` speaks of."""
+    """Return whether the reservation of an address agrees with an entry of ``sticky``."""
     try:
         one = reservations.get(network.txn, network.network_id, family, value)
     except StoreCorrupt:  # reported with the reservations
@@ -88,7 +88,7 @@ def _names(network: Network, key: bytes, until: int, family: int, value: int) ->
 
 
 def events(network: Network) -> Iterator[Finding]:
-    """Each event can be read, and its number is one of those that were given."""
+    """Check that each event can be read, and has a number that was assigned."""
     prefix = network.prefix
     for key, raw in network.items(tables.EVENTS, prefix):
         try:

@@ -1,4 +1,4 @@
-"""Leases against their owners and the cool-down queue, and back; and the sweeper's notes."""
+"""Compare leases with owner entries and the cool-down queue; check the sweeper's notes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def judge(network: Network, family: int, value: int) -> list[Finding]:
-    """What a lease says, against the network's numbers, its owner and the queue."""
+    """Return the findings of a lease: its numbers, its owner's entry, its entry in the queue."""
     key = keys.address_key(network.network_id, family, value)
     where = format_ip(family, value)
     try:
@@ -59,7 +59,7 @@ def judge(network: Network, family: int, value: int) -> list[Finding]:
 
 
 def _all_seen(network: Network) -> bool:
-    """Whether the search for leases of earlier boots has come to its end."""
+    """Return whether all leases of earlier boots have been released."""
     return network.state is not None and network.state.swept == network.store.boot
 
 
@@ -79,7 +79,7 @@ def _owner_key(network: Network, record: Record) -> bytes:
 
 
 def owners(network: Network) -> Iterator[Finding]:
-    """Each owner's entry lists addresses whose leases name that owner."""
+    """Check that each owner entry lists addresses whose leases name this owner."""
     prefix = network.prefix
     for key, raw in network.items(tables.OWNERS, prefix):
         try:
@@ -100,7 +100,7 @@ def owners(network: Network) -> Iterator[Finding]:
 
 
 def cooldown(network: Network) -> Iterator[Finding]:
-    """Each place in the queue; what it says in its key has to be what the lease says."""
+    """Check that each entry of the cool-down queue agrees with a lease."""
     prefix = network.prefix
     for key, _ in network.items(tables.COOLDOWN, prefix):
         family = key[14] if len(key) > 14 else 0
@@ -123,7 +123,7 @@ def cooldown(network: Network) -> Iterator[Finding]:
 
 
 def missing(network: Network) -> Iterator[Finding]:
-    """Each note of the sweeper's can be read; that its lease is there is for the next sweep."""
+    """Check that each note of the sweeper can be read. The next sweep deletes outdated notes."""
     for key, raw in network.items(tables.MISSING, network.prefix):
         if not keys.is_address_key(key) or len(raw) != SIGHT_BYTES:
             text = "this is no note of a lost namespace"

@@ -1,4 +1,4 @@
-"""What the parts of a verification share: a finding, and the network that is looked at."""
+"""What all checks share: a finding, the progress, and the network that is checked."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _STEP = 4096  # records between two calls of progress
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One contradiction. ``where`` is an address, or a key in hexadecimal; ``kind`` a short name.
+    """A contradiction. ``kind`` is a short name, ``where`` an address or a key in hexadecimal.
 
-    ``network`` is the network's name, or ``#7`` for an id that has none.
+    ``network`` is the network's name, or ``#7`` for id 7 without a name.
     """
 
     kind: str
@@ -42,7 +42,7 @@ class Finding:
 
 
 class Told:
-    """Who wants to know how many records have been read, of how many there are."""
+    """Reports to the caller how many records of how many have been read."""
 
     def __init__(self, txn: Snapshot, progress: Progress | None) -> None:
         self._progress = progress
@@ -50,11 +50,11 @@ class Told:
         self._total = sum(table.count(txn) for _, table in BY_NETWORK) if progress else 0
 
     def read(self, found: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
-        """The same records, counted as they are read."""
+        """Return the same records, counted as they are read."""
         return found if self._progress is None else self._counted(found)
 
     def all(self) -> None:
-        """Everything has been read."""
+        """Report that everything was read."""
         if self._progress is not None:
             self._progress(self._total, self._total)
 
@@ -67,7 +67,7 @@ class Told:
 
 
 class Network:
-    """What is found of a network, beside what it says of itself."""
+    """A network: its stored ranges and state, and what was counted."""
 
     def __init__(self, store: Store, txn: Snapshot, network_id: int, name: str, told: Told) -> None:
         self._told = told
@@ -81,15 +81,15 @@ class Network:
         self.counts = dict.fromkeys(("assigned", "cooling", "reserved", "kept", "outside"), 0)
 
     def finding(self, kind: str, where: str, text: str) -> Finding:
-        """A contradiction in this network."""
+        """Return a finding of this network."""
         return Finding(kind, self.name, where, text)
 
     def outside(self, family: int, value: int) -> bool:
-        """Whether the ranges, as far as they can be read, do not have this address."""
+        """Return whether the address is outside the ranges; False if they cannot be read."""
         return self.pool is not None and not self.pool.holds(family, value)
 
     def record(self, family: int, value: int) -> Record | None:
-        """The record of an address; None, too, when it cannot be read: the leases say that."""
+        """Return the lease of an address, or None if it has none, or none that can be read."""
         key = keys.address_key(self.network_id, family, value)
         raw = tables.LEASES.get(self.txn, key)
         try:
@@ -102,7 +102,7 @@ class Network:
         return self._told.read(table.scan(self.txn, prefix))
 
 
-# What each table whose keys begin with a network's number holds.
+# The tables whose keys begin with a network's id, with the name of a record in messages.
 BY_NETWORK = (
     ("state", tables.STATES),
     ("page", tables.PAGES),
