@@ -1,9 +1,6 @@
-"""Leases in from a host-local tree, and out into one again.
+"""Import leases from a host-local tree, and export them into one.
 
-host-local keeps, in a directory a network, one file an address: named by the address, holding the
-container id and (since 0.7) the interface, divided by CR LF; ``last_reserved_ip.<set>`` is its
-round-robin cursor and ``lock`` what it locks. The tree says nothing about ranges: an imported
-network learns them from the first ADD.
+An imported network learns its ranges from the first ADD: the tree says nothing about them.
 """
 
 from __future__ import annotations
@@ -11,9 +8,9 @@ from __future__ import annotations
 import fcntl
 import os
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from fastipam import host_local
 from fastipam.addressing.addresses import format_ip, parse_ip
 from fastipam.cni.environment import is_id
 from fastipam.errors import AddressInUse, ConfigError
@@ -23,15 +20,11 @@ from fastipam.storage.records.lease import ASSIGNED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from fastipam.cli.progress import Progress
     from fastipam.ipam import Ipam
 
-DEFAULT_TREE = Path("/var/lib/cni/networks")
-_CURSOR = "last_reserved_ip."
-_LAST_SET = 255  # far more range sets than a configuration has; the cursors are stored in a row
-_LOCK = "lock"
-_LINE_BREAK = "\r\n"
 _STEP = 64  # files between two reports of progress
 
 DONE = "done"
@@ -61,7 +54,7 @@ def require_tree(tree: Path) -> None:
             field="DIR",
             value=str(tree),
             hint="it is the dataDir of host-local's configuration, by default "
-            f"{DEFAULT_TREE}: a directory for each network",
+            f"{host_local.DEFAULT_TREE}: a directory for each network",
         )
 
 
@@ -104,39 +97,25 @@ def _import_network(ipam: Ipam, directory: Path) -> Iterator[Item]:
         yield Item(name, "", SKIPPED, "this is no valid network name")
         return
     network = Network(ipam.store, name, None)
-    for path in sorted(directory.iterdir()):
-        if path.name == _LOCK:
-            continue
+    for file_name in host_local.file_names(directory):
         try:
-            yield _import_file(network, path)
+            yield _import_file(network, directory / file_name)
         except AddressInUse as error:
-            yield Item(name, path.name, CONFLICT, error.message)
+            yield Item(name, file_name, CONFLICT, error.message)
         except (OSError, ValueError) as error:
-            yield Item(name, path.name, SKIPPED, str(error))
+            yield Item(name, file_name, SKIPPED, str(error))
 
 
 def _import_file(network: Network, path: Path) -> Item:
-    if path.is_symlink() or not path.is_file():
-        raise ValueError("this is no file")
-    content = path.read_text(encoding="utf-8", errors="surrogateescape").strip()
-    if path.name.startswith(_CURSOR):
-        return _import_cursor(network, path.name, content)
-    address = parse_ip(path.name.replace("_", ":"))
-    container_id, _, ifname = (part.strip() for part in content.partition("\n"))
-    if not container_id:
-        raise ValueError("the file is empty: whose address this is, nobody can know")
-    added = network.adopt(Owner(container_id, ifname), *address, path.stat().st_mtime_ns)
-    owner = f"{container_id} {ifname}".strip()
-    return Item(network.name, path.name, DONE if added else PRESENT, owner)
-
-
-def _import_cursor(network: Network, file_name: str, content: str) -> Item:
-    number = file_name.removeprefix(_CURSOR)
-    if not number.isascii() or not number.isdigit() or int(number) > _LAST_SET:
-        raise ValueError(f"{number!r} is no number of a range set")
-    index = int(number)
-    moved = network.start_from(index, *parse_ip(content))
-    return Item(network.name, file_name, DONE if moved else PRESENT, content)
+    content = host_local.read(path)
+    index = host_local.set_of_cursor(path.name)
+    if index is not None:
+        moved = network.start_from(index, *parse_ip(content))
+        return Item(network.name, path.name, DONE if moved else PRESENT, content)
+    address = host_local.address_of(path.name)
+    owner = host_local.owner_of(content)
+    added = network.adopt(Owner(*owner), *address, path.stat().st_mtime_ns)
+    return Item(network.name, path.name, DONE if added else PRESENT, " ".join(owner).strip())
 
 
 def export_host_local(ipam: Ipam, tree: Path) -> list[Item]:
@@ -168,10 +147,10 @@ def _export_network(network: Network, directory: Path) -> Iterator[Item]:
         if record.state != ASSIGNED:
             continue
         lines = [record.container_id, record.ifname] if record.ifname else [record.container_id]
-        yield _write(network.name, directory / address, _LINE_BREAK.join(lines))
+        yield _write(network.name, directory / address, host_local.LINE_BREAK.join(lines))
     for index, cursor in enumerate(network.cursors()):
         if cursor is not None:
-            path = directory / f"{_CURSOR}{index}"
+            path = directory / f"{host_local.CURSOR}{index}"
             path.unlink(missing_ok=True)  # host-local overwrites it at each ADD, too
             yield _write(network.name, path, format_ip(*cursor))
 
@@ -183,7 +162,7 @@ def _write(network: str, path: Path, content: str) -> Item:
         return Item(network, path.name, CONFLICT, "a symbolic link is there")
     if path.exists():
         if path.read_bytes().split() == data.split():
-            return Item(network, path.name, PRESENT, content.replace(_LINE_BREAK, " "))
+            return Item(network, path.name, PRESENT, content.replace(host_local.LINE_BREAK, " "))
         return Item(network, path.name, CONFLICT, "the file is there with another content")
     temporary = path.with_name(f".{path.name}.new")
     temporary.unlink(missing_ok=True)  # of an export that was killed
@@ -197,7 +176,7 @@ def _write(network: str, path: Path, content: str) -> Item:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    return Item(network, path.name, DONE, content.replace(_LINE_BREAK, " "))
+    return Item(network, path.name, DONE, content.replace(host_local.LINE_BREAK, " "))
 
 
 @contextmanager
@@ -205,7 +184,7 @@ def _locked(directory: Path, *, create: bool) -> Iterator[None]:
     """Hold host-local's lock of a network, if there is one or it may be made."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if create else 0)
     try:
-        descriptor = os.open(directory / _LOCK, flags, 0o600)
+        descriptor = os.open(directory / host_local.LOCK, flags, 0o600)
     except OSError:
         yield
         return

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 import fastipam
+from fastipam import host_local
 from fastipam.cli import migration, options, output, progress
 from fastipam.cli.click_base import Group
 
@@ -26,7 +27,7 @@ _tree = click.argument(
     "tree",
     metavar="[DIR]",
     type=click.Path(file_okay=False, path_type=Path),
-    default=migration.DEFAULT_TREE,
+    default=Path(host_local.DEFAULT_TREE),
 )
 
 

@@ -13,7 +13,7 @@ import click
 from fastipam.cli import options, output
 from fastipam.cli.click_base import command as _command
 from fastipam.cli.commands.doctor.finding import PROBLEM, WARNING, Finding
-from fastipam.cli.migration import DEFAULT_TREE
+from fastipam.host_local import DEFAULT_TREE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +40,7 @@ _GIVEN = (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENV
     "--host-local",
     "tree",
     type=click.Path(file_okay=False, readable=False, path_type=Path),
-    default=DEFAULT_TREE,
+    default=Path(DEFAULT_TREE),
     show_default=True,
     help="Where host-local keeps its leases.",
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import fastipam
-from fastipam.addressing.addresses import parse_ip
+from fastipam import host_local
 from fastipam.allocation import history
 from fastipam.cli.click_base import is_refusal
 from fastipam.cli.commands.doctor.finding import OK, PROBLEM, WARNING, Finding
@@ -240,8 +240,7 @@ def leftovers(tree: Path, data_dirs: list[str]) -> Iterator[Finding]:
     held: dict[str, list[tuple[int, int]]] = {}
     try:
         for directory in sorted(one for one in tree.iterdir() if one.is_dir()):
-            found = [_address(one.name) for one in sorted(directory.iterdir())]
-            held[directory.name] = [one for one in found if one is not None]
+            held[directory.name] = host_local.addresses(directory)
     except FileNotFoundError:
         pass
     except OSError as error:
@@ -262,13 +261,6 @@ def leftovers(tree: Path, data_dirs: list[str]) -> Iterator[Finding]:
         else:
             text = f"{tree / name}: {len(addresses)} leases, all of them in the store"
             yield Finding("host-local", OK, text)
-
-
-def _address(name: str) -> tuple[int, int] | None:
-    try:
-        return parse_ip(name.replace("_", ":"))
-    except ValueError:
-        return None
 
 
 def _known(data_dir: str, name: str, addresses: list[tuple[int, int]]) -> int:
