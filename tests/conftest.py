@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 import fastipam
 from fastipam.ipam import Ipam
 from fastipam.storage.store import Store
+from fastipam.testing import Clock
 from fastipam.verify import verify
 
 from .options import options, register
@@ -39,20 +40,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Read the suite's own options before any test module is imported."""
     options.read(config)
-
-
-class Clock:
-    """A wall clock that a test moves; nanoseconds, as the store wants it."""
-
-    def __init__(self) -> None:
-        self.now_ns = 1_700_000_000 * 10**9
-
-    def __call__(self) -> int:
-        return self.now_ns
-
-    def advance(self, seconds: float) -> None:
-        """Move it; backwards, too."""
-        self.now_ns += int(seconds * 1e9)
 
 
 def assert_consistent(store: Store) -> None:

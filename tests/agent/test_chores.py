@@ -14,7 +14,7 @@ from fastipam.namespaces import mount_namespace
 from fastipam.network import Network
 from fastipam.storage import open_stores, tables
 from fastipam.storage.records import keys
-from tests.conftest import Clock
+from fastipam.testing import Clock
 
 POOL = "10.0.0.0/16"
 

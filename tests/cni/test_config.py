@@ -10,6 +10,7 @@ import pytest
 from fastipam.configuration.network import Location
 from fastipam.storage import open_stores
 from fastipam.storage.store import DEFAULT_DATA_DIR
+from fastipam.testing import Clock
 
 from .plugin import VERSIONS, Call, Held, Make
 
@@ -558,14 +559,6 @@ def test_exclude_an_assigned_address(call: Call, config: Make, held: Held) -> No
 # cooldown -------------------------------------------------------------------------------------
 
 
-class _Clock:
-    def __init__(self) -> None:
-        self.now_s = 1_800_000_000.0
-
-    def __call__(self) -> int:
-        return int(self.now_s * 1e9)
-
-
 @pytest.mark.parametrize(
     ("cooldown", "seconds"),
     [({}, 30.0), ({"cooldown": 5}, 5.0), ({"cooldown": 0.25}, 0.25), ({"cooldown": 1e8}, 1e8)],
@@ -574,7 +567,7 @@ def test_cooldown(
     cooldown: dict[str, Any], seconds: float, call: Call, config: Make, tmp_path: Path
 ) -> None:
     """A released address is passed over for ``cooldown`` seconds, 30 by default."""
-    clock = _Clock()
+    clock = Clock(1_800_000_000 * 10**9)
     open_stores.get(str(tmp_path / "store"), None).clock = clock
     made = config(ipam={"subnet": "10.1.2.0/29"} | cooldown)
     assert call("ADD", made, "a").addresses == ["10.1.2.2/29"]
@@ -583,7 +576,7 @@ def test_cooldown(
     for number in (4, 5, 6):
         assert call("ADD", made, f"c{number}").addresses == [f"10.1.2.{number}/29"]
     call("DEL", made, "b")
-    clock.now_s += seconds + 0.001
+    clock.advance(seconds + 0.001)
     # .2 and .3 are free now: the round robin comes to .2 first, then to .3.
     assert call("ADD", made, "d").addresses == ["10.1.2.2/29"]
     call("DEL", made, "d")

@@ -26,9 +26,9 @@ from fastipam.repair import repair
 from fastipam.storage import open_stores, tables
 from fastipam.storage.records.policy import Policy
 from fastipam.sweep import finish_reboot, sweep
+from fastipam.testing import Clock
 from fastipam.verify import verify
 
-from ..conftest import Clock
 from ..options import options
 from .damage import DATABASES, damage
 

@@ -28,8 +28,7 @@ from fastipam.picture.frames import frames
 
 if TYPE_CHECKING:
     from fastipam.ipam import Ipam
-
-    from ..conftest import Clock
+    from fastipam.testing import Clock
 
 EDGE = [{"subnet": "10.1.2.0/24", "rangeStart": "10.1.2.20", "rangeEnd": "10.1.2.250"}]
 HALVES = [["10.1.0.0/25", "10.1.1.128/25"]]  # what lies between is outside

@@ -9,13 +9,13 @@ import threading
 from pathlib import Path
 
 import pytest
-from tests.conftest import Clock
 
 import fastipam
 from fastipam.backup import backup, restore
 from fastipam.errors import ConfigError, StoreCorrupt, StoreError, StoreUnavailable
 from fastipam.ipam import Ipam
 from fastipam.lease import Owner
+from fastipam.testing import Clock
 from fastipam.verify import verify
 
 POOL = "10.0.0.0/16"

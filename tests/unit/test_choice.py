@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
     from fastipam.ipam import Ipam
     from fastipam.storage.store import Store
-
-    from ..conftest import Clock
+    from fastipam.testing import Clock
 
 POOL = "10.0.0.0/29"  # .2 to .6 are assigned
 HINT = "look for leases that nobody uses, or give the network more ranges"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from tests.conftest import Clock
 
 from fastipam import PoolExhausted, StoreCorrupt
 from fastipam.ipam import Ipam
 from fastipam.storage.records.event import Event, event_key
+from fastipam.testing import Clock
 
 POOL = "10.0.0.0/29"
 POD = {"pod_namespace": "ns", "pod_name": "web"}

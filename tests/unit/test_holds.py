@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from tests.conftest import Clock, assert_consistent
+from tests.conftest import assert_consistent
 
 from fastipam import AddressInUse, ConfigError, PoolExhausted, StoreCorrupt, errors
 from fastipam.allocation import reservations
@@ -15,6 +15,7 @@ from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.storage.records.policy import Policy
 from fastipam.storage.records.reservation import Reservation
+from fastipam.testing import Clock
 
 POOL = "10.0.0.0/29"  # .2 to .6
 

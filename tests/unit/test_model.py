@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from tests.conftest import Clock, assert_consistent
+from tests.conftest import assert_consistent
 
 import fastipam
 from fastipam import (
@@ -24,6 +24,7 @@ from fastipam import (
 from fastipam.addressing.parsing import parse_ranges
 from fastipam.storage import tables
 from fastipam.storage.records.network_state import NetworkState
+from fastipam.testing import Clock
 
 COOLDOWN_S = 30
 # Small sets, a page border (10.0.16.0 begins a page), dual stack, the sets in another order.

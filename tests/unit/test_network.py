@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.conftest import Clock
 
 from fastipam import (
     AddressInUse,
@@ -27,6 +26,7 @@ from fastipam.storage.records import keys
 from fastipam.storage.records.network_state import NetworkState
 from fastipam.storage.records.policy import Policy
 from fastipam.storage.store import Store
+from fastipam.testing import Clock
 
 V4 = "10.0.0.0/29"  # serves .2 to .6
 V6 = "2001:db8:1::/64"

@@ -7,7 +7,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from tests.conftest import Clock
 
 import fastipam
 from fastipam import errors
@@ -17,6 +16,7 @@ from fastipam.network import Network
 from fastipam.repair import repair
 from fastipam.storage import tables
 from fastipam.storage.records import keys
+from fastipam.testing import Clock
 from fastipam.verify import verify
 
 POOL = "10.0.0.0/29"  # .2 to .6

@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
-from tests.conftest import Clock
 
 import fastipam
 from fastipam import PoolExhausted
@@ -21,6 +20,7 @@ from fastipam.repair import repair
 from fastipam.storage import store, tables
 from fastipam.storage.records import keys
 from fastipam.sweep import finish_reboot
+from fastipam.testing import Clock
 from fastipam.verify import verify
 
 POOL = "10.0.0.0/16"

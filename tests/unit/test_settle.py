@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from tests.conftest import Clock
-
 from fastipam.ipam import Ipam
+from fastipam.testing import Clock
 
 POOL = "10.0.0.0/29"  # .2 to .6
 

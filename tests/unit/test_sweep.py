@@ -7,7 +7,6 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from tests.conftest import Clock
 
 from fastipam.backup import backup, restore
 from fastipam.ipam import Ipam
@@ -15,6 +14,7 @@ from fastipam.namespaces import look, mount_namespace
 from fastipam.network import Network
 from fastipam.storage import tables
 from fastipam.sweep import Report, Sweeper, missing_count, sweep
+from fastipam.testing import Clock
 from fastipam.verify import verify
 
 POOL = "10.0.0.0/16"

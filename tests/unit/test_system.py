@@ -13,7 +13,7 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from tests.conftest import Clock, assert_consistent
+from tests.conftest import assert_consistent
 
 import fastipam
 from fastipam import cni
@@ -24,6 +24,7 @@ from fastipam.repair import repair
 from fastipam.storage import open_stores, tables
 from fastipam.storage.records.network_state import NetworkState
 from fastipam.sweep import finish_reboot, missing_count, sweep
+from fastipam.testing import Clock
 from fastipam.verify import verify
 
 COOLDOWN_S = 30

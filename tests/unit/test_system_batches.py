@@ -22,7 +22,7 @@ from unittest import mock
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from tests.conftest import Clock, assert_consistent
+from tests.conftest import assert_consistent
 
 import fastipam
 from fastipam.addressing.addresses import format_ip, parse_ip
@@ -33,6 +33,7 @@ from fastipam.backup import backup, restore
 from fastipam.errors import StoreFull
 from fastipam.storage import open_stores
 from fastipam.storage.transaction import Transaction
+from fastipam.testing import Clock
 
 V6 = "2001:db8::/125"
 POOLS: list[list[str]] = [
