@@ -14,7 +14,7 @@ from fastipam.cluster.schema import Keys
 if TYPE_CHECKING:
     from bench.cluster_sim.world import World
     from fastipam.cluster.planner import Geometry
-    from fastipam.cluster.schema import Want
+    from fastipam.cluster.schema import Mark
 
 
 class Cluster:
@@ -40,7 +40,7 @@ class Cluster:
         self.owned_blocks = 0
         self.nodes = [Node(self, name) for name in names]
         self.by_name = {node.name: node for node in self.nodes}
-        self.marks: dict[str, tuple[bytes, int, Want]] = {}
+        self.marks: dict[str, tuple[bytes, int, Mark]] = {}
         self._counted_s = -1.0
         self._movable = 1.0
 
@@ -67,7 +67,7 @@ class Cluster:
 
     # What the watch of the marks tells everybody, one way through the network later.
 
-    def mark_is_up(self, needy: str, key: bytes, revision: int, want: Want) -> None:
+    def mark_is_up(self, needy: str, key: bytes, revision: int, want: Mark) -> None:
         self.marks[needy] = (key, revision, want)
         for node in self.nodes:
             if node.name != needy and node.blocks:

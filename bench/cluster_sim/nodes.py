@@ -15,7 +15,7 @@ from bench.cluster_sim.world import Call
 from fastipam.cluster import planner
 from fastipam.cluster.engine import Compare, Delete, EngineError, Put
 from fastipam.cluster.planner import Look, Search, Use
-from fastipam.cluster.schema import BlockEntry, Want, read_block_key
+from fastipam.cluster.schema import BlockEntry, Mark, read_block_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -309,8 +309,8 @@ class Node:
             return False
         if not self.marked:
             number = cluster.world.random.getrandbits(48) | 1
-            want = Want(number, -(-missing // cluster.pool.size), 1, cluster.pool.family)
-            key = cluster.keys.want(self.name)
+            want = Mark(number, -(-missing // cluster.pool.size), 1, cluster.pool.family)
+            key = cluster.keys.mark(self.name)
             outcome = yield _write(lambda e: e.transact([], [Put(key, want.pack())], deadline_s=1))
             self.marked = outcome.revision
             cluster.totals.marks += 1
@@ -320,7 +320,7 @@ class Node:
 
     def _lower_mark(self) -> Generator[Any, Any, None]:
         if self.marked:
-            key, revision = self.cluster.keys.want(self.name), self.marked
+            key, revision = self.cluster.keys.mark(self.name), self.marked
             self.marked = 0
             self.cluster.mark_is_down(self.name, revision)
             condition = [Compare(key, "mod_revision", revision)]
@@ -341,7 +341,7 @@ class Node:
         return act
 
     def _donate(
-        self, needy: str, mark: tuple[bytes, int, Want], numbers: list[int]
+        self, needy: str, mark: tuple[bytes, int, Mark], numbers: list[int]
     ) -> Generator[Any, Any, None]:
         keys, pool = self.cluster.keys, self.cluster.pool
         value = BlockEntry(needy, 1, int(self.cluster.world.now * 1e9), mark[2].number).pack()

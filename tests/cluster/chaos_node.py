@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from fastipam.cluster.engines.connect import connect
 from fastipam.cluster.keeper.keeper import Keeper
+from fastipam.cluster.node.share import Share
 from fastipam.configuration.cluster import Settings
 from fastipam.errors import PoolExhausted
 from fastipam.network import Network
@@ -58,7 +59,7 @@ def main(
     for lease in network.leases():
         running[lease.container_id] = lease.cidr.partition("/")[0]
         history.say("has", lease.cidr.partition("/")[0], "kept")
-    keeper = Keeper(store, network, settings, connect, directories=())
+    keeper = Keeper(Share(store, network, settings), connect, directories=())
     keeper.start()
     chance = random.Random(f"{name} {os.getpid()}")
     numbers = itertools.count()

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from fastipam.cluster import schema
 from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.engine import Compare, Put
-from fastipam.cluster.node.claims import Node
+from fastipam.cluster.node.node import Node
+from fastipam.cluster.node.share import Share
 from fastipam.configuration.cluster import Settings
 from fastipam.network import Network
 from fastipam.storage.records.policy import Policy
@@ -148,9 +149,9 @@ def assert_settled(crowd: Crowd, etcd: Etcd, written: dict[str, Any]) -> None:
         store = Store(crowd.path / name, "relaxed")
         network = Network(store, "podnet", settings.pool, policy=Policy(cooldown_s=0))
         with contextlib.closing(etcd.engine()) as engine, contextlib.closing(store):
-            node = Node(store, network, settings, engine)
+            node = Node(Share(store, network, settings), engine)
             node.join(Deadline(PATIENCE_S), agent=True)
-            assert not node.has_begun()
+            assert not node.share.has_begun()
             prefix = node.keys.owned_by(name)
             owned = {
                 schema.read_block_key(one.key)[1]

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from fastipam.cluster import schema
 from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.engines.memory import MemoryEngine
-from fastipam.cluster.node.claims import Node
+from fastipam.cluster.node.node import Node
+from fastipam.cluster.node.share import Share
 from fastipam.configuration.cluster import Settings
 from fastipam.network import Network
 from fastipam.storage.records import block as block_record
@@ -57,10 +58,15 @@ class Machine:
         self.store = Store(self.path, "relaxed", boot_id=lambda: self.boot)
         self.network = Network(self.store, NETWORK, self.settings.pool, policy=Policy(cooldown_s=0))
 
+    @property
+    def share(self) -> Share:
+        """The node's records in its store."""
+        return Share(self.store, self.network, self.settings)
+
     def node(self, step: Callable[[str], None] | None = None) -> Node:
         """A process that works on this node's claims."""
         more = {} if step is None else {"step": step}
-        return Node(self.store, self.network, self.settings, self.engine, **more)
+        return Node(self.share, self.engine, **more)
 
     def joined(self) -> Node:
         """The same, registered."""
@@ -70,11 +76,13 @@ class Machine:
 
     def active(self) -> set[tuple[int, int]]:
         """The blocks from which this node assigns."""
-        return {(each.family, each.base) for each in self.node().local() if each.state == ACTIVE}
+        return {
+            (each.family, each.base) for each in self.node().share.blocks() if each.state == ACTIVE
+        }
 
     def states(self) -> Counter[str]:
         """How many blocks are in which state."""
-        return Counter(block_record.STATES[each.state] for each in self.node().local())
+        return Counter(block_record.STATES[each.state] for each in self.node().share.blocks())
 
 
 def init(engine: Engine, **more: Any) -> None:

@@ -18,6 +18,7 @@ import pytest
 from fastipam.cluster.engine import Compacted, EngineError, Put
 from fastipam.cluster.engines.connect import connect
 from fastipam.cluster.keeper.keeper import Keeper
+from fastipam.cluster.node.share import Share
 from fastipam.configuration.cluster import Settings
 from fastipam.errors import PoolExhausted
 from fastipam.network import Network
@@ -170,7 +171,9 @@ class Site:
         self.watches = threading.Event()
         self.gate = threading.Event()
         self.gate.set()
-        self.keeper = Keeper(self.store, self.network, self.settings, self._connect, directories=())
+        self.keeper = Keeper(
+            Share(self.store, self.network, self.settings), self._connect, directories=()
+        )
 
     def _connect(self, settings: Settings) -> Engine:
         """An engine whose watches begin when ``gate`` is open; those too late are counted."""

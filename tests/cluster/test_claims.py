@@ -13,7 +13,6 @@ from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.engine import EngineTimeout, EngineUnavailable, KeyValue, Put
 from fastipam.cluster.engines.memory import MemoryEngine
 from fastipam.cluster.errors import ClusterRefused, NoBlock
-from fastipam.cluster.keeper.on_demand import claim_family
 from fastipam.cluster.node.lock import NodeLock
 from fastipam.errors import AddressNotInRange, PoolExhausted
 
@@ -22,7 +21,7 @@ from .nodes import Killed, Machine, assert_agree, assert_settled, init, owners, 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fastipam.cluster.node.claims import Node
+    from fastipam.cluster.node.node import Node
 
 
 @pytest.fixture
@@ -78,7 +77,7 @@ def test_two_pools_of_one_family(tmp_path: Path) -> None:
     init(engine, **more)
     machine = Machine(tmp_path, "a", engine, **more)
     node = machine.joined()
-    while claim_family(node, 4, 1, Deadline(5)):
+    while node.claim_family(4, 1, Deadline(5)):
         pass
     assert machine.active() == {(4, 0x0A200000), (4, 0x0A300000), (4, 0x0A300040)}
     leases = [machine.network.allocate(f"c{number}") for number in range(61 + 125)]
@@ -121,7 +120,7 @@ def test_killed_while_claiming(at: str, agent: bool, engine: MemoryEngine, tmp_p
     claim(other.joined(), 4)
     again = machine.node()
     again.join(Deadline(5), agent=agent)
-    assert not again.has_begun()
+    assert not again.share.has_begun()
     assert_settled(engine, machine, other)
     claim(again)
     assert machine.active()
@@ -159,8 +158,8 @@ def test_killed_while_donating(at: str, engine: MemoryEngine, tmp_path: Path) ->
 
 def raise_mark(node: Node, engine: MemoryEngine, count: int = 1) -> KeyValue:
     session = engine.open_session(10, deadline_s=1)
-    node.raise_mark(4, count, session, Deadline(5))
-    mark = engine.get(node.keys.want(node.name), deadline_s=1)
+    node.write_mark(4, count, session, Deadline(5))
+    mark = engine.get(node.keys.mark(node.name), deadline_s=1)
     assert mark is not None
     return mark
 
@@ -202,7 +201,7 @@ def test_nothing_in_use_is_given_away(engine: MemoryEngine, tmp_path: Path) -> N
     machine.network.allocate("c1")
     node = machine.node()
     assert node.give_back([pair], Deadline(5)) == 0
-    mark = KeyValue(node.keys.want("b"), schema.Want(1, 1, 1, 4).pack(), 1, 1, 1)
+    mark = KeyValue(node.keys.mark("b"), schema.Mark(1, 1, 1, 4).pack(), 1, 1, 1)
     assert node.donate("b", mark, [pair], Deadline(5)) == 0
     assert machine.active() == {pair}
     machine.network.release("c1")
@@ -244,7 +243,7 @@ def test_lost_answer_to_a_first_registration(
 
     engine.fault = fault
     join_and_claim(machine.node(), agent=False)
-    member = machine.node().member()
+    member = machine.node().share.member()
     assert member is not None
     assert member.epoch == 1
     assert_settled(engine, machine)
@@ -278,7 +277,7 @@ def test_never_answered(when: str, engine: MemoryEngine, tmp_path: Path) -> None
         node.claim(node.settings.geometries[0], 1, Deadline(0.05))
     engine.fault = None
     assert machine.states() == {"claiming": 1}
-    assert node.has_begun()
+    assert node.share.has_begun()
     assert_agree(engine, machine)
     machine.joined()
     assert_settled(engine, machine)
@@ -427,9 +426,9 @@ def test_lock_belongs_to_one(engine: MemoryEngine, tmp_path: Path) -> None:
     first, second = NodeLock(machine.store), NodeLock(machine.store)
     assert first.try_take()
     assert not second.try_take()
-    first.give()
+    first.release()
     assert second.try_take()
-    second.give()
+    second.release()
 
 
 def test_fencing(engine: MemoryEngine, tmp_path: Path) -> None:
@@ -439,12 +438,12 @@ def test_fencing(engine: MemoryEngine, tmp_path: Path) -> None:
     claim(node)
     with pytest.raises(PoolExhausted, match="fencing"):
         machine.network.allocate("c1")
-    node.prove_until(1 << 62)
+    node.share.prove_until(1 << 62)
     machine.network.allocate("c1")
-    node.prove_until(1)
+    node.share.prove_until(1)
     with pytest.raises(PoolExhausted, match="fencing"):
         machine.network.allocate("c2")
-    node.prove_until(1 << 62)
+    node.share.prove_until(1 << 62)
     machine.store.close()
     machine.boot = "boot-2"
     machine.open()

@@ -64,9 +64,7 @@ class Agent(Machine):
     def restart(self) -> None:
         """The agent's process begins anew."""
         self.keeper = Keeper(
-            self.store,
-            self.network,
-            self.settings,
+            self.share,
             lambda _: self.engine,
             on_blocks=self._on_blocks,
             clock=self.time,
@@ -344,9 +342,9 @@ def test_a_mark_that_cannot_be_read(engine: MemoryEngine, time: Time, tmp_path: 
     """What somebody else has written among the marks keeps no other from being answered."""
     marks = Agent(tmp_path, "a", engine, time).keeper.marks
     keys = marks._node.keys
-    values = {"b": b"help!", "c": schema.Want(1, 1, 1, 4).pack()}
+    values = {"b": b"help!", "c": schema.Mark(1, 1, 1, 4).pack()}
     for name, value in values.items():
-        engine.transact([], [Put(keys.want(name), value)], deadline_s=1)
+        engine.transact([], [Put(keys.mark(name), value)], deadline_s=1)
     listed, _ = engine.list(keys.wanted, deadline_s=1)
     marks.replace(listed)
     time.now += 10
@@ -367,7 +365,7 @@ def test_a_watch_that_fails_in_an_odd_way(
             raise KeyError("header")
 
     engine.fault = fault
-    want = Put(keys.want("b"), schema.Want(1, 1, 1, 4).pack())
+    want = Put(keys.mark("b"), schema.Mark(1, 1, 1, 4).pack())
     pauses: list[float] = []
 
     def pause(seconds: float) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fastipam.cluster import schema
 from fastipam.cluster.errors import ClusterCorrupt
-from fastipam.cluster.schema import BlockEntry, Keys, NodeEntry, Want
+from fastipam.cluster.schema import BlockEntry, Keys, Mark, NodeEntry
 
 KEYS = Keys("/fastipam/", "podnet")
 NUMBER = st.integers(0, (1 << 63) - 1)
@@ -59,20 +59,20 @@ def test_block_entry(epoch: int, claimed_ns: int, grant: int) -> None:
 def test_node_entry(addresses: tuple[str, ...], agent: bool) -> None:
     """A node's entry is read back as it was written; an empty incarnation says it was removed."""
     for incarnation in ("i-1", ""):
-        entry = NodeEntry(incarnation, 3, "b-1", addresses, agent=agent, revision=9)
-        assert _fields(NodeEntry.read(b"k", entry.pack(), 9)) == _fields(entry)
+        entry = NodeEntry(incarnation, 3, "b-1", addresses, agent=agent)
+        assert _fields(NodeEntry.read(b"k", entry.pack())) == _fields(entry)
     old = NodeEntry.read(b"k", b"incarnation=i-1 epoch=3")
     assert (old.boot, old.addresses, old.agent) == ("", (), False)
 
 
 @given(NUMBER, NUMBER, NUMBER, st.sampled_from([4, 6]))
-def test_want(number: int, blocks: int, epoch: int, family: int) -> None:
-    """A wanted mark is read back as it was written."""
-    want = Want(number, blocks, epoch, family, 5)
-    assert _fields(Want.read(b"k", want.pack(), 5)) == _fields(want)
+def test_mark(number: int, blocks: int, epoch: int, family: int) -> None:
+    """A mark is read back as it was written."""
+    mark = Mark(number, blocks, epoch, family)
+    assert _fields(Mark.read(b"k", mark.pack())) == _fields(mark)
 
 
-BLOCK, NODE, MARK = BlockEntry.read, NodeEntry.read, Want.read
+BLOCK, NODE, MARK = BlockEntry.read, NodeEntry.read, Mark.read
 
 
 @pytest.mark.parametrize(
@@ -111,6 +111,6 @@ def test_value_that_is_none(read: Any, value: bytes) -> None:
 
 def test_names() -> None:
     """A node's keys end with its name; one that is no text is shown as well as it can be."""
-    for key in (KEYS.node("node-\xe4"), KEYS.session("node-\xe4"), KEYS.want("node-\xe4")):
+    for key in (KEYS.node("node-\xe4"), KEYS.session("node-\xe4"), KEYS.mark("node-\xe4")):
         assert schema.name_of(key) == "node-\xe4"
     assert schema.name_of(KEYS.nodes + b"\xff") == "\N{REPLACEMENT CHARACTER}"

@@ -54,12 +54,10 @@ def _never(_: float) -> None:
 def test_first_block(engine: Shared, tmp_path: Path) -> None:
     """A node that has never registered does so and claims one block; a second call needs none."""
     machine = Machine(tmp_path, "a", engine)
-    now = partial(
-        on_demand.claim_now, machine.store, machine.network, machine.settings, sleep=_never
-    )
-    assert on_demand.lacking(machine.store, machine.network, machine.settings) == [4]
+    now = partial(on_demand.claim_now, machine.share, sleep=_never)
+    assert machine.share.lacking() == [4]
     now(connected=partial(_connected, engine))
-    assert on_demand.lacking(machine.store, machine.network, machine.settings) == []
+    assert machine.share.lacking() == []
     assert len(machine.active()) == 1
     assert engine.closed == 1
     now(connected=_unreachable)  # nothing to ask
@@ -75,9 +73,7 @@ def test_store_of_the_cluster_is_unreachable(engine: MemoryEngine, tmp_path: Pat
     machine = Machine(tmp_path, "a", engine)
     for _ in range(2):
         with pytest.raises(NoBlock, match="no endpoint answers") as caught:
-            on_demand.claim_now(
-                machine.store, machine.network, machine.settings, connected=_unreachable
-            )
+            on_demand.claim_now(machine.share, connected=_unreachable)
         assert "free address in this node's blocks" in str(caught.value.hint)
 
 
@@ -87,9 +83,7 @@ def test_another_process_is_busy(engine: MemoryEngine, tmp_path: Path) -> None:
     node = machine.joined()
     call = partial(
         on_demand.claim_now,
-        machine.store,
-        machine.network,
-        machine.settings,
+        machine.share,
         connected=partial(_connected, engine),
     )
     with NodeLock(machine.store):
@@ -146,9 +140,7 @@ def test_fencing_and_a_node_that_was_removed(tmp_path: Path) -> None:
     init(engine, fencing=True)
     machine = Machine(tmp_path, "a", engine, fencing=True)
     on_demand.claim_now(
-        machine.store,
-        machine.network,
-        machine.settings,
+        machine.share,
         connected=partial(_connected, engine),
         sleep=_never,
     )
@@ -159,4 +151,4 @@ def test_fencing_and_a_node_that_was_removed(tmp_path: Path) -> None:
     )
     session = engine.open_session(10, deadline_s=1)
     with pytest.raises(ClusterRefused, match="removed meanwhile"):
-        on_demand.hold_session(node, session, Deadline(5))
+        node.registration.hold_session(session, Deadline(5))

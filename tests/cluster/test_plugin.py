@@ -14,7 +14,8 @@ import pytest
 
 import fastipam
 from fastipam.cluster.deadline import Deadline
-from fastipam.cluster.node.claims import Node
+from fastipam.cluster.node.node import Node
+from fastipam.cluster.node.share import Share
 from fastipam.configuration.cluster import Settings
 from fastipam.network import Network
 from fastipam.storage.records.block import ACTIVE
@@ -90,7 +91,7 @@ class Site:
         folded = {key.casefold(): value for key, value in self.settings.items()}
         settings = Settings(folded | {"node": name})
         network = Network(ipam.store, "podnet", settings.pool, remember=False)
-        return Node(ipam.store, network, settings, self.etcd.engine())
+        return Node(Share(ipam.store, network, settings), self.etcd.engine())
 
 
 @pytest.fixture
@@ -377,5 +378,5 @@ def test_restored_store_finds_out(site: Site, call: Call) -> None:  # noqa: F811
             network.allocate("c2")
         node = site.node("a", ipam)
         assert len(node.join(Deadline(5))) == 1
-        assert [each.state for each in node.local()] != [ACTIVE]
+        assert [each.state for each in node.share.blocks()] != [ACTIVE]
         node.engine.close()

@@ -75,7 +75,7 @@ def test_of_a_node_that_was_removed(engine: MemoryEngine, tmp_path: Path) -> Non
     machine = Machine(tmp_path, "a", engine)
     node = machine.joined()
     claim(node)
-    node.forget_registration()
+    node.share.forget_registration()
     assert "not registered" in report.of_node(node, True)["assigns_nothing"]
 
 

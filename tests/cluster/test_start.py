@@ -20,7 +20,7 @@ from .etcd import Etcd
 from .nodes import Machine, init, settings
 
 if TYPE_CHECKING:
-    from fastipam.cluster.node.claims import Node
+    from fastipam.cluster.node.node import Node
 
 NODES = 200
 PATIENCE_S = 120.0  # for all of them, on a machine that is busy with other things

@@ -139,14 +139,14 @@ class Keepers:
     def _make(self, key: tuple[str, str], settings: Settings) -> Keeper:
         from fastipam.cluster.engines.connect import connect
         from fastipam.cluster.keeper.keeper import Keeper
+        from fastipam.cluster.node.share import Share
 
         # A use of its own: the store stays open for the keeper, whoever else closes it.
         store = open_shared(key[0], create=False)
         try:
             network = Network(store, key[1], settings.pool, remember=False)
-            return Keeper(
-                store, network, settings, self._connect or connect, on_blocks=self._on_blocks
-            )
+            share = Share(store, network, settings)
+            return Keeper(share, self._connect or connect, on_blocks=self._on_blocks)
         except BaseException:
             close_shared(store)
             raise

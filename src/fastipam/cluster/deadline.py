@@ -1,4 +1,4 @@
-"""How long an operation on the shared store may take, all of its calls together."""
+"""The deadline of an operation on the shared store, which all of its calls share."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# One call of the shared store: a leader's death stalls writes for 1.3 to 1.7 s (measured).
+# For one call: after a leader's death writes stall for 1.3 to 1.7 s (measured).
 CALL_S = 2.5
 
 
 class Deadline:
-    """A moment that all calls of one operation share; ``call_s``: the most for one of them."""
+    """The moment by which all calls of an operation end; ``call_s`` limits each of them."""
 
     __slots__ = ("_at", "_call_s", "_clock")
 
@@ -31,11 +31,11 @@ class Deadline:
         self._at = clock() + seconds
 
     def left_s(self) -> float:
-        """Seconds left; 0.0 when it has passed."""
+        """Return the seconds left, 0.0 after the deadline."""
         return max(0.0, self._at - self._clock())
 
     def call_s(self) -> float:
-        """Seconds for one call of the shared store. Raises NoBlock when nothing is left."""
+        """Return the seconds for one call of the shared store. Raises NoBlock if none are left."""
         left = self.left_s()
         if left <= 0:
             raise NoBlock("the shared store did not answer in time")

@@ -1,13 +1,13 @@
-"""What can go wrong between a node and its cluster, beside what an engine raises.
+"""The errors between a node and its cluster; ``engine`` has those of the shared store.
 
 ::
 
     FastipamError
     ├── ClusterError
-    │   ├── ClusterRefused   the operator: settings, name or epoch are not the cluster's
-    │   └── ClusterCorrupt   the operator: a key or value of the shared store is not fastipam's
+    │   ├── ClusterRefused   settings, name or epoch are not the cluster's: tell the operator
+    │   └── ClusterCorrupt   a key or value of the shared store is not fastipam's: the same
     └── TryLater
-        └── NoBlock          no block could be had, and why
+        └── NoBlock          no block could be claimed, and why
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from fastipam.errors import ClusterError, TryLater
 
 
 class ClusterRefused(ClusterError):
-    """This node may not take part as it is configured, or not any more."""
+    """The cluster does not accept this node as it is configured, or not any more."""
 
 
 class ClusterCorrupt(ClusterError):
-    """The shared store holds something under our keys that fastipam did not write."""
+    """The shared store has a key or value below the prefix that fastipam did not write."""
 
 
 class NoBlock(TryLater):
-    """This node's blocks have no free address, and no further block could be had in time."""
+    """This node's blocks have no free address, and no further block could be claimed in time."""

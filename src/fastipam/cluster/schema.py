@@ -1,15 +1,15 @@
-"""What stands where in the shared store: keys, and values that an operator can read.
+"""The keys of the shared store, and their values.
 
-All keys of a network begin with its prefix (``/fastipam/NETWORK/``). Values are words
-``name=value`` divided by blanks, so that ``etcdctl get`` shows what an operator can understand.
+All keys of a network begin with its prefix (``/fastipam/NETWORK/``). A value is a list of
+``name=value`` divided by blanks, so that an operator can read what ``etcdctl get`` shows.
 
 =====================  ==================================================================
 ``settings``           the pools and their block size; written once, by ``cluster init``
 ``nodes/NODE``         who the node is: incarnation, epoch, boot, addresses
-``sessions/NODE``      is there while the node's agent keeps its session
+``sessions/NODE``      the sign of life: exists while the node's agent keeps its session
 ``blocks/4/0a200700``  the owner of a block; absent: the block is free
 ``owned/NODE/4/…``     the same value again: what one node owns, without reading all
-``wanted/NODE``        a node in need, and of how many blocks; ends with its session
+``wanted/NODE``        the mark of a node in need, and of how many blocks; ends with its session
 =====================  ==================================================================
 
 Every transaction that changes ``blocks`` changes ``owned`` in the same way.
@@ -20,50 +20,59 @@ from __future__ import annotations
 from fastipam.addressing.addresses import BITS, parse_ip
 from fastipam.cluster.errors import ClusterCorrupt
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from fastipam.cluster.engine import KeyValue
+
+    BlockId = tuple[int, int]  # family, first address
+
 SETTINGS = b"settings"
 _HINT = "something else writes below the cluster's prefix: see what, before you remove its key"
 
 
 class Keys:
-    """The keys of one network below the prefix of a cluster."""
+    """The keys of one network, below the prefix of a cluster."""
 
-    __slots__ = ("blocks", "nodes", "prefix", "sessions", "settings", "wanted")
+    __slots__ = ("blocks", "nodes", "owned_lists", "prefix", "sessions", "settings", "wanted")
 
     def __init__(self, prefix: str, network: str) -> None:
         self.prefix = f"{prefix}{network}/".encode()
         self.settings = self.prefix + SETTINGS
         self.blocks = self.prefix + b"blocks/"
         self.nodes = self.prefix + b"nodes/"
+        self.owned_lists = self.prefix + b"owned/"
         self.sessions = self.prefix + b"sessions/"
         self.wanted = self.prefix + b"wanted/"
 
     def block(self, family: int, base: int) -> bytes:
-        """The key of a block's owner."""
+        """Return the key of a block's owner."""
         return self.blocks + _block_name(family, base)
 
     def blocks_of(self, family: int, base: int, shared_bits: int) -> bytes:
-        """The prefix of the blocks whose first ``shared_bits`` bits are those of ``base``."""
+        """Return the prefix of the blocks whose first ``shared_bits`` bits are ``base``'s."""
         name = _block_name(family, base)
         return self.blocks + name[: 2 + shared_bits // 4]
 
     def node(self, name: str) -> bytes:
-        """The key of a node's entry."""
+        """Return the key of a node's entry."""
         return self.nodes + name.encode()
 
     def session(self, name: str) -> bytes:
-        """The key that is there while a node's session is kept."""
+        """Return the key of a node's sign of life."""
         return self.sessions + name.encode()
 
-    def want(self, name: str) -> bytes:
-        """The key of a node's wanted mark."""
+    def mark(self, name: str) -> bytes:
+        """Return the key of a node's mark."""
         return self.wanted + name.encode()
 
     def owned_by(self, name: str) -> bytes:
-        """The prefix of all that a node owns."""
-        return self.prefix + b"owned/" + name.encode() + b"/"
+        """Return the prefix of the blocks that a node owns."""
+        return self.owned_lists + name.encode() + b"/"
 
     def owned(self, name: str, family: int, base: int) -> bytes:
-        """A block in the list of what a node owns."""
+        """Return the key of a block in the list of what a node owns."""
         return self.owned_by(name) + _block_name(family, base)
 
 
@@ -71,14 +80,14 @@ def _block_name(family: int, base: int) -> bytes:
     return f"{family}/{base:0{BITS[family] // 4}x}".encode()
 
 
-def read_block_key(key: bytes) -> tuple[int, int]:
-    """(family, first address) of a key below ``blocks`` or ``owned``. Raises ClusterCorrupt."""
+def read_block_key(key: bytes) -> BlockId:
+    """Return the block of a key below ``blocks`` or ``owned``. Raises ClusterCorrupt."""
     try:
         _, family_text, digits = key.rsplit(b"/", 2)
         family, base = int(family_text), int(digits, 16)
     except ValueError:
         family, base = 0, 0
-    # Written in any other way it would be another key of the same block.
+    # A key that is written in another way would be a second key of the same block.
     if (
         family not in BITS
         or base >> BITS[family]
@@ -89,17 +98,17 @@ def read_block_key(key: bytes) -> tuple[int, int]:
 
 
 def name_of(key: bytes) -> str:
-    """The node that a key below ``nodes``, ``sessions`` or ``wanted`` names."""
+    """Return the node that a key below ``nodes``, ``sessions`` or ``wanted`` names."""
     return _text(key.rpartition(b"/")[2])
 
 
 def pack(**words: object) -> bytes:
-    """``pack(node="a", epoch=3)`` → ``b"node=a epoch=3"``; values have no blanks."""
+    """Return a value: ``pack(node="a", epoch=3)`` → ``b"node=a epoch=3"``."""
     return " ".join(f"{name}={value}" for name, value in words.items()).encode()
 
 
 def read(key: bytes, value: bytes) -> dict[str, str]:
-    """The inverse of :func:`pack`. Raises ClusterCorrupt."""
+    """Read what :func:`pack` has written. Raises ClusterCorrupt."""
     words = {}
     for word in value.decode("utf-8", "replace").split(" "):
         name, equals, text = word.partition("=")
@@ -110,7 +119,7 @@ def read(key: bytes, value: bytes) -> dict[str, str]:
 
 
 def _number(text: str) -> int:
-    """A number as :func:`pack` writes it, that the store has room for. Raises ValueError."""
+    """Read a number that the local store has room for. Raises ValueError."""
     number = int(text)
     if not 0 <= number < 1 << 63:
         raise ValueError(text)
@@ -126,10 +135,10 @@ def _text(key: bytes) -> str:
 
 
 class BlockEntry:
-    """The owner of a block, as the shared store has it.
+    """The owner of a block.
 
-    ``claimed_ns`` is wall clock time. ``grant`` is the number of the wanted mark that a donor
-    answered with it, 0: the node claimed it itself.
+    ``claimed_ns`` is wall clock time. ``grant`` is the number of the mark that a donor answered
+    with this block; 0: the node claimed it itself. ``revision`` is that of the key.
     """
 
     __slots__ = ("claimed_ns", "epoch", "grant", "node", "revision")
@@ -144,12 +153,12 @@ class BlockEntry:
         self.revision = revision
 
     def pack(self) -> bytes:
-        """The value that :meth:`read` reads."""
+        """Return the value that :meth:`read` reads."""
         return pack(node=self.node, epoch=self.epoch, claimed=self.claimed_ns, grant=self.grant)
 
     @classmethod
     def read(cls, key: bytes, value: bytes, revision: int = 0) -> BlockEntry:
-        """The entry of a value. Raises ClusterCorrupt."""
+        """Read a value. Raises ClusterCorrupt."""
         words = read(key, value)
         try:
             return cls(
@@ -163,15 +172,23 @@ class BlockEntry:
             raise _corrupt(key, value) from None
 
 
+def read_blocks(listed: Iterable[KeyValue]) -> dict[BlockId, BlockEntry]:
+    """Read a listing of ``blocks`` or ``owned``. Raises ClusterCorrupt."""
+    return {
+        read_block_key(one.key): BlockEntry.read(one.key, one.value, one.mod_revision)
+        for one in listed
+    }
+
+
 class NodeEntry:
     """Who a node is.
 
-    ``incarnation`` changes with its local store, ``boot`` with its kernel's start; ``epoch`` is
-    counted up when somebody takes the node's blocks away. An empty incarnation: it was removed.
-    ``agent``: it kept a session when it wrote this.
+    ``incarnation`` changes with its local store, ``boot`` with its kernel's boot. ``epoch`` is
+    counted up when somebody takes the node's blocks away. An empty incarnation: the node was
+    removed. ``agent``: the node kept a session when it wrote this.
     """
 
-    __slots__ = ("addresses", "agent", "boot", "epoch", "incarnation", "revision")
+    __slots__ = ("addresses", "agent", "boot", "epoch", "incarnation")
 
     def __init__(
         self,
@@ -181,17 +198,15 @@ class NodeEntry:
         addresses: tuple[str, ...] = (),
         *,
         agent: bool = False,
-        revision: int = 0,
     ) -> None:
         self.incarnation = incarnation
         self.epoch = epoch
         self.boot = boot
         self.addresses = addresses
         self.agent = agent
-        self.revision = revision
 
     def pack(self) -> bytes:
-        """The value that :meth:`read` reads."""
+        """Return the value that :meth:`read` reads."""
         return pack(
             incarnation=self.incarnation,
             epoch=self.epoch,
@@ -201,8 +216,8 @@ class NodeEntry:
         )
 
     @classmethod
-    def read(cls, key: bytes, value: bytes, revision: int = 0) -> NodeEntry:
-        """The entry of a value. Raises ClusterCorrupt."""
+    def read(cls, key: bytes, value: bytes) -> NodeEntry:
+        """Read a value. Raises ClusterCorrupt."""
         words = read(key, value)
         addresses = tuple(filter(None, words.get("addresses", "").split(",")))
         try:
@@ -214,44 +229,36 @@ class NodeEntry:
                 words.get("boot", ""),
                 addresses,
                 agent=words.get("agent") == "1",
-                revision=revision,
             )
         except (KeyError, ValueError):
             raise _corrupt(key, value) from None
 
 
-class Want:
-    """A wanted mark: how many blocks a node needs, ``number`` tells its marks apart."""
+class Mark:
+    """The mark of a node in need: how many blocks it wants; ``number`` tells its marks apart."""
 
-    __slots__ = ("blocks", "epoch", "family", "number", "revision")
+    __slots__ = ("blocks", "epoch", "family", "number")
 
-    def __init__(
-        self, number: int, blocks: int, epoch: int, family: int, revision: int = 0
-    ) -> None:
+    def __init__(self, number: int, blocks: int, epoch: int, family: int) -> None:
         self.number = number
         self.blocks = blocks
         self.epoch = epoch
         self.family = family
-        self.revision = revision
 
     def pack(self) -> bytes:
-        """The value that :meth:`read` reads."""
+        """Return the value that :meth:`read` reads."""
         return pack(number=self.number, blocks=self.blocks, epoch=self.epoch, family=self.family)
 
     @classmethod
-    def read(cls, key: bytes, value: bytes, revision: int = 0) -> Want:
-        """The mark of a value. Raises ClusterCorrupt."""
+    def read(cls, key: bytes, value: bytes) -> Mark:
+        """Read a value. Raises ClusterCorrupt."""
         words = read(key, value)
         try:
             family = _number(words["family"])
             if family not in BITS:
                 raise ValueError(family)
             return cls(
-                _number(words["number"]),
-                _number(words["blocks"]),
-                _number(words["epoch"]),
-                family,
-                revision,
+                _number(words["number"]), _number(words["blocks"]), _number(words["epoch"]), family
             )
         except (KeyError, ValueError):
             raise _corrupt(key, value) from None

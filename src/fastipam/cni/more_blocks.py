@@ -77,8 +77,9 @@ def provide(config: Config, store: Store, settings: Settings, who: str = "") -> 
         reason, services.asked = services.ask(store, config.name, settings, who)
         raise NoBlock(reason)
     from fastipam.cluster.keeper.on_demand import claim_now
+    from fastipam.cluster.node.share import Share
 
-    claim_now(store, Network(store, config.name, config.pool), settings)
+    claim_now(Share(store, Network(store, config.name, config.pool), settings))
 
 
 def allocate_again(

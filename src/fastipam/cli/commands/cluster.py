@@ -40,7 +40,7 @@ def init(path: str, network: str | None, data_dir: str | None, timeout_s: float)
     from fastipam.cluster.admin import admin
 
     with this_node(path, network, data_dir) as (_, node):
-        made = admin.init(node.engine, node.keys, node.settings, within(timeout_s))
+        made = admin.init(node, within(timeout_s))
         word = "written" if made else "there already"
         output.say(f"network {node.network.name}: {node.settings.text}: {word}")
 
@@ -75,7 +75,7 @@ def claim(
     with this_node(path, network, data_dir, create=True) as (_, node):
         deadline = within(timeout_s)
         which = int(family) if family else node.settings.geometries[0].family
-        lock = NodeLock(node.store)
+        lock = NodeLock(node.share.store)
         with lock:
             for block in report.claim(node, which, count, deadline):
                 output.say(block)

@@ -37,7 +37,7 @@ def nodes(
     from fastipam.cluster.admin import admin
 
     with this_node(path, network, data_dir) as (_, node):
-        rows = admin.read_nodes(node.engine, node.keys, within(timeout_s))
+        rows = admin.read_nodes(node, within(timeout_s))
         if as_json:
             output.json_array(rows)
             return
@@ -86,7 +86,7 @@ def blocks_(
         deadline = within(timeout_s)
         local = {} if ipam is None else report.use_of_blocks(node)
         rows = []
-        for row in admin.read_blocks(node.engine, node.keys, node.settings, deadline):
+        for row in admin.read_blocks(node, deadline):
             if only not in (None, row["node"]):
                 continue
             pair = row.pop("family"), row.pop("base")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from fastipam.cluster.deadline import Deadline
-    from fastipam.cluster.node.claims import Node
+    from fastipam.cluster.node.node import Node
     from fastipam.configuration.cluster import Settings
     from fastipam.ipam import Ipam
 
@@ -92,7 +92,8 @@ def this_node(
 ) -> Iterator[tuple[Ipam | None, Node]]:
     """This node's side of the cluster; without its store when there is none."""
     from fastipam.cluster.engines.connect import connect
-    from fastipam.cluster.node.claims import Node
+    from fastipam.cluster.node.node import Node
+    from fastipam.cluster.node.share import Share
     from fastipam.network import Network
 
     settings, name, directory = settings_of(path, network, data_dir)
@@ -109,7 +110,7 @@ def this_node(
             if store is not None
             else _Named(name)
         )
-        yield ipam, Node(store, bound, settings, engine)
+        yield ipam, Node(Share(store, bound, settings), engine)
     finally:
         engine.close()
         if ipam is not None:

@@ -1,1 +1,1 @@
-"""What an operator does to a cluster, from any machine."""
+"""What an operator does to a cluster, and asks about it."""

@@ -1,4 +1,4 @@
-"""What an operator does to a cluster, from any machine: begin it, look at it, remove a node."""
+"""What an operator does to a cluster, from any machine: initialise it, read it, remove a node."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from fastipam.addressing.addresses import BITS, format_cidr
 from fastipam.cluster import schema
 from fastipam.cluster.engine import Compare, Delete, EngineTimeout, Put
 from fastipam.cluster.errors import ClusterRefused, NoBlock
-from fastipam.cluster.node.joining import ENTRY_TRIES
-from fastipam.cluster.schema import BlockEntry, NodeEntry
+from fastipam.cluster.node.registration import ENTRY_TRIES
+from fastipam.cluster.schema import NodeEntry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,15 +15,14 @@ if TYPE_CHECKING:
     from typing import Any
 
     from fastipam.cluster.deadline import Deadline
-    from fastipam.cluster.engine import Engine
-    from fastipam.cluster.node.claims import Node
+    from fastipam.cluster.node.node import Node
     from fastipam.configuration.cluster import Settings
 
-_BLOCKS_AT_ONCE = 32  # two deletions each: within the 128 operations of a transaction
+_BLOCKS_AT_ONCE = 32  # two deletions each stay within the 128 operations of a transaction
 
 
 class Removed:
-    """What :func:`release_node` has taken back: blocks, and the node's epoch from now on."""
+    """What :func:`release_node` has done: how many blocks are free again, and the node's epoch."""
 
     __slots__ = ("blocks", "epoch")
 
@@ -32,36 +31,37 @@ class Removed:
         self.epoch = epoch
 
 
-def init(engine: Engine, keys: schema.Keys, settings: Settings, deadline: Deadline) -> bool:
-    """Write the settings of a network's cluster, once; False: the same stand there already.
+def init(node: Node, deadline: Deadline) -> bool:
+    """Write the settings of a network's cluster; return False if they are there already.
 
-    Idempotent. Raises ClusterRefused when others stand there: blocks are cut by them.
+    Idempotent. Raises ClusterRefused if the cluster has other settings: its blocks are cut by them.
     """
-    outcome = engine.transact(
-        [Compare(keys.settings, "absent")],
-        [Put(keys.settings, settings.text.encode())],
+    key, text = node.keys.settings, node.settings.text
+    outcome = node.engine.transact(
+        [Compare(key, "absent")],
+        [Put(key, text.encode())],
         deadline_s=deadline.call_s(),
     )
     if outcome.succeeded:
         return True
     stored = outcome.existing[0].value.decode("utf-8", "replace")
-    if stored != settings.text:
+    if stored != text:
         raise ClusterRefused(
-            f"the cluster's pools are {stored!r} already, not {settings.text!r}",
+            f"the cluster's pools are {stored!r} already, not {text!r}",
             hint="what is written once stays: use another prefix for another cluster",
         )
     return False
 
 
 def release_node(node: Node, name: str, deadline: Deadline, *, force: bool = False) -> Removed:
-    """Take back all blocks of a node that is gone. Idempotent.
+    """Reclaim all blocks of a node that is gone. Idempotent.
 
-    First its epoch is counted up, so that it can claim nothing more and finds out when it comes
-    back; then its blocks are deleted. Refused while its session is kept, unless ``force``.
-    Raises ClusterRefused (no such node, alive), EngineError.
+    First its epoch is counted up: it can claim nothing more, and learns it when it comes back.
+    Then its blocks are deleted. Without ``force`` a node whose session is kept is refused.
+    Raises ClusterRefused (no such node, or alive), EngineError.
     """
     engine, keys = node.engine, node.keys
-    epoch = _end_epoch(engine, keys, name, deadline, force=force)
+    epoch = _end_epoch(node, name, deadline, force=force)
     freed = 0
     while True:
         listed, _ = engine.list(
@@ -77,9 +77,9 @@ def release_node(node: Node, name: str, deadline: Deadline, *, force: bool = Fal
             node.step("some released")
 
 
-def _end_epoch(
-    engine: Engine, keys: schema.Keys, name: str, deadline: Deadline, *, force: bool
-) -> int:
+def _end_epoch(node: Node, name: str, deadline: Deadline, *, force: bool) -> int:
+    """Mark a node as removed; return its new epoch."""
+    engine, keys = node.engine, node.keys
     key = keys.node(name)
     for _ in range(ENTRY_TRIES):
         stored = engine.get(key, deadline_s=deadline.call_s())
@@ -89,7 +89,7 @@ def _end_epoch(
             )
         entry = NodeEntry.read(key, stored.value)
         if not entry.incarnation:
-            return entry.epoch  # removed before; some blocks may be left
+            return entry.epoch  # it was removed before; some of its blocks may be left
         conditions = [Compare(key, "mod_revision", stored.mod_revision)]
         if not force:
             if engine.get(keys.session(name), deadline_s=deadline.call_s()) is not None:
@@ -103,7 +103,7 @@ def _end_epoch(
         try:
             outcome = engine.transact(
                 conditions,
-                [Put(key, removed.pack()), Delete(keys.want(name))],
+                [Put(key, removed.pack()), Delete(keys.mark(name))],
                 deadline_s=deadline.call_s(),
             )
         except EngineTimeout:
@@ -113,43 +113,45 @@ def _end_epoch(
     raise NoBlock(f"the entry of node {name} changes faster than it can be read")
 
 
-def read_blocks(
-    engine: Engine, keys: schema.Keys, settings: Settings, deadline: Deadline
-) -> Iterator[dict[str, Any]]:
-    """Every owned block with its owner, in address order."""
-    lengths = {each.family: BITS[each.family] - each.host_bits for each in settings.geometries}
-    listed, _ = engine.list(keys.blocks, deadline_s=deadline.call_s())
-    for one in listed:
-        family, base = schema.read_block_key(one.key)
-        entry = BlockEntry.read(one.key, one.value)
+def block_text(settings: Settings, family: int, base: int) -> str:
+    """Return a block as a CIDR."""
+    bits = BITS[family]
+    pools = settings.geometries_of(family)
+    return format_cidr(family, base, bits - pools[0].host_bits if pools else bits)
+
+
+def read_blocks(node: Node, deadline: Deadline) -> Iterator[dict[str, Any]]:
+    """Return every owned block with its owner, in address order."""
+    listed, _ = node.engine.list(node.keys.blocks, deadline_s=deadline.call_s())
+    for (family, base), entry in schema.read_blocks(listed).items():
         yield {
-            "block": format_cidr(family, base, lengths.get(family, BITS[family])),
+            "block": block_text(node.settings, family, base),
             "node": entry.node,
             "epoch": entry.epoch,
             "claimed_ns": entry.claimed_ns,
             "family": family,
             "base": base,
-            "revision": one.mod_revision,
+            "revision": entry.revision,
         }
 
 
-def read_nodes(engine: Engine, keys: schema.Keys, deadline: Deadline) -> list[dict[str, Any]]:
-    """Every node that has taken part: epoch, addresses, whether its agent is alive, its blocks."""
+def read_nodes(node: Node, deadline: Deadline) -> list[dict[str, Any]]:
+    """Return every node that ever registered: state, epoch, blocks, need, addresses."""
+    engine, keys = node.engine, node.keys
     nodes, _ = engine.list(keys.nodes, deadline_s=deadline.call_s())
-    alive, _ = engine.list(keys.sessions, deadline_s=deadline.call_s())
-    wants, _ = engine.list(keys.wanted, deadline_s=deadline.call_s())
+    sessions, _ = engine.list(keys.sessions, deadline_s=deadline.call_s())
+    marks, _ = engine.list(keys.wanted, deadline_s=deadline.call_s())
     listed, _ = engine.list(keys.blocks, deadline_s=deadline.call_s())
     counts: dict[str, int] = {}
-    for one in listed:
-        owner = BlockEntry.read(one.key, one.value).node
-        counts[owner] = counts.get(owner, 0) + 1
-    sessions = {schema.name_of(one.key) for one in alive}
-    needy = {schema.name_of(one.key) for one in wants}
+    for block in schema.read_blocks(listed).values():
+        counts[block.node] = counts.get(block.node, 0) + 1
+    alive = {schema.name_of(one.key) for one in sessions}
+    needy = {schema.name_of(one.key) for one in marks}
     rows = []
     for one in nodes:
         name = schema.name_of(one.key)
         entry = NodeEntry.read(one.key, one.value)
-        state = "alive" if name in sessions else "silent"
+        state = "alive" if name in alive else "silent"
         rows.append(
             {
                 "node": name,

@@ -1,4 +1,4 @@
-"""Blocks as routes: which block is reached by which node's address."""
+"""Blocks as routes: the address of the node that owns each block."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fastipam.addressing.addresses import BITS, format_cidr, parse_ip
 from fastipam.cluster import schema
 from fastipam.cluster.engine import Compacted, EngineError
 from fastipam.cluster.planner import backoff_s, runs
-from fastipam.cluster.schema import BlockEntry, NodeEntry
+from fastipam.cluster.schema import NodeEntry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,16 +16,19 @@ if TYPE_CHECKING:
     from typing import Any
 
     from fastipam.cluster.deadline import Deadline
-    from fastipam.cluster.node.claims import Node
+    from fastipam.cluster.node.node import Node
 
     # prefix -> (node, its address in the prefix's family)
     Table = dict[str, tuple[str, str]]
 
-_CALL_S = 5.0  # a table that is followed has no deadline of its own: one that outlasts an election
+_CALL_S = 5.0  # for one call while a table is followed: longer than an election
 
 
 def read(node: Node, deadline: Deadline, *, without: str | None = None) -> Table:
-    """The routes now: a node's adjacent blocks as one. O(blocks of all). Raises EngineError."""
+    """Return the routes now. O(blocks of all). Raises EngineError.
+
+    Adjacent blocks of a node are one route. ``without`` leaves out the blocks of that node.
+    """
     return _read(node, deadline.call_s(), without)[0]
 
 
@@ -38,13 +41,11 @@ def _read(node: Node, seconds: float, without: str | None) -> tuple[Table, int]:
             addresses.setdefault((schema.name_of(one.key), parse_ip(text)[0]), text)
     listed, _ = engine.list(keys.blocks, deadline_s=seconds)
     numbers: dict[tuple[str, int], list[int]] = {}
-    for one in listed:
-        owner = BlockEntry.read(one.key, one.value).node
-        family, base = schema.read_block_key(one.key)
+    for (family, base), block in schema.read_blocks(listed).items():
         for index, pool in enumerate(node.settings.geometries):
             number = pool.number(base) if pool.family == family else None
-            if number is not None and owner != without:
-                numbers.setdefault((owner, index), []).append(number)
+            if number is not None and block.node != without:
+                numbers.setdefault((block.node, index), []).append(number)
     table: Table = {}
     for (owner, index), owned in numbers.items():
         pool = node.settings.geometries[index]
@@ -60,9 +61,9 @@ def _read(node: Node, seconds: float, without: str | None) -> tuple[Table, int]:
 def follow(
     node: Node, *, without: str | None = None, wait_s: float = 30.0
 ) -> Iterator[tuple[Table, Table]]:
-    """(routes before, routes after) for ever, beginning with none before.
+    """Return (routes before, routes after) at each change, for ever; at first none before.
 
-    Whatever happens to a watch, the next table is read whole: no change is missed.
+    After a lost watch the whole table is read again, so no change is missed.
     """
     before: Table = {}
     failures = 0
@@ -89,7 +90,7 @@ def _matters(node: Node, key: bytes) -> bool:
 
 
 def documents(table: Mapping[str, tuple[str, str]]) -> list[dict[str, Any]]:
-    """The routes as JSON has them."""
+    """Return the routes as documents for JSON."""
     return [{"dst": prefix, "gw": via, "node": owner} for prefix, (owner, via) in _sorted(table)]
 
 
@@ -100,7 +101,7 @@ def _sorted(table: Mapping[str, tuple[str, str]]) -> list[tuple[str, tuple[str, 
 def commands(
     before: Mapping[str, tuple[str, str]], after: Mapping[str, tuple[str, str]]
 ) -> list[str]:
-    """Lines for ``ip -batch`` that lead from one table to the other: new routes come first."""
+    """Return lines for ``ip -batch`` that turn one table into the other, new routes first."""
     lines = [
         f"route replace {prefix} via {via}"
         for prefix, (owner, via) in _sorted(after)
@@ -116,7 +117,7 @@ def commands(
 def changes(
     before: Mapping[str, tuple[str, str]], after: Mapping[str, tuple[str, str]]
 ) -> list[str]:
-    """One JSON object a line: what was added or changed, and what is gone."""
+    """Return a JSON object a line: what was added or changed, then what is gone."""
     from json import dumps
 
     lines = [

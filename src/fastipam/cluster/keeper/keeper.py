@@ -1,10 +1,10 @@
 """The part of an agent that keeps a node's share of a cluster: a thread beside the agent's loop.
 
-It keeps the node's session, claims ahead of demand, gives back what is not needed, asks others when
-the pool is used up and answers them. The agent's loop never waits for it: requests that find no
-address are parked, and served when :attr:`Keeper.on_blocks` says that there are blocks.
+It keeps the node's session, claims ahead of demand, gives back blocks that are not needed, writes a
+mark when the pool is used up, and answers the marks of others. The agent's loop never waits for
+it: a request without an address is parked, and served when :attr:`Keeper.on_blocks` is called.
 
-:meth:`Keeper.step` is all of it but the waiting, on a clock that a test moves.
+:meth:`Keeper.step` does all of it except the waiting, on a clock that a test moves.
 """
 
 from __future__ import annotations
@@ -14,41 +14,40 @@ import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from fastipam.cluster import planner, schema
+from fastipam.cluster import planner
 from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.engine import EngineError
 from fastipam.cluster.errors import ClusterCorrupt, ClusterRefused, NoBlock
 from fastipam.cluster.keeper import usage
 from fastipam.cluster.keeper.membership import Membership
-from fastipam.cluster.keeper.on_demand import claim_family, lacking
 from fastipam.cluster.keeper.wanted import Marks
 from fastipam.cluster.node import recovery
-from fastipam.cluster.node.claims import Node
 from fastipam.cluster.node.lock import NodeLock
-from fastipam.cluster.planner import Use
+from fastipam.cluster.node.node import Node
+from fastipam.cluster.schema import Mark
 from fastipam.errors import FastipamError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from fastipam.cluster.engine import Engine
-    from fastipam.cluster.planner import Geometry
+    from fastipam.cluster.node.share import Share
+    from fastipam.cluster.planner import Geometry, Use
     from fastipam.configuration.cluster import Settings
-    from fastipam.network import Network
-    from fastipam.storage.store import Store
 
 log = logging.getLogger("fastipam.cluster")
 
 _OPERATION_S = 5.0
-_IDLE_S = 1.0  # how soon demand is noticed after none was
-_UNSEEN = (-1, -1)  # unlike anything that the books say
-_NEED_S = 3.0  # an ADD that has not asked again for so long has gone
+_IDLE_S = 1.0  # between two looks at demand while there is none
+_UNSEEN = (-1, -1)  # no store has this generation
+_NEED_S = 3.0  # an ADD that has not asked again for so long has ended
 
 
 class Status(NamedTuple):
-    """How a node's part in its cluster fares; what metrics and ``STATUS`` show.
+    """The state of a node's share, for metrics and ``STATUS``.
 
-    ``since`` is when that began (wall clock, seconds). ``states``: blocks by state.
+    ``since`` is the wall clock second in which ``connected`` last changed; ``states`` counts the
+    blocks by state.
     """
 
     connected: bool
@@ -64,40 +63,38 @@ class Status(NamedTuple):
 
 
 class Keeper:
-    """Keeps one network's share; :meth:`start` and :meth:`stop` its thread."""
+    """Keeps a node's share of one network. :meth:`start` and :meth:`stop` its threads."""
 
     def __init__(
         self,
-        store: Store,
-        network: Network,
-        settings: Settings,
+        share: Share,
         connect: Callable[[Settings], Engine],
         *,
         on_blocks: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         directories: Sequence[str] = recovery.NETNS_DIRECTORIES,
     ) -> None:
-        self.store = store
-        self.network = network
-        self.settings = settings
+        self.share = share
+        self.store = share.store
+        self.settings = share.settings
         self.on_blocks = on_blocks
-        self.engine = connect(settings)
-        self.node = Node(store, network, settings, self.engine)
+        self.engine = connect(share.settings)
+        self.node = Node(share, self.engine)
         self._clock = clock
         self.membership = Membership(self.node, clock, directories)
-        self._lock = NodeLock(store)
+        self._lock = NodeLock(share.store)
         self._wake = threading.Event()
         self._stopping = False
         self._threads: list[threading.Thread] = []
         self._tidy_at = 0.0
-        # (family, does an ADD wait) -> when a pool that was used up is looked at again
+        # (family, whether an ADD waits) -> when to look again at a pool that was used up
         self._look_at: dict[tuple[int, bool], float] = {}
         self._failures = 0
         self._needs: dict[str, float] = {}  # who waits for an address -> when it last asked
-        self._marked: dict[int, float] = {}  # family -> when its mark was raised
+        self._marked: set[int] = set()  # families with a mark
         self._last_claim: dict[int, tuple[float, int]] = {}  # family -> (when, blocks)
         self.marks = Marks(self.node, clock, self._wake.set)
-        self._seen = _UNSEEN  # what the books said when demand was last looked at
+        self._seen = _UNSEEN  # the store's generation at the last look at demand
         self._states: dict[str, int] = {}
         self._connected = False
         self._since = time.time()
@@ -106,14 +103,14 @@ class Keeper:
     # What others see ------------------------------------------------------------------------
 
     def need(self, who: str = "") -> str:
-        """An ADD has found no address. Returns why there is no block yet; never waits."""
+        """Note an ADD without an address; return why there is no block yet. Never waits."""
         self._needs[who] = self._clock()
         self._wake.set()
         return self._reason or "this node's blocks are full, and another one is being claimed"
 
     @property
     def status(self) -> Status:
-        """How it fares."""
+        """The state of the share now."""
         counts = self.node.counts
         return Status(
             self._connected,
@@ -129,20 +126,20 @@ class Keeper:
         )
 
     def start(self) -> None:
-        """Begin to work, in two threads: one works, one watches for marks."""
+        """Start two threads: one keeps the share, one watches the marks of others."""
         for name, target in (("cluster", self._run), ("cluster-watch", self._watch_marks)):
             thread = threading.Thread(target=target, name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
 
     def stop(self, seconds: float = 2.0) -> bool:
-        """End the work; False: a call of the shared store keeps it for longer than that.
+        """Stop; return False if a call of the shared store has not ended in so many seconds.
 
-        What was begun is finished by the next one; the blocks stay owned.
+        The next keeper finishes what was begun. The blocks stay this node's.
         """
         self._stopping = True
         self._wake.set()
-        worker = self._threads[:1]  # the other thread uses the engine only, which ends its call
+        worker = self._threads[:1]  # the other thread uses only the engine, which ends its call
         for thread in worker:
             thread.join(seconds)
         self.membership.end()
@@ -158,60 +155,60 @@ class Keeper:
     def _watch_marks(self) -> None:
         self.marks.follow(lambda: self._stopping)
 
-    # One turn -------------------------------------------------------------------------------
+    # One step -------------------------------------------------------------------------------
 
     def step(self) -> float:
-        """Do what is due now; the seconds until something is due again. Raises nothing."""
+        """Do what is due now; return the seconds until something is due again. Raises nothing."""
         try:
             if not self._lock.try_take():
-                return planner.COLLECT_S  # a plugin that runs directly is claiming for this node
+                return planner.COLLECT_S  # a directly run plugin is claiming for this node
         except OSError as error:  # no descriptor is left, say
             return self._failed(False, f"the claims of this node cannot be locked: {error}")
         try:
             seconds = self._work()
             self._failures = 0
-            self._say(True, "")
+            self._set_status(True, "")
             return seconds
         except (EngineError, NoBlock, ClusterRefused, ClusterCorrupt) as error:
             if isinstance(error, ClusterRefused) or self._has_begun():
-                self.membership.doubt()  # joining again finishes what was begun
+                self.membership.doubt()  # a new join finishes what was begun
             return self._failed(not isinstance(error, EngineError), error.message)
         except FastipamError as error:
             self.membership.doubt()
             return self._failed(False, error.message)
         except recovery.NamespacesUnreadable as error:
             self.membership.doubt()
-            self._say(True, f"what this node's pods have is not known: {error}")
+            self._set_status(True, f"what this node's pods have is not known: {error}")
             return _IDLE_S
         except Exception:
-            log.exception("network=%s a defect in the cluster's keeper", self.network.name)
+            log.exception("network=%s a defect in the cluster's keeper", self.node.network.name)
             self.membership.doubt()
             return self._failed(self._connected, self._reason)
         finally:
-            self._lock.give()
+            self._lock.release()
 
     def _has_begun(self) -> bool:
-        """Whether a claim or release is not finished; so it may be when the store does not say."""
+        """Return whether a claim or release is not finished, or the store does not say."""
         try:
-            return self.node.has_begun()
+            return self.share.has_begun()
         except FastipamError:
             return True
 
     def _failed(self, connected: bool, reason: str) -> float:
-        """Say why nothing came of a turn; the seconds to leave everything alone."""
-        self._say(connected, reason)
+        """Note why a step failed; return the seconds until the next one."""
+        self._set_status(connected, reason)
         self._failures += 1
-        return planner.backoff_s(self.settings.node, self._failures)
+        return planner.backoff_s(self.node.name, self._failures)
 
-    def _say(self, connected: bool, reason: str) -> None:
+    def _set_status(self, connected: bool, reason: str) -> None:
         if (connected, reason) == (self._connected, self._reason):
             return
         if connected != self._connected:
             self._since = time.time()
         if reason:
-            log.warning("network=%s node=%s %s", self.network.name, self.settings.node, reason)
+            log.warning("network=%s node=%s %s", self.node.network.name, self.node.name, reason)
         elif self._reason:
-            log.info("network=%s node=%s in touch again", self.network.name, self.settings.node)
+            log.info("network=%s node=%s in touch again", self.node.network.name, self.node.name)
         self._connected, self._reason = connected, reason
 
     def _work(self) -> float:
@@ -234,7 +231,7 @@ class Keeper:
         return max(0.0, min(soonest - now, planner.TICK_S if busy or needs else _IDLE_S))
 
     def _waiting(self) -> int:
-        """How many ADDs wait for an address."""
+        """Return how many ADDs wait for an address."""
         oldest = self._clock() - _NEED_S
         for who, asked in list(self._needs.items()):
             if asked < oldest:
@@ -244,35 +241,35 @@ class Keeper:
     # Demand ---------------------------------------------------------------------------------
 
     def _claim(self, needs: int, deadline: Deadline) -> bool:
-        """Claim what is needed now or soon; whether addresses were assigned since the last look."""
-        seen = usage.books(self.node)
+        """Claim what is needed now or soon; return whether demand has changed."""
+        seen = usage.generation(self.share)
         busy = seen != self._seen
         if not busy and not needs and not self._marked:
             return False
         self._seen = seen
         uses = self._survey()
-        lack = lacking(self.store, self.network, self.settings)
+        lacking = self.share.lacking()
         got = False
         for range_set in self.settings.pool.sets:
             family = range_set.family
             free = sum(each.size - each.used for pool, each in uses if pool.family == family)
-            missing = needs if family in lack else 0
+            missing = needs if family in lacking else 0
             if not missing and free:
-                self._lower(family, deadline)
+                self._delete_mark(family, deadline)
             got |= self._claim_family(family, free, missing, deadline)
         if got:
             self._seen = _UNSEEN
-        if needs and not lacking(self.store, self.network, self.settings):
+        if needs and not self.share.lacking():
             self._needs.clear()
             self.on_blocks()
         return busy or got
 
     def _survey(self) -> list[tuple[Geometry, Use]]:
-        uses, self._states = usage.survey(self.node)
+        uses, self._states = usage.survey(self.share)
         return uses
 
     def _claim_family(self, family: int, free: int, missing: int, deadline: Deadline) -> bool:
-        """Claim blocks of one family if that is the plan; mark the need when there are none."""
+        """Claim blocks of one family if the planner says so; write a mark if there are none."""
         now = self._clock()
         when, last_run = self._last_claim.get(family, (now, 0))
         pool = self.settings.geometries_of(family)[0]
@@ -287,27 +284,27 @@ class Keeper:
         )
         if not run or now < self._look_at.get((family, bool(missing)), 0.0):
             return False
-        if claim_family(self.node, family, run, deadline):
+        if self.node.claim_family(family, run, deadline):
             self._last_claim[family] = self._clock(), run
-            self._lower(family, deadline)
+            self._delete_mark(family, deadline)
             return True
         self._look_at[family, True] = now + planner.LOOK_AGAIN_S
         self._look_at[family, False] = now + planner.TIDY_S  # nobody waits: it is not urgent
         if missing > free and family not in self._marked:
             blocks_needed = -(-(missing - free) // pool.size)
-            self.node.raise_mark(family, blocks_needed, self.membership.session, deadline)
-            self._marked[family] = now
+            self.node.write_mark(family, blocks_needed, self.membership.session, deadline)
+            self._marked.add(family)
         elif family in self._marked:
-            # One that was answered with too little, or whose node changed its mind, is gone.
-            key = self.node.keys.want(self.settings.node)
+            # The answer to a mark may have been too small. Then the mark is written anew.
+            key = self.node.keys.mark(self.node.name)
             if self.engine.get(key, deadline_s=deadline.call_s()) is None:
-                del self._marked[family]
+                self._marked.remove(family)
         return False
 
-    def _lower(self, family: int, deadline: Deadline) -> None:
+    def _delete_mark(self, family: int, deadline: Deadline) -> None:
         if family in self._marked:
-            del self._marked[family]
-            self.node.lower_mark(deadline)
+            self._marked.remove(family)
+            self.node.delete_mark(deadline)
 
     def _give_back(self, deadline: Deadline) -> None:
         uses = self._survey()
@@ -330,11 +327,11 @@ class Keeper:
             return
         uses = self._survey()
         for needy, mark in due:
-            want = schema.Want.read(mark.key, mark.value)
+            wanted = Mark.read(mark.key, mark.value)
             given = 0
-            for pool in self.settings.geometries_of(want.family):
+            for pool in self.settings.geometries_of(wanted.family):
                 mine = [each for its_pool, each in uses if its_pool is pool]
-                numbers = planner.to_donate(mine, want.blocks)
+                numbers = planner.to_donate(mine, wanted.blocks)
                 if numbers and not given:
                     pairs = [(pool.family, pool.address(one)) for one in numbers]
                     given = self.node.donate(needy, mark, pairs, deadline)

@@ -1,4 +1,4 @@
-"""A node's place in its cluster, held by an agent: registered, with a session, ownership proven."""
+"""A node's membership in its cluster: its registration, its session, the proof of ownership."""
 
 from __future__ import annotations
 
@@ -6,24 +6,23 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from fastipam.allocation import blocks
+from fastipam.allocation.blocks import boottime_ns
 from fastipam.cluster.engine import EngineError
-from fastipam.cluster.keeper.on_demand import hold_session
 from fastipam.cluster.node import recovery
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from fastipam.cluster.deadline import Deadline
-    from fastipam.cluster.node.claims import Node
+    from fastipam.cluster.node.node import Node
 
 log = logging.getLogger("fastipam.cluster")
 
-_RECONCILE_S = 600.0  # between two comparisons of both stores: they should never find anything
+_RECONCILE_S = 600.0  # between two comparisons of both stores: they should never differ
 
 
 class Membership:
-    """Joins, keeps the session, and joins again when something of it is gone.
+    """Joins, keeps the session, and joins again when the session or the registration is gone.
 
     ``clock`` gives seconds; ``directories`` are where runtimes mount network namespaces.
     """
@@ -34,30 +33,32 @@ class Membership:
         self._directories = directories
         self._joined = False
         self.session = 0
-        # A session that was opened and is not held yet: until when to use it, when that was begun.
+        # A session that was opened and is not held yet: its id, until when to use it, and the
+        # boot time before it was opened.
         self._spare = (0, 0.0, 0)
         self._keep_at = self._reconcile_at = 0.0
 
     def doubt(self) -> None:
-        """What is known of it may be wrong: the next :meth:`keep` joins again."""
+        """Join again at the next :meth:`keep`: what is known of this node may be wrong."""
         self._joined = False
 
     def keep(self, deadline: Deadline) -> bool:
-        """Do what is due; True: both stores were compared just now.
+        """Do what is due; return whether both stores were compared just now.
 
         Raises EngineError, NoBlock, ClusterRefused, ClusterCorrupt, NamespacesUnreadable,
-        StoreError; what was begun is finished by the next call.
+        StoreError; the next call finishes what was begun.
         """
         now = self._clock()
-        if self._joined and self._is_doubtful():
+        node, settings = self._node, self._node.settings
+        if self._joined and node.share.doubt():
+            # Another process has found this node removed, or has restored its store.
             self._joined = False
         if self._joined and now < self._keep_at:
             return False
-        node, settings = self._node, self._node.settings
-        began_ns = blocks.boottime_ns()
+        began_ns = boottime_ns()
         if self._joined:
             left = node.engine.keep_session(self.session, deadline_s=deadline.call_s())
-            if left <= 0 or not node.is_still_registered(deadline):
+            if left <= 0 or not node.registration.is_current(deadline):
                 log.warning(
                     "network=%s node=%s session or registration gone, joining again",
                     node.network.name,
@@ -72,13 +73,13 @@ class Membership:
             self._compare(deadline)
             self._reconcile_at = now + _RECONCILE_S
         if not self._joined:
-            if node.session != self.session:
-                hold_session(node, self.session, deadline)
+            if node.registration.session != self.session:
+                node.registration.hold_session(self.session, deadline)
             self._spare = (0, 0.0, 0)
             self._joined = True
         if settings.fencing:
-            # The session ends so long after the moment before it was kept, or later.
-            node.prove_until(began_ns + settings.session_s * 10**9)
+            # The session expires so long after the moment before it was renewed, or later.
+            node.share.prove_until(began_ns + settings.session_s * 10**9)
         self._keep_at = now + settings.session_s / 3
         return compared
 
@@ -94,27 +95,20 @@ class Membership:
                 len(found),
                 len(entered),
             )
-        node.reindex()
+        node.share.reindex()
 
     def _opened(self, deadline: Deadline) -> int:
-        """A session to join with: a new one, or that of an attempt that failed a moment ago."""
+        """Return a session to join with: a new one, or that of a join that failed just now."""
         if self._clock() >= self._spare[1]:
-            began_ns = blocks.boottime_ns()
+            began_ns = boottime_ns()
             seconds = self._node.settings.session_s
             session = self._node.engine.open_session(seconds, deadline_s=deadline.call_s())
             self._spare = (session, self._clock() + seconds / 3, began_ns)
         return self._spare[0]
 
-    def _is_doubtful(self) -> bool:
-        """Whether another process has found this node removed, or has restored its store."""
-        node = self._node
-        with node.store.read() as txn:
-            network_id = node.network.id_in(txn)
-            return network_id is None or bool(blocks.doubt(txn, network_id))
-
     def end(self) -> None:
-        """Close the session: nobody keeps it any more. The blocks stay this node's."""
+        """Close the session, because nobody keeps it any more. The blocks stay this node's."""
         if self.session and not self._node.settings.fencing:
-            # Else plugins that run directly may assign until the proof, and the session, end.
+            # With fencing, directly run plugins may assign until the proof and the session expire.
             with suppress(EngineError):
                 self._node.engine.close_session(self.session, deadline_s=1.0)

@@ -1,4 +1,4 @@
-"""The marks of other nodes in need: seen by a watch, and answered when this donor's time comes."""
+"""The marks of other nodes in need: a watch reads them, the keeper answers those that are due."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastipam.errors import FastipamError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from fastipam.cluster.node.claims import Node
+    from fastipam.cluster.node.node import Node
 
 log = logging.getLogger("fastipam.cluster")
 
@@ -24,16 +24,16 @@ _WATCH_S = 30.0
 
 
 class Marks:
-    """What others want, and when to answer. Safe to use from several threads.
+    """The marks of other nodes, and when to answer each. Safe to use from several threads.
 
-    True while there is any. ``wake`` is called when one was seen.
+    True while there is any. ``wake`` is called when a mark was added.
     """
 
     def __init__(self, node: Node, clock: Callable[[], float], wake: Callable[[], object]) -> None:
         self._node = node
         self._clock = clock
         self._wake = wake
-        self._marks: dict[str, tuple[float, KeyValue]] = {}  # needy node -> (answer at, its mark)
+        self._marks: dict[str, tuple[float, KeyValue]] = {}  # node in need -> (answer at, its mark)
         self._lock = threading.Lock()
 
     def __bool__(self) -> bool:
@@ -44,45 +44,45 @@ class Marks:
             return any(each.key == mark.key for _, each in self._marks.values())
 
     def see(self, mark: KeyValue) -> None:
-        """A node in need was seen: answer it when this donor's time comes."""
+        """Add a mark, unless it is this node's own; the planner says when it is due."""
         needy = schema.name_of(mark.key)
         if needy == self._node.name:
             return
         try:
-            want = schema.Want.read(mark.key, mark.value)
-        except ClusterCorrupt as error:  # it must not keep the other marks from being answered
+            number = schema.Mark.read(mark.key, mark.value).number
+        except ClusterCorrupt as error:  # the other marks must be answered nevertheless
             log.warning("network=%s %s", self._node.network.name, error)
             return
-        delay = planner.donor_delay_s(self._node.name, needy, want.number, planner.SPREAD_S)
+        delay = planner.donor_delay_s(self._node.name, needy, number, planner.SPREAD_S)
         with self._lock:
             self._marks[needy] = self._clock() + delay, mark
         self._wake()
 
     def forget(self, needy: str) -> None:
-        """Its need is met."""
+        """Remove the mark of a node: its need is met."""
         with self._lock:
             self._marks.pop(needy, None)
 
     def replace(self, listed: Sequence[KeyValue]) -> None:
-        """These are all that there are."""
+        """Replace all marks by those of a listing."""
         with self._lock:
             self._marks.clear()
         for mark in listed:
             self.see(mark)
 
     def next_answer(self) -> float:
-        """When the next one is due; infinity when there is none."""
+        """Return when the next mark is due; infinity without any."""
         with self._lock:
             return min((at for at, _ in self._marks.values()), default=float("inf"))
 
     def due(self) -> list[tuple[str, KeyValue]]:
-        """The needy nodes to answer now, with their marks."""
+        """Return the nodes to answer now, with their marks."""
         now = self._clock()
         with self._lock:
             return [(needy, mark) for needy, (at, mark) in self._marks.items() if at <= now]
 
     def answered(self, needy: str, mark: KeyValue, given: int) -> None:
-        """So many blocks were given; with none it is tried again, while the mark is up."""
+        """Remove an answered mark; if no block was given, it is due again later."""
         with self._lock:
             if self._marks.get(needy, (0.0, mark))[1] is mark:
                 if given:
@@ -93,9 +93,9 @@ class Marks:
     def follow(
         self, is_over: Callable[[], bool], sleep: Callable[[float], None] = time.sleep
     ) -> None:
-        """Watch them until it is over: a lost watch begins with a listing again. Raises nothing.
+        """Watch the marks until ``is_over``; after a lost watch list them again. Raises nothing.
 
-        Nobody would notice if it ended before: the node only would not hear of others in need.
+        An exception would end the thread unnoticed, and this node would answer no mark.
         """
         engine, prefix = self._node.engine, self._node.keys.wanted
         failures = 0

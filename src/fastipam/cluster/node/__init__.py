@@ -1,1 +1,1 @@
-"""A node's side of the block protocol."""
+"""One node's side of the protocol between its own store and the shared one."""

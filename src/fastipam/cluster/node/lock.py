@@ -1,4 +1,4 @@
-"""Who of a node's processes works on its claims: one at a time, as the kernel says."""
+"""The lock that lets one process of a node at a time work on its claims."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 class NodeLock:
-    """The right of one process (and one thread of it) to work on this node's claims.
+    """The lock of one process, and one thread of it, on this node's claims.
 
-    A lock of the kernel's on a file beside the store: it goes with the process that holds it.
+    It is flock(2) on a file beside the store: the kernel releases it when the process dies.
     """
 
     __slots__ = ("_descriptor", "_path")
@@ -24,7 +24,7 @@ class NodeLock:
         self._descriptor = -1
 
     def try_take(self) -> bool:
-        """Take it if nobody has it."""
+        """Take the lock; return False if another process or thread has it."""
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open(self._path, flags, 0o600)
         try:
@@ -35,8 +35,8 @@ class NodeLock:
         self._descriptor = descriptor
         return True
 
-    def give(self) -> None:
-        """Let the next one have it."""
+    def release(self) -> None:
+        """Release the lock."""
         os.close(self._descriptor)
         self._descriptor = -1
 
@@ -45,4 +45,4 @@ class NodeLock:
             time.sleep(0.005)
 
     def __exit__(self, *_: object) -> None:
-        self.give()
+        self.release()

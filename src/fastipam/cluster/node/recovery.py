@@ -1,11 +1,10 @@
-"""Which addresses do this machine's network namespaces have: for a node that lost its store.
+"""Recovery of a node that lost its store: the addresses in this machine's network namespaces.
 
-Its pods may still run. Their addresses are in their namespaces, whatever store was lost; so a block
-that is this node's, and of which its store knows nothing, is looked for there before any of its
-addresses is assigned.
+The node's pods may still run, and their addresses are in their namespaces. So before any address
+of a found block is assigned, the node reads which of its addresses are in use there.
 
-A namespace is found by a file below the directories where runtimes mount them, or by a process that
-lives in it. It is entered by a thread of its own, which asks the kernel (rtnetlink, RTM_GETADDR).
+A namespace is found by a file in the directories where runtimes mount them, or by a process that
+runs in it. A thread of its own enters it and asks the kernel (rtnetlink, RTM_GETADDR).
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from fastipam.cluster.node.claims import Node
-    from fastipam.cluster.node.localnode import Pair
+    from fastipam.cluster.node.node import Node
+    from fastipam.cluster.schema import BlockId
     from fastipam.configuration.cluster import Settings
 
 NETNS_DIRECTORIES = ("/run/netns", "/var/run/netns", "/run/docker/netns", "/run/cni/netns")
@@ -41,11 +40,11 @@ _ANSWER_BYTES = 1 << 16
 
 
 class NamespacesUnreadable(Exception):
-    """A namespace could not be entered: what is in use there is not known."""
+    """A namespace could not be entered, so its addresses are not known."""
 
 
 def namespaces(directories: Sequence[str] = NETNS_DIRECTORIES) -> dict[int, str]:
-    """Every network namespace that can be found but this process's own: inode → a path of it."""
+    """Return a path of every network namespace but this process's own, by inode."""
     own = os.stat("/proc/self/ns/net").st_ino
     found: dict[int, str] = {}
     for path in _candidates(directories):
@@ -71,11 +70,11 @@ def _candidates(directories: Sequence[str]) -> Iterator[str]:
 
 
 def addresses_in(path: str) -> list[tuple[int, int]]:
-    """The (family, integer) pairs of all addresses in a namespace. Raises NamespacesUnreadable."""
+    """Return (family, integer) of all addresses in a namespace. Raises NamespacesUnreadable."""
     found: list[tuple[int, int]] = []
     fault: list[OSError] = []
 
-    def look() -> None:  # a thread has a namespace of its own, and takes it along when it ends
+    def look() -> None:  # only this thread enters the namespace, and then it ends
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -108,7 +107,7 @@ def _enter(descriptor: int) -> None:
 
 
 def _ask_kernel() -> list[tuple[int, int]]:
-    """rtnetlink(7): a dump of all addresses."""
+    """Return all addresses of the thread's namespace: a dump of rtnetlink(7)."""
     found: list[tuple[int, int]] = []
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as link:
         request = _REQUEST.pack(
@@ -146,14 +145,14 @@ def _read_address(message: bytes) -> list[tuple[int, int]]:
 
 def resolve(
     node: Node,
-    found: Sequence[Pair],
+    found: Sequence[BlockId],
     directories: Sequence[str] = NETNS_DIRECTORIES,
 ) -> list[tuple[int, int]]:
-    """Enter what is in use in these blocks, then let the rest of them be assigned.
+    """Enter the addresses of these blocks that are in use, then activate the blocks.
 
-    Each address that a namespace has becomes a lease of that namespace's: who asked for it is not
-    known any more, so it is freed when its namespace is gone (``fastipam sweep``). Idempotent.
-    Raises NamespacesUnreadable: then nothing of these blocks is assigned.
+    Each address of a namespace becomes a lease of that namespace. Its container is not known any
+    more, so ``fastipam sweep`` releases the lease when the namespace is gone. Idempotent.
+    Raises NamespacesUnreadable: then no address of these blocks is assigned.
     """
     if not found:
         return []
@@ -171,7 +170,7 @@ def resolve(
     return entered
 
 
-def _block_of(settings: Settings, family: int, value: int) -> Pair | None:
+def _block_of(settings: Settings, family: int, value: int) -> BlockId | None:
     pool = settings.geometry_of(family, value)
     if pool is None:
         return None

@@ -1,0 +1,210 @@
+"""A node's entry in the shared store: who it is, and its sign of life."""
+
+from __future__ import annotations
+
+import os
+
+from fastipam.cluster import schema
+from fastipam.cluster.engine import Compare, EngineTimeout, Put
+from fastipam.cluster.errors import ClusterRefused, NoBlock
+from fastipam.cluster.schema import NodeEntry
+from fastipam.storage.records.block import Member
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fastipam.cluster.deadline import Deadline
+    from fastipam.cluster.engine import Delete, Engine, KeyValue
+    from fastipam.cluster.node.share import Share
+
+# Attempts to change a node's entry; each fails when somebody has changed the entry meanwhile.
+ENTRY_TRIES = 8
+
+
+class Registration:
+    """Registers a node under its name. ``session`` is the one that its sign of life is tied to."""
+
+    __slots__ = ("_engine", "_keys", "_share", "_step", "name", "session")
+
+    def __init__(
+        self, share: Share, engine: Engine, keys: schema.Keys, step: Callable[[str], None]
+    ) -> None:
+        self._share = share
+        self._engine = engine
+        self._keys = keys
+        self._step = step
+        self.name = share.settings.node
+        self.session = 0
+
+    def register(self, deadline: Deadline, *, agent: bool, session: int) -> tuple[Member, bool]:
+        """Write the node's entry; return the node as it is registered, and whether it is new.
+
+        A node without an entry ties its sign of life to ``session`` in the same transaction. Who
+        has no entry owns nothing. Idempotent.
+
+        Raises ClusterRefused: other settings, or another live node of this name. Raises NoBlock:
+        the entry changes too often.
+        """
+        member = self._identity()
+        is_new = not member.epoch and self._register_first(member, deadline, agent, session)
+        if not is_new:
+            self._check_settings(deadline)
+            self._register_again(member, deadline, agent)
+        self._step("registered")
+        return member, is_new
+
+    def _identity(self) -> Member:
+        """Return who this node is; store it before anybody is told, to recognise its own entry."""
+        member = self._share.member()
+        if member is not None and member.node == self.name:
+            return member
+        if member is not None and member.epoch:
+            raise ClusterRefused(
+                f"this store belongs to node {member.node}, the configuration says {self.name}",
+                hint=f'set "node": "{member.node}", or release that node and use a new store',
+            )
+        member = Member(self.name, os.urandom(8).hex(), self._share.settings.text)
+        self._share.put_member(member)
+        self._step("named")
+        return member
+
+    def _register_first(
+        self, member: Member, deadline: Deadline, agent: bool, session: int
+    ) -> bool:
+        """Register a node that has no entry, in one transaction; return False if it may have one.
+
+        It reads nothing, which counts when all nodes start at once.
+        """
+        entry = self._entry(None, member, deadline, agent)
+        operations: list[Put | Delete] = [Put(self._keys.node(self.name), entry.pack())]
+        if session:
+            operations.append(self._sign_of_life(member, session))
+        conditions = [Compare(self._keys.node(self.name), "absent"), self._same_settings()]
+        try:
+            outcome = self._engine.transact(conditions, operations, deadline_s=deadline.call_s())
+        except EngineTimeout:
+            return False  # the entry may have been written: read it
+        if outcome.succeeded:
+            self.session = session
+            member.epoch, member.revision = entry.epoch, outcome.revision
+        return outcome.succeeded
+
+    def _check_settings(self, deadline: Deadline) -> None:
+        """Raise ClusterRefused unless the cluster's settings are this node's."""
+        share = self._share
+        stored = self._engine.get(self._keys.settings, deadline_s=deadline.call_s())
+        if stored is None:
+            raise ClusterRefused(
+                f"the cluster has no settings for network {share.network.name}",
+                hint="run `fastipam cluster init` once, on any node",
+            )
+        if stored.value != share.settings.text.encode():
+            raise ClusterRefused(
+                f"the cluster's pools are {stored.value.decode('utf-8', 'replace')!r}, "
+                f"this node is configured with {share.settings.text!r}",
+                hint="every node has to have the same pools and block size",
+            )
+
+    def _register_again(self, member: Member, deadline: Deadline, agent: bool) -> None:
+        """Write the entry, whatever it says now, if this node may."""
+        key = self._keys.node(self.name)
+        for _ in range(ENTRY_TRIES):
+            stored = self._engine.get(key, deadline_s=deadline.call_s())
+            entry = self._entry(stored, member, deadline, agent)
+            if stored is not None and stored.value == entry.pack():
+                member.epoch, member.revision = entry.epoch, stored.mod_revision
+                return
+            revision = 0 if stored is None else stored.mod_revision
+            conditions = [Compare(key, "mod_revision", revision), self._same_settings()]
+            if _takes_over(stored, member):
+                conditions.append(Compare(self._keys.session(self.name), "absent"))
+            try:
+                outcome = self._engine.transact(
+                    conditions, [Put(key, entry.pack())], deadline_s=deadline.call_s()
+                )
+            except EngineTimeout:
+                continue  # read what became of it
+            if outcome.succeeded:
+                member.epoch, member.revision = entry.epoch, outcome.revision
+                return
+        raise NoBlock(f"the entry of node {self.name} changes faster than it can be read")
+
+    def _same_settings(self) -> Compare:
+        return Compare(self._keys.settings, "value", self._share.settings.text.encode())
+
+    def _sign_of_life(self, member: Member | None, session: int) -> Put:
+        incarnation = member.incarnation if member is not None else ""
+        return Put(self._keys.session(self.name), schema.pack(incarnation=incarnation), session)
+
+    def _entry(
+        self, stored: KeyValue | None, member: Member, deadline: Deadline, agent: bool
+    ) -> NodeEntry:
+        """Return what this node's entry has to say. Raises ClusterRefused for another's entry."""
+        boot = self._share.store.boot_id()
+        addresses = self._share.settings.addresses or self._engine.local_addresses()
+        if stored is None:
+            return NodeEntry(member.incarnation, member.epoch + 1, boot, addresses, agent=agent)
+        entry = NodeEntry.read(stored.key, stored.value)
+        epoch = entry.epoch
+        if _takes_over(stored, member):
+            self._check_takeover(entry, deadline, agent)
+            epoch += 1
+        return NodeEntry(
+            member.incarnation,
+            epoch,
+            boot,
+            addresses or entry.addresses,
+            agent=agent or (entry.agent and entry.incarnation == member.incarnation),
+        )
+
+    def _check_takeover(self, entry: NodeEntry, deadline: Deadline, agent: bool) -> None:
+        """Raise ClusterRefused unless the entry is this machine's, whose earlier store was lost.
+
+        Otherwise two nodes have one name. In one boot it is one machine, and a node that has kept
+        a session is gone when its session is. A plugin that runs directly keeps no session, so
+        two of them could not find out.
+        """
+        alive = self._engine.get(self._keys.session(self.name), deadline_s=deadline.call_s())
+        is_gone = entry.agent or entry.boot == self._share.store.boot_id()
+        if alive is None and agent and is_gone:
+            return
+        raise ClusterRefused(
+            f"there is another node named {self.name}"
+            + (" and it is alive" if alive is not None else ", or its store was lost"),
+            hint='give this one another name with "node"; or start its agent, which finds '
+            f"out; or, once that node is gone, `fastipam cluster release-node {self.name}`",
+        )
+
+    def is_current(self, deadline: Deadline) -> bool:
+        """Return whether the node's entry is the one that this node wrote. One read."""
+        member = self._share.member()
+        if member is None or not member.revision:
+            return False
+        stored = self._engine.get(self._keys.node(self.name), deadline_s=deadline.call_s())
+        if stored is not None and stored.mod_revision == member.revision:
+            return True
+        self._share.forget_registration()
+        return False
+
+    def hold_session(self, session: int, deadline: Deadline) -> None:
+        """Tie the sign of this node's life to a session. Raises ClusterRefused: it was removed."""
+        member = self._share.member()
+        revision = member.revision if member is not None else 0
+        outcome = self._engine.transact(
+            [Compare(self._keys.node(self.name), "mod_revision", revision)],
+            [self._sign_of_life(member, session)],
+            deadline_s=deadline.call_s(),
+        )
+        if not outcome.succeeded:
+            self._share.forget_registration()
+            raise ClusterRefused(f"node {self.name} was removed meanwhile, or another has its name")
+        self.session = session
+
+
+def _takes_over(stored: KeyValue | None, member: Member) -> bool:
+    """Return whether the entry was written with another local store."""
+    if stored is None:
+        return False
+    entry = NodeEntry.read(stored.key, stored.value)
+    return bool(entry.incarnation) and entry.incarnation != member.incarnation

@@ -1,0 +1,293 @@
+"""A node's share of a cluster: its records in its own store, and how they change."""
+
+from __future__ import annotations
+
+from fastipam.allocation import blocks, openblocks
+from fastipam.allocation.ledger import read_state
+from fastipam.cluster.errors import NoBlock
+from fastipam.storage.records.block import (
+    ACTIVE,
+    CLAIMING,
+    FOUND,
+    LOST,
+    RELEASING,
+    Block,
+    Member,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from fastipam.addressing.ranges import RangeSet
+    from fastipam.allocation.ledger import Ledger
+    from fastipam.cluster.schema import BlockEntry, BlockId
+    from fastipam.configuration.cluster import Settings
+    from fastipam.network import Network
+    from fastipam.storage.store import Store
+    from fastipam.storage.transaction import Transaction
+
+_NOT_REGISTERED = "this node is not registered in its cluster"
+
+
+class Share:
+    """Who this node is, and the state of each of its blocks, as its own store has them.
+
+    ``network`` is the cluster's network in the local store, ``settings`` what the node was told.
+    Each method is one transaction. Raises StoreError.
+    """
+
+    __slots__ = ("network", "settings", "store")
+
+    def __init__(self, store: Store, network: Network, settings: Settings) -> None:
+        self.store = store
+        self.network = network
+        self.settings = settings
+
+    # Reading --------------------------------------------------------------------------------
+
+    def member(self) -> Member | None:
+        """Return who this node is in its cluster, or None before it first registers."""
+        with self.store.read() as txn:
+            network_id = self.network.id_in(txn)
+            return None if network_id is None else blocks.get_member(txn, network_id)
+
+    def blocks(self) -> list[Block]:
+        """Return the records of all blocks, in address order. O(blocks)."""
+        with self.store.read() as txn:
+            network_id = self.network.id_in(txn)
+            return [] if network_id is None else blocks.read_all(txn, network_id)
+
+    def has_begun(self) -> bool:
+        """Return whether a claim or a release was begun and not finished. O(blocks)."""
+        return any(each.state in (CLAIMING, RELEASING) for each in self.blocks())
+
+    def doubt(self) -> str:
+        """Return why this node may not assign addresses from its blocks, or ""."""
+        with self.store.read() as txn:
+            network_id = self.network.id_in(txn)
+            return _NOT_REGISTERED if network_id is None else blocks.doubt(txn, network_id)
+
+    def lacking(self) -> list[int]:
+        """Return the families without a free address in this node's blocks.
+
+        All families when the node may not assign. O(1), except for blocks that just filled.
+        """
+        sets = self.settings.pool.sets
+        with self.store.read() as txn:
+            network_id = self.network.id_in(txn)
+            if network_id is None or blocks.doubt(txn, network_id):
+                return [each.family for each in sets]
+            return [
+                each.family
+                for index, each in enumerate(sets)
+                if not self.network.can_serve(txn, index, each)
+            ]
+
+    # This node ------------------------------------------------------------------------------
+
+    def put_member(self, member: Member) -> None:
+        """Store who this node is."""
+        with self.store.write() as txn:
+            blocks.put_member(txn, self._network_id(txn), member)
+
+    def forget_registration(self) -> None:
+        """Assign nothing until the node has registered again: its entry was changed."""
+        with self.store.write() as txn:
+            network_id = self._network_id(txn)
+            member = blocks.get_member(txn, network_id)
+            if member is not None:
+                member.revision = 0
+                blocks.put_member(txn, network_id, member)
+
+    def set_mark(self, number: int) -> Member:
+        """Store the number of the mark that the node is about to write; return the node.
+
+        Raises NoBlock when the node is not registered.
+        """
+        with self.store.write() as txn:
+            network_id = self._network_id(txn)
+            member = blocks.get_member(txn, network_id)
+            if member is None or not member.revision:
+                raise NoBlock(_NOT_REGISTERED)
+            member.mark = number
+            blocks.put_member(txn, network_id, member)
+        return member
+
+    def prove_until(self, until_ns: int) -> None:
+        """Record until when ownership is certain: nobody takes a block of a live session before."""
+        with self.store.write() as txn:
+            blocks.prove(txn, self._network_id(txn), until_ns)
+
+    # Blocks ---------------------------------------------------------------------------------
+
+    def begin_claim(self, ids: Iterable[BlockId], epoch: int, claimed_ns: int) -> None:
+        """Record the intent to claim these blocks, before the shared store is asked."""
+        with self.store.write() as txn:
+            network_id = self._network_id(txn)
+            for family, base in ids:
+                blocks.put(txn, network_id, Block(family, base, CLAIMING, claimed_ns, epoch))
+
+    def begin_release(self, ids: Iterable[BlockId]) -> list[Block]:
+        """Mark those of the blocks as releasing that are active and wholly free; return them.
+
+        No address is assigned from them any more. The check and the change are one transaction:
+        an ADD comes before or after it.
+        """
+        begun = []
+        with self.store.write() as txn:
+            ledger = self.network.enter(txn)
+            network_id = ledger.state.network_id
+            for family, base in ids:
+                block = blocks.get(txn, network_id, family, base)
+                if block is None or block.state != ACTIVE or self._used(txn, ledger, block):
+                    continue
+                block.state = RELEASING
+                blocks.put(txn, network_id, block)
+                begun.append(block)
+        return begun
+
+    def activate(self, ids: Iterable[BlockId], state: int, revision: int = 0) -> None:
+        """Assign addresses from those of the blocks that are in ``state`` from now on.
+
+        ``revision`` is that of their keys in the shared store; 0: unchanged.
+        """
+        with self.store.write() as txn:
+            ledger = self.network.enter(txn)
+            for family, base in ids:
+                block = blocks.get(txn, ledger.state.network_id, family, base)
+                if block is not None and block.state == state:
+                    block.revision = revision or block.revision
+                    self._activate(txn, ledger, block)
+
+    def forget(self, ids: Iterable[BlockId], state: int) -> None:
+        """Delete the records of those of the blocks that are in ``state``."""
+        with self.store.write() as txn:
+            network_id = self._network_id(txn)
+            for family, base in ids:
+                block = blocks.get(txn, network_id, family, base)
+                if block is not None and block.state == state:
+                    blocks.delete(txn, network_id, family, base)
+
+    def add_granted(self, member: Member, owned: Mapping[BlockId, BlockEntry]) -> list[BlockId]:
+        """Activate the blocks that a donor granted to this node's last mark; return them.
+
+        ``owned`` is what the shared store lists for this node.
+        """
+        added = []
+        with self.store.write() as txn:
+            ledger = self.network.enter(txn)
+            for (family, base), theirs in owned.items():
+                if theirs.grant != member.mark:
+                    continue
+                if blocks.get(txn, ledger.state.network_id, family, base) is None:
+                    self._activate(txn, ledger, _block(family, base, theirs, member.epoch))
+                    added.append((family, base))
+        return added
+
+    def reconcile(
+        self, member: Member, owned: Mapping[BlockId, BlockEntry]
+    ) -> tuple[list[BlockId], int]:
+        """Make the records agree with ``owned``: what the shared store lists for this node.
+
+        ``member`` has its new epoch and revision. Returns the blocks that are found (this node's,
+        but this store does not know which of their addresses are in use), and how many granted
+        blocks were activated.
+        """
+        unknown = dict(owned)
+        granted = 0
+        # Of an older copy of the store nothing is true that it says of addresses.
+        copied = member.inode not in (0, self.store.identity[1])
+        with self.store.write() as txn:
+            ledger = self.network.enter(txn)
+            network_id = ledger.state.network_id
+            for block in blocks.read_all(txn, network_id):
+                theirs = unknown.pop((block.family, block.base), None)
+                if theirs is None:
+                    self._disown(txn, ledger, block)
+                else:
+                    block.revision = theirs.revision
+                    self._confirm(txn, ledger, block, copied)
+            for (family, base), theirs in unknown.items():
+                if self.settings.geometry_of(family, base) is None:
+                    continue
+                block = _block(family, base, theirs, member.epoch)
+                if theirs.grant and theirs.grant == member.mark and not copied:
+                    granted += 1
+                    self._activate(txn, ledger, block)
+                else:
+                    blocks.put(txn, network_id, block)
+            member.settings = self.settings.text
+            member.inode = self.store.identity[1]
+            member.fencing = self.settings.fencing
+            blocks.put_member(txn, network_id, member)
+            found = [
+                (block.family, block.base)
+                for block in blocks.read_all(txn, network_id)
+                if block.state == FOUND
+            ]
+        return found, granted
+
+    def reindex(self) -> None:
+        """Add blocks with free addresses that the list of those lacks. O(blocks).
+
+        Writes nothing, and waits for no disk, when the list lacks none.
+        """
+        sets = list(enumerate(self.settings.pool.sets))
+        with self.store.read() as txn:
+            network_id = self.network.id_in(txn)
+            if network_id is None:
+                return
+            state = read_state(txn, network_id)
+            if all(
+                openblocks.is_indexed(txn, network_id, each, state.cursor(index, each.family))
+                for index, each in sets
+            ):
+                return
+        with self.store.write() as txn:
+            ledger = self.network.enter(txn)
+            for index, each in sets:
+                cursor = ledger.state.cursor(index, each.family)
+                openblocks.reindex(txn, ledger.state.network_id, each, cursor)
+
+    # Inside a transaction -------------------------------------------------------------------
+
+    def _network_id(self, txn: Transaction) -> int:
+        return self.network.enter(txn).state.network_id
+
+    def _range_set(self, family: int) -> RangeSet:
+        return next(each for each in self.settings.pool.sets if each.family == family)
+
+    def _used(self, txn: Transaction, ledger: Ledger, block: Block) -> int:
+        """Return how many addresses of a block are not free, gateways and exclusions left out."""
+        pages = txn.pages(ledger.state.network_id, block.family)
+        return blocks.used_in(pages, self._range_set(block.family), block.base)
+
+    def _activate(self, txn: Transaction, ledger: Ledger, block: Block) -> None:
+        block.state = ACTIVE
+        network_id = ledger.state.network_id
+        blocks.put(txn, network_id, block)
+        openblocks.list_open(txn, network_id, self._range_set(block.family), block.base)
+
+    def _confirm(self, txn: Transaction, ledger: Ledger, block: Block, copied: bool) -> None:
+        """Keep a block that the shared store lists for this node."""
+        if block.state in (CLAIMING, LOST) and not copied:
+            self._activate(txn, ledger, block)
+            return
+        if copied and block.state != RELEASING:
+            block.state = FOUND
+        blocks.put(txn, ledger.state.network_id, block)
+
+    def _disown(self, txn: Transaction, ledger: Ledger, block: Block) -> None:
+        """Forget a block that the shared store does not list; it is lost if it is in use."""
+        network_id = ledger.state.network_id
+        if block.state == CLAIMING or not self._used(txn, ledger, block):
+            blocks.delete(txn, network_id, block.family, block.base)
+        else:
+            block.state = LOST
+            blocks.put(txn, network_id, block)
+
+
+def _block(family: int, base: int, theirs: BlockEntry, epoch: int) -> Block:
+    """Return the record of a block that this store did not know."""
+    return Block(family, base, FOUND, theirs.claimed_ns, epoch, theirs.revision)
