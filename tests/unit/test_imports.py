@@ -67,7 +67,7 @@ OTHER_BYTES = {
     "agent.web.api": "the picture as the page reads it",
     "cli.commands.doctor.agent": "struct ucred of the kernel",
     "cluster.engines.etcd.members": "a random number",
-    "cluster.node.claims": "a random number",
+    "cluster.node.node": "a random number",
     "cluster.node.recovery": "netlink messages",
     "cluster.planner": "a hash of names",
     "picture.colours": "a hash of names",
