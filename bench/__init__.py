@@ -1,1 +1,1 @@
-"""The benchmarks: fastipam beside its peers, in one run. ``python -m bench``; see README.md."""
+"""The benchmarks of fastipam and its peers. ``python -m bench`` runs them; see README.md."""

@@ -1,6 +1,6 @@
-"""``python -m bench``: measure, print the report, draw it; exit 1 when a bar is missed.
+"""``python -m bench``: measure, print the report and draw it. Exit 1 when a bar is missed.
 
-``python -m bench compare`` holds two versions against each other.
+``python -m bench compare`` compares two versions.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _run(parts: list[str], arguments: argparse.Namespace, scratch: Path) -> Resu
 
 
 def _require(parts: list[str]) -> None:
-    """What is missing is said before anything is measured."""
+    """Raise Missing for everything that is missing, before anything is measured."""
     memory.require("matplotlib")
     if "peers" in parts or "workloads" in parts:
         memory.require()
@@ -71,7 +71,7 @@ def _require(parts: list[str]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status: 0 all bars met, 1 one missed. Raises Missing and Failed."""
+    """Return exit status 0 when all bars are met, 1 when one is missed. Raises Missing, Failed."""
     words = sys.argv[1:] if argv is None else argv
     if words[:1] == ["compare"]:
         return compare.main(words[1:])
@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _write(results: Results, text: str, directory: Path) -> None:
-    from bench import plots  # matplotlib takes a while: not before it is wanted
+    from bench import plots  # imported late: matplotlib takes seconds
 
     (directory / "report.md").write_text(text)
     results.write(directory / "samples.json")

@@ -1,4 +1,4 @@
-"""What the entry points have in common: the command line, the parts in order, and the end."""
+"""What the entry points share: the command line, the order of the parts, and the end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DOCS = Path(__file__).parent.parent / "docs" / "bench"
 def parser(
     program: str, text: str | None, parts: Sequence[str], output: Path
 ) -> argparse.ArgumentParser:
-    """``--quick``, ``--only PART``, ``--output DIR``, ``--scratch DIR``."""
+    """Return a parser of ``--quick``, ``--only PART``, ``--output DIR`` and ``--scratch DIR``."""
     made = argparse.ArgumentParser(prog=f"python -m {program}", description=text)
     made.add_argument("--quick", action="store_true", help="fewer rounds")
     made.add_argument(
@@ -41,7 +41,7 @@ def parser(
 
 
 def prepare(output: Path) -> None:
-    """Make the directory for the report. Missing when nothing can be written there."""
+    """Make the directory of the report. Raises Missing when it cannot be written."""
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -51,12 +51,12 @@ def prepare(output: Path) -> None:
 
 
 def chosen(arguments: argparse.Namespace, parts: Sequence[str]) -> list[str]:
-    """The parts to measure, in their order."""
+    """Return the parts to measure, in their order."""
     return [part for part in parts if part in (arguments.only or parts)]
 
 
 def run(parts: Sequence[str], work: Mapping[str, Callable[[], object]]) -> None:
-    """Measure the parts, and say how long each took."""
+    """Measure the parts, and print how long each took."""
     for part in parts:
         start = time.perf_counter()
         print(f"measuring: {part} … ", end="", file=sys.stderr, flush=True)
@@ -65,9 +65,9 @@ def run(parts: Sequence[str], work: Mapping[str, Callable[[], object]]) -> None:
 
 
 def to_its_end(main: Callable[[], int]) -> int:
-    """What ``main`` returns; 2 for what is missing or fails, 130 for Ctrl-C and SIGTERM.
+    """Return what ``main`` returns, 2 for Missing and Failed, 130 for Ctrl-C and SIGTERM.
 
-    Both signals unwind the stack, so that processes, namespaces and directories are cleaned up.
+    Both signals unwind the stack, so that processes, namespaces and directories are removed.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -79,4 +79,4 @@ def to_its_end(main: Callable[[], int]) -> int:
         print("\ninterrupted: no report was written", file=sys.stderr)
         return 130
     finally:
-        children.end_all()  # those that an interruption left without anybody who waits
+        children.end_all()  # an interruption may leave processes for which nobody waits

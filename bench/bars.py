@@ -1,4 +1,4 @@
-"""The bars: what fastipam promises of its speed, each number in this one place."""
+"""The bars: what fastipam promises about its speed. Each number is in this file only."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Bar(NamedTuple):
-    """A promise: the figure stays at or below ``limit``, or at or above it (``at_least``)."""
+    """A promise: the figure is at most ``limit``, or with ``at_least`` at least ``limit``."""
 
     name: str
     limit: float
@@ -15,7 +15,7 @@ class Bar(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """A bar and what was measured."""
+    """A bar, and what was measured."""
 
     bar: Bar
     figure: float
@@ -28,15 +28,15 @@ class Verdict(NamedTuple):
         return self.figure <= self.bar.limit
 
 
-# In memory. An empty method is what a call into the extension type costs by itself.
+# In memory. Calling an empty method of the extension type is the base.
 ALLOCATE = Bar("allocate / empty method", 2.0, "x")
 MANY_NS = 8.0
-MANY_OF_BY_CALL = 0.25  # the larger of the two is the limit: see many()
+MANY_OF_BY_CALL = 0.25  # many() takes the larger of the two as the limit
 FILL_FLATNESS = Bar("pair of a /12, 99.99 % full / empty", 1.3, "x")
 SIZE_FLATNESS = Bar("pair of a /12 / of a /24, worst fill", 1.5, "x")
 MEMORY = Bar("memory of a full /12", 300.0, "KiB")
 
-# In the store. "By hand" is py-lmdb with the same gets, puts and deletes.
+# In the store. "By hand" is the same gets, puts and deletes with py-lmdb.
 RELAXED_PAIR = Bar("relaxed pair / by hand in py-lmdb", 2.5, "x")
 DURABLE_PAIR = Bar("durable pair / by hand in py-lmdb", 1.3, "x")
 LEASES_FLATNESS_RELAXED = Bar("relaxed pair, a million leases / none", 1.3, "x")
@@ -48,7 +48,7 @@ FILL = Bar("fill with 1,048,573 leases, durable", 15.0, "s")
 PLUGIN_START = Bar("plugin ADD / python -I -S -c pass", 2.0, "x")
 PLUGIN_FLATNESS = Bar("plugin ADD, a million leases / none", 1.2, "x")
 
-# The agent. Of ADD and DEL the worse one; the launcher from its spawn to its end; durable.
+# The agent, durable: the slower of ADD and DEL, by whole launcher processes.
 LAUNCHER = Bar("launcher / /bin/true", 1.6, "x")
 FASTER = {
     leases: Bar(f"host-local, {leases:,} leases / launcher", limit, "x", at_least=True)
@@ -63,6 +63,6 @@ AGENT_MEMORY_GROWTH = Bar("agent, private memory, a million leases - none", 10.0
 
 
 def many(by_call_ns: float) -> Bar:
-    """The bar of ``allocate_many``: 8 ns an address, or a quarter of what a call for each costs."""
+    """Return the bar of ``allocate_many``: 8 ns an address, or a quarter of a call for each."""
     limit = max(MANY_NS, MANY_OF_BY_CALL * by_call_ns)
     return Bar("allocate_many(1,000,000), an address", limit, "ns")

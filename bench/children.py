@@ -1,8 +1,8 @@
-"""Processes that a benchmark starts: timed, waited for within reason, and never left behind.
+"""Processes that a benchmark starts: timed, waited for with a limit, and never left behind.
 
-Each is a process group of its own, so that one that hangs is ended with whatever it has started.
-Those that run are known from the moment of their start: whatever interrupts the benchmark, even
-before the caller has learned of a process, :func:`end_all` ends them.
+Each is a process group of its own, so that a process that hangs is killed with everything that it
+started. A process is registered when it starts. So when the benchmark is interrupted, even before
+the caller has the process id, :func:`end_all` kills it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _running: set[int] = set()
 
 
 def begin(command: list[str], environment: dict[str, str], source: str, output: str) -> int:
-    """Start a program and return its process id. Failed when it cannot be executed."""
+    """Start a program and return its process id. Raises Failed when it cannot be executed."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     return _start(command, environment, source, (os.POSIX_SPAWN_OPEN, 1, output, flags, 0o600))
 
@@ -50,7 +50,7 @@ def _start(
 
 
 def wait(process: int) -> int:
-    """The wait status of a process that was begun; whatever interrupts the wait ends it."""
+    """Wait for a process and return its wait status. An interruption kills the process."""
     try:
         status = os.waitpid(process, 0)[1]
     except BaseException:
@@ -61,7 +61,7 @@ def wait(process: int) -> int:
 
 
 def wait_for_any() -> tuple[int, int]:
-    """The process that ends next, and its wait status."""
+    """Wait until a process ends; return its id and its wait status."""
     process, status = os.wait()
     _running.discard(process)
     return process, status
@@ -73,7 +73,7 @@ def spawn(command: list[str], environment: dict[str, str], source: str, output: 
 
 
 def end(process: int) -> None:
-    """Kill a process and what it has started; nothing happens when it is gone."""
+    """Kill a process and its group, unless it has ended."""
     with suppress(ProcessLookupError):
         os.killpg(process, signal.SIGKILL)
     with suppress(ChildProcessError):
@@ -82,16 +82,17 @@ def end(process: int) -> None:
 
 
 def end_all() -> None:
-    """The same for every process that was begun and has not been waited for."""
+    """Kill every process that was started and not waited for."""
     for process in list(_running):
         end(process)
 
 
 @contextmanager
 def patience(what: str, limit_s: float = PATIENCE_S) -> Iterator[Callable[[], object]]:
-    """Failed when the block takes longer, or longer than that since the last call of its value.
+    """Raise Failed when the block takes too long, counted from the last call of its value.
 
-    Only in the main thread: it is an alarm. Its cost, two system calls, is not for timed code.
+    It uses an alarm, so it works only in the main thread. It makes two system calls, so it is not
+    for timed code.
     """
 
     def ring(*_: object) -> None:
@@ -113,7 +114,7 @@ def ask(
     source: str,
     limit_s: float = PATIENCE_S,
 ) -> tuple[int, str]:
-    """A program's exit status and what it says, untimed. Failed when it does not come to an end."""
+    """Run a program untimed; return exit status and output. Raises Failed when it does not end."""
     readable, writable = os.pipe()
     with open(readable, "rb") as output, patience(what, limit_s):
         try:

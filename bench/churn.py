@@ -1,14 +1,14 @@
-"""Churn: one address given back and one assigned, millions of times, on a store that stays full.
+"""Churn: release an address and assign one, millions of times, on a store that stays full.
 
     python -m bench.churn                     # ten million pairs at each fill: an hour
     python -m bench.churn --pairs 1000000     # the same in less, every window a tenth of it
 
-A pair is a release of a lease chosen at random and an allocation for a new owner, each a commit of
-its own, with the default cool-down and history. Two stores are compared, an old one in its last
-tenth of the pairs and a young one of the same kind in its second: they take turns, some pairs each,
-so that whatever else the machine does meets both. Of each the table has the median and the 99th
-percentile of a pair's time, and the size of the old one's file after the first tenth, the second,
-half and all of the pairs.
+A pair is a release of a random lease and an allocation for a new owner, each with its own commit,
+with the default cool-down and history. An old store in its last tenth of the pairs is compared with
+a young one of the same kind in its second tenth. They alternate every few pairs, so that other work
+on the machine affects both. The table has the median and the 99th percentile of a pair's time of
+each, and the size of the old store's file after the first tenth, the second, half and all of the
+pairs.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ if TYPE_CHECKING:
 FILLS = (0.5, 0.99, 0.9999)
 SUBNET = "10.0.0.0/16"
 _AT_ONCE = 4096
-_TURN = 64  # pairs: milliseconds
+_TURN = 64  # pairs before the other store goes on: some milliseconds
 
 
 def _name(number: int) -> str:
-    """A container id. All are of one length, as a runtime's are: longer ones split the pages."""
+    """Return a container id. All have one length, as a runtime's have: longer ones split pages."""
     return f"c{number:09}"
 
 
 class Times(NamedTuple):
-    """A window's pairs, in nanoseconds, by the wall clock and by the processor's."""
+    """The times of a window's pairs in nanoseconds, by wall clock and by processor time."""
 
     wall: array[int]
     cpu: array[int]
 
     @classmethod
     def none(cls) -> Self:
-        """To be filled."""
+        """Return empty times."""
         return cls(array("q"), array("q"))
 
 
 class Churn:
-    """A store that is filled to a share, and stays so: use it with ``with``."""
+    """A store that is filled to a share and stays so, for a ``with`` block."""
 
     def __init__(self, path: Path, fill: float, *, subnet: str, history: int) -> None:
         self._chance = random.Random(fill)
@@ -74,11 +74,11 @@ class Churn:
         assert stats["assigned"] == len(self._held), stats
 
     def file_bytes(self) -> int:
-        """What the store takes on the disk."""
+        """The size of the store's file on disk."""
         return self._ipam.store.file_bytes()
 
     def run(self, pairs: int, times: Times | None = None) -> None:
-        """So many pairs."""
+        """Make this many pairs."""
         network, held = self._network, self._held
         for _ in range(pairs):
             at = self._chance.randrange(len(held))
@@ -94,7 +94,7 @@ class Churn:
 
 
 class Outcome(NamedTuple):
-    """``sizes`` of the old store's file: after a tenth, two, five and ten of the pairs."""
+    """What was measured. ``sizes`` are the old store's after 1, 2, 5 and 10 tenths of the pairs."""
 
     sizes: tuple[int, ...]
     young: Times
@@ -104,7 +104,7 @@ class Outcome(NamedTuple):
 def churn(
     path: Path, fill: float, pairs: int, *, subnet: str = SUBNET, history: int = DEFAULT_HISTORY
 ) -> Outcome:
-    """Make both stores, and compare them."""
+    """Make both stores and compare them."""
     tenth = pairs // 10
     with ExitStack() as stack:
         old, young = (
@@ -127,13 +127,13 @@ def churn(
 
 
 def percentile(samples: array[int], share: float) -> float:
-    """The sample below which this share of them lies, in microseconds."""
+    """Return the sample below which this share of the samples is, in microseconds."""
     ordered = sorted(samples)
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] / 1e3
 
 
 def row(fill: float, outcome: Outcome) -> str:
-    """One line of the table."""
+    """Return one line of the table."""
     cells = [f"{fill:.2%}", *(f"{size >> 10:,}" for size in outcome.sizes)]
     for clock in ("wall", "cpu"):
         for share in (0.5, 0.99):

@@ -1,11 +1,11 @@
 """What cluster mode costs an ADD: ``python -m bench.cluster_add [--rounds N] [--only PART]``.
 
-Three measurements on a three-member etcd of its own, each against its yardstick in the same run:
+Three measurements on an etcd of three members, each with its base in the same run:
 
 - an ADD through an agent with cluster mode on, and off (bar: 1.1 times);
 - the same with all members of etcd stopped (bar: within 20 %);
-- a direct ADD that has to claim, against a bare interpreter's start (bar: 3 times that, plus
-  etcd's answer to one claim).
+- a direct ADD that has to claim a block, and a bare start of Python (bar: 3 times that, plus etcd's
+  answer to one claim).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _configuration(path: Path, cluster: dict[str, Any] | None) -> bytes:
 
 
 def _round(path: Path, stdin: bytes, count: int) -> float:
-    """The median of ``count`` ADDs in milliseconds; the same containers are deleted behind them."""
+    """Return the median of ``count`` ADDs in milliseconds; the containers are deleted again."""
     names = [f"c{next(_names)}" for _ in range(count)]
     took = []
     for command in ("ADD", "DEL"):
@@ -65,7 +65,7 @@ def _round(path: Path, stdin: bytes, count: int) -> float:
 def _ratio(
     label: str, agents: list[Agent], stdin: tuple[bytes, bytes], rounds: int, bar: float
 ) -> None:
-    """Medians of two agents in turn, the median of their ratios, and what their loops have run."""
+    """Measure two agents alternately; return medians, median ratio, and the time of their loops."""
     took: tuple[list[float], list[float]] = [], []
     before = [_on_processor_ms(agent.pid) for agent in agents]
     for _ in range(rounds):
@@ -82,7 +82,7 @@ def _ratio(
 
 
 def _process(command: list[str], stdin: bytes, environ: dict[str, str]) -> tuple[float, float]:
-    """A process from start to end: (milliseconds, milliseconds of processor time)."""
+    """Run a process; return its milliseconds, and those of its processor time."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     begun = time.perf_counter()
     done = subprocess.run(command, input=stdin, env=environ, capture_output=True, check=False)
@@ -104,15 +104,15 @@ def _bare() -> tuple[float, float]:
 
 
 def _on_processor_ms(pid: int) -> float:
-    """What a process's first thread has run so far: the agent's loop."""
+    """Return the processor time of a process's first thread, which runs the agent's loop."""
     return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0]) / 1e6
 
 
 def _claims(etcd: Etcd, cluster: dict[str, Any], tmp: Path, rounds: int) -> None:
-    """Direct ADDs of nodes that are registered and have no free address left."""
+    """Measure direct ADDs of nodes that are registered and have no free address."""
     subprocess.run([FASTIPAM, "install", "--bin-dir", tmp / "bin"], check=True, capture_output=True)
     entry = tmp / "bin" / "fastipam-direct"
-    # One usable address a block: every ADD behind the first has to claim.
+    # A block has one usable address, so every ADD after the first has to claim.
     small = cluster | {"pool": "10.64.0.0/20", "blockSize": 31, "prefix": "/small/", "node": "d"}
     (tmp / "small.json").write_text(json.dumps(small | {"network": "podnet"}))
     command = [str(FASTIPAM), "cluster", "init", "-c", str(tmp / "small.json")]
@@ -159,7 +159,7 @@ def _two(pair: tuple[float, float]) -> str:
 
 
 def main() -> None:
-    """Measure, print."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--only", choices=["direct", "agent"], help="one part of it")

@@ -1,9 +1,10 @@
 """``python -m bench compare``: is the head slower than the base?
 
-Two reports' ``samples.json``, or two commits: ``--base REF`` (and ``--head REF``, else the tree as
-it is) are built into directories of their own, and measured in turns, in fresh processes.
+It compares two reports' ``samples.json``, or two commits: ``--base REF`` and ``--head REF``
+(default: the tree as it is) are built into directories of their own, and measured alternately, in
+fresh processes.
 
-Exit status 0: no subject is slower; 1: one is; 2: something is missing, or nothing is shared.
+Exit status 0: no subject is slower; 1: one is; 2: something is missing, or no subject is in both.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def _row(change: Change, limit: float) -> tuple[str, ...]:
 
 
 def main(argv: list[str]) -> int:
-    """Print every subject's change; the exit status is the verdict."""
+    """Print the change of every subject, and return the exit status."""
     arguments = _arguments(argv)
     try:
         changes = _from_files(*arguments.files) if arguments.files else _from_commits(arguments)

@@ -1,9 +1,9 @@
-"""``python -m bench.embedded``: a container attached by one process, or by two, in one table.
+"""``python -m bench.embedded``: attach a container by one process, or by two, in one table.
 
-The same work three ways: the example plugin, which embeds fastipam; the real ``bridge`` with
-``host-local`` beside it; the real ``bridge`` with fastipam and its agent beside it. Each makes a
-veth pair between a bridge and a network namespace, assigns an address, sets the default route.
-All of it happens in network namespaces of the benchmark's own; it needs root.
+The same work in three ways: the example plugin, which embeds fastipam; the real ``bridge`` with
+``host-local``; the real ``bridge`` with fastipam and its agent. Each makes a veth pair between a
+bridge and a network namespace, assigns an address, and sets the default route. Everything is in
+network namespaces of the benchmark; it needs root.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ WARM = "example, launcher and warm parent"
 
 
 class Way(NamedTuple):
-    """A way to attach: its name, and one CNI call of it, which returns the exit status."""
+    """A way to attach: its name, and a function that makes one CNI call."""
 
     name: str
     call: Callable[[str], int]
-    server: int = 0  # the process that does the work, if it is no child of this one
+    server: int = 0  # the process that does the work, if it is not a child of this one
 
 
 class Place:
-    """A subject's own bridge, network, container namespace and store."""
+    """The bridge, network, container namespace and store of one subject."""
 
     def __init__(self, scratch: Path, number: int, plugin: str, ipam: str, leases: int) -> None:
-        # A /12 of its own: the bridges of all places are in one namespace.
+        # Each place has its own /12, because all bridges are in one namespace.
         self.subnet = f"10.{16 * number}.0.0/12"
         self.gateway = f"10.{16 * number}.0.1"
         self.netns = f"/run/netns/{PREFIX}-{os.getpid()}-c{number}"
@@ -84,7 +84,7 @@ class Place:
         fill(self.data, self.subnet, leases)
 
     def environment(self, command: str, path: Path, agent: Path) -> dict[str, str]:
-        """The variables of a call."""
+        """Return the variables of a call."""
         return {
             "CNI_COMMAND": command,
             "CNI_CONTAINERID": f"{0:064x}",
@@ -112,14 +112,14 @@ def _fill_host_local(data: Path, subnet: str, leases: int) -> None:
 
 
 def process(command: list[str], place: Place, path: Path, agent: Path) -> Callable[[str], int]:
-    """Calls that are processes of their own, as a runtime makes them."""
+    """Return calls that are whole processes, as a runtime makes them."""
     return lambda verb: spawn(
         command, place.environment(verb, path, agent), place.input, place.output
     )
 
 
 def in_process(handle: Any, place: Place) -> Callable[[str], int]:
-    """Calls in this process: what a daemon's thread pays."""
+    """Return calls in this process, as a daemon's thread makes them."""
     stdin = Path(place.input).read_bytes()
 
     def call(verb: str) -> int:
@@ -131,7 +131,7 @@ def in_process(handle: Any, place: Place) -> Callable[[str], int]:
 
 
 def forked(handle: Any, place: Place) -> Callable[[str], int]:
-    """Calls in a child of this process, which has everything imported: from fork to its end."""
+    """Return calls in a child of this process, which has everything imported, from fork to end."""
     call = in_process(handle, place)
 
     def in_child(verb: str) -> int:
@@ -148,16 +148,16 @@ def forked(handle: Any, place: Place) -> Callable[[str], int]:
 
 @contextmanager
 def warm_parent(handle: Any, path: Path) -> Iterator[int]:
-    """A process like the agent: it has the plugin imported, and answers the launcher. Its id."""
+    """Start a process that has imported the plugin and serves the launcher; return its id."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(path))
         listener.listen(16)
         server = os.fork()
         if not server:
-            # It has the parent's blocks on its stack, and must not leave them: they clean up.
+            # The child must not leave the parent's ``with`` blocks, which clean up.
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            gc.freeze()  # as the agent does: what is loaded stays
+            gc.freeze()  # as the agent does
             try:
                 while True:
                     connection, _ = listener.accept()
@@ -182,7 +182,7 @@ def _answer(handle: Any, connection: socket.socket) -> None:
 
 @contextmanager
 def namespaces(places: int) -> Iterator[None]:
-    """This process in a network namespace of its own, and one for each place."""
+    """Put this process into a new network namespace, and make one for each place."""
     from pyroute2.netns import setns
 
     names = [
@@ -200,7 +200,7 @@ def namespaces(places: int) -> Iterator[None]:
 
 
 def load_example() -> Any:
-    """The example as a module. Missing when pyroute2 is not installed."""
+    """Import the example. Raises Missing when pyroute2 is not installed."""
     spec = importlib.util.spec_from_file_location("bridge_plugin", EXAMPLE)
     if spec is None or spec.loader is None:
         raise Missing(f"the example is missing: {EXAMPLE}")
@@ -213,7 +213,7 @@ def load_example() -> Any:
 
 
 def require() -> None:
-    """What is missing is said before anything is measured."""
+    """Raise Missing for everything that is missing, before anything is measured."""
     if os.geteuid():
         raise Missing("network namespaces need root")
     for plugin in ("bridge", "host-local"):
@@ -222,9 +222,9 @@ def require() -> None:
 
 
 def measure(scratch: Path, rounds: int, leases: int) -> tuple[Samples, Samples]:
-    """ADD of every way in turns: what it took, and the processor time that all of it used.
+    """Measure the ADD of every way alternately: the time, and the processor time of all processes.
 
-    The DEL that makes room for it is in neither.
+    The DEL before it is in neither.
     """
     handle = load_example().handle
     with ExitStack() as stack:
@@ -234,7 +234,7 @@ def measure(scratch: Path, rounds: int, leases: int) -> tuple[Samples, Samples]:
         (plugins / "bridge").symlink_to(CNI_BIN / "bridge")
         (launch := scratch / "launch").mkdir()
         launcher = launch / "fastipam"
-        launcher.write_bytes((plugins / "fastipam").read_bytes())  # nothing to fall back to here
+        launcher.write_bytes((plugins / "fastipam").read_bytes())  # no entry point is beside it
         launcher.chmod(0o755)
         service = stack.enter_context(Agent(scratch))
         agent, serving = service.socket, service.process_id
@@ -278,7 +278,7 @@ def _subject(way: Way, used: list[float]) -> Subject:
 
 
 def processor_ns(server: int) -> float:
-    """Of this process, of those that it has waited for, and of a server."""
+    """Return the processor time of this process, of those that it waited for, and of a server."""
     spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     total = sum(one.ru_utime + one.ru_stime for one in spent) * 1e9
     if server:
@@ -287,7 +287,7 @@ def processor_ns(server: int) -> float:
 
 
 def _try_out(way: Way, place: Place) -> None:
-    """An ADD whose effect is looked at: the container reaches the gateway. Failed if not."""
+    """Make an ADD and check that the container reaches the gateway. Raises Failed if not."""
     try:
         _run(way, "ADD")
     except Failed as error:
@@ -300,7 +300,7 @@ def _try_out(way: Way, place: Place) -> None:
 
 
 def table(samples: Samples, used: Samples) -> str:
-    """The figures, Markdown."""
+    """Return the figures as Markdown."""
     lines = [
         "| ADD by | median | 90 % below | times the first | processor | times the first |",
         "|---|---:|---:|---:|---:|---:|",
@@ -321,7 +321,7 @@ def table(samples: Samples, used: Samples) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status: 0; 1 when the warm example takes or uses more than the first; 2 missing."""
+    """Return 0; 1 when the warm example takes or uses more than the first way; 2 when Missing."""
     parser = argparse.ArgumentParser(prog="python -m bench.embedded", description=__doc__)
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--leases", type=int, default=0, help="leases that are there beforehand")

@@ -1,15 +1,15 @@
-"""Which client of etcd to claim blocks with: ``python -m bench.etcd_clients PYTHON...``.
+"""Compare clients of etcd for claiming blocks: ``python -m bench.etcd_clients PYTHON...``.
 
 Each ``PYTHON`` is an interpreter with some of the peers installed (they need different versions of
-the same packages, so one environment hardly holds all)::
+the same packages, so one environment hardly has all)::
 
     python -m venv a && a/bin/pip install etcd3gw etcd3aio 'protobuf>=6.31.1' urllib3
     python -m venv b && b/bin/pip install cslab-etcd3
 
-Measured on a three-member etcd of its own, durable: a whole process that imports the client,
-creates one key if it is absent and ends, which is what a directly run plugin pays (by the clock,
-and of the processor, which neighbours disturb less); and one create in a process that has made
-others before. Clients take turns; figures are medians. Exit 2: something is missing.
+The etcd has three members and is durable. Two things are measured: a whole process that imports the
+client, creates one key if it is absent and ends, as a directly run plugin does (wall clock, and
+processor time, which other work disturbs less); and one create in a process that has made others
+before. Clients alternate; figures are medians. Exit 2: something is missing.
 """
 
 from __future__ import annotations
@@ -103,13 +103,13 @@ import os, sys
 sys.stdout.flush()
 os._exit(0)
 """
-# gRPC's threads print and linger at an interpreter's end; no client is charged for that.
+# gRPC's threads print and wait when the interpreter ends; that is not counted for any client.
 _ONCE = "\nassert create(b'{key}')\nimport sys, os\nsys.stdout.flush()\nos._exit(0)\n"
 
 
 @dataclass
 class Subject:
-    """One client, the interpreter that has it, and what was measured (milliseconds)."""
+    """A client, its interpreter, and what was measured (milliseconds)."""
 
     name: str
     python: str
@@ -128,7 +128,7 @@ def _run(python: str, code: str) -> str:
 
 
 def _timed(python: str, code: str) -> tuple[float, float]:
-    """Milliseconds of a whole process: on the clock, and of the processor."""
+    """Run a process; return its milliseconds of wall clock and of processor time."""
     before, begin = getrusage(RUSAGE_CHILDREN), time.perf_counter()
     _run(python, code)
     took, after = time.perf_counter() - begin, getrusage(RUSAGE_CHILDREN)
@@ -137,7 +137,7 @@ def _timed(python: str, code: str) -> tuple[float, float]:
 
 
 def _subjects(pythons: list[str], head: str) -> list[Subject]:
-    """Each client with the first interpreter that can import it. Exits with 2 without one."""
+    """Return each client with the first interpreter that has it. Exits with 2 if none has."""
     found = []
     for name, code in CLIENTS.items():
         for python in pythons:

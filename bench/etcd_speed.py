@@ -1,13 +1,12 @@
-"""How many claims and reads a second an etcd serves: ``python -m bench.etcd_speed [--seconds N]``.
+"""Measure how many claims and reads a second an etcd serves: ``python -m bench.etcd_speed``.
 
-Three members that sync their logs, on this machine, together with the requests' sender: claims as a
-node makes them (two conditions, two keys written) and linearizable reads of one key, through the
-JSON gateway, one after the other on each of ``--connections`` connections. Beside the rate stands
-the processor time of a request, of the busiest member and of all three: that is what limits where
-members have machines of their own.
+The etcd has three members that sync their logs, on this machine, beside the sender of the requests.
+A claim is what a node sends (two conditions, two keys written), a read is a linearizable read of
+one key. They go through the JSON gateway, one after the other on each of ``--connections``
+connections. The processor time of a request, of the busiest member and of all, is printed too: it
+is the limit where each member has its own machine.
 
-What it prints for the simulator (``python -m bench.cluster_sim --writes … --reads …``) is that
-store.
+The last line has the options of ``python -m bench.cluster_sim`` for this store.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _KEYS = Keys("/speed/", "podnet")
 
 
 def _claims() -> Callable[[], tuple[str, str]]:
-    """Requests that claim one block each: no two the same."""
+    """Yield requests that claim one block each, all different."""
     numbers = count()
     value = BlockEntry("node-00001", 1, 1_700_000_000_000_000_000).pack()
 
@@ -53,7 +52,7 @@ def _claims() -> Callable[[], tuple[str, str]]:
 
 
 def _reads() -> Callable[[], tuple[str, str]]:
-    """Requests that read a node's entry."""
+    """Yield requests that read a node's entry."""
     body = f'{{"key":{gateway.encode(_KEYS.node("node-00001"))}}}'
     return lambda: ("/v3/kv/range", body)
 
@@ -61,9 +60,9 @@ def _reads() -> Callable[[], tuple[str, str]]:
 def _serve(
     etcd: Etcd, make: Callable[[], tuple[str, str]], word: bytes, connections: int, seconds: float
 ) -> float:
-    """Requests a second, each connection's next one when the last is answered.
+    """Return the requests a second, when each connection sends the next after an answer.
 
-    ``word`` is in every answer that is to count.
+    Only answers that contain ``word`` count.
     """
     selector = selectors.DefaultSelector()
     links = []
@@ -86,7 +85,7 @@ def _serve(
     while (now := time.perf_counter()) < begin + seconds:
         for key, _ in selector.select(1.0):
             assert isinstance(key.fileobj, socket.socket)
-            raw = key.fileobj.recv(1 << 16)  # small and sent in one piece
+            raw = key.fileobj.recv(1 << 16)  # an answer is small and arrives in one piece
             if not raw.startswith(b"HTTP/1.1 200") or word not in raw:
                 raise SystemExit(f"a request failed: {raw!r}")
             answers += 1
@@ -97,7 +96,7 @@ def _serve(
 
 
 def _processor_s(etcd: Etcd) -> list[float]:
-    """What each member has run so far."""
+    """Return the processor time of each member so far."""
     found = []
     for member in etcd.members:
         assert member.process is not None
@@ -107,7 +106,7 @@ def _processor_s(etcd: Etcd) -> list[float]:
 
 
 def main() -> None:
-    """Measure, print."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--connections", type=int, default=96)

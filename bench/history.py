@@ -1,9 +1,10 @@
-"""What the history costs: a release and an allocation with it and without, in one run.
+"""Measure what the history costs: a release and an allocation with it and without, in one run.
 
     python -m bench.history [--pairs N] [--rounds N]
 
-Relaxed stores in a temporary directory, a /12, some leases in use and some cooling. The rounds
-alternate; the ratio is the median of the rounds' ratios. It is CPU time: other work counts less.
+The stores are relaxed, in a temporary directory, with a /12, some leases and some cooling
+addresses. Rounds with and without history alternate; the ratio is the median of the rounds' ratios.
+It is processor time, which other work disturbs less.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ import fastipam
 if TYPE_CHECKING:
     from fastipam.network import Network
 
-_LIVE = 20  # leases that are held at any moment
+_LIVE = 20  # leases at any moment
 
 
 def _round(network: Network, pairs: int, begin: int) -> float:
-    """Microseconds of CPU time for a pair."""
+    """Return the microseconds of processor time for a pair."""
     start = time.process_time()
     for at in range(begin, begin + pairs):
         network.allocate(f"c{at}")
@@ -43,7 +44,7 @@ def main() -> None:
         fastipam.open(one, "relaxed") as noting,
         fastipam.open(other, "relaxed") as silent,
     ):
-        # A short history: after the first rounds every event also removes one.
+        # The history is short, so after the first rounds every event also deletes one.
         on = noting.network("n", "10.32.0.0/12", history=10_000)
         off = silent.network("n", "10.32.0.0/12", history=0)
         rows = [

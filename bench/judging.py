@@ -1,8 +1,9 @@
-"""When is a subject slower, and when is it noise? Medians and their intervals; no clock, no file.
+"""Decide whether a subject is slower, or whether it is noise, from medians and their intervals.
 
-A median's interval is a pair of order statistics: how many of n samples lie below the true median
-is binomial(n, 1/2), whatever the distribution. It holds the median 95 % of the time at least, where
-there are six samples or more. Slower is what is above the limit *and* whose interval is above 1.
+A median's interval is a pair of order statistics: the number of n samples below the true median is
+binomial(n, 1/2), whatever the distribution. With six samples or more it contains the true median
+with at least 95 %. A subject is slower when its ratio is above the limit *and* the whole interval
+is above 1.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _DOUBT = 0.05
-FEWEST = 6  # 2 * 0.5 ** 6 = 0.03: below, not even the extremes are an interval
-_EXACT = 400  # of more samples an even choice decides: the sums would be long, the gain small
+FEWEST = 6  # 2 * 0.5 ** 6 = 0.03; with fewer samples not even the extremes are an interval
+_EXACT = 400  # of more samples every n-th is used, because the sums would become long
 
 
 class Change(NamedTuple):
-    """How many times the base's cost the head's is: the estimate and its interval."""
+    """The ratio of the head's cost to the base's: the estimate and its interval."""
 
     name: str
     base_ns: float
@@ -31,9 +32,9 @@ class Change(NamedTuple):
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Where the median of the distribution lies, 95 % of the time at least.
+    """Return an interval that contains the true median with at least 95 %.
 
-    With fewer than six values that cannot be said: everything from 0 to infinity.
+    With fewer than six values it is everything from 0 to infinity.
     """
     if len(values) < FEWEST:
         return 0.0, float("inf")
@@ -47,7 +48,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def from_samples(name: str, base: Sequence[float], head: Sequence[float]) -> Change:
-    """Two runs that did not take turns: the interval is of both medians, at its worst."""
+    """Compare two separate runs. The interval is the worst case of both intervals."""
     (base_low, base_high), (head_low, head_high) = interval(base), interval(head)
     low = head_low / base_high if base_high < float("inf") else 0.0
     high = head_high / base_low if base_low else float("inf")
@@ -56,12 +57,12 @@ def from_samples(name: str, base: Sequence[float], head: Sequence[float]) -> Cha
 
 
 def from_rounds(name: str, base: Sequence[float], head: Sequence[float]) -> Change:
-    """Rounds in which both had a turn: what slowed a round slowed both, so ratios are compared."""
+    """Compare rounds that both took part in. A slow round slows both, so ratios are compared."""
     ratios = [after / before for before, after in zip(base, head, strict=True)]
     low, high = interval(ratios)
     return Change(name, median(base), median(head), median(ratios), low, high)
 
 
 def slower(change: Change, limit: float) -> bool:
-    """Above the limit, and surely not equal."""
+    """Return whether the ratio is above the limit, and its whole interval above 1."""
     return change.ratio > limit and change.low > 1

@@ -1,8 +1,8 @@
-"""``list`` and ``stats`` on a full /12 beside one with a single lease: ``python -m bench.listing``.
+"""Time ``list`` and ``stats`` on a full /12, and with a single lease: ``python -m bench.listing``.
 
-Processes are started in turn, on the full store and on the other, so that what the machine does
-meanwhile meets both. Figures are medians of wall clock, from the start of the process to its first
-row. One lease and not none: an empty list has no first row.
+Processes on the full store and on the other alternate, so that other work on the machine affects
+both. Figures are medians of wall clock, from the start of the process to its first row. The other
+store has one lease, because an empty list has no first row.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CODE = "from fastipam.cli.main import main; main()"
 
 
 def _first_line(data_dir: Path, *words: str) -> float:
-    """Seconds from the start of a process to its first row (the second line that it prints)."""
+    """Return the seconds from the start of a process to its first row (its second line)."""
     start = time.perf_counter()
     command = [sys.executable, "-c", _CODE, *words, "--data-dir", str(data_dir)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:

@@ -1,8 +1,8 @@
-"""The main job, from end to end, with figures: what `scripts/demo` runs.
+"""Run the main job from end to end and print figures; `scripts/demo` runs this.
 
-First the CNI plugin: installed into a directory of its own, it serves ADD, CHECK and DEL as a
-runtime would call them. Then the /12: filled to the last of its 1,048,573 addresses and churned, in
-a durable store, with a progress bar.
+First the CNI plugin is installed into a directory, and serves ADD, CHECK and DEL as a runtime calls
+them. Then a durable store is filled with a /12, all 1,048,573 addresses, and churned, with a
+progress bar.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ console = Console()
 
 
 def call(plugin: Path, verb: str, config: dict[str, Any], container: str) -> tuple[float, str]:
-    """Run the plugin once as a runtime does: (seconds of the whole process, its output)."""
+    """Run the plugin once as a runtime does; return (seconds of the whole process, output)."""
     environment = {
         "CNI_COMMAND": verb,
         "CNI_CONTAINERID": container,
@@ -62,7 +62,7 @@ def call(plugin: Path, verb: str, config: dict[str, Any], container: str) -> tup
 
 
 def through_the_plugin(directory: Path) -> dict[str, list[float]]:
-    """ADD, CHECK and DEL through the installed executable; the seconds of each call."""
+    """Run ADD, CHECK and DEL through the installed executable; return the seconds of each call."""
     plugin = install(directory / "bin")
     config: dict[str, Any] = {
         "cniVersion": "1.0.0",
@@ -92,7 +92,7 @@ def through_the_plugin(directory: Path) -> dict[str, list[float]]:
 
 
 def bare_interpreter() -> list[float]:
-    """What starting Python for nothing costs."""
+    """Return the seconds of a bare start of Python."""
     seconds = []
     for _ in range(ROUNDS):
         begin = time.perf_counter()
@@ -102,7 +102,7 @@ def bare_interpreter() -> list[float]:
 
 
 def with_progress(label: str, total: int, work: Callable[[Callable[[int], None]], None]) -> float:
-    """Run ``work`` under a progress bar; the seconds that it took."""
+    """Run ``work`` under a progress bar; return the seconds that it took."""
     columns = ("{task.description:<22}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(label, total=total)
@@ -112,7 +112,7 @@ def with_progress(label: str, total: int, work: Callable[[Callable[[int], None]]
 
 
 def fill(network: fastipam.Network, addresses: int, advance: Callable[[int], None]) -> None:
-    """Assign ``addresses`` addresses, each to a container of its own."""
+    """Assign ``addresses`` addresses, each to its own container."""
     for first in range(0, addresses, BATCH):
         count = min(BATCH, addresses - first)
         network.allocate_many((f"pod-{number}", "eth0") for number in range(first, first + count))
@@ -122,7 +122,7 @@ def fill(network: fastipam.Network, addresses: int, advance: Callable[[int], Non
 def churn(
     network: fastipam.Network, addresses: int, pairs: int, advance: Callable[[int], None]
 ) -> list[float]:
-    """A pod goes, another comes, ``pairs`` times in a full pool; the seconds of each pair."""
+    """Release and assign ``pairs`` times in a full pool; return the seconds of each pair."""
     chance = random.Random(1)
     seconds = []
     generations = dict[int, int]()

@@ -1,4 +1,4 @@
-"""The measurements of a run, part by part; each leaves samples and verdicts in the results."""
+"""The measurements of a run. Each adds samples and verdicts to the results."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _NS_PER_MS = 1e6
 
 @dataclass(frozen=True)
 class Effort:
-    """How many rounds a run takes."""
+    """The number of rounds of a run."""
 
     memory: int
     store: int
     process: int
     fills: int
     peer_seconds: float
-    peers: tuple[str, ...]  # sizes and fills of the peers, as pytest names them: "/12-99.00"
+    peers: tuple[str, ...]  # sizes and fills of the peers, in pytest's names: "/12-99.00"
     million: tuple[str, ...]  # the durabilities of the stores with a million leases
     text: str
 
@@ -45,7 +45,7 @@ QUICK = Effort(
     process=10,
     fills=1,
     peer_seconds=0.02,
-    # netaddr makes its half-full /12 for ten seconds: as long as all the others' take.
+    # netaddr needs ten seconds for a half-full /12, as long as all other peers together.
     peers=tuple(
         f"/{prefix}-{100 * fill:.2f}" for prefix in (24, 12) for fill in memory.FILLS if fill != 0.5
     ),
@@ -66,7 +66,7 @@ FULL = Effort(
 
 
 def in_memory(results: Results, effort: Effort) -> None:
-    """Calls and pairs of a Bitmap, taking turns."""
+    """Measure calls and pairs of a Bitmap, in alternating rounds."""
     calls = results.add(interleave(memory.calls_of_a_bitmap(), effort.memory))
     results.judge(bars.ALLOCATE, ratio(calls, "allocate", "empty method"))
     by_call = median(calls["allocate"])
@@ -83,7 +83,7 @@ def in_memory(results: Results, effort: Effort) -> None:
 
 
 def peers(results: Results, effort: Effort, scratch: Path) -> None:
-    """A pair of every peer at every size and fill, by pytest-benchmark."""
+    """Measure a pair of every peer at every size and fill, with pytest-benchmark."""
     memory.require()
     output = scratch / "peers.json"
     chosen = " or ".join(effort.peers)
@@ -104,7 +104,7 @@ def peers(results: Results, effort: Effort, scratch: Path) -> None:
 
 
 def in_store(results: Results, effort: Effort, scratch: Path) -> None:
-    """Pairs beside the same by hand; what a million leases change; the fill."""
+    """Measure pairs, and the same with py-lmdb; the effect of a million leases; the fill."""
     _beside(results, effort, scratch / "beside")
     million = {name: scratch / f"million-{name}" for name in effort.million}
     fills = [stores.fill(scratch / f"fill-{number}", "durable") for number in range(effort.fills)]
@@ -182,7 +182,7 @@ def _flatness(results: Results, effort: Effort, scratch: Path, million: dict[str
 
 
 def as_processes(results: Results, effort: Effort, scratch: Path) -> None:
-    """CNI plugins and bare starts, taking turns."""
+    """Measure CNI plugins and bare starts, alternately."""
     processes.require_host_local()
     plugins = [processes.host_local(leases, scratch) for leases in processes.HOST_LOCAL_LEASES]
     plugins += _fastipam(scratch)
@@ -195,8 +195,8 @@ def as_processes(results: Results, effort: Effort, scratch: Path) -> None:
 
 
 def _fastipam(scratch: Path) -> list[Plugin]:
-    """The plugin on a store without a lease and on one with a million."""
-    # Without an agent the launcher starts the entry point; that start is what is measured here.
+    """Install the plugin for a store without a lease and for one with a million."""
+    # Without an agent the launcher starts the entry point, which is what this measures.
     binary = processes.install_plugin(scratch / "bin").with_name(DIRECT)
     million = scratch / "million-durable"
     if not million.exists():
@@ -215,7 +215,7 @@ def _judge_plugin(results: Results, samples: Samples) -> None:
 
 
 def compare(results: Results, before: Results) -> list[tuple[str, float]]:
-    """How many times an earlier run's median each subject costs now. Missing: none is shared."""
+    """Return how many times an earlier run's median each subject costs. Raises Missing."""
     found = [
         (name, median(values) / median(before.samples[name]))
         for name, values in results.samples.items()

@@ -1,11 +1,11 @@
-"""What looking costs: scrapes, the picture, the command ``map``, on an empty and on a full /12.
+"""Measure scrapes, the picture and the command ``map``, on an empty and on a full /12.
 
     python -m bench.observability
 
-Each figure is the median of rounds in which the two sides take turns; of processes it is their
-processor time, which a busy machine does not change. One part asks the
-agent's loop for its version over and over, alone and while the page and the metrics are fetched
-without a pause: what a plugin call notices of those who look.
+Each figure is the median of rounds in which both sides are measured alternately. For processes it
+is processor time, which is the same on a busy machine. One part asks the agent's loop for its
+version over and over, alone and while page and metrics are fetched without a pause: it shows how
+much readers slow down plugin calls.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Looked:
             time.sleep(0.01)
 
     def get(self, path: str) -> bytes:
-        """The body of an answer."""
+        """Return the body of an answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         connection.request("GET", path, headers={"Accept-Encoding": "gzip"})
         body = connection.getresponse().read()
@@ -61,11 +61,11 @@ class Looked:
         return body
 
     def scrape(self) -> bytes:
-        """The metrics."""
+        """Fetch the metrics."""
         return self.get("/metrics")
 
     def look(self) -> bytes:
-        """The picture."""
+        """Fetch the picture."""
         return self.get(self.picture)
 
     @property
@@ -75,25 +75,25 @@ class Looked:
         return f"/api/picture?{query}"
 
     def cpu_s(self) -> float:
-        """The processor time that the agent has used."""
+        """Return the processor time of the agent so far."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS
 
     def end(self) -> None:
-        """Stop it."""
+        """Stop the agent."""
         self.process.terminate()
         self.process.wait()
 
 
 def timed(call: Callable[[], object]) -> float:
-    """Milliseconds of one call."""
+    """Return the milliseconds of one call."""
     begun = time.perf_counter()
     call()
     return (time.perf_counter() - begun) * 1e3
 
 
 def turns(sides: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, float]:
-    """The median milliseconds of each side; they take turns."""
+    """Return the median milliseconds of each side, measured alternately."""
     found: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, call in sides.items():
@@ -102,12 +102,12 @@ def turns(sides: dict[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[
 
 
 def say(what: str, empty: float, full: float) -> None:
-    """A line: both sides and their ratio."""
+    """Print a line with both sides and their ratio."""
     print(f"{what:<34}{empty:>10.2f} ms{full:>10.2f} ms{full / empty:>8.2f} x", flush=True)
 
 
 def scrapes(empty: Looked, full: Looked) -> None:
-    """A scrape: what the scraper waits, and what the agent computes."""
+    """Measure a scrape: how long the scraper waits, and what the agent computes."""
     found = turns({each.store.name: each.scrape for each in (empty, full)})
     say("scrape", found["empty"], found["full"])
     used = {}
@@ -120,14 +120,14 @@ def scrapes(empty: Looked, full: Looked) -> None:
 
 
 def draw(store: Path, target: Path, *options: str) -> Callable[[], object]:
-    """A call of the command ``map``."""
+    """Run the command ``map``."""
     command = [str(FASTIPAM), "map", "--data-dir", str(store), *options]
     wanted = command if not options or options[0] == "--json" else [*command, "-o", str(target)]
     return lambda: subprocess.run(wanted, stdout=subprocess.DEVNULL, check=True)
 
 
 def maps(directory: Path, empty: Path, full: Path) -> None:
-    """The command ``map``, whole processes; and how much of it are imports."""
+    """Measure the command ``map`` as whole processes, and the share of the imports."""
     imports = (
         "import fastipam.cli.commands, fastipam.cli.commands.map_, rich.console;"
         "import fastipam.picture.png, fastipam.picture.layers, fastipam.picture.text"
@@ -147,7 +147,7 @@ def maps(directory: Path, empty: Path, full: Path) -> None:
 
 
 def cpu_ms(call: Callable[[], object]) -> float:
-    """The processor time of the processes that a call runs."""
+    """Return the processor time of the processes that a call runs."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     call()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -155,7 +155,7 @@ def cpu_ms(call: Callable[[], object]) -> float:
 
 
 def loop(agent: Looked) -> None:
-    """The agent's answers to VERSION, alone and while others look as fast as they can."""
+    """Measure the agent's answers to VERSION, alone and while readers ask as fast as they can."""
     stop = threading.Event()
 
     def look() -> None:
@@ -164,7 +164,7 @@ def loop(agent: Looked) -> None:
             number = 0
             while not stop.is_set():
                 number += 1
-                net.reserve("10.32.0.77", reason=str(number))  # each look finds a new state
+                net.reserve("10.32.0.77", reason=str(number))  # each request finds a new state
                 for path in ("/metrics", "/api/status", agent.picture, "/"):
                     agent.get(path)
 

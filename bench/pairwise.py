@@ -1,8 +1,9 @@
-"""Two commits on one machine: built beside each other, measured in turns.
+"""Compare two commits on one machine: both are built, and measured alternately.
 
 Each is built into a directory of its own, by the same toolchain and with the same packages. A turn
-is a fresh process that imports that build; the order of the two changes every round, so that what
-slows the machine for a while, and what the first one does to the caches, falls on both.
+is a fresh process that imports one build. The order of the two changes every round, so that both
+are affected alike when the machine is slow for a while, and by what the other one left in the
+caches.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def _run(command: list[str], what: str, **options: object) -> str:
 
 
 def _source(ref: str | None, scratch: Path) -> Path:
-    """The sources of a commit, or the tree as it is."""
+    """Return the sources of a commit, or of the tree as it is."""
     if ref is None:
         return _ROOT
     target = scratch / "source"
@@ -50,7 +51,7 @@ def _source(ref: str | None, scratch: Path) -> Path:
 
 
 def build(ref: str | None, scratch: Path) -> Path:
-    """Build a commit; the directory to import it from. Missing when that fails."""
+    """Build a commit; return the directory to import it from. Raises Missing."""
     target = scratch / "built"
     scratch.mkdir(parents=True)
     pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
@@ -62,7 +63,7 @@ def build(ref: str | None, scratch: Path) -> Path:
 
 
 def _turn(built: Path, scratch: Path) -> dict[str, float]:
-    """One fresh process on a build: nanoseconds of every subject."""
+    """Run one fresh process on a build; return the nanoseconds of every subject."""
     path = os.pathsep.join((str(built), str(_ROOT)))
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "bench.turn", str(built), str(scratch)]
@@ -74,10 +75,10 @@ def _turn(built: Path, scratch: Path) -> dict[str, float]:
 def measure(
     base: str, head: str | None, rounds: int, scratch: Path
 ) -> dict[str, tuple[list[float], list[float]]]:
-    """Per subject, the base's and the head's cost of every round, in nanoseconds.
+    """Return for each subject the base's and the head's nanoseconds in every round.
 
-    The first round warms the disk's caches and is dropped. Subjects that only one of the two
-    can do are left out.
+    The first round fills the disk's caches and is dropped. Subjects that only one build has are
+    left out.
     """
     builds = []
     for name, ref in (("base", base), ("head", head)):

@@ -14,7 +14,7 @@ from bench.tables import duration
 from bench.workloads import plots as workloads
 
 mpl.use("svg")
-from matplotlib import pyplot  # the backend comes first
+from matplotlib import pyplot  # after the backend is chosen
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +35,7 @@ _NS_PER_MS = 1e6
 
 
 def draw(results: Results, directory: Path) -> list[Path]:
-    """Draw every picture that the results have figures for; their paths."""
+    """Draw every picture for which the results have figures; return their paths."""
     mpl.rcParams.update({"svg.hashsalt": "fastipam", "font.size": 10, "svg.fonttype": "none"})
     drawn = []
     for name, paint, wanted in (
@@ -82,7 +82,7 @@ def _series(results: Results, names: list[tuple[int, str]]) -> tuple[list[float]
 
 
 def _leases(axes: Any, results: Results) -> None:
-    """Milliseconds of a call against the leases that the store holds."""
+    """Draw the milliseconds of a call against the number of leases in the store."""
     theirs = [(n, f"host-local, {n:,} leases: ADD") for n in HOST_LOCAL_LEASES]
     ours = [(n, f"fastipam, {n:,} leases: ADD") for n in (0, 1_000_000)]
     pair = [(0, "durable pair, no lease"), (1_000_000, "durable pair, a million leases")]
@@ -107,7 +107,7 @@ def _leases(axes: Any, results: Results) -> None:
 
 
 def _pair(axes: Any, results: Results) -> None:
-    """Nanoseconds of a pair in memory, by fill, a line a size."""
+    """Draw the nanoseconds of a pair in memory by fill, one line a size."""
     labels = [f"{fill * 100:g} %" for fill in memory.FILLS]
     for prefix, color in zip(memory.PREFIXES, SHADES, strict=True):
         costs = [results.median(f"fastipam /{prefix} {fill:.2%}") for fill in memory.FILLS]
@@ -123,7 +123,7 @@ def _pair(axes: Any, results: Results) -> None:
 
 
 def _peers(axes: Any, results: Results) -> None:
-    """Nanoseconds of a pair on a /12, a group of bars a fill."""
+    """Draw the nanoseconds of a pair on a /12, one group of bars a fill."""
     width = 0.8 / len(memory.PEERS)
     for at, peer in enumerate(memory.PEERS):
         places, costs = [], []

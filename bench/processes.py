@@ -1,7 +1,7 @@
 """Subjects that are whole processes: CNI plugins as a runtime starts them, and bare starts.
 
-Every sample is one process, from the spawn to its end, with standard input from a file and
-standard output to one: no thread or pipe of ours takes part.
+Every sample is one process, from its spawn to its end. Standard input and output are files, so no
+thread and no pipe of the benchmark is involved.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _require(binary: Path) -> None:
 
 
 def install_plugin(directory: Path) -> Path:
-    """The fastipam binary, installed into ``directory``. Missing when that fails."""
+    """Install the fastipam binary into ``directory`` and return its path. Raises Missing."""
     script = Path(sys.executable).with_name("fastipam")
     if not script.exists():
         raise Missing("the command fastipam is missing beside this Python: install the package")
@@ -58,7 +58,7 @@ def install_plugin(directory: Path) -> Path:
 
 
 def run_python(code: str, *words: str) -> None:
-    """Run a line of Python as this process is run. Missing when it fails."""
+    """Run a line of Python with the interpreter of this process. Raises Missing when it fails."""
     done = subprocess.run(
         [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False
     )
@@ -74,7 +74,7 @@ class Plugin:
     binary: Path
     data: Path
     scratch: Path
-    socket: Path | None = None  # the agent's; None: the plugin by itself
+    socket: Path | None = None  # the agent's socket, or None for the plugin without an agent
 
     def __post_init__(self) -> None:
         ipam: dict[str, object] = {"type": self.binary.name, "dataDir": str(self.data)}
@@ -87,11 +87,11 @@ class Plugin:
 
     @property
     def input(self) -> Path:
-        """The network configuration, every call's standard input."""
+        """Return the network configuration, the standard input of every call."""
         return self.scratch / f"{self.name.replace(' ', '-').replace(',', '')}.json"
 
     def environment(self, command: str, container: str = CONTAINER) -> dict[str, str]:
-        """The variables of a call."""
+        """Return the variables of a call."""
         return {
             "CNI_COMMAND": command,
             "CNI_CONTAINERID": container,
@@ -103,14 +103,14 @@ class Plugin:
         }
 
     def call(self, command: str, output: str = os.devnull) -> None:
-        """One ADD or DEL. Failed when the plugin fails."""
+        """Make one ADD or DEL. Raises Failed when the plugin fails."""
         environment = self.environment(command)
         status = spawn([str(self.binary)], environment, str(self.input), output)
         if status:
             raise Failed(f"{self.name}: {command} ended with status {status}")
 
     def try_out(self) -> None:
-        """An ADD whose answer is looked at, and a DEL. Failed when there is no address."""
+        """Make an ADD and a DEL, and check the answer. Raises Failed when there is no address."""
         answer = self.scratch / "answer"
         self.call("ADD", str(answer))
         address = json.loads(answer.read_text())["ips"][0]["address"]
@@ -119,7 +119,7 @@ class Plugin:
         self.call("DEL")
 
     def subjects(self) -> list[Subject]:
-        """ADD with the DEL untimed before it, and DEL with the ADD before it."""
+        """Return ADD, with an untimed DEL before it, and DEL, with an untimed ADD before it."""
         return [
             Subject(f"{self.name}: ADD", 1, lambda: self.call("ADD"), lambda: self.call("DEL")),
             Subject(f"{self.name}: DEL", 1, lambda: self.call("DEL"), self._ensure),
@@ -131,7 +131,7 @@ class Plugin:
 
 
 def host_local(leases: int, scratch: Path) -> Plugin:
-    """host-local with so many leases, as it keeps them: one file an address."""
+    """Return host-local with this many leases, which it keeps as one file an address."""
     data = scratch / f"host-local-{leases}"
     directory = data / NETWORK
     directory.mkdir(parents=True)
@@ -145,7 +145,7 @@ def host_local(leases: int, scratch: Path) -> Plugin:
 
 
 def start(name: str, *command: str) -> Subject:
-    """A program that does nothing."""
+    """Return a program that does nothing."""
     environment = {"PATH": os.environ.get("PATH", os.defpath)}
 
     def run() -> None:
@@ -156,7 +156,7 @@ def start(name: str, *command: str) -> Subject:
 
 
 def bare_starts() -> list[Subject]:
-    """What a process costs before it does anything."""
+    """Return the bare starts, the cost of a process before it does anything."""
     true = shutil.which("true")
     if true is None:
         raise Missing("the program `true` is missing")

@@ -1,4 +1,4 @@
-"""The tables of a run, as text that is Markdown as well."""
+"""The tables of a run, as Markdown text."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MILLION = (
 
 
 def render(results: Results, against: Sequence[tuple[str, float]] = ()) -> str:
-    """The whole report; parts that were not measured are left out."""
+    """Return the whole report, without the parts that were not measured."""
     parts = [_facts(results), _verdicts(results), _calls(results), _peers(results)]
     parts += [_stores(results), _million(results), _processes(results)]
     parts += [workloads.render(results), _against(against)]

@@ -1,4 +1,4 @@
-"""Everything one run has measured, and its form as a file."""
+"""Everything that one run has measured, and its form as a file."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Results:
     """Raw samples in nanoseconds a call, and the verdicts drawn from them.
 
-    ``samples`` are those of subjects that took turns; ``peers`` those that pytest-benchmark took
-    one after the other, keyed peer, prefix, fill.
+    ``samples`` are of subjects that alternated. ``peers`` are those of pytest-benchmark, measured
+    one after the other, with the key (peer, prefix, fill).
     """
 
     facts: dict[str, str]
@@ -38,20 +38,20 @@ class Results:
         return samples
 
     def judge(self, bar: Bar, figure: float) -> None:
-        """Hold a figure against its bar."""
+        """Compare a figure with its bar, and keep the verdict."""
         self.verdicts.append(Verdict(bar, figure))
 
     def median(self, name: str) -> float | None:
-        """The median of a subject that took turns, in nanoseconds; None: it was not measured."""
+        """Return the median of a subject in nanoseconds, or None if it was not measured."""
         return median(self.samples[name]) if name in self.samples else None
 
     def peer(self, peer: str, prefix: int, fill: float) -> float | None:
-        """The median of a peer's pair, in nanoseconds; None: it was not measured."""
+        """Return the median of a peer's pair in nanoseconds, or None if it was not measured."""
         found = self.peers.get(peer_key(peer, prefix, fill))
         return median(found) if found else None
 
     def write(self, path: Path) -> None:
-        """Keep all of it as JSON."""
+        """Write everything as JSON."""
         document: dict[str, dict[str, object]] = {
             "facts": {**self.facts},
             "verdicts": {
@@ -76,7 +76,7 @@ def _rounded(samples: Samples) -> dict[str, object]:
 
 
 def _dump(document: dict[str, dict[str, object]]) -> str:
-    """JSON with a line for each entry of each group: a diff shows what has changed."""
+    """Return JSON with a line for each entry of a group, so that a diff shows what has changed."""
     groups = []
     for name, group in document.items():
         entries = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in group.items())
@@ -85,12 +85,12 @@ def _dump(document: dict[str, dict[str, object]]) -> str:
 
 
 def peer_key(peer: str, prefix: int, fill: float) -> str:
-    """How a peer's pair is named in a file."""
+    """Return the name of a peer's pair in a file."""
     return f"{peer} /{prefix} {fill:.2%}"
 
 
 def read(path: Path) -> Results:
-    """An earlier run's file. Missing when there is none or it is none."""
+    """Read the file of an earlier run. Raises Missing when there is none, or it is another file."""
     try:
         document = json.loads(path.read_text())
         facts, samples, peers = (document[key] for key in ("facts", "samples", "peers"))

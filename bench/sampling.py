@@ -1,4 +1,4 @@
-"""Timing that survives a noisy machine: subjects take turns, and turns are compared."""
+"""Timing on a busy machine: subjects alternate, and samples of one round are compared."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Samples = dict[str, list[float]]
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Something to time: ``run`` makes ``calls`` calls of it in its own loop.
+    """Something to time. ``run`` makes ``calls`` calls of it in its own loop.
 
-    ``before`` runs untimed ahead of every sample.
+    ``before`` runs untimed before every sample.
     """
 
     name: str
@@ -29,10 +29,10 @@ class Subject:
 
 
 def interleave(subjects: Sequence[Subject], rounds: int) -> Samples:
-    """One sample of every subject a round, beginning with another one each round.
+    """Take one sample of every subject a round; each round begins with the next subject.
 
-    A slow second of the machine so hits all of them, and neighbours in the cache change. The first
-    round warms up and is dropped. The collector is off, as with ``timeit``.
+    So a slow second of the machine affects all of them, and their order in the caches changes. The
+    first round is dropped. The garbage collector is off, as with ``timeit``.
     """
     samples: Samples = {subject.name: [] for subject in subjects}
     gc.collect()
@@ -50,7 +50,7 @@ def interleave(subjects: Sequence[Subject], rounds: int) -> Samples:
 
 
 def time_once(subject: Subject) -> float:
-    """Nanoseconds a call of one sample."""
+    """Return the nanoseconds a call of one sample."""
     if subject.before is not None:
         subject.before()
     start = perf_counter_ns()
@@ -59,10 +59,10 @@ def time_once(subject: Subject) -> float:
 
 
 def ratio(samples: Samples, subject: str, base: str) -> float:
-    """How many times the base's cost: the median of the ratios within each round."""
+    """Return the ratio to the base's cost: the median of the ratios within each round."""
     return median(one / other for one, other in zip(samples[subject], samples[base], strict=True))
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that so large a share of them does not exceed. O(n log n)."""
+    """Return the smallest value that this share of the samples does not exceed. O(n log n)."""
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]

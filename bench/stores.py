@@ -1,8 +1,7 @@
-"""Subjects in the store: fastipam's transactions, and the same ones by hand in py-lmdb.
+"""Subjects in the store: transactions of fastipam, and the same transactions with py-lmdb.
 
-The hand-written side reads, writes and deletes the same keys, of the same sizes, in the same
-databases, in two transactions as well; what fastipam adds is the search, the records, the checks
-and the objects.
+The py-lmdb side reads, writes and deletes the same keys, of the same sizes, in the same databases,
+in two transactions as well. fastipam adds the search, the records, the checks and the objects.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ if TYPE_CHECKING:
 NETWORK = "podnet"
 SUBNET = "10.32.0.0/12"
 LEASES = 1_048_573  # a /12 without network, broadcast and gateway address
-BATCH = 8192  # of the fill that is timed
-AGENT_BATCH = 64  # of the stores that pairs are timed in: as leases come, a commit at a time
-ROOM = 1000  # addresses given back after a fill, so that a pair finds some
+BATCH = 8192  # owners a transaction in the timed fill
+AGENT_BATCH = 64  # owners a transaction in stores that pairs are timed in, as an agent commits
+ROOM = 1000  # addresses released after a fill, so that a pair finds some
 CONTAINER = "c0ffee" * 10 + "c0de"  # 64 hexadecimal digits, as runtimes name them
 IFNAME = "eth0"
 
@@ -46,15 +45,15 @@ _DATABASES = ("networks", "states", "pages", "leases", "owners", "cooldown", "ev
 
 
 def owners(first: int, count: int) -> list[tuple[str, str]]:
-    """Containers as a runtime would name them: (id, interface)."""
+    """Yield containers with ids as of a runtime: (id, interface)."""
     return [(f"{number:064x}", IFNAME) for number in range(first, first + count)]
 
 
 def fill(path: Path, durability: str, batch: int = BATCH) -> float:
-    """Make a store with every address of a /12 leased; the seconds that the leases took.
+    """Make a store in which every address of a /12 has a lease; return the seconds of the leases.
 
     A commit of 8192 owners frees thousands of pages at once, and LMDB carries the list of them
-    through every commit after it; leases that came in small commits leave no such list.
+    through every commit after it. Leases that came in small commits leave no such list.
     """
     with fastipam.open(path, durability=durability) as ipam:
         net = ipam.network(NETWORK, SUBNET, cooldown_s=0)
@@ -65,9 +64,9 @@ def fill(path: Path, durability: str, batch: int = BATCH) -> float:
 
 
 def fill_aside(path: Path, durability: str) -> None:
-    """Make the store that :func:`fill` makes with an agent's commits, on a file system in memory.
+    """Make the store of :func:`fill` with commits as small as an agent's, in memory.
 
-    Sixteen thousand syncs are minutes on a busy disk, and none of this is timed.
+    Sixteen thousand syncs take minutes on a busy disk, and none of this is timed.
     """
     memory = Path("/dev/shm")
     room = memory.is_dir() and shutil.disk_usage(memory).free > _ROOM_ASIDE
@@ -79,7 +78,7 @@ def fill_aside(path: Path, durability: str) -> None:
 
 
 def make_room(path: Path) -> None:
-    """Give some addresses of a filled store back, spread over the whole pool."""
+    """Release some addresses of a filled store, spread over the whole pool."""
     with fastipam.open(path) as ipam:
         net = ipam.network(NETWORK, SUBNET, cooldown_s=0)
         numbers = list(range(0, LEASES, LEASES // ROOM))
@@ -90,7 +89,7 @@ def make_room(path: Path) -> None:
 
 
 def touch(path: Path) -> None:
-    """Make a store that knows the network and no lease."""
+    """Make a store that has the network and no lease."""
     with fastipam.open(path, durability="durable") as ipam:
         net = ipam.network(NETWORK, SUBNET, cooldown_s=0)
         net.allocate(CONTAINER, IFNAME)
@@ -98,7 +97,7 @@ def touch(path: Path) -> None:
 
 
 def pair(name: str, net: Network, calls: int) -> Subject:
-    """Assign one address and give it back."""
+    """Assign one address and release it."""
 
     def run() -> None:
         for _ in repeat(None, calls):
@@ -119,14 +118,14 @@ def open_and_look(name: str, path: Path) -> Subject:
 
 
 def copy(source: Path, target: Path, *, compact: bool = False) -> None:
-    """Copy a store; compacted, its pages lie side by side and none is free."""
+    """Copy a store. In a compacted copy no page is free, and pages are in order."""
     target.mkdir()
     with lmdb.open(str(source), map_size=64 << 30, max_dbs=32) as env:
         env.copy(str(target), compact=compact)
 
 
 class ByHand:
-    """What a pair has LMDB do, and nothing else."""
+    """Exactly what a pair makes LMDB do."""
 
     def __init__(
         self, path: Path, durability: str, *, cooldown: bool = False, stride: int = 1
@@ -138,7 +137,7 @@ class ByHand:
         self._db = {name: self._env.open_db(name.encode()) for name in _DATABASES}
         self._cooldown = cooldown
         self._number = 0
-        self._stride = stride  # from one pair's address to the next one's
+        self._stride = stride  # between the addresses of two pairs
         self._prefix = _ID.pack(1)
         self._owner = self._prefix + bytes(16)
         self._lease = bytes(40 + len(CONTAINER) + len(IFNAME) + 5)
@@ -156,7 +155,7 @@ class ByHand:
         self._env.close()
 
     def pair(self, name: str, calls: int) -> Subject:
-        """The two transactions of a pair."""
+        """Make the two transactions of a pair."""
 
         def run() -> None:
             for _ in repeat(None, calls):
@@ -173,7 +172,7 @@ class ByHand:
         return Subject(name, calls, run)
 
     def _look(self, txn: Any) -> None:
-        """What both transactions read first."""
+        """Read what both transactions read first."""
         txn.get(b"podnet", None, self._db["networks"])
         txn.get(self._prefix, None, self._db["states"])
         txn.get(self._owner, None, self._db["owners"])
@@ -192,7 +191,7 @@ class ByHand:
             self._note(txn)
 
     def _note(self, txn: Any) -> None:
-        """What both transactions write last: the history's event, and the counts."""
+        """Write what both transactions write last: the history's event, and the counts."""
         self._events += 1
         txn.put(_EVENT_KEY.pack(1, self._events), self._event, db=self._db["events"])
         txn.put(self._prefix, self._state, db=self._db["states"])
@@ -220,7 +219,7 @@ class ByHand:
 
 
 class Beside:
-    """fastipam and the hand-written side, on stores of their own in ``path``."""
+    """fastipam and the py-lmdb side, each with its own store in ``path``."""
 
     def __init__(self, path: Path, durability: str, *, cooldown: bool) -> None:
         path.mkdir(parents=True)
@@ -232,7 +231,7 @@ class Beside:
         self._label = f"{durability}, {'cool-down' if cooldown else 'no cool-down'}"
 
     def subjects(self, calls: int) -> list[Subject]:
-        """fastipam's pair and the one by hand."""
+        """Return fastipam's pair and the one with py-lmdb."""
         return [
             pair(f"{self._label}: fastipam", self._net, calls),
             self._hand.pair(f"{self._label}: by hand", calls),
@@ -246,6 +245,6 @@ class Beside:
 
 @contextmanager
 def opened(path: Path, durability: str) -> Iterator[Network]:
-    """The network of a store, without a cool-down, while the store is open."""
+    """Open the network of a store, without a cool-down, for a ``with`` block."""
     with fastipam.open(path, durability=durability) as ipam:
         yield ipam.network(NETWORK, SUBNET, cooldown_s=0)

@@ -1,4 +1,4 @@
-"""Numbers and tables as text that is Markdown as well."""
+"""Numbers and tables as Markdown text."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ _UNITS = ((1e9, "s"), (1e6, "ms"), (1e3, "us"), (1.0, "ns"))
 
 
 def digits(value: float) -> str:
-    """Three significant digits, as people write them: 1.8, 23.4, 5,060."""
+    """Return a number with three significant digits: 1.8, 23.4, 5,060."""
     rounded = float(f"{value:.3g}")
     return f"{rounded:,.0f}" if rounded >= 1000 else f"{rounded:g}"
 
 
 def duration(nanoseconds: float | None) -> str:
-    """Three digits and a unit; a dash for what was not measured."""
+    """Return a duration with three digits and a unit, or a dash for None."""
     if nanoseconds is None:
         return "-"
-    nanoseconds = float(f"{nanoseconds:.3g}")  # first: 999.9 ns are 1 us
+    nanoseconds = float(
+        f"{nanoseconds:.3g}"
+    )  # rounded before the unit is chosen: 999.9 ns are 1 us
     for size, unit in _UNITS:
         if nanoseconds >= size:
             return f"{digits(nanoseconds / size)} {unit}"
@@ -28,7 +30,7 @@ def duration(nanoseconds: float | None) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with aligned columns: the first to the left, the others to the right."""
+    """Return a Markdown table; the first column is aligned to the left, the others to the right."""
     widths = [max(len(row[at]) for row in (head, *rows)) for at in range(len(head))]
 
     def line(cells: Sequence[str]) -> str:

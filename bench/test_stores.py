@@ -1,4 +1,4 @@
-"""pytest-benchmark: a pair in the store, fastipam and the same by hand in py-lmdb."""
+"""pytest-benchmark: a pair in the store, by fastipam and by py-lmdb."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def test_pair(
     benchmark: BenchmarkFixture, tmp_path: Path, durability: str, cooldown: bool, side: int
 ) -> None:
-    """Assign an address and give it back: two transactions."""
+    """Assign an address and release it: two transactions."""
     beside = stores.Beside(tmp_path / "stores", durability, cooldown=cooldown)
     try:
         subject = beside.subjects(100 if durability == "relaxed" else 10)[side]

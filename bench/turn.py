@@ -1,7 +1,7 @@
-"""One turn of one build in a comparison of two: ``python -m bench.turn BUILT SCRATCH``.
+"""Measure one build once, for a comparison of two: ``python -m bench.turn BUILT SCRATCH``.
 
-Prints a JSON object: subject → nanoseconds, the median of a few samples. It uses little of fastipam
-but its documented interface: the build may be an older one.
+Prints a JSON object, subject → nanoseconds, each the median of a few samples. It uses little more
+of fastipam than its documented interface, because the build may be an older one.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _store(scratch: Path) -> Samples:
 
 
 def _plugin(built: Path, scratch: Path) -> list[Subject]:
-    """ADD and DEL of the entry point of this build."""
+    """Return ADD and DEL of the entry point of this build."""
     code = (
         "import sys; from pathlib import Path; "
         "from fastipam.cli.commands.install.executables import install; "

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """A CNI main plugin that embeds fastipam: containers on a Linux bridge, in Python.
 
-A bridge with the gateways' addresses, a veth pair into the container, address, routes; all gone
-after DEL. Keys of its own are ``bridge`` and ``mtu``. No masquerading. Needs root and pyroute2.
+ADD makes a bridge with the gateways' addresses, a veth pair into the container, the address and the
+routes; DEL removes what belongs to the container. The plugin's own keys are ``bridge`` and ``mtu``.
+It does not masquerade. It needs root and pyroute2.
 
-Every step looks at what is there and makes what is missing, and names are computed, never stored:
-what a killed plugin leaves behind, a second ADD completes and a DEL removes.
+Every step reads what exists and makes what is missing, and names are computed, never stored. So
+after a plugin was killed, a second ADD completes its work, and a DEL removes it.
 """
 
 import errno
@@ -27,15 +28,15 @@ from pyroute2.netns import setns
 import fastipam.cni
 
 VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
-NODAD, UP = 0x02, 0x01  # IFA_F_NODAD: the store knows that nobody else has the address; IFF_UP
+NODAD, UP = 0x02, 0x01  # IFA_F_NODAD: no duplicate detection, the store excludes duplicates; IFF_UP
 
 
 class Fault(Exception):
-    """``Fault(code, msg, details)``: what the specification's error object says."""
+    """An error object of the specification: ``Fault(code, msg, details)``."""
 
 
 class Request:
-    """One call: the configuration, and the names that follow from it."""
+    """A call: the configuration, and the names that are computed from it."""
 
     def __init__(self, environ: Mapping[str, str], stdin: bytes) -> None:
         self.environ, self.netns = dict(environ), environ.get("CNI_NETNS", "")
@@ -52,13 +53,13 @@ class Request:
         self.bridge, self.mtu = self.conf.get("bridge") or "v-net-0", self.conf.get("mtu") or 1500
 
     def port(self, *owner: str) -> str:
-        """The host's end of a container's pair: "f", 20 bits of the network's digest, 36 of all."""
+        """Return the name of the host's end: "f", 20 bits of the network's digest, 36 of all."""
         owner = owner or (self.environ.get("CNI_CONTAINERID", ""), self.ifname)
         network, pair = (blake2b("\0".join((self.name, *of)).encode()) for of in ((), owner))
         return f"f{network.hexdigest()[:5]}{pair.hexdigest()[:9]}"
 
     def ipam(self, **variables: str) -> dict[str, Any]:
-        """Ask fastipam, in process. What it refuses (it checks all it is given) is refused here."""
+        """Call fastipam in this process; it checks all input. Raises Fault with its error object."""
         status, raw = fastipam.cni.handle(self.environ | variables, json.dumps(self.conf).encode())
         answer: dict[str, Any] = json.loads(raw) if raw else {}
         if status:
@@ -67,7 +68,7 @@ class Request:
 
 
 def inside(path: str, call: Callable[..., Any], *arguments: Any) -> Any:
-    """Make a call in another network namespace; only this thread goes there, and returns."""
+    """Run a function in another network namespace. Only this thread enters it, and returns."""
     with open("/proc/thread-self/ns/net") as home:
         try:
             setns(path, flags=0)
@@ -80,7 +81,7 @@ def inside(path: str, call: Callable[..., Any], *arguments: Any) -> Any:
 
 @contextmanager
 def step(what: str, harmless: int = 0) -> Iterator[None]:
-    """Say what the kernel refused, unless it is there already (EEXIST), or gone (ENODEV)."""
+    """Raise what the kernel refused, except what exists already (EEXIST) or is gone (ENODEV)."""
     try:
         yield
     except NetlinkError as error:
@@ -89,29 +90,29 @@ def step(what: str, harmless: int = 0) -> Iterator[None]:
 
 
 def find(links: IPRoute, name: str) -> Any:
-    """The interface of this name, or None."""
+    """Return the interface of this name, or None."""
     with step(name, errno.ENODEV):
         return next(iter(links.link("get", ifname=name)), None)
 
 
 def find_pair(host: IPRoute, container: IPRoute, request: Request) -> tuple[Any, Any, bool]:
-    """Both ends, or None, and whether they are a pair: each names the other's index."""
+    """Return both ends, each perhaps None, and whether each has the other's index as its peer."""
     outer, inner = find(host, request.port()), find(container, request.ifname)
     both = outer and inner and (outer.get("link"), inner.get("link"))
     return outer, inner, bool(both) and both == (inner["index"], outer["index"])
 
 
 def ensure_bridge(host: IPRoute, name: str) -> tuple[int, str]:
-    """Index and MAC of the bridge, which is made if there is none of the name, and up."""
+    """Make the bridge if it does not exist, set it up, and return its index and MAC."""
     try:
         index, ifreq = socket.if_nametoindex(name), name.encode().ljust(40, b"\0")
     except OSError:
-        # With no address of its own it takes its ports' lowest, which changes as they come and go.
+        # Without a MAC of its own a bridge takes the lowest of its ports, which would change.
         own = (b"\x02" + blake2b(name.encode(), digest_size=5).digest()).hex(":")
         with step(f"bridge {name}", errno.EEXIST):
             host.link("add", ifname=name, kind="bridge", address=own, state="up")
         return ensure_bridge(host, name)
-    with socket.socket() as some:  # SIOCGIFFLAGS, SIOCGIFHWADDR: netlink takes far longer
+    with socket.socket() as some:  # SIOCGIFFLAGS, SIOCGIFHWADDR: faster than netlink
         flags, mac = (ioctl(some, number, ifreq)[16:] for number in (0x8913, 0x8927))
     if not int.from_bytes(flags[:2], sys.byteorder) & UP:
         host.link("set", index=index, state="up")
@@ -125,7 +126,7 @@ def ensure_address(links: IPRoute, index: int, address: Any) -> None:
 
 
 def routes(result: dict[str, Any]) -> Iterator[tuple[str, str | None, dict[str, Any]]]:
-    """(destination, gateway, route) of a result; one without a gateway takes the address's."""
+    """Yield (destination, gateway, route) of a result; the default is the address's gateway."""
     default = {ip_interface(ip["address"]).version: ip.get("gateway") for ip in result["ips"]}
     for route in result.get("routes", []):
         to = ip_network(route["dst"], strict=False)
@@ -134,7 +135,7 @@ def routes(result: dict[str, Any]) -> Iterator[tuple[str, str | None, dict[str, 
 
 
 def add(request: Request) -> dict[str, Any]:
-    """Attach the container; what fails leaves nothing behind."""
+    """Attach the container. What fails is undone."""
     result = request.ipam()
     try:
         with IPRoute() as host, inside(request.netns, IPRoute) as container:
@@ -147,25 +148,25 @@ def add(request: Request) -> dict[str, Any]:
 
 
 def attach(host: IPRoute, container: IPRoute, request: Request, result: dict[str, Any]) -> Any:
-    """Make what has the addresses and routes of ``result``: bridge, its port, and the interface."""
+    """Make what has the addresses and routes of ``result``: bridge, port, and interface."""
     if (type(request.bridge), type(request.mtu)) != (str, int) or not request.bridge.isprintable():
         raise Fault(7, f"bridge {request.bridge!r} is no text, or mtu {request.mtu!r} no number")
     bridge, mac = ensure_bridge(host, request.bridge)
     port = {"master": bridge, "mtu": request.mtu, "state": "up"}
     inner = {"mtu": request.mtu, "address": bytes.fromhex(f"02{request.port()[5:]}").hex(":")}
     for last in (False, True):
-        # One message makes both ends, each where it belongs: nothing is ever half moved.
+        # One message makes both ends, each in its namespace, so none has to be moved.
         with open(request.netns) as there, step(f"port of {request.bridge}", errno.EEXIST):
             peer = {"ifname": request.ifname, "net_ns_fd": there.fileno(), **inner}
             host.link("add", ifname=request.port(), kind="veth", peer=peer, **port)
             break
         outer, taken, is_pair = find_pair(host, container, request)
         if is_pair:
-            host.link("set", index=outer["index"], **port)  # whatever became of it
+            host.link("set", index=outer["index"], **port)  # also when it was changed
             break
         if taken or last:
             raise Fault(4, f"CNI_IFNAME: the container has an interface {request.ifname} already")
-        host.link("del", index=outer["index"])  # into the namespace before it was started anew
+        host.link("del", index=outer["index"])  # its peer is in the namespace of an earlier start
     index = inside(request.netns, socket.if_nametoindex, request.ifname)
     container.link("set", index=index, state="up")
     for ip in result["ips"]:
@@ -175,7 +176,7 @@ def attach(host: IPRoute, container: IPRoute, request: Request, result: dict[str
             ensure_address(host, bridge, ip_interface((ip["gateway"], own.network.prefixlen)))
             key = {4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}[own.version]
             if (switch := Path("/proc/sys/net", key)).read_text() != "1\n":
-                switch.write_text("1")  # only then: where forwarding is on, it may be read-only
+                switch.write_text("1")  # only if it is off, because it may be read-only
     for to, via, route in routes(result):
         keys: dict[str, Any] = {"gateway": via} if via else {"scope": "link"}
         keys |= {key: route[key] for key in ("priority", "table", "scope") if key in route}
@@ -187,14 +188,14 @@ def attach(host: IPRoute, container: IPRoute, request: Request, result: dict[str
 
 
 def delete(request: Request) -> None:
-    """Detach: first the interface, then the address, so that two never have it."""
+    """Detach: delete the interface, then release the address, so that no two containers have it."""
     with IPRoute() as host, step(request.port(), errno.ENODEV):
         host.link("del", ifname=request.port())
     request.ipam(CNI_COMMAND="DEL")
 
 
 def check(request: Request) -> None:
-    """Compare what ADD made, as ``prevResult`` tells it, with what is there."""
+    """Compare what ADD made, as ``prevResult`` has it, with what exists."""
     request.ipam()
     result = {"ips": [], **(request.conf.get("prevResult") or {})}
     pair = f"its pair with a port of {request.bridge}, all of them up"
@@ -215,7 +216,7 @@ def check(request: Request) -> None:
 
 
 def collect(request: Request) -> None:
-    """GC: free what the runtime does not list. No ADD runs meanwhile: the specification says so."""
+    """Release what the runtime does not list. No ADD runs meanwhile, by the specification."""
     request.ipam()
     valid = request.conf["cni.dev/valid-attachments"]
     keep = {request.port(one["containerID"], one["ifname"]) for one in valid}
@@ -227,7 +228,7 @@ def collect(request: Request) -> None:
 
 
 def handle(environ: Mapping[str, str], stdin: bytes) -> tuple[int, bytes]:
-    """Serve one CNI request: (exit status, standard output). Never raises."""
+    """Serve a CNI request and return (exit status, standard output). Never raises."""
     commands: dict[str, Any] = {"ADD": add, "DEL": delete, "CHECK": check, "GC": collect}
     answer: dict[str, Any] = {"cniVersion": VERSIONS[-1]}
     try:

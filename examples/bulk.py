@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Bulk pre-allocation: a hundred thousand addresses at once, as numpy arrays and as leases.
+"""Bulk allocation: a hundred thousand addresses at once, as numpy arrays and as leases.
 
-Two ways. A :class:`fastipam.Bitmap` is the address space alone, in memory: for a program that plans
-addresses, or keeps its own books. ``allocate_many`` gives a numpy array of indices, and everything
-after it is array arithmetic: here the addresses of an eBPF map, in network byte order.
-:meth:`fastipam.Network.allocate_many` makes leases in the store, thousands in one transaction: here
-a warm pool of addresses whose owners do not exist yet.
+There are two ways. A :class:`fastipam.Bitmap` is the address space alone, in memory, for a program
+that plans addresses or stores them itself. Its ``allocate_many`` returns a numpy array of indices,
+and everything after it is array arithmetic: here the addresses of an eBPF map, in network byte
+order. :meth:`fastipam.Network.allocate_many` makes leases in the store, thousands in one
+transaction: here a pool of addresses for owners that do not exist yet.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ import numpy as np
 
 import fastipam
 
-BATCH = 8192  # leases a transaction: other writers wait for one batch, not for all
+BATCH = 8192  # leases a transaction, because other writers wait for its end
 
 
 def plan(bitmap: fastipam.Bitmap, subnet: ipaddress.IPv4Network, count: int) -> Any:
-    """``count`` free addresses of the subnet, as big-endian 32-bit numbers; all or nothing."""
+    """Return ``count`` free addresses of the subnet, as big-endian 32-bit numbers; all or none."""
     indices = bitmap.allocate_many(count).astype(np.uint32)
     return (indices + np.uint32(int(subnet.network_address))).astype(">u4")
 
 
 def warm_pool(network: fastipam.Network, count: int) -> Any:
-    """``count`` leases under names of their own; their addresses as an array."""
+    """Make ``count`` leases for placeholder owners; return their addresses as an array."""
     values = np.empty(count, dtype=np.uint32)
     for first in range(0, count, BATCH):
         owners = [(f"warm-{number}", "eth0") for number in range(first, min(first + BATCH, count))]
@@ -40,7 +40,7 @@ def warm_pool(network: fastipam.Network, count: int) -> Any:
 
 
 def main() -> int:
-    """Do both, look at the results, print what it took."""
+    """Do both, check the results, and print how long it took."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data_dir")
     parser.add_argument("--subnet", default="10.32.0.0/12", type=ipaddress.IPv4Network)
@@ -49,7 +49,7 @@ def main() -> int:
     subnet, count = options.subnet, options.count
 
     bitmap = fastipam.Bitmap(subnet.num_addresses)
-    bitmap.acquire(0)  # the network's own address
+    bitmap.acquire(0)  # network address
     bitmap.acquire(subnet.num_addresses - 1)  # broadcast
     begin = time.perf_counter()
     planned = plan(bitmap, subnet, count)

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """A long-running controller that embeds fastipam: threads, retries, reconciliation, a clean end.
 
-One :class:`fastipam.Ipam` serves all threads. Workers take events (a pod came, a pod went) from a
-queue; each event is one durable transaction. A full pool or a busy store is no reason to lose an
-event: it comes back later. A reconciler compares the store with the pods that exist, for whoever
-misses events. SIGTERM and SIGINT let the workers finish what they have begun.
+One :class:`fastipam.Ipam` serves all threads. Workers take events (a pod started, a pod stopped)
+from a queue, and each event is one durable transaction. When the pool is full or the store is busy,
+the event goes back into the queue. A reconciler compares the store with the pods that exist, in
+case an event was missed. After SIGTERM or SIGINT the workers finish the queued events.
 
-Here the events are made up: so many pods come, half of them go.
+Here the events are simulated: pods start, and half of them stop.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TRIES = 5
 
 @dataclass
 class Event:
-    """A pod came or went; ``tries`` counts how often it was put back."""
+    """A pod started or stopped. ``tries`` counts how often the event was put back."""
 
     kind: str
     pod: str
@@ -39,7 +39,7 @@ class Event:
 
 @dataclass
 class Controller:
-    """Events in, leases out. ``pods`` is what should exist: the truth for the reconciler."""
+    """Turns events into leases. ``pods`` is what should exist, for the reconciler."""
 
     network: fastipam.Network
     workers: int = 4
@@ -47,9 +47,9 @@ class Controller:
     given_up: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        # Bounded: whoever makes events faster than they are served waits, and memory does not grow.
+        # The queue is bounded: a producer that is too fast waits, and memory does not grow.
         self._events: queue.Queue[Event | None] = queue.Queue(1024)
-        self._lock = threading.Lock()  # of pods and given_up; the store needs none of ours
+        self._lock = threading.Lock()  # for pods and given_up; the store needs no lock
         self._threads = [
             threading.Thread(target=self._work, name=f"worker-{number}")
             for number in range(self.workers)
@@ -61,15 +61,15 @@ class Controller:
             thread.start()
 
     def submit(self, kind: str, pod: str) -> None:
-        """Queue an event; of one pod's, the next only when the one before is done."""
+        """Queue an event. Events of one pod are handled in their order."""
         self._events.put(Event(kind, pod))
 
     def drain(self) -> None:
-        """Wait until all events are done."""
+        """Wait until all events are handled."""
         self._events.join()
 
     def stop(self) -> None:
-        """Let the workers end after the events that are queued."""
+        """End the workers after the queued events."""
         for _ in self._threads:
             self._events.put(None)
         for thread in self._threads:
@@ -89,11 +89,11 @@ class Controller:
 
     def _serve(self, event: Event) -> None:
         if event.kind == "gone":
-            self.network.release(event.pod)  # idempotent: an event may come twice
+            self.network.release(event.pod)  # idempotent, because an event may be handled twice
             with self._lock:
                 self.pods.pop(event.pod, None)
             return
-        # "return": the event may be a repetition, after a crash between commit and answer.
+        # "return": the event may be handled a second time, after a crash.
         lease = self.network.allocate(event.pod, existing="return", pod_name=event.pod)
         with self._lock:
             self.pods[event.pod] = lease.cidr
@@ -112,10 +112,10 @@ class Controller:
 
     def _again(self, event: Event) -> None:
         self._events.put(event)
-        self._events.task_done()  # of the try before: until now somebody was waiting for it
+        self._events.task_done()  # for the try before: drain() counted it until now
 
     def reconcile(self) -> int:
-        """Free what belongs to no pod; returns how many addresses. Leases made meanwhile stay."""
+        """Release what belongs to no pod, and return how many addresses. Newer leases stay."""
         before_ns = time.time_ns()
         with self._lock:
             valid = {(pod, "eth0") for pod in self.pods}
@@ -123,7 +123,7 @@ class Controller:
 
 
 def main() -> int:
-    """Run the made-up events and print what became of them."""
+    """Run the simulated events and print the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data_dir")
     parser.add_argument("--subnet", default="10.32.0.0/20")

@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
-"""Allocation policies of your own, and what fastipam offers for them.
+"""Allocation policies of a program's own, and what fastipam offers for them.
 
-There is no callback in which a program chooses the address: it would run inside the store's one
-write transaction, and whatever it does there, all others wait for. What is offered is enough:
+There is no callback that chooses an address: it would run inside the store's one write transaction,
+and all other writers would wait for it. These are enough:
 
 - ``allocate(addresses=[…])`` takes a named address, or raises AddressInUse and changes nothing;
-- ``lookup`` says who has one;
-- ``Ipam.transaction()`` makes several such calls one commit: nobody comes between them;
-- :class:`fastipam.Bitmap` finds the next free index of an interval, for a program's own books.
+- ``lookup`` returns who has an address;
+- ``Ipam.transaction()`` makes several calls one commit, so that no other writer is between them;
+- :class:`fastipam.Bitmap` finds the next free index of an interval, for a program's own records.
 
-Two policies here. :func:`by_name` gives a pod the address that its name hashes to, so that it
-comes back to the same one with no record kept. :class:`Racks` keeps the pods of a rack together.
+There are two policies here. :func:`by_name` assigns a pod the address that its name hashes to, so
+that the pod gets the same address again without a record. :class:`Racks` keeps the pods of a rack
+together.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from hashlib import blake2b
 
 import fastipam
 
-PROBES = 8  # tries before the round robin chooses: at 90 % full one of 8 is free in 57 % of cases
+PROBES = 8  # tries before round robin: at 90 % full, one of 8 is free with 57 %
 
 
 def preferences(pod: str, subnet: ipaddress.IPv4Network) -> list[str]:
-    """The addresses that a pod's name hashes to, in order of preference."""
+    """Yield the addresses that a pod's name hashes to, in order of preference."""
     found = []
     for probe in range(PROBES):
         raw = blake2b(f"{probe}/{pod}".encode(), digest_size=8).digest()
@@ -38,21 +39,21 @@ def preferences(pod: str, subnet: ipaddress.IPv4Network) -> list[str]:
 def by_name(
     ipam: fastipam.Ipam, network: fastipam.Network, subnet: ipaddress.IPv4Network, pod: str
 ) -> fastipam.Lease:
-    """The first free address of the pod's preferences, else the next one; one transaction."""
+    """Assign the first free address that the pod's name prefers, else the next one; one commit."""
     with ipam.transaction():
         for wanted in preferences(pod, subnet):
             try:
                 return network.allocate(pod, addresses=[wanted])
             except fastipam.AddressInUse:
-                continue  # this call left no trace; the transaction goes on
+                continue  # the call changed nothing, and the transaction goes on
         return network.allocate(pod)
 
 
 class Racks:
-    """Each rack has its slice of a network; a pod gets an address of its rack while there is one.
+    """A slice of the network for each rack; a pod gets an address of its rack if one is free.
 
-    The bitmap is this program's idea of what is free, and saves it asking; the store decides. An
-    address that another process took meanwhile is refused, and known from then on.
+    The bitmap is what this program believes to be free, and saves requests; the store decides. An
+    address that another process took is refused, and then marked as taken.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Racks:
             self._bitmap.acquire(lease.value - self._base)
 
     def allocate(self, rack: str, pod: str) -> fastipam.Lease:
-        """From the pod's rack, else wherever there is an address."""
+        """Assign an address of the pod's rack, else any free address."""
         first = int(self._racks[rack].network_address) - self._base
         stop = first + self._racks[rack].num_addresses
         while (index := self._bitmap.next_free(first, stop)) is not None:
@@ -85,7 +86,7 @@ class Racks:
         return lease
 
     def release(self, pod: str) -> None:
-        """Give a pod's address back."""
+        """Release a pod's address."""
         for address in self._network.release(pod):
             self._bitmap.release(int(address) - self._base)
 

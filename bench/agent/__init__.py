@@ -1,1 +1,1 @@
-"""The agent beside its peers: processes, socket clients, memory. ``python -m bench.agent``."""
+"""The agent and its peers: processes, socket clients, memory. ``python -m bench.agent``."""

@@ -1,4 +1,4 @@
-"""``python -m bench.agent``: measure the agent beside its peers; exit 1 when a bar is missed."""
+"""``python -m bench.agent``: measure the agent and its peers. Exit 1 when a bar is missed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _run(parts: list[str], effort: measure.Effort, scratch: Path) -> Results:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status: 0 all bars met, 1 one missed. Raises Missing and Failed."""
+    """Return exit status 0 when all bars are met, 1 when one is missed. Raises Missing, Failed."""
     output = command_line.DOCS / "agent"
     arguments = command_line.parser("bench.agent", __doc__, PARTS, output).parse_args(argv)
     parts = command_line.chosen(arguments, PARTS)

@@ -1,8 +1,8 @@
 """A load on the agent's socket: persistent clients in one epoll loop, each with one request open.
 
-A client sends its next request when the answer to the one before is here, as a runtime would: ADD,
-then DEL of the same container. Requests are packed beforehand, answers are looked at (their exit
-status), so that the load costs a fraction of what the agent does.
+A client sends its next request after the answer to the one before, as a runtime does: ADD, then DEL
+of the same container. Requests are packed beforehand, and only the exit status of an answer is
+read, so that the load costs a fraction of the agent's work.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fastipam.agent import protocol
 NETNS = "/run/netns/cni-3f2c1d5a-0b1e-4c55-9a51-6f0a1f6cbb6e"
 POD = ("default", "web-5d9c7b8f4d-x2x9k", "0b6a6f4e-8a5f-4d0f-9a44-6a8f6d1f0c11")
 _ARGS = "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_UID={}".format(*POD)
-# What the launcher says of a network namespace that is gone, its own and its mount namespace.
+# FASTIPAM_NETNS for a network namespace that is gone; the launcher's own; its mount namespace.
 _SEEN = " ".join(
     ("", *(f"4:{Path(f'/proc/self/ns/{name}').stat().st_ino}" for name in ("net", "mnt")))
 )
@@ -28,7 +28,7 @@ _HEADER = protocol.ANSWER.size
 
 
 def requests(data: Path, container: str, cooldown: int | None) -> list[bytes]:
-    """ADD and DEL of a container, as the launcher sends them; the store is in ``data``."""
+    """Return a container's ADD and DEL as the launcher sends them, for a store in ``data``."""
     ipam: dict[str, object] = {"type": "fastipam", "subnet": SUBNET, "dataDir": str(data)}
     if cooldown is not None:
         ipam["cooldown"] = cooldown
@@ -78,7 +78,7 @@ class _Client:
         self.connection.sendall(self._requests[self.left % 2])
 
     def receive(self) -> int:
-        """Nanoseconds that a complete answer took; 0: it is not complete yet."""
+        """Return the nanoseconds that a complete answer took, or 0 when it is not complete yet."""
         assert self.connection is not None
         data = self.connection.recv(1 << 16)
         if not data:
@@ -96,7 +96,7 @@ class _Client:
 
 
 class Clients:
-    """So many clients of one agent and store. ``latencies`` grow by every answer of a run."""
+    """Clients of one agent and store. A run adds the time of every answer to ``latencies``."""
 
     def __init__(
         self, agent: Path, data: Path, count: int, pairs: int, *, cooldown: int | None = 0
@@ -104,18 +104,18 @@ class Clients:
         self._path = str(agent)
         self._pairs = pairs
         self.latencies: list[float] = []
-        # Ids of their own: stores that are filled beforehand count from 0.
+        # Ids that differ from those of a filled store, which count from 0.
         self._clients = [
             _Client(requests(data, f"c{number:063x}", cooldown)) for number in range(count)
         ]
 
     @property
     def requests(self) -> int:
-        """How many requests a run makes."""
+        """The number of requests of a run."""
         return 2 * self._pairs * len(self._clients)
 
     def connect(self) -> None:
-        """Open the connections anew: the agent closes those that were idle for long."""
+        """Open the connections again, because the agent closes idle ones."""
         for client in self._clients:
             client.connect(self._path)
 
@@ -125,7 +125,7 @@ class Clients:
             client.close()
 
     def run(self) -> None:
-        """Make the requests. Failed when one fails."""
+        """Make the requests. Raises Failed when one fails."""
         with select.epoll() as epoll:
             by_descriptor = {}
             for client in self._clients:

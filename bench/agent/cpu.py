@@ -1,7 +1,7 @@
-"""``python -m bench.agent.cpu``: processor time a request, of the agent's parts and by hand.
+"""``python -m bench.agent.cpu``: processor time a request, of the agent's parts and of py-lmdb.
 
-Processor time and not the clock: it says the same on a machine that has other work. Each figure is
-the smallest of many rounds of 64 ADDs and 64 DELs in this process; no socket takes part.
+It is processor time because that is the same on a busy machine. Each figure is the least of many
+rounds of 64 ADDs and 64 DELs in this process, without a socket.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ROUNDS = 60
 
 
 def _least(run: Callable[[], object]) -> float:
-    """Nanoseconds of processor time a request."""
+    """Return the nanoseconds of processor time a request."""
     taken = []
     for _ in range(_ROUNDS):
         before = process_time_ns()

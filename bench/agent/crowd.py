@@ -1,4 +1,4 @@
-"""Many plugin processes at once: so many in flight at any moment, the next when one has ended."""
+"""Many plugin processes at once; when one ends, the next one is started."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _COMMANDS = ("ADD", "DEL")
 
 @dataclass
 class Crowd:
-    """``width`` processes of one program in flight; ``latencies`` grow by every one that ended.
+    """``width`` processes of one program at once. The time of each is added to ``latencies``.
 
-    Each of the ``width`` places makes an ADD and then the DEL of the same container, over and over.
-    A latency is that of a whole process, from just before its spawn to when its end was seen.
+    Each of the ``width`` places makes an ADD, then the DEL of the same container, over and over. A
+    latency is that of a whole process, from just before its spawn until its end is noticed.
     """
 
     program: str
-    plugin: Plugin  # whose variables and standard input the program gets
+    plugin: Plugin  # has the variables and the standard input of the program
     width: int
     pairs: int
     latencies: list[float] = field(default_factory=list)
@@ -38,13 +38,13 @@ class Crowd:
 
     @property
     def calls(self) -> int:
-        """How many processes a run starts."""
+        """The number of processes of a run."""
         return 2 * self.pairs * self.width
 
     def run(self) -> None:
-        """Start them and see them end. Failed when one fails."""
+        """Start the processes and wait for them. Raises Failed when one fails."""
         command, source = [self.program], str(self.plugin.input)
-        flying: dict[int, tuple[int, int, int]] = {}  # process: its place, number and start
+        flying: dict[int, tuple[int, int, int]] = {}  # process id -> place, number, start
 
         def start(place: int, number: int) -> None:
             variables = self._environments[place][number % 2]

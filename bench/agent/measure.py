@@ -1,4 +1,4 @@
-"""The measurements of a run, part by part; each leaves samples and verdicts in the results."""
+"""The measurements of a run. Each adds samples and verdicts to the results."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ BY_HAND = "py-lmdb by hand, 64 a commit"
 _FEW = (0, 250)
 _MANY = 100_000
 _MILLION = 1_000_000
-# Pairs that one client or one place in a crowd makes in a run: a run takes about a second at most.
+# Pairs of one client, or of one place in a crowd, in a run: a run takes at most about a second.
 _SOCKET_PAIRS = {1: 64, 8: 32, 64: 16}
 _CROWD_PAIRS = {1: 16, 8: 4, 64: 2}
 _YARDSTICK_BATCHES = 16
@@ -45,10 +45,10 @@ _MOST_LATENCIES = 4000  # 40 of them are beyond the 99th percentile
 
 @dataclass(frozen=True)
 class Effort:
-    """How many rounds a run takes."""
+    """The number of rounds of a run."""
 
     process: int
-    slow: int  # rounds with host-local among its 100,000 files
+    slow: int  # rounds of host-local with 100,000 files
     crowd: int
     socket: int
 
@@ -58,22 +58,22 @@ FULL = Effort(process=150, slow=7, crowd=15, socket=60)
 
 
 def crowd_name(program: str, width: int) -> str:
-    """The name of so many processes at once."""
+    """Return the name of this many processes at once."""
     return f"{program}, {width} at once"
 
 
 def socket_name(clients: int) -> str:
-    """The name of so many clients at once."""
+    """Return the name of this many clients at once."""
     return f"socket, {clients} client{'s' if clients > 1 else ''}"
 
 
 def latency_name(name: str) -> str:
-    """Where the single latencies of a subject are kept."""
+    """Return the key under which the single latencies of a subject are kept."""
     return f"{name}: latency"
 
 
 def as_processes(results: Results, effort: Effort, scratch: Path) -> None:
-    """One launcher at a time, beside host-local with few and many leases and /bin/true."""
+    """Measure one launcher at a time, host-local with few and many leases, and /bin/true."""
     million = scratch / "million"
     stores.fill_aside(million, "durable")
     with ExitStack() as stack:
@@ -85,7 +85,7 @@ def as_processes(results: Results, effort: Effort, scratch: Path) -> None:
             for leases, data in ((0, scratch / "none"), (_MILLION, million))
         )
         peers = [processes.host_local(leases, scratch) for leases in _FEW]
-        # What a call costs beside the work: the way there and back, and the disk.
+        # What a call costs besides the work: the connection and the disk.
         floor = [
             Subject(VERSION, 1, lambda: ours.call("VERSION")),
             Subject(COMMIT, hand.requests, hand.run),
@@ -106,7 +106,7 @@ def as_processes(results: Results, effort: Effort, scratch: Path) -> None:
 
 
 def _launcher(name: str, agent: Agent, data: Path, scratch: Path) -> Plugin:
-    """The launcher without the entry point beside it: nothing but the agent can answer."""
+    """Install the launcher without the entry point, so that only the agent can answer."""
     binary = install(scratch / "bin", launcher_only=True)
     return processes.Plugin(name, binary, data, scratch, agent.socket)
 
@@ -120,7 +120,9 @@ def _turns(
         subjects += plugin.subjects()
     samples = interleave(subjects, rounds)
     for name, values in samples.items():
-        results.samples.setdefault(name, values)  # /bin/true keeps the samples of its first turns
+        results.samples.setdefault(
+            name, values
+        )  # the samples of /bin/true are those of its first rounds
     return samples
 
 
@@ -132,7 +134,7 @@ def _true() -> str:
 
 
 def _worst(samples: Samples, subject: str, base: str) -> float:
-    """How many times the base's cost, which has verbs as well or none: the worse of the two."""
+    """Return the larger ratio of ADD and DEL to the base, whose cost may have no verbs."""
     return max(
         ratio(samples, f"{subject}: {command}", base if base in samples else f"{base}: {command}")
         for command in COMMANDS
@@ -140,14 +142,14 @@ def _worst(samples: Samples, subject: str, base: str) -> float:
 
 
 def _times_faster(samples: Samples, ours: Plugin, peer: Plugin) -> float:
-    """How many times the launcher's time the peer takes: the less favourable of the two verbs."""
+    """Return the smaller ratio, of ADD and DEL, of the peer's time to the launcher's."""
     return min(
         ratio(samples, f"{peer.name}: {command}", f"{ours.name}: {command}") for command in COMMANDS
     )
 
 
 def as_crowds(results: Results, effort: Effort, scratch: Path) -> None:
-    """1, 8 and 64 processes at once: the launcher, host-local without other leases, /bin/true."""
+    """Measure 1, 8 and 64 processes at once: launcher, host-local with no lease, /bin/true."""
     with Agent(scratch, "crowd") as agent:
         ours = _launcher("crowd", agent, scratch / "crowd-store", scratch)
         peer = processes.Plugin(
@@ -176,13 +178,13 @@ def as_crowds(results: Results, effort: Effort, scratch: Path) -> None:
 
 
 def _keep_latencies(results: Results, latencies: dict[str, list[float]]) -> None:
-    """Keep them, of very many an even choice: a report's file is read by people, too."""
+    """Keep the latencies, of very many every n-th, so that the file stays readable."""
     for name, values in latencies.items():
         results.add({latency_name(name): values[:: max(1, len(values) // _MOST_LATENCIES)]})
 
 
 def over_the_socket(results: Results, effort: Effort, scratch: Path) -> None:
-    """1, 8 and 64 persistent clients, beside the puts by hand."""
+    """Measure 1, 8 and 64 persistent clients, and the same puts in py-lmdb."""
     with ExitStack() as stack:
         agent = stack.enter_context(Agent(scratch, "socket"))
         hand = Yardstick(scratch / "by-hand", _YARDSTICK_BATCHES)
@@ -222,7 +224,7 @@ def over_the_socket(results: Results, effort: Effort, scratch: Path) -> None:
 
 
 def memory(results: Results, scratch: Path) -> None:
-    """Two agents that have done the same, on a store without a lease and on one with a million."""
+    """Compare two agents after the same work, on a store with no lease and one with a million."""
     million = scratch / "million"
     if not million.exists():
         stores.fill_aside(million, "durable")

@@ -1,4 +1,4 @@
-"""The tables of a run, as text that is Markdown as well."""
+"""The tables of a run, as Markdown text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def render(results: Results) -> str:
-    """The whole report; parts that were not measured are left out."""
+    """Return the whole report, without the parts that were not measured."""
     facts = "\n".join(f"- {name}: {value}" for name, value in results.facts.items())
     parts = [f"# Benchmark report: the agent\n\n{facts}", _verdicts(results), _processes(results)]
     parts += [_crowds(results), _sockets(results)]

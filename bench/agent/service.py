@@ -1,4 +1,4 @@
-"""An agent of the benchmark's own: started, looked at, ended."""
+"""An agent that a benchmark starts, measures and ends."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _START_S = 20.0
 
 
 class Memory(NamedTuple):
-    """MiB: what no other process shares, and the store's pages that are mapped besides.
+    """MiB of memory that no other process shares, and of mapped pages of the store.
 
-    Those are the kernel's page cache, clean, and taken back when it needs them: the store is mapped
-    for reading only. The agent's own memory is all the rest.
+    The store is mapped read-only, so its pages are clean pages of the kernel's cache, which the
+    kernel reuses when it needs memory. Everything else is the agent's own.
     """
 
     private: float
@@ -30,7 +30,7 @@ class Memory(NamedTuple):
 
 
 class Agent:
-    """``fastipam agent`` on a socket in ``scratch``, within a ``with`` block."""
+    """``fastipam agent`` on a socket in ``scratch``, for a ``with`` block."""
 
     def __init__(self, scratch: Path, name: str = "agent") -> None:
         self.socket = scratch / f"{name}.sock"
@@ -72,7 +72,7 @@ class Agent:
 
     @property
     def process_id(self) -> int:
-        """Of the agent."""
+        """The agent's process id."""
         return self._process.pid
 
     def _answers(self) -> bool:
@@ -84,7 +84,7 @@ class Agent:
             return True
 
     def memory(self) -> Memory:
-        """What the process holds now. O(its mappings)."""
+        """Return the memory of the process now. O(mappings)."""
         private = store = 0
         of_store = False
         for line in Path(f"/proc/{self._process.pid}/smaps").read_text().splitlines():

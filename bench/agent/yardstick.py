@@ -1,8 +1,8 @@
-"""The yardstick of the socket: what the agent has LMDB write, by hand, in one Python loop.
+"""The yardstick of the socket: the puts and deletes of the agent, in a Python loop on py-lmdb.
 
-64 assignments in one durable commit, then 64 releases in another one; the same puts and deletes, of
-the same sizes, in the same databases as ``records.py`` has them. No reads, no search, no checks,
-no protocol: nothing that is written in Python on py-lmdb can be faster.
+A durable commit has 64 assignments, the next one 64 releases, with keys and values of the sizes
+that ``storage/records`` makes, in the same databases. There are no reads, no search, no checks and
+no protocol, so no program in Python on py-lmdb can be faster.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _PAGE = bytes(512)
 
 
 class Yardstick:
-    """A store of its own in ``path``, of fastipam's layout; ``batches`` pairs of commits a run.
+    """A store in ``path`` with the layout of fastipam. A run makes ``batches`` pairs of commits.
 
-    ``together`` assignments, or releases, are one commit.
+    A commit has ``together`` assignments or releases.
     """
 
     def __init__(self, path: Path, batches: int, together: int = TOGETHER) -> None:
@@ -63,7 +63,7 @@ class Yardstick:
 
     @property
     def requests(self) -> int:
-        """How many assignments and releases a run makes."""
+        """The number of assignments and releases of a run."""
         return 2 * len(self._owners) * self._batches
 
     def close(self) -> None:
@@ -71,7 +71,7 @@ class Yardstick:
         self._env.close()
 
     def run(self) -> None:
-        """Assign and release, so many at a time."""
+        """Assign and release, ``together`` at a time."""
         pages, leases, owners, states, events = (
             self._db[name] for name in ("pages", "leases", "owners", "states", "events")
         )

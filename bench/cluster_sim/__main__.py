@@ -1,8 +1,9 @@
-"""``python -m bench.cluster_sim``: a cluster in virtual time; exit 1 when a bar is missed.
+"""``python -m bench.cluster_sim``: a cluster in virtual time. Exit 1 when a bar is missed.
 
-Nodes, network and the store's speed are assumptions (``--help``; ``python -m bench.etcd_speed``
-measures a store's, ``--sweep`` shows what depends on it); the decisions are the product's own, the
-store is a real compare-and-swap. The same seed gives the same figures.
+Nodes, network and the speed of the store are assumptions (``--help``; ``python -m
+bench.etcd_speed`` measures a store, ``--sweep`` shows what depends on it). The decisions are those
+of fastipam, and the store makes real compare-and-swap transactions. The same seed gives the same
+figures.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def _cluster(
 
 
 def _feed(world: World, cluster: Cluster, events: Iterable[Event]) -> None:
-    """Let the load happen; one event of it waits in the queue at a time."""
+    """Run a load; only its next event is in the queue."""
     source = iter(events)
 
     def play(event: Event) -> None:
@@ -121,7 +122,7 @@ def _row(table: Table, name: str, cluster: Cluster, seconds: float) -> float:
 
 
 def _start(table: Table, options: argparse.Namespace) -> list[tuple[str, bool]]:
-    """Every node at the same moment."""
+    """Run all nodes from the same moment."""
     begin = time.perf_counter()
     world = _world(options)
     cluster = _cluster(world, options.nodes, 11, 26)
@@ -136,7 +137,7 @@ def _start(table: Table, options: argparse.Namespace) -> list[tuple[str, bool]]:
 
 
 def _sweep(options: argparse.Namespace) -> Table:
-    """The start on stores of other speeds, every ADD with all the time that it needs."""
+    """Run the start on stores of other speeds, without a limit for an ADD."""
     table = Table(
         *("writes a second", "reads a second", "transactions a claim", "conflicts"),
         *("median wait (s)", "worst wait (s)"),
@@ -175,7 +176,7 @@ def _cut(nodes: list[Node], is_cut: bool) -> None:
 
 
 def _growth(table: Table, options: argparse.Namespace) -> list[tuple[str, bool]]:
-    """Growth to all pods, with rolling restarts of the agents and two partitions."""
+    """Run the growth to all pods, with rolling restarts of the agents and two partitions."""
     begin = time.perf_counter()
     world = _world(options)
     cluster = _cluster(world, options.nodes, 11, 26)
@@ -200,7 +201,7 @@ def _growth(table: Table, options: argparse.Namespace) -> list[tuple[str, bool]]
 def _shift(
     table: Table, peers: Table, options: argparse.Namespace, nodes: int, length: int
 ) -> list[tuple[str, bool]]:
-    """Demand that moves, beside the models of others."""
+    """Run demand that moves, and the models of others."""
     begin = time.perf_counter()
     world = _world(options)
     cluster = _cluster(world, nodes, length, 26)
@@ -254,7 +255,7 @@ def _shift(
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status: 0 all bars met, 1 one missed."""
+    """Return the exit status: 0 when all bars are met, 1 when one is missed."""
     options = _arguments(argv)
     if options.quick:
         options.nodes, options.pods = min(options.nodes, 1_000), min(options.pods, 30_000)

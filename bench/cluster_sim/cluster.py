@@ -1,4 +1,4 @@
-"""All nodes of a simulated cluster: what they share, and what is counted."""
+"""The nodes of a simulated cluster, what they share, and the counts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Cluster:
-    """All nodes, what they share, and what is counted."""
+    """All nodes, what they share, and the counts."""
 
     def __init__(
         self,
@@ -45,17 +45,17 @@ class Cluster:
         self._movable = 1.0
 
     def add(self, node: int, pod: int) -> None:
-        """A pod starts on a node."""
+        """Start a pod on a node."""
         self.nodes[node].add(pod)
 
     def remove(self, node: int, pod: int) -> None:
-        """A pod stops; nothing happens if it never got an address."""
+        """Stop a pod; nothing happens if it never got an address."""
         self.nodes[node].remove(pod)
 
     def movable(self) -> float:
-        """The share of the pool in blocks that nobody owns, or that are wholly free and cooled.
+        """Return the share of the pool in blocks without an owner, or wholly free and cooled.
 
-        O(nodes), so it is counted once a tenth of a second.
+        O(nodes), so it is counted only once a tenth of a second.
         """
         if self.world.now < self._counted_s + planner.TICK_S:
             return self._movable
@@ -65,7 +65,7 @@ class Cluster:
         self._movable = free / self.pool.count
         return self._movable
 
-    # What the watch of the marks tells everybody, one way through the network later.
+    # The watch of the marks tells every node after one way through the network.
 
     def mark_is_up(self, needy: str, key: bytes, revision: int, want: Mark) -> None:
         self.marks[needy] = (key, revision, want)

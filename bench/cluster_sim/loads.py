@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 def all_at_once(nodes: int) -> Iterator[Event]:
-    """Every node wants its first address at the same moment."""
+    """Yield the first address of every node at the same moment."""
     for node in range(nodes):
         yield 0.0, node, node, True
 
 
 def growth(nodes: int, pods: int, seconds: float, seed: int) -> Iterator[Event]:
-    """So many pods start, half of them on a fifth of the nodes; one in ten stops after a while."""
+    """Yield pods that start, half of them on a fifth of the nodes; one in ten stops later."""
     chance = random.Random(seed)
     favoured = max(1, nodes // 5)
     stops: list[tuple[float, int, int]] = []
@@ -35,10 +35,11 @@ def growth(nodes: int, pods: int, seconds: float, seed: int) -> Iterator[Event]:
 
 
 def shift(nodes: int, size: int, seed: int) -> Iterator[Event]:
-    """Demand moves: evenly 55 % of the pool, then a tenth of the nodes wants nearly all the rest.
+    """Yield demand that moves: 55 % of the pool evenly, then a tenth of the nodes needs the rest.
 
-    Five minutes of even growth. Then half of the cold nodes are drained, one in three pods of the
-    other half stops, in no order, while the hot nodes start pods until 90 % of the pool is in use.
+    The first five minutes are even growth. Then half of the cold nodes are drained, and one in
+    three pods of the other half stops, in random order, while the hot nodes start pods until 90 %
+    of the pool is in use.
     """
     chance = random.Random(seed)
     hot = max(1, nodes // 10)

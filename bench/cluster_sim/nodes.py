@@ -1,8 +1,8 @@
-"""fastipam's nodes in virtual time: the planner's decisions, the real keys and transactions.
+"""The nodes of fastipam in virtual time, with the real planner, keys and transactions.
 
-What a node does with the answers is written out here once more, because a real node keeps its
-addresses in a store of its own on disk: here a block is a count. Which block to try, how many, what
-to give back, what to donate and when is ``fastipam.cluster.planner``'s.
+What a node does with the answers is written here once more, because a real node keeps its addresses
+in a store on disk, and here a block is a count. ``fastipam.cluster.planner`` decides which block to
+try, how many, what to give back, what to donate, and when.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ if TYPE_CHECKING:
 COOLDOWN_S = 30.0
 ADD_TIMEOUT_S = 2.0
 SETTINGS = b"10.0.0.0/11=26"
-MOVABLE_SHARE = 0.02  # of the pool: while so much is free in blocks that could move, no ADD fails
+MOVABLE_SHARE = (
+    0.02  # of the pool; while this share is free in blocks that could move, no ADD may fail
+)
 
 
 class Block:
-    """A block as its owner sees it; ``cooled_s`` is when its last address has cooled down."""
+    """A block as its owner sees it. ``cooled_s`` is when its last address has cooled down."""
 
     __slots__ = ("claimed_s", "cooled_s", "revision", "used")
 
@@ -44,7 +46,7 @@ class Block:
 
 
 class Totals:
-    """What all nodes have asked of the store."""
+    """The requests of all nodes to the store."""
 
     def __init__(self) -> None:
         self.claims = self.claimed = self.conflicts = self.looks = 0
@@ -52,7 +54,7 @@ class Totals:
 
 
 class Node:
-    """One node: its blocks, the pods that wait, and its agent's processes."""
+    """A node: its blocks, the pods that wait, and the processes of its agent."""
 
     def __init__(self, cluster: Cluster, name: str) -> None:
         self.cluster = cluster
@@ -61,9 +63,11 @@ class Node:
         self.free = 0
         self.filling = -1
         self.is_cut = False
-        self.life = 0  # counted up by a restart: what ran before ends
-        self.waiting: deque[tuple[float, int, bool]] = deque()  # since, pod, cut off then
-        self.asked = 0  # ADDs that have found nothing: each wakes the agent
+        self.life = 0  # increased by a restart, which ends the processes before it
+        self.waiting: deque[tuple[float, int, bool]] = (
+            deque()
+        )  # since when, pod, whether the node was cut off then
+        self.asked = 0  # ADDs that found no address; each wakes the agent
         self.pods: dict[int, int] = {}  # pod -> block
         self.last_run = 0
         self.last_claim_s = 0.0
@@ -72,7 +76,7 @@ class Node:
         self.tidying = False
         self.node_revision = 0
         self.marked = 0
-        self.leaving: set[int] = set()  # blocks that the store was asked to give to others
+        self.leaving: set[int] = set()  # blocks that are being given to other nodes
 
     # Pods: what the plugin does, without the network.
 
@@ -88,7 +92,7 @@ class Node:
         self.consider()
 
     def _assign(self, pod: int) -> None:
-        """The fullest block, until it is full, so that others become free."""
+        """Take an address of the fullest block, so that other blocks become free."""
         size = self.cluster.pool.size
         block = self.blocks.get(self.filling)
         if block is None or block.used == size:
@@ -120,7 +124,7 @@ class Node:
             self.cluster.waits.serve(self.cluster.world.now - since)
 
     def _give_up(self) -> None:
-        """An ADD whose time is over fails: was there something to be had?"""
+        """Fail an ADD whose time is over, and count whether there was an address to get."""
         waits, now = self.cluster.waits, self.cluster.world.now
         while self.waiting and self.waiting[0][0] + self.cluster.add_timeout_s <= now:
             _, _, was_cut = self.waiting.popleft()
@@ -131,12 +135,12 @@ class Node:
                 waits.failed_though_free += 1
 
     def wholly_free(self) -> int:
-        """Blocks that could move now."""
+        """Return the blocks that could move now."""
         now = self.cluster.world.now
         return sum(not each.used and each.cooled_s <= now for each in self.blocks.values())
 
     def _uses(self) -> list[Use]:
-        """The blocks as the planner wants them; one that cools is not free."""
+        """Return the blocks in the planner's form; a block with a cooling address is not free."""
         now, size = self.cluster.world.now, self.cluster.pool.size
         return [
             Use(number, size, max(each.used, int(each.cooled_s > now)), each.claimed_s)
@@ -146,12 +150,12 @@ class Node:
     # The agent.
 
     def restart(self, away_s: float) -> None:
-        """The agent is killed; what it asked for is done, and it looks when it is back."""
+        """Kill and start the agent. Its last requests are served; then it reads the store again."""
         self.life += 1
         self.claiming = self.tidying = self.joined = False
         self.marked = 0
         self.leaving.clear()
-        # Requests that waited fall back to the plugin that runs directly, and claims for itself.
+        # Requests that waited fall back to the directly run plugin, which claims for itself.
         self.cluster.world.at(self.cluster.world.now + planner.TICK_S, self._serve_directly)
         self.cluster.world.at(self.cluster.world.now + away_s, self.consider)
 
@@ -176,14 +180,14 @@ class Node:
         )
 
     def consider(self) -> None:
-        """Claim if that is the plan and nobody is at it."""
+        """Claim, if that is the plan and no claim is running."""
         if not self.claiming and self._wanted_run():
             self.claiming = True
             self._start(self._claim_all())
 
     def _claim_all(self) -> Generator[Any, Any, None]:
         failures = 0
-        # An ADD that waits wakes the agent; demand ahead of it is noticed at the next tick.
+        # An ADD that waits wakes the agent; other demand is noticed at the next tick.
         if not self.waiting:
             yield planner.TICK_S
         while run := self._wanted_run():
@@ -200,15 +204,16 @@ class Node:
         self.claiming = False
 
     def _pause(self, asked: int, seconds: float) -> Generator[Any, Any, None]:
-        """Leave the store alone for a while; an ADD that has found nothing since ends it."""
+        """Leave the store alone for a while, until an ADD finds no address."""
         until = self.cluster.world.now + seconds
         while self.asked == asked and self.cluster.world.now < until:
             yield planner.TICK_S
 
     def _join(self) -> Generator[Any, Any, None]:
-        """As ``Membership.keep``: a new node registers; one that was here looks what it has.
+        """Do what ``Membership.keep`` does: register a new node, or look up what the node has.
 
-        The session is granted first; to keep it writes nothing, and nothing here ends it.
+        The session is opened first. Keeping it writes nothing, and nothing in the simulation ends
+        it.
         """
         keys = self.cluster.keys
         key, alive = keys.node(self.name), Put(keys.session(self.name), b"")
@@ -218,7 +223,7 @@ class Node:
             outcome = yield _write(
                 lambda engine: engine.transact(conditions, [Put(key, b""), alive], deadline_s=1)
             )
-            # A life that was killed before it heard the answer has registered already.
+            # An agent that was killed before it got the answer may have registered.
             self.node_revision = (
                 outcome.revision if outcome.succeeded else outcome.existing[0].mod_revision
             )
@@ -232,7 +237,7 @@ class Node:
         self.cluster.totals.joins += 1
 
     def _collect(self) -> Generator[Any, Any, None]:
-        """Enter what the store says is ours: an answer that was lost, or a gift."""
+        """Enter the blocks that the store has for this node: after a lost answer, or a donation."""
         prefix = self.cluster.keys.owned_by(self.name)
         listed, _ = yield _read(lambda engine: engine.list(prefix, deadline_s=1))
         for one in listed:
@@ -243,14 +248,14 @@ class Node:
         self._serve()
 
     def _enter(self, number: int, revision: int) -> None:
-        if number in self.blocks:  # two answers have told it
+        if number in self.blocks:  # a second answer says the same
             return
         self.blocks[number] = Block(revision, self.cluster.world.now)
         self.free += self.cluster.pool.size
         self._tidy_later()
 
     def _claim(self, run: int) -> Generator[Any, Any, bool]:
-        """One claim, as ``Node.claim``: False when the pool is used up."""
+        """Make one claim, as ``Node.claim`` does. Returns False when the pool is used up."""
         cluster, pool, keys = self.cluster, self.cluster.pool, self.cluster.keys
         owned = frozenset(self.blocks)
         search = Search(pool, self.name, owned, run)
@@ -288,7 +293,7 @@ class Node:
     def _taken(
         self, conditions: list[Compare], operations: list[Put], engine: MemoryEngine
     ) -> Outcome:
-        """The transaction, and in its moment: so many blocks more have an owner."""
+        """Return the transaction, which counts its blocks as owned at the moment it is made."""
         outcome = engine.transact(conditions, operations, deadline_s=1)
         if outcome.succeeded:
             self.cluster.owned_blocks += len(operations) // 2
@@ -302,7 +307,7 @@ class Node:
     # In need, and giving.
 
     def _need(self) -> Generator[Any, Any, bool]:
-        """The pool is used up: raise a mark, and look again after a while. False: nobody waits."""
+        """Set a mark when the pool is used up, and look again later. False when no ADD waits."""
         cluster = self.cluster
         missing = len(self.waiting) - self.free
         if missing <= 0:
@@ -327,7 +332,7 @@ class Node:
             yield _write(lambda e: e.transact(condition, [Delete(key)], deadline_s=1))
 
     def answerer(self, needy: str, revision: int) -> Callable[[], None]:
-        """What this donor does when its time has come."""
+        """Return what this donor does when its time has come."""
 
         def act() -> None:
             mark = self.cluster.marks.get(needy)
@@ -368,7 +373,7 @@ class Node:
         self.cluster.by_name[needy].receive()
 
     def receive(self) -> None:
-        """The watch says that the mark is gone: see what has come."""
+        """Read the blocks again, because the watch says that the mark is gone."""
         self.marked = 0
         self._start(self._collect_surely())
 
@@ -389,7 +394,7 @@ class Node:
         return block
 
     def _left(self, number: int, kept: Block | None) -> None:
-        """The store has said what became of a block that was to leave."""
+        """Note the outcome of a transaction that gave a block away."""
         self.leaving.discard(number)
         if kept is not None:
             self.blocks[number] = kept
@@ -401,7 +406,7 @@ class Node:
             self._start(self._tidy())
 
     def _tidy(self) -> Generator[Any, Any, None]:
-        """Give back what is to spare, as long as something may become so."""
+        """Give back what is not needed, as long as blocks may become free."""
         cluster, keys, pool = self.cluster, self.cluster.keys, self.cluster.pool
         while sum(not each.used for each in self.blocks.values()) > cluster.policy.warm:
             yield planner.TIDY_S

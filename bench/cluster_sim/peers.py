@@ -1,13 +1,13 @@
-"""What others do under the same load, as models: Weave's ring and Calico's blocks.
+"""Models of two other designs under the same load: Weave's ring and Calico's blocks.
 
-Both are drawn kindly: no message is lost, nobody is cut off, and a request costs its round trips
-and nothing else. What is modelled is which space can serve whom:
+Both models are favourable: no message is lost, no node is cut off, and a request costs only its
+round trips. They model which space can serve which node:
 
-- **Weave's ring**: each peer begins with an equal share. One that has nothing left asks others,
-  chosen at random with their free space as weight; a peer that is asked gives away half of its
-  largest free range. Space moves down to single addresses, and every peer keeps the whole ring.
-- **Calico's blocks**: a block has an affinity to a node, and three writes make it so. A node takes
-  one when its own are full; a block goes back when it is empty, and never before.
+- **Weave's ring**: each peer begins with an equal share. A peer without space asks others, chosen
+  at random with their free space as weight. A peer that is asked gives half of its largest free
+  range. Space moves down to single addresses, and every peer stores the whole ring.
+- **Calico's blocks**: a block has an affinity to a node, which takes three writes. A node takes
+  a block when its own are full; a block is given back only when it is empty.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class _Peer:
-    """A peer's free ranges, ascending: [start, end) each."""
+    """A peer's free ranges [start, end), ascending."""
 
     __slots__ = ("ends", "free", "starts")
 
@@ -33,7 +33,7 @@ class _Peer:
         self.free = end - start
 
     def take(self) -> int:
-        """The lowest free address."""
+        """Take the lowest free address."""
         address = self.starts[0]
         self.starts[0] += 1
         if self.starts[0] == self.ends[0]:
@@ -42,7 +42,7 @@ class _Peer:
         return address
 
     def give(self, start: int, end: int) -> None:
-        """A range becomes free, or this peer's; neighbours grow together."""
+        """Add a free range, of this peer or from another, and join neighbours."""
         at = bisect_left(self.starts, start)
         self.free += end - start
         if at < len(self.starts) and self.starts[at] == end:
@@ -55,7 +55,7 @@ class _Peer:
             del self.starts[at], self.ends[at]
 
     def donate(self) -> tuple[int, int]:
-        """The upper half of the largest free range."""
+        """Give away the upper half of the largest free range."""
         at = max(range(len(self.starts)), key=lambda at: self.ends[at] - self.starts[at])
         start, end = self.starts[at], self.ends[at]
         half = start + (end - start) // 2
@@ -68,14 +68,14 @@ class _Peer:
 
 
 class Ring:
-    """Weave's: ``size`` addresses, shared equally at the beginning."""
+    """Weave's ring: ``size`` addresses, equally shared at the beginning."""
 
     def __init__(self, nodes: int, size: int, chance: random.Random, round_trip_s: float) -> None:
         bounds = [size * at // nodes for at in range(nodes + 1)]
         self.waits = Waits()
         self.moves = 0
         self.messages = 0
-        self._tokens = bounds[:-1]  # where a range of another peer begins
+        self._tokens = bounds[:-1]  # where the ranges of other peers begin
         self._owners = list(range(nodes))
         self._peers = [_Peer(bounds[at], bounds[at + 1]) for at in range(nodes)]
         self._pods: dict[int, int] = {}
@@ -85,7 +85,7 @@ class Ring:
 
     @property
     def entries(self) -> int:
-        """Ranges in the ring, which every peer holds and gossips about."""
+        """The number of ranges in the ring, which every peer stores and gossips."""
         return len(self._tokens)
 
     def add(self, node: int, pod: int) -> None:
@@ -102,7 +102,7 @@ class Ring:
     def remove(self, node: int, pod: int) -> None:
         del node
         address = self._pods.pop(pod, None)
-        if address is not None:  # it is its owner's, who may be another by now
+        if address is not None:  # to the peer that owns it now
             owner = self._owners[bisect_right(self._tokens, address) - 1]
             self._peers[owner].give(address, address + 1)
 
@@ -134,7 +134,7 @@ class Ring:
 
 
 class Affinity:
-    """Calico's: blocks of ``size`` addresses, ``count`` of them."""
+    """Calico's blocks: ``count`` blocks of ``size`` addresses."""
 
     def __init__(self, nodes: int, count: int, size: int, round_trip_s: float) -> None:
         self.waits = Waits()
@@ -145,7 +145,9 @@ class Affinity:
         self._size = size
         self._round_trip_s = round_trip_s
         self._used: list[dict[int, int]] = [{} for _ in range(nodes)]
-        self._open: list[list[int]] = [[] for _ in range(nodes)]  # blocks with room, sorted
+        self._open: list[list[int]] = [
+            [] for _ in range(nodes)
+        ]  # blocks with free addresses, sorted
         self._pods: dict[int, int] = {}
 
     def add(self, node: int, pod: int) -> None:
@@ -183,5 +185,5 @@ class Affinity:
             self.writes += 2
 
     def movable(self) -> int:
-        """Blocks that nobody has."""
+        """The number of blocks without an owner."""
         return len(self._free)

@@ -1,4 +1,4 @@
-"""Virtual time: events in order, processes as generators, and a store that answers one by one."""
+"""Virtual time: events in order, processes as generators, and a store that serves one by one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Call:
-    """One request of a process to the shared store; ``work`` is made when its turn has come."""
+    """A request of a process to the shared store. ``work`` is called when the store serves it."""
 
     __slots__ = ("work", "writes")
 
@@ -29,10 +29,10 @@ class Call:
 
 
 class World:
-    """A clock, a queue of events, and the store behind a network.
+    """A clock, a queue of events, and a store behind a network.
 
-    A request takes half of ``round_trip_s`` (times an even choice from a half to one and a half)
-    to the store, waits for those before it, takes its own time there, and travels back.
+    A request takes half of ``round_trip_s`` (times a random factor from 0.5 to 1.5) to the store,
+    waits for the requests before it, is served, and travels back.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class World:
         self._numbers = count()
 
     def at(self, moment: float, act: Callable[[], None]) -> None:
-        """Do it then."""
+        """Call a function at this time."""
         heappush(self._events, (moment, next(self._numbers), act))
 
     def run(self, until: float = float("inf")) -> None:
-        """Let everything happen that happens before ``until``."""
+        """Run everything that happens before ``until``."""
         while self._events and self._events[0][0] <= until:
             self.now, _, act = heappop(self._events)
             act()
@@ -68,10 +68,10 @@ class World:
     def start(
         self, process: Process, reaches: Callable[[], bool], lives: Callable[[], bool]
     ) -> None:
-        """Run a process: it yields seconds to sleep, or Calls, whose answer it is sent.
+        """Run a process. It yields seconds to sleep, or Calls, whose answers are sent to it.
 
-        ``reaches``: can it reach the store now; ``lives``: else it ends here, as after SIGKILL,
-        and what it has sent is done nevertheless.
+        ``reaches`` says whether it can reach the store now. When ``lives`` is false, the process
+        ends, as after SIGKILL, but what it has sent is still served.
         """
         self._advance(process, None, None, reaches, lives)
 
@@ -97,7 +97,7 @@ class World:
         if not isinstance(step, Call):
             self.at(self.now + step, go_on)
         elif not reaches():
-            # What the real engine does with members that take no connection.
+            # As the real engine does with members that accept no connection.
             self.at(self.now + 1.0, lambda: go_on(error=EngineUnavailable("cut off")))
         else:
             self._send(step, go_on)
@@ -121,19 +121,19 @@ class World:
 
 
 class Waits:
-    """How long ADDs waited, and those that were given up."""
+    """How long ADDs waited, and how many were given up."""
 
     def __init__(self) -> None:
         self.served = 0
         self.waited = 0
         self.worst_s = 0.0
-        self.seconds: list[float] = []  # of those that waited
+        self.seconds: list[float] = []  # of the ADDs that waited
         self.failed = 0
         self.failed_though_free = 0
         self.failed_cut_off = 0
 
     def serve(self, waited_s: float) -> None:
-        """One ADD got its address after so long."""
+        """Count an ADD that got its address after this time."""
         self.served += 1
         if waited_s > 0:
             self.waited += 1

@@ -1,1 +1,1 @@
-"""Lives of pods, as IPAM plugins and libraries see them: which is the fastest, and where."""
+"""Workloads of pods, for IPAM plugins and libraries: which is the fastest, and where."""

@@ -1,6 +1,6 @@
-"""Whoever takes part: something that gives a container its addresses and takes them back.
+"""The contenders: everything that assigns addresses to a container and releases them.
 
-A contender is made for one workload, on a store of its own.
+A contender is made for one workload, with its own store.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ NETNS = "/run/netns/bench"
 
 
 class TakesNoPart(Exception):
-    """This contender cannot do that workload; the text says why."""
+    """The contender cannot do the workload; the text says why."""
 
 
 class Contender(ABC):
-    """``seed`` and ``close`` are not timed."""
+    """A contender. ``seed`` and ``close`` are not timed."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     @abstractmethod
     def seed(self, leases: int, give_up: Callable[[], bool]) -> int:
-        """Assign addresses to containers 0 to ``leases``; how many were done before it gave up."""
+        """Assign addresses to containers 0 to ``leases``; return how many, within the limit."""
 
     @abstractmethod
     def call(self, step: Step) -> float:
-        """Make one call; nanoseconds. Failed when it fails."""
+        """Make one call and return its nanoseconds. Raises Failed when it fails."""
 
     @abstractmethod
     def close(self) -> None:
-        """Give up what is held."""
+        """Release everything that is open."""
 
 
 class Library(Contender):
-    """In this process: ``add`` and ``delete`` are called with container ids."""
+    """A contender in this process; ``add`` and ``delete`` are called with container ids."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Library(Contender):
 
 
 class Plugin(Contender):
-    """A CNI plugin: every call is a process, timed from its spawn to its end."""
+    """A CNI plugin. Every call is a process, timed from its spawn to its end."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class Plugin(Contender):
         return self._base | {"CNI_COMMAND": step.verb, "CNI_CONTAINERID": step.container}
 
     def begin(self, step: Step) -> int:
-        """Start the process of a call; its id."""
+        """Start the process of a call and return its id."""
         source = str(self._input)
         return children.begin([str(self.binary)], self._environment(step), source, os.devnull)
 
@@ -134,13 +134,13 @@ class Plugin(Contender):
         return leases
 
     def close(self) -> None:
-        """What it keeps is in its directory."""
+        """Do nothing: everything is in the directory."""
 
     def try_out(self, addresses: int) -> None:
-        """An ADD whose answer is looked at, and a DEL.
+        """Make an ADD and a DEL, and check the answer.
 
-        Missing when it gives no address, Failed when it gives no answer, TakesNoPart when it gives
-        one address instead of two.
+        Raises Missing when there is no address, Failed when there is no answer, TakesNoPart when
+        there is one address instead of two.
         """
         step = Step(ADD, "f" * 64)
         status, said = self._ask(step)
@@ -159,7 +159,7 @@ class Plugin(Contender):
         self.call(Step(DEL, step.container))
 
     def fail(self, step: Step, status: int) -> None:
-        """Raise Failed with what the plugin says of this call when it is made again."""
+        """Make the call again, and raise Failed with what the plugin says."""
         code, (_, said) = os.waitstatus_to_exitcode(status), self._ask(step)
         raise Failed(f"{self.name}: {step.verb} ended with status {code}: {said[:400]!r}")
 
@@ -169,7 +169,7 @@ class Plugin(Contender):
 
 
 class HostLocal(Plugin):
-    """Debian's host-local. Leases are made as it keeps them: a file an address."""
+    """Debian's host-local. Leases are made as it stores them, one file an address."""
 
     def __init__(self, workload: Workload, scratch: Path) -> None:
         self._directory = scratch / "data" / NETWORK
@@ -196,12 +196,12 @@ class HostLocal(Plugin):
     def _names(self, number: int) -> list[str]:
         value = 0x0A200002 + number
         names = [".".join(str(value >> shift & 255) for shift in (24, 16, 8, 0))]
-        # A colon stays as it is in a file name of host-local's on Linux.
+        # On Linux host-local keeps colons in file names.
         return [*names, f"2001:db8::{number + 2:x}"] if self._dual else names
 
 
 class Static(Plugin):
-    """Debian's static: it keeps nothing and prints what it was told. The floor, no manager."""
+    """Debian's static, which stores nothing and prints its configuration: the least possible."""
 
     def __init__(self, workload: Workload, scratch: Path) -> None:
         texts = ["10.32.0.5/12", "2001:db8::5/64"][: len(workload.pools)]
@@ -209,11 +209,11 @@ class Static(Plugin):
         super().__init__("static (keeps nothing)", processes.STATIC, ipam, scratch)
 
     def seed(self, leases: int, give_up: Callable[[], bool]) -> int:  # noqa: ARG002
-        return leases  # it would not know
+        return leases  # it stores no leases
 
 
 class Fastipam(Plugin):
-    """fastipam as a process, with an agent or without. Leases are made through the library."""
+    """fastipam as a process, with an agent or without. Leases are made with the library."""
 
     def __init__(
         self, name: str, binary: Path, workload: Workload, scratch: Path, socket: Path | None
@@ -230,7 +230,7 @@ class Fastipam(Plugin):
 
 
 class Other(Plugin):
-    """Any IPAM binary, with the ``ipam`` section that its user wrote."""
+    """Another IPAM binary, with the ``ipam`` section that its user wrote."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Contenders go through a workload, taking turns, each until its time is up."""
+"""Run contenders through a workload, alternately, each until its time is up."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from bench.workloads.contenders import Contender
     from bench.workloads.traces import Workload
 
-_TURN_NS = 50_000_000  # short beside what slows a machine, long beside a call
+_TURN_NS = 50_000_000  # shorter than what slows a machine down, longer than a call
 
 
 @dataclass
 class Outcome:
-    """What a contender did of a workload: every latency in nanoseconds, none left out."""
+    """What a contender did in a workload, with every latency in nanoseconds."""
 
     contender: str
-    whole: bool  # a process each call
+    whole: bool  # whether a call is a process
     calls_wanted: int
     pods_wanted: int
     pods: int
@@ -37,12 +37,12 @@ class Outcome:
 
     @property
     def calls(self) -> int:
-        """How many calls were made."""
+        """The number of calls."""
         return sum(map(len, self.latencies.values()))
 
 
 class _Track:
-    """One contender on its way through the workload."""
+    """A contender on its way through the workload."""
 
     def __init__(
         self, workload: Workload, contender: Contender, budget_s: float, seed_s: float
@@ -70,7 +70,7 @@ class _Track:
         )
 
     def turn(self) -> bool:
-        """Some calls; False when there is nothing left to do, or no time."""
+        """Make some calls. Returns False when none is left, or the time is over."""
         if self.outcome.spent_ns >= self._budget_ns:
             return False  # at once when it takes no part
         if self._at_once > 1 and isinstance(self.contender, Plugin):
@@ -91,7 +91,7 @@ class _Track:
         return spent > 0
 
     def _phase(self) -> list[Step]:
-        """The next steps that may be under way together: those of one verb."""
+        """Return the next steps of one verb, which may run at the same time."""
         steps = [self._ahead] if self._ahead else list(islice(self._steps, 1))
         self._ahead = None
         for step in self._steps:
@@ -105,7 +105,7 @@ class _Track:
 def crowd(
     plugin: Plugin, steps: Sequence[Step], width: int, latencies: dict[str, list[float]]
 ) -> float:
-    """Make the calls with ``width`` processes in flight; nanoseconds until the last has ended."""
+    """Make the calls with ``width`` processes at once; return the nanoseconds until the last."""
     waiting = iter(steps)
     flying: dict[int, tuple[Step, int]] = {}
 
@@ -139,11 +139,11 @@ def crowd(
 def drive(
     workload: Workload, makers: Sequence[Callable[[], Contender]], budget_s: float, seed_s: float
 ) -> list[Outcome]:
-    """Make the contenders, let them take turns of 50 ms, close them. Collector off.
+    """Make the contenders, run them alternately for 50 ms each, and close them.
 
-    Each makes the pods that are there for at most ``seed_s``, then the calls of the workload in
-    their order, and stops when it has spent ``budget_s``: what it did is what is reported, nothing
-    is extrapolated.
+    Each contender assigns the pods of the beginning for at most ``seed_s``, then makes the calls of
+    the workload in order, and stops after ``budget_s``. What it did is reported; nothing is
+    extrapolated. The garbage collector is off.
     """
     tracks: list[_Track] = []
     try:
@@ -153,7 +153,7 @@ def drive(
         gc.disable()
         while going:
             going = [track for track in going if track.turn()]
-            going = going[1:] + going[:1]  # another neighbour next time
+            going = going[1:] + going[:1]  # so that neighbours change
     finally:
         gc.enable()
         for track in tracks:

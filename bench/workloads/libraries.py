@@ -1,7 +1,7 @@
-"""The in-process contenders: fastipam's library, and what one would write around a set.
+"""The contenders in this process: fastipam's library, and what one would write around a set.
 
-Those keep no more than a dictionary of who has what: no file, no other process, nothing after a
-crash. That is what the distance to the stores buys.
+The others keep only a dictionary of owners: no file, no other process, nothing after a crash. That
+is why they are faster than a store.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _RESERVED = (0, 1, _SIZE - 1)  # network, gateway and broadcast address
 
 
 def store(durability: str) -> Make:
-    """fastipam's library on a store of its own."""
+    """fastipam's library on its own store."""
 
     def make(name: str, workload: Workload, scratch: Path) -> Library:
         ipam = fastipam.open(scratch / "store", durability=durability)
@@ -65,7 +65,7 @@ def bitmap(name: str, _: Workload, __: Path) -> Library:
 
 
 def bits(name: str, _: Workload, __: Path) -> Library:
-    """bitarray: the first zero from a cursor."""
+    """bitarray: the first zero after a cursor."""
     array: Any = import_module("bitarray").bitarray(_SIZE)
     array.setall(0)
     for index in _RESERVED:
@@ -88,7 +88,7 @@ def bits(name: str, _: Workload, __: Path) -> Library:
 
 
 def roaring(name: str, _: Workload, __: Path) -> Library:
-    """pyroaring: the set of the free addresses, the next one from a cursor."""
+    """pyroaring: the next member after a cursor, of the set of free addresses."""
     free: Any = import_module("pyroaring").BitMap(range(2, _SIZE - 1))
     cursor = 0
 
@@ -106,7 +106,7 @@ def roaring(name: str, _: Workload, __: Path) -> Library:
 
 
 def set_of_addresses(name: str, _: Workload, __: Path) -> Library:
-    """The recipe of many a script: the first host of the network that is not in a set."""
+    """What many scripts do: the first host of the network that is not in a set."""
     network = IPv4Network((_FIRST, 12))
     taken = {IPv4Address(_FIRST + 1)}
 
@@ -121,7 +121,7 @@ def set_of_addresses(name: str, _: Workload, __: Path) -> Library:
 
 
 def netaddr_set(name: str, _: Workload, __: Path) -> Library:
-    """netaddr's own recipe: an IPSet of the available addresses."""
+    """As netaddr's documentation does: an IPSet of the available addresses."""
     netaddr: Any = import_module("netaddr")
     free = netaddr.IPSet(netaddr.IPNetwork((_FIRST, 12)))
     for index in _RESERVED:

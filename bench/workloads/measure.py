@@ -1,4 +1,4 @@
-"""Every contender in every workload, and beside more and more leases."""
+"""Measure every contender in every workload, and with more and more leases."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _MOST_FILES = 100_000  # host-local: a call at a million would take more than te
 
 
 class Budget(NamedTuple):
-    """Seconds that a contender may take for the pods that are there, and then for its calls."""
+    """The seconds that a contender may take for the pods of the beginning, and for its calls."""
 
     seed_s: float
     workload_s: float
@@ -44,12 +44,12 @@ class Budget(NamedTuple):
 
 @dataclass(frozen=True)
 class Effort:
-    """What processes and libraries may take, and the numbers of leases."""
+    """The budgets of processes and libraries, and the numbers of leases."""
 
     process: Budget
     library: Budget
     leases: tuple[int, ...]
-    files: int  # the most that host-local is given
+    files: int  # the largest number for host-local
 
 
 QUICK = Effort(Budget(5, 0.5, 0.3), Budget(1, 0.15, 0.1), (0, 100, 1_000, 10_000, 100_000), 10_000)
@@ -60,7 +60,7 @@ FULL = Effort(
 
 @dataclass(frozen=True)
 class Guest:
-    """A user's own binary; ``section`` is the text of its ``ipam`` section, or None."""
+    """A user's own binary. ``section`` is the text of its ``ipam`` section, or None."""
 
     binary: Path
     kind: str
@@ -68,12 +68,12 @@ class Guest:
 
     @property
     def name(self) -> str:
-        """What the tables call it."""
+        """Its name in the tables."""
         return f"{self.kind} (--plugin)"
 
 
 def run(results: Results, effort: Effort, scratch: Path, guest: Guest | None = None) -> None:
-    """All of it, into ``results.workloads`` and ``results.growth``."""
+    """Measure everything, into ``results.workloads`` and ``results.growth``."""
     processes.require_peers()
     with Agent(scratch, "workloads") as agent:
         field = _Field(scratch, agent, guest)
@@ -84,7 +84,7 @@ def run(results: Results, effort: Effort, scratch: Path, guest: Guest | None = N
 
 
 class _Field:
-    """Makes the contenders of a workload, each in a directory of its own."""
+    """Makes the contenders of a workload, each in its own directory."""
 
     def __init__(self, scratch: Path, agent: Agent, guest: Guest | None) -> None:
         self._scratch = scratch
@@ -95,11 +95,11 @@ class _Field:
         self._direct = processes.install_plugin(scratch / "direct").with_name(DIRECT)
 
     def measure(self, workload: Workload, effort: Effort) -> list[Summary]:
-        """Everybody in a workload."""
+        """Measure all contenders in a workload."""
         return self._go(workload, effort, 1, _MOST_FILES)
 
     def grow(self, leases: int, effort: Effort) -> list[Summary]:
-        """Everybody who gets that far beside so many leases; who gave up is not asked again."""
+        """Measure all contenders with this many leases, except those that gave up at fewer."""
         found = self._go(traces.growth(leases), effort, 2, effort.files)
         self._gave_up |= {one["contender"] for one in found if one["pods"] < leases}
         return [one for one in found if one["pods"] == leases]
@@ -151,7 +151,7 @@ class _Field:
 
 
 def guest(binary: Path, kind: str | None, config: Path | None) -> Guest:
-    """A binary as its user names it. Missing when it, or its configuration, cannot be used."""
+    """Return a user's binary. Raises Missing when it or its configuration cannot be used."""
     if not os.access(binary, os.X_OK):
         raise Missing(f"--plugin {binary} cannot be executed")
     section = None

@@ -1,4 +1,4 @@
-"""The workloads' pictures: cost against leases on logarithmic axes, and the tails."""
+"""Draw the workloads: cost against leases on logarithmic axes, and the tails."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _colours(names: list[str]) -> dict[str, str]:
 
 
 def names(results: Results, *, whole: bool) -> list[str]:
-    """The contenders of a kind, in their order."""
+    """Return the contenders of a kind, in their order."""
     everything = [*results.growth.values(), *results.workloads.values()]
     return list(
         dict.fromkeys(
@@ -35,7 +35,7 @@ def names(results: Results, *, whole: bool) -> list[str]:
 
 
 def growth(axes: Any, results: Results, *, whole: bool) -> None:
-    """An ADD and a DEL against the number of leases: the median, and p99 as a faint line."""
+    """Draw ADD and DEL against the number of leases: the median, and p99 as a faint line."""
     chosen = names(results, whole=whole)
     for (name, colour), mark in zip(_colours(chosen).items(), _MARKS * 2, strict=False):
         for share, alpha in (("p50", 1.0), ("p99", 0.35)):
@@ -59,7 +59,7 @@ def growth(axes: Any, results: Results, *, whole: bool) -> None:
 
 
 def tails(axes: Any, results: Results) -> None:
-    """ADD of the processes in every workload: a bar from p50 over p99 to p99.9."""
+    """Draw the ADD of the processes in every workload: a bar from p50 over p99 to p99.9."""
     chosen = names(results, whole=True)
     step = 0.8 / max(1, len(chosen))
     for at, (name, colour) in enumerate(_colours(chosen).items()):

@@ -1,4 +1,4 @@
-"""The workloads' tables, as text that is Markdown as well; who beats fastipam is listed."""
+"""The tables of the workloads as Markdown text, with a list of who is faster than fastipam."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _BITMAP = "fastipam Bitmap + dict"
 
 
 def render(results: Results) -> str:
-    """Every workload, the growth, the losses; empty when nothing was measured."""
+    """Return every workload, the growth and the losses; empty when nothing was measured."""
     if not results.workloads:
         return ""
     parts = [
@@ -67,7 +67,7 @@ def _row(summary: Summary) -> tuple[str, ...]:
 
 
 def _growth(results: Results, *, whole: bool) -> str:
-    """The median of ADD and DEL together, against the number of leases."""
+    """Return the median of ADD and DEL together, against the number of leases."""
     names = dict.fromkeys(
         one["contender"]
         for found in results.growth.values()
@@ -86,7 +86,7 @@ def _growth(results: Results, *, whole: bool) -> str:
 
 
 def pair_cost(found: Sequence[Summary], name: str, share: str = "p50") -> float | None:
-    """An ADD and a DEL of this contender; None when it was not measured."""
+    """Return the cost of an ADD and a DEL of a contender, or None if it was not measured."""
     for one in found:
         if one["contender"] == name:
             costs = [cost(one, verb, share) for verb in (ADD, DEL)]
@@ -96,7 +96,7 @@ def pair_cost(found: Sequence[Summary], name: str, share: str = "p50") -> float 
 
 
 def _losses(results: Results) -> str:
-    """Every median at which somebody is cheaper: processes than ours, sets of numbers than ours."""
+    """Return every median at which another process, or another set of numbers, is faster."""
     rows = []
     for workload, found in results.workloads.items():
         by_name = {one["contender"]: one for one in found}

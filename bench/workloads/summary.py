@@ -1,4 +1,4 @@
-"""What is kept of an outcome: counts and percentiles, and some of the latencies."""
+"""What is kept of an outcome: counts, percentiles, and some of the latencies."""
 
 from __future__ import annotations
 
@@ -9,21 +9,25 @@ from bench.sampling import percentile
 if TYPE_CHECKING:
     from bench.workloads.drive import Outcome
 
-SHARES = {"p50": (0.5, 1), "p99": (0.99, 100), "p99.9": (0.999, 1000)}  # and how many it takes
+SHARES = {
+    "p50": (0.5, 1),
+    "p99": (0.99, 100),
+    "p99.9": (0.999, 1000),
+}  # and the least number of calls for it
 _KEPT = 400
 
 
 class Verb(TypedDict):
-    """Percentiles in nanoseconds; None where there were too few calls for one."""
+    """Percentiles in nanoseconds, or None where there were too few calls."""
 
     calls: int
     percentiles: dict[str, float | None]
     most: float
-    some: list[float]  # an even choice, in the order of the calls
+    some: list[float]  # every n-th latency, in the order of the calls
 
 
 class Summary(TypedDict):
-    """One contender in one workload."""
+    """A contender in a workload."""
 
     contender: str
     whole: bool
@@ -46,7 +50,7 @@ def _verb(latencies: list[float]) -> Verb:
 
 
 def summarise(outcome: Outcome) -> Summary:
-    """Percentiles are of all the latencies, the file gets a choice of them."""
+    """Compute percentiles of all latencies; only some latencies go into the file."""
     return Summary(
         contender=outcome.contender,
         whole=outcome.whole,
@@ -60,11 +64,11 @@ def summarise(outcome: Outcome) -> Summary:
 
 
 def cost(summary: Summary, verb: str, name: str = "p50") -> float | None:
-    """A percentile of a verb; None when it was not measured."""
+    """Return a percentile of a verb, or None if it was not measured."""
     found = summary["verbs"].get(verb)
     return found["percentiles"][name] if found else None
 
 
 def rate(summary: Summary) -> float:
-    """Calls a second."""
+    """Return the calls a second."""
     return sum(one["calls"] for one in summary["verbs"].values()) / max(summary["seconds"], 1e-9)

@@ -1,7 +1,7 @@
-"""The workloads: what is assigned and released in which order. No clock, no plugin, no chance.
+"""The workloads: what is assigned and released, in which order, without a clock or a plugin.
 
-Every sequence is made from a fixed seed: each contender gets the same one. A workload begins with
-so many pods that are there already, whose making is not timed.
+Every sequence is made from a fixed seed, so that each contender gets the same one. A workload
+begins with some pods, which are assigned untimed.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 ADD, DEL = "ADD", "DEL"
 SEED = 20260101
 PODS_A_NODE = 110  # kubelet's default limit
-AT_ONCE = 16  # sandboxes that a runtime starts beside each other after a restart
+AT_ONCE = 16  # sandboxes that a runtime starts at the same time after a restart
 POOL_V4 = "10.32.0.0/12"
 POOL_V6 = "2001:db8::/64"
 
 
 class Step(NamedTuple):
-    """One call for one container."""
+    """A call for a container."""
 
     verb: str
     container: str
@@ -32,36 +32,36 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Workload:
-    """What happens to ``present`` pods; ``steps(n)`` when only n of them could be made."""
+    """What happens to ``present`` pods; ``steps(n)`` when only n of them could be assigned."""
 
     name: str
     title: str
     present: int
-    calls: int  # of a whole run
+    calls: int  # the calls of a whole run
     steps: Callable[[int], Iterator[Step]]
-    at_once: int = 1  # processes in flight
+    at_once: int = 1  # processes at the same time
     dual: bool = False
 
     @property
     def pools(self) -> tuple[str, ...]:
-        """The CIDRs that addresses come from: one of each."""
+        """Return the CIDRs of the pools; each gives one address."""
         return (POOL_V4, POOL_V6) if self.dual else (POOL_V4,)
 
 
 def container(number: int) -> str:
-    """A container id as runtimes make them."""
+    """Return a container id as of a runtime."""
     return f"{number:064x}"
 
 
 def fill(_: int) -> Iterator[Step]:
-    """Pods come and none goes."""
+    """Yield pods that start; none stops."""
     return (Step(ADD, container(number)) for number in range(10_000))
 
 
 def churn(present: int) -> Iterator[Step]:
-    """Pods live for exponentially distributed times; each is replaced when it ends.
+    """Yield pods with exponentially distributed lifetimes; each is replaced when it stops.
 
-    The steady state of a node: which pod ends next has nothing to do with its age.
+    This is the steady state of a node: which pod stops next does not depend on its age.
     """
     chance = Random(SEED)
     ends = [(chance.expovariate(1.0), number) for number in range(present)]
@@ -74,7 +74,7 @@ def churn(present: int) -> Iterator[Step]:
 
 
 def restart(present: int) -> Iterator[Step]:
-    """A node comes back: the runtime deletes what it had, then starts every pod anew, again."""
+    """Yield restarts of a node: the runtime deletes all pods, then starts every pod again."""
     for round_ in range(10):
         first = round_ * present
         yield from (Step(DEL, container(first + at)) for at in range(present))
@@ -82,7 +82,7 @@ def restart(present: int) -> Iterator[Step]:
 
 
 def crash_loop(present: int) -> Iterator[Step]:
-    """One pod among others ends as soon as it has started, a new container each time."""
+    """Yield a pod that stops as soon as it has started, each time as a new container."""
     numbers = range(present, present + 2_000)
     return chain.from_iterable(
         (Step(ADD, container(number)), Step(DEL, container(number))) for number in numbers
@@ -90,7 +90,7 @@ def crash_loop(present: int) -> Iterator[Step]:
 
 
 def rolling_update(present: int) -> Iterator[Step]:
-    """Every pod is replaced: the new one is there before the old one goes."""
+    """Yield the replacement of every pod; the new one starts before the old one stops."""
     for number in range(present):
         yield Step(ADD, container(present + number))
         yield Step(DEL, container(number))
@@ -107,5 +107,5 @@ WORKLOADS = (
 
 
 def growth(leases: int) -> Workload:
-    """Pairs beside so many leases: what a call costs against their number."""
+    """Return pairs with this many leases, to measure the cost of a call against their number."""
     return Workload(f"{leases:,} leases", "", leases, 400, lambda n: islice(crash_loop(n), 400))
