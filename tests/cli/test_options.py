@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from fastipam.cli.commands import cli
-from fastipam.cli.commands.cluster_options import settings_of
+from fastipam.cli.commands.cluster.options import settings_of
 from fastipam.errors import ConfigError
 from fastipam.storage.store import DEFAULT_DATA_DIR
 

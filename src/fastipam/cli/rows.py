@@ -27,10 +27,8 @@ from fastipam.storage.records.lease import Record
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from fastipam.addressing.ranges import Pool
     from fastipam.ipam import Ipam
     from fastipam.storage.records.reservation import Reservation
-    from fastipam.storage.store import Store
     from fastipam.storage.transaction import Snapshot
 
     Address = tuple[int, int]  # family, integer
@@ -104,10 +102,8 @@ def rows(
         with ipam.store.read() as txn:
             found = find(txn, keys.encode("name", name))
             if found is not None:
-                pool = read_pool(found[1], None, ipam.store, name)
-                yield from _Listing(ipam.store, txn, name, found[0], pool, wanted, local).run(
-                    with_free=with_free
-                )
+                listing = _Listing(txn, name, found, wanted, Stamps(local=local))
+                yield from listing.run(with_free=with_free)
 
 
 class _Listing:
@@ -115,22 +111,19 @@ class _Listing:
 
     def __init__(
         self,
-        store: Store,
         txn: Snapshot,
         name: str,
-        network_id: int,
-        pool: Pool,
+        found: tuple[int, str],
         wanted: Filter,
-        local: bool,
+        stamp: Stamps,
     ) -> None:
-        self._store = store
         self._txn = txn
         self._name = name
-        self._network_id = network_id
-        self._pool = pool
+        self._network_id, text = found
+        self._pool = read_pool(text, None, txn.store, name)
         self._wanted = wanted
-        self._stamp = Stamps(local=local)
-        self._prefix = keys.network_prefix(network_id)
+        self._stamp = stamp
+        self._prefix = keys.network_prefix(self._network_id)
 
     def run(self, *, with_free: bool) -> Iterator[dict[str, Any]]:
         used = self._used()

@@ -17,6 +17,8 @@ from fastipam.cli.times import MOMENT, Moment, stamp
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from fastipam.storage.records.event import Event
+
 
 @_command(
     "history",
@@ -107,24 +109,24 @@ def _holders(
             elif event.kind not in ("reserved", "unreserved", "repaired"):
                 # The end of a lease whose beginning is forgotten tells who had it, too.
                 if (begun or first) and _meets(at, begun.wall_ns if begun else 0, event.wall_ns):
-                    yield _holder(name, begun or event, begun, event.wall_ns, event.kind, local)
+                    yield _holder(name, begun, event, local)
                 begun = None
             first = False
         if begun is not None and _meets(at, begun.wall_ns, at.end_ns):
-            yield _holder(name, begun, begun, 0, "", local)
+            yield _holder(name, begun, None, local)
 
 
 def _meets(at: Moment, start_ns: int, end_ns: int) -> bool:
     return start_ns < at.end_ns and end_ns > at.start_ns
 
 
-def _holder(
-    network: str, event: Any, begun: Any, end_ns: int, kind: str, local: bool
-) -> dict[str, Any]:
+def _holder(network: str, begun: Event | None, ended: Event | None, local: bool) -> dict[str, Any]:
+    event = begun or ended
+    assert event is not None
     row = event_row(network, event, local=local)
     row["from"] = stamp(begun.wall_ns, local=local) if begun else ""
-    row["until"] = stamp(end_ns, local=local)
-    row["ended_by"] = kind
+    row["until"] = stamp(ended.wall_ns, local=local) if ended else ""
+    row["ended_by"] = ended.kind if ended else ""
     for key in ("time", "event", "sequence"):
         del row[key]
     return row

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from pathlib import Path
 from textwrap import wrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -63,7 +63,7 @@ def command(
     """
     given = ctx.get_parameter_source("data_dir") in _GIVEN
     found = []
-    for finding in _look(bin_dir, conf_dir, socket_path, tree, data_dir, given=given):
+    for finding in _look(Places(bin_dir, conf_dir, socket_path, tree, data_dir, given)):
         found.append(finding)
         if not as_json:
             _print(finding)
@@ -76,28 +76,37 @@ def command(
         raise SystemExit(1)
 
 
-def _look(
-    bin_dir: Path, conf_dir: Path, socket: Path, tree: Path, data_dir: str, *, given: bool
-) -> Iterator[Finding]:
-    """Every finding, in an order in which one thing depends on those before it."""
+class Places(NamedTuple):
+    """Where the parts of a node are. ``given``: the data directory was named by the operator."""
+
+    bin_dir: Path
+    conf_dir: Path
+    socket: Path
+    host_local: Path
+    data_dir: str
+    given: bool
+
+
+def _look(places: Places) -> Iterator[Finding]:
+    """Yield every finding, in an order in which one thing depends on those before it."""
     from fastipam.cli.commands.doctor import agent, configuration, plugin, store
 
     if os.geteuid() != 0:
         yield Finding("user", WARNING, "only root sees all of a node", "sudo fastipam doctor")
-    yield from plugin.look(bin_dir)
-    findings, process = agent.look(socket, needed=not plugin.has_entry_point(bin_dir))
+    yield from plugin.look(places.bin_dir)
+    findings, process = agent.look(places.socket, needed=not plugin.has_entry_point(places.bin_dir))
     yield from findings
-    findings, networks = configuration.look(conf_dir)
+    findings, networks = configuration.look(places.conf_dir)
     yield from findings
     data_dirs = list(dict.fromkeys(one.data_dir for one in networks))
-    if data_dir not in data_dirs and (given or not data_dirs):
-        data_dirs.insert(0, data_dir)
+    if places.data_dir not in data_dirs and (places.given or not data_dirs):
+        data_dirs.insert(0, places.data_dir)
     if process:
         files = [str(Path(one) / "data.mdb") for one in data_dirs]
         yield from agent.same_files(process, [*files, "/run/netns", "/var/run/netns"])
     for one in data_dirs:
         yield from store.look(one)
-    yield from store.leftovers(tree, data_dirs)
+    yield from store.leftovers(places.host_local, data_dirs)
 
 
 _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, suppress
+from functools import wraps
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -23,8 +24,64 @@ if TYPE_CHECKING:
 _TIMEOUT_S = 10.0
 
 
+class Where(NamedTuple):
+    """Which cluster a command is about, as it was typed, and how long the command may take."""
+
+    path: str
+    network: str | None
+    data_dir: str | None
+    timeout_s: float
+
+    def deadline(self) -> Deadline:
+        """Return the moment by which the command has ended."""
+        from fastipam.cluster.deadline import CALL_S, Deadline
+
+        # A person waits for an election rather than to be told of it.
+        return Deadline(self.timeout_s, call_s=max(self.timeout_s / 2, CALL_S))
+
+    @contextmanager
+    def node(self, *, create: bool = False) -> Iterator[tuple[Ipam | None, Node]]:
+        """Yield this node's side of the cluster; without its store when there is none."""
+        from fastipam.cluster.engines.connect import connect
+        from fastipam.cluster.node.node import Node
+        from fastipam.cluster.node.share import Share
+        from fastipam.network import Network
+
+        settings, name, directory = settings_of(self.path, self.network, self.data_dir)
+        engine = connect(settings)
+        ipam: Ipam | None = None
+        try:
+            with suppress(FileNotFoundError):
+                ipam = fastipam.open(directory, create=create)
+            store: Any = None
+            network: Any = _Named(name)
+            if ipam is not None:
+                store = ipam.store
+                network = Network(store, name, settings.pool, remember=False)
+            yield ipam, Node(Share(store, network, settings), engine)
+        finally:
+            engine.close()
+            if ipam is not None:
+                ipam.close()
+
+
+class _Named:
+    """A network of which there is no store here."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
 def where(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Options that say which cluster: a file with its settings, or a CNI configuration."""
+    """Add the options that say which cluster: the command gets them as one :class:`Where`."""
+
+    @wraps(function)
+    def command(
+        *, path: str, network: str | None, data_dir: str | None, timeout_s: float, **others: Any
+    ) -> Any:
+        return function(Where(path, network, data_dir, timeout_s), **others)
+
+    decorated: Callable[..., Any] = command
     for option in (
         click.option(
             "--timeout",
@@ -54,8 +111,8 @@ def where(function: Callable[..., Any]) -> Callable[..., Any]:
             help="The cluster's settings, or a CNI configuration that has them.",
         ),
     ):
-        function = option(function)
-    return function
+        decorated = option(decorated)
+    return decorated
 
 
 def settings_of(path: str, network: str | None, data_dir: str | None) -> tuple[Settings, str, str]:
@@ -84,49 +141,3 @@ def settings_of(path: str, network: str | None, data_dir: str | None) -> tuple[S
             hint='name it, or write "network" into the file',
         )
     return settings, network, data_dir or settings.data_dir or DEFAULT_DATA_DIR
-
-
-@contextmanager
-def this_node(
-    path: str, network: str | None, data_dir: str | None, *, create: bool = False
-) -> Iterator[tuple[Ipam | None, Node]]:
-    """This node's side of the cluster; without its store when there is none."""
-    from fastipam.cluster.engines.connect import connect
-    from fastipam.cluster.node.node import Node
-    from fastipam.cluster.node.share import Share
-    from fastipam.network import Network
-
-    settings, name, directory = settings_of(path, network, data_dir)
-    engine = connect(settings)
-    ipam: Ipam | None = None
-    try:
-        try:
-            ipam = fastipam.open(directory, create=create)
-        except FileNotFoundError:
-            ipam = None
-        store: Any = ipam.store if ipam is not None else None
-        bound: Any = (
-            Network(store, name, settings.pool, remember=False)
-            if store is not None
-            else _Named(name)
-        )
-        yield ipam, Node(Share(store, bound, settings), engine)
-    finally:
-        engine.close()
-        if ipam is not None:
-            ipam.close()
-
-
-class _Named:
-    """A network of which there is no store here."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-
-def within(timeout_s: float) -> Deadline:
-    """The moment by which a command has ended."""
-    from fastipam.cluster.deadline import CALL_S, Deadline
-
-    # A person waits for an election rather than to be told of it.
-    return Deadline(timeout_s, call_s=max(timeout_s / 2, CALL_S))

@@ -9,7 +9,7 @@ import click
 
 from fastipam.cli import options, output
 from fastipam.cli.click_base import command
-from fastipam.cli.commands.cluster_options import this_node, where, within
+from fastipam.cli.commands.cluster.options import Where, where
 from fastipam.cli.output import Column
 
 _WATCH_S = 30.0
@@ -30,14 +30,12 @@ _NODE_COLUMNS = (
 )
 @where
 @options.as_json
-def nodes(
-    path: str, network: str | None, data_dir: str | None, timeout_s: float, as_json: bool
-) -> None:
+def nodes(cluster: Where, as_json: bool) -> None:
     """Print every node that has taken part, whether its agent is alive, and what it owns."""
     from fastipam.cluster.admin import admin
 
-    with this_node(path, network, data_dir) as (_, node):
-        rows = admin.read_nodes(node, within(timeout_s))
+    with cluster.node() as (_, node):
+        rows = admin.read_nodes(node, cluster.deadline())
         if as_json:
             output.json_array(rows)
             return
@@ -68,22 +66,15 @@ _BLOCK_COLUMNS = (
 @click.option("--node", "only", metavar="NODE", help="Only this node's.")
 @where
 @options.as_json
-def blocks_(
-    path: str,
-    network: str | None,
-    data_dir: str | None,
-    timeout_s: float,
-    only: str | None,
-    as_json: bool,
-) -> None:
+def blocks_(cluster: Where, only: str | None, as_json: bool) -> None:
     """Print every owned block; how full it is only for this node's own.
 
     How full the others' are, their nodes know: no address is written into the cluster's store.
     """
     from fastipam.cluster.admin import admin, report
 
-    with this_node(path, network, data_dir) as (ipam, node):
-        deadline = within(timeout_s)
+    with cluster.node() as (ipam, node):
+        deadline = cluster.deadline()
         local = {} if ipam is None else report.use_of_blocks(node)
         rows = []
         for row in admin.read_blocks(node, deadline):
@@ -122,17 +113,15 @@ def _age(seconds: float) -> str:
 )
 @where
 @options.as_json
-def status(
-    path: str, network: str | None, data_dir: str | None, timeout_s: float, as_json: bool
-) -> None:
+def status(cluster: Where, as_json: bool) -> None:
     """Print how this node and its cluster fare; exit 1 when this node cannot take part."""
     from fastipam.cluster.admin import report
     from fastipam.cluster.engine import EngineError
 
-    with this_node(path, network, data_dir) as (ipam, node):
+    with cluster.node() as (ipam, node):
         document: dict[str, Any] = report.of_node(node, ipam is not None)
         try:
-            document |= report.of_cluster(node, within(timeout_s))
+            document |= report.of_cluster(node, cluster.deadline())
             well = document["settings"] == report.AGREED
         except EngineError as error:
             document |= {"reachable": False, "reason": error.message}
@@ -161,17 +150,15 @@ def _words(value: Any) -> str:
 )
 @where
 @options.as_json
-def check(
-    path: str, network: str | None, data_dir: str | None, timeout_s: float, as_json: bool
-) -> None:
+def check(cluster: Where, as_json: bool) -> None:
     """Compare the cluster's store with this node's; print what disagrees. Changes nothing.
 
     What an agent is doing at this moment may show as a difference: run it again.
     """
     from fastipam.cluster.admin import report
 
-    with this_node(path, network, data_dir) as (ipam, node):
-        found = report.compare(node, ipam is not None, within(timeout_s))
+    with cluster.node() as (ipam, node):
+        found = report.compare(node, ipam is not None, cluster.deadline())
         if as_json:
             output.json_array(found)
         else:
@@ -202,10 +189,7 @@ def check(
 @click.option("--all", "with_own", is_flag=True, help="This node's own blocks, too.")
 @where
 def routes(
-    path: str,
-    network: str | None,
-    data_dir: str | None,
-    timeout_s: float,
+    cluster: Where,
     watch: bool,
     form: str,
     with_own: bool,
@@ -217,10 +201,10 @@ def routes(
     """
     from fastipam.cluster.admin import routes as routing
 
-    with this_node(path, network, data_dir) as (_, node):
+    with cluster.node() as (_, node):
         shown = None if with_own else node.name
         if not watch:
-            table = routing.read(node, within(timeout_s), without=shown)
+            table = routing.read(node, cluster.deadline(), without=shown)
             if form == "json":
                 output.json_array(routing.documents(table))
             else:

@@ -7,10 +7,10 @@ import click
 from fastipam.cli import output
 from fastipam.cli.click_base import SETTINGS, Entry, Group
 from fastipam.cli.click_base import command as _command
-from fastipam.cli.commands.cluster_options import this_node, where, within
+from fastipam.cli.commands.cluster.options import Where, where
 
 _HERE = "fastipam.cli.commands.cluster"
-_LOOK = "fastipam.cli.commands.cluster_look"
+_LOOK = "fastipam.cli.commands.cluster.look"
 
 _COMMANDS = {
     "init": Entry(f"{_HERE}:init", "Begin", "Write a cluster's settings, once."),
@@ -31,7 +31,7 @@ def command() -> None:
 
 @_command("init", examples=(("fastipam cluster init -c cluster.json", "once, on any node"),))
 @where
-def init(path: str, network: str | None, data_dir: str | None, timeout_s: float) -> None:
+def init(cluster: Where) -> None:
     """Write the pools and the block size of a network, once.
 
     A node whose settings differ is refused from then on. Run again with the same settings it
@@ -39,8 +39,8 @@ def init(path: str, network: str | None, data_dir: str | None, timeout_s: float)
     """
     from fastipam.cluster.admin import admin
 
-    with this_node(path, network, data_dir) as (_, node):
-        made = admin.init(node, within(timeout_s))
+    with cluster.node() as (_, node):
+        made = admin.init(node, cluster.deadline())
         word = "written" if made else "there already"
         output.say(f"network {node.network.name}: {node.settings.text}: {word}")
 
@@ -60,20 +60,13 @@ def init(path: str, network: str | None, data_dir: str | None, timeout_s: float)
     "--family", type=click.Choice(["4", "6"]), help="IPv4 or IPv6.  [default: the first pool's]"
 )
 @where
-def claim(
-    path: str,
-    network: str | None,
-    data_dir: str | None,
-    timeout_s: float,
-    count: int,
-    family: str | None,
-) -> None:
+def claim(cluster: Where, count: int, family: str | None) -> None:
     """Claim an aligned run of free blocks for this node now, before anybody needs them."""
     from fastipam.cluster.admin import report
     from fastipam.cluster.node.lock import NodeLock
 
-    with this_node(path, network, data_dir, create=True) as (_, node):
-        deadline = within(timeout_s)
+    with cluster.node(create=True) as (_, node):
+        deadline = cluster.deadline()
         which = int(family) if family else node.settings.geometries[0].family
         lock = NodeLock(node.share.store)
         with lock:
@@ -94,12 +87,10 @@ def claim(
     help="Even while its agent is alive: its pods then keep addresses that others may get, too.",
 )
 @where
-def release_node(
-    path: str, network: str | None, data_dir: str | None, timeout_s: float, name: str, force: bool
-) -> None:
+def release_node(cluster: Where, name: str, force: bool) -> None:
     """Take all blocks of a node back that is gone. It finds out when it returns."""
     from fastipam.cluster.admin import admin
 
-    with this_node(path, network, data_dir) as (_, node):
-        removed = admin.release_node(node, name, within(timeout_s), force=force)
+    with cluster.node() as (_, node):
+        removed = admin.release_node(node, name, cluster.deadline(), force=force)
         output.say(f"node {name}: {removed.blocks} blocks released, epoch {removed.epoch}")
