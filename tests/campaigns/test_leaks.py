@@ -134,16 +134,29 @@ def test_sweep(node: Node, namespaces: list[str], tmp_path: Path) -> None:
         assert [str(finding) for finding in verify(ipam.store)] == []
 
 
-def _made_anew(name: str) -> bool:
-    """Put another namespace in the place of one; whether the kernel has given it the same inode."""
+@contextmanager
+def _made_anew(name: str) -> Iterator[bool]:
+    """Put another namespace in the place of one; whether the kernel has given it the same inode.
+
+    The kernel gives the lowest number that is free, and frees those of a namespace a moment after
+    its end. Namespaces that are there until the end take the lower numbers.
+    """
     path = Path("/run/netns", name)
     inode = path.stat().st_ino
-    for _ in range(300):
-        _ip([f"netns delete {name}"])
-        _ip([f"netns add {name}"])
-        if path.stat().st_ino == inode:
-            return True
-    return False  # somebody else has it
+    lower: list[str] = []
+    try:
+        for at in range(12):
+            _ip([f"netns delete {name}"])
+            time.sleep(0.02)
+            _ip([f"netns add {name}"])
+            if path.stat().st_ino == inode:
+                break
+            if path.stat().st_ino < inode:
+                lower.append(f"{name}-{at}")
+                _ip([f"netns add {lower[-1]}"])
+        yield path.stat().st_ino == inode  # not, if somebody else has it
+    finally:
+        _ip([f"netns delete {each}" for each in lower])
 
 
 def test_inode_used_again(node: Node, namespaces: list[str], tmp_path: Path) -> None:
@@ -153,9 +166,10 @@ def test_inode_used_again(node: Node, namespaces: list[str], tmp_path: Path) -> 
         lost = set()
         for at, name in enumerate(namespaces[:10]):
             node.add(at, name, f"c{at}")
-            if _made_anew(name):
-                lost.add(f"c{at}")
-                node.add(at, name, f"again{at}")
+            with _made_anew(name) as same:
+                if same:
+                    lost.add(f"c{at}")
+                    node.add(at, name, f"again{at}")
         assert lost, "the kernel has given no inode again"
         missing = {lease.container_id for lease in sweep(ipam, grace_s=GRACE_S).missing}
         assert missing >= lost

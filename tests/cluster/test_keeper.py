@@ -15,6 +15,7 @@ from fastipam.cluster.admin.admin import release_node
 from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.engine import EngineUnavailable, Put
 from fastipam.cluster.engines.memory import MemoryEngine
+from fastipam.cluster.keeper import wanted
 from fastipam.cluster.keeper.keeper import Keeper
 from fastipam.errors import PoolExhausted
 from fastipam.storage import open_stores
@@ -352,9 +353,14 @@ def test_a_mark_that_cannot_be_read(engine: MemoryEngine, time: Time, tmp_path: 
 
 
 def test_a_watch_that_fails_in_an_odd_way(
-    engine: MemoryEngine, time: Time, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    engine: MemoryEngine,
+    time: Time,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """An answer that nobody has thought of is logged, and does not end the watching."""
+    monkeypatch.setattr(wanted, "_WATCH_S", 0.05)
     agent = Agent(tmp_path, "a", engine, time)
     marks, keys = agent.keeper.marks, agent.keeper.node.keys
     odd = ["watch", "list"]

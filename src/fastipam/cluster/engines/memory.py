@@ -172,7 +172,7 @@ class MemoryEngine:
                 if found or left <= 0:
                     self._end("watch")
                     return found, max(revision, self.revision)
-                self._changed.wait(left)
+                self._changed.wait(min(left, self._until_expiry()))
                 self._expire()
 
     def local_addresses(self) -> tuple[str, ...]:
@@ -206,6 +206,10 @@ class MemoryEngine:
             self.fault(call, "before")
         self.calls[call] += 1
         self._expire()
+
+    def _until_expiry(self) -> float:
+        """Return how many seconds to wait until a session may end; a minute if there is none."""
+        return max(0.001, self._due[0][0] - self._clock()) if self._due else 60.0
 
     def _end(self, call: str) -> None:
         if self.fault is not None:
