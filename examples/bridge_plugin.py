@@ -59,7 +59,7 @@ class Request:
         return f"f{network.hexdigest()[:5]}{pair.hexdigest()[:9]}"
 
     def ipam(self, **variables: str) -> dict[str, Any]:
-        """Call fastipam in this process; it checks all input. Raises Fault with its error object."""
+        """Call fastipam in this process; it checks all input. Raises its error object as Fault."""
         status, raw = fastipam.cni.handle(self.environ | variables, json.dumps(self.conf).encode())
         answer: dict[str, Any] = json.loads(raw) if raw else {}
         if status:

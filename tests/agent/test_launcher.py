@@ -391,7 +391,7 @@ def test_too_much_input(from_file: bool, launcher: Launcher, tmp_path: Path) -> 
 
 
 def test_commands_without_input(launcher: Launcher) -> None:
-    """VERSION, and a call by hand, do not wait for input that nobody sends."""
+    """VERSION, and a call from a shell, do not wait for input that nobody sends."""
     recorder = Recorder()
     with FakeAgent(launcher.socket, recorder):
         for command in ("VERSION", "", None):

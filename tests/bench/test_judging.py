@@ -68,7 +68,7 @@ def test_few_rounds_are_no_proof() -> None:
 
 
 def test_two_runs() -> None:
-    """Runs that took no turns are compared by both medians' intervals, at their worst."""
+    """Separate runs are compared by both medians' intervals, at their worst."""
     base, head = [float(one) for one in range(10, 30)], [float(one) for one in range(20, 40)]
     found = from_samples("x", base, head)
     assert (found.base_ns, found.head_ns) == (median(base), median(head))

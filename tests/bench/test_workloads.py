@@ -171,7 +171,7 @@ def _library(calls: list[Any], fail_at: int = -1) -> Library:
 
 
 def test_time_that_is_up() -> None:
-    """A contender without time makes one turn or none; what it did not do is not made up."""
+    """A contender without time makes one round of calls or none; what it did not do is not extrapolated."""
     (outcome,) = drive(SMALL, [lambda: _library([])], 0, 60)
     assert outcome.calls == 0
     assert summarise(outcome)["verbs"] == {}
@@ -181,7 +181,7 @@ def test_time_that_is_up() -> None:
 
 
 def test_steps_are_made_in_order() -> None:
-    """What a contender gets is the workload, in its order, however the turns fall."""
+    """What a contender gets is the workload, in its order, in whatever order the contenders run."""
     calls: list[str] = []
     drive(SMALL, [lambda: _library(calls), lambda: _library([])], 60, 60)
     present = [traces.container(number) for number in range(5)]

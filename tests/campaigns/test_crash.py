@@ -134,7 +134,7 @@ class Campaign:
         self._deck: list[str] = []
 
     def kill_somebody(self) -> str:
-        """Kill one that is running, at no particular moment; who it was. All kinds in turn."""
+        """Kill one that is running, at no particular moment; who it was. All kinds alternately."""
         if not self._deck:
             self._deck = ["agent", *self._victims]
             self.chance.shuffle(self._deck)

@@ -275,7 +275,7 @@ def test_store_is_fine(living: Path) -> None:
 
 
 def test_store_can_be_seen_by_others(living: Path) -> None:
-    """Modes other than 0700 and 0600, with the chmod that mends them."""
+    """Modes other than 0700 and 0600, with the chmod that corrects them."""
     living.chmod(0o755)
     (living / "data.mdb").chmod(0o640)
     found = list(store.look(str(living)))

@@ -316,7 +316,7 @@ def test_sweep_ends_cool_downs(data_dir: Path) -> None:
 
 
 def test_check_and_repair(filled: Path) -> None:
-    """A counter that is wrong is found (status 1), mended, and then it is right."""
+    """A wrong counter is found (status 1), repaired, and then right."""
     assert run(filled, "check").exit_code == 0
     store = Store(filled)
     with store.write() as txn:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 LONG = options.long
 # The long form wants a machine of its own, and an ADD waits for as long as a plugin's by default.
-# On one that is busy a turn of a node may take longer: it shows that every ADD is served at last.
+# On one that is busy a step of a node may take longer: it shows that every ADD is served at last.
 ADD_S = 5.0 if LONG else 30.0
 
 

@@ -1,4 +1,4 @@
-"""What an agent does about its node's share, turn by turn on a clock that the test moves."""
+"""What an agent does about its node's share, step by step on a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -259,7 +259,7 @@ def test_session_gone(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
 
 
 def test_removed_while_cut_off(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
-    """Removed while it was away, a node finds out with its first turn, and claims anew."""
+    """Removed while it was away, a node finds out in its first step, and claims again."""
     agent, other = Agent(tmp_path, "a", engine, time), Agent(tmp_path, "b", engine, time)
     agent.keeper.step()
     (pair,) = agent.active()
@@ -300,7 +300,7 @@ def test_restarted_agent(engine: MemoryEngine, time: Time, tmp_path: Path) -> No
 
 
 def test_restored_under_a_running_agent(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
-    """A backup that is put back under an agent is not believed: its next turn compares anew."""
+    """A backup that is put back under an agent is not trusted: the next step compares the stores again."""
     agent = Agent(tmp_path, "a", engine, time)
     agent.keeper.step()
     backup(agent.store, tmp_path / "copy")
@@ -325,7 +325,7 @@ def test_claims_that_cannot_be_locked(engine: MemoryEngine, time: Time, tmp_path
 
 
 def test_both_stores_fail_at_once(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
-    """When neither store answers, a turn ends with a pause all the same."""
+    """When neither store answers, a step ends with a pause all the same."""
     agent = Agent(tmp_path, "a", engine, time)
     agent.keeper.step()
     time.now += 20

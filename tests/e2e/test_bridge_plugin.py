@@ -434,7 +434,7 @@ print(points)
 def test_killed_before_any_step(
     story: str, data_dir: Path, host: NetNS, new_netns: NewNetNS, example_dir: Path
 ) -> None:
-    """Killed before each of its steps in turn: ADD completes it, DEL removes it, none is left."""
+    """Killed before each of its steps: ADD completes it, DEL removes it, none is left."""
     assert example_dir.exists()
     conf = configuration(data_dir, V4)
     container = new_netns("one")

@@ -1,7 +1,7 @@
-"""Any record of a store is damaged in any way: ``repair`` mends it, and all goes on.
+"""Any record of a store is damaged in any way: ``repair`` repairs it, and calls are served again.
 
 Bits are flipped, values cut short, filled, exchanged and removed, keys changed, one or several at a
-time. Until somebody mends it, every call does its work or says what is wrong. After the repair the
+time. Until somebody repairs it, every call does its work or says what is wrong. After the repair the
 store is consistent, every address that had an owner has an owner or is reserved, and every
 operation works. ``--long`` takes thousands of damages instead of some.
 """
@@ -172,7 +172,7 @@ def test_damage_that_nobody_has_mended(seed: int, whole: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_any_damage(seed: int, whole: Path, tmp_path: Path) -> None:
-    """It is mended, frees nothing that has an owner, and leaves a store that works."""
+    """It is repaired, no address that has an owner is freed, and the store works."""
     chance = random.Random(seed)
     for case in range(CASES):
         path, clock = tmp_path / f"store{case}", Clock()

@@ -1,4 +1,4 @@
-"""A store is mended, copied and put back under an agent that goes on serving.
+"""A store is repaired, copied and restored under an agent that goes on serving.
 
 Callers assign and give back all the time; a ledger of what they were told is kept beside it.
 """

@@ -94,7 +94,7 @@ def test_symbolic_links(name: str, there: bool, way: Plugin, config: Make, tmp_p
 
 @pytest.mark.parametrize("name", ["", *FILES])
 def test_foreign_owner(name: str, way: Plugin, config: Make, tmp_path: Path) -> None:
-    """A directory or file of another user is refused, and the error says whose it is."""
+    """A directory or file of another user is refused, and the error names its owner."""
     tools.require_root()
     store = _made(tmp_path)
     os.chown(store / name, NOBODY, NOBODY)

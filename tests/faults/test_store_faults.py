@@ -1,7 +1,7 @@
 """Faults of a store with their real causes, directly and through the agent.
 
 Each gives the right code and says what to do, loses nothing that was acknowledged, and is over when
-its cause is: code 5 for what the disk or its administrator has to mend, 11 for what passes by
+its cause is: code 5 for what the disk or its administrator has to repair, 11 for what passes by
 itself, and STATUS says 51.
 """
 

@@ -1,4 +1,4 @@
-"""A damaged store gives no address a second owner, also before anybody has mended it."""
+"""A damaged store gives no address a second owner, also before it is repaired."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_no_second_owner(
 
 @pytest.mark.parametrize("cooling", [False, True])
 def test_what_to_do(tmp_path: Path, clock: Clock, cooling: bool) -> None:
-    """The refusal names the address, who has it or had it last, and the command that mends."""
+    """The refusal names the address, who has it or had it last, and the command that repairs."""
     with fastipam.open(tmp_path / "store", clock=clock) as ipam:
         net = ipam.network("n", "10.0.0.2/32")
         net.allocate("a")

@@ -253,7 +253,7 @@ def test_import_for_a_container_of_an_earlier_boot(boot: Boot, clock: Clock) -> 
 
 
 def test_damaged_lease_of_an_earlier_boot(data_dir: Path, clock: Clock) -> None:
-    """It keeps nobody from being served, and its address from everybody, until it is mended."""
+    """It keeps nobody from being served, and its address from everybody, until it is repaired."""
     with fastipam.open(data_dir, "relaxed", clock=clock, boot_id=lambda: "one") as ipam:
         net = ipam.network("n", "10.0.0.0/28")
         for at in range(4):

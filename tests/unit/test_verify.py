@@ -282,7 +282,7 @@ def owners(store: Store) -> dict[bytes, bytes]:
 
 @pytest.mark.parametrize(("damage", "kinds", "where"), DAMAGES)
 def test_repair(damaged: Ipam, damage: Damage, kinds: set[str], where: str | None) -> None:
-    """Every damage is mended, said so, and nobody who has an address loses it."""
+    """Every damage is repaired and reported, and no owner loses an address."""
     store = damaged.store
     with store.write() as txn:
         damage(store, txn)
@@ -296,7 +296,7 @@ def test_repair(damaged: Ipam, damage: Damage, kinds: set[str], where: str | Non
 
 
 def test_repair_of_much_damage(damaged: Ipam) -> None:
-    """Damage of many kinds at once is mended together."""
+    """Damage of many kinds is repaired at once."""
     store = damaged.store
     with store.write() as txn:
         for damage, _, _ in DAMAGES:
@@ -332,7 +332,7 @@ def test_repair_of_a_consistent_store(damaged: Ipam) -> None:
 
 
 def test_repair_gives_up_as_a_whole(damaged: Ipam, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What cannot be mended leaves the store as it was, with the way out."""
+    """What cannot be repaired leaves the store as it was, and the error says what to do."""
     store = damaged.store
     with store.write() as txn:
         state(assigned=1)(store, txn)
