@@ -36,24 +36,6 @@ else:
 # etcd's own limit (--max-txn-ops): more in one transaction is refused by every engine.
 MAX_OPERATIONS = 128
 
-__all__ = [
-    "MAX_OPERATIONS",
-    "Compacted",
-    "Compare",
-    "Delete",
-    "Engine",
-    "EngineDenied",
-    "EngineError",
-    "EngineTimeout",
-    "EngineUnavailable",
-    "KeyEvent",
-    "KeyValue",
-    "Outcome",
-    "Put",
-    "SessionGone",
-    "check_transaction",
-]
-
 
 class EngineError(FastipamError):
     """The base class of every error of an engine."""

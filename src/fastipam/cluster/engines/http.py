@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from fastipam.cluster.engines.tls import Link, TlsFiles
 
-__all__ = ["Connection", "Server", "connect", "local_addresses", "post"]
-
 _PIECE = 1 << 16
 _LONGEST_LINE = 1 << 16  # of a header; far above what servers send
 _LARGEST_BODY = 64 << 20  # a thousand keys with the largest usual values stay far below

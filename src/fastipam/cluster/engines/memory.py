@@ -1,8 +1,7 @@
-"""The engine inside one process: for unit tests and the simulator, with the semantics of etcd.
+"""The engine in memory, for unit tests and the simulator: the semantics of etcd, not durable.
 
-Real compare-and-swap on real revisions, sessions on a clock that the caller moves, watches,
-compaction, and a hook in front of and behind every call that can lose the request or its answer.
-Nothing is durable.
+It has compare-and-swap on revisions, sessions on a clock that the caller moves, watches,
+compaction, and a hook before and after every call that can lose the request or its answer.
 """
 
 from __future__ import annotations
@@ -38,23 +37,23 @@ if TYPE_CHECKING:
 
 
 class _Session:
-    """How long a session lives, and the keys that die with it."""
+    """A session: when it expires, and the keys that are deleted with it."""
 
-    __slots__ = ("ends", "keys", "ttl_s")
+    __slots__ = ("expires", "keys", "ttl_s")
 
-    def __init__(self, ttl_s: int, ends: float) -> None:
+    def __init__(self, ttl_s: int, expires: float) -> None:
         self.ttl_s = ttl_s
-        self.ends = ends
+        self.expires = expires
         self.keys: set[bytes] = set()
 
 
 class MemoryEngine:
-    """An Engine in memory; several threads, and any number of "nodes", may share one.
+    """An Engine in memory, which several threads and any number of nodes may share.
 
-    ``clock`` gives seconds and only moves sessions. ``fault(call, when)`` is called ``"before"`` a
-    call does anything and ``"after"`` it has done it: what it raises is what the caller sees, so an
-    exception after a ``transact`` is an answer that was lost. ``calls`` counts the calls that were
-    let through, ``refused`` the transactions whose conditions did not hold.
+    ``clock`` gives seconds and only moves sessions. ``fault(call, when)`` is called ``"before"``
+    and ``"after"`` each call. The caller sees what it raises: an exception after a ``transact`` is
+    an answer that was lost. ``calls`` counts the calls that passed ``before``, ``refused`` the
+    transactions whose conditions did not hold.
     """
 
     def __init__(
@@ -68,9 +67,9 @@ class MemoryEngine:
         self._changed = threading.Condition()
         self._values: dict[bytes, KeyValue] = {}
         self._keys: builtins.list[bytes] = []  # the same keys, sorted
-        self._holders: dict[bytes, int] = {}  # key -> the session that it dies with
+        self._holders: dict[bytes, int] = {}  # key -> the session that it ends with
         self._sessions: dict[int, _Session] = {}
-        self._due: builtins.list[tuple[float, int]] = []  # a heap; an entry may be out of date
+        self._due: builtins.list[tuple[float, int]] = []  # a heap; may be out of date
         self._ids = count(1)
         self._events: deque[KeyEvent] = deque()
         self._oldest = 1  # events after this revision are all there
@@ -129,7 +128,7 @@ class MemoryEngine:
             self._begin("open_session")
             session = next(self._ids)
             self._sessions[session] = _Session(ttl_s, self._clock() + ttl_s)
-            heappush(self._due, (self._sessions[session].ends, session))
+            heappush(self._due, (self._sessions[session].expires, session))
             self._end("open_session")
             return session
 
@@ -140,7 +139,7 @@ class MemoryEngine:
             self._begin("keep_session")
             found = self._sessions.get(session)
             if found is not None:
-                found.ends = self._clock() + found.ttl_s
+                found.expires = self._clock() + found.ttl_s
             self._end("keep_session")
             return float(found.ttl_s) if found is not None else 0.0
 
@@ -155,7 +154,7 @@ class MemoryEngine:
     def watch(
         self, prefix: bytes, revision: int, *, deadline_s: float
     ) -> tuple[builtins.list[KeyEvent], int]:
-        """See Engine. ``deadline_s`` is of the real time, whatever ``clock`` is; 0: never wait."""
+        """See Engine. ``deadline_s`` is real time, whatever ``clock`` is; 0: never wait."""
         deadline = time.monotonic() + deadline_s
         with self._changed:
             self._begin("watch")
@@ -180,13 +179,13 @@ class MemoryEngine:
         return ()
 
     def close(self) -> None:
-        """Refuse every later call; what is stored stays for those who look into it."""
+        """Refuse every later call; keep what is stored for tests that look into it."""
         self._closed = True
 
-    # What a test does to it from outside.
+    # For tests.
 
     def expire(self) -> None:
-        """End the sessions whose time is over now, and wake the watchers; every call does it."""
+        """End the sessions that have expired, and wake the watchers; every call does this."""
         with self._changed:
             self._expire()
 
@@ -197,7 +196,7 @@ class MemoryEngine:
                 self._events.popleft()
             self._oldest = max(self._oldest, min(revision, self.revision))
 
-    # All below is called with the lock held.
+    # All methods below are called with the lock held.
 
     def _begin(self, call: str) -> None:
         if self._closed:
@@ -224,7 +223,7 @@ class MemoryEngine:
         return found is not None and found.value == compare.expected
 
     def _change(self, operations: Iterable[Put | Delete]) -> None:
-        """Make the operations as one revision; one that changes nothing makes no revision."""
+        """Make the operations as one revision; without any change there is no new revision."""
         revision = self.revision + 1
         events = []
         for operation in operations:
@@ -258,7 +257,7 @@ class MemoryEngine:
             self._changed.notify_all()
 
     def _hold(self, key: bytes, session: int) -> None:
-        """The key now dies with that session, and with no other."""
+        """Attach the key to that session, and to no other (0: to none)."""
         before = self._holders.pop(key, 0)
         if before in self._sessions:
             self._sessions[before].keys.discard(key)
@@ -278,13 +277,13 @@ class MemoryEngine:
             found = self._sessions.get(session)
             if found is None:
                 continue
-            if found.ends <= now:
+            if found.expires <= now:
                 self._drop_session(session)
-            else:  # it was kept since
-                heappush(self._due, (found.ends, session))
+            else:  # it was renewed since
+                heappush(self._due, (found.expires, session))
 
     def _after(self, revision: int) -> Iterable[KeyEvent]:
-        """The events after a revision, oldest first, from the young end of the queue."""
+        """Return the events after a revision, oldest first. O(events returned)."""
         young: deque[KeyEvent] = deque()
         for event in reversed(self._events):
             if event.revision <= revision:

@@ -1,6 +1,6 @@
 """The engine on etcd v3, through the JSON gateway that every member has on its client port.
 
-Reads are linearizable. Which member is asked, and what is asked again, ``members.py`` decides.
+Reads are linearizable. ``members.py`` decides which member is asked, and what is repeated.
 """
 
 from __future__ import annotations
@@ -35,12 +35,10 @@ if TYPE_CHECKING:
     from fastipam.cluster.engines.etcd.watch import Stream
     from fastipam.configuration.cluster import Settings
 
-__all__ = ["EtcdEngine", "open_engine"]
-
 _PAGE = 1000  # keys a round trip: far below the 2 MiB that etcd sends at once
-# A watch that heard nothing is set up anew: what lies between may have dropped it in silence.
+# A watch that received nothing is set up again: the network may have dropped it silently.
 _QUIET_S = 30.0
-_PAUSE_S = 0.02  # between two of them
+_PAUSE_S = 0.02  # before it is set up again
 
 
 def open_engine(settings: Settings) -> EtcdEngine:
@@ -49,10 +47,10 @@ def open_engine(settings: Settings) -> EtcdEngine:
 
 
 class EtcdEngine:
-    """An Engine on etcd 3.4 or later. It connects when it is first used.
+    """An Engine on etcd 3.4 or later; it connects at its first call.
 
     Safe to use from several threads; each call in flight has a connection of its own. After a
-    fork the child opens connections of its own.
+    fork the child opens its own connections.
 
     ``endpoints``: ``https://host:port``, ``http://…``, or ``host:port``, which means https when
     the credentials have a ``ca`` or ``cert``. Raises ConfigError for an endpoint that cannot be
@@ -81,7 +79,7 @@ class EtcdEngine:
     def list(
         self, prefix: bytes, *, limit: int = 0, deadline_s: float
     ) -> tuple[builtins.list[KeyValue], int]:
-        """See Engine. A listing that a compaction overtakes begins anew."""
+        """See Engine. The listing begins again if a compaction removes its revision."""
         deadline = time.monotonic() + deadline_s
         while True:
             try:
@@ -98,7 +96,7 @@ class EtcdEngine:
         return self.members.call("/v3/kv/txn", body, deadline_s, _outcome, change=True)
 
     def open_session(self, ttl_s: int, *, deadline_s: float) -> int:
-        """See Engine. The time is at least one and a half of etcd's election timeout."""
+        """See Engine. etcd's shortest time is one and a half of its election timeout."""
         if ttl_s < 1:
             raise ValueError(f"ttl_s {ttl_s} is less than a second")
         body = f'{{"TTL":"{ttl_s}"}}'
@@ -133,14 +131,14 @@ class EtcdEngine:
     def watch(
         self, prefix: bytes, revision: int, *, deadline_s: float
     ) -> tuple[builtins.list[KeyEvent], int]:
-        """See Engine. What a silent network swallows is noticed after half a minute."""
+        """See Engine. A watch that the network dropped silently is noticed after half a minute."""
         deadline = time.monotonic() + deadline_s
         stream = self._take_stream(prefix, revision)
         while True:
             if stream is None:
                 try:
                     stream = self._subscribed(prefix, revision, deadline)
-                except EngineTimeout:  # nothing was heard in time: that is no event
+                except EngineTimeout:  # no answer in time means no event
                     return [], revision
                 revision = stream.revision
             try:
@@ -171,7 +169,7 @@ class EtcdEngine:
         with self._lock:
             self._drop_streams()
 
-    # Parts of it.
+    # Parts of a call.
 
     def _pages(
         self, prefix: bytes, limit: int, deadline: float
@@ -201,7 +199,7 @@ class EtcdEngine:
         )
 
     def _subscribe(self, endpoint: Endpoint, prefix: bytes, revision: int, until: float) -> Stream:
-        """A watch at one member, set up and acknowledged."""
+        """Return a watch at one member that the member has acknowledged."""
         from fastipam.cluster.engines.etcd.watch import Stream  # a claim does not watch
 
         body = gateway.subscription(prefix, revision + 1 if revision else 0)
@@ -213,7 +211,7 @@ class EtcdEngine:
             raise
 
     def _take_stream(self, prefix: bytes, revision: int) -> Stream | None:
-        """The stream that an earlier call left at that revision, if it is to be trusted."""
+        """Return the stream that an earlier call left there, unless it was quiet too long."""
         with self._lock:
             if self.members.closed:
                 raise EngineUnavailable("the engine is closed")
@@ -239,24 +237,24 @@ class EtcdEngine:
                 one.close()
 
     def _drop_streams(self) -> None:
-        """Close all that are kept. In a child this closes only the child's handles."""
+        """Close all idle streams. In a child this closes only the child's descriptors."""
         for stream in self._streams.values():
             stream.close()
         self._streams.clear()
 
 
 def _key_values(answer: Any) -> list[KeyValue]:
-    """The keys of a range request's answer."""
+    """Return the keys of a range request's answer."""
     return [gateway.key_value(one) for one in answer.get("kvs", ())]
 
 
 def _page(answer: Any) -> tuple[list[KeyValue], int, bool]:
-    """Its keys, the revision at which they are so, and whether there are more."""
+    """Return the keys of a page, its revision, and whether there are more keys."""
     return _key_values(answer), int(answer["header"]["revision"]), bool(answer.get("more"))
 
 
 def _outcome(answer: Any) -> Outcome:
-    """The answer to a transaction; one that failed has read the compared keys."""
+    """Return the outcome of a transaction; one that failed has read the compared keys."""
     succeeded = bool(answer.get("succeeded"))
     responses = () if succeeded else answer.get("responses", ())
     existing = [

@@ -1,4 +1,4 @@
-"""What etcd's JSON gateway is told and answers: JSON, base64, and the meaning of its errors."""
+"""The messages of etcd's JSON gateway: JSON, base64, and what its errors mean."""
 
 from __future__ import annotations
 
@@ -31,24 +31,8 @@ if TYPE_CHECKING:
 
     from fastipam.cluster.engine import Compare, Delete
 
-__all__ = [
-    "FIRST_KEY",
-    "MALFORMED",
-    "Retry",
-    "Stale",
-    "decode",
-    "encode",
-    "event",
-    "failure",
-    "key_value",
-    "quote",
-    "range_end",
-    "subscription",
-    "transaction",
-]
-
 FIRST_KEY = b"\0"  # no key of etcd's is empty
-# What reading an answer raises when it is JSON, perhaps, and not what etcd answers.
+# The exceptions of reading an answer that is not etcd's.
 MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 # gRPC's status codes (grpc/grpc, doc/statuscodes.md) that etcd uses.
@@ -61,7 +45,7 @@ _OUT_OF_RANGE = 11
 _UNAVAILABLE = 14
 _UNAUTHENTICATED = 16
 
-# What a member says before it has proposed anything: another one may be asked at once.
+# What a member answers before it has proposed anything: another one may be asked at once.
 _NOT_DONE = (
     "no leader",
     "not leader",
@@ -72,7 +56,7 @@ _NOT_DONE = (
     "unhealthy cluster",
     "database space exceeded",
 )
-# The token is of another time: ask for a new one. Nothing was done.
+# The token is too old: log in again. Nothing was done.
 _TOKEN_IS_OLD = ("invalid auth token", "revision of auth store is old", "auth: token")
 
 
@@ -85,7 +69,7 @@ class Stale(Exception):
 
 
 class _Context:
-    """What the scanner is told, under the names that it looks for."""
+    """The options of the scanner, under the names that it reads."""
 
     strict = False
     object_hook = None
@@ -100,7 +84,7 @@ _scan: Any = make_scanner(_Context())  # type: ignore[arg-type]
 
 
 def decode(raw: bytes) -> Any:
-    """The JSON value in ``raw``. Raises ValueError."""
+    """Return the JSON value in ``raw``. Raises ValueError."""
     try:
         value, end = _scan(raw.decode().lstrip(), 0)
     except StopIteration:
@@ -110,7 +94,7 @@ def decode(raw: bytes) -> Any:
 
 
 def encode(raw: bytes) -> str:
-    """Bytes as protobuf's JSON has them, in quotes."""
+    """Return bytes as protobuf's JSON has them, in quotes."""
     return f'"{b2a_base64(raw, newline=False).decode()}"'
 
 
@@ -119,13 +103,13 @@ def _decoded(text: str) -> bytes:
 
 
 def range_end(prefix: bytes) -> bytes:
-    """The first key behind all that begin with ``prefix``; NUL, the end of all, if none is."""
+    """Return the first key after all that begin with ``prefix``; NUL means the end of all keys."""
     stripped = prefix.rstrip(b"\xff")
     return stripped[:-1] + bytes((stripped[-1] + 1,)) if stripped else b"\0"
 
 
 def key_value(found: dict[str, Any]) -> KeyValue:
-    """mvccpb.KeyValue; protobuf's JSON leaves out what is empty or 0."""
+    """Read a mvccpb.KeyValue; protobuf's JSON leaves out what is empty or 0."""
     return KeyValue(
         _decoded(found["key"]),
         _decoded(found.get("value", "")),
@@ -136,7 +120,7 @@ def key_value(found: dict[str, Any]) -> KeyValue:
 
 
 def event(found: dict[str, Any]) -> KeyEvent:
-    """mvccpb.Event; the default kind, PUT, is left out."""
+    """Read a mvccpb.Event; the default kind, PUT, is left out."""
     item = found["kv"]
     return KeyEvent(
         "delete" if found.get("type") == "DELETE" else "put",
@@ -146,8 +130,13 @@ def event(found: dict[str, Any]) -> KeyEvent:
     )
 
 
+def login(username: str, password: str) -> str:
+    """Return an etcdserverpb.AuthenticateRequest."""
+    return f'{{"name":{quote(username)},"password":{quote(password)}}}'
+
+
 def transaction(compares: Sequence[Compare], operations: Sequence[Put | Delete]) -> str:
-    """An etcdserverpb.TxnRequest; when it fails, it reads the compared keys."""
+    """Return an etcdserverpb.TxnRequest; when it fails, it reads the compared keys."""
     conditions = ",".join(map(_condition, compares))
     wanted = ",".join(map(_operation, operations))
     keys = dict.fromkeys(compare.key for compare in compares)
@@ -156,7 +145,7 @@ def transaction(compares: Sequence[Compare], operations: Sequence[Put | Delete])
 
 
 def subscription(prefix: bytes, start_revision: int) -> str:
-    """An etcdserverpb.WatchRequest for all keys with the prefix; from now on when it is 0."""
+    """Return an etcdserverpb.WatchRequest for a prefix; ``start_revision`` 0 means from now on."""
     keys = f'"key":{encode(prefix or FIRST_KEY)},"range_end":{encode(range_end(prefix))}'
     return f'{{"create_request":{{{keys},"start_revision":"{start_revision}"}}}}'
 
@@ -183,9 +172,9 @@ def _operation(operation: Put | Delete) -> str:
 
 
 def failure(status: int, raw: bytes, where: str, *, change: bool) -> Exception:
-    """What an answer that is not 200 means: an exception to raise, Retry and Stale among them.
+    """Return the exception for an answer that is not 200; it may be Retry or Stale.
 
-    ``change``: the call was a transaction, so what may have been proposed is ambiguous.
+    ``change``: the call was a transaction, so the outcome is ambiguous if it may be proposed.
     """
     try:
         answer = decode(raw)
@@ -214,14 +203,14 @@ def _classify(code: int, text: str, where: str, *, change: bool) -> Exception:
         )
     if code in {_INVALID_ARGUMENT, _NOT_FOUND, _FAILED_PRECONDITION, _OUT_OF_RANGE}:
         return EngineError(f"{where}: {text}")
-    # Unavailable, deadline exceeded, stopped, a changed leader: it may have been proposed before.
+    # Unavailable, deadline exceeded, stopped, a new leader: it may have been proposed.
     if change:
         return EngineTimeout(f"{where}: {text}", ambiguous=True)
     return Retry(f"{where}: {text}")
 
 
 def _foreign(status: int, raw: bytes, where: str, *, change: bool) -> Exception:
-    """An answer that the gateway's HTTP server gave, or something that is no etcd."""
+    """Return the exception for an answer of the gateway's HTTP server, or of something else."""
     text = " ".join(raw[:200].decode("utf-8", "replace").split())
     if "CommonName" in text:
         return EngineDenied(

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-__all__ = ["Members"]
-
 # A connection that was quiet for longer may be broken. Opening another one costs less than the
 # ambiguity of a transaction that was sent into a broken one.
 _FRESH_S = 5.0
@@ -49,6 +47,20 @@ class Endpoint:
         self.server = server
         self.failures = 0
         self.rests_until = 0.0
+
+
+class _Call:
+    """A request to send to any member, and how to read its answer."""
+
+    __slots__ = ("body", "is_change", "path", "read")
+
+    def __init__(
+        self, path: str, body: str, read: Callable[[Any], object], is_change: bool
+    ) -> None:
+        self.path = path
+        self.body = body
+        self.read = read
+        self.is_change = is_change
 
 
 class Members:
@@ -79,13 +91,13 @@ class Members:
 
         An answer that ``read`` cannot read is not etcd's.
         """
-        return self.attempt(
-            lambda endpoint, until: self._exchange(
-                endpoint, path, body, until, read, change=change
-            ),
+        call = _Call(path, body, read, change)
+        answer: T = self.attempt(
+            lambda endpoint, until: self._exchange(endpoint, call, until),
             time.monotonic() + deadline_s,
             change=change,
         )
+        return answer
 
     def attempt(
         self, ask: Callable[[Endpoint, float], T], deadline: float, *, change: bool = False
@@ -148,16 +160,7 @@ class Members:
         endpoint.failures += 1
         endpoint.rests_until = time.monotonic() + rest_s
 
-    def _exchange(
-        self,
-        endpoint: Endpoint,
-        path: str,
-        body: str,
-        until: float,
-        read: Callable[[Any], T],
-        *,
-        change: bool,
-    ) -> T:
+    def _exchange(self, endpoint: Endpoint, call: _Call, until: float) -> Any:
         """Send one request to one member and read its answer.
 
         Raises OSError, Retry or Stale when nothing was done, or when the call is no change.
@@ -166,12 +169,12 @@ class Members:
         connection = self._connection(endpoint, until)
         token = self._logged_in(connection, until)
         try:
-            connection.send(_post(endpoint.server, path, body, token, until), until)
+            connection.send(_post(endpoint.server, call.path, call.body, token, until), until)
             status, headers = connection.read_head(until)
             raw = connection.read_body(headers, until)
         except OSError as error:
             connection.close()
-            if not change:
+            if not call.is_change:
                 raise
             raise EngineTimeout(
                 f"{where} was asked and did not answer: {error}", ambiguous=True
@@ -184,17 +187,17 @@ class Members:
         else:
             self._put_back(connection)
         if status != 200:
-            raise gateway.failure(status, raw, where, change=change)
+            raise gateway.failure(status, raw, where, change=call.is_change)
         try:
             answer = gateway.decode(raw)
             if "error" not in answer:  # a stream's answer has begun with 200
-                return read(answer)
+                return call.read(answer)
         except gateway.MALFORMED as error:
             text = f"{where} answers with something that is not etcd's: {error!r}"
-            if change:
+            if call.is_change:
                 raise EngineTimeout(text, ambiguous=True) from error
             raise gateway.Retry(text) from error
-        raise gateway.failure(status, raw, where, change=change)
+        raise gateway.failure(status, raw, where, change=call.is_change)
 
     def _logged_in(self, connection: Connection, until: float) -> str:
         """Return the token to send, "" without a login. Log in if there is no token."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastipam.cluster.engines.etcd.gateway import quote
+from fastipam.cluster.engines.etcd import gateway
 from fastipam.cluster.engines.http import Server
 from fastipam.errors import ConfigError
 
@@ -38,9 +38,7 @@ class Credentials:
         if password and not username:
             raise ConfigError("there is a password without a username", field="username", value="")
         self.files = ca, cert, key
-        self.login = (
-            f'{{"name":{quote(username)},"password":{quote(password)}}}' if username else ""
-        )
+        self.login = gateway.login(username, password) if username else ""
 
     @property
     def has_tls(self) -> bool:

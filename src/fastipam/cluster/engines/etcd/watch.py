@@ -1,4 +1,4 @@
-"""A watch that is set up at one member of etcd: its stream of lines, as events."""
+"""A watch at one member of etcd: reads its stream of lines as events."""
 
 from __future__ import annotations
 
@@ -12,17 +12,15 @@ if TYPE_CHECKING:
     from fastipam.cluster.engine import KeyEvent
     from fastipam.cluster.engines.http import Connection
 
-__all__ = ["Stream"]
-
 
 class Stream:
-    """The events of a prefix after ``revision``, which moves on with what was handed out.
+    """The events of a prefix after ``revision``, which advances with each :meth:`wait`.
 
-    ``heard_at`` is when the member last said anything. Not for two threads at a time.
+    Not for two threads at a time.
     """
 
     def __init__(self, connection: Connection, revision: int, deadline: float) -> None:
-        """Read the acknowledgement. Raises as ``wait``."""
+        """Read the acknowledgement. Raises what :meth:`wait` raises."""
         self.revision = revision
         self._connection = connection
         self._rest = b""
@@ -32,34 +30,34 @@ class Stream:
 
     @property
     def heard_at(self) -> float:
-        """Moment of ``time.monotonic()``."""
+        """When the member last sent anything, as ``time.monotonic()``."""
         return self._connection.used_at
 
     def wait(self, deadline: float) -> list[KeyEvent]:
-        """The next events, at least one; those of one transaction are never parted.
+        """Return the next events, at least one, with all events of the last transaction.
 
-        After a TimeoutError it can be called again. Raises OSError when the stream has ended or
-        is none of etcd's, Retry when the member lost its leader, Compacted.
+        Can be called again after a TimeoutError. Raises OSError when the stream has ended or is
+        not etcd's, Retry when the member lost its leader, Compacted.
         """
         while True:
             message = self._next(deadline)
             found = message.events
-            while b"\n" in self._rest:  # what came with it
+            while b"\n" in self._rest:  # messages that came with it
                 message = self._next(deadline)
                 found += message.events
             if found:
                 self.revision = found[-1].revision
                 return found
-            # Nothing but a sign of life: all before it has been sent.
+            # A message without events says that all events up to its revision were sent.
             if not message.created:
                 self.revision = max(self.revision, message.revision)
 
     def close(self) -> None:
-        """Give it up; the member notices."""
+        """Close the connection; the member then ends the watch."""
         self._connection.close()
 
     def _next(self, deadline: float) -> _Message:
-        """The next message; the gateway ends each with a line feed."""
+        """Return the next message; the gateway ends each with a line feed."""
         while b"\n" not in self._rest:
             chunk = self._connection.chunk(deadline)
             if chunk is None:
@@ -88,7 +86,7 @@ class Stream:
 
 
 class _Message:
-    """An etcdserverpb.WatchResponse; raises one of ``gateway.MALFORMED`` when it is none."""
+    """An etcdserverpb.WatchResponse; raises one of ``gateway.MALFORMED`` for anything else."""
 
     __slots__ = ("canceled", "compacted", "created", "events", "revision")
 
@@ -101,6 +99,6 @@ class _Message:
         )
         self.created = bool(result.get("created"))
         self.events = [gateway.event(one) for one in result.get("events", ())]
-        # The last message of a watch that is ended need not have one.
+        # The last message of a watch need not have a revision.
         over = self.compacted or self.canceled
         self.revision = 0 if over else int(result["header"]["revision"])
