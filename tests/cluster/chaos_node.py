@@ -88,10 +88,10 @@ def main(
                 history.say("gone", running.pop(container))
                 network.release(container)
         time.sleep(0.005)
-    status = keeper.status
+    counts = keeper.status.counts
     keeper.stop()
-    counts = f"claims={status.claims},donated={status.donated},released={status.released}"
-    history.say("end", more=counts)
+    more = f"claims={counts.claims},donated={counts.donated},released={counts.released}"
+    history.say("end", more=more)
     store.close()
 
 

@@ -115,7 +115,7 @@ def test_claims_ahead(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
         served += agent.add(50)
         agent.turns(0.2)
     assert served == 2000
-    assert agent.keeper.status.transactions <= 8
+    assert agent.keeper.status.counts.transactions <= 8
 
 
 def test_waiting_adds_are_told(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_two_hundred_nodes_at_once(
     assert not faults, faults[0]
     transactions = sum(node.counts.transactions for node in nodes)
     print(f"\n{NODES} nodes at once: {transactions / NODES:.3f} transactions a claim")
-    assert sum(node.counts.claimed for node in nodes) == NODES
+    assert sum(node.counts.claims for node in nodes) == NODES
     assert transactions <= 1.2 * NODES
     assert len({pair for machine in machines for pair in machine.active()}) == NODES
     for machine in machines:

@@ -180,7 +180,7 @@ class _Clusters:
             for state, count in status.states.items():
                 owned.add_metric([data_dir, network, state], count)
             for name, family in counters.items():
-                family.add_metric([data_dir, network], getattr(status, name))
+                family.add_metric([data_dir, network], getattr(status.counts, name))
         yield from (reachable, owned, *counters.values())
 
 

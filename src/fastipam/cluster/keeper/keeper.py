@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from fastipam.cluster.engine import Engine
+    from fastipam.cluster.node.node import Counts
     from fastipam.cluster.node.share import Share
     from fastipam.cluster.planner import Geometry, Use
     from fastipam.configuration.cluster import Settings
@@ -46,20 +47,13 @@ _NEED_S = 3.0  # an ADD that has not asked again for so long has ended
 class Status(NamedTuple):
     """The state of a node's share, for metrics and ``STATUS``.
 
-    ``since`` is the wall clock second in which ``connected`` last changed; ``states`` counts the
-    blocks by state.
+    ``states`` counts the blocks by state, ``counts`` what the keeper has done.
     """
 
     connected: bool
-    since: float
     reason: str
     states: dict[str, int]
-    claims: int
-    transactions: int
-    conflicts: int
-    released: int
-    donated: int
-    granted: int
+    counts: Counts
 
 
 class Keeper:
@@ -97,7 +91,6 @@ class Keeper:
         self._seen = _UNSEEN  # the store's generation at the last look at demand
         self._states: dict[str, int] = {}
         self._connected = False
-        self._since = time.time()
         self._reason = "the agent has not reached the cluster's store yet"
 
     # What others see ------------------------------------------------------------------------
@@ -111,19 +104,7 @@ class Keeper:
     @property
     def status(self) -> Status:
         """The state of the share now."""
-        counts = self.node.counts
-        return Status(
-            self._connected,
-            self._since,
-            self._reason,
-            dict(self._states),
-            counts.claimed,
-            counts.transactions,
-            counts.conflicts,
-            counts.released,
-            counts.donated,
-            counts.granted,
-        )
+        return Status(self._connected, self._reason, dict(self._states), self.node.counts)
 
     def start(self) -> None:
         """Start two threads: one keeps the share, one watches the marks of others."""
@@ -203,8 +184,6 @@ class Keeper:
     def _set_status(self, connected: bool, reason: str) -> None:
         if (connected, reason) == (self._connected, self._reason):
             return
-        if connected != self._connected:
-            self._since = time.time()
         if reason:
             log.warning("network=%s node=%s %s", self.node.network.name, self.node.name, reason)
         elif self._reason:

@@ -55,13 +55,16 @@ def _nothing(_: str) -> None:
 
 
 class Counts:
-    """What a node has asked of the shared store for its claims, since the object was made."""
+    """What a node has done since the object was made; all but two count blocks.
 
-    __slots__ = ("claimed", "conflicts", "donated", "granted", "looks", "released", "transactions")
+    ``transactions`` were sent for claims, at ``conflicts`` of them another node was faster.
+    """
+
+    __slots__ = ("claims", "conflicts", "donated", "granted", "released", "transactions")
 
     def __init__(self) -> None:
-        self.claimed = self.conflicts = self.donated = self.granted = 0
-        self.looks = self.released = self.transactions = 0
+        self.claims = self.conflicts = self.donated = 0
+        self.granted = self.released = self.transactions = 0
 
 
 class Node:
@@ -156,7 +159,6 @@ class Node:
         while search.step is not None:
             numbers = search.step.blocks
             if isinstance(search.step, Look):
-                self.counts.looks += 1
                 search.looked(self._look(pool, numbers, deadline) | owned)
                 continue
             ids = [(pool.family, pool.address(one)) for one in numbers]
@@ -203,7 +205,7 @@ class Node:
             revision = outcome.revision if outcome.succeeded else existing[-1].mod_revision
             self.share.activate(ids, CLAIMING, revision)
             self.step("active")
-            self.counts.claimed += len(ids)
+            self.counts.claims += len(ids)
             return None
         self.share.forget(ids, CLAIMING)
         key = self.keys.node(self.name)
