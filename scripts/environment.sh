@@ -81,10 +81,9 @@ install_groups() {
     pip_install "${options[@]}"
 }
 
-# build_wheel: an sdist, and the wheel from it, both into dist/; wheel is its path. Needs the group wheel.
+# build_wheel: an sdist, and the wheel from it, both into dist/. Needs the group wheel.
 build_wheel() {
     rm -rf "$root/dist"
     "$venv/bin/python" -m build --outdir "$root/dist" "$root" >"$root/build.log" 2>&1 ||
         { cat "$root/build.log"; return 1; }
-    wheel=$(echo "$root"/dist/*.whl)
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from fastipam.storage.store import Store
 from fastipam.testing import Clock
 from fastipam.verify import verify
 
+from .e2e.tools import Unsupported
 from .options import options, register
 
 _SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
@@ -40,6 +41,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Read the suite's own options before any test module is imported."""
     options.read(config)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    call: pytest.CallInfo[None],
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail a skipped test with ``--require-all``, unless this machine cannot have what it lacks."""
+    report = yield
+    if options.require_all and report.skipped and call.excinfo is not None:
+        reason = call.excinfo.value
+        if isinstance(reason, pytest.skip.Exception) and not isinstance(reason, Unsupported):
+            report.outcome = "failed"
+            report.longrepr = f"required here: {reason}"
+    return report
 
 
 def assert_consistent(store: Store) -> None:

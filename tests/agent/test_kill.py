@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from .conftest import Start
 
+pytestmark = pytest.mark.campaign
+
 KILLS = 200 if options.long else 15
 WORKERS = 8
 MOST_HELD = 12  # of one worker: together they keep a /25 nearly full, so addresses are reused

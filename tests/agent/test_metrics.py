@@ -20,6 +20,7 @@ from fastipam.agent.web import metrics, server
 from fastipam.storage import open_stores
 
 from ..cni.plugin import Make, environment
+from ..e2e import tools
 from .processes import Agent, Client, activated, ask, until
 
 if TYPE_CHECKING:
@@ -252,7 +253,7 @@ def test_ipv6(start: Start, free_port: int) -> None:
         with socket.socket(socket.AF_INET6) as probe:
             probe.bind(("::1", 0))
     except OSError:
-        pytest.skip("this machine has no IPv6")
+        tools.unsupported("this machine has no IPv6")
     start("--http", f"[::1]:{free_port}")
     assert _get(free_port, "/healthz", host="[::1]") == (200, "ok\n")
 

@@ -12,6 +12,8 @@ from ..options import options
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.campaign
+
 PAIRS = 1_000_000 if options.long else 15_000
 # How many addresses cool at a moment depends on how fast the machine is; a leak of a page in a
 # hundred pairs would be ten times as much in the short form.

@@ -16,6 +16,8 @@ from collections import Counter
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+import pytest
+
 import fastipam
 
 from ..agent.processes import FASTIPAM, Agent
@@ -26,6 +28,8 @@ from .ways import PATIENCE_S, Embedder, Processes, Way
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+pytestmark = pytest.mark.campaign
 
 KILLS = options.kills or (520 if options.long else 24)
 # After so many kills all stop for a moment and are compared exactly.

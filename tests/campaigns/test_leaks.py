@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from ..agent.conftest import Start
 
+pytestmark = pytest.mark.campaign
+
 CONTAINERS = 200
 DIRECT_EVERY = 20  # containers; the others go through the agent
 GRACE_S = 60.0

@@ -29,6 +29,8 @@ from .powercut import Disk, Event, cuts, read_events
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.campaign
+
 SOURCE = __file__.replace("test_powercut.py", "recorder.c")
 STEPS = 250 if options.long else 20
 WRITERS = 3 if options.long else 2

@@ -35,6 +35,8 @@ from .proxy import Proxy
 if TYPE_CHECKING:
     from fastipam.cluster.engine import Engine, KeyEvent
 
+pytestmark = pytest.mark.campaign
+
 LONG = options.long
 # The long form wants a machine of its own, and an ADD waits for as long as a plugin's by default.
 # On one that is busy a step of a node may take longer: it shows that every ADD is served at last.

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-import pytest
+from . import tools
 
 _PREPARE = """
 ip link set lo up
@@ -99,7 +99,7 @@ def require_link_type(link_type: str) -> None:
     """Skip, with the kernel's own words, where it offers no such kind of interface."""
     refusal = _link_type_refusal(link_type)
     if refusal:
-        pytest.skip(f"the kernel offers no {link_type}: {refusal}")
+        tools.unsupported(f"the kernel offers no {link_type}: {refusal}")
 
 
 @functools.cache
@@ -113,7 +113,7 @@ def _link_type_refusal(link_type: str) -> str:
 def require_ipv6() -> None:
     """Skip where the kernel has no IPv6."""
     if not Path("/proc/sys/net/ipv6").exists():
-        pytest.skip("the kernel has no IPv6")
+        tools.unsupported("the kernel has no IPv6")
 
 
 _NAT_RULE = (
@@ -128,4 +128,4 @@ def require_nat() -> None:
     with temporary("probe") as netns:
         done = netns.run(*_NAT_RULE.split(), check=False)
     if done.returncode:
-        pytest.skip(f"the kernel redirects no ports: {done.stderr.strip()}")
+        tools.unsupported(f"the kernel redirects no ports: {done.stderr.strip()}")

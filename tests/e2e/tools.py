@@ -1,7 +1,8 @@
 """What a test needs from the machine, and how it says that something is missing.
 
-A missing tool can be installed, so it is a skip for a developer and, with ``--require-all``,
-a failure in continuous integration. A missing kernel feature can not: it stays a skip.
+A missing tool can be installed, so the test is skipped for a developer and fails in continuous
+integration, with ``--require-all`` (``tests/conftest.py`` makes every other skip a failure then). A
+kernel feature cannot be installed: a test without it is skipped everywhere.
 """
 
 from __future__ import annotations
@@ -14,18 +15,24 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-
-from ..options import options
+from _pytest.outcomes import Skipped
 
 _PLUGIN_DIRS = ("/usr/lib/cni", "/usr/libexec/cni", "/opt/cni/bin")
 """Where distributions (the first two) and the upstream release put the CNI plugins."""
 
 
+class Unsupported(Skipped):
+    """The skip of a test that needs what nobody can install on this machine."""
+
+
 def lacking(reason: str) -> NoReturn:
-    """Skip the test, or fail it where the end-to-end tests are required, naming the reason."""
-    if options.require_all:
-        pytest.fail(f"required here: {reason}", pytrace=False)
+    """Skip the test for something that can be installed; with ``--require-all`` it fails."""
     pytest.skip(reason)
+
+
+def unsupported(reason: str) -> NoReturn:
+    """Skip the test for something that this kernel, processor or interpreter does not have."""
+    raise Unsupported(reason)
 
 
 def require_root() -> None:

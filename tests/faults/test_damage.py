@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from fastipam.ipam import Ipam
     from fastipam.storage.store import Store
 
+pytestmark = pytest.mark.campaign
+
 LONG = options.long
 SEEDS = range(100 if LONG else 4)
 CASES = 60 if LONG else 25

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from ..agent.conftest import Start
 
+pytestmark = pytest.mark.campaign
+
 ROUNDS = 200 if options.long else 12
 CALLERS = 3
 # What follows from the leases and reservations; these say who has what, and are believed.

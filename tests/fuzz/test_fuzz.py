@@ -25,6 +25,8 @@ from .targets import TARGETS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.campaign
+
 RUNS = 1_000_000 if options.long else 4_000
 
 
@@ -77,6 +79,6 @@ def test_launcher() -> None:
 def test_atheris(name: str) -> None:
     """The coverage-guided fuzzers run, and find nothing."""
     if sys.version_info >= (3, 14) or platform.machine() != "x86_64":
-        pytest.skip("atheris is not made for this interpreter and processor")
+        tools.unsupported("atheris is not made for this interpreter and processor")
     tools.require_module("atheris")
     _fuzz(name)

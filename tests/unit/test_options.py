@@ -1,0 +1,48 @@
+"""The suite's own options: what ``--require-all`` makes of a skipped test."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SKIPS = """
+import pytest
+from tests.e2e import tools
+
+def test_to_install():
+    tools.lacking("not installed: everything")
+
+def test_kernel():
+    tools.unsupported("the kernel has no such thing")
+
+@pytest.mark.skip(reason="somebody forgot it")
+def test_forgotten(): ...
+"""
+
+
+def _run(path: Path, *options: str) -> str:
+    command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "-rs", "-v"]
+    done = subprocess.run(
+        [*command, "-p", "tests.conftest", *options, str(path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout
+
+
+def test_a_skipped_test_says_why_and_fails_if_all_is_required(tmp_path: Path) -> None:
+    """Only what nobody can install is skipped then."""
+    path = tmp_path / "test_skips.py"
+    path.write_text(SKIPS)
+    said = _run(path)
+    assert "3 skipped" in said
+    for reason in ("not installed: everything", "the kernel has no such", "somebody forgot it"):
+        assert reason in said
+    said = _run(path, "--require-all")
+    assert "1 failed, 1 skipped, 1 error" in said
+    assert "required here: not installed: everything" in said
+    assert "required here: Skipped: somebody forgot it" in said
