@@ -62,10 +62,8 @@ SHOWS_LMDB = {
 }
 # Who may read and write bytes beside storage: what is no record of the store.
 OTHER_BYTES = {
-    "agent.loop": "struct ucred of the kernel",
-    "agent.protocol": "the launcher's requests",
+    "agent.protocol": "the launcher's requests, struct ucred of the kernel",
     "agent.web.api": "the picture as the page reads it",
-    "cli.commands.doctor.agent": "struct ucred of the kernel",
     "cluster.engines.etcd.members": "a random number",
     "cluster.node.node": "a random number",
     "cluster.node.recovery": "netlink messages",

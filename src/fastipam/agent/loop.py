@@ -13,7 +13,6 @@ import math
 import os
 import select
 import socket
-import struct
 import time
 from collections import OrderedDict
 from contextlib import suppress
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fastipam.agent")
 
-_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _CHUNK = 1 << 18  # bytes read at once: nearly every request is far smaller
 _ACCEPT_AT_ONCE = 256  # then those that are connected are served
 _ACCEPT_AGAIN_S = 0.1  # after there was no descriptor for a connection, say
@@ -267,8 +265,7 @@ class Server:
                 self._listen_at = time.monotonic() + _ACCEPT_AGAIN_S
                 break
             self._failing = False
-            raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-            peer, uid, _ = _CREDENTIALS.unpack(raw)
+            peer, uid = protocol.peer_of(connection)
             if uid not in self._allowed:
                 log.warning("peer=%d uid=%d refused", peer, uid)
                 connection.close()

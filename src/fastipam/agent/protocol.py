@@ -12,6 +12,7 @@ The variables are texts ``NAME=value``, each ended by NUL: ``CNI_*``, ``FASTIPAM
 from __future__ import annotations
 
 import os
+import socket
 from struct import Struct
 
 from fastipam.configuration.reader import LARGEST
@@ -23,6 +24,8 @@ STARTED = "FASTIPAM_STARTED"
 NETNS = "FASTIPAM_NETNS"
 LARGEST_VARIABLES = 256 << 10
 LARGEST_INPUT = LARGEST + 1  # one byte too many is sent on, so that the answer can say so
+_LARGEST_ANSWER = 1 << 20  # that a client takes; VERSION's and STATUS' have some hundred bytes
+_CREDENTIALS = Struct("3i")  # struct ucred of the kernel: pid, uid, gid
 DEFAULT_SOCKET = "/run/fastipam/agent.sock"
 
 
@@ -58,6 +61,40 @@ def pack_request(variables: dict[str, str], stdin: bytes) -> bytes:
 def pack_answer(status: int, output: bytes, messages: bytes = b"") -> bytes:
     """An answer as the launcher expects it."""
     return ANSWER.pack(MAGIC, status, len(output), len(messages)) + output + messages
+
+
+def ask(
+    connection: socket.socket, variables: dict[str, str], stdin: bytes = b"{}"
+) -> tuple[int, bytes]:
+    """Send a request and return (exit status, output) of its answer.
+
+    Raises OSError, also when what answers is no fastipam agent.
+    """
+    connection.sendall(pack_request(variables, stdin))
+    try:
+        status, output, messages = read_answer(_receive(connection, ANSWER.size))
+    except ProtocolError as error:
+        raise OSError(f"what answers is no fastipam agent: {error}") from error
+    if output + messages > _LARGEST_ANSWER:
+        raise OSError("what answers is no fastipam agent")
+    return status, _receive(connection, output + messages)[:output]
+
+
+def _receive(connection: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        part = connection.recv(size - len(data))
+        if not part:
+            raise OSError("the connection was closed without an answer")
+        data += part
+    return data
+
+
+def peer_of(connection: socket.socket) -> tuple[int, int]:
+    """Return (process id, uid) of the other end of a Unix socket's connection."""
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    process, uid, _ = _CREDENTIALS.unpack(raw)
+    return process, uid
 
 
 def read_answer(header: bytes) -> tuple[int, int, int]:

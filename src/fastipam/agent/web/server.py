@@ -117,14 +117,11 @@ def is_loopback(address: str) -> bool:
 
 def is_healthy(agent_address: str | bytes) -> bool:
     """Whether the loop answers a VERSION request over its socket."""
-    request = protocol.pack_request({"CNI_COMMAND": "VERSION"}, b"")
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(_HEALTH_S)
             connection.connect(agent_address)
-            connection.sendall(request)
-            header = connection.recv(protocol.ANSWER.size, socket.MSG_WAITALL)
-            return protocol.read_answer(header)[0] == 0
+            return protocol.ask(connection, {"CNI_COMMAND": "VERSION"}, b"")[0] == 0
     except Exception:
         return False
 
