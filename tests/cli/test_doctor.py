@@ -19,7 +19,7 @@ from click.testing import CliRunner
 import fastipam
 from fastipam.cli.commands import cli
 from fastipam.cli.commands.doctor import agent, configuration, plugin, store
-from fastipam.cli.commands.doctor.finding import OK, PROBLEM, WARNING, Finding
+from fastipam.cli.commands.doctor.diagnosis import OK, PROBLEM, WARNING, Diagnosis
 from fastipam.cli.commands.install.executables import BUNDLE, DIRECT, install
 from fastipam.storage import tables
 from tests.agent.conftest import Start, run_dir, start  # noqa: F401  # fixtures
@@ -34,11 +34,11 @@ USABLE: dict[str, Any] = {
 }
 
 
-def levels(found: list[Finding]) -> list[str]:
+def levels(found: list[Diagnosis]) -> list[str]:
     return [one.level for one in found]
 
 
-def has(found: list[Finding], level: str, *words: str) -> Finding:
+def has(found: list[Diagnosis], level: str, *words: str) -> Diagnosis:
     """The finding of this level with these words; fail when there is none."""
     for one in found:
         if one.level == level and all(word in one.text for word in words):

@@ -79,9 +79,9 @@ def test_service() -> None:
     assert unit["Restart"] == ["always"]
     assert SOCKET.name in unit["Requires"] + unit["After"]
     assert any(DEFAULT_DATA_DIR.startswith(f"{one}/") for one in unit["ReadWritePaths"][0].split())
-    drain_s = process.Settings().drain_s
+    drain_s = process.Options().drain_s
     assert int(unit["TimeoutStopSec"][0]) > drain_s
-    wanted = process.Settings().limits.connections
+    wanted = process.Options().limits.connections
     assert int(unit["LimitNOFILE"][0]) > wanted
 
 

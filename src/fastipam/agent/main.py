@@ -35,8 +35,8 @@ _OTHER_DESCRIPTORS = 256  # stores, the page's readers, connections to a cluster
 _BACKLOG = 4096  # connections that wait while a batch commits; the kernel's somaxconn bounds it
 
 
-class Settings(NamedTuple):
-    """What ``fastipam agent`` was told. ``http`` is (address, port) of page and metrics, or None.
+class Options(NamedTuple):
+    """The options of ``fastipam agent``. ``http`` is (address, port) of page and metrics, or None.
 
     ``clusters`` are files with a cluster's settings, whose networks are kept from the start.
     ``data_dirs`` are swept and shown from the start; ``sweep_interval_s`` 0: no store is swept.
@@ -54,27 +54,27 @@ class Settings(NamedTuple):
     clusters: tuple[str, ...] = ()
 
 
-def run(settings: Settings) -> None:
+def run(options: Options) -> None:
     """Serve until SIGTERM or SIGINT; then answer what has begun to arrive, and return.
 
     Raises ConfigError when the socket cannot be had: another agent serves it, say.
     """
-    _raise_descriptor_limit(settings.limits.connections)
-    with _listening(settings.socket) as listener:
+    _raise_descriptor_limit(options.limits.connections)
+    with _listening(options.socket) as listener:
         keepers = Keepers()
-        for path in settings.clusters:
-            keepers.add_file(path, settings.data_dirs)
-        executor, stop_http = _instrumented(settings, listener, keepers)
+        for path in options.clusters:
+            keepers.add_file(path, options.data_dirs)
+        executor, stop_http = _instrumented(options, listener, keepers)
         chores = Chores(
-            settings.data_dirs, interval_s=settings.sweep_interval_s, grace_s=settings.grace_s
+            options.data_dirs, interval_s=options.sweep_interval_s, grace_s=options.grace_s
         )
-        server = Server(listener, executor, settings.limits, chores)
+        server = Server(listener, executor, options.limits, chores)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: server.stop(settings.drain_s))
+            signal.signal(number, lambda *_: server.stop(options.drain_s))
         signal.set_wakeup_fd(server.wake_descriptor, warn_on_full_buffer=False)
         keepers.install(server.wake_descriptor)
         gc.freeze()  # what is loaded now stays: the collector need not look at it again
-        log.info("socket=%s pid=%d ready", settings.socket, os.getpid())
+        log.info("socket=%s pid=%d ready", options.socket, os.getpid())
         systemd.notify("READY=1")
         try:
             server.run()
@@ -91,33 +91,33 @@ def run(settings: Settings) -> None:
 
 
 def _instrumented(
-    settings: Settings, listener: socket.socket, keepers: Keepers
+    options: Options, listener: socket.socket, keepers: Keepers
 ) -> tuple[Executor, Callable[[], None]]:
     """The executor, observed by metrics and page if there are any; and how to end them."""
-    if settings.http is None:
+    if options.http is None:
         return Executor(keepers=keepers), lambda: None
     from fastipam.agent.web import server as http
     from fastipam.agent.web.api import Page
     from fastipam.agent.web.metrics import Metrics
     from fastipam.agent.web.samples import Watch
 
-    watch = Watch(settings.data_dirs)
+    watch = Watch(options.data_dirs)
     metrics = Metrics(watch, keepers.all)
-    page = Page(watch, private=settings.http_private)
+    page = Page(watch, private=options.http_private)
     routes = {
         "/metrics": metrics.route,
         "/healthz": http.health(listener.getsockname()),
         **page.routes,
     }
-    service = http.serve(*settings.http, routes)
+    service = http.serve(*options.http, routes)
     watch.start()
 
     def stop() -> None:
         service.stop()
         watch.stop()
 
-    if not settings.http_private and not http.is_loopback(settings.http[0]):
-        log.warning("http=%s shows the names of pods to the network", settings.http[0])
+    if not options.http_private and not http.is_loopback(options.http[0]):
+        log.warning("http=%s shows the names of pods to the network", options.http[0])
     return Executor(Observers(metrics, watch), keepers), stop
 
 

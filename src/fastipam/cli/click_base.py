@@ -18,6 +18,8 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from fastipam.errors import FastipamError
+
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 # What every command's status means; a command that means more by 1 says so.
@@ -152,9 +154,7 @@ class Root(Group):
         try:
             return super().invoke(ctx)
         except FastipamError as error:
-            field = getattr(error, "field", "")
-            message = f"{field}: {error.message}" if field else error.message
-            raise Failure(message, _as_root(error.__cause__) or error.hint) from error
+            raise Failure(reason_of(error), _as_root(error.__cause__) or error.hint) from error
         except FileNotFoundError as error:
             raise _missing(error) from error
         except BrokenPipeError:
@@ -163,6 +163,12 @@ class Root(Group):
             raise SystemExit(1) from None
         except OSError as error:
             raise Failure(_reason(error), _as_root(error)) from error
+
+
+def reason_of(error: FastipamError) -> str:
+    """Return an error in a line, the field that it is about before it."""
+    field = getattr(error, "field", "")
+    return f"{field}: {error.message}" if field else error.message
 
 
 def _reason(error: OSError) -> str:

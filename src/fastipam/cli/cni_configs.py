@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from fastipam.cli.click_base import reason_of
 from fastipam.cni.error_codes import CniError
 from fastipam.configuration import reader
 from fastipam.errors import ConfigError, FastipamError
@@ -43,8 +44,5 @@ def plugins_of(content: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def reason(error: CniError | FastipamError) -> str:
-    """Why a configuration cannot be used, the field before it."""
-    if isinstance(error, CniError):
-        return error.msg
-    field = getattr(error, "field", "")
-    return f"{field}: {error.message}" if field else error.message
+    """Return why a configuration cannot be used, the field before it."""
+    return error.msg if isinstance(error, CniError) else reason_of(error)

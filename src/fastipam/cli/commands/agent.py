@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import click
 
+from fastipam.agent import main as process
+from fastipam.agent.loop import Limits
 from fastipam.cli import options
 from fastipam.cli.click_base import command as _command
 from fastipam.errors import ConfigError
 from fastipam.storage.store import DEFAULT_DATA_DIR
+
+_DEFAULTS = process.Options()
 
 
 @_command(
@@ -32,14 +37,14 @@ from fastipam.storage.store import DEFAULT_DATA_DIR
 )
 @click.option(
     "--max-connections",
-    default=1024,
+    default=_DEFAULTS.limits.connections,
     show_default=True,
     type=click.IntRange(1, 65536),
     help="Launchers that are served at one time; more have to wait.",
 )
 @click.option(
     "--client-timeout",
-    default=10.0,
+    default=_DEFAULTS.limits.seconds,
     show_default=True,
     type=options.Seconds(0.1, 3600),
     help="Seconds that a client may take to send a request or read an answer.",
@@ -64,14 +69,14 @@ from fastipam.storage.store import DEFAULT_DATA_DIR
 )
 @click.option(
     "--sweep-interval",
-    default=60.0,
+    default=_DEFAULTS.sweep_interval_s,
     show_default=True,
     type=options.Seconds(0, 86400),
     help="Seconds between two looks at the network namespaces of all leases; 0: never.",
 )
 @click.option(
     "--grace",
-    default=60.0,
+    default=_DEFAULTS.grace_s,
     show_default=True,
     type=options.Seconds(0, 1e8),
     help="Seconds for which a namespace has to be gone before its lease is released.",
@@ -100,16 +105,11 @@ def command(
 
     The launcher works without an agent, too: it then starts Python for every call.
     """
-    import logging
-
-    from fastipam.agent import main as process
-    from fastipam.agent.loop import Limits
-
     logging.basicConfig(
         level=log_level.upper(), format="%(asctime)s level=%(levelname)s %(message)s"
     )
     limits = Limits(max_connections, client_timeout)
-    settings = process.Settings(
+    asked = process.Options(
         socket_path,
         _host_and_port(http),
         limits,
@@ -119,7 +119,7 @@ def command(
         http_private=http_private,
         clusters=tuple(str(path.absolute()) for path in clusters),
     )
-    process.run(settings)
+    process.run(asked)
 
 
 def _host_and_port(text: str | None) -> tuple[str, int] | None:

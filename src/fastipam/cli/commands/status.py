@@ -29,7 +29,7 @@ _COLUMNS = (
 )
 
 
-class Answer(NamedTuple):
+class Readiness(NamedTuple):
     """What STATUS says of a network; ``code`` is the error object's, 0 without one."""
 
     network: str
@@ -98,7 +98,7 @@ def _silent(path: Path, error: OSError) -> Failure:
     return Failure(f"no agent answers on {path}: {reason}", hint)
 
 
-def _ask_all(directory: Path, agent: socket.socket | None) -> Iterator[Answer]:
+def _ask_all(directory: Path, agent: socket.socket | None) -> Iterator[Readiness]:
     """An answer for each plugin of each file that has its addresses from fastipam."""
     try:
         paths = cni_configs.files(directory)
@@ -118,12 +118,12 @@ def _ask_all(directory: Path, agent: socket.socket | None) -> Iterator[Answer]:
                 yield _ask(path, plugin, agent)
 
 
-def _unusable(path: Path, message: str) -> Answer:
+def _unusable(path: Path, message: str) -> Readiness:
     """A file that no runtime can use: whatever it was meant to serve is not."""
-    return Answer("", str(path), "", False, 0, message, "")
+    return Readiness("", str(path), "", False, 0, message, "")
 
 
-def _ask(path: Path, plugin: dict[str, Any], agent: socket.socket | None) -> Answer:
+def _ask(path: Path, plugin: dict[str, Any], agent: socket.socket | None) -> Readiness:
     question = json.dumps({**plugin, "cniversion": _VERSION}).encode()
     if agent is None:
         from fastipam import cni
@@ -134,7 +134,7 @@ def _ask(path: Path, plugin: dict[str, Any], agent: socket.socket | None) -> Ans
         answered_by = "agent"
         status, raw = agent_client.ask(agent, "STATUS", question)
     told = json.loads(raw) if status else {}
-    return Answer(
+    return Readiness(
         str(plugin.get("name", "")),
         str(path),
         answered_by,
@@ -145,7 +145,7 @@ def _ask(path: Path, plugin: dict[str, Any], agent: socket.socket | None) -> Ans
     )
 
 
-def _shown(found: list[Answer], *, as_json: bool) -> Iterator[dict[str, Any]]:
+def _shown(found: list[Readiness], *, as_json: bool) -> Iterator[dict[str, Any]]:
     for one in found:
         row = one._asdict()
         if not as_json:

@@ -12,7 +12,7 @@ import click
 
 from fastipam.cli import options, output
 from fastipam.cli.click_base import command as _command
-from fastipam.cli.commands.doctor.finding import PROBLEM, WARNING, Finding
+from fastipam.cli.commands.doctor.diagnosis import PROBLEM, WARNING, Diagnosis
 from fastipam.host_local import DEFAULT_TREE
 
 if TYPE_CHECKING:
@@ -63,13 +63,13 @@ def command(
     """
     given = ctx.get_parameter_source("data_dir") in _GIVEN
     found = []
-    for finding in _look(Places(bin_dir, conf_dir, socket_path, tree, data_dir, given)):
-        found.append(finding)
+    for diagnosis in _look(Places(bin_dir, conf_dir, socket_path, tree, data_dir, given)):
+        found.append(diagnosis)
         if not as_json:
-            _print(finding)
+            _print(diagnosis)
     if as_json:
-        output.json_array(finding._asdict() for finding in found)
-    counts = Counter(finding.level for finding in found)
+        output.json_array(diagnosis._asdict() for diagnosis in found)
+    counts = Counter(diagnosis.level for diagnosis in found)
     if not as_json:
         output.note(f"problems: {counts[PROBLEM]}, warnings: {counts[WARNING]}")
     if counts[PROBLEM]:
@@ -87,17 +87,19 @@ class Places(NamedTuple):
     given: bool
 
 
-def _look(places: Places) -> Iterator[Finding]:
-    """Yield every finding, in an order in which one thing depends on those before it."""
+def _look(places: Places) -> Iterator[Diagnosis]:
+    """Yield every diagnosis, in an order in which one thing depends on those before it."""
     from fastipam.cli.commands.doctor import agent, configuration, plugin, store
 
     if os.geteuid() != 0:
-        yield Finding("user", WARNING, "only root sees all of a node", "sudo fastipam doctor")
+        yield Diagnosis("user", WARNING, "only root sees all of a node", "sudo fastipam doctor")
     yield from plugin.look(places.bin_dir)
-    findings, process = agent.look(places.socket, needed=not plugin.has_entry_point(places.bin_dir))
-    yield from findings
-    findings, networks = configuration.look(places.conf_dir)
-    yield from findings
+    diagnoses, process = agent.look(
+        places.socket, needed=not plugin.has_entry_point(places.bin_dir)
+    )
+    yield from diagnoses
+    diagnoses, networks = configuration.look(places.conf_dir)
+    yield from diagnoses
     data_dirs = list(dict.fromkeys(one.data_dir for one in networks))
     if places.data_dir not in data_dirs and (places.given or not data_dirs):
         data_dirs.insert(0, places.data_dir)
@@ -110,19 +112,19 @@ def _look(places: Places) -> Iterator[Finding]:
 
 
 _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
-_INDENT = 23  # below which a finding's text and command stand
+_INDENT = 23  # below which a diagnosis's text and command stand
 
 
-def _print(finding: Finding) -> None:
+def _print(diagnosis: Diagnosis) -> None:
     """Level, check, text; the command below it. On a terminal long texts go on, indented."""
-    lines = [output.printable(finding.text)]
+    lines = [output.printable(diagnosis.text)]
     if output.is_terminal():
         width = max(output.console().width - _INDENT, 20)
         lines = wrap(lines[0], width, break_long_words=False, break_on_hyphens=False)
-    level = f"{finding.level:<8}"
+    level = f"{diagnosis.level:<8}"
     if output.has_colours():
-        level = click.style(level, fg=_COLOURS[finding.level])
+        level = click.style(level, fg=_COLOURS[diagnosis.level])
     margin = "\n" + " " * _INDENT
-    output.say(f"{level} {finding.check:<13} {margin.join(lines)}")
-    if finding.command:
-        output.say(f"{margin[1:]}$ {output.printable(finding.command)}")
+    output.say(f"{level} {diagnosis.check:<13} {margin.join(lines)}")
+    if diagnosis.command:
+        output.say(f"{margin[1:]}$ {output.printable(diagnosis.command)}")

@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
-from struct import Struct
 from typing import TYPE_CHECKING
 
 import fastipam
+from fastipam.agent.protocol import peer_of
 from fastipam.cli.agent_client import TIMEOUT_S, ask
-from fastipam.cli.commands.doctor.finding import OK, PROBLEM, WARNING, Finding
+from fastipam.cli.commands.doctor.diagnosis import OK, PROBLEM, WARNING, Diagnosis
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _CHECK = "agent"
-_CREDENTIALS = Struct("3i")
 _SYSTEMD = Path("/run/systemd/system")  # is there when systemd runs: sd_booted(3)
 
 
@@ -25,7 +24,7 @@ def restart() -> str:
     return "systemctl restart fastipam-agent" if _SYSTEMD.is_dir() else "fastipam agent"
 
 
-def look(path: Path, *, needed: bool) -> tuple[list[Finding], int]:
+def look(path: Path, *, needed: bool) -> tuple[list[Diagnosis], int]:
     """The agent on this socket, and its process (0: none); ``needed``: nothing else serves."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(TIMEOUT_S)
@@ -37,50 +36,49 @@ def look(path: Path, *, needed: bool) -> tuple[list[Finding], int]:
             return [_absent(path, needed)], 0
         except PermissionError:
             text = f"{path} serves root and the agent's user alone: it cannot be asked from here"
-            return [Finding(_CHECK, WARNING, text, "sudo fastipam doctor")], 0
+            return [Diagnosis(_CHECK, WARNING, text, "sudo fastipam doctor")], 0
         except TimeoutError:
             text = f"the agent on {path} does not answer within {TIMEOUT_S:g} s"
-            return [Finding(_CHECK, PROBLEM, text, restart())], 0
+            return [Diagnosis(_CHECK, PROBLEM, text, restart())], 0
         except OSError as error:
             text = f"{path} is there, but nobody serves it: {error.strerror or error}"
-            return [Finding(_CHECK, PROBLEM, text, restart())], 0
+            return [Diagnosis(_CHECK, PROBLEM, text, restart())], 0
     if status != 0:
         text = f"the agent on {path} answers VERSION with status {status}"
-        return [Finding(_CHECK, PROBLEM, text, restart())], process
-    found = [Finding(_CHECK, OK, f"process {process} answers on {path}")]
+        return [Diagnosis(_CHECK, PROBLEM, text, restart())], process
+    found = [Diagnosis(_CHECK, OK, f"process {process} answers on {path}")]
     if _is_older(process):
         text = f"process {process} was started before this fastipam was installed"
-        found.append(Finding(_CHECK, WARNING, text, restart()))
+        found.append(Diagnosis(_CHECK, WARNING, text, restart()))
     return found, process
 
 
-def _absent(path: Path, needed: bool) -> Finding:
+def _absent(path: Path, needed: bool) -> Diagnosis:
     text = f"no agent: {path} is not there"
     text += "; calls fail" if needed else "; each call starts Python, which takes longer"
     start = "systemctl start fastipam-agent.socket" if _SYSTEMD.is_dir() else "fastipam agent"
-    return Finding(_CHECK, PROBLEM if needed else WARNING, text, start)
+    return Diagnosis(_CHECK, PROBLEM if needed else WARNING, text, start)
 
 
-def same_files(process: int, paths: Iterable[str]) -> Iterator[Finding]:
+def same_files(process: int, paths: Iterable[str]) -> Iterator[Diagnosis]:
     """Whether paths lead the agent to what they lead us to: stores, and where namespaces are."""
     ours, theirs = (_link(f"/proc/{one}/ns/mnt") for one in ("self", process))
     if not theirs:
         text = f"the files of process {process} cannot be looked at from here"
-        yield Finding(_CHECK, WARNING, text, "sudo fastipam doctor")
+        yield Diagnosis(_CHECK, WARNING, text, "sudo fastipam doctor")
         return
     others = [one for one in paths if os.path.exists(one) and not _is_same(process, one)]
     for path in others:
         text = f"{path} is another file for the agent (mount namespace {theirs}, here {ours})"
-        yield Finding(_CHECK, PROBLEM, text, f"nsenter --mount --target {process} ls -la {path}")
+        yield Diagnosis(_CHECK, PROBLEM, text, f"nsenter --mount --target {process} ls -la {path}")
     if not others:
         how = "is in this mount namespace" if ours == theirs else "has mounts of its own"
-        yield Finding(_CHECK, OK, f"process {process} {how}, and sees the same files")
+        yield Diagnosis(_CHECK, OK, f"process {process} {how}, and sees the same files")
 
 
 def _process(connection: socket.socket, path: Path) -> int:
     """Who serves the socket: who listens, or to whom systemd (which listened first) gave it."""
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    process = int(_CREDENTIALS.unpack(raw)[0])
+    process = peer_of(connection)[0]
     if process != 1:
         return process
     return next((one for one in _holders(_inodes(path)) if one != 1), process)

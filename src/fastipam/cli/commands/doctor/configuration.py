@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastipam.cli import cni_configs
-from fastipam.cli.commands.doctor.finding import OK, PROBLEM, WARNING, Finding
+from fastipam.cli.commands.doctor.diagnosis import OK, PROBLEM, WARNING, Diagnosis
 from fastipam.cni import versions
 from fastipam.cni.error_codes import CniError
 from fastipam.configuration.network import Config
@@ -27,22 +27,22 @@ class Configured(NamedTuple):
     data_dir: str
 
 
-def look(directory: Path) -> tuple[list[Finding], list[Configured]]:
+def look(directory: Path) -> tuple[list[Diagnosis], list[Configured]]:
     """Every file, in the order in which a runtime reads them; the first is its default network."""
     try:
         files = cni_configs.files(directory)
     except OSError as error:
         text = f"{directory} cannot be read: {error.strerror}"
-        return [Finding(_CHECK, WARNING, text, f"ls -la {directory}")], []
+        return [Diagnosis(_CHECK, WARNING, text, f"ls -la {directory}")], []
     if not files:
         text = f"{directory} has no network configuration: no runtime calls the plugin"
-        return [Finding(_CHECK, WARNING, text, f"ls -la {directory}")], []
-    findings: list[Finding] = []
+        return [Diagnosis(_CHECK, WARNING, text, f"ls -la {directory}")], []
+    diagnoses: list[Diagnosis] = []
     networks: list[Configured] = []
     durabilities: dict[str, tuple[str, Path]] = {}
     for path in files:
-        for finding, config in _file(path):
-            findings.append(finding)
+        for diagnosis, config in _file(path):
+            diagnoses.append(diagnosis)
             if config is None:
                 continue
             networks.append(Configured(config.name, config.data_dir))
@@ -50,47 +50,47 @@ def look(directory: Path) -> tuple[list[Finding], list[Configured]]:
             known, other = durabilities.setdefault(config.data_dir, (asked or "", path))
             if asked and known and asked != known:
                 text = f"{path} wants {config.data_dir} {asked}, {other} wants it {known}"
-                findings.append(Finding(_CHECK, PROBLEM, text, f"${{EDITOR:-vi}} {path}"))
+                diagnoses.append(Diagnosis(_CHECK, PROBLEM, text, f"${{EDITOR:-vi}} {path}"))
     if not networks:
         text = f'no file in {directory} has "type": "fastipam" in an ipam section'
-        findings.append(Finding(_CHECK, WARNING, text, f"grep -n type {directory}/*"))
-    return findings, networks
+        diagnoses.append(Diagnosis(_CHECK, WARNING, text, f"grep -n type {directory}/*"))
+    return diagnoses, networks
 
 
-def _file(path: Path) -> Iterator[tuple[Finding, Config | None]]:
+def _file(path: Path) -> Iterator[tuple[Diagnosis, Config | None]]:
     """What one file says; a configuration for each of its plugins that asks fastipam."""
     edit = f"${{EDITOR:-vi}} {path}"
     try:
         plugins = list(cni_configs.with_ipam(path))
     except OSError as error:
         text = f"{path} cannot be read: {error.strerror}"
-        yield Finding(_CHECK, PROBLEM, text, f"ls -la {path}"), None
+        yield Diagnosis(_CHECK, PROBLEM, text, f"ls -la {path}"), None
         return
     except (CniError, FastipamError) as error:
-        yield Finding(_CHECK, PROBLEM, f"{path}: {cni_configs.reason(error)}", edit), None
+        yield Diagnosis(_CHECK, PROBLEM, f"{path}: {cni_configs.reason(error)}", edit), None
         return
     for plugin in plugins:
         yield _plugin(path, plugin, edit)
     if not plugins:
-        yield Finding(_CHECK, OK, f"{path} has no ipam section"), None
+        yield Diagnosis(_CHECK, OK, f"{path} has no ipam section"), None
 
 
-def _plugin(path: Path, whole: dict[str, Any], edit: str) -> tuple[Finding, Config | None]:
+def _plugin(path: Path, whole: dict[str, Any], edit: str) -> tuple[Diagnosis, Config | None]:
     kind, name = whole["ipam"]["type"], whole.get("name", "")
     if kind != "fastipam":
         if kind not in _REPLACED:
-            return Finding(_CHECK, OK, f"{path}: network {name!r} has ipam type {kind!r}"), None
+            return Diagnosis(_CHECK, OK, f"{path}: network {name!r} has ipam type {kind!r}"), None
         move = "fastipam import host-local --dry-run" if kind == _HOST_LOCAL else edit
         text = f"{path}: network {name!r} still has ipam type {kind!r}"
-        return Finding(_CHECK, WARNING, text, move), None
+        return Diagnosis(_CHECK, WARNING, text, move), None
     try:
         config = Config(whole, versions.agree(whole, "ADD"))
     except (CniError, FastipamError) as error:
-        return Finding(_CHECK, PROBLEM, f"{path}: {cni_configs.reason(error)}", edit), None
+        return Diagnosis(_CHECK, PROBLEM, f"{path}: {cni_configs.reason(error)}", edit), None
     text = f"{path}: {meaning(config, str(whole.get('type', '')))}"
     if config.notes:
-        return Finding(_CHECK, WARNING, f"{text}; {'; '.join(config.notes)}", edit), config
-    return Finding(_CHECK, OK, text), config
+        return Diagnosis(_CHECK, WARNING, f"{text}; {'; '.join(config.notes)}", edit), config
+    return Diagnosis(_CHECK, OK, text), config
 
 
 def meaning(config: Config, main: str) -> str:

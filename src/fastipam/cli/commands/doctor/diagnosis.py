@@ -1,6 +1,6 @@
 """What `fastipam doctor` looks at: one module a part of the node, one function a question.
 
-Every function yields findings and raises nothing that a sick node could cause; none changes
+Every function yields diagnoses and raises nothing that a sick node could cause; none changes
 anything.
 """
 
@@ -13,7 +13,7 @@ WARNING = "warning"
 PROBLEM = "problem"
 
 
-class Finding(NamedTuple):
+class Diagnosis(NamedTuple):
     """One answer: ``level`` is OK, WARNING or PROBLEM, ``command`` what to type, if anything."""
 
     check: str

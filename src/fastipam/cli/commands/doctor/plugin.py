@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import lmdb
 
 import fastipam
-from fastipam.cli.commands.doctor.finding import OK, PROBLEM, WARNING, Finding
+from fastipam.cli.commands.doctor.diagnosis import OK, PROBLEM, WARNING, Diagnosis
 from fastipam.cli.commands.install import bundle
 from fastipam.cli.commands.install.executables import BUNDLE, CLUSTER_BUNDLE, DIRECT, script
 
@@ -22,7 +22,7 @@ NAME = "fastipam"
 OTHER_DIRECTORIES = (Path("/opt/cni/bin"), Path("/usr/lib/cni"), Path("/usr/libexec/cni"))
 
 
-def look(bin_dir: Path) -> Iterator[Finding]:
+def look(bin_dir: Path) -> Iterator[Diagnosis]:
     """The launcher, then the entry point and the bundle beside it."""
     mend = f"fastipam install --bin-dir {bin_dir}"
     launcher = bin_dir / NAME
@@ -31,20 +31,20 @@ def look(bin_dir: Path) -> Iterator[Finding]:
     except FileNotFoundError:
         others = [one for one in OTHER_DIRECTORIES if one != bin_dir and (one / NAME).exists()]
         place = f"; there is one in {others[0]}" if others else ""
-        yield Finding(_CHECK, PROBLEM, f"{launcher} is not there{place}", mend)
+        yield Diagnosis(_CHECK, PROBLEM, f"{launcher} is not there{place}", mend)
         return
     except OSError as error:
-        yield Finding(_CHECK, PROBLEM, f"{launcher} cannot be read: {error.strerror}", mend)
+        yield Diagnosis(_CHECK, PROBLEM, f"{launcher} cannot be read: {error.strerror}", mend)
         return
     package = Path(fastipam.__file__).resolve().parent
     if not os.access(launcher, os.X_OK):
-        yield Finding(_CHECK, PROBLEM, f"{launcher} is not executable", mend)
+        yield Diagnosis(_CHECK, PROBLEM, f"{launcher} is not executable", mend)
     elif content != (package / "launcher").read_bytes():
         text = f"{launcher} is not the launcher of this fastipam, {fastipam.__version__}"
-        yield Finding(_CHECK, WARNING, text, mend)
+        yield Diagnosis(_CHECK, WARNING, text, mend)
     else:
         text = f"{launcher} is the launcher of this fastipam, {fastipam.__version__}"
-        yield Finding(_CHECK, OK, text)
+        yield Diagnosis(_CHECK, OK, text)
     yield _entry_point(bin_dir / DIRECT, mend)
 
 
@@ -53,25 +53,25 @@ def has_entry_point(bin_dir: Path) -> bool:
     return os.access(bin_dir / DIRECT, os.X_OK)
 
 
-def _entry_point(path: Path, mend: str) -> Finding:
+def _entry_point(path: Path, mend: str) -> Diagnosis:
     try:
         text = path.read_text(errors="replace")
     except FileNotFoundError:
-        return Finding(_CHECK, OK, f"{path} is not there: only an agent can serve calls")
+        return Diagnosis(_CHECK, OK, f"{path} is not there: only an agent can serve calls")
     except OSError as error:
-        return Finding(_CHECK, PROBLEM, f"{path} cannot be read: {error.strerror}", mend)
+        return Diagnosis(_CHECK, PROBLEM, f"{path} cannot be read: {error.strerror}", mend)
     interpreter = _interpreter(text)
     if not os.access(interpreter, os.X_OK):
         what = f"{path} starts {interpreter}, which is not there"
-        return Finding(_CHECK, PROBLEM, what, mend)
+        return Diagnosis(_CHECK, PROBLEM, what, mend)
     paths = [str(Path(one.__file__ or "").resolve().parent.parent) for one in (fastipam, lmdb)]
     if text != script(sys.executable, list(dict.fromkeys(paths))):
         what = f"{path} belongs to another installation, of {interpreter}"
-        return Finding(_CHECK, WARNING, what, mend)
+        return Diagnosis(_CHECK, WARNING, what, mend)
     stale = _stale(path.with_name(BUNDLE)) or _stale(path.with_name(CLUSTER_BUNDLE))
     if stale:
-        return Finding(_CHECK, WARNING, f"{stale}: calls without an agent take longer", mend)
-    return Finding(_CHECK, OK, f"{path} serves calls when no agent does")
+        return Diagnosis(_CHECK, WARNING, f"{stale}: calls without an agent take longer", mend)
+    return Diagnosis(_CHECK, OK, f"{path} serves calls when no agent does")
 
 
 def _interpreter(text: str) -> str:

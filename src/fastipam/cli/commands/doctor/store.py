@@ -14,7 +14,7 @@ import fastipam
 from fastipam import host_local
 from fastipam.allocation import history
 from fastipam.cli.click_base import is_refusal
-from fastipam.cli.commands.doctor.finding import OK, PROBLEM, WARNING, Finding
+from fastipam.cli.commands.doctor.diagnosis import OK, PROBLEM, WARNING, Diagnosis
 from fastipam.storage.lmdb_errors import MAX_READERS
 from fastipam.storage.store import DEFAULT_DATA_DIR
 
@@ -41,11 +41,11 @@ def command(words: str, data_dir: str) -> str:
 
 def look(
     data_dir: str, *, now_ns: int | None = None, most: int = MOST_VERIFIED
-) -> Iterator[Finding]:
+) -> Iterator[Diagnosis]:
     """Everything about the store of a directory; ``now_ns``: the wall clock."""
     try:
         if not exists(data_dir):
-            yield Finding("store", OK, f"{data_dir}: no store yet; the first ADD makes one")
+            yield Diagnosis("store", OK, f"{data_dir}: no store yet; the first ADD makes one")
             yield from disk(nearest(data_dir))
             return
         yield from permissions(data_dir)
@@ -59,11 +59,11 @@ def look(
         refused = isinstance(error, PermissionError) or is_refusal(error.__cause__)
         if refused and os.geteuid() != 0:
             text = f"{data_dir} is closed to this user: nothing is known of the store"
-            yield Finding("store", WARNING, text, "sudo fastipam doctor")
+            yield Diagnosis("store", WARNING, text, "sudo fastipam doctor")
             return
         hint = getattr(error, "hint", None)
         text = f"{error} ({hint})" if hint else str(error)
-        yield Finding("store", PROBLEM, text, f"ls -la {shlex.quote(data_dir)}")
+        yield Diagnosis("store", PROBLEM, text, f"ls -la {shlex.quote(data_dir)}")
 
 
 def exists(data_dir: str) -> bool:
@@ -83,7 +83,7 @@ def nearest(path: str) -> str:
     return path
 
 
-def permissions(data_dir: str) -> Iterator[Finding]:
+def permissions(data_dir: str) -> Iterator[Diagnosis]:
     """Whether others can read or list it: names of pods are in there."""
     wide = []
     for path in (data_dir, *(os.path.join(data_dir, one) for one in sorted(os.listdir(data_dir)))):
@@ -92,10 +92,10 @@ def permissions(data_dir: str) -> Iterator[Finding]:
             wide.append((path, mode))
     for path, mode in wide:
         text = f"{path} has mode {mode:04o}: others may look at it"
-        yield Finding("store", WARNING, text, f"chmod go= {shlex.quote(path)}")
+        yield Diagnosis("store", WARNING, text, f"chmod go= {shlex.quote(path)}")
 
 
-def disk(data_dir: str) -> Iterator[Finding]:
+def disk(data_dir: str) -> Iterator[Diagnosis]:
     """Room for the store to grow, and whether its file system can have one."""
     room = os.statvfs(data_dir)
     available = room.f_bavail * room.f_frsize
@@ -103,16 +103,16 @@ def disk(data_dir: str) -> Iterator[Finding]:
     look_at = f"df -h {shlex.quote(data_dir)}"
     if kind in _REMOTE:
         text = f"{data_dir} is on {kind}: the store's locks work on local file systems only"
-        yield Finding("disk", PROBLEM, text, f"findmnt --target {shlex.quote(data_dir)}")
+        yield Diagnosis("disk", PROBLEM, text, f"findmnt --target {shlex.quote(data_dir)}")
     text = f"{available / (1 << 20):.0f} MiB are free for {data_dir} ({kind})"
     if available < _TOO_LITTLE_BYTES:
-        yield Finding("disk", PROBLEM, text, look_at)
+        yield Diagnosis("disk", PROBLEM, text, look_at)
     elif available < _LITTLE_BYTES:
-        yield Finding("disk", WARNING, text, look_at)
+        yield Diagnosis("disk", WARNING, text, look_at)
     else:
-        yield Finding("disk", OK, text)
+        yield Diagnosis("disk", OK, text)
     if room.f_files and not room.f_favail:
-        yield Finding("disk", PROBLEM, f"no inode is free for {data_dir}", f"df -i {data_dir}")
+        yield Diagnosis("disk", PROBLEM, f"no inode is free for {data_dir}", f"df -i {data_dir}")
 
 
 def file_system(path: str) -> str:
@@ -127,7 +127,7 @@ def file_system(path: str) -> str:
     return kind
 
 
-def contents(ipam: Ipam, most: int = MOST_VERIFIED) -> Iterator[Finding]:
+def contents(ipam: Ipam, most: int = MOST_VERIFIED) -> Iterator[Diagnosis]:
     """Whether the store agrees with itself and can be written; its size and readers."""
     ipam.store.require_writable()
     path = ipam.path
@@ -135,7 +135,7 @@ def contents(ipam: Ipam, most: int = MOST_VERIFIED) -> Iterator[Finding]:
     used = sum(one["assigned"] + one["cooling"] + one["reserved"] for one in stats)
     if used > most:
         text = f"{path}: {used} addresses are in use, too many to compare all of it here"
-        yield Finding("store", OK, text, command("check", path))
+        yield Diagnosis("store", OK, text, command("check", path))
     else:
         from fastipam.verify import verify
 
@@ -143,20 +143,20 @@ def contents(ipam: Ipam, most: int = MOST_VERIFIED) -> Iterator[Finding]:
         if wrong:
             text = f"{path}: {len(wrong)} contradictions, the first: {wrong[0]}"
             mend = f"{command('backup FILE', path)} && {command('check --repair', path)}"
-            yield Finding("store", PROBLEM, text, mend)
+            yield Diagnosis("store", PROBLEM, text, mend)
         else:
-            yield Finding("store", OK, f"{path}: {used} addresses in use, all of it agrees")
+            yield Diagnosis("store", OK, f"{path}: {used} addresses in use, all of it agrees")
     size = ipam.store.file_bytes() / (1 << 20)
     networks = "1 network" if len(stats) == 1 else f"{len(stats)} networks"
     text = f"{path}: {size:.1f} MiB, {ipam.durability}, {networks}"
-    yield Finding("store", OK, text)
+    yield Diagnosis("store", OK, text)
     yield from readers(ipam)
     if ipam.store.unswept:
         text = f"{path}: leases of before the last reboot are left; they are given back bit by bit"
-        yield Finding("store", WARNING, text, command("sweep", path))
+        yield Diagnosis("store", WARNING, text, command("sweep", path))
 
 
-def readers(ipam: Ipam, most: int = MOST_BEHIND) -> Iterator[Finding]:
+def readers(ipam: Ipam, most: int = MOST_BEHIND) -> Iterator[Diagnosis]:
     """Programs that keep a read transaction open: what they read cannot be overwritten."""
     found = ipam.store.readers()
     late: dict[int, int] = {}
@@ -165,13 +165,13 @@ def readers(ipam: Ipam, most: int = MOST_BEHIND) -> Iterator[Finding]:
             late[process] = max(behind, late.get(process, 0))
     for process, behind in late.items():
         text = f"{ipam.path}: process {process} reads what was {behind} commits ago: the file grows"
-        yield Finding("store", WARNING, text, f"ps -fp {process}")
+        yield Diagnosis("store", WARNING, text, f"ps -fp {process}")
     if len(found) > MAX_READERS * _FULL:
         text = f"{ipam.path}: {len(found)} of {MAX_READERS} reader slots are taken"
-        yield Finding("store", WARNING, text, "fuser -v " + shlex.quote(ipam.path + "/lock.mdb"))
+        yield Diagnosis("store", WARNING, text, "fuser -v " + shlex.quote(ipam.path + "/lock.mdb"))
 
 
-def pools(ipam: Ipam) -> Iterator[Finding]:
+def pools(ipam: Ipam) -> Iterator[Diagnosis]:
     """How full each network is."""
     for name in ipam.networks():
         stats = ipam.network(name).stats()
@@ -179,21 +179,21 @@ def pools(ipam: Ipam) -> Iterator[Finding]:
         text = f"network {name!r}: {left} of {size} addresses are left"
         who = command(f"list --network {shlex.quote(name)}", ipam.path)
         if size and not left:
-            yield Finding("pool", PROBLEM, text, who)
+            yield Diagnosis("pool", PROBLEM, text, who)
         elif left < size * (1 - _FULL):
-            yield Finding("pool", WARNING, text, who)
+            yield Diagnosis("pool", WARNING, text, who)
         else:
-            yield Finding("pool", OK, text)
+            yield Diagnosis("pool", OK, text)
 
 
-def namespaces(ipam: Ipam, most: int = MOST_VERIFIED) -> Iterator[Finding]:
+def namespaces(ipam: Ipam, most: int = MOST_VERIFIED) -> Iterator[Diagnosis]:
     """Leases whose network namespace is gone, and those that cannot be judged from here."""
     from fastipam.sweep import sweep
 
     leases = sum(ipam.network(name).stats()["assigned"] for name in ipam.networks())
     if leases > most:
         text = f"{leases} leases: too many to look at the namespace of each here"
-        yield Finding("namespaces", OK, text, command("sweep --dry-run", ipam.path))
+        yield Diagnosis("namespaces", OK, text, command("sweep --dry-run", ipam.path))
         return
     report = sweep(ipam, dry_run=True)
     reasons = Counter(general(why) for _, why in report.unknown)
@@ -201,13 +201,13 @@ def namespaces(ipam: Ipam, most: int = MOST_VERIFIED) -> Iterator[Finding]:
     dry_run = command("sweep --dry-run", ipam.path)
     if gone:
         text = f"{gone} of {report.looked} leases have lost their network namespace"
-        yield Finding("namespaces", WARNING, text, dry_run)
+        yield Diagnosis("namespaces", WARNING, text, dry_run)
     for why, count in reasons.most_common():
         text = f"{count} of {report.looked} leases cannot be judged from here: {why}"
-        yield Finding("namespaces", WARNING, text, dry_run)
+        yield Diagnosis("namespaces", WARNING, text, dry_run)
     if not gone and not reasons:
         text = f"{report.looked} leases, the network namespace of each is there"
-        yield Finding("namespaces", OK, text)
+        yield Diagnosis("namespaces", OK, text)
 
 
 def general(why: str) -> str:
@@ -218,7 +218,7 @@ def general(why: str) -> str:
     return " ".join(words)
 
 
-def clock(ipam: Ipam, now_ns: int) -> Iterator[Finding]:
+def clock(ipam: Ipam, now_ns: int) -> Iterator[Diagnosis]:
     """Whether the wall clock is behind the last event: it was set back, or was wrong then."""
     ahead = 0
     for name in ipam.networks():
@@ -230,12 +230,12 @@ def clock(ipam: Ipam, now_ns: int) -> Iterator[Finding]:
     if ahead > _CLOCK_SLACK_NS:
         text = f"{ipam.path}: the last event is {ahead / 1e9:.0f} s in the future"
         text += "; addresses are safe, but times in the history are not"
-        yield Finding("clock", WARNING, text, "timedatectl")
+        yield Diagnosis("clock", WARNING, text, "timedatectl")
     else:
-        yield Finding("clock", OK, f"{ipam.path}: no event is in the future")
+        yield Diagnosis("clock", OK, f"{ipam.path}: no event is in the future")
 
 
-def leftovers(tree: Path, data_dirs: list[str]) -> Iterator[Finding]:
+def leftovers(tree: Path, data_dirs: list[str]) -> Iterator[Diagnosis]:
     """Leases that host-local still has, and whether a store has them as well."""
     held: dict[str, list[tuple[int, int]]] = {}
     try:
@@ -245,11 +245,11 @@ def leftovers(tree: Path, data_dirs: list[str]) -> Iterator[Finding]:
         pass
     except OSError as error:
         text = f"{tree} cannot be read: {error.strerror}"
-        yield Finding("host-local", WARNING, text, f"ls -la {shlex.quote(str(tree))}")
+        yield Diagnosis("host-local", WARNING, text, f"ls -la {shlex.quote(str(tree))}")
         return
     held = {name: addresses for name, addresses in held.items() if addresses}
     if not held:
-        yield Finding("host-local", OK, f"{tree} has no leases of host-local")
+        yield Diagnosis("host-local", OK, f"{tree} has no leases of host-local")
     for name, addresses in held.items():
         lacking = len(addresses) - max(
             (_known(one, name, addresses) for one in data_dirs), default=0
@@ -257,10 +257,10 @@ def leftovers(tree: Path, data_dirs: list[str]) -> Iterator[Finding]:
         if lacking:
             text = f"{tree / name}: {lacking} of {len(addresses)} leases are in no store"
             move = f"fastipam import host-local --dry-run {shlex.quote(str(tree))}"
-            yield Finding("host-local", WARNING, text, move)
+            yield Diagnosis("host-local", WARNING, text, move)
         else:
             text = f"{tree / name}: {len(addresses)} leases, all of them in the store"
-            yield Finding("host-local", OK, text)
+            yield Diagnosis("host-local", OK, text)
 
 
 def _known(data_dir: str, name: str, addresses: list[tuple[int, int]]) -> int:
