@@ -171,7 +171,7 @@ def _library(calls: list[Any], fail_at: int = -1) -> Library:
 
 
 def test_time_that_is_up() -> None:
-    """A contender without time makes one round of calls or none; what it did not do is not extrapolated."""
+    """A contender without time makes one round of calls or none; nothing is extrapolated."""
     (outcome,) = drive(SMALL, [lambda: _library([])], 0, 60)
     assert outcome.calls == 0
     assert summarise(outcome)["verbs"] == {}

@@ -300,7 +300,7 @@ def test_restarted_agent(engine: MemoryEngine, time: Time, tmp_path: Path) -> No
 
 
 def test_restored_under_a_running_agent(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
-    """A backup that is put back under an agent is not trusted: the next step compares the stores again."""
+    """A backup that is put back under an agent is not trusted: the next step compares again."""
     agent = Agent(tmp_path, "a", engine, time)
     agent.keeper.step()
     backup(agent.store, tmp_path / "copy")

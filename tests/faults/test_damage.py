@@ -1,7 +1,7 @@
 """Any record of a store is damaged in any way: ``repair`` repairs it, and calls are served again.
 
 Bits are flipped, values cut short, filled, exchanged and removed, keys changed, one or several at a
-time. Until somebody repairs it, every call does its work or says what is wrong. After the repair the
+time. Before the repair every call does its work or says what is wrong. After the repair the
 store is consistent, every address that had an owner has an owner or is reserved, and every
 operation works. ``--long`` takes thousands of damages instead of some.
 """
