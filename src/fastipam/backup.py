@@ -111,7 +111,7 @@ def restore(
                         hint="what was assigned since the backup would be forgotten: if that is "
                         "what you want, say so (--replace)",
                     )
-                return _Copy(source, snapshot, store, txn, progress).run()
+                return _Copy(snapshot, txn, progress).run()
         finally:
             source.close()
 
@@ -184,17 +184,8 @@ def _is_used(txn: Transaction) -> bool:
 class _Copy:
     """Copies all keys of one store over those of another, in the other's transaction."""
 
-    def __init__(
-        self,
-        source: Store,
-        snapshot: Snapshot,
-        target: Store,
-        txn: Transaction,
-        progress: Progress | None,
-    ) -> None:
-        self._source = source
+    def __init__(self, snapshot: Snapshot, txn: Transaction, progress: Progress | None) -> None:
         self._snapshot = snapshot
-        self._target = target
         self._txn = txn
         self._progress = progress
         self._generations: dict[int, int] = {}
@@ -231,7 +222,7 @@ class _Copy:
 
         Each store numbers boots for itself. Opening the backup counted the current boot there.
         """
-        boot = self._target.boot if lease_record.boot_of(raw) == self._source.boot else 0
+        boot = self._txn.store.boot if lease_record.boot_of(raw) == self._snapshot.store.boot else 0
         return raw[:_BOOT_AT] + boot.to_bytes(4, "little") + raw[_BOOT_END:]
 
     def _newest(self) -> dict[int, int]:
@@ -262,7 +253,7 @@ class _Copy:
         for key, raw in tables.META.scan(self._snapshot):
             if key not in _KEPT:
                 tables.META.put(self._txn, key, raw)
-        self._target.note_unswept(self._txn)
+        self._txn.store.note_unswept(self._txn)
 
 
 def _sync_directory(path: str) -> None:

@@ -44,7 +44,7 @@ def repair(store: Store, progress: Progress | None = None) -> list[Action]:
         found = verify(store, progress and (lambda done, total: progress(done, 2 * total)))
         if not found:
             return []
-        actions = _Repairer(store, txn).run(found)
+        actions = _Repairer(txn).run(found)
         txn.flush()
         left = verify(store, progress and (lambda done, total: progress(total + done, 2 * total)))
         if left:
@@ -57,8 +57,7 @@ def repair(store: Store, progress: Progress | None = None) -> list[Action]:
 
 
 class _Repairer:
-    def __init__(self, store: Store, txn: Transaction) -> None:
-        self._store = store
+    def __init__(self, txn: Transaction) -> None:
         self._txn = txn
         self._actions: list[Action] = []
 
@@ -67,7 +66,7 @@ class _Repairer:
         networks = self._networks()
         for network_id, name in networks.items():
             if name in damaged:
-                NetworkRepair(self._store, self._txn, network_id, name, self._actions).run()
+                NetworkRepair(self._txn, network_id, name, self._actions).run()
         return self._actions
 
     def _did(self, kind: str, network: str, where: str, text: str) -> None:
@@ -75,7 +74,7 @@ class _Repairer:
 
     def _networks(self) -> dict[int, str]:
         """Make names and ids agree, delete records of no network, and return names by id."""
-        store, txn = self._store, self._txn
+        txn = self._txn
         names: dict[int, str] = {}
         nameless: list[bytes] = []
         for key, raw in list(tables.NETWORKS.scan(txn)):
@@ -104,7 +103,7 @@ class _Repairer:
             tables.NETWORKS.put(txn, key, value)
             names[network_id] = name
             self._did("network", name, key.hex(), f"named network {network_id}, which has leases")
-            NetworkRepair(store, txn, network_id, name, self._actions).run()
+            NetworkRepair(txn, network_id, name, self._actions).run()
         last = int.from_bytes((tables.META.get(txn, tables.LAST_NETWORK_KEY) or b""), "big")
         if (names and max(names) > last) or last >= MOST_NETWORKS:
             value = max(names, default=0).to_bytes(4, "big")

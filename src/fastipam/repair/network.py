@@ -19,7 +19,6 @@ from fastipam.storage.records.policy import Policy
 from fastipam.storage.records.reservation import Reservation
 
 if TYPE_CHECKING:
-    from fastipam.storage.store import Store
     from fastipam.storage.tables import Table
     from fastipam.storage.transaction import Transaction
 
@@ -33,10 +32,8 @@ _NUMBERS = ("generation", "clock", "first_event", "events")
 class NetworkRepair:
     """The repair of one network: the records that count, and what is derived from them."""
 
-    def __init__(
-        self, store: Store, txn: Transaction, network_id: int, name: str, actions: list[Action]
-    ) -> None:
-        self._store = store
+    def __init__(self, txn: Transaction, network_id: int, name: str, actions: list[Action]) -> None:
+        self._store = txn.store
         self._txn = txn
         self._name = name
         self._prefix = keys.network_prefix(network_id)

@@ -24,7 +24,7 @@ from fastipam.storage.records import keys
 from fastipam.storage.records.network_state import NetworkState
 from fastipam.storage.records.policy import Policy
 from fastipam.verify import bits, kept, leases
-from fastipam.verify.parts import BY_NETWORK, Finding, Network, Told
+from fastipam.verify.parts import BY_NETWORK, Finding, NetworkCheck, Told
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,16 +51,15 @@ def findings(store: Store, progress: Progress | None = None) -> Iterator[Finding
     """Yield the findings of :func:`verify`. A read transaction is open during the iteration."""
     with store.read() as txn:
         told = Told(txn, progress)
-        yield from _Verifier(store, txn, told).run()
+        yield from _Verifier(txn, told).run()
         told.all()
 
 
 class _Verifier:
-    def __init__(self, store: Store, txn: Snapshot, told: Told) -> None:
+    def __init__(self, txn: Snapshot, told: Told) -> None:
         self._told = told
-        self._store = store
         self._txn = txn
-        self._networks: dict[int, Network] = {}
+        self._networks: dict[int, NetworkCheck] = {}
 
     def run(self) -> Iterator[Finding]:
         for key, raw in tables.NETWORKS.scan(self._txn):
@@ -86,7 +85,7 @@ class _Verifier:
         if len(raw) < 4:
             yield Finding("network-unreadable", name, key.hex(), f"its entry is {raw.hex()!r}")
             return
-        network = Network(self._store, self._txn, int.from_bytes(raw[:4], "big"), name, self._told)
+        network = NetworkCheck(self._txn, int.from_bytes(raw[:4], "big"), name, self._told)
         if network.network_id in self._networks:
             other = self._networks[network.network_id].name
             yield Finding("network-id", name, key.hex(), f"its id is that of {other}, too")
@@ -122,7 +121,7 @@ class _Verifier:
                     more = walk.seek(keys.network_prefix(network_id + 1))
 
 
-def _read_state(network: Network) -> Iterator[Finding]:
+def _read_state(network: NetworkCheck) -> Iterator[Finding]:
     prefix = network.prefix
     raw = tables.STATES.get(network.txn, prefix)
     if raw is None:
@@ -134,7 +133,7 @@ def _read_state(network: Network) -> Iterator[Finding]:
         yield network.finding("state-unreadable", prefix.hex(), str(error))
 
 
-def _numbers(network: Network) -> Iterator[Finding]:
+def _numbers(network: NetworkCheck) -> Iterator[Finding]:
     """Compare the counters with what was counted; "outside" only if the ranges can be read."""
     if network.state is None:
         return

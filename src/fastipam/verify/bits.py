@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from fastipam.storage.tables import Table
-    from fastipam.verify.parts import Finding, Network
+    from fastipam.verify.parts import Finding, NetworkCheck
 
 _PAGE_BITS = 4096
 _PAGE_BYTES = _PAGE_BITS // 8
@@ -28,7 +28,7 @@ _LEVELS = 11  # as the tree's: 11 * 12 bits cover an IPv6 address
 class Bits:
     """The bits of one family of a network. :meth:`findings` also counts the records."""
 
-    def __init__(self, network: Network, family: int) -> None:
+    def __init__(self, network: NetworkCheck, family: int) -> None:
         self._network = network
         self._family = family
         # The generators that are merged add findings; each step of the merge yields them.
@@ -124,7 +124,7 @@ class Bits:
                 self._found(f"{what}-key", key.hex(), f"this is no key of a {what}")
 
 
-def other_families(network: Network) -> Iterator[Finding]:
+def other_families(network: NetworkCheck) -> Iterator[Finding]:
     """Yield a finding for each key of a family or level that does not exist."""
     for what, table, levels in (
         ("page", tables.PAGES, _LEVELS),

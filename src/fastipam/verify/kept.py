@@ -17,10 +17,10 @@ from fastipam.verify.parts import DIGEST_KEY_BYTES
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fastipam.verify.parts import Finding, Network
+    from fastipam.verify.parts import Finding, NetworkCheck
 
 
-def judge(network: Network, family: int, value: int) -> list[Finding]:
+def judge(network: NetworkCheck, family: int, value: int) -> list[Finding]:
     """Return the findings of a reservation: can it be read, and is it in the lists?"""
     where = format_ip(family, value)
     try:
@@ -43,14 +43,14 @@ def judge(network: Network, family: int, value: int) -> list[Finding]:
     return found
 
 
-def _listed(network: Network, key: bytes) -> list[tuple[int, int]]:
+def _listed(network: NetworkCheck, key: bytes) -> list[tuple[int, int]]:
     try:
         return keys.read_addresses(tables.STICKY.get(network.txn, key) or b"")
     except StoreCorrupt:  # reported on its own
         return []
 
 
-def entries(network: Network) -> Iterator[Finding]:
+def entries(network: NetworkCheck) -> Iterator[Finding]:
     """Compare each entry of ``sticky`` with the reservations that it lists."""
     prefix = network.prefix
     for key, raw in network.items(tables.STICKY, prefix):
@@ -74,7 +74,7 @@ def entries(network: Network) -> Iterator[Finding]:
                 yield network.finding("sticky-without-reservation", where, text)
 
 
-def _names(network: Network, key: bytes, until: int, family: int, value: int) -> bool:
+def _names(network: NetworkCheck, key: bytes, until: int, family: int, value: int) -> bool:
     """Return whether the reservation of an address agrees with an entry of ``sticky``."""
     try:
         one = reservations.get(network.txn, network.network_id, family, value)
@@ -87,7 +87,7 @@ def _names(network: Network, key: bytes, until: int, family: int, value: int) ->
     return key == reservation_record.owner_index_key(key[:4], one.owner, one.ifname)
 
 
-def events(network: Network) -> Iterator[Finding]:
+def events(network: NetworkCheck) -> Iterator[Finding]:
     """Check that each event can be read, and has a number that was assigned."""
     prefix = network.prefix
     for key, raw in network.items(tables.EVENTS, prefix):

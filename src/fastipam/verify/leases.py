@@ -14,10 +14,10 @@ from fastipam.verify.parts import DIGEST_KEY_BYTES
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from fastipam.verify.parts import Finding, Network
+    from fastipam.verify.parts import Finding, NetworkCheck
 
 
-def judge(network: Network, family: int, value: int) -> list[Finding]:
+def judge(network: NetworkCheck, family: int, value: int) -> list[Finding]:
     """Return the findings of a lease: its numbers, its owner's entry, its entry in the queue."""
     key = keys.address_key(network.network_id, family, value)
     where = format_ip(family, value)
@@ -35,9 +35,9 @@ def judge(network: Network, family: int, value: int) -> list[Finding]:
         add("lease-generation", f"generation {record.generation} is above {state.generation}")
     if record.length > BITS[family]:
         add("lease-length", f"its prefix length is {record.length}")
-    if record.boot > network.store.boot:
-        add("lease-boot", f"boot {record.boot} has not been yet, this is {network.store.boot}")
-    elif record.boot != network.store.boot and record.state == ASSIGNED and _all_seen(network):
+    if record.boot > network.boot:
+        add("lease-boot", f"boot {record.boot} has not been yet, this is {network.boot}")
+    elif record.boot != network.boot and record.state == ASSIGNED and _all_seen(network):
         add("lease-boot", f"it is of boot {record.boot}, whose leases are all given back")
     owner = f"{record.container_id} {record.ifname}"
     if record.state == ASSIGNED:
@@ -58,12 +58,12 @@ def judge(network: Network, family: int, value: int) -> list[Finding]:
     return found
 
 
-def _all_seen(network: Network) -> bool:
+def _all_seen(network: NetworkCheck) -> bool:
     """Return whether all leases of earlier boots have been released."""
-    return network.state is not None and network.state.swept == network.store.boot
+    return network.state is not None and network.state.swept == network.boot
 
 
-def _owned(network: Network, record: Record) -> list[tuple[int, int]]:
+def _owned(network: NetworkCheck, record: Record) -> list[tuple[int, int]]:
     raw = tables.OWNERS.get(network.txn, _owner_key(network, record)) or b""
     try:
         return keys.read_addresses(raw)
@@ -71,14 +71,14 @@ def _owned(network: Network, record: Record) -> list[tuple[int, int]]:
         return []
 
 
-def _owner_key(network: Network, record: Record) -> bytes:
+def _owner_key(network: NetworkCheck, record: Record) -> bytes:
     return keys.owner_key(
         network.prefix,
         keys.owner_name(record.container_id, record.ifname),
     )
 
 
-def owners(network: Network) -> Iterator[Finding]:
+def owners(network: NetworkCheck) -> Iterator[Finding]:
     """Check that each owner entry lists addresses whose leases name this owner."""
     prefix = network.prefix
     for key, raw in network.items(tables.OWNERS, prefix):
@@ -99,7 +99,7 @@ def owners(network: Network) -> Iterator[Finding]:
                 yield network.finding("owner-without-lease", format_ip(family, value), text)
 
 
-def cooldown(network: Network) -> Iterator[Finding]:
+def cooldown(network: NetworkCheck) -> Iterator[Finding]:
     """Check that each entry of the cool-down queue agrees with a lease."""
     prefix = network.prefix
     for key, _ in network.items(tables.COOLDOWN, prefix):
@@ -122,7 +122,7 @@ def cooldown(network: Network) -> Iterator[Finding]:
             )
 
 
-def missing(network: Network) -> Iterator[Finding]:
+def missing(network: NetworkCheck) -> Iterator[Finding]:
     """Check that each note of the sweeper can be read. The next sweep deletes outdated notes."""
     for key, raw in network.items(tables.MISSING, network.prefix):
         if not keys.is_address_key(key) or len(raw) != SIGHT_BYTES:

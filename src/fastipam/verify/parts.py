@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from fastipam.addressing.ranges import Pool
     from fastipam.storage.records.network_state import NetworkState
-    from fastipam.storage.store import Store
     from fastipam.storage.tables import Table
     from fastipam.storage.transaction import Snapshot
 
@@ -66,12 +65,12 @@ class Told:
             yield one
 
 
-class Network:
+class NetworkCheck:
     """A network: its stored ranges and state, and what was counted."""
 
-    def __init__(self, store: Store, txn: Snapshot, network_id: int, name: str, told: Told) -> None:
+    def __init__(self, txn: Snapshot, network_id: int, name: str, told: Told) -> None:
         self._told = told
-        self.store = store
+        self.boot = txn.store.boot
         self.txn = txn
         self.network_id = network_id
         self.name = name
