@@ -45,4 +45,4 @@ def test_a_skipped_test_says_why_and_fails_if_all_is_required(tmp_path: Path) ->
     said = _run(path, "--require-all")
     assert "1 failed, 1 skipped, 1 error" in said
     assert "required here: not installed: everything" in said
-    assert "required here: Skipped: somebody forgot it" in said
+    assert "required here: somebody forgot it" in said
