@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import fastipam
-from fastipam.storage.records.policy import DEFAULT_HISTORY
+from fastipam.configuration.policy import DEFAULT_HISTORY
 
 if TYPE_CHECKING:
     from typing import Self

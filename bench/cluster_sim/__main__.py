@@ -24,7 +24,7 @@ from bench.cluster_sim.cluster import Cluster
 from bench.cluster_sim.nodes import ADD_TIMEOUT_S
 from bench.cluster_sim.peers import Affinity, Ring
 from bench.cluster_sim.world import World
-from fastipam.cluster.planner import Geometry
+from fastipam.configuration.cluster import Geometry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -8,12 +8,12 @@ from bench.cluster_sim.nodes import ADD_TIMEOUT_S, SETTINGS, Node, Totals
 from bench.cluster_sim.world import Waits
 from fastipam.cluster import planner
 from fastipam.cluster.engine import Put
-from fastipam.cluster.planner import Policy
 from fastipam.cluster.schema import Keys
+from fastipam.configuration.cluster import Watermarks
 
 if TYPE_CHECKING:
     from bench.cluster_sim.world import World
-    from fastipam.cluster.planner import Geometry
+    from fastipam.configuration.cluster import Geometry
     from fastipam.cluster.schema import Mark
 
 
@@ -25,14 +25,14 @@ class Cluster:
         world: World,
         pool: Geometry,
         names: list[str],
-        policy: Policy | None = None,
+        policy: Watermarks | None = None,
         *,
         add_timeout_s: float = ADD_TIMEOUT_S,
     ) -> None:
         self.world = world
         self.add_timeout_s = add_timeout_s
         self.pool = pool
-        self.policy = policy or Policy()
+        self.policy = policy or Watermarks()
         self.keys = Keys("/fastipam/", "podnet")
         world.engine.transact([], [Put(self.keys.settings, SETTINGS)], deadline_s=1)
         self.waits = Waits()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from fastipam.addressing.parsing import DEFAULT_SUBNET, exclude_from, parse_ranges
+from fastipam.configuration.policy import DEFAULT_DATA_DIR, Policy
 from fastipam.network import Network
 from fastipam.storage import tables
-from fastipam.storage.records.policy import Policy
-from fastipam.storage.store import DEFAULT_DATA_DIR, close_shared, open_shared
+from fastipam.storage.store import close_shared, open_shared
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -31,3 +31,18 @@ def mount_namespace() -> int:
         return os.stat("/proc/self/ns/mnt").st_ino
     except OSError:
         return 0
+
+
+def identity(path: str) -> tuple[int, int] | None:
+    """Return (device, inode) of a namespace's file, or None when it cannot be seen."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino
+
+
+def device() -> int:
+    """Return the device of the kernel's namespace files; 0 when it cannot be seen."""
+    found = identity("/proc/self/ns/net")
+    return found[0] if found else 0

@@ -6,12 +6,13 @@ from fastipam.addressing.addresses import BITS, format_ip, parse_cidr, parse_ip
 from fastipam.allocation import history
 from fastipam.allocation.cooldown import cooling_of
 from fastipam.allocation.ledger import find, read_pool, read_record, read_state
+from fastipam.configuration.policy import DEFAULT_POLICY, Policy
 from fastipam.errors import CHECK_HINT, ConfigError, LeaseMissing, StoreCorrupt, StoreError
 from fastipam.lease import Lease
 from fastipam.storage import tables
 from fastipam.storage.records import keys
+from fastipam.storage.records import policy as policy_record
 from fastipam.storage.records.lease import ASSIGNED, Record
-from fastipam.storage.records.policy import DEFAULT_POLICY, Policy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -287,7 +288,7 @@ class View:
         with self._store.read() as txn:
             found = self._find(txn)
             raw = tables.META.get(txn, keys.policy_key(found[0])) if found else None
-            return Policy.read(raw)
+            return policy_record.read(raw)
 
     def cursors(self) -> list[tuple[int, int] | None]:
         """Where the round robin of each range set stands: (family, address), or None."""

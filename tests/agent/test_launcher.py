@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fastipam.agent import protocol
-from fastipam.cni.netns import read
+from fastipam.cni.environment import read_reported
 from fastipam.configuration.reader import LARGEST
 from fastipam.namespaces import look
 
@@ -306,7 +306,7 @@ def test_namespaces_that_are_sent(netns: str | None, launcher: Launcher) -> None
         assert said is None
         return
     assert said is not None
-    seen = read(said.decode())
+    seen = read_reported(said.decode())
     assert seen is not None
     uts, own, mount = (os.stat(f"/proc/self/ns/{name}") for name in ("uts", "net", "mnt"))
     theirs = (uts.st_dev, uts.st_ino) if netns.endswith("uts") else None
@@ -321,7 +321,7 @@ def test_when_the_namespace_was_made(launcher: Launcher, tmp_path: Path) -> None
         for made_ns in (1_700_000_000_123_456_789, 5, -(10**9)):
             os.utime(file, ns=(0, made_ns))
             launcher.run(CNI_NETNS=str(file))
-            seen = read(_variables(recorder.seen[-1][0])[b"FASTIPAM_NETNS"].decode())
+            seen = read_reported(_variables(recorder.seen[-1][0])[b"FASTIPAM_NETNS"].decode())
             assert seen is not None
             assert (*(seen[0] or ()), seen[3]) == look(str(file))
             assert seen[3] == max(0, made_ns)

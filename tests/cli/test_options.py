@@ -10,8 +10,8 @@ from click.testing import CliRunner
 
 from fastipam.cli.commands import cli
 from fastipam.cli.commands.cluster.options import settings_of
+from fastipam.configuration.policy import DEFAULT_DATA_DIR
 from fastipam.errors import ConfigError
-from fastipam.storage.store import DEFAULT_DATA_DIR
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,8 +17,8 @@ from fastipam.cluster.engine import Compare, Put
 from fastipam.cluster.node.node import Node
 from fastipam.cluster.node.share import Share
 from fastipam.configuration.cluster import Settings
+from fastipam.configuration.policy import Policy
 from fastipam.network import Network
-from fastipam.storage.records.policy import Policy
 from fastipam.storage.store import Store
 
 from .etcd import surely

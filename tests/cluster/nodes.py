@@ -11,10 +11,10 @@ from fastipam.cluster.engines.memory import MemoryEngine
 from fastipam.cluster.node.node import Node
 from fastipam.cluster.node.share import Share
 from fastipam.configuration.cluster import Settings
+from fastipam.configuration.policy import Policy
 from fastipam.network import Network
 from fastipam.storage.records import block as block_record
 from fastipam.storage.records.block import ACTIVE
-from fastipam.storage.records.policy import Policy
 from fastipam.storage.store import Store
 
 if TYPE_CHECKING:

@@ -20,9 +20,9 @@ from fastipam.cluster.engines.connect import connect
 from fastipam.cluster.keeper.keeper import Keeper
 from fastipam.cluster.node.share import Share
 from fastipam.configuration.cluster import Settings
+from fastipam.configuration.policy import Policy
 from fastipam.errors import PoolExhausted
 from fastipam.network import Network
-from fastipam.storage.records.policy import Policy
 from fastipam.storage.store import Store
 from tests.e2e.tools import require_tools
 

@@ -17,9 +17,9 @@ from fastipam.cluster.engine import EngineUnavailable, Put
 from fastipam.cluster.engines.memory import MemoryEngine
 from fastipam.cluster.keeper import wanted
 from fastipam.cluster.keeper.keeper import Keeper
+from fastipam.configuration.policy import Policy
 from fastipam.errors import PoolExhausted
 from fastipam.storage import open_stores
-from fastipam.storage.records.policy import Policy
 
 from .nodes import Machine, assert_settled, init, owners
 

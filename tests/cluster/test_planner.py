@@ -7,11 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastipam.cluster import planner
-from fastipam.cluster.planner import Geometry, Look, Policy, Search, Try, Use
+from fastipam.cluster.planner import Look, Search, Try, Use
+from fastipam.configuration.cluster import Geometry, Watermarks
 
 POOL = Geometry(4, 0x0A200000, 8, 4096)  # 10.32.0.0/12 in /24
 SMALL = Geometry(4, 0x0A200000, 8, 16)
-POLICY = Policy()
+POLICY = Watermarks()
 WORTH = POOL.size
 
 

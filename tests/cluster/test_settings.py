@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from fastipam.cluster.engines.etcd.settings import Credentials
 from fastipam.configuration.cluster import Settings
 from fastipam.errors import ConfigError
 
@@ -106,19 +108,27 @@ def test_addresses_and_endpoints() -> None:
     assert slashed.prefix == "/mine/"
 
 
+def test_node_is_the_host() -> None:
+    """The host's name counts where the settings name no node; without either there is none."""
+    holder = {"endpoints": PLAIN["endpoints"], "pool": PLAIN["pool"]}
+    assert Settings(holder, host_name="worker-7").node == "worker-7"
+    with pytest.raises(ConfigError, match="a node's name"):
+        Settings(holder)
+
+
 def test_credentials(tmp_path: Path) -> None:
     """The file is read anew each time; a colon in a password is the password's."""
     file = tmp_path / "credentials"
     settings = _settings(credentials=str(file))
-    assert _settings().user_and_password() == ("", "")
+    assert Credentials.of(_settings()).login == ""
     with pytest.raises(ConfigError, match="cannot be read"):
-        settings.user_and_password()
+        Credentials.of(settings)
     for text in ("no colon\n", ":no user\n"):
         file.write_text(text)
         with pytest.raises(ConfigError, match="user:password"):
-            settings.user_and_password()
+            Credentials.of(settings)
     file.write_text("ipam:a:b\r\nanother line\n")
-    assert settings.user_and_password() == ("ipam", "a:b")
+    assert json.loads(Credentials.of(settings).login) == {"name": "ipam", "password": "a:b"}
     file.write_bytes(b"\xff\n")
     with pytest.raises(ConfigError, match="cannot be read"):
-        settings.user_and_password()
+        Credentials.of(settings)

@@ -86,4 +86,4 @@ def call() -> Iterator[Callable[..., Answer]]:
 
     yield invoke
     open_stores.close_all()
-    handler._known.clear()  # a test may have changed what a configuration means
+    handler._services.known.clear()  # a test may have changed what a configuration means

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fastipam.configuration.network import Location
+from fastipam.configuration.policy import DEFAULT_DATA_DIR
 from fastipam.storage import open_stores
-from fastipam.storage.store import DEFAULT_DATA_DIR
 from fastipam.testing import Clock
 
 from .plugin import VERSIONS, Call, Held, Make

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 import fastipam
-from fastipam.configuration.policy import KEYS, read, usable
-from fastipam.storage.records.policy import DEFAULT_HISTORY, DEFAULT_STICKY_S
+from fastipam.configuration.policy import DEFAULT_HISTORY, DEFAULT_STICKY_S, KEYS, read, usable
 
 from .plugin import Call, Make
 

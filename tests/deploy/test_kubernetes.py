@@ -9,7 +9,7 @@ import pytest
 
 import fastipam
 from fastipam.agent.protocol import DEFAULT_SOCKET
-from fastipam.storage.store import DEFAULT_DATA_DIR
+from fastipam.configuration.policy import DEFAULT_DATA_DIR
 
 from ..e2e import tools
 from .support import CONTAINERFILE, DAEMONSET, SERVICE, read_unit, subcommand

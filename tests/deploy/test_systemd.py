@@ -15,7 +15,7 @@ import pytest
 import fastipam
 from fastipam.agent import main as process
 from fastipam.agent.protocol import DEFAULT_SOCKET
-from fastipam.storage.store import DEFAULT_DATA_DIR
+from fastipam.configuration.policy import DEFAULT_DATA_DIR
 
 from ..cni.plugin import environment
 from ..e2e import tools

@@ -20,11 +20,11 @@ from fastipam import Network
 from fastipam.addressing.parsing import parse_ranges
 from fastipam.agent.housekeeping import Chores
 from fastipam.backup import backup
+from fastipam.configuration.policy import Policy
 from fastipam.lease import Owner
 from fastipam.namespaces import mount_namespace
 from fastipam.repair import repair
 from fastipam.storage import open_stores, tables
-from fastipam.storage.records.policy import Policy
 from fastipam.sweep import finish_reboot, sweep
 from fastipam.testing import Clock
 from fastipam.verify import verify

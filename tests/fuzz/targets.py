@@ -178,7 +178,7 @@ class ProtocolTarget(_Confined):
 
     def __call__(self, data: bytes) -> None:
         """One input."""
-        handler._known.clear()
+        handler._services.known.clear()
         cut, sent = data[:1], data[1:]
         answers, ended = self._expected(sent)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:

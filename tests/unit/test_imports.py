@@ -32,7 +32,6 @@ HEAVY = {
 # Being moved: what still points up, or round.
 CIRCLES: list[list[str]] = [
     ["collect", "network"],
-    ["cni.more_blocks", "configuration.network"],
     ["storage.create", "storage.store", "storage.transaction"],
     [
         "allocation.blockwise",
@@ -45,14 +44,6 @@ CIRCLES: list[list[str]] = [
 ]
 UPWARD: list[str] = [
     "collect -> network",
-    "configuration.cluster -> cluster.planner",
-    "configuration.network -> cni.environment",
-    "configuration.network -> cni.error_codes",
-    "configuration.network -> cni.more_blocks",
-    "configuration.network -> cni.versions",
-    "configuration.network -> storage.records.policy",
-    "configuration.network -> storage.store",
-    "configuration.policy -> storage.records.policy",
 ]
 # Who may name lmdb beside storage: the command line shows its version, the bundle carries it.
 SHOWS_LMDB = {

@@ -20,11 +20,11 @@ from fastipam import (
     PoolExhausted,
     StoreCorrupt,
 )
+from fastipam.configuration.policy import Policy
 from fastipam.ipam import Ipam
 from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.storage.records.network_state import NetworkState
-from fastipam.storage.records.policy import Policy
 from fastipam.storage.store import Store
 from fastipam.testing import Clock
 

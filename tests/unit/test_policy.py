@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from fastipam.configuration.policy import DEFAULT_POLICY, Policy
 from fastipam.errors import ConfigError
-from fastipam.storage.records.policy import DEFAULT_POLICY, Policy
+from fastipam.storage.records import policy as policy_record
 
 
 def _values(policy: Policy) -> tuple[object, ...]:
@@ -86,7 +87,8 @@ def test_variants() -> None:
     stricter, silent = policy.stricter(), policy.without_history()
     assert _values(stricter) == (5 * 10**9, True, 7, 9, 11 * 10**9)
     assert _values(silent) == (5 * 10**9, False, 7, 0, 11 * 10**9)
-    assert stricter.packed == silent.packed == policy.packed
+    packed = policy_record.pack(policy)
+    assert policy_record.pack(stricter) == policy_record.pack(silent) == packed
     assert _values(policy) == (5 * 10**9, False, 7, 9, 11 * 10**9)
 
 
@@ -107,5 +109,6 @@ def _packed(*, cooldown_ns: int = 0, history: int = 0, history_age_ns: int = 1) 
 )
 def test_what_is_remembered(raw: bytes, known: bool) -> None:
     """What no policy can be is none, and the default stands in for it."""
-    assert Policy.is_packed(raw) == known
-    assert Policy.read(raw).packed == (raw if known else DEFAULT_POLICY.packed)
+    assert policy_record.is_valid(raw) == known
+    default = policy_record.pack(DEFAULT_POLICY)
+    assert policy_record.pack(policy_record.read(raw)) == (raw if known else default)

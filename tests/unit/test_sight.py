@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from fastipam import namespaces
 from fastipam.lease import Lease
 from fastipam.storage.records.lease import ASSIGNED, Record
 from fastipam.sweep import evidence
@@ -46,7 +47,7 @@ def files(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int, int] | O
 
     monkeypatch.setattr(evidence, "look", look)
     monkeypatch.setattr(evidence, "mount_namespace", lambda: HERE)
-    monkeypatch.setattr(evidence, "_device_of_namespaces", lambda: NSFS)
+    monkeypatch.setattr(namespaces, "device", lambda: NSFS)
     return found
 
 
@@ -117,13 +118,13 @@ def test_where_nothing_is_known(mount_ns: int, monkeypatch: pytest.MonkeyPatch) 
 
 def test_device_of_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel's own file system; 0, which no file is on, where /proc is not there."""
-    assert evidence._device_of_namespaces() == os.stat("/proc/self/ns/mnt").st_dev != 0
+    assert namespaces.device() == os.stat("/proc/self/ns/mnt").st_dev != 0
 
     def fail(_: str) -> os.stat_result:
         raise FileNotFoundError(2, "No such file")
 
     monkeypatch.setattr(os, "stat", fail)
-    assert evidence._device_of_namespaces() == 0
+    assert namespaces.device() == 0
 
 
 # Doubts -----------------------------------------------------------------------------------------

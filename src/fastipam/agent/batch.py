@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from fastipam import cni
 from fastipam.agent.requests import LATER, Answer, Observer
 from fastipam.cni.environment import GC, STATUS
+from fastipam.cni.services import Services
 from fastipam.storage import open_stores
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Executor:
     def __init__(self, observer: Observer | None = None, keepers: Keepers | None = None) -> None:
         self._observer = observer or Observer()
         self._keepers = keepers
+        self._services = keepers if keepers is not None else Services()
 
     def __call__(self, requests: Sequence[Request]) -> list[Answer]:
         """The answers, in order; everything that they say is committed."""
@@ -123,8 +125,9 @@ class Executor:
             started_ns=request.arrived_ns,
             own_netns=f"/proc/{request.peer}/ns/net",
             seen_netns=request.seen_netns,
+            services=self._services,
         )
-        if keepers is not None and keepers.is_waiting():
+        if keepers is not None and keepers.waiting:
             return LATER
         if not messages:
             return Answer(status, output, b"")

@@ -9,10 +9,11 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from fastipam.cni import services
+from fastipam.cni.services import Services
+from fastipam.configuration.policy import DEFAULT_DATA_DIR
 from fastipam.errors import ConfigError, FastipamError, TryLater
 from fastipam.network import Network
-from fastipam.storage.store import DEFAULT_DATA_DIR, close_shared, open_shared
+from fastipam.storage.store import close_shared, open_shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,13 +28,14 @@ log = logging.getLogger("fastipam.cluster")
 _MOST_PATIENCE_S = 8.0  # below the agent's own limit for a client
 
 
-class Keepers:
+class Keepers(Services):
     """Starts, finds and ends keepers; decides how long a request may wait for blocks.
 
     ``pending`` are networks that were named and have no keeper yet.
     """
 
     def __init__(self, connect: Callable[[Settings], Engine] | None = None) -> None:
+        super().__init__()
         self._connect = connect
         self._keepers: dict[tuple[str, str], Keeper] = {}
         self._lock = threading.Lock()
@@ -47,17 +49,13 @@ class Keepers:
         A byte is written to ``wake_descriptor`` when there are blocks.
         """
         self._wake_descriptor = wake_descriptor
-        services.seen = self.see
-        services.ask = self.ask
-        services.note = self.note
         self.start_pending()
 
     def add_file(self, path: str, data_dirs: Sequence[str]) -> None:
         """Keep the network of a file from the start. Raises ConfigError."""
         from fastipam.cni import more_blocks
-        from fastipam.configuration.cluster import Settings
 
-        settings = Settings(more_blocks.read_file(path), path)
+        settings = more_blocks.read_settings(path)
         if not settings.network:
             raise ConfigError(
                 "the name of the network is missing", field=f"{path}: network", value=None
@@ -65,35 +63,34 @@ class Keepers:
         data_dir = settings.data_dir or next(iter(data_dirs), DEFAULT_DATA_DIR)
         with suppress(FastipamError):  # the first request will say what is wrong with it
             close_shared(open_shared(data_dir))
-        self.see(data_dir, settings.network, settings)
+        self.note_cluster(data_dir, settings.network, settings)
 
     # What requests call ---------------------------------------------------------------------
 
-    def see(self, data_dir: str, network: str, settings: Settings) -> None:
-        """A configuration was read that names a cluster."""
+    def note_cluster(self, data_dir: str, network: str, settings: Settings) -> None:
+        """Start a keeper for this network soon, unless it has one."""
         self.pending[os.path.abspath(data_dir), network] = settings
 
     def begin(self, arrived_ns: int) -> None:
         """A request is handled that began to arrive then."""
-        services.asked = False
+        self.waiting = False
         self._arrived_ns = arrived_ns
 
-    def is_waiting(self) -> bool:
-        """Whether the request has asked for blocks, and may wait for them."""
-        return services.asked
-
-    def ask(self, store: Store, network: str, settings: Settings, who: str) -> tuple[str, bool]:
-        """A request has found no address: why there is none yet, and whether it may wait."""
+    def ask_for_blocks(
+        self, store: Store, network: str, settings: Settings, who: str
+    ) -> str | None:
+        """Ask the network's keeper; return why there is no block yet, and note who may wait."""
         reason = self.get(store.path, network, settings).need(who)
         patience_s = min(settings.timeout_s, _MOST_PATIENCE_S)
-        return reason, time.time_ns() < self._arrived_ns + patience_s * 1e9
+        self.waiting = time.time_ns() < self._arrived_ns + patience_s * 1e9
+        return reason
 
-    def note(self, store: Store, network: str) -> str:
-        """What an operator should hear of a network, though its addresses are served."""
+    def warning(self, store: Store, network: str) -> str | None:
+        """Return what an operator should hear of a network whose addresses are served."""
         with self._lock:
             keeper = self._keepers.get((store.path, network))
         if keeper is None or keeper.status.connected:
-            return ""
+            return None
         return f"cluster: {keeper.status.reason}"
 
     # Keepers --------------------------------------------------------------------------------
@@ -162,7 +159,6 @@ class Keepers:
 
     def stop(self) -> None:
         """End all of them; what was begun is finished by the next agent."""
-        services.ask = services.note = services.seen = None
         with self._lock:
             for keeper in self._keepers.values():
                 self._end(keeper)

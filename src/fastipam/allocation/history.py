@@ -30,8 +30,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from fastipam.configuration.policy import Policy
     from fastipam.storage.records.network_state import NetworkState
-    from fastipam.storage.records.policy import Policy
     from fastipam.storage.transaction import Snapshot, Transaction
 
 BEGINNINGS = frozenset((KINDS[ASSIGNED], KINDS[IMPORTED]))  # from then on somebody has it

@@ -17,6 +17,7 @@ from fastipam.storage import tables
 from fastipam.storage.records import event as event_record
 from fastipam.storage.records import keys
 from fastipam.storage.records import lease as lease_record
+from fastipam.storage.records import policy as policy_record
 from fastipam.storage.records.lease import ASSIGNED, COOLING, Record
 from fastipam.storage.records.network_state import NetworkState
 
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fastipam.addressing.ranges import RangeSet
+    from fastipam.configuration.policy import Policy
     from fastipam.lease import Owner
-    from fastipam.storage.records.policy import Policy
     from fastipam.storage.store import Store
     from fastipam.storage.transaction import Snapshot, Transaction
 
@@ -172,8 +173,9 @@ class Ledger:
     def adopt_policy(self) -> None:
         """Remember the policy, for those who give back without a configuration."""
         key = keys.policy_key(self.state.network_id)
-        if tables.META.get(self.txn, key) != self.policy.packed:
-            tables.META.put(self.txn, key, self.policy.packed)
+        packed = policy_record.pack(self.policy)
+        if tables.META.get(self.txn, key) != packed:
+            tables.META.put(self.txn, key, packed)
 
     def _write_pool(self, key: bytes, pool: Pool) -> None:
         value = self.state.prefix + pool.text.encode()

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fastipam.addressing.ranges import Pool
+    from fastipam.configuration.policy import Policy
     from fastipam.ipam import Ipam
     from fastipam.storage.records.lease import Record
     from fastipam.storage.records.network_state import NetworkState
-    from fastipam.storage.records.policy import Policy
     from fastipam.storage.records.reservation import Reservation
 
 _LAST_EVENTS = 10

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fastipam import host_local
 from fastipam.addressing.addresses import format_ip, parse_ip
-from fastipam.cni.environment import is_id
+from fastipam.configuration.reader import is_id
 from fastipam.errors import AddressInUse, ConfigError
 from fastipam.lease import Owner
 from fastipam.network import Network

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastipam.agent.protocol import DEFAULT_SOCKET
-from fastipam.storage.store import DEFAULT_DATA_DIR
+from fastipam.configuration.policy import DEFAULT_DATA_DIR
 
 if TYPE_CHECKING:
     from collections.abc import Callable

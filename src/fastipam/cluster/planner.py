@@ -18,97 +18,19 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
-# A transaction of etcd has at most 128 operations by default; a block needs two.
-LARGEST_RUN = 32
+    from fastipam.configuration.cluster import Geometry, Watermarks
+
 # Windows that are looked at before the whole pool is: a pool that is not nearly full has a free
 # block in any of them.
 WINDOWS = 4
 # Tries that somebody else was faster at. After each the pool was looked at again.
 TRIES = 12
-WINDOW_BITS = 8
 # When a node looks at its blocks and at the store; the simulator has the same times.
 TICK_S = 0.1  # how soon demand is noticed while addresses are assigned
 COLLECT_S = 0.05  # between two looks at what others have handed over, while a mark is up
 LOOK_AGAIN_S = 0.5  # at a pool that was used up: a block may become free without any answer
 SPREAD_S = 1.0  # donors answer a mark within it
 TIDY_S = 5.0  # between two looks for blocks to give back
-
-
-class Policy:
-    """When a node wants more blocks, and when fewer. Addresses are counted in *blocks' worth*.
-
-    ``low_water``: claim ahead when fewer addresses are free. ``high_water``: give wholly free
-    blocks back while more are. ``minimum_age_s``: but none that was claimed more recently.
-    ``warm``: and always keep so many wholly free. ``ramp_s``: a claim that follows the last one
-    within this time is twice as large.
-    """
-
-    __slots__ = ("high_water", "largest_run", "low_water", "minimum_age_s", "ramp_s", "warm")
-
-    def __init__(
-        self,
-        *,
-        low_water: float = 0.25,
-        high_water: float = 2.0,
-        minimum_age_s: float = 300.0,
-        warm: int = 1,
-        largest_run: int = LARGEST_RUN,
-        ramp_s: float = 5.0,
-    ) -> None:
-        self.low_water = low_water
-        self.high_water = high_water
-        self.minimum_age_s = minimum_age_s
-        self.warm = warm
-        self.largest_run = min(largest_run, LARGEST_RUN)
-        self.ramp_s = ramp_s
-
-
-class Geometry:
-    """A pool cut into ``count`` blocks of 2**``host_bits`` addresses each, from ``base`` on.
-
-    ``unusable`` are the numbers of blocks that have no address to serve (exclusions).
-    """
-
-    __slots__ = ("base", "count", "family", "host_bits", "unusable")
-
-    def __init__(
-        self,
-        family: int,
-        base: int,
-        host_bits: int,
-        count: int,
-        unusable: Collection[int] = frozenset(),
-    ) -> None:
-        self.family = family
-        self.base = base
-        self.host_bits = host_bits
-        self.count = count
-        self.unusable = unusable
-
-    @property
-    def size(self) -> int:
-        """Addresses of a block, usable or not."""
-        return 1 << self.host_bits
-
-    @property
-    def window_bits(self) -> int:
-        """A window is 2**this blocks: at most 256, and whole hexadecimal digits of an address."""
-        bits = WINDOW_BITS - (self.host_bits + WINDOW_BITS) % 4
-        return min(bits, self.count.bit_length() - 1)
-
-    def window(self, number: int) -> range:
-        """The window that a block lies in."""
-        first = number >> self.window_bits << self.window_bits
-        return range(first, first + (1 << self.window_bits))
-
-    def address(self, number: int) -> int:
-        """The first address of a block."""
-        return self.base + (number << self.host_bits)
-
-    def number(self, address: int) -> int | None:
-        """The block that holds an address, None when it is not the pool's."""
-        number = (address - self.base) >> self.host_bits
-        return number if 0 <= number < self.count else None
 
 
 def digest(*words: str) -> int:
@@ -143,7 +65,7 @@ class Use:
 
 
 def to_claim(
-    policy: Policy,
+    policy: Watermarks,
     pool: Geometry,
     free: int,
     *,
@@ -172,7 +94,9 @@ def to_claim(
     return max(1, min(run, policy.largest_run, 1 << (pool.count.bit_length() - 1)))
 
 
-def to_give_back(policy: Policy, pool: Geometry, uses: Iterable[Use], now_s: float) -> list[int]:
+def to_give_back(
+    policy: Watermarks, pool: Geometry, uses: Iterable[Use], now_s: float
+) -> list[int]:
     """The blocks to give back now, most dispensable first. O(blocks log blocks).
 
     Wholly free ones of the minimum age, while more than the high water is free and more than the

@@ -1,12 +1,18 @@
-"""A CNI request's environment variables, checked in the order of libcni's skeleton."""
+"""The environment variables of a CNI request, checked in the order of libcni's skeleton."""
 
 from __future__ import annotations
 
-from fastipam.cni.error_codes import BAD_ENVIRONMENT, CniError
+from fastipam.cni.error_codes import BAD_ENVIRONMENT, OWN_NETNS, CniError
+from fastipam.configuration.reader import address, is_id
+from fastipam.errors import ConfigError
+from fastipam.namespaces import identity, look, mount_namespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    Identity = tuple[int, int]  # device, inode
+    Seen = tuple[Identity | None, Identity | None, int, int]
 
 ADD = "ADD"
 CHECK = "CHECK"
@@ -24,8 +30,8 @@ _NEEDED = {
     STATUS: ("CNI_PATH",),
 }
 _LONGEST_IFNAME = 15  # IFNAMSIZ less the final NUL
-_ALPHANUMERIC = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
-_ID_CHARACTERS = _ALPHANUMERIC | frozenset("_.-")
+_LONGEST_NUMBER = 20  # digits
+_NO_NUMBER = 1 << 64
 
 
 class Request:
@@ -55,13 +61,6 @@ class Request:
             )
         self.args = get("CNI_ARGS", "")
         self.netns_override = get("CNI_NETNS_OVERRIDE", "").lower() in ("1", "true")
-
-
-def is_id(text: str) -> bool:
-    """The specification's rule for container ids and network names."""
-    if text.isalnum() and text.isascii():  # nearly all of them
-        return True
-    return bool(text) and text[0] in _ALPHANUMERIC and _ID_CHARACTERS.issuperset(text)
 
 
 def _check_container_id(value: str) -> None:
@@ -112,7 +111,9 @@ class Arguments:
             raise CniError(
                 BAD_ENVIRONMENT, f"CNI_ARGS: IgnoreUnknown={ignore!r} is not 1, 0, true or false"
             )
-        self.address = values.pop("IP", "")
+        self.address = values.pop(
+            "IP", ""
+        )  # checked by `requested`, at libcni's place in the order
         if values and ignore in ("0", "false"):
             raise CniError(
                 BAD_ENVIRONMENT,
@@ -122,3 +123,82 @@ class Arguments:
         self.pod_namespace = values.get("K8S_POD_NAMESPACE", "")
         self.pod_name = values.get("K8S_POD_NAME", "")
         self.pod_uid = values.get("K8S_POD_UID", "")
+
+    def requested(self) -> tuple[int, int] | None:
+        """Return the requested (family, address), or None. Raises CniError 4."""
+        try:
+            return address(self.address, "CNI_ARGS: IP")
+        except ConfigError as error:
+            raise CniError(BAD_ENVIRONMENT, f"{error.field}: {error.message}") from None
+
+
+def identify(asked: Request, own_path: str, reported: str = "") -> tuple[int, int, int]:
+    """Return (inode of ``CNI_NETNS``, of the mount namespace where that path means it, born_ns).
+
+    0 is unknown; ``born_ns`` is explained at :func:`fastipam.namespaces.look`.
+
+    ``reported`` is what the launcher has seen (:func:`read_reported`): it runs where the runtime
+    does, and an agent in a container may see other files, or none. Without it this process looks,
+    and ``own_path`` is the caller's namespace. Raises CniError 8 when the two are one: the caller
+    would give the host's own interfaces to a container.
+    """
+    theirs, own, mount, born_ns = read_reported(reported) or _look(asked, own_path)
+    if theirs is None:
+        return 0, 0, 0
+    if theirs == own and not asked.netns_override:
+        raise CniError(
+            OWN_NETNS,
+            f"CNI_NETNS: {asked.netns} is the network namespace of the plugin itself",
+            "CNI_NETNS_OVERRIDE=1 allows it",
+        )
+    here = mount_namespace()
+    if mount != here and identity(asked.netns) == theirs:
+        mount = here  # the path means the same where this process is
+    return theirs[1], mount, born_ns
+
+
+def read_reported(text: str) -> Seen | None:
+    """Parse FASTIPAM_NETNS: the network namespaces of container and launcher, the mount namespace.
+
+    These three are ``device:inode`` each, and then comes ``born_ns``, divided by blanks. An empty
+    field could not be seen; 0 is not known. Returns None for what is missing or malformed: then it
+    is as if the launcher had not reported anything.
+
+    >>> read_reported("4:7 4:5 4:6 9"), read_reported(" 4:5  0"), read_reported("4:5")
+    (((4, 7), (4, 5), 6, 9), (None, (4, 5), 0, 0), None)
+    """
+    fields = text.split(" ")
+    if len(fields) != 4:
+        return None
+    found: list[Identity | None] = []
+    for field in fields[:3]:
+        if not field:
+            found.append(None)
+            continue
+        device, _, inode = field.partition(":")
+        pair = _number(device), _number(inode)
+        if min(pair) < 0:
+            return None
+        found.append(pair)
+    theirs, own, mount = found
+    born_ns = _number(fields[3])
+    if born_ns < 0:
+        return None
+    return theirs, own, mount[1] if mount else 0, born_ns
+
+
+def _number(text: str) -> int:
+    """Return a decimal number of up to 64 bits, or -1."""
+    if not (text.isascii() and text.isdigit() and len(text) <= _LONGEST_NUMBER):
+        return -1
+    number = int(text)
+    return number if number < _NO_NUMBER else -1
+
+
+def _look(asked: Request, own_path: str) -> Seen:
+    try:
+        device, inode, born_ns = look(asked.netns)
+    except (OSError, ValueError):
+        return None, None, 0, 0
+    own = None if asked.netns_override else identity(own_path)
+    return (device, inode), own, mount_namespace(), born_ns

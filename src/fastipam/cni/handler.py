@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from fastipam.cni import environment, netns, resolvconf, result, versions
+from fastipam.cni import environment, resolvconf, result, versions
 from fastipam.cni.error_codes import (
     BAD_ENVIRONMENT,
     LIMITED,
@@ -12,6 +12,7 @@ from fastipam.cni.error_codes import (
     CniError,
     from_exception,
 )
+from fastipam.cni.services import Services
 from fastipam.configuration import reader
 from fastipam.configuration.network import (
     Config,
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 
     from fastipam.addressing.ranges import RangeSet
     from fastipam.cni.environment import Request
-    from fastipam.cni.versions import Version
+    from fastipam.configuration.cluster import Settings
+    from fastipam.configuration.network import Version
     from fastipam.lease import Lease
     from fastipam.storage.store import Store
 
@@ -54,6 +56,7 @@ def handle(
     started_ns: int | None = None,
     own_netns: str = OWN_NETNS_PATH,
     seen_netns: str = "",
+    services: Services | None = None,
 ) -> tuple[int, bytes]:
     """Serve one CNI request: (exit status, standard output).
 
@@ -65,7 +68,8 @@ def handle(
     ``log`` gets one-line texts for standard error. ``started_ns`` (wall clock, default now) is when
     the request began to arrive: GC spares leases that are younger. ``own_netns`` is the path of
     the caller's network namespace, which may not be the container's; ``seen_netns`` is what the
-    launcher says of both (see netns.py).
+    launcher reports of both (``environment.read_reported``). ``services`` are an agent's; without
+    them this process has its own, which keep what was read of a configuration.
 
     Safe to call from several threads. O(1) but for GC, which is O(leases of the network).
     """
@@ -79,9 +83,17 @@ def handle(
         asked = environment.Request(environ)
         if asked.command == environment.VERSION:
             return 0, _VERSION_ANSWER
-        known = _known.get(stdin) or _read(stdin)
+        services = services or _services
+        known = services.known.get(stdin)
+        if known is None:
+            known = _Known(stdin)
+            services.keep(stdin, known)
         config = known.document
-        return 0, _serve(_Call(asked, known, log, started_ns, own_netns, seen_netns))
+        call = _Call(asked, known, log, services)
+        call.started_ns = started_ns
+        call.own_netns = own_netns
+        call.seen_netns = seen_netns
+        return 0, _serve(call)
     except Exception as error:
         fault = from_exception(error)
         body: dict[str, Any] = {
@@ -118,41 +130,23 @@ class _Known:
 class _Call:
     """One request, with what is known of its configuration."""
 
-    __slots__ = ("asked", "known", "log", "own_netns", "seen_netns", "started_ns", "version")
+    __slots__ = (
+        "asked", "known", "log", "own_netns", "seen_netns", "services", "started_ns", "version",
+    )  # fmt: skip
 
+    own_netns: str
+    seen_netns: str
+    started_ns: int
     version: Version
 
-    def __init__(
-        self,
-        asked: Request,
-        known: _Known,
-        log: Log,
-        started_ns: int,
-        own_netns: str,
-        seen_netns: str,
-    ) -> None:
+    def __init__(self, asked: Request, known: _Known, log: Log, services: Services) -> None:
         self.asked = asked
         self.known = known
         self.log = log
-        self.started_ns = started_ns
-        self.own_netns = own_netns
-        self.seen_netns = seen_netns
+        self.services = services
 
 
-# A runtime sends the same bytes for every pod of a network. What they mean depends on them alone,
-# so a process that serves many requests reads them once.
-_known: dict[bytes, _Known] = {}
-_MOST_KNOWN = 128
-_LARGEST_KNOWN = 16 << 10
-
-
-def _read(stdin: bytes) -> _Known:
-    known = _Known(stdin)
-    if len(stdin) <= _LARGEST_KNOWN:
-        if len(_known) >= _MOST_KNOWN:
-            _known.clear()
-        _known[stdin] = known
-    return known
+_services = Services()
 
 
 def _clean(text: str) -> str:
@@ -208,16 +202,26 @@ def _load(call: _Call) -> Config:
     """The whole configuration."""
     config = call.known.config
     if config is None:
-        config = call.known.config = Config(call.known.document, call.version)
+        config = call.known.config = Config(call.known.document, call.version, _read_cluster)
+        if config.cluster is not None:
+            call.services.note_cluster(config.data_dir, config.name, config.cluster)
     for note in config.notes:
         call.log(_clean(note))
     return config
 
 
+def _read_cluster(
+    value: object, network: str, data_dir: str, holes: list[tuple[int, int, int]]
+) -> Settings:
+    from fastipam.cni import more_blocks
+
+    return more_blocks.read(value, network, data_dir, holes)
+
+
 def _requested(known: _Known, arguments: environment.Arguments) -> list[tuple[int, int]]:
     if known.asks_nothing and not arguments.address:
         return []
-    found = requested(known.document, arguments)
+    found = requested(known.document, arguments.requested())
     known.asks_nothing = not found
     return found
 
@@ -255,7 +259,7 @@ def _add(call: _Call) -> bytes:
     arguments = environment.Arguments(asked.args)
     addresses = _requested(known, arguments)
     config = _load(call)
-    inode, mount_ns, born_ns = netns.identify(asked, call.own_netns, call.seen_netns)
+    inode, mount_ns, born_ns = environment.identify(asked, call.own_netns, call.seen_netns)
     dns = resolvconf.read(config.resolv_conf) if config.resolv_conf else {}
 
     def allocate(network: Network) -> Lease:
@@ -275,14 +279,14 @@ def _add(call: _Call) -> bytes:
 
     try:
         lease = allocate(_network(known, config))
-    except PoolExhausted as error:
+    except PoolExhausted:
         if config.cluster is None:
             raise
         from fastipam.cni import more_blocks
 
         store = open_stores.get(config.data_dir, config.durability)
         who = f"{asked.container_id} {asked.ifname}"
-        lease = more_blocks.allocate_again(config, store, error, who, allocate)
+        lease = more_blocks.allocate_again(call.services, config, store, who, allocate)
     if known.answers is None:
         known.answers = result.Answers(call.version, config.routes)
     return known.answers.encode(lease.siblings, dns)
@@ -293,7 +297,7 @@ def _delete(call: _Call) -> None:
     if network is not None:
         network.release_raw(call.asked.container_id, call.asked.ifname)
     if call.asked.netns:
-        netns.identify(call.asked, call.own_netns, call.seen_netns)
+        environment.identify(call.asked, call.own_netns, call.seen_netns)
 
 
 def _check(call: _Call) -> None:
@@ -321,17 +325,15 @@ def _collect(call: _Call) -> None:
 
 def _status_of_cluster(call: _Call, config: Config, exhausted: RangeSet | None) -> RangeSet | None:
     """Do what an ADD would do that finds no address in this node's blocks, and look again."""
-    from fastipam.cni import more_blocks, services
+    from fastipam.cni import more_blocks
 
-    assert config.cluster is not None
     store = open_stores.get(config.data_dir, config.durability)
     if exhausted is not None:
-        more_blocks.provide(config, store, config.cluster)
+        more_blocks.provide(call.services, config, store)
         exhausted = _network(call.known, config).exhausted()
-    if services.note is not None:
-        note = services.note(store, config.name)
-        if note:
-            call.log(_clean(note))
+    warning = call.services.warning(store, config.name)
+    if warning:
+        call.log(_clean(warning))
     return exhausted
 
 

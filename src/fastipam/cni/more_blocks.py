@@ -1,12 +1,14 @@
-"""Cluster mode's part of the plugin: its settings, and more blocks when there are none left.
+"""The plugin's part of cluster mode: read the settings, and get more blocks when all are full.
 
-Imported when a configuration has the key ``cluster``, and nothing of ``fastipam.cluster`` before.
+Imported only when a configuration has the key ``cluster``; nothing of ``fastipam.cluster`` is
+imported before.
 """
 
 from __future__ import annotations
 
+import os
+
 from fastipam.cluster.errors import NoBlock
-from fastipam.cni import services
 from fastipam.configuration import reader
 from fastipam.configuration.cluster import Settings
 from fastipam.errors import ConfigError, DecodingError, PoolExhausted
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from fastipam.cni.services import Services
     from fastipam.configuration.network import Config
     from fastipam.lease import Lease
     from fastipam.storage.store import Store
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def read_file(path: str) -> dict[str, Any]:
-    """The object in a file, its keys folded. Raises ConfigError."""
+    """Return the object in a file, its keys folded. Raises ConfigError."""
     try:
         with open(path, "rb") as file:
             raw = file.read(reader.LARGEST + 1)
@@ -39,8 +42,16 @@ def read_file(path: str) -> dict[str, Any]:
         raise ConfigError(error.message, field="cluster", value=path) from None
 
 
+def read_settings(path: str) -> Settings:
+    """Return the settings in a file; the node is this host unless they name one."""
+    return Settings(read_file(path), path, host_name=os.uname().nodename)
+
+
 def read(value: object, network: str, data_dir: str, holes: list[tuple[int, int, int]]) -> Settings:
-    """The settings under ``ipam.cluster``: an object, or the path of a file with one."""
+    """Return the settings under ``ipam.cluster``: an object, or the path of a file with one.
+
+    Raises ConfigError, also when they are another network's or another store's.
+    """
     path = "ipam.cluster"
     if isinstance(value, str):
         if not value.startswith("/"):
@@ -52,29 +63,21 @@ def read(value: object, network: str, data_dir: str, holes: list[tuple[int, int,
             field=path,
             value=value,
         )
-    settings = Settings(value, path, holes)
-    for key, theirs, ours in (
-        ("network", settings.network, network),
-        ("dataDir", settings.data_dir, data_dir),
-    ):
-        if theirs and theirs != ours:
-            raise ConfigError(
-                f"it says {theirs!r}, and the configuration around it {ours!r}",
-                field=f"{path}.{key}",
-                value=theirs,
-            )
-    if services.seen is not None:
-        services.seen(data_dir, network, settings)
+    settings = Settings(value, path, holes, os.uname().nodename)
+    settings.require(network, data_dir, path)
     return settings
 
 
-def provide(config: Config, store: Store, settings: Settings, who: str = "") -> None:
-    """Return when this node's blocks have a free address again, or raise NoBlock (code 11).
+def provide(services: Services, config: Config, store: Store, who: str = "") -> None:
+    """Return when this node's blocks have a free address again. Raises NoBlock (code 11).
 
-    In an agent it never waits: the keeper is asked, and the request asks again later.
+    A process that serves many requests does not wait here: it asks its keeper, and the request is
+    handled again later.
     """
-    if services.ask is not None:
-        reason, services.asked = services.ask(store, config.name, settings, who)
+    settings = config.cluster
+    assert settings is not None
+    reason = services.ask_for_blocks(store, config.name, settings, who)
+    if reason is not None:
         raise NoBlock(reason)
     from fastipam.cluster.keeper.on_demand import claim_now
     from fastipam.cluster.node.share import Share
@@ -83,30 +86,28 @@ def provide(config: Config, store: Store, settings: Settings, who: str = "") -> 
 
 
 def allocate_again(
+    services: Services,
     config: Config,
     store: Store,
-    exhausted: PoolExhausted,
     who: str,
-    ask: Callable[[Network], Lease],
+    allocate: Callable[[Network], Lease],
 ) -> Lease:
-    """Serve an ADD that this node's blocks have no free address for.
+    """Serve an ADD for which this node's blocks have no free address.
 
     Another block comes first; without one, an address that is only cooling, if the policy allows
     it. Raises NoBlock: try later.
     """
-    settings = config.cluster
-    assert settings is not None
     policy = config.policy
-    hint = exhausted.hint
+    hint: str | None = None
     try:
-        provide(config, store, settings, who)
+        provide(services, config, store, who)
     except NoBlock as why:
         hint = why.message
-        if config.spare_policy is None or services.asked:
+        if config.spare_policy is None or services.waiting:
             raise
         policy = config.spare_policy
     network = Network(store, config.name, config.pool, policy=policy, remember=config.remember)
     try:
-        return ask(network)
+        return allocate(network)
     except PoolExhausted as error:
-        raise NoBlock(error.message, hint=hint) from None
+        raise NoBlock(error.message, hint=hint or error.hint) from None

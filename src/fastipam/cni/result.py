@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-    from fastipam.cni.versions import Version
-    from fastipam.configuration.network import Route
+    from fastipam.configuration.network import Route, Version
     from fastipam.lease import Lease
 
 

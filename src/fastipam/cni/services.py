@@ -1,23 +1,47 @@
-"""How a process that serves many requests gets blocks of a cluster: by asking, not by waiting.
-
-The agent sets these; in a plugin process they stay unset. Kept apart from sharing.py, which imports
-``fastipam.cluster``, so that an agent without a cluster does not.
-"""
+"""What a process that serves many requests gives to each of them."""
 
 from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from typing import Any
 
     from fastipam.configuration.cluster import Settings
     from fastipam.storage.store import Store
 
-# A configuration was read: data directory, network, settings.
-seen: Callable[[str, str, Settings], None] | None = None
-# An address is needed, by whom: why there is none yet, and whether the request may wait for it.
-ask: Callable[[Store, str, Settings, str], tuple[str, bool]] | None = None
-# What an operator should hear of a network, or nothing.
-note: Callable[[Store, str], str] | None = None
-# The request that is handled now has asked, and may wait: it is handled again later.
-asked = False
+MOST_KNOWN = 128  # configurations
+LARGEST_KNOWN = 16 << 10  # bytes; a larger one is read at each request
+
+
+class Services:
+    """The configurations that were read already, and the blocks of a cluster's pool.
+
+    ``known`` is what was read of a configuration, by its bytes: a runtime sends the same bytes for
+    every pod of a network, and what they mean depends on them alone. ``waiting`` says that the
+    request that is handled now has asked for blocks and may be handled again later.
+
+    This one has no blocks to give, which is what a plugin process and a program that embeds the
+    plugin want: a request then claims by itself. An agent's keepers override what is here.
+    """
+
+    def __init__(self) -> None:
+        self.known: dict[bytes, Any] = {}
+        self.waiting = False
+
+    def keep(self, stdin: bytes, known: Any) -> None:
+        """Keep what was read of a configuration."""
+        if len(stdin) <= LARGEST_KNOWN:
+            if len(self.known) >= MOST_KNOWN:
+                self.known.clear()
+            self.known[stdin] = known
+
+    def note_cluster(self, data_dir: str, network: str, settings: Settings) -> None:
+        """Take note of a network in cluster mode that a request has named."""
+
+    def ask_for_blocks(
+        self, store: Store, network: str, settings: Settings, who: str
+    ) -> str | None:
+        """Ask for blocks; return why there are none yet, or None: the request has to claim them."""
+
+    def warning(self, store: Store, network: str) -> str | None:
+        """Return what an operator should hear of a network that is served, or None."""

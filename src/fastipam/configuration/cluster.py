@@ -1,21 +1,21 @@
-"""What a node is told about its cluster, read and checked once.
+"""The settings of a node's cluster, read and checked once.
 
 The same object stands under the key ``cluster`` of a CNI configuration and in a file of the
-agent's. Keys arrive case-folded, as the plugin's reader of JSON gives them.
+agent's. Its keys are case-folded, as ``reader.decode`` returns them.
 """
 
 from __future__ import annotations
 
-import os
-
 from fastipam.addressing.addresses import BITS, V4, V6, format_cidr, parse_ip
 from fastipam.addressing.parsing import build_pool
 from fastipam.addressing.ranges import Pool, Range, RangeSet
-from fastipam.cluster.planner import Geometry, Policy
+from fastipam.configuration import reader
+from fastipam.configuration.reader import RANGE_KEYS
 from fastipam.errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
     from typing import Any
 
 DEFAULT_PREFIX = "/fastipam/"
@@ -46,14 +46,95 @@ _KEYS = (
     "network",
     "dataDir",
 )
+# A transaction of etcd has at most 128 operations by default; a block needs two.
+LARGEST_RUN = 32
+WINDOW_BITS = 8
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+
+
+class Watermarks:
+    """When a node claims another block, and when it gives one back; a value.
+
+    Free addresses are counted in *blocks' worth*. Below ``low_water`` the node claims ahead. Above
+    ``high_water`` it gives back wholly free blocks that are older than ``minimum_age_s``, but
+    always keeps ``warm`` of them. A claim that follows the last one within ``ramp_s`` is twice as
+    large, up to ``largest_run`` blocks.
+    """
+
+    __slots__ = ("high_water", "largest_run", "low_water", "minimum_age_s", "ramp_s", "warm")
+
+    def __init__(
+        self,
+        *,
+        low_water: float = 0.25,
+        high_water: float = 2.0,
+        minimum_age_s: float = 300.0,
+        warm: int = 1,
+        largest_run: int = LARGEST_RUN,
+        ramp_s: float = 5.0,
+    ) -> None:
+        self.low_water = low_water
+        self.high_water = high_water
+        self.minimum_age_s = minimum_age_s
+        self.warm = warm
+        self.largest_run = min(largest_run, LARGEST_RUN)
+        self.ramp_s = ramp_s
+
+
+class Geometry:
+    """One CIDR of a pool as ``count`` blocks of 2**``host_bits`` addresses each, from ``base`` on.
+
+    ``unusable`` are the numbers of the blocks without an address to serve (exclusions).
+    """
+
+    __slots__ = ("base", "count", "family", "host_bits", "unusable")
+
+    def __init__(
+        self,
+        family: int,
+        base: int,
+        host_bits: int,
+        count: int,
+        unusable: Collection[int] = frozenset(),
+    ) -> None:
+        self.family = family
+        self.base = base
+        self.host_bits = host_bits
+        self.count = count
+        self.unusable = unusable
+
+    @property
+    def size(self) -> int:
+        """The addresses of a block, usable or not."""
+        return 1 << self.host_bits
+
+    @property
+    def window_bits(self) -> int:
+        """A window is 2**this blocks: at most 256, and whole hexadecimal digits of an address."""
+        bits = WINDOW_BITS - (self.host_bits + WINDOW_BITS) % 4
+        return min(bits, self.count.bit_length() - 1)
+
+    def window(self, number: int) -> range:
+        """Return the window that a block lies in."""
+        first = number >> self.window_bits << self.window_bits
+        return range(first, first + (1 << self.window_bits))
+
+    def address(self, number: int) -> int:
+        """Return the first address of a block."""
+        return self.base + (number << self.host_bits)
+
+    def number(self, address: int) -> int | None:
+        """Return the number of the block that holds an address; None when none does."""
+        number = (address - self.base) >> self.host_bits
+        return number if 0 <= number < self.count else None
 
 
 class Settings:
     """A cluster as one node sees it; does not change once it is read.
 
-    ``pool`` are the range sets, one a family, each cut into blocks; ``geometries`` are their parts,
-    one a CIDR. ``text`` is what every node has to agree on.
+    ``pool`` has one range set a family, cut into blocks; ``geometries`` has one entry a CIDR.
+    ``text`` is what every node has to agree on. ``host_name`` is the node's name when the settings
+    give none. Raises ConfigError with the path of the field.
     """
 
     __slots__ = (
@@ -68,19 +149,20 @@ class Settings:
         "key",
         "network",
         "node",
-        "policy",
         "pool",
         "prefix",
         "session_s",
         "text",
         "timeout_s",
+        "watermarks",
     )
 
     def __init__(
         self,
         holder: dict[str, Any],
         path: str = "cluster",
-        exclude: tuple[tuple[int, int, int], ...] | list[tuple[int, int, int]] = (),
+        exclude: Sequence[tuple[int, int, int]] = (),
+        host_name: str = "",
     ) -> None:
         known = {each.casefold(): each for each in _KEYS}
         for key, value in holder.items():
@@ -91,13 +173,14 @@ class Settings:
                     value=value,
                     hint=f"the keys are {', '.join(_KEYS)}",
                 )
-        read = _Reader(holder, path)
-        self.endpoints = _endpoints(read)
-        self.prefix = _prefix(read)
-        self.node = _node(read)
-        self.network = read.text("network")
-        self.data_dir = read.text("dataDir")
-        self.ca, self.cert, self.key = (read.file(each) for each in ("ca", "cert", "key"))
+        self.endpoints = _endpoints(holder, path)
+        self.prefix = _prefix(holder, path)
+        self.node = _node(holder, path, host_name)
+        self.network = reader.text(holder, "network", path)
+        self.data_dir = reader.text(holder, "dataDir", path)
+        self.ca, self.cert, self.key = (
+            reader.file(holder, each, path) for each in ("ca", "cert", "key")
+        )
         if bool(self.cert) != bool(self.key):
             missing = "key" if self.cert else "cert"
             raise ConfigError(
@@ -105,13 +188,14 @@ class Settings:
                 field=f"{path}.{missing}",
                 value=None,
             )
-        self.credentials = read.file("credentials")
-        self.fencing = read.flag("fencing")
-        self.session_s = int(read.number("sessionTTL", DEFAULT_SESSION_S, 2, 3600))
-        self.timeout_s = read.number("timeout", DEFAULT_TIMEOUT_S, 0.1, 60)
-        self.policy = _policy(read)
-        self.addresses = _addresses(read)
-        ranges, lengths = _pools(read)
+        self.credentials = reader.file(holder, "credentials", path)
+        self.fencing = reader.flag(holder, "fencing", path)
+        session_s = reader.number(holder, "sessionTTL", path, DEFAULT_SESSION_S, (2, 3600))
+        self.session_s = int(session_s)
+        self.timeout_s = reader.number(holder, "timeout", path, DEFAULT_TIMEOUT_S, (0.1, 60))
+        self.watermarks = _watermarks(holder, path)
+        self.addresses = _addresses(holder, path)
+        ranges, lengths = _pools(holder, path)
         self.pool = _cut(ranges, lengths, exclude, path)
         self.geometries = tuple(
             geometry(self.pool, each) for one in self.pool.sets for each in one.ranges
@@ -121,196 +205,135 @@ class Settings:
             for each in sorted(ranges, key=lambda each: (each.family, each.network))
         )
 
+    def require(self, network: str, data_dir: str, path: str) -> None:
+        """Raise ConfigError when the settings name another network or data directory."""
+        for key, theirs, ours in (
+            ("network", self.network, network),
+            ("dataDir", self.data_dir, data_dir),
+        ):
+            if theirs and theirs != ours:
+                raise ConfigError(
+                    f"it says {theirs!r}, and the configuration around it {ours!r}",
+                    field=f"{path}.{key}",
+                    value=theirs,
+                )
+
     def geometries_of(self, family: int) -> list[Geometry]:
-        """The pools of one family."""
+        """Return the geometries of one family."""
         return [each for each in self.geometries if each.family == family]
 
     def geometry_of(self, family: int, address: int) -> Geometry | None:
-        """The pool that an address lies in, None when it is no pool's."""
+        """Return the geometry that an address lies in, or None."""
         for each in self.geometries:
             if each.family == family and each.number(address) is not None:
                 return each
         return None
 
-    def user_and_password(self) -> tuple[str, str]:
-        """What ``credentials`` holds: ``user:password`` on its first line; ("", "") without.
 
-        Read anew each time: a password can be changed without a restart. Raises ConfigError.
-        """
-        if not self.credentials:
-            return "", ""
-        try:
-            with open(self.credentials, encoding="utf-8") as file:
-                line = file.readline().rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(
-                f"{self.credentials} cannot be read: {error}",
-                field="cluster.credentials",
-                value=self.credentials,
-            ) from None
-        user, colon, password = line.partition(":")
-        if not colon or not user:
-            raise ConfigError(
-                "its first line is not user:password",
-                field="cluster.credentials",
-                value=self.credentials,
-            )
-        return user, password
-
-
-class _Reader:
-    """The values of an object, each checked for its kind."""
-
-    def __init__(self, holder: dict[str, Any], path: str) -> None:
-        self.holder = holder
-        self.path = path
-
-    def wrong(self, key: str, value: object, wanted: str) -> ConfigError:
-        """The error for a value of the wrong kind."""
-        return ConfigError(
-            f"{value!r:.80} is not {wanted}", field=f"{self.path}.{key}", value=value
+def _endpoints(holder: dict[str, Any], path: str) -> tuple[str, ...]:
+    """Return the endpoints as they are written; the engine that they belong to parses them."""
+    value = reader.listed(holder, "endpoints", path)
+    if not 0 < len(value) <= _MOST_ENDPOINTS:
+        raise ConfigError(
+            f"these are {len(value)} endpoints, not 1 to {_MOST_ENDPOINTS} URLs",
+            field=f"{path}.endpoints",
+            value=value,
         )
-
-    def get(self, key: str) -> Any:
-        """What stands there, or None."""
-        return self.holder.get(key.casefold())
-
-    def text(self, key: str) -> str:
-        """A text, "" when it is absent."""
-        value = self.get(key)
-        if value is None:
-            return ""
-        if not isinstance(value, str) or "\0" in value:
-            raise self.wrong(key, value, "a text")
-        return value
-
-    def file(self, key: str) -> str:
-        """An absolute path: a runtime starts the plugin in a directory of its own choice."""
-        value = self.text(key)
-        if value and not value.startswith("/"):
-            raise self.wrong(key, value, "an absolute path")
-        return value
-
-    def flag(self, key: str) -> bool:
-        """A boolean, False when it is absent."""
-        value = self.get(key)
-        if value is None:
-            return False
-        if not isinstance(value, bool):
-            raise self.wrong(key, value, "true or false")
-        return value
-
-    def number(self, key: str, default: float, least: float, most: float) -> float:
-        """A number within bounds."""
-        value = self.get(key)
-        if value is None:
-            return default
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise self.wrong(key, value, "a number")
-        if not least <= value <= most:
-            raise self.wrong(key, value, f"a number from {least:g} to {most:g}")
-        return value
-
-
-def _endpoints(read: _Reader) -> tuple[str, ...]:
-    value = read.get("endpoints")
-    if not isinstance(value, list) or not 0 < len(value) <= _MOST_ENDPOINTS:
-        raise read.wrong("endpoints", value, f"a list of 1 to {_MOST_ENDPOINTS} URLs")
     for at, one in enumerate(value):
-        field = f"endpoints[{at}]"
+        field = f"{path}.endpoints[{at}]"
         if not isinstance(one, str):
-            raise read.wrong(field, one, "a URL")
+            raise reader.wrong(field, one, "a URL")
         scheme, slashes, rest = one.partition("://")
         host, _, port = rest.rstrip("/").rpartition(":")
         if scheme not in ("http", "https") or not slashes or not host or not port.isdecimal():
-            raise read.wrong(field, one, "a URL such as https://10.0.0.1:2379")
+            raise reader.refused(field, one, "a URL such as https://10.0.0.1:2379")
     return tuple(one.rstrip("/") for one in value)
 
 
-def _prefix(read: _Reader) -> str:
-    value = read.text("prefix") or DEFAULT_PREFIX
+def _prefix(holder: dict[str, Any], path: str) -> str:
+    value = reader.text(holder, "prefix", path) or DEFAULT_PREFIX
     if not value.isascii() or not value.isprintable() or " " in value:
-        raise read.wrong("prefix", value, "a prefix of keys: printable ASCII without blanks")
+        raise reader.refused(
+            f"{path}.prefix", value, "a prefix of keys: printable ASCII without blanks"
+        )
     return value if value.endswith("/") else f"{value}/"
 
 
-def _node(read: _Reader) -> str:
-    value = read.text("node") or os.uname().nodename
-    if len(value) > 253 or not _NAME.issuperset(value) or value in (".", ".."):
-        raise read.wrong(
-            "node", value, "a node's name: up to 253 letters, digits, '.', '_' and '-'"
+def _node(holder: dict[str, Any], path: str, host_name: str) -> str:
+    value = reader.text(holder, "node", path) or host_name
+    if not 0 < len(value) <= 253 or not _NAME.issuperset(value) or value in (".", ".."):
+        raise reader.refused(
+            f"{path}.node", value, "a node's name: up to 253 letters, digits, '.', '_' and '-'"
         )
     return value
 
 
-def _policy(read: _Reader) -> Policy:
-    default = Policy()
-    policy = Policy(
-        low_water=read.number("lowWater", default.low_water, 0, 1000),
-        high_water=read.number("highWater", default.high_water, 0, 1000),
-        minimum_age_s=read.number("minimumAge", default.minimum_age_s, 0, 10**8),
-    )
-    if policy.high_water < policy.low_water + 1:
+def _watermarks(holder: dict[str, Any], path: str) -> Watermarks:
+    default = Watermarks()
+    low = reader.number(holder, "lowWater", path, default.low_water, (0, 1000))
+    high = reader.number(holder, "highWater", path, default.high_water, (0, 1000))
+    age_s = reader.number(holder, "minimumAge", path, default.minimum_age_s, (0, 10**8))
+    if high < low + 1:
         raise ConfigError(
-            f"{policy.high_water} is less than one block above lowWater ({policy.low_water})",
-            field=f"{read.path}.highWater",
-            value=policy.high_water,
+            f"{high} is less than one block above lowWater ({low})",
+            field=f"{path}.highWater",
+            value=high,
             hint="both are counted in blocks' worth of free addresses; "
             "closer together a block would go to and fro",
         )
-    return policy
+    return Watermarks(low_water=low, high_water=high, minimum_age_s=age_s)
 
 
-def _addresses(read: _Reader) -> tuple[str, ...]:
-    value = read.get("address")
+def _addresses(holder: dict[str, Any], path: str) -> tuple[str, ...]:
+    value = holder.get("address")
     listed = [] if value is None else value if isinstance(value, list) else [value]
     for one in listed:
         try:
             parse_ip(one if isinstance(one, str) else "")
         except ValueError:
-            raise read.wrong("address", one, "an address of this node") from None
+            raise reader.refused(f"{path}.address", one, "an address of this node") from None
     return tuple(listed)
 
 
-def _pools(read: _Reader) -> tuple[list[Range], dict[int, int]]:
-    """The pools, and the block length of each family."""
-    value = read.get("pool")
+def _pools(holder: dict[str, Any], path: str) -> tuple[list[Range], dict[int, int]]:
+    """Return the CIDRs of the pool, and the block length of each family."""
+    value = holder.get("pool")
     listed = value if isinstance(value, list) else [value]
     if value is None or not 0 < len(listed) <= _MOST_POOLS:
         raise ConfigError(
             "the pool is missing" if not listed or value is None else "these are too many pools",
-            field=f"{read.path}.pool",
+            field=f"{path}.pool",
             value=value,
             hint='"pool": "10.32.0.0/12"',
         )
     ranges = [
-        _pool(read, one, f"{read.path}.pool[{at}]" if isinstance(value, list) else "")
+        _pool(one, f"{path}.pool[{at}]" if isinstance(value, list) else f"{path}.pool")
         for at, one in enumerate(listed)
     ]
-    lengths = _block_lengths(read, {each.family for each in ranges})
+    lengths = _block_lengths(holder, path, {each.family for each in ranges})
+    field = f"{path}.blockSize"
     for each in ranges:
         length = lengths[each.family]
         bits = BITS[each.family]
         if not each.length <= length <= bits - 1 or bits - length > _LARGEST_BLOCK_BITS:
-            raise read.wrong(
-                "blockSize",
+            raise reader.refused(
+                field,
                 length,
                 f"a block's prefix length for {format_cidr(each.family, each.network, each.length)}"
                 f": from {max(each.length, bits - _LARGEST_BLOCK_BITS)} to {bits - 1}",
             )
         if 1 << (length - each.length) > _MOST_BLOCKS:
-            raise read.wrong("blockSize", length, f"a size that gives up to {_MOST_BLOCKS} blocks")
+            raise reader.refused(field, length, f"a size that gives up to {_MOST_BLOCKS} blocks")
     return ranges, lengths
 
 
-def _pool(read: _Reader, one: object, field: str) -> Range:
-    """A CIDR, or an object with ``subnet``, ``rangeStart``, ``rangeEnd``, ``gateway``."""
-    field = field or f"{read.path}.pool"
+def _pool(one: object, field: str) -> Range:
+    """Return the range of a CIDR, or of an object with the keys of a range."""
     if isinstance(one, str):
         return Range.parse(one, field=field)
     if not isinstance(one, dict):
         raise ConfigError(f"{one!r:.80} is neither a CIDR nor an object", field=field, value=one)
-    names = {each.casefold(): each for each in ("subnet", "rangeStart", "rangeEnd", "gateway")}
+    names = {each.casefold(): each for each in RANGE_KEYS}
     for key, text in one.items():
         if key not in names or not isinstance(text, str):
             raise ConfigError(
@@ -323,32 +346,36 @@ def _pool(read: _Reader, one: object, field: str) -> Range:
     return Range.parse(*(one.get(key) for key in names), field=field)  # type: ignore[arg-type]
 
 
-def _block_lengths(read: _Reader, families: set[int]) -> dict[int, int]:
-    """The block length of each family. One number is IPv4's, and IPv6 blocks are as large."""
-    value = read.get("blockSize")
+def _block_lengths(holder: dict[str, Any], path: str, families: set[int]) -> dict[int, int]:
+    """Return the block length of each family.
+
+    A single number is IPv4's; IPv6 blocks have as many addresses then.
+    """
+    value = holder.get("blocksize")
+    field = f"{path}.blockSize"
     listed = value if isinstance(value, list) else [value]
     numbers = [
         DEFAULT_BLOCK_V4 + 96 * (V4 not in families) if one is None else one for one in listed
     ]
     if any(isinstance(one, bool) or not isinstance(one, int) for one in numbers):
-        raise read.wrong("blockSize", value, "a prefix length")
+        raise reader.refused(field, value, "a prefix length")
     if len(numbers) == 1:
         (only,) = numbers
         if families == {V4, V6}:
             return {V4: only, V6: only + BITS[V6] - BITS[V4]}
         return dict.fromkeys(families, only)
     if len(numbers) != 2 or families != {V4, V6}:
-        raise read.wrong("blockSize", value, "one prefix length, or IPv4's and IPv6's")
+        raise reader.refused(field, value, "one prefix length, or IPv4's and IPv6's")
     return {V4: numbers[0], V6: numbers[1]}
 
 
 def _cut(
     ranges: list[Range],
     lengths: dict[int, int],
-    exclude: tuple[tuple[int, int, int], ...] | list[tuple[int, int, int]],
+    exclude: Sequence[tuple[int, int, int]],
     path: str,
 ) -> Pool:
-    """One range set a family, IPv4 first, each cut into blocks."""
+    """Return the pool: one range set a family, IPv4 first, each cut into blocks."""
     families = sorted({each.family for each in ranges})
     sets = [[each for each in ranges if each.family == family] for family in families]
     pool = build_pool(sets, exclude, fields=[f"{path}.pool"] * len(sets))
@@ -361,7 +388,7 @@ def _cut(
 
 
 def geometry(pool: Pool, one: Range) -> Geometry:
-    """A pool as the planner sees it: numbered blocks, those without any address to serve marked."""
+    """Return one CIDR of a pool as numbered blocks, those without an address to serve marked."""
     range_set = next(each for each in pool.sets if one in each.ranges)
     host_bits = BITS[one.family] - range_set.block_length
     count = 1 << (range_set.block_length - one.length)

@@ -13,23 +13,23 @@ import os
 from fastipam.addressing.addresses import format_cidr, format_ip, parse_cidr
 from fastipam.addressing.parsing import build_pool
 from fastipam.addressing.ranges import Range
-from fastipam.cni.environment import is_id
-from fastipam.cni.error_codes import BAD_ENVIRONMENT, CniError
-from fastipam.configuration import fields, policy
-from fastipam.configuration.reader import kind_of
+from fastipam.configuration import policy, reader
+from fastipam.configuration.policy import DEFAULT_DATA_DIR
+from fastipam.configuration.reader import RANGE_KEYS, kind_of
 from fastipam.errors import ConfigError, DecodingError
-from fastipam.storage.store import DEFAULT_DATA_DIR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
-    from fastipam.cni.environment import Arguments
-    from fastipam.cni.versions import Version
     from fastipam.configuration.cluster import Settings
-    from fastipam.storage.records.policy import Policy
+    from fastipam.configuration.policy import Policy
 
-_RANGE_KEYS = ("subnet", "rangeStart", "rangeEnd", "gateway")
+    Version = tuple[int, int, int]
+    # Of (value, network, data directory, what is excluded); raises ConfigError.
+    ReadCluster = Callable[[object, str, str, list[tuple[int, int, int]]], Settings]
+
 _WHEREABOUTS = ("range", "range_start", "range_end", "ipranges")
 _KNOWN = frozenset(
     (
@@ -38,10 +38,7 @@ _KNOWN = frozenset(
         "routes",
         "resolvconf",
         "datadir",
-        "subnet",
-        "rangestart",
-        "rangeend",
-        "gateway",
+        *(key.casefold() for key in RANGE_KEYS),
         "exclude",
         "durability",
         "repeatadd",
@@ -50,7 +47,7 @@ _KNOWN = frozenset(
         *(key.casefold() for key in policy.KEYS),
     )
 )
-# As in fields.py, far from what a configuration has.
+# As in reader.py, far from what a configuration has.
 _MOST_RANGES = 1024  # of all sets together
 _MOST_ADDRESSES = 1024  # requested, or in prevResult: each is looked up in every range
 _MOST_NOTES = 8
@@ -63,7 +60,7 @@ def network_name(document: dict[str, Any]) -> str:
         raise DecodingError(f"this is {kind_of(name)}, not a text", field="name", value=name)
     if not name:
         raise ConfigError("the network name is missing", field="name", value=name)
-    if not is_id(name):
+    if not reader.is_id(name):
         raise ConfigError(
             f"the network name {name!r} has characters that it may not have",
             field="name",
@@ -83,7 +80,7 @@ class Location:
         ipam = document.get("ipam")
         holder = ipam if isinstance(ipam, dict) else {}
         data_dir = holder.get("datadir")
-        usable = fields.is_path(data_dir) and os.path.isabs(str(data_dir))
+        usable = reader.is_path(data_dir) and os.path.isabs(str(data_dir))
         self.data_dir = str(data_dir) if usable else DEFAULT_DATA_DIR
         # The store knows its durability: a wrong or missing one must not keep DEL from freeing.
         self.durability: str | None = None
@@ -102,31 +99,35 @@ def _notes(ipam: dict[str, Any]) -> list[str]:
 class Config:
     """The whole configuration, for ADD, CHECK and STATUS; it does not change once it is read.
 
-    ``pool`` are the range sets, ``remember`` whether they are the network's own (and not partly
-    this container's, from ``runtimeConfig.ipRanges``), ``notes`` what is odd but no error.
+    ``pool`` are the range sets; ``remember`` says that they are the network's own, and not partly
+    this container's (from ``runtimeConfig.ipRanges``). ``notes`` say what is odd but no error.
+    ``read_cluster`` makes settings of what stands under ``cluster``, which may be a file's path:
+    files and the host's name are the caller's to read. Raises ConfigError.
     """
 
-    def __init__(self, document: dict[str, Any], version: Version) -> None:
+    def __init__(
+        self, document: dict[str, Any], version: Version, read_cluster: ReadCluster
+    ) -> None:
         self.name = network_name(document)
         self.version = version
         if "ipam" not in document:
             raise ConfigError("the configuration has no ipam section", field="ipam", value=None)
-        ipam = fields.mapping(document, "ipam", "")
+        ipam = reader.mapping(document, "ipam", "")
         self.notes = _notes(ipam)
-        runtime = fields.mapping(document, "runtimeConfig", "")
+        runtime = reader.mapping(document, "runtimeConfig", "")
         self._read_scalars(ipam)
         self.routes = [
             Route(one, f"ipam.routes[{at}]")
-            for at, one in enumerate(fields.listed(ipam, "routes", "ipam"))
+            for at, one in enumerate(reader.listed(ipam, "routes", "ipam"))
         ]
-        self._read_ranges(ipam, runtime)
+        self._read_ranges(ipam, runtime, read_cluster)
 
     def _read_scalars(self, ipam: dict[str, Any]) -> None:
-        fields.text(ipam, "type", "ipam")
-        data_dir = fields.text(ipam, "dataDir", "ipam") or DEFAULT_DATA_DIR
-        resolv_conf = fields.text(ipam, "resolvConf", "ipam")
+        reader.text(ipam, "type", "ipam")
+        data_dir = reader.text(ipam, "dataDir", "ipam") or DEFAULT_DATA_DIR
+        resolv_conf = reader.text(ipam, "resolvConf", "ipam")
         for key, value in (("dataDir", data_dir), ("resolvConf", resolv_conf)):
-            if value and not fields.is_path(value):
+            if value and not reader.is_path(value):
                 raise ConfigError(f"{value!r} cannot be a path", field=f"ipam.{key}", value=value)
         if not os.path.isabs(data_dir):
             raise ConfigError(
@@ -139,13 +140,15 @@ class Config:
         self.data_dir = data_dir
         self.resolv_conf = resolv_conf
         self.policy = policy.read(ipam)
-        self.durability = fields.choice(ipam, "durability", ("durable", "relaxed"))
-        self.repeat = fields.choice(ipam, "repeatAdd", ("error", "return")) or "error"
+        self.durability = reader.choice(ipam, "durability", ("durable", "relaxed"))
+        self.repeat = reader.choice(ipam, "repeatAdd", ("error", "return")) or "error"
 
-    def _read_ranges(self, ipam: dict[str, Any], runtime: dict[str, Any]) -> None:
+    def _read_ranges(
+        self, ipam: dict[str, Any], runtime: dict[str, Any], read_cluster: ReadCluster
+    ) -> None:
         """Sets in host-local's order: the runtime's, the old single range, ``ranges``."""
         paths: list[str] = []  # of each set, in the order of ``sets``
-        runtimes = fields.listed(runtime, "ipRanges", "runtimeConfig", fields.MOST_SETS)
+        runtimes = reader.listed(runtime, "ipRanges", "runtimeConfig", reader.MOST_SETS)
         extra = _range_sets(runtimes, "runtimeConfig.ipRanges", paths)
         own = _host_local_sets(ipam, paths)
         other: list[list[Range]] = []
@@ -168,7 +171,10 @@ class Config:
         self.cluster: Settings | None = None
         self.spare_policy: Policy | None = None
         if "cluster" in ipam:
-            self._read_cluster(ipam, sets, holes)
+            if sets:
+                raise _two_pools(ipam)
+            self._read_holes(ipam, holes)
+            self._set_cluster(read_cluster(ipam["cluster"], self.name, self.data_dir, holes))
             return
         if not sets:
             raise ConfigError(
@@ -178,35 +184,26 @@ class Config:
                 hint='"ranges": [[{"subnet": "10.32.0.0/12"}]]',
             )
         for many, most, what in (
-            (len(sets), fields.MOST_SETS, "range sets"),
+            (len(sets), reader.MOST_SETS, "range sets"),
             (sum(map(len, sets)), _MOST_RANGES, "ranges"),
         ):
             if many > most:
                 raise ConfigError(
                     f"{many} {what} are more than {most}", field="ipam.ranges", value=many
                 )
-        for at, one in enumerate(fields.listed(ipam, "exclude", "ipam")):
-            holes.append(fields.exclusion(one, f"ipam.exclude[{at}]"))
+        self._read_holes(ipam, holes)
         self.pool = build_pool(sets, holes, fields=paths)
         self._refuse_too_many()
 
-    def _read_cluster(
-        self, ipam: dict[str, Any], sets: list[list[Range]], holes: list[tuple[int, int, int]]
-    ) -> None:
-        """The pool is the cluster's; of it this node serves the blocks that it owns."""
-        from fastipam.cni import more_blocks
+    @staticmethod
+    def _read_holes(ipam: dict[str, Any], holes: list[tuple[int, int, int]]) -> None:
+        for at, one in enumerate(reader.listed(ipam, "exclude", "ipam")):
+            holes.append(reader.exclusion(one, f"ipam.exclude[{at}]"))
 
-        if sets:
-            raise ConfigError(
-                "ranges of its own and a cluster's pool cannot both say what to assign",
-                field="ipam.cluster",
-                value=fields.brief(ipam["cluster"]),
-                hint='the pool stands inside: "cluster": {"pool": "10.32.0.0/12", …}',
-            )
-        for at, one in enumerate(fields.listed(ipam, "exclude", "ipam")):
-            holes.append(fields.exclusion(one, f"ipam.exclude[{at}]"))
-        self.cluster = more_blocks.read(ipam["cluster"], self.name, self.data_dir, holes)
-        self.pool = self.cluster.pool
+    def _set_cluster(self, settings: Settings) -> None:
+        """Take the pool from the cluster; this node serves the blocks of it that it owns."""
+        self.cluster = settings
+        self.pool = settings.pool
         if not self.policy.strict:
             # Another block comes before an address that has not cooled down.
             self.spare_policy, self.policy = self.policy, self.policy.stricter()
@@ -227,6 +224,15 @@ class Config:
                     )
 
 
+def _two_pools(ipam: dict[str, Any]) -> ConfigError:
+    return ConfigError(
+        "ranges of its own and a cluster's pool cannot both say what to assign",
+        field="ipam.cluster",
+        value=reader.brief(ipam["cluster"]),
+        hint='the pool stands inside: "cluster": {"pool": "10.32.0.0/12", …}',
+    )
+
+
 def _host_local_sets(ipam: dict[str, Any], paths: list[str]) -> list[list[Range]]:
     """The old single range (if there is a ``subnet``), then ``ranges``; adds their paths."""
     sets = []
@@ -234,10 +240,10 @@ def _host_local_sets(ipam: dict[str, Any], paths: list[str]) -> list[list[Range]
         sets.append([_range(ipam, "ipam")])
         paths.append("ipam")
     elif "range" not in ipam:
-        for key in _RANGE_KEYS[1:]:  # no effect without a subnet, but still no nonsense
-            fields.ip(fields.text(ipam, key, "ipam"), f"ipam.{key}")
+        for key in RANGE_KEYS[1:]:  # no effect without a subnet, but still no nonsense
+            reader.ip(reader.text(ipam, key, "ipam"), f"ipam.{key}")
     return sets + _range_sets(
-        fields.listed(ipam, "ranges", "ipam", fields.MOST_SETS), "ipam.ranges", paths
+        reader.listed(ipam, "ranges", "ipam", reader.MOST_SETS), "ipam.ranges", paths
     )
 
 
@@ -247,11 +253,11 @@ def _range_sets(listed: list[Any], path: str, paths: list[str]) -> list[list[Ran
         here = f"{path}[{at}]"
         paths.append(here)
         if not isinstance(ranges, list):
-            raise fields.wrong(here, ranges, "a range set, which is a list of ranges")
+            raise reader.wrong(here, ranges, "a range set, which is a list of ranges")
         found = []
         for place, one in enumerate(ranges):
             if not isinstance(one, dict):
-                raise fields.wrong(f"{here}[{place}]", one, "a range, which is an object")
+                raise reader.wrong(f"{here}[{place}]", one, "a range, which is an object")
             found.append(_range(one, f"{here}[{place}]"))
         sets.append(found)
     return sets
@@ -260,27 +266,26 @@ def _range_sets(listed: list[Any], path: str, paths: list[str]) -> list[list[Ran
 def _range(holder: dict[str, Any], path: str) -> Range:
     if "subnet" not in holder:
         raise ConfigError("the subnet is missing", field=f"{path}.subnet", value=None)
-    subnet, start, end, gateway = (fields.text(holder, key, path) for key in _RANGE_KEYS)
+    subnet, start, end, gateway = (reader.text(holder, key, path) for key in RANGE_KEYS)
     return Range.parse(subnet, start, end, gateway, field=path)
 
 
-def requested(document: dict[str, Any], arguments: Arguments) -> list[tuple[int, int]]:
-    """The wanted (family, address) pairs of the three sources, added together, each once."""
-    runtime = fields.mapping(document, "runtimeConfig", "")
-    found: list[tuple[int, int]] = []
-    try:
-        first = fields.address(arguments.address, "CNI_ARGS: IP")
-    except ConfigError as error:
-        raise CniError(BAD_ENVIRONMENT, f"{error.field}: {error.message}") from None
-    if first is not None:
-        found.append(first)
-    cni = fields.mapping(fields.mapping(document, "args", ""), "cni", "args")
+def requested(
+    document: dict[str, Any], first: tuple[int, int] | None = None
+) -> list[tuple[int, int]]:
+    """Return the wanted (family, address) pairs, each once.
+
+    They come from ``first`` (CNI_ARGS), ``args.cni.ips`` and ``runtimeConfig.ips``, added together.
+    """
+    runtime = reader.mapping(document, "runtimeConfig", "")
+    found = [] if first is None else [first]
+    cni = reader.mapping(reader.mapping(document, "args", ""), "cni", "args")
     for holder, path in ((cni, "args.cni"), (runtime, "runtimeConfig")):
-        for at, text in enumerate(fields.listed(holder, "ips", path, _MOST_ADDRESSES)):
+        for at, text in enumerate(reader.listed(holder, "ips", path, _MOST_ADDRESSES)):
             field = f"{path}.ips[{at}]"
             if not isinstance(text, str):
-                raise fields.wrong(field, text, "an address, as text")
-            address = fields.address(text, field)
+                raise reader.wrong(field, text, "an address, as text")
+            address = reader.address(text, field)
             if address is None:
                 raise ConfigError("the address is empty", field=field, value=text)
             found.append(address)
@@ -294,19 +299,19 @@ class Route:
 
     def __init__(self, value: Any, path: str) -> None:
         if not isinstance(value, dict):
-            raise fields.wrong(path, value, "a route, which is an object")
-        text = fields.text(value, "dst", path)
+            raise reader.wrong(path, value, "a route, which is an object")
+        text = reader.text(value, "dst", path)
         try:
             self.family, destination, length = parse_cidr(text)
         except ValueError as error:
             raise ConfigError(str(error), field=f"{path}.dst", value=text) from None
         shown: dict[str, str | int] = {"dst": format_cidr(self.family, destination, length)}
-        gateway = fields.ip(fields.text(value, "gw", path), f"{path}.gw")
+        gateway = reader.ip(reader.text(value, "gw", path), f"{path}.gw")
         if gateway is not None:
             shown["gw"] = format_ip(*gateway)
         for key in ("mtu", "advmss", "priority", "table", "scope"):
             if key in value:
-                number = fields.integer(value[key], f"{path}.{key}")
+                number = reader.integer(value[key], f"{path}.{key}")
                 # Go leaves out what is zero, but table and scope are pointers there.
                 if number or key in ("table", "scope"):
                     shown[key] = number
@@ -330,35 +335,35 @@ def valid_attachments(document: dict[str, Any]) -> set[tuple[str, str]]:
         )
     value = document[key]
     if not isinstance(value, list):
-        raise fields.wrong(key, value, "a list")
+        raise reader.wrong(key, value, "a list")
     valid = set()
     for at, one in enumerate(value):
         path = f"{key}[{at}]"
         if not isinstance(one, dict):
-            raise fields.wrong(path, one, "an object with containerID and ifname")
-        container_id = fields.text(one, "containerID", path)
+            raise reader.wrong(path, one, "an object with containerID and ifname")
+        container_id = reader.text(one, "containerID", path)
         if not container_id:
             raise ConfigError("it names no container", field=f"{path}.containerID", value=one)
-        valid.add((container_id, fields.text(one, "ifname", path)))
+        valid.add((container_id, reader.text(one, "ifname", path)))
     return valid
 
 
 def previous_addresses(document: dict[str, Any]) -> list[tuple[int, int]]:
     """The addresses in ``prevResult``, none when there is no such result."""
-    previous = fields.mapping(document, "prevResult", "")
+    previous = reader.mapping(document, "prevResult", "")
     found = []
     for key in ("ip4", "ip6"):  # the shape before 0.3.0
-        old = fields.mapping(previous, key, "prevResult")
-        address = fields.address(
-            fields.text(old, "ip", f"prevResult.{key}"), f"prevResult.{key}.ip"
+        old = reader.mapping(previous, key, "prevResult")
+        address = reader.address(
+            reader.text(old, "ip", f"prevResult.{key}"), f"prevResult.{key}.ip"
         )
         if address is not None:
             found.append(address)
-    for at, one in enumerate(fields.listed(previous, "ips", "prevResult", _MOST_ADDRESSES)):
+    for at, one in enumerate(reader.listed(previous, "ips", "prevResult", _MOST_ADDRESSES)):
         path = f"prevResult.ips[{at}]"
         if not isinstance(one, dict):
-            raise fields.wrong(path, one, "an object")
-        address = fields.address(fields.text(one, "address", path), f"{path}.address")
+            raise reader.wrong(path, one, "an object")
+        address = reader.address(reader.text(one, "address", path), f"{path}.address")
         if address is not None:
             found.append(address)
     return found

@@ -1,14 +1,106 @@
-"""The keys that say what becomes of released addresses and how much history is kept."""
+"""What a network does with released addresses, and how much history it keeps."""
 
 from __future__ import annotations
 
-from fastipam.configuration.fields import wrong
+from fastipam.configuration import reader
 from fastipam.errors import ConfigError
-from fastipam.storage.records.policy import DEFAULT_STICKY_S, PREFER, STRICT, Policy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+# Where a store is unless a configuration or a caller says otherwise.
+DEFAULT_DATA_DIR = "/var/lib/cni/fastipam"
+DEFAULT_COOLDOWN_S = 30.0
+PREFER = "prefer"
+STRICT = "strict"
+DEFAULT_STICKY_S = 3600  # a StatefulSet's pod that is moved or upgraded is back well before
+DEFAULT_HISTORY = 100_000  # events a network, about 15 MiB: a day of a node that is busy
+DEFAULT_HISTORY_AGE_S = 7 * 86_400
+MOST_HISTORY = 100_000_000
+MOST_S = 10**9
+
+
+class Policy:
+    """What a network does with released addresses; a value. Times are in nanoseconds.
+
+    ``cooldown_ns`` is how long a released address is not assigned again; ``strict`` says that it is
+    not even when no other address is free. For ``sticky_s`` seconds a released address is reserved
+    for its pod; 0: it is not. ``history`` events are kept for ``history_age_ns``; 0: none is
+    written. Raises ConfigError with field and value.
+
+    ``configured`` is the policy that this one was derived from for some calls, or None. ``stored``
+    is the record of the policy, which ``storage.records.policy`` fills in when it is first wanted.
+    """
+
+    __slots__ = (
+        "configured", "cooldown_ns", "history", "history_age_ns", "sticky_s", "stored", "strict",
+    )  # fmt: skip
+
+    configured: Policy | None
+
+    def __init__(
+        self,
+        *,
+        cooldown_s: float = DEFAULT_COOLDOWN_S,
+        cooldown_policy: str = PREFER,
+        sticky_s: int = 0,
+        history: int = DEFAULT_HISTORY,
+        history_age_s: float = DEFAULT_HISTORY_AGE_S,
+    ) -> None:
+        if not 0 <= cooldown_s < MOST_S:
+            raise _out_of_range("cooldown", cooldown_s, "number of seconds below 10^9")
+        if cooldown_policy not in (PREFER, STRICT):
+            raise ConfigError(
+                f"{cooldown_policy!r} is neither {PREFER!r} nor {STRICT!r}",
+                field="cooldownPolicy",
+                value=cooldown_policy,
+            )
+        if not 0 <= sticky_s < 1 << 32:
+            raise _out_of_range("stickyTTL", sticky_s, "number of seconds below 2^32")
+        if not 0 <= history <= MOST_HISTORY:
+            raise _out_of_range("history", history, f"number of events up to {MOST_HISTORY}")
+        if not 0 < history_age_s < MOST_S:
+            raise _out_of_range("historyAge", history_age_s, "number of seconds below 10^9")
+        self.cooldown_ns = int(cooldown_s * 1e9)
+        self.strict = cooldown_policy == STRICT
+        self.sticky_s = int(sticky_s)
+        self.history = history
+        self.history_age_ns = int(history_age_s * 1e9)
+        self.configured = None
+        self.stored = b""
+
+    def stricter(self) -> Policy:
+        """Return the same policy, for some calls, with ``strict`` set.
+
+        What the store remembers of the network is still this policy.
+        """
+        other = self._derived()
+        other.strict = True
+        return other
+
+    def without_history(self) -> Policy:
+        """Return the same policy, for some calls, that writes no event; see :meth:`stricter`."""
+        other = self._derived()
+        other.history = 0
+        return other
+
+    def _derived(self) -> Policy:
+        other = object.__new__(Policy)
+        for name in self.__slots__:
+            setattr(other, name, getattr(self, name))
+        other.configured = self.configured or self
+        return other
+
+
+def _out_of_range(field: str, value: object, wanted: str) -> ConfigError:
+    return ConfigError(f"{field} {value!r} is not a {wanted}", field=field, value=value)
+
+
+DEFAULT_POLICY = Policy()
+
+
+# Parsing ---------------------------------------------------------------------------------------
 
 KEYS = ("cooldown", "cooldownPolicy", "sticky", "stickyTTL", "history", "historyAge")
 _NUMBERS = {
@@ -22,7 +114,7 @@ _CHOICES = {"cooldownPolicy": (PREFER, STRICT), "sticky": ("pod",)}
 
 
 def read(ipam: dict[str, Any]) -> Policy:
-    """The policy that a configuration's ``ipam`` section asks for. Raises ConfigError."""
+    """Return the policy that a configuration's ``ipam`` section asks for. Raises ConfigError."""
     asked: dict[str, Any] = {}
     for key in KEYS:
         if key.casefold() in ipam:
@@ -44,7 +136,7 @@ def read(ipam: dict[str, Any]) -> Policy:
 
 
 def usable(ipam: dict[str, Any]) -> Policy:
-    """What DEL and GC take: of each key that cannot be read, the default."""
+    """Return the policy for DEL and GC: of each key that cannot be read, the default."""
     asked: dict[str, Any] = {}
     for key in KEYS:
         if key.casefold() in ipam:
@@ -62,7 +154,7 @@ def _read_key(key: str, value: Any, asked: dict[str, Any]) -> None:
     field = f"ipam.{key}"
     if key in _CHOICES:
         if not isinstance(value, str):
-            raise wrong(field, value, "a text")
+            raise reader.wrong(field, value, "a text")
         if value not in _CHOICES[key]:
             allowed = ", ".join(_CHOICES[key])
             raise ConfigError(f"{value!r} is none of {allowed}", field=field, value=value)
@@ -71,5 +163,5 @@ def _read_key(key: str, value: Any, asked: dict[str, Any]) -> None:
         return
     whole = key in _WHOLE
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-        raise wrong(field, value, "an integer" if whole else "a number of seconds")
+        raise reader.wrong(field, value, "an integer" if whole else "a number of seconds")
     asked[_NUMBERS[key]] = value

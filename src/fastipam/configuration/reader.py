@@ -1,8 +1,11 @@
-"""JSON in and out, at a fraction of what importing ``json`` costs.
+"""The reader of configurations: JSON, and its fields one at a time, of the right kind or refused.
 
-That import takes as long as the interpreter's start, which is why the plugin uses the scanner
-that ``json`` itself uses (``_json``) and imports ``json`` only to say where a malformed document is
-wrong, or on an interpreter without that scanner.
+A field that is absent is empty: "", [], {} or None. An error names the path of the field as the
+user wrote it.
+
+Importing ``json`` takes as long as the interpreter's start, so the scanner that ``json`` itself
+uses (``_json``) is called here, and ``json`` is imported only to say where a malformed document
+is wrong, or on an interpreter without that scanner.
 
 Keys are matched whatever their case, the last one counting, and ``null`` is the same as
 absent: so do Go's decoder, every CNI plugin, and configurations in real use.
@@ -10,7 +13,9 @@ absent: so do Go's decoder, every CNI plugin, and configurations in real use.
 
 from __future__ import annotations
 
-from fastipam.errors import DecodingError
+from fastipam.addressing.addresses import parse_cidr, parse_ip
+from fastipam.addressing.parsing import parse_exclusion
+from fastipam.errors import ConfigError, DecodingError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -131,3 +136,154 @@ def kind_of(value: Any) -> str:
         if isinstance(value, kind):
             return name
     return "null" if value is None else "a number"
+
+
+# Fields ----------------------------------------------------------------------------------------
+
+RANGE_KEYS = ("subnet", "rangeStart", "rangeEnd", "gateway")
+# No configuration comes near these; they bound the time that a hostile one can take.
+MOST_ENTRIES = 4096  # of a list: routes, exclusions
+MOST_SETS = 256  # range sets: each gives a container one more address
+
+
+def wrong(field: str, value: Any, wanted: str) -> ConfigError:
+    """Return the error for a value of another kind than it has to be."""
+    return ConfigError(f"this is {kind_of(value)}, not {wanted}", field=field, value=value)
+
+
+def refused(field: str, value: Any, wanted: str) -> ConfigError:
+    """Return the error for a value of the right kind that is not one of those allowed."""
+    return ConfigError(f"{value!r:.80} is not {wanted}", field=field, value=value)
+
+
+def text(holder: dict[str, Any], key: str, path: str) -> str:
+    """Return the text under a key, "" when it is absent."""
+    value = holder.get(key.casefold(), "")
+    if not isinstance(value, str):
+        raise wrong(f"{path}.{key}", value, "a text")
+    return value
+
+
+def listed(holder: dict[str, Any], key: str, path: str, most: int = MOST_ENTRIES) -> list[Any]:
+    """Return the list under a key, [] when it is absent. Raises when it is longer than ``most``."""
+    value = holder.get(key.casefold(), [])
+    field = f"{path}.{key}"
+    if not isinstance(value, list):
+        raise wrong(field, value, "a list")
+    if len(value) > most:
+        raise ConfigError(f"{len(value)} entries are more than {most}", field=field, value=value)
+    return value
+
+
+def mapping(holder: dict[str, Any], key: str, path: str) -> dict[str, Any]:
+    """Return the object under a key, {} when it is absent."""
+    value = holder.get(key.casefold(), {})
+    if not isinstance(value, dict):
+        raise wrong(f"{path}.{key}" if path else key, value, "an object")
+    return value
+
+
+def choice(ipam: dict[str, Any], key: str, allowed: tuple[str, ...]) -> str | None:
+    """Return the text under a key of ``ipam``, one of ``allowed``; None when it is absent."""
+    if key.casefold() not in ipam:
+        return None
+    value = text(ipam, key, "ipam")
+    if value not in allowed:
+        raise ConfigError(
+            f"{value!r} is none of {', '.join(allowed)}", field=f"ipam.{key}", value=value
+        )
+    return value
+
+
+def integer(value: Any, field: str) -> int:
+    """Return a whole number that fits into 64 bits."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise wrong(field, value, "an integer")
+    if not -(1 << 63) <= value < 1 << 63:
+        raise ConfigError(f"{value} has more than 64 bits", field=field, value=value)
+    return value
+
+
+def exclusion(value: Any, field: str) -> tuple[int, int, int]:
+    """Return (family, first, last) of a CIDR, a range "a-b" or an address."""
+    if not isinstance(value, str):
+        raise wrong(field, value, "a CIDR, an address or a range, as text")
+    return parse_exclusion(value, field=field)
+
+
+def address(value: str, field: str) -> tuple[int, int] | None:
+    """Return (family, address), a /length after it ignored; None for an empty text."""
+    if not value:
+        return None
+    try:
+        return parse_cidr(value)[:2] if "/" in value else parse_ip(value)
+    except ValueError as error:
+        raise ConfigError(str(error), field=field, value=value) from None
+
+
+def ip(value: str, field: str) -> tuple[int, int] | None:
+    """Return (family, address) of an address and nothing else; None for an empty text."""
+    if not value:
+        return None
+    try:
+        return parse_ip(value)
+    except ValueError as error:
+        raise ConfigError(str(error), field=field, value=value) from None
+
+
+def is_path(value: Any) -> bool:
+    """Return whether an operating system could have a file of this name."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON can spell
+        return False
+    return True
+
+
+def brief(value: Any) -> str:
+    """Return a value as an error's text shows it; a list or an object only by its kind."""
+    return kind_of(value) if isinstance(value, (dict, list)) else repr(value)
+
+
+def flag(holder: dict[str, Any], key: str, path: str) -> bool:
+    """Return the boolean under a key, False when it is absent."""
+    value = holder.get(key.casefold(), False)
+    if not isinstance(value, bool):
+        raise wrong(f"{path}.{key}", value, "true or false")
+    return value
+
+
+def number(
+    holder: dict[str, Any], key: str, path: str, default: float, bounds: tuple[float, float]
+) -> float:
+    """Return the number under a key, within bounds that are both inclusive."""
+    value = holder.get(key.casefold(), default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise wrong(f"{path}.{key}", value, "a number")
+    if not bounds[0] <= value <= bounds[1]:
+        raise refused(f"{path}.{key}", value, f"a number from {bounds[0]:g} to {bounds[1]:g}")
+    return value
+
+
+def file(holder: dict[str, Any], key: str, path: str) -> str:
+    """Return the absolute path under a key, "" when it is absent.
+
+    It has to be absolute because a runtime starts the plugin in a directory of its own choice.
+    """
+    value = text(holder, key, path)
+    if value and not (value.startswith("/") and is_path(value)):
+        raise refused(f"{path}.{key}", value, "an absolute path")
+    return value
+
+
+def is_id(value: str) -> bool:
+    """Return whether the specification allows this container id or network name (CNI 1.1.0)."""
+    if value.isalnum() and value.isascii():  # nearly all of them
+        return True
+    return bool(value) and value[0] in _ALPHANUMERIC and _ID_CHARACTERS.issuperset(value)
+
+
+_ALPHANUMERIC = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
+_ID_CHARACTERS = _ALPHANUMERIC | frozenset("_.-")

@@ -1,13 +1,13 @@
-"""whereabouts' names for ranges, for configurations that come from there.
+"""The ranges of a configuration written for whereabouts.
 
-Imported when a configuration has one of config.py's ``_WHEREABOUTS``.
+Imported only when a configuration has one of its keys (``network.py``: ``_WHEREABOUTS``).
 """
 
 from __future__ import annotations
 
 from fastipam.addressing.addresses import format_cidr, parse_cidr, prefix_bounds
 from fastipam.addressing.ranges import Range
-from fastipam.configuration import fields
+from fastipam.configuration import reader
 from fastipam.errors import ConfigError
 
 TYPE_CHECKING = False
@@ -33,15 +33,15 @@ def range_sets(
                 raise ConfigError(
                     "this bounds ipam.range, which is missing", field=f"ipam.{key}", value=ipam[key]
                 )
-    for at, one in enumerate(fields.listed(ipam, "ipRanges", "ipam", fields.MOST_SETS)):
+    for at, one in enumerate(reader.listed(ipam, "ipRanges", "ipam", reader.MOST_SETS)):
         here = f"ipam.ipRanges[{at}]"
         if not isinstance(one, dict):
-            raise fields.wrong(here, one, "an object with a range")
+            raise reader.wrong(here, one, "an object with a range")
         its_range = _range(one, here)
         sets.append([its_range])
         paths.append(here)
-        for place, hole in enumerate(fields.listed(one, "exclude", here)):
-            family, low, high = fields.exclusion(hole, f"{here}.exclude[{place}]")
+        for place, hole in enumerate(reader.listed(one, "exclude", here)):
+            family, low, high = reader.exclusion(hole, f"{here}.exclude[{place}]")
             # It is this entry's alone: what it says beyond the range means nothing to the others.
             low, high = max(low, its_range.start), min(high, its_range.end)
             if family == its_range.family and low <= high:
@@ -51,7 +51,7 @@ def range_sets(
 
 def _either(holder: dict[str, Any], theirs: str, ours: str, path: str) -> str:
     """The text under one of two names; both may stand there only when they say the same."""
-    text, other = fields.text(holder, theirs, path), fields.text(holder, ours, path)
+    text, other = reader.text(holder, theirs, path), reader.text(holder, ours, path)
     if text and other and text != other:
         raise ConfigError(
             f"it says {text!r} and {path}.{ours} says {other!r}",
@@ -66,14 +66,14 @@ def _range(holder: dict[str, Any], path: str) -> Range:
     """``range`` as CIDR (host bits allowed) or ``a-b/length``; there is no default gateway."""
     if "range" not in holder:
         raise ConfigError("the range is missing", field=f"{path}.range", value=None)
-    text = fields.text(holder, "range", path)
+    text = reader.text(holder, "range", path)
     low, dash, rest = text.partition("-")
     start = _either(holder, "range_start", "rangeStart", path)
     end = _either(holder, "range_end", "rangeEnd", path)
     if dash:
         high, _, length = rest.partition("/")
         text = f"{low.strip()}/{length}"
-        if fields.ip(high.strip(), f"{path}.range") is None:
+        if reader.ip(high.strip(), f"{path}.range") is None:
             raise ConfigError("the end behind '-' is missing", field=f"{path}.range", value=high)
         start, end = start or low.strip(), end or high.strip()
     try:
@@ -81,7 +81,7 @@ def _range(holder: dict[str, Any], path: str) -> Range:
     except ValueError as error:
         raise ConfigError(str(error), field=f"{path}.range", value=holder["range"]) from None
     subnet = format_cidr(family, prefix_bounds(family, value, bits)[0], bits)
-    gateway = fields.text(holder, "gateway", path)
+    gateway = reader.text(holder, "gateway", path)
     try:
         return Range.parse(subnet, start, end, gateway, default_gateway=False, field=path)
     except ConfigError as error:

@@ -12,10 +12,10 @@ from fastipam.storage import tables
 from fastipam.storage.records import event as event_record
 from fastipam.storage.records import keys
 from fastipam.storage.records import lease as lease_record
+from fastipam.storage.records import policy as policy_record
 from fastipam.storage.records import reservation as reservation_record
 from fastipam.storage.records.lease import ASSIGNED, Record
 from fastipam.storage.records.network_state import NetworkState
-from fastipam.storage.records.policy import Policy
 from fastipam.storage.records.reservation import Reservation
 
 if TYPE_CHECKING:
@@ -301,7 +301,7 @@ class NetworkRepair:
     def _repair_policy(self) -> None:
         key, table = keys.policy_key(self._network_id), tables.META
         raw = table.get(self._txn, key)
-        if raw is not None and not Policy.is_packed(raw):
+        if raw is not None and not policy_record.is_valid(raw):
             table.delete(self._txn, key)
             self._did("policy", "policy", "forgot one that cannot be: the next ADD tells it")
 

@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import Any
 
-DEFAULT_DATA_DIR = "/var/lib/cni/fastipam"
 DURABLE = "durable"
 RELAXED = "relaxed"
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from fastipam import namespaces
 from fastipam.lease import Lease
 from fastipam.namespaces import look, mount_namespace
 
@@ -28,7 +29,7 @@ class Place:
 
     def __init__(self) -> None:
         self._mount_ns = mount_namespace()
-        self._device = _device_of_namespaces()
+        self._device = namespaces.device()
         self._proven: set[str] = set()
 
     def observe(self, record: Record) -> tuple[int, int] | str:
@@ -67,14 +68,6 @@ class Place:
                 "here: what is mounted there does not come here (mount propagation)"
             )
         return inode, born_ns
-
-
-def _device_of_namespaces() -> int:
-    """Return the device number of the kernel's namespace files, or 0 if it cannot be read."""
-    try:
-        return os.stat("/proc/self/ns/net").st_dev
-    except OSError:
-        return 0
 
 
 class Doubts:

@@ -21,8 +21,8 @@ from fastipam.addressing.ranges import Pool
 from fastipam.errors import StoreCorrupt
 from fastipam.storage import tables
 from fastipam.storage.records import keys
+from fastipam.storage.records import policy as policy_record
 from fastipam.storage.records.network_state import NetworkState
-from fastipam.storage.records.policy import Policy
 from fastipam.verify import bits, kept, leases
 from fastipam.verify.parts import BY_NETWORK, Finding, NetworkCheck, Told
 
@@ -101,7 +101,7 @@ class _Verifier:
             yield Finding("ranges-unreadable", name, key.hex(), f"its ranges are {raw[4:]!r}")
         self._networks[network.network_id] = network
         policy = tables.META.get(self._txn, keys.policy_key(network.network_id))
-        if policy is not None and not Policy.is_packed(policy):
+        if policy is not None and not policy_record.is_valid(policy):
             yield network.finding("policy-unreadable", "policy", f"its policy is {policy.hex()}")
 
     def _orphans(self) -> Iterator[Finding]:

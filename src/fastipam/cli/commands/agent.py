@@ -11,8 +11,8 @@ from fastipam.agent import main as process
 from fastipam.agent.loop import Limits
 from fastipam.cli import options
 from fastipam.cli.click_base import command as _command
+from fastipam.configuration.policy import DEFAULT_DATA_DIR
 from fastipam.errors import ConfigError
-from fastipam.storage.store import DEFAULT_DATA_DIR
 
 _DEFAULTS = process.Options()
 

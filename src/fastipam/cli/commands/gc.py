@@ -15,8 +15,8 @@ from fastipam.cli import filters, options, output, rows
 from fastipam.cli.click_base import Failure
 from fastipam.cli.click_base import command as _command
 from fastipam.cli.times import MOMENT, Moment
-from fastipam.cni.environment import is_id
 from fastipam.collect import Listed
+from fastipam.configuration.reader import is_id
 from fastipam.errors import ConfigError
 
 _COLUMNS = (

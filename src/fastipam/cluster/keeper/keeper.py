@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from fastipam.cluster.engine import Engine
     from fastipam.cluster.node.node import Counts
     from fastipam.cluster.node.share import Share
-    from fastipam.cluster.planner import Geometry, Use
-    from fastipam.configuration.cluster import Settings
+    from fastipam.cluster.planner import Use
+    from fastipam.configuration.cluster import Geometry, Settings
 
 log = logging.getLogger("fastipam.cluster")
 
@@ -253,7 +253,7 @@ class Keeper:
         when, last_run = self._last_claim.get(family, (now, 0))
         pool = self.settings.geometries_of(family)[0]
         run = planner.to_claim(
-            self.settings.policy,
+            self.settings.watermarks,
             pool,
             free,
             missing=missing,
@@ -292,7 +292,7 @@ class Keeper:
         now_s = self.store.clock() / 1e9
         for pool in self.settings.geometries:
             mine = [each for its_pool, each in uses if its_pool is pool]
-            numbers = planner.to_give_back(self.settings.policy, pool, mine, now_s)
+            numbers = planner.to_give_back(self.settings.watermarks, pool, mine, now_s)
             if numbers:
                 pairs = [(pool.family, pool.address(one)) for one in numbers]
                 self.node.give_back(pairs, deadline)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fastipam.cluster.node.share import Share
-    from fastipam.cluster.planner import Geometry
+    from fastipam.configuration.cluster import Geometry
     from fastipam.storage.records.block import Block
 
 _CHUNK = 32  # blocks counted before the agent's loop may run: a tenth of a millisecond

@@ -10,8 +10,8 @@ import click
 
 import fastipam
 from fastipam.cli import options
+from fastipam.configuration.policy import DEFAULT_DATA_DIR
 from fastipam.errors import ConfigError
-from fastipam.storage.store import DEFAULT_DATA_DIR
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -119,14 +119,13 @@ def settings_of(path: str, network: str | None, data_dir: str | None) -> tuple[S
     """(settings, network, data directory) of a file. Raises ConfigError."""
     from fastipam.cli import cni_configs
     from fastipam.cni import more_blocks
-    from fastipam.configuration.cluster import Settings
 
     content = more_blocks.read_file(path)
     plugin = next(
         (one for one in cni_configs.plugins_of(content) if "cluster" in one["ipam"]), None
     )
     if plugin is None:
-        settings = Settings(content, path)
+        settings = more_blocks.read_settings(path)
     else:
         ipam = plugin["ipam"]
         name, directory = plugin.get("name", ""), ipam.get("datadir", DEFAULT_DATA_DIR)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastipam.cli import cni_configs
 from fastipam.cli.commands.doctor.diagnosis import OK, PROBLEM, WARNING, Diagnosis
-from fastipam.cni import versions
+from fastipam.cni import more_blocks, versions
 from fastipam.cni.error_codes import CniError
 from fastipam.configuration.network import Config
 from fastipam.errors import FastipamError
@@ -84,7 +84,7 @@ def _plugin(path: Path, whole: dict[str, Any], edit: str) -> tuple[Diagnosis, Co
         text = f"{path}: network {name!r} still has ipam type {kind!r}"
         return Diagnosis(_CHECK, WARNING, text, move), None
     try:
-        config = Config(whole, versions.agree(whole, "ADD"))
+        config = Config(whole, versions.agree(whole, "ADD"), more_blocks.read)
     except (CniError, FastipamError) as error:
         return Diagnosis(_CHECK, PROBLEM, f"{path}: {cni_configs.reason(error)}", edit), None
     text = f"{path}: {meaning(config, str(whole.get('type', '')))}"

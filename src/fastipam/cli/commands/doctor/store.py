@@ -15,8 +15,8 @@ from fastipam import host_local
 from fastipam.allocation import history
 from fastipam.cli.click_base import is_refusal
 from fastipam.cli.commands.doctor.diagnosis import OK, PROBLEM, WARNING, Diagnosis
+from fastipam.configuration.policy import DEFAULT_DATA_DIR
 from fastipam.storage.lmdb_errors import MAX_READERS
-from fastipam.storage.store import DEFAULT_DATA_DIR
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

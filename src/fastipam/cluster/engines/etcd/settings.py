@@ -54,7 +54,28 @@ class Credentials:
     @classmethod
     def of(cls, settings: Settings) -> Credentials:
         """Return the credentials in a node's settings. Raises ConfigError."""
-        return cls(settings.ca, settings.cert, settings.key, *settings.user_and_password())
+        login = _read_login(settings.credentials) if settings.credentials else ("", "")
+        return cls(settings.ca, settings.cert, settings.key, *login)
+
+
+def _read_login(path: str) -> tuple[str, str]:
+    """Return (user, password) from ``user:password`` in the first line of a file.
+
+    It is read at each login: a password can be changed without a restart. Raises ConfigError.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            line = file.readline().rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{path} cannot be read: {error}", field="cluster.credentials", value=path
+        ) from None
+    user, colon, password = line.partition(":")
+    if not colon or not user:
+        raise ConfigError(
+            "its first line is not user:password", field="cluster.credentials", value=path
+        )
+    return user, password
 
 
 def parse_endpoint(text: str, *, tls: bool = False) -> Server:
