@@ -13,8 +13,8 @@ from fastipam.configuration.cluster import Watermarks
 
 if TYPE_CHECKING:
     from bench.cluster_sim.world import World
-    from fastipam.configuration.cluster import Geometry
     from fastipam.cluster.schema import Mark
+    from fastipam.configuration.cluster import Geometry
 
 
 class Cluster:

@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from fastipam.cluster.deadline import Deadline
     from fastipam.cluster.engine import Engine, KeyValue, Outcome
     from fastipam.cluster.node.share import Share
-    from fastipam.cluster.planner import Geometry
     from fastipam.cluster.schema import BlockId
+    from fastipam.configuration.cluster import Geometry
     from fastipam.storage.records.block import Block, Member
 
 # Blocks of a donation: three operations each, and one for the mark, in one transaction.
