@@ -1,9 +1,9 @@
-"""A batch of requests in one commit: the same ``handle`` as the direct way, in one transaction.
+"""Handle a batch of requests in one commit, by the same ``handle`` as a direct call.
 
 Each store that a batch touches has one write transaction open while the batch is handled. One
-commit, one sync to disk, pays for all; only then are there answers. A request that fails leaves no
-trace and the others stand: when one fails in the middle of a change, nothing of the batch is kept
-and it is handled again, every request as a transaction nested in the batch's.
+commit, and one sync to disk, serves all requests; they are answered after it. A request that fails
+changes nothing, and the others stand: when one fails in the middle of a change, the transaction is
+aborted and the batch is handled again, with a nested transaction for each request.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ALONE = (GC, STATUS)
 
 
 class Executor:
-    """Turns batches of requests into answers."""
+    """Answers batches of requests."""
 
     def __init__(self, observer: Observer | None = None, keepers: Keepers | None = None) -> None:
         self._observer = observer or Observer()
@@ -38,7 +38,7 @@ class Executor:
         self._services = keepers if keepers is not None else Services()
 
     def __call__(self, requests: Sequence[Request]) -> list[Answer]:
-        """The answers, in order; everything that they say is committed."""
+        """Return the answers in order; all that they say is committed."""
         answers = self._answer(requests)
         if self._keepers is not None and self._keepers.pending:
             self._keepers.start_pending()
@@ -68,8 +68,8 @@ class Executor:
         return answers
 
     def _together(self, requests: Sequence[Request]) -> list[Answer]:
-        # A GC commits many times over, a STATUS may have to try whether a commit succeeds: on their
-        # own, not inside the batch, but behind it.
+        # A GC commits many times, and a STATUS may have to try whether a commit succeeds: both are
+        # handled after the batch, outside its transaction.
         alone = [one.variables.get("CNI_COMMAND") in _ALONE for one in requests]
         if not any(alone):
             return self._commit_once(requests)
@@ -90,7 +90,10 @@ class Executor:
         return answers
 
     def _commit(self, requests: Sequence[Request], *, nested: bool) -> list[Answer] | None:
-        """Handle them and commit; None: one failed half way, and nothing has happened."""
+        """Handle the requests and commit.
+
+        Return None, with nothing changed, when a request has failed in the middle of a change.
+        """
         answers = []
         touched = []
         with open_stores.Batch(nested=nested) as batch:
@@ -107,7 +110,7 @@ class Executor:
             return answers
         for store, error in failed.items():
             log.warning("store=%s a batch could not be committed: %s", store.path, error)
-        # Where the commit failed nothing happened: each gets, alone, the answer that is its own.
+        # A commit that failed has changed nothing: each request is handled again by itself.
         return [
             answer if failed.keys().isdisjoint(stores_of) else self._handle(request)
             for request, answer, stores_of in zip(requests, answers, touched, strict=True)

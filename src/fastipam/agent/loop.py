@@ -1,8 +1,8 @@
-"""The loop: connections in, requests in batches to ``serve``, answers out.
+"""The agent's loop: it reads requests, hands them to ``serve`` in batches and sends the answers.
 
-One thread, one epoll. A request is complete when its bytes are here; all that are complete at one
-moment go into one call of ``serve``, which commits once. A client that sends slowly, or not at all,
-or does not read its answer, waits alone: nothing blocks but the store.
+There is one thread with one epoll. A request is complete when all of its bytes have arrived. All
+requests that are complete at one moment go into one call of ``serve``, which commits once. A client
+that sends slowly, or does not read its answer, delays nobody else: only the store can block.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fastipam.agent")
 
-_CHUNK = 1 << 18  # bytes read at once: nearly every request is far smaller
-_ACCEPT_AT_ONCE = 256  # then those that are connected are served
-_ACCEPT_AGAIN_S = 0.1  # after there was no descriptor for a connection, say
-_LOOK_AGAIN_S = 0.05  # at what waits for something that need not wake the loop
+_CHUNK = 1 << 18  # bytes per read: nearly every request is far smaller
+_ACCEPT_AT_ONCE = 256  # connections; then those that are connected are served
+_ACCEPT_AGAIN_S = 0.1  # after accept failed, because there was no descriptor for example
+_LOOK_AGAIN_S = 0.05  # while a request waits for something that may not wake the loop
 
 
 class Limits(NamedTuple):
-    """``connections`` at once; ``seconds`` that a client may take for one request or answer."""
+    """Bounds: ``connections`` at once, ``seconds`` of a client for one request or one answer."""
 
     connections: int = 1024
     seconds: float = 10.0
 
 
 class _Client:
-    """One connection: what has come of a request, what is left of an answer."""
+    """A connection: what has arrived of a request, and what is left to send of an answer."""
 
     __slots__ = (
         "arrived_ns", "awaited", "deadline", "descriptor", "incoming", "outgoing", "peer", "sizes",
@@ -60,11 +60,11 @@ class _Client:
         self.incoming = bytearray()
         self.outgoing = b""
         self.sizes: tuple[int, int] | None = None
-        # The first request begins with the connection: the launcher reads its input after that.
+        # The first request begins with the connection: the launcher reads its input later.
         self.arrived_ns = time.time_ns()
 
     def take_request(self) -> Request | None:
-        """The next complete request. Raises ProtocolError."""
+        """Return the next complete request, or None. Raises ProtocolError."""
         header = protocol.REQUEST.size
         incoming = self.incoming
         if self.sizes is None:
@@ -82,7 +82,7 @@ class _Client:
         arrived_ns, self.arrived_ns = self.arrived_ns, 0
         started = environ.pop(protocol.STARTED, "")
         if started:
-            # The launcher began before it was accepted: GC spares what is younger than its start.
+            # The launcher began before it was accepted: GC spares leases younger than its start.
             arrived_ns = min(arrived_ns, time.time_ns() - age_ns(started))
         return Request(environ, stdin, self.peer, arrived_ns, environ.pop(protocol.NETNS, ""))
 
@@ -90,9 +90,9 @@ class _Client:
 class Server:
     """Serve a listening Unix socket until :meth:`stop`, then finish what has begun.
 
-    ``serve`` gets the requests of a batch and returns their answers in the same order; LATER
-    means: it gets that request again, soon or when the loop is woken. It may not raise.
-    ``chores`` are done between batches. Only uid 0 and this process's own uid are let in.
+    ``serve`` takes the requests of a batch and returns their answers in the same order. For the
+    answer LATER it gets that request again, after a short time or when the loop is woken. It may
+    not raise. ``chores`` run between batches. Only uid 0 and this process's own uid are served.
     """
 
     def __init__(
@@ -108,17 +108,17 @@ class Server:
         self._chores = chores
         self._allowed = {0, os.geteuid()}
         self._clients: dict[int, _Client] = {}
-        # By deadline, soonest first: every deadline is set the same time ahead.
+        # In the order of their deadlines, which are all set the same time ahead.
         self._waiting: OrderedDict[int, _Client] = OrderedDict()
-        # Requests that wait for something else than this process: asked again when it was woken.
+        # Requests answered with LATER: they are handled again when the loop is woken.
         self._parked: dict[_Client, Request] = {}
         self._listening = False
-        self._listen_at = math.inf  # when to go on after a connection could not be taken
-        self._failing = False  # and that was said
+        self._listen_at = math.inf  # when to accept again after accept failed
+        self._failing = False  # accept fails, and the log says so
         self._stopping = self._draining = False
         self._stop_by = 0.0
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        # One for all: memory of this size for each call would be mapped and given back each time.
+        # One buffer for all reads: a new one of this size would be mapped for each read.
         self._buffer = memoryview(bytearray(_CHUNK))
         self._epoll = select.epoll()
         self._epoll.register(self._wake_read, select.EPOLLIN)
@@ -127,52 +127,52 @@ class Server:
 
     @property
     def wake_descriptor(self) -> int:
-        """A byte written here makes the loop look at what has changed (for signal handlers)."""
+        """The descriptor to which a signal handler writes a byte to wake the loop."""
         return self._wake_write
 
     def stop(self, seconds: float = 5.0) -> None:
-        """Take no new connection, serve what has begun to arrive, then return from :meth:`run`.
+        """Accept no more connections; :meth:`run` serves what has begun to arrive, then returns.
 
         Safe to call from a signal handler or another thread.
         """
         self._stop_by = time.monotonic() + seconds
         self._stopping = True
-        with suppress(OSError):  # the pipe is full: it wakes already
+        with suppress(OSError):  # the pipe is full: the loop wakes anyway
             os.write(self._wake_write, b".")
 
     def run(self) -> None:
-        """Serve. Returns after :meth:`stop`, when every request that was here is answered."""
+        """Serve until :meth:`stop`; return when every request that had begun is answered."""
         try:
             while not (self._stopping and self._drained()):
-                self._turn()
+                self._step()
         finally:
             for client in list(self._clients.values()):
                 self._drop(client)
 
     def close(self) -> None:
-        """Give the descriptors back; no signal handler may use the wake descriptor any more."""
+        """Close the descriptors; no signal handler may use the wake descriptor after that."""
         self._epoll.close()
         os.close(self._wake_read)
         os.close(self._wake_write)
 
     def _drained(self) -> bool:
-        """Nothing waits for an answer, or it has had its time."""
+        """Return whether no request waits for an answer, or the time to stop has come."""
         if not self._draining:
             self._draining = True
             while self._accept():
-                pass  # whoever was in the queue is served, too
+                pass  # connections in the listener's queue are served too
             self._listen(False)
-            return False  # what they have sent is read by another turn
+            return False  # the next step reads what they have sent
         busy = bool(self._parked) or any(
             client.incoming or client.outgoing for client in self._clients.values()
         )
         return not busy or time.monotonic() >= self._stop_by
 
-    def _turn(self) -> None:
-        """Wait for events, then serve all that is complete."""
+    def _step(self) -> None:
+        """Wait for events, then serve all requests that are complete."""
         ready: list[tuple[_Client, Request]] = []
         events = self._epoll.poll(self._timeout(), self._limits.connections + 2)
-        now = time.monotonic()  # who is silent now is slow; not who sends while a batch commits
+        now = time.monotonic()  # a client that sends while a batch commits is not slow
         for descriptor, event in events:
             if descriptor == self._listener.fileno():
                 for client in self._accept():
@@ -190,7 +190,7 @@ class Server:
                     self._read(client, ready)
                 else:
                     self._drop(client)
-        if self._parked:  # now: who has gone away meanwhile is not asked for
+        if self._parked:  # only now: a client may have closed its connection meanwhile
             ready = [*self._parked.items(), *ready]
             self._parked = {}
         while ready:
@@ -202,7 +202,7 @@ class Server:
             self._chores.step()
 
     def _timeout(self) -> float | None:
-        """Seconds until something has to be given up; None: nothing is under way, no wake-up."""
+        """Return the seconds until the loop has something to do, or None when it has to wait."""
         if self._stopping or self._parked:
             return _LOOK_AGAIN_S
         first = next(iter(self._waiting.values()), None)
@@ -214,15 +214,15 @@ class Server:
         return chores
 
     def _answer(self, ready: list[tuple[_Client, Request]]) -> list[tuple[_Client, Request]]:
-        """Serve a batch; returns the requests that these clients had sent already behind it."""
+        """Serve a batch and return the requests that its clients had sent already after it."""
         answers = self._serve([request for _, request in ready])
         following: list[tuple[_Client, Request]] = []
         deadline = time.monotonic() + self._limits.seconds
         for (client, request), answer in zip(ready, answers, strict=True):
             if answer is LATER:
-                if self._clients.get(client.descriptor) is client:  # else it went away
+                if self._clients.get(client.descriptor) is client:  # else it was closed
                     self._restart_clock(client, deadline)
-                    self._await(client, 0)  # nothing more is read, only that it hangs up
+                    self._await(client, 0)  # read no more, but notice that it is closed
                     self._parked[client] = request
                 continue
             client.outgoing = protocol.pack_answer(*answer)
@@ -242,7 +242,7 @@ class Server:
             self._listening = on
 
     def _accept(self) -> list[_Client]:
-        """The connections that wait, as far as the limit allows; refused ones are closed."""
+        """Accept and return waiting connections within the limit; close those of other users."""
         accepted = []
         for _ in range(_ACCEPT_AT_ONCE):
             if len(self._clients) >= self._limits.connections:
@@ -256,8 +256,8 @@ class Server:
             except OSError as error:
                 if error.errno in (errno.ECONNABORTED, errno.EINTR):
                     continue
-                # Out of descriptors, say. The connection goes on waiting, and the epoll would
-                # report it at once again: it is looked at later, or when another one is closed.
+                # There may be no descriptor. The connection stays in the queue, and epoll would
+                # report it again at once: accept later, or when another connection is closed.
                 if not self._failing:
                     log.warning("accept failed: %s", error)
                     self._failing = True
@@ -280,7 +280,7 @@ class Server:
 
     def _restart_clock(self, client: _Client, deadline: float | None = None) -> None:
         if self._clients.get(client.descriptor) is not client:
-            return  # it went away while it was served
+            return  # it was closed while it was served
         client.deadline = deadline or time.monotonic() + self._limits.seconds
         self._waiting[client.descriptor] = client
         self._waiting.move_to_end(client.descriptor)
@@ -301,7 +301,7 @@ class Server:
         self._next(client, ready)
 
     def _next(self, client: _Client, ready: list[tuple[_Client, Request]]) -> None:
-        """Put the client's next complete request into the batch; one a client at a time."""
+        """Add the client's next complete request to the batch: at most one a client."""
         try:
             request = client.take_request()
         except protocol.ProtocolError as error:
@@ -312,7 +312,7 @@ class Server:
             ready.append((client, request))
 
     def _write(self, client: _Client) -> None:
-        """Send what is left of an answer; the rest when the client has read."""
+        """Send what is left of an answer, or as much as the client reads now."""
         try:
             while client.outgoing:
                 sent = client.socket.send(client.outgoing)
@@ -326,13 +326,13 @@ class Server:
         self._await(client, select.EPOLLIN)
 
     def _await(self, client: _Client, events: int) -> None:
-        """Let the epoll look for this; a call only when it has looked for something else."""
+        """Have epoll report these events; without a system call when it does already."""
         if client.awaited != events:
             self._epoll.modify(client.descriptor, events)
             client.awaited = events
 
     def _expire(self, now: float) -> None:
-        """Close the connections that have had their time."""
+        """Close the connections whose deadline is over."""
         while self._waiting:
             client = next(iter(self._waiting.values()))
             if client.deadline > now:

@@ -1,4 +1,4 @@
-"""The agent's process: its socket, its signals, its end."""
+"""Run the agent's process: its socket, its signals, its end."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ _BACKLOG = 4096  # connections that wait while a batch commits; the kernel's som
 class Options(NamedTuple):
     """The options of ``fastipam agent``. ``http`` is (address, port) of page and metrics, or None.
 
-    ``clusters`` are files with a cluster's settings, whose networks are kept from the start.
-    ``data_dirs`` are swept and shown from the start; ``sweep_interval_s`` 0: no store is swept.
-    ``http_private``: the page is without the names of pods.
+    ``clusters`` are files with a cluster's settings, whose networks have a keeper from the start.
+    ``data_dirs`` are swept and shown from the start. With ``sweep_interval_s`` 0 no store is swept.
+    With ``http_private`` the page has no names of pods.
     """
 
     socket: Path = Path(DEFAULT_SOCKET)
@@ -55,9 +55,9 @@ class Options(NamedTuple):
 
 
 def run(options: Options) -> None:
-    """Serve until SIGTERM or SIGINT; then answer what has begun to arrive, and return.
+    """Serve until SIGTERM or SIGINT, answer the requests that have begun to arrive, and return.
 
-    Raises ConfigError when the socket cannot be had: another agent serves it, say.
+    Raises ConfigError when the socket cannot be used, because another agent serves it for example.
     """
     _raise_descriptor_limit(options.limits.connections)
     with _listening(options.socket) as listener:
@@ -73,7 +73,7 @@ def run(options: Options) -> None:
             signal.signal(number, lambda *_: server.stop(options.drain_s))
         signal.set_wakeup_fd(server.wake_descriptor, warn_on_full_buffer=False)
         keepers.install(server.wake_descriptor)
-        gc.freeze()  # what is loaded now stays: the collector need not look at it again
+        gc.freeze()  # the garbage collector need not look at what is loaded now
         log.info("socket=%s pid=%d ready", options.socket, os.getpid())
         systemd.notify("READY=1")
         try:
@@ -81,7 +81,7 @@ def run(options: Options) -> None:
         finally:
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, signal.SIG_IGN)  # it is at its end already
+                signal.signal(number, signal.SIG_IGN)  # the process ends already
             keepers.stop()
             server.close()
             systemd.notify("STOPPING=1")
@@ -93,7 +93,7 @@ def run(options: Options) -> None:
 def _instrumented(
     options: Options, listener: socket.socket, keepers: Keepers
 ) -> tuple[Executor, Callable[[], None]]:
-    """The executor, observed by metrics and page if there are any; and how to end them."""
+    """Return the executor, observed by metrics and page if there are any, and what ends these."""
     if options.http is None:
         return Executor(keepers=keepers), lambda: None
     from fastipam.agent.web import server as http
@@ -133,7 +133,7 @@ def _raise_descriptor_limit(connections: int) -> None:
 
 @contextmanager
 def _listening(path: Path) -> Iterator[socket.socket]:
-    """The listening socket: systemd's, or our own at ``path``, mode 0600, removed at the end."""
+    """Yield the listening socket: systemd's, or one at ``path``, mode 0600, removed at the end."""
     inherited = systemd.inherited_socket()
     if inherited is not None:
         with inherited:
@@ -142,7 +142,7 @@ def _listening(path: Path) -> Iterator[socket.socket]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with _only_agent(path), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         _remove_stale(path)
-        before = os.umask(0o177)  # the file has its mode from the first moment
+        before = os.umask(0o177)  # so that the file never has a wider mode
         try:
             listener.bind(os.fspath(path))
         except OSError as error:
@@ -165,7 +165,7 @@ def _listening(path: Path) -> Iterator[socket.socket]:
 
 @contextmanager
 def _only_agent(path: Path) -> Iterator[None]:
-    """Hold the lock that says that one agent serves this socket."""
+    """Hold the lock of the one agent that serves this socket. Raises ConfigError."""
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         descriptor = os.open(f"{path}.lock", flags, 0o600)
@@ -193,7 +193,10 @@ def _only_agent(path: Path) -> Iterator[None]:
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove the socket of an agent that was killed. Only whoever holds the lock may."""
+    """Remove the socket of an agent that was killed; the caller holds the lock.
+
+    Raises ConfigError when it is no socket, or somebody serves it.
+    """
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -218,13 +221,13 @@ def _remove_stale(path: Path) -> None:
 
 
 def _is_served(path: Path) -> bool:
-    """Whether a process listens on a socket, be it one that does not answer now."""
+    """Return whether a process listens on a socket, even one that does not answer now."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:
             probe.connect(os.fspath(path))
         except (ConnectionRefusedError, FileNotFoundError):
             return False
-        except OSError:  # its queue is full, say
+        except OSError:  # its queue may be full
             return True
     return True

@@ -1,4 +1,4 @@
-"""What the launcher and the agent say to each other; src/launcher.c is the other end.
+"""The protocol between the launcher and the agent; src/launcher.c is the other end.
 
 Integers are in network byte order. A connection carries any number of requests in a row::
 
@@ -23,18 +23,21 @@ ANSWER = Struct("!4sIII")
 STARTED = "FASTIPAM_STARTED"
 NETNS = "FASTIPAM_NETNS"
 LARGEST_VARIABLES = 256 << 10
-LARGEST_INPUT = LARGEST + 1  # one byte too many is sent on, so that the answer can say so
-_LARGEST_ANSWER = 1 << 20  # that a client takes; VERSION's and STATUS' have some hundred bytes
+LARGEST_INPUT = LARGEST + 1  # one byte more, so that the answer can say that it is too many
+_LARGEST_ANSWER = 1 << 20  # that a client accepts; VERSION and STATUS need some hundred bytes
 _CREDENTIALS = Struct("3i")  # struct ucred of the kernel: pid, uid, gid
 DEFAULT_SOCKET = "/run/fastipam/agent.sock"
 
 
 class ProtocolError(Exception):
-    """What came is no request; the connection is of no use any more."""
+    """The bytes are no request, or no answer: the connection cannot be used any longer."""
 
 
 def request_size(header: bytes | bytearray) -> tuple[int, int]:
-    """(bytes of variables, bytes of input) of a request whose header this is."""
+    """Return (bytes of variables, bytes of input) from the header of a request.
+
+    Raises ProtocolError.
+    """
     magic, variables, size = REQUEST.unpack(header)
     if magic != MAGIC:
         raise ProtocolError(f"a request begins with {MAGIC!r}, not {bytes(magic)!r}")
@@ -46,20 +49,23 @@ def request_size(header: bytes | bytearray) -> tuple[int, int]:
 
 
 def read_variables(raw: bytes) -> dict[str, str]:
-    """The variables of a request, decoded as ``os.environ`` is; of a name's values the first."""
+    """Return the variables of a request, decoded as ``os.environ`` is.
+
+    Of several values of a name the first counts.
+    """
     items = os.fsdecode(raw).split("\0")
-    items.reverse()  # of a name's values the one that is entered last stays
+    items.reverse()  # dict() keeps the last value of a name
     return dict([item.split("=", 1) for item in items if "=" in item])
 
 
 def pack_request(variables: dict[str, str], stdin: bytes) -> bytes:
-    """A request as the launcher sends it."""
+    """Return a request as the launcher sends it."""
     raw = b"".join(os.fsencode(f"{name}={value}") + b"\0" for name, value in variables.items())
     return REQUEST.pack(MAGIC, len(raw), len(stdin)) + raw + stdin
 
 
 def pack_answer(status: int, output: bytes, messages: bytes = b"") -> bytes:
-    """An answer as the launcher expects it."""
+    """Return an answer as the launcher expects it."""
     return ANSWER.pack(MAGIC, status, len(output), len(messages)) + output + messages
 
 
@@ -98,7 +104,10 @@ def peer_of(connection: socket.socket) -> tuple[int, int]:
 
 
 def read_answer(header: bytes) -> tuple[int, int, int]:
-    """(exit status, bytes of output, bytes of messages) of an answer's header."""
+    """Return (exit status, bytes of output, bytes of messages) from the header of an answer.
+
+    Raises ProtocolError.
+    """
     magic, status, output, messages = ANSWER.unpack(header)
     if magic != MAGIC:
         raise ProtocolError(f"an answer begins with {MAGIC!r}, not {magic!r}")

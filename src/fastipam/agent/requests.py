@@ -20,7 +20,7 @@ class Request(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What the client prints, and the status that it exits with."""
+    """What the client prints, and the status with which it exits."""
 
     status: int
     output: bytes

@@ -1,6 +1,6 @@
-"""What systemd and its services say to each other: sd_notify and socket activation.
+"""Speak systemd's protocols: sd_notify(3) and socket activation (sd_listen_fds(3)).
 
-Both protocols are a few lines (sd_notify(3), sd_listen_fds(3)); outside systemd they do nothing.
+Without systemd both functions do nothing.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ def notify(state: str) -> None:
     if address.startswith("@"):
         address = "\0" + address[1:]
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-    with channel, suppress(OSError):  # nobody listens: it is only news
+    with channel, suppress(OSError):  # nobody listens: nothing depends on it
         channel.sendto(state.encode(), address)
 
 
 def inherited_socket() -> socket.socket | None:
-    """The listening socket that systemd has opened for this process, or None."""
+    """Return the listening socket that systemd has opened for this process, or None."""
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return None
     if os.environ.get("LISTEN_FDS") != "1":

@@ -1,1 +1,1 @@
-"""The agent's HTTP side: the page, its API, and the metrics."""
+"""What the agent serves over HTTP: the page, its API and the metrics."""

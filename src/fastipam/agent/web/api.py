@@ -1,11 +1,11 @@
-"""What the agent's page shows: its numbers, the picture, an address, the last events.
+"""Answer what the agent's page asks: its numbers, the picture, an address, the last events.
 
-Everything is read when somebody asks, and O(networks) but for the picture, which is O(pages) and
-drawn at most once a second and network, however many look. Who looks at a store in which nothing
-has happened gets "not modified" after one look at its transaction number.
+Every answer is read from the stores when it is asked for, in O(networks). The picture is O(pages)
+and is drawn at most once a second for each network. A client that has the picture of a store that
+has not changed gets "not modified", for which only the number of its last transaction is read.
 
-Private means: no name of a pod, a container or a namespace leaves here, nor an error's text, which
-may hold one.
+A private page contains no name of a pod, a container or a namespace, and no text of an error, which
+may contain one.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ _KINDS = {
 }
 _DRAW_AGAIN_S = 1.0
 _EVENTS = 30
-_CONTAINER = 24  # characters of a container's id
-_BLOCKS = 256  # that are listed
-_PICTURES = 8  # that are kept; one is a megabyte or a few
+_CONTAINER = 24  # characters of a container id
+_BLOCKS = 256  # blocks of a network that are listed
+_PICTURES = 8  # kept in memory; each has a few megabytes at most
 
 
 class _Drawn(NamedTuple):
-    """A picture as it was sent last."""
+    """A picture as it was last drawn."""
 
     tag: str
     at: float
@@ -60,7 +60,7 @@ class _Drawn(NamedTuple):
 
 
 class Page:
-    """The page's routes. ``private``: without the names of pods, containers, namespaces."""
+    """The routes of the page; without names of pods, containers and namespaces if ``private``."""
 
     def __init__(self, watch: Watch, *, private: bool) -> None:
         self._watch = watch
@@ -79,7 +79,7 @@ class Page:
 
     @property
     def routes(self) -> Mapping[str, Route]:
-        """Path -> what answers it."""
+        """Return the route of each path."""
         return {
             "/": Route(self._page),
             "/api/status": Route(self._status),
@@ -154,7 +154,7 @@ class Page:
         return Response(200, body, JSON, tag_of(body))
 
     def _page(self, _: Asked) -> Response:
-        """The page as it is without JavaScript."""
+        """Return the page as it is without JavaScript."""
         numbers = self._numbers()
         text = self._index.fill(numbers, self._recent(numbers["networks"]))
         return Response(200, text.encode(), "text/html; charset=utf-8")
@@ -162,7 +162,7 @@ class Page:
     # The picture ----------------------------------------------------------------------------
 
     def _picture(self, asked: Asked) -> Response:
-        """A JSON header, its length in 4 bytes before it, and behind it the panels' cells."""
+        """Return a picture: the length of a JSON header in 4 bytes, the header, the cells."""
         data_dir, network = _field(asked, "data_dir"), _field(asked, "network")
         key = data_dir, network
         with _snapshot(data_dir) as txn:
@@ -213,7 +213,7 @@ class Page:
     # One address ----------------------------------------------------------------------------
 
     def _address(self, asked: Asked) -> Response:
-        """Who has an address, and since when."""
+        """Return who has an address, and since when."""
         data_dir, network = _field(asked, "data_dir"), _field(asked, "network")
         text = _field(asked, "address")
         try:
@@ -252,12 +252,12 @@ class Page:
     # Events ---------------------------------------------------------------------------------
 
     def _events(self, asked: Asked) -> Response:
-        """The last events of a network, newest first."""
+        """Return the last events of a network, newest first."""
         data_dir, network = _field(asked, "data_dir"), _field(asked, "network")
         return _json(self._last_events(data_dir, network, _EVENTS))
 
     def _recent(self, networks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The last events of all networks, newest first; of many networks, a few of each."""
+        """Return the last events of all networks, newest first; a few of each if there are many."""
         each = max(2, _EVENTS // max(1, len(networks)))
         found: list[dict[str, Any]] = []
         for one in networks[:_EVENTS]:
@@ -294,7 +294,7 @@ def _pod(event: event_record.Event) -> str:
 
 @contextmanager
 def _snapshot(data_dir: str) -> Iterator[Snapshot]:
-    """A read transaction of an open store. Raises ConfigError when no such store is open."""
+    """Yield a read transaction of an open store. Raises ConfigError when it is not open."""
     store = next((one for one in open_stores.all_open() if one.path == data_dir), None)
     if store is None:
         raise _unknown("data_dir", data_dir)

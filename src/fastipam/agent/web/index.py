@@ -1,4 +1,4 @@
-"""The agent's page as it is without JavaScript: its numbers, as tables."""
+"""Fill the agent's page with its numbers as tables: what is seen without JavaScript."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _ENTRY = "app.js"
 
 
 class Index:
-    """page/index.html, to be filled. ``scripts`` are the modules of the page."""
+    """The template page/index.html; ``scripts`` are the JavaScript modules of the page."""
 
     def __init__(self, text: str, scripts: Iterable[str]) -> None:
         self._template = Template(text)
-        # At once: else a browser hears of each module from the one that imports it.
+        # Listed: otherwise a browser loads each module only after the one that imports it.
         self._modules = "\n".join(
             f'<link rel="modulepreload" href="/page/{name}">'
             for name in sorted(scripts)
@@ -29,7 +29,7 @@ class Index:
         )
 
     def fill(self, numbers: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> str:
-        """The page with what /api/status says and the last events of all networks."""
+        """Return the page with what /api/status says and the last events of all networks."""
         agent = numbers["agent"]
         codes = ((str(code), f"{count:,}") for code, count in numbers["codes"].items())
         no_network = "No network yet: the first request names one."
@@ -47,7 +47,7 @@ class Index:
 
 
 def _rows(rows: Iterable[Iterable[str]], columns: int, nothing: str = "none") -> str:
-    """Rows of a table, their cells escaped; without any, what to say instead."""
+    """Return the rows of a table, their cells escaped, or one row with ``nothing``."""
     lines = (f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
     return "\n".join(lines) or f'<tr><td colspan="{columns}">{nothing}</td></tr>'
 
@@ -79,7 +79,7 @@ def _moment(seconds: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """A span as people say it: "42 s", "3 min", "5.0 h", "12 d"."""
+    """Return a duration for people: "42 s", "3 min", "5.0 h", "12 d"."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     if seconds < 7200:

@@ -1,4 +1,4 @@
-"""Prometheus metrics: what the agent does, and the state of the networks. docs/observability.md."""
+"""Prometheus metrics of requests, networks, stores and clusters: see docs/observability.md."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _CLUSTER_COUNTERS = {
 
 
 class Metrics(Observer):
-    """Counts what the agent does, and reads what the stores hold when it is asked."""
+    """Counts requests and commits, and reads what the stores hold at each scrape."""
 
     def __init__(
         self, watch: Watch | None = None, keepers: Callable[[], Sequence[Kept]] = tuple
@@ -75,7 +75,7 @@ class Metrics(Observer):
         self.registry.register(_Clusters(keepers))
 
     def request(self, verb: str, status: int, output: bytes, seconds: float) -> None:
-        """Count a request by its verb and the code of its error object (0: none)."""
+        """Count a request by its verb and the code of its error object, 0 without one."""
         verb = verb if verb in _VERBS else "other"
         code = error_of(output)[0] if status else 0
         self._requests.labels(verb, str(code)).inc()
@@ -88,7 +88,7 @@ class Metrics(Observer):
 
     @property
     def route(self) -> Route:
-        """What answers a scrape."""
+        """Return the route that answers a scrape."""
         return Route(self._answer, open=True)
 
     def _answer(self, asked: Asked) -> Response:
@@ -97,13 +97,13 @@ class Metrics(Observer):
 
 
 class _Networks:
-    """The state of every network and store. O(networks), whatever they hold."""
+    """The counters of every network and store. O(networks)."""
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
 
     def collect(self) -> Iterator[Metric]:
-        """Read the counters of each network of each open store."""
+        """Yield the metrics of each network of each open store, and of the stores."""
         yield InfoMetricFamily(
             "fastipam_agent", "What runs here.", {"version": fastipam.__version__}
         )
@@ -154,7 +154,7 @@ def _stores() -> Iterator[Metric]:
             missing.add_metric([store.path], counts[0])
             history.add_metric([store.path], counts[1])
         except (FastipamError, OSError):
-            continue  # it was closed or removed meanwhile: its requests say so
+            continue  # the store was closed or removed meanwhile: its requests report that
     yield from (sizes, missing, history)
 
 
@@ -165,7 +165,7 @@ class _Clusters:
         self._keepers = keepers
 
     def collect(self) -> Iterator[Metric]:
-        """Yield whether the cluster's store answers, blocks by state, what was done to blocks."""
+        """Yield the reachability of the cluster's store, blocks by state, counters of claims."""
         reachable = _gauge(
             "cluster_reachable", "Whether the cluster's store answered the last call.", _NETWORK
         )

@@ -1,7 +1,7 @@
-"""The numbers of every network that this process has open: counters, not contents.
+"""Read the counters of every network of the stores that this process has open.
 
-What is read is one record a network and one queue entry a range set: it costs the same whatever the
-networks hold. For the longest free run, which does cost a look at the pages, see watch.py.
+A reading costs one record a network and one entry of the queue a range set, however many leases
+there are. The longest free run costs a read of every page; samples.py decides when to compute it.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from fastipam.storage.transaction import Snapshot
 
 PAGE_BITS = 4096
-# Of more pages nobody wants to wait for the longest free run: 268 million addresses.
+# Pages of 268 million addresses: with more of them the longest free run is not computed.
 MOST_PAGES = 65536
 
 
 class Reading(NamedTuple):
-    """A network at one moment. ``assignments`` counts all that there have ever been.
+    """A network at one moment. ``assignments`` counts all since the network exists.
 
-    ``change`` is another number whenever anything in its store has changed.
+    ``change`` is the number of the store's last transaction.
     """
 
     data_dir: str
@@ -47,36 +47,35 @@ class Reading(NamedTuple):
 
     @property
     def key(self) -> tuple[str, str]:
-        """What names a network in this process."""
+        """Return what identifies the network in this process."""
         return self.data_dir, self.network
 
 
 def watch_directories(data_dirs: Iterable[str]) -> None:
     """Open the stores of these directories that are there and not open yet."""
     for data_dir in data_dirs:
-        # One that is open may have to be closed and opened again: that is left to the thread whose
-        # requests may be using it.
+        # Only the thread that serves requests may close and reopen a store that is open.
         if not open_stores.is_open(data_dir):
-            # None there, or it is damaged: the requests for it say so.
+            # There may be none, or a damaged one: its requests report that.
             with suppress(FastipamError, OSError):
                 open_stores.get(data_dir, None, create=False)
 
 
 def read_all() -> list[Reading]:
-    """A reading of each network of each open store. O(networks + range sets)."""
+    """Return a reading of each network of each open store. O(networks + range sets)."""
     found = []
     for store in open_stores.all_open():
         try:
             with open_stores.staying_open:
                 names = _names(store)
             for name in names:
-                # For one network at a time: a request that has to close the store waits for it.
+                # One network at a time: a request that has to close the store waits for this block.
                 with open_stores.staying_open, store.read() as txn:
                     reading = read(txn, name)
                 if reading is not None:
                     found.append(reading)
         except (FastipamError, OSError):
-            continue  # it was closed or damaged meanwhile: its requests say so
+            continue  # the store was closed or damaged meanwhile: its requests report that
     return found
 
 
@@ -87,7 +86,10 @@ def _names(store: Store) -> list[str]:
 
 
 def read(txn: Snapshot, name: str) -> Reading | None:
-    """The reading of a network; None when the store does not know it. O(range sets)."""
+    """Return the reading of a network, or None when the store has no such network.
+
+    O(range sets).
+    """
     found = find(txn, keys.encode("network", name))
     if found is None:
         return None
@@ -110,9 +112,10 @@ def read(txn: Snapshot, name: str) -> Reading | None:
 
 
 def _oldest(txn: Snapshot, network_id: int) -> int | None:
-    """When the address that has cooled longest was released, on the network's clock.
+    """Return when the address that has cooled longest was released, or None. O(range sets).
 
-    The queue is ordered by time within each range set: a look at the head of each.
+    The time is on the network's clock. The queue is in the order of time within each range set, so
+    the first entry of each set is read.
     """
     prefix = seek = keys.network_prefix(network_id)
     heads = []
@@ -128,9 +131,9 @@ def _oldest(txn: Snapshot, network_id: int) -> int | None:
 
 
 def longest_free_run(txn: Snapshot, name: str) -> int | None:
-    """The most free addresses in a row within one range; None: unknown, or too many pages.
+    """Return the longest run of free addresses within one interval of the ranges. O(pages).
 
-    O(pages).
+    Return None when the network is not known, or has more than ``MOST_PAGES`` pages.
     """
     found = find(txn, keys.encode("network", name))
     if found is None:
@@ -147,7 +150,7 @@ def longest_free_run(txn: Snapshot, name: str) -> int | None:
 
 
 def _pages(txn: Snapshot, network_id: int, family: int) -> dict[int, bytes] | None:
-    """The pages of level 0 that exist, ascending; None when they are too many."""
+    """Return the existing pages of level 0, ascending, or None when there are too many."""
     prefix = keys.pages_prefix(network_id, family) + b"\0"
     found: dict[int, bytes] = {}
     for key, page in tables.PAGES.scan(txn, prefix):
@@ -170,7 +173,7 @@ def _longest(pool: Pool, family: int, pages: dict[int, bytes]) -> int:
                 page = pages[number]
                 base = number * PAGE_BITS
                 start, end = max(low, base), min(high, base + PAGE_BITS - 1)
-                run += start - position  # pages that do not exist are free
+                run += start - position  # a page that does not exist is all free
                 position = end + 1
                 count = end - start + 1
                 bits = int.from_bytes(page, "little") >> (start - base) & (1 << count) - 1
@@ -179,7 +182,7 @@ def _longest(pool: Pool, family: int, pages: dict[int, bytes]) -> int:
                     continue
                 longest = max(longest, run + (bits & -bits).bit_length() - 1)
                 run = count - bits.bit_length()
-                if bits & bits + 1:  # there are holes in it
+                if bits & bits + 1:  # there are zeros between the ones
                     holes = f"{bits:b}".split("1")
                     longest = max(longest, *map(len, holes[1:]))
             longest = max(longest, run + high + 1 - position)

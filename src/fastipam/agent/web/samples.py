@@ -1,8 +1,8 @@
-"""What the agent remembers of its networks: states over time, what follows from it, refusals.
+"""Keep samples of the networks' counters over time, a forecast made from them, and refusals.
 
-The memory is bounded, and nothing wakes up to fill it: after a batch the loop says so, at most
-every few seconds, and a thread that sleeps otherwise takes a sample. Who looks takes one, too. A
-node on which nothing happens has no samples and needs none: between two the line is flat.
+The memory is bounded, and no timer runs: after a batch, at most every few seconds, a thread that
+sleeps otherwise takes a sample. A request for the page or the metrics takes one too. A node without
+requests takes none and needs none: between two samples the counters do not change.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastipam.agent")
 
 INTERVAL_S = 10.0
-FINE = 360  # samples: the last hour
+FINE = 360  # samples of the last hour
 COARSE_S = 300.0
-COARSE = 288  # samples: the last day
-MOST_NETWORKS = 64  # whose samples are kept
-RECENT_S = 900.0  # what a forecast looks back at
-LEAST_S = 30.0  # a shorter look back is no trend
-RUN_AGE_S = 15.0  # a longest free run is not computed more often
+COARSE = 288  # samples of the last day
+MOST_NETWORKS = 64  # with samples
+RECENT_S = 900.0  # the samples from which the forecast is made
+LEAST_S = 30.0  # between the first and the last of them: less is no trend
+RUN_AGE_S = 15.0  # a longest free run is not computed again before that
 REFUSALS = 50
 _MESSAGE = 300  # characters of a refusal's text
-_VERB = 16  # and of its verb: a runtime may send any
+_VERB = 16  # characters of its verb: a client may send any text
 
 
-SAMPLED = ("size", ASSIGNED, COOLING, RESERVED)  # of a reading's counts
+SAMPLED = ("size", ASSIGNED, COOLING, RESERVED)  # which of a reading's counts a sample has
 
 
 class Sample(NamedTuple):
-    """Addresses by state at one moment (seconds since the epoch)."""
+    """Addresses by state at one moment, in seconds since the epoch."""
 
     at: float
     size: int
@@ -74,7 +74,7 @@ class _Series:
 
     def add(self, sample: Sample) -> None:
         if self.fine and sample.at - self.fine[-1].at < INTERVAL_S / 2:
-            # Several look at once, or the clock stepped back: the newest counts.
+            # Two readers at once, or a clock that stepped back: keep the newest.
             self.fine[-1] = sample
         else:
             self.fine.append(sample)
@@ -82,13 +82,13 @@ class _Series:
             self.coarse.append(sample)
 
     def all(self) -> list[Sample]:
-        """From the oldest on; fine where there are fine ones."""
+        """Return the samples, oldest first: fine ones where there are any, else coarse ones."""
         begin = self.fine[0].at if self.fine else math.inf
         return [one for one in self.coarse if one.at < begin] + list(self.fine)
 
 
 class Watch(Observer):
-    """The samples and refusals of this process; safe to use from several threads."""
+    """The samples and refusals of this process. Safe to use from several threads."""
 
     def __init__(
         self,
@@ -112,20 +112,20 @@ class Watch(Observer):
 
     @property
     def refusals(self) -> list[Refusal]:
-        """The last ones, oldest first: those of this moment, whatever is refused meanwhile."""
+        """Return a copy of the last refusals, oldest first."""
         with self._lock:
             return list(self._refusals)
 
     @property
     def codes(self) -> dict[int, int]:
-        """How many refusals there were of each code."""
+        """Return the number of refusals by code."""
         with self._lock:
             return dict(self._codes)
 
-    # What the loop says ---------------------------------------------------------------------
+    # What the executor reports -------------------------------------------------------------
 
     def request(self, verb: str, status: int, output: bytes, seconds: float) -> None:  # noqa: ARG002
-        """Remember a refusal; of other requests only how many there were."""
+        """Keep a refusal; count every request."""
         self.requests += 1
         if not status:
             return
@@ -136,14 +136,14 @@ class Watch(Observer):
             self._refusals.append(refusal)
 
     def batch(self, size: int, commit_seconds: float) -> None:  # noqa: ARG002
-        """Something may have changed: have a sample taken, if the last one is old enough."""
+        """Have a sample taken, if the last one is old enough: counters may have changed."""
         if self._monotonic() - self._sampled >= INTERVAL_S:
             self._wanted.set()
 
     # Samples --------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Have samples taken in a thread that sleeps until it is told."""
+        """Start the thread that takes samples when it is woken."""
         threading.Thread(target=self._run, name="watch", daemon=True).start()
 
     def stop(self) -> None:
@@ -159,7 +159,7 @@ class Watch(Observer):
                 return
             try:
                 self._look()
-            except Exception:  # the page would go on, with the same numbers for ever
+            except Exception:  # without the thread the page would show old numbers for ever
                 log.exception("a sample could not be taken")
 
     def _look(self) -> None:
@@ -170,7 +170,7 @@ class Watch(Observer):
                 self._compute_run(reading)
 
     def sample(self) -> list[Reading]:
-        """Read every network now, and keep what was read. O(networks)."""
+        """Read every network now, keep a sample of each and return the readings. O(networks)."""
         readings.watch_directories(self._data_dirs)
         self._sampled = self._monotonic()
         found = readings.read_all()
@@ -178,7 +178,7 @@ class Watch(Observer):
         with self._lock:
             known = {reading.key for reading in found}
             for key in self._series.keys() - known:
-                del self._series[key]  # its store is closed: another one may come
+                del self._series[key]  # its store is closed; another one may get this path
             for key in self._runs.keys() - known:
                 del self._runs[key]
             for reading in found:
@@ -191,16 +191,16 @@ class Watch(Observer):
         return found
 
     def series(self, key: tuple[str, str]) -> list[Sample]:
-        """The samples of a network, oldest first."""
+        """Return the samples of a network, oldest first."""
         with self._lock:
             found = self._series.get(key)
             return [] if found is None else found.all()
 
     def exhaustion_s(self, key: tuple[str, str]) -> float:
-        """Seconds until no address is left, if it goes on as in the last quarter of an hour.
+        """Return the seconds until no address is left, at the rate of the last 15 minutes.
 
-        Infinite when it does not grow, or is not known for long enough. An address that is cooling
-        counts as one that is left: it will be.
+        Infinite when the use does not grow, or the samples are too few to tell. A cooling address
+        counts as left.
         """
         samples = self.series(key)
         if not samples:
@@ -219,10 +219,10 @@ class Watch(Observer):
     # The longest free run -------------------------------------------------------------------
 
     def longest_run(self, reading: Reading) -> int | None:
-        """The longest free run as last computed, or None; an old one is computed anew meanwhile.
+        """Return the longest free run as last computed, or None. O(1).
 
-        O(1): computing it is a look at every page, so it is left to the thread, and whoever asks
-        next sees it. It is at most one scrape older than the rest.
+        When it is out of date the thread computes it again, since that reads every page; the next
+        call returns the new one. So it is at most one scrape older than the other numbers.
         """
         with self._lock:
             change, at, run = self._runs.get(reading.key, (-1, -math.inf, None))
@@ -249,7 +249,7 @@ class Watch(Observer):
 
 
 def error_of(output: bytes) -> tuple[int, str]:
-    """Code and text of an answer's error object; code -1 when it is none."""
+    """Return code and text of an answer's error object, -1 and "" when it is none."""
     try:
         document = json.loads(output)
         text = " ".join(str(document.get(key) or "") for key in ("msg", "details"))

@@ -1,7 +1,7 @@
-"""The agent's HTTP server: who may ask what, and how an answer is sent. What is answered: views.py.
+"""The agent's HTTP server: it checks requests, finds their route and sends the answers.
 
-Nothing can be written through it. Each connection has a thread of its own, up to a limit, for one
-request and for a few seconds; none of them touches the loop that serves the plugin calls.
+It is read-only. Each connection has a thread of its own for one request and a few seconds, up to a
+limit of connections; none of these threads touches the loop that serves the plugin calls.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ log = logging.getLogger("fastipam.agent")
 PLAIN = "text/plain; charset=utf-8"
 MOST_CONNECTIONS = 32
 _HEALTH_S = 2.0
-_ACCEPT_AGAIN_S = 0.1  # after there was no descriptor for a connection, say
-_MOST_FIELDS = 16  # of a query; a path knows four at most
-_COMPRESS_FROM = 600  # bytes: less fits into one packet anyway
-# Whatever got into the page could fetch nothing from elsewhere, send nothing anywhere, and not be
-# framed by another page.
+_ACCEPT_AGAIN_S = 0.1  # after accept failed, because there was no descriptor for example
+_MOST_FIELDS = 16  # of a query; no path has more than four
+_COMPRESS_FROM = 600  # bytes; less fits into one packet anyway
+# Script that got into the page could load nothing from another host and send nothing to one, and no
+# other page can frame this one.
 _HEADERS = (
     (
         "Content-Security-Policy",
@@ -53,7 +53,7 @@ _HEADERS = (
 
 
 class Asked(NamedTuple):
-    """A request: the fields of its query, its headers, and the tag that the client has already."""
+    """A request: the fields of its query, its Accept header, the tag that the client has."""
 
     query: Mapping[str, str]
     accept: str
@@ -61,7 +61,7 @@ class Asked(NamedTuple):
 
 
 class Response(NamedTuple):
-    """An answer. ``tag`` names this state of it: a client that has it gets no body."""
+    """An answer. ``tag`` is its ETag: a client that has the same one gets no body."""
 
     status: int
     body: bytes
@@ -70,7 +70,7 @@ class Response(NamedTuple):
 
 
 class Route(NamedTuple):
-    """What answers a path. ``open`` to any Host: see :meth:`_Handler._is_our_name`."""
+    """What answers a path; ``open`` to any Host header, see :meth:`_Handler._is_our_name`."""
 
     answer: Callable[[Asked], Response]
     open: bool = False
@@ -79,7 +79,7 @@ class Route(NamedTuple):
 def serve(address: str, port: int, routes: Mapping[str, Route]) -> Service:
     """Answer these paths in threads until :meth:`Service.stop`.
 
-    Raises ConfigError when the address cannot be had.
+    Raises ConfigError when the address cannot be used.
     """
     family = _Server6 if ":" in address else _Server
     try:
@@ -90,7 +90,7 @@ def serve(address: str, port: int, routes: Mapping[str, Route]) -> Service:
         ) from error
     server.routes = routes
     thread = threading.Thread(
-        # No timeout: an idle thread wakes for requests, and never to look around.
+        # Without a poll interval: an idle thread wakes for requests only.
         target=server.serve_forever,
         kwargs={"poll_interval": None},
         name="http",
@@ -108,7 +108,7 @@ class Service(NamedTuple):
 
 
 def is_loopback(address: str) -> bool:
-    """Whether only this machine reaches an address."""
+    """Return whether only this machine can reach an address."""
     try:
         return ip_address(address).is_loopback
     except ValueError:
@@ -116,7 +116,7 @@ def is_loopback(address: str) -> bool:
 
 
 def is_healthy(agent_address: str | bytes) -> bool:
-    """Whether the loop answers a VERSION request over its socket."""
+    """Return whether the loop answers a VERSION request over its socket."""
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(_HEALTH_S)
@@ -127,7 +127,7 @@ def is_healthy(agent_address: str | bytes) -> bool:
 
 
 def health(agent_address: str | bytes) -> Route:
-    """The route of the health check."""
+    """Return the route of the health check."""
 
     def answer(_: Asked) -> Response:
         if is_healthy(agent_address):
@@ -138,7 +138,7 @@ def health(agent_address: str | bytes) -> Route:
 
 
 def tag_of(body: bytes) -> str:
-    """A tag of an answer that has no better one."""
+    """Return a tag made of the body, for an answer without a cheaper one."""
     return blake2b(body, digest_size=12).hexdigest()
 
 
@@ -152,13 +152,13 @@ class _Server(ThreadingMixIn, HTTPServer):
         super().__init__(address, handler)
 
     def server_bind(self) -> None:
-        """As inherited, but without asking a name server what this address is called."""
+        """Bind as inherited, but without asking a name server for the name of the address."""
         TCPServer.server_bind(self)
         host, self.server_port = self.socket.getsockname()[:2]
         self.server_name = str(host)
 
     def get_request(self) -> tuple[Any, Any]:
-        """As inherited. Who cannot be let in waits, and would be reported at once again."""
+        """Accept as inherited; wait after an error, since select would report it at once again."""
         try:
             return super().get_request()
         except OSError:
@@ -166,7 +166,7 @@ class _Server(ThreadingMixIn, HTTPServer):
             raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """A thread for the connection; none for one too many."""
+        """Start a thread for the connection, or close one above the limit."""
         if not self._room.acquire(blocking=False):
             self.shutdown_request(request)
             return
@@ -177,14 +177,14 @@ class _Server(ThreadingMixIn, HTTPServer):
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """As inherited; then there is room for another one."""
+        """Serve as inherited, then make room for another connection."""
         try:
             super().process_request_thread(request, client_address)
         finally:
             self._room.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
-        """A client that went away, or was silent, is no news; a defect is."""
+        """Log a defect; ignore a client that closed its connection or was silent."""
         if not isinstance(sys.exception(), OSError):
             log.exception("a request over HTTP failed")
 
@@ -194,18 +194,18 @@ class _Server6(_Server):
 
 
 class _Prompt(io.RawIOBase):
-    """What comes over a connection, as long as all of it comes within so many seconds."""
+    """The input of a connection, all of which has to arrive within some seconds."""
 
     def __init__(self, connection: socket.socket, seconds: float) -> None:
         self._connection = connection
         self._until = time.monotonic() + seconds
 
     def readable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """As a socket's. Raises TimeoutError."""
+        """Read as a socket does. Raises TimeoutError."""
         left = self._until - time.monotonic()
         if left <= 0:
             raise TimeoutError("the request takes too long")
@@ -214,13 +214,13 @@ class _Prompt(io.RawIOBase):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    timeout = 5  # seconds for a request, and again for its answer: then the thread is for others
+    timeout = 5  # seconds for a request, and again for its answer
     server: _Server
     server_version = "fastipam"
     sys_version = ""
 
     def setup(self) -> None:
-        """As inherited; but a byte now and then buys no more time."""
+        """Set up as inherited, with one deadline for the whole request: no client can extend it."""
         super().setup()
         self.rfile.close()
         self.rfile = io.BufferedReader(_Prompt(self.connection, self.timeout))
@@ -247,7 +247,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._answer(route, asked)
 
     def _known_tag(self) -> str:
-        """The tag of what the client has already."""
+        """Return the tag of what the client has already."""
         return self.headers.get("If-None-Match", "").strip().removeprefix("W/").strip('"')
 
     @staticmethod
@@ -256,7 +256,7 @@ class _Handler(BaseHTTPRequestHandler):
             return route.answer(asked)
         except ConfigError as error:  # a field of the query
             return Response(400, f"{error.field}: {error.message}\n".encode("utf-8", "replace"))
-        except (FastipamError, OSError) as error:  # a store that was just closed, say
+        except (FastipamError, OSError) as error:  # a store may just have been closed
             return Response(503, f"{error}\n".encode("utf-8", "replace"))
         except Exception:
             log.exception("an answer over HTTP failed")
@@ -268,10 +268,10 @@ class _Handler(BaseHTTPRequestHandler):
     do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_TRACE = do_CONNECT = _refuse  # noqa: N815
 
     def _is_our_name(self) -> bool:
-        """Whether the Host is this machine, and no name that somebody let lead here.
+        """Return whether the Host header is an IP address or a name of this machine.
 
-        Without it a page from anywhere could, with a name that first leads to its own server and
-        then to 127.0.0.1, have the reader's browser read all this (DNS rebinding).
+        This prevents DNS rebinding: a foreign page whose name resolves first to its own server and
+        then to 127.0.0.1 could have a browser read the answers.
         """
         try:
             host = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
@@ -310,13 +310,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What the base class refuses, in the same form as everything else."""
+        """Send what the base class refuses in the same form as every answer."""
         self.close_connection = True
-        if not hasattr(self, "headers"):  # not even a request line
+        if not hasattr(self, "headers"):  # there was no request line
             self.headers = self.MessageClass()
             self.command = self.command or ""
         text = message or explain or "this request cannot be answered"
         self._send(Response(int(code), f"{text}\n".encode("utf-8", "replace")))
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Scrapes are no news."""
+        """Log nothing: scrapes come every few seconds."""
