@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from fastipam.allocation import blocks
 from fastipam.errors import ConfigError, StoreCorrupt, StoreError, StoreFull, StoreUnavailable
 from fastipam.storage import tables
+from fastipam.storage.directory import sync_directory
 from fastipam.storage.records import lease as lease_record
 from fastipam.storage.records.network_state import NetworkState
 from fastipam.storage.store import Store
@@ -30,7 +31,13 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _WORKSPACE = "restore-"
 _STEP = 4096  # keys between two calls of progress
 _BOOT_AT, _BOOT_END = 4, 8  # the bytes of the boot in a lease: records/lease.py
-_KEPT = (b"schema", b"durability", b"boot id", b"boot number", b"swept")  # not restored
+_KEPT = (  # not restored
+    tables.SCHEMA_KEY,
+    tables.DURABILITY_KEY,
+    tables.BOOT_KEY,
+    tables.BOOT_NUMBER_KEY,
+    tables.SWEPT_KEY,
+)
 
 
 def backup(store: Store, path: str | os.PathLike[str], progress: Progress | None = None) -> int:
@@ -56,7 +63,7 @@ def backup(store: Store, path: str | os.PathLike[str], progress: Progress | None
         size = os.fstat(descriptor).st_size
         os.replace(name, target)
         name = ""
-        _sync_directory(os.path.dirname(target))
+        sync_directory(os.path.dirname(target))
     except OSError as error:
         raise StoreUnavailable(
             f"the backup {target} cannot be written: {error.strerror}",
@@ -254,11 +261,3 @@ class _Copy:
             if key not in _KEPT:
                 tables.META.put(self._txn, key, raw)
         self._txn.store.note_unswept(self._txn)
-
-
-def _sync_directory(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from fastipam.addressing.parsing import DEFAULT_SUBNET, exclude_from, parse_ranges
 from fastipam.configuration.policy import DEFAULT_DATA_DIR, Policy
 from fastipam.network import Network
-from fastipam.storage import tables
-from fastipam.storage.store import close_shared, open_shared
+from fastipam.storage import open_stores, tables
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -126,7 +125,7 @@ class Ipam:
         store = self.store
         if not getattr(self, "_closed", False):
             self._closed = True
-            close_shared(store)
+            open_stores.close_store(store)
 
 
 def open(  # noqa: A001  # the contract's name: fastipam.open
@@ -144,4 +143,4 @@ def open(  # noqa: A001  # the contract's name: fastipam.open
     raises FileNotFoundError. The cost does not depend on the content of the store. Raises
     StoreError, ConfigError.
     """
-    return Ipam(open_shared(path, durability, create=create, **options))
+    return Ipam(open_stores.open_store(path, durability, create=create, **options))

@@ -12,7 +12,7 @@ import fastipam
 from fastipam.agent.clusters import Keepers
 from fastipam.cluster.engines.memory import MemoryEngine
 from fastipam.errors import ConfigError, TryLater
-from fastipam.storage.store import close_shared
+from fastipam.storage.open_stores import close_store
 
 from .nodes import init, settings
 
@@ -128,5 +128,5 @@ def test_a_keeper_that_cannot_be_ended_in_time(path: Path, monkeypatch: pytest.M
     assert held(path)
     engine.go_on.set()
     assert stop(60)
-    close_shared(keeper.store)
+    close_store(keeper.store)
     assert held(path) == []

@@ -76,7 +76,7 @@ class _Confined:
     def _one_store(self, data_dir: str, durability: str | None, **_: bool) -> Store:
         assert "\0" not in data_dir
         assert durability in (None, "durable", "relaxed")
-        group = getattr(open_stores._thread, "batch", None)
+        group = getattr(open_stores.thread, "batch", None)
         if group is not None:
             group.join(self.store)
         return self.store

@@ -32,7 +32,6 @@ HEAVY = {
 # Being moved: what still points up, or round.
 CIRCLES: list[list[str]] = [
     ["collect", "network"],
-    ["storage.create", "storage.store", "storage.transaction"],
     [
         "allocation.blockwise",
         "allocation.change",

@@ -32,7 +32,8 @@ from fastipam import (
     errors,
 )
 from fastipam.storage import lmdb_errors
-from fastipam.storage.store import Store, close_shared, open_shared
+from fastipam.storage.open_stores import close_store, open_store
+from fastipam.storage.store import Store
 from fastipam.storage.transaction import Transaction
 from fastipam.storage.truncation import missing_page
 from fastipam.verify import verify
@@ -93,14 +94,15 @@ def in_child(work: Callable[[], object]) -> str:
 # Refusals ------------------------------------------------------------------------------------
 
 
-def test_newer_schema(data_dir: Path) -> None:
-    """A store of a newer schema is refused with both numbers, and not a byte of it changes."""
+@pytest.mark.parametrize("schema", [1, 2, 9])
+def test_other_schema(data_dir: Path, schema: int) -> None:
+    """A store of another schema is refused with both numbers, and not a byte of it changes."""
     fill(data_dir)
-    edit_meta(data_dir, b"schema", (9).to_bytes(4, "big"))
+    edit_meta(data_dir, b"schema", schema.to_bytes(4, "big"))
     with lmdb.open(str(data_dir), max_dbs=32) as env, env.begin(write=True) as txn:
         txn.drop(env.open_db(b"cooldown", txn=txn))  # a schema may have dropped one of ours
     before = content(data_dir)
-    with pytest.raises(StoreVersion, match="has schema 9, this fastipam knows 3") as caught:
+    with pytest.raises(StoreVersion, match=f"has schema {schema}, this fastipam knows 3") as caught:
         fastipam.open(data_dir, boot_id=lambda: "another boot")
     assert caught.value.path == str(data_dir)
     assert content(data_dir) == before
@@ -137,7 +139,7 @@ def test_missing_database(data_dir: Path) -> None:
     assert content(data_dir) == before
 
 
-@pytest.mark.parametrize("kind", ["keys", "database", "meta key", "meta database"])
+@pytest.mark.parametrize("kind", ["empty", "keys", "database", "meta key", "meta database"])
 def test_foreign_environment(data_dir: Path, kind: str) -> None:
     """Another program's LMDB environment is refused and not touched, whatever names it uses."""
     with lmdb.open(str(data_dir), max_dbs=4) as env:
@@ -145,6 +147,8 @@ def test_foreign_environment(data_dir: Path, kind: str) -> None:
         db = env.open_db(name) if "database" in kind else None
         with env.begin(write=True) as txn:
             txn.put(name, b"x", db=db)
+            if kind == "empty":
+                txn.delete(name)
     before = content(data_dir)
     with pytest.raises(StoreCorrupt):
         fastipam.open(data_dir)
@@ -368,10 +372,10 @@ def test_second_environment_is_refused(data_dir: Path) -> None:
 def test_close_of_an_unshared_store(data_dir: Path) -> None:
     """A store that was opened by itself can be closed by anybody, twice."""
     store = Store(data_dir, "relaxed")
-    close_shared(store)
+    close_store(store)
     store.close()
-    shared = open_shared(data_dir)
-    close_shared(shared)
+    shared = open_store(data_dir)
+    close_store(shared)
     with pytest.raises(StoreClosed):
         verify(shared)
 

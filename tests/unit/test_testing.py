@@ -11,7 +11,7 @@ import pytest
 
 import fastipam
 from fastipam import testing
-from fastipam.storage import tables
+from fastipam.storage import open_stores, tables
 from fastipam.storage.records.keys import address_key
 
 
@@ -101,6 +101,12 @@ def test_handled() -> None:
         with store.open() as opened:
             assert opened.durability == "relaxed"
             assert opened.network("n").stats()["assigned"] == 1
+        kept = next(one for one in open_stores.all_open() if one.path == str(store.path))
+        with kept.read():
+            pass
+    assert not open_stores.is_open(str(store.path))
+    with pytest.raises(fastipam.StoreClosed):
+        kept.read().__enter__()
 
 
 @pytest.mark.parametrize("leave", [0, 2])

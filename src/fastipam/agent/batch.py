@@ -16,7 +16,7 @@ from fastipam import cni
 from fastipam.agent.requests import LATER, Answer, Observer
 from fastipam.cni.environment import GC, STATUS
 from fastipam.cni.services import Services
-from fastipam.storage import open_stores
+from fastipam.storage.batch import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,7 +96,7 @@ class Executor:
         """
         answers = []
         touched = []
-        with open_stores.Batch(nested=nested) as batch:
+        with Batch(nested=nested) as batch:
             for request in requests:
                 batch.touched = set()
                 answers.append(self._handle(request))

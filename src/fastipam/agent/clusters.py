@@ -13,7 +13,7 @@ from fastipam.cni.services import Services
 from fastipam.configuration.policy import DEFAULT_DATA_DIR
 from fastipam.errors import ConfigError, FastipamError, TryLater
 from fastipam.network import Network
-from fastipam.storage.store import close_shared, open_shared
+from fastipam.storage.open_stores import close_store, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -62,7 +62,7 @@ class Keepers(Services):
             )
         data_dir = settings.data_dir or next(iter(data_dirs), DEFAULT_DATA_DIR)
         with suppress(FastipamError):  # the first request will say what is wrong with it
-            close_shared(open_shared(data_dir))
+            close_store(open_store(data_dir))
         self.note_cluster(data_dir, settings.network, settings)
 
     # What requests call ---------------------------------------------------------------------
@@ -139,13 +139,13 @@ class Keepers(Services):
         from fastipam.cluster.node.share import Share
 
         # A use of its own: the store stays open for the keeper, whoever else closes it.
-        store = open_shared(key[0], create=False)
+        store = open_store(key[0], create=False)
         try:
             network = Network(store, key[1], settings.pool, remember=False)
             share = Share(store, network, settings)
             return Keeper(share, self._connect or connect, on_blocks=self._on_blocks)
         except BaseException:
-            close_shared(store)
+            close_store(store)
             raise
 
     def _on_blocks(self) -> None:
@@ -155,7 +155,7 @@ class Keepers(Services):
     @staticmethod
     def _end(keeper: Keeper) -> None:
         if keeper.stop():  # else it still uses the store, and goes with the process
-            close_shared(keeper.store)
+            close_store(keeper.store)
 
     def stop(self) -> None:
         """End all of them; what was begun is finished by the next agent."""

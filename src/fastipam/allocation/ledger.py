@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fastipam.addressing.ranges import RangeSet
     from fastipam.configuration.policy import Policy
     from fastipam.lease import Owner
+    from fastipam.storage.environment import Environment
     from fastipam.storage.store import Store
     from fastipam.storage.transaction import Snapshot, Transaction
 
@@ -48,7 +49,7 @@ def find(txn: Transaction | Snapshot, key: bytes) -> tuple[int, str] | None:
         raise _unreadable(txn.store, key.decode("ascii", "replace"), raw[4:]) from error
 
 
-def read_pool(text: str, known: Pool | None, store: Store, name: str) -> Pool:
+def read_pool(text: str, known: Pool | None, store: Environment, name: str) -> Pool:
     """The pool of a network's stored text; ``known`` if that is it. Raises StoreCorrupt."""
     if known is not None and known.text == text:
         return known
@@ -58,7 +59,7 @@ def read_pool(text: str, known: Pool | None, store: Store, name: str) -> Pool:
         raise _unreadable(store, name, text) from error
 
 
-def _unreadable(store: Store, name: str, ranges: bytes | str) -> StoreCorrupt:
+def _unreadable(store: Environment, name: str, ranges: bytes | str) -> StoreCorrupt:
     return StoreCorrupt(
         f"the ranges of network {name} cannot be read: {ranges!r}",
         path=store.path,

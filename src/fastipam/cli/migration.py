@@ -16,6 +16,7 @@ from fastipam.configuration.reader import is_id
 from fastipam.errors import AddressInUse, ConfigError
 from fastipam.lease import Owner
 from fastipam.network import Network
+from fastipam.storage.directory import sync_directory
 from fastipam.storage.records.lease import ASSIGNED
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def export_host_local(ipam: Ipam, tree: Path) -> list[Item]:
         directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         with _locked(directory, create=True):
             items += _export_network(Network(ipam.store, name, None), directory)
-            _sync(directory)
+            sync_directory(directory)
     return items
 
 
@@ -191,13 +192,5 @@ def _locked(directory: Path, *, create: bool) -> Iterator[None]:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(descriptor)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 DATA_FILE = "data.mdb"
 LOCK_FILE = "lock.mdb"
-TURN_FILE = "turn.lock"
+WRITER_LOCK_FILE = "turn.lock"  # the name on disk, which every version has to share
 NEW_FILE = "data.mdb.new"
 # What LMDB makes its lock file for that many readers: 64 bytes each, and 192 for all.
 _LOCK_BYTES = 64 * (MAX_READERS - 1) + 192
@@ -43,7 +43,7 @@ def make_files(path: str) -> list[str]:
     has no room for what a hole becomes, that is no error but a SIGBUS. So it gets its room here.
     """
     made = []
-    for name, size in ((LOCK_FILE, _LOCK_BYTES), (TURN_FILE, 0)):
+    for name, size in ((LOCK_FILE, _LOCK_BYTES), (WRITER_LOCK_FILE, 0)):
         file = os.path.join(path, name)
         try:
             status = os.lstat(file)
@@ -89,17 +89,22 @@ def is_new(path: str) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_size == 0
 
 
+def sync_directory(path: str | os.PathLike[str]) -> None:
+    """Sync the entries of a directory to disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sync_names(path: str) -> None:
-    """Bring a directory's entries to disk, and those that lead to it, as far as we may look."""
+    """Sync a directory and all above it, up to the first that this process may not read."""
     while True:
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            sync_directory(path)
         except PermissionError:
             return
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
         parent = os.path.dirname(path)
         if parent == path:
             return
@@ -120,7 +125,7 @@ def refuse_strangers(path: str) -> None:
             path=path,
             hint="name the directory itself, or make the link anew",
         )
-    for name in ("", DATA_FILE, LOCK_FILE, TURN_FILE):
+    for name in ("", DATA_FILE, LOCK_FILE, WRITER_LOCK_FILE):
         file = os.path.join(path, name) if name else path
         try:
             # The directory itself may be reached through a link of somebody we trust.

@@ -1,7 +1,12 @@
-"""The stores that this process's requests name, each opened once and kept open.
+"""The stores that this process has open: each file once, however often it is asked for.
 
-A plugin process serves one request; an agent or an embedding program serves many, and a store that
-was removed, or replaced under the same path, must not be served from the old file.
+LMDB must not open one file twice in a process, because closing one would release the locks of the
+other. :func:`open_store` and :func:`close_store` count the users of a store; the last one closes
+it. :func:`get` keeps the store of a data directory open for the requests that follow: an agent or
+an embedding program serves many, and must not serve a store that was removed, or replaced under the
+same path, from the old file.
+
+A forked child must not use the stores of its parent. It begins with an empty registry.
 """
 
 from __future__ import annotations
@@ -9,34 +14,86 @@ from __future__ import annotations
 import os
 from _thread import _local, allocate_lock
 
-from fastipam.errors import StoreUnavailable
-from fastipam.storage.store import Store, close_shared, open_shared
-from fastipam.storage.transaction import Transaction
+from fastipam.storage.directory import DATA_FILE
+from fastipam.storage.store import Store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Any, Self
+    from typing import Any
 
 _lock = allocate_lock()
-# Held by whoever closes a store, and by another thread while it reads one that is not its own: the
-# memory map must not go away below a reader.
+# A thread that closes a store holds this, and so does a thread that reads a store which another
+# thread uses, because the memory map must not go away below a reader.
 staying_open = allocate_lock()
-_thread: Any = _local()
-_open: dict[str, Store] = {}
+thread: Any = _local()  # ``batch``: the Batch that this thread's requests belong to
+_users: dict[tuple[int, int], tuple[Store, int]] = {}  # by the file's device and inode
+_kept: dict[str, Store] = {}  # by data directory: the stores that ``get`` is a user of
 _process = os.getpid()
 
 
-def get(data_dir: str, durability: str | None, *, create: bool = True) -> Store:
-    """The store of a data directory. FileNotFoundError when there is none and ``create`` is false.
+def open_store(
+    path: str | os.PathLike[str], durability: str | None = None, **options: Any
+) -> Store:
+    """Open the store of a path, or add a user to it; every call needs a :func:`close_store`.
 
-    Raises StoreError; ConfigError when another durability is asked for than the store has.
+    ``options`` are those of :class:`Store`, for a store that is not open yet. Raises StoreError;
+    ConfigError when the store has another durability; FileNotFoundError (``create``).
     """
-    batch: Batch | None = getattr(_thread, "batch", None)
+    with _lock:
+        _forget_after_fork()
+        return _open(path, durability, options)
+
+
+def _open(path: str | os.PathLike[str], durability: str | None, options: dict[str, Any]) -> Store:
+    try:
+        status = os.stat(os.path.join(os.fspath(path), DATA_FILE))
+        store, users = _users[status.st_dev, status.st_ino]
+    except (OSError, KeyError):
+        store, users = Store(path, durability, **options), 0
+    else:
+        store.require_durability(durability)
+    _users[store.identity] = store, users + 1
+    return store
+
+
+def close_store(store: Store) -> None:
+    """Remove a user from a store; the last one closes it. A store that nobody counts is closed."""
+    with _lock:
+        _close(store)
+
+
+def _close(store: Store) -> None:
+    known, users = _users.get(store.identity, (None, 0))
+    if known is store and users > 1:
+        _users[store.identity] = store, users - 1
+        return
+    if known is store:
+        del _users[store.identity]
+    store.close()
+
+
+def _forget_after_fork() -> None:
+    """Forget the stores of the parent, when this process is a forked child."""
+    global _process  # noqa: PLW0603  # a process has one registry
+    if _process != os.getpid():
+        for store, _ in _users.values():
+            store.close()
+        _users.clear()
+        _kept.clear()
+        _process = os.getpid()
+
+
+def get(data_dir: str, durability: str | None, *, create: bool = True) -> Store:
+    """Return the store of a data directory, and keep it open.
+
+    In a batch, the store's transaction is begun. Raises StoreError; ConfigError when the store has
+    another durability; FileNotFoundError when there is no store and ``create`` is false.
+    """
+    batch = getattr(thread, "batch", None)
     if batch is None:
         return _get(data_dir, durability, create)
     asked = data_dir, durability
-    store = batch.found.get(asked)
+    store: Store | None = batch.found.get(asked)
     if store is None:
         store = batch.found[asked] = _get(data_dir, durability, create)
     batch.join(store)
@@ -44,107 +101,40 @@ def get(data_dir: str, durability: str | None, *, create: bool = True) -> Store:
 
 
 def _get(data_dir: str, durability: str | None, create: bool) -> Store:
-    global _process  # noqa: PLW0603  # it is the process's
     path = os.path.abspath(data_dir)
     with _lock:
-        if _process != os.getpid():
-            _open.clear()
-            _process = os.getpid()
-        store = _open.get(path)
+        _forget_after_fork()
+        store = _kept.get(path)
+        if store is not None and store.is_current():
+            store.require_durability(durability)
+            return store
         if store is not None:
-            if store.is_current():
-                if durability in (None, store.durability):
-                    return store
-            else:
-                del _open[path]
-                with staying_open:
-                    close_shared(store)
-        store = open_shared(path, durability, create=create)
-        _open[path] = store
+            del _kept[path]
+            with staying_open:
+                _close(store)
+        store = _kept[path] = _open(path, durability, {"create": create})
         return store
 
 
-class Batch:
-    """Within its ``with`` block, what this thread does to any store waits for one :meth:`commit`.
-
-    With ``nested`` every call is a transaction nested in the store's: one that fails leaves no
-    trace, the others stand. Without, calls are cheaper, and a failure in one that may have changed
-    something leaves the batch ``spoiled``: it must not be committed. Without a commit, nothing
-    has happened.
-
-    A store is looked for once: ``found``, by data directory and durability. ``touched`` are those
-    that were asked for since it was last emptied.
-    """
-
-    def __init__(self, *, nested: bool) -> None:
-        self._nested = nested
-        self._transactions: dict[Store, Transaction] = {}
-        self.found: dict[tuple[str, str | None], Store] = {}
-        self.touched: set[Store] = set()
-
-    def __enter__(self) -> Self:
-        _thread.batch = self
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        _thread.batch = None
-        while self._transactions:
-            _, transaction = self._transactions.popitem()
-            transaction.rollback()
-
-    def join(self, store: Store) -> None:
-        """Begin the store's transaction, if the batch has not touched it yet."""
-        self.touched.add(store)
-        if store not in self._transactions:
-            transaction = Transaction(store, shared=not self._nested)
-            self._transactions[store] = transaction.__enter__()
-
-    @property
-    def spoiled(self) -> bool:
-        """Whether a call has failed that may have changed something."""
-        return any(one.spoiled for one in self._transactions.values())
-
-    def commit(self) -> dict[Store, Exception]:
-        """Commit every store's transaction; in durable mode it is on disk then.
-
-        Returns the stores that could not, and why: in those nothing has happened. One that was
-        removed or replaced since the batch found it is such a store.
-        """
-        assert not self.spoiled, "a spoiled batch would be committed"
-        failed: dict[Store, Exception] = {}
-        while self._transactions:
-            store, transaction = self._transactions.popitem()
-            try:
-                if not store.is_current():
-                    transaction.rollback()
-                    raise StoreUnavailable(f"{store.path} was replaced", path=store.path)
-                transaction.__exit__(None, None, None)
-            except Exception as error:
-                failed[store] = error
-        return failed
-
-
 def all_open() -> list[Store]:
-    """The stores that are open at the moment, and whose files are still where they were opened."""
+    """Return the stores that ``get`` keeps open and whose files are where they were opened."""
     with _lock:
-        return [store for store in _open.values() if store.is_current()]
+        _forget_after_fork()
+        return [store for store in _kept.values() if store.is_current()]
 
 
 def is_open(data_dir: str) -> bool:
-    """Whether a store of this directory is open, be its files there or not."""
+    """Return whether ``get`` keeps a store of this directory open, be its files there or not."""
     with _lock:
-        return os.path.abspath(data_dir) in _open
+        _forget_after_fork()
+        return os.path.abspath(data_dir) in _kept
 
 
 def close_all() -> None:
-    """Close every store that ``get`` opened."""
+    """Close every store that ``get`` keeps open."""
     with _lock:
-        while _open:
-            _, store = _open.popitem()
+        _forget_after_fork()
+        while _kept:
+            _, store = _kept.popitem()
             with staying_open:
-                close_shared(store)
+                _close(store)

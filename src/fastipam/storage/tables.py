@@ -30,10 +30,16 @@ if TYPE_CHECKING:
         delete: Any
 
 
-SCHEMA = 3  # 1, 2: never released
+SCHEMA = 3  # 1 and 2 were never released
+DURABLE = "durable"
+RELAXED = "relaxed"
+MAX_DATABASES = 32  # room for those of later schemas
+# The keys of META; a policy's is made by records.keys.
 SCHEMA_KEY = b"schema"
 DURABILITY_KEY = b"durability"
-MAX_DATABASES = 32  # room for those of later schemas
+BOOT_KEY = b"boot id"
+BOOT_NUMBER_KEY = b"boot number"
+SWEPT_KEY = b"swept"  # the number of the boot whose predecessors' leases are all released
 LAST_NETWORK_KEY = b"last network"
 
 

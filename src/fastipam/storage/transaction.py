@@ -1,4 +1,4 @@
-"""The transactions of a store, and whose turn it is to write.
+"""The transactions of a store.
 
 One write transaction at a time, of one thread of one process; calls inside it are nested in it, or
 parts of it. Readers see one moment, and wait for nobody.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self
 
-    from fastipam.storage.store import Store
+    from fastipam.storage.environment import Environment
 
 
 class Transaction:
@@ -40,7 +40,7 @@ class Transaction:
 
     txn: Any
 
-    def __init__(self, store: Store, shared: bool = False) -> None:
+    def __init__(self, store: Environment, shared: bool = False) -> None:
         self.store = store
         self.shared = shared
         self.spoiled = False
@@ -51,11 +51,11 @@ class Transaction:
         parent: Transaction | None = getattr(store._local, "transaction", None)
         try:
             if parent is None:
-                store._turn.take()
+                store._writer_lock.acquire()
                 try:
                     txn = env.begin(None, None, True)
                 except BaseException:
-                    store._turn.give()
+                    store._writer_lock.release()
                     raise
             else:
                 parent.flush()
@@ -102,7 +102,7 @@ class Transaction:
             raise
         finally:
             if self._parent is None:
-                store._turn.give()
+                store._writer_lock.release()
         if isinstance(error, lmdb.Error):
             raise store.translate(error) from error
 
@@ -185,7 +185,7 @@ class Snapshot:
 
     __slots__ = ("_own", "databases", "get", "store", "txn")
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Environment) -> None:
         self.store = store
 
     def __enter__(self) -> Self:

@@ -6,17 +6,17 @@ import fcntl
 import os
 from _thread import allocate_lock
 
-from fastipam.storage.directory import TURN_FILE
+from fastipam.storage.directory import WRITER_LOCK_FILE
 
 
-class Turn:
-    """Who writes next: one thread of this process, and one process at a time.
+class WriterLock:
+    """The lock that a writer holds: one thread of one process at a time.
 
-    LMDB has a lock for that, a robust mutex in shared memory; but a process that is killed just
-    when it was woken to take its turn takes the wake-up with it, and those who wait behind it may
-    sleep until somebody else comes by. (Four writers, one killed: one run in fifteen ended so.) A
-    lock of the kernel's knows who waits; behind it nobody ever waits for LMDB's mutex, which
-    still sees to it that there is one writer. It is a POSIX lock: a forked child inherits none.
+    LMDB has its own lock, a robust mutex in shared memory. But a process that is killed just when
+    the mutex wakes it loses the wake-up, and those who wait behind it may sleep until another
+    writer comes. (With four writers and one killed, one run in fifteen ended so.) The kernel's lock
+    knows who waits. Nobody waits for LMDB's mutex behind it; the mutex still ensures that there is
+    one writer. It is a POSIX lock, so that a forked child inherits none.
     """
 
     __slots__ = ("_descriptor", "_threads")
@@ -24,10 +24,10 @@ class Turn:
     def __init__(self, path: str) -> None:
         self._threads = allocate_lock()
         flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._descriptor = os.open(os.path.join(path, TURN_FILE), flags)
+        self._descriptor = os.open(os.path.join(path, WRITER_LOCK_FILE), flags)
 
-    def take(self) -> None:
-        """Wait until it is this thread's turn."""
+    def acquire(self) -> None:
+        """Wait until this thread has the lock."""
         self._threads.acquire()
         try:
             fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
@@ -35,19 +35,19 @@ class Turn:
             self._threads.release()
             raise
 
-    def give(self) -> None:
-        """Let the next one have it."""
+    def release(self) -> None:
+        """Release the lock."""
         try:
             fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
         finally:
             self._threads.release()
 
     def __enter__(self) -> None:
-        self.take()
+        self.acquire()
 
     def __exit__(self, *_: object) -> None:
-        self.give()
+        self.release()
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the lock's file."""
         os.close(self._descriptor)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import tempfile
 import uuid
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from fastipam.errors import ConfigError
 from fastipam.ipam import open as open_ipam
+from fastipam.storage import open_stores
 from fastipam.verify import verify
 
 TYPE_CHECKING = False
@@ -118,15 +118,8 @@ def temporary_store(clock: Clock | None = None) -> Iterator[TemporaryStore]:
         yield store
         store.verify()
     finally:
-        _close_handled()
+        open_stores.close_all()  # those that fastipam.cni.handle keeps open
         shutil.rmtree(directory)
-
-
-def _close_handled() -> None:
-    """Close the stores that ``fastipam.cni.handle`` keeps open, if it was called."""
-    stores = sys.modules.get("fastipam.storage.open_stores")
-    if stores is not None:
-        stores.close_all()
 
 
 @contextmanager

@@ -1,0 +1,79 @@
+"""Several requests in one commit of each store that they name."""
+
+from __future__ import annotations
+
+from fastipam.errors import StoreUnavailable
+from fastipam.storage import open_stores
+from fastipam.storage.transaction import Transaction
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from fastipam.storage.store import Store
+
+
+class Batch:
+    """A ``with`` block in which one :meth:`commit` writes what this thread does to any store.
+
+    With ``nested`` every call is a transaction nested in the store's: one that fails changes
+    nothing, and the others stand. Without it calls are cheaper, but a failure in a call that may
+    have changed something leaves the batch ``spoiled``, and it must not be committed. Without a
+    commit nothing changes.
+
+    A store is looked for once: ``found`` holds it by data directory and durability. ``touched`` are
+    the stores that were asked for since it was last emptied.
+    """
+
+    def __init__(self, *, nested: bool) -> None:
+        self._nested = nested
+        self._transactions: dict[Store, Transaction] = {}
+        self.found: dict[tuple[str, str | None], Store] = {}
+        self.touched: set[Store] = set()
+
+    def __enter__(self) -> Self:
+        open_stores.thread.batch = self
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        open_stores.thread.batch = None
+        while self._transactions:
+            _, transaction = self._transactions.popitem()
+            transaction.rollback()
+
+    def join(self, store: Store) -> None:
+        """Begin the store's transaction, unless the batch has one."""
+        self.touched.add(store)
+        if store not in self._transactions:
+            transaction = Transaction(store, shared=not self._nested)
+            self._transactions[store] = transaction.__enter__()
+
+    @property
+    def spoiled(self) -> bool:
+        """Whether a call has failed that may have changed something."""
+        return any(one.spoiled for one in self._transactions.values())
+
+    def commit(self) -> dict[Store, Exception]:
+        """Commit the transaction of every store. A durable store is on disk then.
+
+        Return the stores that could not be committed, and why: nothing has changed in those. A
+        store that was removed or replaced since the batch found it is one of them.
+        """
+        assert not self.spoiled, "a spoiled batch would be committed"
+        failed: dict[Store, Exception] = {}
+        while self._transactions:
+            store, transaction = self._transactions.popitem()
+            try:
+                if not store.is_current():
+                    transaction.rollback()
+                    raise StoreUnavailable(f"{store.path} was replaced", path=store.path)
+                transaction.__exit__(None, None, None)
+            except Exception as error:
+                failed[store] = error
+        return failed
