@@ -207,6 +207,7 @@ DAMAGES: list[tuple[Damage, set[str], str | None]] = [
             ("sticky", ""),
             ("event", "s"),
             ("missing", ""),
+            ("block", "s"),
         )
     ),
 ]

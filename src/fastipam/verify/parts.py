@@ -102,14 +102,8 @@ class NetworkCheck:
 
 
 # The tables whose keys begin with a network's id, with the name of a record in messages.
-BY_NETWORK = (
-    ("state", tables.STATES),
-    ("page", tables.PAGES),
-    ("lease", tables.LEASES),
-    ("owner", tables.OWNERS),
-    ("cooldown", tables.COOLDOWN),
-    ("reservation", tables.RESERVATIONS),
-    ("sticky", tables.STICKY),
-    ("event", tables.EVENTS),
-    ("missing", tables.MISSING),
-)
+BY_NETWORK = [
+    (table.name.removesuffix("s"), table)
+    for table in tables.ALL
+    if table not in (tables.META, tables.NETWORKS)
+]
