@@ -22,7 +22,7 @@ except ImportError:  # pragma: no cover  # an interpreter that has it in one pie
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from fastipam.cluster.engines.tls import Link, TlsFiles
 
@@ -85,6 +85,7 @@ class Connection:
 
     def __init__(self, link: Link, server: Server) -> None:
         self.server = server
+        self.is_open = True
         self.used_at = time.monotonic()
         self._link = link
         self._got = bytearray()
@@ -92,19 +93,35 @@ class Connection:
 
     def close(self) -> None:
         """Close the connection; TLS's closing alert is not sent, because nobody waits for it."""
+        self.is_open = False
         self._link.close()
 
     def idle(self) -> bool:
         """Return whether the connection is open and quiet, so that it can carry a request."""
         return not self._got and self._link.is_quiet()
 
-    def send(self, data: bytes, deadline: float) -> None:
-        """Hand all of the data to the kernel."""
-        self._link.send(data, deadline)
-        self.used_at = time.monotonic()
+    def ask(self, request: bytes, deadline: float) -> tuple[int, bytes]:
+        """Send a request; return status and body of the answer.
 
-    def read_head(self, deadline: float) -> tuple[int, dict[str, str]]:
-        """Return status and headers of the answer; the names of headers are in small letters."""
+        The connection is closed after an error, and if the answer says so.
+        """
+        try:
+            status, headers = self.begin(request, deadline)
+            body = self.read_body(headers, deadline)
+        except BaseException:
+            self.close()
+            raise
+        if headers.get("connection", "").lower() == "close":
+            self.close()
+        return status, body
+
+    def begin(self, request: bytes, deadline: float) -> tuple[int, dict[str, str]]:
+        """Send a request; return status and headers of the answer, names in small letters."""
+        self._link.send(request, deadline)
+        self.used_at = time.monotonic()
+        return self._read_head(deadline)
+
+    def _read_head(self, deadline: float) -> tuple[int, dict[str, str]]:
         while True:
             version, _, rest = self._line(deadline).partition(b" ")
             status = rest[:3]
@@ -121,7 +138,7 @@ class Connection:
         """Return the whole body."""
         if headers.get("transfer-encoding", "").lower() == "chunked":
             whole = bytearray()
-            for chunk in self._chunks(deadline):
+            while (chunk := self.chunk(deadline)) is not None:
                 whole += chunk
                 if len(whole) > _LARGEST_BODY:
                     raise ConnectionError(f"{self.server.text} sends an endless answer")
@@ -130,10 +147,6 @@ class Connection:
         if not length.isdigit() or int(length) > _LARGEST_BODY:
             raise ConnectionError(f"{self.server.text} sends an answer of length {length!r}")
         return self._exactly(int(length), deadline)
-
-    def _chunks(self, deadline: float) -> Iterator[bytes]:
-        while (chunk := self.chunk(deadline)) is not None:
-            yield chunk
 
     def chunk(self, deadline: float) -> bytes | None:
         """Return the next chunk of a body, None at its end (RFC 9112, section 7.1).

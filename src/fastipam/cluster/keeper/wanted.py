@@ -39,10 +39,6 @@ class Marks:
     def __bool__(self) -> bool:
         return bool(self._marks)
 
-    def __contains__(self, mark: KeyValue) -> bool:
-        with self._lock:
-            return any(each.key == mark.key for _, each in self._marks.values())
-
     def see(self, mark: KeyValue) -> None:
         """Add a mark, unless it is this node's own; the planner says when it is due."""
         needy = schema.name_of(mark.key)

@@ -168,24 +168,16 @@ class Members:
         where = endpoint.server.text
         connection = self._connection(endpoint, until)
         token = self._logged_in(connection, until)
+        request = _post(endpoint.server, call.path, call.body, token, until)
         try:
-            connection.send(_post(endpoint.server, call.path, call.body, token, until), until)
-            status, headers = connection.read_head(until)
-            raw = connection.read_body(headers, until)
+            status, raw = connection.ask(request, until)
         except OSError as error:
-            connection.close()
             if not call.is_change:
                 raise
             raise EngineTimeout(
                 f"{where} was asked and did not answer: {error}", ambiguous=True
             ) from error
-        except BaseException:
-            connection.close()
-            raise
-        if headers.get("connection", "").lower() == "close":
-            connection.close()
-        else:
-            self._put_back(connection)
+        self._put_back(connection)
         if status != 200:
             raise gateway.failure(status, raw, where, change=call.is_change)
         try:
@@ -204,14 +196,8 @@ class Members:
         if not self._login or self._token:
             return self._token
         server = connection.server
-        try:
-            login = _post(server, "/v3/auth/authenticate", self._login, "", until)
-            connection.send(login, until)
-            status, headers = connection.read_head(until)
-            raw = connection.read_body(headers, until)
-        except BaseException:
-            connection.close()
-            raise
+        login = _post(server, "/v3/auth/authenticate", self._login, "", until)
+        status, raw = connection.ask(login, until)
         if status == 200:
             try:
                 self._token = str(gateway.decode(raw)["token"])
@@ -232,8 +218,7 @@ class Members:
         connection = self._connection(endpoint, until)
         try:
             token = self._logged_in(connection, until)
-            connection.send(_post(endpoint.server, path, body, token), until)
-            status, headers = connection.read_head(until)
+            status, headers = connection.begin(_post(endpoint.server, path, body, token), until)
             if status != 200:
                 raw = connection.read_body(headers, until)
                 raise gateway.failure(status, raw, endpoint.server.text, change=False)
@@ -278,7 +263,7 @@ class Members:
 
     def _put_back(self, connection: Connection) -> None:
         with self._lock:
-            if not self.closed and self._process == os.getpid():
+            if connection.is_open and not self.closed and self._process == os.getpid():
                 self.idle.insert(0, connection)
                 surplus = self.idle[_IDLE_CONNECTIONS:]
                 del self.idle[_IDLE_CONNECTIONS:]
