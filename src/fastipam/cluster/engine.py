@@ -90,6 +90,9 @@ class _Record:
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and other._fields() == self._fields()
 
+    def __hash__(self) -> int:
+        return hash((type(self), *self._fields()))
+
     def __repr__(self) -> str:
         inside = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__)
         return f"{type(self).__name__}({inside})"

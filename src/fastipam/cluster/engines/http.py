@@ -85,7 +85,7 @@ class Connection:
 
     def __init__(self, link: Link, server: Server) -> None:
         self.server = server
-        self.is_open = True
+        self.is_reusable = True
         self.used_at = time.monotonic()
         self._link = link
         self._got = bytearray()
@@ -93,7 +93,6 @@ class Connection:
 
     def close(self) -> None:
         """Close the connection; TLS's closing alert is not sent, because nobody waits for it."""
-        self.is_open = False
         self._link.close()
 
     def idle(self) -> bool:
@@ -101,9 +100,9 @@ class Connection:
         return not self._got and self._link.is_quiet()
 
     def ask(self, request: bytes, deadline: float) -> tuple[int, bytes]:
-        """Send a request; return status and body of the answer.
+        """Send a request; return status and body of the answer. An error closes the connection.
 
-        The connection is closed after an error, and if the answer says so.
+        ``is_reusable`` says whether the server lets it carry another request.
         """
         try:
             status, headers = self.begin(request, deadline)
@@ -111,8 +110,7 @@ class Connection:
         except BaseException:
             self.close()
             raise
-        if headers.get("connection", "").lower() == "close":
-            self.close()
+        self.is_reusable = headers.get("connection", "").lower() != "close"
         return status, body
 
     def begin(self, request: bytes, deadline: float) -> tuple[int, dict[str, str]]:

@@ -263,7 +263,7 @@ class Members:
 
     def _put_back(self, connection: Connection) -> None:
         with self._lock:
-            if connection.is_open and not self.closed and self._process == os.getpid():
+            if connection.is_reusable and not self.closed and self._process == os.getpid():
                 self.idle.insert(0, connection)
                 surplus = self.idle[_IDLE_CONNECTIONS:]
                 del self.idle[_IDLE_CONNECTIONS:]
