@@ -25,14 +25,14 @@ class Cluster:
         world: World,
         pool: Geometry,
         names: list[str],
-        policy: Watermarks | None = None,
+        watermarks: Watermarks | None = None,
         *,
         add_timeout_s: float = ADD_TIMEOUT_S,
     ) -> None:
         self.world = world
         self.add_timeout_s = add_timeout_s
         self.pool = pool
-        self.policy = policy or Watermarks()
+        self.watermarks = watermarks or Watermarks()
         self.keys = Keys("/fastipam/", "podnet")
         world.engine.transact([], [Put(self.keys.settings, SETTINGS)], deadline_s=1)
         self.waits = Waits()

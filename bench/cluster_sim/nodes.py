@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from bench.cluster_sim.world import Call
 from fastipam.cluster import planner
 from fastipam.cluster.engine import Compare, Delete, EngineError, Put
-from fastipam.cluster.planner import Look, Search, Use
+from fastipam.cluster.planner import Demand, Look, Search, Use
 from fastipam.cluster.schema import BlockEntry, Mark, read_block_key
 
 if TYPE_CHECKING:
@@ -169,15 +169,14 @@ class Node:
 
     def _wanted_run(self) -> int:
         cluster = self.cluster
-        return planner.to_claim(
-            cluster.policy,
-            cluster.pool,
+        demand = Demand(
             self.free,
             missing=len(self.waiting),
             last_run=self.last_run,
             since_last_s=cluster.world.now - self.last_claim_s,
             scarce=bool(cluster.marks),
         )
+        return planner.to_claim(cluster.watermarks, cluster.pool, demand)
 
     def consider(self) -> None:
         """Claim, if that is the plan and no claim is running."""
@@ -408,11 +407,13 @@ class Node:
     def _tidy(self) -> Generator[Any, Any, None]:
         """Give back what is not needed, as long as blocks may become free."""
         cluster, keys, pool = self.cluster, self.cluster.keys, self.cluster.pool
-        while sum(not each.used for each in self.blocks.values()) > cluster.policy.warm:
+        while sum(not each.used for each in self.blocks.values()) > cluster.watermarks.warm:
             yield planner.TIDY_S
             if cluster.marks or self.waiting or self.is_cut:
                 continue
-            numbers = planner.to_give_back(cluster.policy, pool, self._uses(), cluster.world.now)
+            numbers = planner.to_give_back(
+                cluster.watermarks, pool, self._uses(), cluster.world.now
+            )
             for number in numbers:
                 if number not in self.blocks or self.blocks[number].used:
                     continue

@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastipam.cluster import planner
-from fastipam.cluster.planner import Look, Search, Try, Use
+from fastipam.cluster.planner import Demand, Look, Search, Try, Use
 from fastipam.configuration.cluster import Geometry, Watermarks
 
 POOL = Geometry(4, 0x0A200000, 8, 4096)  # 10.32.0.0/12 in /24
 SMALL = Geometry(4, 0x0A200000, 8, 16)
-POLICY = Watermarks()
+WATERMARKS = Watermarks()
 WORTH = POOL.size
 
 
@@ -123,16 +123,14 @@ def test_how_many_to_claim(
     free: int, missing: int, last_run: int, since_last_s: float, expected: int
 ) -> None:
     """Below the low water one, twice as many when the last claim was a moment ago."""
-    found = planner.to_claim(
-        POLICY, POOL, free, missing=missing, last_run=last_run, since_last_s=since_last_s
-    )
-    assert found == expected
+    demand = Demand(free, missing=missing, last_run=last_run, since_last_s=since_last_s)
+    assert planner.to_claim(WATERMARKS, POOL, demand) == expected
 
 
 def test_nothing_is_claimed_ahead_when_scarce() -> None:
     """When others have found the pool used up, only a waiting ADD is a reason to claim."""
-    assert planner.to_claim(POLICY, POOL, 0, scarce=True) == 0
-    assert planner.to_claim(POLICY, POOL, 0, missing=1, scarce=True) == 1
+    assert planner.to_claim(WATERMARKS, POOL, Demand(0, scarce=True)) == 0
+    assert planner.to_claim(WATERMARKS, POOL, Demand(0, missing=1, scarce=True)) == 1
 
 
 def uses(*used: int, claimed_s: float = 0.0) -> list[Use]:
@@ -142,24 +140,24 @@ def uses(*used: int, claimed_s: float = 0.0) -> list[Use]:
 
 def test_give_back_above_the_high_water() -> None:
     """Wholly free blocks go while more than the high water is free; one stays warm."""
-    assert planner.to_give_back(POLICY, POOL, uses(0, 0, 0, 0, 200), 1000.0) == [3, 2, 1]
-    assert planner.to_give_back(POLICY, POOL, uses(0, 0, 256), 1000.0) == []
-    assert planner.to_give_back(POLICY, POOL, uses(0, 1, 1, 1), 1000.0) == []
+    assert planner.to_give_back(WATERMARKS, POOL, uses(0, 0, 0, 0, 200), 1000.0) == [3, 2, 1]
+    assert planner.to_give_back(WATERMARKS, POOL, uses(0, 0, 256), 1000.0) == []
+    assert planner.to_give_back(WATERMARKS, POOL, uses(0, 1, 1, 1), 1000.0) == []
 
 
 def test_give_back_only_old_blocks() -> None:
     """A block that was claimed a moment ago stays, however empty."""
     blocks = [*uses(0, 0, 0), Use(3, 256, 0, 999.0)]
-    assert planner.to_give_back(POLICY, POOL, blocks, 1000.0) == [2, 1]
-    assert planner.to_give_back(POLICY, POOL, blocks, 1299.0) == [3, 2]
+    assert planner.to_give_back(WATERMARKS, POOL, blocks, 1000.0) == [2, 1]
+    assert planner.to_give_back(WATERMARKS, POOL, blocks, 1299.0) == [3, 2]
 
 
 def test_what_is_given_back_is_not_claimed_again_at_once() -> None:
     """Between the two water marks there is room: giving back never makes a node claim."""
     blocks = uses(0, 0, 0, 0, 0)
-    given = set(planner.to_give_back(POLICY, POOL, blocks, 1000.0))
+    given = set(planner.to_give_back(WATERMARKS, POOL, blocks, 1000.0))
     free = sum(each.size - each.used for each in blocks if each.number not in given)
-    assert planner.to_claim(POLICY, POOL, free) == 0
+    assert planner.to_claim(WATERMARKS, POOL, Demand(free)) == 0
 
 
 @pytest.mark.parametrize(("empty", "wanted", "given"), [(0, 1, 0), (1, 5, 1), (4, 5, 2), (5, 9, 3)])

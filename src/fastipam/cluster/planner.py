@@ -1,8 +1,8 @@
-"""What a node does about its blocks: which to try, how many, when to give back. No I/O, no clock.
+"""A node's decisions about its blocks: which to try, how many, when to give back. No I/O, no clock.
 
 A pool of 2**n blocks is a row of numbers; a *run* is an aligned slice of 2**k of them, so that a
-run is one route. Everything here is a function of what the caller has seen, so a node and a
-simulator of ten thousand of them decide alike. Random choices are hashes of names: repeatable.
+run is one route. Each function depends only on its arguments, so a node and a simulator of ten
+thousand nodes decide alike. Random choices are hashes of names, and so repeatable.
 """
 
 from __future__ import annotations
@@ -20,28 +20,27 @@ if TYPE_CHECKING:
 
     from fastipam.configuration.cluster import Geometry, Watermarks
 
-# Windows that are looked at before the whole pool is: a pool that is not nearly full has a free
-# block in any of them.
+# Windows to read before the whole pool: unless the pool is nearly full, each has a free block.
 WINDOWS = 4
-# Tries that somebody else was faster at. After each the pool was looked at again.
+# Tries of one search before it gives up. After each the pool is read again.
 TRIES = 12
-# When a node looks at its blocks and at the store; the simulator has the same times.
-TICK_S = 0.1  # how soon demand is noticed while addresses are assigned
-COLLECT_S = 0.05  # between two looks at what others have handed over, while a mark is up
-LOOK_AGAIN_S = 0.5  # at a pool that was used up: a block may become free without any answer
-SPREAD_S = 1.0  # donors answer a mark within it
+# When a node looks at its blocks and at the store; the simulator uses the same times.
+TICK_S = 0.1  # between two looks at demand while addresses are assigned
+COLLECT_S = 0.05  # between two looks for granted blocks, while a mark exists
+LOOK_AGAIN_S = 0.5  # between two looks at a used up pool: a block may become free unanswered
+SPREAD_S = 1.0  # donors answer a mark within this time
 TIDY_S = 5.0  # between two looks for blocks to give back
 
 
 def digest(*words: str) -> int:
-    """64 bits that look random and are always the same for the same words."""
+    """Return 64 bits that look random and are the same for the same words."""
     return int.from_bytes(blake2b("\0".join(words).encode(), digest_size=8).digest(), "big")
 
 
 def place(node: str, pool: Geometry) -> int:
-    """The block where a node begins to look. O(1).
+    """Return the block where a node begins to look. O(1).
 
-    A hash of its name: nodes that start at the same moment hardly meet.
+    It is a hash of the name, so nodes that start together rarely try the same block.
     """
     return digest("place", node, f"{pool.family} {pool.base}") % pool.count
 
@@ -50,9 +49,10 @@ def place(node: str, pool: Geometry) -> int:
 
 
 class Use:
-    """One block that a node owns: how many addresses it can serve, how many are not free.
+    """The use of one block that a node owns: the addresses it can serve, and those not free.
 
-    A cooling or reserved address is not free. ``claimed_s`` is when it was claimed, on any clock.
+    A cooling or reserved address is not free. ``claimed_s`` is when the block was claimed, on any
+    clock.
     """
 
     __slots__ = ("claimed_s", "number", "size", "used")
@@ -64,53 +64,69 @@ class Use:
         self.claimed_s = claimed_s
 
 
-def to_claim(
-    policy: Watermarks,
-    pool: Geometry,
-    free: int,
-    *,
-    missing: int = 0,
-    last_run: int = 0,
-    since_last_s: float = 0.0,
-    scarce: bool = False,
-) -> int:
-    """How many blocks to claim now: 0, or a power of two. O(1).
+class Demand:
+    """What a node needs in one family.
 
     ``free`` are the free addresses of all owned blocks, ``missing`` the ADDs that wait for one.
-    ``last_run`` blocks were claimed ``since_last_s`` ago: growing demand doubles the run, and a run
-    is as long as it takes for all who wait. ``scarce``: others have found the pool used up; then
-    nothing is claimed ahead.
+    ``last_run`` blocks were claimed ``since_last_s`` ago. ``scarce``: other nodes have found the
+    pool used up.
     """
-    if scarce:
+
+    __slots__ = ("free", "last_run", "missing", "scarce", "since_last_s")
+
+    def __init__(
+        self,
+        free: int,
+        *,
+        missing: int = 0,
+        last_run: int = 0,
+        since_last_s: float = 0.0,
+        scarce: bool = False,
+    ) -> None:
+        self.free = free
+        self.missing = missing
+        self.last_run = last_run
+        self.since_last_s = since_last_s
+        self.scarce = scarce
+
+
+def to_claim(watermarks: Watermarks, pool: Geometry, demand: Demand) -> int:
+    """Return how many blocks to claim now: 0, or a power of two. O(1).
+
+    Growing demand doubles the run. A run is long enough for all ADDs that wait. When blocks are
+    scarce, none is claimed ahead of demand.
+    """
+    free, missing = demand.free, demand.missing
+    if demand.scarce:
         return 1 if missing > free else 0
-    if missing <= free and free >= policy.low_water * pool.size:
+    if missing <= free and free >= watermarks.low_water * pool.size:
         return 0
     run = 1
-    if last_run and since_last_s <= policy.ramp_s:
-        run = 2 * last_run
+    if demand.last_run and demand.since_last_s <= watermarks.ramp_s:
+        run = 2 * demand.last_run
     needed = max(0, missing - free)
     while run * pool.size < needed:
         run *= 2
-    return max(1, min(run, policy.largest_run, 1 << (pool.count.bit_length() - 1)))
+    return max(1, min(run, watermarks.largest_run, 1 << (pool.count.bit_length() - 1)))
 
 
 def to_give_back(
-    policy: Watermarks, pool: Geometry, uses: Iterable[Use], now_s: float
+    watermarks: Watermarks, pool: Geometry, uses: Iterable[Use], now_s: float
 ) -> list[int]:
-    """The blocks to give back now, most dispensable first. O(blocks log blocks).
+    """Return the blocks to give back now, in that order. O(blocks log blocks).
 
-    Wholly free ones of the minimum age, while more than the high water is free and more than the
-    warm ones are wholly free. Those claimed last go first: the old ones are the longer runs.
+    They are wholly free and have the minimum age. The high water stays free, and the warm blocks
+    stay wholly free. The blocks claimed last come first: the older ones are the longer runs.
     """
     listed = list(uses)
     free = sum(each.size - each.used for each in listed)
     empty = [each for each in listed if not each.used]
-    spare = len(empty) - policy.warm
-    old = [each for each in empty if now_s - each.claimed_s >= policy.minimum_age_s]
+    spare = len(empty) - watermarks.warm
+    old = [each for each in empty if now_s - each.claimed_s >= watermarks.minimum_age_s]
     old.sort(key=lambda each: (each.claimed_s, each.number), reverse=True)
     given = []
     for each in old:
-        if spare <= 0 or free <= policy.high_water * pool.size:
+        if spare <= 0 or free <= watermarks.high_water * pool.size:
             break
         given.append(each.number)
         spare -= 1
@@ -119,10 +135,10 @@ def to_give_back(
 
 
 def to_donate(uses: Iterable[Use], wanted: int) -> list[int]:
-    """The blocks to hand to a node in need that wants so many. O(blocks log blocks).
+    """Return the blocks to hand to a node in need that wants so many. O(blocks log blocks).
 
     At most half of the wholly free ones; of an odd number the larger half, so that the last free
-    block of a cluster can move, too. Neither age nor water marks count: somebody's pod waits.
+    block of a cluster can move too. Age and water marks do not count, because a pod waits.
     """
     empty = [each for each in uses if not each.used]
     empty.sort(key=lambda each: (each.claimed_s, each.number), reverse=True)
@@ -130,22 +146,21 @@ def to_donate(uses: Iterable[Use], wanted: int) -> list[int]:
 
 
 def donor_delay_s(donor: str, needy: str, mark: int, spread_s: float) -> float:
-    """How long a donor waits before it answers a mark, so that a few answer and not all. O(1).
+    """Return how long a donor waits before it answers a mark, so that few donors answer. O(1).
 
-    Exponential timers, as multicast protocols use them against floods of answers: the number of
-    donors whose time has come doubles every sixteenth of ``spread_s``. However many there are,
-    some answer before it is over, and few within one round trip of the first, which ends the
-    matter: the mark is gone.
+    These are the exponential timers of multicast protocols: the number of donors that are due
+    doubles every sixteenth of ``spread_s``. However many donors there are, some are due within
+    ``spread_s``, and few within one round trip of the first, whose answer deletes the mark.
     """
     share = (digest("donor", donor, needy, str(mark)) + 1) / (1 << 64)
     return spread_s * max(0.0, 1.0 + log2(share) / 16)
 
 
 def backoff_s(node: str, failures: int, *, first_s: float = 0.1, most_s: float = 10.0) -> float:
-    """How long to leave a store alone that did not answer for the ``failures``-th time. O(1).
+    """Return the pause after the ``failures``-th failure of the shared store in a row. O(1).
 
-    Doubled each time; from half of it to all of it, by the node's name: a cluster does not come
-    back in step.
+    The pause doubles each time. It is shortened by up to half, by a hash of the node's name, so
+    that the nodes do not return at the same moment.
     """
     whole = min(most_s, first_s * float(1 << min(failures, 20)))
     return whole * (0.5 + 0.5 * (digest("backoff", node, str(failures)) / (1 << 64)))
@@ -155,7 +170,7 @@ def backoff_s(node: str, failures: int, *, first_s: float = 0.1, most_s: float =
 
 
 class Try:
-    """Claim these blocks in one transaction: all that are free, or none."""
+    """A step of a search: claim these blocks in one transaction, all or none."""
 
     __slots__ = ("blocks",)
 
@@ -167,7 +182,7 @@ class Try:
 
 
 class Look:
-    """Read which of these blocks are taken."""
+    """A step of a search: read which of these blocks are taken."""
 
     __slots__ = ("blocks",)
 
@@ -179,11 +194,11 @@ class Look:
 
 
 class Search:
-    """One claim, step by step: what to ask the store next, and what came of it.
+    """One claim, step by step: what to ask the store next.
 
-    ``step`` is a :class:`Try`, a :class:`Look`, or None: the search is over. Whoever carries it out
-    answers a try with :meth:`claimed` or :meth:`conflict`, a look with :meth:`looked`.
-    ``exhausted`` then says that the last look at the whole pool found no free block.
+    ``step`` is a :class:`Try`, a :class:`Look`, or None when the search is over. The caller makes
+    the step, and answers a try with :meth:`claimed` or :meth:`conflict`, a look with
+    :meth:`looked`. ``exhausted`` says that the last look at the whole pool found no free block.
 
         >>> search = Search(Geometry(4, 0, 8, 16), "n1", (), 1)
         >>> search.step
@@ -206,12 +221,12 @@ class Search:
         self._try(blind)
 
     def _at_home(self) -> range:
-        """The run at the node's own place."""
+        """Return the run at the node's own place."""
         first = place(self._node, self._pool) & -self._run
         return range(first, min(first + self._run, self._pool.count))
 
     def _beside(self, owned: Collection[int]) -> range | None:
-        """The run that makes an owned one twice as long, None when there is none to be made."""
+        """Return the run that makes an owned run twice as long, or None."""
         run = self._run
         for each in sorted(owned, reverse=True):
             first = (each & -run) ^ run
@@ -232,12 +247,12 @@ class Search:
             self.step = Try(blocks)
 
     def _look(self) -> None:
-        """The next window, from the node's place on; in the end the whole pool."""
+        """Look at the next window, from the node's place on; in the end at the whole pool."""
         pool = self._pool
         windows = pool.count >> pool.window_bits
         if self._looks < WINDOWS < windows:
             home = place(self._node, pool) >> pool.window_bits
-            # An odd stride meets every window once where their number is a power of two.
+            # The number of windows is a power of two: an odd stride visits each window once.
             stride = digest("stride", self._node) | 1
             window = (home + self._looks * stride) % windows
             self.step = Look(pool.window(window << pool.window_bits))
@@ -246,11 +261,11 @@ class Search:
         self._looks += 1
 
     def claimed(self) -> None:
-        """The blocks of the try are this node's."""
+        """End the search: the blocks of the try are this node's."""
         self.step = None
 
     def conflict(self, taken: Iterable[int]) -> None:
-        """Somebody has some blocks of the try: nothing was claimed."""
+        """Go on after a try that claimed nothing, because these blocks are taken."""
         assert isinstance(self.step, Try)
         held = frozenset(taken)
         if self._tries == 1 and len(self.step.blocks) > 1:
@@ -259,12 +274,12 @@ class Search:
             self._look()
 
     def _try_part(self, blocks: range, taken: Collection[int]) -> None:
-        """What is free of a run that was partly taken: an aligned run, the longest there is."""
+        """Try the longest aligned free run of a run that is partly taken."""
         found = longest_run(self._pool, blocks, taken, len(blocks) >> 1, blocks.start)
         self._try(found)
 
     def looked(self, taken: Collection[int]) -> None:
-        """The blocks of the look that somebody has. O(blocks looked at)."""
+        """Go on after a look that found these blocks taken. O(blocks looked at)."""
         assert isinstance(self.step, Look)
         seen = self.step.blocks
         start = digest("from", self._node, str(self._looks)) % len(seen) + seen.start
@@ -283,8 +298,10 @@ class Search:
 def longest_run(
     pool: Geometry, among: range, taken: Collection[int], most: int, start: int
 ) -> range | None:
-    """The first free aligned run at or behind ``start`` (round) of ``most`` blocks, or of half of
-    that, and so on. None when nothing is free. O(blocks looked at * log most)."""
+    """Return the longest free aligned run of up to ``most`` blocks, or None if no block is free.
+
+    Of several it is the first at or after ``start``, round. O(blocks looked at * log most).
+    """
     run = max(1, most)
     while run:
         first = -(-among.start // run)
@@ -300,7 +317,7 @@ def longest_run(
 
 
 def runs(numbers: Iterable[int]) -> Iterator[range]:
-    """Blocks as the fewest aligned runs, ascending: what a table of routes needs. O(n log n)."""
+    """Return blocks as the fewest aligned runs, ascending: one route each. O(n log n)."""
     left: Sequence[int] = sorted(set(numbers))
     at = 0
     while at < len(left):

@@ -24,6 +24,7 @@ from fastipam.cluster.keeper.wanted import Marks
 from fastipam.cluster.node import recovery
 from fastipam.cluster.node.lock import NodeLock
 from fastipam.cluster.node.node import Node
+from fastipam.cluster.planner import Demand
 from fastipam.cluster.schema import Mark
 from fastipam.errors import FastipamError
 
@@ -252,15 +253,14 @@ class Keeper:
         now = self._clock()
         when, last_run = self._last_claim.get(family, (now, 0))
         pool = self.settings.geometries_of(family)[0]
-        run = planner.to_claim(
-            self.settings.watermarks,
-            pool,
+        demand = Demand(
             free,
             missing=missing,
             last_run=last_run,
             since_last_s=now - when,
             scarce=bool(self.marks),
         )
+        run = planner.to_claim(self.settings.watermarks, pool, demand)
         if not run or now < self._look_at.get((family, bool(missing)), 0.0):
             return False
         if self.node.claim_family(family, run, deadline):
@@ -294,8 +294,8 @@ class Keeper:
             mine = [each for its_pool, each in uses if its_pool is pool]
             numbers = planner.to_give_back(self.settings.watermarks, pool, mine, now_s)
             if numbers:
-                pairs = [(pool.family, pool.address(one)) for one in numbers]
-                self.node.give_back(pairs, deadline)
+                ids = [(pool.family, pool.address(one)) for one in numbers]
+                self.node.give_back(ids, deadline)
                 self._seen = _UNSEEN
 
     # Others in need -------------------------------------------------------------------------
@@ -312,6 +312,6 @@ class Keeper:
                 mine = [each for its_pool, each in uses if its_pool is pool]
                 numbers = planner.to_donate(mine, wanted.blocks)
                 if numbers and not given:
-                    pairs = [(pool.family, pool.address(one)) for one in numbers]
-                    given = self.node.donate(needy, mark, pairs, deadline)
+                    ids = [(pool.family, pool.address(one)) for one in numbers]
+                    given = self.node.donate(needy, mark, ids, deadline)
             self.marks.answered(needy, mark, given)

@@ -121,13 +121,13 @@ class Node:
         An operator removed the node while it was away, or the shared store was restored. If
         another node has claimed the block since, it stays lost.
         """
-        pair = block.family, block.base
+        ids = [(block.family, block.base)]
         entry = BlockEntry(self.name, member.epoch, block.claimed_ns)
         outcome = self.engine.transact(
-            *self._claim(member, [pair], entry), deadline_s=deadline.call_s()
+            *self._claim(member, ids, entry), deadline_s=deadline.call_s()
         )
         if outcome.succeeded:
-            self.share.activate([pair], LOST, outcome.revision)
+            self.share.activate(ids, LOST, outcome.revision)
 
     def confirm_found(self, ids: Sequence[BlockId]) -> None:
         """Assign the rest of these blocks: the addresses in use are entered."""

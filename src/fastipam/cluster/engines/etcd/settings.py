@@ -61,7 +61,7 @@ class Credentials:
 def _read_login(path: str) -> tuple[str, str]:
     """Return (user, password) from ``user:password`` in the first line of a file.
 
-    It is read at each login: a password can be changed without a restart. Raises ConfigError.
+    Each new engine reads the file, so a claim uses a changed password. Raises ConfigError.
     """
     try:
         with open(path, encoding="utf-8") as file:
