@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.campaign
 
-KILLS = 200 if options.long else 15
+KILLS = 200 if options.long else 8
 WORKERS = 8
 MOST_HELD = 12  # of one worker: together they keep a /25 nearly full, so addresses are reused
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.campaign
 
-PAIRS = 1_000_000 if options.long else 15_000
+PAIRS = 1_000_000 if options.long else 9_000
 # How many addresses cool at a moment depends on how fast the machine is; a leak of a page in a
 # hundred pairs would be ten times as much in the short form.
 _SLACK = 8 * 4096

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..options import options
 from .plugin import Plugin
 
-ROUNDS = 20 if options.long else 3
+ROUNDS = 20 if options.long else 2
 PARALLEL = 64
 SUBNET = {"subnet": "10.1.2.0/24"}
 

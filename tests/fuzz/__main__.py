@@ -1,9 +1,9 @@
-"""``python -m tests.fuzz config|protocol|launcher [options of libFuzzer]``: until it finds one.
+"""``python -m tests.fuzz config|protocol|launcher [DIRECTORY] [options of libFuzzer]``: fuzz.
 
 The configuration and the protocol are fuzzed by atheris, the launcher by libFuzzer with the
-address and undefined-behaviour sanitizers. The corpus is kept in the directory FASTIPAM_CORPUS,
-else in one of its own. Ends with status 0 after ``-runs=N`` inputs, with 77 (libFuzzer's) and the
-input when one broke a promise.
+address and undefined-behaviour sanitizers. The directory keeps the corpus; without one the corpus
+is thrown away. Ends with status 0 after ``-runs=N`` inputs, with 77 (libFuzzer's) and the input
+when one broke a promise.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ def main(name: str, options: list[str]) -> int:
     """Run a fuzzer."""
     directory = scratch()
     inputs = _inputs(instrumented=name != "launcher")
-    corpus = Path(os.environ.get("FASTIPAM_CORPUS", str(directory / "corpus")))
+    corpora = [option for option in options if not option.startswith("-")]
+    options = [option for option in options if option.startswith("-")]
+    corpus = Path(corpora[0] if corpora else directory / "corpus")
     corpus.mkdir(parents=True, exist_ok=True)
     seeds: dict[str, Iterable[bytes]] = {
         "config": inputs.calls(),
