@@ -22,7 +22,7 @@ storage.records storage
 lease
 allocation
 verify repair backup picture
-view collect host_local network ipam sweep testing
+host_local network ipam sweep testing
 cluster cluster.engines cluster.node cluster.keeper cluster.admin
 cni
 __init__

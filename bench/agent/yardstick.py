@@ -51,7 +51,7 @@ class Yardstick:
                 *(container, IFNAME, NETNS, *POD),
             )
             event = event_record.pack_event(
-                1, event_record.ASSIGNED, 1, 4, _FIRST, lease_record.texts_of(lease.pack())
+                1, event_record.ASSIGNED, 1, (4, _FIRST), lease_record.texts_of(lease.pack())
             )
             self._owners.append((records_keys.owner_key(self._prefix, name), lease.pack(), event))
         state = NetworkState(_NETWORK_ID, None)

@@ -6,7 +6,7 @@ from fastipam.addressing.addresses import V4, format_cidr, format_ip, to_ip
 from fastipam.errors import ConfigError
 from fastipam.storage.records import keys
 from fastipam.storage.records import lease as lease_record
-from fastipam.storage.records.lease import Record
+from fastipam.storage.records.lease import Netns, Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,64 +14,42 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
 
+NO_NETNS = Netns()
+NO_POD = ("", "", "")
+
+
 class Owner:
     """Who requests an address, with what the lease records of the owner.
 
-    ``name`` is what :func:`keys.owner_name` returns, ``texts`` all texts of the lease's record.
-    ``sticky_s`` counts only for an owner that is a pod with a name.
+    ``pod`` is the pod's Kubernetes namespace, its name and its UID. As attributes, ``pod`` is
+    "namespace/name", or empty; ``name`` is what :func:`keys.owner_name` returns, ``texts`` all
+    texts of the lease's record. Raises ConfigError with the field.
     """
 
-    __slots__ = (
-        "born_ns",
-        "container_id",
-        "ifname",
-        "inode",
-        "mount_ns",
-        "name",
-        "pod",
-        "sticky_s",
-        "texts",
-    )
+    __slots__ = ("container_id", "ifname", "name", "netns", "pod", "texts")
 
     def __init__(
         self,
         container_id: str,
         ifname: str,
-        netns: str = "",
-        inode: int = 0,
-        pod_namespace: str = "",
-        pod_name: str = "",
-        pod_uid: str = "",
-        mount_ns: int = 0,
-        sticky_s: int = 0,
-        born_ns: int = 0,
+        netns: Netns = NO_NETNS,
+        pod: tuple[str, str, str] = NO_POD,
     ) -> None:
         keys.check_owner(container_id, ifname)
-        if not 0 <= inode < 1 << 64:
-            raise ConfigError(f"inode {inode!r} has no 64 bits", field="inode", value=inode)
-        if not 0 <= born_ns < 1 << 64:
-            raise ConfigError(f"born_ns {born_ns!r} has no 64 bits", field="born_ns", value=born_ns)
-        if not 0 <= mount_ns < 1 << 32:
-            raise ConfigError(
-                f"mount_ns {mount_ns!r} has no 32 bits", field="mount_ns", value=mount_ns
-            )
+        pod_namespace, pod_name, _ = pod
         self.container_id = container_id
         self.ifname = ifname
-        self.inode = inode
-        self.mount_ns = mount_ns
-        self.born_ns = born_ns
+        self.netns = netns
         self.pod = f"{pod_namespace}/{pod_name}" if pod_namespace and pod_name else ""
-        self.sticky_s = sticky_s if self.pod else 0
-        rest = "\0".join(("", netns, pod_namespace, pod_name, pod_uid))
+        rest = "\0".join(("", netns.path, *pod))
         if rest.count("\0") != 4 or not rest.isascii():
-            _check_texts(
-                netns=netns, pod_namespace=pod_namespace, pod_name=pod_name, pod_uid=pod_uid
-            )
+            fields = ("netns", "pod_namespace", "pod_name", "pod_uid")
+            _check_texts(dict(zip(fields, (netns.path, *pod), strict=True)))
         self.name = keys.owner_name(container_id, ifname)
         self.texts = self.name + rest.encode(keys.ENCODING, keys.ERRORS)
 
 
-def _check_texts(**texts: str) -> None:
+def _check_texts(texts: dict[str, str]) -> None:
     """Raise ConfigError for a text that a record cannot hold."""
     for field, text in texts.items():
         if "\0" in text:

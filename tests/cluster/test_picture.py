@@ -19,10 +19,10 @@ def test_blocks_of_a_node(tmp_path: Path) -> None:
     machine = Machine(tmp_path, "a", engine)
     node = machine.joined()
     with machine.store.read() as txn:
-        assert owned(txn, 1) == []
+        assert owned(txn, 1, node.settings.pool) == []
     claim(node, 2)
     with machine.store.read() as txn:
-        found = owned(txn, 1)
+        found = owned(txn, 1, node.settings.pool)
         assert {(one.family, one.first) for one in found} == machine.active()
         assert all(one == Owned(4, one.first, one.first + 255, "active") for one in found)
         picture = cells.read(txn, NETWORK)

@@ -370,10 +370,10 @@ def test_sticky_ends_at_its_time(ipam: Ipam, clock: Clock) -> None:
     net.allocate("one", **POD)  # type: ignore[arg-type]
     net.release("one")
     clock.now_ns += 100 * 10**9 - 1
-    net.settle()
+    net.tidy()
     assert [one.address for one in net.reservations()] == ["10.0.0.2"]
     clock.now_ns += 1
-    net.settle()
+    net.tidy()
     assert list(net.reservations()) == []
 
 

@@ -11,9 +11,10 @@ import pytest
 
 from fastipam.addressing.addresses import to_ip
 from fastipam.errors import ConfigError
+from fastipam.ipam import Ipam
 from fastipam.lease import Lease, Owner, join
 from fastipam.namespaces import look, mount_namespace
-from fastipam.storage.records.lease import ASSIGNED, Record
+from fastipam.storage.records.lease import ASSIGNED, Netns, Record
 
 
 def _record(generation: int = 5, **changes: Any) -> Record:
@@ -44,7 +45,7 @@ V6 = (6, 0x20010DB8 << 96 | 7)
 def test_number_without_room(field: str, value: int, bits: int) -> None:
     """A number that its field in the store has no room for is refused, with its name."""
     with pytest.raises(ConfigError) as caught:
-        Owner("box", "eth0", **{field: value})  # type: ignore[arg-type]
+        Netns(**{field: value})  # type: ignore[arg-type]
     error = caught.value
     assert (error.message, error.field, error.value) == (
         f"{field} {value} has no {bits} bits",
@@ -56,17 +57,23 @@ def test_number_without_room(field: str, value: int, bits: int) -> None:
 
 def test_largest_numbers() -> None:
     """The largest numbers that have room are kept as they are; 0, which is not known, too."""
-    owner = Owner("box", "eth0", inode=(1 << 64) - 1, born_ns=(1 << 64) - 1, mount_ns=(1 << 32) - 1)
-    assert (owner.inode, owner.born_ns, owner.mount_ns) == ((1 << 64) - 1, (1 << 64) - 1, 2**32 - 1)
-    owner = Owner("box", "eth0")
-    assert (owner.inode, owner.born_ns, owner.mount_ns, owner.sticky_s) == (0, 0, 0, 0)
+    netns = Netns(inode=(1 << 64) - 1, born_ns=(1 << 64) - 1, mount_ns=(1 << 32) - 1)
+    assert (netns.inode, netns.born_ns, netns.mount_ns) == ((1 << 64) - 1, (1 << 64) - 1, 2**32 - 1)
+    netns = Owner("box", "eth0").netns
+    assert (netns.path, netns.inode, netns.born_ns, netns.mount_ns) == ("", 0, 0, 0)
+
+
+def _owner(**texts: str) -> Owner:
+    """An owner with these texts, the others empty."""
+    pod = (texts.get("pod_namespace", ""), texts.get("pod_name", ""), texts.get("pod_uid", ""))
+    return Owner("box", "eth0", Netns(texts.get("netns", "")), pod)
 
 
 @pytest.mark.parametrize("field", ["netns", "pod_namespace", "pod_name", "pod_uid"])
 def test_nul(field: str) -> None:
     """NUL divides the texts in the store: none of them may have one."""
     with pytest.raises(ConfigError) as caught:
-        Owner("box", "eth0", **{field: "a\0b"})  # type: ignore[arg-type]
+        _owner(**{field: "a\0b"})
     error = caught.value
     assert (error.message, error.field, error.value) == (f"{field} contains NUL", field, "a\0b")
 
@@ -75,11 +82,11 @@ def test_nul(field: str) -> None:
 def test_half_a_surrogate_pair(field: str) -> None:
     """A text that is none is refused; one with bytes that are no UTF-8 is kept as it is."""
     with pytest.raises(ConfigError) as caught:
-        Owner("box", "eth0", **{field: "a\ud800"})  # type: ignore[arg-type]
+        _owner(**{field: "a\ud800"})
     error = caught.value
     assert (error.field, error.value) == (field, "a\ud800")
     assert error.message.startswith(f"{field} 'a\\ud800' is no text: ")
-    owner = Owner("box", "eth0", **{field: "a\udcffä"})  # type: ignore[arg-type]
+    owner = _owner(**{field: "a\udcffä"})
     assert owner.texts.replace(b"\0", b"") == b"boxeth0a\xff\xc3\xa4"
 
 
@@ -87,11 +94,13 @@ def test_half_a_surrogate_pair(field: str) -> None:
     ("namespace", "name", "pod", "sticky_s"),
     [("ns", "db-0", "ns/db-0", 60), ("ns", "", "", 0), ("", "db-0", "", 0), ("", "", "", 0)],
 )
-def test_pod(namespace: str, name: str, pod: str, sticky_s: int) -> None:
+def test_pod(ipam: Ipam, namespace: str, name: str, pod: str, sticky_s: int) -> None:
     """A pod has a namespace and a name; for nobody else an address is kept."""
-    owner = Owner("box", "eth0", "", 0, namespace, name, sticky_s=60)
-    assert (owner.pod, owner.sticky_s) == (pod, sticky_s)
-    assert Owner("box", "eth0", "", 0, namespace, name).sticky_s == 0
+    owner = _owner(pod_namespace=namespace, pod_name=name)
+    assert owner.pod == pod
+    assert ipam.network("n", "10.0.0.0/24", sticky_s=60).assign(owner).sticky_s == sticky_s
+    other = _owner(pod_namespace=namespace, pod_name=name)
+    assert ipam.network("m", "10.0.0.0/24").assign(other).sticky_s == 0
 
 
 def test_fields() -> None:

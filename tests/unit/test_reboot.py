@@ -11,7 +11,6 @@ import pytest
 import fastipam
 from fastipam import PoolExhausted
 from fastipam.allocation import previous_boot
-from fastipam.allocation.ledger import read_state
 from fastipam.backup import backup, restore
 from fastipam.errors import AddressInUse, DuplicateAllocation, StoreUnavailable
 from fastipam.ipam import Ipam
@@ -338,7 +337,7 @@ def test_where_the_search_goes_on(boot: Boot) -> None:
         for _ in range(2):
             assert net.sweep_reboot(3)
             with ipam.store.read() as txn:
-                state = read_state(txn, 1)
+                state = txn.state(1)
             found.append((state.sweep, state.swept == ipam.store.boot))
         assert found == [((6, 0), False), ((0, 0), True)]
         assert not net.sweep_reboot(3)

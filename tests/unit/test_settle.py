@@ -1,4 +1,4 @@
-"""Network.settle: what has cooled down, or was kept long enough, is free without an assignment."""
+"""Network.tidy: what has cooled down, or was kept long enough, is free without an assignment."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ def test_cooled_down(ipam: Ipam, clock: Clock) -> None:
         net.allocate(f"c{at}")
         net.release(f"c{at}")
     known = ipam.network("n")  # the agent has no configuration
-    assert not known.settle()
+    assert not known.tidy()
     clock.advance(29.9)
-    assert not known.settle()
+    assert not known.tidy()
     assert net.stats()["cooling"] == 5
     clock.advance(0.2)
-    assert known.settle(limit=3)
+    assert known.tidy(limit=3)
     assert net.stats()["cooling"] == 2
-    assert known.settle(limit=3)
+    assert known.tidy(limit=3)
     assert net.stats()["free"] == 5
-    assert not known.settle(limit=3)
+    assert not known.tidy(limit=3)
 
 
 def test_nothing_is_written(ipam: Ipam) -> None:
@@ -34,8 +34,8 @@ def test_nothing_is_written(ipam: Ipam) -> None:
     net.release("c1")
     with ipam.store.read() as txn:
         before = txn.number
-    assert not net.settle()
-    assert not ipam.network("unknown", POOL).settle()
+    assert not net.tidy()
+    assert not ipam.network("unknown", POOL).tidy()
     with ipam.store.read() as txn:
         assert txn.number == before
 
@@ -46,10 +46,10 @@ def test_sticky(ipam: Ipam, clock: Clock) -> None:
     net.allocate("c1", pod_namespace="ns", pod_name="db-0")
     net.release("c1")
     clock.advance(99)
-    assert not net.settle()
+    assert not net.tidy()
     assert net.stats()["reserved"] == 1
     clock.advance(2)
-    assert net.settle()
+    assert net.tidy()
     assert (net.stats()["reserved"], list(net.reservations())) == (0, [])
 
 
@@ -59,9 +59,9 @@ def test_clock_steps_back(ipam: Ipam, clock: Clock) -> None:
     net.allocate("c1")
     net.release("c1")
     clock.advance(-3600)
-    assert not net.settle()
+    assert not net.tidy()
     clock.advance(31)
     net.note_clock()
     clock.advance(31)
-    assert net.settle()
+    assert net.tidy()
     assert net.stats()["free"] == 5

@@ -172,7 +172,7 @@ DAMAGES: list[tuple[Damage, set[str], str | None]] = [
     (put("sticky", keys.network_prefix(ID) + b"t", b""), {"sticky-unreadable"}, None),
     (put("events", event_key(ID, 0), b"x"), {"event-unreadable"}, None),
     (
-        put("events", event_key(ID, 10**6), pack_event(1, 1, 1, 4, A, b"\0" * 5)),
+        put("events", event_key(ID, 10**6), pack_event(1, 1, 1, (4, A), b"\0" * 5)),
         {"event-number"},
         None,
     ),

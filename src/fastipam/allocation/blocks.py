@@ -1,58 +1,58 @@
-"""The blocks of a cluster's pool that this node owns, as its store knows them.
+"""The blocks of a cluster's pool that this node owns: which there are, and which can serve.
 
-A block is an interval that bounds a search, and a record that says whether it may be searched.
-This module reads and writes those records inside the caller's transaction; which block can serve
-is in openblocks.py, the search in blockwise.py, and who may own a block is settled in
-``fastipam.cluster``.
+A block bounds a search and has a record that says whether it may be searched. Everything here
+works on a transaction; how addresses are chosen is in ledger.py, and who may own a block is
+settled in ``fastipam.cluster``. Imported when a set is cut into blocks.
 
-==================================================  ===============================================
-key in ``blocks``                                   value
-==================================================  ===============================================
-network id, "b", family, first address (4 or 16)    :class:`Block`
-network id, "o", family, free addresses, first      nothing; see openblocks.py
-address
-network id, "n"                                     :class:`Member`
-network id, "p"                                     until when ownership is proven (fencing)
-==================================================  ===============================================
+The *open list* orders the blocks that have free addresses by how few they have, so that the fullest
+block is filled first. The block in which the round robin stands serves now and is not listed. The
+list is a hint: what it says of a block is checked, and :func:`reindex` adds what it lacks.
 """
 
 from __future__ import annotations
 
 import time
-from struct import Struct
 
-from fastipam._bitmap import StoredPages
 from fastipam.addressing.addresses import BITS
 from fastipam.storage import tables
-from fastipam.storage.records import keys
-from fastipam.storage.records.block import _MEMBER, ACTIVE, Block, Member, block_key
+from fastipam.storage.records import block as block_record
+from fastipam.storage.records.block import ACTIVE, Block, Member, block_key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from fastipam.addressing.ranges import RangeSet
+    from collections.abc import Iterator
+
+    from fastipam._bitmap import StoredPages
+    from fastipam.addressing.ranges import Pool, RangeSet
     from fastipam.storage.transaction import Snapshot, Transaction
 
     Interval = tuple[int, int]
 
-
-_PROOF = Struct("<IQ")
 _COPIED = (1 << 64) - 1  # no file has this inode
 
 
+# Geometry -------------------------------------------------------------------------------------
+
+
 def host_bits(range_set: RangeSet) -> int:
-    """A block of a set has 2**this addresses."""
+    """Return n: a block of the set has 2**n addresses."""
     return BITS[range_set.family] - range_set.block_length
 
 
 def base_of(range_set: RangeSet, value: int) -> int:
-    """The first address of the block that an address lies in."""
+    """Return the first address of the block that an address lies in."""
     bits = host_bits(range_set)
     return value >> bits << bits
 
 
+def last_of(range_set: RangeSet, base: int) -> int:
+    """Return the last address of a block."""
+    return base + (1 << host_bits(range_set)) - 1
+
+
 def parts(range_set: RangeSet, base: int) -> list[Interval]:
-    """The intervals of a block that a set can serve: without gateways and exclusions."""
-    last = base + (1 << host_bits(range_set)) - 1
+    """Return the intervals of a block that the set can serve: no gateways, no exclusions."""
+    last = last_of(range_set, base)
     return [
         (max(low, base), min(high, last))
         for low, high in range_set.intervals
@@ -61,103 +61,129 @@ def parts(range_set: RangeSet, base: int) -> list[Interval]:
 
 
 def capacity(range_set: RangeSet, base: int) -> int:
-    """How many addresses of a block a set can serve."""
+    """Return how many addresses of a block the set can serve."""
     return sum(high - low + 1 for low, high in parts(range_set, base))
 
 
 def used_in(pages: StoredPages, range_set: RangeSet, base: int) -> int:
-    """How many of those are not free: assigned, cooling or reserved."""
+    """Return how many of those are assigned, cooling or reserved."""
     return sum(pages.count(low, high) for low, high in parts(range_set, base))
 
 
 def free_in(pages: StoredPages, range_set: RangeSet, base: int) -> int:
-    """How many of those are free."""
-    return capacity(range_set, base) - used_in(pages, range_set, base)
+    """Return how many of those are free."""
+    return sum(high - low + 1 - pages.count(low, high) for low, high in parts(range_set, base))
 
 
 # Records --------------------------------------------------------------------------------------
 
 
 def get(txn: Transaction | Snapshot, network_id: int, family: int, base: int) -> Block | None:
-    """The record of a block, None: this node has nothing to do with it. O(1)."""
+    """Return the record of a block, or None when this node has nothing to do with it. O(1)."""
     raw = tables.BLOCKS.get(txn, block_key(network_id, family, base))
     return None if raw is None else Block.read(family, base, raw)
 
 
 def is_active(txn: Transaction | Snapshot, network_id: int, family: int, base: int) -> bool:
-    """Whether addresses may be assigned from a block. O(1)."""
-    raw = tables.BLOCKS.get(txn, block_key(network_id, family, base))
-    return raw is not None and raw[0] == ACTIVE
+    """Return whether addresses may be assigned from a block. O(1)."""
+    return block_record.is_active(tables.BLOCKS.get(txn, block_key(network_id, family, base)))
 
 
 def put(txn: Transaction, network_id: int, block: Block) -> None:
     """Write the record of a block."""
-    key = block_key(network_id, block.family, block.base)
-    tables.BLOCKS.put(txn, key, block.pack())
+    tables.BLOCKS.put(txn, block_key(network_id, block.family, block.base), block.pack())
 
 
 def delete(txn: Transaction, network_id: int, family: int, base: int) -> None:
-    """Forget a block."""
+    """Delete the record of a block."""
     tables.BLOCKS.delete(txn, block_key(network_id, family, base))
 
 
 def read_all(txn: Transaction | Snapshot, network_id: int) -> list[Block]:
-    """Every block of a network, in address order, IPv4 first. O(blocks)."""
-    found = []
-    for key, raw in tables.BLOCKS.scan(txn, keys.network_prefix(network_id) + b"b"):
-        found.append(Block.read(key[5], int.from_bytes(key[6:], "big"), raw))
-    return found
+    """Return every block of a network in address order, IPv4 first. O(blocks)."""
+    found = tables.BLOCKS.scan(txn, block_record.blocks_prefix(network_id))
+    return [Block.read(*block_record.read_block_key(key), raw) for key, raw in found]
+
+
+def walk(
+    txn: Transaction | Snapshot, network_id: int, pool: Pool
+) -> Iterator[tuple[Block, RangeSet]]:
+    """Yield every block of a network with the set that it is cut from, in address order.
+
+    Blocks that lie in no set of ``pool`` are left out. O(blocks).
+    """
+    cut = [each for each in pool.sets if each.block_length]
+    for block in read_all(txn, network_id):
+        for each in cut:
+            if each.family == block.family and _is_in(each, block.base):
+                yield block, each
+                break
+
+
+def _is_in(range_set: RangeSet, base: int) -> bool:
+    """Return whether a block lies in the set's subnets; none of it need be assignable."""
+    bits = BITS[range_set.family]
+    return any((base ^ each.network) >> (bits - each.length) == 0 for each in range_set.ranges)
+
+
+def free(txn: Transaction | Snapshot, network_id: int, pool: Pool) -> int:
+    """Return the free addresses of this node's blocks, and of sets that are not cut. O(blocks)."""
+    total = 0
+    for each in pool.sets:
+        if not each.block_length:
+            pages = txn.pages(network_id, each.family)
+            total += sum(high - low + 1 - pages.count(low, high) for low, high in each.intervals)
+    for block, each in walk(txn, network_id, pool):
+        if block.state == ACTIVE:
+            total += free_in(txn.pages(network_id, block.family), each, block.base)
+    return total
 
 
 def get_member(txn: Transaction | Snapshot, network_id: int) -> Member | None:
-    """Who this node is in the network's cluster; None: it has never registered."""
-    raw = tables.BLOCKS.get(txn, keys.network_prefix(network_id) + b"n")
+    """Return who this node is in the network's cluster, or None when it never registered."""
+    raw = tables.BLOCKS.get(txn, block_record.member_key(network_id))
     return None if raw is None else Member.read(raw)
 
 
 def put_member(txn: Transaction, network_id: int, member: Member) -> None:
-    """Remember who this node is."""
-    key = keys.network_prefix(network_id) + b"n"
-    tables.BLOCKS.put(txn, key, member.pack())
+    """Write who this node is."""
+    tables.BLOCKS.put(txn, block_record.member_key(network_id), member.pack())
 
 
 def distrust(txn: Transaction) -> None:
-    """What the store says of blocks comes from an older copy: it has to be confirmed first."""
-    for key, raw in [item for item in tables.BLOCKS.scan(txn) if item[0][4:5] == b"n"]:
-        member = Member.read(raw)
-        member.inode = _COPIED
-        tables.BLOCKS.put(txn, key, member.pack())
+    """Have every block confirmed before it serves: the records come from a copy of a store."""
+    for key, raw in list(tables.BLOCKS.scan(txn)):
+        if block_record.is_member_key(key):
+            member = Member.read(raw)
+            member.inode = _COPIED
+            tables.BLOCKS.put(txn, key, member.pack())
 
 
 # Proof of ownership ---------------------------------------------------------------------------
 
 
 def boottime_ns() -> int:
-    """Nanoseconds since this boot, sleep included: a clock that nobody can set."""
+    """Return the nanoseconds since this boot, sleep included: nobody can set this clock."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 def prove(txn: Transaction, network_id: int, until_ns: int) -> None:
-    """Ownership of the active blocks is certain until then (:func:`boottime_ns`)."""
-    key = keys.network_prefix(network_id) + b"p"
-    tables.BLOCKS.put(txn, key, _PROOF.pack(txn.store.boot, until_ns))
+    """Note that ownership of the active blocks is certain until then (:func:`boottime_ns`)."""
+    proof = block_record.pack_proof(txn.store.boot, until_ns)
+    tables.BLOCKS.put(txn, block_record.proof_key(network_id), proof)
 
 
 def proven_until(txn: Transaction | Snapshot, network_id: int) -> int:
-    """Until when ownership is proven, 0 when it is not: never asked, or in an earlier boot."""
-    raw = tables.BLOCKS.get(txn, keys.network_prefix(network_id) + b"p")
-    if raw is None or len(raw) != _PROOF.size:
-        return 0
-    boot, until_ns = _PROOF.unpack(raw)
+    """Return until when ownership is proven, 0 when it was not proven in this boot."""
+    raw = tables.BLOCKS.get(txn, block_record.proof_key(network_id))
+    boot, until_ns = (raw and block_record.read_proof(raw)) or (0, 0)
     return until_ns if boot == txn.store.boot else 0
 
 
 def doubt(txn: Transaction | Snapshot, network_id: int, now_ns: int | None = None) -> str:
-    """Why this store's word about its blocks is not enough to assign an address; "" if it is."""
-    raw = tables.BLOCKS.get(txn, keys.network_prefix(network_id) + b"n")
-    if raw is None:
-        return "this node is not registered in its cluster"
-    _, revision, inode, _, fencing = _MEMBER.unpack_from(raw)  # not all of it: every ADD asks
+    """Return why no address may be assigned on the word of this store alone, or an empty text."""
+    raw = tables.BLOCKS.get(txn, block_record.member_key(network_id))
+    revision, inode, fencing = (0, 0, False) if raw is None else block_record.read_standing(raw)
     if not revision:
         return "this node is not registered in its cluster"
     if inode != txn.store.identity[1]:
@@ -167,3 +193,118 @@ def doubt(txn: Transaction | Snapshot, network_id: int, now_ns: int | None = Non
         if now_ns >= proven_until(txn, network_id):
             return "fencing: ownership of the blocks could not be proven in time"
     return ""
+
+
+# Where to search ------------------------------------------------------------------------------
+
+
+def after(
+    txn: Transaction, network_id: int, range_set: RangeSet, cursor: int | None
+) -> Iterator[Interval]:
+    """Yield the intervals to search for a free address: of the cursor's block, then the fullest.
+
+    A block leaves the open list when its intervals are asked for: whoever takes an address there
+    moves the cursor into it. Amortized O(1) for each address, however many blocks there are.
+    """
+    family = range_set.family
+    if cursor is not None:
+        base = base_of(range_set, cursor)
+        if is_active(txn, network_id, family, base):
+            inside = parts(range_set, base)
+            yield from [(max(low, cursor + 1), high) for low, high in inside if high > cursor]
+            yield from [(low, min(high, cursor)) for low, high in inside if low <= cursor]
+    prefix = block_record.open_prefix(network_id, family)
+    while True:
+        fullest = tables.BLOCKS.first(txn, prefix)
+        if fullest is None:
+            return
+        tables.BLOCKS.delete(txn, fullest[0])
+        base = block_record.read_open_key(fullest[0])
+        if is_active(txn, network_id, family, base):
+            yield from parts(range_set, base)
+
+
+def can_serve(txn: Snapshot, network_id: int, range_set: RangeSet, cursor: int | None) -> bool:
+    """Return whether a search would find an address that is not cooling.
+
+    O(1), and one step more for each entry of the open list that is out of date.
+    """
+    if doubt(txn, network_id):
+        return False
+    family = range_set.family
+    pages = txn.pages(network_id, family)
+
+    def has_free(base: int) -> bool:
+        if not is_active(txn, network_id, family, base):
+            return False
+        return any(pages.next_free(*one) is not None for one in parts(range_set, base))
+
+    if cursor is not None and has_free(base_of(range_set, cursor)):
+        return True
+    listed = tables.BLOCKS.scan_keys(txn, block_record.open_prefix(network_id, family))
+    return any(has_free(block_record.read_open_key(key)) for key in listed)
+
+
+# The open list --------------------------------------------------------------------------------
+
+
+def freed(
+    txn: Transaction, network_id: int, range_set: RangeSet, value: int, cursor: int | None
+) -> None:
+    """Move a block in the open list, after one of its addresses became free. O(1)."""
+    family = range_set.family
+    base = base_of(range_set, value)
+    if cursor is not None and base_of(range_set, cursor) == base:
+        return
+    if not is_active(txn, network_id, family, base):
+        return
+    if not any(low <= value <= high for low, high in parts(range_set, base)):
+        return
+    free = free_in(txn.pages(network_id, family), range_set, base)
+    if free > 1:
+        tables.BLOCKS.delete(txn, block_record.open_key(network_id, family, free - 1, base))
+    tables.BLOCKS.put(txn, block_record.open_key(network_id, family, free, base), b"")
+
+
+def list_open(txn: Transaction, network_id: int, range_set: RangeSet, base: int) -> None:
+    """Enter a block into the open list if it has free addresses."""
+    free = free_in(txn.pages(network_id, range_set.family), range_set, base)
+    if free:
+        key = block_record.open_key(network_id, range_set.family, free, base)
+        tables.BLOCKS.put(txn, key, b"")
+
+
+def reindex(txn: Transaction, network_id: int, range_set: RangeSet, cursor: int | None) -> int:
+    """Rebuild the open list of a set; return how many blocks it has. O(blocks).
+
+    Writes only what differs.
+    """
+    wanted, listed = open_keys(txn, network_id, range_set, cursor)
+    for key in listed - wanted:
+        tables.BLOCKS.delete(txn, key)
+    for key in wanted - listed:
+        tables.BLOCKS.put(txn, key, b"")
+    return len(wanted)
+
+
+def is_indexed(txn: Snapshot, network_id: int, range_set: RangeSet, cursor: int | None) -> bool:
+    """Return whether the open list has every block that can serve. O(blocks)."""
+    wanted, listed = open_keys(txn, network_id, range_set, cursor)
+    return wanted <= listed
+
+
+def open_keys(
+    txn: Transaction | Snapshot, network_id: int, range_set: RangeSet, cursor: int | None
+) -> tuple[set[bytes], set[bytes]]:
+    """Return the keys that the open list of a set should have, and those that it has. O(blocks)."""
+    family = range_set.family
+    pages = txn.pages(network_id, family)
+    serving = None if cursor is None else base_of(range_set, cursor)
+    wanted = set()
+    for block in read_all(txn, network_id):
+        if block.family == family and block.state == ACTIVE and block.base != serving:
+            free = free_in(pages, range_set, block.base)
+            if free:
+                wanted.add(block_record.open_key(network_id, family, free, block.base))
+    prefix = block_record.open_prefix(network_id, family)
+    return wanted, set(tables.BLOCKS.scan_keys(txn, prefix))

@@ -1,4 +1,4 @@
-"""Many owners' addresses at once, with what single calls would give them, in their order.
+"""Assign addresses to many owners at once, as single calls would in their order.
 
 Imported by the first call that wants many. Nothing here commits.
 """
@@ -11,7 +11,7 @@ from fastipam.errors import StoreCorrupt
 from fastipam.lease import Lease, join
 from fastipam.storage import tables
 from fastipam.storage.records import event as event_record
-from fastipam.storage.records import keys as records_keys
+from fastipam.storage.records import keys
 from fastipam.storage.records import lease as lease_record
 
 TYPE_CHECKING = False
@@ -23,44 +23,22 @@ if TYPE_CHECKING:
     from fastipam.lease import Owner
 
 
-def assign(ledger: Ledger, pool: Pool, owners: list[Owner], wall_ns: int) -> list[Lease]:
-    """An address of every range set for each owner, in their order, all or nothing. O(owners).
+def assign(ledger: Ledger, pool: Pool, owners: list[Owner]) -> list[Lease]:
+    """Assign an address of every range set to each owner, all or nothing. O(owners).
 
-    Each lease is that of the first range set and has the others as siblings.
-    Raises PoolExhausted, DuplicateAllocation.
+    They get what single calls in their order would give them. Each lease is that of the first
+    range set and has the others as siblings. Raises PoolExhausted, DuplicateAllocation.
     """
     columns = []
     held = [b""] * len(owners)
     for index, range_set in enumerate(pool.sets):
-        values = choose(ledger, index, range_set, len(owners))
-        leases, packed = _write(ledger, owners, index, range_set, values, wall_ns)
+        values = ledger.choose(index, range_set, len(owners))
+        leases, packed = _write(ledger, owners, index, range_set, values)
         columns.append(leases)
         held = [before + new for before, new in zip(held, packed, strict=True)]
-    keys = [ledger.owner_key(owner.name) for owner in owners]
-    _enter_owners(ledger, owners, list(zip(keys, held, strict=True)))
+    owner_keys = [ledger.owner_key(owner.name) for owner in owners]
+    _enter_owners(ledger, owners, list(zip(owner_keys, held, strict=True)))
     return [join(row) for row in zip(*columns, strict=True)]
-
-
-def choose(ledger: Ledger, index: int, range_set: RangeSet, wanted: int) -> list[int]:
-    """Take ``wanted`` addresses in the order in which single calls give them."""
-    family = range_set.family
-    if range_set.block_length:
-        from fastipam.allocation import blockwise
-
-        return blockwise.choose(ledger, index, range_set, wanted)
-    pages = ledger.txn.pages(ledger.state.network_id, family)
-    values: list[int] = []
-    for low, high in range_set.after(ledger.state.cursor(index, family)):
-        values += pages.take(low, high, wanted - len(values))
-        if len(values) == wanted:
-            break
-    ledger.count_outside(family, values)
-    if len(values) < wanted:
-        values += cooldown.take_early(ledger, index, range_set, wanted - len(values))
-        if len(values) < wanted:
-            raise refusals.exhausted(ledger, index, range_set, wanted)
-    ledger.state.move_cursor(index, family, values[-1])
-    return values
 
 
 def _write(
@@ -69,7 +47,6 @@ def _write(
     index: int,
     range_set: RangeSet,
     values: Sequence[int],
-    wall_ns: int,
 ) -> tuple[list[Lease], list[bytes]]:
     """Write the leases of one range set; also the addresses as an owner's entry holds them."""
     family = range_set.family
@@ -83,19 +60,10 @@ def _write(
         if not its_range.start <= value <= its_range.end:
             its_range = range_set.range_of(value) or its_range
         generation += 1
-        raw = lease_record.pack_assigned(
-            its_range.length,
-            ledger.set_of(index, family, value),
-            boot,
-            generation,
-            wall_ns,
-            0,
-            0,
-            0,
-            0,
-            owner.texts,
-        )
-        key = records_keys.address_key(network_id, family, value)
+        number = ledger.set_of(index, family, value)
+        stamp = boot, generation, ledger.wall_ns
+        raw = lease_record.pack_assigned(owner, its_range.length, number, stamp, 0)
+        key = keys.address_key(network_id, family, value)
         items.append((key, raw))
         packed.append(key[4:])  # what pack_addresses() makes of it
         leases.append(Lease(ledger.name, family, value, its_range.gateway, raw))
@@ -106,24 +74,18 @@ def _write(
         for (key, raw), lease in zip(items, leases, strict=True):
             if tables.LEASES.get(ledger.txn, key) != raw:
                 cooldown.take_place(ledger, key, raw, family, lease.value)
-    _note(ledger, owners, leases, wall_ns)
+    _note(ledger, owners, leases)
     return leases, packed
 
 
-def _note(ledger: Ledger, owners: Sequence[Owner], leases: Sequence[Lease], wall_ns: int) -> None:
-    """Enter as many of the assignments as the history has room for, the last ones."""
+def _note(ledger: Ledger, owners: Sequence[Owner], leases: Sequence[Lease]) -> None:
+    """Enter the last assignments in the history, as many as it keeps."""
     first = max(0, len(leases) - ledger.policy.history)
     generation = ledger.state.generation - len(leases) + 1
     for at in range(first, len(leases)):
         lease = leases[at]
-        ledger.note(
-            event_record.ASSIGNED,
-            generation + at,
-            lease.family,
-            lease.value,
-            owners[at].texts,
-            wall_ns,
-        )
+        address = lease.family, lease.value
+        ledger.note(event_record.ASSIGNED, generation + at, address, owners[at].texts)
 
 
 def _enter_owners(ledger: Ledger, owners: list[Owner], items: list[tuple[bytes, bytes]]) -> None:
@@ -138,7 +100,7 @@ def _enter_owners(ledger: Ledger, owners: list[Owner], items: list[tuple[bytes, 
     for owner, (key, value) in zip(owners, items, strict=True):
         held = tables.OWNERS.get(ledger.txn, key) or b""
         if key in seen or held != value:
-            raise refusals.duplicate(ledger.name, owner, records_keys.read_addresses(held))
+            raise refusals.duplicate(ledger.name, owner, keys.read_addresses(held))
         seen.add(key)
     raise StoreCorrupt(
         f"an owner in network {ledger.name} is entered for an address that nobody had",

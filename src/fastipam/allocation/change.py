@@ -11,33 +11,33 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fastipam.addressing.ranges import Pool
-    from fastipam.allocation.ledger import Ledger
+    from fastipam.allocation.accounts import Accounts
     from fastipam.storage.tables import Table
 
 
-def recount(ledger: Ledger, pool: Pool) -> None:
+def recount(accounts: Accounts, pool: Pool) -> None:
     """Count anew which used addresses lie outside. O(used addresses)."""
-    ledger.state.outside = sum(
-        not pool.holds(family, value) for family, value in _addresses(ledger, tables.LEASES)
+    accounts.state.outside = sum(
+        not pool.holds(family, value) for family, value in _addresses(accounts, tables.LEASES)
     ) + sum(
-        not pool.holds(family, value) and ledger.record(family, value) is None
-        for family, value in _addresses(ledger, tables.RESERVATIONS)
+        not pool.holds(family, value) and accounts.record(family, value) is None
+        for family, value in _addresses(accounts, tables.RESERVATIONS)
     )
 
 
-def regroup(ledger: Ledger, pool: Pool) -> None:
+def regroup(accounts: Accounts, pool: Pool) -> None:
     """A lease notes the set that holds its address now, or that none does. O(leases).
 
     Without it a set would not find its cooling addresses, which queue by set, when it runs
     dry; or would have to look through those that it may not take.
     """
-    network_id = ledger.state.network_id
+    network_id = accounts.state.network_id
     moves = []
-    for family, value in _addresses(ledger, tables.LEASES):
+    for family, value in _addresses(accounts, tables.LEASES):
         held = pool.index_of(family, value)
         index = keys.NO_SET if held is None else held
         key = keys.address_key(network_id, family, value)
-        record = ledger.record(family, value)
+        record = accounts.record(family, value)
         if record is not None and record.set_index != index:
             moves.append((key, record, index, family, value))
     for key, record, index, family, value in moves:
@@ -46,12 +46,12 @@ def regroup(ledger: Ledger, pool: Pool) -> None:
                 keys.cooldown_key(network_id, each, record.released, family, value)
                 for each in (record.set_index, index)
             )
-            tables.COOLDOWN.delete(ledger.txn, old)
-            tables.COOLDOWN.put(ledger.txn, new, b"")
+            tables.COOLDOWN.delete(accounts.txn, old)
+            tables.COOLDOWN.put(accounts.txn, new, b"")
         record.set_index = index
-        tables.LEASES.put(ledger.txn, key, record.pack())
+        tables.LEASES.put(accounts.txn, key, record.pack())
 
 
-def _addresses(ledger: Ledger, table: Table) -> Iterator[tuple[int, int]]:
-    for key in table.scan_keys(ledger.txn, ledger.state.prefix):
+def _addresses(accounts: Accounts, table: Table) -> Iterator[tuple[int, int]]:
+    for key in table.scan_keys(accounts.txn, accounts.state.prefix):
         yield keys.read_address_key(key)[1:]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from fastipam.addressing.ranges import RangeSet
-    from fastipam.allocation.ledger import Ledger
+    from fastipam.allocation.accounts import Accounts
     from fastipam.storage.records.lease import Record
     from fastipam.storage.transaction import Snapshot, Transaction
 
@@ -51,92 +51,100 @@ def _queue(
             yield key, value
 
 
-def enter(ledger: Ledger, key: bytes, raw: bytes, family: int, value: int, now: int) -> None:
-    """An address begins to cool."""
-    ledger.state.cooling += 1
+def enter(accounts: Accounts, key: bytes, raw: bytes, family: int, value: int) -> None:
+    """Let an address begin to cool down, at the time of the network's clock."""
+    accounts.state.cooling += 1
+    now = accounts.state.clock
     cooling = lease_record.cool(raw, now)
-    tables.LEASES.put(ledger.txn, key, cooling)
+    tables.LEASES.put(accounts.txn, key, cooling)
     index = lease_record.set_index_of(raw)
-    queued = keys.cooldown_key(ledger.state.network_id, index, now, family, value)
-    tables.COOLDOWN.put(ledger.txn, queued, b"")
+    queued = keys.cooldown_key(accounts.state.network_id, index, now, family, value)
+    tables.COOLDOWN.put(accounts.txn, queued, b"")
 
 
-def leave(ledger: Ledger, record: Record, family: int, value: int) -> None:
+def leave(accounts: Accounts, record: Record, family: int, value: int) -> None:
     """An address cools no longer; its bit stays set."""
-    ledger.state.cooling -= 1
+    accounts.state.cooling -= 1
     key = keys.cooldown_key(
-        ledger.state.network_id, record.set_index, record.released, family, value
+        accounts.state.network_id, record.set_index, record.released, family, value
     )
-    tables.COOLDOWN.delete(ledger.txn, key)
+    tables.COOLDOWN.delete(accounts.txn, key)
 
 
-def expire(ledger: Ledger, limit: int) -> None:
-    """Free up to ``limit`` addresses whose cool-down is over. O(limit + number of sets)."""
-    state, txn = ledger.state, ledger.txn
-    due = state.clock - ledger.policy.cooldown_ns
+def expire(accounts: Accounts, limit: int) -> int:
+    """Free up to ``limit`` addresses whose cool-down is over; return how many were due.
+
+    O(limit + number of sets).
+    """
+    state, txn = accounts.state, accounts.txn
+    due = state.clock - accounts.policy.cooldown_ns
     prefix = state.prefix
     seek = prefix
+    left = limit
     with tables.COOLDOWN.walk(txn) as walk:
-        while limit and walk.seek(seek):
+        while left and walk.seek(seek):
             key = walk.key()
             if key[:4] != prefix:
-                return
+                break
             _, index, released, family, value = keys.read_cooldown_key(key)
             if released > due:
                 if index == keys.NO_SET:
-                    return
+                    break
                 seek = keys.cooldown_prefix(state.network_id, index + 1)
                 continue
             walk.delete()
-            limit -= 1
+            left -= 1
             key = keys.address_key(state.network_id, family, value)
             raw = tables.LEASES.get(txn, key)
             # Else the queue is damaged: what it says frees nothing that somebody has.
             if raw is not None and lease_record.is_cooling_since(raw, released):
                 state.cooling -= 1
                 tables.LEASES.delete(txn, key)
-                ledger.clear(family, value)
+                accounts.clear(family, value)
+    return limit - left
 
 
-def _cooling_of(ledger: Ledger, index: int, range_set: RangeSet) -> Generator[tuple[bytes, int]]:
-    number = None if ledger.is_foreign else index
-    return cooling_of(ledger.txn, ledger.state.network_id, number, range_set)
+def _cooling_of(
+    accounts: Accounts, index: int, range_set: RangeSet
+) -> Generator[tuple[bytes, int]]:
+    number = None if accounts.is_foreign else index
+    return cooling_of(accounts.txn, accounts.state.network_id, number, range_set)
 
 
-def take_early(ledger: Ledger, index: int, range_set: RangeSet, wanted: int) -> list[int]:
+def take_early(accounts: Accounts, index: int, range_set: RangeSet, wanted: int) -> list[int]:
     """Take up to ``wanted`` cooling addresses of a range set, early if that is the policy."""
-    state = ledger.state
+    state = accounts.state
     if not state.cooling:
         return []
     early = []
-    due = state.clock - ledger.policy.cooldown_ns
-    queue = _cooling_of(ledger, index, range_set)
+    due = state.clock - accounts.policy.cooldown_ns
+    queue = _cooling_of(accounts, index, range_set)
     for item in queue:
-        if ledger.policy.strict and keys.read_cooldown_key(item[0])[2] > due:
+        if accounts.policy.strict and keys.read_cooldown_key(item[0])[2] > due:
             break
-        if not ledger.owns(range_set, item[1]):
+        if not accounts.owns(range_set, item[1]):
             continue
         early.append(item)
         if len(early) == wanted:
             break
     queue.close()
     for key, _ in early:
-        tables.COOLDOWN.delete(ledger.txn, key)
+        tables.COOLDOWN.delete(accounts.txn, key)
     state.cooling -= len(early)
     return [value for _, value in early]
 
 
-def take_place(ledger: Ledger, key: bytes, raw: bytes, family: int, value: int) -> None:
+def take_place(accounts: Accounts, key: bytes, raw: bytes, family: int, value: int) -> None:
     """Put a lease in the place of the record of an address that has cooled until now.
 
     Raises StoreCorrupt when that is somebody's, or still queued: then its bit was clear, or the
     queue is wrong, and the address would get a second owner.
     """
-    txn, store = ledger.txn, ledger.store
+    txn, store = accounts.txn, accounts.store
     before = tables.LEASES.get(txn, key) or b""
     record = lease_record.Record.read(before)
     queued = keys.cooldown_key(
-        ledger.state.network_id, record.set_index, record.released, family, value
+        accounts.state.network_id, record.set_index, record.released, family, value
     )
     if record.state != lease_record.COOLING or tables.COOLDOWN.get(txn, queued) is not None:
         raise StoreCorrupt(
@@ -148,13 +156,13 @@ def take_place(ledger: Ledger, key: bytes, raw: bytes, family: int, value: int) 
     tables.LEASES.put(txn, key, raw)
 
 
-def next_due_s(ledger: Ledger, index: int, range_set: RangeSet) -> int | None:
+def next_due_s(accounts: Accounts, index: int, range_set: RangeSet) -> int | None:
     """In how many seconds, rounded up, the first cooling address has cooled; None: none is."""
-    state = ledger.state
-    queue = _cooling_of(ledger, index, range_set)
+    state = accounts.state
+    queue = _cooling_of(accounts, index, range_set)
     first = next(queue, None)
     queue.close()
     if first is None:
         return None
-    left = keys.read_cooldown_key(first[0])[2] + ledger.policy.cooldown_ns - state.clock
+    left = keys.read_cooldown_key(first[0])[2] + accounts.policy.cooldown_ns - state.clock
     return max(1, -(-left // 10**9))

@@ -9,22 +9,10 @@ from __future__ import annotations
 
 from itertools import islice
 
-from fastipam.addressing.addresses import BITS
 from fastipam.storage import tables
+from fastipam.storage.records import event as event_record
 from fastipam.storage.records import keys
-from fastipam.storage.records.event import (
-    _HEAD,
-    _KEY,
-    ASSIGNED,
-    GC,
-    IMPORTED,
-    KINDS,
-    OPERATOR,
-    REBOOTED,
-    RELEASED,
-    SWEPT,
-    Event,
-)
+from fastipam.storage.records.event import Event, event_key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,8 +22,20 @@ if TYPE_CHECKING:
     from fastipam.storage.records.network_state import NetworkState
     from fastipam.storage.transaction import Snapshot, Transaction
 
-BEGINNINGS = frozenset((KINDS[ASSIGNED], KINDS[IMPORTED]))  # from then on somebody has it
-_END_WORDS = frozenset(KINDS[kind] for kind in (RELEASED, GC, SWEPT, REBOOTED, OPERATOR))
+# From then on somebody has the address.
+BEGINNINGS = frozenset(
+    event_record.KINDS[kind] for kind in (event_record.ASSIGNED, event_record.IMPORTED)
+)
+_END_WORDS = frozenset(
+    event_record.KINDS[kind]
+    for kind in (
+        event_record.RELEASED,
+        event_record.GC,
+        event_record.SWEPT,
+        event_record.REBOOTED,
+        event_record.OPERATOR,
+    )
+)
 
 _TRIM = 64  # events; the oldest are removed by so many at a time
 
@@ -48,7 +48,7 @@ def write(txn: Transaction, state: NetworkState, policy: Policy, events: Sequenc
     kept = events if len(events) <= policy.history else events[len(events) - policy.history :]
     state.events += len(events) - len(kept)  # a bulk that is larger than the whole history
     for raw in kept:
-        tables.EVENTS.put(txn, _KEY.pack(state.network_id, state.events), raw)
+        tables.EVENTS.put(txn, event_key(state.network_id, state.events), raw)
         state.events += 1
     if state.events - state.first_event >= policy.history + _TRIM or state.events % _TRIM == 0:
         _trim(txn, state, policy, len(kept) + _TRIM)
@@ -59,15 +59,15 @@ def _trim(txn: Transaction, state: NetworkState, policy: Policy, most: int) -> N
     oldest_number = state.events - policy.history
     oldest_ns = txn.store.clock() - policy.history_age_ns
     with tables.EVENTS.walk(txn) as walk:
-        more = walk.seek(_KEY.pack(state.network_id, state.first_event))
+        more = walk.seek(event_key(state.network_id, state.first_event))
         while more and most:
             key = walk.key()
             if key[:4] != state.prefix:
                 break
-            sequence = _KEY.unpack(key)[1]
-            raw = walk.value()  # one that is damaged is as good as too old
-            readable = len(raw) >= _HEAD.size
-            if sequence >= oldest_number and readable and _HEAD.unpack_from(raw)[0] >= oldest_ns:
+            sequence = event_record.sequence_of(key)
+            wall_ns = event_record.wall_ns_of(walk.value())
+            # A damaged event goes as one that is too old.
+            if sequence >= oldest_number and wall_ns is not None and wall_ns >= oldest_ns:
                 state.first_event = sequence
                 return
             more = walk.delete()
@@ -89,20 +89,18 @@ def read(
     The times are wall clock; a clock that was set back may have put events out of their order.
     """
     prefix = keys.network_prefix(network_id)
-    start = _HEAD.size
-    packed = b""
-    if address is not None:
-        packed = address[1].to_bytes(BITS[address[0]] // 8, "big")
+    packed = event_record.pack_address(*address) if address else b""
     namespace, _, name = pod.partition("/")
     needle = b"\0" + keys.encode("pod", f"{namespace}\0{name}") + b"\0" if pod else b""
     for key, raw in tables.EVENTS.scan(txn, prefix):
-        if len(raw) < start:
-            yield Event(key, raw)  # it says that it cannot be read
-        if packed and (raw[start : start + len(packed)] != packed or raw[9] != address[0]):  # type: ignore[index]
+        wall_ns = event_record.wall_ns_of(raw)
+        if wall_ns is None:
+            yield Event(key, raw)  # raises StoreCorrupt
+            continue
+        if packed and not event_record.is_of(raw, packed):
             continue
         if needle and needle not in raw:
             continue
-        wall_ns = _HEAD.unpack_from(raw)[0]
         if since_ns is not None and wall_ns < since_ns:
             continue
         if until_ns is not None and wall_ns > until_ns:

@@ -1,16 +1,15 @@
-"""A network's records inside one write transaction: which address next, and the books kept.
+"""Choose addresses of a network, assign and release them, inside one write transaction.
 
-network.py decides what a call does and owns the transaction; this module finds the address, and
-keeps bits, leases, owners, cool-down queue and counters in step. Nothing here commits. What not
-every call needs is in modules of its own, imported by those that do: bulk.py, refusals.py,
-holds.py, blockwise.py, change.py.
+``fastipam.network`` decides what a call does and owns the transaction. This module finds the
+address, and keeps bits, leases, owners, cool-down queue and counters in step. Nothing here commits.
+What few calls need is imported by those that do: blocks, reservations, refusals, change.
 """
 
 from __future__ import annotations
 
 from fastipam.addressing.addresses import BITS, format_ip
-from fastipam.addressing.ranges import CUT, Pool
-from fastipam.allocation import cooldown, history
+from fastipam.allocation import cooldown
+from fastipam.allocation.accounts import Accounts
 from fastipam.errors import CHECK_HINT, StoreCorrupt
 from fastipam.lease import Lease
 from fastipam.storage import tables
@@ -18,19 +17,16 @@ from fastipam.storage.records import event as event_record
 from fastipam.storage.records import keys
 from fastipam.storage.records import lease as lease_record
 from fastipam.storage.records import policy as policy_record
-from fastipam.storage.records.lease import ASSIGNED, COOLING, Record
-from fastipam.storage.records.network_state import NetworkState
+from fastipam.storage.records.lease import ASSIGNED, COOLING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fastipam.addressing.ranges import RangeSet
-    from fastipam.configuration.policy import Policy
+    from fastipam.addressing.ranges import Pool, Range, RangeSet
+    from fastipam.allocation.accounts import Configured
     from fastipam.lease import Owner
-    from fastipam.storage.environment import Environment
-    from fastipam.storage.store import Store
-    from fastipam.storage.transaction import Snapshot, Transaction
+    from fastipam.storage.transaction import Transaction
 
 # A release adds one address to the cool-down queue, an assignment takes up to this many whose
 # time is over out of it: the queue shrinks whenever it can, and no call pays for a burst.
@@ -38,195 +34,111 @@ EXPIRE_PER_CALL = 4
 MOST_EXPIRED = 1024  # at once, where none is free otherwise; other writers wait
 
 
-def find(txn: Transaction | Snapshot, key: bytes) -> tuple[int, str] | None:
-    """(network id, text of its pool) of a network's name, or None when there is no such one."""
-    raw = tables.NETWORKS.get(txn, key)
-    if raw is None:
-        return None
-    try:
-        return int.from_bytes(raw[:4], "big"), raw[4:].decode()
-    except UnicodeDecodeError as error:
-        raise _unreadable(txn.store, key.decode("ascii", "replace"), raw[4:]) from error
+class Ledger(Accounts):
+    """The records of one network, and the choice of addresses; :meth:`save` before the end."""
 
-
-def read_pool(text: str, known: Pool | None, store: Environment, name: str) -> Pool:
-    """The pool of a network's stored text; ``known`` if that is it. Raises StoreCorrupt."""
-    if known is not None and known.text == text:
-        return known
-    try:
-        return Pool.read(text)
-    except ValueError as error:
-        raise _unreadable(store, name, text) from error
-
-
-def _unreadable(store: Environment, name: str, ranges: bytes | str) -> StoreCorrupt:
-    return StoreCorrupt(
-        f"the ranges of network {name} cannot be read: {ranges!r}",
-        path=store.path,
-        hint=CHECK_HINT,
-    )
-
-
-def read_state(txn: Transaction | Snapshot, network_id: int) -> NetworkState:
-    """The counters and cursors of a network."""
-    raw = tables.STATES.get(txn, keys.network_prefix(network_id))
-    return NetworkState(network_id, raw)
-
-
-def read_record(
-    txn: Transaction | Snapshot, network_id: int, family: int, value: int
-) -> Record | None:
-    """What the store holds of an address, None when it is free."""
-    raw = tables.LEASES.get(txn, keys.address_key(network_id, family, value))
-    return None if raw is None else Record.read(raw)
-
-
-class Ledger:
-    """One network in one write transaction; :meth:`save` before the transaction ends."""
-
-    __slots__ = (
-        "_events",
-        "_known",
-        "_owner",
-        "_stored",
-        "_text",
-        "name",
-        "policy",
-        "state",
-        "store",
-        "txn",
-    )
-
-    def __init__(
-        self,
-        txn: Transaction,
-        store: Store,
-        name: str,
-        network_id: int,
-        text: str,
-        known: Pool | None,
-        policy: Policy,
-    ) -> None:
-        self.txn = txn
-        self.store = store
-        self.name = name
-        self.policy = policy
-        self.state = txn.state(network_id)
-        self._text = text
-        self._known = known
-        self._owner = (b"", b"")
-        self._stored: Pool | None = None
-        self._events: list[bytes] = []
+    __slots__ = ()
 
     @classmethod
-    def create(
-        cls, txn: Transaction, store: Store, name: str, key: bytes, pool: Pool, policy: Policy
-    ) -> Ledger:
-        """A network that the store has not known."""
-        network_id = int.from_bytes(tables.META.get(txn, tables.LAST_NETWORK_KEY) or b"", "big") + 1
-        tables.META.put(txn, tables.LAST_NETWORK_KEY, network_id.to_bytes(4, "big"))
-        ledger = cls(txn, store, name, network_id, pool.text, pool, policy)
-        ledger.state.swept = store.boot
+    def create(cls, txn: Transaction, network: Configured, key: bytes, pool: Pool) -> Ledger:
+        """Enter a network that the store does not know, under its encoded name."""
+        network_id = keys.network_id_of(tables.META.get(txn, tables.LAST_NETWORK_KEY)) + 1
+        tables.META.put(txn, tables.LAST_NETWORK_KEY, keys.network_prefix(network_id))
+        ledger = cls(txn, network, network_id, pool.text)
+        ledger.state.swept = txn.store.boot
         ledger._write_pool(key, pool)
+        ledger.save()
         return ledger
-
-    @property
-    def stored(self) -> Pool:
-        """The ranges that the store remembers: what is outside is counted by them."""
-        if self._stored is None:
-            self._stored = read_pool(self._text, self._known, self.store, self.name)
-        return self._stored
-
-    @property
-    def text(self) -> str:
-        """The ranges that the store remembers, as it has them."""
-        return self._text
-
-    def save(self) -> None:
-        """Write the counters, the cursors and what happened."""
-        state = self.state
-        if self._events:
-            history.write(self.txn, state, self.policy, self._events)
-            self._events = []
-        self.txn.save(state)
-
-    def note(
-        self, kind: int, generation: int, family: int, value: int, texts: bytes, wall_ns: int
-    ) -> None:
-        """Enter an event in the network's history, if it keeps one."""
-        if self.policy.history:
-            raw = event_record.pack_event(wall_ns, kind, generation, family, value, texts)
-            self._events.append(raw)
 
     def adopt_pool(self, key: bytes, pool: Pool) -> None:
         """Remember these ranges from now on. O(used addresses) when they differ."""
-        if pool.text == self._text:
+        if pool.text == self.text:
             return
         from fastipam.allocation import change
 
         self._write_pool(key, pool)
-        self._text = pool.text
+        self.text = pool.text
         self._stored = pool
+        self.is_foreign = False
         change.recount(self, pool)
         change.regroup(self, pool)
         self.save()  # a caller that finds nothing to do does not write it
 
     def adopt_policy(self) -> None:
-        """Remember the policy, for those who give back without a configuration."""
+        """Remember the policy, for those who release without a configuration."""
         key = keys.policy_key(self.state.network_id)
         packed = policy_record.pack(self.policy)
         if tables.META.get(self.txn, key) != packed:
             tables.META.put(self.txn, key, packed)
 
     def _write_pool(self, key: bytes, pool: Pool) -> None:
-        value = self.state.prefix + pool.text.encode()
-        tables.NETWORKS.put(self.txn, key, value)
-
-    def record(self, family: int, value: int) -> Record | None:
-        """What the store holds of an address, None when it is free or reserved."""
-        return read_record(self.txn, self.state.network_id, family, value)
+        tables.NETWORKS.put(self.txn, key, keys.pack_network(self.state.network_id, pool.text))
 
     # Which address --------------------------------------------------------------------------
 
-    def choose(self, index: int, range_set: RangeSet) -> int:
-        """Take the next free address of a range set; if none is, the one that cools longest."""
-        family = range_set.family
-        if range_set.block_length:
-            from fastipam.allocation import blockwise
+    def choose(self, index: int, range_set: RangeSet, wanted: int = 1) -> list[int]:
+        """Take ``wanted`` addresses of a range set, in the order in which single calls take them.
 
-            return blockwise.choose(self, index, range_set, 1)[0]
-        found = self._take_next(index, range_set)
-        # Before one is taken early: some may be free now that are kept no longer.
-        if found is None and self.expire_kept():
-            found = self._take_next(index, range_set)
-        if found is None:
-            early = cooldown.take_early(self, index, range_set, 1)
-            if not early:
+        Free addresses come first, then those whose sticky reservation is over, then those that
+        have cooled longest. ``index`` is the set's number in the caller's ranges. Amortized
+        O(wanted). Raises PoolExhausted, also when the store's word on its blocks is in doubt.
+        """
+        if range_set.block_length:
+            from fastipam.allocation import blocks
+
+            doubt = blocks.doubt(self.txn, self.state.network_id)
+            if doubt:
                 from fastipam.allocation import refusals
 
-                raise refusals.exhausted(self, index, range_set, 1)
-            found = early[0]
-        self.state.move_cursor(index, family, found)
-        return found
-
-    def _take_next(self, index: int, range_set: RangeSet) -> int | None:
-        """Take the next free address of a range set, if there is one."""
+                raise refusals.doubtful(self, range_set, wanted, doubt)
         family = range_set.family
-        pages = self.txn.pages(self.state.network_id, family)
-        for low, high in range_set.after(self.state.cursor(index, family)):
-            found = pages.take_first(low, high)
-            if found is not None:
-                self.count_outside(family, (found,))
-                return found
-        return None
+        values = self._take_free(index, range_set, wanted)
+        if len(values) < wanted:
+            if values:
+                self.state.move_cursor(index, family, values[-1])
+            if self.expire_kept():
+                values += self._take_free(index, range_set, wanted - len(values))
+            if len(values) < wanted:
+                values += cooldown.take_early(self, index, range_set, wanted - len(values))
+            if len(values) < wanted:
+                from fastipam.allocation import refusals
 
-    def expire_kept(self) -> bool:
-        """Free addresses that are kept no longer, up to MOST_EXPIRED; False: there was none."""
+                raise refusals.exhausted(self, index, range_set, wanted)
+        self.state.move_cursor(index, family, values[-1])
+        return values
+
+    def _take_free(self, index: int, range_set: RangeSet, wanted: int) -> list[int]:
+        """Take up to ``wanted`` free addresses of a range set, behind its cursor first."""
+        state, family = self.state, range_set.family
+        pages = self.txn.pages(state.network_id, family)
+        cursor = state.cursor(index, family)
+        if range_set.block_length:
+            from fastipam.allocation import blocks
+
+            intervals = blocks.after(self.txn, state.network_id, range_set, cursor)
+        else:
+            intervals = range_set.after(cursor)
+        values: list[int] = []
+        for low, high in intervals:
+            if wanted == 1:
+                found = pages.take_first(low, high)
+                if found is not None:
+                    values = [found]
+                    break
+            else:
+                values += pages.take(low, high, wanted - len(values))
+                if len(values) == wanted:
+                    break
+        self.count_outside(family, values)
+        return values
+
+    def expire_kept(self, limit: int = MOST_EXPIRED) -> int:
+        """Expire up to ``limit`` sticky reservations and return how many there were."""
         if not self.state.kept:
-            return False
+            return 0
         from fastipam.allocation import reservations
 
-        return reservations.expire(self, MOST_EXPIRED)
+        return reservations.expire(self, limit)
 
     def claim(self, index: int, range_set: RangeSet, value: int, owner: Owner) -> None:
         """Take a requested address: a free one, one that is only cooling, or one kept for it.
@@ -237,21 +149,19 @@ class Ledger:
         family = range_set.family
         go_on = True
         if range_set.block_length:
-            from fastipam.allocation import blockwise
+            from fastipam.allocation import blocks
 
-            go_on = blockwise.refuse_foreign(self, index, range_set, value)
+            if not self.owns(range_set, value):
+                from fastipam.allocation import refusals
+
+                raise refusals.of_another_node(range_set, value)
+            # The round robin goes on from there in the block that serves; it is filled first.
+            cursor, base = self.state.cursor(index, family), blocks.base_of(range_set, value)
+            go_on = cursor is not None and blocks.base_of(range_set, cursor) == base
         if self._take(family, value, owner):
             self.count_outside(family, (value,))
         if go_on:
             self.state.move_cursor(index, family, value)
-
-    def owns(self, range_set: RangeSet, value: int) -> bool:
-        """Whether this node may assign an address of a set: not another one of its cluster."""
-        if not range_set.block_length:
-            return True
-        from fastipam.allocation import blockwise
-
-        return blockwise.owns(self, range_set, value)
 
     def _take(self, family: int, value: int, owner: Owner) -> bool:
         """Take this address; False: it was in use, and counted already. Raises AddressInUse."""
@@ -290,11 +200,6 @@ class Ledger:
 
         return reservations.kept_for(self, owner)
 
-    @property
-    def is_foreign(self) -> bool:
-        """Whether the caller's ranges are not the network's: partly a container's own."""
-        return self._known is not None and self._known.text != self._text
-
     def set_of(self, index: int, family: int, value: int) -> int:
         """The set under which a lease is noted: of the network's sets the one that holds it.
 
@@ -305,70 +210,51 @@ class Ledger:
         own = self.stored.index_of(family, value)
         return keys.NO_SET if own is None else own
 
-    def count_outside(self, family: int, values: Sequence[int]) -> None:
-        """Free addresses were taken; of ranges that are not the network's they may be outside."""
-        if self.is_foreign:
-            self.state.outside += sum(not self.stored.holds(family, value) for value in values)
-
     # Leases ---------------------------------------------------------------------------------
 
-    def assign(
-        self, owner: Owner, index: int, range_set: RangeSet, value: int, wall_ns: int
-    ) -> Lease:
+    def assign(self, owner: Owner, index: int, range_set: RangeSet, value: int) -> Lease:
         """Write the lease of an address that was chosen or claimed."""
-        its_range = range_set.range_of(value)
-        router = None if its_range is None else its_range.gateway
-        length = BITS[range_set.family] if its_range is None else its_range.length
-        index = self.set_of(index, range_set.family, value)
-        return self._write(owner, index, range_set.family, value, length, router, wall_ns)
+        family = range_set.family
+        index = self.set_of(index, family, value)
+        return self._write(owner, (family, value), index, range_set.range_of(value))
 
     def _write(
         self,
         owner: Owner,
+        address: tuple[int, int],
         index: int,
-        family: int,
-        value: int,
-        length: int,
-        router: tuple[int, int] | None,
-        wall_ns: int,
+        its_range: Range | None,
         kind: int = event_record.ASSIGNED,
     ) -> Lease:
         state = self.state
         state.generation += 1
         state.assigned += 1
-        raw = lease_record.pack_assigned(
-            length,
-            index,
-            self.store.boot,
-            state.generation,
-            wall_ns,
-            owner.inode,
-            owner.mount_ns,
-            owner.sticky_s,
-            owner.born_ns,
-            owner.texts,
-        )
-        key = keys.address_key(state.network_id, family, value)
+        length = BITS[address[0]] if its_range is None else its_range.length
+        stamp = self.store.boot, state.generation, self.wall_ns
+        sticky_s = self.policy.sticky_s if owner.pod else 0
+        raw = lease_record.pack_assigned(owner, length, index, stamp, sticky_s)
+        key = keys.address_key(state.network_id, address[0], address[1])
         if not tables.LEASES.add(self.txn, key, raw):
-            cooldown.take_place(self, key, raw, family, value)
-        self.note(kind, state.generation, family, value, owner.texts, wall_ns)
-        return Lease(self.name, family, value, router, raw)
+            cooldown.take_place(self, key, raw, *address)
+        self.note(kind, state.generation, address, owner.texts)
+        router = None if its_range is None else its_range.gateway
+        return Lease(self.name, address[0], address[1], router, raw)
 
-    def take_over(self, owner: Owner, family: int, value: int, wall_ns: int) -> bool:
-        """Enter a lease that another plugin has given; False: it is this owner's already.
+    def take_over(self, owner: Owner, family: int, value: int, allocated_ns: int) -> bool:
+        """Enter a lease that another plugin has given; return False if the owner has it already.
 
         The address may lie outside all ranges, and the owner may have others. Raises AddressInUse.
         """
         held = self.held_by(owner.name)
         if (family, value) in held:
             return False
-        index = self.stored.index_of(family, value)
         if self._take(family, value, owner):
             self.state.outside += not self.stored.holds(family, value)
         its_range = self.stored.range_of(family, value)
-        length = BITS[family] if its_range is None else its_range.length
+        index = self.stored.index_of(family, value)
         number = keys.NO_SET if index is None else index
-        self._write(owner, number, family, value, length, None, wall_ns, event_record.IMPORTED)
+        self.wall_ns = allocated_ns
+        self._write(owner, (family, value), number, its_range, event_record.IMPORTED)
         self.write_owner(owner.name, [*held, (family, value)])
         return True
 
@@ -407,33 +293,31 @@ class Ledger:
         found = self.leases_of(name, held)
         if newest is not None and any(lease_record.generation_of(one[1]) > newest for one in found):
             return []
-        wall_ns = self.store.clock()
-        now = self.state.tick(wall_ns)
-        for key, raw, family, value in found:
-            self._give_back(key, raw, (family, value), now, held)
+        self.tick()
+        for key, raw, address in found:
+            self._give_back(key, raw, address, held)
             texts = lease_record.texts_of(raw)
-            self.note(kind, lease_record.generation_of(raw), family, value, texts, wall_ns)
+            self.note(kind, lease_record.generation_of(raw), address, texts)
         tables.OWNERS.delete(self.txn, self.owner_key(name))
         self.save()
         return held
 
     def leases_of(
         self, name: bytes, held: Sequence[tuple[int, int]]
-    ) -> list[tuple[bytes, bytes, int, int]]:
-        """(key, packed lease, family, address) of what an owner has. Raises StoreCorrupt."""
+    ) -> list[tuple[bytes, bytes, tuple[int, int]]]:
+        """Return (key, packed lease, address) of what an owner has. Raises StoreCorrupt."""
         found = []
-        for family, value in held:
-            key = keys.address_key(self.state.network_id, family, value)
+        for address in held:
+            key = keys.address_key(self.state.network_id, *address)
             raw = tables.LEASES.get(self.txn, key)
             if raw is None or not lease_record.is_assigned_to(raw, name):
                 owner = name.decode(keys.ENCODING, keys.ERRORS).replace("\0", " ")
                 raise StoreCorrupt(
-                    f"{format_ip(family, value)} is entered for {owner}, "
-                    "but its lease says otherwise",
+                    f"{format_ip(*address)} is entered for {owner}, but its lease says otherwise",
                     path=self.store.path,
                     hint=CHECK_HINT,
                 )
-            found.append((key, raw, family, value))
+            found.append((key, raw, address))
         return found
 
     def _give_back(
@@ -441,7 +325,6 @@ class Ledger:
         key: bytes,
         raw: bytes,
         address: tuple[int, int],
-        now: int,
         together: list[tuple[int, int]],
     ) -> None:
         """An assigned address has no owner any longer; it is one of those given back together."""
@@ -453,32 +336,18 @@ class Ledger:
             if reservations.keep(self, key):
                 return
             if lease_record.sticky_of(raw):
-                reservations.hold(self, key, raw, address, now, together)
+                reservations.hold(self, key, raw, address, together)
                 return
         if self.policy.cooldown_ns:
-            cooldown.enter(self, key, raw, *address, now)
+            cooldown.enter(self, key, raw, *address)
         else:
             tables.LEASES.delete(self.txn, key)
             self.clear(*address)
 
-    def clear(self, family: int, value: int) -> None:
-        """Clear the bit of an address that has no record any longer."""
-        self.txn.pages(self.state.network_id, family).release(value)
-        if self.state.outside:
-            self.state.outside -= not self.stored.holds(family, value)
-        if CUT in self._text:
-            from fastipam.allocation import blockwise
+    def expire(self, limit: int = EXPIRE_PER_CALL) -> int:
+        """Free up to ``limit`` cooled addresses, and as many whose sticky reservation is over.
 
-            blockwise.freed(self, family, value)
-
-    def expire(self, limit: int = EXPIRE_PER_CALL) -> None:
-        """Free up to ``limit`` addresses whose cool-down is over, and as many kept too long.
-
-        O(limit + number of sets).
+        Return how many were due. O(limit + number of sets).
         """
-        if self.state.kept:
-            from fastipam.allocation import reservations
-
-            reservations.expire(self, limit)
-        if self.state.cooling:
-            cooldown.expire(self, limit)
+        due = self.expire_kept(limit) if self.state.kept else 0
+        return due + cooldown.expire(self, limit) if self.state.cooling else due

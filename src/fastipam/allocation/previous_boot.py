@@ -63,11 +63,8 @@ def _stale_owner(ledger: Ledger, raw: bytes) -> bytes:
 
 def note_end(txn: Transaction) -> None:
     """Note in the store that every network has been seen to the end, if it has. O(networks)."""
-    from fastipam.allocation.ledger import read_state
-
     txn.flush()
     for _, raw in tables.NETWORKS.scan(txn):
-        network_id = int.from_bytes(raw[:4], "big")
-        if read_state(txn, network_id).swept != txn.store.boot:
+        if txn.state(keys.network_id_of(raw)).swept != txn.store.boot:
             return
     txn.store.note_swept(txn)

@@ -1,33 +1,33 @@
-"""Why an address is not assigned: the errors, each with whose it is and when it may be had.
+"""The errors for an address that is not assigned: who has it, and when it may be had.
 
 Imported when a call is refused.
 """
 
 from __future__ import annotations
 
-from fastipam.addressing.addresses import format_ip
+from fastipam.addressing.addresses import format_cidr, format_ip
 from fastipam.allocation import cooldown
-from fastipam.errors import AddressInUse, DuplicateAllocation, PoolExhausted
+from fastipam.errors import AddressInUse, AddressNotInRange, DuplicateAllocation, PoolExhausted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fastipam.addressing.ranges import RangeSet
-    from fastipam.allocation.ledger import Ledger
+    from fastipam.allocation.accounts import Accounts
     from fastipam.lease import Owner
     from fastipam.storage.records.lease import Record
     from fastipam.storage.records.reservation import Reservation
 
 
-def exhausted(ledger: Ledger, index: int, range_set: RangeSet, wanted: int) -> PoolExhausted:
-    """A range set has fewer addresses than are wanted."""
+def exhausted(accounts: Accounts, index: int, range_set: RangeSet, wanted: int) -> PoolExhausted:
+    """Return the error for a range set with fewer addresses than are wanted."""
     many = f" ({wanted} were wanted)" if wanted > 1 else ""
-    wait_s = cooldown.next_due_s(ledger, index, range_set) if ledger.policy.strict else None
+    wait_s = cooldown.next_due_s(accounts, index, range_set) if accounts.policy.strict else None
     due = "" if wait_s is None else f"; one that is cooling down is free in {wait_s} s"
     return PoolExhausted(
-        f"no address is free in range set {range_set} of network {ledger.name}{many}{due}",
-        network=ledger.name,
+        f"no address is free in range set {range_set} of network {accounts.name}{many}{due}",
+        network=accounts.name,
         ranges=str(range_set),
         wanted=wanted,
         retry_after_s=wait_s,
@@ -35,8 +35,34 @@ def exhausted(ledger: Ledger, index: int, range_set: RangeSet, wanted: int) -> P
     )
 
 
+def doubtful(accounts: Accounts, range_set: RangeSet, wanted: int, doubt: str) -> PoolExhausted:
+    """Return the error for a store whose word on its blocks is in doubt."""
+    return PoolExhausted(
+        f"no address of network {accounts.name} may be assigned: {doubt}",
+        network=accounts.name,
+        ranges=str(range_set),
+        wanted=wanted,
+    )
+
+
+def of_another_node(range_set: RangeSet, value: int) -> AddressNotInRange:
+    """Return the error for a requested address in a block that this node does not own."""
+    from fastipam.allocation import blocks
+
+    family = range_set.family
+    text = format_ip(family, value)
+    base = blocks.base_of(range_set, value)
+    return AddressNotInRange(
+        f"the requested address {text} lies in block "
+        f"{format_cidr(family, base, range_set.block_length)} of the cluster's pool, "
+        "which this node does not own",
+        addresses=(text,),
+        hint="the node whose it is can assign it: see `fastipam cluster blocks`",
+    )
+
+
 def in_use(family: int, value: int, record: Record) -> AddressInUse:
-    """The address that is asked for has an owner."""
+    """Return the error for a requested address that has an owner."""
     text = format_ip(family, value)
     owner = record.container_id, record.ifname
     return AddressInUse(
@@ -47,7 +73,7 @@ def in_use(family: int, value: int, record: Record) -> AddressInUse:
 
 
 def reserved(family: int, value: int, reservation: Reservation | None) -> AddressInUse:
-    """The address that is asked for is kept, for another owner or for nobody."""
+    """Return the error for a requested address that is reserved for another owner, or nobody."""
     text = format_ip(family, value)
     whom = f" for {reservation.owner}" if reservation and reservation.owner else ""
     why = f": {reservation.reason}" if reservation and reservation.reason else ""
@@ -55,7 +81,7 @@ def reserved(family: int, value: int, reservation: Reservation | None) -> Addres
 
 
 def duplicate(name: str, owner: Owner, held: Sequence[tuple[int, int]]) -> DuplicateAllocation:
-    """An owner has addresses in the network of this name already."""
+    """Return the error for an owner that has addresses in the network already."""
     texts = tuple(format_ip(*one) for one in held)
     return DuplicateAllocation(
         f"{', '.join(texts)} is assigned to {owner.container_id} {owner.ifname} "

@@ -4,7 +4,7 @@ A reservation is a record with or without a lease beside it: while its owner has
 are there, and the address counts as assigned. ``reservations`` holds it by address; ``sticky``
 finds it by its owner ("k"), and those that end, by the time at which they do ("t").
 
-Everything here works on a network's :class:`~fastipam.allocation.ledger.Ledger`; nothing commits.
+Everything here works on the records of one network (accounts.py) and commits nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from fastipam.addressing.ranges import Pool, RangeSet
-    from fastipam.allocation.ledger import Ledger
+    from fastipam.allocation.accounts import Accounts
     from fastipam.lease import Owner
     from fastipam.storage.records.network_state import NetworkState
     from fastipam.storage.transaction import Snapshot, Transaction
@@ -58,41 +58,41 @@ def is_for(reservation: Reservation, owner: Owner) -> bool:
     return bool(reservation.owner) and (reservation.owner, reservation.ifname) in _names(owner)
 
 
-def find(ledger: Ledger, family: int, value: int) -> Reservation | None:
+def find(accounts: Accounts, family: int, value: int) -> Reservation | None:
     """The same inside a write transaction."""
-    return get(ledger.txn, ledger.state.network_id, family, value)
+    return get(accounts.txn, accounts.state.network_id, family, value)
 
 
 # Owners ---------------------------------------------------------------------------------------
 
 
-def kept_for(ledger: Ledger, owner: Owner) -> list[Address]:
+def kept_for(accounts: Accounts, owner: Owner) -> list[Address]:
     """The addresses that are kept for this owner; somebody may have them. O(their number)."""
     found: list[Address] = []
     for name, ifname in _names(owner):
-        key = owner_index_key(ledger.state.prefix, name, ifname)
-        raw = tables.STICKY.get(ledger.txn, key)
+        key = owner_index_key(accounts.state.prefix, name, ifname)
+        raw = tables.STICKY.get(accounts.txn, key)
         if raw is not None:
             found += keys.read_addresses(raw)
     return found
 
 
-def first_inside(ledger: Ledger, range_set: RangeSet, kept: Sequence[Address]) -> int | None:
+def first_inside(accounts: Accounts, range_set: RangeSet, kept: Sequence[Address]) -> int | None:
     """The first of these that a range set may assign, and that nobody has."""
     for family, value in kept:
         if (
             family == range_set.family
             and value in range_set
-            and ledger.owns(range_set, value)
-            and not _is_leased(ledger, family, value)
+            and accounts.owns(range_set, value)
+            and not _is_leased(accounts, family, value)
         ):
             return value
     return None
 
 
-def _is_leased(ledger: Ledger, family: int, value: int) -> bool:
-    key = keys.address_key(ledger.state.network_id, family, value)
-    return tables.LEASES.get(ledger.txn, key) is not None
+def _is_leased(accounts: Accounts, family: int, value: int) -> bool:
+    key = keys.address_key(accounts.state.network_id, family, value)
+    return tables.LEASES.get(accounts.txn, key) is not None
 
 
 class _Lists:
@@ -101,23 +101,23 @@ class _Lists:
     An owner may have thousands of addresses, and its list is one value.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    def __init__(self, accounts: Accounts) -> None:
+        self._accounts = accounts
         self._lists: dict[bytes, dict[Address, None]] = {}
 
     def of(self, reservation: Reservation) -> dict[Address, None]:
         """The addresses that are kept for the owner of a reservation, in their order."""
-        ledger = self._ledger
-        key = owner_index_key(ledger.state.prefix, reservation.owner, reservation.ifname)
+        accounts = self._accounts
+        key = owner_index_key(accounts.state.prefix, reservation.owner, reservation.ifname)
         found = self._lists.get(key)
         if found is None:
-            raw = tables.STICKY.get(ledger.txn, key) or b""
+            raw = tables.STICKY.get(accounts.txn, key) or b""
             found = self._lists[key] = dict.fromkeys(keys.read_addresses(raw))
         return found
 
     def write(self) -> None:
         """Enter what has changed; once, when all has."""
-        txn = self._ledger.txn
+        txn = self._accounts.txn
         for key, addresses in self._lists.items():
             if addresses:
                 tables.STICKY.put(txn, key, keys.pack_addresses(list(addresses)))
@@ -125,62 +125,62 @@ class _Lists:
                 tables.STICKY.delete(txn, key)
 
 
-def take(ledger: Ledger, family: int, value: int) -> None:
+def take(accounts: Accounts, family: int, value: int) -> None:
     """The owner of a reservation has its address again; a sticky one has done its duty."""
-    ledger.state.reserved -= 1
-    reservation = find(ledger, family, value)
+    accounts.state.reserved -= 1
+    reservation = find(accounts, family, value)
     if reservation is not None and reservation.sticky:
-        lists = _Lists(ledger)
-        _remove(ledger, reservation, lists)
+        lists = _Lists(accounts)
+        _remove(accounts, reservation, lists)
         lists.write()
 
 
 # Giving back ----------------------------------------------------------------------------------
 
 
-def keep(ledger: Ledger, key: bytes) -> bool:
+def keep(accounts: Accounts, key: bytes) -> bool:
     """A leased address is given back that has a reservation; False: it has none."""
-    if tables.RESERVATIONS.get(ledger.txn, key) is None:
+    if tables.RESERVATIONS.get(accounts.txn, key) is None:
         return False
-    tables.LEASES.delete(ledger.txn, key)
-    ledger.state.reserved += 1
+    tables.LEASES.delete(accounts.txn, key)
+    accounts.state.reserved += 1
     return True
 
 
 def hold(
-    ledger: Ledger, key: bytes, raw: bytes, address: Address, now: int, together: list[Address]
+    accounts: Accounts, key: bytes, raw: bytes, address: Address, together: list[Address]
 ) -> None:
-    """Keep an address that is given back for its pod, as long as it would cool at the least.
+    """Reserve a released address for its pod, for as long as it would cool at the least.
 
-    What was kept of the same range set for the pod before is given back; not what is given back
-    ``together`` with this address.
+    An address of the same range set that was reserved for the pod before is released, unless it is
+    one of those released ``together`` with this one.
     """
     lease = lease_record.Record.read(raw)
-    until = now + max(lease.sticky_s * 10**9, ledger.policy.cooldown_ns)
+    until = accounts.state.clock + max(lease.sticky_s * 10**9, accounts.policy.cooldown_ns)
     pod = f"{lease.pod_namespace}/{lease.pod_name}"
     kept = Reservation(*address, pod, lease.ifname, "sticky", until)
-    lists = _Lists(ledger)
+    lists = _Lists(accounts)
     for one in list(lists.of(kept)):
         if one in together:
             continue
-        earlier = find(ledger, *one)
-        its_set = ledger.stored.index_of(*one)
+        earlier = find(accounts, *one)
+        its_set = accounts.stored.index_of(*one)
         if (earlier is None or earlier.sticky) and its_set in (lease.set_index, None):
-            _end(ledger, *one, lists)
-    tables.LEASES.delete(ledger.txn, key)
-    ledger.state.reserved += 1
-    _add(ledger, kept, lists)
+            _end(accounts, *one, lists)
+    tables.LEASES.delete(accounts.txn, key)
+    accounts.state.reserved += 1
+    _add(accounts, kept, lists)
     lists.write()
 
 
-def expire(ledger: Ledger, limit: int) -> bool:
-    """Free up to ``limit`` addresses that are kept no longer; whether there were any. O(limit)."""
-    due = list(islice(due_by(ledger.txn, ledger.state, ledger.state.clock), limit))
-    lists = _Lists(ledger)
+def expire(accounts: Accounts, limit: int) -> int:
+    """Expire up to ``limit`` sticky reservations and return how many there were. O(limit)."""
+    due = list(islice(due_by(accounts.txn, accounts.state, accounts.state.clock), limit))
+    lists = _Lists(accounts)
     for family, value in due:
-        _end(ledger, family, value, lists)
+        _end(accounts, family, value, lists)
     lists.write()
-    return bool(due)
+    return len(due)
 
 
 def due_by(txn: Snapshot | Transaction, state: NetworkState, clock: int) -> Iterator[Address]:
@@ -193,44 +193,44 @@ def due_by(txn: Snapshot | Transaction, state: NetworkState, clock: int) -> Iter
         yield family, value
 
 
-def _end(ledger: Ledger, family: int, value: int, lists: _Lists) -> None:
+def _end(accounts: Accounts, family: int, value: int, lists: _Lists) -> None:
     """End a reservation; who has the address keeps it.
 
     Else it is free. But what is still kept for a pod was the pod's, how long ago nothing says: it
     cools from now on. What is due has been kept for longer than it would have cooled.
     """
-    reservation = find(ledger, family, value)
+    reservation = find(accounts, family, value)
     if reservation is None:
         raise StoreCorrupt(
             f"{format_ip(family, value)} is kept for an owner, and has no reservation",
-            path=ledger.store.path,
+            path=accounts.store.path,
             hint=errors.CHECK_HINT,
         )
-    _remove(ledger, reservation, lists)
-    if _is_leased(ledger, family, value):
+    _remove(accounts, reservation, lists)
+    if _is_leased(accounts, family, value):
         return
-    ledger.state.reserved -= 1
-    if reservation.until > ledger.state.clock and ledger.policy.cooldown_ns:
-        _cool(ledger, reservation)
+    accounts.state.reserved -= 1
+    if reservation.until > accounts.state.clock and accounts.policy.cooldown_ns:
+        _cool(accounts, reservation)
     else:
-        ledger.clear(family, value)
+        accounts.clear(family, value)
 
 
-def _cool(ledger: Ledger, reservation: Reservation) -> None:
+def _cool(accounts: Accounts, reservation: Reservation) -> None:
     """Give an address that was kept for a pod back as its lease would have been."""
-    state = ledger.state
+    state = accounts.state
     family, value = reservation.family, reservation.value
-    its_range = ledger.stored.range_of(family, value)
-    index = ledger.stored.index_of(family, value)
+    its_range = accounts.stored.range_of(family, value)
+    index = accounts.stored.index_of(family, value)
     namespace, _, name = reservation.owner.partition("/")
     state.generation += 1
     record = lease_record.Record(
         lease_record.ASSIGNED,
         BITS[family] if its_range is None else its_range.length,
         keys.NO_SET if index is None else index,
-        ledger.store.boot,
+        accounts.store.boot,
         state.generation,
-        ledger.store.clock(),
+        accounts.store.clock(),
         released=0,
         inode=0,
         mount_ns=0,
@@ -242,7 +242,7 @@ def _cool(ledger: Ledger, reservation: Reservation) -> None:
         pod_name=name,
     )
     key = keys.address_key(state.network_id, family, value)
-    cooldown.enter(ledger, key, record.pack(), family, value, state.clock)
+    cooldown.enter(accounts, key, record.pack(), family, value)
 
 
 # By hand --------------------------------------------------------------------------------------
@@ -279,30 +279,30 @@ def assignable(pool: Pool, target: str) -> list[tuple[int, int]]:
     return [(family, value) for first, last in inside for value in range(first, last + 1)]
 
 
-def reserve(ledger: Ledger, reservations: Iterable[Reservation], wall_ns: int) -> None:
+def reserve(accounts: Accounts, reservations: Iterable[Reservation]) -> None:
     """Make reservations, or give those that are there their owner and reason. O(their number).
 
     An address that somebody has stays his until he gives it back.
     """
-    lists = _Lists(ledger)
+    lists = _Lists(accounts)
     for one in reservations:
-        before = find(ledger, one.family, one.value)
+        before = find(accounts, one.family, one.value)
         if before is not None:
-            _remove(ledger, before, lists)
+            _remove(accounts, before, lists)
         else:
-            _set_aside(ledger, one)
-        _add(ledger, one, lists)
-        ledger.note(event_record.RESERVED, 0, one.family, one.value, _texts(one), wall_ns)
+            _set_aside(accounts, one)
+        _add(accounts, one, lists)
+        accounts.note(event_record.RESERVED, 0, (one.family, one.value), _texts(one))
     lists.write()
 
 
-def _set_aside(ledger: Ledger, reservation: Reservation) -> None:
+def _set_aside(accounts: Accounts, reservation: Reservation) -> None:
     """Take an address that has no reservation yet from those that are free, or that cool."""
     family, value = reservation.family, reservation.value
-    if ledger.txn.pages(ledger.state.network_id, family).acquire(value):
-        ledger.state.reserved += 1
+    if accounts.txn.pages(accounts.state.network_id, family).acquire(value):
+        accounts.state.reserved += 1
         return
-    record = ledger.record(family, value)
+    record = accounts.record(family, value)
     if record is None:
         raise AddressInUse(
             f"{reservation.address} is taken, and the store does not say by whom",
@@ -310,18 +310,18 @@ def _set_aside(ledger: Ledger, reservation: Reservation) -> None:
             hint=errors.CHECK_HINT,
         )
     if record.state == COOLING:
-        cooldown.leave(ledger, record, family, value)
-        key = keys.address_key(ledger.state.network_id, family, value)
-        tables.LEASES.delete(ledger.txn, key)
-        ledger.state.reserved += 1
+        cooldown.leave(accounts, record, family, value)
+        key = keys.address_key(accounts.state.network_id, family, value)
+        tables.LEASES.delete(accounts.txn, key)
+        accounts.state.reserved += 1
 
 
-def unreserve(ledger: Ledger, reservations: Iterable[Reservation], wall_ns: int) -> None:
+def unreserve(accounts: Accounts, reservations: Iterable[Reservation]) -> None:
     """End reservations; whoever has such an address keeps it. O(their number)."""
-    lists = _Lists(ledger)
+    lists = _Lists(accounts)
     for one in reservations:
-        _end(ledger, one.family, one.value, lists)
-        ledger.note(event_record.UNRESERVED, 0, one.family, one.value, _texts(one), wall_ns)
+        _end(accounts, one.family, one.value, lists)
+        accounts.note(event_record.UNRESERVED, 0, (one.family, one.value), _texts(one))
     lists.write()
 
 
@@ -330,9 +330,9 @@ def _texts(reservation: Reservation) -> bytes:
     return keys.encode("owner", f"{reservation.owner}\0{reservation.ifname}\0\0\0\0")
 
 
-def _add(ledger: Ledger, reservation: Reservation, lists: _Lists) -> None:
+def _add(accounts: Accounts, reservation: Reservation, lists: _Lists) -> None:
     family, value = reservation.family, reservation.value
-    state, txn = ledger.state, ledger.txn
+    state, txn = accounts.state, accounts.txn
     state.kept += 1
     key = keys.address_key(state.network_id, family, value)
     tables.RESERVATIONS.put(txn, key, reservation.pack())
@@ -343,10 +343,10 @@ def _add(ledger: Ledger, reservation: Reservation, lists: _Lists) -> None:
         tables.STICKY.put(txn, due, b"")
 
 
-def _remove(ledger: Ledger, reservation: Reservation, lists: _Lists) -> None:
+def _remove(accounts: Accounts, reservation: Reservation, lists: _Lists) -> None:
     """Take a reservation's records away; what the address is from now on is the caller's to say."""
     family, value = reservation.family, reservation.value
-    state, txn = ledger.state, ledger.txn
+    state, txn = accounts.state, accounts.txn
     state.kept -= 1
     tables.RESERVATIONS.delete(txn, keys.address_key(state.network_id, family, value))
     if reservation.owner:

@@ -38,9 +38,9 @@ def count(txn: Snapshot, state: NetworkState, pool: Pool) -> dict[str, int]:
     those in use outside of them.
     """
     if any(each.block_length for each in pool.sets):
-        from fastipam.allocation import blockwise
+        from fastipam.allocation import blocks
 
-        free = blockwise.free(txn, state.network_id, pool)
+        free = blocks.free(txn, state.network_id, pool)
     else:
         free = pool.size + state.outside - state.used
     return {

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastipam.addressing.addresses import BITS, format_cidr, format_ip
 from fastipam.allocation import reservations, states
-from fastipam.allocation.ledger import find, read_pool, read_record, read_state
+from fastipam.allocation.accounts import look_up, read_record
 from fastipam.cli import filters
 from fastipam.cli.times import duration, stamp
-from fastipam.storage.records import keys
 from fastipam.storage.records.lease import COOLING
 
 if TYPE_CHECKING:
@@ -89,15 +88,16 @@ def explain(
 def _read(ipam: Ipam, name: str, address: tuple[int, int], local: bool) -> _Known | None:
     store = ipam.store
     with store.read() as txn:
-        found = find(txn, keys.encode("name", name))
+        found = look_up(txn, name)
         if found is None:
             return None
+        network_id, pool = found
         return _Known(
             *address,
-            read_pool(found[1], None, store, name),
-            read_record(txn, found[0], *address),
-            reservations.get(txn, found[0], *address),
-            read_state(txn, found[0]),
+            pool,
+            read_record(txn, network_id, *address),
+            reservations.get(txn, network_id, *address),
+            txn.state(network_id),
             store.clock(),
             local,
         )
@@ -105,15 +105,17 @@ def _read(ipam: Ipam, name: str, address: tuple[int, int], local: bool) -> _Know
 
 def statuses(ipam: Ipam, name: str, addresses: Sequence[tuple[int, int]]) -> list[str]:
     """Return the status of each address in one network, all of one moment. O(addresses)."""
-    store = ipam.store
-    with store.read() as txn:
-        found = find(txn, keys.encode("name", name))
+    with ipam.store.read() as txn:
+        found = look_up(txn, name)
         if found is None:
             return [UNUSABLE] * len(addresses)
-        pool = read_pool(found[1], None, store, name)
+        network_id, pool = found
         return [
             states.of_address(
-                pool, one, read_record(txn, found[0], *one), reservations.get(txn, found[0], *one)
+                pool,
+                one,
+                read_record(txn, network_id, *one),
+                reservations.get(txn, network_id, *one),
             ).upper()
             or UNUSABLE
             for one in addresses

@@ -9,7 +9,7 @@ import time
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from fastipam.allocation.ledger import find, read_state
+from fastipam.allocation.accounts import find
 from fastipam.cli import filters, output, rows
 from fastipam.cli.times import stamp
 from fastipam.storage import tables
@@ -64,7 +64,7 @@ class Changes:
     def _end(self, name: str) -> int:
         with self._ipam.store.read() as txn:
             found = find(txn, records_keys.encode("name", name))
-            return read_state(txn, found[0]).events if found else 0
+            return txn.state(found[0]).events if found else 0
 
     def look(self) -> Iterator[tuple[str, event_record.Event]]:
         """(network, event) of what has happened since; networks that are new, too."""

@@ -14,7 +14,7 @@ from fastipam.addressing.addresses import V4, V6, format_ip
 from fastipam.addressing.ranges import merge
 from fastipam.allocation import history, states
 from fastipam.allocation import reservations as holds
-from fastipam.allocation.ledger import find, read_pool, read_state
+from fastipam.allocation.accounts import look_up
 from fastipam.cli.filters import COOLING, EVERYTHING, FREE, RESERVED, Filter, pod_of
 from fastipam.cli.output import Column
 from fastipam.cli.times import Stamps
@@ -27,6 +27,7 @@ from fastipam.storage.records.lease import Record
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from fastipam.addressing.ranges import Pool
     from fastipam.ipam import Ipam
     from fastipam.storage.records.reservation import Reservation
     from fastipam.storage.transaction import Snapshot
@@ -100,7 +101,7 @@ def rows(
     """
     for name in names(ipam, only):
         with ipam.store.read() as txn:
-            found = find(txn, keys.encode("name", name))
+            found = look_up(txn, name)
             if found is not None:
                 listing = _Listing(txn, name, found, wanted, Stamps(local=local))
                 yield from listing.run(with_free=with_free)
@@ -113,14 +114,13 @@ class _Listing:
         self,
         txn: Snapshot,
         name: str,
-        found: tuple[int, str],
+        found: tuple[int, Pool],
         wanted: Filter,
         stamp: Stamps,
     ) -> None:
         self._txn = txn
         self._name = name
-        self._network_id, text = found
-        self._pool = read_pool(text, None, txn.store, name)
+        self._network_id, self._pool = found
         self._wanted = wanted
         self._stamp = stamp
         self._prefix = keys.network_prefix(self._network_id)
@@ -209,7 +209,7 @@ class _Listing:
         Newest first: O(events since then). An event before the time is where it ends, though the
         clock may have been set back: so a minute more is looked at.
         """
-        state = read_state(self._txn, self._network_id)
+        state = self._txn.state(self._network_id)
         found: list[Address] = []
         assignments = 0
         for key, raw in tables.EVENTS.scan_back(self._txn, self._prefix):

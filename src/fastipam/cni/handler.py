@@ -23,8 +23,10 @@ from fastipam.configuration.network import (
     valid_attachments,
 )
 from fastipam.errors import LeaseMissing, PoolExhausted, StoreBusy, StoreError, TryLater
+from fastipam.lease import Owner
 from fastipam.network import Network
 from fastipam.storage import open_stores
+from fastipam.storage.records.lease import Netns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -262,20 +264,15 @@ def _add(call: _Call) -> bytes:
     inode, mount_ns, born_ns = environment.identify(asked, call.own_netns, call.seen_netns)
     dns = resolvconf.read(config.resolv_conf) if config.resolv_conf else {}
 
+    owner = Owner(
+        asked.container_id,
+        asked.ifname,
+        Netns(asked.netns, inode, mount_ns, born_ns),
+        (arguments.pod_namespace, arguments.pod_name, arguments.pod_uid),
+    )
+
     def allocate(network: Network) -> Lease:
-        return network.allocate(
-            asked.container_id,
-            asked.ifname,
-            addresses=addresses,
-            existing=config.repeat,
-            netns=asked.netns,
-            inode=inode,
-            pod_namespace=arguments.pod_namespace,
-            pod_name=arguments.pod_name,
-            pod_uid=arguments.pod_uid,
-            mount_ns=mount_ns,
-            born_ns=born_ns,
-        )
+        return network.assign(owner, addresses, config.repeat)
 
     try:
         lease = allocate(_network(known, config))

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from fastipam import errors
 from fastipam.addressing.addresses import BITS
 from fastipam.allocation import states as address_states
-from fastipam.allocation.ledger import find, read_pool, read_state
+from fastipam.allocation.accounts import look_up
 from fastipam.errors import StoreCorrupt
 from fastipam.picture.frames import Frame, frames
 from fastipam.storage import tables
@@ -101,12 +101,11 @@ def read(txn: Snapshot, name: str, max_bits: int = PICTURE_BITS) -> Picture | No
 
     O(cells + pages + cooling + reserved). Raises StoreError.
     """
-    found = find(txn, records_keys.encode("network", name))
+    found = look_up(txn, name)
     if found is None:
         return None
-    network_id, text = found
-    pool = read_pool(text, None, txn.store, name)
-    state = read_state(txn, network_id)
+    network_id, pool = found
+    state = txn.state(network_id)
     pages = {
         family: _stored_pages(txn, network_id, family)
         for family in {each.family for each in pool.sets}

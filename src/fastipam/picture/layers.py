@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastipam import errors
+from fastipam.allocation.accounts import look_up
 from fastipam.errors import ConfigError, StoreCorrupt
 from fastipam.picture import blocks
 from fastipam.picture.cells import places
@@ -55,7 +56,8 @@ def read(txn: Snapshot, picture: Picture, kind: str) -> Layer:
     Raises StoreError, and ConfigError when a picture by block is requested and there are no blocks.
     """
     if kind == BLOCK:
-        return _blocks(picture, blocks.owned(txn, picture.network_id))
+        found = look_up(txn, picture.network)
+        return _blocks(picture, blocks.owned(txn, *found) if found else [])
     if kind == AGE:
         return _ages(txn, picture)
     return _owners(txn, picture)

@@ -21,7 +21,6 @@ from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastipam.allocation import previous_boot
-from fastipam.allocation.ledger import read_state
 from fastipam.errors import StoreCorrupt
 from fastipam.lease import Lease
 from fastipam.storage import tables
@@ -89,7 +88,7 @@ def give_back(
     """
     while network.sweep_reboot():  # a restore, too, brings leases of earlier boots
         yield Report(0, [], [], [], previous_boot.BATCH)
-    while network.settle():
+    while network.tidy():
         yield Report(0, [], [], [])
     yield from Sweeper(store, network, grace_s=grace_s, dry_run=False)
 
@@ -287,7 +286,7 @@ class Sweeper:
     def _now(self, network_id: int) -> int:
         """Return the network's clock, which never steps back: no grace time becomes shorter."""
         with self._store.read() as txn:
-            return read_state(txn, network_id).at(self._store.clock())
+            return txn.state(network_id).at(self._store.clock())
 
 
 def _readable(key: bytes, raw: bytes) -> lease_record.Record | None:

@@ -24,7 +24,7 @@ from fastipam.addressing.addresses import format_ip, parse_ip
 from fastipam.agent.web.index import Index
 from fastipam.agent.web.server import Asked, Response, Route, tag_of
 from fastipam.allocation import history, reservations, states
-from fastipam.allocation.ledger import find, read_pool, read_record
+from fastipam.allocation.accounts import find, look_up, read_record
 from fastipam.errors import ConfigError, FastipamError
 from fastipam.picture import blocks
 from fastipam.storage import open_stores
@@ -133,8 +133,8 @@ class Page:
     def _blocks(reading: Reading) -> list[dict[str, str]]:
         owned: list[blocks.Owned] = []
         with suppress(FastipamError), _snapshot(reading.data_dir) as txn:
-            found = find(txn, keys.encode("network", reading.network))
-            owned = [] if found is None else blocks.owned(txn, found[0])
+            found = look_up(txn, reading.network)
+            owned = [] if found is None else blocks.owned(txn, *found)
         return [
             {
                 "first": format_ip(one.family, one.first),
@@ -221,12 +221,12 @@ class Page:
         except ValueError as error:
             raise ConfigError(str(error), field="address", value=text) from None
         with _snapshot(data_dir) as txn:
-            found = find(txn, keys.encode("network", network))
+            found = look_up(txn, network)
             if found is None:
                 raise _unknown("network", network)
-            record = read_record(txn, found[0], family, value)
-            pool = read_pool(found[1], None, txn.store, network)
-            reservation = reservations.get(txn, found[0], family, value)
+            network_id, pool = found
+            record = read_record(txn, network_id, family, value)
+            reservation = reservations.get(txn, network_id, family, value)
             now_ns = txn.store.clock()
         state = states.of_address(pool, (family, value), record, reservation)
         answer: dict[str, Any] = {

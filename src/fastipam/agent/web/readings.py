@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastipam.allocation import states
-from fastipam.allocation.ledger import find, read_pool, read_state
+from fastipam.allocation.accounts import look_up
 from fastipam.errors import FastipamError
 from fastipam.picture import blocks
 from fastipam.storage import open_stores, tables
@@ -90,11 +90,11 @@ def read(txn: Snapshot, name: str) -> Reading | None:
 
     O(range sets).
     """
-    found = find(txn, keys.encode("network", name))
+    found = look_up(txn, name)
     if found is None:
         return None
-    network_id, text = found
-    state = read_state(txn, network_id)
+    network_id, pool = found
+    state = txn.state(network_id)
     wall_ns = txn.store.clock()
     oldest = _oldest(txn, network_id) if state.cooling else None
     now = max(state.clock, wall_ns + state.offset)  # the network's own clock
@@ -104,10 +104,10 @@ def read(txn: Snapshot, name: str) -> Reading | None:
         name,
         txn.number,
         wall_ns,
-        states.count(txn, state, read_pool(text, None, txn.store, name)),
+        states.count(txn, state, pool),
         state.generation,
         age_ns / 1e9,
-        Counter(one.state for one in blocks.owned(txn, network_id)),
+        Counter(one.state for one in blocks.owned(txn, network_id, pool)),
     )
 
 
@@ -135,11 +135,10 @@ def longest_free_run(txn: Snapshot, name: str) -> int | None:
 
     Return None when the network is not known, or has more than ``MOST_PAGES`` pages.
     """
-    found = find(txn, keys.encode("network", name))
+    found = look_up(txn, name)
     if found is None:
         return None
-    network_id, text = found
-    pool = read_pool(text, None, txn.store, name)
+    network_id, pool = found
     longest = 0
     for family in {each.family for each in pool.sets}:
         pages = _pages(txn, network_id, family)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,9 +15,12 @@ from fastipam.cli import filters, options, output, rows
 from fastipam.cli.click_base import Failure
 from fastipam.cli.click_base import command as _command
 from fastipam.cli.times import MOMENT, Moment
-from fastipam.collect import Listed
 from fastipam.configuration.reader import is_id
 from fastipam.errors import ConfigError
+from fastipam.storage.records import keys
+
+if TYPE_CHECKING:
+    from fastipam.storage.records.lease import Record
 
 _COLUMNS = (
     output.Column("IP", "address", 15),
@@ -77,18 +80,7 @@ def command(
         (name,) = rows.names(ipam, network)
         where = ipam.network(name)
         whole = _with_interfaces(where, valid)
-        listed = Listed(whole, before_ns)
-        stale = [
-            {
-                "network": name,
-                "address": format_ip(family, value),
-                "pod": filters.pod_of(record),
-                "container_id": record.container_id,
-                "ifname": record.ifname,
-            }
-            for family, value, record, _ in where.records()
-            if not listed.keeps(record)
-        ]
+        stale = [_row(name, *one) for one in where.unlisted(whole, before_ns)]
         if not dry_run:
             freed = {format_ip(*one) for one in where.retain(whole, before_ns)}
             stale = [row for row in stale if row["address"] in freed]
@@ -150,4 +142,14 @@ def _with_interfaces(
         (record.container_id, record.ifname)
         for _, _, record, _ in network.records()
         if record.container_id in whole
+    }
+
+
+def _row(network: str, key: bytes, record: Record) -> dict[str, Any]:
+    return {
+        "network": network,
+        "address": format_ip(*keys.read_address_key(key)[1:]),
+        "pod": filters.pod_of(record),
+        "container_id": record.container_id,
+        "ifname": record.ifname,
     }

@@ -10,7 +10,7 @@ import fastipam
 from fastipam.cli import explain, options, output, rows
 from fastipam.cli.click_base import Failure
 from fastipam.cli.click_base import command as _command
-from fastipam.view import parse_wanted
+from fastipam.network.reading import parse_wanted
 
 # What is printed of an explanation, in this order, when there is something to print.
 _FIELDS = (

@@ -6,7 +6,6 @@ import time
 from typing import TYPE_CHECKING
 
 from fastipam.allocation import blocks
-from fastipam.allocation.ledger import read_state
 from fastipam.cluster.planner import Use
 from fastipam.storage.records.block import ACTIVE, STATES
 
@@ -26,7 +25,7 @@ def generation(share: Share) -> tuple[int, int]:
         network_id = share.network.id_in(txn)
         if network_id is None:
             return 0, 0
-        state = read_state(txn, network_id)
+        state = txn.state(network_id)
         return state.generation, state.used
 
 

@@ -16,6 +16,7 @@ import time
 from struct import Struct
 
 from fastipam.lease import Owner
+from fastipam.storage.records.lease import Netns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def resolve(
             if _block_of(node.settings, family, value) not in wanted:
                 continue
             name = path.strip("/").replace("/", "-")
-            owner = Owner(f"found-{inode}-{name}", "", path, inode)
+            owner = Owner(f"found-{inode}-{name}", "", Netns(path, inode))
             node.network.adopt(owner, family, value, time.time_ns())
             entered.append((family, value))
     node.confirm_found(found)

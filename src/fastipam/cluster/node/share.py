@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from fastipam.allocation import blocks, openblocks
-from fastipam.allocation.ledger import read_state
+from fastipam.allocation import blocks
 from fastipam.cluster.errors import NoBlock
 from fastipam.storage.records.block import (
     ACTIVE,
@@ -238,9 +237,9 @@ class Share:
             network_id = self.network.id_in(txn)
             if network_id is None:
                 return
-            state = read_state(txn, network_id)
+            state = txn.state(network_id)
             if all(
-                openblocks.is_indexed(txn, network_id, each, state.cursor(index, each.family))
+                blocks.is_indexed(txn, network_id, each, state.cursor(index, each.family))
                 for index, each in sets
             ):
                 return
@@ -248,7 +247,7 @@ class Share:
             ledger = self.network.enter(txn)
             for index, each in sets:
                 cursor = ledger.state.cursor(index, each.family)
-                openblocks.reindex(txn, ledger.state.network_id, each, cursor)
+                blocks.reindex(txn, ledger.state.network_id, each, cursor)
 
     # Inside a transaction -------------------------------------------------------------------
 
@@ -267,7 +266,7 @@ class Share:
         block.state = ACTIVE
         network_id = ledger.state.network_id
         blocks.put(txn, network_id, block)
-        openblocks.list_open(txn, network_id, self._range_set(block.family), block.base)
+        blocks.list_open(txn, network_id, self._range_set(block.family), block.base)
 
     def _confirm(self, txn: Transaction, ledger: Ledger, block: Block, copied: bool) -> None:
         """Keep a block that the shared store lists for this node."""

@@ -1,4 +1,15 @@
-"""The records of a cluster block, and of this node as a member of its cluster."""
+"""The records of a cluster's blocks, and of this node as a member of its cluster.
+
+==================================================  ===============================================
+key in ``blocks``                                   value
+==================================================  ===============================================
+network id, "b", family, first address (4 or 16)    :class:`Block`
+network id, "o", family, free addresses, first      nothing: a block that has free addresses
+address
+network id, "n"                                     :class:`Member`
+network id, "p"                                     until when ownership is proven (fencing)
+==================================================  ===============================================
+"""
 
 from __future__ import annotations
 
@@ -7,6 +18,10 @@ from struct import Struct
 from fastipam.addressing.addresses import BITS, format_cidr
 from fastipam.errors import CHECK_HINT, StoreCorrupt
 from fastipam.storage.records.keys import network_prefix
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    Address = tuple[int, int]  # family, integer
 
 # Who may move a block from state to state: docs/cluster.md, "Claims".
 CLAIMING = 1  # an intent: the shared store may, or may not, name this node as its owner
@@ -23,6 +38,9 @@ STATES = {
 }
 _BLOCK = Struct("<BQQQ")
 _MEMBER = Struct("<QQQQQ")
+_PROOF = Struct("<IQ")
+_OPEN = Struct(">4scBI")
+_KEY_BYTES = {family: 6 + bits // 8 for family, bits in BITS.items()}
 
 
 class Block:
@@ -120,10 +138,82 @@ class Member:
         return numbers + "\0".join((self.node, self.incarnation, self.settings)).encode()
 
 
+def is_active(raw: bytes | None) -> bool:
+    """Return whether a packed :class:`Block` says that addresses may be assigned from it."""
+    return raw is not None and raw[0] == ACTIVE
+
+
+def read_standing(raw: bytes) -> tuple[int, int, bool]:
+    """Return (revision, inode, fencing) of a packed :class:`Member`: every ADD asks for them.
+
+    Raises StoreCorrupt when the record is too short.
+    """
+    if len(raw) < _MEMBER.size:
+        raise StoreCorrupt(f"the member record cannot be read: {raw.hex()}", hint=CHECK_HINT)
+    _, revision, inode, _, fencing = _MEMBER.unpack_from(raw)
+    return revision, inode, bool(fencing)
+
+
+def pack_proof(boot: int, until_ns: int) -> bytes:
+    """Return the value that :func:`read_proof` reads."""
+    return _PROOF.pack(boot, until_ns)
+
+
+def read_proof(raw: bytes) -> tuple[int, int] | None:
+    """Return (boot, time on the clock of that boot) until which ownership is proven, or None."""
+    return _PROOF.unpack(raw) if len(raw) == _PROOF.size else None
+
+
+# Keys -----------------------------------------------------------------------------------------
+
+
+def blocks_prefix(network_id: int) -> bytes:
+    """Return what the key of every block of a network begins with."""
+    return network_prefix(network_id) + b"b"
+
+
 def block_key(network_id: int, family: int, base: int) -> bytes:
-    """The key of a block's record."""
+    """Return the key of a block's record."""
     return b"%sb%c%s" % (
         network_prefix(network_id),
         family,
         base.to_bytes(BITS[family] // 8, "big"),
     )
+
+
+def read_block_key(key: bytes) -> Address:
+    """Return (family, first address) of a :func:`block_key`. Raises StoreCorrupt for others."""
+    if len(key) < 6 or len(key) != _KEY_BYTES.get(key[5]):
+        raise StoreCorrupt(f"{key.hex()} is not the key of a block", hint=CHECK_HINT)
+    return key[5], int.from_bytes(key[6:], "big")
+
+
+def open_prefix(network_id: int, family: int | None = None) -> bytes:
+    """Return what the open list of a network, or of one family of it, begins with."""
+    return network_prefix(network_id) + (b"o" if family is None else b"o%c" % family)
+
+
+def open_key(network_id: int, family: int, free: int, base: int) -> bytes:
+    """Return the key in the open list of a block with ``free`` free addresses."""
+    prefix = _OPEN.pack(network_prefix(network_id), b"o", family, free)
+    return prefix + base.to_bytes(BITS[family] // 8, "big")
+
+
+def read_open_key(key: bytes) -> int:
+    """Return the first address of the block in an :func:`open_key`."""
+    return int.from_bytes(key[_OPEN.size :], "big")
+
+
+def member_key(network_id: int) -> bytes:
+    """Return the key of the :class:`Member`."""
+    return network_prefix(network_id) + b"n"
+
+
+def is_member_key(key: bytes) -> bool:
+    """Return whether a key is that of a :class:`Member`."""
+    return key[4:] == b"n"
+
+
+def proof_key(network_id: int) -> bytes:
+    """Return the key of the proof of ownership."""
+    return network_prefix(network_id) + b"p"

@@ -35,6 +35,7 @@ KINDS = {
     REPAIRED: "repaired",
 }
 _KEY = Struct(">IQ")
+event_key = _KEY.pack  # of the network's id and the event's number: no frame, for every event
 _HEAD = Struct("<QBBQ")
 
 
@@ -87,15 +88,32 @@ class Event:
         return f"<Event {self.sequence} {self.kind} {self.address} {self.container_id!r}>"
 
 
-def event_key(network_id: int, sequence: int) -> bytes:
-    """The key of an event."""
-    return _KEY.pack(network_id, sequence)
+def sequence_of(key: bytes) -> int:
+    """Return the number in the key of an event."""
+    return int(_KEY.unpack(key)[1])
+
+
+def wall_ns_of(raw: bytes) -> int | None:
+    """Return the time of a packed event, or None when it is too short to be one."""
+    return int(_HEAD.unpack_from(raw)[0]) if len(raw) >= _HEAD.size else None
+
+
+def pack_address(family: int, value: int) -> bytes:
+    """Return how an event holds an address, for :func:`is_of`."""
+    return bytes((family,)) + value.to_bytes(BITS[family] // 8, "big")
+
+
+def is_of(raw: bytes, address: bytes) -> bool:
+    """Return whether a packed event is of an address, as :func:`pack_address` returns it."""
+    end = _HEAD.size + len(address) - 1
+    return raw[9:10] == address[:1] and raw[_HEAD.size : end] == address[1:]
 
 
 def pack_event(
-    wall_ns: int, kind: int, generation: int, family: int, value: int, texts: bytes
+    wall_ns: int, kind: int, generation: int, address: tuple[int, int], texts: bytes
 ) -> bytes:
-    """The value of an event; ``texts`` are a lease's."""
+    """Return the value of an event; ``texts`` are a lease's."""
+    family, value = address
     return (
         _HEAD.pack(wall_ns, kind, family, generation)
         + value.to_bytes(4 if family == V4 else 16, "big")

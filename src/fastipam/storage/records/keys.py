@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 
 _ID = Struct(">I")
+# What every key of a network begins with, given its id. No frame of ours: some calls need it often.
+network_prefix = _ID.pack
 _ADDRESS_KEY = {4: Struct(">IBI"), 6: Struct(">IB16s")}
 _COOLDOWN = Struct(">IHQB")
 _DIGEST_BYTES = 16
@@ -37,9 +39,22 @@ ENCODING = "utf-8"
 ERRORS = "surrogateescape"
 
 
-def network_prefix(network_id: int) -> bytes:
-    """What every key of this network begins with."""
-    return _ID.pack(network_id)
+def network_id_of(raw: bytes | None) -> int:
+    """Return the network id that a key, or a value of ``networks``, begins with; 0 for None."""
+    return 0 if raw is None else int.from_bytes(raw[:4], "big")
+
+
+def pack_network(network_id: int, pool_text: str) -> bytes:
+    """Return the value of a network in ``networks``."""
+    return _ID.pack(network_id) + pool_text.encode()
+
+
+def read_network(raw: bytes) -> tuple[int, str]:
+    """Return (network id, text of its pool) of a :func:`pack_network`.
+
+    Raises UnicodeDecodeError when the text is damaged.
+    """
+    return int.from_bytes(raw[:4], "big"), raw[4:].decode()
 
 
 def policy_key(network_id: int) -> bytes:
@@ -55,6 +70,16 @@ def pages_prefix(network_id: int, family: int) -> bytes:
 def page_index_bytes(family: int) -> int:
     """How many bytes of a page key are the page index."""
     return BITS[family] // 8
+
+
+def page_key_prefix(network_id: int, family: int, level: int) -> bytes:
+    """Return what the key of every page of a level begins with."""
+    return _ID.pack(network_id) + bytes((family, level))
+
+
+def page_index_of(key: bytes) -> int:
+    """Return the page index at the end of a page's key."""
+    return int.from_bytes(key[6:], "big")
 
 
 def address_key(network_id: int, family: int, value: int) -> bytes:

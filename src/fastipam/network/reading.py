@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from fastipam.addressing.addresses import BITS, format_ip, parse_cidr, parse_ip
 from fastipam.allocation import history
+from fastipam.allocation.accounts import read_record
 from fastipam.allocation.cooldown import cooling_of
-from fastipam.allocation.ledger import find, read_pool, read_record, read_state
-from fastipam.configuration.policy import DEFAULT_POLICY, Policy
-from fastipam.errors import CHECK_HINT, ConfigError, LeaseMissing, StoreCorrupt, StoreError
+from fastipam.configuration.policy import Policy
+from fastipam.errors import ConfigError, LeaseMissing
 from fastipam.lease import Lease
+from fastipam.network.books import Books
 from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.storage.records import policy as policy_record
@@ -22,74 +23,18 @@ if TYPE_CHECKING:
     from fastipam.addressing.ranges import Pool, RangeSet
     from fastipam.storage.records.event import Event
     from fastipam.storage.records.reservation import Reservation
-    from fastipam.storage.store import Store
-    from fastipam.storage.transaction import Snapshot, Transaction
+    from fastipam.storage.transaction import Snapshot
 
     AnyIP = IPv4Address | IPv6Address
     Wanted = str | AnyIP | tuple[int, int]
 
-_NAME_BYTES = 255  # host-local's limit (the name is a directory there), and far below LMDB's 511
 
+class Reading(Books):
+    """What can be asked of a network.
 
-class View:
-    """What can be asked of a network; :class:`~fastipam.network.Network` is what is used.
-
-    A lease of an earlier boot (see reboot.py) has no owner any longer: it is not shown as a lease,
-    and counts as assigned until it has been given back.
+    A lease of an earlier boot (see previous_boot.py) has no owner any longer: it is not shown as a
+    lease, and counts as assigned until it was released.
     """
-
-    def __init__(
-        self,
-        store: Store,
-        name: str,
-        pool: Pool | None,
-        *,
-        policy: Policy = DEFAULT_POLICY,
-        remember: bool = True,
-    ) -> None:
-        encoded = keys.encode("name", name)
-        if not 0 < len(encoded) <= _NAME_BYTES:
-            raise ConfigError(
-                f"the network name {name[:32]!r} is not 1 to {_NAME_BYTES} bytes long",
-                field="name",
-                value=name,
-            )
-        self.name = name
-        self.pool = pool
-        self.policy = policy
-        self._store = store
-        self._key = encoded
-        self._remember = remember
-
-    def __repr__(self) -> str:
-        return f"<Network {self.name!r} in {self._store.path}>"
-
-    def _find(self, txn: Transaction | Snapshot) -> tuple[int, str] | None:
-        return find(txn, self._key)
-
-    def _end_earlier_boots(self) -> None:
-        """After a reboot: give back what an earlier boot has left, before somebody looks."""
-        if self._store.unswept:
-            try:  # noqa: SIM105  # contextlib costs the plugin a tenth of its start
-                self.sweep_reboot()
-            except StoreError:
-                pass  # a store that cannot be written can still be read
-
-    def sweep_reboot(self, limit: int = 0) -> bool:
-        """Overridden by :class:`~fastipam.network.Network`."""
-        raise NotImplementedError
-
-    def _lease(
-        self, txn: Transaction | Snapshot, network_id: int, pool: Pool, family: int, value: int
-    ) -> Lease:
-        record = read_record(txn, network_id, family, value)
-        if record is None:
-            raise StoreCorrupt(
-                f"{format_ip(family, value)} has an owner and no lease",
-                path=self._store.path,
-                hint=CHECK_HINT,
-            )
-        return self._view(pool, family, value, record)
 
     def _view(self, pool: Pool, family: int, value: int, record: Record) -> Lease:
         """A lease as its network's ranges show it: they know the prefix length and the gateway."""
@@ -101,9 +46,6 @@ class View:
 
     def _is_held(self, record: Record) -> bool:
         return record.state == ASSIGNED and record.boot == self._store.boot
-
-    def _pool_of(self, text: str) -> Pool:
-        return read_pool(text, self.pool, self._store, self.name)
 
     def lookup(self, address: Wanted) -> Lease | None:
         """The lease of this address, or None when it has no owner (free, cooling, reserved).
@@ -119,7 +61,7 @@ class View:
             record = read_record(txn, found[0], family, value)
             if record is None or not self._is_held(record):
                 return None
-            return self._view(self._pool_of(found[1]), family, value, record)
+            return self._view(self.ranges_of(found[1]), family, value, record)
 
     def leases(self) -> Iterator[Lease]:
         """Every lease in address order, IPv4 first, as of one moment.
@@ -138,20 +80,16 @@ class View:
             found = self._find(txn)
             if found is None:
                 return
-            pool = self._pool_of(found[1])
-            for key, raw in self._items(txn, found[0]):
-                yield key[4], int.from_bytes(key[5:], "big"), Record.read(raw), pool
+            pool = self.ranges_of(found[1])
+            for key, raw in tables.LEASES.scan(txn, keys.network_prefix(found[0])):
+                yield *keys.read_address_key(key)[1:], Record.read(raw), pool
 
-    def raw_records(self) -> Iterator[bytes]:
-        """The records of :meth:`records` as they are stored: one may be damaged."""
+    def raw_leases(self) -> Iterator[tuple[bytes, bytes]]:
+        """Yield key and packed record of every used address: one may be damaged."""
         with self._store.read() as txn:
-            found = self._find(txn)
-            if found is not None:
-                for _, raw in self._items(txn, found[0]):
-                    yield raw
-
-    def _items(self, txn: Transaction | Snapshot, network_id: int) -> Iterator[tuple[bytes, bytes]]:
-        return tables.LEASES.scan(txn, keys.network_prefix(network_id))
+            network_id = self.id_in(txn)
+            if network_id is not None:
+                yield from tables.LEASES.scan(txn, keys.network_prefix(network_id))
 
     def owned(self, container_id: str, ifname: str) -> list[tuple[int, int]]:
         """The (family, address) pairs of this owner, in the order of the range sets. O(1)."""
@@ -210,12 +148,12 @@ class View:
                 full = self._full_set(txn, found)
                 if full is None or found is None:
                     return full
-                state = read_state(txn, found[0])
-            if state.swept == self._store.boot or not self.sweep_reboot():
+                swept = txn.state(found[0]).swept
+            if swept == self._store.boot or not self.sweep_reboot():
                 return full
 
     def _full_set(self, txn: Snapshot, found: tuple[int, str] | None) -> RangeSet | None:
-        pool = self.pool or (self._pool_of(found[1]) if found else None)
+        pool = self.pool or (self.ranges_of(found[1]) if found else None)
         if found is None or pool is None:
             # One that was never used has all its addresses, but no blocks of a cluster's.
             sets = pool.sets if pool is not None else ()
@@ -240,38 +178,32 @@ class View:
 
     def _is_any_due(self, txn: Snapshot, network_id: int, range_set: RangeSet) -> bool:
         """Whether an address of this set has been kept for its pod long enough. O(those)."""
-        state = read_state(txn, network_id)
+        state = txn.state(network_id)
         if not state.kept:
             return False
-        from fastipam.allocation import reservations as holds
+        from fastipam.allocation import reservations
 
-        due = holds.due_by(txn, state, state.tick(self._store.clock()))
+        due = reservations.due_by(txn, state, state.tick(self._store.clock()))
         return any(family == range_set.family and value in range_set for family, value in due)
-
-    def id_in(self, txn: Transaction | Snapshot) -> int | None:
-        """The number under which the store keeps the network, None: it has never been used."""
-        found = self._find(txn)
-        return None if found is None else found[0]
 
     def can_serve(self, txn: Snapshot, index: int, range_set: RangeSet) -> bool:
         """Whether a set that is cut into blocks has a free address in this node's. O(1).
 
         Those that are only cooling do not count: another block can be had.
         """
-        from fastipam.allocation import blockwise
+        from fastipam.allocation import blocks
 
-        found = self._find(txn)
-        if found is None:
+        network_id = self.id_in(txn)
+        if network_id is None:
             return False
-        pages = txn.pages(found[0], range_set.family)
-        state = read_state(txn, found[0])
-        return blockwise.can_serve(txn, state, index, range_set, pages)
+        cursor = txn.state(network_id).cursor(index, range_set.family)
+        return blocks.can_serve(txn, network_id, range_set, cursor)
 
     def _may_take(self, txn: Snapshot, network_id: int, queued: bytes) -> bool:
         """Whether a cooling address, given its place in the queue, can be assigned now."""
         if not self.policy.strict:
             return True
-        state = read_state(txn, network_id)
+        state = txn.state(network_id)
         now = state.tick(self._store.clock())
         return keys.read_cooldown_key(queued)[2] <= now - self.policy.cooldown_ns
 
@@ -281,7 +213,7 @@ class View:
             return self.pool
         with self._store.read() as txn:
             found = self._find(txn)
-            return None if found is None else self._pool_of(found[1])
+            return None if found is None else self.ranges_of(found[1])
 
     def remembered_policy(self) -> Policy:
         """The policy with which an address was last assigned, else the default."""
@@ -296,29 +228,29 @@ class View:
             found = self._find(txn)
             if found is None:
                 return []
-            return read_state(txn, found[0]).all_cursors()
+            return txn.state(found[0]).all_cursors()
 
     def reservations(self) -> Iterator[Reservation]:
         """The reservations in address order, sticky ones too, as of one moment. O(1) memory.
 
         The iterator keeps a read transaction open: exhaust or close it.
         """
-        from fastipam.allocation import reservations as holds
+        from fastipam.allocation import reservations
 
         with self._store.read() as txn:
-            found = self._find(txn)
-            if found is not None:
-                yield from holds.read_all(txn, found[0])
+            network_id = self.id_in(txn)
+            if network_id is not None:
+                yield from reservations.read_all(txn, network_id)
 
     def reservation(self, address: Wanted) -> Reservation | None:
         """The reservation of this address, or None. O(1)."""
-        from fastipam.allocation import reservations as holds
+        from fastipam.allocation import reservations
 
         with self._store.read() as txn:
-            found = self._find(txn)
-            if found is None:
+            network_id = self.id_in(txn)
+            if network_id is None:
                 return None
-            return holds.get(txn, found[0], *parse_wanted(address))
+            return reservations.get(txn, network_id, *parse_wanted(address))
 
     def history(
         self,
@@ -370,7 +302,7 @@ class View:
             if found is None:
                 size = self.pool.size if self.pool else 0
                 return {"size": size} | dict.fromkeys(states.STATES, 0) | {states.FREE: size}
-            return states.count(txn, read_state(txn, found[0]), self._pool_of(found[1]))
+            return states.count(txn, txn.state(found[0]), self.ranges_of(found[1]))
 
 
 def parse_wanted(address: Wanted) -> tuple[int, int]:

@@ -1,119 +1,51 @@
-"""A network of a store: assign an address to an owner, give it back, say who has it.
+"""A network of a store: assign an address to an owner, release it, say who has it.
 
 Every public method is one LMDB transaction (nested in the caller's, if the caller has one): it
-validates first, changes then, and leaves no trace when it fails. The books are kept in ledger.py.
+validates first, changes then, and leaves no trace when it fails. The class has its halves in
+books.py (the way into the records, what is due) and reading.py (what can be asked); the records are
+kept in step by ``fastipam.allocation``.
 """
 
 from __future__ import annotations
 
-from fastipam.addressing.addresses import to_ip
+from fastipam.addressing.addresses import format_ip, to_ip
 from fastipam.addressing.ranges import Pool
 from fastipam.allocation import previous_boot
-from fastipam.allocation.ledger import EXPIRE_PER_CALL, Ledger, read_record
-from fastipam.errors import ConfigError, DuplicateAllocation, PoolExhausted, StoreFull
-from fastipam.lease import Lease, Owner, join
+from fastipam.allocation.ledger import EXPIRE_PER_CALL, Ledger
+from fastipam.errors import (
+    CHECK_HINT,
+    ConfigError,
+    DuplicateAllocation,
+    PoolExhausted,
+    StoreCorrupt,
+    StoreFull,
+)
+from fastipam.lease import NO_NETNS, Lease, Owner, join
+from fastipam.network.reading import Reading, parse_wanted
 from fastipam.storage.records import event as event_record
 from fastipam.storage.records import keys
-from fastipam.storage.records.lease import ASSIGNED
-from fastipam.view import View, parse_wanted
+from fastipam.storage.records.lease import ASSIGNED, Netns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
+    from fastipam.network.reading import AnyIP, Wanted
+    from fastipam.storage.records.lease import Record
     from fastipam.storage.transaction import Transaction
-    from fastipam.view import AnyIP, Wanted
 
     Stale = tuple[tuple[str, str], int]  # (container id, interface), generation
 
-_SETTLE_BATCH = 256  # addresses freed in one transaction, for which other writers wait
+_RELEASED_AT_ONCE = 256  # owners in one transaction, for which other writers wait
 
 
-class Network(View):
+class Network(Reading):
     """A named scope in which an address has at most one owner.
 
     Get it from :meth:`Ipam.network`. Safe to use from several threads; holds no state but its
     configuration. ``pool`` are the range sets; None: those that the store remembers. ``policy`` is
     what becomes of addresses that are given back.
     """
-
-    def _enter(self, txn: Transaction) -> tuple[Ledger, Pool]:
-        """The network's books, made if it is new, and the ranges to assign from."""
-        found = self._find(txn)
-        pool = self.pool
-        if found is None:
-            if pool is not None:
-                ledger = self._create(txn, pool)
-                ledger.adopt_policy()
-                return ledger, pool
-        else:
-            ledger = self._ledger(txn, *found)
-            if pool is None:
-                pool = ledger.stored
-            elif self._remember:
-                ledger.adopt_pool(self._key, pool)
-                ledger.adopt_policy()
-            if pool.sets:
-                if ledger.state.swept != self._store.boot:
-                    previous_boot.step(ledger)
-                return ledger, pool
-        raise ConfigError(
-            f"the ranges of network {self.name} are not known and no ranges are given",
-            field="ranges",
-            value=None,
-        )
-
-    def _ledger(self, txn: Transaction, network_id: int, text: str) -> Ledger:
-        return Ledger(txn, self._store, self.name, network_id, text, self.pool, self.policy)
-
-    def _create(self, txn: Transaction, pool: Pool) -> Ledger:
-        return Ledger.create(txn, self._store, self.name, self._key, pool, self.policy)
-
-    def enter(self, txn: Transaction) -> Ledger:
-        """The network's books in a transaction of the caller's, made if the network is new."""
-        new = self._find(txn) is None
-        ledger = self._enter(txn)[0]
-        if new:
-            ledger.save()
-        return ledger
-
-    def sweep_reboot(self, limit: int = previous_boot.BATCH) -> bool:
-        """Look at up to ``limit`` leases, and give back those of an earlier boot; False: all seen.
-
-        One transaction. Raises StoreError.
-        """
-        with self._store.write() as txn:
-            found = self._find(txn)
-            ledger = self._ledger(txn, *found) if found else None
-            if ledger is None or ledger.state.swept == self._store.boot:
-                if self._store.unswept:
-                    previous_boot.note_end(txn)
-                return False
-            previous_boot.step(ledger, limit)
-            ledger.save()
-            return True
-
-    def settle(self, limit: int = _SETTLE_BATCH) -> bool:
-        """Free addresses whose cool-down, or whose time of being kept for a pod, is over.
-
-        Assignments do that as well, a few at a time; who has none to make (the agent, now and then)
-        calls this until it is False: nothing is due any longer. One transaction, which frees
-        up to ``limit`` of either kind and writes nothing when there is nothing to free. O(limit).
-        Raises StoreError.
-        """
-        with self._store.write() as txn:
-            found = self._find(txn)
-            if found is None:
-                return False
-            ledger = self._ledger(txn, *found)
-            state = ledger.state
-            before = state.cooling, state.kept
-            state.tick(self._store.clock())
-            ledger.expire(limit)
-            if (state.cooling, state.kept) == before:
-                return False
-            ledger.save()
-            return True
 
     # Assigning ------------------------------------------------------------------------------
 
@@ -146,19 +78,17 @@ class Network(View):
         AddressNotInRange, DuplicateAllocation, ConfigError, StoreError; then nothing has changed,
         not even where the round robin stands.
         """
-        owner = Owner(
-            container_id,
-            ifname,
-            netns,
-            inode,
-            pod_namespace,
-            pod_name,
-            pod_uid,
-            mount_ns,
-            self.policy.sticky_s,
-            born_ns,
-        )
+        known = NO_NETNS
+        if netns or inode or mount_ns or born_ns:
+            known = Netns(netns, inode, mount_ns, born_ns)
+        owner = Owner(container_id, ifname, known, (pod_namespace, pod_name, pod_uid))
         wanted = [parse_wanted(one) for one in addresses] if addresses else []
+        return self.assign(owner, wanted, existing)
+
+    def assign(
+        self, owner: Owner, wanted: Sequence[tuple[int, int]] = (), existing: str = "error"
+    ) -> Lease:
+        """:meth:`allocate` for an owner whose parts are known; ``wanted`` are integers."""
         if existing not in ("error", "return"):
             raise ConfigError(
                 f"existing {existing!r} is neither 'error' nor 'return'",
@@ -168,75 +98,33 @@ class Network(View):
         lease: Lease | None = None
         while lease is None:
             try:
-                lease = self._allocate(owner, wanted, existing)
+                lease = self._assign(owner, wanted, existing)
             except PoolExhausted:
                 if not self._finds_room():
                     raise
         return lease
 
-    def _finds_room(self) -> bool:
-        """After a refusal: whether something was given back that was due, so try again.
-
-        A call frees a few of such addresses by itself; but when it fails, it has not.
-        """
-        if self.sweep_reboot() or self._expire_kept():
-            return True
-        self.note_clock()
-        return False
-
-    def _expire_kept(self) -> bool:
-        """Free addresses that are kept no longer, in one transaction; False: there was none."""
-        with self._store.write() as txn:
-            found = self._find(txn)
-            if found is None:
-                return False
-            ledger = self._ledger(txn, *found)
-            ledger.state.tick(self._store.clock())
-            if not ledger.expire_kept():
-                return False
-            ledger.save()
-            return True
-
-    def note_clock(self) -> None:
-        """Note that the wall clock has stepped.
-
-        A call that fails leaves no trace: if all of them fail until something has cooled, the time
-        would be measured from the step again each time, and nothing would ever have cooled.
-        """
-        with self._store.write() as txn:
-            found = self._find(txn)
-            if found is None:
-                return
-            ledger = self._ledger(txn, *found)
-            wall_ns = self._store.clock()
-            if ledger.state.has_stepped(wall_ns):
-                ledger.state.tick(wall_ns)
-                ledger.save()
-
-    def _allocate(
+    def _assign(
         self, owner: Owner, wanted: Sequence[tuple[int, int]], existing: str
     ) -> Lease | None:
-        """None: it has looked for what an earlier boot has left, which comes first; try again."""
+        """Return None after a look at an earlier boot's leases, which come first: try again."""
         with self._store.write() as txn:
-            ledger, pool = self._enter(txn)
-            if (owner.sticky_s or ledger.state.kept) and ledger.state.swept != self._store.boot:
-                # Among it may be what is kept for this owner from now on.
-                previous_boot.step(ledger, previous_boot.BATCH)
-                ledger.save()
+            ledger = self.enter(txn)
+            pool, boot = self.pool or ledger.stored, self._store.boot
+            sticky = self.policy.sticky_s and owner.pod
+            if (sticky or ledger.state.kept) and ledger.state.swept != boot:
+                # One of those may be what is reserved for this owner from now on.
+                self._end_boots(txn, ledger, previous_boot.BATCH)
                 return None
-            held = ledger.held_by(owner.name)
-            if held and ledger.state.swept != self._store.boot:
-                held = self._still_held(ledger, owner, held)
+            held = self._held(ledger, owner)
             if held:
                 if existing == "return":
-                    network_id = ledger.state.network_id
-                    return join([self._lease(txn, network_id, pool, *one) for one in held])
+                    return join([self._lease(ledger, pool, one) for one in held])
                 from fastipam.allocation import refusals
 
                 raise refusals.duplicate(self.name, owner, held)
             requests = pool.match(wanted) if wanted else [None] * len(pool.sets)
-            wall_ns = self._store.clock()
-            ledger.state.tick(wall_ns)
+            ledger.tick()
             ledger.expire()
             kept = ledger.kept_for(owner)
             leases = []
@@ -247,23 +135,33 @@ class Network(View):
 
                     value = reservations.first_inside(ledger, range_set, kept)
                 if value is None:
-                    value = ledger.choose(index, range_set)
+                    value = ledger.choose(index, range_set)[0]
                 else:
                     ledger.claim(index, range_set, value, owner)
-                leases.append(ledger.assign(owner, index, range_set, value, wall_ns))
+                leases.append(ledger.assign(owner, index, range_set, value))
             ledger.write_owner(owner.name, [(one.family, one.value) for one in leases])
             ledger.save()
         return join(leases)
 
-    def _still_held(
-        self, ledger: Ledger, owner: Owner, held: list[tuple[int, int]]
-    ) -> list[tuple[int, int]]:
-        """What an owner has, once what is left of an earlier boot was given back."""
-        record = ledger.record(*held[0])
-        if record is None or record.boot == self._store.boot:
-            return held
-        ledger.release(owner.name, event_record.REBOOTED)
-        return []
+    def _held(self, ledger: Ledger, owner: Owner) -> list[tuple[int, int]]:
+        """Return what an owner has, after the release of what it had in an earlier boot."""
+        held = ledger.held_by(owner.name)
+        if held and ledger.state.swept != self._store.boot:
+            record = ledger.record(*held[0])
+            if record is not None and record.boot != self._store.boot:
+                ledger.release(owner.name, event_record.REBOOTED)
+                return []
+        return held
+
+    def _lease(self, ledger: Ledger, pool: Pool, address: tuple[int, int]) -> Lease:
+        record = ledger.record(*address)
+        if record is None:
+            raise StoreCorrupt(
+                f"{format_ip(*address)} has an owner and no lease",
+                path=self._store.path,
+                hint=CHECK_HINT,
+            )
+        return self._view(pool, *address, record)
 
     def allocate_many(self, owners: Iterable[tuple[str, str]], *, netns: str = "") -> list[Lease]:
         """Assign an address of every range set to each owner, in one transaction, all or nothing.
@@ -273,66 +171,58 @@ class Network(View):
         What is reserved for an owner is not looked for here. O(owners). Returns after the commit
         is on disk (durable mode). Raises as :meth:`allocate`.
         """
-        listed = [Owner(container_id, ifname, netns) for container_id, ifname in owners]
+        known = Netns(netns) if netns else NO_NETNS
+        listed = [Owner(container_id, ifname, known) for container_id, ifname in owners]
         if not listed:
             return []
         while True:
             try:
-                return self._allocate_many(listed)
+                return self._assign_many(listed)
             except (PoolExhausted, DuplicateAllocation):
                 if not self._finds_room():
                     raise
 
-    def _allocate_many(self, listed: list[Owner]) -> list[Lease]:
+    def _assign_many(self, listed: list[Owner]) -> list[Lease]:
         from fastipam.allocation import bulk
 
         with self._store.write() as txn:
-            ledger, pool = self._enter(txn)
-            wall_ns = self._store.clock()
-            ledger.state.tick(wall_ns)
+            ledger = self.enter(txn)
+            ledger.tick()
             ledger.expire(EXPIRE_PER_CALL * len(listed))
-            leases = bulk.assign(ledger, pool, listed, wall_ns)
+            leases = bulk.assign(ledger, self.pool or ledger.stored, listed)
             ledger.save()
         return leases
 
     def adopt(self, owner: Owner, family: int, value: int, allocated_ns: int) -> bool:
-        """Take over a lease that another plugin has given; False: it is here already.
+        """Take over a lease that another plugin has given; return False if it is here already.
 
-        The network need not be known, its ranges neither; the address may lie outside them, and the
-        owner may have others. Raises AddressInUse (it is somebody else's), StoreError.
+        Neither the network nor its ranges need be known; the address may lie outside them, and the
+        owner may have others. Raises AddressInUse (another owner has it), StoreError.
         """
         with self._store.write() as txn:
-            ledger = self._enter_unknown(txn)
-            held = ledger.held_by(owner.name)
-            if held and ledger.state.swept != self._store.boot:
-                self._still_held(ledger, owner, held)
-            ledger.state.tick(self._store.clock())
-            held = ledger.held_by(owner.name)
-            if held and ledger.state.swept != self._store.boot:
-                self._still_held(ledger, owner, held)
+            ledger = self._books(txn) or self._create(txn)
+            self._held(ledger, owner)
+            ledger.tick()
             if not ledger.take_over(owner, family, value, allocated_ns):
                 return False
             ledger.save()
             return True
 
     def start_from(self, index: int, family: int, value: int) -> bool:
-        """Let the round robin of a range set begin behind an address; False: it has begun."""
+        """Let the round robin of a range set begin behind an address; False: it had begun."""
         with self._store.write() as txn:
-            ledger = self._enter_unknown(txn)
+            ledger = self._books(txn) or self._create(txn)
             if ledger.state.cursor(index, family) is not None:
                 return False
             ledger.state.move_cursor(index, family, value)
             ledger.save()
             return True
 
-    def _enter_unknown(self, txn: Transaction) -> Ledger:
-        """The books of a network whose ranges may be unknown: the first ADD tells them."""
-        found = self._find(txn)
-        if found is None:
-            return self._create(txn, self.pool or Pool([]))
-        return self._ledger(txn, *found)
+    def _create(self, txn: Transaction) -> Ledger:
+        """Enter a network whose ranges may be unknown: the first ADD tells them."""
+        return Ledger.create(txn, self, self._key, self.pool or Pool([]))
 
-    # Giving back ----------------------------------------------------------------------------
+    # Releasing ------------------------------------------------------------------------------
 
     def release(self, container_id: str, ifname: str = "eth0") -> list[AnyIP]:
         """Give back every address that this owner has in this network, and return them.
@@ -377,10 +267,9 @@ class Network(View):
         newest: int | None = None,
     ) -> list[tuple[int, int]]:
         """Give back what exactly this owner has, unless it is newer than ``newest``."""
-        found = self._find(txn)
-        if found is None:
+        ledger = self._books(txn)
+        if ledger is None:
             return []
-        ledger = self._ledger(txn, *found)
         if ledger.state.swept != self._store.boot:
             previous_boot.step(ledger)
             ledger.save()
@@ -398,17 +287,15 @@ class Network(View):
         """
         wanted = parse_wanted(address)
         with self._store.write() as txn:
-            found = self._find(txn)
-            record = None if found is None else read_record(txn, found[0], *wanted)
-            if found is None or record is None or record.state != ASSIGNED:
+            ledger = self._books(txn)
+            record = None if ledger is None else ledger.record(*wanted)
+            if ledger is None or record is None or record.state != ASSIGNED:
                 return None
             if generation not in (None, record.generation):
                 return None
-            pool = self._pool_of(found[1])
             owner = (record.container_id, record.ifname)
-            name = keys.owner_name(*owner)
-            others = [one for one in self._ledger(txn, *found).held_by(name) if one != wanted]
-            leases = [self._lease(txn, found[0], pool, *one) for one in (wanted, *others)]
+            others = [one for one in ledger.held_by(keys.owner_name(*owner)) if one != wanted]
+            leases = [self._lease(ledger, ledger.stored, one) for one in (wanted, *others)]
             self._release(txn, owner, kind)
             return join(leases)
 
@@ -421,20 +308,57 @@ class Network(View):
         keeps its new addresses. O(leases), in transactions of a bounded size. What is damaged
         keeps nothing else from being freed; then StoreCorrupt is raised at the end.
         """
-        from fastipam import collect
+        newest: dict[tuple[str, str], int] = {}
+        damage = None
+        try:
+            for _, record in self.unlisted(valid, before_ns):
+                owner = (record.container_id, record.ifname)
+                newest[owner] = max(record.generation, newest.get(owner, 0))
+        except StoreCorrupt as error:
+            damage = error
+        stale, freed = list(newest.items()), []
+        for at in range(0, len(stale), _RELEASED_AT_ONCE):
+            batch = stale[at : at + _RELEASED_AT_ONCE]
+            try:
+                freed += self._release_stale(batch)
+            except (StoreFull, StoreCorrupt):
+                for one in batch:
+                    try:
+                        freed += self._release_one(one)
+                    except StoreCorrupt as error:
+                        damage = damage or error
+        if damage is not None:
+            raise damage
+        return freed
 
-        return collect.retain(self, valid, before_ns)
+    def unlisted(
+        self, valid: Collection[tuple[str, str]], before_ns: int
+    ) -> Iterator[tuple[bytes, Record]]:
+        """Yield key and record of every lease that :meth:`retain` would release.
 
-    def release_stale(self, stale: Sequence[Stale]) -> list[tuple[int, int]]:
-        """Give back what these owners had at these generations, in one transaction.
+        As of one moment, in address order. Raises StoreCorrupt at the end if one is damaged.
+        """
+        from fastipam.network import gc
 
-        An owner who has something newer keeps all. Raises StoreError.
+        return gc.unlisted(self.raw_leases(), valid, before_ns)
+
+    def _release_stale(self, stale: Sequence[Stale]) -> list[tuple[int, int]]:
+        """Release what these owners had at these generations, in one transaction.
+
+        An owner that has something newer keeps all. Raises StoreError.
         """
         freed = []
         with self._store.write() as txn:
             for owner, generation in stale:
                 freed += self._release(txn, owner, event_record.GC, generation)
         return freed
+
+    def _release_one(self, stale: Stale) -> list[tuple[int, int]]:
+        """Release what one owner had, in a full store, too: that makes room for the next."""
+        try:
+            return self._release_stale([stale])
+        except StoreFull:
+            return self.without_history()._release_stale([stale])
 
     # Reserving ------------------------------------------------------------------------------
 
@@ -448,18 +372,17 @@ class Network(View):
         (durable mode). Raises ConfigError (no such address, too many), StoreError.
         """
         from fastipam.allocation import reservations
-        from fastipam.storage.records import reservation as reservation_record
+        from fastipam.storage.records.reservation import Reservation
 
         for field, text in (("owner", owner), ("reason", reason)):
             if "\0" in text:
                 raise ConfigError(f"{field} contains NUL", field=field, value=text)
         with self._store.write() as txn:
-            ledger, pool = self._enter(txn)
-            wanted = reservations.assignable(pool, target)
-            wall_ns = self._store.clock()
-            ledger.state.tick(wall_ns)
-            each = (reservation_record.Reservation(*one, owner, "", reason) for one in wanted)
-            reservations.reserve(ledger, each, wall_ns)
+            ledger = self.enter(txn)
+            wanted = reservations.assignable(self.pool or ledger.stored, target)
+            ledger.tick()
+            each = (Reservation(*one, owner, "", reason) for one in wanted)
+            reservations.reserve(ledger, each)
             ledger.save()
         return wanted
 
@@ -475,14 +398,12 @@ class Network(View):
 
         bounds = parse_exclusion(target, field="target")
         with self._store.write() as txn:
-            found = self._find(txn)
-            if found is None:
+            ledger = self._books(txn)
+            if ledger is None:
                 return []
-            ledger = self._ledger(txn, *found)
-            wall_ns = self._store.clock()
-            ended = reservations.read_within(txn, found[0], bounds)
-            ledger.state.tick(wall_ns)
-            reservations.unreserve(ledger, ended, wall_ns)
+            ended = reservations.read_within(txn, ledger.state.network_id, bounds)
+            ledger.tick()
+            reservations.unreserve(ledger, ended)
             if ended:
                 ledger.save()
         return [(one.family, one.value) for one in ended]

@@ -1,0 +1,166 @@
+"""A network's way into its records in the store, and what is due there whoever comes."""
+
+from __future__ import annotations
+
+from fastipam.allocation import previous_boot
+from fastipam.allocation.accounts import find, read_pool
+from fastipam.allocation.ledger import MOST_EXPIRED, Ledger
+from fastipam.configuration.policy import DEFAULT_POLICY, Policy
+from fastipam.errors import ConfigError, StoreError
+from fastipam.storage.records import keys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from fastipam.addressing.ranges import Pool
+    from fastipam.storage.store import Store
+    from fastipam.storage.transaction import Snapshot, Transaction
+
+_NAME_BYTES = 255  # host-local's limit (the name is a directory there), and far below LMDB's 511
+_BATCH = 256  # addresses freed in one transaction, for which other writers wait
+
+
+class Books:
+    """A network's name and configuration, and the records that the store has of it."""
+
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        pool: Pool | None,
+        *,
+        policy: Policy = DEFAULT_POLICY,
+        remember: bool = True,
+    ) -> None:
+        encoded = keys.encode("name", name)
+        if not 0 < len(encoded) <= _NAME_BYTES:
+            raise ConfigError(
+                f"the network name {name[:32]!r} is not 1 to {_NAME_BYTES} bytes long",
+                field="name",
+                value=name,
+            )
+        self.name = name
+        self.pool = pool
+        self.policy = policy
+        self._store = store
+        self._key = encoded
+        self._remember = remember
+        self._read: Pool | None = None  # the ranges that were read last: reading them is dear
+
+    def __repr__(self) -> str:
+        return f"<Network {self.name!r} in {self._store.path}>"
+
+    def ranges_of(self, text: str) -> Pool:
+        """Return the pool of a text in the store. Raises StoreCorrupt."""
+        for known in (self.pool, self._read):
+            if known is not None and known.text == text:
+                return known
+        self._read = read_pool(text, self._store, self.name)
+        return self._read
+
+    def _find(self, txn: Transaction | Snapshot) -> tuple[int, str] | None:
+        return find(txn, self._key)
+
+    def id_in(self, txn: Transaction | Snapshot) -> int | None:
+        """Return the network's number in the store, or None when it was never used."""
+        found = self._find(txn)
+        return None if found is None else found[0]
+
+    def _books(self, txn: Transaction) -> Ledger | None:
+        """Return the network's records in a write transaction, or None when there are none."""
+        found = find(txn, self._key)
+        return None if found is None else Ledger(txn, self, found[0], found[1])
+
+    def enter(self, txn: Transaction) -> Ledger:
+        """Return the records of a network from which addresses are to be assigned.
+
+        They are made if the network is new. The ranges and the policy are remembered, and some
+        leases of an earlier boot are released. Raises ConfigError when nobody knows the ranges.
+        """
+        ledger, pool = self._books(txn), self.pool
+        if ledger is None:
+            if pool is None:
+                raise self._without_ranges()
+            ledger = Ledger.create(txn, self, self._key, pool)
+            ledger.adopt_policy()
+            return ledger
+        if pool is not None and self._remember:
+            ledger.adopt_pool(self._key, pool)
+            ledger.adopt_policy()
+        if not (pool or ledger.stored).sets:
+            raise self._without_ranges()
+        if ledger.state.swept != self._store.boot:
+            previous_boot.step(ledger)
+        return ledger
+
+    def _without_ranges(self) -> ConfigError:
+        return ConfigError(
+            f"the ranges of network {self.name} are not known and no ranges are given",
+            field="ranges",
+            value=None,
+        )
+
+    # What is due -----------------------------------------------------------------------------
+
+    def tidy(self, limit: int = _BATCH, *, cooled: bool = True) -> bool:
+        """Free what is due, and return whether something was: then call again.
+
+        First leases of an earlier boot (see :meth:`sweep_reboot`). After the last of them, up to
+        ``limit`` addresses whose sticky reservation is over, and as many whose cool-down is, unless
+        ``cooled`` is False. Assignments do the same, a few at a time: who makes none calls this.
+        One transaction, which writes nothing when nothing is due and the clock has not stepped.
+        Raises StoreError.
+        """
+        with self._store.write() as txn:
+            ledger = self._books(txn)
+            if self._end_boots(txn, ledger, previous_boot.BATCH):
+                return True
+            if ledger is None:
+                return False
+            # A call that fails leaves no trace. If all of them fail until something has cooled,
+            # a step of the wall clock has to be noted by somebody, or nothing would ever cool.
+            stepped = ledger.state.has_stepped(self._store.clock())
+            ledger.tick()
+            due = ledger.expire(limit) if cooled else ledger.expire_kept(limit)
+            if due or stepped:
+                ledger.save()
+            return due > 0
+
+    def _finds_room(self) -> bool:
+        """After a refusal: return whether something was freed, so that another try may succeed.
+
+        An assignment takes every cooled address before it fails: only the rest is worth a look.
+        """
+        return self.tidy(MOST_EXPIRED, cooled=False)
+
+    def note_clock(self) -> None:
+        """Note in the network's clock that the wall clock has stepped, if it has."""
+        with self._store.write() as txn:
+            ledger = self._books(txn)
+            if ledger is not None and ledger.state.has_stepped(self._store.clock()):
+                ledger.tick()
+                ledger.save()
+
+    def sweep_reboot(self, limit: int = previous_boot.BATCH) -> bool:
+        """Look at up to ``limit`` leases and release those of an earlier boot; False: none left.
+
+        One transaction. Raises StoreError.
+        """
+        with self._store.write() as txn:
+            return self._end_boots(txn, self._books(txn), limit)
+
+    def _end_boots(self, txn: Transaction, ledger: Ledger | None, limit: int) -> bool:
+        if ledger is None or ledger.state.swept == self._store.boot:
+            if self._store.unswept:
+                previous_boot.note_end(txn)
+            return False
+        previous_boot.step(ledger, limit)
+        ledger.save()
+        return True
+
+    def _end_earlier_boots(self) -> None:
+        """Release some leases of an earlier boot before somebody looks."""
+        if self._store.unswept:
+            try:  # noqa: SIM105  # contextlib costs the plugin a tenth of its start
+                self.sweep_reboot()
+            except StoreError:
+                pass  # a store that cannot be written can still be read
