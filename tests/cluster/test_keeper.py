@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fastipam.agent.housekeeping import Chores
+from fastipam.agent.housekeeping import Housekeeping
 from fastipam.allocation import blocks
 from fastipam.backup import backup, restore
 from fastipam.cluster import schema
@@ -169,7 +169,7 @@ def test_gives_back_what_has_cooled(
     agent.turns(30)
     assert len(agent.active()) >= 8  # in which the 2,000 are: each still has its bit
     monkeypatch.setattr(open_stores, "all_open", lambda: [agent.store])
-    chores = Chores(clock=time)
+    chores = Housekeeping(clock=time)
     while chores.wait_s() == 0.0:
         chores.step()
     agent.turns(30)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import fastipam
-from fastipam.agent.clusters import Keepers
+from fastipam.agent.clusters import Clusters
 from fastipam.cluster.engines.memory import MemoryEngine
 from fastipam.errors import ConfigError, TryLater
 from fastipam.storage.open_stores import close_store
@@ -51,30 +51,30 @@ def refuse(_: object) -> Engine:
 
 def test_a_keeper_that_cannot_be_made(path: Path) -> None:
     """However often it is tried, the store is not kept open by what has failed."""
-    keepers = Keepers(refuse)
+    clusters = Clusters(refuse)
     for _ in range(3):
         with pytest.raises(ConfigError):
-            keepers.get(str(path), "podnet", settings("a"))
+            clusters.get(str(path), "podnet", settings("a"))
     assert held(path) == []
-    assert keepers.all() == []
+    assert clusters.all() == []
 
 
 def test_a_store_that_is_replaced(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its keeper is ended once, also when no other can be made for the new store."""
     engine = MemoryEngine()
     init(engine)
-    keepers = Keepers(lambda _: engine)
-    keepers.get(str(path), "podnet", settings("a"))
+    clusters = Clusters(lambda _: engine)
+    clusters.get(str(path), "podnet", settings("a"))
     path.rename(path.with_name("before"))
     fastipam.open(path, "relaxed").close()
     with monkeypatch.context() as patched:
-        patched.setattr(keepers, "_connect", refuse)
+        patched.setattr(clusters, "_connect", refuse)
         for _ in range(2):
             with pytest.raises(ConfigError):
-                keepers.get(str(path), "podnet", settings("a"))
+                clusters.get(str(path), "podnet", settings("a"))
     assert held(path.with_name("before")) == []
-    keepers.get(str(path), "podnet", settings("a"))
-    keepers.stop()
+    clusters.get(str(path), "podnet", settings("a"))
+    clusters.stop()
     assert held(path) == []
 
 
@@ -83,7 +83,7 @@ def test_no_more_threads(path: Path, monkeypatch: pytest.MonkeyPatch, which: int
     """A keeper whose threads cannot be started is none; the next request begins one."""
     engine = MemoryEngine()
     init(engine)
-    keepers = Keepers(lambda _: engine)
+    clusters = Clusters(lambda _: engine)
     start, started = threading.Thread.start, []
 
     def refused(thread: threading.Thread) -> None:
@@ -95,8 +95,8 @@ def test_no_more_threads(path: Path, monkeypatch: pytest.MonkeyPatch, which: int
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", refused)
         with pytest.raises(TryLater, match="new thread"):
-            keepers.get(str(path), "podnet", settings("a"))
-    assert keepers.all() == []
+            clusters.get(str(path), "podnet", settings("a"))
+    assert clusters.all() == []
     assert held(path) == []
 
 
@@ -119,12 +119,12 @@ class Slow(MemoryEngine):
 def test_a_keeper_that_cannot_be_ended_in_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its thread may be inside a transaction: the store is not closed under it."""
     engine = Slow()
-    keepers = Keepers(lambda _: engine)
-    keeper = keepers.get(str(path), "podnet", settings("a"))
+    clusters = Clusters(lambda _: engine)
+    keeper = clusters.get(str(path), "podnet", settings("a"))
     assert engine.inside.wait(60)
     stop = keeper.stop
     monkeypatch.setattr(keeper, "stop", lambda: stop(0.01))
-    keepers.stop()
+    clusters.stop()
     assert held(path)
     engine.go_on.set()
     assert stop(60)

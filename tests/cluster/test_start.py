@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import generate_latest
 
 import fastipam
-from fastipam.agent.clusters import Keepers
+from fastipam.agent.clusters import Clusters
 from fastipam.agent.web.metrics import Metrics
 from fastipam.cluster import deadline
 from fastipam.cluster.deadline import Deadline
@@ -75,14 +75,14 @@ def test_metrics(tmp_path: Path) -> None:
     init(engine)
     path = tmp_path / "store"
     fastipam.open(path, "relaxed").close()
-    keepers = Keepers(lambda _: engine)
-    keeper = keepers.get(str(path), "podnet", settings("a"))
+    clusters = Clusters(lambda _: engine)
+    keeper = clusters.get(str(path), "podnet", settings("a"))
     try:
         while not keeper.status.states.get("active"):
             keeper.need("c1")
-        text = generate_latest(Metrics(keepers=keepers.all).registry).decode()
+        text = generate_latest(Metrics(keepers=clusters.all).registry).decode()
     finally:
-        keepers.stop()
+        clusters.stop()
     labels = f'{{data_dir="{path}",network="podnet"'
     assert f"fastipam_cluster_reachable{labels}}} 1.0" in text
     assert f'fastipam_cluster_blocks{labels},state="active"}} ' in text

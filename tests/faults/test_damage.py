@@ -18,7 +18,7 @@ import pytest
 import fastipam
 from fastipam import Network
 from fastipam.addressing.parsing import parse_ranges
-from fastipam.agent.housekeeping import Chores
+from fastipam.agent.housekeeping import Housekeeping
 from fastipam.backup import backup
 from fastipam.configuration.policy import Policy
 from fastipam.lease import Owner
@@ -144,7 +144,7 @@ def _calls(ipam: Ipam, path: Path, clock: Clock) -> Iterator[Callable[[], object
     yield partial(ipam.network, "n")
     yield from 2 * (partial(sweep, ipam, grace_s=0),)
     yield partial(finish_reboot, ipam)
-    chores = Chores((str(path),), interval_s=1, grace_s=0)
+    chores = Housekeeping((str(path),), interval_s=1, grace_s=0)
     yield from 20 * (chores.step,)
     yield partial(backup, ipam.store, path / "copy")
     yield partial(verify, ipam.store)

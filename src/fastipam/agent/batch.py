@@ -21,7 +21,7 @@ from fastipam.storage.batch import Batch
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fastipam.agent.clusters import Keepers
+    from fastipam.agent.clusters import Clusters
     from fastipam.agent.requests import Request
 
 log = logging.getLogger("fastipam.agent")
@@ -32,16 +32,16 @@ _ALONE = (GC, STATUS)
 class Executor:
     """Answers batches of requests."""
 
-    def __init__(self, observer: Observer | None = None, keepers: Keepers | None = None) -> None:
+    def __init__(self, observer: Observer | None = None, clusters: Clusters | None = None) -> None:
         self._observer = observer or Observer()
-        self._keepers = keepers
-        self._services = keepers if keepers is not None else Services()
+        self._clusters = clusters
+        self._services = clusters if clusters is not None else Services()
 
     def __call__(self, requests: Sequence[Request]) -> list[Answer]:
         """Return the answers in order; all that they say is committed."""
         answers = self._answer(requests)
-        if self._keepers is not None and self._keepers.pending:
-            self._keepers.start_pending()
+        if self._clusters is not None and self._clusters.pending:
+            self._clusters.start_pending()
         return answers
 
     def _answer(self, requests: Sequence[Request]) -> list[Answer]:
@@ -118,9 +118,9 @@ class Executor:
 
     def _handle(self, request: Request) -> Answer:
         messages: list[str] = []
-        keepers = self._keepers
-        if keepers is not None:
-            keepers.begin(request.arrived_ns)
+        clusters = self._clusters
+        if clusters is not None:
+            clusters.begin(request.arrived_ns)
         status, output = cni.handle(
             request.variables,
             request.stdin,
@@ -130,7 +130,7 @@ class Executor:
             seen_netns=request.seen_netns,
             services=self._services,
         )
-        if keepers is not None and keepers.waiting:
+        if clusters is not None and clusters.waiting:
             return LATER
         if not messages:
             return Answer(status, output, b"")

@@ -1,4 +1,4 @@
-"""The keepers of an agent: one a network in cluster mode, started when a request first names it."""
+"""The clusters in which an agent takes part: one keeper for each network in cluster mode."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ log = logging.getLogger("fastipam.cluster")
 _MOST_PATIENCE_S = 8.0  # below the agent's own limit for a client
 
 
-class Keepers(Services):
-    """Starts, finds and ends keepers; decides how long a request may wait for blocks.
+class Clusters(Services):
+    """Starts, finds and ends keepers, and decides how long a request may wait for blocks.
 
-    ``pending`` are networks that were named and have no keeper yet.
+    A keeper starts when a request first names its network. ``pending`` are the networks that were
+    named and have no keeper yet.
     """
 
     def __init__(self, connect: Callable[[Settings], Engine] | None = None) -> None:
@@ -44,15 +45,12 @@ class Keepers(Services):
         self.pending: dict[tuple[str, str], Settings] = {}
 
     def install(self, wake_descriptor: int) -> None:
-        """From now on requests of this process ask these keepers, and do not wait.
-
-        A byte is written to ``wake_descriptor`` when there are blocks.
-        """
+        """Start the pending keepers; each wakes the loop by this descriptor when it has blocks."""
         self._wake_descriptor = wake_descriptor
         self.start_pending()
 
     def add_file(self, path: str, data_dirs: Sequence[str]) -> None:
-        """Keep the network of a file from the start. Raises ConfigError."""
+        """Have a keeper for the network of a file from the start. Raises ConfigError."""
         from fastipam.cni import more_blocks
 
         settings = more_blocks.read_settings(path)
@@ -61,7 +59,7 @@ class Keepers(Services):
                 "the name of the network is missing", field=f"{path}: network", value=None
             )
         data_dir = settings.data_dir or next(iter(data_dirs), DEFAULT_DATA_DIR)
-        with suppress(FastipamError):  # the first request will say what is wrong with it
+        with suppress(FastipamError):  # the first request reports what is wrong with it
             close_store(open_store(data_dir))
         self.note_cluster(data_dir, settings.network, settings)
 
@@ -72,7 +70,7 @@ class Keepers(Services):
         self.pending[os.path.abspath(data_dir), network] = settings
 
     def begin(self, arrived_ns: int) -> None:
-        """A request is handled that began to arrive then."""
+        """Begin the handling of a request that arrived then."""
         self.waiting = False
         self._arrived_ns = arrived_ns
 
@@ -93,26 +91,26 @@ class Keepers(Services):
             return None
         return f"cluster: {keeper.status.reason}"
 
-    # Keepers --------------------------------------------------------------------------------
+    # Clusters --------------------------------------------------------------------------------
 
     def all(self) -> list[tuple[str, str, Keeper]]:
-        """(data directory, network, keeper) of each."""
+        """Return (data directory, network, keeper) of each keeper."""
         with self._lock:
             return [(*key, keeper) for key, keeper in sorted(self._keepers.items())]
 
     def start_pending(self) -> None:
-        """Start the keepers of networks that were named meanwhile and whose store is there."""
+        """Start the keepers of the pending networks whose store exists."""
         for (path, network), settings in list(self.pending.items()):
             try:
                 self.get(path, network, settings)
             except FileNotFoundError:
-                continue  # nothing was assigned yet: with the first request that makes a store
+                continue  # the first assignment makes the store; then it starts
             except FastipamError as error:
                 log.warning("network=%s no keeper: %s", network, error)
             self.pending.pop((path, network), None)
 
     def get(self, path: str, network: str, settings: Settings) -> Keeper:
-        """The keeper of a network, started now if it is not there.
+        """Return the keeper of a network; start it if there is none.
 
         Raises FileNotFoundError while there is no store, ConfigError, StoreError, TryLater.
         """
@@ -121,7 +119,7 @@ class Keepers(Services):
             keeper = self._keepers.get(key)
             if keeper is not None and keeper.store.is_current():
                 return keeper
-            if keeper is not None:  # the store was removed or replaced under its path
+            if keeper is not None:  # the store was removed, or another one has its path
                 del self._keepers[key]
                 self._end(keeper)
             keeper = self._make(key, settings)
@@ -138,7 +136,7 @@ class Keepers(Services):
         from fastipam.cluster.keeper.keeper import Keeper
         from fastipam.cluster.node.share import Share
 
-        # A use of its own: the store stays open for the keeper, whoever else closes it.
+        # A use of its own: the store stays open for the keeper when others close it.
         store = open_store(key[0], create=False)
         try:
             network = Network(store, key[1], settings.pool, remember=False)
@@ -149,16 +147,16 @@ class Keepers(Services):
             raise
 
     def _on_blocks(self) -> None:
-        with suppress(OSError):  # the pipe is full: it wakes already; or the loop has ended
+        with suppress(OSError):  # the pipe is full and the loop wakes anyway, or it has ended
             os.write(self._wake_descriptor, b"b")
 
     @staticmethod
     def _end(keeper: Keeper) -> None:
-        if keeper.stop():  # else it still uses the store, and goes with the process
+        if keeper.stop():  # else it still uses the store until the process ends
             close_store(keeper.store)
 
     def stop(self) -> None:
-        """End all of them; what was begun is finished by the next agent."""
+        """Stop every keeper; the next agent finishes what they had begun."""
         with self._lock:
             for keeper in self._keepers.values():
                 self._end(keeper)

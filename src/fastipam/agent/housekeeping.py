@@ -1,9 +1,9 @@
-"""What the agent does between requests: it gives back what nobody needs any longer.
+"""Release between requests what nobody needs any longer.
 
-Leases of an earlier boot, those without a netns, and addresses that have cooled down while there
-was no assignment to take them out of the queue: else a node that has become quiet would show them
-as cooling, and keep the blocks that they are in, for ever. In slices of a few hundred leases, so
-that no request waits for more than one of them. With nothing to give back nothing is written.
+That are leases of an earlier boot, leases whose network namespace is gone, and addresses that have
+cooled down. Assignments expire cool-downs too, but a node without assignments would show such
+addresses as cooling, and keep their blocks, for ever. The work is done in slices of a few hundred
+leases, so that a request waits for one slice at most.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ log = logging.getLogger("fastipam.agent")
 DEFAULT_INTERVAL_S = 60.0
 
 
-class Chores:
-    """The agent's housekeeping; :meth:`step` does one slice of it, when it is time.
+class Housekeeping:
+    """Rounds over all open stores, ``interval_s`` apart; none if that is 0.
 
-    ``data_dirs`` are looked after from the beginning, every other store once a request has named
-    it. ``interval_s`` lies between two rounds; 0: there are none. Not safe for several threads: it
-    belongs to the one that serves the requests.
+    :meth:`step` does one slice of a round. The stores of ``data_dirs`` take part from the start,
+    every other one once a request has named it. Not safe to use from several threads: it belongs to
+    the thread that serves requests.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class Chores:
         self._round: Iterator[None] | None = None
 
     def wait_s(self) -> float | None:
-        """Seconds until there is something to do; 0: at once, None: never."""
+        """Return the seconds until there is something to do, or None when there never is."""
         if not self._interval_s:
             return None
         return 0.0 if self._round is not None else max(0.0, self._next - self._clock())
 
     def step(self) -> None:
-        """Do one slice, if it is time. Raises nothing: what fails is tried again next time."""
+        """Do one slice if it is time. Raises nothing: the next round tries again what failed."""
         if self.wait_s() != 0.0:
             return
         if self._round is None:
@@ -98,7 +98,7 @@ class Chores:
                 self._give_up(store.path, error)
                 continue
             for name in names:
-                # What is wrong with one network is no reason to leave the others alone.
+                # An error in one network does not keep the others from being swept.
                 try:
                     yield from self._look_after(store, name)
                 except (FastipamError, OSError) as error:
@@ -134,5 +134,5 @@ class Chores:
                 lease.ifname,
                 lease.netns,
             )
-        for lease, reason in report.unknown[:1]:  # they are alike, and there may be thousands
+        for lease, reason in report.unknown[:1]:  # one is enough: there may be thousands alike
             log.debug("network=%s address=%s cannot be swept: %s", name, lease.cidr, reason)

@@ -25,7 +25,7 @@ from fastipam.cni.main import age_ns
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from fastipam.agent.housekeeping import Chores
+    from fastipam.agent.housekeeping import Housekeeping
     from fastipam.agent.requests import Answer
 
 log = logging.getLogger("fastipam.agent")
@@ -92,7 +92,8 @@ class Server:
 
     ``serve`` takes the requests of a batch and returns their answers in the same order. For the
     answer LATER it gets that request again, after a short time or when the loop is woken. It may
-    not raise. ``chores`` run between batches. Only uid 0 and this process's own uid are served.
+    not raise. ``housekeeping`` runs between batches. Only uid 0 and this process's own uid are
+    served.
     """
 
     def __init__(
@@ -100,12 +101,12 @@ class Server:
         listener: socket.socket,
         serve: Callable[[Sequence[Request]], Sequence[Answer]],
         limits: Limits = Limits(),  # noqa: B008  # a named tuple: it cannot change
-        chores: Chores | None = None,
+        housekeeping: Housekeeping | None = None,
     ) -> None:
         self._listener = listener
         self._serve = serve
         self._limits = limits
-        self._chores = chores
+        self._housekeeping = housekeeping
         self._allowed = {0, os.geteuid()}
         self._clients: dict[int, _Client] = {}
         # In the order of their deadlines, which are all set the same time ahead.
@@ -198,8 +199,8 @@ class Server:
         self._expire(now)
         if now >= self._listen_at and not self._stopping:
             self._listen(True)
-        if self._chores is not None and not self._stopping:
-            self._chores.step()
+        if self._housekeeping is not None and not self._stopping:
+            self._housekeeping.step()
 
     def _timeout(self) -> float | None:
         """Return the seconds until the loop has something to do, or None when it has to wait."""
@@ -208,10 +209,10 @@ class Server:
         first = next(iter(self._waiting.values()), None)
         due = self._listen_at if first is None else min(first.deadline, self._listen_at)
         seconds = None if due == math.inf else max(0.0, due - time.monotonic())
-        chores = None if self._chores is None else self._chores.wait_s()
-        if chores is None or (seconds is not None and seconds < chores):
+        chore = None if self._housekeeping is None else self._housekeeping.wait_s()
+        if chore is None or (seconds is not None and seconds < chore):
             return seconds
-        return chores
+        return chore
 
     def _answer(self, ready: list[tuple[_Client, Request]]) -> list[tuple[_Client, Request]]:
         """Serve a batch and return the requests that its clients had sent already after it."""

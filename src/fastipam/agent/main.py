@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fastipam.agent import systemd
 from fastipam.agent.batch import Executor
-from fastipam.agent.clusters import Keepers
-from fastipam.agent.housekeeping import DEFAULT_INTERVAL_S, Chores
+from fastipam.agent.clusters import Clusters
+from fastipam.agent.housekeeping import DEFAULT_INTERVAL_S, Housekeeping
 from fastipam.agent.loop import Limits, Server
 from fastipam.agent.protocol import DEFAULT_SOCKET
 from fastipam.agent.requests import Observers
@@ -61,18 +61,18 @@ def run(options: Options) -> None:
     """
     _raise_descriptor_limit(options.limits.connections)
     with _listening(options.socket) as listener:
-        keepers = Keepers()
+        clusters = Clusters()
         for path in options.clusters:
-            keepers.add_file(path, options.data_dirs)
-        executor, stop_http = _instrumented(options, listener, keepers)
-        chores = Chores(
+            clusters.add_file(path, options.data_dirs)
+        executor, stop_http = _instrumented(options, listener, clusters)
+        housekeeping = Housekeeping(
             options.data_dirs, interval_s=options.sweep_interval_s, grace_s=options.grace_s
         )
-        server = Server(listener, executor, options.limits, chores)
+        server = Server(listener, executor, options.limits, housekeeping)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: server.stop(options.drain_s))
         signal.set_wakeup_fd(server.wake_descriptor, warn_on_full_buffer=False)
-        keepers.install(server.wake_descriptor)
+        clusters.install(server.wake_descriptor)
         gc.freeze()  # the garbage collector need not look at what is loaded now
         log.info("socket=%s pid=%d ready", options.socket, os.getpid())
         systemd.notify("READY=1")
@@ -82,7 +82,7 @@ def run(options: Options) -> None:
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_IGN)  # the process ends already
-            keepers.stop()
+            clusters.stop()
             server.close()
             systemd.notify("STOPPING=1")
             stop_http()
@@ -91,18 +91,18 @@ def run(options: Options) -> None:
 
 
 def _instrumented(
-    options: Options, listener: socket.socket, keepers: Keepers
+    options: Options, listener: socket.socket, clusters: Clusters
 ) -> tuple[Executor, Callable[[], None]]:
     """Return the executor, observed by metrics and page if there are any, and what ends these."""
     if options.http is None:
-        return Executor(keepers=keepers), lambda: None
+        return Executor(clusters=clusters), lambda: None
     from fastipam.agent.web import server as http
     from fastipam.agent.web.api import Page
     from fastipam.agent.web.metrics import Metrics
     from fastipam.agent.web.samples import Watch
 
     watch = Watch(options.data_dirs)
-    metrics = Metrics(watch, keepers.all)
+    metrics = Metrics(watch, clusters.all)
     page = Page(watch, private=options.http_private)
     routes = {
         "/metrics": metrics.route,
@@ -118,7 +118,7 @@ def _instrumented(
 
     if not options.http_private and not http.is_loopback(options.http[0]):
         log.warning("http=%s shows the names of pods to the network", options.http[0])
-    return Executor(Observers(metrics, watch), keepers), stop
+    return Executor(Observers(metrics, watch), clusters), stop
 
 
 def _raise_descriptor_limit(connections: int) -> None:
