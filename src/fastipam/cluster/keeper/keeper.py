@@ -144,7 +144,7 @@ class Keeper:
         try:
             if not self._lock.try_take():
                 return planner.COLLECT_S  # a directly run plugin is claiming for this node
-        except OSError as error:  # no descriptor is left, say
+        except OSError as error:  # for example no descriptor is left
             return self._failed(False, f"the claims of this node cannot be locked: {error}")
         try:
             seconds = self._work()

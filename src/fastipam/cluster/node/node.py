@@ -130,7 +130,7 @@ class Node:
             self.share.activate(ids, LOST, outcome.revision)
 
     def confirm_found(self, ids: Sequence[BlockId]) -> None:
-        """Assign the rest of these blocks: the addresses in use are entered."""
+        """Activate found blocks, after their addresses in use were entered."""
         self.share.activate(ids, FOUND)
         self.step("found confirmed")
 

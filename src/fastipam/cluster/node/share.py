@@ -195,7 +195,7 @@ class Share:
         """
         unknown = dict(owned)
         granted = 0
-        # Of an older copy of the store nothing is true that it says of addresses.
+        # An older copy of the store does not know which addresses are in use now.
         copied = member.inode not in (0, self.store.identity[1])
         with self.store.write() as txn:
             ledger = self.network.enter(txn)
