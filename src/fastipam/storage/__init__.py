@@ -1,1 +1,1 @@
-"""The LMDB environment of a data directory: the only package that uses lmdb."""
+"""The store of a data directory; the only package that uses lmdb."""

@@ -1,4 +1,4 @@
-"""The files of a data directory: made private and whole, refused when they are somebody else's."""
+"""Make the files of a data directory, and refuse those that are cut short or not our own."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ DATA_FILE = "data.mdb"
 LOCK_FILE = "lock.mdb"
 WRITER_LOCK_FILE = "turn.lock"  # the name on disk, which every version has to share
 NEW_FILE = "data.mdb.new"
-# What LMDB makes its lock file for that many readers: 64 bytes each, and 192 for all.
+# The size that LMDB gives its lock file: 64 bytes for each reader, and 192 for all.
 _LOCK_BYTES = 64 * (MAX_READERS - 1) + 192
 
 
 def make_directory(path: str) -> None:
-    """Make the data directory, mode 0700 whatever the umask; its parents as the umask says."""
+    """Make the data directory with mode 0700 and its parents with the mode of the umask."""
     if os.path.isdir(path):
         return
     os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -35,12 +35,11 @@ def make_directory(path: str) -> None:
 
 
 def make_files(path: str) -> list[str]:
-    """Make the lock files of a new store, mode 0600 whatever the umask: LMDB would apply it.
+    """Make the lock files of a new store and return the names of those that were made.
 
-    A file that is there is left as it is. Returns the names of those that were made.
-
-    LMDB would make its lock file of holes, and write to it through a memory map: where a full disk
-    has no room for what a hole becomes, that is no error but a SIGBUS. So it gets its room here.
+    Their mode is 0600 whatever the umask. A file that exists is left as it is. LMDB would make its
+    lock file as one hole and write to it through a memory map: on a full disk that is a SIGBUS and
+    no error. So the blocks of the file are allocated here.
     """
     made = []
     for name, size in ((LOCK_FILE, _LOCK_BYTES), (WRITER_LOCK_FILE, 0)):
@@ -50,29 +49,29 @@ def make_files(path: str) -> list[str]:
         except FileNotFoundError:
             try:
                 make_file(file, size)
-            except FileExistsError:  # another process was faster
+            except FileExistsError:  # another process has made it
                 continue
             made.append(name)
         else:
-            # Empty: whoever made it was killed before it had its room, or has not given it yet.
+            # An empty one was made by a process that has not allocated its blocks, or was killed.
             if size and not status.st_size and stat.S_ISREG(status.st_mode):
-                _give_room(os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC), size)
+                _allocate(os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC), size)
     return made
 
 
 def make_file(path: str, size: int = 0) -> None:
-    """A new file, mode 0600 whatever the umask, with room for ``size`` bytes."""
+    """Make a file with mode 0600, whatever the umask, and ``size`` bytes on disk."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         os.fchmod(descriptor, 0o600)
     except BaseException:
         os.close(descriptor)
         raise
-    _give_room(descriptor, size)
+    _allocate(descriptor, size)
 
 
-def _give_room(descriptor: int, size: int) -> None:
-    """Let a new file have its blocks, and close it."""
+def _allocate(descriptor: int, size: int) -> None:
+    """Allocate the blocks of a new file, and close it."""
     try:
         if size:
             os.posix_fallocate(descriptor, 0, size)
@@ -81,7 +80,7 @@ def _give_room(descriptor: int, size: int) -> None:
 
 
 def is_new(path: str) -> bool:
-    """Whether the data file has still to be made: LMDB would take an empty one for a new one."""
+    """Return whether there is no data file, or an empty one, which LMDB takes for a new one."""
     try:
         status = os.lstat(os.path.join(path, DATA_FILE))
     except FileNotFoundError:
@@ -112,10 +111,10 @@ def sync_names(path: str) -> None:
 
 
 def refuse_strangers(path: str) -> None:
-    """Raise StoreUnavailable when somebody else owns, or may write to, the directory or its files.
+    """Raise StoreUnavailable when another user owns, or may write to, the directory or its files.
 
-    Who may put a file there could lead a process of ours to any file of the system (by a link), or
-    kill it (by cutting the file short below its memory map).
+    Such a user could make a process of ours write to any file of the system, by a link, or kill it,
+    by cutting the file short below its memory map.
     """
     trusted = (0, os.geteuid())
     link = os.lstat(path)
@@ -128,7 +127,7 @@ def refuse_strangers(path: str) -> None:
     for name in ("", DATA_FILE, LOCK_FILE, WRITER_LOCK_FILE):
         file = os.path.join(path, name) if name else path
         try:
-            # The directory itself may be reached through a link of somebody we trust.
+            # A trusted user may have made a link to the directory itself.
             status = os.lstat(file) if name else os.stat(file)
         except FileNotFoundError:
             continue
@@ -147,7 +146,7 @@ def refuse_strangers(path: str) -> None:
 
 
 def refuse_truncated(env: lmdb.Environment, path: str) -> None:
-    """Raise StoreCorrupt when the data file was cut short: using it would end in a SIGBUS."""
+    """Raise StoreCorrupt when the data file was cut short: its use would end in a SIGBUS."""
     page_bytes = env.stat()["psize"]
     file = os.path.join(path, DATA_FILE)
     if os.path.getsize(file) // page_bytes > env.info()["last_pgno"]:

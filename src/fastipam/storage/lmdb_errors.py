@@ -1,4 +1,4 @@
-"""What LMDB's and the system's errors mean here: the one border where they become fastipam's."""
+"""Translate the errors of LMDB and of the system into those of fastipam."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _DAMAGED = (
     lmdb.CorruptedError,
     lmdb.PageNotFoundError,
     lmdb.IncompatibleError,  # a plain key stands where a database should be
-    lmdb.NotFoundError,  # one of our databases is missing: get() answers None, and never this
+    lmdb.NotFoundError,  # one of our databases is missing: get() returns None and never raises it
 )
 
 
 def translate(error: Exception, path: str, map_size: int = MAP_SIZE) -> StoreError:
-    """The fastipam error that says what an LMDB or OS error means here, and what to do."""
+    """Return the fastipam error for an error of LMDB or of the system, with what to do."""
     code = getattr(error, "code", 0) or getattr(error, "errno", 0) or 0
     if isinstance(error, lmdb.MapFullError):
         return StoreFull(
@@ -49,7 +49,7 @@ def translate(error: Exception, path: str, map_size: int = MAP_SIZE) -> StoreErr
             hint="close it and open it again, with the map_size that the others have",
         )
     if code == errno.EIO and is_disk_full(path):
-        code = errno.ENOSPC  # LMDB's name for a write that fell short
+        code = errno.ENOSPC  # LMDB calls a write that fell short EIO
     if code in _FULL:
         return StoreFull(
             f"no space is left for the store {path}: {os.strerror(code)}",
@@ -79,7 +79,7 @@ def translate(error: Exception, path: str, map_size: int = MAP_SIZE) -> StoreErr
 
 
 def _size(count: int) -> str:
-    """Bytes in the largest unit that leaves a whole number.
+    """Return a number of bytes as text, in the largest unit that leaves a whole number.
 
     >>> _size(64 << 30), _size(3 << 19), _size(1000)
     ('64 GiB', '1536 KiB', '1000 bytes')
@@ -91,7 +91,7 @@ def _size(count: int) -> str:
 
 
 def is_disk_full(path: str) -> bool:
-    """Whether there is less room than LMDB writes at once."""
+    """Return whether the disk has less room than LMDB writes at once."""
     try:
         status = os.statvfs(path)
     except OSError:

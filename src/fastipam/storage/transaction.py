@@ -1,7 +1,7 @@
 """The transactions of a store.
 
-One write transaction at a time, of one thread of one process; calls inside it are nested in it, or
-parts of it. Readers see one moment, and wait for nobody.
+There is one write transaction at a time, of one thread of one process. A call inside it is nested
+in it, or is a part of it. A reader sees one moment and waits for nobody.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Transaction:
         store = self.store
         store._local.transaction = self._parent
         if os.getpid() != store._process:
-            # A fork() inside the block: the transaction, and the writer's lock, are the parent's.
+            # The block forked: the transaction and the writer's lock belong to the parent.
             raise store._forked()
         try:
             if kind is None:
@@ -111,7 +111,7 @@ class Transaction:
         self.__exit__(Exception, None, None)
 
     def pages(self, network_id: int, family: int) -> StoredPages:
-        """The bitmap of a network and family, as this transaction sees it."""
+        """Return the bitmap of a network and family, as this transaction sees it."""
         found = self._pages.get((network_id, family))
         if found is None:
             found = self._pages[network_id, family] = StoredPages(
@@ -125,12 +125,12 @@ class Transaction:
         return found
 
     def forget_pages(self, network_id: int) -> None:
-        """Somebody has changed the pages of a network by other means: read them anew."""
+        """Forget the pages of a network, after they were changed by other means."""
         for key in [key for key in self._pages if key[0] == network_id]:
             del self._pages[key]
 
     def state(self, network_id: int) -> NetworkState:
-        """The numbers of a network; in a shared transaction all parts have the same object."""
+        """Return the numbers of a network; all parts of a shared transaction get one object."""
         found = self._states.get(network_id)
         if found is None:
             raw = STATES.get(self, network_prefix(network_id))
@@ -140,7 +140,7 @@ class Transaction:
         return found
 
     def save(self, state: NetworkState) -> None:
-        """Write the numbers of a network, into a shared transaction with its next flush."""
+        """Write the numbers of a network; a shared transaction writes them with its next flush."""
         if self.shared:
             self._unsaved[state.network_id] = state
         else:
@@ -158,7 +158,7 @@ class Transaction:
 
 
 class Part:
-    """What would be a nested transaction, in a shared one."""
+    """A call inside a shared transaction: it writes to the whole, instead of a nested one."""
 
     __slots__ = ("_whole",)
 
@@ -228,7 +228,7 @@ class Snapshot:
         return NetworkState(network_id, STATES.get(self, network_prefix(network_id)))
 
     def _begin_without_the_dead(self, env: lmdb.Environment) -> Any:
-        """Every slot is taken, but processes that were killed never gave theirs back."""
+        """Release the reader slots of processes that were killed, and begin to read."""
         try:
             env.reader_check()
             return env.begin()

@@ -1,9 +1,9 @@
-"""Is a page of an LMDB file that is in use missing, because the file was cut short?
+"""Find a page that an LMDB file uses and does not have, because the file was cut short.
 
-LMDB does not ask: reading such a page through its memory map ends the process with SIGBUS. That a
-file ends early is not enough to tell: LMDB does not write a page that is freed in the transaction
-that made it. So the pages in use are looked up, from the roots down, with plain reads. datadir.py
-does that only when the file ends early, which is nearly never.
+LMDB does not check this: reading such a page through its memory map ends the process with SIGBUS.
+That a file ends early proves nothing, because LMDB does not write a page that is freed in the
+transaction that made it. So the pages in use are read, from the roots down, with plain reads.
+``directory.py`` does that only when the file ends early, which is nearly never.
 
 The layout is that of ``struct MDB_meta``, ``MDB_page``, ``MDB_node`` and ``MDB_db`` in LMDB's
 mdb.c, data format 1, 64 bits, little-endian.
@@ -48,13 +48,13 @@ class _File:
         return os.pread(self._descriptor, self._page_bytes, number * self._page_bytes)
 
     def main_and_free(self) -> list[bytes]:
-        """The two root databases of the newest transaction."""
+        """Return the two root databases of the newest transaction."""
         found = [_META.unpack_from(self.page(number), _PAGE_HEADER.size) for number in (0, 1)]
         newest = max(found, key=lambda meta: int(meta[7]))
         return [newest[4], newest[5]] if newest[:2] == (_MAGIC, _FORMAT) else []
 
     def walk(self, database: bytes, *, into_leaves: bool) -> None:
-        """Require every page of a database; the leaves' own values only if they may matter."""
+        """Require every page of a database, and with ``into_leaves`` what its leaves point to."""
         _, _, depth, _, _, _, _, root = _DB.unpack(database)
         level = [] if root == _NONE else [root]
         while level and depth > 1:
@@ -76,23 +76,23 @@ class _File:
         for at in _nodes(page):
             _, _, flags, key_bytes = _NODE.unpack_from(page, at)
             value_at = at + _NODE.size + key_bytes
-            if flags & _OVERFLOW_NODE:  # one of ours is never so large: the free list's
+            if flags & _OVERFLOW_NODE:  # of the free list: no value of ours is so large
                 self.require(int.from_bytes(page[value_at : value_at + 8], "little"))
             elif flags & _DATABASE_NODE:
                 self.walk(page[value_at : value_at + _DB.size], into_leaves=False)
 
 
 def _nodes(page: bytes) -> Iterator[int]:
-    """Where the nodes of a page begin."""
+    """Yield the offsets of the nodes of a page."""
     end = _PAGE_HEADER.unpack_from(page)[3]
     for at in range(_PAGE_HEADER.size, min(end, len(page) - 1), _NODE_AT.size):
         yield from (offset for offset in _NODE_AT.unpack_from(page, at) if offset + 8 <= len(page))
 
 
 def missing_page(path: str, page_bytes: int) -> int | None:
-    """The number of a page that is in use and not in the file ``path``, or None. O(branch pages).
+    """Return the number of a page that is in use and not in the file, or None. O(branch pages).
 
-    Nobody may write meanwhile: hold a write transaction.
+    The caller holds a write transaction, so that nobody writes meanwhile.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
