@@ -102,5 +102,5 @@ class Yardstick:
         return event_record.event_key(_NETWORK_ID, self._event)
 
     def _page_key(self, address: int) -> bytes:
-        prefix = records_keys.pages_prefix(_NETWORK_ID, 4)
+        prefix = records_keys.family_prefix(_NETWORK_ID, 4)
         return prefix + b"\0" + (address >> 12).to_bytes(records_keys.page_index_bytes(4), "big")

@@ -14,6 +14,7 @@ from fastipam.allocation import blocks
 from fastipam.errors import ConfigError, StoreCorrupt, StoreError, StoreFull, StoreUnavailable
 from fastipam.storage import tables
 from fastipam.storage.directory import sync_directory
+from fastipam.storage.records import keys
 from fastipam.storage.records import lease as lease_record
 from fastipam.storage.records.network_state import NetworkState
 from fastipam.storage.store import Store
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _WORKSPACE = "restore-"
 _STEP = 4096  # keys between two calls of progress
-_BOOT_AT, _BOOT_END = 4, 8  # the bytes of the boot in a lease: records/lease.py
 _KEPT = (  # not restored
     tables.SCHEMA_KEY,
     tables.DURABILITY_KEY,
@@ -230,24 +230,24 @@ class _Copy:
         Each store numbers boots for itself. Opening the backup counted the current boot there.
         """
         boot = self._txn.store.boot if lease_record.boot_of(raw) == self._snapshot.store.boot else 0
-        return raw[:_BOOT_AT] + boot.to_bytes(4, "little") + raw[_BOOT_END:]
+        return lease_record.with_boot(raw, boot)
 
     def _newest(self) -> dict[int, int]:
         """Return the newest generation that this store has assigned, by the backup's network id."""
         given: dict[bytes, int] = {}
         for key, raw in tables.NETWORKS.scan(self._txn):
-            state = tables.STATES.get(self._txn, raw[:4])
+            state = tables.STATES.get(self._txn, keys.network_prefix(keys.network_id_of(raw)))
             if state is not None:
                 given[key] = NetworkState(0, state).generation
         known = tables.NETWORKS.scan(self._snapshot)
-        return {int.from_bytes(raw[:4], "big"): given.get(key, 0) for key, raw in known}
+        return {keys.network_id_of(raw): given.get(key, 0) for key, raw in known}
 
     def _unswept(self, key: bytes, raw: bytes) -> bytes:
         """Return a state that searches leases of earlier boots again and repeats no generation.
 
         So a release that names a lease made after the backup finds no other lease.
         """
-        state = NetworkState(int.from_bytes(key, "big"), raw)
+        state = NetworkState(keys.network_id_of(key), raw)
         state.swept, state.sweep = 0, (0, 0)
         state.generation = max(state.generation, self._generations.get(state.network_id, 0))
         return state.pack()

@@ -81,7 +81,7 @@ def state(**changes: int) -> Damage:
 
 def page(level: int, index: int, family: int = 4) -> bytes:
     size = keys.page_index_bytes(family)
-    return keys.pages_prefix(ID, family) + bytes((level,)) + index.to_bytes(size, "big")
+    return keys.family_prefix(ID, family) + bytes((level,)) + index.to_bytes(size, "big")
 
 
 def at(value: int) -> bytes:

@@ -19,7 +19,7 @@ from fastipam.allocation.accounts import look_up
 from fastipam.errors import StoreCorrupt
 from fastipam.picture.frames import Frame, frames
 from fastipam.storage import tables
-from fastipam.storage.records import keys as records_keys
+from fastipam.storage.records import keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,12 +42,8 @@ FULL_LEVEL = 31
 PICTURE_BITS = 20  # cells of one frame: 1024 x 1024
 
 _PAGE_SHIFT = 12
-_PAGE_BITS = 1 << _PAGE_SHIFT
-_PAGE_BYTES = _PAGE_BITS // 8
 _AT_ONCE = 4096  # entries read by one call into LMDB; other threads can run between two calls
 # The place of the family in a key: after network, range set and time (records/keys.py).
-_COOLDOWN_FAMILY_AT = 4 + 2 + 8
-_RESERVATION_FAMILY_AT = 4
 _POPCOUNT = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.int64)
 
 
@@ -204,15 +200,17 @@ def _summary(counts: Counts) -> Bytes:
 
 def _stored_pages(txn: Snapshot, network_id: int, family: int) -> tuple[list[int], Bytes]:
     """Return the indices of the level 0 pages that exist, ascending, and their bytes."""
-    prefix = records_keys.pages_prefix(network_id, family) + b"\0"
+    prefix = keys.page_key_prefix(network_id, family, 0)
     numbers = []
     pages = []
     for key, page in tables.PAGES.scan(txn, prefix):
-        if len(page) != _PAGE_BYTES:
-            raise StoreCorrupt(f"a page is not {_PAGE_BYTES} bytes long", hint=errors.CHECK_HINT)
-        numbers.append(int.from_bytes(key[len(prefix) :], "big"))
+        if len(page) != keys.PAGE_BYTES:
+            raise StoreCorrupt(
+                f"a page is not {keys.PAGE_BYTES} bytes long", hint=errors.CHECK_HINT
+            )
+        numbers.append(keys.page_index_of(key))
         pages.append(page)
-    return numbers, np.frombuffer(b"".join(pages), dtype=np.uint8).reshape(-1, _PAGE_BYTES)
+    return numbers, np.frombuffer(b"".join(pages), dtype=np.uint8).reshape(-1, keys.PAGE_BYTES)
 
 
 def _within(frame: Frame, numbers: list[int], pages: Bytes) -> tuple[Counts, Bytes]:
@@ -226,9 +224,9 @@ def _used_bits(frame: Frame, numbers: list[int], pages: Bytes) -> npt.NDArray[np
     """Return for each address whether its bit is set."""
     at, chosen = _within(frame, numbers, pages)
     count = max(1, 1 << frame.bits >> _PAGE_SHIFT)
-    used = np.zeros((count, _PAGE_BITS), dtype=np.uint8)
+    used = np.zeros((count, keys.PAGE_BITS), dtype=np.uint8)
     used[at] = np.unpackbits(chosen, axis=1, bitorder="little")
-    begin = frame.first & (_PAGE_BITS - 1)
+    begin = frame.first & (keys.PAGE_BITS - 1)
     return used.reshape(-1)[begin : begin + (1 << frame.bits)].view(np.bool_)
 
 
@@ -243,7 +241,7 @@ def _used_counts(frame: Frame, numbers: list[int], pages: Bytes) -> Counts:
     if frame.bits < _PAGE_SHIFT:
         within: Counts = _used_bits(frame, numbers, pages).reshape(cells, -1).sum(1)
         return within
-    used = np.zeros((1 << frame.bits >> _PAGE_SHIFT, _PAGE_BITS >> frame.shift), dtype=np.int64)
+    used = np.zeros((1 << frame.bits >> _PAGE_SHIFT, keys.PAGE_BITS >> frame.shift), dtype=np.int64)
     bits = np.unpackbits(chosen, axis=1, bitorder="little")
     used[at] = bits.reshape(len(at), used.shape[1], 1 << frame.shift).sum(2)
     return used.reshape(-1)
@@ -251,34 +249,34 @@ def _used_counts(frame: Frame, numbers: list[int], pages: Bytes) -> Counts:
 
 def _cooling(txn: Snapshot, network_id: int) -> dict[int, Bytes]:
     """Return the cooling addresses by family, as arrays of shape (addresses, bytes)."""
-    return _queued(txn, tables.COOLDOWN, network_id, _COOLDOWN_FAMILY_AT)
+    return _queued(txn, tables.COOLDOWN, network_id, keys.COOLDOWN_HEAD)
 
 
 def _reserved(txn: Snapshot, network_id: int) -> dict[int, Bytes]:
     """Return the reserved addresses by family, without those assigned to their owner."""
-    found = _queued(txn, tables.RESERVATIONS, network_id, _RESERVATION_FAMILY_AT)
+    found = _queued(txn, tables.RESERVATIONS, network_id, keys.ADDRESS_HEAD)
     for family, addresses in found.items():
-        prefix = records_keys.network_prefix(network_id) + bytes((family,))
+        prefix = keys.family_prefix(network_id, family)
         unused = [tables.LEASES.get(txn, prefix + one.tobytes()) is None for one in addresses]
         found[family] = addresses[np.array(unused, dtype=np.bool_)]
     return found
 
 
-def _queued(txn: Snapshot, table: Table, network_id: int, family_at: int) -> dict[int, Bytes]:
+def _queued(txn: Snapshot, table: Table, network_id: int, head: int) -> dict[int, Bytes]:
     """Return by family the addresses in which a table's keys of a network end. O(entries)."""
-    prefix = records_keys.network_prefix(network_id)
+    prefix = keys.network_prefix(network_id)
     found: dict[int, list[bytes]] = {family: [] for family in BITS}
     for chunk in table.chunks(txn, prefix, most=_AT_ONCE):
         for family, its_bits in BITS.items():
-            size = family_at + 1 + its_bits // 8
+            size = head + its_bits // 8
             joined = b"".join([key for key, _ in chunk if len(key) == size])
             if joined:
                 found[family].append(joined)
     arrays = {}
     for family, its_bits in BITS.items():
-        size = family_at + 1 + its_bits // 8
+        size = head + its_bits // 8
         keys_of = np.frombuffer(b"".join(found[family]), dtype=np.uint8).reshape(-1, size)
-        arrays[family] = np.ascontiguousarray(keys_of[:, family_at + 1 :])
+        arrays[family] = np.ascontiguousarray(keys_of[:, head:])
     return arrays
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from fastipam.addressing.ranges import Pool
 from fastipam.errors import StoreCorrupt
-from fastipam.repair.network import NetworkRepair, address_of
+from fastipam.repair.network import NetworkRepair
 from fastipam.repair.parts import Action
 from fastipam.storage import tables
 from fastipam.storage.records import keys
@@ -79,15 +79,15 @@ class _Repairer:
         nameless: list[bytes] = []
         for key, raw in list(tables.NETWORKS.scan(txn)):
             name = key.decode(keys.ENCODING, keys.ERRORS)
-            network_id = int.from_bytes(raw[:4], "big")
+            network_id = keys.network_id_of(raw)
             if len(raw) < 4 or network_id in names or not 0 < network_id < MOST_NETWORKS:
                 nameless.append(key)
                 continue
             names[network_id] = name
             try:
-                Pool.read(raw[4:].decode())
+                Pool.read(keys.read_network(raw)[1])
             except ValueError:
-                tables.NETWORKS.put(txn, key, raw[:4])
+                tables.NETWORKS.put(txn, key, keys.pack_network(network_id, ""))
                 self._did("ranges", name, key.hex(), "forgot ranges that could not be read")
         strays = self._strays(names)
         for key in nameless:
@@ -99,14 +99,13 @@ class _Repairer:
             alone = len(strays) == len(nameless) == 1
             key = nameless[0] if alone else f"recovered-{network_id}".encode()
             name = key.decode(keys.ENCODING, keys.ERRORS)
-            value = network_id.to_bytes(4, "big")
-            tables.NETWORKS.put(txn, key, value)
+            tables.NETWORKS.put(txn, key, keys.pack_network(network_id, ""))
             names[network_id] = name
             self._did("network", name, key.hex(), f"named network {network_id}, which has leases")
             NetworkRepair(txn, network_id, name, self._actions).run()
-        last = int.from_bytes((tables.META.get(txn, tables.LAST_NETWORK_KEY) or b""), "big")
+        last = keys.network_id_of(tables.META.get(txn, tables.LAST_NETWORK_KEY))
         if (names and max(names) > last) or last >= MOST_NETWORKS:
-            value = max(names, default=0).to_bytes(4, "big")
+            value = keys.network_prefix(max(names, default=0))
             tables.META.put(txn, tables.LAST_NETWORK_KEY, value)
             self._did("network", "", "last network", f"is {max(names, default=0)}, was {last}")
         return names
@@ -119,15 +118,15 @@ class _Repairer:
         keep: set[int] = set()
         for table in (tables.LEASES, tables.RESERVATIONS):
             for key in table.scan_keys(self._txn):
-                if address_of(key) is not None:
-                    keep.add(int.from_bytes(key[:4], "big"))
+                if keys.address_of(key) is not None:
+                    keep.add(keys.network_id_of(key))
         keep -= names.keys()
         keep -= {0, MOST_NETWORKS}
         for what, table in BY_NETWORK:
             gone = [
                 key
                 for key in table.scan_keys(self._txn)
-                if len(key) < 4 or not {int.from_bytes(key[:4], "big")} & (names.keys() | keep)
+                if len(key) < 4 or not {keys.network_id_of(key)} & (names.keys() | keep)
             ]
             for key in gone:
                 table.delete(self._txn, key)

@@ -40,7 +40,7 @@ class NetworkRepair:
         self._network_id = network_id
         self._actions = actions
         raw = tables.NETWORKS.get(txn, name.encode(keys.ENCODING, keys.ERRORS)) or b""
-        self._pool = Pool.read(raw[4:].decode())
+        self._pool = Pool.read(keys.read_network(raw)[1])
         self._leases: dict[Address, Record] = {}
         self._owners: dict[bytes, list[Address]] = {}
         self._reservations: dict[Address, Reservation] = {}
@@ -99,7 +99,7 @@ class NetworkRepair:
     def _read_reservations(self) -> None:
         table = tables.RESERVATIONS
         for key, raw in self._of(table):
-            address = address_of(key)
+            address = keys.address_of(key)
             if address is None:
                 self._remove(table, key, "reservation", "removed: its key names no address")
                 continue
@@ -117,7 +117,7 @@ class NetworkRepair:
     def _read_leases(self) -> None:
         table, state = tables.LEASES, self._state
         for key, raw in self._of(table):
-            address = address_of(key)
+            address = keys.address_of(key)
             if address is None:
                 self._remove(table, key, "lease", "removed: its key names no address")
                 continue
@@ -262,7 +262,7 @@ class NetworkRepair:
     def _repair_notes(self) -> None:
         table = tables.MISSING
         for key, raw in self._of(table):
-            if address_of(key) is None or len(raw) != lease_record.SIGHT_BYTES:
+            if keys.address_of(key) is None or not lease_record.is_missing(raw):
                 self._remove(table, key, "missing", "removed: the sweeper looks again")
 
     def _repair_pages(self) -> None:
@@ -304,8 +304,3 @@ class NetworkRepair:
         if raw is not None and not policy_record.is_valid(raw):
             table.delete(self._txn, key)
             self._did("policy", "policy", "forgot one that cannot be: the next ADD tells it")
-
-
-def address_of(key: bytes) -> Address | None:
-    """Return (family, integer) of an address's key, or None for another key."""
-    return (key[4], int.from_bytes(key[5:], "big")) if keys.is_address_key(key) else None

@@ -11,7 +11,7 @@ import os
 import lmdb
 
 from fastipam._bitmap import StoredPages
-from fastipam.storage.records.keys import network_prefix, page_index_bytes, pages_prefix
+from fastipam.storage.records.keys import family_prefix, network_prefix, page_index_bytes
 from fastipam.storage.records.network_state import NetworkState
 from fastipam.storage.tables import PAGES, STATES
 
@@ -119,7 +119,7 @@ class Transaction:
                 self.put,
                 self.delete,
                 PAGES.handle(self),
-                pages_prefix(network_id, family),
+                family_prefix(network_id, family),
                 page_index_bytes(family),
             )
         return found
@@ -219,7 +219,7 @@ class Snapshot:
             None,
             None,
             PAGES.handle(self),
-            pages_prefix(network_id, family),
+            family_prefix(network_id, family),
             page_index_bytes(family),
         )
 

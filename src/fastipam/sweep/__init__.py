@@ -234,14 +234,14 @@ class Sweeper:
             or lease_record.generation_of(raw) != lease.generation
         ):
             return []  # released, or assigned again, since it was read
-        first = lease_record.read_sight(tables.MISSING.get(txn, key))
+        first = lease_record.read_missing(tables.MISSING.get(txn, key))
         same = (first[0], first[2]) == (lease.generation, seen)
         due = same and now - first[1] >= self._grace_ns
         if self._dry_run:
             return [(lease, due)]
         if not due:
             if not same:
-                value = lease_record.SIGHT.pack(lease.generation, now, seen)
+                value = lease_record.pack_missing(lease.generation, now, seen)
                 tables.MISSING.put(txn, key, value)
             return [(lease, False)]
         tables.MISSING.delete(txn, key)
@@ -266,7 +266,7 @@ class Sweeper:
         prefix = keys.network_prefix(network_id)
         for key, raw in tables.MISSING.scan(txn, prefix):
             lease = tables.LEASES.get(txn, key)
-            generation = lease_record.read_sight(raw)[0]
+            generation = lease_record.read_missing(raw)[0]
             if (
                 lease is None
                 or not lease_record.is_assigned(lease)

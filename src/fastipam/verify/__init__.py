@@ -64,7 +64,7 @@ class _Verifier:
     def run(self) -> Iterator[Finding]:
         for key, raw in tables.NETWORKS.scan(self._txn):
             yield from self._network(key, raw)
-        last = int.from_bytes((tables.META.get(self._txn, tables.LAST_NETWORK_KEY) or b""), "big")
+        last = keys.network_id_of(tables.META.get(self._txn, tables.LAST_NETWORK_KEY))
         if last >= MOST_NETWORKS:
             yield Finding("network-id", "", "last network", f"the last network's id is {last}")
         yield from self._orphans()
@@ -85,18 +85,18 @@ class _Verifier:
         if len(raw) < 4:
             yield Finding("network-unreadable", name, key.hex(), f"its entry is {raw.hex()!r}")
             return
-        network = NetworkCheck(self._txn, int.from_bytes(raw[:4], "big"), name, self._told)
+        network = NetworkCheck(self._txn, keys.network_id_of(raw), name, self._told)
         if network.network_id in self._networks:
             other = self._networks[network.network_id].name
             yield Finding("network-id", name, key.hex(), f"its id is that of {other}, too")
             return
-        last = int.from_bytes((tables.META.get(self._txn, tables.LAST_NETWORK_KEY) or b""), "big")
+        last = keys.network_id_of(tables.META.get(self._txn, tables.LAST_NETWORK_KEY))
         if not 1 <= network.network_id <= last:
             yield Finding(
                 "network-id", name, key.hex(), f"its id {network.network_id} is not in 1..{last}"
             )
         try:
-            network.pool = Pool.read(raw[4:].decode())
+            network.pool = Pool.read(keys.read_network(raw)[1])
         except ValueError:
             yield Finding("ranges-unreadable", name, key.hex(), f"its ranges are {raw[4:]!r}")
         self._networks[network.network_id] = network
@@ -111,7 +111,7 @@ class _Verifier:
                 more = walk.seek(b"")
                 while more:
                     key = walk.key()
-                    network_id = int.from_bytes(key[:4], "big")
+                    network_id = keys.network_id_of(key)
                     if len(key) < 4 or network_id not in self._networks:
                         yield Finding(
                             f"{what}-orphan", f"#{network_id}", key.hex(), "no such network exists"

@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from fastipam.storage.tables import Table
     from fastipam.verify.parts import Finding, NetworkCheck
 
-_PAGE_BITS = 4096
-_PAGE_BYTES = _PAGE_BITS // 8
-_LEVELS = 11  # as the tree's: 11 * 12 bits cover an IPv6 address
-
 
 class Bits:
     """The bits of one family of a network. :meth:`findings` also counts the records."""
@@ -38,7 +34,7 @@ class Bits:
         """Compare every level with the one below it, and level 0 with the records."""
         network, family = self._network, self._family
         below: Iterable[int] = self._addresses()
-        for level in range(_LEVELS):
+        for level in range(keys.LEVELS):
             full: list[int] = []
             bits = self._bits(level, full)
             for number, in_page, in_below in _merge(bits, below):
@@ -81,21 +77,23 @@ class Bits:
     def _bits(self, level: int, full: list[int]) -> Iterator[int]:
         """Yield the set bits of a level, ascending; add the numbers of full pages to ``full``."""
         network, family = self._network, self._family
-        prefix = keys.pages_prefix(network.network_id, family) + bytes((level,))
+        prefix = keys.page_key_prefix(network.network_id, family, level)
         index_bytes = keys.page_index_bytes(family)
         for key, raw in network.items(tables.PAGES, prefix):
             if len(key) != len(prefix) + index_bytes:
                 self._found("page-key", key.hex(), "this is no key of a page")
                 continue
-            index = int.from_bytes(key[len(prefix) :], "big")
+            index = keys.page_index_of(key)
             where = self._page(level, index)
-            if len(raw) != _PAGE_BYTES:
-                self._found("page-length", where, f"it is {len(raw)} bytes long, not {_PAGE_BYTES}")
+            if len(raw) != keys.PAGE_BYTES:
+                self._found(
+                    "page-length", where, f"it is {len(raw)} bytes long, not {keys.PAGE_BYTES}"
+                )
                 continue
-            bits = page_bits(raw, index * _PAGE_BITS)
+            bits = page_bits(raw, index * keys.PAGE_BITS)
             if not bits:
                 self._found("page-empty", where, "it is stored, and has no bit set")
-            if len(bits) == _PAGE_BITS:
+            if len(bits) == keys.PAGE_BITS:
                 full.append(index)
             yield from bits
 
@@ -116,10 +114,11 @@ class Bits:
             yield value
 
     def _keyed(self, table: Table, what: str) -> Iterator[int]:
-        prefix = self._network.prefix + bytes((self._family,))
+        prefix = keys.family_prefix(self._network.network_id, self._family)
         for key, _ in self._network.items(table, prefix):
-            if len(key) == len(prefix) + BITS[self._family] // 8:
-                yield int.from_bytes(key[len(prefix) :], "big")
+            address = keys.address_of(key)
+            if address is not None:
+                yield address[1]
             else:
                 self._found(f"{what}-key", key.hex(), f"this is no key of a {what}")
 
@@ -127,7 +126,7 @@ class Bits:
 def other_families(network: NetworkCheck) -> Iterator[Finding]:
     """Yield a finding for each key of a family or level that does not exist."""
     for what, table, levels in (
-        ("page", tables.PAGES, _LEVELS),
+        ("page", tables.PAGES, keys.LEVELS),
         ("lease", tables.LEASES, 256),
         ("reservation", tables.RESERVATIONS, 256),
     ):

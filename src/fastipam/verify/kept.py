@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING
 
 from fastipam.addressing.addresses import format_ip
@@ -12,7 +11,6 @@ from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.storage.records import reservation as reservation_record
 from fastipam.storage.records.event import Event
-from fastipam.verify.parts import DIGEST_KEY_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,15 +53,15 @@ def entries(network: NetworkCheck) -> Iterator[Finding]:
     prefix = network.prefix
     for key, raw in network.items(tables.STICKY, prefix):
         try:
-            if key[4:5] == b"t":
+            if reservation_record.is_due_key(key):
                 until, family, value = reservation_record.read_due_key(key)
                 listed = [(family, value)]
-            elif key[4:5] == b"k" and len(key) == DIGEST_KEY_BYTES + 1:
+            elif reservation_record.is_owner_index_key(key):
                 until, listed = 0, keys.read_addresses(raw)
             else:
                 raise ValueError(key)
             named = [_names(network, key, until, *one) for one in listed]
-        except (StoreCorrupt, ValueError, KeyError, struct.error):
+        except (StoreCorrupt, ValueError, KeyError):
             text = "this is no entry of what is kept"
             yield network.finding("sticky-unreadable", key.hex(), text)
             continue
@@ -84,7 +82,7 @@ def _names(network: NetworkCheck, key: bytes, until: int, family: int, value: in
         return False
     if until:
         return one.until == until
-    return key == reservation_record.owner_index_key(key[:4], one.owner, one.ifname)
+    return key == reservation_record.owner_index_key(network.prefix, one.owner, one.ifname)
 
 
 def events(network: NetworkCheck) -> Iterator[Finding]:

@@ -8,8 +8,7 @@ from fastipam.addressing.addresses import BITS, format_ip
 from fastipam.errors import StoreCorrupt
 from fastipam.storage import tables
 from fastipam.storage.records import keys
-from fastipam.storage.records.lease import ASSIGNED, SIGHT_BYTES, Record
-from fastipam.verify.parts import DIGEST_KEY_BYTES
+from fastipam.storage.records.lease import ASSIGNED, Record, is_missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,7 +86,7 @@ def owners(network: NetworkCheck) -> Iterator[Finding]:
         except StoreCorrupt as error:
             yield network.finding("owner-unreadable", key.hex(), str(error))
             continue
-        if len(key) != DIGEST_KEY_BYTES:
+        if len(key) != keys.OWNER_KEY_BYTES:
             yield network.finding("owner-key", key.hex(), "this is no key of an owner")
         if not listed or len(set(listed)) < len(listed):
             text = "it lists no address, or one twice"
@@ -103,12 +102,11 @@ def cooldown(network: NetworkCheck) -> Iterator[Finding]:
     """Check that each entry of the cool-down queue agrees with a lease."""
     prefix = network.prefix
     for key, _ in network.items(tables.COOLDOWN, prefix):
-        family = key[14] if len(key) > 14 else 0
-        if family not in BITS or len(key) != 15 + BITS[family] // 8:
+        if not keys.is_cooldown_key(key):
             text = "this is no key of the cool-down queue"
             yield network.finding("cooldown-key", key.hex(), text)
             continue
-        _, set_index, released, _, value = keys.read_cooldown_key(key)
+        _, set_index, released, family, value = keys.read_cooldown_key(key)
         record = network.record(family, value)
         if (
             record is None
@@ -125,6 +123,6 @@ def cooldown(network: NetworkCheck) -> Iterator[Finding]:
 def missing(network: NetworkCheck) -> Iterator[Finding]:
     """Check that each note of the sweeper can be read. The next sweep deletes outdated notes."""
     for key, raw in network.items(tables.MISSING, network.prefix):
-        if not keys.is_address_key(key) or len(raw) != SIGHT_BYTES:
+        if not keys.is_address_key(key) or not is_missing(raw):
             text = "this is no note of a lost namespace"
             yield network.finding("missing-unreadable", key.hex(), text)

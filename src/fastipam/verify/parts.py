@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int, int], None]  # done, total: records
 
-DIGEST_KEY_BYTES = 20  # network id and digest
 _STEP = 4096  # records between two calls of progress
 
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from fastipam.storage.store import Store
     from fastipam.storage.transaction import Snapshot
 
-PAGE_BITS = 4096
 # Pages of 268 million addresses: with more of them the longest free run is not computed.
 MOST_PAGES = 65536
 
@@ -150,12 +149,12 @@ def longest_free_run(txn: Snapshot, name: str) -> int | None:
 
 def _pages(txn: Snapshot, network_id: int, family: int) -> dict[int, bytes] | None:
     """Return the existing pages of level 0, ascending, or None when there are too many."""
-    prefix = keys.pages_prefix(network_id, family) + b"\0"
+    prefix = keys.page_key_prefix(network_id, family, 0)
     found: dict[int, bytes] = {}
     for key, page in tables.PAGES.scan(txn, prefix):
         if len(found) == MOST_PAGES:
             return None
-        found[int.from_bytes(key[len(prefix) :], "big")] = page
+        found[keys.page_index_of(key)] = page
     return found
 
 
@@ -166,16 +165,16 @@ def _longest(pool: Pool, family: int, pages: dict[int, bytes]) -> int:
         for low, high in each.intervals if each.family == family else ():
             run = 0
             position = low
-            begin = bisect_left(numbers, low // PAGE_BITS)
-            behind = bisect_right(numbers, high // PAGE_BITS)
+            begin = bisect_left(numbers, low // keys.PAGE_BITS)
+            behind = bisect_right(numbers, high // keys.PAGE_BITS)
             for number in numbers[begin:behind]:
                 page = pages[number]
-                base = number * PAGE_BITS
-                start, end = max(low, base), min(high, base + PAGE_BITS - 1)
+                base = number * keys.PAGE_BITS
+                start, end = max(low, base), min(high, base + keys.PAGE_BITS - 1)
                 run += start - position  # a page that does not exist is all free
                 position = end + 1
                 count = end - start + 1
-                bits = int.from_bytes(page, "little") >> (start - base) & (1 << count) - 1
+                bits = keys.read_page(page) >> (start - base) & (1 << count) - 1
                 if not bits:
                     run += count
                     continue

@@ -29,6 +29,14 @@ network_prefix = _ID.pack
 _ADDRESS_KEY = {4: Struct(">IBI"), 6: Struct(">IB16s")}
 _COOLDOWN = Struct(">IHQB")
 _DIGEST_BYTES = 16
+OWNER_KEY_BYTES = _ID.size + _DIGEST_BYTES
+# How many bytes stand before the address in a key of ``cooldown`` and in an address's key, for
+# those who read a million of them.
+COOLDOWN_HEAD = _COOLDOWN.size
+ADDRESS_HEAD = 5
+PAGE_BITS = 4096  # addresses, or pages of the level below, that a page covers
+PAGE_BYTES = PAGE_BITS // 8
+LEVELS = 11  # of pages: 11 times 12 bits cover an IPv6 address
 # The number under which a lease is noted that none of its network's range sets holds; larger than
 # that of any set, so it is the last of the queues.
 NO_SET = (1 << 16) - 1
@@ -62,8 +70,8 @@ def policy_key(network_id: int) -> bytes:
     return b"policy " + network_prefix(network_id)
 
 
-def pages_prefix(network_id: int, family: int) -> bytes:
-    """What every page key of this network and family begins with."""
+def family_prefix(network_id: int, family: int) -> bytes:
+    """Return what the key of every page, lease and reservation of a family begins with."""
     return _ID.pack(network_id) + bytes((family,))
 
 
@@ -82,6 +90,11 @@ def page_index_of(key: bytes) -> int:
     return int.from_bytes(key[6:], "big")
 
 
+def read_page(raw: bytes) -> int:
+    """Return a page as a number whose bit i is the i-th of the page."""
+    return int.from_bytes(raw, "little")
+
+
 def address_key(network_id: int, family: int, value: int) -> bytes:
     """The key of an address in ``leases`` and ``reservations``. StoreCorrupt when it is none."""
     try:
@@ -94,9 +107,14 @@ def address_key(network_id: int, family: int, value: int) -> bytes:
 
 
 def is_address_key(key: bytes) -> bool:
-    """Whether this can be an :func:`address_key`."""
+    """Return whether this can be an :func:`address_key`."""
     family = key[4] if len(key) > 4 else 0
     return family in BITS and len(key) == 5 + BITS[family] // 8
+
+
+def address_of(key: bytes) -> tuple[int, int] | None:
+    """Return (family, address) of an :func:`address_key`, or None for another key."""
+    return (key[4], int.from_bytes(key[5:], "big")) if is_address_key(key) else None
 
 
 def read_address_key(key: bytes) -> tuple[int, int, int]:
@@ -174,6 +192,12 @@ def cooldown_key(network_id: int, set_index: int, released: int, family: int, va
 def cooldown_prefix(network_id: int, set_index: int) -> bytes:
     """What the queue of one range set begins with."""
     return _COOLDOWN.pack(network_id, set_index, 0, 0)[:6]
+
+
+def is_cooldown_key(key: bytes) -> bool:
+    """Return whether this can be a :func:`cooldown_key`."""
+    family = key[COOLDOWN_HEAD - 1] if len(key) >= COOLDOWN_HEAD else 0
+    return family in BITS and len(key) == COOLDOWN_HEAD + BITS[family] // 8
 
 
 def read_cooldown_key(key: bytes) -> tuple[int, int, int, int, int]:

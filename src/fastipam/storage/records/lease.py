@@ -1,27 +1,4 @@
-"""The store's layout: what each key and value looks like, byte by byte.
-
-Keys are big-endian, so that LMDB's order is address order; values are little-endian. Texts
-inside a value are UTF-8 with undecodable bytes kept (``surrogateescape``), divided by NUL, which
-no environment variable can contain.
-
-==============  ================================================  ===============================
-database        key                                               value
-==============  ================================================  ===============================
-meta            a word                                            see store.py
-networks        name                                              id (4 bytes), text of the pool
-states          network id                                        see state.py
-pages           network id, family, level, page index (4 or 16)   64 words of 64 bits
-leases          network id, family, address (4 or 16)             :class:`Record`
-owners          network id, digest of container id, interface     family, address; …
-cooldown        network id, set, released at, family, address     nothing
-reservations    network id, family, address                       see holds.py
-sticky          network id, "k", digest of an owner key           family, address; …
-sticky          network id, "t", due at, family, address          nothing
-events          network id, number                                see history.py
-missing         network id, family, address                       see sweep.py
-blocks          network id, …                                     see blocks.py
-==============  ================================================  ===============================
-"""
+"""The record of a lease, and the sweeper's note on a lease whose network namespace is gone."""
 
 from __future__ import annotations
 
@@ -52,9 +29,7 @@ _ASSIGNED_BYTE = bytes((ASSIGNED,))
 _COOLING_BYTE = bytes((COOLING,))
 # Where a packed lease has what is read without reading all of it.
 _SET_AT, _BOOT_AT, _GENERATION_AT, _RELEASED_AT, _STICKY_AT = 2, 4, 8, 24, 44
-# A note of the sweeper's: generation, network clock of the first look, what was found (sight.py).
-SIGHT = Struct("<QQQ")
-SIGHT_BYTES = SIGHT.size
+_MISSING = Struct("<QQQ")
 _U16, _U32, _U64 = Struct("<H"), Struct("<I"), Struct("<Q")
 
 
@@ -293,9 +268,27 @@ def cool(raw: bytes, released: int) -> bytes:
     return head + raw[_RELEASED_AT + 8 :]
 
 
-def read_sight(raw: bytes | None) -> tuple[int, int, int]:
-    """A note of the sweeper's; zeros, which are of no lease, when there is none to be read."""
-    if raw is None or len(raw) != SIGHT_BYTES:
+def with_boot(raw: bytes, boot: int) -> bytes:
+    """Return a packed record with another boot."""
+    return raw[:_BOOT_AT] + _U32.pack(boot) + raw[_BOOT_AT + _U32.size :]
+
+
+# A note in ``missing``: the sweeper has found the network namespace of a lease gone, once.
+
+
+def pack_missing(generation: int, first_ns: int, inode: int) -> bytes:
+    """Return a note: the lease's generation, the network's clock at the check, the inode found."""
+    return _MISSING.pack(generation, first_ns, inode)
+
+
+def is_missing(raw: bytes) -> bool:
+    """Return whether this can be a note of the sweeper."""
+    return len(raw) == _MISSING.size
+
+
+def read_missing(raw: bytes | None) -> tuple[int, int, int]:
+    """Return (generation, clock, inode) of a note; zeros, which are of no lease, without one."""
+    if raw is None or not is_missing(raw):
         return 0, 0, 0
-    generation, first, seen = SIGHT.unpack(raw)
-    return generation, first, seen
+    generation, first_ns, inode = _MISSING.unpack(raw)
+    return generation, first_ns, inode

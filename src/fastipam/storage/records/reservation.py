@@ -84,7 +84,17 @@ def due_key(prefix: bytes, until: int, family: int, value: int) -> bytes:
     return _DUE.pack(prefix, b"t", until, family) + value.to_bytes(BITS[family] // 8, "big")
 
 
+def is_owner_index_key(key: bytes) -> bool:
+    """Return whether this can be an :func:`owner_index_key`."""
+    return key[4:5] == b"k" and len(key) == keys.OWNER_KEY_BYTES + 1
+
+
+def is_due_key(key: bytes) -> bool:
+    """Return whether this can be a :func:`due_key`."""
+    return key[4:5] == b"t" and len(key) >= _DUE.size
+
+
 def read_due_key(key: bytes) -> tuple[int, int, int]:
-    """(until, family, address) of a :func:`due_key`."""
+    """Return (until, family, address) of a :func:`due_key`."""
     _, _, until, family = _DUE.unpack_from(key)
     return until, family, int.from_bytes(key[_DUE.size :], "big")
