@@ -105,6 +105,42 @@ def test_another_source_disables_it(spoil: object, bin_dir: Path, tmp_path: Path
     assert add(bin_dir, tmp_path) == ["10.1.0.2/24"]
 
 
+def test_each_module_follows_its_imports(bin_dir: Path) -> None:
+    """No module of ours is looked for while another one runs: each is there already."""
+    activate, modules, *more = marshal.loads((bin_dir / BUNDLE).read_bytes())
+    ours = [name for name, (*_, code) in modules.items() if name.startswith("fastipam") and code]
+    code = "import os, sys; os.write(1, ' '.join(sys.modules).encode() + b'\\n'); os._exit(0)"
+    spy = compile(code, "spy", "exec")
+    last = ours[-1]
+    file, package, size, time_ns, _ = modules[last]
+    modules[last] = file, package, size, time_ns, spy
+    (bin_dir / BUNDLE).write_bytes(marshal.dumps((activate, modules, *more)))
+    done = subprocess.run([bin_dir / DIRECT], env=ENVIRONMENT, capture_output=True, check=False)
+    assert set(ours) <= set(done.stdout.decode().split())
+
+
+def test_a_module_that_fails(bin_dir: Path, tmp_path: Path) -> None:
+    """What is wrong with a module is an error object, as for any other failure."""
+    activate, modules, *more = marshal.loads((bin_dir / BUNDLE).read_bytes())
+    name = "fastipam.cni.result"
+    file, package, size, time_ns, _ = modules[name]
+    fails = compile("raise RuntimeError('this module fails')", file, "exec")
+    modules[name] = file, package, size, time_ns, fails
+    (bin_dir / BUNDLE).write_bytes(marshal.dumps((activate, modules, *more)))
+    done = subprocess.run(
+        [bin_dir / DIRECT],
+        env=ENVIRONMENT,
+        input=configuration(tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["code"] == 999
+    assert "this module fails" in done.stdout
+    assert not done.stderr
+
+
 def test_the_extensions_are_in_it(bin_dir: Path) -> None:
     """A compiled extension is looked for nowhere: the bundle says where it is."""
     modules = bundle.modules_of((bin_dir / BUNDLE).read_bytes())
