@@ -1,1 +1,1 @@
-"""The command line: what an operator types. Nothing else imports it."""
+"""The command line. Nothing else imports it."""

@@ -1,4 +1,4 @@
-"""Requests to the agent about no container."""
+"""Send the agent requests that are about no container."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TIMEOUT_S = 5.0
 
 
 def variables(command: str) -> dict[str, str]:
-    """Return what a runtime sets for a command that is about no container: STATUS, VERSION."""
+    """Return the variables that a runtime sets for STATUS or VERSION."""
     return {"CNI_COMMAND": command, "CNI_PATH": "/opt/cni/bin"}
 
 

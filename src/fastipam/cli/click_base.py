@@ -1,8 +1,8 @@
-"""Commands and groups as click has them, with what ours have in common.
+"""Classes for commands and groups, on top of click's.
 
-A command's module is imported when the command is used, and not before: ``fastipam --help`` costs
-the same however many there are. Errors end in one line and a hint, never in a traceback. Examples
-and exit statuses belong to a command; help and reference are made of the same object.
+The module of a command is imported only when the command is used, so ``fastipam --help`` does not
+get slower with every command. An error is printed as one line and a hint, never as a traceback.
+Examples and exit statuses belong to the command's object; help and reference are made from it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
-# What every command's status means; a command that means more by 1 says so.
+# The exit statuses of every command; a command for which 1 means more says so.
 EXITS = {
     0: "done",
     1: "an error; standard error says which, and what to do",
@@ -31,7 +31,7 @@ EXITS = {
 
 
 class Entry(NamedTuple):
-    """Where a command is (``module:attribute``), its section of the help, what it is for."""
+    """A command: its place (``module:attribute``), its section of the help, its summary."""
 
     place: str
     section: str
@@ -39,7 +39,7 @@ class Entry(NamedTuple):
 
 
 class Failure(click.ClickException):
-    """An error with what to do next; exit status 1."""
+    """An error with a hint what to do next; exit status 1."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
@@ -52,7 +52,7 @@ class Failure(click.ClickException):
 
 
 class Command(click.Command):
-    """A command with ``examples``: (command line, what it does); and ``exits``: status to text."""
+    """A command with ``examples`` (command line, text) and ``exits`` (text by exit status)."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Command(click.Command):
         self.exits = {**EXITS, **(exits or {})}
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Examples, then exit statuses other than the usual ones."""
+        """Write the examples, then the exit statuses."""
         super().format_epilog(ctx, formatter)
         if self.examples:
             with formatter.section("Examples"):
@@ -80,7 +80,7 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """A group whose commands are in modules of their own, or added to it as ever."""
+    """A group whose commands are in modules of their own, or added to it as click does."""
 
     command_class = Command
 
@@ -91,11 +91,11 @@ class Group(click.Group):
         self.entries = dict(entries or {})
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names, those of modules in their order."""
+        """Return the names, those of ``entries`` first and in their order."""
         return [*self.entries, *super().list_commands(ctx)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, imported now."""
+        """Return a command, importing its module now."""
         entry = self.entries.get(cmd_name)
         if entry is None:
             return super().get_command(ctx, cmd_name)
@@ -106,7 +106,7 @@ class Group(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As inherited; a name that does not exist gets those that are like it."""
+        """Resolve as inherited; the error of an unknown name suggests similar names."""
         name = args[0]
         known = self.list_commands(ctx)
         if name not in known and not name.startswith("-"):
@@ -118,7 +118,7 @@ class Group(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The commands of modules by section, from what is known of them without an import."""
+        """Write the commands by section, without importing their modules."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for name, entry in self.entries.items():
             sections.setdefault(entry.section, []).append((name, entry.summary))
@@ -137,7 +137,7 @@ class Group(click.Group):
 
 
 class Root(Group):
-    """The outermost group: what goes wrong below it ends here."""
+    """The outermost group; it turns exceptions into messages and exit statuses."""
 
     def main(self, *args: Any, **options: Any) -> Any:
         """As inherited. Help is printed before there is a command, and may fail as well."""
@@ -148,7 +148,7 @@ class Root(Group):
             raise SystemExit(1) from None
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; FastipamError and OSError become one line and a hint, status 1."""
+        """Run the command; print FastipamError and OSError as one line and a hint, status 1."""
         from fastipam.errors import FastipamError
 
         try:
@@ -166,25 +166,25 @@ class Root(Group):
 
 
 def reason_of(error: FastipamError) -> str:
-    """Return an error in a line, the field that it is about before it."""
+    """Return an error in one line, with its field before it."""
     field = getattr(error, "field", "")
     return f"{field}: {error.message}" if field else error.message
 
 
 def _reason(error: OSError) -> str:
-    """What the system has refused, and of which file, in a line."""
+    """Return an error of the system in one line, with the file before it."""
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{error.strerror or error}"
 
 
 def _as_root(error: BaseException | None) -> str | None:
-    """What to do when it was refused to this user, and would not be to root."""
+    """Return a hint to use sudo when the error is one of permissions, else None."""
     refused = is_refusal(error) and os.geteuid() != 0
     return "as root: sudo, and the same again" if refused else None
 
 
 def is_refusal(error: BaseException | None) -> bool:
-    """Whether an error of the system or of LMDB says that this user may not."""
+    """Return whether an error of the system or of LMDB is one of permissions."""
     code = getattr(error, "code", 0) or getattr(error, "errno", 0)
     return code in (errno.EACCES, errno.EPERM)
 
@@ -199,5 +199,5 @@ def _missing(error: FileNotFoundError) -> Failure:
 def command(
     name: str, *, examples: Sequence[tuple[str, str]] = (), **attributes: Any
 ) -> Callable[[Callable[..., Any]], Command]:
-    """As ``click.command``, with examples and exit statuses."""
+    """Make a command as ``click.command`` does, with examples and exit statuses."""
     return click.command(name, cls=Command, examples=examples, **attributes)

@@ -1,4 +1,4 @@
-"""The runtime's directory of network configurations: its files, and what each plugin is sent."""
+"""Read a runtime's directory of network configurations, and what each plugin is sent."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from fastipam.errors import ConfigError, FastipamError
 if TYPE_CHECKING:
     from pathlib import Path
 
-_ENDINGS = (".conf", ".conflist", ".json")  # what libcni reads
+_ENDINGS = (".conf", ".conflist", ".json")  # the endings that libcni reads
 
 
 def files(directory: Path) -> list[Path]:
-    """In the order in which a runtime reads them: the first is its default network. OSError."""
+    """Return the files in the order in which a runtime reads them. Raises OSError.
+
+    The first one is the runtime's default network.
+    """
     return sorted(one for one in directory.iterdir() if one.suffix in _ENDINGS)
 
 
 def with_ipam(path: Path) -> list[dict[str, Any]]:
-    """What the plugins of a file with an ``ipam`` section are sent, keys folded.
+    """Return what the plugins of a file with an ``ipam`` section are sent, keys folded.
 
     Raises OSError, CniError and ConfigError.
     """
@@ -29,11 +32,11 @@ def with_ipam(path: Path) -> list[dict[str, Any]]:
 
 
 def plugins_of(content: dict[str, Any]) -> list[dict[str, Any]]:
-    """The same of a file's content. Raises ConfigError."""
+    """Return the same for the content of a file. Raises ConfigError."""
     plugins = content.get("plugins", [content])
     if not isinstance(plugins, list) or not all(isinstance(one, dict) for one in plugins):
         raise ConfigError("this is not a list of objects", field="plugins", value="")
-    # A list's name and version are those of its plugins, as libcni has it.
+    # libcni gives each plugin of a list the name and version of the list.
     common: dict[str, Any] = {key: content[key] for key in ("name", "cniversion") if key in content}
     found = []
     for plugin in plugins:
@@ -44,5 +47,5 @@ def plugins_of(content: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def reason(error: CniError | FastipamError) -> str:
-    """Return why a configuration cannot be used, the field before it."""
+    """Return why a configuration cannot be used, with the field before it."""
     return error.msg if isinstance(error, CniError) else reason_of(error)

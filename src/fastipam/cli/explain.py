@@ -1,4 +1,4 @@
-"""What the store knows of one address: its state, and why it is in that state."""
+"""Explain one address: its state, and why it is in that state."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fastipam.storage.records.reservation import Reservation
 
 _LAST_EVENTS = 10
-UNUSABLE = "UNUSABLE"  # no range can assign it: a gateway, an exclusion
+UNUSABLE = "UNUSABLE"  # the ranges cannot assign it: a gateway, an exclusion
 
 
 class _Known(NamedTuple):
@@ -123,7 +123,7 @@ def statuses(ipam: Ipam, name: str, addresses: Sequence[tuple[int, int]]) -> lis
 
 
 def _is_near(pool: Pool, family: int, value: int) -> bool:
-    """Whether it lies in the subnet of a range: its gateway, say, or an exclusion."""
+    """Return whether an address lies in the subnet of a range, as a gateway or exclusion does."""
     for each in pool.sets:
         for one in each.ranges:
             bits = BITS[family] - one.length
@@ -155,7 +155,7 @@ def _lease(known: _Known) -> dict[str, Any]:
 
 
 def netns_state(record: Record) -> str:
-    """Whether the network namespace that a lease names is there, seen from this process."""
+    """Return whether the network namespace of a lease exists, seen from this process."""
     if not record.netns:
         return "not noted"
     try:
@@ -180,7 +180,7 @@ def _reservation(known: _Known) -> dict[str, Any]:
 
 
 def _why(answer: dict[str, Any], known: _Known, boot: int, policy: Policy) -> str:
-    """Return the state in a sentence, and what ends it."""
+    """Return a sentence about the state and what ends it."""
     record, reservation = known.record, known.reservation
     if answer["status"] == filters.ASSIGNED and record is not None:
         whose = answer["pod"] or f"container {record.container_id}"

@@ -1,4 +1,4 @@
-"""Which leases, reservations and events an operator wants to see, and how a pod is written."""
+"""Select the leases, reservations and events that an operator wants to see."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ STATES = ASSIGNED, COOLING, RESERVED, FREE = (
 
 
 def pod_of(record: Record | event_record.Event) -> str:
-    """``namespace/name`` of a lease's or event's pod, empty when there is none."""
+    """Return ``namespace/name`` of a lease's or event's pod, "" when it has none."""
     if not record.pod_namespace:
         return record.pod_name
     return f"{record.pod_namespace}/{record.pod_name}"
 
 
 def pod_hint(pod: str) -> str:
-    """What to say to somebody who has left the namespace out, and finds nothing."""
+    """Return a hint for a search that found nothing because the namespace was left out."""
     return "" if not pod or "/" in pod else f"; a pod is NAMESPACE/NAME: default/{pod}, say"
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which rows are wanted; what is empty or None asks for nothing.
+    """Which rows are wanted. A field that is empty or None selects all.
 
-    ``interval`` is (family, first, last); ``container`` the beginning of an id; ``owner`` a pod's
-    namespace/name or a container id, of a lease or of a reservation.
+    ``interval`` is (family, first, last). ``container`` is the beginning of an id. ``owner`` is a
+    pod's namespace/name or a container id, of a lease or of a reservation.
     """
 
     interval: tuple[int, int, int] | None = None
@@ -51,11 +51,11 @@ class Filter:
     states: frozenset[str] = field(default_factory=frozenset)
 
     def wants(self, state: str) -> bool:
-        """Whether rows of this state are wanted."""
+        """Return whether rows of this state are wanted."""
         return not self.states or state in self.states
 
     def needles(self) -> list[bytes]:
-        """Bytes that the packed record of a wanted lease has in it."""
+        """Return bytes that every packed record of a wanted lease contains."""
         found = []
         if self.container:
             found.append(_encode(self.container))
@@ -65,12 +65,12 @@ class Filter:
         return found
 
     def covers(self, family: int, value: int) -> bool:
-        """Whether an address is in the interval."""
+        """Return whether an address is in the interval."""
         interval = self.interval
         return interval is None or (family == interval[0] and interval[1] <= value <= interval[2])
 
     def fits(self, record: Record) -> bool:
-        """Whether a lease is wanted, wherever it is."""
+        """Return whether a lease is wanted, whatever its address."""
         return (
             self.wants(states.of_record(record).upper())
             and self._fits_owner(record)
@@ -78,7 +78,7 @@ class Filter:
         )
 
     def fits_event(self, event: event_record.Event) -> bool:
-        """Whether an event is wanted: whatever became of the address, and whenever."""
+        """Return whether an event is wanted, whatever its kind and time."""
         return self.covers(event.family, event.value) and self._fits_owner(event)
 
     def _fits_owner(self, one: Record | event_record.Event) -> bool:
@@ -90,14 +90,14 @@ class Filter:
         )
 
     def fits_reservation(self, one: Reservation) -> bool:
-        """Whether an address that is only reserved is wanted, wherever it is."""
+        """Return whether a reservation that nobody uses is wanted, whatever its address."""
         if self.container or self.ifname or self.since_ns or not self.wants(RESERVED):
             return False
         return all(one.owner == wanted for wanted in (self.pod, self.owner) if wanted)
 
     @property
     def wants_free(self) -> bool:
-        """Whether free addresses are wanted, which nobody has and nobody has had since a time."""
+        """Return whether free addresses are wanted: not when an owner or a time is asked for."""
         whose = self.container or self.ifname or self.pod or self.owner or self.since_ns
         return not whose and self.wants(FREE)
 

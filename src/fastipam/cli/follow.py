@@ -1,6 +1,6 @@
-"""``list --watch``: a screen that is drawn anew, or, into a pipe, a line a change.
+"""``list --watch``: draw a screen again and again, or write a line for each change into a pipe.
 
-The changes come from the history, from where it ended at the last look: O(changes) a look.
+The changes are the events of the history since the last look: O(changes) each time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fastipam.cli.filters import Filter
     from fastipam.ipam import Ipam
 
-_BESIDE_ROWS = 4  # lines of the screen that are no rows: heading, a gap, what is going on
+_BESIDE_ROWS = 4  # lines of the screen that are no rows: heading, a gap, counters
 EVENT_COLUMNS = (
     output.Column("TIME", "time", 20),
     output.Column("IP", "address", 15),
@@ -35,7 +35,7 @@ EVENT_COLUMNS = (
 
 
 def event_row(network: str, event: event_record.Event, *, local: bool) -> dict[str, Any]:
-    """An event as ``history`` and ``list --watch`` print it."""
+    """Return an event as ``history`` and ``list --watch`` print it."""
     return {
         "network": network,
         "time": stamp(event.wall_ns, local=local),
@@ -67,7 +67,7 @@ class Changes:
             return txn.state(found[0]).events if found else 0
 
     def look(self) -> Iterator[tuple[str, event_record.Event]]:
-        """(network, event) of what has happened since; networks that are new, too."""
+        """Yield (network, event) of what has happened since, in new networks too."""
         store = self._ipam.store
         for name in [self._only] if self._only else self._ipam.networks():
             with store.read() as txn:
@@ -103,7 +103,7 @@ def to_pipe(ipam: Ipam, only: str | None, wanted: Filter, *, as_json: bool, ever
 
 
 def on_screen(ipam: Ipam, only: str | None, wanted: Filter, *, every_s: float) -> None:
-    """As much of the list as the terminal shows, drawn anew every few seconds, for ever."""
+    """Draw as much of the list as the terminal shows, every few seconds, for ever."""
     from rich.live import Live
     from rich.text import Text
 
@@ -123,7 +123,7 @@ def on_screen(ipam: Ipam, only: str | None, wanted: Filter, *, every_s: float) -
                 for row in rows.stats(ipam, only)
             ]
             hint = f"the first {room} rows; a filter shows others   " if more else ""
-            # One line below the rows, whatever the number of networks.
+            # All counters are in one line, however many networks there are.
             last = f"{hint}(Ctrl-C ends)   {'; '.join(counts)}"[: console.width]
             text = "\n".join([*lines, "", last])
             live.update(Text.from_ansi(text), refresh=True)

@@ -35,7 +35,7 @@ CONFLICT = "conflict"
 
 
 class Item(NamedTuple):
-    """One file of a tree and what became of it: ``outcome`` is DONE, PRESENT, SKIPPED, CONFLICT."""
+    """A file of a tree and its ``outcome``: DONE, PRESENT, SKIPPED or CONFLICT."""
 
     network: str
     name: str
@@ -44,11 +44,11 @@ class Item(NamedTuple):
 
 
 class _DryRun(Exception):
-    """Everything was tried; now nothing of it shall stay."""
+    """Raised at the end of a dry run, to abort its transaction."""
 
 
 def require_tree(tree: Path) -> None:
-    """Raise ConfigError unless there is such a directory."""
+    """Raise ConfigError unless the tree is a directory."""
     if not tree.is_dir():
         raise ConfigError(
             f"{tree} is no directory",
@@ -62,14 +62,13 @@ def require_tree(tree: Path) -> None:
 def import_host_local(
     ipam: Ipam, tree: Path, *, dry_run: bool = False, progress: Progress | None = None
 ) -> list[Item]:
-    """Read a tree into the store: every network, its leases and its cursors. Idempotent.
+    """Import a tree into the store: every network, its leases and its cursors. Idempotent.
 
-    All of it is one transaction: it happens as a whole or not at all. A lease that is there already
-    is PRESENT; an address that the store has given to somebody else is a CONFLICT and stays
-    as it is; an empty or unreadable file, which no DEL could ever match, is SKIPPED. The tree is
-    not changed. ``dry_run`` reports the same and changes nothing.
-    ``progress(done, total)`` is called with the number of files now and then.
-    Raises ConfigError (no such tree), StoreError, OSError.
+    All of it is one transaction. A lease that the store has already is PRESENT. An address that
+    the store has assigned to another owner is a CONFLICT and keeps that owner. An empty or
+    unreadable file, which no DEL could match, is SKIPPED. The tree is not changed; ``dry_run``
+    reports the same and changes the store neither. ``progress(done, total)`` is called with the
+    number of files once in a while. Raises ConfigError (no such tree), StoreError, OSError.
     """
     require_tree(tree)
     items: list[Item] = []
@@ -120,10 +119,10 @@ def _import_file(network: Network, path: Path) -> Item:
 
 
 def export_host_local(ipam: Ipam, tree: Path) -> list[Item]:
-    """Write a tree from the store: what is assigned, and the cursors. Idempotent.
+    """Export the assigned addresses and the cursors of the store into a tree. Idempotent.
 
-    Cooling addresses are not written: host-local knows no such thing. A file that is there with
-    another content is a CONFLICT and stays as it is. Files are on disk when this returns.
+    Cooling addresses are not exported: host-local has no cool-down. A file that exists with another
+    content is a CONFLICT and stays as it is. The files are on disk when this returns.
     Raises StoreError, OSError.
     """
     items: list[Item] = []
@@ -152,12 +151,12 @@ def _export_network(network: Network, directory: Path) -> Iterator[Item]:
     for index, cursor in enumerate(network.cursors()):
         if cursor is not None:
             path = directory / f"{host_local.CURSOR}{index}"
-            path.unlink(missing_ok=True)  # host-local overwrites it at each ADD, too
+            path.unlink(missing_ok=True)  # host-local too overwrites it at each ADD
             yield _write(network.name, path, format_ip(*cursor))
 
 
 def _write(network: str, path: Path, content: str) -> Item:
-    """A new file, complete or not there at all: host-local cannot release an empty one."""
+    """Write a new file under its name only when it is complete: an empty one is no lease."""
     data = content.encode("utf-8", "surrogateescape")
     if path.is_symlink():
         return Item(network, path.name, CONFLICT, "a symbolic link is there")
@@ -166,7 +165,7 @@ def _write(network: str, path: Path, content: str) -> Item:
             return Item(network, path.name, PRESENT, content.replace(host_local.LINE_BREAK, " "))
         return Item(network, path.name, CONFLICT, "the file is there with another content")
     temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)  # of an export that was killed
+    temporary.unlink(missing_ok=True)  # left by an export that was killed
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -182,7 +181,7 @@ def _write(network: str, path: Path, content: str) -> Item:
 
 @contextmanager
 def _locked(directory: Path, *, create: bool) -> Iterator[None]:
-    """Hold host-local's lock of a network, if there is one or it may be made."""
+    """Hold host-local's lock of a network, if there is one or ``create`` makes it."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if create else 0)
     try:
         descriptor = os.open(directory / host_local.LOCK, flags, 0o600)

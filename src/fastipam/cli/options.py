@@ -1,4 +1,4 @@
-"""Options that several commands share; each means the same everywhere."""
+"""The options that several commands share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class _DataDir(click.Option):
-    """A command's ``--data-dir``: as given there, else before the command, else the variable's."""
+    """``--data-dir`` of a command, else the one given before the command, else the variable."""
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
         before: str | None = ctx.find_root().params.get("data_dir")
@@ -26,12 +26,12 @@ class _DataDir(click.Option):
 
 
 class Seconds(click.FloatRange):
-    """A span of time within bounds; "nan", which click lets pass any bounds, is none."""
+    """A number of seconds within bounds; "nan", which click accepts, is refused."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """The number of seconds; click's usage error when it is none."""
+        """Return the number of seconds. Raises click's usage error."""
         seconds: float = super().convert(value, param, ctx)
         if isnan(seconds):
             self.fail(f"{value!r} is not a number", param, ctx)
@@ -41,7 +41,7 @@ class Seconds(click.FloatRange):
 data_dir = click.option(
     "--data-dir",
     cls=_DataDir,
-    type=click.Path(file_okay=False, readable=False),  # what refuses it has a hint
+    type=click.Path(file_okay=False, readable=False),  # opening the store reports it with a hint
     default=DEFAULT_DATA_DIR,
     show_default=True,
     envvar="FASTIPAM_DATA_DIR",
@@ -80,7 +80,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def _networks(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """The names that begin so, for the shell; nothing when the store cannot be read."""
+    """Return the networks whose names begin so; none when the store cannot be read."""
     import fastipam
 
     before = ctx.find_root().params.get("data_dir")
@@ -93,10 +93,10 @@ def _networks(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[s
 
 
 def network(text: str = "Only this network.") -> Decorator:
-    """``--network NAME``, completed from the store."""
+    """Return the option ``--network NAME``; a shell completes it from the store."""
     return click.option("--network", metavar="NAME", help=text, shell_complete=_networks)
 
 
 def dry_run(text: str = "Say what would happen; change nothing.") -> Decorator:
-    """``--dry-run``."""
+    """Return the option ``--dry-run``."""
     return click.option("--dry-run", is_flag=True, help=text)

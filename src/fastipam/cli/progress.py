@@ -1,4 +1,4 @@
-"""A progress bar on standard error, for work that may take long; nothing when nobody looks."""
+"""Show a progress bar on standard error, if that is a terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def bar(description: str) -> Iterator[Progress | None]:
-    """Yield ``progress(done, total)``; None when standard error is no terminal. 0: not known."""
+    """Yield ``progress(done, total)``, or None when standard error is no terminal.
+
+    A total of 0 means that it is not known.
+    """
     if not output.is_terminal(sys.stderr):
         yield None
         return
@@ -36,7 +39,7 @@ def bar(description: str) -> Iterator[Progress | None]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    # It goes away at its end: what remains on the screen is the command's answer.
+    # The bar is erased at its end, so that only the command's answer remains.
     with Progress(*columns, console=output.console(sys.stderr), transient=True) as progress:
         task = progress.add_task(description, total=None)
 

@@ -1,4 +1,4 @@
-"""The reference of all commands, made of what their help is made of: Markdown, or man pages.
+"""Write the reference of all commands, as Markdown or man pages, from what their help is made of.
 
 ``python -m fastipam.cli.reference`` prints docs/commands.md; ``--man DIR`` writes man pages.
 """
@@ -31,7 +31,7 @@ Written by `scripts/reference`, from what `fastipam COMMAND --help` is made of;
 {exits}
 """
 
-# What roff would read as its own, or show as a typographic twin that a shell does not take.
+# What roff would interpret, or show as another character that a shell does not accept.
 _ROFF = {
     "\\": "\\e",
     "-": "\\-",
@@ -45,7 +45,7 @@ _OPTION = re.compile(r"(?<![\w`-])--[a-z][a-z-]*")
 
 
 class Page(NamedTuple):
-    """A command: its words without ``fastipam``, click's object, the context that its help has."""
+    """A command: its words without ``fastipam``, click's object, the context of its help."""
 
     words: tuple[str, ...]
     command: click.Command
@@ -53,12 +53,12 @@ class Page(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What is typed: ``fastipam import host-local``."""
+        """Return what is typed: ``fastipam import host-local``."""
         return " ".join(("fastipam", *self.words))
 
 
 def pages() -> Iterator[Page]:
-    """The root, every group and every command, in the order of the help."""
+    """Yield the root, every group and every command, in the order of the help."""
     from fastipam.cli.commands import cli
 
     yield from _pages(Page((), cli, click.Context(cli, info_name="fastipam", **SETTINGS)))  # type: ignore[arg-type]
@@ -75,18 +75,18 @@ def _pages(page: Page) -> Iterator[Page]:
 
 
 def usage(page: Page) -> str:
-    """The command line in one line."""
+    """Return the command line in one line."""
     return " ".join((page.name, *page.command.collect_usage_pieces(page.context)))
 
 
 def paragraphs(page: Page) -> list[str]:
-    """What the help says about the command, a line a paragraph."""
+    """Return the paragraphs of the command's help, a line each."""
     text = (page.command.help or "").partition("\f")[0]
     return [" ".join(part.split()) for part in text.split("\n\n") if part.strip("\b \n")]
 
 
 def options(page: Page) -> list[tuple[str, str]]:
-    """(names and metavar, what it does) of each option, without ``--help``."""
+    """Return (names and metavar, help) of each option but ``--help``."""
     records = [
         one.get_help_record(page.context)
         for one in page.command.get_params(page.context)
@@ -96,12 +96,12 @@ def options(page: Page) -> list[tuple[str, str]]:
 
 
 def exits(page: Page) -> dict[int, str]:
-    """What its exit statuses mean."""
+    """Return the meaning of each exit status."""
     return page.command.exits if isinstance(page.command, Command) else EXITS
 
 
 def children(page: Page) -> list[tuple[str, str]]:
-    """(name, what it is for) of each command of a group."""
+    """Return (name, summary) of each command of a group."""
     group = page.command
     if not isinstance(group, click.Group):
         return []
@@ -116,7 +116,7 @@ def children(page: Page) -> list[tuple[str, str]]:
 
 
 def markdown() -> str:
-    """docs/commands.md."""
+    """Return the content of docs/commands.md."""
     usual = _table(("status", ""), [(str(code), text) for code, text in EXITS.items()])
     return _INTRODUCTION.format(exits=usual) + "".join(map(_markdown, pages()))
 
@@ -161,14 +161,14 @@ def _cell(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """A text in which Markdown finds nothing of its own, besides code in backquotes."""
+    """Return a text with Markdown's characters escaped and options as code."""
     for character in "<>*_[]":
         text = text.replace(character, f"\\{character}")
     return _OPTION.sub(r"`\g<0>`", text)
 
 
 def man(page: Page) -> str:
-    """A man page, section 1; groff's man macros."""
+    """Return the man page, section 1, in groff's man macros."""
     title = page.name.replace(" ", "-")
     texts = paragraphs(page)
     lines = [
@@ -204,7 +204,7 @@ def man(page: Page) -> str:
 
 
 def _around(page: Page) -> list[Page]:
-    """The pages that belong to this one: what it is a part of, and its parts."""
+    """Return the page of the group that a page belongs to, and those of its commands."""
     size = len(page.words)
     return [
         one
@@ -215,13 +215,13 @@ def _around(page: Page) -> list[Page]:
 
 
 def _roff(text: str) -> str:
-    """A text as roff shows it as it is; in ASCII, which every roff takes."""
+    """Return a text escaped for roff, in ASCII, which every roff reads."""
     text = "".join(_ROFF.get(one, one) if one.isascii() else f"\\[u{ord(one):04X}]" for one in text)
     return f"\\&{text}" if text.startswith(".") else text
 
 
 def write_man(directory: Path) -> list[Path]:
-    """Write all man pages, ``fastipam-list.1`` and so on; idempotent. Raises OSError."""
+    """Write all man pages, ``fastipam-list.1`` and so on. Idempotent. Raises OSError."""
     directory.mkdir(parents=True, exist_ok=True)
     written = []
     for page in pages():

@@ -1,8 +1,8 @@
-"""Rows for ``list`` and ``stats``: what is used, by whom, in address order, a row at a time.
+"""Yield the rows of ``list`` and ``stats``, in address order, one at a time.
 
-A filter uses an index where there is one: an address or CIDR is a place in ``leases``, an owner
-(container and interface) an entry of ``owners``, COOLING the queue, RESERVED the reservations, a
-time the history. What has none is looked for in the packed records, and only what fits is unpacked.
+A filter uses an index if there is one: ``leases`` for an address or CIDR, ``owners`` for a
+container and interface, the queue for COOLING, the reservations for RESERVED, the history for a
+time. Without one the packed records are searched, and only those that may fit are unpacked.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ STATS_COLUMNS = (
     Column("FREE", "free", 8, number=True),
     Column("USED", "percent", 7, number=True),
 )
-# What an event may be older than one before it and yet be looked at: a clock set back by as much.
+# A clock may have been set back by so much: events that much older than the time are read too.
 _MARGIN_NS = 60 * 10**9
-# An IPv6 /64 has more free addresses than anybody can read.
+# More rows than anybody reads; an IPv6 /64 has far more.
 LARGEST_FREE_LISTING = 1 << 24
 _EMPTY = {
     "pod": "",
@@ -71,7 +71,7 @@ _EMPTY = {
 
 
 def names(ipam: Ipam, only: str | None) -> list[str]:
-    """The networks of the store, or the one that is asked for. Raises ConfigError."""
+    """Return the networks of the store, or the one that is asked for. Raises ConfigError."""
     known = ipam.networks()
     if only is None:
         return known
@@ -93,11 +93,11 @@ def rows(
     with_free: bool = False,
     local: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """A row an address, in address order, network by network, as of one moment a network.
+    """Yield a row an address, in address order, network by network, each as of one moment.
 
-    O(1) memory without ``wanted.since_ns`` and with neither of COOLING and an owner asked for
-    alone; else the addresses that the index names are sorted first. ``local``: times in the
-    machine's zone. Raises ConfigError, StoreError.
+    O(1) memory. Only when a time, COOLING alone or an owner is asked for, the addresses from the
+    index are sorted first. With ``local`` times are in the machine's zone. Raises ConfigError,
+    StoreError.
     """
     for name in names(ipam, only):
         with ipam.store.read() as txn:
@@ -108,7 +108,7 @@ def rows(
 
 
 class _Listing:
-    """One network's rows inside one read transaction."""
+    """The rows of one network in one read transaction."""
 
     def __init__(
         self,
@@ -132,13 +132,13 @@ class _Listing:
         return (row for _, row in used if row)
 
     def _used(self) -> Iterator[tuple[Address, dict[str, Any] | None]]:
-        """(address, row) of what is used; the row is None where it is not wanted."""
+        """Yield (address, row) of each used address; the row is None when it is not wanted."""
         leases: Iterable[tuple[Address, Record | Reservation]] = self._leases()
         reservations = self._reservations()
         last: Address | None = None
         for address, one in merge_sorted(leases, reservations, key=lambda each: each[0]):
             if address == last:
-                continue  # the reservation of an address that somebody has
+                continue  # a reservation whose address is in use
             last = address
             if isinstance(one, Record):
                 yield address, self._row(address, one) if self._wanted.fits(one) else None
@@ -159,7 +159,7 @@ class _Listing:
                 yield address, Record.read(raw)
 
     def _scan(self) -> Iterator[tuple[Address, bytes]]:
-        """The leases of the interval in address order."""
+        """Yield the leases of the interval in address order."""
         low, high = self._bounds()
         for key, raw in tables.LEASES.scan(self._txn, self._prefix, low):
             if key > high:
@@ -167,7 +167,7 @@ class _Listing:
             yield keys.read_address_key(key)[1:], raw
 
     def _bounds(self) -> tuple[bytes, bytes]:
-        """The first and the last key that may be wanted."""
+        """Return the first and the last key that may be wanted."""
         if self._wanted.interval is None:
             return self._prefix, self._prefix + b"\xff" * 17
         family, low, high = self._wanted.interval
@@ -185,13 +185,13 @@ class _Listing:
                     yield (family, value), raw
 
     def _indexed(self) -> Iterable[Address] | None:
-        """The only addresses that can be wanted, from an index; None: there is no such index."""
+        """Return the addresses that an index names, or None when no index can be used."""
         wanted = self._wanted
         if wanted.container and wanted.ifname:
             name = keys.owner_name(wanted.container, wanted.ifname)
             key = keys.owner_key(self._prefix, name)
             raw = tables.OWNERS.get(self._txn, key)
-            if raw is not None:  # else it may be the beginning of an id, or cool already
+            if raw is not None:  # else it may be the beginning of an id, or the address is cooling
                 return keys.read_addresses(raw)
         if wanted.states == {COOLING}:
             return self._queue()
@@ -204,10 +204,10 @@ class _Listing:
             yield keys.read_cooldown_key(key)[3:]
 
     def _since(self) -> list[Address] | None:
-        """What was assigned since then, from the history's end; None: it does not go back so far.
+        """Return what was assigned since then, or None when the history does not go back so far.
 
-        Newest first: O(events since then). An event before the time is where it ends, though the
-        clock may have been set back: so a minute more is looked at.
+        O(events since then): it is read from its end to the first event before the time. A minute
+        more is read, because the clock may have been set back.
         """
         state = self._txn.state(self._network_id)
         found: list[Address] = []
@@ -219,7 +219,7 @@ class _Listing:
             if event.generation:
                 found.append((event.family, event.value))
                 assignments += event.kind in history.BEGINNINGS
-        # All events are as new as that: it is complete if they tell of every assignment ever made.
+        # No event is older: the list is complete if it has every assignment that was ever made.
         return found if assignments == state.generation else None
 
     def _reservations(self) -> Iterator[tuple[Address, Reservation]]:
@@ -265,7 +265,7 @@ class _Listing:
     def _with_free(
         self, used: Iterator[tuple[Address, dict[str, Any] | None]]
     ) -> Iterator[dict[str, Any]]:
-        """The used addresses, and the free ones between them."""
+        """Yield the used addresses, and the free ones between them."""
         intervals = list(self._free_intervals())
         count = sum(high - low + 1 for _, low, high in intervals)
         if count > LARGEST_FREE_LISTING:
@@ -305,7 +305,7 @@ class _Listing:
 
 
 def stats(ipam: Ipam, only: str | None) -> Iterator[dict[str, Any]]:
-    """A row a network. O(1) each."""
+    """Yield a row a network. O(1) each."""
     for name in names(ipam, only):
         counts = ipam.network(name).stats()
         used = counts["size"] - counts["free"]

@@ -1,8 +1,8 @@
-"""Times as an operator types and reads them.
+"""Parse and format times.
 
-Typed: ``14:05`` (the last one), ``14:05:30``, ``2026-11-24``, ``2026-11-24 14:05``, the same with
-``T`` and with ``Z`` or ``+01:00``, or how long ago: ``90s``, ``10m``, ``2h``, ``3d``. Without a
-zone it is the machine's (``TZ``). Printed: that zone in tables, UTC in JSON.
+An operator types ``14:05`` (the last one), ``14:05:30``, ``2026-11-24``, ``2026-11-24 14:05``, the
+same with ``T`` and with ``Z`` or ``+01:00``, or how long ago: ``90s``, ``10m``, ``2h``, ``3d``. A
+time without a zone is in the machine's (``TZ``). Tables show that zone, JSON shows UTC.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _DAY_S = 86_400
 class Moment(NamedTuple):
     """A time as it was typed: from ``start_ns`` to before ``end_ns``, wall clock nanoseconds.
 
-    ``14:05`` is a minute long, a date a day: who asks for it means all of it.
+    ``14:05`` is the whole minute, a date the whole day.
     """
 
     start_ns: int
@@ -33,7 +33,7 @@ class Moment(NamedTuple):
 
 
 def parse(text: str, now_s: float | None = None) -> Moment:
-    """The moment that a text means. Raises ValueError."""
+    """Return the moment that a text names. Raises ValueError."""
     now_s = time.time() if now_s is None else now_s
     text = text.strip()
     ago = _AGO.fullmatch(text)
@@ -46,7 +46,7 @@ def parse(text: str, now_s: float | None = None) -> Moment:
         hour, minute, second = int(clock[1]), int(clock[2]), int(clock[3] or 0)
         today = datetime.fromtimestamp(now_s).astimezone()
         moment = today.replace(hour=hour, minute=minute, second=second, microsecond=0)
-        if moment.timestamp() > now_s:  # nobody asks for the future
+        if moment.timestamp() > now_s:  # a time of day is never in the future
             moment = (moment.replace(tzinfo=None) - timedelta(days=1)).astimezone()
         return _moment(moment, 1 if clock[3] else 60)
     moment = datetime.fromisoformat(text)
@@ -63,12 +63,12 @@ def _moment(moment: datetime, seconds: int) -> Moment:
 
 
 class MomentType(click.ParamType[Moment]):
-    """The same as the type of an option."""
+    """The type of an option with a time."""
 
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """A Moment; click's usage error when it is none."""
+        """Return a Moment. Raises click's usage error."""
         if isinstance(value, Moment):
             return value
         try:
@@ -81,7 +81,7 @@ MOMENT = MomentType()
 
 
 def stamp(wall_ns: int, *, local: bool = False) -> str:
-    """A time as ISO 8601 to the second; empty for 0, which means that it is not known."""
+    """Return a time as ISO 8601 to the second, or "" for 0, a time that is not known."""
     if not wall_ns:
         return ""
     moment = datetime.fromtimestamp(wall_ns // 10**9, UTC)
@@ -106,7 +106,7 @@ class Stamps:
 
 
 def duration(seconds: float) -> str:
-    """How long, to two units: ``3d 4h``, ``5m 12s``."""
+    """Return a duration in two units: ``3d 4h``, ``5m 12s``."""
     left = max(0, int(seconds))
     parts: list[str] = []
     for unit, size in (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)):

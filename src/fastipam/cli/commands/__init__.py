@@ -1,6 +1,7 @@
-"""Every command: where it is and what it is for. A module is imported when its command is used.
+"""The table of all commands: place, section and summary of each.
 
-A new command is a module with a click command or group in it, and a line here.
+A new command is a module with a click command or group in it, and a line here. The module is
+imported when its command is used.
 """
 
 from __future__ import annotations
@@ -53,5 +54,5 @@ COMMANDS = {
     type=click.Path(file_okay=False, readable=False),
     help="The directory of the store, for any command; may stand behind the command as well.",
 )
-def cli(data_dir: str | None) -> None:  # the commands ask the context: see options.py
+def cli(data_dir: str | None) -> None:  # options.py reads it from the context
     """IP address management for container networks."""

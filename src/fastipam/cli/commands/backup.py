@@ -61,7 +61,7 @@ def restore(file: str, data_dir: str, replace: bool, as_json: bool) -> None:
     """
     from fastipam.backup import restore as put_back
 
-    if not os.path.exists(file):  # before a store is made for it
+    if not os.path.exists(file):  # before a store is created for it
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), file)
     with fastipam.open(data_dir) as ipam, progress.bar("keys") as advance:
         keys = put_back(ipam.store, file, replace=replace, progress=advance)

@@ -7,8 +7,8 @@ import click
 from fastipam.cli import output
 from fastipam.cli.click_base import command as _command
 
-# zsh runs an autoloaded file's end once: click's script then completes at the first Tab, registers
-# itself at the second, which so finds nothing, and works from the third on.
+# zsh runs the end of an autoloaded file once. So click's script completes at the first Tab,
+# registers itself at the second, which then completes nothing, and works from the third on.
 _AUTOLOADED = '    _fastipam_completion "$@"\n'
 _REGISTER = "    compdef _fastipam_completion fastipam\n"
 

@@ -91,7 +91,7 @@ def command(
 
 
 def _read(path: str) -> tuple[str, int]:
-    """The list, and when it was changed last (0: not known)."""
+    """Return the list, and when it was last changed, 0 if that is not known."""
     if path == "-":
         return sys.stdin.buffer.read().decode("utf-8", "surrogateescape"), 0
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
@@ -99,7 +99,7 @@ def _read(path: str) -> tuple[str, int]:
 
 
 def _parse(text: str) -> set[tuple[str, str]]:
-    """(container id, interface) pairs; an empty interface stands for all of the container's."""
+    """Return (container id, interface) pairs; an empty interface means all of the container."""
     if text.lstrip()[:1] in ("[", "{"):
         return _parse_json(text)
     valid = set()
@@ -107,7 +107,7 @@ def _parse(text: str) -> set[tuple[str, str]]:
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
-        # What no runtime can have listed is an accident, and every lease would go for it.
+        # A line that no runtime writes is an error: all leases would be released for it.
         if len(words) > 2 or not is_id(words[0]):
             raise ConfigError(
                 f"{line.strip()!r} is not a container id and an interface",
@@ -134,7 +134,7 @@ def _parse_json(text: str) -> set[tuple[str, str]]:
 def _with_interfaces(
     network: fastipam.Network, valid: set[tuple[str, str]]
 ) -> set[tuple[str, str]]:
-    """The pairs, with all interfaces of those containers that were listed without one."""
+    """Return the pairs, with all interfaces of the containers that were listed without one."""
     whole = {container_id for container_id, ifname in valid if not ifname}
     if not whole:
         return valid

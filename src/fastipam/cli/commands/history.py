@@ -99,7 +99,7 @@ _HOLDER_COLUMNS = (
 def _holders(
     ipam: fastipam.Ipam, only: str | None, address: str, at: Moment, *, local: bool
 ) -> Iterator[dict[str, Any]]:
-    """Everybody who had the address between the two ends of the moment."""
+    """Yield a row for each owner of the address at that time."""
     for name in rows.names(ipam, only):
         begun = None
         first = True
@@ -107,7 +107,7 @@ def _holders(
             if event.kind in BEGINNINGS:
                 begun = event
             elif event.kind not in ("reserved", "unreserved", "repaired"):
-                # The end of a lease whose beginning is forgotten tells who had it, too.
+                # The release names the owner also when the history no longer has the assignment.
                 if (begun or first) and _meets(at, begun.wall_ns if begun else 0, event.wall_ns):
                     yield _holder(name, begun, event, local)
                 begun = None
@@ -133,7 +133,7 @@ def _holder(network: str, begun: Event | None, ended: Event | None, local: bool)
 
 
 def _nobody(ipam: fastipam.Ipam, only: str | None, address: str, at: Moment) -> str:
-    """Why there is no answer: it was free, or the history does not go back so far."""
+    """Return why there is no owner: the address was free, or the history is too short."""
     first = _first(ipam, only)
     when = stamp(at.start_ns, local=True)
     if first is None:
@@ -144,7 +144,7 @@ def _nobody(ipam: fastipam.Ipam, only: str | None, address: str, at: Moment) -> 
 
 
 def _first(ipam: fastipam.Ipam, only: str | None) -> int | None:
-    """When the oldest event was that is kept, of any network."""
+    """Return the time of the oldest event that is kept, of any network, or None."""
     firsts = (next(iter(ipam.network(name).history()), None) for name in rows.names(ipam, only))
     return min((event.wall_ns for event in firsts if event is not None), default=None)
 

@@ -133,4 +133,4 @@ def _watch(
         else:
             follow.to_pipe(ipam, network, wanted, as_json=as_json, every_s=every_s)
     except KeyboardInterrupt:
-        pass  # that is how it ends
+        pass  # Ctrl-C ends it

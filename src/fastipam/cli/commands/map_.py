@@ -1,4 +1,4 @@
-"""``fastipam map``: a pool drawn as a Hilbert curve, into a file or onto the terminal."""
+"""``fastipam map``: draw a pool as a Hilbert curve, into a file or on the terminal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Drawn = tuple[Picture, Layer | None]
 
-_PARTS_BITS = 4  # --json without --prefix: 16 rows a subnet
+_PARTS_BITS = 4  # without --prefix --json has 16 rows a subnet
 _MOST_ROWS_BITS = 16
 
 
@@ -81,7 +81,7 @@ def command(
             wanted = {"--bare": "-o FILE.png", "--prefix": "--json", "--json": "no -o"}[option]
             raise click.UsageError(f"{option} goes with {wanted}")
     with fastipam.open(data_dir, create=False) as ipam:
-        with suppress(StoreError):  # a store that cannot be written can still be drawn
+        with suppress(StoreError):  # a store that cannot be written can be drawn all the same
             finish_reboot(ipam)
         names = _names(ipam, network, one=output is not None)
         if as_json:
@@ -95,7 +95,7 @@ def command(
 
 
 def _names(ipam: Ipam, network: str | None, *, one: bool) -> list[str]:
-    """The networks to draw."""
+    """Return the networks to draw. Raises ConfigError."""
     names = rows.names(ipam, network)
     if one and len(names) != 1:
         message = f"the store {ipam.path} has {len(names)} networks, a file shows one"
@@ -143,7 +143,7 @@ def _show(ipam: Ipam, names: list[str], by: str) -> None:
     from fastipam.picture import text
 
     console = Console(highlight=False)
-    # Eight colours cannot tell the states apart; NO_COLOR is a wish to be respected.
+    # Eight colours are too few for the states; NO_COLOR asks for none.
     colours = console.color_system in ("256", "truecolor")
     coloured = colours and console.is_terminal and not console.no_color
     bits = text.fitting_bits(console.width, max(8, console.height - 8)) if coloured else 12
@@ -180,7 +180,7 @@ def _heading(picture: Picture, panel: Panel) -> None:
 
 
 def _counts(ipam: Ipam, names: list[str], prefix: int | None) -> Iterator[dict[str, Any]]:
-    """A row a CIDR: how many of its addresses are in which state."""
+    """Yield a row a CIDR with the number of its addresses in each state."""
     from fastipam.picture.cells import STATES
 
     for name in names:

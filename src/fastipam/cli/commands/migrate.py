@@ -48,7 +48,7 @@ def import_host_local(tree: Path, data_dir: str, dry_run: bool, as_json: bool) -
 
     Do it before the configuration's type changes: the DELs of running pods go to the new type.
     """
-    migration.require_tree(tree)  # before a store is made for it
+    migration.require_tree(tree)  # before a store is created for it
     with fastipam.open(data_dir) as ipam, progress.bar("files of host-local") as advance:
         items = migration.import_host_local(ipam, tree, dry_run=dry_run, progress=advance)
     _report(items, as_json)
@@ -70,7 +70,7 @@ def export_host_local(tree: Path, data_dir: str, as_json: bool) -> None:
 
 
 def _report(items: list[migration.Item], as_json: bool) -> None:
-    """What became of each file, and in one line how many of each kind."""
+    """Print what became of each file, and in one line how many of each outcome."""
     if as_json:
         output.json_array(item._asdict() for item in items)
     else:

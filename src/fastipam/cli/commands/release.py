@@ -82,7 +82,7 @@ def command(
         for lease, row in zip(leases, rows, strict=True):
             where = ipam.network(lease.network)
             gone = where.release_address((lease.family, lease.value), generation=lease.generation)
-            # What was looked at is what is released: not what somebody else has by now.
+            # The generation keeps an address from being released that has a new owner by now.
             done.append({**row, "released": gone is not None or _is_gone(where, lease)})
     if as_json:
         output.json_array(done)
@@ -93,14 +93,14 @@ def command(
 
 
 def _is_gone(network: fastipam.Network, lease: Lease) -> bool:
-    """Whether it went together with another address of its owner."""
+    """Return whether the lease was released together with another address of its owner."""
     return network.lookup(format_ip(lease.family, lease.value)) is None
 
 
 def _leases(
     ipam: fastipam.Ipam, only: str | None, addresses: tuple[str, ...], container: str, ifname: str
 ) -> Iterator[Lease]:
-    """The leases that are meant."""
+    """Yield the leases of the addresses and of the container."""
     for name in listing.names(ipam, only):
         network = ipam.network(name)
         for address in addresses:
@@ -134,7 +134,7 @@ def _counted(rows: list[dict[str, str]]) -> str:
 
 
 def _ask(rows: list[dict[str, str]]) -> None:
-    """Show what would go, and let the operator say yes."""
+    """Show what would be released, and ask the operator. Raises Failure, click.Abort."""
     if not sys.stdin.isatty():
         raise Failure(
             f"{_counted(rows)} would be released, and there is nobody to ask",

@@ -21,7 +21,7 @@ _COLUMNS = (
 
 
 def _network(ipam: fastipam.Ipam, name: str | None) -> fastipam.Network:
-    """The network that is named, or the only one there is."""
+    """Return the network that is named, or the only one there is. Raises ConfigError."""
     known = listing.names(ipam, name)
     if len(known) == 1:
         return ipam.network(known[0])
@@ -34,7 +34,7 @@ def _network(ipam: fastipam.Ipam, name: str | None) -> fastipam.Network:
 
 
 def _print(ipam: fastipam.Ipam, name: str, found: list[tuple[int, int]], *, as_json: bool) -> None:
-    """What each address is after the change."""
+    """Print the status of each address after the change."""
     from fastipam.cli.explain import statuses
 
     rows = (

@@ -12,7 +12,7 @@ from fastipam.cli.click_base import Failure
 from fastipam.cli.click_base import command as _command
 from fastipam.network.reading import parse_wanted
 
-# What is printed of an explanation, in this order, when there is something to print.
+# The fields of an explanation in the order in which they are printed, unless they are empty.
 _FIELDS = (
     ("network", "network"),
     ("status", "status"),

@@ -18,7 +18,7 @@ from fastipam.errors import FastipamError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_VERSION = "1.1.0"  # the first that has STATUS; the question means the same for any network
+_VERSION = "1.1.0"  # the first version with STATUS; it suits any network
 _COLUMNS = (
     output.Column("NETWORK", "network"),
     output.Column("READY", "ready"),
@@ -30,7 +30,7 @@ _COLUMNS = (
 
 
 class Readiness(NamedTuple):
-    """What STATUS says of a network; ``code`` is the error object's, 0 without one."""
+    """The answer of STATUS for a network; ``code`` is its error object's, 0 without one."""
 
     network: str
     file: str
@@ -81,7 +81,7 @@ def command(conf_dir: Path, socket_path: Path, by_agent: bool, as_json: bool) ->
 
 
 def _connect(connection: socket.socket, path: Path, needed: bool) -> socket.socket | None:
-    """The connection when an agent answers on it, None when none does and none has to."""
+    """Return the connection if an agent answers on it, else None unless one is needed."""
     try:
         connection.connect(str(path))
         agent_client.ask(connection, "VERSION")
@@ -99,7 +99,7 @@ def _silent(path: Path, error: OSError) -> Failure:
 
 
 def _ask_all(directory: Path, agent: socket.socket | None) -> Iterator[Readiness]:
-    """An answer for each plugin of each file that has its addresses from fastipam."""
+    """Yield an answer for each plugin of each file whose ipam type is fastipam."""
     try:
         paths = cni_configs.files(directory)
     except FileNotFoundError:
@@ -119,7 +119,7 @@ def _ask_all(directory: Path, agent: socket.socket | None) -> Iterator[Readiness
 
 
 def _unusable(path: Path, message: str) -> Readiness:
-    """A file that no runtime can use: whatever it was meant to serve is not."""
+    """Return the answer for a file that no runtime can use."""
     return Readiness("", str(path), "", False, 0, message, "")
 
 

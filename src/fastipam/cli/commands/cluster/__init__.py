@@ -1,4 +1,4 @@
-"""``fastipam cluster …``: begin a cluster, claim blocks, remove a node."""
+"""``fastipam cluster``: its table of commands, and init, claim, release-node."""
 
 from __future__ import annotations
 

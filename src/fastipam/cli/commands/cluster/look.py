@@ -1,4 +1,4 @@
-"""``fastipam cluster …``, what only looks: status, nodes, blocks, routes, check."""
+"""The read-only commands of ``fastipam cluster``: status, nodes, blocks, routes, check."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which cluster a command is about: options, the file that they name, and this node in it."""
+"""The options that say which cluster a command is about, and what they lead to."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class Where(NamedTuple):
         """Return the moment by which the command has ended."""
         from fastipam.cluster.deadline import CALL_S, Deadline
 
-        # A person waits for an election rather than to be told of it.
+        # An election may take so long, and a person can wait for it.
         return Deadline(self.timeout_s, call_s=max(self.timeout_s / 2, CALL_S))
 
     @contextmanager
     def node(self, *, create: bool = False) -> Iterator[tuple[Ipam | None, Node]]:
-        """Yield this node's side of the cluster; without its store when there is none."""
+        """Yield this node and its open store, or None for the store when there is none."""
         from fastipam.cluster.engines.connect import connect
         from fastipam.cluster.node.node import Node
         from fastipam.cluster.node.share import Share
@@ -66,7 +66,7 @@ class Where(NamedTuple):
 
 
 class _Named:
-    """A network of which there is no store here."""
+    """A network without a store on this node."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -116,7 +116,7 @@ def where(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def settings_of(path: str, network: str | None, data_dir: str | None) -> tuple[Settings, str, str]:
-    """(settings, network, data directory) of a file. Raises ConfigError."""
+    """Return (settings, network, data directory) from a file. Raises ConfigError."""
     from fastipam.cli import cni_configs
     from fastipam.cni import more_blocks
 

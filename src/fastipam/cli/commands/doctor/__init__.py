@@ -112,11 +112,11 @@ def _look(places: Places) -> Iterator[Diagnosis]:
 
 
 _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
-_INDENT = 23  # below which a diagnosis's text and command stand
+_INDENT = 23  # columns before the text and the command of a diagnosis
 
 
 def _print(diagnosis: Diagnosis) -> None:
-    """Level, check, text; the command below it. On a terminal long texts go on, indented."""
+    """Print level, check and text, and the command below; long texts are wrapped on a terminal."""
     lines = [output.printable(diagnosis.text)]
     if output.is_terminal():
         width = max(output.console().width - _INDENT, 20)

@@ -1,4 +1,4 @@
-"""Does the agent answer, is it current, and does it see the same files as we?"""
+"""Diagnose the agent: whether it answers, is current, and sees the same files."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _CHECK = "agent"
-_SYSTEMD = Path("/run/systemd/system")  # is there when systemd runs: sd_booted(3)
+_SYSTEMD = Path("/run/systemd/system")  # exists when systemd runs: sd_booted(3)
 
 
 def restart() -> str:
-    """What to type to have an agent of the present: without systemd nobody else starts it."""
+    """Return the command that starts a current agent, by systemd if that runs."""
     return "systemctl restart fastipam-agent" if _SYSTEMD.is_dir() else "fastipam agent"
 
 
 def look(path: Path, *, needed: bool) -> tuple[list[Diagnosis], int]:
-    """The agent on this socket, and its process (0: none); ``needed``: nothing else serves."""
+    """Diagnose the agent on a socket; return its process too, 0 without one.
+
+    ``needed`` says that the plugin does not work without an agent.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(TIMEOUT_S)
         try:
@@ -61,7 +64,7 @@ def _absent(path: Path, needed: bool) -> Diagnosis:
 
 
 def same_files(process: int, paths: Iterable[str]) -> Iterator[Diagnosis]:
-    """Whether paths lead the agent to what they lead us to: stores, and where namespaces are."""
+    """Diagnose whether paths are the same files for the agent: stores, network namespaces."""
     ours, theirs = (_link(f"/proc/{one}/ns/mnt") for one in ("self", process))
     if not theirs:
         text = f"the files of process {process} cannot be looked at from here"
@@ -77,7 +80,7 @@ def same_files(process: int, paths: Iterable[str]) -> Iterator[Diagnosis]:
 
 
 def _process(connection: socket.socket, path: Path) -> int:
-    """Who serves the socket: who listens, or to whom systemd (which listened first) gave it."""
+    """Return the process that serves the socket, also when systemd has handed it over."""
     process = peer_of(connection)[0]
     if process != 1:
         return process
@@ -102,10 +105,10 @@ def _holders(sockets: set[str]) -> Iterator[int]:
 
 
 def _is_older(process: int) -> bool:
-    """Whether a process that runs from this package's files is older than they are."""
+    """Return whether a process of this package started before its files were installed."""
     package = Path(fastipam.__file__).resolve().parent
     if not _is_same(process, str(package / "__init__.py")):
-        return False  # a container's: it has its own
+        return False  # it runs in a container, from files of its own
     try:
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
         ticks = int(fields[19])

@@ -1,4 +1,4 @@
-"""What the network configurations of a runtime say, and whether the plugin can use them."""
+"""Diagnose the network configurations of a runtime: what they say, whether they can be used."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 _CHECK = "configuration"
 _HOST_LOCAL = "host-local"
-_REPLACED = (_HOST_LOCAL, "whereabouts")  # what fastipam stands in for: it may have been forgotten
+_REPLACED = (_HOST_LOCAL, "whereabouts")  # types that fastipam replaces: one may have been left
 
 
 class Configured(NamedTuple):
-    """A network that is served by fastipam, and where."""
+    """A network that fastipam serves, and its data directory."""
 
     network: str
     data_dir: str
 
 
 def look(directory: Path) -> tuple[list[Diagnosis], list[Configured]]:
-    """Every file, in the order in which a runtime reads them; the first is its default network."""
+    """Diagnose every file, in the runtime's order, and return the networks that fastipam serves."""
     try:
         files = cni_configs.files(directory)
     except OSError as error:
@@ -58,7 +58,7 @@ def look(directory: Path) -> tuple[list[Diagnosis], list[Configured]]:
 
 
 def _file(path: Path) -> Iterator[tuple[Diagnosis, Config | None]]:
-    """What one file says; a configuration for each of its plugins that asks fastipam."""
+    """Yield a diagnosis for each plugin of a file, with its configuration if it is fastipam's."""
     edit = f"${{EDITOR:-vi}} {path}"
     try:
         plugins = list(cni_configs.with_ipam(path))
@@ -94,7 +94,7 @@ def _plugin(path: Path, whole: dict[str, Any], edit: str) -> tuple[Diagnosis, Co
 
 
 def meaning(config: Config, main: str) -> str:
-    """A configuration in one line: what is assigned, from where, and what becomes of it."""
+    """Return a configuration in one line: its ranges, data directory and policy."""
     policy = config.policy
     where = "blocks of a cluster's pool " if config.cluster is not None else ""
     sets = "; ".join(str(one) for one in config.pool.sets)

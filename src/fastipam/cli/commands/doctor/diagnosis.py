@@ -1,7 +1,7 @@
-"""What `fastipam doctor` looks at: one module a part of the node, one function a question.
+"""What ``fastipam doctor`` prints.
 
-Every function yields diagnoses and raises nothing that a sick node could cause; none changes
-anything.
+Each module beside this one diagnoses a part of the node, each function answers one question. They
+are read-only, and raise nothing that a broken node could cause.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ PROBLEM = "problem"
 
 
 class Diagnosis(NamedTuple):
-    """One answer: ``level`` is OK, WARNING or PROBLEM, ``command`` what to type, if anything."""
+    """One answer: ``level`` is OK, WARNING or PROBLEM, ``command`` what to type, or ""."""
 
     check: str
     level: str

@@ -1,4 +1,4 @@
-"""Is the plugin installed, and is it this fastipam's?"""
+"""Diagnose the installed plugin: whether it is there, and of this fastipam."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OTHER_DIRECTORIES = (Path("/opt/cni/bin"), Path("/usr/lib/cni"), Path("/usr/libe
 
 
 def look(bin_dir: Path) -> Iterator[Diagnosis]:
-    """The launcher, then the entry point and the bundle beside it."""
+    """Diagnose the launcher, then the entry point and the bundle beside it."""
     mend = f"fastipam install --bin-dir {bin_dir}"
     launcher = bin_dir / NAME
     try:
@@ -49,7 +49,7 @@ def look(bin_dir: Path) -> Iterator[Diagnosis]:
 
 
 def has_entry_point(bin_dir: Path) -> bool:
-    """Whether the plugin works without an agent."""
+    """Return whether the plugin works without an agent."""
     return os.access(bin_dir / DIRECT, os.X_OK)
 
 
@@ -75,7 +75,7 @@ def _entry_point(path: Path, mend: str) -> Diagnosis:
 
 
 def _interpreter(text: str) -> str:
-    """The program that the first lines of an entry point start."""
+    """Return the program that the first lines of an entry point start."""
     first, _, rest = text.partition("\n")
     if first == "#!/bin/sh":
         return rest.partition('"')[2].partition('"')[0]
@@ -83,9 +83,9 @@ def _interpreter(text: str) -> str:
 
 
 def _stale(path: Path) -> str:
-    """Why Python will not use a file of the bundle; empty when it will."""
+    """Return why Python does not use a file of the bundle, or "" when it does."""
     try:
-        modules = bundle.modules_of(path.read_bytes())  # root's file, as the launcher
+        modules = bundle.modules_of(path.read_bytes())  # only root can write it, as the launcher
         for source, _, size, time_ns, _ in modules.values():
             status = os.stat(source)
             if (status.st_size, status.st_mtime_ns) != (size, time_ns):

@@ -1,4 +1,4 @@
-"""Is a store in order: whose it is, whether it agrees with itself, room, time, namespaces."""
+"""Diagnose a store: permissions, disk, consistency, readers, pools, namespaces, clock."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from fastipam.ipam import Ipam
 
-# Up to so many addresses are compared with everything else here; of more that is a command.
+# Addresses that are verified here; for more of them the diagnosis names the command.
 MOST_VERIFIED = 200_000
-MOST_BEHIND = 10_000  # commits: a minute of a node that does nothing but start pods
+MOST_BEHIND = 10_000  # commits: about a minute of a node that only starts pods
 _FULL = 0.9
 _LITTLE_BYTES = 1 << 30
 _TOO_LITTLE_BYTES = 64 << 20
@@ -34,7 +34,7 @@ _REMOTE = ("nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "fuse.sshfs", "fuse.glus
 
 
 def command(words: str, data_dir: str) -> str:
-    """A command line about this store."""
+    """Return a command line about a store."""
     own = "" if data_dir == DEFAULT_DATA_DIR else f" --data-dir {shlex.quote(data_dir)}"
     return f"fastipam {words}{own}"
 
@@ -42,7 +42,7 @@ def command(words: str, data_dir: str) -> str:
 def look(
     data_dir: str, *, now_ns: int | None = None, most: int = MOST_VERIFIED
 ) -> Iterator[Diagnosis]:
-    """Everything about the store of a directory; ``now_ns``: the wall clock."""
+    """Yield every diagnosis of the store in a directory; ``now_ns`` is the wall clock."""
     try:
         if not exists(data_dir):
             yield Diagnosis("store", OK, f"{data_dir}: no store yet; the first ADD makes one")
@@ -67,7 +67,7 @@ def look(
 
 
 def exists(data_dir: str) -> bool:
-    """Whether there is a store. Raises OSError: nobody may tell this user."""
+    """Return whether there is a store. Raises OSError when this user may not know."""
     try:
         os.lstat(os.path.join(data_dir, "data.mdb"))
     except (FileNotFoundError, NotADirectoryError):
@@ -76,7 +76,7 @@ def exists(data_dir: str) -> bool:
 
 
 def nearest(path: str) -> str:
-    """A directory that is to be made is on the file system of the nearest one that is there."""
+    """Return the nearest directory above a path that exists: a new one is on its file system."""
     path = os.path.abspath(path)
     while not os.path.isdir(path):
         path = os.path.dirname(path)
@@ -84,7 +84,7 @@ def nearest(path: str) -> str:
 
 
 def permissions(data_dir: str) -> Iterator[Diagnosis]:
-    """Whether others can read or list it: names of pods are in there."""
+    """Diagnose whether other users can read the store, which has names of pods."""
     wide = []
     for path in (data_dir, *(os.path.join(data_dir, one) for one in sorted(os.listdir(data_dir)))):
         mode = stat.S_IMODE(os.stat(path).st_mode)
@@ -96,7 +96,7 @@ def permissions(data_dir: str) -> Iterator[Diagnosis]:
 
 
 def disk(data_dir: str) -> Iterator[Diagnosis]:
-    """Room for the store to grow, and whether its file system can have one."""
+    """Diagnose the free space, and whether the file system has the locks that a store needs."""
     room = os.statvfs(data_dir)
     available = room.f_bavail * room.f_frsize
     kind = file_system(os.path.realpath(data_dir))
@@ -116,7 +116,7 @@ def disk(data_dir: str) -> Iterator[Diagnosis]:
 
 
 def file_system(path: str) -> str:
-    """The kind of file system that a path is on."""
+    """Return the type of the file system that a path is on."""
     best, kind = "", "?"
     for line in Path("/proc/self/mounts").read_text().splitlines():
         point, what = line.split()[1:3]
@@ -128,7 +128,7 @@ def file_system(path: str) -> str:
 
 
 def contents(ipam: Ipam, most: int = MOST_VERIFIED) -> Iterator[Diagnosis]:
-    """Whether the store agrees with itself and can be written; its size and readers."""
+    """Diagnose whether the store is consistent and can be written, its size and its readers."""
     ipam.store.require_writable()
     path = ipam.path
     stats = [ipam.network(name).stats() for name in ipam.networks()]
@@ -157,7 +157,7 @@ def contents(ipam: Ipam, most: int = MOST_VERIFIED) -> Iterator[Diagnosis]:
 
 
 def readers(ipam: Ipam, most: int = MOST_BEHIND) -> Iterator[Diagnosis]:
-    """Programs that keep a read transaction open: what they read cannot be overwritten."""
+    """Diagnose long read transactions: LMDB cannot reuse the pages that they read."""
     found = ipam.store.readers()
     late: dict[int, int] = {}
     for process, behind in found:
@@ -172,7 +172,7 @@ def readers(ipam: Ipam, most: int = MOST_BEHIND) -> Iterator[Diagnosis]:
 
 
 def pools(ipam: Ipam) -> Iterator[Diagnosis]:
-    """How full each network is."""
+    """Diagnose how full each network is."""
     for name in ipam.networks():
         stats = ipam.network(name).stats()
         size, left = stats["size"], stats["free"] + stats["cooling"]
@@ -187,7 +187,7 @@ def pools(ipam: Ipam) -> Iterator[Diagnosis]:
 
 
 def namespaces(ipam: Ipam, most: int = MOST_VERIFIED) -> Iterator[Diagnosis]:
-    """Leases whose network namespace is gone, and those that cannot be judged from here."""
+    """Diagnose leases whose network namespace is gone, or cannot be seen from here."""
     from fastipam.sweep import sweep
 
     leases = sum(ipam.network(name).stats()["assigned"] for name in ipam.networks())
@@ -211,7 +211,7 @@ def namespaces(ipam: Ipam, most: int = MOST_VERIFIED) -> Iterator[Diagnosis]:
 
 
 def general(why: str) -> str:
-    """A reason without the lease's own path: so that a thousand of them are one line."""
+    """Return a reason without the lease's own path, so that equal ones can be counted."""
     words = why.split()
     if words and words[0].startswith("/"):
         words[0] = words[0].rpartition("/")[0] + "/…"
@@ -219,7 +219,7 @@ def general(why: str) -> str:
 
 
 def clock(ipam: Ipam, now_ns: int) -> Iterator[Diagnosis]:
-    """Whether the wall clock is behind the last event: it was set back, or was wrong then."""
+    """Diagnose whether the last event is in the future: then the wall clock was set back."""
     ahead = 0
     for name in ipam.networks():
         with ipam.store.read() as txn:
@@ -236,7 +236,7 @@ def clock(ipam: Ipam, now_ns: int) -> Iterator[Diagnosis]:
 
 
 def leftovers(tree: Path, data_dirs: list[str]) -> Iterator[Diagnosis]:
-    """Leases that host-local still has, and whether a store has them as well."""
+    """Diagnose leases that host-local still has and no store has."""
     held: dict[str, list[tuple[int, int]]] = {}
     try:
         for directory in sorted(one for one in tree.iterdir() if one.is_dir()):
@@ -264,7 +264,7 @@ def leftovers(tree: Path, data_dirs: list[str]) -> Iterator[Diagnosis]:
 
 
 def _known(data_dir: str, name: str, addresses: list[tuple[int, int]]) -> int:
-    """How many of these addresses a store has assigned."""
+    """Return how many of these addresses a store has assigned."""
     try:
         with fastipam.open(data_dir, create=False) as ipam:
             if name not in ipam.networks():

@@ -16,7 +16,7 @@ from fastipam.cli.commands.install import bundle
 from fastipam.errors import ConfigError
 
 DIRECT = "fastipam-direct"  # where src/launcher.c looks for the entry point
-# Code is made for one version of Python: another one, under the same path, looks for another name.
+# Compiled code is for one version of Python: another one at this path reads another file.
 BUNDLE = f"{DIRECT}.{sys.implementation.cache_tag}"
 CLUSTER_BUNDLE = f"{BUNDLE}.cluster"
 
@@ -27,12 +27,12 @@ _LONGEST_SHEBANG = 127
 def install(bin_dir: Path, name: str = "fastipam", *, launcher_only: bool = False) -> Path:
     """Put the launcher into ``bin_dir`` as ``name``, the Python entry point beside it.
 
-    With ``launcher_only`` the entry point of an earlier installation is removed instead: from
-    inside a container, say, whose Python the host cannot start. The launcher then needs the agent.
+    With ``launcher_only`` the entry point of an earlier installation is removed instead, as a
+    container needs it whose Python the host cannot start. The launcher then needs the agent.
 
-    Returns the launcher's path. Each file is replaced in one step: a runtime that starts it
-    meanwhile gets the old or the new one. The interpreter and the import path are absolute: a
-    runtime's PATH decides nothing. Idempotent. Raises ConfigError, OSError.
+    Return the launcher's path. Each file is replaced in one step: a runtime that starts it
+    meanwhile gets the old or the new one. The interpreter and the import path are absolute, so a
+    runtime's PATH does not matter. Idempotent. Raises ConfigError, OSError.
     """
     if not name or "/" in name or name in (".", "..", DIRECT):
         raise ConfigError(f"{name!r} cannot be the plugin's name", field="--name", value=name)
@@ -40,16 +40,16 @@ def install(bin_dir: Path, name: str = "fastipam", *, launcher_only: bool = Fals
     package = Path(fastipam.__file__).resolve().parent
     if launcher_only:
         _replace(bin_dir / name, (package / "launcher").read_bytes())
-        # The code may be another Python's: the host's, say.
+        # Of any version of Python: the host may have another one.
         for stale in (bin_dir / DIRECT, *bin_dir.glob(f"{DIRECT}.*")):
             stale.unlink(missing_ok=True)
         return bin_dir / name
-    # Byte code is made now: at run time the directory may be read-only, and each start would pay.
+    # Compile now: later the directory may be read-only, and every start would compile again.
     compileall.compile_dir(package, quiet=2, maxlevels=3)
     paths = dict.fromkeys(
         str(Path(module.__file__ or "").resolve().parent.parent) for module in (fastipam, lmdb)
     )
-    # What is started comes behind what it needs: a runtime may start it as soon as it is there.
+    # The launcher comes last: a runtime may start it at once, and it needs the other files.
     cluster_file = bin_dir.resolve() / CLUSTER_BUNDLE
     content = bundle.build(list(paths), str(cluster_file))
     _replace(cluster_file, content.cluster, mode=0o644)
@@ -60,7 +60,7 @@ def install(bin_dir: Path, name: str = "fastipam", *, launcher_only: bool = Fals
 
 
 def _replace(target: Path, content: bytes, mode: int = 0o755) -> None:
-    """Write a file, complete on disk before it has its name."""
+    """Replace a file; it is complete and on disk before it has its name."""
     descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -75,16 +75,16 @@ def _replace(target: Path, content: bytes, mode: int = 0o755) -> None:
 
 
 def script(interpreter: str, paths: list[str]) -> str:
-    """The Python entry point's text.
+    """Return the text of the Python entry point.
 
-    ``-I`` keeps the environment and the current directory out of the import path, ``-S`` spares
-    the scan of site-packages. Garbage is not collected: the process serves one request and ends
-    without tearing anything down, and looking for cycles would be a tenth of its work.
+    ``-I`` keeps the environment and the current directory out of the import path, ``-S`` saves the
+    scan of site-packages. Garbage collection is off: the process serves one request and ends, and
+    the search for cycles would be a tenth of its work.
     """
     shebang = f"#!{interpreter} -IS"
     if len(shebang) > _LONGEST_SHEBANG or " " in interpreter:
-        # A first line that the kernel cannot use: the shell starts the interpreter, which sees the
-        # shell's line as a text.
+        # The kernel cannot use such a first line: a shell starts the interpreter, for which the
+        # shell's line is a string.
         quoted = shlex.quote(interpreter)
         shebang = f"#!/bin/sh\n'''exec' {quoted} -IS \"$0\" \"$@\"\n' '''"
     return (
