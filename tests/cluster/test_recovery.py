@@ -44,7 +44,7 @@ def test_addresses_of_a_namespace(namespace: str) -> None:
 
 def test_namespaces_are_found(namespace: str) -> None:
     """A mounted namespace is found by its file; this process's own is left out."""
-    found = recovery.namespaces()
+    found = recovery.find_namespaces()
     assert os.stat(namespace).st_ino in found
     assert os.stat("/proc/self/ns/net").st_ino not in found
 
@@ -61,7 +61,7 @@ def test_lost_disk(namespace: str, tmp_path: Path) -> None:
     node = new.node()
     found = node.join(Deadline(5), agent=True)
     assert sorted(found) == sorted(old.active())
-    entered = recovery.resolve(node, found, (str(Path(namespace).parent),))
+    entered = recovery.recover(node, found, (str(Path(namespace).parent),))
     assert {(4, 0x0A20054D), (4, 0x0A20054E)} <= set(entered)
     assert_settled(engine, new)
     lease = new.network.lookup("10.32.5.77")

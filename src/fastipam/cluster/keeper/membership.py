@@ -88,7 +88,7 @@ class Membership:
         node = self._node
         found = node.join(deadline, agent=True, session=self.session)
         if found:
-            entered = recovery.resolve(node, found, self._directories)
+            entered = recovery.recover(node, found, self._directories)
             log.warning(
                 "network=%s found=%d blocks of an earlier store, %d addresses in use",
                 node.network.name,

@@ -78,7 +78,7 @@ def _make_sure(node: Node, deadline: Deadline) -> None:
             from fastipam.cluster.node import recovery
 
             try:
-                recovery.resolve(node, found)
+                recovery.recover(node, found)
             except recovery.NamespacesUnreadable as error:
                 raise NoBlock(f"what this node's pods have is not known: {error}") from error
     if node.settings.fencing:

@@ -34,19 +34,17 @@ def count(share: Share) -> Iterator[tuple[Block, int, int]]:
 
     The thread yields to the agent's loop between chunks.
     """
-    sets = {each.family: each for each in share.settings.pool.sets}
-    owned = share.blocks()
-    for at in range(0, len(owned), _CHUNK):
-        with share.store.read() as txn:
-            network_id = share.network.id_in(txn)
-            if network_id is None:
-                return
-            for block in owned[at : at + _CHUNK]:
-                range_set = sets[block.family]
-                pages = txn.pages(network_id, block.family)
-                used = blocks.used_in(pages, range_set, block.base)
-                yield block, used, blocks.capacity(range_set, block.base)
-        time.sleep(0)
+    with share.store.read() as txn:
+        network_id = share.network.id_in(txn)
+        if network_id is None:
+            return
+        walk = blocks.walk(txn, network_id, share.settings.pool)
+        for at, (block, range_set) in enumerate(walk, start=1):
+            pages = txn.pages(network_id, block.family)
+            used = blocks.used_in(pages, range_set, block.base)
+            yield block, used, blocks.capacity(range_set, block.base)
+            if not at % _CHUNK:
+                time.sleep(0)
 
 
 def survey(share: Share) -> tuple[list[tuple[Geometry, Use]], dict[str, int]]:

@@ -16,6 +16,7 @@ import time
 from struct import Struct
 
 from fastipam.lease import Owner
+from fastipam.namespaces import identity
 from fastipam.storage.records.lease import Netns
 
 TYPE_CHECKING = False
@@ -44,17 +45,14 @@ class NamespacesUnreadable(Exception):
     """A namespace could not be entered, so its addresses are not known."""
 
 
-def namespaces(directories: Sequence[str] = NETNS_DIRECTORIES) -> dict[int, str]:
+def find_namespaces(directories: Sequence[str] = NETNS_DIRECTORIES) -> dict[int, str]:
     """Return a path of every network namespace but this process's own, by inode."""
-    own = os.stat("/proc/self/ns/net").st_ino
+    own = identity("/proc/self/ns/net")
     found: dict[int, str] = {}
     for path in _candidates(directories):
-        try:
-            inode = os.stat(path).st_ino
-        except OSError:
-            continue  # the process ended, or the file is gone
-        if inode != own:
-            found.setdefault(inode, path)
+        there = identity(path)
+        if there is not None and there != own:
+            found.setdefault(there[1], path)
     return found
 
 
@@ -144,10 +142,8 @@ def _read_address(message: bytes) -> list[tuple[int, int]]:
     return [] if family is None or raw is None else [(family, int.from_bytes(raw, "big"))]
 
 
-def resolve(
-    node: Node,
-    found: Sequence[BlockId],
-    directories: Sequence[str] = NETNS_DIRECTORIES,
+def recover(
+    node: Node, found: Sequence[BlockId], directories: Sequence[str] = NETNS_DIRECTORIES
 ) -> list[tuple[int, int]]:
     """Enter the addresses of these blocks that are in use, then activate the blocks.
 
@@ -159,7 +155,7 @@ def resolve(
         return []
     wanted = set(found)
     entered = []
-    for inode, path in namespaces(directories).items():
+    for inode, path in find_namespaces(directories).items():
         for family, value in addresses_in(path):
             if _block_of(node.settings, family, value) not in wanted:
                 continue
