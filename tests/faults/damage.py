@@ -23,6 +23,7 @@ DATABASES = (
     "sticky",
     "events",
     "missing",
+    "blocks",
     "meta",
 )
 KINDS = ("bit", "bit", "ones", "zeros", "cut", "extend", "exchange", "remove", "key")

@@ -18,13 +18,16 @@ import pytest
 import fastipam
 from fastipam import Network
 from fastipam.addressing.parsing import parse_ranges
+from fastipam.addressing.ranges import Pool, RangeSet
 from fastipam.agent.housekeeping import Housekeeping
+from fastipam.allocation import blocks
 from fastipam.backup import backup
 from fastipam.configuration.policy import Policy
 from fastipam.lease import Owner
 from fastipam.namespaces import mount_namespace
 from fastipam.repair import repair
 from fastipam.storage import open_stores, tables
+from fastipam.storage.records.block import ACTIVE, Block, Member
 from fastipam.sweep import finish_reboot, sweep
 from fastipam.testing import Clock
 from fastipam.verify import verify
@@ -75,12 +78,31 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         net.reserve("10.0.0.200/30", owner="ns/db", reason="a printer")
         net.reserve("10.0.0.220")
         ipam.network("m", "10.9.0.0/30").allocate("z")
+        _own_blocks(ipam)
         sweep(ipam)
         with ipam.store.read() as txn:
             for name in DATABASES:
                 entries = getattr(tables, name.upper()).count(txn)
                 assert entries, f"there is nothing to damage in {name}"
     return directory / "store"
+
+
+def _own_blocks(ipam: Ipam) -> None:
+    """Make the store that of a node with two blocks of a cluster's pool."""
+    whole = parse_ranges("10.7.0.0/16").sets[0]
+    pool = Pool([RangeSet(whole.ranges, block_length=24)])
+    with ipam.store.write() as txn:
+        network = Network(ipam.store, "cut", pool)
+        network_id = network.enter(txn).state.network_id
+        inode = ipam.store.identity[1]
+        member = Member("node", "incarnation", "", epoch=1, revision=1, inode=inode)
+        blocks.put_member(txn, network_id, member)
+        blocks.prove(txn, network_id, 1 << 62)
+        for base in (0x0A070000, 0x0A070100):
+            blocks.put(txn, network_id, Block(4, base, ACTIVE, 0, 1))
+            blocks.list_open(txn, network_id, pool.sets[0], base)
+    for at in range(5):
+        network.allocate(f"cut{at}")
 
 
 def _assigned(store: Store) -> set[bytes]:

@@ -10,6 +10,10 @@ from typing import Any
 import pytest
 
 import fastipam
+from fastipam import Network
+from fastipam.addressing.parsing import parse_ranges
+from fastipam.addressing.ranges import Pool, RangeSet
+from fastipam.allocation import blocks
 from fastipam.errors import AddressInUse, StoreCorrupt
 from fastipam.ipam import Ipam
 from fastipam.repair import repair
@@ -17,6 +21,7 @@ from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.storage.records import lease as lease_record
 from fastipam.storage.records import reservation as reservation_record
+from fastipam.storage.records.block import ACTIVE, Block
 from fastipam.storage.records.event import event_key, pack_event
 from fastipam.storage.records.lease import ASSIGNED, COOLING, Record
 from fastipam.storage.records.network_state import NetworkState
@@ -189,6 +194,20 @@ DAMAGES: list[tuple[Damage, set[str], str | None]] = [
     (put("meta", b"last network", b"\xff" * 4), {"network-id"}, "last network"),
     (put("meta", keys.policy_key(ID), b"x"), {"policy-unreadable"}, None),
     (put("meta", keys.policy_key(ID), b"\xff" * 8 + bytes(21)), {"policy-unreadable"}, None),
+    *(
+        (put("blocks", keys.network_prefix(ID) + key, b"x"), {"block-record"}, None)
+        for key in (
+            b"b\4\12\0\0\0",
+            b"b\5",
+            b"b",
+            b"n",
+            b"p",
+            b"o\4\0\0\0\1\12\0\0\0",
+            b"o",
+            b"?",
+            b"",
+        )
+    ),
     (drop("states", keys.network_prefix(ID)), {"state-missing"}, None),
     (put("states", keys.network_prefix(ID), b"x"), {"state-unreadable"}, None),
     (put("networks", b"net", ID.to_bytes(4, "big") + b"x"), {"ranges-unreadable"}, None),
@@ -294,6 +313,20 @@ def test_repair(damaged: Ipam, damage: Damage, kinds: set[str], where: str | Non
     after = owners(store)
     assert all(after.get(key) == texts for key, texts in before.items())
     assert not repair(store)
+
+
+def test_block_that_no_pool_has(damaged: Ipam) -> None:
+    """A block of a cluster that begins inside a block is found, and its record removed."""
+    whole = parse_ranges("10.64.0.0/16").sets[0]
+    pool = Pool([RangeSet(whole.ranges, block_length=24)])
+    with damaged.store.write() as txn:
+        network_id = Network(damaged.store, "cut", pool).enter(txn).state.network_id
+        for base in (0x0A400100, 0x0A400210):
+            blocks.put(txn, network_id, Block(4, base, ACTIVE, 0, 1))
+    assert [one.kind for one in verify(damaged.store)] == ["block-record"]
+    assert [one.kind for one in repair(damaged.store)] == ["block"]
+    with damaged.store.read() as txn:
+        assert [one.base for one in blocks.read_all(txn, network_id)] == [0x0A400100]
 
 
 def test_repair_of_much_damage(damaged: Ipam) -> None:

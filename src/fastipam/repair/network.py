@@ -17,6 +17,7 @@ from fastipam.storage.records import reservation as reservation_record
 from fastipam.storage.records.lease import ASSIGNED, Record
 from fastipam.storage.records.network_state import NetworkState
 from fastipam.storage.records.reservation import Reservation
+from fastipam.verify import blocks
 
 if TYPE_CHECKING:
     from fastipam.storage.tables import Table
@@ -58,6 +59,7 @@ class NetworkRepair:
         self._repair_sticky()
         self._repair_events()
         self._repair_notes()
+        self._repair_blocks()
         self._repair_pages()
         self._repair_counts()
         self._repair_policy()
@@ -264,6 +266,13 @@ class NetworkRepair:
         for key, raw in self._of(table):
             if keys.address_of(key) is None or not lease_record.is_missing(raw):
                 self._remove(table, key, "missing", "removed: the sweeper looks again")
+
+    def _repair_blocks(self) -> None:
+        """Delete damaged records of a cluster. A node that lacks one asks its cluster again."""
+        for key, raw in self._of(tables.BLOCKS):
+            text = blocks.fault(self._pool, key, raw)
+            if text:
+                self._remove(tables.BLOCKS, key, "block", f"removed: {text}")
 
     def _repair_pages(self) -> None:
         """Build the bitmap from leases and reservations, and report it if it has changed."""

@@ -8,6 +8,7 @@ These conditions are checked for each network, in one read transaction:
 * a cooling lease has exactly one entry in the cool-down queue, and the queue has no other entries
 * a reservation with an owner is listed for the owner, and one that expires is listed by its time
 * the counters are right: assigned, cooling, reserved, kept, outside, generation, clock, events
+* the records of a cluster can be read, and blocks begin where the pool is cut
 * every record belongs to a network that exists
 * the stored policy of a network can be read
 """
@@ -23,7 +24,7 @@ from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.storage.records import policy as policy_record
 from fastipam.storage.records.network_state import NetworkState
-from fastipam.verify import bits, kept, leases
+from fastipam.verify import bits, blocks, kept, leases
 from fastipam.verify.parts import BY_NETWORK, Finding, NetworkCheck, Told
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class _Verifier:
             yield from kept.entries(network)
             yield from kept.events(network)
             yield from leases.missing(network)
+            yield from blocks.findings(network)
             yield from _numbers(network)
 
     def _network(self, key: bytes, raw: bytes) -> Iterator[Finding]:

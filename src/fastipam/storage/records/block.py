@@ -140,7 +140,7 @@ class Member:
 
 def is_active(raw: bytes | None) -> bool:
     """Return whether a packed :class:`Block` says that addresses may be assigned from it."""
-    return raw is not None and raw[0] == ACTIVE
+    return bool(raw and raw[0] == ACTIVE)  # an empty record is damaged; verify reports it
 
 
 def read_standing(raw: bytes) -> tuple[int, int, bool]:
@@ -202,6 +202,24 @@ def open_key(network_id: int, family: int, free: int, base: int) -> bytes:
 def read_open_key(key: bytes) -> int:
     """Return the first address of the block in an :func:`open_key`."""
     return int.from_bytes(key[_OPEN.size :], "big")
+
+
+def read_any(key: bytes, raw: bytes) -> Block | None:
+    """Return the block of a record, None for one of the three other kinds.
+
+    Raises StoreCorrupt when it is none of the four, or cannot be read.
+    """
+    kind, family = key[4:5], key[5] if len(key) > 5 else 0
+    if kind == b"b":
+        return Block.read(*read_block_key(key), raw)
+    if key[4:] == b"n":
+        Member.read(raw)
+    elif not (
+        (key[4:] == b"p" and read_proof(raw))
+        or (kind == b"o" and len(key) - 4 == _KEY_BYTES.get(family) and not raw)
+    ):
+        raise StoreCorrupt(f"{key.hex()} is no record of a cluster", hint=CHECK_HINT)
+    return None
 
 
 def member_key(network_id: int) -> bytes:
