@@ -49,6 +49,7 @@ SEEDS = range(100 if LONG else 4)
 CASES = 60 if LONG else 25
 SETS = ["10.0.0.0/24", "2001:db8::/120"]
 COOLDOWN_S, STICKY_S = 30, 100
+POOL = Pool([RangeSet(parse_ranges("10.7.0.0/16").sets[0].ranges, block_length=24)])
 
 
 def _open(path: Path, clock: Clock) -> Ipam:
@@ -87,12 +88,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory / "store"
 
 
+def _cut(ipam: Ipam) -> Network:
+    return Network(ipam.store, "cut", POOL)
+
+
 def _own_blocks(ipam: Ipam) -> None:
     """Make the store that of a node with two blocks of a cluster's pool."""
-    whole = parse_ranges("10.7.0.0/16").sets[0]
-    pool = Pool([RangeSet(whole.ranges, block_length=24)])
+    network = _cut(ipam)
     with ipam.store.write() as txn:
-        network = Network(ipam.store, "cut", pool)
         network_id = network.enter(txn).state.network_id
         inode = ipam.store.identity[1]
         member = Member("node", "incarnation", "", epoch=1, revision=1, inode=inode)
@@ -100,7 +103,7 @@ def _own_blocks(ipam: Ipam) -> None:
         blocks.prove(txn, network_id, 1 << 62)
         for base in (0x0A070000, 0x0A070100):
             blocks.put(txn, network_id, Block(4, base, ACTIVE, 0, 1))
-            blocks.list_open(txn, network_id, pool.sets[0], base)
+            blocks.list_open(txn, network_id, POOL.sets[0], base)
     for at in range(5):
         network.allocate(f"cut{at}")
 
@@ -156,6 +159,10 @@ def _calls(ipam: Ipam, path: Path, clock: Clock) -> Iterator[Callable[[], object
     yield partial(net.retain, {("c1", "eth0")}, clock.now_ns)
     clock.advance(2 * STICKY_S)
     yield partial(net.allocate_many, [("many1", "eth0"), ("many2", "eth0")])
+    cut = _cut(ipam)
+    yield from (partial(cut.allocate, f"more{at}") for at in range(3))
+    yield from (partial(cut.release, f"cut{at}") for at in range(5))
+    yield from (cut.exhausted, cut.stats)
     yield partial(net.reserve, "10.0.0.192/28", owner="ns/db")
     yield partial(net.unreserve, "10.0.0.0/24")
     yield partial(net.adopt, Owner("taken", ""), 4, 0x0A000050, clock.now_ns)
