@@ -14,7 +14,7 @@ from fastipam.cli import filters, output, rows
 from fastipam.cli.times import stamp
 from fastipam.storage import tables
 from fastipam.storage.records import event as event_record
-from fastipam.storage.records import keys as records_keys
+from fastipam.storage.records import keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,7 +63,7 @@ class Changes:
 
     def _end(self, name: str) -> int:
         with self._ipam.store.read() as txn:
-            found = find(txn, records_keys.encode("name", name))
+            found = find(txn, keys.encode("name", name))
             return txn.state(found[0]).events if found else 0
 
     def look(self) -> Iterator[tuple[str, event_record.Event]]:
@@ -71,11 +71,12 @@ class Changes:
         store = self._ipam.store
         for name in [self._only] if self._only else self._ipam.networks():
             with store.read() as txn:
-                found = find(txn, records_keys.encode("name", name))
+                found = find(txn, keys.encode("name", name))
                 if found is None:
                     continue
                 first = event_record.event_key(found[0], self._next.get(name, 0))
-                for key, raw in tables.EVENTS.scan(txn, first[:4], first):
+                prefix = keys.network_prefix(found[0])
+                for key, raw in tables.EVENTS.scan(txn, prefix, first):
                     event = event_record.Event(key, raw)
                     self._next[name] = event.sequence + 1
                     yield name, event

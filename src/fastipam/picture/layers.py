@@ -17,7 +17,7 @@ from fastipam.errors import ConfigError, StoreCorrupt
 from fastipam.picture import blocks
 from fastipam.picture.cells import places
 from fastipam.storage import tables
-from fastipam.storage.records import keys as records_keys
+from fastipam.storage.records import keys
 from fastipam.storage.records import lease as lease_record
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _owners(txn: Snapshot, picture: Picture) -> Layer:
                 cells, who = pairs // len(numbers), pairs % len(numbers)
             layer[cells] = who
         values.append(layer)
-    labels = [name.decode(records_keys.ENCODING, "replace") or NO_NAMESPACE for name in numbers]
+    labels = [name.decode(keys.ENCODING, "replace") or NO_NAMESPACE for name in numbers]
     return Layer(OWNER, values, labels, totals.tolist())
 
 
@@ -144,21 +144,19 @@ def _leases(
     txn: Snapshot, network_id: int, frame: Frame
 ) -> Iterator[tuple[npt.NDArray[np.int64], list[bytes]]]:
     """Yield (places, records) of the leases in a frame, up to 4096 at a time."""
-    first = records_keys.address_key(network_id, frame.family, frame.first)
-    last = records_keys.address_key(network_id, frame.family, frame.last)
+    first = keys.address_key(network_id, frame.family, frame.first)
+    last = keys.address_key(network_id, frame.family, frame.last)
     size = len(first)
-    for items in tables.LEASES.chunks(txn, first[:5], first, most=_AT_ONCE):
-        if True:
-            whole = bool(items) and items[-1][0] <= last
-            chunk = items if whole else [item for item in items if item[0] <= last]
-            joined = b"".join([key for key, _ in chunk])
-            if len(joined) != size * len(chunk):
-                raise StoreCorrupt("a lease has an odd key", hint=errors.CHECK_HINT)
-            keys = np.frombuffer(joined, dtype=np.uint8).reshape(-1, size)
-            if len(keys):
-                yield (
-                    places(frame, np.ascontiguousarray(keys[:, 5:])),
-                    [raw for _, raw in chunk],
-                )
-            if not whole:
-                return
+    prefix = keys.family_prefix(network_id, frame.family)
+    for items in tables.LEASES.chunks(txn, prefix, first, most=_AT_ONCE):
+        whole = bool(items) and items[-1][0] <= last
+        chunk = items if whole else [item for item in items if item[0] <= last]
+        joined = b"".join([key for key, _ in chunk])
+        if len(joined) != size * len(chunk):
+            raise StoreCorrupt("a lease has an odd key", hint=errors.CHECK_HINT)
+        rows = np.frombuffer(joined, dtype=np.uint8).reshape(-1, size)
+        if len(rows):
+            addresses = np.ascontiguousarray(rows[:, keys.ADDRESS_HEAD :])
+            yield places(frame, addresses), [raw for _, raw in chunk]
+        if not whole:
+            return

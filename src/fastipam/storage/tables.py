@@ -160,7 +160,7 @@ class Table:
 
 
 class Walk:
-    """A place in a table; use it with ``with``. It stands nowhere until :meth:`seek`."""
+    """A cursor in a table; use it with ``with``. It has no place until :meth:`seek`."""
 
     __slots__ = ("_cursor",)
 

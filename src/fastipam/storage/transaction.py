@@ -107,7 +107,7 @@ class Transaction:
             raise store.translate(error) from error
 
     def rollback(self) -> None:
-        """End it outside a ``with`` block, as if it had never begun."""
+        """Roll the transaction back, outside a ``with`` block."""
         self.__exit__(Exception, None, None)
 
     def pages(self, network_id: int, family: int) -> StoredPages:

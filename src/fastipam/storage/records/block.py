@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     Address = tuple[int, int]  # family, integer
 
 # Who may move a block from state to state: docs/cluster.md, "Claims".
-CLAIMING = 1  # an intent: the shared store may, or may not, name this node as its owner
-ACTIVE = 2  # owned: the only state in which addresses are assigned from it
-RELEASING = 3  # wholly free, on its way back: never active again before it was free
-FOUND = 4  # owned, but this store knows nothing of its addresses: they are looked for first
-LOST = 5  # somebody took it away: addresses in use stay until they are given back
+CLAIMING = 1  # an intent: the cluster's store may, or may not, name this node as the owner
+ACTIVE = 2  # owned: the only state in which addresses are assigned from the block
+RELEASING = 3  # wholly free, being released: never active again before the release
+FOUND = 4  # owned, but this store does not know its addresses: they are searched for first
+LOST = 5  # another node owns it: addresses in use stay until they are released
 STATES = {
     CLAIMING: "claiming",
     ACTIVE: "active",
@@ -44,9 +44,10 @@ _KEY_BYTES = {family: 6 + bits // 8 for family, bits in BITS.items()}
 
 
 class Block:
-    """The record of a block. ``revision`` is that of its key in the shared store, once known.
+    """The record of a block.
 
-    ``claimed_ns`` is wall clock time, ``epoch`` the node's when it was claimed.
+    ``revision`` is that of the block's key in the cluster's store, or 0 while it is not known.
+    ``claimed_ns`` is the wall clock at the claim, ``epoch`` the node's epoch then.
     """
 
     __slots__ = ("base", "claimed_ns", "epoch", "family", "revision", "state")
@@ -63,7 +64,7 @@ class Block:
 
     @classmethod
     def read(cls, family: int, base: int, raw: bytes) -> Block:
-        """The record of a value. StoreCorrupt when it is none."""
+        """Return the record of a value. Raises StoreCorrupt."""
         if len(raw) != _BLOCK.size or raw[0] not in STATES:
             raise StoreCorrupt(
                 f"the record of block {base:#x} cannot be read: {raw.hex()}", hint=CHECK_HINT
@@ -72,7 +73,7 @@ class Block:
         return cls(family, base, state, claimed_ns, epoch, revision)
 
     def pack(self) -> bytes:
-        """The value that :meth:`read` reads."""
+        """Return the value that :meth:`read` reads."""
         return _BLOCK.pack(self.state, self.claimed_ns, self.epoch, self.revision)
 
     def __repr__(self) -> str:
@@ -80,12 +81,12 @@ class Block:
 
 
 class Member:
-    """This node, as its store remembers it: what a claim has to prove.
+    """The record of this node as a member of its cluster: what a claim has to prove.
 
-    ``revision`` is that of the node's key in the shared store; 0: not registered, or removed.
-    ``inode`` is the store's file: a store that was copied or restored has another, and what it says
-    of blocks is believed only after the shared store has confirmed it. ``fencing``: ownership has
-    to be proven in time.
+    ``revision`` is that of the node's key in the cluster's store, or 0 when the node is not
+    registered or was removed. ``inode`` is that of this store's file: a copied or restored store
+    has another, and its blocks are used only after the cluster's store has confirmed them. With
+    ``fencing`` the node has to prove in time that it owns its blocks.
     """
 
     __slots__ = ("epoch", "fencing", "incarnation", "inode", "mark", "node", "revision", "settings")
@@ -113,7 +114,7 @@ class Member:
 
     @classmethod
     def read(cls, raw: bytes) -> Member:
-        """The record of a value. StoreCorrupt when it is none."""
+        """Return the record of a value. Raises StoreCorrupt."""
         try:
             epoch, revision, inode, mark, fencing = _MEMBER.unpack_from(raw)
             node, incarnation, settings = raw[_MEMBER.size :].decode().split("\0")
@@ -133,7 +134,7 @@ class Member:
         )
 
     def pack(self) -> bytes:
-        """The value that :meth:`read` reads."""
+        """Return the value that :meth:`read` reads."""
         numbers = _MEMBER.pack(self.epoch, self.revision, self.inode, self.mark, self.fencing)
         return numbers + "\0".join((self.node, self.incarnation, self.settings)).encode()
 

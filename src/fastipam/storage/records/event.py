@@ -1,8 +1,4 @@
-"""The record of an event: what happened to an address.
-
-The key of an event is (network id, number). Its value is a fixed head, the address, and the texts
-of the lease.
-"""
+"""The record of an event: what happened to an address."""
 
 from __future__ import annotations
 
@@ -40,7 +36,7 @@ _HEAD = Struct("<QBBQ")
 
 
 class Event:
-    """One thing that happened to an address; a value.
+    """One event of an address; a value.
 
     ``wall_ns`` is wall clock nanoseconds since the epoch, ``kind`` a word of :data:`KINDS`,
     ``generation`` that of the lease. A reservation has its owner as ``container_id``.

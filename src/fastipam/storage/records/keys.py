@@ -1,8 +1,8 @@
 """The keys of the store, and the texts and addresses inside its values.
 
-Keys are big-endian, so that the order of LMDB is address order; values are little-endian. Texts
-inside a value are UTF-8 with undecodable bytes kept (``surrogateescape``), divided by NUL, which
-no environment variable can contain.
+Keys are big-endian, so that LMDB's order is the order of addresses; values are little-endian. Texts
+inside a value are UTF-8 and keep undecodable bytes (``surrogateescape``). They are divided by NUL,
+which no environment variable can contain. ``docs/store-format.md`` lists all keys and values.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from struct import error as struct_error
 from fastipam.addressing.addresses import BITS, V4
 from fastipam.errors import CHECK_HINT, ConfigError, StoreCorrupt
 
-try:  # the module that hashlib wraps: a quarter of a bare start is spared
+try:  # hashlib wraps this module; without hashlib a bare start takes a quarter less time
     from _blake2 import blake2b
 except ImportError:  # pragma: no cover  # an interpreter that builds it in another way
     from hashlib import blake2b
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 
 _ID = Struct(">I")
-# What every key of a network begins with, given its id. No frame of ours: some calls need it often.
+# Returns what every key of a network begins with, given its id. It is the C method itself, because
+# a call needs it several times.
 network_prefix = _ID.pack
 _ADDRESS_KEY = {4: Struct(">IBI"), 6: Struct(">IB16s")}
 _COOLDOWN = Struct(">IHQB")
@@ -37,11 +38,11 @@ ADDRESS_HEAD = 5
 PAGE_BITS = 4096  # addresses, or pages of the level below, that a page covers
 PAGE_BYTES = PAGE_BITS // 8
 LEVELS = 11  # of pages: 11 times 12 bits cover an IPv6 address
-# The number under which a lease is noted that none of its network's range sets holds; larger than
-# that of any set, so it is the last of the queues.
+# The range set number of a lease that none of its network's range sets contains. It is larger than
+# that of any set, so its queue is the last one.
 NO_SET = (1 << 16) - 1
-# Generations, events and nanoseconds only grow, from 0 or from now: no number of theirs has more
-# bits before the year 2116. One that has is damage, and would not fit its field one day.
+# Generations, event numbers and nanoseconds only grow, from 0 or from now, and none has more bits
+# before the year 2116. A number with more bits is damage, and would not fit its field one day.
 MOST_BITS = 62
 ENCODING = "utf-8"
 ERRORS = "surrogateescape"
@@ -66,7 +67,7 @@ def read_network(raw: bytes) -> tuple[int, str]:
 
 
 def policy_key(network_id: int) -> bytes:
-    """The key in ``meta`` of what a network's policy was when an address was last assigned."""
+    """Return the key in ``meta`` of the policy of a network's last assignment."""
     return b"policy " + network_prefix(network_id)
 
 
@@ -76,7 +77,7 @@ def family_prefix(network_id: int, family: int) -> bytes:
 
 
 def page_index_bytes(family: int) -> int:
-    """How many bytes of a page key are the page index."""
+    """Return how many bytes of a page's key are the page index."""
     return BITS[family] // 8
 
 
@@ -96,7 +97,10 @@ def read_page(raw: bytes) -> int:
 
 
 def address_key(network_id: int, family: int, value: int) -> bytes:
-    """The key of an address in ``leases`` and ``reservations``. StoreCorrupt when it is none."""
+    """Return the key of an address in ``leases``, ``reservations`` and ``missing``.
+
+    Raises StoreCorrupt when the number is not an address of this family.
+    """
     try:
         if family == V4:
             return _ADDRESS_KEY[4].pack(network_id, family, value)
@@ -118,12 +122,15 @@ def address_of(key: bytes) -> tuple[int, int] | None:
 
 
 def read_address_key(key: bytes) -> tuple[int, int, int]:
-    """The inverse of :func:`address_key`: (network id, family, address)."""
+    """Return (network id, family, address) of an :func:`address_key`."""
     return _ID.unpack_from(key)[0], key[4], int.from_bytes(key[5:], "big")
 
 
 def encode(field: str, text: str) -> bytes:
-    """A text as the store keeps it. ConfigError for half a surrogate pair (JSON can spell one)."""
+    """Return the bytes of a text in the store.
+
+    Raises ConfigError for half a surrogate pair, which JSON can spell.
+    """
     try:
         return text.encode(ENCODING, ERRORS)
     except UnicodeEncodeError as error:
@@ -132,28 +139,29 @@ def encode(field: str, text: str) -> bytes:
 
 
 def owner_name(container_id: str, ifname: str) -> bytes:
-    """How a lease begins its texts, and what the owner's digest is of."""
+    """Return the name of an owner: a lease's texts begin with it, and the owner's key hashes it."""
     return encode("container_id or ifname", f"{container_id}\0{ifname}")
 
 
 def owner_key(prefix: bytes, name: bytes) -> bytes:
-    """The key of an owner: a container id has no limit of length, an LMDB key has 511 bytes.
+    """Return the key of an owner, with a digest of its :func:`owner_name`.
 
-    16 bytes of BLAKE2b: among 2**40 owners, two collide with a probability of 2**-49; a lease names
-    its owner in full, and that is compared before anything is released.
+    An LMDB key has at most 511 bytes and a container id has no limit. Among 2**40 owners, two
+    collide in 16 bytes of BLAKE2b with a probability of 2**-49. A lease names its owner in full,
+    and that is compared before an address is released.
     """
     return prefix + blake2b(name, digest_size=_DIGEST_BYTES).digest()
 
 
 def pack_addresses(addresses: Sequence[tuple[int, int]]) -> bytes:
-    """An owner's value: its (family, address) pairs, in the order of the range sets."""
+    """Return an owner's value, from its (family, address) pairs in the order of the range sets."""
     return b"".join(
         bytes((family,)) + value.to_bytes(BITS[family] // 8, "big") for family, value in addresses
     )
 
 
 def read_addresses(raw: bytes) -> list[tuple[int, int]]:
-    """The inverse of :func:`pack_addresses`."""
+    """Return the pairs of :func:`pack_addresses`. Raises StoreCorrupt."""
     if len(raw) == 5 and raw[0] == V4:  # nearly all of them
         return [(V4, int.from_bytes(raw[1:], "big"))]
     found = []
@@ -169,7 +177,7 @@ def read_addresses(raw: bytes) -> list[tuple[int, int]]:
 
 
 def check_owner(container_id: str, ifname: str) -> None:
-    """Refuse what a record cannot hold. Raises ConfigError."""
+    """Raise ConfigError when a record cannot hold the owner."""
     strings = type(container_id) is str and type(ifname) is str
     if strings and container_id and "\0" not in container_id and "\0" not in ifname:
         return
@@ -183,14 +191,14 @@ def check_owner(container_id: str, ifname: str) -> None:
 
 
 def cooldown_key(network_id: int, set_index: int, released: int, family: int, value: int) -> bytes:
-    """The place in the queue: per range set, by release time."""
+    """Return the place of a cooling address in the queue of its range set, by release time."""
     return _COOLDOWN.pack(network_id, set_index, released, family) + value.to_bytes(
         BITS[family] // 8, "big"
     )
 
 
 def cooldown_prefix(network_id: int, set_index: int) -> bytes:
-    """What the queue of one range set begins with."""
+    """Return what every key in the queue of a range set begins with."""
     return _COOLDOWN.pack(network_id, set_index, 0, 0)[:6]
 
 
@@ -201,7 +209,10 @@ def is_cooldown_key(key: bytes) -> bool:
 
 
 def read_cooldown_key(key: bytes) -> tuple[int, int, int, int, int]:
-    """(network id, set index, released, family, address). StoreCorrupt when it is no such key."""
+    """Return (network id, set index, released, family, address) of a :func:`cooldown_key`.
+
+    Raises StoreCorrupt when the key is too short.
+    """
     if len(key) < _COOLDOWN.size:
         raise StoreCorrupt(f"the cool-down queue has a key {key.hex()}", hint=CHECK_HINT)
     return (*_COOLDOWN.unpack_from(key), int.from_bytes(key[_COOLDOWN.size :], "big"))

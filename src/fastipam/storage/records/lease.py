@@ -27,7 +27,7 @@ _LEASE = Struct("<BBHIQQQQIIQ")
 ALLOCATED_AT = slice(16, 24)
 _ASSIGNED_BYTE = bytes((ASSIGNED,))
 _COOLING_BYTE = bytes((COOLING,))
-# Where a packed lease has what is read without reading all of it.
+# Where a packed record has the numbers that are read alone.
 _SET_AT, _BOOT_AT, _GENERATION_AT, _RELEASED_AT, _STICKY_AT = 2, 4, 8, 24, 44
 _MISSING = Struct("<QQQ")
 _U16, _U32, _U64 = Struct("<H"), Struct("<I"), Struct("<Q")
@@ -59,17 +59,15 @@ class Netns:
 
 
 class Record:
-    """What ``leases`` holds of an address whose bit is set: who has it, or had it last.
+    """The record of an assigned or cooling address: who has it, or had it last.
 
-    ``state`` is ASSIGNED or COOLING. ``length`` is the prefix length it was given with,
-    ``set_index`` the range set that served it, ``boot`` the number of the boot (see store.py),
+    ``state`` is ASSIGNED or COOLING. ``length`` is the prefix length of the assignment,
+    ``set_index`` the range set that served it, ``boot`` the number of the boot in this store,
     ``generation`` a number that no other assignment of this network has. Times are in nanoseconds:
     ``allocated_ns`` is wall clock; ``released`` is on the network's own clock (see
-    :class:`NetworkState`) and 0 while assigned. ``inode`` is that of the network namespace,
-    ``mount_ns`` that of the mount namespace in which ``netns`` was looked at; 0: not known.
-    ``sticky_s`` are the seconds for which the address is kept for its pod once it is released.
-    ``born_ns`` tells two network namespaces apart that had the same inode, one after the other (see
-    :func:`fastipam.namespaces.look`); 0: not known.
+    :class:`NetworkState`) and 0 while assigned. ``sticky_s`` is the number of seconds for which
+    the address stays reserved for its pod after its release. ``netns``, ``inode``, ``mount_ns`` and
+    ``born_ns`` are those of :class:`Netns`.
     """
 
     __slots__ = (
@@ -131,7 +129,7 @@ class Record:
         self.pod_uid = pod_uid
 
     def pack(self) -> bytes:
-        """The value that :meth:`read` reads."""
+        """Return the value that :meth:`read` reads."""
         texts = (
             self.container_id,
             self.ifname,
@@ -156,7 +154,7 @@ class Record:
 
     @classmethod
     def read(cls, raw: bytes) -> Record:
-        """The record of a value. StoreCorrupt when it is none."""
+        """Return the record of a value. Raises StoreCorrupt."""
         try:
             texts = raw[_LEASE.size :].decode(ENCODING, ERRORS).split("\0")
             if len(texts) != 6 or raw[0] not in (ASSIGNED, COOLING):
@@ -166,14 +164,14 @@ class Record:
             raise StoreCorrupt(f"a lease cannot be read: {raw.hex()}", hint=CHECK_HINT) from error
 
     def is_owned_by(self, container_id: str, ifname: str) -> bool:
-        """Whether it is assigned to exactly this owner."""
+        """Return whether the address is assigned to exactly this owner."""
         return (
             self.state == ASSIGNED and self.container_id == container_id and self.ifname == ifname
         )
 
 
-# A lease is written, and cools, for every pod: these do it to the packed form, a tenth of the time
-# that a Record takes. ``name`` is an :func:`owner_name`.
+# A lease is written, and begins to cool, for every pod. These functions work on the packed record,
+# in a tenth of the time that a Record takes. ``name`` is an :func:`owner_name`.
 
 
 def pack_assigned(
@@ -201,22 +199,22 @@ def pack_assigned(
 
 
 def is_assigned_to(raw: bytes, name: bytes) -> bool:
-    """Whether a packed record is assigned to exactly this owner."""
+    """Return whether a packed record is assigned to exactly this owner."""
     return raw[:1] == _ASSIGNED_BYTE and raw.startswith(name + b"\0", _LEASE.size)
 
 
 def is_assigned(raw: bytes) -> bool:
-    """Whether a packed record is somebody's."""
+    """Return whether a packed record is assigned."""
     return raw[:1] == _ASSIGNED_BYTE
 
 
 def is_cooling_since(raw: bytes, released: int) -> bool:
-    """Whether a packed record cools, and since then."""
+    """Return whether a packed record is cooling since exactly this time."""
     return raw[:1] == _COOLING_BYTE and _number(_U64, raw, _RELEASED_AT) == released
 
 
 def _number(form: Struct, raw: bytes, at: int) -> int:
-    """A number of a packed record. StoreCorrupt when the record ends before it."""
+    """Return a number of a packed record. Raises StoreCorrupt when the record is too short."""
     try:
         return int(form.unpack_from(raw, at)[0])
     except struct_error as error:
@@ -224,37 +222,37 @@ def _number(form: Struct, raw: bytes, at: int) -> int:
 
 
 def length_of(raw: bytes) -> int:
-    """The prefix length of a packed record."""
+    """Return the prefix length of a packed record."""
     return raw[1]
 
 
 def generation_of(raw: bytes) -> int:
-    """The generation of a packed record."""
+    """Return the generation of a packed record."""
     return _number(_U64, raw, _GENERATION_AT)
 
 
 def boot_of(raw: bytes) -> int:
-    """The boot of a packed record."""
+    """Return the boot of a packed record."""
     return _number(_U32, raw, _BOOT_AT)
 
 
 def sticky_of(raw: bytes) -> int:
-    """For how many seconds a packed record's address is kept for its pod."""
+    """Return the seconds for which the address stays reserved after its release."""
     return _number(_U32, raw, _STICKY_AT)
 
 
 def set_index_of(raw: bytes) -> int:
-    """The range set that served a packed record."""
+    """Return the range set that served a packed record."""
     return _number(_U16, raw, _SET_AT)
 
 
 def texts_of(raw: bytes) -> bytes:
-    """What a packed record says in words."""
+    """Return the texts of a packed record."""
     return raw[_LEASE.size :]
 
 
 def name_of(raw: bytes) -> bytes:
-    """The :func:`owner_name` of a packed record. StoreCorrupt when it has none."""
+    """Return the :func:`owner_name` of a packed record. Raises StoreCorrupt."""
     texts = raw[_LEASE.size :]
     end = texts.find(b"\0", texts.find(b"\0") + 1)
     if end < 0:
@@ -263,7 +261,7 @@ def name_of(raw: bytes) -> bytes:
 
 
 def cool(raw: bytes, released: int) -> bytes:
-    """A packed record as it is from now on: cooling."""
+    """Return a packed record with the state cooling, since this time of the network's clock."""
     head = _COOLING_BYTE + raw[1:_RELEASED_AT] + _U64.pack(released)
     return head + raw[_RELEASED_AT + 8 :]
 

@@ -1,4 +1,4 @@
-"""A network's numbers that change with every transaction: counters, clock, round robin."""
+"""The record of a network's numbers: counters, clock, cursors."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class NetworkState:
         self.cursors = raw[_STATE.size :]
 
     def pack(self) -> bytes:
-        """The value that the constructor reads."""
+        """Return the value that the constructor reads."""
         try:
             return self._packed()
         except struct.error as error:  # a counter that was wrong, and has come to its end
@@ -118,19 +118,19 @@ class NetworkState:
         return self.assigned + self.cooling + self.reserved
 
     def cursor(self, set_index: int, family: int) -> int | None:
-        """Where the round robin of this range set stands."""
+        """Return the cursor of a range set, or None before its first assignment."""
         at = set_index * _CURSOR.size
         if at < len(self.cursors) and self.cursors[at] == family:
             return int.from_bytes(self.cursors[at + 1 : at + _CURSOR.size], "big")
         return None
 
     def all_cursors(self) -> list[tuple[int, int] | None]:
-        """(family, address) of each range set's cursor, None where there is none yet."""
+        """Return (family, address) of each range set's cursor, None where there is none yet."""
         found = _CURSOR.iter_unpack(self.cursors)
         return [(family, int.from_bytes(raw, "big")) if family else None for family, raw in found]
 
     def move_cursor(self, set_index: int, family: int, value: int) -> None:
-        """The next assignment of this range set begins behind ``value``."""
+        """Let the next search of a range set begin behind ``value``."""
         at = set_index * _CURSOR.size
         before = self.cursors[:at].ljust(at, b"\0")
         packed = _CURSOR.pack(family, value.to_bytes(16, "big"))
@@ -150,10 +150,10 @@ class NetworkState:
         return now
 
     def has_stepped(self, wall_ns: int) -> bool:
-        """Whether the wall clock has stepped so that the network's clock does not follow it."""
+        """Return whether the wall clock has stepped too far for the network's clock to follow."""
         now = wall_ns + self.offset
         return now < self.clock or now >> keys.MOST_BITS > 0
 
     def at(self, wall_ns: int) -> int:
-        """The network's clock at the wall clock's ``wall_ns``; it stays as it is."""
+        """Return the network's clock at the wall clock's ``wall_ns``, without advancing it."""
         return self.clock if self.has_stepped(wall_ns) else wall_ns + self.offset

@@ -1,4 +1,4 @@
-"""The record of a network's policy, for those who have no configuration at hand."""
+"""The record of a network's policy, for callers that have no configuration."""
 
 from __future__ import annotations
 

@@ -13,11 +13,11 @@ _DUE = Struct(">4scQB")
 
 
 class Reservation:
-    """An address that only its owner may have, or nobody; a value.
+    """An address that only its owner may be assigned, or nobody; a value.
 
-    ``owner`` is "namespace/name" of a pod or a container id, empty: nobody. ``ifname`` limits it to
-    one interface, empty: any. ``until`` is when it ends, in nanoseconds of the network's
-    clock, 0: when somebody ends it. One that ends is *sticky*: it was made by a release.
+    ``owner`` is "namespace/name" of a pod, a container id, or "" for nobody. ``ifname`` limits the
+    reservation to one interface; "" is any. ``until`` is the time of the network's clock, in
+    nanoseconds, at which it expires; 0 is never. One that expires is *sticky*: a release made it.
     """
 
     __slots__ = ("family", "ifname", "owner", "reason", "until", "value")
@@ -40,7 +40,7 @@ class Reservation:
 
     @property
     def sticky(self) -> bool:
-        """Whether it keeps an address for a pod that had it."""
+        """Whether the reservation keeps an address for the pod that had it."""
         return self.until != 0
 
     @property
@@ -49,13 +49,13 @@ class Reservation:
         return format_ip(self.family, self.value)
 
     def pack(self) -> bytes:
-        """The value that :meth:`read` reads."""
+        """Return the value that :meth:`read` reads."""
         texts = "\0".join((self.owner, self.ifname, self.reason))
         return _VALUE.pack(self.until) + keys.encode("owner or reason", texts)
 
     @classmethod
     def read(cls, family: int, value: int, raw: bytes) -> Reservation:
-        """The reservation of a value. StoreCorrupt when it is none."""
+        """Return the reservation of a value. Raises StoreCorrupt."""
         try:
             texts = raw[_VALUE.size :].decode(keys.ENCODING, keys.ERRORS).split("\0")
             owner, ifname, reason = texts
@@ -67,7 +67,7 @@ class Reservation:
             ) from error
 
     def is_over(self, clock: int) -> bool:
-        """Whether it has ended by this time of the network's clock."""
+        """Return whether the reservation has expired by this time of the network's clock."""
         return 0 < self.until <= clock
 
     def __repr__(self) -> str:
@@ -75,12 +75,12 @@ class Reservation:
 
 
 def owner_index_key(prefix: bytes, owner: str, ifname: str) -> bytes:
-    """The key under which ``sticky`` lists what is kept for an owner."""
+    """Return the key under which ``sticky`` lists the addresses reserved for an owner."""
     return prefix + b"k" + keys.owner_key(b"", keys.owner_name(owner, ifname))
 
 
 def due_key(prefix: bytes, until: int, family: int, value: int) -> bytes:
-    """The key under which ``sticky`` has an address by the time at which it is kept no longer."""
+    """Return the key under which ``sticky`` lists an address by the time of its expiry."""
     return _DUE.pack(prefix, b"t", until, family) + value.to_bytes(BITS[family] // 8, "big")
 
 
