@@ -122,9 +122,6 @@ class PoolExhausted(FastipamError):
 class AddressInUse(FastipamError):
     """The requested ``address`` is assigned to another ``owner`` (container id, interface)."""
 
-    address: str
-    owner: tuple[str, str] | None
-
     def __init__(
         self,
         message: str,
@@ -141,8 +138,6 @@ class AddressInUse(FastipamError):
 class AddressNotInRange(FastipamError, ValueError):
     """The requested ``addresses`` are in no range, excluded, or gateways."""
 
-    addresses: tuple[str, ...]
-
     def __init__(
         self, message: str, *, addresses: tuple[str, ...] = (), hint: str | None = None
     ) -> None:
@@ -152,9 +147,6 @@ class AddressNotInRange(FastipamError, ValueError):
 
 class DuplicateAllocation(FastipamError):
     """The ``owner`` (container id, interface) already has ``addresses`` in this network."""
-
-    addresses: tuple[str, ...]
-    owner: tuple[str, str] | None
 
     def __init__(
         self,
@@ -171,9 +163,6 @@ class DuplicateAllocation(FastipamError):
 
 class LeaseMissing(FastipamError):
     """CHECK found that ``owner`` does not have ``address``, or no address if that is empty."""
-
-    address: str
-    owner: tuple[str, str] | None
 
     def __init__(
         self,
@@ -198,8 +187,6 @@ class TryLater(FastipamError):
 
 class StoreError(FastipamError):
     """The store at ``path`` could not serve the call. Its content is unchanged."""
-
-    path: str
 
     def __init__(self, message: str, *, path: str = "", hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
