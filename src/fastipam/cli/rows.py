@@ -34,17 +34,24 @@ if TYPE_CHECKING:
 
     Address = tuple[int, int]  # family, integer
 
+# The columns that several commands have.
+IP = Column("IP", "address", 15)
+POD = Column("POD", "pod", least=16)
+CONTAINER = Column("CONTAINER", "container_id", least=10)
+INTERFACE = Column("INTERFACE", "ifname")
+NETWORK = Column("NETWORK", "network", least=7)
+WHOLE_NETWORK = Column("NETWORK", "network")  # never cut
 COLUMNS = (
-    Column("IP", "address", 15),
+    IP,
     Column("STATUS", "status", 8),
-    Column("POD", "pod", least=16),
-    Column("CONTAINER", "container_id", least=10),
-    Column("INTERFACE", "ifname"),
+    POD,
+    CONTAINER,
+    INTERFACE,
     Column("SINCE", "allocated_at", 20),
-    Column("NETWORK", "network", least=7),
+    NETWORK,
 )
 STATS_COLUMNS = (
-    Column("NETWORK", "network"),
+    WHOLE_NETWORK,
     Column("SIZE", "size", 8, number=True),
     Column("ASSIGNED", "assigned", number=True),
     Column("COOLING", "cooling", number=True),
@@ -83,6 +90,17 @@ def names(ipam: Ipam, only: str | None) -> list[str]:
             hint=f"it has {', '.join(known) or 'none'}",
         )
     return [only]
+
+
+def lease_row(network: str, address: Address, record: Record) -> dict[str, Any]:
+    """Return what every command prints of a lease."""
+    return {
+        "network": network,
+        "address": format_ip(*address),
+        "pod": pod_of(record),
+        "container_id": record.container_id,
+        "ifname": record.ifname,
+    }
 
 
 def rows(

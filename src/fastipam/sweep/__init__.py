@@ -17,6 +17,7 @@ A lease is not released if
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -50,31 +51,42 @@ class Report(NamedTuple):
     ``looked`` is the number of leases checked. Leases in ``missing`` have no namespace and wait for
     the second check. Leases in ``released`` were released, or would have been without ``dry_run``.
     ``unknown`` has the leases that cannot be checked, each with the reason.
-    ``rebooted`` is the approximate number of leases read to find those of an earlier boot.
     """
 
     looked: int
     missing: list[Lease]
     released: list[Lease]
     unknown: list[tuple[Lease, str]]
-    rebooted: int = 0
+
+    def reasons(self) -> list[tuple[str, int]]:
+        """Return the reasons why leases cannot be judged, and how often each occurs, most first.
+
+        A path loses its last part, which differs from lease to lease.
+        """
+        return Counter(_general(why) for _, why in self.unknown).most_common()
+
+
+def _general(why: str) -> str:
+    words = why.split()
+    if words and words[0].startswith("/"):
+        words[0] = words[0].rpartition("/")[0] + "/…"
+    return " ".join(words)
 
 
 def add_up(parts: Iterable[Report], progress: Progress | None = None) -> Report:
     """Return the reports as one. ``progress`` is called with the leases looked at so far."""
-    looked = rebooted = 0
+    looked = 0
     missing: list[Lease] = []
     released: list[Lease] = []
     unknown: list[tuple[Lease, str]] = []
     for part in parts:
         looked += part.looked
-        rebooted += part.rebooted
         missing += part.missing
         released += part.released
         unknown += part.unknown
         if progress is not None:
-            progress(looked + rebooted)
-    return Report(looked, missing, released, unknown, rebooted)
+            progress(looked)
+    return Report(looked, missing, released, unknown)
 
 
 def give_back(
@@ -86,8 +98,6 @@ def give_back(
     is over, then leases whose network namespace is gone. No transaction is open between two steps,
     and with nothing to release nothing is written. Raises StoreError.
     """
-    while network.sweep_reboot():  # a restore, too, brings leases of earlier boots
-        yield Report(0, [], [], [], previous_boot.BATCH)
     while network.tidy():
         yield Report(0, [], [], [])
     yield from Sweeper(store, network, grace_s=grace_s, dry_run=False)

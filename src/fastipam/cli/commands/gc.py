@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 import fastipam
 from fastipam.addressing.addresses import format_ip
-from fastipam.cli import filters, options, output, rows
+from fastipam.cli import options, output, rows
 from fastipam.cli.click_base import Failure
 from fastipam.cli.click_base import command as _command
 from fastipam.cli.times import MOMENT, Moment
@@ -19,16 +19,7 @@ from fastipam.configuration.reader import is_id
 from fastipam.errors import ConfigError
 from fastipam.storage.records import keys
 
-if TYPE_CHECKING:
-    from fastipam.storage.records.lease import Record
-
-_COLUMNS = (
-    output.Column("IP", "address", 15),
-    output.Column("POD", "pod", least=16),
-    output.Column("CONTAINER", "container_id", least=10),
-    output.Column("INTERFACE", "ifname"),
-    output.Column("NETWORK", "network"),
-)
+_COLUMNS = (rows.IP, rows.POD, rows.CONTAINER, rows.INTERFACE, rows.WHOLE_NETWORK)
 _KEY = "cni.dev/valid-attachments"
 
 
@@ -80,7 +71,10 @@ def command(
         (name,) = rows.names(ipam, network)
         where = ipam.network(name)
         whole = _with_interfaces(where, valid)
-        stale = [_row(name, *one) for one in where.unlisted(whole, before_ns)]
+        stale = [
+            rows.lease_row(name, keys.read_address_key(key)[1:], record)
+            for key, record in where.unlisted(whole, before_ns)
+        ]
         if not dry_run:
             freed = {format_ip(*one) for one in where.retain(whole, before_ns)}
             stale = [row for row in stale if row["address"] in freed]
@@ -142,14 +136,4 @@ def _with_interfaces(
         (record.container_id, record.ifname)
         for _, _, record, _ in network.records()
         if record.container_id in whole
-    }
-
-
-def _row(network: str, key: bytes, record: Record) -> dict[str, Any]:
-    return {
-        "network": network,
-        "address": format_ip(*keys.read_address_key(key)[1:]),
-        "pod": filters.pod_of(record),
-        "container_id": record.container_id,
-        "ifname": record.ifname,
     }

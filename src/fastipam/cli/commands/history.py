@@ -86,13 +86,13 @@ def command(
 
 
 _HOLDER_COLUMNS = (
-    output.Column("IP", "address", 15),
-    output.Column("POD", "pod", least=16),
-    output.Column("CONTAINER", "container_id", least=10),
-    output.Column("INTERFACE", "ifname"),
+    rows.IP,
+    rows.POD,
+    rows.CONTAINER,
+    rows.INTERFACE,
     output.Column("FROM", "from", 20),
     output.Column("UNTIL", "until", 20),
-    output.Column("NETWORK", "network", least=7),
+    rows.NETWORK,
 )
 
 

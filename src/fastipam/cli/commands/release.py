@@ -9,7 +9,7 @@ import click
 
 import fastipam
 from fastipam.addressing.addresses import format_ip
-from fastipam.cli import filters, options, output
+from fastipam.cli import options, output
 from fastipam.cli import rows as listing
 from fastipam.cli.click_base import Failure
 from fastipam.cli.click_base import command as _command
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from fastipam.lease import Lease
 
 _COLUMNS = (
-    output.Column("IP", "address", 15),
-    output.Column("POD", "pod", least=16),
-    output.Column("CONTAINER", "container_id", least=10),
-    output.Column("INTERFACE", "ifname"),
+    listing.IP,
+    listing.POD,
+    listing.CONTAINER,
+    listing.INTERFACE,
     output.Column("NETNS", "netns_state"),
-    output.Column("NETWORK", "network", least=7),
+    listing.NETWORK,
 )
 
 
@@ -118,15 +118,8 @@ def _leases(
 def _row(lease: Lease) -> dict[str, str]:
     from fastipam.cli.explain import netns_state
 
-    return {
-        "network": lease.network,
-        "address": format_ip(lease.family, lease.value),
-        "pod": filters.pod_of(lease.record),
-        "container_id": lease.container_id,
-        "ifname": lease.ifname,
-        "netns": lease.netns,
-        "netns_state": netns_state(lease.record),
-    }
+    row = listing.lease_row(lease.network, (lease.family, lease.value), lease.record)
+    return row | {"netns": lease.netns, "netns_state": netns_state(lease.record)}
 
 
 def _counted(rows: list[dict[str, str]]) -> str:

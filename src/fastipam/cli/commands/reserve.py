@@ -14,9 +14,9 @@ from fastipam.cli.click_base import command as _command
 from fastipam.errors import ConfigError
 
 _COLUMNS = (
-    output.Column("IP", "address", 15),
+    listing.IP,
     output.Column("NOW", "status"),
-    output.Column("NETWORK", "network"),
+    listing.WHOLE_NETWORK,
 )
 
 

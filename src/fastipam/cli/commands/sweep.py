@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import fastipam
-from fastipam.addressing.addresses import format_ip
-from fastipam.cli import filters, options, output, progress
+from fastipam.cli import options, output, progress
 from fastipam.cli import rows as listing
 from fastipam.cli.click_base import command as _command
-from fastipam.cli.commands.doctor.store import general
 from fastipam.sweep import DEFAULT_GRACE_S
 
 if TYPE_CHECKING:
@@ -21,11 +18,11 @@ if TYPE_CHECKING:
 
 _COLUMNS = (
     output.Column("RESULT", "result", 8),
-    output.Column("IP", "address", 15),
-    output.Column("POD", "pod", least=16),
-    output.Column("CONTAINER", "container_id", least=10),
+    listing.IP,
+    listing.POD,
+    listing.CONTAINER,
     output.Column("NETNS", "netns", least=20),
-    output.Column("NETWORK", "network"),
+    listing.WHOLE_NETWORK,
 )
 
 
@@ -62,6 +59,7 @@ def command(data_dir: str, network: str | None, grace: float, dry_run: bool, as_
         names = listing.names(ipam, network)
         networks = [ipam.network(name) for name in names]
         total = sum(each.stats()["assigned"] for each in networks)
+        rebooted = ipam.store.unswept and not dry_run
         with progress.bar("leases") as advance:
             report = add_up(
                 chain.from_iterable(
@@ -85,19 +83,12 @@ def command(data_dir: str, network: str | None, grace: float, dry_run: bool, as_
         f"{report.looked} leases looked at, {len(report.released)} {verb}, "
         f"{len(report.missing)} wait for a second look in {grace:g} s"
     )
-    if report.rebooted:
+    if rebooted:
         output.note("leases of an earlier boot were looked for, and given back")
-    for why, count in Counter(general(why) for _, why in report.unknown).most_common():
+    for why, count in report.reasons():
         output.note(f"{count} cannot be judged: {why}")
 
 
 def _row(result: str, lease: Lease) -> dict[str, Any]:
-    return {
-        "result": result,
-        "network": lease.network,
-        "address": format_ip(lease.family, lease.value),
-        "pod": filters.pod_of(lease.record),
-        "container_id": lease.container_id,
-        "ifname": lease.ifname,
-        "netns": lease.netns,
-    }
+    row = listing.lease_row(lease.network, (lease.family, lease.value), lease.record)
+    return {"result": result, **row, "netns": lease.netns}

@@ -6,7 +6,6 @@ import os
 import shlex
 import stat
 import time
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -196,26 +195,18 @@ def namespaces(ipam: Ipam, most: int = MOST_VERIFIED) -> Iterator[Diagnosis]:
         yield Diagnosis("namespaces", OK, text, command("sweep --dry-run", ipam.path))
         return
     report = sweep(ipam, dry_run=True)
-    reasons = Counter(general(why) for _, why in report.unknown)
+    reasons = report.reasons()
     gone = len(report.missing) + len(report.released)
     dry_run = command("sweep --dry-run", ipam.path)
     if gone:
         text = f"{gone} of {report.looked} leases have lost their network namespace"
         yield Diagnosis("namespaces", WARNING, text, dry_run)
-    for why, count in reasons.most_common():
+    for why, count in reasons:
         text = f"{count} of {report.looked} leases cannot be judged from here: {why}"
         yield Diagnosis("namespaces", WARNING, text, dry_run)
     if not gone and not reasons:
         text = f"{report.looked} leases, the network namespace of each is there"
         yield Diagnosis("namespaces", OK, text)
-
-
-def general(why: str) -> str:
-    """Return a reason without the lease's own path, so that equal ones can be counted."""
-    words = why.split()
-    if words and words[0].startswith("/"):
-        words[0] = words[0].rpartition("/")[0] + "/…"
-    return " ".join(words)
 
 
 def clock(ipam: Ipam, now_ns: int) -> Iterator[Diagnosis]:
