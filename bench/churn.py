@@ -74,7 +74,7 @@ class Churn:
         assert stats["assigned"] == len(self._held), stats
 
     def file_bytes(self) -> int:
-        """The size of the store's file on disk."""
+        """Return the size of the store's file on disk."""
         return self._ipam.store.file_bytes()
 
     def run(self, pairs: int, times: Times | None = None) -> None:

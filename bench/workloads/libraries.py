@@ -28,7 +28,7 @@ _RESERVED = (0, 1, _SIZE - 1)  # network, gateway and broadcast address
 
 
 def store(durability: str) -> Make:
-    """fastipam's library on its own store."""
+    """Use fastipam's library on its own store."""
 
     def make(name: str, workload: Workload, scratch: Path) -> Library:
         ipam = fastipam.open(scratch / "store", durability=durability)
@@ -57,7 +57,7 @@ def _with_owners(name: str, take: Callable[[], Any], give: Callable[[Any], objec
 
 
 def bitmap(name: str, _: Workload, __: Path) -> Library:
-    """``fastipam.Bitmap``."""
+    """Use ``fastipam.Bitmap``."""
     bits = fastipam.Bitmap(_SIZE)
     for index in _RESERVED:
         bits.acquire(index)
@@ -65,7 +65,7 @@ def bitmap(name: str, _: Workload, __: Path) -> Library:
 
 
 def bits(name: str, _: Workload, __: Path) -> Library:
-    """bitarray: the first zero after a cursor."""
+    """Use a bitarray: take the first zero after a cursor."""
     array: Any = import_module("bitarray").bitarray(_SIZE)
     array.setall(0)
     for index in _RESERVED:
@@ -88,7 +88,7 @@ def bits(name: str, _: Workload, __: Path) -> Library:
 
 
 def roaring(name: str, _: Workload, __: Path) -> Library:
-    """pyroaring: the next member after a cursor, of the set of free addresses."""
+    """Use a pyroaring set of the free addresses: take the next member after a cursor."""
     free: Any = import_module("pyroaring").BitMap(range(2, _SIZE - 1))
     cursor = 0
 
@@ -106,7 +106,7 @@ def roaring(name: str, _: Workload, __: Path) -> Library:
 
 
 def set_of_addresses(name: str, _: Workload, __: Path) -> Library:
-    """What many scripts do: the first host of the network that is not in a set."""
+    """Take the first host of the network that is not in a set, as many scripts do."""
     network = IPv4Network((_FIRST, 12))
     taken = {IPv4Address(_FIRST + 1)}
 
@@ -121,7 +121,7 @@ def set_of_addresses(name: str, _: Workload, __: Path) -> Library:
 
 
 def netaddr_set(name: str, _: Workload, __: Path) -> Library:
-    """As netaddr's documentation does: an IPSet of the available addresses."""
+    """Keep an IPSet of the available addresses, as netaddr's documentation does."""
     netaddr: Any = import_module("netaddr")
     free = netaddr.IPSet(netaddr.IPNetwork((_FIRST, 12)))
     for index in _RESERVED:
