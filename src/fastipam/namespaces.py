@@ -1,4 +1,4 @@
-"""What tells a network or mount namespace from others."""
+"""Identify network and mount namespaces."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import stat
 
 
 def look(path: str) -> tuple[int, int, int]:
-    """(device, inode, born_ns) of a network namespace's file. Raises OSError, ValueError.
+    """Return (device, inode, born_ns) of a network namespace's file. Raises OSError, ValueError.
 
-    The kernel soon gives the inode of a namespace that is gone to a new one. But the file of a
-    namespace that is mounted at its path, as runtimes do it, keeps the time at which it was made,
-    in nanoseconds, while it is mounted, and shows it in every mount namespace: ``born_ns``. What a
-    link in /proc leads to may be made anew each time somebody looks: its time says nothing, and
-    is 0 here.
+    The kernel soon reuses the inode of a namespace that has ended. But the file of a namespace
+    that is mounted at a path, as runtimes do it, keeps the time at which it was made while it is
+    mounted, and shows it in every mount namespace: ``born_ns``. The file behind a link in /proc may
+    be made anew at each access, so its time says nothing, and ``born_ns`` is 0.
     """
     status = os.lstat(path)
     if stat.S_ISLNK(status.st_mode):
@@ -23,9 +22,9 @@ def look(path: str) -> tuple[int, int, int]:
 
 
 def mount_namespace() -> int:
-    """The inode of this process's mount namespace, 0 when it cannot be seen: what paths mean here.
+    """Return the inode of this process's mount namespace, or 0 when it cannot be read.
 
-    Asked anew each time: a process may enter another.
+    It is read each time, because a process may enter another one.
     """
     try:
         return os.stat("/proc/self/ns/mnt").st_ino

@@ -21,7 +21,7 @@ GC = "GC"
 STATUS = "STATUS"
 VERSION = "VERSION"
 
-# What a command needs (CNI 1.1.0, "Parameters"), in the order in which it is looked at.
+# What each command needs (CNI 1.1.0, "Parameters"), in the order of the checks.
 _NEEDED = {
     ADD: ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"),
     CHECK: ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"),
@@ -35,12 +35,12 @@ _NO_NUMBER = 1 << 64
 
 
 class Request:
-    """The variables of one call; empty texts for those that are not set."""
+    """The variables of one call; a variable that is not set is an empty text."""
 
     __slots__ = ("args", "command", "container_id", "ifname", "netns", "netns_override")
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        """Raises CniError 4: a variable is missing or has a value that it may not have."""
+        """Raises CniError 4 for a missing variable or a value that is not allowed."""
         get = environ.get
         self.command = get("CNI_COMMAND", "")
         self.container_id = get("CNI_CONTAINERID", "")
@@ -99,7 +99,7 @@ class Arguments:
     __slots__ = ("address", "pod_name", "pod_namespace", "pod_uid")
 
     def __init__(self, text: str) -> None:
-        """Raises CniError 4 for a malformed pair, or an unknown one without IgnoreUnknown."""
+        """Raises CniError 4 for a malformed pair, or an unknown key without IgnoreUnknown."""
         values: dict[str, str] = {}
         for pair in text.split(";") if text else ():
             key, equals, value = pair.partition("=")

@@ -29,7 +29,7 @@ LEASE_MISSING: Final = 104
 CLUSTER: Final = 105  # this node and its cluster disagree
 INTERNAL: Final = 999  # as libcni's: an error of the plugin itself
 
-# The first class that fits counts: special before general.
+# The first class that matches decides, so subclasses stand before their bases.
 _CODES = (
     (errors.DecodingError, DECODING_FAILURE),
     (errors.ConfigError, BAD_CONFIG),
@@ -45,7 +45,7 @@ _CODES = (
 
 
 class CniError(Exception):
-    """An error object: ``code``, ``msg`` and ``details`` (may be empty)."""
+    """An error object of the specification; ``details`` may be empty."""
 
     def __init__(self, code: int, msg: str, details: str = "") -> None:
         super().__init__(msg)
@@ -55,7 +55,7 @@ class CniError(Exception):
 
 
 def from_exception(error: BaseException) -> CniError:
-    """The error object that tells a runtime what an exception means."""
+    """Return the error object for an exception."""
     if isinstance(error, CniError):
         return error
     if isinstance(error, errors.FastipamError):

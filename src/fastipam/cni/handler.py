@@ -1,4 +1,4 @@
-"""``handle``: one CNI request in, exit status and standard output out."""
+"""Serve one CNI request: variables and standard input in, exit status and standard output out."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ OWN_NETNS_PATH = "/proc/self/ns/net"
 
 
 def _discard(_: str) -> None:
-    """The log of a caller that wants none."""
+    """Log nothing."""
 
 
 def handle(
@@ -60,7 +60,7 @@ def handle(
     seen_netns: str = "",
     services: Services | None = None,
 ) -> tuple[int, bytes]:
-    """Serve one CNI request: (exit status, standard output).
+    """Serve one CNI request and return (exit status, standard output).
 
     ``environ`` holds the ``CNI_*`` variables, ``stdin`` the network configuration. Status 0 and
     the result (nothing, for the commands that have none), or 1 and the specification's error
@@ -109,7 +109,7 @@ def handle(
 
 
 class _Known:
-    """A configuration that was read, and what commands have made of it: it depends on it alone.
+    """A configuration that was read, and what was derived from it alone.
 
     ``versions`` are those agreed on, by command; ``asks_nothing`` says that it wants no address by
     name. Only what was found good is kept: what is wrong is found wrong each time.
@@ -130,7 +130,7 @@ class _Known:
 
 
 class _Call:
-    """One request, with what is known of its configuration."""
+    """One request and its configuration."""
 
     __slots__ = (
         "asked", "known", "log", "own_netns", "seen_netns", "services", "started_ns", "version",
@@ -152,7 +152,7 @@ _services = Services()
 
 
 def _clean(text: str) -> str:
-    """What may quote a caller's text: not without end, and no half of a surrogate pair."""
+    """Return a text that may quote the caller, cut to a limit and encodable as UTF-8."""
     if len(text) > _LONGEST_TEXT:
         text = f"{text[:_LONGEST_TEXT]} …"
     return text.encode("utf-8", "backslashreplace").decode()
@@ -165,7 +165,7 @@ _VERSION_ANSWER = f'{{"cniVersion":"{versions.NEWEST}","supportedVersions":[{_QU
 
 
 def _serve(call: _Call) -> bytes:
-    """Standard output. Raises CniError, FastipamError."""
+    """Run the command and return its standard output. Raises CniError, FastipamError."""
     command = call.asked.command
     version = call.known.versions.get(command)
     if version is None:
@@ -201,7 +201,7 @@ _COMMANDS = (
 
 
 def _load(call: _Call) -> Config:
-    """The whole configuration."""
+    """Return the whole configuration, read once, and log its notes."""
     config = call.known.config
     if config is None:
         config = call.known.config = Config(call.known.document, call.version, _read_cluster)
@@ -229,7 +229,7 @@ def _requested(known: _Known, arguments: environment.Arguments) -> list[tuple[in
 
 
 def _network(known: _Known, config: Config, *, create: bool = True) -> Network:
-    """The network in its store; FileNotFoundError when there is none and ``create`` is false."""
+    """Return the network. Raises FileNotFoundError without a store if ``create`` is false."""
     store = open_stores.get(config.data_dir, config.durability, create=create)
     kept = known.networks.get(True)
     if kept is None or kept[0] is not store:
@@ -241,7 +241,7 @@ def _network(known: _Known, config: Config, *, create: bool = True) -> Network:
 
 
 def _existing(known: _Known) -> Network | None:
-    """The network where DEL and GC look for leases; None when there is no store yet."""
+    """Return the network whose leases DEL and GC release, or None when there is no store yet."""
     location = known.location
     if location is None:
         location = known.location = Location(known.document)
@@ -321,7 +321,7 @@ def _collect(call: _Call) -> None:
 
 
 def _status_of_cluster(call: _Call, config: Config, exhausted: RangeSet | None) -> RangeSet | None:
-    """Do what an ADD would do that finds no address in this node's blocks, and look again."""
+    """Ask for blocks, as an ADD does that finds no address, and check again."""
     from fastipam.cni import more_blocks
 
     store = open_stores.get(config.data_dir, config.durability)
@@ -335,7 +335,7 @@ def _status_of_cluster(call: _Call, config: Config, exhausted: RangeSet | None) 
 
 
 def _status(call: _Call) -> None:
-    """CNI 1.1.0, "STATUS": 50 when ADD could not be served, 51 when the store is to blame."""
+    """Raise CniError 50 if an ADD could not be served, 51 if the store fails (CNI 1.1.0, "STATUS")."""
     _requested(call.known, environment.Arguments(""))
     config = _load(call)
     try:

@@ -1,4 +1,4 @@
-"""The process that a container runtime starts: environment and standard input to ``handle``."""
+"""Run the plugin as a process: hand environment and standard input to ``handle``."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _fill_gaps() -> set[int]:
 
 
 def _read_all(limit: int) -> bytes:
-    """Standard input up to the end, or a little more than ``limit`` bytes of it."""
+    """Return standard input to its end, or slightly more than ``limit`` bytes of it."""
     parts = []
     size = 0
     while size <= limit:
@@ -61,7 +61,7 @@ def _read_all(limit: int) -> bytes:
 
 
 def age_ns(started: str) -> int:
-    """Nanoseconds since the launcher began, by its FASTIPAM_STARTED; 0 when that says nothing.
+    """Return the nanoseconds since the launcher began (FASTIPAM_STARTED), or 0 when unknown.
 
     A process that goes directly because its agent went away may be seconds older than this one.
     """
@@ -75,7 +75,7 @@ _OLDEST_NS = 3600 * 10**9  # the launcher waits no longer; an older stamp is som
 
 
 def _started(wall_ns: int, monotonic_ns: int) -> int:
-    """When the process began, on a wall clock that may have been set while it read its input.
+    """Return when the process began, by a wall clock that may have stepped while input was read.
 
     The earlier of what the clock said then and what it would say now of then: GC, which spares what
     is younger, then frees no lease that was assigned meanwhile, before or after a step.
@@ -84,7 +84,7 @@ def _started(wall_ns: int, monotonic_ns: int) -> int:
 
 
 def main() -> NoReturn:
-    """Serve the one request of this process, and end it without tearing the interpreter down."""
+    """Serve the request of this process, then end it without the interpreter's shutdown."""
     age = age_ns(os.environ.get("FASTIPAM_STARTED", ""))
     wall_ns, monotonic_ns = time.time_ns() - age, time.monotonic_ns() - age
     try:
@@ -111,7 +111,7 @@ def main() -> NoReturn:
 
 
 def _last_words(error: BaseException) -> bytes:
-    """The error object when not even ``handle`` could run: standard input is gone, say."""
+    """Return the error object for a failure outside of ``handle``, such as a lost input."""
     from json import dumps
 
     if isinstance(error, KeyboardInterrupt):

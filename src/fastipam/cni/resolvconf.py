@@ -1,4 +1,4 @@
-"""A resolv.conf file as the ``dns`` object of a result."""
+"""Read a resolv.conf file into the ``dns`` object of a result."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _open(path: str, flags: int) -> int:
 
 
 def parse(text: str) -> dict[str, Any]:
-    """The same from the file's content; lines of fewer than two words count for nothing."""
+    """Return the ``dns`` object of a file's content; lines of fewer than two words are ignored."""
     nameservers: list[str] = []
     search: list[str] = []
     options: list[str] = []

@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 
 class Answers:
-    """What ADD answers to one configuration: each time the same text around other addresses."""
+    """The results of one configuration, which differ only in their addresses."""
 
     __slots__ = ("_routes", "_texts", "_version")
 
     def __init__(self, version: Version, routes: Sequence[Route]) -> None:
         self._version = version
         self._routes = routes
-        # By the gateways of the leases: what stands before, between and behind their addresses.
+        # By the gateways of the leases: the text before, between and after their addresses.
         self._texts: dict[tuple[tuple[int, int] | None, ...], list[str]] = {}
 
     def encode(self, leases: Sequence[Lease], dns: dict[str, Any]) -> bytes:
-        """The encoded result. O(leases), and O(routes) when the like was not answered before."""
+        """Return the encoded result. O(leases); O(routes) for gateways that are new."""
         if dns or self._version < (0, 3, 0):  # a file says it; not every lease has a place
             return reader.encode(build(self._version, leases, self._routes, dns)).encode()
         gateways = tuple([lease.router for lease in leases])
@@ -54,7 +54,7 @@ _BLANK = "\\u0000"  # NUL as JSON spells it: no address, gateway or route has on
 
 
 class _Blank:
-    """A lease but for its address."""
+    """A lease with a blank in place of its address."""
 
     __slots__ = ("cidr", "family", "router", "router_text")
 
@@ -71,7 +71,7 @@ def build(
     routes: Sequence[Route],
     dns: dict[str, Any],
 ) -> dict[str, Any]:
-    """The result object, keys in libcni's order."""
+    """Return the result object, its keys in libcni's order."""
     result: dict[str, Any] = {"cniVersion": ".".join(map(str, version))}
     if version < (0, 3, 0):
         for family, key in ((V4, "ip4"), (V6, "ip6")):

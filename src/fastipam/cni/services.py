@@ -1,4 +1,4 @@
-"""What a process that serves many requests gives to each of them."""
+"""The object that a process which serves many requests gives to each of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The versions of the CNI specification and what each allows."""
+"""The versions of the CNI specification, and the commands that each allows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SINCE = {"CHECK": (0, 4, 0), "GC": (1, 1, 0), "STATUS": (1, 1, 0)}
 
 
 def parse(text: str) -> Version | None:
-    """``"1.0.0"`` → (1, 0, 0); None when it is no version."""
+    """Return (1, 0, 0) for "1.0.0", or None for a text that is not a version."""
     parts = text.split(".")
     if len(parts) != 3 or not all(part.isascii() and part.isdigit() for part in parts):
         return None
@@ -26,7 +26,7 @@ def parse(text: str) -> Version | None:
 
 
 def agree(config: dict[str, Any], command: str) -> Version:
-    """The configuration's version, if this command may be used with it. Raises CniError 1, 6."""
+    """Return the configuration's version. Raises CniError 1, 6 if it does not allow the command."""
     text = config.get("cniversion", "")
     if not isinstance(text, str):
         raise CniError(DECODING_FAILURE, f"cniVersion: {text!r} is not a text")
@@ -55,7 +55,7 @@ def agree(config: dict[str, Any], command: str) -> Version:
 
 
 def name(config: dict[str, Any]) -> str:
-    """The version that an error object carries: the configuration's if it is a known one."""
+    """Return the version for an error object: the configuration's, if it is a supported one."""
     text = config.get("cniversion")
     if not text:
         return _OLDEST if config else NEWEST

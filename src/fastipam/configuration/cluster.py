@@ -110,7 +110,7 @@ class Geometry:
 
     @property
     def window_bits(self) -> int:
-        """A window is 2**this blocks: at most 256, and whole hexadecimal digits of an address."""
+        """A window has 2**window_bits blocks: at most 256, and whole hex digits of an address."""
         bits = WINDOW_BITS - (self.host_bits + WINDOW_BITS) % 4
         return min(bits, self.count.bit_length() - 1)
 

@@ -1,4 +1,4 @@
-"""The network configuration, read and checked once; nothing behind it meets an unset field.
+"""Read and check the network configuration once; in what results no field is unset.
 
 Keys and their meaning are host-local's; whereabouts' names for the same things are accepted beside
 them; fastipam's own are ``exclude``, ``durability``, ``repeatAdd`` and those of policy.py. The
@@ -47,14 +47,14 @@ _KNOWN = frozenset(
         *(key.casefold() for key in policy.KEYS),
     )
 )
-# As in reader.py, far from what a configuration has.
+# Bounds like those in reader.py: no real configuration comes near them.
 _MOST_RANGES = 1024  # of all sets together
 _MOST_ADDRESSES = 1024  # requested, or in prevResult: each is looked up in every range
 _MOST_NOTES = 8
 
 
 def network_name(document: dict[str, Any]) -> str:
-    """``name``, checked as libcni checks it. Raises ConfigError."""
+    """Return the network's name, checked as libcni does. Raises ConfigError."""
     name = document.get("name", "")
     if not isinstance(name, str):
         raise DecodingError(f"this is {kind_of(name)}, not a text", field="name", value=name)
@@ -71,7 +71,7 @@ def network_name(document: dict[str, Any]) -> str:
 
 
 class Location:
-    """Where the leases are: all that DEL needs besides the owner, and takes what it can get."""
+    """Where the leases are, for DEL and GC, which have to work with a wrong configuration too."""
 
     __slots__ = ("data_dir", "durability", "name", "policy")
 
@@ -82,13 +82,13 @@ class Location:
         data_dir = holder.get("datadir")
         usable = reader.is_path(data_dir) and os.path.isabs(str(data_dir))
         self.data_dir = str(data_dir) if usable else DEFAULT_DATA_DIR
-        # The store knows its durability: a wrong or missing one must not keep DEL from freeing.
+        # The store knows its durability; a wrong value must not keep DEL from releasing.
         self.durability: str | None = None
         self.policy = policy.usable(holder)
 
 
 def _notes(ipam: dict[str, Any]) -> list[str]:
-    """One line for each unknown key, and one for the rest when there are many."""
+    """Return a line for each unknown key, and one for the rest when there are many."""
     unknown = [key for key in ipam if key not in _KNOWN]
     notes = [f"ipam: unknown key {key!r}, ignored" for key in unknown[:_MOST_NOTES]]
     if len(unknown) > _MOST_NOTES:
@@ -146,7 +146,7 @@ class Config:
     def _read_ranges(
         self, ipam: dict[str, Any], runtime: dict[str, Any], read_cluster: ReadCluster
     ) -> None:
-        """Sets in host-local's order: the runtime's, the old single range, ``ranges``."""
+        """Read the range sets in host-local's order: runtime's, old single range, ``ranges``."""
         paths: list[str] = []  # of each set, in the order of ``sets``
         runtimes = reader.listed(runtime, "ipRanges", "runtimeConfig", reader.MOST_SETS)
         extra = _range_sets(runtimes, "runtimeConfig.ipRanges", paths)
@@ -234,7 +234,7 @@ def _two_pools(ipam: dict[str, Any]) -> ConfigError:
 
 
 def _host_local_sets(ipam: dict[str, Any], paths: list[str]) -> list[list[Range]]:
-    """The old single range (if there is a ``subnet``), then ``ranges``; adds their paths."""
+    """Return the old single range, if there is a ``subnet``, then ``ranges``; add their paths."""
     sets = []
     if "subnet" in ipam:
         sets.append([_range(ipam, "ipam")])
@@ -293,7 +293,7 @@ def requested(
 
 
 class Route:
-    """A route of the result: copied from the configuration, not filtered."""
+    """A route of the result, copied from the configuration."""
 
     __slots__ = ("_shown", "family")
 
@@ -318,13 +318,13 @@ class Route:
         self._shown = shown
 
     def document(self, keys: tuple[str, ...]) -> dict[str, str | int]:
-        """Those of the keys that the route has, in this order."""
+        """Return those of ``keys`` that the route has, in their order."""
         shown = self._shown
         return {key: shown[key] for key in keys if key in shown}
 
 
 def valid_attachments(document: dict[str, Any]) -> set[tuple[str, str]]:
-    """What a runtime says is still attached (CNI 1.1.0, "GC"). A missing list is an error.
+    """Return what the runtime lists as attached (CNI 1.1.0, "GC"). Raises if there is no list.
 
     An empty list means that nothing is valid; a missing one must never wipe a network.
     """
@@ -349,7 +349,7 @@ def valid_attachments(document: dict[str, Any]) -> set[tuple[str, str]]:
 
 
 def previous_addresses(document: dict[str, Any]) -> list[tuple[int, int]]:
-    """The addresses in ``prevResult``, none when there is no such result."""
+    """Return the addresses in ``prevResult``, which may be missing."""
     previous = reader.mapping(document, "prevResult", "")
     found = []
     for key in ("ip4", "ip6"):  # the shape before 0.3.0
