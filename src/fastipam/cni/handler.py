@@ -335,7 +335,7 @@ def _status_of_cluster(call: _Call, config: Config, exhausted: RangeSet | None) 
 
 
 def _status(call: _Call) -> None:
-    """Raise CniError 50 if an ADD could not be served, 51 if the store fails (CNI 1.1.0, "STATUS")."""
+    """Raise CniError 50 if no ADD can be served, 51 if the store fails (CNI 1.1.0, "STATUS")."""
     _requested(call.known, environment.Arguments(""))
     config = _load(call)
     try:
