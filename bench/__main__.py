@@ -14,6 +14,7 @@ from bench import arguments as command_line
 from bench import compare, machine, measure, memory, processes, report
 from bench.results import Results, read
 from bench.workloads import measure as workloads
+from fastipam.cli import streams
 
 if TYPE_CHECKING:
     import argparse
@@ -101,4 +102,4 @@ def _write(results: Results, text: str, directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.to_its_end(main))
+    streams.run(lambda: command_line.to_its_end(main))

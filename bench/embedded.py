@@ -35,6 +35,7 @@ from bench.errors import Failed, Missing
 from bench.processes import install_plugin
 from bench.sampling import Samples, Subject, interleave, ratio
 from fastipam.agent import protocol
+from fastipam.cli import streams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -344,4 +345,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(to_its_end(main))
+    streams.run(lambda: to_its_end(main))

@@ -10,6 +10,7 @@ from bench import arguments as command_line
 from bench import machine, processes
 from bench.agent import measure, report
 from bench.results import Results
+from fastipam.cli import streams
 
 PARTS = ("process", "crowd", "socket", "memory")
 
@@ -47,4 +48,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(command_line.to_its_end(main))
+    streams.run(lambda: command_line.to_its_end(main))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -139,14 +138,6 @@ class Group(click.Group):
 class Root(Group):
     """The outermost group; it turns exceptions into messages and exit statuses."""
 
-    def main(self, *args: Any, **options: Any) -> Any:
-        """As inherited. Help is printed before there is a command, and may fail as well."""
-        try:
-            return super().main(*args, **options)
-        except OSError as error:
-            Failure(_reason(error)).show()
-            raise SystemExit(1) from None
-
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; print FastipamError and OSError as one line and a hint, status 1."""
         from fastipam.errors import FastipamError
@@ -157,10 +148,6 @@ class Root(Group):
             raise Failure(reason_of(error), _as_root(error.__cause__) or error.hint) from error
         except FileNotFoundError as error:
             raise _missing(error) from error
-        except BrokenPipeError:
-            # Whoever read this went away (head, say): no reason for a message.
-            sys.stderr.close()
-            raise SystemExit(1) from None
         except OSError as error:
             raise Failure(_reason(error), _as_root(error)) from error
 

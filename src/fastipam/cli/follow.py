@@ -5,12 +5,11 @@ The changes are the events of the history since the last look: O(changes) each t
 
 from __future__ import annotations
 
-import time
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from fastipam.allocation.accounts import find
-from fastipam.cli import filters, output, rows
+from fastipam.cli import filters, output, rows, streams
 from fastipam.cli.times import stamp
 from fastipam.storage import tables
 from fastipam.storage.records import event as event_record
@@ -83,7 +82,7 @@ class Changes:
 
 
 def to_pipe(ipam: Ipam, only: str | None, wanted: Filter, *, as_json: bool, every_s: float) -> None:
-    """The list, then a line a change for ever; with ``as_json`` an object a line."""
+    """The list, then a line a change while somebody reads; with ``as_json`` an object a line."""
     from json import dumps
 
     changes = Changes(ipam, only)
@@ -92,7 +91,7 @@ def to_pipe(ipam: Ipam, only: str | None, wanted: Filter, *, as_json: bool, ever
             output.say(dumps(row))
     else:
         output.table(rows.COLUMNS, rows.rows(ipam, only, wanted, local=True))
-    while True:
+    while not streams.is_lost():
         for name, event in changes.look():
             if wanted.fits_event(event):
                 row = event_row(name, event, local=not as_json)
@@ -100,17 +99,17 @@ def to_pipe(ipam: Ipam, only: str | None, wanted: Filter, *, as_json: bool, ever
                 output.say(
                     dumps(row) if as_json else "  ".join(str(row[key]) or "-" for key in keys)
                 )
-        time.sleep(every_s)
+        streams.pause(every_s)
 
 
 def on_screen(ipam: Ipam, only: str | None, wanted: Filter, *, every_s: float) -> None:
-    """Draw as much of the list as the terminal shows, every few seconds, for ever."""
+    """Draw as much of the list as the terminal shows, every few seconds."""
     from rich.live import Live
     from rich.text import Text
 
     console = output.console()
     with Live(console=console, screen=True, auto_refresh=False) as live:
-        while True:
+        while not streams.is_lost():
             room = max(1, console.height - _BESIDE_ROWS)
             shown = list(islice(rows.rows(ipam, only, wanted, local=True), room + 1))
             more = len(shown) > room
@@ -128,4 +127,4 @@ def on_screen(ipam: Ipam, only: str | None, wanted: Filter, *, every_s: float) -
             last = f"{hint}(Ctrl-C ends)   {'; '.join(counts)}"[: console.width]
             text = "\n".join([*lines, "", last])
             live.update(Text.from_ansi(text), refresh=True)
-            time.sleep(every_s)
+            streams.pause(every_s)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from fastipam.cli import filters
+from fastipam.cli import filters, streams
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -106,6 +106,8 @@ def json_array(documents: Iterable[Mapping[str, Any]]) -> None:
     for document in documents:
         write(f"{separator}\n{encode(document)}")
         separator = ","
+        if streams.is_lost():
+            break
     write("[]\n" if separator == "[" else "\n]\n")
     sys.stdout.flush()
 
@@ -122,6 +124,8 @@ def table(columns: Sequence[Column], documents: Iterable[Mapping[str, Any]]) -> 
     write = sys.stdout.write
     for line in lines(columns, documents, width=_terminal_width(), colours=has_colours()):
         write(line + "\n")
+        if streams.is_lost():
+            break
     sys.stdout.flush()
 
 

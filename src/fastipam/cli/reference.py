@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 import fastipam
+from fastipam.cli import streams
 from fastipam.cli.click_base import EXITS, SETTINGS, Command, Group
 
 if TYPE_CHECKING:
@@ -248,4 +249,4 @@ def main(directory: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    streams.run(main)

@@ -28,17 +28,18 @@ def _write(descriptor: int, data: bytes) -> OSError | None:
     return None
 
 
-def _fill_gaps() -> set[int]:
-    """Open what is closed of the descriptors 0 to 2, and say which were.
+def fill_gaps() -> set[int]:
+    """Open what is closed of the descriptors 0 to 2, and return which were.
 
     The next file to be opened would get the number: the answer would be written into the store.
+    What is opened can be neither read as input nor written as output: either fails as before.
     """
     closed = set()
-    for descriptor in (0, 1, 2):
+    for descriptor, useless in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)
+            os.open(os.devnull, useless)
             closed.add(descriptor)
     return closed
 
@@ -88,7 +89,7 @@ def main() -> NoReturn:
     age = age_ns(os.environ.get("FASTIPAM_STARTED", ""))
     wall_ns, monotonic_ns = time.time_ns() - age, time.monotonic_ns() - age
     try:
-        if 1 in _fill_gaps() and os.environ.get("CNI_COMMAND") == "ADD":
+        if 1 in fill_gaps() and os.environ.get("CNI_COMMAND") == "ADD":
             _log("standard output is closed: nothing is assigned that nobody would hear of")
             os._exit(1)
         from fastipam.cni.handler import handle

@@ -9,7 +9,7 @@ import click
 
 from fastipam.agent import main as process
 from fastipam.agent.loop import Limits
-from fastipam.cli import options
+from fastipam.cli import options, streams
 from fastipam.cli.click_base import command as _command
 from fastipam.configuration.policy import DEFAULT_DATA_DIR
 from fastipam.errors import ConfigError
@@ -105,6 +105,7 @@ def command(
 
     The launcher works without an agent, too: it then starts Python for every call.
     """
+    streams.never_wait_for_errors()  # a call has to be answered, its log line need not be read
     logging.basicConfig(
         level=log_level.upper(), format="%(asctime)s level=%(levelname)s %(message)s"
     )
