@@ -73,17 +73,21 @@ def say(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """A line for a person, on standard error: not part of the answer."""
-    click.echo(text, err=True)
+    """A line for a person, on standard error: not part of the answer.
+
+    Nothing is printed when the answer could not be: the one line that says so comes at the end.
+    """
+    if streams.failure() is None:
+        click.echo(text, err=True)
 
 
 def complain(message: str, hint: str | None) -> None:
     """An error: one line, and what to do next."""
     colours = has_colours(sys.stderr)
     name = click.style("fastipam:", fg="red", bold=True) if colours else "fastipam:"
-    note(f"{name} {message}")
+    click.echo(f"{name} {message}", err=True)
     if hint:
-        note(f"  hint: {hint}")
+        click.echo(f"  hint: {hint}", err=True)
 
 
 def rows(

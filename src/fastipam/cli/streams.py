@@ -66,24 +66,25 @@ def run(program: Callable[[], object]) -> NoReturn:
 
     The status is 1 instead of 0 when standard output could not be written; standard error says why.
     """
-    output = _prepare()
+    _prepare()
     try:
         status = program()
     except SystemExit as end:
         status = end.code
     sys.stdout.flush()
-    if output.lost is not None and output.lost.errno != errno.EPIPE:
+    reason = failure()
+    if reason is not None:
         from fastipam.cli.output import complain
 
-        complain(f"cannot write to standard output: {output.lost.strerror}", None)
+        complain(f"cannot write to standard output: {reason.strerror}", None)
         status = status or 1
     raise SystemExit(status)
 
 
-def _prepare() -> _Output:
+def _prepare() -> None:
     """Replace the standard streams by those that do no harm."""
     global _output, _errors  # a process has one of each
-    if 0 in fill_gaps():
+    if 0 in fill_gaps(os.O_WRONLY):
         sys.stdin = open(0, closefd=False)  # noqa: SIM115
     _output, _errors = _Output(1), _Output(2)
     # A pod's name in a terminal without UTF-8 is shown somehow, and no reason to stop.
@@ -96,12 +97,17 @@ def _prepare() -> _Output:
             line_buffering=raw is _errors or raw.isatty(),
         )
         setattr(sys, name, stream)
-    return _output
 
 
 def is_lost() -> bool:
     """Return whether nothing that is printed reaches anybody any more."""
     return _output is not None and _output.lost is not None
+
+
+def failure() -> OSError | None:
+    """Return why standard output could not be written; a reader that went away is no reason."""
+    lost = _output.lost if _output is not None else None
+    return None if lost is None or lost.errno == errno.EPIPE else lost
 
 
 def pause(seconds: float) -> None:

@@ -28,18 +28,19 @@ def _write(descriptor: int, data: bytes) -> OSError | None:
     return None
 
 
-def fill_gaps() -> set[int]:
+def fill_gaps(input_mode: int = os.O_RDONLY) -> set[int]:
     """Open what is closed of the descriptors 0 to 2, and return which were.
 
     The next file to be opened would get the number: the answer would be written into the store.
-    What is opened can be neither read as input nor written as output: either fails as before.
+    Standard output stays one that cannot be written. Standard input is empty, unless its mode is
+    ``O_WRONLY``: then it stays one that cannot be read.
     """
     closed = set()
-    for descriptor, useless in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+    for descriptor, mode in ((0, input_mode), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, useless)
+            os.open(os.devnull, mode)
             closed.add(descriptor)
     return closed
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from fastipam.cli import options, output
+from fastipam.cli import options, output, streams
 from fastipam.cli.click_base import command
 from fastipam.cli.commands.cluster.options import Where, where
 from fastipam.cli.output import Column
@@ -217,3 +217,5 @@ def routes(
                 lines = routing.changes(before, after)
             for line in lines:
                 click.echo(line)
+            if streams.is_lost():
+                break
