@@ -74,9 +74,7 @@ def run(program: Callable[[], object]) -> NoReturn:
     sys.stdout.flush()
     reason = failure()
     if reason is not None:
-        from fastipam.cli.output import complain
-
-        complain(f"cannot write to standard output: {reason.strerror}", None)
+        print(f"fastipam: cannot write to standard output: {reason.strerror}", file=sys.stderr)
         status = status or 1
     raise SystemExit(status)
 
