@@ -9,7 +9,7 @@ from fastipam.allocation import states
 from fastipam.storage.records import keys
 
 if TYPE_CHECKING:
-    from fastipam.storage.records import event as event_record
+    from fastipam.storage.records.event import Event
     from fastipam.storage.records.lease import Record
     from fastipam.storage.records.reservation import Reservation
 
@@ -22,7 +22,7 @@ STATES = ASSIGNED, COOLING, RESERVED, FREE = (
 )
 
 
-def pod_of(record: Record | event_record.Event) -> str:
+def pod_of(record: Record | Event) -> str:
     """Return ``namespace/name`` of a lease's or event's pod, "" when it has none."""
     if not record.pod_namespace:
         return record.pod_name
@@ -77,11 +77,11 @@ class Filter:
             and record.allocated_ns >= self.since_ns
         )
 
-    def fits_event(self, event: event_record.Event) -> bool:
+    def fits_event(self, event: Event) -> bool:
         """Return whether an event is wanted, whatever its kind and time."""
         return self.covers(event.family, event.value) and self._fits_owner(event)
 
-    def _fits_owner(self, one: Record | event_record.Event) -> bool:
+    def _fits_owner(self, one: Record | Event) -> bool:
         return (
             one.container_id.startswith(self.container)
             and (not self.ifname or one.ifname == self.ifname)

@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from fastipam.addressing.addresses import V4, V6, format_ip
 from fastipam.addressing.ranges import merge
-from fastipam.allocation import history, states
-from fastipam.allocation import reservations as holds
+from fastipam.allocation import history, reservations, states
 from fastipam.allocation.accounts import look_up
 from fastipam.cli.filters import COOLING, EVERYTHING, FREE, RESERVED, Filter, pod_of
 from fastipam.cli.output import Column
 from fastipam.cli.times import Stamps
 from fastipam.errors import ConfigError
 from fastipam.storage import tables
-from fastipam.storage.records import event as event_record
 from fastipam.storage.records import keys
+from fastipam.storage.records.event import Event
 from fastipam.storage.records.lease import Record
 
 if TYPE_CHECKING:
@@ -152,9 +151,9 @@ class _Listing:
     def _used(self) -> Iterator[tuple[Address, dict[str, Any] | None]]:
         """Yield (address, row) of each used address; the row is None when it is not wanted."""
         leases: Iterable[tuple[Address, Record | Reservation]] = self._leases()
-        reservations = self._reservations()
+        kept = self._reservations()
         last: Address | None = None
-        for address, one in merge_sorted(leases, reservations, key=lambda each: each[0]):
+        for address, one in merge_sorted(leases, kept, key=lambda each: each[0]):
             if address == last:
                 continue  # a reservation whose address is in use
             last = address
@@ -231,7 +230,7 @@ class _Listing:
         found: list[Address] = []
         assignments = 0
         for key, raw in tables.EVENTS.scan_back(self._txn, self._prefix):
-            event = event_record.Event(key, raw)
+            event = Event(key, raw)
             if event.wall_ns < self._wanted.since_ns - _MARGIN_NS:
                 return found
             if event.generation:
@@ -241,7 +240,7 @@ class _Listing:
         return found if assignments == state.generation else None
 
     def _reservations(self) -> Iterator[tuple[Address, Reservation]]:
-        for one in holds.read_all(self._txn, self._network_id):
+        for one in reservations.read_all(self._txn, self._network_id):
             if self._wanted.covers(one.family, one.value):
                 yield (one.family, one.value), one
 

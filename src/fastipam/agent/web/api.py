@@ -28,7 +28,6 @@ from fastipam.allocation.accounts import find, look_up, read_record
 from fastipam.errors import ConfigError, FastipamError
 from fastipam.picture import blocks
 from fastipam.storage import open_stores
-from fastipam.storage.records import event as event_record
 from fastipam.storage.records import keys
 
 if TYPE_CHECKING:
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 
     from fastipam.agent.web.readings import Reading
     from fastipam.agent.web.samples import Watch
+    from fastipam.storage.records.event import Event
     from fastipam.storage.transaction import Snapshot
 
 JSON = "application/json"
@@ -288,7 +288,7 @@ def _always(response: Response) -> Callable[[Asked], Response]:
     return lambda _: response
 
 
-def _pod(event: event_record.Event) -> str:
+def _pod(event: Event) -> str:
     return "/".join(filter(None, (event.pod_namespace, event.pod_name)))
 
 

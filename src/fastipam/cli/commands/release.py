@@ -9,8 +9,7 @@ import click
 
 import fastipam
 from fastipam.addressing.addresses import format_ip
-from fastipam.cli import options, output
-from fastipam.cli import rows as listing
+from fastipam.cli import options, output, rows
 from fastipam.cli.click_base import Failure
 from fastipam.cli.click_base import command as _command
 
@@ -20,12 +19,12 @@ if TYPE_CHECKING:
     from fastipam.lease import Lease
 
 _COLUMNS = (
-    listing.IP,
-    listing.POD,
-    listing.CONTAINER,
-    listing.INTERFACE,
+    rows.IP,
+    rows.POD,
+    rows.CONTAINER,
+    rows.INTERFACE,
     output.Column("NETNS", "netns_state"),
-    listing.NETWORK,
+    rows.NETWORK,
 )
 
 
@@ -72,14 +71,14 @@ def command(
         if not leases:
             what = ", ".join(addresses) or f"container {container} {ifname}".rstrip()
             raise Failure(f"nobody has {what}", "`fastipam show ADDRESS` says what became of it")
-        rows = [_row(lease) for lease in leases]
+        shown = [_row(lease) for lease in leases]
         if dry_run:
-            output.rows(_COLUMNS, rows, as_json=as_json)
+            output.rows(_COLUMNS, shown, as_json=as_json)
             return
         if not yes:
-            _ask(rows)
+            _ask(shown)
         done: list[dict[str, object]] = []
-        for lease, row in zip(leases, rows, strict=True):
+        for lease, row in zip(leases, shown, strict=True):
             where = ipam.network(lease.network)
             gone = where.release_address((lease.family, lease.value), generation=lease.generation)
             # The generation keeps an address from being released that has a new owner by now.
@@ -101,7 +100,7 @@ def _leases(
     ipam: fastipam.Ipam, only: str | None, addresses: tuple[str, ...], container: str, ifname: str
 ) -> Iterator[Lease]:
     """Yield the leases of the addresses and of the container."""
-    for name in listing.names(ipam, only):
+    for name in rows.names(ipam, only):
         network = ipam.network(name)
         for address in addresses:
             lease = network.lookup(address)
@@ -118,24 +117,24 @@ def _leases(
 def _row(lease: Lease) -> dict[str, str]:
     from fastipam.cli.explain import netns_state
 
-    row = listing.lease_row(lease.network, (lease.family, lease.value), lease.record)
+    row = rows.lease_row(lease.network, (lease.family, lease.value), lease.record)
     return row | {"netns": lease.netns, "netns_state": netns_state(lease.record)}
 
 
-def _counted(rows: list[dict[str, str]]) -> str:
-    return "1 address" if len(rows) == 1 else f"{len(rows)} addresses"
+def _counted(shown: list[dict[str, str]]) -> str:
+    return "1 address" if len(shown) == 1 else f"{len(shown)} addresses"
 
 
-def _ask(rows: list[dict[str, str]]) -> None:
+def _ask(shown: list[dict[str, str]]) -> None:
     """Show what would be released, and ask the operator. Raises Failure, click.Abort."""
     if not sys.stdin.isatty():
         raise Failure(
-            f"{_counted(rows)} would be released, and there is nobody to ask",
+            f"{_counted(shown)} would be released, and there is nobody to ask",
             "say --yes, after a look with --dry-run",
         )
-    for line in output.lines(_COLUMNS, rows):
+    for line in output.lines(_COLUMNS, shown):
         output.note(line)
-    living = [row["address"] for row in rows if row["netns_state"] == "there"]
+    living = [row["address"] for row in shown if row["netns_state"] == "there"]
     if living:
         output.note(f"the network namespace of {', '.join(living)} is there: its owner may run")
-    click.confirm(f"Release {_counted(rows)}?", abort=True, err=True)
+    click.confirm(f"Release {_counted(shown)}?", abort=True, err=True)

@@ -7,22 +7,21 @@ import click
 import fastipam
 from fastipam.addressing.addresses import format_ip
 from fastipam.addressing.parsing import parse_exclusion
-from fastipam.cli import options, output
-from fastipam.cli import rows as listing
+from fastipam.cli import options, output, rows
 from fastipam.cli.click_base import Failure
 from fastipam.cli.click_base import command as _command
 from fastipam.errors import ConfigError
 
 _COLUMNS = (
-    listing.IP,
+    rows.IP,
     output.Column("NOW", "status"),
-    listing.WHOLE_NETWORK,
+    rows.WHOLE_NETWORK,
 )
 
 
 def _network(ipam: fastipam.Ipam, name: str | None) -> fastipam.Network:
     """Return the network that is named, or the only one there is. Raises ConfigError."""
-    known = listing.names(ipam, name)
+    known = rows.names(ipam, name)
     if len(known) == 1:
         return ipam.network(known[0])
     raise ConfigError(
@@ -37,11 +36,11 @@ def _print(ipam: fastipam.Ipam, name: str, found: list[tuple[int, int]], *, as_j
     """Print the status of each address after the change."""
     from fastipam.cli.explain import statuses
 
-    rows = (
+    shown = (
         {"network": name, "address": format_ip(*one), "status": status}
         for one, status in zip(found, statuses(ipam, name, found), strict=True)
     )
-    output.rows(_COLUMNS, rows, as_json=as_json)
+    output.rows(_COLUMNS, shown, as_json=as_json)
 
 
 @_command(

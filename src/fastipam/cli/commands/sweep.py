@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import fastipam
-from fastipam.cli import options, output, progress
-from fastipam.cli import rows as listing
+from fastipam.cli import options, output, progress, rows
 from fastipam.cli.click_base import command as _command
 from fastipam.sweep import DEFAULT_GRACE_S
 
@@ -18,11 +17,11 @@ if TYPE_CHECKING:
 
 _COLUMNS = (
     output.Column("RESULT", "result", 8),
-    listing.IP,
-    listing.POD,
-    listing.CONTAINER,
+    rows.IP,
+    rows.POD,
+    rows.CONTAINER,
     output.Column("NETNS", "netns", least=20),
-    listing.WHOLE_NETWORK,
+    rows.WHOLE_NETWORK,
 )
 
 
@@ -56,7 +55,7 @@ def command(data_dir: str, network: str | None, grace: float, dry_run: bool, as_
     from fastipam.sweep import Sweeper, add_up, give_back
 
     with fastipam.open(data_dir, create=False) as ipam:
-        names = listing.names(ipam, network)
+        names = rows.names(ipam, network)
         networks = [ipam.network(name) for name in names]
         total = sum(each.stats()["assigned"] for each in networks)
         rebooted = ipam.store.unswept and not dry_run
@@ -70,14 +69,14 @@ def command(data_dir: str, network: str | None, grace: float, dry_run: bool, as_
                 ),
                 None if advance is None else lambda done: advance(done, max(done, total)),
             )
-    rows = [_row("released", lease) for lease in report.released]
-    rows += [_row("waiting", lease) for lease in report.missing]
+    found = [_row("released", lease) for lease in report.released]
+    found += [_row("waiting", lease) for lease in report.missing]
     if as_json:
-        rows += [{**_row("unknown", lease), "why": why} for lease, why in report.unknown]
-        output.json_array(rows)
+        found += [{**_row("unknown", lease), "why": why} for lease, why in report.unknown]
+        output.json_array(found)
         return
-    if rows:
-        output.table(_COLUMNS, rows)
+    if found:
+        output.table(_COLUMNS, found)
     verb = "would be released" if dry_run else "released"
     output.note(
         f"{report.looked} leases looked at, {len(report.released)} {verb}, "
@@ -90,5 +89,5 @@ def command(data_dir: str, network: str | None, grace: float, dry_run: bool, as_
 
 
 def _row(result: str, lease: Lease) -> dict[str, Any]:
-    row = listing.lease_row(lease.network, (lease.family, lease.value), lease.record)
+    row = rows.lease_row(lease.network, (lease.family, lease.value), lease.record)
     return {"result": result, **row, "netns": lease.netns}
