@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from fastipam.verify import verify
 
 from .e2e.tools import Unsupported
 from .options import options, register
+from .surroundings import clean
 
 _SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 settings.register_profile(
@@ -39,8 +41,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Read the suite's own options before any test module is imported."""
+    """Read the options and clean the environment before any test module is imported."""
     options.read(config)
+    clean(os.environ)
 
 
 @pytest.hookimpl(wrapper=True)
