@@ -22,9 +22,9 @@ if str(ROOT) not in sys.path:
 
 from tests import import_graph  # noqa: E402
 
-WIDTH = 920  # pixels; a page of the site shows about 800
+WIDTH = 760  # pixels: what a page of the site shows
 NAME_PX, TEXT_PX = 7.3, 5.5  # the width of a letter of a room's name, and of its modules
-LINE, PADDING, GUTTER, MARGIN = 12, 7, 46, 36
+LINE, PADDING, GUTTER, MARGIN, APART = 12, 7, 46, 36, 44
 STYLE = (
     "text{font-family:ui-monospace,Menlo,Consolas,monospace;font-size:9px;fill:#445}"
     ".n{font-size:12px;font-weight:bold;fill:#123}.f{fill:#eef2f6}.r{fill:#fff;stroke:#5a7184}"
@@ -80,14 +80,15 @@ def contents(room: str) -> list[str]:
 def texts(floor: list[str]) -> list[tuple[str, ...]]:
     """Return the lines of each room of a floor: its name, and its modules in the width it has."""
     modules = [" ".join(contents(room)) for room in floor]
+    names = [room.replace("__init__", "fastipam") for room in floor]
+    least = [width_of((name, *text.split())) for name, text in zip(names, modules, strict=True)]
+    spare = WIDTH - sum(least) - len(floor) * APART
     total = sum(map(len, modules)) or 1
-    spare = WIDTH - len(floor) * 60
     found = []
-    for room, text in zip(floor, modules, strict=True):
-        name = room.replace("__init__", "fastipam")
-        most = int(min(62 * TEXT_PX, spare * len(text) / total) / TEXT_PX)
-        longest = max(map(len, [*text.split(), "?" * int(len(name) * NAME_PX / TEXT_PX)]))
-        found.append((name, *textwrap.wrap(text, max(most, longest), break_on_hyphens=False)))
+    for name, text, narrow in zip(names, modules, least, strict=True):
+        width = min(narrow + spare * len(text) / total, WIDTH / 2) - 2 * PADDING
+        lines = textwrap.wrap(text, int(width / TEXT_PX), break_on_hyphens=False)
+        found.append((name, *lines))
     return found
 
 
@@ -129,9 +130,9 @@ def place_lanes(floors: list[list[str]], boxes: dict[Stop, Box]) -> list[tuple[S
             free = [
                 x
                 for x in range(14, WIDTH - 13)
-                if all(x < box.x - 9 or x > box.x + box.width + 9 for box in floor)
+                if all(x < box.x - 7 or x > box.x + box.width + 7 for box in floor)
             ]
-            x = min(free, key=lambda one: abs(one - x))
+            x = min(free or [x], key=lambda one: abs(one - x))  # without room: over a room
             boxes[number, target] = Box(x, floor[0].y, 0, floor[0].height)
         for source in above:
             stops = [(number, target) for number in range(at[source] - 1, at[target], -1)]
