@@ -16,6 +16,7 @@ from fastipam.agent.batch import Executor
 from fastipam.agent.requests import Answer, Observer, Request
 from fastipam.errors import StoreFull
 from fastipam.storage import open_stores
+from fastipam.storage.records.network_state import NetworkState
 from fastipam.storage.transaction import Transaction
 from fastipam.verify import verify
 
@@ -319,14 +320,14 @@ def test_state_and_pages_are_written_once(
     made = config(ipam=SUBNET)
     execute([_request("ADD", made, "c0")])
     puts = 0
-    put = Transaction._put_state
+    pack = NetworkState.pack
 
-    def count(self: Transaction, state: Any) -> None:
+    def count(self: NetworkState) -> bytes:
         nonlocal puts
         puts += 1
-        put(self, state)
+        return pack(self)
 
-    monkeypatch.setattr(Transaction, "_put_state", count)
+    monkeypatch.setattr(NetworkState, "pack", count)
     execute([_request("ADD", made, f"c{at}") for at in range(1, 20)])
     assert puts == 1
 

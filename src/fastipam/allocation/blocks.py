@@ -20,7 +20,7 @@ from fastipam.storage.records.block import ACTIVE, Block, Member, block_key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from fastipam._bitmap import StoredPages
     from fastipam.addressing.ranges import Pool, RangeSet
@@ -106,18 +106,16 @@ def read_all(txn: Transaction | Snapshot, network_id: int) -> list[Block]:
 
 
 def walk(
-    txn: Transaction | Snapshot, network_id: int, pool: Pool
-) -> Iterator[tuple[Block, RangeSet]]:
-    """Yield every block of a network with the set that it is cut from, in address order.
+    txn: Transaction | Snapshot, network_id: int, sets: Iterable[RangeSet]
+) -> Iterator[tuple[Block, RangeSet | None]]:
+    """Yield every block of a network in address order, with the set that it is cut from.
 
-    Blocks that lie in no set of ``pool`` are left out. O(blocks).
+    The set is None for a block that lies in none of ``sets``. O(blocks).
     """
-    cut = [each for each in pool.sets if each.block_length]
+    cut = [each for each in sets if each.block_length]
     for block in read_all(txn, network_id):
-        for each in cut:
-            if each.family == block.family and _is_in(each, block.base):
-                yield block, each
-                break
+        within = (each for each in cut if each.family == block.family)
+        yield block, next((each for each in within if _is_in(each, block.base)), None)
 
 
 def _is_in(range_set: RangeSet, base: int) -> bool:
@@ -133,9 +131,9 @@ def free(txn: Transaction | Snapshot, network_id: int, pool: Pool) -> int:
         if not each.block_length:
             pages = txn.pages(network_id, each.family)
             total += sum(high - low + 1 - pages.count(low, high) for low, high in each.intervals)
-    for block, each in walk(txn, network_id, pool):
-        if block.state == ACTIVE:
-            total += free_in(txn.pages(network_id, block.family), each, block.base)
+    for block, its_set in walk(txn, network_id, pool.sets):
+        if its_set is not None and block.state == ACTIVE:
+            total += free_in(txn.pages(network_id, block.family), its_set, block.base)
     return total
 
 
@@ -301,8 +299,8 @@ def open_keys(
     pages = txn.pages(network_id, family)
     serving = None if cursor is None else base_of(range_set, cursor)
     wanted = set()
-    for block in read_all(txn, network_id):
-        if block.family == family and block.state == ACTIVE and block.base != serving:
+    for block, its_set in walk(txn, network_id, (range_set,)):
+        if its_set is not None and block.state == ACTIVE and block.base != serving:
             free = free_in(pages, range_set, block.base)
             if free:
                 wanted.add(block_record.open_key(network_id, family, free, block.base))

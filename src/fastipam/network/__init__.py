@@ -116,7 +116,9 @@ class Network(Reading):
                 # One of those may be what is reserved for this owner from now on.
                 self._end_boots(txn, ledger, previous_boot.BATCH)
                 return None
-            held = self._held(ledger, owner)
+            held = ledger.held_by(owner.name)
+            if held and ledger.state.swept != boot:
+                held = self._still_held(ledger, owner, held)
             if held:
                 if existing == "return":
                     return join([self._lease(ledger, pool, one) for one in held])
@@ -143,15 +145,15 @@ class Network(Reading):
             ledger.save()
         return join(leases)
 
-    def _held(self, ledger: Ledger, owner: Owner) -> list[tuple[int, int]]:
+    def _still_held(
+        self, ledger: Ledger, owner: Owner, held: list[tuple[int, int]]
+    ) -> list[tuple[int, int]]:
         """Return what an owner has, after the release of what it had in an earlier boot."""
-        held = ledger.held_by(owner.name)
-        if held and ledger.state.swept != self._store.boot:
-            record = ledger.record(*held[0])
-            if record is not None and record.boot != self._store.boot:
-                ledger.release(owner.name, event_record.REBOOTED)
-                return []
-        return held
+        record = ledger.record(*held[0])
+        if record is None or record.boot == self._store.boot:
+            return held
+        ledger.release(owner.name, event_record.REBOOTED)
+        return []
 
     def _lease(self, ledger: Ledger, pool: Pool, address: tuple[int, int]) -> Lease:
         record = ledger.record(*address)
@@ -201,7 +203,9 @@ class Network(Reading):
         """
         with self._store.write() as txn:
             ledger = self._books(txn) or self._create(txn)
-            self._held(ledger, owner)
+            held = ledger.held_by(owner.name)
+            if held and ledger.state.swept != self._store.boot:
+                self._still_held(ledger, owner, held)
             ledger.tick()
             if not ledger.take_over(owner, family, value, allocated_ns):
                 return False

@@ -30,5 +30,6 @@ def owned(txn: Snapshot, network_id: int, pool: Pool) -> list[Owned]:
             blocks.last_of(range_set, block.base),
             block_record.STATES[block.state],
         )
-        for block, range_set in blocks.walk(txn, network_id, pool)
+        for block, range_set in blocks.walk(txn, network_id, pool.sets)
+        if range_set is not None
     ]

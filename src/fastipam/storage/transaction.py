@@ -144,17 +144,15 @@ class Transaction:
         if self.shared:
             self._unsaved[state.network_id] = state
         else:
-            self._put_state(state)
-
-    def _put_state(self, state: NetworkState) -> None:
-        STATES.put(self, state.prefix, state.pack())
+            STATES.put(self, state.prefix, state.pack())
 
     def flush(self) -> None:
         """Write what has changed and is not in the transaction yet: pages, numbers."""
         for pages in self._pages.values():
             pages.flush()
         while self._unsaved:
-            self._put_state(self._unsaved.popitem()[1])
+            state = self._unsaved.popitem()[1]
+            STATES.put(self, state.prefix, state.pack())
 
 
 class Part:

@@ -38,12 +38,15 @@ def count(share: Share) -> Iterator[tuple[Block, int, int]]:
         network_id = share.network.id_in(txn)
         if network_id is None:
             return
-        walk = blocks.walk(txn, network_id, share.settings.pool)
-        for at, (block, range_set) in enumerate(walk, start=1):
-            pages = txn.pages(network_id, block.family)
-            used = blocks.used_in(pages, range_set, block.base)
-            yield block, used, blocks.capacity(range_set, block.base)
-            if not at % _CHUNK:
+        walk = blocks.walk(txn, network_id, share.settings.pool.sets)
+        for at, (block, range_set) in enumerate(walk, 1):
+            used = size = 0
+            if range_set is not None:
+                pages = txn.pages(network_id, block.family)
+                used = blocks.used_in(pages, range_set, block.base)
+                size = blocks.capacity(range_set, block.base)
+            yield block, used, size
+            if at % _CHUNK == 0:
                 time.sleep(0)
 
 

@@ -216,7 +216,7 @@ def is_cooling_since(raw: bytes, released: int) -> bool:
 def _number(form: Struct, raw: bytes, at: int) -> int:
     """Return a number of a packed record. Raises StoreCorrupt when the record is too short."""
     try:
-        return int(form.unpack_from(raw, at)[0])
+        return form.unpack_from(raw, at)[0]  # type: ignore[no-any-return]
     except struct_error as error:
         raise StoreCorrupt(f"a lease cannot be read: {raw.hex()}", hint=CHECK_HINT) from error
 

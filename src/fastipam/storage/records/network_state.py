@@ -86,30 +86,27 @@ class NetworkState:
         self.cursors = raw[_STATE.size :]
 
     def pack(self) -> bytes:
-        """Return the value that the constructor reads."""
+        """Return the value that the constructor reads. Raises StoreCorrupt for a wrong counter."""
         try:
-            return self._packed()
-        except struct.error as error:  # a counter that was wrong, and has come to its end
+            head = _STATE.pack(
+                self.generation,
+                self.assigned,
+                self.cooling,
+                self.reserved,
+                self.outside,
+                self.clock,
+                self.offset,
+                self.kept,
+                self.events,
+                self.first_event,
+                self.swept,
+                self.sweep[0],
+                self.sweep[1].to_bytes(16, "big") if self.sweep[0] else b"",
+            )
+        except struct.error as error:  # a counter below zero, or beyond its largest value
             raise StoreCorrupt(
                 f"a network's state cannot be written: {error}", hint=errors.CHECK_HINT
             ) from error
-
-    def _packed(self) -> bytes:
-        head = _STATE.pack(
-            self.generation,
-            self.assigned,
-            self.cooling,
-            self.reserved,
-            self.outside,
-            self.clock,
-            self.offset,
-            self.kept,
-            self.events,
-            self.first_event,
-            self.swept,
-            self.sweep[0],
-            self.sweep[1].to_bytes(16, "big") if self.sweep[0] else b"",
-        )
         return head + self.cursors
 
     @property
@@ -143,7 +140,7 @@ class NetworkState:
         stands or steps back. It does not follow one that is decades ahead: it could not go back.
         """
         now = wall_ns + self.offset
-        if now == self.clock or self.has_stepped(wall_ns):
+        if now <= self.clock or now >> keys.MOST_BITS > 0:  # has_stepped, or the clock stands
             self.offset += self.clock + 1 - now
             now = self.clock + 1
         self.clock = now
