@@ -323,6 +323,7 @@ def test_block_that_no_pool_has(damaged: Ipam) -> None:
         network_id = Network(damaged.store, "cut", pool).enter(txn).state.network_id
         for base in (0x0A400100, 0x0A400210):
             blocks.put(txn, network_id, Block(4, base, ACTIVE, 0, 1))
+        blocks.list_open(txn, network_id, pool.sets[0], 0x0A400100)
     assert [one.kind for one in verify(damaged.store)] == ["block-record"]
     assert [one.kind for one in repair(damaged.store)] == ["block"]
     with damaged.store.read() as txn:

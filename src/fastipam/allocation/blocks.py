@@ -112,16 +112,23 @@ def walk(
 
     The set is None for a block that lies in none of ``sets``. O(blocks).
     """
-    cut = [each for each in sets if each.block_length]
+    sets = tuple(sets)
     for block in read_all(txn, network_id):
-        within = (each for each in cut if each.family == block.family)
-        yield block, next((each for each in within if _is_in(each, block.base)), None)
+        yield block, set_of(sets, block.family, block.base)
 
 
-def _is_in(range_set: RangeSet, base: int) -> bool:
-    """Return whether a block lies in the set's subnets; none of it need be assignable."""
-    bits = BITS[range_set.family]
-    return any((base ^ each.network) >> (bits - each.length) == 0 for each in range_set.ranges)
+def set_of(sets: Iterable[RangeSet], family: int, base: int) -> RangeSet | None:
+    """Return the set that is cut into blocks and has this one in a subnet, or None.
+
+    No address of the block need be assignable.
+    """
+    bits = BITS[family]
+    for each in sets:
+        if each.block_length and each.family == family:
+            for one in each.ranges:
+                if (base ^ one.network) >> (bits - one.length) == 0:
+                    return each
+    return None
 
 
 def free(txn: Transaction | Snapshot, network_id: int, pool: Pool) -> int:
@@ -277,7 +284,7 @@ def reindex(txn: Transaction, network_id: int, range_set: RangeSet, cursor: int 
 
     Writes only what differs.
     """
-    wanted, listed = open_keys(txn, network_id, range_set, cursor)
+    wanted, listed = _open_keys(txn, network_id, range_set, cursor)
     for key in listed - wanted:
         tables.BLOCKS.delete(txn, key)
     for key in wanted - listed:
@@ -287,11 +294,22 @@ def reindex(txn: Transaction, network_id: int, range_set: RangeSet, cursor: int 
 
 def is_indexed(txn: Snapshot, network_id: int, range_set: RangeSet, cursor: int | None) -> bool:
     """Return whether the open list has every block that can serve. O(blocks)."""
-    wanted, listed = open_keys(txn, network_id, range_set, cursor)
+    wanted, listed = _open_keys(txn, network_id, range_set, cursor)
     return wanted <= listed
 
 
-def open_keys(
+def unlisted(
+    txn: Transaction | Snapshot, network_id: int, range_set: RangeSet, cursor: int | None
+) -> list[int]:
+    """Return the blocks that could serve and are in the open list under no number. O(blocks)."""
+    wanted, listed = (
+        {block_record.read_open_key(key) for key in some}
+        for some in _open_keys(txn, network_id, range_set, cursor)
+    )
+    return sorted(wanted - listed)
+
+
+def _open_keys(
     txn: Transaction | Snapshot, network_id: int, range_set: RangeSet, cursor: int | None
 ) -> tuple[set[bytes], set[bytes]]:
     """Return the keys that the open list of a set should have, and those that it has. O(blocks)."""

@@ -52,6 +52,17 @@ def regroup(accounts: Accounts, pool: Pool) -> None:
         tables.LEASES.put(accounts.txn, key, record.pack())
 
 
+def relist(accounts: Accounts, pool: Pool) -> None:
+    """Rebuild the open list of the sets that are cut into blocks. O(blocks)."""
+    network_id = accounts.state.network_id
+    for index, each in enumerate(pool.sets):
+        if each.block_length:
+            from fastipam.allocation import blocks
+
+            cursor = accounts.state.cursor(index, each.family)
+            blocks.reindex(accounts.txn, network_id, each, cursor)
+
+
 def _addresses(accounts: Accounts, table: Table) -> Iterator[tuple[int, int]]:
     for key in table.scan_keys(accounts.txn, accounts.state.prefix):
         yield keys.read_address_key(key)[1:]

@@ -62,6 +62,7 @@ class Ledger(Accounts):
         self.is_foreign = False
         change.recount(self, pool)
         change.regroup(self, pool)
+        change.relist(self, pool)
         self.save()  # a caller that finds nothing to do does not write it
 
     def adopt_policy(self) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from fastipam.addressing.addresses import BITS, V4, V6, format_ip
 from fastipam.addressing.ranges import Pool
+from fastipam.allocation import blocks
 from fastipam.errors import StoreCorrupt
 from fastipam.repair.parts import Action
 from fastipam.storage import tables
@@ -17,7 +18,7 @@ from fastipam.storage.records import reservation as reservation_record
 from fastipam.storage.records.lease import ASSIGNED, Record
 from fastipam.storage.records.network_state import NetworkState
 from fastipam.storage.records.reservation import Reservation
-from fastipam.verify import blocks
+from fastipam.verify.blocks import fault
 
 if TYPE_CHECKING:
     from fastipam.storage.tables import Table
@@ -270,9 +271,15 @@ class NetworkRepair:
     def _repair_blocks(self) -> None:
         """Delete damaged records of a cluster. A node that lacks one asks its cluster again."""
         for key, raw in self._of(tables.BLOCKS):
-            text = blocks.fault(self._pool, key, raw)
+            text = fault(self._pool, key, raw)
             if text:
                 self._remove(tables.BLOCKS, key, "block", f"removed: {text}")
+        txn, network_id = self._txn, self._network_id
+        for index, each in enumerate(self._pool.sets):
+            cursor = self._state.cursor(index, each.family)
+            if each.block_length and blocks.unlisted(txn, network_id, each, cursor):
+                count = blocks.reindex(txn, network_id, each, cursor)
+                self._did("block", str(each), f"listed the {count} that have free addresses")
 
     def _repair_pages(self) -> None:
         """Build the bitmap from leases and reservations, and report it if it has changed."""

@@ -9,6 +9,8 @@ These conditions are checked for each network, in one read transaction:
 * a reservation with an owner is listed for the owner, and one that expires is listed by its time
 * the counters are right: assigned, cooling, reserved, kept, outside, generation, clock, events
 * the records of a cluster can be read, and blocks begin where the pool is cut
+* a block lies in a set that is cut into blocks; one that is active and has free addresses, and
+  does not serve now, is in the list of those
 * every record belongs to a network that exists
 * the stored policy of a network can be read
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fastipam.addressing.addresses import format_cidr
 from fastipam.allocation import blocks
 from fastipam.errors import StoreCorrupt
 from fastipam.storage import tables
@@ -17,11 +18,15 @@ if TYPE_CHECKING:
 
 
 def findings(network: NetworkCheck) -> Iterator[Finding]:
-    """Check each record by itself. Who owns a block is for the cluster to say."""
+    """Check each record by itself, then the open list. Who owns a block the cluster decides."""
+    damaged = False
     for key, raw in network.items(tables.BLOCKS, network.prefix):
         text = fault(network.pool, key, raw)
         if text:
+            damaged = True
             yield network.finding("block-record", key.hex(), text)
+    if not damaged:
+        yield from _unlisted(network)
 
 
 def fault(pool: Pool | None, key: bytes, raw: bytes) -> str:
@@ -31,8 +36,24 @@ def fault(pool: Pool | None, key: bytes, raw: bytes) -> str:
     except StoreCorrupt as error:
         return error.message
     if block is not None and pool is not None:
-        for each in pool.sets:
-            cut = each.block_length and each.family == block.family
-            if cut and blocks.base_of(each, block.base) != block.base:
-                return "no block of the pool begins at this address"
+        its_set = blocks.set_of(pool.sets, block.family, block.base)
+        if its_set is None:
+            return "no range set of the network that is cut into blocks has it"
+        if blocks.base_of(its_set, block.base) != block.base:
+            return "no block of the pool begins at this address"
     return ""
+
+
+def _unlisted(network: NetworkCheck) -> Iterator[Finding]:
+    """Yield the blocks that have free addresses and that no search would find."""
+    pool, state = network.pool, network.state
+    if pool is None or state is None:
+        return
+    for index, range_set in enumerate(pool.sets):
+        if range_set.block_length:
+            family = range_set.family
+            cursor = state.cursor(index, family)
+            for base in blocks.unlisted(network.txn, network.network_id, range_set, cursor):
+                where = format_cidr(family, base, range_set.block_length)
+                text = "it has free addresses, and is not in the list of blocks that have"
+                yield network.finding("block-unlisted", where, text)
