@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fastipam.agent.web import readings
 from fastipam.cluster.engines.memory import MemoryEngine
 from fastipam.picture import cells, layers
 from fastipam.picture.blocks import Owned, owned
@@ -31,3 +32,23 @@ def test_blocks_of_a_node(tmp_path: Path) -> None:
     assert layer.labels == ["active"]
     assert layer.sizes == [512]
     assert sum(int((values == 0).sum()) for values in layer.values) == 512
+
+
+def test_every_count_is_of_the_nodes_share(tmp_path: Path) -> None:
+    """``stats``, the metrics, the page and the picture count the node's blocks, not the pool."""
+    engine = MemoryEngine()
+    init(engine, pool="10.32.0.0/16")
+    machine = Machine(tmp_path, "a", engine, pool="10.32.0.0/16")
+    claim(machine.joined(), 1)
+    machine.network.allocate("c1")
+    counts = machine.network.stats()
+    size = counts["size"]
+    assert 250 <= size <= 256
+    assert counts == {"size": size, "assigned": 1, "cooling": 0, "reserved": 0, "free": size - 1}
+    with machine.store.read() as txn:
+        reading = readings.read(txn, NETWORK)
+        picture = cells.read(txn, NETWORK)
+    assert reading is not None
+    assert picture is not None
+    assert reading.counts == counts
+    assert picture.stats == counts
