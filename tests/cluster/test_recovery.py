@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fastipam import namespaces
 from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.engines.memory import MemoryEngine
 from fastipam.cluster.node import recovery
@@ -48,7 +49,7 @@ def test_addresses_of_a_namespace(namespace: str) -> None:
 
 def test_namespaces_are_found(namespace: str) -> None:
     """A mounted namespace is found by its file; this process's own is left out."""
-    found = recovery.find_namespaces()
+    found = namespaces.find()
     assert os.stat(namespace).st_ino in found
     assert os.stat("/proc/self/ns/net").st_ino not in found
 

@@ -27,6 +27,7 @@ from fastipam.cluster.node.node import Node
 from fastipam.cluster.planner import Demand
 from fastipam.cluster.schema import Mark
 from fastipam.errors import FastipamError
+from fastipam.namespaces import NETNS_DIRECTORIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -67,7 +68,7 @@ class Keeper:
         *,
         on_blocks: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
-        directories: Sequence[str] = recovery.NETNS_DIRECTORIES,
+        directories: Sequence[str] = NETNS_DIRECTORIES,
     ) -> None:
         self.share = share
         self.store = share.store

@@ -16,19 +16,17 @@ import time
 from struct import Struct
 
 from fastipam.lease import Owner
-from fastipam.namespaces import identity
+from fastipam.namespaces import NETNS_DIRECTORIES, enter, find
 from fastipam.storage.records.lease import Netns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from fastipam.cluster.node.node import Node
     from fastipam.cluster.schema import BlockId
     from fastipam.configuration.cluster import Settings
 
-NETNS_DIRECTORIES = ("/run/netns", "/var/run/netns", "/run/docker/netns", "/run/cni/netns")
-_CLONE_NEWNET = 0x40000000
 _REQUEST = Struct("=IHHIIBBBBI")  # struct nlmsghdr, struct ifaddrmsg
 _HEADER = Struct("=IHHII")
 _IFADDR = Struct("=BBBBI")
@@ -45,29 +43,6 @@ class NamespacesUnreadable(Exception):
     """A namespace could not be entered, so its addresses are not known."""
 
 
-def find_namespaces(directories: Sequence[str] = NETNS_DIRECTORIES) -> dict[int, str]:
-    """Return a path of every network namespace but this process's own, by inode."""
-    own = identity("/proc/self/ns/net")
-    found: dict[int, str] = {}
-    for path in _candidates(directories):
-        there = identity(path)
-        if there is not None and there != own:
-            found.setdefault(there[1], path)
-    return found
-
-
-def _candidates(directories: Sequence[str]) -> Iterator[str]:
-    for directory in directories:
-        try:
-            names = sorted(os.listdir(directory))
-        except OSError:
-            continue
-        yield from (os.path.join(directory, name) for name in names)
-    for name in os.listdir("/proc"):
-        if name.isdecimal():
-            yield f"/proc/{name}/ns/net"
-
-
 def addresses_in(path: str) -> list[tuple[int, int]]:
     """Return (family, integer) of all addresses in a namespace. Raises NamespacesUnreadable."""
     found: list[tuple[int, int]] = []
@@ -77,7 +52,7 @@ def addresses_in(path: str) -> list[tuple[int, int]]:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                _enter(descriptor)
+                enter(descriptor)
             finally:
                 os.close(descriptor)
             found.extend(_ask_kernel())
@@ -90,19 +65,6 @@ def addresses_in(path: str) -> list[tuple[int, int]]:
     if fault:
         raise NamespacesUnreadable(f"{path}: {fault[0]}") from fault[0]
     return found
-
-
-def _enter(descriptor: int) -> None:
-    setns = getattr(os, "setns", None)  # from Python 3.12 on
-    if setns is not None:
-        setns(descriptor, _CLONE_NEWNET)
-        return
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.setns(descriptor, _CLONE_NEWNET):
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
 
 
 def _ask_kernel() -> list[tuple[int, int]]:
@@ -155,7 +117,7 @@ def recover(
         return []
     wanted = set(found)
     entered = []
-    for inode, path in find_namespaces(directories).items():
+    for inode, path in find(directories).items():
         for family, value in addresses_in(path):
             if _block_of(node.settings, family, value) not in wanted:
                 continue
