@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def main() -> NoReturn:
-    """Run the command line; exit status 0 done, 1 failed (or findings), 2 wrong usage."""
+    """Run the command line: exit status 0 done, 1 failed or findings, 2 wrong usage."""
     if len(sys.argv) == 1 and "CNI_COMMAND" in os.environ:
         from fastipam.cni.main import main as plugin
 

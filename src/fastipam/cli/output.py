@@ -1,8 +1,8 @@
-"""What commands print: tables and JSON, a row at a time; messages; errors.
+"""Print what commands answer: tables and JSON, one row at a time, and messages.
 
 On a terminal a table has colours (rich's; ``NO_COLOR`` and ``TERM=dumb`` switch them off) and is
-cut to the width; into a pipe it is plain text, one row a line, no cell empty or cut. Rows are
-written as they come: the widths are those of the first rows, a million rows need no memory.
+cut to the width. In a pipe it is plain text, one row a line, and no cell is empty or cut. Rows are
+written as they come, so that a million rows need no memory: the first ones decide the widths.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-_SAMPLE = 200  # rows that are looked at before the first is printed; some screens full
+_SAMPLE = 200  # rows that decide the widths; some screens full
 _GAP = "  "
 _EMPTY = "-"
 _STYLES = {
@@ -36,9 +36,9 @@ _STYLES = {
 
 
 class Column(NamedTuple):
-    """A column: its heading, a row's key, the least width, whether it is a number.
+    """A column: its heading, a row's key, its usual width, whether it is a number.
 
-    ``least`` is how narrow a narrow terminal may make it; 0: it is never cut.
+    ``least`` is the width to which a narrow terminal may cut it; a column with 0 is never cut.
     """
 
     heading: str
@@ -49,18 +49,18 @@ class Column(NamedTuple):
 
 
 def is_terminal(stream: Any = None) -> bool:
-    """Whether a person looks at this stream (standard output, if none is given)."""
+    """Return whether a stream, by default standard output, is a terminal."""
     stream = sys.stdout if stream is None else stream
     return bool(stream.isatty()) and os.environ.get("TERM") != "dumb"
 
 
 def has_colours(stream: Any = None) -> bool:
-    """Whether colours are wanted there: https://no-color.org."""
+    """Return whether a stream gets colours: https://no-color.org."""
     return is_terminal(stream) and not os.environ.get("NO_COLOR")
 
 
 def console(stream: Any = None) -> Console:
-    """rich's view of a stream, standard output if none is given."""
+    """Return rich's console of a stream, by default standard output."""
     from rich.console import Console
 
     stream = sys.stdout if stream is None else stream
@@ -68,21 +68,21 @@ def console(stream: Any = None) -> Console:
 
 
 def say(text: str) -> None:
-    """A line on standard output."""
+    """Print a line on standard output."""
     click.echo(text)
 
 
 def note(text: str) -> None:
-    """A line for a person, on standard error: not part of the answer.
+    """Print a line on standard error, for a person: it is not part of the answer.
 
-    Nothing is printed when the answer could not be: the one line that says so comes at the end.
+    Nothing is printed when the answer could not be: one line at the end says so.
     """
     if streams.failure() is None:
         click.echo(text, err=True)
 
 
 def complain(message: str, hint: str | None) -> None:
-    """An error: one line, and what to do next."""
+    """Print an error in one line, and its hint."""
     colours = has_colours(sys.stderr)
     name = click.style("fastipam:", fg="red", bold=True) if colours else "fastipam:"
     click.echo(f"{name} {message}", err=True)
@@ -92,16 +92,13 @@ def complain(message: str, hint: str | None) -> None:
 
 def rows(
     columns: Sequence[Column], documents: Iterable[Mapping[str, Any]], *, as_json: bool
-) -> None:
-    """Documents as a JSON array, or their columns as a table."""
-    if as_json:
-        json_array(documents)
-    else:
-        table(columns, documents)
+) -> bool:
+    """Print documents as a JSON array or as a table; return whether there were any."""
+    return json_array(documents) if as_json else table(columns, documents)
 
 
-def json_array(documents: Iterable[Mapping[str, Any]]) -> None:
-    """An array, one document a line, written as they come."""
+def json_array(documents: Iterable[Mapping[str, Any]]) -> bool:
+    """Print an array, one document a line; return whether there were any."""
     from json import JSONEncoder
 
     encode = JSONEncoder().encode
@@ -114,23 +111,27 @@ def json_array(documents: Iterable[Mapping[str, Any]]) -> None:
             break
     write("[]\n" if separator == "[" else "\n]\n")
     sys.stdout.flush()
+    return separator != "["
 
 
 def json_object(document: Mapping[str, Any]) -> None:
-    """One document."""
+    """Print a document."""
     from json import dumps
 
     say(dumps(document, indent=2))
 
 
-def table(columns: Sequence[Column], documents: Iterable[Mapping[str, Any]]) -> None:
-    """Headings and a row a document, as they come."""
+def table(columns: Sequence[Column], documents: Iterable[Mapping[str, Any]]) -> bool:
+    """Print headings and a row a document; return whether there were any."""
     write = sys.stdout.write
+    written = 0  # the first line has the headings
     for line in lines(columns, documents, width=_terminal_width(), colours=has_colours()):
         write(line + "\n")
+        written += 1
         if streams.is_lost():
             break
     sys.stdout.flush()
+    return written > 1
 
 
 def lines(
@@ -140,7 +141,7 @@ def lines(
     width: int | None = None,
     colours: bool = False,
 ) -> Iterator[str]:
-    """The lines of a table, not wider than ``width``."""
+    """Yield the lines of a table, not wider than ``width``."""
     keys = [column.key for column in columns]
     cells = ([_cell(document[key]) for key in keys] for document in documents)
     sample = list(islice(cells, _SAMPLE))
@@ -169,12 +170,12 @@ def lines(
 
 
 def _cell(value: Any) -> str:
-    """No cell is empty: a row has as many words for awk as there are columns."""
+    """Return the text of a cell, never empty: awk finds as many words in a row as columns."""
     return printable(str(value)) or _EMPTY
 
 
 def printable(text: str) -> str:
-    """A text without control characters: what a configuration says must not move the cursor."""
+    """Return a text without control characters, which could move a terminal's cursor."""
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
@@ -189,7 +190,7 @@ def _cut(text: str, width: int) -> str:
 
 
 def _fit(widths: list[int], least: list[int], total: int) -> None:
-    """Make columns narrower that may be, those with the most to spare first, until all fit."""
+    """Cut columns, those with the most to spare first, until all fit."""
     excess = sum(widths) + len(_GAP) * (len(widths) - 1) - total
     spare = [size - few if few else 0 for size, few in zip(widths, least, strict=True)]
     while excess > 0 and max(spare) > 0:
@@ -200,12 +201,12 @@ def _fit(widths: list[int], least: list[int], total: int) -> None:
 
 
 def _terminal_width() -> int | None:
-    """The columns of the terminal, None for a pipe."""
+    """Return the width of the terminal, or None for a pipe."""
     return console().width if is_terminal() else None
 
 
 def _painter() -> Any:
-    """A function (style, text) -> text with the terminal's codes."""
+    """Return a function (style, text) that returns the text with the terminal's codes."""
     from rich.style import Style
 
     system = console()._color_system

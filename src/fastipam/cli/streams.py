@@ -80,12 +80,12 @@ def run(program: Callable[[], object]) -> NoReturn:
 
 
 def _prepare() -> None:
-    """Replace the standard streams by those that do no harm."""
+    """Replace the standard streams by ones that take every write."""
     global _output, _errors  # a process has one of each
     if 0 in fill_gaps(os.O_WRONLY):
         sys.stdin = open(0, closefd=False)  # noqa: SIM115
     _output, _errors = _Output(1), _Output(2)
-    # A pod's name in a terminal without UTF-8 is shown somehow, and no reason to stop.
+    # A terminal without UTF-8 shows escapes in a pod's name, instead of an error.
     for name, raw in (("stdout", _output), ("stderr", _errors)):
         before = getattr(sys, name)
         stream = TextIOWrapper(
@@ -98,7 +98,7 @@ def _prepare() -> None:
 
 
 def is_lost() -> bool:
-    """Return whether nothing that is printed reaches anybody any more."""
+    """Return whether standard output can no longer be written."""
     return _output is not None and _output.lost is not None
 
 
@@ -118,6 +118,6 @@ def pause(seconds: float) -> None:
 
 
 def never_wait_for_errors() -> None:
-    """Let what is written to standard error be dropped when its reader reads no more."""
+    """Drop what is written to standard error while its reader does not read."""
     if _errors is not None:
         _errors.patience_ms = _PATIENCE_MS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -79,9 +78,7 @@ def command(
                 until_ns=until.end_ns - 1 if until else None,
             )
         )
-        first = next(events, None)
-        output.rows(EVENT_COLUMNS, chain([first] if first else [], events), as_json=as_json)
-        if first is None and not as_json:
+        if not output.rows(EVENT_COLUMNS, events, as_json=as_json) and not as_json:
             output.note(f"no such event is known: {_begins(ipam, network)}{filters.pod_hint(pod)}")
 
 

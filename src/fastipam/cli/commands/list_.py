@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import chain
-
 import click
 
 import fastipam
@@ -110,9 +108,7 @@ def command(
             _watch(ipam, network, wanted, as_json=as_json, every_s=interval)
             return
         documents = rows.rows(ipam, network, wanted, with_free=with_free, local=not as_json)
-        first = next(documents, None)
-        output.rows(rows.COLUMNS, chain([first] if first else [], documents), as_json=as_json)
-        if first is None and not as_json:
+        if not output.rows(rows.COLUMNS, documents, as_json=as_json) and not as_json:
             what = "no address is in use" if wanted == filters.EVERYTHING else "no address fits"
             output.note(f"{what}{filters.pod_hint(pod)}")
 
