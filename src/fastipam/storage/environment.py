@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fastipam.storage.tables import Writing
     from fastipam.storage.writer_lock import WriterLock
 
-_COMMITS_PER_READER_CHECK = 256  # a check costs a microsecond for each process that reads
+COMMITS_PER_READER_CHECK = 256  # a check costs a microsecond for each process that reads
 
 
 class Environment:
@@ -68,15 +68,14 @@ class Environment:
             hint="open the store again in the child process",
         )
 
-    def _count_commit(self) -> None:
-        """Count a commit, and release the slots of dead readers once in 256 commits.
+    def _check_readers(self) -> None:
+        """Release the slots of dead readers.
 
         LMDB does not reuse what a reader sees, and notices that a reader was killed only when it is
         told to look. Without this the file would grow with every commit, by some 60 KB in a busy
         network.
         """
-        self._commits += 1
-        if self._commits % _COMMITS_PER_READER_CHECK == 0 and self._env is not None:
+        if self._env is not None:
             self._env.reader_check()
 
     @property

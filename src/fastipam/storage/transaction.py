@@ -11,6 +11,7 @@ import os
 import lmdb
 
 from fastipam._bitmap import StoredPages
+from fastipam.storage.environment import COMMITS_PER_READER_CHECK
 from fastipam.storage.records.keys import family_prefix, network_prefix, page_index_bytes
 from fastipam.storage.records.network_state import NetworkState
 from fastipam.storage.tables import PAGES, STATES
@@ -92,7 +93,9 @@ class Transaction:
                 if self._parent is not None:
                     self._parent._pages.clear()
                 else:
-                    store._count_commit()
+                    store._commits += 1
+                    if not store._commits % COMMITS_PER_READER_CHECK:
+                        store._check_readers()
             else:
                 self.txn.abort()
         except BaseException as fault:

@@ -140,7 +140,8 @@ def encode(field: str, text: str) -> bytes:
 
 def owner_name(container_id: str, ifname: str) -> bytes:
     """Return the name of an owner: a lease's texts begin with it, and the owner's key hashes it."""
-    return encode("container_id or ifname", f"{container_id}\0{ifname}")
+    name = f"{container_id}\0{ifname}"
+    return name.encode() if name.isascii() else encode("container_id or ifname", name)
 
 
 def owner_key(prefix: bytes, name: bytes) -> bytes:
@@ -155,6 +156,9 @@ def owner_key(prefix: bytes, name: bytes) -> bytes:
 
 def pack_addresses(addresses: Sequence[tuple[int, int]]) -> bytes:
     """Return an owner's value, from its (family, address) pairs in the order of the range sets."""
+    if len(addresses) == 1:  # of nearly all owners
+        family, value = addresses[0]
+        return b"%c%s" % (family, value.to_bytes(BITS[family] // 8, "big"))
     return b"".join(
         bytes((family,)) + value.to_bytes(BITS[family] // 8, "big") for family, value in addresses
     )
