@@ -48,7 +48,7 @@ def _write(
     range_set: RangeSet,
     values: Sequence[int],
 ) -> tuple[list[Lease], list[bytes]]:
-    """Write the leases of one range set; also the addresses as an owner's entry holds them."""
+    """Write the leases of one range set; return them, and their addresses packed for owners."""
     family = range_set.family
     state = ledger.state
     boot, generation, network_id = ledger.store.boot, state.generation, state.network_id
@@ -79,7 +79,7 @@ def _write(
 
 
 def _note(ledger: Ledger, owners: Sequence[Owner], leases: Sequence[Lease]) -> None:
-    """Enter the last assignments in the history, as many as it keeps."""
+    """Write the last assignments into the history, as many as it keeps."""
     first = max(0, len(leases) - ledger.policy.history)
     generation = ledger.state.generation - len(leases) + 1
     for at in range(first, len(leases)):
@@ -89,9 +89,10 @@ def _note(ledger: Ledger, owners: Sequence[Owner], leases: Sequence[Lease]) -> N
 
 
 def _enter_owners(ledger: Ledger, owners: list[Owner], items: list[tuple[bytes, bytes]]) -> None:
-    """Enter new owners in key order; DuplicateAllocation when one is not new.
+    """Write the entries of new owners in key order.
 
-    Raises StoreCorrupt when one was entered for the very address that was free until now.
+    Raises DuplicateAllocation for an owner that is not new, and StoreCorrupt when an existing entry
+    has the address that was free until now.
     """
     consumed, added = tables.OWNERS.add_many(ledger.txn, sorted(items))
     if consumed == added:

@@ -1,4 +1,4 @@
-"""A network's ranges change: what its counters and leases say of them is made new."""
+"""Rebuild what counters and leases say of a network's ranges, after the ranges have changed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def recount(accounts: Accounts, pool: Pool) -> None:
-    """Count anew which used addresses lie outside. O(used addresses)."""
+    """Count the used addresses that are outside the ranges. O(used addresses)."""
     accounts.state.outside = sum(
         not pool.holds(family, value) for family, value in _addresses(accounts, tables.LEASES)
     ) + sum(
@@ -26,10 +26,10 @@ def recount(accounts: Accounts, pool: Pool) -> None:
 
 
 def regroup(accounts: Accounts, pool: Pool) -> None:
-    """A lease notes the set that holds its address now, or that none does. O(leases).
+    """Write into each lease the number of the set that has its address, or NO_SET. O(leases).
 
-    Without it a set would not find its cooling addresses, which queue by set, when it runs
-    dry; or would have to look through those that it may not take.
+    Cooling addresses queue by set. Without this a set would not find its own, or would search those
+    that it may not take.
     """
     network_id = accounts.state.network_id
     moves = []

@@ -1,8 +1,7 @@
-"""What became of each address: one event for every assignment and release, in the same commit.
+"""The history of a network: one event for every assignment and release, in the same commit.
 
-An event's key is (network id, number), its value a fixed head, the address, and the texts of the
-lease. Numbers ascend and are never used twice. The oldest events are removed a few at a time, when
-there are more than the network keeps or when they are older than it keeps them: O(1) amortized.
+Numbers of events ascend and are never reused. The oldest events are deleted a few at a time, when
+there are more than the policy keeps, or when they are older: O(1) amortized.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from fastipam.storage.records.network_state import NetworkState
     from fastipam.storage.transaction import Snapshot, Transaction
 
-# From then on somebody has the address.
+# The kinds of events from which on an address has an owner.
 BEGINNINGS = frozenset(
     event_record.KINDS[kind] for kind in (event_record.ASSIGNED, event_record.IMPORTED)
 )
@@ -37,16 +36,16 @@ _END_WORDS = frozenset(
     )
 )
 
-_TRIM = 64  # events; the oldest are removed by so many at a time
+_TRIM = 64  # how many of the oldest events are deleted at a time
 
 
 def write(txn: Transaction, state: NetworkState, policy: Policy, events: Sequence[bytes]) -> None:
-    """Append events to a network's history, and remove what is too old. O(events) amortized.
+    """Append events to a network's history, and delete what is too old. O(events) amortized.
 
-    ``state`` counts them; the caller saves it.
+    ``state`` counts the events; the caller saves it.
     """
     kept = events if len(events) <= policy.history else events[len(events) - policy.history :]
-    state.events += len(events) - len(kept)  # a bulk that is larger than the whole history
+    state.events += len(events) - len(kept)  # more events at once than the history keeps
     for raw in kept:
         tables.EVENTS.put(txn, event_key(state.network_id, state.events), raw)
         state.events += 1
@@ -66,7 +65,7 @@ def _trim(txn: Transaction, state: NetworkState, policy: Policy, most: int) -> N
                 break
             sequence = event_record.sequence_of(key)
             wall_ns = event_record.wall_ns_of(walk.value())
-            # A damaged event goes as one that is too old.
+            # A damaged event counts as one that is too old.
             if sequence >= oldest_number and wall_ns is not None and wall_ns >= oldest_ns:
                 state.first_event = sequence
                 return
@@ -84,9 +83,10 @@ def read(
     since_ns: int | None = None,
     until_ns: int | None = None,
 ) -> Iterator[Event]:
-    """A network's events, oldest first. O(events that are kept); only those that fit are unpacked.
+    """Yield a network's events, oldest first. O(events that are kept).
 
-    The times are wall clock; a clock that was set back may have put events out of their order.
+    Only those that fit are unpacked. The times are wall clock, so events may be out of order after
+    the clock was set back.
     """
     prefix = keys.network_prefix(network_id)
     packed = event_record.pack_address(*address) if address else b""
@@ -109,18 +109,18 @@ def read(
 
 
 def last(txn: Snapshot, network_id: int, most: int) -> Iterator[Event]:
-    """The last ``most`` events of a network, newest first. O(most)."""
+    """Return the last ``most`` events of a network, newest first. O(most)."""
     for key, raw in islice(tables.EVENTS.scan_back(txn, keys.network_prefix(network_id)), most):
         yield Event(key, raw)
 
 
 def holder_at(events: Iterator[Event], wall_ns: int) -> Event | None:
-    """Who had the address at this time, given its events; None: nobody whom they know."""
+    """Return the event that says who had the address at this time, or None, from its events."""
     holder: Event | None = None
     known = False
     for event in events:
         if event.wall_ns > wall_ns:
-            # Its assignment is forgotten: the release says who had it until then.
+            # The assignment is older than the history; the release says who had the address.
             return event if not known and event.kind in _END_WORDS else holder
         if event.kind in BEGINNINGS:
             holder, known = event, True

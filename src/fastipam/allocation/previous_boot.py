@@ -1,8 +1,8 @@
-"""Leases of an earlier boot: no container outlives one, so they are given back.
+"""Release the leases of an earlier boot, because no container outlives a boot.
 
-Opening a store after a reboot only counts the boot. Every write to a network then looks at a few of
-its leases, in address order, until all have been seen; how far it has come is part of the network's
-state. Reservations stay, sticky addresses are kept for their pods from then on.
+Opening a store after a reboot only counts the boot. Every write to a network then reads a few of
+its leases, in address order, until all have been read; the network's state records how far it has
+come. Reservations stay, and sticky addresses become reserved for their pods.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from fastipam.allocation.ledger import Ledger
     from fastipam.storage.transaction import Transaction
 
-BESIDE_A_CALL = 32  # leases looked at by a call that has other work: about as dear as the call
-BATCH = 1024  # leases looked at in a transaction of its own, for which other writers wait
+BESIDE_A_CALL = 32  # leases read by a call that has other work: they cost about as much as the call
+BATCH = 1024  # leases read in one transaction, for which other writers wait
 
 
 def step(ledger: Ledger, limit: int = BESIDE_A_CALL) -> None:
-    """Look at up to ``limit`` leases and give back those of an earlier boot. O(limit).
+    """Read up to ``limit`` leases and release those of an earlier boot. O(limit).
 
     The caller saves the ledger.
     """
@@ -47,9 +47,9 @@ def step(ledger: Ledger, limit: int = BESIDE_A_CALL) -> None:
 
 
 def _stale_owner(ledger: Ledger, raw: bytes) -> bytes:
-    """The owner of a packed lease if it is of an earlier boot; empty: it is not, or is damaged.
+    """Return the owner of a packed lease of an earlier boot, else an empty name.
 
-    What is damaged keeps its address until `fastipam check --repair`, and nobody from being served.
+    A damaged lease keeps its address until `fastipam check --repair`, and does not stop any call.
     """
     try:
         if not lease_record.is_assigned(raw) or lease_record.boot_of(raw) == ledger.store.boot:
@@ -62,7 +62,7 @@ def _stale_owner(ledger: Ledger, raw: bytes) -> bytes:
 
 
 def note_end(txn: Transaction) -> None:
-    """Note in the store that every network has been seen to the end, if it has. O(networks)."""
+    """Note in the store when no network has leases of an earlier boot left. O(networks)."""
     txn.flush()
     for _, raw in tables.NETWORKS.scan(txn):
         if txn.state(keys.network_id_of(raw)).swept != txn.store.boot:

@@ -1,10 +1,11 @@
-"""Reserved addresses: kept from allocation by an operator, or kept for a pod that had them.
+"""Reserve addresses, for an owner or for nobody, and find and expire reservations.
 
-A reservation is a record with or without a lease beside it: while its owner has the address, both
-are there, and the address counts as assigned. ``reservations`` holds it by address; ``sticky``
-finds it by its owner ("k"), and those that end, by the time at which they do ("t").
+An operator makes a reservation, or a release makes a sticky one for the pod that had the address.
+While its owner has the address, the reservation stays beside the lease, and the address counts as
+assigned. The table ``reservations`` has reservations by address; ``sticky`` finds them by owner
+("k"), and those that expire by time ("t").
 
-Everything here works on the records of one network (accounts.py) and commits nothing.
+Everything here works on the records of one network (``accounts``) and commits nothing.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ if TYPE_CHECKING:
 
     Address = tuple[int, int]  # family, integer
 
-_MOST_AT_ONCE = 1 << 16  # addresses to reserve: other writers wait for a second or two
+_MOST_AT_ONCE = 1 << 16  # addresses reserved in one transaction, which takes a second or two
 
 
 def _names(owner: Owner) -> list[tuple[str, str]]:
-    """What a reservation for this owner may be called, the most special first."""
+    """Return (owner, interface) of reservations that are for this owner, most specific first."""
     named = [(owner.pod, owner.ifname), (owner.pod, "")] if owner.pod else []
     return [*named, (owner.container_id, "")]
 
@@ -47,7 +48,7 @@ def _names(owner: Owner) -> list[tuple[str, str]]:
 def get(
     txn: Snapshot | Transaction, network_id: int, family: int, value: int
 ) -> Reservation | None:
-    """The reservation of an address, or None. O(1)."""
+    """Return the reservation of an address, or None. O(1)."""
     key = keys.address_key(network_id, family, value)
     raw = tables.RESERVATIONS.get(txn, key)
     return None if raw is None else Reservation.read(family, value, raw)
@@ -59,7 +60,7 @@ def is_for(reservation: Reservation, owner: Owner) -> bool:
 
 
 def find(accounts: Accounts, family: int, value: int) -> Reservation | None:
-    """The same inside a write transaction."""
+    """Return the reservation of an address, or None, inside a write transaction."""
     return get(accounts.txn, accounts.state.network_id, family, value)
 
 
@@ -67,7 +68,7 @@ def find(accounts: Accounts, family: int, value: int) -> Reservation | None:
 
 
 def kept_for(accounts: Accounts, owner: Owner) -> list[Address]:
-    """The addresses that are kept for this owner; somebody may have them. O(their number)."""
+    """Return the addresses reserved for this owner, in use or not. O(their number)."""
     found: list[Address] = []
     for name, ifname in _names(owner):
         key = owner_index_key(accounts.state.prefix, name, ifname)
@@ -78,7 +79,7 @@ def kept_for(accounts: Accounts, owner: Owner) -> list[Address]:
 
 
 def first_inside(accounts: Accounts, range_set: RangeSet, kept: Sequence[Address]) -> int | None:
-    """The first of these that a range set may assign, and that nobody has."""
+    """Return the first of these addresses that a range set may assign and that is not in use."""
     for family, value in kept:
         if (
             family == range_set.family
@@ -96,7 +97,7 @@ def _is_leased(accounts: Accounts, family: int, value: int) -> bool:
 
 
 class _Lists:
-    """What is kept for owners, changed any number of times: each list is read and written once.
+    """The addresses reserved for owners. Each list is read and written once, after all changes.
 
     An owner may have thousands of addresses, and its list is one value.
     """
@@ -106,7 +107,7 @@ class _Lists:
         self._lists: dict[bytes, dict[Address, None]] = {}
 
     def of(self, reservation: Reservation) -> dict[Address, None]:
-        """The addresses that are kept for the owner of a reservation, in their order."""
+        """Return the addresses reserved for a reservation's owner, in their order."""
         accounts = self._accounts
         key = owner_index_key(accounts.state.prefix, reservation.owner, reservation.ifname)
         found = self._lists.get(key)
@@ -116,7 +117,7 @@ class _Lists:
         return found
 
     def write(self) -> None:
-        """Enter what has changed; once, when all has."""
+        """Write the lists that have changed. Call it once, after all changes."""
         txn = self._accounts.txn
         for key, addresses in self._lists.items():
             if addresses:
@@ -126,7 +127,7 @@ class _Lists:
 
 
 def take(accounts: Accounts, family: int, value: int) -> None:
-    """The owner of a reservation has its address again; a sticky one has done its duty."""
+    """Consume the reservation of an address assigned to its owner; delete it if it is sticky."""
     accounts.state.reserved -= 1
     reservation = find(accounts, family, value)
     if reservation is not None and reservation.sticky:
@@ -139,7 +140,7 @@ def take(accounts: Accounts, family: int, value: int) -> None:
 
 
 def keep(accounts: Accounts, key: bytes) -> bool:
-    """A leased address is given back that has a reservation; False: it has none."""
+    """Make a released address reserved if it has a reservation, and return whether it has."""
     if tables.RESERVATIONS.get(accounts.txn, key) is None:
         return False
     tables.LEASES.delete(accounts.txn, key)
@@ -150,7 +151,7 @@ def keep(accounts: Accounts, key: bytes) -> bool:
 def hold(
     accounts: Accounts, key: bytes, raw: bytes, address: Address, together: list[Address]
 ) -> None:
-    """Reserve a released address for its pod, for as long as it would cool at the least.
+    """Reserve a released address for its pod, at least for the time of the cool-down.
 
     An address of the same range set that was reserved for the pod before is released, unless it is
     one of those released ``together`` with this one.
@@ -184,7 +185,7 @@ def expire(accounts: Accounts, limit: int) -> int:
 
 
 def due_by(txn: Snapshot | Transaction, state: NetworkState, clock: int) -> Iterator[Address]:
-    """The addresses that are kept no longer at a time of the network's clock."""
+    """Yield the addresses whose reservation expires until this time of the network's clock."""
     start = due_key(state.prefix, 0, 4, 0)[:5]
     for key in tables.STICKY.scan_keys(txn, start):
         until, family, value = read_due_key(key)
@@ -194,10 +195,10 @@ def due_by(txn: Snapshot | Transaction, state: NetworkState, clock: int) -> Iter
 
 
 def _end(accounts: Accounts, family: int, value: int, lists: _Lists) -> None:
-    """End a reservation; who has the address keeps it.
+    """End a reservation. An address in use stays with its owner; any other becomes free or cools.
 
-    Else it is free. But what is still kept for a pod was the pod's, how long ago nothing says: it
-    cools from now on. What is due has been kept for longer than it would have cooled.
+    It cools when the reservation has not expired: the pod had the address, and nothing records how
+    long ago. An expired reservation has lasted longer than the cool-down.
     """
     reservation = find(accounts, family, value)
     if reservation is None:
@@ -217,7 +218,7 @@ def _end(accounts: Accounts, family: int, value: int, lists: _Lists) -> None:
 
 
 def _cool(accounts: Accounts, reservation: Reservation) -> None:
-    """Give an address that was kept for a pod back as its lease would have been."""
+    """Release an address that was reserved for a pod as if the pod had a lease."""
     state = accounts.state
     family, value = reservation.family, reservation.value
     its_range = accounts.stored.range_of(family, value)
@@ -249,9 +250,9 @@ def _cool(accounts: Accounts, reservation: Reservation) -> None:
 
 
 def assignable(pool: Pool, target: str) -> list[tuple[int, int]]:
-    """The addresses of an address, a CIDR or "a-b" that the ranges can assign.
+    """Return the addresses in an address, CIDR or "a-b" that the ranges can assign.
 
-    Raises ConfigError: there is none, or too many.
+    Raises ConfigError when there is none, or too many.
     """
     family, low, high = parse_exclusion(target, field="target")
     inside = [
@@ -280,9 +281,9 @@ def assignable(pool: Pool, target: str) -> list[tuple[int, int]]:
 
 
 def reserve(accounts: Accounts, reservations: Iterable[Reservation]) -> None:
-    """Make reservations, or give those that are there their owner and reason. O(their number).
+    """Make reservations, or change owner and reason of existing ones. O(their number).
 
-    An address that somebody has stays his until he gives it back.
+    An address in use stays with its owner until it is released.
     """
     lists = _Lists(accounts)
     for one in reservations:
@@ -297,7 +298,7 @@ def reserve(accounts: Accounts, reservations: Iterable[Reservation]) -> None:
 
 
 def _set_aside(accounts: Accounts, reservation: Reservation) -> None:
-    """Take an address that has no reservation yet from those that are free, or that cool."""
+    """Take an address without a reservation, if it is free or cooling."""
     family, value = reservation.family, reservation.value
     if accounts.txn.pages(accounts.state.network_id, family).acquire(value):
         accounts.state.reserved += 1
@@ -317,7 +318,7 @@ def _set_aside(accounts: Accounts, reservation: Reservation) -> None:
 
 
 def unreserve(accounts: Accounts, reservations: Iterable[Reservation]) -> None:
-    """End reservations; whoever has such an address keeps it. O(their number)."""
+    """End reservations. An address in use stays with its owner. O(their number)."""
     lists = _Lists(accounts)
     for one in reservations:
         _end(accounts, one.family, one.value, lists)
@@ -326,7 +327,7 @@ def unreserve(accounts: Accounts, reservations: Iterable[Reservation]) -> None:
 
 
 def _texts(reservation: Reservation) -> bytes:
-    """The texts of an event: the owner stands where a lease has its container."""
+    """Return the texts of an event, with the owner in the place of the container."""
     return keys.encode("owner", f"{reservation.owner}\0{reservation.ifname}\0\0\0\0")
 
 
@@ -344,7 +345,7 @@ def _add(accounts: Accounts, reservation: Reservation, lists: _Lists) -> None:
 
 
 def _remove(accounts: Accounts, reservation: Reservation, lists: _Lists) -> None:
-    """Take a reservation's records away; what the address is from now on is the caller's to say."""
+    """Delete a reservation's records. The caller decides what the address is from then on."""
     family, value = reservation.family, reservation.value
     state, txn = accounts.state, accounts.txn
     state.kept -= 1
@@ -356,7 +357,7 @@ def _remove(accounts: Accounts, reservation: Reservation, lists: _Lists) -> None
 
 
 def read_all(txn: Snapshot | Transaction, network_id: int) -> Iterator[Reservation]:
-    """A network's reservations in address order. O(1) memory."""
+    """Yield a network's reservations in address order. O(1) memory."""
     prefix = keys.network_prefix(network_id)
     for key, raw in tables.RESERVATIONS.scan(txn, prefix):
         yield Reservation.read(*keys.read_address_key(key)[1:], raw)
@@ -365,7 +366,7 @@ def read_all(txn: Snapshot | Transaction, network_id: int) -> Iterator[Reservati
 def read_within(
     txn: Snapshot | Transaction, network_id: int, bounds: tuple[int, int, int]
 ) -> list[Reservation]:
-    """Those of the addresses (family, first, last). O(reservations of the network)."""
+    """Return the reservations in (family, first, last). O(reservations of the network)."""
     family, low, high = bounds
     return [
         one

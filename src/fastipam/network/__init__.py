@@ -1,9 +1,9 @@
 """A network of a store: assign an address to an owner, release it, say who has it.
 
-Every public method is one LMDB transaction (nested in the caller's, if the caller has one): it
-validates first, changes then, and leaves no trace when it fails. The class has its halves in
-books.py (the way into the records, what is due) and reading.py (what can be asked); the records are
-kept in step by ``fastipam.allocation``.
+Every public method is one LMDB transaction, nested in the caller's if there is one. It validates
+first, then changes, and changes nothing when it fails. ``books`` has the way into the network's
+records and frees what is due, ``reading`` has the read-only methods. ``fastipam.allocation`` keeps
+the records in step.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ _RELEASED_AT_ONCE = 256  # owners in one transaction, for which other writers wa
 class Network(Reading):
     """A named scope in which an address has at most one owner.
 
-    Get it from :meth:`Ipam.network`. Safe to use from several threads; holds no state but its
-    configuration. ``pool`` are the range sets; None: those that the store remembers. ``policy`` is
-    what becomes of addresses that are given back.
+    :meth:`Ipam.network` returns one. Several threads may use it; it holds only its configuration.
+    ``pool`` has the range sets, or is None for those that the store remembers. ``policy`` says what
+    happens to released addresses.
     """
 
     # Assigning ------------------------------------------------------------------------------
@@ -66,17 +66,16 @@ class Network(Reading):
     ) -> Lease:
         """Assign one address of every range set to this owner, all or nothing.
 
-        ``addresses`` are wanted ones, at most one a range set; the sets that none of them lies in
-        choose for themselves, round robin. ``existing`` says what happens when the owner
-        has addresses already: "error", or "return" them. ``netns``, ``inode`` and
-        ``born_ns`` (of the network namespace), ``mount_ns`` (of the mount namespace where that path
-        means it) and the pod's names are kept on the lease. An address that is reserved for this
-        container or pod, or kept for the pod since it gave it back, comes before any other.
+        ``addresses`` are requested ones, at most one a range set; the other sets choose, round
+        robin. ``existing`` says what to do when the owner already has addresses: "error", or
+        "return" them. The lease records ``netns``, ``inode`` and ``born_ns`` of the network
+        namespace, ``mount_ns`` of the mount namespace in which that path is valid, and the pod's
+        names. An address that is reserved for this container or pod comes before any other.
 
-        O(number of range sets and their intervals), whatever the occupancy. Returns after the
-        commit is on disk (durable mode). Raises PoolExhausted, AddressInUse,
-        AddressNotInRange, DuplicateAllocation, ConfigError, StoreError; then nothing has changed,
-        not even where the round robin stands.
+        O(range sets and their intervals), whatever the occupancy. Returns after the commit is on
+        disk (durable mode). Raises PoolExhausted, AddressInUse, AddressNotInRange,
+        DuplicateAllocation, ConfigError, StoreError; then nothing was changed, and the round robin
+        has not moved.
         """
         known = NO_NETNS
         if netns or inode or mount_ns or born_ns:
@@ -88,7 +87,7 @@ class Network(Reading):
     def assign(
         self, owner: Owner, wanted: Sequence[tuple[int, int]] = (), existing: str = "error"
     ) -> Lease:
-        """:meth:`allocate` for an owner whose parts are known; ``wanted`` are integers."""
+        """Do the same as :meth:`allocate` for an Owner; ``wanted`` has (family, integer) pairs."""
         if existing not in ("error", "return"):
             raise ConfigError(
                 f"existing {existing!r} is neither 'error' nor 'return'",
@@ -107,7 +106,7 @@ class Network(Reading):
     def _assign(
         self, owner: Owner, wanted: Sequence[tuple[int, int]], existing: str
     ) -> Lease | None:
-        """Return None after a look at an earlier boot's leases, which come first: try again."""
+        """Make one try. Returns None when leases of an earlier boot have to be released first."""
         with self._store.write() as txn:
             ledger = self.enter(txn)
             pool, boot = self.pool or ledger.stored, self._store.boot
@@ -169,9 +168,9 @@ class Network(Reading):
         """Assign an address of every range set to each owner, in one transaction, all or nothing.
 
         ``owners`` are (container id, interface) pairs, all different. The leases come in their
-        order; each is that of the first range set and has the others as ``siblings``.
-        What is reserved for an owner is not looked for here. O(owners). Returns after the commit
-        is on disk (durable mode). Raises as :meth:`allocate`.
+        order; each is that of the first range set and has the others as ``siblings``. Addresses
+        reserved for an owner are not considered. O(owners). Returns after the commit is on disk
+        (durable mode). Raises the errors of :meth:`allocate`.
         """
         known = Netns(netns) if netns else NO_NETNS
         listed = [Owner(container_id, ifname, known) for container_id, ifname in owners]
@@ -196,10 +195,10 @@ class Network(Reading):
         return leases
 
     def adopt(self, owner: Owner, family: int, value: int, allocated_ns: int) -> bool:
-        """Take over a lease that another plugin has given; return False if it is here already.
+        """Take over a lease that another plugin has made; return False if it is here already.
 
-        Neither the network nor its ranges need be known; the address may lie outside them, and the
-        owner may have others. Raises AddressInUse (another owner has it), StoreError.
+        The network and its ranges need not be known, the address may be outside them, and the owner
+        may have other addresses. Raises AddressInUse (another owner has the address), StoreError.
         """
         with self._store.write() as txn:
             ledger = self._books(txn) or self._create(txn)
@@ -213,7 +212,7 @@ class Network(Reading):
             return True
 
     def start_from(self, index: int, family: int, value: int) -> bool:
-        """Let the round robin of a range set begin behind an address; False: it had begun."""
+        """Start the round robin of a range set after an address; return False if it had started."""
         with self._store.write() as txn:
             ledger = self._books(txn) or self._create(txn)
             if ledger.state.cursor(index, family) is not None:
@@ -223,22 +222,22 @@ class Network(Reading):
             return True
 
     def _create(self, txn: Transaction) -> Ledger:
-        """Enter a network whose ranges may be unknown: the first ADD tells them."""
+        """Enter a network whose ranges may be unknown until the first ADD."""
         return Ledger.create(txn, self, self._key, self.pool or Pool([]))
 
     # Releasing ------------------------------------------------------------------------------
 
     def release(self, container_id: str, ifname: str = "eth0") -> list[AnyIP]:
-        """Give back every address that this owner has in this network, and return them.
+        """Release every address of this owner in this network, and return the addresses.
 
-        Idempotent: an owner that has none gives an empty list. The ranges do not matter. A
-        released address cools down before it is assigned again. O(addresses of the owner).
-        Returns after the commit is on disk (durable mode). Raises StoreError, ConfigError.
+        Idempotent: an owner without addresses gets an empty list. The ranges do not matter. A
+        released address cools down before it is assigned again. O(addresses of the owner). Returns
+        after the commit is on disk (durable mode). Raises StoreError, ConfigError.
         """
         return [to_ip(*one) for one in self.release_raw(container_id, ifname)]
 
     def release_raw(self, container_id: str, ifname: str) -> list[tuple[int, int]]:
-        """:meth:`release`, but (family, integer) pairs: the plugin has no use for objects."""
+        """Do what :meth:`release` does, but return (family, integer) pairs, for the plugin."""
         keys.check_owner(container_id, ifname)
         try:
             return self._release_named(container_id, ifname)
@@ -246,16 +245,16 @@ class Network(Reading):
             return self.without_history()._release_named(container_id, ifname)
 
     def without_history(self) -> Network:
-        """The same network, keeping no history of what it does.
+        """Return the same network, which writes no events.
 
-        Giving back has to work most of all when there is no room: the history makes way.
+        A release has to work on a full store, so it does without its event.
         """
         policy = self.policy.without_history()
         return Network(self._store, self.name, self.pool, policy=policy, remember=self._remember)
 
     def _release_named(self, container_id: str, ifname: str) -> list[tuple[int, int]]:
-        # A lease imported from an old host-local tree names no interface: it belongs to the
-        # container as a whole, and goes with the first interface that has none of its own.
+        # A lease imported from an old host-local tree has no interface: it belongs to the whole
+        # container, and is released with the first interface that has no lease.
         with self._store.write() as txn:
             for name in dict.fromkeys((ifname, "")):
                 held = self._release(txn, (container_id, name))
@@ -270,7 +269,7 @@ class Network(Reading):
         kind: int = event_record.RELEASED,
         newest: int | None = None,
     ) -> list[tuple[int, int]]:
-        """Give back what exactly this owner has, unless it is newer than ``newest``."""
+        """Release what exactly this owner has, unless it is newer than ``newest``."""
         ledger = self._books(txn)
         if ledger is None:
             return []
@@ -282,11 +281,11 @@ class Network(Reading):
     def release_address(
         self, address: Wanted, *, generation: int | None = None, kind: int = event_record.OPERATOR
     ) -> Lease | None:
-        """Give back all that the owner of this address has; the lease of the address, or None.
+        """Release everything of the owner of this address; return the address's lease, or None.
 
-        The ``siblings`` of the lease are all that was given back. None: nobody has the address,
-        or its lease is not of this ``generation``. ``kind`` (see history.py) is why.
-        O(addresses of the owner). Returns after the commit is on disk (durable mode). Raises
+        The ``siblings`` of the lease are all that was released. The result is None when nobody has
+        the address, or when its lease has another ``generation``. ``kind`` is the kind of the
+        event. O(addresses of the owner). Returns after the commit is on disk (durable mode). Raises
         ConfigError, StoreError.
         """
         wanted = parse_wanted(address)
@@ -304,13 +303,13 @@ class Network(Reading):
             return join(leases)
 
     def retain(self, valid: Collection[tuple[str, str]], before_ns: int) -> list[tuple[int, int]]:
-        """Give back every lease whose owner is not in ``valid``; CNI's GC. Returns what was freed.
+        """Release every lease whose owner is not in ``valid`` (CNI's GC), and return the addresses.
 
-        ``valid`` are (container id, interface) pairs. Leases assigned at ``before_ns`` (wall clock
-        nanoseconds) or later are spared: they are newer than the list. What is looked at is one
-        moment's leases, what is freed is looked at again: an owner that comes back meanwhile
-        keeps its new addresses. O(leases), in transactions of a bounded size. What is damaged
-        keeps nothing else from being freed; then StoreCorrupt is raised at the end.
+        ``valid`` has (container id, interface) pairs. Leases assigned at ``before_ns`` (wall clock
+        nanoseconds) or later are kept, because they are newer than the list. The leases of one
+        moment are read, and each is checked again before its release, so an owner that comes back
+        meanwhile keeps its new addresses. O(leases); a transaction releases up to 256 owners. A
+        damaged lease does not stop the release of others; StoreCorrupt is raised at the end.
         """
         newest: dict[tuple[str, str], int] = {}
         damage = None
@@ -367,13 +366,13 @@ class Network(Reading):
     # Reserving ------------------------------------------------------------------------------
 
     def reserve(self, target: str, *, owner: str = "", reason: str = "") -> list[tuple[int, int]]:
-        """Keep addresses from every allocation but their owner's; (family, integer) of each.
+        """Reserve addresses, for an owner or for nobody; return their (family, integer) pairs.
 
-        ``target`` is an address, a CIDR or "a-b"; of those, the addresses that the ranges can
-        assign. ``owner`` is a pod's "namespace/name" or a container id, empty: nobody may have
-        them. Who has one of them now keeps it until it is given back. Idempotent: the last owner
-        and reason count. O(addresses), in one transaction. Returns after the commit is on disk
-        (durable mode). Raises ConfigError (no such address, too many), StoreError.
+        ``target`` is an address, a CIDR or "a-b"; the addresses that the ranges can assign are
+        reserved. ``owner`` is a pod's "namespace/name" or a container id, or empty for nobody. An
+        address in use stays with its owner until it is released. Idempotent: the last owner and
+        reason count. O(addresses), in one transaction. Returns after the commit is on disk (durable
+        mode). Raises ConfigError (no such address, too many), StoreError.
         """
         from fastipam.allocation import reservations
         from fastipam.storage.records.reservation import Reservation
@@ -391,11 +390,11 @@ class Network(Reading):
         return wanted
 
     def unreserve(self, target: str) -> list[tuple[int, int]]:
-        """End the reservations of an address, a CIDR or "a-b"; (family, integer) of each.
+        """End the reservations in an address, CIDR or "a-b"; return the (family, integer) pairs.
 
-        Sticky ones, too: such an address cools down. Whoever has an address keeps it.
-        O(reservations of the network).
-        Returns after the commit is on disk (durable mode). Raises ConfigError, StoreError.
+        Sticky ones end too, and their addresses cool down. An address in use stays with its owner.
+        O(reservations of the network). Returns after the commit is on disk (durable mode). Raises
+        ConfigError, StoreError.
         """
         from fastipam.addressing.parsing import parse_exclusion
         from fastipam.allocation import reservations

@@ -1,4 +1,4 @@
-"""A network's way into its records in the store, and what is due there whoever comes."""
+"""The way into a network's records in the store, and the release of what is due there."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BATCH = 256  # addresses freed in one transaction, for which other writers wait
 
 
 class Books:
-    """A network's name and configuration, and the records that the store has of it."""
+    """A network's name and configuration, with access to its records in the store."""
 
     def __init__(
         self,
@@ -44,7 +44,9 @@ class Books:
         self._store = store
         self._key = encoded
         self._remember = remember
-        self._read: Pool | None = None  # the ranges that were read last: reading them is dear
+        self._read: Pool | None = (
+            None  # the ranges that were read last, because reading them is slow
+        )
 
     def __repr__(self) -> str:
         return f"<Network {self.name!r} in {self._store.path}>"

@@ -1,4 +1,4 @@
-"""CNI's GC: which leases a runtime does not list."""
+"""CNI's GC: find the leases that a runtime does not list."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def unlisted(
 ) -> Iterator[tuple[bytes, Record]]:
     """Yield key and record of every lease from before ``before_ns`` whose owner is not ``valid``.
 
-    ``leases`` are packed. One without an interface belongs to its container as a whole. Raises
-    StoreCorrupt at the end for the first lease that cannot be read.
+    ``leases`` are packed. A lease without an interface belongs to its whole container. Raises
+    StoreCorrupt at the end if a lease cannot be read.
     """
     containers = {container_id for container_id, _ in valid}
     damage = None

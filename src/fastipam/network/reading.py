@@ -1,4 +1,4 @@
-"""The reading side of a network: who has an address, who had it, what is left."""
+"""The read-only half of a network: who has an address, who had it, what is free."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 
 class Reading(Books):
-    """What can be asked of a network.
+    """The read-only methods of a network.
 
-    A lease of an earlier boot (see previous_boot.py) has no owner any longer: it is not shown as a
-    lease, and counts as assigned until it was released.
+    A lease of an earlier boot has no owner any more: it is not shown as a lease, and counts as
+    assigned until it is released.
     """
 
     def _view(self, pool: Pool, family: int, value: int, record: Record) -> Lease:
-        """A lease as its network's ranges show it: they know the prefix length and the gateway."""
+        """Return a lease with the prefix length and the gateway of the network's ranges."""
         its_range = pool.range_of(family, value)
         if its_range is None:
             return Lease(self.name, family, value, None, record)
@@ -48,9 +48,9 @@ class Reading(Books):
         return record.state == ASSIGNED and record.boot == self._store.boot
 
     def lookup(self, address: Wanted) -> Lease | None:
-        """The lease of this address, or None when it has no owner (free, cooling, reserved).
+        """Return the lease of this address, or None when the address is free, cooling or reserved.
 
-        O(1), waits for no writer. Raises ConfigError when it is no address, StoreError.
+        O(1); does not wait for a writer. Raises StoreError, and ConfigError for what is no address.
         """
         family, value = parse_wanted(address)
         self._end_earlier_boots()
@@ -64,10 +64,10 @@ class Reading(Books):
             return self._view(self.ranges_of(found[1]), family, value, record)
 
     def leases(self) -> Iterator[Lease]:
-        """Every lease in address order, IPv4 first, as of one moment.
+        """Yield every lease in address order, IPv4 first, as of one moment.
 
-        O(1) memory. The iterator keeps a read transaction open: exhaust or close it, the file
-        cannot reuse space that is freed meanwhile.
+        O(1) memory. The iterator keeps a read transaction open, so exhaust or close it: until then
+        the file cannot reuse freed space.
         """
         self._end_earlier_boots()
         for family, value, record, pool in self.records():
@@ -75,7 +75,7 @@ class Reading(Books):
                 yield self._view(pool, family, value, record)
 
     def records(self) -> Iterator[tuple[int, int, Record, Pool]]:
-        """Every used address with its record, cooling ones too, in address order, with the pool."""
+        """Yield every used address in order, with its record (cooling ones too) and the pool."""
         with self._store.read() as txn:
             found = self._find(txn)
             if found is None:
@@ -92,7 +92,7 @@ class Reading(Books):
                 yield from tables.LEASES.scan(txn, keys.network_prefix(network_id))
 
     def owned(self, container_id: str, ifname: str) -> list[tuple[int, int]]:
-        """The (family, address) pairs of this owner, in the order of the range sets. O(1)."""
+        """Return this owner's (family, address) pairs, in the order of the range sets. O(1)."""
         keys.check_owner(container_id, ifname)
         self._end_earlier_boots()
         with self._store.read() as txn:
@@ -112,9 +112,9 @@ class Reading(Books):
             return []
 
     def check(self, container_id: str, ifname: str, addresses: Iterable[Wanted] = ()) -> None:
-        """Assert that this owner holds a lease, and each of ``addresses`` that lies in the ranges.
+        """Check that this owner has a lease, and each of ``addresses`` that is in the ranges.
 
-        Raises LeaseMissing, ConfigError, StoreError. O(addresses).
+        O(addresses). Raises LeaseMissing, ConfigError, StoreError.
         """
         wanted = [parse_wanted(one) for one in addresses]
         owner = (container_id, ifname)
@@ -135,11 +135,11 @@ class Reading(Books):
                 )
 
     def exhausted(self) -> RangeSet | None:
-        """The first range set that could not serve an ADD now, or None. O(1); changes nothing.
+        """Return the first range set that could not serve an ADD now, or None. O(1). Read-only.
 
-        A set whose addresses are all taken, but one of them only cooling, can serve, unless the
-        policy is strict and its time is not over. After a reboot, or a restore, what was left by
-        an earlier boot is given back before the answer is that none is free.
+        A set whose addresses are all taken can still serve when one of them is cooling, unless the
+        policy is strict and the cool-down is not over. After a reboot or a restore, leases of an
+        earlier boot are released before a set counts as exhausted.
         """
         self._end_earlier_boots()
         while True:
@@ -155,7 +155,7 @@ class Reading(Books):
     def _full_set(self, txn: Snapshot, found: tuple[int, str] | None) -> RangeSet | None:
         pool = self.pool or (self.ranges_of(found[1]) if found else None)
         if found is None or pool is None:
-            # One that was never used has all its addresses, but no blocks of a cluster's.
+            # A network that was never used has all its addresses, but no blocks of a cluster.
             sets = pool.sets if pool is not None else ()
             return next((each for each in sets if each.block_length), None)
         for index, range_set in enumerate(pool.sets):
@@ -177,7 +177,7 @@ class Reading(Books):
         return None
 
     def _is_any_due(self, txn: Snapshot, network_id: int, range_set: RangeSet) -> bool:
-        """Whether an address of this set has been kept for its pod long enough. O(those)."""
+        """Return whether a sticky reservation of this set has expired. O(those)."""
         state = txn.state(network_id)
         if not state.kept:
             return False
@@ -187,9 +187,9 @@ class Reading(Books):
         return any(family == range_set.family and value in range_set for family, value in due)
 
     def can_serve(self, txn: Snapshot, index: int, range_set: RangeSet) -> bool:
-        """Whether a set that is cut into blocks has a free address in this node's. O(1).
+        """Return whether this node's blocks of a set have a free address. O(1).
 
-        Those that are only cooling do not count: another block can be had.
+        Cooling addresses do not count, because the node can claim another block.
         """
         from fastipam.allocation import blocks
 
@@ -200,7 +200,7 @@ class Reading(Books):
         return blocks.can_serve(txn, network_id, range_set, cursor)
 
     def _may_take(self, txn: Snapshot, network_id: int, queued: bytes) -> bool:
-        """Whether a cooling address, given its place in the queue, can be assigned now."""
+        """Return whether a cooling address, given its entry in the queue, can be assigned now."""
         if not self.policy.strict:
             return True
         state = txn.state(network_id)
@@ -208,7 +208,7 @@ class Reading(Books):
         return keys.read_cooldown_key(queued)[2] <= now - self.policy.cooldown_ns
 
     def current_pool(self) -> Pool | None:
-        """The ranges: those given, else those the store remembers, else None."""
+        """Return the ranges of the configuration, else those in the store, else None."""
         if self.pool is not None:
             return self.pool
         with self._store.read() as txn:
@@ -216,14 +216,14 @@ class Reading(Books):
             return None if found is None else self.ranges_of(found[1])
 
     def remembered_policy(self) -> Policy:
-        """The policy with which an address was last assigned, else the default."""
+        """Return the policy of the last assignment, else the default."""
         with self._store.read() as txn:
             found = self._find(txn)
             raw = tables.META.get(txn, keys.policy_key(found[0])) if found else None
             return policy_record.read(raw)
 
     def cursors(self) -> list[tuple[int, int] | None]:
-        """Where the round robin of each range set stands: (family, address), or None."""
+        """Return for each range set the (family, address) of its round robin, or None."""
         with self._store.read() as txn:
             found = self._find(txn)
             if found is None:
@@ -231,7 +231,7 @@ class Reading(Books):
             return txn.state(found[0]).all_cursors()
 
     def reservations(self) -> Iterator[Reservation]:
-        """The reservations in address order, sticky ones too, as of one moment. O(1) memory.
+        """Yield the reservations in address order, sticky ones too, as of one moment. O(1) memory.
 
         The iterator keeps a read transaction open: exhaust or close it.
         """
@@ -243,7 +243,7 @@ class Reading(Books):
                 yield from reservations.read_all(txn, network_id)
 
     def reservation(self, address: Wanted) -> Reservation | None:
-        """The reservation of this address, or None. O(1)."""
+        """Return the reservation of this address, or None. O(1)."""
         from fastipam.allocation import reservations
 
         with self._store.read() as txn:
@@ -260,9 +260,9 @@ class Reading(Books):
         since_ns: int | None = None,
         until_ns: int | None = None,
     ) -> Iterator[Event]:
-        """What happened, oldest first: to this address, to this pod ("namespace/name").
+        """Yield the events of this address, or of this pod ("namespace/name"), oldest first.
 
-        The times are wall clock nanoseconds, inclusive. O(events that are kept), O(1) memory. The
+        Times are wall clock nanoseconds, inclusive. O(events that are kept), O(1) memory. The
         iterator keeps a read transaction open: exhaust or close it. Raises ConfigError, StoreError.
         """
         wanted = None if address is None else parse_wanted(address)
@@ -279,20 +279,21 @@ class Reading(Books):
                 )
 
     def holder_at(self, address: Wanted, wall_ns: int) -> Event | None:
-        """The event that says who had this address at a time; None: nobody, or it is forgotten.
+        """Return the event that says who had this address at a time, or None.
 
-        This is the assignment, or the release if the assignment is older than the history.
-        O(events that are kept). Raises ConfigError, StoreError.
+        It is the assignment, or the release if the assignment is older than the history. None means
+        that nobody had it, or that the history does not reach back so far. O(events that are kept).
+        Raises ConfigError, StoreError.
         """
         return history.holder_at(self.history(address), wall_ns)
 
     def stats(self) -> dict[str, int]:
-        """``size`` and its parts ``assigned``, ``cooling``, ``reserved`` and ``free``. O(1).
+        """Return ``size`` and its parts ``assigned``, ``cooling``, ``reserved`` and ``free``. O(1).
 
-        ``size`` are the addresses that the ranges can hand out, and those still in use that a
-        change of the ranges has put outside: the four states always add up to it. Of a cluster's
-        pool it is this node's share: its blocks, and what is in use outside; O(blocks). An address
-        whose cool-down is over counts as cooling until an assignment takes it out of the queue.
+        ``size`` counts the addresses that the ranges can assign, and those in use that are outside
+        since the ranges changed; the four states always add up to it. For a cluster's pool it is
+        this node's share, its blocks and what is in use outside them: O(blocks). An address whose
+        cool-down is over counts as cooling until it is freed.
         """
         from fastipam.allocation import states
 
@@ -306,7 +307,11 @@ class Reading(Books):
 
 
 def parse_wanted(address: Wanted) -> tuple[int, int]:
-    """An address: text (a /length is ignored), an ``ipaddress`` object or (family, integer)."""
+    """Return an address as (family, integer).
+
+    It may be a text, whose /length is ignored, an ``ipaddress`` object, or (family, integer).
+    Raises ConfigError.
+    """
     if isinstance(address, tuple):
         family, value = address
         if family not in BITS or not 0 <= value < 1 << BITS[family]:
