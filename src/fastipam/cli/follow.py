@@ -82,7 +82,7 @@ class Changes:
 
 
 def to_pipe(ipam: Ipam, only: str | None, wanted: Filter, *, as_json: bool, every_s: float) -> None:
-    """The list, then a line a change while somebody reads; with ``as_json`` an object a line."""
+    """Write the list, then a line for each change; with ``as_json`` each line is an object."""
     from json import dumps
 
     changes = Changes(ipam, only)

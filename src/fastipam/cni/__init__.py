@@ -1,7 +1,7 @@
-"""The CNI IPAM plugin: ``handle`` is the whole of it, for whoever calls it.
+"""The CNI IPAM plugin. ``handle`` is the whole plugin.
 
-It is reached in process by the executable in the CNI bin directory (main.py), by the agent, and by
-programs that embed it. No logic exists twice.
+The executable in the CNI bin directory (``main``), the agent and embedding programs call it. No
+logic exists twice.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ def _log(text: str) -> None:
 
 
 def _write(descriptor: int, data: bytes) -> OSError | None:
-    """All of it, or as much as a reader that goes away lets pass: then the reason."""
+    """Write everything; return the error of a reader that went away, or None."""
     while data:
         try:
             data = data[os.write(descriptor, data) :]
@@ -31,9 +31,9 @@ def _write(descriptor: int, data: bytes) -> OSError | None:
 def fill_gaps(input_mode: int = os.O_RDONLY) -> set[int]:
     """Open what is closed of the descriptors 0 to 2, and return which were.
 
-    The next file to be opened would get the number: the answer would be written into the store.
-    Standard output stays one that cannot be written. Standard input is empty, unless its mode is
-    ``O_WRONLY``: then it stays one that cannot be read.
+    Otherwise the next file to be opened would get the number, and the answer would be written into
+    the store. Standard output stays one that cannot be written. Standard input is empty, unless its
+    mode is ``O_WRONLY``: then it stays one that cannot be read.
     """
     closed = set()
     for descriptor, mode in ((0, input_mode), (1, os.O_RDONLY), (2, os.O_WRONLY)):
@@ -65,7 +65,7 @@ def _read_all(limit: int) -> bytes:
 def age_ns(started: str) -> int:
     """Return the nanoseconds since the launcher began (FASTIPAM_STARTED), or 0 when unknown.
 
-    A process that goes directly because its agent went away may be seconds older than this one.
+    A process that runs because its agent went away may have begun seconds after the launcher.
     """
     if not (started.isdecimal() and len(started) < _LONGEST_STAMP):
         return 0
@@ -73,14 +73,15 @@ def age_ns(started: str) -> int:
 
 
 _LONGEST_STAMP = 20
-_OLDEST_NS = 3600 * 10**9  # the launcher waits no longer; an older stamp is somebody else's
+_OLDEST_NS = 3600 * 10**9  # the launcher does not wait longer, so an older stamp is not its own
 
 
 def _started(wall_ns: int, monotonic_ns: int) -> int:
     """Return when the process began, by a wall clock that may have stepped while input was read.
 
-    The earlier of what the clock said then and what it would say now of then: GC, which spares what
-    is younger, then frees no lease that was assigned meanwhile, before or after a step.
+    It is the earlier of what the clock said then and what it would say now of then. GC spares
+    younger leases, so it then releases no lease that was assigned meanwhile, before or after a
+    step.
     """
     return min(wall_ns, time.time_ns() - (time.monotonic_ns() - monotonic_ns))
 
@@ -106,7 +107,7 @@ def main() -> NoReturn:
         stdout = _last_words(error)
     lost = _write(1, stdout)
     if lost is not None:
-        # After an ADD that fails a runtime calls DEL: that frees what was assigned.
+        # After a failed ADD the runtime calls DEL, which releases the address.
         _log(f"the answer could not be written to standard output: {lost.strerror}")
         status = 1
     os._exit(status)

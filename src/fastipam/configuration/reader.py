@@ -36,7 +36,7 @@ _MOST_MARKS = 1 << 17
 
 
 def fold(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object with its keys case-folded; null values are absent."""
+    """Return an object with its keys case-folded, without null values."""
     return {key.casefold(): value for key, value in pairs if value is not None}
 
 
@@ -45,7 +45,7 @@ def _refuse_constant(name: str) -> Any:
 
 
 class _Context:
-    """What the scanner is told, under the names that it looks for."""
+    """The settings of the scanner, under the names that it reads."""
 
     strict = True
     object_hook = None
@@ -107,7 +107,7 @@ def _scan(text: str) -> Any:
 
 
 def encode(value: Any, margin: str = "") -> str:
-    """JSON, indented by 4 as libcni prints it: objects, lists, texts, integers, booleans."""
+    """Return JSON, indented by 4 as libcni prints it: objects, lists, texts, integers, booleans."""
     if isinstance(value, str):
         return encode_basestring_ascii(value)
     if isinstance(value, bool):
@@ -129,7 +129,7 @@ def encode(value: Any, margin: str = "") -> str:
 
 
 def kind_of(value: Any) -> str:
-    """What a JSON value is, for an error's text."""
+    """Return what kind a JSON value is, for an error's text."""
     if isinstance(value, bool):
         return "a boolean"
     for kind, name in ((dict, "an object"), (list, "a list"), (str, "a text")):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def range_sets(
     ipam: dict[str, Any], paths: list[str]
 ) -> tuple[list[list[Range]], list[tuple[int, int, int]]]:
-    """``range`` with its bounds, then ``ipRanges``; and what the entries of the latter exclude.
+    """Return the sets of ``range`` and ``ipRanges``, and the exclusions of the latter's entries.
 
     Adds the sets' paths to ``paths``. Raises ConfigError.
     """
@@ -50,7 +50,7 @@ def range_sets(
 
 
 def _either(holder: dict[str, Any], theirs: str, ours: str, path: str) -> str:
-    """The text under one of two names; both may stand there only when they say the same."""
+    """Return the text under one of two names. Both may be there only with the same text."""
     text, other = reader.text(holder, theirs, path), reader.text(holder, ours, path)
     if text and other and text != other:
         raise ConfigError(
@@ -63,7 +63,7 @@ def _either(holder: dict[str, Any], theirs: str, ours: str, path: str) -> str:
 
 
 def _range(holder: dict[str, Any], path: str) -> Range:
-    """``range`` as CIDR (host bits allowed) or ``a-b/length``; there is no default gateway."""
+    """Return ``range``, a CIDR (host bits allowed) or ``a-b/length``, without a default gateway."""
     if "range" not in holder:
         raise ConfigError("the range is missing", field=f"{path}.range", value=None)
     text = reader.text(holder, "range", path)

@@ -44,9 +44,7 @@ class Books:
         self._store = store
         self._key = encoded
         self._remember = remember
-        self._read: Pool | None = (
-            None  # the ranges that were read last, because reading them is slow
-        )
+        self._read: Pool | None = None  # the ranges read last: reading them is slow
 
     def __repr__(self) -> str:
         return f"<Network {self.name!r} in {self._store.path}>"
@@ -104,13 +102,13 @@ class Books:
     # What is due -----------------------------------------------------------------------------
 
     def tidy(self, limit: int = _BATCH, *, cooled: bool = True) -> bool:
-        """Free what is due, and return whether something was: then call again.
+        """Free what is due, and return whether something was; then call again.
 
-        First leases of an earlier boot (see :meth:`sweep_reboot`). After the last of them, up to
-        ``limit`` addresses whose sticky reservation is over, and as many whose cool-down is, unless
-        ``cooled`` is False. Assignments do the same, a few at a time: who makes none calls this.
-        One transaction, which writes nothing when nothing is due and the clock has not stepped.
-        Raises StoreError.
+        Leases of an earlier boot come first (see :meth:`sweep_reboot`). When none is left, up to
+        ``limit`` sticky reservations that have expired are freed, and unless ``cooled`` is False as
+        many addresses whose cool-down is over. Assignments do the same for a few at a time; this is
+        for a process that makes none. One transaction, which writes nothing when nothing is due and
+        the clock has not stepped. Raises StoreError.
         """
         with self._store.write() as txn:
             ledger = self._books(txn)
@@ -118,8 +116,8 @@ class Books:
                 return True
             if ledger is None:
                 return False
-            # A call that fails leaves no trace. If all of them fail until something has cooled,
-            # a step of the wall clock has to be noted by somebody, or nothing would ever cool.
+            # A call that fails changes nothing. If all calls fail until an address has cooled, a
+            # step of the wall clock has to be noted here, or no address would ever cool.
             stepped = ledger.state.has_stepped(self._store.clock())
             ledger.tick()
             due = ledger.expire(limit) if cooled else ledger.expire_kept(limit)
@@ -128,9 +126,9 @@ class Books:
             return due > 0
 
     def _finds_room(self) -> bool:
-        """After a refusal: return whether something was freed, so that another try may succeed.
+        """Free what is due after a refusal; return whether a retry may succeed.
 
-        An assignment takes every cooled address before it fails: only the rest is worth a look.
+        An assignment takes every cooled address before it fails, so only the rest is freed here.
         """
         return self.tidy(MOST_EXPIRED, cooled=False)
 
@@ -143,7 +141,7 @@ class Books:
                 ledger.save()
 
     def sweep_reboot(self, limit: int = previous_boot.BATCH) -> bool:
-        """Look at up to ``limit`` leases and release those of an earlier boot; False: none left.
+        """Read up to ``limit`` leases, release those of an earlier boot; False when none is left.
 
         One transaction. Raises StoreError.
         """
@@ -160,7 +158,7 @@ class Books:
         return True
 
     def _end_earlier_boots(self) -> None:
-        """Release some leases of an earlier boot before somebody looks."""
+        """Release some leases of an earlier boot before a read."""
         if self._store.unswept:
             try:  # noqa: SIM105  # contextlib costs the plugin a tenth of its start
                 self.sweep_reboot()

@@ -62,9 +62,9 @@ class Bundle(NamedTuple):
 
 
 def build(paths: list[str], cluster_file: str) -> Bundle:
-    """The bundle of what the plugin imports when ``paths`` end the import path.
+    """Return the bundle of what the plugin imports when ``paths`` end the import path.
 
-    ``cluster_file`` is where its second part is going to be. Raises OSError.
+    ``cluster_file`` is the future path of its second part. Raises OSError.
     """
     script = _ASK.format(paths=paths)
     asked = subprocess.run(
@@ -113,7 +113,10 @@ def _imported(path: Path) -> Iterator[str]:
 
 
 def modules_of(content: bytes) -> dict[str, Module]:
-    """The modules of one of the files. Raises EOFError, TypeError, ValueError, LookupError."""
+    """Return the modules of one of the files.
+
+    Raises EOFError, TypeError, ValueError, LookupError.
+    """
     loaded: Any = marshal.loads(content)
     found: dict[str, Module] = loaded if isinstance(loaded, dict) else loaded[1]
     return found
@@ -132,9 +135,9 @@ def _module(name: str, path: Path) -> Module:
 
 
 def _lean(source: bytes, path: str) -> CodeType:
-    """The code of a module of ours, without what only people and type checkers read.
+    """Return the code of a module of fastipam, without what only people and type checkers read.
 
-    Docstrings go, and the annotations of functions: each import would make them anew.
+    Docstrings and annotations of functions are left out, because each import would make them again.
     """
     tree = _Lean().visit(ast.parse(source, path))
     flags = __future__.annotations.compiler_flag  # the statement goes, what it says stays
