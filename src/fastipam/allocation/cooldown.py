@@ -1,7 +1,7 @@
-"""The queue of addresses that cool down: enter it, leave it, be freed in time, or be taken early.
+"""Queue released addresses for their cool-down, free them when it ends, or take them early.
 
-It is kept by range set, longest idle first. What is queued has its bit set and a record that says
-since when it is idle; nothing here commits.
+The queue is ordered by range set, then by the time of release. A queued address has its bit set and
+a record with that time. Nothing here commits.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ def cooling_of(
     index: int | None,
     range_set: RangeSet,
 ) -> Generator[tuple[bytes, int]]:
-    """(queue key, address) of what a range set may take early, longest idle first.
+    """Yield (queue key, address) of the cooling addresses of a range set, longest idle first.
 
-    ``index`` is the set's number among those of the network: what it may not take is in the queue
-    of another number. None: the set is a container's own, and its addresses may be in any queue;
-    then all of them are read.
+    ``index`` is the set's number in the network, under which its addresses are queued. It is None
+    for a set of a container's own: its addresses may be queued under any number, so the whole
+    queue is read.
     """
     if index is not None:
         yield from _queue(txn, keys.cooldown_prefix(network_id, index), range_set)
@@ -63,7 +63,7 @@ def enter(accounts: Accounts, key: bytes, raw: bytes, family: int, value: int) -
 
 
 def leave(accounts: Accounts, record: Record, family: int, value: int) -> None:
-    """An address cools no longer; its bit stays set."""
+    """Take an address out of the queue; its bit stays set."""
     accounts.state.cooling -= 1
     key = keys.cooldown_key(
         accounts.state.network_id, record.set_index, record.released, family, value
@@ -96,7 +96,7 @@ def expire(accounts: Accounts, limit: int) -> int:
             left -= 1
             key = keys.address_key(state.network_id, family, value)
             raw = tables.LEASES.get(txn, key)
-            # Else the queue is damaged: what it says frees nothing that somebody has.
+            # If the lease says otherwise, the queue is damaged, and nobody loses an address.
             if raw is not None and lease_record.is_cooling_since(raw, released):
                 state.cooling -= 1
                 tables.LEASES.delete(txn, key)
@@ -112,7 +112,10 @@ def _cooling_of(
 
 
 def take_early(accounts: Accounts, index: int, range_set: RangeSet, wanted: int) -> list[int]:
-    """Take up to ``wanted`` cooling addresses of a range set, early if that is the policy."""
+    """Take up to ``wanted`` cooling addresses of a range set, longest idle first.
+
+    With a strict policy only those whose cool-down has ended.
+    """
     state = accounts.state
     if not state.cooling:
         return []
@@ -135,10 +138,10 @@ def take_early(accounts: Accounts, index: int, range_set: RangeSet, wanted: int)
 
 
 def take_place(accounts: Accounts, key: bytes, raw: bytes, family: int, value: int) -> None:
-    """Put a lease in the place of the record of an address that has cooled until now.
+    """Replace the record of a cooling address by a lease.
 
-    Raises StoreCorrupt when that is somebody's, or still queued: then its bit was clear, or the
-    queue is wrong, and the address would get a second owner.
+    Raises StoreCorrupt when the address is assigned, or still queued: then its bit or the queue is
+    wrong, and the address would get a second owner.
     """
     txn, store = accounts.txn, accounts.store
     before = tables.LEASES.get(txn, key) or b""
@@ -157,7 +160,10 @@ def take_place(accounts: Accounts, key: bytes, raw: bytes, family: int, value: i
 
 
 def next_due_s(accounts: Accounts, index: int, range_set: RangeSet) -> int | None:
-    """In how many seconds, rounded up, the first cooling address has cooled; None: none is."""
+    """Return the seconds until the first cooling address is free, rounded up.
+
+    None when no address is cooling.
+    """
     state = accounts.state
     queue = _cooling_of(accounts, index, range_set)
     first = next(queue, None)

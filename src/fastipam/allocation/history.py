@@ -54,7 +54,7 @@ def write(txn: Transaction, state: NetworkState, policy: Policy, events: Sequenc
 
 
 def _trim(txn: Transaction, state: NetworkState, policy: Policy, most: int) -> None:
-    """Remove up to ``most`` of the oldest events that the policy does not keep."""
+    """Delete up to ``most`` of the oldest events that the policy does not keep."""
     oldest_number = state.events - policy.history
     oldest_ns = txn.store.clock() - policy.history_age_ns
     with tables.EVENTS.walk(txn) as walk:
@@ -77,17 +77,16 @@ def _trim(txn: Transaction, state: NetworkState, policy: Policy, most: int) -> N
 def read(
     txn: Snapshot,
     network_id: int,
-    *,
-    address: tuple[int, int] | None = None,
-    pod: str = "",
-    since_ns: int | None = None,
-    until_ns: int | None = None,
+    address: tuple[int, int] | None,
+    pod: str,
+    between: tuple[int, int],
 ) -> Iterator[Event]:
     """Yield a network's events, oldest first. O(events that are kept).
 
     Only those that fit are unpacked. The times are wall clock, so events may be out of order after
     the clock was set back.
     """
+    since_ns, until_ns = between
     prefix = keys.network_prefix(network_id)
     packed = event_record.pack_address(*address) if address else b""
     namespace, _, name = pod.partition("/")
@@ -101,11 +100,8 @@ def read(
             continue
         if needle and needle not in raw:
             continue
-        if since_ns is not None and wall_ns < since_ns:
-            continue
-        if until_ns is not None and wall_ns > until_ns:
-            continue
-        yield Event(key, raw)
+        if since_ns <= wall_ns <= until_ns:
+            yield Event(key, raw)
 
 
 def last(txn: Snapshot, network_id: int, most: int) -> Iterator[Event]:

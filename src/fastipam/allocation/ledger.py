@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from fastipam.lease import Owner
     from fastipam.storage.transaction import Transaction
 
-# A release adds one address to the cool-down queue, an assignment takes up to this many whose
-# time is over out of it: the queue shrinks whenever it can, and no call pays for a burst.
+# A release adds one address to the cool-down queue, and an assignment frees up to this many whose
+# cool-down has ended: the queue shrinks whenever it can, and no call pays for a burst.
 EXPIRE_PER_CALL = 4
-MOST_EXPIRED = 1024  # at once, where none is free otherwise; other writers wait
+MOST_EXPIRED = 1024  # in one transaction, when no address is free otherwise; other writers wait
 
 
 class Ledger(Accounts):
-    """The records of one network, and the choice of addresses; :meth:`save` before the end."""
+    """The records of one network, and what assigns and releases; :meth:`save` before the end."""
 
     __slots__ = ()
 
@@ -63,7 +63,7 @@ class Ledger(Accounts):
         change.recount(self, pool)
         change.regroup(self, pool)
         change.relist(self, pool)
-        self.save()  # a caller that finds nothing to do does not write it
+        self.save()  # some callers do not save when they find nothing else to do
 
     def adopt_policy(self) -> None:
         """Remember the policy, for those who release without a configuration."""
@@ -142,10 +142,10 @@ class Ledger(Accounts):
         return reservations.expire(self, limit)
 
     def claim(self, index: int, range_set: RangeSet, value: int, owner: Owner) -> None:
-        """Take a requested address: a free one, one that is only cooling, or one kept for it.
+        """Take a requested address: a free or cooling one, or one reserved for this owner.
 
-        A cooling address is kept from those who did not ask for it; a container that is
-        restarted with its address asks for it.
+        Only who requests a cooling address gets it: a container that is restarted with its
+        address. Raises AddressInUse, AddressNotInRange (another node's block).
         """
         family = range_set.family
         go_on = True
@@ -156,7 +156,7 @@ class Ledger(Accounts):
                 from fastipam.allocation import refusals
 
                 raise refusals.of_another_node(range_set, value)
-            # The round robin goes on from there in the block that serves; it is filled first.
+            # The round robin moves only within the block that serves, which is filled first.
             cursor, base = self.state.cursor(index, family), blocks.base_of(range_set, value)
             go_on = cursor is not None and blocks.base_of(range_set, cursor) == base
         if self._take(family, value, owner):
@@ -165,7 +165,10 @@ class Ledger(Accounts):
             self.state.move_cursor(index, family, value)
 
     def _take(self, family: int, value: int, owner: Owner) -> bool:
-        """Take this address; False: it was in use, and counted already. Raises AddressInUse."""
+        """Take an address; return whether it was free, and so is not counted as used yet.
+
+        Raises AddressInUse.
+        """
         if self.txn.pages(self.state.network_id, family).acquire(value):
             return True
         record = self.record(family, value)
@@ -194,7 +197,7 @@ class Ledger(Accounts):
         return False
 
     def kept_for(self, owner: Owner) -> list[tuple[int, int]]:
-        """The (family, address) pairs that are kept for this owner; somebody may have some."""
+        """Return (family, address) of what is reserved for this owner, leased or not."""
         if not self.state.reserved:
             return []
         from fastipam.allocation import reservations
@@ -202,9 +205,9 @@ class Ledger(Accounts):
         return reservations.kept_for(self, owner)
 
     def set_of(self, index: int, family: int, value: int) -> int:
-        """The set under which a lease is noted: of the network's sets the one that holds it.
+        """Return the number of the network's set that has an address, for its lease.
 
-        ``index`` is its set's number in the caller's ranges.
+        ``index`` is the number of the set in the caller's ranges.
         """
         if not self.is_foreign:
             return index
@@ -242,7 +245,7 @@ class Ledger(Accounts):
         return Lease(self.name, address[0], address[1], router, raw)
 
     def take_over(self, owner: Owner, family: int, value: int, allocated_ns: int) -> bool:
-        """Enter a lease that another plugin has given; return False if the owner has it already.
+        """Enter a lease of another plugin; return False if the owner has it already.
 
         The address may lie outside all ranges, and the owner may have others. Raises AddressInUse.
         """
@@ -262,18 +265,18 @@ class Ledger(Accounts):
     # Owners ---------------------------------------------------------------------------------
 
     def owner_key(self, name: bytes) -> bytes:
-        """The key of an owner's entry; the digest of the owner asked for last is kept."""
+        """Return the key of an owner's entry; the last digest is cached."""
         if self._owner[0] != name:
             self._owner = name, keys.owner_key(self.state.prefix, name)
         return self._owner[1]
 
     def held_by(self, name: bytes) -> list[tuple[int, int]]:
-        """The (family, address) pairs of an owner, in the order of the range sets."""
+        """Return (family, address) of an owner's leases, in the order of the range sets."""
         raw = tables.OWNERS.get(self.txn, self.owner_key(name))
         return [] if raw is None else keys.read_addresses(raw)
 
     def write_owner(self, name: bytes, addresses: Sequence[tuple[int, int]]) -> None:
-        """Enter what an owner has."""
+        """Write the owner's entry: its addresses."""
         value = keys.pack_addresses(addresses)
         tables.OWNERS.put(self.txn, self.owner_key(name), value)
 
@@ -282,11 +285,10 @@ class Ledger(Accounts):
     def release(
         self, name: bytes, kind: int = event_record.RELEASED, newest: int | None = None
     ) -> list[tuple[int, int]]:
-        """Give back what an owner has, and return it; nothing if it is newer than ``newest``.
+        """Release the addresses of an owner and return them; none if one is newer than ``newest``.
 
-        ``kind`` is why, for the history. What is given back is kept for its owner if it is
-        reserved or sticky, else it cools. Raises StoreCorrupt when a lease says that the address is
-        somebody else's.
+        ``kind`` is the reason, for the history. A reserved or sticky address stays reserved for its
+        owner, every other cools down. Raises StoreCorrupt when a lease names another owner.
         """
         held = self.held_by(name)
         if not held:
@@ -306,7 +308,7 @@ class Ledger(Accounts):
     def leases_of(
         self, name: bytes, held: Sequence[tuple[int, int]]
     ) -> list[tuple[bytes, bytes, tuple[int, int]]]:
-        """Return (key, packed lease, address) of what an owner has. Raises StoreCorrupt."""
+        """Return (key, packed lease, address) of an owner's addresses. Raises StoreCorrupt."""
         found = []
         for address in held:
             key = keys.address_key(self.state.network_id, *address)
@@ -328,7 +330,10 @@ class Ledger(Accounts):
         address: tuple[int, int],
         together: list[tuple[int, int]],
     ) -> None:
-        """An assigned address has no owner any longer; it is one of those given back together."""
+        """Move an assigned address to its reservation or into cool-down.
+
+        ``together`` are the addresses that the owner releases now.
+        """
         state = self.state
         state.assigned -= 1
         if state.kept or lease_record.sticky_of(raw):

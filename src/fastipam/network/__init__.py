@@ -112,7 +112,7 @@ class Network(Reading):
             pool, boot = self.pool or ledger.stored, self._store.boot
             sticky = self.policy.sticky_s and owner.pod
             if (sticky or ledger.state.kept) and ledger.state.swept != boot:
-                # One of those may be what is reserved for this owner from now on.
+                # One of them may be reserved for this owner from now on.
                 self._end_boots(txn, ledger, previous_boot.BATCH)
                 return None
             held = ledger.held_by(owner.name)
@@ -147,7 +147,7 @@ class Network(Reading):
     def _still_held(
         self, ledger: Ledger, owner: Owner, held: list[tuple[int, int]]
     ) -> list[tuple[int, int]]:
-        """Return what an owner has, after the release of what it had in an earlier boot."""
+        """Release the addresses of an owner if they are of an earlier boot; return the others."""
         record = ledger.record(*held[0])
         if record is None or record.boot == self._store.boot:
             return held
@@ -346,9 +346,9 @@ class Network(Reading):
         return gc.unlisted(self.raw_leases(), valid, before_ns)
 
     def _release_stale(self, stale: Sequence[Stale]) -> list[tuple[int, int]]:
-        """Release what these owners had at these generations, in one transaction.
+        """Release the leases that these owners had at these generations, in one transaction.
 
-        An owner that has something newer keeps all. Raises StoreError.
+        An owner with a newer lease keeps all of its leases. Raises StoreError.
         """
         freed = []
         with self._store.write() as txn:
@@ -357,7 +357,7 @@ class Network(Reading):
         return freed
 
     def _release_one(self, stale: Stale) -> list[tuple[int, int]]:
-        """Release what one owner had, in a full store, too: that makes room for the next."""
+        """Release the leases of one owner, in a full store without history: it makes room."""
         try:
             return self._release_stale([stale])
         except StoreFull:

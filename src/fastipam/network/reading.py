@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     AnyIP = IPv4Address | IPv6Address
     Wanted = str | AnyIP | tuple[int, int]
 
+_EVER_NS = 1 << 64  # wall clock nanoseconds: after every event
+
 
 class Reading(Books):
     """The read-only methods of a network.
@@ -85,7 +87,7 @@ class Reading(Books):
                 yield *keys.read_address_key(key)[1:], Record.read(raw), pool
 
     def raw_leases(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield key and packed record of every used address: one may be damaged."""
+        """Yield key and packed record of the same addresses; a record may be damaged."""
         with self._store.read() as txn:
             network_id = self.id_in(txn)
             if network_id is not None:
@@ -267,16 +269,10 @@ class Reading(Books):
         """
         wanted = None if address is None else parse_wanted(address)
         with self._store.read() as txn:
-            found = self._find(txn)
-            if found is not None:
-                yield from history.read(
-                    txn,
-                    found[0],
-                    address=wanted,
-                    pod=pod,
-                    since_ns=since_ns,
-                    until_ns=until_ns,
-                )
+            network_id = self.id_in(txn)
+            if network_id is not None:
+                between = (since_ns or 0, _EVER_NS if until_ns is None else until_ns)
+                yield from history.read(txn, network_id, wanted, pod, between)
 
     def holder_at(self, address: Wanted, wall_ns: int) -> Event | None:
         """Return the event that says who had this address at a time, or None.

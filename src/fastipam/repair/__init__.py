@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 
 from fastipam.addressing.ranges import Pool
 from fastipam.errors import StoreCorrupt
-from fastipam.repair.network import NetworkRepair
-from fastipam.repair.parts import Action
+from fastipam.repair.network import Action, NetworkRepair
 from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.verify import MOST_NETWORKS, verify

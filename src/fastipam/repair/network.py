@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fastipam.addressing.addresses import BITS, V4, V6, format_ip
 from fastipam.addressing.ranges import Pool
 from fastipam.allocation import blocks
 from fastipam.errors import StoreCorrupt
-from fastipam.repair.parts import Action
 from fastipam.storage import tables
 from fastipam.storage.records import event as event_record
 from fastipam.storage.records import keys
@@ -29,6 +29,19 @@ if TYPE_CHECKING:
 LOST = "repair: an owner's entry lists it, its lease is lost"
 UNREADABLE = "repair: its record could not be read"
 _NUMBERS = ("generation", "clock", "first_event", "events")
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One change of a repair. ``kind`` is a short name, ``where`` an address or a key."""
+
+    kind: str
+    network: str
+    where: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.network}: {self.where}: {self.text} ({self.kind})"
 
 
 class NetworkRepair:
