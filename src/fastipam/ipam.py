@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Sequence
     from contextlib import AbstractContextManager
-    from types import TracebackType
     from typing import Any, Self
 
     from fastipam.storage.store import Store
@@ -32,12 +31,7 @@ class Ipam:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

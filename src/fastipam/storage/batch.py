@@ -8,7 +8,6 @@ from fastipam.storage.transaction import Transaction
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Self
 
     from fastipam.storage.store import Store
@@ -36,15 +35,10 @@ class Batch:
         open_stores.thread.batch = self
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         open_stores.thread.batch = None
         while self._transactions:
-            _, transaction = self._transactions.popitem()
+            transaction = self._transactions.popitem()[1]
             transaction.rollback()
 
     def join(self, store: Store) -> None:

@@ -106,10 +106,6 @@ class Table:
                     return key, value
         return None
 
-    def last(self, txn: Reading, prefix: bytes = b"") -> Item | None:
-        """Return the last (key, value) whose key begins with ``prefix``, or None."""
-        return next(self.scan_back(txn, prefix), None)
-
     def scan(self, txn: Reading, prefix: bytes = b"", start: bytes = b"") -> Iterator[Item]:
         """Yield the (key, value) pairs whose key begins with ``prefix``, ascending, from ``start``.
 

@@ -18,7 +18,6 @@ from fastipam.storage.tables import PAGES, STATES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Any, Self
 
     from fastipam.storage.environment import Environment
@@ -75,12 +74,7 @@ class Transaction:
         store._local.transaction = self
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
         store = self.store
         store._local.transaction = self._parent
         if os.getpid() != store._process:
@@ -117,14 +111,9 @@ class Transaction:
         """Return the bitmap of a network and family, as this transaction sees it."""
         found = self._pages.get((network_id, family))
         if found is None:
-            found = self._pages[network_id, family] = StoredPages(
-                self.get,
-                self.put,
-                self.delete,
-                PAGES.handle(self),
-                family_prefix(network_id, family),
-                page_index_bytes(family),
-            )
+            where = PAGES.handle(self), family_prefix(network_id, family), page_index_bytes(family)
+            found = StoredPages(self.get, self.put, self.delete, *where)
+            self._pages[network_id, family] = found
         return found
 
     def forget_pages(self, network_id: int) -> None:
@@ -169,12 +158,7 @@ class Part:
     def __enter__(self) -> Transaction:
         return self._whole
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
         if kind is not None:
             self._whole.spoiled = True
             if isinstance(error, lmdb.Error):
@@ -215,14 +199,8 @@ class Snapshot:
 
     def pages(self, network_id: int, family: int) -> StoredPages:
         """Return the bitmap of a network and family, to be read and not changed."""
-        return StoredPages(
-            self.get,
-            None,
-            None,
-            PAGES.handle(self),
-            family_prefix(network_id, family),
-            page_index_bytes(family),
-        )
+        where = PAGES.handle(self), family_prefix(network_id, family), page_index_bytes(family)
+        return StoredPages(self.get, None, None, *where)
 
     def state(self, network_id: int) -> NetworkState:
         """Return the numbers of a network."""
@@ -236,12 +214,7 @@ class Snapshot:
         except lmdb.Error as error:
             raise self.store.translate(error) from error
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if self._own and os.getpid() == self.store._process:
             self.txn.abort()
         if isinstance(error, lmdb.Error):

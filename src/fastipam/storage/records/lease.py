@@ -71,24 +71,10 @@ class Record:
     """
 
     __slots__ = (
-        "allocated_ns",
-        "boot",
-        "born_ns",
-        "container_id",
-        "generation",
-        "ifname",
-        "inode",
-        "length",
-        "mount_ns",
-        "netns",
-        "pod_name",
-        "pod_namespace",
-        "pod_uid",
-        "released",
-        "set_index",
-        "state",
-        "sticky_s",
-    )
+        "allocated_ns", "boot", "born_ns", "container_id", "generation", "ifname", "inode",
+        "length", "mount_ns", "netns", "pod_name", "pod_namespace", "pod_uid", "released",
+        "set_index", "state", "sticky_s",
+    )  # fmt: skip
 
     def __init__(
         self,

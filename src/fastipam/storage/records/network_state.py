@@ -31,22 +31,9 @@ class NetworkState:
     """
 
     __slots__ = (
-        "assigned",
-        "clock",
-        "cooling",
-        "cursors",
-        "events",
-        "first_event",
-        "generation",
-        "kept",
-        "network_id",
-        "offset",
-        "outside",
-        "prefix",
-        "reserved",
-        "sweep",
-        "swept",
-    )
+        "assigned", "clock", "cooling", "cursors", "events", "first_event", "generation", "kept",
+        "network_id", "offset", "outside", "prefix", "reserved", "sweep", "swept",
+    )  # fmt: skip
 
     def __init__(self, network_id: int, raw: bytes | None) -> None:
         self.network_id = network_id
