@@ -24,6 +24,6 @@ def test_named_files_exist(page: Path) -> None:
         pytest.skip("it says how things were")
     named = set(re.findall(r"`([a-z][\w./-]+(?:\.(?:py|pyx|c|js)|/))`", page.read_text()))
     folders = [path for top in ("src", "tests") for path in (ROOT / top).rglob("*")]
-    folders = [ROOT, ROOT / "docs", *filter(Path.is_dir, folders)]
+    folders = [ROOT, ROOT / "docs", ROOT / "tests", *filter(Path.is_dir, folders)]
     missing = [name for name in named if not any((folder / name).exists() for folder in folders)]
     assert sorted(name for name in missing if "NAME" not in name) == []
