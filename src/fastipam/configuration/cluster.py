@@ -27,25 +27,10 @@ _MOST_POOLS = 64
 _MOST_BLOCKS = 1 << 20
 _LARGEST_BLOCK_BITS = 16
 _KEYS = (
-    "endpoints",
-    "pool",
-    "blockSize",
-    "node",
-    "address",
-    "prefix",
-    "ca",
-    "cert",
-    "key",
-    "credentials",
-    "fencing",
-    "sessionTTL",
-    "timeout",
-    "lowWater",
-    "highWater",
-    "minimumAge",
-    "network",
-    "dataDir",
-)
+    "endpoints", "pool", "blockSize", "node", "address", "prefix", "ca", "cert", "key",
+    "credentials", "fencing", "sessionTTL", "timeout", "lowWater", "highWater", "minimumAge",
+    "network", "dataDir",
+)  # fmt: skip
 # A transaction of etcd has at most 128 operations by default; a block needs two.
 LARGEST_RUN = 32
 WINDOW_BITS = 8
@@ -138,24 +123,10 @@ class Settings:
     """
 
     __slots__ = (
-        "addresses",
-        "ca",
-        "cert",
-        "credentials",
-        "data_dir",
-        "endpoints",
-        "fencing",
-        "geometries",
-        "key",
-        "network",
-        "node",
-        "pool",
-        "prefix",
-        "session_s",
-        "text",
-        "timeout_s",
-        "watermarks",
-    )
+        "addresses", "ca", "cert", "credentials", "data_dir", "endpoints", "fencing",
+        "geometries", "key", "network", "node", "pool", "prefix", "session_s", "text",
+        "timeout_s", "watermarks",
+    )  # fmt: skip
 
     def __init__(
         self,

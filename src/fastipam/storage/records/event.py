@@ -43,19 +43,9 @@ class Event:
     """
 
     __slots__ = (
-        "container_id",
-        "family",
-        "generation",
-        "ifname",
-        "kind",
-        "netns",
-        "pod_name",
-        "pod_namespace",
-        "pod_uid",
-        "sequence",
-        "value",
-        "wall_ns",
-    )
+        "container_id", "family", "generation", "ifname", "kind", "netns", "pod_name",
+        "pod_namespace", "pod_uid", "sequence", "value", "wall_ns",
+    )  # fmt: skip
 
     def __init__(self, key: bytes, raw: bytes) -> None:
         try:

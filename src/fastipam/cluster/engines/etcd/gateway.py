@@ -47,15 +47,9 @@ _UNAUTHENTICATED = 16
 
 # What a member answers before it has proposed anything: another one may be asked at once.
 _NOT_DONE = (
-    "no leader",
-    "not leader",
-    "too many requests",
-    "not capable",
-    "is not supported",
-    "corrupt cluster",
-    "unhealthy cluster",
-    "database space exceeded",
-)
+    "no leader", "not leader", "too many requests", "not capable", "is not supported",
+    "corrupt cluster", "unhealthy cluster", "database space exceeded",
+)  # fmt: skip
 # The token is too old: log in again. Nothing was done.
 _TOKEN_IS_OLD = ("invalid auth token", "revision of auth store is old", "auth: token")
 
