@@ -90,4 +90,4 @@ def test_foreign_watch(body: bytes) -> None:
 def test_a_login_without_a_token() -> None:
     """As if nobody had answered the login."""
     with foreign(b"{}", "node") as engine, pytest.raises(EngineTimeout, match="token"):
-        engine.get(b"key", deadline_s=S)
+        engine.get(b"key", deadline_s=10 * S)
