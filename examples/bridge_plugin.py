@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """A CNI main plugin that embeds fastipam: containers on a Linux bridge, in Python.
 
-ADD makes a bridge with the gateways' addresses, a veth pair, the address and the routes; DEL removes
-the pair. The plugin's own keys are ``bridge`` and ``mtu``. It needs root and pyroute2.
+ADD makes a bridge with the gateways' addresses, a veth pair, address and routes; DEL removes the
+pair. The plugin's own keys are ``bridge`` and ``mtu``. It needs root and pyroute2.
 
 Every step reads what exists and makes what is missing, and names are computed, never stored. So
 after a plugin was killed, a second ADD completes its work, and a DEL removes it.

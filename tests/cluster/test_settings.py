@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from fastipam.cluster.engines.connect import connect
 from fastipam.cluster.engines.etcd.settings import Credentials
 from fastipam.configuration.cluster import Settings
 from fastipam.errors import ConfigError
@@ -28,6 +29,9 @@ def _settings(**changed: Any) -> Settings:
     ("changed", "field"),
     [
         ({"endpoints": None}, "endpoints"),
+        ({"engine": 7}, "engine"),
+        ({"options": {"x": 1}}, "options"),
+        ({"options": []}, "options"),
         ({"endpoints": []}, "endpoints"),
         ({"endpoints": "http://10.0.0.1:2379"}, "endpoints"),
         ({"endpoints": [7]}, "endpoints[0]"),
@@ -106,6 +110,17 @@ def test_addresses_and_endpoints() -> None:
     slashed = _settings(endpoints=["https://etcd.example:2379/"], prefix="/mine")
     assert slashed.endpoints == ("https://etcd.example:2379",)
     assert slashed.prefix == "/mine/"
+
+
+def test_engine() -> None:
+    """Etcd is the engine; another one needs no endpoints, and reads its options itself."""
+    assert _settings().engine == "etcd"
+    other = _settings(engine="other", options={"place": "here"}, endpoints=None)
+    assert (other.engine, other.options, other.endpoints) == ("other", {"place": "here"}, ())
+    with pytest.raises(ConfigError, match="'other' is not an engine") as caught:
+        connect(other)
+    assert caught.value.field == "cluster.engine"
+    assert "etcd" in str(caught.value.hint)
 
 
 def test_node_is_the_host() -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
     from typing import Any
 
+ETCD = "etcd"  # the engine unless ``engine`` names another, which reads ``options`` itself
 DEFAULT_PREFIX = "/fastipam/"
 DEFAULT_BLOCK_V4 = 24  # 256 addresses: two of Kubernetes' 110 pods a node, and room for churn
 DEFAULT_SESSION_S = 30
@@ -27,9 +28,9 @@ _MOST_POOLS = 64
 _MOST_BLOCKS = 1 << 20
 _LARGEST_BLOCK_BITS = 16
 _KEYS = (
-    "endpoints", "pool", "blockSize", "node", "address", "prefix", "ca", "cert", "key",
-    "credentials", "fencing", "sessionTTL", "timeout", "lowWater", "highWater", "minimumAge",
-    "network", "dataDir",
+    "engine", "options", "endpoints", "pool", "blockSize", "node", "address", "prefix", "ca",
+    "cert", "key", "credentials", "fencing", "sessionTTL", "timeout", "lowWater", "highWater",
+    "minimumAge", "network", "dataDir",
 )  # fmt: skip
 # A transaction of etcd has at most 128 operations by default; a block needs two.
 LARGEST_RUN = 32
@@ -119,12 +120,13 @@ class Settings:
 
     ``pool`` has one range set a family, cut into blocks; ``geometries`` has one entry a CIDR.
     ``text`` is what every node has to agree on. ``host_name`` is the node's name when the settings
-    give none. Raises ConfigError with the path of the field.
+    give none. ``options`` are the engine's own, which it reads itself. Raises ConfigError with the
+    path of the field.
     """
 
     __slots__ = (
-        "addresses", "ca", "cert", "credentials", "data_dir", "endpoints", "fencing",
-        "geometries", "key", "network", "node", "pool", "prefix", "session_s", "text",
+        "addresses", "ca", "cert", "credentials", "data_dir", "endpoints", "engine", "fencing",
+        "geometries", "key", "network", "node", "options", "pool", "prefix", "session_s", "text",
         "timeout_s", "watermarks",
     )  # fmt: skip
 
@@ -144,7 +146,11 @@ class Settings:
                     value=value,
                     hint=f"the keys are {', '.join(_KEYS)}",
                 )
-        self.endpoints = _endpoints(holder, path)
+        self.engine = reader.text(holder, "engine", path) or ETCD
+        self.options = reader.mapping(holder, "options", path)
+        self.endpoints = _endpoints(holder, path) if self.engine == ETCD else ()
+        if self.options and self.engine == ETCD:
+            raise reader.refused(f"{path}.options", self.options, "known to the engine etcd")
         self.prefix = _prefix(holder, path)
         self.node = _node(holder, path, host_name)
         self.network = reader.text(holder, "network", path)

@@ -42,15 +42,18 @@ BOOT_NUMBER_KEY = b"boot number"
 SWEPT_KEY = b"swept"  # the number of the boot whose predecessors' leases are all released
 LAST_NETWORK_KEY = b"last network"
 
+ALL: list[Table] = []  # in the order in which they are declared; every table is one of them
+
 
 class Table:
     """One database of a store. Each call is O(log entries) unless it says otherwise."""
 
     __slots__ = ("_at", "name")
 
-    def __init__(self, name: str, at: int) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self._at = at  # its place in what a transaction knows as its databases
+        self._at = len(ALL)  # its place among a transaction's ``databases``
+        ALL.append(self)
 
     def __repr__(self) -> str:
         return f"<Table {self.name}>"
@@ -196,19 +199,15 @@ def _behind(prefix: bytes) -> bytes:
     return kept[:-1] + bytes((kept[-1] + 1,)) if kept else b""
 
 
-META = Table("meta", 0)
-NETWORKS = Table("networks", 1)
-STATES = Table("states", 2)
-PAGES = Table("pages", 3)
-LEASES = Table("leases", 4)
-OWNERS = Table("owners", 5)
-COOLDOWN = Table("cooldown", 6)
-RESERVATIONS = Table("reservations", 7)
-STICKY = Table("sticky", 8)
-EVENTS = Table("events", 9)
-MISSING = Table("missing", 10)
-BLOCKS = Table("blocks", 11)
-ALL = (
-    META, NETWORKS, STATES, PAGES, LEASES, OWNERS, COOLDOWN, RESERVATIONS, STICKY, EVENTS, MISSING,
-    BLOCKS,
-)  # fmt: skip
+META = Table("meta")
+NETWORKS = Table("networks")
+STATES = Table("states")
+PAGES = Table("pages")
+LEASES = Table("leases")
+OWNERS = Table("owners")
+COOLDOWN = Table("cooldown")
+RESERVATIONS = Table("reservations")
+STICKY = Table("sticky")
+EVENTS = Table("events")
+MISSING = Table("missing")
+BLOCKS = Table("blocks")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fastipam.errors import ConfigError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -9,10 +11,10 @@ if TYPE_CHECKING:
     from fastipam.cluster.engine import Engine
     from fastipam.configuration.cluster import Settings
 
-# The key of the settings that chooses an engine, and the module whose ``open_engine`` opens it.
+# The value of ``engine`` in the settings, and the module whose ``open_engine`` opens that engine.
 # A claim of the directly run plugin imports one module, so they are names here.
 ENGINES = {
-    "endpoints": "fastipam.cluster.engines.etcd.engine",
+    "etcd": "fastipam.cluster.engines.etcd.engine",
 }
 
 
@@ -21,7 +23,14 @@ def connect(settings: Settings) -> Engine:
 
     Raises ConfigError for settings that the engine cannot use.
     """
-    name = next(name for key, name in ENGINES.items() if getattr(settings, key))
+    name = ENGINES.get(settings.engine)
+    if name is None:
+        raise ConfigError(
+            f"{settings.engine!r} is not an engine",
+            field="cluster.engine",
+            value=settings.engine,
+            hint=f"the engines are {', '.join(ENGINES)}",
+        )
     engine: Engine = _module(name).open_engine(settings)
     return engine
 
