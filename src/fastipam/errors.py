@@ -119,9 +119,7 @@ class PoolExhausted(FastipamError):
         self.retry_after_s = retry_after_s
 
 
-class AddressInUse(FastipamError):
-    """The requested ``address`` is assigned to another ``owner`` (container id, interface)."""
-
+class _OfAddress(FastipamError):
     def __init__(
         self,
         message: str,
@@ -133,6 +131,10 @@ class AddressInUse(FastipamError):
         super().__init__(message, hint=hint)
         self.address = address
         self.owner = owner
+
+
+class AddressInUse(_OfAddress):
+    """The requested ``address`` is assigned to another ``owner`` (container id, interface)."""
 
 
 class AddressNotInRange(FastipamError, ValueError):
@@ -161,20 +163,8 @@ class DuplicateAllocation(FastipamError):
         self.owner = owner
 
 
-class LeaseMissing(FastipamError):
+class LeaseMissing(_OfAddress):
     """CHECK found that ``owner`` does not have ``address``, or no address if that is empty."""
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        address: str = "",
-        owner: tuple[str, str] | None = None,
-        hint: str | None = None,
-    ) -> None:
-        super().__init__(message, hint=hint)
-        self.address = address
-        self.owner = owner
 
 
 class ClusterError(FastipamError):

@@ -39,8 +39,7 @@ def test_record_round_trip(
     again = Record.read(record.pack())
     assert all(getattr(again, name) == getattr(record, name) for name in Record.__slots__)
     owner = (record.container_id, record.ifname)
-    assert again.is_owned_by(*owner) == (state == ASSIGNED)
-    assert not again.is_owned_by(record.container_id + "x", record.ifname)
+    assert (again.state, again.container_id, again.ifname) == (state, *owner)
     assert lease_record.is_assigned_to(record.pack(), records_keys.owner_name(*owner)) == (
         state == ASSIGNED
     )

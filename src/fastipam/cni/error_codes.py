@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from typing import Final
 
 INCOMPATIBLE_VERSION: Final = 1
-UNSUPPORTED_FIELD: Final = 2
 BAD_ENVIRONMENT: Final = 4
 IO_FAILURE: Final = 5
 DECODING_FAILURE: Final = 6

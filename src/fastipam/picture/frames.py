@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from fastipam.addressing.addresses import BITS, format_cidr, format_ip
+from fastipam.addressing.addresses import BITS, format_cidr
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,12 +48,6 @@ class Frame(NamedTuple):
         """Return the CIDR of one of ``2**parts_bits`` equal parts."""
         bits = self.bits - parts_bits
         return format_cidr(self.family, self.first + (number << bits), BITS[self.family] - bits)
-
-    def cell_text(self, cell: int) -> str:
-        """Return the address of a cell, or the CIDR of its addresses."""
-        if self.shift:
-            return self.part(cell, self.cell_bits)
-        return format_ip(self.family, self.first + cell)
 
 
 def frames(pool: Pool, touched: dict[int, Sequence[int]], max_bits: int) -> tuple[list[Frame], int]:

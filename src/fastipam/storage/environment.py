@@ -78,11 +78,6 @@ class Environment:
         if self._env is not None:
             self._env.reader_check()
 
-    @property
-    def in_transaction(self) -> bool:
-        """Whether this thread has a write transaction open."""
-        return getattr(self._local, "transaction", None) is not None
-
     def translate(self, error: Exception) -> StoreError:
         """Return the fastipam error for an error of LMDB or of the system."""
         return translate(error, self.path, self._map_size)

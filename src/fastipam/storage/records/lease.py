@@ -149,12 +149,6 @@ class Record:
         except Exception as error:
             raise StoreCorrupt(f"a lease cannot be read: {raw.hex()}", hint=CHECK_HINT) from error
 
-    def is_owned_by(self, container_id: str, ifname: str) -> bool:
-        """Return whether the address is assigned to exactly this owner."""
-        return (
-            self.state == ASSIGNED and self.container_id == container_id and self.ifname == ifname
-        )
-
 
 # A lease is written, and begins to cool, for every pod. These functions work on the packed record,
 # in a tenth of the time that a Record takes. ``name`` is an :func:`owner_name`.
