@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from typing import Any
 
+    from tests.cluster.memory import MemoryEngine
+
     from bench.cluster_sim.cluster import Cluster
     from fastipam.cluster.engine import KeyValue, Outcome
-    from fastipam.cluster.engines.memory import MemoryEngine
 
 COOLDOWN_S = 30.0
 ADD_TIMEOUT_S = 2.0

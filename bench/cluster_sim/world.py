@@ -7,8 +7,9 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from tests.cluster.memory import MemoryEngine
+
 from fastipam.cluster.engine import EngineUnavailable
-from fastipam.cluster.engines.memory import MemoryEngine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

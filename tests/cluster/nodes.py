@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from fastipam.cluster import schema
 from fastipam.cluster.deadline import Deadline
-from fastipam.cluster.engines.memory import MemoryEngine
 from fastipam.cluster.node.node import Node
 from fastipam.cluster.node.share import Share
 from fastipam.configuration.cluster import Settings
@@ -16,6 +15,7 @@ from fastipam.network import Network
 from fastipam.storage.records import block as block_record
 from fastipam.storage.records.block import ACTIVE
 from fastipam.storage.store import Store
+from tests.cluster.memory import MemoryEngine
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,10 +11,10 @@ from fastipam.cluster import schema
 from fastipam.cluster.admin.admin import release_node
 from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.engine import EngineTimeout, EngineUnavailable, KeyValue, Put
-from fastipam.cluster.engines.memory import MemoryEngine
 from fastipam.cluster.errors import ClusterRefused, NoBlock
 from fastipam.cluster.node.lock import NodeLock
 from fastipam.errors import AddressNotInRange, PoolExhausted
+from tests.cluster.memory import MemoryEngine
 
 from .nodes import Killed, Machine, assert_agree, assert_settled, init, owners, settings
 

@@ -22,7 +22,7 @@ from fastipam.cluster.engine import (
     Put,
     SessionGone,
 )
-from fastipam.cluster.engines.memory import MemoryEngine
+from tests.cluster.memory import MemoryEngine
 
 from .conftest import binary_of
 from .etcd import Etcd

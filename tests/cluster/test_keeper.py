@@ -14,12 +14,12 @@ from fastipam.cluster import schema
 from fastipam.cluster.admin.admin import release_node
 from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.engine import EngineUnavailable, Put
-from fastipam.cluster.engines.memory import MemoryEngine
 from fastipam.cluster.keeper import wanted
 from fastipam.cluster.keeper.keeper import Keeper
 from fastipam.configuration.policy import Policy
 from fastipam.errors import PoolExhausted
 from fastipam.storage import open_stores
+from tests.cluster.memory import MemoryEngine
 
 from .nodes import Machine, assert_settled, init, owners
 

@@ -10,9 +10,9 @@ import pytest
 
 import fastipam
 from fastipam.agent.clusters import Clusters
-from fastipam.cluster.engines.memory import MemoryEngine
 from fastipam.errors import ConfigError, TryLater
 from fastipam.storage.open_stores import close_store
+from tests.cluster.memory import MemoryEngine
 
 from .nodes import init, settings
 

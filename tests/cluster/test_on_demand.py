@@ -10,10 +10,10 @@ import pytest
 from fastipam.cluster.admin.admin import release_node
 from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.engine import EngineUnavailable
-from fastipam.cluster.engines.memory import MemoryEngine
 from fastipam.cluster.errors import ClusterRefused, NoBlock
 from fastipam.cluster.keeper import on_demand
 from fastipam.cluster.node.lock import NodeLock
+from tests.cluster.memory import MemoryEngine
 
 from .nodes import Machine, assert_settled, init
 from .test_claims import claim

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from fastipam.agent.web import readings
-from fastipam.cluster.engines.memory import MemoryEngine
 from fastipam.picture import cells, layers
 from fastipam.picture.blocks import Owned, owned
+from tests.cluster.memory import MemoryEngine
 
 from .nodes import NETWORK, Machine, init
 from .test_claims import claim

@@ -11,9 +11,9 @@ import pytest
 
 from fastipam import namespaces
 from fastipam.cluster.deadline import Deadline
-from fastipam.cluster.engines.memory import MemoryEngine
 from fastipam.cluster.node import recovery
 from fastipam.errors import AddressInUse
+from tests.cluster.memory import MemoryEngine
 from tests.e2e.tools import require_root
 
 from .nodes import Machine, assert_settled, init

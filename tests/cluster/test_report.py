@@ -12,10 +12,10 @@ from fastipam.cluster.admin import report
 from fastipam.cluster.admin.admin import release_node
 from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.engine import Delete, Put
-from fastipam.cluster.engines.memory import MemoryEngine
 from fastipam.cluster.errors import NoBlock
 from fastipam.picture import cells
 from fastipam.storage.records import block as block_record
+from tests.cluster.memory import MemoryEngine
 
 from .nodes import Machine, init
 from .test_claims import claim

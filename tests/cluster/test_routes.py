@@ -11,7 +11,7 @@ import pytest
 from fastipam.cluster.admin import routes
 from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.engine import Compacted, EngineUnavailable
-from fastipam.cluster.engines.memory import MemoryEngine
+from tests.cluster.memory import MemoryEngine
 
 from .nodes import Machine, init
 from .test_claims import claim

@@ -14,7 +14,7 @@ from fastipam.agent.clusters import Clusters
 from fastipam.agent.web.metrics import Metrics
 from fastipam.cluster import deadline
 from fastipam.cluster.deadline import Deadline
-from fastipam.cluster.engines.memory import MemoryEngine
+from tests.cluster.memory import MemoryEngine
 
 from .etcd import Etcd
 from .nodes import Machine, init, settings

@@ -1,7 +1,7 @@
 """The interface of the shared store: a small linearizable key-value store.
 
-``engines/`` holds what implements it: etcd, and a store in memory for tests and the simulator.
-``tests/cluster/test_conformance.py`` runs on each. Cluster mode needs a compare-and-swap
+``engines/`` holds what implements it. ``tests/cluster/memory.py`` implements it in memory, for tests
+and the simulator, and ``tests/cluster/test_conformance.py`` runs on each. Cluster mode needs a compare-and-swap
 transaction, a listing at one revision, sessions (etcd calls them leases) and a way to wait for
 changes.
 

@@ -1,4 +1,4 @@
-"""The engine in memory, for unit tests and the simulator: the semantics of etcd, not durable.
+"""An engine in memory, for tests and the simulator: the semantics of etcd, not durable.
 
 It has compare-and-swap on revisions, sessions on a clock that the caller moves, watches,
 compaction, and a hook before and after every call that can lose the request or its answer.
