@@ -1,9 +1,8 @@
 """The interface of the shared store: a small linearizable key-value store.
 
-``engines/`` holds what implements it. ``tests/cluster/memory.py`` implements it in memory, for tests
-and the simulator, and ``tests/cluster/test_conformance.py`` runs on each. Cluster mode needs a compare-and-swap
-transaction, a listing at one revision, sessions (etcd calls them leases) and a way to wait for
-changes.
+``engines/`` holds what implements it; ``tests/cluster/memory.py`` does so in memory, for tests and
+the simulator. Cluster mode needs a compare-and-swap transaction, a listing at one revision,
+sessions (etcd calls them leases) and a way to wait for changes.
 
 Every call is synchronous and safe to make from several threads. Every call takes ``deadline_s``:
 it returns or raises within that many seconds. It may raise::
