@@ -1103,14 +1103,14 @@ cdef class StoredPages(_Tree):
             page.dirty = False
 
     def next_free(self, first, last):
-        """Return the first free index in first..last, both included, or None. O(1)."""
+        """Return the first free index from first to last, both included, or None. O(levels)."""
         cdef u128 found
         if self._next_free(from_python(first), from_python(last), &found):
             return to_python(found)
         return None
 
     def take_first(self, first, last):
-        """Take and return the first free index in first..last, or None if all are taken. O(1)."""
+        """Take and return the first free index from first to last, or None. O(levels)."""
         cdef u128 found
         cdef Page* page
         if not self._next_free(from_python(first), from_python(last), &found):
@@ -1120,11 +1120,11 @@ cdef class StoredPages(_Tree):
         return to_python(found)
 
     def acquire(self, index):
-        """Take this index and return whether it was free. O(1)."""
+        """Take this index and return whether it was free. O(levels)."""
         return self._set(from_python(index)) == 1
 
     def release(self, index):
-        """Release this index and return whether it was taken. O(1)."""
+        """Release this index and return whether it was taken. O(levels)."""
         return self._clear(from_python(index)) == 1
 
     def take(self, first, last, Py_ssize_t wanted):

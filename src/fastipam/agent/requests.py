@@ -32,7 +32,7 @@ LATER = Answer(-1, b"", b"")
 
 
 class Observer:
-    """What is told of requests and batches; metrics and samples override its methods."""
+    """The listener to requests and batches. Metrics and samples override its methods."""
 
     def request(self, verb: str, status: int, output: bytes, seconds: float) -> None:
         """Note a request that was answered ``seconds`` after it had arrived."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fastipam.storage.transaction import Transaction
 
 # A release adds one address to the cool-down queue, and an assignment frees up to this many whose
-# cool-down has ended: the queue shrinks whenever it can, and no call pays for a burst.
+# cool-down has ended. So the queue shrinks, and no single call has to free a burst.
 EXPIRE_PER_CALL = 4
 MOST_EXPIRED = 1024  # in one transaction, when no address is free otherwise; other writers wait
 

@@ -1,7 +1,4 @@
-"""The errors for an address that is not assigned: who has it, and when it may be had.
-
-Imported when a call is refused.
-"""
+"""The errors that refuse an address: who has it, when one is free. Imported when one is raised."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ class Filter:
         )
 
     def fits_event(self, event: Event) -> bool:
-        """Return whether an event is wanted, whatever its kind and time."""
+        """Return whether an event's address and owner match; kind and time are not checked here."""
         return self.covers(event.family, event.value) and self._fits_owner(event)
 
     def _fits_owner(self, one: Record | Event) -> bool:

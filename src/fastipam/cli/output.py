@@ -170,7 +170,7 @@ def lines(
 
 
 def _cell(value: Any) -> str:
-    """Return the text of a cell, never empty: awk finds as many words in a row as columns."""
+    """Return the text of a cell, with a placeholder if empty: awk finds one word per column."""
     return printable(str(value)) or _EMPTY
 
 

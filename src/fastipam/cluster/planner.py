@@ -317,7 +317,7 @@ def longest_run(
 
 
 def runs(numbers: Iterable[int]) -> Iterator[range]:
-    """Return blocks as the fewest aligned runs, ascending: one route each. O(n log n)."""
+    """Return the blocks as the fewest aligned runs, ascending: one route per run. O(n log n)."""
     left: Sequence[int] = sorted(set(numbers))
     at = 0
     while at < len(left):

@@ -12,7 +12,8 @@ All keys of a network begin with its prefix (``/fastipam/NETWORK/``). A value is
 ``wanted/NODE``        the mark of a node in need, and of how many blocks; ends with its session
 =====================  ==================================================================
 
-Every transaction that changes ``blocks`` changes ``owned`` in the same way.
+Every transaction that changes ``blocks`` changes ``owned`` in the same way. A block's record
+in the local store of its owner is ``storage/records/block.py``.
 """
 
 from __future__ import annotations

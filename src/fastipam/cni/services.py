@@ -41,7 +41,7 @@ class Services:
     def ask_for_blocks(
         self, store: Store, network: str, settings: Settings, who: str
     ) -> str | None:
-        """Ask for blocks; return why there are none yet, or None: the request has to claim them."""
+        """Ask for blocks; return why none is there yet, or None if the request has to claim one."""
 
     def warning(self, store: Store, network: str) -> str | None:
         """Return what an operator should hear of a network that is served, or None."""

@@ -29,8 +29,8 @@ except ImportError:  # pragma: no cover  # an interpreter without the C accelera
     make_scanner = None
     from json.encoder import encode_basestring_ascii
 
-# A configuration has a few hundred bytes, a GC request about 100 and three values' worth of marks
-# an attachment. The two limits bound the memory and the time that a hostile document can take.
+# Marks are , [ and {. A configuration has a few hundred bytes, a GC request about 100 and three
+# marks an attachment. The two limits bound the memory and time that a hostile document can take.
 LARGEST = 4 << 20
 _MOST_MARKS = 1 << 17
 
@@ -232,7 +232,7 @@ def ip(value: str, field: str) -> tuple[int, int] | None:
 
 
 def is_path(value: Any) -> bool:
-    """Return whether an operating system could have a file of this name."""
+    """Return whether the value can be a file name: not empty, no NUL, encodable."""
     if not isinstance(value, str) or not value or "\0" in value:
         return False
     try:

@@ -183,7 +183,7 @@ def _legend(picture: Picture, layer: Layer | None) -> Image.Image:
 
 
 def _states(draw: ImageDraw.ImageDraw, picture: Picture, top: int, layer: Layer | None) -> int:
-    """Draw the states with their colours and numbers of addresses; return the next top."""
+    """Draw the states, their colours and their counts; return the y coordinate below them."""
     size = picture.stats["size"]
     shown = np.sum([panel.tally(0)[0] for panel in picture.panels], axis=0)
     for code, state in enumerate(STATES):
@@ -207,7 +207,7 @@ def _swatch(draw: ImageDraw.ImageDraw, top: int, colour: Colour) -> None:
 
 
 def _layer_key(draw: ImageDraw.ImageDraw, image: Image.Image, layer: Layer, top: int) -> int:
-    """Draw the colours of a layer; return the next top."""
+    """Draw the colours of a layer; return the y coordinate below them."""
     if layer.kind == AGE:
         draw.text((0, top), "assigned, coloured by age", font=_font(15), fill=TEXT)
         top += 28

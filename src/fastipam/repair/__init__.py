@@ -94,7 +94,7 @@ class _Repairer:
             tables.NETWORKS.delete(txn, key)
             self._did("network", name, key.hex(), "removed an entry that led nowhere")
         for network_id in sorted(strays):
-            # When one name has no id and one id has no name, they belong together.
+            # If exactly one name lacks an id and exactly one id lacks a name, pair them.
             alone = len(strays) == len(nameless) == 1
             key = nameless[0] if alone else f"recovered-{network_id}".encode()
             name = key.decode(keys.ENCODING, keys.ERRORS)

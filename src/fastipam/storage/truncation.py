@@ -54,7 +54,7 @@ class _File:
         return [newest[4], newest[5]] if newest[:2] == (_MAGIC, _FORMAT) else []
 
     def walk(self, database: bytes, *, into_leaves: bool) -> None:
-        """Require every page of a database, and with ``into_leaves`` what its leaves point to."""
+        """Check that a database's pages exist, with ``into_leaves`` also those its leaves name."""
         _, _, depth, _, _, _, _, root = _DB.unpack(database)
         level = [] if root == _NONE else [root]
         while level and depth > 1:

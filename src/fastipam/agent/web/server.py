@@ -32,7 +32,7 @@ PLAIN = "text/plain; charset=utf-8"
 MOST_CONNECTIONS = 32
 _HEALTH_S = 2.0
 _ACCEPT_AGAIN_S = 0.1  # after accept failed, because there was no descriptor for example
-_MOST_FIELDS = 16  # of a query; no path has more than four
+_MOST_FIELDS = 16  # fields in a URL's query; no route reads more than four
 _COMPRESS_FROM = 600  # bytes; less fits into one packet anyway
 # Script that got into the page could load nothing from another host and send nothing to one, and no
 # other page can frame this one.

@@ -211,7 +211,7 @@ def connect(server: Server, files: TlsFiles | None, deadline: float) -> Connecti
     from fastipam.cluster.engines.tls import TlsLink
 
     assert files is not None
-    context = files.context()  # an unusable file is an error whether or not anybody listens
+    context = files.context()  # before connecting: a bad file is an error even if no server answers
     plain = _Plain(_open(server, deadline))
     try:
         link = TlsLink(plain, server.text)

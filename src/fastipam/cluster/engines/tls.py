@@ -109,7 +109,7 @@ class TlsLink:
         self._below.close()
 
     def _pump(self, step: Callable[[], T], deadline: float) -> T:
-        """Make one step of TLS; carry its bytes between memory and socket as long as it asks."""
+        """Run one TLS operation; copy its bytes between memory and socket until it finishes."""
         while True:
             try:
                 done = step()

@@ -1,10 +1,10 @@
-"""Recovery of a node that lost its store: the addresses in this machine's network namespaces.
+"""Recovery of a node that lost its store: addresses in use, asked of the kernel (rtnetlink).
 
 The node's pods may still run, and their addresses are in their namespaces. So before any address
 of a found block is assigned, the node reads which of its addresses are in use there.
 
 A namespace is found by a file in the directories where runtimes mount them, or by a process that
-runs in it. A thread of its own enters it and asks the kernel (rtnetlink, RTM_GETADDR).
+runs in it. A thread of its own enters it and asks the kernel (RTM_GETADDR).
 """
 
 from __future__ import annotations

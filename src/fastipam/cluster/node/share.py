@@ -1,4 +1,4 @@
-"""A node's share of a cluster: its records in its own store, and how they change."""
+"""A node's share of a cluster: its records in the local store, and how they change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The records of a cluster's blocks, and of this node as a member of its cluster.
+"""The local store's records of a cluster's blocks, and of this node as a member of the cluster.
+
+The record of a block in the shared store is in ``cluster/schema.py``.
 
 ==================================================  ===============================================
 key in ``blocks``                                   value
