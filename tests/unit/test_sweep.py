@@ -12,6 +12,7 @@ from fastipam.backup import backup, restore
 from fastipam.ipam import Ipam
 from fastipam.namespaces import look, mount_namespace
 from fastipam.network import Network
+from fastipam.repair import repair
 from fastipam.storage import tables
 from fastipam.sweep import Report, Sweeper, missing_count, sweep
 from fastipam.testing import Clock
@@ -538,3 +539,18 @@ def test_many(ipam: Ipam, run: Path, clock: Clock) -> None:
     assert names(ipam.network("n")) == ["alive"]
     assert len(names(ipam.network("m"))) == 600
     assert not verify(ipam.store)
+
+
+def test_repaired_meanwhile(ipam: Ipam, net: Network, run: Path, clock: Clock) -> None:
+    """A lost state takes the network's clock with it: the grace time begins at the next sweep."""
+    start(net, run, "a").unlink()
+    net.reserve("10.0.0.9")  # the network's clock is ahead of the wall clock now
+    sweep(ipam)
+    assert missing_count(ipam.store) == 1
+    with ipam.store.write() as txn:
+        tables.STATES.clear(txn)
+    repair(ipam.store)
+    assert missing_count(ipam.store) == 0
+    sweep(ipam)
+    clock.advance(60)
+    assert [lease.container_id for lease in sweep(ipam).released] == ["a"]

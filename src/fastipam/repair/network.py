@@ -278,7 +278,8 @@ class NetworkRepair:
     def _repair_notes(self) -> None:
         table = tables.MISSING
         for key, raw in self._of(table):
-            if keys.address_of(key) is None or not lease_record.is_missing(raw):
+            # A note's time is of the clock that was lost with the state.
+            if self._anew or keys.address_of(key) is None or not lease_record.is_missing(raw):
                 self._remove(table, key, "missing", "removed: the sweeper looks again")
 
     def _repair_blocks(self) -> None:
