@@ -125,11 +125,9 @@ def restore(
 
 @contextmanager
 def _workspace(store: Store) -> Iterator[str]:
-    """Make a directory for the copy that only the store's owner can read. Raises StoreError.
-
-    The process holds a lock on it. A directory without a lock was left by a process that was
-    killed, and is deleted.
-    """
+    """Make a directory for the copy that only the store's owner can read. Raises StoreError."""
+    # The process holds a lock on it. A directory without a lock was left by a process that was
+    # killed, and is deleted.
     try:
         for name in os.listdir(store.path):
             if name.startswith(_WORKSPACE):
@@ -225,10 +223,8 @@ class _Copy:
                 yield key, raw
 
     def _of_our_boots(self, raw: bytes) -> bytes:
-        """Return a lease with this store's number of its boot, or 0, which is before every boot.
-
-        Each store numbers boots for itself. Opening the backup counted the current boot there.
-        """
+        """Return a lease with this store's number of its boot, or 0, which is before every boot."""
+        # Each store numbers boots for itself. Opening the backup counted the current boot there.
         boot = self._txn.store.boot if lease_record.boot_of(raw) == self._snapshot.store.boot else 0
         return lease_record.with_boot(raw, boot)
 
@@ -243,10 +239,8 @@ class _Copy:
         return {keys.network_id_of(raw): given.get(key, 0) for key, raw in known}
 
     def _unswept(self, key: bytes, raw: bytes) -> bytes:
-        """Return a state that searches leases of earlier boots again and repeats no generation.
-
-        So a release that names a lease made after the backup finds no other lease.
-        """
+        """Return a state that searches leases of earlier boots again and repeats no generation."""
+        # So a release that names a lease made after the backup finds no other lease.
         state = NetworkState(keys.network_id_of(key), raw)
         state.swept, state.sweep = 0, (0, 0)
         state.generation = max(state.generation, self._generations.get(state.network_id, 0))

@@ -32,25 +32,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 __all__ = [
-    "AddressInUse",
-    "AddressNotInRange",
-    "ClusterError",
-    "ConfigError",
-    "DecodingError",
-    "DuplicateAllocation",
-    "FastipamError",
-    "LeaseMissing",
-    "PoolExhausted",
-    "StoreBusy",
-    "StoreClosed",
-    "StoreCorrupt",
-    "StoreError",
-    "StoreForked",
-    "StoreFull",
-    "StoreUnavailable",
-    "StoreVersion",
-    "TryLater",
-]
+    "AddressInUse", "AddressNotInRange", "ClusterError", "ConfigError", "DecodingError",
+    "DuplicateAllocation", "FastipamError", "LeaseMissing", "PoolExhausted", "StoreBusy",
+    "StoreClosed", "StoreCorrupt", "StoreError", "StoreForked", "StoreFull", "StoreUnavailable",
+    "StoreVersion", "TryLater",
+]  # fmt: skip
 
 
 class FastipamError(Exception):

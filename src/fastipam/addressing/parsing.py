@@ -82,10 +82,8 @@ def build_pool(
 def _overlap(
     left: Sequence[Range], right: Sequence[Range], *, same: bool
 ) -> tuple[Range, Range] | None:
-    """Return the first pair of ranges that share an address, or None.
-
-    ``same`` says that both lists are one: a range is not compared with itself.
-    """
+    """Return the first pair of ranges that share an address, or None."""
+    # ``same`` says that both lists are one: a range is not compared with itself.
     for at, one in enumerate(left):
         for other in right[at + 1 :] if same else right:
             if one.family == other.family and one.start <= other.end and other.start <= one.end:

@@ -105,9 +105,7 @@ class Range:
         subnet_text = format_cidr(family, first, length)
         if not first <= low <= last:
             raise ConfigError(
-                f"rangeStart {start} is not in {subnet_text}",
-                field=f"{dot}rangeStart",
-                value=start,
+                f"rangeStart {start} is not in {subnet_text}", field=f"{dot}rangeStart", value=start
             )
         if not first <= high <= last:
             raise ConfigError(
@@ -156,9 +154,7 @@ def _bound(text: str | None, default: int, family: int, field: str) -> int:
     its_family, value = _parse_in(text, field)
     if its_family != family:
         raise ConfigError(
-            f"{text} is not an IPv{family} address as its subnet is",
-            field=field,
-            value=text,
+            f"{text} is not an IPv{family} address as its subnet is", field=field, value=text
         )
     return value
 
@@ -174,11 +170,7 @@ class RangeSet:
     __slots__ = ("block_length", "excluded", "family", "intervals", "ranges", "size", "starts")
 
     def __init__(
-        self,
-        ranges: Sequence[Range],
-        excluded: Sequence[Interval] = (),
-        *,
-        block_length: int = 0,
+        self, ranges: Sequence[Range], excluded: Sequence[Interval] = (), *, block_length: int = 0
     ) -> None:
         self.block_length = block_length
         self.ranges = tuple(ranges)
@@ -234,11 +226,9 @@ class RangeSet:
             yield from intervals[:at]
 
     def _locate(self, cursor: int | None) -> tuple[int | None, int, int]:
-        """Return (number, low, high) of the interval that holds the cursor.
-
-        When the cursor is now excluded, the next interval is returned. The number is None when the
-        search begins at the first range.
-        """
+        """Return (number, low, high) of the interval that holds the cursor."""
+        # When the cursor is now excluded, the next interval is returned. The number is None when
+        # the search begins at the first range.
         if cursor is None:
             return None, 0, 0
         for at, (low, high) in enumerate(self.intervals):

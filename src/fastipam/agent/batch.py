@@ -90,10 +90,8 @@ class Executor:
         return answers
 
     def _commit(self, requests: Sequence[Request], *, nested: bool) -> list[Answer] | None:
-        """Handle the requests and commit.
-
-        Return None, with nothing changed, when a request has failed in the middle of a change.
-        """
+        """Handle the requests and commit."""
+        # Return None, with nothing changed, when a request has failed in the middle of a change.
         answers = []
         touched = []
         with Batch(nested=nested) as batch:

@@ -73,10 +73,7 @@ class Housekeeping:
 
     def _give_up(self, what: str, error: Exception) -> None:
         log.warning(
-            "housekeeping of %s was given up, the next is in %gs: %s",
-            what,
-            self._interval_s,
-            error,
+            "housekeeping of %s was given up, the next is in %gs: %s", what, self._interval_s, error
         )
 
     def _end(self) -> None:

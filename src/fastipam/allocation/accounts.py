@@ -64,9 +64,7 @@ def read_pool(text: str, store: Environment, name: str) -> Pool:
 
 def _unreadable(store: Environment, name: str, ranges: bytes | str) -> StoreCorrupt:
     return StoreCorrupt(
-        f"the ranges of network {name} cannot be read: {ranges!r}",
-        path=store.path,
-        hint=CHECK_HINT,
+        f"the ranges of network {name} cannot be read: {ranges!r}", path=store.path, hint=CHECK_HINT
     )
 
 

@@ -42,11 +42,7 @@ def assign(ledger: Ledger, pool: Pool, owners: list[Owner]) -> list[Lease]:
 
 
 def _write(
-    ledger: Ledger,
-    owners: Sequence[Owner],
-    index: int,
-    range_set: RangeSet,
-    values: Sequence[int],
+    ledger: Ledger, owners: Sequence[Owner], index: int, range_set: RangeSet, values: Sequence[int]
 ) -> tuple[list[Lease], list[bytes]]:
     """Write the leases of one range set; return them, and their addresses packed for owners."""
     family = range_set.family

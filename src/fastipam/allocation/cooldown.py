@@ -24,10 +24,7 @@ if TYPE_CHECKING:
 
 
 def cooling_of(
-    txn: Transaction | Snapshot,
-    network_id: int,
-    index: int | None,
-    range_set: RangeSet,
+    txn: Transaction | Snapshot, network_id: int, index: int | None, range_set: RangeSet
 ) -> Generator[tuple[bytes, int]]:
     """Yield (queue key, address) of the cooling addresses of a range set, longest idle first.
 

@@ -324,16 +324,10 @@ class Ledger(Accounts):
         return found
 
     def _give_back(
-        self,
-        key: bytes,
-        raw: bytes,
-        address: tuple[int, int],
-        together: list[tuple[int, int]],
+        self, key: bytes, raw: bytes, address: tuple[int, int], together: list[tuple[int, int]]
     ) -> None:
-        """Move an assigned address to its reservation or into cool-down.
-
-        ``together`` are the addresses that the owner releases now.
-        """
+        """Move an assigned address to its reservation or into cool-down."""
+        # ``together`` are the addresses that the owner releases now.
         state = self.state
         state.assigned -= 1
         if state.kept or lease_record.sticky_of(raw):

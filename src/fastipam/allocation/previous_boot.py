@@ -47,10 +47,8 @@ def step(ledger: Ledger, limit: int = BESIDE_A_CALL) -> None:
 
 
 def _stale_owner(ledger: Ledger, raw: bytes) -> bytes:
-    """Return the owner of a packed lease of an earlier boot, else an empty name.
-
-    A damaged lease keeps its address until `fastipam check --repair`, and does not stop any call.
-    """
+    """Return the owner of a packed lease of an earlier boot, else an empty name."""
+    # A damaged lease keeps its address until `fastipam check --repair`, and does not stop any call.
     try:
         if not lease_record.is_assigned(raw) or lease_record.boot_of(raw) == ledger.store.boot:
             return b""

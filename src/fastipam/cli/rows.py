@@ -128,12 +128,7 @@ class _Listing:
     """The rows of one network in one read transaction."""
 
     def __init__(
-        self,
-        txn: Snapshot,
-        name: str,
-        found: tuple[int, Pool],
-        wanted: Filter,
-        stamp: Stamps,
+        self, txn: Snapshot, name: str, found: tuple[int, Pool], wanted: Filter, stamp: Stamps
     ) -> None:
         self._txn = txn
         self._name = name
@@ -221,11 +216,9 @@ class _Listing:
             yield keys.read_cooldown_key(key)[3:]
 
     def _since(self) -> list[Address] | None:
-        """Return what was assigned since then, or None when the history does not go back so far.
-
-        O(events since then): it is read from its end to the first event before the time. A minute
-        more is read, because the clock may have been set back.
-        """
+        """Return what was assigned since then, or None when the history does not go back so far."""
+        # O(events since then): it is read from its end to the first event before the time. A minute
+        # more is read, because the clock may have been set back.
         state = self._txn.state(self._network_id)
         found: list[Address] = []
         assignments = 0

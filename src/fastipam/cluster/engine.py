@@ -50,8 +50,6 @@ class EngineTimeout(EngineError):
     ``ambiguous``: the call was a change, and the store may have made it.
     """
 
-    ambiguous: bool
-
     def __init__(self, message: str, *, ambiguous: bool = False, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.ambiguous = ambiguous
@@ -67,8 +65,6 @@ class SessionGone(EngineError):
 
 class Compacted(EngineError):
     """The events after the given revision are gone; ``revision`` is the oldest that is left."""
-
-    revision: int
 
     def __init__(self, message: str, *, revision: int = 0, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -190,13 +186,13 @@ class KeyEvent(_Record):
 
 
 class Engine(Protocol):
-    """A linearizable key-value store: every later call of any client sees what a call returned."""
+    """A linearizable key-value store: every later call of any client sees what a call returned.
+
+    Every method that asks the store raises EngineUnavailable, EngineTimeout and EngineDenied.
+    """
 
     def get(self, key: bytes, *, deadline_s: float) -> KeyValue | None:
-        """Return the key as it is now, or None. One round trip; repeated on another endpoint.
-
-        Raises EngineUnavailable, EngineTimeout (never ambiguous), EngineDenied.
-        """
+        """Return the key as it is now, or None. One round trip; repeated on another endpoint."""
 
     def list(
         self, prefix: bytes, *, limit: int = 0, deadline_s: float
@@ -205,8 +201,6 @@ class Engine(Protocol):
 
         O(keys), one round trip a thousand, all at one revision. ``limit`` > 0 stops after so many.
         An empty prefix means every key. A watch from that revision misses nothing.
-
-        Raises EngineUnavailable, EngineTimeout (never ambiguous), EngineDenied.
         """
 
     def transact(
@@ -216,11 +210,8 @@ class Engine(Protocol):
 
         At most MAX_OPERATIONS of each, and no key in two operations. The engine does not repeat a
         request that was sent: see Outcome and EngineTimeout. Returns after a majority of the
-        members has stored the change.
-
-        Raises EngineUnavailable (nothing was changed), EngineTimeout (``ambiguous``: the change
-        may have been made), EngineDenied, SessionGone; ValueError for too many operations or a
-        key in two of them.
+        members has stored the change. A timeout may be ``ambiguous``. Raises SessionGone, and
+        ValueError for too many operations or a key in two of them.
         """
 
     def open_session(self, ttl_s: int, *, deadline_s: float) -> int:
@@ -228,21 +219,13 @@ class Engine(Protocol):
 
         The id is never 0. An engine may choose a longer time. A session whose opening was not
         answered expires by itself, so the caller opens another.
-
-        Raises EngineUnavailable, EngineTimeout, EngineDenied.
         """
 
     def keep_session(self, session: int, *, deadline_s: float) -> float:
-        """Renew the session; return the seconds until it expires, 0.0 when it is gone.
-
-        Idempotent. Raises EngineUnavailable, EngineTimeout, EngineDenied.
-        """
+        """Renew the session; return the seconds until it expires, or 0.0. Idempotent."""
 
     def close_session(self, session: int, *, deadline_s: float) -> None:
-        """End the session and delete its keys. Idempotent: a session that is gone is no error.
-
-        Raises EngineUnavailable, EngineTimeout (``ambiguous``), EngineDenied.
-        """
+        """End the session and delete its keys. Idempotent. A timeout may be ``ambiguous``."""
 
     def watch(
         self, prefix: bytes, revision: int, *, deadline_s: float
@@ -251,9 +234,8 @@ class Engine(Protocol):
 
         Returns as soon as there is an event, with all that are there, in order of revision, and
         never a part of one transaction; or at the deadline with none. A next call with the
-        returned revision misses and repeats nothing. ``revision`` 0 means from now on.
-
-        Raises Compacted, EngineUnavailable, EngineDenied.
+        returned revision misses and repeats nothing. ``revision`` 0 means from now on. Raises
+        Compacted.
         """
 
     def local_addresses(self) -> tuple[str, ...]:

@@ -1,14 +1,4 @@
-"""The errors between a node and its cluster; ``engine`` has those of the shared store.
-
-::
-
-    FastipamError
-    ├── ClusterError
-    │   ├── ClusterRefused   settings, name or epoch are not the cluster's: tell the operator
-    │   └── ClusterCorrupt   a key or value of the shared store is not fastipam's: the same
-    └── TryLater
-        └── NoBlock          no block could be claimed, and why
-"""
+"""The errors between a node and its cluster; ``engine`` has those of the shared store."""
 
 from __future__ import annotations
 

@@ -352,6 +352,5 @@ def _status(call: _Call) -> None:
         raise CniError(LIMITED, error.message, error.hint or "") from error
     if exhausted is not None:
         raise CniError(
-            NOT_AVAILABLE,
-            f"no address is free in range set {exhausted} of network {config.name}",
+            NOT_AVAILABLE, f"no address is free in range set {exhausted} of network {config.name}"
         )

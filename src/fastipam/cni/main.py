@@ -77,12 +77,10 @@ _OLDEST_NS = 3600 * 10**9  # the launcher does not wait longer, so an older stam
 
 
 def _started(wall_ns: int, monotonic_ns: int) -> int:
-    """Return when the process began, by a wall clock that may have stepped while input was read.
-
-    It is the earlier of what the clock said then and what it would say now of then. GC spares
-    younger leases, so it then releases no lease that was assigned meanwhile, before or after a
-    step.
-    """
+    """Return when the process began, by a wall clock that may have stepped while input was read."""
+    # It is the earlier of what the clock said then and what it would say now of then. GC spares
+    # younger leases, so it then releases no lease that was assigned meanwhile, before or after a
+    # step.
     return min(wall_ns, time.time_ns() - (time.monotonic_ns() - monotonic_ns))
 
 

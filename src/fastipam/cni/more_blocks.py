@@ -86,11 +86,7 @@ def provide(services: Services, config: Config, store: Store, who: str = "") -> 
 
 
 def allocate_again(
-    services: Services,
-    config: Config,
-    store: Store,
-    who: str,
-    allocate: Callable[[Network], Lease],
+    services: Services, config: Config, store: Store, who: str, allocate: Callable[[Network], Lease]
 ) -> Lease:
     """Serve an ADD for which this node's blocks have no free address.
 

@@ -66,10 +66,7 @@ class _Blank:
 
 
 def build(
-    version: Version,
-    leases: Sequence[Lease | _Blank],
-    routes: Sequence[Route],
-    dns: dict[str, Any],
+    version: Version, leases: Sequence[Lease | _Blank], routes: Sequence[Route], dns: dict[str, Any]
 ) -> dict[str, Any]:
     """Return the result object, its keys in libcni's order."""
     result: dict[str, Any] = {"cniVersion": ".".join(map(str, version))}

@@ -324,10 +324,8 @@ def _pool(one: object, field: str) -> Range:
 
 
 def _block_lengths(holder: dict[str, Any], path: str, families: set[int]) -> dict[int, int]:
-    """Return the block length of each family.
-
-    A single number is IPv4's; IPv6 blocks have as many addresses then.
-    """
+    """Return the block length of each family."""
+    # A single number is IPv4's; IPv6 blocks have as many addresses then.
     value = holder.get("blocksize")
     field = f"{path}.blockSize"
     listed = value if isinstance(value, list) else [value]
@@ -347,10 +345,7 @@ def _block_lengths(holder: dict[str, Any], path: str, families: set[int]) -> dic
 
 
 def _cut(
-    ranges: list[Range],
-    lengths: dict[int, int],
-    exclude: Sequence[tuple[int, int, int]],
-    path: str,
+    ranges: list[Range], lengths: dict[int, int], exclude: Sequence[tuple[int, int, int]], path: str
 ) -> Pool:
     """Return the pool: one range set a family, IPv4 first, each cut into blocks."""
     families = sorted({each.family for each in ranges})

@@ -346,10 +346,8 @@ class Network(Reading):
         return gc.unlisted(self.raw_leases(), valid, before_ns)
 
     def _release_stale(self, stale: Sequence[Stale]) -> list[tuple[int, int]]:
-        """Release the leases that these owners had at these generations, in one transaction.
-
-        An owner with a newer lease keeps all of its leases. Raises StoreError.
-        """
+        """Release the leases that these owners had at these generations, in one transaction."""
+        # An owner with a newer lease keeps all of its leases. Raises StoreError.
         freed = []
         with self._store.write() as txn:
             for owner, generation in stale:

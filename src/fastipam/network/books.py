@@ -126,10 +126,8 @@ class Books:
             return due > 0
 
     def _finds_room(self) -> bool:
-        """Free what is due after a refusal; return whether a retry may succeed.
-
-        An assignment takes every cooled address before it fails, so only the rest is freed here.
-        """
+        """Free what is due after a refusal; return whether a retry may succeed."""
+        # An assignment takes every cooled address before it fails, so only the rest is freed here.
         return self.tidy(MOST_EXPIRED, cooled=False)
 
     def note_clock(self) -> None:

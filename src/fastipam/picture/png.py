@@ -79,11 +79,7 @@ def tile_places(panel: Panel) -> list[tuple[int, int, int]]:
     side = hilbert.grid(panel.frame.cell_bits).shape[0] // order.shape[0] * scale(panel)
     found = [(0, 0, 0)] * order.size
     for (row, column), number in np.ndenumerate(order):
-        found[number] = (
-            column * (side + GAP),
-            CAPTION + row * (side + GAP + CAPTION),
-            side,
-        )
+        found[number] = (column * (side + GAP), CAPTION + row * (side + GAP + CAPTION), side)
     return found
 
 
@@ -95,10 +91,7 @@ def _block(panel: Panel, layer: Layer | None, values: npt.NDArray[np.int64] | No
     side = places[0][2]
     image = Image.new(
         "RGB",
-        (
-            max(left for left, _, _ in places) + side,
-            max(top for _, top, _ in places) + side,
-        ),
+        (max(left for left, _, _ in places) + side, max(top for _, top, _ in places) + side),
         GROUND,
     )
     draw = ImageDraw.Draw(image)

@@ -110,10 +110,8 @@ class _Repairer:
         return names
 
     def _strays(self, names: dict[int, str]) -> set[int]:
-        """Return the ids without a name that have leases or reservations.
-
-        Records of all other ids without a name are deleted.
-        """
+        """Return the ids without a name that have leases or reservations."""
+        # Records of all other ids without a name are deleted.
         keep: set[int] = set()
         for table in (tables.LEASES, tables.RESERVATIONS):
             for key in table.scan_keys(self._txn):

@@ -69,12 +69,10 @@ class Environment:
         )
 
     def _check_readers(self) -> None:
-        """Release the slots of dead readers.
-
-        LMDB does not reuse what a reader sees, and notices that a reader was killed only when it is
-        told to look. Without this the file would grow with every commit, by some 60 KB in a busy
-        network.
-        """
+        """Release the slots of dead readers."""
+        # LMDB does not reuse what a reader sees, and notices that a reader was killed only when it
+        # is told to look. Without this the file would grow with every commit, by some 60 KB in a
+        # busy network.
         if self._env is not None:
             self._env.reader_check()
 

@@ -64,9 +64,7 @@ def translate(error: Exception, path: str, map_size: int = MAP_SIZE) -> StoreErr
         )
     if isinstance(error, _DAMAGED):
         return StoreCorrupt(
-            f"{path} holds no usable LMDB file: {error}",
-            path=path,
-            hint=REPLACE_HINT,
+            f"{path} holds no usable LMDB file: {error}", path=path, hint=REPLACE_HINT
         )
     if isinstance(error, lmdb.VersionMismatchError):
         return StoreVersion(f"{path} was written by another version of LMDB: {error}", path=path)

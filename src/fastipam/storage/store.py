@@ -147,11 +147,10 @@ class Store(Environment):
             raise
 
     def _prepare(self, env: lmdb.Environment, durability: str) -> str:
-        """Check schema and durability, open the databases, note the boot; return the durability.
-
-        All of it is one write transaction, because py-lmdb closes at the end of a read transaction
-        the databases that were opened in it. When there is nothing to write, nothing is written.
-        """
+        """Check schema and durability, open the databases, note the boot; return the durability."""
+        # All of it is one write transaction, because py-lmdb closes at the end of a read
+        # transaction the databases that were opened in it. When there is nothing to write, nothing
+        # is written.
         status = os.stat(os.path.join(self.path, DATA_FILE))
         self.identity = (status.st_dev, status.st_ino)
         with env.begin(write=True) as txn:
@@ -210,11 +209,9 @@ class Store(Environment):
         )
 
     def _note_boot(self, txn: Any, db: Any) -> int:
-        """Return the number of this boot; the boots that a store has seen are counted from 1.
-
-        A process that cannot read the boot's id must not count a boot, because that would release
-        the leases of running containers. A store that was made without an id takes the first one.
-        """
+        """Return the number of this boot; the boots that a store has seen are counted from 1."""
+        # A process that cannot read the boot's id must not count a boot, because that would release
+        # the leases of running containers. A store that was made without an id takes the first one.
         boot = self.boot_id().encode()
         before = txn.get(tables.BOOT_KEY, db=db)
         number = int.from_bytes(txn.get(tables.BOOT_NUMBER_KEY, b"", db=db), "big")

@@ -124,11 +124,7 @@ def temporary_store(clock: Clock | None = None) -> Iterator[TemporaryStore]:
 
 @contextmanager
 def temporary_network(
-    ranges: Any = DEFAULT_RANGES,
-    *,
-    name: str = "test",
-    clock: Clock | None = None,
-    **keywords: Any,
+    ranges: Any = DEFAULT_RANGES, *, name: str = "test", clock: Clock | None = None, **keywords: Any
 ) -> Iterator[Network]:
     """Make a network in a temporary store for the block.
 

@@ -145,7 +145,5 @@ def _numbers(network: NetworkCheck) -> Iterator[Finding]:
         noted = getattr(network.state, what)
         if noted != counted and (what != "outside" or network.pool is not None):
             yield network.finding(
-                "state-count",
-                what,
-                f"its state counts {noted} addresses, there are {counted}",
+                "state-count", what, f"its state counts {noted} addresses, there are {counted}"
             )

@@ -71,10 +71,7 @@ def _owned(network: NetworkCheck, record: Record) -> list[tuple[int, int]]:
 
 
 def _owner_key(network: NetworkCheck, record: Record) -> bytes:
-    return keys.owner_key(
-        network.prefix,
-        keys.owner_name(record.container_id, record.ifname),
-    )
+    return keys.owner_key(network.prefix, keys.owner_name(record.container_id, record.ifname))
 
 
 def owners(network: NetworkCheck) -> Iterator[Finding]:

@@ -111,11 +111,9 @@ def read(txn: Snapshot, name: str) -> Reading | None:
 
 
 def _oldest(txn: Snapshot, network_id: int) -> int | None:
-    """Return when the address that has cooled longest was released, or None. O(range sets).
-
-    The time is on the network's clock. The queue is in the order of time within each range set, so
-    the first entry of each set is read.
-    """
+    """Return when the address that has cooled longest was released, or None. O(range sets)."""
+    # The time is on the network's clock. The queue is in the order of time within each range set,
+    # so the first entry of each set is read.
     prefix = seek = keys.network_prefix(network_id)
     heads = []
     with tables.COOLDOWN.walk(txn) as walk:

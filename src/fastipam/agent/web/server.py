@@ -268,11 +268,9 @@ class _Handler(BaseHTTPRequestHandler):
     do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_TRACE = do_CONNECT = _refuse  # noqa: N815
 
     def _is_our_name(self) -> bool:
-        """Return whether the Host header is an IP address or a name of this machine.
-
-        This prevents DNS rebinding: a foreign page whose name resolves first to its own server and
-        then to 127.0.0.1 could have a browser read the answers.
-        """
+        """Return whether the Host header is an IP address or a name of this machine."""
+        # This prevents DNS rebinding: a foreign page whose name resolves first to its own server
+        # and then to 127.0.0.1 could have a browser read the answers.
         try:
             host = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
             if host in ("localhost", socket.gethostname().lower()):

@@ -30,11 +30,7 @@ _DEFAULTS = process.Options()
     metavar="[ADDR:]PORT",
     help="Serve the page, /metrics and /healthz there; ADDR is 127.0.0.1 unless given.",
 )
-@click.option(
-    "--http-private",
-    is_flag=True,
-    help="The page names no pod, container or namespace.",
-)
+@click.option("--http-private", is_flag=True, help="The page names no pod, container or namespace.")
 @click.option(
     "--max-connections",
     default=_DEFAULTS.limits.connections,

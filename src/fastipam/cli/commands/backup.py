@@ -13,8 +13,7 @@ from fastipam.cli.click_base import command as _command
 
 
 @_command(
-    "backup",
-    examples=(("fastipam backup /var/backups/fastipam.mdb", "while everything runs"),),
+    "backup", examples=(("fastipam backup /var/backups/fastipam.mdb", "while everything runs"),)
 )
 @click.argument("file", type=click.Path(dir_okay=False))
 @options.data_dir
@@ -26,10 +25,7 @@ def command(file: str, data_dir: str, as_json: bool) -> None:
     """
     from fastipam.backup import backup
 
-    with (
-        fastipam.open(data_dir, create=False) as ipam,
-        progress.bar("bytes") as advance,
-    ):
+    with fastipam.open(data_dir, create=False) as ipam, progress.bar("bytes") as advance:
         size = backup(ipam.store, file, advance)
     if as_json:
         output.json_object({"file": file, "bytes": size})

@@ -12,11 +12,7 @@ from fastipam.cli.click_base import Failure
 from fastipam.cli.click_base import command as _command
 from fastipam.errors import ConfigError
 
-_COLUMNS = (
-    rows.IP,
-    output.Column("NOW", "status"),
-    rows.WHOLE_NETWORK,
-)
+_COLUMNS = (rows.IP, output.Column("NOW", "status"), rows.WHOLE_NETWORK)
 
 
 def _network(ipam: fastipam.Ipam, name: str | None) -> fastipam.Network:

@@ -38,9 +38,7 @@ def init(node: Node, deadline: Deadline) -> bool:
     """
     key, text = node.keys.settings, node.settings.text
     outcome = node.engine.transact(
-        [Compare(key, "absent")],
-        [Put(key, text.encode())],
-        deadline_s=deadline.call_s(),
+        [Compare(key, "absent")], [Put(key, text.encode())], deadline_s=deadline.call_s()
     )
     if outcome.succeeded:
         return True

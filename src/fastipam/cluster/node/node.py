@@ -21,14 +21,7 @@ import os
 
 from fastipam.addressing.addresses import BITS
 from fastipam.cluster import schema
-from fastipam.cluster.engine import (
-    MAX_OPERATIONS,
-    Compare,
-    Delete,
-    EngineError,
-    EngineTimeout,
-    Put,
-)
+from fastipam.cluster.engine import MAX_OPERATIONS, Compare, Delete, EngineError, EngineTimeout, Put
 from fastipam.cluster.errors import ClusterRefused, NoBlock
 from fastipam.cluster.node.registration import Registration
 from fastipam.cluster.planner import Look, Search
@@ -116,11 +109,9 @@ class Node:
         return schema.read_blocks(listed)
 
     def _claim_again(self, block: Block, member: Member, deadline: Deadline) -> None:
-        """Claim a block that was taken from this node while addresses of it are in use.
-
-        An operator removed the node while it was away, or the shared store was restored. If
-        another node has claimed the block since, it stays lost.
-        """
+        """Claim a block that was taken from this node while addresses of it are in use."""
+        # An operator removed the node while it was away, or the shared store was restored. If
+        # another node has claimed the block since, it stays lost.
         ids = [(block.family, block.base)]
         entry = BlockEntry(self.name, member.epoch, block.claimed_ns)
         outcome = self.engine.transact(

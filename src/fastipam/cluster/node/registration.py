@@ -159,12 +159,10 @@ class Registration:
         )
 
     def _check_takeover(self, entry: NodeEntry, deadline: Deadline, agent: bool) -> None:
-        """Raise ClusterRefused unless the entry is this machine's, whose earlier store was lost.
-
-        Otherwise two nodes have one name. In one boot it is one machine, and a node that has kept
-        a session is gone when its session is. A plugin that runs directly keeps no session, so
-        two of them could not find out.
-        """
+        """Raise ClusterRefused unless the entry is this machine's, whose earlier store was lost."""
+        # Otherwise two nodes have one name. In one boot it is one machine, and a node that has kept
+        # a session is gone when its session is. A plugin that runs directly keeps no session, so
+        # two of them could not find out.
         alive = self._engine.get(self._keys.session(self.name), deadline_s=deadline.call_s())
         is_gone = entry.agent or entry.boot == self._share.store.boot_id()
         if alive is None and agent and is_gone:

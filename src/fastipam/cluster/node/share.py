@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from fastipam.allocation import blocks
 from fastipam.cluster.errors import NoBlock
-from fastipam.storage.records.block import (
-    ACTIVE,
-    CLAIMING,
-    FOUND,
-    LOST,
-    RELEASING,
-    Block,
-    Member,
-)
+from fastipam.storage.records.block import ACTIVE, CLAIMING, FOUND, LOST, RELEASING, Block, Member
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,16 +1,7 @@
 """The local store's records of a cluster's blocks, and of this node as a member of the cluster.
 
-The record of a block in the shared store is in ``cluster/schema.py``.
-
-==================================================  ===============================================
-key in ``blocks``                                   value
-==================================================  ===============================================
-network id, "b", family, first address (4 or 16)    :class:`Block`
-network id, "o", family, free addresses, first      nothing: a block that has free addresses
-address
-network id, "n"                                     :class:`Member`
-network id, "p"                                     until when ownership is proven (fencing)
-==================================================  ===============================================
+The record of a block in the shared store is in ``cluster/schema.py``, and the keys are in
+docs/store-format.md.
 """
 
 from __future__ import annotations

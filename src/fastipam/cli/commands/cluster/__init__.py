@@ -49,12 +49,7 @@ def init(cluster: Where) -> None:
     "claim", examples=(("fastipam cluster claim --blocks 4", "an aligned run, if one is free"),)
 )
 @click.option(
-    "--blocks",
-    "count",
-    default=1,
-    show_default=True,
-    type=click.IntRange(1, 32),
-    help="How many.",
+    "--blocks", "count", default=1, show_default=True, type=click.IntRange(1, 32), help="How many."
 )
 @click.option(
     "--family", type=click.Choice(["4", "6"]), help="IPv4 or IPv6.  [default: the first pool's]"

@@ -188,12 +188,7 @@ def check(cluster: Where, as_json: bool) -> None:
 )
 @click.option("--all", "with_own", is_flag=True, help="This node's own blocks, too.")
 @where
-def routes(
-    cluster: Where,
-    watch: bool,
-    form: str,
-    with_own: bool,
-) -> None:
+def routes(cluster: Where, watch: bool, form: str, with_own: bool) -> None:
     """Print block → node address, runs of blocks as one route, for plugins that route.
 
     ``iproute2`` prints lines for ``ip -batch``: "route replace …", and "route del …" for what is

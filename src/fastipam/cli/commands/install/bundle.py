@@ -135,10 +135,9 @@ def _module(name: str, path: Path) -> Module:
 
 
 def _lean(source: bytes, path: str) -> CodeType:
-    """Return the code of a module of fastipam, without what only people and type checkers read.
-
-    Docstrings and annotations of functions are left out, because each import would make them again.
-    """
+    """Return the code of a module of fastipam, without what only people and type checkers read."""
+    # Docstrings and annotations of functions are left out, because each import would make them
+    # again.
     tree = _Lean().visit(ast.parse(source, path))
     flags = __future__.annotations.compiler_flag  # the statement goes, what it says stays
     code: CodeType = compile(tree, path, "exec", flags, dont_inherit=True, optimize=2)

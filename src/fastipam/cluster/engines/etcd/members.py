@@ -141,11 +141,9 @@ class Members:
                 raise EngineUnavailable(f"no endpoint can be reached; {last}")
 
     def _round(self, deadline: float, *, change: bool) -> Iterator[tuple[Endpoint, float]]:
-        """Return the endpoints in the order to ask them, and until when to wait for each.
-
-        A read waits for each at most half of the time that is left, and at most ``_READ_S``; for
-        the last one all of it. A change waits for each all of it.
-        """
+        """Return the endpoints in the order to ask them, and until when to wait for each."""
+        # A read waits for each at most half of the time that is left, and at most ``_READ_S``; for
+        # the last one all of it. A change waits for each all of it.
         now = time.monotonic()
         order = sorted(self.endpoints, key=lambda one: max(one.rests_until, now))
         for at, endpoint in enumerate(order):

@@ -26,12 +26,7 @@ class Credentials:
     __slots__ = ("files", "login")
 
     def __init__(
-        self,
-        ca: str = "",
-        cert: str = "",
-        key: str = "",
-        username: str = "",
-        password: str = "",
+        self, ca: str = "", cert: str = "", key: str = "", username: str = "", password: str = ""
     ) -> None:
         if key and not cert:
             raise ConfigError(f"there is a key, {key!r}, without its cert", field="key", value=key)
@@ -59,10 +54,8 @@ class Credentials:
 
 
 def _read_login(path: str) -> tuple[str, str]:
-    """Return (user, password) from ``user:password`` in the first line of a file.
-
-    Each new engine reads the file, so a claim uses a changed password. Raises ConfigError.
-    """
+    """Return (user, password) from ``user:password`` in the first line of a file."""
+    # Each new engine reads the file, so a claim uses a changed password. Raises ConfigError.
     try:
         with open(path, encoding="utf-8") as file:
             line = file.readline().rstrip("\r\n")
@@ -104,8 +97,6 @@ def parse_endpoint(text: str, *, tls: bool = False) -> Server:
         or not (port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16)
     ):
         raise ConfigError(
-            f"endpoint {text!r} is not of the form https://host:port",
-            field="endpoints",
-            value=text,
+            f"endpoint {text!r} is not of the form https://host:port", field="endpoints", value=text
         )
     return Server(text, host, int(port), scheme == "https")
