@@ -77,6 +77,18 @@ def test_reading(opened: Ipam, clock: Any) -> None:
     assert reading.oldest_cooling_s >= 0
 
 
+def test_cooling_outside_all_ranges(opened: Ipam, clock: Any) -> None:
+    """An address that no range has any longer cools in the last queue, and is read there."""
+    opened.network("n", "10.1.0.0/24", cooldown_s=1000).allocate("old")
+    net = opened.network("n", "10.2.0.0/24", cooldown_s=1000)
+    net.allocate("new")
+    net.release("old")
+    clock.advance(7)
+    (reading,) = readings.read_all()
+    assert reading.counts["cooling"] == 1
+    assert reading.oldest_cooling_s == pytest.approx(7, abs=0.001)
+
+
 def test_change(opened: Ipam) -> None:
     """The change number stays while nothing happens, and is another one after any change."""
     net = opened.network("n", "10.1.0.0/24")

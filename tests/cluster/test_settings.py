@@ -30,7 +30,7 @@ def _settings(**changed: Any) -> Settings:
     [
         ({"endpoints": None}, "endpoints"),
         ({"engine": 7}, "engine"),
-        ({"options": {"x": 1}}, "options"),
+        ({"options": {"x": 1}}, "options.x"),
         ({"options": []}, "options"),
         ({"endpoints": []}, "endpoints"),
         ({"endpoints": "http://10.0.0.1:2379"}, "endpoints"),
@@ -121,6 +121,8 @@ def test_engine() -> None:
         connect(other)
     assert caught.value.field == "cluster.engine"
     assert "etcd" in str(caught.value.hint)
+    with pytest.raises(ConfigError, match="'' is not an engine"):
+        connect(_settings(engine="", endpoints=None))
 
 
 def test_node_is_the_host() -> None:

@@ -126,8 +126,8 @@ class Settings:
 
     __slots__ = (
         "addresses", "ca", "cert", "credentials", "data_dir", "endpoints", "engine", "fencing",
-        "geometries", "key", "network", "node", "options", "pool", "prefix", "session_s", "text",
-        "timeout_s", "watermarks",
+        "geometries", "key", "network", "node", "options", "path", "pool", "prefix", "session_s",
+        "text", "timeout_s", "watermarks",
     )  # fmt: skip
 
     def __init__(
@@ -146,11 +146,15 @@ class Settings:
                     value=value,
                     hint=f"the keys are {', '.join(_KEYS)}",
                 )
-        self.engine = reader.text(holder, "engine", path) or ETCD
+        self.path = path
+        self.engine = reader.text({"engine": ETCD, **holder}, "engine", path)
         self.options = reader.mapping(holder, "options", path)
         self.endpoints = _endpoints(holder, path) if self.engine == ETCD else ()
-        if self.options and self.engine == ETCD:
-            raise reader.refused(f"{path}.options", self.options, "known to the engine etcd")
+        if self.engine == ETCD:
+            for key, value in self.options.items():
+                raise ConfigError(
+                    "the engine etcd has no options", field=f"{path}.options.{key}", value=value
+                )
         self.prefix = _prefix(holder, path)
         self.node = _node(holder, path, host_name)
         self.network = reader.text(holder, "network", path)
@@ -211,11 +215,9 @@ def _endpoints(holder: dict[str, Any], path: str) -> tuple[str, ...]:
     """Return the endpoints as they are written; the engine that they belong to parses them."""
     value = reader.listed(holder, "endpoints", path)
     if not 0 < len(value) <= _MOST_ENDPOINTS:
-        raise ConfigError(
-            f"these are {len(value)} endpoints, not 1 to {_MOST_ENDPOINTS} URLs",
-            field=f"{path}.endpoints",
-            value=value,
-        )
+        given = value or holder.get("endpoints")
+        wanted = f"a list of 1 to {_MOST_ENDPOINTS} URLs"
+        raise reader.refused(f"{path}.endpoints", given, wanted)
     for at, one in enumerate(value):
         field = f"{path}.endpoints[{at}]"
         if not isinstance(one, str):

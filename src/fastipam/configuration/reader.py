@@ -148,7 +148,8 @@ MOST_SETS = 256  # range sets: each gives a container one more address
 
 def wrong(field: str, value: Any, wanted: str) -> ConfigError:
     """Return the error for a value of another kind than it has to be."""
-    return ConfigError(f"this is {kind_of(value)}, not {wanted}", field=field, value=value)
+    shown = "" if value is None else f": {value!r:.80}"
+    return ConfigError(f"this is {kind_of(value)}, not {wanted}{shown}", field=field, value=value)
 
 
 def refused(field: str, value: Any, wanted: str) -> ConfigError:

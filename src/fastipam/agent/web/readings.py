@@ -123,6 +123,8 @@ def _oldest(txn: Snapshot, network_id: int) -> int | None:
                 break
             _, index, released, _, _ = keys.read_cooldown_key(key)
             heads.append(released)
+            if index == keys.NO_SET:  # the last queue: of addresses in no set
+                break
             seek = keys.cooldown_prefix(network_id, index + 1)
     return min(heads, default=None)
 

@@ -49,25 +49,22 @@ class Credentials:
     @classmethod
     def of(cls, settings: Settings) -> Credentials:
         """Return the credentials in a node's settings. Raises ConfigError."""
-        login = _read_login(settings.credentials) if settings.credentials else ("", "")
+        login = _read_login(settings) if settings.credentials else ("", "")
         return cls(settings.ca, settings.cert, settings.key, *login)
 
 
-def _read_login(path: str) -> tuple[str, str]:
+def _read_login(settings: Settings) -> tuple[str, str]:
     """Return (user, password) from ``user:password`` in the first line of a file."""
     # Each new engine reads the file, so a claim uses a changed password. Raises ConfigError.
+    path, field = settings.credentials, f"{settings.path}.credentials"
     try:
         with open(path, encoding="utf-8") as file:
             line = file.readline().rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"{path} cannot be read: {error}", field="cluster.credentials", value=path
-        ) from None
+        raise ConfigError(f"{path} cannot be read: {error}", field=field, value=path) from None
     user, colon, password = line.partition(":")
     if not colon or not user:
-        raise ConfigError(
-            "its first line is not user:password", field="cluster.credentials", value=path
-        )
+        raise ConfigError("its first line is not user:password", field=field, value=path)
     return user, password
 
 
