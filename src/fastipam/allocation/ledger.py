@@ -141,7 +141,7 @@ class Ledger(Accounts):
 
         return reservations.expire(self, limit)
 
-    def claim(self, index: int, range_set: RangeSet, value: int, owner: Owner) -> None:
+    def acquire(self, index: int, range_set: RangeSet, value: int, owner: Owner) -> None:
         """Take a requested address: a free or cooling one, or one reserved for this owner.
 
         Only who requests a cooling address gets it: a container that is restarted with its
@@ -217,7 +217,7 @@ class Ledger(Accounts):
     # Leases ---------------------------------------------------------------------------------
 
     def assign(self, owner: Owner, index: int, range_set: RangeSet, value: int) -> Lease:
-        """Write the lease of an address that was chosen or claimed."""
+        """Write the lease of an address that was chosen or acquired."""
         family = range_set.family
         index = self.set_of(index, family, value)
         return self._write(owner, (family, value), index, range_set.range_of(value))

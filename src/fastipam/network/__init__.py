@@ -138,7 +138,7 @@ class Network(Reading):
                 if value is None:
                     value = ledger.choose(index, range_set)[0]
                 else:
-                    ledger.claim(index, range_set, value, owner)
+                    ledger.acquire(index, range_set, value, owner)
                 leases.append(ledger.assign(owner, index, range_set, value))
             ledger.write_owner(owner.name, [(one.family, one.value) for one in leases])
             ledger.save()
