@@ -16,7 +16,11 @@ from tests.e2e import tools
 from tests.options import options
 
 SESSION = Path(__file__).with_name("session.py")
-_LEFT_OUT = (".git", ".venv", ".ci", "build", "dist", "__pycache__", "*.egg-info", "_build")
+# Other tests write into some of these at the same time.
+_LEFT_OUT = (
+    ".git", ".venv", ".ci", ".coverage*", ".hypothesis", ".*_cache", "build", "dist", "__pycache__",
+    "*.egg-info", "_build",
+)  # fmt: skip
 LONG = options.long
 
 
