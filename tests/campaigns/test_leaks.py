@@ -166,12 +166,14 @@ def test_inode_used_again(node: Node, namespaces: list[str], tmp_path: Path) -> 
     ahead_ns = 0
     with fastipam.open(tmp_path / "store", clock=lambda: time.time_ns() + ahead_ns) as ipam:
         lost = set()
-        for at, name in enumerate(namespaces[:10]):
+        for at, name in enumerate(namespaces):  # other tests make namespaces, too
             node.add(at, name, f"c{at}")
             with _made_anew(name) as same:
                 if same:
                     lost.add(f"c{at}")
                     node.add(at, name, f"again{at}")
+            if at >= 9 and lost:
+                break
         assert lost, "the kernel has given no inode again"
         missing = {lease.container_id for lease in sweep(ipam, grace_s=GRACE_S).missing}
         assert missing >= lost
