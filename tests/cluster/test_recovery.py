@@ -69,12 +69,15 @@ def test_lost_disk(namespace: str, tmp_path: Path) -> None:
     node = new.node()
     found = node.join(Deadline(5), agent=True)
     assert sorted(found) == sorted(old.active())
-    entered = recovery.recover(node, found, (str(Path(namespace).parent),))
+    # A directory of its own: other tests delete namespaces in theirs meanwhile.
+    (tmp_path / "netns").mkdir()
+    (tmp_path / "netns" / "own").symlink_to(namespace)
+    entered = recovery.recover(node, found, (str(tmp_path / "netns"),))
     assert {(4, 0x0A20054D), (4, 0x0A20054E)} <= set(entered)
     assert_settled(engine, new)
     lease = new.network.lookup("10.32.5.77")
     assert lease is not None
-    assert lease.netns == namespace
+    assert lease.netns == str(tmp_path / "netns" / "own")
     with pytest.raises(AddressInUse):
         new.network.allocate("c1", addresses=["10.32.5.78"])
     count = new.network.stats()["free"]
