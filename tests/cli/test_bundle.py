@@ -40,16 +40,22 @@ def configuration(tmp_path: Path) -> str:
     return json.dumps({"cniVersion": "1.0.0", "name": "n", "ipam": ipam})
 
 
-def add(bin_dir: Path, tmp_path: Path) -> list[str]:
-    """The addresses that an ADD through the entry point gives."""
-    done = subprocess.run(
+def call(bin_dir: Path, tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    """An ADD through the entry point."""
+    return subprocess.run(
         [bin_dir / DIRECT],
         env=ENVIRONMENT,
         input=configuration(tmp_path),
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
+
+
+def add(bin_dir: Path, tmp_path: Path) -> list[str]:
+    """The addresses that an ADD through the entry point gives."""
+    done = call(bin_dir, tmp_path)
+    assert done.returncode == 0
     assert not done.stderr
     return [one["address"] for one in json.loads(done.stdout)["ips"]]
 
@@ -127,14 +133,7 @@ def test_a_module_that_fails(bin_dir: Path, tmp_path: Path) -> None:
     fails = compile("raise RuntimeError('this module fails')", file, "exec")
     modules[name] = file, package, size, time_ns, fails
     (bin_dir / BUNDLE).write_bytes(marshal.dumps((activate, modules, *more)))
-    done = subprocess.run(
-        [bin_dir / DIRECT],
-        env=ENVIRONMENT,
-        input=configuration(tmp_path),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = call(bin_dir, tmp_path)
     assert done.returncode == 1
     assert json.loads(done.stdout)["code"] == 999
     assert "this module fails" in done.stdout
