@@ -21,7 +21,7 @@ configuration
 storage.records storage
 lease
 allocation
-verify repair backup picture
+verify files repair backup picture
 host_local network ipam sweep testing
 cluster cluster.engines cluster.node cluster.keeper cluster.admin
 cni

@@ -10,14 +10,16 @@ import tempfile
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from fastipam import files
 from fastipam.allocation import blocks
 from fastipam.errors import ConfigError, StoreCorrupt, StoreError, StoreFull, StoreUnavailable
 from fastipam.storage import tables
-from fastipam.storage.directory import sync_directory
+from fastipam.storage.directory import is_store_directory
 from fastipam.storage.records import keys
 from fastipam.storage.records import lease as lease_record
 from fastipam.storage.records.network_state import NetworkState
 from fastipam.storage.store import Store
+from fastipam.storage.truncation import is_store_file
 from fastipam.verify import verify
 
 if TYPE_CHECKING:
@@ -40,44 +42,58 @@ _KEPT = (  # not restored
 )
 
 
-def backup(store: Store, path: str | os.PathLike[str], progress: Progress | None = None) -> int:
+def backup(
+    store: Store,
+    path: str | os.PathLike[str],
+    progress: Progress | None = None,
+    *,
+    force: bool = False,
+) -> int:
     """Write a snapshot of the store to a file (compacted, mode 0600), and return its size in bytes.
 
     Other processes go on reading and writing. The file gets its name when it is complete and synced
-    to disk. It replaces a file of this name, or the file to which a link of this name leads, but
-    never a device or a directory. O(used pages). Meanwhile the store cannot reuse freed space.
-    ``progress`` is called with (bytes, bytes) at the end. Raises StoreError.
+    to disk. It replaces an older backup of this name, or a symbolic link, which is not followed;
+    with ``force`` any file. A file in the directory of a store, a device or a directory is never
+    replaced. O(used pages). Meanwhile the store cannot reuse freed space. ``progress`` is called
+    with (bytes, bytes) at the end. Raises ConfigError (``path`` must not be replaced), StoreError.
     """
-    target = os.path.realpath(path)
-    descriptor, name = -1, ""
-    if os.path.exists(target) and not os.path.isfile(target):
-        raise StoreUnavailable(
-            f"the backup {target} cannot be written: there is something that is no file",
-            path=target,
-            hint="nothing was changed; choose another file",
-        )
+    target = os.path.abspath(path)
     try:
-        descriptor, name = tempfile.mkstemp(prefix=".fastipam-", dir=os.path.dirname(target))
-        store.copy_to(descriptor)
-        os.fsync(descriptor)
-        size = os.fstat(descriptor).st_size
-        os.replace(name, target)
-        name = ""
-        sync_directory(os.path.dirname(target))
+        _refuse_target(target, force=force)
+        with files.replacing(target) as descriptor:
+            store.copy_to(descriptor)
+            size = os.fstat(descriptor).st_size
     except OSError as error:
         raise StoreUnavailable(
             f"the backup {target} cannot be written: {error.strerror}",
             path=target,
             hint="nothing was changed; choose another file",
         ) from error
-    finally:
-        if descriptor >= 0:
-            os.close(descriptor)
-        if name:
-            os.unlink(name)
     if progress is not None:
         progress(size, size)
     return size
+
+
+def _refuse_target(target: str, *, force: bool) -> None:
+    """Raise ConfigError when the file at this path must not be replaced. Raises OSError."""
+    directory = os.path.dirname(target)
+    if is_store_directory(directory):
+        raise ConfigError(
+            f"the backup {target} would be a file in the data directory of a store",
+            field="FILE",
+            value=target,
+            hint="name the file to be written, in another directory",
+        )
+    if os.path.islink(target) or not os.path.exists(target):
+        return
+    files.refuse_other_kinds(target)
+    if not force and os.path.getsize(target) and not is_store_file(target):
+        raise ConfigError(
+            f"{target} is there and is no backup of fastipam",
+            field="FILE",
+            value=target,
+            hint="choose another file; or --force replaces this one",
+        )
 
 
 def restore(

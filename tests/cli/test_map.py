@@ -114,6 +114,7 @@ def test_json(filled: Path) -> None:
     ("arguments", "message"),
     [
         (("--network", "x"), "no network 'x'"),
+        (("-o", "x.txt"), "x.txt: the name does not end in .png"),
         (("--by", "block"), "no blocks of a cluster"),
         (("--json", "--prefix", "23"), "/23 does not cut 10.1.0.0/24"),
         (("--json", "--prefix", "33"), "/33 does not cut 10.1.0.0/24"),

@@ -182,6 +182,43 @@ def test_export_stays_inside(tmp_path: Path) -> None:
     assert (outside / "10.1.0.3").read_text() == "precious"
 
 
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("backup {tmp}/x", "x"),
+        ("backup {tmp}/x --force", "x"),
+        ("map -o {tmp}/x.png", "x.png"),
+        ("install --bin-dir {tmp}", "fastipam"),
+        ("install --bin-dir {tmp}", "fastipam-direct"),
+        ("export host-local {tmp}", "n"),
+        ("backup {tmp}/x/file", "x"),
+        ("map -o {tmp}/x/file.png", "x"),
+    ],
+)
+@pytest.mark.parametrize("target", ["file", "directory"])
+def test_root_follows_no_link(words: str, name: str, target: str, tmp_path: Path) -> None:
+    """Root writes into a directory in which another user has made a link: it is not followed."""
+    tools.require_root()
+    with fastipam.open(tmp_path / "store", "relaxed") as ipam:
+        ipam.network("n", "10.0.0.0/24").allocate("c")
+    shared, victim, held = tmp_path / "shared", tmp_path / "victim", tmp_path / "held"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    victim.write_text("precious, root's")
+    held.mkdir()
+    (shared / name).symlink_to(victim if target == "file" else held)
+    os.chown(shared / name, NOBODY, NOBODY, follow_symlinks=False)
+    command = [str(FASTIPAM), *words.format(tmp=shared).split()]
+    if command[1] != "install":
+        command += ["--data-dir", str(tmp_path / "store")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    assert victim.read_text() == "precious, root's"
+    assert not list(held.iterdir())
+    written = (shared / name).is_file() and not (shared / name).is_symlink()
+    assert written == (done.returncode == 0), done.stderr
+
+
 def test_import_follows_no_link(tmp_path: Path) -> None:
     """Links in a tree, to directories and to files, are skipped."""
     tree, outside = tmp_path / "tree", tmp_path / "outside"

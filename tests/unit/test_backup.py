@@ -8,6 +8,7 @@ import stat
 import threading
 from pathlib import Path
 
+import lmdb
 import pytest
 
 import fastipam
@@ -156,14 +157,77 @@ def test_generations_go_on(ipam: Ipam, tmp_path: Path) -> None:
 
 def test_no_file_to_replace(ipam: Ipam, tmp_path: Path) -> None:
     """What stands under the name and is no file, a device say, stays what it is."""
-    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    link.symlink_to(pipe)
-    for path in (pipe, link, tmp_path, Path("/dev/null")):
+    for path in (pipe, tmp_path, Path("/dev/null")):
         with pytest.raises(StoreUnavailable, match="no file"):
             backup(ipam.store, path)
     assert stat.S_ISFIFO(pipe.stat().st_mode)
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+@pytest.mark.parametrize("name", ["data.mdb", "lock.mdb", "turn.lock", "new"])
+@pytest.mark.parametrize("whose", ["own", "other", "link"])
+@pytest.mark.parametrize("force", [False, True])
+def test_backup_into_a_store(
+    ipam: Ipam, tmp_path: Path, name: str, whose: str, force: bool
+) -> None:
+    """No file in the data directory of a store is written, be it this store or another."""
+    ipam.network("n", POOL).allocate("a")
+    directory = Path(ipam.path)
+    if whose == "other":
+        directory = tmp_path / "other"
+        fastipam.open(directory, "relaxed").close()
+    elif whose == "link":
+        directory = tmp_path / "link"
+        directory.symlink_to(ipam.path)
+    before = {one.name: one.stat().st_ino for one in directory.iterdir()}
+    with pytest.raises(ConfigError, match="data directory of a store") as caught:
+        backup(ipam.store, directory / name, force=force)
+    assert (caught.value.field, caught.value.value) == ("FILE", str(directory / name))
+    assert {one.name: one.stat().st_ino for one in directory.iterdir()} == before
+
+
+@pytest.mark.parametrize("content", [b"my thesis\n", bytes(1 << 16), b"\xde\xc0\xef\xbe" * 4096])
+def test_backup_over_another_file(ipam: Ipam, tmp_path: Path, content: bytes) -> None:
+    """A file that is no backup is replaced only with ``force``."""
+    file = tmp_path / "file"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match="no backup of fastipam"):
+        backup(ipam.store, file)
+    assert file.read_bytes() == content
+    assert backup(ipam.store, file, force=True) == file.stat().st_size
+
+
+def test_backup_over_an_lmdb_file(ipam: Ipam, tmp_path: Path) -> None:
+    """An LMDB file of another program is no backup, however many databases it has."""
+    file = tmp_path / "file"
+    with lmdb.open(str(file), subdir=False, max_dbs=2, lock=False) as env:
+        env.open_db(b"meta")
+        with pytest.raises(ConfigError, match="no backup of fastipam"):
+            backup(ipam.store, file)
+
+
+def test_backup_over_a_backup(ipam: Ipam, tmp_path: Path) -> None:
+    """An older backup is replaced, also one that is called data.mdb, and an empty file."""
+    ipam.network("n", POOL).allocate("a")
+    for file in (tmp_path / "backup", tmp_path / "data.mdb"):
+        file.touch()
+        for _ in range(2):
+            assert backup(ipam.store, file) == file.stat().st_size
+
+
+def test_backup_replaces_a_link(ipam: Ipam, tmp_path: Path) -> None:
+    """A symbolic link under the name is replaced: what it leads to stays as it is."""
+    victim, link = tmp_path / "victim", tmp_path / "link"
+    for target in (victim, Path(ipam.path) / "data.mdb", tmp_path):
+        victim.write_text("precious")
+        inode = target.stat().st_ino
+        link.symlink_to(target)
+        backup(ipam.store, link)
+        assert not link.is_symlink()
+        assert (target.stat().st_ino, victim.read_text()) == (inode, "precious")
+        link.unlink()
 
 
 def test_durability_stays(tmp_path: Path) -> None:
@@ -213,10 +277,8 @@ def test_backup_without_a_place(ipam: Ipam, tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable):
         backup(ipam.store, tmp_path / "directory")
     os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "link").symlink_to("pipe")
-    for name in ("pipe", "link"):
-        with pytest.raises(StoreUnavailable, match="no file"):
-            backup(ipam.store, tmp_path / name)
-    assert sorted(os.listdir(tmp_path)) == ["directory", "link", "pipe", "store"]
+    with pytest.raises(StoreUnavailable, match="no file"):
+        backup(ipam.store, tmp_path / "pipe")
+    assert sorted(os.listdir(tmp_path)) == ["directory", "pipe", "store"]
     with pytest.raises(StoreUnavailable, match="cannot be read"):
         restore(ipam.store, tmp_path / "missing")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 import fastipam
+from fastipam import files
 from fastipam.cli import streams
 from fastipam.cli.click_base import EXITS, SETTINGS, Command, Group
 
@@ -227,7 +229,8 @@ def write_man(directory: Path) -> list[Path]:
     written = []
     for page in pages():
         path = directory / f"{page.name.replace(' ', '-')}.1"
-        path.write_text(man(page), encoding="utf-8")
+        with files.replacing(path, 0o666) as descriptor:
+            os.write(descriptor, man(page).encode())
         written.append(path)
     return written
 

@@ -88,6 +88,15 @@ def is_new(path: str) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_size == 0
 
 
+def is_store_directory(path: str) -> bool:
+    """Return whether a directory is the data directory of a store."""
+    # A directory with a copied data file alone is none: its file can be replaced by a backup.
+    lock_files = (LOCK_FILE, WRITER_LOCK_FILE)
+    return os.path.lexists(os.path.join(path, DATA_FILE)) and any(
+        os.path.lexists(os.path.join(path, name)) for name in lock_files
+    )
+
+
 def sync_directory(path: str | os.PathLike[str]) -> None:
     """Sync the entries of a directory to disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

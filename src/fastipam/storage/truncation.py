@@ -1,9 +1,10 @@
-"""Find a page that an LMDB file uses and does not have, because the file was cut short.
+"""Read the pages of an LMDB file with plain reads: is one missing, is the file a store?
 
-LMDB does not check this: reading such a page through its memory map ends the process with SIGBUS.
-That a file ends early proves nothing, because LMDB does not write a page that is freed in the
-transaction that made it. So the pages in use are read, from the roots down, with plain reads.
-``directory.py`` does that only when the file ends early, which is nearly never.
+A file that was cut short lacks pages that it uses. LMDB does not check this: reading such a page
+through its memory map ends the process with SIGBUS. That a file ends early proves nothing, because
+LMDB does not write a page that is freed in the transaction that made it. So the pages in use are
+read, from the roots down. ``directory.py`` does that only when the file ends early, which is
+nearly never.
 
 The layout is that of ``struct MDB_meta``, ``MDB_page``, ``MDB_node`` and ``MDB_db`` in LMDB's
 mdb.c, data format 1, 64 bits, little-endian.
@@ -53,6 +54,15 @@ class _File:
         newest = max(found, key=lambda meta: int(meta[7]))
         return [newest[4], newest[5]] if newest[:2] == (_MAGIC, _FORMAT) else []
 
+    def names(self) -> Iterator[bytes]:
+        """Yield the names of the databases. A store has so few that they are on one page."""
+        for database in self.main_and_free()[1:]:
+            root = _DB.unpack(database)[7]
+            page = b"" if root == _NONE else self.page(root)
+            for at in _nodes(page) if page else ():
+                key_bytes = _NODE.unpack_from(page, at)[3]
+                yield page[at + _NODE.size : at + _NODE.size + key_bytes]
+
     def walk(self, database: bytes, *, into_leaves: bool) -> None:
         """Check that a database's pages exist, with ``into_leaves`` also those its leaves name."""
         _, _, depth, _, _, _, _, root = _DB.unpack(database)
@@ -87,6 +97,28 @@ def _nodes(page: bytes) -> Iterator[int]:
     end = _PAGE_HEADER.unpack_from(page)[3]
     for at in range(_PAGE_HEADER.size, min(end, len(page) - 1), _NODE_AT.size):
         yield from (offset for offset in _NODE_AT.unpack_from(page, at) if offset + 8 <= len(page))
+
+
+def is_store_file(path: str) -> bool:
+    """Return whether a file is an LMDB file with the databases of a store. Raises OSError.
+
+    LMDB is not asked: it could end the process when the file is damaged.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        head = os.pread(descriptor, _PAGE_HEADER.size + _META.size, 0)
+        if len(head) < _PAGE_HEADER.size + _META.size:
+            return False
+        meta = _META.unpack_from(head, _PAGE_HEADER.size)
+        page_bytes = _DB.unpack(meta[4])[0]  # the free list's record has the size of a page
+        if meta[:2] != (_MAGIC, _FORMAT) or not 512 <= page_bytes <= 1 << 16:
+            return False
+        file = _File(descriptor, page_bytes)
+        return {b"meta", b"leases"} <= set(file.names())
+    except _Missing:
+        return False
+    finally:
+        os.close(descriptor)
 
 
 def missing_page(path: str, page_bytes: int) -> int | None:

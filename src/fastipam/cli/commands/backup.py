@@ -15,18 +15,21 @@ from fastipam.cli.click_base import command as _command
 @_command(
     "backup", examples=(("fastipam backup /var/backups/fastipam.mdb", "while everything runs"),)
 )
-@click.argument("file", type=click.Path(dir_okay=False))
+@click.argument("file", type=click.Path(readable=False))
 @options.data_dir
+@click.option("--force", is_flag=True, help="Replace FILE although it is no backup.")
 @options.as_json
-def command(file: str, data_dir: str, as_json: bool) -> None:
+def command(file: str, data_dir: str, force: bool, as_json: bool) -> None:
     """Copy one moment's store to FILE, mode 0600, complete and on disk before it has its name.
 
-    Nothing has to be stopped. An older FILE is replaced.
+    Nothing has to be stopped. An older backup of this name is replaced, another file only with
+    --force. A file in a store's data directory is refused. A symbolic link is replaced, not
+    followed.
     """
     from fastipam.backup import backup
 
     with fastipam.open(data_dir, create=False) as ipam, progress.bar("bytes") as advance:
-        size = backup(ipam.store, file, advance)
+        size = backup(ipam.store, file, advance, force=force)
     if as_json:
         output.json_object({"file": file, "bytes": size})
     else:

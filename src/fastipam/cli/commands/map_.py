@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import fastipam
+from fastipam import files
 from fastipam.addressing.addresses import BITS
 from fastipam.cli import options, rows
 from fastipam.cli import output as output_
@@ -43,7 +44,7 @@ _MOST_ROWS_BITS = 16
 @click.option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=click.Path(readable=False, path_type=Path),
     metavar="FILE.png",
     help="Write a PNG, one pixel an address up to a /12. Without: draw on the terminal.",
 )
@@ -80,6 +81,13 @@ def command(
         if given and not where:
             wanted = {"--bare": "-o FILE.png", "--prefix": "--json", "--json": "no -o"}[option]
             raise click.UsageError(f"{option} goes with {wanted}")
+    if output is not None and output.suffix.lower() != ".png":
+        raise ConfigError(
+            f"--output {output}: the name does not end in .png, the one format that map writes",
+            field="--output",
+            value=str(output),
+            hint=f"name it {output}.png",
+        )
     with fastipam.open(data_dir, create=False) as ipam:
         with suppress(StoreError):  # a store that cannot be written can be drawn all the same
             finish_reboot(ipam)
@@ -132,7 +140,11 @@ def _write(drawn: Drawn, output: Path, *, bare: bool) -> None:
         image = png.bare(picture.panels[0], layer, layer.values[0] if layer else None)
     else:
         image = png.render(picture, layer)
-    image.save(output, format="PNG")
+    with (
+        files.replacing(output, 0o666) as descriptor,
+        open(descriptor, "wb", closefd=False) as file,
+    ):
+        image.save(file, format="PNG")
     click.echo(f"wrote {output}: {image.width} x {image.height} pixels")
 
 
