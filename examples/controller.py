@@ -49,7 +49,8 @@ class Controller:
     def __post_init__(self) -> None:
         # The queue is bounded: a producer that is too fast waits, and memory does not grow.
         self._events: queue.Queue[Event | None] = queue.Queue(1024)
-        self._lock = threading.Lock()  # for pods and given_up; the store needs no lock
+        self._starting: set[str] = set()  # pods that may have an address, and are not in pods yet
+        self._lock = threading.Lock()  # for pods, _starting and given_up; the store needs no lock
         self._threads = [
             threading.Thread(target=self._work, name=f"worker-{number}")
             for number in range(self.workers)
@@ -93,10 +94,17 @@ class Controller:
             with self._lock:
                 self.pods.pop(event.pod, None)
             return
-        # "return": the event may be handled a second time, after a crash.
-        lease = self.network.allocate(event.pod, existing="return", pod_name=event.pod)
+        # reconcile() must not release the lease of a pod that is not in ``pods`` yet.
         with self._lock:
-            self.pods[event.pod] = lease.cidr
+            self._starting.add(event.pod)
+        try:
+            # "return": the event may be handled a second time, after a crash.
+            lease = self.network.allocate(event.pod, existing="return", pod_name=event.pod)
+            with self._lock:
+                self.pods[event.pod] = lease.cidr
+        finally:
+            with self._lock:
+                self._starting.discard(event.pod)
 
     def _later(self, event: Event, error: fastipam.FastipamError) -> None:
         event.tries += 1
@@ -116,9 +124,9 @@ class Controller:
 
     def reconcile(self) -> int:
         """Release what belongs to no pod, and return how many addresses. Newer leases stay."""
-        before_ns = time.time_ns()
+        before_ns = time.time_ns()  # first the time, then the list: what comes between is newer
         with self._lock:
-            valid = {(pod, "eth0") for pod in self.pods}
+            valid = {(pod, "eth0") for pod in (*self.pods, *self._starting)}
         return len(self.network.retain(valid, before_ns))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -234,55 +233,6 @@ def test_reserve(filled: Path) -> None:
     outside = run(filled, "reserve", "192.0.2.0/24")
     assert outside.exit_code == 1
     assert "192.0.2.0/24" in outside.stderr
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "c1\nc3 eth0\n",
-        "# pods\nc1 eth0\n\nc3",
-        '[{"containerID": "c1", "ifname": "eth0"}, {"containerID": "c3", "ifname": "eth0"}]',
-        '{"cni.dev/valid-attachments": [{"containerID": "c1", "ifname": "eth0"},'
-        ' {"containerID": "c3", "ifname": "eth0"}]}',
-    ],
-)
-def test_gc(filled: Path, text: str) -> None:
-    """Every form of the list; a dry run says the same and changes nothing."""
-    words = ["gc", "--network", "podnet", "-"]
-    for dry in (["--dry-run"], []):
-        assert [row["address"] for row in rows(filled, *words, *dry, text=text)] == ["10.32.0.2"]
-    assert addresses(filled, "--state", "assigned") == ["10.32.0.3", "10.32.0.5"]
-
-
-@pytest.mark.parametrize("line", [b"c\xff", b"x\0y", b"FATA[0000]", b"c1 eth0 more"])
-def test_gc_of_no_list(filled: Path, line: bytes) -> None:
-    """A line that is no container's id, by the specification, is an accident: nothing is freed."""
-    before = addresses(filled)
-    done = subprocess.run(
-        [FASTIPAM, "gc", "--network", "podnet", "--data-dir", str(filled), "-"],
-        input=b"c0\n" + line + b"\n",
-        env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"},
-        capture_output=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert done.stderr.startswith(b"fastipam: line 2: ")
-    assert addresses(filled) == before
-
-
-def test_gc_refuses(filled: Path, tmp_path: Path) -> None:
-    """An empty list is an accident; later leases than the list are spared."""
-    words = ["gc", "--network", "podnet", "-"]
-    done = run(filled, *words, text="\n")
-    assert done.exit_code == 1
-    assert "--allow-empty" in done.stderr
-    assert run(filled, *words, text="a b c\n").exit_code == 1
-    assert "no JSON" in run(filled, *words, text="[" * 100_000).stderr
-    assert rows(filled, *words, "--before", "2h", text="other\n") == []
-    path = tmp_path / "list"
-    path.write_text("other\n")
-    assert len(rows(filled, "gc", "--network", "podnet", str(path))) == 3
-    assert run(filled, *words, "--allow-empty", text="").exit_code == 0
 
 
 def test_sweep(filled: Path, tmp_path: Path) -> None:

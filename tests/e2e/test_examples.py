@@ -96,6 +96,28 @@ def test_controller_reconciles(monkeypatch: pytest.MonkeyPatch) -> None:
         assert [lease.container_id for lease in network.leases()] == ["known"]
 
 
+def test_controller_reconciles_while_a_pod_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pod that has its lease, and is not recorded yet, keeps the lease."""
+    controller = load("controller", monkeypatch)
+    with temporary_network("10.1.0.0/24") as network:
+        ours = controller.Controller(network, workers=1)
+        allocate = network.allocate
+        freed = []
+
+        def allocate_and_reconcile(*words: str, **keywords: str) -> fastipam.Lease:
+            lease = allocate(*words, **keywords)
+            freed.append(ours.reconcile())
+            return lease
+
+        monkeypatch.setattr(network, "allocate", allocate_and_reconcile)
+        ours.start()
+        ours.submit("came", "new")
+        ours.drain()
+        ours.stop()
+        assert freed == [0]
+        assert [lease.container_id for lease in network.leases()] == ["new"]
+
+
 def test_bulk(tmp_path: Path, verified: Callable[[Path], None]) -> None:
     """All addresses differ, and the arrays hold what was asked for."""
     output = run("bulk", str(tmp_path), "--count", "20000")

@@ -90,6 +90,13 @@ def complain(message: str, hint: str | None) -> None:
         click.echo(f"  hint: {hint}", err=True)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 address", "2 addresses"."""
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
 def rows(
     columns: Sequence[Column], documents: Iterable[Mapping[str, Any]], *, as_json: bool
 ) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import click
 
 _AGO = re.compile(r"(\d{1,9})\s*([smhdw])(?:\s*ago)?")
+_SPAN = re.compile(r"(\d{1,9})\s*([smhdw]?)")
 _CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _MINUTE = re.compile(r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(Z|[+-]\d{2}:?\d{2})?")
@@ -78,6 +79,22 @@ class MomentType(click.ParamType[Moment]):
 
 
 MOMENT = MomentType()
+
+
+class SpanType(click.ParamType[int]):
+    """The type of an option with a duration; its value is in nanoseconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return nanoseconds. Raises click's usage error."""
+        found = _SPAN.fullmatch(str(value).strip())
+        if found is None:
+            self.fail(f"{value!r} is no duration: 90s, 10m, 2h, 3d, say", param, ctx)
+        return int(found[1]) * _UNITS_S[found[2] or "s"] * 10**9
+
+
+SPAN = SpanType()
 
 
 def stamp(wall_ns: int, *, local: bool = False) -> str:

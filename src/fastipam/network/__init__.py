@@ -306,10 +306,11 @@ class Network(Reading):
         """Release every lease whose owner is not in ``valid`` (CNI's GC), and return the addresses.
 
         ``valid`` has (container id, interface) pairs. Leases assigned at ``before_ns`` (wall clock
-        nanoseconds) or later are kept, because they are newer than the list. The leases of one
-        moment are read, and each is checked again before its release, so an owner that comes back
-        meanwhile keeps its new addresses. O(leases); a transaction releases up to 256 owners. A
-        damaged lease does not stop the release of others; StoreCorrupt is raised at the end.
+        nanoseconds) or later are kept, because they are newer than the list. So take that time
+        before the list is made, not after it. The leases of one moment are read, and each is
+        checked again before its release, so an owner that comes back meanwhile keeps its new
+        addresses. O(leases); a transaction releases up to 256 owners. A damaged lease does not stop
+        the release of others; StoreCorrupt is raised at the end.
         """
         newest: dict[tuple[str, str], int] = {}
         damage = None

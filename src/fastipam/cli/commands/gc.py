@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 import fastipam
 from fastipam.addressing.addresses import format_ip
+from fastipam.cli import attachments as lists
 from fastipam.cli import options, output, rows
 from fastipam.cli.click_base import Failure
 from fastipam.cli.click_base import command as _command
-from fastipam.cli.times import MOMENT, Moment
-from fastipam.configuration.reader import is_id
-from fastipam.errors import ConfigError
+from fastipam.cli.times import MOMENT, SPAN, Moment
+from fastipam.network import gc
 from fastipam.storage.records import keys
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 _COLUMNS = (rows.IP, rows.POD, rows.CONTAINER, rows.INTERFACE, rows.WHOLE_NETWORK)
-_KEY = "cni.dev/valid-attachments"
+# A list is made before it is read: this is more than a pipe, an interpreter's start or the writing
+# of a file takes. A lease that nobody needs can wait for the next call.
+_MARGIN = "1m"
+_ALLOW_UNKNOWN = "if the list is as it should be, say --allow-unknown"
 
 
 @_command(
@@ -28,7 +32,9 @@ _KEY = "cni.dev/valid-attachments"
     examples=(
         ("crictl pods -q | fastipam gc --network podnet --dry-run -", "what has no pod any more"),
         ("fastipam gc --network podnet attachments.json", "from a file"),
+        ("fastipam gc --network podnet --before 14:05 attachments.json", "a list of that time"),
     ),
+    exits={1: "the list was refused and nothing was released, or an error"},
 )
 @click.argument("attachments", metavar="FILE|-", type=click.Path(dir_okay=False, allow_dash=True))
 @options.data_dir
@@ -37,92 +43,142 @@ _KEY = "cni.dev/valid-attachments"
     "--before",
     type=MOMENT,
     metavar="TIME",
-    help="When the list was made: later leases are spared. Default: the time of the file's last "
-    "change; of standard input, the start of this command.",
+    help="When the list was made: only leases from before that time are released.",
+)
+@click.option(
+    "--older-than",
+    "least_age_ns",
+    type=SPAN,
+    metavar="DURATION",
+    default=_MARGIN,
+    show_default=True,
+    help="Without --before: only leases are released that were so old when the list was last "
+    "changed (a file), or when this command started (a pipe).",
 )
 @click.option("--allow-empty", is_flag=True, help="An empty list means that nothing is attached.")
+@click.option(
+    "--allow-unknown",
+    is_flag=True,
+    help="The list may name only containers that have no lease, or a part of a container's id.",
+)
 @options.dry_run("Say what would be released; change nothing.")
 @options.as_json
+@click.pass_context
 def command(
+    ctx: click.Context,
     attachments: str,
     data_dir: str,
     network: str,
     before: Moment | None,
+    least_age_ns: int,
     allow_empty: bool,
+    allow_unknown: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
     """Give back every lease of a network whose container is not in a list (CNI's GC by hand).
 
-    The list has a line for each container: its id, and an interface where only that counts. Or it
-    is JSON: an array of {"containerID", "ifname"}, or a document with "cni.dev/valid-attachments".
-    An empty list is refused: a program that failed has written it, most likely.
+    The list has a line for each container: its whole id, and an interface where only that counts.
+    Or it is JSON: an array of {"containerID", "ifname"}, or a document with
+    "cni.dev/valid-attachments". Leases that are younger than the list are spared.
+
+    An empty list is refused, because a program that failed has probably written it. So is a list
+    with shortened ids, and one that names no container of the network.
     """
     started_ns = time.time_ns()
-    text, changed_ns = _read(attachments)
-    valid = _parse(text)
-    if not valid and not allow_empty:
+    if (
+        before
+        and ctx.get_parameter_source("least_age_ns") == click.core.ParameterSource.COMMANDLINE
+    ):
+        raise click.UsageError("--before and --older-than exclude each other")
+    listed = lists.read(attachments, started_ns)
+    if not listed.valid and not allow_empty:
         raise Failure(
-            f"{attachments} lists no attachment: every lease of {network} would go",
+            f"{attachments} lists no attachment: every lease of {network} would be released",
             "if that is what you want, say --allow-empty",
         )
-    before_ns = before.start_ns if before else changed_ns or started_ns
+    before_ns = before.start_ns if before else listed.made_ns - least_age_ns
     with fastipam.open(data_dir, create=False) as ipam:
         (name,) = rows.names(ipam, network)
         where = ipam.network(name)
-        whole = _with_interfaces(where, valid)
-        stale = [
-            rows.lease_row(name, keys.read_address_key(key)[1:], record)
-            for key, record in where.unlisted(whole, before_ns)
-        ]
+        valid = _with_interfaces(where, listed.valid)
+        judged = _judge(where, valid, before_ns)
+        if listed.valid and not allow_unknown:
+            _refuse_unknown(listed.containers, judged, name)
+        stale = judged.stale
         if not dry_run:
-            freed = {format_ip(*one) for one in where.retain(whole, before_ns)}
+            freed = {format_ip(*one) for one in where.retain(valid, before_ns)}
             stale = [row for row in stale if row["address"] in freed]
     output.rows(_COLUMNS, stale, as_json=as_json)
     if not as_json:
-        what = "would be released" if dry_run else "released"
-        output.note(f"{len(stale)} addresses {what}, {len(valid)} attachments are valid")
+        for line in _summary(len(stale), listed.containers, judged, dry_run=dry_run):
+            output.note(line)
 
 
-def _read(path: str) -> tuple[str, int]:
-    """Return the list, and when it was last changed, 0 if that is not known."""
-    if path == "-":
-        return sys.stdin.buffer.read().decode("utf-8", "surrogateescape"), 0
-    with open(path, encoding="utf-8", errors="surrogateescape") as file:
-        return file.read(), os.fstat(file.fileno()).st_mtime_ns
+class _Judged(NamedTuple):
+    """The leases of a network after a comparison with a list.
+
+    ``known`` has the ids of containers that are listed and have a lease, ``unlisted`` those that
+    have a lease and are not listed. ``stale`` has a row a lease, ``young`` counts leases.
+    """
+
+    known: set[str]
+    unlisted: set[str]
+    stale: list[dict[str, Any]]
+    young: int
 
 
-def _parse(text: str) -> set[tuple[str, str]]:
-    """Return (container id, interface) pairs; an empty interface means all of the container."""
-    if text.lstrip()[:1] in ("[", "{"):
-        return _parse_json(text)
-    valid = set()
-    for number, line in enumerate(text.splitlines(), 1):
-        words = line.split()
-        if not words or words[0].startswith("#"):
-            continue
-        # A line that no runtime writes is an error: all leases would be released for it.
-        if len(words) > 2 or not is_id(words[0]):
-            raise ConfigError(
-                f"{line.strip()!r} is not a container id and an interface",
-                field=f"line {number}",
-                value=line,
-            )
-        valid.add((words[0], words[1] if len(words) == 2 else ""))
-    return valid
+def _judge(network: fastipam.Network, valid: set[tuple[str, str]], before_ns: int) -> _Judged:
+    known: set[str] = set()
+    unlisted: set[str] = set()
+    stale: list[dict[str, Any]] = []
+    young = 0
+    containers = {container_id for container_id, _ in valid}
+    for key, record, verdict in gc.judge(network.raw_leases(), valid, before_ns):
+        (known if record.container_id in containers else unlisted).add(record.container_id)
+        if verdict == gc.STALE:
+            stale.append(rows.lease_row(network.name, keys.read_address_key(key)[1:], record))
+        young += verdict == gc.YOUNG
+    return _Judged(known, unlisted, stale, young)
 
 
-def _parse_json(text: str) -> set[tuple[str, str]]:
-    import json
+def _refuse_unknown(listed: set[str], judged: _Judged, network: str) -> None:
+    """Raise Failure for a list that cannot be one of the containers of this network."""
+    shortened = _shortened(listed - judged.known, judged.unlisted)
+    if shortened is not None:
+        raise Failure(
+            f"{shortened[0]!r} is a part of the id of container {shortened[1]}: the ids in the "
+            "list are shortened, and nothing was released",
+            f"list whole ids: podman ps -q --no-trunc, say; {_ALLOW_UNKNOWN}",
+        )
+    if judged.unlisted and not judged.known:
+        raise Failure(
+            f"no container of the list has a lease in network {network}, which has leases of "
+            f"{output.counted(len(judged.unlisted), 'other container')}: nothing was released",
+            f"`fastipam list --network {network}` shows whole ids; {_ALLOW_UNKNOWN}",
+        )
 
-    from fastipam.configuration.network import valid_attachments
-    from fastipam.configuration.reader import fold
 
-    try:
-        document: Any = json.loads(text, object_pairs_hook=fold)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"it is no JSON: {error}", field="FILE", value=text[:32]) from error
-    return valid_attachments({_KEY: document} if isinstance(document, list) else document)
+def _shortened(unknown: Iterable[str], ids: Iterable[str]) -> tuple[str, str] | None:
+    """Return (part, id) for the first text in ``unknown`` that is a part of an id, or None."""
+    text = "\n".join(sorted(ids))  # one search in a long text is faster than one in each id
+    for part in sorted(unknown):
+        at = text.find(part)
+        if at >= 0:
+            end = text.find("\n", at)
+            return part, text[text.rfind("\n", 0, at) + 1 : end if end >= 0 else None]
+    return None
+
+
+def _summary(released: int, listed: set[str], judged: _Judged, *, dry_run: bool) -> Iterable[str]:
+    """Yield lines with counts: what was released, what was spared, whom the list names."""
+    what = "would be released" if dry_run else "released"
+    yield (
+        f"{output.counted(released, 'address')} {what}; the list names "
+        f"{output.counted(len(listed), 'container')}, {len(judged.known)} of them with leases here"
+    )
+    if judged.young:
+        yield f"{output.counted(judged.young, 'address')} spared: younger than the list"
 
 
 def _with_interfaces(

@@ -121,15 +121,12 @@ def _row(lease: Lease) -> dict[str, str]:
     return row | {"netns": lease.netns, "netns_state": netns_state(lease.record)}
 
 
-def _counted(shown: list[dict[str, str]]) -> str:
-    return "1 address" if len(shown) == 1 else f"{len(shown)} addresses"
-
-
 def _ask(shown: list[dict[str, str]]) -> None:
     """Show what would be released, and ask the operator. Raises Failure, click.Abort."""
+    addresses = output.counted(len(shown), "address")
     if not sys.stdin.isatty():
         raise Failure(
-            f"{_counted(shown)} would be released, and there is nobody to ask",
+            f"{addresses} would be released, and there is nobody to ask",
             "say --yes, after a look with --dry-run",
         )
     for line in output.lines(_COLUMNS, shown):
@@ -137,4 +134,4 @@ def _ask(shown: list[dict[str, str]]) -> None:
     living = [row["address"] for row in shown if row["netns_state"] == "there"]
     if living:
         output.note(f"the network namespace of {', '.join(living)} is there: its owner may run")
-    click.confirm(f"Release {_counted(shown)}?", abort=True, err=True)
+    click.confirm(f"Release {addresses}?", abort=True, err=True)

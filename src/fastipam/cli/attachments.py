@@ -1,0 +1,97 @@
+"""Read a list of the containers that exist, for ``fastipam gc``."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import time
+from io import UnsupportedOperation
+from typing import IO, Any, NamedTuple
+
+from fastipam.cli.click_base import Failure
+from fastipam.configuration.reader import is_id
+from fastipam.errors import ConfigError
+
+_KEY = "cni.dev/valid-attachments"
+STANDARD_INPUT = "-"
+
+
+class Listed(NamedTuple):
+    """What a list says: (container id, interface) pairs, and the latest time it can be from.
+
+    An empty interface means every interface of the container. ``made_ns`` is wall clock.
+    """
+
+    valid: set[tuple[str, str]]
+    made_ns: int
+
+    @property
+    def containers(self) -> set[str]:
+        """The ids of the containers."""
+        return {container_id for container_id, _ in self.valid}
+
+
+def read(path: str, now_ns: int | None = None) -> Listed:
+    """Read a list from a file, or from standard input when the path is "-".
+
+    ``now_ns`` is when the command was started, by default now. A file is as old as its last change,
+    also when it is standard input; what comes through a pipe was made before the command started.
+    Raises Failure, ConfigError, OSError.
+    """
+    now_ns = time.time_ns() if now_ns is None else now_ns
+    if path != STANDARD_INPUT:
+        with open(path, "rb") as file:
+            content, changed_ns = file.read(), _changed_ns(file)
+    else:
+        try:
+            content, changed_ns = sys.stdin.buffer.read(), _changed_ns(sys.stdin)
+        except OSError as error:
+            raise Failure(
+                f"there is no list on standard input: {error.strerror or error}",
+                "pipe one into it: crictl pods -q | fastipam gc --network NAME -",
+            ) from error
+    text = content.decode("utf-8", "surrogateescape")
+    return Listed(_parse(text), min(now_ns, changed_ns or now_ns))
+
+
+def _changed_ns(file: IO[Any]) -> int:
+    """Return when an open file was last changed, or 0 for what is no regular file."""
+    try:
+        status = os.fstat(file.fileno())
+    except UnsupportedOperation:  # standard input was replaced by an object in memory
+        return 0
+    return status.st_mtime_ns if stat.S_ISREG(status.st_mode) else 0
+
+
+def _parse(text: str) -> set[tuple[str, str]]:
+    """Return (container id, interface) pairs; an empty interface means all of the container."""
+    if text.lstrip()[:1] in ("[", "{"):
+        return _parse_json(text)
+    valid = set()
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        # A line that no runtime writes is an error: all leases would be released for it.
+        if len(words) > 2 or not is_id(words[0]):
+            raise ConfigError(
+                f"{line.strip()!r} is not a container id and an interface",
+                field=f"line {number}",
+                value=line,
+            )
+        valid.add((words[0], words[1] if len(words) == 2 else ""))
+    return valid
+
+
+def _parse_json(text: str) -> set[tuple[str, str]]:
+    import json
+
+    from fastipam.configuration.network import valid_attachments
+    from fastipam.configuration.reader import fold
+
+    try:
+        document: Any = json.loads(text, object_pairs_hook=fold)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"it is no JSON: {error}", field="FILE", value=text[:32]) from error
+    return valid_attachments({_KEY: document} if isinstance(document, list) else document)
