@@ -18,7 +18,9 @@ from fastipam.cluster.keeper import wanted
 from fastipam.cluster.keeper.keeper import Keeper
 from fastipam.configuration.policy import Policy
 from fastipam.errors import PoolExhausted
-from fastipam.storage import open_stores
+from fastipam.storage import open_stores, tables
+from fastipam.storage.records import block as block_record
+from fastipam.verify import verify
 from tests.cluster.memory import MemoryEngine
 
 from .nodes import Machine, assert_settled, init, owners
@@ -126,6 +128,35 @@ def test_waiting_adds_are_told(engine: MemoryEngine, time: Time, tmp_path: Path)
     agent.keeper.step()
     assert agent.woken
     assert agent.add(700) == 700
+
+
+def test_free_addresses_that_no_search_finds(
+    engine: MemoryEngine, time: Time, tmp_path: Path
+) -> None:
+    """The keeper lists a block again that is in no list and does not serve, and wakes who waits."""
+    agent = Agent(tmp_path, "a", engine, time, minimumAge=0)
+    agent.turns(1)
+    assert agent.add(3) == 3
+    with agent.store.write() as txn:  # the round robin stands elsewhere, and the list is empty
+        network_id = agent.network.id_in(txn)
+        assert network_id is not None
+        state = txn.state(network_id)
+        state.move_cursor(0, 4, 0xC0000202)
+        txn.save(state)
+        for key in list(tables.BLOCKS.scan_keys(txn, block_record.open_prefix(network_id, 4))):
+            tables.BLOCKS.delete(txn, key)
+    assert {one.kind for one in verify(agent.store)} == {"block-unlisted"}
+
+    def fault(_call: str, _at: str) -> None:
+        raise EngineUnavailable("connection refused")
+
+    engine.fault = fault  # no new block hides it
+    assert agent.add(1) == 0
+    woken = agent.woken
+    agent.turns(2)
+    assert agent.woken > woken
+    assert agent.add(1) == 1
+    assert verify(agent.store) == []
 
 
 def test_gives_back(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:

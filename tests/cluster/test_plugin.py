@@ -165,6 +165,53 @@ def test_settings_differ(site: Site, call: Call) -> None:  # noqa: F811
     assert "10.32.0.0/20=26" in answer.message
 
 
+def test_plain_ranges_on_a_clusters_node(site: Site, start: Start) -> None:  # noqa: F811
+    """Ranges of its own, or of one container, are refused: code 7, both values, what to type."""
+    agent = start()
+    cluster = site.config("a")
+    plain = json.loads(json.dumps(cluster))
+    del plain["ipam"]["cluster"]
+    (first,) = adds(agent, cluster, ["c1"])
+    assert first.status == 0, first
+    own: list[dict[str, Any]] = [
+        {"subnet": "10.32.0.0/20"},
+        {"subnet": "192.0.2.0/24"},
+        {"ranges": [[{"subnet": "10.32.0.0/24"}]]},
+    ]
+    configs = [plain | {"ipam": plain["ipam"] | one} for one in own]
+    runtime = {"runtimeConfig": {"ipRanges": [[{"subnet": "192.0.2.0/24"}]]}}
+    configs.append(plain | runtime | {"capabilities": {"ipRanges": True}})
+    with Client(agent.path) as client:
+        for number, config in enumerate(configs):
+            for reply in (
+                client.ask("ADD", config, f"p{number}"),
+                client.ask("STATUS", config),
+            ):
+                assert reply.document["code"] == 7, reply
+                assert "in blocks of /24" in reply.document["msg"]
+                assert "fastipam cluster leave" in reply.document["details"]
+            again = client.ask("ADD", cluster, f"c{number + 2}")
+            assert again.status == 0, again
+    assert agent.terminate() == 0
+
+
+def test_leave_and_come_back(site: Site, call: Call) -> None:  # noqa: F811
+    """Cluster, local ranges, cluster: a command leads from one to the other, and each serves."""
+    cluster = site.config("a")
+    plain = json.loads(json.dumps(cluster))
+    del plain["ipam"]["cluster"]
+    plain["ipam"]["subnet"] = "192.0.2.0/24"
+    assert call("ADD", cluster, "c1").status == 0
+    refused = site.run("leave")
+    assert refused.returncode == 1
+    assert "1 addresses of this node's blocks are assigned" in refused.stderr
+    assert call("DEL", cluster, "c1").status == 0
+    assert call("ADD", cluster | {"ipam": cluster["ipam"] | {"cooldown": 0}}, "c2").status == 0
+    assert site.run("leave", "--force").returncode == 0
+    assert call("ADD", plain, "c3").addresses[0] == "192.0.2.2/24"
+    assert call("ADD", cluster, "c4").addresses[0].startswith("10.32.")
+
+
 def test_dual_stack(etcd: Etcd, tmp_path: Path, call: Call) -> None:  # noqa: F811
     """A pool of each family: an ADD has an address of both, all or nothing."""
     site = Site(etcd, tmp_path, pool=["10.32.0.0/20", "fd00:32::/108"])

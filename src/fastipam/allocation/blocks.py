@@ -17,6 +17,7 @@ from fastipam.addressing.addresses import BITS
 from fastipam.storage import tables
 from fastipam.storage.records import block as block_record
 from fastipam.storage.records.block import ACTIVE, Block, Member, block_key
+from fastipam.storage.records.keys import network_prefix
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -97,6 +98,14 @@ def put(txn: Transaction, network_id: int, block: Block) -> None:
 def delete(txn: Transaction, network_id: int, family: int, base: int) -> None:
     """Delete the record of a block."""
     tables.BLOCKS.delete(txn, block_key(network_id, family, base))
+
+
+def delete_all(txn: Transaction, network_id: int) -> int:
+    """Delete a network's blocks, its open list, and who this node is; return how many blocks."""
+    count = len(read_all(txn, network_id))
+    for key in list(tables.BLOCKS.scan_keys(txn, network_prefix(network_id))):
+        tables.BLOCKS.delete(txn, key)
+    return count
 
 
 def read_all(txn: Transaction | Snapshot, network_id: int) -> list[Block]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fastipam.addressing.ranges import CUT
 from fastipam.allocation import previous_boot
 from fastipam.allocation.accounts import find, read_pool
 from fastipam.allocation.ledger import MOST_EXPIRED, Ledger
@@ -74,7 +75,8 @@ class Books:
         """Return the records of a network from which addresses are to be assigned.
 
         They are made if the network is new. The ranges and the policy are remembered, and some
-        leases of an earlier boot are released. Raises ConfigError when nobody knows the ranges.
+        leases of an earlier boot are released. Raises ConfigError when nobody knows the ranges, or
+        when they are plain ones for a network that the store knows as a cluster's.
         """
         ledger, pool = self._books(txn), self.pool
         if ledger is None:
@@ -83,6 +85,11 @@ class Books:
             ledger = Ledger.create(txn, self, self._key, pool)
             ledger.adopt_policy()
             return ledger
+        if pool is not None and ledger.is_foreign and CUT in ledger.text:
+            from fastipam.allocation import cluster_ranges
+
+            network_id = ledger.state.network_id
+            cluster_ranges.require_blocks(txn, self.name, network_id, ledger.text, pool)
         if pool is not None and self._remember:
             ledger.adopt_pool(self._key, pool)
             ledger.adopt_policy()

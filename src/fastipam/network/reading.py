@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastipam.addressing.addresses import BITS, format_ip, parse_cidr, parse_ip
+from fastipam.addressing.ranges import CUT
 from fastipam.allocation import history
 from fastipam.allocation.accounts import read_record
 from fastipam.allocation.cooldown import cooling_of
@@ -160,6 +161,10 @@ class Reading(Books):
             # A network that was never used has all its addresses, but no blocks of a cluster.
             sets = pool.sets if pool is not None else ()
             return next((each for each in sets if each.block_length), None)
+        if CUT in found[1] and pool.text != found[1]:
+            from fastipam.allocation import cluster_ranges
+
+            cluster_ranges.require_blocks(txn, self.name, found[0], found[1], pool)
         for index, range_set in enumerate(pool.sets):
             if range_set.block_length:
                 if not self.can_serve(txn, index, range_set):

@@ -75,6 +75,25 @@ def release_node(node: Node, name: str, deadline: Deadline, *, force: bool = Fal
             node.step("some released")
 
 
+def leave(node: Node, deadline: Deadline, *, force: bool = False, offline: bool = False) -> int:
+    """Take this node out of its cluster; return how many blocks it gives up. Idempotent.
+
+    Call it while :class:`NodeLock` is held. The store assigns nothing more before the shared store
+    is told that the blocks are free. ``offline`` does not tell it, for a cluster that is gone.
+    Raises ClusterRefused: an agent keeps the node's session, or addresses are in use and not
+    ``force``. Then the node is registered again by its next claim.
+    """
+    entry = None
+    if not offline:
+        _refuse_alive(node, node.name, deadline, "stop the agent first")
+        entry = node.engine.get(node.keys.node(node.name), deadline_s=deadline.call_s())
+    if not node.share.begin_leaving(force=force):
+        return 0
+    if entry is not None:
+        release_node(node, node.name, deadline)
+    return node.share.forget_cluster()
+
+
 def _end_epoch(node: Node, name: str, deadline: Deadline, *, force: bool) -> int:
     """Mark a node as removed; return its new epoch."""
     engine, keys = node.engine, node.keys
@@ -90,12 +109,11 @@ def _end_epoch(node: Node, name: str, deadline: Deadline, *, force: bool) -> int
             return entry.epoch  # it was removed before; some of its blocks may be left
         conditions = [Compare(key, "mod_revision", stored.mod_revision)]
         if not force:
-            if engine.get(keys.session(name), deadline_s=deadline.call_s()) is not None:
-                raise ClusterRefused(
-                    f"node {name} is alive: its agent keeps its session",
-                    hint="stop its agent first; with --force its pods keep addresses that "
-                    "others may get, too",
-                )
+            hint = (
+                "stop its agent first; with --force its pods keep addresses "
+                "that others may get, too"
+            )
+            _refuse_alive(node, name, deadline, hint)
             conditions.append(Compare(keys.session(name), "absent"))
         removed = NodeEntry("", entry.epoch + 1, "", entry.addresses)
         try:
@@ -109,6 +127,12 @@ def _end_epoch(node: Node, name: str, deadline: Deadline, *, force: bool) -> int
         if outcome.succeeded:
             return removed.epoch
     raise NoBlock(f"the entry of node {name} changes faster than it can be read")
+
+
+def _refuse_alive(node: Node, name: str, deadline: Deadline, hint: str) -> None:
+    """Raise ClusterRefused when a node's session is kept."""
+    if node.engine.get(node.keys.session(name), deadline_s=deadline.call_s()) is not None:
+        raise ClusterRefused(f"node {name} is alive: its agent keeps its session", hint=hint)
 
 
 def block_text(settings: Settings, family: int, base: int) -> str:

@@ -194,6 +194,8 @@ class Keeper:
 
     def _work(self) -> float:
         deadline = Deadline(_OPERATION_S)
+        if self._waiting() and self.share.lacking() and self.share.reindex():
+            self.on_blocks()  # free addresses were there, and no search found them
         if self.membership.keep(deadline):
             self._seen = _UNSEEN
         needs = self._waiting()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastipam.allocation import blocks
-from fastipam.cluster.errors import NoBlock
+from fastipam.cluster.errors import ClusterRefused, NoBlock
 from fastipam.storage.records.block import ACTIVE, CLAIMING, FOUND, LOST, RELEASING, Block, Member
 
 TYPE_CHECKING = False
@@ -219,27 +219,66 @@ class Share:
             ]
         return found, granted
 
-    def reindex(self) -> None:
-        """Add blocks with free addresses that the list of those lacks. O(blocks).
+    def reindex(self) -> bool:
+        """List blocks with free addresses that no list has; return whether there were any.
 
-        Writes nothing, and waits for no disk, when the list lacks none.
+        O(blocks). Writes nothing, and waits for no disk, when there were none.
         """
         sets = list(enumerate(self.settings.pool.sets))
         with self.store.read() as txn:
             network_id = self.network.id_in(txn)
             if network_id is None:
-                return
+                return False
             state = txn.state(network_id)
             if all(
                 blocks.is_indexed(txn, network_id, each, state.cursor(index, each.family))
                 for index, each in sets
             ):
-                return
+                return False
         with self.store.write() as txn:
             ledger = self.network.enter(txn)
             for index, each in sets:
                 cursor = ledger.state.cursor(index, each.family)
                 blocks.reindex(txn, ledger.state.network_id, each, cursor)
+        return True
+
+    # Leaving --------------------------------------------------------------------------------
+
+    def begin_leaving(self, *, force: bool) -> bool:
+        """Assign nothing from now on, because this node leaves; return False if it is no member.
+
+        Raises ClusterRefused, and changes nothing, while addresses of its blocks are in use, unless
+        ``force``. The check and the change are one transaction: an ADD comes before or after it.
+        """
+        with self.store.write() as txn:
+            network_id = self.network.id_in(txn)
+            member = None if network_id is None else blocks.get_member(txn, network_id)
+            if network_id is None or member is None:
+                return False
+            used = sum(
+                0
+                if its_set is None
+                else blocks.used_in(txn.pages(network_id, block.family), its_set, block.base)
+                for block, its_set in blocks.walk(txn, network_id, self.settings.pool.sets)
+            )
+            if used and not force:
+                raise ClusterRefused(
+                    f"{used} addresses of this node's blocks are assigned, cooling or reserved",
+                    hint="remove the node's pods first (`fastipam list` shows them); --force gives "
+                    "the blocks up nevertheless, and other nodes may assign those addresses too",
+                )
+            member.revision = 0
+            blocks.put_member(txn, network_id, member)
+        return True
+
+    def forget_cluster(self) -> int:
+        """Delete the records of this node's membership and blocks; return how many blocks.
+
+        The network may have any ranges from then on.
+        """
+        with self.store.write() as txn:
+            network_id = self.network.id_in(txn)
+            return 0 if network_id is None else blocks.delete_all(txn, network_id)
 
     # Inside a transaction -------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""``fastipam cluster``: its table of commands, and init, claim, release-node."""
+"""``fastipam cluster``: its table of commands, and init, claim, leave, release-node."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ _COMMANDS = {
     "routes": Entry(f"{_LOOK}:routes", "Look", "Block to node address, for routing plugins."),
     "check": Entry(f"{_LOOK}:check", "Take care", "Do etcd and this node's store agree?"),
     "claim": Entry(f"{_HERE}:claim", "Take care", "Claim blocks for this node now."),
+    "leave": Entry(f"{_HERE}:leave", "Take care", "Take this node out of its cluster."),
     "release-node": Entry(f"{_HERE}:release_node", "Take care", "Take a gone node's blocks back."),
 }
 
@@ -67,6 +68,38 @@ def claim(cluster: Where, count: int, family: str | None) -> None:
         with lock:
             for block in report.claim(node, which, count, deadline):
                 output.say(block)
+
+
+@_command(
+    "leave",
+    examples=(("fastipam cluster leave", "before the network gets ranges of this node's own"),),
+)
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Even while addresses of its blocks are in use: other nodes may assign those, too.",
+)
+@click.option(
+    "--offline",
+    is_flag=True,
+    help="Do not ask the cluster's store: the cluster is gone, or has released this node.",
+)
+@where
+def leave(cluster: Where, force: bool, offline: bool) -> None:
+    """Take this node out of its cluster, so that the network may have other ranges here.
+
+    Its blocks become free for the other nodes. Stop its agent first: an agent registers the node
+    again. Leases stay.
+    """
+    from fastipam.cluster.admin import admin
+    from fastipam.cluster.node.lock import NodeLock
+
+    with cluster.node() as (ipam, node):
+        blocks = 0
+        if ipam is not None:
+            with NodeLock(node.share.store):
+                blocks = admin.leave(node, cluster.deadline(), force=force, offline=offline)
+        output.say(f"node {node.name}: {blocks} blocks given up, not in the cluster any more")
 
 
 @_command(

@@ -1,0 +1,54 @@
+"""Refuse ranges that would assign addresses of other nodes: those of a cluster's network.
+
+Imported when a configuration has other ranges than the store remembers for a cluster's network.
+"""
+
+from __future__ import annotations
+
+from fastipam.addressing.ranges import Pool
+from fastipam.allocation import blocks
+from fastipam.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from fastipam.addressing.ranges import RangeSet
+    from fastipam.storage.transaction import Snapshot, Transaction
+
+
+def require_blocks(
+    txn: Transaction | Snapshot, name: str, network_id: int, text: str, pool: Pool
+) -> None:
+    """Raise ConfigError when ``pool`` is not cut into the blocks that this node may own.
+
+    ``text`` is the pool that the store remembers. A node that has registered in a cluster owns
+    blocks of one length; any other ranges hold addresses that other nodes assign. A node that has
+    never registered, or has left its cluster, may have any ranges.
+    """
+    member = blocks.get_member(txn, network_id)
+    if member is None or not member.epoch:
+        return
+    stored = Pool.read(text)
+    lengths = {each.family: each.block_length for each in stored.sets if each.block_length}
+    if all(
+        each.block_length and each.block_length == lengths.get(each.family, each.block_length)
+        for each in pool.sets
+    ):
+        return
+    raise ConfigError(
+        f"the store has network {name} as a cluster's, with {_words(stored)}, and the "
+        f"configuration gives it {_words(pool)}: other nodes assign addresses of that",
+        field="ipam.ranges",
+        value=[str(each) for each in pool.sets],
+        hint="use the configuration with the cluster; or, to use this network without it on this "
+        "node, stop the agent and run `fastipam cluster leave`",
+    )
+
+
+def _words(pool: Pool) -> str:
+    return "; ".join(map(_set_words, pool.sets)) or "no ranges"
+
+
+def _set_words(one: RangeSet) -> str:
+    if not one.block_length:
+        return f"plain ranges {one}"
+    return f"{one} in blocks of /{one.block_length}"
