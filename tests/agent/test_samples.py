@@ -15,6 +15,7 @@ from fastipam.agent.web import readings
 from fastipam.agent.web import samples as watch
 from fastipam.agent.web.samples import COARSE, COARSE_S, FINE, INTERVAL_S, Watch
 from fastipam.storage import open_stores
+from tests.counting import counts
 
 from .processes import until
 
@@ -69,7 +70,7 @@ def test_reading(opened: Ipam, clock: Any) -> None:
     clock.advance(20)
     net.release("c2")
     (reading,) = readings.read_all()
-    assert reading.counts == net.stats()
+    assert reading.counts == counts(net)
     assert reading.assignments == 10
     assert reading.oldest_cooling_s == pytest.approx(20, abs=0.001)
     clock.advance(-3600)  # a wall clock that steps back makes nothing younger than nothing

@@ -333,6 +333,17 @@ def test_pool_is_full(data_dir: Path) -> None:
         assert levels(list(store.pools(ipam))) == [WARNING]
 
 
+def test_ipv4_is_full_beside_ipv6(data_dir: Path) -> None:
+    """Every range set is judged by itself: a full IPv4 set is a problem, whatever IPv6 has left."""
+    with fastipam.open(data_dir, "relaxed") as ipam:
+        net = ipam.network("podnet", ["10.32.1.0/29", "fd00:32::/64"])
+        net.allocate_many([(f"c{one}", "eth0") for one in range(5)])
+        found = list(store.pools(ipam))
+        assert levels(found) == [PROBLEM, OK]
+        has(found, PROBLEM, "'podnet', 10.32.1.0/29: 0 of 5 addresses are left")
+        has(found, OK, "fd00:32::/64")
+
+
 def test_namespace_is_gone(living: Path, tmp_path: Path) -> None:
     """A lease without its namespace; leases that cannot be judged, counted by reason."""
     with fastipam.open(living) as ipam:

@@ -111,6 +111,41 @@ def test_stats(filled: Path) -> None:
     assert sum(parts) == row["size"]
 
 
+@pytest.fixture
+def dual(data_dir: Path) -> Path:
+    """A dual-stack network without a free IPv4 address."""
+    with fastipam.open(data_dir, "relaxed") as ipam:
+        net = ipam.network("podnet", ["10.32.1.0/29", "fd00:32::/64"])
+        for number in range(5):
+            net.allocate(f"c{number}")
+    return data_dir
+
+
+def test_stats_of_a_full_ipv4_set(dual: Path) -> None:
+    """A network is as full as its fullest range set, and every set has a line with its ranges."""
+    (row,) = rows(dual, "stats")
+    assert row["used_percent"] == 100
+    assert [(one["family"], one["free"]) for one in row["range_sets"]] == [(4, 0), (6, 2**64 - 7)]
+    assert [one["used_percent"] == 100 for one in row["range_sets"]] == [True, False]
+    heading, v4, v6 = (line.split() for line in run(dual, "stats").stdout.splitlines())
+    assert heading[:3] == ["NETWORK", "RANGES", "SIZE"]
+    assert v4 == ["podnet", "10.32.1.0/29", "5", "5", "0", "0", "0", "100.00%"]
+    assert v6[:2] == ["podnet", "fd00:32::/64"]
+    assert v6[-1] == "<0.01%"
+
+
+def test_stats_of_addresses_outside_of_the_ranges(data_dir: Path) -> None:
+    """Addresses that no range has any longer are in a line of their own."""
+    with fastipam.open(data_dir, "relaxed") as ipam:
+        ipam.network("podnet", "10.32.0.0/24").allocate("old")
+        ipam.network("podnet", "10.33.0.0/24").allocate("new")
+    lines = run(data_dir, "stats").stdout.splitlines()
+    assert lines[1].split()[1:4] == ["10.33.0.0/24", "253", "1"]
+    assert "outside of the ranges" in lines[2]
+    (row,) = rows(data_dir, "stats")
+    assert (row["assigned"], row["range_sets"][0]["assigned"]) == (2, 1)
+
+
 @pytest.mark.parametrize(
     ("address", "status", "because"),
     [

@@ -8,6 +8,7 @@ from fastipam.agent.web import readings
 from fastipam.picture import cells, layers
 from fastipam.picture.blocks import Owned, owned
 from tests.cluster.memory import MemoryEngine
+from tests.counting import counts
 
 from .nodes import NETWORK, Machine, init
 from .test_claims import claim
@@ -41,14 +42,14 @@ def test_every_count_is_of_the_nodes_share(tmp_path: Path) -> None:
     machine = Machine(tmp_path, "a", engine, pool="10.32.0.0/16")
     claim(machine.joined(), 1)
     machine.network.allocate("c1")
-    counts = machine.network.stats()
-    size = counts["size"]
+    told = counts(machine.network)
+    size = told["size"]
     assert 250 <= size <= 256
-    assert counts == {"size": size, "assigned": 1, "cooling": 0, "reserved": 0, "free": size - 1}
+    assert told == {"size": size, "assigned": 1, "cooling": 0, "reserved": 0, "free": size - 1}
     with machine.store.read() as txn:
         reading = readings.read(txn, NETWORK)
         picture = cells.read(txn, NETWORK)
     assert reading is not None
     assert picture is not None
-    assert reading.counts == counts
-    assert picture.stats == counts
+    assert reading.counts == told
+    assert picture.stats == told

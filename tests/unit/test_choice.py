@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.counting import counts
 
 import fastipam
 from fastipam import errors
@@ -136,13 +137,13 @@ def test_ranges_of_one_call(ipam: Ipam, store: Store) -> None:
     ipam.network("n").allocate("stored")  # .5, from the ranges that the store knows
     other.allocate_many([(f"c{number}", "eth0") for number in range(3)])  # .6 to .8
     other.allocate("asked", addresses=["10.0.0.12"])
-    counts = own.stats()
-    assert counts["assigned"] == 8
+    before = counts(own)
+    assert before["assigned"] == 8
     # The four states add up to the ranges and what is used outside of them: .7, .8 and .12.
-    assert sum(counts[state] for state in ("assigned", "cooling", "reserved", "free")) == 5 + 3
+    assert sum(before[state] for state in ("assigned", "cooling", "reserved", "free")) == 5 + 3
     other.release("asked")
     other.allocate("again", addresses=["10.0.0.12"])  # it only cools, and is counted already
-    assert own.stats() == counts
+    assert counts(own) == before
 
 
 @pytest.mark.parametrize(("history", "kept"), [(100, [1, 2, 3, 4]), (2, [3, 4]), (0, [])])
@@ -334,5 +335,5 @@ def test_queue_that_is_wrong(released: int, tmp_path: Path, clock: Clock) -> Non
         found = net.lookup("10.0.0.2")
         assert found is not None
         assert found.container_id == "a"
-        assert net.stats() == {"size": 5, "assigned": 2, "cooling": 1, "reserved": 0, "free": 2}
+        assert counts(net) == {"size": 5, "assigned": 2, "cooling": 1, "reserved": 0, "free": 2}
         assert not verify(ipam.store)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests.counting import counts
 
 from fastipam import (
     AddressInUse,
@@ -330,7 +331,7 @@ def test_existing_after_a_change_of_ranges(ipam: Ipam) -> None:
     changed = ipam.network("n", "10.0.9.0/29")
     lease = changed.allocate("a", existing="return")
     assert (str(lease.address), lease.gateway) == ("10.0.0.2/29", None)
-    assert changed.stats() == {"size": 6, "assigned": 1, "cooling": 0, "reserved": 0, "free": 5}
+    assert counts(changed) == {"size": 6, "assigned": 1, "cooling": 0, "reserved": 0, "free": 5}
 
 
 @pytest.mark.parametrize(
@@ -427,11 +428,11 @@ def test_cooldown(ipam: Ipam, clock: Clock) -> None:
     assert last(net, 5) == [2, 3, 4, 5, 6]
     net.release("c1")
     net.release("c3")
-    assert net.stats() == {"size": 5, "assigned": 3, "cooling": 2, "reserved": 0, "free": 0}
+    assert counts(net) == {"size": 5, "assigned": 3, "cooling": 2, "reserved": 0, "free": 0}
     assert net.lookup("10.0.0.3") is None
     clock.advance(30)
     assert take(net, "x") == "10.0.0.3"
-    assert net.stats() == {"size": 5, "assigned": 4, "cooling": 0, "reserved": 0, "free": 1}
+    assert counts(net) == {"size": 5, "assigned": 4, "cooling": 0, "reserved": 0, "free": 1}
 
 
 def test_cooling_addresses_are_passed_over(ipam: Ipam, clock: Clock) -> None:
@@ -457,7 +458,7 @@ def test_early_reuse_takes_the_longest_idle(ipam: Ipam, clock: Clock) -> None:
     assert [str(lease.address.ip) for lease in net.allocate_many([("z", "eth0")])] == ["10.0.0.5"]
     with pytest.raises(PoolExhausted):
         net.allocate("more")
-    assert net.stats() == {"size": 5, "assigned": 5, "cooling": 0, "reserved": 0, "free": 0}
+    assert counts(net) == {"size": 5, "assigned": 5, "cooling": 0, "reserved": 0, "free": 0}
 
 
 def test_early_reuse_of_many(ipam: Ipam, clock: Clock) -> None:
@@ -570,14 +571,14 @@ def test_changed_ranges(ipam: Ipam, clock: Clock) -> None:
     assert old.stats()["size"] == 5, "a failing call has not changed the ranges"
     new = ipam.network("n", "10.0.9.0/29", cooldown_s=10)
     assert take(new, "x") == "10.0.9.2"
-    assert new.stats() == {"size": 8, "assigned": 3, "cooling": 1, "reserved": 0, "free": 4}
+    assert counts(new) == {"size": 8, "assigned": 3, "cooling": 1, "reserved": 0, "free": 4}
     lease = new.lookup("10.0.0.3")
     assert lease is not None
     assert lease.gateway is None
     assert new.release("c1") == [ipaddress.ip_address("10.0.0.3")]
     clock.advance(11)
     take(new, "y")
-    assert new.stats() == {"size": 6, "assigned": 3, "cooling": 0, "reserved": 0, "free": 3}
+    assert counts(new) == {"size": 6, "assigned": 3, "cooling": 0, "reserved": 0, "free": 3}
     known = ipam.network("n")
     assert str(known.current_pool().sets[0]) == "10.0.9.1-10.0.9.6"  # type: ignore[union-attr]
 
@@ -599,7 +600,7 @@ def test_ranges_that_are_not_remembered(ipam: Ipam) -> None:
     guest.allocate_many([("c", "eth0")])
     guest.allocate("d", addresses=["10.0.9.6"])
     host = ipam.network("n", V4, cooldown_s=0)
-    assert host.stats() == {"size": 8, "assigned": 4, "cooling": 0, "reserved": 0, "free": 4}
+    assert counts(host) == {"size": 8, "assigned": 4, "cooling": 0, "reserved": 0, "free": 4}
     for owner in "bcd":
         host.release(owner)
     assert host.stats()["size"] == 5
@@ -760,7 +761,7 @@ def test_a_failing_call_leaves_no_trace(ipam: Ipam) -> None:
         assert net.lookup("10.0.0.4") is None
         net.release("a")
         assert [lease.container_id for lease in net.leases()] == ["b", "b"]
-    assert net.stats() == {"size": 7, "assigned": 2, "cooling": 2, "reserved": 0, "free": 3}
+    assert counts(net) == {"size": 7, "assigned": 2, "cooling": 2, "reserved": 0, "free": 3}
 
 
 def test_leaving_a_block_by_an_exception_undoes_all(ipam: Ipam) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from fastipam._bitmap import StoredPages
-    from fastipam.addressing.ranges import Pool, RangeSet
+    from fastipam.addressing.ranges import RangeSet
     from fastipam.storage.transaction import Snapshot, Transaction
 
     Interval = tuple[int, int]
@@ -140,17 +140,15 @@ def set_of(sets: Iterable[RangeSet], family: int, base: int) -> RangeSet | None:
     return None
 
 
-def free(txn: Transaction | Snapshot, network_id: int, pool: Pool) -> int:
-    """Return the free addresses of this node's blocks, and of sets that are not cut. O(blocks)."""
-    total = 0
-    for each in pool.sets:
-        if not each.block_length:
-            pages = txn.pages(network_id, each.family)
-            total += sum(high - low + 1 - pages.count(low, high) for low, high in each.intervals)
-    for block, its_set in walk(txn, network_id, pool.sets):
-        if its_set is not None and block.state == ACTIVE:
-            total += free_in(txn.pages(network_id, block.family), its_set, block.base)
-    return total
+def share(txn: Transaction | Snapshot, network_id: int, range_set: RangeSet) -> tuple[int, int]:
+    """Return how many active blocks this node has of a set, and their free addresses. O(blocks)."""
+    pages = txn.pages(network_id, range_set.family)
+    active = [
+        block.base
+        for block, its_set in walk(txn, network_id, (range_set,))
+        if its_set is not None and block.state == ACTIVE
+    ]
+    return len(active), sum(free_in(pages, range_set, base) for base in active)
 
 
 def get_member(txn: Transaction | Snapshot, network_id: int) -> Member | None:

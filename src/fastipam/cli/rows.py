@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastipam.addressing.addresses import V4, V6, format_ip
 from fastipam.addressing.ranges import merge
-from fastipam.allocation import history, reservations, states
+from fastipam.allocation import counts, history, reservations, states
 from fastipam.allocation.accounts import look_up
 from fastipam.cli.filters import COOLING, EVERYTHING, FREE, RESERVED, Filter, pod_of
 from fastipam.cli.output import Column
@@ -51,13 +51,15 @@ COLUMNS = (
 )
 STATS_COLUMNS = (
     WHOLE_NETWORK,
+    Column("RANGES", "ranges", least=15),
     Column("SIZE", "size", 8, number=True),
     Column("ASSIGNED", "assigned", number=True),
     Column("COOLING", "cooling", number=True),
     Column("RESERVED", "reserved", number=True),
     Column("FREE", "free", 8, number=True),
-    Column("USED", "percent", 7, number=True),
+    Column("USED", "used", 7, number=True),
 )
+OUTSIDE = "outside of the ranges"
 # A clock may have been set back by so much: events that much older than the time are read too.
 _MARGIN_NS = 60 * 10**9
 # More rows than anybody reads; an IPv6 /64 has far more.
@@ -315,9 +317,41 @@ class _Listing:
 
 
 def stats(ipam: Ipam, only: str | None) -> Iterator[dict[str, Any]]:
-    """Yield a row a network. O(1) each."""
+    """Yield a document a network: its counts, those of its range sets, how full it is.
+
+    A network is as full as its fullest set.
+    """
     for name in names(ipam, only):
-        counts = ipam.network(name).stats()
-        used = counts["size"] - counts["free"]
-        percent = f"{100 * used / counts['size']:.2f}%" if counts["size"] else "-"
-        yield {"network": name, **counts, "percent": percent}
+        found = ipam.network(name).stats()
+        percents = [one["used_percent"] for one in found["range_sets"]]
+        known = [one for one in percents if one is not None]
+        used = max(known, default=None)
+        yield {"network": name, **found, "used_percent": used}
+
+
+def stats_table(documents: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield a row a range set of the documents of :func:`stats`.
+
+    Addresses in use that no range has any longer are in a row of their own.
+    """
+    for one in documents:
+        outside = {state: one[state] for state in states.STATES}
+        for each in one["range_sets"]:
+            yield {
+                "network": one["network"],
+                **each,
+                "ranges": ",".join(map(counts.text_of, each["ranges"])),
+                "used": _percent_text(each["used_percent"]),
+            }
+            outside = {state: count - each[state] for state, count in outside.items()}
+        if any(outside.values()):
+            size = sum(outside.values())
+            yield {
+                "network": one["network"], "ranges": OUTSIDE, "size": size, **outside, "used": "-"
+            }  # fmt: skip
+
+
+def _percent_text(percent: float | None) -> str:
+    if percent is None:
+        return "-"
+    return f"{percent:.2f}%" if percent >= 0.01 or not percent else "<0.01%"

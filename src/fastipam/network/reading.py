@@ -20,6 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from ipaddress import IPv4Address, IPv6Address
+    from typing import Any
 
     from fastipam.addressing.ranges import Pool, RangeSet
     from fastipam.storage.records.event import Event
@@ -288,23 +289,34 @@ class Reading(Books):
         """
         return history.holder_at(self.history(address), wall_ns)
 
-    def stats(self) -> dict[str, int]:
-        """Return ``size`` and its parts ``assigned``, ``cooling``, ``reserved`` and ``free``. O(1).
+    def stats(self) -> dict[str, Any]:
+        """Return ``size`` and its parts ``assigned``, ``cooling``, ``reserved`` and ``free``.
 
         ``size`` counts the addresses that the ranges can assign, and those in use that are outside
         since the ranges changed; the four states always add up to it. For a cluster's pool it is
-        this node's share, its blocks and what is in use outside them: O(blocks). An address whose
-        cool-down is over counts as cooling until it is freed.
+        this node's share, its blocks and what is in use outside them. An address whose cool-down is
+        over counts as cooling until it is freed.
+
+        ``range_sets`` has a dict for each range set, in their order, with ``family``, ``ranges``,
+        the same counts of the set alone, ``used_percent`` (None when the size is 0) and ``full``
+        (the next assignment finds no address). The addresses outside the ranges are in no set.
+
+        O(1) for one range set; for several O(pages of the bitmap + cooling + reserved addresses).
         """
-        from fastipam.allocation import states
+        from fastipam.allocation import counts, states
 
         self._end_earlier_boots()
         with self._store.read() as txn:
             found = self._find(txn)
             if found is None:
                 size = self.pool.size if self.pool else 0
-                return {"size": size} | dict.fromkeys(states.STATES, 0) | {states.FREE: size}
-            return states.count(txn, txn.state(found[0]), self.ranges_of(found[1]))
+                total = {"size": size} | dict.fromkeys(states.STATES, 0) | {states.FREE: size}
+                sets = counts.unused(self.pool.sets if self.pool else ())
+            else:
+                state, pool = txn.state(found[0]), self.ranges_of(found[1])
+                total = counts.of_network(txn, state, pool)
+                sets = counts.of_sets(txn, state, pool)
+            return {**total, "range_sets": [one.document() for one in sets]}
 
 
 def parse_wanted(address: Wanted) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from fastipam import errors
 from fastipam.addressing.addresses import BITS
 from fastipam.allocation import states as address_states
 from fastipam.allocation.accounts import look_up
+from fastipam.allocation.counts import of_network
 from fastipam.errors import StoreCorrupt
 from fastipam.picture.frames import Frame, frames
 from fastipam.storage import tables
@@ -113,7 +114,7 @@ def read(txn: Snapshot, name: str, max_bits: int = PICTURE_BITS) -> Picture | No
         _panel(pool, frame, pages[frame.family], cooling[frame.family], reserved[frame.family])
         for frame in shown
     ]
-    stats = address_states.count(txn, state, pool)
+    stats = of_network(txn, state, pool)
     return Picture(name, network_id, change_of(txn), txn.store.clock(), stats, panels, left_out)
 
 

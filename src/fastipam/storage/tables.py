@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 SCHEMA = 3  # 1 and 2 were never released
 DURABLE = "durable"
 RELAXED = "relaxed"
+_AT_ONCE = 4096  # keys that one call into LMDB reads
 MAX_DATABASES = 32  # room for those of later schemas
 # The keys of META; a policy's is made by records.keys.
 SCHEMA_KEY = b"schema"
@@ -152,6 +153,19 @@ class Table:
                     chunk = [item for item in chunk if item[0].startswith(prefix)]
                     items = iter(())
                 yield chunk
+
+    def count_from(self, txn: Reading, prefix: bytes) -> int:
+        """Return the number of keys that begin with ``prefix``. O(that number)."""
+        total = 0
+        chunk: list[bytes]
+        with txn.txn.cursor(txn.databases[self._at]) as cursor:
+            if cursor.set_range(prefix):
+                found = cursor.iternext(keys=True, values=False)
+                while chunk := list(islice(found, _AT_ONCE)):
+                    if not chunk[-1].startswith(prefix):
+                        return total + sum(key.startswith(prefix) for key in chunk)
+                    total += len(chunk)
+        return total
 
     def walk(self, txn: Reading) -> Walk:
         """Return a place in the table that can be moved, for those who skip or delete."""

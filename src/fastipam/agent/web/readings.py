@@ -11,7 +11,7 @@ from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from fastipam.allocation import states
+from fastipam.allocation import counts
 from fastipam.allocation.accounts import look_up
 from fastipam.errors import FastipamError
 from fastipam.picture import blocks
@@ -103,7 +103,7 @@ def read(txn: Snapshot, name: str) -> Reading | None:
         name,
         txn.number,
         wall_ns,
-        states.count(txn, state, pool),
+        counts.of_network(txn, state, pool),
         state.generation,
         age_ns / 1e9,
         Counter(one.state for one in blocks.owned(txn, network_id, pool)),

@@ -10,7 +10,7 @@ from fastipam.cli.click_base import command as _command
 @_command(
     "stats",
     examples=(
-        ("fastipam stats", "a line a network"),
+        ("fastipam stats", "a line a range set"),
         ("fastipam stats --network podnet --json", "for a program"),
     ),
 )
@@ -18,10 +18,14 @@ from fastipam.cli.click_base import command as _command
 @options.network()
 @options.as_json
 def command(data_dir: str, network: str | None, as_json: bool) -> None:
-    """Print how many addresses of each network are in which state.
+    """Print how many addresses of each range set are in which state.
 
-    The counters are stored: it takes the same time however many leases there are. An address
-    counts as cooling until an assignment takes it out of the queue.
+    A network is as full as its fullest range set: without an address of each no pod starts. On a
+    node of a cluster the addresses of its own blocks are counted. An address counts as cooling
+    until an assignment takes it out of the queue.
     """
     with fastipam.open(data_dir, create=False) as ipam:
-        output.rows(rows.STATS_COLUMNS, rows.stats(ipam, network), as_json=as_json)
+        found = rows.stats(ipam, network)
+        output.rows(
+            rows.STATS_COLUMNS, found if as_json else rows.stats_table(found), as_json=as_json
+        )

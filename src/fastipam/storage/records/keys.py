@@ -86,6 +86,12 @@ def page_key_prefix(network_id: int, family: int, level: int) -> bytes:
     return _ID.pack(network_id) + bytes((family, level))
 
 
+def page_key(network_id: int, family: int, level: int, index: int) -> bytes:
+    """Return the key of a page."""
+    prefix = page_key_prefix(network_id, family, level)
+    return prefix + index.to_bytes(page_index_bytes(family), "big")
+
+
 def page_index_of(key: bytes) -> int:
     """Return the page index at the end of a page's key."""
     return int.from_bytes(key[6:], "big")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import fastipam
 from fastipam import host_local
-from fastipam.allocation import history
+from fastipam.allocation import counts, history
 from fastipam.cli.click_base import is_refusal
 from fastipam.cli.commands.doctor.diagnosis import OK, PROBLEM, WARNING, Diagnosis
 from fastipam.configuration.policy import DEFAULT_DATA_DIR
@@ -171,18 +171,24 @@ def readers(ipam: Ipam, most: int = MOST_BEHIND) -> Iterator[Diagnosis]:
 
 
 def pools(ipam: Ipam) -> Iterator[Diagnosis]:
-    """Diagnose how full each network is."""
+    """Diagnose how full each range set of each network is."""
     for name in ipam.networks():
-        stats = ipam.network(name).stats()
-        size, left = stats["size"], stats["free"] + stats["cooling"]
-        text = f"network {name!r}: {left} of {size} addresses are left"
         who = command(f"list --network {shlex.quote(name)}", ipam.path)
-        if size and not left:
-            yield Diagnosis("pool", PROBLEM, text, who)
-        elif left < size * (1 - _FULL):
-            yield Diagnosis("pool", WARNING, text, who)
-        else:
-            yield Diagnosis("pool", OK, text)
+        for one in ipam.network(name).stats()["range_sets"]:
+            size, left = one["size"], one["free"] + one["cooling"]
+            ranges = ",".join(map(counts.text_of, one["ranges"]))
+            text = f"network {name!r}, {ranges}: {left} of {size} addresses are left"
+            if one["full"] and "blocks" in one:
+                text += f" in this node's {one['blocks']} blocks: the next ADD claims another block"
+                yield Diagnosis("pool", WARNING, text, command("cluster status", ipam.path))
+            elif one["full"]:
+                if left:
+                    text += ", all of them cooling"
+                yield Diagnosis("pool", PROBLEM, text, who)
+            elif left < size * (1 - _FULL):
+                yield Diagnosis("pool", WARNING, text, who)
+            else:
+                yield Diagnosis("pool", OK, text)
 
 
 def namespaces(ipam: Ipam, most: int = MOST_VERIFIED) -> Iterator[Diagnosis]:

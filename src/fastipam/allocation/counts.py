@@ -1,0 +1,300 @@
+"""Count the addresses of a network, and of each of its range sets, by state.
+
+The counts of a network are stored, those of its range sets are not. What is in use is counted by
+the bitmap's pages, what cools by the queue of its range set, what is reserved by the reservations.
+So assignments and releases pay nothing for it, and no counter of a set can be wrong. Of a set that
+is cut into the blocks of a cluster, what this node's blocks hold is counted.
+"""
+
+from __future__ import annotations
+
+from fastipam.addressing.addresses import (
+    BITS,
+    V4,
+    format_cidr,
+    format_ip,
+    parse_cidr,
+    prefix_bounds,
+)
+from fastipam.addressing.ranges import merge
+from fastipam.allocation.cooldown import cooling_of
+from fastipam.allocation.states import ASSIGNED, COOLING, FREE, RESERVED, STATES
+from fastipam.storage import tables
+from fastipam.storage.records import keys
+from fastipam.storage.records import policy as policy_record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Any
+
+    from fastipam.addressing.ranges import Pool, Range, RangeSet
+    from fastipam.storage.records.network_state import NetworkState
+    from fastipam.storage.transaction import Snapshot
+
+    Interval = tuple[int, int]
+
+
+class SetCounts:
+    """The counts of one range set: ``size``, and how many addresses are in each state.
+
+    ``number`` is that of the set in its network, from 0. The four states add up to ``size``.
+    ``full`` says that the next ADD finds no address in the set. ``blocks`` is the number of active
+    blocks that this node has of a cluster's set, and None for another set.
+    """
+
+    __slots__ = ("blocks", "counts", "full", "number", "range_set")
+
+    def __init__(
+        self,
+        number: int,
+        range_set: RangeSet,
+        counts: dict[str, int],
+        *,
+        full: bool,
+        blocks: int | None = None,
+    ) -> None:
+        self.number = number
+        self.range_set = range_set
+        self.counts = counts
+        self.full = full
+        self.blocks = blocks
+
+    @property
+    def used_percent(self) -> float | None:
+        """How much of the set is in use, or None when this node has no address of it."""
+        return used_percent(self.counts)
+
+    def document(self) -> dict[str, Any]:
+        """Return what ``stats`` says of the set."""
+        return {
+            "family": self.range_set.family,
+            "ranges": [_document(one) for one in self.range_set.ranges],
+            **self.counts,
+            "used_percent": self.used_percent,
+            "full": self.full,
+            **({} if self.blocks is None else {"blocks": self.blocks}),
+        }
+
+
+def used_percent(counts: dict[str, int]) -> float | None:
+    """Return how much of ``size`` is not free, in percent, or None when the size is 0.
+
+    It has two decimal places. It is 100 only when nothing is free, and 0 only when nothing is used.
+    """
+    size, free = counts["size"], counts[FREE]
+    if not size:
+        return None
+    percent = 100 * (size - free) / size
+    return min(round(percent, 2) or percent, 99.99 if free else 100.0)
+
+
+def text_of(one: Mapping[str, str | None]) -> str:
+    """Return a range of :meth:`SetCounts.document` as a person reads it.
+
+    That is its subnet, or the first and the last address of the part that it uses.
+    """
+    family, network, length = parse_cidr(one["subnet"] or "")
+    first, last = prefix_bounds(family, network, length)
+    if last - first > 1:  # a /31 or /127 has no network and no broadcast address
+        first += 1
+        last -= family == V4
+    start, end = one["rangeStart"], one["rangeEnd"]
+    if (start, end) == (format_ip(family, first), format_ip(family, last)):
+        return str(one["subnet"])
+    return f"{start}-{end}"
+
+
+def _document(one: Range) -> dict[str, str | None]:
+    return {
+        "subnet": format_cidr(one.family, one.network, one.length),
+        "rangeStart": format_ip(one.family, one.start),
+        "rangeEnd": format_ip(one.family, one.end),
+        "gateway": format_ip(*one.gateway) if one.gateway else None,
+    }
+
+
+def excluded(pool: Pool) -> int:
+    """Return how many addresses of a pool's subnets it never assigns.
+
+    That are gateways, network and broadcast addresses, exclusions, and what lies outside of
+    ``rangeStart`` and ``rangeEnd``.
+    """
+    total = -pool.size
+    for family in BITS:
+        total += sum(
+            high - low + 1
+            for low, high in merge(
+                (one.network, one.network + (1 << BITS[family] - one.length) - 1)
+                for each in pool.sets
+                if each.family == family
+                for one in each.ranges
+            )
+        )
+    return total
+
+
+# Counting -------------------------------------------------------------------------------------
+
+
+def of_network(txn: Snapshot, state: NetworkState, pool: Pool) -> dict[str, int]:
+    """Return ``size`` and how many addresses are in each state; the four add up to ``size``.
+
+    O(1). Of a cluster's pool it is this node's share, O(blocks): the addresses of its blocks, and
+    those in use outside of them.
+    """
+    if any(each.block_length for each in pool.sets):
+        free = sum(free_of(txn, state.network_id, each) for each in pool.sets)
+    else:
+        free = pool.size + state.outside - state.used
+    return {
+        "size": free + state.used,
+        ASSIGNED: state.assigned,
+        COOLING: state.cooling,
+        RESERVED: state.reserved,
+        FREE: free,
+    }
+
+
+def of_sets(txn: Snapshot, state: NetworkState, pool: Pool) -> list[SetCounts]:
+    """Return the counts of each range set, in their order.
+
+    O(1) for a network of one set whose addresses are all inside it; else O(pages + cooling +
+    reservations), and O(blocks) for a node of a cluster.
+    """
+    sets = pool.sets
+    if len(sets) == 1 and not state.outside and not sets[0].block_length:
+        total = of_network(txn, state, pool)
+        full = _is_full(txn, state, 0, sets[0], total)
+        return [SetCounts(0, sets[0], total, full=full)]
+    reserved = _reserved(txn, state, sets)
+    return [_count(txn, state, index, each, reserved[index]) for index, each in enumerate(sets)]
+
+
+def unused(sets: Iterable[RangeSet]) -> list[SetCounts]:
+    """Return the counts of range sets that a store does not know yet: all of it is free."""
+    found = []
+    for index, each in enumerate(sets):
+        size = 0 if each.block_length else each.size
+        total = {"size": size} | dict.fromkeys(STATES, 0) | {FREE: size}
+        blocks = 0 if each.block_length else None
+        found.append(SetCounts(index, each, total, full=not size, blocks=blocks))
+    return found
+
+
+def _count(
+    txn: Snapshot, state: NetworkState, index: int, range_set: RangeSet, reserved: int
+) -> SetCounts:
+    network_id = state.network_id
+    used = used_within(txn, network_id, range_set.family, range_set.intervals)
+    cooling = 0
+    if state.cooling:
+        cooling = tables.COOLDOWN.count_from(txn, keys.cooldown_prefix(network_id, index))
+    number: int | None = None
+    if range_set.block_length:
+        from fastipam.allocation import blocks
+
+        number, free = blocks.share(txn, network_id, range_set)
+    else:
+        free = range_set.size - used
+    counts = {
+        "size": free + used,
+        ASSIGNED: used - cooling - reserved,
+        COOLING: cooling,
+        RESERVED: reserved,
+        FREE: free,
+    }
+    full = _is_full(txn, state, index, range_set, counts)
+    return SetCounts(index, range_set, counts, full=full, blocks=number)
+
+
+def free_of(txn: Snapshot, network_id: int, range_set: RangeSet) -> int:
+    """Return the free addresses of a set; of one that is cut, those of this node's blocks."""
+    if range_set.block_length:
+        from fastipam.allocation import blocks
+
+        return blocks.share(txn, network_id, range_set)[1]
+    return range_set.size - used_within(txn, network_id, range_set.family, range_set.intervals)
+
+
+def used_within(txn: Snapshot, network_id: int, family: int, intervals: Sequence[Interval]) -> int:
+    """Return how many addresses of these intervals are not free. O(pages that exist there)."""
+    prefix = keys.page_key_prefix(network_id, family, 0)
+    total = 0
+    for low, high in intervals:
+        start = keys.page_key(network_id, family, 0, low // keys.PAGE_BITS)
+        for key, page in tables.PAGES.scan(txn, prefix, start):
+            base = keys.page_index_of(key) * keys.PAGE_BITS
+            if base > high:
+                break
+            bits = keys.read_page(page)
+            if low > base:
+                bits >>= low - base
+                base = low
+            if high < base + keys.PAGE_BITS - 1:
+                bits &= (1 << high - base + 1) - 1
+            total += bits.bit_count()
+    return total
+
+
+def _reserved(txn: Snapshot, state: NetworkState, sets: Sequence[RangeSet]) -> list[int]:
+    """Return how many addresses of each set are reserved. O(reservations)."""
+    found = [0] * len(sets)
+    if not state.reserved:
+        return found
+    # While its owner has the address, the reservation stays beside the lease.
+    beside = state.kept != state.reserved
+    for key in tables.RESERVATIONS.scan_keys(txn, state.prefix):
+        _, family, value = keys.read_address_key(key)
+        if beside and tables.LEASES.get(txn, key) is not None:
+            continue
+        for index, each in enumerate(sets):
+            if each.family == family and value in each:
+                found[index] += 1
+                break
+    return found
+
+
+def _is_full(
+    txn: Snapshot, state: NetworkState, index: int, range_set: RangeSet, counts: dict[str, int]
+) -> bool:
+    """Return whether an ADD finds no address: none is free, and none that cools may be taken."""
+    if counts[FREE]:
+        return False
+    clock = state.at(txn.store.clock())
+    if counts[COOLING] and _finds_cooled(txn, state, index, range_set, clock):
+        return False
+    if counts[RESERVED]:
+        from fastipam.allocation import reservations
+
+        due_now = reservations.due_by(txn, state, clock)
+        if any(family == range_set.family and value in range_set for family, value in due_now):
+            return False
+    return True
+
+
+def _finds_cooled(
+    txn: Snapshot, state: NetworkState, index: int, range_set: RangeSet, clock: int
+) -> bool:
+    """Return whether an ADD may take an address of the set that cools, as its policy says."""
+    network_id = state.network_id
+    policy = policy_record.read(tables.META.get(txn, keys.policy_key(network_id)))
+    queue = cooling_of(txn, network_id, index, range_set)
+    try:
+        for key, value in queue:
+            if policy.strict and keys.read_cooldown_key(key)[2] > clock - policy.cooldown_ns:
+                return False
+            if _owns(txn, network_id, range_set, value):
+                return True
+    finally:
+        queue.close()
+    return False
+
+
+def _owns(txn: Snapshot, network_id: int, range_set: RangeSet, value: int) -> bool:
+    """Return whether this node may assign an address of the set."""
+    if not range_set.block_length:
+        return True
+    from fastipam.allocation import blocks
+
+    return blocks.is_active(txn, network_id, range_set.family, blocks.base_of(range_set, value))

@@ -1,0 +1,40 @@
+"""Count the addresses of a network: as its counters say, and as every record says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastipam.storage.records import lease
+
+if TYPE_CHECKING:
+    from fastipam.network import Network
+
+
+def counts(network: Network) -> dict[str, Any]:
+    """Return what ``stats`` counts of the whole network."""
+    return {key: value for key, value in network.stats().items() if key != "range_sets"}
+
+
+def looked_at(network: Network) -> list[dict[str, int]]:
+    """Return the counts of each range set, from a look at every record."""
+    pool = network.current_pool()
+    assert pool is not None
+    found = [
+        {"size": each.size, "assigned": 0, "cooling": 0, "reserved": 0, "free": each.size}
+        for each in pool.sets
+    ]
+
+    def add(family: int, value: int, state: str) -> None:
+        index = pool.index_of(family, value)
+        if index is not None:
+            found[index][state] += 1
+            found[index]["free"] -= 1
+
+    leased = set()
+    for family, value, record, _ in network.records():
+        leased.add((family, value))
+        add(family, value, "cooling" if record.state == lease.COOLING else "assigned")
+    for one in network.reservations():
+        if (one.family, one.value) not in leased:
+            add(one.family, one.value, "reserved")
+    return found
