@@ -15,7 +15,7 @@ PACKAGE = "fastipam"
 # A line imports only from lines above it; within a line, only from what stands left of it. A name
 # is a module, or a package with all that is in it and is not named by itself.
 FLOORS = """
-errors _bitmap namespaces
+errors _bitmap namespaces processes
 addressing
 configuration
 storage.records storage

@@ -1,0 +1,289 @@
+"""Search every process and every mount of this node for network namespaces.
+
+A namespace exists as long as a process runs in it, a file of it is mounted somewhere, or a process
+has that file open. So an inode that is in none of these places is that of no network namespace, and
+its containers are gone. That is a proof only if the search has seen everything: :attr:`Found.blind`
+says what it could not see.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from _thread import allocate_lock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable
+
+INITIAL_PID_NS = 0xEFFFFFFC  # PROC_PID_INIT_INO: the inode of the kernel's first pid namespace
+MAX_AGE_S = 1.0  # how long the result of a search serves those who ask after it
+_MOST_ROUNDS = 8  # listings of /proc until one has no process that the others had not
+_NSFS = b" - nsfs "
+_GONE = (FileNotFoundError, ProcessLookupError, NotADirectoryError)
+
+
+class Found:
+    """The network namespaces that a search found.
+
+    ``inodes`` says for each inode where it was found first. ``blind`` says why the search may have
+    missed some, in one sentence, or is empty. ``descriptors`` finds inodes that are only open.
+    """
+
+    __slots__ = ("_proc", "blind", "inodes")
+
+    def __init__(self, inodes: dict[int, str], blind: str, proc: str = "/proc") -> None:
+        self.inodes = inodes
+        self.blind = blind
+        self._proc = proc
+
+    def where(self, inode: int) -> str:
+        """Return where a namespace was found, or an empty text when it was not found."""
+        return self.inodes.get(inode, "")
+
+    def look_into_descriptors(self, wanted: Collection[int]) -> None:
+        """Add those of ``wanted`` that a process has open. O(open files of all processes).
+
+        A table of open files that cannot be read is passed over: to have a namespace open is rare,
+        and a container whose namespace nobody runs in and nobody mounts is as good as gone.
+        """
+        left = {inode for inode in wanted if inode not in self.inodes}
+        if not left:
+            return
+        for pid in _pids(self._proc):
+            directory = f"{self._proc}/{pid}"
+            try:
+                opened = os.listdir(f"{directory}/fd")
+            except OSError:
+                continue
+            for one in opened:
+                try:
+                    inode = _opened(directory, one)
+                except OSError:
+                    continue
+                if inode in left:
+                    self.inodes.setdefault(inode, f"process {pid} has it open")
+
+
+def search(node_pid_ns: Collection[int] = (), proc: str = "/proc") -> Found:
+    """Return the network namespaces of all processes, their threads, and all mounts.
+
+    Everything is visible from the kernel's first pid namespace. A process in another one sees only
+    what runs there, which is the whole node if the node is itself a container: ``node_pid_ns`` are
+    the inodes of the pid namespaces in which runtimes of this node are known to run.
+
+    O(threads + lines of the mount tables); some ten milliseconds on a busy node.
+    """
+    search_of = _Search(proc)
+    search_of.run()
+    blind = _scope(proc, node_pid_ns, search_of) or search_of.blind
+    return Found(search_of.inodes, blind, proc)
+
+
+class _Search:
+    """One search; ``inodes`` and ``blind`` are those of :class:`Found`."""
+
+    def __init__(self, proc: str) -> None:
+        self._proc = proc
+        self.inodes: dict[int, str] = {}
+        self.blind = ""
+        self.own = 0
+        self._unreadable: list[str] = []
+        self._mounts: set[int] = set()  # mount namespaces that were read
+
+    def run(self) -> None:
+        """Look until a listing of /proc has no process that was not seen before."""
+        own = _inode(f"{self._proc}/self/ns/net")
+        if own:
+            self.own = own
+            self.inodes[own] = "this process"
+        self._read_mounts("self")
+        # A process may end after it has made another one with a lower number, which is then in no
+        # place that is still to be looked at.
+        seen: set[str] = set()
+        for _ in range(_MOST_ROUNDS):
+            new = [pid for pid in _pids(self._proc) if pid not in seen]
+            if not new:
+                break
+            for pid in new:
+                self._look(pid)
+            seen.update(new)
+        else:
+            self.blind = "processes come and go faster than /proc can be read"
+        self._judge_unreadable()
+
+    def _look(self, pid: str) -> None:
+        directory = f"{self._proc}/{pid}"
+        try:
+            inode = os.stat(f"{directory}/ns/net").st_ino
+            self.inodes.setdefault(inode, f"process {pid} runs in it")
+        except _GONE:
+            pass  # a zombie has no namespace; its threads may have one
+        except OSError:
+            self._unreadable.append(pid)
+        try:
+            # A directory has a link for itself, one for its name, and one for each below it.
+            if os.stat(f"{directory}/task").st_nlink > 3:
+                self._look_at_threads(pid, f"{directory}/task")
+            if _inode(f"{directory}/ns/mnt") not in self._mounts:
+                self._read_mounts(pid)
+        except _GONE:
+            pass
+        except OSError as error:
+            self.blind = self.blind or f"process {pid} cannot be looked at: {error.strerror}"
+
+    def _look_at_threads(self, pid: str, directory: str) -> None:
+        for thread in os.listdir(directory):
+            try:
+                inode = os.stat(f"{directory}/{thread}/ns/net").st_ino
+            except OSError:
+                continue  # it ended, or cannot be read, as its process
+            self.inodes.setdefault(inode, f"process {pid} runs in it")
+
+    def _read_mounts(self, pid: str) -> None:
+        try:
+            with open(f"{self._proc}/{pid}/mountinfo", "rb") as file:
+                table = file.read()
+        except OSError as error:
+            if isinstance(error, _GONE) or error.errno == 22:  # EINVAL: it is ending
+                return
+            self.blind = self.blind or f"the mounts of process {pid} cannot be read"
+            return
+        number = _inode(f"{self._proc}/{pid}/ns/mnt")
+        if number:
+            self._mounts.add(number)
+        at = table.find(_NSFS)
+        while at >= 0:
+            # 36 35 0:4 net:[4026532183] /run/netns/a rw shared:1 - nsfs nsfs rw
+            line = table[table.rfind(b"\n", 0, at) + 1 : at].split()
+            root = line[3]
+            if root.startswith(b"net:[") and root[5:-1].isdigit():
+                place = f"it is mounted at {os.fsdecode(line[4])} (mounts of process {pid})"
+                self.inodes.setdefault(int(root[5:-1]), place)
+            at = table.find(_NSFS, at + 1)
+
+    def _judge_unreadable(self) -> None:
+        """Say which process could not be read, unless it is known to run in a known namespace."""
+        # /proc/PID/net is that of the process's namespace, and needs no right to trace it. Its
+        # files have inodes of their own for each network namespace.
+        if not self._unreadable:
+            return
+        known = {_inode(f"{self._proc}/self/net/dev")} - {0}
+        for pid in self._unreadable:
+            try:
+                inode = os.stat(f"{self._proc}/{pid}/net/dev").st_ino
+            except (*_GONE, OSError) as error:
+                if isinstance(error, _GONE) or error.errno == 22:
+                    continue  # it has ended, or is about to
+                inode = 0
+            if inode not in known:
+                self.blind = (
+                    f"{self._proc}/{pid}/ns/net cannot be read: "
+                    "it takes root and the capability CAP_SYS_PTRACE"
+                )
+                return
+
+
+def _scope(proc: str, node_pid_ns: Collection[int], seen: _Search) -> str:
+    """Return why this /proc may not show all processes of the node, or an empty text."""
+    try:
+        own = os.stat(f"{proc}/self/ns/pid").st_ino
+        if os.readlink(f"{proc}/self") != str(os.getpid()):
+            return f"{proc} is that of another pid namespace"
+    except OSError as error:
+        return f"{proc} cannot be read: {error.strerror}"
+    if own != INITIAL_PID_NS:
+        others = seen.inodes.keys() - {seen.own}
+        if own not in node_pid_ns or not any("runs in it" in seen.inodes[one] for one in others):
+            return (
+                "this process is in a pid namespace of its own and does not see the node's "
+                "processes (of a pod: hostPID)"
+            )
+    if _hides(proc):
+        return f"{proc} is mounted with hidepid, and may not show all processes"
+    return ""
+
+
+def _hides(proc: str) -> bool:
+    """Return whether /proc is mounted so that processes are hidden from this one."""
+    if _may_trace(proc):
+        return False  # hidepid hides nothing from those who may trace
+    try:
+        with open(f"{proc}/self/mountinfo", "rb") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return True
+    where = os.fsencode(proc)
+    for line in lines:
+        words = line.split()
+        if words[4] == where and b"hidepid=" in words[-1]:
+            return b"hidepid=0" not in words[-1] and b"hidepid=off" not in words[-1]
+    return False
+
+
+def _may_trace(proc: str) -> bool:
+    """Return whether this process has CAP_SYS_PTRACE."""
+    try:
+        with open(f"{proc}/self/status", "rb") as file:
+            for line in file:
+                if line.startswith(b"CapEff:"):
+                    return bool(int(line.split()[1], 16) >> 19 & 1)
+    except OSError:
+        pass
+    return False
+
+
+def _pids(proc: str) -> Iterable[str]:
+    return [name for name in os.listdir(proc) if name.isdecimal()]
+
+
+def _opened(directory: str, descriptor: str) -> int:
+    """Return the inode of an open file that may be a namespace's, else 0. Raises OSError."""
+    link = os.readlink(f"{directory}/fd/{descriptor}")
+    if not link.startswith(("/", "net:")):
+        return 0  # a socket, a pipe
+    # Not stat: that of a file on a network file system may wait for ever.
+    with open(f"{directory}/fdinfo/{descriptor}", "rb") as file:
+        for line in file:
+            if line.startswith(b"ino:"):  # from Linux 5.14 on
+                return int(line[4:])
+    return int(link[5:-1]) if link.startswith("net:[") else 0
+
+
+def _inode(path: str) -> int:
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return 0
+
+
+class Searches:
+    """Shares one search among all who ask within ``MAX_AGE_S``; safe to use from several threads.
+
+    Who asks while a search runs waits for it, and gets its result.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = allocate_lock()
+        self._last: tuple[float, frozenset[int], Found] | None = None
+
+    def get(self, node_pid_ns: Collection[int] = (), *, since: float | None = None) -> Found:
+        """Return the result of a search that began less than a second ago, or search.
+
+        With ``since``, a time of the clock, the search began after that.
+        """
+        known = frozenset(node_pid_ns)
+        with self._lock:
+            last = self._last
+            began = self._clock()
+            if last is not None and last[1] == known:
+                oldest = began - MAX_AGE_S if since is None else max(since, began - MAX_AGE_S)
+                if last[0] >= oldest:
+                    return last[2]
+            found = search(known)
+            self._last = began, known, found
+            return found
+
+
+searches = Searches()
