@@ -149,6 +149,5 @@ def test_fencing_and_a_node_that_was_removed(tmp_path: Path) -> None:
     release_node(
         Machine(tmp_path, "b", engine, fencing=True).joined(), "a", Deadline(5), force=True
     )
-    session = engine.open_session(10, deadline_s=1)
     with pytest.raises(ClusterRefused, match="removed meanwhile"):
-        node.registration.hold_session(session, Deadline(5))
+        node.session.hold(Deadline(5))

@@ -6,7 +6,7 @@ All keys of a network begin with its prefix (``/fastipam/NETWORK/``). A value is
 =====================  ==================================================================
 ``settings``           the pools and their block size; written once, by ``cluster init``
 ``nodes/NODE``         who the node is: incarnation, epoch, boot, addresses
-``sessions/NODE``      the sign of life: exists while the node's agent keeps its session
+``sessions/NODE``      the sign of life: exists while the node keeps its session
 ``blocks/4/0a200700``  the owner of a block; absent: the block is free
 ``owned/NODE/4/…``     the same value again: what one node owns, without reading all
 ``wanted/NODE``        the mark of a node in need, and of how many blocks; ends with its session
@@ -230,6 +230,46 @@ class NodeEntry:
                 words.get("boot", ""),
                 addresses,
                 agent=words.get("agent") == "1",
+            )
+        except (KeyError, ValueError):
+            raise _corrupt(key, value) from None
+
+
+class SignOfLife:
+    """The sign of life of a node: which of its incarnations is alive, in which boot.
+
+    ``session`` is the session that the key is tied to, 0 when the value does not say, ``ttl_s`` the
+    seconds that were asked for when it was opened.
+    """
+
+    __slots__ = ("boot", "incarnation", "session", "ttl_s")
+
+    def __init__(self, incarnation: str, boot: str, session: int, ttl_s: int) -> None:
+        self.incarnation = incarnation
+        self.boot = boot
+        self.session = session
+        self.ttl_s = ttl_s
+
+    def is_of(self, incarnation: str, boot: str) -> bool:
+        """Return whether it is that of this incarnation, in this boot."""
+        return self.incarnation == incarnation and self.boot in ("", boot)
+
+    def pack(self) -> bytes:
+        """Return the value that :meth:`read` reads."""
+        return pack(
+            incarnation=self.incarnation, boot=self.boot, session=self.session, ttl=self.ttl_s
+        )
+
+    @classmethod
+    def read(cls, key: bytes, value: bytes) -> SignOfLife:
+        """Read a value. Raises ClusterCorrupt."""
+        words = read(key, value)
+        try:
+            return cls(
+                words["incarnation"],
+                words.get("boot", ""),
+                _number(words.get("session", "0")),
+                _number(words.get("ttl", "0")),
             )
         except (KeyError, ValueError):
             raise _corrupt(key, value) from None

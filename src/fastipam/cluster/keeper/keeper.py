@@ -75,7 +75,7 @@ class Keeper:
         self.settings = share.settings
         self.on_blocks = on_blocks
         self.engine = connect(share.settings)
-        self.node = Node(share, self.engine)
+        self.node = Node(share, self.engine, clock=clock)
         self._clock = clock
         self.membership = Membership(self.node, clock, directories)
         self._lock = NodeLock(share.store)
@@ -274,7 +274,7 @@ class Keeper:
         self._look_at[family, False] = now + planner.TIDY_S  # nobody waits: it is not urgent
         if missing > free and family not in self._marked:
             blocks_needed = -(-(missing - free) // pool.size)
-            self.node.write_mark(family, blocks_needed, self.membership.session, deadline)
+            self.node.write_mark(family, blocks_needed, self.node.session.id, deadline)
             self._marked.add(family)
         elif family in self._marked:
             # The answer to a mark may have been too small. Then the mark is written anew.

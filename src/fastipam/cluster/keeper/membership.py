@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from fastipam.allocation.blocks import boottime_ns
-from fastipam.cluster.engine import EngineError
 from fastipam.cluster.node import recovery
 
 if TYPE_CHECKING:
@@ -32,10 +29,6 @@ class Membership:
         self._clock = clock
         self._directories = directories
         self._joined = False
-        self.session = 0
-        # A session that was opened and is not held yet: its id, until when to use it, and the
-        # boot time before it was opened.
-        self._spare = (0, 0.0, 0)
         self._keep_at = self._reconcile_at = 0.0
 
     def doubt(self) -> None:
@@ -55,38 +48,33 @@ class Membership:
             self._joined = False
         if self._joined and now < self._keep_at:
             return False
-        began_ns = boottime_ns()
-        if self._joined:
-            left = node.engine.keep_session(self.session, deadline_s=deadline.call_s())
-            if left <= 0 or not node.registration.is_current(deadline):
-                log.warning(
-                    "network=%s node=%s session or registration gone, joining again",
-                    node.network.name,
-                    node.name,
-                )
-                self._joined = False
+        if self._joined and not node.session.keep(deadline):
+            log.warning(
+                "network=%s node=%s session or registration gone, joining again",
+                node.network.name,
+                node.name,
+            )
+            self._joined = False
         if not self._joined:
-            self.session = self._opened(deadline)
-            began_ns = min(began_ns, self._spare[2])
+            node.session.let_go()
         compared = not self._joined or now >= self._reconcile_at
         if compared:
             self._compare(deadline)
             self._reconcile_at = now + _RECONCILE_S
         if not self._joined:
-            if node.registration.session != self.session:
-                node.registration.hold_session(self.session, deadline)
-            self._spare = (0, 0.0, 0)
+            if not node.session.id:  # else it was tied when the node registered
+                node.session.hold(deadline)
             self._joined = True
         if settings.fencing:
             # The session expires so long after the moment before it was renewed, or later.
-            node.share.prove_until(began_ns + settings.session_s * 10**9)
+            node.share.prove_until(node.session.since_ns + settings.session_s * 10**9)
         self._keep_at = now + settings.session_s / 3
         return compared
 
     def _compare(self, deadline: Deadline) -> None:
         """Make this node's records agree with the shared store's."""
         node = self._node
-        found = node.join(deadline, agent=True, session=self.session)
+        found = node.join(deadline, agent=True, sign=True)
         if found:
             entered = recovery.recover(node, found, self._directories)
             log.warning(
@@ -97,18 +85,6 @@ class Membership:
             )
         node.share.reindex()
 
-    def _opened(self, deadline: Deadline) -> int:
-        """Return a session to join with: a new one, or that of a join that failed just now."""
-        if self._clock() >= self._spare[1]:
-            began_ns = boottime_ns()
-            seconds = self._node.settings.session_s
-            session = self._node.engine.open_session(seconds, deadline_s=deadline.call_s())
-            self._spare = (session, self._clock() + seconds / 3, began_ns)
-        return self._spare[0]
-
     def end(self) -> None:
         """Close the session, because nobody keeps it any more. The blocks stay this node's."""
-        if self.session and not self._node.settings.fencing:
-            # With fencing, directly run plugins may assign until the proof and the session expire.
-            with suppress(EngineError):
-                self._node.engine.close_session(self.session, deadline_s=1.0)
+        self._node.session.end()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-from fastipam.allocation.blocks import boottime_ns
 from fastipam.cluster import planner
 from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.engine import EngineError
@@ -82,10 +81,8 @@ def _make_sure(node: Node, deadline: Deadline) -> None:
             except recovery.NamespacesUnreadable as error:
                 raise NoBlock(f"what this node's pods have is not known: {error}") from error
     if node.settings.fencing:
-        began_ns = boottime_ns()
-        session = node.engine.open_session(node.settings.session_s, deadline_s=deadline.call_s())
-        node.registration.hold_session(session, deadline)
-        node.share.prove_until(began_ns + node.settings.session_s * 10**9)
+        node.session.hold(deadline)
+        node.share.prove_until(node.session.since_ns + node.settings.session_s * 10**9)
 
 
 def _wait_for_donor(

@@ -18,12 +18,14 @@ Every step that changes something is followed by ``step(name)``: tests kill the 
 from __future__ import annotations
 
 import os
+import time
 
 from fastipam.addressing.addresses import BITS
 from fastipam.cluster import schema
 from fastipam.cluster.engine import MAX_OPERATIONS, Compare, Delete, EngineError, EngineTimeout, Put
 from fastipam.cluster.errors import ClusterRefused, NoBlock
 from fastipam.cluster.node.registration import Registration
+from fastipam.cluster.node.session import Session
 from fastipam.cluster.planner import Look, Search
 from fastipam.cluster.schema import BlockEntry, Mark
 from fastipam.storage.records.block import CLAIMING, FOUND, LOST, RELEASING
@@ -67,7 +69,12 @@ class Node:
     """
 
     def __init__(
-        self, share: Share, engine: Engine, *, step: Callable[[str], None] = _nothing
+        self,
+        share: Share,
+        engine: Engine,
+        *,
+        step: Callable[[str], None] = _nothing,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.share = share
         self.settings = share.settings
@@ -75,22 +82,23 @@ class Node:
         self.name = share.settings.node
         self.engine = engine
         self.keys = schema.Keys(share.settings.prefix, share.network.name)
-        self.registration = Registration(share, engine, self.keys, step)
+        self.session = Session(share, engine, self.keys, clock)
+        self.registration = Registration(share, engine, self.keys, self.session, step)
         self.step = step
         self.counts = Counts()
 
     # Joining --------------------------------------------------------------------------------
 
-    def join(self, deadline: Deadline, *, agent: bool = False, session: int = 0) -> list[BlockId]:
+    def join(self, deadline: Deadline, *, agent: bool = False, sign: bool = False) -> list[BlockId]:
         """Register, and make the local records agree with the shared store's. Idempotent.
 
-        A new node ties its sign of life to ``session`` in the same transaction. After a crash, a
-        removal or a lost disk this finishes what was begun. Returns the blocks that are this
-        node's though its store does not know which of their addresses are in use.
+        With ``sign`` a new node ties its sign of life to a session in the same transaction. After a
+        crash, a removal or a lost disk this finishes what was begun. Returns the blocks that are
+        this node's though its store does not know which of their addresses are in use.
 
         Raises ClusterRefused: other settings, or another live node of this name.
         """
-        member, is_new = self.registration.register(deadline, agent=agent, session=session)
+        member, is_new = self.registration.register(deadline, agent=agent, sign=sign)
         # A new node owns nothing yet.
         owned = {} if is_new else self._owned(deadline)
         found, granted = self.share.reconcile(member, owned)

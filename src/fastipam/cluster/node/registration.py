@@ -1,4 +1,4 @@
-"""A node's entry in the shared store: who it is, and its sign of life."""
+"""A node's entry in the shared store: who it is."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from fastipam.cluster.deadline import Deadline
     from fastipam.cluster.engine import Delete, Engine, KeyValue
+    from fastipam.cluster.node.session import Session
     from fastipam.cluster.node.share import Share
 
 # Attempts to change a node's entry; each fails when somebody has changed the entry meanwhile.
@@ -23,31 +24,36 @@ ENTRY_TRIES = 8
 
 
 class Registration:
-    """Registers a node under its name. ``session`` is the one that its sign of life is tied to."""
+    """Registers a node under its name."""
 
-    __slots__ = ("_engine", "_keys", "_share", "_step", "name", "session")
+    __slots__ = ("_engine", "_keys", "_session", "_share", "_step", "name")
 
     def __init__(
-        self, share: Share, engine: Engine, keys: schema.Keys, step: Callable[[str], None]
+        self,
+        share: Share,
+        engine: Engine,
+        keys: schema.Keys,
+        session: Session,
+        step: Callable[[str], None],
     ) -> None:
         self._share = share
         self._engine = engine
         self._keys = keys
+        self._session = session
         self._step = step
         self.name = share.settings.node
-        self.session = 0
 
-    def register(self, deadline: Deadline, *, agent: bool, session: int) -> tuple[Member, bool]:
+    def register(self, deadline: Deadline, *, agent: bool, sign: bool) -> tuple[Member, bool]:
         """Write the node's entry; return the node as it is registered, and whether it is new.
 
-        A node without an entry ties its sign of life to ``session`` in the same transaction. Who
-        has no entry owns nothing. Idempotent.
+        With ``sign`` a node without an entry ties its sign of life to a session in the same
+        transaction. Who has no entry owns nothing. Idempotent.
 
         Raises ClusterRefused: other settings, or another live node of this name. Raises NoBlock:
         the entry changes too often.
         """
         member = self._identity()
-        is_new = not member.epoch and self._register_first(member, deadline, agent, session)
+        is_new = not member.epoch and self._register_first(member, deadline, agent, sign)
         if not is_new:
             self._check_settings(deadline)
             self._register_again(member, deadline, agent)
@@ -69,24 +75,24 @@ class Registration:
         self._step("named")
         return member
 
-    def _register_first(
-        self, member: Member, deadline: Deadline, agent: bool, session: int
-    ) -> bool:
+    def _register_first(self, member: Member, deadline: Deadline, agent: bool, sign: bool) -> bool:
         """Register a node that has no entry, in one transaction; return False if it may have one.
 
         It reads nothing, which counts when all nodes start at once.
         """
         entry = self._entry(None, member, deadline, agent)
         operations: list[Put | Delete] = [Put(self._keys.node(self.name), entry.pack())]
-        if session:
-            operations.append(self._sign_of_life(member, session))
         conditions = [Compare(self._keys.node(self.name), "absent"), self._same_settings()]
+        if sign:
+            operations.append(self._session.sign(member, self._session.spare(deadline)))
+            conditions.append(Compare(self._keys.session(self.name), "absent"))
         try:
             outcome = self._engine.transact(conditions, operations, deadline_s=deadline.call_s())
         except EngineTimeout:
             return False  # the entry may have been written: read it
         if outcome.succeeded:
-            self.session = session
+            if sign:
+                self._session.tied(outcome.revision)
             member.epoch, member.revision = entry.epoch, outcome.revision
         return outcome.succeeded
 
@@ -133,10 +139,6 @@ class Registration:
     def _same_settings(self) -> Compare:
         return Compare(self._keys.settings, "value", self._share.settings.text.encode())
 
-    def _sign_of_life(self, member: Member | None, session: int) -> Put:
-        incarnation = member.incarnation if member is not None else ""
-        return Put(self._keys.session(self.name), schema.pack(incarnation=incarnation), session)
-
     def _entry(
         self, stored: KeyValue | None, member: Member, deadline: Deadline, agent: bool
     ) -> NodeEntry:
@@ -173,31 +175,6 @@ class Registration:
             hint='give this one another name with "node"; or start its agent, which finds '
             f"out; or, once that node is gone, `fastipam cluster release-node {self.name}`",
         )
-
-    def is_current(self, deadline: Deadline) -> bool:
-        """Return whether the node's entry is the one that this node wrote. One read."""
-        member = self._share.member()
-        if member is None or not member.revision:
-            return False
-        stored = self._engine.get(self._keys.node(self.name), deadline_s=deadline.call_s())
-        if stored is not None and stored.mod_revision == member.revision:
-            return True
-        self._share.forget_registration()
-        return False
-
-    def hold_session(self, session: int, deadline: Deadline) -> None:
-        """Tie the sign of this node's life to a session. Raises ClusterRefused: it was removed."""
-        member = self._share.member()
-        revision = member.revision if member is not None else 0
-        outcome = self._engine.transact(
-            [Compare(self._keys.node(self.name), "mod_revision", revision)],
-            [self._sign_of_life(member, session)],
-            deadline_s=deadline.call_s(),
-        )
-        if not outcome.succeeded:
-            self._share.forget_registration()
-            raise ClusterRefused(f"node {self.name} was removed meanwhile, or another has its name")
-        self.session = session
 
 
 def _takes_over(stored: KeyValue | None, member: Member) -> bool:
