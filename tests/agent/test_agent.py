@@ -54,8 +54,9 @@ with socket.socket(socket.AF_UNIX) as client:
     sys.stdout.write(data.decode() or "closed")
 """
 _SERVE = f"""{_BECOME}
-import fastipam.agent.main
+from fastipam.agent import preload
 from fastipam.cli.commands import cli
+preload.import_all(page=False)
 become({NOBODY})
 cli(sys.argv[2:], prog_name="fastipam")
 """
@@ -158,7 +159,71 @@ def test_signal_ends_it(number: int, agent: Agent) -> None:
     assert agent.wait() == 0
     assert time.monotonic() - begun < 2
     assert not agent.path.exists()
-    assert agent.log == ""
+    assert agent.log.count("\n") == 1, "the line that it is ready"
+
+
+# What a process may be sent that is no reason for an agent to end, or to stop.
+_MEANINGLESS = [
+    *("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGPIPE", "SIGIO"),
+    *("SIGPWR", "SIGSTKFLT", "SIGTTIN", "SIGTTOU", "SIGCHLD", "SIGURG", "SIGWINCH", "SIGCONT"),
+]
+
+
+def test_signals_that_mean_nothing(agent: Agent) -> None:
+    """A signal that an agent has no use for does not end it; SIGTERM still does."""
+    for name in _MEANINGLESS:
+        agent.process.send_signal(signal.Signals[name])
+    for number in (signal.SIGRTMIN, signal.SIGRTMAX):
+        os.kill(agent.pid, number)
+    assert agent.is_ready()
+    assert agent.terminate() == 0
+
+
+def test_blocked_signals(start: Start) -> None:
+    """SIGTERM ends an agent whose parent had blocked it."""
+    block = (
+        "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65));"
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    assert start(prefix=[sys.executable, "-IS", "-c", block]).terminate() == 0
+
+
+def test_ready_line(start: Start, free_port: int) -> None:
+    """One line says that it is ready, and where socket, page and metrics are."""
+    agent = start("--http", str(free_port))
+    url = f"http://127.0.0.1:{free_port}"
+    assert agent.log == (
+        f"fastipam agent {agent.pid} is ready: socket {agent.path}, page {url}/, "
+        f"metrics {url}/metrics, health {url}/healthz\n"
+    )
+
+
+def test_ready_line_without_http(start: Start) -> None:
+    """Without HTTP the line names the socket."""
+    agent = start()
+    assert agent.log == f"fastipam agent {agent.pid} is ready: socket {agent.path}\n"
+
+
+def test_quiet(start: Start) -> None:
+    """With --quiet it prints nothing."""
+    assert start("--quiet").log == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("99999999", "the port 99999999 is too large: the largest is 65535"),
+        ("127.0.0.1:65536", "the port 65536 is too large: the largest is 65535"),
+        ("nowhere", "'nowhere' is neither a port nor ADDRESS:PORT"),
+        ("127.0.0.1:", "'127.0.0.1:' is neither a port nor ADDRESS:PORT"),
+    ],
+)
+def test_wrong_http_address(value: str, message: str, run_dir: Path) -> None:
+    """A port that is too large is called that."""
+    command = [FASTIPAM, "agent", "--socket", run_dir / "s", "--http", value]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"--http: {message}" in done.stderr
 
 
 def test_successors_socket_stays(agent: Agent) -> None:
@@ -261,7 +326,7 @@ def test_socket_activation(start: Start, run_dir: Path, config: Make) -> None:
         assert path.exists()
         with Client(path):
             pass  # it waits for the next agent
-    assert agent.log == ""
+    assert agent.log.count("\n") == 1, "the line that it is ready"
 
 
 @pytest.mark.parametrize("count", ["0", "2", "x"])

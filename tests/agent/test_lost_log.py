@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,15 @@ from ..measuring import passed_on
 from .processes import FASTIPAM, Client, until
 
 _LIMIT_S = 20
+
+
+def _fill(write_end: int) -> None:
+    """Fill a pipe, so that a write to it waits for a reader."""
+    os.set_blocking(write_end, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(write_end, bytes(4096))
+    os.set_blocking(write_end, True)
 
 
 def _log(kind: str, stack: ExitStack) -> int:
@@ -26,12 +36,7 @@ def _log(kind: str, stack: ExitStack) -> int:
         os.close(read_end)
         return write_end
     stack.callback(os.close, read_end)
-    os.set_blocking(write_end, False)
-    try:
-        while True:
-            os.write(write_end, bytes(4096))
-    except BlockingIOError:
-        os.set_blocking(write_end, True)
+    _fill(write_end)
     return write_end
 
 
@@ -62,3 +67,57 @@ def test_lost_log(kind: str, run_dir: Path) -> None:
         assert time.monotonic() - start < _LIMIT_S
         process.send_signal(signal.SIGTERM)
         assert process.wait(_LIMIT_S) == 0
+
+
+def test_dropped_lines_are_counted(run_dir: Path) -> None:
+    """A pipe that nobody reads for a while loses lines, and the log says how many when it is read.
+
+    No call waits, however many lines are written.
+    """
+    socket = run_dir / "s"
+    read_end, write_end = os.pipe()
+    _fill(write_end)
+    command = [FASTIPAM, "agent", "--socket", socket, "--data-dir", "x", "--log-level", "debug"]
+    with ExitStack() as stack:
+        process = subprocess.Popen(
+            command, cwd=run_dir, stdin=subprocess.DEVNULL, stdout=write_end, stderr=write_end,
+            env={"PATH": os.environ["PATH"], "HOME": str(run_dir), **passed_on()},
+        )  # fmt: skip
+        stack.callback(process.wait)
+        stack.callback(process.kill)
+        os.close(write_end)
+        until(socket.exists, "the agent listens")
+        with Client(socket) as client:
+            for _ in range(4000):  # some 90 bytes each: more than pipe and queue hold
+                assert client.ask("VERSION").status == 0
+            text = b""
+            while b"lines were dropped" not in text:
+                text += os.read(read_end, 65536)
+            assert client.ask("VERSION").status == 0
+        until(lambda: select.select([read_end], [], [], 0)[0], "the log is written again")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(_LIMIT_S) == 0
+        while part := os.read(read_end, 65536):
+            text += part
+        os.close(read_end)
+    lines = text.lstrip(b"\0").decode().splitlines()
+    (dropped,) = [line for line in lines if "were dropped" in line]
+    answered = sum("verb=VERSION" in line for line in lines)
+    assert (
+        int(dropped.split()[1]) + answered
+        == 4001 + sum("verb=" in line for line in lines) - answered
+    )
+
+
+@pytest.mark.parametrize("kind", ["reads nothing", "full device"])
+def test_the_last_lines(kind: str, run_dir: Path) -> None:
+    """An agent that cannot start ends, though nobody reads why."""
+    with ExitStack() as stack:
+        errors = _log(kind, stack)
+        command = [FASTIPAM, "agent", "--socket", run_dir / "s", "--http", "nowhere"]
+        done = subprocess.run(
+            command, cwd=run_dir, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors,
+            timeout=_LIMIT_S, check=False,
+        )  # fmt: skip
+        os.close(errors)
+    assert done.returncode in (1, 2)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from fastipam.agent import systemd
+from fastipam.agent import preload, systemd
 from fastipam.agent.batch import Executor
 from fastipam.agent.clusters import Clusters
 from fastipam.agent.housekeeping import DEFAULT_INTERVAL_S, Housekeeping
@@ -54,17 +54,46 @@ class Options(NamedTuple):
     clusters: tuple[str, ...] = ()
 
 
-def run(options: Options) -> None:
+class Ready(NamedTuple):
+    """Where an agent that is ready is found; ``url`` is "" without HTTP."""
+
+    pid: int
+    socket: str
+    url: str
+
+
+def ignore_signals() -> None:
+    """Ignore what ends a process by default and means nothing to an agent; have SIGTERM end it.
+
+    Left as they are: SIGQUIT and the faults, which leave a core file, the limits of processor time
+    and file size, and what stops a process (SIGTSTP) except for its use of a terminal.
+    """
+    for number in (*_MEANINGLESS, *range(signal.SIGRTMIN, signal.SIGRTMAX + 1)):
+        signal.signal(number, signal.SIG_IGN)
+    # A parent may have blocked them, and a blocked signal is inherited.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
+
+
+_MEANINGLESS = (
+    signal.SIGHUP,  # a terminal was closed, or somebody expects a reload: nothing is to be read
+    signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF,
+    signal.SIGPIPE, signal.SIGIO, signal.SIGPWR, signal.SIGSTKFLT,
+    signal.SIGTTIN, signal.SIGTTOU,  # in the background of a terminal its lines may be printed
+)  # fmt: skip
+
+
+def run(options: Options, announce: Callable[[Ready], object] = lambda _: None) -> None:
     """Serve until SIGTERM or SIGINT, answer the requests that have begun to arrive, and return.
 
-    Raises ConfigError when the socket cannot be used, because another agent serves it for example.
+    ``announce`` is called when it serves. Raises ConfigError when the socket cannot be used, for
+    example because another agent serves it.
     """
     _raise_descriptor_limit(options.limits.connections)
     with _listening(options.socket) as listener:
         clusters = Clusters()
         for path in options.clusters:
             clusters.add_file(path, options.data_dirs)
-        executor, stop_http = _instrumented(options, listener, clusters)
+        executor, url, stop_http = _instrumented(options, listener, clusters)
         housekeeping = Housekeeping(
             options.data_dirs, interval_s=options.sweep_interval_s, grace_s=options.grace_s
         )
@@ -73,9 +102,11 @@ def run(options: Options) -> None:
             signal.signal(number, lambda *_: server.stop(options.drain_s))
         signal.set_wakeup_fd(server.wake_descriptor, warn_on_full_buffer=False)
         clusters.install(server.wake_descriptor)
+        preload.import_all(page=options.http is not None)
         gc.freeze()  # the garbage collector need not look at what is loaded now
         log.info("socket=%s pid=%d ready", options.socket, os.getpid())
         systemd.notify("READY=1")
+        announce(Ready(os.getpid(), str(listener.getsockname()), url))
         try:
             server.run()
         finally:
@@ -92,10 +123,10 @@ def run(options: Options) -> None:
 
 def _instrumented(
     options: Options, listener: socket.socket, clusters: Clusters
-) -> tuple[Executor, Callable[[], None]]:
-    """Return the executor, observed by metrics and page if there are any, and what ends these."""
+) -> tuple[Executor, str, Callable[[], None]]:
+    """Return the executor, observed by metrics and page if there are any, their URL, their end."""
     if options.http is None:
-        return Executor(clusters=clusters), lambda: None
+        return Executor(clusters=clusters), "", lambda: None
     from fastipam.agent.web import server as http
     from fastipam.agent.web.api import Page
     from fastipam.agent.web.metrics import Metrics
@@ -118,7 +149,8 @@ def _instrumented(
 
     if not options.http_private and not http.is_loopback(options.http[0]):
         log.warning("http=%s shows the names of pods to the network", options.http[0])
-    return Executor(Observers(metrics, watch), clusters), stop
+    host = f"[{options.http[0]}]" if ":" in options.http[0] else options.http[0]
+    return Executor(Observers(metrics, watch), clusters), f"http://{host}:{service.port}", stop
 
 
 def _raise_descriptor_limit(connections: int) -> None:

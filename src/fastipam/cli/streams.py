@@ -3,6 +3,9 @@
 Standard output and error take every write. What cannot be written is dropped, so that a command
 ends what it has begun, and nothing is left for the interpreter to fail at when it ends. The first
 failure of standard output is kept: ``run`` reports it. A reader that went away is no failure.
+
+A command waits for a slow reader. The agent does not (:func:`never_wait`): a thread writes what it
+prints, and lines that do not fit into the thread's queue are dropped and counted.
 """
 
 from __future__ import annotations
@@ -20,7 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
-_PATIENCE_MS = 1000  # as long as a log's reader may be busy; a call waits for no longer
+_LARGEST_QUEUE = 256 << 10  # bytes: some thousand lines of a log
+_END_S = 1.0  # for which a process that ends waits until its last lines are written
+_DROPPED = "fastipam: {} lines were dropped, because nobody read them\n"
 
 
 class _Output(FileIO):
@@ -29,18 +34,15 @@ class _Output(FileIO):
     def __init__(self, descriptor: int) -> None:
         super().__init__(descriptor, "wb", closefd=False)
         self.lost: OSError | None = None
-        self.patience_ms: int | None = None  # None: wait for a slow reader without a limit
+        self.queue: _Queue | None = None  # takes every write, so that the caller never waits
 
     def write(self, data: Any) -> int:
         """Write some of the data, or drop all of it; return how much that is."""
+        if self.queue is not None:
+            self.queue.add(bytes(data))
+            return len(data)
         if self.fileno() == 1 and self.lost is not None:
             return len(data)  # a later part without an earlier one would be wrong output
-        if self.patience_ms is not None:
-            if not self._has_room(self.patience_ms):
-                self.patience_ms = 0  # until it reads again
-                return len(data)
-            self.patience_ms = _PATIENCE_MS
-            data = data[: select.PIPE_BUF]  # as much as there is room for
         try:
             written = super().write(data)
             while written is None:  # a full pipe that somebody set to non-blocking
@@ -51,10 +53,62 @@ class _Output(FileIO):
             return len(data)
         return written
 
-    def _has_room(self, patience_ms: int) -> bool:
-        poll = select.poll()
-        poll.register(self, select.POLLOUT)
-        return bool(poll.poll(patience_ms))
+
+class _Queue:
+    """What is to be written to a descriptor, and the thread that writes it.
+
+    Only the thread waits for the reader. It is the only way that works for every kind of file: a
+    terminal or a socket may be "writable" and still block, and O_NONBLOCK would be set for the
+    other processes that share the open file, too.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        from threading import Condition, Thread  # only the agent needs a queue
+
+        self._descriptor = descriptor
+        self._changed = Condition()
+        self._waiting = b""
+        self._writing = False
+        self._dropped = 0  # lines
+        Thread(target=self._run, name="log", daemon=True).start()
+
+    def add(self, data: bytes) -> None:
+        """Queue the data, or drop and count it when the queue is full."""
+        with self._changed:
+            if len(self._waiting) + len(data) > _LARGEST_QUEUE:
+                self._dropped += data.count(b"\n") or 1
+                return
+            self._waiting += data
+            self._changed.notify_all()
+
+    def finish(self, seconds: float) -> None:
+        """Wait until everything is written, for this long at most."""
+        with self._changed:
+            self._changed.wait_for(lambda: not (self._waiting or self._writing), seconds)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._writing = False
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._waiting)
+                self._writing = True
+                data, self._waiting = self._waiting, b""
+                if self._dropped:  # they came after what was in the full queue
+                    data += _DROPPED.format(self._dropped).encode()
+                    self._dropped = 0
+            self._write(data)
+
+    def _write(self, data: bytes) -> None:
+        while data:
+            try:
+                data = data[os.write(self._descriptor, data[: select.PIPE_BUF]) :]
+            except BlockingIOError:  # a full pipe that somebody set to non-blocking
+                poll = select.poll()
+                poll.register(self._descriptor, select.POLLOUT)
+                poll.poll()
+            except OSError:
+                return  # nobody can read it
 
 
 _output: _Output | None = None  # of a process that ``run`` has prepared
@@ -76,6 +130,9 @@ def run(program: Callable[[], object]) -> NoReturn:
     if reason is not None:
         print(f"fastipam: cannot write to standard output: {reason.strerror}", file=sys.stderr)
         status = status or 1
+    for stream in (_output, _errors):
+        if stream is not None and stream.queue is not None:
+            stream.queue.finish(_END_S)
     raise SystemExit(status)
 
 
@@ -117,7 +174,8 @@ def pause(seconds: float) -> None:
         _output.lost = BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
-def never_wait_for_errors() -> None:
-    """Drop what is written to standard error while its reader does not read."""
-    if _errors is not None:
-        _errors.patience_ms = _PATIENCE_MS
+def never_wait() -> None:
+    """From now on drop what cannot be written, instead of waiting for a reader; count the lines."""
+    for stream in (_output, _errors):
+        if stream is not None:
+            stream.queue = _Queue(stream.fileno())

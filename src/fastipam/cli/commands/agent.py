@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 
 import click
@@ -15,6 +16,7 @@ from fastipam.configuration.policy import DEFAULT_DATA_DIR
 from fastipam.errors import ConfigError
 
 _DEFAULTS = process.Options()
+_LARGEST_PORT = 65535
 
 
 @_command(
@@ -52,6 +54,7 @@ _DEFAULTS = process.Options()
     type=click.Choice(["debug", "info", "warning", "error"]),
     help="debug: one line a request.",
 )
+@click.option("--quiet", is_flag=True, help="Do not print a line when the agent is ready.")
 @click.option(
     "--data-dir",
     "data_dirs",
@@ -92,6 +95,7 @@ def command(
     max_connections: int,
     client_timeout: float,
     log_level: str,
+    quiet: bool,
     data_dirs: tuple[str, ...],
     sweep_interval: float,
     grace: float,
@@ -101,7 +105,8 @@ def command(
 
     The launcher works without an agent, too: it then starts Python for every call.
     """
-    streams.never_wait_for_errors()  # a call has to be answered, its log line need not be read
+    process.ignore_signals()
+    streams.never_wait()  # a call has to be answered, its log line need not be read
     logging.basicConfig(
         level=log_level.upper(), format="%(asctime)s level=%(levelname)s %(message)s"
     )
@@ -116,15 +121,38 @@ def command(
         http_private=http_private,
         clusters=tuple(str(path.absolute()) for path in clusters),
     )
-    process.run(asked)
+    process.run(asked, _discard if quiet else _announce)
+
+
+def _discard(_: process.Ready) -> None:
+    """Print nothing."""
+
+
+def _announce(ready: process.Ready) -> None:
+    """Print where the agent is found."""
+    parts = [f"fastipam agent {ready.pid} is ready: socket {ready.socket}"]
+    if ready.url:
+        parts.append(f"page {ready.url}/, metrics {ready.url}/metrics, health {ready.url}/healthz")
+    click.echo(", ".join(parts))
+    sys.stdout.flush()
 
 
 def _host_and_port(text: str | None) -> tuple[str, int] | None:
     if text is None:
         return None
     host, _, port = text.rpartition(":")
-    if not port.isdecimal() or int(port) > 65535:
+    if not (port.isascii() and port.isdecimal()):
         raise ConfigError(
-            f"{text!r} is not ADDRESS:PORT", field="--http", value=text, hint="127.0.0.1:9464, say"
+            f"{text!r} is neither a port nor ADDRESS:PORT",
+            field="--http",
+            value=text,
+            hint="9464, or 127.0.0.1:9464",
+        )
+    if not 0 <= int(port) <= _LARGEST_PORT:
+        raise ConfigError(
+            f"the port {port} is too large: the largest is {_LARGEST_PORT}",
+            field="--http",
+            value=text,
+            hint="9464, say",
         )
     return host.strip("[]") or "127.0.0.1", int(port)
