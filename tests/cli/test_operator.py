@@ -14,8 +14,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 import fastipam
+from fastipam.addressing.addresses import parse_ip
 from fastipam.cli import times
 from fastipam.cli.commands import cli
+from fastipam.lease import Owner
 from fastipam.storage import tables
 from fastipam.storage.store import Store
 
@@ -251,7 +253,58 @@ def test_release(filled: Path) -> None:
     again = run(filled, "release", "10.32.0.2", "--yes")
     assert again.exit_code == 1
     assert "nobody has 10.32.0.2" in again.stderr
-    assert rows(filled, "history", "10.32.0.2")[-1]["event"] == "operator"
+    assert rows(filled, "history", "10.32.0.2")[-1]["event"] == "released-by-operator"
+
+
+@pytest.fixture
+def dual(data_dir: Path) -> Path:
+    """Two dual-stack pods."""
+    with fastipam.open(data_dir, "relaxed") as ipam:
+        net = ipam.network("podnet", ["10.32.1.0/24", "fd00:32::/64"], cooldown_s=0)
+        for number in range(2):
+            net.allocate(f"c{number}", pod_namespace="default", pod_name=f"web-{number}")
+    return data_dir
+
+
+@pytest.mark.parametrize("address", ["10.32.1.3", "fd00:32::3"])
+def test_release_of_a_dual_stack_container(dual: Path, address: str) -> None:
+    """Both addresses are in the dry run, in the question, in the result, and they are released."""
+    both = {"10.32.1.3", "fd00:32::3"}
+    assert {row["address"] for row in rows(dual, "release", address, "--dry-run")} == both
+    asked = run(dual, "release", address)
+    assert "2 addresses would be released" in asked.stderr
+    done = rows(dual, "release", address, "--yes")
+    assert {row["address"] for row in done if row["released"]} == both
+    assert addresses(dual, "--state", "assigned") == ["10.32.1.2", "fd00:32::2"]
+    said = run(dual, "release", "10.32.1.2", "fd00:32::2", "10.32.1.9", "--yes")
+    assert said.stdout.splitlines() == [
+        "released 10.32.1.2 of default/web-0",
+        "released fd00:32::2 of default/web-0",
+    ]
+    assert said.stderr == "nobody has 10.32.1.9\n"
+
+
+@pytest.mark.parametrize("change", ["another container", "the same container", "one more address"])
+def test_release_of_what_has_changed_since_it_was_shown(
+    dual: Path, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the owner got while the operator was asked is left alone, and the status says so."""
+    from fastipam.cli.commands import release
+
+    def meanwhile(_: object) -> None:
+        with fastipam.open(dual) as ipam:
+            net = ipam.network("podnet")
+            if change == "one more address":
+                net.adopt(Owner("c0", "eth0"), 4, parse_ip("10.32.1.77")[1], 1)
+                return
+            net.release("c0")
+            net.allocate("c0" if change == "the same container" else "new", addresses=["10.32.1.2"])
+
+    monkeypatch.setattr(release, "_ask", meanwhile)
+    done = run(dual, "release", "10.32.1.2", "--json")
+    assert done.exit_code == 1
+    assert [row["released"] for row in json.loads(done.stdout)] == [False, False]
+    assert "10.32.1.2" in addresses(dual, "--state", "assigned")
 
 
 def test_reserve(filled: Path) -> None:

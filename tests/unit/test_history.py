@@ -35,7 +35,7 @@ def test_every_change(ipam: Ipam) -> None:
         ("assigned", "10.0.0.3", "b"),
         ("gc", "10.0.0.3", "b"),
         ("assigned", "10.0.0.4", "c"),
-        ("operator", "10.0.0.4", "c"),
+        ("released-by-operator", "10.0.0.4", "c"),
         ("reserved", "10.0.0.6", "d"),
         ("unreserved", "10.0.0.6", "d"),
     ]

@@ -302,6 +302,30 @@ class Network(Reading):
             self._release(txn, owner, kind)
             return join(leases)
 
+    def release_leases(self, leases: Sequence[Lease], *, kind: int = event_record.OPERATOR) -> bool:
+        """Release leases of one owner if they are still all that it has; return whether they were.
+
+        ``leases`` were read before. When the owner has other addresses by now, or has them by
+        another assignment, nothing is released. O(addresses of the owner). Returns after the commit
+        is on disk (durable mode). Raises StoreError.
+        """
+        owner = (leases[0].container_id, leases[0].ifname)
+        try:
+            with self._store.write() as txn:
+                ledger = self._books(txn)
+                if ledger is None:
+                    return False
+                held = set(ledger.held_by(keys.owner_name(*owner)))
+                records = {one: ledger.record(*one) for one in held}
+                found = {(at, record.generation) for at, record in records.items() if record}
+                if found != {((one.family, one.value), one.generation) for one in leases}:
+                    return False
+                return bool(self._release(txn, owner, kind))
+        except StoreFull:
+            if not self.policy.history:
+                raise
+            return self.without_history().release_leases(leases, kind=kind)
+
     def retain(self, valid: Collection[tuple[str, str]], before_ns: int) -> list[tuple[int, int]]:
         """Release every lease whose owner is not in ``valid`` (CNI's GC), and return the addresses.
 

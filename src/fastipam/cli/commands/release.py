@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 import fastipam
-from fastipam.addressing.addresses import format_ip
 from fastipam.cli import options, output, rows
 from fastipam.cli.click_base import Failure
 from fastipam.cli.click_base import command as _command
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from fastipam.lease import Lease
 
 _COLUMNS = (
@@ -57,61 +54,83 @@ def command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Give addresses back that nobody will ever DEL. Everything that their owner has goes.
+    """Give addresses back that nobody will ever DEL, with all other addresses of their owners.
 
-    A released address cools down before it is assigned again. A container that still runs keeps
-    using the address all the same: NETNS says whether its network namespace is there.
+    An owner is an interface of a container: of a dual-stack container both addresses are shown and
+    released. A released address cools down before it is assigned again. A container that still runs
+    keeps using the address all the same: NETNS says whether its network namespace is there.
     """
     if bool(addresses) == bool(container):
         raise click.UsageError("name addresses, or a --container")
     if ifname and not container:
         raise click.UsageError("--ifname goes with --container")
     with fastipam.open(data_dir, create=False) as ipam:
-        leases = list(_leases(ipam, network, addresses, container, ifname))
-        if not leases:
+        if addresses:
+            owners = _owners_of(ipam, network, addresses)
+        else:
+            owners = _owners_in(ipam, network, container, ifname)
+        if not owners:
             what = ", ".join(addresses) or f"container {container} {ifname}".rstrip()
             raise Failure(f"nobody has {what}", "`fastipam show ADDRESS` says what became of it")
-        shown = [_row(lease) for lease in leases]
+        shown = [_row(lease) for leases in owners for lease in leases]
         if dry_run:
             output.rows(_COLUMNS, shown, as_json=as_json)
             return
         if not yes:
             _ask(shown)
         done: list[dict[str, object]] = []
-        for lease, row in zip(leases, shown, strict=True):
-            where = ipam.network(lease.network)
-            gone = where.release_address((lease.family, lease.value), generation=lease.generation)
-            # The generation keeps an address from being released that has a new owner by now.
-            done.append({**row, "released": gone is not None or _is_gone(where, lease)})
+        row = iter(shown)
+        for leases in owners:
+            # What was shown is released, and nothing that its owner got since.
+            gone = ipam.network(leases[0].network).release_leases(leases)
+            done += [{**next(row), "released": gone} for _ in leases]
     if as_json:
         output.json_array(done)
     else:
         for each in done:
-            what = "released" if each["released"] else "left (it has a new owner)"
+            what = "released" if each["released"] else "left, because its lease has changed:"
             output.say(f"{what} {each['address']} of {each['pod'] or each['container_id']}")
+    if not any(each["released"] for each in done):
+        raise SystemExit(1)
 
 
-def _is_gone(network: fastipam.Network, lease: Lease) -> bool:
-    """Return whether the lease was released together with another address of its owner."""
-    return network.lookup(format_ip(lease.family, lease.value)) is None
-
-
-def _leases(
-    ipam: fastipam.Ipam, only: str | None, addresses: tuple[str, ...], container: str, ifname: str
-) -> Iterator[Lease]:
-    """Yield the leases of the addresses and of the container."""
-    for name in rows.names(ipam, only):
-        network = ipam.network(name)
-        for address in addresses:
+def _owners_of(
+    ipam: fastipam.Ipam, only: str | None, addresses: tuple[str, ...]
+) -> list[list[Lease]]:
+    """Return the leases of each owner of an address, the first address first."""
+    found: dict[tuple[str, str, str], list[Lease]] = {}
+    names = rows.names(ipam, only)
+    nobodys = list(addresses)
+    for address in addresses:
+        for name in names:
+            network = ipam.network(name)
             lease = network.lookup(address)
             if lease is not None:
-                yield lease
-        if container:
-            yield from (
-                lease
-                for lease in network.leases()
-                if lease.container_id == container and ifname in ("", lease.ifname)
-            )
+                nobodys = [one for one in nobodys if one != address]
+                owner = (name, lease.container_id, lease.ifname)
+                if owner not in found:
+                    found[owner] = _siblings(network, lease)
+    if found and nobodys:
+        output.note(f"nobody has {', '.join(nobodys)}")
+    return list(found.values())
+
+
+def _siblings(network: fastipam.Network, lease: Lease) -> list[Lease]:
+    """Return the lease, and the others of its owner."""
+    others = (network.lookup(one) for one in network.owned(lease.container_id, lease.ifname))
+    return [lease, *(one for one in others if one is not None and one != lease)]
+
+
+def _owners_in(
+    ipam: fastipam.Ipam, only: str | None, container: str, ifname: str
+) -> list[list[Lease]]:
+    """Return the leases of each interface of a container."""
+    found: dict[tuple[str, str], list[Lease]] = {}
+    for name in rows.names(ipam, only):
+        for lease in ipam.network(name).leases():
+            if lease.container_id == container and ifname in ("", lease.ifname):
+                found.setdefault((name, lease.ifname), []).append(lease)
+    return list(found.values())
 
 
 def _row(lease: Lease) -> dict[str, str]:

@@ -13,7 +13,7 @@ RELEASED = 2  # a DEL, or a release by the library
 GC = 3  # the runtime's list of valid attachments does not have its owner
 SWEPT = 4  # its network namespace is gone
 REBOOTED = 5  # its owner did not outlive a boot
-OPERATOR = 6  # somebody freed it by hand
+OPERATOR = 6  # an operator released it
 RESERVED = 7
 UNRESERVED = 8
 IMPORTED = 9  # taken over from another plugin
@@ -24,7 +24,7 @@ KINDS = {
     GC: "gc",
     SWEPT: "swept",
     REBOOTED: "rebooted",
-    OPERATOR: "operator",
+    OPERATOR: "released-by-operator",
     RESERVED: "reserved",
     UNRESERVED: "unreserved",
     IMPORTED: "imported",
