@@ -8,13 +8,21 @@ round-robin cursor and ``lock`` what it locks. The tree says nothing about range
 from __future__ import annotations
 
 import os
+import time
 
-from fastipam.addressing.addresses import parse_ip
+from fastipam.addressing.addresses import format_ip, parse_ip
+from fastipam.configuration.policy import DEFAULT_DATA_DIR
+from fastipam.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 DEFAULT_TREE = "/var/lib/cni/networks"
 LOCK = "lock"
 CURSOR = "last_reserved_ip."
 LINE_BREAK = "\r\n"
+_UNREADABLE = "."
 _LAST_SET = 255  # far more range sets than a configuration has; the cursors are stored in a row
 
 
@@ -23,15 +31,78 @@ def file_names(directory: str | os.PathLike[str]) -> list[str]:
     return sorted(name for name in os.listdir(directory) if name != LOCK)
 
 
-def addresses(directory: str | os.PathLike[str]) -> list[tuple[int, int]]:
-    """Return (family, integer) of every address that a network has a file of. Raises OSError."""
-    found = []
+def booted_ns() -> int:
+    """Return when the machine was started: wall clock, nanoseconds since the epoch."""
+    return time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def leases(
+    directory: str | os.PathLike[str], since_ns: int
+) -> Iterator[tuple[tuple[int, int], str]]:
+    """Yield address and container id of every lease of a network that is not older than that.
+
+    An address is (family, integer). The container id is empty when this user may not read the file.
+    An empty file is no lease, because no DEL could match it. Raises OSError.
+    """
     for name in file_names(directory):
+        path = os.path.join(directory, name)
         try:
-            found.append(address_of(name))
-        except ValueError:
-            continue  # a cursor, or nothing of host-local's
-    return found
+            address = address_of(name)
+            status = os.lstat(path)
+            if status.st_mtime_ns < since_ns or not status.st_size:
+                continue
+            yield address, owner_of(read(path))[0]
+        except PermissionError:
+            yield address, ""
+        except (FileNotFoundError, ValueError):
+            continue  # a cursor, nothing of host-local's, or a lease that was just released
+
+
+def refuse_unimported(network: str, data_dir: str, since_ns: int | None = None) -> None:
+    """Raise ConfigError when host-local has leases of a network that the store does not know.
+
+    They are looked for where host-local keeps them with this ``dataDir``, and by default. Leases of
+    before ``since_ns``, by default the boot, are dead.
+    """
+    since_ns = booted_ns() if since_ns is None else since_ns
+    for tree in dict.fromkeys((data_dir, DEFAULT_TREE)):
+        directory = os.path.join(tree, network)
+        try:
+            found = next(leases(directory, since_ns), None)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise _unimported(
+                f"{directory} cannot be read ({error.strerror}), and may have leases of host-local",
+                network,
+                tree,
+                data_dir,
+            ) from error
+        if found is not None:
+            address, container_id = found
+            whose = f" of container {container_id}" if container_id else ""
+            raise _unimported(
+                f"host-local has leases of this network in {directory} ({format_ip(*address)}"
+                f"{whose}, say) that this store does not know, and could assign a second time",
+                network,
+                tree,
+                data_dir,
+            )
+
+
+def _unimported(message: str, network: str, tree: str, data_dir: str) -> ConfigError:
+    command = "fastipam import host-local"
+    if tree != DEFAULT_TREE:
+        command += f" {tree}"
+    if data_dir != DEFAULT_DATA_DIR:
+        command += f" --data-dir {data_dir}"
+    return ConfigError(
+        message,
+        field="name",
+        value=network,
+        hint=f"`{command}` imports them; if their containers are gone, remove the directory, or "
+        'say "ignoreHostLocal": true in the ipam section',
+    )
 
 
 def address_of(name: str) -> tuple[int, int]:
@@ -56,6 +127,39 @@ def owner_of(content: str) -> tuple[str, str]:
     if not container_id.strip():
         raise ValueError("the file is empty: whose address this is, nobody can know")
     return container_id.strip(), ifname.strip()
+
+
+def is_tree(tree: str | os.PathLike[str]) -> bool:
+    """Return whether a directory in it has a file of host-local, or there are only empty ones.
+
+    Raises OSError.
+    """
+    found = [_names(entry.path) for entry in os.scandir(tree)]
+    return not any(found) or any(_is_name(name) for names in found for name in names)
+
+
+def is_network(directory: str | os.PathLike[str]) -> bool:
+    """Return whether a file in a directory has a name that host-local gives, or there is none."""
+    names = _names(directory)
+    return not names or any(map(_is_name, names))
+
+
+def _names(directory: str | os.PathLike[str]) -> list[str]:
+    """Return the names in a directory; what is none, or cannot be read, has one that says so."""
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return [_UNREADABLE]
+
+
+def _is_name(name: str) -> bool:
+    if name == LOCK or name.startswith(CURSOR):
+        return True
+    try:
+        address_of(name)
+    except ValueError:
+        return False
+    return True
 
 
 def set_of_cursor(name: str) -> int | None:

@@ -404,11 +404,14 @@ def test_leases_of_host_local(living: Path, tmp_path: Path) -> None:
     (tree / "podnet" / "lock").touch()
     (tree / "podnet" / "last_reserved_ip.0").write_text("10.32.0.77")
     (tree / "podnet" / "10.32.0.77").write_text("abc\r\neth0")
+    (tree / "podnet" / "10.32.0.78").write_text("dead\r\neth0")
+    os.utime(tree / "podnet" / "10.32.0.78", (1, 1))  # from before the boot
     (found,) = store.leftovers(tree, [str(living)])
     assert (found.level, found.command) == (
         WARNING,
         f"fastipam import host-local --dry-run {tree}",
     )
+    assert "1 of 1 leases are in no store" in found.text
     words = ["import", "host-local", str(tree), "--data-dir", str(living)]
     assert CliRunner().invoke(cli, words).exit_code == 0
     assert levels(list(store.leftovers(tree, [str(living)]))) == [OK]

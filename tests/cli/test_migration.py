@@ -16,6 +16,7 @@ import fastipam
 from fastipam.cli.commands import cli
 from fastipam.cli.migration import import_host_local
 from fastipam.cni import handle
+from fastipam.host_local import booted_ns
 
 from ..e2e import tools
 
@@ -208,11 +209,13 @@ def test_old_and_broken_files(tree: Path, store: Path) -> None:
 
 
 def test_dry_run_changes_nothing(tree: Path, store: Path) -> None:
-    """A dry run reports the same and leaves the store and the tree as they are."""
+    """A dry run says what would be done, and leaves the store and the tree as they are."""
     write(tree, "10.1.2.7", "c\r\neth0")
     before = sorted(path.name for path in (tree / "mynet").iterdir())
     done = command("import", "host-local", tree, "--data-dir", store, "--dry-run", "--json")
-    assert [item["outcome"] for item in json.loads(done.stdout)] == ["done"]
+    assert [item["outcome"] for item in json.loads(done.stdout)] == ["would"]
+    said = command("import", "host-local", tree, "--data-dir", store, "--dry-run").stdout
+    assert said == "would    mynet/10.1.2.7: c eth0\n1 would be imported\n"
     assert listed(store) == {}
     assert sorted(path.name for path in (tree / "mynet").iterdir()) == before
 
@@ -306,8 +309,62 @@ def test_export_that_cannot_be_written(
     assert (tree / "mynet" / "10.1.2.2").read_bytes() == b"c\r\neth0"
 
 
-def test_no_such_tree(tmp_path: Path, store: Path) -> None:
-    """A tree that does not exist is an error that names it, and no store is needed to see it."""
-    done = command("import", "host-local", tmp_path / "none", "--data-dir", store)
+def test_leases_from_before_the_boot(tree: Path, store: Path) -> None:
+    """They are left out and counted, since their containers are gone; an option imports them."""
+    write(tree, "10.1.2.7", "dead\r\neth0")
+    write(tree, "10.1.2.8", "living\r\neth0")
+    os.utime(tree / "mynet" / "10.1.2.7", ns=(booted_ns() - 10**9,) * 2)
+    done = command("import", "host-local", tree, "--data-dir", store)
+    assert done.stdout.splitlines() == [
+        "older    mynet/10.1.2.7: dead eth0, from before the last boot",
+        "done     mynet/10.1.2.8: living eth0",
+        "1 done, 1 older than the last boot, left out (--keep-older imports them)",
+    ]
+    assert list(listed(store)) == ["10.1.2.8"]
+    again = command("import", "host-local", tree, "--data-dir", store, "--keep-older")
+    assert again.stdout.splitlines()[-1] == "1 done, 1 present"
+    assert list(listed(store)) == ["10.1.2.7", "10.1.2.8"]
+
+
+@pytest.mark.parametrize(
+    ("make", "message", "hint"),
+    [
+        ("none", "{tree} does not exist", "it is the dataDir of host-local's configuration"),
+        ("other", "{tree} is no directory of host-local", "by default /var/lib/cni/networks"),
+        ("network", "{tree} is the directory of one network", "fastipam import host-local {up}"),
+    ],
+)
+def test_no_tree(tmp_path: Path, store: Path, make: str, message: str, hint: str) -> None:
+    """What is no tree of host-local is refused in one line, and no store is made for it."""
+    tree = tmp_path / make
+    if make == "other":  # as /etc: files, directories with files, an empty directory
+        for number in range(300):
+            (tree / f"d{number}").mkdir(parents=True)
+            (tree / f"d{number}" / "file").touch()
+            (tree / f"f{number}").touch()
+        (tree / "empty").mkdir()
+    elif make == "network":
+        write(tmp_path, "10.1.2.7", "c", network="network")
+    done = command("import", "host-local", tree, "--data-dir", store)
     assert done.exit_code == 1
-    assert "none is no directory" in done.output
+    assert done.stdout == ""
+    said, hinted = done.stderr.splitlines()
+    assert said.startswith(f"fastipam: DIR: {message.format(tree=tree)}")
+    assert hint.format(up=tmp_path) in hinted
+    assert not store.exists()
+
+
+def test_foreign_directory_in_a_tree(tree: Path, store: Path) -> None:
+    """A directory without a file of host-local is skipped in one line; an empty tree is fine."""
+    tree.mkdir()
+    done = command("import", "host-local", tree, "--data-dir", store)
+    assert (done.exit_code, done.stdout) == (0, "there is nothing\n")
+    write(tree, "10.1.2.7", "c")
+    for number in range(9):
+        write(tree, f"file-{number}", "x", network="foreign")
+    done = command("import", "host-local", tree, "--data-dir", store)
+    assert done.stdout.splitlines() == [
+        "skipped  foreign/: no file in it has the name of an address",
+        "done     mynet/10.1.2.7: c",
+        "1 done, 1 skipped",
+    ]

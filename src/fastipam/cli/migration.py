@@ -29,13 +29,15 @@ if TYPE_CHECKING:
 _STEP = 64  # files between two reports of progress
 
 DONE = "done"
+WOULD = "would"  # in a dry run: it would be done
+OLDER = "older"  # from before the boot: the container is gone
 PRESENT = "present"
 SKIPPED = "skipped"
 CONFLICT = "conflict"
 
 
 class Item(NamedTuple):
-    """A file of a tree and its ``outcome``: DONE, PRESENT, SKIPPED or CONFLICT."""
+    """A file of a tree and its ``outcome``: DONE, WOULD, OLDER, PRESENT, SKIPPED or CONFLICT."""
 
     network: str
     name: str
@@ -48,29 +50,42 @@ class _DryRun(Exception):
 
 
 def require_tree(tree: Path) -> None:
-    """Raise ConfigError unless the tree is a directory."""
+    """Raise ConfigError unless the tree is host-local's: a directory for each network."""
+    default = f"by default {host_local.DEFAULT_TREE}: a directory for each network"
+    hint = f"it is the dataDir of host-local's configuration, {default}"
     if not tree.is_dir():
-        raise ConfigError(
-            f"{tree} is no directory",
-            field="DIR",
-            value=str(tree),
-            hint="it is the dataDir of host-local's configuration, by default "
-            f"{host_local.DEFAULT_TREE}: a directory for each network",
-        )
+        what = "is no directory" if tree.exists() else "does not exist"
+        raise ConfigError(f"{tree} {what}", field="DIR", value=str(tree), hint=hint)
+    if host_local.is_tree(tree):
+        return
+    if host_local.is_network(tree):
+        message = f"{tree} is the directory of one network, not the one above"
+        hint = f"fastipam import host-local {tree.resolve().parent}"
+    else:
+        message = f"{tree} is no directory of host-local: no directory in it has addresses"
+    raise ConfigError(message, field="DIR", value=str(tree), hint=hint)
 
 
 def import_host_local(
-    ipam: Ipam, tree: Path, *, dry_run: bool = False, progress: Progress | None = None
+    ipam: Ipam,
+    tree: Path,
+    *,
+    dry_run: bool = False,
+    since_ns: int | None = None,
+    progress: Progress | None = None,
 ) -> list[Item]:
     """Import a tree into the store: every network, its leases and its cursors. Idempotent.
 
     All of it is one transaction. A lease that the store has already is PRESENT. An address that
     the store has assigned to another owner is a CONFLICT and keeps that owner. An empty or
-    unreadable file, which no DEL could match, is SKIPPED. The tree is not changed; ``dry_run``
-    reports the same and changes the store neither. ``progress(done, total)`` is called with the
-    number of files once in a while. Raises ConfigError (no such tree), StoreError, OSError.
+    unreadable file, which no DEL could match, is SKIPPED. A lease from before ``since_ns`` (wall
+    clock, by default the boot) is OLDER, and not imported. The tree is not changed; ``dry_run``
+    changes the store neither, and says WOULD in place of DONE. ``progress(done, total)`` is called
+    with the number of files once in a while. Raises ConfigError (no such tree), StoreError,
+    OSError.
     """
     require_tree(tree)
+    since_ns = host_local.booted_ns() if since_ns is None else since_ns
     items: list[Item] = []
     total = 0 if progress is None else sum(len(files) for _, _, files in os.walk(tree))
     try:
@@ -78,7 +93,7 @@ def import_host_local(
             for directory in sorted(tree.iterdir()):
                 if directory.is_dir() and not directory.is_symlink():
                     with _locked(directory, create=False):
-                        for item in _import_network(ipam, directory):
+                        for item in _import_network(ipam, directory, since_ns):
                             items.append(item)
                             if progress is not None and len(items) % _STEP == 0:
                                 progress(len(items), total)
@@ -87,26 +102,32 @@ def import_host_local(
             if dry_run:
                 raise _DryRun
     except _DryRun:
-        pass
+        items = [
+            Item(network, name, WOULD if outcome == DONE else outcome, text)
+            for network, name, outcome, text in items
+        ]
     return items
 
 
-def _import_network(ipam: Ipam, directory: Path) -> Iterator[Item]:
+def _import_network(ipam: Ipam, directory: Path, since_ns: int) -> Iterator[Item]:
     name = directory.name
     if not is_id(name):
         yield Item(name, "", SKIPPED, "this is no valid network name")
         return
+    if not host_local.is_network(directory):
+        yield Item(name, "", SKIPPED, "no file in it has the name of an address")
+        return
     network = Network(ipam.store, name, None)
     for file_name in host_local.file_names(directory):
         try:
-            yield _import_file(network, directory / file_name)
+            yield _import_file(network, directory / file_name, since_ns)
         except AddressInUse as error:
             yield Item(name, file_name, CONFLICT, error.message)
         except (OSError, ValueError) as error:
             yield Item(name, file_name, SKIPPED, str(error))
 
 
-def _import_file(network: Network, path: Path) -> Item:
+def _import_file(network: Network, path: Path, since_ns: int) -> Item:
     content = host_local.read(path)
     index = host_local.set_of_cursor(path.name)
     if index is not None:
@@ -114,8 +135,12 @@ def _import_file(network: Network, path: Path) -> Item:
         return Item(network.name, path.name, DONE if moved else PRESENT, content)
     address = host_local.address_of(path.name)
     owner = host_local.owner_of(content)
-    added = network.adopt(Owner(*owner), *address, path.stat().st_mtime_ns)
-    return Item(network.name, path.name, DONE if added else PRESENT, " ".join(owner).strip())
+    whose = " ".join(owner).strip()
+    changed_ns = path.stat().st_mtime_ns
+    if changed_ns < since_ns:
+        return Item(network.name, path.name, OLDER, f"{whose}, from before the last boot")
+    added = network.adopt(Owner(*owner), *address, changed_ns)
+    return Item(network.name, path.name, DONE if added else PRESENT, whose)
 
 
 def export_host_local(ipam: Ipam, tree: Path) -> list[Item]:

@@ -22,7 +22,14 @@ from fastipam.configuration.network import (
     requested,
     valid_attachments,
 )
-from fastipam.errors import LeaseMissing, PoolExhausted, StoreBusy, StoreError, TryLater
+from fastipam.errors import (
+    ConfigError,
+    LeaseMissing,
+    PoolExhausted,
+    StoreBusy,
+    StoreError,
+    TryLater,
+)
 from fastipam.lease import Owner
 from fastipam.network import Network
 from fastipam.storage import open_stores
@@ -234,10 +241,22 @@ def _network(known: _Known, config: Config, *, create: bool = True) -> Network:
     kept = known.networks.get(True)
     if kept is None or kept[0] is not store:
         network = Network(
-            store, config.name, config.pool, policy=config.policy, remember=config.remember
+            store,
+            config.name,
+            config.pool,
+            policy=config.policy,
+            remember=config.remember,
+            before_first=None if config.ignore_host_local else lambda: _refuse_unimported(config),
         )
         kept = known.networks[True] = store, network
     return kept[1]
+
+
+def _refuse_unimported(config: Config) -> None:
+    """Raise ConfigError when host-local has leases of a network that is new here."""
+    from fastipam import host_local
+
+    host_local.refuse_unimported(config.name, config.data_dir)
 
 
 def _existing(known: _Known) -> Network | None:
@@ -334,6 +353,15 @@ def _status_of_cluster(call: _Call, config: Config, exhausted: RangeSet | None) 
     return exhausted
 
 
+def _require_start(network: Network) -> None:
+    """Raise CniError 50 when the network is new and no ADD can begin to use it."""
+    try:
+        network.require_start()
+    except ConfigError as error:
+        fault = from_exception(error)
+        raise CniError(NOT_AVAILABLE, fault.msg, fault.details) from error
+
+
 def _status(call: _Call) -> None:
     """Raise CniError 50 if no ADD can be served, 51 if the store fails (CNI 1.1.0, "STATUS")."""
     _requested(call.known, environment.Arguments(""))
@@ -341,6 +369,7 @@ def _status(call: _Call) -> None:
     try:
         network = _network(call.known, config)
         open_stores.get(config.data_dir, config.durability).require_writable()
+        _require_start(network)
         exhausted = network.exhausted()
         if config.cluster is not None:
             exhausted = _status_of_cluster(call, config, exhausted)

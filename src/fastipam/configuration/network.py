@@ -1,9 +1,9 @@
 """Read and check the network configuration once; in what results no field is unset.
 
 Keys and their meaning are host-local's; whereabouts' names for the same things are accepted beside
-them; fastipam's own are ``exclude``, ``durability``, ``repeatAdd`` and those of policy.py. The
-order in which things are refused is host-local's, too. Field names in errors are paths as the user
-wrote them (``ipam.ranges[0][1].subnet``).
+them; fastipam's own are ``exclude``, ``durability``, ``repeatAdd``, ``ignoreHostLocal`` and
+those of policy.py. The order in which things are refused is host-local's, too. Field names in
+errors are paths as the user wrote them (``ipam.ranges[0][1].subnet``).
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ _KNOWN = frozenset(
         "exclude",
         "durability",
         "repeatadd",
+        "ignorehostlocal",
         "cluster",
         *_WHEREABOUTS,
         *(key.casefold() for key in policy.KEYS),
@@ -141,6 +142,7 @@ class Config:
         self.resolv_conf = resolv_conf
         self.policy = policy.read(ipam)
         self.durability = reader.choice(ipam, "durability", ("durable", "relaxed"))
+        self.ignore_host_local = reader.flag(ipam, "ignoreHostLocal", "ipam")
         self.repeat = reader.choice(ipam, "repeatAdd", ("error", "return")) or "error"
 
     def _read_ranges(

@@ -109,6 +109,8 @@ class Network(Reading):
         """Make one try. Returns None when leases of an earlier boot have to be released first."""
         with self._store.write() as txn:
             ledger = self.enter(txn)
+            if not ledger.state.generation and self._before_first is not None:
+                self._before_first()
             pool, boot = self.pool or ledger.stored, self._store.boot
             sticky = self.policy.sticky_s and owner.pod
             if (sticky or ledger.state.kept) and ledger.state.swept != boot:

@@ -12,6 +12,8 @@ from fastipam.storage.records import keys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fastipam.addressing.ranges import Pool
     from fastipam.storage.store import Store
     from fastipam.storage.transaction import Snapshot, Transaction
@@ -21,7 +23,10 @@ _BATCH = 256  # addresses freed in one transaction, for which other writers wait
 
 
 class Books:
-    """A network's name and configuration, with access to its records in the store."""
+    """A network's name and configuration, with access to its records in the store.
+
+    ``before_first`` is called before the first address ever is assigned, and may raise.
+    """
 
     def __init__(
         self,
@@ -31,6 +36,7 @@ class Books:
         *,
         policy: Policy = DEFAULT_POLICY,
         remember: bool = True,
+        before_first: Callable[[], None] | None = None,
     ) -> None:
         encoded = keys.encode("name", name)
         if not 0 < len(encoded) <= _NAME_BYTES:
@@ -45,6 +51,7 @@ class Books:
         self._store = store
         self._key = encoded
         self._remember = remember
+        self._before_first = before_first
         self._read: Pool | None = None  # the ranges read last: reading them is slow
 
     def __repr__(self) -> str:

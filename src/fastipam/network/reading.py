@@ -138,6 +138,16 @@ class Reading(Books):
                     owner=owner,
                 )
 
+    def require_start(self) -> None:
+        """Call ``before_first``, as an allocation would, if no address was ever assigned. O(1)."""
+        if self._before_first is None:
+            return
+        with self._store.read() as txn:
+            found = self._find(txn)
+            untouched = found is None or not txn.state(found[0]).generation
+        if untouched:
+            self._before_first()
+
     def exhausted(self) -> RangeSet | None:
         """Return the first range set that could not serve an ADD now, or None. O(1). Read-only.
 

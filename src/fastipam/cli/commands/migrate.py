@@ -23,6 +23,16 @@ def export() -> None:
     """Hand the leases over to another IPAM plugin."""
 
 
+# What the summary says of each outcome, in this order.
+_COUNTED = (
+    (migration.DONE, "done"),
+    (migration.WOULD, "would be imported"),
+    (migration.PRESENT, "present"),
+    (migration.OLDER, "older than the last boot, left out (--keep-older imports them)"),
+    (migration.SKIPPED, "skipped"),
+    (migration.CONFLICT, "in conflict"),
+)
+
 _tree = click.argument(
     "tree",
     metavar="[DIR]",
@@ -34,23 +44,37 @@ _tree = click.argument(
 @import_.command(
     "host-local",
     examples=(
-        ("fastipam import host-local --dry-run", "what would come of it"),
+        ("fastipam import host-local --dry-run", "what would be imported"),
         ("fastipam import host-local", "from /var/lib/cni/networks"),
     ),
     exits={1: "an address belongs to somebody else here (it was left as it is), or an error"},
 )
 @_tree
 @options.data_dir
+@click.option(
+    "--keep-older",
+    is_flag=True,
+    help="Import leases from before the last boot, too: the clock was wrong when they were made.",
+)
 @options.dry_run()
 @options.as_json
-def import_host_local(tree: Path, data_dir: str, dry_run: bool, as_json: bool) -> None:
+def import_host_local(
+    tree: Path, data_dir: str, keep_older: bool, dry_run: bool, as_json: bool
+) -> None:
     """Read host-local's leases from DIR (default /var/lib/cni/networks), every network.
 
     Do it before the configuration's type changes: the DELs of running pods go to the new type.
+    Leases from before the last boot are counted and left out, since their containers are gone.
     """
     migration.require_tree(tree)  # before a store is created for it
     with fastipam.open(data_dir) as ipam, progress.bar("files of host-local") as advance:
-        items = migration.import_host_local(ipam, tree, dry_run=dry_run, progress=advance)
+        items = migration.import_host_local(
+            ipam,
+            tree,
+            dry_run=dry_run,
+            since_ns=0 if keep_older else None,
+            progress=advance,
+        )
     _report(items, as_json)
 
 
@@ -77,7 +101,7 @@ def _report(items: list[migration.Item], as_json: bool) -> None:
         for item in items:
             output.say(f"{item.outcome:<8} {item.network}/{item.name}: {item.text}")
         counts = Counter(item.outcome for item in items)
-        summary = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
-        output.say(summary or "nothing there")
+        summary = [f"{counts[outcome]} {text}" for outcome, text in _COUNTED if counts[outcome]]
+        output.say(", ".join(summary) or "there is nothing")
     if any(item.outcome == migration.CONFLICT for item in items):
         raise SystemExit(1)

@@ -233,11 +233,12 @@ def clock(ipam: Ipam, now_ns: int) -> Iterator[Diagnosis]:
 
 
 def leftovers(tree: Path, data_dirs: list[str]) -> Iterator[Diagnosis]:
-    """Diagnose leases that host-local still has and no store has."""
+    """Diagnose leases of this boot that host-local still has and no store has."""
     held: dict[str, list[tuple[int, int]]] = {}
+    booted_ns = host_local.booted_ns()
     try:
         for directory in sorted(one for one in tree.iterdir() if one.is_dir()):
-            held[directory.name] = host_local.addresses(directory)
+            held[directory.name] = [one for one, _ in host_local.leases(directory, booted_ns)]
     except FileNotFoundError:
         pass
     except OSError as error:
@@ -246,7 +247,7 @@ def leftovers(tree: Path, data_dirs: list[str]) -> Iterator[Diagnosis]:
         return
     held = {name: addresses for name, addresses in held.items() if addresses}
     if not held:
-        yield Diagnosis("host-local", OK, f"{tree} has no leases of host-local")
+        yield Diagnosis("host-local", OK, f"{tree} has no leases of this boot")
     for name, addresses in held.items():
         lacking = len(addresses) - max(
             (_known(one, name, addresses) for one in data_dirs), default=0
