@@ -257,7 +257,7 @@ def test_release(filled: Path) -> None:
 
 
 @pytest.fixture
-def dual(data_dir: Path) -> Path:
+def dual_pods(data_dir: Path) -> Path:
     """Two dual-stack pods."""
     with fastipam.open(data_dir, "relaxed") as ipam:
         net = ipam.network("podnet", ["10.32.1.0/24", "fd00:32::/64"], cooldown_s=0)
@@ -267,16 +267,16 @@ def dual(data_dir: Path) -> Path:
 
 
 @pytest.mark.parametrize("address", ["10.32.1.3", "fd00:32::3"])
-def test_release_of_a_dual_stack_container(dual: Path, address: str) -> None:
+def test_release_of_a_dual_stack_container(dual_pods: Path, address: str) -> None:
     """Both addresses are in the dry run, in the question, in the result, and they are released."""
     both = {"10.32.1.3", "fd00:32::3"}
-    assert {row["address"] for row in rows(dual, "release", address, "--dry-run")} == both
-    asked = run(dual, "release", address)
+    assert {row["address"] for row in rows(dual_pods, "release", address, "--dry-run")} == both
+    asked = run(dual_pods, "release", address)
     assert "2 addresses would be released" in asked.stderr
-    done = rows(dual, "release", address, "--yes")
+    done = rows(dual_pods, "release", address, "--yes")
     assert {row["address"] for row in done if row["released"]} == both
-    assert addresses(dual, "--state", "assigned") == ["10.32.1.2", "fd00:32::2"]
-    said = run(dual, "release", "10.32.1.2", "fd00:32::2", "10.32.1.9", "--yes")
+    assert addresses(dual_pods, "--state", "assigned") == ["10.32.1.2", "fd00:32::2"]
+    said = run(dual_pods, "release", "10.32.1.2", "fd00:32::2", "10.32.1.9", "--yes")
     assert said.stdout.splitlines() == [
         "released 10.32.1.2 of default/web-0",
         "released fd00:32::2 of default/web-0",
@@ -286,13 +286,13 @@ def test_release_of_a_dual_stack_container(dual: Path, address: str) -> None:
 
 @pytest.mark.parametrize("change", ["another container", "the same container", "one more address"])
 def test_release_of_what_has_changed_since_it_was_shown(
-    dual: Path, change: str, monkeypatch: pytest.MonkeyPatch
+    dual_pods: Path, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the owner got while the operator was asked is left alone, and the status says so."""
     from fastipam.cli.commands import release
 
     def meanwhile(_: object) -> None:
-        with fastipam.open(dual) as ipam:
+        with fastipam.open(dual_pods) as ipam:
             net = ipam.network("podnet")
             if change == "one more address":
                 net.adopt(Owner("c0", "eth0"), 4, parse_ip("10.32.1.77")[1], 1)
@@ -301,10 +301,10 @@ def test_release_of_what_has_changed_since_it_was_shown(
             net.allocate("c0" if change == "the same container" else "new", addresses=["10.32.1.2"])
 
     monkeypatch.setattr(release, "_ask", meanwhile)
-    done = run(dual, "release", "10.32.1.2", "--json")
+    done = run(dual_pods, "release", "10.32.1.2", "--json")
     assert done.exit_code == 1
     assert [row["released"] for row in json.loads(done.stdout)] == [False, False]
-    assert "10.32.1.2" in addresses(dual, "--state", "assigned")
+    assert "10.32.1.2" in addresses(dual_pods, "--state", "assigned")
 
 
 def test_reserve(filled: Path) -> None:
