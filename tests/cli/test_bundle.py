@@ -68,9 +68,9 @@ def loader_of_handler(bin_dir: Path) -> str:
 def loader_of(bin_dir: Path, name: str) -> str:
     """Who imported a module in a process that starts as the entry point does."""
     entry = bin_dir / DIRECT
-    lines = entry.read_text().splitlines()
-    interpreter = lines[0].removeprefix("#!").split()[0]
-    preamble = "\n".join(line for line in lines if not line.startswith(("from fastipam", "main()")))
+    text = entry.read_text()
+    interpreter = text.removeprefix("#!").split()[0]
+    preamble = text.partition("try:\n    from fastipam")[0]
     code = f"__file__ = {str(entry)!r}\n{preamble}\nimport {name} as it\n"
     code += "loader = it.__loader__\nprint(getattr(loader, '__name__', type(loader).__name__))\n"
     return subprocess.run(
@@ -135,7 +135,7 @@ def test_a_module_that_fails(bin_dir: Path, tmp_path: Path) -> None:
     (bin_dir / BUNDLE).write_bytes(marshal.dumps((activate, modules, *more)))
     done = call(bin_dir, tmp_path)
     assert done.returncode == 1
-    assert json.loads(done.stdout)["code"] == 999
+    assert json.loads(done.stdout)["code"] == 11
     assert "this module fails" in done.stdout
     assert not done.stderr
 

@@ -92,6 +92,8 @@ def test_entry_point_is_another(tmp_path: Path) -> None:
     script.write_text(text.replace(sys.executable, "/nowhere/python"))
     has(list(plugin.look(tmp_path)), PROBLEM, "/nowhere/python, which is not there")
     script.write_text(f"#!/bin/sh\n'''exec' \"{sys.executable}\" -IS \"$0\" \"$@\"\n' '''\n")
+    has(list(plugin.look(tmp_path)), PROBLEM, "cannot serve a call", "no answer")
+    script.write_text(text + "# of another version\n")
     has(list(plugin.look(tmp_path)), WARNING, "another installation", sys.executable)
     script.write_text(text)
     (tmp_path / BUNDLE).write_bytes(b"nonsense")

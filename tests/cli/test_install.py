@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import errno
+import glob
+import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +17,11 @@ from click.testing import CliRunner
 
 import fastipam
 from fastipam.cli.commands import cli
-from fastipam.cli.commands.install.executables import DIRECT
+from fastipam.cli.commands.doctor import plugin
+from fastipam.cli.commands.doctor.diagnosis import PROBLEM
+from fastipam.cli.commands.install.executables import BUNDLE, DIRECT
+
+from ..e2e import tools
 
 LAUNCHER = Path(fastipam.__file__).parent / "launcher"
 
@@ -102,3 +110,89 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "No space left on device" in done.output
     assert os.listdir(plugin.parent) == ["fastipam"]
     assert plugin.read_bytes() == LAUNCHER.read_bytes()
+
+
+def _direct(bin_dir: Path, command: str, **more: str) -> subprocess.CompletedProcess[str]:
+    environment = {"CNI_COMMAND": command, "CNI_CONTAINERID": "c", "CNI_IFNAME": "eth0", **more}
+    return subprocess.run(
+        [bin_dir / DIRECT], env=environment, input="{}", capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(("command", "code"), [("ADD", 11), ("STATUS", 50), ("VERSION", 11)])
+@pytest.mark.parametrize("fault", ["removed", "not compiled", "damaged", "forced"])
+def test_a_plugin_that_cannot_be_loaded(
+    fault: str, command: str, code: int, tmp_path: Path
+) -> None:
+    """An error object names the versions of Python and what to type; there is no traceback."""
+    tree = tmp_path / "tree"
+    entry = _install(tmp_path / "bin").with_name(DIRECT)
+    (entry.with_name(BUNDLE)).unlink()
+    if fault != "removed":  # a copy of the package without its compiled modules
+        leave_out = shutil.ignore_patterns("*.so", "__pycache__", "launcher")
+        shutil.copytree(LAUNCHER.parent, tree / "fastipam", ignore=leave_out)
+    if fault == "damaged":  # in the middle of an upgrade
+        (tree / "fastipam" / "cni" / "main.py").write_text("def main(\n")
+    text = entry.read_text().replace(str(LAUNCHER.parents[1]), str(tree))
+    entry.write_text(text.replace(f"{sys.version_info[0]}.{sys.version_info[1]}", "3.1"))
+    done = _direct(entry.parent, command, **({"LMDB_FORCE_CFFI": "1"} if fault == "forced" else {}))
+    answer = json.loads(done.stdout)
+    assert (done.returncode, answer["code"], done.stderr) == (1, code, "")
+    running = ".".join(map(str, sys.version_info[:2]))
+    assert f"by Python {running} (it was installed for Python 3.1" in answer["msg"]
+    assert "fastipam install" in answer["details"]
+    assert ("LMDB_FORCE_CFFI" in answer["msg"] + answer["details"]) == (fault == "forced")
+
+
+@pytest.mark.parametrize(("command", "code"), [("ADD", 11), ("STATUS", 50)])
+@pytest.mark.parametrize("directory", ["a b", "a $HOME b", 'a "b" c', "it's a b"])
+def test_a_missing_interpreter_that_a_shell_starts(
+    directory: str, command: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell that does not find the interpreter answers with an error object, too."""
+    python = tmp_path / directory / "python"
+    python.parent.mkdir()
+    python.symlink_to(sys.executable)
+    monkeypatch.setattr(sys, "executable", str(python))
+    bin_dir = _install(tmp_path / "bin").parent
+    python.unlink()
+    done = _direct(bin_dir, command)
+    answer = json.loads(done.stdout)
+    assert (done.returncode, answer["code"], done.stderr) == (1, code, "")
+    assert answer["msg"] == f"fastipam-direct cannot be started: {python} is not there"
+    assert "fastipam install" in answer["details"]
+
+
+def test_another_python(tmp_path: Path) -> None:
+    """An entry point that another version of Python starts says which one it was made for."""
+    running = ".".join(map(str, sys.version_info[:2]))
+    found = [
+        path
+        for directory in ("/usr/bin", "/usr/local/bin", "/root/.pyenv/versions/*/bin")
+        for path in glob.glob(f"{directory}/python3.[0-9]*")
+        if re.fullmatch(r"3\.(9|1\d)", path.rpartition("python")[2]) and not path.endswith(running)
+    ]
+    if not found:
+        tools.lacking("there is no other version of Python here")
+    entry = _install(tmp_path / "bin").with_name(DIRECT)
+    entry.write_text(entry.read_text().replace(sys.executable, found[0], 1))
+    done = _direct(entry.parent, "STATUS")
+    answer = json.loads(done.stdout)
+    assert (done.returncode, answer["code"], done.stderr) == (1, 50, "")
+    other = found[0].rpartition("python")[2]
+    assert f"by Python {other} (it was installed for Python {running}" in answer["msg"]
+    (_, told) = plugin.look(entry.parent)
+    assert (told.level, told.command) == (PROBLEM, f"fastipam install --bin-dir {entry.parent}")
+    assert f"by Python {other}" in told.text
+
+
+@pytest.mark.parametrize("words", [["list"], ["doctor"], ["agent"], ["--version"]])
+def test_commands_that_cannot_be_loaded(words: list[str], tmp_path: Path) -> None:
+    """A command says in two lines that the environment keeps it from being loaded."""
+    command = [str(Path(sys.executable).with_name("fastipam")), *words]
+    environment = {"LMDB_FORCE_CFFI": "1", "PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    first, second = done.stderr.splitlines()
+    assert first.startswith("fastipam: fastipam cannot be loaded by Python")
+    assert second.startswith("  hint: remove LMDB_FORCE_CFFI")

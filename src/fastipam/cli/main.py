@@ -21,7 +21,16 @@ def main() -> NoReturn:
     streams.run(_command_line)
 
 
-def _command_line() -> None:
-    from fastipam.cli.commands import cli
+def _command_line() -> int:
+    from fastipam.cni.main import refuse_forced, why_not_loaded
 
-    cli(prog_name="fastipam")
+    try:
+        refuse_forced()
+        from fastipam.cli.commands import cli
+
+        cli(prog_name="fastipam")
+    except ImportError as error:  # of a command's module, too: they are imported late
+        message, hint = why_not_loaded(error)
+        print(f"fastipam: {message}\n  hint: {hint}", file=sys.stderr)
+        return 1
+    return 0

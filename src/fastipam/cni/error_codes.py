@@ -68,6 +68,9 @@ def from_exception(error: BaseException) -> CniError:
                 return CniError(code, message, error.hint or "")
     if isinstance(error, MemoryError):
         return CniError(TRY_LATER, "not enough memory for this request")
+    if isinstance(error, ImportError):  # a module that is needed rarely, while an upgrade runs
+        hint = "try again; if it stays so, run `fastipam install` again"
+        return CniError(TRY_LATER, f"a part of fastipam cannot be loaded: {error}", hint)
     return CniError(
         INTERNAL,
         f"internal error: {type(error).__name__}: {error}",

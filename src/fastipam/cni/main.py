@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 _CHUNK = 1 << 16
+# lmdb would compile another implementation of itself, which fastipam does not work with.
+_FORCED = "LMDB_FORCE_CFFI"
 
 
 def _log(text: str) -> None:
@@ -84,14 +86,18 @@ def _started(wall_ns: int, monotonic_ns: int) -> int:
     return min(wall_ns, time.time_ns() - (time.monotonic_ns() - monotonic_ns))
 
 
-def main() -> NoReturn:
-    """Serve the request of this process, then end it without the interpreter's shutdown."""
+def main(installed_for: str = "") -> NoReturn:
+    """Serve the request of this process, then end it without the interpreter's shutdown.
+
+    ``installed_for`` is the version of Python that installed the entry point.
+    """
     age = age_ns(os.environ.get("FASTIPAM_STARTED", ""))
     wall_ns, monotonic_ns = time.time_ns() - age, time.monotonic_ns() - age
     try:
         if 1 in fill_gaps() and os.environ.get("CNI_COMMAND") == "ADD":
             _log("standard output is closed: nothing is assigned that nobody would hear of")
             os._exit(1)
+        refuse_forced()
         from fastipam.cni.handler import handle
         from fastipam.configuration.reader import LARGEST
 
@@ -102,7 +108,7 @@ def main() -> NoReturn:
         status, stdout = handle(os.environ, stdin, log=_log, started_ns=started_ns)
     except (Exception, KeyboardInterrupt) as error:
         status = 1
-        stdout = _last_words(error)
+        stdout = _last_words(error, installed_for)
     lost = _write(1, stdout)
     if lost is not None:
         # After a failed ADD the runtime calls DEL, which releases the address.
@@ -111,14 +117,38 @@ def main() -> NoReturn:
     os._exit(status)
 
 
-def _last_words(error: BaseException) -> bytes:
+def _last_words(error: BaseException, installed_for: str) -> bytes:
     """Return the error object for a failure outside of ``handle``, such as a lost input."""
     from json import dumps
 
+    code = 50 if os.environ.get("CNI_COMMAND") == "STATUS" else 11
+    details = ""
     if isinstance(error, KeyboardInterrupt):
-        return dumps({"cniVersion": "1.1.0", "code": 11, "msg": "interrupted"}).encode()
-    if isinstance(error, OSError):
-        return dumps({"cniVersion": "1.1.0", "code": 5, "msg": f"standard input: {error}"}).encode()
-    message = f"fastipam cannot be loaded: {type(error).__name__}: {error}"
-    hint = "run `fastipam install` again"
-    return dumps({"cniVersion": "1.1.0", "code": 999, "msg": message, "details": hint}).encode()
+        message = "interrupted"
+    elif isinstance(error, OSError):
+        code, message = 5, f"standard input: {error}"
+    else:
+        message, details = why_not_loaded(error, installed_for)
+    body = {"cniVersion": "1.1.0", "code": code, "msg": message}
+    return dumps(body | ({"details": details} if details else {})).encode()
+
+
+def refuse_forced() -> None:
+    """Raise ImportError when the environment asks lmdb for what fastipam does not work with."""
+    if _FORCED in os.environ:
+        raise ImportError(f"the variable {_FORCED} is set")
+
+
+def why_not_loaded(error: BaseException, installed_for: str = "") -> tuple[str, str]:
+    """Return (message, hint) for an error that comes while fastipam is imported."""
+    import sys
+
+    running = ".".join(map(str, sys.version_info[:2]))
+    message = f"fastipam cannot be loaded by Python {running}"
+    if installed_for:
+        message += f" (it was installed for Python {installed_for})"
+    message += f": {type(error).__name__}: {error}"
+    hint = "run `fastipam install` again, with the Python that fastipam is installed in"
+    if _FORCED in os.environ:
+        hint = f"remove {_FORCED} from the environment; if that does not help, {hint}"
+    return message, hint

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _CHECK = "plugin"
+_PATIENCE_S = 20  # for a process that answers in some milliseconds on an idle machine
 NAME = "fastipam"
 OTHER_DIRECTORIES = (Path("/opt/cni/bin"), Path("/usr/lib/cni"), Path("/usr/libexec/cni"))
 
@@ -64,6 +68,9 @@ def _entry_point(path: Path, mend: str) -> Diagnosis:
     if not os.access(interpreter, os.X_OK):
         what = f"{path} starts {interpreter}, which is not there"
         return Diagnosis(_CHECK, PROBLEM, what, mend)
+    refusal = _refusal(path)
+    if refusal:
+        return Diagnosis(_CHECK, PROBLEM, f"{path} cannot serve a call: {refusal}", mend)
     paths = [str(Path(one.__file__ or "").resolve().parent.parent) for one in (fastipam, lmdb)]
     if text != script(sys.executable, list(dict.fromkeys(paths))):
         what = f"{path} belongs to another installation, of {interpreter}"
@@ -74,11 +81,34 @@ def _entry_point(path: Path, mend: str) -> Diagnosis:
     return Diagnosis(_CHECK, OK, f"{path} serves calls when no agent does")
 
 
+def _refusal(path: Path) -> str:
+    """Return why an entry point cannot answer VERSION, or "" when it can."""
+    try:
+        done = subprocess.run(
+            [path],
+            env={**os.environ, "CNI_COMMAND": "VERSION"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_PATIENCE_S,
+            check=False,
+        )
+        answer = json.loads(done.stdout)
+        return str(answer["msg"]) if done.returncode else ""
+    except (OSError, subprocess.SubprocessError) as error:
+        return str(error)
+    except (ValueError, LookupError, TypeError):
+        return done.stderr.decode(errors="replace").strip().rpartition("\n")[2] or "no answer"
+
+
 def _interpreter(text: str) -> str:
     """Return the program that the first lines of an entry point start."""
     first, _, rest = text.partition("\n")
     if first == "#!/bin/sh":
-        return rest.partition('"')[2].partition('"')[0]
+        try:
+            words = shlex.split(rest.partition("\n")[0])
+        except ValueError:
+            words = []
+        return next((word for word in words if word.startswith("/")), "")
     return first.removeprefix("#!").partition(" ")[0]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import compileall
+import json
 import os
 import shlex
 import sys
@@ -81,14 +82,8 @@ def script(interpreter: str, paths: list[str]) -> str:
     scan of site-packages. Garbage collection is off: the process serves one request and ends, and
     the search for cycles would be a tenth of its work.
     """
-    shebang = f"#!{interpreter} -IS"
-    if len(shebang) > _LONGEST_SHEBANG or " " in interpreter:
-        # The kernel cannot use such a first line: a shell starts the interpreter, for which the
-        # shell's line is a string.
-        quoted = shlex.quote(interpreter)
-        shebang = f"#!/bin/sh\n'''exec' {quoted} -IS \"$0\" \"$@\"\n' '''"
     return (
-        f"{shebang}\n"
+        f"{_first_lines(interpreter)}\n"
         f"# fastipam {fastipam.__version__}, CNI IPAM plugin; written by `fastipam install`.\n"
         "import gc\n"
         "import sys\n\n"
@@ -99,8 +94,53 @@ def script(interpreter: str, paths: list[str]) -> str:
         '    with open(f"{__file__}.{sys.implementation.cache_tag}", "rb", 0) as file:\n'
         "        activate, *parts = marshal.loads(file.read())\n"
         "    type(lambda: 0)(activate, globals())(*parts)\n"
-        "except (EOFError, OSError, TypeError, ValueError):\n"
+        "except Exception:\n"
         "    pass  # only slower\n"
-        "from fastipam.cni.main import main\n\n"
-        "main()\n"
+        f"{_START.format(installed_for=_INSTALLED_FOR)}"
+    )
+
+
+_INSTALLED_FOR = f"{sys.version_info.major}.{sys.version_info.minor}"
+# The plugin says itself why it cannot be loaded (cni/main.py), unless it is not there at all.
+_START = """\
+try:
+    from fastipam.cni.main import main
+except BaseException as error:
+    import json
+    import os
+
+    running = ".".join(map(str, sys.version_info[:2]))
+    body = {{
+        "cniVersion": "1.1.0",
+        "code": 50 if os.environ.get("CNI_COMMAND") == "STATUS" else 11,
+        "msg": f"fastipam cannot be loaded by Python {{running}} (it was installed for Python "
+        f"{installed_for}, in {{', '.join(sys.path[-2:])}}): {{type(error).__name__}}: {{error}}",
+        "details": "run `fastipam install` again",
+    }}
+    print(json.dumps(body))
+    sys.exit(1)
+main("{installed_for}")
+"""
+
+
+def _first_lines(interpreter: str) -> str:
+    shebang = f"#!{interpreter} -IS"
+    if len(shebang) <= _LONGEST_SHEBANG and " " not in interpreter:
+        return shebang
+    # The kernel cannot use such a first line: a shell starts the interpreter, for which the
+    # shell's lines are a string. A shell cannot say in JSON that the interpreter is not there.
+    quoted = shlex.quote(interpreter)
+    body = {
+        "cniVersion": "1.1.0",
+        "code": 0,
+        "msg": f"fastipam-direct cannot be started: {interpreter} is not there",
+        "details": "run `fastipam install` again",
+    }
+    before, _, after = json.dumps(body).partition('"code": 0')
+    return (
+        "#!/bin/sh\n"
+        f"'''[' -x {quoted} ] && exec {quoted} -IS \"$0\" \"$@\"\n"
+        '[ "$CNI_COMMAND" = STATUS ] && code=50 || code=11\n'
+        f'echo {shlex.quote(before)}\'"code": \'"$code"{shlex.quote(after)}; exit 1\n'
+        "' '''"
     )
