@@ -10,23 +10,27 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 import fastipam
+from fastipam.agent.clusters import Clusters
 from fastipam.agent.web import metrics, server
 from fastipam.storage import open_stores
 from tests.counting import counts
 
+from ..cluster.memory import MemoryEngine
+from ..cluster.nodes import init, settings
 from ..cni.plugin import Make, environment
 from ..e2e import tools
 from .processes import Agent, Client, activated, ask, until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from .conftest import Start
 
@@ -316,9 +320,113 @@ def test_open_stores_are_listed(config: Make, call: Any) -> None:
     """Only what this process has open is scraped."""
     observer = metrics.Metrics()
     label = {"data_dir": config()["ipam"]["dataDir"], "network": "mynet", "state": "assigned"}
+    label |= {"family": "4", "range_set": "0"}
     assert observer.registry.get_sample_value("fastipam_addresses", label) is None
     call("ADD", config(ipam=SUBNET))
     assert observer.registry.get_sample_value("fastipam_addresses", label) == 1
     open_stores.close_all()
     until(lambda: not open_stores.all_open(), "all are closed")
     assert observer.registry.get_sample_value("fastipam_addresses", label) is None
+
+
+OBSERVABILITY = Path(__file__).parents[2] / "docs" / "observability.md"
+
+
+def _documented() -> dict[str, tuple[str, frozenset[str]]]:
+    """Name -> (type, labels) of the table of metrics in the documents."""
+    rows = re.findall(
+        r"^\| `((?:fastipam|process)_\w+)` \| (\w+) \| ([\w, ]*)\| ",
+        OBSERVABILITY.read_text(),
+        re.MULTILINE,
+    )
+    return {name: (kind, frozenset(re.findall(r"\w+", labels))) for name, kind, labels in rows}
+
+
+def _printed(text: str) -> dict[str, tuple[str, set[str]]]:
+    """Name -> (type, labels) of what /metrics prints, in the names of the samples."""
+    found: dict[str, tuple[str, set[str]]] = {}
+    for family in text_string_to_metric_families(text):
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = found.setdefault(name, (family.type, set()))[1]
+        for sample in family.samples:
+            labels |= sample.labels.keys() - {"le"}
+    return found
+
+
+def test_the_documents_have_every_metric(
+    observed: Agent, free_port: int, config: Make, tmp_path: Path
+) -> None:
+    """The table of the documents has what /metrics prints: names, types and labels, no more."""
+    assert ask(observed.path, "ADD", config(ipam=SUBNET)).status == 0
+    until(lambda: "fastipam_longest_free_run{" in _get(free_port)[1], "the longest free run")
+    printed = _printed(_get(free_port)[1])
+    documented = _documented()
+    assert printed.keys() == documented.keys()
+    for name, (kind, labels) in printed.items():
+        assert kind == documented[name][0], name
+        # Without a cluster the metrics of clusters have no samples, and so no labels.
+        if not name.startswith("fastipam_cluster_") and name != "fastipam_blocks":
+            assert labels == documented[name][1], name
+    cluster = _of_a_cluster(tmp_path / "cluster")
+    assert {name: (kind, frozenset(labels)) for name, (kind, labels) in cluster.items()} == {
+        name: documented[name] for name in cluster
+    }
+
+
+def _of_a_cluster(path: Path) -> dict[str, tuple[str, set[str]]]:
+    """What /metrics prints of a node of a cluster: those metrics that have labels only there."""
+    engine = MemoryEngine()
+    init(engine)
+    fastipam.open(path, "relaxed").close()
+    clusters = Clusters(lambda _: engine)
+    keeper = clusters.get(str(path), "podnet", settings("a"))
+    try:
+        keeper.need("c1")
+        until(lambda: keeper.status.states.get("active"), "a block is claimed")
+        open_stores.get(str(path), None)
+        text = generate_latest(metrics.Metrics(keepers=clusters.all).registry).decode()
+    finally:
+        clusters.stop()
+        open_stores.close_all()
+    return {
+        name: found
+        for name, found in _printed(text).items()
+        if name.startswith("fastipam_cluster_") or name == "fastipam_blocks"
+    }
+
+
+def test_names_follow_the_conventions(observed: Agent, free_port: int, config: Make) -> None:
+    """Counters end in _total and nothing else does; no series says when it was created."""
+    assert ask(observed.path, "ADD", config(ipam=SUBNET)).status == 0
+    text = _get(free_port)[1]
+    assert "_created" not in text
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            is_counter = family.type == "counter"
+            assert sample.name.endswith("_total") == is_counter, sample.name
+            assert "_info" not in sample.name or sample.value == 1
+            assert not re.search("_(ms|us|percent|kb|mb)(_|$)", sample.name), sample.name
+
+
+def test_a_full_ipv4_set(observed: Agent, free_port: int, config: Make) -> None:
+    """Each range set has its own numbers, and the one that has no address left says so."""
+    made = config(ipam={"ranges": [[{"subnet": "10.1.0.0/29"}], [{"subnet": "fd00::/64"}]]})
+    for at in range(5):
+        assert ask(observed.path, "ADD", made, f"c{at}").status == 0
+    assert ask(observed.path, "ADD", made, "c5").status == 1
+    samples = _scrape(free_port)
+
+    def of(name: str, family: int, **labels: str) -> list[float]:
+        wanted = {"network": "mynet", "family": str(family), **labels}
+        return [
+            value
+            for (its_name, its_labels), value in samples.items()
+            if its_name == name and wanted.items() <= dict(its_labels).items()
+        ]
+
+    assert of("fastipam_addresses", 4, state="free", range_set="0") == [0]
+    assert of("fastipam_addresses", 6, state="free", range_set="1") == [float(2**64 - 7)]
+    assert [of("fastipam_range_set_full", family) for family in (4, 6)] == [[1], [0]]
+    assert of("fastipam_exhaustion_seconds", 4) == [0]
+    assert of("fastipam_exhaustion_seconds", 6)[0] > 10**9
+    assert of("fastipam_range_set_info", 4, ranges="10.1.0.0/29") == [1]

@@ -126,6 +126,34 @@ def test_forecast(opened: Ipam, looking: Watch, moment: Time) -> None:
     assert looking.exhaustion_s(("nobody's", "n")) == math.inf
 
 
+def test_forecast_of_a_dual_stack_network(opened: Ipam, looking: Watch, moment: Time) -> None:
+    """A network is full when its IPv4 set is, however many IPv6 addresses are left."""
+    net = opened.network("n", ["10.1.0.0/24", "fd00::/64"])
+    for number in range(60):
+        net.allocate(f"c{number}")
+        (reading,) = looking.sample()
+        moment.now += 10
+    v4, v6 = (looking.exhaustion_s(_key(opened), number) for number in (0, 1))
+    assert v4 == pytest.approx((253 - 60) * 10)
+    assert v6 > 1e15
+    assert looking.soonest_s(reading) == v4
+    net.allocate_many([(f"d{number}", "eth0") for number in range(253 - 60)])
+    (reading,) = looking.sample()
+    assert looking.soonest_s(reading) == 0
+
+
+def test_other_ranges_begin_other_samples(opened: Ipam, looking: Watch, moment: Time) -> None:
+    """The samples of a range set end with its ranges: nothing is forecast from older ones."""
+    opened.network("n", "10.1.0.0/24").allocate("a")
+    looking.sample()
+    moment.now += 100
+    opened.network("n", "10.2.0.0/24").allocate_many([(f"c{one}", "eth0") for one in range(99)])
+    looking.sample()
+    (sample,) = looking.series(_key(opened))
+    assert (sample.assigned, sample.size) == (99, 253)
+    assert looking.exhaustion_s(_key(opened)) == math.inf
+
+
 def test_the_memory_is_bounded(opened: Ipam, looking: Watch, moment: Time) -> None:
     """Two days of samples leave an hour of fine ones and a day of coarse ones, oldest first."""
     opened.network("n", "10.1.0.0/24").allocate("a")
@@ -140,7 +168,7 @@ def test_the_memory_is_bounded(opened: Ipam, looking: Watch, moment: Time) -> No
 
 def test_many_networks(opened: Ipam, looking: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only so many networks are remembered; the others are read all the same."""
-    monkeypatch.setattr(watch, "MOST_NETWORKS", 3)
+    monkeypatch.setattr(watch, "MOST_SERIES", 3)
     for number in range(5):
         opened.network(f"n{number}", "10.1.0.0/24").allocate("a")
     assert len(looking.sample()) == 5
@@ -186,28 +214,28 @@ def test_the_longest_run_is_computed_aside(
 ) -> None:
     """Who asks gets what is known, and has it computed; not again while nothing changes."""
     where = set()
-    compute = readings.longest_free_run
+    compute = readings.longest_free_runs
 
-    def watched(*arguments: Any) -> int | None:
+    def watched(*arguments: Any) -> list[int] | None:
         where.add(threading.current_thread().name)
         return compute(*arguments)
 
-    monkeypatch.setattr(readings, "longest_free_run", watched)
+    monkeypatch.setattr(readings, "longest_free_runs", watched)
     opened.network("n", "10.1.0.0/24").allocate("a", addresses=["10.1.0.100"])
     (reading,) = looking.sample()
-    assert looking.longest_run(reading) is None
+    assert looking.longest_runs(reading) is None
     looking.start()
     try:
-        until(lambda: looking.longest_run(reading) is not None, "it is computed")
+        until(lambda: looking.longest_runs(reading) is not None, "it is computed")
         assert where == {"watch"}
-        assert looking.longest_run(reading) == 154
+        assert looking.longest_runs(reading) == [154]
         assert not looking._wanted.is_set()
         opened.network("n").allocate("b", addresses=["10.1.0.200"])
         (later,) = looking.sample()
-        assert looking.longest_run(later) == 154  # too soon for another look
+        assert looking.longest_runs(later) == [154]  # too soon for another look
         assert not looking._wanted.is_set()
         moment.now += watch.RUN_AGE_S
-        until(lambda: looking.longest_run(later) == 99, "it is computed again")
+        until(lambda: looking.longest_runs(later) == [99], "it is computed again")
     finally:
         looking.stop()
 
@@ -245,15 +273,15 @@ def test_longest_free_run(ipam: Ipam, ranges: Any, exclude: tuple[str, ...], use
             for at in range(min(used, *(each.size for each in pool.sets))):
                 net.allocate(f"c{at}")
     taken = {(family, value) for family, value, _, _ in net.records()}
-    longest = 0
-    for each in pool.sets:
+    longest = [0] * len(pool.sets)
+    for index, each in enumerate(pool.sets):
         for low, high in each.intervals:
             run = 0
             for value in range(low, high + 1):
                 run = 0 if (each.family, value) in taken else run + 1
-                longest = max(longest, run)
+                longest[index] = max(longest[index], run)
     with ipam.store.read() as txn:
-        assert readings.longest_free_run(txn, "n") == longest
+        assert readings.longest_free_runs(txn, "n") == longest
 
 
 def test_longest_free_run_of_a_64(ipam: Ipam, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,10 +289,10 @@ def test_longest_free_run_of_a_64(ipam: Ipam, monkeypatch: pytest.MonkeyPatch) -
     net = ipam.network("n", "2001:db8::/64")
     net.allocate("a", addresses=["2001:db8::8000:0:0:0"])
     with ipam.store.read() as txn:
-        assert readings.longest_free_run(txn, "n") == (1 << 63) - 1
-        assert readings.longest_free_run(txn, "nobody's") is None
+        assert readings.longest_free_runs(txn, "n") == [(1 << 63) - 1]
+        assert readings.longest_free_runs(txn, "nobody's") is None
         monkeypatch.setattr(readings, "MOST_PAGES", 0)
-        assert readings.longest_free_run(txn, "n") is None
+        assert readings.longest_free_runs(txn, "n") is None
 
 
 def test_a_sample_that_fails(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from fastipam.agent.clusters import Clusters
 from fastipam.agent.web.metrics import Metrics
 from fastipam.cluster import deadline
 from fastipam.cluster.deadline import Deadline
+from fastipam.storage import open_stores
 from tests.cluster.memory import MemoryEngine
 
 from .etcd import Etcd
@@ -80,10 +82,12 @@ def test_metrics(tmp_path: Path) -> None:
     try:
         while not keeper.status.states.get("active"):
             keeper.need("c1")
+        open_stores.get(str(path), None)
         text = generate_latest(Metrics(keepers=clusters.all).registry).decode()
     finally:
         clusters.stop()
+        open_stores.close_all()
     labels = f'{{data_dir="{path}",network="podnet"'
     assert f"fastipam_cluster_reachable{labels}}} 1.0" in text
-    assert f'fastipam_cluster_blocks{labels},state="active"}} ' in text
+    assert re.search(r'fastipam_blocks{.*family="4",.*range_set="0",state="active"} ', text)
     assert f"fastipam_cluster_claims_total{labels}}} " in text

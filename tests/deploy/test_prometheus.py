@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.server
 import json
 import os
 import re
 import signal
 import subprocess
+import threading
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -17,6 +20,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import fastipam
+from fastipam.agent.web.metrics import Metrics
+from fastipam.agent.web.samples import Watch
+from fastipam.agent.web.server import Asked
+from fastipam.storage import open_stores
 
 from ..agent.conftest import free_port, run_dir, start  # noqa: F401  # fixtures
 from ..agent.processes import Agent, ask, until
@@ -63,7 +70,7 @@ def test_alerts_fire() -> None:
 
 def test_a_wrong_rule_is_noticed(tmp_path: Path) -> None:
     """With one threshold changed the unit tests fail: they look at what they say."""
-    broken = RULES.read_text().replace("available == 0", "available == 1")
+    broken = RULES.read_text().replace("range_set_full == 1", "range_set_full == 2")
     (tmp_path / "alerts.yaml").write_text(broken)
     (tmp_path / "tests.yaml").write_text(UNIT_TESTS.read_text())
     assert _promtool("test", "rules", str(tmp_path / "tests.yaml")).returncode == 1
@@ -75,6 +82,8 @@ def agent(start: Any, free_port: int, config: Any, tmp_path: Path) -> Agent:  # 
     with fastipam.open(tmp_path / "store") as ipam:
         ipam.network("full", "10.9.0.0/30").allocate("c1", "eth0")
         ipam.network("both", ["10.8.0.0/24", "2001:db8::/64"]).allocate("c1", "eth0")
+        dual = ipam.network("dual", ["10.7.0.0/29", "2001:db8:7::/64"])
+        dual.allocate_many([(f"c{number}", "eth0") for number in range(5)])
     agent: Agent = start("--http", str(free_port), "--data-dir", str(tmp_path / "store"))
     made = config(ipam={"subnet": "10.9.0.0/30"}, name="full")
     assert ask(agent.path, "ADD", made, "c2").status == 1  # there is one address, and c1 has it
@@ -82,36 +91,61 @@ def agent(start: Any, free_port: int, config: Any, tmp_path: Path) -> Agent:  # 
     return agent
 
 
-@pytest.fixture
-def prometheus(agent: Agent, free_port: int, tmp_path: Path) -> Iterator[str]:  # noqa: ARG001, F811
-    """A Prometheus that scrapes the agent every second, with our rules; its address."""
+@contextlib.contextmanager
+def _scraping(port: int, directory: Path) -> Iterator[str]:
+    """A Prometheus that scrapes a port every second, with our rules and no patience; its address.
+
+    What an alert waits for (``for``) is one second here.
+    """
     tools.require_tools("prometheus")
-    port = free_ports(1)[0]
+    own = free_ports(1)[0]
+    hasty, count = re.subn(r"for: \d+m", "for: 1s", RULES.read_text())
+    assert count == 7
+    (directory / "hasty.yaml").write_text(hasty)
     scrape = (DEPLOY / "prometheus" / "scrape.yaml").read_text()
     assert scrape.count("127.0.0.1:9464") == 1
-    scrape = scrape.replace("127.0.0.1:9464", f"127.0.0.1:{free_port}").replace("15s", "1s")
-    scrape = scrape.replace("  - alerts.yaml", f"  - {RULES}")
-    configuration = tmp_path / "prometheus.yml"
+    scrape = scrape.replace("127.0.0.1:9464", f"127.0.0.1:{port}").replace("15s", "1s")
+    scrape = scrape.replace("  - alerts.yaml", f"  - {directory / 'hasty.yaml'}")
+    configuration = directory / "prometheus.yml"
     configuration.write_text(f"global: {{evaluation_interval: 1s}}\n{scrape}")
-    log = (tmp_path / "prometheus.log").open("wb")
-    process = subprocess.Popen(
-        [
-            "prometheus",
-            f"--config.file={configuration}",
-            f"--storage.tsdb.path={tmp_path / 'tsdb'}",
-            f"--web.listen-address=127.0.0.1:{port}",
-        ],
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        env={"PATH": os.environ["PATH"]},
-    )
-    log.close()
+    with (directory / "prometheus.log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                "prometheus",
+                f"--config.file={configuration}",
+                f"--storage.tsdb.path={directory / 'tsdb'}",
+                f"--web.listen-address=127.0.0.1:{own}",
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={"PATH": os.environ["PATH"]},
+        )
     try:
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{own}"
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(30)
+
+
+@pytest.fixture
+def prometheus(agent: Agent, free_port: int, tmp_path: Path) -> Iterator[str]:  # noqa: ARG001, F811
+    """A Prometheus that scrapes the agent; its address."""
+    with _scraping(free_port, tmp_path) as url:
+        yield url
+
+
+def _firing(url: str, name: str) -> list[dict[str, str]]:
+    """The labels of the alerts of this name that fire."""
+    try:
+        found = _ask(url, "/api/v1/alerts")["alerts"]
+    except OSError:
+        return []
+    return [
+        one["labels"]
+        for one in found
+        if one["labels"]["alertname"] == name and one["state"] == "firing"
+    ]
 
 
 def _ask(url: str, path: str, **query: str) -> Any:
@@ -174,24 +208,75 @@ def test_a_real_prometheus(prometheus: str, free_port: int) -> None:  # noqa: F8
     groups = _ask(prometheus, "/api/v1/rules")["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
     assert len(rules) == 9
-    until(
-        lambda: any(
-            alert["labels"]["alertname"] == "FastipamPoolFull"
-            and alert["labels"]["network"] == "full"
-            and alert["state"] == "pending"
-            for alert in _ask(prometheus, "/api/v1/alerts")["alerts"]
-        ),
-        "the full pool's alert is pending",
-    )
     rules = [
         rule for group in _ask(prometheus, "/api/v1/rules")["groups"] for rule in group["rules"]
     ]
     assert {rule["health"] for rule in rules} == {"ok"}
     until(
-        lambda: _value(prometheus, 'fastipam_longest_free_run{network="both"}') == float(2**64 - 3),
+        lambda: (
+            _value(prometheus, 'fastipam_longest_free_run{network="both", family="6"}')
+            == float(2**64 - 3)
+        ),
         "the longest free run is known",
     )
     assert free_port
+
+
+def test_alerts_fire_for_a_full_ipv4_set(prometheus: str) -> None:
+    """A dual-stack network whose IPv4 set is full raises the alerts, for that set alone."""
+    for name in ("FastipamPoolFull", "FastipamPoolNearlyFull"):
+        until(lambda: len(_firing(prometheus, name)) == 2, f"{name} fires")  # noqa: B023
+        by_network = {one["network"]: one for one in _firing(prometheus, name)}
+        assert by_network.keys() == {"full", "dual"}
+        dual = by_network["dual"]
+        assert (dual["family"], dual["range_set"], dual["ranges"]) == ("4", "0", "10.7.0.0/29")
+    (told,) = (
+        one["annotations"]["summary"]
+        for one in _ask(prometheus, "/api/v1/alerts")["alerts"]
+        if (one["labels"]["alertname"], one["labels"]["network"]) == ("FastipamPoolFull", "dual")
+    )
+    assert "Network dual" in told
+    assert told.endswith("has no address left in 10.7.0.0/29")
+
+
+def test_an_alert_before_the_ipv4_set_is_full(tmp_path: Path) -> None:
+    """The forecast of the IPv4 set raises an alert while the network still serves."""
+    moment = [1e9]
+    watch = Watch(clock=lambda: moment[0], idle=lambda: moment[0])
+    metrics = Metrics(watch)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer = metrics.route.answer(Asked({}, self.headers.get("Accept", ""), ""))
+            self.send_response(answer.status)
+            self.send_header("Content-Type", answer.kind)
+            self.end_headers()
+            self.wfile.write(answer.body)
+
+        def log_message(self, *_: object) -> None:
+            """Keep the test's output clean."""
+
+    with fastipam.open(tmp_path / "store", "relaxed") as ipam:
+        net = ipam.network("podnet", ["10.7.0.0/24", "2001:db8:7::/64"])
+        open_stores.get(str(tmp_path / "store"), None)
+        for number in range(60):
+            net.allocate(f"c{number}", "eth0")
+            watch.sample()
+            moment[0] += 10
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", free_ports(1)[0]), Handler)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            with _scraping(server.server_port, tmp_path) as url:
+                until(lambda: _firing(url, "FastipamPoolFullSoon"), "the alert fires")
+                (labels,) = _firing(url, "FastipamPoolFullSoon")
+                assert (labels["family"], labels["ranges"]) == ("4", "10.7.0.0/24")
+                assert not _firing(url, "FastipamPoolFull")
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+            open_stores.close_all()
 
 
 def test_every_panel_shows_something(

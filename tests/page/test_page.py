@@ -264,7 +264,7 @@ def test_other_networks(serve: Serve, browser: Browser) -> None:
     assert names == ["both", "podnet"]
     browser.click("#tabs button")
     browser.until_js("shown.drawn && shown.drawn.network === 'both' && shown.drawn.panels[0].image")
-    browser.until_js("document.querySelector('#chart').textContent.includes('40 in use')")
+    browser.until_js("document.querySelector('#chart').textContent.includes('20 in use')")
     # The table that came with the page has the events of both networks.
     browser.until_js("!document.querySelector('#events').textContent.includes('10.32.')")
     assert "10.99.0." in browser.run("document.querySelector('#events').textContent")
@@ -276,7 +276,38 @@ def test_other_networks(serve: Serve, browser: Browser) -> None:
     )
     assert browser.run("panel().cells.filter(byte => (byte & 7) === 1).length") == 20
     assert browser.run("addressOf(shown.drawn.panels[1], 17)") == "2001:db8::11"
-    browser.until_js("document.querySelector('#counts').innerText.includes('40')")
+    browser.until_js("document.querySelector('#counts').innerText.includes('20')")
+    assert browser.complaints() == []
+
+
+def test_a_full_ipv4_set(serve: Serve, browser: Browser, filled: Path) -> None:
+    """The page shows the fullest range set of a network first, and any other when it is chosen."""
+    with fastipam.open(filled) as ipam:
+        net = ipam.network("dual", ["fd00:32::/64", "10.98.0.0/29"])
+        net.allocate_many([(f"d{number}", "eth0") for number in range(5)])
+    browser.open(serve().url)
+    browser.until_js(READY)
+    names = browser.run("[...document.querySelectorAll('#tabs button')].map(b => b.textContent)")
+    assert names == ["both", "dual", "podnet"]
+    browser.click("#tabs button:nth-child(2)")
+    facts = "document.querySelector('#facts').innerText"
+    browser.until_js(f"{facts}.replace(/\\s+/g, ' ').includes('Full in full')")
+    sets = browser.run("[...document.querySelector('#set').options].map(o => o.text)")
+    assert sets == ["fd00:32::/64", "10.98.0.0/29"]
+    assert browser.run("document.querySelector('#set').value") == "1"
+    counts = "document.querySelector('#counts').innerText.replace(/\\s+/g, ' ')"
+    assert "assigned 5 100 %" in browser.run(counts)
+    assert "never assigned 3" in browser.run(counts)
+    rows = browser.run("[...document.querySelectorAll('#networks tbody tr')].map(r => r.innerText)")
+    (row,) = (row for row in rows if "10.98.0.0/29" in row)
+    assert row.split("\t")[7:9] == ["100 %", "full"]
+    browser.run(
+        "(() => { const s = document.querySelector('#set'); s.selectedIndex = 0;"
+        "s.dispatchEvent(new Event('change')); })()"
+    )
+    browser.until_js(f"{facts}.includes('not in sight')")
+    assert "assigned 5 < 0.1 %" in browser.run(counts)
+    browser.until_js("document.querySelector('#chart').textContent.length > 0")
     assert browser.complaints() == []
 
 

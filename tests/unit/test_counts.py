@@ -70,9 +70,9 @@ def test_counts_are_those_of_the_records(ipam: Ipam, clock: Clock, seed: int) ->
         number = chance.randrange(40)
         what = chance.choice(("allocate", "allocate", "release", "reserve", "unreserve", "wait"))
         if what == "allocate" and not net.owned(f"c{number}", "eth0"):
-            pod = {"pod_namespace": "d", "pod_name": f"p{number}"} if number % 2 else {}
+            pod = f"p{number}" if number % 2 else ""
             with contextlib.suppress(PoolExhausted):
-                net.allocate(f"c{number}", **pod)
+                net.allocate(f"c{number}", pod_namespace="d" if pod else "", pod_name=pod)
         elif what == "release":
             net.release(f"c{number}", "eth0")
         elif what == "reserve":
@@ -163,12 +163,19 @@ def test_percentages_do_not_round_to_full_or_empty(
 )
 def test_a_range_is_named_by_its_subnet_or_its_part(ranges: Any, text: str) -> None:
     """A range that has all of its subnet is named by it, another one by its first and last."""
-    (one,) = counts.unused(parse_ranges(ranges).sets)
+    (one,) = counts.unused(parse_ranges(ranges))
     assert [counts.text_of(each) for each in one.document()["ranges"]] == [text]
 
 
 def test_excluded_addresses_are_counted(ipam: Ipam) -> None:
     """Gateway, network, broadcast, exclusions and what the range leaves out of its subnet."""
-    net = ipam.network("n", ["10.1.0.0/24", "fd00::/64"], exclude=["10.1.0.128/25"])
-    assert net.pool is not None
-    assert counts.excluded(net.pool) == 2 + 128 + 2
+    ranges: Any = [
+        [{"subnet": "10.1.0.0/24"}, {"subnet": "10.3.0.0/24", "rangeStart": "10.3.0.200"}],
+        [{"subnet": "fd00::/64"}],
+        [{"subnet": "10.3.0.0/24", "rangeEnd": "10.3.0.9"}],  # .1 is the gateway of both
+    ]
+    net = ipam.network("n", ranges, exclude=["10.1.0.128/25"])
+    wanted = [2 + 128 + 256 - 55 - 8, 2, 256 - 55 - 8]
+    assert [one["excluded"] for one in _sets(net)] == wanted
+    net.allocate("a")
+    assert [one["excluded"] for one in _sets(net)] == wanted

@@ -140,15 +140,18 @@ def set_of(sets: Iterable[RangeSet], family: int, base: int) -> RangeSet | None:
     return None
 
 
-def share(txn: Transaction | Snapshot, network_id: int, range_set: RangeSet) -> tuple[int, int]:
-    """Return how many active blocks this node has of a set, and their free addresses. O(blocks)."""
+def share(
+    txn: Transaction | Snapshot, network_id: int, range_set: RangeSet
+) -> tuple[int, int, int]:
+    """Return (active blocks, their free addresses, those never assigned) of a set. O(blocks)."""
     pages = txn.pages(network_id, range_set.family)
-    active = [
-        block.base
-        for block, its_set in walk(txn, network_id, (range_set,))
-        if its_set is not None and block.state == ACTIVE
-    ]
-    return len(active), sum(free_in(pages, range_set, base) for base in active)
+    number = free = excluded = 0
+    for block, its_set in walk(txn, network_id, (range_set,)):
+        if its_set is not None and block.state == ACTIVE:
+            number += 1
+            free += free_in(pages, range_set, block.base)
+            excluded += (1 << host_bits(range_set)) - capacity(range_set, block.base)
+    return number, free, excluded
 
 
 def get_member(txn: Transaction | Snapshot, network_id: int) -> Member | None:

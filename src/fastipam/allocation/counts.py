@@ -9,14 +9,13 @@ is cut into the blocks of a cluster, what this node's blocks hold is counted.
 from __future__ import annotations
 
 from fastipam.addressing.addresses import (
-    BITS,
     V4,
     format_cidr,
     format_ip,
     parse_cidr,
     prefix_bounds,
 )
-from fastipam.addressing.ranges import merge
+from fastipam.addressing.ranges import merge, touching
 from fastipam.allocation.cooldown import cooling_of
 from fastipam.allocation.states import ASSIGNED, COOLING, FREE, RESERVED, STATES
 from fastipam.storage import tables
@@ -39,11 +38,12 @@ class SetCounts:
     """The counts of one range set: ``size``, and how many addresses are in each state.
 
     ``number`` is that of the set in its network, from 0. The four states add up to ``size``.
-    ``full`` says that the next ADD finds no address in the set. ``blocks`` is the number of active
-    blocks that this node has of a cluster's set, and None for another set.
+    ``full`` says that the next ADD finds no address in the set. ``excluded`` is the number of
+    addresses in the set's subnets that are never assigned, and not part of ``size``. ``blocks`` is
+    the number of active blocks that this node has of a cluster's set, and None for another set.
     """
 
-    __slots__ = ("blocks", "counts", "full", "number", "range_set")
+    __slots__ = ("blocks", "counts", "excluded", "full", "number", "range_set")
 
     def __init__(
         self,
@@ -52,18 +52,25 @@ class SetCounts:
         counts: dict[str, int],
         *,
         full: bool,
+        excluded: int,
         blocks: int | None = None,
     ) -> None:
         self.number = number
         self.range_set = range_set
         self.counts = counts
         self.full = full
+        self.excluded = excluded
         self.blocks = blocks
 
     @property
     def used_percent(self) -> float | None:
         """How much of the set is in use, or None when this node has no address of it."""
         return used_percent(self.counts)
+
+    @property
+    def ranges_text(self) -> str:
+        """The ranges as a person reads them."""
+        return ",".join(text_of(_document(one)) for one in self.range_set.ranges)
 
     def document(self) -> dict[str, Any]:
         """Return what ``stats`` says of the set."""
@@ -73,6 +80,7 @@ class SetCounts:
             **self.counts,
             "used_percent": self.used_percent,
             "full": self.full,
+            "excluded": self.excluded,
             **({} if self.blocks is None else {"blocks": self.blocks}),
         }
 
@@ -87,6 +95,11 @@ def used_percent(counts: dict[str, int]) -> float | None:
         return None
     percent = 100 * (size - free) / size
     return min(round(percent, 2) or percent, 99.99 if free else 100.0)
+
+
+def fullest_percent(percents: Iterable[float | None]) -> float | None:
+    """Return how full a network is: as full as its fullest range set, None when none has a size."""
+    return max((one for one in percents if one is not None), default=None)
 
 
 def text_of(one: Mapping[str, str | None]) -> str:
@@ -114,23 +127,20 @@ def _document(one: Range) -> dict[str, str | None]:
     }
 
 
-def excluded(pool: Pool) -> int:
-    """Return how many addresses of a pool's subnets it never assigns.
+def _excluded(pool: Pool, range_set: RangeSet) -> int:
+    """Return how many addresses of a set's subnets are in no range set of its network.
 
     That are gateways, network and broadcast addresses, exclusions, and what lies outside of
-    ``rangeStart`` and ``rangeEnd``.
+    ``rangeStart`` and ``rangeEnd``. O(ranges log ranges).
     """
-    total = -pool.size
-    for family in BITS:
-        total += sum(
-            high - low + 1
-            for low, high in merge(
-                (one.network, one.network + (1 << BITS[family] - one.length) - 1)
-                for each in pool.sets
-                if each.family == family
-                for one in each.ranges
-            )
-        )
+    family = range_set.family
+    subnets = merge(prefix_bounds(family, one.network, one.length) for one in range_set.ranges)
+    assigned = merge(pair for each in pool.sets if each.family == family for pair in each.intervals)
+    total = 0
+    for low, high in subnets:
+        total += high - low + 1
+        for first, last in touching(assigned, low, high):
+            total -= min(high, last) - max(low, first) + 1
     return total
 
 
@@ -166,26 +176,26 @@ def of_sets(txn: Snapshot, state: NetworkState, pool: Pool) -> list[SetCounts]:
     if len(sets) == 1 and not state.outside and not sets[0].block_length:
         total = of_network(txn, state, pool)
         full = _is_full(txn, state, 0, sets[0], total)
-        return [SetCounts(0, sets[0], total, full=full)]
+        return [SetCounts(0, sets[0], total, full=full, excluded=_excluded(pool, sets[0]))]
     reserved = _reserved(txn, state, sets)
-    return [_count(txn, state, index, each, reserved[index]) for index, each in enumerate(sets)]
+    return [_count(txn, state, pool, index, reserved[index]) for index in range(len(sets))]
 
 
-def unused(sets: Iterable[RangeSet]) -> list[SetCounts]:
+def unused(pool: Pool) -> list[SetCounts]:
     """Return the counts of range sets that a store does not know yet: all of it is free."""
     found = []
-    for index, each in enumerate(sets):
-        size = 0 if each.block_length else each.size
+    for index, each in enumerate(pool.sets):
+        size, blocks = each.size, None
+        if each.block_length:
+            size = blocks = 0
         total = {"size": size} | dict.fromkeys(STATES, 0) | {FREE: size}
-        blocks = 0 if each.block_length else None
-        found.append(SetCounts(index, each, total, full=not size, blocks=blocks))
+        excluded = 0 if each.block_length else _excluded(pool, each)
+        found.append(SetCounts(index, each, total, full=not size, excluded=excluded, blocks=blocks))
     return found
 
 
-def _count(
-    txn: Snapshot, state: NetworkState, index: int, range_set: RangeSet, reserved: int
-) -> SetCounts:
-    network_id = state.network_id
+def _count(txn: Snapshot, state: NetworkState, pool: Pool, index: int, reserved: int) -> SetCounts:
+    network_id, range_set = state.network_id, pool.sets[index]
     used = used_within(txn, network_id, range_set.family, range_set.intervals)
     cooling = 0
     if state.cooling:
@@ -194,9 +204,9 @@ def _count(
     if range_set.block_length:
         from fastipam.allocation import blocks
 
-        number, free = blocks.share(txn, network_id, range_set)
+        number, free, excluded = blocks.share(txn, network_id, range_set)
     else:
-        free = range_set.size - used
+        free, excluded = range_set.size - used, _excluded(pool, range_set)
     counts = {
         "size": free + used,
         ASSIGNED: used - cooling - reserved,
@@ -205,7 +215,7 @@ def _count(
         FREE: free,
     }
     full = _is_full(txn, state, index, range_set, counts)
-    return SetCounts(index, range_set, counts, full=full, blocks=number)
+    return SetCounts(index, range_set, counts, full=full, excluded=excluded, blocks=number)
 
 
 def free_of(txn: Snapshot, network_id: int, range_set: RangeSet) -> int:

@@ -323,9 +323,7 @@ def stats(ipam: Ipam, only: str | None) -> Iterator[dict[str, Any]]:
     """
     for name in names(ipam, only):
         found = ipam.network(name).stats()
-        percents = [one["used_percent"] for one in found["range_sets"]]
-        known = [one for one in percents if one is not None]
-        used = max(known, default=None)
+        used = counts.fullest_percent(one["used_percent"] for one in found["range_sets"])
         yield {"network": name, **found, "used_percent": used}
 
 

@@ -321,7 +321,7 @@ class Reading(Books):
             if found is None:
                 size = self.pool.size if self.pool else 0
                 total = {"size": size} | dict.fromkeys(states.STATES, 0) | {states.FREE: size}
-                sets = counts.unused(self.pool.sets if self.pool else ())
+                sets = counts.unused(self.pool) if self.pool else []
             else:
                 state, pool = txn.state(found[0]), self.ranges_of(found[1])
                 total = counts.of_network(txn, state, pool)

@@ -8,17 +8,38 @@ from fastipam.allocation import blocks
 from fastipam.storage.records import block as block_record
 
 if TYPE_CHECKING:
-    from fastipam.addressing.ranges import Pool
+    from collections.abc import Sequence
+
+    from fastipam.addressing.ranges import Pool, RangeSet
     from fastipam.storage.transaction import Snapshot
 
 
 class Owned(NamedTuple):
-    """A block: its first and last address, and its state as a word ("active")."""
+    """A block: its first and last address, and its state as a word ("active").
+
+    ``number`` is that of the range set that it is cut from.
+    """
 
     family: int
     first: int
     last: int
     state: str
+    number: int = 0
+
+
+def intervals(txn: Snapshot, network_id: int, range_set: RangeSet) -> Sequence[tuple[int, int]]:
+    """Return the (first, last) intervals of a set from which this node may assign. O(blocks).
+
+    Of a set that is cut into blocks that are the intervals of the node's active blocks.
+    """
+    if not range_set.block_length:
+        return range_set.intervals
+    return [
+        part
+        for block, its_set in blocks.walk(txn, network_id, (range_set,))
+        if its_set is not None and block.state == block_record.ACTIVE
+        for part in blocks.parts(range_set, block.base)
+    ]
 
 
 def owned(txn: Snapshot, network_id: int, pool: Pool) -> list[Owned]:
@@ -29,6 +50,7 @@ def owned(txn: Snapshot, network_id: int, pool: Pool) -> list[Owned]:
             block.base,
             blocks.last_of(range_set, block.base),
             block_record.STATES[block.state],
+            pool.sets.index(range_set),
         )
         for block, range_set in blocks.walk(txn, network_id, pool.sets)
         if range_set is not None

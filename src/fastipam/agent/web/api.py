@@ -23,10 +23,9 @@ import fastipam
 from fastipam.addressing.addresses import format_ip, parse_ip
 from fastipam.agent.web.index import Index
 from fastipam.agent.web.server import Asked, Response, Route, tag_of
-from fastipam.allocation import history, reservations, states
+from fastipam.allocation import counts, history, reservations, states
 from fastipam.allocation.accounts import find, look_up, read_record
 from fastipam.errors import ConfigError, FastipamError
-from fastipam.picture import blocks
 from fastipam.storage import open_stores
 from fastipam.storage.records import keys
 
@@ -47,6 +46,7 @@ _KINDS = {
 _DRAW_AGAIN_S = 1.0
 _EVENTS = 30
 _CONTAINER = 24  # characters of a container id
+_DIGITS = 6  # of the number of a range set
 _BLOCKS = 256  # blocks of a network that are listed
 _PICTURES = 8  # kept in memory; each has a few megabytes at most
 
@@ -116,40 +116,53 @@ class Page:
         }
 
     def _network(self, reading: Reading) -> dict[str, Any]:
-        left_s = self._watch.exhaustion_s(reading.key)
+        runs = self._watch.longest_runs(reading)
         return {
             "data_dir": reading.data_dir,
             "network": reading.network,
             "change": reading.change,
             **reading.counts,
+            "outside": reading.outside,
+            "used_percent": counts.fullest_percent(one.used_percent for one in reading.sets),
             "assignments": reading.assignments,
             "oldest_cooling_s": reading.oldest_cooling_s,
-            "longest_free_run": self._watch.longest_run(reading),
-            "exhaustion_s": None if math.isinf(left_s) else left_s,
-            "blocks": self._blocks(reading),
+            "exhaustion_s": _finite(self._watch.soonest_s(reading)),
+            "range_sets": [
+                {
+                    "number": one.number,
+                    "family": one.range_set.family,
+                    "ranges": one.ranges_text,
+                    **one.counts,
+                    "used_percent": one.used_percent,
+                    "full": one.full,
+                    "excluded": one.excluded,
+                    "longest_free_run": None if runs is None else runs[one.number],
+                    "exhaustion_s": _finite(self._watch.exhaustion_s(reading.key, one.number)),
+                }
+                for one in reading.sets
+            ],
+            "blocks": [
+                {
+                    "first": format_ip(one.family, one.first),
+                    "last": format_ip(one.family, one.last),
+                    "state": one.state,
+                }
+                for one in reading.blocks[:_BLOCKS]
+            ],
         }
-
-    @staticmethod
-    def _blocks(reading: Reading) -> list[dict[str, str]]:
-        owned: list[blocks.Owned] = []
-        with suppress(FastipamError), _snapshot(reading.data_dir) as txn:
-            found = look_up(txn, reading.network)
-            owned = [] if found is None else blocks.owned(txn, *found)
-        return [
-            {
-                "first": format_ip(one.family, one.first),
-                "last": format_ip(one.family, one.last),
-                "state": one.state,
-            }
-            for one in owned[:_BLOCKS]
-        ]
 
     def _status(self, _: Asked) -> Response:
         body = json.dumps(self._numbers()).encode()
         return Response(200, body, JSON, tag_of(body))
 
     def _series(self, asked: Asked) -> Response:
-        samples = self._watch.series((_field(asked, "data_dir"), _field(asked, "network")))
+        key = _field(asked, "data_dir"), _field(asked, "network")
+        text = asked.query.get("range_set", "0")
+        if not (text.isascii() and text.isdecimal() and len(text) < _DIGITS):
+            raise ConfigError(
+                f"{text!r} is not the number of a range set", field="range_set", value=text
+            )
+        samples = self._watch.series(key, int(text))
         body = json.dumps([list(one) for one in samples]).encode()
         return Response(200, body, JSON, tag_of(body))
 
@@ -282,6 +295,10 @@ class Page:
             }
             for event in events
         ]
+
+
+def _finite(seconds: float) -> float | None:
+    return None if math.isinf(seconds) else seconds
 
 
 def _always(response: Response) -> Callable[[Asked], Response]:

@@ -37,7 +37,7 @@ class Index:
             host=escape(agent["host"]),
             version=escape(agent["version"]),
             modules=self._modules,
-            networks=_rows(map(_network, numbers["networks"]), 9, no_network),
+            networks=_rows(_range_sets(numbers["networks"]), 10, no_network),
             codes=_rows(codes, 2),
             refusals=_rows(map(_refusal, numbers["refusals"]), 4),
             events=_rows(map(_event, events), 6),
@@ -52,14 +52,25 @@ def _rows(rows: Iterable[Iterable[str]], columns: int, nothing: str = "none") ->
     return "\n".join(lines) or f'<tr><td colspan="{columns}">{nothing}</td></tr>'
 
 
-def _network(network: Mapping[str, Any]) -> Iterator[str]:
-    left, run = network["exhaustion_s"], network["longest_free_run"]
-    yield network["network"]
+def _range_sets(networks: Iterable[Mapping[str, Any]]) -> Iterator[Iterator[str]]:
+    for network in networks:
+        for each in network["range_sets"]:
+            yield _range_set(network["network"], each)
+
+
+def _range_set(network: str, each: Mapping[str, Any]) -> Iterator[str]:
+    left, run, percent = each["exhaustion_s"], each["longest_free_run"], each["used_percent"]
+    yield network
+    yield each["ranges"]
     for key in ("size", *STATES):
-        yield f"{network[key]:,}"
-    yield "not in sight" if left is None else _duration(left)
+        yield f"{each[key]:,}"
+    yield "" if percent is None else _percent(percent)
+    yield "full" if each["full"] else "not in sight" if left is None else _duration(left)
     yield "" if run is None else f"{run:,}"
-    yield _duration(network["oldest_cooling_s"]) if network["cooling"] else ""
+
+
+def _percent(percent: float) -> str:
+    return f"{percent:.1f} %" if percent >= 0.1 or not percent else "< 0.1 %"
 
 
 def _event(event: Mapping[str, Any]) -> Iterator[str]:

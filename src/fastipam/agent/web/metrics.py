@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter as Counts
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
@@ -17,10 +18,11 @@ from fastipam.errors import FastipamError
 from fastipam.storage import open_stores, tables
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from prometheus_client.metrics_core import Metric
 
+    from fastipam.agent.web.readings import Reading
     from fastipam.cluster.keeper.keeper import Keeper
 
     # Data directory, network, and the keeper of its blocks.
@@ -31,6 +33,7 @@ _LATENCIES_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.
 _COMMITS_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0)
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _NETWORK = ["data_dir", "network"]
+_SET = [*_NETWORK, "family", "range_set"]  # the set's number in the configuration, from 0
 _CLUSTER_COUNTERS = {
     "claims": "Blocks that were claimed.",
     "transactions": "Claims that were tried.",
@@ -41,13 +44,22 @@ _CLUSTER_COUNTERS = {
 }
 
 
+class _Registry(CollectorRegistry):
+    """A registry without the ``_created`` series, which prometheus_client adds to every counter."""
+
+    def collect(self) -> Iterator[Metric]:
+        for family in super().collect():
+            family.samples = [one for one in family.samples if not one.name.endswith("_created")]
+            yield family
+
+
 class Metrics(Observer):
     """Counts requests and commits, and reads what the stores hold at each scrape."""
 
     def __init__(
         self, watch: Watch | None = None, keepers: Callable[[], Sequence[Kept]] = tuple
     ) -> None:
-        self.registry = CollectorRegistry()
+        self.registry = _Registry()
         self._requests = Counter(
             "fastipam_requests", "Answered requests.", ["verb", "code"], registry=self.registry
         )
@@ -97,7 +109,7 @@ class Metrics(Observer):
 
 
 class _Networks:
-    """The counters of every network and store. O(networks)."""
+    """The counts of every network and store."""
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
@@ -107,35 +119,58 @@ class _Networks:
         yield InfoMetricFamily(
             "fastipam_agent", "What runs here.", {"version": fastipam.__version__}
         )
-        addresses = _gauge("addresses", "Addresses by state.", [*_NETWORK, "state"])
+        found = self._watch.sample()
+        yield from self._of_sets(found)
+        yield from _of_networks(found)
+        yield from _stores()
+
+    def _of_sets(self, found: Iterable[Reading]) -> Iterator[Metric]:
+        addresses = _gauge("addresses", "Addresses of a range set by state.", [*_SET, "state"])
+        full = _gauge(
+            "range_set_full", "1 when the next ADD finds no address in the range set.", _SET
+        )
         exhaustion = _gauge(
             "exhaustion_seconds",
             "Seconds until no address is left, as the last 15 minutes went; +Inf: not in sight.",
-            _NETWORK,
-        )
-        oldest = _gauge(
-            "oldest_cooling_seconds", "How long the longest cooling address has cooled.", _NETWORK
+            _SET,
         )
         longest = _gauge(
-            "longest_free_run", "The most free addresses in a row, as of the last scrape.", _NETWORK
+            "longest_free_run", "The most free addresses in a row, as of the last scrape.", _SET
         )
-        assignments = CounterMetricFamily(
-            "fastipam_assignments", "Assignments since the network was made.", labels=_NETWORK
-        )
-        blocks = _gauge("blocks", "Blocks of the cluster's pool, by state.", [*_NETWORK, "state"])
-        for reading in self._watch.sample():
-            for state, count in reading.blocks.items():
-                blocks.add_metric([*reading.key, state], count)
-            for state in STATES:
-                addresses.add_metric([*reading.key, state], reading.counts[state])
-            exhaustion.add_metric(reading.key, self._watch.exhaustion_s(reading.key))
-            oldest.add_metric(reading.key, reading.oldest_cooling_s)
-            assignments.add_metric(reading.key, reading.assignments)
-            run = self._watch.longest_run(reading)
-            if run is not None:
-                longest.add_metric(reading.key, run)
-        yield from (addresses, exhaustion, oldest, longest, assignments, blocks)
-        yield from _stores()
+        info = InfoMetricFamily("fastipam_range_set", "The ranges of a range set.", labels=_SET)
+        for reading in found:
+            runs = self._watch.longest_runs(reading)
+            for one in reading.sets:
+                key = [*reading.key, str(one.range_set.family), str(one.number)]
+                for state in STATES:
+                    addresses.add_metric([*key, state], one.counts[state])
+                full.add_metric(key, one.full)
+                exhaustion.add_metric(key, self._watch.exhaustion_s(reading.key, one.number))
+                info.add_metric(key, {"ranges": one.ranges_text})
+                if runs is not None:
+                    longest.add_metric(key, runs[one.number])
+        yield from (addresses, full, exhaustion, longest, info)
+
+
+def _of_networks(found: Iterable[Reading]) -> Iterator[Metric]:
+    outside = _gauge(
+        "outside_addresses", "Addresses in use that are in no range (any longer).", _NETWORK
+    )
+    oldest = _gauge(
+        "oldest_cooling_seconds", "How long the longest cooling address has cooled.", _NETWORK
+    )
+    assignments = CounterMetricFamily(
+        "fastipam_assignments", "Assignments since the network was made.", labels=_NETWORK
+    )
+    blocks = _gauge("blocks", "The node's blocks of a cluster's pool, by state.", [*_SET, "state"])
+    for reading in found:
+        outside.add_metric(reading.key, reading.outside)
+        oldest.add_metric(reading.key, reading.oldest_cooling_s)
+        assignments.add_metric(reading.key, reading.assignments)
+        counted = Counts((one.family, one.number, one.state) for one in reading.blocks)
+        for (family, number, state), count in sorted(counted.items()):
+            blocks.add_metric([*reading.key, str(family), str(number), state], count)
+    yield from (outside, oldest, assignments, blocks)
 
 
 def _stores() -> Iterator[Metric]:
@@ -165,11 +200,10 @@ class _Clusters:
         self._keepers = keepers
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the reachability of the cluster's store, blocks by state, counters of claims."""
+        """Yield the reachability of the cluster's store, and counters of claims."""
         reachable = _gauge(
             "cluster_reachable", "Whether the cluster's store answered the last call.", _NETWORK
         )
-        owned = _gauge("cluster_blocks", "Blocks by state.", [*_NETWORK, "state"])
         counters = {
             name: CounterMetricFamily(f"fastipam_cluster_{name}", text, labels=_NETWORK)
             for name, text in _CLUSTER_COUNTERS.items()
@@ -177,11 +211,9 @@ class _Clusters:
         for data_dir, network, keeper in self._keepers():
             status = keeper.status
             reachable.add_metric([data_dir, network], status.connected)
-            for state, count in status.states.items():
-                owned.add_metric([data_dir, network, state], count)
             for name, family in counters.items():
                 family.add_metric([data_dir, network], getattr(status.counts, name))
-        yield from (reachable, owned, *counters.values())
+        yield from (reachable, *counters.values())
 
 
 def _gauge(name: str, documentation: str, labels: list[str]) -> GaugeMetricFamily:

@@ -1,13 +1,13 @@
 """Read the counters of every network of the stores that this process has open.
 
-A reading costs one record a network and one entry of the queue a range set, however many leases
-there are. The longest free run costs a read of every page; samples.py decides when to compute it.
+A reading of a network of one range set costs one record and one entry of the queue, however many
+leases there are; one of several sets costs what :mod:`fastipam.allocation.counts` says. The longest
+free runs cost a read of every page; samples.py decides when to compute them.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,7 +21,6 @@ from fastipam.storage.records import keys
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from fastipam.addressing.ranges import Pool
     from fastipam.storage.store import Store
     from fastipam.storage.transaction import Snapshot
 
@@ -40,14 +39,20 @@ class Reading(NamedTuple):
     change: int
     wall_ns: int
     counts: dict[str, int]  # "size", and addresses by state
+    sets: list[counts.SetCounts]
     assignments: int
     oldest_cooling_s: float
-    blocks: dict[str, int]  # of the cluster's pool, by state
+    blocks: list[blocks.Owned]  # of the cluster's pool
 
     @property
     def key(self) -> tuple[str, str]:
         """Return what identifies the network in this process."""
         return self.data_dir, self.network
+
+    @property
+    def outside(self) -> int:
+        """The addresses in use that the ranges do not contain (any longer)."""
+        return self.counts["size"] - sum(one.counts["size"] for one in self.sets)
 
 
 def watch_directories(data_dirs: Iterable[str]) -> None:
@@ -104,9 +109,10 @@ def read(txn: Snapshot, name: str) -> Reading | None:
         txn.number,
         wall_ns,
         counts.of_network(txn, state, pool),
+        counts.of_sets(txn, state, pool),
         state.generation,
         age_ns / 1e9,
-        Counter(one.state for one in blocks.owned(txn, network_id, pool)),
+        blocks.owned(txn, network_id, pool),
     )
 
 
@@ -129,22 +135,25 @@ def _oldest(txn: Snapshot, network_id: int) -> int | None:
     return min(heads, default=None)
 
 
-def longest_free_run(txn: Snapshot, name: str) -> int | None:
-    """Return the longest run of free addresses within one interval of the ranges. O(pages).
+def longest_free_runs(txn: Snapshot, name: str) -> list[int] | None:
+    """Return for each range set the most free addresses in a row within one interval. O(pages).
 
-    Return None when the network is not known, or has more than ``MOST_PAGES`` pages.
+    Of a set that is cut into blocks the intervals are those of this node's active blocks. Return
+    None when the network is not known, or has more than ``MOST_PAGES`` pages.
     """
     found = look_up(txn, name)
     if found is None:
         return None
     network_id, pool = found
-    longest = 0
+    pages: dict[int, dict[int, bytes]] = {}
     for family in {each.family for each in pool.sets}:
-        pages = _pages(txn, network_id, family)
-        if pages is None:
+        its_pages = _pages(txn, network_id, family)
+        if its_pages is None:
             return None
-        longest = max(longest, _longest(pool, family, pages))
-    return longest
+        pages[family] = its_pages
+    return [
+        _longest(blocks.intervals(txn, network_id, each), pages[each.family]) for each in pool.sets
+    ]
 
 
 def _pages(txn: Snapshot, network_id: int, family: int) -> dict[int, bytes] | None:
@@ -158,30 +167,29 @@ def _pages(txn: Snapshot, network_id: int, family: int) -> dict[int, bytes] | No
     return found
 
 
-def _longest(pool: Pool, family: int, pages: dict[int, bytes]) -> int:
+def _longest(intervals: Iterable[tuple[int, int]], pages: dict[int, bytes]) -> int:
     longest = 0
     numbers = list(pages)
-    for each in pool.sets:
-        for low, high in each.intervals if each.family == family else ():
-            run = 0
-            position = low
-            begin = bisect_left(numbers, low // keys.PAGE_BITS)
-            behind = bisect_right(numbers, high // keys.PAGE_BITS)
-            for number in numbers[begin:behind]:
-                page = pages[number]
-                base = number * keys.PAGE_BITS
-                start, end = max(low, base), min(high, base + keys.PAGE_BITS - 1)
-                run += start - position  # a page that does not exist is all free
-                position = end + 1
-                count = end - start + 1
-                bits = keys.read_page(page) >> (start - base) & (1 << count) - 1
-                if not bits:
-                    run += count
-                    continue
-                longest = max(longest, run + (bits & -bits).bit_length() - 1)
-                run = count - bits.bit_length()
-                if bits & bits + 1:  # there are zeros between the ones
-                    holes = f"{bits:b}".split("1")
-                    longest = max(longest, *map(len, holes[1:]))
-            longest = max(longest, run + high + 1 - position)
+    for low, high in intervals:
+        run = 0
+        position = low
+        begin = bisect_left(numbers, low // keys.PAGE_BITS)
+        behind = bisect_right(numbers, high // keys.PAGE_BITS)
+        for number in numbers[begin:behind]:
+            page = pages[number]
+            base = number * keys.PAGE_BITS
+            start, end = max(low, base), min(high, base + keys.PAGE_BITS - 1)
+            run += start - position  # a page that does not exist is all free
+            position = end + 1
+            count = end - start + 1
+            bits = keys.read_page(page) >> (start - base) & (1 << count) - 1
+            if not bits:
+                run += count
+                continue
+            longest = max(longest, run + (bits & -bits).bit_length() - 1)
+            run = count - bits.bit_length()
+            if bits & bits + 1:  # there are zeros between the ones
+                holes = f"{bits:b}".split("1")
+                longest = max(longest, *map(len, holes[1:]))
+        longest = max(longest, run + high + 1 - position)
     return longest

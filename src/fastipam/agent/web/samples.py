@@ -1,4 +1,4 @@
-"""Keep samples of the networks' counters over time, a forecast made from them, and refusals.
+"""Keep samples of each range set's counts over time, a forecast made from them, and refusals.
 
 The memory is bounded, and no timer runs: after a batch, at most every few seconds, a thread that
 sleeps otherwise takes a sample. A request for the page or the metrics takes one too. A node without
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from fastipam.agent.web.readings import Reading
+    from fastipam.allocation.counts import SetCounts
 
 log = logging.getLogger("fastipam.agent")
 
@@ -32,7 +33,7 @@ INTERVAL_S = 10.0
 FINE = 360  # samples of the last hour
 COARSE_S = 300.0
 COARSE = 288  # samples of the last day
-MOST_NETWORKS = 64  # with samples
+MOST_SERIES = 128  # range sets with samples
 RECENT_S = 900.0  # the samples from which the forecast is made
 LEAST_S = 30.0  # between the first and the last of them: less is no trend
 RUN_AGE_S = 15.0  # a longest free run is not computed again before that
@@ -41,11 +42,11 @@ _MESSAGE = 300  # characters of a refusal's text
 _VERB = 16  # characters of its verb: a client may send any text
 
 
-SAMPLED = ("size", ASSIGNED, COOLING, RESERVED)  # which of a reading's counts a sample has
+SAMPLED = ("size", ASSIGNED, COOLING, RESERVED)  # which of a set's counts a sample has
 
 
 class Sample(NamedTuple):
-    """Addresses by state at one moment, in seconds since the epoch."""
+    """The addresses of a range set by state at one moment, in seconds since the epoch."""
 
     at: float
     size: int
@@ -64,11 +65,12 @@ class Refusal(NamedTuple):
 
 
 class _Series:
-    """The samples of one network: fine ones of the last hour, coarse ones of the last day."""
+    """The samples of one range set: fine ones of the last hour, coarse ones of the last day."""
 
-    __slots__ = ("coarse", "fine")
+    __slots__ = ("coarse", "fine", "ranges")
 
-    def __init__(self) -> None:
+    def __init__(self, ranges: str) -> None:
+        self.ranges = ranges
         self.fine: deque[Sample] = deque(maxlen=FINE)
         self.coarse: deque[Sample] = deque(maxlen=COARSE)
 
@@ -99,8 +101,8 @@ class Watch(Observer):
         self._data_dirs = tuple(data_dirs)
         self._clock = clock
         self._monotonic = idle
-        self._series: dict[tuple[str, str], _Series] = {}
-        self._runs: dict[tuple[str, str], tuple[int, float, int | None]] = {}
+        self._series: dict[tuple[str, str, int], _Series] = {}
+        self._runs: dict[tuple[str, str], tuple[int, float, list[int] | None]] = {}
         self._lock = threading.Lock()
         self._wanted = threading.Event()
         self._runs_wanted = False
@@ -170,39 +172,47 @@ class Watch(Observer):
                 self._compute_run(reading)
 
     def sample(self) -> list[Reading]:
-        """Read every network now, keep a sample of each and return the readings. O(networks)."""
+        """Read every network now, keep a sample of each range set and return the readings."""
         readings.watch_directories(self._data_dirs)
         self._sampled = self._monotonic()
         found = readings.read_all()
         at = self._clock()
         with self._lock:
             known = {reading.key for reading in found}
-            for key in self._series.keys() - known:
-                del self._series[key]  # its store is closed; another one may get this path
             for key in self._runs.keys() - known:
                 del self._runs[key]
+            keys = {(*reading.key, one.number) for reading in found for one in reading.sets}
+            for each in self._series.keys() - keys:
+                del self._series[each]  # its store is closed; another one may get this path
             for reading in found:
-                series = self._series.get(reading.key)
-                if series is None:
-                    if len(self._series) >= MOST_NETWORKS:
-                        continue
-                    series = self._series[reading.key] = _Series()
-                series.add(Sample(at, **{key: reading.counts[key] for key in SAMPLED}))
+                for one in reading.sets:
+                    self._keep(reading.key, one, at)
         return found
 
-    def series(self, key: tuple[str, str]) -> list[Sample]:
-        """Return the samples of a network, oldest first."""
+    def _keep(self, key: tuple[str, str], one: SetCounts, at: float) -> None:
+        """Keep a sample of a range set. Under the lock."""
+        its_key = *key, one.number
+        ranges = str(one.range_set)
+        series = self._series.get(its_key)
+        if series is None or series.ranges != ranges:  # a set of other ranges begins anew
+            if series is None and len(self._series) >= MOST_SERIES:
+                return
+            series = self._series[its_key] = _Series(ranges)
+        series.add(Sample(at, **{name: one.counts[name] for name in SAMPLED}))
+
+    def series(self, key: tuple[str, str], number: int = 0) -> list[Sample]:
+        """Return the samples of a range set of a network, oldest first."""
         with self._lock:
-            found = self._series.get(key)
+            found = self._series.get((*key, number))
             return [] if found is None else found.all()
 
-    def exhaustion_s(self, key: tuple[str, str]) -> float:
-        """Return the seconds until no address is left, at the rate of the last 15 minutes.
+    def exhaustion_s(self, key: tuple[str, str], number: int = 0) -> float:
+        """Return the seconds until a range set has no address left, as the last 15 minutes went.
 
         Infinite when the use does not grow, or the samples are too few to tell. A cooling address
         counts as left.
         """
-        samples = self.series(key)
+        samples = self.series(key, number)
         if not samples:
             return math.inf
         last = samples[-1]
@@ -216,36 +226,43 @@ class Watch(Observer):
             return math.inf
         return left * seconds / grown
 
+    def soonest_s(self, reading: Reading) -> float:
+        """Return the same of a network, which is full when the first of its range sets is."""
+        return min(
+            (self.exhaustion_s(reading.key, one.number) for one in reading.sets), default=math.inf
+        )
+
     # The longest free run -------------------------------------------------------------------
 
-    def longest_run(self, reading: Reading) -> int | None:
-        """Return the longest free run as last computed, or None. O(1).
+    def longest_runs(self, reading: Reading) -> list[int] | None:
+        """Return the longest free run of each range set as last computed, or None. O(1).
 
-        When it is out of date the thread computes it again, since that reads every page; the next
-        call returns the new one. So it is at most one scrape older than the other numbers.
+        When they are out of date the thread computes them again, since that reads every page; the
+        next call returns the new ones. So they are at most one scrape older than the other numbers.
         """
         with self._lock:
-            change, at, run = self._runs.get(reading.key, (-1, -math.inf, None))
+            change, at, runs = self._runs.get(reading.key, (-1, -math.inf, None))
         if change != reading.change and self._monotonic() - at >= RUN_AGE_S:
             self._runs_wanted = True
             self._wanted.set()
-        return run
+        # The ranges may have changed since the runs were computed.
+        return runs if runs is not None and len(runs) == len(reading.sets) else None
 
     def _compute_run(self, reading: Reading) -> None:
         with self._lock:
             change, at, _ = self._runs.get(reading.key, (-1, -math.inf, None))
         if change == reading.change or self._monotonic() - at < RUN_AGE_S:
             return
-        run = None
+        runs = None
         for store in open_stores.all_open():
             if store.path == reading.data_dir:
                 try:
                     with open_stores.staying_open, store.read() as txn:
-                        run = readings.longest_free_run(txn, reading.network)
+                        runs = readings.longest_free_runs(txn, reading.network)
                 except (FastipamError, OSError):
                     return
         with self._lock:
-            self._runs[reading.key] = reading.change, self._monotonic(), run
+            self._runs[reading.key] = reading.change, self._monotonic(), runs
 
 
 def error_of(output: bytes) -> tuple[int, str]:

@@ -1,6 +1,7 @@
 // Move and zoom the picture with mouse, fingers, keys and buttons.
 
 import { $ } from "./dom.js";
+import { pickSet } from "./live.js";
 import { draw, render } from "./picture.js";
 import { shown } from "./state.js";
 import { hideTip, hover } from "./tip.js";
@@ -106,6 +107,7 @@ $("panel").addEventListener("change", (event) => {
   render();
   then(fit);
 });
+$("set").addEventListener("change", (event) => pickSet(Number(event.target.value)));
 window.addEventListener("resize", () => {
   if (isFitted()) fit();
   draw();

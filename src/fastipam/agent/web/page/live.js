@@ -5,7 +5,7 @@ import { showSeries } from "./chart.js";
 import { $ } from "./dom.js";
 import { showEvents, showPanels, showStatus } from "./numbers.js";
 import { draw, render } from "./picture.js";
-import { current, keyOf, panel, queryOf, shown } from "./state.js";
+import { current, keyOf, panel, queryOf, rangeSet, shown } from "./state.js";
 import { hideTip } from "./tip.js";
 import { fit, fitNext, isFitted } from "./view.js";
 
@@ -63,9 +63,19 @@ export function pick(key) {
   return look();
 }
 
+// Show the numbers of another range set of the network.
+export function pickSet(number) {
+  shown.setNumber = number;
+  seriesAt = 0;
+  showSeries([]);
+  showStatus(pick);
+  return look();
+}
+
 function choose(key) {
   if (key === shown.chosen) return;
   shown.chosen = key;
+  shown.setNumber = null;
   shown.drawn = null;
   shown.panelAt = 0;
   seriesAt = 0;
@@ -104,8 +114,11 @@ function readPicture(body) {
 }
 
 async function fetchSeries(one) {
-  const samples = await ask(`/api/series?${queryOf(one)}`, "json");
-  if (keyOf(one) !== shown.chosen) return;
+  const number = rangeSet() ? rangeSet().number : 0;
+  const path = `/api/series?${queryOf(one)}&range_set=${number}`;
+  if (!seriesAt) forget(path);
+  const samples = await ask(path, "json");
+  if (keyOf(one) !== shown.chosen || number !== (rangeSet() ? rangeSet().number : 0)) return;
   seriesAt = Date.now();
   if (samples) showSeries(samples);
 }

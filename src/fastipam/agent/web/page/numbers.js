@@ -1,21 +1,22 @@
-// Show the numbers of all networks, and those of the network whose picture is shown.
+// Show the numbers of all range sets, and those of one range set of the network that is shown.
 
 import { $, element, fill } from "./dom.js";
-import { current, keyOf, shown } from "./state.js";
-import { count, moment, share, span } from "./text.js";
+import { current, keyOf, rangeSet, shown } from "./state.js";
+import { count, fullIn, moment, share, span, usedShare } from "./text.js";
 
 // A click on a tab calls `choose` with the key of its network.
 export function showStatus(choose) {
   $("moment").textContent = `as of ${moment(Date.now() / 1000)}`;
   fill(
     $("networks"),
-    shown.status.networks.map((one) => [
+    shown.status.networks.flatMap((one) => one.range_sets.map((each) => [
       one.network,
-      ...["size", "assigned", "cooling", "reserved", "free"].map((key) => count(one[key])),
-      one.exhaustion_s === null ? "not in sight" : span(one.exhaustion_s),
-      one.longest_free_run === null ? "" : count(one.longest_free_run),
-      one.cooling ? span(one.oldest_cooling_s) : "",
-    ]),
+      each.ranges,
+      ...["size", "assigned", "cooling", "reserved", "free"].map((key) => count(each[key])),
+      usedShare(each),
+      fullIn(each),
+      each.longest_free_run === null ? "" : count(each.longest_free_run),
+    ])),
     "No network yet: the first request names one.",
   );
   fill($("codes"), Object.entries(shown.status.codes).map(([code, n]) => [code, count(n)]), "none");
@@ -52,30 +53,45 @@ function showTabs(choose) {
 
 function showCounts() {
   const one = current();
-  if (!one) return;
+  const each = rangeSet();
+  if (!one || !each) return;
+  shown.setNumber = each.number;
+  showSets(one);
   const rows = [];
   for (const state of ["assigned", "cooling", "reserved", "free"]) {
     const name = element("dt");
     name.append(element("span", "", `swatch ${state}`), state);
-    rows.push(name, element("dd", count(one[state])), element("dd", share(one[state], one.size), "dim"));
+    rows.push(name, element("dd", count(each[state])), element("dd", share(each[state], each.size), "dim"));
   }
   const never = element("dt");
   never.append(element("span", "", "swatch excluded"), "never assigned");
-  rows.push(never, element("dd", ""), element("dd", "", "dim"));
+  rows.push(never, element("dd", count(each.excluded)), element("dd", "", "dim"));
   $("counts").replaceChildren(...rows);
-  showFacts(one);
+  showFacts(one, each);
   $("blocks").hidden = !one.blocks.length;
   fill($("blocks").querySelector("table"), one.blocks.map((b) => [b.first, b.last, b.state]), "none");
 }
 
-function showFacts(one) {
+// Offer the range sets of the network for selection.
+function showSets(one) {
+  const list = $("set");
+  const names = one.range_sets.map((each) => each.ranges);
+  list.hidden = names.length < 2;
+  if (names.join("\n") !== [...list.options].map((option) => option.text).join("\n")) {
+    list.replaceChildren(...one.range_sets.map((each) => new Option(each.ranges, each.number)));
+  }
+  list.value = String(shown.setNumber);
+}
+
+function showFacts(one, each) {
   const facts = [
-    ["Size", count(one.size)],
-    ["Full in", one.exhaustion_s === null ? "not in sight" : span(one.exhaustion_s)],
-    ["Longest free run", one.longest_free_run === null ? "…" : count(one.longest_free_run)],
-    ["Longest cooling", one.cooling ? span(one.oldest_cooling_s) : "none"],
-    ["Assignments so far", count(one.assignments)],
+    ["Size", count(each.size)],
+    ["Full in", fullIn(each)],
+    ["Longest free run", each.longest_free_run === null ? "…" : count(each.longest_free_run)],
+    ["Longest cooling of the network", one.cooling ? span(one.oldest_cooling_s) : "none"],
+    ["Assignments of the network", count(one.assignments)],
   ];
+  if (one.outside) facts.push(["In use outside of the ranges", count(one.outside)]);
   $("facts").replaceChildren(
     ...facts.flatMap(([name, value]) => [element("dt", name), element("dd", value)]),
   );

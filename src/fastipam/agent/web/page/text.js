@@ -18,5 +18,13 @@ export function span(seconds) {
   return `${Math.round(seconds / 86400)} d`;
 }
 
+// When a range set will have no address left.
+export function fullIn(each) {
+  if (each.full) return "full";
+  return each.exhaustion_s === null ? "not in sight" : span(each.exhaustion_s);
+}
+
+export const usedShare = (each) => share(each.size - each.free, each.size);
+
 export const moment = (seconds) =>
   new Date(seconds * 1000).toISOString().replace("T", " ").replace(/\..*/, " UTC");
