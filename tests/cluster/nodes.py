@@ -45,17 +45,18 @@ class Machine:
     """A node's store, and what runs on it."""
 
     def __init__(
-        self, path: Path, name: str, engine: Engine, boot: str = "boot-1", **more: Any
+        self, path: Path, name: str, engine: Engine, boot: str | None = "boot-1", **more: Any
     ) -> None:
         self.path = path / name
         self.engine = engine
-        self.boot = boot
+        self.boot = boot  # None: this machine's own
         self.settings = settings(name, **more)
         self.open()
 
     def open(self) -> None:
         """Open the store, after a reboot or a copy too."""
-        self.store = Store(self.path, "relaxed", boot_id=lambda: self.boot)
+        boot = self.boot
+        self.store = Store(self.path, "relaxed", boot_id=None if boot is None else lambda: boot)
         self.network = Network(self.store, NETWORK, self.settings.pool, policy=Policy(cooldown_s=0))
 
     @property
@@ -65,8 +66,9 @@ class Machine:
 
     def node(self, step: Callable[[str], None] | None = None) -> Node:
         """A process that works on this node's claims."""
-        more = {} if step is None else {"step": step}
-        return Node(self.share, self.engine, **more)
+        if step is None:
+            return Node(self.share, self.engine)
+        return Node(self.share, self.engine, step=step)
 
     def joined(self) -> Node:
         """The same, registered."""

@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fastipam import cni
 from fastipam.agent.requests import LATER, Answer, Observer
 from fastipam.cni.environment import GC, STATUS
+from fastipam.cni.handler import refusal
 from fastipam.cni.services import Services
+from fastipam.configuration import reader
+from fastipam.network import promise
 from fastipam.storage.batch import Batch
 
 if TYPE_CHECKING:
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
 
     from fastipam.agent.clusters import Clusters
     from fastipam.agent.requests import Request
+    from fastipam.storage.transaction import Promise
 
 log = logging.getLogger("fastipam.agent")
 
@@ -47,25 +52,41 @@ class Executor:
     def _answer(self, requests: Sequence[Request]) -> list[Answer]:
         answers = self._together(requests)
         done_ns = time.time_ns()
-        debug = log.isEnabledFor(logging.DEBUG)
         for request, answer in zip(requests, answers, strict=True):
-            if answer is LATER:
-                continue
-            verb = request.variables.get("CNI_COMMAND", "")
-            seconds = (done_ns - request.arrived_ns) / 1e9
-            self._observer.request(verb, answer.status, answer.output, seconds)
-            if debug:
-                log.debug(
-                    "verb=%s container=%s ifname=%s status=%d peer=%d ms=%.2f batch=%d",
-                    verb,
-                    request.variables.get("CNI_CONTAINERID", ""),
-                    request.variables.get("CNI_IFNAME", ""),
-                    answer.status,
-                    request.peer,
-                    seconds * 1e3,
-                    len(requests),
-                )
+            if answer is not LATER and answer.confirm is None:
+                self._note(request, answer, done_ns, len(requests))
         return answers
+
+    def _note(self, request: Request, answer: Answer, done_ns: int, size: int) -> None:
+        """Tell the observer, and the log, of an answer in a batch of ``size``."""
+        verb = request.variables.get("CNI_COMMAND", "")
+        seconds = (done_ns - request.arrived_ns) / 1e9
+        self._observer.request(verb, answer.status, answer.output, seconds)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug(
+                "verb=%s container=%s ifname=%s status=%d peer=%d ms=%.2f batch=%d",
+                verb,
+                request.variables.get("CNI_CONTAINERID", ""),
+                request.variables.get("CNI_IFNAME", ""),
+                answer.status,
+                request.peer,
+                seconds * 1e3,
+                size,
+            )
+
+    def _confirm(self, request: Request, answer: Answer, promises: list[Promise]) -> Answer:
+        """Return the answer if its promises can be kept, else an error: what it says is undone."""
+        error = promise.settle(promises)
+        if error is not None:
+            log.warning(
+                "container=%s ifname=%s not answered: %s",
+                request.variables.get("CNI_CONTAINERID", ""),
+                request.variables.get("CNI_IFNAME", ""),
+                error.message,
+            )
+            answer = Answer(1, refusal(reader.decode(request.stdin), error), answer.messages)
+        self._note(request, answer, time.time_ns(), 1)
+        return answer
 
     def _together(self, requests: Sequence[Request]) -> list[Answer]:
         # A GC commits many times, and a STATUS may have to try whether a commit succeeds: both are
@@ -92,12 +113,16 @@ class Executor:
     def _commit(self, requests: Sequence[Request], *, nested: bool) -> list[Answer] | None:
         """Handle the requests and commit."""
         # Return None, with nothing changed, when a request has failed in the middle of a change.
-        answers = []
+        answers: list[Answer] = []
         touched = []
         with Batch(nested=nested) as batch:
             for request in requests:
-                batch.touched = set()
-                answers.append(self._handle(request))
+                batch.touched, batch.promises = set(), []
+                answer = self._handle(request)
+                if batch.promises:
+                    confirm = partial(self._confirm, request, answer, batch.promises)
+                    answer = Answer(answer.status, answer.output, answer.messages, confirm)
+                answers.append(answer)
                 touched.append(batch.touched)
                 if batch.spoiled:
                     return None

@@ -226,7 +226,9 @@ class Server:
                     self._await(client, 0)  # read no more, but notice that it is closed
                     self._parked[client] = request
                 continue
-            client.outgoing = protocol.pack_answer(*answer)
+            if answer.confirm is not None:
+                answer = answer.confirm()  # noqa: PLW2901  # the last step before it is written
+            client.outgoing = protocol.pack_answer(answer.status, answer.output, answer.messages)
             self._restart_clock(client, deadline)
             self._write(client)
             if client.incoming and not client.outgoing:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Request(NamedTuple):
@@ -20,11 +23,16 @@ class Request(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What the client prints, and the status with which it exits."""
+    """What the client prints, and the status with which it exits.
+
+    ``confirm``, if there is one, returns the answer to write in its place: it looks at the moment
+    of writing whether the addresses are still this node's.
+    """
 
     status: int
     output: bytes
     messages: bytes
+    confirm: Callable[[], Answer] | None = None
 
 
 # The answer of a request that waits for something outside this process: it is handled again later.

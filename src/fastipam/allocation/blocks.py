@@ -210,6 +210,12 @@ def doubt(txn: Transaction | Snapshot, network_id: int, now_ns: int | None = Non
     return ""
 
 
+def is_fenced(txn: Transaction | Snapshot, network_id: int) -> bool:
+    """Return whether this node has to prove in time that it owns its blocks."""
+    raw = tables.BLOCKS.get(txn, block_record.member_key(network_id))
+    return raw is not None and block_record.read_standing(raw)[2]
+
+
 # Where to search ------------------------------------------------------------------------------
 
 

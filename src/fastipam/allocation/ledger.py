@@ -145,7 +145,8 @@ class Ledger(Accounts):
         """Take a requested address: a free or cooling one, or one reserved for this owner.
 
         Only who requests a cooling address gets it: a container that is restarted with its
-        address. Raises AddressInUse, AddressNotInRange (another node's block).
+        address. Raises AddressInUse, AddressNotInRange (another node's block), PoolExhausted when
+        the store's word on its blocks is in doubt.
         """
         family = range_set.family
         go_on = True
@@ -155,6 +156,9 @@ class Ledger(Accounts):
             if not self.owns(range_set, value):
                 from fastipam.allocation import refusals
 
+                doubt = blocks.doubt(self.txn, self.state.network_id)
+                if doubt:
+                    raise refusals.doubtful(self, range_set, 1, doubt)
                 raise refusals.of_another_node(range_set, value)
             # The round robin moves only within the block that serves, which is filled first.
             cursor, base = self.state.cursor(index, family), blocks.base_of(range_set, value)

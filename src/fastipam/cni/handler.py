@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from fastipam.configuration.cluster import Settings
     from fastipam.configuration.network import Version
     from fastipam.lease import Lease
+    from fastipam.network.promise import Promise
     from fastipam.storage.store import Store
 
     Log = Callable[[str], None]
@@ -104,15 +105,20 @@ def handle(
         call.seen_netns = seen_netns
         return 0, _serve(call)
     except Exception as error:
-        fault = from_exception(error)
-        body: dict[str, Any] = {
-            "cniVersion": versions.name(config),
-            "code": fault.code,
-            "msg": _clean(fault.msg),
-        }
-        if fault.details:
-            body["details"] = _clean(fault.details)
-        return 1, reader.encode(body).encode()
+        return 1, refusal(config, error)
+
+
+def refusal(config: dict[str, Any], error: Exception) -> bytes:
+    """Return the error object for an exception, in the version of a decoded configuration."""
+    fault = from_exception(error)
+    body: dict[str, Any] = {
+        "cniVersion": versions.name(config),
+        "code": fault.code,
+        "msg": _clean(fault.msg),
+    }
+    if fault.details:
+        body["details"] = _clean(fault.details)
+    return reader.encode(body).encode()
 
 
 class _Known:
@@ -290,8 +296,10 @@ def _add(call: _Call) -> bytes:
         (arguments.pod_namespace, arguments.pod_name, arguments.pod_uid),
     )
 
+    promises: list[Promise] = []
+
     def allocate(network: Network) -> Lease:
-        return network.assign(owner, addresses, config.repeat)
+        return network.assign(owner, addresses, config.repeat, promises)
 
     try:
         lease = allocate(_network(known, config))
@@ -305,7 +313,12 @@ def _add(call: _Call) -> bytes:
         lease = more_blocks.allocate_again(call.services, config, store, who, allocate)
     if known.answers is None:
         known.answers = result.Answers(call.version, config.routes)
-    return known.answers.encode(lease.siblings, dns)
+    answer = known.answers.encode(lease.siblings, dns)
+    if promises:
+        from fastipam.cni import more_blocks
+
+        more_blocks.settle(promises)
+    return answer
 
 
 def _delete(call: _Call) -> None:

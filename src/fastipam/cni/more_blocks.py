@@ -13,16 +13,18 @@ from fastipam.configuration import reader
 from fastipam.configuration.cluster import Settings
 from fastipam.errors import ConfigError, DecodingError, PoolExhausted
 from fastipam.network import Network
+from fastipam.storage import open_stores
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from fastipam.cni.services import Services
     from fastipam.configuration.network import Config
     from fastipam.lease import Lease
     from fastipam.storage.store import Store
+    from fastipam.storage.transaction import Promise
 
     Log = Callable[[str], None]
 
@@ -107,3 +109,19 @@ def allocate_again(
         return allocate(network)
     except PoolExhausted as error:
         raise NoBlock(error.message, hint=hint or error.hint) from None
+
+
+def settle(promises: Sequence[Promise]) -> None:
+    """Raise the error of a promise that cannot be kept; in a batch, leave that to its answer.
+
+    Only what is committed can be settled: an agent does so when it writes the answer.
+    """
+    batch = getattr(open_stores.thread, "batch", None)
+    if batch is not None:
+        batch.promises += promises
+        return
+    from fastipam.network import promise
+
+    error = promise.settle(promises)
+    if error is not None:
+        raise error

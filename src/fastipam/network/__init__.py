@@ -30,6 +30,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
+    from fastipam.network.promise import Promise
     from fastipam.network.reading import AnyIP, Wanted
     from fastipam.storage.records.lease import Record
     from fastipam.storage.transaction import Transaction
@@ -85,9 +86,17 @@ class Network(Reading):
         return self.assign(owner, wanted, existing)
 
     def assign(
-        self, owner: Owner, wanted: Sequence[tuple[int, int]] = (), existing: str = "error"
+        self,
+        owner: Owner,
+        wanted: Sequence[tuple[int, int]] = (),
+        existing: str = "error",
+        promises: list[Promise] | None = None,
     ) -> Lease:
-        """Do the same as :meth:`allocate` for an Owner; ``wanted`` has (family, integer) pairs."""
+        """Do the same as :meth:`allocate` for an Owner; ``wanted`` has (family, integer) pairs.
+
+        With ``promises`` the caller settles what is added to it, as the last step before its
+        answer. Without, the end of the outermost transaction does, and raises TryLater.
+        """
         if existing not in ("error", "return"):
             raise ConfigError(
                 f"existing {existing!r} is neither 'error' nor 'return'",
@@ -97,14 +106,18 @@ class Network(Reading):
         lease: Lease | None = None
         while lease is None:
             try:
-                lease = self._assign(owner, wanted, existing)
+                lease = self._assign(owner, wanted, existing, promises)
             except PoolExhausted:
                 if not self._finds_room():
                     raise
         return lease
 
     def _assign(
-        self, owner: Owner, wanted: Sequence[tuple[int, int]], existing: str
+        self,
+        owner: Owner,
+        wanted: Sequence[tuple[int, int]],
+        existing: str,
+        promises: list[Promise] | None,
     ) -> Lease | None:
         """Make one try. Returns None when leases of an earlier boot have to be released first."""
         with self._store.write() as txn:
@@ -122,7 +135,12 @@ class Network(Reading):
                 held = self._still_held(ledger, owner, held)
             if held:
                 if existing == "return":
-                    return join([self._lease(ledger, pool, one) for one in held])
+                    leases = [self._lease(ledger, pool, one) for one in held]
+                    if pool.sets[0].block_length:
+                        from fastipam.network import promise
+
+                        promise.give_again(ledger, self, leases, promises)
+                    return join(leases)
                 from fastipam.allocation import refusals
 
                 raise refusals.duplicate(self.name, owner, held)
@@ -144,6 +162,10 @@ class Network(Reading):
                 leases.append(ledger.assign(owner, index, range_set, value))
             ledger.write_owner(owner.name, [(one.family, one.value) for one in leases])
             ledger.save()
+            if pool.sets[0].block_length:
+                from fastipam.network import promise
+
+                promise.give(ledger, self, leases, promises)
         return join(leases)
 
     def _still_held(
@@ -192,8 +214,13 @@ class Network(Reading):
             ledger = self.enter(txn)
             ledger.tick()
             ledger.expire(EXPIRE_PER_CALL * len(listed))
-            leases = bulk.assign(ledger, self.pool or ledger.stored, listed)
+            pool = self.pool or ledger.stored
+            leases = bulk.assign(ledger, pool, listed)
             ledger.save()
+            if pool.sets[0].block_length:
+                from fastipam.network import promise
+
+                promise.give(ledger, self, leases, None)
         return leases
 
     def adopt(self, owner: Owner, family: int, value: int, allocated_ns: int) -> bool:

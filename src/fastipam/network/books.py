@@ -54,6 +54,11 @@ class Books:
         self._before_first = before_first
         self._read: Pool | None = None  # the ranges read last: reading them is slow
 
+    @property
+    def store(self) -> Store:
+        """The store of the network."""
+        return self._store
+
     def __repr__(self) -> str:
         return f"<Network {self.name!r} in {self._store.path}>"
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from fastipam.storage.store import Store
+    from fastipam.storage.transaction import Promise
 
 
 class Batch:
@@ -22,7 +23,8 @@ class Batch:
     commit nothing changes.
 
     A store is looked for once: ``found`` holds it by data directory and durability. ``touched`` are
-    the stores that were asked for since it was last emptied.
+    the stores that were asked for since it was last emptied, ``promises`` what was promised since
+    then: to be settled when the answer is written, after the commit.
     """
 
     def __init__(self, *, nested: bool) -> None:
@@ -30,6 +32,7 @@ class Batch:
         self._transactions: dict[Store, Transaction] = {}
         self.found: dict[tuple[str, str | None], Store] = {}
         self.touched: set[Store] = set()
+        self.promises: list[Promise] = []
 
     def __enter__(self) -> Self:
         open_stores.thread.batch = self

@@ -18,9 +18,16 @@ from fastipam.storage.tables import PAGES, STATES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Self
+    from typing import Any, Protocol, Self
 
+    from fastipam.errors import FastipamError
     from fastipam.storage.environment import Environment
+
+    class Promise(Protocol):
+        """What has to hold for an answer to be given."""
+
+        def settle(self) -> FastipamError | None:
+            """Return None, or the error to answer with."""
 
 
 class Transaction:
@@ -31,11 +38,14 @@ class Transaction:
 
     In a ``shared`` one, what would be nested is a part of it instead: that spares the nesting, but
     the failure of a part leaves the whole ``spoiled``, and whoever began it has to roll it back.
+
+    ``promises`` are those of a fenced cluster (``network/promise.py``): the end of the outermost
+    transaction settles them after the commit, and raises the error of one that cannot be kept.
     """
 
     __slots__ = (
-        "_pages", "_parent", "_states", "_unsaved", "databases", "delete", "get", "put", "shared",
-        "spoiled", "store", "txn",
+        "_pages", "_parent", "_states", "_unsaved", "databases", "delete", "get", "promises", "put",
+        "shared", "spoiled", "store", "txn",
     )  # fmt: skip
 
     txn: Any
@@ -44,6 +54,7 @@ class Transaction:
         self.store = store
         self.shared = shared
         self.spoiled = False
+        self.promises: tuple[Promise, ...] = ()
 
     def __enter__(self) -> Self:
         store = self.store
@@ -86,6 +97,7 @@ class Transaction:
                 self.txn.commit()
                 if self._parent is not None:
                     self._parent._pages.clear()
+                    self._parent.promises += self.promises
                 else:
                     store._commits += 1
                     if not store._commits % COMMITS_PER_READER_CHECK:
@@ -102,6 +114,14 @@ class Transaction:
                 store._writer_lock.release()
         if isinstance(error, lmdb.Error):
             raise store.translate(error) from error
+        if self.promises and kind is None and self._parent is None:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Raise the error of a promise that cannot be kept, after all were looked at."""
+        errors = [error for one in self.promises if (error := one.settle()) is not None]
+        if errors:
+            raise errors[0]
 
     def rollback(self) -> None:
         """Roll the transaction back, outside a ``with`` block."""

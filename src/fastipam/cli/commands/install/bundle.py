@@ -47,7 +47,8 @@ try:
 except ImportError:
     pass
 always = new()
-import fastipam.cni.more_blocks, fastipam.allocation.blocks, fastipam.cluster.keeper.on_demand
+import fastipam.cni.more_blocks, fastipam.allocation.blocks, fastipam.network.promise
+import fastipam.cluster.keeper.on_demand
 from fastipam.cluster.engines import connect
 connect.import_all()
 print(repr((always, new())))

@@ -1,0 +1,133 @@
+"""What an answer with addresses of a fenced block promises, looked at again after the commit.
+
+With fencing a node may assign from its blocks only while it has proven that it owns them. A commit
+may take longer than the proof lasts (a slow disk, a stopped process, a paused machine), and then
+another node may own the block when the answer is given. So whoever gives the answer settles its
+promises as the last step. Imported when a fenced network assigns or returns an address.
+"""
+
+from __future__ import annotations
+
+from fastipam.addressing.addresses import format_cidr, format_ip
+from fastipam.allocation import blocks
+from fastipam.errors import FastipamError, TryLater
+from fastipam.storage.records import keys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from fastipam.allocation.ledger import Ledger
+    from fastipam.lease import Lease
+    from fastipam.network.books import Books
+    from fastipam.storage.transaction import Promise as Settled
+    from fastipam.storage.transaction import Snapshot, Transaction
+
+
+class Promise:
+    """The leases of one call, all in blocks of a cluster with fencing.
+
+    ``is_new``: the call has assigned them; they are given back if the promise cannot be kept.
+    """
+
+    __slots__ = ("_is_new", "_leases", "_network")
+
+    def __init__(self, network: Books, leases: Sequence[Lease], *, is_new: bool) -> None:
+        self._network = network
+        self._leases = leases
+        self._is_new = is_new
+
+    def settle(self) -> FastipamError | None:
+        """Return None if the addresses are this node's now, else the error to answer with.
+
+        New leases are given back then. O(leases). Call it outside of transactions.
+        """
+        try:
+            with self._network.store.read() as txn:
+                network_id = self._network.id_in(txn)
+                fault = "the network was removed meanwhile"
+                if network_id is not None:
+                    fault = _fault(txn, self._network, network_id, self._leases)
+        except FastipamError as error:
+            return error
+        if not fault:
+            return None
+        shown = ", ".join(format_ip(one.family, one.value) for one in self._leases[:4])
+        if self._is_new:
+            try:
+                self._give_back()
+            except FastipamError as error:
+                fault += f"; {error.message}"  # the runtime's DEL releases it
+        return TryLater(
+            f"{shown} of network {self._network.name} cannot be given: {fault}",
+            hint="the address was given back, the same call gets another one as soon as this node "
+            "reaches the cluster's store",
+        )
+
+    def _give_back(self) -> None:
+        """Release the leases; a later lease of the same owner stays. One transaction."""
+        newest = {(one.container_id, one.ifname): one.generation for one in self._leases}
+        with self._network.store.write() as txn:
+            ledger = self._network._books(txn)
+            if ledger is not None:
+                for owner, generation in newest.items():
+                    ledger.release(keys.owner_name(*owner), newest=generation)
+
+
+def give(
+    ledger: Ledger, network: Books, leases: Sequence[Lease], promises: list[Promise] | None
+) -> None:
+    """Promise leases that were assigned just now; without fencing they promise nothing.
+
+    The promise is added to ``promises``, or to those of the transaction for None.
+    """
+    _add(ledger, Promise(network, leases, is_new=True), promises)
+
+
+def give_again(
+    ledger: Ledger, network: Books, leases: Sequence[Lease], promises: list[Promise] | None
+) -> None:
+    """Promise leases that were assigned earlier and are returned to their owner.
+
+    Raises PoolExhausted unless all are in blocks that are this node's.
+    """
+    fault = _fault(ledger.txn, network, ledger.state.network_id, leases)
+    if fault:
+        from fastipam.allocation import refusals
+
+        raise refusals.doubtful(ledger, (network.pool or ledger.stored).sets[0], 1, fault)
+    _add(ledger, Promise(network, leases, is_new=False), promises)
+
+
+def _add(ledger: Ledger, promise: Promise, promises: list[Promise] | None) -> None:
+    if not blocks.is_fenced(ledger.txn, ledger.state.network_id):
+        return
+    if promises is None:
+        ledger.txn.promises = (*ledger.txn.promises, promise)
+    else:
+        promises.append(promise)
+
+
+def _fault(
+    txn: Transaction | Snapshot, network: Books, network_id: int, leases: Sequence[Lease]
+) -> str:
+    """Return why an address may be another node's by now, or an empty text."""
+    # The clock is read after the snapshot was taken: what it proves holds now.
+    doubt = blocks.doubt(txn, network_id)
+    if doubt or network.pool is None:
+        return doubt
+    for lease in leases:
+        each = blocks.set_of(network.pool.sets, lease.family, lease.value)
+        if each is None:
+            continue
+        base = blocks.base_of(each, lease.value)
+        if not blocks.is_active(txn, network_id, lease.family, base):
+            where = format_cidr(lease.family, base, each.block_length)
+            return f"block {where} of {format_ip(lease.family, lease.value)} is not this node's"
+    return ""
+
+
+def settle(promises: Iterable[Settled]) -> FastipamError | None:
+    """Settle all promises; return the first error, or None."""
+    errors = [error for one in promises if (error := one.settle()) is not None]
+    return errors[0] if errors else None
