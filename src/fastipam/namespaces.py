@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 # Where runtimes mount the network namespaces of containers.
 NETNS_DIRECTORIES = ("/run/netns", "/var/run/netns", "/run/docker/netns", "/run/cni/netns")
 _CLONE_NEWNET = 0x40000000
+_NS_GET_USERNS, _NS_GET_OWNER_UID = 0xB701, 0xB704  # ioctl_nsfs(2), from Linux 4.9 and 4.11 on
 
 
 def look(path: str) -> tuple[int, int, int]:
@@ -55,27 +56,103 @@ def device() -> int:
     return found[0] if found else 0
 
 
-def find(directories: Sequence[str] = NETNS_DIRECTORIES) -> dict[int, str]:
-    """Return a path of every network namespace but this process's own, by inode."""
+def find(directories: Sequence[str] = NETNS_DIRECTORIES) -> tuple[dict[int, str], str]:
+    """Return the network namespaces of this node's containers, and why some may be missing.
+
+    The first is a path of each by inode, without this process's own; the second is empty when all
+    could be read. A namespace in one of ``directories`` counts whoever made it: only root mounts
+    there. One that only processes show counts if it belongs to the user namespace of root, or to
+    one that root made; any other is a user's own (``unshare -Ur``), and no runtime's.
+    """
     own = identity("/proc/self/ns/net")
     found: dict[int, str] = {}
-    for path in _candidates(directories):
-        there = identity(path)
-        if there is not None and there != own:
-            found.setdefault(there[1], path)
-    return found
+    blind = ""
+    for path in _mounted(directories):
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            blind = blind or _unreadable(path, error)
+            continue
+        if (status.st_dev, status.st_ino) != own:
+            found.setdefault(status.st_ino, path)
+    strangers: set[int] = set()
+    for name in os.listdir("/proc"):
+        path = f"/proc/{name}/ns/net"
+        try:
+            if not name.isdecimal():
+                continue
+            status = os.stat(path)
+            inode = status.st_ino
+            if (status.st_dev, inode) == own or inode in found or inode in strangers:
+                continue
+            if _is_roots(path):
+                found[inode] = path
+            else:
+                strangers.add(inode)
+        except OSError as error:
+            # The kernel says EACCES, too, of a process that ended a moment ago.
+            if not _has_ended(name) and not _is_in_ours(name):
+                blind = blind or _unreadable("/proc/PID/ns/net of a process", error)
+    if not os.path.exists("/proc/1"):
+        blind = blind or "/proc hides processes (hidepid)"
+    return found, blind
 
 
-def _candidates(directories: Sequence[str]) -> Iterator[str]:
+def _mounted(directories: Sequence[str]) -> Iterator[str]:
     for directory in directories:
         try:
             names = sorted(os.listdir(directory))
         except OSError:
             continue
         yield from (os.path.join(directory, name) for name in names)
-    for name in os.listdir("/proc"):
-        if name.isdecimal():
-            yield f"/proc/{name}/ns/net"
+
+
+def _unreadable(path: str, error: OSError) -> str:
+    """Return the reason why a namespace cannot be read, or an empty text when it has ended."""
+    if isinstance(error, (FileNotFoundError, ProcessLookupError, NotADirectoryError)):
+        return ""
+    return f"{path} cannot be read: {error.strerror}"
+
+
+def _has_ended(process: str) -> bool:
+    """Return whether a process is gone, or a zombie, which has no namespaces."""
+    try:
+        with open(f"/proc/{process}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+    except OSError:
+        return True
+
+
+def _is_in_ours(process: str) -> bool:
+    """Return whether a process that may not be traced runs in this process's network namespace."""
+    # What is below /proc/PID/net is that of its namespace, has an inode of its own for each, and
+    # may be looked at by everybody.
+    there = identity(f"/proc/{process}/net/dev")
+    return there is not None and there[1] == os.stat("/proc/self/net/dev").st_ino
+
+
+def _is_roots(path: str) -> bool:
+    """Return whether a network namespace belongs to a user namespace that root made, or to root's.
+
+    Raises OSError.
+    """
+    import fcntl
+    from array import array
+
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        try:
+            owner = fcntl.ioctl(descriptor, _NS_GET_USERNS)
+        except OSError:
+            return True  # it belongs to a user namespace above this one, or the kernel is too old
+        try:
+            user = array("I", [0])
+            fcntl.ioctl(owner, _NS_GET_OWNER_UID, user)
+        finally:
+            os.close(owner)
+    finally:
+        os.close(descriptor)
+    return user[0] in (0, os.geteuid())
 
 
 def enter(descriptor: int) -> None:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 
 from fastipam import namespaces
+from fastipam.allocation import blocks
 from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.node import recovery
 from fastipam.errors import AddressInUse
+from fastipam.verify import verify
 from tests.cluster.memory import MemoryEngine
-from tests.e2e.tools import require_root
+from tests.deploy.support import DAEMONSET, DROP_IN, read_unit
+from tests.e2e.tools import lacking, require_root
 
 from .nodes import Machine, assert_settled, init
 
@@ -49,7 +55,8 @@ def test_addresses_of_a_namespace(namespace: str) -> None:
 
 def test_namespaces_are_found(namespace: str) -> None:
     """A mounted namespace is found by its file; this process's own is left out."""
-    found = namespaces.find()
+    found, blind = namespaces.find()
+    assert blind == ""
     assert os.stat(namespace).st_ino in found
     assert os.stat("/proc/self/ns/net").st_ino not in found
 
@@ -72,7 +79,7 @@ def test_lost_disk(namespace: str, tmp_path: Path) -> None:
     # A directory of its own: other tests delete namespaces in theirs meanwhile.
     (tmp_path / "netns").mkdir()
     (tmp_path / "netns" / "own").symlink_to(namespace)
-    entered = recovery.recover(node, found, (str(tmp_path / "netns"),))
+    entered = recovery.recover(node, found, (str(tmp_path / "netns"),)).entered
     assert {(4, 0x0A20054D), (4, 0x0A20054E)} <= set(entered)
     assert_settled(engine, new)
     lease = new.network.lookup("10.32.5.77")
@@ -90,3 +97,177 @@ def test_unreadable_namespace(tmp_path: Path) -> None:
     (tmp_path / "no-namespace").touch()
     with pytest.raises(recovery.NamespacesUnreadable):
         recovery.addresses_in(str(tmp_path / "no-namespace"))
+
+
+def test_leftover_in_the_directory(tmp_path: Path) -> None:
+    """A file on which no namespace is mounted stops the search, and the message says what it is."""
+    (tmp_path / "left-over").touch()
+    with pytest.raises(recovery.NamespacesUnreadable, match="remove the file if it is a leftover"):
+        recovery._look_everywhere((str(tmp_path),))
+
+
+@contextmanager
+def pod(*addresses: str, user: bool = False) -> Iterator[str]:
+    """A process in a network namespace of its own, or of an unprivileged user's; yield its path."""
+    require_root()
+    lines = [f"ip address add {one} dev lo" for one in addresses]
+    script = "; ".join(("ip link set lo up", *lines, "echo ready", "read line"))
+    command = ["unshare", *(["--user", "--map-root-user"] if user else []), "--net"]
+    if user:
+        command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command]
+    with subprocess.Popen(
+        [*command, "sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        if process.stdout.readline() != b"ready\n":
+            lacking("an unprivileged user may not make a namespace here")
+        try:
+            yield f"/proc/{process.pid}/ns/net"
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+
+
+def test_a_users_own_namespace(tmp_path: Path) -> None:
+    """What an unprivileged user puts into a namespace of his is no pod's, and stops nothing."""
+    machine, found = _lost_disk(tmp_path)
+    with pod("10.32.5.77/20", user=True) as stranger, pod("10.32.5.78/20"):
+        inode = os.stat(stranger).st_ino
+        assert inode not in namespaces.find()[0]
+        done = recovery.recover(machine.node(), found, ())
+    assert (4, 0x0A20054D) not in done.entered
+    assert (4, 0x0A20054E) in done.entered
+    assert machine.network.allocate("c1", addresses=["10.32.5.77"])
+
+
+def test_an_address_in_two_namespaces(tmp_path: Path) -> None:
+    """The conflict is reported, nobody gets the address, and the others are assigned."""
+    machine, found = _lost_disk(tmp_path)
+    with pod("10.32.5.80/20") as one, pod("10.32.5.80/20") as other:
+        done = recovery.recover(machine.node(), found, ())
+    (remark,) = [each for each in done.remarks if each.startswith("10.32.5.80 ")]
+    assert "2 network namespaces" in remark
+    assert one in remark
+    assert other in remark
+    with pytest.raises(AddressInUse):
+        machine.network.allocate("c1", addresses=["10.32.5.80"])
+    assert machine.network.allocate("c2")
+
+
+def _lost_disk(path: Path) -> tuple[Machine, list[tuple[int, int]]]:
+    """A node that has lost the store in which 10.32.5.0/24 was its own; with the found blocks."""
+    engine = MemoryEngine()
+    init(engine)
+    old = Machine(path / "old", "a", engine)
+    node = old.joined()
+    while (4, 0x0A200500) not in old.active():
+        assert node.claim(node.settings.geometries[0], 1, Deadline(5))
+    new = Machine(path / "new", "a", engine)
+    return new, new.node().join(Deadline(5), agent=True)
+
+
+def _restored(machine: Machine) -> list[tuple[int, int]]:
+    """Have a node take its store for a restored one; return the found blocks."""
+    with machine.store.write() as txn:
+        blocks.distrust(txn)
+    return machine.node().join(Deadline(5), agent=True)
+
+
+def test_restored_store_names_others(tmp_path: Path) -> None:
+    """Running pods are adopted, whoever an older copy names: leases, reservations, nobody."""
+    machine, found = _lost_disk(tmp_path)
+    machine.node().confirm_found(found)
+    net = machine.network
+    for name, address in (("old-1", "10.32.5.81"), ("old-2", "10.32.5.82")):
+        net.allocate(name, addresses=[address])
+    net.reserve("10.32.5.83", owner="default/web-0", reason="by hand")
+    found = _restored(machine)
+    with pod("10.32.5.81/20", "10.32.5.83/20", "10.32.5.84/20") as living:
+        done = recovery.recover(machine.node(), found, ())
+        inode = os.stat(living).st_ino
+    for address in ("10.32.5.81", "10.32.5.83", "10.32.5.84"):
+        lease = net.lookup(address)
+        assert lease is not None
+        assert (lease.netns, lease.inode) == (living, inode)
+    assert [one for one in done.remarks if one.startswith("10.32.5.81 ") and "old-1" in one]
+    assert not net.release("old-1")
+    assert [str(one) for one in net.release("old-2")] == ["10.32.5.82"]
+    assert verify(machine.store) == []
+    assert net.allocate("new")
+    assert recovery.recover(machine.node(), _restored(machine), ()).remarks == []
+
+
+def test_restored_store_names_the_running_pod(namespace: str, tmp_path: Path) -> None:
+    """A lease that names the namespace in which its address runs stays its container's."""
+    machine, found = _lost_disk(tmp_path)
+    machine.node().confirm_found(found)
+    (tmp_path / "netns").mkdir()
+    (tmp_path / "netns" / "own").symlink_to(namespace)
+    _add_address(Path(namespace).name, "10.32.5.85/20")
+    inode = os.stat(namespace).st_ino
+    machine.network.allocate("c1", addresses=["10.32.5.85"], netns=namespace, inode=inode)
+    found = _restored(machine)
+    done = recovery.recover(machine.node(), found, (str(tmp_path / "netns"),))
+    assert (4, 0x0A200555) in done.entered
+    assert [str(one) for one in machine.network.release("c1")] == ["10.32.5.85"]
+
+
+def test_one_of_two_addresses_of_an_owner(tmp_path: Path) -> None:
+    """When one address of an owner runs elsewhere, it keeps the other one."""
+    engine = MemoryEngine()
+    pools = {"pool": ["10.32.0.0/20", "fd00:32::/108"], "blockSize": [24, 120]}
+    init(engine, **pools)
+    machine = Machine(tmp_path, "a", engine, **pools)
+    node = machine.joined()
+    for one in node.settings.geometries:
+        assert node.claim(one, 1, Deadline(5))
+    lease = machine.network.allocate("c1")
+    other = next(one for one in lease.siblings if one.family == 6)
+    found = _restored(machine)
+    with pod(f"{lease.address.ip}/20"):
+        recovery.recover(machine.node(), found, ())
+    assert [int(one) for one in machine.network.release("c1")] == [other.value]
+    assert verify(machine.store) == []
+
+
+# What a process needs to look into namespaces, which the DaemonSet and the unit give it.
+_SEARCH = """
+import sys
+from fastipam.cluster.node import recovery
+try:
+    seen = recovery._look_everywhere(())
+except recovery.NamespacesUnreadable as error:
+    sys.exit(str(error))
+print(*{inode for netns, _ in seen for inode in [netns.inode]})
+"""
+
+
+def _search(capabilities: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    bounds = ",".join(("-all", *(f"+{one}" for one in capabilities)))
+    return subprocess.run(
+        ["setpriv", f"--bounding-set={bounds}", "--inh-caps=-all", sys.executable, "-c", _SEARCH],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_capabilities() -> None:
+    """The DaemonSet and the drop-in give the search all that it needs; with less it says so."""
+    daemonset = yaml.safe_load(DAEMONSET.read_text())
+    (agent,) = daemonset["spec"]["template"]["spec"]["containers"]
+    given = [one.lower() for one in agent["securityContext"]["capabilities"]["add"]]
+    drop_in = read_unit(DROP_IN)
+    (unit,) = drop_in["CapabilityBoundingSet"]
+    assert sorted(unit.lower().replace("cap_", "").split()) == sorted(given)
+    assert drop_in["RestrictNamespaces"] == ["net"]
+    assert drop_in["RestrictAddressFamilies"] == ["AF_NETLINK"]
+    with pod("10.32.5.86/20") as living:
+        inode = str(os.stat(living).st_ino)
+        done = _search(given)
+        assert done.returncode == 0, done.stderr
+        assert inode in done.stdout.split()
+        for one in given:
+            less = _search([each for each in given if each != one])
+            assert less.returncode == 1, one
+            assert "it takes root with the capabilities" in less.stderr

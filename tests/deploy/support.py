@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 DEPLOY = Path(__file__).parents[2] / "deploy"
 SERVICE = DEPLOY / "systemd" / "fastipam-agent.service"
 SOCKET = DEPLOY / "systemd" / "fastipam-agent.socket"
+DROP_IN = DEPLOY / "systemd" / "cluster.conf"
 DAEMONSET = DEPLOY / "kubernetes" / "daemonset.yaml"
 CONFLIST = DEPLOY / "kubernetes" / "10-fastipam.conflist"
 CONTAINERFILE = DEPLOY / "Containerfile"

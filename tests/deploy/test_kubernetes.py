@@ -12,7 +12,7 @@ from fastipam.agent.protocol import DEFAULT_SOCKET
 from fastipam.configuration.policy import DEFAULT_DATA_DIR
 
 from ..e2e import tools
-from .support import CONTAINERFILE, DAEMONSET, SERVICE, read_unit, subcommand
+from .support import CONTAINERFILE, DAEMONSET, subcommand
 
 VERSIONS = ("1.30", "1.33", "1.35")
 
@@ -73,7 +73,7 @@ def test_paths(pod: dict[str, Any]) -> None:
 
 
 def test_privileges(pod: dict[str, Any]) -> None:
-    """No token, nothing privileged, and like the systemd unit without a capability."""
+    """No token, nothing privileged; the agent looks into the network namespaces of pods."""
     assert pod["automountServiceAccountToken"] is False
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     for container in _containers(pod):
@@ -81,8 +81,13 @@ def test_privileges(pod: dict[str, Any]) -> None:
         assert security["privileged"] is False
         assert security["allowPrivilegeEscalation"] is False
         assert security["readOnlyRootFilesystem"] is True
-        assert security["capabilities"] == {"drop": ["ALL"]}
-    assert read_unit(SERVICE)["CapabilityBoundingSet"] == [""]
+        assert security["capabilities"]["drop"] == ["ALL"]
+    (agent,) = pod["containers"]
+    # tests/cluster/test_recovery.py shows that it needs both, and no other.
+    assert agent["securityContext"]["capabilities"]["add"] == ["SYS_PTRACE", "SYS_ADMIN"]
+    assert agent["securityContext"]["appArmorProfile"] == {"type": "Unconfined"}
+    (install,) = pod["initContainers"]
+    assert "add" not in install["securityContext"]["capabilities"]
 
 
 def test_image(pod: dict[str, Any]) -> None:

@@ -76,13 +76,15 @@ class Membership:
         node = self._node
         found = node.join(deadline, agent=True, sign=True)
         if found:
-            entered = recovery.recover(node, found, self._directories)
+            done = recovery.recover(node, found, self._directories)
             log.warning(
                 "network=%s found=%d blocks of an earlier store, %d addresses in use",
                 node.network.name,
                 len(found),
-                len(entered),
+                len(done.entered),
             )
+            for remark in done.remarks:
+                log.warning("network=%s %s", node.network.name, remark)
         node.share.reindex()
 
     def end(self) -> None:

@@ -9,14 +9,23 @@ runs in it. A thread of its own enters it and asks the kernel (RTM_GETADDR).
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
-import time
 from struct import Struct
 
+from fastipam.addressing.addresses import format_ip
+from fastipam.errors import AddressInUse
 from fastipam.lease import Owner
-from fastipam.namespaces import NETNS_DIRECTORIES, enter, find
+from fastipam.namespaces import (
+    NETNS_DIRECTORIES,
+    enter,
+    find,
+    identity,
+    look,
+    mount_namespace,
+)
 from fastipam.storage.records.lease import Netns
 
 TYPE_CHECKING = False
@@ -26,6 +35,7 @@ if TYPE_CHECKING:
     from fastipam.cluster.node.node import Node
     from fastipam.cluster.schema import BlockId
     from fastipam.configuration.cluster import Settings
+    from fastipam.lease import Lease
 
 _REQUEST = Struct("=IHHIIBBBBI")  # struct nlmsghdr, struct ifaddrmsg
 _HEADER = Struct("=IHHII")
@@ -37,6 +47,8 @@ _NLMSG_DONE, _NLMSG_ERROR = 3, 2
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _FAMILIES = {socket.AF_INET: 4, socket.AF_INET6: 6}
 _ANSWER_BYTES = 1 << 16
+_MOST_ROUNDS = 8  # of looking for namespaces whose process ended meanwhile
+_NEEDED = "it takes root with the capabilities CAP_SYS_PTRACE and CAP_SYS_ADMIN"
 
 
 class NamespacesUnreadable(Exception):
@@ -44,7 +56,10 @@ class NamespacesUnreadable(Exception):
 
 
 def addresses_in(path: str) -> list[tuple[int, int]]:
-    """Return (family, integer) of all addresses in a namespace. Raises NamespacesUnreadable."""
+    """Return (family, integer) of all addresses in a namespace.
+
+    Raises NamespacesUnreadable, and FileNotFoundError when the path is gone.
+    """
     found: list[tuple[int, int]] = []
     fault: list[OSError] = []
 
@@ -63,8 +78,20 @@ def addresses_in(path: str) -> list[tuple[int, int]]:
     thread.start()
     thread.join()
     if fault:
-        raise NamespacesUnreadable(f"{path}: {fault[0]}") from fault[0]
+        if isinstance(fault[0], FileNotFoundError):
+            raise fault[0]
+        raise NamespacesUnreadable(_reason(path, fault[0])) from fault[0]
     return found
+
+
+def _reason(path: str, error: OSError) -> str:
+    """Return why a namespace could not be read, in words."""
+    if error.errno == errno.EINVAL:
+        return (
+            f"{path} is no network namespace here: nothing is mounted on that file, or only in "
+            "another mount namespace; remove the file if it is a leftover"
+        )
+    return f"{path} cannot be entered: {error.strerror or error}; {_NEEDED}"
 
 
 def _ask_kernel() -> list[tuple[int, int]]:
@@ -104,29 +131,94 @@ def _read_address(message: bytes) -> list[tuple[int, int]]:
     return [] if family is None or raw is None else [(family, int.from_bytes(raw, "big"))]
 
 
+class Recovered:
+    """What :func:`recover` has done.
+
+    ``entered`` are the addresses in use, as (family, integer). ``remarks`` says of which addresses
+    the store named somebody else, and which of them several namespaces have.
+    """
+
+    __slots__ = ("entered", "remarks")
+
+    def __init__(self) -> None:
+        self.entered: list[tuple[int, int]] = []
+        self.remarks: list[str] = []
+
+
 def recover(
     node: Node, found: Sequence[BlockId], directories: Sequence[str] = NETNS_DIRECTORIES
-) -> list[tuple[int, int]]:
+) -> Recovered:
     """Enter the addresses of these blocks that are in use, then activate the blocks.
 
-    Each address of a namespace becomes a lease of that namespace. Its container is not known any
-    more, so ``fastipam sweep`` releases the lease when the namespace is gone. Idempotent.
-    Raises NamespacesUnreadable: then no address of these blocks is assigned.
+    Each address of a namespace becomes a lease of that namespace, whoever an older copy of the
+    store names for it. A lease that names the namespace stays. Where the container is not known any
+    more, ``fastipam sweep`` releases the lease when the namespace is gone. Idempotent. Raises
+    NamespacesUnreadable: then no address of these blocks is assigned.
     """
+    done = Recovered()
     if not found:
-        return []
+        return done
     wanted = set(found)
-    entered = []
-    for inode, path in find(directories).items():
-        for family, value in addresses_in(path):
-            if _block_of(node.settings, family, value) not in wanted:
-                continue
-            name = path.strip("/").replace("/", "-")
-            owner = Owner(f"found-{inode}-{name}", "", Netns(path, inode))
-            node.network.adopt(owner, family, value, time.time_ns())
-            entered.append((family, value))
+    users: dict[tuple[int, int], list[Netns]] = {}
+    for netns, addresses in _look_everywhere(directories):
+        for address in addresses:
+            if _block_of(node.settings, *address) in wanted:
+                users.setdefault(address, []).append(netns)
+    for (family, value), there in users.items():
+        _enter(node, family, value, there, done)
     node.confirm_found(found)
-    return entered
+    return done
+
+
+def _look_everywhere(directories: Sequence[str]) -> list[tuple[Netns, list[tuple[int, int]]]]:
+    """Return each network namespace of this node with its addresses."""
+    mount_ns = mount_namespace()
+    seen: dict[int, tuple[Netns, list[tuple[int, int]]]] = {}
+    for _ in range(_MOST_ROUNDS):
+        paths, blind = find(directories)
+        if blind:
+            raise NamespacesUnreadable(f"{blind}; {_NEEDED}")
+        gone = ""
+        for inode, path in paths.items():
+            if inode in seen:
+                continue
+            try:
+                netns = Netns(path, inode, mount_ns, look(path)[2])
+                seen[inode] = netns, addresses_in(path)
+            except FileNotFoundError:  # that process has ended; another may run in its namespace
+                gone = path
+        if not gone:
+            return list(seen.values())
+    raise NamespacesUnreadable(f"processes such as {gone} end faster than they can be looked at")
+
+
+def _enter(node: Node, family: int, value: int, there: list[Netns], done: Recovered) -> None:
+    """Make an address the lease of a namespace that has it."""
+    text = format_ip(family, value)
+    done.entered.append((family, value))
+    if len(there) > 1:
+        paths = ", ".join(one.path for one in there)
+        done.remarks.append(f"{text} is in {len(there)} network namespaces: {paths}")
+    lease = node.network.lookup((family, value))
+    if lease is not None and any(_is_of(lease, one) for one in there):
+        return
+    netns = there[0]
+    name = netns.path.strip("/").replace("/", "-")
+    owner = Owner(f"found-{netns.inode}-{name}", "", netns)
+    try:
+        replaced = node.share.adopt_running(owner, family, value)
+    except AddressInUse as error:  # whatever it is that has it, nobody gets it
+        done.remarks.append(error.message)
+        return
+    if replaced is not None:
+        whose = f"{replaced.container_id} {replaced.ifname}".rstrip()
+        done.remarks.append(f"{text} is in {netns.path}, and the store had it as {whose}'s")
+
+
+def _is_of(lease: Lease, netns: Netns) -> bool:
+    """Return whether a lease names this namespace: the inode alone is reused."""
+    there = identity(lease.netns) if lease.netns else None
+    return lease.inode == netns.inode and there is not None and there[1] == netns.inode
 
 
 def _block_of(settings: Settings, family: int, value: int) -> BlockId | None:

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from fastipam.allocation.ledger import Ledger
     from fastipam.cluster.schema import BlockEntry, BlockId
     from fastipam.configuration.cluster import Settings
+    from fastipam.lease import Owner
     from fastipam.network import Network
+    from fastipam.storage.records.lease import Record
     from fastipam.storage.store import Store
     from fastipam.storage.transaction import Transaction
 
@@ -241,6 +243,20 @@ class Share:
                 cursor = ledger.state.cursor(index, each.family)
                 blocks.reindex(txn, ledger.state.network_id, each, cursor)
         return True
+
+    def adopt_running(self, owner: Owner, family: int, value: int) -> Record | None:
+        """Assign an address to the container that runs with it, whoever the store names.
+
+        Returns the lease that is replaced, or None. Raises AddressInUse when the store contradicts
+        itself.
+        """
+        from fastipam.allocation import adoption
+
+        with self.store.write() as txn:
+            ledger = self.network.enter(txn)
+            replaced = adoption.adopt_running(ledger, owner, family, value, self.store.clock())
+            ledger.save()
+        return replaced
 
     # Leaving --------------------------------------------------------------------------------
 

@@ -1,0 +1,57 @@
+"""Adopt an address that a running container has, whoever the store names for it.
+
+A store that was restored from a backup may name an owner that no longer exists for an address that
+another container was assigned after the backup was made. What runs is right. Imported when a node
+of a cluster has lost its store.
+"""
+
+from __future__ import annotations
+
+from fastipam.allocation import reservations
+from fastipam.storage import tables
+from fastipam.storage.records import event as event_record
+from fastipam.storage.records import keys
+from fastipam.storage.records import lease as lease_record
+from fastipam.storage.records.lease import ASSIGNED
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from fastipam.allocation.ledger import Ledger
+    from fastipam.lease import Owner
+    from fastipam.storage.records.lease import Record
+
+
+def adopt_running(
+    ledger: Ledger, owner: Owner, family: int, value: int, allocated_ns: int
+) -> Record | None:
+    """Assign an address to its running container; return the lease that it replaces, or None.
+
+    The owner of that lease keeps its other addresses. A sticky reservation of the address ends; a
+    reservation by hand stays, beside the lease. Raises AddressInUse when the store contradicts
+    itself. The caller saves the ledger.
+    """
+    record = ledger.record(family, value)
+    if record is not None and record.state == ASSIGNED:
+        _take_away(ledger, record, family, value)
+    elif record is None and reservations.find(ledger, family, value) is not None:
+        reservations.take(ledger, family, value)
+        ledger.clear(family, value)
+    ledger.tick()
+    ledger.take_over(owner, family, value, allocated_ns)
+    return record if record is not None and record.state == ASSIGNED else None
+
+
+def _take_away(ledger: Ledger, record: Record, family: int, value: int) -> None:
+    """Take one address away from an owner, who keeps its others."""
+    name = keys.owner_name(record.container_id, record.ifname)
+    others = [one for one in ledger.held_by(name) if one != (family, value)]
+    if others:
+        ledger.write_owner(name, others)
+    else:
+        tables.OWNERS.delete(ledger.txn, ledger.owner_key(name))
+    key = keys.address_key(ledger.state.network_id, family, value)
+    texts = lease_record.texts_of(tables.LEASES.get(ledger.txn, key) or record.pack())
+    ledger.note(event_record.REPAIRED, record.generation, (family, value), texts)
+    tables.LEASES.delete(ledger.txn, key)
+    ledger.state.assigned -= 1
+    ledger.clear(family, value)
