@@ -15,7 +15,7 @@ from fastipam.storage.records.event import Event, event_key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from fastipam.configuration.policy import Policy
     from fastipam.storage.records.network_state import NetworkState
@@ -74,24 +74,22 @@ def _trim(txn: Transaction, state: NetworkState, policy: Policy, most: int) -> N
             state.first_event = sequence + 1
 
 
-def read(
-    txn: Snapshot,
-    network_id: int,
+def select(
+    events: Iterable[tuple[bytes, bytes]],
     address: tuple[int, int] | None,
     pod: str,
     between: tuple[int, int],
 ) -> Iterator[Event]:
-    """Yield a network's events, oldest first. O(events that are kept).
+    """Yield those of a network's packed events that fit, in their order.
 
     Only those that fit are unpacked. The times are wall clock, so events may be out of order after
     the clock was set back.
     """
     since_ns, until_ns = between
-    prefix = keys.network_prefix(network_id)
     packed = event_record.pack_address(*address) if address else b""
     namespace, _, name = pod.partition("/")
     needle = b"\0" + keys.encode("pod", f"{namespace}\0{name}") + b"\0" if pod else b""
-    for key, raw in tables.EVENTS.scan(txn, prefix):
+    for key, raw in events:
         wall_ns = event_record.wall_ns_of(raw)
         if wall_ns is None:
             yield Event(key, raw)  # raises StoreCorrupt

@@ -358,8 +358,12 @@ def _remove(accounts: Accounts, reservation: Reservation, lists: _Lists) -> None
 
 def read_all(txn: Snapshot | Transaction, network_id: int) -> Iterator[Reservation]:
     """Yield a network's reservations in address order. O(1) memory."""
-    prefix = keys.network_prefix(network_id)
-    for key, raw in tables.RESERVATIONS.scan(txn, prefix):
+    return read_items(tables.RESERVATIONS.scan(txn, keys.network_prefix(network_id)))
+
+
+def read_items(items: Iterable[tuple[bytes, bytes]]) -> Iterator[Reservation]:
+    """Yield the reservations of the table's entries."""
+    for key, raw in items:
         yield Reservation.read(*keys.read_address_key(key)[1:], raw)
 
 

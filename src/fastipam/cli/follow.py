@@ -67,18 +67,25 @@ class Changes:
 
     def look(self) -> Iterator[tuple[str, event_record.Event]]:
         """Yield (network, event) of what has happened since, in new networks too."""
-        store = self._ipam.store
         for name in [self._only] if self._only else self._ipam.networks():
-            with store.read() as txn:
-                found = find(txn, keys.encode("name", name))
-                if found is None:
-                    continue
-                first = event_record.event_key(found[0], self._next.get(name, 0))
-                prefix = keys.network_prefix(found[0])
-                for key, raw in tables.EVENTS.scan(txn, prefix, first):
-                    event = event_record.Event(key, raw)
-                    self._next[name] = event.sequence + 1
+            more = True
+            while more:  # a page has been read when it is yielded: the reader may be slow
+                events, more = self._page(name)
+                for event in events:
                     yield name, event
+
+    def _page(self, name: str) -> tuple[list[event_record.Event], bool]:
+        """Return the next events of a network, and whether there are more."""
+        with self._ipam.store.read() as txn:
+            found = find(txn, keys.encode("name", name))
+            if found is None:
+                return [], False
+            first = event_record.event_key(found[0], self._next.get(name, 0))
+            items, more = tables.EVENTS.page(txn, keys.network_prefix(found[0]), first)
+        events = [event_record.Event(*item) for item in items]
+        if events:
+            self._next[name] = events[-1].sequence + 1
+        return events, more is not None
 
 
 def to_pipe(ipam: Ipam, only: str | None, wanted: Filter, *, as_json: bool, every_s: float) -> None:

@@ -7,13 +7,14 @@ time. Without one the packed records are searched, and only those that may fit a
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from heapq import merge as merge_sorted
 from typing import TYPE_CHECKING, Any
 
 from fastipam.addressing.addresses import V4, V6, format_ip
-from fastipam.addressing.ranges import merge
+from fastipam.addressing.ranges import Pool, merge
 from fastipam.allocation import counts, history, reservations, states
-from fastipam.allocation.accounts import look_up
+from fastipam.allocation.accounts import find, look_up
 from fastipam.cli.filters import COOLING, EVERYTHING, FREE, RESERVED, Filter, pod_of
 from fastipam.cli.output import Column
 from fastipam.cli.times import Stamps
@@ -26,9 +27,10 @@ from fastipam.storage.records.lease import Record
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from fastipam.addressing.ranges import Pool
     from fastipam.ipam import Ipam
     from fastipam.storage.records.reservation import Reservation
+    from fastipam.storage.store import Store
+    from fastipam.storage.tables import Item
     from fastipam.storage.transaction import Snapshot
 
     Address = tuple[int, int]  # family, integer
@@ -112,132 +114,143 @@ def rows(
     with_free: bool = False,
     local: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """Yield a row an address, in address order, network by network, each as of one moment.
+    """Yield a row an address, in address order, network by network.
+
+    Up to 4096 used addresses of a network are as of one moment; more are read in pages, each as of
+    one moment. No read transaction is open while a row is printed: the reader may be a pager.
 
     O(1) memory. Only when a time, COOLING alone or an owner is asked for, the addresses from the
     index are sorted first. With ``local`` times are in the machine's zone. Raises ConfigError,
     StoreError.
     """
     for name in names(ipam, only):
-        with ipam.store.read() as txn:
-            found = look_up(txn, name)
-            if found is not None:
-                listing = _Listing(txn, name, found, wanted, Stamps(local=local))
-                yield from listing.run(with_free=with_free)
+        listing = _Listing(ipam.store, name, wanted, Stamps(local=local))
+        yield from listing.run(with_free=with_free)
 
 
 class _Listing:
-    """The rows of one network in one read transaction."""
+    """The rows of one network, read a page at a time."""
 
-    def __init__(
-        self, txn: Snapshot, name: str, found: tuple[int, Pool], wanted: Filter, stamp: Stamps
-    ) -> None:
-        self._txn = txn
+    def __init__(self, store: Store, name: str, wanted: Filter, stamp: Stamps) -> None:
+        self._store = store
         self._name = name
-        self._network_id, self._pool = found
         self._wanted = wanted
         self._stamp = stamp
-        self._prefix = keys.network_prefix(self._network_id)
+        self._key = keys.encode("network", name)
+        self._pool = Pool([])
 
     def run(self, *, with_free: bool) -> Iterator[dict[str, Any]]:
-        used = self._used()
+        with self._store.read() as txn:
+            found = look_up(txn, self._name)
+            if found is None:
+                return
+            self._pool = found[1]
+            indexed = self._indexed(txn, found[0])
+        used = self._used(None if indexed is None else sorted(set(indexed)))
         if with_free and self._wanted.wants_free:
-            return self._with_free(used)
-        return (row for _, row in used if row)
+            yield from self._with_free(used)
+        else:
+            yield from (row for _, row in used if row)
 
-    def _used(self) -> Iterator[tuple[Address, dict[str, Any] | None]]:
+    def _used(self, indexed: list[bytes] | None) -> Iterator[tuple[Address, dict[str, Any] | None]]:
         """Yield (address, row) of each used address; the row is None when it is not wanted."""
-        leases: Iterable[tuple[Address, Record | Reservation]] = self._leases()
-        kept = self._reservations()
-        last: Address | None = None
-        for address, one in merge_sorted(leases, kept, key=lambda each: each[0]):
-            if address == last:
-                continue  # a reservation whose address is in use
-            last = address
-            if isinstance(one, Record):
-                yield address, self._row(address, one) if self._wanted.fits(one) else None
-            else:
-                fits = self._wanted.fits_reservation(one)
-                yield address, self._reserved_row(address, one) if fits else None
+        needles = self._wanted.needles()
+        for leases, kept in self._pages(indexed):
+            held: Iterator[tuple[Address, Record | Reservation]] = (
+                (keys.read_address_key(key)[1:], Record.read(raw))
+                for key, raw in leases
+                if all(needle in raw for needle in needles)
+            )
+            reserved = (((one.family, one.value), one) for one in reservations.read_items(kept))
+            last: Address | None = None
+            for address, one in merge_sorted(held, reserved, key=lambda each: each[0]):
+                if address == last:
+                    continue  # a reservation whose address is in use
+                last = address
+                if isinstance(one, Record):
+                    yield address, self._row(address, one) if self._wanted.fits(one) else None
+                else:
+                    fits = self._wanted.fits_reservation(one)
+                    yield address, self._reserved_row(address, one) if fits else None
 
     # Which leases ----------------------------------------------------------------------------
 
-    def _leases(self) -> Iterator[tuple[Address, Record]]:
-        wanted = self._wanted
-        if wanted.states == {RESERVED}:
-            return
-        addresses = self._indexed()
-        needles = wanted.needles()
-        for address, raw in self._scan() if addresses is None else self._look_up(addresses):
-            if all(needle in raw for needle in needles):
-                yield address, Record.read(raw)
+    def _pages(self, indexed: list[bytes] | None) -> Iterator[tuple[list[Item], list[Item]]]:
+        """Yield the leases and the reservations of the same addresses, as of one moment each.
 
-    def _scan(self) -> Iterator[tuple[Address, bytes]]:
-        """Yield the leases of the interval in address order."""
+        The read transaction of a page has ended when it is yielded.
+        """
         low, high = self._bounds()
-        for key, raw in tables.LEASES.scan(self._txn, self._prefix, low):
-            if key > high:
-                return
-            yield keys.read_address_key(key)[1:], raw
+        start: bytes | None = low
+        while start is not None and start <= high:
+            with self._store.read() as txn:
+                found = find(txn, self._key)  # again: a restore may have changed the number
+                if found is None:
+                    return
+                prefix = keys.network_prefix(found[0])
+                leases, end = self._leases(txn, prefix, start, indexed)
+                kept, kept_end = tables.RESERVATIONS.page(txn, prefix, prefix + start)
+            ends = [one for one in (end, kept_end) if one is not None]
+            following = min(ends, default=None)
+            limit = min([prefix + high + b"\0", *ends])
+            yield (
+                [item for item in leases if item[0] < limit],
+                [item for item in kept if item[0] < limit],
+            )
+            start = following and following[len(prefix) :]
+
+    def _leases(
+        self, txn: Snapshot, prefix: bytes, start: bytes, indexed: list[bytes] | None
+    ) -> tuple[list[Item], bytes | None]:
+        """Return a page of leases, and the key at which the next page starts, or None."""
+        if self._wanted.states == {RESERVED}:
+            return [], None
+        if indexed is None:
+            return tables.LEASES.page(txn, prefix, prefix + start)
+        at = bisect_left(indexed, start)
+        end = at + tables.PAGE
+        found = ((prefix + one, tables.LEASES.get(txn, prefix + one)) for one in indexed[at:end])
+        items = [(key, raw) for key, raw in found if raw is not None]
+        return items, prefix + indexed[end] if end < len(indexed) else None
 
     def _bounds(self) -> tuple[bytes, bytes]:
-        """Return the first and the last key that may be wanted."""
+        """Return the first and the last key that may be wanted, without the network's number."""
         if self._wanted.interval is None:
-            return self._prefix, self._prefix + b"\xff" * 17
+            return b"", b"\xff" * 17
         family, low, high = self._wanted.interval
-        return (
-            keys.address_key(self._network_id, family, low),
-            keys.address_key(self._network_id, family, high),
-        )
+        return _place(family, low), _place(family, high)
 
-    def _look_up(self, addresses: Iterable[Address]) -> Iterator[tuple[Address, bytes]]:
-        for family, value in sorted(set(addresses)):
-            if self._wanted.covers(family, value):
-                key = keys.address_key(self._network_id, family, value)
-                raw = tables.LEASES.get(self._txn, key)
-                if raw is not None:
-                    yield (family, value), raw
-
-    def _indexed(self) -> Iterable[Address] | None:
-        """Return the addresses that an index names, or None when no index can be used."""
-        wanted = self._wanted
+    def _indexed(self, txn: Snapshot, network_id: int) -> Iterable[bytes] | None:
+        """Return the keys that an index names, or None when no index can be used."""
+        wanted, prefix = self._wanted, keys.network_prefix(network_id)
         if wanted.container and wanted.ifname:
             name = keys.owner_name(wanted.container, wanted.ifname)
-            key = keys.owner_key(self._prefix, name)
-            raw = tables.OWNERS.get(self._txn, key)
+            raw = tables.OWNERS.get(txn, keys.owner_key(prefix, name))
             if raw is not None:  # else it may be the beginning of an id, or the address is cooling
-                return keys.read_addresses(raw)
+                return (_place(*one) for one in keys.read_addresses(raw))
         if wanted.states == {COOLING}:
-            return self._queue()
+            queue = tables.COOLDOWN.scan_keys(txn, prefix)
+            return [_place(*keys.read_cooldown_key(key)[3:]) for key in queue]
         if wanted.since_ns:
-            return self._since()
+            return self._since(txn, network_id)
         return None
 
-    def _queue(self) -> Iterator[Address]:
-        for key in tables.COOLDOWN.scan_keys(self._txn, self._prefix):
-            yield keys.read_cooldown_key(key)[3:]
-
-    def _since(self) -> list[Address] | None:
+    def _since(self, txn: Snapshot, network_id: int) -> list[bytes] | None:
         """Return what was assigned since then, or None when the history does not go back so far."""
         # O(events since then): it is read from its end to the first event before the time. A minute
         # more is read, because the clock may have been set back.
-        state = self._txn.state(self._network_id)
-        found: list[Address] = []
+        state = txn.state(network_id)
+        found: list[bytes] = []
         assignments = 0
-        for key, raw in tables.EVENTS.scan_back(self._txn, self._prefix):
+        for key, raw in tables.EVENTS.scan_back(txn, keys.network_prefix(network_id)):
             event = Event(key, raw)
             if event.wall_ns < self._wanted.since_ns - _MARGIN_NS:
                 return found
             if event.generation:
-                found.append((event.family, event.value))
+                found.append(_place(event.family, event.value))
                 assignments += event.kind in history.BEGINNINGS
         # No event is older: the list is complete if it has every assignment that was ever made.
         return found if assignments == state.generation else None
-
-    def _reservations(self) -> Iterator[tuple[Address, Reservation]]:
-        for one in reservations.read_all(self._txn, self._network_id):
-            if self._wanted.covers(one.family, one.value):
-                yield (one.family, one.value), one
 
     # What a row says -------------------------------------------------------------------------
 
@@ -314,6 +327,11 @@ class _Listing:
                     yield family, low, high
                 elif wanted[0] == family and low <= wanted[2] and wanted[1] <= high:
                     yield family, max(low, wanted[1]), min(high, wanted[2])
+
+
+def _place(family: int, value: int) -> bytes:
+    """Return the key of an address without the network's number."""
+    return keys.address_key(0, family, value)[4:]
 
 
 def stats(ipam: Ipam, only: str | None) -> Iterator[dict[str, Any]]:

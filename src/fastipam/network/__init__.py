@@ -360,10 +360,10 @@ class Network(Reading):
 
         ``valid`` has (container id, interface) pairs. Leases assigned at ``before_ns`` (wall clock
         nanoseconds) or later are kept, because they are newer than the list. So take that time
-        before the list is made, not after it. The leases of one moment are read, and each is
-        checked again before its release, so an owner that comes back meanwhile keeps its new
-        addresses. O(leases); a transaction releases up to 256 owners. A damaged lease does not stop
-        the release of others; StoreCorrupt is raised at the end.
+        before the list is made, not after it. The leases are read first, and each is checked again
+        before its release, so an owner that comes back meanwhile keeps its new addresses.
+        O(leases); a transaction releases up to 256 owners. A damaged lease does not stop the
+        release of others; StoreCorrupt is raised at the end.
         """
         newest: dict[tuple[str, str], int] = {}
         damage = None
@@ -393,7 +393,8 @@ class Network(Reading):
     ) -> Iterator[tuple[bytes, Record]]:
         """Yield key and record of every lease that :meth:`retain` would release.
 
-        As of one moment, in address order. Raises StoreCorrupt at the end if one is damaged.
+        In address order, read as :meth:`leases` does. Raises StoreCorrupt at the end if one is
+        damaged.
         """
         from fastipam.network import gc
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fastipam.addressing.ranges import Pool, RangeSet
     from fastipam.storage.records.event import Event
     from fastipam.storage.records.reservation import Reservation
+    from fastipam.storage.tables import Table
     from fastipam.storage.transaction import Snapshot
 
     AnyIP = IPv4Address | IPv6Address
@@ -68,10 +69,11 @@ class Reading(Books):
             return self._view(self.ranges_of(found[1]), family, value, record)
 
     def leases(self) -> Iterator[Lease]:
-        """Yield every lease in address order, IPv4 first, as of one moment.
+        """Yield every lease in address order, IPv4 first.
 
-        O(1) memory. The iterator keeps a read transaction open, so exhaust or close it: until then
-        the file cannot reuse freed space.
+        O(1) memory. Up to 4096 leases are as of one moment. More are read in pages, and each page
+        is as of one moment: what changes behind the page is seen, what changes before it is not.
+        Between two leases no read transaction is open, however long the caller takes.
         """
         self._end_earlier_boots()
         for family, value, record, pool in self.records():
@@ -79,21 +81,37 @@ class Reading(Books):
                 yield self._view(pool, family, value, record)
 
     def records(self) -> Iterator[tuple[int, int, Record, Pool]]:
-        """Yield every used address in order, with its record (cooling ones too) and the pool."""
-        with self._store.read() as txn:
-            found = self._find(txn)
-            if found is None:
-                return
-            pool = self.ranges_of(found[1])
-            for key, raw in tables.LEASES.scan(txn, keys.network_prefix(found[0])):
+        """Yield every used address in order, with its record (cooling ones too) and the pool.
+
+        It reads in pages as :meth:`leases` does.
+        """
+        for text, items in self._pages(tables.LEASES):
+            pool = self.ranges_of(text)
+            for key, raw in items:
                 yield *keys.read_address_key(key)[1:], Record.read(raw), pool
 
     def raw_leases(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield key and packed record of the same addresses; a record may be damaged."""
-        with self._store.read() as txn:
-            network_id = self.id_in(txn)
-            if network_id is not None:
-                yield from tables.LEASES.scan(txn, keys.network_prefix(network_id))
+        for _, items in self._pages(tables.LEASES):
+            yield from items
+
+    def _pages(self, table: Table) -> Iterator[tuple[str, list[tuple[bytes, bytes]]]]:
+        """Yield the text of the ranges and the network's entries in a table, a page at a time.
+
+        The read transaction of a page has ended when it is yielded: while one is open, the file
+        cannot reuse space, and the caller may write the page to a pipe that nobody reads.
+        """
+        start: bytes | None = b""
+        while start is not None:
+            with self._store.read() as txn:
+                found = self._find(txn)
+                if found is None:
+                    return
+                # The name is looked up again: a restore may have given it another number.
+                prefix = keys.network_prefix(found[0])
+                items, following = table.page(txn, prefix, prefix + start)
+            yield found[1], items
+            start = following and following[len(prefix) :]
 
     def owned(self, container_id: str, ifname: str) -> list[tuple[int, int]]:
         """Return this owner's (family, address) pairs, in the order of the range sets. O(1)."""
@@ -249,16 +267,14 @@ class Reading(Books):
             return txn.state(found[0]).all_cursors()
 
     def reservations(self) -> Iterator[Reservation]:
-        """Yield the reservations in address order, sticky ones too, as of one moment. O(1) memory.
+        """Yield the reservations in address order, sticky ones too. O(1) memory.
 
-        The iterator keeps a read transaction open: exhaust or close it.
+        It reads in pages as :meth:`leases` does.
         """
         from fastipam.allocation import reservations
 
-        with self._store.read() as txn:
-            network_id = self.id_in(txn)
-            if network_id is not None:
-                yield from reservations.read_all(txn, network_id)
+        for _, items in self._pages(tables.RESERVATIONS):
+            yield from reservations.read_items(items)
 
     def reservation(self, address: Wanted) -> Reservation | None:
         """Return the reservation of this address, or None. O(1)."""
@@ -280,15 +296,13 @@ class Reading(Books):
     ) -> Iterator[Event]:
         """Yield the events of this address, or of this pod ("namespace/name"), oldest first.
 
-        Times are wall clock nanoseconds, inclusive. O(events that are kept), O(1) memory. The
-        iterator keeps a read transaction open: exhaust or close it. Raises ConfigError, StoreError.
+        Times are wall clock nanoseconds, inclusive. O(events that are kept), O(1) memory. It reads
+        in pages as :meth:`leases` does. Raises ConfigError, StoreError.
         """
         wanted = None if address is None else parse_wanted(address)
-        with self._store.read() as txn:
-            network_id = self.id_in(txn)
-            if network_id is not None:
-                between = (since_ns or 0, _EVER_NS if until_ns is None else until_ns)
-                yield from history.read(txn, network_id, wanted, pod, between)
+        between = (since_ns or 0, _EVER_NS if until_ns is None else until_ns)
+        for _, items in self._pages(tables.EVENTS):
+            yield from history.select(items, wanted, pod, between)
 
     def holder_at(self, address: Wanted, wall_ns: int) -> Event | None:
         """Return the event that says who had this address at a time, or None.

@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 SCHEMA = 3  # 1 and 2 were never released
 DURABLE = "durable"
 RELAXED = "relaxed"
-_AT_ONCE = 4096  # keys that one call into LMDB reads
 MAX_DATABASES = 32  # room for those of later schemas
+# Entries of a page: reading them takes some milliseconds, and they need a megabyte of memory.
+PAGE = 4096
 # The keys of META; a policy's is made by records.keys.
 SCHEMA_KEY = b"schema"
 DURABILITY_KEY = b"durability"
@@ -161,11 +162,25 @@ class Table:
         with txn.txn.cursor(txn.databases[self._at]) as cursor:
             if cursor.set_range(prefix):
                 found = cursor.iternext(keys=True, values=False)
-                while chunk := list(islice(found, _AT_ONCE)):
+                while chunk := list(islice(found, PAGE)):
                     if not chunk[-1].startswith(prefix):
                         return total + sum(key.startswith(prefix) for key in chunk)
                     total += len(chunk)
         return total
+
+    def page(
+        self, txn: Reading, prefix: bytes, start: bytes = b"", *, most: int = PAGE
+    ) -> tuple[list[Item], bytes | None]:
+        """Return the first ``most`` of what `scan` yields, and where the next page starts, or None.
+
+        For those who do something slow with each entry: the transaction can end after each page.
+        """
+        with txn.txn.cursor(txn.databases[self._at]) as cursor:
+            found = cursor.set_range(start or prefix)
+            items: list[Item] = list(islice(cursor, most)) if found else []
+        if items and not items[-1][0].startswith(prefix):
+            return [item for item in items if item[0].startswith(prefix)], None
+        return items, items[-1][0] + b"\0" if len(items) == most else None
 
     def walk(self, txn: Reading) -> Walk:
         """Return a place in the table that can be moved, for those who skip or delete."""

@@ -44,6 +44,10 @@ MOST_NETWORKS = (1 << 32) - 1  # so that the id of one more network has 4 bytes,
 def verify(store: Store, progress: Progress | None = None) -> list[Finding]:
     """Return all findings of a store, [] when it is consistent. O(pages + records).
 
+    It reads one moment, in one read transaction, because a finding compares databases with each
+    other: read in pages, a store in use would seem to contradict itself. While it reads, the file
+    cannot reuse freed space; the caller gets the findings when it has read everything.
+
     Inside a write transaction of this thread its changes are checked as well. ``progress`` is
     called with the number of records read and the approximate number of all. Raises StoreError.
     """
@@ -51,7 +55,10 @@ def verify(store: Store, progress: Progress | None = None) -> list[Finding]:
 
 
 def findings(store: Store, progress: Progress | None = None) -> Iterator[Finding]:
-    """Yield the findings of :func:`verify`. A read transaction is open during the iteration."""
+    """Yield the findings of :func:`verify`. A read transaction is open during the iteration.
+
+    So whoever prints them collects them first: a pager that stands would hold the transaction.
+    """
     with store.read() as txn:
         told = Told(txn, progress)
         yield from _Verifier(txn, told).run()

@@ -41,11 +41,15 @@ def judge(network: NetworkCheck, family: int, value: int) -> list[Finding]:
     return found
 
 
-def _listed(network: NetworkCheck, key: bytes) -> list[tuple[int, int]]:
-    try:
-        return keys.read_addresses(tables.STICKY.get(network.txn, key) or b"")
-    except StoreCorrupt:  # reported on its own
-        return []
+def _listed(network: NetworkCheck, key: bytes) -> frozenset[tuple[int, int]]:
+    # Each list is read once: an owner of a /16 has 65,536 reservations, and they are in one list.
+    if key not in network.listed:
+        try:
+            found = keys.read_addresses(tables.STICKY.get(network.txn, key) or b"")
+        except StoreCorrupt:  # reported on its own
+            found = []
+        network.listed[key] = frozenset(found)
+    return network.listed[key]
 
 
 def entries(network: NetworkCheck) -> Iterator[Finding]:

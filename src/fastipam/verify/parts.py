@@ -76,6 +76,7 @@ class NetworkCheck:
         self.prefix = keys.network_prefix(network_id)
         self.pool: Pool | None = None
         self.state: NetworkState | None = None
+        self.listed: dict[bytes, frozenset[tuple[int, int]]] = {}  # by key: entries of ``sticky``
         self.counts = dict.fromkeys(("assigned", "cooling", "reserved", "kept", "outside"), 0)
 
     def finding(self, kind: str, where: str, text: str) -> Finding:
