@@ -28,6 +28,8 @@ from .nodes import Machine, assert_settled, init, owners
 if TYPE_CHECKING:
     from typing import Any
 
+    from fastipam.cluster.engine import Engine
+
 
 class Time:
     """Seconds that the test moves."""
@@ -56,11 +58,9 @@ def engine(time: Time) -> MemoryEngine:
 class Agent(Machine):
     """A machine with a keeper."""
 
-    def __init__(
-        self, path: Path, name: str, engine: MemoryEngine, time: Time, **more: Any
-    ) -> None:
+    def __init__(self, path: Path, name: str, engine: Engine, time: Time, **more: Any) -> None:
         super().__init__(path, name, engine, **more)
-        self.woken = 0
+        self.woken = self.added = 0
         self.time = time
         self.restart()
 
@@ -81,7 +81,7 @@ class Agent(Machine):
         """As many ADDs; how many were served."""
         served = 0
         for _ in range(count):
-            self.added = getattr(self, "added", 0) + 1
+            self.added += 1
             try:
                 self.network.allocate(f"c{self.added}")
             except PoolExhausted:

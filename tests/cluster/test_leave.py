@@ -128,8 +128,7 @@ def test_leave_while_an_agent_runs(engine: MemoryEngine, tmp_path: Path) -> None
     """Refused: the agent would register the node again."""
     machine = Machine(tmp_path, "a", engine)
     node = machine.node()
-    session = engine.open_session(30, deadline_s=1)
-    node.join(Deadline(5), agent=True, session=session)
+    node.join(Deadline(5), agent=True, sign=True)
     claim(node, 1)
     with pytest.raises(ClusterRefused, match="its agent keeps its session"):
         admin.leave(machine.node(), Deadline(5), force=True)

@@ -97,8 +97,8 @@ def _own_blocks(ipam: Ipam) -> None:
     network = _cut(ipam)
     with ipam.store.write() as txn:
         network_id = network.enter(txn).state.network_id
-        inode = ipam.store.identity[1]
-        member = Member("node", "incarnation", "", epoch=1, revision=1, inode=inode)
+        file, boot = blocks.file_of(ipam.store), ipam.store.boot
+        member = Member("node", "incarnation", "", epoch=1, revision=1, file=file, boot=boot)
         blocks.put_member(txn, network_id, member)
         blocks.prove(txn, network_id, 1 << 62)
         for base in (0x0A070000, 0x0A070100):

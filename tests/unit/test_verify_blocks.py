@@ -34,7 +34,7 @@ def store(data_dir: Path) -> Iterator[Store]:
         net = Network(ipam.store, "net", CUT)
         with ipam.store.write() as txn:
             net.enter(txn)
-            MEMBER.inode = ipam.store.identity[1]
+            MEMBER.file, MEMBER.boot = blocks.file_of(ipam.store), ipam.store.boot
             blocks.put_member(txn, ID, MEMBER)
             blocks.prove(txn, ID, 10**9)
             for base, state in ((FIRST, ACTIVE), (SECOND, ACTIVE), (THIRD, LOST)):

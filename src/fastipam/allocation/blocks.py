@@ -16,7 +16,7 @@ import time
 from fastipam.addressing.addresses import BITS
 from fastipam.storage import tables
 from fastipam.storage.records import block as block_record
-from fastipam.storage.records.block import ACTIVE, Block, Member, block_key
+from fastipam.storage.records.block import ACTIVE, RESTORED, Block, Member, block_key
 from fastipam.storage.records.keys import network_prefix
 
 TYPE_CHECKING = False
@@ -25,11 +25,10 @@ if TYPE_CHECKING:
 
     from fastipam._bitmap import StoredPages
     from fastipam.addressing.ranges import RangeSet
+    from fastipam.storage.environment import Environment
     from fastipam.storage.transaction import Snapshot, Transaction
 
     Interval = tuple[int, int]
-
-_COPIED = (1 << 64) - 1  # no file has this inode
 
 
 # Geometry -------------------------------------------------------------------------------------
@@ -165,12 +164,18 @@ def put_member(txn: Transaction, network_id: int, member: Member) -> None:
     tables.BLOCKS.put(txn, block_record.member_key(network_id), member.pack())
 
 
+def file_of(store: Environment) -> int:
+    """Return a number for the data file of a store: another file of this boot has another one."""
+    device, inode = store.identity[:2]
+    return (device << 32 ^ inode) & 0xFFFF_FFFF_FFFF_FFFF
+
+
 def distrust(txn: Transaction) -> None:
     """Have every block confirmed before it serves: the records come from a copy of a store."""
     for key, raw in list(tables.BLOCKS.scan(txn)):
         if block_record.is_member_key(key):
             member = Member.read(raw)
-            member.inode = _COPIED
+            member.file = RESTORED
             tables.BLOCKS.put(txn, key, member.pack())
 
 
@@ -198,10 +203,14 @@ def proven_until(txn: Transaction | Snapshot, network_id: int) -> int:
 def doubt(txn: Transaction | Snapshot, network_id: int, now_ns: int | None = None) -> str:
     """Return why no address may be assigned on the word of this store alone, or an empty text."""
     raw = tables.BLOCKS.get(txn, block_record.member_key(network_id))
-    revision, inode, fencing = (0, 0, False) if raw is None else block_record.read_standing(raw)
-    if not revision:
+    if raw is None:
         return "this node is not registered in its cluster"
-    if inode != txn.store.identity[1]:
+    revision, file, fencing, boot = block_record.read_standing(raw)
+    if not revision and file != block_record.COPIED:
+        return "this node is not registered in its cluster"
+    if boot != txn.store.boot:
+        return "the machine was started, and the blocks are not confirmed yet"
+    if file != file_of(txn.store):
         return "the store was restored or copied, and its blocks are not confirmed yet"
     if fencing:
         now_ns = boottime_ns() if now_ns is None else now_ns

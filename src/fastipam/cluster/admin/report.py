@@ -90,8 +90,7 @@ def _compare_settings(node: Node, deadline: Deadline) -> str:
 def claim(node: Node, family: int, count: int, deadline: Deadline) -> list[str]:
     """Claim an aligned run for this node; return the blocks as CIDRs. Raises NoBlock."""
     share = node.share
-    member = share.member()
-    if (member is None or not member.revision or share.has_begun()) and node.join(deadline):
+    if (share.doubt() or share.has_begun()) and node.join(deadline):
         raise NoBlock(
             f"node {node.name} has lost its store: its agent looks for what is in use first",
             hint="start the agent",

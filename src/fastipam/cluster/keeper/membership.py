@@ -56,7 +56,7 @@ class Membership:
             )
             self._joined = False
         if not self._joined:
-            node.session.let_go()
+            node.session.let_go(deadline)
         compared = not self._joined or now >= self._reconcile_at
         if compared:
             self._compare(deadline)

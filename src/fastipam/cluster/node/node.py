@@ -101,7 +101,7 @@ class Node:
         member, is_new = self.registration.register(deadline, agent=agent, sign=sign)
         # A new node owns nothing yet.
         owned = {} if is_new else self._owned(deadline)
-        found, granted = self.share.reconcile(member, owned)
+        found, granted = self.share.reconcile(member, owned, self.registration.machine)
         self.counts.granted += granted
         self.step("reconciled")
         for block in self.share.blocks():

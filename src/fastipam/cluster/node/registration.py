@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 
+from fastipam.allocation import blocks
 from fastipam.cluster import schema
 from fastipam.cluster.engine import Compare, EngineTimeout, Put
 from fastipam.cluster.errors import ClusterRefused, NoBlock
 from fastipam.cluster.schema import NodeEntry
-from fastipam.storage.records.block import Member
+from fastipam.storage.records.block import COPIED, Member
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,10 +24,23 @@ if TYPE_CHECKING:
 ENTRY_TRIES = 8
 
 
-class Registration:
-    """Registers a node under its name."""
+_MACHINE_ID = "/etc/machine-id"  # machine-id(5)
 
-    __slots__ = ("_engine", "_keys", "_session", "_share", "_step", "name")
+
+def read_machine() -> str:
+    """Return the id of this machine, or "" where there is none: in a container, for example."""
+    try:
+        with open(_MACHINE_ID, encoding="ascii", errors="replace") as file:
+            text = file.read(64).strip()
+    except OSError:
+        return ""
+    return text if len(text) == 32 else ""  # it may say "uninitialized"
+
+
+class Registration:
+    """Registers a node under its name. ``machine`` is the id of the machine."""
+
+    __slots__ = ("_engine", "_keys", "_session", "_share", "_step", "machine", "name")
 
     def __init__(
         self,
@@ -42,6 +56,7 @@ class Registration:
         self._session = session
         self._step = step
         self.name = share.settings.node
+        self.machine = read_machine()
 
     def register(self, deadline: Deadline, *, agent: bool, sign: bool) -> tuple[Member, bool]:
         """Write the node's entry; return the node as it is registered, and whether it is new.
@@ -62,16 +77,30 @@ class Registration:
 
     def _identity(self) -> Member:
         """Return who this node is; store it before anybody is told, to recognise its own entry."""
-        member = self._share.member()
+        share = self._share
+        member = share.member()
         if member is not None and member.node == self.name:
+            if share.is_copy(member, self.machine):
+                # The one that was copied may live. This is another node, which has lost its store.
+                member.incarnation, member.file, member.revision = _new(), COPIED, 0
+                member.boot, member.machine = share.store.boot, self.machine
+                share.put_member(member)
+                self._step("named")
             return member
         if member is not None and member.epoch:
             raise ClusterRefused(
                 f"this store belongs to node {member.node}, the configuration says {self.name}",
                 hint=f'set "node": "{member.node}", or release that node and use a new store',
             )
-        member = Member(self.name, os.urandom(8).hex(), self._share.settings.text)
-        self._share.put_member(member)
+        member = Member(
+            self.name,
+            _new(),
+            share.settings.text,
+            self.machine,
+            file=blocks.file_of(share.store),
+            boot=share.store.boot,
+        )
+        share.put_member(member)
         self._step("named")
         return member
 
@@ -123,7 +152,7 @@ class Registration:
                 return
             revision = 0 if stored is None else stored.mod_revision
             conditions = [Compare(key, "mod_revision", revision), self._same_settings()]
-            if _takes_over(stored, member):
+            if self._was_elsewhere(stored, member):
                 conditions.append(Compare(self._keys.session(self.name), "absent"))
             try:
                 outcome = self._engine.transact(
@@ -149,9 +178,9 @@ class Registration:
             return NodeEntry(member.incarnation, member.epoch + 1, boot, addresses, agent=agent)
         entry = NodeEntry.read(stored.key, stored.value)
         epoch = entry.epoch
-        if _takes_over(stored, member):
-            self._check_takeover(entry, deadline, agent)
-            epoch += 1
+        if self._was_elsewhere(stored, member):
+            self._check_takeover(entry, member, deadline, agent)
+            epoch += entry.incarnation != member.incarnation
         return NodeEntry(
             member.incarnation,
             epoch,
@@ -160,15 +189,43 @@ class Registration:
             agent=agent or (entry.agent and entry.incarnation == member.incarnation),
         )
 
-    def _check_takeover(self, entry: NodeEntry, deadline: Deadline, agent: bool) -> None:
-        """Raise ClusterRefused unless the entry is this machine's, whose earlier store was lost."""
+    def _was_elsewhere(self, stored: KeyValue | None, member: Member) -> bool:
+        """Return whether the entry was written with another local store, or in another boot."""
+        if stored is None:
+            return False
+        entry = NodeEntry.read(stored.key, stored.value)
+        if not entry.incarnation:
+            return False
+        if entry.incarnation != member.incarnation:
+            return True
+        return entry.boot not in ("", self._share.store.boot_id())
+
+    def _check_takeover(
+        self, entry: NodeEntry, member: Member, deadline: Deadline, agent: bool
+    ) -> None:
+        """Raise ClusterRefused unless who wrote the entry is gone and this is the same machine.
+
+        Raises NoBlock when its session may end soon.
+        """
         # Otherwise two nodes have one name. In one boot it is one machine, and a node that has kept
         # a session is gone when its session is. A plugin that runs directly keeps no session, so
         # two of them could not find out.
         alive = self._engine.get(self._keys.session(self.name), deadline_s=deadline.call_s())
-        is_gone = entry.agent or entry.boot == self._share.store.boot_id()
+        boot = self._share.store.boot_id()
+        if entry.incarnation == member.incarnation and member.boot != self._share.store.boot:
+            # This machine was started, or another one runs from a copy of its disk.
+            if alive is None:
+                return
+            raise NoBlock(
+                f"the session of node {self.name} in another boot has not ended",
+                hint="it ends by itself, sessionTTL after this machine was last up; if it does "
+                "not, another machine has a copy of this one's disk and the same name",
+            )
+        is_gone = entry.agent or entry.boot == boot
         if alive is None and agent and is_gone:
             return
+        if member.revision:  # somebody has taken this node's place: nothing of it is certain
+            self._share.forget_registration()
         raise ClusterRefused(
             f"there is another node named {self.name}"
             + (" and it is alive" if alive is not None else ", or its store was lost"),
@@ -177,9 +234,6 @@ class Registration:
         )
 
 
-def _takes_over(stored: KeyValue | None, member: Member) -> bool:
-    """Return whether the entry was written with another local store."""
-    if stored is None:
-        return False
-    entry = NodeEntry.read(stored.key, stored.value)
-    return bool(entry.incarnation) and entry.incarnation != member.incarnation
+def _new() -> str:
+    """Return a new incarnation."""
+    return os.urandom(8).hex()

@@ -14,6 +14,7 @@ from fastipam.allocation.blocks import boottime_ns
 from fastipam.cluster.engine import Compare, EngineError, Put
 from fastipam.cluster.errors import ClusterRefused, NoBlock
 from fastipam.cluster.schema import SignOfLife
+from fastipam.storage.records.block import RESTORED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,8 +76,14 @@ class Session:
         self._revision = revision
         self._spare = (0, 0.0, 0)
 
-    def let_go(self) -> None:
-        """Forget which session is kept, because it may not be the node's any more."""
+    def let_go(self, deadline: Deadline) -> None:
+        """Forget which session is kept, because it may not be the node's any more.
+
+        Close it if the store was restored: then the node is another one, and assigns nothing yet.
+        """
+        member = self._share.member()
+        if self.id and member is not None and member.file == RESTORED:
+            self._engine.close_session(self.id, deadline_s=deadline.call_s())
         self.id = self._revision = 0
 
     def hold(self, deadline: Deadline) -> None:

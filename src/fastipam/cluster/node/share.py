@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from fastipam.allocation import blocks
 from fastipam.cluster.errors import ClusterRefused, NoBlock
-from fastipam.storage.records.block import ACTIVE, CLAIMING, FOUND, LOST, RELEASING, Block, Member
+from fastipam.storage.records.block import (
+    ACTIVE,
+    CLAIMING,
+    COPIED,
+    FOUND,
+    LOST,
+    NO_FILE,
+    RELEASING,
+    RESTORED,
+    Block,
+    Member,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,6 +104,18 @@ class Share:
                 member.revision = 0
                 blocks.put_member(txn, network_id, member)
 
+    def is_copy(self, member: Member, machine: str) -> bool:
+        """Return whether the store was copied since the node's incarnation was chosen for it.
+
+        ``machine`` is this machine's id, "" if it is not known. In one boot a copy is another file.
+        In another boot nothing of the file is certain, and the machine may be another one.
+        """
+        if member.file == RESTORED:
+            return True
+        if member.boot == self.store.boot:
+            return member.file not in (NO_FILE, COPIED, blocks.file_of(self.store))
+        return bool(machine and member.machine) and machine != member.machine
+
     def set_mark(self, number: int) -> Member:
         """Store the number of the mark that the node is about to write; return the node.
 
@@ -179,18 +202,18 @@ class Share:
         return added
 
     def reconcile(
-        self, member: Member, owned: Mapping[BlockId, BlockEntry]
+        self, member: Member, owned: Mapping[BlockId, BlockEntry], machine: str = ""
     ) -> tuple[list[BlockId], int]:
         """Make the records agree with ``owned``: what the shared store lists for this node.
 
-        ``member`` has its new epoch and revision. Returns the blocks that are found (this node's,
-        but this store does not know which of their addresses are in use), and how many granted
-        blocks were activated.
+        ``member`` has its new epoch and revision, ``machine`` is this machine's id. Returns the
+        blocks that are found (this node's, but this store does not know which of their addresses
+        are in use), and how many granted blocks were activated.
         """
         unknown = dict(owned)
         granted = 0
         # An older copy of the store does not know which addresses are in use now.
-        copied = member.inode not in (0, self.store.identity[1])
+        copied = member.file == COPIED
         with self.store.write() as txn:
             ledger = self.network.enter(txn)
             network_id = ledger.state.network_id
@@ -211,7 +234,9 @@ class Share:
                 else:
                     blocks.put(txn, network_id, block)
             member.settings = self.settings.text
-            member.inode = self.store.identity[1]
+            member.file = blocks.file_of(self.store)
+            member.boot = self.store.boot
+            member.machine = machine or member.machine
             member.fencing = self.settings.fencing
             blocks.put_member(txn, network_id, member)
             found = [

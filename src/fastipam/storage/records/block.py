@@ -30,7 +30,7 @@ STATES = {
     LOST: "lost",
 }
 _BLOCK = Struct("<BQQQ")
-_MEMBER = Struct("<QQQQQ")
+_MEMBER = Struct("<QQQQB3xI")
 _PROOF = Struct("<IQ")
 _OPEN = Struct(">4scBI")
 _KEY_BYTES = {family: 6 + bits // 8 for family, bits in BITS.items()}
@@ -73,44 +73,62 @@ class Block:
         return f"<Block {format_cidr(self.family, self.base, BITS[self.family])} {self.state}>"
 
 
+# What the ``file`` of a Member says when it is not the number of a data file.
+NO_FILE = 0  # it never registered
+RESTORED = (1 << 64) - 1  # the records come from a backup
+COPIED = (1 << 64) - 2  # the same, and the node has an incarnation of its own by now
+
+
 class Member:
     """The record of this node as a member of its cluster: what a claim has to prove.
 
     ``revision`` is that of the node's key in the cluster's store, or 0 when the node is not
-    registered or was removed. ``inode`` is that of this store's file: a copied or restored store
-    has another, and its blocks are used only after the cluster's store has confirmed them. With
-    ``fencing`` the node has to prove in time that it owns its blocks.
+    registered or was removed. ``file`` is the number of this store's data file
+    (``blocks.file_of``), ``boot`` the number of the boot and ``machine`` the id of the machine in
+    which the blocks were last confirmed: a store that was copied, or whose machine was started
+    since then, assigns nothing before the cluster's store has confirmed them again. With
+    ``fencing`` the node has to prove in time that it owns its blocks. ``mark`` is the number of its
+    last mark of need.
     """
 
-    __slots__ = ("epoch", "fencing", "incarnation", "inode", "mark", "node", "revision", "settings")
+    __slots__ = (
+        "boot", "epoch", "fencing", "file", "incarnation", "machine", "mark", "node", "revision",
+        "settings",
+    )  # fmt: skip
 
     def __init__(
         self,
         node: str,
         incarnation: str,
         settings: str,
+        machine: str = "",
         *,
         epoch: int = 0,
         revision: int = 0,
-        inode: int = 0,
+        file: int = NO_FILE,
         mark: int = 0,
         fencing: bool = False,
+        boot: int = 0,
     ) -> None:
         self.node = node
         self.incarnation = incarnation
         self.settings = settings
+        self.machine = machine
         self.epoch = epoch
         self.revision = revision
-        self.inode = inode
-        self.mark = mark  # the number of its last wanted mark
+        self.file = file
+        self.mark = mark
         self.fencing = fencing
+        self.boot = boot
 
     @classmethod
     def read(cls, raw: bytes) -> Member:
         """Return the record of a value. Raises StoreCorrupt."""
         try:
-            epoch, revision, inode, mark, fencing = _MEMBER.unpack_from(raw)
-            node, incarnation, settings = raw[_MEMBER.size :].decode().split("\0")
+            epoch, revision, file, mark, fencing, boot = _MEMBER.unpack_from(raw)
+            # A store of the development version before has no machine, and 0 for the boot.
+            node, incarnation, settings, *rest = raw[_MEMBER.size :].decode().split("\0")
+            (machine,) = rest or ("",)
         except Exception as error:
             raise StoreCorrupt(
                 f"what the store says of its node cannot be read: {raw.hex()}", hint=CHECK_HINT
@@ -119,17 +137,22 @@ class Member:
             node,
             incarnation,
             settings,
+            machine,
             epoch=epoch,
             revision=revision,
-            inode=inode,
+            file=file,
             mark=mark,
             fencing=bool(fencing),
+            boot=boot,
         )
 
     def pack(self) -> bytes:
         """Return the value that :meth:`read` reads."""
-        numbers = _MEMBER.pack(self.epoch, self.revision, self.inode, self.mark, self.fencing)
-        return numbers + "\0".join((self.node, self.incarnation, self.settings)).encode()
+        numbers = _MEMBER.pack(
+            self.epoch, self.revision, self.file, self.mark, self.fencing, self.boot
+        )
+        texts = (self.node, self.incarnation, self.settings, self.machine)
+        return numbers + "\0".join(texts).encode()
 
 
 def is_active(raw: bytes | None) -> bool:
@@ -137,15 +160,15 @@ def is_active(raw: bytes | None) -> bool:
     return bool(raw and raw[0] == ACTIVE)  # an empty record is damaged; verify reports it
 
 
-def read_standing(raw: bytes) -> tuple[int, int, bool]:
-    """Return (revision, inode, fencing) of a packed :class:`Member`: every ADD asks for them.
+def read_standing(raw: bytes) -> tuple[int, int, bool, int]:
+    """Return (revision, file, fencing, boot) of a packed :class:`Member`: every ADD asks for them.
 
     Raises StoreCorrupt when the record is too short.
     """
     if len(raw) < _MEMBER.size:
         raise StoreCorrupt(f"the member record cannot be read: {raw.hex()}", hint=CHECK_HINT)
-    _, revision, inode, _, fencing = _MEMBER.unpack_from(raw)
-    return revision, inode, bool(fencing)
+    _, revision, file, _, fencing, boot = _MEMBER.unpack_from(raw)
+    return revision, file, bool(fencing), boot
 
 
 def pack_proof(boot: int, until_ns: int) -> bytes:
