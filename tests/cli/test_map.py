@@ -68,7 +68,24 @@ def test_plain(filled: Path) -> None:
     assert [text.count(one) for one in "#cx."] == [30, 10, 18, 198]
     assert lines[1].startswith("x")  # the network's address, at the top left
     assert "assigned 30  cooling 10" in lines[-1]
+    assert lines[-1].startswith("10.1.0.0/24: size 238  ")
+    assert lines[-1].endswith("  excluded 18")
     assert "\x1b" not in done.output
+
+
+def test_each_range_set_is_counted(data_dir: Path) -> None:
+    """The counts below the picture are of one range set each, with its ranges."""
+    with fastipam.open(data_dir, "relaxed") as ipam:
+        net = ipam.network("podnet", ["10.32.1.0/29", "fd00:32::/64"])
+        net.allocate_many([(f"c{number}", "eth0") for number in range(5)])
+    lines = _run(data_dir).output.splitlines()
+    assert "podnet: 10.32.1.0/29" in lines
+    counts = "size 5  assigned 5  cooling 0  reserved 0  free 0  excluded 3"
+    assert lines[-2:] == [
+        f"10.32.1.0/29: {counts}",
+        f"fd00:32::/64: size {2**64 - 2:,}  assigned 5  cooling 0  reserved 0  free {2**64 - 7:,}"
+        "  excluded 2",
+    ]
 
 
 def test_terminal(filled: Path) -> None:
@@ -95,6 +112,8 @@ def test_terminal(filled: Path) -> None:
         assert ("▀" in done.stdout) == coloured
         assert ("38;2;46;184;160" in done.stdout) == coloured
         assert ("####" in done.stdout) != coloured
+        assert "podnet: 10.1.0.0/24" in done.stdout
+        assert "excluded 18" in done.stdout
 
 
 def test_json(filled: Path) -> None:
@@ -103,6 +122,7 @@ def test_json(filled: Path) -> None:
     assert [row["cidr"] for row in rows[:2]] == ["10.1.0.0/28", "10.1.0.16/28"]
     assert len(rows) == 16
     states = ("free", "assigned", "cooling", "reserved", "excluded", "outside")
+    assert all(row["elsewhere"] == 0 for row in rows)
     assert all(sum(row[state] for state in states) == row["size"] == 16 for row in rows)
     assert [sum(row[state] for row in rows) for state in states] == [198, 30, 10, 0, 18, 0]
     (whole,) = json.loads(_run(filled, "--json", "--prefix", "24").output)

@@ -196,7 +196,7 @@ def test_an_empty_64(ipam: Ipam) -> None:
     net.release("a")
     (panel,) = _read(ipam).panels
     assert panel.frame.cidr == "2001:db8::/116"
-    assert panel.tally(0)[0].tolist() == [4094, 0, 0, 0, 2, 0]
+    assert panel.tally(0)[0].tolist() == [4094, 0, 0, 0, 2, 0, 0]
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def test_a_12_is_1024_pixels_wide(ipam: Ipam) -> None:
         state: int((pixels == np.array(colour)).all(axis=2).sum())
         for state, colour in BY_STATE.items()
     }
-    assert [counted[state] for state in range(6)] == panel.tally(0)[0].tolist()
+    assert [counted[state] for state in range(len(cells.STATES))] == panel.tally(0)[0].tolist()
 
 
 @pytest.mark.parametrize("ranges", ["10.32.0.0/15", "10.32.0.0/16", "10.1.2.0/24", "10.1.2.0/25"])
@@ -101,3 +101,16 @@ def test_shares() -> None:
     ]
     assert png.number_text(1048576) == "1,048,576"
     assert png.number_text(1 << 64) == "1.84e+19"
+
+
+def test_the_legend_counts_each_range_set(ipam: Ipam) -> None:
+    """The legend has the counts of each range set; many sets do not make it any longer."""
+    ipam.network("n", ["10.1.0.0/29", "2001:db8::/64"]).allocate("a")
+    ipam.network("many", [f"10.2.{number}.0/28" for number in range(9)]).allocate("a")
+    heights = []
+    for name in ("n", "many"):
+        with ipam.store.read() as txn:
+            picture = cells.read(txn, name)
+        assert picture is not None
+        heights.append(png._legend(picture, None).height)
+    assert heights[0] < heights[1] <= 720

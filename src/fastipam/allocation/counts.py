@@ -72,6 +72,11 @@ class SetCounts:
         """The ranges as a person reads them."""
         return ",".join(text_of(_document(one)) for one in self.range_set.ranges)
 
+    @property
+    def elsewhere(self) -> int:
+        """The addresses of a cluster's set that are in no block of this node, and not used here."""
+        return 0 if self.blocks is None else self.range_set.size - self.counts["size"]
+
     def document(self) -> dict[str, Any]:
         """Return what ``stats`` says of the set."""
         return {

@@ -16,7 +16,7 @@ from fastipam.storage.records import event as event_record
 from fastipam.storage.records import keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from fastipam.cli.filters import Filter
     from fastipam.ipam import Ipam
@@ -125,13 +125,19 @@ def on_screen(ipam: Ipam, only: str | None, wanted: Filter, *, every_s: float) -
                 rows.COLUMNS, shown, width=console.width, colours=output.has_colours()
             )
             counts = [
-                f"{row['network']}: {row['assigned']} assigned, {row['cooling']} cooling, "
+                f"{_name(row)}: {row['assigned']} assigned, {row['cooling']} cooling, "
                 f"{row['reserved']} reserved, {row['free']} free"
-                for row in rows.stats(ipam, only)
+                for row in rows.stats_table(rows.stats(ipam, only))
             ]
             hint = f"the first {room} rows; a filter shows others   " if more else ""
-            # All counters are in one line, however many networks there are.
+            # All counts are in one line, however many networks there are.
             last = f"{hint}(Ctrl-C ends)   {'; '.join(counts)}"[: console.width]
             text = "\n".join([*lines, "", last])
             live.update(Text.from_ansi(text), refresh=True)
             streams.pause(every_s)
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    """Return the network of a row of ``stats``, with the ranges if it has several range sets."""
+    name = str(row["network"])
+    return f"{name} {row['ranges']}" if row["several"] else name

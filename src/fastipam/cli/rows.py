@@ -352,18 +352,21 @@ def stats_table(documents: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]
     """
     for one in documents:
         outside = {state: one[state] for state in states.STATES}
+        several = len(one["range_sets"]) > 1
         for each in one["range_sets"]:
             yield {
                 "network": one["network"],
                 **each,
                 "ranges": ",".join(map(counts.text_of, each["ranges"])),
                 "used": _percent_text(each["used_percent"]),
+                "several": several,
             }
             outside = {state: count - each[state] for state, count in outside.items()}
         if any(outside.values()):
             size = sum(outside.values())
             yield {
-                "network": one["network"], "ranges": OUTSIDE, "size": size, **outside, "used": "-"
+                "network": one["network"], "ranges": OUTSIDE, "size": size, **outside,
+                "used": "-", "several": True,
             }  # fmt: skip
 
 

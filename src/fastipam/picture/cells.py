@@ -16,26 +16,31 @@ from fastipam import errors
 from fastipam.addressing.addresses import BITS
 from fastipam.allocation import states as address_states
 from fastipam.allocation.accounts import look_up
-from fastipam.allocation.counts import of_network
+from fastipam.allocation.counts import of_network, of_sets
 from fastipam.errors import StoreCorrupt
+from fastipam.picture import blocks
 from fastipam.picture.frames import Frame, frames
 from fastipam.storage import tables
 from fastipam.storage.records import keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from fastipam.addressing.ranges import Pool
+    from fastipam.allocation.counts import SetCounts
     from fastipam.storage.tables import Table
     from fastipam.storage.transaction import Snapshot
 
     Bytes = npt.NDArray[np.uint8]
     Counts = npt.NDArray[np.int64]
+    Interval = tuple[int, int]
+    Area = tuple[int, int, int, int]
 
 # The states of a cell. The first four are those of an address. EXCLUDED addresses are in a subnet
 # of the pool and never assigned (gateway, network, broadcast, exclusions). OUTSIDE is in no subnet.
-FREE, ASSIGNED, COOLING, RESERVED, EXCLUDED, OUTSIDE = range(6)
-STATES = (address_states.FREE, *address_states.STATES[:3], "excluded", "outside")
+# ELSEWHERE is of a cluster's pool, and in no active block of this node.
+FREE, ASSIGNED, COOLING, RESERVED, EXCLUDED, OUTSIDE, ELSEWHERE = range(7)
+STATES = (address_states.FREE, *address_states.STATES[:3], "excluded", "outside", "elsewhere")
 # A cell is state | level << 3. The level of a cell of several addresses says how many of them are
 # used, from 1 (hardly any) to 31 (all). The level of a single address is 31.
 LEVEL_SHIFT = 3
@@ -77,13 +82,17 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A network at one moment. Every change of the store increases ``change``."""
+    """A network at one moment. Every change of the store increases ``change``.
+
+    ``stats`` counts the addresses of the network by state, ``sets`` those of each range set.
+    """
 
     network: str
     network_id: int
     change: int
     moment_ns: int
     stats: dict[str, int]
+    sets: list[SetCounts]
     panels: list[Panel]
     left_out: int  # used parts of a large subnet that are not shown
 
@@ -110,22 +119,34 @@ def read(txn: Snapshot, name: str, max_bits: int = PICTURE_BITS) -> Picture | No
     shown, left_out = frames(pool, {family: each[0] for family, each in pages.items()}, max_bits)
     cooling = _cooling(txn, network_id)
     reserved = _reserved(txn, network_id)
+    own = [blocks.intervals(txn, network_id, each) for each in pool.sets]
     panels = [
-        _panel(pool, frame, pages[frame.family], cooling[frame.family], reserved[frame.family])
+        _panel(
+            _areas(pool, own, frame),
+            frame,
+            pages[frame.family],
+            cooling[frame.family],
+            reserved[frame.family],
+        )
         for frame in shown
     ]
-    stats = of_network(txn, state, pool)
-    return Picture(name, network_id, change_of(txn), txn.store.clock(), stats, panels, left_out)
+    stats, sets = of_network(txn, state, pool), of_sets(txn, state, pool)
+    moment_ns = txn.store.clock()
+    return Picture(name, network_id, change_of(txn), moment_ns, stats, sets, panels, left_out)
 
 
 def _panel(
-    pool: Pool, frame: Frame, pages: tuple[list[int], Bytes], cooling: Bytes, reserved: Bytes
+    areas: Iterable[Area],
+    frame: Frame,
+    pages: tuple[list[int], Bytes],
+    cooling: Bytes,
+    reserved: Bytes,
 ) -> Panel:
     cooling_at = places(frame, cooling)
     reserved_at = places(frame, reserved)
     if not frame.shift:
         cells = np.full(1 << frame.bits, OUTSIDE | FULL_LEVEL << LEVEL_SHIFT, dtype=np.uint8)
-        for low, high, code in _areas(pool, frame):
+        for low, high, code, _ in areas:
             cells[low : high + 1] = code | FULL_LEVEL << LEVEL_SHIFT
         np.putmask(cells, _used_bits(frame, *pages), ASSIGNED | FULL_LEVEL << LEVEL_SHIFT)
         cells[cooling_at] = COOLING | FULL_LEVEL << LEVEL_SHIFT
@@ -133,42 +154,48 @@ def _panel(
         return Panel(frame, cells)
     counts = np.zeros((len(STATES), 1 << frame.cell_bits), dtype=np.int64)
     counts[OUTSIDE] = 1 << frame.shift
-    for low, high, code in _areas(pool, frame):
+    for low, high, code, taken_from in areas:
         covered = _coverage(frame, low, high)
-        taken_from = OUTSIDE if code == EXCLUDED else EXCLUDED
         counts[code] += covered
         counts[taken_from] -= covered
     used = _used_counts(frame, *pages)
     counts[COOLING] = np.bincount(cooling_at >> frame.shift, minlength=1 << frame.cell_bits)
     counts[RESERVED] = np.bincount(reserved_at >> frame.shift, minlength=1 << frame.cell_bits)
     counts[ASSIGNED] = used - counts[COOLING] - counts[RESERVED]
-    for code in (FREE, EXCLUDED, OUTSIDE):  # a used address may be outside the ranges
+    for code in (FREE, ELSEWHERE, EXCLUDED, OUTSIDE):  # a used address may be outside the ranges
         taken = np.minimum(used, counts[code])
         counts[code] -= taken
         used = used - taken
     return Panel(frame, _summary(counts), counts)
 
 
-def _areas(pool: Pool, frame: Frame) -> Iterator[tuple[int, int, int]]:
-    """Yield (first, last, state) of a frame's subnets (EXCLUDED), then of its intervals (FREE)."""
+def _areas(pool: Pool, own: Sequence[Sequence[Interval]], frame: Frame) -> Iterator[Area]:
+    """Yield (first, last, state, state before) of the parts of a frame, each within an earlier one.
+
+    First its subnets (EXCLUDED), then the intervals of sets that are cut into blocks (ELSEWHERE),
+    then ``own``, the intervals from which this node may assign (FREE).
+    """
+    sets = [(at, each) for at, each in enumerate(pool.sets) if each.family == frame.family]
     subnets = {
         (one.network, one.network + (1 << BITS[frame.family] - one.length) - 1)
-        for each in pool.sets
-        if each.family == frame.family
+        for _, each in sets
         for one in each.ranges
     }
-    within: list[tuple[int, int]] = []
+    within: list[Interval] = []
     for low, high in sorted(subnets, key=lambda one: (one[0], -one[1])):
         if not within or low > within[-1][1]:  # two ranges may be in one subnet
             within.append((low, high))
-    intervals = (
-        pair for each in pool.sets if each.family == frame.family for pair in each.intervals
-    )
-    for areas, code in ((within, EXCLUDED), (intervals, FREE)):
+    cut = [pair for _, each in sets if each.block_length for pair in each.intervals]
+    parts: list[tuple[Iterable[Interval], int, int]] = [
+        (within, EXCLUDED, OUTSIDE),
+        (cut, ELSEWHERE, EXCLUDED),
+    ]
+    parts += [(own[at], FREE, ELSEWHERE if each.block_length else EXCLUDED) for at, each in sets]
+    for areas, code, before in parts:
         for low, high in areas:
             start, end = max(low, frame.first), min(high, frame.last)
             if start <= end:
-                yield start - frame.first, end - frame.first, code
+                yield start - frame.first, end - frame.first, code, before
 
 
 def _coverage(frame: Frame, low: int, high: int) -> Counts:
@@ -188,6 +215,7 @@ def _summary(counts: Counts) -> Bytes:
     usable = used + counts[FREE]
     states = ASSIGNED + np.argmax(counts[ASSIGNED : RESERVED + 1], axis=0)
     unused = np.where(counts[EXCLUDED] > counts[OUTSIDE], EXCLUDED, OUTSIDE)
+    unused = np.where(counts[ELSEWHERE] > 0, ELSEWHERE, unused)
     unused = np.where(counts[FREE] > 0, FREE, unused)
     levels = -(-used * FULL_LEVEL // np.maximum(usable, 1))
     codes = np.where(used > 0, states, unused)

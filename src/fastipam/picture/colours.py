@@ -1,4 +1,4 @@
-"""The colours of a picture. Colour-blind people can tell the six states apart."""
+"""The colours of a picture. Colour-blind people can tell the states apart."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from fastipam.picture.cells import (
     ASSIGNED,
     COOLING,
+    ELSEWHERE,
     EXCLUDED,
     FREE,
     FULL_LEVEL,
@@ -38,6 +39,7 @@ BY_STATE: dict[int, Colour] = {
     RESERVED: (196, 122, 232),
     EXCLUDED: (92, 102, 116),
     OUTSIDE: (14, 18, 25),
+    ELSEWHERE: (52, 66, 116),
 }
 # A cell of several addresses has a mixture of the colours of FREE and of its state. The state's
 # share is at least this, so that one used address among thousands is visible.
@@ -56,7 +58,7 @@ _AGES: tuple[tuple[float, Colour], ...] = (
 
 def mixture(state: int, level: int) -> Colour:
     """Return the colour of a cell whose used addresses are mostly in ``state``."""
-    if state in (FREE, EXCLUDED, OUTSIDE) or level >= FULL_LEVEL:
+    if state in (FREE, EXCLUDED, OUTSIDE, ELSEWHERE) or level >= FULL_LEVEL:
         return BY_STATE[state]
     share = LEAST_SHARE + (1 - LEAST_SHARE) * level / FULL_LEVEL
     low, high = BY_STATE[FREE], BY_STATE[state]

@@ -12,7 +12,15 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from fastipam.picture import hilbert
-from fastipam.picture.cells import ASSIGNED, COOLING, OUTSIDE, RESERVED, STATES
+from fastipam.picture.cells import (
+    ASSIGNED,
+    COOLING,
+    ELSEWHERE,
+    EXCLUDED,
+    OUTSIDE,
+    RESERVED,
+    STATES,
+)
 from fastipam.picture.colours import AGE_FROM_S, AGE_TO_S, BY_STATE, of_age, of_label, paint
 from fastipam.picture.layers import AGE, BLOCK
 
@@ -30,6 +38,7 @@ CAPTION = 18  # the height of a caption, above each tile
 LINES_FROM = 8  # cells of at least this many pixels have lines between them
 LEGEND = 300
 LEGEND_LABELS = 14
+LEGEND_SETS = 3  # range sets whose counts are drawn: the fullest
 GROUND: Colour = (14, 18, 25)
 TEXT: Colour = (226, 232, 240)
 DIM: Colour = (138, 150, 168)
@@ -176,23 +185,42 @@ def _legend(picture: Picture, layer: Layer | None) -> Image.Image:
 
 
 def _states(draw: ImageDraw.ImageDraw, picture: Picture, top: int, layer: Layer | None) -> int:
-    """Draw the states, their colours and their counts; return the y coordinate below them."""
-    size = picture.stats["size"]
-    shown = np.sum([panel.tally(0)[0] for panel in picture.panels], axis=0)
-    for code, state in enumerate(STATES):
-        count = picture.stats.get(state, int(shown[code]))
-        if state not in picture.stats and not count:
+    """Draw the states and the counts of each range set; return the y coordinate below them."""
+    fullest = sorted(picture.sets, key=lambda one: -(one.used_percent or 0))[:LEGEND_SETS]
+    for one in picture.sets:
+        if one not in fullest:
             continue
-        if layer is None or code not in (ASSIGNED, COOLING):  # drawn in the layer's colours
-            _swatch(draw, top, BY_STATE[code])
-        draw.text((26, top), state, font=_font(15), fill=TEXT)
-        draw.text((200, top), number_text(count), font=_font(15), fill=TEXT, anchor="ra")
-        if state in picture.stats:
-            draw.text(
-                (LEGEND - 20, top), percent(count, size), font=_font(15), fill=DIM, anchor="ra"
-            )
+        if len(picture.sets) > 1:
+            draw.text((0, top), _fitting(draw, one.ranges_text, 15), font=_font(15), fill=DIM)
+            top += 23
+        numbers = [(code, one.counts[STATES[code]]) for code in range(RESERVED + 1)]
+        numbers.append((EXCLUDED, one.excluded))
+        numbers.append((ELSEWHERE, one.elsewhere))
+        for code, count in numbers:
+            if code <= EXCLUDED or count:
+                share = percent(count, one.counts["size"]) if code <= RESERVED else ""
+                _state(draw, top, code, number_text(count), share, layer)
+                top += 25
+    if len(picture.sets) > len(fullest):
+        more = f"and {len(picture.sets) - len(fullest)} more range sets"
+        draw.text((0, top), more, font=_font(15), fill=DIM)
+        top += 25
+    outside = sum(int(panel.tally(0)[0][OUTSIDE]) for panel in picture.panels)
+    if outside:
+        _state(draw, top, OUTSIDE, number_text(outside), "", layer)
         top += 25
     return top
+
+
+def _state(
+    draw: ImageDraw.ImageDraw, top: int, code: int, count: str, share: str, layer: Layer | None
+) -> None:
+    """Draw a line of the legend: the colour of a state, its name, its addresses, their share."""
+    if layer is None or code not in (ASSIGNED, COOLING):  # drawn in the layer's colours
+        _swatch(draw, top, BY_STATE[code])
+    draw.text((26, top), STATES[code], font=_font(15), fill=TEXT)
+    draw.text((200, top), count, font=_font(15), fill=TEXT, anchor="ra")
+    draw.text((LEGEND - 20, top), share, font=_font(15), fill=DIM, anchor="ra")
 
 
 def _swatch(draw: ImageDraw.ImageDraw, top: int, colour: Colour) -> None:

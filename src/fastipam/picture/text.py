@@ -12,6 +12,7 @@ from fastipam.picture import hilbert
 from fastipam.picture.cells import (
     ASSIGNED,
     COOLING,
+    ELSEWHERE,
     EXCLUDED,
     FREE,
     FULL_LEVEL,
@@ -35,10 +36,14 @@ if TYPE_CHECKING:
 
 LEAST_SIDE = 16  # characters; the cells of a narrower picture are several characters wide
 LABELS = 8
-PLAIN = {FREE: ".", ASSIGNED: "#", COOLING: "c", RESERVED: "r", EXCLUDED: "x", OUTSIDE: " "}
+PLAIN = {
+    FREE: ".", ASSIGNED: "#", COOLING: "c", RESERVED: "r", EXCLUDED: "x", OUTSIDE: " ",
+    ELSEWHERE: "-",
+}  # fmt: skip
 PLAIN_KEY = (
     "#: assigned  c: cooling  r: reserved  .: free  x: excluded  1-9: tenths in use of a mixed cell"
 )
+PLAIN_KEY_OF_A_CLUSTER = f"{PLAIN_KEY}\n-: elsewhere, in no block of this node"
 
 
 def fitting_bits(columns: int, rows: int) -> int:
@@ -73,15 +78,33 @@ def _code(colour: Colour) -> str:
 
 
 def legend(picture: Picture, layer: Layer | None) -> Iterator[tuple[str, str, int | None]]:
-    """Yield (colour, name, addresses) for a legend. States that a layer colours have no colour."""
-    for code, state in enumerate(STATES[: RESERVED + 1]):
+    """Yield (colour, name, addresses) for a legend. States that a layer colours have no colour.
+
+    States have no number: :func:`counted` has those of each range set.
+    """
+    for code in (*range(RESERVED + 1), EXCLUDED, *([ELSEWHERE] if is_shared(picture) else [])):
         layered = layer is not None and code in (ASSIGNED, COOLING)
-        yield "" if layered else _code(BY_STATE[code]), state, picture.stats[state]
-    yield _code(BY_STATE[EXCLUDED]), STATES[EXCLUDED], None
+        yield "" if layered else _code(BY_STATE[code]), STATES[code], None
     if layer is not None and layer.kind != AGE:
         pairs = sorted(zip(layer.sizes, layer.labels, strict=True), reverse=True)
         for size, label in pairs[:LABELS]:
             yield _code(of_label(label)), label, size
+
+
+def is_shared(picture: Picture) -> bool:
+    """Return whether the pool is a cluster's, of which this node has blocks."""
+    return any(one.blocks is not None for one in picture.sets)
+
+
+def counted(picture: Picture) -> Iterator[str]:
+    """Yield a line a range set: its ranges, and how many addresses are in which state."""
+    for one in picture.sets:
+        numbers = dict(one.counts)
+        numbers[STATES[EXCLUDED]] = one.excluded
+        if one.blocks is not None:
+            numbers[STATES[ELSEWHERE]] = one.elsewhere
+        texts = (f"{name} {number:,}" for name, number in numbers.items())
+        yield f"{one.ranges_text}: {'  '.join(texts)}"
 
 
 def plain_lines(panel: Panel) -> Iterator[str]:

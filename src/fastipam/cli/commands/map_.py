@@ -179,9 +179,10 @@ def _show(ipam: Ipam, names: list[str], by: str) -> None:
                 key.append(f"{label} " + ("" if count is None else f"{count:,} ") + "  ")
             console.print(key)
         else:
-            counts = "  ".join(f"{state} {count}" for state, count in picture.stats.items())
-            click.echo(text.PLAIN_KEY)
-            click.echo(counts)
+            shared = text.is_shared(picture)
+            click.echo(text.PLAIN_KEY_OF_A_CLUSTER if shared else text.PLAIN_KEY)
+        for line in text.counted(picture):
+            click.echo(line)
 
 
 def _heading(picture: Picture, panel: Panel) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from fastipam.addressing.addresses import BITS, format_cidr
 from fastipam.cluster import schema
 from fastipam.cluster.engine import Compare, Delete, EngineTimeout, Put
@@ -164,9 +166,9 @@ def read_nodes(node: Node, deadline: Deadline) -> list[dict[str, Any]]:
     sessions, _ = engine.list(keys.sessions, deadline_s=deadline.call_s())
     marks, _ = engine.list(keys.wanted, deadline_s=deadline.call_s())
     listed, _ = engine.list(keys.blocks, deadline_s=deadline.call_s())
-    counts: dict[str, int] = {}
-    for block in schema.read_blocks(listed).values():
-        counts[block.node] = counts.get(block.node, 0) + 1
+    counts: Counter[tuple[str, int]] = Counter(
+        (entry.node, family) for (family, _), entry in schema.read_blocks(listed).items()
+    )
     alive = {schema.name_of(one.key) for one in sessions}
     needy = {schema.name_of(one.key) for one in marks}
     rows = []
@@ -179,7 +181,11 @@ def read_nodes(node: Node, deadline: Deadline) -> list[dict[str, Any]]:
                 "node": name,
                 "state": state if entry.incarnation else "removed",
                 "epoch": entry.epoch,
-                "blocks": counts.get(name, 0),
+                "blocks": sum(counts[name, family] for family in BITS),
+                "blocks_by_family": {
+                    f"IPv{family}": counts[name, family]
+                    for family in sorted({each.family for each in node.settings.geometries})
+                },
                 "wanted": name in needy,
                 "addresses": list(entry.addresses),
             }

@@ -41,11 +41,14 @@ def of_node(node: Node, has_store: bool) -> dict[str, Any]:
         return document | {"registered": False, "blocks": {}}
     states: dict[str, int] = {}
     used = size = 0
-    for one in use_of_blocks(node).values():
+    free = dict.fromkeys((f"IPv{each.family}" for each in node.settings.pool.sets), 0)
+    for (family, _), one in use_of_blocks(node).items():
         states[one["state"]] = states.get(one["state"], 0) + 1
         if one["state"] == STATES[ACTIVE]:
             used += one["used"]
             size += one["size"]
+            name = f"IPv{family}"
+            free[name] = free.get(name, 0) + one["size"] - one["used"]
     member = node.share.member()
     document |= {
         "registered": member is not None and member.revision > 0,
@@ -54,6 +57,7 @@ def of_node(node: Node, has_store: bool) -> dict[str, Any]:
         "addresses": size,
         "used": used,
         "free": size - used,
+        "free_by_family": free,
     }
     if doubt := node.share.doubt():
         document["assigns_nothing"] = doubt
@@ -63,8 +67,14 @@ def of_node(node: Node, has_store: bool) -> dict[str, Any]:
 def of_cluster(node: Node, deadline: Deadline) -> dict[str, Any]:
     """Return what the shared store says: nodes, and how much of the pool is owned."""
     rows = admin.read_nodes(node, deadline)
-    total = sum(each.count - len(each.unusable) for each in node.settings.geometries)
+    unowned = dict.fromkeys((f"IPv{each.family}" for each in node.settings.pool.sets), 0)
+    for each in node.settings.geometries:
+        unowned[f"IPv{each.family}"] += each.count - len(each.unusable)
+    total = sum(unowned.values())
     owned = sum(row["blocks"] for row in rows)
+    for row in rows:
+        for family, blocks in row["blocks_by_family"].items():
+            unowned[family] -= blocks
     return {
         "reachable": True,
         "settings": _compare_settings(node, deadline),
@@ -74,6 +84,7 @@ def of_cluster(node: Node, deadline: Deadline) -> dict[str, Any]:
         "cluster_blocks": total,
         "owned": owned,
         "unowned": total - owned,
+        "unowned_by_family": unowned,
     }
 
 

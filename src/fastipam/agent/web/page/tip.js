@@ -33,7 +33,8 @@ export function hover(event) {
 function stateOf(panel, cell) {
   const byte = panel.cells[cell];
   const state = shown.drawn.states[byte & 7];
-  if (!panel.shift) return [[state, state === "excluded" ? "never assigned" : state]];
+  const words = { excluded: "never assigned", elsewhere: "not of this node's blocks" };
+  if (!panel.shift) return [[state, words[state] || state]];
   if (!["assigned", "cooling", "reserved"].includes(state)) return [[state, state]];
   const percent = Math.max(1, Math.round((100 * (byte >> LEVEL)) / FULL));
   return [[state, `mostly ${state}, about ${percent} % in use`]];
