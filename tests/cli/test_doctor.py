@@ -294,7 +294,7 @@ def test_store_is_damaged(living: Path) -> None:
         first = tables.OWNERS.first(txn)
         assert first is not None
         assert tables.OWNERS.delete(txn, first[0])
-    found = has(list(store.look(str(living))), PROBLEM, "contradictions, the first: podnet")
+    found = has(list(store.look(str(living))), PROBLEM, "1 contradiction, the first: podnet")
     assert "check --repair" in found.command
     assert str(living) in found.command
     (living / "data.mdb").write_bytes(b"nonsense" * 2048)
@@ -363,8 +363,11 @@ def test_leases_of_another_boot(living: Path) -> None:
     """After a reboot what is left of before is given back bit by bit; doctor says so."""
     from fastipam.storage.store import Store
 
+    with fastipam.open(living) as ipam:
+        for number in range(100):  # more than one call releases
+            ipam.network("podnet").allocate(f"n{number}")
     Store(living, boot_id=lambda: "another boot").close()
-    has(list(store.look(str(living))), WARNING, "before the last reboot")
+    has(list(store.look(str(living))), WARNING, "101 leases of before the last reboot")
 
 
 def test_clock_was_set_back(living: Path) -> None:

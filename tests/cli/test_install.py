@@ -29,7 +29,7 @@ LAUNCHER = Path(fastipam.__file__).parent / "launcher"
 def _install(bin_dir: Path, *options: str) -> Path:
     done = CliRunner().invoke(cli, ["install", "--bin-dir", str(bin_dir), *options])
     assert done.exit_code == 0, done.output
-    path = Path(done.output.removeprefix("installed ").strip())
+    path = Path(done.stdout.splitlines()[0].removeprefix("installed "))
     assert path.parent == bin_dir
     return path
 
@@ -46,6 +46,25 @@ def test_both_executables(tmp_path: Path) -> None:
     done = _version(plugin, tmp_path)
     assert done.returncode == 0
     assert b'"supportedVersions"' in done.stdout
+
+
+def test_mistyped_directory(tmp_path: Path) -> None:
+    """Directories of a typo are not made; what was made, and both files, are named."""
+    bin_dir = tmp_path / "ocni" / "bin"
+    done = CliRunner().invoke(cli, ["install", "--bin-dir", str(bin_dir)])
+    assert done.exit_code == 1
+    assert f"{bin_dir.parent}: there is no such directory" in done.stderr
+    assert f"hint: mkdir -p {bin_dir}" in done.stderr
+    assert os.listdir(tmp_path) == []
+    bin_dir.parent.mkdir()
+    done = CliRunner().invoke(cli, ["install", "--bin-dir", str(bin_dir)])
+    assert done.stderr == f"made the directory {bin_dir}\n"
+    assert done.stdout.splitlines() == [
+        f"installed {bin_dir / 'fastipam'}",
+        f"installed {bin_dir / DIRECT}, which serves calls when no agent does",
+    ]
+    again = CliRunner().invoke(cli, ["install", "--bin-dir", str(bin_dir)])
+    assert (again.stdout, again.stderr) == (done.stdout, "")
 
 
 @pytest.mark.parametrize("name", ["fastipam", "host-local"])

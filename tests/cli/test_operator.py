@@ -307,6 +307,54 @@ def test_release_of_what_has_changed_since_it_was_shown(
     assert "10.32.1.2" in addresses(dual_pods, "--state", "assigned")
 
 
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_show_of_an_address_that_no_network_has(filled: Path, words: list[str]) -> None:
+    """Status 1, what exists, and with --json an empty array: a program reads it all the same."""
+    done = run(filled, "show", "9.9.9.9", *words)
+    assert (done.exit_code, done.stdout) == (1, "[]\n" if words else "")
+    assert f"no network of {filled} has the address 9.9.9.9" in done.stderr
+    assert "hint: there is podnet (10.32.0.0/24)" in done.stderr
+    done = run(filled, "show", "9.9.9.9", "--network", "podnet", *words)
+    assert "network podnet does not have the address 9.9.9.9" in done.stderr
+
+
+def test_show_in_json_has_numbers(filled: Path) -> None:
+    """How long an address has been assigned is a number of seconds."""
+    (found,) = rows(filled, "show", "10.32.0.2")
+    assert isinstance(found["age_s"], int)
+    assert "age" not in found
+
+
+def test_restore_in_the_same_boot(filled: Path, tmp_path: Path) -> None:
+    """Text and JSON count records, and nobody says that leases of an earlier boot are left."""
+    copy = str(tmp_path / "copy")
+    assert run(filled, "backup", copy).exit_code == 0
+    said = run(filled, "restore", copy, "--replace").stdout
+    done = json.loads(run(filled, "restore", copy, "--replace", "--json").stdout)
+    assert said == f"{filled}: {done['records']} records restored from {copy}\n"
+    assert run(filled, "list").stderr == ""
+    assert "earlier boot" not in run(filled, "sweep").stderr
+
+
+def test_leases_of_an_earlier_boot_are_counted(data_dir: Path) -> None:
+    """The list says how many are of an earlier boot, and the sweep that releases them as well."""
+    with fastipam.open(data_dir, "relaxed", boot_id=lambda: "before") as ipam:
+        net = ipam.network("podnet", "10.32.0.0/24")
+        for number in range(3):
+            net.allocate(f"c{number}")
+    assert "the list has 3 leases of an earlier boot" in run(data_dir, "list").stderr
+    assert "3 leases of an earlier boot released" in run(data_dir, "sweep").stderr
+    assert run(data_dir, "list").stderr == ""
+
+
+@pytest.mark.parametrize("state", ["RESERVED", "reserved", "Reserved"])
+def test_state_in_capitals_or_not(filled: Path, state: str) -> None:
+    """A state is printed in capitals, and both spellings are understood."""
+    found = rows(filled, "list", "--state", state)
+    assert [(row["address"], row["status"]) for row in found] == [("10.32.0.99", "RESERVED")]
+    assert rows(filled, "show", "10.32.0.99")[0]["status"] == "RESERVED"
+
+
 def test_reserve(filled: Path) -> None:
     """A CIDR is reserved and given up again; who has an address keeps it."""
     found = rows(filled, "reserve", "10.32.0.4/30", "--reason", "spare")

@@ -130,7 +130,7 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
     none = str(tmp_path / "none")
     for words, reason in (
         (["restore", none], f"{none}: No such file or directory"),
-        (["import", "host-local", none], f"{none} is no directory"),
+        (["import", "host-local", none], f"{none} does not exist"),
     ):
         done = _run(*words, "--data-dir", str(tmp_path / "store"))
         assert done.returncode == 1

@@ -83,6 +83,16 @@ def test_ready(
     ]
 
 
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_missing_directory(status: Callable[..., Result], tmp_path: Path, words: list[str]) -> None:
+    """A probe whose container lacks the mount is not ready, and the directory is named."""
+    done = status("--conf-dir", str(tmp_path / "missing"), *words)
+    assert done.exit_code == 1
+    assert f"{tmp_path / 'missing'}: there is no such directory" in done.stderr
+    (tmp_path / "missing").mkdir()
+    assert status("--conf-dir", str(tmp_path / "missing"), *words).exit_code == 0
+
+
 def test_full(write: Write, status: Callable[..., Result], tmp_path: Path) -> None:
     """A range without a free address is not ready: the specification's code 50."""
     write("10.conf", subnet="10.1.0.0/30")
@@ -141,8 +151,10 @@ def test_unusable_file(
 def test_nothing_configured(
     status: Callable[..., Result],
     start: Start,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     """Before the first configuration a node is ready as soon as its agent answers."""
+    (tmp_path / "net.d").mkdir()
     done = status()
     assert (done.exit_code, done.stdout) == (0, "")
     assert 'has "type": "fastipam"' in done.stderr

@@ -80,8 +80,9 @@ def reserved(family: int, value: int, reservation: Reservation | None) -> Addres
 def duplicate(name: str, owner: Owner, held: Sequence[tuple[int, int]]) -> DuplicateAllocation:
     """Return the error for an owner that has addresses in the network already."""
     texts = tuple(format_ip(*one) for one in held)
+    verb = "is" if len(texts) == 1 else "are"
     return DuplicateAllocation(
-        f"{', '.join(texts)} is assigned to {owner.container_id} {owner.ifname} "
+        f"{', '.join(texts)} {verb} assigned to {owner.container_id} {owner.ifname} "
         f"in network {name} already",
         addresses=texts,
         owner=(owner.container_id, owner.ifname),

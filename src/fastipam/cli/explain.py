@@ -144,7 +144,7 @@ def _lease(known: _Known) -> dict[str, Any]:
         "netns": record.netns,
         "netns_state": netns_state(record),
         "allocated_at": stamp(record.allocated_ns, local=local),
-        "age": duration((known.now_ns - record.allocated_ns) / 1e9),
+        "age_s": max(0, known.now_ns - record.allocated_ns) // 10**9,
         "generation": record.generation,
     }
     if record.state == COOLING:
@@ -186,7 +186,7 @@ def _why(answer: dict[str, Any], known: _Known, boot: int, policy: Policy) -> st
         whose = answer["pod"] or f"container {record.container_id}"
         if record.boot != boot:
             return f"{whose} had it before the last reboot; `fastipam sweep` gives it back"
-        return f"{whose} has had it for {answer['age']}"
+        return f"{whose} has had it for {duration(answer['age_s'])}"
     if answer["status"] == filters.COOLING:
         ago = duration(answer["released_ago_s"])
         cooldown_s = policy.cooldown_ns / 1e9

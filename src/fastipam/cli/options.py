@@ -60,10 +60,11 @@ socket = click.option(
     help="Where the launcher finds the agent.",
 )
 
+DEFAULT_BIN_DIR = Path("/opt/cni/bin")
 bin_dir = click.option(
     "--bin-dir",
     type=click.Path(file_okay=False, readable=False, path_type=Path),
-    default=Path("/opt/cni/bin"),
+    default=DEFAULT_BIN_DIR,
     show_default=True,
     help="The runtime's directory of CNI plugins.",
 )

@@ -8,6 +8,7 @@ time. Without one the packed records are searched, and only those that may fit a
 from __future__ import annotations
 
 from bisect import bisect_left
+from contextlib import suppress
 from heapq import merge as merge_sorted
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,12 @@ from fastipam.allocation.accounts import find, look_up
 from fastipam.cli.filters import COOLING, EVERYTHING, FREE, RESERVED, Filter, pod_of
 from fastipam.cli.output import Column
 from fastipam.cli.times import Stamps
-from fastipam.errors import ConfigError
+from fastipam.errors import ConfigError, StoreCorrupt
 from fastipam.storage import tables
 from fastipam.storage.records import keys
+from fastipam.storage.records import lease as lease_records
 from fastipam.storage.records.event import Event
-from fastipam.storage.records.lease import Record
+from fastipam.storage.records.lease import ASSIGNED, Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -95,6 +97,19 @@ def names(ipam: Ipam, only: str | None) -> list[str]:
     return [only]
 
 
+def earlier_boots(ipam: Ipam, only: str | None = None) -> int:
+    """Return how many leases are of an earlier boot. O(leases) until all networks were searched."""
+    if not ipam.store.unswept:
+        return 0
+    count = 0
+    for name in names(ipam, only):
+        for _, raw in ipam.network(name).raw_leases():
+            with suppress(StoreCorrupt):  # `fastipam check` reports a damaged lease
+                if lease_records.boot_of(raw) != ipam.store.boot:
+                    count += Record.read(raw).state == ASSIGNED
+    return count
+
+
 def lease_row(network: str, address: Address, record: Record) -> dict[str, Any]:
     """Return what every command prints of a lease."""
     return {
@@ -114,7 +129,7 @@ def rows(
     with_free: bool = False,
     local: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """Yield a row an address, in address order, network by network.
+    """Yield a row an address: network by network, each in address order.
 
     Up to 4096 used addresses of a network are as of one moment; more are read in pages, each as of
     one moment. No read transaction is open while a row is printed: the reader may be a pager.

@@ -311,7 +311,11 @@ class NetworkRepair:
         after = dict(self._of(table))
         changed = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
         if changed:
-            self._did("pages", f"{len(changed)} pages", "set the bits of what is in use, no others")
+            self._did(
+                "pages",
+                f"{len(changed)} {'page' if len(changed) == 1 else 'pages'}",
+                "set the bits of what is in use, no others",
+            )
 
     def _repair_counts(self) -> None:
         state = self._state

@@ -62,9 +62,9 @@ def restore(file: str, data_dir: str, replace: bool, as_json: bool) -> None:
 
     if not os.path.exists(file):  # before a store is created for it
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), file)
-    with fastipam.open(data_dir) as ipam, progress.bar("keys") as advance:
-        keys = put_back(ipam.store, file, replace=replace, progress=advance)
+    with fastipam.open(data_dir) as ipam, progress.bar("records") as advance:
+        records = put_back(ipam.store, file, replace=replace, progress=advance)
     if as_json:
-        output.json_object({"file": file, "keys": keys})
+        output.json_object({"file": file, "records": records})
     else:
-        output.say(f"{data_dir}: {keys} records restored from {file}")
+        output.say(f"{data_dir}: {output.counted(records, 'record')} restored from {file}")

@@ -50,9 +50,8 @@ def command(data_dir: str, mend: bool, as_json: bool) -> None:
             output.say(f"{data_dir}: consistent now, {len(found)} things were mended")
     if found and not mend:
         if not as_json:
-            output.note(
-                f"{len(found)} findings; `fastipam backup FILE`, then `fastipam check --repair`"
-            )
+            count = output.counted(len(found), "finding")
+            output.note(f"{count}; `fastipam backup FILE`, then `fastipam check --repair`")
         raise SystemExit(1)
 
 

@@ -17,7 +17,7 @@ from fastipam.cli.times import MOMENT, Moment
         ("fastipam list --pod default/web-0", "what a pod has"),
         ("fastipam list --since 10m", "what was assigned in the last ten minutes"),
         ("fastipam list --address 10.32.7.0/24 --all", "a part of the pool, free addresses, too"),
-        ("fastipam list --state reserved --json", "for a program"),
+        ("fastipam list --state RESERVED --json", "for a program"),
         ("fastipam list --watch", "a screen that follows what happens; into a pipe, line by line"),
     ),
 )
@@ -58,7 +58,9 @@ from fastipam.cli.times import MOMENT, Moment
     "states",
     multiple=True,
     type=click.Choice(filters.STATES, case_sensitive=False),
-    help="Only this state; may be given several times. An index is used for cooling and reserved.",
+    metavar="STATE",
+    help="Only this state: ASSIGNED, COOLING, RESERVED or FREE, in capitals or not; may be given "
+    "several times. An index is used for COOLING and RESERVED.",
 )
 @click.option("--watch", is_flag=True, help="Go on: show what changes, until Ctrl-C.")
 @click.option(
@@ -84,7 +86,7 @@ def command(
     interval: float,
     as_json: bool,
 ) -> None:
-    """Print IP, STATUS and POD of every used address, in address order.
+    """Print IP, STATUS and POD of every used address: network by network, in address order.
 
     STATUS is ASSIGNED, COOLING (given back, not yet to be assigned again), RESERVED or, with
     --all, FREE. Rows are printed as they are read: a million need no more memory than one.
@@ -102,8 +104,12 @@ def command(
     )
     with_free = with_free or filters.FREE in wanted.states
     with fastipam.open(data_dir, create=False) as ipam:
-        if ipam.store.unswept:
-            output.note("leases of an earlier boot are still listed: `fastipam sweep` ends them")
+        earlier = rows.earlier_boots(ipam, network)
+        if earlier:
+            output.note(
+                f"the list has {output.counted(earlier, 'lease')} of an earlier boot: "
+                "`fastipam sweep` releases such leases"
+            )
         if watch:
             _watch(ipam, network, wanted, as_json=as_json, every_s=interval)
             return

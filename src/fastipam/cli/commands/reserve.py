@@ -91,6 +91,7 @@ def unreserve(target: str, data_dir: str, network: str | None, as_json: bool) ->
         found = where.unreserve(target)
         if not found:
             raise Failure(
-                f"nothing is reserved in {target}", "`fastipam list --state reserved` lists them"
+                f"nothing is reserved in {target}",
+                "`fastipam list --state RESERVED` lists what is reserved",
             )
         _print(ipam, where.name, found, as_json=as_json)

@@ -12,6 +12,7 @@ from fastipam.cli.click_base import Failure
 from fastipam.cli.click_base import command as _command
 from fastipam.network.reading import parse_wanted
 
+_MOST_NAMED = 4  # networks in a hint
 # The fields of an explanation in the order in which they are printed, unless they are empty.
 _FIELDS = (
     ("network", "network"),
@@ -52,20 +53,33 @@ def command(address: str, data_dir: str, network: str | None, as_json: bool) -> 
             explain.explain(ipam, name, wanted, local=not as_json)
             for name in rows.names(ipam, network)
         ]
-    found = [one for one in explained if one is not None]
+        found = [one for one in explained if one is not None]
+        known = [] if found else list(rows.stats(ipam, network))
     if as_json:
         output.json_array(found)
-        if not found:
-            raise SystemExit(1)
-        return
     if not found:
-        raise Failure(
-            f"no network of {data_dir} has an address {address}", "`fastipam stats` names them"
-        )
+        where = f"network {network}" if network else f"no network of {data_dir}"
+        has = "does not have" if network else "has"
+        raise Failure(f"{where} {has} the address {address}", _hint(known))
+    if as_json:
+        return
     for number, one in enumerate(found):
         if number:
             output.say("")
         _print(one)
+
+
+def _hint(known: list[dict[str, Any]]) -> str:
+    """Return the names and ranges of the networks that exist."""
+    if not known:
+        return "it has no network yet: the first ADD makes one"
+    named = []
+    for one in known[:_MOST_NAMED]:
+        ranges = "; ".join(row["ranges"] for row in rows.stats_table([one]))
+        named.append(f"{one['network']} ({ranges})")
+    more = len(known) - len(named)
+    rest = f", and {more} more: `fastipam stats` has them all" if more else ""
+    return f"there is {', '.join(named)}{rest}"
 
 
 def _print(explained: dict[str, Any]) -> None:

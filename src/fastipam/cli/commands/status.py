@@ -66,6 +66,7 @@ def command(conf_dir: Path, socket_path: Path, by_agent: bool, as_json: bool) ->
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(agent_client.TIMEOUT_S)
         agent = _connect(connection, socket_path, by_agent)
+        _require_directory(conf_dir)
         try:
             found = list(_ask_all(conf_dir, agent))
         except OSError as error:
@@ -78,6 +79,17 @@ def command(conf_dir: Path, socket_path: Path, by_agent: bool, as_json: bool) ->
         output.rows(_COLUMNS, _shown(found, as_json=as_json), as_json=as_json)
     if not all(one.ready for one in found):
         raise SystemExit(1)
+
+
+def _require_directory(directory: Path) -> None:
+    """Raise Failure when the directory of configurations is not there."""
+    # A probe whose container lacks the mount must not say that all is well.
+    if not directory.is_dir():
+        raise Failure(
+            f"{directory}: there is no such directory",
+            "the runtime's directory of network configurations is named by --conf-dir; "
+            "in a container the host's has to be mounted there",
+        )
 
 
 def _connect(connection: socket.socket, path: Path, needed: bool) -> socket.socket | None:
@@ -100,11 +112,7 @@ def _silent(path: Path, error: OSError) -> Failure:
 
 def _ask_all(directory: Path, agent: socket.socket | None) -> Iterator[Readiness]:
     """Yield an answer for each plugin of each file whose ipam type is fastipam."""
-    try:
-        paths = cni_configs.files(directory)
-    except FileNotFoundError:
-        return
-    for path in paths:
+    for path in cni_configs.files(directory):
         try:
             plugins = [
                 one for one in cni_configs.with_ipam(path) if one["ipam"]["type"] == "fastipam"

@@ -56,9 +56,9 @@ def command(data_dir: str, network: str | None, grace: float, dry_run: bool, as_
 
     with fastipam.open(data_dir, create=False) as ipam:
         names = rows.names(ipam, network)
+        earlier = rows.earlier_boots(ipam, network)  # before a call releases some
         networks = [ipam.network(name) for name in names]
         total = sum(each.stats()["assigned"] for each in networks)
-        rebooted = ipam.store.unswept and not dry_run
         with progress.bar("leases") as advance:
             report = add_up(
                 chain.from_iterable(
@@ -79,11 +79,11 @@ def command(data_dir: str, network: str | None, grace: float, dry_run: bool, as_
         output.table(_COLUMNS, found)
     verb = "would be released" if dry_run else "released"
     output.note(
-        f"{report.looked} leases looked at, {len(report.released)} {verb}, "
+        f"{output.counted(report.looked, 'lease')} looked at, {len(report.released)} {verb}, "
         f"{len(report.missing)} wait for a second look in {grace:g} s"
     )
-    if rebooted:
-        output.note("leases of an earlier boot were looked for, and given back")
+    if earlier:
+        output.note(f"{output.counted(earlier, 'lease')} of an earlier boot {verb}")
     for why, count in report.reasons():
         output.note(f"{count} cannot be judged: {why}")
 

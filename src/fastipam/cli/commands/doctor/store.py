@@ -7,11 +7,12 @@ import shlex
 import stat
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import fastipam
 from fastipam import host_local
-from fastipam.allocation import counts, history
+from fastipam.allocation import counts, history, states
+from fastipam.cli import output, rows
 from fastipam.cli.click_base import is_refusal
 from fastipam.cli.commands.doctor.diagnosis import OK, PROBLEM, WARNING, Diagnosis
 from fastipam.configuration.policy import DEFAULT_DATA_DIR
@@ -130,29 +131,37 @@ def contents(ipam: Ipam, most: int = MOST_VERIFIED) -> Iterator[Diagnosis]:
     """Diagnose whether the store is consistent and can be written, its size and its readers."""
     ipam.store.require_writable()
     path = ipam.path
+    earlier = rows.earlier_boots(ipam)  # before a call releases some
     stats = [ipam.network(name).stats() for name in ipam.networks()]
     used = sum(one["assigned"] + one["cooling"] + one["reserved"] for one in stats)
     if used > most:
-        text = f"{path}: {used} addresses are in use, too many to compare all of it here"
+        text = f"{path}: {used} addresses are used, too many to compare all of it here"
         yield Diagnosis("store", OK, text, command("check", path))
     else:
         from fastipam.verify import verify
 
         wrong = verify(ipam.store)
         if wrong:
-            text = f"{path}: {len(wrong)} contradictions, the first: {wrong[0]}"
+            text = f"{path}: {output.counted(len(wrong), 'contradiction')}, the first: {wrong[0]}"
             mend = f"{command('backup FILE', path)} && {command('check --repair', path)}"
             yield Diagnosis("store", PROBLEM, text, mend)
         else:
-            yield Diagnosis("store", OK, f"{path}: {used} addresses in use, all of it agrees")
+            yield Diagnosis("store", OK, f"{path}: {_used(stats)}; all of it agrees")
     size = ipam.store.file_bytes() / (1 << 20)
-    networks = "1 network" if len(stats) == 1 else f"{len(stats)} networks"
+    networks = output.counted(len(stats), "network")
     text = f"{path}: {size:.1f} MiB, {ipam.durability}, {networks}"
     yield Diagnosis("store", OK, text)
     yield from readers(ipam)
-    if ipam.store.unswept:
-        text = f"{path}: leases of before the last reboot are left; they are given back bit by bit"
+    if earlier:
+        text = f"{path}: {output.counted(earlier, 'lease')} of before the last reboot: "
+        text += "each call releases some of them"
         yield Diagnosis("store", WARNING, text, command("sweep", path))
+
+
+def _used(stats: list[Any]) -> str:
+    """Return in words how many addresses of all networks are in which state."""
+    used = {state: sum(one[state] for one in stats) for state in states.STATES[:3]}
+    return "addresses: " + ", ".join(f"{count} {state}" for state, count in used.items())
 
 
 def readers(ipam: Ipam, most: int = MOST_BEHIND) -> Iterator[Diagnosis]:

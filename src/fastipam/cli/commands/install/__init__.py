@@ -7,7 +7,9 @@ from pathlib import Path
 import click
 
 from fastipam.cli import options, output
+from fastipam.cli.click_base import Failure
 from fastipam.cli.click_base import command as _command
+from fastipam.cli.options import DEFAULT_BIN_DIR
 
 
 @_command(
@@ -33,9 +35,22 @@ from fastipam.cli.click_base import command as _command
 def command(bin_dir: Path, name: str, launcher_only: bool) -> None:
     """Put the CNI plugin into the runtime's plugin directory.
 
-    Each file is replaced in one step: containers may start meanwhile. After an upgrade, again.
+    That is the launcher and, beside it, the Python entry point that serves calls when no agent
+    does. Each file is replaced in one step: containers may start meanwhile. After an upgrade,
+    install again. Only the last part of --bin-dir may be missing.
     """
     from fastipam.cli.commands.install import executables
 
+    if not bin_dir.parent.is_dir() and bin_dir != DEFAULT_BIN_DIR:
+        raise Failure(
+            f"{bin_dir.parent}: there is no such directory",
+            f"mkdir -p {bin_dir}, if --bin-dir is spelled as it should be",
+        )
+    is_new = not bin_dir.exists()
     path = executables.install(bin_dir, name, launcher_only=launcher_only)
+    if is_new:
+        output.note(f"made the directory {bin_dir}")
     output.say(f"installed {path}")
+    if not launcher_only:
+        direct = path.with_name(executables.DIRECT)
+        output.say(f"installed {direct}, which serves calls when no agent does")
