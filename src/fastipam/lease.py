@@ -22,11 +22,12 @@ class Owner:
     """Who requests an address, with what the lease records of the owner.
 
     ``pod`` is the pod's Kubernetes namespace, its name and its UID. As attributes, ``pod`` is
-    "namespace/name", or empty; ``name`` is what :func:`keys.owner_name` returns, ``texts`` all
-    texts of the lease's record. Raises ConfigError with the field.
+    "namespace/name", or empty, and ``pod_texts`` are the three; ``name`` is what
+    :func:`keys.owner_name` returns, ``texts`` all texts of the lease's record. Raises ConfigError
+    with the field.
     """
 
-    __slots__ = ("container_id", "ifname", "name", "netns", "pod", "texts")
+    __slots__ = ("container_id", "ifname", "name", "netns", "pod", "pod_texts", "texts")
 
     def __init__(
         self,
@@ -40,6 +41,7 @@ class Owner:
         self.container_id = container_id
         self.ifname = ifname
         self.netns = netns
+        self.pod_texts = pod
         self.pod = f"{pod_namespace}/{pod_name}" if pod_namespace and pod_name else ""
         rest = "\0".join(("", netns.path, *pod))
         if rest.count("\0") != 4 or not rest.isascii():

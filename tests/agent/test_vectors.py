@@ -1,4 +1,4 @@
-"""The recorded answers of host-local 1.9.1, replayed through launcher and agent."""
+"""The recorded requests of host-local and of users, replayed through launcher and agent."""
 
 from __future__ import annotations
 

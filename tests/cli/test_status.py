@@ -94,8 +94,8 @@ def test_missing_directory(status: Callable[..., Result], tmp_path: Path, words:
 
 
 def test_full(write: Write, status: Callable[..., Result], tmp_path: Path) -> None:
-    """A range without a free address is not ready: the specification's code 50."""
-    write("10.conf", subnet="10.1.0.0/30")
+    """A full range is ready, unless the configuration wants the specification's code 50."""
+    write("10.conf", subnet="10.1.0.0/30", statusWhenFull="unavailable")
     write("20.conf", "other", subnet="10.2.0.0/24")
     with fastipam.open(tmp_path / "store") as ipam:
         ipam.network("podnet", "10.1.0.0/30").allocate("c1")
@@ -105,6 +105,8 @@ def test_full(write: Write, status: Callable[..., Result], tmp_path: Path) -> No
     assert (full["ready"], full["code"]) == (False, 50)
     assert "10.1.0" in full["message"]
     assert other["ready"] is True
+    write("10.conf", subnet="10.1.0.0/30")
+    assert status("--json").exit_code == 0
 
 
 def test_unusable_store(write: Write, status: Callable[..., Result], tmp_path: Path) -> None:

@@ -134,8 +134,6 @@ def test_old_keys_without_subnet(call: Call, config: Make) -> None:
 @pytest.mark.parametrize(
     ("ipam", "start"),
     [
-        ({}, "ipam.ranges: no ranges"),
-        ({"ranges": []}, "ipam.ranges: no ranges"),
         ({"ranges": [[]]}, "ipam.ranges[0]: range set 0 is empty"),
         ({"ranges": [[{"subnet": "10.0.0.0/24"}], []]}, "ipam.ranges[1]: range set 1 is empty"),
         ({"ranges": [[{}]]}, "ipam.ranges[0][0].subnet: the subnet is missing"),
@@ -175,14 +173,23 @@ def test_old_keys_without_subnet(call: Call, config: Make) -> None:
             SUBNET | {"rangeStart": "10.1.2.9", "rangeEnd": "10.1.2.8"},
             "ipam.rangeStart: rangeStart 10.1.2.9 is behind rangeEnd 10.1.2.8",
         ),
-        (SUBNET | {"rangeEnd": "10.1.2.0"}, "ipam.rangeStart: rangeStart 10.1.2.1 is behind"),
+        (
+            SUBNET | {"rangeEnd": "10.1.2.0"},
+            "ipam.rangeEnd: 10.1.2.0 is before 10.1.2.1, the default",
+        ),
+        (SUBNET | {"gateway": "fd00::1"}, "ipam.gateway: fd00::1 is not an IPv4 address"),
+        ({"subnet": "239.1.0.0/16"}, "ipam.subnet: 239.1.0.0/16 has multicast addresses"),
+        (
+            {"ranges": [[SUBNET, {"subnet": "127.0.0.0/8", "rangeStart": "127.0.0.9"}]]},
+            "ipam.ranges[0][1].rangeStart: 127.0.0.9 is a loopback address",
+        ),
         (
             {"ranges": [[{"subnet": "10.0.0.0/24"}, {"subnet": "2001:db8::/64"}]]},
-            "ipam.ranges[0]: range set 0 mixes address families",
+            "ipam.ranges[0][1]: range set 0 mixes address families",
         ),
         (
             {"ranges": [[{"subnet": "10.0.0.0/24"}, {"subnet": "10.0.0.128/25"}]]},
-            "ipam.ranges[0]: ranges 10.0.0.1-10.0.0.254 and 10.0.0.129-10.0.0.254 of range set 0",
+            "ipam.ranges[0][1]: ranges 10.0.0.1-10.0.0.254 and 10.0.0.129-10.0.0.254 of range set",
         ),
         (
             {"ranges": [[{"subnet": "10.0.0.0/24"}], [{"subnet": "10.0.0.128/25"}]]},
@@ -204,6 +211,17 @@ def test_refused_ranges(
     assert answer.code == 7
     assert answer.message.startswith(start), answer.message
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("ipam", [{}, {"ranges": []}, {"ranges": None}])
+@pytest.mark.parametrize("command", ["ADD", "CHECK"])
+def test_no_ranges(command: str, ipam: dict[str, Any], call: Call, config: Make) -> None:
+    """Without ranges there is nothing to assign: code 7, before and after a STATUS."""
+    for _ in range(2):
+        answer = call(command, config(ipam=ipam))
+        assert answer.code == 7
+        assert answer.message.startswith("ipam.ranges: no ranges")
+        call("STATUS", config(ipam=ipam))
 
 
 @pytest.mark.parametrize("command", ["DEL", "GC"])
@@ -365,19 +383,6 @@ def test_refused_routes(route: dict[str, Any], call: Call, config: Make) -> None
     answer = call("ADD", config(ipam=SUBNET | {"routes": routes}))
     assert answer.code == 7
     assert answer.message.startswith("ipam.routes[1].")
-
-
-def test_unknown_keys(call: Call, config: Make) -> None:
-    """An unknown key inside ipam is ignored, and the log says so; elsewhere it is not ours."""
-    made = config(ipam=SUBNET | {"rnages": 1, "log_file": "x"}, bridge="br0", mtu=1500)
-    answer = call("ADD", made)
-    assert answer.status == 0
-    lines = answer.stderr.splitlines()
-    assert [line.partition(",")[0] for line in lines] == [
-        "ipam: unknown key 'rnages'",
-        "ipam: unknown key 'log_file'",
-    ]
-    assert call("ADD", config(ipam=SUBNET), "c2").stderr == ""
 
 
 CLUSTER: dict[str, Any] = {"endpoints": ["https://10.0.0.1:2379"], "pool": "10.32.0.0/12"}

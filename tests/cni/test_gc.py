@@ -66,12 +66,28 @@ def test_many_are_freed(call: Call, config: Make, held: Held, tmp_path: Path) ->
     assert sorted(held().values()) == sorted(keep)
 
 
-@pytest.mark.parametrize("null", [True, False])
-def test_missing_list(null: bool, call: Call, config: Make, held: Held) -> None:
+def test_null_is_an_empty_list(call: Call, config: Make, held: Held) -> None:
+    """A runtime without attachments sends null: nothing is valid, whatever the key's case."""
+    made = config(ipam=SUBNET)
+    for key in (VALID, VALID.upper()):
+        call("ADD", made)
+        assert call("GC", made | {key: None}) == DONE
+        assert held() == {}
+
+
+def test_null_elsewhere(call: Call, config: Make, held: Held) -> None:
+    """A null inside of another object is no list of attachments."""
+    made = config(ipam=SUBNET)
+    call("ADD", made)
+    assert call("GC", made | {"args": {VALID: None}}).code == 7
+    assert len(held()) == 1
+
+
+def test_missing_list(call: Call, config: Make, held: Held) -> None:
     """A missing list is code 7 and frees nothing: it is not the same as an empty one."""
     made = config(ipam=SUBNET)
     call("ADD", made)
-    answer = call("GC", made | ({VALID: None} if null else {}))
+    answer = call("GC", made)
     assert answer.code == 7
     assert answer.message.startswith(f"{VALID}:")
     assert len(held()) == 1
@@ -141,12 +157,36 @@ def test_leases_without_interface(call: Call, config: Make, held: Held, tmp_path
     assert held() == {"10.1.0.2": ("c1", "")}
 
 
-def test_listed_without_interface(call: Call, config: Make, held: Held) -> None:
-    """A listed container without an interface is not every interface of it."""
+@pytest.mark.parametrize(
+    ("entry", "field"),
+    [
+        ({"containerID": "c1"}, "ifname"),
+        ({"containerID": "c1", "ifname": ""}, "ifname"),
+        ({"containerID": "c1", "ifname": None}, "ifname"),
+        ({"containerID": "c1", "ifname": "an interface"}, "ifname"),
+        ({"containerID": "c1", "ifname": "longer-than-allowed"}, "ifname"),
+        ({"containerID": "c1", "ifname": ["eth0"]}, "ifname"),
+        ({"containerID": "c1", "ifname": 0}, "ifname"),
+        ({"ifname": "eth0"}, "containerID"),
+        ({"containerID": "", "ifname": "eth0"}, "containerID"),
+        ({"containerID": None, "ifname": "eth0"}, "containerID"),
+        ({"containerID": "c1 ", "ifname": "eth0"}, "containerID"),
+        ({"containerID": "../c1", "ifname": "eth0"}, "containerID"),
+        ({"containerID": 1, "ifname": "eth0"}, "containerID"),
+        ({"containerID": {"id": "c1"}, "ifname": "eth0"}, "containerID"),
+        ({"container": "c1", "ifname": "eth0"}, "containerID"),
+    ],
+)
+def test_half_an_identity(
+    entry: dict[str, Any], field: str, call: Call, config: Make, held: Held
+) -> None:
+    """An entry that no ADD can have made names nobody: code 7 with its path, nothing is freed."""
     made = config(ipam=SUBNET)
     call("ADD", made)
-    assert call("GC", made | {VALID: [{"containerID": "c1"}]}) == DONE
-    assert held() == {}
+    answer = call("GC", made | {VALID: [{"containerID": "c2", "ifname": "eth0"}, entry]})
+    assert answer.code == 7
+    assert answer.message.startswith(f"{VALID}[1].{field}:"), answer.message
+    assert len(held()) == 1
 
 
 def test_freed_addresses_cool(call: Call, config: Make) -> None:

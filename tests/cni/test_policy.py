@@ -24,7 +24,7 @@ def test_strict(call: Call, config: Make) -> None:
     answer = call("ADD", made, "d")
     assert answer.code == 11
     assert "is free in" in answer.message
-    assert call("STATUS", made).code == 50
+    assert "is full" in call("STATUS", made).stderr
 
 
 def test_prefer(call: Call, config: Make) -> None:
@@ -34,7 +34,7 @@ def test_prefer(call: Call, config: Make) -> None:
         call("ADD", made, f"c{at}")
     call("DEL", made, "c3")
     assert call("ADD", made, "d").addresses == ["10.1.2.5/29"]
-    assert call("STATUS", made).code == 50
+    assert "is full" in call("STATUS", made).stderr
 
 
 def test_sticky(call: Call, config: Make) -> None:

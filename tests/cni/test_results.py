@@ -237,11 +237,12 @@ def test_fifo_as_resolv_conf(call: Call, config: Make, tmp_path: Path) -> None:
 
 
 def test_resolv_conf_is_for_add(call: Call, config: Make, tmp_path: Path) -> None:
-    """CHECK, STATUS and DEL do not read the file."""
+    """CHECK and DEL do not read the file; STATUS does, because ADD needs it."""
     made = config(ipam={"subnet": "10.1.2.0/24"})
     call("ADD", made)
     made = config(ipam={"subnet": "10.1.2.0/24", "resolvConf": str(tmp_path / "gone")})
-    for command in ("CHECK", "STATUS", "DEL"):
+    assert call("STATUS", made).code == 50
+    for command in ("CHECK", "DEL"):
         assert call(command, made).status == 0
 
 
@@ -256,7 +257,7 @@ def test_repeated_answers(version: str, tmp_path: Path) -> None:
             [{"subnet": "2001:db8::/120"}],
         ]
     )
-    routes = [Route({"dst": "0.0.0.0/0", "gw": "10.1.2.9"}, ""), Route({"dst": "::/0"}, "")]
+    routes = [Route({"dst": "0.0.0.0/0", "gw": "10.1.2.9"}, "", []), Route({"dst": "::/0"}, "", [])]
     answers = Answers(parsed, routes)
     with fastipam.open(tmp_path / "store") as ipam:
         network = Network(ipam.store, "net", pool)

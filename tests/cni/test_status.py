@@ -1,4 +1,4 @@
-"""STATUS: 0 when an ADD could be served, 50 or 51 when not, 7 for a wrong configuration."""
+"""STATUS: 0 if ADD can be served or the pool is full; 50, 51 if not; 7: wrong configuration."""
 
 from __future__ import annotations
 
@@ -24,9 +24,33 @@ def test_ready(call: Call, config: Make, held: Held) -> None:
     assert held() == {}
 
 
-def test_exhausted(call: Call, config: Make) -> None:
-    """50 when no address is left, with the range set; 0 again after a DEL, cool-down or not."""
+UNAVAILABLE = {"statusWhenFull": "unavailable"}
+
+
+def test_a_full_pool_is_ready(call: Call, config: Make) -> None:
+    """A full pool is ready, and a line on standard error names the range set."""
     made = config(ipam=SLASH_30)
+    call("ADD", made)
+    assert call("ADD", made, "c2").code == 100
+    answer = call("STATUS", made)
+    assert (answer.status, answer.document) == (0, None)
+    assert "10.1.2.1-10.1.2.2" in answer.stderr
+    assert "full" in answer.stderr
+    assert call("STATUS", config(ipam=SLASH_30 | {"statusWhenFull": "ready"})).status == 0
+
+
+@pytest.mark.parametrize("value", ["", "Unavailable", "50"])
+def test_wrong_status_when_full(value: str, call: Call, config: Make) -> None:
+    """Another value of ``statusWhenFull`` is refused with those that are allowed."""
+    answer = call("STATUS", config(ipam=SLASH_30 | {"statusWhenFull": value}))
+    assert answer.code == 7
+    assert answer.message.startswith("ipam.statusWhenFull:")
+    assert "unavailable" in answer.message
+
+
+def test_unavailable_when_full(call: Call, config: Make) -> None:
+    """50 when no address is left, if it is asked for; 0 again after a DEL, cool-down or not."""
+    made = config(ipam=SLASH_30 | UNAVAILABLE)
     call("ADD", made)
     answer = call("STATUS", made)
     assert answer.code == 50
@@ -38,22 +62,60 @@ def test_exhausted(call: Call, config: Make) -> None:
 
 
 def test_one_family_exhausted(call: Call, config: Make) -> None:
-    """50 when one of the range sets has no address left."""
+    """A network is full when one of its range sets has no address left."""
     ranges = [[{"subnet": "10.1.2.0/24"}], [{"subnet": "2001:db8::/127", "gateway": "2001:db8::"}]]
-    made = config(ipam={"ranges": ranges})
+    made = config(ipam=UNAVAILABLE | {"ranges": ranges})
     call("ADD", made)
     answer = call("STATUS", made)
     assert answer.code == 50
     assert "2001:db8::" in answer.message
-    assert call("STATUS", config(ipam={"ranges": ranges[:1]})) == READY
+    assert call("STATUS", config(ipam=UNAVAILABLE | {"ranges": ranges[:1]})) == READY
 
 
 def test_more_ranges(call: Call, config: Make) -> None:
     """The ranges that count are those of the configuration that STATUS is called with."""
     call("ADD", config(ipam=SLASH_30))
-    more = config(ipam={"ranges": [[SLASH_30, {"subnet": "10.1.2.4/30"}]]})
+    more = config(ipam=UNAVAILABLE | {"ranges": [[SLASH_30, {"subnet": "10.1.2.4/30"}]]})
     assert call("STATUS", more) == READY
-    assert call("STATUS", config(ipam=SLASH_30)).code == 50
+    assert call("STATUS", config(ipam=UNAVAILABLE | SLASH_30)).code == 50
+
+
+@pytest.mark.parametrize("ipam", [{}, {"ranges": []}])
+def test_ranges_from_the_runtime(
+    ipam: dict[str, Any], call: Call, config: Make, tmp_path: Path
+) -> None:
+    """Ready without ranges: the runtime gives them to each ADD, and STATUS has none of them."""
+    assert call("STATUS", config(ipam=ipam)) == READY
+    runtime = {"ipRanges": [[SLASH_30]]}
+    assert call("ADD", config(ipam=ipam, runtimeConfig=runtime)).addresses == ["10.1.2.2/30"]
+    assert call("STATUS", config(ipam=ipam)) == READY
+    open_stores.close_all()
+    (tmp_path / "store" / "data.mdb").write_bytes(b"no LMDB file" * 2000)
+    assert call("STATUS", config(ipam=ipam)).code == 51
+
+
+def test_resolv_conf(call: Call, config: Make, tmp_path: Path) -> None:
+    """50 while the file that ADD reads is missing, with its field."""
+    made = config(ipam=SLASH_30 | {"resolvConf": str(tmp_path / "resolv.conf")})
+    answer = call("STATUS", made)
+    assert answer.code == 50
+    assert answer.message.startswith("ipam.resolvConf:")
+    assert call("ADD", made).code == 7
+    (tmp_path / "resolv.conf").write_text("nameserver 192.0.2.3\n")
+    assert call("STATUS", made) == READY
+
+
+def test_gateway_that_a_pod_has(call: Call, config: Make) -> None:
+    """50 while the gateway of the ranges is assigned, which every ADD refuses."""
+    slash_29 = {"subnet": "10.1.2.0/29"}
+    call("ADD", config(ipam=slash_29 | {"cooldown": 0}))
+    moved = config(ipam=slash_29 | {"gateway": "10.1.2.2", "cooldown": 0})
+    answer = call("STATUS", moved)
+    assert answer.code == 50
+    assert answer.message.startswith("ipam.gateway: the gateway 10.1.2.2 of 10.1.2.0/29 is ")
+    assert call("ADD", moved, "c2").code == 7
+    call("DEL", moved)
+    assert call("STATUS", moved) == READY
 
 
 def test_other_network(call: Call, config: Make) -> None:
@@ -99,7 +161,7 @@ def test_unwritable_store(path: str, call: Call, config: Make, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     "ipam",
-    [{}, {"subnet": "x"}, {"ranges": [[]]}, SLASH_30 | {"cooldown": -1}, SLASH_30 | {"routes": 5}],
+    [{"subnet": "x"}, {"ranges": [[]]}, SLASH_30 | {"cooldown": -1}, SLASH_30 | {"routes": 5}],
 )
 def test_invalid(ipam: dict[str, Any], call: Call, config: Make) -> None:
     """7 when the configuration could not be served at all."""

@@ -1,4 +1,4 @@
-"""The recorded answers of host-local 1.9.1, replayed through the installed plugin."""
+"""The recorded requests of host-local and of users, replayed through the installed plugin."""
 
 from __future__ import annotations
 

@@ -62,6 +62,11 @@ def usable(pool: list[str]) -> list[list[str]]:
     ]
 
 
+GATEWAYS = {
+    subnet: format_ip(*gateway)
+    for subnet in {*chain(*POOLS), *filter(None, OWN)}
+    if (gateway := parse_ranges([subnet]).sets[0].ranges[0].gateway)
+}
 USABLE = {subnet: usable([subnet])[0] for subnet in {*chain(*POOLS), *filter(None, OWN)}}
 
 
@@ -129,6 +134,7 @@ class BatchMachine(RuleBasedStateMachine):
             "cooldownPolicy": "strict" if self.strict else "prefer",
             "sticky": "pod",
             "stickyTTL": self.ttl_s,
+            "statusWhenFull": "unavailable",
         }
         return {"cniVersion": "1.1.0", "name": name, "ipam": ipam} | keys
 
@@ -218,6 +224,9 @@ class BatchMachine(RuleBasedStateMachine):
     ) -> None:
         """An ADD gives what the model would; or is refused when the model has nothing, either."""
         document = json.loads(answer.output)
+        if self.gateway_is_held(net, ranges):
+            assert document.get("code") == 7, document
+            return
         if owner in net.held:
             assert document.get("code") == 102, document
             return
@@ -240,6 +249,11 @@ class BatchMachine(RuleBasedStateMachine):
             net.released.pop(address, None)
             net.kept.pop(address, None)
         net.held[owner] = addresses, pod
+
+    def gateway_is_held(self, net: Net, ranges: list[str]) -> bool:
+        """Whether ranges that are not the network's have a gateway that is assigned."""
+        busy = {one for addresses, _ in net.held.values() for one in addresses}
+        return ranges != net.stored and any(GATEWAYS[subnet] in busy for subnet in ranges)
 
     def allowed(self, net: Net, owner: str, pod: str, subnet: str, wanted: str | None) -> list[str]:
         """The addresses of a set that an ADD may give, all equally good."""
@@ -308,7 +322,9 @@ class BatchMachine(RuleBasedStateMachine):
         ranges = [own, *pool] if own else pool
         free = [self.allowed(net, "nobody", "", subnet, None) for subnet in ranges]
         code = json.loads(answer.output)["code"] if answer.status else 0
-        assert code == (0 if all(free) else 50), f"{answer}, {free}"
+        busy = {one for addresses, _ in net.held.values() for one in addresses}
+        ready = all(free) and not any(GATEWAYS[subnet] in busy for subnet in ranges)
+        assert code == (0 if ready else 50), f"{answer}, {free}"
 
     @rule(name=NETWORKS, octet=st.integers(1, 18), owner=st.sampled_from(["", "c1", "ns/db-0"]))
     def reserve(self, name: str, octet: int, owner: str) -> None:

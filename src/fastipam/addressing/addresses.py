@@ -20,6 +20,22 @@ BITS = {V4: 32, V6: 128}
 _MAPPED_PREFIX = 0xFFFF << 32  # ::ffff:0:0/96, RFC 4291 section 2.5.5.2
 _HEX = frozenset("0123456789abcdefABCDEF")
 _DECIMAL = frozenset("0123456789")
+LOOPBACK, MULTICAST = "loopback", "multicast"
+# The addresses that no interface can have: ascending (first, last) pairs, and below their kinds.
+# 240.0.0.0/4 is not among them: Linux assigns it, and some clouds give it to pods.
+UNUSABLE = {
+    V4: (
+        (0, 0),
+        (127 << 24, (128 << 24) - 1),
+        (224 << 24, (240 << 24) - 1),
+        ((1 << 32) - 1, (1 << 32) - 1),
+    ),
+    V6: ((0, 0), (1, 1), (0xFF << 120, (1 << 128) - 1)),
+}
+_KINDS = {
+    V4: ("unspecified", LOOPBACK, MULTICAST, "broadcast"),
+    V6: ("unspecified", LOOPBACK, MULTICAST),
+}
 
 
 def _parse_v4(text: str) -> int | None:
@@ -159,6 +175,18 @@ def prefix_bounds(family: int, value: int, length: int) -> tuple[int, int]:
     host_bits = BITS[family] - length
     first = value >> host_bits << host_bits
     return first, first + (1 << host_bits) - 1
+
+
+def unusable(family: int, value: int) -> str:
+    """Return what kind of address this is if no interface can have it, else an empty text.
+
+    >>> unusable(4, 0xE0000001), unusable(4, 0x0A000001)
+    ('multicast', '')
+    """
+    for at, (low, high) in enumerate(UNUSABLE[family]):
+        if low <= value <= high:
+            return _KINDS[family][at]
+    return ""
 
 
 def to_ip(family: int, value: int) -> IPv4Address | IPv6Address:

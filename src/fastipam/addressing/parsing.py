@@ -6,7 +6,7 @@ configuration for the same reason.
 
 from __future__ import annotations
 
-from fastipam.addressing.addresses import BITS, parse_cidr, parse_ip, prefix_bounds
+from fastipam.addressing.addresses import BITS, UNUSABLE, parse_cidr, parse_ip, prefix_bounds
 from fastipam.addressing.ranges import Pool, Range, RangeSet, merge, touching
 from fastipam.errors import ConfigError
 
@@ -35,11 +35,11 @@ def build_pool(
         here = places[which]
         if not ranges:
             raise ConfigError(f"range set {which} is empty", field=here, value=[])
-        for other in ranges[1:]:
+        for at, other in enumerate(ranges):
             if other.family != ranges[0].family:
                 raise ConfigError(
                     f"range set {which} mixes address families: {ranges[0]} and {other}",
-                    field=here,
+                    field=_in_list(here, at),
                     value=str(other),
                     hint="give each family a range set of its own",
                 )
@@ -47,7 +47,7 @@ def build_pool(
         if clash:
             raise ConfigError(
                 f"ranges {clash[0]} and {clash[1]} of range set {which} overlap",
-                field=here,
+                field=_in_list(here, ranges.index(clash[1])),
                 value=str(clash[1]),
             )
     for which, ranges in enumerate(sets):
@@ -56,7 +56,9 @@ def build_pool(
             if clash:
                 raise ConfigError(
                     f"range set {which} ({clash[0]}) overlaps with range set {later} ({clash[1]})",
-                    field=places[later],
+                    field=_in_list(places[later], sets[later].index(clash[1]))
+                    if len(sets[later]) > 1
+                    else places[later],
                     value=str(clash[1]),
                 )
     holes = {
@@ -66,7 +68,12 @@ def build_pool(
     joined = []
     for which, ranges in enumerate(sets):
         family = ranges[0].family
-        inside = {hole for each in ranges for hole in touching(holes[family], each.start, each.end)}
+        inside = {
+            hole
+            for each in ranges
+            for known in (holes[family], UNUSABLE[family])
+            for hole in touching(known, each.start, each.end)
+        }
         whole = RangeSet(ranges, sorted(inside))
         if not whole.size:
             raise ConfigError(
@@ -77,6 +84,11 @@ def build_pool(
             )
         joined.append(whole)
     return Pool(joined)
+
+
+def _in_list(place: str, at: int) -> str:
+    """Return the path of a range of a set; the set's, where that is not written as a list."""
+    return f"{place}[{at}]" if place.endswith("]") else place
 
 
 def _overlap(

@@ -12,6 +12,7 @@ from _bisect import bisect_left, bisect_right
 
 from fastipam.addressing.addresses import (
     BITS,
+    UNUSABLE,
     V4,
     format_cidr,
     format_ip,
@@ -19,6 +20,7 @@ from fastipam.addressing.addresses import (
     parse_ip,
     parse_value,
     prefix_bounds,
+    unusable,
 )
 from fastipam.errors import AddressNotInRange, ConfigError
 
@@ -37,7 +39,7 @@ class Range:
 
     ``network``, ``start`` and ``end`` are addresses of ``family`` (4 or 6) as integers, ``length``
     is the prefix length in bits. ``gateway`` is ``(family, value)`` or None. As with host-local it
-    may lie outside the subnet, and may be of the other family.
+    may lie outside the subnet.
     """
 
     __slots__ = ("end", "family", "gateway", "length", "network", "start")
@@ -97,7 +99,7 @@ class Range:
         default_last = last if point_to_point or family != V4 else last - 1
         router: tuple[int, int] | None = None
         if gateway:
-            router = _parse_in(gateway, f"{dot}gateway")
+            router = _parse_gateway(gateway, family, f"{dot}gateway")
         elif default_gateway and not point_to_point:
             router = (family, first + 1)
         low = _bound(start, default_first, family, f"{dot}rangeStart")
@@ -111,12 +113,12 @@ class Range:
             raise ConfigError(
                 f"rangeEnd {end} is not in {subnet_text}", field=f"{dot}rangeEnd", value=end
             )
-        if low > high:
-            raise ConfigError(
-                f"rangeStart {format_ip(family, low)} is behind rangeEnd {format_ip(family, high)}",
-                field=f"{dot}rangeStart",
-                value=start,
-            )
+        if low > high or unusable(family, low) or unusable(family, high):
+            from fastipam.addressing import refusals
+
+            left = bool(subtract((low, high), UNUSABLE[family])) if low <= high else False
+            bounds = family, first, low, high
+            refusals.check_bounds((start, end), bounds, left, subnet_text, dot)
         return cls(family, first, length, low, high, router)
 
     def __contains__(self, value: int) -> bool:
@@ -157,6 +159,19 @@ def _bound(text: str | None, default: int, family: int, field: str) -> int:
             f"{text} is not an IPv{family} address as its subnet is", field=field, value=text
         )
     return value
+
+
+def _parse_gateway(text: str, family: int, field: str) -> tuple[int, int]:
+    router = _parse_in(text, field)
+    if router[0] != family:
+        raise ConfigError(
+            f"{text} is not an IPv{family} address as its subnet is", field=field, value=text
+        )
+    if unusable(*router):
+        from fastipam.addressing import refusals
+
+        raise refusals.unusable_address(text, router, field, "gateway")
+    return router
 
 
 class RangeSet:

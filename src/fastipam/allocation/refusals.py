@@ -77,14 +77,23 @@ def reserved(family: int, value: int, reservation: Reservation | None) -> Addres
     return AddressInUse(f"the requested address {text} is reserved{whom}{why}", address=text)
 
 
-def duplicate(name: str, owner: Owner, held: Sequence[tuple[int, int]]) -> DuplicateAllocation:
+def duplicate(
+    name: str,
+    owner: Owner,
+    held: Sequence[tuple[int, int]],
+    wanted: Sequence[tuple[int, int]] = (),
+) -> DuplicateAllocation:
     """Return the error for an owner that has addresses in the network already."""
     texts = tuple(format_ip(*one) for one in held)
     verb = "is" if len(texts) == 1 else "are"
+    others = [format_ip(*one) for one in wanted if one not in held]
+    asked = f", and this ADD requests {', '.join(others)}" if others else ""
     return DuplicateAllocation(
         f"{', '.join(texts)} {verb} assigned to {owner.container_id} {owner.ifname} "
-        f"in network {name} already",
+        f"in network {name} already{asked}",
         addresses=texts,
         owner=(owner.container_id, owner.ifname),
-        hint='DEL comes before a second ADD; or set "repeatAdd": "return"',
+        hint="DEL comes before an ADD with another address"
+        if others
+        else 'DEL comes before a second ADD; or set "repeatAdd": "return"',
     )

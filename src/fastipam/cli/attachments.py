@@ -87,7 +87,7 @@ def _parse(text: str) -> set[tuple[str, str]]:
 def _parse_json(text: str) -> set[tuple[str, str]]:
     import json
 
-    from fastipam.configuration.network import valid_attachments
+    from fastipam.configuration.attachments import valid_attachments
     from fastipam.configuration.reader import fold
 
     try:

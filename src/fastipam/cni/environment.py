@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastipam.cni.error_codes import BAD_ENVIRONMENT, OWN_NETNS, CniError
-from fastipam.configuration.reader import address, is_id
+from fastipam.configuration.reader import LONGEST_IFNAME, address, fault_of_ifname, is_id
 from fastipam.errors import ConfigError
 from fastipam.namespaces import identity, look, mount_namespace
 
@@ -29,7 +29,6 @@ _NEEDED = {
     GC: ("CNI_PATH",),
     STATUS: ("CNI_PATH",),
 }
-_LONGEST_IFNAME = 15  # IFNAMSIZ less the final NUL
 _LONGEST_NUMBER = 20  # digits
 _NO_NUMBER = 1 << 64
 
@@ -73,24 +72,12 @@ def _check_container_id(value: str) -> None:
 
 
 def _check_ifname(value: str) -> None:
-    if value.isalnum() and value.isascii() and len(value) <= _LONGEST_IFNAME:  # nearly all of them
+    if value.isalnum() and value.isascii() and len(value) <= LONGEST_IFNAME:  # nearly all of them
         return
-    try:
-        size = len(value.encode("utf-8", "surrogateescape"))
-    except UnicodeEncodeError:  # half a surrogate pair: only a caller in process can have one
-        raise CniError(BAD_ENVIRONMENT, f"CNI_IFNAME: {value!r} is no text") from None
-    if size > _LONGEST_IFNAME:
-        raise CniError(
-            BAD_ENVIRONMENT,
-            f"CNI_IFNAME: the interface name {value!r} is too long",
-            f"at most {_LONGEST_IFNAME} bytes",
-        )
-    if value in (".", ".."):
-        raise CniError(BAD_ENVIRONMENT, f"CNI_IFNAME: an interface cannot be named {value!r}")
-    if any(character in "/:" or character.isspace() for character in value):
-        raise CniError(
-            BAD_ENVIRONMENT, f"CNI_IFNAME: the interface name {value!r} has '/', ':' or white space"
-        )
+    fault = fault_of_ifname(value)
+    if fault:
+        hint = f"at most {LONGEST_IFNAME} bytes" if fault.endswith("too long") else ""
+        raise CniError(BAD_ENVIRONMENT, f"CNI_IFNAME: {fault}", hint)
 
 
 class Arguments:

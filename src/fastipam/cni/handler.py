@@ -14,14 +14,7 @@ from fastipam.cni.error_codes import (
 )
 from fastipam.cni.services import Services
 from fastipam.configuration import reader
-from fastipam.configuration.network import (
-    Config,
-    Location,
-    network_name,
-    previous_addresses,
-    requested,
-    valid_attachments,
-)
+from fastipam.configuration.network import Config, Location, network_name, requested
 from fastipam.errors import (
     ConfigError,
     LeaseMissing,
@@ -129,10 +122,11 @@ class _Known:
     """
 
     __slots__ = (
-        "answers", "asks_nothing", "config", "document", "location", "networks", "versions",
+        "answers", "asks_nothing", "config", "document", "location", "networks", "raw", "versions",
     )  # fmt: skip
 
     def __init__(self, stdin: bytes) -> None:
+        self.raw = stdin
         self.document = reader.decode(stdin)
         self.versions: dict[str, Version] = {}
         self.asks_nothing = False
@@ -215,13 +209,17 @@ _COMMANDS = (
 
 def _load(call: _Call) -> Config:
     """Return the whole configuration, read once, and log its notes."""
-    config = call.known.config
+    known = call.known
+    config = known.config
     if config is None:
-        config = call.known.config = Config(call.known.document, call.version, _read_cluster)
+        config = known.config = Config(known.document, call.version, _read_cluster, known.raw)
         if config.cluster is not None:
             call.services.note_cluster(config.data_dir, config.name, config.cluster)
     for note in config.notes:
         call.log(_clean(note))
+    # libcni gives STATUS no runtimeConfig, from which the ranges may come (capability ipRanges).
+    if not config.pool.sets and call.asked.command != environment.STATUS:
+        config.require_ranges()
     return config
 
 
@@ -243,7 +241,10 @@ def _requested(known: _Known, arguments: environment.Arguments) -> list[tuple[in
 
 def _network(known: _Known, config: Config, *, create: bool = True) -> Network:
     """Return the network. Raises FileNotFoundError without a store if ``create`` is false."""
-    store = open_stores.get(config.data_dir, config.durability, create=create)
+    try:
+        store = open_stores.get(config.data_dir, config.durability, create=create)
+    except ConfigError as error:
+        raise _located(error, config) from None
     kept = known.networks.get(True)
     if kept is None or kept[0] is not store:
         network = Network(
@@ -303,6 +304,8 @@ def _add(call: _Call) -> bytes:
 
     try:
         lease = allocate(_network(known, config))
+    except ConfigError as error:
+        raise _located(error, config) from None
     except PoolExhausted:
         if config.cluster is None:
             raise
@@ -321,6 +324,14 @@ def _add(call: _Call) -> bytes:
     return answer
 
 
+def _located(error: ConfigError, config: Config) -> ConfigError:
+    """Return an error of the network with the field's path in the configuration."""
+    from fastipam.configuration import notes
+
+    error.field = notes.path_in(config.paths, error.field)
+    return error
+
+
 def _delete(call: _Call) -> None:
     network = _existing(call.known)
     if network is not None:
@@ -333,6 +344,8 @@ def _check(call: _Call) -> None:
     asked = call.asked
     _requested(call.known, environment.Arguments(asked.args))
     config = _load(call)
+    from fastipam.configuration.attachments import previous_addresses
+
     addresses = previous_addresses(call.known.document)
     try:
         network = _network(call.known, config, create=False)
@@ -346,6 +359,8 @@ def _check(call: _Call) -> None:
 
 
 def _collect(call: _Call) -> None:
+    from fastipam.configuration.attachments import valid_attachments
+
     valid = valid_attachments(call.known.document)
     network = _existing(call.known)
     if network is not None:
@@ -366,23 +381,33 @@ def _status_of_cluster(call: _Call, config: Config, exhausted: RangeSet | None) 
     return exhausted
 
 
-def _require_start(network: Network) -> None:
-    """Raise CniError 50 when the network is new and no ADD can begin to use it."""
+def _require_start(network: Network, config: Config) -> None:
+    """Raise CniError 50 when every ADD is refused for what the store or another file says."""
     try:
         network.require_start()
+        network.require_free_gateways()
     except ConfigError as error:
-        fault = from_exception(error)
+        fault = from_exception(_located(error, config))
         raise CniError(NOT_AVAILABLE, fault.msg, fault.details) from error
 
 
 def _status(call: _Call) -> None:
-    """Raise CniError 50 if no ADD can be served, 51 if the store fails (CNI 1.1.0, "STATUS")."""
+    """Raise CniError 50 if no ADD can be served, 51 if the store fails (CNI 1.1.0, "STATUS").
+
+    A full pool is ready, unless the configuration says otherwise: a kubelet that hears 50 evicts
+    the healthy pods of the node, and those that take their places fill up the next node.
+    """
     _requested(call.known, environment.Arguments(""))
     config = _load(call)
     try:
+        if config.resolv_conf:
+            resolvconf.read(config.resolv_conf)
+    except ConfigError as error:
+        raise CniError(NOT_AVAILABLE, f"{error.field}: {error.message}", error.hint or "") from None
+    try:
         network = _network(call.known, config)
         open_stores.get(config.data_dir, config.durability).require_writable()
-        _require_start(network)
+        _require_start(network, config)
         exhausted = network.exhausted()
         if config.cluster is not None:
             exhausted = _status_of_cluster(call, config, exhausted)
@@ -393,6 +418,7 @@ def _status(call: _Call) -> None:
     except StoreError as error:
         raise CniError(LIMITED, error.message, error.hint or "") from error
     if exhausted is not None:
-        raise CniError(
-            NOT_AVAILABLE, f"no address is free in range set {exhausted} of network {config.name}"
-        )
+        text = f"no address is free in range set {exhausted} of network {config.name}: it is full"
+        if not config.ready_when_full:
+            raise CniError(NOT_AVAILABLE, text)
+        call.log(_clean(text))

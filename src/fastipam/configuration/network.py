@@ -1,9 +1,10 @@
 """Read and check the network configuration once; in what results no field is unset.
 
 Keys and their meaning are host-local's; whereabouts' names for the same things are accepted beside
-them; fastipam's own are ``exclude``, ``durability``, ``repeatAdd``, ``ignoreHostLocal`` and
-those of policy.py. The order in which things are refused is host-local's, too. Field names in
-errors are paths as the user wrote them (``ipam.ranges[0][1].subnet``).
+them; fastipam's own are ``exclude``, ``durability``, ``repeatAdd``, ``statusWhenFull``,
+``ignoreHostLocal`` and those of policy.py. The order in which things are refused is host-local's,
+too. Field names in errors are paths as the user wrote them (``ipam.ranges[0][1].subnet``). What has
+no effect is noted (notes.py).
 """
 
 from __future__ import annotations
@@ -27,10 +28,18 @@ if TYPE_CHECKING:
     from fastipam.configuration.policy import Policy
 
     Version = tuple[int, int, int]
+    Hole = tuple[int, int, int]  # family, first, last address of an exclusion
     # Of (value, network, data directory, what is excluded); raises ConfigError.
-    ReadCluster = Callable[[object, str, str, list[tuple[int, int, int]]], Settings]
+    ReadCluster = Callable[[object, str, str, list[Hole]], Settings]
 
-_WHEREABOUTS = ("range", "range_start", "range_end", "ipranges")
+_ALIASES = frozenset(("range_start", "range_end"))  # whereabouts' names of rangeStart and rangeEnd
+_WHEREABOUTS = ("range", *_ALIASES, "ipranges")
+# The keys of each level, folded. Those of a cluster are in cluster.py, where others are an error.
+RANGE = frozenset((*(key.casefold() for key in RANGE_KEYS), *_ALIASES, "exclude"))
+_ROUTE_NUMBERS = {
+    "mtu": 32, "advmss": 32, "priority": 32, "table": 32, "scope": 8
+}  # bits of each, rtnetlink(7)  # fmt: skip
+ROUTE = frozenset(("dst", "gw", *_ROUTE_NUMBERS))
 _KNOWN = frozenset(
     (
         "type",
@@ -43,6 +52,7 @@ _KNOWN = frozenset(
         "durability",
         "repeatadd",
         "ignorehostlocal",
+        "statuswhenfull",
         "cluster",
         *_WHEREABOUTS,
         *(key.casefold() for key in policy.KEYS),
@@ -50,8 +60,7 @@ _KNOWN = frozenset(
 )
 # Bounds like those in reader.py: no real configuration comes near them.
 _MOST_RANGES = 1024  # of all sets together
-_MOST_ADDRESSES = 1024  # requested, or in prevResult: each is looked up in every range
-_MOST_NOTES = 8
+MOST_ADDRESSES = 1024  # requested, or in prevResult: each is looked up in every range
 
 
 def network_name(document: dict[str, Any]) -> str:
@@ -88,40 +97,53 @@ class Location:
         self.policy = policy.usable(holder)
 
 
-def _notes(ipam: dict[str, Any]) -> list[str]:
-    """Return a line for each unknown key, and one for the rest when there are many."""
-    unknown = [key for key in ipam if key not in _KNOWN]
-    notes = [f"ipam: unknown key {key!r}, ignored" for key in unknown[:_MOST_NOTES]]
-    if len(unknown) > _MOST_NOTES:
-        notes.append(f"ipam: {len(unknown) - _MOST_NOTES} more unknown keys, ignored")
-    return notes
-
-
 class Config:
     """The whole configuration, for ADD, CHECK and STATUS; it does not change once it is read.
 
     ``pool`` are the range sets; ``remember`` says that they are the network's own, and not partly
     this container's (from ``runtimeConfig.ipRanges``). ``notes`` say what is odd but no error.
     ``read_cluster`` makes settings of what stands under ``cluster``, which may be a file's path:
-    files and the host's name are the caller's to read. Raises ConfigError.
+    files and the host's name are the caller's to read. ``raw`` is the document as it was written,
+    for the spelling of keys in notes. Without any range the pool is empty, which only STATUS can
+    use: see :meth:`require_ranges`. Raises ConfigError.
     """
 
     def __init__(
-        self, document: dict[str, Any], version: Version, read_cluster: ReadCluster
+        self,
+        document: dict[str, Any],
+        version: Version,
+        read_cluster: ReadCluster,
+        raw: bytes = b"",
     ) -> None:
         self.name = network_name(document)
         self.version = version
+        self._assumed = "" if document.get("cniversion") else ", which a missing one means,"
+        self.paths: list[str] = []  # of each range set, in their order
+        self._odd: list[tuple[str, str, str]] = []  # path, folded key, what is odd; "": unknown
+        self._holes: list[tuple[str, Hole]] = []  # with the path of each
         if "ipam" not in document:
             raise ConfigError("the configuration has no ipam section", field="ipam", value=None)
         ipam = reader.mapping(document, "ipam", "")
-        self.notes = _notes(ipam)
+        self._look_at(ipam, _KNOWN, "ipam")
         runtime = reader.mapping(document, "runtimeConfig", "")
         self._read_scalars(ipam)
         self.routes = [
-            Route(one, f"ipam.routes[{at}]")
+            Route(one, f"ipam.routes[{at}]", self._odd)
             for at, one in enumerate(reader.listed(ipam, "routes", "ipam"))
         ]
         self._read_ranges(ipam, runtime, read_cluster)
+        self.notes: list[str] = []
+        if self._odd or self._holes or runtime or "args" in document:
+            from fastipam.configuration import notes
+
+            notes.look_around(self._odd, document, runtime)
+            notes.look_at_holes(self._odd, self._holes, self.pool)
+            self.notes = notes.lines(self._odd, raw)
+
+    def _look_at(self, holder: dict[str, Any], known: frozenset[str], path: str) -> None:
+        """Note the keys of an object that mean nothing."""
+        if not known.issuperset(holder):
+            self._odd += [(path, key, "") for key in holder if key not in known]
 
     def _read_scalars(self, ipam: dict[str, Any]) -> None:
         reader.text(ipam, "type", "ipam")
@@ -140,25 +162,37 @@ class Config:
             )
         self.data_dir = data_dir
         self.resolv_conf = resolv_conf
+        if resolv_conf and not os.path.isabs(resolv_conf):
+            raise ConfigError(
+                f"{resolv_conf!r} is not an absolute path",
+                field="ipam.resolvConf",
+                value=resolv_conf,
+                hint="a runtime starts the plugin in a directory of its own choice",
+            )
         self.policy = policy.read(ipam)
+        if not self.policy.cooldown_ns and "cooldownpolicy" in ipam:
+            self._odd.append(("ipam", "cooldownPolicy", "no effect while ipam.cooldown is 0"))
+        if not self.policy.history and "historyage" in ipam:
+            self._odd.append(("ipam", "historyAge", "no effect while ipam.history is 0"))
         self.durability = reader.choice(ipam, "durability", ("durable", "relaxed"))
         self.ignore_host_local = reader.flag(ipam, "ignoreHostLocal", "ipam")
         self.repeat = reader.choice(ipam, "repeatAdd", ("error", "return")) or "error"
+        when_full = reader.choice(ipam, "statusWhenFull", ("ready", "unavailable"))
+        self.ready_when_full = when_full != "unavailable"
 
     def _read_ranges(
         self, ipam: dict[str, Any], runtime: dict[str, Any], read_cluster: ReadCluster
     ) -> None:
         """Read the range sets in host-local's order: runtime's, old single range, ``ranges``."""
-        paths: list[str] = []  # of each set, in the order of ``sets``
+        paths = self.paths
         runtimes = reader.listed(runtime, "ipRanges", "runtimeConfig", reader.MOST_SETS)
-        extra = _range_sets(runtimes, "runtimeConfig.ipRanges", paths)
-        own = _host_local_sets(ipam, paths)
+        extra = self._range_sets(runtimes, "runtimeConfig.ipRanges")
+        own = self._host_local_sets(ipam)
         other: list[list[Range]] = []
-        holes: list[tuple[int, int, int]] = []
         if any(key in ipam for key in _WHEREABOUTS):
             from fastipam.configuration import whereabouts
 
-            other, holes = whereabouts.range_sets(ipam, paths)
+            other = whereabouts.range_sets(ipam, paths, self._odd, self._holes)
         if own and other:
             mine = next(key for key in ("subnet", "ranges") if key in ipam)
             theirs = "range" if "range" in ipam else "ipRanges"
@@ -175,32 +209,86 @@ class Config:
         if "cluster" in ipam:
             if sets:
                 raise _two_pools(ipam)
-            self._read_holes(ipam, holes)
+            self._read_holes(ipam, "ipam")
+            holes = [hole for _, hole in self._holes]
             self._set_cluster(read_cluster(ipam["cluster"], self.name, self.data_dir, holes))
             return
-        if not sets:
-            raise ConfigError(
-                "no ranges are given",
-                field="ipam.ranges",
-                value=ipam.get("ranges"),
-                hint='"ranges": [[{"subnet": "10.32.0.0/12"}]]',
-            )
+        count = sum(map(len, sets))
         for many, most, what in (
             (len(sets), reader.MOST_SETS, "range sets"),
-            (sum(map(len, sets)), _MOST_RANGES, "ranges"),
+            (count, _MOST_RANGES, "ranges"),
         ):
             if many > most:
                 raise ConfigError(
-                    f"{many} {what} are more than {most}", field="ipam.ranges", value=many
+                    f"{many} {what} are more than {most}", field=paths[-1], value=many
                 )
-        self._read_holes(ipam, holes)
-        self.pool = build_pool(sets, holes, fields=paths)
+        self._read_holes(ipam, "ipam")
+        self.pool = build_pool(sets, [hole for _, hole in self._holes], fields=paths)
         self._refuse_too_many()
 
-    @staticmethod
-    def _read_holes(ipam: dict[str, Any], holes: list[tuple[int, int, int]]) -> None:
-        for at, one in enumerate(reader.listed(ipam, "exclude", "ipam")):
-            holes.append(reader.exclusion(one, f"ipam.exclude[{at}]"))
+    def require_ranges(self) -> None:
+        """Raise ConfigError when there is no range to assign an address from."""
+        if not self.pool.sets:
+            raise ConfigError(
+                "no ranges are given",
+                field="ipam.ranges",
+                value=None,
+                hint='"ranges": [[{"subnet": "10.32.0.0/12"}]]',
+            )
+
+    def _read_holes(self, holder: dict[str, Any], path: str) -> None:
+        for at, one in enumerate(reader.listed(holder, "exclude", path)):
+            field = f"{path}.exclude[{at}]"
+            self._holes.append((field, reader.exclusion(one, field)))
+
+    def _host_local_sets(self, ipam: dict[str, Any]) -> list[list[Range]]:
+        """Return the old single range, if there is a ``subnet``, then ``ranges``."""
+        sets = []
+        if "subnet" in ipam:
+            sets.append([self._range(ipam, "ipam")])
+            self.paths.append("ipam")
+        elif "range" not in ipam:
+            for key in RANGE_KEYS[1:]:  # no effect without a subnet, but still no nonsense
+                if key.casefold() in ipam:
+                    reader.ip(reader.text(ipam, key, "ipam"), f"ipam.{key}")
+                    self._odd.append(("ipam", key, "no effect without ipam.subnet"))
+        listed = reader.listed(ipam, "ranges", "ipam", reader.MOST_SETS)
+        return sets + self._range_sets(listed, "ipam.ranges")
+
+    def _range_sets(self, listed: list[Any], path: str) -> list[list[Range]]:
+        sets = []
+        for at, ranges in enumerate(listed):
+            here = f"{path}[{at}]"
+            self.paths.append(here)
+            if not isinstance(ranges, list):
+                error = reader.wrong(here, ranges, "a range set, which is a list of ranges")
+                error.hint = 'two brackets: "ranges": [[{"subnet": "10.32.0.0/12"}]]'
+                raise error
+            found = []
+            for place, one in enumerate(ranges):
+                if not isinstance(one, dict):
+                    raise reader.wrong(f"{here}[{place}]", one, "a range, which is an object")
+                found.append(self._range(one, f"{here}[{place}]"))
+            sets.append(found)
+        return sets
+
+    def _range(self, holder: dict[str, Any], path: str) -> Range:
+        if "subnet" not in holder:
+            raise ConfigError("the subnet is missing", field=f"{path}.subnet", value=None)
+        if _ALIASES.isdisjoint(holder):
+            subnet, start, end, gateway = (reader.text(holder, key, path) for key in RANGE_KEYS)
+            found = Range.parse(subnet, start, end, gateway, field=path)
+        else:
+            from fastipam.configuration import whereabouts
+
+            found = whereabouts.with_aliases(holder, path)
+        if path != "ipam":  # there these keys have others beside them
+            self._look_at(holder, RANGE, path)
+            if "exclude" in holder:
+                from fastipam.configuration import whereabouts
+
+                self._holes += whereabouts.holes_of(holder, path, found, self._odd)
+        return found
 
     def _set_cluster(self, settings: Settings) -> None:
         """Take the pool from the cluster; this node serves the blocks of it that it owns."""
@@ -217,11 +305,11 @@ class Config:
             for family in (4, 6):
                 if families.count(family) > 1:
                     raise ConfigError(
-                        f"CNI version {'.'.join(map(str, self.version))} "
+                        f"CNI version {'.'.join(map(str, self.version))}{self._assumed} "
                         f"has room for one IPv{family} address, "
                         f"{families.count(family)} range sets give one each",
                         field="cniVersion",
-                        value=".".join(map(str, self.version)),
+                        value=None if self._assumed else ".".join(map(str, self.version)),
                         hint='use "cniVersion": "0.3.0" or newer',
                     )
 
@@ -235,43 +323,6 @@ def _two_pools(ipam: dict[str, Any]) -> ConfigError:
     )
 
 
-def _host_local_sets(ipam: dict[str, Any], paths: list[str]) -> list[list[Range]]:
-    """Return the old single range, if there is a ``subnet``, then ``ranges``; add their paths."""
-    sets = []
-    if "subnet" in ipam:
-        sets.append([_range(ipam, "ipam")])
-        paths.append("ipam")
-    elif "range" not in ipam:
-        for key in RANGE_KEYS[1:]:  # no effect without a subnet, but still no nonsense
-            reader.ip(reader.text(ipam, key, "ipam"), f"ipam.{key}")
-    return sets + _range_sets(
-        reader.listed(ipam, "ranges", "ipam", reader.MOST_SETS), "ipam.ranges", paths
-    )
-
-
-def _range_sets(listed: list[Any], path: str, paths: list[str]) -> list[list[Range]]:
-    sets = []
-    for at, ranges in enumerate(listed):
-        here = f"{path}[{at}]"
-        paths.append(here)
-        if not isinstance(ranges, list):
-            raise reader.wrong(here, ranges, "a range set, which is a list of ranges")
-        found = []
-        for place, one in enumerate(ranges):
-            if not isinstance(one, dict):
-                raise reader.wrong(f"{here}[{place}]", one, "a range, which is an object")
-            found.append(_range(one, f"{here}[{place}]"))
-        sets.append(found)
-    return sets
-
-
-def _range(holder: dict[str, Any], path: str) -> Range:
-    if "subnet" not in holder:
-        raise ConfigError("the subnet is missing", field=f"{path}.subnet", value=None)
-    subnet, start, end, gateway = (reader.text(holder, key, path) for key in RANGE_KEYS)
-    return Range.parse(subnet, start, end, gateway, field=path)
-
-
 def requested(
     document: dict[str, Any], first: tuple[int, int] | None = None
 ) -> list[tuple[int, int]]:
@@ -283,7 +334,7 @@ def requested(
     found = [] if first is None else [first]
     cni = reader.mapping(reader.mapping(document, "args", ""), "cni", "args")
     for holder, path in ((cni, "args.cni"), (runtime, "runtimeConfig")):
-        for at, text in enumerate(reader.listed(holder, "ips", path, _MOST_ADDRESSES)):
+        for at, text in enumerate(reader.listed(holder, "ips", path, MOST_ADDRESSES)):
             field = f"{path}.ips[{at}]"
             if not isinstance(text, str):
                 raise reader.wrong(field, text, "an address, as text")
@@ -299,9 +350,11 @@ class Route:
 
     __slots__ = ("_shown", "family")
 
-    def __init__(self, value: Any, path: str) -> None:
+    def __init__(self, value: Any, path: str, odd: list[tuple[str, str, str]]) -> None:
         if not isinstance(value, dict):
             raise reader.wrong(path, value, "a route, which is an object")
+        if not ROUTE.issuperset(value):
+            odd += [(path, key, "") for key in value if key not in ROUTE]
         text = reader.text(value, "dst", path)
         try:
             self.family, destination, length = parse_cidr(text)
@@ -311,9 +364,11 @@ class Route:
         gateway = reader.ip(reader.text(value, "gw", path), f"{path}.gw")
         if gateway is not None:
             shown["gw"] = format_ip(*gateway)
-        for key in ("mtu", "advmss", "priority", "table", "scope"):
+        for key, bits in _ROUTE_NUMBERS.items():
             if key in value:
                 number = reader.integer(value[key], f"{path}.{key}")
+                if number >> bits:
+                    odd.append((path, key, f"{number} is not from 0 to {(1 << bits) - 1}"))
                 # Go leaves out what is zero, but table and scope are pointers there.
                 if number or key in ("table", "scope"):
                     shown[key] = number
@@ -323,49 +378,3 @@ class Route:
         """Return those of ``keys`` that the route has, in their order."""
         shown = self._shown
         return {key: shown[key] for key in keys if key in shown}
-
-
-def valid_attachments(document: dict[str, Any]) -> set[tuple[str, str]]:
-    """Return what the runtime lists as attached (CNI 1.1.0, "GC"). Raises if there is no list.
-
-    An empty list means that nothing is valid; a missing one must never wipe a network.
-    """
-    key = "cni.dev/valid-attachments"
-    if key not in document:
-        raise ConfigError(
-            "the list of valid attachments is missing: nothing was freed", field=key, value=None
-        )
-    value = document[key]
-    if not isinstance(value, list):
-        raise reader.wrong(key, value, "a list")
-    valid = set()
-    for at, one in enumerate(value):
-        path = f"{key}[{at}]"
-        if not isinstance(one, dict):
-            raise reader.wrong(path, one, "an object with containerID and ifname")
-        container_id = reader.text(one, "containerID", path)
-        if not container_id:
-            raise ConfigError("it names no container", field=f"{path}.containerID", value=one)
-        valid.add((container_id, reader.text(one, "ifname", path)))
-    return valid
-
-
-def previous_addresses(document: dict[str, Any]) -> list[tuple[int, int]]:
-    """Return the addresses in ``prevResult``, which may be missing."""
-    previous = reader.mapping(document, "prevResult", "")
-    found = []
-    for key in ("ip4", "ip6"):  # the shape before 0.3.0
-        old = reader.mapping(previous, key, "prevResult")
-        address = reader.address(
-            reader.text(old, "ip", f"prevResult.{key}"), f"prevResult.{key}.ip"
-        )
-        if address is not None:
-            found.append(address)
-    for at, one in enumerate(reader.listed(previous, "ips", "prevResult", _MOST_ADDRESSES)):
-        path = f"prevResult.ips[{at}]"
-        if not isinstance(one, dict):
-            raise reader.wrong(path, one, "an object")
-        address = reader.address(reader.text(one, "address", path), f"{path}.address")
-        if address is not None:
-            found.append(address)
-    return found

@@ -8,7 +8,8 @@ uses (``_json``) is called here, and ``json`` is imported only to say where a ma
 is wrong, or on an interpreter without that scanner.
 
 Keys are matched whatever their case, the last one counting, and ``null`` is the same as
-absent: so do Go's decoder, every CNI plugin, and configurations in real use.
+absent: so do Go's decoder, every CNI plugin, and configurations in real use. The list of GC is the
+one exception (``ATTACHMENTS``).
 """
 
 from __future__ import annotations
@@ -35,9 +36,18 @@ LARGEST = 4 << 20
 _MOST_MARKS = 1 << 17
 
 
+# The one key whose null means something: a runtime without attachments sends it, and a missing list
+# is an error.
+ATTACHMENTS = "cni.dev/valid-attachments"
+
+
 def fold(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return an object with its keys case-folded, without null values."""
-    return {key.casefold(): value for key, value in pairs if value is not None}
+    return {
+        key.casefold(): value
+        for key, value in pairs
+        if value is not None or key.casefold() == ATTACHMENTS
+    }
 
 
 def _refuse_constant(name: str) -> Any:
@@ -284,6 +294,26 @@ def is_id(value: str) -> bool:
     if value.isalnum() and value.isascii():  # nearly all of them
         return True
     return bool(value) and value[0] in _ALPHANUMERIC and _ID_CHARACTERS.issuperset(value)
+
+
+LONGEST_IFNAME = 15  # IFNAMSIZ less the final NUL
+
+
+def fault_of_ifname(value: str) -> str:
+    """Return why no interface can have this name, as libcni decides it, or an empty text."""
+    try:
+        size = len(value.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON and a caller in process can have
+        return f"{value!r} is no text"
+    if not size:
+        return "it is empty"
+    if size > LONGEST_IFNAME:
+        return f"the interface name {value!r} is too long"
+    if value in (".", ".."):
+        return f"an interface cannot be named {value!r}"
+    if any(character in "/:" or character.isspace() for character in value):
+        return f"the interface name {value!r} has '/', ':' or white space"
+    return ""
 
 
 _ALPHANUMERIC = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")

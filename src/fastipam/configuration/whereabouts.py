@@ -1,11 +1,18 @@
-"""The ranges of a configuration written for whereabouts.
+"""The ranges of a configuration written for whereabouts, and its names inside other ranges.
 
-Imported only when a configuration has one of its keys (``network.py``: ``_WHEREABOUTS``).
+Imported only when a configuration has one of its keys, or ``exclude`` inside a range.
 """
 
 from __future__ import annotations
 
-from fastipam.addressing.addresses import format_cidr, parse_cidr, prefix_bounds
+from fastipam.addressing.addresses import (
+    BITS,
+    V4,
+    format_cidr,
+    format_ip,
+    parse_cidr,
+    prefix_bounds,
+)
 from fastipam.addressing.ranges import Range
 from fastipam.configuration import reader
 from fastipam.errors import ConfigError
@@ -14,20 +21,29 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from fastipam.configuration.notes import Odd
+
+    Hole = tuple[int, int, int]  # family, first, last address of an exclusion
+
+_KNOWN = frozenset(
+    ("range", "range_start", "range_end", "rangestart", "rangeend", "exclude", "gateway")
+)
+_NAMES = (("range_start", "rangeStart"), ("range_end", "rangeEnd"))  # whereabouts', host-local's
+
 
 def range_sets(
-    ipam: dict[str, Any], paths: list[str]
-) -> tuple[list[list[Range]], list[tuple[int, int, int]]]:
-    """Return the sets of ``range`` and ``ipRanges``, and the exclusions of the latter's entries.
+    ipam: dict[str, Any], paths: list[str], odd: list[Odd], holes: list[tuple[str, Hole]]
+) -> list[list[Range]]:
+    """Return the sets of ``range`` and ``ipRanges``.
 
-    Adds the sets' paths to ``paths``. Raises ConfigError.
+    Adds the sets' paths to ``paths``, what has no effect to ``odd``, and the exclusions inside
+    ``ipRanges`` to ``holes``. Raises ConfigError.
     """
     sets = []
-    holes: list[tuple[int, int, int]] = []
     if "range" in ipam:
         sets.append([_range(ipam, "ipam")])
         paths.append("ipam")
-    else:
+    elif "subnet" not in ipam:
         for key in ("range_start", "range_end"):
             if key in ipam:
                 raise ConfigError(
@@ -37,16 +53,74 @@ def range_sets(
         here = f"ipam.ipRanges[{at}]"
         if not isinstance(one, dict):
             raise reader.wrong(here, one, "an object with a range")
-        its_range = _range(one, here)
-        sets.append([its_range])
+        odd += [(here, key, "") for key in one if key not in _KNOWN]
+        found = _range(one, here)
+        sets.append([found])
         paths.append(here)
-        for place, hole in enumerate(reader.listed(one, "exclude", here)):
-            family, low, high = reader.exclusion(hole, f"{here}.exclude[{place}]")
-            # It is this entry's alone: what it says beyond the range means nothing to the others.
-            low, high = max(low, its_range.start), min(high, its_range.end)
-            if family == its_range.family and low <= high:
-                holes.append((family, low, high))
-    return sets, holes
+        holes += holes_of(one, here, found, odd)
+    return sets
+
+
+def holes_of(
+    holder: dict[str, Any], path: str, found: Range, odd: list[Odd]
+) -> list[tuple[str, Hole]]:
+    """Return the exclusions that stand inside a range, with their paths. Raises ConfigError.
+
+    They are this range's alone: what they say beyond it means nothing to the others.
+    """
+    holes = []
+    for at, one in enumerate(reader.listed(holder, "exclude", path)):
+        field = f"{path}.exclude[{at}]"
+        family, low, high = reader.exclusion(one, field)
+        low, high = max(low, found.start), min(high, found.end)
+        if family == found.family and low <= high:
+            holes.append((field, (family, low, high)))
+        else:
+            odd.append((field, "", f"it excludes nothing: {one} has no address of {found}"))
+    return holes
+
+
+def with_aliases(holder: dict[str, Any], path: str) -> Range:
+    """Return the range of an object with a ``subnet`` and whereabouts' names for its bounds."""
+    start, end = (_either(holder, *names, path) for names in _NAMES)
+    subnet, gateway = (reader.text(holder, key, path) for key in ("subnet", "gateway"))
+    try:
+        found = Range.parse(subnet, start, end, gateway, field=path)
+    except ConfigError as error:
+        raise _at_the_name(error, holder, path) from None
+    return _without_edges(found, path, *(theirs in holder for theirs, _ in _NAMES))
+
+
+def _at_the_name(error: ConfigError, holder: dict[str, Any], path: str) -> ConfigError:
+    """Return the error of a bound with the field where the user wrote it."""
+    key = error.field.rpartition(".")[2]
+    for theirs, ours in _NAMES:
+        if key == ours and ours.casefold() not in holder:
+            error.field = f"{path}.{theirs if theirs in holder else 'range'}"
+    return error
+
+
+def _without_edges(found: Range, path: str, start: bool = True, end: bool = True) -> Range:
+    """Take network and broadcast address from the bounds of an IPv4 range, as whereabouts does.
+
+    ``start`` and ``end`` say which bounds whereabouts' names gave. A /31 or /32 has neither.
+    """
+    if found.family != V4 or BITS[V4] - found.length <= 1:
+        return found
+    first, last = prefix_bounds(V4, found.network, found.length)
+    if start:
+        found.start = max(found.start, first + 1)
+    if end:
+        found.end = min(found.end, last - 1)
+    if found.start > found.end:
+        subnet = format_cidr(V4, first, found.length)
+        raise ConfigError(
+            f"no address is left between the network address {format_ip(V4, first)} and the "
+            f"broadcast address {format_ip(V4, last)} of {subnet}",
+            field=path,
+            value=subnet,
+        )
+    return found
 
 
 def _either(holder: dict[str, Any], theirs: str, ours: str, path: str) -> str:
@@ -68,8 +142,7 @@ def _range(holder: dict[str, Any], path: str) -> Range:
         raise ConfigError("the range is missing", field=f"{path}.range", value=None)
     text = reader.text(holder, "range", path)
     low, dash, rest = text.partition("-")
-    start = _either(holder, "range_start", "rangeStart", path)
-    end = _either(holder, "range_end", "rangeEnd", path)
+    start, end = (_either(holder, *names, path) for names in _NAMES)
     if dash:
         high, _, length = rest.partition("/")
         text = f"{low.strip()}/{length}"
@@ -83,10 +156,9 @@ def _range(holder: dict[str, Any], path: str) -> Range:
     subnet = format_cidr(family, prefix_bounds(family, value, bits)[0], bits)
     gateway = reader.text(holder, "gateway", path)
     try:
-        return Range.parse(subnet, start, end, gateway, default_gateway=False, field=path)
+        found = Range.parse(subnet, start, end, gateway, default_gateway=False, field=path)
     except ConfigError as error:
-        key = error.field.rpartition(".")[2]
-        for theirs, ours in (("range_start", "rangeStart"), ("range_end", "rangeEnd")):
-            if key == ours and ours.casefold() not in holder:  # it is where the user wrote it
-                error.field = f"{path}.{theirs if theirs in holder else 'range'}"
-        raise
+        if error.field == f"{path}.subnet":
+            error.field = f"{path}.range"
+        raise _at_the_name(error, holder, path) from None
+    return _without_edges(found, path)

@@ -69,9 +69,11 @@ class Network(Reading):
 
         ``addresses`` are requested ones, at most one a range set; the other sets choose, round
         robin. ``existing`` says what to do when the owner already has addresses: "error", or
-        "return" them. The lease records ``netns``, ``inode`` and ``born_ns`` of the network
-        namespace, ``mount_ns`` of the mount namespace in which that path is valid, and the pod's
-        names. An address that is reserved for this container or pod comes before any other.
+        "return" them; their leases then get the time of this call, and what it says of namespace
+        and pod. It is an error if other addresses are requested. The lease records ``netns``,
+        ``inode`` and ``born_ns`` of the network namespace, ``mount_ns`` of the mount namespace in
+        which that path is valid, and the pod's names. An address that is reserved for this
+        container or pod comes before any other.
 
         O(range sets and their intervals), whatever the occupancy. Returns after the commit is on
         disk (durable mode). Raises PoolExhausted, AddressInUse, AddressNotInRange,
@@ -134,16 +136,20 @@ class Network(Reading):
             if held and ledger.state.swept != boot:
                 held = self._still_held(ledger, owner, held)
             if held:
-                if existing == "return":
-                    leases = [self._lease(ledger, pool, one) for one in held]
-                    if pool.sets[0].block_length:
-                        from fastipam.network import promise
+                if existing != "return" or not set(held).issuperset(wanted):
+                    from fastipam.allocation import refusals
 
-                        promise.give_again(ledger, self, leases, promises)
-                    return join(leases)
-                from fastipam.allocation import refusals
+                    raise refusals.duplicate(self.name, owner, held, wanted)
+                from fastipam.allocation import renewal
 
-                raise refusals.duplicate(self.name, owner, held)
+                renewal.renew(ledger, owner, held)
+                ledger.save()
+                leases = [self._lease(ledger, pool, one) for one in held]
+                if pool.sets[0].block_length:
+                    from fastipam.network import promise
+
+                    promise.give_again(ledger, self, leases, promises)
+                return join(leases)
             requests = pool.match(wanted) if wanted else [None] * len(pool.sets)
             ledger.tick()
             ledger.expire()

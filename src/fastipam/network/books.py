@@ -87,8 +87,9 @@ class Books:
         """Return the records of a network from which addresses are to be assigned.
 
         They are made if the network is new. The ranges and the policy are remembered, and some
-        leases of an earlier boot are released. Raises ConfigError when nobody knows the ranges, or
-        when they are plain ones for a network that the store knows as a cluster's.
+        leases of an earlier boot are released. Raises ConfigError when nobody knows the ranges,
+        when they are plain ones for a network that the store knows as a cluster's, and when ranges
+        that are new have a gateway that is assigned.
         """
         ledger, pool = self._books(txn), self.pool
         if ledger is None:
@@ -97,11 +98,15 @@ class Books:
             ledger = Ledger.create(txn, self, self._key, pool)
             ledger.adopt_policy()
             return ledger
-        if pool is not None and ledger.is_foreign and CUT in ledger.text:
-            from fastipam.allocation import cluster_ranges
+        if pool is not None and ledger.is_foreign:
+            from fastipam.allocation import gateways
 
             network_id = ledger.state.network_id
-            cluster_ranges.require_blocks(txn, self.name, network_id, ledger.text, pool)
+            if CUT in ledger.text:
+                from fastipam.allocation import cluster_ranges
+
+                cluster_ranges.require_blocks(txn, self.name, network_id, ledger.text, pool)
+            gateways.require_free(txn, network_id, pool)
         if pool is not None and self._remember:
             ledger.adopt_pool(self._key, pool)
             ledger.adopt_policy()

@@ -166,6 +166,15 @@ class Reading(Books):
         if untouched:
             self._before_first()
 
+    def require_free_gateways(self) -> None:
+        """Raise ConfigError when a gateway of the ranges is assigned to somebody. O(ranges)."""
+        with self._store.read() as txn:
+            network_id = self.id_in(txn)
+            if network_id is not None and self.pool is not None:
+                from fastipam.allocation import gateways
+
+                gateways.require_free(txn, network_id, self.pool)
+
     def exhausted(self) -> RangeSet | None:
         """Return the first range set that could not serve an ADD now, or None. O(1). Read-only.
 

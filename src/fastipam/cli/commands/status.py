@@ -61,7 +61,8 @@ def command(conf_dir: Path, socket_path: Path, by_agent: bool, as_json: bool) ->
     """Can an ADD be served now? Asks STATUS for each network of the runtime's configurations.
 
     It is asked as a runtime's call would be: of the agent, and directly where none answers.
-    A full range is not ready (code 50), nor a store that cannot be written (51).
+    A store that cannot be written is not ready (51). A full range is, unless its configuration
+    says "statusWhenFull": "unavailable" (50).
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(agent_client.TIMEOUT_S)

@@ -84,7 +84,7 @@ def _plugin(path: Path, whole: dict[str, Any], edit: str) -> tuple[Diagnosis, Co
         text = f"{path}: network {name!r} still has ipam type {kind!r}"
         return Diagnosis(_CHECK, WARNING, text, move), None
     try:
-        config = Config(whole, versions.agree(whole, "ADD"), more_blocks.read)
+        config = Config(whole, versions.agree(whole, "ADD"), more_blocks.read, path.read_bytes())
     except (CniError, FastipamError) as error:
         return Diagnosis(_CHECK, PROBLEM, f"{path}: {cni_configs.reason(error)}", edit), None
     text = f"{path}: {meaning(config, str(whole.get('type', '')))}"

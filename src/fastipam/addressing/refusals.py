@@ -1,0 +1,62 @@
+"""The errors for the bounds of a range. Imported when one of them is raised, or may be."""
+
+from __future__ import annotations
+
+from fastipam.addressing.addresses import LOOPBACK, MULTICAST, format_ip, unusable
+from fastipam.errors import ConfigError
+
+
+def check_bounds(
+    written: tuple[str | None, str | None],
+    bounds: tuple[int, int, int, int],
+    is_left: bool,
+    subnet: str,
+    dot: str,
+) -> None:
+    """Raise ConfigError for a range without an address that an interface can have.
+
+    ``written`` are rangeStart and rangeEnd, empty where the default counts; the error is at a bound
+    that was written. ``bounds`` are family, network, first and last address. ``is_left`` says that
+    there is an address between them that an interface can have.
+    """
+    family, network, low, high = bounds
+    if low > high:
+        raise _reversed(written, bounds, subnet, dot)
+    for text, value, key in zip(written, (low, high), ("rangeStart", "rangeEnd"), strict=True):
+        if text and unusable(family, value):
+            raise unusable_address(text, (family, value), f"{dot}{key}", "interface")
+    kind = unusable(family, network)
+    if kind in (LOOPBACK, MULTICAST) or not is_left:
+        raise ConfigError(
+            f"{subnet} has {kind} addresses, which no interface can have",
+            field=f"{dot}subnet",
+            value=subnet,
+        )
+
+
+def _reversed(
+    written: tuple[str | None, str | None],
+    bounds: tuple[int, int, int, int],
+    subnet: str,
+    dot: str,
+) -> ConfigError:
+    """Return the error for a range that ends before it starts."""
+    start, end = written
+    first, last = format_ip(bounds[0], bounds[2]), format_ip(bounds[0], bounds[3])
+    if start and end:
+        message = f"rangeStart {first} is behind rangeEnd {last}"
+    elif start:
+        message = f"{first} is behind {last}, the default rangeEnd of {subnet}"
+    else:
+        message = f"{last} is before {first}, the default rangeStart of {subnet}"
+    field = f"{dot}rangeStart" if start else f"{dot}rangeEnd"
+    return ConfigError(message, field=field, value=start or end)
+
+
+def unusable_address(text: str, address: tuple[int, int], field: str, who: str) -> ConfigError:
+    """Return the error for an address that ``who``, an interface or a gateway, cannot have."""
+    kind = unusable(*address)
+    article = "a" if kind in (LOOPBACK, MULTICAST) else "the"
+    return ConfigError(
+        f"{text} is {article} {kind} address, which no {who} can have", field=field, value=text
+    )
