@@ -24,6 +24,7 @@ from fastipam.verify import verify
 from tests.cluster.memory import MemoryEngine
 
 from .nodes import Machine, assert_settled, init, owners
+from .test_claims import claim
 
 if TYPE_CHECKING:
     from typing import Any
@@ -157,6 +158,38 @@ def test_free_addresses_that_no_search_finds(
     assert agent.woken > woken
     assert agent.add(1) == 1
     assert verify(agent.store) == []
+
+
+def test_every_block_is_owned(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
+    """A waiting ADD hears that no block is free, who has most and what to type, until one is."""
+    rich = Machine(tmp_path, "rich", engine)
+    node = rich.joined()
+    while len(rich.active()) < 13:
+        claim(node, 1)
+    rich.network.allocate_many([(f"r{number}", "eth0") for number in range(13 * 256 - 3)])
+    other = Machine(tmp_path, "other", engine)
+    node = other.joined()
+    while len(other.active()) < 3:
+        claim(node, 1)
+    poor = Agent(tmp_path, "poor", engine, time)
+    poor.turns(1)
+    poor.keeper.need("c1")
+    poor.turns(1)
+    told = poor.keeper.need("c1")
+    assert "no block is free, 16 of 16 are owned (rich has 13, other has 3)" in told
+    assert "fastipam cluster release-node" in told
+    release_node(rich.node(), "other", Deadline(5))
+    poor.turns(2)
+    assert poor.add(1) == 1
+    assert "used up" not in poor.keeper.need("c2")
+
+
+def test_forgotten_init(time: Time, tmp_path: Path) -> None:
+    """What an ADD is answered before ``cluster init`` says what to type."""
+    agent = Agent(tmp_path, "a", MemoryEngine(clock=time), time)
+    agent.turns(1)
+    assert "run `fastipam cluster init` once" in agent.keeper.need("c1")
+    assert agent.keeper.status.refused
 
 
 def test_gives_back(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:

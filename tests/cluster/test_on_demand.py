@@ -115,6 +115,7 @@ def test_used_up(engine: MemoryEngine, tmp_path: Path) -> None:
     node = poor.joined()
     with pytest.raises(NoBlock, match="pool is used up") as caught:
         on_demand._wait_for_donor(node, 4, deadline, lambda _: None)
+    assert "16 of 16 are owned (rich has 16)" in caught.value.message
     assert "release-node" in str(caught.value.hint)
     listed, _ = engine.list(node.keys.prefix + b"wanted/", deadline_s=1)
     assert not listed, "the mark goes with its session"

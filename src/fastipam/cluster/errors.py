@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastipam.errors import ClusterError, TryLater
+from fastipam.errors import ClusterError, FastipamError, TryLater
 
 
 class ClusterRefused(ClusterError):
@@ -15,3 +15,8 @@ class ClusterCorrupt(ClusterError):
 
 class NoBlock(TryLater):
     """This node's blocks have no free address, and no further block could be claimed in time."""
+
+
+def in_words(error: FastipamError) -> str:
+    """Return what an error says, with its hint."""
+    return f"{error.message}; {error.hint}" if error.hint else error.message

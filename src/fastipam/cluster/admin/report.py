@@ -6,6 +6,7 @@ from fastipam.cluster import schema
 from fastipam.cluster.admin import admin
 from fastipam.cluster.errors import NoBlock
 from fastipam.cluster.keeper import usage
+from fastipam.cluster.node import owners
 from fastipam.cluster.schema import NodeEntry
 from fastipam.storage.records.block import ACTIVE, LOST, STATES
 
@@ -108,7 +109,7 @@ def claim(node: Node, family: int, count: int, deadline: Deadline) -> list[str]:
         )
     before = {(each.family, each.base) for each in share.blocks()}
     if not node.claim_family(family, count, deadline):
-        raise NoBlock("no block of the cluster's pool is free")
+        raise owners.without_a_free_block(node, family, deadline)
     return [
         admin.block_text(node.settings, each.family, each.base)
         for each in share.blocks()

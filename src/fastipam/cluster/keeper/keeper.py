@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from fastipam.cluster import planner
 from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.engine import EngineError
-from fastipam.cluster.errors import ClusterCorrupt, ClusterRefused, NoBlock
+from fastipam.cluster.errors import ClusterCorrupt, ClusterRefused, NoBlock, in_words
 from fastipam.cluster.keeper import usage
 from fastipam.cluster.keeper.membership import Membership
 from fastipam.cluster.keeper.wanted import Marks
-from fastipam.cluster.node import recovery
+from fastipam.cluster.node import owners, recovery
 from fastipam.cluster.node.lock import NodeLock
 from fastipam.cluster.node.node import Node
 from fastipam.cluster.planner import Demand
@@ -43,17 +43,21 @@ log = logging.getLogger("fastipam.cluster")
 _OPERATION_S = 5.0
 _IDLE_S = 1.0  # between two looks at demand while there is none
 _UNSEEN = (-1, -1)  # no store has this generation
+_TELL_AGAIN_S = 10.0  # between two readings of who owns the blocks of a pool that is used up
 _NEED_S = 3.0  # an ADD that has not asked again for so long has ended
 
 
 class Status(NamedTuple):
     """The state of a node's share, for metrics and ``STATUS``.
 
-    ``states`` counts the blocks by state, ``counts`` what the keeper has done.
+    ``reason`` says why the keeper gets no blocks, or is empty; ``refused`` that the cluster does
+    not accept this node as it is configured. ``states`` counts the blocks by state, ``counts`` what
+    the keeper has done.
     """
 
     connected: bool
     reason: str
+    refused: bool
     states: dict[str, int]
     counts: Counts
 
@@ -92,7 +96,9 @@ class Keeper:
         self.marks = Marks(self.node, clock, self._wake.set)
         self._seen = _UNSEEN  # the store's generation at the last look at demand
         self._states: dict[str, int] = {}
-        self._connected = False
+        self._connected = self._refused = False
+        # family -> (when it was read, who owns the blocks) of a pool without a free block
+        self._scarce: dict[int, tuple[float, str]] = {}
         self._reason = "the agent has not reached the cluster's store yet"
 
     # What others see ------------------------------------------------------------------------
@@ -101,12 +107,19 @@ class Keeper:
         """Note an ADD without an address; return why there is no block yet. Never waits."""
         self._needs[who] = self._clock()
         self._wake.set()
-        return self._reason or "this node's blocks are full, and another one is being claimed"
+        scarce = "; ".join(text for _, text in self._scarce.values())
+        return (
+            self._reason
+            or scarce
+            or "this node's blocks are full, and another one is being claimed"
+        )
 
     @property
     def status(self) -> Status:
         """The state of the share now."""
-        return Status(self._connected, self._reason, dict(self._states), self.node.counts)
+        return Status(
+            self._connected, self._reason, self._refused, dict(self._states), self.node.counts
+        )
 
     def start(self) -> None:
         """Start two threads: one keeps the share, one watches the marks of others."""
@@ -150,15 +163,17 @@ class Keeper:
         try:
             seconds = self._work()
             self._failures = 0
+            self._refused = False
             self._set_status(True, "")
             return seconds
         except (EngineError, NoBlock, ClusterRefused, ClusterCorrupt) as error:
             if isinstance(error, ClusterRefused) or self._has_begun():
                 self.membership.doubt()  # a new join finishes what was begun
-            return self._failed(not isinstance(error, EngineError), error.message)
+            self._refused = isinstance(error, ClusterRefused)
+            return self._failed(not isinstance(error, EngineError), in_words(error))
         except FastipamError as error:
             self.membership.doubt()
-            return self._failed(False, error.message)
+            return self._failed(False, in_words(error))
         except recovery.NamespacesUnreadable as error:
             self.membership.doubt()
             self._set_status(True, f"what this node's pods have is not known: {error}")
@@ -238,6 +253,7 @@ class Keeper:
             free = sum(each.size - each.used for pool, each in uses if pool.family == family)
             missing = needs if family in lacking else 0
             if not missing and free:
+                self._scarce.pop(family, None)
                 self._delete_mark(family, deadline)
             got |= self._claim_family(family, free, missing, deadline)
         if got:
@@ -268,10 +284,14 @@ class Keeper:
             return False
         if self.node.claim_family(family, run, deadline):
             self._last_claim[family] = self._clock(), run
+            self._scarce.pop(family, None)
             self._delete_mark(family, deadline)
             return True
         self._look_at[family, True] = now + planner.LOOK_AGAIN_S
         self._look_at[family, False] = now + planner.TIDY_S  # nobody waits: it is not urgent
+        if missing and now >= self._scarce.get(family, (0.0, ""))[0]:
+            told = owners.without_a_free_block(self.node, family, deadline)
+            self._scarce[family] = now + _TELL_AGAIN_S, in_words(told)
         if missing > free and family not in self._marked:
             blocks_needed = -(-(missing - free) // pool.size)
             self.node.write_mark(family, blocks_needed, self.node.session.id, deadline)

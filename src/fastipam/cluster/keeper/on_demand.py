@@ -9,6 +9,7 @@ from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.engine import EngineError
 from fastipam.cluster.engines.connect import connect
 from fastipam.cluster.errors import NoBlock
+from fastipam.cluster.node import owners
 from fastipam.cluster.node.lock import NodeLock
 from fastipam.cluster.node.node import Node
 
@@ -92,6 +93,7 @@ def _wait_for_donor(
     session = node.engine.open_session(_MARK_TTL_S, deadline_s=deadline.call_s())
     try:
         node.write_mark(family, 1, session, deadline)
+        full = owners.without_a_free_block(node, family, deadline)
         waited_s, look_at_s = 0.0, planner.LOOK_AGAIN_S
         while deadline.left_s() > planner.COLLECT_S:
             sleep(planner.COLLECT_S)
@@ -107,8 +109,4 @@ def _wait_for_donor(
             node.engine.close_session(session, deadline_s=1.0)
         except EngineError:
             pass  # it expires by itself
-    raise NoBlock(
-        "the cluster's pool is used up, and no node has a wholly free block to hand over",
-        hint="free addresses, remove nodes that are gone (`fastipam cluster release-node`), "
-        "or give the cluster another pool",
-    )
+    raise full

@@ -70,7 +70,7 @@ class Registration:
         member = self._identity()
         is_new = not member.epoch and self._register_first(member, deadline, agent, sign)
         if not is_new:
-            self._check_settings(deadline)
+            self.check_settings(deadline)
             self._register_again(member, deadline, agent)
         self._step("registered")
         return member, is_new
@@ -125,7 +125,7 @@ class Registration:
             member.epoch, member.revision = entry.epoch, outcome.revision
         return outcome.succeeded
 
-    def _check_settings(self, deadline: Deadline) -> None:
+    def check_settings(self, deadline: Deadline) -> None:
         """Raise ClusterRefused unless the cluster's settings are this node's."""
         share = self._share
         stored = self._engine.get(self._keys.settings, deadline_s=deadline.call_s())

@@ -1,0 +1,36 @@
+"""Who owns the blocks of a pool that has no free one: what an operator is told."""
+
+from __future__ import annotations
+
+from fastipam.cluster import schema
+from fastipam.cluster.errors import NoBlock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from fastipam.cluster.deadline import Deadline
+    from fastipam.cluster.node.node import Node
+
+_NAMED = 3  # nodes that are named, those with most blocks first
+
+
+def without_a_free_block(node: Node, family: int, deadline: Deadline) -> NoBlock:
+    """Return the error for a pool whose blocks are all owned. O(blocks of all), one reading."""
+    listed, _ = node.engine.list(node.keys.blocks, deadline_s=deadline.call_s())
+    counts: dict[str, int] = {}
+    for (its_family, _base), entry in schema.read_blocks(listed).items():
+        if its_family == family:
+            counts[entry.node] = counts.get(entry.node, 0) + 1
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    named = [f"{name} has {count}" for name, count in ranked[:_NAMED]]
+    if len(ranked) > _NAMED:
+        rest = sum(count for _, count in ranked[_NAMED:])
+        named.append(f"{len(ranked) - _NAMED} more nodes have {rest}")
+    whole = sum(each.count - len(each.unusable) for each in node.settings.geometries_of(family))
+    used = sum(counts.values())
+    return NoBlock(
+        f"the cluster's IPv{family} pool is used up: no block is free, {used} of {whole} are owned "
+        f"({', '.join(named) or 'by nobody'}), and no node has given one up",
+        hint="`fastipam cluster nodes` shows who is gone, and `fastipam cluster release-node NAME` "
+        "takes its blocks back; a node gives up only blocks in which no address is in use; else "
+        "the cluster needs a larger pool",
+    )
