@@ -191,4 +191,19 @@ def test_agent_that_ends_half_way(
         done = status("--socket", str(run_dir / "s"), "--agent")
     assert done.exit_code == 1
     assert "without an answer" in done.stderr
+    assert "is alive, and does not answer STATUS" in done.stderr
+    assert "no agent answers" not in done.stderr
+
+
+def test_agent_that_cannot_serve(
+    write: Write,
+    status: Callable[..., Result],
+    start: Start,  # noqa: F811
+) -> None:
+    """The probe tells an agent whose network cannot be served from one that is not there."""
+    write("10.conf", subnet="10.1.0.0/24", gateway="nowhere")
+    done = status("--socket", str(start().path), "--agent")
+    assert done.exit_code == 1
+    assert "the agent is alive, and cannot serve network podnet: " in done.stderr
+    assert "nowhere" in done.stderr
     assert "Traceback" not in done.output

@@ -26,6 +26,7 @@ from ..agent.processes import FASTIPAM, Client, until
 from ..cni.conftest import call, plugin  # noqa: F401  # fixtures of the same name
 from ..cni.plugin import Answer, Call
 from .etcd import QUICK_MS, Etcd
+from .proxy import Proxy
 
 Start = Callable[..., Any]
 PATIENCE_S = 30  # for a claim on a machine that is busy with other things
@@ -288,6 +289,61 @@ def test_agent_status(site: Site, start: Start) -> None:  # noqa: F811
         assert reply.status == 0
         assert b"cluster:" in reply.messages
         assert client.ask("ADD", config, "c3").status == 0
+
+
+SOON_S = 1.0  # the specification of this project says 0.1, for a machine that does nothing else
+
+
+def test_status_of_a_cluster_that_does_not_answer(site: Site, start: Start) -> None:  # noqa: F811
+    """STATUS of a node whose blocks are full is answered at once, by what is known: it is ready."""
+    site.settings |= {"pool": "10.32.0.0/26", "blockSize": 29, "prefix": "/silent/", "timeout": 1}
+    site.init()
+    port = int(site.etcd.endpoints[0].rpartition(":")[2])
+    with Proxy(port) as proxy:
+        config = site.config("a", endpoints=[proxy.endpoint], lowWater=0)
+        config["ipam"] |= {"cooldown": 300}
+        agent = start()
+        with Client(agent.path) as client:
+            assert client.ask("ADD", config, "c1").status == 0
+            proxy.mode = "swallow"
+            names = (f"c{number}" for number in itertools.count(2))
+            while client.ask("ADD", config, next(names)).status == 0:
+                pass
+            began = time.monotonic()
+            full = client.ask("STATUS", config)
+            assert time.monotonic() - began < SOON_S
+            assert full.status == 0, full
+            assert b"it is full" in full.messages
+            # Policy "prefer": an address that only cools could be assigned.
+            assert client.ask("DEL", config, "c1").status == 0
+            began = time.monotonic()
+            assert client.ask("STATUS", config).status == 0
+            assert time.monotonic() - began < SOON_S
+        agent.terminate()
+
+
+def test_status_of_a_node_that_never_had_a_block(site: Site, start: Start, call: Call) -> None:  # noqa: F811
+    """It is not ready while its cluster does not answer, does not exist, or has other settings."""
+    agent = start()
+    port = int(site.etcd.endpoints[0].rpartition(":")[2])
+    with Proxy(port) as proxy, Client(agent.path) as client:
+        proxy.mode = "swallow"
+        began = time.monotonic()
+        silent = client.ask("STATUS", site.config("a", endpoints=[proxy.endpoint]))
+        assert time.monotonic() - began < SOON_S
+        assert silent.document["code"] == 50
+        assert "has not reached the cluster's store yet" in silent.document["msg"]
+        direct = call("STATUS", site.config("b", endpoints=[proxy.endpoint]))
+        assert direct.status == 0, "nobody but an ADD could make it ready"
+        assert "its first ADD does it" in direct.stderr
+    for changes, text in (
+        ({"prefix": "/forgotten/"}, "fastipam cluster init"),
+        ({"blockSize": 26}, "10.32.0.0/20=26"),
+    ):
+        answer = call("STATUS", site.config("c", **changes))
+        assert answer.code == 50
+        assert text in answer.message + answer.document["details"]
+    agent.terminate()
 
 
 def test_donation(site: Site, start: Start) -> None:  # noqa: F811

@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from fastipam.cni.services import Services
+from fastipam.cni.services import Services, Standing
 from fastipam.configuration.policy import DEFAULT_DATA_DIR
 from fastipam.errors import ConfigError, FastipamError, TryLater
 from fastipam.network import Network
@@ -83,13 +83,10 @@ class Clusters(Services):
         self.waiting = time.time_ns() < self._arrived_ns + patience_s * 1e9
         return reason
 
-    def warning(self, store: Store, network: str) -> str | None:
-        """Return what an operator should hear of a network whose addresses are served."""
-        with self._lock:
-            keeper = self._keepers.get((store.path, network))
-        if keeper is None or keeper.status.connected:
-            return None
-        return f"cluster: {keeper.status.reason}"
+    def standing(self, store: Store, network: str, settings: Settings) -> Standing:
+        """Return how the network's keeper fares; start it if there is none. Never waits."""
+        status = self.get(store.path, network, settings).status
+        return Standing(status.reason, refused=status.refused)
 
     # Clusters --------------------------------------------------------------------------------
 

@@ -368,17 +368,13 @@ def _collect(call: _Call) -> None:
 
 
 def _status_of_cluster(call: _Call, config: Config, exhausted: RangeSet | None) -> RangeSet | None:
-    """Ask for blocks, as an ADD does that finds no address, and check again."""
-    from fastipam.cni import more_blocks
+    """Return the set from which no ADD can be served, by what is known of the cluster."""
+    from fastipam.cni import cluster_status
 
     store = open_stores.get(config.data_dir, config.durability)
-    if exhausted is not None:
-        more_blocks.provide(call.services, config, store)
-        exhausted = _network(call.known, config).exhausted()
-    warning = call.services.warning(store, config.name)
-    if warning:
-        call.log(_clean(warning))
-    return exhausted
+    return cluster_status.look(
+        call.services, config, store, exhausted, lambda text: call.log(_clean(text))
+    )
 
 
 def _require_start(network: Network, config: Config) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from fastipam.cluster.errors import NoBlock
+from fastipam.cluster.errors import NoBlock, in_words
 from fastipam.configuration import reader
 from fastipam.configuration.cluster import Settings
 from fastipam.errors import ConfigError, DecodingError, PoolExhausted
@@ -100,7 +100,7 @@ def allocate_again(
     try:
         provide(services, config, store, who)
     except NoBlock as why:
-        hint = why.message
+        hint = in_words(why)
         if config.spare_policy is None or services.waiting:
             raise
         policy = config.spare_policy

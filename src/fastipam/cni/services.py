@@ -13,6 +13,20 @@ MOST_KNOWN = 128  # configurations
 LARGEST_KNOWN = 16 << 10  # bytes; a larger one is read at each request
 
 
+class Standing:
+    """How a node fares in its cluster, as its keeper knows it without asking anybody.
+
+    ``reason`` says why it gets no blocks, or is empty; ``refused`` that the cluster does not accept
+    this node as it is configured.
+    """
+
+    __slots__ = ("reason", "refused")
+
+    def __init__(self, reason: str, *, refused: bool = False) -> None:
+        self.reason = reason
+        self.refused = refused
+
+
 class Services:
     """The configurations that were read already, and the blocks of a cluster's pool.
 
@@ -43,5 +57,5 @@ class Services:
     ) -> str | None:
         """Ask for blocks; return why none is there yet, or None if the request has to claim one."""
 
-    def warning(self, store: Store, network: str) -> str | None:
-        """Return what an operator should hear of a network that is served, or None."""
+    def standing(self, store: Store, network: str, settings: Settings) -> Standing | None:
+        """Return how a node's keeper fares, or None when nobody keeps blocks for this process."""

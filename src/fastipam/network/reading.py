@@ -205,21 +205,41 @@ class Reading(Books):
             cluster_ranges.require_blocks(txn, self.name, found[0], found[1], pool)
         for index, range_set in enumerate(pool.sets):
             if range_set.block_length:
-                if not self.can_serve(txn, index, range_set):
+                from fastipam.allocation import blocks
+
+                if self.can_serve(txn, index, range_set):
+                    continue
+                if blocks.doubt(txn, found[0]):
                     return range_set
-                continue
-            pages = txn.pages(found[0], range_set.family)
-            if any(pages.next_free(*one) is not None for one in range_set.intervals):
-                continue
+            else:
+                pages = txn.pages(found[0], range_set.family)
+                if any(pages.next_free(*one) is not None for one in range_set.intervals):
+                    continue
             number = index if pool.text == found[1] else None
-            queue = cooling_of(txn, found[0], number, range_set)
-            first = next(queue, None)
-            queue.close()
-            if first is not None and self._may_take(txn, found[0], first[0]):
+            if self._may_reuse(txn, found[0], number, range_set):
                 continue
             if not self._is_any_due(txn, found[0], range_set):
                 return range_set
         return None
+
+    def _may_reuse(
+        self, txn: Snapshot, network_id: int, number: int | None, range_set: RangeSet
+    ) -> bool:
+        """Return whether a cooling address of a full set can be assigned now.
+
+        O(1), for a set in blocks O(cooling addresses of blocks that this node lost).
+        """
+        queue = cooling_of(txn, network_id, number, range_set)
+        for key, value in queue:
+            if range_set.block_length:
+                from fastipam.allocation import blocks
+
+                base = blocks.base_of(range_set, value)
+                if not blocks.is_active(txn, network_id, range_set.family, base):
+                    continue
+            queue.close()
+            return self._may_take(txn, network_id, key)
+        return False
 
     def _is_any_due(self, txn: Snapshot, network_id: int, range_set: RangeSet) -> bool:
         """Return whether a sticky reservation of this set has expired. O(those)."""

@@ -62,7 +62,8 @@ def command(conf_dir: Path, socket_path: Path, by_agent: bool, as_json: bool) ->
 
     It is asked as a runtime's call would be: of the agent, and directly where none answers.
     A store that cannot be written is not ready (51). A full range is, unless its configuration
-    says "statusWhenFull": "unavailable" (50).
+    says "statusWhenFull": "unavailable" (50). With --agent the last line says whether no agent
+    answers, or one is alive and a network cannot be served.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(agent_client.TIMEOUT_S)
@@ -73,11 +74,20 @@ def command(conf_dir: Path, socket_path: Path, by_agent: bool, as_json: bool) ->
         except OSError as error:
             if agent is None:
                 raise
-            raise _silent(socket_path, error) from error
+            raise Failure(
+                f"the agent on {socket_path} is alive, and does not answer STATUS: "
+                f"{error.strerror or error}",
+                "`fastipam doctor` says more",
+            ) from error
     if not found:
         output.note(f'no file in {conf_dir} has "type": "fastipam" in an ipam section')
     if found or as_json:
         output.rows(_COLUMNS, _shown(found, as_json=as_json), as_json=as_json)
+    if by_agent:
+        for one in found:
+            if not one.ready:
+                what = f"network {one.network}" if one.network else one.file
+                output.note(f"the agent is alive, and cannot serve {what}: {one.message}")
     if not all(one.ready for one in found):
         raise SystemExit(1)
 

@@ -1,0 +1,83 @@
+"""STATUS of a network in cluster mode: what is known now, without waiting for the cluster.
+
+Imported for STATUS alone.
+"""
+
+from __future__ import annotations
+
+from fastipam.cluster.deadline import Deadline
+from fastipam.cluster.engine import EngineError, EngineTimeout
+from fastipam.cluster.engines.connect import connect
+from fastipam.cluster.errors import ClusterRefused, NoBlock
+from fastipam.cluster.node.node import Node
+from fastipam.cluster.node.share import Share
+from fastipam.errors import TryLater
+from fastipam.network import Network
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fastipam.addressing.ranges import RangeSet
+    from fastipam.cni.services import Services
+    from fastipam.configuration.network import Config
+    from fastipam.storage.store import Store
+
+# For the one question of a node that never registered; STATUS answers within 100 ms.
+_GLANCE_S = 0.05
+
+
+def look(
+    services: Services,
+    config: Config,
+    store: Store,
+    exhausted: RangeSet | None,
+    log: Callable[[str], None],
+) -> RangeSet | None:
+    """Return the range set from which no ADD can be served now, for STATUS. Never waits.
+
+    It says what is known: an agent's keeper is asked, and nobody else. Raises NoBlock when the node
+    has never had a block and gets none, or when the cluster refuses it. A node that has served
+    before stays ready while its cluster cannot be reached: its pods are healthy.
+    """
+    assert config.cluster is not None
+    if exhausted is not None and config.spare_policy is not None:
+        policy = config.spare_policy
+        network = Network(store, config.name, config.pool, policy=policy, remember=config.remember)
+        exhausted = network.exhausted()
+    standing = services.standing(store, config.name, config.cluster)
+    if standing is not None and standing.reason:
+        log(f"cluster: {standing.reason}")
+    if exhausted is None:
+        return None
+    share = Share(store, Network(store, config.name, config.pool), config.cluster)
+    member, doubt = share.member(), share.doubt()
+    if standing is not None and standing.refused:
+        raise NoBlock(standing.reason)
+    if member is not None and member.epoch:
+        if doubt:
+            log(f"cluster: {doubt}")
+        return None if doubt else exhausted
+    if standing is not None:
+        raise NoBlock(standing.reason or doubt)
+    _require_answer(share)
+    log(f"cluster: {doubt} yet: its first ADD does it")
+    return None
+
+
+def _require_answer(share: Share) -> None:
+    """Raise NoBlock, or ClusterRefused, when a node that never registered cannot do so now.
+
+    A cluster that does not answer at once counts as one that can be reached.
+    """
+    engine = connect(share.settings)
+    try:
+        Node(share, engine).registration.check_settings(Deadline(_GLANCE_S, call_s=_GLANCE_S))
+    except (EngineTimeout, TryLater):
+        return
+    except EngineError as error:
+        raise NoBlock(f"no block could be claimed: {error.message}", hint=error.hint) from error
+    except ClusterRefused as error:
+        raise NoBlock(error.message, hint=error.hint) from error
+    finally:
+        engine.close()
