@@ -38,6 +38,9 @@ _KEPT = (  # not restored
     tables.DURABILITY_KEY,
     tables.BOOT_KEY,
     tables.BOOT_NUMBER_KEY,
+    tables.BOOT_IDS_KEY,
+    tables.BOOT_BEGAN_KEY,
+    tables.BOOT_NODES_KEY,
     tables.SWEPT_KEY,
 )
 

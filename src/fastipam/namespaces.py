@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 NETNS_DIRECTORIES = ("/run/netns", "/var/run/netns", "/run/docker/netns", "/run/cni/netns")
 _CLONE_NEWNET = 0x40000000
 _NS_GET_USERNS, _NS_GET_OWNER_UID = 0xB701, 0xB704  # ioctl_nsfs(2), from Linux 4.9 and 4.11 on
+# Below it no namespace of the kernel has its inode (PROC_DYNAMIC_FIRST, less those of the first
+# namespaces). What has a lower one, a file in a test for example, cannot be searched for.
+_FIRST_INODE = 0xEFFFFFF0
 
 
 def look(path: str) -> tuple[int, int, int]:
@@ -48,6 +51,11 @@ def identity(path: str) -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return status.st_dev, status.st_ino
+
+
+def is_inode(inode: int) -> bool:
+    """Return whether this can be the inode of a namespace."""
+    return inode >= _FIRST_INODE
 
 
 def device() -> int:

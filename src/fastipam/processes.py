@@ -27,15 +27,25 @@ class Found:
     """The network namespaces that a search found.
 
     ``inodes`` says for each inode where it was found first. ``blind`` says why the search may have
-    missed some, in one sentence, or is empty. ``descriptors`` finds inodes that are only open.
+    missed some, in one sentence, or is empty.
     """
 
-    __slots__ = ("_proc", "blind", "inodes")
+    __slots__ = ("_began_ns", "_proc", "blind", "inodes")
 
-    def __init__(self, inodes: dict[int, str], blind: str, proc: str = "/proc") -> None:
+    def __init__(
+        self, inodes: dict[int, str], blind: str, proc: str = "/proc", began_ns: int = 0
+    ) -> None:
         self.inodes = inodes
         self.blind = blind
         self._proc = proc
+        self._began_ns = began_ns or time.time_ns()
+
+    def is_older_than(self, wall_ns: int) -> bool:
+        """Return whether what was made at this time of the wall clock may be missing here.
+
+        A time of the future is from before a step of the clock, and so from before the search.
+        """
+        return self._began_ns <= wall_ns <= time.time_ns()
 
     def where(self, inode: int) -> str:
         """Return where a namespace was found, or an empty text when it was not found."""
@@ -74,10 +84,11 @@ def search(node_pid_ns: Collection[int] = (), proc: str = "/proc") -> Found:
 
     O(threads + lines of the mount tables); some ten milliseconds on a busy node.
     """
-    search_of = _Search(proc)
-    search_of.run()
-    blind = _scope(proc, node_pid_ns, search_of) or search_of.blind
-    return Found(search_of.inodes, blind, proc)
+    began_ns = time.time_ns()
+    run = _Search(proc)
+    run.run()
+    blind = _scope(proc, node_pid_ns, run) or run.blind
+    return Found(run.inodes, blind, proc, began_ns)
 
 
 class _Search:
@@ -268,22 +279,24 @@ class Searches:
         self._lock = allocate_lock()
         self._last: tuple[float, frozenset[int], Found] | None = None
 
-    def get(self, node_pid_ns: Collection[int] = (), *, since: float | None = None) -> Found:
-        """Return the result of a search that began less than a second ago, or search.
-
-        With ``since``, a time of the clock, the search began after that.
-        """
+    def get(self, node_pid_ns: Collection[int] = ()) -> Found:
+        """Return the result of a search that began less than a second ago, or search."""
         known = frozenset(node_pid_ns)
         with self._lock:
             last = self._last
             began = self._clock()
-            if last is not None and last[1] == known:
-                oldest = began - MAX_AGE_S if since is None else max(since, began - MAX_AGE_S)
-                if last[0] >= oldest:
-                    return last[2]
+            if last is not None and last[1] == known and began - last[0] < MAX_AGE_S:
+                return last[2]
             found = search(known)
             self._last = began, known, found
             return found
 
 
-searches = Searches()
+_searches = Searches()
+
+
+def look(wanted: Collection[int], node_pid_ns: Collection[int] = ()) -> Found:
+    """Return a search that is at most a second old, and looked for ``wanted`` in open files too."""
+    found = _searches.get(node_pid_ns)
+    found.look_into_descriptors(wanted)
+    return found

@@ -19,7 +19,8 @@ from fastipam.ipam import Ipam
 from fastipam.lease import Owner
 from fastipam.network import Network
 from fastipam.repair import repair
-from fastipam.storage import store, tables
+from fastipam.storage import boot as boot_module
+from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.sweep import finish_reboot
 from fastipam.testing import Clock
@@ -309,7 +310,7 @@ def test_unreadable_boot_id(
     fastipam.open(data_dir).close()
     if content is not None:
         (tmp_path / "boot_id").write_text(content)
-    monkeypatch.setattr(store, "_BOOT_ID", str(tmp_path / "boot_id"))
+    monkeypatch.setattr(boot_module, "BOOT_ID", str(tmp_path / "boot_id"))
     with pytest.raises(StoreUnavailable, match="cannot read"):
         fastipam.open(data_dir)
 

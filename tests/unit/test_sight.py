@@ -144,7 +144,7 @@ def _settle(*leases: tuple[Lease, int]) -> tuple[list[tuple[int, int]], list[int
     for lease, seen in leases:
         doubts.ask(lease, (lease.inode, seen))
     gone, living = doubts.settle()
-    return [(one.generation, born) for one, born in gone], [one.generation for one in living]
+    return [(one.generation, born) for one, born in gone], [one.generation for one, _ in living]
 
 
 def test_witness() -> None:
@@ -185,4 +185,4 @@ def test_doubted(lease: Lease, seen: tuple[int, int], doubted: bool) -> None:
     """In doubt is whose path and inode are there, and whose file was made at another time."""
     doubts = Doubts()
     assert doubts.ask(lease, seen) is doubted
-    assert doubts.settle() == ([], [lease] if doubted else [])
+    assert doubts.settle() == ([], [(lease, "")] if doubted else [])

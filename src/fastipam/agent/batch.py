@@ -20,6 +20,7 @@ from fastipam.cni.handler import refusal
 from fastipam.cni.services import Services
 from fastipam.configuration import reader
 from fastipam.network import promise
+from fastipam.storage import boot, boot_change, open_stores
 from fastipam.storage.batch import Batch
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class Executor:
         self._observer = observer or Observer()
         self._clusters = clusters
         self._services = clusters if clusters is not None else Services()
+        # In a node that is itself a container, whose restart only a runtime's plugin can tell.
+        self._awaits_plugin = ":" in boot.read_node()
 
     def __call__(self, requests: Sequence[Request]) -> list[Answer]:
         """Return the answers in order; all that they say is committed."""
@@ -141,6 +144,10 @@ class Executor:
 
     def _handle(self, request: Request) -> Answer:
         messages: list[str] = []
+        if self._awaits_plugin and boot_change.see_plugin(request.peer):
+            self._awaits_plugin = False
+            for store in open_stores.all_open():
+                store.boot_doubt = store.boot_doubt or boot.UNCOUNTED
         clusters = self._clusters
         if clusters is not None:
             clusters.begin(request.arrived_ns)

@@ -92,6 +92,10 @@ class Accounts:
     def __init__(self, txn: Transaction, network: Configured, network_id: int, text: str) -> None:
         self.txn = txn
         self.store = txn.store
+        if txn.store.boot_doubt:
+            from fastipam.storage import boot_change
+
+            boot_change.settle(txn)
         self.name = network.name
         self.policy = network.policy
         self.state = txn.state(network_id)

@@ -11,10 +11,9 @@ list is a hint: what it says of a block is checked, and :func:`reindex` adds wha
 
 from __future__ import annotations
 
-import time
-
 from fastipam.addressing.addresses import BITS
 from fastipam.storage import tables
+from fastipam.storage.boot import boottime_ns
 from fastipam.storage.records import block as block_record
 from fastipam.storage.records.block import ACTIVE, RESTORED, Block, Member, block_key
 from fastipam.storage.records.keys import network_prefix
@@ -180,11 +179,6 @@ def distrust(txn: Transaction) -> None:
 
 
 # Proof of ownership ---------------------------------------------------------------------------
-
-
-def boottime_ns() -> int:
-    """Return the nanoseconds since this boot, sleep included: nobody can set this clock."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 def prove(txn: Transaction, network_id: int, until_ns: int) -> None:

@@ -87,7 +87,7 @@ def _networks(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[s
     before = ctx.find_root().params.get("data_dir")
     directory = ctx.params.get("data_dir") or before or DEFAULT_DATA_DIR
     try:
-        with fastipam.open(directory, create=False) as ipam:
+        with fastipam.open(directory, create=False, count_boot=False) as ipam:
             return [name for name in ipam.networks() if name.startswith(incomplete)]
     except (fastipam.FastipamError, OSError):
         return []

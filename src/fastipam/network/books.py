@@ -181,7 +181,8 @@ class Books:
 
     def _end_earlier_boots(self) -> None:
         """Release some leases of an earlier boot before a read."""
-        if self._store.unswept:
+        # In doubt nothing is released, and a process that only reads counts no boot.
+        if self._store.unswept and not self._store.boot_doubt:
             try:  # noqa: SIM105  # contextlib costs the plugin a tenth of its start
                 self.sweep_reboot()
             except StoreError:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import lmdb
 
     from fastipam.errors import StoreError
+    from fastipam.storage.boot import Access
     from fastipam.storage.tables import Writing
     from fastipam.storage.writer_lock import WriterLock
 
@@ -30,10 +31,14 @@ class Environment:
     ``clock`` returns wall clock nanoseconds, ``boot_id`` the text that names this boot or "" when
     this process cannot read it. ``boot`` is the number of this boot in the store. ``unswept`` says
     that leases of an earlier boot may be left; it is a hint, because each network has its own mark.
+    ``boot_doubt`` says why this may be another boot, or is empty. ``boottime`` returns nanoseconds
+    of a clock that nobody sets.
     ``identity`` is the device and the inode of the data file.
     """
 
     boot: int
+    boot_doubt = ""
+    boottime: Callable[[], int]
     databases: tuple[Any, ...]
     durability: str
     unswept: bool
@@ -79,6 +84,10 @@ class Environment:
     def translate(self, error: Exception) -> StoreError:
         """Return the fastipam error for an error of LMDB or of the system."""
         return translate(error, self.path, self._map_size)
+
+    def note_boot(self, access: Access, *, may_count: bool) -> None:
+        """Set ``boot``, and count a new boot if ``may_count``."""
+        raise NotImplementedError
 
     def note_swept(self, txn: Writing) -> None:
         """Note in the store that no lease of an earlier boot is left."""

@@ -14,7 +14,7 @@ import time
 import lmdb
 
 from fastipam.errors import CHECK_HINT, ConfigError, StoreCorrupt, StoreUnavailable, StoreVersion
-from fastipam.storage import tables
+from fastipam.storage import boot, tables
 from fastipam.storage.create import create
 from fastipam.storage.directory import (
     DATA_FILE,
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from fastipam.errors import StoreError
 
 
-_BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _PROBE = b"probe"
 _PROBE_BYTES = 32 * 4096  # in a row; an assignment changes four to ten pages
 
@@ -51,8 +50,9 @@ class Store(Environment):
     Opening costs the same whatever the store holds. ``durability`` is "durable" (a change is on
     disk when the call returns), "relaxed" (a killed process loses nothing, a power cut may lose
     the last changes or damage the file), or None: as the store was created, "durable" for a new
-    one. Tests inject ``clock`` and ``boot_id``. With ``create=False`` a directory without a store
-    raises FileNotFoundError. Raises StoreError, ConfigError (durability).
+    one. Tests inject ``clock``, ``boottime`` (default: the same, if that is injected) and
+    ``boot_id``. With ``create=False`` a directory without a store raises FileNotFoundError. Who
+    only reads opens it with ``count_boot=False``. Raises StoreError, ConfigError (durability).
     """
 
     def __init__(
@@ -63,7 +63,9 @@ class Store(Environment):
         create: bool = True,
         map_size: int = MAP_SIZE,
         clock: Callable[[], int] = time.time_ns,
+        boottime: Callable[[], int] | None = None,
         boot_id: Callable[[], str] | None = None,
+        count_boot: bool = True,
     ) -> None:
         if durability not in (None, DURABLE, RELAXED):
             raise ConfigError(
@@ -71,7 +73,9 @@ class Store(Environment):
                 field="durability",
                 value=durability,
             )
-        super().__init__(os.path.abspath(path), map_size, clock, boot_id or _read_boot_id)
+        super().__init__(os.path.abspath(path), map_size, clock, boot_id or boot.read_boot_id)
+        self.boottime = boottime or (boot.boottime_ns if clock is time.time_ns else clock)
+        self._count_boot = count_boot
         if not create:
             try:
                 os.lstat(os.path.join(self.path, DATA_FILE))
@@ -168,10 +172,47 @@ class Store(Environment):
                     for table in tables.ALL[1:]
                 ]
                 self.databases = (meta, *others)
-                self.boot = self._note_boot(txn, meta)
+                self.note_boot(self._access(txn), may_count=self._count_boot)
                 swept = txn.get(tables.SWEPT_KEY, b"", db=meta)
                 self.unswept = int.from_bytes(swept, "big") != self.boot
-            return stored
+        if self.boot_doubt == boot.UNCOUNTED and self._count_boot:
+            self.boot_doubt = ""  # it is committed
+        return stored
+
+    def note_boot(self, access: boot.Access, *, may_count: bool) -> None:
+        """Set ``boot``: the boots that a store has seen are counted from 1.
+
+        With ``may_count`` False nothing is written. Raises StoreUnavailable.
+        """
+        boot_id = self.boot_id()
+        before = (access.get(tables.BOOT_KEY) or b"").decode("ascii", "replace")
+        if before and not boot_id:
+            # A process that cannot read the boot's id must not count a boot.
+            raise StoreUnavailable(
+                f"the store {self.path} is not used: this process cannot read {boot.BOOT_ID}, and "
+                "so not tell the leases of this boot from those of an earlier one",
+                path=self.path,
+                hint="let it see all of /proc (of a systemd unit: no ProcSubset=pid)",
+            )
+        node = boot.read_node() if self.boot_id is boot.read_boot_id else ""
+        number = int.from_bytes(access.get(tables.BOOT_NUMBER_KEY) or b"", "big")
+        if before == boot_id and number:
+            nodes = (access.get(tables.BOOT_NODES_KEY) or b"").decode("ascii", "replace").split()
+            beside = ":" in node and boot.runs_beside_runtime()
+            if not node or node + boot.RUNTIME in nodes or (node in nodes and not beside):
+                self.boot, self.boot_doubt = number, ""
+                return
+        from fastipam.storage import boot_change
+
+        boot_change.note(self, (boot_id, node), access, may_count=may_count)
+
+    def _access(self, txn: Any) -> boot.Access:
+        meta, leases = self.databases[0], self.databases[tables.ALL.index(tables.LEASES)]
+        return boot.Access(
+            lambda key: txn.get(key, db=meta),
+            lambda key, value: txn.put(key, value, db=meta),
+            lambda: (raw for _, raw in txn.cursor(leases)),
+        )
 
     def _foreign(self, txn: Any) -> StoreError:
         """Return the error for an LMDB file that has no database of a store."""
@@ -207,28 +248,6 @@ class Store(Environment):
             path=self.path,
             hint=CHECK_HINT,
         )
-
-    def _note_boot(self, txn: Any, db: Any) -> int:
-        """Return the number of this boot; the boots that a store has seen are counted from 1."""
-        # A process that cannot read the boot's id must not count a boot, because that would release
-        # the leases of running containers. A store that was made without an id takes the first one.
-        boot = self.boot_id().encode()
-        before = txn.get(tables.BOOT_KEY, db=db)
-        number = int.from_bytes(txn.get(tables.BOOT_NUMBER_KEY, b"", db=db), "big")
-        if before and not boot:
-            raise StoreUnavailable(
-                f"the store {self.path} is not used: this process cannot read {_BOOT_ID}, and "
-                "so not tell the leases of this boot from those of an earlier one",
-                path=self.path,
-                hint="let it see all of /proc (of a systemd unit: no ProcSubset=pid)",
-            )
-        if before != boot:
-            number += before != b""
-            txn.put(tables.BOOT_KEY, boot, db=db)
-            txn.put(tables.BOOT_NUMBER_KEY, number.to_bytes(4, "big"), db=db)
-            if number == 1:
-                txn.put(tables.SWEPT_KEY, number.to_bytes(4, "big"), db=db)
-        return number
 
     def require_writable(self) -> None:
         """Raise StoreError when a change could not be written now. O(1); not in a transaction.
@@ -290,11 +309,3 @@ class Store(Environment):
         last = int(env.info()["last_txnid"])
         rows = [line.split() for line in env.readers().splitlines()]
         return [(int(row[0]), last - int(row[2])) for row in rows if row[-1].isdecimal()]
-
-
-def _read_boot_id() -> str:
-    try:
-        with open(_BOOT_ID) as file:
-            return file.read().strip()
-    except OSError:
-        return ""

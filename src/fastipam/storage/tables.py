@@ -41,6 +41,9 @@ SCHEMA_KEY = b"schema"
 DURABILITY_KEY = b"durability"
 BOOT_KEY = b"boot id"
 BOOT_NUMBER_KEY = b"boot number"
+BOOT_IDS_KEY = b"boot ids"  # those that the store has seen, the newest first
+BOOT_BEGAN_KEY = b"boot began"  # when the kernel of the last counted boot began
+BOOT_NODES_KEY = b"boot nodes"  # the inits (boot.read_node) of this boot, the newest first
 SWEPT_KEY = b"swept"  # the number of the boot whose predecessors' leases are all released
 LAST_NETWORK_KEY = b"last network"
 

@@ -7,20 +7,26 @@ check is noted in the table ``missing``, so different processes may make the two
 
 A lease is not released if
 
+* the inode of its namespace is found in a process, a mount or an open file;
+* that search could not see everything (``fastipam.processes``);
 * it was made after the check began;
 * it has no path, or its path means nothing in this mount namespace (``evidence.Place``);
 * another namespace got its path after the first check: that is another reason, so it needs two
   checks as well. (The lease of the new namespace has its own generation.)
 
 ``evidence.Doubts`` handles a new namespace that has path and inode of one that is gone.
+
+An ADD for which no address is left, or whose id or address such a lease holds, cannot wait for the
+second check. With ``at_once`` a lease is released at the first check if the search has proven that
+its namespace is gone.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from fastipam import namespaces, processes
 from fastipam.allocation import previous_boot
 from fastipam.errors import StoreCorrupt
 from fastipam.lease import Lease
@@ -29,78 +35,47 @@ from fastipam.storage.records import event as event_record
 from fastipam.storage.records import keys
 from fastipam.storage.records import lease as lease_record
 from fastipam.storage.records.lease import ASSIGNED
-from fastipam.sweep.evidence import GONE, Doubts, Place
+from fastipam.sweep.evidence import Doubts, Place, is_lost
+from fastipam.sweep.report import Report, add_up
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from fastipam.ipam import Ipam
     from fastipam.network import Network
+    from fastipam.processes import Found
     from fastipam.storage.store import Store
     from fastipam.storage.transaction import Snapshot, Transaction
 
     Progress = Callable[[int], None]
+    Look = Callable[[Collection[int]], Found | None]
+
+__all__ = [
+    "DEFAULT_GRACE_S", "Report", "Sweeper", "add_up", "finish_reboot", "give_back", "missing_count",
+    "sweep",
+]  # fmt: skip
 
 DEFAULT_GRACE_S = 60.0
 _BATCH = 256  # leases that are checked together and changed in one transaction
 
 
-class Report(NamedTuple):
-    """The result of a sweep.
-
-    ``looked`` is the number of leases checked. Leases in ``missing`` have no namespace and wait for
-    the second check. Leases in ``released`` were released, or would have been without ``dry_run``.
-    ``unknown`` has the leases that cannot be checked, each with the reason.
-    """
-
-    looked: int
-    missing: list[Lease]
-    released: list[Lease]
-    unknown: list[tuple[Lease, str]]
-
-    def reasons(self) -> list[tuple[str, int]]:
-        """Return the reasons why leases cannot be judged, and how often each occurs, most first.
-
-        A path loses its last part, which differs from lease to lease.
-        """
-        return Counter(_general(why) for _, why in self.unknown).most_common()
-
-
-def _general(why: str) -> str:
-    words = why.split()
-    if words and words[0].startswith("/"):
-        words[0] = words[0].rpartition("/")[0] + "/…"
-    return " ".join(words)
-
-
-def add_up(parts: Iterable[Report], progress: Progress | None = None) -> Report:
-    """Return the reports as one. ``progress`` is called with the leases looked at so far."""
-    looked = 0
-    missing: list[Lease] = []
-    released: list[Lease] = []
-    unknown: list[tuple[Lease, str]] = []
-    for part in parts:
-        looked += part.looked
-        missing += part.missing
-        released += part.released
-        unknown += part.unknown
-        if progress is not None:
-            progress(looked)
-    return Report(looked, missing, released, unknown)
-
-
 def give_back(
-    store: Store, network: Network, *, grace_s: float = DEFAULT_GRACE_S
+    store: Store,
+    network: Network,
+    *,
+    grace_s: float = DEFAULT_GRACE_S,
+    look: Look = processes.look,
 ) -> Iterator[Report]:
     """Release all that nobody needs any longer, a few hundred leases at each step.
 
     First the leases of an earlier boot, then addresses whose cool-down or whose sticky reservation
     is over, then leases whose network namespace is gone. No transaction is open between two steps,
-    and with nothing to release nothing is written. Raises StoreError.
+    and with nothing to release nothing is written. ``look`` is that of :class:`Sweeper`. Raises
+    StoreError.
     """
     while network.tidy():
         yield Report(0, [], [], [])
-    yield from Sweeper(store, network, grace_s=grace_s, dry_run=False)
+    yield from Sweeper(store, network, grace_s=grace_s, dry_run=False, look=look)
 
 
 def sweep(
@@ -129,12 +104,27 @@ def sweep(
 class Sweeper:
     """The sweep of one network. Each step of the iteration checks up to 256 leases.
 
-    No transaction is open between two steps. Raises StoreError.
+    No transaction is open between two steps. ``look`` searches for these inodes of namespaces
+    wherever they may live on; a process that must not wait for it returns None until the search is
+    done, and is asked again at the next step. ``at_once`` releases at the first check what is
+    proven to be gone. ``only`` limits the sweep to these (family, address) pairs. Raises
+    StoreError.
     """
 
     def __init__(
-        self, store: Store, network: Network, *, grace_s: float = DEFAULT_GRACE_S, dry_run: bool
+        self,
+        store: Store,
+        network: Network,
+        *,
+        grace_s: float = DEFAULT_GRACE_S,
+        dry_run: bool,
+        look: Look = processes.look,
+        at_once: bool = False,
+        only: Collection[tuple[int, int]] | None = None,
     ) -> None:
+        self._look = look
+        self._at_once = at_once
+        self._only = only
         self._store = store
         self._network = network
         self._grace_ns = int(grace_s * 1e9)
@@ -142,22 +132,38 @@ class Sweeper:
 
     def __iter__(self) -> Iterator[Report]:
         place, doubts = Place(), Doubts()
+        lost: set[int] = set()
         # The leases are read twice, because a living lease shows something about its directory
         # that counts for leases before it.
         for batch in self._batches():
             for lease in batch:
-                doubts.note(lease, place.observe(lease.record))
+                seen = place.observe(lease.record)
+                doubts.note(lease, seen)
+                if is_lost(lease, seen) and namespaces.is_inode(lease.inode):
+                    lost.add(lease.inode)
             yield Report(0, [], [], [])
+        found: Found | None = None
+        while lost and found is None:
+            found = self._look(lost)
+            if found is None:
+                yield Report(0, [], [], [])
         for batch in self._batches():
-            yield self._step(batch, place, doubts)
-        gone, living = doubts.settle()
+            yield self._step(batch, place, doubts, found, lost)
+        settled, living = doubts.settle()
+        gone = [(lease, seen, False) for lease, seen in settled]
         for at in range(0, max(len(gone), len(living)), _BATCH):
-            yield self._report(0, gone[at : at + _BATCH], living[at : at + _BATCH], [])
-        if not self._dry_run:
+            some = living[at : at + _BATCH]
+            found_elsewhere = [(lease, _lives(lease, where)) for lease, where in some if where]
+            alive = [lease for lease, _ in some]
+            yield self._report(0, gone[at : at + _BATCH], alive, found_elsewhere)
+        if not self._dry_run and self._only is None:
             self._forget()
 
     def _batches(self) -> Iterator[list[Lease]]:
         """Yield the leases in address order, up to 256 a transaction."""
+        if self._only is not None:
+            yield self._these(self._only)
+            return
         start: tuple[int, int] | None = (0, 0)
         while start is not None:
             batch, start = self._next(start)
@@ -176,32 +182,71 @@ class Sweeper:
                 address = keys.read_address_key(key)[1:]
                 if len(batch) == _BATCH:
                     return batch, address
-                record = _readable(key, raw)
-                if record and record.state == ASSIGNED and record.boot == self._store.boot:
-                    batch.append(Lease(self._network.name, *address, None, record))
+                batch += self._assigned(key, raw, address)
         return batch, None
 
-    def _step(self, batch: list[Lease], place: Place, doubts: Doubts) -> Report:
-        gone: list[tuple[Lease, int]] = []
+    def _these(self, addresses: Collection[tuple[int, int]]) -> list[Lease]:
+        """Return the leases of these addresses."""
+        batch: list[Lease] = []
+        with self._store.read() as txn:
+            network_id = self._network.id_in(txn)
+            for address in addresses if network_id is not None else ():
+                key = keys.address_key(network_id or 0, *address)
+                raw = tables.LEASES.get(txn, key)
+                if raw is not None:
+                    batch += self._assigned(key, raw, address)
+        return batch
+
+    def _assigned(self, key: bytes, raw: bytes, address: tuple[int, int]) -> list[Lease]:
+        """Return the lease of a record, or nothing if it is not assigned, damaged or too old."""
+        record = _readable(key, raw)
+        if record and record.state == ASSIGNED and record.boot == self._store.boot:
+            return [Lease(self._network.name, *address, None, record)]
+        return []
+
+    def _step(
+        self,
+        batch: list[Lease],
+        place: Place,
+        doubts: Doubts,
+        found: Found | None,
+        searched: set[int],
+    ) -> Report:
+        gone: list[tuple[Lease, int, bool]] = []
         living: list[Lease] = []
         unknown: list[tuple[Lease, str]] = []
         for lease in batch:
             seen = place.observe(lease.record)
             if isinstance(seen, str):
                 unknown.append((lease, seen))
-            elif seen[0] == GONE or (lease.inode and seen[0] != lease.inode):
-                gone.append((lease, seen[0]))
-            elif not doubts.ask(lease, seen):
-                living.append(lease)
+            elif not is_lost(lease, seen):
+                if not doubts.ask(lease, seen):
+                    living.append(lease)
+            elif not namespaces.is_inode(lease.inode):
+                gone.append((lease, seen[0], False))
+            elif (
+                found is None
+                or lease.inode not in searched
+                or found.is_older_than(lease.allocated_ns)
+            ):
+                pass  # it has lost its path since the search: the next sweep searches for it
+            elif found.where(lease.inode):
+                doubts.doubt(lease, found.where(lease.inode))
+            elif found.blind:
+                unknown.append((lease, _untold(lease, found.blind)))
+            else:
+                gone.append((lease, seen[0], True))
         return self._report(len(batch), gone, living, unknown)
 
     def _report(
         self,
         looked: int,
-        gone: list[tuple[Lease, int]],
+        gone: list[tuple[Lease, int, bool]],
         living: list[Lease],
         unknown: list[tuple[Lease, str]],
     ) -> Report:
+        # ``gone`` are the leases, what was seen instead of the namespace, and whether it is proven
+        # that the namespace is gone.
         missing: list[Lease] = []
         released: list[Lease] = []
         for lease, due in self._judge(gone, living):
@@ -209,10 +254,10 @@ class Sweeper:
         return Report(looked, missing, released, unknown)
 
     def _judge(
-        self, gone: list[tuple[Lease, int]], living: list[Lease]
+        self, gone: list[tuple[Lease, int, bool]], living: list[Lease]
     ) -> list[tuple[Lease, bool]]:
         """Note a first check, release after a second; return each lease and whether it was due."""
-        marked = self._marked([lease for lease, _ in gone] + living)
+        marked = self._marked([lease for lease, _, _ in gone] + living)
         if not gone and not marked:
             return []
         judged: list[tuple[Lease, bool]] = []
@@ -220,11 +265,8 @@ class Sweeper:
             network_id = self._network.id_in(txn)
             if network_id is None:
                 return []  # a backup without this network was restored meanwhile
-            if not self._dry_run:
-                self._network.note_clock()
-            now = self._now(network_id)
-            for lease, seen in gone:
-                judged += self._judge_one(txn, network_id, lease, seen, now)
+            for lease, seen, proven in gone:
+                judged += self._judge_one(txn, network_id, lease, seen, proven and self._at_once)
             if not self._dry_run:
                 for lease in living:
                     key = keys.address_key(network_id, lease.family, lease.value)
@@ -233,7 +275,7 @@ class Sweeper:
         return judged
 
     def _judge_one(
-        self, txn: Transaction, network_id: int, lease: Lease, seen: int, now: int
+        self, txn: Transaction, network_id: int, lease: Lease, seen: int, at_once: bool
     ) -> list[tuple[Lease, bool]]:
         """Do the same for one lease; its owner's other leases are released with it."""
         key = keys.address_key(network_id, lease.family, lease.value)
@@ -245,8 +287,10 @@ class Sweeper:
         ):
             return []  # released, or assigned again, since it was read
         first = lease_record.read_missing(tables.MISSING.get(txn, key))
-        same = (first[0], first[2]) == (lease.generation, seen)
-        due = same and now - first[1] >= self._grace_ns
+        # A time of the future is that of a network's clock, which older versions noted.
+        now = self._store.boottime()
+        same = (first[0], first[2]) == (lease.generation, seen) and first[1] <= now
+        due = at_once or (same and now - first[1] >= self._grace_ns)
         if self._dry_run:
             return [(lease, due)]
         if not due:
@@ -293,10 +337,13 @@ class Sweeper:
             looked = [keys.address_key(network_id, one.family, one.value) for one in leases]
             return {key for key in looked if tables.MISSING.get(txn, key) is not None}
 
-    def _now(self, network_id: int) -> int:
-        """Return the network's clock, which never steps back: no grace time becomes shorter."""
-        with self._store.read() as txn:
-            return txn.state(network_id).at(self._store.clock())
+
+def _lives(lease: Lease, where: str) -> str:
+    return f"{lease.netns} does not lead to its namespace, but that lives; {where}"
+
+
+def _untold(lease: Lease, blind: str) -> str:
+    return f"{lease.netns} does not lead to its namespace, and it may live elsewhere: {blind}"
 
 
 def _readable(key: bytes, raw: bytes) -> lease_record.Record | None:
@@ -319,7 +366,7 @@ def finish_reboot(ipam: Ipam, progress: Progress | None = None) -> int:
     A transaction reads up to 1024 leases. O(leases) once after a reboot, O(1) at other times.
     """
     looked = 0
-    if not ipam.store.unswept:
+    if not ipam.store.unswept or ipam.store.boot_doubt:
         return looked
     for name in ipam.networks():
         network = ipam.network(name)

@@ -1,12 +1,18 @@
 """Decide whether the network namespace of a lease still exists.
 
+A path that does not lead to the namespace proves nothing: the file may be deleted, or covered by a
+mount, or the path may be one in another mount namespace, while the container lives. An inode that
+no process and no mount has (``fastipam.processes``) is the proof. Only what is no namespace of the
+kernel, or was noted without an inode, is judged by its path alone.
+
 The kernel reuses the inodes of namespaces, and a runtime may give a new namespace the path of an
 old one. Then the lease of the old one is *doubted*: its path has the right inode, but the file was
-made at another time (:func:`fastipam.namespaces.look`). That alone does not show that the namespace
-is gone, because a runtime that mounts a living namespace again changes the file's time as well. A
-*witness* shows it: a younger lease of the network with this path, this time and this interface for
-another container. A namespace has only one interface of a name, so one of the two leases has none,
-and the younger lease was made when the file was as it is now.
+made at another time (:func:`fastipam.namespaces.look`); or its path is gone, and the inode is found
+in another place. That alone does not show that the namespace is gone: a runtime that mounts a
+living namespace again changes the file's time as well. A *witness* shows it: a younger lease of the
+network for another container, whose path leads to this inode, and with the same interface. A
+namespace has only one interface of a name, so one of the two leases has none, and the younger lease
+was made when the inode was what it is now.
 """
 
 from __future__ import annotations
@@ -25,7 +31,7 @@ GONE = 0  # no file is at the path; otherwise an inode, or the time of a doubted
 
 
 class Place:
-    """This process's mount namespace, and the directories that are the same in it as in leases."""
+    """The directories that are the same here as in leases, and this process's mount namespace."""
 
     def __init__(self) -> None:
         self._mount_ns = mount_namespace()
@@ -35,7 +41,8 @@ class Place:
     def observe(self, record: Record) -> tuple[int, int] | str:
         """Return (inode, born_ns) of the file at a lease's path, or why it cannot be checked.
 
-        The inode is GONE when there is no file.
+        The inode is GONE when there is no file. When it is not the lease's, and that is the inode
+        of a namespace, the namespace has to be searched for: :func:`is_lost`.
         """
         if not record.netns:
             return "its lease names no network namespace"
@@ -51,6 +58,8 @@ class Place:
             return f"{record.netns} cannot be looked at: {error}"
         if inode and inode == record.inode:
             self._proven.add(directory)
+            return inode, born_ns
+        if namespaces.is_inode(record.inode):
             return inode, born_ns
         if record.mount_ns and record.mount_ns == self._mount_ns:
             return inode, born_ns
@@ -70,49 +79,70 @@ class Place:
         return inode, born_ns
 
 
+def is_lost(lease: Lease, seen: tuple[int, int] | str) -> bool:
+    """Return whether the path of a lease does not lead to its namespace."""
+    if isinstance(seen, str):
+        return False
+    return seen[0] == GONE or (lease.inode != 0 and seen[0] != lease.inode)
+
+
 class Doubts:
     """The doubted leases and their witnesses. Only these are kept in memory; there are few."""
 
     def __init__(self) -> None:
-        self._witnesses: dict[tuple[str, str], Lease | None] = {}
-        self._doubted: list[tuple[Lease, int]] = []
+        # By path, or by inode, and interface.
+        self._witnesses: dict[tuple[str | int, str], Lease | None] = {}
+        self._doubted: list[tuple[Lease, int, str]] = []
 
     def note(self, lease: Lease, seen: tuple[int, int] | str) -> None:
-        """Note a doubted lease, in the first pass: a witness for it is needed."""
-        if _is_doubted(lease, seen):
+        """Note a lease, in the first pass, for which a witness may be needed."""
+        if _is_made_anew(lease, seen):
             self._witnesses[lease.netns, lease.ifname] = None
+        elif lease.inode and is_lost(lease, seen):
+            self._witnesses[lease.inode, lease.ifname] = None
 
     def ask(self, lease: Lease, seen: tuple[int, int]) -> bool:
         """Collect doubted leases and witnesses in the second pass; return whether it is doubted."""
-        if _is_doubted(lease, seen):
-            self._doubted.append((lease, seen[1]))
+        if _is_made_anew(lease, seen):
+            self._doubted.append((lease, seen[1], ""))
             return True
-        key = lease.netns, lease.ifname
-        if key in self._witnesses and lease.born_ns == seen[1]:
-            known = self._witnesses[key]
-            if known is None or known.generation < lease.generation:
-                self._witnesses[key] = lease
+        if lease.born_ns == seen[1]:
+            for place in (lease.netns, lease.inode):
+                if (place, lease.ifname) in self._witnesses:
+                    known = self._witnesses[place, lease.ifname]
+                    if known is None or known.generation < lease.generation:
+                        self._witnesses[place, lease.ifname] = lease
         return False
 
-    def settle(self) -> tuple[list[tuple[Lease, int]], list[Lease]]:
-        """Return (gone, living): doubted leases that are gone, with the file's time, and others."""
+    def doubt(self, lease: Lease, where: str) -> None:
+        """Collect a lease whose path is gone, and whose inode was found: ``where``."""
+        self._doubted.append((lease, GONE, where))
+
+    def settle(self) -> tuple[list[tuple[Lease, int]], list[tuple[Lease, str]]]:
+        """Return (gone, living): doubted leases that are gone, and others.
+
+        With what is gone comes what shows it: the time of the file that was found, or the witness's
+        generation. With what lives comes where its inode was found, or an empty text.
+        """
         gone: list[tuple[Lease, int]] = []
-        living: list[Lease] = []
-        for lease, born_ns in self._doubted:
-            witness = self._witnesses.get((lease.netns, lease.ifname))
+        living: list[tuple[Lease, str]] = []
+        for lease, born_ns, where in self._doubted:
+            place = lease.inode if where else lease.netns
+            witness = self._witnesses.get((place, lease.ifname))
             if (
                 witness is not None
-                and witness.born_ns == born_ns
+                and (where or witness.born_ns == born_ns)
                 and witness.generation > lease.generation
                 and witness.container_id != lease.container_id
             ):
-                gone.append((lease, born_ns))
+                gone.append((lease, witness.generation if where else born_ns))
             else:
-                living.append(lease)
+                living.append((lease, where))
         return gone, living
 
 
-def _is_doubted(lease: Lease, seen: tuple[int, int] | str) -> bool:
+def _is_made_anew(lease: Lease, seen: tuple[int, int] | str) -> bool:
+    """Return whether the file at a lease's path has its inode, and was made at another time."""
     if isinstance(seen, str) or not lease.inode or seen[0] != lease.inode:
         return False
     return bool(lease.born_ns and seen[1]) and lease.born_ns != seen[1]

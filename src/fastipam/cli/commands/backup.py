@@ -28,7 +28,10 @@ def command(file: str, data_dir: str, force: bool, as_json: bool) -> None:
     """
     from fastipam.backup import backup
 
-    with fastipam.open(data_dir, create=False) as ipam, progress.bar("bytes") as advance:
+    with (
+        fastipam.open(data_dir, create=False, count_boot=False) as ipam,
+        progress.bar("bytes") as advance,
+    ):
         size = backup(ipam.store, file, advance, force=force)
     if as_json:
         output.json_object({"file": file, "bytes": size})

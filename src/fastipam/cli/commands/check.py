@@ -36,7 +36,7 @@ def command(data_dir: str, mend: bool, as_json: bool) -> None:
     Pages, leases, owners, cool-down queue, reservations, history and counters are read, in
     one read transaction: nothing has to be stopped.
     """
-    with fastipam.open(data_dir, create=False) as ipam:
+    with fastipam.open(data_dir, create=False, count_boot=mend) as ipam:
         found = _repair(ipam) if mend else _verify(ipam)
     if as_json:
         output.json_array(found)

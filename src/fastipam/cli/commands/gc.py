@@ -98,7 +98,7 @@ def command(
             "if that is what you want, say --allow-empty",
         )
     before_ns = before.start_ns if before else listed.made_ns - least_age_ns
-    with fastipam.open(data_dir, create=False) as ipam:
+    with fastipam.open(data_dir, create=False, count_boot=not dry_run) as ipam:
         (name,) = rows.names(ipam, network)
         where = ipam.network(name)
         valid = _with_interfaces(where, listed.valid)

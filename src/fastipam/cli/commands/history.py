@@ -59,7 +59,7 @@ def command(
         raise click.UsageError("--at wants an ADDRESS, and nothing else")
     if since and until and since.start_ns >= until.end_ns:
         raise click.UsageError("--since is later than --until: nothing lies between them")
-    with fastipam.open(data_dir, create=False) as ipam:
+    with fastipam.open(data_dir, create=False, count_boot=False) as ipam:
         if at is not None and address is not None:
             documents = list(_holders(ipam, network, address, at, local=not as_json))
             output.rows(_HOLDER_COLUMNS, documents, as_json=as_json)

@@ -103,8 +103,10 @@ def command(
         frozenset(states),
     )
     with_free = with_free or filters.FREE in wanted.states
-    with fastipam.open(data_dir, create=False) as ipam:
+    with fastipam.open(data_dir, create=False, count_boot=False) as ipam:
         earlier = rows.earlier_boots(ipam, network)
+        if ipam.store.boot_doubt:
+            output.note(f"there may be leases of an earlier boot: {ipam.store.boot_doubt}")
         if earlier:
             output.note(
                 f"the list has {output.counted(earlier, 'lease')} of an earlier boot: "

@@ -88,7 +88,7 @@ def command(
             value=str(output),
             hint=f"name it {output}.png",
         )
-    with fastipam.open(data_dir, create=False) as ipam:
+    with fastipam.open(data_dir, create=False, count_boot=False) as ipam:
         with suppress(StoreError):  # a store that cannot be written can be drawn all the same
             finish_reboot(ipam)
         names = _names(ipam, network, one=output is not None)

@@ -88,7 +88,7 @@ def import_host_local(
 @options.as_json
 def export_host_local(tree: Path, data_dir: str, as_json: bool) -> None:
     """Write the leases to DIR (default /var/lib/cni/networks) as host-local keeps them."""
-    with fastipam.open(data_dir, create=False) as ipam:
+    with fastipam.open(data_dir, create=False, count_boot=False) as ipam:
         items = migration.export_host_local(ipam, tree)
     _report(items, as_json)
 

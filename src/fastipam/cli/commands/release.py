@@ -64,7 +64,7 @@ def command(
         raise click.UsageError("name addresses, or a --container")
     if ifname and not container:
         raise click.UsageError("--ifname goes with --container")
-    with fastipam.open(data_dir, create=False) as ipam:
+    with fastipam.open(data_dir, create=False, count_boot=not dry_run) as ipam:
         if addresses:
             owners = _owners_of(ipam, network, addresses)
         else:

@@ -48,7 +48,7 @@ _FIELDS = (
 def command(address: str, data_dir: str, network: str | None, as_json: bool) -> None:
     """Print the lease of ADDRESS, or why it is reserved, cooling or free; and its history."""
     wanted = parse_wanted(address)
-    with fastipam.open(data_dir, create=False) as ipam:
+    with fastipam.open(data_dir, create=False, count_boot=False) as ipam:
         explained = [
             explain.explain(ipam, name, wanted, local=not as_json)
             for name in rows.names(ipam, network)

@@ -49,14 +49,17 @@ def command(data_dir: str, network: str | None, grace: float, dry_run: bool, as_
     Addresses whose cool-down is over, or whose time of being kept for a pod, become free.
 
     A lease goes when its namespace was found missing twice, with the grace time in between: the
-    agent looks every so often; without it run this twice. A namespace that cannot be judged from
-    here (this runs in another mount namespace, say) is left alone and counted as unknown.
+    agent looks every so often; without it run this twice. Missing means that its path does not lead
+    to it, and that no process, no mount and no open file has its inode. A namespace that cannot be
+    judged from here (not all processes can be seen, say) is left alone and counted as unknown.
     """
     from fastipam.sweep import Sweeper, add_up, give_back
 
-    with fastipam.open(data_dir, create=False) as ipam:
+    with fastipam.open(data_dir, create=False, count_boot=not dry_run) as ipam:
         names = rows.names(ipam, network)
         earlier = rows.earlier_boots(ipam, network)  # before a call releases some
+        if ipam.store.boot_doubt:
+            output.note(f"there may be leases of an earlier boot: {ipam.store.boot_doubt}")
         networks = [ipam.network(name) for name in names]
         total = sum(each.stats()["assigned"] for each in networks)
         with progress.bar("leases") as advance:

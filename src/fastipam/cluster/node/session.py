@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import time
 
-from fastipam.allocation.blocks import boottime_ns
 from fastipam.cluster.engine import Compare, EngineError, Put
 from fastipam.cluster.errors import ClusterRefused, NoBlock
 from fastipam.cluster.schema import SignOfLife
+from fastipam.storage.boot import boottime_ns
 from fastipam.storage.records.block import RESTORED
 
 TYPE_CHECKING = False

@@ -50,7 +50,7 @@ def look(
             return
         yield from permissions(data_dir)
         yield from disk(data_dir)
-        with fastipam.open(data_dir, create=False) as ipam:
+        with fastipam.open(data_dir, create=False, count_boot=False) as ipam:
             yield from contents(ipam, most)
             yield from pools(ipam)
             yield from namespaces(ipam, most)
@@ -152,6 +152,9 @@ def contents(ipam: Ipam, most: int = MOST_VERIFIED) -> Iterator[Diagnosis]:
     text = f"{path}: {size:.1f} MiB, {ipam.durability}, {networks}"
     yield Diagnosis("store", OK, text)
     yield from readers(ipam)
+    if ipam.store.boot_doubt:
+        text = f"{path}: leases of an earlier boot may be left: {ipam.store.boot_doubt}"
+        yield Diagnosis("store", WARNING, text)
     if earlier:
         text = f"{path}: {output.counted(earlier, 'lease')} of before the last reboot: "
         text += "each call releases some of them"
@@ -273,7 +276,7 @@ def leftovers(tree: Path, data_dirs: list[str]) -> Iterator[Diagnosis]:
 def _known(data_dir: str, name: str, addresses: list[tuple[int, int]]) -> int:
     """Return how many of these addresses a store has assigned."""
     try:
-        with fastipam.open(data_dir, create=False) as ipam:
+        with fastipam.open(data_dir, create=False, count_boot=False) as ipam:
             if name not in ipam.networks():
                 return 0
             network = ipam.network(name)

@@ -1,0 +1,112 @@
+"""Which boot of the node this is, as a process sees it: the kernel's, and the node's own.
+
+The leases of an earlier boot are released, because no container outlives one. So a boot that is
+counted by mistake frees the addresses of running containers. The kernel's boot id alone does not
+tell boots apart: a container manager may mount another id over it, and when a node that is itself a
+container starts again, the id stays. ``boot_change`` decides what an unknown view means; it is
+imported only then.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+FIRST_PID_NS = 0xEFFFFFFC  # PROC_PID_INIT_INO: the inode of the kernel's first pid namespace
+FIRST_TIME_NS = 0xEFFFFFFA  # PROC_TIME_INIT_INO
+_NANOSECONDS = 10**9
+
+UNCOUNTED = "this boot is not counted yet"  # a store's ``boot_doubt`` until a commit
+RUNTIME = ":r"  # ends a node in whose pid namespace the runtime starts the plugin
+
+saw_plugin = False  # a process of the plugin was seen in this process's pid namespace
+_offset: tuple[int, int] = (0, 0)  # process id, nanoseconds: of the time namespace
+
+
+def read_boot_id() -> str:
+    """Return the kernel's boot id, or an empty text when it cannot be read."""
+    try:
+        with open(BOOT_ID) as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def boottime_ns() -> int:
+    """Return the nanoseconds since the kernel began, sleep included.
+
+    Nobody can set this clock, and it is the same in all time namespaces.
+    """
+    global _offset  # noqa: PLW0603  # a process has one time namespace
+    if _offset[0] != os.getpid():
+        _offset = os.getpid(), time_offset_ns()
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) - _offset[1]
+
+
+def time_offset_ns() -> int:
+    """Return what this process's time namespace adds to CLOCK_BOOTTIME."""
+    try:
+        own = os.stat("/proc/self/ns/time").st_ino
+        # The file has the offsets of the namespace for children: mostly this process's, too.
+        if own == FIRST_TIME_NS or own != os.stat("/proc/self/ns/time_for_children").st_ino:
+            return 0
+        with open("/proc/self/timens_offsets") as file:
+            for line in file:
+                clock, seconds, nanoseconds = line.split()
+                if clock in ("boottime", "7"):
+                    return int(seconds) * _NANOSECONDS + int(nanoseconds)
+    except (OSError, ValueError):
+        pass
+    return 0
+
+
+def read_node() -> str:
+    """Return what identifies the init of this process's pid namespace, or an empty text.
+
+    It is the namespace's inode and, unless that is the kernel's first, when its init started, in
+    clock ticks. The kernel uses inodes again; no two inits of an inode start in one tick.
+    """
+    try:
+        inode = os.stat("/proc/self/ns/pid").st_ino
+        if inode == FIRST_PID_NS:
+            return str(inode)
+        if os.readlink("/proc/self") != str(os.getpid()):
+            return ""  # this is another namespace's /proc, and so another one's init
+        with open("/proc/1/stat", "rb") as file:
+            started = int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return ""
+    return f"{inode}:{started - time_offset_ns() * os.sysconf('SC_CLK_TCK') // _NANOSECONDS}"
+
+
+class Access:
+    """What is read and written of a store to tell its boot, in a write transaction.
+
+    ``get`` and ``put`` are those of the table META, ``leases`` returns the values of LEASES.
+    """
+
+    __slots__ = ("get", "leases", "put")
+
+    def __init__(
+        self,
+        get: Callable[[bytes], bytes | None],
+        put: Callable[[bytes, bytes], object],
+        leases: Callable[[], Iterable[bytes]],
+    ) -> None:
+        self.get = get
+        self.put = put
+        self.leases = leases
+
+
+def runs_beside_runtime() -> bool:
+    """Return whether this process runs in the runtime's pid namespace, as far as is known.
+
+    A runtime starts the plugin as its own child. The plugin that an agent serves is another
+    process, so an agent has to see one (``boot_change.saw_plugin``).
+    """
+    return saw_plugin or "CNI_COMMAND" in os.environ
