@@ -18,8 +18,8 @@ from click.testing import CliRunner
 
 import fastipam
 from fastipam.cli.commands import cli
-from fastipam.cli.commands.doctor import agent, configuration, plugin, store
-from fastipam.cli.commands.doctor.diagnosis import OK, PROBLEM, WARNING, Diagnosis
+from fastipam.cli.commands.doctor import agent, configuration, plugin, store, surroundings
+from fastipam.cli.commands.doctor.diagnosis import LEVELS, OK, PROBLEM, WARNING, Diagnosis
 from fastipam.cli.commands.install.executables import BUNDLE, DIRECT, install
 from fastipam.storage import tables
 from tests.agent.conftest import Start, run_dir, start  # noqa: F401  # fixtures
@@ -394,7 +394,7 @@ def test_disk_is_small(living: Path) -> None:
 
 def test_file_system_is_remote(living: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """LMDB's locks do not work over NFS."""
-    monkeypatch.setattr(store, "file_system", lambda _: "nfs4")
+    monkeypatch.setattr(store.surroundings, "mount_of", lambda _: ("/", "nfs4"))
     has(list(store.look(str(living))), PROBLEM, "is on nfs4")
 
 
@@ -443,4 +443,98 @@ def test_command(living: Path, tmp_path: Path, start: Start) -> None:  # noqa: F
     done = CliRunner().invoke(cli, words)
     assert done.exit_code == 1
     assert f"$ fastipam install --bin-dir {tmp_path / 'bin'}" in done.stdout
-    assert "problems: 2" in done.stderr
+    lines = done.stdout.splitlines()
+    printed = [line.split()[0] for line in lines if line.split()[0] in LEVELS]
+    assert printed == sorted(printed, key=LEVELS.index), "problems come first"
+    assert lines[-1].startswith("problems: 2")
+    assert done.stderr == ""
+    quiet = CliRunner().invoke(cli, [*words, "--quiet"])
+    assert quiet.exit_code == 1
+    assert "\nok " not in quiet.stdout
+    assert set(lines) >= set(quiet.stdout.splitlines())
+    install(tmp_path / "bin")
+    (tmp_path / "net.d" / "20.conf").unlink()
+    if os.geteuid() == 0:
+        quiet = CliRunner().invoke(cli, [*words, "--quiet"])
+        assert (quiet.exit_code, quiet.output) == (0, "")
+
+
+# --- where it looks from ---
+
+
+@pytest.fixture
+def in_pod(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of every container of Kubernetes."""
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+
+
+@pytest.mark.usefixtures("in_pod")
+def test_container_without_mounts() -> None:
+    """What is not mounted into a container is no problem of the node, and doctor names it."""
+    options = ("bin-dir", "conf-dir", "host-local", "data-dir")
+    words = [word for one in options for word in (f"--{one}", f"/nonexistent/{one}")]
+    words += ["--socket", "/nonexistent/run/agent.sock"]
+    done = CliRunner().invoke(cli, ["doctor", "--json", *words])
+    assert done.exit_code == 0, done.output
+    found = [Diagnosis(**one) for one in json.loads(done.stdout)]
+    has(found, OK, "this is a container (KUBERNETES_SERVICE_HOST is set)")
+    for one in (*options, "run"):
+        has(found, WARNING, f"/nonexistent/{one} of the node is not mounted in this container")
+
+
+@pytest.mark.usefixtures("in_pod")
+def test_container_with_mounts(tmp_path: Path, living: Path) -> None:
+    """A directory that is there is looked at; the remedy is the DaemonSet's, which installs."""
+    (found,) = plugin.look(tmp_path)
+    assert (found.level, found.command) == (
+        PROBLEM,
+        "kubectl -n kube-system rollout restart daemonset/fastipam-agent",
+    )
+    has(list(store.look(str(living))), OK, "all of it agrees")
+    assert agent.restart() == found.command
+
+
+def test_node_that_is_no_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a sign of a container what is not there is missing."""
+    for name in ("KUBERNETES_SERVICE_HOST", "container"):
+        monkeypatch.delenv(name, raising=False)
+    assert list(surroundings.look()) == [] or os.geteuid() != 0
+    (found,) = plugin.look(Path("/nonexistent/bin"))
+    assert found.level == PROBLEM
+
+
+def test_missing_directory_of_configurations(tmp_path: Path) -> None:
+    """The remedy is what makes a configuration, not a look at what is not there."""
+    (found,), _ = configuration.look(tmp_path / "net.d")
+    assert found.command.startswith(f"mkdir -p {tmp_path / 'net.d'} && ")
+    (tmp_path / "net.d").mkdir()
+    (found,), _ = configuration.look(tmp_path / "net.d")
+    assert found.command.endswith(f" {tmp_path / 'net.d'}/10-podnet.conflist")
+
+
+def test_interpreter_that_this_user_may_not_see(tmp_path: Path) -> None:
+    """Another user's doctor does not say that the interpreter is gone, and how root looks."""
+    tools.require_root()
+    tools.require_tools("setpriv")
+    for path in (tmp_path, *tmp_path.parents[:2]):
+        path.chmod(0o755)
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    (closed / "python3").touch(mode=0o755)
+    install(tmp_path / "bin")
+    script = tmp_path / "bin" / DIRECT
+    script.write_text(script.read_text().replace(sys.executable, str(closed / "python3")))
+    program = str(Path(sys.executable).with_name("fastipam"))
+    words = [program, "doctor", "--bin-dir", str(tmp_path / "bin"), "--quiet"]
+    done = subprocess.run(
+        ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = done.stdout.splitlines()
+    at = next(number for number, line in enumerate(lines) if str(closed / "python3") in line)
+    assert lines[at].split()[:2] == ["warning", "plugin"]
+    assert "may not be seen by this user" in lines[at]
+    assert lines[at + 1].split()[:3] == ["$", "sudo", program]
+    assert "is not there" not in lines[at]

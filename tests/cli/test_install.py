@@ -67,6 +67,27 @@ def test_mistyped_directory(tmp_path: Path) -> None:
     assert (again.stdout, again.stderr) == (done.stdout, "")
 
 
+def test_directory_that_this_user_may_not_write(tmp_path: Path) -> None:
+    """The error names the directory, and how to do it as root."""
+    tools.require_root()
+    tools.require_tools("setpriv")
+    for path in (tmp_path, *tmp_path.parents[:2]):
+        path.chmod(0o755)
+    program = str(Path(sys.executable).with_name("fastipam"))
+    words = [program, "install", "--bin-dir", str(tmp_path)]
+    done = subprocess.run(
+        ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        f"fastipam: {tmp_path}: Permission denied",
+        f"  hint: as root: sudo {' '.join(words)}",
+    ]
+
+
 @pytest.mark.parametrize("name", ["fastipam", "host-local"])
 def test_launcher_only(tmp_path: Path, name: str) -> None:
     """One file, executable by everybody; without an agent it answers an error object."""

@@ -72,6 +72,15 @@ def test_paths(pod: dict[str, Any]) -> None:
     assert any(PurePath(DEFAULT_DATA_DIR).is_relative_to(path) for path in mounts)
 
 
+def test_doctor_sees_the_node(pod: dict[str, Any]) -> None:
+    """Every path that `fastipam doctor` looks at is mounted, where the node has it."""
+    (agent,) = pod["containers"]
+    mounts = [mount["mountPath"] for mount in agent["volumeMounts"]]
+    options = subcommand("doctor").make_context("doctor", []).params
+    paths = [options[name] for name in ("bin_dir", "conf_dir", "socket_path", "tree", "data_dir")]
+    assert not [one for one in paths if not any(PurePath(one).is_relative_to(at) for at in mounts)]
+
+
 def test_privileges(pod: dict[str, Any]) -> None:
     """No token, nothing privileged; the agent looks into the network namespaces of pods."""
     assert pod["automountServiceAccountToken"] is False

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -167,7 +169,17 @@ def _reason(error: OSError) -> str:
 def _as_root(error: BaseException | None) -> str | None:
     """Return a hint to use sudo when the error is one of permissions, else None."""
     refused = is_refusal(error) and os.geteuid() != 0
-    return "as root: sudo, and the same again" if refused else None
+    return f"as root: {as_root()}" if refused else None
+
+
+def as_root() -> str:
+    """Return the command line that was typed, for root; "" when this is root.
+
+    The program has its whole path: sudo does not look for it in a virtual environment.
+    """
+    if os.geteuid() == 0:
+        return ""
+    return shlex.join(["sudo", os.path.abspath(sys.argv[0]), *sys.argv[1:]])
 
 
 def is_refusal(error: BaseException | None) -> bool:

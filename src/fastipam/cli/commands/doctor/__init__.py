@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from pathlib import Path
 from textwrap import wrap
@@ -12,7 +11,7 @@ import click
 
 from fastipam.cli import options, output
 from fastipam.cli.click_base import command as _command
-from fastipam.cli.commands.doctor.diagnosis import PROBLEM, WARNING, Diagnosis
+from fastipam.cli.commands.doctor.diagnosis import LEVELS, OK, PROBLEM, WARNING, Diagnosis
 from fastipam.host_local import DEFAULT_TREE
 
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ _GIVEN = (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENV
     examples=(
         ("fastipam doctor", "the whole node; as root, who sees all of it"),
         ("fastipam doctor --bin-dir /usr/lib/cni", "Debian's directory of plugins"),
+        ("fastipam doctor --quiet", "only what is wrong"),
         ("fastipam doctor --json", "for a program"),
     ),
     exits={
@@ -45,6 +45,7 @@ _GIVEN = (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENV
     help="Where host-local keeps its leases.",
 )
 @options.data_dir
+@click.option("--quiet", is_flag=True, help="Print only problems and warnings; nothing without.")
 @options.as_json
 @click.pass_context
 def command(
@@ -54,24 +55,27 @@ def command(
     socket_path: Path,
     tree: Path,
     data_dir: str,
+    quiet: bool,
     as_json: bool,
 ) -> None:
-    """Look at this node and say what is wrong with it, and what to type.
+    """Look at this node and say what is wrong with it, and what to type; problems come first.
 
     Plugin, agent, configurations, the stores that they name, network namespaces, leftovers of
     host-local, clock and disk are looked at. Nothing is changed.
     """
     given = ctx.get_parameter_source("data_dir") in _GIVEN
-    found = []
-    for diagnosis in _look(Places(bin_dir, conf_dir, socket_path, tree, data_dir, given)):
-        found.append(diagnosis)
-        if not as_json:
-            _print(diagnosis)
+    places = Places(bin_dir, conf_dir, socket_path, tree, data_dir, given)
+    found = sorted(_look(places), key=lambda diagnosis: LEVELS.index(diagnosis.level))
+    counts = Counter(diagnosis.level for diagnosis in found)
+    if quiet:
+        found = [diagnosis for diagnosis in found if diagnosis.level != OK]
     if as_json:
         output.json_array(diagnosis._asdict() for diagnosis in found)
-    counts = Counter(diagnosis.level for diagnosis in found)
-    if not as_json:
-        output.note(f"problems: {counts[PROBLEM]}, warnings: {counts[WARNING]}")
+    else:
+        for diagnosis in found:
+            _print(diagnosis)
+        if found:
+            output.say(f"problems: {counts[PROBLEM]}, warnings: {counts[WARNING]}")
     if counts[PROBLEM]:
         raise SystemExit(1)
 
@@ -89,10 +93,9 @@ class Places(NamedTuple):
 
 def _look(places: Places) -> Iterator[Diagnosis]:
     """Yield every diagnosis, in an order in which one thing depends on those before it."""
-    from fastipam.cli.commands.doctor import agent, configuration, plugin, store
+    from fastipam.cli.commands.doctor import agent, configuration, plugin, store, surroundings
 
-    if os.geteuid() != 0:
-        yield Diagnosis("user", WARNING, "only root sees all of a node", "sudo fastipam doctor")
+    yield from surroundings.look()
     yield from plugin.look(places.bin_dir)
     diagnoses, process = agent.look(
         places.socket, needed=not plugin.has_entry_point(places.bin_dir)

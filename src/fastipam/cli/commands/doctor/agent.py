@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import fastipam
 from fastipam.agent.protocol import peer_of
 from fastipam.cli.agent_client import TIMEOUT_S, ask
+from fastipam.cli.click_base import as_root
+from fastipam.cli.commands.doctor import surroundings
 from fastipam.cli.commands.doctor.diagnosis import OK, PROBLEM, WARNING, Diagnosis
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ _SYSTEMD = Path("/run/systemd/system")  # exists when systemd runs: sd_booted(3)
 
 def restart() -> str:
     """Return the command that starts a current agent, by systemd if that runs."""
+    if surroundings.in_kubernetes():
+        return surroundings.RESTART_IN_KUBERNETES
     return "systemctl restart fastipam-agent" if _SYSTEMD.is_dir() else "fastipam agent"
 
 
@@ -39,7 +43,7 @@ def look(path: Path, *, needed: bool) -> tuple[list[Diagnosis], int]:
             return [_absent(path, needed)], 0
         except PermissionError:
             text = f"{path} serves root and the agent's user alone: it cannot be asked from here"
-            return [Diagnosis(_CHECK, WARNING, text, "sudo fastipam doctor")], 0
+            return [Diagnosis(_CHECK, WARNING, text, as_root())], 0
         except TimeoutError:
             text = f"the agent on {path} does not answer within {TIMEOUT_S:g} s"
             return [Diagnosis(_CHECK, PROBLEM, text, restart())], 0
@@ -59,7 +63,10 @@ def look(path: Path, *, needed: bool) -> tuple[list[Diagnosis], int]:
 def _absent(path: Path, needed: bool) -> Diagnosis:
     text = f"no agent: {path} is not there"
     text += "; calls fail" if needed else "; each call starts Python, which takes longer"
-    start = "systemctl start fastipam-agent.socket" if _SYSTEMD.is_dir() else "fastipam agent"
+    start = "systemctl start fastipam-agent.socket" if _SYSTEMD.is_dir() else restart()
+    if surroundings.lacks(path.parent):
+        text = surroundings.not_mounted(path.parent, "the agent cannot be asked")
+        return Diagnosis(_CHECK, WARNING, text)
     return Diagnosis(_CHECK, PROBLEM if needed else WARNING, text, start)
 
 
@@ -68,7 +75,9 @@ def same_files(process: int, paths: Iterable[str]) -> Iterator[Diagnosis]:
     ours, theirs = (_link(f"/proc/{one}/ns/mnt") for one in ("self", process))
     if not theirs:
         text = f"the files of process {process} cannot be looked at from here"
-        yield Diagnosis(_CHECK, WARNING, text, "sudo fastipam doctor")
+        if os.geteuid() == 0:
+            text += ": that takes CAP_SYS_PTRACE, and its process id"
+        yield Diagnosis(_CHECK, WARNING, text, as_root())
         return
     others = [one for one in paths if os.path.exists(one) and not _is_same(process, one)]
     for path in others:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastipam.cli import cni_configs
+from fastipam.cli.click_base import as_root
+from fastipam.cli.commands.doctor import surroundings
 from fastipam.cli.commands.doctor.diagnosis import OK, PROBLEM, WARNING, Diagnosis
 from fastipam.cni import more_blocks, versions
 from fastipam.cni.error_codes import CniError
@@ -31,12 +33,18 @@ def look(directory: Path) -> tuple[list[Diagnosis], list[Configured]]:
     """Diagnose every file, in the runtime's order, and return the networks that fastipam serves."""
     try:
         files = cni_configs.files(directory)
+    except FileNotFoundError:
+        if surroundings.lacks(directory):
+            text = surroundings.not_mounted(directory, "nothing is known of the networks")
+            return [Diagnosis(_CHECK, WARNING, text)], []
+        text = f"{directory} is not there: no runtime calls the plugin"
+        return [Diagnosis(_CHECK, WARNING, text, _new(directory))], []
     except OSError as error:
         text = f"{directory} cannot be read: {error.strerror}"
-        return [Diagnosis(_CHECK, WARNING, text, f"ls -la {directory}")], []
+        return [Diagnosis(_CHECK, WARNING, text, as_root() or f"ls -la {directory}")], []
     if not files:
         text = f"{directory} has no network configuration: no runtime calls the plugin"
-        return [Diagnosis(_CHECK, WARNING, text, f"ls -la {directory}")], []
+        return [Diagnosis(_CHECK, WARNING, text, _new(directory))], []
     diagnoses: list[Diagnosis] = []
     networks: list[Configured] = []
     durabilities: dict[str, tuple[str, Path]] = {}
@@ -55,6 +63,12 @@ def look(directory: Path) -> tuple[list[Diagnosis], list[Configured]]:
         text = f'no file in {directory} has "type": "fastipam" in an ipam section'
         diagnoses.append(Diagnosis(_CHECK, WARNING, text, f"grep -n type {directory}/*"))
     return diagnoses, networks
+
+
+def _new(directory: Path) -> str:
+    """Return the command that makes a configuration."""
+    make = "" if directory.is_dir() else f"mkdir -p {directory} && "
+    return f"{make}${{EDITOR:-vi}} {directory}/10-podnet.conflist"
 
 
 def _file(path: Path) -> Iterator[tuple[Diagnosis, Config | None]]:

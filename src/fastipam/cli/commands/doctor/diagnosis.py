@@ -11,6 +11,7 @@ from typing import NamedTuple
 OK = "ok"
 WARNING = "warning"
 PROBLEM = "problem"
+LEVELS = (PROBLEM, WARNING, OK)  # in the order in which they are printed
 
 
 class Diagnosis(NamedTuple):

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import lmdb
 
 import fastipam
+from fastipam.cli.click_base import as_root
+from fastipam.cli.commands.doctor import surroundings
 from fastipam.cli.commands.doctor.diagnosis import OK, PROBLEM, WARNING, Diagnosis
 from fastipam.cli.commands.install import bundle
 from fastipam.cli.commands.install.executables import BUNDLE, CLUSTER_BUNDLE, DIRECT, script
@@ -29,16 +31,22 @@ OTHER_DIRECTORIES = (Path("/opt/cni/bin"), Path("/usr/lib/cni"), Path("/usr/libe
 def look(bin_dir: Path) -> Iterator[Diagnosis]:
     """Diagnose the launcher, then the entry point and the bundle beside it."""
     mend = f"fastipam install --bin-dir {bin_dir}"
+    if surroundings.in_kubernetes():
+        mend = surroundings.RESTART_IN_KUBERNETES  # its first container installs the plugin
     launcher = bin_dir / NAME
     try:
         content = launcher.read_bytes()
     except FileNotFoundError:
+        if surroundings.lacks(bin_dir):
+            text = surroundings.not_mounted(bin_dir, "nothing is known of the plugin")
+            yield Diagnosis(_CHECK, WARNING, text)
+            return
         others = [one for one in OTHER_DIRECTORIES if one != bin_dir and (one / NAME).exists()]
         place = f"; there is one in {others[0]}" if others else ""
         yield Diagnosis(_CHECK, PROBLEM, f"{launcher} is not there{place}", mend)
         return
     except OSError as error:
-        yield Diagnosis(_CHECK, PROBLEM, f"{launcher} cannot be read: {error.strerror}", mend)
+        yield _unreadable(launcher, error, mend)
         return
     package = Path(fastipam.__file__).resolve().parent
     if not os.access(launcher, os.X_OK):
@@ -63,10 +71,17 @@ def _entry_point(path: Path, mend: str) -> Diagnosis:
     except FileNotFoundError:
         return Diagnosis(_CHECK, OK, f"{path} is not there: only an agent can serve calls")
     except OSError as error:
-        return Diagnosis(_CHECK, PROBLEM, f"{path} cannot be read: {error.strerror}", mend)
+        return _unreadable(path, error, mend)
     interpreter = _interpreter(text)
-    if not os.access(interpreter, os.X_OK):
+    try:
+        is_executable = bool(os.stat(interpreter).st_mode & 0o111)
+    except FileNotFoundError:
         what = f"{path} starts {interpreter}, which is not there"
+        return Diagnosis(_CHECK, PROBLEM, what, mend)
+    except OSError as error:
+        return _unreadable(Path(interpreter), error, mend)
+    if not is_executable:
+        what = f"{path} starts {interpreter}, which is not executable"
         return Diagnosis(_CHECK, PROBLEM, what, mend)
     refusal = _refusal(path)
     if refusal:
@@ -98,6 +113,13 @@ def _refusal(path: Path) -> str:
         return str(error)
     except (ValueError, LookupError, TypeError):
         return done.stderr.decode(errors="replace").strip().rpartition("\n")[2] or "no answer"
+
+
+def _unreadable(path: Path, error: OSError, mend: str) -> Diagnosis:
+    """Return the diagnosis of a file that cannot be looked at, which may be this user's fault."""
+    if isinstance(error, PermissionError) and os.geteuid() != 0:
+        return Diagnosis(_CHECK, WARNING, f"{path} may not be seen by this user", as_root())
+    return Diagnosis(_CHECK, PROBLEM, f"{path} cannot be read: {error.strerror}", mend)
 
 
 def _interpreter(text: str) -> str:

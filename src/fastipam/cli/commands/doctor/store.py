@@ -13,7 +13,8 @@ import fastipam
 from fastipam import host_local
 from fastipam.allocation import counts, history, states
 from fastipam.cli import output, rows
-from fastipam.cli.click_base import is_refusal
+from fastipam.cli.click_base import as_root, is_refusal
+from fastipam.cli.commands.doctor import surroundings
 from fastipam.cli.commands.doctor.diagnosis import OK, PROBLEM, WARNING, Diagnosis
 from fastipam.configuration.policy import DEFAULT_DATA_DIR
 from fastipam.storage.lmdb_errors import MAX_READERS
@@ -44,6 +45,10 @@ def look(
 ) -> Iterator[Diagnosis]:
     """Yield every diagnosis of the store in a directory; ``now_ns`` is the wall clock."""
     try:
+        if surroundings.lacks(data_dir):
+            text = surroundings.not_mounted(data_dir, "nothing is known of the store")
+            yield Diagnosis("store", WARNING, text)
+            return
         if not exists(data_dir):
             yield Diagnosis("store", OK, f"{data_dir}: no store yet; the first ADD makes one")
             yield from disk(nearest(data_dir))
@@ -59,7 +64,7 @@ def look(
         refused = isinstance(error, PermissionError) or is_refusal(error.__cause__)
         if refused and os.geteuid() != 0:
             text = f"{data_dir} is closed to this user: nothing is known of the store"
-            yield Diagnosis("store", WARNING, text, "sudo fastipam doctor")
+            yield Diagnosis("store", WARNING, text, as_root())
             return
         hint = getattr(error, "hint", None)
         text = f"{error} ({hint})" if hint else str(error)
@@ -99,7 +104,7 @@ def disk(data_dir: str) -> Iterator[Diagnosis]:
     """Diagnose the free space, and whether the file system has the locks that a store needs."""
     room = os.statvfs(data_dir)
     available = room.f_bavail * room.f_frsize
-    kind = file_system(os.path.realpath(data_dir))
+    kind = surroundings.mount_of(data_dir)[1]
     look_at = f"df -h {shlex.quote(data_dir)}"
     if kind in _REMOTE:
         text = f"{data_dir} is on {kind}: the store's locks work on local file systems only"
@@ -113,18 +118,6 @@ def disk(data_dir: str) -> Iterator[Diagnosis]:
         yield Diagnosis("disk", OK, text)
     if room.f_files and not room.f_favail:
         yield Diagnosis("disk", PROBLEM, f"no inode is free for {data_dir}", f"df -i {data_dir}")
-
-
-def file_system(path: str) -> str:
-    """Return the type of the file system that a path is on."""
-    best, kind = "", "?"
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        point, what = line.split()[1:3]
-        point = point.replace("\\040", " ")
-        below = path == point or path.startswith(point.rstrip("/") + "/")
-        if below and len(point) >= len(best):
-            best, kind = point, what
-    return kind
 
 
 def contents(ipam: Ipam, most: int = MOST_VERIFIED) -> Iterator[Diagnosis]:
@@ -252,7 +245,10 @@ def leftovers(tree: Path, data_dirs: list[str]) -> Iterator[Diagnosis]:
         for directory in sorted(one for one in tree.iterdir() if one.is_dir()):
             held[directory.name] = [one for one, _ in host_local.leases(directory, booted_ns)]
     except FileNotFoundError:
-        pass
+        if surroundings.lacks(tree):
+            text = surroundings.not_mounted(tree, "it may have leases")
+            yield Diagnosis("host-local", WARNING, text)
+            return
     except OSError as error:
         text = f"{tree} cannot be read: {error.strerror}"
         yield Diagnosis("host-local", WARNING, text, f"ls -la {shlex.quote(str(tree))}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import compileall
+import errno
 import json
 import os
 import shlex
@@ -38,6 +39,8 @@ def install(bin_dir: Path, name: str = "fastipam", *, launcher_only: bool = Fals
     if not name or "/" in name or name in (".", "..", DIRECT):
         raise ConfigError(f"{name!r} cannot be the plugin's name", field="--name", value=name)
     bin_dir.mkdir(parents=True, exist_ok=True)
+    if not os.access(bin_dir, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(bin_dir))
     package = Path(fastipam.__file__).resolve().parent
     if launcher_only:
         _replace(bin_dir / name, (package / "launcher").read_bytes())

@@ -1,0 +1,65 @@
+"""Where the doctor looks from: as which user, and from a container or from the node itself."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastipam.cli.click_base import as_root
+from fastipam.cli.commands.doctor.diagnosis import OK, WARNING, Diagnosis
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_CHECK = "place"
+_KUBERNETES = "KUBERNETES_SERVICE_HOST"  # the kubelet sets it in every container
+# Podman, systemd-nspawn, LXC and the image of deploy/Containerfile set it. The file /.dockerenv is
+# no sign: where a node is itself a container of Docker, it is there, and nothing is hidden.
+_VARIABLE = "container"
+_MOUNTS = Path("/proc/self/mounts")
+RESTART_IN_KUBERNETES = "kubectl -n kube-system rollout restart daemonset/fastipam-agent"
+
+
+def look() -> Iterator[Diagnosis]:
+    """Say what can be seen from here."""
+    sign = container()
+    if sign:
+        text = f"this is a container ({sign}): of the node it shows what is mounted into it"
+        yield Diagnosis(_CHECK, OK, text)
+    if os.geteuid() != 0:
+        yield Diagnosis("user", WARNING, "only root sees all of a node", as_root())
+
+
+def container() -> str:
+    """Return by what this process knows that it is in a container, or "" when it is in none."""
+    found = next((one for one in (_KUBERNETES, _VARIABLE) if os.environ.get(one)), "")
+    return f"{found} is set" if found else ""
+
+
+def in_kubernetes() -> bool:
+    """Return whether this process is in a pod."""
+    return bool(os.environ.get(_KUBERNETES))
+
+
+def lacks(path: str | os.PathLike[str]) -> bool:
+    """Return whether a path that is not there may be on the node: nothing is mounted above it."""
+    return bool(container()) and not os.path.exists(path) and mount_of(os.fspath(path))[0] == "/"
+
+
+def not_mounted(path: str | os.PathLike[str], what: str) -> str:
+    """Return what to say about a path of the node that this container does not have."""
+    return f"{path} of the node is not mounted in this container: {what}"
+
+
+def mount_of(path: str) -> tuple[str, str]:
+    """Return the mount point that a path is below, and the type of its file system."""
+    path = os.path.realpath(path)
+    best, kind = "/", "?"
+    for line in _MOUNTS.read_text().splitlines():
+        point, what = line.split()[1:3]
+        point = point.replace("\\040", " ")
+        below = path == point or path.startswith(point.rstrip("/") + "/")
+        if below and len(point) >= len(best):
+            best, kind = point, what
+    return best, kind
