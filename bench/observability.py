@@ -1,5 +1,8 @@
 """Measure scrapes, the picture and the command ``map``, on an empty and on a full /12.
 
+Then scrapes and the page's numbers of a dual-stack network, whose range sets are counted anew each
+time: with a million leases, and with a million addresses that cool.
+
     python -m bench.observability
 
 Each figure is the median of rounds in which both sides are measured alternately. For processes it
@@ -24,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import fastipam
-from bench.stores import NETWORK, fill, touch
+from bench.stores import BATCH, NETWORK, SUBNET, fill, owners, touch
 from fastipam.agent.web.server import is_healthy
 
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 FASTIPAM = Path(sys.executable).with_name("fastipam")
 ROUNDS = 41
 ASKED = 3000
+HALF = 64 * BATCH  # pods of the dual-stack network, each with two addresses
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -56,8 +60,11 @@ class Looked:
         """Return the body of an answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         connection.request("GET", path, headers={"Accept-Encoding": "gzip"})
-        body = connection.getresponse().read()
+        answer = connection.getresponse()
+        body = answer.read()
         connection.close()
+        if answer.status != 200:
+            raise RuntimeError(f"{path}: {answer.status} {body!r:.200}")
         return body
 
     def scrape(self) -> bytes:
@@ -183,6 +190,38 @@ def loop(agent: Looked) -> None:
         print(f"VERSION {name}: {shown}", flush=True)
 
 
+def fill_both(path: Path, *, cooling: bool) -> None:
+    """Make a store with a million addresses of two families in use: half of them of each."""
+    with fastipam.open(path, durability="relaxed") as ipam:
+        net = ipam.network(NETWORK, [SUBNET, "fd00:32::/64"], cooldown_s=86400, history=0)
+        for done in range(0, HALF, BATCH):
+            some = owners(done, BATCH)
+            net.allocate_many(some)
+            if cooling:
+                with ipam.transaction():
+                    for owner in some:
+                        net.release(*owner)
+
+
+def both_families(directory: Path) -> None:
+    """Measure what scrapes and the page's numbers of a dual-stack network cost the agent."""
+    for at, cooling in enumerate((False, True)):
+        store = directory / ("cooling" if cooling else "leases")
+        fill_both(store, cooling=cooling)
+        agent = Looked(directory, store, 9472 + at)
+        what = "addresses that cool" if cooling else "leases"
+        try:
+            for name, path in (("scrape", "/metrics"), ("page's numbers", "/api/status")):
+                agent.get(path)
+                before = agent.cpu_s()
+                for _ in range(ROUNDS):
+                    agent.get(path)
+                used = (agent.cpu_s() - before) / ROUNDS * 1e3
+                print(f"dual stack, {2 * HALF:,} {what}: {name}, processor time {used:.2f} ms")
+        finally:
+            agent.end()
+
+
 def main() -> None:
     """Measure everything, and print it."""
     with tempfile.TemporaryDirectory(prefix="fastipam-look-") as name:
@@ -200,6 +239,7 @@ def main() -> None:
         finally:
             for agent in agents:
                 agent.end()
+        both_families(directory)
         maps(directory, empty, full)
 
 

@@ -91,6 +91,12 @@ def _agrees(net: Network) -> None:
     found = _sets(net)
     wanted = looked_at(net)
     assert [{key: one[key] for key in ("size", *_STATES)} for one in found] == wanted
+    full = [number for number, one in enumerate(found) if one["full"]]
+    refused = net.exhausted()
+    assert (refused is not None) == bool(full), "STATUS says the same"
+    if refused is not None:
+        assert net.pool is not None
+        assert net.pool.sets[full[0]] is refused
     total = of_network(net)
     assert total == {key: sum(one[key] for one in found) for key in total}
 

@@ -182,8 +182,11 @@ def of_sets(txn: Snapshot, state: NetworkState, pool: Pool) -> list[SetCounts]:
         total = of_network(txn, state, pool)
         full = _is_full(txn, state, 0, sets[0], total)
         return [SetCounts(0, sets[0], total, full=full, excluded=_excluded(pool, sets[0]))]
-    reserved = _reserved(txn, state, sets)
-    return [_count(txn, state, pool, index, reserved[index]) for index in range(len(sets))]
+    cooling, reserved = _cooling(txn, state, len(sets)), _reserved(txn, state, sets)
+    return [
+        _count(txn, state, pool, index, cooling[index], reserved[index])
+        for index in range(len(sets))
+    ]
 
 
 def unused(pool: Pool) -> list[SetCounts]:
@@ -199,12 +202,11 @@ def unused(pool: Pool) -> list[SetCounts]:
     return found
 
 
-def _count(txn: Snapshot, state: NetworkState, pool: Pool, index: int, reserved: int) -> SetCounts:
+def _count(
+    txn: Snapshot, state: NetworkState, pool: Pool, index: int, cooling: int, reserved: int
+) -> SetCounts:
     network_id, range_set = state.network_id, pool.sets[index]
     used = used_within(txn, network_id, range_set.family, range_set.intervals)
-    cooling = 0
-    if state.cooling:
-        cooling = tables.COOLDOWN.count_from(txn, keys.cooldown_prefix(network_id, index))
     number: int | None = None
     if range_set.block_length:
         from fastipam.allocation import blocks
@@ -250,6 +252,20 @@ def used_within(txn: Snapshot, network_id: int, family: int, intervals: Sequence
                 bits &= (1 << high - base + 1) - 1
             total += bits.bit_count()
     return total
+
+
+def _cooling(txn: Snapshot, state: NetworkState, sets: int) -> list[int]:
+    """Return how many addresses of each of ``sets`` sets are cooling. O(cooling)."""
+    found: list[int] = []
+    # What is in no set has a queue of its own. Without such addresses the last queue has the rest.
+    counted = sets if state.outside else sets - 1
+    for index in range(sets):
+        left = state.cooling - sum(found)
+        if left and index < counted:
+            prefix = keys.cooldown_prefix(state.network_id, index)
+            left = tables.COOLDOWN.count_from(txn, prefix)
+        found.append(left)
+    return found
 
 
 def _reserved(txn: Snapshot, state: NetworkState, sets: Sequence[RangeSet]) -> list[int]:
