@@ -191,6 +191,7 @@ def test_blocked_signals(start: Start) -> None:
 def test_ready_line(start: Start, free_port: int) -> None:
     """One line says that it is ready, and where socket, page and metrics are."""
     agent = start("--http", str(free_port))
+    until(lambda: agent.log, "the line is printed")
     url = f"http://127.0.0.1:{free_port}"
     assert agent.log == (
         f"fastipam agent {agent.pid} is ready: socket {agent.path}, page {url}/, "
@@ -201,12 +202,15 @@ def test_ready_line(start: Start, free_port: int) -> None:
 def test_ready_line_without_http(start: Start) -> None:
     """Without HTTP the line names the socket."""
     agent = start()
+    until(lambda: agent.log, "the line is printed")
     assert agent.log == f"fastipam agent {agent.pid} is ready: socket {agent.path}\n"
 
 
 def test_quiet(start: Start) -> None:
     """With --quiet it prints nothing."""
-    assert start("--quiet").log == ""
+    agent = start("--quiet")
+    assert agent.terminate() == 0
+    assert agent.log == ""
 
 
 @pytest.mark.parametrize(
@@ -220,7 +224,7 @@ def test_quiet(start: Start) -> None:
 )
 def test_wrong_http_address(value: str, message: str, run_dir: Path) -> None:
     """A port that is too large is called that."""
-    command = [FASTIPAM, "agent", "--socket", run_dir / "s", "--http", value]
+    command = [str(FASTIPAM), "agent", "--socket", str(run_dir / "s"), "--http", value]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert f"--http: {message}" in done.stderr

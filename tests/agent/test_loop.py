@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fastipam.agent import protocol
+from fastipam.agent.lanes import Lanes, Work
 from fastipam.agent.loop import Limits, Server
 from fastipam.agent.requests import LATER, Answer, Request
 from fastipam.configuration.reader import LARGEST
@@ -53,7 +54,9 @@ class Served:
         self.listener = Listener(socket.AF_UNIX, socket.SOCK_STREAM)
         self.listener.bind(str(path))
         self.listener.listen(4096)
-        self.server = Server(self.listener, self._serve, limits)
+        self.lanes = Lanes(lambda _: Work(self._serve))
+        self.server = Server(self.listener, self.lanes, limits)
+        self.server.begin()
         self.thread = threading.Thread(target=self.server.run)
         self.thread.start()
 
@@ -80,6 +83,7 @@ class Served:
             self.server.stop()
         self.thread.join(20)
         assert not self.thread.is_alive()
+        assert self.lanes.stop(20)
         self.listener.close()
 
 
@@ -358,6 +362,31 @@ def test_a_request_that_waits_is_the_only_one(serve: Callable[..., Served]) -> N
         client.socket.shutdown(socket.SHUT_WR)
         assert client.receive().output == LATER_ONCE
         assert client.receive().output == b"second"
+
+
+def test_nobody_waits_any_longer(serve: Callable[..., Served]) -> None:
+    """A request whose client has gone away before a batch began is in no batch."""
+    served = serve()
+    with served.client() as first, served.client() as stays, served.client() as asks:
+        served.hold.clear()
+        first.send({}, b"first")
+        assert served.busy.wait(20)
+        with served.client() as leaves:
+            leaves.send({}, b"leaves")
+            until(lambda: len(served.server._clients) == 4, "it is accepted")
+        stays.send({}, b"stays")
+        until(lambda: len(served.server._clients) == 3, "it is known to have left")
+        until(
+            lambda: (
+                sum(one.ticket is not None for one in list(served.server._clients.values())) == 2
+            ),
+            "both others are served",
+        )
+        served.hold.set()
+        assert first.receive().output == b"first"
+        assert stays.receive().output == b"stays"
+        assert _ask(asks, b"last") == b"last"
+    assert [one.stdin for batch in served.batches for one in batch] == [b"first", b"stays", b"last"]
 
 
 def test_flood_of_requests(serve: Callable[..., Served]) -> None:

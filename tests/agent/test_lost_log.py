@@ -77,7 +77,16 @@ def test_dropped_lines_are_counted(run_dir: Path) -> None:
     socket = run_dir / "s"
     read_end, write_end = os.pipe()
     _fill(write_end)
-    command = [FASTIPAM, "agent", "--socket", socket, "--data-dir", "x", "--log-level", "debug"]
+    command = [
+        str(FASTIPAM),
+        "agent",
+        "--socket",
+        str(socket),
+        "--data-dir",
+        "x",
+        "--log-level",
+        "debug",
+    ]
     with ExitStack() as stack:
         process = subprocess.Popen(
             command, cwd=run_dir, stdin=subprocess.DEVNULL, stdout=write_end, stderr=write_end,
@@ -114,7 +123,7 @@ def test_the_last_lines(kind: str, run_dir: Path) -> None:
     """An agent that cannot start ends, though nobody reads why."""
     with ExitStack() as stack:
         errors = _log(kind, stack)
-        command = [FASTIPAM, "agent", "--socket", run_dir / "s", "--http", "nowhere"]
+        command = [str(FASTIPAM), "agent", "--socket", str(run_dir / "s"), "--http", "nowhere"]
         done = subprocess.run(
             command, cwd=run_dir, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors,
             timeout=_LIMIT_S, check=False,

@@ -246,7 +246,7 @@ def test_agent(closed: Machine, clock: Clock, size: int) -> None:
 class _WithoutKeepers(Clusters):
     """The agent's services; no keeper is started."""
 
-    def start_pending(self) -> None:
+    def start_pending(self, data_dir: str | None = None) -> None:
         """Start none."""
 
 

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
     from fastipam.agent.clusters import Clusters
     from fastipam.agent.requests import Request
+    from fastipam.errors import StoreBusy
     from fastipam.storage.transaction import Promise
+
+    Place = tuple[str, str | None]  # data directory and durability
 
 log = logging.getLogger("fastipam.agent")
 
@@ -36,10 +39,21 @@ _ALONE = (GC, STATUS)
 
 
 class Executor:
-    """Answers batches of requests."""
+    """Answers batches of requests, in one thread.
 
-    def __init__(self, observer: Observer | None = None, clusters: Clusters | None = None) -> None:
+    Keepers are started for the networks of the store in ``data_dir``, or of all stores.
+    """
+
+    def __init__(
+        self,
+        observer: Observer | None = None,
+        clusters: Clusters | None = None,
+        data_dir: str | None = None,
+    ) -> None:
         self._observer = observer or Observer()
+        self._data_dir = data_dir
+        self._busy: dict[Place, StoreBusy] = {}
+        self._busy_ns = 0
         self._clusters = clusters
         self._services = clusters if clusters is not None else Services()
         # In a node that is itself a container, whose restart only a runtime's plugin can tell.
@@ -48,9 +62,13 @@ class Executor:
     def __call__(self, requests: Sequence[Request]) -> list[Answer]:
         """Return the answers in order; all that they say is committed."""
         answers = self._answer(requests)
-        if self._clusters is not None and self._clusters.pending:
-            self._clusters.start_pending()
+        self.start_keepers()
         return answers
+
+    def start_keepers(self) -> None:
+        """Start the keepers of the networks that requests have named."""
+        if self._clusters is not None and self._clusters.pending:
+            self._clusters.start_pending(self._data_dir)
 
     def _answer(self, requests: Sequence[Request]) -> list[Answer]:
         answers = self._together(requests)
@@ -119,6 +137,9 @@ class Executor:
         answers: list[Answer] = []
         touched = []
         with Batch(nested=nested) as batch:
+            # Who came while the batch before waited in vain has waited, too.
+            if requests[0].arrived_ns < self._busy_ns:
+                batch.busy.update(self._busy)
             for request in requests:
                 batch.touched, batch.promises = set(), []
                 answer = self._handle(request)
@@ -129,6 +150,7 @@ class Executor:
                 touched.append(batch.touched)
                 if batch.spoiled:
                     return None
+            self._busy, self._busy_ns = batch.busy, time.time_ns()
             begin = time.perf_counter()
             failed = batch.commit()
             self._observer.batch(len(requests), time.perf_counter() - begin)

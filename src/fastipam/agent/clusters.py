@@ -36,18 +36,29 @@ class Clusters(Services):
     """
 
     def __init__(self, connect: Callable[[Settings], Engine] | None = None) -> None:
+        self._local = threading.local()  # ``waiting``, ``arrived_ns``: of a thread's request
         super().__init__()
         self._connect = connect
         self._keepers: dict[tuple[str, str], Keeper] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # held for a moment: see ``_making``
+        # Held while a keeper is made or ended, which may wait for the lock of its store's writers.
+        self._making: dict[tuple[str, str], threading.Lock] = {}
         self._wake_descriptor = -1
-        self._arrived_ns = 0
         self.pending: dict[tuple[str, str], Settings] = {}
+        self._to_create: set[str] = set()  # stores that a keeper wants from the start
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the request that this thread handles has asked for blocks and may wait."""
+        return bool(getattr(self._local, "waiting", False))
+
+    @waiting.setter
+    def waiting(self, value: bool) -> None:
+        self._local.waiting = value
 
     def install(self, wake_descriptor: int) -> None:
-        """Start the pending keepers; each wakes the loop by this descriptor when it has blocks."""
+        """Have each keeper wake the loop by this descriptor when it has blocks."""
         self._wake_descriptor = wake_descriptor
-        self.start_pending()
 
     def add_file(self, path: str, data_dirs: Sequence[str]) -> None:
         """Have a keeper for the network of a file from the start. Raises ConfigError."""
@@ -59,9 +70,13 @@ class Clusters(Services):
                 "the name of the network is missing", field=f"{path}: network", value=None
             )
         data_dir = settings.data_dir or next(iter(data_dirs), DEFAULT_DATA_DIR)
-        with suppress(FastipamError):  # the first request reports what is wrong with it
-            close_store(open_store(data_dir))
         self.note_cluster(data_dir, settings.network, settings)
+        self._to_create.add(os.path.abspath(data_dir))
+
+    @property
+    def data_dirs(self) -> list[str]:
+        """Return the stores of the networks that have a keeper from the start."""
+        return sorted(self._to_create)
 
     # What requests call ---------------------------------------------------------------------
 
@@ -72,7 +87,7 @@ class Clusters(Services):
     def begin(self, arrived_ns: int) -> None:
         """Begin the handling of a request that arrived then."""
         self.waiting = False
-        self._arrived_ns = arrived_ns
+        self._local.arrived_ns = arrived_ns
 
     def ask_for_blocks(
         self, store: Store, network: str, settings: Settings, who: str
@@ -80,7 +95,7 @@ class Clusters(Services):
         """Ask the network's keeper; return why there is no block yet, and note who may wait."""
         reason = self.get(store.path, network, settings).need(who)
         patience_s = min(settings.timeout_s, _MOST_PATIENCE_S)
-        self.waiting = time.time_ns() < self._arrived_ns + patience_s * 1e9
+        self.waiting = time.time_ns() < self._local.arrived_ns + patience_s * 1e9
         return reason
 
     def standing(self, store: Store, network: str, settings: Settings) -> Standing:
@@ -95,16 +110,21 @@ class Clusters(Services):
         with self._lock:
             return [(*key, keeper) for key, keeper in sorted(self._keepers.items())]
 
-    def start_pending(self) -> None:
-        """Start the keepers of the pending networks whose store exists."""
-        for (path, network), settings in list(self.pending.items()):
+    def start_pending(self, data_dir: str | None = None) -> None:
+        """Start the keepers of the pending networks of a store, or of all, if the store exists."""
+        for key, settings in list(self.pending.items()):
+            if data_dir not in (None, key[0]):
+                continue
+            if key[0] in self._to_create:
+                with suppress(FastipamError):  # the first request reports what is wrong with it
+                    close_store(open_store(key[0]))
             try:
-                self.get(path, network, settings)
+                self.get(*key, settings)
             except FileNotFoundError:
                 continue  # the first assignment makes the store; then it starts
             except FastipamError as error:
-                log.warning("network=%s no keeper: %s", network, error)
-            self.pending.pop((path, network), None)
+                log.warning("network=%s no keeper: %s", key[1], error)
+            self.pending.pop(key, None)
 
     def get(self, path: str, network: str, settings: Settings) -> Keeper:
         """Return the keeper of a network; start it if there is none.
@@ -113,11 +133,15 @@ class Clusters(Services):
         """
         key = os.path.abspath(path), network
         with self._lock:
-            keeper = self._keepers.get(key)
+            making = self._making.setdefault(key, threading.Lock())
+        with making:
+            with self._lock:
+                keeper = self._keepers.get(key)
             if keeper is not None and keeper.store.is_current():
                 return keeper
             if keeper is not None:  # the store was removed, or another one has its path
-                del self._keepers[key]
+                with self._lock:
+                    del self._keepers[key]
                 self._end(keeper)
             keeper = self._make(key, settings)
             try:
@@ -125,7 +149,8 @@ class Clusters(Services):
             except RuntimeError as error:  # there may be no more threads
                 self._end(keeper)
                 raise TryLater(f"the cluster's keeper could not be started: {error}") from error
-            self._keepers[key] = keeper
+            with self._lock:
+                self._keepers[key] = keeper
             return keeper
 
     def _make(self, key: tuple[str, str], settings: Settings) -> Keeper:
@@ -155,6 +180,7 @@ class Clusters(Services):
     def stop(self) -> None:
         """Stop every keeper; the next agent finishes what they had begun."""
         with self._lock:
-            for keeper in self._keepers.values():
-                self._end(keeper)
+            keepers = list(self._keepers.values())
             self._keepers.clear()
+        for keeper in keepers:
+            self._end(keeper)

@@ -18,7 +18,7 @@ from fastipam.storage import open_stores
 from fastipam.sweep import DEFAULT_GRACE_S, give_back
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from fastipam.storage.store import Store
     from fastipam.sweep import Report
@@ -29,22 +29,21 @@ DEFAULT_INTERVAL_S = 60.0
 
 
 class Housekeeping:
-    """Rounds over all open stores, ``interval_s`` apart; none if that is 0.
+    """Rounds over the networks of a store, ``interval_s`` apart; none if that is 0.
 
-    :meth:`step` does one slice of a round. The stores of ``data_dirs`` take part from the start,
-    every other one once a request has named it. Not safe to use from several threads: it belongs to
-    the thread that serves requests.
+    :meth:`step` does one slice of a round. Not safe to use from several threads: it belongs to the
+    thread that serves the store's requests.
     """
 
     def __init__(
         self,
-        data_dirs: Sequence[str] = (),
+        data_dir: str,
         *,
         interval_s: float = DEFAULT_INTERVAL_S,
         grace_s: float = DEFAULT_GRACE_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._data_dirs = tuple(data_dirs)
+        self._data_dir = data_dir
         self._interval_s = interval_s
         self._grace_s = grace_s
         self._clock = clock
@@ -68,7 +67,7 @@ class Housekeeping:
         except StopIteration:
             self._end()
         except (FastipamError, OSError) as error:
-            self._give_up("all", error)
+            self._give_up(self._data_dir, error)
             self._end()
 
     def _give_up(self, what: str, error: Exception) -> None:
@@ -81,25 +80,18 @@ class Housekeeping:
         self._next = self._clock() + self._interval_s
 
     def _all(self) -> Iterator[None]:
-        for data_dir in self._data_dirs:
+        try:
+            store = open_stores.get(self._data_dir, None, create=False)
+        except FileNotFoundError:
+            return
+        names = Ipam(store).networks()
+        yield
+        for name in names:
+            # An error in one network does not keep the others from being swept.
             try:
-                open_stores.get(data_dir, None, create=False)
-            except FileNotFoundError:
-                continue
-            except FastipamError as error:
-                self._give_up(data_dir, error)
-        for store in open_stores.all_open():
-            try:
-                names = Ipam(store).networks()
+                yield from self._look_after(store, name)
             except (FastipamError, OSError) as error:
-                self._give_up(store.path, error)
-                continue
-            for name in names:
-                # An error in one network does not keep the others from being swept.
-                try:
-                    yield from self._look_after(store, name)
-                except (FastipamError, OSError) as error:
-                    self._give_up(f"network {name} in {store.path}", error)
+                self._give_up(f"network {name} in {store.path}", error)
 
     def _look_after(self, store: Store, name: str) -> Iterator[None]:
         looked = released = missing = unknown = 0

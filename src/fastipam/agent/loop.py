@@ -1,8 +1,9 @@
-"""The agent's loop: it reads requests, hands them to ``serve`` in batches and sends the answers.
+"""The agent's loop: it reads requests, hands them to the lanes of their stores, sends the answers.
 
-There is one thread with one epoll. A request is complete when all of its bytes have arrived. All
-requests that are complete at one moment go into one call of ``serve``, which commits once. A client
-that sends slowly, or does not read its answer, delays nobody else: only the store can block.
+There is one thread with one epoll, and it never waits for anything else. A request is complete when
+all of its bytes have arrived. All requests of a store that are complete at one moment are one batch
+of its lane, which commits once. A client that sends slowly, or does not read its answer, delays
+nobody else.
 """
 
 from __future__ import annotations
@@ -14,18 +15,20 @@ import os
 import select
 import socket
 import time
+from _thread import allocate_lock
 from collections import OrderedDict
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastipam.agent import protocol
+from fastipam.agent.lanes import Ticket
 from fastipam.agent.requests import LATER, Request
 from fastipam.cni.main import age_ns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Iterable
 
-    from fastipam.agent.housekeeping import Housekeeping
+    from fastipam.agent.lanes import Lanes
     from fastipam.agent.requests import Answer
 
 log = logging.getLogger("fastipam.agent")
@@ -33,6 +36,7 @@ log = logging.getLogger("fastipam.agent")
 _CHUNK = 1 << 18  # bytes per read: nearly every request is far smaller
 _ACCEPT_AT_ONCE = 256  # connections; then those that are connected are served
 _ACCEPT_AGAIN_S = 0.1  # after accept failed, because there was no descriptor for example
+_ANSWERS = b"a"  # what a lane writes to wake the loop; others write another byte
 _LOOK_AGAIN_S = 0.05  # while a request waits for something that may not wake the loop
 
 
@@ -47,8 +51,8 @@ class _Client:
     """A connection: what has arrived of a request, and what is left to send of an answer."""
 
     __slots__ = (
-        "arrived_ns", "awaited", "deadline", "descriptor", "incoming", "outgoing", "peer", "sizes",
-        "socket",
+        "arrived_ns", "awaited", "deadline", "descriptor", "failed", "incoming", "lock", "outgoing",
+        "peer", "sizes", "socket", "ticket",
     )  # fmt: skip
 
     def __init__(self, connection: socket.socket, peer: int) -> None:
@@ -59,9 +63,25 @@ class _Client:
         self.awaited: int = select.EPOLLIN
         self.incoming = bytearray()
         self.outgoing = b""
+        self.failed = False  # an answer could not be written
+        # Held to write an answer, and to close the socket: its descriptor may be another client's
+        # then.
+        self.lock = allocate_lock()
         self.sizes: tuple[int, int] | None = None
+        self.ticket: Ticket | None = None  # of the request that is served
         # The first request begins with the connection: the launcher reads its input later.
         self.arrived_ns = time.time_ns()
+
+    def send(self) -> None:
+        """Send what is left of an answer, or as much as the client reads now."""
+        try:
+            while self.outgoing:
+                sent = self.socket.send(self.outgoing)
+                self.outgoing = self.outgoing[sent:]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.failed = True
 
     def take_request(self) -> Request | None:
         """Return the next complete request, or None. Raises ProtocolError."""
@@ -90,29 +110,26 @@ class _Client:
 class Server:
     """Serve a listening Unix socket until :meth:`stop`, then finish what has begun.
 
-    ``serve`` takes the requests of a batch and returns their answers in the same order. For the
-    answer LATER it gets that request again, after a short time or when the loop is woken. It may
-    not raise. ``housekeeping`` runs between batches. Only uid 0 and this process's own uid are
-    served.
+    ``lanes`` answer the requests. With the answer LATER a request is handed to them again, after a
+    short time or when the loop is woken. Only uid 0 and this process's own uid are served.
     """
 
     def __init__(
         self,
         listener: socket.socket,
-        serve: Callable[[Sequence[Request]], Sequence[Answer]],
+        lanes: Lanes,
         limits: Limits = Limits(),  # noqa: B008  # a named tuple: it cannot change
-        housekeeping: Housekeeping | None = None,
     ) -> None:
         self._listener = listener
-        self._serve = serve
+        self._lanes = lanes
         self._limits = limits
-        self._housekeeping = housekeeping
         self._allowed = {0, os.geteuid()}
         self._clients: dict[int, _Client] = {}
         # In the order of their deadlines, which are all set the same time ahead.
         self._waiting: OrderedDict[int, _Client] = OrderedDict()
-        # Requests answered with LATER: they are handled again when the loop is woken.
-        self._parked: dict[_Client, Request] = {}
+        # Requests answered with LATER, and when they are handed to the lanes again at the latest.
+        self._parked: list[Ticket] = []
+        self._look_at = math.inf
         self._listening = False
         self._listen_at = math.inf  # when to accept again after accept failed
         self._failing = False  # accept fails, and the log says so
@@ -125,6 +142,32 @@ class Server:
         self._epoll.register(self._wake_read, select.EPOLLIN)
         listener.setblocking(False)
         self._listen(True)
+
+    def begin(self, paths: Iterable[str] = ()) -> None:
+        """Start the lanes; each of ``paths`` is a store that has one from the start."""
+        self._lanes.start(self._send, self._wake, paths)
+
+    def _send(self, ticket: Ticket, answer: Answer) -> None:
+        """Write an answer, or what the client reads of it at once. Called in a lane."""
+        client: _Client = ticket.owner
+        with client.lock:
+            if answer is not LATER and not ticket.dropped:
+                client.outgoing = protocol.pack_answer(*answer[:3])
+                client.send()
+
+    def _wake(self, ticket: Ticket | None, answer: Answer | None) -> None:
+        """Wake the loop if it has something to do for an answer, or a lane has failed (None)."""
+        # It has nothing to do for a client that has read its answer: the client closes the
+        # connection, or sends another request, and both wake the loop.
+        if ticket is not None and answer is not LATER:
+            client: _Client = ticket.owner
+            if client.ticket is not ticket:
+                return  # the loop has found the answer
+            more = client.outgoing or client.incoming or client.failed or not client.awaited
+            if not more and not self._stopping:
+                return
+        with suppress(OSError):  # the pipe is full and the loop wakes anyway, or it has ended
+            os.write(self._wake_write, _ANSWERS)
 
     @property
     def wake_descriptor(self) -> int:
@@ -164,73 +207,82 @@ class Server:
                 pass  # connections in the listener's queue are served too
             self._listen(False)
             return False  # the next step reads what they have sent
-        busy = bool(self._parked) or any(
-            client.incoming or client.outgoing for client in self._clients.values()
+        busy = any(
+            client.incoming or client.outgoing or client.ticket for client in self._clients.values()
         )
         return not busy or time.monotonic() >= self._stop_by
 
     def _step(self) -> None:
-        """Wait for events, then serve all requests that are complete."""
-        ready: list[tuple[_Client, Request]] = []
+        """Wait for events, hand over all requests that are complete, and send what is answered."""
         events = self._epoll.poll(self._timeout(), self._limits.connections + 2)
-        now = time.monotonic()  # a client that sends while a batch commits is not slow
+        now = time.monotonic()
+        ready = self._collect()  # the answers that these clients have read
+        accepting = False
         for descriptor, event in events:
             if descriptor == self._listener.fileno():
-                for client in self._accept():
-                    self._read(client, ready)
+                accepting = True
             elif descriptor == self._wake_read:
-                os.read(self._wake_read, 4096)
+                if os.read(self._wake_read, 4096).strip(_ANSWERS):
+                    self._look_at = now
             else:
-                client = self._clients[descriptor]
-                if event & select.EPOLLOUT:
-                    self._write(client)
-                    if not client.outgoing:
-                        self._restart_clock(client)
-                        self._next(client, ready)
-                elif event & select.EPOLLIN:
-                    self._read(client, ready)
-                else:
-                    self._drop(client)
-        if self._parked:  # only now: a client may have closed its connection meanwhile
-            ready = [*self._parked.items(), *ready]
-            self._parked = {}
+                self._serve_event(self._clients[descriptor], event, ready)
+        if accepting:  # only now: a new connection may get the descriptor of one that is closed
+            for client in self._accept():
+                self._read(client, ready)
+        if now >= self._look_at:
+            self._look_at = math.inf
+            ready = [*(one for one in self._parked if not one.dropped), *ready]
+            self._parked = []
+        ready += self._collect()
         while ready:
-            ready = self._answer(ready)
+            self._lanes.put(ready)
+            ready = self._collect()
         self._expire(now)
         if now >= self._listen_at and not self._stopping:
             self._listen(True)
-        if self._housekeeping is not None and not self._stopping:
-            self._housekeeping.step()
+
+    def _serve_event(self, client: _Client, event: int, ready: list[Ticket]) -> None:
+        if event & select.EPOLLOUT:
+            client.send()
+            self._after_sending(client)
+            if not client.outgoing:
+                self._restart_clock(client)
+                self._next(client, ready)
+        elif client.ticket is not None:
+            if event & (select.EPOLLHUP | select.EPOLLERR):
+                self._drop(client)  # it has closed both directions: it reads no answer
+            else:
+                self._await(client, 0)  # what it sends behind its request waits in the socket
+        elif event & select.EPOLLIN:
+            self._read(client, ready)
+        else:
+            self._drop(client)
 
     def _timeout(self) -> float | None:
         """Return the seconds until the loop has something to do, or None when it has to wait."""
-        if self._stopping or self._parked:
+        if self._stopping:
             return _LOOK_AGAIN_S
         first = next(iter(self._waiting.values()), None)
-        due = self._listen_at if first is None else min(first.deadline, self._listen_at)
-        seconds = None if due == math.inf else max(0.0, due - time.monotonic())
-        chore = None if self._housekeeping is None else self._housekeeping.wait_s()
-        if chore is None or (seconds is not None and seconds < chore):
-            return seconds
-        return chore
+        due = min(self._listen_at, self._look_at)
+        if first is not None:
+            due = min(first.deadline, due)
+        return None if due == math.inf else max(0.0, due - time.monotonic())
 
-    def _answer(self, ready: list[tuple[_Client, Request]]) -> list[tuple[_Client, Request]]:
-        """Serve a batch and return the requests that its clients had sent already after it."""
-        answers = self._serve([request for _, request in ready])
-        following: list[tuple[_Client, Request]] = []
-        deadline = time.monotonic() + self._limits.seconds
-        for (client, request), answer in zip(ready, answers, strict=True):
-            if answer is LATER:
-                if self._clients.get(client.descriptor) is client:  # else it was closed
-                    self._restart_clock(client, deadline)
-                    self._await(client, 0)  # read no more, but notice that it is closed
-                    self._parked[client] = request
+    def _collect(self) -> list[Ticket]:
+        """Note what the lanes have answered; return what the same clients had sent already."""
+        following: list[Ticket] = []
+        for ticket, answer in self._lanes.done():
+            client: _Client = ticket.owner
+            if ticket.dropped:
                 continue
-            if answer.confirm is not None:
-                answer = answer.confirm()  # noqa: PLW2901  # the last step before it is written
-            client.outgoing = protocol.pack_answer(answer.status, answer.output, answer.messages)
-            self._restart_clock(client, deadline)
-            self._write(client)
+            if answer is LATER:
+                self._await(client, 0)  # read no more, but notice that it is closed
+                self._parked.append(ticket)
+                self._look_at = min(self._look_at, time.monotonic() + _LOOK_AGAIN_S)
+                continue
+            client.ticket = None
+            self._restart_clock(client)
+            self._after_sending(client)
             if client.incoming and not client.outgoing:
                 self._next(client, following)
         return following
@@ -281,14 +333,14 @@ class Server:
             accepted.append(client)
         return accepted
 
-    def _restart_clock(self, client: _Client, deadline: float | None = None) -> None:
+    def _restart_clock(self, client: _Client) -> None:
         if self._clients.get(client.descriptor) is not client:
-            return  # it was closed while it was served
-        client.deadline = deadline or time.monotonic() + self._limits.seconds
+            return  # it was closed meanwhile
+        client.deadline = time.monotonic() + self._limits.seconds
         self._waiting[client.descriptor] = client
         self._waiting.move_to_end(client.descriptor)
 
-    def _read(self, client: _Client, ready: list[tuple[_Client, Request]]) -> None:
+    def _read(self, client: _Client, ready: list[Ticket]) -> None:
         try:
             size = client.socket.recv_into(self._buffer)
         except BlockingIOError:
@@ -303,8 +355,8 @@ class Server:
         client.incoming += self._buffer[:size]
         self._next(client, ready)
 
-    def _next(self, client: _Client, ready: list[tuple[_Client, Request]]) -> None:
-        """Add the client's next complete request to the batch: at most one a client."""
+    def _next(self, client: _Client, ready: list[Ticket]) -> None:
+        """Add the client's next complete request to ``ready``: at most one a client is served."""
         try:
             request = client.take_request()
         except protocol.ProtocolError as error:
@@ -312,21 +364,16 @@ class Server:
             self._drop(client)
             return
         if request is not None:
-            ready.append((client, request))
+            client.ticket = Ticket(client, request)
+            self._waiting.pop(client.descriptor, None)  # now it is the client that waits
+            ready.append(client.ticket)
 
-    def _write(self, client: _Client) -> None:
-        """Send what is left of an answer, or as much as the client reads now."""
-        try:
-            while client.outgoing:
-                sent = client.socket.send(client.outgoing)
-                client.outgoing = client.outgoing[sent:]
-        except BlockingIOError:
-            self._await(client, select.EPOLLOUT)
-            return
-        except OSError:
+    def _after_sending(self, client: _Client) -> None:
+        """Wait for the client to read the rest of an answer, or to send its next request."""
+        if client.failed:
             self._drop(client)
-            return
-        self._await(client, select.EPOLLIN)
+        else:
+            self._await(client, select.EPOLLOUT if client.outgoing else select.EPOLLIN)
 
     def _await(self, client: _Client, events: int) -> None:
         """Have epoll report these events; without a system call when it does already."""
@@ -349,9 +396,11 @@ class Server:
             return
         del self._clients[client.descriptor]
         self._waiting.pop(client.descriptor, None)
-        client.outgoing = b""
-        client.incoming.clear()
-        self._parked.pop(client, None)
-        client.socket.close()
+        with client.lock:
+            client.outgoing = b""
+            client.incoming.clear()
+            if client.ticket is not None:
+                client.ticket.dropped = True
+            client.socket.close()
         if not self._stopping:
             self._listen(True)

@@ -19,9 +19,12 @@ from fastipam.agent import preload, systemd
 from fastipam.agent.batch import Executor
 from fastipam.agent.clusters import Clusters
 from fastipam.agent.housekeeping import DEFAULT_INTERVAL_S, Housekeeping
+from fastipam.agent.lanes import SHARED, Lanes, Work
 from fastipam.agent.loop import Limits, Server
 from fastipam.agent.protocol import DEFAULT_SOCKET
-from fastipam.agent.requests import Observers
+from fastipam.agent.requests import Observer, Observers
+from fastipam.cni.environment import VERSION
+from fastipam.cni.handler import data_dir_of
 from fastipam.errors import ConfigError
 from fastipam.storage import open_stores
 from fastipam.sweep import DEFAULT_GRACE_S
@@ -29,9 +32,12 @@ from fastipam.sweep import DEFAULT_GRACE_S
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from fastipam.agent.requests import Request
+
 log = logging.getLogger("fastipam.agent")
 
 _OTHER_DESCRIPTORS = 256  # stores, the page's readers, connections to a cluster's store
+_LANES_END_S = 1.0  # for a lane that does housekeeping, or waits for its store
 _BACKLOG = 4096  # connections that wait while a batch commits; the kernel's somaxconn bounds it
 
 
@@ -93,16 +99,32 @@ def run(options: Options, announce: Callable[[Ready], object] = lambda _: None) 
         clusters = Clusters()
         for path in options.clusters:
             clusters.add_file(path, options.data_dirs)
-        executor, url, stop_http = _instrumented(options, listener, clusters)
-        housekeeping = Housekeeping(
-            options.data_dirs, interval_s=options.sweep_interval_s, grace_s=options.grace_s
-        )
-        server = Server(listener, executor, options.limits, housekeeping)
+        observer, url, stop_http = _instrumented(options, listener, clusters)
+
+        def work(data_dir: str | None) -> Work:
+            """Return what the lane of a data directory does, or the loop itself (None)."""
+            executor = Executor(observer, clusters, data_dir or None)
+            if not data_dir:
+                return Work(executor)
+            interval_s, grace_s = options.sweep_interval_s, options.grace_s
+            chores = Housekeeping(data_dir, interval_s=interval_s, grace_s=grace_s)
+            return Work(executor, chores, executor.start_keepers)
+
+        def route(request: Request) -> str | None:
+            if request.variables.get("CNI_COMMAND", VERSION) in ("", VERSION):
+                return None
+            data_dir = data_dir_of(request.stdin, clusters)
+            return SHARED if data_dir is None else os.path.abspath(data_dir)
+
+        lanes = Lanes(work, route)
+        server = Server(listener, lanes, options.limits)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: server.stop(options.drain_s))
         signal.set_wakeup_fd(server.wake_descriptor, warn_on_full_buffer=False)
         clusters.install(server.wake_descriptor)
         preload.import_all(page=options.http is not None)
+        paths = [*map(os.path.abspath, options.data_dirs), *clusters.data_dirs]
+        server.begin(paths)
         gc.freeze()  # the garbage collector need not look at what is loaded now
         log.info("socket=%s pid=%d ready", options.socket, os.getpid())
         systemd.notify("READY=1")
@@ -113,20 +135,22 @@ def run(options: Options, announce: Callable[[Ready], object] = lambda _: None) 
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_IGN)  # the process ends already
+            systemd.notify("STOPPING=1")
+            idle = lanes.stop(_LANES_END_S)
             clusters.stop()
             server.close()
-            systemd.notify("STOPPING=1")
             stop_http()
-            open_stores.close_all()
+            if idle:  # else a lane still waits for its store, and ends with the process
+                open_stores.close_all()
     log.info("stopped")
 
 
 def _instrumented(
     options: Options, listener: socket.socket, clusters: Clusters
-) -> tuple[Executor, str, Callable[[], None]]:
-    """Return the executor, observed by metrics and page if there are any, their URL, their end."""
+) -> tuple[Observer, str, Callable[[], None]]:
+    """Return what observes the requests, for metrics and page if there are any; URL; the end."""
     if options.http is None:
-        return Executor(clusters=clusters), "", lambda: None
+        return Observer(), "", lambda: None
     from fastipam.agent.web import server as http
     from fastipam.agent.web.api import Page
     from fastipam.agent.web.metrics import Metrics
@@ -150,7 +174,7 @@ def _instrumented(
     if not options.http_private and not http.is_loopback(options.http[0]):
         log.warning("http=%s shows the names of pods to the network", options.http[0])
     host = f"[{options.http[0]}]" if ":" in options.http[0] else options.http[0]
-    return Executor(Observers(metrics, watch), clusters), f"http://{host}:{service.port}", stop
+    return Observers(metrics, watch), f"http://{host}:{service.port}", stop
 
 
 def _raise_descriptor_limit(connections: int) -> None:

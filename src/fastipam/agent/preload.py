@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 # What only other commands use, or only the page: making that has imported it.
 _LEFT_OUT = (
-    "agent.web", "backup", "cli", "cluster.admin", "host_local", "picture", "repair", "testing",
+    "agent.web", "backup", "cli", "cluster.admin", "picture", "repair", "testing",
     "verify",
 )  # fmt: skip
 # What the page draws pictures with; numpy takes 20 MB, which an agent without a page does not need.
 _PAGE = ("fastipam.picture.cells", "fastipam.picture.colours")
 # Modules of Python that are imported by a function of Python, or of a package, when it is called.
 _OTHERS = (
-    "encodings.idna",  # the name of a host: socket.getaddrinfo
+    "encodings.ascii", "encodings.idna",  # the name of a host: socket.getaddrinfo
     "json.decoder",  # what is wrong with a document
     "linecache", "traceback",  # the log of an error
     "lmdb._envid",  # when a store is opened

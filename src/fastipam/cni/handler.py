@@ -114,6 +114,21 @@ def refusal(config: dict[str, Any], error: Exception) -> bytes:
     return reader.encode(body).encode()
 
 
+def data_dir_of(stdin: bytes, services: Services) -> str | None:
+    """Return the data directory that a request with this input uses, or None when it names none.
+
+    What was read is kept in ``services``, where :func:`handle` finds it. Raises nothing.
+    """
+    known = services.known.get(stdin)
+    try:
+        if known is None:
+            known = _Known(stdin)
+            services.keep(stdin, known)
+        return _location(known).data_dir
+    except Exception:  # it is handled, and answered, where the request is
+        return None
+
+
 class _Known:
     """A configuration that was read, and what was derived from it alone.
 
@@ -266,11 +281,16 @@ def _refuse_unimported(config: Config) -> None:
     host_local.refuse_unimported(config.name, config.data_dir)
 
 
-def _existing(known: _Known) -> Network | None:
-    """Return the network whose leases DEL and GC release, or None when there is no store yet."""
+def _location(known: _Known) -> Location:
     location = known.location
     if location is None:
         location = known.location = Location(known.document)
+    return location
+
+
+def _existing(known: _Known) -> Network | None:
+    """Return the network whose leases DEL and GC release, or None when there is no store yet."""
+    location = _location(known)
     try:
         store = open_stores.get(location.data_dir, location.durability, create=False)
     except FileNotFoundError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastipam.errors import StoreUnavailable
+from fastipam.errors import StoreBusy, StoreUnavailable
 from fastipam.storage import open_stores
 from fastipam.storage.transaction import Transaction
 
@@ -22,15 +22,17 @@ class Batch:
     have changed something leaves the batch ``spoiled``, and it must not be committed. Without a
     commit nothing changes.
 
-    A store is looked for once: ``found`` holds it by data directory and durability. ``touched`` are
-    the stores that were asked for since it was last emptied, ``promises`` what was promised since
-    then: to be settled when the answer is written, after the commit.
+    A store is looked for once: ``found`` holds it by data directory and durability. ``busy`` holds
+    why a store could not be had in time: nobody waits for it once more. ``touched`` are the stores
+    that were asked for since it was last emptied, ``promises`` what was promised since then: to be
+    settled when the answer is written, after the commit.
     """
 
     def __init__(self, *, nested: bool) -> None:
         self._nested = nested
         self._transactions: dict[Store, Transaction] = {}
         self.found: dict[tuple[str, str | None], Store] = {}
+        self.busy: dict[tuple[str, str | None], StoreBusy] = {}
         self.touched: set[Store] = set()
         self.promises: list[Promise] = []
 

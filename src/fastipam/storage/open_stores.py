@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from _thread import _local, allocate_lock
 
+from fastipam.errors import StoreBusy
 from fastipam.storage.directory import DATA_FILE
 from fastipam.storage.store import Store
 
@@ -93,10 +94,16 @@ def get(data_dir: str, durability: str | None, *, create: bool = True) -> Store:
     if batch is None:
         return _get(data_dir, durability, create)
     asked = data_dir, durability
-    store: Store | None = batch.found.get(asked)
-    if store is None:
-        store = batch.found[asked] = _get(data_dir, durability, create)
-    batch.join(store)
+    if asked in batch.busy:
+        raise batch.busy[asked].with_traceback(None)
+    try:
+        store: Store | None = batch.found.get(asked)
+        if store is None:
+            store = batch.found[asked] = _get(data_dir, durability, create)
+        batch.join(store)
+    except StoreBusy as error:
+        batch.busy[asked] = error
+        raise
     return store
 
 

@@ -128,7 +128,8 @@ class Watch(Observer):
 
     def request(self, verb: str, status: int, output: bytes, seconds: float) -> None:  # noqa: ARG002
         """Keep a refusal; count every request."""
-        self.requests += 1
+        with self._lock:
+            self.requests += 1
         if not status:
             return
         code, message = error_of(output)

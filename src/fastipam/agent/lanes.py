@@ -1,0 +1,201 @@
+"""Serve each store in a thread of its own: what holds up one store holds up no other.
+
+Another process may have the lock of a store's writers, and a disk may be slow. So the loop touches
+no store. It hands the requests that are complete to the lane of their store, and the lane hands all
+that wait for it to ``serve`` at once. It writes the answers itself, so that no client waits for the
+loop once more. Between two batches it does the housekeeping of its store.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from fastipam.agent.housekeeping import Housekeeping
+    from fastipam.agent.requests import Answer, Request
+
+    Serve = Callable[[Sequence[Request]], Sequence[Answer]]
+
+log = logging.getLogger("fastipam.agent")
+
+MOST_LANES = 64  # threads; the stores after that share the lane of requests that name no store
+SHARED = ""
+
+
+class Ticket:
+    """A request on its way. ``owner`` gets the answer; once ``dropped``, nobody waits for it."""
+
+    __slots__ = ("dropped", "owner", "request")
+
+    def __init__(self, owner: Any, request: Request) -> None:
+        self.owner = owner
+        self.request = request
+        self.dropped = False
+
+
+class Work(NamedTuple):
+    """What a lane does: requests in batches, and the housekeeping of its store, if it has one.
+
+    ``begin`` is called when the lane begins. None of them may raise.
+    """
+
+    serve: Serve
+    chores: Housekeeping | None = None
+    begin: Callable[[], object] = lambda: None
+
+
+class Lanes:
+    """The lanes of a server. All methods belong to the loop's thread.
+
+    Two functions are called in the lanes: ``send`` writes an answer, and ``wake`` then wakes the
+    loop if it has something to do for this ticket, or always (None).
+
+    ``work`` makes what a lane does, from the data directory of its store or SHARED; with None it
+    makes what the loop does itself. ``route`` finds the lane of a request: None is the loop, for a
+    request that can touch no store.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[str | None], Work],
+        route: Callable[[Request], str | None] = lambda _: SHARED,
+    ) -> None:
+        self._work = work
+        self._route = route
+        self._own = work(None)
+        self._lanes: dict[str, _Lane] = {}
+        self._done: deque[tuple[Ticket, Answer]] = deque()
+        self._failure: BaseException | None = None
+        self._send: Callable[[Ticket, Answer], object] = lambda *_: None
+        self._wake: Callable[[Ticket | None, Answer | None], object] = lambda *_: None
+
+    def start(
+        self,
+        send: Callable[[Ticket, Answer], object],
+        wake: Callable[[Ticket | None, Answer | None], object],
+        paths: Iterable[str] = (),
+    ) -> None:
+        """Begin, with a lane for each of ``paths``."""
+        self._send, self._wake = send, wake
+        for path in paths:
+            self._lane(path)
+
+    def put(self, tickets: Sequence[Ticket]) -> None:
+        """Hand requests to their lanes; those of one lane become one batch, or a part of one."""
+        parts: dict[str | None, list[Ticket]] = {}
+        for ticket in tickets:
+            parts.setdefault(self._route(ticket.request), []).append(ticket)
+        for path, part in parts.items():
+            lane = None if path is None else self._lane(path)
+            if lane is None:
+                self._answer(self._own.serve, part)
+            else:
+                lane.queue.put(part)
+
+    def done(self) -> list[tuple[Ticket, Answer]]:
+        """Return the requests that were answered since the last call.
+
+        Raises what a lane has raised, which is a defect: the agent ends, and is started again.
+        """
+        if self._failure is not None:
+            raise self._failure
+        found = []
+        while self._done:
+            found.append(self._done.popleft())
+        return found
+
+    def stop(self, seconds: float) -> bool:
+        """Have the lanes end after what they do now; return whether all of them have."""
+        for lane in self._lanes.values():
+            lane.queue.put(None)
+        give_up = time.monotonic() + seconds
+        for lane in self._lanes.values():
+            lane.thread.join(max(0.0, give_up - time.monotonic()))
+        return not any(lane.thread.is_alive() for lane in self._lanes.values())
+
+    def _lane(self, path: str) -> _Lane | None:
+        """Return the lane of a path, or None when there can be no thread for it."""
+        lane = self._lanes.get(path)
+        if lane is None and len(self._lanes) >= MOST_LANES:
+            path = SHARED
+            lane = self._lanes.get(path)
+        if lane is None:
+            lane = _Lane(self._work(path), self._answer, self._fail)
+            try:
+                lane.thread.start()
+            except RuntimeError as error:  # the loop then serves the request itself
+                log.warning("store=%s has no thread: %s", path, error)
+                return None
+            self._lanes[path] = lane
+        return lane
+
+    def _answer(self, serve: Serve, tickets: list[Ticket]) -> None:
+        answers = serve([ticket.request for ticket in tickets])
+        for ticket, answer in zip(tickets, answers, strict=True):
+            if answer.confirm is not None:
+                answer = answer.confirm()  # noqa: PLW2901  # the last step before it is written
+            self._send(ticket, answer)
+            # The loop looks into ``_done`` after it has noted that a client has sent more. So
+            # either it finds the answer there, or this thread sees the note and wakes it.
+            self._done.append((ticket, answer))
+            self._wake(ticket, answer)
+
+    def _fail(self, error: BaseException) -> None:
+        self._failure = error
+        self._wake(None, None)
+
+
+class _Lane:
+    """A thread and its queue, which has lists of requests, and None when the thread has to end."""
+
+    def __init__(
+        self,
+        work: Work,
+        answer: Callable[[Serve, list[Ticket]], object],
+        fail: Callable[[BaseException], object],
+    ) -> None:
+        self.queue: SimpleQueue[list[Ticket] | None] = SimpleQueue()
+        self.thread = threading.Thread(target=self._run, name="lane", daemon=True)
+        self._work = work
+        self._answer = answer
+        self._fail = fail
+
+    def _run(self) -> None:
+        try:
+            self._work.begin()
+            self._serve()
+        except BaseException as error:
+            self._fail(error)
+
+    def _serve(self) -> None:
+        chores = self._work.chores
+        while True:
+            tickets, is_last = self._next(None if chores is None else chores.wait_s())
+            # Nobody waits any longer for a request whose client has gone away: an address would
+            # be assigned that nobody hears of.
+            tickets = [ticket for ticket in tickets if not ticket.dropped]
+            if tickets:
+                self._answer(self._work.serve, tickets)
+            if is_last:
+                return
+            if chores is not None:
+                chores.step()
+
+    def _next(self, wait_s: float | None) -> tuple[list[Ticket], bool]:
+        """Return all that is in the queue, and whether the end is among it; wait for something."""
+        found: list[Ticket] = []
+        try:
+            part = self.queue.get(timeout=wait_s) if wait_s != 0.0 else self.queue.get_nowait()
+            while part is not None:
+                found += part
+                part = self.queue.get_nowait()
+        except Empty:
+            return found, False
+        return found, True
