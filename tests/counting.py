@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def counts(network: Network) -> dict[str, Any]:
     """Return what ``stats`` counts of the whole network."""
-    return {key: value for key, value in network.stats().items() if key != "range_sets"}
+    return {key: value for key, value in network.stats().items() if not key.endswith("range_sets")}
 
 
 def looked_at(network: Network) -> list[dict[str, int]]:

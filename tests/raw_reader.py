@@ -207,6 +207,16 @@ def _meta(raw: Raw) -> Iterator[str]:
                 yield f"a policy of no network: {key!r}"
             if len(value) != 29 or value[8] > 1:
                 yield f"the policy {key!r} is {value.hex()}"
+        elif key.startswith(b"ranges "):
+            if key[7:] not in ids:
+                yield f"earlier ranges of no network: {key!r}"
+            texts = value[8:].decode("utf-8", "replace").split("\0")
+            try:
+                readable = all(read_ranges(text) for text in texts)
+            except ValueError:
+                readable = False
+            if len(value) < 9 or len(texts) > 4 or not readable:
+                yield f"the earlier ranges {key!r} are {value!r}"
         elif key not in META:
             yield f"meta has the key {key!r}, which is not in the document"
 
@@ -276,7 +286,8 @@ class _Network:
                 self._say(address, f"boot {lease.boot} has not been yet")
             if swept == self._boot and lease.state == 1 and lease.boot != swept:
                 self._say(address, f"assigned in boot {lease.boot}, whose leases are released")
-            if lease.range_set >= len(self._sets) and lease.range_set != NO_SET:
+            sets = len(self._sets)
+            if lease.state == 2 and lease.range_set >= sets and lease.range_set != NO_SET:
                 self._say(address, f"there is no range set {lease.range_set}")
             length = self._raw["leases"][_packed_key(address)][1]
             if length > 8 * LENGTHS[address[0]]:

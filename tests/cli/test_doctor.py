@@ -226,7 +226,11 @@ def test_configuration_is_explained(tmp_path: Path) -> None:
         ({**USABLE, "plugins": 7}, PROBLEM, "plugins: this is not a list"),
         ({**USABLE, "ipam": {"type": "fastipam", "subnet": "10.32.0.0/33"}}, PROBLEM, "subnet"),
         ({**USABLE, "cniVersion": "9.0.0"}, PROBLEM, "9.0.0"),
-        ({**USABLE, "ipam": {**USABLE["ipam"], "colour": "red"}}, WARNING, "'colour'"),
+        (
+            {**USABLE, "ipam": {**USABLE["ipam"], "colour": "red"}},
+            WARNING,
+            "ipam.colour: unknown key",
+        ),
         ({**USABLE, "ipam": {"type": "host-local"}}, WARNING, "still has ipam type 'host-local'"),
         ({**USABLE, "ipam": {"type": "whereabouts"}}, WARNING, "'whereabouts'"),
         ({**USABLE, "ipam": {"type": "dhcp"}}, OK, "'dhcp'"),

@@ -253,19 +253,32 @@ def _named(name: bytes, value: bytes | None) -> Change:
     return change
 
 
+def _flip_cooling(at: int, bits: int) -> Change:
+    """Change a byte of the first lease that cools."""
+
+    def change(records: dict[bytes, bytes]) -> None:
+        key = next(key for key in sorted(records) if records[key][0] == 2)
+        raw = bytearray(records[key])
+        raw[at] ^= bits
+        records[key] = bytes(raw)
+
+    return change
+
+
 MUTATIONS: dict[str, list[Change]] = {
     "meta": [
         _named(b"schema", None), _named(b"durability", b"no"), _named(b"boot number", None),
         _named(b"last network", bytes(4)), _named(b"unheard of", b""),
         _named(b"boot began", bytes(15)), _named(b"boot nodes", b"4026532000"),
         _named(b"swept", b"\xff" * 4), _named(b"policy \0\0\0\1", b"\1"),
-        _named(b"policy \0\0\1\1", bytes(29)),
+        _named(b"policy \0\0\1\1", bytes(29)), _named(b"ranges \0\0\0\1", bytes(8)),
+        _named(b"ranges \0\0\0\1", bytes(8) + b"no ranges"), _named(b"ranges \0\0\1\1", bytes(8)),
     ],
     "networks": [_drop, _flip(3), _flip(4, 255)],
     "states": [_drop, _flip(8), _flip(16), _flip(24), _flip(32), _flip(56), _cut, _move(2)],
     "pages": [_drop, _flip(0, 2), _flip(511), _move(), _cut, _move(5)],
     "leases": [_drop, _flip(0, 3), _flip(0, 8), _flip(1, 128), _flip(11, 64), _flip(56), _move(),
-               _flip(7, 64), _flip(2, 64)],
+               _flip(7, 64), _flip_cooling(2, 64)],
     "owners": [_drop, _flip(4), _move(), _cut],
     "cooldown": [_drop, _move(), _move(9), _move(4)],
     "reservations": [_drop, _flip(0), _flip(8), _move(), _named(b"\0\0\0\1\4abcd", b"")],

@@ -149,6 +149,14 @@ class Accounts:
             self.txn, network_id
         )
 
+    def number_of(self, family: int, value: int) -> int:
+        """Return the number of the network's set that has an address, or NO_SET."""
+        try:
+            index = self.stored.index_of(family, value)
+        except StoreCorrupt:  # of the ranges' text, which must not keep a DEL from releasing
+            index = None
+        return keys.NO_SET if index is None else index
+
     def count_outside(self, family: int, values: Sequence[int]) -> None:
         """Count which of the free addresses that were taken lie outside the network's ranges."""
         if self.is_foreign:

@@ -1,55 +1,58 @@
-"""Rebuild what counters and leases say of a network's ranges, after the ranges have changed."""
+"""Bring what depends on a network's ranges in step with them, after the ranges have changed.
+
+Two configurations of one name change the ranges with each ADD in turn. So nothing here looks at
+every lease: the bitmap counts what is inside the ranges, and only cooling addresses are regrouped.
+"""
 
 from __future__ import annotations
 
+from fastipam.allocation.counts import used_within
 from fastipam.storage import tables
 from fastipam.storage.records import keys
-from fastipam.storage.records.lease import COOLING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from fastipam.addressing.ranges import Pool
     from fastipam.allocation.accounts import Accounts
-    from fastipam.storage.tables import Table
 
 
 def recount(accounts: Accounts, pool: Pool) -> None:
-    """Count the used addresses that are outside the ranges. O(used addresses)."""
-    accounts.state.outside = sum(
-        not pool.holds(family, value) for family, value in _addresses(accounts, tables.LEASES)
-    ) + sum(
-        not pool.holds(family, value) and accounts.record(family, value) is None
-        for family, value in _addresses(accounts, tables.RESERVATIONS)
+    """Count the used addresses that are outside the ranges. O(pages inside)."""
+    state = accounts.state
+    accounts.txn.flush()  # the pages that this transaction has changed
+    inside = sum(
+        used_within(accounts.txn, state.network_id, each.family, each.intervals)
+        for each in pool.sets
     )
+    state.outside = max(0, state.used - inside)
 
 
 def regroup(accounts: Accounts, pool: Pool) -> None:
-    """Write into each lease the number of the set that has its address, or NO_SET. O(leases).
+    """Queue each cooling address under the number of the set that has it, or NO_SET. O(cooling).
 
-    Cooling addresses queue by set. Without this a set would not find its own, or would search those
-    that it may not take.
+    Without this a set would not find its own cooling addresses, or would search those that it may
+    not take. A lease gets the number of its set when its address begins to cool.
     """
-    network_id = accounts.state.network_id
+    network_id, txn = accounts.state.network_id, accounts.txn
+    if not accounts.state.cooling:
+        return
     moves = []
-    for family, value in _addresses(accounts, tables.LEASES):
+    for queued in tables.COOLDOWN.scan_keys(txn, accounts.state.prefix):
+        _, number, _, family, value = keys.read_cooldown_key(queued)
         held = pool.index_of(family, value)
         index = keys.NO_SET if held is None else held
-        key = keys.address_key(network_id, family, value)
+        if number != index:
+            moves.append((queued, index, family, value))
+    for queued, index, family, value in moves:
         record = accounts.record(family, value)
-        if record is not None and record.set_index != index:
-            moves.append((key, record, index, family, value))
-    for key, record, index, family, value in moves:
-        if record.state == COOLING:
-            old, new = (
-                keys.cooldown_key(network_id, each, record.released, family, value)
-                for each in (record.set_index, index)
-            )
-            tables.COOLDOWN.delete(accounts.txn, old)
-            tables.COOLDOWN.put(accounts.txn, new, b"")
+        released = keys.read_cooldown_key(queued)[2]
+        if record is None or record.released != released:
+            continue  # the queue is damaged: `fastipam check` says so
+        new = keys.cooldown_key(network_id, index, released, family, value)
+        tables.COOLDOWN.delete(txn, queued)
+        tables.COOLDOWN.put(txn, new, b"")
         record.set_index = index
-        tables.LEASES.put(accounts.txn, key, record.pack())
+        tables.LEASES.put(txn, keys.address_key(network_id, family, value), record.pack())
 
 
 def relist(accounts: Accounts, pool: Pool) -> None:
@@ -61,8 +64,3 @@ def relist(accounts: Accounts, pool: Pool) -> None:
 
             cursor = accounts.state.cursor(index, each.family)
             blocks.reindex(accounts.txn, network_id, each, cursor)
-
-
-def _addresses(accounts: Accounts, table: Table) -> Iterator[tuple[int, int]]:
-    for key in table.scan_keys(accounts.txn, accounts.state.prefix):
-        yield keys.read_address_key(key)[1:]

@@ -52,9 +52,9 @@ def enter(accounts: Accounts, key: bytes, raw: bytes, family: int, value: int) -
     """Let an address begin to cool down, at the time of the network's clock."""
     accounts.state.cooling += 1
     now = accounts.state.clock
-    cooling = lease_record.cool(raw, now)
-    tables.LEASES.put(accounts.txn, key, cooling)
-    index = lease_record.set_index_of(raw)
+    # The set that has the address now: the ranges may have changed since its assignment.
+    index = accounts.number_of(family, value)
+    tables.LEASES.put(accounts.txn, key, lease_record.cool(raw, now, index))
     queued = keys.cooldown_key(accounts.state.network_id, index, now, family, value)
     tables.COOLDOWN.put(accounts.txn, queued, b"")
 

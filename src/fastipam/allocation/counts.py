@@ -15,7 +15,7 @@ from fastipam.addressing.addresses import (
     parse_cidr,
     prefix_bounds,
 )
-from fastipam.addressing.ranges import merge, touching
+from fastipam.addressing.ranges import Pool, merge, touching
 from fastipam.allocation.cooldown import cooling_of
 from fastipam.allocation.states import ASSIGNED, COOLING, FREE, RESERVED, STATES
 from fastipam.storage import tables
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
-    from fastipam.addressing.ranges import Pool, Range, RangeSet
+    from fastipam.addressing.ranges import Range, RangeSet
     from fastipam.storage.records.network_state import NetworkState
-    from fastipam.storage.transaction import Snapshot
+    from fastipam.storage.transaction import Snapshot, Transaction
 
     Interval = tuple[int, int]
 
@@ -189,6 +189,50 @@ def of_sets(txn: Snapshot, state: NetworkState, pool: Pool) -> list[SetCounts]:
     ]
 
 
+def of_others(txn: Snapshot, state: NetworkState, pool: Pool) -> list[SetCounts]:
+    """Return the counts of the sets of other configurations with which a network is used in turn.
+
+    Usually none. A set that the network has too is left out. O(pages + cooling + reservations).
+    """
+    from fastipam.allocation import turns
+
+    own = {Pool([each]).text for each in pool.sets}
+    found: list[SetCounts] = []
+    for text in turns.others(txn, state.network_id):
+        try:
+            other = Pool.read(text)
+        except ValueError:
+            continue  # a damaged note changes nothing
+        sets = [one for one in other.sets if Pool([one]).text not in own and not one.block_length]
+        for each, reserved in zip(sets, _reserved(txn, state, sets), strict=True):
+            found.append(_count_other(txn, state, other, each, reserved))
+            own.add(Pool([each]).text)
+    return found
+
+
+def _count_other(
+    txn: Snapshot, state: NetworkState, pool: Pool, range_set: RangeSet, reserved: int
+) -> SetCounts:
+    network_id = state.network_id
+    used = used_within(txn, network_id, range_set.family, range_set.intervals)
+    cooling = sum(1 for _ in cooling_of(txn, network_id, None, range_set)) if state.cooling else 0
+    counts = {
+        "size": range_set.size,
+        ASSIGNED: used - cooling - reserved,
+        COOLING: cooling,
+        RESERVED: reserved,
+        FREE: range_set.size - used,
+    }
+    full = _is_full(txn, state, None, range_set, counts)
+    return SetCounts(
+        pool.sets.index(range_set),
+        range_set,
+        counts,
+        full=full,
+        excluded=_excluded(pool, range_set),
+    )
+
+
 def unused(pool: Pool) -> list[SetCounts]:
     """Return the counts of range sets that a store does not know yet: all of it is free."""
     found = []
@@ -234,7 +278,9 @@ def free_of(txn: Snapshot, network_id: int, range_set: RangeSet) -> int:
     return range_set.size - used_within(txn, network_id, range_set.family, range_set.intervals)
 
 
-def used_within(txn: Snapshot, network_id: int, family: int, intervals: Sequence[Interval]) -> int:
+def used_within(
+    txn: Snapshot | Transaction, network_id: int, family: int, intervals: Sequence[Interval]
+) -> int:
     """Return how many addresses of these intervals are not free. O(pages that exist there)."""
     prefix = keys.page_key_prefix(network_id, family, 0)
     total = 0
@@ -287,7 +333,11 @@ def _reserved(txn: Snapshot, state: NetworkState, sets: Sequence[RangeSet]) -> l
 
 
 def _is_full(
-    txn: Snapshot, state: NetworkState, index: int, range_set: RangeSet, counts: dict[str, int]
+    txn: Snapshot,
+    state: NetworkState,
+    index: int | None,
+    range_set: RangeSet,
+    counts: dict[str, int],
 ) -> bool:
     """Return whether an ADD finds no address: none is free, and none that cools may be taken."""
     if counts[FREE]:
@@ -305,7 +355,7 @@ def _is_full(
 
 
 def _finds_cooled(
-    txn: Snapshot, state: NetworkState, index: int, range_set: RangeSet, clock: int
+    txn: Snapshot, state: NetworkState, index: int | None, range_set: RangeSet, clock: int
 ) -> bool:
     """Return whether an ADD may take an address of the set that cools, as its policy says."""
     network_id = state.network_id

@@ -51,11 +51,12 @@ class Ledger(Accounts):
         return ledger
 
     def adopt_pool(self, key: bytes, pool: Pool) -> None:
-        """Remember these ranges from now on. O(used addresses) when they differ."""
+        """Remember these ranges from now on. O(pages + cooling addresses) when they differ."""
         if pool.text == self.text:
             return
-        from fastipam.allocation import change
+        from fastipam.allocation import change, turns
 
+        turns.note(self, self.text, pool.text)
         self._write_pool(key, pool)
         self.text = pool.text
         self._stored = pool
@@ -215,8 +216,7 @@ class Ledger(Accounts):
         """
         if not self.is_foreign:
             return index
-        own = self.stored.index_of(family, value)
-        return keys.NO_SET if own is None else own
+        return self.number_of(family, value)
 
     # Leases ---------------------------------------------------------------------------------
 
@@ -259,8 +259,7 @@ class Ledger(Accounts):
         if self._take(family, value, owner):
             self.state.outside += not self.stored.holds(family, value)
         its_range = self.stored.range_of(family, value)
-        index = self.stored.index_of(family, value)
-        number = keys.NO_SET if index is None else index
+        number = self.number_of(family, value)
         self.wall_ns = allocated_ns
         self._write(owner, (family, value), number, its_range, event_record.IMPORTED)
         self.write_owner(owner.name, [*held, (family, value)])

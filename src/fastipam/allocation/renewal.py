@@ -30,7 +30,7 @@ def renew(ledger: Ledger, owner: Owner, held: list[tuple[int, int]]) -> None:
         state.generation += 1
         stamp = ledger.store.boot, state.generation, ledger.wall_ns
         sticky_s = ledger.policy.sticky_s if its_owner.pod else 0
-        length, index = lease_record.length_of(raw), lease_record.set_index_of(raw)
+        length, index = lease_record.length_of(raw), ledger.number_of(*address)
         renewed = lease_record.pack_assigned(its_owner, length, index, stamp, sticky_s)
         tables.LEASES.put(ledger.txn, key, renewed)
         ledger.note(event_record.ASSIGNED, state.generation, address, its_owner.texts)

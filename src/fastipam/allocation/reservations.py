@@ -161,12 +161,13 @@ def hold(
     pod = f"{lease.pod_namespace}/{lease.pod_name}"
     kept = Reservation(*address, pod, lease.ifname, "sticky", until)
     lists = _Lists(accounts)
+    number = accounts.number_of(*address)
     for one in list(lists.of(kept)):
         if one in together:
             continue
         earlier = find(accounts, *one)
-        its_set = accounts.stored.index_of(*one)
-        if (earlier is None or earlier.sticky) and its_set in (lease.set_index, None):
+        same_set = accounts.number_of(*one) in (number, keys.NO_SET)
+        if (earlier is None or earlier.sticky) and same_set:
             _end(accounts, *one, lists)
     tables.LEASES.delete(accounts.txn, key)
     accounts.state.reserved += 1
@@ -222,13 +223,12 @@ def _cool(accounts: Accounts, reservation: Reservation) -> None:
     state = accounts.state
     family, value = reservation.family, reservation.value
     its_range = accounts.stored.range_of(family, value)
-    index = accounts.stored.index_of(family, value)
     namespace, _, name = reservation.owner.partition("/")
     state.generation += 1
     record = lease_record.Record(
         lease_record.ASSIGNED,
         BITS[family] if its_range is None else its_range.length,
-        keys.NO_SET if index is None else index,
+        accounts.number_of(family, value),
         accounts.store.boot,
         state.generation,
         accounts.store.clock(),

@@ -356,19 +356,22 @@ def stats(ipam: Ipam, only: str | None) -> Iterator[dict[str, Any]]:
     """
     for name in names(ipam, only):
         found = ipam.network(name).stats()
-        used = counts.fullest_percent(one["used_percent"] for one in found["range_sets"])
+        sets = [*found["range_sets"], *found["other_range_sets"]]
+        used = counts.fullest_percent(one["used_percent"] for one in sets)
         yield {"network": name, **found, "used_percent": used}
 
 
 def stats_table(documents: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yield a row a range set of the documents of :func:`stats`.
 
-    Addresses in use that no range has any longer are in a row of their own.
+    Addresses in use that no range has any longer are in a row of their own, unless they are in the
+    ranges of another configuration of this name.
     """
     for one in documents:
         outside = {state: one[state] for state in states.STATES}
-        several = len(one["range_sets"]) > 1
-        for each in one["range_sets"]:
+        sets = [*one["range_sets"], *one["other_range_sets"]]
+        several = len(sets) > 1
+        for each in sets:
             yield {
                 "network": one["network"],
                 **each,
@@ -377,7 +380,7 @@ def stats_table(documents: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]
                 "several": several,
             }
             outside = {state: count - each[state] for state, count in outside.items()}
-        if any(outside.values()):
+        if min(outside.values()) >= 0 < max(outside.values()):  # else ranges of two overlap
             size = sum(outside.values())
             yield {
                 "network": one["network"], "ranges": OUTSIDE, "size": size, **outside,

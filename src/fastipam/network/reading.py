@@ -354,6 +354,9 @@ class Reading(Books):
         the same counts of the set alone, ``used_percent`` (None when the size is 0) and ``full``
         (the next assignment finds no address). The addresses outside the ranges are in no set.
 
+        ``other_range_sets`` has the same of the ranges with which this network was used before,
+        when it is used with several in turn: two configurations have its name. Usually it is empty.
+
         O(1) for one range set; for several O(pages of the bitmap + cooling + reserved addresses).
         """
         from fastipam.allocation import counts, states
@@ -365,11 +368,17 @@ class Reading(Books):
                 size = self.pool.size if self.pool else 0
                 total = {"size": size} | dict.fromkeys(states.STATES, 0) | {states.FREE: size}
                 sets = counts.unused(self.pool) if self.pool else []
+                others: list[counts.SetCounts] = []
             else:
                 state, pool = txn.state(found[0]), self.ranges_of(found[1])
                 total = counts.of_network(txn, state, pool)
                 sets = counts.of_sets(txn, state, pool)
-            return {**total, "range_sets": [one.document() for one in sets]}
+                others = counts.of_others(txn, state, pool)
+            return {
+                **total,
+                "range_sets": [one.document() for one in sets],
+                "other_range_sets": [one.document() for one in others],
+            }
 
 
 def parse_wanted(address: Wanted) -> tuple[int, int]:

@@ -62,12 +62,12 @@ class Record:
     """The record of an assigned or cooling address: who has it, or had it last.
 
     ``state`` is ASSIGNED or COOLING. ``length`` is the prefix length of the assignment,
-    ``set_index`` the range set that served it, ``boot`` the number of the boot in this store,
-    ``generation`` a number that no other assignment of this network has. Times are in nanoseconds:
-    ``allocated_ns`` is wall clock; ``released`` is on the network's own clock (see
-    :class:`NetworkState`) and 0 while assigned. ``sticky_s`` is the number of seconds for which
-    the address stays reserved for its pod after its release. ``netns``, ``inode``, ``mount_ns`` and
-    ``born_ns`` are those of :class:`Netns`.
+    ``set_index`` the range set that served it or, while it cools, that has its address; ``boot``
+    the number of the boot in this store, ``generation`` a number that no other assignment of this
+    network has. Times are in nanoseconds: ``allocated_ns`` is wall clock; ``released`` is on the
+    network's own clock (see :class:`NetworkState`) and 0 while assigned. ``sticky_s`` is the number
+    of seconds for which the address stays reserved for its pod after its release. ``netns``,
+    ``inode``, ``mount_ns`` and ``born_ns`` are those of :class:`Netns`.
     """
 
     __slots__ = (
@@ -221,11 +221,6 @@ def sticky_of(raw: bytes) -> int:
     return _number(_U32, raw, _STICKY_AT)
 
 
-def set_index_of(raw: bytes) -> int:
-    """Return the range set that served a packed record."""
-    return _number(_U16, raw, _SET_AT)
-
-
 def texts_of(raw: bytes) -> bytes:
     """Return the texts of a packed record."""
     return raw[_LEASE.size :]
@@ -240,9 +235,13 @@ def name_of(raw: bytes) -> bytes:
     return texts[:end]
 
 
-def cool(raw: bytes, released: int) -> bytes:
-    """Return a packed record with the state cooling, since this time of the network's clock."""
-    head = _COOLING_BYTE + raw[1:_RELEASED_AT] + _U64.pack(released)
+def cool(raw: bytes, released: int, set_index: int) -> bytes:
+    """Return a packed record with the state cooling, since this time of the network's clock.
+
+    ``set_index`` is the number of the range set that has the address now.
+    """
+    length, rest = raw[1:_SET_AT], raw[_BOOT_AT:_RELEASED_AT]
+    head = _COOLING_BYTE + length + _U16.pack(set_index) + rest + _U64.pack(released)
     return head + raw[_RELEASED_AT + 8 :]
 
 

@@ -179,7 +179,18 @@ def pools(ipam: Ipam) -> Iterator[Diagnosis]:
     """Diagnose how full each range set of each network is."""
     for name in ipam.networks():
         who = command(f"list --network {shlex.quote(name)}", ipam.path)
-        for one in ipam.network(name).stats()["range_sets"]:
+        stats = ipam.network(name).stats()
+        if stats["other_range_sets"]:
+            shown = [
+                ",".join(counts.text_of(each) for one in sets for each in one["ranges"])
+                for sets in (stats["range_sets"], stats["other_range_sets"])
+            ]
+            text = (
+                f"network {name!r} is used with two configurations in turn, {shown[0]} and "
+                f"{shown[1]}: give each a name of its own"
+            )
+            yield Diagnosis("pool", WARNING, text, f"grep -rn '\"{name}\"' /etc/cni")
+        for one in (*stats["range_sets"], *stats["other_range_sets"]):
             size, left = one["size"], one["free"] + one["cooling"]
             ranges = ",".join(map(counts.text_of, one["ranges"]))
             text = f"network {name!r}, {ranges}: {left} of {size} addresses are left"

@@ -1,0 +1,35 @@
+"""Notice that a network is used with several ranges in turn: two configurations have its name."""
+
+from __future__ import annotations
+
+from fastipam.storage import tables
+from fastipam.storage.records import earlier_ranges
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from fastipam.allocation.accounts import Accounts
+    from fastipam.storage.transaction import Snapshot
+
+# For so long after ranges have come back, a network counts as used in turn with the others. A
+# node that starts no pod of one of the configurations for an hour shows the ranges of the other.
+IN_TURN_NS = 3600 * 10**9
+
+
+def note(accounts: Accounts, before: str, now: str) -> None:
+    """Note which ranges are replaced, and when those that replace them were there before."""
+    if not before:  # a network that was imported had none
+        return
+    key = earlier_ranges.key(accounts.state.network_id)
+    returned_ns, texts = earlier_ranges.read(tables.META.get(accounts.txn, key))
+    if now in texts:
+        returned_ns = accounts.store.clock()
+    texts = [before, *(one for one in texts if one not in (before, now))]
+    tables.META.put(accounts.txn, key, earlier_ranges.pack(returned_ns, texts))
+
+
+def others(txn: Snapshot, network_id: int) -> list[str]:
+    """Return the texts of the other ranges with which a network is used in turn; usually none."""
+    raw = tables.META.get(txn, earlier_ranges.key(network_id))
+    returned_ns, texts = earlier_ranges.read(raw)
+    in_turn = returned_ns and txn.store.clock() - returned_ns < IN_TURN_NS
+    return texts if in_turn else []
