@@ -433,6 +433,9 @@ class _Network:
             elif key == b"n":
                 if len(value) < 40 or value[40:].count(b"\0") != 3:
                     self._found.append(f"the node is {value.hex()}")
+            elif key == b"h":
+                if len(value) < 16 or value[16:17] not in (b"", b"="):
+                    self._found.append(f"what was heard is {value.hex()}")
             elif key != b"p" or len(value) != 12:
                 self._found.append(f"blocks {key.hex()} is {value.hex()}")
         for family, first in states:

@@ -18,6 +18,7 @@ from fastipam.cluster.engine import (
     Compacted,
     Delete,
     EngineUnavailable,
+    History,
     KeyEvent,
     KeyValue,
     Outcome,
@@ -29,7 +30,7 @@ from fastipam.cluster.engine import (
 if TYPE_CHECKING:
     import builtins
     from collections.abc import Callable, Iterable, Sequence
-    from typing import Literal
+    from typing import Any, Literal
 
     from fastipam.cluster.engine import Compare
 
@@ -62,6 +63,7 @@ class MemoryEngine:
         self.fault = fault
         self.calls: Counter[str] = Counter()
         self.refused = 0
+        self.history = History()
         self.revision = 1
         self._clock = clock
         self._changed = threading.Condition()
@@ -196,6 +198,20 @@ class MemoryEngine:
                 self._events.popleft()
             self._oldest = max(self._oldest, min(revision, self.revision))
 
+    def copy(self) -> builtins.list[KeyValue]:
+        """Return what is stored, as a backup has it."""
+        with self._changed:
+            return [self._values[key] for key in self._keys]
+
+    def put_back(self, copy: Sequence[KeyValue], revision: int) -> None:
+        """Forget all that was changed since a copy was made at that revision; sessions end."""
+        with self._changed:
+            self._values = {one.key: one for one in copy}
+            self._keys = sorted(self._values)
+            self._holders, self._sessions, self._due = {}, {}, []
+            self._events.clear()
+            self.revision = self._oldest = revision
+
     # All methods below are called with the lock held.
 
     def _begin(self, call: str) -> None:
@@ -290,3 +306,38 @@ class MemoryEngine:
                 break
             young.appendleft(event)
         return young
+
+
+class Client:
+    """A client of a MemoryEngine with a history of its own, as each process of a node has one.
+
+    ``identity`` is that of the store, for all its clients.
+    """
+
+    identity = 1
+
+    def __init__(self, engine: MemoryEngine) -> None:
+        self._engine = engine
+        self.history = History()
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._engine, name)
+        if name not in _ORDERED:
+            return found
+
+        def call(*positional: Any, **named: Any) -> Any:
+            floor = self.history.begin()
+            answer = found(*positional, **named)
+            revision = 0 if name == "keep_session" else self._engine.revision
+            changed = isinstance(answer, Outcome) and answer.succeeded
+            changed = changed and any(isinstance(one, Put) for one in positional[1])
+            self.history.hear(self.identity, revision, floor, changed=changed)
+            return answer
+
+        return call
+
+    def close(self) -> None:
+        """Close nothing: others use the engine."""
+
+
+_ORDERED = ("get", "list", "transact", "open_session", "keep_session")

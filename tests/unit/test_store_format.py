@@ -23,7 +23,7 @@ from fastipam.ipam import Ipam
 from fastipam.network import Network
 from fastipam.storage import tables
 from fastipam.storage.records import keys
-from fastipam.storage.records.block import ACTIVE, FOUND, LOST, Block, Member
+from fastipam.storage.records.block import ACTIVE, FOUND, LOST, Block, Heard, Member
 from fastipam.storage.records.lease import pack_missing
 from fastipam.sweep import sweep
 from fastipam.testing import Clock
@@ -97,6 +97,7 @@ class Node:
             )
             blocks.put_member(txn, number, member)
             blocks.prove(txn, number, 10**9)
+            blocks.put_heard(txn, number, Heard(7, 8, "one"))
             for at, state in ((1, ACTIVE), (2, ACTIVE), (3, LOST), (4, FOUND)):
                 base = 0x0A090000 + (at << 8)
                 blocks.put(txn, number, Block(4, base, state, 1, 1, 1))

@@ -15,7 +15,7 @@ from fastipam.addressing.addresses import BITS
 from fastipam.storage import tables
 from fastipam.storage.boot import boottime_ns
 from fastipam.storage.records import block as block_record
-from fastipam.storage.records.block import ACTIVE, RESTORED, Block, Member, block_key
+from fastipam.storage.records.block import ACTIVE, RESTORED, Block, Heard, Member, block_key
 from fastipam.storage.records.keys import network_prefix
 
 TYPE_CHECKING = False
@@ -176,6 +176,17 @@ def distrust(txn: Transaction) -> None:
             member = Member.read(raw)
             member.file = RESTORED
             tables.BLOCKS.put(txn, key, member.pack())
+
+
+def get_heard(txn: Transaction | Snapshot, network_id: int) -> Heard:
+    """Return what was last heard of the cluster's store."""
+    raw = tables.BLOCKS.get(txn, block_record.heard_key(network_id))
+    return Heard() if raw is None else Heard.read(raw)
+
+
+def put_heard(txn: Transaction, network_id: int, heard: Heard) -> None:
+    """Note what was heard of the cluster's store."""
+    tables.BLOCKS.put(txn, block_record.heard_key(network_id), heard.pack())
 
 
 # Proof of ownership ---------------------------------------------------------------------------

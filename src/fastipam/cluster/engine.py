@@ -14,6 +14,7 @@ it returns or raises within that many seconds. It may raise::
         │                        read before trying again
         ├── EngineDenied         user, password, certificate or permission: tell the operator
         ├── SessionGone          the session of a Put has ended: nothing was changed, open another
+        ├── HistoryLost          the store is not the one that was heard before (:class:`History`)
         └── Compacted            the revision of a watch is too old: list again, watch from there
 
 An engine never repeats a change whose outcome it does not know. It repeats a read on other
@@ -69,6 +70,84 @@ class Compacted(EngineError):
     def __init__(self, message: str, *, revision: int = 0, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.revision = revision
+
+
+class HistoryLost(EngineError):
+    """The shared store has lost changes that this node has seen; a change may have been made.
+
+    Every call raises it until :meth:`History.accept`: nothing is believed before all blocks were
+    compared.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            message,
+            hint="all blocks are compared before any is claimed: see docs/operations.md",
+        )
+
+
+class History:
+    """What was heard of a store: its identity, 0 while it is not known, and its highest revision.
+
+    A store that is put back to an older copy forgets who has claimed which block since. Its
+    revision is lower then than one that somebody has seen, or its identity is another one. Each
+    answer of an engine is compared with what was heard before the call.
+
+    Safe to use from several threads: each step is one assignment.
+    """
+
+    __slots__ = ("_lost", "identity", "revision")
+
+    def __init__(self) -> None:
+        self.identity = 0
+        self.revision = 0
+        self._lost = ""
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether a loss was noticed that nobody has accepted yet."""
+        return bool(self._lost)
+
+    def expect(self, identity: int, revision: int) -> None:
+        """Remember what an earlier process has heard, unless this one has heard something."""
+        if not self.revision and revision:
+            self.identity, self.revision = identity, revision
+
+    def begin(self) -> int:
+        """Return the revision that an answer to a call that begins now has at least."""
+        if self._lost:
+            raise HistoryLost(self._lost)
+        return self.revision
+
+    def hear(self, identity: int, revision: int, floor: int, *, changed: bool = False) -> None:
+        """Note an answer: who gave it, its revision (0: it says none) and what :meth:`begin` said.
+
+        ``changed``: the revision is that of a change that was made. Raises HistoryLost.
+        """
+        if self._lost:
+            raise HistoryLost(self._lost)
+        if self.identity and identity != self.identity:
+            self.lose(
+                f"the cluster's store is another one: its id was {self.identity:x}, "
+                f"and is {identity:x}"
+            )
+        if revision and revision - changed < floor:
+            self.lose(
+                f"the cluster's store was put back to an older state: its revision was {floor}, "
+                f"and is {revision}"
+            )
+        self.identity = identity
+        self.revision = max(self.revision, revision)
+
+    def lose(self, message: str) -> None:
+        """Note that something is gone that this node has seen. Raises HistoryLost."""
+        self._lost = message
+        raise HistoryLost(message)
+
+    def accept(self) -> None:
+        """Begin anew with the store as it is now."""
+        self.identity = self.revision = 0
+        self._lost = ""
 
 
 class _Record:
@@ -188,8 +267,11 @@ class KeyEvent(_Record):
 class Engine(Protocol):
     """A linearizable key-value store: every later call of any client sees what a call returned.
 
-    Every method that asks the store raises EngineUnavailable, EngineTimeout and EngineDenied.
+    Every method that asks the store raises EngineUnavailable, EngineTimeout and EngineDenied, and
+    compares its answer with ``history``.
     """
+
+    history: History
 
     def get(self, key: bytes, *, deadline_s: float) -> KeyValue | None:
         """Return the key as it is now, or None. One round trip; repeated on another endpoint."""

@@ -10,6 +10,9 @@ All keys of a network begin with its prefix (``/fastipam/NETWORK/``). A value is
 ``blocks/4/0a200700``  the owner of a block; absent: the block is free
 ``owned/NODE/4/…``     the same value again: what one node owns, without reading all
 ``wanted/NODE``        the mark of a node in need, and of how many blocks; ends with its session
+``restored``           exists for a while after somebody noticed that changes were lost: meanwhile
+                       nobody claims a block that he did not have before
+``history``            a random number, written with it: who knows another one compares anew
 =====================  ==================================================================
 
 Every transaction that changes ``blocks`` changes ``owned`` in the same way. A block's record
@@ -36,12 +39,17 @@ _HINT = "something else writes below the cluster's prefix: see what, before you 
 class Keys:
     """The keys of one network, below the prefix of a cluster."""
 
-    __slots__ = ("blocks", "nodes", "owned_lists", "prefix", "sessions", "settings", "wanted")
+    __slots__ = (
+        "blocks", "history", "nodes", "owned_lists", "prefix", "restored", "sessions", "settings",
+        "wanted",
+    )  # fmt: skip
 
     def __init__(self, prefix: str, network: str) -> None:
         self.prefix = f"{prefix}{network}/".encode()
         self.settings = self.prefix + SETTINGS
         self.blocks = self.prefix + b"blocks/"
+        self.history = self.prefix + b"history"
+        self.restored = self.prefix + b"restored"
         self.nodes = self.prefix + b"nodes/"
         self.owned_lists = self.prefix + b"owned/"
         self.sessions = self.prefix + b"sessions/"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fastipam.cluster import planner
 from fastipam.cluster.deadline import Deadline
-from fastipam.cluster.engine import EngineError
+from fastipam.cluster.engine import EngineError, HistoryLost
 from fastipam.cluster.errors import ClusterCorrupt, ClusterRefused, NoBlock, in_words
 from fastipam.cluster.keeper import usage
 from fastipam.cluster.keeper.membership import Membership
@@ -80,6 +80,7 @@ class Keeper:
         self.on_blocks = on_blocks
         self.engine = connect(share.settings)
         self.node = Node(share, self.engine, clock=clock)
+        self.node.remember()  # before a thread asks anything
         self._clock = clock
         self.membership = Membership(self.node, clock, directories)
         self._lock = NodeLock(share.store)
@@ -166,6 +167,9 @@ class Keeper:
             self._refused = False
             self._set_status(True, "")
             return seconds
+        except HistoryLost as error:
+            self._set_status(True, error.message)
+            return 0.0
         except (EngineError, NoBlock, ClusterRefused, ClusterCorrupt) as error:
             if isinstance(error, ClusterRefused) or self._has_begun():
                 self.membership.doubt()  # a new join finishes what was begun
@@ -196,7 +200,9 @@ class Keeper:
         """Note why a step failed; return the seconds until the next one."""
         self._set_status(connected, reason)
         self._failures += 1
-        return planner.backoff_s(self.node.name, self._failures)
+        self._seen = _UNSEEN  # what was to be claimed is to be claimed again
+        # The session has to be kept meanwhile.
+        return min(planner.backoff_s(self.node.name, self._failures), self.settings.session_s / 3)
 
     def _set_status(self, connected: bool, reason: str) -> None:
         if (connected, reason) == (self._connected, self._reason):

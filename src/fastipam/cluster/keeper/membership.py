@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from fastipam.cluster.node import recovery
+from fastipam.storage.records.block import LOST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,6 +30,8 @@ class Membership:
         self._clock = clock
         self._directories = directories
         self._joined = False
+        self._is_held_back = True  # or the shared store has lost changes, and others have to know
+        self._restored = False  # the same, and the blocks are to be compared
         self._keep_at = self._reconcile_at = 0.0
 
     def doubt(self) -> None:
@@ -43,6 +46,11 @@ class Membership:
         """
         now = self._clock()
         node, settings = self._node, self._node.settings
+        if node.engine.history.is_lost:
+            self._is_held_back, self._restored, self._joined = False, True, False
+        if not self._is_held_back:
+            node.hold_back(deadline)
+            self._is_held_back = True
         if self._joined and node.share.doubt():
             # Another process has found this node removed, or has restored its store.
             self._joined = False
@@ -57,10 +65,14 @@ class Membership:
             self._joined = False
         if not self._joined:
             node.session.let_go(deadline)
+        elif node.share.heard().era is None:
+            node.learn_era(deadline)
         compared = not self._joined or now >= self._reconcile_at
         if compared:
             self._compare(deadline)
-            self._reconcile_at = now + _RECONCILE_S
+            self._restored = False
+            lost = any(block.state == LOST for block in node.share.blocks())
+            self._reconcile_at = now + (settings.session_s / 3 if lost else _RECONCILE_S)
         if not self._joined:
             if not node.session.id:  # else it was tied when the node registered
                 node.session.hold(deadline)
@@ -68,13 +80,14 @@ class Membership:
         if settings.fencing:
             # The session expires so long after the moment before it was renewed, or later.
             node.share.prove_until(node.session.since_ns + settings.session_s * 10**9)
+        node.share.note_heard(node.engine.history.identity, node.engine.history.revision)
         self._keep_at = now + settings.session_s / 3
         return compared
 
     def _compare(self, deadline: Deadline) -> None:
         """Make this node's records agree with the shared store's."""
         node = self._node
-        found = node.join(deadline, agent=True, sign=True)
+        found = node.join(deadline, agent=True, sign=True, restored=self._restored)
         if found:
             done = recovery.recover(node, found, self._directories)
             log.warning(

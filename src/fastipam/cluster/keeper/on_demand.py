@@ -6,7 +6,7 @@ import time
 
 from fastipam.cluster import planner
 from fastipam.cluster.deadline import Deadline
-from fastipam.cluster.engine import EngineError
+from fastipam.cluster.engine import EngineError, HistoryLost
 from fastipam.cluster.engines.connect import connect
 from fastipam.cluster.errors import NoBlock
 from fastipam.cluster.node import owners
@@ -50,7 +50,13 @@ def claim_now(
             return
         engine = connected(settings)
         try:
-            _claim(Node(share, engine), deadline, sleep)
+            node = Node(share, engine)
+            try:
+                _claim(node, deadline, sleep)
+            except HistoryLost:
+                node.hold_back(deadline)
+                _join(node, deadline, restored=True)
+                _claim(node, deadline, sleep)
         finally:
             engine.close()
     except EngineError as error:
@@ -72,18 +78,24 @@ def _claim(node: Node, deadline: Deadline, sleep: Callable[[float], None]) -> No
 
 def _make_sure(node: Node, deadline: Deadline) -> None:
     """Register, finish what was begun, and prove ownership if the settings want that."""
+    node.remember()
     if node.share.doubt() or node.share.has_begun():
-        found = node.join(deadline)
-        if found:
-            from fastipam.cluster.node import recovery
-
-            try:
-                recovery.recover(node, found)
-            except recovery.NamespacesUnreadable as error:
-                raise NoBlock(f"what this node's pods have is not known: {error}") from error
+        _join(node, deadline)
     if node.settings.fencing:
         node.session.hold(deadline)
         node.share.prove_until(node.session.since_ns + node.settings.session_s * 10**9)
+
+
+def _join(node: Node, deadline: Deadline, *, restored: bool = False) -> None:
+    """Register, and enter the addresses of found blocks that are in use."""
+    found = node.join(deadline, restored=restored)
+    if found:
+        from fastipam.cluster.node import recovery
+
+        try:
+            recovery.recover(node, found)
+        except recovery.NamespacesUnreadable as error:
+            raise NoBlock(f"what this node's pods have is not known: {error}") from error
 
 
 def _wait_for_donor(

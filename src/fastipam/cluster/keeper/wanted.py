@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from fastipam.cluster import planner, schema
-from fastipam.cluster.engine import Compacted, KeyValue
+from fastipam.cluster.engine import Compacted, HistoryLost, KeyValue
 from fastipam.cluster.errors import ClusterCorrupt
 from fastipam.errors import FastipamError
 
@@ -115,6 +115,8 @@ class Marks:
                 failures += 1
                 if isinstance(error, FastipamError):
                     log.debug("network=%s watch lost: %s", self._node.network.name, error)
+                    if isinstance(error, HistoryLost):
+                        self._wake()  # the keeper settles it
                 else:
                     log.exception("network=%s a defect in the watch", self._node.network.name)
                 if not is_over():

@@ -22,13 +22,21 @@ import time
 
 from fastipam.addressing.addresses import BITS
 from fastipam.cluster import schema
-from fastipam.cluster.engine import MAX_OPERATIONS, Compare, Delete, EngineError, EngineTimeout, Put
+from fastipam.cluster.engine import (
+    MAX_OPERATIONS,
+    Compare,
+    Delete,
+    EngineError,
+    EngineTimeout,
+    HistoryLost,
+    Put,
+)
 from fastipam.cluster.errors import ClusterRefused, NoBlock
 from fastipam.cluster.node.registration import Registration
 from fastipam.cluster.node.session import Session
 from fastipam.cluster.planner import Look, Search
 from fastipam.cluster.schema import BlockEntry, Mark
-from fastipam.storage.records.block import CLAIMING, FOUND, LOST, RELEASING
+from fastipam.storage.records.block import ACTIVE, CLAIMING, FOUND, LOST, RELEASING, Heard
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,8 +49,15 @@ if TYPE_CHECKING:
     from fastipam.configuration.cluster import Geometry
     from fastipam.storage.records.block import Block, Member
 
+# After the shared store has lost changes, for how long longer than a session nobody claims new
+# blocks: an agent that was cut off looks again after ten seconds at most.
+_NOTICED_S = 10
 # Blocks of a donation: three operations each, and one for the mark, in one transaction.
 _MOST_DONATED = (MAX_OPERATIONS - 1) // 3
+
+
+def _revision(block: Block) -> int:
+    return block.revision
 
 
 def _nothing(_: str) -> None:
@@ -89,19 +104,38 @@ class Node:
 
     # Joining --------------------------------------------------------------------------------
 
-    def join(self, deadline: Deadline, *, agent: bool = False, sign: bool = False) -> list[BlockId]:
+    def join(
+        self,
+        deadline: Deadline,
+        *,
+        agent: bool = False,
+        sign: bool = False,
+        restored: bool = False,
+    ) -> list[BlockId]:
         """Register, and make the local records agree with the shared store's. Idempotent.
 
         With ``sign`` a new node ties its sign of life to a session in the same transaction. After a
         crash, a removal or a lost disk this finishes what was begun. Returns the blocks that are
         this node's though its store does not know which of their addresses are in use.
+        ``restored``: the shared store has lost changes.
 
         Raises ClusterRefused: other settings, or another live node of this name.
         """
+        self.remember()
         member, is_new = self.registration.register(deadline, agent=agent, sign=sign)
+        before = self.share.heard().era
+        era = None if is_new else self._read_era(deadline)
+        restored |= era is not None and era != (before or "")
         # A new node owns nothing yet.
         owned = {} if is_new else self._owned(deadline)
-        found, granted = self.share.reconcile(member, owned, self.registration.machine)
+        history = self.engine.history
+        found, granted = self.share.reconcile(
+            member,
+            owned,
+            self.registration.machine,
+            Heard(history.identity, history.revision, era),
+            restored=restored,
+        )
         self.counts.granted += granted
         self.step("reconciled")
         for block in self.share.blocks():
@@ -110,6 +144,42 @@ class Node:
             elif block.state == LOST:
                 self._claim_again(block, member, deadline)
         return found
+
+    def remember(self) -> None:
+        """Have the engine compare its answers with what this node has heard earlier."""
+        if not self.engine.history.revision:
+            heard = self.share.heard()
+            self.engine.history.expect(heard.identity, heard.revision)
+
+    def _read_era(self, deadline: Deadline) -> str:
+        stored = self.engine.get(self.keys.history, deadline_s=deadline.call_s())
+        return "" if stored is None else stored.value.decode("utf-8", "replace")
+
+    def _same_era(self, era: str) -> Compare:
+        if era:
+            return Compare(self.keys.history, "value", era.encode())
+        return Compare(self.keys.history, "absent")
+
+    def learn_era(self, deadline: Deadline) -> None:
+        """Note the random number of the last loss; a new node asks for a block first."""
+        self.share.note_era(self._read_era(deadline))
+
+    def hold_back(self, deadline: Deadline) -> None:
+        """Let nobody claim new blocks for a while, because the shared store has lost changes.
+
+        Meanwhile every node finds that out, and claims again what it has. Idempotent.
+        """
+        self.engine.history.accept()
+        seconds = self.settings.session_s + _NOTICED_S
+        session = self.engine.open_session(seconds, deadline_s=deadline.call_s())
+        self.engine.transact(
+            [Compare(self.keys.restored, "absent")],
+            [
+                Put(self.keys.restored, schema.pack(node=self.name), session),
+                Put(self.keys.history, os.urandom(8).hex().encode()),
+            ],
+            deadline_s=deadline.call_s(),
+        )
 
     def _owned(self, deadline: Deadline) -> dict[BlockId, BlockEntry]:
         """Return what the shared store lists for this node. One read."""
@@ -122,9 +192,10 @@ class Node:
         # another node has claimed the block since, it stays lost.
         ids = [(block.family, block.base)]
         entry = BlockEntry(self.name, member.epoch, block.claimed_ns)
-        outcome = self.engine.transact(
-            *self._claim(member, ids, entry), deadline_s=deadline.call_s()
-        )
+        conditions, operations = self._claim(member, ids, entry)
+        if not block.revision:  # it was not this node's when the shared store lost changes
+            conditions.append(Compare(self.keys.restored, "absent"))
+        outcome = self.engine.transact(conditions, operations, deadline_s=deadline.call_s())
         if outcome.succeeded:
             self.share.activate(ids, LOST, outcome.revision)
 
@@ -150,9 +221,12 @@ class Node:
             self.join(deadline)
             member = self.share.member()
             assert member is not None
-        mine = (
-            pool.number(each.base) for each in self.share.blocks() if each.family == pool.family
-        )
+        self.remember()
+        have = self.share.blocks()
+        if have and self.share.heard().era is None:
+            self.learn_era(deadline)
+        mine = (pool.number(each.base) for each in have if each.family == pool.family)
+        newest = max((each for each in have if each.state == ACTIVE), key=_revision, default=None)
         owned = frozenset(one for one in mine if one is not None)
         search = Search(pool, self.name, owned, run)
         while search.step is not None:
@@ -161,7 +235,7 @@ class Node:
                 search.looked(self._look(pool, numbers, deadline) | owned)
                 continue
             ids = [(pool.family, pool.address(one)) for one in numbers]
-            taken = self._try(ids, member, deadline)
+            taken = self._try(ids, member, newest, deadline)
             if taken is None:
                 search.claimed()
                 return ids
@@ -190,32 +264,56 @@ class Node:
         return conditions, operations
 
     def _try(
-        self, ids: Sequence[BlockId], member: Member, deadline: Deadline
+        self, ids: Sequence[BlockId], member: Member, newest: Block | None, deadline: Deadline
     ) -> list[KeyValue] | None:
-        """Claim these blocks; return None if they are this node's, else those that others own."""
+        """Claim these blocks; return None if they are this node's, else those that others own.
+
+        ``newest`` is the block that this node has claimed last: if the shared store does not know
+        that claim, it has lost it.
+        """
         entry = BlockEntry(self.name, member.epoch, self.share.store.clock())
         self.share.begin_claim(ids, member.epoch, entry.claimed_ns)
         self.step("intent")
-        outcome = self._ask_until_known(ids, *self._claim(member, ids, entry), deadline)
+        conditions, operations = self._claim(member, ids, entry)
+        conditions.append(Compare(self.keys.restored, "absent"))
+        era = self.share.heard().era
+        if era is not None:
+            conditions.append(self._same_era(era))
+        if newest is not None and newest.revision:
+            key = self.keys.block(newest.family, newest.base)
+            conditions.append(Compare(key, "mod_revision", newest.revision))
+        outcome = self._ask_until_known(ids, conditions, operations, deadline)
         self.step("claimed")
-        existing = outcome.existing
+        existing = {one.key: one for one in outcome.existing}
+        keys = [self.keys.block(*each) for each in ids]
+        theirs = [existing[each] for each in keys if each in existing]
         # If all that exists has our own value, an earlier request of this very claim was made.
-        if outcome.succeeded or sum(one.value == entry.pack() for one in existing) == len(ids):
-            revision = outcome.revision if outcome.succeeded else existing[-1].mod_revision
+        if outcome.succeeded or sum(one.value == entry.pack() for one in theirs) == len(ids):
+            revision = outcome.revision if outcome.succeeded else theirs[-1].mod_revision
             self.share.activate(ids, CLAIMING, revision)
             self.step("active")
             self.counts.claims += len(ids)
             return None
         self.share.forget(ids, CLAIMING)
-        key = self.keys.node(self.name)
-        node = next((one for one in existing if one.key == key), None)
+        node = existing.get(self.keys.node(self.name))
         if node is None or node.mod_revision != member.revision:
             self.share.forget_registration()
             raise ClusterRefused(
                 f"the entry of node {self.name} was changed: this node was removed meanwhile, "
                 "or another one has its name"
             )
-        return [one for one in existing if one.key != key]
+        if self.keys.restored in existing:
+            raise NoBlock(
+                "the cluster's store was put back to an older state: every node claims again what "
+                "it has, before anybody claims another block"
+            )
+        if era is not None and not _is_era(existing.get(self.keys.history), era):
+            self.engine.history.lose("the cluster's store has lost changes, another node says")
+        if newest is not None and newest.revision:
+            claimed = existing.get(self.keys.block(newest.family, newest.base))
+            if claimed is None or claimed.mod_revision != newest.revision:
+                self.engine.history.lose("the cluster's store does not know this node's last claim")
+        return theirs
 
     def _ask_until_known(
         self,
@@ -230,6 +328,8 @@ class Node:
             self.counts.transactions += 1
             try:
                 return self.engine.transact(conditions, operations, deadline_s=deadline.call_s())
+            except HistoryLost:
+                raise  # the comparison settles the intents
             except (EngineError, NoBlock) as error:
                 if isinstance(error, EngineTimeout) and error.ambiguous:
                     # Ask again. If the claim was made, it fails now and shows our own value.
@@ -350,6 +450,10 @@ class Node:
         if taken:
             self.step("collected")
         return taken
+
+
+def _is_era(stored: KeyValue | None, era: str) -> bool:
+    return (b"" if stored is None else stored.value) == era.encode()
 
 
 def _numbers(pool: Geometry, listed: Sequence[KeyValue]) -> frozenset[int]:

@@ -14,6 +14,7 @@ from fastipam.storage.records.block import (
     RELEASING,
     RESTORED,
     Block,
+    Heard,
     Member,
 )
 
@@ -135,6 +136,30 @@ class Share:
         with self.store.write() as txn:
             blocks.prove(txn, self._network_id(txn), until_ns)
 
+    # The shared store -----------------------------------------------------------------------
+
+    def heard(self) -> Heard:
+        """Return what was last heard of the shared store."""
+        with self.store.read() as txn:
+            network_id = self.network.id_in(txn)
+            return Heard() if network_id is None else blocks.get_heard(txn, network_id)
+
+    def note_heard(self, identity: int, revision: int) -> None:
+        """Note how far the shared store has come. Writes nothing when it is known."""
+        heard = self.heard()
+        if (heard.identity, heard.revision) != (identity, revision):
+            heard.identity, heard.revision = identity, revision
+            with self.store.write() as txn:
+                blocks.put_heard(txn, self._network_id(txn), heard)
+
+    def note_era(self, era: str) -> None:
+        """Note the value of the shared store's key ``history``."""
+        with self.store.write() as txn:
+            network_id = self._network_id(txn)
+            heard = blocks.get_heard(txn, network_id)
+            heard.era = era
+            blocks.put_heard(txn, network_id, heard)
+
     # Blocks ---------------------------------------------------------------------------------
 
     def begin_claim(self, ids: Iterable[BlockId], epoch: int, claimed_ns: int) -> None:
@@ -175,6 +200,8 @@ class Share:
                 if block is not None and block.state == state:
                     block.revision = revision or block.revision
                     self._activate(txn, ledger, block)
+            if revision:
+                self._hear(txn, ledger, revision)
 
     def forget(self, ids: Iterable[BlockId], state: int) -> None:
         """Delete the records of those of the blocks that are in ``state``."""
@@ -202,33 +229,49 @@ class Share:
         return added
 
     def reconcile(
-        self, member: Member, owned: Mapping[BlockId, BlockEntry], machine: str = ""
+        self,
+        member: Member,
+        owned: Mapping[BlockId, BlockEntry],
+        machine: str = "",
+        heard: Heard | None = None,
+        *,
+        restored: bool = False,
     ) -> tuple[list[BlockId], int]:
         """Make the records agree with ``owned``: what the shared store lists for this node.
 
         ``member`` has its new epoch and revision, ``machine`` is this machine's id. Returns the
         blocks that are found (this node's, but this store does not know which of their addresses
         are in use), and how many granted blocks were activated.
+
+        ``heard`` is noted with it. ``restored``: the shared store has lost changes. Then this store
+        is right. A block that it does not know, and has no address in use of, was given up since
+        and may be another node's: it is released.
         """
         unknown = dict(owned)
         granted = 0
         # An older copy of the store does not know which addresses are in use now.
         copied = member.file == COPIED
+        restored = restored and not copied
         with self.store.write() as txn:
             ledger = self.network.enter(txn)
             network_id = ledger.state.network_id
             for block in blocks.read_all(txn, network_id):
                 theirs = unknown.pop((block.family, block.base), None)
                 if theirs is None:
-                    self._disown(txn, ledger, block)
-                else:
-                    block.revision = theirs.revision
-                    self._confirm(txn, ledger, block, copied)
+                    self._disown(txn, ledger, block, restored)
+                    continue
+                block.revision = theirs.revision
+                if restored and block.state == CLAIMING:
+                    block.state = RELEASING
+                self._confirm(txn, ledger, block, copied)
             for (family, base), theirs in unknown.items():
                 if self.settings.geometry_of(family, base) is None:
                     continue
                 block = _block(family, base, theirs, member.epoch)
-                if theirs.grant and theirs.grant == member.mark and not copied:
+                if restored and not self._used(txn, ledger, block):
+                    block.state = RELEASING
+                    blocks.put(txn, network_id, block)
+                elif theirs.grant and theirs.grant == member.mark and not copied:
                     granted += 1
                     self._activate(txn, ledger, block)
                 else:
@@ -239,6 +282,8 @@ class Share:
             member.machine = machine or member.machine
             member.fencing = self.settings.fencing
             blocks.put_member(txn, network_id, member)
+            if heard is not None:
+                blocks.put_heard(txn, network_id, heard)
             found = [
                 (block.family, block.base)
                 for block in blocks.read_all(txn, network_id)
@@ -349,9 +394,20 @@ class Share:
             block.state = FOUND
         blocks.put(txn, ledger.state.network_id, block)
 
-    def _disown(self, txn: Transaction, ledger: Ledger, block: Block) -> None:
-        """Forget a block that the shared store does not list; it is lost if it is in use."""
+    def _hear(self, txn: Transaction, ledger: Ledger, revision: int) -> None:
+        heard = blocks.get_heard(txn, ledger.state.network_id)
+        if heard.revision < revision:
+            heard.revision = revision
+            blocks.put_heard(txn, ledger.state.network_id, heard)
+
+    def _disown(self, txn: Transaction, ledger: Ledger, block: Block, restored: bool) -> None:
+        """Forget a block that the shared store does not list; it is lost if it is in use.
+
+        A lost block keeps its revision when it was this node's until changes were lost.
+        """
         network_id = ledger.state.network_id
+        if block.state == ACTIVE and not restored:
+            block.revision = 0
         if block.state == CLAIMING or not self._used(txn, ledger, block):
             blocks.delete(txn, network_id, block.family, block.base)
         else:

@@ -32,6 +32,7 @@ STATES = {
 _BLOCK = Struct("<BQQQ")
 _MEMBER = Struct("<QQQQB3xI")
 _PROOF = Struct("<IQ")
+_HEARD = Struct("<QQ")
 _OPEN = Struct(">4scBI")
 _KEY_BYTES = {family: 6 + bits // 8 for family, bits in BITS.items()}
 
@@ -181,6 +182,37 @@ def read_proof(raw: bytes) -> tuple[int, int] | None:
     return _PROOF.unpack(raw) if len(raw) == _PROOF.size else None
 
 
+class Heard:
+    """What was last heard of the cluster's store.
+
+    ``identity`` and ``revision`` are the store's (0: not known). ``era`` is the value of its key
+    ``history``, "" when it had none, or None when it was not read yet.
+    """
+
+    __slots__ = ("era", "identity", "revision")
+
+    def __init__(self, identity: int = 0, revision: int = 0, era: str | None = None) -> None:
+        self.identity = identity
+        self.revision = revision
+        self.era = era
+
+    @classmethod
+    def read(cls, raw: bytes) -> Heard:
+        """Return the record of a value. Raises StoreCorrupt."""
+        if len(raw) < _HEARD.size:
+            raise StoreCorrupt(
+                f"what was heard of the cluster cannot be read: {raw.hex()}", hint=CHECK_HINT
+            )
+        era = raw[_HEARD.size :].decode("utf-8", "replace")
+        identity, revision = _HEARD.unpack_from(raw)
+        return cls(identity, revision, era[1:] if era else None)
+
+    def pack(self) -> bytes:
+        """Return the value that :meth:`read` reads."""
+        era = "" if self.era is None else f"={self.era}"
+        return _HEARD.pack(self.identity, self.revision) + era.encode()
+
+
 # Keys -----------------------------------------------------------------------------------------
 
 
@@ -222,15 +254,17 @@ def read_open_key(key: bytes) -> int:
 
 
 def read_any(key: bytes, raw: bytes) -> Block | None:
-    """Return the block of a record, None for one of the three other kinds.
+    """Return the block of a record, None for one of the four other kinds.
 
-    Raises StoreCorrupt when it is none of the four, or cannot be read.
+    Raises StoreCorrupt when it is none of the five, or cannot be read.
     """
     kind, family = key[4:5], key[5] if len(key) > 5 else 0
     if kind == b"b":
         return Block.read(*read_block_key(key), raw)
     if key[4:] == b"n":
         Member.read(raw)
+    elif key[4:] == b"h":
+        Heard.read(raw)
     elif not (
         (key[4:] == b"p" and read_proof(raw))
         or (kind == b"o" and len(key) - 4 == _KEY_BYTES.get(family) and not raw)
@@ -247,6 +281,11 @@ def member_key(network_id: int) -> bytes:
 def is_member_key(key: bytes) -> bool:
     """Return whether a key is that of a :class:`Member`."""
     return key[4:] == b"n"
+
+
+def heard_key(network_id: int) -> bytes:
+    """Return the key of what was last :class:`Heard` of the cluster's store."""
+    return network_prefix(network_id) + b"h"
 
 
 def proof_key(network_id: int) -> bytes:

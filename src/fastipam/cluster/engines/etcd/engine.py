@@ -14,7 +14,9 @@ from fastipam.cluster.engine import (
     EngineError,
     EngineTimeout,
     EngineUnavailable,
+    History,
     Outcome,
+    Put,
     SessionGone,
     check_transaction,
 )
@@ -27,13 +29,15 @@ from fastipam.errors import ConfigError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Sequence
-    from typing import Any
+    from collections.abc import Callable, Sequence
+    from typing import Any, TypeVar
 
-    from fastipam.cluster.engine import Compare, Delete, KeyEvent, KeyValue, Put
+    from fastipam.cluster.engine import Compare, Delete, KeyEvent, KeyValue
     from fastipam.cluster.engines.etcd.members import Endpoint
     from fastipam.cluster.engines.etcd.watch import Stream
     from fastipam.configuration.cluster import Settings
+
+    T = TypeVar("T")
 
 _PAGE = 1000  # keys a round trip: far below the 2 MiB that etcd sends at once
 # A watch that received nothing is set up again: the network may have dropped it silently.
@@ -63,6 +67,7 @@ class EtcdEngine:
         credentials = credentials or Credentials()
         servers = [parse_endpoint(text, tls=credentials.has_tls) for text in endpoints]
         self._first = servers[0]
+        self.history = History()
         self.members = Members(servers, credentials)
         self._streams: dict[bytes, Stream] = {}
         self._lock = allocate_lock()
@@ -73,7 +78,7 @@ class EtcdEngine:
     def get(self, key: bytes, *, deadline_s: float) -> KeyValue | None:
         """See Engine."""
         body = f'{{"key":{gateway.encode(key)}}}'
-        found = self.members.call("/v3/kv/range", body, deadline_s, _key_values)
+        found = self._ask("/v3/kv/range", body, deadline_s, _key_values)
         return found[0] if found else None
 
     def list(
@@ -93,26 +98,28 @@ class EtcdEngine:
         """See Engine."""
         check_transaction(compares, operations)
         body = gateway.transaction(compares, operations)
-        return self.members.call("/v3/kv/txn", body, deadline_s, _outcome, change=True)
+        has_puts = any(isinstance(one, Put) for one in operations)
+        return self._ask("/v3/kv/txn", body, deadline_s, _outcome, change=True, has_puts=has_puts)
 
     def open_session(self, ttl_s: int, *, deadline_s: float) -> int:
         """See Engine. etcd's shortest time is one and a half of its election timeout."""
         if ttl_s < 1:
             raise ValueError(f"ttl_s {ttl_s} is less than a second")
         body = f'{{"TTL":"{ttl_s}"}}'
-        return self.members.call(
-            "/v3/lease/grant", body, deadline_s, lambda answer: int(answer["ID"])
+        return self._ask(
+            "/v3/lease/grant", body, deadline_s, lambda answer: int(answer["ID"]), ordered=False
         )
 
     def keep_session(self, session: int, *, deadline_s: float) -> float:
         """See Engine."""
         body = f'{{"ID":"{session}"}}'
         try:
-            return self.members.call(
+            return self._ask(
                 "/v3/lease/keepalive",
                 body,
                 deadline_s,
                 lambda answer: float(answer["result"].get("TTL", 0)),
+                ordered=False,
             )
         except SessionGone:
             return 0.0
@@ -171,6 +178,34 @@ class EtcdEngine:
 
     # Parts of a call.
 
+    def _ask(
+        self,
+        path: str,
+        body: str,
+        deadline_s: float,
+        read: Callable[[Any], T],
+        *,
+        change: bool = False,
+        ordered: bool = True,
+        has_puts: bool = False,
+    ) -> T:
+        """Send one request, and compare its answer with the history.
+
+        The revision in an answer about leases is not ``ordered``: it is that of one member, which
+        may be behind the others. A change that ``has_puts`` has a revision of its own.
+        """
+        floor = self.history.begin()
+
+        def heard(answer: Any) -> T:
+            header = answer.get("header") or answer["result"]["header"]
+            revision = int(header["revision"]) if ordered else 0
+            found = read(answer)
+            changed = isinstance(found, Outcome) and found.succeeded and has_puts
+            self.history.hear(int(header["cluster_id"]), revision, floor, changed=changed)
+            return found
+
+        return self.members.call(path, body, deadline_s, heard, change=change)
+
     def _pages(
         self, prefix: bytes, limit: int, deadline: float
     ) -> tuple[builtins.list[KeyValue], int]:
@@ -184,9 +219,7 @@ class EtcdEngine:
                 f'{{"key":{gateway.encode(start)},"range_end":{end},"limit":"{page}",'
                 f'"revision":"{revision}"}}'
             )
-            here, at, more = self.members.call(
-                "/v3/kv/range", body, deadline - time.monotonic(), _page
-            )
+            here, at, more = self._ask("/v3/kv/range", body, deadline - time.monotonic(), _page)
             found += here
             revision = revision or at
             if not more or not here or (limit and len(found) >= limit):

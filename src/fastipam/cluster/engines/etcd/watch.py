@@ -27,6 +27,13 @@ class Stream:
         created = self._next(deadline)
         if not revision:  # from now on
             self.revision = created.revision
+        elif created.revision < revision:
+            # This member is behind, or the store was put back: then a listing finds out, which a
+            # watch for revisions of the future would never do.
+            raise Compacted(
+                f"the member has come to revision {created.revision}, not to {revision}",
+                revision=created.revision,
+            )
 
     @property
     def heard_at(self) -> float:
