@@ -39,16 +39,34 @@ __all__ = [
 ]  # fmt: skip
 
 
+def hide_credentials(text: str) -> str:
+    """Return a text with user and password of every URL in it hidden."""
+    at = text.find("://")
+    while at >= 0:
+        start = end = at + 3
+        while end < len(text) and text[end] not in " '\"\n":  # a password may have a slash
+            end += 1
+        sign = text.rfind("@", start, end)
+        if sign >= 0:
+            text = f"{text[:start]}…{text[sign:]}"
+            end -= sign - start - 1
+        at = text.find("://", end)
+    return text
+
+
 class FastipamError(Exception):
     """The root of the tree: catching it catches everything that fastipam raises on purpose.
 
-    ``message`` is one line. ``hint`` says what to do next, or is None.
+    ``message`` is one line. ``hint`` says what to do next, or is None. Neither shows user and
+    password of a URL.
     """
 
     message: str
     hint: str | None
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
+        if "://" in message:
+            message = hide_credentials(message)
         super().__init__(message)
         self.message = message
         self.hint = hint

@@ -6,11 +6,16 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from click.testing import CliRunner
 
+from fastipam import cni
+from fastipam.cli.commands import cli
 from fastipam.cluster.engines.connect import connect
 from fastipam.cluster.engines.etcd.settings import Credentials
+from fastipam.cni import more_blocks
 from fastipam.configuration.cluster import Settings
 from fastipam.errors import ConfigError
+from tests.cni.plugin import environment
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -149,3 +154,87 @@ def test_credentials(tmp_path: Path) -> None:
     file.write_bytes(b"\xff\n")
     with pytest.raises(ConfigError, match="cannot be read"):
         Credentials.of(settings)
+
+
+SECRET = "s3cret"
+URL = f"https://somebody:{SECRET}@10.0.0.1:2379"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"endpoints": [URL]},
+        {"endpoints": [f"somebody:{SECRET}@10.0.0.1:2379"]},
+        {"endpoints": [f"https://somebody:{SECRET}/with@slash@10.0.0.1:2379"]},
+        {"endpoints": ["http://10.0.0.2:2379", f"https://{'x' * 90}:{SECRET}@10.0.0.1:2379"]},
+        {"endpoints": URL},
+        {"endpoints": [[URL]]},
+        {"endpoints": [URL] * 40},
+        {"endpoints": {"a": URL}},
+        {"options": {"url": URL}},
+        {"engine": URL},
+        {"pool": {"router": URL}},
+        {"pool": [URL]},
+        {"address": URL},
+        {"credentials": URL},
+        {"dataDir": URL},
+        {"timeout": URL},
+    ],
+    ids=repr,
+)
+def test_credentials_in_a_url_are_never_shown(changed: dict[str, Any], tmp_path: Path) -> None:
+    """Neither an answer of the plugin nor a command names user and password."""
+    holder = {**PLAIN, **changed}
+    file = tmp_path / "cluster.json"
+    file.write_text(json.dumps({"network": "podnet", **holder}))
+    texts = []
+    for settings in (holder, str(file)):
+        ipam = {"type": "fastipam", "dataDir": str(tmp_path / "store"), "cluster": settings}
+        conf = {"cniVersion": "1.1.0", "name": "podnet", "type": "bridge", "ipam": ipam}
+        for command in ("ADD", "STATUS"):
+            environ = environment(command)
+            status, raw = cni.handle(environ, json.dumps(conf).encode(), log=texts.append)
+            assert status == 1
+            texts.append(raw.decode())
+    done = CliRunner().invoke(cli, ["cluster", "status", "--timeout", "0.1", "--config", str(file)])
+    texts.append(done.output)
+    assert done.exit_code == 1
+    for text in texts:
+        assert SECRET not in text
+        assert "somebody" not in text
+
+
+def test_field_of_an_endpoint(tmp_path: Path) -> None:
+    """An endpoint is named by its place in the configuration, or in its file."""
+    holder = {**PLAIN, "endpoints": ["http://10.0.0.1:2379", URL]}
+    file = tmp_path / "cluster.json"
+    file.write_text(json.dumps(holder))
+    for settings, field in (
+        (holder, "ipam.cluster.endpoints[1]"),
+        (str(file), f"{file}: endpoints[1]"),
+    ):
+        with pytest.raises(ConfigError) as refused:
+            more_blocks.read(settings, "podnet", "/var/lib/cni/fastipam", [])
+        assert refused.value.field == field
+        assert "https://…@10.0.0.1:2379" in refused.value.message
+        assert "credentials" in str(refused.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        ({"pool": "10.32.0.0/28"}, "/24 (the default of blockSize) cannot be a block"),
+        ({"pool": "10.32.0.0/28", "blockSize": 24}, "/24 cannot be a block of 10.32.0.0/28"),
+        ({"pool": "fd00::/48"}, "/120 (the default of blockSize) cuts fd00::/48"),
+        ({"pool": [TWO_FAMILIES[0], "fd00::/124"]}, "/120 (the default of blockSize) cannot be"),
+        ({"pool": [TWO_FAMILIES[0], "fd00::/124"], "blockSize": 25}, "as large as IPv4's of /25"),
+        ({"lowWater": 3}, "2 (the default of highWater) is less"),
+        ({"highWater": 1}, "above lowWater, 0.25 (the default of lowWater)"),
+        ({"lowWater": 3, "highWater": 3}, "3 is less than one block above lowWater, 3"),
+    ],
+)
+def test_limits_name_where_they_come_from(changed: dict[str, Any], text: str) -> None:
+    """A value that nobody wrote is called a default, and one that was derived says of what."""
+    with pytest.raises(ConfigError) as refused:
+        _settings(**changed)
+    assert text in refused.value.message

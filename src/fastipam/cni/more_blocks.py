@@ -10,7 +10,7 @@ import os
 
 from fastipam.cluster.errors import NoBlock, in_words
 from fastipam.configuration import reader
-from fastipam.configuration.cluster import Settings
+from fastipam.configuration.cluster import Settings, field_in
 from fastipam.errors import ConfigError, DecodingError, PoolExhausted
 from fastipam.network import Network
 from fastipam.storage import open_stores
@@ -46,7 +46,16 @@ def read_file(path: str) -> dict[str, Any]:
 
 def read_settings(path: str) -> Settings:
     """Return the settings in a file; the node is this host unless they name one."""
-    return Settings(read_file(path), path, host_name=os.uname().nodename)
+    return _settings(read_file(path), path, [])
+
+
+def _settings(value: dict[str, Any], path: str, holes: list[tuple[int, int, int]]) -> Settings:
+    """Return the settings in an object. Raises ConfigError with the field in its file."""
+    try:
+        return Settings(value, path, holes, os.uname().nodename)
+    except ConfigError as error:
+        error.field = field_in(path, error.field.removeprefix(f"{path}."))
+        raise
 
 
 def read(value: object, network: str, data_dir: str, holes: list[tuple[int, int, int]]) -> Settings:
@@ -65,7 +74,7 @@ def read(value: object, network: str, data_dir: str, holes: list[tuple[int, int,
             field=path,
             value=value,
         )
-    settings = Settings(value, path, holes, os.uname().nodename)
+    settings = _settings(value, path, holes)
     settings.require(network, data_dir, path)
     return settings
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from fastipam.addressing.addresses import BITS, V4, V6, format_cidr, parse_ip
 from fastipam.addressing.parsing import build_pool
 from fastipam.addressing.ranges import Pool, Range, RangeSet
-from fastipam.configuration import reader
+from fastipam.configuration import endpoints, reader
 from fastipam.configuration.reader import RANGE_KEYS
 from fastipam.errors import ConfigError
 
@@ -23,7 +23,6 @@ DEFAULT_PREFIX = "/fastipam/"
 DEFAULT_BLOCK_V4 = 24  # 256 addresses: two of Kubernetes' 110 pods a node, and room for churn
 DEFAULT_SESSION_S = 30
 DEFAULT_TIMEOUT_S = 5.0
-_MOST_ENDPOINTS = 32
 _MOST_POOLS = 64
 _MOST_BLOCKS = 1 << 20
 _LARGEST_BLOCK_BITS = 16
@@ -149,7 +148,7 @@ class Settings:
         self.path = path
         self.engine = reader.text({"engine": ETCD, **holder}, "engine", path)
         self.options = reader.mapping(holder, "options", path)
-        self.endpoints = _endpoints(holder, path) if self.engine == ETCD else ()
+        self.endpoints = endpoints.read(holder, path) if self.engine == ETCD else ()
         if self.engine == ETCD:
             for key, value in self.options.items():
                 raise ConfigError(
@@ -186,6 +185,10 @@ class Settings:
             for each in sorted(ranges, key=lambda each: (each.family, each.network))
         )
 
+    def field(self, name: str) -> str:
+        """Return the path of a field: below a key of the configuration, or in a file."""
+        return field_in(self.path, name)
+
     def require(self, network: str, data_dir: str, path: str) -> None:
         """Raise ConfigError when the settings name another network or data directory."""
         for key, theirs, ours in (
@@ -195,7 +198,7 @@ class Settings:
             if theirs and theirs != ours:
                 raise ConfigError(
                     f"it says {theirs!r}, and the configuration around it {ours!r}",
-                    field=f"{path}.{key}",
+                    field=field_in(path, key),
                     value=theirs,
                 )
 
@@ -211,22 +214,9 @@ class Settings:
         return None
 
 
-def _endpoints(holder: dict[str, Any], path: str) -> tuple[str, ...]:
-    """Return the endpoints as they are written; the engine that they belong to parses them."""
-    value = reader.listed(holder, "endpoints", path)
-    if not 0 < len(value) <= _MOST_ENDPOINTS:
-        given = value or holder.get("endpoints")
-        wanted = f"a list of 1 to {_MOST_ENDPOINTS} URLs"
-        raise reader.refused(f"{path}.endpoints", given, wanted)
-    for at, one in enumerate(value):
-        field = f"{path}.endpoints[{at}]"
-        if not isinstance(one, str):
-            raise reader.wrong(field, one, "a URL")
-        scheme, slashes, rest = one.partition("://")
-        host, _, port = rest.rstrip("/").rpartition(":")
-        if scheme not in ("http", "https") or not slashes or not host or not port.isdecimal():
-            raise reader.refused(field, one, "a URL such as https://10.0.0.1:2379")
-    return tuple(one.rstrip("/") for one in value)
+def field_in(path: str, name: str) -> str:
+    """Return the path of a field in a file (``/etc/cluster.json: pool``), or below a key."""
+    return f"{path}: {name}" if path.startswith("/") else f"{path}.{name}"
 
 
 def _prefix(holder: dict[str, Any], path: str) -> str:
@@ -254,13 +244,19 @@ def _watermarks(holder: dict[str, Any], path: str) -> Watermarks:
     age_s = reader.number(holder, "minimumAge", path, default.minimum_age_s, (0, 10**8))
     if high < low + 1:
         raise ConfigError(
-            f"{high} is less than one block above lowWater ({low})",
-            field=f"{path}.highWater",
+            f"{high:g}{_by_default(holder, 'highWater')} is less than one block above lowWater, "
+            f"{low:g}{_by_default(holder, 'lowWater')}",
+            field=f"{path}.{'highWater' if 'highwater' in holder else 'lowWater'}",
             value=high,
             hint="both are counted in blocks' worth of free addresses; "
             "closer together a block would go to and fro",
         )
     return Watermarks(low_water=low, high_water=high, minimum_age_s=age_s)
+
+
+def _by_default(holder: dict[str, Any], key: str) -> str:
+    """Return a remark for a value that nobody wrote."""
+    return "" if holder.get(key.casefold()) is not None else f" (the default of {key})"
 
 
 def _addresses(holder: dict[str, Any], path: str) -> tuple[str, ...]:
@@ -294,16 +290,33 @@ def _pools(holder: dict[str, Any], path: str) -> tuple[list[Range], dict[int, in
     for each in ranges:
         length = lengths[each.family]
         bits = BITS[each.family]
+        shown = f"/{length}{_origin(holder, length, lengths)}"
+        subnet = format_cidr(each.family, each.network, each.length)
         if not each.length <= length <= bits - 1 or bits - length > _LARGEST_BLOCK_BITS:
-            raise reader.refused(
-                field,
-                length,
-                f"a block's prefix length for {format_cidr(each.family, each.network, each.length)}"
-                f": from {max(each.length, bits - _LARGEST_BLOCK_BITS)} to {bits - 1}",
+            raise ConfigError(
+                f"{shown} cannot be a block of {subnet}: a length from "
+                f"{max(each.length, bits - _LARGEST_BLOCK_BITS)} to {bits - 1} can",
+                field=field,
+                value=length,
             )
         if 1 << (length - each.length) > _MOST_BLOCKS:
-            raise reader.refused(field, length, f"a size that gives up to {_MOST_BLOCKS} blocks")
+            raise ConfigError(
+                f"{shown} cuts {subnet} into more than {_MOST_BLOCKS} blocks: a length up to "
+                f"{each.length + _MOST_BLOCKS.bit_length() - 1} does not",
+                field=field,
+                value=length,
+            )
     return ranges, lengths
+
+
+def _origin(holder: dict[str, Any], length: int, lengths: dict[int, int]) -> str:
+    """Return a remark for a block length that is not written, or not as it is."""
+    value = holder.get("blocksize")
+    if value is None:
+        return " (the default of blockSize)"
+    if not isinstance(value, list) and length != value:
+        return f" (IPv6 blocks as large as IPv4's of /{lengths[V4]})"
+    return ""
 
 
 def _pool(one: object, field: str) -> Range:
@@ -311,12 +324,14 @@ def _pool(one: object, field: str) -> Range:
     if isinstance(one, str):
         return Range.parse(one, field=field)
     if not isinstance(one, dict):
-        raise ConfigError(f"{one!r:.80} is neither a CIDR nor an object", field=field, value=one)
+        raise ConfigError(
+            f"{reader.show(one)} is neither a CIDR nor an object", field=field, value=one
+        )
     names = {each.casefold(): each for each in RANGE_KEYS}
     for key, text in one.items():
         if key not in names or not isinstance(text, str):
             raise ConfigError(
-                f"{key!r} is no key of a pool, or {text!r:.80} is no text",
+                f"{key!r} is no key of a pool, or {reader.show(text)} is no text",
                 field=f"{field}.{names.get(key, key)}",
                 value=text,
             )

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from fastipam.addressing.addresses import parse_cidr, parse_ip
 from fastipam.addressing.parsing import parse_exclusion
-from fastipam.errors import ConfigError, DecodingError
+from fastipam.errors import ConfigError, DecodingError, hide_credentials
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -156,15 +156,20 @@ MOST_ENTRIES = 4096  # of a list: routes, exclusions
 MOST_SETS = 256  # range sets: each gives a container one more address
 
 
+def show(value: Any) -> str:
+    """Return a value as a message shows it: short, without user and password of a URL."""
+    return f"{hide_credentials(repr(value)):.80}"
+
+
 def wrong(field: str, value: Any, wanted: str) -> ConfigError:
     """Return the error for a value of another kind than it has to be."""
-    shown = "" if value is None else f": {value!r:.80}"
+    shown = "" if value is None else f": {show(value)}"
     return ConfigError(f"this is {kind_of(value)}, not {wanted}{shown}", field=field, value=value)
 
 
 def refused(field: str, value: Any, wanted: str) -> ConfigError:
     """Return the error for a value of the right kind that is not one of those allowed."""
-    return ConfigError(f"{value!r:.80} is not {wanted}", field=field, value=value)
+    return ConfigError(f"{show(value)} is not {wanted}", field=field, value=value)
 
 
 def text(holder: dict[str, Any], key: str, path: str) -> str:

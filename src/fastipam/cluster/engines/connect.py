@@ -27,7 +27,7 @@ def connect(settings: Settings) -> Engine:
     if name is None:
         raise ConfigError(
             f"{settings.engine!r} is not an engine",
-            field=f"{settings.path}.engine",
+            field=settings.field("engine"),
             value=settings.engine,
             hint=f"the engines are {', '.join(ENGINES)}",
         )

@@ -56,7 +56,7 @@ class Credentials:
 def _read_login(settings: Settings) -> tuple[str, str]:
     """Return (user, password) from ``user:password`` in the first line of a file."""
     # Each new engine reads the file, so a claim uses a changed password. Raises ConfigError.
-    path, field = settings.credentials, f"{settings.path}.credentials"
+    path, field = settings.credentials, settings.field("credentials")
     try:
         with open(path, encoding="utf-8") as file:
             line = file.readline().rstrip("\r\n")
@@ -68,12 +68,16 @@ def _read_login(settings: Settings) -> tuple[str, str]:
     return user, password
 
 
-def parse_endpoint(text: str, *, tls: bool = False) -> Server:
+def parse_endpoint(text: str, *, tls: bool = False, field: str = "endpoints") -> Server:
     """Parse ``http://host:port``, ``https://…`` or ``host:port``.
 
     Without a scheme ``tls`` decides; without a port it is 2379. Raises ConfigError, which names
-    the endpoint.
+    the endpoint, without user and password.
     """
+    credentials, sign, server = text.rpartition("@")
+    if sign:
+        scheme, mark, _ = credentials.partition("://")
+        text = f"{scheme}{mark}…@{server}" if mark else f"…@{server}"
     scheme, mark, rest = text.partition("://")
     if not mark:
         scheme, rest = "https" if tls else "http", text
@@ -94,6 +98,6 @@ def parse_endpoint(text: str, *, tls: bool = False) -> Server:
         or not (port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16)
     ):
         raise ConfigError(
-            f"endpoint {text!r} is not of the form https://host:port", field="endpoints", value=text
+            f"endpoint {text!r} is not of the form https://host:port", field=field, value=text
         )
     return Server(text, host, int(port), scheme == "https")
