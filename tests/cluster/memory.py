@@ -176,6 +176,12 @@ class MemoryEngine:
                 self._changed.wait(min(left, self._until_expiry()))
                 self._expire()
 
+    def problem(self, *, deadline_s: float) -> str:
+        """See Engine."""
+        del deadline_s
+        self._begin("problem")
+        return ""
+
     def local_addresses(self) -> tuple[str, ...]:
         """See Engine. The store is in this process, so there is no address."""
         return ()

@@ -13,6 +13,7 @@ it returns or raises within that many seconds. It may raise::
         ├── EngineTimeout        no answer: with ``ambiguous`` a change may have been made or not,
         │                        read before trying again
         ├── EngineDenied         user, password, certificate or permission: tell the operator
+        ├── EngineFull           no room: a change may have been made or not, and no more will
         ├── SessionGone          the session of a Put has ended: nothing was changed, open another
         ├── HistoryLost          the store is not the one that was heard before (:class:`History`)
         └── Compacted            the revision of a watch is too old: list again, watch from there
@@ -58,6 +59,13 @@ class EngineTimeout(EngineError):
 
 class EngineDenied(EngineError):
     """The store refuses the credentials, the certificate or the permission; nothing was changed."""
+
+
+class EngineFull(EngineError):
+    """The store has no room for changes, and still answers reads.
+
+    The change that was asked for was made, or was not and never will be: a read tells.
+    """
 
 
 class SessionGone(EngineError):
@@ -318,6 +326,12 @@ class Engine(Protocol):
         never a part of one transaction; or at the deadline with none. A next call with the
         returned revision misses and repeats nothing. ``revision`` 0 means from now on. Raises
         Compacted.
+        """
+
+    def problem(self, *, deadline_s: float) -> str:
+        """Return what is wrong with a store that answers reads, or an empty text. One round trip.
+
+        Raises what a read raises.
         """
 
     def local_addresses(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastipam.cluster import schema
 from fastipam.cluster.admin import admin
+from fastipam.cluster.engine import EngineDenied
 from fastipam.cluster.errors import NoBlock
 from fastipam.cluster.keeper import usage
 from fastipam.cluster.node import owners
@@ -76,8 +77,13 @@ def of_cluster(node: Node, deadline: Deadline) -> dict[str, Any]:
     for row in rows:
         for family, blocks in row["blocks_by_family"].items():
             unowned[family] -= blocks
+    try:
+        problem = node.engine.problem(deadline_s=deadline.call_s())
+    except EngineDenied:
+        problem = ""  # etcd's status wants a right that a node need not have
     return {
         "reachable": True,
+        "problem": problem,
         "settings": _compare_settings(node, deadline),
         "cluster_nodes": len(rows),
         "alive": sum(row["state"] == "alive" for row in rows),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fastipam.cluster import planner
 from fastipam.cluster.deadline import Deadline
-from fastipam.cluster.engine import EngineError, HistoryLost
+from fastipam.cluster.engine import EngineError, EngineFull, HistoryLost
 from fastipam.cluster.errors import ClusterCorrupt, ClusterRefused, NoBlock, in_words
 from fastipam.cluster.keeper import usage
 from fastipam.cluster.keeper.membership import Membership
@@ -171,8 +171,12 @@ class Keeper:
             self._set_status(True, error.message)
             return 0.0
         except (EngineError, NoBlock, ClusterRefused, ClusterCorrupt) as error:
-            if isinstance(error, ClusterRefused) or self._has_begun():
-                self.membership.doubt()  # a new join finishes what was begun
+            if isinstance(error, ClusterRefused) or (
+                self._has_begun() and not isinstance(error, EngineFull)
+            ):
+                # A new join finishes what was begun. It needs a session, for which a full store
+                # has no room, while the one that there is can be kept.
+                self.membership.doubt()
             self._refused = isinstance(error, ClusterRefused)
             return self._failed(not isinstance(error, EngineError), in_words(error))
         except FastipamError as error:

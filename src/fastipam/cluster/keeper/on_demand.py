@@ -62,7 +62,8 @@ def claim_now(
     except EngineError as error:
         raise NoBlock(
             f"no block could be claimed: {error.message}",
-            hint="a free address in this node's blocks is assigned without the cluster's store",
+            hint=error.hint
+            or "a free address in this node's blocks is assigned without the cluster's store",
         ) from error
     finally:
         lock.release()

@@ -27,8 +27,10 @@ from fastipam.cluster.engine import (
     Compare,
     Delete,
     EngineError,
+    EngineFull,
     EngineTimeout,
     HistoryLost,
+    Outcome,
     Put,
 )
 from fastipam.cluster.errors import ClusterRefused, NoBlock
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from fastipam.cluster.deadline import Deadline
-    from fastipam.cluster.engine import Engine, KeyValue, Outcome
+    from fastipam.cluster.engine import Engine, KeyValue
     from fastipam.cluster.node.share import Share
     from fastipam.cluster.schema import BlockId
     from fastipam.configuration.cluster import Geometry
@@ -330,6 +332,13 @@ class Node:
                 return self.engine.transact(conditions, operations, deadline_s=deadline.call_s())
             except HistoryLost:
                 raise  # the comparison settles the intents
+            except EngineFull:
+                made = self._made(ids, operations, deadline)
+                if made is not None:
+                    return made
+                if not is_uncertain:
+                    self.share.forget(ids, CLAIMING)
+                raise
             except (EngineError, NoBlock) as error:
                 if isinstance(error, EngineTimeout) and error.ambiguous:
                     # Ask again. If the claim was made, it fails now and shows our own value.
@@ -338,6 +347,17 @@ class Node:
                 if not is_uncertain:
                     self.share.forget(ids, CLAIMING)
                 raise
+
+    def _made(
+        self, ids: Sequence[BlockId], operations: Sequence[Put | Delete], deadline: Deadline
+    ) -> Outcome | None:
+        """Return the outcome of a claim that was made although the store says that it is full."""
+        found = [
+            self.engine.get(self.keys.block(*each), deadline_s=deadline.call_s()) for each in ids
+        ]
+        wanted = {one.key: one.value for one in operations if isinstance(one, Put)}
+        mine = [one for one in found if one is not None and one.value == wanted[one.key]]
+        return Outcome(False, 0, mine) if len(mine) == len(ids) else None
 
     # Releasing ------------------------------------------------------------------------------
 

@@ -117,19 +117,22 @@ def status(cluster: Where, as_json: bool) -> None:
     """Print how this node and its cluster fare; exit 1 when this node cannot take part."""
     from fastipam.cluster.admin import report
     from fastipam.cluster.engine import EngineError
+    from fastipam.cluster.errors import in_words
 
     with cluster.node() as (ipam, node):
         document: dict[str, Any] = report.of_node(node, ipam is not None)
         try:
             document |= report.of_cluster(node, cluster.deadline())
-            well = document["settings"] == report.AGREED
+            well = document["settings"] == report.AGREED and not document["problem"]
         except EngineError as error:
-            document |= {"reachable": False, "reason": error.message}
+            document |= {"reachable": False, "reason": in_words(error)}
             well = False
         if as_json:
             output.json_object(document)
         else:
             for key, value in document.items():
+                if key == "problem" and not value:
+                    continue
                 output.say(f"{key.replace('_', ' '):<16} {_words(value)}")
     if not well:
         raise SystemExit(1)

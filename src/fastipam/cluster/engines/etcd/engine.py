@@ -47,7 +47,9 @@ _PAUSE_S = 0.02  # before it is set up again
 
 def open_engine(settings: Settings) -> EtcdEngine:
     """Open the engine that a node's settings describe. Raises ConfigError."""
-    return EtcdEngine(settings.endpoints, Credentials.of(settings))
+    return EtcdEngine(
+        settings.endpoints, Credentials.of(settings), field=settings.field("endpoints")
+    )
 
 
 class EtcdEngine:
@@ -61,11 +63,22 @@ class EtcdEngine:
     read.
     """
 
-    def __init__(self, endpoints: Sequence[str], credentials: Credentials | None = None) -> None:
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        credentials: Credentials | None = None,
+        *,
+        field: str = "",
+    ) -> None:
         if not endpoints:
             raise ConfigError("no endpoint is given", field="endpoints", value=list(endpoints))
         credentials = credentials or Credentials()
-        servers = [parse_endpoint(text, tls=credentials.has_tls) for text in endpoints]
+        servers = [
+            parse_endpoint(
+                text, tls=credentials.has_tls, field=f"{field}[{at}]" if field else "endpoints"
+            )
+            for at, text in enumerate(endpoints)
+        ]
         self._first = servers[0]
         self.history = History()
         self.members = Members(servers, credentials)
@@ -165,6 +178,10 @@ class EtcdEngine:
             stream.close()
             stream = None
             time.sleep(_PAUSE_S)  # a member without a leader ends each watch at once
+
+    def problem(self, *, deadline_s: float) -> str:
+        """See Engine: the alarms of all members, as one member knows them."""
+        return self.members.call("/v3/maintenance/status", "{}", deadline_s, _alarms)
 
     def local_addresses(self) -> tuple[str, ...]:
         """See Engine. The address is the one towards the first endpoint of the settings."""
@@ -284,6 +301,16 @@ def _key_values(answer: Any) -> list[KeyValue]:
 def _page(answer: Any) -> tuple[list[KeyValue], int, bool]:
     """Return the keys of a page, its revision, and whether there are more keys."""
     return _key_values(answer), int(answer["header"]["revision"]), bool(answer.get("more"))
+
+
+def _alarms(answer: Any) -> str:
+    """Return the alarms in a member's status ("memberID:1 alarm:NOSPACE"), in words."""
+    alarms = " ".join(map(str, answer.get("errors") or ()))
+    if "NOSPACE" in alarms:
+        return f"etcd is out of space; {gateway.MAKE_ROOM}"
+    if "CORRUPT" in alarms:
+        return "a member of etcd has other data than the others; replace it before anything else"
+    return alarms
 
 
 def _outcome(answer: Any) -> Outcome:

@@ -8,6 +8,7 @@ from fastipam.cluster.engine import (
     Compacted,
     EngineDenied,
     EngineError,
+    EngineFull,
     EngineTimeout,
     EngineUnavailable,
     KeyEvent,
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
     from fastipam.cluster.engine import Compare, Delete
 
 FIRST_KEY = b"\0"  # no key of etcd's is empty
+MAKE_ROOM = (
+    "compact and defragment all members and then `etcdctl alarm disarm`, or start them with a "
+    "larger --quota-backend-bytes"
+)
 # The exceptions of reading an answer that is not etcd's.
 MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
@@ -48,7 +53,7 @@ _UNAUTHENTICATED = 16
 # What a member answers before it has proposed anything: another one may be asked at once.
 _NOT_DONE = (
     "no leader", "not leader", "too many requests", "not capable", "is not supported",
-    "corrupt cluster", "unhealthy cluster", "database space exceeded",
+    "corrupt cluster", "unhealthy cluster",
 )  # fmt: skip
 # The token is too old: log in again. Nothing was done.
 _TOKEN_IS_OLD = ("invalid auth token", "revision of auth store is old", "auth: token")
@@ -187,6 +192,10 @@ def _classify(code: int, text: str, where: str, *, change: bool) -> Exception:
         return Stale(text)
     if any(part in text for part in _NOT_DONE):
         return Retry(f"{where}: {text}")
+    if "database space exceeded" in text:
+        # A member says so before it proposes a change, or after it has applied the one that used
+        # the last room up (quotaApplierV3 in etcd's apply.go).
+        return EngineFull(f"etcd is out of space: {where}: {text}", hint=MAKE_ROOM)
     if "lease not found" in text:
         return SessionGone("the session has ended")
     if "required revision has been compacted" in text:
