@@ -23,7 +23,7 @@ PARTS = ("memory", "peers", "store", "process", "workloads")
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = command_line.parser("bench", __doc__, PARTS, command_line.DOCS)
+    parser = command_line.parser("bench", __doc__, PARTS, command_line.OUTPUT)
     parser.add_argument("--against", type=Path, help="compare with an earlier run's samples.json")
     guest = parser.add_argument_group("your own IPAM binary in the workloads")
     guest.add_argument("--plugin", type=Path, help="the executable")
@@ -34,7 +34,13 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         help="a network configuration whose `ipam` section it gets, with {data} where a directory "
         "of its own is to stand (default: host-local's keys `ranges` and `dataDir`)",
     )
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    given = [f"--{name}" for name in ("plugin", "type", "config") if getattr(arguments, name)]
+    if given and "workloads" not in command_line.chosen(arguments, PARTS):
+        parser.error(f"{given[0]} is for the part workloads, which --only leaves out")
+    if given and arguments.plugin is None:
+        parser.error(f"{given[0]} goes with --plugin")
+    return arguments
 
 
 def _guest(arguments: argparse.Namespace) -> workloads.Guest | None:
@@ -87,6 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     text = report.render(results, found)
     print(text)
     _write(results, text, arguments.output)
+    print(f"written: {arguments.output / 'report.md'}", file=sys.stderr)
     missed = [verdict.bar.name for verdict in results.verdicts if not verdict.met]
     if missed:
         print(f"missed: {'; '.join(missed)}", file=sys.stderr)

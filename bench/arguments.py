@@ -16,13 +16,18 @@ from bench.errors import Failed, Missing
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-DOCS = Path(__file__).parent.parent / "docs" / "bench"
+# Below the current directory, and ignored by git: a run replaces the figures of the documents only
+# with --output docs/bench.
+OUTPUT = Path("bench-report")
 
 
 def parser(
     program: str, text: str | None, parts: Sequence[str], output: Path
 ) -> argparse.ArgumentParser:
-    """Return a parser of ``--quick``, ``--only PART``, ``--output DIR`` and ``--scratch DIR``."""
+    """Return a parser of ``--quick``, ``--only PART``, ``--output DIR`` and ``--scratch DIR``.
+
+    ``output`` is where the report goes without ``--output``.
+    """
     made = argparse.ArgumentParser(prog=f"python -m {program}", description=text)
     made.add_argument("--quick", action="store_true", help="fewer rounds")
     made.add_argument(
@@ -32,7 +37,11 @@ def parser(
         help="measure this part only; may be given several times",
     )
     made.add_argument(
-        "--output", type=Path, default=output, help="where the report, samples and pictures go"
+        "--output",
+        type=Path,
+        default=output,
+        metavar="DIR",
+        help="where report, samples and pictures go (default: %(default)s)",
     )
     made.add_argument(
         "--scratch", type=Path, help="a directory on the disk to measure (default: the system's)"

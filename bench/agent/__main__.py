@@ -29,7 +29,7 @@ def _run(parts: list[str], effort: measure.Effort, scratch: Path) -> Results:
 
 def main(argv: list[str] | None = None) -> int:
     """Return exit status 0 when all bars are met, 1 when one is missed. Raises Missing, Failed."""
-    output = command_line.DOCS / "agent"
+    output = command_line.OUTPUT / "agent"
     arguments = command_line.parser("bench.agent", __doc__, PARTS, output).parse_args(argv)
     parts = command_line.chosen(arguments, PARTS)
     effort = measure.QUICK if arguments.quick else measure.FULL
@@ -41,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     print(text)
     (arguments.output / "report.md").write_text(text)
     results.write(arguments.output / "samples.json")
+    print(f"written: {arguments.output / 'report.md'}", file=sys.stderr)
     missed = [verdict.bar.name for verdict in results.verdicts if not verdict.met]
     if missed:
         print(f"missed: {'; '.join(missed)}", file=sys.stderr)
