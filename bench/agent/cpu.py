@@ -17,7 +17,7 @@ from bench.agent.clients import requests
 from bench.agent.yardstick import TOGETHER, Yardstick
 from bench.tables import duration, table
 from fastipam.agent.batch import Executor
-from fastipam.agent.loop import _Client
+from fastipam.agent.client import Client
 from fastipam.storage import open_stores
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def _least(run: Callable[[], object]) -> float:
     return min(taken) / (2 * TOGETHER)
 
 
-def _decode(client: _Client, raw: bytes) -> Request:
+def _decode(client: Client, raw: bytes) -> Request:
     client.incoming += raw
     request = client.take_request()
     assert request is not None
@@ -52,7 +52,7 @@ def main() -> None:
             requests(Path(scratch) / "store", f"c{place:063x}", 0) for place in range(TOGETHER)
         ]
         batches = [[pair[at] for pair in pairs] for at in (0, 1)]
-        client = _Client(unused, os.getpid())
+        client = Client(unused, os.getpid())
         hand = Yardstick(Path(scratch) / "hand", 1)
         execute = Executor()
 

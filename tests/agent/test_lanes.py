@@ -131,3 +131,24 @@ def test_a_defect_ends_the_agent() -> None:
     broken.put([Ticket("a", _request("a"))])
     with pytest.raises(ValueError, match="a defect"):
         until(broken.done, "it is raised")
+
+
+def test_one_store_does_not_take_every_place(start: Start, config: Make, tmp_path: Path) -> None:
+    """Calls that wait for a store leave places for other stores; those above are told to retry."""
+    held, other = _configs(config, tmp_path, "held", "other")
+    agent = start("--max-connections", "20", "--sweep-interval", "0")
+    assert ask(agent.path, "ADD", held, "first").status == 0
+    with ExitStack() as stack:
+        hold = stack.enter_context(ExitStack())
+        hold.enter_context(_held(tmp_path / "held"))
+        clients = [stack.enter_context(Client(agent.path)) for _ in range(10)]
+        for number, client in enumerate(clients):
+            client.send(environment("ADD", f"w{number}"), json.dumps(held).encode())
+        for number in range(20):
+            refused = ask(agent.path, "ADD", held, f"r{number}")
+            assert refused.document["code"] == 11
+            assert "wait for this store already" in refused.document["msg"]
+            assert ask(agent.path, "ADD", other, f"c{number}").status == 0
+        hold.close()
+        assert [client.receive().status for client in clients] == [0] * 10
+        assert ask(agent.path, "ADD", held, "last").status == 0

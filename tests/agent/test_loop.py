@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import socket
+import struct
+import subprocess
+import sys
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from fastipam.agent import protocol
 from fastipam.agent.lanes import Lanes, Work
-from fastipam.agent.loop import Limits, Server
+from fastipam.agent.loop import _IDLE_S, Limits, Server
 from fastipam.agent.requests import LATER, Answer, Request
 from fastipam.configuration.reader import LARGEST
 
@@ -327,6 +331,129 @@ def test_flood(serve: Callable[..., Served]) -> None:
         assert all(client.is_closed() for client in silent)
 
 
+_SILENT = """
+import socket, sys, time
+connections = [socket.socket(socket.AF_UNIX) for _ in range(int(sys.argv[2]))]
+for connection in connections:
+    connection.connect(sys.argv[1])
+    connection.sendall(bytes.fromhex(sys.argv[3]))
+    connection.setblocking(False)
+print("connected", flush=True)
+sys.stdin.read()
+closed = 0
+for connection in connections:
+    try:
+        closed += connection.recv(1) == b""
+    except BlockingIOError:
+        pass
+    except ConnectionError:
+        closed += 1
+print(closed)
+"""
+
+
+@contextmanager
+def _silent(path: Path, count: int, sent: bytes) -> Iterator[subprocess.Popen[str]]:
+    """A process with so many connections, on each of which it has sent this and waits."""
+    resource.prlimit(0, resource.RLIMIT_NOFILE, (16384, 16384))
+    command = [sys.executable, "-IS", "-c", _SILENT, str(path), str(count), sent.hex()]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"FIP1", protocol.pack_request({"A": "B"}, bytes(100))[:-1]],
+    ids=["silent", "half a header", "half a request"],
+)  # fmt: skip
+def test_a_process_with_thousands_of_connections(
+    sent: bytes, serve: Callable[..., Served], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process keeps as many connections as one may have; others are served meanwhile."""
+    served = serve(connections=1024, seconds=60)
+    with served.client() as good, _silent(served.path, 6000, sent) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        for number in range(50):
+            assert _ask(good, b"%d" % number) == b"%d" % number
+            _ask_anew(served)
+        assert process.stdout.readline() == "connected\n"
+        _ask_anew(served)
+        until(lambda: len(served.server._clients) <= 257, "the rest is closed")
+        process.stdin.close()
+        assert int(process.stdout.read()) == 6000 - 256
+    assert "has more than 256 connections" in caplog.text
+    assert caplog.text.count("has more than") < 100
+
+
+def _ask_anew(served: Served) -> None:
+    """Ask over a new connection, which waits for a place in the listener's queue as a launcher."""
+    with socket.socket(socket.AF_UNIX) as waiting:
+        waiting.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 20, 0))
+        waiting.connect(str(served.path))
+        waiting.sendall(protocol.pack_request({}, b"x"))
+        assert waiting.recv(100).endswith(b"x")
+
+
+def test_idle_connections_make_room(serve: Callable[..., Served]) -> None:
+    """When all places are taken, the longest idle connections are closed for new ones."""
+    served = serve(connections=40, seconds=60)
+    with ExitStack() as stack:
+        used = stack.enter_context(served.client())
+        assert _ask(used, b"x") == b"x"
+        idle = [stack.enter_context(served.client()) for _ in range(39)]
+        new = [stack.enter_context(served.client()) for _ in range(20)]
+        for client in new:
+            assert _ask(client, b"y") == b"y"
+        assert all(client.is_closed() for client in idle[:20])
+        assert _ask(used, b"x") == b"x", "one that has asked something is kept"
+        for client in idle[20:]:
+            assert _ask(client, b"z") == b"z"
+
+
+def test_served_clients_are_not_closed_for_others(serve: Callable[..., Served]) -> None:
+    """A client whose request is served keeps its connection; the new ones wait for a place."""
+    served = serve(connections=8, seconds=60)
+    with ExitStack() as stack:
+        served.hold.clear()
+        clients = [stack.enter_context(served.client()) for _ in range(8)]
+        for client in clients:
+            client.send({}, b"x")
+        assert served.busy.wait(20)
+        until(lambda: sum(one.ticket is not None for one in _known(served)) == 8, "all are served")
+        new = stack.enter_context(served.client())
+        new.send({}, b"new")
+        time.sleep(_IDLE_S * 2)
+        served.hold.set()
+        assert [client.receive().output for client in clients] == [b"x"] * 8
+        assert new.receive().output == b"new"
+
+
+def test_incomplete_requests_are_bounded_together(
+    serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The longest incomplete requests are forgotten when all of them take too much memory."""
+    monkeypatch.setattr("fastipam.agent.loop._LARGEST_UNFINISHED", 3_500_000)
+    served = serve(seconds=60)
+    with ExitStack() as stack:
+        small = stack.enter_context(served.client())
+        raw = protocol.pack_request({}, bytes(1_000_000))
+        small.socket.sendall(raw[:1000])
+        large = [stack.enter_context(served.client()) for _ in range(4)]
+        for client in large:
+            with suppress(ConnectionError):
+                client.socket.sendall(raw[:-1])
+        until(lambda: len(served.server._clients) == 4, "one of them is closed")
+        small.socket.sendall(raw[1000:])
+        assert len(small.receive().output) == 1_000_000
+
+
+def _known(served: Served) -> list[Any]:
+    return list(served.server._clients.values())
+
+
 @pytest.mark.parametrize("others", [0, 1])
 def test_out_of_descriptors(
     others: int, serve: Callable[..., Served], caplog: pytest.LogCaptureFixture
@@ -377,9 +504,7 @@ def test_nobody_waits_any_longer(serve: Callable[..., Served]) -> None:
         stays.send({}, b"stays")
         until(lambda: len(served.server._clients) == 3, "it is known to have left")
         until(
-            lambda: (
-                sum(one.ticket is not None for one in list(served.server._clients.values())) == 2
-            ),
+            lambda: sum(one.ticket is not None for one in _known(served)) == 2,
             "both others are served",
         )
         served.hold.set()
@@ -415,7 +540,7 @@ def test_flood_of_requests(serve: Callable[..., Served]) -> None:
 
 def test_stop_serves_the_queue(serve: Callable[..., Served]) -> None:
     """Requests of connections that were not even accepted are answered before the end."""
-    served = serve(connections=400)
+    served = serve(connections=2000)
     with ExitStack() as stack:
         served.hold.clear()
         first = stack.enter_context(served.client())

@@ -232,8 +232,8 @@ def test_gives_back_what_has_cooled(
     now_ns[0] += 61 * 10**9
     agent.turns(30)
     assert len(agent.active()) >= 8  # in which the 2,000 are: each still has its bit
-    monkeypatch.setattr(open_stores, "all_open", lambda: [agent.store])
-    chores = Housekeeping(clock=time)
+    monkeypatch.setattr(open_stores, "get", lambda *_, **__: agent.store)
+    chores = Housekeeping(agent.store.path, clock=time)
     while chores.wait_s() == 0.0:
         chores.step()
     agent.turns(30)

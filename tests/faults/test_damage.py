@@ -173,7 +173,7 @@ def _calls(ipam: Ipam, path: Path, clock: Clock) -> Iterator[Callable[[], object
     yield partial(ipam.network, "n")
     yield from 2 * (partial(sweep, ipam, grace_s=0),)
     yield partial(finish_reboot, ipam)
-    chores = Housekeeping((str(path),), interval_s=1, grace_s=0)
+    chores = Housekeeping(str(path), interval_s=1, grace_s=0)
     yield from 20 * (chores.step,)
     yield partial(backup, ipam.store, path / "copy")
     yield partial(verify, ipam.store)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from fastipam import cni
 from fastipam.agent import batch, protocol
+from fastipam.agent.lanes import Lanes, Work
 from fastipam.agent.loop import Limits, Server
 from fastipam.cni import handler, resolvconf
 from fastipam.storage import open_stores, tables
@@ -153,7 +154,9 @@ class ProtocolTarget(_Confined):
         super().__enter__()
         self._listener.bind(self._path)
         self._listener.listen(16)
-        self._server = Server(self._listener, batch.Executor(), Limits(64, 3600.0))
+        self._lanes = Lanes(lambda _: Work(batch.Executor()))
+        self._server = Server(self._listener, self._lanes, Limits(64, 3600.0))
+        self._server.begin()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
         return self
@@ -166,6 +169,7 @@ class ProtocolTarget(_Confined):
     ) -> None:
         self._server.stop(0.0)
         self._thread.join(_PATIENCE_S)
+        self._lanes.stop(_PATIENCE_S)
         self._server.close()
         self._listener.close()
         super().__exit__(kind, error, trace)

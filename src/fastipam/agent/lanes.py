@@ -8,18 +8,22 @@ loop once more. Between two batches it does the housekeeping of its store.
 
 from __future__ import annotations
 
+import json
 import logging
+import sys
 import threading
 import time
 from collections import deque
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fastipam.agent.requests import LATER, Answer
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from fastipam.agent.housekeeping import Housekeeping
-    from fastipam.agent.requests import Answer, Request
+    from fastipam.agent.requests import Request
 
     Serve = Callable[[Sequence[Request]], Sequence[Answer]]
 
@@ -27,17 +31,30 @@ log = logging.getLogger("fastipam.agent")
 
 MOST_LANES = 64  # threads; the stores after that share the lane of requests that name no store
 SHARED = ""
+_TOO_MANY = Answer(
+    1,
+    json.dumps(
+        {
+            "cniVersion": "1.1.0",
+            "code": 11,
+            "msg": "too many calls wait for this store already",
+            "details": "try again; `fastipam doctor` says who has the lock of the store",
+        }
+    ).encode(),
+    b"",
+)
 
 
 class Ticket:
     """A request on its way. ``owner`` gets the answer; once ``dropped``, nobody waits for it."""
 
-    __slots__ = ("dropped", "owner", "request")
+    __slots__ = ("dropped", "lane", "owner", "request")
 
     def __init__(self, owner: Any, request: Request) -> None:
         self.owner = owner
         self.request = request
         self.dropped = False
+        self.lane: _Lane | None = None
 
 
 class Work(NamedTuple):
@@ -59,14 +76,17 @@ class Lanes:
 
     ``work`` makes what a lane does, from the data directory of its store or SHARED; with None it
     makes what the loop does itself. ``route`` finds the lane of a request: None is the loop, for a
-    request that can touch no store.
+    request that can touch no store. At most ``most`` requests wait for a store, so that those of
+    other stores find a place; more are told to try again later.
     """
 
     def __init__(
         self,
         work: Callable[[str | None], Work],
         route: Callable[[Request], str | None] = lambda _: SHARED,
+        most: int = sys.maxsize,
     ) -> None:
+        self._most = most
         self._work = work
         self._route = route
         self._own = work(None)
@@ -96,8 +116,15 @@ class Lanes:
             lane = None if path is None else self._lane(path)
             if lane is None:
                 self._answer(self._own.serve, part)
-            else:
-                lane.queue.put(part)
+                continue
+            room = max(0, self._most - lane.waiting)
+            if part[room:]:
+                self._answer(lambda late: [_TOO_MANY] * len(late), part[room:])
+            if part[:room]:
+                for ticket in part[:room]:
+                    ticket.lane = lane
+                lane.waiting += len(part[:room])
+                lane.queue.put(part[:room])
 
     def done(self) -> list[tuple[Ticket, Answer]]:
         """Return the requests that were answered since the last call.
@@ -108,7 +135,11 @@ class Lanes:
             raise self._failure
         found = []
         while self._done:
-            found.append(self._done.popleft())
+            ticket, answer = self._done.popleft()
+            if ticket.lane is not None:
+                ticket.lane.waiting -= 1
+                ticket.lane = None
+            found.append((ticket, answer))
         return found
 
     def stop(self, seconds: float) -> bool:
@@ -155,6 +186,8 @@ class Lanes:
 class _Lane:
     """A thread and its queue, which has lists of requests, and None when the thread has to end."""
 
+    waiting = 0  # requests that it has not answered, as the loop knows
+
     def __init__(
         self,
         work: Work,
@@ -178,8 +211,10 @@ class _Lane:
         chores = self._work.chores
         while True:
             tickets, is_last = self._next(None if chores is None else chores.wait_s())
-            # Nobody waits any longer for a request whose client has gone away: an address would
-            # be assigned that nobody hears of.
+            # A client that has gone away would not hear of its address: its request is not served.
+            left = [ticket for ticket in tickets if ticket.dropped]
+            if left:
+                self._answer(lambda gone: [LATER] * len(gone), left)
             tickets = [ticket for ticket in tickets if not ticket.dropped]
             if tickets:
                 self._answer(self._work.serve, tickets)

@@ -15,15 +15,15 @@ import os
 import select
 import socket
 import time
-from _thread import allocate_lock
 from collections import OrderedDict
 from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastipam.agent import protocol
+from fastipam.agent.client import Client
 from fastipam.agent.lanes import Ticket
-from fastipam.agent.requests import LATER, Request
-from fastipam.cni.main import age_ns
+from fastipam.agent.requests import LATER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,71 +40,22 @@ _ANSWERS = b"a"  # what a lane writes to wake the loop; others write another byt
 _LOOK_AGAIN_S = 0.05  # while a request waits for something that may not wake the loop
 
 
+_IDLE_S = 0.25  # a launcher has sent its request by then; later it may be closed for another one
+_LOOKED_AT = 64  # connections, to find one that has not asked anything
+_LARGEST_UNFINISHED = 64 << 20  # bytes of requests that have not arrived completely
+_TELL_AGAIN_S = 1.0  # between two lines of the log that a client can cause
+
+
 class Limits(NamedTuple):
     """Bounds: ``connections`` at once, ``seconds`` of a client for one request or one answer."""
 
     connections: int = 1024
     seconds: float = 10.0
 
-
-class _Client:
-    """A connection: what has arrived of a request, and what is left to send of an answer."""
-
-    __slots__ = (
-        "arrived_ns", "awaited", "deadline", "descriptor", "failed", "incoming", "lock", "outgoing",
-        "peer", "sizes", "socket", "ticket",
-    )  # fmt: skip
-
-    def __init__(self, connection: socket.socket, peer: int) -> None:
-        self.socket = connection
-        self.descriptor = connection.fileno()
-        self.peer = peer
-        self.deadline = 0.0
-        self.awaited: int = select.EPOLLIN
-        self.incoming = bytearray()
-        self.outgoing = b""
-        self.failed = False  # an answer could not be written
-        # Held to write an answer, and to close the socket: its descriptor may be another client's
-        # then.
-        self.lock = allocate_lock()
-        self.sizes: tuple[int, int] | None = None
-        self.ticket: Ticket | None = None  # of the request that is served
-        # The first request begins with the connection: the launcher reads its input later.
-        self.arrived_ns = time.time_ns()
-
-    def send(self) -> None:
-        """Send what is left of an answer, or as much as the client reads now."""
-        try:
-            while self.outgoing:
-                sent = self.socket.send(self.outgoing)
-                self.outgoing = self.outgoing[sent:]
-        except BlockingIOError:
-            pass
-        except OSError:
-            self.failed = True
-
-    def take_request(self) -> Request | None:
-        """Return the next complete request, or None. Raises ProtocolError."""
-        header = protocol.REQUEST.size
-        incoming = self.incoming
-        if self.sizes is None:
-            if len(incoming) < header:
-                return None
-            self.sizes = protocol.request_size(incoming[:header])
-        variables, size = self.sizes
-        end = header + variables + size
-        if len(incoming) < end:
-            return None
-        environ = protocol.read_variables(bytes(incoming[header : header + variables]))
-        stdin = bytes(incoming[header + variables : end])
-        del incoming[:end]
-        self.sizes = None
-        arrived_ns, self.arrived_ns = self.arrived_ns, 0
-        started = environ.pop(protocol.STARTED, "")
-        if started:
-            # The launcher began before it was accepted: GC spares leases younger than its start.
-            arrived_ns = min(arrived_ns, time.time_ns() - age_ns(started))
-        return Request(environ, stdin, self.peer, arrived_ns, environ.pop(protocol.NETNS, ""))
+    @property
+    def of_a_process(self) -> int:
+        """Return the connections that one process may have. A launcher has one."""
+        return max(64, self.connections // 4)
 
 
 class Server:
@@ -124,9 +75,13 @@ class Server:
         self._lanes = lanes
         self._limits = limits
         self._allowed = {0, os.geteuid()}
-        self._clients: dict[int, _Client] = {}
+        self._clients: dict[int, Client] = {}
         # In the order of their deadlines, which are all set the same time ahead.
-        self._waiting: OrderedDict[int, _Client] = OrderedDict()
+        self._waiting: OrderedDict[int, Client] = OrderedDict()
+        # By the process id of a peer; 0 is a process that this one cannot see.
+        self._of_process: dict[int, OrderedDict[int, Client]] = {}
+        self._unfinished = 0  # bytes of incomplete requests, at most
+        self._tell_at = 0.0
         # Requests answered with LATER, and when they are handed to the lanes again at the latest.
         self._parked: list[Ticket] = []
         self._look_at = math.inf
@@ -149,7 +104,7 @@ class Server:
 
     def _send(self, ticket: Ticket, answer: Answer) -> None:
         """Write an answer, or what the client reads of it at once. Called in a lane."""
-        client: _Client = ticket.owner
+        client: Client = ticket.owner
         with client.lock:
             if answer is not LATER and not ticket.dropped:
                 client.outgoing = protocol.pack_answer(*answer[:3])
@@ -160,7 +115,7 @@ class Server:
         # It has nothing to do for a client that has read its answer: the client closes the
         # connection, or sends another request, and both wake the loop.
         if ticket is not None and answer is not LATER:
-            client: _Client = ticket.owner
+            client: Client = ticket.owner
             if client.ticket is not ticket:
                 return  # the loop has found the answer
             more = client.outgoing or client.incoming or client.failed or not client.awaited
@@ -203,10 +158,12 @@ class Server:
         """Return whether no request waits for an answer, or the time to stop has come."""
         if not self._draining:
             self._draining = True
-            while self._accept():
+            ready: list[Ticket] = []
+            while self._accept(ready):
                 pass  # connections in the listener's queue are served too
+            self._lanes.put(ready)
             self._listen(False)
-            return False  # the next step reads what they have sent
+            return False
         busy = any(
             client.incoming or client.outgoing or client.ticket for client in self._clients.values()
         )
@@ -224,11 +181,10 @@ class Server:
             elif descriptor == self._wake_read:
                 if os.read(self._wake_read, 4096).strip(_ANSWERS):
                     self._look_at = now
-            else:
+            elif descriptor in self._clients:  # else it was closed for another one
                 self._serve_event(self._clients[descriptor], event, ready)
         if accepting:  # only now: a new connection may get the descriptor of one that is closed
-            for client in self._accept():
-                self._read(client, ready)
+            self._accept(ready)
         if now >= self._look_at:
             self._look_at = math.inf
             ready = [*(one for one in self._parked if not one.dropped), *ready]
@@ -241,22 +197,27 @@ class Server:
         if now >= self._listen_at and not self._stopping:
             self._listen(True)
 
-    def _serve_event(self, client: _Client, event: int, ready: list[Ticket]) -> None:
-        if event & select.EPOLLOUT:
-            client.send()
-            self._after_sending(client)
-            if not client.outgoing:
-                self._restart_clock(client)
-                self._next(client, ready)
-        elif client.ticket is not None:
-            if event & (select.EPOLLHUP | select.EPOLLERR):
+    def _serve_event(self, client: Client, event: int, ready: list[Ticket]) -> None:
+        # The event may be older than what :meth:`_collect` has found meanwhile.
+        gone = event & (select.EPOLLHUP | select.EPOLLERR)
+        if client.ticket is not None or client.outgoing:
+            if gone:
                 self._drop(client)  # it has closed both directions: it reads no answer
-            else:
+            elif client.ticket is not None:
                 self._await(client, 0)  # what it sends behind its request waits in the socket
+            elif event & select.EPOLLOUT:
+                self._send_rest(client, ready)
         elif event & select.EPOLLIN:
             self._read(client, ready)
-        else:
+        elif gone:
             self._drop(client)
+
+    def _send_rest(self, client: Client, ready: list[Ticket]) -> None:
+        client.send()
+        self._after_sending(client)
+        if not client.outgoing:
+            self._restart_clock(client)
+            self._next(client, ready)
 
     def _timeout(self) -> float | None:
         """Return the seconds until the loop has something to do, or None when it has to wait."""
@@ -272,7 +233,7 @@ class Server:
         """Note what the lanes have answered; return what the same clients had sent already."""
         following: list[Ticket] = []
         for ticket, answer in self._lanes.done():
-            client: _Client = ticket.owner
+            client: Client = ticket.owner
             if ticket.dropped:
                 continue
             if answer is LATER:
@@ -296,13 +257,14 @@ class Server:
                 self._epoll.unregister(self._listener)
             self._listening = on
 
-    def _accept(self) -> list[_Client]:
-        """Accept and return waiting connections within the limit; close those of other users."""
-        accepted = []
+    def _accept(self, ready: list[Ticket]) -> bool:
+        """Accept connections that wait, within the limits, and read what they have sent.
+
+        Return whether there were any. Those of other users are closed.
+        """
+        found = False
         for _ in range(_ACCEPT_AT_ONCE):
-            if len(self._clients) >= self._limits.connections:
-                log.warning("connections=%d limit reached", len(self._clients))
-                self._listen(False)
+            if len(self._clients) >= self._limits.connections and not self._make_room():
                 break
             try:
                 connection, _ = self._listener.accept()
@@ -319,28 +281,66 @@ class Server:
                 self._listen(False)
                 self._listen_at = time.monotonic() + _ACCEPT_AGAIN_S
                 break
-            self._failing = False
+            self._failing, found = False, True
             peer, uid = protocol.peer_of(connection)
             if uid not in self._allowed:
-                log.warning("peer=%d uid=%d refused", peer, uid)
+                self._tell("peer=%d uid=%d refused", peer, uid)
                 connection.close()
                 continue
             connection.setblocking(False)
-            client = _Client(connection, peer)
+            client = Client(connection, peer)
             self._clients[client.descriptor] = client
             self._epoll.register(client.descriptor, select.EPOLLIN)
             self._restart_clock(client)
-            accepted.append(client)
-        return accepted
+            self._read(client, ready)
+            self._limit_process(client)
+        return found
 
-    def _restart_clock(self, client: _Client) -> None:
+    def _make_room(self) -> bool:
+        """Close an idle connection for one that waits, and return whether one was closed."""
+        if not select.select([self._listener], [], [], 0)[0]:
+            return False
+        now = time.monotonic()
+        self._tell("connections=%d limit reached", len(self._clients))
+        longest = next(iter(self._waiting.values()), None)
+        idle_at = now if longest is None else longest.deadline - self._limits.seconds
+        idle_at += _IDLE_S
+        if longest is None or now < idle_at:  # launchers that are served, or have just connected
+            self._listen(False)
+            self._listen_at = idle_at
+            return False
+        idle = (one for one in islice(self._waiting.values(), _LOOKED_AT) if not one.asked)
+        self._drop(next(idle, longest))
+        return True
+
+    def _limit_process(self, client: Client) -> None:
+        """Close the longest idle connection of a process that has too many with this one."""
+        if not client.peer or self._clients.get(client.descriptor) is not client:
+            return
+        own = self._of_process.setdefault(client.peer, OrderedDict())
+        own[client.descriptor] = client
+        if len(own) <= self._limits.of_a_process:
+            return
+        idle = [one for one in own.values() if one.ticket is None]
+        if idle:  # else all of them are served
+            self._tell("peer=%d has more than %d connections", client.peer, len(own) - 1)
+            self._drop(next((one for one in idle if not one.asked), idle[0]))
+
+    def _tell(self, text: str, *values: object) -> None:
+        """Log what a client can cause, but not as often as it can cause it."""
+        now = time.monotonic()
+        if now >= self._tell_at:
+            self._tell_at = now + _TELL_AGAIN_S
+            log.warning(text, *values)
+
+    def _restart_clock(self, client: Client) -> None:
         if self._clients.get(client.descriptor) is not client:
             return  # it was closed meanwhile
         client.deadline = time.monotonic() + self._limits.seconds
         self._waiting[client.descriptor] = client
         self._waiting.move_to_end(client.descriptor)
 
-    def _read(self, client: _Client, ready: list[Ticket]) -> None:
+    def _read(self, client: Client, ready: list[Ticket]) -> None:
         try:
             size = client.socket.recv_into(self._buffer)
         except BlockingIOError:
@@ -353,14 +353,26 @@ class Server:
         if not client.arrived_ns:
             client.arrived_ns = time.time_ns()
         client.incoming += self._buffer[:size]
+        self._unfinished += size
+        if self._unfinished > _LARGEST_UNFINISHED:
+            self._forget_largest()
         self._next(client, ready)
 
-    def _next(self, client: _Client, ready: list[Ticket]) -> None:
+    def _forget_largest(self) -> None:
+        """Close the clients with the longest incomplete requests, until the rest is bounded."""
+        self._unfinished = sum(len(one.incoming) for one in self._clients.values())
+        while self._unfinished > _LARGEST_UNFINISHED:
+            largest = max(self._clients.values(), key=lambda one: len(one.incoming))
+            self._unfinished -= len(largest.incoming)
+            self._tell("peer=%d incomplete requests are too large together", largest.peer)
+            self._drop(largest)
+
+    def _next(self, client: Client, ready: list[Ticket]) -> None:
         """Add the client's next complete request to ``ready``: at most one a client is served."""
         try:
             request = client.take_request()
         except protocol.ProtocolError as error:
-            log.warning("peer=%d %s", client.peer, error)
+            self._tell("peer=%d %s", client.peer, error)
             self._drop(client)
             return
         if request is not None:
@@ -368,14 +380,14 @@ class Server:
             self._waiting.pop(client.descriptor, None)  # now it is the client that waits
             ready.append(client.ticket)
 
-    def _after_sending(self, client: _Client) -> None:
+    def _after_sending(self, client: Client) -> None:
         """Wait for the client to read the rest of an answer, or to send its next request."""
         if client.failed:
             self._drop(client)
         else:
             self._await(client, select.EPOLLOUT if client.outgoing else select.EPOLLIN)
 
-    def _await(self, client: _Client, events: int) -> None:
+    def _await(self, client: Client, events: int) -> None:
         """Have epoll report these events; without a system call when it does already."""
         if client.awaited != events:
             self._epoll.modify(client.descriptor, events)
@@ -388,14 +400,19 @@ class Server:
             if client.deadline > now:
                 return
             if client.incoming or client.outgoing:
-                log.warning("peer=%d took more than %gs", client.peer, self._limits.seconds)
+                self._tell("peer=%d took more than %gs", client.peer, self._limits.seconds)
             self._drop(client)
 
-    def _drop(self, client: _Client) -> None:
+    def _drop(self, client: Client) -> None:
         if self._clients.get(client.descriptor) is not client:  # dropped already
             return
         del self._clients[client.descriptor]
         self._waiting.pop(client.descriptor, None)
+        own = self._of_process.get(client.peer)
+        if own is not None:
+            own.pop(client.descriptor, None)
+            if not own:
+                del self._of_process[client.peer]
         with client.lock:
             client.outgoing = b""
             client.incoming.clear()

@@ -116,7 +116,7 @@ def run(options: Options, announce: Callable[[Ready], object] = lambda _: None) 
             data_dir = data_dir_of(request.stdin, clusters)
             return SHARED if data_dir is None else os.path.abspath(data_dir)
 
-        lanes = Lanes(work, route)
+        lanes = Lanes(work, route, max(1, options.limits.connections // 2))
         server = Server(listener, lanes, options.limits)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: server.stop(options.drain_s))

@@ -1,0 +1,79 @@
+"""A connection to the agent: what has arrived of a request, what is left to send of an answer."""
+
+from __future__ import annotations
+
+import select
+import time
+from _thread import allocate_lock
+from typing import TYPE_CHECKING
+
+from fastipam.agent import protocol
+from fastipam.agent.requests import Request
+from fastipam.cni.main import age_ns
+
+if TYPE_CHECKING:
+    import socket
+
+    from fastipam.agent.lanes import Ticket
+
+
+class Client:
+    """A connection: what has arrived of a request, and what is left to send of an answer."""
+
+    __slots__ = (
+        "arrived_ns", "asked", "awaited", "deadline", "descriptor", "failed", "incoming", "lock",
+        "outgoing", "peer", "sizes", "socket", "ticket",
+    )  # fmt: skip
+
+    def __init__(self, connection: socket.socket, peer: int) -> None:
+        self.socket = connection
+        self.descriptor = connection.fileno()
+        self.peer = peer
+        self.deadline = 0.0
+        self.awaited: int = select.EPOLLIN
+        self.incoming = bytearray()
+        self.outgoing = b""
+        self.failed = False  # an answer could not be written
+        # Held to write an answer, and to close the socket: its descriptor may be another client's
+        # then.
+        self.lock = allocate_lock()
+        self.sizes: tuple[int, int] | None = None
+        self.asked = False  # it has sent a whole request
+        self.ticket: Ticket | None = None  # of the request that is served
+        # The first request begins with the connection: the launcher reads its input later.
+        self.arrived_ns = time.time_ns()
+
+    def send(self) -> None:
+        """Send what is left of an answer, or as much as the client reads now."""
+        try:
+            while self.outgoing:
+                sent = self.socket.send(self.outgoing)
+                self.outgoing = self.outgoing[sent:]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.failed = True
+
+    def take_request(self) -> Request | None:
+        """Return the next complete request, or None. Raises ProtocolError."""
+        header = protocol.REQUEST.size
+        incoming = self.incoming
+        if self.sizes is None:
+            if len(incoming) < header:
+                return None
+            self.sizes = protocol.request_size(incoming[:header])
+        variables, size = self.sizes
+        end = header + variables + size
+        if len(incoming) < end:
+            return None
+        environ = protocol.read_variables(bytes(incoming[header : header + variables]))
+        stdin = bytes(incoming[header + variables : end])
+        del incoming[:end]
+        self.sizes = None
+        self.asked = True
+        arrived_ns, self.arrived_ns = self.arrived_ns, 0
+        started = environ.pop(protocol.STARTED, "")
+        if started:
+            # The launcher began before it was accepted: GC spares leases younger than its start.
+            arrived_ns = min(arrived_ns, time.time_ns() - age_ns(started))
+        return Request(environ, stdin, self.peer, arrived_ns, environ.pop(protocol.NETNS, ""))
