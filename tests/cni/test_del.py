@@ -105,6 +105,35 @@ def test_no_ipam(ipam: Any, call: Call, monkeypatch: pytest.MonkeyPatch, tmp_pat
         assert list(opened.network("mynet").leases()) == []
 
 
+@pytest.mark.parametrize("command", ["DEL", "GC"])
+@pytest.mark.parametrize("ipam", [{"type": "fastipam"}, {"dataDir": "relative"}, None])
+def test_no_store_here_knows_the_network(
+    command: str,
+    ipam: Any,
+    call: Call,
+    config: Make,
+    held: Held,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """A configuration that has lost its dataDir releases nothing, and standard error says so."""
+    monkeypatch.setattr(
+        "fastipam.configuration.network.DEFAULT_DATA_DIR", str(tmp_path / "default")
+    )
+    call("ADD", config(ipam=SUBNET))
+    made = {"cniVersion": "1.1.0", "name": "mynet", "ipam": ipam, "cni.dev/valid-attachments": []}
+    for _ in range(2):  # without a store there, and with one that knows another network
+        answer = call(command, made)
+        assert (answer.status, answer.document) == (0, None)
+        assert answer.stderr.startswith("ipam.dataDir: not given"), answer.stderr
+        assert "does not know network mynet" in answer.stderr
+        call("ADD", config(name="other", ipam=SUBNET | {"dataDir": str(tmp_path / "default")}))
+    assert len(held()) == 1
+    call("ADD", config(ipam=SUBNET | {"dataDir": str(tmp_path / "default")}))
+    for _ in range(2):  # the second one finds nothing to release, as often happens
+        assert call(command, made) == DONE
+
+
 @pytest.mark.parametrize("args", ["K8S_POD_NAME=x", ";;", "IP", "IgnoreUnknown=maybe", "IP=nope"])
 def test_args(args: str, call: Call, config: Make, held: Held) -> None:
     """CNI_ARGS cannot keep DEL from freeing."""

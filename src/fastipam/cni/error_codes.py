@@ -68,6 +68,12 @@ def from_exception(error: BaseException) -> CniError:
                 return CniError(code, message, error.hint or "")
     if isinstance(error, MemoryError):
         return CniError(TRY_LATER, "not enough memory for this request")
+    if isinstance(error, OSError) and error.errno is not None:
+        from fastipam.storage import limits
+
+        met = limits.passing(error.errno)
+        if met is not None:
+            return CniError(TRY_LATER, f"the request cannot be handled now: {met[0]}", met[1])
     if isinstance(error, ImportError):  # a module that is needed rarely, while an upgrade runs
         hint = "try again; if it stays so, run `fastipam install` again"
         return CniError(TRY_LATER, f"a part of fastipam cannot be loaded: {error}", hint)

@@ -354,10 +354,25 @@ def _located(error: ConfigError, config: Config) -> ConfigError:
 
 def _delete(call: _Call) -> None:
     network = _existing(call.known)
+    freed = None
     if network is not None:
-        network.release_raw(call.asked.container_id, call.asked.ifname)
+        freed = network.release_raw(call.asked.container_id, call.asked.ifname)
+    if not freed:
+        _note_unknown(call, network)
     if call.asked.netns:
         environment.identify(call.asked, call.own_netns, call.seen_netns)
+
+
+def _note_unknown(call: _Call, network: Network | None) -> None:
+    """Note a DEL or GC that does not say where its store is, of a network that no store knows."""
+    location = call.known.location
+    if location is None or not location.is_assumed:
+        return
+    if network is None or not network.is_known():
+        call.log(
+            f"ipam.dataDir: not given, and the store {location.data_dir} does not know network "
+            f"{location.name}: nothing was released"
+        )
 
 
 def _check(call: _Call) -> None:
@@ -383,8 +398,8 @@ def _collect(call: _Call) -> None:
 
     valid = valid_attachments(call.known.document)
     network = _existing(call.known)
-    if network is not None:
-        network.retain(valid, call.started_ns)
+    if network is None or not network.retain(valid, call.started_ns):
+        _note_unknown(call, network)
 
 
 def _status_of_cluster(call: _Call, config: Config, exhausted: RangeSet | None) -> RangeSet | None:

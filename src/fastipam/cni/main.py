@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 _CHUNK = 1 << 16
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 # lmdb would compile another implementation of itself, which fastipam does not work with.
 _FORCED = "LMDB_FORCE_CFFI"
 
@@ -119,18 +121,30 @@ def main(installed_for: str = "") -> NoReturn:
 
 def _last_words(error: BaseException, installed_for: str) -> bytes:
     """Return the error object for a failure outside of ``handle``, such as a lost input."""
-    from json import dumps
-
     code = 50 if os.environ.get("CNI_COMMAND") == "STATUS" else 11
     details = ""
     if isinstance(error, KeyboardInterrupt):
         message = "interrupted"
+    elif isinstance(error, OSError) and error.errno in _PASSING:
+        message = f"this process has met a limit: {error}"
+        details = "`ulimit -a`, and Limit…= of the service, name the limits"
+    elif isinstance(error, MemoryError):
+        message, details = "not enough memory to start", "see `ulimit -v` and `free -m`"
     elif isinstance(error, OSError):
         code, message = 5, f"standard input: {error}"
     else:
         message, details = why_not_loaded(error, installed_for)
-    body = {"cniVersion": "1.1.0", "code": code, "msg": message}
-    return dumps(body | ({"details": details} if details else {})).encode()
+    more = f', "details": {_quoted(details)}' if details else ""
+    return f'{{"cniVersion": "1.1.0", "code": {code}, "msg": {_quoted(message)}{more}}}'.encode()
+
+
+def _quoted(text: str) -> str:
+    """Return a text as JSON, without an import: what has failed may be one, for want of memory."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    plain = "".join(
+        one if one.isprintable() else f"\\u{min(ord(one), 0xFFFD):04x}" for one in escaped
+    )
+    return '"' + plain.encode("utf-8", "replace").decode() + '"'
 
 
 def refuse_forced() -> None:

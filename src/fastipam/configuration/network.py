@@ -81,9 +81,12 @@ def network_name(document: dict[str, Any]) -> str:
 
 
 class Location:
-    """Where the leases are, for DEL and GC, which have to work with a wrong configuration too."""
+    """Where the leases are, for DEL and GC, which have to work with a wrong configuration too.
 
-    __slots__ = ("data_dir", "durability", "name", "policy")
+    ``is_assumed`` says that the configuration has no usable ``dataDir``: it is the default then.
+    """
+
+    __slots__ = ("data_dir", "durability", "is_assumed", "name", "policy")
 
     def __init__(self, document: dict[str, Any]) -> None:
         self.name = network_name(document)
@@ -91,6 +94,7 @@ class Location:
         holder = ipam if isinstance(ipam, dict) else {}
         data_dir = holder.get("datadir")
         usable = reader.is_path(data_dir) and os.path.isabs(str(data_dir))
+        self.is_assumed = not usable
         self.data_dir = str(data_dir) if usable else DEFAULT_DATA_DIR
         # The store knows its durability; a wrong value must not keep DEL from releasing.
         self.durability: str | None = None

@@ -166,6 +166,11 @@ class Reading(Books):
         if untouched:
             self._before_first()
 
+    def is_known(self) -> bool:
+        """Return whether the store has this network. O(1)."""
+        with self._store.read() as txn:
+            return self.id_in(txn) is not None
+
     def require_free_gateways(self) -> None:
         """Raise ConfigError when a gateway of the ranges is assigned to somebody. O(ranges)."""
         with self._store.read() as txn:

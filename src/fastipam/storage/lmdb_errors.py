@@ -22,6 +22,7 @@ MAX_READERS = 1022  # 64 bytes of the lock file each; LMDB's 126 is few for a no
 REPLACE_HINT = "restore a backup, or move data.mdb and lock.mdb away to begin anew"
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _DAMAGED = (
     lmdb.InvalidError,
     lmdb.CorruptedError,
@@ -48,8 +49,14 @@ def translate(error: Exception, path: str, map_size: int = MAP_SIZE) -> StoreErr
             path=path,
             hint="close it and open it again, with the map_size that the others have",
         )
+    if code in (errno.EIO, errno.EFBIG):  # LMDB calls a write that fell short EIO
+        from fastipam.storage import limits
+
+        met = limits.file_size()
+        if met is not None:
+            return StoreFull(f"the store {path} cannot grow: {met[0]}", path=path, hint=met[1])
     if code == errno.EIO and is_disk_full(path):
-        code = errno.ENOSPC  # LMDB calls a write that fell short EIO
+        code = errno.ENOSPC
     if code in _FULL:
         return StoreFull(
             f"no space is left for the store {path}: {os.strerror(code)}",
@@ -68,6 +75,15 @@ def translate(error: Exception, path: str, map_size: int = MAP_SIZE) -> StoreErr
         )
     if isinstance(error, lmdb.VersionMismatchError):
         return StoreVersion(f"{path} was written by another version of LMDB: {error}", path=path)
+    if code in _PASSING:
+        from fastipam.storage import limits
+
+        met = limits.passing(code)
+        if met is not None:
+            text = f"the store {path} cannot be opened now: {met[0]}"
+            if code == errno.ENOMEM:
+                text += f", and the store needs {_size(map_size)}"
+            return StoreBusy(text, path=path, hint=met[1])
     reason = os.strerror(code) if code > 0 else str(error)
     return StoreUnavailable(
         f"the store {path} cannot be used: {reason}",
