@@ -154,6 +154,24 @@ def test_other_ranges_begin_other_samples(opened: Ipam, looking: Watch, moment: 
     assert looking.exhaustion_s(_key(opened)) == math.inf
 
 
+def test_a_full_configuration_beside_another_of_its_name(opened: Ipam, looking: Watch) -> None:
+    """A network that is used with two configurations in turn has the sets of both, in one order."""
+    for number in range(3):
+        opened.network("n", "10.2.0.0/24").allocate(f"b{number}")
+        opened.network("n", "10.1.0.0/29").allocate(f"a{number}")
+    (first,) = looking.sample()
+    opened.network("n", "10.2.0.0/24").allocate("b3")
+    (second,) = looking.sample()
+    opened.network("n", "10.1.0.0/29").allocate_many([("a3", "eth0"), ("a4", "eth0")])
+    (third,) = looking.sample()
+    for reading in (first, second, third):
+        names = [(one.number, one.ranges_text) for one in reading.sets]
+        assert names == [(0, "10.1.0.0/29"), (1, "10.2.0.0/24")]
+        assert reading.outside == 0
+    assert [one.full for one in third.sets] == [True, False]
+    assert looking.soonest_s(third) == 0
+
+
 def test_the_memory_is_bounded(opened: Ipam, looking: Watch, moment: Time) -> None:
     """Two days of samples leave an hour of fine ones and a day of coarse ones, oldest first."""
     opened.network("n", "10.1.0.0/24").allocate("a")
@@ -216,26 +234,26 @@ def test_the_longest_run_is_computed_aside(
     where = set()
     compute = readings.longest_free_runs
 
-    def watched(*arguments: Any) -> list[int] | None:
+    def watched(*arguments: Any) -> dict[str, int] | None:
         where.add(threading.current_thread().name)
         return compute(*arguments)
 
     monkeypatch.setattr(readings, "longest_free_runs", watched)
     opened.network("n", "10.1.0.0/24").allocate("a", addresses=["10.1.0.100"])
     (reading,) = looking.sample()
-    assert looking.longest_runs(reading) is None
+    assert not looking.longest_runs(reading)
     looking.start()
     try:
-        until(lambda: looking.longest_runs(reading) is not None, "it is computed")
+        until(lambda: looking.longest_runs(reading), "it is computed")
         assert where == {"watch"}
-        assert looking.longest_runs(reading) == [154]
+        assert list(looking.longest_runs(reading).values()) == [154]
         assert not looking._wanted.is_set()
         opened.network("n").allocate("b", addresses=["10.1.0.200"])
         (later,) = looking.sample()
-        assert looking.longest_runs(later) == [154]  # too soon for another look
+        assert list(looking.longest_runs(later).values()) == [154]  # too soon for another look
         assert not looking._wanted.is_set()
         moment.now += watch.RUN_AGE_S
-        until(lambda: looking.longest_runs(later) == [99], "it is computed again")
+        until(lambda: list(looking.longest_runs(later).values()) == [99], "it is computed again")
     finally:
         looking.stop()
 
@@ -281,7 +299,8 @@ def test_longest_free_run(ipam: Ipam, ranges: Any, exclude: tuple[str, ...], use
                 run = 0 if (each.family, value) in taken else run + 1
                 longest[index] = max(longest[index], run)
     with ipam.store.read() as txn:
-        assert readings.longest_free_runs(txn, "n") == longest
+        found = readings.longest_free_runs(txn, "n")
+    assert found == dict(zip(map(str, pool.sets), longest, strict=True))
 
 
 def test_longest_free_run_of_a_64(ipam: Ipam, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,7 +308,7 @@ def test_longest_free_run_of_a_64(ipam: Ipam, monkeypatch: pytest.MonkeyPatch) -
     net = ipam.network("n", "2001:db8::/64")
     net.allocate("a", addresses=["2001:db8::8000:0:0:0"])
     with ipam.store.read() as txn:
-        assert readings.longest_free_runs(txn, "n") == [(1 << 63) - 1]
+        assert list((readings.longest_free_runs(txn, "n") or {}).values()) == [(1 << 63) - 1]
         assert readings.longest_free_runs(txn, "nobody's") is None
         monkeypatch.setattr(readings, "MOST_PAGES", 0)
         assert readings.longest_free_runs(txn, "n") is None

@@ -63,6 +63,11 @@ class SetCounts:
         self.blocks = blocks
 
     @property
+    def used(self) -> int:
+        """The addresses of the set that are not free."""
+        return self.counts["size"] - self.counts[FREE]
+
+    @property
     def used_percent(self) -> float | None:
         """How much of the set is in use, or None when this node has no address of it."""
         return used_percent(self.counts)

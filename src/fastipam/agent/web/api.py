@@ -136,7 +136,7 @@ class Page:
                     "used_percent": one.used_percent,
                     "full": one.full,
                     "excluded": one.excluded,
-                    "longest_free_run": None if runs is None else runs[one.number],
+                    "longest_free_run": runs.get(str(one.range_set)),
                     "exhaustion_s": _finite(self._watch.exhaustion_s(reading.key, one.number)),
                 }
                 for one in reading.sets

@@ -147,8 +147,9 @@ class _Networks:
                 full.add_metric(key, one.full)
                 exhaustion.add_metric(key, self._watch.exhaustion_s(reading.key, one.number))
                 info.add_metric(key, {"ranges": one.ranges_text})
-                if runs is not None:
-                    longest.add_metric(key, runs[one.number])
+                run = runs.get(str(one.range_set))
+                if run is not None:
+                    longest.add_metric(key, run)
         yield from (addresses, full, exhaustion, longest, info)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fastipam.allocation import counts
 from fastipam.allocation.accounts import look_up
+from fastipam.allocation.states import FREE
 from fastipam.errors import FastipamError
 from fastipam.picture import blocks
 from fastipam.storage import open_stores, tables
@@ -21,6 +22,8 @@ from fastipam.storage.records import keys
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from fastipam.addressing.ranges import Pool
+    from fastipam.storage.records.network_state import NetworkState
     from fastipam.storage.store import Store
     from fastipam.storage.transaction import Snapshot
 
@@ -30,6 +33,9 @@ MOST_PAGES = 65536
 
 class Reading(NamedTuple):
     """A network at one moment. ``assignments`` counts all since the network exists.
+
+    ``sets`` has the range sets of the other configurations, too, when a network is used with
+    several in turn. They are numbered in an order that does not depend on whose turn it is.
 
     ``change`` is the number of the store's last transaction.
     """
@@ -52,7 +58,8 @@ class Reading(NamedTuple):
     @property
     def outside(self) -> int:
         """The addresses in use that the ranges do not contain (any longer)."""
-        return self.counts["size"] - sum(one.counts["size"] for one in self.sets)
+        within = sum(one.used for one in self.sets)
+        return max(0, self.counts["size"] - self.counts[FREE] - within)  # ranges of two may overlap
 
 
 def watch_directories(data_dirs: Iterable[str]) -> None:
@@ -109,11 +116,21 @@ def read(txn: Snapshot, name: str) -> Reading | None:
         txn.number,
         wall_ns,
         counts.of_network(txn, state, pool),
-        counts.of_sets(txn, state, pool),
+        _sets(txn, state, pool),
         state.generation,
         age_ns / 1e9,
         blocks.owned(txn, network_id, pool),
     )
+
+
+def _sets(txn: Snapshot, state: NetworkState, pool: Pool) -> list[counts.SetCounts]:
+    own, others = counts.of_sets(txn, state, pool), counts.of_others(txn, state, pool)
+    if not others:
+        return own
+    found = sorted((*own, *others), key=lambda one: str(one.range_set))
+    for number, one in enumerate(found):
+        one.number = number
+    return found
 
 
 def _oldest(txn: Snapshot, network_id: int) -> int | None:
@@ -135,25 +152,28 @@ def _oldest(txn: Snapshot, network_id: int) -> int | None:
     return min(heads, default=None)
 
 
-def longest_free_runs(txn: Snapshot, name: str) -> list[int] | None:
+def longest_free_runs(txn: Snapshot, name: str) -> dict[str, int] | None:
     """Return for each range set the most free addresses in a row within one interval. O(pages).
 
-    Of a set that is cut into blocks the intervals are those of this node's active blocks. Return
-    None when the network is not known, or has more than ``MOST_PAGES`` pages.
+    The keys are the sets' ranges as text. Of a set that is cut into blocks the intervals are those
+    of this node's active blocks. Return None when the network is not known, or has more than
+    ``MOST_PAGES`` pages.
     """
     found = look_up(txn, name)
     if found is None:
         return None
     network_id, pool = found
+    sets = [one.range_set for one in _sets(txn, txn.state(network_id), pool)]
     pages: dict[int, dict[int, bytes]] = {}
-    for family in {each.family for each in pool.sets}:
+    for family in {each.family for each in sets}:
         its_pages = _pages(txn, network_id, family)
         if its_pages is None:
             return None
         pages[family] = its_pages
-    return [
-        _longest(blocks.intervals(txn, network_id, each), pages[each.family]) for each in pool.sets
-    ]
+    return {
+        str(each): _longest(blocks.intervals(txn, network_id, each), pages[each.family])
+        for each in sets
+    }
 
 
 def _pages(txn: Snapshot, network_id: int, family: int) -> dict[int, bytes] | None:

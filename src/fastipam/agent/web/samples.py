@@ -102,7 +102,7 @@ class Watch(Observer):
         self._clock = clock
         self._monotonic = idle
         self._series: dict[tuple[str, str, int], _Series] = {}
-        self._runs: dict[tuple[str, str], tuple[int, float, list[int] | None]] = {}
+        self._runs: dict[tuple[str, str], tuple[int, float, dict[str, int] | None]] = {}
         self._lock = threading.Lock()
         self._wanted = threading.Event()
         self._runs_wanted = False
@@ -235,8 +235,8 @@ class Watch(Observer):
 
     # The longest free run -------------------------------------------------------------------
 
-    def longest_runs(self, reading: Reading) -> list[int] | None:
-        """Return the longest free run of each range set as last computed, or None. O(1).
+    def longest_runs(self, reading: Reading) -> dict[str, int]:
+        """Return the longest free run of range sets, by their ranges, as last computed. O(1).
 
         When they are out of date the thread computes them again, since that reads every page; the
         next call returns the new ones. So they are at most one scrape older than the other numbers.
@@ -246,8 +246,7 @@ class Watch(Observer):
         if change != reading.change and self._monotonic() - at >= RUN_AGE_S:
             self._runs_wanted = True
             self._wanted.set()
-        # The ranges may have changed since the runs were computed.
-        return runs if runs is not None and len(runs) == len(reading.sets) else None
+        return runs or {}
 
     def _compute_run(self, reading: Reading) -> None:
         with self._lock:
