@@ -13,6 +13,7 @@ import time
 from fastipam.addressing.addresses import format_ip, parse_ip
 from fastipam.configuration.policy import DEFAULT_DATA_DIR
 from fastipam.errors import ConfigError
+from fastipam.storage import boot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def file_names(directory: str | os.PathLike[str]) -> list[str]:
 
 def booted_ns() -> int:
     """Return when the machine was started: wall clock, nanoseconds since the epoch."""
-    return time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    return time.time_ns() - boot.boottime_ns()
 
 
 def leases(

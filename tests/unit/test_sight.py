@@ -54,7 +54,7 @@ def files(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int, int] | O
 @pytest.mark.parametrize(
     ("netns", "inode", "mount_ns", "seen"),
     [
-        ("", INODE, HERE, "its lease names no network namespace"),
+        ("", INODE, HERE, "no network namespace was noted"),
         ("netns/x", INODE, HERE, "netns/x is not an absolute path"),
         (
             "/run/netns/shut", INODE, HERE,

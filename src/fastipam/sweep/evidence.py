@@ -45,7 +45,7 @@ class Place:
         of a namespace, the namespace has to be searched for: :func:`is_lost`.
         """
         if not record.netns:
-            return "its lease names no network namespace"
+            return "no network namespace was noted"
         if not record.netns.startswith("/"):
             return f"{record.netns} is not an absolute path"
         directory = os.path.dirname(record.netns)

@@ -88,7 +88,7 @@ def command(data_dir: str, network: str | None, grace: float, dry_run: bool, as_
     if earlier:
         output.note(f"{output.counted(earlier, 'lease')} of an earlier boot {verb}")
     for why, count in report.reasons():
-        output.note(f"{count} cannot be judged: {why}")
+        output.note(f"{output.counted(count, 'lease')} cannot be judged: {why}")
 
 
 def _row(result: str, lease: Lease) -> dict[str, Any]:
