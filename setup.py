@@ -17,6 +17,10 @@ if sanitizers := os.environ.get("FASTIPAM_SANITIZE"):
     link_flags = [f"-fsanitize={sanitizers}"]
 
 LAUNCHER = "fastipam.launcher"
+EXTENSIONS = {
+    "_bitmap": ["src/_bitmap.pyx"],
+    "_transaction": ["src/_transaction.pyx", "src/writer_lock.c"],
+}
 
 
 class BuildExt(build_ext):
@@ -63,11 +67,13 @@ setup(
         *cythonize(
             [
                 Extension(
-                    "fastipam._bitmap",
-                    ["src/_bitmap.pyx"],
+                    f"fastipam.{name}",
+                    sources,
+                    include_dirs=["src"],
                     extra_compile_args=flags,
                     extra_link_args=link_flags,
                 )
+                for name, sources in EXTENSIONS.items()
             ],
             build_dir="build/cython",
         ),

@@ -11,11 +11,12 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src" / "fastipam"
 PACKAGE = "fastipam"
+NATIVE = ("_bitmap", "_transaction")
 
 # A line imports only from lines above it; within a line, only from what stands left of it. A name
 # is a module, or a package with all that is in it and is not named by itself.
 FLOORS = """
-errors _bitmap namespaces processes
+errors _bitmap _transaction namespaces processes
 addressing
 configuration
 storage.records storage
@@ -60,7 +61,7 @@ def imports(name: str, known: dict[str, Path]) -> set[str]:
         whole, _, rest = dotted.partition(".")
         if whole != PACKAGE:
             return
-        if rest in known or rest == "_bitmap":
+        if rest in known or rest in NATIVE:
             found.add(rest)
         elif not rest:
             found.add("__init__")
@@ -82,7 +83,8 @@ def imports(name: str, known: dict[str, Path]) -> set[str]:
             assert not node.level, f"{name} has a relative import, which this test does not read"
             for alias in node.names:
                 dotted = f"{node.module}.{alias.name}"
-                is_module = dotted.partition(".")[2] in known or dotted == f"{PACKAGE}._bitmap"
+                inner = dotted.partition(".")[2]
+                is_module = inner in known or inner in NATIVE
                 add(dotted if is_module else str(node.module))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             text = node.value

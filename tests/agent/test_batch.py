@@ -84,7 +84,7 @@ def test_one_commit(
 
     def count(self: Transaction, *arguments: Any) -> None:
         nonlocal outermost
-        outermost += self._parent is None
+        outermost += self.parent is None
         end(self, *arguments)
 
     execute([_request("VERSION", None)])
@@ -153,7 +153,7 @@ class _Fault:
         end = Transaction.__exit__
 
         def fail(transaction: Transaction, *arguments: Any) -> None:
-            commits = arguments[0] is None and transaction._parent is None
+            commits = arguments[0] is None and transaction.parent is None
             if commits and transaction.store.path in paths:
                 paths.remove(transaction.store.path)
                 end(transaction, StoreFull, None, None)
@@ -272,7 +272,7 @@ def _transactions(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     end = Transaction.__exit__
 
     def count(self: Transaction, *arguments: Any) -> None:
-        ended.append(self._parent is not None)
+        ended.append(self.parent is not None)
         end(self, *arguments)
 
     monkeypatch.setattr(Transaction, "__exit__", count)

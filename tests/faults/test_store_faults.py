@@ -462,7 +462,7 @@ def test_too_many_readers(way: Plugin, config: Make, tmp_path: Path) -> None:
     made = config(ipam=SUBNET)
     assert way("ADD", made, "c0").status == 0
     with fastipam.open(tmp_path / "store") as ipam:
-        env = ipam.store._environment()
+        env = ipam.store.open_files().env
         readers = []
         with pytest.raises(lmdb.ReadersFullError):  # noqa: PT012
             while True:
@@ -484,7 +484,7 @@ def test_too_many_readers(way: Plugin, config: Make, tmp_path: Path) -> None:
 _DEAD_READERS = """
 import os, signal, sys
 import fastipam
-env = fastipam.open(sys.argv[1]).store._environment()
+env = fastipam.open(sys.argv[1]).store.open_files().env
 readers = []
 try:
     while True:

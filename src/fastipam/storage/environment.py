@@ -1,13 +1,15 @@
-"""The open LMDB environment of a store: what its transactions need of it."""
+"""The open files of a store: what its transactions need of them."""
 
 from __future__ import annotations
 
 import os
 from _thread import _local
 
+import lmdb
+
+from fastipam._transaction import OpenFiles
 from fastipam.errors import StoreClosed, StoreForked
 from fastipam.storage import tables
-from fastipam.storage.directory import DATA_FILE
 from fastipam.storage.lmdb_errors import translate
 
 TYPE_CHECKING = False
@@ -15,34 +17,26 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    import lmdb
-
     from fastipam.errors import StoreError
     from fastipam.storage.boot import Access
     from fastipam.storage.tables import Writing
-    from fastipam.storage.writer_lock import WriterLock
-
-COMMITS_PER_READER_CHECK = 256  # a check costs a microsecond for each process that reads
 
 
 class Environment:
-    """An LMDB environment that this process has opened, and what this process knows of its store.
+    """The files of a store that this process has opened, and what this process knows of the store.
 
     ``clock`` returns wall clock nanoseconds, ``boot_id`` the text that names this boot or "" when
     this process cannot read it. ``boot`` is the number of this boot in the store. ``unswept`` says
     that leases of an earlier boot may be left; it is a hint, because each network has its own mark.
     ``boot_doubt`` says why this may be another boot, or is empty. ``boottime`` returns nanoseconds
-    of a clock that nobody sets.
-    ``identity`` is the device and the inode of the data file.
+    of a clock that nobody sets. ``local`` has ``transaction``, the one that this thread writes in.
     """
 
     boot: int
     boot_doubt = ""
     boottime: Callable[[], int]
-    databases: tuple[Any, ...]
     durability: str
     unswept: bool
-    _writer_lock: WriterLock
 
     def __init__(
         self, path: str, map_size: int, clock: Callable[[], int], boot_id: Callable[[], str]
@@ -50,40 +44,56 @@ class Environment:
         self.path = path
         self.clock = clock
         self.boot_id = boot_id
-        self.identity = (0, 0)
+        self.local: Any = _local()
+        self.files: OpenFiles | None = None
         self._map_size = map_size
-        self._local: Any = _local()  # ``transaction``: the write transaction of this thread
-        self._env: lmdb.Environment | None = None
+        self._closed = False
         self._process = os.getpid()
-        self._commits = 0
 
-    def _environment(self) -> lmdb.Environment:
-        """Return LMDB's environment. Raises StoreForked, StoreClosed."""
-        if os.getpid() != self._process:
-            raise self._forked()
-        if self._env is None:
+    def open_files(self) -> OpenFiles:
+        """Return the open files, opened anew if they are stale.
+
+        Raises StoreForked, StoreClosed; StoreError when they cannot be opened.
+        """
+        files = self.files
+        if files is None or self._closed:
             raise StoreClosed(f"the store {self.path} was closed", path=self.path)
-        return self._env
+        if files.is_forked:
+            raise StoreForked(
+                f"the store {self.path} was opened before fork(): "
+                f"by process {self._process}, this is {os.getpid()}",
+                path=self.path,
+                hint="open the store again in the child process",
+            )
+        if files.stale or files.closing:
+            return self.renew(files)
+        return files
 
-    def _forked(self) -> StoreForked:
-        return StoreForked(
-            f"the store {self.path} was opened before fork(): "
-            f"by process {self._process}, this is {os.getpid()}",
-            path=self.path,
-            hint="open the store again in the child process",
-        )
+    def renew(self, stale: OpenFiles) -> OpenFiles:
+        """Open the files anew, and return them."""
+        raise NotImplementedError
 
-    def _check_readers(self) -> None:
+    def check_readers(self) -> None:
         """Release the slots of dead readers."""
         # LMDB does not reuse what a reader sees, and notices that a reader was killed only when it
         # is told to look. Without this the file would grow with every commit, by some 60 KB in a
         # busy network.
-        if self._env is not None:
-            self._env.reader_check()
+        self.open_files().env.reader_check()
+
+    def may_begin_again(self, error: Exception) -> bool:
+        """Release the reader slots of dead processes after ``error``, if there were no slots."""
+        if not isinstance(error, lmdb.ReadersFullError):
+            return False
+        self.check_readers()
+        return True
 
     def translate(self, error: Exception) -> StoreError:
         """Return the fastipam error for an error of LMDB or of the system."""
         return translate(error, self.path, self._map_size)
+
+    def fault(self, error: BaseException) -> BaseException:
+        """Return the fastipam error for an error of LMDB, and any other error as it is."""
+        return self.translate(error) if isinstance(error, lmdb.Error) else error
 
     def note_boot(self, access: Access, *, may_count: bool) -> None:
         """Set ``boot``, and count a new boot if ``may_count``."""
@@ -99,17 +109,32 @@ class Environment:
         tables.META.delete(txn, tables.SWEPT_KEY)
         self.unswept = True
 
+    @property
+    def identity(self) -> tuple[int, int]:
+        """The device and the inode of the data file."""
+        return self.files.identity if self.files is not None else (0, 0)
+
     def is_current(self) -> bool:
-        """Return whether the path still leads to the open file, and not to a new one or to none."""
-        try:
-            status = os.stat(os.path.join(self.path, DATA_FILE))
-        except OSError:
-            return False
-        return (status.st_dev, status.st_ino) == self.identity
+        """Return whether the paths still lead to the open files, and not to others or to none."""
+        return self.files is not None and self.files.is_current()
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether a transaction uses the open files."""
+        return self.files is not None and self.files.users > 0
 
     def close(self) -> None:
-        """Close the environment. A second call does nothing; in a forked child it forgets it."""
-        env, self._env = self._env, None
-        if env is not None and os.getpid() == self._process:
-            env.close()
-            self._writer_lock.close()
+        """Close the files when the last transaction has ended; a later call raises StoreClosed.
+
+        A second call does nothing. In a forked child it forgets the files.
+        """
+        self._closed = True
+        if self.files is not None:
+            self.files.close()
+
+    def reopen(self) -> bool:
+        """Undo :meth:`close` and return True, if a transaction still has the files open."""
+        if self.files is None or not self.files.reopen():
+            return False
+        self._closed = False
+        return True

@@ -18,6 +18,9 @@ from fastipam.errors import (
 
 # Address space, not memory: the file grows as it is filled. 64 GiB hold about 200 million leases.
 MAP_SIZE = 64 << 30
+# A writer waits so long for the others. A runtime gives up after a minute or more, and then tries
+# again, so it learns the reason in time.
+PATIENCE_S = 8.0
 MAX_READERS = 1022  # 64 bytes of the lock file each; LMDB's 126 is few for a node's burst
 REPLACE_HINT = "restore a backup, or move data.mdb and lock.mdb away to begin anew"
 
@@ -57,6 +60,25 @@ def translate(error: Exception, path: str, map_size: int = MAP_SIZE) -> StoreErr
             return StoreFull(f"the store {path} cannot grow: {met[0]}", path=path, hint=met[1])
     if code == errno.EIO and is_disk_full(path):
         code = errno.ENOSPC
+    if isinstance(error, TimeoutError):  # of the writers' lock
+        from fastipam.storage.holders import describe_holders
+
+        holders = describe_holders(str(error.filename))
+        return StoreBusy(
+            f"the store {path} is locked: {holders} has had the lock of its writers for longer "
+            "than this call waits",
+            path=path,
+            hint="try again; end that process, or let it go on (kill -CONT) if it is stopped",
+        )
+    if code == errno.EAGAIN and isinstance(error, lmdb.Error):
+        # LMDB marks the readers of a process by a lock on the byte whose number is its process id.
+        return StoreBusy(
+            f"the store {path} is in use by another program whose process id is {os.getpid()}, too:"
+            " both are in process namespaces of their own",
+            path=path,
+            hint="run the programs that share a store in one process namespace (hostPID: true, "
+            "--pid=host), or let one of them start as another process id than 1",
+        )
     if code in _FULL:
         return StoreFull(
             f"no space is left for the store {path}: {os.strerror(code)}",

@@ -14,6 +14,8 @@ from __future__ import annotations
 import os
 from _thread import _local, allocate_lock
 
+from lmdb import _envid
+
 from fastipam.errors import StoreBusy
 from fastipam.storage.directory import DATA_FILE
 from fastipam.storage.store import Store
@@ -23,13 +25,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 _lock = allocate_lock()
-# A thread that closes a store holds this, and so does a thread that reads a store which another
-# thread uses, because the memory map must not go away below a reader.
-staying_open = allocate_lock()
 thread: Any = _local()  # ``batch``: the Batch that this thread's requests belong to
-_users: dict[tuple[int, int], tuple[Store, int]] = {}  # by the file's device and inode
+_users: dict[Store, int] = {}
 _kept: dict[str, Store] = {}  # by data directory: the stores that ``get`` is a user of
-_process = os.getpid()
+_closing: list[Store] = []  # stores without users, in which a transaction is open
 
 
 def open_store(
@@ -41,20 +40,36 @@ def open_store(
     ConfigError when the store has another durability; FileNotFoundError (``create``).
     """
     with _lock:
-        _forget_after_fork()
         return _open(path, durability, options)
 
 
 def _open(path: str | os.PathLike[str], durability: str | None, options: dict[str, Any]) -> Store:
-    try:
-        status = os.stat(os.path.join(os.fspath(path), DATA_FILE))
-        store, users = _users[status.st_dev, status.st_ino]
-    except (OSError, KeyError):
-        store, users = Store(path, durability, **options), 0
+    store = _find(path)
+    if store is None:
+        store = Store(path, durability, **options)
     else:
         store.require_durability(durability)
-    _users[store.identity] = store, users + 1
+    _users[store] = _users.get(store, 0) + 1
     return store
+
+
+def _find(path: str | os.PathLike[str]) -> Store | None:
+    """Return the open store of a path, by any name that the path has."""
+    absolute = os.path.abspath(path)
+    try:
+        status = os.stat(os.path.join(absolute, DATA_FILE))
+    except OSError:
+        return None
+    for store in (*_users, *_closing):
+        # A store whose file was replaced opens the new one with its next transaction.
+        if store.path == absolute or store.identity == (status.st_dev, status.st_ino):
+            if store in _users:
+                return store
+            _closing.remove(store)
+            if store.reopen():
+                return store
+            break
+    return None
 
 
 def close_store(store: Store) -> None:
@@ -64,24 +79,31 @@ def close_store(store: Store) -> None:
 
 
 def _close(store: Store) -> None:
-    known, users = _users.get(store.identity, (None, 0))
-    if known is store and users > 1:
-        _users[store.identity] = store, users - 1
+    users = _users.get(store, 1) - 1
+    if users:
+        _users[store] = users
         return
-    if known is store:
-        del _users[store.identity]
+    _users.pop(store, None)
     store.close()
+    _closing[:] = [one for one in (*_closing, store) if one.is_in_use]
 
 
-def _forget_after_fork() -> None:
-    """Forget the stores of the parent, when this process is a forked child."""
-    global _process  # noqa: PLW0603  # a process has one registry
-    if _process != os.getpid():
-        for store, _ in _users.values():
-            store.close()
-        _users.clear()
-        _kept.clear()
-        _process = os.getpid()
+def _forget() -> None:
+    """Forget the stores of the parent, in a forked child."""
+    global _lock  # noqa: PLW0603  # a thread of the parent may have held it
+    _lock = allocate_lock()
+    thread.__dict__.clear()
+    _users.clear()
+    _kept.clear()
+    _closing.clear()
+    # py-lmdb refuses to open a file twice in a process, and counts what the parent has opened.
+    # Another process has other names for the files.
+    names: Any = _envid.env_keys
+    process = os.getpid()
+    _envid.env_keys = lambda *path: tuple((process, name) for name in names(*path))
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 def get(data_dir: str, durability: str | None, *, create: bool = True) -> Store:
@@ -110,15 +132,13 @@ def get(data_dir: str, durability: str | None, *, create: bool = True) -> Store:
 def _get(data_dir: str, durability: str | None, create: bool) -> Store:
     path = os.path.abspath(data_dir)
     with _lock:
-        _forget_after_fork()
         store = _kept.get(path)
         if store is not None and store.is_current():
             store.require_durability(durability)
             return store
         if store is not None:
             del _kept[path]
-            with staying_open:
-                _close(store)
+            _close(store)
         store = _kept[path] = _open(path, durability, {"create": create})
         return store
 
@@ -126,22 +146,17 @@ def _get(data_dir: str, durability: str | None, create: bool) -> Store:
 def all_open() -> list[Store]:
     """Return the stores that ``get`` keeps open and whose files are where they were opened."""
     with _lock:
-        _forget_after_fork()
         return [store for store in _kept.values() if store.is_current()]
 
 
 def is_open(data_dir: str) -> bool:
     """Return whether ``get`` keeps a store of this directory open, be its files there or not."""
     with _lock:
-        _forget_after_fork()
         return os.path.abspath(data_dir) in _kept
 
 
 def close_all() -> None:
     """Close every store that ``get`` keeps open."""
     with _lock:
-        _forget_after_fork()
         while _kept:
-            _, store = _kept.popitem()
-            with staying_open:
-                _close(store)
+            _close(_kept.popitem()[1])

@@ -10,14 +10,24 @@ from __future__ import annotations
 import errno
 import os
 import time
+from _thread import allocate_lock
 
 import lmdb
 
-from fastipam.errors import CHECK_HINT, ConfigError, StoreCorrupt, StoreUnavailable, StoreVersion
+from fastipam._transaction import OpenFiles, WriterLock
+from fastipam.errors import (
+    CHECK_HINT,
+    ConfigError,
+    StoreBusy,
+    StoreCorrupt,
+    StoreUnavailable,
+    StoreVersion,
+)
 from fastipam.storage import boot, tables
 from fastipam.storage.create import create
 from fastipam.storage.directory import (
     DATA_FILE,
+    LOCK_FILE,
     WRITER_LOCK_FILE,
     is_new,
     make_directory,
@@ -26,10 +36,16 @@ from fastipam.storage.directory import (
     refuse_truncated,
 )
 from fastipam.storage.environment import Environment
-from fastipam.storage.lmdb_errors import MAP_SIZE, MAX_READERS, is_disk_full, translate
+from fastipam.storage.lmdb_errors import (
+    MAP_SIZE,
+    MAX_READERS,
+    PATIENCE_S,
+    REPLACE_HINT,
+    is_disk_full,
+    translate,
+)
 from fastipam.storage.tables import DURABLE, RELAXED
 from fastipam.storage.transaction import Part, Snapshot, Transaction
-from fastipam.storage.writer_lock import WriterLock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,6 +57,7 @@ if TYPE_CHECKING:
 
 
 _PROBE = b"probe"
+_RENEWAL_S = 2.0  # a transaction of another thread is over by then, unless it is left open
 _PROBE_BYTES = 32 * 4096  # in a row; an assignment changes four to ten pages
 
 
@@ -52,7 +69,8 @@ class Store(Environment):
     the last changes or damage the file), or None: as the store was created, "durable" for a new
     one. Tests inject ``clock``, ``boottime`` (default: the same, if that is injected) and
     ``boot_id``. With ``create=False`` a directory without a store raises FileNotFoundError. Who
-    only reads opens it with ``count_boot=False``. Raises StoreError, ConfigError (durability).
+    only reads opens it with ``count_boot=False``. A call that finds another writer waits for
+    ``patience_s`` seconds and then raises StoreBusy. Raises StoreError, ConfigError (durability).
     """
 
     def __init__(
@@ -66,6 +84,7 @@ class Store(Environment):
         boottime: Callable[[], int] | None = None,
         boot_id: Callable[[], str] | None = None,
         count_boot: bool = True,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         if durability not in (None, DURABLE, RELAXED):
             raise ConfigError(
@@ -76,6 +95,8 @@ class Store(Environment):
         super().__init__(os.path.abspath(path), map_size, clock, boot_id or boot.read_boot_id)
         self.boottime = boottime or (boot.boottime_ns if clock is time.time_ns else clock)
         self._count_boot = count_boot
+        self._patience_s = patience_s
+        self._renewing = allocate_lock()
         if not create:
             try:
                 os.lstat(os.path.join(self.path, DATA_FILE))
@@ -83,16 +104,7 @@ class Store(Environment):
                 raise FileNotFoundError(errno.ENOENT, "there is no store", self.path) from error
             except OSError as error:
                 raise translate(error, self.path) from error
-        self.durability = self._open(durability or DURABLE, map_size)
-        try:
-            self.require_durability(durability)
-        except ConfigError:
-            self.close()
-            raise
-        if self.durability == RELAXED and durability is None:
-            # Sync is a property of the environment: open it again as it was created.
-            self.close()
-            self._open(RELAXED, map_size)
+        self._open(durability)
 
     def require_durability(self, durability: str | None) -> None:
         """Raise ConfigError when the store was created with another durability; None is any."""
@@ -105,23 +117,33 @@ class Store(Environment):
                 hint="one data directory has one durability: use the same in every configuration",
             )
 
-    def _open(self, durability: str, map_size: int) -> str:
-        """Open or create the environment and return the durability it was created with."""
+    def _open(self, durability: str | None) -> None:
+        """Open or create the files. Raises ConfigError when they have another durability."""
+        self.durability = self._open_as(durability or DURABLE)
+        self.require_durability(durability)
+        if self.files is None or self.files.closing:
+            # Sync is a property of the environment: open it again as it was created.
+            self._open_as(self.durability)
+
+    def _open_as(self, durability: str) -> str:
+        """Open or create the files and return the durability that the store was created with.
+
+        If that is another durability, the files are closed again.
+        """
         sync = durability == DURABLE
+        made: list[str] = []
+        env = None
         try:
             make_directory(self.path)
             refuse_strangers(self.path)
             made = make_files(self.path)
-            self._writer_lock = WriterLock(self.path)
-        except OSError as error:
-            raise self.translate(error) from error
-        try:
-            with self._writer_lock:
+            lock = WriterLock(os.path.join(self.path, WRITER_LOCK_FILE), self._patience_s)
+            with lock:
                 if is_new(self.path):
-                    create(self.path, durability, map_size)
+                    create(self.path, durability, self._map_size)
             env = lmdb.open(
                 self.path,
-                map_size=map_size,
+                map_size=self._map_size,
                 sync=sync,
                 metasync=sync,
                 mode=0o600,
@@ -129,34 +151,73 @@ class Store(Environment):
                 max_readers=MAX_READERS,
                 lib_version=0,
             )
-        except (lmdb.Error, OSError) as error:
-            self._writer_lock.close()
-            raise self.translate(error) from error
-        self._env = env
-        self._map_size = int(env.info()["map_size"])  # of a file that is larger already, more
-        try:
-            with self._writer_lock:
+            # Of a file that is larger already, the map is larger.
+            self._map_size = int(env.info()["map_size"])
+            with lock:
                 refuse_truncated(env, self.path)
             # A process that was killed while it read keeps its reader's slot, and LMDB does not
             # reuse what it read. LMDB looks for dead readers only when it is told to.
             env.reader_check()
-            with self._writer_lock:
-                return self._prepare(env, durability)
+            with lock:
+                stored, databases = self._prepare(env, durability)
+            if stored != durability:
+                env.close()
+                return stored
+            names = (os.path.join(self.path, name) for name in (DATA_FILE, LOCK_FILE))
+            self.files = OpenFiles(env, databases, lock, *map(os.fsencode, names))
         except BaseException as error:
-            self.close()
-            if WRITER_LOCK_FILE in made:  # the directory is another program's: leave no trace
-                os.unlink(os.path.join(self.path, WRITER_LOCK_FILE))
+            if env is not None:
+                env.close()
+                if WRITER_LOCK_FILE in made:  # the directory is another program's: leave no trace
+                    os.unlink(os.path.join(self.path, WRITER_LOCK_FILE))
             if isinstance(error, (lmdb.Error, OSError)):
                 raise self.translate(error) from error
             raise
+        return stored
 
-    def _prepare(self, env: lmdb.Environment, durability: str) -> str:
-        """Check schema and durability, open the databases, note the boot; return the durability."""
+    def renew(self, stale: OpenFiles) -> OpenFiles:
+        """Open the files anew: they were replaced, or LMDB serves nobody after a failed write.
+
+        Raises StoreUnavailable when the data file is gone: a new store would assign the addresses
+        of running containers. Raises StoreBusy when LMDB has to open the same file again, which it
+        may only do once in a process, and a transaction of this process still uses it.
+        """
+        with self._renewing:
+            if self.files is not stale and self.files is not None:
+                return self.files  # another thread has done it
+            stale.close()
+            if not os.path.lexists(os.path.join(self.path, DATA_FILE)):
+                raise StoreUnavailable(
+                    f"the store {self.path} is gone: {DATA_FILE} is not there any more",
+                    path=self.path,
+                    hint=REPLACE_HINT,
+                )
+            if stale.is_current():
+                self._wait_for_users(stale)
+            self._open(None)  # a restored store may have another durability
+            assert self.files is not None
+            return self.files
+
+    def _wait_for_users(self, stale: OpenFiles) -> None:
+        """Wait until no transaction uses the files, for a call takes a moment. Raises StoreBusy."""
+        give_up = time.monotonic() + _RENEWAL_S
+        while stale.users:
+            if time.monotonic() > give_up:
+                raise StoreBusy(
+                    f"the store {self.path} cannot be opened again after a failed write: this "
+                    "process still reads it",
+                    path=self.path,
+                    hint="end the iteration or the transaction that is open",
+                )
+            time.sleep(0.001)
+
+    def _prepare(
+        self, env: lmdb.Environment, durability: str
+    ) -> tuple[str, tuple[lmdb._Database, ...]]:
+        """Check the schema and note the boot; return the store's durability and its databases."""
         # All of it is one write transaction, because py-lmdb closes at the end of a read
         # transaction the databases that were opened in it. When there is nothing to write, nothing
         # is written.
-        status = os.stat(os.path.join(self.path, DATA_FILE))
-        self.identity = (status.st_dev, status.st_ino)
         with env.begin(write=True) as txn:
             try:
                 meta = env.open_db(tables.META.name.encode(), txn=txn, create=False)
@@ -166,18 +227,18 @@ class Store(Environment):
             if int.from_bytes(schema or b"", "big") != tables.SCHEMA:
                 raise self._other_schema(schema)
             stored = self._durability(txn.get(tables.DURABILITY_KEY, b"", db=meta))
-            if stored == durability:  # else the environment has to be opened in another way
-                others = [
-                    env.open_db(table.name.encode(), txn=txn, create=False)
-                    for table in tables.ALL[1:]
-                ]
-                self.databases = (meta, *others)
-                self.note_boot(self._access(txn), may_count=self._count_boot)
-                swept = txn.get(tables.SWEPT_KEY, b"", db=meta)
-                self.unswept = int.from_bytes(swept, "big") != self.boot
+            if stored != durability:  # the environment has to be opened in another way
+                return stored, ()
+            others = [
+                env.open_db(table.name.encode(), txn=txn, create=False) for table in tables.ALL[1:]
+            ]
+            databases = (meta, *others)
+            self.note_boot(_access(txn, databases), may_count=self._count_boot)
+            swept = txn.get(tables.SWEPT_KEY, b"", db=meta)
+            self.unswept = int.from_bytes(swept, "big") != self.boot
         if self.boot_doubt == boot.UNCOUNTED and self._count_boot:
             self.boot_doubt = ""  # it is committed
-        return stored
+        return stored, databases
 
     def note_boot(self, access: boot.Access, *, may_count: bool) -> None:
         """Set ``boot``: the boots that a store has seen are counted from 1.
@@ -205,14 +266,6 @@ class Store(Environment):
         from fastipam.storage import boot_change
 
         boot_change.note(self, (boot_id, node), access, may_count=may_count)
-
-    def _access(self, txn: Any) -> boot.Access:
-        meta, leases = self.databases[0], self.databases[tables.ALL.index(tables.LEASES)]
-        return boot.Access(
-            lambda key: txn.get(key, db=meta),
-            lambda key, value: txn.put(key, value, db=meta),
-            lambda: (raw for _, raw in txn.cursor(leases)),
-        )
 
     def _foreign(self, txn: Any) -> StoreError:
         """Return the error for an LMDB file that has no database of a store."""
@@ -269,14 +322,14 @@ class Store(Environment):
 
     def _is_map_full(self) -> bool:
         """Return whether the file ends just below the largest size."""
-        env = self._environment()
+        env = self.open_files().env
         info = env.info()
         end = (int(info["last_pgno"]) + 1) * int(env.stat()["psize"])
         return end + 2 * _PROBE_BYTES > int(info["map_size"])
 
     def write(self) -> AbstractContextManager[Transaction]:
         """Return a write transaction, nested when this thread has one. Waits for other writers."""
-        whole: Transaction | None = getattr(self._local, "transaction", None)
+        whole: Transaction | None = getattr(self.local, "transaction", None)
         if whole is not None and whole.shared:
             return Part(whole)
         return Transaction(self)
@@ -290,14 +343,14 @@ class Store(Environment):
 
         Raises StoreError; OSError for an error of the file, whose number is the system's.
         """
-        env = self._environment()
-        try:
-            env.copyfd(descriptor, compact=True)
-        except lmdb.Error as error:
-            code = int(getattr(error, "code", 0))
-            if code > 0:
-                raise OSError(code, os.strerror(code)) from error
-            raise self.translate(error) from error
+        with self.read():  # nobody closes the files meanwhile
+            try:
+                self.open_files().env.copyfd(descriptor, compact=True)
+            except lmdb.Error as error:
+                code = int(getattr(error, "code", 0))
+                if code > 0:
+                    raise OSError(code, os.strerror(code)) from error
+                raise
 
     def file_bytes(self) -> int:
         """Return the size of the data file."""
@@ -305,7 +358,17 @@ class Store(Environment):
 
     def readers(self) -> list[tuple[int, int]]:
         """Return (process, commits since the state that it reads) of each read transaction."""
-        env = self._environment()
+        env = self.open_files().env
         last = int(env.info()["last_txnid"])
         rows = [line.split() for line in env.readers().splitlines()]
         return [(int(row[0]), last - int(row[2])) for row in rows if row[-1].isdecimal()]
+
+
+def _access(txn: Any, databases: tuple[lmdb._Database, ...]) -> boot.Access:
+    """Return how the boot is read and written in a transaction of LMDB."""
+    meta, leases = databases[0], databases[tables.ALL.index(tables.LEASES)]
+    return boot.Access(
+        lambda key: txn.get(key, db=meta),
+        lambda key, value: txn.put(key, value, db=meta),
+        lambda: (raw for _, raw in txn.cursor(leases)),
+    )

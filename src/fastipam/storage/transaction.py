@@ -6,19 +6,17 @@ in it, or is a part of it. A reader sees one moment and waits for nobody.
 
 from __future__ import annotations
 
-import os
-
 import lmdb
 
 from fastipam._bitmap import StoredPages
-from fastipam.storage.environment import COMMITS_PER_READER_CHECK
+from fastipam._transaction import ReadBlock, WriteBlock
 from fastipam.storage.records.keys import family_prefix, network_prefix, page_index_bytes
 from fastipam.storage.records.network_state import NetworkState
 from fastipam.storage.tables import PAGES, STATES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Protocol, Self
+    from typing import Any, Protocol
 
     from fastipam.errors import FastipamError
     from fastipam.storage.environment import Environment
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
             """Return None, or the error to answer with."""
 
 
-class Transaction:
+class Transaction(WriteBlock):
     """One write transaction, or one nested in another; use it with ``with``.
 
     Its pages are cached until it ends; whoever reads ``pages`` or ``states`` by other means has to
@@ -44,80 +42,27 @@ class Transaction:
     """
 
     __slots__ = (
-        "_pages", "_parent", "_states", "_unsaved", "databases", "delete", "get", "promises", "put",
+        "_pages", "_states", "_unsaved", "databases", "delete", "get", "parent", "promises", "put",
         "shared", "spoiled", "store", "txn",
     )  # fmt: skip
 
+    databases: tuple[Any, ...]
+    delete: Any
+    get: Any
+    put: Any
     txn: Any
 
     def __init__(self, store: Environment, shared: bool = False) -> None:
         self.store = store
         self.shared = shared
         self.spoiled = False
+        self.parent: Transaction | None = None
         self.promises: tuple[Promise, ...] = ()
-
-    def __enter__(self) -> Self:
-        store = self.store
-        env = store._environment()
-        parent: Transaction | None = getattr(store._local, "transaction", None)
-        try:
-            if parent is None:
-                store._writer_lock.acquire()
-                try:
-                    txn = env.begin(None, None, True)
-                except BaseException:
-                    store._writer_lock.release()
-                    raise
-            else:
-                parent.flush()
-                txn = env.begin(None, parent.txn, True)
-        except (lmdb.Error, OSError) as error:
-            raise store.translate(error) from error
-        self.txn = txn
-        self.get = txn.get
-        self.put = txn.put
-        self.delete = txn.delete
-        self.databases = store.databases
-        self._parent = parent
         self._pages: dict[tuple[int, int], StoredPages] = {}
         self._states: dict[int, NetworkState] = {}
         self._unsaved: dict[int, NetworkState] = {}
-        store._local.transaction = self
-        return self
 
-    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
-        store = self.store
-        store._local.transaction = self._parent
-        if os.getpid() != store._process:
-            # The block forked: the transaction and the writer's lock belong to the parent.
-            raise store._forked()
-        try:
-            if kind is None:
-                self.flush()
-                self.txn.commit()
-                if self._parent is not None:
-                    self._parent._pages.clear()
-                    self._parent.promises += self.promises
-                else:
-                    store._commits += 1
-                    if not store._commits % COMMITS_PER_READER_CHECK:
-                        store._check_readers()
-            else:
-                self.txn.abort()
-        except BaseException as fault:
-            self.txn.abort()
-            if isinstance(fault, lmdb.Error):
-                raise store.translate(fault) from fault
-            raise
-        finally:
-            if self._parent is None:
-                store._writer_lock.release()
-        if isinstance(error, lmdb.Error):
-            raise store.translate(error) from error
-        if self.promises and kind is None and self._parent is None:
-            self._settle()
-
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Raise the error of a promise that cannot be kept, after all were looked at."""
         errors = [error for one in self.promises if (error := one.settle()) is not None]
         if errors:
@@ -135,6 +80,11 @@ class Transaction:
             found = StoredPages(self.get, self.put, self.delete, *where)
             self._pages[network_id, family] = found
         return found
+
+    def take_over(self, nested: Transaction) -> None:
+        """Take over the promises of a nested transaction, and forget the pages that it changed."""
+        self.promises += nested.promises
+        self._pages.clear()
 
     def forget_pages(self, network_id: int) -> None:
         """Forget the pages of a network, after they were changed by other means."""
@@ -185,32 +135,17 @@ class Part:
                 raise self._whole.store.translate(error) from error
 
 
-class Snapshot:
+class Snapshot(ReadBlock):
     """A read transaction: a consistent view of one moment. Inside a write transaction, that one."""
 
-    __slots__ = ("_own", "databases", "get", "store", "txn")
+    __slots__ = ("databases", "get", "store", "txn")
+
+    databases: tuple[Any, ...]
+    get: Any
+    txn: Any
 
     def __init__(self, store: Environment) -> None:
         self.store = store
-
-    def __enter__(self) -> Self:
-        store = self.store
-        env = store._environment()
-        writing: Transaction | None = getattr(store._local, "transaction", None)
-        self._own = writing is None
-        try:
-            if writing is None:
-                self.txn = env.begin()
-            else:
-                writing.flush()
-                self.txn = writing.txn
-        except lmdb.ReadersFullError:
-            self.txn = self._begin_without_the_dead(env)
-        except lmdb.Error as error:
-            raise store.translate(error) from error
-        self.get = self.txn.get
-        self.databases = store.databases
-        return self
 
     @property
     def number(self) -> int:
@@ -225,17 +160,3 @@ class Snapshot:
     def state(self, network_id: int) -> NetworkState:
         """Return the numbers of a network."""
         return NetworkState(network_id, STATES.get(self, network_prefix(network_id)))
-
-    def _begin_without_the_dead(self, env: lmdb.Environment) -> Any:
-        """Release the reader slots of processes that were killed, and begin to read."""
-        try:
-            env.reader_check()
-            return env.begin()
-        except lmdb.Error as error:
-            raise self.store.translate(error) from error
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if self._own and os.getpid() == self.store._process:
-            self.txn.abort()
-        if isinstance(error, lmdb.Error):
-            raise self.store.translate(error) from error

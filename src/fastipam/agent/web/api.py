@@ -315,7 +315,7 @@ def _snapshot(data_dir: str) -> Iterator[Snapshot]:
     store = next((one for one in open_stores.all_open() if one.path == data_dir), None)
     if store is None:
         raise _unknown("data_dir", data_dir)
-    with open_stores.staying_open, store.read() as txn:
+    with store.read() as txn:
         yield txn
 
 

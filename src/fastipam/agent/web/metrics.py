@@ -184,7 +184,7 @@ def _stores() -> Iterator[Metric]:
     history = _gauge("events", "Events that the history holds.", ["data_dir"])
     for store in open_stores.all_open():
         try:
-            with open_stores.staying_open, store.read() as txn:
+            with store.read() as txn:
                 counts = [table.count(txn) for table in (tables.MISSING, tables.EVENTS)]
             sizes.add_metric([store.path], store.file_bytes())
             missing.add_metric([store.path], counts[0])

@@ -77,11 +77,9 @@ def read_all() -> list[Reading]:
     found = []
     for store in open_stores.all_open():
         try:
-            with open_stores.staying_open:
-                names = _names(store)
-            for name in names:
-                # One network at a time: a request that has to close the store waits for this block.
-                with open_stores.staying_open, store.read() as txn:
+            for name in _names(store):
+                # One network at a time: LMDB reuses no page that a reader may see.
+                with store.read() as txn:
                     reading = read(txn, name)
                 if reading is not None:
                     found.append(reading)

@@ -257,7 +257,7 @@ class Watch(Observer):
         for store in open_stores.all_open():
             if store.path == reading.data_dir:
                 try:
-                    with open_stores.staying_open, store.read() as txn:
+                    with store.read() as txn:
                         runs = readings.longest_free_runs(txn, reading.network)
                 except (FastipamError, OSError):
                     return

@@ -10,7 +10,7 @@ from struct import Struct
 
 from fastipam.addressing.addresses import BITS, format_cidr
 from fastipam.errors import CHECK_HINT, StoreCorrupt
-from fastipam.storage.records.keys import network_prefix
+from fastipam.storage.records.keys import UNREADABLE, network_prefix
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class Member:
             # A store of the development version before has no machine, and 0 for the boot.
             node, incarnation, settings, *rest = raw[_MEMBER.size :].decode().split("\0")
             (machine,) = rest or ("",)
-        except Exception as error:
+        except UNREADABLE as error:
             raise StoreCorrupt(
                 f"what the store says of its node cannot be read: {raw.hex()}", hint=CHECK_HINT
             ) from error

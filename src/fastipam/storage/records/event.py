@@ -62,7 +62,7 @@ class Event:
                 self.pod_name,
                 self.pod_uid,
             ) = raw[end:].decode(keys.ENCODING, keys.ERRORS).split("\0")
-        except Exception as error:
+        except keys.UNREADABLE as error:
             raise StoreCorrupt(f"an event cannot be read: {raw.hex()}", hint=CHECK_HINT) from error
 
     @property

@@ -44,6 +44,8 @@ NO_SET = (1 << 16) - 1
 # Generations, event numbers and nanoseconds only grow, from 0 or from now, and none has more bits
 # before the year 2116. A number with more bits is damage, and would not fit its field one day.
 MOST_BITS = 62
+# What reading a damaged record raises. Not Exception: a signal handler may raise there as well.
+UNREADABLE = (ValueError, KeyError, IndexError, TypeError, OverflowError, struct_error)
 ENCODING = "utf-8"
 ERRORS = "surrogateescape"
 

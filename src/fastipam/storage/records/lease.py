@@ -6,7 +6,7 @@ from struct import Struct
 from struct import error as struct_error
 
 from fastipam.errors import CHECK_HINT, ConfigError, StoreCorrupt
-from fastipam.storage.records.keys import ENCODING, ERRORS
+from fastipam.storage.records.keys import ENCODING, ERRORS, UNREADABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class Record:
             if len(texts) != 6 or raw[0] not in (ASSIGNED, COOLING):
                 raise ValueError(raw)
             return cls(*_LEASE.unpack_from(raw), *texts)
-        except Exception as error:
+        except UNREADABLE as error:
             raise StoreCorrupt(f"a lease cannot be read: {raw.hex()}", hint=CHECK_HINT) from error
 
 

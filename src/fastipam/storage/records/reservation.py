@@ -60,7 +60,7 @@ class Reservation:
             texts = raw[_VALUE.size :].decode(keys.ENCODING, keys.ERRORS).split("\0")
             owner, ifname, reason = texts
             return cls(family, value, owner, ifname, reason, _VALUE.unpack_from(raw)[0])
-        except Exception as error:
+        except keys.UNREADABLE as error:
             raise StoreCorrupt(
                 f"the reservation of {format_ip(family, value)} cannot be read: {raw.hex()}",
                 hint=CHECK_HINT,

@@ -1,0 +1,391 @@
+# cython: language_level=3, embedsignature=False, auto_pickle=False
+"""What a transaction has to do without interruption: take the writer's lock, begin, end, release.
+
+A signal handler of Python runs between two bytecodes, and may raise there (Ctrl-C, a timeout by
+SIGALRM). None runs in this module, except while a thread waits for the lock. So a block is either
+not entered, or its end releases the lock.
+"""
+
+cimport cython
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.ref cimport Py_INCREF
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport int64_t, uint32_t
+from posix.stat cimport stat, struct_stat
+from posix.types cimport dev_t, ino_t
+
+import os
+
+cdef extern from "writer_lock.h" nogil:
+    ctypedef struct fastipam_lock:
+        pass
+    ctypedef struct fastipam_waiter:
+        pass
+    fastipam_lock* fastipam_lock_open(const char* path)
+    int fastipam_lock_try(fastipam_lock* lock)
+    void fastipam_lock_enter(fastipam_lock* lock, fastipam_waiter* waiter)
+    int fastipam_lock_wait(fastipam_lock* lock, fastipam_waiter* waiter, int64_t deadline_ns)
+    void fastipam_lock_leave(fastipam_lock* lock, fastipam_waiter* waiter)
+    void fastipam_lock_release(fastipam_lock* lock)
+    int fastipam_lock_is_forked(const fastipam_lock* lock)
+    int fastipam_lock_is_deleted(fastipam_lock* lock)
+    void fastipam_lock_close(fastipam_lock* lock)
+    void fastipam_lock_free(fastipam_lock* lock)
+    int64_t fastipam_monotonic_ns()
+
+cdef int PANIC = -30795  # LMDB's MDB_PANIC: a write failed, and the environment serves nobody
+cdef int COMMITS_PER_READER_CHECK = 256  # a check costs a microsecond for each process that reads
+
+
+@cython.final
+cdef class WriterLock:
+    """The lock that a writer holds: one thread of one process at a time.
+
+    LMDB has its own lock, a robust mutex in shared memory. But a process that is killed just when
+    the mutex wakes it loses the wake-up, and those who wait behind it may sleep until another
+    writer comes. (With four writers and one killed, one run in fifteen ended so.) The kernel's lock
+    knows who waits. Nobody waits for LMDB's mutex behind it; the mutex still ensures that there is
+    one writer. ``src/writer_lock.c`` says how a wait is bounded, and what happens at a fork.
+
+    Used with ``with``. Raises OSError; TimeoutError after ``patience_s``.
+    """
+
+    cdef fastipam_lock* _lock
+    cdef int64_t _patience_ns
+    cdef readonly str path
+
+    def __cinit__(self, str path, double patience_s=8.0):
+        self.path = path
+        self._patience_ns = <int64_t>(patience_s * 1e9)
+        self._lock = fastipam_lock_open(os.fsencode(path))
+        if self._lock == NULL:
+            raise OSError(errno, os.strerror(errno), path)
+
+    def __init__(self, path, patience_s=8.0):
+        pass
+
+    def __dealloc__(self):
+        if self._lock != NULL:
+            fastipam_lock_free(self._lock)
+
+    cdef int take(self) except -1:
+        """Wait until this thread has the lock. Signal handlers run while it waits."""
+        cdef int error
+        cdef fastipam_waiter waiter
+        cdef int64_t deadline_ns
+        error = fastipam_lock_try(self._lock)
+        if error == 0:
+            return 0
+        if error != EAGAIN:
+            raise OSError(error, os.strerror(error), self.path)
+        deadline_ns = fastipam_monotonic_ns() + self._patience_ns
+        fastipam_lock_enter(self._lock, &waiter)
+        while True:
+            with nogil:
+                error = fastipam_lock_wait(self._lock, &waiter, deadline_ns)
+            if error == 0:
+                return 0
+            if error == EINTR:
+                try:
+                    PyErr_CheckSignals()
+                except BaseException:
+                    fastipam_lock_leave(self._lock, &waiter)
+                    raise
+                continue
+            fastipam_lock_leave(self._lock, &waiter)
+            raise OSError(error, os.strerror(error), self.path)
+
+    cdef void give(self) noexcept:
+        fastipam_lock_release(self._lock)
+
+    def __enter__(self):
+        self.take()
+
+    def __exit__(self, kind, error, trace):
+        self.give()
+
+
+@cython.final
+cdef class OpenFiles:
+    """What this process has open of a store: LMDB's environment and the writer's lock.
+
+    ``users`` counts the transactions that use them. They are closed when :meth:`close` was called
+    and no transaction uses them any more, because LMDB must not be closed below a thread that is in
+    a call. ``stale`` says that they have to be opened anew: a path leads to another file, or LMDB
+    serves nobody after a write that failed.
+    """
+
+    cdef readonly object env
+    cdef readonly tuple databases
+    cdef readonly WriterLock lock
+    cdef readonly int users
+    cdef readonly bint closing
+    cdef public bint stale
+    cdef bytes _data_path, _lock_path
+    cdef dev_t _devices[2]
+    cdef ino_t _inodes[2]
+    cdef int _commits
+
+    def __cinit__(self, env, tuple databases, WriterLock lock, bytes data_path, bytes lock_path):
+        cdef struct_stat status
+        cdef int at
+        self.env = env
+        self.databases = databases
+        self.lock = lock
+        self._data_path = data_path
+        self._lock_path = lock_path
+        for at, path in enumerate((data_path, lock_path)):
+            if stat(<bytes>path, &status):
+                raise OSError(errno, os.strerror(errno), os.fsdecode(path))
+            self._devices[at] = status.st_dev
+            self._inodes[at] = status.st_ino
+
+    def __init__(self, env, databases, lock, data_path, lock_path):
+        pass
+
+    @property
+    def identity(self):
+        """The device and the inode of the data file."""
+        return self._devices[0], self._inodes[0]
+
+    @property
+    def is_forked(self):
+        """Whether this process was forked from the one that opened the files."""
+        return bool(fastipam_lock_is_forked(self.lock._lock))
+
+    cdef bint leads_here(self):
+        """Return whether the paths still lead to the open files."""
+        return (
+            self._is_file(0, self._data_path)
+            and self._is_file(1, self._lock_path)
+            and not fastipam_lock_is_deleted(self.lock._lock)
+        )
+
+    cdef bint _is_file(self, int at, const char* path):
+        cdef struct_stat status
+        return (
+            stat(path, &status) == 0
+            and status.st_ino == self._inodes[at]
+            and status.st_dev == self._devices[at]
+        )
+
+    def is_current(self):
+        """Return whether the paths of the data file and the lock files lead to the open ones."""
+        return self.leads_here()
+
+    cdef void leave(self):
+        self.users -= 1
+        if self.closing:
+            self.close()
+
+    def close(self):
+        """Close the files, now or when the last transaction ends. In a forked child this is nothing."""
+        self.closing = True
+        if not self.users and not fastipam_lock_is_forked(self.lock._lock):
+            self.env.close()
+            fastipam_lock_close(self.lock._lock)
+
+    def __dealloc__(self):
+        # py-lmdb would wait for the calls that the threads of the parent were in. So in a forked
+        # child the environment is never released.
+        if self.lock is not None and fastipam_lock_is_forked(self.lock._lock):
+            Py_INCREF(self.env)
+
+    def reopen(self):
+        """Take back :meth:`close` and return True, if a transaction still uses the files."""
+        if not self.users:
+            return False
+        self.closing = False
+        return True
+
+
+cdef class WriteBlock:
+    """The frame of a write transaction: begin and end, with the writer's lock around them.
+
+    A subclass has ``store`` (with ``files``, ``local``, ``open_files()``, ``fault()``), ``txn``,
+    ``get``, ``put``, ``delete``, ``databases`` and ``parent``; ``flush()``, which writes what is in
+    memory; ``take_over()``, which a nested transaction calls of its parent; and ``promises`` with
+    ``settle()``, for what has to be looked at after the commit.
+    """
+
+    cdef OpenFiles _files
+    cdef bint _locked
+
+    def __enter__(self):
+        cdef object me = self, store = me.store, thread = store.local, txn
+        cdef object parent = getattr(thread, "transaction", None)
+        cdef OpenFiles files
+        if parent is not None:
+            files = (<WriteBlock>parent)._files
+            if fastipam_lock_is_forked(files.lock._lock):
+                store.open_files()  # raises
+            parent.flush()
+            try:
+                txn = files.env.begin(None, parent.txn, True)
+            except Exception as error:
+                raise store.fault(error) from error
+        else:
+            files, txn = self._begin(store)
+        self._files = files
+        try:
+            me.txn = txn
+            me.get = txn.get
+            me.put = txn.put
+            me.delete = txn.delete
+            me.databases = files.databases
+            me.parent = parent
+            thread.transaction = self
+        except BaseException:
+            txn.abort()
+            self._leave()
+            raise
+        return self
+
+    cdef tuple _begin(self, store):
+        """Take the lock and begin LMDB's transaction, in files that are the store's."""
+        cdef OpenFiles files
+        cdef object txn
+        cdef int attempt
+        for attempt in range(3):
+            files = store.files
+            if files is None or files.closing or files.stale or fastipam_lock_is_forked(files.lock._lock):
+                files = store.open_files()
+            files.users += 1  # before it waits: nobody closes the lock meanwhile
+            try:
+                files.lock.take()
+            except BaseException as error:
+                files.leave()
+                if isinstance(error, OSError):
+                    raise store.translate(error) from error
+                raise
+            self._files = files
+            self._locked = True
+            if files.leads_here():
+                try:
+                    return files, files.env.begin(None, None, True)
+                except Exception as error:
+                    self._leave()
+                    if getattr(error, "code", 0) != PANIC or attempt == 2:
+                        raise store.fault(error) from error
+            else:
+                self._leave()
+            files.stale = True
+        raise store.translate(OSError(EAGAIN, "the files of the store are replaced again and again"))
+
+    cdef void _leave(self):
+        if self._locked:
+            self._locked = False
+            self._files.lock.give()
+            self._files.leave()
+
+    def __exit__(self, kind, error, trace):
+        cdef object me = self, store = me.store, txn = me.txn, fault
+        cdef OpenFiles files = self._files
+        store.local.transaction = me.parent
+        if fastipam_lock_is_forked(files.lock._lock):
+            store.open_files()  # raises: the transaction and the lock are the parent's
+        try:
+            if kind is None:
+                me.flush()
+                txn.commit()
+            else:
+                txn.abort()
+        except BaseException as problem:
+            txn.abort()
+            if getattr(problem, "code", 0) == PANIC:
+                files.stale = True
+            self._leave()
+            fault = store.fault(problem)
+            if fault is problem:
+                raise
+            raise fault from problem
+        if not self._locked:
+            if kind is None:
+                me.parent.take_over(me)
+        else:
+            self._leave()
+            if kind is None:
+                files._commits += 1
+                if files._commits % COMMITS_PER_READER_CHECK == 0:
+                    store.check_readers()
+                if me.promises:
+                    me.settle()
+        if error is not None:
+            fault = store.fault(error)
+            if fault is not error:
+                raise fault from error
+
+    def __dealloc__(self):
+        # Of an object that was never left, as an interpreter at its end does.
+        if self._locked:
+            self._files.lock.give()
+
+
+cdef class ReadBlock:
+    """The frame of a read transaction, whose subclass has ``store``, ``txn``, ``get`` and
+    ``databases``. Inside a write transaction it shows that one.
+    """
+
+    cdef OpenFiles _files
+
+    def __enter__(self):
+        cdef object me = self, store = me.store, txn
+        cdef object writing = getattr(store.local, "transaction", None)
+        cdef OpenFiles files
+        if writing is not None:
+            files = (<WriteBlock>writing)._files
+            if fastipam_lock_is_forked(files.lock._lock):
+                store.open_files()  # raises
+            writing.flush()
+            txn = writing.txn
+        else:
+            txn = self._begin(store)
+            files = self._files
+        me.txn = txn
+        me.get = txn.get
+        me.databases = files.databases
+        return self
+
+    cdef object _begin(self, store):
+        cdef OpenFiles files
+        cdef object txn
+        cdef int attempt
+        for attempt in range(3):
+            files = store.files
+            if files is None or files.closing or files.stale or fastipam_lock_is_forked(files.lock._lock):
+                files = store.open_files()
+            if files.leads_here():
+                files.users += 1
+                try:
+                    try:
+                        txn = files.env.begin()
+                    except Exception as error:
+                        if not store.may_begin_again(error):
+                            raise
+                        txn = files.env.begin()
+                except BaseException as error:
+                    files.leave()
+                    if getattr(error, "code", 0) != PANIC or attempt == 2:
+                        raise store.fault(error) from error
+                else:
+                    self._files = files
+                    return txn
+            files.stale = True
+        raise store.translate(OSError(EAGAIN, "the files of the store are replaced again and again"))
+
+    def __exit__(self, kind, error, trace):
+        cdef object me = self, fault
+        cdef OpenFiles files = self._files
+        if files is not None:
+            self._files = None
+            if not fastipam_lock_is_forked(files.lock._lock):
+                me.txn.abort()
+                files.leave()
+        if error is not None:
+            fault = me.store.fault(error)
+            if fault is not error:
+                raise fault from error
+
+    def __dealloc__(self):
+        if self._files is not None:
+            self._files.users -= 1

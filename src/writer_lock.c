@@ -1,0 +1,318 @@
+/* The lock of a store's writers: between the processes of a machine, and between the threads of one.
+ *
+ * Between processes it is an open-file-description lock (F_OFD_SETLKW). The kernel releases it when its
+ * holder dies, keeps those who wait in order, and, unlike with POSIX locks, takes each store for an owner
+ * of its own: two threads of one process that wait for two stores are no deadlock. Such a lock is shared
+ * by whoever shares the description, so a forked child closes its copy before fork() returns. Else a
+ * parent that is killed would leave the lock to a child that knows nothing of it.
+ *
+ * Between the threads of a process it is a queue. Only its first thread asks the kernel.
+ *
+ * How a wait is bounded: F_OFD_SETLKW has no timeout, and a signal to interrupt it would be the
+ * application's signal. So a thread that finds the lock taken lets a helper thread wait in the kernel and
+ * waits for that one, on a futex, which has a timeout and is interrupted by signals. A helper whose thread
+ * has given up cannot be called back. It keeps the description, and closes it when the kernel lets it in:
+ * that releases the lock. The next thread opens a description of its own. */
+#define _GNU_SOURCE
+#include "writer_lock.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef F_OFD_SETLK /* of the kernel since 3.15 */
+#define F_OFD_SETLK 37
+#define F_OFD_SETLKW 38
+#endif
+
+/* An open description; all are in one list, so that a forked child can close them. */
+typedef struct file {
+    int descriptor;
+    struct file *next, **link;
+} file;
+
+enum { WAITING, LOCKED, FAILED, ABANDONED };
+
+/* A wait in the kernel, shared by the thread that wants the lock and the helper thread. */
+typedef struct {
+    uint32_t state; /* a futex */
+    int error;
+    int users; /* the last one frees it */
+    file *file;
+} request;
+
+struct fastipam_lock {
+    pthread_mutex_t mutex; /* held for a few instructions, never while a thread waits */
+    file *file;            /* NULL after a helper has kept it */
+    int held;
+    fastipam_waiter *first, *last;
+    request *request; /* what the first waiter has asked */
+    unsigned fork;    /* the forks before the lock was opened */
+    char path[];
+};
+
+static pthread_mutex_t files_mutex = PTHREAD_MUTEX_INITIALIZER;
+static file *files;
+static unsigned forks; /* between this process and the first one */
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void before_fork(void) { pthread_mutex_lock(&files_mutex); }
+
+static void after_fork(void) { pthread_mutex_unlock(&files_mutex); }
+
+static void in_child(void) {
+    for (file *one = files; one; one = one->next) close(one->descriptor);
+    files = NULL; /* their memory belongs to locks that nobody may use here */
+    forks++;
+    pthread_mutex_unlock(&files_mutex);
+}
+
+static void watch_forks(void) { pthread_atfork(before_fork, after_fork, in_child); }
+
+static file *open_file(const char *path) {
+    file *one = malloc(sizeof *one);
+    if (!one) return NULL;
+    /* Opened and listed in one step: a fork in between would copy a description that is not listed. */
+    pthread_mutex_lock(&files_mutex);
+    one->descriptor = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    int error = errno;
+    if (one->descriptor >= 0) {
+        one->next = files;
+        one->link = &files;
+        if (files) files->link = &one->next;
+        files = one;
+    }
+    pthread_mutex_unlock(&files_mutex);
+    if (one->descriptor >= 0) return one;
+    free(one);
+    errno = error;
+    return NULL;
+}
+
+static void close_file(file *one) {
+    pthread_mutex_lock(&files_mutex);
+    *one->link = one->next;
+    if (one->next) one->next->link = one->link;
+    close(one->descriptor);
+    pthread_mutex_unlock(&files_mutex);
+    free(one);
+}
+
+static int set_lock(int descriptor, int command, short type) {
+    struct flock whole = {.l_type = type, .l_whence = SEEK_SET};
+    return fcntl(descriptor, command, &whole) ? errno : 0;
+}
+
+static void wake(uint32_t *futex) { syscall(SYS_futex, futex, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0); }
+
+/* Wait until *futex is no longer `value`. Return 0, EINTR or ETIMEDOUT. */
+static int wait_while(uint32_t *futex, uint32_t value, int64_t deadline_ns) {
+    int64_t left = deadline_ns - fastipam_monotonic_ns();
+    if (left <= 0) return ETIMEDOUT;
+    struct timespec time = {.tv_sec = left / 1000000000, .tv_nsec = left % 1000000000};
+    if (!syscall(SYS_futex, futex, FUTEX_WAIT_PRIVATE, value, &time, NULL, 0)) return 0;
+    return errno == EAGAIN ? 0 : errno;
+}
+
+static void drop(request *one) {
+    if (!__atomic_sub_fetch(&one->users, 1, __ATOMIC_ACQ_REL)) free(one);
+}
+
+static void *ask_kernel(void *argument) {
+    request *one = argument;
+    int error;
+    do error = set_lock(one->file->descriptor, F_OFD_SETLKW, F_WRLCK);
+    while (error == EINTR);
+    one->error = error;
+    uint32_t expected = WAITING;
+    if (__atomic_compare_exchange_n(&one->state, &expected, error ? FAILED : LOCKED, 0, __ATOMIC_ACQ_REL,
+                                    __ATOMIC_ACQUIRE))
+        wake(&one->state);
+    else
+        close_file(one->file); /* the thread has given up: closing releases the lock */
+    drop(one);
+    return NULL;
+}
+
+/* Let a helper thread wait in the kernel. Return the request, or NULL when there can be no thread. */
+static request *start_helper(file *file) {
+    request *one = malloc(sizeof *one);
+    if (!one) return NULL;
+    *one = (request){.state = WAITING, .users = 2, .file = file};
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    pthread_attr_setstacksize(&attributes, PTHREAD_STACK_MIN < 65536 ? 65536 : PTHREAD_STACK_MIN);
+    sigset_t all, before; /* signals are for the application's threads */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    pthread_t thread;
+    int error = pthread_create(&thread, &attributes, ask_kernel, one);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+    if (!error) return one;
+    free(one);
+    return NULL;
+}
+
+int64_t fastipam_monotonic_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+fastipam_lock *fastipam_lock_open(const char *path) {
+    pthread_once(&once, watch_forks);
+    size_t size = strlen(path) + 1;
+    fastipam_lock *lock = calloc(1, sizeof *lock + size);
+    if (!lock) return NULL;
+    memcpy(lock->path, path, size);
+    lock->file = open_file(path);
+    if (!lock->file) {
+        int error = errno;
+        free(lock);
+        errno = error;
+        return NULL;
+    }
+    pthread_mutex_init(&lock->mutex, NULL);
+    lock->fork = forks;
+    return lock;
+}
+
+/* With the mutex: lock without waiting, for a thread before which no other waits. */
+static int try_now(fastipam_lock *lock) {
+    if (!lock->file && !(lock->file = open_file(lock->path))) return errno;
+    int error = set_lock(lock->file->descriptor, F_OFD_SETLK, F_WRLCK);
+    if (!error) lock->held = 1;
+    return error == EACCES ? EAGAIN : error;
+}
+
+int fastipam_lock_try(fastipam_lock *lock) {
+    pthread_mutex_lock(&lock->mutex);
+    int error = lock->held || lock->first ? EAGAIN : try_now(lock);
+    pthread_mutex_unlock(&lock->mutex);
+    return error;
+}
+
+void fastipam_lock_enter(fastipam_lock *lock, fastipam_waiter *waiter) {
+    pthread_mutex_lock(&lock->mutex);
+    waiter->next = NULL;
+    waiter->first = !lock->first && !lock->held;
+    if (lock->first) lock->last->next = waiter;
+    else lock->first = waiter;
+    lock->last = waiter;
+    pthread_mutex_unlock(&lock->mutex);
+}
+
+/* With the mutex: the first of those who wait may ask the kernel. */
+static void call_first(fastipam_lock *lock) {
+    if (!lock->first || lock->held) return;
+    __atomic_store_n(&lock->first->first, 1, __ATOMIC_RELEASE);
+    wake(&lock->first->first);
+}
+
+/* With the mutex: take a waiter out of the queue. */
+static void unlink_waiter(fastipam_lock *lock, fastipam_waiter *waiter) {
+    fastipam_waiter *before = NULL;
+    for (fastipam_waiter *one = lock->first; one != waiter; one = one->next) before = one;
+    if (before) before->next = waiter->next;
+    else lock->first = waiter->next;
+    if (lock->last == waiter) lock->last = before;
+}
+
+/* With the mutex: what the kernel has answered. Return 0 with the lock, EAGAIN while it has not. */
+static int take_answer(fastipam_lock *lock) {
+    request *one = lock->request;
+    uint32_t state = __atomic_load_n(&one->state, __ATOMIC_ACQUIRE);
+    if (state == WAITING) return EAGAIN;
+    int error = one->error;
+    lock->request = NULL;
+    drop(one);
+    if (!error) lock->held = 1;
+    return error;
+}
+
+int fastipam_lock_wait(fastipam_lock *lock, fastipam_waiter *waiter, int64_t deadline_ns) {
+    for (;;) {
+        if (!__atomic_load_n(&waiter->first, __ATOMIC_ACQUIRE)) {
+            int error = wait_while(&waiter->first, 0, deadline_ns);
+            if (error) return error;
+            continue;
+        }
+        pthread_mutex_lock(&lock->mutex);
+        int error = lock->request ? take_answer(lock) : try_now(lock);
+        if (error == EAGAIN && !lock->request) lock->request = start_helper(lock->file);
+        request *asked = error ? lock->request : NULL;
+        if (!error) unlink_waiter(lock, waiter);
+        pthread_mutex_unlock(&lock->mutex);
+        if (error != EAGAIN) return error;
+        if (asked) {
+            /* Only the first thread of the queue takes the answer, so the request stays. */
+            error = wait_while(&asked->state, WAITING, deadline_ns);
+        } else { /* no thread can be made: look again in a millisecond */
+            int64_t soon = fastipam_monotonic_ns() + 1000000;
+            uint32_t never = 0;
+            error = wait_while(&never, 0, soon < deadline_ns ? soon : deadline_ns);
+            if (error == ETIMEDOUT && soon < deadline_ns) error = 0;
+        }
+        if (error) return error;
+    }
+}
+
+void fastipam_lock_leave(fastipam_lock *lock, fastipam_waiter *waiter) {
+    pthread_mutex_lock(&lock->mutex);
+    int was_first = lock->first == waiter;
+    unlink_waiter(lock, waiter);
+    if (was_first && lock->first) call_first(lock); /* it takes over what was asked */
+    else if (was_first && lock->request) {
+        request *one = lock->request;
+        uint32_t expected = WAITING;
+        if (__atomic_compare_exchange_n(&one->state, &expected, ABANDONED, 0, __ATOMIC_ACQ_REL,
+                                        __ATOMIC_ACQUIRE))
+            lock->file = NULL; /* the helper closes it */
+        else if (expected == LOCKED)
+            set_lock(lock->file->descriptor, F_OFD_SETLK, F_UNLCK);
+        lock->request = NULL;
+        drop(one);
+    }
+    pthread_mutex_unlock(&lock->mutex);
+}
+
+void fastipam_lock_release(fastipam_lock *lock) {
+    if (fastipam_lock_is_forked(lock)) return; /* the description is closed */
+    pthread_mutex_lock(&lock->mutex);
+    lock->held = 0;
+    if (set_lock(lock->file->descriptor, F_OFD_SETLK, F_UNLCK)) {
+        close_file(lock->file); /* that releases it, whatever the kernel would not do */
+        lock->file = NULL;
+    }
+    call_first(lock);
+    pthread_mutex_unlock(&lock->mutex);
+}
+
+int fastipam_lock_is_forked(const fastipam_lock *lock) { return lock->fork != forks; }
+
+int fastipam_lock_is_deleted(fastipam_lock *lock) {
+    struct stat status; /* without a description, the next call opens the file that is there */
+    return lock->file && (fstat(lock->file->descriptor, &status) || !status.st_nlink);
+}
+
+void fastipam_lock_close(fastipam_lock *lock) {
+    if (lock->file && !fastipam_lock_is_forked(lock)) close_file(lock->file);
+    lock->file = NULL;
+}
+
+void fastipam_lock_free(fastipam_lock *lock) {
+    fastipam_lock_close(lock);
+    if (!fastipam_lock_is_forked(lock)) pthread_mutex_destroy(&lock->mutex);
+    free(lock);
+}

@@ -1,0 +1,37 @@
+/* The lock of a store's writers: between the processes of a machine, and between the threads of one. */
+#ifndef FASTIPAM_WRITER_LOCK_H
+#define FASTIPAM_WRITER_LOCK_H
+
+#include <stdint.h>
+
+typedef struct fastipam_lock fastipam_lock;
+
+/* A thread that waits; it stands on the stack of the thread. */
+typedef struct fastipam_waiter {
+    uint32_t first;  /* a futex: 1 when the thread may ask the kernel */
+    struct fastipam_waiter *next;
+} fastipam_waiter;
+
+/* Return a lock on a file that exists, or NULL with errno. */
+fastipam_lock *fastipam_lock_open(const char *path);
+/* Lock without waiting. Return 0, EAGAIN when others have the lock or wait for it, or another errno. */
+int fastipam_lock_try(fastipam_lock *lock);
+/* Wait behind the other threads of this process. */
+void fastipam_lock_enter(fastipam_lock *lock, fastipam_waiter *waiter);
+/* Wait until deadline_ns of CLOCK_MONOTONIC. Return 0 with the lock; else the thread still waits: EINTR,
+ * ETIMEDOUT, or another errno. */
+int fastipam_lock_wait(fastipam_lock *lock, fastipam_waiter *waiter, int64_t deadline_ns);
+/* Stop waiting. */
+void fastipam_lock_leave(fastipam_lock *lock, fastipam_waiter *waiter);
+void fastipam_lock_release(fastipam_lock *lock);
+/* Return whether this process was forked from the one that opened the lock. */
+int fastipam_lock_is_forked(const fastipam_lock *lock);
+/* Return whether the lock's file was deleted, or replaced by another one. */
+int fastipam_lock_is_deleted(fastipam_lock *lock);
+/* Close the file, which nobody may have locked or wait for. */
+void fastipam_lock_close(fastipam_lock *lock);
+void fastipam_lock_free(fastipam_lock *lock);
+
+int64_t fastipam_monotonic_ns(void);
+
+#endif
