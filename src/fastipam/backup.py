@@ -218,6 +218,7 @@ class _Copy:
         copied = [table for table in tables.ALL if table is not tables.META]
         total = sum(table.count(self._snapshot) for table in copied)
         self._generations = self._newest()
+        own = blocks.incarnations(self._txn)
         done = 0
         for table in copied:
             table.clear(self._txn)
@@ -227,7 +228,7 @@ class _Copy:
                 if self._progress is not None and done % _STEP == 0:
                     self._progress(done, total)
         self._copy_meta()
-        blocks.distrust(self._txn)
+        blocks.distrust(self._txn, own)
         if self._progress is not None:
             self._progress(total, total)
         return done

@@ -205,8 +205,22 @@ def test_restored_below_an_agent(engine: Shared, time: Time, tmp_path: Path) -> 
     after = agent.share.member()
     assert before is not None
     assert after is not None
-    assert (before.incarnation, before.epoch) != (after.incarnation, after.epoch)
+    assert (before.incarnation, before.epoch) == (after.incarnation, after.epoch)
     assert set(owners(engine).values()) == {"a"}
+
+
+def test_restored_into_another_store(engine: Shared, time: Time, tmp_path: Path) -> None:
+    """A backup that is put into a new store is a copy, and refused beside the first one."""
+    agent = first(tmp_path, engine, time)
+    backup(agent.store, tmp_path / "file")
+    (tmp_path / "copy").mkdir()
+    copy = Agent(tmp_path / "copy", "a", engine, time)
+    restore(copy.store, tmp_path / "file", replace=True)
+    copy.added = 100
+    copy.turns(1)
+    assert copy.add(1) == 0
+    assert "another node named a and it is alive" in copy.keeper.status.reason
+    assert agent.add(1) == 1
 
 
 def test_killed_after_a_copy_has_a_name_of_its_own(

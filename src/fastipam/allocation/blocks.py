@@ -15,12 +15,12 @@ from fastipam.addressing.addresses import BITS
 from fastipam.storage import tables
 from fastipam.storage.boot import boottime_ns
 from fastipam.storage.records import block as block_record
-from fastipam.storage.records.block import ACTIVE, RESTORED, Block, Heard, Member, block_key
+from fastipam.storage.records.block import ACTIVE, COPIED, RESTORED, Block, Heard, Member, block_key
 from fastipam.storage.records.keys import network_prefix
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from fastipam._bitmap import StoredPages
     from fastipam.addressing.ranges import RangeSet
@@ -169,12 +169,26 @@ def file_of(store: Environment) -> int:
     return (device << 32 ^ inode) & 0xFFFF_FFFF_FFFF_FFFF
 
 
-def distrust(txn: Transaction) -> None:
-    """Have every block confirmed before it serves: the records come from a copy of a store."""
+def incarnations(txn: Transaction) -> set[str]:
+    """Return the incarnations that nodes have with this file in this boot."""
+    members = [
+        Member.read(raw) for key, raw in tables.BLOCKS.scan(txn) if block_record.is_member_key(key)
+    ]
+    file, boot = file_of(txn.store), txn.store.boot
+    return {each.incarnation for each in members if (each.file, each.boot) == (file, boot)}
+
+
+def distrust(txn: Transaction, own: Collection[str]) -> None:
+    """Have every block confirmed before it serves: the records come from a backup.
+
+    ``own`` is what :func:`incarnations` said before they were written: a backup of this very store
+    is no other node.
+    """
     for key, raw in list(tables.BLOCKS.scan(txn)):
         if block_record.is_member_key(key):
             member = Member.read(raw)
-            member.file = RESTORED
+            member.file = COPIED if member.incarnation in own else RESTORED
+            member.boot = txn.store.boot
             tables.BLOCKS.put(txn, key, member.pack())
 
 
