@@ -438,11 +438,30 @@ def test_routes_watch(site: Site, call: Call) -> None:  # noqa: F811
         try:
             site.settings["address"] = "192.0.2.7"
             address = call("ADD", site.config("a")).addresses[0].rpartition(".")[0]
-            assert watching.stdout.readline() == f"route replace {address}.0/24 via 192.0.2.7\n"
+            assert (
+                watching.stdout.readline()
+                == f"route replace {address}.0/24 via 192.0.2.7 proto 147\n"
+            )
             assert site.run("release-node", "a").returncode == 0
-            assert watching.stdout.readline() == f"route del {address}.0/24 via 192.0.2.7\n"
+            assert (
+                watching.stdout.readline() == f"route del {address}.0/24 via 192.0.2.7 proto 147\n"
+            )
         finally:
             watching.terminate()
+
+
+def test_why_there_are_no_routes(site: Site, call: Call) -> None:  # noqa: F811
+    """An empty table says why: nobody has a block, or its node has no usable address."""
+    none = site.run("routes", "--all")
+    assert (none.returncode, none.stdout.strip()) == (0, "[]")
+    assert "no node owns a block" in none.stderr
+    assert call("ADD", site.config("a")).status == 0  # etcd is on a loopback address
+    for form in ("json", "iproute2"):
+        done = site.run("routes", "--all", "--format", form)
+        assert done.returncode == 0
+        assert "no route leads to node a" in done.stderr
+        assert 'set "address" in its settings' in done.stderr
+    assert "no other node owns a block" in site.run("routes").stderr
 
 
 def test_init_twice(site: Site) -> None:

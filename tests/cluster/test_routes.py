@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from fastipam.addressing.addresses import format_cidr
 from fastipam.cluster.admin import routes
 from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.engine import Compacted, EngineUnavailable
 from tests.cluster.memory import MemoryEngine
+from tests.e2e.tools import require_root
 
 from .nodes import Machine, init
 from .test_claims import claim
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from fastipam.cluster.admin.routes import Table
 
 
@@ -55,10 +63,10 @@ def test_commands_lead_from_one_table_to_the_other() -> None:
     }
     after: Table = {"10.32.0.0/23": ("a", "192.0.2.1"), "10.32.9.0/24": ("c", "192.0.2.3")}
     assert routes.commands(before, after) == [
-        "route replace 10.32.0.0/23 via 192.0.2.1",
-        "route replace 10.32.9.0/24 via 192.0.2.3",
-        "route del 10.32.0.0/24 via 192.0.2.1",
-        "route del 10.32.1.0/24 via 192.0.2.1",
+        "route replace 10.32.0.0/23 via 192.0.2.1 proto 147",
+        "route replace 10.32.9.0/24 via 192.0.2.3 proto 147",
+        "route del 10.32.0.0/24 via 192.0.2.1 proto 147",
+        "route del 10.32.1.0/24 via 192.0.2.1 proto 147",
     ]
     assert routes.commands(after, after) == routes.changes(after, after) == []
 
@@ -92,3 +100,77 @@ def test_follow(engine: MemoryEngine, tmp_path: Path) -> None:
 
 def _addresses(table: Table) -> int:
     return sum(1 << (32 - int(prefix.partition("/")[2])) for prefix in table)
+
+
+def test_routes_of_an_earlier_run(engine: MemoryEngine, tmp_path: Path) -> None:
+    """A block that moved while nobody watched: its old route goes, and what is right stays."""
+    one, two = machine(tmp_path, "a", engine, 1), machine(tmp_path, "b", engine, 2)
+    ((_, base),) = claim(one.joined())
+    prefix = format_cidr(4, base, 24)
+    there: Table = {prefix: ("", "192.0.2.1"), "10.32.99.0/24": ("", "192.0.2.9")}
+    before, after = next(routes.follow(two.joined(), wait_s=0.05, have=lambda: there))
+    assert routes.commands(before, after) == [
+        "route del 10.32.99.0/24 via 192.0.2.9 proto 147",
+    ]
+    assert routes.whole(after, there) == [
+        f"route replace {prefix} via 192.0.2.1 proto 147",
+        "route del 10.32.99.0/24 via 192.0.2.9 proto 147",
+    ]
+
+
+def test_a_route_that_somebody_deleted(engine: MemoryEngine, tmp_path: Path) -> None:
+    """When an interface went down with its routes, they are printed again without any change."""
+    one, two = machine(tmp_path, "a", engine, 1), machine(tmp_path, "b", engine, 2)
+    ((_, base),) = claim(one.joined())
+    prefix = format_cidr(4, base, 24)
+    looks: Iterator[Table] = iter([{}, {prefix: ("", "192.0.2.1")}, {}])
+    tables = routes.follow(two.joined(), wait_s=0.01, have=lambda: next(looks))
+    for _ in range(2):
+        lines = routes.commands(*next(tables))
+        assert lines == [f"route replace {prefix} via 192.0.2.1 proto 147"]
+
+
+@pytest.fixture
+def link() -> Iterator[str]:
+    """A network namespace with an interface on which the nodes' addresses are."""
+    require_root()
+    name = f"fastipam-routes-{os.getpid()}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        for command in (
+            "link add d0 type veth peer name d1",
+            "link set d1 up",
+            "address add 192.0.2.254/24 dev d0",
+            "address add 2001:db8::fe/64 dev d0 nodad",
+            "link set d0 up",
+            "route add 10.32.77.0/24 via 192.0.2.1",  # not ours: another protocol
+        ):
+            subprocess.run(["ip", "-n", name, *command.split()], check=True)
+        yield name
+    finally:
+        subprocess.run(["ip", "netns", "delete", name], check=True)
+
+
+def test_what_the_kernel_has(link: str) -> None:
+    """Printed lines, run by ip, are found again by their protocol, and nobody else's routes are."""
+    table: Table = {
+        "10.32.0.0/23": ("a", "192.0.2.1"),
+        "10.32.9.0/24": ("c", "192.0.2.3"),
+        "fd00:32::100/120": ("c", "2001:db8::3"),
+    }
+
+    def run(lines: list[str]) -> dict[str, str]:
+        batch = ["ip", "-n", link, "-batch", "-"]
+        subprocess.run(batch, input="\n".join(lines), text=True, check=True)
+        code = "from fastipam.cluster import rtnetlink; print(rtnetlink.routes(147))"
+        ask = ["ip", "netns", "exec", link, sys.executable, "-c", code]
+        done = subprocess.run(ask, capture_output=True, text=True, check=True)
+        found = ast.literal_eval(done.stdout)
+        assert isinstance(found, dict)
+        return found
+
+    found = run(routes.whole(table, {}))
+    assert found == {prefix: via for prefix, (_, via) in table.items()}
+    there: Table = {prefix: ("", via) for prefix, via in found.items()}
+    moved: Table = {"10.32.0.0/24": ("b", "192.0.2.2")}
+    assert run(routes.whole(moved, there)) == {"10.32.0.0/24": "192.0.2.2"}

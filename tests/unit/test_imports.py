@@ -41,7 +41,7 @@ OTHER_BYTES = {
     "agent.web.api": "the picture as the page reads it",
     "cluster.engines.etcd.members": "a random number",
     "cluster.node.node": "a random number",
-    "cluster.node.recovery": "netlink messages",
+    "cluster.rtnetlink": "netlink messages",
     "cluster.planner": "a hash of names",
     "picture.colours": "a hash of names",
 }

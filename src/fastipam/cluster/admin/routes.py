@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 
 from fastipam.addressing.addresses import BITS, format_cidr, parse_ip
-from fastipam.cluster import schema
+from fastipam.cluster import rtnetlink, schema
 from fastipam.cluster.engine import Compacted, EngineError
 from fastipam.cluster.planner import backoff_s, runs
 from fastipam.cluster.schema import NodeEntry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
     from fastipam.cluster.deadline import Deadline
@@ -21,18 +21,38 @@ if TYPE_CHECKING:
     # prefix -> (node, its address in the prefix's family)
     Table = dict[str, tuple[str, str]]
 
+# The protocol (rtnetlink(7)) of every route that these lines make: a later run finds the routes of
+# the one before by it. iproute2's list of protocols (rt_protos) does not have it.
+PROTOCOL = 147
 _CALL_S = 5.0  # for one call while a table is followed: longer than an election
 
 
-def read(node: Node, deadline: Deadline, *, without: str | None = None) -> Table:
+def read(
+    node: Node,
+    deadline: Deadline,
+    *,
+    without: str | None = None,
+    left_out: set[tuple[str, int]] | None = None,
+) -> Table:
     """Return the routes now. O(blocks of all). Raises EngineError.
 
-    Adjacent blocks of a node are one route. ``without`` leaves out the blocks of that node.
+    Adjacent blocks of a node are one route. ``without`` leaves out the blocks of that node;
+    ``left_out`` gets (node, family) of those that own blocks and have no address of that family.
     """
-    return _read(node, deadline.call_s(), without)[0]
+    return _read(node, deadline.call_s(), without, left_out)[0]
 
 
-def _read(node: Node, seconds: float, without: str | None) -> tuple[Table, int]:
+def installed() -> Table:
+    """Return the routes of :data:`PROTOCOL` that this machine has. Raises OSError."""
+    return {prefix: ("", via) for prefix, via in rtnetlink.routes(PROTOCOL).items()}
+
+
+def _read(
+    node: Node,
+    seconds: float,
+    without: str | None,
+    left_out: set[tuple[str, int]] | None = None,
+) -> tuple[Table, int]:
     engine, keys = node.engine, node.keys
     nodes, revision = engine.list(keys.nodes, deadline_s=seconds)
     addresses: dict[tuple[str, int], str] = {}
@@ -51,6 +71,8 @@ def _read(node: Node, seconds: float, without: str | None) -> tuple[Table, int]:
         pool = node.settings.geometries[index]
         via = addresses.get((owner, pool.family))
         if via is None:
+            if left_out is not None:
+                left_out.add((owner, pool.family))
             continue
         for run in runs(owned):
             length = BITS[pool.family] - pool.host_bits - (len(run).bit_length() - 1)
@@ -59,13 +81,19 @@ def _read(node: Node, seconds: float, without: str | None) -> tuple[Table, int]:
 
 
 def follow(
-    node: Node, *, without: str | None = None, wait_s: float = 30.0
+    node: Node,
+    *,
+    without: str | None = None,
+    wait_s: float = 30.0,
+    have: Callable[[], Table] = dict,
 ) -> Iterator[tuple[Table, Table]]:
-    """Return (routes before, routes after) at each change, for ever; at first none before.
+    """Return (routes before, routes after) at each change, for ever.
 
-    After a lost watch the whole table is read again, so no change is missed.
+    ``have`` returns the routes that are in place, by default none: they are compared with the
+    cluster's at first, and whenever nothing has changed for ``wait_s`` seconds. After a lost watch
+    the whole table is read again, so no change is missed.
     """
-    before: Table = {}
+    before = have()
     failures = 0
     while True:
         try:
@@ -78,11 +106,23 @@ def follow(
                 events, revision = node.engine.watch(node.keys.prefix, revision, deadline_s=wait_s)
                 if any(_matters(node, event.key) for event in events):
                     break
+                if not events and have is not dict:
+                    before = _restored(table, have())
+                    if before != table:
+                        break
         except Compacted:
             continue
         except EngineError:
             failures += 1
             time.sleep(backoff_s(node.name, failures))
+
+
+def _restored(table: Table, there: Table) -> Table:
+    """Return the routes that are in place, with the owners that they have in the table."""
+    return {
+        prefix: table[prefix] if table.get(prefix, ("", ""))[1] == via else (owner, via)
+        for prefix, (owner, via) in there.items()
+    }
 
 
 def _matters(node: Node, key: bytes) -> bool:
@@ -103,15 +143,21 @@ def commands(
 ) -> list[str]:
     """Return lines for ``ip -batch`` that turn one table into the other, new routes first."""
     lines = [
-        f"route replace {prefix} via {via}"
+        f"route replace {prefix} via {via} proto {PROTOCOL}"
         for prefix, (owner, via) in _sorted(after)
         if before.get(prefix, ("", ""))[1] != via
     ]
     return lines + [
-        f"route del {prefix} via {via}"
+        f"route del {prefix} via {via} proto {PROTOCOL}"
         for prefix, (_, via) in _sorted(before)
         if prefix not in after
     ]
+
+
+def whole(table: Mapping[str, tuple[str, str]], there: Mapping[str, tuple[str, str]]) -> list[str]:
+    """Return lines for ``ip -batch`` that set every route of a table and delete all others."""
+    stale = {prefix: one for prefix, one in there.items() if prefix not in table}
+    return commands({}, table) + commands(stale, {})
 
 
 def changes(

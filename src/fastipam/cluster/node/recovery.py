@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 import threading
-from struct import Struct
 
 from fastipam.addressing.addresses import format_ip
+from fastipam.cluster import rtnetlink
 from fastipam.errors import AddressInUse
 from fastipam.lease import Owner
 from fastipam.namespaces import (
@@ -37,16 +36,6 @@ if TYPE_CHECKING:
     from fastipam.configuration.cluster import Settings
     from fastipam.lease import Lease
 
-_REQUEST = Struct("=IHHIIBBBBI")  # struct nlmsghdr, struct ifaddrmsg
-_HEADER = Struct("=IHHII")
-_IFADDR = Struct("=BBBBI")
-_ATTRIBUTE = Struct("=HH")
-_RTM_NEWADDR, _RTM_GETADDR = 20, 22
-_NLM_F_REQUEST_DUMP = 0x301
-_NLMSG_DONE, _NLMSG_ERROR = 3, 2
-_IFA_ADDRESS, _IFA_LOCAL = 1, 2
-_FAMILIES = {socket.AF_INET: 4, socket.AF_INET6: 6}
-_ANSWER_BYTES = 1 << 16
 _MOST_ROUNDS = 8  # of looking for namespaces whose process ended meanwhile
 _NEEDED = "it takes root with the capabilities CAP_SYS_PTRACE and CAP_SYS_ADMIN"
 
@@ -70,7 +59,7 @@ def addresses_in(path: str) -> list[tuple[int, int]]:
                 enter(descriptor)
             finally:
                 os.close(descriptor)
-            found.extend(_ask_kernel())
+            found.extend(rtnetlink.addresses())
         except OSError as error:
             fault.append(error)
 
@@ -92,43 +81,6 @@ def _reason(path: str, error: OSError) -> str:
             "another mount namespace; remove the file if it is a leftover"
         )
     return f"{path} cannot be entered: {error.strerror or error}; {_NEEDED}"
-
-
-def _ask_kernel() -> list[tuple[int, int]]:
-    """Return all addresses of the thread's namespace: a dump of rtnetlink(7)."""
-    found: list[tuple[int, int]] = []
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as link:
-        request = _REQUEST.pack(
-            _REQUEST.size, _RTM_GETADDR, _NLM_F_REQUEST_DUMP, 1, 0, 0, 0, 0, 0, 0
-        )
-        link.send(request)
-        while True:
-            data = link.recv(_ANSWER_BYTES)
-            at = 0
-            while at + _HEADER.size <= len(data):
-                length, kind, *_ = _HEADER.unpack_from(data, at)
-                if kind == _NLMSG_DONE:
-                    return found
-                if kind == _NLMSG_ERROR or length < _HEADER.size:
-                    raise OSError("the kernel does not list addresses")
-                if kind == _RTM_NEWADDR:
-                    found += _read_address(data[at + _HEADER.size : at + length])
-                at += length + 3 & ~3
-
-
-def _read_address(message: bytes) -> list[tuple[int, int]]:
-    family = _FAMILIES.get(_IFADDR.unpack_from(message)[0])
-    at = _IFADDR.size
-    values: dict[int, bytes] = {}
-    while at + _ATTRIBUTE.size <= len(message):
-        length, kind = _ATTRIBUTE.unpack_from(message, at)
-        if length < _ATTRIBUTE.size:
-            break
-        values[kind] = message[at + _ATTRIBUTE.size : at + length]
-        at += length + 3 & ~3
-    # IFA_LOCAL is the interface's own; on a point-to-point link IFA_ADDRESS is the peer's.
-    raw = values.get(_IFA_LOCAL) or values.get(_IFA_ADDRESS)
-    return [] if family is None or raw is None else [(family, int.from_bytes(raw, "big"))]
 
 
 class Recovered:

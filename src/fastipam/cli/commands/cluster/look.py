@@ -176,7 +176,7 @@ def check(cluster: Where, as_json: bool) -> None:
 @command(
     "routes",
     examples=(
-        ("fastipam cluster routes --format iproute2 | ip -batch -", "on each node"),
+        ("fastipam cluster routes --format iproute2 | ip -force -batch -", "on each node"),
         ("fastipam cluster routes --watch", "JSON, a line a change"),
     ),
 )
@@ -194,26 +194,43 @@ def check(cluster: Where, as_json: bool) -> None:
 def routes(cluster: Where, watch: bool, form: str, with_own: bool) -> None:
     """Print block → node address, runs of blocks as one route, for plugins that route.
 
-    ``iproute2`` prints lines for ``ip -batch``: "route replace …", and "route del …" for what is
-    gone. A node has an address when its settings say so ("address"); others are left out.
+    ``iproute2`` prints lines for ``ip -force -batch -``: "route replace …" for every route, and
+    "route del …" for those of an earlier run on this machine that are gone. The routes have a
+    protocol of their own (147), by which they are found. With --watch only differences are printed,
+    and the machine's routes are compared again every half minute. A node has an address when its
+    settings say so ("address"), or etcd is reached from a usable one; others are left out.
     """
     from fastipam.cluster.admin import routes as routing
 
+    as_commands = form == "iproute2"
     with cluster.node() as (_, node):
         shown = None if with_own else node.name
         if not watch:
-            table = routing.read(node, cluster.deadline(), without=shown)
-            if form == "json":
-                output.json_array(routing.documents(table))
-            else:
-                for line in routing.commands({}, table):
+            left_out: set[tuple[str, int]] = set()
+            table = routing.read(node, cluster.deadline(), without=shown, left_out=left_out)
+            if as_commands:
+                for line in routing.whole(table, routing.installed()):
                     output.say(line)
+            else:
+                output.json_array(routing.documents(table))
+            _explain(table, left_out, with_own=with_own)
             return
-        for before, after in routing.follow(node, without=shown, wait_s=_WATCH_S):
-            lines = routing.commands(before, after) if form == "iproute2" else None
-            if lines is None:
-                lines = routing.changes(before, after)
-            for line in lines:
+        have = routing.installed if as_commands else dict
+        lines_of = routing.commands if as_commands else routing.changes
+        for before, after in routing.follow(node, without=shown, wait_s=_WATCH_S, have=have):
+            for line in lines_of(before, after):
                 click.echo(line)
             if streams.is_lost():
                 break
+
+
+def _explain(table: Any, left_out: set[tuple[str, int]], *, with_own: bool) -> None:
+    """Say on standard error why there are no routes, or none to a node."""
+    for name, family in sorted(left_out):
+        output.note(
+            f"no route leads to node {name}: it has blocks and no IPv{family} address that others "
+            'could use; set "address" in its settings'
+        )
+    if not table and not left_out:
+        own = "" if with_own else "other "
+        output.note(f"there are no routes: no {own}node owns a block")
