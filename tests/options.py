@@ -19,6 +19,7 @@ class Options:
     require_all = False
     seed = 1
     kills = 0  # none said: the campaign has its own number
+    minutes = 0.0  # none said: the campaign has its own length
     host_local = False
 
     def read(self, config: pytest.Config) -> None:
@@ -27,6 +28,7 @@ class Options:
         self.require_all = config.getoption("--require-all")
         self.seed = config.getoption("--seed")
         self.kills = config.getoption("--kills")
+        self.minutes = config.getoption("--minutes")
         self.host_local = config.getoption("--host-local")
 
 
@@ -48,6 +50,12 @@ def register(parser: pytest.Parser) -> None:
     )
     group.addoption("--seed", type=int, default=1, help="seed of the campaigns' random numbers")
     group.addoption("--kills", type=int, default=0, help="number of kills of the crash campaign")
+    group.addoption(
+        "--minutes",
+        type=float,
+        default=0,
+        help="length of the campaign in which all happens at once",
+    )
     group.addoption(
         "--host-local",
         action="store_true",

@@ -148,6 +148,13 @@ def load(path: str | Path) -> Raw:
             }
 
 
+def readers(path: str | Path) -> list[str]:
+    """The processes, threads and transactions that read, without those that were killed."""
+    with lmdb.open(str(path), readonly=True) as env:
+        env.reader_check()
+        return [line for line in env.readers().splitlines()[1:] if line.split()[-1].isdecimal()]
+
+
 def check(raw: Raw) -> list[str]:
     """What contradicts the page, [] when nothing does."""
     found = list(_meta(raw))
