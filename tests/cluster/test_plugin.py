@@ -158,6 +158,21 @@ def test_direct_fills_block_after_block(site: Site, call: Call) -> None:  # noqa
     assert call("DEL", site.config("a"), "c7").status == 0
 
 
+def test_a_block_is_tried_before_a_cooling_address(site: Site, call: Call) -> None:  # noqa: F811
+    """Policy "prefer": while a block can be had nothing that cools is assigned, then it is."""
+    site.settings |= {"pool": "10.32.0.0/28", "blockSize": 29, "prefix": "/cooling/"}
+    site.init()
+    config = site.config("a", timeout=0.5)
+    config["ipam"] |= {"cooldown": 300, "cooldownPolicy": "prefer"}
+    first = [call("ADD", config, f"c{number}") for number in range(6)]  # the first block is full
+    assert call("DEL", config, "c0").status == 0
+    second = [call("ADD", config, f"d{number}") for number in range(7)]
+    taken = {answer.addresses[0] for answer in (*first, *second)}
+    assert len(taken) == 13, "no cooling address was assigned"
+    last = call("ADD", config, "e")
+    assert last.addresses == first[0].addresses, "it has cooled for a moment only"
+
+
 def test_settings_differ(site: Site, call: Call) -> None:  # noqa: F811
     """A node with another block size is refused, with both values."""
     answer = call("ADD", site.config("a", blockSize=26))

@@ -22,7 +22,7 @@ FORMAT = (ROOT / "docs" / "store-format.md").read_text()
 def rows(text: str, heading: str) -> list[list[str]]:
     """The cells of the first table below a heading, without its first two lines."""
     below = text.partition(f"\n{heading}\n")[2]
-    table = re.search(r"^\|.*?(?=\n[^|])", below, re.MULTILINE | re.DOTALL)
+    table = re.search(r"^\|.*?(?=\n[^|]|\n?\Z)", below, re.MULTILINE | re.DOTALL)
     assert table, heading
     lines = table[0].splitlines()[2:]
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import signal
@@ -203,6 +204,37 @@ def test_a_child_opens_it_again(store: TemporaryStore) -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         network.allocate("parent")
         assert [lease.container_id for lease in network.leases()] == ["child", "parent"]
+
+
+def _in_a_worker(network: fastipam.Network | None, path: str) -> str:
+    """What a worker process can do with its parent's network, else with a store of its own."""
+    try:
+        if network is not None:
+            return str(network.stats())
+        with fastipam.open(path) as own:
+            return str(own.network("n").allocate("worker").address.ip)
+    except fastipam.StoreForked:
+        return "forked"
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_multiprocessing(store: TemporaryStore, method: str) -> None:
+    """A worker opens the store itself, whatever the start method; a forked one has to."""
+    context = multiprocessing.get_context(method)
+    with store.open() as ipam:
+        network = ipam.network("n", "10.1.0.0/24")
+        network.allocate("parent")
+        with context.Pool(1) as pool:
+            assert pool.apply(_in_a_worker, (None, str(store.path))) == "10.1.0.3"
+        assert [lease.container_id for lease in network.leases()] == ["parent", "worker"]
+        if method == "fork":
+            answer = context.SimpleQueue()
+            child = context.Process(  # what it inherits is not pickled
+                target=lambda: answer.put(_in_a_worker(network, ""))
+            )
+            child.start()
+            child.join(60)
+            assert answer.get() == "forked"
 
 
 def test_work_can_be_repeated(store: TemporaryStore) -> None:
