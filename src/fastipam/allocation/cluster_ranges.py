@@ -5,13 +5,13 @@ Imported when a configuration has other ranges than the store remembers for a cl
 
 from __future__ import annotations
 
-from fastipam.addressing.ranges import Pool
 from fastipam.allocation import blocks
+from fastipam.allocation.accounts import read_pool
 from fastipam.errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from fastipam.addressing.ranges import RangeSet
+    from fastipam.addressing.ranges import Pool, RangeSet
     from fastipam.storage.transaction import Snapshot, Transaction
 
 
@@ -22,12 +22,13 @@ def require_blocks(
 
     ``text`` is the pool that the store remembers. A node that has registered in a cluster owns
     blocks of one length; any other ranges hold addresses that other nodes assign. A node that has
-    never registered, or has left its cluster, may have any ranges.
+    never registered, or has left its cluster, may have any ranges. Raises StoreCorrupt when the
+    text cannot be read.
     """
     member = blocks.get_member(txn, network_id)
     if member is None or not member.epoch:
         return
-    stored = Pool.read(text)
+    stored = read_pool(text, txn.store, name)
     lengths = {each.family: each.block_length for each in stored.sets if each.block_length}
     if all(
         each.block_length and each.block_length == lengths.get(each.family, each.block_length)
