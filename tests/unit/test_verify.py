@@ -210,6 +210,7 @@ DAMAGES: list[tuple[Damage, set[str], str | None]] = [
     ),
     (drop("states", keys.network_prefix(ID)), {"state-missing"}, None),
     (put("states", keys.network_prefix(ID), b"x"), {"state-unreadable"}, None),
+    (put("states", keys.network_prefix(ID) + b"x", b"x"), {"state-key"}, None),
     (put("networks", b"net", ID.to_bytes(4, "big") + b"x"), {"ranges-unreadable"}, None),
     (put("networks", b"two", ID.to_bytes(4, "big")), {"network-id"}, None),
     (put("networks", b"two", (9).to_bytes(4, "big")), {"network-id", "state-missing"}, None),
@@ -377,3 +378,19 @@ def test_repair_gives_up_as_a_whole(damaged: Ipam, monkeypatch: pytest.MonkeyPat
         repair(store)
     assert caught.value.hint == "restore a backup"
     assert verify(store) == before
+
+
+@pytest.mark.parametrize(
+    "table", [one for one in tables.ALL if one is not tables.META], ids=lambda one: one.name
+)
+def test_every_database_is_checked_and_repaired(ipam: Ipam, table: tables.Table) -> None:
+    """A record that no program wrote is found in whichever database it is, and removed."""
+    ipam.network("net", ["10.1.0.0/24", "fd00::/64"]).allocate("a")
+    key = keys.network_prefix(1) + b"\4nonsense"
+    with ipam.store.write() as txn:
+        table.put(txn, key, b"nonsense")
+    assert verify(ipam.store)
+    repair(ipam.store)
+    assert verify(ipam.store) == []
+    with ipam.store.read() as txn:
+        assert table.get(txn, key) != b"nonsense"

@@ -100,6 +100,9 @@ class NetworkRepair:
         return keys.address_key(self._network_id, *address)
 
     def _read_state(self) -> NetworkState:
+        for key, _ in self._of(tables.STATES):
+            if key != self._prefix:
+                self._remove(tables.STATES, key, "state", "removed: it is no key of a state")
         raw = tables.STATES.get(self._txn, self._prefix)
         try:
             if raw is not None:

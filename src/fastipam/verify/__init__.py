@@ -134,6 +134,9 @@ class _Verifier:
 
 def _read_state(network: NetworkCheck) -> Iterator[Finding]:
     prefix = network.prefix
+    for key, _ in network.items(tables.STATES, prefix):
+        if key != prefix:
+            yield network.finding("state-key", key.hex(), "this is no key of a state")
     raw = tables.STATES.get(network.txn, prefix)
     if raw is None:
         yield network.finding("state-missing", prefix.hex(), "it has no state")
