@@ -417,6 +417,10 @@ def test_a_full_ipv4_set(observed: Agent, free_port: int, config: Make) -> None:
     for at in range(5):
         assert ask(observed.path, "ADD", made, f"c{at}").status == 0
     assert ask(observed.path, "ADD", made, "c5").status == 1
+    status = made | {"cniVersion": "1.1.0"}
+    assert ask(observed.path, "STATUS", status).status == 0, (
+        "a full pool is ready: the metric tells"
+    )
     samples = _scrape(free_port)
 
     def of(name: str, family: int, **labels: str) -> list[float]:
