@@ -10,14 +10,14 @@ import os
 import socket
 import time
 import urllib.parse
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 import fastipam
-from fastipam.agent.web import server
+from fastipam.agent.web import heads, server
 from fastipam.agent.web.server import Asked, Response, Route
 from fastipam.errors import StoreClosed
 
@@ -276,20 +276,94 @@ def test_nonsense(shown: Agent, free_port: int, raw: bytes) -> None:
     assert shown.is_ready()
 
 
-def test_many_silent_clients(shown: Agent, free_port: int, config: Make) -> None:
-    """Connections on which nothing is said are bounded, and hold up no plugin call."""
-    silent = [
-        socket.create_connection(("127.0.0.1", free_port))
-        for _ in range(server.MOST_CONNECTIONS + 20)
-    ]
-    assert ask(shown.path, "ADD", config(ipam={"subnet": "10.1.0.0/24"})).status == 0
-    closed = 0
-    for one in silent[server.MOST_CONNECTIONS :]:
-        one.settimeout(20)
-        closed += one.recv(1) == b""
-    assert closed == 20
-    for one in silent:
-        one.close()
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"GET", b"GET / HTTP/1.1\r\nHost: localhost\r\n"],
+    ids=["silent", "half a line", "half a head"],
+)
+def test_many_silent_clients(sent: bytes, shown: Agent, free_port: int, config: Make) -> None:
+    """Connections without a whole request are bounded, and keep nobody from page and health."""
+    with ExitStack() as stack:
+        silent = []
+        for _ in range(heads.MOST_SILENT_OF_AN_ADDRESS + 20):
+            one = stack.enter_context(socket.create_connection(("127.0.0.1", free_port)))
+            one.sendall(sent)
+            silent.append(one)
+        for _ in range(5):
+            assert _get(free_port, "/healthz")[0].status == 200
+            assert _get(free_port, "/metrics")[0].status == 200
+        assert ask(shown.path, "ADD", config(ipam={"subnet": "10.1.0.0/24"})).status == 0
+        for one in silent[:20]:  # the oldest were closed for the others
+            one.settimeout(20)
+            assert one.recv(1) == b""
+        silent[-1].sendall(b"GET /healthz HTTP/1.1\r\n\r\n" if not sent else b"\r\n")
+
+
+def test_silent_clients_of_many_addresses(quiet: int) -> None:
+    """All silent connections together are bounded, too."""
+    with ExitStack() as stack:
+        silent = []
+        for number in range(heads.MOST_SILENT + 20):
+            source = (f"127.0.{1 + number // 30}.1", 0)
+            connection = socket.create_connection(("127.0.0.1", quiet), source_address=source)
+            silent.append(stack.enter_context(connection))
+        for one in silent[:20]:
+            one.settimeout(20)
+            assert one.recv(1) == b""
+        assert _get(quiet, "/")[0].status == 200
+
+
+def test_clients_that_do_not_read(free_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients that leave long answers unread take the places of their address; health has its own.
+
+    The places are free again after the time that an answer may take.
+    """
+    monkeypatch.setattr(server._Handler, "timeout", 3.0)
+    large = Response(200, bytes(50_000_000), "application/octet-stream")
+    routes = {
+        "/": Route(lambda _: large),
+        "/small": Route(lambda _: Response(200, b"x")),
+        server.HEALTH: Route(lambda _: Response(200, b"ok")),
+    }
+    service = server.serve("127.0.0.1", free_port, routes)
+    with ExitStack() as stack:
+        stack.callback(service.stop)
+        for number in range(server.MOST_REQUESTS):
+            source = (f"127.0.0.{1 + number // server.MOST_OF_AN_ADDRESS}", 0)
+            one = socket.create_connection(("127.0.0.1", free_port), source_address=source)
+            stack.enter_context(one).sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        for _ in range(20):
+            assert _get(free_port, server.HEALTH)[1] == b"ok"
+        with pytest.raises((http.client.HTTPException, ConnectionError)):
+            _get(free_port, "/small")
+        assert _get(free_port, server.HEALTH)[1] == b"ok"
+
+        def is_served() -> bool:
+            with suppress(http.client.HTTPException, ConnectionError):
+                return _get(free_port, "/small")[1] == b"x"
+            return False
+
+        until(is_served, "the slow readers are let go")
+
+
+def test_one_address_leaves_places_for_others(
+    free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An address has half of the places at most: others are served meanwhile."""
+    monkeypatch.setattr(server._Handler, "timeout", 20.0)
+    large = Response(200, bytes(50_000_000), "application/octet-stream")
+    routes = {"/": Route(lambda _: large), "/small": Route(lambda _: Response(200, b"x"))}
+    service = server.serve("127.0.0.1", free_port, routes)
+    with ExitStack() as stack:
+        stack.callback(service.stop)
+        for _ in range(server.MOST_REQUESTS):
+            one = socket.create_connection(
+                ("127.0.0.1", free_port), source_address=("127.0.0.9", 0)
+            )
+            with suppress(ConnectionError):
+                stack.enter_context(one).sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        for _ in range(10):
+            assert _get(free_port, "/small")[1] == b"x"
 
 
 @pytest.mark.parametrize(

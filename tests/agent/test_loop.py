@@ -172,6 +172,7 @@ def test_batch(serve: Callable[..., Served]) -> None:
         assert served.busy.wait(20)
         for at, client in enumerate(clients[1:], 1):
             client.send({}, b"%d" % at)
+        until(lambda: all(one.ticket for one in _known(served)), "all requests have arrived")
         served.hold.set()
         for at, client in enumerate(clients):
             assert client.receive().output == b"%d" % at

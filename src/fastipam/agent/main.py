@@ -161,7 +161,7 @@ def _instrumented(
     page = Page(watch, private=options.http_private)
     routes = {
         "/metrics": metrics.route,
-        "/healthz": http.health(listener.getsockname()),
+        http.HEALTH: http.health(listener.getsockname()),
         **page.routes,
     }
     service = http.serve(*options.http, routes)

@@ -1,7 +1,8 @@
 """The agent's HTTP server: it checks requests, finds their route and sends the answers.
 
-It is read-only. Each connection has a thread of its own for one request and a few seconds, up to a
-limit of connections; none of these threads touches the loop that serves the plugin calls.
+It is read-only. Each request has a thread of its own for a few seconds, up to a limit for all and
+one for an address; none of these threads touches the loop that serves the plugin calls. The health
+check has places of its own.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 import socket
 import sys
 import threading
-import time
+from collections import Counter
 from hashlib import blake2b
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from ipaddress import ip_address
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 from fastipam.agent import protocol
+from fastipam.agent.web.heads import Connection, Heads
 from fastipam.errors import ConfigError, FastipamError
 
 if TYPE_CHECKING:
@@ -29,9 +31,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastipam.agent")
 
 PLAIN = "text/plain; charset=utf-8"
-MOST_CONNECTIONS = 32
+MOST_REQUESTS = 32  # that are served at one time, each in a thread
+MOST_OF_AN_ADDRESS = 16
+MOST_HEALTH = 4  # health checks, besides
+HEALTH = "/healthz"
 _HEALTH_S = 2.0
-_ACCEPT_AGAIN_S = 0.1  # after accept failed, because there was no descriptor for example
 _MOST_FIELDS = 16  # fields in a URL's query; no route reads more than four
 _COMPRESS_FROM = 600  # bytes; less fits into one packet anyway
 # Script that got into the page could load nothing from another host and send nothing to one, and no
@@ -89,15 +93,16 @@ def serve(address: str, port: int, routes: Mapping[str, Route]) -> Service:
             f"{address} port {port}: {error.strerror}", field="--http", value=address
         ) from error
     server.routes = routes
-    thread = threading.Thread(
-        # Without a poll interval: an idle thread wakes for requests only.
-        target=server.serve_forever,
-        kwargs={"poll_interval": None},
-        name="http",
-        daemon=True,
-    )
+    heads = Heads(server.socket, server.begin, lambda: _Handler.timeout)
+    thread = threading.Thread(target=heads.run, name="http", daemon=True)
     thread.start()
-    return Service(server.server_port, server.server_close)
+
+    def stop() -> None:
+        heads.stop()
+        thread.join(1.0)
+        server.server_close()
+
+    return Service(server.server_port, stop)
 
 
 class Service(NamedTuple):
@@ -143,12 +148,14 @@ def tag_of(body: bytes) -> str:
 
 
 class _Server(ThreadingMixIn, HTTPServer):
-    request_queue_size = 16
+    request_queue_size = 128
     daemon_threads = True
     routes: Mapping[str, Route] = {}  # replaced, never changed
 
     def __init__(self, address: tuple[str, int], handler: type[_Handler]) -> None:
-        self._room = threading.Semaphore(MOST_CONNECTIONS)
+        self._lock = threading.Lock()
+        self._places: Counter[str] = Counter()  # taken, by address
+        self.heads: dict[Any, bytes] = {}
         super().__init__(address, handler)
 
     def server_bind(self) -> None:
@@ -157,31 +164,44 @@ class _Server(ThreadingMixIn, HTTPServer):
         host, self.server_port = self.socket.getsockname()[:2]
         self.server_name = str(host)
 
-    def get_request(self) -> tuple[Any, Any]:
-        """Accept as inherited; wait after an error, since select would report it at once again."""
-        try:
-            return super().get_request()
-        except OSError:
-            time.sleep(_ACCEPT_AGAIN_S)
-            raise
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Start a thread for the connection, or close one above the limit."""
-        if not self._room.acquire(blocking=False):
-            self.shutdown_request(request)
+    def begin(self, connection: Connection) -> None:
+        """Start a thread for a request whose head is there, or close its connection."""
+        head = bytes(connection.head)
+        place = HEALTH if _is_health(head) else connection.host
+        if not self._take(place):
+            self.shutdown_request(connection.socket)
             return
+        self.heads[connection.socket] = head
         try:
-            super().process_request(request, client_address)
-        except BaseException:
-            self._room.release()
-            raise
+            # The place is the thread's then, which gives it back.
+            super().process_request(connection.socket, (place, *connection.address[1:]))
+        except RuntimeError:  # there may be no more threads
+            self._give_back(connection.socket, place)
+            self.shutdown_request(connection.socket)
+
+    def _take(self, place: str) -> bool:
+        with self._lock:
+            if place == HEALTH:
+                free = self._places[HEALTH] < MOST_HEALTH
+            else:
+                others = self._places.total() - self._places[HEALTH]
+                free = others < MOST_REQUESTS and self._places[place] < MOST_OF_AN_ADDRESS
+            self._places[place] += free
+            return free
+
+    def _give_back(self, request: Any, place: str) -> None:
+        self.heads.pop(request, None)
+        with self._lock:
+            self._places[place] -= 1
+            if not self._places[place]:
+                del self._places[place]
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Serve as inherited, then make room for another connection."""
+        """Serve as inherited, then make room for another request."""
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._room.release()
+            self._give_back(request, client_address[0])
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
         """Log a defect; ignore a client that closed its connection or was silent."""
@@ -193,37 +213,23 @@ class _Server6(_Server):
     address_family = socket.AF_INET6
 
 
-class _Prompt(io.RawIOBase):
-    """The input of a connection, all of which has to arrive within some seconds."""
-
-    def __init__(self, connection: socket.socket, seconds: float) -> None:
-        self._connection = connection
-        self._until = time.monotonic() + seconds
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Read as a socket does. Raises TimeoutError."""
-        left = self._until - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("the request takes too long")
-        self._connection.settimeout(left)
-        return self._connection.recv_into(buffer)
+def _is_health(head: bytes) -> bool:
+    """Return whether a request asks for the health check and nothing else."""
+    path = head.partition(b"\n")[0].split()[1:2]
+    return path == [HEALTH.encode()]
 
 
 class _Handler(BaseHTTPRequestHandler):
-    timeout = 5  # seconds for a request, and again for its answer
+    timeout = 5.0  # seconds for a request, and again for its answer
     server: _Server
     server_version = "fastipam"
     sys_version = ""
 
     def setup(self) -> None:
-        """Set up as inherited, with one deadline for the whole request: no client can extend it."""
+        """Set up as inherited; what is read has arrived already."""
         super().setup()
         self.rfile.close()
-        self.rfile = io.BufferedReader(_Prompt(self.connection, self.timeout))
+        self.rfile = io.BytesIO(self.server.heads[self.request])
 
     def do_GET(self) -> None:
         """Answer a path."""
