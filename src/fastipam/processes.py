@@ -30,7 +30,7 @@ class Found:
     missed some, in one sentence, or is empty.
     """
 
-    __slots__ = ("_began_ns", "_proc", "blind", "inodes")
+    __slots__ = ("_began_ns", "_members", "_mounts", "_proc", "blind", "inodes")
 
     def __init__(
         self, inodes: dict[int, str], blind: str, proc: str = "/proc", began_ns: int = 0
@@ -39,6 +39,8 @@ class Found:
         self.blind = blind
         self._proc = proc
         self._began_ns = began_ns or time.time_ns()
+        self._members: dict[int, list[str]] = {}  # directories in /proc, by inode
+        self._mounts: dict[int, str] = {}  # a path to a mount, by inode
 
     def is_older_than(self, wall_ns: int) -> bool:
         """Return whether what was made at this time of the wall clock may be missing here.
@@ -50,6 +52,26 @@ class Found:
     def where(self, inode: int) -> str:
         """Return where a namespace was found, or an empty text when it was not found."""
         return self.inodes.get(inode, "")
+
+    def is_another(self, inode: int, born_ns: int) -> bool:
+        """Return whether an inode that was found is that of a younger namespace than ``born_ns``.
+
+        The kernel gives the lowest number that is free, so a new namespace often has the inode of
+        the last one that ended. The file of a mounted namespace was made when it was mounted first
+        (``namespaces.look``). It is another one if its file was made after ``born_ns``, and no
+        process in it is older than its file: a living namespace that was mounted anew has some.
+        """
+        path = self._mounts.get(inode)
+        if path is None or not born_ns:
+            return False
+        try:
+            status = os.stat(path)
+            if status.st_ino != inode or status.st_mtime_ns <= born_ns:
+                return False
+            members = self._members.get(inode, [])
+            return all(_started_ns(one) >= status.st_mtime_ns for one in members)
+        except (OSError, ValueError, IndexError):
+            return False
 
     def look_into_descriptors(self, wanted: Collection[int]) -> None:
         """Add those of ``wanted`` that a process has open. O(open files of all processes).
@@ -88,7 +110,9 @@ def search(node_pid_ns: Collection[int] = (), proc: str = "/proc") -> Found:
     run = _Search(proc)
     run.run()
     blind = _scope(proc, node_pid_ns, run) or run.blind
-    return Found(run.inodes, blind, proc, began_ns)
+    found = Found(run.inodes, blind, proc, began_ns)
+    found._members, found._mounts = run.members, run.mounts
+    return found
 
 
 class _Search:
@@ -99,8 +123,10 @@ class _Search:
         self.inodes: dict[int, str] = {}
         self.blind = ""
         self.own = 0
+        self.members: dict[int, list[str]] = {}
+        self.mounts: dict[int, str] = {}
         self._unreadable: list[str] = []
-        self._mounts: set[int] = set()  # mount namespaces that were read
+        self._tables: set[int] = set()  # mount namespaces that were read
 
     def run(self) -> None:
         """Look until a listing of /proc has no process that was not seen before."""
@@ -127,7 +153,7 @@ class _Search:
         directory = f"{self._proc}/{pid}"
         try:
             inode = os.stat(f"{directory}/ns/net").st_ino
-            self.inodes.setdefault(inode, f"process {pid} runs in it")
+            self._note(inode, pid, directory)
         except _GONE:
             pass  # a zombie has no namespace; its threads may have one
         except OSError:
@@ -136,7 +162,7 @@ class _Search:
             # A directory has a link for itself, one for its name, and one for each below it.
             if os.stat(f"{directory}/task").st_nlink > 3:
                 self._look_at_threads(pid, f"{directory}/task")
-            if _inode(f"{directory}/ns/mnt") not in self._mounts:
+            if _inode(f"{directory}/ns/mnt") not in self._tables:
                 self._read_mounts(pid)
         except _GONE:
             pass
@@ -149,7 +175,13 @@ class _Search:
                 inode = os.stat(f"{directory}/{thread}/ns/net").st_ino
             except OSError:
                 continue  # it ended, or cannot be read, as its process
-            self.inodes.setdefault(inode, f"process {pid} runs in it")
+            if thread != pid:
+                self._note(inode, pid, f"{directory}/{thread}")
+
+    def _note(self, inode: int, pid: str, directory: str) -> None:
+        self.inodes.setdefault(inode, f"process {pid} runs in it")
+        if inode != self.own:
+            self.members.setdefault(inode, []).append(directory)
 
     def _read_mounts(self, pid: str) -> None:
         try:
@@ -162,15 +194,17 @@ class _Search:
             return
         number = _inode(f"{self._proc}/{pid}/ns/mnt")
         if number:
-            self._mounts.add(number)
+            self._tables.add(number)
         at = table.find(_NSFS)
         while at >= 0:
             # 36 35 0:4 net:[4026532183] /run/netns/a rw shared:1 - nsfs nsfs rw
             line = table[table.rfind(b"\n", 0, at) + 1 : at].split()
             root = line[3]
             if root.startswith(b"net:[") and root[5:-1].isdigit():
-                place = f"it is mounted at {os.fsdecode(line[4])} (mounts of process {pid})"
-                self.inodes.setdefault(int(root[5:-1]), place)
+                inode, path = int(root[5:-1]), os.fsdecode(line[4])
+                place = f"it is mounted at {path} (mounts of process {pid})"
+                self.inodes.setdefault(inode, place)
+                self.mounts.setdefault(inode, f"{self._proc}/{pid}/root{path}")
             at = table.find(_NSFS, at + 1)
 
     def _judge_unreadable(self) -> None:
@@ -248,6 +282,21 @@ def _pids(proc: str) -> Iterable[str]:
     return [name for name in os.listdir(proc) if name.isdecimal()]
 
 
+def _started_ns(directory: str) -> int:
+    """Return when a process or thread started, by the wall clock, or now when it has ended.
+
+    Rounded down to a clock tick. Raises OSError, ValueError, IndexError.
+    """
+    now_ns = time.time_ns()
+    try:
+        with open(f"{directory}/stat", "rb") as file:
+            ticks = int(file.read().rpartition(b")")[2].split()[19])
+    except _GONE:
+        return now_ns
+    started_ns = ticks * 10**9 // os.sysconf("SC_CLK_TCK")
+    return now_ns - time.clock_gettime_ns(time.CLOCK_BOOTTIME) + started_ns
+
+
 def _opened(directory: str, descriptor: str) -> int:
     """Return the inode of an open file that may be a namespace's, else 0. Raises OSError."""
     link = os.readlink(f"{directory}/fd/{descriptor}")
@@ -269,24 +318,36 @@ def _inode(path: str) -> int:
 
 
 class Searches:
-    """Shares one search among all who ask within ``MAX_AGE_S``; safe to use from several threads.
+    """Shares one search a second among all who ask; safe to use from several threads.
 
     Who asks while a search runs waits for it, and gets its result.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._clock = clock
+        self._sleep = sleep
         self._lock = allocate_lock()
         self._last: tuple[float, frozenset[int], Found] | None = None
 
-    def get(self, node_pid_ns: Collection[int] = ()) -> Found:
-        """Return the result of a search that began less than a second ago, or search."""
+    def get(self, newest_ns: int = 0, node_pid_ns: Collection[int] = ()) -> Found:
+        """Return the result of a search that began less than a second ago, or search.
+
+        The search began after ``newest_ns``, a time of the wall clock: when the last one did not,
+        this waits until a second has passed since.
+        """
         known = frozenset(node_pid_ns)
         with self._lock:
-            last = self._last
+            if self._last is not None:
+                left_s = self._last[0] + MAX_AGE_S - self._clock()
+                if left_s > 0 and self._last[1] == known:
+                    if not self._last[2].is_older_than(newest_ns):
+                        return self._last[2]
+                    self._sleep(left_s)
             began = self._clock()
-            if last is not None and last[1] == known and began - last[0] < MAX_AGE_S:
-                return last[2]
             found = search(known)
             self._last = began, known, found
             return found
@@ -295,8 +356,11 @@ class Searches:
 _searches = Searches()
 
 
-def look(wanted: Collection[int], node_pid_ns: Collection[int] = ()) -> Found:
-    """Return a search that is at most a second old, and looked for ``wanted`` in open files too."""
-    found = _searches.get(node_pid_ns)
+def look(wanted: Collection[int], newest_ns: int = 0, node_pid_ns: Collection[int] = ()) -> Found:
+    """Return a search that began after ``newest_ns``, and less than a second ago.
+
+    It has looked for ``wanted`` in open files, too.
+    """
+    found = _searches.get(newest_ns, node_pid_ns)
     found.look_into_descriptors(wanted)
     return found

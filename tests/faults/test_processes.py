@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -119,6 +120,26 @@ def test_open_file() -> None:
     assert where(inode) == ""
 
 
+def test_inode_used_again() -> None:
+    """A mounted namespace is younger than another if nothing in it is older than its file."""
+    with named() as path:
+        status = path.stat()
+        found = processes.search()
+        assert found.is_another(status.st_ino, status.st_mtime_ns - 1)
+        assert not found.is_another(status.st_ino, status.st_mtime_ns), "it is the very one"
+        assert not found.is_another(status.st_ino, 0), "the age of the other is not known"
+        with running("nsenter", f"--net={path}", "sh", "-c", WAIT):
+            subprocess.run(["umount", path], check=True)
+            process = _member_of(status.st_ino)
+            subprocess.run(["mount", "--bind", f"/proc/{process}/ns/net", path], check=True)
+            again = processes.search()
+            assert not again.is_another(status.st_ino, status.st_mtime_ns), "it was mounted anew"
+
+
+def _member_of(inode: int) -> str:
+    return processes.search().where(inode).split()[1]
+
+
 def _search_in(*prefix: str) -> str:
     """Run a search in another process; return why it is blind."""
     code = "from fastipam import processes; print(processes.search().blind)"
@@ -167,19 +188,35 @@ def test_hidden_processes() -> None:
 
 
 def test_one_search_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who asks within a second gets the same result."""
+    """Who asks within a second gets the same result; who needs a younger one waits so long."""
     now = 100.0
-    searches = processes.Searches(lambda: now)
+    slept: list[float] = []
     calls: list[int] = []
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        slept.append(round(seconds, 3))
+        now += seconds
 
     def search(_: object) -> processes.Found:
         calls.append(1)
         return processes.Found({}, "")
 
     monkeypatch.setattr(processes, "search", search)
+    searches = processes.Searches(lambda: now, sleep)
     first = searches.get()
     now = 100.9
     assert searches.get() is first
+    assert searches.get(time.time_ns()) is not first
+    assert (len(calls), slept) == (2, [0.1])
     now = 102.0
     searches.get()
-    assert len(calls) == 2
+    assert (len(calls), slept) == (3, [0.1])
+
+
+def test_lease_younger_than_the_search() -> None:
+    """What a search may have been too early for is told, also after a step of the wall clock."""
+    found = processes.search()
+    assert found.is_older_than(time.time_ns())
+    assert not found.is_older_than(time.time_ns() - 10**10)
+    assert not found.is_older_than(time.time_ns() + 10**12), "the clock was set back since"

@@ -365,7 +365,7 @@ def test_address_0_between_two_steps(
     ipam: Ipam, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The search goes on at the lease that did not fit, be its address 0."""
-    monkeypatch.setattr("fastipam.sweep._BATCH", 2)
+    monkeypatch.setattr("fastipam.sweep.sweeper._BATCH", 2)
     # No configuration can have the address 0, but a store of an earlier version may have it.
     pool = Pool.read("10.0.0.0/24 10.0.0.1 10.0.0.254 10.0.0.1\n::/64 :: ::ffff ::1")
     net = Network(ipam.store, "n", pool)
@@ -457,7 +457,7 @@ def test_reports_add_up(
     ipam: Ipam, run: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is found a few leases at a time, in several networks, is in one report, in order."""
-    monkeypatch.setattr("fastipam.sweep._BATCH", 2)
+    monkeypatch.setattr("fastipam.sweep.sweeper._BATCH", 2)
     for name in ("m", "n"):
         net = ipam.network(name, POOL)
         for at in range(3):
@@ -485,7 +485,7 @@ def test_many_doubts(
     ipam: Ipam, net: Network, run: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Doubted leases with a witness go, those without lose their note, however many there are."""
-    monkeypatch.setattr("fastipam.sweep._BATCH", 2)
+    monkeypatch.setattr("fastipam.sweep.sweeper._BATCH", 2)
     living = [start(net, run, f"living{at}") for at in range(5)]
     for path in living:
         path.rename(run / f"{path.name}-away")
@@ -508,7 +508,7 @@ def test_notes_that_are_forgotten(
     ipam: Ipam, net: Network, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The notes of leases that ended go, of this network alone, however many there are."""
-    monkeypatch.setattr("fastipam.sweep._BATCH", 2)
+    monkeypatch.setattr("fastipam.sweep.sweeper._BATCH", 2)
     other = ipam.network("other", POOL)
     for at in range(5):
         start(net, run, f"a{at}").unlink()

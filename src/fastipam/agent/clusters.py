@@ -18,10 +18,12 @@ from fastipam.storage.open_stores import close_store, open_store
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from fastipam.agent.worker import Worker
     from fastipam.cluster.engine import Engine
     from fastipam.cluster.keeper.keeper import Keeper
     from fastipam.configuration.cluster import Settings
     from fastipam.storage.store import Store
+    from fastipam.sweep import Report
 
 log = logging.getLogger("fastipam.cluster")
 
@@ -35,10 +37,13 @@ class Clusters(Services):
     named and have no keeper yet.
     """
 
-    def __init__(self, connect: Callable[[Settings], Engine] | None = None) -> None:
+    def __init__(
+        self, connect: Callable[[Settings], Engine] | None = None, worker: Worker | None = None
+    ) -> None:
         self._local = threading.local()  # ``waiting``, ``arrived_ns``: of a thread's request
         super().__init__()
         self._connect = connect
+        self._worker = worker
         self._keepers: dict[tuple[str, str], Keeper] = {}
         self._lock = threading.Lock()  # held for a moment: see ``_making``
         # Held while a keeper is made or ended, which may wait for the lock of its store's writers.
@@ -59,6 +64,8 @@ class Clusters(Services):
     def install(self, wake_descriptor: int) -> None:
         """Have each keeper wake the loop by this descriptor when it has blocks."""
         self._wake_descriptor = wake_descriptor
+        if self._worker is not None:
+            self._worker.wake = self._wake
 
     def add_file(self, path: str, data_dirs: Sequence[str]) -> None:
         """Have a keeper for the network of a file from the start. Raises ConfigError."""
@@ -94,9 +101,21 @@ class Clusters(Services):
     ) -> str | None:
         """Ask the network's keeper; return why there is no block yet, and note who may wait."""
         reason = self.get(store.path, network, settings).need(who)
-        patience_s = min(settings.timeout_s, _MOST_PATIENCE_S)
-        self.waiting = time.time_ns() < self._local.arrived_ns + patience_s * 1e9
+        self.waiting = self._may_wait(min(settings.timeout_s, _MOST_PATIENCE_S))
         return reason
+
+    def release_dead(
+        self, network: Network, only: tuple[tuple[int, int], ...] | None
+    ) -> Report | None:
+        """Have the worker release them; return None, and let the request wait, until it has."""
+        if self._worker is None:
+            return super().release_dead(network, only)
+        report = self._worker.release_dead(network, only)
+        self.waiting = report is None and self._may_wait(_MOST_PATIENCE_S)
+        return report
+
+    def _may_wait(self, patience_s: float) -> bool:
+        return bool(time.time_ns() < self._local.arrived_ns + patience_s * 1e9)
 
     def standing(self, store: Store, network: str, settings: Settings) -> Standing:
         """Return how the network's keeper fares; start it if there is none. Never waits."""
@@ -163,12 +182,12 @@ class Clusters(Services):
         try:
             network = Network(store, key[1], settings.pool, remember=False)
             share = Share(store, network, settings)
-            return Keeper(share, self._connect or connect, on_blocks=self._on_blocks)
+            return Keeper(share, self._connect or connect, on_blocks=self._wake)
         except BaseException:
             close_store(store)
             raise
 
-    def _on_blocks(self) -> None:
+    def _wake(self) -> None:
         with suppress(OSError):  # the pipe is full and the loop wakes anyway, or it has ended
             os.write(self._wake_descriptor, b"b")
 
@@ -178,7 +197,9 @@ class Clusters(Services):
             close_store(keeper.store)
 
     def stop(self) -> None:
-        """Stop every keeper; the next agent finishes what they had begun."""
+        """Stop every keeper, and the worker; the next agent finishes what they had begun."""
+        if self._worker is not None:
+            self._worker.stop()
         with self._lock:
             keepers = list(self._keepers.values())
             self._keepers.clear()

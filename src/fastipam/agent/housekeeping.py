@@ -12,27 +12,31 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from fastipam import processes
 from fastipam.errors import FastipamError
 from fastipam.ipam import Ipam
 from fastipam.storage import open_stores
 from fastipam.sweep import DEFAULT_GRACE_S, give_back
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
+    from fastipam.processes import Found
     from fastipam.storage.store import Store
     from fastipam.sweep import Report
+    from fastipam.sweep.sweeper import Look
 
 log = logging.getLogger("fastipam.agent")
 
 DEFAULT_INTERVAL_S = 60.0
+_PAUSE_S = 0.02  # between two questions for a search that another thread makes
 
 
 class Housekeeping:
     """Rounds over the networks of a store, ``interval_s`` apart; none if that is 0.
 
-    :meth:`step` does one slice of a round. Not safe to use from several threads: it belongs to the
-    thread that serves the store's requests.
+    :meth:`step` does one slice of a round. ``look`` is that of :class:`fastipam.sweep.Sweeper`. Not
+    safe to use from several threads: it belongs to the thread that serves the store's requests.
     """
 
     def __init__(
@@ -42,7 +46,10 @@ class Housekeeping:
         interval_s: float = DEFAULT_INTERVAL_S,
         grace_s: float = DEFAULT_GRACE_S,
         clock: Callable[[], float] = time.monotonic,
+        look: Look = processes.look,
     ) -> None:
+        self._look = look
+        self._resume = 0.0  # when to ask again for a search that is not done
         self._data_dir = data_dir
         self._interval_s = interval_s
         self._grace_s = grace_s
@@ -54,7 +61,7 @@ class Housekeeping:
         """Return the seconds until there is something to do, or None when there never is."""
         if not self._interval_s:
             return None
-        return 0.0 if self._round is not None else max(0.0, self._next - self._clock())
+        return max(0.0, (self._next if self._round is None else self._resume) - self._clock())
 
     def step(self) -> None:
         """Do one slice if it is time. Raises nothing: the next round tries again what failed."""
@@ -69,6 +76,14 @@ class Housekeeping:
         except (FastipamError, OSError) as error:
             self._give_up(self._data_dir, error)
             self._end()
+
+    def _found(
+        self, wanted: Collection[int], newest_ns: int, runtime_pid_ns: Collection[int]
+    ) -> Found | None:
+        found = self._look(wanted, newest_ns, runtime_pid_ns)
+        if found is None:
+            self._resume = self._clock() + _PAUSE_S
+        return found
 
     def _give_up(self, what: str, error: Exception) -> None:
         log.warning(
@@ -95,7 +110,9 @@ class Housekeeping:
 
     def _look_after(self, store: Store, name: str) -> Iterator[None]:
         looked = released = missing = unknown = 0
-        for report in give_back(store, Ipam(store).network(name), grace_s=self._grace_s):
+        for report in give_back(
+            store, Ipam(store).network(name), grace_s=self._grace_s, look=self._found
+        ):
             self._tell(name, report)
             looked += report.looked
             released += len(report.released)

@@ -23,6 +23,7 @@ from fastipam.agent.lanes import SHARED, Lanes, Work
 from fastipam.agent.loop import Limits, Server
 from fastipam.agent.protocol import DEFAULT_SOCKET
 from fastipam.agent.requests import Observer, Observers
+from fastipam.agent.worker import Worker
 from fastipam.cni.environment import VERSION
 from fastipam.cni.handler import data_dir_of
 from fastipam.errors import ConfigError
@@ -96,7 +97,8 @@ def run(options: Options, announce: Callable[[Ready], object] = lambda _: None) 
     """
     _raise_descriptor_limit(options.limits.connections)
     with _listening(options.socket) as listener:
-        clusters = Clusters()
+        worker = Worker(grace_s=options.grace_s)
+        clusters = Clusters(worker=worker)
         for path in options.clusters:
             clusters.add_file(path, options.data_dirs)
         observer, url, stop_http = _instrumented(options, listener, clusters)
@@ -107,7 +109,9 @@ def run(options: Options, announce: Callable[[Ready], object] = lambda _: None) 
             if not data_dir:
                 return Work(executor)
             interval_s, grace_s = options.sweep_interval_s, options.grace_s
-            chores = Housekeeping(data_dir, interval_s=interval_s, grace_s=grace_s)
+            chores = Housekeeping(
+                data_dir, interval_s=interval_s, grace_s=grace_s, look=worker.look
+            )
             return Work(executor, chores, executor.start_keepers)
 
         def route(request: Request) -> str | None:

@@ -16,7 +16,9 @@ from fastipam.cni.services import Services
 from fastipam.configuration import reader
 from fastipam.configuration.network import Config, Location, network_name, requested
 from fastipam.errors import (
+    AddressInUse,
     ConfigError,
+    DuplicateAllocation,
     LeaseMissing,
     PoolExhausted,
     StoreBusy,
@@ -326,14 +328,11 @@ def _add(call: _Call) -> bytes:
         lease = allocate(_network(known, config))
     except ConfigError as error:
         raise _located(error, config) from None
-    except PoolExhausted:
-        if config.cluster is None:
-            raise
-        from fastipam.cni import more_blocks
+    except (AddressInUse, DuplicateAllocation, PoolExhausted) as refusal:
+        from fastipam.cni import refused
 
-        store = open_stores.get(config.data_dir, config.durability)
-        who = f"{asked.container_id} {asked.ifname}"
-        lease = more_blocks.allocate_again(call.services, config, store, who, allocate)
+        network = _network(known, config)
+        lease = refused.allocate_again(call.services, config, network, owner, refusal, allocate)
     if known.answers is None:
         known.answers = result.Answers(call.version, config.routes)
     answer = known.answers.encode(lease.siblings, dns)

@@ -7,9 +7,12 @@ if TYPE_CHECKING:
     from typing import Any
 
     from fastipam.configuration.cluster import Settings
+    from fastipam.network import Network
     from fastipam.storage.store import Store
+    from fastipam.sweep import Report
 
 MOST_KNOWN = 128  # configurations
+_SHARED_S = 1.0  # how long a report on dead owners serves the requests that follow
 LARGEST_KNOWN = 16 << 10  # bytes; a larger one is read at each request
 
 
@@ -41,6 +44,7 @@ class Services:
     def __init__(self) -> None:
         self.known: dict[bytes, Any] = {}
         self.waiting = False
+        self._swept: dict[object, tuple[float, Report]] = {}
 
     def keep(self, stdin: bytes, known: Any) -> None:
         """Keep what was read of a configuration."""
@@ -48,6 +52,25 @@ class Services:
             if len(self.known) >= MOST_KNOWN:
                 self.known.clear()
             self.known[stdin] = known
+
+    def release_dead(
+        self, network: Network, only: tuple[tuple[int, int], ...] | None
+    ) -> Report | None:
+        """Release leases whose owners are proven dead, of these addresses or of the whole network.
+
+        A report is at most a second old. Returns None when the request has to be handled again
+        later.
+        """
+        from time import monotonic
+
+        from fastipam.sweep import release_dead
+
+        key = network.store.path, network.name, only
+        now = monotonic()
+        self._swept = {one: had for one, had in self._swept.items() if now < had[0] + _SHARED_S}
+        if key not in self._swept:
+            self._swept[key] = now, release_dead(network, only)
+        return self._swept[key][1]
 
     def note_cluster(self, data_dir: str, network: str, settings: Settings) -> None:
         """Take note of a network in cluster mode that a request has named."""

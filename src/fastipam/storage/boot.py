@@ -84,6 +84,12 @@ def read_node() -> str:
     return f"{inode}:{started - time_offset_ns() * os.sysconf('SC_CLK_TCK') // _NANOSECONDS}"
 
 
+def runtime_pid_ns(nodes: bytes | None) -> frozenset[int]:
+    """Return the pid namespaces in which the runtime runs, of a value of BOOT_NODES_KEY."""
+    words = (nodes or b"").decode("ascii", "replace").split()
+    return frozenset(int(one.partition(":")[0]) for one in words if one.endswith(RUNTIME))
+
+
 class Access:
     """What is read and written of a store to tell its boot, in a write transaction.
 

@@ -267,6 +267,11 @@ class Store(Environment):
 
         boot_change.note(self, (boot_id, node), access, may_count=may_count)
 
+    def runtime_pid_ns(self) -> frozenset[int]:
+        """Return the inodes of the pid namespaces in which the runtime is known to run."""
+        with self.read() as txn:
+            return boot.runtime_pid_ns(tables.META.get(txn, tables.BOOT_NODES_KEY))
+
     def _foreign(self, txn: Any) -> StoreError:
         """Return the error for an LMDB file that has no database of a store."""
         names = sorted(repr(key.decode("ascii", "replace")) for key, _ in txn.cursor())

@@ -18,15 +18,16 @@ was made when the inode was what it is now.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from fastipam import namespaces
 from fastipam.lease import Lease
 from fastipam.namespaces import look, mount_namespace
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from fastipam.storage.records.lease import Record
 
+LIVES = "does not lead to its namespace, but that lives"
 GONE = 0  # no file is at the path; otherwise an inode, or the time of a doubted lease's file
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -13,7 +11,7 @@ if TYPE_CHECKING:
     Progress = Callable[[int], None]
 
 
-class Report(NamedTuple):
+class Report:
     """The result of a sweep.
 
     ``looked`` is the number of leases checked. Leases in ``missing`` have no namespace and wait for
@@ -21,17 +19,30 @@ class Report(NamedTuple):
     ``unknown`` has the leases that cannot be checked, each with the reason.
     """
 
-    looked: int
-    missing: list[Lease]
-    released: list[Lease]
-    unknown: list[tuple[Lease, str]]
+    __slots__ = ("looked", "missing", "released", "unknown")
+
+    def __init__(
+        self,
+        looked: int,
+        missing: list[Lease],
+        released: list[Lease],
+        unknown: list[tuple[Lease, str]],
+    ) -> None:
+        self.looked = looked
+        self.missing = missing
+        self.released = released
+        self.unknown = unknown
 
     def reasons(self) -> list[tuple[str, int]]:
         """Return the reasons why leases cannot be judged, and how often each occurs, most first.
 
-        A path loses its last part, and a detail behind "; " goes: they differ from lease to lease.
+        A path loses its last part, and a detail behind "; " goes: both differ from lease to lease.
         """
-        return Counter(_general(why) for _, why in self.unknown).most_common()
+        found: dict[str, int] = {}
+        for _, why in self.unknown:
+            text = _general(why)
+            found[text] = found.get(text, 0) + 1
+        return sorted(found.items(), key=lambda item: -item[1])
 
 
 def _general(why: str) -> str:
@@ -43,15 +54,12 @@ def _general(why: str) -> str:
 
 def add_up(parts: Iterable[Report], progress: Progress | None = None) -> Report:
     """Return the reports as one. ``progress`` is called with the leases looked at so far."""
-    looked = 0
-    missing: list[Lease] = []
-    released: list[Lease] = []
-    unknown: list[tuple[Lease, str]] = []
+    whole = Report(0, [], [], [])
     for part in parts:
-        looked += part.looked
-        missing += part.missing
-        released += part.released
-        unknown += part.unknown
+        whole.looked += part.looked
+        whole.missing += part.missing
+        whole.released += part.released
+        whole.unknown += part.unknown
         if progress is not None:
-            progress(looked)
-    return Report(looked, missing, released, unknown)
+            progress(whole.looked)
+    return whole

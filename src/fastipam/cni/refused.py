@@ -1,0 +1,112 @@
+"""Serve an ADD that was refused, when leases of dead containers are in its way: release those.
+
+A pool is full, or the same id or the requested address is assigned already. The runtime would wait
+for the sweeper, and without an agent for ever. Imported when an ADD was refused.
+"""
+
+from __future__ import annotations
+
+from fastipam.addressing.addresses import parse_ip
+from fastipam.errors import AddressInUse, DuplicateAllocation, PoolExhausted
+from fastipam.sweep import DEFAULT_GRACE_S, waits_s
+from fastipam.sweep.evidence import LIVES, Place, is_lost
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from fastipam.cni.services import Services
+    from fastipam.configuration.network import Config
+    from fastipam.lease import Lease, Owner
+    from fastipam.network import Network
+    from fastipam.sweep import Report
+
+    Address = tuple[int, int]
+    Refusal = AddressInUse | DuplicateAllocation | PoolExhausted
+
+
+def allocate_again(
+    services: Services,
+    config: Config,
+    network: Network,
+    owner: Owner,
+    refusal: Refusal,
+    allocate: Callable[[Network], Lease],
+) -> Lease:
+    """Serve an ADD that was refused: without the leases of the dead, or from another block.
+
+    Raises the refusal, which says what is in doubt, or what a cluster's node raises.
+    """
+    try:
+        return _without_the_dead(services, network, refusal, allocate)
+    except PoolExhausted:
+        if config.cluster is None:
+            raise
+    from fastipam.cni import more_blocks
+
+    services.waiting = False
+    who = f"{owner.container_id} {owner.ifname}"
+    return more_blocks.allocate_again(services, config, network.store, who, allocate)
+
+
+def _without_the_dead(
+    services: Services, network: Network, refusal: Refusal, allocate: Callable[[Network], Lease]
+) -> Lease:
+    only = _in_the_way(refusal)
+    if only is not None and not _has_lost_any(network, only):
+        raise refusal
+    report = services.release_dead(network, only)
+    if report is None:
+        raise refusal
+    if report.released:
+        try:
+            return allocate(network)
+        except (AddressInUse, DuplicateAllocation, PoolExhausted) as again:
+            refusal = again
+    raise _explained(network, refusal, report, only is not None)
+
+
+def _in_the_way(refusal: Refusal) -> tuple[Address, ...] | None:
+    """Return the addresses whose leases are in the way, or None when any lease is."""
+    if isinstance(refusal, PoolExhausted):
+        return None
+    if isinstance(refusal, DuplicateAllocation):
+        return tuple(parse_ip(text) for text in refusal.addresses)
+    return (parse_ip(refusal.address),)
+
+
+def _has_lost_any(network: Network, addresses: Sequence[Address]) -> bool:
+    """Return whether the path of one of these leases does not lead to its namespace."""
+    place = Place()
+    for address in addresses:
+        lease = network.lookup(address)
+        if lease is not None:
+            seen = place.observe(lease.record)
+            if isinstance(seen, str) or is_lost(lease, seen):
+                return True
+    return False
+
+
+def _explained(network: Network, refusal: Refusal, report: Report, of_one: bool) -> Refusal:
+    """Return a refusal that says which leases wait for a second look, or cannot be judged."""
+    texts = []
+    waits = [waits_s(network.store, network, lease, DEFAULT_GRACE_S) for lease in report.missing]
+    known = [seconds for seconds in waits if seconds is not None]
+    if known:
+        whose = "its network namespace" if len(known) == 1 else f"{len(known)} network namespaces"
+        texts.append(
+            f"{whose} cannot be proven to be gone; if a second look finds nothing again, in "
+            f"{min(known)} s at the earliest, the lease is released"
+        )
+    for why, _ in report.reasons():
+        if of_one:
+            texts.append(why)
+            break
+        if not why.endswith(LIVES):  # then nothing is in doubt
+            # Without a number: the report may be that of the ADD before.
+            texts.append(f"leases whose containers may be dead are kept: {why}")
+            break
+    if texts:
+        refusal.message = "; ".join((refusal.message, *texts))
+        refusal.args = (refusal.message,)
+    return refusal
