@@ -11,7 +11,8 @@ from fastipam.cluster.admin import admin
 from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.errors import ClusterRefused
 from fastipam.configuration.policy import Policy
-from fastipam.errors import ConfigError
+from fastipam.errors import AddressNotInRange, ConfigError
+from fastipam.lease import Owner
 from fastipam.network import Network
 from tests.cluster.memory import MemoryEngine
 
@@ -144,3 +145,16 @@ def test_leave_a_cluster_that_is_gone(engine: MemoryEngine, tmp_path: Path) -> N
     assert _network(machine, _ranges("192.0.2.0/24")).allocate("c1").value == 0xC0000202
     found = machine.node().join(Deadline(5), agent=True)
     assert [owners(engine)[block] for block in found] == ["a"]
+
+
+def test_imported_lease_of_another_nodes_block(engine: MemoryEngine, tmp_path: Path) -> None:
+    """A lease of host-local in a block of another node is not taken over: that node assigns it."""
+    machine, other = Machine(tmp_path, "a", engine), Machine(tmp_path, "b", engine)
+    claim(machine.joined(), 1)
+    claim(other.joined(), 1)
+    ((_, own),), ((_, theirs),) = machine.active(), other.active()
+    assert machine.network.allocate("c1")
+    assert machine.network.adopt(Owner("old-1", "eth0"), 4, own + 77, 1)
+    with pytest.raises(AddressNotInRange, match="which this node does not own"):
+        machine.network.adopt(Owner("old-2", "eth0"), 4, theirs + 77, 1)
+    assert machine.network.adopt(Owner("old-3", "eth0"), 4, 0xC0000202, 1)  # in no pool

@@ -169,7 +169,7 @@ def _lost_disk(path: Path) -> tuple[Machine, list[tuple[int, int]]]:
 def _restored(machine: Machine) -> list[tuple[int, int]]:
     """Have a node take its store for a restored one; return the found blocks."""
     with machine.store.write() as txn:
-        blocks.distrust(txn)
+        blocks.distrust(txn, blocks.incarnations(txn))
     return machine.node().join(Deadline(5), agent=True)
 
 

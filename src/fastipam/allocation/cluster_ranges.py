@@ -12,6 +12,7 @@ from fastipam.errors import ConfigError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from fastipam.addressing.ranges import Pool, RangeSet
+    from fastipam.allocation.accounts import Accounts
     from fastipam.storage.transaction import Snapshot, Transaction
 
 
@@ -37,12 +38,21 @@ def require_blocks(
         return
     raise ConfigError(
         f"the store has network {name} as a cluster's, with {_words(stored)}, and the "
-        f"configuration gives it {_words(pool)}: other nodes assign addresses of that",
+        f"configuration gives it {_words(pool)}: only blocks that this node owns may serve it",
         field="ipam.ranges",
         value=[str(each) for each in pool.sets],
         hint="use the configuration with the cluster; or, to use this network without it on this "
         "node, stop the agent and run `fastipam cluster leave`",
     )
+
+
+def require_own(accounts: Accounts, family: int, value: int) -> None:
+    """Raise AddressNotInRange when another node of the cluster assigns an address."""
+    for each in accounts.stored.sets:
+        if each.family == family and value in each and not accounts.owns(each, value):
+            from fastipam.allocation import refusals
+
+            raise refusals.of_another_node(each, value)
 
 
 def _words(pool: Pool) -> str:

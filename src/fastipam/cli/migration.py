@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from fastipam import host_local
 from fastipam.addressing.addresses import format_ip, parse_ip
 from fastipam.configuration.reader import is_id
-from fastipam.errors import AddressInUse, ConfigError
+from fastipam.errors import AddressInUse, AddressNotInRange, ConfigError
 from fastipam.lease import Owner
 from fastipam.network import Network
 from fastipam.storage.directory import sync_directory
@@ -121,7 +121,7 @@ def _import_network(ipam: Ipam, directory: Path, since_ns: int) -> Iterator[Item
     for file_name in host_local.file_names(directory):
         try:
             yield _import_file(network, directory / file_name, since_ns)
-        except AddressInUse as error:
+        except (AddressInUse, AddressNotInRange) as error:
             yield Item(name, file_name, CONFLICT, error.message)
         except (OSError, ValueError) as error:
             yield Item(name, file_name, SKIPPED, str(error))

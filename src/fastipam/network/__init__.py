@@ -9,7 +9,7 @@ the records in step.
 from __future__ import annotations
 
 from fastipam.addressing.addresses import format_ip, to_ip
-from fastipam.addressing.ranges import Pool
+from fastipam.addressing.ranges import CUT, Pool
 from fastipam.allocation import previous_boot
 from fastipam.allocation.ledger import EXPIRE_PER_CALL, Ledger
 from fastipam.errors import (
@@ -233,10 +233,15 @@ class Network(Reading):
         """Take over a lease that another plugin has made; return False if it is here already.
 
         The network and its ranges need not be known, the address may be outside them, and the owner
-        may have other addresses. Raises AddressInUse (another owner has the address), StoreError.
+        may have other addresses. Raises AddressInUse (another owner has the address),
+        AddressNotInRange (another node of the cluster assigns it), StoreError.
         """
         with self._store.write() as txn:
             ledger = self._books(txn) or self._create(txn)
+            if CUT in ledger.text:
+                from fastipam.allocation import cluster_ranges
+
+                cluster_ranges.require_own(ledger, family, value)
             held = ledger.held_by(owner.name)
             if held and ledger.state.swept != self._store.boot:
                 self._still_held(ledger, owner, held)
