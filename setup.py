@@ -17,10 +17,6 @@ if sanitizers := os.environ.get("FASTIPAM_SANITIZE"):
     link_flags = [f"-fsanitize={sanitizers}"]
 
 LAUNCHER = "fastipam.launcher"
-EXTENSIONS = {
-    "_bitmap": ["src/_bitmap.pyx"],
-    "_transaction": ["src/_transaction.pyx", "src/writer_lock.c"],
-}
 
 
 class BuildExt(build_ext):
@@ -67,13 +63,13 @@ setup(
         *cythonize(
             [
                 Extension(
-                    f"fastipam.{name}",
-                    sources,
+                    "fastipam._bitmap",
+                    ["src/_bitmap.pyx", "src/writer_lock.c"],
+                    depends=["src/_transaction.pxi", "src/writer_lock.h"],
                     include_dirs=["src"],
                     extra_compile_args=flags,
                     extra_link_args=link_flags,
                 )
-                for name, sources in EXTENSIONS.items()
             ],
             build_dir="build/cython",
         ),

@@ -12,6 +12,8 @@ The class ``_Tree`` implements this over a table of pages in memory. ``Bitmap`` 
 alone. ``StoredPages`` reads missing pages from an LMDB transaction and writes the changed ones
 back; it lives for one transaction.
 
+``_transaction.pxi`` adds what a transaction of a store does in native code.
+
 Indices are unsigned integers of up to 128 bits, because an IPv6 address is an index. The C code
 computes with 128-bit integers; Python integers are converted on entry and on return.
 """
@@ -1184,3 +1186,6 @@ def page_bits(bytes page not None, base):
             found.append(base + (word << 6) + ctz(bits))
             bits &= bits - 1
     return found
+
+
+include "_transaction.pxi"

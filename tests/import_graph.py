@@ -11,12 +11,12 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src" / "fastipam"
 PACKAGE = "fastipam"
-NATIVE = ("_bitmap", "_transaction")
+NATIVE = ("_bitmap",)
 
 # A line imports only from lines above it; within a line, only from what stands left of it. A name
 # is a module, or a package with all that is in it and is not named by itself.
 FLOORS = """
-errors _bitmap _transaction namespaces processes
+errors _bitmap namespaces processes
 addressing
 configuration
 storage.records storage

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from fastipam.cni import environment, resolvconf, result, versions
+from fastipam.cni import environment, result, versions
 from fastipam.cni.error_codes import (
     BAD_ENVIRONMENT,
     LIMITED,
@@ -310,7 +310,11 @@ def _add(call: _Call) -> bytes:
     addresses = _requested(known, arguments)
     config = _load(call)
     inode, mount_ns, born_ns = environment.identify(asked, call.own_netns, call.seen_netns)
-    dns = resolvconf.read(config.resolv_conf) if config.resolv_conf else {}
+    dns = {}
+    if config.resolv_conf:
+        from fastipam.cni import resolvconf
+
+        dns = resolvconf.read(config.resolv_conf)
 
     owner = Owner(
         asked.container_id,
@@ -431,6 +435,8 @@ def _status(call: _Call) -> None:
     config = _load(call)
     try:
         if config.resolv_conf:
+            from fastipam.cni import resolvconf
+
             resolvconf.read(config.resolv_conf)
     except ConfigError as error:
         raise CniError(NOT_AVAILABLE, f"{error.field}: {error.message}", error.hint or "") from None

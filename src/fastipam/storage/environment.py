@@ -7,7 +7,7 @@ from _thread import _local
 
 import lmdb
 
-from fastipam._transaction import OpenFiles
+from fastipam._bitmap import OpenFiles
 from fastipam.errors import StoreClosed, StoreForked
 from fastipam.storage import tables
 from fastipam.storage.lmdb_errors import translate

@@ -14,7 +14,7 @@ from _thread import allocate_lock
 
 import lmdb
 
-from fastipam._transaction import OpenFiles, WriterLock
+from fastipam._bitmap import OpenFiles, WriterLock
 from fastipam.errors import (
     CHECK_HINT,
     ConfigError,
@@ -24,7 +24,6 @@ from fastipam.errors import (
     StoreVersion,
 )
 from fastipam.storage import boot, tables
-from fastipam.storage.create import create
 from fastipam.storage.directory import (
     DATA_FILE,
     LOCK_FILE,
@@ -140,6 +139,8 @@ class Store(Environment):
             lock = WriterLock(os.path.join(self.path, WRITER_LOCK_FILE), self._patience_s)
             with lock:
                 if is_new(self.path):
+                    from fastipam.storage.create import create
+
                     create(self.path, durability, self._map_size)
             env = lmdb.open(
                 self.path,

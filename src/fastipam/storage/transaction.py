@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import lmdb
 
-from fastipam._bitmap import StoredPages
-from fastipam._transaction import ReadBlock, WriteBlock
+from fastipam._bitmap import ReadBlock, StoredPages, WriteBlock
 from fastipam.storage.records.keys import family_prefix, network_prefix, page_index_bytes
 from fastipam.storage.records.network_state import NetworkState
 from fastipam.storage.tables import PAGES, STATES

@@ -1,16 +1,16 @@
-# cython: language_level=3, embedsignature=False, auto_pickle=False
-"""What a transaction has to do without interruption: take the writer's lock, begin, end, release.
+# What a transaction has to do without interruption: take the writer's lock, begin, end, release.
+#
+# A signal handler of Python runs between two bytecodes, and may raise there (Ctrl-C, a timeout by
+# SIGALRM). None runs here, except while a thread waits for the lock. So a block is either
+# not entered, or its end releases the lock.
+#
+# It is a part of _bitmap.pyx, because an extension of its own would make the start of the plugin
+# longer by a sixtieth (a million instructions).
 
-A signal handler of Python runs between two bytecodes, and may raise there (Ctrl-C, a timeout by
-SIGALRM). None runs in this module, except while a thread waits for the lock. So a block is either
-not entered, or its end releases the lock.
-"""
-
-cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport Py_INCREF
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t
 from posix.stat cimport stat, struct_stat
 from posix.types cimport dev_t, ino_t
 
