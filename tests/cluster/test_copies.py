@@ -96,6 +96,22 @@ def test_copy_after_the_original(engine: Shared, time: Time, tmp_path: Path, boo
     assert_settled(engine, copy)
 
 
+def test_copy_while_the_agent_is_started_again(engine: Shared, time: Time, tmp_path: Path) -> None:
+    """An agent that ends keeps the node's place for its successor, and a copy waits."""
+    agent = first(tmp_path, engine, time)
+    agent.keeper.stop()
+    copy = copy_of(agent, tmp_path)
+    copy.turns(10)
+    assert copy.add(1) == 0
+    assert agent.add(1) == 1  # a directly run plugin
+    agent.restart()
+    agent.turns(TTL_S)
+    assert agent.keeper.status.connected
+    time.now -= TTL_S
+    copy.turns(TTL_S)
+    assert copy.add(1) == 0
+
+
 def test_direct_adds_on_a_copy(engine: Shared, time: Time, tmp_path: Path) -> None:
     """Without an agent a copy of this boot is refused for good: nobody can say which one lives."""
     agent = first(tmp_path, engine, time)

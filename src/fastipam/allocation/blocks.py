@@ -178,7 +178,7 @@ def incarnations(txn: Transaction) -> set[str]:
     return {each.incarnation for each in members if (each.file, each.boot) == (file, boot)}
 
 
-def distrust(txn: Transaction, own: Collection[str]) -> None:
+def distrust(txn: Transaction, own: Collection[str] = ()) -> None:
     """Have every block confirmed before it serves: the records come from a backup.
 
     ``own`` is what :func:`incarnations` said before they were written: a backup of this very store

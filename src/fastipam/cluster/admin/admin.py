@@ -87,7 +87,9 @@ def leave(node: Node, deadline: Deadline, *, force: bool = False, offline: bool 
     """
     entry = None
     if not offline:
-        _refuse_alive(node, node.name, deadline, "stop the agent first")
+        _refuse_alive(
+            node, node.name, deadline, "stop the agent; its session ends sessionTTL later"
+        )
         entry = node.engine.get(node.keys.node(node.name), deadline_s=deadline.call_s())
     if not node.share.begin_leaving(force=force):
         return 0
@@ -112,8 +114,8 @@ def _end_epoch(node: Node, name: str, deadline: Deadline, *, force: bool) -> int
         conditions = [Compare(key, "mod_revision", stored.mod_revision)]
         if not force:
             hint = (
-                "stop its agent first; with --force its pods keep addresses "
-                "that others may get, too"
+                "stop its agent; its session ends sessionTTL later; with --force its pods keep "
+                "addresses that others may get, too"
             )
             _refuse_alive(node, name, deadline, hint)
             conditions.append(Compare(keys.session(name), "absent"))

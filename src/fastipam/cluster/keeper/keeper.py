@@ -80,7 +80,7 @@ class Keeper:
         self.on_blocks = on_blocks
         self.engine = connect(share.settings)
         self.node = Node(share, self.engine, clock=clock)
-        self.node.remember()  # before a thread asks anything
+        self.node.losses.remember()  # before a thread asks anything
         self._clock = clock
         self.membership = Membership(self.node, clock, directories)
         self._lock = NodeLock(share.store)
@@ -139,7 +139,6 @@ class Keeper:
         worker = self._threads[:1]  # the other thread uses only the engine, which ends its call
         for thread in worker:
             thread.join(seconds)
-        self.membership.end()
         self.engine.close()
         return not any(thread.is_alive() for thread in worker)
 

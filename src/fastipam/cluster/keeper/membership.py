@@ -49,7 +49,7 @@ class Membership:
         if node.engine.history.is_lost:
             self._is_held_back, self._restored, self._joined = False, True, False
         if not self._is_held_back:
-            node.hold_back(deadline)
+            node.losses.hold_back(deadline)
             self._is_held_back = True
         if self._joined and node.share.doubt():
             # Another process has found this node removed, or has restored its store.
@@ -65,8 +65,8 @@ class Membership:
             self._joined = False
         if not self._joined:
             node.session.let_go(deadline)
-        elif node.share.heard().era is None:
-            node.learn_era(deadline)
+        elif not node.losses.knows_era():
+            node.losses.learn_era(deadline)
         compared = not self._joined or now >= self._reconcile_at
         if compared:
             self._compare(deadline)
@@ -80,7 +80,7 @@ class Membership:
         if settings.fencing:
             # The session expires so long after the moment before it was renewed, or later.
             node.share.prove_until(node.session.since_ns + settings.session_s * 10**9)
-        node.share.note_heard(node.engine.history.identity, node.engine.history.revision)
+        node.losses.note()
         self._keep_at = now + settings.session_s / 3
         return compared
 
@@ -99,7 +99,3 @@ class Membership:
             for remark in done.remarks:
                 log.warning("network=%s %s", node.network.name, remark)
         node.share.reindex()
-
-    def end(self) -> None:
-        """Close the session, because nobody keeps it any more. The blocks stay this node's."""
-        self._node.session.end()

@@ -54,7 +54,7 @@ def claim_now(
             try:
                 _claim(node, deadline, sleep)
             except HistoryLost:
-                node.hold_back(deadline)
+                node.losses.hold_back(deadline)
                 _join(node, deadline, restored=True)
                 _claim(node, deadline, sleep)
         finally:
@@ -79,7 +79,7 @@ def _claim(node: Node, deadline: Deadline, sleep: Callable[[float], None]) -> No
 
 def _make_sure(node: Node, deadline: Deadline) -> None:
     """Register, finish what was begun, and prove ownership if the settings want that."""
-    node.remember()
+    node.losses.remember()
     if node.share.doubt() or node.share.has_begun():
         _join(node, deadline)
     if node.settings.fencing:

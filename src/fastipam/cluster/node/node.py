@@ -34,11 +34,12 @@ from fastipam.cluster.engine import (
     Put,
 )
 from fastipam.cluster.errors import ClusterRefused, NoBlock
+from fastipam.cluster.node.losses import Losses
 from fastipam.cluster.node.registration import Registration
 from fastipam.cluster.node.session import Session
 from fastipam.cluster.planner import Look, Search
 from fastipam.cluster.schema import BlockEntry, Mark
-from fastipam.storage.records.block import ACTIVE, CLAIMING, FOUND, LOST, RELEASING, Heard
+from fastipam.storage.records.block import ACTIVE, CLAIMING, FOUND, LOST, RELEASING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,9 +52,6 @@ if TYPE_CHECKING:
     from fastipam.configuration.cluster import Geometry
     from fastipam.storage.records.block import Block, Member
 
-# After the shared store has lost changes, for how long longer than a session nobody claims new
-# blocks: an agent that was cut off looks again after ten seconds at most.
-_NOTICED_S = 10
 # Blocks of a donation: three operations each, and one for the mark, in one transaction.
 _MOST_DONATED = (MAX_OPERATIONS - 1) // 3
 
@@ -100,6 +98,7 @@ class Node:
         self.engine = engine
         self.keys = schema.Keys(share.settings.prefix, share.network.name)
         self.session = Session(share, engine, self.keys, clock)
+        self.losses = Losses(share, engine, self.keys)
         self.registration = Registration(share, engine, self.keys, self.session, step)
         self.step = step
         self.counts = Counts()
@@ -123,19 +122,18 @@ class Node:
 
         Raises ClusterRefused: other settings, or another live node of this name.
         """
-        self.remember()
+        self.losses.remember()
         member, is_new = self.registration.register(deadline, agent=agent, sign=sign)
         before = self.share.heard().era
-        era = None if is_new else self._read_era(deadline)
+        era = None if is_new else self.losses.read_era(deadline)
         restored |= era is not None and era != (before or "")
         # A new node owns nothing yet.
         owned = {} if is_new else self._owned(deadline)
-        history = self.engine.history
         found, granted = self.share.reconcile(
             member,
             owned,
             self.registration.machine,
-            Heard(history.identity, history.revision, era),
+            self.losses.heard(era),
             restored=restored,
         )
         self.counts.granted += granted
@@ -146,42 +144,6 @@ class Node:
             elif block.state == LOST:
                 self._claim_again(block, member, deadline)
         return found
-
-    def remember(self) -> None:
-        """Have the engine compare its answers with what this node has heard earlier."""
-        if not self.engine.history.revision:
-            heard = self.share.heard()
-            self.engine.history.expect(heard.identity, heard.revision)
-
-    def _read_era(self, deadline: Deadline) -> str:
-        stored = self.engine.get(self.keys.history, deadline_s=deadline.call_s())
-        return "" if stored is None else stored.value.decode("utf-8", "replace")
-
-    def _same_era(self, era: str) -> Compare:
-        if era:
-            return Compare(self.keys.history, "value", era.encode())
-        return Compare(self.keys.history, "absent")
-
-    def learn_era(self, deadline: Deadline) -> None:
-        """Note the random number of the last loss; a new node asks for a block first."""
-        self.share.note_era(self._read_era(deadline))
-
-    def hold_back(self, deadline: Deadline) -> None:
-        """Let nobody claim new blocks for a while, because the shared store has lost changes.
-
-        Meanwhile every node finds that out, and claims again what it has. Idempotent.
-        """
-        self.engine.history.accept()
-        seconds = self.settings.session_s + _NOTICED_S
-        session = self.engine.open_session(seconds, deadline_s=deadline.call_s())
-        self.engine.transact(
-            [Compare(self.keys.restored, "absent")],
-            [
-                Put(self.keys.restored, schema.pack(node=self.name), session),
-                Put(self.keys.history, os.urandom(8).hex().encode()),
-            ],
-            deadline_s=deadline.call_s(),
-        )
 
     def _owned(self, deadline: Deadline) -> dict[BlockId, BlockEntry]:
         """Return what the shared store lists for this node. One read."""
@@ -196,7 +158,7 @@ class Node:
         entry = BlockEntry(self.name, member.epoch, block.claimed_ns)
         conditions, operations = self._claim(member, ids, entry)
         if not block.revision:  # it was not this node's when the shared store lost changes
-            conditions.append(Compare(self.keys.restored, "absent"))
+            conditions.append(self.losses.nobody_holds_back())
         outcome = self.engine.transact(conditions, operations, deadline_s=deadline.call_s())
         if outcome.succeeded:
             self.share.activate(ids, LOST, outcome.revision)
@@ -223,10 +185,10 @@ class Node:
             self.join(deadline)
             member = self.share.member()
             assert member is not None
-        self.remember()
+        self.losses.remember()
         have = self.share.blocks()
-        if have and self.share.heard().era is None:
-            self.learn_era(deadline)
+        if have and not self.losses.knows_era():
+            self.losses.learn_era(deadline)
         mine = (pool.number(each.base) for each in have if each.family == pool.family)
         newest = max((each for each in have if each.state == ACTIVE), key=_revision, default=None)
         owned = frozenset(one for one in mine if one is not None)
@@ -277,13 +239,7 @@ class Node:
         self.share.begin_claim(ids, member.epoch, entry.claimed_ns)
         self.step("intent")
         conditions, operations = self._claim(member, ids, entry)
-        conditions.append(Compare(self.keys.restored, "absent"))
-        era = self.share.heard().era
-        if era is not None:
-            conditions.append(self._same_era(era))
-        if newest is not None and newest.revision:
-            key = self.keys.block(newest.family, newest.base)
-            conditions.append(Compare(key, "mod_revision", newest.revision))
+        conditions += self.losses.conditions(newest)
         outcome = self._ask_until_known(ids, conditions, operations, deadline)
         self.step("claimed")
         existing = {one.key: one for one in outcome.existing}
@@ -304,17 +260,7 @@ class Node:
                 f"the entry of node {self.name} was changed: this node was removed meanwhile, "
                 "or another one has its name"
             )
-        if self.keys.restored in existing:
-            raise NoBlock(
-                "the cluster's store was put back to an older state: every node claims again what "
-                "it has, before anybody claims another block"
-            )
-        if era is not None and not _is_era(existing.get(self.keys.history), era):
-            self.engine.history.lose("the cluster's store has lost changes, another node says")
-        if newest is not None and newest.revision:
-            claimed = existing.get(self.keys.block(newest.family, newest.base))
-            if claimed is None or claimed.mod_revision != newest.revision:
-                self.engine.history.lose("the cluster's store does not know this node's last claim")
+        self.losses.check(existing, newest)
         return theirs
 
     def _ask_until_known(
@@ -470,10 +416,6 @@ class Node:
         if taken:
             self.step("collected")
         return taken
-
-
-def _is_era(stored: KeyValue | None, era: str) -> bool:
-    return (b"" if stored is None else stored.value) == era.encode()
 
 
 def _numbers(pool: Geometry, listed: Sequence[KeyValue]) -> frozenset[int]:

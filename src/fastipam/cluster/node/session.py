@@ -4,13 +4,16 @@ A node has one session. The sign of life in the shared store names it, so that a
 the same store (a second agent, an ADD that runs directly) keeps that session and opens no other.
 Nobody writes the sign of life while another incarnation of the node has one, and who keeps the
 session looks each time whether the sign of life is still the one that was tied to it.
+
+An agent that ends leaves the session to end by itself: directly run plugins go on, and a copy of
+the store must not take the node's place while its agent is started again.
 """
 
 from __future__ import annotations
 
 import time
 
-from fastipam.cluster.engine import Compare, EngineError, Put
+from fastipam.cluster.engine import Compare, Put
 from fastipam.cluster.errors import ClusterRefused, NoBlock
 from fastipam.cluster.schema import SignOfLife
 from fastipam.storage.boot import boottime_ns
@@ -163,12 +166,3 @@ class Session:
         if stored is None or stored.mod_revision != member.revision:
             self._share.forget_registration()
             raise ClusterRefused(f"node {name} was removed meanwhile, or another has its name")
-
-    def end(self) -> None:
-        """Close the session, because nobody keeps it any more. The blocks stay this node's."""
-        if self.id and not self._share.settings.fencing:
-            # With fencing, directly run plugins may assign until the proof and the session expire.
-            try:  # noqa: SIM105  # contextlib costs a directly run plugin a fifth of its start
-                self._engine.close_session(self.id, deadline_s=1.0)
-            except EngineError:
-                pass  # it expires by itself

@@ -1,0 +1,120 @@
+"""Changes that the shared store has lost: how a node notices them, and tells the others.
+
+A shared store that is put back to an older copy lists blocks as free that nodes are using. Its
+answers show it (``engine.History``) to whoever has heard later ones. Such a node writes the key
+``restored``: while it exists, nobody claims a block that he did not have. The *era* is the value of
+the key ``history``, which is written with it: every claim names the one that the node knows, so a
+node that has noticed nothing compares its blocks, too, before it claims another one.
+"""
+
+from __future__ import annotations
+
+import os
+
+from fastipam.cluster import schema
+from fastipam.cluster.engine import Compare, Put
+from fastipam.cluster.errors import NoBlock
+from fastipam.storage.records.block import Heard
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fastipam.cluster.deadline import Deadline
+    from fastipam.cluster.engine import Engine, KeyValue
+    from fastipam.cluster.node.share import Share
+    from fastipam.storage.records.block import Block
+
+# For how long longer than a session nobody claims new blocks: an agent that was cut off looks again
+# after ten seconds at most.
+_NOTICED_S = 10
+
+
+class Losses:
+    """What this node knows of the shared store's history."""
+
+    __slots__ = ("_engine", "_keys", "_share")
+
+    def __init__(self, share: Share, engine: Engine, keys: schema.Keys) -> None:
+        self._share = share
+        self._engine = engine
+        self._keys = keys
+
+    def remember(self) -> None:
+        """Have the engine compare its answers with what this node has heard earlier."""
+        if not self._engine.history.revision:
+            heard = self._share.heard()
+            self._engine.history.expect(heard.identity, heard.revision)
+
+    def heard(self, era: str | None) -> Heard:
+        """Return what the node has heard by now, to be noted."""
+        history = self._engine.history
+        return Heard(history.identity, history.revision, era)
+
+    def note(self) -> None:
+        """Note how far the shared store has come."""
+        history = self._engine.history
+        self._share.note_heard(history.identity, history.revision)
+
+    def knows_era(self) -> bool:
+        """Return whether this node has asked for the era: a new one asks for a block first."""
+        return self._share.heard().era is not None
+
+    def read_era(self, deadline: Deadline) -> str:
+        """Return the era, "" before the first loss. One read."""
+        stored = self._engine.get(self._keys.history, deadline_s=deadline.call_s())
+        return "" if stored is None else stored.value.decode("utf-8", "replace")
+
+    def learn_era(self, deadline: Deadline) -> None:
+        """Note the era."""
+        self._share.note_era(self.read_era(deadline))
+
+    def hold_back(self, deadline: Deadline) -> None:
+        """Let nobody claim new blocks for a while, because changes were lost.
+
+        Meanwhile every node finds that out, and claims again what it has. Idempotent.
+        """
+        self._engine.history.accept()
+        seconds = self._share.settings.session_s + _NOTICED_S
+        session = self._engine.open_session(seconds, deadline_s=deadline.call_s())
+        self._engine.transact(
+            [self.nobody_holds_back()],
+            [
+                Put(self._keys.restored, schema.pack(node=self._share.settings.node), session),
+                Put(self._keys.history, os.urandom(8).hex().encode()),
+            ],
+            deadline_s=deadline.call_s(),
+        )
+
+    def nobody_holds_back(self) -> Compare:
+        """Return the condition that new blocks may be claimed."""
+        return Compare(self._keys.restored, "absent")
+
+    def conditions(self, newest: Block | None) -> list[Compare]:
+        """Return the conditions of a claim; ``newest`` is the block that the node claimed last."""
+        found = [self.nobody_holds_back()]
+        era = self._share.heard().era
+        if era:
+            found.append(Compare(self._keys.history, "value", era.encode()))
+        elif era is not None:
+            found.append(Compare(self._keys.history, "absent"))
+        if newest is not None and newest.revision:
+            key = self._keys.block(newest.family, newest.base)
+            found.append(Compare(key, "mod_revision", newest.revision))
+        return found
+
+    def check(self, existing: Mapping[bytes, KeyValue], newest: Block | None) -> None:
+        """Raise NoBlock or HistoryLost if these conditions are why a claim has failed."""
+        if self._keys.restored in existing:
+            raise NoBlock(
+                "the cluster's store was put back to an older state: every node claims again what "
+                "it has, before anybody claims another block"
+            )
+        era = self._share.heard().era
+        stored = existing.get(self._keys.history)
+        if era is not None and (b"" if stored is None else stored.value) != era.encode():
+            self._engine.history.lose("the cluster's store has lost changes, another node says")
+        if newest is not None and newest.revision:
+            claimed = existing.get(self._keys.block(newest.family, newest.base))
+            if claimed is None or claimed.mod_revision != newest.revision:
+                self._engine.history.lose("the store does not know this node's last claim")
