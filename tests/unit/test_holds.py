@@ -210,7 +210,7 @@ def test_target_outside(ipam: Ipam) -> None:
         net.reserve("10.0.0.0/31")
     error = caught.value
     assert (error.message, error.field, error.value, error.hint) == (
-        "10.0.0.0/31 has no address that the ranges can assign",
+        "10.0.0.0/31 has no address that the ranges can assign: only the gateway is in a range",
         "target",
         "10.0.0.0/31",
         "the ranges are 10.0.0.1-10.0.0.6; 2001:db8::1-2001:db8::3",

@@ -265,7 +265,8 @@ def assignable(pool: Pool, target: str) -> list[tuple[int, int]]:
     count = sum(last - first + 1 for first, last in inside)
     if not count:
         raise ConfigError(
-            f"{target} has no address that the ranges can assign",
+            f"{target} has no address that the ranges can assign: "
+            f"{_why_not(pool, family, low, high)}",
             field="target",
             value=target,
             hint=f"the ranges are {'; '.join(map(str, pool.sets))}",
@@ -278,6 +279,18 @@ def assignable(pool: Pool, target: str) -> list[tuple[int, int]]:
             hint="exclude them in the configuration instead",
         )
     return [(family, value) for first, last in inside for value in range(first, last + 1)]
+
+
+def _why_not(pool: Pool, family: int, low: int, high: int) -> str:
+    """Return why no address of low..high can be assigned."""
+    for each in pool.sets:
+        for one in each.ranges:
+            if each.family != family or high < one.start or one.end < low:
+                continue
+            if one.gateway == (family, max(low, one.start)) == (family, min(high, one.end)):
+                return "it is the gateway" if low == high else "only the gateway is in a range"
+            return "it is excluded by the configuration"
+    return "it is outside of them"
 
 
 def reserve(accounts: Accounts, reservations: Iterable[Reservation]) -> None:

@@ -67,7 +67,11 @@ def read(value: object, network: str, data_dir: str, holes: list[tuple[int, int,
     if isinstance(value, str):
         if not value.startswith("/"):
             raise ConfigError(f"{value!r} is not an absolute path", field=path, value=value)
-        path, value = value, read_file(value)
+        try:
+            path, value = value, read_file(value)
+        except ConfigError as error:
+            error.field = path
+            raise
     if not isinstance(value, dict):
         raise ConfigError(
             f"this is {reader.kind_of(value)}, not an object or the path of a file with one",

@@ -10,6 +10,7 @@ from fastipam.addressing.addresses import BITS, V4, V6, format_cidr, parse_ip
 from fastipam.addressing.parsing import build_pool
 from fastipam.addressing.ranges import Pool, Range, RangeSet
 from fastipam.configuration import endpoints, reader
+from fastipam.configuration.policy import DEFAULT_DATA_DIR
 from fastipam.configuration.reader import RANGE_KEYS
 from fastipam.errors import ConfigError
 
@@ -196,8 +197,9 @@ class Settings:
             ("dataDir", self.data_dir, data_dir),
         ):
             if theirs and theirs != ours:
+                default = " (the default)" if ours == DEFAULT_DATA_DIR else ""
                 raise ConfigError(
-                    f"it says {theirs!r}, and the configuration around it {ours!r}",
+                    f"it says {theirs!r}, and the configuration around it {ours!r}{default}",
                     field=field_in(path, key),
                     value=theirs,
                 )
@@ -322,7 +324,11 @@ def _origin(holder: dict[str, Any], length: int, lengths: dict[int, int]) -> str
 def _pool(one: object, field: str) -> Range:
     """Return the range of a CIDR, or of an object with the keys of a range."""
     if isinstance(one, str):
-        return Range.parse(one, field=field)
+        try:
+            return Range.parse(one, field=field)
+        except ConfigError as error:
+            error.field = field  # a text has no key
+            raise
     if not isinstance(one, dict):
         raise ConfigError(
             f"{reader.show(one)} is neither a CIDR nor an object", field=field, value=one

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
 import click
 
 import fastipam
@@ -10,7 +14,14 @@ from fastipam.addressing.parsing import parse_exclusion
 from fastipam.cli import options, output, rows
 from fastipam.cli.click_base import Failure
 from fastipam.cli.click_base import command as _command
-from fastipam.errors import ConfigError
+from fastipam.cni.error_codes import CniError
+from fastipam.configuration.network import Config
+from fastipam.errors import ConfigError, FastipamError
+from fastipam.storage.tables import DURABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 _COLUMNS = (rows.IP, output.Column("NOW", "status"), rows.WHOLE_NETWORK)
 
@@ -26,6 +37,63 @@ def _network(ipam: fastipam.Ipam, name: str | None) -> fastipam.Network:
         value=None,
         hint=f"name one: {', '.join(known) or 'the first ADD makes it'}",
     )
+
+
+@contextmanager
+def _opened(
+    data_dir: str, name: str | None, conf_dir: Path
+) -> Iterator[tuple[fastipam.Ipam, fastipam.Network]]:
+    """Open the store and yield the network in which to reserve; make both if they are configured.
+
+    A network that the store does not know yet has the ranges of the runtime's configuration.
+    Raises ConfigError when nobody knows it.
+    """
+    try:
+        ipam = fastipam.open(data_dir, create=False)
+    except FileNotFoundError:
+        config = _configured(data_dir, name, conf_dir)
+        if config is None:
+            raise
+        ipam = fastipam.open(data_dir, config.durability or DURABLE)
+    with ipam:
+        known = ipam.networks()
+        if known and (name is None or name in known):
+            yield ipam, _network(ipam, name)
+            return
+        config = _configured(data_dir, name, conf_dir)
+        if config is None:
+            yield ipam, _network(ipam, name)
+            return
+        yield ipam, fastipam.Network(ipam.store, config.name, config.pool, policy=config.policy)
+
+
+def _configured(data_dir: str, name: str | None, conf_dir: Path) -> Config | None:
+    """Return the configuration of this network, or of the only one, in the data directory."""
+    from fastipam.cli import cni_configs
+    from fastipam.cni import more_blocks, versions
+
+    found: dict[str, Config] = {}
+    try:
+        files = cni_configs.files(conf_dir)
+    except OSError:
+        return None
+    for path in files:
+        try:
+            for plugin in cni_configs.with_ipam(path):
+                if plugin["ipam"]["type"] == "fastipam" and name in (None, plugin.get("name")):
+                    config = Config(plugin, versions.agree(plugin, "ADD"), more_blocks.read)
+                    found.setdefault(config.name, config)
+        except (CniError, FastipamError, OSError):
+            continue  # `fastipam doctor` says what is wrong with it
+    usable = [
+        one
+        for one in found.values()
+        # The first ADD of a cluster's node has to claim its blocks.
+        if one.cluster is None
+        and one.pool.sets
+        and os.path.realpath(one.data_dir) == os.path.realpath(data_dir)
+    ]
+    return usable[0] if len(usable) == 1 else None
 
 
 def _print(ipam: fastipam.Ipam, name: str, found: list[tuple[int, int]], *, as_json: bool) -> None:
@@ -50,6 +118,7 @@ def _print(ipam: fastipam.Ipam, name: str, found: list[tuple[int, int]], *, as_j
 @click.argument("target", metavar="IP|CIDR|A-B")
 @options.data_dir
 @options.network("In this network; not needed where there is one.")
+@options.conf_dir
 @click.option(
     "--owner",
     metavar="KEY",
@@ -59,11 +128,19 @@ def _print(ipam: fastipam.Ipam, name: str, found: list[tuple[int, int]], *, as_j
 @click.option("--reason", metavar="TEXT", default="", help="What it is for; `show` prints it.")
 @options.as_json
 def command(
-    target: str, data_dir: str, network: str | None, owner: str, reason: str, as_json: bool
+    target: str,
+    data_dir: str,
+    network: str | None,
+    conf_dir: Path,
+    owner: str,
+    reason: str,
+    as_json: bool,
 ) -> None:
-    """Keep addresses from every allocation, or for one owner. Who has one now keeps it."""
-    with fastipam.open(data_dir, create=False) as ipam:
-        where = _network(ipam, network)
+    """Keep addresses from every allocation, or for one owner. Who has one now keeps it.
+
+    Before its first ADD, a network has the ranges of its configuration in --conf-dir.
+    """
+    with _opened(data_dir, network, conf_dir) as (ipam, where):
         found = where.reserve(target, owner=owner, reason=reason)
         _print(ipam, where.name, found, as_json=as_json)
 
