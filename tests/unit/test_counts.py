@@ -173,6 +173,15 @@ def test_a_range_is_named_by_its_subnet_or_its_part(ranges: Any, text: str) -> N
     assert [counts.text_of(each) for each in one.document()["ranges"]] == [text]
 
 
+def test_a_set_of_many_ranges_has_a_short_name() -> None:
+    """A label of a metric names the first ranges and says how many more there are."""
+    ranges: Any = [[{"subnet": f"10.1.{number}.0/24"} for number in range(40)]]
+    (one,) = counts.unused(parse_ranges(ranges))
+    assert one.ranges_text.startswith("10.1.0.0/24,10.1.1.0/24,")
+    assert one.ranges_text.endswith("10.1.7.0/24 and 32 more")
+    assert len(one.document()["ranges"]) == 40
+
+
 def test_excluded_addresses_are_counted(ipam: Ipam) -> None:
     """Gateway, network, broadcast, exclusions and what the range leaves out of its subnet."""
     ranges: Any = [

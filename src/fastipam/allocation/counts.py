@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
     Interval = tuple[int, int]
 
+# A name of a set is a label of metrics and a line on the page: it has to stay short.
+_MOST_NAMED = 8
+
 
 class SetCounts:
     """The counts of one range set: ``size``, and how many addresses are in each state.
@@ -74,8 +77,11 @@ class SetCounts:
 
     @property
     def ranges_text(self) -> str:
-        """The ranges as a person reads them."""
-        return ",".join(text_of(_document(one)) for one in self.range_set.ranges)
+        """The ranges as a person reads them, the first few of many."""
+        ranges = self.range_set.ranges
+        text = ",".join(text_of(_document(one)) for one in ranges[:_MOST_NAMED])
+        more = len(ranges) - _MOST_NAMED
+        return f"{text} and {more} more" if more > 0 else text
 
     @property
     def elsewhere(self) -> int:

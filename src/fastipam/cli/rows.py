@@ -63,7 +63,7 @@ STATS_COLUMNS = (
     Column("FREE", "free", 8, number=True),
     Column("USED", "used", 7, number=True),
 )
-OUTSIDE = "outside of the ranges"
+OUTSIDE = "outside"  # one word, as every cell of a pipe should be
 # A clock may have been set back by so much: events that much older than the time are read too.
 _MARGIN_NS = 60 * 10**9
 # More rows than anybody reads; an IPv6 /64 has far more.
