@@ -207,9 +207,12 @@ def of_others(txn: Snapshot, state: NetworkState, pool: Pool) -> list[SetCounts]
     """
     from fastipam.allocation import turns
 
+    texts = turns.others(txn, state.network_id)
+    if not texts:
+        return []
     own = {Pool([each]).text for each in pool.sets}
     found: list[SetCounts] = []
-    for text in turns.others(txn, state.network_id):
+    for text in texts:
         try:
             other = Pool.read(text)
         except ValueError:
