@@ -93,7 +93,7 @@ def find(directories: Sequence[str] = NETNS_DIRECTORIES) -> tuple[dict[int, str]
             inode = status.st_ino
             if (status.st_dev, inode) == own or inode in found or inode in strangers:
                 continue
-            if _is_roots(path):
+            if is_roots(path):
                 found[inode] = path
             else:
                 strangers.add(inode)
@@ -139,7 +139,7 @@ def _is_in_ours(process: str) -> bool:
     return there is not None and there[1] == os.stat("/proc/self/net/dev").st_ino
 
 
-def _is_roots(path: str) -> bool:
+def is_roots(path: str) -> bool:
     """Return whether a network namespace belongs to a user namespace that root made, or to root's.
 
     Raises OSError.

@@ -53,6 +53,13 @@ class Found:
         """Return where a namespace was found, or an empty text when it was not found."""
         return self.inodes.get(inode, "")
 
+    def paths(self) -> dict[int, str]:
+        """Return a path of the file of each namespace by inode, without this process's own."""
+        found = dict(self._mounts)
+        for inode, directories in self._members.items():
+            found.setdefault(inode, f"{directories[0]}/ns/net")
+        return found
+
     def is_another(self, inode: int, born_ns: int) -> bool:
         """Return whether an inode that was found is that of a younger namespace than ``born_ns``.
 

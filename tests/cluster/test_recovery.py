@@ -140,6 +140,58 @@ def test_a_users_own_namespace(tmp_path: Path) -> None:
     assert machine.network.allocate("c1", addresses=["10.32.5.77"])
 
 
+# A process whose first thread has ended, and whose second runs in a network namespace of its own.
+_THREAD = """
+import ctypes, os, subprocess, sys, threading
+libc = ctypes.CDLL(None)
+def live():
+    assert libc.unshare(0x40000000) == 0
+    subprocess.run("ip link set lo up; ip address add 10.32.5.87/20 dev lo", shell=True, check=True)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    os._exit(0)
+threading.Thread(target=live).start()
+libc.pthread_exit(None)
+"""
+
+
+def test_a_namespace_of_a_thread(tmp_path: Path) -> None:
+    """A namespace in which only a thread runs is looked into: the process has none to show."""
+    require_root()
+    machine, found = _lost_disk(tmp_path)
+    with subprocess.Popen(
+        [sys.executable, "-c", _THREAD], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        done = recovery.recover(machine.node(), found, ())
+        process.stdin.close()
+    assert (4, 0x0A200557) in done.entered
+
+
+def test_a_namespace_that_is_mounted_elsewhere(tmp_path: Path) -> None:
+    """A namespace in which nothing runs, mounted in another mount namespace, is looked into."""
+    require_root()
+    machine, found = _lost_disk(tmp_path)
+    script = (
+        f"mount -t tmpfs none {tmp_path}; touch {tmp_path}/pod; "
+        f"unshare --net={tmp_path}/pod sh -c "
+        "'ip link set lo up; ip address add 10.32.5.88/20 dev lo'; echo ready; read line"
+    )
+    with subprocess.Popen(
+        ["unshare", "--mount", "--propagation", "private", "sh", "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        done = recovery.recover(machine.node(), found, ())
+        process.stdin.close()
+    assert (4, 0x0A200558) in done.entered
+
+
 def test_an_address_in_two_namespaces(tmp_path: Path) -> None:
     """The conflict is reported, nobody gets the address, and the others are assigned."""
     machine, found = _lost_disk(tmp_path)

@@ -13,6 +13,7 @@ import errno
 import os
 import threading
 
+from fastipam import processes
 from fastipam.addressing.addresses import format_ip
 from fastipam.cluster import rtnetlink
 from fastipam.errors import AddressInUse
@@ -22,6 +23,7 @@ from fastipam.namespaces import (
     enter,
     find,
     identity,
+    is_roots,
     look,
     mount_namespace,
 )
@@ -127,9 +129,7 @@ def _look_everywhere(directories: Sequence[str]) -> list[tuple[Netns, list[tuple
     mount_ns = mount_namespace()
     seen: dict[int, tuple[Netns, list[tuple[int, int]]]] = {}
     for _ in range(_MOST_ROUNDS):
-        paths, blind = find(directories)
-        if blind:
-            raise NamespacesUnreadable(f"{blind}; {_NEEDED}")
+        paths = _find(directories)
         gone = ""
         for inode, path in paths.items():
             if inode in seen:
@@ -142,6 +142,26 @@ def _look_everywhere(directories: Sequence[str]) -> list[tuple[Netns, list[tuple
         if not gone:
             return list(seen.values())
     raise NamespacesUnreadable(f"processes such as {gone} end faster than they can be looked at")
+
+
+def _find(directories: Sequence[str]) -> dict[int, str]:
+    """Return a path of each network namespace of this node, by inode."""
+    paths, blind = find(directories)
+    if blind:
+        raise NamespacesUnreadable(f"{blind}; {_NEEDED}")
+    # Those in which only a thread runs, and those that are mounted only elsewhere.
+    own = identity("/proc/self/ns/net")
+    for inode, path in processes.search().paths().items():
+        if inode in paths or (own is not None and inode == own[1]):
+            continue
+        try:
+            if is_roots(path):
+                paths[inode] = path
+        except FileNotFoundError:
+            continue  # it has ended
+        except OSError as error:
+            raise NamespacesUnreadable(_reason(path, error)) from error
+    return paths
 
 
 def _enter(node: Node, family: int, value: int, there: list[Netns], done: Recovered) -> None:
