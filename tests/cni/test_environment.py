@@ -9,12 +9,11 @@ import pytest
 
 from fastipam import cni
 
-from .plugin import COMMANDS, VERSIONS, Answer, Call, Held, Make, environment
+from ..e2e.tools import cni_plugins_dir, require_cni_plugins
+from .plugin import COMMANDS, VERSIONS, Answer, Call, Held, Make, Plugin, environment
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from .plugin import Plugin
 
 FOUR = ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"]
 NEEDED = {
@@ -296,3 +295,44 @@ def test_own_network_namespace_as_a_process(plugin: Plugin, config: Make, held: 
     made = config(ipam={"subnet": "10.1.2.0/24"})
     assert plugin("ADD", made, netns="/proc/self/ns/net").code == 8
     assert held() == {}
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        "IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME=x;K8S_POD_UID=1",
+        "K8S_POD_NAMESPACE=ns;K8S_POD_NAME=x;IgnoreUnknown=true",
+        "K8S_POD_NAMESPACE=ns;K8S_POD_NAME=x",
+        "K8S_POD_UID=1",
+        "IgnoreUnknown=0;K8S_POD_NAME=x",
+        "IgnoreUnknown=True;FOO=1",
+        "IgnoreUnknown=t;FOO=1",
+        "IgnoreUnknown=;FOO=1",
+        "IgnoreUnknown=1;IgnoreUnknown=0;FOO=1",
+        "ignoreunknown=1",
+        "FOO=1",
+        "ip=10.1.2.9",
+        "IP=",
+        "IP=10.1.2.9",
+        "IP",
+        "IP=10.1.2.9;",
+        "IgnoreUnknown=1;A=b=c",
+        "IgnoreUnknown=1;=x",
+    ],
+)
+def test_args_as_host_local_takes_them(
+    args: str, plugin: Plugin, config: Make, tmp_path: Path
+) -> None:
+    """What host-local makes of CNI_ARGS, its binary says: fastipam accepts and refuses the same."""
+    require_cni_plugins("host-local")
+    theirs = Plugin(cni_plugins_dir() / "host-local")
+    keys = {"subnet": "10.1.2.0/24", "ignoreHostLocal": True}
+    made = config(version="1.0.0", ipam=keys)
+    answer = plugin("ADD", made, args=args)
+    made["ipam"]["dataDir"] = str(tmp_path / "host-local")
+    expected = theirs("ADD", made, args=args)
+    assert answer.status == expected.status, (answer, expected)
+    if answer.status:
+        assert answer.code == 4
+    else:
+        assert answer.document["ips"] == expected.document["ips"]
