@@ -106,7 +106,9 @@ def test_full(write: Write, status: Callable[..., Result], tmp_path: Path) -> No
     assert "10.1.0" in full["message"]
     assert other["ready"] is True
     write("10.conf", subnet="10.1.0.0/30")
-    assert status("--json").exit_code == 0
+    done = status("--json")
+    assert done.exit_code == 0
+    assert "is full" in rows(done)[0]["message"]
 
 
 def test_unusable_store(write: Write, status: Callable[..., Result], tmp_path: Path) -> None:

@@ -76,6 +76,13 @@ def ask(
 
     Raises OSError, also when what answers is no fastipam agent.
     """
+    return converse(connection, variables, stdin)[:2]
+
+
+def converse(
+    connection: socket.socket, variables: dict[str, str], stdin: bytes = b"{}"
+) -> tuple[int, bytes, bytes]:
+    """Do the same as :func:`ask`, and return what is for standard error as well."""
     connection.sendall(pack_request(variables, stdin))
     try:
         status, output, messages = read_answer(_receive(connection, ANSWER.size))
@@ -83,7 +90,8 @@ def ask(
         raise OSError(f"what answers is no fastipam agent: {error}") from error
     if output + messages > _LARGEST_ANSWER:
         raise OSError("what answers is no fastipam agent")
-    return status, _receive(connection, output + messages)[:output]
+    answer = _receive(connection, output + messages)
+    return status, answer[:output], answer[output:]
 
 
 def _receive(connection: socket.socket, size: int) -> bytes:

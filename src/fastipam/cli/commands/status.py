@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from fastipam.agent import protocol
 from fastipam.cli import agent_client, cni_configs, options, output
 from fastipam.cli.click_base import Failure
 from fastipam.cli.click_base import command as _command
@@ -25,12 +26,15 @@ _COLUMNS = (
     output.Column("CODE", "code"),
     output.Column("ANSWERED BY", "answered_by"),
     output.Column("FILE", "file"),
-    output.Column("WHY NOT", "message"),
+    output.Column("MESSAGE", "message"),
 )
 
 
 class Readiness(NamedTuple):
-    """The answer of STATUS for a network; ``code`` is its error object's, 0 without one."""
+    """The answer of STATUS for a network; ``code`` is its error object's, 0 without one.
+
+    ``message`` is the error's, or what STATUS says of a network that is ready: that it is full.
+    """
 
     network: str
     file: str
@@ -144,14 +148,18 @@ def _unusable(path: Path, message: str) -> Readiness:
 
 def _ask(path: Path, plugin: dict[str, Any], agent: socket.socket | None) -> Readiness:
     question = json.dumps({**plugin, "cniversion": _VERSION}).encode()
+    variables = agent_client.variables("STATUS")
     if agent is None:
         from fastipam import cni
 
         answered_by = "direct"
-        status, raw = cni.handle(agent_client.variables("STATUS"), question)
+        lines: list[str] = []
+        status, raw = cni.handle(variables, question, log=lines.append)
     else:
         answered_by = "agent"
-        status, raw = agent_client.ask(agent, "STATUS", question)
+        status, raw, messages = protocol.converse(agent, variables, question)
+        lines = messages.decode("utf-8", "replace").splitlines()
+    notes = "; ".join(line.removeprefix("fastipam: ") for line in lines)
     told = json.loads(raw) if status else {}
     return Readiness(
         str(plugin.get("name", "")),
@@ -159,7 +167,7 @@ def _ask(path: Path, plugin: dict[str, Any], agent: socket.socket | None) -> Rea
         answered_by,
         status == 0,
         told.get("code", 0),
-        told.get("msg", ""),
+        told.get("msg", notes),
         told.get("details", ""),
     )
 
