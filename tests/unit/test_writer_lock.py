@@ -496,3 +496,41 @@ def test_a_store_closed_below_a_reader(store: TemporaryStore) -> None:
         assert tables.NETWORKS.count(txn) == 1
     with pytest.raises(fastipam.StoreClosed):
         first.networks()
+
+
+# A program that reads, and one that opens the store, each as process 1 of a namespace of its own.
+READS = """
+import sys, fastipam
+ipam = fastipam.open(sys.argv[1])
+with ipam.store.read():
+    print("reads", flush=True)
+    sys.stdin.read()
+"""
+OPENS = """
+import sys, fastipam
+try:
+    fastipam.open(sys.argv[1])
+except fastipam.StoreBusy as error:
+    print(error, error.hint)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="process namespaces need root")
+def test_two_programs_that_are_process_1(store: TemporaryStore) -> None:
+    """Two programs cannot share a store as process 1 of two namespaces; the error says so."""
+    first = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", sys.executable, "-c"]
+    with subprocess.Popen(
+        [*first, READS, str(store.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as reader:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "reads\n"
+        done = subprocess.run(
+            [*first, OPENS, str(store.path)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        reader.communicate("")
+    assert "another program whose process id is 1, too" in done.stdout
+    assert "--pid=host" in done.stdout
