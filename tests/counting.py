@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from fastipam.allocation.accounts import look_up
 from fastipam.storage.records import lease
 
 if TYPE_CHECKING:
     from fastipam.network import Network
+
+
+COUNTED = ("size", "assigned", "cooling", "reserved", "free")
 
 
 def counts(network: Network) -> dict[str, Any]:
@@ -17,7 +21,9 @@ def counts(network: Network) -> dict[str, Any]:
 
 def looked_at(network: Network) -> list[dict[str, int]]:
     """Return the counts of each range set, from a look at every record."""
-    pool = network.current_pool()
+    with network._store.read() as txn:
+        known = look_up(txn, network.name)
+    pool = network.pool if known is None else known[1]  # other ranges count from the next ADD on
     assert pool is not None
     found = [
         {"size": each.size, "assigned": 0, "cooling": 0, "reserved": 0, "free": each.size}

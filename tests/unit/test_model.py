@@ -11,6 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from tests.conftest import assert_consistent
+from tests.counting import COUNTED, looked_at
 
 import fastipam
 from fastipam import (
@@ -203,6 +204,8 @@ class NetworkMachine(RuleBasedStateMachine):
         stats = self.net.stats()
         assert stats["size"] == sum(stats[what] for what in ("assigned", "cooling", "free"))
         assert stats["assigned"] == len(self.used())
+        sets = [{key: one[key] for key in COUNTED} for one in stats["range_sets"]]
+        assert sets == looked_at(self.net)
         listed = [(lease.family, lease.value) for lease in self.net.leases()]
         assert listed == sorted(self.used())
         for name, held in self.owned.items():

@@ -14,6 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from tests.conftest import assert_consistent
+from tests.counting import COUNTED, looked_at
 
 import fastipam
 from fastipam import cni
@@ -307,6 +308,8 @@ class SystemMachine(RuleBasedStateMachine):
         states = ("assigned", "cooling", "reserved", "free")
         assert stats["size"] == sum(stats[what] for what in states)
         assert stats["assigned"] == len(self.held)
+        sets = [{key: one[key] for key in COUNTED} for one in stats["range_sets"]]
+        assert sets == looked_at(self.net)
         kept = {one.address for one in self.net.reservations()}
         assert set(self.reserved) <= kept
         assert stats["reserved"] == len(kept - set(self.held.values()))
