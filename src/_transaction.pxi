@@ -98,6 +98,13 @@ cdef class WriterLock:
     cdef void give(self) noexcept:
         fastipam_lock_release(self._lock)
 
+    def is_free(self):
+        """Return whether nobody has the lock or waits for it."""
+        if fastipam_lock_try(self._lock):
+            return False
+        fastipam_lock_release(self._lock)
+        return True
+
     def __enter__(self):
         self.take()
 

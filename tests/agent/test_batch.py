@@ -6,6 +6,8 @@ import json
 import os
 import random
 import shutil
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,8 @@ import fastipam
 from fastipam.agent.batch import Executor
 from fastipam.agent.requests import Answer, Observer, Request
 from fastipam.errors import StoreFull
-from fastipam.storage import open_stores
+from fastipam.storage import holders, open_stores
+from fastipam.storage.holders import describe_holders
 from fastipam.storage.records.network_state import NetworkState
 from fastipam.storage.transaction import Transaction
 from fastipam.verify import verify
@@ -333,6 +336,58 @@ def test_state_and_pages_are_written_once(
 
 
 VERBS = ("ADD", "ADD", "ADD", "DEL", "CHECK")  # GC and STATUS come behind their batch
+
+
+_HOLDER = """
+import fastipam, sys
+with fastipam.open(sys.argv[1]) as ipam, ipam.store.write():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_store_that_is_held(
+    execute: Executor, config: Make, held: Held, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch waits once for a store that is held, and each answer names the holder, code 11.
+
+    Who came while it waited is refused without another wait; who comes later waits.
+    """
+    waits = []
+
+    def describe(path: str) -> str:
+        waits.append(path)
+        return describe_holders(path)
+
+    monkeypatch.setattr(holders, "describe_holders", describe)
+    path = tmp_path / "store"
+    made = config(ipam=SUBNET)
+    command = [sys.executable, "-c", _HOLDER, str(path)]
+    store = open_stores.open_store(path, patience_s=0.2)
+    try:
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as holder:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "held\n"
+            first = [_request("ADD", made, f"c{number}") for number in range(5)]
+            meanwhile = [_request("ADD", made, f"m{number}") for number in range(5)]
+            for count, waiting in ((1, first), (1, meanwhile), (2, [])):
+                requests = waiting or [_request("ADD", made, "afterwards")]
+                answers = execute(requests)
+                assert [_code(answer) for answer in answers] == [11] * len(requests)
+                for answer in answers:
+                    message = json.loads(answer.output)["msg"]
+                    assert f"process {holder.pid} (python" in message
+                    assert str(path) in message
+                assert len(waits) == count
+            assert holder.stdin is not None
+            holder.stdin.close()
+        later = _request("ADD", made, "later")
+        assert [answer.status for answer in execute([later])] == [0]
+    finally:
+        open_stores.close_store(store)
+    assert [owner for owner, _ in held().values()] == ["later"]
 
 
 @pytest.mark.parametrize("seed", range(20))

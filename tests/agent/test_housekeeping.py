@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import fastipam
+from fastipam import sweep
+from fastipam.agent import housekeeping
 from fastipam.agent.housekeeping import Housekeeping
 from fastipam.namespaces import mount_namespace
 from fastipam.network import Network
 from fastipam.storage import open_stores, tables
 from fastipam.storage.records import keys
+from fastipam.storage.store import Store
+from fastipam.sweep import Report
 from fastipam.testing import Clock
 
 POOL = "10.0.0.0/16"
@@ -158,4 +164,62 @@ def test_fault(
     with caplog.at_level(logging.WARNING):
         assert round_of(chores) == 2
     assert "broken" in caplog.text
+    assert chores.wait_s() == 10.0
+
+
+def test_thousands_of_networks(
+    data_dir: Path, clock: Seconds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slice looks at two networks at most, however many there are: a request waits for one."""
+    with fastipam.open(data_dir, "relaxed") as ipam:
+        with ipam.transaction():
+            for number in range(2000):
+                ipam.network(f"n{number}", "10.0.0.0/24").allocate("c1")
+        begun = []
+        whole = sweep.give_back
+
+        def give_back(store: Store, network: Network, **options: Any) -> Iterator[Report]:
+            begun.append(network.name)
+            return whole(store, network, **options)
+
+        monkeypatch.setattr(housekeeping, "give_back", give_back)
+        chores = Housekeeping(str(data_dir), interval_s=10, grace_s=0, clock=clock)
+        try:
+            while chores.wait_s() == 0.0:
+                before = len(begun)
+                chores.step()
+                assert len(begun) <= before + 2
+        finally:
+            open_stores.close_all()
+    assert sorted(begun) == sorted(f"n{number}" for number in range(2000))
+
+
+def test_a_store_that_is_held(
+    net: Network, data_dir: Path, clock: Seconds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While another writer has the lock nothing is done: requests do not wait for the sweep."""
+    monkeypatch.setattr(clock, "now", 1.0)
+    assert net.stats()["assigned"] == 1
+    chores = Housekeeping(str(data_dir), interval_s=10, grace_s=0, clock=clock)
+    chores.step()
+    released = threading.Event()
+    taken = threading.Event()
+
+    def hold() -> None:
+        with fastipam.open(data_dir) as ipam, ipam.store.write():
+            taken.set()
+            assert released.wait(20)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert taken.wait(20)
+    for _ in range(5):
+        chores.step()
+        wait_s = chores.wait_s()
+        assert wait_s
+        clock.now += wait_s
+    released.set()
+    holder.join()
+    assert chores.wait_s() == 0.0
+    assert round_of(chores) >= 2
     assert chores.wait_s() == 10.0

@@ -34,7 +34,7 @@ def _configs(config: Make, tmp_path: Path, *names: str) -> list[dict[str, Any]]:
     return [config(ipam={**SUBNET, "dataDir": str(tmp_path / name)}) for name in names]
 
 
-@pytest.mark.parametrize("known", [True])
+@pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("swept", [True, False])
 def test_a_store_that_is_held(
     known: bool, swept: bool, start: Start, free_port: int, config: Make, tmp_path: Path

@@ -150,7 +150,7 @@ class Executor:
                 touched.append(batch.touched)
                 if batch.spoiled:
                     return None
-            self._busy, self._busy_ns = batch.busy, time.time_ns()
+            self._note_busy(batch)
             begin = time.perf_counter()
             failed = batch.commit()
             self._observer.batch(len(requests), time.perf_counter() - begin)
@@ -163,6 +163,14 @@ class Executor:
             answer if failed.keys().isdisjoint(stores_of) else self._handle(request)
             for request, answer, stores_of in zip(requests, answers, touched, strict=True)
         ]
+
+    def _note_busy(self, batch: Batch) -> None:
+        """Note the stores for which this batch has waited in vain, and until when."""
+        waited = {
+            place: why for place, why in batch.busy.items() if self._busy.get(place) is not why
+        }
+        if waited:
+            self._busy, self._busy_ns = waited, time.time_ns()
 
     def _handle(self, request: Request) -> Answer:
         messages: list[str] = []

@@ -30,6 +30,7 @@ log = logging.getLogger("fastipam.agent")
 
 DEFAULT_INTERVAL_S = 60.0
 _PAUSE_S = 0.02  # between two questions for a search that another thread makes
+_HELD_S = 0.2  # until a slice is tried again that found another writer
 
 
 class Housekeeping:
@@ -49,13 +50,15 @@ class Housekeeping:
         look: Look = processes.look,
     ) -> None:
         self._look = look
-        self._resume = 0.0  # when to ask again for a search that is not done
         self._data_dir = data_dir
         self._interval_s = interval_s
         self._grace_s = grace_s
         self._clock = clock
         self._next = clock()
         self._round: Iterator[None] | None = None
+        self._store: Store | None = None
+        # When the next slice is due: a search is not done, or the store is held.
+        self._resume = 0.0
 
     def wait_s(self) -> float | None:
         """Return the seconds until there is something to do, or None when there never is."""
@@ -69,6 +72,10 @@ class Housekeeping:
             return
         if self._round is None:
             self._round = self._all()
+        if self._store is not None and not self._store.is_writable_at_once:
+            # Requests of the store would wait for this slice, and then for the lock themselves.
+            self._resume = self._clock() + _HELD_S
+            return
         try:
             next(self._round)
         except StopIteration:
@@ -91,7 +98,7 @@ class Housekeeping:
         )
 
     def _end(self) -> None:
-        self._round = None
+        self._round = self._store = None
         self._next = self._clock() + self._interval_s
 
     def _all(self) -> Iterator[None]:
@@ -99,6 +106,7 @@ class Housekeeping:
             store = open_stores.get(self._data_dir, None, create=False)
         except FileNotFoundError:
             return
+        self._store = store
         names = Ipam(store).networks()
         yield
         for name in names:

@@ -119,6 +119,11 @@ class Environment:
         return self.files is not None and self.files.is_current()
 
     @property
+    def is_writable_at_once(self) -> bool:
+        """Whether no other writer has the lock; what is open anew later is not known."""
+        return self.files is None or self.files.closing or self.files.lock.is_free()
+
+    @property
     def is_in_use(self) -> bool:
         """Whether a transaction uses the open files."""
         return self.files is not None and self.files.users > 0

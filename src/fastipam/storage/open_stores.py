@@ -22,11 +22,13 @@ from fastipam.storage.store import Store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _thread import LockType
     from typing import Any
 
 _lock = allocate_lock()
 thread: Any = _local()  # ``batch``: the Batch that this thread's requests belong to
 _users: dict[Store, int] = {}
+_openers: dict[str, LockType] = {}  # by path
 _kept: dict[str, Store] = {}  # by data directory: the stores that ``get`` is a user of
 _closing: list[Store] = []  # stores without users, in which a transaction is open
 
@@ -39,18 +41,26 @@ def open_store(
     ``options`` are those of :class:`Store`, for a store that is not open yet. Raises StoreError;
     ConfigError when the store has another durability; FileNotFoundError (``create``).
     """
-    with _lock:
-        return _open(path, durability, options)
-
-
-def _open(path: str | os.PathLike[str], durability: str | None, options: dict[str, Any]) -> Store:
-    store = _find(path)
-    if store is None:
+    with _opener(path):
+        with _lock:
+            store = _find(path)
+            if store is not None:
+                store.require_durability(durability)
+                _users[store] = _users.get(store, 0) + 1
+                return store
         store = Store(path, durability, **options)
-    else:
-        store.require_durability(durability)
-    _users[store] = _users.get(store, 0) + 1
-    return store
+        with _lock:
+            _users[store] = 1
+        return store
+
+
+def _opener(path: str | os.PathLike[str]) -> LockType:
+    """Return the lock of the thread that opens this path.
+
+    To open a store may mean to wait for its writers. Meanwhile other stores can be had.
+    """
+    with _lock:
+        return _openers.setdefault(os.path.abspath(path), allocate_lock())
 
 
 def _find(path: str | os.PathLike[str]) -> Store | None:
@@ -96,6 +106,7 @@ def _forget() -> None:
     _users.clear()
     _kept.clear()
     _closing.clear()
+    _openers.clear()
     # py-lmdb refuses to open a file twice in a process, and counts what the parent has opened.
     # Another process has other names for the files.
     names: Any = _envid.env_keys
@@ -139,7 +150,11 @@ def _get(data_dir: str, durability: str | None, create: bool) -> Store:
         if store is not None:
             del _kept[path]
             _close(store)
-        store = _kept[path] = _open(path, durability, {"create": create})
+    store = open_store(path, durability, create=create)
+    with _lock:
+        if _kept.get(path) is store:
+            _close(store)  # another thread was faster, and ``get`` is one user of it
+        _kept[path] = store
         return store
 
 
