@@ -1,7 +1,7 @@
 """What an answer with addresses of a fenced block promises, looked at again after the commit.
 
 With fencing a node may assign from its blocks only while it has proven that it owns them. A commit
-may take longer than the proof lasts (a slow disk, a stopped process, a paused machine), and then
+may take longer than the proof lasts (a slow disk, a stopped process), and then
 another node may own the block when the answer is given. So whoever gives the answer settles its
 promises as the last step. Imported when a fenced network assigns or returns an address.
 """
