@@ -260,7 +260,8 @@ class Campaign:
         for each in self.machines.values():  # they claim what is free now
             if each.name != name:
                 for _ in range(8):
-                    each.add(self.ledger, direct=False)
+                    if not each.add(self.ledger, direct=False):
+                        break  # there is none, and to wait for one takes a while
 
     def remove_cut_off(self, name: str) -> None:
         """Remove a node that cannot reach etcd."""
@@ -321,10 +322,10 @@ def _in_order(campaign: Campaign) -> None:
     """The short form: what has told addresses twice before, once."""
     campaign.served(20)
     campaign.copy_etcd()
-    campaign.served(60)
-    campaign.clone("a", 1.5)
+    campaign.served(40)
+    campaign.clone("a", 1.0)
     campaign.put_etcd_back()
-    campaign.served(60)
+    campaign.served(40)
     if campaign.fencing:
         campaign.remove_hung("c")
     else:
