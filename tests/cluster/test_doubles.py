@@ -147,14 +147,23 @@ class Campaign:
         self.etcd.start()
         self.note("copy of etcd")
 
-    def put_etcd_back(self) -> None:
-        """Replace etcd by the copy: what was claimed since is forgotten."""
+    def put_etcd_back(self, *, anew: bool = False) -> None:
+        """Replace etcd by the copy: what was claimed since is forgotten.
+
+        ``anew``: all agents are killed meanwhile, so that none of them remembers.
+        """
         (member,) = self.etcd.members
         member.stop()
+        if anew:
+            for machine in self.machines.values():
+                machine.end()
         shutil.rmtree(member.directory / member.name)
         shutil.copytree(self._copy, member.directory / member.name)
         self.etcd.start()
-        self.note("etcd put back")
+        if anew:
+            for machine in self.machines.values():
+                machine.start()
+        self.note("etcd put back" + anew * ", agents anew")
 
     def wipe_etcd(self) -> None:
         """Replace etcd by an empty one, and initialise the cluster again."""
@@ -345,7 +354,7 @@ def _at_random(campaign: Campaign) -> None:
     if campaign.fencing:
         rare += [campaign.remove_cut_off, campaign.remove_stopped, campaign.remove_hung]
     begin = time.monotonic()
-    alone_until = 0.0
+    alone_until = old_at = 0.0
     has_copy = False
     while time.monotonic() < begin + LONG_S and not campaign.ledger.doubles:
         time.sleep(chance.uniform(0.1, 1.5))
@@ -354,8 +363,10 @@ def _at_random(campaign: Campaign) -> None:
         if what < 0.08:
             campaign.copy_etcd()
             has_copy = True
-        elif what < 0.16 and has_copy and settled:
-            campaign.put_etcd_back()
+            # What is younger nobody may have heard of: docs/cluster.md, "What is not noticed".
+            old_at = time.monotonic() + 2 * TTL_S
+        elif what < 0.16 and has_copy and settled and time.monotonic() > old_at:
+            campaign.put_etcd_back(anew=chance.random() < 0.4)
             alone_until = time.monotonic() + HELD_BACK_S
         elif what < 0.19 and settled:
             campaign.wipe_etcd()
