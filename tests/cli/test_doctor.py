@@ -235,6 +235,12 @@ def test_configuration_is_explained(tmp_path: Path) -> None:
         ({**USABLE, "ipam": {"type": "whereabouts"}}, WARNING, "'whereabouts'"),
         ({**USABLE, "ipam": {"type": "dhcp"}}, OK, "'dhcp'"),
         ({"cniVersion": "1.0.0", "name": "lo", "type": "loopback"}, OK, "no ipam section"),
+        ({**USABLE, "ipam": {"type": "fastipam"}}, PROBLEM, "ipam.ranges: no ranges"),
+        (
+            {**USABLE, "ipam": {"type": "fastipam"}, "capabilities": {"ipRanges": True}},
+            OK,
+            "the runtime's ranges",
+        ),
     ],
 )
 def test_configuration_is_judged(tmp_path: Path, document: Any, level: str, words: str) -> None:

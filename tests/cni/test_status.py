@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from fastipam._bitmap import WriterLock
 from fastipam.storage import open_stores
+from fastipam.storage.directory import WRITER_LOCK_FILE
 
 from .plugin import Answer, Call, Held, Make
 
@@ -166,6 +168,19 @@ def test_unwritable_store(path: str, call: Call, config: Make, tmp_path: Path) -
 def test_invalid(ipam: dict[str, Any], call: Call, config: Make) -> None:
     """7 when the configuration could not be served at all."""
     assert call("STATUS", config(ipam=ipam)).code == 7
+
+
+def test_a_writer_that_does_not_end(call: Call, config: Make, tmp_path: Path) -> None:
+    """STATUS does not wait as long as an ADD would for a writer: ready, and a note says why."""
+    made = config(ipam={"subnet": "10.1.2.0/24"})
+    call("ADD", made)
+    with WriterLock(str(tmp_path / "store" / WRITER_LOCK_FILE)):
+        assert call("STATUS", made) == READY, "the store is open: nothing is waited for"
+        open_stores.close_all()
+        answer = call("STATUS", made)
+        assert (answer.status, answer.document) == (0, None)
+        assert "is being written to" in answer.stderr
+    assert call("STATUS", made) == READY
 
 
 def test_args_do_not_matter(call: Call, config: Make) -> None:

@@ -425,6 +425,10 @@ def _require_start(network: Network, config: Config) -> None:
         raise CniError(NOT_AVAILABLE, fault.msg, fault.details) from error
 
 
+# STATUS has to answer within 100 ms, and its process has to start in this time, too.
+_STATUS_WAITS_S = 0.03
+
+
 def _status(call: _Call) -> None:
     """Raise CniError 50 if no ADD can be served, 51 if the store fails (CNI 1.1.0, "STATUS").
 
@@ -440,6 +444,10 @@ def _status(call: _Call) -> None:
             resolvconf.read(config.resolv_conf)
     except ConfigError as error:
         raise CniError(NOT_AVAILABLE, f"{error.field}: {error.message}", error.hint or "") from None
+    if open_stores.waits_for_writer(config.data_dir, _STATUS_WAITS_S):
+        # An ADD waits for the writer, too, and for longer: it may well be served.
+        call.log(f"the store {config.data_dir} is being written to: its state is not known now")
+        return
     try:
         network = _network(call.known, config)
         open_stores.get(config.data_dir, config.durability).require_writable()

@@ -16,8 +16,9 @@ from _thread import _local, allocate_lock
 
 from lmdb import _envid
 
+from fastipam._bitmap import WriterLock
 from fastipam.errors import StoreBusy
-from fastipam.storage.directory import DATA_FILE
+from fastipam.storage.directory import DATA_FILE, WRITER_LOCK_FILE
 from fastipam.storage.store import Store
 
 TYPE_CHECKING = False
@@ -168,6 +169,22 @@ def is_open(data_dir: str) -> bool:
     """Return whether ``get`` keeps a store of this directory open, be its files there or not."""
     with _lock:
         return os.path.abspath(data_dir) in _kept
+
+
+def waits_for_writer(data_dir: str, patience_s: float) -> bool:
+    """Return whether opening this directory's store would wait longer for a writer.
+
+    A store that is kept open here is not opened again.
+    """
+    if is_open(data_dir):
+        return False
+    try:
+        with WriterLock(os.path.join(data_dir, WRITER_LOCK_FILE), patience_s):
+            return False
+    except TimeoutError:
+        return True
+    except OSError:  # there is no store, or it cannot be used: opening says so
+        return False
 
 
 def close_all() -> None:

@@ -99,6 +99,9 @@ def _plugin(path: Path, whole: dict[str, Any], edit: str) -> tuple[Diagnosis, Co
         return Diagnosis(_CHECK, WARNING, text, move), None
     try:
         config = Config(whole, versions.agree(whole, "ADD"), more_blocks.read, path.read_bytes())
+        capabilities = whole.get("capabilities")
+        if not (isinstance(capabilities, dict) and capabilities.get("ipranges")):
+            config.require_ranges()
     except (CniError, FastipamError) as error:
         return Diagnosis(_CHECK, PROBLEM, f"{path}: {cni_configs.reason(error)}", edit), None
     text = f"{path}: {meaning(config, str(whole.get('type', '')))}"
@@ -111,7 +114,7 @@ def meaning(config: Config, main: str) -> str:
     """Return a configuration in one line: its ranges, data directory and policy."""
     policy = config.policy
     where = "blocks of a cluster's pool " if config.cluster is not None else ""
-    sets = "; ".join(str(one) for one in config.pool.sets)
+    sets = "; ".join(str(one) for one in config.pool.sets) or "the runtime's ranges (ipRanges)"
     cooling = (
         f"cool-down {policy.cooldown_ns / 1e9:g} s ({'strict' if policy.strict else 'prefer'})"
     )
