@@ -13,6 +13,7 @@ import pytest
 import fastipam
 from fastipam import cni
 from fastipam.cni import main
+from fastipam.network.gc import Age
 from fastipam.storage import open_stores
 
 from ..options import options
@@ -241,6 +242,44 @@ def test_clock_is_set_while_gc_waits(
     call("ADD", made, "after")
     assert call("GC", made | {VALID: []}, started_ns=main._started(*began)) == DONE
     assert sorted(held().values()) == [("after", "eth0"), ("before", "eth0")]
+
+
+def test_lease_of_the_future(call: Call, config: Make, held: Held, tmp_path: Path) -> None:
+    """After the wall clock was set back a day, GC releases what was assigned before that."""
+    made = config(ipam=SUBNET)
+    store = open_stores.get(str(tmp_path / "store"), None)
+    store.clock = lambda: time.time_ns() + 86_400 * 10**9
+    call("ADD", made, "old")
+    store.clock = time.time_ns
+    began_ns = time.time_ns()
+    call("ADD", made, "young")
+    assert call("GC", made | {VALID: []}, started_ns=began_ns) == DONE
+    assert list(held().values()) == [("young", "eth0")]
+
+
+@pytest.mark.parametrize(
+    ("before", "allocated_s", "young"),
+    [
+        (100, 99, False),
+        (100, 100, True),
+        (100, 1000, True),
+        (100, 1030, True),  # the clock was set back a little
+        (100, 2000, False),  # it was set back, before the list was made or long after the lease
+        (1500, 1499, False),
+        (1500, 1500, True),  # it was set back since the list was made
+        ((1500, 900), 1590, True),  # 100 s have passed since, and it was set back meanwhile
+        ((1500, 900), 950, True),
+        ((1500, 900), 1800, False),
+        ((500, 900), 550, True),  # it was set forward meanwhile
+        ((500, 900), 499, False),
+    ],
+)
+def test_age(before: int | tuple[int, int], allocated_s: int, young: bool) -> None:
+    """What is younger than a list, when the wall clock says 1000 and was perhaps set."""
+    seconds = 10**9
+    pair = before * seconds if isinstance(before, int) else tuple(one * seconds for one in before)
+    age = Age(pair, lambda: 1000 * seconds)  # type: ignore[arg-type]
+    assert age.is_young(allocated_s * seconds) is young
 
 
 def test_add_while_gc_waits(plugin: Plugin, config: Make, held: Held) -> None:

@@ -62,7 +62,12 @@ def owners(path: Path) -> list[str]:
 
 def run(*command: str, **variables: str) -> str:
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=os.environ | variables
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | variables,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
@@ -201,3 +206,24 @@ def test_time_namespace(path: Path) -> None:
     )
     assert own < int(there) < boot.boottime_ns()
     assert path.exists()
+
+
+def test_gc_by_an_agent_of_another_time_namespace(tmp_path: Path, launcher_only: Path) -> None:
+    """An agent whose clocks are ahead of the launcher's knows how old a lease is all the same."""
+    path, config = tmp_path / "store", tmp_path / "config"
+    options = ("--socket", str(tmp_path / "s"), "--data-dir", str(path))
+    agent = shlex.join((*COMMAND, "agent", *options))
+    config.write_text(
+        '{"cniVersion":"1.1.0","name":"n","cni.dev/valid-attachments":[],'
+        f'"ipam":{{"type":"fastipam","dataDir":"{path}","subnet":"10.5.0.0/29"}}}}'
+    )
+    script = (
+        f"unshare -T --monotonic 100000 --boottime 100000 --fork --kill-child {agent} & "
+        f"for i in $(seq 200); do [ -S {tmp_path}/s ] && break; sleep .05; done; "
+        f"export FASTIPAM_SOCKET={tmp_path}/s CNI_PATH=/ CNI_NETNS=/none CNI_IFNAME=eth0; "
+        f"CNI_COMMAND=ADD CNI_CONTAINERID=a {launcher_only} < {config}; "
+        f"CNI_COMMAND=GC {launcher_only} < {config}; kill -KILL $!; wait"
+    )
+    answer = run("sh", "-c", script)
+    assert answer.count('"ips"') == 1, answer
+    assert owners(path) == []

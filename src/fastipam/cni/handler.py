@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from fastipam.configuration.cluster import Settings
     from fastipam.configuration.network import Version
     from fastipam.lease import Lease
+    from fastipam.network.gc import Before
     from fastipam.network.promise import Promise
     from fastipam.storage.store import Store
 
@@ -58,7 +59,7 @@ def handle(
     stdin: bytes,
     *,
     log: Callable[[str], None] = _discard,
-    started_ns: int | None = None,
+    started_ns: Before | None = None,
     own_netns: str = OWN_NETNS_PATH,
     seen_netns: str = "",
     services: Services | None = None,
@@ -70,11 +71,12 @@ def handle(
     object. Never raises for what a caller sends; what an ADD returns is committed, in durable mode
     on disk.
 
-    ``log`` gets one-line texts for standard error. ``started_ns`` (wall clock, default now) is when
-    the request began to arrive: GC spares leases that are younger. ``own_netns`` is the path of
-    the caller's network namespace, which may not be the container's; ``seen_netns`` is what the
-    launcher reports of both (``environment.read_reported``). ``services`` are an agent's; without
-    them this process has its own, which keep what was read of a configuration.
+    ``log`` gets one-line texts for standard error. ``started_ns`` is when the request began to
+    arrive (wall clock, or a pair as for :meth:`Network.retain`; default now): GC spares leases that
+    are younger. ``own_netns`` is the path of the caller's network namespace, which may not be the
+    container's; ``seen_netns`` is what the launcher reports of both
+    (``environment.read_reported``). ``services`` are an agent's; without them this process has its
+    own, which keep what was read of a configuration.
 
     Safe to call from several threads. O(1) but for GC, which is O(leases of the network).
     """
@@ -162,7 +164,7 @@ class _Call:
 
     own_netns: str
     seen_netns: str
-    started_ns: int
+    started_ns: Before
     version: Version
 
     def __init__(self, asked: Request, known: _Known, log: Log, services: Services) -> None:

@@ -69,23 +69,43 @@ def _read_all(limit: int) -> bytes:
 def age_ns(started: str) -> int:
     """Return the nanoseconds since the launcher began (FASTIPAM_STARTED), or 0 when unknown.
 
-    A process that runs because its agent went away may have begun seconds after the launcher.
+    A process that runs because its agent went away may have begun seconds after the launcher. An
+    agent in another time namespace than the launcher has another monotonic clock.
     """
     if not (started.isdecimal() and len(started) < _LONGEST_STAMP):
         return 0
-    return min(max(0, time.monotonic_ns() - int(started)), _OLDEST_NS)
+    age = time.monotonic_ns() - int(started)
+    if 0 <= age <= _USUAL_NS:
+        return age
+    age -= _monotonic_offset_ns()
+    return age if 0 <= age <= _OLDEST_NS else 0
 
 
 _LONGEST_STAMP = 20
+_USUAL_NS = 60 * 10**9  # longer than an agent waits for a launcher, and a launcher for an agent
 _OLDEST_NS = 3600 * 10**9  # the launcher does not wait longer, so an older stamp is not its own
 
 
-def _started(wall_ns: int, monotonic_ns: int) -> int:
-    """Return when the process began, by a wall clock that may have stepped while input was read."""
-    # It is the earlier of what the clock said then and what it would say now of then. GC spares
-    # younger leases, so it then releases no lease that was assigned meanwhile, before or after a
-    # step.
-    return min(wall_ns, time.time_ns() - (time.monotonic_ns() - monotonic_ns))
+def _monotonic_offset_ns() -> int:
+    """Return what this process's time namespace adds to the monotonic clock."""
+    try:
+        with open("/proc/self/timens_offsets") as file:
+            for line in file:
+                clock, seconds, nanoseconds = line.split()
+                if clock in ("monotonic", "1"):
+                    return int(seconds) * 10**9 + int(nanoseconds)
+    except (OSError, ValueError):
+        pass
+    return 0
+
+
+def _started(wall_ns: int, monotonic_ns: int) -> tuple[int, int]:
+    """Return when the process began: what the wall clock said, and what it would say now of then.
+
+    It may have been set while input was read. GC spares leases that are younger, and releases none
+    that was assigned meanwhile, before or after the step.
+    """
+    return wall_ns, time.time_ns() - (time.monotonic_ns() - monotonic_ns)
 
 
 def main(installed_for: str = "") -> NoReturn:

@@ -30,6 +30,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
+    from fastipam.network.gc import Before
     from fastipam.network.promise import Promise
     from fastipam.network.reading import AnyIP, Wanted
     from fastipam.storage.records.lease import Record
@@ -366,15 +367,18 @@ class Network(Reading):
                 raise
             return self.without_history().release_leases(leases, kind=kind)
 
-    def retain(self, valid: Collection[tuple[str, str]], before_ns: int) -> list[tuple[int, int]]:
+    def retain(
+        self, valid: Collection[tuple[str, str]], before_ns: Before
+    ) -> list[tuple[int, int]]:
         """Release every lease whose owner is not in ``valid`` (CNI's GC), and return the addresses.
 
         ``valid`` has (container id, interface) pairs. Leases assigned at ``before_ns`` (wall clock
-        nanoseconds) or later are kept, because they are newer than the list. So take that time
-        before the list is made, not after it. The leases are read first, and each is checked again
-        before its release, so an owner that comes back meanwhile keeps its new addresses.
-        O(leases); a transaction releases up to 256 owners. A damaged lease does not stop the
-        release of others; StoreCorrupt is raised at the end.
+        nanoseconds; or a pair, ``network.gc.Age``) or later are kept, because they are newer than
+        the list. So take that time before the list is made, not after it. A lease whose time is in
+        the future is from before a step of the clock, and counts as old. The leases are read first,
+        and each is checked again before its release, so an owner that comes back meanwhile keeps
+        its new addresses. O(leases); a transaction releases up to 256 owners. A damaged lease does
+        not stop the release of others; StoreCorrupt is raised at the end.
         """
         newest: dict[tuple[str, str], int] = {}
         damage = None
@@ -400,7 +404,7 @@ class Network(Reading):
         return freed
 
     def unlisted(
-        self, valid: Collection[tuple[str, str]], before_ns: int
+        self, valid: Collection[tuple[str, str]], before_ns: Before
     ) -> Iterator[tuple[bytes, Record]]:
         """Yield key and record of every lease that :meth:`retain` would release.
 
@@ -409,7 +413,7 @@ class Network(Reading):
         """
         from fastipam.network import gc
 
-        return gc.unlisted(self.raw_leases(), valid, before_ns)
+        return gc.unlisted(self.raw_leases(), valid, gc.Age(before_ns, self._store.clock))
 
     def _release_stale(self, stale: Sequence[Stale]) -> list[tuple[int, int]]:
         """Release the leases that these owners had at these generations, in one transaction."""

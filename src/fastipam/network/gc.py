@@ -7,21 +7,60 @@ from fastipam.storage.records.lease import ASSIGNED, Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
+
+    Before = int | tuple[int, int]
 
 LISTED = "listed"
 YOUNG = "young"  # not listed, but younger than the list
 STALE = "stale"
 
 
+# The wall clock is set a little back now and then. So a lease that is this far in the future may be
+# younger than the list; one that is farther was made before a larger step, and is old.
+_LITTLE_NS = 60 * 10**9
+
+
+class Age:
+    """What is younger than a list: leases assigned since, by a wall clock that may have been set.
+
+    ``before_ns`` is when the list was made. It is a pair when that is also known by a clock that
+    nobody sets: what the wall clock said then, and what it would say now of then. The two differ if
+    it was set meanwhile, and a lease may have been made before the step, or after it.
+    """
+
+    __slots__ = ("_clock", "_said_ns", "_says_ns")
+
+    def __init__(self, before_ns: Before, clock: Callable[[], int]) -> None:
+        pair = (before_ns, before_ns) if isinstance(before_ns, int) else before_ns
+        self._said_ns, self._says_ns = pair
+        self._clock = clock
+
+    def is_young(self, allocated_ns: int) -> bool:
+        """Return whether a lease that has just been read is younger than the list.
+
+        A time in the future is from before a step of the clock, and counts as old.
+        """
+        if allocated_ns < min(self._said_ns, self._says_ns):
+            return False
+        now_ns = self._clock()
+        since_ns = max(0, now_ns - self._says_ns)  # what has passed since the list was made
+        if now_ns < self._says_ns:
+            return True  # it was set back just now
+        return (
+            self._says_ns <= allocated_ns <= now_ns + _LITTLE_NS
+            or self._said_ns <= allocated_ns <= self._said_ns + since_ns + _LITTLE_NS
+        )
+
+
 def judge(
-    leases: Iterable[tuple[bytes, bytes]], valid: Collection[tuple[str, str]], before_ns: int
+    leases: Iterable[tuple[bytes, bytes]], valid: Collection[tuple[str, str]], age: Age
 ) -> Iterator[tuple[bytes, Record, str]]:
     """Yield key, record and verdict (LISTED, YOUNG or STALE) of every assigned lease.
 
-    ``leases`` are packed. A lease is LISTED when its owner is in ``valid``, and YOUNG when it was
-    assigned at ``before_ns`` or later. A lease without an interface belongs to its whole container.
-    Raises StoreCorrupt at the end if a lease cannot be read.
+    ``leases`` are packed. A lease is LISTED when its owner is in ``valid``, and YOUNG when it is
+    younger than the list. A lease without an interface belongs to its whole container. Raises
+    StoreCorrupt at the end if a lease cannot be read.
     """
     containers = {container_id for container_id, _ in valid}
     damage = None
@@ -37,15 +76,15 @@ def judge(
         if owner in valid if record.ifname else record.container_id in containers:
             yield key, record, LISTED
         else:
-            yield key, record, STALE if record.allocated_ns < before_ns else YOUNG
+            yield key, record, YOUNG if age.is_young(record.allocated_ns) else STALE
     if damage is not None:
         raise damage
 
 
 def unlisted(
-    leases: Iterable[tuple[bytes, bytes]], valid: Collection[tuple[str, str]], before_ns: int
+    leases: Iterable[tuple[bytes, bytes]], valid: Collection[tuple[str, str]], age: Age
 ) -> Iterator[tuple[bytes, Record]]:
     """Yield key and record of every lease that :func:`judge` finds STALE."""
-    for key, record, verdict in judge(leases, valid, before_ns):
+    for key, record, verdict in judge(leases, valid, age):
         if verdict == STALE:
             yield key, record

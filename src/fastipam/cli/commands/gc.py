@@ -134,7 +134,8 @@ def _judge(network: fastipam.Network, valid: set[tuple[str, str]], before_ns: in
     stale: list[dict[str, Any]] = []
     young = 0
     containers = {container_id for container_id, _ in valid}
-    for key, record, verdict in gc.judge(network.raw_leases(), valid, before_ns):
+    age = gc.Age(before_ns, network.store.clock)
+    for key, record, verdict in gc.judge(network.raw_leases(), valid, age):
         (known if record.container_id in containers else unlisted).add(record.container_id)
         if verdict == gc.STALE:
             stale.append(rows.lease_row(network.name, keys.read_address_key(key)[1:], record))
