@@ -14,7 +14,8 @@ import fastipam
 from fastipam.agent.web import readings
 from fastipam.agent.web import samples as watch
 from fastipam.agent.web.samples import COARSE, COARSE_S, FINE, INTERVAL_S, Watch
-from fastipam.storage import open_stores
+from fastipam.storage import open_stores, tables
+from fastipam.storage.records import keys
 from tests.counting import counts
 
 from .processes import until
@@ -88,6 +89,15 @@ def test_cooling_outside_all_ranges(opened: Ipam, clock: Any) -> None:
     (reading,) = readings.read_all()
     assert reading.counts["cooling"] == 1
     assert reading.oldest_cooling_s == pytest.approx(7, abs=0.001)
+
+
+def test_a_damaged_network_hides_no_other(opened: Ipam) -> None:
+    """A network that cannot be read is left out; the numbers of the others stay."""
+    for name in ("a", "b", "c"):
+        opened.network(name, "10.1.0.0/24").allocate("x")
+    with opened.store.write() as txn:
+        tables.NETWORKS.put(txn, b"b", keys.network_prefix(2) + b"no ranges")
+    assert [reading.network for reading in readings.read_all()] == ["a", "c"]
 
 
 def test_change(opened: Ipam) -> None:

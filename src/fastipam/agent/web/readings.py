@@ -76,15 +76,16 @@ def read_all() -> list[Reading]:
     """Return a reading of each network of each open store. O(networks + range sets)."""
     found = []
     for store in open_stores.all_open():
-        try:
-            for name in _names(store):
-                # One network at a time: LMDB reuses no page that a reader may see.
-                with store.read() as txn:
-                    reading = read(txn, name)
+        names: list[str] = []
+        with suppress(FastipamError, OSError):  # closed meanwhile: its requests report that
+            names = _names(store)
+        for name in names:
+            # One network at a time: LMDB reuses no page that a reader may see. The numbers of the
+            # other networks must not vanish, and their alerts with them, when one is damaged.
+            with suppress(FastipamError, OSError), store.read() as txn:
+                reading = read(txn, name)
                 if reading is not None:
                     found.append(reading)
-        except (FastipamError, OSError):
-            continue  # the store was closed or damaged meanwhile: its requests report that
     return found
 
 
