@@ -66,7 +66,7 @@ def test_settings_from_every_kind_of_file(tmp_path: Path) -> None:
         ({"ipam": {"type": "fastipam", "cluster": 5}}, "ipam.cluster"),
         ({"ipam": {"type": "fastipam", "cluster": "relative"}}, "ipam.cluster"),
         (CLUSTER, "--network"),
-        ({"ipam": {"type": "host-local"}}, "{}.ipam"),
+        ({"ipam": {"type": "host-local"}}, "{}: ipam"),
     ],
 )
 def test_settings_that_are_none(content: dict[str, Any], field: str, tmp_path: Path) -> None:
