@@ -46,6 +46,7 @@ class Environment:
         self.boot_id = boot_id
         self.local: Any = _local()
         self.files: OpenFiles | None = None
+        self.has_failed = False  # LMDB has raised an error since a write was last tried
         self._map_size = map_size
         self._closed = False
         self._process = os.getpid()
@@ -93,7 +94,10 @@ class Environment:
 
     def fault(self, error: BaseException) -> BaseException:
         """Return the fastipam error for an error of LMDB, and any other error as it is."""
-        return self.translate(error) if isinstance(error, lmdb.Error) else error
+        if not isinstance(error, lmdb.Error):
+            return error
+        self.has_failed = True
+        return self.translate(error)
 
     def note_boot(self, access: Access, *, may_count: bool) -> None:
         """Set ``boot``, and count a new boot if ``may_count``."""

@@ -313,18 +313,20 @@ class Store(Environment):
 
         Opening the file for writing fails on a file system that is read-only or has failed. Where
         little room is left, as many pages as a burst of assignments takes are written and deleted,
-        because only LMDB knows how many pages of the file it can use again.
+        because only LMDB knows how many pages of the file it can use again. So it is after LMDB has
+        raised an error in this process: the disk may refuse what it has to write.
         """
         try:
             descriptor = os.open(os.path.join(self.path, DATA_FILE), os.O_RDWR | os.O_CLOEXEC)
             os.close(descriptor)
         except OSError as error:
             raise self.translate(error) from error
-        if is_disk_full(self.path) or self._is_map_full():
+        if self.has_failed or is_disk_full(self.path) or self._is_map_full():
             with self.write() as txn:
                 tables.META.put(txn, _PROBE, bytes(_PROBE_BYTES))
             with self.write() as txn:
                 tables.META.delete(txn, _PROBE)
+            self.has_failed = False
 
     def _is_map_full(self) -> bool:
         """Return whether the file ends just below the largest size."""

@@ -74,7 +74,7 @@ def command(conf_dir: Path, socket_path: Path, by_agent: bool, as_json: bool) ->
         agent = _connect(connection, socket_path, by_agent)
         _require_directory(conf_dir)
         try:
-            found = list(_ask_all(conf_dir, agent))
+            found = list(ask_all(conf_dir, agent))
         except OSError as error:
             if agent is None:
                 raise
@@ -125,7 +125,7 @@ def _silent(path: Path, error: OSError) -> Failure:
     return Failure(f"no agent answers on {path}: {reason}", hint)
 
 
-def _ask_all(directory: Path, agent: socket.socket | None) -> Iterator[Readiness]:
+def ask_all(directory: Path, agent: socket.socket | None) -> Iterator[Readiness]:
     """Yield an answer for each plugin of each file whose ipam type is fastipam."""
     for path in cni_configs.files(directory):
         try:

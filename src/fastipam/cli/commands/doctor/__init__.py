@@ -109,6 +109,8 @@ def _look(places: Places) -> Iterator[Diagnosis]:
     if process:
         files = [str(Path(one) / "data.mdb") for one in data_dirs]
         yield from agent.same_files(process, [*files, "/run/netns", "/var/run/netns"])
+        if networks:
+            yield from agent.networks(places.socket, places.conf_dir)
     for one in data_dirs:
         yield from store.look(one)
     yield from store.leftovers(places.host_local, data_dirs)

@@ -13,6 +13,7 @@ from fastipam.cli.agent_client import TIMEOUT_S, ask
 from fastipam.cli.click_base import as_root
 from fastipam.cli.commands.doctor import surroundings
 from fastipam.cli.commands.doctor.diagnosis import OK, PROBLEM, WARNING, Diagnosis
+from fastipam.cli.commands.status import ask_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -58,6 +59,21 @@ def look(path: Path, *, needed: bool) -> tuple[list[Diagnosis], int]:
         text = f"process {process} was started before this fastipam was installed"
         found.append(Diagnosis(_CHECK, WARNING, text, restart()))
     return found, process
+
+
+def networks(path: Path, conf_dir: Path) -> Iterator[Diagnosis]:
+    """Diagnose each configured network that the agent on a socket says it cannot serve."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(TIMEOUT_S)
+        try:
+            connection.connect(str(path))
+            for one in ask_all(conf_dir, connection):
+                if one.network and not one.ready:
+                    text = f"it cannot serve network {one.network!r} now: {one.message}"
+                    yield Diagnosis(_CHECK, PROBLEM, text, "fastipam status --agent")
+        except OSError as error:
+            text = f"the agent on {path} does not answer STATUS: {error.strerror or error}"
+            yield Diagnosis(_CHECK, PROBLEM, text, restart())
 
 
 def _absent(path: Path, needed: bool) -> Diagnosis:
