@@ -58,7 +58,7 @@ def _settings(**changed: Any) -> Settings:
         ({"credentials": "relative/file"}, "credentials"),
         ({"pool": None}, "pool"),
         ({"pool": []}, "pool"),
-        ({"pool": "10.32.0.1/16"}, "pool.subnet"),
+        ({"pool": "10.32.0.1/16"}, "pool"),
         ({"pool": ["10.32.0.0/16", 7]}, "pool[1]"),
         ({"pool": {"rangestart": "10.32.0.5"}}, "pool.subnet"),
         ({"pool": {"subnet": "10.32.0.0/16", "router": "10.32.0.1"}}, "pool.router"),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fastipam.storage.store import Store
 
 # For the one question of a node that never registered; STATUS answers within 100 ms.
-_GLANCE_S = 0.05
+_GLANCE_S = 0.02
 
 
 def look(
