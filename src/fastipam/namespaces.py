@@ -64,24 +64,29 @@ def device() -> int:
     return found[0] if found else 0
 
 
-def find(directories: Sequence[str] = NETNS_DIRECTORIES) -> tuple[dict[int, str], str]:
+def find(directories: Sequence[str] = NETNS_DIRECTORIES) -> tuple[dict[int, str], str, str]:
     """Return the network namespaces of this node's containers, and why some may be missing.
 
-    The first is a path of each by inode, without this process's own; the second is empty when all
-    could be read. A namespace in one of ``directories`` counts whoever made it: only root mounts
-    there. One that only processes show counts if it belongs to the user namespace of root, or to
-    one that root made; any other is a user's own (``unshare -Ur``), and no runtime's.
+    The first is a path of each by inode, without this process's own. The second is empty when all
+    could be read. The third is a file of ``directories`` that is no namespace, or empty: it is a
+    leftover, or its namespace is mounted only in another mount namespace.
+
+    A namespace in one of ``directories`` counts whoever made it: only root mounts there. One that
+    only processes show counts if it belongs to the user namespace of root, or to one that root
+    made; any other is a user's own (``unshare -Ur``), and no runtime's.
     """
     own = identity("/proc/self/ns/net")
     found: dict[int, str] = {}
-    blind = ""
+    blind = leftover = ""
     for path in _mounted(directories):
         try:
             status = os.stat(path)
         except OSError as error:
             blind = blind or _unreadable(path, error)
             continue
-        if (status.st_dev, status.st_ino) != own:
+        if own is not None and status.st_dev != own[0]:
+            leftover = path
+        elif (status.st_dev, status.st_ino) != own:
             found.setdefault(status.st_ino, path)
     strangers: set[int] = set()
     for name in os.listdir("/proc"):
@@ -103,7 +108,7 @@ def find(directories: Sequence[str] = NETNS_DIRECTORIES) -> tuple[dict[int, str]
                 blind = blind or _unreadable("/proc/PID/ns/net of a process", error)
     if not os.path.exists("/proc/1"):
         blind = blind or "/proc hides processes (hidepid)"
-    return found, blind
+    return found, blind, leftover
 
 
 def _mounted(directories: Sequence[str]) -> Iterator[str]:

@@ -54,7 +54,10 @@ class Found:
         return self.inodes.get(inode, "")
 
     def paths(self) -> dict[int, str]:
-        """Return a path of the file of each namespace by inode, without this process's own."""
+        """Return a path of the file of each namespace by inode, without this process's own.
+
+        One in which nothing runs, and whose every mount lies below another mount, has none.
+        """
         found = dict(self._mounts)
         for inode, directories in self._members.items():
             found.setdefault(inode, f"{directories[0]}/ns/net")
@@ -211,7 +214,9 @@ class _Search:
                 inode, path = int(root[5:-1]), os.fsdecode(line[4])
                 place = f"it is mounted at {path} (mounts of process {pid})"
                 self.inodes.setdefault(inode, place)
-                self.mounts.setdefault(inode, f"{self._proc}/{pid}/root{path}")
+                seen_at = f"{self._proc}/{pid}/root{path}"
+                if inode not in self.mounts and _inode(seen_at) == inode:
+                    self.mounts[inode] = seen_at  # no other mount lies over this one
             at = table.find(_NSFS, at + 1)
 
     def _judge_unreadable(self) -> None:

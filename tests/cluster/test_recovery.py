@@ -55,7 +55,7 @@ def test_addresses_of_a_namespace(namespace: str) -> None:
 
 def test_namespaces_are_found(namespace: str) -> None:
     """A mounted namespace is found by its file; this process's own is left out."""
-    found, blind = namespaces.find()
+    found, blind, _ = namespaces.find()
     assert blind == ""
     assert os.stat(namespace).st_ino in found
     assert os.stat("/proc/self/ns/net").st_ino not in found
@@ -100,10 +100,17 @@ def test_unreadable_namespace(tmp_path: Path) -> None:
 
 
 def test_leftover_in_the_directory(tmp_path: Path) -> None:
-    """A file on which no namespace is mounted stops the search, and the message says what it is."""
+    """A file on which no namespace is mounted is passed over by who sees every mount of the node.
+
+    To anybody else it may be a namespace that is mounted only elsewhere: that stops the search.
+    """
+    require_root()
     (tmp_path / "left-over").touch()
-    with pytest.raises(recovery.NamespacesUnreadable, match="remove the file if it is a leftover"):
-        recovery._look_everywhere((str(tmp_path),))
+    recovery._look_everywhere((str(tmp_path),))
+    own_pids = ["unshare", "--pid", "--fork", "--mount-proc"]
+    done = _search(("sys_ptrace", "sys_admin"), str(tmp_path), own_pids)
+    assert done.returncode == 1
+    assert "remove the file if it is a leftover" in done.stderr
 
 
 @contextmanager
@@ -190,6 +197,27 @@ def test_a_namespace_that_is_mounted_elsewhere(tmp_path: Path) -> None:
         done = recovery.recover(machine.node(), found, ())
         process.stdin.close()
     assert (4, 0x0A200558) in done.entered
+
+
+def test_a_mount_below_another_mount(tmp_path: Path) -> None:
+    """A namespace that no path leads to, because something is mounted over it, stops nothing."""
+    require_root()
+    machine, found = _lost_disk(tmp_path)
+    script = (
+        f"mount -t tmpfs none {tmp_path}; touch {tmp_path}/pod; unshare --net={tmp_path}/pod true; "
+        f"mount -t tmpfs none {tmp_path}; touch {tmp_path}/pod; echo ready; read line"
+    )
+    with subprocess.Popen(
+        ["unshare", "--mount", "--propagation", "private", "sh", "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        recovery.recover(machine.node(), found, ())
+        process.stdin.close()
+    assert machine.network.allocate("c1")
 
 
 def test_an_address_in_two_namespaces(tmp_path: Path) -> None:
@@ -287,17 +315,21 @@ _SEARCH = """
 import sys
 from fastipam.cluster.node import recovery
 try:
-    seen = recovery._look_everywhere(())
+    seen = recovery._look_everywhere(sys.argv[1:])
 except recovery.NamespacesUnreadable as error:
     sys.exit(str(error))
 print(*{inode for netns, _ in seen for inode in [netns.inode]})
 """
 
 
-def _search(capabilities: Sequence[str]) -> subprocess.CompletedProcess[str]:
+def _search(
+    capabilities: Sequence[str], directory: str = "", before: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
     bounds = ",".join(("-all", *(f"+{one}" for one in capabilities)))
+    bounded = ["setpriv", f"--bounding-set={bounds}", "--inh-caps=-all"]
+    program = [sys.executable, "-c", _SEARCH, *([directory] if directory else [])]
     return subprocess.run(
-        ["setpriv", f"--bounding-set={bounds}", "--inh-caps=-all", sys.executable, "-c", _SEARCH],
+        [*before, *bounded, *program],
         capture_output=True,
         text=True,
         check=False,

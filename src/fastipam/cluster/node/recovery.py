@@ -9,7 +9,6 @@ runs in it. A thread of its own enters it and asks the kernel (RTM_GETADDR).
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 
@@ -77,11 +76,6 @@ def addresses_in(path: str) -> list[tuple[int, int]]:
 
 def _reason(path: str, error: OSError) -> str:
     """Return why a namespace could not be read, in words."""
-    if error.errno == errno.EINVAL:
-        return (
-            f"{path} is no network namespace here: nothing is mounted on that file, or only in "
-            "another mount namespace; remove the file if it is a leftover"
-        )
     return f"{path} cannot be entered: {error.strerror or error}; {_NEEDED}"
 
 
@@ -137,8 +131,11 @@ def _look_everywhere(directories: Sequence[str]) -> list[tuple[Netns, list[tuple
             try:
                 netns = Netns(path, inode, mount_ns, look(path)[2])
                 seen[inode] = netns, addresses_in(path)
-            except FileNotFoundError:  # that process has ended; another may run in its namespace
-                gone = path
+            except (FileNotFoundError, NamespacesUnreadable):
+                there = identity(path)
+                if there is not None and there[1] == inode:
+                    raise
+                gone = path  # that process has ended; another may run in its namespace
         if not gone:
             return list(seen.values())
     raise NamespacesUnreadable(f"processes such as {gone} end faster than they can be looked at")
@@ -146,12 +143,18 @@ def _look_everywhere(directories: Sequence[str]) -> list[tuple[Netns, list[tuple
 
 def _find(directories: Sequence[str]) -> dict[int, str]:
     """Return a path of each network namespace of this node, by inode."""
-    paths, blind = find(directories)
+    paths, blind, leftover = find(directories)
     if blind:
         raise NamespacesUnreadable(f"{blind}; {_NEEDED}")
+    searched = processes.search()
+    if leftover and searched.blind:
+        raise NamespacesUnreadable(
+            f"{leftover} is no network namespace here: nothing is mounted on that file, or only in "
+            f"another mount namespace, and {searched.blind}; remove the file if it is a leftover"
+        )
     # Those in which only a thread runs, and those that are mounted only elsewhere.
     own = identity("/proc/self/ns/net")
-    for inode, path in processes.search().paths().items():
+    for inode, path in searched.paths().items():
         if inode in paths or (own is not None and inode == own[1]):
             continue
         try:
