@@ -39,7 +39,10 @@ def test_exhausted(wanted: int, many: str, ipam: Ipam) -> None:
     with pytest.raises(PoolExhausted) as caught:
         net.allocate_many([(f"more{number}", "eth0") for number in range(wanted)])
     error = caught.value
-    assert str(error) == (f"no address is free in range set 10.0.0.1-10.0.0.6 of network n{many}")
+    assert str(error) == (
+        f"no address is free in range set 10.0.0.1-10.0.0.6 of network n{many}: "
+        "5 assigned, 3 never assigned (excluded, a gateway, no host's)"
+    )
     assert (error.wanted, error.retry_after_s, error.hint) == (wanted, None, HINT)
 
 
@@ -49,8 +52,27 @@ def test_one_call_wants_one(ipam: Ipam) -> None:
     _fill(net)
     with pytest.raises(PoolExhausted) as caught:
         net.allocate("more")
-    assert str(caught.value) == ("no address is free in range set 10.0.0.1-10.0.0.6 of network n")
+    assert "(" not in str(caught.value).partition(":")[0]
     assert caught.value.wanted == 1
+
+
+def test_exhausted_by_what(ipam: Ipam) -> None:
+    """A full pool's error names what its addresses are used for, and for whom they are kept."""
+    sticky = ipam.network("n", POOL, cooldown_policy="strict", cooldown_s=30)
+    sticky.allocate("a")
+    sticky.reserve("10.0.0.3")
+    kept = ipam.network("n", POOL, sticky_s=100, cooldown_policy="strict", cooldown_s=30)
+    kept.allocate("db", pod_namespace="ns", pod_name="db-0")
+    kept.release("db")
+    sticky.allocate("b")
+    sticky.allocate("c")
+    sticky.release("c")
+    with pytest.raises(PoolExhausted) as caught:
+        sticky.allocate("more")
+    assert str(caught.value).endswith(
+        ": 2 assigned, 1 cooling down, 1 kept sticky for ns/db-0, 1 reserved, 3 never assigned "
+        "(excluded, a gateway, no host's); one that is cooling down is free in 30 s"
+    )
 
 
 @pytest.mark.parametrize(("passed_s", "left_s"), [(0, 30), (28, 2), (29, 1), (29.5, 1), (30, 1)])
@@ -66,9 +88,7 @@ def test_exhausted_while_one_cools(passed_s: float, left_s: int, ipam: Ipam, clo
     with pytest.raises(PoolExhausted) as caught:
         net.allocate("more")
     assert caught.value.retry_after_s == left_s
-    assert str(caught.value).endswith(
-        f" of network n; one that is cooling down is free in {left_s} s"
-    )
+    assert str(caught.value).endswith(f"; one that is cooling down is free in {left_s} s")
 
 
 def test_early_only_as_many_as_are_missing(ipam: Ipam, clock: Clock) -> None:

@@ -9,6 +9,7 @@ from fastipam.errors import AddressInUse, AddressNotInRange, DuplicateAllocation
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
     from fastipam.addressing.ranges import RangeSet
     from fastipam.allocation.accounts import Accounts
@@ -22,14 +23,61 @@ def exhausted(accounts: Accounts, index: int, range_set: RangeSet, wanted: int) 
     many = f" ({wanted} were wanted)" if wanted > 1 else ""
     wait_s = cooldown.next_due_s(accounts, index, range_set) if accounts.policy.strict else None
     due = "" if wait_s is None else f"; one that is cooling down is free in {wait_s} s"
+    why = _why_full(accounts, index, range_set)
     return PoolExhausted(
-        f"no address is free in range set {range_set} of network {accounts.name}{many}{due}",
+        f"no address is free in range set {range_set} of network {accounts.name}{many}{why}{due}",
         network=accounts.name,
         ranges=str(range_set),
         wanted=wanted,
         retry_after_s=wait_s,
         hint="look for leases that nobody uses, or give the network more ranges",
     )
+
+
+def _why_full(accounts: Accounts, index: int, range_set: RangeSet) -> str:
+    """Return what the addresses of a full set are used for, as ": 3 assigned, 2 reserved"."""
+    if accounts.is_foreign:
+        return ""  # the ranges are a container's own, and nothing is counted by them
+    from fastipam.allocation import counts
+    from fastipam.allocation.states import ASSIGNED, COOLING, RESERVED
+
+    accounts.txn.flush()
+    # The counts read a write transaction as well as a snapshot.
+    txn: Any = accounts.txn
+    found = counts.of_sets(txn, accounts.state, accounts.stored)[index]
+    assigned, cooling, reserved = (found.counts[one] for one in (ASSIGNED, COOLING, RESERVED))
+    kept, whose = _kept(accounts, range_set) if reserved else (0, "")
+    parts = [f"{assigned} assigned"]
+    if cooling:
+        parts.append(f"{cooling} cooling down")
+    if kept:
+        parts.append(f"{kept} kept sticky for {whose}")
+    if reserved > kept:
+        parts.append(f"{reserved - kept} reserved")
+    if found.excluded:
+        parts.append(f"{found.excluded} never assigned (excluded, a gateway, no host's)")
+    if found.blocks is not None:
+        parts.append(f"the others in blocks that this node does not have (it has {found.blocks})")
+    return f": {', '.join(parts)}"
+
+
+def _kept(accounts: Accounts, range_set: RangeSet) -> tuple[int, str]:
+    """Return how many addresses of a set are kept for pods that had them, and for which."""
+    from fastipam.allocation import reservations
+
+    count = 0
+    whose: list[str] = []
+    for one in reservations.read_all(accounts.txn, accounts.state.network_id):
+        is_kept = one.until and one.family == range_set.family and one.value in range_set
+        if is_kept and accounts.record(one.family, one.value) is None:
+            count += 1
+            if len(whose) < _MOST_NAMED:
+                whose.append(one.owner)
+    more = ", …" if count > len(whose) else ""
+    return count, f"{', '.join(whose)}{more}"
+
+
+_MOST_NAMED = 3  # pods in a message
 
 
 def doubtful(accounts: Accounts, range_set: RangeSet, wanted: int, doubt: str) -> PoolExhausted:
