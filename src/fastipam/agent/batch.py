@@ -153,7 +153,10 @@ class Executor:
             self._note_busy(batch)
             begin = time.perf_counter()
             failed = batch.commit()
-            self._observer.batch(len(requests), time.perf_counter() - begin)
+            # What another thread answers is counted there.
+            answered = sum(answer is not LATER for answer in answers)
+            if answered:
+                self._observer.batch(answered, time.perf_counter() - begin)
         if not failed:
             return answers
         for store, error in failed.items():
