@@ -30,6 +30,7 @@ def agree(config: dict[str, Any], command: str) -> Version:
     text = config.get("cniversion", "")
     if not isinstance(text, str):
         raise CniError(DECODING_FAILURE, f"cniVersion: {text!r} is not a text")
+    assumed = "" if text else ", which a missing one means,"
     text = text or _OLDEST
     version = parse(text)
     since = _SINCE.get(command)
@@ -38,7 +39,8 @@ def agree(config: dict[str, Any], command: str) -> Version:
             raise CniError(DECODING_FAILURE, f"cniVersion: {text!r} is no version")
         if version < since:
             raise CniError(
-                INCOMPATIBLE_VERSION, f"cniVersion: version {text} does not allow {command}"
+                INCOMPATIBLE_VERSION,
+                f"cniVersion: version {text}{assumed} does not allow {command}",
             )
         newest = parse(NEWEST)
         if newest is not None and version > newest:
