@@ -8,6 +8,7 @@ import shutil
 import socket
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -122,10 +123,10 @@ def test_activation(run_dir: Path, tmp_path: Path) -> None:
 
 
 def test_capabilities(run_dir: Path, tmp_path: Path) -> None:
-    """Without a capability, as in the unit, requests are served and a caller's netns is known."""
+    """Without a capability requests are served, and a caller's network namespace is known."""
     tools.require_root()
     tools.require_tools("setpriv")
-    assert read_unit(SERVICE)["CapabilityBoundingSet"] == [""]
+    assert read_unit(SERVICE)["CapabilityBoundingSet"] == ["CAP_SYS_PTRACE"]
     path = run_dir / "agent.sock"
     command = [
         *(shutil.which("setpriv") or "", "--no-new-privs", "--inh-caps=-all"),
@@ -151,6 +152,34 @@ def test_capabilities(run_dir: Path, tmp_path: Path) -> None:
     finally:
         status = finish(started)
     assert status == 0, (tmp_path / "log").read_text()
+
+
+def test_search_with_the_capabilities_of_the_unit() -> None:
+    """With what the unit leaves it the agent sees the namespaces of all processes."""
+    tools.require_root()
+    tools.require_tools("setpriv", "unshare")
+    (kept,) = read_unit(SERVICE)["CapabilityBoundingSet"]
+    code = "from fastipam import processes; print(processes.search().blind)"
+    bounds = f"--bounding-set=-all,+{kept.removeprefix('CAP_').lower()}"
+    with subprocess.Popen(["unshare", "-n", "sleep", "60"]) as other:
+        try:
+            done = subprocess.run(
+                [
+                    "setpriv",
+                    "--no-new-privs",
+                    "--inh-caps=-all",
+                    bounds,
+                    sys.executable,
+                    "-c",
+                    code,
+                ],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+        finally:
+            other.kill()
+    assert done.stdout == "\n"
 
 
 def _listens(path: Path) -> bool:
