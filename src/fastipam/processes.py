@@ -249,13 +249,11 @@ def _scope(proc: str, node_pid_ns: Collection[int], seen: _Search) -> str:
             return f"{proc} is that of another pid namespace"
     except OSError as error:
         return f"{proc} cannot be read: {error.strerror}"
-    if own != INITIAL_PID_NS:
-        others = seen.inodes.keys() - {seen.own}
-        if own not in node_pid_ns or not any("runs in it" in seen.inodes[one] for one in others):
-            return (
-                "this process is in a pid namespace of its own and does not see the node's "
-                "processes (of a pod: hostPID)"
-            )
+    if own != INITIAL_PID_NS and (own not in node_pid_ns or not seen.members):
+        return (
+            "this process is in a pid namespace of its own and does not see the node's "
+            "processes (of a pod: hostPID)"
+        )
     if _hides(proc):
         return f"{proc} is mounted with hidepid, and may not show all processes"
     return ""

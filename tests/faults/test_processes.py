@@ -164,6 +164,22 @@ def test_own_pid_namespace() -> None:
     assert blind.startswith("this process is in a pid namespace of its own")
 
 
+def test_node_that_is_a_container() -> None:
+    """A process of a pod, whose namespace is mounted too, shows that all of the node is seen."""
+    program = (
+        "import os; from fastipam.processes import search; "
+        "own = os.stat('/proc/self/ns/pid').st_ino; print(search([own]).blind, end='')"
+    )
+    script = (
+        "set -e; mount -t tmpfs none /run; ip netns add pod; ip netns exec pod sleep 60 & "
+        "until ip netns pids pod | grep -q .; do :; done 2>/dev/null; "
+        f'{sys.executable} -c "{program}"'
+    )
+    words = ["unshare", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "sh", "-c"]
+    done = subprocess.run([*words, script], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == ""
+
+
 def test_proc_of_another_pid_namespace() -> None:
     """A process that sees another pid namespace's /proc trusts nothing there."""
     blind = _search_in("unshare", "-pf")
