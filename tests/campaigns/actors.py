@@ -167,6 +167,9 @@ class Plugin:
         return True
 
 
+_Waiting = tuple["subprocess.Popen[str]", "queue.SimpleQueue[list[str] | None]"]
+
+
 class Embedder:
     """The embedding program; whoever calls it after it was killed starts another."""
 
@@ -175,7 +178,7 @@ class Embedder:
         self._chance = chance
         self._lock = threading.Lock()
         self._numbers = itertools.count()
-        self._waiting: dict[str, queue.SimpleQueue[list[str] | None]] = {}
+        self._waiting: dict[str, _Waiting] = {}
         self._process: subprocess.Popen[str] | None = None
         self._ended: list[subprocess.Popen[str]] = []
 
@@ -187,12 +190,17 @@ class Embedder:
             process = self._process
             if process is None or process.poll() is not None:
                 process = self._start()
-            self._waiting[number] = answer
+            self._waiting[number] = process, answer
             assert process.stdin is not None
             with suppress(BrokenPipeError):
                 process.stdin.write(" ".join([number, *words]) + "\n")
                 process.stdin.flush()
-        return answer.get(timeout=PATIENCE_S)
+        try:
+            return answer.get(timeout=PATIENCE_S)
+        except queue.Empty:
+            process.send_signal(signal.SIGUSR1)
+            time.sleep(1)
+            raise
 
     def _start(self) -> subprocess.Popen[str]:
         seed = str(self._chance.getrandbits(32))
@@ -211,15 +219,19 @@ class Embedder:
         for line in process.stdout:
             number, *words = line.split()
             if number != "ready":
-                self._waiting.pop(number).put(words)
+                self._waiting.pop(number)[1].put(words)
         process.wait()
+        process.stdout.close()
         with self._lock:  # nobody asks it any more
+            if process.stdin is not None:
+                with suppress(BrokenPipeError):
+                    process.stdin.close()
             if self._process is process:
                 self._process = None
-            waiting, self._waiting = self._waiting, {}
             self._ended.append(process)
-        for one in waiting.values():
-            one.put(None)
+            mine = [number for number, one in self._waiting.items() if one[0] is process]
+            for number in mine:
+                self._waiting.pop(number)[1].put(None)
 
     def add(self, owner: str, netns: str) -> str:
         return (self.ask("ADD", owner, netns) or ["unknown"])[0]
@@ -437,9 +449,11 @@ class Operator:
             self.run(*words, str(self._list), may_fail=True)
 
 
-def hold(store: Path, network: str, ledger: Ledger, chance: random.Random) -> None:
+def hold(
+    store: Path, network: str, ledger: Ledger, chance: random.Random, longest_s: float
+) -> None:
     """Keep the writer's lock for a while: by a process that sleeps, is stopped, and is killed."""
-    seconds = chance.choice((0.3, 1.0, 3.0, 9.5))
+    seconds = chance.choice((0.3, 1.0, longest_s))
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(store), network, "holder", "30"],
         stdout=subprocess.PIPE,

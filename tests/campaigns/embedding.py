@@ -6,9 +6,10 @@ exception at a random moment; FORK makes a child while the threads work.
 """
 
 PROGRAM = r'''
-import os, queue, random, signal, sys, threading, time
+import faulthandler, os, queue, random, signal, sys, threading, time
 import fastipam
 
+faulthandler.register(signal.SIGUSR1)  # says where it stands
 path, name, seed, ranges, cooldown = sys.argv[1:]
 chance = random.Random(seed)
 main_work, work = queue.SimpleQueue(), queue.SimpleQueue()
