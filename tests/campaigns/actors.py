@@ -396,7 +396,7 @@ class Caller:
         self._ledger.count(f"fork: {answer}")
         if how == "sleep" and self._chance.random() < 0.5:
             way.kill(self._chance)
-        if answer not in ("child:0", "slept", "unknown"):
+        if answer not in ("child:0", "slept", "not-open", "unknown"):
             self._ledger.fail(f"the forked child: {answer}")
 
     def finish(self) -> None:

@@ -31,11 +31,16 @@ signal.signal(signal.SIGALRM, alarm)
 
 
 def network():
-    with opened:
-        if "net" not in store:
-            store["ipam"] = fastipam.open(path)
-            store["net"] = store["ipam"].network(name, ranges, cooldown_s=float(cooldown))
-        return store["net"]
+    net = store.get("net")
+    if net is None:
+        ipam = fastipam.open(path)  # each thread by itself: none waits for another one's wait
+        net = ipam.network(name, ranges, cooldown_s=float(cooldown))
+        with opened:
+            before = store.get("ipam")
+            store.update(ipam=ipam, net=net)
+        if before is not None:
+            before.close()
+    return net
 
 
 def reopen():
@@ -64,6 +69,10 @@ def call(command, owner, netns=""):
         return f"store:{type(error).__name__}:{error}".replace("\n", " ").replace(" ", "_")
     except OSError as error:
         return f"system:{error}".replace(" ", "_")
+    except Interrupted:
+        raise
+    except Exception as error:
+        return f"failed:{error!r}".replace(" ", "_")
 
 
 def answer(number, words):
@@ -110,7 +119,10 @@ def rounds(owners):
 
 
 def fork(how):
-    inherited = network()
+    try:
+        inherited = network()
+    except fastipam.StoreError:
+        return "not-open"
     child = os.fork()
     if not child:
         status = 1
@@ -150,7 +162,6 @@ def read():
     main_work.put(None)
 
 
-network()
 for target in (read, serve, serve, serve):
     threading.Thread(target=target, daemon=True).start()
 os.write(1, b"ready\n")

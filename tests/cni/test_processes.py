@@ -6,18 +6,19 @@ import fcntl
 import json
 import os
 import subprocess
+import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from fastipam.cli.commands.install.executables import DIRECT
+
 from ..options import options
-from .plugin import Call, Held, Make, environment
+from .plugin import Call, Held, Make, Plugin, environment
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from ..options import options
-from .plugin import Plugin
 
 ROUNDS = 20 if options.long else 2
 PARALLEL = 64
@@ -270,3 +271,33 @@ def test_arguments_do_not_matter(plugin: Plugin, config: Make) -> None:
         check=True,
     )
     assert json.loads(done.stdout)["ips"]
+
+
+HOLDER = """
+import sys
+import fastipam
+with fastipam.open(sys.argv[1]) as ipam, ipam.transaction():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_was_waited_for_an_agent_counts(plugin: Plugin, config: Make, tmp_path: Path) -> None:
+    """A process that runs because its agent went away waits for a writer only what is left."""
+    made = config(ipam=SUBNET)
+    assert plugin("ADD", made, "c1").status == 0
+    began_ns = time.monotonic_ns() - 7 * 10**9
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path / "store")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        own = environment("ADD", "c2") | {"FASTIPAM_STARTED": str(began_ns)}
+        direct = Plugin(plugin.path.with_name(DIRECT))  # the launcher would say when it began
+        answer = direct.raw(own, json.dumps(made).encode())
+        took_ns = time.monotonic_ns() - began_ns
+        holder.communicate(b"")
+    assert answer.code == 11, answer
+    assert took_ns < 14 * 10**9, "it would be 15 s if it had waited anew"

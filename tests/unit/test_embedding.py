@@ -172,6 +172,33 @@ def test_no_handler_and_no_thread(store: TemporaryStore) -> None:
     subprocess.run([sys.executable, "-c", QUIET, str(store.path)], check=True, timeout=60)
 
 
+LATE = """
+import sys
+import fastipam
+with fastipam.open(sys.argv[1], "relaxed") as ipam:
+    before = set(sys.modules)
+    net = ipam.network("n", ["10.1.0.0/29", "fd00::/125"], sticky_s=60, cooldown_s=0)
+    net.allocate("c1", pod_namespace="web", pod_name="web-0").address
+    net.allocate_many([("c2", "eth0"), ("c3", "eth0")])
+    net.release("c1")
+    net.allocate("c1", pod_namespace="web", pod_name="web-0")
+    many = [("d", f"e{at}") for at in range(9)]
+    for refused in (lambda: net.allocate("c1"), lambda: net.allocate_many(many)):
+        try:
+            refused()
+        except fastipam.FastipamError:
+            pass
+    list(net.leases()), list(net.reservations()), list(net.history()), net.stats()
+    net.lookup("10.1.0.2"), net.retain([("c1", "eth0")], 0)
+    assert set(sys.modules) == before, set(sys.modules) - before
+"""
+
+
+def test_no_call_imports_anything(store: TemporaryStore) -> None:
+    """After ``open`` the usual calls import no module: a signal could interrupt the import."""
+    subprocess.run([sys.executable, "-c", LATE, str(store.path)], check=True, timeout=60)
+
+
 def test_a_directory_is_opened_once(store: TemporaryStore) -> None:
     """A second open in the process gets the same store; the last close closes it."""
     first = store.open()

@@ -165,6 +165,31 @@ def test_a_stopped_holder_is_named(store: TemporaryStore) -> None:
         network.allocate("late")
 
 
+def test_threads_that_open_a_held_store(store: TemporaryStore) -> None:
+    """Threads that open one store wait together for its writer, and not one after the other."""
+    errors = []
+    began = threading.Barrier(6)
+
+    def open_it() -> None:
+        began.wait()
+        try:
+            fastipam.open(store.path, patience_s=2.0).close()
+        except fastipam.StoreBusy as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=open_it) for _ in range(6)]
+    with holding(store):
+        since = time.monotonic()
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join(60)
+        took_s = time.monotonic() - since
+    assert len(errors) == 6
+    assert took_s < 7, "it would be 12 s one after the other"
+    fastipam.open(store.path).close()
+
+
 def test_a_thread_that_keeps_it_is_named(store: TemporaryStore) -> None:
     """The holder is another thread of the process: the error says so."""
     with fastipam.open(store.path, patience_s=PATIENCE_S) as ipam:

@@ -81,6 +81,15 @@ def age_ns(started: str) -> int:
     return age if 0 <= age <= _OLDEST_NS else 0
 
 
+def _wait_less(age: int) -> None:
+    """Subtract what the caller has waited for an agent from what a call waits for a writer."""
+    from fastipam.storage import lmdb_errors, open_stores
+
+    open_stores.patience_s = max(_LEAST_PATIENCE_S, lmdb_errors.PATIENCE_S - age / 1e9)
+
+
+_LONG_NS = 10**9  # a launcher that has found no agent is younger
+_LEAST_PATIENCE_S = 0.5
 _LONGEST_STAMP = 20
 _USUAL_NS = 60 * 10**9  # longer than an agent waits for a launcher, and a launcher for an agent
 _OLDEST_NS = 3600 * 10**9  # the launcher does not wait longer, so an older stamp is not its own
@@ -123,6 +132,8 @@ def main(installed_for: str = "") -> NoReturn:
         from fastipam.cni.handler import handle
         from fastipam.configuration.reader import LARGEST
 
+        if age > _LONG_NS:
+            _wait_less(age)
         stdin = b""
         if os.environ.get("CNI_COMMAND", "VERSION") not in ("", "VERSION"):
             stdin = _read_all(LARGEST)

@@ -12,6 +12,7 @@ A forked child must not use the stores of its parent. It begins with an empty re
 from __future__ import annotations
 
 import os
+import time
 from _thread import _local, allocate_lock
 
 from lmdb import _envid
@@ -27,9 +28,12 @@ if TYPE_CHECKING:
     from typing import Any
 
 _lock = allocate_lock()
+# How long a call of this process waits for another writer, where that is not what a Store says.
+patience_s: float | None = None
 thread: Any = _local()  # ``batch``: the Batch that this thread's requests belong to
 _users: dict[Store, int] = {}
 _openers: dict[str, LockType] = {}  # by path
+_refused: dict[str, tuple[int, StoreBusy]] = {}  # by path: when it was last busy, and why
 _kept: dict[str, Store] = {}  # by data directory: the stores that ``get`` is a user of
 _closing: list[Store] = []  # stores without users, in which a transaction is open
 
@@ -42,26 +46,38 @@ def open_store(
     ``options`` are those of :class:`Store`, for a store that is not open yet. Raises StoreError;
     ConfigError when the store has another durability; FileNotFoundError (``create``).
     """
-    with _opener(path):
+    absolute, began_ns = os.path.abspath(path), time.monotonic_ns()
+    with _opener(absolute):
         with _lock:
             store = _find(path)
             if store is not None:
                 store.require_durability(durability)
                 _users[store] = _users.get(store, 0) + 1
                 return store
-        store = Store(path, durability, **options)
+        if patience_s is not None:
+            options = {"patience_s": patience_s, **options}
+        refused = _refused.get(absolute)
+        if refused is not None and refused[0] > began_ns:
+            # Who waited while another thread tried in vain to open it has waited, too.
+            raise refused[1].with_traceback(None)
+        try:
+            store = Store(path, durability, **options)
+        except StoreBusy as error:
+            _refused[absolute] = time.monotonic_ns(), error
+            raise
+        _refused.pop(absolute, None)
         with _lock:
             _users[store] = 1
         return store
 
 
-def _opener(path: str | os.PathLike[str]) -> LockType:
+def _opener(path: str) -> LockType:
     """Return the lock of the thread that opens this path.
 
     To open a store may mean to wait for its writers. Meanwhile other stores can be had.
     """
     with _lock:
-        return _openers.setdefault(os.path.abspath(path), allocate_lock())
+        return _openers.setdefault(path, allocate_lock())
 
 
 def _find(path: str | os.PathLike[str]) -> Store | None:
@@ -108,6 +124,7 @@ def _forget() -> None:
     _kept.clear()
     _closing.clear()
     _openers.clear()
+    _refused.clear()
     # py-lmdb refuses to open a file twice in a process, and counts what the parent has opened.
     # Another process has other names for the files.
     names: Any = _envid.env_keys
