@@ -12,6 +12,7 @@ import fastipam
 faulthandler.register(signal.SIGUSR1)  # says where it stands
 path, name, seed, ranges, cooldown = sys.argv[1:]
 chance = random.Random(seed)
+fastipam.open  # imported now: an alarm that raises in an import breaks Python's own lock
 main_work, work = queue.SimpleQueue(), queue.SimpleQueue()
 armed = False
 opened = threading.Lock()
