@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-# Calls import these late, for the plugin's sake. A program may have threads, and a signal handler
-# that raises in the middle of an import leaves half a module to a thread that waits for it.
-import ipaddress  # noqa: F401
-
+# Calls import some of these late, for the plugin's sake. A program may have threads, and a signal
+# handler that raises in the middle of an import leaves half a module to a thread that waits for it.
 from fastipam.addressing.parsing import DEFAULT_SUBNET, exclude_from, parse_ranges
 from fastipam.allocation import bulk, counts, refusals, reservations, turns  # noqa: F401
 from fastipam.configuration.policy import DEFAULT_DATA_DIR, Policy

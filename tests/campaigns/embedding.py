@@ -6,7 +6,7 @@ exception at a random moment; FORK makes a child while the threads work.
 """
 
 PROGRAM = r'''
-import faulthandler, os, queue, random, signal, sys, threading, time
+import faulthandler, ipaddress, os, queue, random, signal, sys, threading, time
 import fastipam
 
 faulthandler.register(signal.SIGUSR1)  # says where it stands
