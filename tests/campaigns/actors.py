@@ -463,7 +463,7 @@ def hold(
     assert process.stdout is not None
     held = process.stdout.readline() == "held\n"
     how = chance.choice(("stopped", "killed", "stopped and killed"))
-    ledger.say(f"the lock is held for {seconds} s ({how}): {held}")
+    ledger.say(f"--- the lock is held for {seconds} s ({how}): {held}")
     ledger.count(f"lock held, {how}" if held else "lock not got")
     if "stopped" in how:
         process.send_signal(signal.SIGSTOP)
@@ -473,4 +473,4 @@ def hold(
         time.sleep(0.1)
     process.kill()
     process.communicate()
-    ledger.say("the lock's holder has ended")
+    ledger.say("--- the lock's holder has ended")

@@ -19,14 +19,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LONGEST_WAIT_S = 10.0
-_LOG_LINES = 120
+EVENT = "---"  # what a line of the log begins with that tells what happened to all
+_LOG_LINES = 400
+_EVENT_LINES = 30
 
 
 class Ledger:
     """Owner -> address of everything that was answered; an owner's name is used once.
 
-    ``wrong`` are the contradictions that were met, ``log`` the last operations. Safe to use from
-    several threads.
+    ``wrong`` are the contradictions that were met, ``log`` the last operations, ``events`` the last
+    of those that happened to all. Safe to use from several threads.
     """
 
     def __init__(self, network: str) -> None:
@@ -40,10 +42,14 @@ class Ledger:
         self.calls: Counter[str] = Counter()
         self.slowest: dict[str, float] = {}
         self.log: deque[str] = deque(maxlen=_LOG_LINES)
+        self.events: deque[str] = deque(maxlen=_EVENT_LINES)
 
     def say(self, text: str) -> None:
         """Note an operation."""
-        self.log.append(f"{time.monotonic() - self._began:9.3f} {text}")
+        line = f"{time.monotonic() - self._began:9.3f} {text}"
+        self.log.append(line)
+        if text.startswith(EVENT):
+            self.events.append(line)
 
     def fail(self, text: str) -> None:
         """Note a contradiction."""

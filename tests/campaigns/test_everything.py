@@ -38,7 +38,7 @@ from .actors import (
     Plugin,
     hold,
 )
-from .ledger import Ledger, owners_in
+from .ledger import EVENT, Ledger, owners_in
 
 if TYPE_CHECKING:
     from ..cni.plugin import Plugin as Installed
@@ -153,7 +153,7 @@ class Campaign:
     # What happens --------------------------------------------------------------------------------
 
     def _event(self, what: str) -> None:
-        self.ledger.say(f"--- {what}")
+        self.ledger.say(f"{EVENT} {what}")
         self.ledger.count(what)
 
     def _kill_agent(self) -> None:
@@ -294,7 +294,7 @@ def test_everything(plugin: Installed, base: Path) -> None:
         campaign.run()
         if not ledger.wrong:
             campaign.finish()
-        told = f"seed {options.seed}: {ledger.wrong}\n" + "\n".join(ledger.log)
+        told = "\n".join((f"seed {options.seed}: {ledger.wrong}", *ledger.events, *ledger.log))
         assert not ledger.wrong, told
         until(lambda: not campaign.left(), f"nothing is left: {campaign.left()}")
     slowest = {what: f"{took:.1f}" for what, took in sorted(ledger.slowest.items())}
