@@ -457,6 +457,17 @@ def test_a_lock_file_that_was_removed(store: TemporaryStore, name: str) -> None:
         assert network.stats()["assigned"] == 5
 
 
+def test_the_lock_of_replaced_files(store: TemporaryStore) -> None:
+    """Whether a writer can begin at once is asked of the files under the path, not of old ones."""
+    with store.open() as ipam:
+        assert ipam.store.is_writable_at_once
+        (store.path / "turn.lock").unlink()
+        with holding(store) as holder:
+            assert not ipam.store.is_writable_at_once
+            holder.communicate("")
+        assert ipam.store.is_writable_at_once
+
+
 def test_a_restored_store_under_a_program(store: TemporaryStore) -> None:
     """The files were moved away and a backup restored: the program works on with the new ones."""
     with store.open() as ipam:

@@ -7,9 +7,10 @@ from _thread import _local
 
 import lmdb
 
-from fastipam._bitmap import OpenFiles
+from fastipam._bitmap import OpenFiles, WriterLock
 from fastipam.errors import StoreClosed, StoreForked
 from fastipam.storage import tables
+from fastipam.storage.directory import WRITER_LOCK_FILE
 from fastipam.storage.lmdb_errors import translate
 
 TYPE_CHECKING = False
@@ -124,8 +125,15 @@ class Environment:
 
     @property
     def is_writable_at_once(self) -> bool:
-        """Whether no other writer has the lock; what is open anew later is not known."""
-        return self.files is None or self.files.closing or self.files.lock.is_free()
+        """Whether no other writer has the lock of the files that the path leads to now."""
+        files = self.files
+        if files is not None and not files.closing and files.is_current():
+            return files.lock.is_free()
+        # The next transaction opens the files anew, and waits for their lock, not for the old one.
+        try:
+            return WriterLock(os.path.join(self.path, WRITER_LOCK_FILE)).is_free()
+        except OSError:
+            return True  # the next transaction says what is wrong
 
     @property
     def is_in_use(self) -> bool:
