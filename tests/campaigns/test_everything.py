@@ -95,11 +95,19 @@ class Campaign:
             self._caller("direct0", self.direct),
             *(self._caller(f"thread{at}", self.embedders[at % 2]) for at in range(4)),
         ]
+        stack.callback(self._clean)
         self.callers[2].add("direct0.first")  # makes the store
         self._threads: list[threading.Thread] = []
         self._agent = self._new_agent()
         self._agent.wait_ready()
         stack.callback(lambda: self._agent.kill())  # noqa: PLW0108  # the last of them
+
+    def _clean(self) -> None:
+        """End what is left after a failure."""
+        for one in self.embedders:
+            one.kill(self.chance)
+        for name in self.spaces.left():
+            self.spaces.delete(f"/run/netns/{name}")
 
     def _caller(self, name: str, way: Plugin | Embedder) -> Caller:
         seed = self.chance.getrandbits(32)
