@@ -279,6 +279,8 @@ _AS_NOBODY = f"""
 import os, sys
 import fastipam.agent.main, fastipam.cli.commands, fastipam.cni.handler, fastipam.cni.main
 import fastipam.storage.truncation, json, json.encoder, encodings.idna
+from fastipam.agent import preload
+preload.import_all(page=False)
 os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
 """
 
@@ -519,12 +521,11 @@ def test_dead_reader_does_not_pin_pages(tmp_path: Path) -> None:
     store = tmp_path / "store"
     code = (
         "import fastipam, os, signal, sys\n"
-        "leases = fastipam.open(sys.argv[1]).network('n').leases()\n"
-        "next(leases)\n"
-        "os.kill(os.getpid(), signal.SIGKILL)\n"
+        "with fastipam.open(sys.argv[1]).store.read():\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     with fastipam.open(store, "relaxed") as ipam:
-        network = ipam.network("n", "10.1.0.0/16", cooldown_s=0)
+        network = ipam.network("n", "10.1.0.0/16", cooldown_s=0, history=0)
         network.allocate("a")
         subprocess.run([sys.executable, "-c", code, str(store)], check=False)
 
