@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import threading
 from collections.abc import Iterator
@@ -192,6 +193,26 @@ def test_thousands_of_networks(
         finally:
             open_stores.close_all()
     assert sorted(begun) == sorted(f"n{number}" for number in range(2000))
+
+
+def test_a_store_that_is_held_at_the_start(
+    net: Network, data_dir: Path, clock: Seconds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that is not open yet is not opened while another has its lock: nobody waits twice."""
+    monkeypatch.setattr(clock, "now", 1.0)
+    assert net.stats()["assigned"] == 1
+    open_stores.close_all()
+    chores = Housekeeping(str(data_dir), interval_s=10, grace_s=0, clock=clock)
+    with open(data_dir / "turn.lock", "r+") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        for _ in range(3):
+            chores.step()
+            wait_s = chores.wait_s()
+            assert wait_s
+            clock.now += wait_s
+        assert not open_stores.is_open(str(data_dir))
+    assert round_of(chores) >= 2
+    assert open_stores.is_open(str(data_dir))
 
 
 def test_a_store_that_is_held(

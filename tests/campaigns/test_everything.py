@@ -307,5 +307,5 @@ def test_everything(plugin: Installed, base: Path) -> None:
         until(lambda: not campaign.left(), f"nothing is left: {campaign.left()}")
     slowest = {what: f"{took:.1f}" for what, took in sorted(ledger.slowest.items())}
     print(f"{SECONDS:.0f} s: {dict(sorted(ledger.calls.items()))}; slowest {slowest}")
-    assert ledger.calls["audits"] > 1
+    assert ledger.calls["audits"]
     assert ledger.calls["ADD"] > SECONDS

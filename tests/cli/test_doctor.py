@@ -528,8 +528,7 @@ def test_interpreter_that_this_user_may_not_see(tmp_path: Path) -> None:
     """Another user's doctor does not say that the interpreter is gone, and how root looks."""
     tools.require_root()
     tools.require_tools("setpriv")
-    for path in (tmp_path, *tmp_path.parents[:2]):
-        path.chmod(0o755)
+    tools.open_to_all(tmp_path)
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     (closed / "python3").touch(mode=0o755)

@@ -71,8 +71,7 @@ def test_directory_that_this_user_may_not_write(tmp_path: Path) -> None:
     """The error names the directory, and how to do it as root."""
     tools.require_root()
     tools.require_tools("setpriv")
-    for path in (tmp_path, *tmp_path.parents[:2]):
-        path.chmod(0o755)
+    tools.open_to_all(tmp_path)
     program = str(Path(sys.executable).with_name("fastipam"))
     words = [program, "install", "--bin-dir", str(tmp_path)]
     done = subprocess.run(

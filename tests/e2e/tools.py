@@ -41,6 +41,14 @@ def require_root() -> None:
         lacking("only root can do what this test needs")
 
 
+def open_to_all(tmp_path: Path) -> None:
+    """Let every user pass through a directory of pytest's to what is in it."""
+    for path in (tmp_path, *tmp_path.parents):
+        path.chmod(0o755)
+        if path.name.startswith("pytest-of-"):
+            return
+
+
 def require_tools(*names: str) -> None:
     """Skip unless every named program is on the search path."""
     absent = [name for name in names if shutil.which(name) is None]

@@ -102,6 +102,11 @@ class Housekeeping:
         self._next = self._clock() + self._interval_s
 
     def _all(self) -> Iterator[None]:
+        # To open a store that is held would make the requests wait that come meanwhile, and they
+        # would then wait for the store themselves.
+        while open_stores.waits_for_writer(self._data_dir, 0.0):
+            self._resume = self._clock() + _HELD_S
+            yield
         try:
             store = open_stores.get(self._data_dir, None, create=False)
         except FileNotFoundError:
