@@ -185,7 +185,10 @@ def main() -> None:
         f"{statistics.median(pairs) * 1e6:.0f} us",
     )
     table.add_row("the store's file", f"{stored / 1e6:.0f} MB")
-    table.add_row("states", ", ".join(f"{key} {value:,}" for key, value in states.items()))
+    table.add_row(
+        "states",
+        ", ".join(f"{key} {value:,}" for key, value in states.items() if isinstance(value, int)),
+    )
     console.print(table)
 
 

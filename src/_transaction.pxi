@@ -11,8 +11,6 @@ from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport Py_INCREF
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t
-from posix.stat cimport stat, struct_stat
-from posix.types cimport dev_t, ino_t
 
 import os
 
@@ -31,6 +29,7 @@ cdef extern from "writer_lock.h" nogil:
     int fastipam_lock_is_deleted(fastipam_lock* lock)
     void fastipam_lock_close(fastipam_lock* lock)
     void fastipam_lock_free(fastipam_lock* lock)
+    int fastipam_identify(const char* path, uint64_t* device, uint64_t* inode)
     int64_t fastipam_monotonic_ns()
 
 cdef int PANIC = -30795  # LMDB's MDB_PANIC: a write failed, and the environment serves nobody
@@ -129,12 +128,11 @@ cdef class OpenFiles:
     cdef readonly bint closing
     cdef public bint stale
     cdef bytes _data_path, _lock_path
-    cdef dev_t _devices[2]
-    cdef ino_t _inodes[2]
+    cdef uint64_t _devices[2]
+    cdef uint64_t _inodes[2]
     cdef int _commits
 
     def __cinit__(self, env, tuple databases, WriterLock lock, bytes data_path, bytes lock_path):
-        cdef struct_stat status
         cdef int at
         self.env = env
         self.databases = databases
@@ -142,10 +140,8 @@ cdef class OpenFiles:
         self._data_path = data_path
         self._lock_path = lock_path
         for at, path in enumerate((data_path, lock_path)):
-            if stat(<bytes>path, &status):
+            if fastipam_identify(<bytes>path, &self._devices[at], &self._inodes[at]):
                 raise OSError(errno, os.strerror(errno), os.fsdecode(path))
-            self._devices[at] = status.st_dev
-            self._inodes[at] = status.st_ino
 
     def __init__(self, env, databases, lock, data_path, lock_path):
         pass
@@ -169,11 +165,11 @@ cdef class OpenFiles:
         )
 
     cdef bint _is_file(self, int at, const char* path):
-        cdef struct_stat status
+        cdef uint64_t device, inode
         return (
-            stat(path, &status) == 0
-            and status.st_ino == self._inodes[at]
-            and status.st_dev == self._devices[at]
+            fastipam_identify(path, &device, &inode) == 0
+            and inode == self._inodes[at]
+            and device == self._devices[at]
         )
 
     def is_current(self):

@@ -26,8 +26,23 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <time.h>
 #include <unistd.h>
+
+/* glibc 2.32 and 2.34 moved these functions, and gave them new versions. The old ones are the same
+ * functions, and let a wheel that is built with a new glibc run on an older one. */
+#if defined(__GLIBC__) && (defined(__x86_64__) || defined(__aarch64__))
+#ifdef __x86_64__
+#define OLDEST "GLIBC_2.2.5"
+#else
+#define OLDEST "GLIBC_2.17"
+#endif
+__asm__(".symver pthread_create,pthread_create@" OLDEST);
+__asm__(".symver pthread_once,pthread_once@" OLDEST);
+__asm__(".symver pthread_sigmask,pthread_sigmask@" OLDEST);
+__asm__(".symver pthread_attr_setstacksize,pthread_attr_setstacksize@" OLDEST);
+#endif
 
 #ifndef F_OFD_SETLK /* of the kernel since 3.15 */
 #define F_OFD_SETLK 37
@@ -162,6 +177,14 @@ static request *start_helper(file *file) {
     if (!error) return one;
     free(one);
     return NULL;
+}
+
+int fastipam_identify(const char *path, uint64_t *device, uint64_t *inode) {
+    struct statx status;
+    if (statx(AT_FDCWD, path, 0, STATX_INO, &status)) return -1;
+    *device = makedev(status.stx_dev_major, status.stx_dev_minor);
+    *inode = status.stx_ino;
+    return 0;
 }
 
 int64_t fastipam_monotonic_ns(void) {
@@ -302,8 +325,8 @@ void fastipam_lock_release(fastipam_lock *lock) {
 int fastipam_lock_is_forked(const fastipam_lock *lock) { return lock->fork != forks; }
 
 int fastipam_lock_is_deleted(fastipam_lock *lock) {
-    struct stat status; /* without a description, the next call opens the file that is there */
-    return lock->file && (fstat(lock->file->descriptor, &status) || !status.st_nlink);
+    struct statx status; /* without a description, the next call opens the file that is there */
+    return lock->file && (statx(lock->file->descriptor, "", AT_EMPTY_PATH, STATX_NLINK, &status) || !status.stx_nlink);
 }
 
 void fastipam_lock_close(fastipam_lock *lock) {

@@ -32,6 +32,8 @@ int fastipam_lock_is_deleted(fastipam_lock *lock);
 void fastipam_lock_close(fastipam_lock *lock);
 void fastipam_lock_free(fastipam_lock *lock);
 
+/* Find the device and the inode of the file at a path. Return -1 with errno when there is none. */
+int fastipam_identify(const char *path, uint64_t *device, uint64_t *inode);
 int64_t fastipam_monotonic_ns(void);
 
 #endif

@@ -187,7 +187,7 @@ def test_credentials_in_a_url_are_never_shown(changed: dict[str, Any], tmp_path:
     holder = {**PLAIN, **changed}
     file = tmp_path / "cluster.json"
     file.write_text(json.dumps({"network": "podnet", **holder}))
-    texts = []
+    texts: list[str] = []
     for settings in (holder, str(file)):
         ipam = {"type": "fastipam", "dataDir": str(tmp_path / "store"), "cluster": settings}
         conf = {"cniVersion": "1.1.0", "name": "podnet", "type": "bridge", "ipam": ipam}

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import lmdb
 import pytest
 
 import fastipam
@@ -317,7 +318,7 @@ def test_undocumented_databases_are_refused(ipam: Ipam, tmp_path: Path) -> None:
     """A store with one database more is not what the document says."""
     ipam.network("n", "10.0.0.0/24").allocate("c")
     backup(ipam.store, tmp_path / "data.mdb")
-    with raw_reader.lmdb.open(str(tmp_path), max_dbs=20) as env:
+    with lmdb.open(str(tmp_path), max_dbs=20) as env:
         env.open_db(b"more")
     with pytest.raises(raw_reader.Damaged, match="more"):
         raw_reader.load(tmp_path)

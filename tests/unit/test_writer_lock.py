@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -240,7 +241,7 @@ def test_threads_are_served_in_order(store: TemporaryStore) -> None:
         with ipam.transaction():
             for thread in threads:
                 thread.start()
-                _until(lambda thread=thread: _is_waiting(thread))
+                _until(partial(_is_waiting, thread))
         for thread in threads:
             thread.join(SOON_S)
         assert served == [0, 1, 2, 3, 4]
@@ -411,12 +412,10 @@ def test_a_child_made_within_an_iteration(store: TemporaryStore) -> None:
         network.allocate("second")
 
         def call() -> None:
-            nonlocal leases
             with pytest.raises(fastipam.StoreForked):
                 network.stats()
             with fastipam.open(store.path) as own:
                 own.network("n").stats()
-            del leases
 
         leases = network.leases()
         next(leases)
