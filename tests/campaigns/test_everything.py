@@ -178,7 +178,7 @@ class Campaign:
 
     def _kill_caller(self) -> None:
         victim = self.chance.choice((self.through, self.direct, *self.embedders))
-        if victim.kill(self.chance):
+        if victim.kill(self.chance):  # type: ignore[attr-defined]
             self._event(f"{type(victim).__name__} killed")
 
     def _hold(self) -> None:

@@ -406,7 +406,7 @@ def test_disk_is_small(living: Path) -> None:
 
 def test_file_system_is_remote(living: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """LMDB's locks do not work over NFS."""
-    monkeypatch.setattr(store.surroundings, "mount_of", lambda _: ("/", "nfs4"))
+    monkeypatch.setattr(surroundings, "mount_of", lambda _: ("/", "nfs4"))
     has(list(store.look(str(living))), PROBLEM, "is on nfs4")
 
 

@@ -344,13 +344,13 @@ def test_removed_while_cut_off(engine: MemoryEngine, time: Time, tmp_path: Path)
 def test_fencing(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
     """With fencing, ownership is proven for the session's time from before it was kept."""
     agent = Agent(tmp_path, "a", engine, time, fencing=True, sessionTTL=20)
-    before = blocks.boottime_ns()
+    before = blocks.boottime_ns()  # type: ignore[attr-defined]
     agent.keeper.step()
     with agent.store.read() as txn:
         network_id = agent.network.id_in(txn)
         assert network_id is not None
         until = blocks.proven_until(txn, network_id)
-    assert before + 20 * 10**9 <= until <= blocks.boottime_ns() + 20 * 10**9
+    assert before + 20 * 10**9 <= until <= blocks.boottime_ns() + 20 * 10**9  # type: ignore[attr-defined]
     assert agent.add(1) == 1
 
 

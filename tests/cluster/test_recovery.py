@@ -297,7 +297,7 @@ def test_one_of_two_addresses_of_an_owner(tmp_path: Path) -> None:
     engine = MemoryEngine()
     pools = {"pool": ["10.32.0.0/20", "fd00:32::/108"], "blockSize": [24, 120]}
     init(engine, **pools)
-    machine = Machine(tmp_path, "a", engine, **pools)
+    machine = Machine(tmp_path, "a", engine, **pools)  # type: ignore[arg-type]
     node = machine.joined()
     for one in node.settings.geometries:
         assert node.claim(one, 1, Deadline(5))

@@ -105,7 +105,7 @@ def test_controller_reconciles_while_a_pod_starts(monkeypatch: pytest.MonkeyPatc
         freed = []
 
         def allocate_and_reconcile(*words: str, **keywords: str) -> fastipam.Lease:
-            lease = allocate(*words, **keywords)
+            lease = allocate(*words, **keywords)  # type: ignore[arg-type]
             freed.append(ours.reconcile())
             return lease
 

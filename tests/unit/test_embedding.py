@@ -256,7 +256,7 @@ def test_multiprocessing(store: TemporaryStore, method: str) -> None:
         assert [lease.container_id for lease in network.leases()] == ["parent", "worker"]
         if method == "fork":
             answer = context.SimpleQueue()
-            child = context.Process(  # what it inherits is not pickled
+            child = context.Process(  # type: ignore[attr-defined]  # what it inherits is not pickled
                 target=lambda: answer.put(_in_a_worker(network, ""))
             )
             child.start()
