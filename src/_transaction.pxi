@@ -9,7 +9,7 @@
 
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport Py_INCREF
-from libc.errno cimport EAGAIN, EINTR, errno
+from libc.errno cimport EAGAIN, EINTR, ETIMEDOUT, errno
 from libc.stdint cimport int64_t
 
 import os
@@ -75,6 +75,8 @@ cdef class WriterLock:
         error = fastipam_lock_try(self._lock)
         if error == 0:
             return 0
+        if error == EAGAIN and self._patience_ns <= 0:
+            error = ETIMEDOUT
         if error != EAGAIN:
             raise OSError(error, os.strerror(error), self.path)
         deadline_ns = fastipam_monotonic_ns() + self._patience_ns

@@ -12,7 +12,8 @@
  * application's signal. So a thread that finds the lock taken lets a helper thread wait in the kernel and
  * waits for that one, on a futex, which has a timeout and is interrupted by signals. A helper whose thread
  * has given up cannot be called back. It keeps the description, and closes it when the kernel lets it in:
- * that releases the lock. The next thread opens a description of its own. */
+ * that releases the lock. A thread that comes earlier takes the helper over. So a file has one helper at
+ * most that nobody waits for, however many threads give up while its holder is stopped. */
 #define _GNU_SOURCE
 #include "writer_lock.h"
 
@@ -58,11 +59,13 @@ typedef struct file {
 enum { WAITING, LOCKED, FAILED, ABANDONED };
 
 /* A wait in the kernel, shared by the thread that wants the lock and the helper thread. */
-typedef struct {
+typedef struct request {
     uint32_t state; /* a futex */
     int error;
     int users; /* the last one frees it */
     file *file;
+    uint64_t device, inode; /* of the file, once the thread has given up */
+    struct request *next;
 } request;
 
 struct fastipam_lock {
@@ -77,6 +80,7 @@ struct fastipam_lock {
 
 static pthread_mutex_t files_mutex = PTHREAD_MUTEX_INITIALIZER;
 static file *files;
+static request *given_up; /* by threads, while their helpers wait; under files_mutex */
 static unsigned forks; /* between this process and the first one */
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
@@ -87,6 +91,7 @@ static void after_fork(void) { pthread_mutex_unlock(&files_mutex); }
 static void in_child(void) {
     for (file *one = files; one; one = one->next) close(one->descriptor);
     files = NULL; /* their memory belongs to locks that nobody may use here */
+    given_up = NULL;
     forks++;
     pthread_mutex_unlock(&files_mutex);
 }
@@ -148,9 +153,7 @@ static void *ask_kernel(void *argument) {
     do error = set_lock(one->file->descriptor, F_OFD_SETLKW, F_WRLCK);
     while (error == EINTR);
     one->error = error;
-    uint32_t expected = WAITING;
-    if (__atomic_compare_exchange_n(&one->state, &expected, error ? FAILED : LOCKED, 0, __ATOMIC_ACQ_REL,
-                                    __ATOMIC_ACQUIRE))
+    if (__atomic_exchange_n(&one->state, error ? FAILED : LOCKED, __ATOMIC_ACQ_REL) == WAITING)
         wake(&one->state);
     else
         close_file(one->file); /* the thread has given up: closing releases the lock */
@@ -179,12 +182,16 @@ static request *start_helper(file *file) {
     return NULL;
 }
 
-int fastipam_identify(const char *path, uint64_t *device, uint64_t *inode) {
+static int identify(int directory, const char *path, int flags, uint64_t *device, uint64_t *inode) {
     struct statx status;
-    if (statx(AT_FDCWD, path, 0, STATX_INO, &status)) return -1;
+    if (statx(directory, path, flags, STATX_INO, &status)) return -1;
     *device = makedev(status.stx_dev_major, status.stx_dev_minor);
     *inode = status.stx_ino;
     return 0;
+}
+
+int fastipam_identify(const char *path, uint64_t *device, uint64_t *inode) {
+    return identify(AT_FDCWD, path, 0, device, inode);
 }
 
 int64_t fastipam_monotonic_ns(void) {
@@ -264,6 +271,48 @@ static int take_answer(fastipam_lock *lock) {
     return error;
 }
 
+static int change(request *one, uint32_t from, uint32_t to) {
+    return __atomic_compare_exchange_n(&one->state, &from, to, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+}
+
+/* With the mutex and a description: use the helper of a thread that gave up the same file, if there is one. */
+static void take_over(fastipam_lock *lock) {
+    uint64_t device, inode;
+    if (identify(lock->file->descriptor, "", AT_EMPTY_PATH, &device, &inode)) return;
+    request *found = NULL;
+    pthread_mutex_lock(&files_mutex);
+    for (request **link = &given_up; *link && !found;) {
+        request *one = *link;
+        int is_this = one->device == device && one->inode == inode;
+        if (!is_this && __atomic_load_n(&one->state, __ATOMIC_ACQUIRE) == ABANDONED) {
+            link = &one->next;
+            continue;
+        }
+        *link = one->next;
+        if (is_this && change(one, ABANDONED, WAITING)) found = one;
+        else drop(one); /* the kernel has let its helper in */
+    }
+    pthread_mutex_unlock(&files_mutex);
+    if (!found) return;
+    close_file(lock->file);
+    lock->file = found->file;
+    lock->request = found;
+}
+
+/* Give up what a thread has asked. Return whether its helper keeps the description. */
+static int give_up(request *one) {
+    if (identify(one->file->descriptor, "", AT_EMPTY_PATH, &one->device, &one->inode))
+        one->device = one->inode = 0;
+    pthread_mutex_lock(&files_mutex);
+    int is_waiting = change(one, WAITING, ABANDONED);
+    if (is_waiting) {
+        one->next = given_up;
+        given_up = one;
+    }
+    pthread_mutex_unlock(&files_mutex);
+    return is_waiting;
+}
+
 int fastipam_lock_wait(fastipam_lock *lock, fastipam_waiter *waiter, int64_t deadline_ns) {
     for (;;) {
         if (!__atomic_load_n(&waiter->first, __ATOMIC_ACQUIRE)) {
@@ -273,6 +322,7 @@ int fastipam_lock_wait(fastipam_lock *lock, fastipam_waiter *waiter, int64_t dea
         }
         pthread_mutex_lock(&lock->mutex);
         int error = lock->request ? take_answer(lock) : try_now(lock);
+        if (error == EAGAIN && !lock->request) take_over(lock);
         if (error == EAGAIN && !lock->request) lock->request = start_helper(lock->file);
         request *asked = error ? lock->request : NULL;
         if (!error) unlink_waiter(lock, waiter);
@@ -298,14 +348,12 @@ void fastipam_lock_leave(fastipam_lock *lock, fastipam_waiter *waiter) {
     if (was_first && lock->first) call_first(lock); /* it takes over what was asked */
     else if (was_first && lock->request) {
         request *one = lock->request;
-        uint32_t expected = WAITING;
-        if (__atomic_compare_exchange_n(&one->state, &expected, ABANDONED, 0, __ATOMIC_ACQ_REL,
-                                        __ATOMIC_ACQUIRE))
-            lock->file = NULL; /* the helper closes it */
-        else if (expected == LOCKED)
-            set_lock(lock->file->descriptor, F_OFD_SETLK, F_UNLCK);
         lock->request = NULL;
-        drop(one);
+        if (give_up(one)) lock->file = NULL;
+        else { /* the kernel has answered in this moment */
+            set_lock(lock->file->descriptor, F_OFD_SETLK, F_UNLCK);
+            drop(one);
+        }
     }
     pthread_mutex_unlock(&lock->mutex);
 }

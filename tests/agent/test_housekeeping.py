@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import threading
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import pytest
 
 import fastipam
 from fastipam import sweep
+from fastipam._bitmap import WriterLock
 from fastipam.agent import housekeeping
 from fastipam.agent.housekeeping import Housekeeping
 from fastipam.namespaces import mount_namespace
@@ -203,8 +203,7 @@ def test_a_store_that_is_held_at_the_start(
     assert net.stats()["assigned"] == 1
     open_stores.close_all()
     chores = Housekeeping(str(data_dir), interval_s=10, grace_s=0, clock=clock)
-    with open(data_dir / "turn.lock", "r+") as file:
-        fcntl.lockf(file, fcntl.LOCK_EX)
+    with WriterLock(str(data_dir / "turn.lock")):
         for _ in range(3):
             chores.step()
             wait_s = chores.wait_s()

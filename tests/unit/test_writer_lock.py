@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import fastipam
+from fastipam._bitmap import WriterLock
 from fastipam.backup import backup
 from fastipam.storage import tables
 from fastipam.storage.open_stores import close_store, open_store
@@ -164,6 +166,54 @@ def test_a_stopped_holder_is_named(store: TemporaryStore) -> None:
         holder.send_signal(signal.SIGCONT)
         holder.communicate("")
         network.allocate("late")
+
+
+def test_who_gives_up_leaves_one_thread(store: TemporaryStore) -> None:
+    """A helper that waits in the kernel serves the next call: a stopped holder costs one thread."""
+
+    def threads() -> int:
+        return len(os.listdir("/proc/self/task"))
+
+    before = threads()
+    with fastipam.open(store.path, patience_s=0.02) as ipam, holding(store) as holder:
+        network = ipam.network("n")
+        for _ in range(20):
+            with pytest.raises(fastipam.StoreBusy):
+                network.allocate("late")
+            with pytest.raises(TimeoutError), WriterLock(str(store.path / "turn.lock"), 0.02):
+                pass
+        assert threads() <= before + 1
+        holder.communicate("")
+        network.allocate("served")
+
+
+def test_who_does_not_wait_leaves_nothing(store: TemporaryStore) -> None:
+    """Without patience the lock is free at once when its holder has released it."""
+    lock = WriterLock(str(store.path / "turn.lock"), 0.0)
+    before = os.listdir("/proc/self/task")
+    with holding(store) as holder:
+        for _ in range(20):
+            with pytest.raises(TimeoutError), lock:
+                pass
+        assert os.listdir("/proc/self/task") == before
+        holder.communicate("")
+    with lock:
+        pass
+
+
+def test_a_helper_of_replaced_files(store: TemporaryStore) -> None:
+    """The holder of files that were replaced is still stopped: the new files are free."""
+    copy = store.path.with_name("copy")
+    shutil.copytree(store.path, copy)
+    with fastipam.open(store.path, patience_s=0.1) as ipam, holding(store):
+        network = ipam.network("n")
+        for _ in range(2):
+            with pytest.raises(fastipam.StoreBusy):
+                network.allocate("late")
+        for path in copy.iterdir():
+            path.replace(store.path / path.name)
+        network.allocate("served")
+        assert network.stats()["assigned"] == 2
 
 
 def test_threads_that_open_a_held_store(store: TemporaryStore) -> None:
