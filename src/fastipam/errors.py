@@ -12,6 +12,7 @@
     ├── LeaseMissing                      caller: an expected lease does not exist
     ├── ClusterError                      operator: this node and its cluster disagree
     ├── TryLater                          caller: repeat the call in a moment
+    ├── CniError                          caller: a plugin answers with a code of its own
     └── StoreError                        operator: the store cannot be used
         ├── StoreUnavailable              path, permission or I/O
         ├── StoreFull                     disk or map is full; nothing was changed
@@ -23,6 +24,9 @@
 
 The word before the colon is who has to act. Each error has a one-line text, perhaps a ``hint`` that
 says what to do next, and fields, so that no program has to parse the text. All can be pickled.
+
+``cni_code`` of each is the one table of the codes in the error objects of the CNI specification:
+codes below 100 are the specification's (CNI 1.1.0, section "Error"), 100 to 119 are fastipam's.
 """
 
 from __future__ import annotations
@@ -32,10 +36,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 __all__ = [
-    "AddressInUse", "AddressNotInRange", "ClusterError", "ConfigError", "DecodingError",
-    "DuplicateAllocation", "FastipamError", "LeaseMissing", "PoolExhausted", "StoreBusy",
-    "StoreClosed", "StoreCorrupt", "StoreError", "StoreForked", "StoreFull", "StoreUnavailable",
-    "StoreVersion", "TryLater",
+    "AddressInUse", "AddressNotInRange", "ClusterError", "CniError", "ConfigError",
+    "DecodingError", "DuplicateAllocation", "FastipamError", "LeaseMissing", "PoolExhausted",
+    "StoreBusy", "StoreClosed", "StoreCorrupt", "StoreError", "StoreForked", "StoreFull",
+    "StoreUnavailable", "StoreVersion", "TryLater",
 ]  # fmt: skip
 
 
@@ -58,11 +62,12 @@ class FastipamError(Exception):
     """The root of the tree: catching it catches everything that fastipam raises on purpose.
 
     ``message`` is one line. ``hint`` says what to do next, or is None. Neither shows user and
-    password of a URL.
+    password of a URL. ``cni_code`` is the code of the error in an error object of CNI.
     """
 
     message: str
     hint: str | None
+    cni_code: int = 999  # as libcni's: an error of the plugin itself
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         if "://" in message:
@@ -80,6 +85,7 @@ class ConfigError(FastipamError, ValueError):
 
     field: str
     value: Any
+    cni_code = 7
 
     def __init__(
         self, message: str, *, field: str = "", value: Any = None, hint: str | None = None
@@ -91,6 +97,8 @@ class ConfigError(FastipamError, ValueError):
 
 class DecodingError(ConfigError):
     """A document is not a JSON object, or a key that every version needs has the wrong type."""
+
+    cni_code = 6
 
 
 class PoolExhausted(FastipamError):
@@ -105,6 +113,7 @@ class PoolExhausted(FastipamError):
     ranges: str
     wanted: int
     retry_after_s: int | None
+    cni_code = 100
 
     def __init__(
         self,
@@ -121,6 +130,8 @@ class PoolExhausted(FastipamError):
         self.ranges = ranges
         self.wanted = wanted
         self.retry_after_s = retry_after_s
+        if retry_after_s is not None:
+            self.cni_code = TryLater.cni_code
 
 
 class _OfAddress(FastipamError):
@@ -140,9 +151,13 @@ class _OfAddress(FastipamError):
 class AddressInUse(_OfAddress):
     """The requested ``address`` is assigned to another ``owner`` (container id, interface)."""
 
+    cni_code = 101
+
 
 class AddressNotInRange(FastipamError, ValueError):
     """The requested ``addresses`` are in no range, excluded, or gateways."""
+
+    cni_code = 103
 
     def __init__(
         self, message: str, *, addresses: tuple[str, ...] = (), hint: str | None = None
@@ -153,6 +168,8 @@ class AddressNotInRange(FastipamError, ValueError):
 
 class DuplicateAllocation(FastipamError):
     """The ``owner`` (container id, interface) already has ``addresses`` in this network."""
+
+    cni_code = 102
 
     def __init__(
         self,
@@ -170,17 +187,40 @@ class DuplicateAllocation(FastipamError):
 class LeaseMissing(_OfAddress):
     """CHECK found that ``owner`` does not have ``address``, or no address if that is empty."""
 
+    cni_code = 104
+
 
 class ClusterError(FastipamError):
     """This node and its cluster disagree about settings, name, epoch or the store's content."""
+
+    cni_code = 105
 
 
 class TryLater(FastipamError):
     """The request is valid, and the same call may succeed in a moment."""
 
+    cni_code = 11
+
+
+class CniError(FastipamError):
+    """A CNI request cannot be served, for a reason that has no class of its own.
+
+    ``CniError("eth0 lacks its address", 120)`` is for the plugins of others, too: the codes from
+    120 up are theirs, those below have a meaning already (:mod:`fastipam.cni.error_codes` names
+    those without a class).
+    """
+
+    def __init__(
+        self, message: str, code: int = FastipamError.cni_code, *, hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.cni_code = code
+
 
 class StoreError(FastipamError):
     """The store at ``path`` could not serve the call. Its content is unchanged."""
+
+    cni_code = 5
 
     def __init__(self, message: str, *, path: str = "", hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -205,6 +245,8 @@ class StoreVersion(StoreError):
 
 class StoreBusy(StoreError, TryLater):
     """A resource of the store is in use; the same call may succeed later."""
+
+    cni_code = TryLater.cni_code
 
 
 class StoreClosed(StoreError):

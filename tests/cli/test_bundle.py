@@ -128,7 +128,7 @@ def test_each_module_follows_its_imports(bin_dir: Path) -> None:
 def test_a_module_that_fails(bin_dir: Path, tmp_path: Path) -> None:
     """What is wrong with a module is an error object, as for any other failure."""
     activate, modules, *more = marshal.loads((bin_dir / BUNDLE).read_bytes())
-    name = "fastipam.cni.result"
+    name = "fastipam.cni.results"
     file, package, size, time_ns, _ = modules[name]
     fails = compile("raise RuntimeError('this module fails')", file, "exec")
     modules[name] = file, package, size, time_ns, fails

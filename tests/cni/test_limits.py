@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fastipam.cni.error_codes import from_exception
+from fastipam.cni.error_codes import explain
 from fastipam.cni.main import _last_words, _quoted
 from fastipam.storage.lmdb_errors import translate
 
@@ -91,9 +91,9 @@ def test_hardly_any_address_space(most_mib: int, plugin: Plugin, config: Make) -
 def test_wherever_it_is_met(code: int, words: str) -> None:
     """Outside of the store, and before anything is loaded, the same is code 11."""
     error = OSError(code, "x")
-    for fault in (from_exception(error), from_exception(translate(error, "/store"))):
-        assert fault.code == 11
-        assert words in fault.msg
+    for met, said, _ in (explain(error), explain(translate(error, "/store"))):
+        assert met == 11
+        assert words in said
     assert json.loads(_last_words(error, "3.11"))["code"] == 11
     assert json.loads(_last_words(MemoryError(), "3.11"))["code"] == 11
 

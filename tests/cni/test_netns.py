@@ -9,8 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fastipam.cni.environment import Request, identify, read_reported
-from fastipam.cni.error_codes import OWN_NETNS, CniError
+from fastipam.cni.environment import Variables, identify, read_reported
+from fastipam.cni.error_codes import OWN_NETNS
+from fastipam.errors import CniError
 from fastipam.namespaces import mount_namespace
 
 from .plugin import environment
@@ -23,8 +24,8 @@ NUMBER = st.integers(0, (1 << 64) - 1)
 IDENTITY = st.none() | st.tuples(NUMBER, NUMBER)
 
 
-def _asked(path: str, **variables: str) -> Request:
-    return Request(environment("ADD", netns=path) | variables)
+def _asked(path: str, **variables: str) -> Variables:
+    return Variables(environment("ADD", netns=path) | variables)
 
 
 def _text(identity: tuple[int, int] | None) -> str:
@@ -88,7 +89,7 @@ def test_without_word(said: str, tmp_path: Path) -> None:
     assert identify(_asked(str(link)), OWN, said) == (status.st_ino, here, 0)
     with pytest.raises(CniError) as caught:
         identify(_asked(OWN), OWN, said)
-    assert caught.value.code == OWN_NETNS
+    assert caught.value.cni_code == OWN_NETNS
 
 
 def test_its_word_counts() -> None:
@@ -100,7 +101,7 @@ def test_its_word_counts() -> None:
     assert identify(_asked(OWN), OWN, " 4:8 4:9 0") == (0, 0, 0)
     with pytest.raises(CniError) as caught:
         identify(asked, OWN, f"4:7 4:7 4:{here} 0")
-    assert caught.value.code == OWN_NETNS
+    assert caught.value.cni_code == OWN_NETNS
     allowed = _asked("/no/such/file/here", CNI_NETNS_OVERRIDE="1")
     assert identify(allowed, OWN, f"4:7 4:7 4:{here} 0") == (7, here, 0)
     # The same inode number on another device is another file.

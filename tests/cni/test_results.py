@@ -12,7 +12,7 @@ import fastipam
 from fastipam import cni
 from fastipam.addressing.parsing import parse_ranges
 from fastipam.cni import versions
-from fastipam.cni.result import Answers, build
+from fastipam.cni.results import Answers, build
 from fastipam.configuration.network import Route
 from fastipam.configuration.reader import encode
 from fastipam.network import Network

@@ -15,7 +15,6 @@ import pytest
 
 import fastipam
 from fastipam.backup import backup, restore
-from fastipam.cni.error_codes import POOL_EXHAUSTED
 from fastipam.verify import verify
 
 from ..agent.processes import FASTIPAM, until
@@ -96,7 +95,7 @@ class Callers:
         self.last = answer
         if answer.status:
             saw_damage = before % 2 == 1 or self._phase != before
-            if answer.code == POOL_EXHAUSTED and saw_damage:
+            if answer.code == fastipam.PoolExhausted.cni_code and saw_damage:
                 self.said_full.append(f"ADD {name}: {answer}")
             elif answer.code != BROKEN:
                 self.wrong.append(f"ADD {name}: {answer}")

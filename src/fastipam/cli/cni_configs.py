@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fastipam.cli.click_base import reason_of
-from fastipam.cni.error_codes import CniError
 from fastipam.configuration import reader
-from fastipam.errors import ConfigError, FastipamError
+from fastipam.errors import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +24,7 @@ def files(directory: Path) -> list[Path]:
 def with_ipam(path: Path) -> list[dict[str, Any]]:
     """Return what the plugins of a file with an ``ipam`` section are sent, keys folded.
 
-    Raises OSError, CniError and ConfigError.
+    Raises OSError and ConfigError.
     """
     return plugins_of(reader.decode(path.read_bytes()))
 
@@ -44,8 +42,3 @@ def plugins_of(content: dict[str, Any]) -> list[dict[str, Any]]:
         if isinstance(ipam, dict) and "type" in ipam:
             found.append({**plugin, **common})
     return found
-
-
-def reason(error: CniError | FastipamError) -> str:
-    """Return why a configuration cannot be used, with the field before it."""
-    return error.msg if isinstance(error, CniError) else reason_of(error)

@@ -1,23 +1,35 @@
-"""The CNI IPAM plugin. ``handle`` is the whole plugin.
+"""CNI for those who write plugins: the IPAM plugin in one call, and the parts of one of your own.
 
-The executable in the CNI bin directory (``main``), the agent and embedding programs call it. No
-logic exists twice.
+:func:`handle` is the whole IPAM plugin. The executable in the CNI bin directory (``main``), the
+agent and embedding programs call it. :class:`Request`, :func:`result` and :func:`error_object` are
+what a main plugin needs beside it. No logic exists twice.
 """
 
 from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from fastipam.cni.handler import handle
+    from fastipam.cni.answers import error_object as error_object
+    from fastipam.cni.answers import result as result
+    from fastipam.cni.handler import handle as handle
+    from fastipam.cni.request import Request as Request
 
-__all__ = ["handle"]
+__all__ = ["Request", "error_object", "handle", "result"]
+
+_HOME = {"Request": "request", "error_object": "answers", "handle": "handler", "result": "answers"}
+
+if not TYPE_CHECKING:  # a type checker takes any name from a module that has it
+
+    def __getattr__(name: str) -> object:
+        # Late, so that main.py can say why the plugin cannot be loaded.
+        if name not in _HOME:
+            raise AttributeError(f"module 'fastipam.cni' has no attribute {name!r}")
+        from importlib import import_module
+
+        value = getattr(import_module(f"fastipam.cni.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
 
 
-def __getattr__(name: str) -> object:
-    # Late, so that main.py can say why the plugin cannot be loaded.
-    if name != "handle":
-        raise AttributeError(f"module 'fastipam.cni' has no attribute {name!r}")
-    from fastipam.cni.handler import handle
-
-    globals()[name] = handle
-    return handle
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from fastipam.cni.error_codes import BAD_ENVIRONMENT, OWN_NETNS, CniError
+from fastipam.cni.error_codes import BAD_ENVIRONMENT, OWN_NETNS
 from fastipam.configuration.reader import LONGEST_IFNAME, address, fault_of_ifname, is_id
-from fastipam.errors import ConfigError
+from fastipam.errors import CniError, ConfigError
 from fastipam.namespaces import identity, look, mount_namespace
 
 TYPE_CHECKING = False
@@ -22,7 +22,7 @@ STATUS = "STATUS"
 VERSION = "VERSION"
 
 # What each command needs (CNI 1.1.0, "Parameters"), in the order of the checks.
-_NEEDED = {
+NEEDED = {
     ADD: ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"),
     CHECK: ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI_PATH"),
     DEL: ("CNI_CONTAINERID", "CNI_IFNAME", "CNI_PATH"),
@@ -33,7 +33,7 @@ _LONGEST_NUMBER = 20  # digits
 _NO_NUMBER = 1 << 64
 
 
-class Request:
+class Variables:
     """The variables of one call; a variable that is not set is an empty text."""
 
     __slots__ = ("args", "command", "container_id", "ifname", "netns", "netns_override")
@@ -46,7 +46,7 @@ class Request:
         self.netns = get("CNI_NETNS", "")
         self.ifname = get("CNI_IFNAME", "")
         missing = [] if self.command else ["CNI_COMMAND"]
-        for name in _NEEDED.get(self.command, ()):
+        for name in NEEDED.get(self.command, ()):
             value = get(name)
             if not value:
                 missing.append(name)
@@ -56,7 +56,7 @@ class Request:
                 _check_ifname(value)
         if missing:
             raise CniError(
-                BAD_ENVIRONMENT, f"required environment variables are missing: {', '.join(missing)}"
+                f"required environment variables are missing: {', '.join(missing)}", BAD_ENVIRONMENT
             )
         self.args = get("CNI_ARGS", "")
         self.netns_override = get("CNI_NETNS_OVERRIDE", "").lower() in ("1", "true")
@@ -65,9 +65,9 @@ class Request:
 def _check_container_id(value: str) -> None:
     if not is_id(value):
         raise CniError(
-            BAD_ENVIRONMENT,
             f"CNI_CONTAINERID: {value!r} has characters that a container id may not have",
-            "a letter or digit, then letters, digits, '_', '.' and '-'",
+            BAD_ENVIRONMENT,
+            hint="a letter or digit, then letters, digits, '_', '.' and '-'",
         )
 
 
@@ -77,7 +77,18 @@ def _check_ifname(value: str) -> None:
     fault = fault_of_ifname(value)
     if fault:
         hint = f"at most {LONGEST_IFNAME} bytes" if fault.endswith("too long") else ""
-        raise CniError(BAD_ENVIRONMENT, f"CNI_IFNAME: {fault}", hint)
+        raise CniError(f"CNI_IFNAME: {fault}", BAD_ENVIRONMENT, hint=hint)
+
+
+def pairs(text: str) -> dict[str, str]:
+    """Return the pairs of ``CNI_ARGS``. Raises CniError 4 for a malformed one."""
+    values: dict[str, str] = {}
+    for pair in text.split(";") if text else ():
+        key, equals, value = pair.partition("=")
+        if not equals or "=" in value:
+            raise CniError(f"CNI_ARGS: {pair!r} is no pair KEY=VALUE", BAD_ENVIRONMENT)
+        values[key] = value
+    return values
 
 
 class Arguments:
@@ -87,25 +98,18 @@ class Arguments:
 
     def __init__(self, text: str) -> None:
         """Raises CniError 4 for a malformed pair, or an unknown key without IgnoreUnknown."""
-        values: dict[str, str] = {}
-        for pair in text.split(";") if text else ():
-            key, equals, value = pair.partition("=")
-            if not equals or "=" in value:
-                raise CniError(BAD_ENVIRONMENT, f"CNI_ARGS: {pair!r} is no pair KEY=VALUE")
-            values[key] = value
+        values = pairs(text)
         ignore = values.pop("IgnoreUnknown", "0").lower()
         if ignore not in ("0", "1", "false", "true"):
             raise CniError(
-                BAD_ENVIRONMENT, f"CNI_ARGS: IgnoreUnknown={ignore!r} is not 1, 0, true or false"
+                f"CNI_ARGS: IgnoreUnknown={ignore!r} is not 1, 0, true or false", BAD_ENVIRONMENT
             )
-        self.address = values.pop(
-            "IP", ""
-        )  # checked by `requested`, at libcni's place in the order
+        self.address = values.pop("IP", "")  # `requested` reads it, at libcni's place in the order
         if values and ignore in ("0", "false"):
             raise CniError(
-                BAD_ENVIRONMENT,
                 f"CNI_ARGS: unknown arguments {', '.join(sorted(values))}",
-                "IgnoreUnknown=1 lets them pass",
+                BAD_ENVIRONMENT,
+                hint="IgnoreUnknown=1 lets them pass",
             )
         self.pod_namespace = values.get("K8S_POD_NAMESPACE", "")
         self.pod_name = values.get("K8S_POD_NAME", "")
@@ -113,13 +117,18 @@ class Arguments:
 
     def requested(self) -> tuple[int, int] | None:
         """Return the requested (family, address), or None. Raises CniError 4."""
-        try:
-            return address(self.address, "CNI_ARGS: IP")
-        except ConfigError as error:
-            raise CniError(BAD_ENVIRONMENT, f"{error.field}: {error.message}") from None
+        return address_in(self.address)
 
 
-def identify(asked: Request, own_path: str, reported: str = "") -> tuple[int, int, int]:
+def address_in(text: str) -> tuple[int, int] | None:
+    """Return (family, address) of ``IP`` in ``CNI_ARGS``, or None. Raises CniError 4."""
+    try:
+        return address(text, "CNI_ARGS: IP")
+    except ConfigError as error:
+        raise CniError(f"{error.field}: {error.message}", BAD_ENVIRONMENT) from None
+
+
+def identify(asked: Variables, own_path: str, reported: str = "") -> tuple[int, int, int]:
     """Return (inode of ``CNI_NETNS``, of the mount namespace where that path means it, born_ns).
 
     0 is unknown; ``born_ns`` is explained at :func:`fastipam.namespaces.look`.
@@ -134,9 +143,9 @@ def identify(asked: Request, own_path: str, reported: str = "") -> tuple[int, in
         return 0, 0, 0
     if theirs == own and not asked.netns_override:
         raise CniError(
-            OWN_NETNS,
             f"CNI_NETNS: {asked.netns} is the network namespace of the plugin itself",
-            "CNI_NETNS_OVERRIDE=1 allows it",
+            OWN_NETNS,
+            hint="CNI_NETNS_OVERRIDE=1 allows it",
         )
     here = mount_namespace()
     if mount != here and identity(asked.netns) == theirs:
@@ -182,7 +191,7 @@ def _number(text: str) -> int:
     return number if number < _NO_NUMBER else -1
 
 
-def _look(asked: Request, own_path: str) -> Seen:
+def _look(asked: Variables, own_path: str) -> Seen:
     try:
         device, inode, born_ns = look(asked.netns)
     except (OSError, ValueError):

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import time
 
-from fastipam.cni import environment, result, versions
-from fastipam.cni.error_codes import (
-    BAD_ENVIRONMENT,
-    LIMITED,
-    NOT_AVAILABLE,
-    CniError,
-    from_exception,
-)
+from fastipam.cni import environment, error_codes, results, versions
 from fastipam.cni.services import Services
 from fastipam.configuration import reader
-from fastipam.configuration.network import Config, Location, network_name, requested
+from fastipam.configuration.network import Config, Location, requested
 from fastipam.errors import (
     AddressInUse,
+    CniError,
     ConfigError,
     DuplicateAllocation,
     LeaseMissing,
@@ -36,7 +30,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from fastipam.addressing.ranges import RangeSet
-    from fastipam.cni.environment import Request
+    from fastipam.cni.environment import Variables
     from fastipam.configuration.cluster import Settings
     from fastipam.configuration.network import Version
     from fastipam.lease import Lease
@@ -80,42 +74,61 @@ def handle(
 
     Safe to call from several threads. O(1) but for GC, which is O(leases of the network).
     """
-    config: dict[str, Any] = {}
-    started_ns = time.time_ns() if started_ns is None else started_ns
+    read: list[dict[str, Any]] = []
     try:
-        if not environ.get("CNI_COMMAND"):
-            log(ABOUT)
-            log(f"CNI protocol versions supported: {', '.join(versions.SUPPORTED)}")
-            return 0, b""
-        asked = environment.Request(environ)
-        if asked.command == environment.VERSION:
-            return 0, _VERSION_ANSWER
-        services = services or _services
-        known = services.known.get(stdin)
-        if known is None:
-            known = _Known(stdin)
-            services.keep(stdin, known)
-        config = known.document
-        call = _Call(asked, known, log, services)
-        call.started_ns = started_ns
-        call.own_netns = own_netns
-        call.seen_netns = seen_netns
-        return 0, _serve(call)
+        return 0, answer(
+            environ,
+            stdin,
+            read,
+            log=log,
+            started_ns=started_ns,
+            own_netns=own_netns,
+            seen_netns=seen_netns,
+            services=services,
+        )
     except Exception as error:
-        return 1, refusal(config, error)
+        return 1, refusal(read[0] if read else {}, error)
+
+
+def answer(
+    environ: Mapping[str, str],
+    stdin: bytes,
+    read: list[dict[str, Any]],
+    *,
+    log: Log = _discard,
+    started_ns: Before | None = None,
+    own_netns: str = OWN_NETNS_PATH,
+    seen_netns: str = "",
+    services: Services | None = None,
+) -> bytes:
+    """Return the standard output of a request; ``read`` gets its configuration once it is decoded.
+
+    The rest is as in :func:`handle`. Raises what there makes the error object.
+    """
+    started_ns = time.time_ns() if started_ns is None else started_ns
+    if not environ.get("CNI_COMMAND"):
+        log(ABOUT)
+        log(f"CNI protocol versions supported: {', '.join(versions.SUPPORTED)}")
+        return b""
+    asked = environment.Variables(environ)
+    if asked.command == environment.VERSION:
+        return _VERSION_ANSWER
+    services = services or _services
+    known = services.known.get(stdin)
+    if known is None:
+        known = _Known(stdin)
+        services.keep(stdin, known)
+    read.append(known.document)
+    call = _Call(asked, known, log, services)
+    call.started_ns = started_ns
+    call.own_netns = own_netns
+    call.seen_netns = seen_netns
+    return _serve(call)
 
 
 def refusal(config: dict[str, Any], error: Exception) -> bytes:
     """Return the error object for an exception, in the version of a decoded configuration."""
-    fault = from_exception(error)
-    body: dict[str, Any] = {
-        "cniVersion": versions.name(config),
-        "code": fault.code,
-        "msg": _clean(fault.msg),
-    }
-    if fault.details:
-        body["details"] = _clean(fault.details)
-    return reader.encode(body).encode()
+    return reader.encode(error_codes.document(error, versions.name(config))).encode()
 
 
 def data_dir_of(stdin: bytes, services: Services) -> str | None:
@@ -152,7 +165,7 @@ class _Known:
         self.config: Config | None = None
         self.location: Location | None = None
         self.networks: dict[bool, tuple[Store, Network]] = {}  # with ranges, without
-        self.answers: result.Answers | None = None
+        self.answers: results.Answers | None = None
 
 
 class _Call:
@@ -167,7 +180,7 @@ class _Call:
     started_ns: Before
     version: Version
 
-    def __init__(self, asked: Request, known: _Known, log: Log, services: Services) -> None:
+    def __init__(self, asked: Variables, known: _Known, log: Log, services: Services) -> None:
         self.asked = asked
         self.known = known
         self.log = log
@@ -176,15 +189,6 @@ class _Call:
 
 _services = Services()
 
-
-def _clean(text: str) -> str:
-    """Return a text that may quote the caller, cut to a limit and encodable as UTF-8."""
-    if len(text) > _LONGEST_TEXT:
-        text = f"{text[:_LONGEST_TEXT]} …"
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-_LONGEST_TEXT = 1500
 
 _QUOTED = ",".join(f'"{text}"' for text in versions.SUPPORTED)
 _VERSION_ANSWER = f'{{"cniVersion":"{versions.NEWEST}","supportedVersions":[{_QUOTED}]}}\n'.encode()
@@ -195,14 +199,7 @@ def _serve(call: _Call) -> bytes:
     command = call.asked.command
     version = call.known.versions.get(command)
     if version is None:
-        network_name(call.known.document)
-        if command not in _COMMANDS:
-            raise CniError(
-                BAD_ENVIRONMENT,
-                f"CNI_COMMAND: unknown command {command!r}",
-                "ADD, CHECK, DEL, GC, STATUS or VERSION",
-            )
-        version = call.known.versions[command] = versions.agree(call.known.document, command)
+        version = call.known.versions[command] = versions.admit(call.known.document, command)
     call.version = version
     if command == environment.ADD:
         return _add(call)
@@ -217,15 +214,6 @@ def _serve(call: _Call) -> bytes:
     return b""
 
 
-_COMMANDS = (
-    environment.ADD,
-    environment.CHECK,
-    environment.DEL,
-    environment.GC,
-    environment.STATUS,
-)
-
-
 def _load(call: _Call) -> Config:
     """Return the whole configuration, read once, and log its notes."""
     known = call.known
@@ -235,7 +223,7 @@ def _load(call: _Call) -> Config:
         if config.cluster is not None:
             call.services.note_cluster(config.data_dir, config.name, config.cluster)
     for note in config.notes:
-        call.log(_clean(note))
+        call.log(error_codes.clean(note))
     # libcni gives STATUS no runtimeConfig, from which the ranges may come (capability ipRanges).
     if not config.pool.sets and call.asked.command != environment.STATUS:
         config.require_ranges()
@@ -340,7 +328,7 @@ def _add(call: _Call) -> bytes:
         network = _network(known, config)
         lease = refused.allocate_again(call.services, config, network, owner, refusal, allocate)
     if known.answers is None:
-        known.answers = result.Answers(call.version, config.routes)
+        known.answers = results.Answers(call.version, config.routes)
     answer = known.answers.encode(lease.siblings, dns)
     if promises:
         from fastipam.cni import more_blocks
@@ -413,7 +401,7 @@ def _status_of_cluster(call: _Call, config: Config, exhausted: RangeSet | None) 
 
     store = open_stores.get(config.data_dir, config.durability)
     return cluster_status.look(
-        call.services, config, store, exhausted, lambda text: call.log(_clean(text))
+        call.services, config, store, exhausted, lambda text: call.log(error_codes.clean(text))
     )
 
 
@@ -423,8 +411,8 @@ def _require_start(network: Network, config: Config) -> None:
         network.require_start()
         network.require_free_gateways()
     except ConfigError as error:
-        fault = from_exception(_located(error, config))
-        raise CniError(NOT_AVAILABLE, fault.msg, fault.details) from error
+        _, message, hint = error_codes.explain(_located(error, config))
+        raise CniError(message, error_codes.NOT_AVAILABLE, hint=hint) from error
 
 
 # STATUS has to answer within 100 ms, and its process has to start in this time, too.
@@ -445,7 +433,8 @@ def _status(call: _Call) -> None:
 
             resolvconf.read(config.resolv_conf)
     except ConfigError as error:
-        raise CniError(NOT_AVAILABLE, f"{error.field}: {error.message}", error.hint or "") from None
+        _, message, hint = error_codes.explain(error)
+        raise CniError(message, error_codes.NOT_AVAILABLE, hint=hint) from None
     if open_stores.waits_for_writer(config.data_dir, _STATUS_WAITS_S):
         # An ADD waits for the writer, too, and for longer: it may well be served.
         call.log(f"the store {config.data_dir} is being written to: its state is not known now")
@@ -460,11 +449,11 @@ def _status(call: _Call) -> None:
     except StoreBusy:
         raise
     except TryLater as error:
-        raise CniError(NOT_AVAILABLE, error.message, error.hint or "") from error
+        raise CniError(error.message, error_codes.NOT_AVAILABLE, hint=error.hint) from error
     except StoreError as error:
-        raise CniError(LIMITED, error.message, error.hint or "") from error
+        raise CniError(error.message, error_codes.LIMITED, hint=error.hint) from error
     if exhausted is not None:
         text = f"no address is free in range set {exhausted} of network {config.name}: it is full"
         if not config.ready_when_full:
-            raise CniError(NOT_AVAILABLE, text)
-        call.log(_clean(text))
+            raise CniError(text, error_codes.NOT_AVAILABLE)
+        call.log(error_codes.clean(text))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from fastipam.cni.error_codes import DECODING_FAILURE, INCOMPATIBLE_VERSION, CniError
+from fastipam.cni.environment import NEEDED
+from fastipam.cni.error_codes import BAD_ENVIRONMENT, INCOMPATIBLE_VERSION
+from fastipam.configuration.network import network_name
+from fastipam.errors import CniError, DecodingError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,33 +28,49 @@ def parse(text: str) -> Version | None:
     return major, minor, micro
 
 
+def admit(config: dict[str, Any], command: str) -> Version:
+    """Return the configuration's version for a command that is to be served.
+
+    Raises ConfigError when it names no network, CniError 4 for an unknown command, and what
+    :func:`agree` raises.
+    """
+    network_name(config)
+    if command not in NEEDED:
+        raise CniError(
+            f"CNI_COMMAND: unknown command {command!r}",
+            BAD_ENVIRONMENT,
+            hint="ADD, CHECK, DEL, GC, STATUS or VERSION",
+        )
+    return agree(config, command)
+
+
 def agree(config: dict[str, Any], command: str) -> Version:
-    """Return the configuration's version. Raises CniError 1, 6 if it does not allow the command."""
+    """Return the configuration's version. Raises CniError 1, or DecodingError."""
     text = config.get("cniversion", "")
     if not isinstance(text, str):
-        raise CniError(DECODING_FAILURE, f"cniVersion: {text!r} is not a text")
+        raise DecodingError(f"{text!r} is not a text", field="cniVersion", value=text)
     assumed = "" if text else ", which a missing one means,"
     text = text or _OLDEST
     version = parse(text)
     since = _SINCE.get(command)
     if since is not None:
         if version is None:
-            raise CniError(DECODING_FAILURE, f"cniVersion: {text!r} is no version")
+            raise DecodingError(f"{text!r} is no version", field="cniVersion", value=text)
         if version < since:
             raise CniError(
-                INCOMPATIBLE_VERSION,
                 f"cniVersion: version {text}{assumed} does not allow {command}",
+                INCOMPATIBLE_VERSION,
             )
         newest = parse(NEWEST)
         if newest is not None and version > newest:
             raise CniError(
-                INCOMPATIBLE_VERSION, f"cniVersion: this plugin does not allow {command} in {text}"
+                f"cniVersion: this plugin does not allow {command} in {text}", INCOMPATIBLE_VERSION
             )
     if version is None or text not in SUPPORTED:
         raise CniError(
-            INCOMPATIBLE_VERSION,
             f"cniVersion: version {text} is not supported",
-            f"config is {text!r}, plugin supports {', '.join(SUPPORTED)}",
+            INCOMPATIBLE_VERSION,
+            hint=f"config is {text!r}, plugin supports {', '.join(SUPPORTED)}",
         )
     return version
 

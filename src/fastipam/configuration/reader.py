@@ -158,7 +158,10 @@ MOST_SETS = 256  # range sets: each gives a container one more address
 
 def show(value: Any) -> str:
     """Return a value as a message shows it: short, without user and password of a URL."""
-    return f"{hide_credentials(repr(value)):.80}"
+    try:
+        return f"{hide_credentials(repr(value)):.80}"
+    except RecursionError:  # what could just be read may be too deep for repr
+        return "…"
 
 
 def wrong(field: str, value: Any, wanted: str) -> ConfigError:

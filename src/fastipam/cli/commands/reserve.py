@@ -14,7 +14,6 @@ from fastipam.addressing.parsing import parse_exclusion
 from fastipam.cli import options, output, rows
 from fastipam.cli.click_base import Failure
 from fastipam.cli.click_base import command as _command
-from fastipam.cni.error_codes import CniError
 from fastipam.configuration.network import Config
 from fastipam.errors import ConfigError, FastipamError
 from fastipam.storage.tables import DURABLE
@@ -83,7 +82,7 @@ def _configured(data_dir: str, name: str | None, conf_dir: Path) -> Config | Non
                 if plugin["ipam"]["type"] == "fastipam" and name in (None, plugin.get("name")):
                     config = Config(plugin, versions.agree(plugin, "ADD"), more_blocks.read)
                     found.setdefault(config.name, config)
-        except (CniError, FastipamError, OSError):
+        except (FastipamError, OSError):
             continue  # `fastipam doctor` says what is wrong with it
     usable = [
         one

@@ -11,9 +11,8 @@ import click
 
 from fastipam.agent import protocol
 from fastipam.cli import agent_client, cni_configs, options, output
-from fastipam.cli.click_base import Failure
+from fastipam.cli.click_base import Failure, reason_of
 from fastipam.cli.click_base import command as _command
-from fastipam.cni.error_codes import CniError
 from fastipam.errors import FastipamError
 
 if TYPE_CHECKING:
@@ -132,8 +131,8 @@ def ask_all(directory: Path, agent: socket.socket | None) -> Iterator[Readiness]
             plugins = [
                 one for one in cni_configs.with_ipam(path) if one["ipam"]["type"] == "fastipam"
             ]
-        except (CniError, FastipamError) as error:
-            yield _unusable(path, cni_configs.reason(error))
+        except FastipamError as error:
+            yield _unusable(path, reason_of(error))
         except OSError as error:
             yield _unusable(path, f"it cannot be read: {error.strerror}")
         else:

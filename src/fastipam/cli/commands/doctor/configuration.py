@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastipam.cli import cni_configs
-from fastipam.cli.click_base import as_root
+from fastipam.cli.click_base import as_root, reason_of
 from fastipam.cli.commands.doctor import surroundings
 from fastipam.cli.commands.doctor.diagnosis import OK, PROBLEM, WARNING, Diagnosis
 from fastipam.cni import more_blocks, versions
-from fastipam.cni.error_codes import CniError
 from fastipam.configuration.network import Config
 from fastipam.errors import FastipamError
 
@@ -80,8 +79,8 @@ def _file(path: Path) -> Iterator[tuple[Diagnosis, Config | None]]:
         text = f"{path} cannot be read: {error.strerror}"
         yield Diagnosis(_CHECK, PROBLEM, text, f"ls -la {path}"), None
         return
-    except (CniError, FastipamError) as error:
-        yield Diagnosis(_CHECK, PROBLEM, f"{path}: {cni_configs.reason(error)}", edit), None
+    except FastipamError as error:
+        yield Diagnosis(_CHECK, PROBLEM, f"{path}: {reason_of(error)}", edit), None
         return
     for plugin in plugins:
         yield _plugin(path, plugin, edit)
@@ -102,8 +101,8 @@ def _plugin(path: Path, whole: dict[str, Any], edit: str) -> tuple[Diagnosis, Co
         capabilities = whole.get("capabilities")
         if not (isinstance(capabilities, dict) and capabilities.get("ipranges")):
             config.require_ranges()
-    except (CniError, FastipamError) as error:
-        return Diagnosis(_CHECK, PROBLEM, f"{path}: {cni_configs.reason(error)}", edit), None
+    except FastipamError as error:
+        return Diagnosis(_CHECK, PROBLEM, f"{path}: {reason_of(error)}", edit), None
     text = f"{path}: {meaning(config, str(whole.get('type', '')))}"
     if config.notes:
         return Diagnosis(_CHECK, WARNING, f"{text}; {'; '.join(config.notes)}", edit), config

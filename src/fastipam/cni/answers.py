@@ -1,0 +1,129 @@
+"""What a plugin of somebody else answers: the result of an ADD, and the error object."""
+
+from __future__ import annotations
+
+from fastipam.cni import error_codes, results, versions
+from fastipam.configuration import reader
+from fastipam.configuration.network import Route
+from fastipam.errors import ConfigError
+from fastipam.lease import Lease
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Any
+
+    from fastipam.configuration.network import Version
+
+# By the version since which an interface has them, in libcni's order.
+_INTERFACE = (
+    ("name", (0, 3, 0)),
+    ("mac", (0, 3, 0)),
+    ("mtu", (1, 1, 0)),
+    ("sandbox", (0, 3, 0)),
+    ("socketPath", (1, 1, 0)),
+    ("pciID", (1, 1, 0)),
+)
+_DNS = frozenset(("nameservers", "domain", "search", "options"))
+
+
+def error_object(error: BaseException, version: str = "") -> dict[str, Any]:
+    """Return the specification's error object of any exception, for standard output. Never raises.
+
+    ``version`` is the configuration's (``Request.version``); without it, or for one that does not
+    exist, it is the newest. ``code`` is the error's ``cni_code``; 11 when this process has met a
+    limit of memory or open files; and 999, with the exception's type and text, for all that is not
+    a :class:`~fastipam.FastipamError`. ``details`` is the error's hint. The plugin's exit status is
+    then 1.
+    """
+    known = version if version in versions.SUPPORTED else versions.NEWEST
+    return error_codes.document(error, known, "")
+
+
+def result(
+    leases: Lease | Iterable[Lease],
+    version: str,
+    *,
+    interfaces: Iterable[Mapping[str, object]] = (),
+    routes: Iterable[Mapping[str, object]] = (),
+    dns: Mapping[str, object] | None = None,
+) -> dict[str, Any]:
+    """Return the result of an ADD in the shape of ``version``, for standard output. O(leases).
+
+    ``leases`` are those of the attachment, or one of them, which stands for its siblings too.
+    ``interfaces`` are objects with ``name``, and optionally ``mac``, ``sandbox``, ``mtu``,
+    ``socketPath``, ``pciID``. Each address gets the index of the interface that has a ``sandbox``
+    and the name of its lease's interface. ``routes`` are objects as the configuration has them
+    (``dst``, ``gw``, ``mtu``, ``advmss``, ``priority``, ``table``, ``scope``); ``dns`` has
+    ``nameservers``, ``domain``, ``search``, ``options``. Addresses may be objects of ``ipaddress``.
+
+    What the version has no place for is left out: before 0.3.0 interfaces, before 1.1.0 an
+    interface's ``mtu``, ``socketPath`` and ``pciID``. But before 0.3.0 there is one address of each
+    family, and a second one is refused. Raises CniError 1 for a version that does not exist,
+    ConfigError with the field.
+    """
+    number = versions.agree({"cniversion": version}, "ADD")
+    of = leases.siblings if isinstance(leases, Lease) else tuple(leases)
+    if number < (0, 3, 0) and len({lease.family for lease in of}) < len(of):
+        raise ConfigError(
+            f"CNI {version} has room for one address of each family, not for {len(of)} addresses",
+            field="version",
+            value=version,
+            hint='use "cniVersion": "0.3.0" or newer',
+        )
+    listed = [_interface(one, f"interfaces[{at}]", number) for at, one in enumerate(interfaces)]
+    odd: list[tuple[str, str, str]] = []
+    copied = [
+        Route({key: _plain(value) for key, value in one.items()}, f"routes[{at}]", odd)
+        for at, one in enumerate(routes)
+    ]
+    if odd:
+        path, key, why = odd[0]
+        raise ConfigError(why or "unknown key", field=f"{path}.{key}", value=None)
+    made = results.build(number, of, copied, _checked(dns))
+    if not listed or number < (0, 3, 0):
+        return made
+    for lease, address in zip(of, made["ips"], strict=True):
+        address["interface"] = _index(lease.ifname, listed)
+    return {"cniVersion": made.pop("cniVersion"), "interfaces": listed, **made}
+
+
+def _plain(value: object) -> Any:
+    return value if isinstance(value, (str, int)) or value is None else str(value)
+
+
+def _interface(one: Mapping[str, object], path: str, version: Version) -> dict[str, Any]:
+    unknown = set(one) - {key for key, _ in _INTERFACE}
+    if unknown:
+        raise ConfigError("unknown key", field=f"{path}.{min(unknown)}", value=None)
+    if not isinstance(one.get("name"), str) or not one["name"]:
+        raise ConfigError("the interface has no name", field=f"{path}.name", value=one.get("name"))
+    return {key: one[key] for key, since in _INTERFACE if one.get(key) and version >= since}
+
+
+def _index(ifname: str, interfaces: Sequence[Mapping[str, object]]) -> int:
+    for at, one in enumerate(interfaces):
+        if one["name"] == ifname and "sandbox" in one:
+            return at
+    raise ConfigError(
+        f"none of {', '.join(str(one['name']) for one in interfaces)} with a sandbox is {ifname}, "
+        "the interface of a lease",
+        field="interfaces",
+        value=None,
+        hint="the container's interface has the path of its namespace as sandbox",
+    )
+
+
+def _checked(dns: Mapping[str, object] | None) -> dict[str, Any]:
+    checked: dict[str, Any] = {}
+    for key, value in (dns or {}).items():
+        if key not in _DNS:
+            raise ConfigError("unknown key", field=f"dns.{key}", value=value)
+        if key == "domain" and isinstance(value, str):
+            checked[key] = value
+        elif key != "domain" and isinstance(value, (list, tuple)):
+            checked[key] = [str(one) for one in value]
+        else:
+            wanted = "a text" if key == "domain" else "a list of texts"
+            raise reader.refused(f"dns.{key}", value, wanted)
+    return checked
