@@ -26,7 +26,7 @@ cdef extern from "writer_lock.h" nogil:
     void fastipam_lock_leave(fastipam_lock* lock, fastipam_waiter* waiter)
     void fastipam_lock_release(fastipam_lock* lock)
     int fastipam_lock_is_forked(const fastipam_lock* lock)
-    int fastipam_lock_is_deleted(fastipam_lock* lock)
+    int fastipam_lock_is_of(fastipam_lock* lock, uint64_t device, uint64_t inode)
     void fastipam_lock_close(fastipam_lock* lock)
     void fastipam_lock_free(fastipam_lock* lock)
     int fastipam_identify(const char* path, uint64_t* device, uint64_t* inode)
@@ -144,6 +144,8 @@ cdef class OpenFiles:
         for at, path in enumerate((data_path, lock_path)):
             if fastipam_identify(<bytes>path, &self._devices[at], &self._inodes[at]):
                 raise OSError(errno, os.strerror(errno), os.fsdecode(path))
+        # The data file may have been replaced after the lock was opened.
+        self.stale = not fastipam_lock_is_of(lock._lock, self._devices[0], self._inodes[0])
 
     def __init__(self, env, databases, lock, data_path, lock_path):
         pass
@@ -160,11 +162,11 @@ cdef class OpenFiles:
 
     cdef bint leads_here(self):
         """Return whether the paths still lead to the open files."""
-        return (
-            self._is_file(0, self._data_path)
-            and self._is_file(1, self._lock_path)
-            and not fastipam_lock_is_deleted(self.lock._lock)
-        )
+        return self.has_data_file() and self._is_file(1, self._lock_path)
+
+    cdef bint has_data_file(self):
+        """Return whether the store's name still leads to the data file, which is the one locked."""
+        return self._is_file(0, self._data_path)
 
     cdef bint _is_file(self, int at, const char* path):
         cdef uint64_t device, inode
@@ -175,7 +177,7 @@ cdef class OpenFiles:
         )
 
     def is_current(self):
-        """Return whether the paths of the data file and the lock files lead to the open ones."""
+        """Return whether the paths of the data file and LMDB's lock file lead to the open ones."""
         return self.leads_here()
 
     cdef void leave(self):
@@ -275,7 +277,7 @@ cdef class WriteBlock:
             else:
                 self._leave()
             files.stale = True
-        raise store.translate(OSError(EAGAIN, "the files of the store are replaced again and again"))
+        raise store.replaced()
 
     cdef void _leave(self):
         if self._locked:
@@ -292,6 +294,11 @@ cdef class WriteBlock:
         try:
             if kind is None:
                 me.flush()
+                # Whoever moves the files away ends what is written to them: a commit would be
+                # answered, and be in no store.
+                if self._locked and not files.has_data_file():
+                    files.stale = True
+                    raise store.replaced()
                 txn.commit()
             else:
                 txn.abort()
@@ -376,7 +383,7 @@ cdef class ReadBlock:
                     self._files = files
                     return txn
             files.stale = True
-        raise store.translate(OSError(EAGAIN, "the files of the store are replaced again and again"))
+        raise store.replaced()
 
     def __exit__(self, kind, error, trace):
         cdef object me = self, fault

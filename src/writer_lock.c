@@ -372,9 +372,11 @@ void fastipam_lock_release(fastipam_lock *lock) {
 
 int fastipam_lock_is_forked(const fastipam_lock *lock) { return lock->fork != forks; }
 
-int fastipam_lock_is_deleted(fastipam_lock *lock) {
-    struct statx status; /* without a description, the next call opens the file that is there */
-    return lock->file && (statx(lock->file->descriptor, "", AT_EMPTY_PATH, STATX_NLINK, &status) || !status.stx_nlink);
+int fastipam_lock_is_of(fastipam_lock *lock, uint64_t device, uint64_t inode) {
+    uint64_t its_device, its_inode; /* without a description, the next call opens the file that is there */
+    if (!lock->file) return 1;
+    if (identify(lock->file->descriptor, "", AT_EMPTY_PATH, &its_device, &its_inode)) return 0;
+    return its_device == device && its_inode == inode;
 }
 
 void fastipam_lock_close(fastipam_lock *lock) {

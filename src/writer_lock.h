@@ -27,7 +27,7 @@ void fastipam_lock_release(fastipam_lock *lock);
 /* Return whether this process was forked from the one that opened the lock. */
 int fastipam_lock_is_forked(const fastipam_lock *lock);
 /* Return whether the lock's file was deleted, or replaced by another one. */
-int fastipam_lock_is_deleted(fastipam_lock *lock);
+int fastipam_lock_is_of(fastipam_lock *lock, uint64_t device, uint64_t inode);
 /* Close the file, which nobody may have locked or wait for. */
 void fastipam_lock_close(fastipam_lock *lock);
 void fastipam_lock_free(fastipam_lock *lock);

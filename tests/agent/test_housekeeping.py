@@ -203,7 +203,7 @@ def test_a_store_that_is_held_at_the_start(
     assert net.stats()["assigned"] == 1
     open_stores.close_all()
     chores = Housekeeping(str(data_dir), interval_s=10, grace_s=0, clock=clock)
-    with WriterLock(str(data_dir / "turn.lock")):
+    with WriterLock(str(data_dir / "data.mdb")):
         for _ in range(3):
             chores.step()
             wait_s = chores.wait_s()

@@ -8,7 +8,7 @@ import pytest
 
 from fastipam._bitmap import WriterLock
 from fastipam.storage import open_stores
-from fastipam.storage.directory import WRITER_LOCK_FILE
+from fastipam.storage.directory import DATA_FILE
 
 from .plugin import Answer, Call, Held, Make
 
@@ -174,7 +174,7 @@ def test_a_writer_that_does_not_end(call: Call, config: Make, tmp_path: Path) ->
     """STATUS does not wait as long as an ADD would for a writer: ready, and a note says why."""
     made = config(ipam={"subnet": "10.1.2.0/24"})
     call("ADD", made)
-    with WriterLock(str(tmp_path / "store" / WRITER_LOCK_FILE)):
+    with WriterLock(str(tmp_path / "store" / DATA_FILE)):
         assert call("STATUS", made) == READY, "the store is open: nothing is waited for"
         open_stores.close_all()
         answer = call("STATUS", made)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import signal
@@ -180,7 +179,7 @@ def test_who_gives_up_leaves_one_thread(store: TemporaryStore) -> None:
         for _ in range(20):
             with pytest.raises(fastipam.StoreBusy):
                 network.allocate("late")
-            with pytest.raises(TimeoutError), WriterLock(str(store.path / "turn.lock"), 0.02):
+            with pytest.raises(TimeoutError), WriterLock(str(store.path / "data.mdb"), 0.02):
                 pass
         assert threads() <= before + 1
         holder.communicate("")
@@ -189,7 +188,7 @@ def test_who_gives_up_leaves_one_thread(store: TemporaryStore) -> None:
 
 def test_who_does_not_wait_leaves_nothing(store: TemporaryStore) -> None:
     """Without patience the lock is free at once when its holder has released it."""
-    lock = WriterLock(str(store.path / "turn.lock"), 0.0)
+    lock = WriterLock(str(store.path / "data.mdb"), 0.0)
     before = os.listdir("/proc/self/task")
     with holding(store) as holder:
         for _ in range(20):
@@ -259,18 +258,6 @@ def test_a_thread_that_keeps_it_is_named(store: TemporaryStore) -> None:
             thread.join(SOON_S)
         assert "thread of this process" in str(caught[0])
         network.allocate("late")
-
-
-def test_a_posix_lock_excludes_it(store: TemporaryStore) -> None:
-    """Earlier versions took a POSIX lock on the same file: both kinds exclude each other."""
-    with open(store.path / "turn.lock", "r+") as file:
-        fcntl.lockf(file, fcntl.LOCK_EX)
-        code = (
-            "import sys, fastipam\n"
-            "try: fastipam.open(sys.argv[1], patience_s=0.2)\n"
-            "except fastipam.StoreBusy as error: print(error)\n"
-        )
-        assert f"process {os.getpid()} " in run(code, store.path)
 
 
 # Threads and processes -----------------------------------------------------------------------
@@ -506,11 +493,70 @@ def test_a_lock_file_that_was_removed(store: TemporaryStore, name: str) -> None:
         assert network.stats()["assigned"] == 5
 
 
+def replace_files(store: TemporaryStore, *names: str) -> None:
+    """Put equal files in the place of files of the store."""
+    for name in names:
+        copy = store.path.with_name("copy")
+        shutil.copyfile(store.path / name, copy)
+        copy.replace(store.path / name)
+
+
+@pytest.mark.parametrize("names", [("lock.mdb",), ("turn.lock",), ("lock.mdb", "turn.lock")])
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_lock_files_that_go_below_a_writer(
+    store: TemporaryStore, names: tuple[str, ...], how: str
+) -> None:
+    """Who is in a transaction excludes the others, and nobody waits longer than its patience."""
+    code = (
+        "import sys, fastipam\n"
+        "try:\n"
+        "    with fastipam.open(sys.argv[1], patience_s=0.2) as ipam:\n"
+        "        print(ipam.network('n').allocate('other').address)\n"
+        "except fastipam.StoreBusy as error: print(error)\n"
+    )
+    with store.open() as ipam:
+        network = ipam.network("n")
+        with ipam.transaction():
+            mine = network.allocate("mine").address
+            if how == "removed":
+                for name in names:
+                    (store.path / name).unlink()
+            else:
+                replace_files(store, *names)
+            assert f"process {os.getpid()} " in run(code, store.path)
+        theirs = run(code, store.path).strip()
+        assert theirs != str(mine)
+        assert {lease.container_id for lease in network.leases()} == {"first", "mine", "other"}
+
+
+@pytest.mark.parametrize("names", [("data.mdb",), ("data.mdb", "lock.mdb", "turn.lock")])
+def test_files_that_are_replaced_below_a_writer(
+    store: TemporaryStore, names: tuple[str, ...]
+) -> None:
+    """What would be committed to files that are no store's any more is an error, and no answer."""
+    code = (
+        "import sys, fastipam\n"
+        "with fastipam.open(sys.argv[1]) as ipam:\n"
+        "    print(ipam.network('n').allocate('other').address)\n"
+    )
+    with store.open() as ipam:
+        network = ipam.network("n")
+        transaction = ipam.transaction()
+        transaction.__enter__()
+        network.allocate("mine")
+        replace_files(store, *names)
+        theirs = run(code, store.path).strip()
+        with pytest.raises(fastipam.StoreBusy, match="replaced or moved away during this call"):
+            transaction.__exit__(None, None, None)
+        assert str(network.allocate("mine").address) != theirs
+        assert {lease.container_id for lease in network.leases()} == {"first", "mine", "other"}
+
+
 def test_the_lock_of_replaced_files(store: TemporaryStore) -> None:
     """Whether a writer can begin at once is asked of the files under the path, not of old ones."""
     with store.open() as ipam:
         assert ipam.store.is_writable_at_once
-        (store.path / "turn.lock").unlink()
+        replace_files(store, "data.mdb")
         with holding(store) as holder:
             assert not ipam.store.is_writable_at_once
             holder.communicate("")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastipam.errors import StoreBusy, StoreUnavailable
+from fastipam.errors import StoreBusy
 from fastipam.storage import open_stores
 from fastipam.storage.transaction import Transaction
 
@@ -69,9 +69,6 @@ class Batch:
         while self._transactions:
             store, transaction = self._transactions.popitem()
             try:
-                if not store.is_current():
-                    transaction.rollback()
-                    raise StoreUnavailable(f"{store.path} was replaced", path=store.path)
                 transaction.__exit__(None, None, None)
             except Exception as error:
                 failed[store] = error

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 DATA_FILE = "data.mdb"
 LOCK_FILE = "lock.mdb"
-WRITER_LOCK_FILE = "turn.lock"  # the name on disk, which every version has to share
+MAKER_LOCK_FILE = "turn.lock"  # the name on disk, which every version has to share
 NEW_FILE = "data.mdb.new"
 # The size that LMDB gives its lock file: 64 bytes for each reader, and 192 for all.
 _LOCK_BYTES = 64 * (MAX_READERS - 1) + 192
@@ -42,7 +42,7 @@ def make_files(path: str) -> list[str]:
     no error. So the blocks of the file are allocated here.
     """
     made = []
-    for name, size in ((LOCK_FILE, _LOCK_BYTES), (WRITER_LOCK_FILE, 0)):
+    for name, size in ((LOCK_FILE, _LOCK_BYTES), (MAKER_LOCK_FILE, 0)):
         file = os.path.join(path, name)
         try:
             status = os.lstat(file)
@@ -57,6 +57,31 @@ def make_files(path: str) -> list[str]:
             if size and not status.st_size and stat.S_ISREG(status.st_mode):
                 _allocate(os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC), size)
     return made
+
+
+def pair_lock_file(path: str) -> None:
+    """Make the lock file of LMDB anew, if it was another data file's. The caller has the lock.
+
+    A writer of a data file that was replaced may still have the mutex in the lock file, and nobody
+    could say how long. The inode of the data file that the lock file is of is in the maker's lock.
+    """
+    inode = b"%d" % os.stat(os.path.join(path, DATA_FILE)).st_ino
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(os.path.join(path, MAKER_LOCK_FILE), flags)
+    try:
+        before = os.pread(descriptor, 32, 0)
+        if before == inode:
+            return
+        if before:
+            os.unlink(os.path.join(path, LOCK_FILE))
+            make_files(path)
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, inode, 0)
+        except OSError:  # no room: the next process notes it
+            return
+    finally:
+        os.close(descriptor)
 
 
 def make_file(path: str, size: int = 0) -> None:
@@ -88,10 +113,19 @@ def is_new(path: str) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_size == 0
 
 
+def lock_path(path: str) -> str:
+    """Return the file that a writer of the store has a lock on, or whoever makes a new store.
+
+    It is the data file itself: whatever becomes of the other files, or of the directory, one data
+    file has one writer.
+    """
+    return os.path.join(path, MAKER_LOCK_FILE if is_new(path) else DATA_FILE)
+
+
 def is_store_directory(path: str) -> bool:
     """Return whether a directory is the data directory of a store."""
     # A directory with a copied data file alone is none: its file can be replaced by a backup.
-    lock_files = (LOCK_FILE, WRITER_LOCK_FILE)
+    lock_files = (LOCK_FILE, MAKER_LOCK_FILE)
     return os.path.lexists(os.path.join(path, DATA_FILE)) and any(
         os.path.lexists(os.path.join(path, name)) for name in lock_files
     )
@@ -133,7 +167,7 @@ def refuse_strangers(path: str) -> None:
             path=path,
             hint="name the directory itself, or make the link anew",
         )
-    for name in ("", DATA_FILE, LOCK_FILE, WRITER_LOCK_FILE):
+    for name in ("", DATA_FILE, LOCK_FILE, MAKER_LOCK_FILE):
         file = os.path.join(path, name) if name else path
         try:
             # A trusted user may have made a link to the directory itself.

@@ -8,9 +8,9 @@ from _thread import _local
 import lmdb
 
 from fastipam._bitmap import OpenFiles, WriterLock
-from fastipam.errors import StoreClosed, StoreForked
+from fastipam.errors import StoreBusy, StoreClosed, StoreForked
 from fastipam.storage import tables
-from fastipam.storage.directory import WRITER_LOCK_FILE
+from fastipam.storage.directory import DATA_FILE
 from fastipam.storage.lmdb_errors import translate
 
 TYPE_CHECKING = False
@@ -100,6 +100,15 @@ class Environment:
         self.has_failed = True
         return self.translate(error)
 
+    def replaced(self) -> StoreError:
+        """Return the error of a transaction whose files were moved away or replaced meanwhile."""
+        return StoreBusy(
+            f"the files of the store {self.path} were replaced or moved away during this call; "
+            "it has changed nothing",
+            path=self.path,
+            hint="try again, when nobody replaces them any more",
+        )
+
     def note_boot(self, access: Access, *, may_count: bool) -> None:
         """Set ``boot``, and count a new boot if ``may_count``."""
         raise NotImplementedError
@@ -131,7 +140,7 @@ class Environment:
             return files.lock.is_free()
         # The next transaction opens the files anew, and waits for their lock, not for the old one.
         try:
-            return WriterLock(os.path.join(self.path, WRITER_LOCK_FILE)).is_free()
+            return WriterLock(os.path.join(self.path, DATA_FILE)).is_free()
         except OSError:
             return True  # the next transaction says what is wrong
 

@@ -19,7 +19,7 @@ from lmdb import _envid
 
 from fastipam._bitmap import WriterLock
 from fastipam.errors import StoreBusy
-from fastipam.storage.directory import DATA_FILE, WRITER_LOCK_FILE
+from fastipam.storage.directory import DATA_FILE, lock_path
 from fastipam.storage.store import Store
 
 TYPE_CHECKING = False
@@ -196,7 +196,7 @@ def waits_for_writer(data_dir: str, patience_s: float) -> bool:
     if is_open(data_dir):
         return False
     try:
-        with WriterLock(os.path.join(data_dir, WRITER_LOCK_FILE), patience_s):
+        with WriterLock(lock_path(data_dir), patience_s):
             return False
     except TimeoutError:
         return True

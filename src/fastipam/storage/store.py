@@ -27,10 +27,11 @@ from fastipam.storage import boot, tables
 from fastipam.storage.directory import (
     DATA_FILE,
     LOCK_FILE,
-    WRITER_LOCK_FILE,
+    MAKER_LOCK_FILE,
     is_new,
     make_directory,
     make_files,
+    pair_lock_file,
     refuse_strangers,
     refuse_truncated,
 )
@@ -136,12 +137,17 @@ class Store(Environment):
             make_directory(self.path)
             refuse_strangers(self.path)
             made = make_files(self.path)
-            lock = WriterLock(os.path.join(self.path, WRITER_LOCK_FILE), self._patience_s)
-            with lock:
-                if is_new(self.path):
-                    from fastipam.storage.create import create
+            if is_new(self.path):
+                from fastipam.storage.create import create
 
-                    create(self.path, durability, self._map_size)
+                with WriterLock(os.path.join(self.path, MAKER_LOCK_FILE), self._patience_s):
+                    if is_new(self.path):
+                        create(self.path, durability, self._map_size)
+            lock = WriterLock(os.path.join(self.path, DATA_FILE), self._patience_s)
+            # LMDB reads the last commit when it makes its lock file. A writer that has an earlier
+            # lock file open may be in a commit: wait for it. A later one opens the new one.
+            with lock:
+                pair_lock_file(self.path)
             env = lmdb.open(
                 self.path,
                 map_size=self._map_size,
@@ -169,8 +175,8 @@ class Store(Environment):
         except BaseException as error:
             if env is not None:
                 env.close()
-                if WRITER_LOCK_FILE in made:  # the directory is another program's: leave no trace
-                    os.unlink(os.path.join(self.path, WRITER_LOCK_FILE))
+                if MAKER_LOCK_FILE in made:  # the directory is another program's: leave no trace
+                    os.unlink(os.path.join(self.path, MAKER_LOCK_FILE))
             if isinstance(error, (lmdb.Error, OSError)):
                 raise self.translate(error) from error
             raise
