@@ -38,6 +38,35 @@ def test_seconds(words: str, value: str) -> None:
     assert words.rsplit(maxsplit=1)[-1] in done.output
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "list --pod",
+        "list --container",
+        "list --address",
+        "history",
+        "history --pod",
+        "release --dry-run",
+        "release --container c1 --ifname",
+        "reserve 10.32.0.9 --owner",
+        "gc list --network",
+        "status --conf-dir",
+        "install --bin-dir",
+        "install --name",
+        "import host-local",
+        "cluster status --config",
+        "--data-dir",
+    ],
+)
+def test_empty_values(words: str, tmp_path: Path) -> None:
+    """A variable that is not set selects nothing: an empty value is wrong usage, not no value."""
+    directory = tmp_path / "store"
+    done = CliRunner().invoke(cli, [*words.split(), ""], env={"FASTIPAM_DATA_DIR": str(directory)})
+    assert done.exit_code == 2
+    assert "it is empty" in done.output
+    assert not directory.exists()
+
+
 def _file(path: Path, content: Any) -> str:
     path.write_text(json.dumps(content))
     return str(path)

@@ -66,6 +66,24 @@ class Command(click.Command):
         self.examples = tuple(examples)
         self.exits = {**EXITS, **(exits or {})}
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse as inherited; an empty value is wrong usage."""
+        _refuse_empty(self, ctx, args)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an error that names a parameter names it as it is typed."""
+        from fastipam.errors import ConfigError
+
+        try:
+            return super().invoke(ctx)
+        except ConfigError as error:
+            for one in self.params:
+                if one.name == error.field:
+                    is_option = isinstance(one, click.Option)
+                    error.field = one.opts[0] if is_option else one.make_metavar(ctx).strip("[].")
+            raise
+
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the examples, then the exit statuses."""
         super().format_epilog(ctx, formatter)
@@ -80,6 +98,20 @@ class Command(click.Command):
             formatter.write_dl([(str(code), text) for code, text in sorted(shown.items())])
 
 
+def _refuse_empty(command: click.Command, ctx: click.Context, args: Sequence[str]) -> None:
+    """Raise click's usage error for a value that is empty, as a variable that is not set is.
+
+    Taken for no value, it would select everything: ``--pod "$POD"`` all pods.
+    """
+    if ctx.resilient_parsing:  # a shell completes a word
+        return
+    given = command.make_parser(ctx).parse_args(list(args))[0]
+    for one in command.params:
+        value = given.get(one.name or "")
+        if value == "" or (isinstance(value, (list, tuple)) and "" in value):
+            raise click.BadParameter("it is empty", ctx=ctx, param=one)
+
+
 class Group(click.Group):
     """A group whose commands are in modules of their own, or added to it as click does."""
 
@@ -90,6 +122,12 @@ class Group(click.Group):
     ) -> None:
         super().__init__(*args, **options)
         self.entries = dict(entries or {})
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse as inherited; an empty value is wrong usage."""
+        if args:  # without any, the help is printed
+            _refuse_empty(self, ctx, args)
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names, those of ``entries`` first and in their order."""

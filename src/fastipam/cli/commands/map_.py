@@ -83,7 +83,7 @@ def command(
             raise click.UsageError(f"{option} goes with {wanted}")
     if output is not None and output.suffix.lower() != ".png":
         raise ConfigError(
-            f"--output {output}: the name does not end in .png, the one format that map writes",
+            f"{output}: the name does not end in .png, the one format that map writes",
             field="--output",
             value=str(output),
             hint=f"name it {output}.png",
