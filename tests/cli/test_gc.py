@@ -76,7 +76,7 @@ def test_no_list(filled: Path, line: bytes) -> None:
         check=False,
     )
     assert done.returncode == 1
-    assert done.stderr.startswith(b"fastipam: line 2: ")
+    assert done.stderr.startswith(b"fastipam: standard input, line 2: ")
     assert left(filled) == IDS
 
 
@@ -149,6 +149,29 @@ def test_two_ages(filled: Path) -> None:
     done = gc(filled, "--older-than", "soon", text=IDS[0])
     assert done.exit_code == 2
     assert "'soon' is no duration: 90s, 10m" in done.stderr
+
+
+def test_list_of_the_future(filled: Path) -> None:
+    """No list was made later than now: a typo would release what was added after the list."""
+    done = gc(filled, "--before", "2999-01-01", text=IDS[0])
+    assert done.exit_code == 2
+    assert "--before is in the future" in done.stderr
+    assert len(left(filled)) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "it is no JSON"), ("c1 eth0 x", "'c1 eth0 x' is not a container id and an interface")],
+)
+def test_unreadable_list(filled: Path, tmp_path: Path, content: str, message: str) -> None:
+    """The error names the file that was given."""
+    path = tmp_path / "list"
+    path.write_text(content)
+    line = ["gc", "--network", "podnet", "--data-dir", str(filled), str(path)]
+    done = CliRunner().invoke(cli, line)
+    assert done.exit_code == 1
+    assert done.stderr.startswith(f"fastipam: {path}")
+    assert message in done.stderr
 
 
 @pytest.mark.parametrize("through_stdin", [False, True])

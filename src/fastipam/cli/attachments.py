@@ -52,7 +52,12 @@ def read(path: str, now_ns: int | None = None) -> Listed:
                 "pipe one into it: crictl pods -q | fastipam gc --network NAME -",
             ) from error
     text = content.decode("utf-8", "surrogateescape")
-    return Listed(_parse(text), min(now_ns, changed_ns or now_ns))
+    return Listed(_parse(text, name_of(path)), min(now_ns, changed_ns or now_ns))
+
+
+def name_of(path: str) -> str:
+    """Return what an error calls the list."""
+    return "standard input" if path == STANDARD_INPUT else path
 
 
 def _changed_ns(file: IO[Any]) -> int:
@@ -64,10 +69,10 @@ def _changed_ns(file: IO[Any]) -> int:
     return status.st_mtime_ns if stat.S_ISREG(status.st_mode) else 0
 
 
-def _parse(text: str) -> set[tuple[str, str]]:
+def _parse(text: str, name: str) -> set[tuple[str, str]]:
     """Return (container id, interface) pairs; an empty interface means all of the container."""
     if text.lstrip()[:1] in ("[", "{"):
-        return _parse_json(text)
+        return _parse_json(text, name)
     valid = set()
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split()
@@ -77,14 +82,14 @@ def _parse(text: str) -> set[tuple[str, str]]:
         if len(words) > 2 or not is_id(words[0]):
             raise ConfigError(
                 f"{line.strip()!r} is not a container id and an interface",
-                field=f"line {number}",
+                field=f"{name}, line {number}",
                 value=line,
             )
         valid.add((words[0], words[1] if len(words) == 2 else ""))
     return valid
 
 
-def _parse_json(text: str) -> set[tuple[str, str]]:
+def _parse_json(text: str, name: str) -> set[tuple[str, str]]:
     import json
 
     from fastipam.configuration.attachments import valid_attachments
@@ -93,5 +98,5 @@ def _parse_json(text: str) -> set[tuple[str, str]]:
     try:
         document: Any = json.loads(text, object_pairs_hook=fold)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"it is no JSON: {error}", field="FILE", value=text[:32]) from error
+        raise ConfigError(f"it is no JSON: {error}", field=name, value=text[:32]) from error
     return valid_attachments({_KEY: document} if isinstance(document, list) else document)

@@ -91,10 +91,14 @@ def command(
         and ctx.get_parameter_source("least_age_ns") == click.core.ParameterSource.COMMANDLINE
     ):
         raise click.UsageError("--before and --older-than exclude each other")
+    if before and before.start_ns > started_ns:
+        # It would release what was added after the list: no lease would be young.
+        raise click.UsageError("--before is in the future: a list is made before it is used")
     listed = lists.read(attachments, started_ns)
     if not listed.valid and not allow_empty:
         raise Failure(
-            f"{attachments} lists no attachment: every lease of {network} would be released",
+            f"{lists.name_of(attachments)} lists no attachment: "
+            f"every lease of {network} would be released",
             "if that is what you want, say --allow-empty",
         )
     before_ns = before.start_ns if before else listed.made_ns - least_age_ns
