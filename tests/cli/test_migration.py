@@ -288,6 +288,29 @@ def test_links_in_the_way_of_an_export(tree: Path, store: Path, tmp_path: Path) 
     assert list(other.iterdir()) == []
 
 
+def test_mistyped_directories(tree: Path, store: Path, tmp_path: Path) -> None:
+    """No tree is written and no store is made below a directory that does not exist."""
+    write(tree, "10.1.2.8", "living\r\neth0")
+    (tree / "notes").touch()
+    done = command("import", "host-local", tree, "--data-dir", store)
+    assert done.stdout.splitlines()[1] == "skipped  notes: not a network's directory"
+    backup = tmp_path / "copy.mdb"
+    assert command("backup", backup, "--data-dir", store).exit_code == 0
+    wrong = tmp_path / "typo" / "below"
+    for words, named in (
+        (("export", "host-local", wrong, "--data-dir", store), "DIR"),
+        (("import", "host-local", tree, "--data-dir", wrong), "--data-dir"),
+        (("restore", backup, "--data-dir", wrong), "--data-dir"),
+    ):
+        done = command(*words)
+        assert done.exit_code == 1
+        assert done.stderr.splitlines() == [
+            f"fastipam: {wrong.parent}: there is no such directory",
+            f"  hint: mkdir -p {wrong}, if {named} is spelled as it should be",
+        ]
+        assert not wrong.parent.exists()
+
+
 def test_export_that_cannot_be_written(
     tree: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -364,7 +387,7 @@ def test_foreign_directory_in_a_tree(tree: Path, store: Path) -> None:
         write(tree, f"file-{number}", "x", network="foreign")
     done = command("import", "host-local", tree, "--data-dir", store)
     assert done.stdout.splitlines() == [
-        "skipped  foreign/: no file in it has the name of an address",
+        "skipped  foreign: no file in it has the name of an address",
         "done     mynet/10.1.2.7: c",
         "1 done, 1 skipped",
     ]

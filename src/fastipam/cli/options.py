@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fastipam.agent.protocol import DEFAULT_SOCKET
+from fastipam.cli.click_base import Failure
 from fastipam.configuration.policy import DEFAULT_DATA_DIR
 
 if TYPE_CHECKING:
@@ -78,6 +79,18 @@ conf_dir = click.option(
 )
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def require_parent(directory: Path, named_by: str, default: str | Path) -> None:
+    """Raise Failure when more than the last part of a directory is missing: it may be a typo.
+
+    ``named_by`` is the option or argument. A default is spelled as it should be.
+    """
+    if not directory.parent.is_dir() and directory != Path(default):
+        raise Failure(
+            f"{directory.parent}: there is no such directory",
+            f"mkdir -p {directory}, if {named_by} is spelled as it should be",
+        )
 
 
 def _networks(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 import click
 
 import fastipam
 from fastipam.cli import options, output, progress
 from fastipam.cli.click_base import command as _command
+from fastipam.configuration.policy import DEFAULT_DATA_DIR
 
 
 @_command(
@@ -65,6 +67,7 @@ def restore(file: str, data_dir: str, replace: bool, as_json: bool) -> None:
 
     if not os.path.exists(file):  # before a store is created for it
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), file)
+    options.require_parent(Path(data_dir), "--data-dir", DEFAULT_DATA_DIR)
     with fastipam.open(data_dir) as ipam, progress.bar("records") as advance:
         records = put_back(ipam.store, file, replace=replace, progress=advance)
     if as_json:

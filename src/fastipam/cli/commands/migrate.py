@@ -11,6 +11,7 @@ import fastipam
 from fastipam import host_local
 from fastipam.cli import migration, options, output, progress
 from fastipam.cli.click_base import Group
+from fastipam.configuration.policy import DEFAULT_DATA_DIR
 
 
 @click.group("import", cls=Group)
@@ -67,6 +68,7 @@ def import_host_local(
     Leases from before the last boot are counted and left out, since their containers are gone.
     """
     migration.require_tree(tree)  # before a store is created for it
+    options.require_parent(Path(data_dir), "--data-dir", DEFAULT_DATA_DIR)
     with fastipam.open(data_dir) as ipam, progress.bar("files of host-local") as advance:
         items = migration.import_host_local(
             ipam,
@@ -87,7 +89,11 @@ def import_host_local(
 @options.data_dir
 @options.as_json
 def export_host_local(tree: Path, data_dir: str, as_json: bool) -> None:
-    """Write the leases to DIR (default /var/lib/cni/networks) as host-local keeps them."""
+    """Write the leases to DIR (default /var/lib/cni/networks) as host-local keeps them.
+
+    Only the last part of DIR may be missing. Reservations are not written: host-local has none.
+    """
+    options.require_parent(tree, "DIR", host_local.DEFAULT_TREE)
     with fastipam.open(data_dir, create=False, count_boot=False) as ipam:
         items = migration.export_host_local(ipam, tree)
     _report(items, as_json)
@@ -99,7 +105,8 @@ def _report(items: list[migration.Item], as_json: bool) -> None:
         output.json_array(item._asdict() for item in items)
     else:
         for item in items:
-            output.say(f"{item.outcome:<8} {item.network}/{item.name}: {item.text}")
+            name = "/".join(filter(None, (item.network, item.name)))
+            output.say(f"{item.outcome:<8} {name}: {item.text}")
         counts = Counter(item.outcome for item in items)
         summary = [f"{counts[outcome]} {text}" for outcome, text in _COUNTED if counts[outcome]]
         output.say(", ".join(summary) or "there is nothing")

@@ -7,9 +7,7 @@ from pathlib import Path
 import click
 
 from fastipam.cli import options, output
-from fastipam.cli.click_base import Failure
 from fastipam.cli.click_base import command as _command
-from fastipam.cli.options import DEFAULT_BIN_DIR
 
 
 @_command(
@@ -41,11 +39,7 @@ def command(bin_dir: Path, name: str, launcher_only: bool) -> None:
     """
     from fastipam.cli.commands.install import executables
 
-    if not bin_dir.parent.is_dir() and bin_dir != DEFAULT_BIN_DIR:
-        raise Failure(
-            f"{bin_dir.parent}: there is no such directory",
-            f"mkdir -p {bin_dir}, if --bin-dir is spelled as it should be",
-        )
+    options.require_parent(bin_dir, "--bin-dir", options.DEFAULT_BIN_DIR)
     is_new = not bin_dir.exists()
     path = executables.install(bin_dir, name, launcher_only=launcher_only)
     if is_new:
