@@ -155,8 +155,8 @@ def test_stats_of_addresses_outside_of_the_ranges(data_dir: Path) -> None:
         ("10.32.0.4", "COOLING", "given back"),
         ("10.32.0.99", "RESERVED", "reserved for default/db-0"),
         ("10.32.0.50", "FREE", "nobody has it"),
-        ("10.32.0.1", "UNUSABLE", "gateway"),
-        ("10.32.0.255", "UNUSABLE", "no address that the ranges can assign"),
+        ("10.32.0.1", "EXCLUDED", "gateway"),
+        ("10.32.0.255", "EXCLUDED", "not between its ends"),
     ],
 )
 def test_show(filled: Path, address: str, status: str, because: str) -> None:
@@ -184,6 +184,32 @@ def test_history(filled: Path) -> None:
     assert (one["address"], one["event"]) == ("10.32.0.3", "assigned")
     assert len(rows(filled, "history")) == 6
     assert rows(filled, "history", "--until", "2h") == []
+
+
+def test_history_of_networks(data_dir: Path) -> None:
+    """The events of all networks are in the order in which they happened."""
+    now = 1_700_000_000 * 10**9
+    with fastipam.open(data_dir, "relaxed", clock=lambda: now) as ipam:
+        networks = [ipam.network(f"net{n}", f"10.{n}.0.0/24") for n in range(2)]
+        for number in range(4):
+            now += 10**9
+            networks[number % 2].allocate(f"c{number}")
+    found = [(row["container_id"], row["network"]) for row in rows(data_dir, "history")]
+    assert found == [("c0", "net0"), ("c1", "net1"), ("c2", "net0"), ("c3", "net1")]
+
+
+def test_history_of_a_reservation(data_dir: Path) -> None:
+    """What is reserved for a pod is among the pod's events, and names no container."""
+    with fastipam.open(data_dir, "relaxed") as ipam:
+        net = ipam.network("podnet", "10.32.0.0/24")
+        net.reserve("10.32.0.9", owner="default/db-0")
+        net.unreserve("10.32.0.9")
+        net.reserve("10.32.0.8", owner="c8")
+    events = rows(data_dir, "history", "--pod", "default/db-0")
+    assert [row["event"] for row in events] == ["reserved", "unreserved"]
+    assert {(row["pod"], row["container_id"]) for row in events} == {("default/db-0", "")}
+    (other,) = rows(data_dir, "history", "10.32.0.8")
+    assert (other["pod"], other["container_id"]) == ("", "c8")
 
 
 def test_who_had_it_at(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -340,8 +340,10 @@ def unreserve(accounts: Accounts, reservations: Iterable[Reservation]) -> None:
 
 
 def _texts(reservation: Reservation) -> bytes:
-    """Return the texts of an event, with the owner in the place of the container."""
-    return keys.encode("owner", f"{reservation.owner}\0{reservation.ifname}\0\0\0\0")
+    """Return the texts of an event, with the owner in the place of the pod or the container."""
+    namespace, is_pod, name = reservation.owner.partition("/")
+    container, pod = ("", f"{namespace}\0{name}") if is_pod else (reservation.owner, "\0")
+    return keys.encode("owner", f"{container}\0{reservation.ifname}\0\0{pod}\0")
 
 
 def _add(accounts: Accounts, reservation: Reservation, lists: _Lists) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from heapq import merge
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -68,18 +69,30 @@ def command(
                     output.note(_nobody(ipam, network, address, at))
                 raise SystemExit(1)
             return
+        between = (since.start_ns if since else None, until.end_ns - 1 if until else None)
+        histories = (
+            _history(ipam, name, address, pod, between) for name in rows.names(ipam, network)
+        )
         events = (
             event_row(name, event, local=not as_json)
-            for name in rows.names(ipam, network)
-            for event in ipam.network(name).history(
-                address,
-                pod=pod,
-                since_ns=since.start_ns if since else None,
-                until_ns=until.end_ns - 1 if until else None,
-            )
+            for name, event in merge(*histories, key=lambda one: one[1].wall_ns)
         )
         if not output.rows(EVENT_COLUMNS, events, as_json=as_json) and not as_json:
             output.note(f"no such event is known: {_begins(ipam, network)}{filters.pod_hint(pod)}")
+
+
+def _history(
+    ipam: fastipam.Ipam,
+    name: str,
+    address: str | None,
+    pod: str,
+    between: tuple[int | None, int | None],
+) -> Iterator[tuple[str, Event]]:
+    """Yield (network, event) of one network, oldest first."""
+    since_ns, until_ns = between
+    network = ipam.network(name)
+    for event in network.history(address, pod=pod, since_ns=since_ns, until_ns=until_ns):
+        yield name, event
 
 
 _HOLDER_COLUMNS = (
