@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fastipam.agent.web.api import Page
-from fastipam.agent.web.samples import Watch
+from fastipam.agent.web.samples import Watch, error_of
 from fastipam.agent.web.server import Asked
 from fastipam.storage import open_stores
 
@@ -37,3 +37,10 @@ def test_pictures_that_are_kept(opened: Ipam) -> None:
         )
         assert answer.status == 200
     assert [name for _, name in page._drawn] == names[-8:]
+
+
+def test_text_of_a_refusal() -> None:
+    """What is wrong and what to do are two sentences."""
+    assert error_of(b'{"code": 7, "msg": "m", "details": "d"}') == (7, "m; d")
+    assert error_of(b'{"code": 7, "msg": "m"}') == (7, "m")
+    assert error_of(b"[]") == (-1, "")

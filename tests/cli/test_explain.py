@@ -101,6 +101,8 @@ def test_reserved(ipam: Ipam) -> None:
     network.reserve("10.1.0.6")
     assert _told(ipam, 5)["why"] == "reserved for web/db-0 until `fastipam unreserve 10.1.0.5`"
     assert _told(ipam, 6)["why"].startswith("reserved for nobody until ")
+    network.reserve("10.1.0.2")
+    assert _told(ipam, 2)["why"].endswith("; reserved for nobody from then on")
     sticky = ipam.network("podnet", "10.1.0.0/29", sticky_s=3600)
     sticky.allocate("c9", pod_namespace="web", pod_name="web-9")
     sticky.release("c9")
@@ -113,7 +115,10 @@ def test_nobodys(ipam: Ipam) -> None:
     """Free, the gateway, an end of the subnet; not in this network at all."""
     assert _told(ipam, 4)["why"] == "nobody has it; any allocation may get it"
     assert _told(ipam, 1)["why"].startswith("it is the gateway")
-    assert _told(ipam, 7)["why"].startswith("it is no address that the ranges can assign")
+    assert _told(ipam, 7)["why"] == "it is in the subnet of a range, and not between its ends"
+    ipam.network("podnet", "10.1.0.0/29", exclude=["10.1.0.6"]).allocate("c2")
+    assert _told(ipam, 6)["why"] == "it is excluded by the configuration"
+    assert {_told(ipam, last)["status"] for last in (1, 6, 7)} == {"EXCLUDED"}
     assert explain(ipam, "podnet", (V4, _value(200)), local=False) is None
     assert explain(ipam, "unknown", (V4, _value(2)), local=False) is None
 

@@ -149,7 +149,8 @@ def test_unusable_file(
     bad, good = rows(done)
     assert (bad["ready"], bad["file"]) == (False, str(broken))
     assert words in bad["message"]
-    assert good["ready"] is True
+    assert bad["code"] == {"not JSON": 6, "not a list of objects": 7, "cannot be read": 5}[words]
+    assert (good["ready"], good["code"]) == (True, 0)
 
 
 def test_nothing_configured(

@@ -142,6 +142,7 @@ def test_no_command_as_a_process(plugin: Plugin) -> None:
     answer = plugin.raw({"CNI_COMMAND": ""}, b"not JSON")
     assert (answer.status, answer.document) == (0, None)
     assert f"CNI protocol versions supported: {', '.join(VERSIONS)}" in answer.stderr
+    assert answer.stderr.startswith("fastipam: an IPAM plugin of CNI")
 
 
 def test_version() -> None:

@@ -226,8 +226,8 @@ def test_match_outside() -> None:
     with pytest.raises(AddressNotInRange) as caught:
         POOL.match(_wanted("10.0.0.2", "10.0.0.3", "10.9.9.9"))
     assert caught.value.message == (
-        "no range set can serve the requested 10.0.0.3 10.9.9.9: "
-        "it is outside, or its set serves another request already"
+        "the requested address 10.0.0.3 is in range set 10.0.0.1-10.0.0.6, which serves one, and "
+        "10.0.0.2 was first; the requested address 10.9.9.9 is in no range"
     )
     assert list(caught.value.addresses) == ["10.0.0.3", "10.9.9.9"]
     assert caught.value.hint == (

@@ -368,13 +368,9 @@ class Pool:
                 left.remove(one)
                 break
         if left:
-            texts = tuple(format_ip(*one) for one in left)
-            raise AddressNotInRange(
-                f"no range set can serve the requested {' '.join(texts)}: "
-                "it is outside, or its set serves another request already",
-                addresses=texts,
-                hint=f"the ranges are {'; '.join(map(str, self.sets))}",
-            )
+            from fastipam.addressing.refusals import unserved
+
+            raise unserved(self.sets, requests, left)
         return requests
 
     def range_of(self, family: int, value: int) -> Range | None:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from fastipam.addressing.addresses import LOOPBACK, MULTICAST, format_ip, unusable
-from fastipam.errors import ConfigError
+from fastipam.errors import AddressNotInRange, ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
 
 
 def check_bounds(
@@ -59,4 +64,29 @@ def unusable_address(text: str, address: tuple[int, int], field: str, who: str) 
     article = "a" if kind in (LOOPBACK, MULTICAST) else "the"
     return ConfigError(
         f"{text} is {article} {kind} address, which no {who} can have", field=field, value=text
+    )
+
+
+def unserved(
+    sets: Sequence[Any], requests: Sequence[int | None], left: Sequence[tuple[int, int]]
+) -> AddressNotInRange:
+    """Return the error for requested addresses that no range set serves.
+
+    ``requests`` has what each RangeSet serves, ``left`` the addresses that are in no range, or in
+    one whose set serves another request already.
+    """
+    reasons = []
+    for family, value in left:
+        text = f"the requested address {format_ip(family, value)} is in"
+        for each, served in zip(sets, requests, strict=True):
+            if served is not None and each.family == family and each.range_of(value):
+                other = format_ip(family, served)
+                reasons.append(f"{text} range set {each}, which serves one, and {other} was first")
+                break
+        else:
+            reasons.append(f"{text} no range")
+    return AddressNotInRange(
+        "; ".join(reasons),
+        addresses=tuple(format_ip(*one) for one in left),
+        hint=f"the ranges are {'; '.join(map(str, sets))}",
     )

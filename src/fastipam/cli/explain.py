@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fastipam.storage.records.reservation import Reservation
 
 _LAST_EVENTS = 10
-UNUSABLE = "UNUSABLE"  # the ranges cannot assign it: a gateway, an exclusion
+EXCLUDED = "EXCLUDED"  # in a subnet and never assigned, as `map` counts it
 
 
 class _Known(NamedTuple):
@@ -43,7 +43,7 @@ class _Known(NamedTuple):
         state = states.of_address(
             self.pool, (self.family, self.value), self.record, self.reservation
         )
-        return state.upper() or UNUSABLE
+        return state.upper() or EXCLUDED
 
 
 def explain(
@@ -108,7 +108,7 @@ def statuses(ipam: Ipam, name: str, addresses: Sequence[tuple[int, int]]) -> lis
     with ipam.store.read() as txn:
         found = look_up(txn, name)
         if found is None:
-            return [UNUSABLE] * len(addresses)
+            return [EXCLUDED] * len(addresses)
         network_id, pool = found
         return [
             states.of_address(
@@ -117,7 +117,7 @@ def statuses(ipam: Ipam, name: str, addresses: Sequence[tuple[int, int]]) -> lis
                 read_record(txn, network_id, *one),
                 reservations.get(txn, network_id, *one),
             ).upper()
-            or UNUSABLE
+            or EXCLUDED
             for one in addresses
         ]
 
@@ -179,6 +179,10 @@ def _reservation(known: _Known) -> dict[str, Any]:
     return answer
 
 
+def _whom(reservation: Reservation) -> str:
+    return f"for {reservation.owner}" if reservation.owner else "for nobody"
+
+
 def _why(answer: dict[str, Any], known: _Known, boot: int, policy: Policy) -> str:
     """Return a sentence about the state and what ends it."""
     record, reservation = known.record, known.reservation
@@ -186,7 +190,8 @@ def _why(answer: dict[str, Any], known: _Known, boot: int, policy: Policy) -> st
         whose = answer["pod"] or f"container {record.container_id}"
         if record.boot != boot:
             return f"{whose} had it before the last reboot; `fastipam sweep` gives it back"
-        return f"{whose} has had it for {duration(answer['age_s'])}"
+        then = f"; reserved {_whom(reservation)} from then on" if reservation else ""
+        return f"{whose} has had it for {duration(answer['age_s'])}{then}"
     if answer["status"] == filters.COOLING:
         ago = duration(answer["released_ago_s"])
         cooldown_s = policy.cooldown_ns / 1e9
@@ -196,7 +201,7 @@ def _why(answer: dict[str, Any], known: _Known, boot: int, policy: Policy) -> st
         when = "not earlier" if policy.strict else "earlier when nothing else is free"
         return f"given back {ago} ago; assigned again in {duration(left)}, {when}"
     if reservation is not None:
-        whom = f"for {reservation.owner}" if reservation.owner else "for nobody"
+        whom = _whom(reservation)
         if reservation.sticky:
             left_ns = reservation.until - known.counters.offset - known.now_ns
             return f"kept {whom}, which had it, for another {duration(left_ns / 1e9)}"
@@ -206,4 +211,6 @@ def _why(answer: dict[str, Any], known: _Known, boot: int, policy: Policy) -> st
     ranges = [one for each in known.pool.sets for one in each.ranges]
     if (known.family, known.value) in [one.gateway for one in ranges]:
         return "it is the gateway of its range, which is never assigned"
-    return "it is no address that the ranges can assign (excluded, or an end of the subnet)"
+    if known.pool.range_of(known.family, known.value) is not None:
+        return "it is excluded by the configuration"
+    return "it is in the subnet of a range, and not between its ends"

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     Log = Callable[[str], None]
 
-ABOUT = "fastipam: an IPAM plugin of CNI; run by a container runtime with CNI_COMMAND set"
+ABOUT = "an IPAM plugin of CNI; run by a container runtime with CNI_COMMAND set"
 OWN_NETNS_PATH = "/proc/self/ns/net"
 
 

@@ -269,7 +269,7 @@ def error_of(output: bytes) -> tuple[int, str]:
     """Return code and text of an answer's error object, -1 and "" when it is none."""
     try:
         document = json.loads(output)
-        text = " ".join(str(document.get(key) or "") for key in ("msg", "details"))
-        return int(document["code"]), text.strip()
+        parts = (str(document.get(key) or "") for key in ("msg", "details"))
+        return int(document["code"]), "; ".join(filter(None, parts))
     except (ValueError, KeyError, TypeError, AttributeError):
         return -1, ""

@@ -13,7 +13,7 @@ from fastipam.agent import protocol
 from fastipam.cli import agent_client, cni_configs, options, output
 from fastipam.cli.click_base import Failure, reason_of
 from fastipam.cli.click_base import command as _command
-from fastipam.errors import FastipamError
+from fastipam.errors import FastipamError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +30,7 @@ _COLUMNS = (
 
 
 class Readiness(NamedTuple):
-    """The answer of STATUS for a network; ``code`` is its error object's, 0 without one.
+    """The answer of STATUS for a network; ``code`` is its error object's, 0 when it is ready.
 
     ``message`` is the error's, or what STATUS says of a network that is ready: that it is full.
     """
@@ -132,17 +132,17 @@ def ask_all(directory: Path, agent: socket.socket | None) -> Iterator[Readiness]
                 one for one in cni_configs.with_ipam(path) if one["ipam"]["type"] == "fastipam"
             ]
         except FastipamError as error:
-            yield _unusable(path, reason_of(error))
+            yield _unusable(path, error.cni_code, reason_of(error))
         except OSError as error:
-            yield _unusable(path, f"it cannot be read: {error.strerror}")
+            yield _unusable(path, StoreError.cni_code, f"it cannot be read: {error.strerror}")
         else:
             for plugin in plugins:
                 yield _ask(path, plugin, agent)
 
 
-def _unusable(path: Path, message: str) -> Readiness:
+def _unusable(path: Path, code: int, message: str) -> Readiness:
     """Return the answer for a file that no runtime can use."""
-    return Readiness("", str(path), "", False, 0, message, "")
+    return Readiness("", str(path), "", False, code, message, "")
 
 
 def _ask(path: Path, plugin: dict[str, Any], agent: socket.socket | None) -> Readiness:
