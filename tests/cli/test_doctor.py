@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from fastipam.cli.commands import cli
 from fastipam.cli.commands.doctor import agent, configuration, plugin, store, surroundings
 from fastipam.cli.commands.doctor.diagnosis import LEVELS, OK, PROBLEM, WARNING, Diagnosis
 from fastipam.cli.commands.install.executables import BUNDLE, DIRECT, install
+from fastipam.cni import handle
 from fastipam.storage import tables
 from tests.agent.conftest import Start, run_dir, start  # noqa: F401  # fixtures
 from tests.agent.processes import FakeAgent
@@ -216,7 +218,10 @@ def test_configuration_is_explained(tmp_path: Path) -> None:
     assert levels(found) == [OK, OK]
     has(found, OK, "'podnet' of 'bridge'", "10.32.0.1-10.32.0.254", "/var/lib/cni/fastipam", "30 s")
     has(found, OK, "'two' of 'ptp'", "/srv/ipam", "strict", "sticky for 3600 s", "no history")
-    assert networks == [("podnet", "/var/lib/cni/fastipam"), ("two", "/srv/ipam")]
+    assert networks == [
+        configuration.Configured("podnet", "/var/lib/cni/fastipam", tmp_path / "10-one.conf"),
+        configuration.Configured("two", "/srv/ipam", tmp_path / "20-two.conflist"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -248,6 +253,14 @@ def test_configuration_is_judged(tmp_path: Path, document: Any, level: str, word
     write(tmp_path, "10-net.conf", document)
     found, _ = configuration.look(tmp_path)
     assert str(tmp_path / "10-net.conf") in has(found, level, words).text
+
+
+def test_import_of_a_directory_of_its_own(tmp_path: Path) -> None:
+    """The command reads what the configuration of host-local names, not the default."""
+    ipam = {"type": "host-local", "dataDir": "/srv/my networks"}
+    write(tmp_path, "10-net.conf", {**USABLE, "ipam": ipam})
+    found = has(configuration.look(tmp_path)[0], WARNING, "still has ipam type 'host-local'")
+    assert found.command == "fastipam import host-local --dry-run '/srv/my networks'"
 
 
 def test_configuration_is_missing(tmp_path: Path) -> None:
@@ -343,6 +356,26 @@ def test_pool_is_full(data_dir: Path) -> None:
         has(list(store.pools(ipam)), PROBLEM, "0 of 29")
         net.release("d1")  # it cools: it can be had
         assert levels(list(store.pools(ipam))) == [WARNING]
+
+
+def test_cluster_without_a_block(tmp_path: Path) -> None:
+    """The command to look at the cluster names the file that has its settings."""
+    data_dir, conf_dir = tmp_path / "store", tmp_path / "net d"
+    conf_dir.mkdir()
+    cluster = {"endpoints": ["http://127.0.0.1:1"], "pool": "10.32.0.0/12", "timeout": 1}
+    ipam = {"type": "fastipam", "dataDir": str(data_dir), "cluster": cluster}
+    whole = {**USABLE, "ipam": ipam}
+    write(conf_dir, "10-net.conf", whole)
+    variables = {"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c1", "CNI_NETNS": "/none"}
+    variables |= {"CNI_IFNAME": "eth0", "CNI_PATH": "/none"}
+    assert handle(variables, json.dumps(whole).encode())[0] == 1
+    told = CliRunner().invoke(cli, ["doctor", "--conf-dir", str(conf_dir), "--json"])
+    (found,) = [one for one in json.loads(told.stdout) if one["check"] == "pool"]
+    assert found["text"].endswith("the next ADD claims another block")
+    words = shlex.split(found["command"])
+    assert words[:5] == ["fastipam", "cluster", "status", "-c", str(conf_dir / "10-net.conf")]
+    status = CliRunner().invoke(cli, [*words[1:], "--json"])
+    assert json.loads(status.stdout)["network"] == "podnet"
 
 
 def test_ipv4_is_full_beside_ipv6(data_dir: Path) -> None:

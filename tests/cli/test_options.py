@@ -95,7 +95,8 @@ def test_settings_from_every_kind_of_file(tmp_path: Path) -> None:
         ({"ipam": {"type": "fastipam", "cluster": 5}}, "ipam.cluster"),
         ({"ipam": {"type": "fastipam", "cluster": "relative"}}, "ipam.cluster"),
         (CLUSTER, "--network"),
-        ({"ipam": {"type": "host-local"}}, "{}: ipam"),
+        ({"cniVersion": "1.0.0", "ipam": {"type": "host-local"}}, "{}"),
+        ({"cniVersion": "1.0.0", "plugins": []}, "{}"),
     ],
 )
 def test_settings_that_are_none(content: dict[str, Any], field: str, tmp_path: Path) -> None:
@@ -104,3 +105,15 @@ def test_settings_that_are_none(content: dict[str, Any], field: str, tmp_path: P
     with pytest.raises(ConfigError) as caught:
         settings_of(path, None, None)
     assert caught.value.field == field.format(path)
+
+
+def test_leave_without_a_store(tmp_path: Path) -> None:
+    """A node whose store is not there has left nothing: the cluster may know it all the same."""
+    path = _file(tmp_path / "cluster.json", CLUSTER | {"network": "n", "node": "one"})
+    missing = tmp_path / "none"
+    words = ["cluster", "leave", "--offline", "-c", path, "--data-dir", str(missing)]
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code == 1
+    assert done.stderr.startswith(f"fastipam: {missing}: there is no store")
+    assert "fastipam cluster release-node one" in done.stderr
+    assert not missing.exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from fastipam.cli import output
-from fastipam.cli.click_base import SETTINGS, Entry, Group
+from fastipam.cli.click_base import SETTINGS, Entry, Failure, Group
 from fastipam.cli.click_base import command as _command
 from fastipam.cli.commands.cluster.options import Where, where
 
@@ -95,11 +95,15 @@ def leave(cluster: Where, force: bool, offline: bool) -> None:
     from fastipam.cluster.node.lock import NodeLock
 
     with cluster.node() as (ipam, node):
-        blocks = 0
-        if ipam is not None:
-            with NodeLock(node.share.store):
-                blocks = admin.leave(node, cluster.deadline(), force=force, offline=offline)
-        output.say(f"node {node.name}: {blocks} blocks given up, not in the cluster any more")
+        if ipam is None:  # the cluster may know this node all the same
+            raise Failure(
+                f"{cluster.directory()}: there is no store: this node cannot leave its cluster",
+                f"--data-dir names it; without it: `fastipam cluster release-node {node.name}`",
+            )
+        with NodeLock(node.share.store):
+            blocks = admin.leave(node, cluster.deadline(), force=force, offline=offline)
+        given_up = output.counted(blocks, "block")
+        output.say(f"node {node.name}: {given_up} given up, not in the cluster any more")
 
 
 @_command(

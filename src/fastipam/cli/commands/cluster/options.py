@@ -32,6 +32,10 @@ class Where(NamedTuple):
     data_dir: str | None
     timeout_s: float
 
+    def directory(self) -> str:
+        """Return the directory of this node's store."""
+        return settings_of(self.path, self.network, self.data_dir)[2]
+
     def deadline(self) -> Deadline:
         """Return the moment by which the command has ended."""
         from fastipam.cluster.deadline import CALL_S, Deadline
@@ -125,6 +129,13 @@ def settings_of(path: str, network: str | None, data_dir: str | None) -> tuple[S
         (one for one in cni_configs.plugins_of(content) if "cluster" in one["ipam"]), None
     )
     if plugin is None:
+        if "ipam" in content or "plugins" in content:
+            raise ConfigError(
+                "no ipam section of this network configuration has a cluster",
+                field=path,
+                value=None,
+                hint="-c names the file with a cluster's settings",
+            )
         settings = more_blocks.read_settings(path)
     else:
         ipam = plugin["ipam"]

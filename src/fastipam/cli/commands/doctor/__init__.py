@@ -112,7 +112,8 @@ def _look(places: Places) -> Iterator[Diagnosis]:
         if networks:
             yield from agent.networks(places.socket, places.conf_dir)
     for one in data_dirs:
-        yield from store.look(one)
+        files_of = {each.network: each.file for each in networks if each.data_dir == one}
+        yield from store.look(one, files_of)
     yield from store.leftovers(places.host_local, data_dirs)
 
 

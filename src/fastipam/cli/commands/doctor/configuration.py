@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastipam.cli import cni_configs
@@ -22,10 +23,11 @@ _REPLACED = (_HOST_LOCAL, "whereabouts")  # types that fastipam replaces: one ma
 
 
 class Configured(NamedTuple):
-    """A network that fastipam serves, and its data directory."""
+    """A network that fastipam serves, its data directory, and the file that says so."""
 
     network: str
     data_dir: str
+    file: Path
 
 
 def look(directory: Path) -> tuple[list[Diagnosis], list[Configured]]:
@@ -52,7 +54,7 @@ def look(directory: Path) -> tuple[list[Diagnosis], list[Configured]]:
             diagnoses.append(diagnosis)
             if config is None:
                 continue
-            networks.append(Configured(config.name, config.data_dir))
+            networks.append(Configured(config.name, config.data_dir, path))
             asked = config.durability
             known, other = durabilities.setdefault(config.data_dir, (asked or "", path))
             if asked and known and asked != known:
@@ -93,7 +95,9 @@ def _plugin(path: Path, whole: dict[str, Any], edit: str) -> tuple[Diagnosis, Co
     if kind != "fastipam":
         if kind not in _REPLACED:
             return Diagnosis(_CHECK, OK, f"{path}: network {name!r} has ipam type {kind!r}"), None
-        move = "fastipam import host-local --dry-run" if kind == _HOST_LOCAL else edit
+        tree = whole["ipam"].get("datadir")  # keys are folded
+        own = f" {shlex.quote(tree)}" if isinstance(tree, str) and tree else ""
+        move = f"fastipam import host-local --dry-run{own}" if kind == _HOST_LOCAL else edit
         text = f"{path}: network {name!r} still has ipam type {kind!r}"
         return Diagnosis(_CHECK, WARNING, text, move), None
     try:

@@ -20,7 +20,7 @@ from fastipam.configuration.policy import DEFAULT_DATA_DIR
 from fastipam.storage.lmdb_errors import MAX_READERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from fastipam.ipam import Ipam
 
@@ -41,9 +41,16 @@ def command(words: str, data_dir: str) -> str:
 
 
 def look(
-    data_dir: str, *, now_ns: int | None = None, most: int = MOST_VERIFIED
+    data_dir: str,
+    files: Mapping[str, Path] | None = None,
+    *,
+    now_ns: int | None = None,
+    most: int = MOST_VERIFIED,
 ) -> Iterator[Diagnosis]:
-    """Yield every diagnosis of the store in a directory; ``now_ns`` is the wall clock."""
+    """Yield every diagnosis of the store in a directory; ``now_ns`` is the wall clock.
+
+    ``files`` has the configuration of each network that has one here.
+    """
     try:
         if surroundings.lacks(data_dir):
             text = surroundings.not_mounted(data_dir, "nothing is known of the store")
@@ -57,7 +64,7 @@ def look(
         yield from disk(data_dir)
         with fastipam.open(data_dir, create=False, count_boot=False) as ipam:
             yield from contents(ipam, most)
-            yield from pools(ipam)
+            yield from pools(ipam, files)
             yield from namespaces(ipam, most)
             yield from clock(ipam, time.time_ns() if now_ns is None else now_ns)
     except (fastipam.FastipamError, OSError) as error:
@@ -175,7 +182,7 @@ def readers(ipam: Ipam, most: int = MOST_BEHIND) -> Iterator[Diagnosis]:
         yield Diagnosis("store", WARNING, text, "fuser -v " + shlex.quote(ipam.path + "/lock.mdb"))
 
 
-def pools(ipam: Ipam) -> Iterator[Diagnosis]:
+def pools(ipam: Ipam, files: Mapping[str, Path] | None = None) -> Iterator[Diagnosis]:
     """Diagnose how full each range set of each network is."""
     for name in ipam.networks():
         who = command(f"list --network {shlex.quote(name)}", ipam.path)
@@ -196,7 +203,10 @@ def pools(ipam: Ipam) -> Iterator[Diagnosis]:
             text = f"network {name!r}, {ranges}: {left} of {size} addresses are left"
             if one["full"] and "blocks" in one:
                 text += f" in this node's {one['blocks']} blocks: the next ADD claims another block"
-                yield Diagnosis("pool", WARNING, text, command("cluster status", ipam.path))
+                file = (files or {}).get(name)
+                own = f" -c {shlex.quote(str(file))}" if file else ""
+                status = command(f"cluster status{own} --network {shlex.quote(name)}", ipam.path)
+                yield Diagnosis("pool", WARNING, text, status)
             elif one["full"]:
                 if left:
                     text += ", all of them cooling"
