@@ -32,16 +32,18 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> object:
-    if name not in _HOME and name != "cni":  # `from fastipam import lease` asks here first, too
-        raise AttributeError(f"module 'fastipam' has no attribute {name!r}")
-    from importlib import import_module
+if not TYPE_CHECKING:  # a type checker accepts any name of a module that has this function
 
-    if name == "cni":
-        return import_module("fastipam.cni")
-    value = getattr(import_module(f"fastipam.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> object:
+        if name not in _HOME and name != "cni":  # `from fastipam import lease` asks here first, too
+            raise AttributeError(f"module 'fastipam' has no attribute {name!r}")
+        from importlib import import_module
+
+        if name == "cni":
+            return import_module("fastipam.cni")
+        value = getattr(import_module(f"fastipam.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:
