@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -66,6 +67,19 @@ def test_namespace(ipam: Ipam, tmp_path: Path) -> None:
         "another one has its name now",
         "not there: No such file or directory",
     ]
+
+
+def test_namespace_that_has_lost_its_path(ipam: Ipam, tmp_path: Path) -> None:
+    """The path is gone, or leads to another file, and a process runs in the namespace."""
+    file = tmp_path / "netns"
+    file.touch()
+    inode = os.stat("/proc/self/ns/net").st_ino
+    network = ipam.network("podnet")
+    for name, path in (("c2", file), ("c3", tmp_path / "gone")):
+        value = network.allocate(name, netns=str(path), inode=inode).value
+        assert _told(ipam, value & 0xFF)["netns_state"] == (
+            "there, but not at its path: this process"
+        )
 
 
 @pytest.mark.parametrize(

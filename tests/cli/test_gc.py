@@ -224,6 +224,24 @@ def test_shortened_ids(filled: Path, part: slice) -> None:
     assert left(filled) == [IDS[1]]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{IDS[0]} web-0\n{IDS[1]} web-1\n{IDS[2]} web-2\n",
+        f"{IDS[0]} eth0\n{IDS[1]} web-1\n{IDS[2]}\n",
+        f"{IDS[0]}\n{IDS[1]} {IDS[2]}\n",
+    ],
+)
+def test_a_word_that_is_no_interface(filled: Path, text: str) -> None:
+    """A name behind an id is no interface: containers that run would lose their leases."""
+    done = gc(filled, text=text)
+    assert done.exit_code == 1
+    assert "is no interface of a lease here; 'eth0' is one: nothing was released" in done.stderr
+    assert left(filled) == IDS
+    assert gc(filled, "--allow-unknown", text=text).exit_code == 0
+    assert len(left(filled)) < len(IDS)
+
+
 def test_part_of_a_listed_id(filled: Path) -> None:
     """A list may have an id that begins another one, when that one is listed as well."""
     done = gc(filled, "--json", text=f"{IDS[0]}\n{IDS[0][:12]}\n")

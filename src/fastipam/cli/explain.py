@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fastipam import namespaces, processes
 from fastipam.addressing.addresses import BITS, format_cidr, format_ip
 from fastipam.allocation import reservations, states
 from fastipam.allocation.accounts import look_up, read_record
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from fastipam.storage.records.lease import Record
     from fastipam.storage.records.network_state import NetworkState
     from fastipam.storage.records.reservation import Reservation
+    from fastipam.storage.store import Store
 
 _LAST_EVENTS = 10
 EXCLUDED = "EXCLUDED"  # in a subnet and never assigned, as `map` counts it
@@ -68,7 +70,7 @@ def explain(
         answer["cidr"] = format_cidr(*address, its_range.length)
         answer["gateway"] = format_ip(*its_range.gateway) if its_range.gateway else ""
         answer["range"] = str(its_range)
-    answer |= _lease(known) | _reservation(known)
+    answer |= _lease(known, ipam.store) | _reservation(known)
     network = ipam.network(name)
     answer["why"] = _why(answer, known, ipam.store.boot, network.remembered_policy())
     events = list(network.history(address))
@@ -132,7 +134,7 @@ def _is_near(pool: Pool, family: int, value: int) -> bool:
     return False
 
 
-def _lease(known: _Known) -> dict[str, Any]:
+def _lease(known: _Known, store: Store) -> dict[str, Any]:
     record, local = known.record, known.local
     if record is None:
         return {}
@@ -142,7 +144,7 @@ def _lease(known: _Known) -> dict[str, Any]:
         "ifname": record.ifname,
         "pod_uid": record.pod_uid,
         "netns": record.netns,
-        "netns_state": netns_state(record),
+        "netns_state": netns_state(record, store),
         "allocated_at": stamp(record.allocated_ns, local=local),
         "age_s": max(0, known.now_ns - record.allocated_ns) // 10**9,
         "generation": record.generation,
@@ -154,17 +156,29 @@ def _lease(known: _Known) -> dict[str, Any]:
     return answer
 
 
-def netns_state(record: Record) -> str:
-    """Return whether the network namespace of a lease exists, seen from this process."""
+def netns_state(record: Record, store: Store) -> str:
+    """Return whether the network namespace of a lease exists, seen from this process.
+
+    When its path does not lead to it, all processes and mounts of the node are searched for it.
+    """
     if not record.netns:
         return "not noted"
     try:
         inode = os.stat(record.netns).st_ino
     except OSError as error:
-        return f"not there: {error.strerror}"
-    if record.inode and record.inode != inode:
-        return "another one has its name now"
-    return "there"
+        state = f"not there: {error.strerror}"
+    else:
+        if record.inode in (0, inode):
+            return "there"
+        state = "another one has its name now"
+    if not namespaces.is_inode(record.inode):
+        return state
+    found = processes.look({record.inode}, record.allocated_ns, store.runtime_pid_ns())
+    if found.where(record.inode) and not found.is_another(record.inode, record.born_ns):
+        return f"there, but not at its path: {found.where(record.inode)}"
+    if found.blind:
+        return f"not at its path, and it may live elsewhere: {found.blind}"
+    return state
 
 
 def _reservation(known: _Known) -> dict[str, Any]:

@@ -59,7 +59,8 @@ _ALLOW_UNKNOWN = "if the list is as it should be, say --allow-unknown"
 @click.option(
     "--allow-unknown",
     is_flag=True,
-    help="The list may name only containers that have no lease, or a part of a container's id.",
+    help="The list may name only containers or interfaces that have no lease, or a part of a "
+    "container's id.",
 )
 @options.dry_run("Say what would be released; change nothing.")
 @options.as_json
@@ -83,7 +84,8 @@ def command(
     "cni.dev/valid-attachments". Leases that are younger than the list are spared.
 
     An empty list is refused, because a program that failed has probably written it. So is a list
-    with shortened ids, and one that names no container of the network.
+    with shortened ids, one that names no container of the network, and one that names a container
+    with interfaces that all have no lease, while another interface of it has one.
     """
     started_ns = time.time_ns()
     if (
@@ -108,7 +110,7 @@ def command(
         valid = _with_interfaces(where, listed.valid)
         judged = _judge(where, valid, before_ns)
         if listed.valid and not allow_unknown:
-            _refuse_unknown(listed.containers, judged, name)
+            _refuse_unknown(listed.valid, judged, name)
         stale = judged.stale
         if not dry_run:
             freed = {format_ip(*one) for one in where.retain(valid, before_ns)}
@@ -123,11 +125,14 @@ class _Judged(NamedTuple):
     """The leases of a network after a comparison with a list.
 
     ``known`` has the ids of containers that are listed and have a lease, ``unlisted`` those that
-    have a lease and are not listed. ``stale`` has a row a lease, ``young`` counts leases.
+    have a lease and are not listed. ``misnamed`` has an interface with a lease of each container
+    that is listed, but with none of its interfaces that have one. ``stale`` has a row a lease,
+    ``young`` counts leases.
     """
 
     known: set[str]
     unlisted: set[str]
+    misnamed: dict[str, str]
     stale: list[dict[str, Any]]
     young: int
 
@@ -135,21 +140,37 @@ class _Judged(NamedTuple):
 def _judge(network: fastipam.Network, valid: set[tuple[str, str]], before_ns: int) -> _Judged:
     known: set[str] = set()
     unlisted: set[str] = set()
+    listed: set[str] = set()
+    others: dict[str, str] = {}
     stale: list[dict[str, Any]] = []
     young = 0
     containers = {container_id for container_id, _ in valid}
     age = gc.Age(before_ns, network.store.clock)
     for key, record, verdict in gc.judge(network.raw_leases(), valid, age):
         (known if record.container_id in containers else unlisted).add(record.container_id)
+        if verdict == gc.LISTED:
+            listed.add(record.container_id)
+        elif record.container_id in containers:
+            others[record.container_id] = record.ifname
         if verdict == gc.STALE:
             stale.append(rows.lease_row(network.name, keys.read_address_key(key)[1:], record))
         young += verdict == gc.YOUNG
-    return _Judged(known, unlisted, stale, young)
+    misnamed = {one: ifname for one, ifname in others.items() if one not in listed}
+    return _Judged(known, unlisted, misnamed, stale, young)
 
 
-def _refuse_unknown(listed: set[str], judged: _Judged, network: str) -> None:
+def _refuse_unknown(listed: set[tuple[str, str]], judged: _Judged, network: str) -> None:
     """Raise Failure for a list that cannot be one of the containers of this network."""
-    shortened = _shortened(listed - judged.known, judged.unlisted)
+    for container_id, ifname in sorted(listed):
+        if container_id in judged.misnamed:
+            # A word behind an id that is no interface, such as the container's name, would release
+            # what the container has.
+            raise Failure(
+                f"the list has container {container_id} with {ifname!r}, which is no interface of "
+                f"a lease here; {judged.misnamed[container_id]!r} is one: nothing was released",
+                f"list the ids alone, or each with its interface; {_ALLOW_UNKNOWN}",
+            )
+    shortened = _shortened({one for one, _ in listed} - judged.known, judged.unlisted)
     if shortened is not None:
         raise Failure(
             f"{shortened[0]!r} is a part of the id of container {shortened[1]}: the ids in the "

@@ -14,6 +14,7 @@ from fastipam.cli.click_base import command as _command
 
 if TYPE_CHECKING:
     from fastipam.lease import Lease
+    from fastipam.storage.store import Store
 
 _COLUMNS = (
     rows.IP,
@@ -72,7 +73,7 @@ def command(
         if not owners:
             what = ", ".join(addresses) or f"container {container} {ifname}".rstrip()
             raise Failure(f"nobody has {what}", "`fastipam show ADDRESS` says what became of it")
-        shown = [_row(lease) for leases in owners for lease in leases]
+        shown = [_row(lease, ipam.store) for leases in owners for lease in leases]
         if dry_run:
             output.rows(_COLUMNS, shown, as_json=as_json)
             return
@@ -133,11 +134,11 @@ def _owners_in(
     return list(found.values())
 
 
-def _row(lease: Lease) -> dict[str, str]:
+def _row(lease: Lease, store: Store) -> dict[str, str]:
     from fastipam.cli.explain import netns_state
 
     row = rows.lease_row(lease.network, (lease.family, lease.value), lease.record)
-    return row | {"netns": lease.netns, "netns_state": netns_state(lease.record)}
+    return row | {"netns": lease.netns, "netns_state": netns_state(lease.record, store)}
 
 
 def _ask(shown: list[dict[str, str]]) -> None:
@@ -150,7 +151,7 @@ def _ask(shown: list[dict[str, str]]) -> None:
         )
     for line in output.lines(_COLUMNS, shown):
         output.note(line)
-    living = [row["address"] for row in shown if row["netns_state"] == "there"]
+    living = [row["address"] for row in shown if row["netns_state"].startswith("there")]
     if living:
         output.note(f"the network namespace of {', '.join(living)} is there: its owner may run")
     click.confirm(f"Release {addresses}?", abort=True, err=True)
