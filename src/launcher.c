@@ -64,8 +64,9 @@ enum {
 	LARGEST_INPUT = (4 << 20) + 1,
 	LARGEST_VARIABLES = 256 << 10,
 	LARGEST_ANSWER = 16 << 20,
-	/* Less than the two minutes in which kubelet expects a runtime to start a pod. */
-	DEFAULT_TIMEOUT_S = 30,
+	/* More than an agent waits for a store. What it has not answered by then, it cannot serve now. */
+	DEFAULT_TIMEOUT_S = 10,
+	GC_TIMEOUT_S = 30, /* a GC may have a million leases to look at */
 	LONGEST_TIMEOUT_S = 3600,
 	REQUEST_HEADER = 12,
 	ANSWER_HEADER = 16,
@@ -454,11 +455,12 @@ static void note_start(void)
 
 static void set_deadline(void)
 {
-	const char *text = getenv("FASTIPAM_TIMEOUT");
+	const char *text = getenv("FASTIPAM_TIMEOUT"), *command = getenv("CNI_COMMAND");
+	int usual = command && !strcmp(command, "GC") ? GC_TIMEOUT_S : DEFAULT_TIMEOUT_S;
 	char *end = NULL;
-	double seconds = text && *text ? strtod(text, &end) : DEFAULT_TIMEOUT_S;
+	double seconds = text && *text ? strtod(text, &end) : usual;
 	if ((end && *end) || !(seconds > 0 && seconds <= LONGEST_TIMEOUT_S))
-		seconds = DEFAULT_TIMEOUT_S;
+		seconds = usual;
 	deadline_ms = now_ms() + (int64_t)(seconds * 1000);
 }
 

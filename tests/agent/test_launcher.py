@@ -203,6 +203,22 @@ def test_never_answers(said: bytes, command: str, launcher: Launcher) -> None:
     assert done.messages == b""
 
 
+@pytest.mark.parametrize("launcher", ["installed"], indirect=True)
+def test_never_answers_and_nobody_says_how_long(launcher: Launcher) -> None:
+    """Without FASTIPAM_TIMEOUT a call ends after ten seconds: an agent waits eight for a writer."""
+
+    def behave(connection: socket.socket) -> None:
+        FakeAgent.read_request(connection)
+        connection.settimeout(60)
+        connection.recv(1)
+
+    with FakeAgent(launcher.socket, behave):
+        begun = time.monotonic()
+        done = launcher.run(INPUT)
+        assert time.monotonic() - begun < 20
+    assert done.error["code"] == 11
+
+
 def test_never_reads(launcher: Launcher) -> None:
     """An agent that does not read a large request is one that does not answer in time."""
 

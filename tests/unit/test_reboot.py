@@ -371,3 +371,13 @@ def test_adopting_what_an_earlier_boot_had(boot: Boot) -> None:
         assert net.adopt(owner, 4, 0x0A000005, 1)
         assert not net.adopt(owner, 4, 0x0A000005, 1)
         assert [lease.cidr for lease in net.leases()] == ["10.0.0.5/16"]
+
+
+def test_the_inode_of_a_runtimes_pid_namespace_is_used_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A process whose pid namespace has the inode of a runtime's that has ended sees no node."""
+    monkeypatch.setattr(boot_module, "read_node", lambda: "4026532200:50")
+    assert boot_module.runtime_pid_ns(b"4026532300:9 4026532200:50:r") == {4026532200}
+    assert boot_module.runtime_pid_ns(b"4026532300:9 4026532200:49:r") == frozenset()
+    assert boot_module.runtime_pid_ns(b"4026532200:50") == frozenset()

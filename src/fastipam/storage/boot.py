@@ -85,9 +85,14 @@ def read_node() -> str:
 
 
 def runtime_pid_ns(nodes: bytes | None) -> frozenset[int]:
-    """Return the pid namespaces in which the runtime runs, of a value of BOOT_NODES_KEY."""
-    words = (nodes or b"").decode("ascii", "replace").split()
-    return frozenset(int(one.partition(":")[0]) for one in words if one.endswith(RUNTIME))
+    """Return this process's pid namespace if a runtime runs in it, by a value of BOOT_NODES_KEY.
+
+    One that had its inode before is another.
+    """
+    own = read_node()
+    if own and own + RUNTIME in (nodes or b"").decode("ascii", "replace").split():
+        return frozenset((int(own.partition(":")[0]),))
+    return frozenset()
 
 
 class Access:

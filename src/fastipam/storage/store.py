@@ -275,7 +275,7 @@ class Store(Environment):
         boot_change.note(self, (boot_id, node), access, may_count=may_count)
 
     def runtime_pid_ns(self) -> frozenset[int]:
-        """Return the inodes of the pid namespaces in which the runtime is known to run."""
+        """Return the inode of this process's pid namespace if a runtime is known to run in it."""
         with self.read() as txn:
             return boot.runtime_pid_ns(tables.META.get(txn, tables.BOOT_NODES_KEY))
 
