@@ -105,8 +105,8 @@ def test_what_is_refused_is_refused_as_the_plugin_does(
 def test_a_broken_rest_does_not_keep_del_from_its_work(command: str) -> None:
     """DEL and GC get an empty section in place of a broken one."""
     conf = {"cniVersion": "1.1.0", "name": "a", "ipam": 3, "prevResult": "broken"}
-    request = parsed(command, conf)
-    assert (request.ipam, request.prev_result) == ({}, None)
+    request = parsed(command, conf, args="broken")
+    assert (request.ipam, request.prev_result, request.args) == ({}, None, {})
 
 
 def test_delegating(tmp_path: Path) -> None:
@@ -122,6 +122,37 @@ def test_delegating(tmp_path: Path) -> None:
     assert request.delegate("CHECK") == request.delegate("DEL") == {}
     with pytest.raises(fastipam.LeaseMissing):
         request.delegate("CHECK")
+
+
+def test_serving(tmp_path: Path) -> None:
+    """A plugin's functions get the request; what they raise is answered in its version."""
+
+    class Mine(cni.Request):
+        def greeting(self) -> str:
+            return f"hello {self.container_id}"
+
+    def add(request: Mine) -> dict[str, Any]:
+        return {"said": request.greeting(), **request.delegate()}
+
+    def check(request: Mine) -> None:
+        raise fastipam.CniError(request.greeting(), 120)
+
+    def serve(command: str, conf: Any) -> tuple[int, Any]:
+        stdin = conf if isinstance(conf, bytes) else json.dumps(conf).encode()
+        commands = {"ADD": add, "CHECK": check}
+        status, output = Mine.serve(environment(command), stdin, commands)
+        return status, json.loads(output) if output else None
+
+    conf = written(tmp_path, cniVersion="0.4.0")
+    status, result = serve("ADD", conf)
+    assert (status, result["said"], len(result["ips"])) == (0, "hello c1", 2)
+    said = {"cniVersion": "0.4.0", "code": 120, "msg": "hello c1"}
+    assert serve("CHECK", conf) == (1, said)
+    assert serve("DEL", conf) == (0, None)
+    assert serve("VERSION", b"")[1]["supportedVersions"] == list(VERSIONS)
+    status, refused = serve("GC", conf)
+    assert (status, refused["code"], refused["cniVersion"]) == (1, 1, "0.4.0")
+    assert serve("ADD", b"{")[1]["cniVersion"] == "1.1.0"
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -114,16 +114,28 @@ def answer(
     if asked.command == environment.VERSION:
         return _VERSION_ANSWER
     services = services or _services
-    known = services.known.get(stdin)
-    if known is None:
-        known = _Known(stdin)
-        services.keep(stdin, known)
+    known = _read(stdin, services)
     read.append(known.document)
     call = _Call(asked, known, log, services)
     call.started_ns = started_ns
     call.own_netns = own_netns
     call.seen_netns = seen_netns
     return _serve(call)
+
+
+def assign(environ: Mapping[str, str], stdin: bytes) -> Lease:
+    """Do what an ADD does, short of its answer, and return the lease with its siblings.
+
+    Raises what there makes the error object.
+    """
+    asked = environment.Variables({**environ, "CNI_COMMAND": environment.ADD})
+    call = _Call(asked, _read(stdin, _services), _discard, _services)
+    call.own_netns = OWN_NETNS_PATH
+    call.seen_netns = ""
+    call.version = versions.admit(call.known.document, environment.ADD)
+    lease, _, promises = _assign(call)
+    _settle(promises)
+    return lease
 
 
 def refusal(config: dict[str, Any], error: Exception) -> bytes:
@@ -136,12 +148,8 @@ def data_dir_of(stdin: bytes, services: Services) -> str | None:
 
     What was read is kept in ``services``, where :func:`handle` finds it. Raises nothing.
     """
-    known = services.known.get(stdin)
     try:
-        if known is None:
-            known = _Known(stdin)
-            services.keep(stdin, known)
-        return _location(known).data_dir
+        return _location(_read(stdin, services)).data_dir
     except Exception:  # it is handled, and answered, where the request is
         return None
 
@@ -188,6 +196,14 @@ class _Call:
 
 
 _services = Services()
+
+
+def _read(stdin: bytes, services: Services) -> _Known:
+    known: _Known | None = services.known.get(stdin)
+    if known is None:
+        known = _Known(stdin)
+        services.keep(stdin, known)
+    return known
 
 
 _QUOTED = ",".join(f'"{text}"' for text in versions.SUPPORTED)
@@ -295,6 +311,18 @@ def _existing(known: _Known) -> Network | None:
 
 
 def _add(call: _Call) -> bytes:
+    lease, dns, promises = _assign(call)
+    known = call.known
+    if known.answers is None:
+        assert known.config is not None
+        known.answers = results.Answers(call.version, known.config.routes)
+    answer = known.answers.encode(lease.siblings, dns)
+    _settle(promises)
+    return answer
+
+
+def _assign(call: _Call) -> tuple[Lease, dict[str, Any], list[Promise]]:
+    """Assign the addresses; return one lease, the ``dns`` object, and what is to be settled."""
     asked, known = call.asked, call.known
     arguments = environment.Arguments(asked.args)
     addresses = _requested(known, arguments)
@@ -327,14 +355,14 @@ def _add(call: _Call) -> bytes:
 
         network = _network(known, config)
         lease = refused.allocate_again(call.services, config, network, owner, refusal, allocate)
-    if known.answers is None:
-        known.answers = results.Answers(call.version, config.routes)
-    answer = known.answers.encode(lease.siblings, dns)
+    return lease, dns, promises
+
+
+def _settle(promises: list[Promise]) -> None:
     if promises:
         from fastipam.cni import more_blocks
 
         more_blocks.settle(promises)
-    return answer
 
 
 def _located(error: ConfigError, config: Config) -> ConfigError:

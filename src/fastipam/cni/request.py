@@ -6,16 +6,20 @@ import json
 import time
 
 from fastipam.addressing.addresses import to_ip
-from fastipam.cni import environment, handler, versions
+from fastipam.cni import environment, handler, results, versions
+from fastipam.cni.answers import error_object
 from fastipam.configuration import reader
 from fastipam.configuration.attachments import valid_attachments
-from fastipam.configuration.network import requested
+from fastipam.configuration.network import Route, requested
+from fastipam.errors import CniError, DecodingError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from ipaddress import IPv4Address, IPv6Address
-    from typing import Any, Self
+    from typing import Any, Literal, Self
+
+    from fastipam.lease import Lease
 
 
 class Request:
@@ -27,11 +31,12 @@ class Request:
     written, ``name`` and ``version`` (``cniVersion``) are read from it. ``ipam`` and
     ``prev_result`` are its objects of these names, as they were written; empty and None when they
     are absent, or when they are broken and the command is DEL or GC, which have to work all the
-    same. VERSION has no configuration, and the newest version.
+    same; so is ``args`` unless the command is ADD or CHECK. VERSION has no configuration, and the
+    newest version.
     """
 
     __slots__ = (
-        "_environ", "_folded", "_started_ns", "args", "command", "config", "container_id",
+        "_environ", "_started_ns", "args", "command", "config", "container_id",
         "ifname", "ipam", "name", "netns", "path", "prev_result", "version",
     )  # fmt: skip
 
@@ -48,7 +53,6 @@ class Request:
     prev_result: dict[str, Any] | None
 
     _environ: dict[str, str]
-    _folded: dict[str, Any]
     _started_ns: int
 
     @classmethod
@@ -62,6 +66,29 @@ class Request:
         """
         return cls(environ, stdin)
 
+    @classmethod
+    def serve(
+        cls,
+        environ: Mapping[str, str],
+        stdin: bytes,
+        commands: Mapping[str, Callable[[Self], Mapping[str, Any] | None]],
+    ) -> tuple[int, bytes]:
+        """Serve one request with the functions of a plugin: return (exit status, standard output).
+
+        ``commands`` has a function for each command that the plugin serves itself; it gets the
+        request, and returns the result, or None. The others are served by the IPAM plugin, as
+        :meth:`delegate` does. What a function raises becomes the error object, in the version of
+        the configuration. Never raises an Exception.
+        """
+        version = ""
+        try:
+            request = cls.parse(environ, stdin)
+            version = request.version
+            done = commands.get(request.command, cls.delegate)(request)
+            return 0, _encoded(done) if done else b""
+        except Exception as error:
+            return 1, _encoded(error_object(error, version or _version_in(stdin)))
+
     def __init__(self, environ: Mapping[str, str], stdin: bytes) -> None:
         self._started_ns = time.time_ns()
         self._environ = dict(environ)
@@ -71,18 +98,26 @@ class Request:
         self.ifname = variables.ifname
         self.netns = variables.netns
         self.path = tuple(one for one in environ.get("CNI_PATH", "").split(":") if one)
-        self.args = environment.pairs(variables.args)
-        self._folded = {}
+        try:
+            self.args = environment.pairs(variables.args)
+        except CniError:
+            if self.command in (environment.ADD, environment.CHECK):
+                raise
+            self.args = {}
         self.config, self.ipam, self.prev_result = {}, {}, None
         self.name, self.version = "", versions.NEWEST
         if self.command == environment.VERSION:
             return
-        self._folded = reader.decode(stdin)
-        self.version = ".".join(map(str, versions.admit(self._folded, self.command)))
-        self.name = self._folded["name"]
+        folded = reader.decode(stdin)
+        self.version = ".".join(map(str, versions.admit(folded, self.command)))
+        self.name = folded["name"]
         self.config = json.loads(stdin)
         self.ipam = self._object("ipam") or {}
         self.prev_result = self._object("prevResult")
+
+    def _folded(self) -> dict[str, Any]:
+        """Return the configuration as it is now, its keys folded."""
+        return reader.decode(json.dumps(self.config).encode())
 
     def _object(self, key: str) -> dict[str, Any] | None:
         """Return the object under a key, in whatever case that is written."""
@@ -107,24 +142,75 @@ class Request:
         CniError 4, ConfigError.
         """
         named = environment.address_in(self.args.get("IP", ""))
-        return [to_ip(*one) for one in requested(self._folded, named)]
+        return [to_ip(*one) for one in requested(self._folded(), named)]
 
     def valid_attachments(self) -> set[tuple[str, str]]:
         """Return the (container id, interface) pairs that GC lists, for ``Network.retain``.
 
         Raises ConfigError when there is no list, or one with an entry that names nobody.
         """
-        return valid_attachments(self._folded)
+        return valid_attachments(self._folded())
+
+    def routes(self) -> list[dict[str, str | int]]:
+        """Return the routes of the ``ipam`` section as the IPAM plugin reads them.
+
+        They are for :func:`fastipam.cni.result` and for the container. Raises ConfigError.
+        """
+        listed = reader.listed(reader.mapping(self._folded(), "ipam", ""), "routes", "ipam")
+        read = [Route(one, f"ipam.routes[{at}]", []) for at, one in enumerate(listed)]
+        return [one.document(results.ROUTE_KEYS) for one in read]
+
+    def dns(self) -> dict[str, Any]:
+        """Return the ``dns`` object for the result, perhaps {}.
+
+        It is what the file says that ``ipam.resolvConf`` names, or the configuration's ``dns``.
+        Raises ConfigError.
+        """
+        path = reader.text(reader.mapping(self._folded(), "ipam", ""), "resolvConf", "ipam")
+        if path:
+            from fastipam.cni import resolvconf
+
+            return resolvconf.read(path)
+        return self._object("dns") or {}
+
+    def allocate(self, existing: Literal["error", "return"] | None = None) -> Lease:
+        """Do what the IPAM plugin does for an ADD, and return the lease with its ``siblings``.
+
+        Every key of the ``ipam`` section counts, and so do changes of it. ``existing`` stands for
+        its ``repeatAdd``: with "return" a second ADD gets the leases of the first one, and their
+        ``created`` is False. An ADD that fails later undoes with ``delegate("DEL")``, but only
+        leases that this very call has created. Idempotent with "return". Raises the errors of
+        :meth:`Network.allocate <fastipam.Network.allocate>`, CniError 8 for a namespace that is
+        the plugin's own, TryLater. Returns after the commit is on disk (durable mode).
+        """
+        config = self.config
+        if existing is not None:
+            section = {key: one for key, one in self.ipam.items() if key.casefold() != "repeatadd"}
+            config = {key: one for key, one in config.items() if key.casefold() != "ipam"}
+            config["ipam"] = {**section, "repeatAdd": existing}
+        return handler.assign(self._environ, json.dumps(config).encode())
 
     def delegate(self, command: str = "") -> dict[str, Any]:
         """Serve the IPAM part of the request in this process, and return its result, perhaps {}.
 
         It does what a delegated call of the IPAM plugin does, with every key of the ``ipam``
-        section, but starts no process. ``command`` stands for the request's own: an ADD that fails
-        undoes with "DEL". Changes of ``config`` count. Raises the FastipamError that the plugin
-        would have answered with; a change is durable as :func:`fastipam.cni.handle` says.
+        section, but starts no process. ``command`` stands for the request's own. Changes of
+        ``config`` count. Raises the FastipamError that the plugin would have answered with; a
+        change is durable as :func:`fastipam.cni.handle` says.
         """
         environ = {**self._environ, "CNI_COMMAND": command or self.command}
         stdin = json.dumps(self.config).encode()
         answer = handler.answer(environ, stdin, [], started_ns=self._started_ns)
         return json.loads(answer) if answer else {}
+
+
+def _encoded(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, indent=4).encode() + b"\n"
+
+
+def _version_in(stdin: bytes) -> str:
+    """Return the version for an error in a request that cannot be read."""
+    try:
+        return versions.name(reader.decode(stdin))
+    except DecodingError:
+        return ""

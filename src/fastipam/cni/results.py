@@ -87,12 +87,12 @@ def build(
         result["dns"] = dns
     result["ips"] = [_address(lease) for lease in leases]
     if routes:
-        result["routes"] = [route.document(_ROUTE_KEYS_1_0) for route in routes]
+        result["routes"] = [route.document(ROUTE_KEYS) for route in routes]
     return result
 
 
 _ROUTE_KEYS_0_3 = ("dst", "gw", "mtu", "advmss", "priority", "table", "scope")
-_ROUTE_KEYS_1_0 = ("advmss", "dst", "gw", "mtu", "priority", "scope", "table")
+ROUTE_KEYS = ("advmss", "dst", "gw", "mtu", "priority", "scope", "table")
 
 
 def _address(lease: Lease | _Blank) -> dict[str, Any]:
