@@ -1,8 +1,8 @@
 """The documentation site: ``python -m sphinx -W -b html docs docs/_build/html``.
 
 Sphinx with MyST and furo. MkDocs has had no release since 2024 and its Material theme ends its
-maintenance; Sphinx and its autodoc read the docstrings without another package, and check every
-reference between pages.
+maintenance; Sphinx checks every reference between pages. Pages that a script writes from the code
+(``commands.md``, ``api/``) are Markdown like the others.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ author = "The fastipam authors"
 copyright = "The fastipam authors"  # noqa: A001  # Sphinx's name
 release = version = fastipam.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
+extensions = ["myst_parser"]
 HIDDEN = ["_build", "man"]
 INCLUDED = {"index", "bench/embedded"}  # no pages: the first is the list, the rest parts of others
 exclude_patterns = HIDDEN
@@ -31,11 +31,6 @@ myst_enable_extensions = ["deflist"]
 suppress_warnings = ["myst.header"]  # a part of the README, included, begins at its third level
 
 highlight_language = "none"
-
-autodoc_member_order = "bysource"
-autodoc_typehints = "signature"
-autodoc_default_options = {"members": True, "show-inheritance": True}
-python_maximum_signature_line_length = 88
 
 
 def list_the_rest(app: Any, name: str, source: list[str]) -> None:

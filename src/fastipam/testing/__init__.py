@@ -67,7 +67,7 @@ class TemporaryStore:
 
     def __init__(self, path: Path, clock: Clock | None = None) -> None:
         self.path = path
-        self.clock = clock or Clock()
+        self.clock: Clock = clock or Clock()
         self._boot = ""  # the machine's boot, until reboot() is called
 
     def __repr__(self) -> str:

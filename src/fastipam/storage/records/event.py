@@ -8,6 +8,15 @@ from fastipam.addressing.addresses import BITS, V4, format_ip
 from fastipam.errors import CHECK_HINT, StoreCorrupt
 from fastipam.storage.records import keys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+
+    Kind = Literal[
+        "assigned", "released", "gc", "swept", "rebooted", "released-by-operator", "reserved",
+        "unreserved", "imported", "repaired",
+    ]  # fmt: skip
+
 ASSIGNED = 1  # an allocation
 RELEASED = 2  # a DEL, or a release by the library
 GC = 3  # the runtime's list of valid attachments does not have its owner
@@ -18,7 +27,7 @@ RESERVED = 7
 UNRESERVED = 8
 IMPORTED = 9  # taken over from another plugin
 REPAIRED = 10  # the store contradicted itself
-KINDS = {
+KINDS: dict[int, Kind] = {
     ASSIGNED: "assigned",
     RELEASED: "released",
     GC: "gc",
@@ -46,6 +55,19 @@ class Event:
         "container_id", "family", "generation", "ifname", "kind", "netns", "pod_name",
         "pod_namespace", "pod_uid", "sequence", "value", "wall_ns",
     )  # fmt: skip
+    if TYPE_CHECKING:
+        sequence: int
+        wall_ns: int
+        kind: Kind
+        family: int
+        value: int
+        generation: int
+        container_id: str
+        ifname: str
+        netns: str
+        pod_namespace: str
+        pod_name: str
+        pod_uid: str
 
     def __init__(self, key: bytes, raw: bytes) -> None:
         try:
