@@ -99,7 +99,7 @@ class Controller:
             self._starting.add(event.pod)
         try:
             # "return": the event may be handled a second time, after a crash.
-            lease = self.network.allocate(event.pod, existing="return", pod_name=event.pod)
+            lease = self.network.allocate(event.pod, existing="return")
             with self._lock:
                 self.pods[event.pod] = lease.cidr
         finally:

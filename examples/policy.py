@@ -78,7 +78,9 @@ class Racks:
         while (index := self._bitmap.next_free(first, stop)) is not None:
             self._bitmap.acquire(index)
             try:
-                return self._network.allocate(pod, addresses=[(4, self._base + index)])
+                return self._network.allocate(
+                    pod, addresses=[ipaddress.IPv4Address(self._base + index)]
+                )
             except fastipam.AddressInUse:
                 continue
         lease = self._network.allocate(pod)

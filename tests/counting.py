@@ -37,7 +37,7 @@ def looked_at(network: Network) -> list[dict[str, int]]:
             found[index]["free"] -= 1
 
     leased = set()
-    for family, value, record, _ in network.records():
+    for family, value, record, _ in network._records():
         leased.add((family, value))
         add(family, value, "cooling" if record.state == lease.COOLING else "assigned")
     for one in network.reservations():

@@ -20,7 +20,7 @@ errors _bitmap namespaces processes
 addressing
 configuration
 storage.records storage
-lease
+owners lease
 allocation
 verify files repair backup picture
 host_local network ipam sweep testing
@@ -143,7 +143,11 @@ def upward(arrows: dict[str, set[str]]) -> list[str]:
 
 
 def private_uses() -> list[str]:
-    """Return the uses of a name with a leading underscore that another folder defines."""
+    """Return the uses of a name with a leading underscore that another folder defines.
+
+    The methods of a network are left out: it is public, and its methods for the plugin, the command
+    line and the cluster's node, which take and return (family, integer) pairs, are not.
+    """
     known = modules()
     trees = {name: ast.parse(path.read_text()) for name, path in known.items()}
     own: dict[Path, set[str]] = {}
@@ -156,6 +160,7 @@ def private_uses() -> list[str]:
                 names.add(node.id)
             elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
                 names.add(node.attr)
+    package_wide = _methods(trees["network"], trees["network.reading"], trees["network.books"])
     found = set()
     for name, path in known.items():
         for node in ast.walk(trees[name]):
@@ -170,8 +175,20 @@ def private_uses() -> list[str]:
                     one[0] == "_"
                     and one[1] != "_"
                     and one != "_asdict"
-                    and one not in own[path.parent]
+                    and one not in own[path.parent] | package_wide
                     and others
                 ):
                     found.add(f"{name}: {one}")
     return sorted(found)
+
+
+def _methods(*trees: ast.Module) -> set[str]:
+    """Return the names of all methods."""
+    return {
+        one.name
+        for tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+        for one in node.body
+        if isinstance(one, ast.FunctionDef)
+    }

@@ -52,7 +52,7 @@ class Pods:
                     self._next += 1
                     net.allocate(
                         f"{number * 2654435761 % (1 << 64):016x}", "eth0",
-                        pod_namespace=space, pod_name=f"{space}-{number:x}",
+                        pod=(space, f"{space}-{number:x}"),
                     )  # fmt: skip
                     self._live.append(number)
 

@@ -16,18 +16,26 @@ if TYPE_CHECKING:
     from fastipam.ipam import Ipam as Ipam
     from fastipam.ipam import open as open  # noqa: A004  # the contract's name
     from fastipam.lease import Lease as Lease
+    from fastipam.namespaces import Netns as Netns
     from fastipam.network import Network as Network
+    from fastipam.owners import Owner as Owner
+    from fastipam.owners import Pod as Pod
 
 __version__ = "0.1.0"
 
-__all__ = ["Bitmap", "Ipam", "Lease", "Network", "__version__", "cni", "open"]  # below
+__all__ = [
+    "Bitmap", "Ipam", "Lease", "Netns", "Network", "Owner", "Pod", "__version__", "cni", "open",
+]  # fmt: skip
 __all__ += errors.__all__
 
 _HOME = {
     "Bitmap": "_bitmap",
     "Ipam": "ipam",
     "Lease": "lease",
+    "Netns": "namespaces",
     "Network": "network",
+    "Owner": "owners",
+    "Pod": "owners",
     "open": "ipam",
 }
 

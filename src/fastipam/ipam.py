@@ -8,6 +8,7 @@ from fastipam.addressing.parsing import DEFAULT_SUBNET, exclude_from, parse_rang
 from fastipam.allocation import bulk, counts, refusals, reservations, turns  # noqa: F401
 from fastipam.configuration.policy import DEFAULT_DATA_DIR, Policy
 from fastipam.network import Network
+from fastipam.network import arguments as arguments  # noqa: PLC0414
 from fastipam.network import gc as gc  # noqa: PLC0414
 from fastipam.storage import open_stores, tables
 from fastipam.storage.records import earlier_ranges  # noqa: F401
@@ -94,8 +95,8 @@ class Ipam:
         if ranges is None:
             known = Network(self.store, name, None, policy=policy)
             if not given:
-                known.policy = policy = known.remembered_policy()
-            stored = known.current_pool()
+                known.policy = policy = known._remembered_policy()
+            stored = known._current_pool()
             if stored is not None:
                 if not exclude:
                     return known

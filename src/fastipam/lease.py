@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from fastipam.addressing.addresses import V4, format_cidr, format_ip, to_ip
 from fastipam.errors import ConfigError
+from fastipam.namespaces import Netns
 from fastipam.storage.records import keys
 from fastipam.storage.records import lease as lease_record
-from fastipam.storage.records.lease import Netns, Record
+from fastipam.storage.records.lease import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
+    from fastipam.owners import Owner, Pod
+
 
 NO_NETNS = Netns()
 NO_POD = ("", "", "")
 
 
-class Owner:
+class Requester:
     """Who requests an address, with what the lease records of the owner.
 
     ``pod`` is the pod's Kubernetes namespace, its name and its UID. As attributes, ``pod`` is
@@ -64,11 +67,12 @@ class Lease:
 
     ``network`` is the network's name. ``family`` (4 or 6) and ``value`` are the address as
     integers, ``router`` is the gateway as (family, value) or None. ``siblings`` are the leases that
-    the same call assigned, in the order of the range sets, including this one. A lease that was
-    read from the store has only itself.
+    the same call assigned, in the order of the range sets, including this one; those of one that
+    was read by its address are only itself. ``created`` says whether the call that returned the
+    lease has assigned the address: False for a lease that was there before.
     """
 
-    __slots__ = ("_record", "_siblings", "family", "network", "router", "value")
+    __slots__ = ("_record", "_siblings", "created", "family", "network", "router", "value")
 
     def __init__(
         self,
@@ -84,6 +88,7 @@ class Lease:
         self.router = router
         # The bytes of a record that was just written are decoded when an attribute is read.
         self._record = record
+        self.created = type(record) is bytes
         # Not (self,): the garbage collector would have to look at every such circle.
         self._siblings: tuple[Lease, ...] = ()
 
@@ -119,6 +124,21 @@ class Lease:
     def ifname(self) -> str:
         """The owner's interface."""
         return self.record.ifname
+
+    @property
+    def owner(self) -> Owner:
+        """The owner."""
+        from fastipam import owners
+
+        return owners.known(self.record.container_id, self.record.ifname)
+
+    @property
+    def pod(self) -> Pod | None:
+        """The pod, or None if the lease does not name one."""
+        from fastipam import owners
+
+        namespace, name, uid = self.pod_namespace, self.pod_name, self.pod_uid
+        return owners.Pod(namespace, name, uid) if namespace and name else None
 
     @property
     def allocated_ns(self) -> int:

@@ -1,13 +1,19 @@
-"""Identify, find and enter network namespaces; identify mount namespaces."""
+"""Identify, find and enter network namespaces; identify mount namespaces.
+
+:class:`Netns` is what a lease records of one.
+"""
 
 from __future__ import annotations
 
 import os
 import stat
 
+from fastipam.errors import ConfigError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import Self
 
 # Where runtimes mount the network namespaces of containers.
 NETNS_DIRECTORIES = ("/run/netns", "/var/run/netns", "/run/docker/netns", "/run/cni/netns")
@@ -16,6 +22,71 @@ _NS_GET_USERNS, _NS_GET_OWNER_UID = 0xB701, 0xB704  # ioctl_nsfs(2), from Linux 
 # Below it no namespace of the kernel has its inode (PROC_DYNAMIC_FIRST, less those of the first
 # namespaces). What has a lower one, a file in a test for example, cannot be searched for.
 _FIRST_INODE = 0xEFFFFFF0
+
+
+class Netns:
+    """A network namespace as a lease records it; what is not known is empty or 0.
+
+    ``path`` leads to its file and ``inode`` is that file's. The kernel reuses inodes: ``born_ns``,
+    when the file was made, tells two namespaces with one inode apart. ``mount_ns`` is the inode of
+    the mount namespace in which ``path`` is a path. Without an inode nothing can tell that the
+    namespace has ended: :meth:`of` looks at it. Raises ConfigError with the field.
+    """
+
+    __slots__ = ("born_ns", "inode", "mount_ns", "path")
+
+    def __init__(self, path: str = "", inode: int = 0, mount_ns: int = 0, born_ns: int = 0) -> None:
+        if type(path) is not str:
+            raise ConfigError(f"path has to be a text, not {path!r}", field="path", value=path)
+        if not 0 <= inode < 1 << 64:
+            raise ConfigError(f"inode {inode!r} has no 64 bits", field="inode", value=inode)
+        if not 0 <= born_ns < 1 << 64:
+            raise ConfigError(f"born_ns {born_ns!r} has no 64 bits", field="born_ns", value=born_ns)
+        if not 0 <= mount_ns < 1 << 32:
+            raise ConfigError(
+                f"mount_ns {mount_ns!r} has no 32 bits", field="mount_ns", value=mount_ns
+            )
+        self.path = path
+        self.inode = inode
+        self.mount_ns = mount_ns
+        self.born_ns = born_ns
+
+    @classmethod
+    def of(cls, path: str | os.PathLike[str]) -> Self:
+        """Look at a network namespace and return what the plugin records of it.
+
+        ``path`` is that of its file, such as ``/run/netns/name`` or ``/proc/1234/ns/net``. A lease
+        with it is swept when the namespace has ended. O(1). Raises ConfigError when there is no
+        such file or it cannot be seen.
+        """
+        try:
+            text = os.path.abspath(os.fspath(path))
+            if text.startswith("/proc/self/"):  # whoever reads the lease is another process
+                text = f"/proc/{os.getpid()}/{text.removeprefix('/proc/self/')}"
+            _, inode, born_ns = look(text)
+        except (OSError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"{path!r} is no network namespace that this process can see: {error}",
+                field="path",
+                value=path,
+                hint="give the path of its file, such as /run/netns/NAME or /proc/PID/ns/net",
+            ) from None
+        return cls(text, inode, mount_namespace(), born_ns)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Netns):
+            return NotImplemented
+        return self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[str, int, int, int]:
+        return self.path, self.inode, self.mount_ns, self.born_ns
+
+    def __repr__(self) -> str:
+        path, inode, mount_ns, born_ns = self._key()
+        return f"Netns({path!r}, inode={inode}, mount_ns={mount_ns}, born_ns={born_ns})"
 
 
 def look(path: str) -> tuple[int, int, int]:

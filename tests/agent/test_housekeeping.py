@@ -15,7 +15,7 @@ from fastipam import sweep
 from fastipam._bitmap import WriterLock
 from fastipam.agent import housekeeping
 from fastipam.agent.housekeeping import Housekeeping
-from fastipam.namespaces import mount_namespace
+from fastipam.namespaces import Netns, mount_namespace
 from fastipam.network import Network
 from fastipam.storage import open_stores, tables
 from fastipam.storage.records import keys
@@ -65,7 +65,7 @@ def test_round_by_round(net: Network, data_dir: Path, tmp_path: Path, clock: Sec
     """Between two rounds there is the interval; the second one gives back what the first noted."""
     gone = tmp_path / "gone"
     for at in range(600):
-        net.allocate(f"c{at}", netns=str(gone), inode=1, mount_ns=mount_namespace())
+        net.allocate(f"c{at}", netns=Netns(str(gone), inode=1, mount_ns=mount_namespace()))
     chores = Housekeeping(str(data_dir), interval_s=10, grace_s=0, clock=clock)
     assert round_of(chores) > 3
     assert net.stats()["assigned"] == 601

@@ -48,8 +48,8 @@ def store(tmp_path: Path) -> Path:
     """A store that the agent shows."""
     with fastipam.open(tmp_path / "store", "relaxed") as ipam:
         net = ipam.network("n", "10.32.0.0/16", cooldown_s=1000)
-        net.allocate("c1", pod_namespace="web", pod_name="web-1")
-        net.allocate("c2", pod_namespace="web", pod_name="<script>alert(1)</script>")
+        net.allocate("c1", pod=("web", "web-1"))
+        net.allocate("c2", pod=("web", "<script>alert(1)</script>"))
         net.release("c1")
         net.reserve("10.32.0.9", owner="web/db", reason="its own")
     return tmp_path / "store"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import fastipam
+from fastipam.addressing.addresses import to_ip
 from fastipam.agent.web import readings
 from fastipam.agent.web import samples as watch
 from fastipam.agent.web.samples import COARSE, COARSE_S, FINE, INTERVAL_S, Watch
@@ -289,7 +290,7 @@ def test_longest_free_run(ipam: Ipam, ranges: Any, exclude: tuple[str, ...], use
     net = ipam.network("n", ranges, exclude=exclude, cooldown_s=0)
     net.allocate("first")
     net.release("first")
-    pool = net.current_pool()
+    pool = net._current_pool()
     assert pool is not None
     addresses = [
         (each.family, value)
@@ -301,11 +302,11 @@ def test_longest_free_run(ipam: Ipam, ranges: Any, exclude: tuple[str, ...], use
     with ipam.transaction():
         if len(pool.sets) == 1:
             for at, one in enumerate(chosen):
-                net.allocate(f"c{at}", addresses=[one])
+                net.allocate(f"c{at}", addresses=[to_ip(*one)])
         else:  # each set takes one of its own choice
             for at in range(min(used, *(each.size for each in pool.sets))):
                 net.allocate(f"c{at}")
-    taken = {(family, value) for family, value, _, _ in net.records()}
+    taken = {(family, value) for family, value, _, _ in net._records()}
     longest = [0] * len(pool.sets)
     for index, each in enumerate(pool.sets):
         for low, high in each.intervals:

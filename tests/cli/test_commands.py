@@ -261,7 +261,7 @@ def test_odd_streams(words: str, redirected: str, said: bytes | None, data_dir: 
 def test_a_terminal_without_utf_8(encoding: str, data_dir: Path) -> None:
     """Characters that it does not have are shown in another way; a row is a row."""
     with fastipam.open(data_dir, "relaxed") as ipam:
-        ipam.network("podnet", "10.32.0.0/24").allocate("c1", pod_name="wéb-Ж")
+        ipam.network("podnet", "10.32.0.0/24").allocate("c1", pod=("default", "wéb-Ж"))
     done = _run("", "list", FASTIPAM_DATA_DIR=str(data_dir), PYTHONIOENCODING=encoding)
     assert done.returncode == 0
     assert b"b-\\u0416" in done.stdout

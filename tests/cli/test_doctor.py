@@ -23,6 +23,7 @@ from fastipam.cli.commands.doctor import agent, configuration, plugin, store, su
 from fastipam.cli.commands.doctor.diagnosis import LEVELS, OK, PROBLEM, WARNING, Diagnosis
 from fastipam.cli.commands.install.executables import BUNDLE, DIRECT, install
 from fastipam.cni import handle
+from fastipam.namespaces import Netns
 from fastipam.storage import tables
 from tests.agent.conftest import Start, run_dir, start  # noqa: F401  # fixtures
 from tests.agent.processes import FakeAgent
@@ -288,7 +289,7 @@ def living(data_dir: Path, tmp_path: Path) -> Path:
     netns.touch()
     with fastipam.open(data_dir, "relaxed") as ipam:
         net = ipam.network("podnet", "10.32.0.0/24")
-        net.allocate("c1", netns=str(netns), inode=netns.stat().st_ino)
+        net.allocate("c1", netns=Netns(str(netns), inode=netns.stat().st_ino))
     return data_dir
 
 
@@ -393,7 +394,7 @@ def test_namespace_is_gone(living: Path, tmp_path: Path) -> None:
     """A lease without its namespace; leases that cannot be judged, counted by reason."""
     with fastipam.open(living) as ipam:
         net = ipam.network("podnet")
-        net.allocate("c2", netns=str(tmp_path / "netns" / "two"), inode=7)
+        net.allocate("c2", netns=Netns(str(tmp_path / "netns" / "two"), inode=7))
         for name in ("c3", "c4"):
             net.allocate(name)
         found = list(store.namespaces(ipam))

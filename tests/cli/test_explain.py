@@ -13,6 +13,7 @@ import fastipam
 from fastipam.cli.commands import cli
 from fastipam.cli.explain import explain
 from fastipam.cli.times import Stamps, duration, parse, stamp
+from fastipam.namespaces import Netns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,9 +28,7 @@ V4 = 4
 def ipam(data_dir: Path) -> Iterator[Ipam]:
     """A store with a small network."""
     with fastipam.open(data_dir, "relaxed") as opened:
-        opened.network("podnet", "10.1.0.0/29", cooldown_s=60).allocate(
-            "c1", pod_namespace="web", pod_name="web-0"
-        )
+        opened.network("podnet", "10.1.0.0/29", cooldown_s=60).allocate("c1", pod=("web", "web-0"))
         yield opened
 
 
@@ -58,9 +57,9 @@ def test_namespace(ipam: Ipam, tmp_path: Path) -> None:
     file.touch()
     network = ipam.network("podnet")
     inode = file.stat().st_ino
-    here = network.allocate("c2", netns=str(file), inode=inode).value
-    other = network.allocate("c3", netns=str(file), inode=inode + 1).value
-    gone = network.allocate("c4", netns=str(tmp_path / "gone"), inode=inode).value
+    here = network.allocate("c2", netns=Netns(str(file), inode=inode)).value
+    other = network.allocate("c3", netns=Netns(str(file), inode=inode + 1)).value
+    gone = network.allocate("c4", netns=Netns(str(tmp_path / "gone"), inode=inode)).value
     states = [_told(ipam, value & 0xFF)["netns_state"] for value in (here, other, gone)]
     assert states == [
         "there",
@@ -76,7 +75,7 @@ def test_namespace_that_has_lost_its_path(ipam: Ipam, tmp_path: Path) -> None:
     inode = os.stat("/proc/self/ns/net").st_ino
     network = ipam.network("podnet")
     for name, path in (("c2", file), ("c3", tmp_path / "gone")):
-        value = network.allocate(name, netns=str(path), inode=inode).value
+        value = network.allocate(name, netns=Netns(str(path), inode=inode)).value
         assert _told(ipam, value & 0xFF)["netns_state"] == (
             "there, but not at its path: this process"
         )
@@ -118,7 +117,7 @@ def test_reserved(ipam: Ipam) -> None:
     network.reserve("10.1.0.2")
     assert _told(ipam, 2)["why"].endswith("; reserved for nobody from then on")
     sticky = ipam.network("podnet", "10.1.0.0/29", sticky_s=3600)
-    sticky.allocate("c9", pod_namespace="web", pod_name="web-9")
+    sticky.allocate("c9", pod=("web", "web-9"))
     sticky.release("c9")
     told = _told(ipam, 3)
     assert told["why"].startswith("kept for web/web-9, which had it, for another ")

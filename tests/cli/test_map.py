@@ -32,7 +32,7 @@ def filled(data_dir: Path) -> Path:
     with fastipam.open(data_dir, "relaxed") as ipam:
         net = ipam.network("podnet", "10.1.0.0/24", exclude=["10.1.0.240/28"])
         for number in range(40):
-            net.allocate(f"c{number}", pod_namespace="web")
+            net.allocate(f"c{number}", pod=("web", "front"))
         for number in range(10):
             net.release(f"c{number}")
     return data_dir

@@ -17,7 +17,8 @@ import fastipam
 from fastipam.addressing.addresses import parse_ip
 from fastipam.cli import times
 from fastipam.cli.commands import cli
-from fastipam.lease import Owner
+from fastipam.lease import Requester
+from fastipam.namespaces import Netns
 from fastipam.storage import tables
 from fastipam.storage.store import Store
 
@@ -30,9 +31,7 @@ def filled(data_dir: Path) -> Path:
     with fastipam.open(data_dir, "relaxed") as ipam:
         net = ipam.network("podnet", "10.32.0.0/24")
         for number in range(4):
-            net.allocate(
-                f"c{number}", pod_namespace="default", pod_name=f"web-{number}", netns="/gone/ns"
-            )
+            net.allocate(f"c{number}", pod=("default", f"web-{number}"), netns=Netns("/gone/ns"))
         net.release("c2")
         net.reserve("10.32.0.99", owner="default/db-0", reason="printer")
     return data_dir
@@ -221,7 +220,7 @@ def test_who_had_it_at(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for second, what in ((0, "a"), (310, ""), (330, "b"), (900, "")):
             now[0] = (base + second) * 10**9
             if what:
-                net.allocate(what, pod_namespace="ns", pod_name=what)
+                net.allocate(what, pod=("ns", what))
             else:
                 net.release("a")
                 net.release("b")
@@ -288,7 +287,7 @@ def dual_pods(data_dir: Path) -> Path:
     with fastipam.open(data_dir, "relaxed") as ipam:
         net = ipam.network("podnet", ["10.32.1.0/24", "fd00:32::/64"], cooldown_s=0)
         for number in range(2):
-            net.allocate(f"c{number}", pod_namespace="default", pod_name=f"web-{number}")
+            net.allocate(f"c{number}", pod=("default", f"web-{number}"))
     return data_dir
 
 
@@ -321,7 +320,7 @@ def test_release_of_what_has_changed_since_it_was_shown(
         with fastipam.open(dual_pods) as ipam:
             net = ipam.network("podnet")
             if change == "one more address":
-                net.adopt(Owner("c0", "eth0"), 4, parse_ip("10.32.1.77")[1], 1)
+                net._adopt(Requester("c0", "eth0"), 4, parse_ip("10.32.1.77")[1], 1)
                 return
             net.release("c0")
             net.allocate("c0" if change == "the same container" else "new", addresses=["10.32.1.2"])
@@ -404,8 +403,8 @@ def test_sweep(filled: Path, tmp_path: Path) -> None:
     with fastipam.open(filled) as ipam:
         net = ipam.network("podnet")
         inode = alive.stat().st_ino
-        net.allocate("alive", netns=str(alive), inode=inode)
-        net.allocate("dead", netns=str(tmp_path / "gone"), inode=1)
+        net.allocate("alive", netns=Netns(str(alive), inode=inode))
+        net.allocate("dead", netns=Netns(str(tmp_path / "gone"), inode=1))
     for words, result in ((["--dry-run"], "waiting"), ([], "waiting"), ([], "released")):
         found = rows(filled, "sweep", "--grace", "0", *words)
         assert {row["container_id"]: row["result"] for row in found}["dead"] == result

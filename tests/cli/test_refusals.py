@@ -36,7 +36,7 @@ COMMANDS = (
 def filled(data_dir: Path) -> Path:
     """A store with a lease."""
     with fastipam.open(data_dir, "relaxed") as ipam:
-        ipam.network("podnet", "10.32.0.0/24").allocate("c", pod_namespace="web", pod_name="web-0")
+        ipam.network("podnet", "10.32.0.0/24").allocate("c", pod=("web", "web-0"))
     return data_dir
 
 

@@ -25,7 +25,7 @@ def filled(data_dir: Path) -> Path:
     with fastipam.open(data_dir, "relaxed") as ipam:
         net = ipam.network("podnet", "10.32.0.0/24")
         for number in range(40):
-            net.allocate(f"c{number}", pod_namespace="web", pod_name=f"web-{number}")
+            net.allocate(f"c{number}", pod=("web", f"web-{number}"))
         ipam.network("storage", "10.40.0.0/24").allocate("disk")
     return data_dir
 

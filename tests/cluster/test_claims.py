@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from fastipam.addressing.addresses import to_ip
 from fastipam.cluster import schema
 from fastipam.cluster.admin.admin import release_node
 from fastipam.cluster.deadline import Deadline
@@ -415,9 +416,9 @@ def test_requested_address_has_to_be_in_an_owned_block(
     machine = Machine(tmp_path, "a", engine)
     (pair,) = claim(machine.joined())
     inside, outside = (4, pair[1] + 77), (4, (pair[1] ^ 0x800) + 77)
-    assert machine.network.allocate("c1", addresses=[inside]).value == inside[1]
+    assert machine.network.allocate("c1", addresses=[to_ip(*inside)]).value == inside[1]
     with pytest.raises(AddressNotInRange, match="this node does not own"):
-        machine.network.allocate("c2", addresses=[outside])
+        machine.network.allocate("c2", addresses=[to_ip(*outside)])
 
 
 def test_lock_belongs_to_one(engine: MemoryEngine, tmp_path: Path) -> None:

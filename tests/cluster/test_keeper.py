@@ -139,7 +139,7 @@ def test_free_addresses_that_no_search_finds(
     agent.turns(1)
     assert agent.add(3) == 3
     with agent.store.write() as txn:  # the round robin stands elsewhere, and the list is empty
-        network_id = agent.network.id_in(txn)
+        network_id = agent.network._id_in(txn)
         assert network_id is not None
         state = txn.state(network_id)
         state.move_cursor(0, 4, 0xC0000202)
@@ -347,7 +347,7 @@ def test_fencing(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
     before = blocks.boottime_ns()  # type: ignore[attr-defined]
     agent.keeper.step()
     with agent.store.read() as txn:
-        network_id = agent.network.id_in(txn)
+        network_id = agent.network._id_in(txn)
         assert network_id is not None
         until = blocks.proven_until(txn, network_id)
     assert before + 20 * 10**9 <= until <= blocks.boottime_ns() + 20 * 10**9  # type: ignore[attr-defined]

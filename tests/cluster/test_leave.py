@@ -12,7 +12,7 @@ from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.errors import ClusterRefused
 from fastipam.configuration.policy import Policy
 from fastipam.errors import AddressNotInRange, ConfigError
-from fastipam.lease import Owner
+from fastipam.lease import Requester
 from fastipam.network import Network
 from tests.cluster.memory import MemoryEngine
 
@@ -57,7 +57,7 @@ def test_plain_ranges_for_a_clusters_network(
         assert subnet.rpartition(".")[0] in refused.value.message
         assert "fastipam cluster leave" in (refused.value.hint or "")
     with pytest.raises(ConfigError):
-        plain.exhausted()  # STATUS
+        plain._exhausted()  # STATUS
     assert machine.network.allocate("c2").value == first.value + 1
 
 
@@ -154,7 +154,7 @@ def test_imported_lease_of_another_nodes_block(engine: MemoryEngine, tmp_path: P
     claim(other.joined(), 1)
     ((_, own),), ((_, theirs),) = machine.active(), other.active()
     machine.network.allocate("c1")
-    assert machine.network.adopt(Owner("old-1", "eth0"), 4, own + 77, 1)
+    assert machine.network._adopt(Requester("old-1", "eth0"), 4, own + 77, 1)
     with pytest.raises(AddressNotInRange, match="which this node does not own"):
-        machine.network.adopt(Owner("old-2", "eth0"), 4, theirs + 77, 1)
-    assert machine.network.adopt(Owner("old-3", "eth0"), 4, 0xC0000202, 1)  # in no pool
+        machine.network._adopt(Requester("old-2", "eth0"), 4, theirs + 77, 1)
+    assert machine.network._adopt(Requester("old-3", "eth0"), 4, 0xC0000202, 1)  # in no pool

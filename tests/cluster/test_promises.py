@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from fastipam.addressing.addresses import to_ip
 from fastipam.agent.batch import Executor
 from fastipam.agent.clusters import Clusters
 from fastipam.agent.requests import Request
 from fastipam.allocation import blocks
 from fastipam.cni import handle
 from fastipam.errors import AddressInUse, PoolExhausted, TryLater
-from fastipam.lease import Owner
+from fastipam.lease import Requester
 from fastipam.network.promise import settle
 from fastipam.storage import open_stores
 from fastipam.storage.records.block import ACTIVE, LOST
@@ -139,7 +140,7 @@ def test_returned_from_a_lost_block(machine: Machine) -> None:
 def _lose(machine: Machine) -> None:
     """Another node has claimed this node's blocks."""
     with machine.store.write() as txn:
-        network_id = machine.network.id_in(txn)
+        network_id = machine.network._id_in(txn)
         assert network_id is not None
         for block in blocks.read_all(txn, network_id):
             block.state = LOST
@@ -149,7 +150,7 @@ def _lose(machine: Machine) -> None:
 def test_block_lost_after_the_commit(machine: Machine) -> None:
     """A proof that was renewed for other blocks does not cover one that was lost meanwhile."""
     promises: list[Promise] = []
-    machine.network.assign(Owner("c1", "eth0"), promises=promises)
+    machine.network._assign(Requester("c1", "eth0"), promises=promises)
     _lose(machine)
     error = settle(promises)
     assert error is not None
@@ -160,7 +161,7 @@ def test_block_lost_after_the_commit(machine: Machine) -> None:
 def test_later_lease_stays(machine: Machine, clock: Clock) -> None:
     """What is given back is the lease of this call, not a later one of the same owner."""
     promises: list[Promise] = []
-    machine.network.assign(Owner("c1", "eth0"), promises=promises)
+    machine.network._assign(Requester("c1", "eth0"), promises=promises)
     machine.network.release("c1")
     machine.network.allocate("c1")
     clock.reads = 0
@@ -173,7 +174,7 @@ def test_wanted_address_without_a_proof(machine: Machine, clock: Clock) -> None:
     (pair,) = machine.active()
     clock.reads = 0
     with pytest.raises(PoolExhausted, match="fencing"):
-        machine.network.allocate("c1", addresses=[(4, pair[1] + 77)])
+        machine.network.allocate("c1", addresses=[to_ip(4, pair[1] + 77)])
 
 
 def _configuration(machine: Machine) -> bytes:
@@ -257,6 +258,6 @@ def test_nothing_to_promise_without_fencing(tmp_path: Path) -> None:
     machine = Machine(tmp_path, "a", engine)
     claim(machine.joined())
     promises: list[Promise] = []
-    machine.network.assign(Owner("c1", "eth0"), promises=promises)
+    machine.network._assign(Requester("c1", "eth0"), promises=promises)
     assert not promises
     assert {each.state for each in machine.share.blocks()} == {ACTIVE}

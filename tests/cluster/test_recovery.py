@@ -17,6 +17,7 @@ from fastipam.allocation import blocks
 from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.node import recovery
 from fastipam.errors import AddressInUse
+from fastipam.namespaces import Netns
 from fastipam.verify import verify
 from tests.cluster.memory import MemoryEngine
 from tests.deploy.support import DAEMONSET, DROP_IN, read_unit
@@ -285,7 +286,7 @@ def test_restored_store_names_the_running_pod(namespace: str, tmp_path: Path) ->
     (tmp_path / "netns" / "own").symlink_to(namespace)
     _add_address(Path(namespace).name, "10.32.5.85/20")
     inode = os.stat(namespace).st_ino
-    machine.network.allocate("c1", addresses=["10.32.5.85"], netns=namespace, inode=inode)
+    machine.network.allocate("c1", addresses=["10.32.5.85"], netns=Netns(namespace, inode=inode))
     found = _restored(machine)
     done = recovery.recover(machine.node(), found, (str(tmp_path / "netns"),))
     assert (4, 0x0A200555) in done.entered

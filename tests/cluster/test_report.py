@@ -148,7 +148,7 @@ def test_disagreements_with_this_node(engine: MemoryEngine, tmp_path: Path) -> N
     _write(engine, Delete(keys.block(*pairs[0])), Delete(keys.owned("a", *pairs[0])))
     _write(engine, Put(keys.block(*pairs[1]), entry.value))  # written anew: another revision
     with machine.store.write() as txn:
-        network_id = machine.network.id_in(txn)
+        network_id = machine.network._id_in(txn)
         assert network_id is not None
         blocks.delete(txn, network_id, *pairs[2])
         for pair, state in ((pairs[3], block_record.LOST), (pairs[4], block_record.RELEASING)):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import fastipam
+from fastipam.lease import Requester
 from fastipam.storage import open_stores
 
 from .plugin import VERSIONS, Answer, Call, Held, Make
@@ -177,7 +178,7 @@ def test_lease_without_interface(call: Call, config: Make, held: Held, tmp_path:
     """Scenario 4: a lease that names no interface goes with the first DEL that has none itself."""
     made = config(ipam=SUBNET)
     with fastipam.open(tmp_path / "store") as ipam:
-        ipam.network("mynet", "10.1.2.0/24").allocate("c1", "")
+        ipam.network("mynet", "10.1.2.0/24")._assign(Requester("c1", ""))
     call("ADD", made, "c1", ifname="eth0")
     assert held() == {"10.1.2.2": ("c1", ""), "10.1.2.3": ("c1", "eth0")}
     assert call("DEL", made, "c2", ifname="eth1") == DONE

@@ -13,6 +13,7 @@ import pytest
 import fastipam
 from fastipam import cni
 from fastipam.cni import main
+from fastipam.lease import Requester
 from fastipam.network.gc import Age
 from fastipam.storage import open_stores
 
@@ -153,7 +154,7 @@ def test_leases_without_interface(call: Call, config: Make, held: Held, tmp_path
     with fastipam.open(tmp_path / "store") as ipam:
         network = ipam.network("mynet", "10.1.0.0/16")
         for container_id in ("c1", "c2"):
-            network.allocate(container_id, "")
+            network._assign(Requester(container_id, ""))
     assert call("GC", config(ipam=SUBNET) | _attached(("c1", "net7"))) == DONE
     assert held() == {"10.1.0.2": ("c1", "")}
 

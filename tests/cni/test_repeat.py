@@ -8,6 +8,7 @@ import pytest
 
 import fastipam
 from fastipam.errors import DuplicateAllocation
+from fastipam.namespaces import Netns
 from fastipam.testing import Clock
 
 if TYPE_CHECKING:
@@ -87,13 +88,13 @@ def test_the_library(tmp_path: Path) -> None:
     clock = Clock()
     with fastipam.open(tmp_path / "store", clock=clock) as ipam:
         network = ipam.network("net", "10.0.0.0/29")
-        first = network.allocate("c1", netns="/old", inode=7, pod_namespace="n", pod_name="a")
+        first = network.allocate("c1", netns=Netns("/old", inode=7), pod=("n", "a"))
         clock.advance(5)
-        again = network.allocate("c1", netns="/new", inode=8, existing="return")
+        again = network.allocate("c1", netns=Netns("/new", inode=8), existing="return")
         assert (again.netns, again.inode, again.pod_name) == ("/new", 8, "a")
         assert again.allocated_ns - first.allocated_ns == 5 * 10**9
         clock.advance(5)
-        third = network.allocate("c1", pod_namespace="n", pod_name="b", existing="return")
+        third = network.allocate("c1", pod=("n", "b"), existing="return")
         assert (third.netns, third.inode, third.pod_name) == ("/new", 8, "b")
         assert third.address == first.address
         with pytest.raises(DuplicateAllocation, match=r"10\.0\.0\.2 is .* requests 10\.0\.0\.5"):

@@ -23,8 +23,8 @@ from fastipam.agent.housekeeping import Housekeeping
 from fastipam.allocation import blocks
 from fastipam.backup import backup
 from fastipam.configuration.policy import Policy
-from fastipam.lease import Owner
-from fastipam.namespaces import mount_namespace
+from fastipam.lease import Requester
+from fastipam.namespaces import Netns, mount_namespace
 from fastipam.repair import repair
 from fastipam.storage import open_stores, tables
 from fastipam.storage.records.block import ACTIVE, Block, Member
@@ -67,11 +67,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for at in range(30):
             net.allocate(
                 f"c{at}",
-                pod_namespace="ns",
-                pod_name=f"p{at % 7}" if at % 2 else "",
-                netns=str(directory / ("gone" if at % 5 else "alive")),
-                inode=(directory / "alive").stat().st_ino,
-                mount_ns=mount_namespace(),
+                pod=("ns", f"p{at % 7}") if at % 2 else None,
+                netns=Netns(
+                    str(directory / ("gone" if at % 5 else "alive")),
+                    inode=(directory / "alive").stat().st_ino,
+                    mount_ns=mount_namespace(),
+                ),
             )
         for at in range(0, 30, 3):
             net.release(f"c{at}")
@@ -96,7 +97,7 @@ def _own_blocks(ipam: Ipam) -> None:
     """Make the store that of a node with two blocks of a cluster's pool."""
     network = _cut(ipam)
     with ipam.store.write() as txn:
-        network_id = network.enter(txn).state.network_id
+        network_id = network._enter(txn).state.network_id
         file, boot = blocks.file_of(ipam.store), ipam.store.boot
         member = Member("node", "incarnation", "", epoch=1, revision=1, file=file, boot=boot)
         blocks.put_member(txn, network_id, member)
@@ -134,7 +135,7 @@ def _use(ipam: Ipam, clock: Clock) -> None:
     net = ipam.network("n", SETS, cooldown_s=COOLDOWN_S, sticky_s=STICKY_S)
     for _ in range(2):
         for at in range(5):
-            net.allocate(f"new{at}", pod_namespace="ns", pod_name=f"p{at}")
+            net.allocate(f"new{at}", pod=("ns", f"p{at}"))
         for at in range(5):
             net.release(f"new{at}")
         clock.advance(2 * STICKY_S)
@@ -152,8 +153,8 @@ def _calls(ipam: Ipam, path: Path, clock: Clock) -> Iterator[Callable[[], object
     """Everything that one can do with a store, one call at a time."""
     net = Network(ipam.store, "n", parse_ranges(SETS), policy=Policy(sticky_s=STICKY_S))
     for at in range(8):
-        names = {"pod_namespace": "ns", "pod_name": f"p{at}" if at % 2 else "db"}
-        yield partial(net.allocate, f"new{at}", **names)  # type: ignore[arg-type]
+        pod = ("ns", f"p{at}" if at % 2 else "db")
+        yield partial(net.allocate, f"new{at}", pod=pod)
     yield from (partial(net.release, f"c{at}") for at in range(30))
     yield from (partial(net.release_address, lease) for lease in ("10.0.0.7", "2001:db8::8"))
     yield partial(net.retain, {("c1", "eth0")}, clock.now_ns)
@@ -162,13 +163,13 @@ def _calls(ipam: Ipam, path: Path, clock: Clock) -> Iterator[Callable[[], object
     cut = _cut(ipam)
     yield from (partial(cut.allocate, f"more{at}") for at in range(3))
     yield from (partial(cut.release, f"cut{at}") for at in range(5))
-    yield from (cut.exhausted, cut.stats)
+    yield from (cut._exhausted, cut.stats)
     yield partial(net.reserve, "10.0.0.192/28", owner="ns/db")
     yield partial(net.unreserve, "10.0.0.0/24")
-    yield partial(net.adopt, Owner("taken", ""), 4, 0x0A000050, clock.now_ns)
-    for look in (net.leases, net.records, net.reservations, net.history):
+    yield partial(net._adopt, Requester("taken", ""), 4, 0x0A000050, clock.now_ns)
+    for look in (net.leases, net._records, net.reservations, net.history):
         yield partial(_read, look)
-    yield from (net.stats, net.exhausted, net.cursors, ipam.networks)
+    yield from (net.stats, net._exhausted, net._cursors, ipam.networks)
     yield partial(net.check, "c1", "eth0")
     yield partial(ipam.network, "n")
     yield from 2 * (partial(sweep, ipam, grace_s=0),)

@@ -14,7 +14,7 @@ import pytest
 
 import fastipam
 from fastipam import processes
-from fastipam.namespaces import look, mount_namespace
+from fastipam.namespaces import Netns, look, mount_namespace
 from fastipam.sweep import Report, sweep
 
 from ..e2e import tools
@@ -58,7 +58,7 @@ def add(ipam: fastipam.Ipam, path: str, name: str = "a") -> None:
     _, inode, born_ns = look(path)
     here = mount_namespace()
     net = ipam.network("n", "10.0.0.0/24")
-    net.allocate(name, netns=path, inode=inode, born_ns=born_ns, mount_ns=here)
+    net.allocate(name, netns=Netns(path, inode=inode, mount_ns=here, born_ns=born_ns))
 
 
 def twice(ipam: fastipam.Ipam) -> Report:

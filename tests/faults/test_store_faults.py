@@ -221,7 +221,7 @@ def test_gc_on_a_full_store(tmp_path: Path) -> None:
         valid = {("c1", "eth0")}
         lease = network.lookup("10.1.0.9")
         assert lease is not None
-        assert network.release_leases([lease])
+        assert network._release_leases([lease])
         assert len(network.retain(valid, time.time_ns() + 1)) == count - 2
         assert [lease.container_id for lease in network.leases()] == ["c1"]
 

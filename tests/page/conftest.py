@@ -33,9 +33,7 @@ def filled(tmp_path: Path) -> Path:
         for at in range(0, count, 100):
             with ipam.transaction():
                 for number in range(at, at + 100):
-                    net.allocate(
-                        f"c{number:04x}", pod_namespace="web", pod_name=f"<b>web-{number}</b>"
-                    )
+                    net.allocate(f"c{number:04x}", pod=("web", f"<b>web-{number}</b>"))
         net.reserve("10.32.30.0/25", reason="the printers")
         net.reserve("10.32.0.200", owner="web/db-0")
         with ipam.transaction():

@@ -40,11 +40,11 @@ def _used(ipam: Ipam, ranges: Any, exclude: tuple[str, ...] = (), count: int = 1
     net = ipam.network("n", ranges, exclude=exclude, cooldown_s=1000)
     chosen = random.Random(1)
     for number in range(count):
-        net.allocate(f"c{number}", pod_namespace=f"space{number % 3}", pod_name=f"p{number}")
+        net.allocate(f"c{number}", pod=(f"space{number % 3}", f"p{number}"))
     for number in chosen.sample(range(count), count * 2 // 3):
         net.release(f"c{number}")
         if number % 2:
-            net.allocate(f"d{number}", pod_namespace="later")
+            net.allocate(f"d{number}", pod=("later", "web"))
 
 
 def _read(ipam: Ipam, max_bits: int = 20) -> cells.Picture:
@@ -92,7 +92,7 @@ def test_each_address(ipam: Ipam, ranges: Any, exclude: tuple[str, ...]) -> None
 
 
 def _subnets(ipam: Ipam) -> list[str]:
-    pool = ipam.network("n").current_pool()
+    pool = ipam.network("n")._current_pool()
     assert pool is not None
     return [
         f"{format_ip(one.family, one.network)}/{one.length}"
@@ -183,7 +183,7 @@ def test_nothing_is_used(ipam: Ipam, ranges: str, max_bits: int) -> None:
     net.allocate("a")
     net.release("a")
     (panel,) = _read(ipam, max_bits).panels
-    pool = net.current_pool()
+    pool = net._current_pool()
     assert pool is not None
     assert panel.tally(0)[0, FREE] == pool.size
     assert set(panel.states.tolist()) <= {FREE, EXCLUDED}
@@ -224,7 +224,7 @@ def test_owners_and_ages(ipam: Ipam, clock: Clock) -> None:
     """By owner a cell has its pod's namespace, by age the seconds since the assignment."""
     net = ipam.network("n", "10.1.0.0/24", cooldown_s=1000)
     for number in range(20):
-        net.allocate(f"c{number}", pod_namespace="even" if number % 2 == 0 else "")
+        net.allocate(f"c{number}", pod=("even", "web") if number % 2 == 0 else None)
         clock.advance(10)
     net.release("c4")
     with ipam.store.read() as txn:
@@ -248,7 +248,7 @@ def test_the_commonest_owner(ipam: Ipam) -> None:
     """Of several addresses in a cell the commonest owner counts, and the youngest age."""
     net = ipam.network("n", "10.1.0.0/24")
     for number in range(14):
-        net.allocate(f"c{number}", pod_namespace="few" if number < 5 else "many")
+        net.allocate(f"c{number}", pod=("few" if number < 5 else "many", "web"))
     with ipam.store.read() as txn:
         picture = cells.read(txn, "n", 4)
         assert picture is not None

@@ -78,7 +78,7 @@ def test_every_kind_is_drawn(ipam: Ipam, ranges: str, kind: str) -> None:
     """Each way to colour gives a PNG with more colours than the background's."""
     net = ipam.network("n", ranges)
     for number in range(9):
-        net.allocate(f"c{number}", pod_namespace=f"a namespace with a rather long name {number}")
+        net.allocate(f"c{number}", pod=(f"a namespace with a rather long name {number}", "web"))
     with ipam.store.read() as txn:
         picture = cells.read(txn, "n")
         assert picture is not None

@@ -15,7 +15,7 @@ import fastipam
 from fastipam.backup import backup, restore
 from fastipam.errors import ConfigError, StoreCorrupt, StoreError, StoreUnavailable
 from fastipam.ipam import Ipam
-from fastipam.lease import Owner
+from fastipam.lease import Requester
 from fastipam.testing import Clock
 from fastipam.verify import verify
 
@@ -50,7 +50,7 @@ def test_round_trip(ipam: Ipam, tmp_path: Path, clock: Clock) -> None:
 
 def test_policy_of_another_network(ipam: Ipam, tmp_path: Path, clock: Clock) -> None:
     """A network does not get what was remembered of the one that had its number before."""
-    ipam.network("n").adopt(Owner("a", ""), 4, 0x0A000005, clock.now_ns)
+    ipam.network("n")._adopt(Requester("a", ""), 4, 0x0A000005, clock.now_ns)
     backup(ipam.store, tmp_path / "backup")
     with fastipam.open(tmp_path / "other", "relaxed", clock=clock) as other:
         other.network("m", POOL, cooldown_s=7, cooldown_policy="strict").allocate("b")
@@ -111,7 +111,7 @@ def test_restore_under_a_running_program(ipam: Ipam, tmp_path: Path) -> None:
     late = net.allocate("late")
     restore(ipam.store, tmp_path / "backup", replace=True)
     assert net.lookup(str(kept.address).partition("/")[0]) == kept
-    assert net.lookup((late.family, late.value)) is None
+    assert net._lookup((late.family, late.value)) is None
     assert net.allocate("late").value == late.value
 
 
@@ -150,8 +150,8 @@ def test_generations_go_on(ipam: Ipam, tmp_path: Path) -> None:
     restore(ipam.store, tmp_path / "backup", replace=True)
     successor = net.allocate("c", addresses=[str(late.address.ip)])
     assert successor.generation > late.generation
-    assert net.release_address((late.family, late.value), generation=late.generation) is None
-    assert net.lookup((late.family, late.value)) == successor
+    assert net._release_at((late.family, late.value), generation=late.generation) is None
+    assert net._lookup((late.family, late.value)) == successor
     assert not verify(ipam.store)
 
 

@@ -62,7 +62,7 @@ def test_exhausted_by_what(ipam: Ipam) -> None:
     sticky.allocate("a")
     sticky.reserve("10.0.0.3")
     kept = ipam.network("n", POOL, sticky_s=100, cooldown_policy="strict", cooldown_s=30)
-    kept.allocate("db", pod_namespace="ns", pod_name="db-0")
+    kept.allocate("db", pod=("ns", "db-0"))
     kept.release("db")
     sticky.allocate("b")
     sticky.allocate("c")
@@ -200,7 +200,7 @@ def test_what_cools_outside_is_not_looked_at(
     monkeypatch.setattr(keys, "read_cooldown_key", counted)
     with pytest.raises(PoolExhausted):
         net.allocate("b")
-    assert net.exhausted() is not None
+    assert net._exhausted() is not None
     assert len(looked) < 10
     clock.advance(1000)
     monkeypatch.undo()
@@ -221,7 +221,7 @@ def test_what_cools_of_a_containers_ranges_is_taken_early(ipam: Ipam, clock: Clo
     host = ipam.network("n")
     host.release("a")
     clock.advance(1)
-    assert guest.exhausted() is None
+    assert guest._exhausted() is None
     assert [str(one.ip) for one in guest.allocate("b").addresses] == ["10.9.0.2", "10.0.0.4"]
     with pytest.raises(PoolExhausted):
         guest.allocate("c")

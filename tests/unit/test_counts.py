@@ -69,10 +69,10 @@ def test_counts_are_those_of_the_records(ipam: Ipam, clock: Clock, seed: int) ->
     for step in range(300):
         number = chance.randrange(40)
         what = chance.choice(("allocate", "allocate", "release", "reserve", "unreserve", "wait"))
-        if what == "allocate" and not net.owned(f"c{number}", "eth0"):
+        if what == "allocate" and not net._owned(f"c{number}", "eth0"):
             pod = f"p{number}" if number % 2 else ""
             with contextlib.suppress(PoolExhausted):
-                net.allocate(f"c{number}", pod_namespace="d" if pod else "", pod_name=pod)
+                net.allocate(f"c{number}", pod=("d", pod) if pod else None)
         elif what == "release":
             net.release(f"c{number}", "eth0")
         elif what == "reserve":
@@ -92,7 +92,7 @@ def _agrees(net: Network) -> None:
     wanted = looked_at(net)
     assert [{key: one[key] for key in ("size", *_STATES)} for one in found] == wanted
     full = [number for number, one in enumerate(found) if one["full"]]
-    refused = net.exhausted()
+    refused = net._exhausted()
     assert (refused is not None) == bool(full), "STATUS says the same"
     if refused is not None:
         assert net.pool is not None
@@ -130,7 +130,7 @@ def test_full_is_what_the_next_assignment_meets(ipam: Ipam, clock: Clock, policy
 def test_an_expired_sticky_address_makes_no_set_full(ipam: Ipam, clock: Clock) -> None:
     """An address kept for a pod that does not come back can be had when its time is over."""
     net = ipam.network("n", ["10.1.0.0/30", "fd00::/64"], sticky_s=60, cooldown_s=0)
-    net.allocate("a", pod_namespace="d", pod_name="p")
+    net.allocate("a", pod=("d", "p"))
     net.release("a")
     assert [one["full"] for one in _sets(net)] == [True, False]
     clock.advance(61)

@@ -178,10 +178,10 @@ import fastipam
 with fastipam.open(sys.argv[1], "relaxed") as ipam:
     before = set(sys.modules)
     net = ipam.network("n", ["10.1.0.0/29", "fd00::/125"], sticky_s=60, cooldown_s=0)
-    net.allocate("c1", pod_namespace="web", pod_name="web-0").address
+    net.allocate("c1", pod=("web", "web-0")).address
     net.allocate_many([("c2", "eth0"), ("c3", "eth0")])
     net.release("c1")
-    net.allocate("c1", pod_namespace="web", pod_name="web-0")
+    net.allocate("c1", pod=("web", "web-0"))
     many = [("d", f"e{at}") for at in range(9)]
     for refused in (lambda: net.allocate("c1"), lambda: net.allocate_many(many)):
         try:
@@ -189,7 +189,8 @@ with fastipam.open(sys.argv[1], "relaxed") as ipam:
         except fastipam.FastipamError:
             pass
     list(net.leases()), list(net.reservations()), list(net.history()), net.stats()
-    net.lookup("10.1.0.2"), net.retain([("c1", "eth0")], 0)
+    net.lookup("10.1.0.2"), net.retain([("c1", "eth0")], 0), net.get("c1").owner
+    net.owned_by("c1"), net.release_many([("c2", "eth0")]), net.reserve("10.1.0.3")
     assert set(sys.modules) == before, set(sys.modules) - before
 """
 
@@ -284,14 +285,8 @@ def test_reconciliation_spares_what_is_younger() -> None:
         listed_ns = clock()
         clock.advance(1)
         network.allocate("young")
-        assert [str(one) for one in _texts(network.retain(set(), listed_ns))] == ["10.1.0.2"]
+        assert [str(one) for one in network.retain(set(), listed_ns)] == ["10.1.0.2"]
         assert [lease.container_id for lease in network.leases()] == ["young"]
-
-
-def _texts(freed: list[tuple[int, int]]) -> list[str]:
-    from fastipam.addressing.addresses import format_ip
-
-    return [format_ip(*one) for one in freed]
 
 
 @pytest.mark.parametrize("name", errors.__all__)

@@ -6,11 +6,12 @@ import pytest
 
 from fastipam import PoolExhausted, StoreCorrupt
 from fastipam.ipam import Ipam
+from fastipam.namespaces import Netns
 from fastipam.storage.records.event import Event, event_key
 from fastipam.testing import Clock
 
 POOL = "10.0.0.0/29"
-POD = {"pod_namespace": "ns", "pod_name": "web"}
+POD = ("ns", "web")
 
 
 def words(ipam: Ipam, **filters: object) -> list[tuple[str, str, str]]:
@@ -21,7 +22,7 @@ def words(ipam: Ipam, **filters: object) -> list[tuple[str, str, str]]:
 def test_every_change(ipam: Ipam) -> None:
     """Each way to get and to lose an address is an event, with the owner's names."""
     net = ipam.network("n", POOL, cooldown_s=0)
-    net.allocate("a", netns="/run/netns/x", **POD)  # type: ignore[arg-type]
+    net.allocate("a", netns=Netns("/run/netns/x"), pod=POD)
     net.release("a")
     net.allocate("b")
     net.retain(set(), 1 << 62)

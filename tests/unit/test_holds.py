@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from ipaddress import ip_address
 
 import pytest
 from tests.conftest import assert_consistent
@@ -12,7 +13,9 @@ from fastipam import AddressInUse, ConfigError, PoolExhausted, StoreCorrupt, err
 from fastipam.allocation import reservations
 from fastipam.configuration.policy import Policy
 from fastipam.ipam import Ipam
+from fastipam.lease import Requester
 from fastipam.network import Network
+from fastipam.owners import Pod
 from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.storage.records import policy as policy_record
@@ -22,9 +25,9 @@ from fastipam.testing import Clock
 POOL = "10.0.0.0/29"  # .2 to .6
 
 
-def last(net: Network, container: str, **names: str) -> int:
+def last(net: Network, container: str, ifname: str = "eth0", pod: Pod | None = None) -> int:
     """The last byte of the address that a container gets."""
-    return net.allocate(container, **names).value & 0xFF  # type: ignore[arg-type]
+    return net.allocate(container, ifname, pod=pod).value & 0xFF
 
 
 # Reservations ---------------------------------------------------------------------------------
@@ -34,9 +37,9 @@ def test_reserved_is_not_allocated(ipam: Ipam) -> None:
     """No allocation gets a reserved address, whether it chooses, asks, or takes many."""
     net = ipam.network("n", POOL)
     assert net.reserve("10.0.0.2-10.0.0.4", reason="printers") == [
-        (4, 0x0A000002),
-        (4, 0x0A000003),
-        (4, 0x0A000004),
+        ip_address("10.0.0.2"),
+        ip_address("10.0.0.3"),
+        ip_address("10.0.0.4"),
     ]
     assert net.stats()["reserved"] == 3
     with pytest.raises(AddressInUse, match=r"10.0.0.3 is reserved: printers"):
@@ -52,7 +55,7 @@ def test_unreserve(ipam: Ipam) -> None:
     """An address whose reservation ends is free."""
     net = ipam.network("n", POOL)
     net.reserve("10.0.0.0/29")
-    assert net.unreserve("10.0.0.3") == [(4, 0x0A000003)]
+    assert net.unreserve("10.0.0.3") == [ip_address("10.0.0.3")]
     assert net.unreserve("10.0.0.3") == []
     assert last(net, "a") == 3
     assert len(net.unreserve("10.0.0.0/29")) == 4
@@ -80,25 +83,25 @@ def test_reserve_again(ipam: Ipam) -> None:
 
 
 @pytest.mark.parametrize(
-    ("owner", "names"),
+    ("owner", "pod"),
     [
-        ("box", {}),
-        ("ns/db-0", {"pod_namespace": "ns", "pod_name": "db-0"}),
+        ("box", None),
+        ("ns/db-0", Pod("ns", "db-0")),
     ],
 )
-def test_reserved_for_an_owner(ipam: Ipam, owner: str, names: dict[str, str]) -> None:
+def test_reserved_for_an_owner(ipam: Ipam, owner: str, pod: Pod | None) -> None:
     """The owner gets the address that is reserved for him, each time; nobody else ever does."""
     net = ipam.network("n", POOL)
     net.reserve("10.0.0.5", owner=owner)
     assert last(net, "other") == 2
     for _ in range(3):
-        assert last(net, "box", **names) == 5
+        assert last(net, "box", pod=pod) == 5
         assert net.stats()["reserved"] == 0
         net.release("box")
         assert net.stats()["reserved"] == 1
     with pytest.raises(AddressInUse, match="reserved for"):
         net.allocate("other2", addresses=["10.0.0.5"])
-    assert net.allocate("box", addresses=["10.0.0.5"], **names).value & 0xFF == 5  # type: ignore[arg-type]
+    assert net.allocate("box", addresses=["10.0.0.5"], pod=pod).value & 0xFF == 5
 
 
 def test_reserving_what_is_assigned(ipam: Ipam) -> None:
@@ -118,7 +121,7 @@ def test_ending_a_reservation_of_what_is_assigned(ipam: Ipam) -> None:
     net = ipam.network("n", POOL, cooldown_s=0)
     net.reserve("10.0.0.2", owner="a")
     net.allocate("a")
-    assert net.unreserve("10.0.0.2") == [(4, 0x0A000002)]
+    assert net.unreserve("10.0.0.2") == [ip_address("10.0.0.2")]
     assert net.stats()["assigned"] == 1
     net.release("a")
     assert net.stats()["free"] == 5
@@ -178,11 +181,11 @@ def test_reservation_outside_after_a_change(ipam: Ipam) -> None:
 def test_every_address_of_a_target(ipam: Ipam) -> None:
     """Of a target those that the ranges can assign, the first and the last of each range, too."""
     net = ipam.network("n", [[POOL, "10.0.1.0/29"], "2001:db8::/126"])
-    assert [value & 0xFFF for _, value in net.reserve("10.0.0.6-10.0.1.2")] == [0x006, 0x102]
-    assert net.reserve("10.0.0.2") == [(4, 0x0A000002)]
-    assert net.reserve("10.0.1.6") == [(4, 0x0A000106)]
-    assert [value & 0xFF for _, value in net.reserve("2001:db8::/64")] == [2, 3]
-    assert [value & 0xF for _, value in net.unreserve("::/0")] == [2, 3]
+    assert [int(one) & 0xFFF for one in net.reserve("10.0.0.6-10.0.1.2")] == [0x006, 0x102]
+    assert net.reserve("10.0.0.2") == [ip_address("10.0.0.2")]
+    assert net.reserve("10.0.1.6") == [ip_address("10.0.1.6")]
+    assert [int(one) & 0xFF for one in net.reserve("2001:db8::/64")] == [2, 3]
+    assert [int(one) & 0xF for one in net.unreserve("::/0")] == [2, 3]
     assert net.stats()["reserved"] == 4
 
 
@@ -260,7 +263,7 @@ def test_kept_under_several_names(ipam: Ipam) -> None:
     net = ipam.network("n", [POOL, "10.0.1.0/29"])
     net.reserve("10.0.0.5", owner="ns/db-0")
     net.reserve("10.0.1.6", owner="box")
-    lease = net.allocate("box", **POD)  # type: ignore[arg-type]
+    lease = net.allocate("box", pod=POD)
     assert [one.value & 0xFFF for one in lease.siblings] == [0x005, 0x106]
 
 
@@ -296,7 +299,7 @@ def test_reserving_what_nobody_knows(ipam: Ipam) -> None:
 def test_kept_without_a_reservation(ipam: Ipam, clock: Clock) -> None:
     """An address whose time is over and that has no reservation is damage: nothing is freed."""
     net = ipam.network("n", POOL, sticky_s=100)
-    net.allocate("one", **POD)  # type: ignore[arg-type]
+    net.allocate("one", pod=POD)
     net.release("one")
     clock.advance(101)
     with pytest.raises(StoreCorrupt) as caught:
@@ -332,18 +335,18 @@ def test_policy_is_remembered(ipam: Ipam) -> None:
 
 # Sticky ---------------------------------------------------------------------------------------
 
-POD = {"pod_namespace": "ns", "pod_name": "db-0"}
+POD = Pod("ns", "db-0")
 
 
 def test_sticky(ipam: Ipam, clock: Clock) -> None:
     """A pod gets its address back, under another container id, for as long as it is kept."""
     net = ipam.network("n", POOL, sticky_s=100)
-    assert last(net, "one", **POD) == 2
+    assert last(net, "one", pod=POD) == 2
     net.release("one")
     assert net.stats()["reserved"] == 1
     clock.advance(99)
-    assert last(net, "other", pod_namespace="ns", pod_name="db-1") == 3
-    assert last(net, "two", **POD) == 2
+    assert last(net, "other", pod=Pod("ns", "db-1")) == 3
+    assert last(net, "two", pod=POD) == 2
     assert net.stats()["reserved"] == 0
     net.release("two")
     (kept,) = net.reservations()
@@ -355,7 +358,7 @@ def test_sticky(ipam: Ipam, clock: Clock) -> None:
 def test_sticky_ends(ipam: Ipam, clock: Clock) -> None:
     """After its time the address is free for everybody."""
     net = ipam.network("n", POOL, sticky_s=100)
-    net.allocate("one", **POD)  # type: ignore[arg-type]
+    net.allocate("one", pod=POD)
     net.release("one")
     clock.advance(101)
     for at in range(5):
@@ -367,7 +370,7 @@ def test_sticky_ends(ipam: Ipam, clock: Clock) -> None:
 def test_sticky_ends_at_its_time(ipam: Ipam, clock: Clock) -> None:
     """Not a moment before it, and not one after."""
     net = ipam.network("n", POOL, sticky_s=100)
-    net.allocate("one", **POD)  # type: ignore[arg-type]
+    net.allocate("one", pod=POD)
     net.release("one")
     clock.now_ns += 100 * 10**9 - 1
     net.tidy()
@@ -380,18 +383,18 @@ def test_sticky_ends_at_its_time(ipam: Ipam, clock: Clock) -> None:
 def test_sticky_keeps_one_address(ipam: Ipam) -> None:
     """Two containers of one pod, one after the other: only the later one's address is kept."""
     net = ipam.network("n", POOL, sticky_s=100)
-    assert last(net, "old", **POD) == 2
-    assert last(net, "new", **POD) == 3
+    assert last(net, "old", pod=POD) == 2
+    assert last(net, "new", pod=POD) == 3
     net.release("old")
     net.release("new")
     assert [one.address for one in net.reservations()] == ["10.0.0.3"]
-    assert last(net, "again", **POD) == 3
+    assert last(net, "again", pod=POD) == 3
 
 
 def test_what_was_kept_for_a_pod_cools(ipam: Ipam, clock: Clock) -> None:
     """An address that a later one of its pod replaces cools before somebody else gets it."""
     net = ipam.network("n", POOL, sticky_s=100, cooldown_policy="strict")
-    assert (last(net, "old", **POD), last(net, "new", **POD)) == (2, 3)
+    assert (last(net, "old", pod=POD), last(net, "new", pod=POD)) == (2, 3)
     net.release("old")
     clock.advance(1)
     net.release("new")
@@ -408,11 +411,11 @@ def test_what_was_kept_for_a_pod_cools(ipam: Ipam, clock: Clock) -> None:
 def test_what_is_kept_no_longer_has_cooled(ipam: Ipam, clock: Clock, end: str) -> None:
     """It does not cool once more, though nobody has freed it yet, whoever ends it then."""
     net = ipam.network("n", POOL, sticky_s=100, cooldown_policy="strict")
-    assert (last(net, "old", **POD), last(net, "new", **POD)) == (2, 3)
+    assert (last(net, "old", pod=POD), last(net, "new", pod=POD)) == (2, 3)
     net.release("old")
     clock.advance(100)
     if end == "an operator":
-        assert net.unreserve("10.0.0.2") == [(4, 0x0A000002)]
+        assert net.unreserve("10.0.0.2") == [ip_address("10.0.0.2")]
     net.release("new")
     assert counts(net) == {"size": 5, "assigned": 0, "cooling": 0, "reserved": 1, "free": 4}
     assert [last(net, f"c{at}") for at in range(4)] == [4, 5, 6, 2]
@@ -421,9 +424,9 @@ def test_what_is_kept_no_longer_has_cooled(ipam: Ipam, clock: Clock, end: str) -
 def test_ending_what_is_kept_for_a_pod(ipam: Ipam, clock: Clock) -> None:
     """An operator who ends it does not end the cool-down."""
     net = ipam.network("n", POOL, sticky_s=100)
-    net.allocate("one", **POD)  # type: ignore[arg-type]
+    net.allocate("one", pod=POD)
     net.release("one")
-    assert net.unreserve("10.0.0.2") == [(4, 0x0A000002)]
+    assert net.unreserve("10.0.0.2") == [ip_address("10.0.0.2")]
     assert counts(net) == {"size": 5, "assigned": 0, "cooling": 1, "reserved": 0, "free": 4}
     assert net.lookup("10.0.0.2") is None
     clock.advance(30)
@@ -434,7 +437,7 @@ def test_ending_what_is_kept_for_a_pod(ipam: Ipam, clock: Clock) -> None:
 def test_sticky_for_less_than_it_cools(ipam: Ipam, clock: Clock) -> None:
     """The time for which an address is kept for its pod cannot cut its cool-down short."""
     net = ipam.network("n", POOL, sticky_s=5, cooldown_s=30)
-    net.allocate("one", **POD)  # type: ignore[arg-type]
+    net.allocate("one", pod=POD)
     net.release("one")
     clock.advance(29)
     assert [last(net, f"c{at}") for at in range(4)] == [3, 4, 5, 6]
@@ -450,7 +453,7 @@ def test_sticky_in_a_containers_own_ranges(ipam: Ipam) -> None:
     pool = ipam.network("other", ["10.9.0.0/29", POOL, "2001:db8::/64"]).pool
     guest = Network(ipam.store, "n", pool, policy=Policy(sticky_s=100), remember=False)
     for round_ in range(3):
-        lease = guest.allocate(f"one{round_}", **POD)  # type: ignore[arg-type]
+        lease = guest.allocate(f"one{round_}", pod=POD)
         assert [str(one.ip) for one in lease.addresses] == ["10.9.0.2", "10.0.0.3", "2001:db8::3"]
         ipam.network("n", sticky_s=100).release(f"one{round_}")
         assert ipam.network("n").stats()["reserved"] == 3
@@ -460,19 +463,19 @@ def test_pool_full_of_what_is_kept_no_longer(ipam: Ipam, clock: Clock) -> None:
     """Addresses whose time is over serve, also when many of other ranges were due before."""
     old = ipam.network("n", "10.1.0.0/24", sticky_s=100)
     for at in range(20):
-        old.allocate(f"old{at}", pod_namespace="ns", pod_name=f"old{at}")
+        old.allocate(f"old{at}", pod=("ns", f"old{at}"))
     for at in range(20):
         old.release(f"old{at}")
     net = ipam.network("n", POOL, sticky_s=100)
     for at in range(5):
-        net.allocate(f"c{at}", pod_namespace="ns", pod_name=f"p{at}")
+        net.allocate(f"c{at}", pod=("ns", f"p{at}"))
     for at in range(5):
         net.release(f"c{at}")
-    assert net.exhausted() is not None
+    assert net._exhausted() is not None
     with pytest.raises(PoolExhausted):
         net.allocate("x")
     clock.advance(101)
-    assert net.exhausted() is None
+    assert net._exhausted() is None
     assert last(net, "x") == 2
 
 
@@ -480,16 +483,16 @@ def test_kept_no_longer_comes_before_what_cools(ipam: Ipam, clock: Clock) -> Non
     """Nothing is taken early while an address is kept whose time is over; it can be asked for."""
     old = ipam.network("n", "10.1.0.0/24", sticky_s=100)
     for at in range(9):
-        old.allocate(f"old{at}", pod_namespace="ns", pod_name=f"old{at}")
+        old.allocate(f"old{at}", pod=("ns", f"old{at}"))
         old.release(f"old{at}")
     net = ipam.network("n", POOL, sticky_s=100)
     for at in range(5):
-        net.allocate(f"c{at}", pod_namespace="ns" if at > 2 else "", pod_name=f"p{at}")
+        net.allocate(f"c{at}", pod=("ns", f"p{at}") if at > 2 else None)
     for at in (3, 4):
         net.release(f"c{at}")
     clock.advance(101)
     net.release("c0")  # it cools
-    assert last(net, "asked", addresses=["10.0.0.6"]) == 6  # type: ignore[arg-type]
+    assert net.allocate("asked", addresses=["10.0.0.6"]).value & 0xFF == 6
     assert last(net, "x") == 5
     assert last(net, "y") == 2
 
@@ -518,34 +521,34 @@ def test_many_for_one_owner(ipam: Ipam, monkeypatch: pytest.MonkeyPatch) -> None
 def test_sticky_by_interface(ipam: Ipam) -> None:
     """A pod with two interfaces in one network keeps an address for each."""
     net = ipam.network("n", [POOL, "2001:db8::/64"], sticky_s=100)
-    before = [str(net.allocate("a", name, **POD).addresses) for name in ("eth0", "eth1")]  # type: ignore[arg-type]
+    before = [str(net.allocate("a", name, pod=POD).addresses) for name in ("eth0", "eth1")]
     for name in ("eth0", "eth1"):
         net.release("a", name)
     assert net.stats()["reserved"] == 4
-    after = [str(net.allocate("b", name, **POD).addresses) for name in ("eth1", "eth0")]  # type: ignore[arg-type]
+    after = [str(net.allocate("b", name, pod=POD).addresses) for name in ("eth1", "eth0")]
     assert after == before[::-1]
 
 
 def test_sticky_begins_anew(ipam: Ipam, clock: Clock) -> None:
     """Who has a kept address again has no reservation; its time begins with the next release."""
     net = ipam.network("n", POOL, sticky_s=100)
-    net.allocate("one", **POD)  # type: ignore[arg-type]
+    net.allocate("one", pod=POD)
     net.release("one")
     clock.advance(60)
-    assert last(net, "two", **POD) == 2
+    assert last(net, "two", pod=POD) == 2
     assert list(net.reservations()) == []
     clock.advance(60)
     net.release("two")
     clock.advance(60)
     (kept,) = net.reservations()
     assert (kept.address, kept.reason) == ("10.0.0.2", "sticky")
-    assert last(net, "three", **POD) == 2
+    assert last(net, "three", pod=POD) == 2
 
 
 def test_sticky_beside_an_operators_reservation(ipam: Ipam) -> None:
     """What an operator keeps for a pod stays when the pod's last address is kept for it, too."""
     net = ipam.network("n", POOL, sticky_s=100)
-    assert last(net, "one", ifname="", **POD) == 2
+    assert net._assign(Requester("one", "", pod=POD)).value & 0xFF == 2
     net.reserve("10.0.0.5", owner="ns/db-0")
     net.release("one", "")
     assert {one.address: one.sticky for one in net.reservations()} == {
@@ -556,19 +559,19 @@ def test_sticky_beside_an_operators_reservation(ipam: Ipam) -> None:
 
 def test_sticky_for_a_name_that_is_no_text(ipam: Ipam) -> None:
     """A pod's name with bytes that are no UTF-8 is a name like any other."""
-    pod = {"pod_namespace": "ns", "pod_name": "db\udcff"}
+    pod = Pod("ns", "db\udcff")
     net = ipam.network("n", POOL, sticky_s=100)
-    assert last(net, "one", **pod) == 2
+    assert last(net, "one", pod=pod) == 2
     net.release("one")
     assert [one.owner for one in net.reservations()] == ["ns/db\udcff"]
-    assert [last(net, "x"), last(net, "two", **pod)] == [3, 2]
+    assert [last(net, "x"), last(net, "two", pod=pod)] == [3, 2]
 
 
 def test_sticky_ends_a_few_at_a_time(ipam: Ipam, clock: Clock) -> None:
     """A call frees four of those whose time is over, to the moment, and not those that are due."""
     net = ipam.network("n", "10.0.0.0/28", sticky_s=100)
     for at in range(7):
-        net.allocate(f"c{at}", pod_namespace="ns", pod_name=f"p{at}")
+        net.allocate(f"c{at}", pod=("ns", f"p{at}"))
     for at in range(6):
         net.release(f"c{at}")
     clock.advance(50)
@@ -580,7 +583,7 @@ def test_sticky_ends_a_few_at_a_time(ipam: Ipam, clock: Clock) -> None:
         left.append(net.stats()["reserved"])
     assert left == [3, 1, 1]
     other = ipam.network("other", POOL, sticky_s=100)  # its records come behind those of the first
-    other.allocate("c", **POD)  # type: ignore[arg-type]
+    other.allocate("c", pod=POD)
     other.release("c")
     clock.advance(50)
     net.allocate("new3")
@@ -616,14 +619,14 @@ def test_strict(ipam: Ipam, clock: Clock) -> None:
     net.release("c3")
     clock.advance(10)
     net.release("c1")
-    assert net.exhausted() is not None
+    assert net._exhausted() is not None
     with pytest.raises(PoolExhausted, match="is free in 20 s") as caught:
         net.allocate("x")
     assert caught.value.retry_after_s == 20
     with pytest.raises(PoolExhausted):
         net.allocate_many([("x", "eth0"), ("y", "eth0")])
     clock.advance(20)
-    assert net.exhausted() is None
+    assert net._exhausted() is None
     assert last(net, "x") == 5
     with pytest.raises(PoolExhausted) as caught:
         net.allocate("y")
@@ -683,7 +686,7 @@ def test_sticky_clock_steps(ipam: Ipam, clock: Clock) -> None:
     """The same for addresses that are kept: they are free after their time, not a day later."""
     net = ipam.network("n", POOL, cooldown_s=0, sticky_s=100)
     for at in range(5):
-        net.allocate(f"c{at}", pod_namespace="ns", pod_name=f"p{at}")
+        net.allocate(f"c{at}", pod=("ns", f"p{at}"))
         net.release(f"c{at}")
     clock.advance(-86_400)
     with pytest.raises(PoolExhausted):

@@ -130,7 +130,7 @@ def test_nothing_heavy_is_used(tmp_path: Path) -> None:
         "    net = ipam.network('n', ['10.0.0.0/24', '2001:db8::/64'])\n"
         "    lease = net.allocate('a')\n"
         "    lease.cidr, lease.router_text, net.stats()\n"
-        "    net.release_raw('a', 'eth0')\n"
+        "    net._release_raw('a', 'eth0')\n"
     )
     assert not loaded(code) & HEAVY
 

@@ -12,9 +12,9 @@ import pytest
 from fastipam.addressing.addresses import to_ip
 from fastipam.errors import ConfigError
 from fastipam.ipam import Ipam
-from fastipam.lease import Lease, Owner, join
-from fastipam.namespaces import look, mount_namespace
-from fastipam.storage.records.lease import ASSIGNED, Netns, Record
+from fastipam.lease import Lease, Requester, join
+from fastipam.namespaces import Netns, look, mount_namespace
+from fastipam.storage.records.lease import ASSIGNED, Record
 
 
 def _record(generation: int = 5, **changes: Any) -> Record:
@@ -59,14 +59,14 @@ def test_largest_numbers() -> None:
     """The largest numbers that have room are kept as they are; 0, which is not known, too."""
     netns = Netns(inode=(1 << 64) - 1, born_ns=(1 << 64) - 1, mount_ns=(1 << 32) - 1)
     assert (netns.inode, netns.born_ns, netns.mount_ns) == ((1 << 64) - 1, (1 << 64) - 1, 2**32 - 1)
-    netns = Owner("box", "eth0").netns
+    netns = Requester("box", "eth0").netns
     assert (netns.path, netns.inode, netns.born_ns, netns.mount_ns) == ("", 0, 0, 0)
 
 
-def _owner(**texts: str) -> Owner:
+def _owner(**texts: str) -> Requester:
     """An owner with these texts, the others empty."""
     pod = (texts.get("pod_namespace", ""), texts.get("pod_name", ""), texts.get("pod_uid", ""))
-    return Owner("box", "eth0", Netns(texts.get("netns", "")), pod)
+    return Requester("box", "eth0", Netns(texts.get("netns", "")), pod)
 
 
 @pytest.mark.parametrize("field", ["netns", "pod_namespace", "pod_name", "pod_uid"])
@@ -98,9 +98,9 @@ def test_pod(ipam: Ipam, namespace: str, name: str, pod: str, sticky_s: int) -> 
     """A pod has a namespace and a name; for nobody else an address is kept."""
     owner = _owner(pod_namespace=namespace, pod_name=name)
     assert owner.pod == pod
-    assert ipam.network("n", "10.0.0.0/24", sticky_s=60).assign(owner).sticky_s == sticky_s
+    assert ipam.network("n", "10.0.0.0/24", sticky_s=60)._assign(owner).sticky_s == sticky_s
     other = _owner(pod_namespace=namespace, pod_name=name)
-    assert ipam.network("m", "10.0.0.0/24").assign(other).sticky_s == 0
+    assert ipam.network("m", "10.0.0.0/24")._assign(other).sticky_s == 0
 
 
 def test_fields() -> None:

@@ -31,11 +31,11 @@ PIPE_BYTES = 1 << 16
 
 ITERATORS: dict[str, Callable[[Ipam, Network], Iterator[Any]]] = {
     "leases": lambda _, net: net.leases(),
-    "records": lambda _, net: net.records(),
-    "raw leases": lambda _, net: net.raw_leases(),
+    "records": lambda _, net: net._records(),
+    "raw leases": lambda _, net: net._raw_leases(),
     "reservations": lambda _, net: net.reservations(),
     "history": lambda _, net: net.history(),
-    "unlisted": lambda _, net: net.unlisted((), 1 << 62),
+    "unlisted": lambda _, net: net._unlisted((), 1 << 62),
     "list": lambda ipam, _: rows.rows(ipam),
     "list of cooling": lambda ipam, _: rows.rows(
         ipam, wanted=Filter(states=frozenset({"COOLING"}))

@@ -209,7 +209,7 @@ class NetworkMachine(RuleBasedStateMachine):
         listed = [(lease.family, lease.value) for lease in self.net.leases()]
         assert listed == sorted(self.used())
         for name, held in self.owned.items():
-            assert self.net.owned(name, "eth0") == held
+            assert self.net._owned(name, "eth0") == held
 
     def teardown(self) -> None:
         if hasattr(self, "ipam"):

@@ -23,6 +23,9 @@ from fastipam import (
 )
 from fastipam.configuration.policy import Policy
 from fastipam.ipam import Ipam
+from fastipam.lease import Requester
+from fastipam.namespaces import Netns
+from fastipam.owners import Pod
 from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.storage.records.network_state import NetworkState
@@ -191,11 +194,11 @@ def test_ipv6(ipam: Ipam) -> None:
 def test_dual_stack(ipam: Ipam) -> None:
     """Each range set gives one address; the leases know each other; a release frees them all."""
     net = ipam.network("n", [V4, V6])
-    lease = net.allocate("c", netns="/run/netns/x", inode=5, pod_name="p")
+    lease = net.allocate("c", netns=Netns("/run/netns/x", inode=5), pod=("ns", "p"))
     assert [str(one) for one in lease.addresses] == ["10.0.0.2/29", "2001:db8:1::2/64"]
     assert [str(one.gateway) for one in lease.siblings] == ["10.0.0.1", "2001:db8:1::1"]
     assert (lease.netns, lease.inode, lease.pod_name) == ("/run/netns/x", 5, "p")
-    assert net.owned("c", "eth0") == [(one.family, one.value) for one in lease.siblings]
+    assert net._owned("c", "eth0") == [(one.family, one.value) for one in lease.siblings]
     assert net.release("c") == [one.address.ip for one in lease.siblings]
 
 
@@ -205,11 +208,11 @@ def test_release_by_address_takes_all_of_the_owner(ipam: Ipam) -> None:
     for at, other in ((0, 1), (1, 0)):
         leases = net.allocate("a").siblings
         assert net.release_address("10.0.0.2", generation=leases[at].generation + 7) is None
-        found = net.release_address((leases[at].family, leases[at].value))
+        found = net._release_at((leases[at].family, leases[at].value))
         assert found is not None
         assert found.siblings == (leases[at], leases[other])
         assert list(net.leases()) == []
-        assert net.release_address((leases[at].family, leases[at].value)) is None
+        assert net._release_at((leases[at].family, leases[at].value)) is None
 
 
 def test_dual_stack_is_all_or_nothing(ipam: Ipam, clock: Clock) -> None:
@@ -325,7 +328,7 @@ def test_duplicate(ipam: Ipam) -> None:
         net.allocate("a", existing="return", addresses=["10.0.0.6", "10.0.0.2"])
     assert net.allocate("a", "eth1") != lease
     with pytest.raises(ConfigError, match="neither 'error' nor 'return'"):
-        net.allocate("a", existing="both")
+        net.allocate("a", existing="both")  # type: ignore[arg-type]
 
 
 def test_existing_after_a_change_of_ranges(ipam: Ipam) -> None:
@@ -344,9 +347,9 @@ def test_existing_after_a_change_of_ranges(ipam: Ipam) -> None:
         {"container_id": "a\0"},
         {"container_id": "\ud800"},
         {"container_id": "a", "ifname": "\0"},
-        {"container_id": "a", "netns": "\0"},
-        {"container_id": "a", "pod_name": "x\0y"},
-        {"container_id": "a", "pod_uid": "\ud800"},
+        {"container_id": "a", "netns": Netns("\0")},
+        {"container_id": "a", "pod": ("ns", "x\0y")},
+        {"container_id": "a", "pod": Pod("ns", "x", "\ud800")},
     ],
 )
 def test_bad_owner(ipam: Ipam, arguments: dict[str, Any]) -> None:
@@ -395,9 +398,9 @@ def test_release_is_idempotent_and_the_owners_own(ipam: Ipam) -> None:
 def test_release_without_interface(ipam: Ipam) -> None:
     """A lease that names no interface goes with the first interface that has none of its own."""
     net = ipam.network("n", V4)
-    net.allocate("a", "")
+    net._assign(Requester("a", ""))
     net.allocate("a", "eth0")
-    assert net.owned("a", "eth1") == net.owned("a", "")
+    assert net._owned("a", "eth1") == net._owned("a", "")
     assert net.release("a", "eth0") == [ipaddress.ip_address("10.0.0.3")]
     assert net.release("a", "eth0") == [ipaddress.ip_address("10.0.0.2")]
     assert net.release("a", "eth0") == []
@@ -583,7 +586,7 @@ def test_changed_ranges(ipam: Ipam, clock: Clock) -> None:
     take(new, "y")
     assert counts(new) == {"size": 6, "assigned": 3, "cooling": 0, "reserved": 0, "free": 3}
     known = ipam.network("n")
-    assert str(known.current_pool().sets[0]) == "10.0.9.1-10.0.9.6"  # type: ignore[union-attr]
+    assert str(known._current_pool().sets[0]) == "10.0.9.1-10.0.9.6"  # type: ignore[union-attr]
 
 
 def test_remembered_ranges_and_new_exclusions(ipam: Ipam) -> None:
@@ -612,10 +615,10 @@ def test_ranges_that_are_not_remembered(ipam: Ipam) -> None:
 def test_unknown_network(ipam: Ipam) -> None:
     """A network that the store does not know can be asked and released from, not allocated."""
     net = Network(ipam.store, "n", None)
-    assert (net.release("a"), list(net.leases()), net.owned("a", "e")) == ([], [], [])
+    assert (net.release("a"), list(net.leases()), net._owned("a", "e")) == ([], [], [])
     assert net.lookup("10.0.0.2") is None
     assert net.stats()["size"] == 0
-    assert net.exhausted() is None
+    assert net._exhausted() is None
     with pytest.raises(ConfigError, match="no ranges are given"):
         net.allocate("a")
     assert ipam.networks() == []
@@ -675,15 +678,15 @@ def test_check(ipam: Ipam) -> None:
 def test_exhausted(ipam: Ipam) -> None:
     """The first set that could not serve is named; cooling addresses can serve."""
     net = ipam.network("n", [V6, V4], cooldown_s=100)
-    assert net.exhausted() is None
+    assert net._exhausted() is None
     net.allocate("c0")
-    assert net.exhausted() is None
+    assert net._exhausted() is None
     for at in range(1, 5):
         net.allocate(f"c{at}")
-    full = net.exhausted()
+    full = net._exhausted()
     assert str(full) == "10.0.0.1-10.0.0.6"
     net.release("c3")
-    assert net.exhausted() is None
+    assert net._exhausted() is None
 
 
 @pytest.mark.parametrize("address", [(4, 1 << 32), (4, -1), (6, 1 << 128), (5, 1)])
@@ -737,12 +740,12 @@ def test_retain(ipam: Ipam, clock: Clock) -> None:
     """GC frees what is not listed, spares what is newer than the list, and matches old leases."""
     net = ipam.network("n", "10.0.0.0/24")
     for owner in (("a", "eth0"), ("a", "eth1"), ("b", ""), ("d", "")):
-        net.allocate(*owner)
+        net._assign(Requester(*owner))
     listed_at = clock.now_ns + 1
     clock.advance(1)
     net.allocate("new", "eth0")
     freed = net.retain({("a", "eth0"), ("b", "eth9")}, listed_at)
-    assert [value & 0xFF for _, value in freed] == [3, 5]
+    assert [int(one) & 0xFF for one in freed] == [3, 5]
     assert [lease.container_id for lease in net.leases()] == ["a", "b", "new"]
     assert Network(ipam.store, "unknown", None).retain(set(), clock.now_ns) == []
 

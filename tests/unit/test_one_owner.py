@@ -68,7 +68,7 @@ def test_no_second_owner(
         with suppress(StoreCorrupt, fastipam.PoolExhausted, fastipam.AddressInUse):
             ask(net)
         for name, value in held.items():
-            lease = net.lookup((4, value))
+            lease = net._lookup((4, value))
             assert lease is not None
             assert lease.container_id == name
         repair(ipam.store)

@@ -16,7 +16,7 @@ from fastipam.allocation import previous_boot
 from fastipam.backup import backup, restore
 from fastipam.errors import AddressInUse, DuplicateAllocation, StoreUnavailable
 from fastipam.ipam import Ipam
-from fastipam.lease import Owner
+from fastipam.lease import Requester
 from fastipam.network import Network
 from fastipam.repair import repair
 from fastipam.storage import boot as boot_module
@@ -48,7 +48,7 @@ def test_same_boot(boot: Boot) -> None:
     with boot("one") as ipam:
         lease = ipam.network("n", POOL).allocate("a")
     with boot("one") as ipam:
-        assert ipam.network("n").lookup((4, lease.value)) == lease
+        assert ipam.network("n")._lookup((4, lease.value)) == lease
         assert not ipam.store.unswept
 
 
@@ -59,11 +59,11 @@ def test_reading_after_a_reboot(boot: Boot) -> None:
         lease = net.allocate("a")
     with boot("two") as ipam:
         net = ipam.network("n")
-        assert net.lookup((4, lease.value)) is None
+        assert net._lookup((4, lease.value)) is None
         assert list(net.leases()) == []
-        assert net.owned("a", "eth0") == []
+        assert net._owned("a", "eth0") == []
         assert net.stats()["assigned"] == 0
-        assert [event.kind for event in net.history((4, lease.value))] == ["assigned", "rebooted"]
+        assert [event.kind for event in net.history(lease.address)] == ["assigned", "rebooted"]
         assert not ipam.store.unswept
 
 
@@ -129,9 +129,9 @@ def test_requested_address_of_an_earlier_boot(boot: Boot) -> None:
         leases = net.allocate_many([(f"c{at}", "eth0") for at in range(500)])
     with boot("two") as ipam:
         net = ipam.network("n")
-        assert net.allocate("new", addresses=[(4, leases[-1].value)]).value == leases[-1].value
+        assert net.allocate("new", addresses=[leases[-1].address]).value == leases[-1].value
         with pytest.raises(AddressInUse, match="assigned to new"):
-            net.allocate("newer", addresses=[(4, leases[-1].value)])
+            net.allocate("newer", addresses=[leases[-1].address])
 
 
 @pytest.mark.parametrize("reserved", [False, True])
@@ -189,7 +189,7 @@ def test_reservations_stay(boot: Boot) -> None:
     with boot("one") as ipam:
         net = ipam.network("n", POOL, sticky_s=600)
         net.reserve("10.0.0.77", reason="printer")
-        lease = net.allocate("a", pod_namespace="ns", pod_name="db-0")
+        lease = net.allocate("a", pod=("ns", "db-0"))
     with boot("two") as ipam:
         net = ipam.network("n")
         assert counts(net) | {"size": 0, "free": 0} == {
@@ -199,7 +199,7 @@ def test_reservations_stay(boot: Boot) -> None:
             "reserved": 2,
             "free": 0,
         }
-        assert net.allocate("b", pod_namespace="ns", pod_name="db-0").value == lease.value
+        assert net.allocate("b", pod=("ns", "db-0")).value == lease.value
 
 
 @pytest.mark.parametrize("kept", ["sticky", "reserved"])
@@ -209,13 +209,13 @@ def test_what_is_kept_for_a_pod_is_found_among_many(boot: Boot, kept: str) -> No
     with boot("one") as ipam:
         net = ipam.network("n", POOL, sticky_s=sticky_s)
         net.allocate_many([(f"c{at}", "eth0") for at in range(3 * previous_boot.BATCH)])
-        mine = net.allocate("mine", pod_namespace="ns", pod_name="db-0")
+        mine = net.allocate("mine", pod=("ns", "db-0"))
         if kept == "reserved":
             net.reserve(str(mine.address.ip), owner="ns/db-0")
     with boot("two") as ipam:
         net = ipam.network("n", POOL, sticky_s=sticky_s)
-        assert net.allocate("other", pod_namespace="ns", pod_name="db-1").value != mine.value
-        assert net.allocate("new", pod_namespace="ns", pod_name="db-0").value == mine.value
+        assert net.allocate("other", pod=("ns", "db-1")).value != mine.value
+        assert net.allocate("new", pod=("ns", "db-0")).value == mine.value
 
 
 def test_store_restored_by_another_process(boot: Boot, tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_store_restored_by_another_process(boot: Boot, tmp_path: Path) -> None:
         backup(ipam.store, tmp_path / "backup")
     with boot("two") as ipam:
         net = ipam.network("n")
-        while net.sweep_reboot():
+        while net._sweep_reboot():
             pass
         many = [(f"new{at}", "eth0") for at in range(100)]
         for way in ("exhausted", "allocate", "allocate_many"):
@@ -234,7 +234,7 @@ def test_store_restored_by_another_process(boot: Boot, tmp_path: Path) -> None:
             ipam.store.unswept = False  # as it is in a process that did not restore
             strict = ipam.network("n", cooldown_s=0)
             if way == "exhausted":
-                assert strict.exhausted() is None
+                assert strict._exhausted() is None
             elif way == "allocate":
                 strict.allocate("new", addresses=["10.0.0.2"])
                 strict.allocate("newer")
@@ -249,8 +249,8 @@ def test_import_for_a_container_of_an_earlier_boot(boot: Boot, clock: Clock) -> 
         net.allocate_many([(f"c{at}", "eth0") for at in range(100)])
     with boot("two") as ipam:
         net = ipam.network("n")
-        assert net.adopt(Owner("c99", "eth0"), 4, 0x0A000909, clock.now_ns)
-        assert net.adopt(Owner("c50", "eth0"), 4, 0x0A000002 + 50, clock.now_ns)
+        assert net._adopt(Requester("c99", "eth0"), 4, 0x0A000909, clock.now_ns)
+        assert net._adopt(Requester("c50", "eth0"), 4, 0x0A000002 + 50, clock.now_ns)
         finish_reboot(ipam)
         assert [lease.container_id for lease in net.leases()] == ["c50", "c99"]
 
@@ -288,7 +288,7 @@ def test_boot_that_cannot_be_told(boot: Boot, data_dir: Path, clock: Clock) -> N
         fastipam.open(data_dir, clock=clock, boot_id=lambda: "")
     assert "ProcSubset" in str(caught.value.hint)
     with boot("one") as ipam:
-        assert ipam.network("n").lookup((4, lease.value)) == lease
+        assert ipam.network("n")._lookup((4, lease.value)) == lease
 
 
 def test_boot_that_nobody_knows(boot: Boot) -> None:
@@ -297,9 +297,9 @@ def test_boot_that_nobody_knows(boot: Boot) -> None:
         lease = ipam.network("n", POOL).allocate("a")
     for name in ("", "one"):
         with boot(name) as ipam:
-            assert ipam.network("n").lookup((4, lease.value)) == lease
+            assert ipam.network("n")._lookup((4, lease.value)) == lease
     with boot("two") as ipam:
-        assert ipam.network("n").lookup((4, lease.value)) is None
+        assert ipam.network("n")._lookup((4, lease.value)) is None
 
 
 @pytest.mark.parametrize("content", [None, "", "\n"])
@@ -340,12 +340,12 @@ def test_where_the_search_goes_on(boot: Boot) -> None:
         net = ipam.network("n")
         found = []
         for _ in range(2):
-            assert net.sweep_reboot(3)
+            assert net._sweep_reboot(3)
             with ipam.store.read() as txn:
                 state = txn.state(1)
             found.append((state.sweep, state.swept == ipam.store.boot))
         assert found == [((6, 0), False), ((0, 0), True)]
-        assert not net.sweep_reboot(3)
+        assert not net._sweep_reboot(3)
 
 
 def test_progress_of_the_search(boot: Boot) -> None:
@@ -363,13 +363,13 @@ def test_progress_of_the_search(boot: Boot) -> None:
 
 def test_adopting_what_an_earlier_boot_had(boot: Boot) -> None:
     """A lease of an earlier boot is none: what is taken over for its owner is a lease of this."""
-    owner = Owner("a", "eth0")
+    owner = Requester("a", "eth0")
     with boot("one") as ipam:
-        ipam.network("n", POOL).adopt(owner, 4, 0x0A000005, 1)
+        ipam.network("n", POOL)._adopt(owner, 4, 0x0A000005, 1)
     with boot("two") as ipam:
         net = ipam.network("n")
-        assert net.adopt(owner, 4, 0x0A000005, 1)
-        assert not net.adopt(owner, 4, 0x0A000005, 1)
+        assert net._adopt(owner, 4, 0x0A000005, 1)
+        assert not net._adopt(owner, 4, 0x0A000005, 1)
         assert [lease.cidr for lease in net.leases()] == ["10.0.0.5/16"]
 
 

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from fastipam import errors
 from fastipam.errors import ConfigError, StoreCorrupt
-from fastipam.lease import Owner
+from fastipam.lease import Requester
+from fastipam.namespaces import Netns
 from fastipam.storage.records import keys as records_keys
 from fastipam.storage.records import lease as lease_record
-from fastipam.storage.records.lease import ASSIGNED, COOLING, Netns, Record
+from fastipam.storage.records.lease import ASSIGNED, COOLING, Record
 
 # Texts as the environment gives them: undecodable bytes are lone low surrogates.
 TEXT = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=9)
@@ -52,7 +53,7 @@ def test_packed_forms_agree(texts: list[str], released: int) -> None:
     texts = [texts[0] or "c", *texts[1:3], "ns", "pod", texts[5]]
     container_id, ifname, netns, namespace, name, uid = texts
     record = Record(ASSIGNED, 24, 3, 7, 8, 9, 0, 10, 11, 12, 13, *texts)
-    owner = Owner(container_id, ifname, Netns(netns, 10, 11, 13), (namespace, name, uid))
+    owner = Requester(container_id, ifname, Netns(netns, 10, 11, 13), (namespace, name, uid))
     packed = lease_record.pack_assigned(owner, 24, 3, (7, 8, 9), 12)
     assert packed == record.pack()
     assert lease_record.boot_of(packed) == 7

@@ -43,7 +43,7 @@ def test_nothing_is_written(ipam: Ipam) -> None:
 def test_sticky(ipam: Ipam, clock: Clock) -> None:
     """An address that was kept for a pod is free when the pod does not come for it in time."""
     net = ipam.network("n", POOL, sticky_s=100)
-    net.allocate("c1", pod_namespace="ns", pod_name="db-0")
+    net.allocate("c1", pod=("ns", "db-0"))
     net.release("c1")
     clock.advance(99)
     assert not net.tidy()
@@ -61,7 +61,7 @@ def test_clock_steps_back(ipam: Ipam, clock: Clock) -> None:
     clock.advance(-3600)
     assert not net.tidy()
     clock.advance(31)
-    net.note_clock()
+    net._note_clock()
     clock.advance(31)
     assert net.tidy()
     assert net.stats()["free"] == 5

@@ -21,6 +21,7 @@ from fastipam.allocation import blocks
 from fastipam.backup import backup, restore
 from fastipam.configuration.policy import Policy
 from fastipam.ipam import Ipam
+from fastipam.namespaces import Netns
 from fastipam.network import Network
 from fastipam.storage import tables
 from fastipam.storage.records import keys
@@ -92,7 +93,7 @@ class Node:
     def _own_blocks(self) -> None:
         store = self._ipam.store
         with store.write() as txn:
-            number = self._blocks.enter(txn).state.network_id
+            number = self._blocks._enter(txn).state.network_id
             member = Member(
                 "node", "one", "", epoch=1, revision=7, file=blocks.file_of(store), boot=store.boot
             )
@@ -131,7 +132,7 @@ class Node:
     def _allocate(self, net: Network) -> None:
         self._number += 1
         pod = f"web-{self._chance.randrange(12)}"
-        net.allocate(f"c{self._number}", pod_namespace="web", pod_name=pod, netns="/gone/ns")
+        net.allocate(f"c{self._number}", pod=("web", pod), netns=Netns("/gone/ns"))
 
     def _release(self, net: Network) -> None:
         held = list(net.leases())
@@ -166,7 +167,7 @@ class Node:
         if held:
             one = self._chance.choice(held)
             with self._ipam.store.write() as txn:
-                key = keys.address_key(net.id_in(txn) or 0, one.family, one.value)
+                key = keys.address_key(net._id_in(txn) or 0, one.family, one.value)
                 tables.MISSING.put(txn, key, pack_missing(one.generation, 1, 0))
 
 

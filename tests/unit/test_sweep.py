@@ -11,7 +11,7 @@ import pytest
 from fastipam.addressing.ranges import Pool
 from fastipam.backup import backup, restore
 from fastipam.ipam import Ipam
-from fastipam.namespaces import look, mount_namespace
+from fastipam.namespaces import Netns, look, mount_namespace
 from fastipam.network import Network
 from fastipam.repair import repair
 from fastipam.storage import tables
@@ -49,7 +49,7 @@ def add(
     """An ADD for what is at a path."""
     _, inode, born_ns = look(str(path))
     here = mount_namespace() if mount_ns is None else mount_ns
-    net.allocate(name, ifname, netns=str(path), inode=inode, born_ns=born_ns, mount_ns=here)
+    net.allocate(name, ifname, netns=Netns(str(path), inode=inode, mount_ns=here, born_ns=born_ns))
 
 
 def make_anew(path: Path) -> None:
@@ -150,7 +150,9 @@ def test_name_taken_over(ipam: Ipam, net: Network, run: Path, clock: Clock) -> N
     sweep(ipam)
     clock.advance(61)
     path.touch()
-    net.allocate("new", netns=str(path), inode=path.stat().st_ino, mount_ns=mount_namespace())
+    net.allocate(
+        "new", netns=Netns(str(path), inode=path.stat().st_ino, mount_ns=mount_namespace())
+    )
     assert numbers(sweep(ipam)) == (2, 1, 0, 0)
     clock.advance(61)
     assert numbers(sweep(ipam)) == (2, 0, 1, 0)
@@ -164,7 +166,9 @@ def test_successor_of_a_noted_address(ipam: Ipam, net: Network, run: Path, clock
     net.release("a")
     clock.advance(61)
     path = run / "b"
-    net.allocate("b", addresses=["10.0.0.2"], netns=str(path), inode=7, mount_ns=mount_namespace())
+    net.allocate(
+        "b", addresses=["10.0.0.2"], netns=Netns(str(path), inode=7, mount_ns=mount_namespace())
+    )
     assert numbers(sweep(ipam)) == (1, 1, 0, 0)
     assert names(net) == ["b"]
 
@@ -264,7 +268,7 @@ def test_mounts_that_do_not_come_here(
     """
     start(net, run, "before", mount_ns=mount_ns)
     (run / "later").touch()
-    net.allocate("later", netns=str(run / "later"), inode=7, born_ns=8, mount_ns=mount_ns)
+    net.allocate("later", netns=Netns(str(run / "later"), inode=7, mount_ns=mount_ns, born_ns=8))
     for _ in range(3):
         report = sweep(ipam)
         assert numbers(report) == (2, 0, 0, 1)
@@ -282,7 +286,7 @@ def test_what_cannot_be_judged(
 ) -> None:
     """A lease whose namespace cannot be looked at stays, and the report says why."""
     path = {"no path": "", "relative": "netns/x", "unreadable": str(run / ("x" * 300))}[seen]
-    net.allocate("a", netns=path, mount_ns=mount_namespace())
+    net.allocate("a", netns=Netns(path, mount_ns=mount_namespace()))
     for _ in range(3):
         report = sweep(ipam)
         assert numbers(report) == (1, 0, 0, 1)
@@ -527,7 +531,9 @@ def test_many(ipam: Ipam, run: Path, clock: Clock) -> None:
     """More leases than fit in a batch, over two networks, with progress."""
     for name in ("n", "m"):
         net = ipam.network(name, POOL)
-        net.allocate_many([(f"{name}{at}", "eth0") for at in range(600)], netns=str(run / "shared"))
+        net.allocate_many(
+            [(f"{name}{at}", "eth0") for at in range(600)], netns=Netns(str(run / "shared"))
+        )
     start(ipam.network("n"), run, "alive")
     (run / "shared").touch()
     steps: list[int] = []

@@ -363,7 +363,7 @@ class BatchMachine(RuleBasedStateMachine):
         for net in self.nets.values():
             self.give_back(net, self.in_address_order(net))
         for name in self.ipam.networks():
-            while self.ipam.network(name).sweep_reboot():
+            while self.ipam.network(name)._sweep_reboot():
                 pass
 
     @rule()

@@ -32,7 +32,7 @@ def _outside_of_the_ranges(ipam: Ipam, ranges: list[str]) -> int:
     """What the counter has to be, counted lease by lease."""
     pool = ipam.network("other", ranges).pool
     assert pool is not None
-    records = ipam.network("n").records()
+    records = ipam.network("n")._records()
     return sum(not pool.holds(family, value) for family, value, _, _ in records)
 
 
@@ -147,7 +147,7 @@ def test_a_release_works_without_the_ranges(ipam: Ipam) -> None:
     assert network.pool is not None
     with ipam.store.write() as txn:
         tables.NETWORKS.put(txn, b"n", keys.pack_network(1, "no ranges"))
-    assert Network(ipam.store, "n", None).release_raw("a", "eth0")
+    assert Network(ipam.store, "n", None)._release_raw("a", "eth0")
     with ipam.store.write() as txn:
         tables.NETWORKS.put(txn, b"n", keys.pack_network(1, network.pool.text))
     assert network.stats()["cooling"] == 1

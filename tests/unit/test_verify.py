@@ -321,7 +321,7 @@ def test_block_that_no_pool_has(damaged: Ipam) -> None:
     whole = parse_ranges("10.64.0.0/16").sets[0]
     pool = Pool([RangeSet(whole.ranges, block_length=24)])
     with damaged.store.write() as txn:
-        network_id = Network(damaged.store, "cut", pool).enter(txn).state.network_id
+        network_id = Network(damaged.store, "cut", pool)._enter(txn).state.network_id
         for base in (0x0A400100, 0x0A400210):
             blocks.put(txn, network_id, Block(4, base, ACTIVE, 0, 1))
         blocks.list_open(txn, network_id, pool.sets[0], 0x0A400100)

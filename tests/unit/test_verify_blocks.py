@@ -33,7 +33,7 @@ def store(data_dir: Path) -> Iterator[Store]:
     with fastipam.open(data_dir, "relaxed") as ipam:
         net = Network(ipam.store, "net", CUT)
         with ipam.store.write() as txn:
-            net.enter(txn)
+            net._enter(txn)
             MEMBER.file, MEMBER.boot = blocks.file_of(ipam.store), ipam.store.boot
             blocks.put_member(txn, ID, MEMBER)
             blocks.prove(txn, ID, 10**9)
@@ -95,7 +95,7 @@ def test_damage(
     assert {one.kind for one in repair(store)} == {"block"}
     assert not verify(store)
     assert not repair(store)
-    lease = Network(store, "net", CUT).lookup((4, FIRST))
+    lease = Network(store, "net", CUT)._lookup((4, FIRST))
     assert lease is not None
     assert lease.container_id == "c1"
 
@@ -126,7 +126,7 @@ def test_changed_ranges_rebuild_the_list(store: Store) -> None:
     narrow = Pool.read(f"{parse_ranges('10.0.0.0/16', ['10.0.2.0/24']).text}@24")
     for pool in (narrow, CUT):
         with store.write() as txn:
-            Network(store, "net", pool).enter(txn)
+            Network(store, "net", pool)._enter(txn)
         assert not verify(store)
     with store.read() as txn:
         assert tables.BLOCKS.get(txn, OPEN) is not None

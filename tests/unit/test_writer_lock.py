@@ -144,7 +144,7 @@ def test_a_waiter_can_be_interrupted(store: TemporaryStore) -> None:
                 with pytest.raises(Alarm):
                     network.allocate("interrupted")
             holder.communicate("")
-            assert network.owned("interrupted", "eth0") == []
+            assert network._owned("interrupted", "eth0") == []
             network.allocate("served")
     finally:
         signal.signal(signal.SIGALRM, before)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         pool: Pool | None
         policy: Policy
 
-        def ranges_of(self, text: str) -> Pool:
+        def _ranges_of(self, text: str) -> Pool:
             """Return the pool of a text in the store. Raises StoreCorrupt."""
 
 
@@ -111,7 +111,7 @@ class Accounts:
     def stored(self) -> Pool:
         """The ranges that the store remembers: what is outside is counted by them."""
         if self._stored is None:
-            self._stored = self._network.ranges_of(self.text)
+            self._stored = self._network._ranges_of(self.text)
         return self._stored
 
     def tick(self) -> int:

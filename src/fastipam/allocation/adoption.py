@@ -17,12 +17,12 @@ from fastipam.storage.records.lease import ASSIGNED
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from fastipam.allocation.ledger import Ledger
-    from fastipam.lease import Owner
+    from fastipam.lease import Requester
     from fastipam.storage.records.lease import Record
 
 
 def adopt_running(
-    ledger: Ledger, owner: Owner, family: int, value: int, allocated_ns: int
+    ledger: Ledger, owner: Requester, family: int, value: int, allocated_ns: int
 ) -> Record | None:
     """Assign an address to its running container; return the lease that it replaces, or None.
 

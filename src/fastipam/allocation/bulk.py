@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     from fastipam.addressing.ranges import Pool, RangeSet
     from fastipam.allocation.ledger import Ledger
-    from fastipam.lease import Owner
+    from fastipam.lease import Requester
 
 
-def assign(ledger: Ledger, pool: Pool, owners: list[Owner]) -> list[Lease]:
+def assign(ledger: Ledger, pool: Pool, owners: list[Requester]) -> list[Lease]:
     """Assign an address of every range set to each owner, all or nothing. O(owners).
 
     They get what single calls in their order would give them. Each lease is that of the first
@@ -42,7 +42,11 @@ def assign(ledger: Ledger, pool: Pool, owners: list[Owner]) -> list[Lease]:
 
 
 def _write(
-    ledger: Ledger, owners: Sequence[Owner], index: int, range_set: RangeSet, values: Sequence[int]
+    ledger: Ledger,
+    owners: Sequence[Requester],
+    index: int,
+    range_set: RangeSet,
+    values: Sequence[int],
 ) -> tuple[list[Lease], list[bytes]]:
     """Write the leases of one range set; return them, and their addresses packed for owners."""
     family = range_set.family
@@ -74,7 +78,7 @@ def _write(
     return leases, packed
 
 
-def _note(ledger: Ledger, owners: Sequence[Owner], leases: Sequence[Lease]) -> None:
+def _note(ledger: Ledger, owners: Sequence[Requester], leases: Sequence[Lease]) -> None:
     """Write the last assignments into the history, as many as it keeps."""
     first = max(0, len(leases) - ledger.policy.history)
     generation = ledger.state.generation - len(leases) + 1
@@ -84,7 +88,9 @@ def _note(ledger: Ledger, owners: Sequence[Owner], leases: Sequence[Lease]) -> N
         ledger.note(event_record.ASSIGNED, generation + at, address, owners[at].texts)
 
 
-def _enter_owners(ledger: Ledger, owners: list[Owner], items: list[tuple[bytes, bytes]]) -> None:
+def _enter_owners(
+    ledger: Ledger, owners: list[Requester], items: list[tuple[bytes, bytes]]
+) -> None:
     """Write the entries of new owners in key order.
 
     Raises DuplicateAllocation for an owner that is not new, and StoreCorrupt when an existing entry

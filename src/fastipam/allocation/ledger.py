@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from fastipam.addressing.ranges import Pool, Range, RangeSet
     from fastipam.allocation.accounts import Configured
-    from fastipam.lease import Owner
+    from fastipam.lease import Requester
     from fastipam.storage.transaction import Transaction
 
 # A release adds one address to the cool-down queue, and an assignment frees up to this many whose
@@ -142,7 +142,7 @@ class Ledger(Accounts):
 
         return reservations.expire(self, limit)
 
-    def acquire(self, index: int, range_set: RangeSet, value: int, owner: Owner) -> None:
+    def acquire(self, index: int, range_set: RangeSet, value: int, owner: Requester) -> None:
         """Take a requested address: a free or cooling one, or one reserved for this owner.
 
         Only who requests a cooling address gets it: a container that is restarted with its
@@ -169,7 +169,7 @@ class Ledger(Accounts):
         if go_on:
             self.state.move_cursor(index, family, value)
 
-    def _take(self, family: int, value: int, owner: Owner) -> bool:
+    def _take(self, family: int, value: int, owner: Requester) -> bool:
         """Take an address; return whether it was free, and so is not counted as used yet.
 
         Raises AddressInUse.
@@ -201,7 +201,7 @@ class Ledger(Accounts):
             raise refusals.in_use(family, value, record)
         return False
 
-    def kept_for(self, owner: Owner) -> list[tuple[int, int]]:
+    def kept_for(self, owner: Requester) -> list[tuple[int, int]]:
         """Return (family, address) of what is reserved for this owner, leased or not."""
         if not self.state.reserved:
             return []
@@ -220,7 +220,7 @@ class Ledger(Accounts):
 
     # Leases ---------------------------------------------------------------------------------
 
-    def assign(self, owner: Owner, index: int, range_set: RangeSet, value: int) -> Lease:
+    def assign(self, owner: Requester, index: int, range_set: RangeSet, value: int) -> Lease:
         """Write the lease of an address that was chosen or acquired."""
         family = range_set.family
         index = self.set_of(index, family, value)
@@ -228,7 +228,7 @@ class Ledger(Accounts):
 
     def _write(
         self,
-        owner: Owner,
+        owner: Requester,
         address: tuple[int, int],
         index: int,
         its_range: Range | None,
@@ -248,7 +248,7 @@ class Ledger(Accounts):
         router = None if its_range is None else its_range.gateway
         return Lease(self.name, address[0], address[1], router, raw)
 
-    def take_over(self, owner: Owner, family: int, value: int, allocated_ns: int) -> bool:
+    def take_over(self, owner: Requester, family: int, value: int, allocated_ns: int) -> bool:
         """Enter a lease of another plugin; return False if the owner has it already.
 
         The address may lie outside all ranges, and the owner may have others. Raises AddressInUse.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from fastipam.addressing.ranges import RangeSet
     from fastipam.allocation.accounts import Accounts
-    from fastipam.lease import Owner
+    from fastipam.lease import Requester
     from fastipam.storage.records.lease import Record
     from fastipam.storage.records.reservation import Reservation
 
@@ -127,7 +127,7 @@ def reserved(family: int, value: int, reservation: Reservation | None) -> Addres
 
 def duplicate(
     name: str,
-    owner: Owner,
+    owner: Requester,
     held: Sequence[tuple[int, int]],
     wanted: Sequence[tuple[int, int]] = (),
 ) -> DuplicateAllocation:

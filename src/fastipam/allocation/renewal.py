@@ -5,18 +5,19 @@ Imported when an ADD returns addresses that its owner has already (``repeatAdd``
 
 from __future__ import annotations
 
-from fastipam.lease import Owner
+from fastipam.lease import Requester
+from fastipam.namespaces import Netns
 from fastipam.storage import tables
 from fastipam.storage.records import event as event_record
 from fastipam.storage.records import lease as lease_record
-from fastipam.storage.records.lease import Netns, Record
+from fastipam.storage.records.lease import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from fastipam.allocation.ledger import Ledger
 
 
-def renew(ledger: Ledger, owner: Owner, held: list[tuple[int, int]]) -> None:
+def renew(ledger: Ledger, owner: Requester, held: list[tuple[int, int]]) -> None:
     """Write the namespace, the pod and the time of this call into the leases of an owner.
 
     Each gets a new generation: a GC that began before, or a sweep that has seen the old namespace
@@ -36,7 +37,7 @@ def renew(ledger: Ledger, owner: Owner, held: list[tuple[int, int]]) -> None:
         ledger.note(event_record.ASSIGNED, state.generation, address, its_owner.texts)
 
 
-def _complete(owner: Owner, before: Record) -> Owner:
+def _complete(owner: Requester, before: Record) -> Requester:
     """Return the owner with what only its lease says of it."""
     has_netns = owner.netns.path or owner.netns.inode
     has_pod = owner.pod_texts != ("", "", "")
@@ -48,4 +49,4 @@ def _complete(owner: Owner, before: Record) -> Owner:
     pod = owner.pod_texts
     if not has_pod:
         pod = before.pod_namespace, before.pod_name, before.pod_uid
-    return Owner(owner.container_id, owner.ifname, netns, pod)
+    return Requester(owner.container_id, owner.ifname, netns, pod)

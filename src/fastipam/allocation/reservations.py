@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from fastipam.addressing.ranges import Pool, RangeSet
     from fastipam.allocation.accounts import Accounts
-    from fastipam.lease import Owner
+    from fastipam.lease import Requester
     from fastipam.storage.records.network_state import NetworkState
     from fastipam.storage.transaction import Snapshot, Transaction
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _MOST_AT_ONCE = 1 << 16  # addresses reserved in one transaction, which takes a second or two
 
 
-def _names(owner: Owner) -> list[tuple[str, str]]:
+def _names(owner: Requester) -> list[tuple[str, str]]:
     """Return (owner, interface) of reservations that are for this owner, most specific first."""
     named = [(owner.pod, owner.ifname), (owner.pod, "")] if owner.pod else []
     return [*named, (owner.container_id, "")]
@@ -54,7 +54,7 @@ def get(
     return None if raw is None else Reservation.read(family, value, raw)
 
 
-def is_for(reservation: Reservation, owner: Owner) -> bool:
+def is_for(reservation: Reservation, owner: Requester) -> bool:
     """Return whether ``owner`` may have the reserved address."""
     return bool(reservation.owner) and (reservation.owner, reservation.ifname) in _names(owner)
 
@@ -67,7 +67,7 @@ def find(accounts: Accounts, family: int, value: int) -> Reservation | None:
 # Owners ---------------------------------------------------------------------------------------
 
 
-def kept_for(accounts: Accounts, owner: Owner) -> list[Address]:
+def kept_for(accounts: Accounts, owner: Requester) -> list[Address]:
     """Return the addresses reserved for this owner, in use or not. O(their number)."""
     found: list[Address] = []
     for name, ifname in _names(owner):

@@ -72,8 +72,8 @@ def explain(
         answer["range"] = str(its_range)
     answer |= _lease(known, ipam.store) | _reservation(known)
     network = ipam.network(name)
-    answer["why"] = _why(answer, known, ipam.store.boot, network.remembered_policy())
-    events = list(network.history(address))
+    answer["why"] = _why(answer, known, ipam.store.boot, network._remembered_policy())
+    events = list(network._history(address))
     answer["history"] = [
         {
             "time": stamp(event.wall_ns, local=local),

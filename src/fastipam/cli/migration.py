@@ -14,7 +14,7 @@ from fastipam import host_local
 from fastipam.addressing.addresses import format_ip, parse_ip
 from fastipam.configuration.reader import is_id
 from fastipam.errors import AddressInUse, AddressNotInRange, ConfigError
-from fastipam.lease import Owner
+from fastipam.lease import Requester
 from fastipam.network import Network
 from fastipam.storage.directory import sync_directory
 from fastipam.storage.records.lease import ASSIGNED
@@ -131,7 +131,7 @@ def _import_file(network: Network, path: Path, since_ns: int) -> Item:
     content = host_local.read(path)
     index = host_local.set_of_cursor(path.name)
     if index is not None:
-        moved = network.start_from(index, *parse_ip(content))
+        moved = network._start_from(index, *parse_ip(content))
         return Item(network.name, path.name, DONE if moved else PRESENT, content)
     address = host_local.address_of(path.name)
     owner = host_local.owner_of(content)
@@ -139,7 +139,7 @@ def _import_file(network: Network, path: Path, since_ns: int) -> Item:
     changed_ns = path.stat().st_mtime_ns
     if changed_ns < since_ns:
         return Item(network.name, path.name, OLDER, f"{whose}, from before the last boot")
-    added = network.adopt(Owner(*owner), *address, changed_ns)
+    added = network._adopt(Requester(*owner), *address, changed_ns)
     return Item(network.name, path.name, DONE if added else PRESENT, whose)
 
 
@@ -167,13 +167,13 @@ def export_host_local(ipam: Ipam, tree: Path) -> list[Item]:
 
 
 def _export_network(network: Network, directory: Path) -> Iterator[Item]:
-    for family, value, record, _ in network.records():
+    for family, value, record, _ in network._records():
         address = format_ip(family, value)
         if record.state != ASSIGNED:
             continue
         lines = [record.container_id, record.ifname] if record.ifname else [record.container_id]
         yield _write(network.name, directory / address, host_local.LINE_BREAK.join(lines))
-    for index, cursor in enumerate(network.cursors()):
+    for index, cursor in enumerate(network._cursors()):
         if cursor is not None:
             path = directory / f"{host_local.CURSOR}{index}"
             path.unlink(missing_ok=True)  # host-local too overwrites it at each ADD

@@ -103,7 +103,7 @@ def earlier_boots(ipam: Ipam, only: str | None = None) -> int:
         return 0
     count = 0
     for name in names(ipam, only):
-        for _, raw in ipam.network(name).raw_leases():
+        for _, raw in ipam.network(name)._raw_leases():
             with suppress(StoreCorrupt):  # `fastipam check` reports a damaged lease
                 if lease_records.boot_of(raw) != ipam.store.boot:
                     count += Record.read(raw).state == ASSIGNED

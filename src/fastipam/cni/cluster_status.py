@@ -44,7 +44,7 @@ def look(
     if exhausted is not None and config.spare_policy is not None:
         policy = config.spare_policy
         network = Network(store, config.name, config.pool, policy=policy, remember=config.remember)
-        exhausted = network.exhausted()
+        exhausted = network._exhausted()
     standing = services.standing(store, config.name, config.cluster)
     if standing is not None and standing.reason:
         log(f"cluster: {standing.reason}")

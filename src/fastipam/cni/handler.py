@@ -19,10 +19,10 @@ from fastipam.errors import (
     StoreError,
     TryLater,
 )
-from fastipam.lease import Owner
+from fastipam.lease import Requester
+from fastipam.namespaces import Netns
 from fastipam.network import Network
 from fastipam.storage import open_stores
-from fastipam.storage.records.lease import Netns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -334,7 +334,7 @@ def _assign(call: _Call) -> tuple[Lease, dict[str, Any], list[Promise]]:
 
         dns = resolvconf.read(config.resolv_conf)
 
-    owner = Owner(
+    owner = Requester(
         asked.container_id,
         asked.ifname,
         Netns(asked.netns, inode, mount_ns, born_ns),
@@ -344,7 +344,7 @@ def _assign(call: _Call) -> tuple[Lease, dict[str, Any], list[Promise]]:
     promises: list[Promise] = []
 
     def allocate(network: Network) -> Lease:
-        return network.assign(owner, addresses, config.repeat, promises)
+        return network._assign(owner, addresses, config.repeat, promises)
 
     try:
         lease = allocate(_network(known, config))
@@ -377,7 +377,7 @@ def _delete(call: _Call) -> None:
     network = _existing(call.known)
     freed = None
     if network is not None:
-        freed = network.release_raw(call.asked.container_id, call.asked.ifname)
+        freed = network._release_raw(call.asked.container_id, call.asked.ifname)
     if not freed:
         _note_unknown(call, network)
     if call.asked.netns:
@@ -389,7 +389,7 @@ def _note_unknown(call: _Call, network: Network | None) -> None:
     location = call.known.location
     if location is None or not location.is_assumed:
         return
-    if network is None or not network.is_known():
+    if network is None or not network._is_known():
         call.log(
             f"ipam.dataDir: not given, and the store {location.data_dir} does not know network "
             f"{location.name}: nothing was released"
@@ -411,7 +411,7 @@ def _check(call: _Call) -> None:
             f"{asked.ifname}: there is no store in {config.data_dir}",
             owner=(asked.container_id, asked.ifname),
         ) from None
-    network.check(asked.container_id, asked.ifname, addresses)
+    network._check(asked.container_id, asked.ifname, addresses)
 
 
 def _collect(call: _Call) -> None:
@@ -419,7 +419,7 @@ def _collect(call: _Call) -> None:
 
     valid = valid_attachments(call.known.document)
     network = _existing(call.known)
-    if network is None or not network.retain(valid, call.started_ns):
+    if network is None or not network._retain(valid, call.started_ns):
         _note_unknown(call, network)
 
 
@@ -436,8 +436,8 @@ def _status_of_cluster(call: _Call, config: Config, exhausted: RangeSet | None) 
 def _require_start(network: Network, config: Config) -> None:
     """Raise CniError 50 when every ADD is refused for what the store or another file says."""
     try:
-        network.require_start()
-        network.require_free_gateways()
+        network._require_start()
+        network._require_free_gateways()
     except ConfigError as error:
         _, message, hint = error_codes.explain(_located(error, config))
         raise CniError(message, error_codes.NOT_AVAILABLE, hint=hint) from error
@@ -471,7 +471,7 @@ def _status(call: _Call) -> None:
         network = _network(call.known, config)
         open_stores.get(config.data_dir, config.durability).require_writable()
         _require_start(network, config)
-        exhausted = network.exhausted()
+        exhausted = network._exhausted()
         if config.cluster is not None:
             exhausted = _status_of_cluster(call, config, exhausted)
     except StoreBusy:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from fastipam.cni.services import Services
     from fastipam.configuration.network import Config
-    from fastipam.lease import Lease, Owner
+    from fastipam.lease import Lease, Requester
     from fastipam.network import Network
     from fastipam.sweep import Report
 
@@ -29,7 +29,7 @@ def allocate_again(
     services: Services,
     config: Config,
     network: Network,
-    owner: Owner,
+    owner: Requester,
     refusal: Refusal,
     allocate: Callable[[Network], Lease],
 ) -> Lease:
@@ -79,7 +79,7 @@ def _has_lost_any(network: Network, addresses: Sequence[Address]) -> bool:
     """Return whether the path of one of these leases does not lead to its namespace."""
     place = Place()
     for address in addresses:
-        lease = network.lookup(address)
+        lease = network._lookup(address)
         if lease is not None:
             seen = place.observe(lease.record)
             if isinstance(seen, str) or is_lost(lease, seen):

@@ -8,31 +8,34 @@ the records in step.
 
 from __future__ import annotations
 
-from fastipam.addressing.addresses import format_ip, to_ip
+from fastipam.addressing.addresses import to_ip
 from fastipam.addressing.ranges import CUT, Pool
 from fastipam.allocation import previous_boot
 from fastipam.allocation.ledger import EXPIRE_PER_CALL, Ledger
+from fastipam.configuration.reader import LONGEST_IFNAME
 from fastipam.errors import (
-    CHECK_HINT,
     ConfigError,
     DuplicateAllocation,
     PoolExhausted,
     StoreCorrupt,
     StoreFull,
 )
-from fastipam.lease import NO_NETNS, Lease, Owner, join
+from fastipam.lease import Lease, Requester, join
 from fastipam.network.reading import Reading, parse_wanted
 from fastipam.storage.records import event as event_record
 from fastipam.storage.records import keys
-from fastipam.storage.records.lease import ASSIGNED, Netns
+from fastipam.storage.records.lease import ASSIGNED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
+    from typing import Literal
 
+    from fastipam.namespaces import Netns
     from fastipam.network.gc import Before
     from fastipam.network.promise import Promise
-    from fastipam.network.reading import AnyIP, Wanted
+    from fastipam.network.reading import Address, AnyIP, Target
+    from fastipam.owners import Owner, Pod
     from fastipam.storage.records.lease import Record
     from fastipam.storage.transaction import Transaction
 
@@ -56,46 +59,49 @@ class Network(Reading):
         container_id: str,
         ifname: str = "eth0",
         *,
-        addresses: Iterable[Wanted] = (),
-        existing: str = "error",
-        netns: str = "",
-        inode: int = 0,
-        pod_namespace: str = "",
-        pod_name: str = "",
-        pod_uid: str = "",
-        mount_ns: int = 0,
-        born_ns: int = 0,
+        addresses: Sequence[Address] = (),
+        existing: Literal["error", "return"] = "error",
+        netns: Netns | None = None,
+        pod: Pod | tuple[str, str] | None = None,
     ) -> Lease:
         """Assign one address of every range set to this owner, all or nothing.
 
         ``addresses`` are requested ones, at most one a range set; the other sets choose, round
         robin. ``existing`` says what to do when the owner already has addresses: "error", or
         "return" them; their leases then get the time of this call, and what it says of namespace
-        and pod. It is an error if other addresses are requested. The lease records ``netns``,
-        ``inode`` and ``born_ns`` of the network namespace, ``mount_ns`` of the mount namespace in
-        which that path is valid, and the pod's names. An address that is reserved for this
-        container or pod comes before any other.
+        and pod, and their ``created`` is False. It is an error if other addresses are requested.
+        ``netns`` is the container's network namespace (``Netns.of(path)``): a sweep releases the
+        lease when it has ended. ``pod`` is a ``Pod``, or its namespace and name; an address that
+        is reserved for this container or pod comes before any other.
 
         O(range sets and their intervals), whatever the occupancy. Returns after the commit is on
         disk (durable mode). Raises PoolExhausted, AddressInUse, AddressNotInRange,
         DuplicateAllocation, ConfigError, StoreError; then nothing was changed, and the round robin
         has not moved.
         """
-        known = NO_NETNS
-        if netns or inode or mount_ns or born_ns:
-            known = Netns(netns, inode, mount_ns, born_ns)
-        owner = Owner(container_id, ifname, known, (pod_namespace, pod_name, pod_uid))
-        wanted = [parse_wanted(one) for one in addresses] if addresses else []
-        return self.assign(owner, wanted, existing)
+        if netns is not None or pod is not None or addresses != ():
+            from fastipam.network import arguments
 
-    def assign(
+            wanted = arguments.read_addresses(addresses)
+            owner = Requester(
+                container_id, ifname, arguments.read_netns(netns), arguments.read_pod(pod)
+            )
+        else:
+            wanted, owner = [], Requester(container_id, ifname)
+        if not ifname.isalnum() or len(ifname) > LONGEST_IFNAME:
+            from fastipam.owners import check_ifname
+
+            check_ifname(ifname)
+        return self._assign(owner, wanted, existing)
+
+    def _assign(
         self,
-        owner: Owner,
+        owner: Requester,
         wanted: Sequence[tuple[int, int]] = (),
         existing: str = "error",
         promises: list[Promise] | None = None,
     ) -> Lease:
-        """Do the same as :meth:`allocate` for an Owner; ``wanted`` has (family, integer) pairs.
+        """Do what :meth:`allocate` does; ``wanted`` has (family, integer) pairs.
 
         With ``promises`` the caller settles what is added to it, as the last step before its
         answer. Without, the end of the outermost transaction does, and raises TryLater.
@@ -109,22 +115,22 @@ class Network(Reading):
         lease: Lease | None = None
         while lease is None:
             try:
-                lease = self._assign(owner, wanted, existing, promises)
+                lease = self._try_assign(owner, wanted, existing, promises)
             except PoolExhausted:
                 if not self._finds_room():
                     raise
         return lease
 
-    def _assign(
+    def _try_assign(
         self,
-        owner: Owner,
+        owner: Requester,
         wanted: Sequence[tuple[int, int]],
         existing: str,
         promises: list[Promise] | None,
     ) -> Lease | None:
         """Make one try. Returns None when leases of an earlier boot have to be released first."""
         with self._store.write() as txn:
-            ledger = self.enter(txn)
+            ledger = self._enter(txn)
             if not ledger.state.generation and self._before_first is not None:
                 self._before_first()
             pool, boot = self.pool or ledger.stored, self._store.boot
@@ -176,7 +182,7 @@ class Network(Reading):
         return join(leases)
 
     def _still_held(
-        self, ledger: Ledger, owner: Owner, held: list[tuple[int, int]]
+        self, ledger: Ledger, owner: Requester, held: list[tuple[int, int]]
     ) -> list[tuple[int, int]]:
         """Release the addresses of an owner if they are of an earlier boot; return the others."""
         record = ledger.record(*held[0])
@@ -188,23 +194,27 @@ class Network(Reading):
     def _lease(self, ledger: Ledger, pool: Pool, address: tuple[int, int]) -> Lease:
         record = ledger.record(*address)
         if record is None:
-            raise StoreCorrupt(
-                f"{format_ip(*address)} has an owner and no lease",
-                path=self._store.path,
-                hint=CHECK_HINT,
-            )
+            raise self._without_lease(address)
         return self._view(pool, *address, record)
 
-    def allocate_many(self, owners: Iterable[tuple[str, str]], *, netns: str = "") -> list[Lease]:
+    def allocate_many(
+        self,
+        owners: Iterable[Owner | tuple[str, str]],
+        *,
+        pods: Sequence[Pod | tuple[str, str] | None] | None = None,
+        netns: Netns | None = None,
+    ) -> list[Lease]:
         """Assign an address of every range set to each owner, in one transaction, all or nothing.
 
-        ``owners`` are (container id, interface) pairs, all different. The leases come in their
-        order; each is that of the first range set and has the others as ``siblings``. Addresses
-        reserved for an owner are not considered. O(owners). Returns after the commit is on disk
-        (durable mode). Raises the errors of :meth:`allocate`.
+        ``owners`` are ``Owner`` objects, or (container id, interface) pairs, all different.
+        ``pods`` has one entry for each of them, in their order; ``netns`` is the same for all. The
+        leases come in the order of the owners; each is that of the first range set and has the
+        others as ``siblings``. Addresses reserved for an owner are not considered. O(owners).
+        Returns after the commit is on disk (durable mode). Raises the errors of :meth:`allocate`.
         """
-        known = Netns(netns) if netns else NO_NETNS
-        listed = [Owner(container_id, ifname, known) for container_id, ifname in owners]
+        from fastipam.network import arguments
+
+        listed = arguments.read_requesters(owners, pods, netns)
         if not listed:
             return []
         while True:
@@ -214,11 +224,11 @@ class Network(Reading):
                 if not self._finds_room():
                     raise
 
-    def _assign_many(self, listed: list[Owner]) -> list[Lease]:
+    def _assign_many(self, listed: list[Requester]) -> list[Lease]:
         from fastipam.allocation import bulk
 
         with self._store.write() as txn:
-            ledger = self.enter(txn)
+            ledger = self._enter(txn)
             ledger.tick()
             ledger.expire(EXPIRE_PER_CALL * len(listed))
             pool = self.pool or ledger.stored
@@ -230,7 +240,7 @@ class Network(Reading):
                 promise.give(ledger, self, leases, None)
         return leases
 
-    def adopt(self, owner: Owner, family: int, value: int, allocated_ns: int) -> bool:
+    def _adopt(self, owner: Requester, family: int, value: int, allocated_ns: int) -> bool:
         """Take over a lease that another plugin has made; return False if it is here already.
 
         The network and its ranges need not be known, the address may be outside them, and the owner
@@ -252,7 +262,7 @@ class Network(Reading):
             ledger.save()
             return True
 
-    def start_from(self, index: int, family: int, value: int) -> bool:
+    def _start_from(self, index: int, family: int, value: int) -> bool:
         """Start the round robin of a range set after an address; return False if it had started."""
         with self._store.write() as txn:
             ledger = self._books(txn) or self._create(txn)
@@ -275,17 +285,41 @@ class Network(Reading):
         released address cools down before it is assigned again. O(addresses of the owner). Returns
         after the commit is on disk (durable mode). Raises StoreError, ConfigError.
         """
-        return [to_ip(*one) for one in self.release_raw(container_id, ifname)]
+        return [to_ip(*one) for one in self._release_raw(container_id, ifname)]
 
-    def release_raw(self, container_id: str, ifname: str) -> list[tuple[int, int]]:
+    def release_many(self, owners: Iterable[Owner | tuple[str, str]]) -> int:
+        """Release every address of each of these owners, and return how many were released.
+
+        ``owners`` are those of :meth:`allocate_many`. One transaction, all or nothing. Idempotent.
+        O(addresses of the owners). Returns after the commit is on disk (durable mode). Raises
+        StoreError, and ConfigError before anything is released.
+        """
+        from fastipam.network import arguments
+
+        listed = arguments.read_owners(owners, "owners")
+        if not listed:
+            return 0
+        try:
+            return self._release_listed(listed)
+        except StoreFull:
+            return self._without_history()._release_listed(listed)
+
+    def _release_listed(self, listed: Sequence[Owner]) -> int:
+        with self._store.write() as txn:
+            return sum(len(self._release_named(txn, *owner)) for owner in listed)
+
+    def _release_raw(self, container_id: str, ifname: str) -> list[tuple[int, int]]:
         """Do what :meth:`release` does, but return (family, integer) pairs, for the plugin."""
         keys.check_owner(container_id, ifname)
         try:
-            return self._release_named(container_id, ifname)
+            with self._store.write() as txn:
+                return self._release_named(txn, container_id, ifname)
         except StoreFull:
-            return self.without_history()._release_named(container_id, ifname)
+            without = self._without_history()
+            with self._store.write() as txn:
+                return without._release_named(txn, container_id, ifname)
 
-    def without_history(self) -> Network:
+    def _without_history(self) -> Network:
         """Return the same network, which writes no events.
 
         A release has to work on a full store, so it does without its event.
@@ -293,15 +327,13 @@ class Network(Reading):
         policy = self.policy.without_history()
         return Network(self._store, self.name, self.pool, policy=policy, remember=self._remember)
 
-    def _release_named(self, container_id: str, ifname: str) -> list[tuple[int, int]]:
+    def _release_named(
+        self, txn: Transaction, container_id: str, ifname: str
+    ) -> list[tuple[int, int]]:
         # A lease imported from an old host-local tree has no interface: it belongs to the whole
         # container, and is released with the first interface that has no lease.
-        with self._store.write() as txn:
-            for name in dict.fromkeys((ifname, "")):
-                held = self._release(txn, (container_id, name))
-                if held:
-                    return held
-        return []
+        held = self._release(txn, (container_id, ifname))
+        return held or (self._release(txn, (container_id, "")) if ifname else held)
 
     def _release(
         self,
@@ -319,17 +351,22 @@ class Network(Reading):
             ledger.save()
         return ledger.release(keys.owner_name(*owner), kind, newest)
 
-    def release_address(
-        self, address: Wanted, *, generation: int | None = None, kind: int = event_record.OPERATOR
-    ) -> Lease | None:
+    def release_address(self, address: Address, *, generation: int | None = None) -> Lease | None:
         """Release everything of the owner of this address; return the address's lease, or None.
 
         The ``siblings`` of the lease are all that was released. The result is None when nobody has
-        the address, or when its lease has another ``generation``. ``kind`` is the kind of the
-        event. O(addresses of the owner). Returns after the commit is on disk (durable mode). Raises
-        ConfigError, StoreError.
+        the address, or when its lease has another ``generation``. O(addresses of the owner).
+        Returns after the commit is on disk (durable mode). Raises ConfigError, StoreError.
         """
-        wanted = parse_wanted(address)
+        return self._release_at(parse_wanted(address), generation)
+
+    def _release_at(
+        self,
+        wanted: tuple[int, int],
+        generation: int | None = None,
+        kind: int = event_record.OPERATOR,
+    ) -> Lease | None:
+        """Do what :meth:`release_address` does. ``kind`` is the kind of the event."""
         with self._store.write() as txn:
             ledger = self._books(txn)
             record = None if ledger is None else ledger.record(*wanted)
@@ -343,7 +380,7 @@ class Network(Reading):
             self._release(txn, owner, kind)
             return join(leases)
 
-    def release_leases(self, leases: Sequence[Lease], *, kind: int = event_record.OPERATOR) -> bool:
+    def _release_leases(self, leases: Sequence[Lease]) -> bool:
         """Release leases of one owner if they are still all that it has; return whether they were.
 
         ``leases`` were read before. When the owner has other addresses by now, or has them by
@@ -361,29 +398,38 @@ class Network(Reading):
                 found = {(at, record.generation) for at, record in records.items() if record}
                 if found != {((one.family, one.value), one.generation) for one in leases}:
                     return False
-                return bool(self._release(txn, owner, kind))
+                return bool(self._release(txn, owner, event_record.OPERATOR))
         except StoreFull:
             if not self.policy.history:
                 raise
-            return self.without_history().release_leases(leases, kind=kind)
+            return self._without_history()._release_leases(leases)
 
-    def retain(
-        self, valid: Collection[tuple[str, str]], before_ns: Before
-    ) -> list[tuple[int, int]]:
+    def retain(self, valid: Iterable[Owner | tuple[str, str]], before_ns: int) -> list[AnyIP]:
         """Release every lease whose owner is not in ``valid`` (CNI's GC), and return the addresses.
 
-        ``valid`` has (container id, interface) pairs. Leases assigned at ``before_ns`` (wall clock
-        nanoseconds; or a pair, ``network.gc.Age``) or later are kept, because they are newer than
-        the list. So take that time before the list is made, not after it. A lease whose time is in
-        the future is from before a step of the clock, and counts as old. The leases are read first,
-        and each is checked again before its release, so an owner that comes back meanwhile keeps
-        its new addresses. O(leases); a transaction releases up to 256 owners. A damaged lease does
-        not stop the release of others; StoreCorrupt is raised at the end.
+        ``valid`` lists ``Owner`` objects, or (container id, interface) pairs; it is read and
+        checked before the first release. Leases assigned at ``before_ns`` (wall clock nanoseconds,
+        as of ``time.time_ns()``) or later are kept, because they are newer than the list. So take
+        that time before the list is made, not after it. A lease whose time is in the future is from
+        before a step of the clock, and counts as old. The leases are read first, and each is
+        checked again before its release, so an owner that comes back meanwhile keeps its new
+        addresses. O(leases); a transaction releases up to 256 owners. A damaged lease does not stop
+        the release of others; StoreCorrupt is raised at the end. Raises ConfigError, StoreError.
         """
+        from fastipam.network import arguments
+
+        listed = frozenset(arguments.read_owners(valid, "valid"))
+        arguments.check_time(before_ns, "before_ns")
+        return [to_ip(*one) for one in self._retain(listed, before_ns)]
+
+    def _retain(
+        self, valid: Collection[tuple[str, str]], before_ns: Before
+    ) -> list[tuple[int, int]]:
+        """Do what :meth:`retain` does; ``before_ns`` may be a pair (``network.gc.Age``)."""
         newest: dict[tuple[str, str], int] = {}
         damage = None
         try:
-            for _, record in self.unlisted(valid, before_ns):
+            for _, record in self._unlisted(valid, before_ns):
                 owner = (record.container_id, record.ifname)
                 newest[owner] = max(record.generation, newest.get(owner, 0))
         except StoreCorrupt as error:
@@ -403,7 +449,7 @@ class Network(Reading):
             raise damage
         return freed
 
-    def unlisted(
+    def _unlisted(
         self, valid: Collection[tuple[str, str]], before_ns: Before
     ) -> Iterator[tuple[bytes, Record]]:
         """Yield key and record of every lease that :meth:`retain` would release.
@@ -413,7 +459,7 @@ class Network(Reading):
         """
         from fastipam.network import gc
 
-        return gc.unlisted(self.raw_leases(), valid, gc.Age(before_ns, self._store.clock))
+        return gc.unlisted(self._raw_leases(), valid, gc.Age(before_ns, self._store.clock))
 
     def _release_stale(self, stale: Sequence[Stale]) -> list[tuple[int, int]]:
         """Release the leases that these owners had at these generations, in one transaction."""
@@ -429,36 +475,49 @@ class Network(Reading):
         try:
             return self._release_stale([stale])
         except StoreFull:
-            return self.without_history()._release_stale([stale])
+            return self._without_history()._release_stale([stale])
+
+    # Checking ------------------------------------------------------------------------------
+
+    def check(self, container_id: str, ifname: str, addresses: Iterable[Address] = ()) -> None:
+        """Check that this owner has a lease, and each of ``addresses`` that is in the ranges.
+
+        O(addresses). Raises LeaseMissing, ConfigError, StoreError.
+        """
+        from fastipam.network import arguments
+
+        self._check(container_id, ifname, arguments.read_addresses(addresses))
 
     # Reserving ------------------------------------------------------------------------------
 
-    def reserve(self, target: str, *, owner: str = "", reason: str = "") -> list[tuple[int, int]]:
-        """Reserve addresses, for an owner or for nobody; return their (family, integer) pairs.
+    def reserve(self, target: Target, *, owner: str = "", reason: str = "") -> list[AnyIP]:
+        """Reserve addresses, for an owner or for nobody, and return them.
 
-        ``target`` is an address, a CIDR or "a-b"; the addresses that the ranges can assign are
-        reserved. ``owner`` is a pod's "namespace/name" or a container id, or empty for nobody. An
-        address in use stays with its owner until it is released. Idempotent: the last owner and
-        reason count. O(addresses), in one transaction. Returns after the commit is on disk (durable
-        mode). Raises ConfigError (no such address, too many), StoreError.
+        ``target`` is an address or a network of ``ipaddress``, or the text of an address, a CIDR
+        or "a-b"; the addresses that the ranges can assign are reserved. ``owner`` is a pod's
+        "namespace/name" or a container id, or empty for nobody. An address in use stays with its
+        owner until it is released. Idempotent: the last owner and reason count. O(addresses), in
+        one transaction. Returns after the commit is on disk (durable mode). Raises ConfigError (no
+        such address, too many), StoreError.
         """
         from fastipam.allocation import reservations
+        from fastipam.network import arguments
         from fastipam.storage.records.reservation import Reservation
 
-        for field, text in (("owner", owner), ("reason", reason)):
-            if "\0" in text:
-                raise ConfigError(f"{field} contains NUL", field=field, value=text)
+        arguments.check_text(owner, "owner")
+        arguments.check_text(reason, "reason")
+        text = arguments.read_target(target)
         with self._store.write() as txn:
-            ledger = self.enter(txn)
-            wanted = reservations.assignable(self.pool or ledger.stored, target)
+            ledger = self._enter(txn)
+            wanted = reservations.assignable(self.pool or ledger.stored, text)
             ledger.tick()
             each = (Reservation(*one, owner, "", reason) for one in wanted)
             reservations.reserve(ledger, each)
             ledger.save()
-        return wanted
+        return [to_ip(*one) for one in wanted]
 
-    def unreserve(self, target: str) -> list[tuple[int, int]]:
-        """End the reservations in an address, CIDR or "a-b"; return the (family, integer) pairs.
+    def unreserve(self, target: Target) -> list[AnyIP]:
+        """End the reservations in a target, as :meth:`reserve` takes it; return their addresses.
 
         Sticky ones end too, and their addresses cool down. An address in use stays with its owner.
         O(reservations of the network). Returns after the commit is on disk (durable mode). Raises
@@ -466,8 +525,9 @@ class Network(Reading):
         """
         from fastipam.addressing.parsing import parse_exclusion
         from fastipam.allocation import reservations
+        from fastipam.network import arguments
 
-        bounds = parse_exclusion(target, field="target")
+        bounds = parse_exclusion(arguments.read_target(target), field="target")
         with self._store.write() as txn:
             ledger = self._books(txn)
             if ledger is None:
@@ -477,4 +537,4 @@ class Network(Reading):
             reservations.unreserve(ledger, ended)
             if ended:
                 ledger.save()
-        return [(one.family, one.value) for one in ended]
+        return [to_ip(one.family, one.value) for one in ended]

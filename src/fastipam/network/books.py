@@ -62,7 +62,7 @@ class Books:
     def __repr__(self) -> str:
         return f"<Network {self.name!r} in {self._store.path}>"
 
-    def ranges_of(self, text: str) -> Pool:
+    def _ranges_of(self, text: str) -> Pool:
         """Return the pool of a text in the store. Raises StoreCorrupt."""
         for known in (self.pool, self._read):
             if known is not None and known.text == text:
@@ -73,7 +73,7 @@ class Books:
     def _find(self, txn: Transaction | Snapshot) -> tuple[int, str] | None:
         return find(txn, self._key)
 
-    def id_in(self, txn: Transaction | Snapshot) -> int | None:
+    def _id_in(self, txn: Transaction | Snapshot) -> int | None:
         """Return the network's number in the store, or None when it was never used."""
         found = self._find(txn)
         return None if found is None else found[0]
@@ -83,7 +83,7 @@ class Books:
         found = find(txn, self._key)
         return None if found is None else Ledger(txn, self, found[0], found[1])
 
-    def enter(self, txn: Transaction) -> Ledger:
+    def _enter(self, txn: Transaction) -> Ledger:
         """Return the records of a network from which addresses are to be assigned.
 
         They are made if the network is new. The ranges and the policy are remembered, and some
@@ -128,7 +128,7 @@ class Books:
     def tidy(self, limit: int = _BATCH, *, cooled: bool = True) -> bool:
         """Free what is due, and return whether something was; then call again.
 
-        Leases of an earlier boot come first (see :meth:`sweep_reboot`). When none is left, up to
+        Leases of an earlier boot come first (see :meth:`_sweep_reboot`). When none is left, up to
         ``limit`` sticky reservations that have expired are freed, and unless ``cooled`` is False as
         many addresses whose cool-down is over. Assignments do the same for a few at a time; this is
         for a process that makes none. One transaction, which writes nothing when nothing is due and
@@ -154,7 +154,7 @@ class Books:
         # An assignment takes every cooled address before it fails, so only the rest is freed here.
         return self.tidy(MOST_EXPIRED, cooled=False)
 
-    def note_clock(self) -> None:
+    def _note_clock(self) -> None:
         """Note in the network's clock that the wall clock has stepped, if it has."""
         with self._store.write() as txn:
             ledger = self._books(txn)
@@ -162,7 +162,7 @@ class Books:
                 ledger.tick()
                 ledger.save()
 
-    def sweep_reboot(self, limit: int = previous_boot.BATCH) -> bool:
+    def _sweep_reboot(self, limit: int = previous_boot.BATCH) -> bool:
         """Read up to ``limit`` leases, release those of an earlier boot; False when none is left.
 
         One transaction. Raises StoreError.
@@ -184,6 +184,6 @@ class Books:
         # In doubt nothing is released, and a process that only reads counts no boot.
         if self._store.unswept and not self._store.boot_doubt:
             try:  # noqa: SIM105  # contextlib costs the plugin a tenth of its start
-                self.sweep_reboot()
+                self._sweep_reboot()
             except StoreError:
                 pass  # a store that cannot be written can still be read

@@ -44,7 +44,7 @@ class Promise:
         """
         try:
             with self._network.store.read() as txn:
-                network_id = self._network.id_in(txn)
+                network_id = self._network._id_in(txn)
                 fault = "the network was removed meanwhile"
                 if network_id is not None:
                     fault = _fault(txn, self._network, network_id, self._leases)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from fastipam.addressing.addresses import BITS, format_ip, parse_cidr, parse_ip
+from fastipam.addressing.addresses import format_ip, parse_cidr, parse_ip
 from fastipam.addressing.ranges import CUT
 from fastipam.allocation import history
 from fastipam.allocation.accounts import read_record
 from fastipam.allocation.cooldown import cooling_of
 from fastipam.configuration.policy import Policy
-from fastipam.errors import ConfigError, LeaseMissing
-from fastipam.lease import Lease
+from fastipam.errors import CHECK_HINT, ConfigError, LeaseMissing, StoreCorrupt
+from fastipam.lease import Lease, join
 from fastipam.network.books import Books
 from fastipam.storage import tables
 from fastipam.storage.records import keys
@@ -19,7 +19,14 @@ from fastipam.storage.records.lease import ASSIGNED, Record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from ipaddress import IPv4Address, IPv6Address
+    from ipaddress import (
+        IPv4Address,
+        IPv4Interface,
+        IPv4Network,
+        IPv6Address,
+        IPv6Interface,
+        IPv6Network,
+    )
     from typing import Any
 
     from fastipam.addressing.ranges import Pool, RangeSet
@@ -29,7 +36,8 @@ if TYPE_CHECKING:
     from fastipam.storage.transaction import Snapshot
 
     AnyIP = IPv4Address | IPv6Address
-    Wanted = str | AnyIP | tuple[int, int]
+    Address = str | AnyIP | IPv4Interface | IPv6Interface
+    Target = Address | IPv4Network | IPv6Network
 
 _EVER_NS = 1 << 64  # wall clock nanoseconds: after every event
 
@@ -52,12 +60,15 @@ class Reading(Books):
     def _is_held(self, record: Record) -> bool:
         return record.state == ASSIGNED and record.boot == self._store.boot
 
-    def lookup(self, address: Wanted) -> Lease | None:
+    def lookup(self, address: Address) -> Lease | None:
         """Return the lease of this address, or None when the address is free, cooling or reserved.
 
         O(1); does not wait for a writer. Raises StoreError, and ConfigError for what is no address.
         """
-        family, value = parse_wanted(address)
+        return self._lookup(parse_wanted(address))
+
+    def _lookup(self, address: tuple[int, int]) -> Lease | None:
+        family, value = address
         self._end_earlier_boots()
         with self._store.read() as txn:
             found = self._find(txn)
@@ -66,7 +77,7 @@ class Reading(Books):
             record = read_record(txn, found[0], family, value)
             if record is None or not self._is_held(record):
                 return None
-            return self._view(self.ranges_of(found[1]), family, value, record)
+            return self._view(self._ranges_of(found[1]), family, value, record)
 
     def leases(self) -> Iterator[Lease]:
         """Yield every lease in address order, IPv4 first.
@@ -76,21 +87,21 @@ class Reading(Books):
         Between two leases no read transaction is open, however long the caller takes.
         """
         self._end_earlier_boots()
-        for family, value, record, pool in self.records():
+        for family, value, record, pool in self._records():
             if self._is_held(record):
                 yield self._view(pool, family, value, record)
 
-    def records(self) -> Iterator[tuple[int, int, Record, Pool]]:
+    def _records(self) -> Iterator[tuple[int, int, Record, Pool]]:
         """Yield every used address in order, with its record (cooling ones too) and the pool.
 
         It reads in pages as :meth:`leases` does.
         """
         for text, items in self._pages(tables.LEASES):
-            pool = self.ranges_of(text)
+            pool = self._ranges_of(text)
             for key, raw in items:
                 yield *keys.read_address_key(key)[1:], Record.read(raw), pool
 
-    def raw_leases(self) -> Iterator[tuple[bytes, bytes]]:
+    def _raw_leases(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield key and packed record of the same addresses; a record may be damaged."""
         for _, items in self._pages(tables.LEASES):
             yield from items
@@ -113,40 +124,82 @@ class Reading(Books):
             yield found[1], items
             start = following and following[len(prefix) :]
 
-    def owned(self, container_id: str, ifname: str) -> list[tuple[int, int]]:
+    def get(self, container_id: str, ifname: str = "eth0") -> Lease | None:
+        """Return the lease of this owner with its ``siblings``, or None when it has none.
+
+        It is the lease of the first range set; they are in the order of the sets. O(addresses of
+        the owner); does not wait for a writer. Raises ConfigError, StoreError.
+        """
+        keys.check_owner(container_id, ifname)
+        self._end_earlier_boots()
+        with self._store.read() as txn:
+            found = self._find(txn)
+            held = self._held(txn, found[0], container_id, ifname) if found else []
+            if found is None or not held:
+                return None
+            records = [read_record(txn, found[0], *one) for one in held]
+        pool, leases = self._ranges_of(found[1]), []
+        for address, record in zip(held, records, strict=True):
+            if record is None:
+                raise self._without_lease(address)
+            leases.append(self._view(pool, *address, record))
+        return join(leases)
+
+    def owned_by(self, container_id: str) -> list[Lease]:
+        """Return every lease of a container, of all of its interfaces.
+
+        Those of one interface are ``siblings``, in the order of the range sets. O(leases of the
+        network), read as :meth:`leases` does. Raises ConfigError, StoreError.
+        """
+        keys.check_owner(container_id, "")
+        names = [one.ifname for one in self.leases() if one.container_id == container_id]
+        found = [self.get(container_id, ifname) for ifname in dict.fromkeys(names)]
+        return [lease for each in found if each is not None for lease in each.siblings]
+
+    def __contains__(self, address: Address) -> bool:
+        """Return whether somebody has the address now: whether it has a lease. O(1)."""
+        return self.lookup(address) is not None
+
+    def _owned(self, container_id: str, ifname: str) -> list[tuple[int, int]]:
         """Return this owner's (family, address) pairs, in the order of the range sets. O(1)."""
         keys.check_owner(container_id, ifname)
         self._end_earlier_boots()
         with self._store.read() as txn:
             found = self._find(txn)
-            if found is None:
-                return []
-            prefix = keys.network_prefix(found[0])
-            for name in dict.fromkeys((ifname, "")):
-                owner_key = keys.owner_key(prefix, keys.owner_name(container_id, name))
-                raw = tables.OWNERS.get(txn, owner_key)
-                if raw is None:
-                    continue
-                held = keys.read_addresses(raw)
-                record = read_record(txn, found[0], *held[0]) if held else None
-                if record is None or record.boot == self._store.boot:
-                    return held
-            return []
+            return self._held(txn, found[0], container_id, ifname) if found else []
 
-    def check(self, container_id: str, ifname: str, addresses: Iterable[Wanted] = ()) -> None:
-        """Check that this owner has a lease, and each of ``addresses`` that is in the ranges.
+    def _held(
+        self, txn: Snapshot, network_id: int, container_id: str, ifname: str
+    ) -> list[tuple[int, int]]:
+        prefix = keys.network_prefix(network_id)
+        for name in dict.fromkeys((ifname, "")):
+            owner_key = keys.owner_key(prefix, keys.owner_name(container_id, name))
+            raw = tables.OWNERS.get(txn, owner_key)
+            if raw is None:
+                continue
+            held = keys.read_addresses(raw)
+            record = read_record(txn, network_id, *held[0]) if held else None
+            if record is None or record.boot == self._store.boot:
+                return held
+        return []
 
-        O(addresses). Raises LeaseMissing, ConfigError, StoreError.
-        """
-        wanted = [parse_wanted(one) for one in addresses]
+    def _without_lease(self, address: tuple[int, int]) -> StoreCorrupt:
+        return StoreCorrupt(
+            f"{format_ip(*address)} has an owner and no lease",
+            path=self._store.path,
+            hint=CHECK_HINT,
+        )
+
+    def _check(self, container_id: str, ifname: str, wanted: Iterable[tuple[int, int]]) -> None:
+        """Do what :meth:`check` does, with (family, integer) pairs."""
         owner = (container_id, ifname)
-        held = self.owned(*owner)
+        held = self._owned(*owner)
         if not held:
             raise LeaseMissing(
                 f"no address of network {self.name} is assigned to {container_id} {ifname}",
                 owner=owner,
             )
-        pool = self.current_pool()
+        pool = self._current_pool()
         for one in wanted:
             if one not in held and pool is not None and pool.range_of(*one) is not None:
                 text = format_ip(*one)
@@ -156,7 +209,7 @@ class Reading(Books):
                     owner=owner,
                 )
 
-    def require_start(self) -> None:
+    def _require_start(self) -> None:
         """Call ``before_first``, as an allocation would, if no address was ever assigned. O(1)."""
         if self._before_first is None:
             return
@@ -166,21 +219,21 @@ class Reading(Books):
         if untouched:
             self._before_first()
 
-    def is_known(self) -> bool:
+    def _is_known(self) -> bool:
         """Return whether the store has this network. O(1)."""
         with self._store.read() as txn:
-            return self.id_in(txn) is not None
+            return self._id_in(txn) is not None
 
-    def require_free_gateways(self) -> None:
+    def _require_free_gateways(self) -> None:
         """Raise ConfigError when a gateway of the ranges is assigned to somebody. O(ranges)."""
         with self._store.read() as txn:
-            network_id = self.id_in(txn)
+            network_id = self._id_in(txn)
             if network_id is not None and self.pool is not None:
                 from fastipam.allocation import gateways
 
                 gateways.require_free(txn, network_id, self.pool)
 
-    def exhausted(self) -> RangeSet | None:
+    def _exhausted(self) -> RangeSet | None:
         """Return the first range set that could not serve an ADD now, or None. O(1). Read-only.
 
         A set whose addresses are all taken can still serve when one of them is cooling, unless the
@@ -195,11 +248,11 @@ class Reading(Books):
                 if full is None or found is None:
                     return full
                 swept = txn.state(found[0]).swept
-            if swept == self._store.boot or not self.sweep_reboot():
+            if swept == self._store.boot or not self._sweep_reboot():
                 return full
 
     def _full_set(self, txn: Snapshot, found: tuple[int, str] | None) -> RangeSet | None:
-        pool = self.pool or (self.ranges_of(found[1]) if found else None)
+        pool = self.pool or (self._ranges_of(found[1]) if found else None)
         if found is None or pool is None:
             # A network that was never used has all its addresses, but no blocks of a cluster.
             sets = pool.sets if pool is not None else ()
@@ -212,7 +265,7 @@ class Reading(Books):
             if range_set.block_length:
                 from fastipam.allocation import blocks
 
-                if self.can_serve(txn, index, range_set):
+                if self._can_serve(txn, index, range_set):
                     continue
                 if blocks.doubt(txn, found[0]):
                     return range_set
@@ -256,14 +309,14 @@ class Reading(Books):
         due = reservations.due_by(txn, state, state.tick(self._store.clock()))
         return any(family == range_set.family and value in range_set for family, value in due)
 
-    def can_serve(self, txn: Snapshot, index: int, range_set: RangeSet) -> bool:
+    def _can_serve(self, txn: Snapshot, index: int, range_set: RangeSet) -> bool:
         """Return whether this node's blocks of a set have a free address. O(1).
 
         Cooling addresses do not count, because the node can claim another block.
         """
         from fastipam.allocation import blocks
 
-        network_id = self.id_in(txn)
+        network_id = self._id_in(txn)
         if network_id is None:
             return False
         cursor = txn.state(network_id).cursor(index, range_set.family)
@@ -277,22 +330,22 @@ class Reading(Books):
         now = state.tick(self._store.clock())
         return keys.read_cooldown_key(queued)[2] <= now - self.policy.cooldown_ns
 
-    def current_pool(self) -> Pool | None:
+    def _current_pool(self) -> Pool | None:
         """Return the ranges of the configuration, else those in the store, else None."""
         if self.pool is not None:
             return self.pool
         with self._store.read() as txn:
             found = self._find(txn)
-            return None if found is None else self.ranges_of(found[1])
+            return None if found is None else self._ranges_of(found[1])
 
-    def remembered_policy(self) -> Policy:
+    def _remembered_policy(self) -> Policy:
         """Return the policy of the last assignment, else the default."""
         with self._store.read() as txn:
             found = self._find(txn)
             raw = tables.META.get(txn, keys.policy_key(found[0])) if found else None
             return policy_record.read(raw)
 
-    def cursors(self) -> list[tuple[int, int] | None]:
+    def _cursors(self) -> list[tuple[int, int] | None]:
         """Return for each range set the (family, address) of its round robin, or None."""
         with self._store.read() as txn:
             found = self._find(txn)
@@ -310,19 +363,19 @@ class Reading(Books):
         for _, items in self._pages(tables.RESERVATIONS):
             yield from reservations.read_items(items)
 
-    def reservation(self, address: Wanted) -> Reservation | None:
+    def reservation(self, address: Address) -> Reservation | None:
         """Return the reservation of this address, or None. O(1)."""
         from fastipam.allocation import reservations
 
         with self._store.read() as txn:
-            network_id = self.id_in(txn)
+            network_id = self._id_in(txn)
             if network_id is None:
                 return None
             return reservations.get(txn, network_id, *parse_wanted(address))
 
     def history(
         self,
-        address: Wanted | None = None,
+        address: Address | None = None,
         *,
         pod: str = "",
         since_ns: int | None = None,
@@ -334,18 +387,28 @@ class Reading(Books):
         in pages as :meth:`leases` does. Raises ConfigError, StoreError.
         """
         wanted = None if address is None else parse_wanted(address)
+        return self._history(wanted, pod, since_ns, until_ns)
+
+    def _history(
+        self,
+        wanted: tuple[int, int] | None,
+        pod: str = "",
+        since_ns: int | None = None,
+        until_ns: int | None = None,
+    ) -> Iterator[Event]:
+        """Do what :meth:`history` does; ``wanted`` is (family, integer)."""
         between = (since_ns or 0, _EVER_NS if until_ns is None else until_ns)
         for _, items in self._pages(tables.EVENTS):
             yield from history.select(items, wanted, pod, between)
 
-    def holder_at(self, address: Wanted, wall_ns: int) -> Event | None:
+    def holder_at(self, address: Address, wall_ns: int) -> Event | None:
         """Return the event that says who had this address at a time, or None.
 
         It is the assignment, or the release if the assignment is older than the history. None means
         that nobody had it, or that the history does not reach back so far. O(events that are kept).
         Raises ConfigError, StoreError.
         """
-        return history.holder_at(self.history(address), wall_ns)
+        return history.holder_at(self._history(parse_wanted(address)), wall_ns)
 
     def stats(self) -> dict[str, Any]:
         """Return ``size`` and its parts ``assigned``, ``cooling``, ``reserved`` and ``free``.
@@ -375,7 +438,7 @@ class Reading(Books):
                 sets = counts.unused(self.pool) if self.pool else []
                 others: list[counts.SetCounts] = []
             else:
-                state, pool = txn.state(found[0]), self.ranges_of(found[1])
+                state, pool = txn.state(found[0]), self._ranges_of(found[1])
                 total = counts.of_network(txn, state, pool)
                 sets = counts.of_sets(txn, state, pool)
                 others = counts.of_others(txn, state, pool)
@@ -386,21 +449,32 @@ class Reading(Books):
             }
 
 
-def parse_wanted(address: Wanted) -> tuple[int, int]:
+def parse_wanted(address: Address, field: str = "address") -> tuple[int, int]:
     """Return an address as (family, integer).
 
-    It may be a text, whose /length is ignored, an ``ipaddress`` object, or (family, integer).
-    Raises ConfigError.
+    It may be a text, whose /length is ignored, or an address or interface of ``ipaddress``. Raises
+    ConfigError with the field.
     """
-    if isinstance(address, tuple):
-        family, value = address
-        if family not in BITS or not 0 <= value < 1 << BITS[family]:
-            raise ConfigError(f"{address} is no address", field="address", value=address)
-        return address
-    text = str(address)
+    text = address if isinstance(address, str) else text_of(address, field)
     try:
         if "/" in text:
             return parse_cidr(text)[:2]
         return parse_ip(text)
     except ValueError as error:
-        raise ConfigError(str(error), field="address", value=text) from None
+        raise ConfigError(str(error), field=field, value=text) from None
+
+
+def text_of(address: object, field: str) -> str:
+    """Return the text of an address or interface of ``ipaddress``."""
+    import ipaddress
+
+    if isinstance(address, (ipaddress.IPv4Interface, ipaddress.IPv6Interface)):
+        return str(address.ip)
+    if isinstance(address, (ipaddress.IPv4Address, ipaddress.IPv6Address)):
+        return str(address)
+    raise ConfigError(
+        f"{field} is no address: {address!r}",
+        field=field,
+        value=address,
+        hint="give a text, or an object of ipaddress",
+    )

@@ -112,7 +112,7 @@ def release_dead(
 def waits_s(store: Store, network: Network, lease: Lease, grace_s: float) -> int | None:
     """Return in how many seconds a second check may release a lease, or None without a first."""
     with store.read() as txn:
-        network_id = network.id_in(txn)
+        network_id = network._id_in(txn)
         if network_id is None:
             return None
         raw = tables.MISSING.get(txn, keys.address_key(network_id, lease.family, lease.value))
@@ -138,7 +138,7 @@ def finish_reboot(ipam: Ipam, progress: Progress | None = None) -> int:
         return looked
     for name in ipam.networks():
         network = ipam.network(name)
-        while network.sweep_reboot():
+        while network._sweep_reboot():
             looked += previous_boot.BATCH
             if progress is not None:
                 progress(looked)

@@ -116,7 +116,7 @@ class Sweeper:
     def _next(self, start: tuple[int, int]) -> tuple[list[Lease], tuple[int, int] | None]:
         batch: list[Lease] = []
         with self._store.read() as txn:
-            network_id = self._network.id_in(txn)
+            network_id = self._network._id_in(txn)
             if network_id is None:
                 return [], None
             prefix = keys.network_prefix(network_id)
@@ -132,7 +132,7 @@ class Sweeper:
         """Return the leases of these addresses."""
         batch: list[Lease] = []
         with self._store.read() as txn:
-            network_id = self._network.id_in(txn)
+            network_id = self._network._id_in(txn)
             for address in addresses if network_id is not None else ():
                 key = keys.address_key(network_id or 0, *address)
                 raw = tables.LEASES.get(txn, key)
@@ -207,7 +207,7 @@ class Sweeper:
             return []
         judged: list[tuple[Lease, bool]] = []
         with self._store.write() as txn:
-            network_id = self._network.id_in(txn)
+            network_id = self._network._id_in(txn)
             if network_id is None:
                 return []  # a backup without this network was restored meanwhile
             for lease, seen, proven in gone:
@@ -244,7 +244,7 @@ class Sweeper:
                 tables.MISSING.put(txn, key, value)
             return [(lease, False)]
         tables.MISSING.delete(txn, key)
-        given = self._network.release_address(
+        given = self._network._release_at(
             (lease.family, lease.value), generation=lease.generation, kind=event_record.SWEPT
         )
         return [] if given is None else [(one, True) for one in given.siblings]
@@ -259,7 +259,7 @@ class Sweeper:
                     tables.MISSING.delete(txn, key)
 
     def _outdated(self, txn: Snapshot) -> Iterator[bytes]:
-        network_id = self._network.id_in(txn)
+        network_id = self._network._id_in(txn)
         if network_id is None:
             return
         prefix = keys.network_prefix(network_id)
@@ -276,7 +276,7 @@ class Sweeper:
     def _marked(self, leases: list[Lease]) -> set[bytes]:
         """Return the keys of these leases that have a note of a first check."""
         with self._store.read() as txn:
-            network_id = self._network.id_in(txn)
+            network_id = self._network._id_in(txn)
             if network_id is None:
                 return set()
             looked = [keys.address_key(network_id, one.family, one.value) for one in leases]

@@ -142,9 +142,9 @@ def exhaust(network: Network, *, leave: int = 0) -> int:
     fewest free addresses decides. Cooling addresses stay as they are, so a later assignment may
     still take one. O(addresses). Raises ConfigError for more than a million free addresses.
     """
-    pool = network.current_pool()
+    pool = network._current_pool()
     sets = [] if pool is None else pool.sets
-    used = {(family, value) for family, value, _, _ in network.records()}
+    used = {(family, value) for family, value, _, _ in network._records()}
     spare = [
         sum(high - low + 1 for low, high in each.intervals)
         - sum(

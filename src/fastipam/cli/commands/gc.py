@@ -113,7 +113,7 @@ def command(
             _refuse_unknown(listed.valid, judged, name)
         stale = judged.stale
         if not dry_run:
-            freed = {format_ip(*one) for one in where.retain(valid, before_ns)}
+            freed = {format_ip(*one) for one in where._retain(valid, before_ns)}
             stale = [row for row in stale if row["address"] in freed]
     output.rows(_COLUMNS, stale, as_json=as_json)
     if not as_json:
@@ -146,7 +146,7 @@ def _judge(network: fastipam.Network, valid: set[tuple[str, str]], before_ns: in
     young = 0
     containers = {container_id for container_id, _ in valid}
     age = gc.Age(before_ns, network.store.clock)
-    for key, record, verdict in gc.judge(network.raw_leases(), valid, age):
+    for key, record, verdict in gc.judge(network._raw_leases(), valid, age):
         (known if record.container_id in containers else unlisted).add(record.container_id)
         if verdict == gc.LISTED:
             listed.add(record.container_id)
@@ -216,6 +216,6 @@ def _with_interfaces(
         return valid
     return valid | {
         (record.container_id, record.ifname)
-        for _, _, record, _ in network.records()
+        for _, _, record, _ in network._records()
         if record.container_id in whole
     }

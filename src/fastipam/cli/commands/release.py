@@ -83,7 +83,7 @@ def command(
         row = iter(shown)
         for leases in owners:
             # What was shown is released, and nothing that its owner got since.
-            gone = ipam.network(leases[0].network).release_leases(leases)
+            gone = ipam.network(leases[0].network)._release_leases(leases)
             done += [{**next(row), "released": gone} for _ in leases]
     if as_json:
         output.json_array(done)
@@ -118,7 +118,7 @@ def _owners_of(
 
 def _siblings(network: fastipam.Network, lease: Lease) -> list[Lease]:
     """Return the lease, and the others of its owner."""
-    others = (network.lookup(one) for one in network.owned(lease.container_id, lease.ifname))
+    others = (network._lookup(one) for one in network._owned(lease.container_id, lease.ifname))
     return [lease, *(one for one in others if one is not None and one != lease)]
 
 

@@ -19,8 +19,10 @@ from fastipam.errors import ConfigError, FastipamError
 from fastipam.storage.tables import DURABLE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
+
+    from fastipam.network.reading import AnyIP
 
 _COLUMNS = (rows.IP, output.Column("NOW", "status"), rows.WHOLE_NETWORK)
 
@@ -95,10 +97,11 @@ def _configured(data_dir: str, name: str | None, conf_dir: Path) -> Config | Non
     return usable[0] if len(usable) == 1 else None
 
 
-def _print(ipam: fastipam.Ipam, name: str, found: list[tuple[int, int]], *, as_json: bool) -> None:
+def _print(ipam: fastipam.Ipam, name: str, changed: Iterable[AnyIP], *, as_json: bool) -> None:
     """Print the status of each address after the change."""
     from fastipam.cli.explain import statuses
 
+    found = [(one.version, int(one)) for one in changed]
     shown = (
         {"network": name, "address": format_ip(*one), "status": status}
         for one, status in zip(found, statuses(ipam, name, found), strict=True)

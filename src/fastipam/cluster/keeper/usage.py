@@ -22,7 +22,7 @@ _CHUNK = 32  # blocks counted before the agent's loop may run: a tenth of a mill
 def generation(share: Share) -> tuple[int, int]:
     """Return two numbers that change when an address is assigned or released. O(1)."""
     with share.store.read() as txn:
-        network_id = share.network.id_in(txn)
+        network_id = share.network._id_in(txn)
         if network_id is None:
             return 0, 0
         state = txn.state(network_id)
@@ -35,7 +35,7 @@ def count(share: Share) -> Iterator[tuple[Block, int, int]]:
     The thread yields to the agent's loop between chunks.
     """
     with share.store.read() as txn:
-        network_id = share.network.id_in(txn)
+        network_id = share.network._id_in(txn)
         if network_id is None:
             return
         walk = blocks.walk(txn, network_id, share.settings.pool.sets)

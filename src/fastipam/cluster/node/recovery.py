@@ -16,9 +16,10 @@ from fastipam import processes
 from fastipam.addressing.addresses import format_ip
 from fastipam.cluster import rtnetlink
 from fastipam.errors import AddressInUse
-from fastipam.lease import Owner
+from fastipam.lease import Requester
 from fastipam.namespaces import (
     NETNS_DIRECTORIES,
+    Netns,
     enter,
     find,
     identity,
@@ -26,7 +27,6 @@ from fastipam.namespaces import (
     look,
     mount_namespace,
 )
-from fastipam.storage.records.lease import Netns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -174,12 +174,12 @@ def _enter(node: Node, family: int, value: int, there: list[Netns], done: Recove
     if len(there) > 1:
         paths = ", ".join(one.path for one in there)
         done.remarks.append(f"{text} is in {len(there)} network namespaces: {paths}")
-    lease = node.network.lookup((family, value))
+    lease = node.network._lookup((family, value))
     if lease is not None and any(_is_of(lease, one) for one in there):
         return
     netns = there[0]
     name = netns.path.strip("/").replace("/", "-")
-    owner = Owner(f"found-{netns.inode}-{name}", "", netns)
+    owner = Requester(f"found-{netns.inode}-{name}", "", netns)
     try:
         replaced = node.share.adopt_running(owner, family, value)
     except AddressInUse as error:  # whatever it is that has it, nobody gets it

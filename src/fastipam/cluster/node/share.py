@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fastipam.allocation.ledger import Ledger
     from fastipam.cluster.schema import BlockEntry, BlockId
     from fastipam.configuration.cluster import Settings
-    from fastipam.lease import Owner
+    from fastipam.lease import Requester
     from fastipam.network import Network
     from fastipam.storage.records.lease import Record
     from fastipam.storage.store import Store
@@ -54,13 +54,13 @@ class Share:
     def member(self) -> Member | None:
         """Return who this node is in its cluster, or None before it first registers."""
         with self.store.read() as txn:
-            network_id = self.network.id_in(txn)
+            network_id = self.network._id_in(txn)
             return None if network_id is None else blocks.get_member(txn, network_id)
 
     def blocks(self) -> list[Block]:
         """Return the records of all blocks, in address order. O(blocks)."""
         with self.store.read() as txn:
-            network_id = self.network.id_in(txn)
+            network_id = self.network._id_in(txn)
             return [] if network_id is None else blocks.read_all(txn, network_id)
 
     def has_begun(self) -> bool:
@@ -70,7 +70,7 @@ class Share:
     def doubt(self) -> str:
         """Return why this node may not assign addresses from its blocks, or ""."""
         with self.store.read() as txn:
-            network_id = self.network.id_in(txn)
+            network_id = self.network._id_in(txn)
             return _NOT_REGISTERED if network_id is None else blocks.doubt(txn, network_id)
 
     def lacking(self) -> list[int]:
@@ -80,13 +80,13 @@ class Share:
         """
         sets = self.settings.pool.sets
         with self.store.read() as txn:
-            network_id = self.network.id_in(txn)
+            network_id = self.network._id_in(txn)
             if network_id is None or blocks.doubt(txn, network_id):
                 return [each.family for each in sets]
             return [
                 each.family
                 for index, each in enumerate(sets)
-                if not self.network.can_serve(txn, index, each)
+                if not self.network._can_serve(txn, index, each)
             ]
 
     # This node ------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ class Share:
     def heard(self) -> Heard:
         """Return what was last heard of the shared store."""
         with self.store.read() as txn:
-            network_id = self.network.id_in(txn)
+            network_id = self.network._id_in(txn)
             return Heard() if network_id is None else blocks.get_heard(txn, network_id)
 
     def note_heard(self, identity: int, revision: int) -> None:
@@ -177,7 +177,7 @@ class Share:
         """
         begun = []
         with self.store.write() as txn:
-            ledger = self.network.enter(txn)
+            ledger = self.network._enter(txn)
             network_id = ledger.state.network_id
             for family, base in ids:
                 block = blocks.get(txn, network_id, family, base)
@@ -194,7 +194,7 @@ class Share:
         ``revision`` is that of their keys in the shared store; 0: unchanged.
         """
         with self.store.write() as txn:
-            ledger = self.network.enter(txn)
+            ledger = self.network._enter(txn)
             for family, base in ids:
                 block = blocks.get(txn, ledger.state.network_id, family, base)
                 if block is not None and block.state == state:
@@ -219,7 +219,7 @@ class Share:
         """
         added = []
         with self.store.write() as txn:
-            ledger = self.network.enter(txn)
+            ledger = self.network._enter(txn)
             for (family, base), theirs in owned.items():
                 if theirs.grant != member.mark:
                     continue
@@ -253,7 +253,7 @@ class Share:
         copied = member.file == COPIED
         restored = restored and not copied
         with self.store.write() as txn:
-            ledger = self.network.enter(txn)
+            ledger = self.network._enter(txn)
             network_id = ledger.state.network_id
             for block in blocks.read_all(txn, network_id):
                 theirs = unknown.pop((block.family, block.base), None)
@@ -298,7 +298,7 @@ class Share:
         """
         sets = list(enumerate(self.settings.pool.sets))
         with self.store.read() as txn:
-            network_id = self.network.id_in(txn)
+            network_id = self.network._id_in(txn)
             if network_id is None:
                 return False
             state = txn.state(network_id)
@@ -308,13 +308,13 @@ class Share:
             ):
                 return False
         with self.store.write() as txn:
-            ledger = self.network.enter(txn)
+            ledger = self.network._enter(txn)
             for index, each in sets:
                 cursor = ledger.state.cursor(index, each.family)
                 blocks.reindex(txn, ledger.state.network_id, each, cursor)
         return True
 
-    def adopt_running(self, owner: Owner, family: int, value: int) -> Record | None:
+    def adopt_running(self, owner: Requester, family: int, value: int) -> Record | None:
         """Assign an address to the container that runs with it, whoever the store names.
 
         Returns the lease that is replaced, or None. Raises AddressInUse when the store contradicts
@@ -323,7 +323,7 @@ class Share:
         from fastipam.allocation import adoption
 
         with self.store.write() as txn:
-            ledger = self.network.enter(txn)
+            ledger = self.network._enter(txn)
             replaced = adoption.adopt_running(ledger, owner, family, value, self.store.clock())
             ledger.save()
         return replaced
@@ -337,7 +337,7 @@ class Share:
         ``force``. The check and the change are one transaction: an ADD comes before or after it.
         """
         with self.store.write() as txn:
-            network_id = self.network.id_in(txn)
+            network_id = self.network._id_in(txn)
             member = None if network_id is None else blocks.get_member(txn, network_id)
             if network_id is None or member is None:
                 return False
@@ -363,13 +363,13 @@ class Share:
         The network may have any ranges from then on.
         """
         with self.store.write() as txn:
-            network_id = self.network.id_in(txn)
+            network_id = self.network._id_in(txn)
             return 0 if network_id is None else blocks.delete_all(txn, network_id)
 
     # Inside a transaction -------------------------------------------------------------------
 
     def _network_id(self, txn: Transaction) -> int:
-        return self.network.enter(txn).state.network_id
+        return self.network._enter(txn).state.network_id
 
     def _range_set(self, family: int) -> RangeSet:
         return next(each for each in self.settings.pool.sets if each.family == family)

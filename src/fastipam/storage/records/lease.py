@@ -5,12 +5,14 @@ from __future__ import annotations
 from struct import Struct
 from struct import error as struct_error
 
-from fastipam.errors import CHECK_HINT, ConfigError, StoreCorrupt
+from fastipam.errors import CHECK_HINT, StoreCorrupt
 from fastipam.storage.records.keys import ENCODING, ERRORS, UNREADABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Protocol
+
+    from fastipam.namespaces import Netns
 
     class Described(Protocol):
         """What a lease records of its owner."""
@@ -31,31 +33,6 @@ _COOLING_BYTE = bytes((COOLING,))
 _SET_AT, _BOOT_AT, _GENERATION_AT, _RELEASED_AT, _STICKY_AT = 2, 4, 8, 24, 44
 _MISSING = Struct("<QQQ")
 _U16, _U32, _U64 = Struct("<H"), Struct("<I"), Struct("<Q")
-
-
-class Netns:
-    """A network namespace as a lease records it; what is not known is empty or 0.
-
-    ``path`` leads to its file and ``inode`` is that file's. The kernel reuses inodes: ``born_ns``,
-    when the file was made, tells two namespaces with one inode apart. ``mount_ns`` is the inode of
-    the mount namespace in which ``path`` is a path. Raises ConfigError with the field.
-    """
-
-    __slots__ = ("born_ns", "inode", "mount_ns", "path")
-
-    def __init__(self, path: str = "", inode: int = 0, mount_ns: int = 0, born_ns: int = 0) -> None:
-        if not 0 <= inode < 1 << 64:
-            raise ConfigError(f"inode {inode!r} has no 64 bits", field="inode", value=inode)
-        if not 0 <= born_ns < 1 << 64:
-            raise ConfigError(f"born_ns {born_ns!r} has no 64 bits", field="born_ns", value=born_ns)
-        if not 0 <= mount_ns < 1 << 32:
-            raise ConfigError(
-                f"mount_ns {mount_ns!r} has no 32 bits", field="mount_ns", value=mount_ns
-            )
-        self.path = path
-        self.inode = inode
-        self.mount_ns = mount_ns
-        self.born_ns = born_ns
 
 
 class Record:

@@ -246,7 +246,7 @@ def clock(ipam: Ipam, now_ns: int) -> Iterator[Diagnosis]:
     ahead = 0
     for name in ipam.networks():
         with ipam.store.read() as txn:
-            network_id = ipam.network(name).id_in(txn)
+            network_id = ipam.network(name)._id_in(txn)
             if network_id is not None:
                 for event in history.last(txn, network_id, 1):
                     ahead = max(ahead, event.wall_ns - now_ns)
@@ -297,6 +297,6 @@ def _known(data_dir: str, name: str, addresses: list[tuple[int, int]]) -> int:
             if name not in ipam.networks():
                 return 0
             network = ipam.network(name)
-            return sum(network.lookup(one) is not None for one in addresses)
+            return sum(network._lookup(one) is not None for one in addresses)
     except (fastipam.FastipamError, OSError):
         return 0

@@ -1,0 +1,155 @@
+"""Read what a caller of the library gives, and refuse what does not mean one thing.
+
+Imported with the library (``fastipam.ipam``), and not by the plugin. Every refusal is a ConfigError
+with the argument, its place in it, and the value; a method reads its arguments before it changes
+anything.
+"""
+
+from __future__ import annotations
+
+from fastipam.configuration.reader import LONGEST_IFNAME
+from fastipam.errors import ConfigError
+from fastipam.lease import NO_NETNS, NO_POD, Requester
+from fastipam.namespaces import Netns
+from fastipam.network.reading import parse_wanted, text_of
+from fastipam.owners import Owner, Pod, fault_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import NoReturn
+
+    from fastipam.network.reading import Address, Target
+
+# How the names of interfaces begin: a pair that has one in front is turned round.
+_INTERFACES = frozenset(("bond", "br", "enp", "eno", "ens", "eth", "lo", "net", "veth", "wlan"))
+_DIGITS = "0123456789"
+_OWNER_HINT = "an owner is fastipam.Owner(container_id, ifname), or that pair as a tuple"
+_POD_HINT = 'write fastipam.Pod("namespace", "name", "uid")'
+
+
+def read_owners(owners: Iterable[Owner | tuple[str, str]], argument: str) -> list[Owner]:
+    """Return the owners that a caller lists. O(owners).
+
+    Each is an :class:`Owner`, or a plain pair that can only be (container id, interface).
+    """
+    given: object = owners
+    if isinstance(given, (str, bytes, Owner)) or not hasattr(given, "__iter__"):
+        raise ConfigError(
+            f"{argument} has to list owners, and is {owners!r}",
+            field=argument,
+            value=owners,
+            hint=f"write {argument}=[fastipam.Owner(container_id, ifname)]",
+        )
+    found: list[Owner] = []
+    for one in owners:
+        if type(one) is Owner:
+            found.append(one)
+            continue
+        if type(one) is not tuple or len(one) != 2:
+            _refuse(one, argument, len(found), "is no owner")
+        container_id, ifname = one
+        if type(container_id) is not str or not container_id or "\0" in container_id:
+            _refuse(one, argument, len(found), "has no container id in front")
+        if type(ifname) is not str or not ifname.isalnum() or len(ifname) > LONGEST_IFNAME:
+            fault = fault_of(ifname)
+            if fault:
+                _refuse(one, argument, len(found), f"has no interface behind ({fault})")
+        if container_id.rstrip(_DIGITS) in _INTERFACES:
+            _refuse(one, argument, len(found), f"has an interface, {container_id!r}, in front")
+        found.append(tuple.__new__(Owner, one))
+    return found
+
+
+def _refuse(one: object, argument: str, at: int, fault: str) -> NoReturn:
+    place = f"{argument}[{at}]"
+    raise ConfigError(f"{place} {fault}: {one!r}", field=place, value=one, hint=_OWNER_HINT)
+
+
+def read_pod(
+    pod: Pod | tuple[str, str] | None, argument: str = "pod"
+) -> Pod | tuple[str, str, str]:
+    """Return namespace, name and UID of a pod; None is no pod."""
+    if pod is None:
+        return NO_POD
+    if type(pod) is Pod:
+        return pod
+    if type(pod) is tuple and len(pod) == 2:
+        return Pod(*pod)
+    raise ConfigError(f"{argument} is no pod: {pod!r}", field=argument, value=pod, hint=_POD_HINT)
+
+
+def read_netns(netns: Netns | None) -> Netns:
+    """Return a network namespace; None is one that is not known."""
+    if netns is None:
+        return NO_NETNS
+    if type(netns) is Netns:
+        return netns
+    raise ConfigError(
+        f"netns is no Netns: {netns!r}",
+        field="netns",
+        value=netns,
+        hint="write netns=fastipam.Netns.of(path)",
+    )
+
+
+def read_requesters(
+    owners: Iterable[Owner | tuple[str, str]],
+    pods: Sequence[Pod | tuple[str, str] | None] | None,
+    netns: Netns | None,
+) -> list[Requester]:
+    """Return who requests addresses, each with its pod, all in one namespace. O(owners)."""
+    listed, place = read_owners(owners, "owners"), read_netns(netns)
+    if pods is None:
+        return [Requester(*owner, place) for owner in listed]
+    if not isinstance(pods, (list, tuple)) or len(pods) != len(listed):
+        raise ConfigError(
+            f"pods has to list one entry for each of {len(listed)} owners, and is {pods!r:.200}",
+            field="pods",
+            value=pods,
+            hint="an entry is a fastipam.Pod, or None",
+        )
+    known = [read_pod(pod, f"pods[{at}]") for at, pod in enumerate(pods)]
+    return [Requester(*owner, place, pod) for owner, pod in zip(listed, known, strict=True)]
+
+
+def read_addresses(addresses: Iterable[Address]) -> list[tuple[int, int]]:
+    """Return the (family, integer) pairs of the addresses that a caller lists."""
+    if isinstance(addresses, (str, bytes)) or not hasattr(addresses, "__iter__"):
+        raise ConfigError(
+            f"addresses has to list addresses, and is {addresses!r}",
+            field="addresses",
+            value=addresses,
+            hint=f"give a list: addresses=[{str(addresses)!r}]",
+        )
+    return [parse_wanted(one, f"addresses[{at}]") for at, one in enumerate(addresses)]
+
+
+def read_target(target: Target) -> str:
+    """Return the text of an address, a network or "a-b"."""
+    if isinstance(target, str):
+        return target
+    import ipaddress
+
+    if isinstance(target, (ipaddress.IPv4Network, ipaddress.IPv6Network)):
+        return str(target)
+    return text_of(target, "target")
+
+
+def check_text(text: object, field: str) -> None:
+    """Raise ConfigError unless this is a text that a record can hold."""
+    if not isinstance(text, str):
+        raise ConfigError(f"{field} has to be a text, not {text!r}", field=field, value=text)
+    if "\0" in text:
+        raise ConfigError(f"{field} contains NUL", field=field, value=text)
+
+
+def check_time(time_ns: object, field: str) -> None:
+    """Raise ConfigError unless this is a time in nanoseconds."""
+    if type(time_ns) is not int:
+        raise ConfigError(
+            f"{field} has to be a whole number of nanoseconds, not {time_ns!r}",
+            field=field,
+            value=time_ns,
+            hint="time.time_ns() returns one",
+        )

@@ -1,0 +1,128 @@
+"""Who has an address, as a library's caller says it: owners and pods, checked as they come in."""
+
+from __future__ import annotations
+
+from fastipam.configuration.reader import LONGEST_IFNAME, fault_of_ifname
+from fastipam.errors import ConfigError
+
+
+class Owner(tuple[str, str]):
+    """The owner of addresses in a network: a container and one of its interfaces; a value.
+
+    It is the pair (container id, interface), and equal to it. Raises ConfigError: the container id
+    is a text that is not empty, the interface's name has 1 to 15 bytes, none of them "/", ":" or
+    white space.
+
+    >>> Owner("4f1c"), Owner("4f1c", "net1").ifname
+    (Owner(container_id='4f1c', ifname='eth0'), 'net1')
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, container_id: str, ifname: str = "eth0") -> Owner:
+        """Check the two texts and return the pair. O(1)."""
+        check_names(container_id, ifname)
+        return tuple.__new__(cls, (container_id, ifname))
+
+    def __getnewargs__(self) -> tuple[str, str]:
+        return self[0], self[1]
+
+    @property
+    def container_id(self) -> str:
+        """The container's id."""
+        return self[0]
+
+    @property
+    def ifname(self) -> str:
+        """The interface's name in the container.
+
+        It is empty in one case: a lease that was imported from an old host-local tree names none.
+        """
+        return self[1]
+
+    def __repr__(self) -> str:
+        return f"Owner(container_id={self[0]!r}, ifname={self[1]!r})"
+
+
+class Pod(tuple[str, str, str]):
+    """A pod of Kubernetes as a lease records it: namespace, name and UID; a value.
+
+    The UID may be empty. Raises ConfigError for what is no text, or empty.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, namespace: str, name: str, uid: str = "") -> Pod:
+        """Check the texts and return the triple. O(1)."""
+        for field, text in (("namespace", namespace), ("name", name), ("uid", uid)):
+            if type(text) is not str or "\0" in text or not (text or field == "uid"):
+                raise ConfigError(
+                    f"the pod's {field} is a text without NUL, and not {text!r}",
+                    field=f"pod.{field}",
+                    value=text,
+                    hint='write fastipam.Pod("namespace", "name", "uid")',
+                )
+        return tuple.__new__(cls, (namespace, name, uid))
+
+    def __getnewargs__(self) -> tuple[str, str, str]:
+        return self[0], self[1], self[2]
+
+    @property
+    def namespace(self) -> str:
+        """The namespace in Kubernetes, which is none of the kernel's."""
+        return self[0]
+
+    @property
+    def name(self) -> str:
+        """The pod's name."""
+        return self[1]
+
+    @property
+    def uid(self) -> str:
+        """The pod's UID, or empty."""
+        return self[2]
+
+    def __repr__(self) -> str:
+        return f"Pod(namespace={self[0]!r}, name={self[1]!r}, uid={self[2]!r})"
+
+
+def known(container_id: str, ifname: str) -> Owner:
+    """Return the owner of a lease in the store, whose interface may be empty."""
+    return tuple.__new__(Owner, (container_id, ifname))
+
+
+def check_names(container_id: object, ifname: object) -> None:
+    """Raise ConfigError unless these are a container id and an interface's name. O(1)."""
+    if not isinstance(container_id, str):
+        raise ConfigError(
+            f"container_id has to be a text, not {container_id!r}",
+            field="container_id",
+            value=container_id,
+        )
+    if not container_id or "\0" in container_id:
+        fault = "contains NUL" if container_id else "is empty"
+        raise ConfigError(
+            f"container_id {container_id!r} {fault}", field="container_id", value=container_id
+        )
+    check_ifname(ifname)
+
+
+def check_ifname(ifname: object) -> None:
+    """Raise ConfigError unless this is an interface's name."""
+    fault = fault_of(ifname)
+    if fault:
+        raise ConfigError(
+            f"ifname: {fault}",
+            field="ifname",
+            value=ifname,
+            hint="the name of the interface in the container, such as 'eth0'",
+        )
+
+
+def fault_of(ifname: object) -> str:
+    """Return why this is no name of an interface, or an empty text."""
+    if not isinstance(ifname, str):
+        return f"{ifname!r} is no text"
+    if ifname.isalnum() and ifname.isascii() and len(ifname) <= LONGEST_IFNAME:
+        return ""  # nearly all of them
+    return f"{ifname!r} has NUL" if "\0" in ifname else fault_of_ifname(ifname)

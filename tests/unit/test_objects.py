@@ -1,0 +1,302 @@
+"""What a caller of the library gives and gets: objects, and refusals before anything changes."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import pickle
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import fastipam
+from fastipam import Netns, Owner, Pod
+from fastipam.testing import temporary_network
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from fastipam import Network
+
+DUAL = ["10.0.0.0/24", "2001:db8::/64"]
+A1, B1 = Owner("a1"), Owner("b1")
+
+
+@pytest.fixture
+def net() -> Iterator[Network]:
+    with temporary_network(DUAL, cooldown_s=0) as network:
+        yield network
+
+
+def owners(net: Network) -> list[Owner]:
+    """Who has addresses."""
+    return list(dict.fromkeys(lease.owner for lease in net.leases()))
+
+
+# No list of owners, by what a caller may have had in mind.
+NO_OWNERS: dict[str, Callable[[], Any]] = {
+    "lists, as JSON gives them": lambda: json.loads('[["a1", "eth0"], ["b1", "eth0"]]'),
+    "dicts": lambda: [{"containerID": "a1", "ifname": "eth0"}],
+    "ids": lambda: ["a1", "b1"],
+    "an id of two characters": lambda: ["ab"],
+    "a generator of turned pairs": lambda: (x for x in [("eth0", "a1"), ("eth0", "b1")]),
+    "turned, a long id": lambda: {("eth0", "f" * 64)},
+    "turned": lambda: {("eth0", "a1")},
+    "a good one, then a bad one": lambda: [A1, ("b1", "a/b")],
+    "a triple": lambda: [("a1", "eth0", "")],
+    "an interface of 16 characters": lambda: [("a1", "e" * 16)],
+    "an interface with a blank": lambda: [("a1", "eth 0")],
+    "no interface": lambda: [("a1", "")],
+    "no id": lambda: [("", "eth0")],
+    "no text": lambda: [(1, "eth0")],
+    "no text behind": lambda: [("a1", None)],
+    "None": lambda: None,
+    "None in a list": lambda: [None],
+    "a text": lambda: "a1",
+    "one owner": lambda: A1,
+    "a number": lambda: 5,
+}
+
+
+@pytest.mark.parametrize("name", NO_OWNERS)
+@pytest.mark.parametrize("method", ["retain", "release_many", "allocate_many"])
+def test_no_owners(net: Network, method: str, name: str) -> None:
+    """What does not list owners is refused by its place and value, and nobody loses an address."""
+    for owner in (A1, B1):
+        net.allocate(*owner)
+    given = NO_OWNERS[name]()
+    arguments = (time.time_ns(),) if method == "retain" else ()
+    with pytest.raises(fastipam.ConfigError) as caught:
+        getattr(net, method)(given, *arguments)
+    error = caught.value
+    argument = "valid" if method == "retain" else "owners"
+    assert error.field.startswith(argument)
+    assert error.field in str(error)
+    assert repr(error.value) in str(error)
+    assert error.hint
+    assert owners(net) == [A1, B1]
+
+
+def test_owners(net: Network) -> None:
+    """Owners, plain pairs that can only be owners, sets and generators of them are taken."""
+    pairs = [("a1", "eth0"), A1, Owner("eth0", "net1"), ("x" * 64, "veth-0.1"), ("lo", "eth0")]
+    for given in ([A1, ("b1", "eth0")], (each for each in [("a1", "eth0"), B1])):
+        net.allocate_many(given)
+        assert owners(net) == [A1, B1]
+        assert net.retain(iter([A1]), time.time_ns()) == [
+            ipaddress.ip_address("10.0.0.3"),
+            ipaddress.ip_address("2001:db8::3"),
+        ] or owners(net) == [A1]
+        assert net.release_many({("a1", "eth0"), B1}) == 2
+        assert net.release_many([A1, B1]) == 0
+        assert owners(net) == []
+    with pytest.raises(fastipam.ConfigError, match=r"owners\[4\] has an interface, 'lo', in front"):
+        net.allocate_many(pairs)
+
+
+def test_owner() -> None:
+    """An owner is the pair, a value with names, and cannot be one that no lease has."""
+    owner = Owner("a1")
+    assert owner == ("a1", "eth0")
+    assert (owner.container_id, owner.ifname) == ("a1", "eth0")
+    assert hash(owner) == hash(("a1", "eth0"))
+    assert repr(owner) == "Owner(container_id='a1', ifname='eth0')"
+    assert pickle.loads(pickle.dumps(owner)) == owner
+    with pytest.raises(AttributeError):
+        owner.ifname = "eth1"  # type: ignore[misc]
+    for wrong in ((None,), (1,), ("",), ("a\0",), ("a", ""), ("a", None), ("a", "b" * 16)):
+        with pytest.raises(fastipam.ConfigError):
+            Owner(*wrong)
+    for ifname in ("a/b", "a b", "a\t", ".", "a:1", "ä" * 8, "\0"):
+        with pytest.raises(fastipam.ConfigError, match="ifname"):
+            Owner("a", ifname)
+
+
+def test_pod(net: Network) -> None:
+    """A pod is a value; a lease gives it back, and a pair stands for one without a UID."""
+    pod = Pod("default", "web", "uid-1")
+    assert (pod.namespace, pod.name, pod.uid) == pod == ("default", "web", "uid-1")
+    assert pickle.loads(pickle.dumps(pod)) == pod
+    assert repr(pod) == "Pod(namespace='default', name='web', uid='uid-1')"
+    lease = net.allocate("a1", pod=pod)
+    assert lease.pod == pod
+    assert net.allocate("b1", pod=("default", "db")).pod == Pod("default", "db")
+    assert net.allocate("c1").pod is None
+    for wrong in ("default/web", ("a",), ["a", "b"], ("", "b"), ("a", ""), ("a", 1), ("a\0", "b")):
+        with pytest.raises(fastipam.ConfigError, match="pod"):
+            net.allocate("d1", pod=wrong)  # type: ignore[arg-type]
+    assert net.get("d1") is None
+
+
+def test_pods_of_many(net: Network) -> None:
+    """``pods`` has an entry for each owner; anything else is refused before a lease is made."""
+    first, second, third = net.allocate_many(
+        [A1, B1, Owner("c1")],
+        pods=[Pod("n", "a", "u"), ("n", "b"), None],
+        netns=Netns("/run/netns/x", inode=7),
+    )
+    assert (first.pod, second.pod, third.pod) == (Pod("n", "a", "u"), Pod("n", "b"), None)
+    assert first.netns == third.netns == "/run/netns/x"
+    new = [Owner("d1"), Owner("e1")]
+    for wrong in ([None], "ab", {"d1": None}, [("n", "a"), "x"], [("n", "a"), ("n",)]):
+        with pytest.raises(fastipam.ConfigError, match="pods"):
+            net.allocate_many(new, pods=wrong)  # type: ignore[arg-type]
+    with pytest.raises(fastipam.ConfigError, match=r"Netns\.of|netns"):
+        net.allocate_many(new, netns="/run/netns/x")  # type: ignore[arg-type]
+    assert net.get("d1") is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"addresses": "10.0.0.9"}, "addresses"),
+        ({"addresses": 5}, "addresses"),
+        ({"addresses": None}, "addresses"),
+        ({"addresses": [(4, 167772169)]}, "addresses[0]"),
+        ({"addresses": ["10.0.0.9", 5]}, "addresses[1]"),
+        ({"addresses": ["nonsense"]}, "addresses[0]"),
+        ({"addresses": [ipaddress.ip_network("10.0.0.8/30")]}, "addresses[0]"),
+        ({"existing": "both"}, "existing"),
+        ({"netns": "/run/netns/x"}, "netns"),
+        ({"pod": "default/web"}, "pod"),
+        ({"ifname": "e" * 16}, "ifname"),
+        ({"ifname": "a/b"}, "ifname"),
+        ({"ifname": ""}, "ifname"),
+        ({"ifname": None}, "ifname"),
+        ({"container_id": None}, "container_id"),
+        ({"container_id": ""}, "container_id"),
+        ({"container_id": b"a1"}, "container_id"),
+    ],
+)
+def test_wrong_arguments_of_allocate(net: Network, wrong: dict[str, Any], field: str) -> None:
+    """An argument of the wrong shape is named with its value, and nothing is assigned."""
+    with pytest.raises(fastipam.ConfigError) as caught:
+        net.allocate(**{"container_id": "a1"} | wrong)
+    assert caught.value.field == field
+    assert list(net.leases()) == []
+    if wrong == {"addresses": "10.0.0.9"}:
+        assert caught.value.hint == "give a list: addresses=['10.0.0.9']"
+
+
+@pytest.mark.parametrize("before", [None, 1.5, "now", True])
+def test_wrong_time_of_retain(net: Network, before: Any) -> None:
+    """A time that is no whole number of nanoseconds is refused before a release."""
+    net.allocate("a1")
+    with pytest.raises(fastipam.ConfigError, match="before_ns"):
+        net.retain([], before)
+    assert owners(net) == [A1]
+
+
+def test_addresses_in(net: Network) -> None:
+    """Addresses are texts, and objects of ipaddress, wherever one is taken."""
+    lease = net.allocate("a1", addresses=[ipaddress.ip_address("10.0.0.9"), "2001:db8::9"])
+    assert [str(one) for one in lease.addresses] == ["10.0.0.9/24", "2001:db8::9/64"]
+    for form in ("10.0.0.9", "10.0.0.9/24", lease.address, lease.address.ip):
+        assert form in net
+        found = net.lookup(form)
+        assert found is not None
+        assert found.owner == A1
+    assert "10.0.0.8" not in net
+    net.reserve("10.0.0.8")
+    assert "10.0.0.8" not in net
+    wrong: Any
+    for wrong in (None, 5, (4, 167772169), b"10.0.0.9", lease, ipaddress.ip_network("10.0.0.0/8")):
+        for call in (net.lookup, net.reservation, net.release_address, net.__contains__):
+            with pytest.raises(fastipam.ConfigError, match="address is no address"):
+                call(wrong)
+        with pytest.raises(fastipam.ConfigError, match="address is no address"):
+            net.holder_at(wrong, 0)
+    assert net.release_address(lease.address) == lease
+
+
+def test_reserved(net: Network) -> None:
+    """Targets are texts, addresses and networks; what changed comes back as addresses."""
+    eight, nine = ipaddress.ip_address("10.0.0.8"), ipaddress.ip_address("10.0.0.9")
+    assert net.reserve(ipaddress.ip_network("10.0.0.8/31"), owner="ns/db") == [eight, nine]
+    assert net.reserve(nine) == [nine]
+    assert net.unreserve(ipaddress.ip_interface("10.0.0.9/24")) == [nine]
+    assert net.unreserve("10.0.0.0/24") == [eight]
+    for wrong in (None, 5, (4, 167772169), ["10.0.0.9"], b"10.0.0.9"):
+        with pytest.raises(fastipam.ConfigError, match="target"):
+            net.reserve(wrong)  # type: ignore[arg-type]
+        with pytest.raises(fastipam.ConfigError, match="target"):
+            net.unreserve(wrong)  # type: ignore[arg-type]
+    texts: Any = (None, A1, "a\0")
+    for text in texts:
+        with pytest.raises(fastipam.ConfigError, match="owner"):
+            net.reserve("10.0.0.9", owner=text)
+        with pytest.raises(fastipam.ConfigError, match="reason"):
+            net.reserve("10.0.0.9", reason=text)
+    assert list(net.reservations()) == []
+
+
+def test_get(net: Network) -> None:
+    """An owner's lease is had by its names, with its siblings, until it is released."""
+    made = net.allocate("a1")
+    net.allocate("a1", "net1")
+    net.allocate("b1")
+    found = net.get("a1")
+    assert found is not None
+    assert (found, found.siblings) == (made, made.siblings)
+    assert (found.owner, found.created, made.created) == (A1, False, True)
+    assert [(one.ifname, one.family) for one in net.owned_by("a1")] == [
+        ("eth0", 4),
+        ("eth0", 6),
+        ("net1", 4),
+        ("net1", 6),
+    ]
+    assert (net.get("a1", "net2"), net.get("c1"), net.owned_by("c1")) == (None, None, [])
+    net.release("a1")
+    assert net.get("a1") is None
+    assert [one.owner for one in net.owned_by("a1")] == [Owner("a1", "net1")] * 2
+    for wrong in (None, "", 5):
+        with pytest.raises(fastipam.ConfigError, match="container_id"):
+            net.get(wrong)  # type: ignore[arg-type]
+        with pytest.raises(fastipam.ConfigError, match="container_id"):
+            net.owned_by(wrong)  # type: ignore[arg-type]
+
+
+def test_created(net: Network) -> None:
+    """``created`` tells a new lease from the one that was there; other addresses are an error."""
+    made = net.allocate("a1", existing="return")
+    again = net.allocate("a1", existing="return", addresses=[made.address])
+    assert (made.created, again.created) == (True, False)
+    assert [one.created for one in again.siblings] == [False, False]
+    assert again.address == made.address
+    with pytest.raises(fastipam.DuplicateAllocation, match=r"10\.0\.0\.77"):
+        net.allocate("a1", existing="return", addresses=["10.0.0.77"])
+    assert [one.created for one in net.allocate_many([B1])[0].siblings] == [True, True]
+    assert not any(one.created for one in net.leases())
+
+
+def test_a_bad_release_leaves_all(net: Network) -> None:
+    """``release_many`` is one transaction: a generator that fails releases nothing."""
+    net.allocate_many([A1, B1])
+
+    def failing() -> Iterator[Owner]:
+        yield A1
+        raise RuntimeError("the list could not be read")
+
+    with pytest.raises(RuntimeError):
+        net.release_many(failing())
+    assert owners(net) == [A1, B1]
+
+
+def test_namespace(net: Network, tmp_path: Path) -> None:
+    """A namespace that cannot be seen is refused, and a relative path is made absolute."""
+    known = Netns.of("/proc/self/ns/net")
+    assert known.inode
+    assert known.mount_ns
+    assert "self" not in known.path
+    assert known == Netns(known.path, known.inode, known.mount_ns, known.born_ns)
+    assert net.allocate("a1", netns=known).inode == known.inode
+    for wrong in (tmp_path / "none", "a\0b", None, 5):
+        with pytest.raises(fastipam.ConfigError, match="network namespace"):
+            Netns.of(wrong)  # type: ignore[arg-type]
+    for keyword in ("inode", "born_ns", "mount_ns"):
+        with pytest.raises(fastipam.ConfigError, match=keyword):
+            Netns("/run/netns/x", **{keyword: -1})
+    with pytest.raises(fastipam.ConfigError, match="path"):
+        Netns(tmp_path)  # type: ignore[arg-type]
