@@ -58,7 +58,7 @@ class Churn:
         self._chance = random.Random(fill)
         self._ipam = fastipam.open(path, "relaxed")
         self._network = self._ipam.network("churn", subnet, history=history)
-        wanted = round(self._network.stats()["size"] * fill)
+        wanted = round(self._network.stats().size * fill)
         self._held = [_name(at) for at in range(wanted)]
         for at in range(0, wanted, _AT_ONCE):
             names = self._held[at : at + _AT_ONCE]
@@ -69,7 +69,7 @@ class Churn:
         return self
 
     def __exit__(self, *_: object) -> None:
-        stats = self._network.stats()
+        stats = self._network.stats().to_dict()
         self._ipam.close()
         assert stats["assigned"] == len(self._held), stats
 

@@ -153,7 +153,7 @@ def main() -> None:
         bare = statistics.median(bare_interpreter())
         with fastipam.open(directory / "store") as ipam:
             network = ipam.network("podnet", POOL)
-            size = network.stats()["size"]
+            size = network.stats().size
             wanted = size // 16 if options.quick else size
             filling = with_progress(
                 f"filling {POOL}", wanted, lambda advance: fill(network, wanted, advance)
@@ -164,7 +164,7 @@ def main() -> None:
                 2000,
                 lambda advance: pairs.extend(churn(network, wanted, 2000, advance)),
             )
-            states = network.stats()
+            states = network.stats().to_dict()
         stored = (directory / "store" / "data.mdb").stat().st_size
     table = Table(
         title=f"fastipam {fastipam.__version__} on {platform.machine()}, "

@@ -62,7 +62,7 @@ def main() -> int:
         values = warm_pool(network, count)
         print(f"{count} leases in {time.perf_counter() - begin:.2f} s, durable")
         unique = len(np.unique(values))
-        print(f"{unique} different addresses, {network.stats()['free']} left")
+        print(f"{unique} different addresses, {network.stats().free} left")
     return 0 if unique == count == len(np.unique(planned)) else 1
 
 

@@ -156,8 +156,8 @@ def main() -> int:
             controller.stop()
         freed = controller.reconcile()
         stats = controller.network.stats()
-    print(f"{len(controller.pods)} pods, {stats['assigned']} leases, {freed} reconciled")
-    return 0 if stats["assigned"] == len(controller.pods) else 1
+    print(f"{len(controller.pods)} pods, {stats.assigned} leases, {freed} reconciled")
+    return 0 if stats.assigned == len(controller.pods) else 1
 
 
 if __name__ == "__main__":

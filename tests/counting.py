@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from fastipam.allocation import states
 from fastipam.allocation.accounts import look_up
 from fastipam.storage.records import lease
 
@@ -16,7 +17,8 @@ COUNTED = ("size", "assigned", "cooling", "reserved", "free")
 
 def counts(network: Network) -> dict[str, Any]:
     """Return what ``stats`` counts of the whole network."""
-    return {key: value for key, value in network.stats().items() if not key.endswith("range_sets")}
+    stats = network.stats()
+    return {key: getattr(stats, key) for key in ("size", *states.STATES)}
 
 
 def looked_at(network: Network) -> list[dict[str, int]]:

@@ -18,13 +18,16 @@ if TYPE_CHECKING:
     from fastipam.lease import Lease as Lease
     from fastipam.namespaces import Netns as Netns
     from fastipam.network import Network as Network
+    from fastipam.network.stats import NetworkStats as NetworkStats
+    from fastipam.network.stats import SetStats as SetStats
     from fastipam.owners import Owner as Owner
     from fastipam.owners import Pod as Pod
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Bitmap", "Ipam", "Lease", "Netns", "Network", "Owner", "Pod", "__version__", "cni", "open",
+    "Bitmap", "Ipam", "Lease", "Netns", "Network", "NetworkStats", "Owner", "Pod", "SetStats",
+    "__version__", "cni", "open",
 ]  # fmt: skip
 __all__ += errors.__all__
 
@@ -34,8 +37,10 @@ _HOME = {
     "Lease": "lease",
     "Netns": "namespaces",
     "Network": "network",
+    "NetworkStats": "network.stats",
     "Owner": "owners",
     "Pod": "owners",
+    "SetStats": "network.stats",
     "open": "ipam",
 }
 

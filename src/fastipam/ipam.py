@@ -10,6 +10,7 @@ from fastipam.configuration.policy import DEFAULT_DATA_DIR, Policy
 from fastipam.network import Network
 from fastipam.network import arguments as arguments  # noqa: PLC0414
 from fastipam.network import gc as gc  # noqa: PLC0414
+from fastipam.network import stats as stats  # noqa: PLC0414
 from fastipam.storage import open_stores, tables
 from fastipam.storage.records import earlier_ranges  # noqa: F401
 

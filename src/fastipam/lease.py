@@ -88,7 +88,7 @@ class Lease:
         self.router = router
         # The bytes of a record that was just written are decoded when an attribute is read.
         self._record = record
-        self.created = type(record) is bytes
+        self.created: bool = type(record) is bytes
         # Not (self,): the garbage collector would have to look at every such circle.
         self._siblings: tuple[Lease, ...] = ()
 

@@ -68,7 +68,7 @@ def test_round_by_round(net: Network, data_dir: Path, tmp_path: Path, clock: Sec
         net.allocate(f"c{at}", netns=Netns(str(gone), inode=1, mount_ns=mount_namespace()))
     chores = Housekeeping(str(data_dir), interval_s=10, grace_s=0, clock=clock)
     assert round_of(chores) > 3
-    assert net.stats()["assigned"] == 601
+    assert net.stats().assigned == 601
     assert chores.wait_s() == 10.0
     chores.step()  # it is not time
     clock.now = 4.0
@@ -87,7 +87,7 @@ def test_reboot(data_dir: Path, clock: Seconds) -> None:
         assert round_of(chores) > 2
         with fastipam.open(data_dir) as ipam:
             assert not ipam.store.unswept
-            assert ipam.network("n").stats()["assigned"] == 0
+            assert ipam.network("n").stats().assigned == 0
     finally:
         open_stores.close_all()
 
@@ -102,11 +102,11 @@ def test_cooled_down(data_dir: Path, clock: Seconds) -> None:
         chores = Housekeeping(str(data_dir), interval_s=10, clock=clock)
         try:
             round_of(chores)
-            assert net.stats()["cooling"] == 600
+            assert net.stats().cooling == 600
             wall.advance(31)
             clock.now = 10.0
             assert round_of(chores) > 2
-            stats = net.stats()
+            stats = net.stats().to_dict()
             assert (stats["cooling"], stats["free"]) == (0, stats["size"])
         finally:
             open_stores.close_all()
@@ -136,8 +136,8 @@ def test_damage_stops_nothing_else(
             round_of(chores)
         assert "network a in" in caplog.text
         assert str(no_store) in caplog.text
-        assert other.stats()["assigned"] == 0
-        assert net.stats()["assigned"] == 1, "that of the damaged lease"
+        assert other.stats().assigned == 0
+        assert net.stats().assigned == 1, "that of the damaged lease"
 
 
 def test_never(clock: Seconds) -> None:
@@ -155,7 +155,7 @@ def test_fault(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A store that fails is told of once, and tried again in the next round."""
-    assert net.stats()["assigned"] == 1
+    assert net.stats().assigned == 1
 
     def fail(_: object) -> None:
         raise fastipam.StoreError("broken")
@@ -200,7 +200,7 @@ def test_a_store_that_is_held_at_the_start(
 ) -> None:
     """A store that is not open yet is not opened while another has its lock: nobody waits twice."""
     monkeypatch.setattr(clock, "now", 1.0)
-    assert net.stats()["assigned"] == 1
+    assert net.stats().assigned == 1
     open_stores.close_all()
     chores = Housekeeping(str(data_dir), interval_s=10, grace_s=0, clock=clock)
     with WriterLock(str(data_dir / "data.mdb")):
@@ -219,7 +219,7 @@ def test_a_store_that_is_held(
 ) -> None:
     """While another writer has the lock nothing is done: requests do not wait for the sweep."""
     monkeypatch.setattr(clock, "now", 1.0)
-    assert net.stats()["assigned"] == 1
+    assert net.stats().assigned == 1
     chores = Housekeeping(str(data_dir), interval_s=10, grace_s=0, clock=clock)
     chores.step()
     released = threading.Event()

@@ -117,7 +117,7 @@ def test_plugins(workload: Workload, who: str, host_local: Path, tmp_path: Path)
     data = tmp_path / "x" / "data" / "podnet"
     if who == "fastipam":
         with fastipam.open(tmp_path / "x" / "data") as ipam:
-            assert ipam.network("podnet").stats()["assigned"] == 5 * len(workload.pools)
+            assert ipam.network("podnet").stats().assigned == 5 * len(workload.pools)
     elif who != "static":
         held = [one for one in data.iterdir() if one.name not in ("lock",)]
         held = [one for one in held if not one.name.startswith("last_reserved")]

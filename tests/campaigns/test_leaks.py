@@ -130,7 +130,7 @@ def test_sweep(node: Node, namespaces: list[str], tmp_path: Path) -> None:
         assert {lease.container_id for lease in report.released} == lost
         living = {owner: told for owner, told in node.told.items() if owner not in lost}
         assert _owners(ipam) == living
-        states = ipam.network("mynet").stats()
+        states = ipam.network("mynet").stats().to_dict()
         assert states["assigned"] == len(living)
         assert states["assigned"] + states["free"] + states["cooling"] == states["size"]
         assert [str(finding) for finding in verify(ipam.store)] == []

@@ -168,7 +168,7 @@ def test_there_and_back(tree: Path, store: Path) -> None:
         command("export", "host-local", tree, "--data-dir", store, "--json").stdout
     )
     assert {item["outcome"] for item in outcomes if item["name"][0] != "l"} == {"present"}
-    assert fastipam.open(again).network("mynet").stats()["size"] == 8
+    assert fastipam.open(again).network("mynet").stats().size == 8
     assert command("check", "--data-dir", again).exit_code == 0
 
 

@@ -69,7 +69,7 @@ def test_before_the_first_add(words: tuple[str, ...], node: Path) -> None:
     assert _add(node) == "10.7.0.4/28"
     with fastipam.open(node / "store", create=False) as ipam:
         assert ipam.store.durability == "relaxed"
-        assert ipam.network("podnet").stats()["reserved"] == 1
+        assert ipam.network("podnet").stats().reserved == 1
 
 
 def test_a_second_network_of_a_store(node: Path) -> None:

@@ -70,7 +70,7 @@ def test_the_map_of_a_node_has_the_free_addresses_of_its_blocks(
     machine = Machine(tmp_path, "a", engine, pool="10.32.0.0/16")
     claim(machine.joined(), 2)
     machine.network.allocate("c1")
-    (own,) = machine.network.stats()["range_sets"]
+    (own,) = machine.network.stats().sets
     with machine.store.read() as txn:
         picture = cells.read(txn, NETWORK, max_bits)
     assert picture is not None
@@ -81,13 +81,13 @@ def test_the_map_of_a_node_has_the_free_addresses_of_its_blocks(
             strict=True,
         )
     )
-    assert (tally["free"], tally["assigned"]) == (own["free"], 1)
+    assert (tally["free"], tally["assigned"]) == (own.free, 1)
     assert sum(tally.values()) == 1 << 16
-    assert tally["elsewhere"] + own["size"] == machine.settings.pool.size
+    assert tally["elsewhere"] + own.size == machine.settings.pool.size
     (line,) = text.counted(picture)
-    assert f"size {own['size']}  assigned 1" in line
+    assert f"size {own.size}  assigned 1" in line
     assert line.endswith(f"elsewhere {tally['elsewhere']:,}")
-    assert own["blocks"] == 2
+    assert own.blocks == 2
 
 
 def test_a_cluster_of_both_families_is_counted_by_family(tmp_path: Path) -> None:
@@ -100,11 +100,11 @@ def test_a_cluster_of_both_families_is_counted_by_family(tmp_path: Path) -> None
     for family in (4, 6):
         assert node.claim_family(family, 1, Deadline(5))
     machine.network.allocate_many([(f"c{number}", "eth0") for number in range(250)])
-    v4, v6 = machine.network.stats()["range_sets"]
-    assert (v4["family"], v4["blocks"], v6["family"], v6["blocks"]) == (4, 1, 6, 1)
-    assert v4["assigned"] == v6["assigned"] == 250
-    assert v4["size"] == v4["free"] + 250 <= 256
+    v4, v6 = machine.network.stats().sets
+    assert (v4.family, v4.blocks, v6.family, v6.blocks) == (4, 1, 6, 1)
+    assert v4.assigned == v6.assigned == 250
+    assert v4.size == v4.free + 250 <= 256
     told = report.of_node(node, True) | report.of_cluster(node, Deadline(5))
-    assert told["free_by_family"] == {"IPv4": v4["free"], "IPv6": v6["free"]}
+    assert told["free_by_family"] == {"IPv4": v4.free, "IPv6": v6.free}
     assert told["unowned_by_family"] == {"IPv4": 255, "IPv6": 65535}
     assert sum(told["unowned_by_family"].values()) == told["unowned"]

@@ -88,7 +88,7 @@ def test_lost_disk(namespace: str, tmp_path: Path) -> None:
     assert lease.netns == str(tmp_path / "netns" / "own")
     with pytest.raises(AddressInUse):
         new.network.allocate("c1", addresses=["10.32.5.78"])
-    count = new.network.stats()["free"]
+    count = new.network.stats().free
     given = {new.network.allocate(f"p{number}").value for number in range(count)}
     assert not given & {0x0A20054D, 0x0A20054E}
 

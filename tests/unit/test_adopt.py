@@ -83,7 +83,7 @@ def test_adopt_what_is_reserved(ipam: Ipam) -> None:
     with pytest.raises(AddressInUse, match="reserved for old"):
         net._adopt(Requester("another", "eth0"), 4, 0x0A000005, 1)
     assert net._adopt(Requester("old", "eth0"), 4, 0x0A000005, 1)
-    assert (net.stats()["assigned"], net.stats()["reserved"]) == (1, 0)
+    assert (net.stats().assigned, net.stats().reserved) == (1, 0)
 
 
 def test_adopt_what_somebody_has(ipam: Ipam) -> None:
@@ -95,7 +95,7 @@ def test_adopt_what_somebody_has(ipam: Ipam) -> None:
     assert net._owned("old", "eth0") == []
     net.release("a")
     assert net._adopt(Requester("old", "eth0"), 4, 0x0A000002, 1)
-    assert (net.stats()["assigned"], net.stats()["cooling"]) == (1, 0)
+    assert (net.stats().assigned, net.stats().cooling) == (1, 0)
 
 
 def test_start_from(ipam: Ipam) -> None:

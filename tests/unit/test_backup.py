@@ -136,7 +136,7 @@ def test_restore_and_boots(tmp_path: Path, then: str, left: list[str], clock: Cl
         two.network("n", POOL).allocate("before")
         restore(two.store, tmp_path / "backup", replace=True)
         assert list(addresses(two)) == left
-        assert two.network("n").stats()["assigned"] == len(left)
+        assert two.network("n").stats().assigned == len(left)
         assert not verify(two.store)
 
 

@@ -100,7 +100,7 @@ def test_early_only_as_many_as_are_missing(ipam: Ipam, clock: Clock) -> None:
         clock.advance(1)
     leases = net.allocate_many([("x", "eth0"), ("y", "eth0")])
     assert [str(lease.address.ip) for lease in leases] == ["10.0.0.5", "10.0.0.2"]
-    assert (net.stats()["assigned"], net.stats()["cooling"]) == (4, 1)
+    assert (net.stats().assigned, net.stats().cooling) == (4, 1)
 
 
 def test_free_ones_and_then_the_longest_cooling(ipam: Ipam, clock: Clock) -> None:
@@ -112,7 +112,7 @@ def test_free_ones_and_then_the_longest_cooling(ipam: Ipam, clock: Clock) -> Non
         clock.advance(1)
     leases = net.allocate_many([("x", "eth0"), ("y", "eth0")])
     assert [str(lease.address.ip) for lease in leases] == ["10.0.0.6", "10.0.0.3"]
-    assert (net.stats()["assigned"], net.stats()["cooling"]) == (4, 1)
+    assert (net.stats().assigned, net.stats().cooling) == (4, 1)
 
 
 def test_more_than_cools(ipam: Ipam) -> None:
@@ -123,7 +123,7 @@ def test_more_than_cools(ipam: Ipam) -> None:
     with pytest.raises(PoolExhausted) as caught:
         net.allocate_many([("x", "eth0"), ("y", "eth0")])
     assert caught.value.retry_after_s is None
-    assert (net.stats()["assigned"], net.stats()["cooling"]) == (4, 1)
+    assert (net.stats().assigned, net.stats().cooling) == (4, 1)
 
 
 def test_free_ones_before_any_that_cools(ipam: Ipam) -> None:
@@ -133,7 +133,7 @@ def test_free_ones_before_any_that_cools(ipam: Ipam) -> None:
     net.release("c0", "eth0")
     leases = net.allocate_many([(name, "eth0") for name in "xyz"])
     assert [str(lease.address.ip) for lease in leases] == ["10.0.0.4", "10.0.0.5", "10.0.0.6"]
-    assert net.stats()["cooling"] == 1
+    assert net.stats().cooling == 1
 
 
 def test_mixed(ipam: Ipam) -> None:
@@ -142,7 +142,7 @@ def test_mixed(ipam: Ipam) -> None:
     leases = net.allocate_many([(f"c{number}", "eth0") for number in range(7)])
     texts = [str(lease.address.ip) for lease in leases]
     assert texts == [*(f"10.0.0.{host}" for host in range(2, 7)), "10.0.1.2", "10.0.1.3"]
-    assert net.stats()["assigned"] == 7
+    assert net.stats().assigned == 7
 
 
 def test_ranges_of_one_call(ipam: Ipam, store: Store) -> None:
@@ -208,8 +208,8 @@ def test_what_cools_outside_is_not_looked_at(
         net.release("a")
         clock.advance(1000)
         net.allocate("a")
-    assert net.stats()["cooling"] == 0
-    assert net.stats()["size"] == 1
+    assert net.stats().cooling == 0
+    assert net.stats().size == 1
 
 
 def test_what_cools_of_a_containers_ranges_is_taken_early(ipam: Ipam, clock: Clock) -> None:
@@ -316,7 +316,7 @@ def test_release_that_the_lease_contradicts(ipam: Ipam) -> None:
         error = caught.value
         assert error.message == (f"10.0.0.2 is entered for {name} e1, but its lease says otherwise")
         assert (error.path, error.hint) == (store.path, errors.CHECK_HINT)
-    assert net.stats()["assigned"] == 2
+    assert net.stats().assigned == 2
 
 
 # The queue of what cools down -------------------------------------------------------------------

@@ -51,7 +51,7 @@ def test_threads_share_what_was_opened(store: TemporaryStore) -> None:
         for thread in threads:
             thread.join()
         assert not faults
-        assert len(set(held)) == len(held) == 160 == network.stats()["assigned"]
+        assert len(set(held)) == len(held) == 160 == network.stats().assigned
 
 
 def test_readers_wait_for_nobody(store: TemporaryStore) -> None:
@@ -62,11 +62,11 @@ def test_readers_wait_for_nobody(store: TemporaryStore) -> None:
         seen: list[int] = []
         with ipam.transaction():
             network.allocate("within")
-            reader = threading.Thread(target=lambda: seen.append(network.stats()["assigned"]))
+            reader = threading.Thread(target=lambda: seen.append(network.stats().assigned))
             reader.start()
             reader.join(timeout=30)
             assert seen == [1]
-            assert network.stats()["assigned"] == 2
+            assert network.stats().assigned == 2
 
 
 def test_writers_wait_for_the_whole_block(store: TemporaryStore) -> None:
@@ -132,7 +132,7 @@ def test_a_signal_leaves_a_transaction_as_an_exception_does(store: TemporaryStor
                 interrupted()
         finally:
             signal.signal(signal.SIGINT, before)
-        assert network.stats()["assigned"] == 0
+        assert network.stats().assigned == 0
         network.allocate("later")
 
 
@@ -145,7 +145,7 @@ def test_a_handler_would_be_part_of_the_transaction(store: TemporaryStore) -> No
         def fail() -> None:
             with ipam.transaction():
                 os.kill(os.getpid(), signal.SIGUSR1)
-                assert network.stats()["assigned"] == 1
+                assert network.stats().assigned == 1
                 raise LookupError
 
         try:
@@ -153,7 +153,7 @@ def test_a_handler_would_be_part_of_the_transaction(store: TemporaryStore) -> No
                 fail()
         finally:
             signal.signal(signal.SIGUSR1, before)
-        assert network.stats()["assigned"] == 0
+        assert network.stats().assigned == 0
 
 
 QUIET = """
@@ -320,4 +320,4 @@ def test_a_killed_process_keeps_nobody_waiting(store: TemporaryStore, tmp_path: 
             process.wait()
         network = ipam.network("n", "10.1.0.0/24")
         assert str(network.allocate("next").address.ip) == "10.1.0.2"
-        assert network.stats()["assigned"] == 1
+        assert network.stats().assigned == 1

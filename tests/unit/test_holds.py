@@ -41,7 +41,7 @@ def test_reserved_is_not_allocated(ipam: Ipam) -> None:
         ip_address("10.0.0.3"),
         ip_address("10.0.0.4"),
     ]
-    assert net.stats()["reserved"] == 3
+    assert net.stats().reserved == 3
     with pytest.raises(AddressInUse, match=r"10.0.0.3 is reserved: printers"):
         net.allocate("x", addresses=["10.0.0.3"])
     assert [last(net, "a"), last(net, "b")] == [5, 6]
@@ -59,7 +59,7 @@ def test_unreserve(ipam: Ipam) -> None:
     assert net.unreserve("10.0.0.3") == []
     assert last(net, "a") == 3
     assert len(net.unreserve("10.0.0.0/29")) == 4
-    assert net.stats()["reserved"] == 0
+    assert net.stats().reserved == 0
     assert ipam.network("unknown", POOL).unreserve("10.0.0.0/29") == []
 
 
@@ -96,9 +96,9 @@ def test_reserved_for_an_owner(ipam: Ipam, owner: str, pod: Pod | None) -> None:
     assert last(net, "other") == 2
     for _ in range(3):
         assert last(net, "box", pod=pod) == 5
-        assert net.stats()["reserved"] == 0
+        assert net.stats().reserved == 0
         net.release("box")
-        assert net.stats()["reserved"] == 1
+        assert net.stats().reserved == 1
     with pytest.raises(AddressInUse, match="reserved for"):
         net.allocate("other2", addresses=["10.0.0.5"])
     assert net.allocate("box", addresses=["10.0.0.5"], pod=pod).value & 0xFF == 5
@@ -109,7 +109,7 @@ def test_reserving_what_is_assigned(ipam: Ipam) -> None:
     net = ipam.network("n", POOL)
     assert last(net, "a") == 2
     net.reserve("10.0.0.2")
-    assert net.stats()["assigned"] == 1
+    assert net.stats().assigned == 1
     assert net.lookup("10.0.0.2") is not None
     net.release("a")
     assert counts(net) == {"size": 5, "assigned": 0, "cooling": 0, "reserved": 1, "free": 4}
@@ -122,9 +122,9 @@ def test_ending_a_reservation_of_what_is_assigned(ipam: Ipam) -> None:
     net.reserve("10.0.0.2", owner="a")
     net.allocate("a")
     assert net.unreserve("10.0.0.2") == [ip_address("10.0.0.2")]
-    assert net.stats()["assigned"] == 1
+    assert net.stats().assigned == 1
     net.release("a")
-    assert net.stats()["free"] == 5
+    assert net.stats().free == 5
 
 
 def test_reserving_what_cools(ipam: Ipam) -> None:
@@ -154,7 +154,7 @@ def test_refused_reservation(ipam: Ipam, target: str, owner: str, field: str) ->
     with pytest.raises(ConfigError) as caught:
         net.reserve(target, owner=owner)
     assert caught.value.field == field
-    assert net.stats()["reserved"] == 0
+    assert net.stats().reserved == 0
 
 
 def test_too_many(ipam: Ipam) -> None:
@@ -186,7 +186,7 @@ def test_every_address_of_a_target(ipam: Ipam) -> None:
     assert net.reserve("10.0.1.6") == [ip_address("10.0.1.6")]
     assert [int(one) & 0xFF for one in net.reserve("2001:db8::/64")] == [2, 3]
     assert [int(one) & 0xF for one in net.unreserve("::/0")] == [2, 3]
-    assert net.stats()["reserved"] == 4
+    assert net.stats().reserved == 4
 
 
 def test_most_at_once(ipam: Ipam, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +202,7 @@ def test_most_at_once(ipam: Ipam, monkeypatch: pytest.MonkeyPatch) -> None:
         "10.0.0.5-10.0.1.4",
         "exclude them in the configuration instead",
     )
-    assert net.stats()["reserved"] == 0
+    assert net.stats().reserved == 0
     assert len(net.reserve("10.0.0.5-10.0.1.3")) == 4
 
 
@@ -324,7 +324,7 @@ def test_policy_is_remembered(ipam: Ipam) -> None:
     assert policy_record.pack(known.policy) == policy_record.pack(net.policy)
     assert (known.policy.strict, known.policy.sticky_s) == (True, 7)
     known.release_address("10.0.0.2")
-    assert net.stats()["cooling"] == 0
+    assert net.stats().cooling == 0
     assert list(net.history()) == []
     assert ipam.network("n", cooldown_s=5).policy.history == 100_000
     other = ipam.network("n", POOL)
@@ -343,11 +343,11 @@ def test_sticky(ipam: Ipam, clock: Clock) -> None:
     net = ipam.network("n", POOL, sticky_s=100)
     assert last(net, "one", pod=POD) == 2
     net.release("one")
-    assert net.stats()["reserved"] == 1
+    assert net.stats().reserved == 1
     clock.advance(99)
     assert last(net, "other", pod=Pod("ns", "db-1")) == 3
     assert last(net, "two", pod=POD) == 2
-    assert net.stats()["reserved"] == 0
+    assert net.stats().reserved == 0
     net.release("two")
     (kept,) = net.reservations()
     assert (kept.owner, kept.ifname, kept.sticky) == ("ns/db-0", "eth0", True)
@@ -363,7 +363,7 @@ def test_sticky_ends(ipam: Ipam, clock: Clock) -> None:
     clock.advance(101)
     for at in range(5):
         net.allocate(f"c{at}")
-    assert net.stats()["assigned"] == 5
+    assert net.stats().assigned == 5
     assert list(net.reservations()) == []
 
 
@@ -431,7 +431,7 @@ def test_ending_what_is_kept_for_a_pod(ipam: Ipam, clock: Clock) -> None:
     assert net.lookup("10.0.0.2") is None
     clock.advance(30)
     net.allocate("x")
-    assert net.stats()["cooling"] == 0
+    assert net.stats().cooling == 0
 
 
 def test_sticky_for_less_than_it_cools(ipam: Ipam, clock: Clock) -> None:
@@ -456,7 +456,7 @@ def test_sticky_in_a_containers_own_ranges(ipam: Ipam) -> None:
         lease = guest.allocate(f"one{round_}", pod=POD)
         assert [str(one.ip) for one in lease.addresses] == ["10.9.0.2", "10.0.0.3", "2001:db8::3"]
         ipam.network("n", sticky_s=100).release(f"one{round_}")
-        assert ipam.network("n").stats()["reserved"] == 3
+        assert ipam.network("n").stats().reserved == 3
 
 
 def test_pool_full_of_what_is_kept_no_longer(ipam: Ipam, clock: Clock) -> None:
@@ -515,7 +515,7 @@ def test_many_for_one_owner(ipam: Ipam, monkeypatch: pytest.MonkeyPatch) -> None
     read.clear()
     assert len(net.unreserve("10.0.0.0/22")) == 510
     assert len(read) <= 2
-    assert net.stats()["reserved"] == 0
+    assert net.stats().reserved == 0
 
 
 def test_sticky_by_interface(ipam: Ipam) -> None:
@@ -524,7 +524,7 @@ def test_sticky_by_interface(ipam: Ipam) -> None:
     before = [str(net.allocate("a", name, pod=POD).addresses) for name in ("eth0", "eth1")]
     for name in ("eth0", "eth1"):
         net.release("a", name)
-    assert net.stats()["reserved"] == 4
+    assert net.stats().reserved == 4
     after = [str(net.allocate("b", name, pod=POD).addresses) for name in ("eth1", "eth0")]
     assert after == before[::-1]
 
@@ -580,14 +580,14 @@ def test_sticky_ends_a_few_at_a_time(ipam: Ipam, clock: Clock) -> None:
     left = []
     for at in range(3):
         net.allocate(f"new{at}")
-        left.append(net.stats()["reserved"])
+        left.append(net.stats().reserved)
     assert left == [3, 1, 1]
     other = ipam.network("other", POOL, sticky_s=100)  # its records come behind those of the first
     other.allocate("c", pod=POD)
     other.release("c")
     clock.advance(50)
     net.allocate("new3")
-    assert (net.stats()["reserved"], other.stats()["reserved"]) == (0, 1)
+    assert (net.stats().reserved, other.stats().reserved) == (0, 1)
 
 
 def test_reservation_that_cannot_be_read() -> None:
@@ -605,7 +605,7 @@ def test_not_a_pod(ipam: Ipam) -> None:
     net = ipam.network("n", POOL, sticky_s=100)
     net.allocate("a")
     net.release("a")
-    assert net.stats()["cooling"] == 1
+    assert net.stats().cooling == 1
 
 
 # The strict cool-down -------------------------------------------------------------------------

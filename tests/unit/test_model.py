@@ -201,7 +201,7 @@ class NetworkMachine(RuleBasedStateMachine):
         if not hasattr(self, "ipam"):
             return
         assert_consistent(self.ipam.store)
-        stats = self.net.stats()
+        stats = self.net.stats().to_dict()
         assert stats["size"] == sum(stats[what] for what in ("assigned", "cooling", "free"))
         assert stats["assigned"] == len(self.used())
         sets = [{key: one[key] for key in COUNTED} for one in stats["range_sets"]]

@@ -76,7 +76,7 @@ def test_first_address(ipam: Ipam, ranges: str, expected: str) -> None:
 def test_default_ranges(ipam: Ipam) -> None:
     """Without ranges a network is Weave Net's 10.32.0.0/12, and has 1,048,573 addresses."""
     net = ipam.network("n")
-    assert net.stats()["size"] == 2**20 - 3
+    assert net.stats().size == 2**20 - 3
     assert take(net, "c") == "10.32.0.2"
 
 
@@ -167,7 +167,7 @@ def test_exhausted_multi_range_set_terminates(ipam: Ipam) -> None:
 def test_excluded(ipam: Ipam) -> None:
     """Excluded addresses are never assigned, not on request either, and are not counted."""
     net = ipam.network("n", V4, exclude=["10.0.0.2", "10.0.0.4-10.0.0.5"])
-    assert net.stats()["size"] == 2
+    assert net.stats().size == 2
     with pytest.raises(AddressNotInRange, match="excluded by the configuration"):
         take(net, "a", "10.0.0.4")
     assert last(net, 2) == [3, 6]
@@ -179,12 +179,12 @@ def test_ipv6(ipam: Ipam) -> None:
     """An IPv6 /64 and the whole of IPv6 cost what they hold, and count exactly."""
     net = ipam.network("n", V6)
     net.allocate_many([(f"c{at}", "eth0") for at in range(5000)])
-    assert net.stats()["free"] == 2**64 - 2 - 5000
+    assert net.stats().free == 2**64 - 2 - 5000
     everything = ipam.network("all", "::/0", cooldown_s=0)
     top = "feff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"  # behind it is multicast
     assert take(everything, "a", top) == top
     assert take(everything, "b") == "::2"
-    assert everything.stats()["free"] == 2**128 - 2**120 - 4
+    assert everything.stats().free == 2**128 - 2**120 - 4
     assert everything.release("a") == [ipaddress.ip_address(top)]
 
 
@@ -391,8 +391,8 @@ def test_release_is_idempotent_and_the_owners_own(ipam: Ipam) -> None:
     assert net.release("b") == []
     assert net.release("a", "eth1") == [ipaddress.ip_address("10.0.0.3")]
     assert net.release("a", "eth1") == []
-    assert net.stats()["assigned"] == 2
-    assert other.stats()["assigned"] == 3
+    assert net.stats().assigned == 2
+    assert other.stats().assigned == 3
 
 
 def test_release_without_interface(ipam: Ipam) -> None:
@@ -502,7 +502,7 @@ def test_request_of_a_cooling_address(ipam: Ipam, clock: Clock) -> None:
     net.release("c0")
     clock.advance(1)
     assert take(net, "x", "10.0.0.2") == "10.0.0.2"
-    assert net.stats()["cooling"] == 0
+    assert net.stats().cooling == 0
 
 
 def test_clock_steps_back(ipam: Ipam, clock: Clock) -> None:
@@ -515,7 +515,7 @@ def test_clock_steps_back(ipam: Ipam, clock: Clock) -> None:
     net.release("x")
     clock.advance(29)
     with ipam.transaction():
-        assert ipam.network("n").stats()["cooling"] == 2
+        assert ipam.network("n").stats().cooling == 2
     assert net.allocate("y").generation == 6  # early: nothing is free, the longest idle first
     assert str(net.allocate("y", existing="return").address.ip) == "10.0.0.2"
     clock.advance(1)
@@ -529,10 +529,10 @@ def test_clock_steps_forward(ipam: Ipam, clock: Clock) -> None:
     net.release("c0")
     clock.advance(29)
     net.allocate("a")
-    assert net.stats()["cooling"] == 1
+    assert net.stats().cooling == 1
     clock.advance(1)
     net.allocate("b")
-    assert net.stats()["cooling"] == 0
+    assert net.stats().cooling == 0
 
 
 def test_queue_shrinks(ipam: Ipam, clock: Clock) -> None:
@@ -545,7 +545,7 @@ def test_queue_shrinks(ipam: Ipam, clock: Clock) -> None:
     before = 40
     for at in range(10):
         net.allocate(f"x{at}")
-        assert net.stats()["cooling"] == before - 4
+        assert net.stats().cooling == before - 4
         before -= 4
 
 
@@ -571,10 +571,10 @@ def test_changed_ranges(ipam: Ipam, clock: Clock) -> None:
     last(old, 3)
     old.release("c2")
     new = ipam.network("n", "10.0.0.0/30", cooldown_s=10)
-    assert old.stats()["size"] == 5
+    assert old.stats().size == 5
     with pytest.raises(PoolExhausted):
         new.allocate("x")
-    assert old.stats()["size"] == 5, "a failing call has not changed the ranges"
+    assert old.stats().size == 5, "a failing call has not changed the ranges"
     new = ipam.network("n", "10.0.9.0/29", cooldown_s=10)
     assert take(new, "x") == "10.0.9.2"
     assert counts(new) == {"size": 8, "assigned": 3, "cooling": 1, "reserved": 0, "free": 4}
@@ -594,7 +594,7 @@ def test_remembered_ranges_and_new_exclusions(ipam: Ipam) -> None:
     ipam.network("n", V4).allocate("a")
     net = ipam.network("n", exclude=["10.0.0.3"])
     assert take(net, "b") == "10.0.0.4"
-    assert net.stats()["size"] == 4
+    assert net.stats().size == 4
 
 
 def test_ranges_that_are_not_remembered(ipam: Ipam) -> None:
@@ -609,7 +609,7 @@ def test_ranges_that_are_not_remembered(ipam: Ipam) -> None:
     assert counts(host) == {"size": 8, "assigned": 4, "cooling": 0, "reserved": 0, "free": 4}
     for owner in "bcd":
         host.release(owner)
-    assert host.stats()["size"] == 5
+    assert host.stats().size == 5
 
 
 def test_unknown_network(ipam: Ipam) -> None:
@@ -617,7 +617,7 @@ def test_unknown_network(ipam: Ipam) -> None:
     net = Network(ipam.store, "n", None)
     assert (net.release("a"), list(net.leases()), net._owned("a", "e")) == ([], [], [])
     assert net.lookup("10.0.0.2") is None
-    assert net.stats()["size"] == 0
+    assert net.stats().size == 0
     assert net._exhausted() is None
     with pytest.raises(ConfigError, match="no ranges are given"):
         net.allocate("a")
@@ -660,7 +660,7 @@ def test_networks_are_told_apart(ipam: Ipam) -> None:
         assert take(ipam.network(name, V4), "c") == "10.0.0.2"
     assert ipam.networks() == sorted(names)
     ipam.network("a", V4).release("c")
-    assert [ipam.network(name).stats()["assigned"] for name in names] == [1, 0, 1, 1]
+    assert [ipam.network(name).stats().assigned for name in names] == [1, 0, 1, 1]
 
 
 def test_check(ipam: Ipam) -> None:
@@ -763,7 +763,7 @@ def test_a_failing_call_leaves_no_trace(ipam: Ipam) -> None:
             net.allocate("c")
         with pytest.raises(DuplicateAllocation):
             net.allocate("a")
-        assert net.stats()["assigned"] == 4
+        assert net.stats().assigned == 4
         assert net.lookup("10.0.0.4") is None
         net.release("a")
         assert [lease.container_id for lease in net.leases()] == ["b", "b"]
@@ -787,7 +787,7 @@ def test_leaving_a_block_by_an_exception_undoes_all(ipam: Ipam) -> None:
             last(net, 2, first=2)
             raise KeyError
         assert take(net, "x") == "10.0.0.5"
-    assert net.stats()["assigned"] == 4
+    assert net.stats().assigned == 4
 
 
 def test_pages_are_those_of_the_transaction(ipam: Ipam) -> None:
@@ -800,7 +800,7 @@ def test_pages_are_those_of_the_transaction(ipam: Ipam) -> None:
             net.allocate_many([(f"d{at}", "eth0") for at in range(400)])
         for at in range(4000):
             net.release(f"c1.{at}")
-    assert net.stats()["assigned"] == 12000
+    assert net.stats().assigned == 12000
 
 
 def test_iterating_while_releasing(ipam: Ipam) -> None:

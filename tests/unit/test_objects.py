@@ -300,3 +300,55 @@ def test_namespace(net: Network, tmp_path: Path) -> None:
             Netns("/run/netns/x", **{keyword: -1})
     with pytest.raises(fastipam.ConfigError, match="path"):
         Netns(tmp_path)  # type: ignore[arg-type]
+
+
+def test_stats(net: Network) -> None:
+    """``stats`` is a value with the counts of the network and of each of its sets."""
+    for at in range(253):
+        net.allocate(f"c{at}")
+    stats = net.stats()
+    v4, v6 = stats.sets
+    assert (stats.network, stats.assigned, stats.other_sets) == ("test", 506, ())
+    assert stats.size == stats.assigned + stats.cooling + stats.reserved + stats.free
+    assert (v4.family, v4.assigned, v4.free, v4.full, v4.used_percent) == (4, 253, 0, True, 100.0)
+    assert (v6.family, v6.assigned, v6.full, v6.blocks) == (6, 253, False, None)
+    assert (stats.can_serve, stats.used_percent) == (False, 100.0)
+    assert v4.ranges[0]["subnet"] == "10.0.0.0/24"
+    with pytest.raises(fastipam.PoolExhausted):
+        net.allocate("none")
+    assert net.stats() == stats == pickle.loads(pickle.dumps(stats))
+    assert eval(repr(v4.size), {}) == 253
+    net.release("c0")
+    assert net.stats().can_serve
+    assert net.stats() != stats
+    for value in (stats, v4):
+        with pytest.raises(AttributeError, match="size cannot be set"):
+            value.size = 1
+        with pytest.raises(AttributeError):
+            del value.size
+        with pytest.raises(TypeError):
+            hash(value)
+
+
+def test_stats_as_a_document(net: Network) -> None:
+    """``to_dict`` is a document of JSON, in the words of ``fastipam stats --json``."""
+    net.allocate("a1")
+    document = net.stats().to_dict()
+    assert json.loads(json.dumps(document)) == document
+    assert list(document) == [
+        "network", "size", "assigned", "cooling", "reserved", "free",
+        "range_sets", "other_range_sets", "used_percent",
+    ]  # fmt: skip
+    assert list(document["range_sets"][0]) == [
+        "family", "ranges", "size", "assigned", "cooling", "reserved", "free",
+        "used_percent", "full", "excluded",
+    ]  # fmt: skip
+
+
+def test_stats_of_a_new_network(net: Network) -> None:
+    """All of a network that was never used is free; one without ranges can serve nothing."""
+    stats = net.stats()
+    assert (stats.can_serve, stats.assigned, stats.used_percent) == (True, 0, 0.0)
+    assert stats.size == stats.free == sum(one.size for one in stats.sets)
+    unknown = fastipam.Network(net.store, "unknown", None).stats()
+    assert (unknown.sets, unknown.can_serve, unknown.used_percent) == ((), False, None)

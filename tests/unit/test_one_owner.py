@@ -120,7 +120,7 @@ def test_entry_of_a_free_address(tmp_path: Path, clock: Clock) -> None:
         )
         with pytest.raises(fastipam.DuplicateAllocation):
             net.allocate("ghost")
-        assert net.stats()["assigned"] == 1
+        assert net.stats().assigned == 1
         repair(store)
         assert len(net.allocate_many([("ghost", "eth0"), ("x", "eth0")])) == 2
         assert not verify(store)

@@ -62,7 +62,7 @@ def test_reading_after_a_reboot(boot: Boot) -> None:
         assert net._lookup((4, lease.value)) is None
         assert list(net.leases()) == []
         assert net._owned("a", "eth0") == []
-        assert net.stats()["assigned"] == 0
+        assert net.stats().assigned == 0
         assert [event.kind for event in net.history(lease.address)] == ["assigned", "rebooted"]
         assert not ipam.store.unswept
 
@@ -88,7 +88,7 @@ def test_many_calls_sweep_all(boot: Boot) -> None:
     with boot("two") as ipam:
         net = ipam.network("n", cooldown_s=0)
         mine = {net.allocate(f"new{at}").value for at in range(100)}
-        assert net.stats()["assigned"] == 100
+        assert net.stats().assigned == 100
         assert {lease.value for lease in net.leases()} == mine
 
 
@@ -101,7 +101,7 @@ def test_interrupted_sweep_goes_on(boot: Boot) -> None:
     with boot("three") as ipam:
         assert finish_reboot(ipam) >= 1
         net = ipam.network("n")
-        assert net.stats()["assigned"] == 0
+        assert net.stats().assigned == 0
         assert finish_reboot(ipam) == 0
 
 
@@ -273,7 +273,7 @@ def test_damaged_lease_of_an_earlier_boot(data_dir: Path, clock: Clock) -> None:
             net.allocate("new", addresses=["10.0.0.3"])
         net.allocate("new")
         net.release("new")
-        assert net.stats()["assigned"] == 2
+        assert net.stats().assigned == 2
         finish_reboot(ipam)
         repair(ipam.store)
         assert not verify(ipam.store)
@@ -325,7 +325,7 @@ def test_networks_one_after_the_other(boot: Boot) -> None:
         for name in names:
             ipam.network(name).allocate("new")
             ipam.network(name).allocate("newer")
-        assert [ipam.network(name).stats()["assigned"] for name in names] == [2, 2, 2]
+        assert [ipam.network(name).stats().assigned for name in names] == [2, 2, 2]
         assert not ipam.store.unswept
 
 

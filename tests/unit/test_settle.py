@@ -18,12 +18,12 @@ def test_cooled_down(ipam: Ipam, clock: Clock) -> None:
     assert not known.tidy()
     clock.advance(29.9)
     assert not known.tidy()
-    assert net.stats()["cooling"] == 5
+    assert net.stats().cooling == 5
     clock.advance(0.2)
     assert known.tidy(limit=3)
-    assert net.stats()["cooling"] == 2
+    assert net.stats().cooling == 2
     assert known.tidy(limit=3)
-    assert net.stats()["free"] == 5
+    assert net.stats().free == 5
     assert not known.tidy(limit=3)
 
 
@@ -47,10 +47,10 @@ def test_sticky(ipam: Ipam, clock: Clock) -> None:
     net.release("c1")
     clock.advance(99)
     assert not net.tidy()
-    assert net.stats()["reserved"] == 1
+    assert net.stats().reserved == 1
     clock.advance(2)
     assert net.tidy()
-    assert (net.stats()["reserved"], list(net.reservations())) == (0, [])
+    assert (net.stats().reserved, list(net.reservations())) == (0, [])
 
 
 def test_clock_steps_back(ipam: Ipam, clock: Clock) -> None:
@@ -64,4 +64,4 @@ def test_clock_steps_back(ipam: Ipam, clock: Clock) -> None:
     net._note_clock()
     clock.advance(31)
     assert net.tidy()
-    assert net.stats()["free"] == 5
+    assert net.stats().free == 5

@@ -394,7 +394,7 @@ def test_in_transaction(data_dir: Path) -> None:
 
         def look() -> None:
             seen.append(_in_transaction(ipam))
-            seen.append(net.stats()["assigned"])
+            seen.append(net.stats().assigned)
 
         with ipam.transaction():
             assert _in_transaction(ipam)
@@ -412,11 +412,11 @@ def test_shared_transaction(data_dir: Path) -> None:
         net = ipam.network("n", V4)
         with Transaction(ipam.store, shared=True) as whole:
             first = net.allocate("a")
-            assert net.stats()["assigned"] == 1
+            assert net.stats().assigned == 1
             assert net.lookup(first.address.ip) == first
             net.allocate("b")
             net.release("a")
-            assert net.stats()["assigned"] == 1
+            assert net.stats().assigned == 1
             assert not whole.spoiled
         assert [one.container_id for one in net.leases()] == ["b"]
         assert verify(ipam.store) == []
@@ -456,7 +456,7 @@ def test_size_of_the_map(data_dir: Path) -> None:
         with pytest.raises(StoreFull, match=r"has reached its largest size, 768 KiB") as caught:
             net.allocate_many([(f"c{at}", "eth0") for at in range(20_000)])
         assert "map_size" in str(caught.value.hint)
-        assert net.stats()["assigned"] == 0
+        assert net.stats().assigned == 0
     with fastipam.open(data_dir) as ipam:
         ipam.network("n").allocate_many([(f"c{at}", "eth0") for at in range(20_000)])
     with fastipam.open(data_dir, map_size=3 << 18) as ipam:
@@ -507,7 +507,7 @@ def test_fork(data_dir: Path) -> None:
             assert str(os.getpid()) in text
         assert in_child(ipam.close) == "None"
         net.allocate("c")
-        assert net.stats()["assigned"] == 2
+        assert net.stats().assigned == 2
 
 
 def test_open_again_after_fork(data_dir: Path) -> None:
@@ -555,7 +555,7 @@ def test_fork_inside_a_transaction(data_dir: Path) -> None:
             assert in_child(leave_reader) == "None"
             net.allocate("b")
         reader.__exit__(None, None, None)
-        assert net.stats()["assigned"] == 3
+        assert net.stats().assigned == 3
         assert not verify(ipam.store)
 
 
@@ -569,7 +569,7 @@ def test_map_full(data_dir: Path) -> None:
         net.allocate("a")
         with pytest.raises(StoreFull):
             net.allocate_many([(f"c{at}", "eth0") for at in range(20000)])
-        assert net.stats()["assigned"] == 1
+        assert net.stats().assigned == 1
         with ipam.transaction(), pytest.raises(StoreFull):
             net.allocate_many([(f"c{at}", "eth0") for at in range(20000)])
         assert not verify(ipam.store)
@@ -601,7 +601,7 @@ def test_disk_full(small_disk: Path) -> None:
         with pytest.raises(StoreFull) as caught:
             net.allocate_many(owners)
         assert caught.value.hint is not None
-        assert net.stats()["assigned"] == 1
+        assert net.stats().assigned == 1
         assert not verify(ipam.store)
         ballast.unlink()
         net.allocate_many(owners)
@@ -620,7 +620,7 @@ def test_file_too_large(data_dir: Path) -> None:
                 net.allocate_many([(f"c{at}", "eth0") for at in range(20000)])
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        assert net.stats()["assigned"] == 1
+        assert net.stats().assigned == 1
         net.allocate_many([(f"c{at}", "eth0") for at in range(20000)])
         assert not verify(ipam.store)
 

@@ -77,7 +77,7 @@ def test_two_looks(ipam: Ipam, net: Network, run: Path, clock: Clock) -> None:
     report = sweep(ipam)
     assert [lease.container_id for lease in report.released] == ["b"]
     assert names(net) == ["a"]
-    assert net.stats()["cooling"] == 1
+    assert net.stats().cooling == 1
     assert [event.kind for event in net.history()][-1] == "swept"
     assert missing_count(ipam.store) == 0
     assert numbers(sweep(ipam)) == (1, 0, 0, 0)

@@ -206,7 +206,7 @@ class SystemMachine(RuleBasedStateMachine):
             path.unlink()
         if whole:
             finish_reboot(self.ipam)
-            assert self.net.stats()["assigned"] == 0
+            assert self.net.stats().assigned == 0
 
     @rule()
     def restart(self) -> None:
@@ -307,7 +307,7 @@ class SystemMachine(RuleBasedStateMachine):
         assert_consistent(self.ipam.store)
         leases = {lease.container_id: str(lease.address.ip) for lease in self.net.leases()}
         assert leases == self.held
-        stats = self.net.stats()
+        stats = self.net.stats().to_dict()
         states = ("assigned", "cooling", "reserved", "free")
         assert stats["size"] == sum(stats[what] for what in states)
         assert stats["assigned"] == len(self.held)

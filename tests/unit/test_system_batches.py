@@ -392,7 +392,7 @@ class BatchMachine(RuleBasedStateMachine):
             for lease in network.leases():
                 held.setdefault(lease.container_id, set()).add(str(lease.address.ip))
             assert held == {owner: set(addresses) for owner, (addresses, _) in net.held.items()}
-            stats = network.stats()
+            stats = network.stats().to_dict()
             states = ("assigned", "cooling", "reserved", "free")
             assert stats["size"] == sum(stats[what] for what in states)
 

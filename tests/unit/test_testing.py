@@ -31,11 +31,11 @@ def test_clock() -> None:
         network.allocate("c1")
         network.release("c1")
         clock.advance(29)
-        assert network.stats()["cooling"] == 1
+        assert network.stats().cooling == 1
         assert str(network.allocate("c2").address.ip) == "10.1.0.3"
         clock.advance(2)
         network.allocate("c3")  # takes what has cooled down out of the queue
-        assert network.stats()["cooling"] == 0
+        assert network.stats().cooling == 0
 
 
 def test_reopened() -> None:
@@ -54,7 +54,7 @@ def test_reboot() -> None:
         with store.open() as ipam:
             ipam.network("n", "10.1.0.0/24").allocate("c1")
         with store.open() as ipam:
-            assert ipam.network("n").stats()["assigned"] == 1
+            assert ipam.network("n").stats().assigned == 1
         store.reboot()
         with store.open() as ipam:
             ipam.network("n").allocate("c2")
@@ -100,7 +100,7 @@ def test_handled() -> None:
         assert fastipam.cni.handle(environ, json.dumps(conf).encode())[0] == 0
         with store.open() as opened:
             assert opened.durability == "relaxed"
-            assert opened.network("n").stats()["assigned"] == 1
+            assert opened.network("n").stats().assigned == 1
         kept = next(one for one in open_stores.all_open() if one.path == str(store.path))
         with kept.read():
             pass
@@ -143,7 +143,7 @@ def test_failing() -> None:
                 network.allocate("c2")
             with pytest.raises(fastipam.StoreFull), ipam.transaction():
                 pass
-            assert network.stats()["assigned"] == 1
+            assert network.stats().assigned == 1
             conf = {
                 "cniVersion": "1.1.0",
                 "name": "n",
@@ -190,12 +190,12 @@ def test_cooldown(fastipam_ipam, fastipam_clock, fastipam_store):
     network.release("c1")
     fastipam_clock.advance(6)
     network.allocate("c2")
-    assert network.stats()["cooling"] == 0
+    assert network.stats().cooling == 0
     assert fastipam_store.path.is_dir()
 
 def test_network(fastipam_network, fastipam_ipam):
     fastipam_network.allocate("c1")
-    assert fastipam_ipam.network("test").stats()["assigned"] == 1
+    assert fastipam_ipam.network("test").stats().assigned == 1
 """
 
 

@@ -65,23 +65,23 @@ def test_counts_of_each_configuration(ipam: Ipam, clock: Clock) -> None:
     """While two are used in turn, the sets of both are counted; an hour later only the last."""
     small, large = ipam.network("n", A), ipam.network("n", B)
     large.allocate("b0")
-    assert large.stats()["other_range_sets"] == []
+    assert large.stats().other_sets == ()
     for at in range(5):
         small.allocate(f"a{at}")
-    assert small.stats()["other_range_sets"] == [], "ranges that have changed once are not in turn"
+    assert small.stats().other_sets == (), "ranges that have changed once are not in turn"
     large.allocate("b1")
     stats = large.stats()
-    (own,), (other,) = stats["range_sets"], stats["other_range_sets"]
-    assert (own["assigned"], own["full"]) == (2, False)
-    assert (other["size"], other["assigned"], other["free"], other["full"]) == (5, 5, 0, True)
-    assert stats["assigned"] == 7
+    (own,), (other,) = stats.sets, stats.other_sets
+    assert (own.assigned, own.full) == (2, False)
+    assert (other.size, other.assigned, other.free, other.full) == (5, 5, 0, True)
+    assert stats.assigned == 7
     with pytest.raises(PoolExhausted):
         small.allocate("a5")
     small.release("a0")
-    (other,) = large.stats()["other_range_sets"]
-    assert (other["assigned"], other["cooling"], other["full"]) == (4, 1, False)
+    (other,) = large.stats().other_sets
+    assert (other.assigned, other.cooling, other.full) == (4, 1, False)
     clock.advance(turns.IN_TURN_NS / 1e9)
-    assert large.stats()["other_range_sets"] == []
+    assert large.stats().other_sets == ()
     assert_consistent(ipam.store)
 
 
@@ -134,10 +134,10 @@ def test_a_damaged_note(raw: bytes, ipam: Ipam) -> None:
     ipam.network("n", A).allocate("a")
     with ipam.store.write() as txn:
         tables.META.put(txn, earlier_ranges.key(1), raw)
-    assert ipam.network("n").stats()["other_range_sets"] == []
+    assert ipam.network("n").stats().other_sets == ()
     ipam.network("n", B).allocate("b")
     ipam.network("n", A).allocate("c")
-    assert len(ipam.network("n").stats()["other_range_sets"]) == 1
+    assert len(ipam.network("n").stats().other_sets) == 1
 
 
 def test_a_release_works_without_the_ranges(ipam: Ipam) -> None:
@@ -150,7 +150,7 @@ def test_a_release_works_without_the_ranges(ipam: Ipam) -> None:
     assert Network(ipam.store, "n", None)._release_raw("a", "eth0")
     with ipam.store.write() as txn:
         tables.NETWORKS.put(txn, b"n", keys.pack_network(1, network.pool.text))
-    assert network.stats()["cooling"] == 1
+    assert network.stats().cooling == 1
 
 
 def test_doctor_and_stats(ipam: Ipam) -> None:

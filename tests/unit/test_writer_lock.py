@@ -161,7 +161,7 @@ def test_a_stopped_holder_is_named(store: TemporaryStore) -> None:
         for _ in range(2):  # the second call asks the kernel anew
             with pytest.raises(fastipam.StoreBusy, match=rf"process {holder.pid} .*stopped"):
                 network.allocate("late")
-        assert network.stats()["assigned"] == 1  # a reader waits for nobody
+        assert network.stats().assigned == 1  # a reader waits for nobody
         holder.send_signal(signal.SIGCONT)
         holder.communicate("")
         network.allocate("late")
@@ -212,7 +212,7 @@ def test_a_helper_of_replaced_files(store: TemporaryStore) -> None:
         for path in copy.iterdir():
             path.replace(store.path / path.name)
         network.allocate("served")
-        assert network.stats()["assigned"] == 2
+        assert network.stats().assigned == 2
 
 
 def test_threads_that_open_a_held_store(store: TemporaryStore) -> None:
@@ -350,7 +350,7 @@ def test_a_store_does_not_wait_for_another(store: TemporaryStore, tmp_path: Path
         assert thread.is_alive()
         holder.communicate("")
         thread.join(SOON_S)
-        assert ipam.network("n").stats()["assigned"] == 2
+        assert ipam.network("n").stats().assigned == 2
 
 
 # Forks ---------------------------------------------------------------------------------------
@@ -465,7 +465,7 @@ def test_a_child_made_within_an_iteration(store: TemporaryStore) -> None:
         "next(leases)\n"
         "child = os.fork()\n"
         "if child: sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
-        "sys.exit(fastipam.open(sys.argv[1]).network('n').stats()['assigned'] != 2)\n"
+        "sys.exit(fastipam.open(sys.argv[1]).network('n').stats().assigned != 2)\n"
     )
     run(code, store.path)
 
@@ -490,7 +490,7 @@ def test_a_lock_file_that_was_removed(store: TemporaryStore, name: str) -> None:
         assert ipam.store.is_current()
         others.append(run(code, store.path, "other-2").strip())
         assert len({*map(str, given), *others}) == 4
-        assert network.stats()["assigned"] == 5
+        assert network.stats().assigned == 5
 
 
 def replace_files(store: TemporaryStore, *names: str) -> None:
@@ -583,7 +583,7 @@ def test_a_restored_store_under_a_program(store: TemporaryStore) -> None:
             "with fastipam.open(sys.argv[1], 'relaxed') as ipam: restore(ipam.store, sys.argv[2])\n"
         )
         run(code, store.path, moved / "b.mdb")
-        assert network.stats()["assigned"] == 1
+        assert network.stats().assigned == 1
         network.allocate("in the new file")
         assert fastipam.open(store.path).store is ipam.store
         fastipam.open(store.path).close()

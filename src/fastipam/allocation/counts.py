@@ -25,7 +25,6 @@ from fastipam.storage.records import policy as policy_record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from typing import Any
 
     from fastipam.addressing.ranges import Range, RangeSet
     from fastipam.storage.records.network_state import NetworkState
@@ -88,17 +87,10 @@ class SetCounts:
         """The addresses of a cluster's set that are in no block of this node, and not used here."""
         return 0 if self.blocks is None else self.range_set.size - self.counts["size"]
 
-    def document(self) -> dict[str, Any]:
-        """Return what ``stats`` says of the set."""
-        return {
-            "family": self.range_set.family,
-            "ranges": [_document(one) for one in self.range_set.ranges],
-            **self.counts,
-            "used_percent": self.used_percent,
-            "full": self.full,
-            "excluded": self.excluded,
-            **({} if self.blocks is None else {"blocks": self.blocks}),
-        }
+    @property
+    def ranges(self) -> list[dict[str, str | None]]:
+        """The ranges as ``stats`` shows them, which are those of a configuration."""
+        return [_document(one) for one in self.range_set.ranges]
 
 
 def used_percent(counts: dict[str, int]) -> float | None:
@@ -119,7 +111,7 @@ def fullest_percent(percents: Iterable[float | None]) -> float | None:
 
 
 def text_of(one: Mapping[str, str | None]) -> str:
-    """Return a range of :meth:`SetCounts.document` as a person reads it.
+    """Return a range of :attr:`SetCounts.ranges` as a person reads it.
 
     That is its subnet, or the first and the last address of the part that it uses.
     """

@@ -355,10 +355,7 @@ def stats(ipam: Ipam, only: str | None) -> Iterator[dict[str, Any]]:
     A network is as full as its fullest set.
     """
     for name in names(ipam, only):
-        found = ipam.network(name).stats()
-        sets = [*found["range_sets"], *found["other_range_sets"]]
-        used = counts.fullest_percent(one["used_percent"] for one in sets)
-        yield {"network": name, **found, "used_percent": used}
+        yield ipam.network(name).stats().to_dict()
 
 
 def stats_table(documents: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:

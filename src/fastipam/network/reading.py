@@ -27,9 +27,9 @@ if TYPE_CHECKING:
         IPv6Interface,
         IPv6Network,
     )
-    from typing import Any
 
     from fastipam.addressing.ranges import Pool, RangeSet
+    from fastipam.network.stats import NetworkStats
     from fastipam.storage.records.event import Event
     from fastipam.storage.records.reservation import Reservation
     from fastipam.storage.tables import Table
@@ -410,24 +410,16 @@ class Reading(Books):
         """
         return history.holder_at(self._history(parse_wanted(address)), wall_ns)
 
-    def stats(self) -> dict[str, Any]:
-        """Return ``size`` and its parts ``assigned``, ``cooling``, ``reserved`` and ``free``.
+    def stats(self) -> NetworkStats:
+        """Return how many addresses are in each state, of the network and of each range set.
 
-        ``size`` counts the addresses that the ranges can assign, and those in use that are outside
-        since the ranges changed; the four states always add up to it. For a cluster's pool it is
-        this node's share, its blocks and what is in use outside them. An address whose cool-down is
-        over counts as cooling until it is freed.
-
-        ``range_sets`` has a dict for each range set, in their order, with ``family``, ``ranges``,
-        the same counts of the set alone, ``used_percent`` (None when the size is 0) and ``full``
-        (the next assignment finds no address). The addresses outside the ranges are in no set.
-
-        ``other_range_sets`` has the same of the ranges with which this network was used before,
-        when it is used with several in turn: two configurations have its name. Usually it is empty.
-
-        O(1) for one range set; for several O(pages of the bitmap + cooling + reserved addresses).
+        An assignment takes an address of every range set: ``can_serve`` says whether the next one
+        succeeds, ``used_percent`` is that of the fullest set. O(1) for one range set; for several
+        O(pages of the bitmap + cooling + reserved addresses). Does not wait for a writer. Raises
+        StoreError.
         """
         from fastipam.allocation import counts, states
+        from fastipam.network import stats
 
         self._end_earlier_boots()
         with self._store.read() as txn:
@@ -442,11 +434,7 @@ class Reading(Books):
                 total = counts.of_network(txn, state, pool)
                 sets = counts.of_sets(txn, state, pool)
                 others = counts.of_others(txn, state, pool)
-            return {
-                **total,
-                "range_sets": [one.document() for one in sets],
-                "other_range_sets": [one.document() for one in others],
-            }
+            return stats.make(self.name, total, sets, others)
 
 
 def parse_wanted(address: Address, field: str = "address") -> tuple[int, int]:

@@ -61,7 +61,7 @@ def command(data_dir: str, network: str | None, grace: float, dry_run: bool, as_
         if ipam.store.boot_doubt:
             output.note(f"there may be leases of an earlier boot: {ipam.store.boot_doubt}")
         networks = [ipam.network(name) for name in names]
-        total = sum(each.stats()["assigned"] for each in networks)
+        total = sum(each.stats().assigned for each in networks)
         with progress.bar("leases") as advance:
             report = add_up(
                 chain.from_iterable(

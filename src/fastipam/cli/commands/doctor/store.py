@@ -132,7 +132,7 @@ def contents(ipam: Ipam, most: int = MOST_VERIFIED) -> Iterator[Diagnosis]:
     ipam.store.require_writable()
     path = ipam.path
     earlier = rows.earlier_boots(ipam)  # before a call releases some
-    stats = [ipam.network(name).stats() for name in ipam.networks()]
+    stats = [ipam.network(name).stats().to_dict() for name in ipam.networks()]
     used = sum(one["assigned"] + one["cooling"] + one["reserved"] for one in stats)
     if used > most:
         text = f"{path}: {used} addresses are used, too many to compare all of it here"
@@ -186,7 +186,7 @@ def pools(ipam: Ipam, files: Mapping[str, Path] | None = None) -> Iterator[Diagn
     """Diagnose how full each range set of each network is."""
     for name in ipam.networks():
         who = command(f"list --network {shlex.quote(name)}", ipam.path)
-        stats = ipam.network(name).stats()
+        stats = ipam.network(name).stats().to_dict()
         if stats["other_range_sets"]:
             shown = [
                 ",".join(counts.text_of(each) for one in sets for each in one["ranges"])
@@ -221,7 +221,7 @@ def namespaces(ipam: Ipam, most: int = MOST_VERIFIED) -> Iterator[Diagnosis]:
     """Diagnose leases whose network namespace is gone, or cannot be seen from here."""
     from fastipam.sweep import sweep
 
-    leases = sum(ipam.network(name).stats()["assigned"] for name in ipam.networks())
+    leases = sum(ipam.network(name).stats().assigned for name in ipam.networks())
     if leases > most:
         text = f"{leases} leases: too many to look at the namespace of each here"
         yield Diagnosis("namespaces", OK, text, command("sweep --dry-run", ipam.path))

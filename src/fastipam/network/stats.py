@@ -1,0 +1,173 @@
+"""How full a network is, as a value: its counts by state, and those of each of its range sets."""
+
+from __future__ import annotations
+
+from fastipam.allocation import counts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any, NoReturn
+
+
+class _Value:
+    """An object whose fields are set once; equal to one of its class with the same fields."""
+
+    __slots__: tuple[str, ...] = ()
+
+    def __init__(self, **fields: object) -> None:
+        for name in self.__slots__:
+            object.__setattr__(self, name, fields[name])
+
+    def __setattr__(self, name: str, _: object) -> NoReturn:
+        raise AttributeError(f"{type(self).__name__}.{name} cannot be set: it is what was counted")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"{type(self).__name__}.{name} cannot be deleted")
+
+    def _fields(self) -> dict[str, object]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _make, (type(self), self._fields())
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self._fields() == other._fields()
+
+    __hash__ = None  # type: ignore[assignment]  # no key of anything
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={value!r}" for name, value in self._fields().items())
+        return f"{type(self).__name__}({shown})"
+
+
+def _make(of: type[_Value], fields: dict[str, object]) -> _Value:
+    return of(**fields)
+
+
+class SetStats(_Value):
+    """The counts of one range set: one address of an assignment is from it; a value.
+
+    ``family`` is 4 or 6. ``ranges`` are its ranges, each a mapping with ``subnet``, ``rangeStart``,
+    ``rangeEnd`` and ``gateway`` as texts (None without a gateway), as :meth:`Ipam.network` takes
+    them. ``size`` is the number of addresses that the set can assign; ``assigned``, ``cooling``,
+    ``reserved`` and ``free`` add up to it. ``full`` says that the next assignment finds no address.
+    ``excluded`` is the number of addresses in the subnets that are never assigned. ``blocks`` is
+    the number of blocks that this node has of a cluster's set, None for any other set.
+    """
+
+    __slots__ = (
+        "assigned", "blocks", "cooling", "excluded", "family", "free", "full", "ranges",
+        "reserved", "size",
+    )  # fmt: skip
+
+    family: int
+    ranges: tuple[Mapping[str, str | None], ...]
+    size: int
+    assigned: int
+    cooling: int
+    reserved: int
+    free: int
+    full: bool
+    excluded: int
+    blocks: int | None
+
+    @property
+    def used_percent(self) -> float | None:
+        """How much of the set is not free, or None when its size is 0."""
+        return counts.used_percent({"size": self.size, "free": self.free})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the set as ``fastipam stats --json`` prints it."""
+        return {
+            "family": self.family,
+            "ranges": [dict(one) for one in self.ranges],
+            "size": self.size,
+            "assigned": self.assigned,
+            "cooling": self.cooling,
+            "reserved": self.reserved,
+            "free": self.free,
+            "used_percent": self.used_percent,
+            "full": self.full,
+            "excluded": self.excluded,
+            **({} if self.blocks is None else {"blocks": self.blocks}),
+        }
+
+
+class NetworkStats(_Value):
+    """The counts of a network as of one moment; a value.
+
+    ``size`` is the number of addresses that the ranges can assign, and those in use that are
+    outside since the ranges changed; ``assigned``, ``cooling``, ``reserved`` and ``free`` add up to
+    it. For a cluster's pool it is this node's share. An address whose cool-down is over counts as
+    cooling until it is freed. ``sets`` are the range sets in their order; the addresses outside the
+    ranges are in none. ``other_sets`` are those of the ranges with which the network was used
+    before, when it is used with several in turn: two configurations have its name. Usually there
+    are none.
+    """
+
+    __slots__ = (
+        "assigned", "cooling", "free", "network", "other_sets", "reserved", "sets", "size",
+    )  # fmt: skip
+
+    network: str
+    size: int
+    assigned: int
+    cooling: int
+    reserved: int
+    free: int
+    sets: tuple[SetStats, ...]
+    other_sets: tuple[SetStats, ...]
+
+    @property
+    def can_serve(self) -> bool:
+        """Whether the next assignment finds an address in every range set.
+
+        False for a network of which no range is known.
+        """
+        return bool(self.sets) and not any(one.full for one in self.sets)
+
+    @property
+    def used_percent(self) -> float | None:
+        """How full the network is: as full as its fullest range set. None when none has a size."""
+        return counts.fullest_percent(one.used_percent for one in (*self.sets, *self.other_sets))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``fastipam stats --json`` prints, for JSON."""
+        return {
+            "network": self.network,
+            "size": self.size,
+            "assigned": self.assigned,
+            "cooling": self.cooling,
+            "reserved": self.reserved,
+            "free": self.free,
+            "range_sets": [one.to_dict() for one in self.sets],
+            "other_range_sets": [one.to_dict() for one in self.other_sets],
+            "used_percent": self.used_percent,
+        }
+
+
+def make(
+    network: str,
+    total: dict[str, int],
+    sets: Iterable[counts.SetCounts],
+    others: Iterable[counts.SetCounts],
+) -> NetworkStats:
+    """Return the value of what was counted."""
+    return NetworkStats(network=network, sets=_sets(sets), other_sets=_sets(others), **total)
+
+
+def _sets(found: Iterable[counts.SetCounts]) -> tuple[SetStats, ...]:
+    return tuple(
+        SetStats(
+            family=one.range_set.family,
+            ranges=tuple(one.ranges),
+            full=one.full,
+            excluded=one.excluded,
+            blocks=one.blocks,
+            **one.counts,
+        )
+        for one in found
+    )
