@@ -35,7 +35,7 @@ class Effort:
     fills: int
     peer_seconds: float
     peers: tuple[str, ...]  # sizes and fills of the peers, in pytest's names: "/12-99.00"
-    million: tuple[str, ...]  # the durabilities of the stores with a million leases
+    million: tuple[stores.Durability, ...]  # the durabilities of the stores with a million leases
     text: str
 
 
@@ -117,10 +117,11 @@ def in_store(results: Results, effort: Effort, scratch: Path) -> None:
 
 
 def _beside(results: Results, effort: Effort, scratch: Path) -> None:
-    for durability, calls, bar in (
+    pairs: list[tuple[stores.Durability, int, bars.Bar]] = [
         ("relaxed", 200, bars.RELAXED_PAIR),
         ("durable", 10, bars.DURABLE_PAIR),
-    ):
+    ]
+    for durability, calls, bar in pairs:
         worst = 0.0
         for cooldown in (True, False):
             beside = stores.Beside(
@@ -146,11 +147,14 @@ def _opening(results: Results, effort: Effort, scratch: Path, million: Path) -> 
     results.judge(bars.OPEN, median(samples[subjects[0].name]) / _NS_PER_MS)
 
 
-def _flatness(results: Results, effort: Effort, scratch: Path, million: dict[str, Path]) -> None:
-    for durability, calls, bar in (
+def _flatness(
+    results: Results, effort: Effort, scratch: Path, million: dict[stores.Durability, Path]
+) -> None:
+    pairs: list[tuple[stores.Durability, int, bars.Bar]] = [
         ("relaxed", 200, bars.LEASES_FLATNESS_RELAXED),
         ("durable", 10, bars.LEASES_FLATNESS_DURABLE),
-    ):
+    ]
+    for durability, calls, bar in pairs:
         if durability not in million:
             continue
         paths = {

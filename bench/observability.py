@@ -198,9 +198,10 @@ def fill_both(path: Path, *, cooling: bool) -> None:
             some = owners(done, BATCH)
             net.allocate_many(some)
             if cooling:
-                with ipam.transaction():
+                with ipam.transaction() as txn:
+                    inside = net.within(txn)
                     for owner in some:
-                        net.release(*owner)
+                        inside.release(*owner)
 
 
 def both_families(directory: Path) -> None:

@@ -13,17 +13,20 @@ from contextlib import contextmanager
 from itertools import repeat
 from pathlib import Path
 from struct import Struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import lmdb
 
 import fastipam
 from bench.sampling import Subject
+from fastipam.ipam import open_with
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fastipam import Ipam, Network
+
+    Durability = Literal["durable", "relaxed"]
 
 NETWORK = "podnet"
 SUBNET = "10.32.0.0/12"
@@ -49,13 +52,13 @@ def owners(first: int, count: int) -> list[tuple[str, str]]:
     return [(f"{number:064x}", IFNAME) for number in range(first, first + count)]
 
 
-def fill(path: Path, durability: str, batch: int = BATCH) -> float:
+def fill(path: Path, durability: Durability, batch: int = BATCH) -> float:
     """Make a store in which every address of a /12 has a lease; return the seconds of the leases.
 
     A commit of 8192 owners frees thousands of pages at once, and LMDB carries the list of them
     through every commit after it. Leases that came in small commits leave no such list.
     """
-    with fastipam.open(path, durability=durability) as ipam:
+    with open_with(path, durability) as ipam:
         net = ipam.network(NETWORK, SUBNET, cooldown_s=0)
         start = time.perf_counter()
         for done in range(0, LEASES, batch):
@@ -63,7 +66,7 @@ def fill(path: Path, durability: str, batch: int = BATCH) -> float:
         return time.perf_counter() - start
 
 
-def fill_aside(path: Path, durability: str) -> None:
+def fill_aside(path: Path, durability: Durability) -> None:
     """Make the store of :func:`fill` with commits as small as an agent's, in memory.
 
     Sixteen thousand syncs take minutes on a busy disk, and none of this is timed.
@@ -83,9 +86,10 @@ def make_room(path: Path) -> None:
         net = ipam.network(NETWORK, SUBNET, cooldown_s=0)
         numbers = list(range(0, LEASES, LEASES // ROOM))
         for at in range(0, len(numbers), AGENT_BATCH):
-            with ipam.transaction():
+            with ipam.transaction() as txn:
+                inside = net.within(txn)
                 for number in numbers[at : at + AGENT_BATCH]:
-                    net.release(f"{number:064x}", IFNAME)
+                    inside.release(f"{number:064x}", IFNAME)
 
 
 def touch(path: Path) -> None:
@@ -221,9 +225,9 @@ class ByHand:
 class Beside:
     """fastipam and the py-lmdb side, each with its own store in ``path``."""
 
-    def __init__(self, path: Path, durability: str, *, cooldown: bool) -> None:
+    def __init__(self, path: Path, durability: Durability, *, cooldown: bool) -> None:
         path.mkdir(parents=True)
-        self._ipam: Ipam = fastipam.open(path / "fastipam", durability=durability)
+        self._ipam: Ipam = open_with(path / "fastipam", durability)
         cooldown_s = 30 if cooldown else 0
         self._net = self._ipam.network(NETWORK, SUBNET, cooldown_s=cooldown_s)
         (path / "by-hand").mkdir()
@@ -244,7 +248,7 @@ class Beside:
 
 
 @contextmanager
-def opened(path: Path, durability: str) -> Iterator[Network]:
+def opened(path: Path, durability: Durability) -> Iterator[Network]:
     """Open the network of a store, without a cool-down, for a ``with`` block."""
-    with fastipam.open(path, durability=durability) as ipam:
+    with open_with(path, durability) as ipam:
         yield ipam.network(NETWORK, SUBNET, cooldown_s=0)

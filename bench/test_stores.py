@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize("cooldown", [True, False], ids=["cool-down", "no cool-down"])
 @pytest.mark.parametrize("durability", ["relaxed", "durable"])
 def test_pair(
-    benchmark: BenchmarkFixture, tmp_path: Path, durability: str, cooldown: bool, side: int
+    benchmark: BenchmarkFixture,
+    tmp_path: Path,
+    durability: stores.Durability,
+    cooldown: bool,
+    side: int,
 ) -> None:
     """Assign an address and release it: two transactions."""
     beside = stores.Beside(tmp_path / "stores", durability, cooldown=cooldown)

@@ -31,7 +31,8 @@ def _memory() -> list[Subject]:
 
 def _store(scratch: Path) -> Samples:
     samples: Samples = {}
-    for durability, calls in (("relaxed", 200), ("durable", 10)):
+    calls_of: dict[stores.Durability, int] = {"relaxed": 200, "durable": 10}
+    for durability, calls in calls_of.items():
         beside = stores.Beside(scratch / durability, durability, cooldown=True)
         try:
             mine = beside.subjects(calls)[:1]

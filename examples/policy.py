@@ -6,7 +6,8 @@ and all other writers would wait for it. These are enough:
 
 - ``allocate(addresses=[…])`` takes a named address, or raises AddressInUse and changes nothing;
 - ``lookup`` returns who has an address;
-- ``Ipam.transaction()`` makes several calls one commit, so that no other writer is between them;
+- ``with ipam.transaction() as txn:`` makes the calls on ``txn``'s networks one commit, so that no
+  other writer is between them;
 - :class:`fastipam.Bitmap` finds the next free index of an interval, for a program's own records.
 
 There are two policies here. :func:`by_name` assigns a pod the address that its name hashes to, so
@@ -37,10 +38,11 @@ def preferences(pod: str, subnet: ipaddress.IPv4Network) -> list[str]:
 
 
 def by_name(
-    ipam: fastipam.Ipam, network: fastipam.Network, subnet: ipaddress.IPv4Network, pod: str
+    ipam: fastipam.Ipam, name: str, subnet: ipaddress.IPv4Network, pod: str
 ) -> fastipam.Lease:
     """Assign the first free address that the pod's name prefers, else the next one; one commit."""
-    with ipam.transaction():
+    with ipam.transaction() as txn:
+        network = txn.network(name, str(subnet), cooldown_s=0)
         for wanted in preferences(pod, subnet):
             try:
                 return network.allocate(pod, addresses=[wanted])
@@ -100,10 +102,9 @@ def main() -> int:
     options = parser.parse_args()
     subnet = ipaddress.IPv4Network("10.40.0.0/16")
     with fastipam.open(options.data_dir) as ipam:
-        network = ipam.network("by-name", str(subnet), cooldown_s=0)
-        first = by_name(ipam, network, subnet, "web-0")
-        network.release("web-0")
-        again = by_name(ipam, network, subnet, "web-0")
+        first = by_name(ipam, "by-name", subnet, "web-0")
+        ipam.network("by-name").release("web-0")
+        again = by_name(ipam, "by-name", subnet, "web-0")
         print(f"web-0: {first.cidr}, and after a restart {again.cidr}")
 
         subnet = ipaddress.IPv4Network("10.41.0.0/24")

@@ -21,7 +21,7 @@ cdef extern from "writer_lock.h" nogil:
         pass
     fastipam_lock* fastipam_lock_open(const char* path)
     int fastipam_lock_try(fastipam_lock* lock)
-    void fastipam_lock_enter(fastipam_lock* lock, fastipam_waiter* waiter)
+    int fastipam_lock_enter(fastipam_lock* lock, fastipam_waiter* waiter)
     int fastipam_lock_wait(fastipam_lock* lock, fastipam_waiter* waiter, int64_t deadline_ns)
     void fastipam_lock_leave(fastipam_lock* lock, fastipam_waiter* waiter)
     void fastipam_lock_release(fastipam_lock* lock)
@@ -30,8 +30,12 @@ cdef extern from "writer_lock.h" nogil:
     void fastipam_lock_close(fastipam_lock* lock)
     void fastipam_lock_free(fastipam_lock* lock)
     int fastipam_identify(const char* path, uint64_t* device, uint64_t* inode)
+    void fastipam_close_on_exec(uint64_t device, uint64_t inode)
     int64_t fastipam_monotonic_ns()
+    int fastipam_thread_id()
+    int fastipam_thread_lives(int id)
 
+cdef int _NEW = 0, _OPEN = 1, _LEFT = 2, _OVER = 3
 cdef int PANIC = -30795  # LMDB's MDB_PANIC: a write failed, and the environment serves nobody
 cdef int COMMITS_PER_READER_CHECK = 256  # a check costs a microsecond for each process that reads
 
@@ -80,7 +84,9 @@ cdef class WriterLock:
         if error != EAGAIN:
             raise OSError(error, os.strerror(error), self.path)
         deadline_ns = fastipam_monotonic_ns() + self._patience_ns
-        fastipam_lock_enter(self._lock, &waiter)
+        error = fastipam_lock_enter(self._lock, &waiter)
+        if error:
+            raise OSError(error, os.strerror(error), self.path)
         while True:
             with nogil:
                 error = fastipam_lock_wait(self._lock, &waiter, deadline_ns)
@@ -146,6 +152,7 @@ cdef class OpenFiles:
                 raise OSError(errno, os.strerror(errno), os.fsdecode(path))
         # The data file may have been replaced after the lock was opened.
         self.stale = not fastipam_lock_is_of(lock._lock, self._devices[0], self._inodes[0])
+        fastipam_close_on_exec(self._devices[0], self._inodes[0])
 
     def __init__(self, env, databases, lock, data_path, lock_path):
         pass
@@ -209,19 +216,33 @@ cdef class OpenFiles:
 cdef class WriteBlock:
     """The frame of a write transaction: begin and end, with the writer's lock around them.
 
-    A subclass has ``store`` (with ``files``, ``local``, ``open_files()``, ``fault()``), ``txn``,
-    ``get``, ``put``, ``delete``, ``databases`` and ``parent``; ``flush()``, which writes what is in
-    memory; ``take_over()``, which a nested transaction calls of its parent; and ``promises`` with
-    ``settle()``, for what has to be looked at after the commit.
+    A subclass has ``store`` (with ``files``, ``local``, ``nests``, ``open_files()``, ``fault()``),
+    ``txn``, ``get``, ``put``, ``delete``, ``databases`` and ``parent``; ``flush()``, which writes
+    what is in memory; ``take_over()``, which a nested transaction calls of its parent; and
+    ``promises`` with ``settle()``, for what has to be looked at after the commit.
+
+    A transaction belongs to the thread that began it, and to one block. It is nested only in a
+    store that ``nests``: the view that a transaction gives to its own calls; and in one that is
+    ``joined`` by whatever its thread does, as a batch of requests is. Any other call of the thread
+    would wait for its own end, and is refused.
     """
 
     cdef OpenFiles _files
     cdef bint _locked
+    cdef int _state  # _NEW, _OPEN, _OVER; _LEFT: left in another thread than its own
+    cdef int _thread
 
     def __enter__(self):
         cdef object me = self, store = me.store, thread = store.local, txn
         cdef object parent = getattr(thread, "transaction", None)
         cdef OpenFiles files
+        if self._state != _NEW:
+            raise store.transaction_is_over()
+        if parent is not None and not (store.nests or parent.joined):
+            if (<WriteBlock>parent)._state != _LEFT:
+                raise store.transaction_is_open()
+            (<WriteBlock>parent)._roll_back()
+            parent = None
         if parent is not None:
             files = (<WriteBlock>parent)._files
             if fastipam_lock_is_forked(files.lock._lock):
@@ -242,6 +263,7 @@ cdef class WriteBlock:
             me.databases = files.databases
             me.parent = parent
             thread.transaction = self
+            self._state = _OPEN
         except BaseException:
             txn.abort()
             self._leave()
@@ -267,6 +289,7 @@ cdef class WriteBlock:
                 raise
             self._files = files
             self._locked = True
+            self._thread = fastipam_thread_id()
             if files.leads_here():
                 try:
                     return files, files.env.begin(None, None, True)
@@ -279,6 +302,15 @@ cdef class WriteBlock:
             files.stale = True
         raise store.replaced()
 
+    cdef int _roll_back(self) except -1:
+        """End a transaction that was left in another thread."""
+        cdef object me = self
+        me.store.local.transaction = None
+        self._state = _OVER
+        me.txn.abort()
+        self._leave()
+        return 0
+
     cdef void _leave(self):
         if self._locked:
             self._locked = False
@@ -288,9 +320,19 @@ cdef class WriteBlock:
     def __exit__(self, kind, error, trace):
         cdef object me = self, store = me.store, txn = me.txn, fault
         cdef OpenFiles files = self._files
-        store.local.transaction = me.parent
+        if self._state != _OPEN:
+            raise store.transaction_is_over()
         if fastipam_lock_is_forked(files.lock._lock):
+            self._state = _OVER
+            store.local.transaction = me.parent
             store.open_files()  # raises: the transaction and the lock are the parent's
+        if self._locked and self._thread != fastipam_thread_id():
+            self._state = _LEFT  # LMDB can end it only in the thread that began it
+            if not fastipam_thread_lives(self._thread):
+                self._roll_back()
+            raise store.transaction_is_over()
+        store.local.transaction = me.parent
+        self._state = _OVER
         try:
             if kind is None:
                 me.flush()
@@ -329,13 +371,13 @@ cdef class WriteBlock:
 
     def __dealloc__(self):
         # Of an object that was never left, as an interpreter at its end does.
-        if self._locked:
-            self._files.lock.give()
+        self._leave()
 
 
 cdef class ReadBlock:
     """The frame of a read transaction, whose subclass has ``store``, ``txn``, ``get`` and
-    ``databases``. Inside a write transaction it shows that one.
+    ``databases``. In the view that a write transaction gives to its calls it shows that one, and in
+    a store the last commit.
     """
 
     cdef OpenFiles _files
@@ -344,7 +386,7 @@ cdef class ReadBlock:
         cdef object me = self, store = me.store, txn
         cdef object writing = getattr(store.local, "transaction", None)
         cdef OpenFiles files
-        if writing is not None:
+        if writing is not None and (store.nests or writing.joined):
             files = (<WriteBlock>writing)._files
             if fastipam_lock_is_forked(files.lock._lock):
                 store.open_files()  # raises

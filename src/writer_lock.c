@@ -25,6 +25,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -72,6 +73,7 @@ struct fastipam_lock {
     pthread_mutex_t mutex; /* held for a few instructions, never while a thread waits */
     file *file;            /* NULL after a helper has kept it */
     int held;
+    pthread_t holder; /* while it is held */
     fastipam_waiter *first, *last;
     request *request; /* what the first waiter has asked */
     unsigned fork;    /* the forks before the lock was opened */
@@ -194,11 +196,29 @@ int fastipam_identify(const char *path, uint64_t *device, uint64_t *inode) {
     return identify(AT_FDCWD, path, 0, device, inode);
 }
 
+void fastipam_close_on_exec(uint64_t device, uint64_t inode) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit)) return;
+    for (int one = 0; (rlim_t)one < limit.rlim_cur; one++) {
+        uint64_t found[2];
+        int flags = fcntl(one, F_GETFD);
+        if (flags < 0 || flags & FD_CLOEXEC) continue;
+        if (identify(one, "", AT_EMPTY_PATH, &found[0], &found[1])) continue;
+        if (found[0] != device || found[1] != inode) continue;
+        fcntl(one, F_SETFD, flags | FD_CLOEXEC);
+        return;
+    }
+}
+
 int64_t fastipam_monotonic_ns(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
+
+int fastipam_thread_id(void) { return (int)syscall(SYS_gettid); }
+
+int fastipam_thread_lives(int id) { return !syscall(SYS_tgkill, getpid(), id, 0); }
 
 fastipam_lock *fastipam_lock_open(const char *path) {
     pthread_once(&once, watch_forks);
@@ -218,11 +238,16 @@ fastipam_lock *fastipam_lock_open(const char *path) {
     return lock;
 }
 
+static void note_holder(fastipam_lock *lock) {
+    lock->held = 1;
+    lock->holder = pthread_self();
+}
+
 /* With the mutex: lock without waiting, for a thread before which no other waits. */
 static int try_now(fastipam_lock *lock) {
     if (!lock->file && !(lock->file = open_file(lock->path))) return errno;
     int error = set_lock(lock->file->descriptor, F_OFD_SETLK, F_WRLCK);
-    if (!error) lock->held = 1;
+    if (!error) note_holder(lock);
     return error == EACCES ? EAGAIN : error;
 }
 
@@ -233,14 +258,21 @@ int fastipam_lock_try(fastipam_lock *lock) {
     return error;
 }
 
-void fastipam_lock_enter(fastipam_lock *lock, fastipam_waiter *waiter) {
+int fastipam_lock_enter(fastipam_lock *lock, fastipam_waiter *waiter) {
     pthread_mutex_lock(&lock->mutex);
-    waiter->next = NULL;
-    waiter->first = !lock->first && !lock->held;
-    if (lock->first) lock->last->next = waiter;
-    else lock->first = waiter;
-    lock->last = waiter;
+    waiter->thread = pthread_self();
+    int is_here = lock->held && pthread_equal(lock->holder, waiter->thread);
+    for (fastipam_waiter *one = lock->first; one && !is_here; one = one->next)
+        is_here = pthread_equal(one->thread, waiter->thread);
+    if (!is_here) {
+        waiter->next = NULL;
+        waiter->first = !lock->first && !lock->held;
+        if (lock->first) lock->last->next = waiter;
+        else lock->first = waiter;
+        lock->last = waiter;
+    }
     pthread_mutex_unlock(&lock->mutex);
+    return is_here ? EDEADLK : 0;
 }
 
 /* With the mutex: the first of those who wait may ask the kernel. */
@@ -267,7 +299,7 @@ static int take_answer(fastipam_lock *lock) {
     int error = one->error;
     lock->request = NULL;
     drop(one);
-    if (!error) lock->held = 1;
+    if (!error) note_holder(lock);
     return error;
 }
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import fastipam
-from fastipam.ipam import Ipam
+from fastipam.ipam import Ipam, open_with
 from fastipam.storage.store import Store
 from fastipam.testing import Clock
 from fastipam.verify import verify
@@ -81,7 +81,7 @@ def data_dir(tmp_path: Path) -> Path:
 @pytest.fixture
 def ipam(data_dir: Path, clock: Clock) -> Iterator[Ipam]:
     """An open store on the test's clock, consistent when the test ends."""
-    with fastipam.open(data_dir, "relaxed", clock=clock) as opened:
+    with open_with(data_dir, "relaxed", clock=clock) as opened:
         yield opened
         assert_consistent(opened.store)
 

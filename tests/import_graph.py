@@ -23,7 +23,7 @@ storage.records storage
 owners lease
 allocation
 verify files repair backup picture
-host_local network ipam sweep testing
+host_local network transactions tasks ipam sweep testing
 cluster cluster.engines cluster.node cluster.keeper cluster.admin
 cni
 __init__

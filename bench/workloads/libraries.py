@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from importlib import import_module
 from ipaddress import IPv4Address, IPv4Network
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import fastipam
 from bench.stores import IFNAME, NETWORK
 from bench.workloads.contenders import Library, fill_network
+from fastipam.ipam import open_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,11 +28,11 @@ _FIRST = 0x0A200000
 _RESERVED = (0, 1, _SIZE - 1)  # network, gateway and broadcast address
 
 
-def store(durability: str) -> Make:
+def store(durability: Literal["durable", "relaxed"]) -> Make:
     """Use fastipam's library on its own store."""
 
     def make(name: str, workload: Workload, scratch: Path) -> Library:
-        ipam = fastipam.open(scratch / "store", durability=durability)
+        ipam = open_with(scratch / "store", durability)
         network = ipam.network(NETWORK, [[{"subnet": pool}] for pool in workload.pools])
         return Library(
             name,

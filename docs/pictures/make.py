@@ -22,6 +22,7 @@ from tests.page.chromium import Browser, find_chromium  # noqa: E402
 
 import fastipam  # noqa: E402
 from fastipam.agent.web.server import is_healthy  # noqa: E402
+from fastipam.ipam import open_with  # noqa: E402
 
 HERE = Path(__file__).parent
 FASTIPAM = Path(sys.executable).with_name("fastipam")
@@ -46,11 +47,12 @@ class Pods:
     def start(self, net: fastipam.Network, count: int, space: str) -> None:
         """A deployment."""
         for at in range(0, count, 256):
-            with self._ipam.transaction():
+            with self._ipam.transaction() as txn:
+                inside = net.within(txn)
                 for _ in range(min(256, count - at)):
                     number = self._next
                     self._next += 1
-                    net.allocate(
+                    inside.allocate(
                         f"{number * 2654435761 % (1 << 64):016x}", "eth0",
                         pod=(space, f"{space}-{number:x}"),
                     )  # fmt: skip
@@ -62,9 +64,10 @@ class Pods:
         gone = self._live[begin : begin + count]
         del self._live[begin : begin + count]
         for at in range(0, len(gone), 256):
-            with self._ipam.transaction():
+            with self._ipam.transaction() as txn:
+                inside = net.within(txn)
                 for number in gone[at : at + 256]:
-                    net.release(f"{number * 2654435761 % (1 << 64):016x}", "eth0")
+                    inside.release(f"{number * 2654435761 % (1 << 64):016x}", "eth0")
 
     def weeks(self, net: fastipam.Network, rounds: int, size: int) -> None:
         """Deployments that come and go over 40 days."""
@@ -79,7 +82,7 @@ def fill(path: Path) -> None:
     """Three networks: a /12, a /24 with a range of its own, and a dual-stack one."""
     now = time.time_ns()
     clock = [now - 40 * DAY_NS]
-    with fastipam.open(path, "relaxed", clock=lambda: clock[0]) as ipam:
+    with open_with(path, "relaxed", clock=lambda: clock[0]) as ipam:
         podnet = ipam.network(
             "podnet", "10.32.0.0/12", exclude=["10.40.0.0/18", "10.47.255.0/24"],
             cooldown_s=2 * 86400, history=5000,

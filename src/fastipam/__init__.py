@@ -13,6 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from fastipam import cni as cni
     from fastipam._bitmap import Bitmap as Bitmap
+    from fastipam.addressing.parsing import DEFAULT_RANGE as DEFAULT_RANGE
     from fastipam.ipam import Ipam as Ipam
     from fastipam.ipam import open as open  # noqa: A004  # the contract's name
     from fastipam.lease import Lease as Lease
@@ -22,17 +23,19 @@ if TYPE_CHECKING:
     from fastipam.network.stats import SetStats as SetStats
     from fastipam.owners import Owner as Owner
     from fastipam.owners import Pod as Pod
+    from fastipam.transactions import Transaction as Transaction
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Bitmap", "Ipam", "Lease", "Netns", "Network", "NetworkStats", "Owner", "Pod", "SetStats",
-    "__version__", "cni", "open",
+    "DEFAULT_RANGE", "Bitmap", "Ipam", "Lease", "Netns", "Network", "NetworkStats", "Owner", "Pod",
+    "SetStats", "Transaction", "__version__", "cni", "open",
 ]  # fmt: skip
 __all__ += errors.__all__
 
 _HOME = {
     "Bitmap": "_bitmap",
+    "DEFAULT_RANGE": "addressing.parsing",
     "Ipam": "ipam",
     "Lease": "lease",
     "Netns": "namespaces",
@@ -41,6 +44,7 @@ _HOME = {
     "Owner": "owners",
     "Pod": "owners",
     "SetStats": "network.stats",
+    "Transaction": "transactions",
     "open": "ipam",
 }
 

@@ -39,7 +39,8 @@ __all__ = [
     "AddressInUse", "AddressNotInRange", "ClusterError", "CniError", "ConfigError",
     "DecodingError", "DuplicateAllocation", "FastipamError", "LeaseMissing", "PoolExhausted",
     "StoreBusy", "StoreClosed", "StoreCorrupt", "StoreError", "StoreForked", "StoreFull",
-    "StoreUnavailable", "StoreVersion", "TryLater",
+    "StoreUnavailable", "StoreVersion", "TransactionOpen", "TransactionOver", "TryLater",
+    "UnknownNetwork",
 ]  # fmt: skip
 
 
@@ -93,6 +94,10 @@ class ConfigError(FastipamError, ValueError):
         super().__init__(message, hint=hint)
         self.field = field
         self.value = value
+
+
+class UnknownNetwork(ConfigError):
+    """The store has no network of this name, and no ranges were given for a new one."""
 
 
 class DecodingError(ConfigError):
@@ -255,6 +260,14 @@ class StoreClosed(StoreError):
 
 class StoreForked(StoreError):
     """The store was opened before a fork; the child process has to open it again."""
+
+
+class TransactionOpen(StoreError):
+    """This thread has a transaction open, for whose end the call would wait."""
+
+
+class TransactionOver(StoreError):
+    """The transaction has ended, or belongs to another thread."""
 
 
 CHECK_HINT = "run `fastipam check`"

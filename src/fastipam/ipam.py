@@ -2,38 +2,47 @@
 
 from __future__ import annotations
 
+import os
+from weakref import ref
+
 # Calls import some of these late, for the plugin's sake. A program may have threads, and a signal
 # handler that raises in the middle of an import leaves half a module to a thread that waits for it.
-from fastipam.addressing.parsing import DEFAULT_SUBNET, exclude_from, parse_ranges
 from fastipam.allocation import bulk, counts, refusals, reservations, turns  # noqa: F401
-from fastipam.configuration.policy import DEFAULT_DATA_DIR, Policy
+from fastipam.configuration.policy import DEFAULT_DATA_DIR
+from fastipam.errors import ConfigError, StoreClosed
 from fastipam.network import Network
 from fastipam.network import arguments as arguments  # noqa: PLC0414
 from fastipam.network import gc as gc  # noqa: PLC0414
 from fastipam.network import stats as stats  # noqa: PLC0414
-from fastipam.storage import open_stores, tables
+from fastipam.storage import open_stores
 from fastipam.storage.records import earlier_ranges  # noqa: F401
+from fastipam.transactions import Networks, Transaction
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterable, Sequence
-    from contextlib import AbstractContextManager
-    from typing import Any, Self
+    from collections.abc import Callable
+    from typing import Any, Literal, Self, TypeVar
 
+    from fastipam.addressing.ranges import Pool
+    from fastipam.configuration.policy import Policy
     from fastipam.storage.store import Store
-    from fastipam.storage.transaction import Transaction
+
+    Result = TypeVar("Result")
 
 
-class Ipam:
+class Ipam(Networks):
     """An open store and its networks. As a context manager it closes the store at the end.
 
     Several threads may use it at once, and any number of processes the same directory. A child
-    process after ``fork`` may not use it: every call raises StoreForked.
+    process after ``fork`` may not use it: every call raises StoreForked. After :meth:`close` every
+    call raises StoreClosed, also one on a network that it has returned.
     """
 
     def __init__(self, store: Store) -> None:
-        self.store = store
+        self._store = store
+        self._is_closed = False
+        self._named: dict[str, tuple[Pool, Policy]] = {}
+        self._networks: dict[ref[Network], None] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -42,106 +51,127 @@ class Ipam:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Ipam {self.path} {self.durability}>"
+        return f"<Ipam {self.path} {'closed' if self.is_closed else self.durability}>"
+
+    @property
+    def store(self) -> Store:
+        """The store."""
+        return self._place()
 
     @property
     def path(self) -> str:
         """The absolute path of the data directory."""
-        return self.store.path
+        return self._store.path
 
     @property
-    def durability(self) -> str:
+    def durability(self) -> Literal["durable", "relaxed"]:
         """The store's durability, "durable" or "relaxed"."""
-        return self.store.durability
+        return "relaxed" if self._store.durability == "relaxed" else "durable"
 
-    def network(
-        self,
-        name: str,
-        ranges: str | Sequence[object] | None = None,
-        *,
-        exclude: Iterable[str] = (),
-        cooldown_s: float | None = None,
-        cooldown_policy: str | None = None,
-        sticky_s: int | None = None,
-        history: int | None = None,
-        history_age_s: float | None = None,
-    ) -> Network:
-        """Return the network of this name. Reads the store only when ``ranges`` is None.
+    @property
+    def named(self) -> dict[str, tuple[Pool, Policy]]:
+        """Ranges and policy of the networks that were named with their ranges."""
+        return self._named
 
-        ``ranges`` is one CIDR, or a sequence of range sets: a set is a CIDR, a mapping with
-        ``subnet`` and optionally ``rangeStart``, ``rangeEnd``, ``gateway``, or a sequence of those.
-        Each set serves one address of an allocation; two sets of different families are dual stack.
-        None stands for the ranges in the store (with ``exclude``, if given, in place of their
-        exclusions), or for 10.32.0.0/12 if the store has none. ``exclude`` lists CIDRs, addresses
-        and ranges (``"a-b"``) that are never assigned.
+    @property
+    def is_closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._is_closed
 
-        ``cooldown_s`` is the time between the release of an address and its next assignment (30).
-        When only cooling addresses are left, ``cooldown_policy`` decides: "prefer" assigns the one
-        that has cooled longest, "strict" raises PoolExhausted with the seconds left. ``sticky_s``
-        is the time for which a released address stays reserved for its pod. ``history`` is the
-        number of events to keep (100,000; with 0 none is written), ``history_age_s`` the time to
-        keep them (a week). Without these and without ranges, the policy of the last assignment
-        applies. Raises ConfigError with the field and the value.
-        """
-        asked: dict[str, Any] = {
-            "cooldown_s": cooldown_s,
-            "cooldown_policy": cooldown_policy,
-            "sticky_s": sticky_s,
-            "history": history,
-            "history_age_s": history_age_s,
-        }
-        given = {key: value for key, value in asked.items() if value is not None}
-        policy = Policy(**given)
-        exclude = tuple(exclude)
-        if ranges is None:
-            known = Network(self.store, name, None, policy=policy)
-            if not given:
-                known.policy = policy = known._remembered_policy()
-            stored = known._current_pool()
-            if stored is not None:
-                if not exclude:
-                    return known
-                pool = exclude_from(stored, exclude)
-                return Network(self.store, name, pool, policy=policy)
-            ranges = DEFAULT_SUBNET
-        return Network(self.store, name, parse_ranges(ranges, exclude), policy=policy)
+    def _place(self) -> Store:
+        if self.is_closed:
+            raise StoreClosed(f"the store {self.path} was closed", path=self.path)
+        return self._store
 
-    def networks(self) -> list[str]:
-        """Return the names of all networks in the store, sorted. O(networks)."""
-        with self.store.read() as txn:
-            found = tables.NETWORKS.scan_keys(txn)
-            return [key.decode("utf-8", "surrogateescape") for key in found]
+    def _returns(self, network: Network) -> Network:
+        # The callback runs at any time, and so only does what cannot be interrupted.
+        self._networks[ref(network, self._forget)] = None
+        if self.is_closed:
+            network.detach()
+        return network
 
-    def transaction(self) -> AbstractContextManager[Transaction]:
-        """Group the calls that this thread makes inside the ``with`` block into one commit.
+    def _forget(self, gone: ref[Network]) -> None:
+        self._networks.pop(gone, None)
+
+    def transaction(self) -> Transaction:
+        """Begin a block in which changes become one commit: ``with ipam.transaction() as txn:``.
+
+        What goes through the handle is in the block, and nothing else is: a call on the networks
+        that ``txn.network(…)`` returns. A change by other means in the same thread raises
+        TransactionOpen at once, because it would wait for itself; so does a second block. Reading
+        by other means shows the last commit.
 
         A call that raises changes nothing, and the calls before it stay in the commit. When an
-        exception leaves the block, all calls are rolled back. Other writers wait until the block
-        ends, so keep it short.
+        exception leaves the block, all calls are rolled back. Other threads and processes that
+        write wait until the block ends, so keep it short, and let no coroutine wait in it: see
+        :meth:`run`.
         """
-        return self.store.write()
+        store = self.store
+        return store.admit(Transaction(self, store))
+
+    async def run(self, function: Callable[[Transaction], Result]) -> Result:
+        """Call ``function(txn)`` in a worker thread, as one transaction; return what it returns.
+
+        The event loop goes on meanwhile. When the function raises, nothing has changed. When the
+        task is cancelled, the transaction is rolled back if it is not committed yet, and the call
+        returns when that is decided, which takes as long as a wait for the lock at most.
+
+        Raises what :meth:`transaction` and the function raise, and ConfigError for a coroutine
+        function.
+        """
+        from fastipam.tasks import run
+
+        return await run(self.transaction, function)
 
     def close(self) -> None:
-        """Close the store. A second call does nothing."""
-        store = self.store
-        if not getattr(self, "_closed", False):
-            self._closed = True
-            open_stores.close_store(store)
+        """Close the store. A second call does nothing. A block that is open is rolled back."""
+        if self.is_closed:
+            return
+        self._is_closed = True
+        for each in self._networks.copy():
+            network = each()
+            if network is not None:
+                network.detach()
+        open_stores.close_store(self._store)
 
 
 def open(  # noqa: A001  # the contract's name: fastipam.open
     path: str | os.PathLike[str] = DEFAULT_DATA_DIR,
-    durability: str | None = None,
+    durability: Literal["durable", "relaxed"] | None = None,
     *,
     create: bool = True,
-    **options: Any,
+    patience_s: float | None = None,
 ) -> Ipam:
     """Open the store in the directory ``path``; create the store if it does not exist (mode 0700).
 
     ``durability`` is "durable" (a change is on disk when its call returns) or "relaxed" (a killed
     process loses nothing, a power cut may lose the last changes or the file). None stands for what
     the store was created with, and "durable" for a new store. With ``create=False`` a missing store
-    raises FileNotFoundError. The cost does not depend on the content of the store. Raises
+    raises FileNotFoundError. A call that finds another writer waits for ``patience_s`` seconds (8)
+    and then raises StoreBusy. The cost does not depend on the content of the store. Raises
     StoreError, ConfigError.
     """
-    return Ipam(open_stores.open_store(path, durability, create=create, **options))
+    given: object = path
+    if not isinstance(given, (str, os.PathLike)) or not os.fspath(given):
+        raise ConfigError(
+            f"path is {path!r}, and not the path of a directory",
+            field="path",
+            value=path,
+            hint=f"the plugin uses {DEFAULT_DATA_DIR}",
+        )
+    if patience_s is None:
+        return open_with(path, durability, create=create)
+    return open_with(path, durability, create=create, patience_s=_seconds("patience_s", patience_s))
+
+
+def open_with(path: str | os.PathLike[str], durability: str | None = None, **options: Any) -> Ipam:
+    """Open a store with the options of :class:`Store`, for fastipam's own programs and tests."""
+    return Ipam(open_stores.open_store(path, durability, **options))
+
+
+def _seconds(field: str, given: object) -> float:
+    if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 <= given < 1e9:
+        raise ConfigError(
+            f"{field} is {given!r}, and not a number of seconds", field=field, value=given
+        )
+    return float(given)

@@ -15,6 +15,7 @@ from fastipam import sweep
 from fastipam._bitmap import WriterLock
 from fastipam.agent import housekeeping
 from fastipam.agent.housekeeping import Housekeeping
+from fastipam.ipam import open_with
 from fastipam.namespaces import Netns, mount_namespace
 from fastipam.network import Network
 from fastipam.storage import open_stores, tables
@@ -80,7 +81,7 @@ def test_round_by_round(net: Network, data_dir: Path, tmp_path: Path, clock: Sec
 
 def test_reboot(data_dir: Path, clock: Seconds) -> None:
     """The leases of an earlier boot are given back before anybody asks."""
-    with fastipam.open(data_dir, "relaxed", boot_id=lambda: "before") as ipam:
+    with open_with(data_dir, "relaxed", boot_id=lambda: "before") as ipam:
         ipam.network("n", POOL).allocate_many([(f"c{at}", "eth0") for at in range(3000)])
     chores = Housekeeping(str(data_dir), clock=clock)
     try:
@@ -95,7 +96,7 @@ def test_reboot(data_dir: Path, clock: Seconds) -> None:
 def test_cooled_down(data_dir: Path, clock: Seconds) -> None:
     """On a node without requests, too, an address is free when its cool-down is over."""
     wall = Clock()
-    with fastipam.open(data_dir, "relaxed", clock=wall) as ipam:
+    with open_with(data_dir, "relaxed", clock=wall) as ipam:
         net = ipam.network("n", POOL, cooldown_s=30)
         for lease in net.allocate_many([(f"c{at}", "eth0") for at in range(600)]):
             net.release(lease.container_id)
@@ -173,9 +174,9 @@ def test_thousands_of_networks(
 ) -> None:
     """A slice looks at two networks at most, however many there are: a request waits for one."""
     with fastipam.open(data_dir, "relaxed") as ipam:
-        with ipam.transaction():
+        with ipam.transaction() as txn:
             for number in range(2000):
-                ipam.network(f"n{number}", "10.0.0.0/24").allocate("c1")
+                txn.network(f"n{number}", "10.0.0.0/24").allocate("c1")
         begun = []
         whole = sweep.give_back
 

@@ -204,7 +204,7 @@ def test_events(shown: Agent, free_port: int, store: Path) -> None:
     """The last events, newest first."""
     events = json.loads(_get(free_port, f"/api/events?{_query(store)}")[1])
     assert [(one["kind"], one["address"], one["pod"]) for one in events] == [
-        ("reserved", "10.32.0.9", ""),
+        ("reserved", "10.32.0.9", "web/db"),
         ("released", "10.32.0.2", "web/web-1"),
         ("assigned", "10.32.0.3", "web/<script>alert(1)</script>"),
         ("assigned", "10.32.0.2", "web/web-1"),

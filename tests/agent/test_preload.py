@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import urllib.parse
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -103,6 +104,12 @@ def _page(port: int, store: Path) -> None:
             client.recv(65536)
 
 
+def _listens(path: Path) -> bool:
+    with suppress(OSError), Client(path):
+        return True
+    return False
+
+
 @pytest.mark.parametrize("page", [True, False])
 def test_nothing_is_imported_after_ready(
     page: bool, run_dir: Path, free_port: int, config: Make, tmp_path: Path
@@ -115,7 +122,7 @@ def test_nothing_is_imported_after_ready(
     command = [sys.executable, "-c", _PROGRAM, str(path), str(port), str(store)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
-            until(path.exists, "it listens")
+            until(lambda: _listens(path), "it listens")
             with Client(path) as client:
                 for variables, stdin in _requests(config, tmp_path, free_port):
                     client.send(variables, stdin)

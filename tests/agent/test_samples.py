@@ -299,13 +299,14 @@ def test_longest_free_run(ipam: Ipam, ranges: Any, exclude: tuple[str, ...], use
         for value in range(low, high + 1)
     ]
     chosen = random.Random(used).sample(addresses, min(used, len(addresses)))
-    with ipam.transaction():
+    with ipam.transaction() as txn:
+        inside = net.within(txn)
         if len(pool.sets) == 1:
             for at, one in enumerate(chosen):
-                net.allocate(f"c{at}", addresses=[to_ip(*one)])
+                inside.allocate(f"c{at}", addresses=[to_ip(*one)])
         else:  # each set takes one of its own choice
             for at in range(min(used, *(each.size for each in pool.sets))):
-                net.allocate(f"c{at}")
+                inside.allocate(f"c{at}")
     taken = {(family, value) for family, value, _, _ in net._records()}
     longest = [0] * len(pool.sets)
     for index, each in enumerate(pool.sets):
@@ -362,7 +363,7 @@ def test_refusals(looking: Watch) -> None:
     looking.request("DEL", 1, b"no JSON", 0.1)
     assert looking.codes == {7: watch.REFUSALS + 5, -1: 1}
     assert len(looking.refusals) == watch.REFUSALS
-    assert looking.refusals[-2].message == f"bad {watch.REFUSALS + 4} look"
+    assert looking.refusals[-2].message == f"bad {watch.REFUSALS + 4}; look"
     assert looking.requests == watch.REFUSALS + 7
     shown = iter(reversed(looking.refusals))
     assert next(shown).verb == "DEL"

@@ -35,12 +35,13 @@ def network():
     net = store.get("net")
     if net is None:
         ipam = fastipam.open(path)  # each thread by itself: none waits for another one's wait
-        net = ipam.network(name, ranges, cooldown_s=float(cooldown))
         with opened:
-            before = store.get("ipam")
-            store.update(ipam=ipam, net=net)
-        if before is not None:
-            before.close()
+            net = store.get("net")
+            if net is None:
+                net = ipam.network(name, ranges, cooldown_s=float(cooldown))
+                store.update(ipam=ipam, net=net)
+                return net
+        ipam.close()
     return net
 
 
@@ -189,8 +190,10 @@ HOLDER = r"""
 import sys, time
 import fastipam
 
-with fastipam.open(sys.argv[1]) as ipam, ipam.transaction():
-    ipam.network(sys.argv[2]).allocate(sys.argv[3])
+with fastipam.open(sys.argv[1]) as ipam, ipam.transaction() as txn:
+    name = sys.argv[2]
+    ranges = None if name in txn.networks() else fastipam.DEFAULT_RANGE
+    txn.network(name, ranges).allocate(sys.argv[3])
     print("held", flush=True)
     time.sleep(float(sys.argv[4]))
     raise SystemExit  # nothing of it is committed

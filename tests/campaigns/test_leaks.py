@@ -16,6 +16,7 @@ from uuid import uuid4
 import pytest
 
 import fastipam
+from fastipam.ipam import open_with
 from fastipam.sweep import sweep
 from fastipam.verify import verify
 
@@ -116,7 +117,7 @@ def test_sweep(node: Node, namespaces: list[str], tmp_path: Path) -> None:
     for at, name in enumerate(namespaces):
         node.add(at, name, f"c{at}")
     ahead_ns = 0
-    with fastipam.open(tmp_path / "store", clock=lambda: time.time_ns() + ahead_ns) as ipam:
+    with open_with(tmp_path / "store", clock=lambda: time.time_ns() + ahead_ns) as ipam:
         report = sweep(ipam, grace_s=GRACE_S)
         assert (report.looked, report.missing, report.released) == (CONTAINERS, [], [])
         lost = node.lose(namespaces)
@@ -164,7 +165,7 @@ def _made_anew(name: str) -> Iterator[bool]:
 def test_inode_used_again(node: Node, namespaces: list[str], tmp_path: Path) -> None:
     """A lost container's address is back though a new namespace has its path and its inode."""
     ahead_ns = 0
-    with fastipam.open(tmp_path / "store", clock=lambda: time.time_ns() + ahead_ns) as ipam:
+    with open_with(tmp_path / "store", clock=lambda: time.time_ns() + ahead_ns) as ipam:
         lost = set()
         for at, name in enumerate(namespaces):  # other tests make namespaces, too
             node.add(at, name, f"c{at}")

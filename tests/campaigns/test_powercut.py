@@ -43,6 +43,7 @@ CHILD_IMAGES = 40  # images that one child looks at: opening a damaged one could
 WORKLOAD = """
 import random, sys
 import fastipam
+from fastipam.storage.within import Within
 
 path, acks, name, steps, durability = sys.argv[1:]
 chance = random.Random(name)
@@ -65,19 +66,20 @@ for step in range(int(steps)):
         if held and kind < 0.35:
             gone = [held.pop(chance.randrange(len(held))) for _ in range(min(3, len(held)))]
             log.write("".join(f"- {owner}\\n" for owner in gone))
-            with ipam.transaction():
+            with ipam.transaction() as txn:
+                inside = txn.network("n")
                 for owner in gone:
-                    net.release(owner)
+                    inside.release(owner)
             log.write("".join(f"= {owner}\\n" for owner in gone))
         elif kind < 0.5:
             told(net.allocate_many([(owner, "eth0") for owner in owners]))
         elif kind < 0.7:
-            with ipam.transaction():
+            with ipam.transaction() as txn:
                 leases = []
                 for owner in owners:
                     try:
-                        with ipam.transaction():
-                            leases.append(net.allocate(owner))
+                        with Within(txn).write() as part:
+                            leases.append(net.within(part).allocate(owner))
                             if chance.random() < 0.2:
                                 leases.pop()
                                 raise KeyError

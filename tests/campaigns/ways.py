@@ -28,12 +28,12 @@ import sys
 import fastipam
 path, name = sys.argv[1:]
 ipam = fastipam.open(path)
-net = ipam.network(name, cooldown_s=0)
 print("ready", flush=True)
 for line in sys.stdin:
     command, *owners = line.split()
     try:
-        with ipam.transaction():
+        with ipam.transaction() as txn:
+            net = txn.network(name, cooldown_s=0)
             if command == "ADD":
                 done = [str(net.allocate(owner).address.ip) for owner in owners]
             else:

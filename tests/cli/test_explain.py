@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 from click.testing import CliRunner
@@ -13,6 +13,7 @@ import fastipam
 from fastipam.cli.commands import cli
 from fastipam.cli.explain import explain
 from fastipam.cli.times import Stamps, duration, parse, stamp
+from fastipam.ipam import open_with
 from fastipam.namespaces import Netns
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def test_namespace_that_has_lost_its_path(ipam: Ipam, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("policy", "when"), [("prefer", "earlier when nothing else is free"), ("strict", "not earlier")]
 )
-def test_cooling(policy: str, when: str, ipam: Ipam) -> None:
+def test_cooling(policy: Literal["prefer", "strict"], when: str, ipam: Ipam) -> None:
     """How long ago it was given back, and when it may be assigned again."""
     network = ipam.network("podnet", "10.1.0.0/29", cooldown_s=60, cooldown_policy=policy)
     network.allocate("c2")
@@ -98,7 +99,7 @@ def test_cooling(policy: str, when: str, ipam: Ipam) -> None:
 def test_cooled(data_dir: Path) -> None:
     """With its cool-down over it waits to be taken out of the queue."""
     now_ns = [1_790_000_000 * 10**9]
-    with fastipam.open(data_dir, "relaxed", clock=lambda: now_ns[0]) as ipam:
+    with open_with(data_dir, "relaxed", clock=lambda: now_ns[0]) as ipam:
         network = ipam.network("podnet", "10.1.0.0/29", cooldown_s=60)
         network.allocate("c1")
         network.release("c1")
@@ -139,7 +140,7 @@ def test_nobodys(ipam: Ipam) -> None:
 def test_before_a_reboot(data_dir: Path) -> None:
     """What an earlier boot has left says so until it is swept."""
     for boot in ("one", "two"):
-        with fastipam.open(data_dir, "relaxed", boot_id=lambda boot=boot: boot) as ipam:
+        with open_with(data_dir, "relaxed", boot_id=lambda boot=boot: boot) as ipam:
             network = ipam.network("podnet", "10.1.0.0/29")
             if boot == "one":
                 network.allocate("c1")

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 import fastipam
 from fastipam.cli import attachments
 from fastipam.cli.commands import cli
+from fastipam.ipam import open_with
 from fastipam.testing import Clock
 
 FASTIPAM = str(Path(sys.executable).with_name("fastipam"))
@@ -26,7 +27,7 @@ IDS = [digit * 64 for digit in "abc"]
 def filled(data_dir: Path) -> Path:
     """Three containers that were added an hour ago."""
     clock = Clock(time.time_ns() - HOUR_NS)
-    with fastipam.open(data_dir, "relaxed", clock=clock) as ipam:
+    with open_with(data_dir, "relaxed", clock=clock) as ipam:
         net = ipam.network("podnet", "10.32.0.0/24", cooldown_s=0)
         for one in IDS:
             net.allocate(one)

@@ -17,6 +17,7 @@ import fastipam
 from fastipam.addressing.addresses import parse_ip
 from fastipam.cli import times
 from fastipam.cli.commands import cli
+from fastipam.ipam import open_with
 from fastipam.lease import Requester
 from fastipam.namespaces import Netns
 from fastipam.storage import tables
@@ -188,7 +189,7 @@ def test_history(filled: Path) -> None:
 def test_history_of_networks(data_dir: Path) -> None:
     """The events of all networks are in the order in which they happened."""
     now = 1_700_000_000 * 10**9
-    with fastipam.open(data_dir, "relaxed", clock=lambda: now) as ipam:
+    with open_with(data_dir, "relaxed", clock=lambda: now) as ipam:
         networks = [ipam.network(f"net{n}", f"10.{n}.0.0/24") for n in range(2)]
         for number in range(4):
             now += 10**9
@@ -215,7 +216,7 @@ def test_who_had_it_at(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``--at 14:05`` is everybody who had the address in that minute, and one command."""
     base = 1_700_000_000 // 60 * 60
     now = [base * 10**9]
-    with fastipam.open(data_dir, "relaxed", clock=lambda: now[0]) as ipam:
+    with open_with(data_dir, "relaxed", clock=lambda: now[0]) as ipam:
         net = ipam.network("podnet", "10.32.0.0/30", cooldown_s=0)
         for second, what in ((0, "a"), (310, ""), (330, "b"), (900, "")):
             now[0] = (base + second) * 10**9
@@ -363,7 +364,7 @@ def test_restore_in_the_same_boot(filled: Path, tmp_path: Path) -> None:
 
 def test_leases_of_an_earlier_boot_are_counted(data_dir: Path) -> None:
     """The list says how many are of an earlier boot, and the sweep that releases them as well."""
-    with fastipam.open(data_dir, "relaxed", boot_id=lambda: "before") as ipam:
+    with open_with(data_dir, "relaxed", boot_id=lambda: "before") as ipam:
         net = ipam.network("podnet", "10.32.0.0/24")
         for number in range(3):
             net.allocate(f"c{number}")
@@ -416,7 +417,7 @@ def test_sweep(filled: Path, tmp_path: Path) -> None:
 def test_sweep_ends_cool_downs(data_dir: Path) -> None:
     """What has cooled down is free after a sweep; --dry-run frees nothing."""
     hour_ns = 3600 * 10**9
-    with fastipam.open(data_dir, "relaxed", clock=lambda: time.time_ns() - hour_ns) as ipam:
+    with open_with(data_dir, "relaxed", clock=lambda: time.time_ns() - hour_ns) as ipam:
         net = ipam.network("podnet", "10.32.0.0/24")
         net.allocate("c1")
         net.release("c1")

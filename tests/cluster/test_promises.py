@@ -105,16 +105,17 @@ def test_block_of_several_calls(machine: Machine, clock: Clock) -> None:
 
 
 def _three_calls(machine: Machine) -> None:
-    with machine.store.write():
-        first = machine.network.allocate("c1")
-        machine.network.allocate("c2")
+    with machine.store.write() as txn:
+        network = machine.network.within(txn)
+        first = network.allocate("c1")
+        network.allocate("c2")
         with pytest.raises(AddressInUse):
-            machine.network.allocate("c3", addresses=[str(first.address.ip)])
+            network.allocate("c3", addresses=[str(first.address.ip)])
 
 
 def _rolled_back(machine: Machine) -> None:
-    with machine.store.write():
-        machine.network.allocate("c1")
+    with machine.store.write() as txn:
+        machine.network.within(txn).allocate("c1")
         raise ZeroDivisionError
 
 

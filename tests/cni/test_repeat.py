@@ -8,6 +8,7 @@ import pytest
 
 import fastipam
 from fastipam.errors import DuplicateAllocation
+from fastipam.ipam import open_with
 from fastipam.namespaces import Netns
 from fastipam.testing import Clock
 
@@ -86,7 +87,7 @@ def test_another_address(call: Call, config: Make, held: Held) -> None:
 def test_the_library(tmp_path: Path) -> None:
     """``existing="return"`` records namespace, time and pod too, and keeps what is not named."""
     clock = Clock()
-    with fastipam.open(tmp_path / "store", clock=clock) as ipam:
+    with open_with(tmp_path / "store", clock=clock) as ipam:
         network = ipam.network("net", "10.0.0.0/29")
         first = network.allocate("c1", netns=Netns("/old", inode=7), pod=("n", "a"))
         clock.advance(5)

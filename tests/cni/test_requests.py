@@ -106,12 +106,12 @@ def test_sources_are_added(call: Call, config: Make) -> None:
     ("address", "code", "why"),
     [
         ("10.1.2.1", 103, "gateway"),
-        ("10.1.2.0", 103, "outside"),
-        ("10.1.2.255", 103, "outside"),
-        ("10.1.4.1", 103, "outside"),
-        ("2001:db8::5", 103, "outside"),
-        ("10.1.2.9", 103, "outside"),
-        ("10.1.2.21", 103, "outside"),
+        ("10.1.2.0", 103, "in no range"),
+        ("10.1.2.255", 103, "in no range"),
+        ("10.1.4.1", 103, "in no range"),
+        ("2001:db8::5", 103, "in no range"),
+        ("10.1.2.9", 103, "in no range"),
+        ("10.1.2.21", 103, "in no range"),
         ("10.1.2.10", 101, "c0"),
     ],
 )

@@ -153,11 +153,11 @@ def test_policy_by_name_probes_in_one_transaction(monkeypatch: pytest.MonkeyPatc
         network = ipam.network("n", str(subnet))
         wanted = list(dict.fromkeys(policy.preferences("pod", subnet)))
         network.allocate("other", addresses=[wanted[0]])
-        assert str(policy.by_name(ipam, network, subnet, "pod").address.ip) == wanted[1]
+        assert str(policy.by_name(ipam, network.name, subnet, "pod").address.ip) == wanted[1]
         network.release("pod")
         for number, address in enumerate(wanted[1:]):
             network.allocate(f"more-{number}", addresses=[address])
-        assert str(policy.by_name(ipam, network, subnet, "pod").address.ip) not in wanted
+        assert str(policy.by_name(ipam, network.name, subnet, "pod").address.ip) not in wanted
 
 
 def test_policy_racks_learn_from_the_store(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from uuid import uuid4
 import pytest
 
 import fastipam
+from fastipam.ipam import open_with
 from fastipam.storage import boot
 
 from ..e2e import tools
@@ -56,7 +57,7 @@ def path(tmp_path: Path) -> Path:
 
 def owners(path: Path) -> list[str]:
     """Who has an address, as a process on the host sees it."""
-    with fastipam.open(path, create=False, count_boot=False) as ipam:
+    with open_with(path, create=False, count_boot=False) as ipam:
         return [lease.container_id for lease in ipam.network("n").leases()]
 
 
@@ -114,13 +115,13 @@ def test_covered_boot_id(path: Path, tmp_path: Path, what: str) -> None:
 
 def test_reading_counts_no_boot(tmp_path: Path) -> None:
     """After a real reboot a command that reads leaves the store as it is, and shows no owner."""
-    with fastipam.open(tmp_path / "store", "relaxed", boot_id=lambda: "before") as ipam:
+    with open_with(tmp_path / "store", "relaxed", boot_id=lambda: "before") as ipam:
         ipam.network("n", "10.5.0.0/29").allocate("a")
         before = ipam.store.boot
     for command in (("stats",), ("show", "10.5.0.2"), ("check",), ("history",), ("map",)):
         run(*COMMAND, *command, "--data-dir", str(tmp_path / "store"))
     assert owners(tmp_path / "store") == []
-    with fastipam.open(tmp_path / "store", boot_id=lambda: "before") as ipam:
+    with open_with(tmp_path / "store", boot_id=lambda: "before") as ipam:
         assert ipam.store.boot == before
         assert len(list(ipam.network("n").leases())) == 1
     with fastipam.open(tmp_path / "store") as ipam:

@@ -23,6 +23,7 @@ from fastipam.agent.housekeeping import Housekeeping
 from fastipam.allocation import blocks
 from fastipam.backup import backup
 from fastipam.configuration.policy import Policy
+from fastipam.ipam import open_with
 from fastipam.lease import Requester
 from fastipam.namespaces import Netns, mount_namespace
 from fastipam.repair import repair
@@ -53,7 +54,7 @@ POOL = Pool([RangeSet(parse_ranges("10.7.0.0/16").sets[0].ranges, block_length=2
 
 
 def _open(path: Path, clock: Clock) -> Ipam:
-    return fastipam.open(path, "relaxed", clock=clock, boot_id=lambda: "boot")
+    return open_with(path, "relaxed", clock=clock, boot_id=lambda: "boot")
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +190,7 @@ def test_damage_that_nobody_has_mended(seed: int, whole: Path, tmp_path: Path) -
         clock.advance(100)
         shutil.copytree(whole, path)
         boot = chance.choice(("boot", "boot", "next"))
-        with fastipam.open(path, "relaxed", clock=clock, boot_id=lambda boot=boot: boot) as ipam:
+        with open_with(path, "relaxed", clock=clock, boot_id=lambda boot=boot: boot) as ipam:
             done = [damage(ipam.store, chance) for _ in range(chance.choice((1, 1, 2, 3)))]
             for call in _calls(ipam, path, clock):
                 try:

@@ -14,6 +14,7 @@ import pytest
 
 import fastipam
 from fastipam import processes
+from fastipam.ipam import open_with
 from fastipam.namespaces import Netns, look, mount_namespace
 from fastipam.sweep import Report, sweep
 
@@ -127,7 +128,7 @@ def test_path_is_covered(ipam: fastipam.Ipam, netns: Path) -> None:
 def test_grace_time_and_the_wall_clock(tmp_path: Path, netns: Path) -> None:
     """A wall clock that is set forward does not end the grace time; the clock of the boot does."""
     wall_s, boot_s = 1_800_000_000, 100
-    with fastipam.open(
+    with open_with(
         tmp_path / "clocks",
         "relaxed",
         clock=lambda: wall_s * 10**9,

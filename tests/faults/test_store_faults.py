@@ -22,6 +22,7 @@ import pytest
 
 import fastipam
 from fastipam.backup import backup, restore
+from fastipam.ipam import open_with
 from fastipam.verify import verify
 
 from ..cni.plugin import Answer, Make, Plugin, environment
@@ -208,7 +209,7 @@ def _restored(ipam: Ipam, file: Path, files: set[str]) -> bool:
 
 def test_gc_on_a_full_store(tmp_path: Path) -> None:
     """An operator and GC make room where there is none, if need be one container at a time."""
-    with fastipam.open(tmp_path / "store", "relaxed", map_size=1 << 19) as ipam:
+    with open_with(tmp_path / "store", "relaxed", map_size=1 << 19) as ipam:
         network = ipam.network("mynet", "10.1.0.0/16", cooldown_s=0)
         count, size = 0, 256
         while size:
@@ -436,7 +437,7 @@ def test_map_full(
     store = tmp_path / "store"
     made = config(ipam=SUBNET)
     owners = [(f"c{at}", "eth0") for at in range(4000)]
-    with fastipam.open(store, map_size=1 << 19) as ipam:
+    with open_with(store, map_size=1 << 19) as ipam:
         network = ipam.network("mynet", "10.1.0.0/16", cooldown_s=0)
         told: dict[str, str] = {}
         size = 256
@@ -545,9 +546,8 @@ _HOLD = """
 import sys
 import fastipam
 ipam = fastipam.open(sys.argv[1])
-network = ipam.network("mynet", "10.1.0.0/16", cooldown_s=0)
-with ipam.transaction():
-    network.allocate("lost")
+with ipam.transaction() as txn:
+    txn.network("mynet", "10.1.0.0/16", cooldown_s=0).allocate("lost")
     print("ready", flush=True)
     sys.stdin.readline()
 """

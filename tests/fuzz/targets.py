@@ -22,6 +22,7 @@ from fastipam.agent.loop import Limits, Server
 from fastipam.cni import handler, resolvconf
 from fastipam.storage import open_stores, tables
 from fastipam.storage.store import Store
+from fastipam.storage.transaction import Transaction
 
 from .inputs import call
 
@@ -118,7 +119,7 @@ class ConfigTarget(_Confined):
     def __call__(self, data: bytes) -> None:
         """One input."""
         variables, stdin = split(data)
-        transaction = self.store.write().__enter__()
+        transaction = Transaction(self.store, joined=True).__enter__()
         try:
             before = self._content(transaction)
             status, output = cni.handle(variables, stdin)

@@ -31,14 +31,16 @@ def filled(tmp_path: Path) -> Path:
         net = ipam.network("podnet", subnet, exclude=OUTSIDE, cooldown_s=3600)
         count = 3000
         for at in range(0, count, 100):
-            with ipam.transaction():
+            with ipam.transaction() as txn:
+                inside = net.within(txn)
                 for number in range(at, at + 100):
-                    net.allocate(f"c{number:04x}", pod=("web", f"<b>web-{number}</b>"))
+                    inside.allocate(f"c{number:04x}", pod=("web", f"<b>web-{number}</b>"))
         net.reserve("10.32.30.0/25", reason="the printers")
         net.reserve("10.32.0.200", owner="web/db-0")
-        with ipam.transaction():
+        with ipam.transaction() as txn:
+            inside = net.within(txn)
             for number in chosen.sample(range(count), count // 3):
-                net.release(f"c{number:04x}")
+                inside.release(f"c{number:04x}")
         small = ipam.network("both", ["10.99.0.0/24", "2001:db8::/64"])
         for number in range(20):
             small.allocate(f"s{number}")

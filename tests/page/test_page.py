@@ -81,10 +81,11 @@ def test_pixel_by_pixel(serve: Serve, browser: Browser, filled: Path) -> None:
     with fastipam.open(filled) as ipam:
         net = ipam.network("podnet")
         before = net.stats()
-        with ipam.transaction():
+        with ipam.transaction() as txn:
+            inside = txn.network("podnet")
             for number in range(500):
-                net.allocate(f"new{number}")
-            net.unreserve("10.32.30.0/25")
+                inside.allocate(f"new{number}")
+            inside.unreserve("10.32.30.0/25")
         assert net.stats() != before
     change = browser.run("shown.drawn.change")
     browser.until_js(f"shown.drawn.change > {change}")

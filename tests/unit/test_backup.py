@@ -14,8 +14,9 @@ import pytest
 import fastipam
 from fastipam.backup import backup, restore
 from fastipam.errors import ConfigError, StoreCorrupt, StoreError, StoreUnavailable
-from fastipam.ipam import Ipam
+from fastipam.ipam import Ipam, open_with
 from fastipam.lease import Requester
+from fastipam.network import Network
 from fastipam.testing import Clock
 from fastipam.verify import verify
 
@@ -36,7 +37,7 @@ def test_round_trip(ipam: Ipam, tmp_path: Path, clock: Clock) -> None:
     assert backup(ipam.store, file) == file.stat().st_size
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     before = addresses(ipam), net.stats(), list(map(repr, net.history()))
-    with fastipam.open(tmp_path / "other", "relaxed", clock=clock) as other:
+    with open_with(tmp_path / "other", "relaxed", clock=clock) as other:
         steps: list[tuple[int, int]] = []
         assert restore(other.store, file, progress=lambda *at: steps.append(at)) > 300
         assert steps[-1][0] == steps[-1][1]
@@ -50,9 +51,9 @@ def test_round_trip(ipam: Ipam, tmp_path: Path, clock: Clock) -> None:
 
 def test_policy_of_another_network(ipam: Ipam, tmp_path: Path, clock: Clock) -> None:
     """A network does not get what was remembered of the one that had its number before."""
-    ipam.network("n")._adopt(Requester("a", ""), 4, 0x0A000005, clock.now_ns)
+    Network(ipam.store, "n", None)._adopt(Requester("a", ""), 4, 0x0A000005, clock.now_ns)
     backup(ipam.store, tmp_path / "backup")
-    with fastipam.open(tmp_path / "other", "relaxed", clock=clock) as other:
+    with open_with(tmp_path / "other", "relaxed", clock=clock) as other:
         other.network("m", POOL, cooldown_s=7, cooldown_policy="strict").allocate("b")
         restore(other.store, tmp_path / "backup", replace=True)
         policy = other.network("n").policy
@@ -129,10 +130,10 @@ def test_restore_needs_consent(ipam: Ipam, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("then", "left"), [("boot-1", ["a"]), ("boot-2", [])])
 def test_restore_and_boots(tmp_path: Path, then: str, left: list[str], clock: Clock) -> None:
     """Leases of the running boot stay, those of an earlier one are given back."""
-    with fastipam.open(tmp_path / "one", "relaxed", clock=clock, boot_id=lambda: "boot-1") as one:
+    with open_with(tmp_path / "one", "relaxed", clock=clock, boot_id=lambda: "boot-1") as one:
         one.network("n", POOL).allocate("a")
         backup(one.store, tmp_path / "backup")
-    with fastipam.open(tmp_path / "two", "relaxed", clock=clock, boot_id=lambda: then) as two:
+    with open_with(tmp_path / "two", "relaxed", clock=clock, boot_id=lambda: then) as two:
         two.network("n", POOL).allocate("before")
         restore(two.store, tmp_path / "backup", replace=True)
         assert list(addresses(two)) == left

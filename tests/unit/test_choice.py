@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.counting import counts
 
-import fastipam
 from fastipam import errors
 from fastipam.addressing.parsing import parse_ranges
 from fastipam.errors import AddressInUse, DuplicateAllocation, PoolExhausted, StoreCorrupt
+from fastipam.ipam import open_with
 from fastipam.network import Network
 from fastipam.storage import tables
 from fastipam.storage.records import keys
@@ -285,10 +285,9 @@ def test_requested_and_not_known(ipam: Ipam) -> None:
     key = keys.address_key(1, 4, 0x0A000002)
 
     def ask() -> None:
-        with ipam.transaction():
-            with ipam.store.write() as txn:
-                tables.LEASES.delete(txn, key)
-            net.allocate("b", addresses=["10.0.0.2"])
+        with ipam.transaction() as txn:
+            tables.LEASES.delete(txn, key)
+            txn.network("n").allocate("b", addresses=["10.0.0.2"])
 
     with pytest.raises(AddressInUse) as caught:
         ask()
@@ -303,12 +302,11 @@ def test_release_that_the_lease_contradicts(ipam: Ipam) -> None:
     store = ipam.store
 
     def release(name: str) -> None:
-        with ipam.transaction():
-            with store.write() as txn:
-                owner = keys.owner_key(keys.network_prefix(1), keys.owner_name(name, "e1"))
-                value = keys.pack_addresses([(4, 0x0A000002)])
-                tables.OWNERS.put(txn, owner, value)
-            net.release(name, "e1")
+        with ipam.transaction() as txn:
+            owner = keys.owner_key(keys.network_prefix(1), keys.owner_name(name, "e1"))
+            value = keys.pack_addresses([(4, 0x0A000002)])
+            tables.OWNERS.put(txn, owner, value)
+            txn.network("n").release(name, "e1")
 
     for name in ("b", "b\udcff"):
         with pytest.raises(StoreCorrupt) as caught:
@@ -331,7 +329,7 @@ def _queue(ipam: Ipam, index: int, released: int, value: int = 0x0A000006) -> No
 
 def test_queue_of_the_last_set(tmp_path: Path, clock: Clock) -> None:
     """What lies in no range set queues last: that ends the search for what is due."""
-    with fastipam.open(tmp_path / "store", "relaxed", clock=clock) as ipam:
+    with open_with(tmp_path / "store", "relaxed", clock=clock) as ipam:
         net = ipam.network("n", POOL)
         net.allocate("a")
         net.release("a")
@@ -344,7 +342,7 @@ def test_queue_of_the_last_set(tmp_path: Path, clock: Clock) -> None:
 @pytest.mark.parametrize("released", [1, 2])
 def test_queue_that_is_wrong(released: int, tmp_path: Path, clock: Clock) -> None:
     """An entry of an address that is somebody's, or free, is dropped, and frees nothing."""
-    with fastipam.open(tmp_path / "store", "relaxed", clock=clock) as ipam:
+    with open_with(tmp_path / "store", "relaxed", clock=clock) as ipam:
         net = ipam.network("n", POOL)
         net.allocate("a")
         net.allocate("b")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -114,7 +114,9 @@ def test_addresses_outside_of_the_ranges_are_in_no_set(ipam: Ipam) -> None:
 
 
 @pytest.mark.parametrize("policy", ["prefer", "strict"])
-def test_full_is_what_the_next_assignment_meets(ipam: Ipam, clock: Clock, policy: str) -> None:
+def test_full_is_what_the_next_assignment_meets(
+    ipam: Ipam, clock: Clock, policy: Literal["prefer", "strict"]
+) -> None:
     """A set of cooling addresses is full only while none of them may be taken."""
     net = ipam.network("n", ["10.1.0.0/30", "fd00::/64"], cooldown_s=10, cooldown_policy=policy)
     net.allocate("a")

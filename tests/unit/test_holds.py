@@ -273,13 +273,12 @@ def test_reservation_as_text() -> None:
     assert repr(Reservation(6, 1, "")) == "<Reservation ::1 for 'nobody'>"
 
 
-def _without_a_record(ipam: Ipam, db: str, call: Callable[[], object]) -> None:
+def _without_a_record(ipam: Ipam, db: str, call: Callable[[Network], object]) -> None:
     """Make a call while a database lacks 10.0.0.2; it fails, and the store is whole again."""
-    with ipam.transaction():
-        with ipam.store.write() as txn:
-            key = keys.address_key(1, 4, 0x0A000002)
-            assert getattr(tables, db.upper()).delete(txn, key)
-        call()
+    with ipam.transaction() as txn:
+        key = keys.address_key(1, 4, 0x0A000002)
+        assert getattr(tables, db.upper()).delete(txn, key)
+        call(txn.network("n"))
 
 
 def test_reserving_what_nobody_knows(ipam: Ipam) -> None:
@@ -287,7 +286,7 @@ def test_reserving_what_nobody_knows(ipam: Ipam) -> None:
     net = ipam.network("n", POOL)
     net.allocate("a")
     with pytest.raises(AddressInUse) as caught:
-        _without_a_record(ipam, "leases", lambda: net.reserve("10.0.0.2"))
+        _without_a_record(ipam, "leases", lambda net: net.reserve("10.0.0.2"))
     error = caught.value
     assert (error.message, error.address, error.hint) == (
         "10.0.0.2 is taken, and the store does not say by whom",
@@ -303,7 +302,7 @@ def test_kept_without_a_reservation(ipam: Ipam, clock: Clock) -> None:
     net.release("one")
     clock.advance(101)
     with pytest.raises(StoreCorrupt) as caught:
-        _without_a_record(ipam, "reservations", lambda: net.allocate("two"))
+        _without_a_record(ipam, "reservations", lambda net: net.allocate("two"))
     error = caught.value
     assert (error.message, error.path, error.hint) == (
         "10.0.0.2 is kept for an owner, and has no reservation",
@@ -330,7 +329,7 @@ def test_policy_is_remembered(ipam: Ipam) -> None:
     other = ipam.network("n", POOL)
     other.allocate("b")
     assert policy_record.pack(ipam.network("n").policy) == policy_record.pack(other.policy)
-    assert ipam.network("unknown").policy.cooldown_ns == 30 * 10**9
+    assert ipam.network("unknown", POOL).policy.cooldown_ns == 30 * 10**9
 
 
 # Sticky ---------------------------------------------------------------------------------------

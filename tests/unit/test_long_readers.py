@@ -19,7 +19,7 @@ from fastipam.backup import backup, restore
 from fastipam.cli import rows
 from fastipam.cli.filters import EVERYTHING, Filter
 from fastipam.cli.follow import Changes
-from fastipam.ipam import Ipam
+from fastipam.ipam import Ipam, open_with
 from fastipam.network import Network
 from fastipam.storage import tables
 from fastipam.testing import Clock
@@ -57,9 +57,10 @@ def network(ipam: Ipam, monkeypatch: pytest.MonkeyPatch) -> Network:
     _shorten(monkeypatch, PAGE)
     net = ipam.network("n", "10.0.0.0/22", history=1000)
     net.allocate_many([(f"c{at}", "eth0") for at in range(2 * MANY)])
-    with ipam.transaction():
+    with ipam.transaction() as txn:
+        inside = txn.network("n")
         for at in range(MANY):
-            net.release(f"c{at}")
+            inside.release(f"c{at}")
     net.reserve("10.0.3.0/25", owner="ns/db")
     return net
 
@@ -113,7 +114,7 @@ def test_a_restore_during_an_iteration(
     ipam: Ipam, network: Network, tmp_path: Path, clock: Clock
 ) -> None:
     """The name is looked up again for each page: a restored network may have another number."""
-    with fastipam.open(tmp_path / "other", "relaxed", clock=clock) as other:
+    with open_with(tmp_path / "other", "relaxed", clock=clock) as other:
         other.network("first", "10.9.0.0/16").allocate("x")
         other.network("n", "10.0.0.0/22").allocate("y", addresses=["10.0.3.200"])
         backup(other.store, tmp_path / "backup")

@@ -23,6 +23,7 @@ from fastipam import (
     PoolExhausted,
 )
 from fastipam.addressing.parsing import parse_ranges
+from fastipam.ipam import open_with
 from fastipam.storage import tables
 from fastipam.storage.records.network_state import NetworkState
 from fastipam.testing import Clock
@@ -65,7 +66,7 @@ class NetworkMachine(RuleBasedStateMachine):
         self.configure(which)
 
     def open(self) -> None:
-        self.ipam = fastipam.open(self.directory, "relaxed", clock=self.clock)
+        self.ipam = open_with(self.directory, "relaxed", clock=self.clock)
 
     def configure(self, which: int) -> None:
         self.which = which
@@ -171,11 +172,12 @@ class NetworkMachine(RuleBasedStateMachine):
 
     @rule()
     def group_that_fails(self) -> None:
-        with pytest.raises(KeyError), self.ipam.transaction():  # noqa: PT012
+        with pytest.raises(KeyError), self.ipam.transaction() as txn:  # noqa: PT012
+            net = txn.network(self.net.name)
             for name in ("x", *self.owned):
                 try:
-                    self.net.release(name)
-                    self.net.allocate(name)
+                    net.release(name)
+                    net.allocate(name)
                 except FastipamError:
                     pass
             raise KeyError

@@ -10,6 +10,7 @@ import pytest
 from tests.counting import counts
 
 from fastipam import (
+    DEFAULT_RANGE,
     AddressInUse,
     AddressNotInRange,
     ConfigError,
@@ -74,8 +75,8 @@ def test_first_address(ipam: Ipam, ranges: str, expected: str) -> None:
 
 
 def test_default_ranges(ipam: Ipam) -> None:
-    """Without ranges a network is Weave Net's 10.32.0.0/12, and has 1,048,573 addresses."""
-    net = ipam.network("n")
+    """The default range is Weave Net's 10.32.0.0/12, and has 1,048,573 addresses."""
+    net = ipam.network("n", DEFAULT_RANGE)
     assert net.stats().size == 2**20 - 3
     assert take(net, "c") == "10.32.0.2"
 
@@ -514,8 +515,8 @@ def test_clock_steps_back(ipam: Ipam, clock: Clock) -> None:
     assert take(net, "x") == "10.0.0.6"
     net.release("x")
     clock.advance(29)
-    with ipam.transaction():
-        assert ipam.network("n").stats().cooling == 2
+    with ipam.transaction() as txn:
+        assert txn.network("n").stats().cooling == 2
     assert net.allocate("y").generation == 6  # early: nothing is free, the longest idle first
     assert str(net.allocate("y", existing="return").address.ip) == "10.0.0.2"
     clock.advance(1)
@@ -756,50 +757,47 @@ def test_retain(ipam: Ipam, clock: Clock) -> None:
 def test_a_failing_call_leaves_no_trace(ipam: Ipam) -> None:
     """In a group of calls one that raises has not happened, and the others have."""
     net = ipam.network("n", [V4, "2001:db8::/126"])
-    with ipam.transaction():
-        net.allocate("a")
-        net.allocate("b")
+    with ipam.transaction() as txn:
+        inside = txn.network("n")
+        inside.allocate("a")
+        inside.allocate("b")
         with pytest.raises(PoolExhausted):
-            net.allocate("c")
+            inside.allocate("c")
         with pytest.raises(DuplicateAllocation):
-            net.allocate("a")
-        assert net.stats().assigned == 4
-        assert net.lookup("10.0.0.4") is None
-        net.release("a")
-        assert [lease.container_id for lease in net.leases()] == ["b", "b"]
+            inside.allocate("a")
+        assert inside.stats().assigned == 4
+        assert inside.lookup("10.0.0.4") is None
+        inside.release("a")
+        assert [lease.container_id for lease in inside.leases()] == ["b", "b"]
+        assert net.stats().assigned == 0, "outside it is as before"
     assert counts(net) == {"size": 7, "assigned": 2, "cooling": 2, "reserved": 0, "free": 3}
 
 
 def test_leaving_a_block_by_an_exception_undoes_all(ipam: Ipam) -> None:
-    """An exception that leaves the block undoes every call in it, nested blocks included."""
+    """An exception that leaves the block undoes every call in it."""
     net = ipam.network("n", V4, cooldown_s=0)
     net.allocate("a")
     before = dump(ipam.store)
-    with pytest.raises(KeyError), ipam.transaction():  # noqa: PT012
-        net.release("a")
-        with ipam.transaction():
-            last(net, 4)
+    with pytest.raises(KeyError), ipam.transaction() as txn:  # noqa: PT012
+        inside = txn.network("n")
+        inside.release("a")
+        last(inside, 4)
         raise KeyError
     assert dump(ipam.store) == before
-    with ipam.transaction():
-        last(net, 2)
-        with pytest.raises(KeyError), ipam.transaction():  # noqa: PT012
-            last(net, 2, first=2)
-            raise KeyError
-        assert take(net, "x") == "10.0.0.5"
-    assert net.stats().assigned == 4
+    assert take(net, "x") == "10.0.0.3"
 
 
 def test_pages_are_those_of_the_transaction(ipam: Ipam) -> None:
     """Nested calls see each other's bits over page borders, filled and emptied in one block."""
     net = ipam.network("n", "10.0.0.0/18", cooldown_s=0)
-    with ipam.transaction():
+    with ipam.transaction() as txn:
+        inside = txn.network("n", cooldown_s=0)
         for batch in range(4):
-            net.allocate_many([(f"c{batch}.{at}", "eth0") for at in range(4000)])
+            inside.allocate_many([(f"c{batch}.{at}", "eth0") for at in range(4000)])
         with pytest.raises(PoolExhausted):
-            net.allocate_many([(f"d{at}", "eth0") for at in range(400)])
+            inside.allocate_many([(f"d{at}", "eth0") for at in range(400)])
         for at in range(4000):
-            net.release(f"c1.{at}")
+            inside.release(f"c1.{at}")
     assert net.stats().assigned == 12000
 
 

@@ -11,7 +11,7 @@ import pytest
 import fastipam
 from fastipam import errors
 from fastipam.errors import StoreCorrupt
-from fastipam.ipam import Ipam
+from fastipam.ipam import Ipam, open_with
 from fastipam.network import Network
 from fastipam.repair import repair
 from fastipam.storage import tables
@@ -58,7 +58,7 @@ def test_no_second_owner(
     cooling: bool,
 ) -> None:
     """What looks free and is not is refused or left alone; a repair brings service back."""
-    with fastipam.open(tmp_path / "store", clock=clock) as ipam:
+    with open_with(tmp_path / "store", clock=clock) as ipam:
         net = ipam.network("n", POOL, cooldown_s=30)
         held = {name: net.allocate(name).value for name in ("a", "b", "c", "d", "e")}
         if cooling:  # the pool is as full, and something may be taken early
@@ -85,7 +85,7 @@ def test_no_second_owner(
 @pytest.mark.parametrize("cooling", [False, True])
 def test_what_to_do(tmp_path: Path, clock: Clock, cooling: bool) -> None:
     """The refusal names the address, who has it or had it last, and the command that repairs."""
-    with fastipam.open(tmp_path / "store", clock=clock) as ipam:
+    with open_with(tmp_path / "store", clock=clock) as ipam:
         net = ipam.network("n", "10.0.0.2/32")
         net.allocate("a")
         if cooling:  # it is still queued: what would be taken now would be freed one day
@@ -103,7 +103,7 @@ def test_what_to_do(tmp_path: Path, clock: Clock, cooling: bool) -> None:
 
 def test_entry_of_a_free_address(tmp_path: Path, clock: Clock) -> None:
     """An owner who is entered for an address that is free gets it by no call, alone or of many."""
-    with fastipam.open(tmp_path / "store", clock=clock) as ipam:
+    with open_with(tmp_path / "store", clock=clock) as ipam:
         net = ipam.network("n", POOL)
         net.allocate("a")
         store = ipam.store

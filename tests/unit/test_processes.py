@@ -50,8 +50,8 @@ while time.monotonic() < end:
         else:
             owner = f"{name}.{number}"
             number += 1
-            with ipam.transaction():
-                lease = net.allocate(owner)
+            with ipam.transaction() as txn:
+                lease = txn.network("n", cooldown_s=0.01).allocate(owner)
             held.append(owner)
             log.write(f"+ {owner} {' '.join(one.cidr for one in lease.siblings)}\\n")
     except fastipam.PoolExhausted:
@@ -146,7 +146,8 @@ def test_killed_inside_a_transaction(data_dir: Path, verified: Callable[[Path], 
         "ipam = fastipam.open(sys.argv[1])\n"
         "net = ipam.network('n', '10.0.0.0/16')\n"
         "net.allocate('kept')\n"
-        "with ipam.transaction():\n"
+        "with ipam.transaction() as txn:\n"
+        "    net = txn.network('n')\n"
         "    net.allocate_many([(f'c{at}', 'eth0') for at in range(5000)])\n"
         "    net.release('kept')\n"
         "    ipam.store.read().__enter__()\n"
@@ -168,8 +169,8 @@ def test_waiting_for_a_killed_writer(data_dir: Path, verified: Callable[[Path], 
         "import fastipam, sys\n"
         "ipam = fastipam.open(sys.argv[1], 'relaxed')\n"
         "net = ipam.network('n', '10.0.0.0/16')\n"
-        "with ipam.transaction():\n"
-        "    net.allocate('lost')\n"
+        "with ipam.transaction() as txn:\n"
+        "    txn.network('n').allocate('lost')\n"
         "    print('ready', flush=True)\n"
         "    sys.stdin.readline()\n"
     )
@@ -211,8 +212,8 @@ def test_threads(ipam: Ipam) -> None:
             mine: list[str] = []
             for number in range(150):
                 try:
-                    with ipam.transaction():
-                        net.allocate(f"{name}.{number}")
+                    with ipam.transaction() as txn:
+                        txn.network("n", cooldown_s=0).allocate(f"{name}.{number}")
                         mine.append(f"{name}.{number}")
                 except PoolExhausted:
                     mine = [owner for owner in mine if owner != f"{name}.{number}"]

@@ -15,7 +15,7 @@ from fastipam.addressing.ranges import Pool
 from fastipam.allocation import previous_boot
 from fastipam.backup import backup, restore
 from fastipam.errors import AddressInUse, DuplicateAllocation, StoreUnavailable
-from fastipam.ipam import Ipam
+from fastipam.ipam import Ipam, open_with
 from fastipam.lease import Requester
 from fastipam.network import Network
 from fastipam.repair import repair
@@ -36,7 +36,7 @@ def boot(data_dir: Path, clock: Clock) -> Boot:
 
     @contextmanager
     def begin(name: str) -> Iterator[Ipam]:
-        with fastipam.open(data_dir, "relaxed", clock=clock, boot_id=lambda: name) as ipam:
+        with open_with(data_dir, "relaxed", clock=clock, boot_id=lambda: name) as ipam:
             yield ipam
             assert not verify(ipam.store)
 
@@ -112,8 +112,8 @@ def test_same_container_after_a_reboot(boot: Boot) -> None:
         net.allocate_many([(f"c{at}", "eth0") for at in range(2000)])
     with boot("two") as ipam:
         net = ipam.network("n")
-        with ipam.transaction():  # not swept by a look before
-            lease = net.allocate("c1999", existing="return")
+        with ipam.transaction() as txn:  # not swept by a look before
+            lease = txn.network("n").allocate("c1999", existing="return")
         assert lease.record.boot == ipam.store.boot
         with pytest.raises(DuplicateAllocation):
             net.allocate("c1999")
@@ -257,7 +257,7 @@ def test_import_for_a_container_of_an_earlier_boot(boot: Boot, clock: Clock) -> 
 
 def test_damaged_lease_of_an_earlier_boot(data_dir: Path, clock: Clock) -> None:
     """It keeps nobody from being served, and its address from everybody, until it is repaired."""
-    with fastipam.open(data_dir, "relaxed", clock=clock, boot_id=lambda: "one") as ipam:
+    with open_with(data_dir, "relaxed", clock=clock, boot_id=lambda: "one") as ipam:
         net = ipam.network("n", "10.0.0.0/28")
         for at in range(4):
             net.allocate(f"c{at}")
@@ -267,7 +267,7 @@ def test_damaged_lease_of_an_earlier_boot(data_dir: Path, clock: Clock) -> None:
             tables.OWNERS.delete(txn, astray)
             raw = tables.LEASES.get(txn, unreadable) or b""
             tables.LEASES.put(txn, unreadable, raw[:6])
-    with fastipam.open(data_dir, "relaxed", clock=clock, boot_id=lambda: "two") as ipam:
+    with open_with(data_dir, "relaxed", clock=clock, boot_id=lambda: "two") as ipam:
         net = ipam.network("n", "10.0.0.0/28")
         with pytest.raises(AddressInUse, match="assigned to c1"):
             net.allocate("new", addresses=["10.0.0.3"])
@@ -285,7 +285,7 @@ def test_boot_that_cannot_be_told(boot: Boot, data_dir: Path, clock: Clock) -> N
     with boot("one") as ipam:
         lease = ipam.network("n", POOL).allocate("a")
     with pytest.raises(StoreUnavailable, match="cannot read /proc") as caught:
-        fastipam.open(data_dir, clock=clock, boot_id=lambda: "")
+        open_with(data_dir, clock=clock, boot_id=lambda: "")
     assert "ProcSubset" in str(caught.value.hint)
     with boot("one") as ipam:
         assert ipam.network("n")._lookup((4, lease.value)) == lease

@@ -31,6 +31,7 @@ from fastipam import (
     StoreVersion,
     errors,
 )
+from fastipam.ipam import open_with
 from fastipam.storage import lmdb_errors
 from fastipam.storage.open_stores import close_store, open_store
 from fastipam.storage.store import Store
@@ -48,7 +49,7 @@ def _in_transaction(ipam: fastipam.Ipam) -> bool:
 
 def fill(path: Path, durability: str = "relaxed", count: int = 3000) -> None:
     """Make a store with a few thousand leases."""
-    with fastipam.open(path, durability) as ipam:
+    with open_with(path, durability) as ipam:
         ipam.network("n", V4).allocate_many([(f"c{at}", "eth0") for at in range(count)])
 
 
@@ -108,7 +109,7 @@ def test_other_schema(data_dir: Path, schema: int) -> None:
         txn.drop(env.open_db(b"cooldown", txn=txn))  # a schema may have dropped one of ours
     before = content(data_dir)
     with pytest.raises(StoreVersion, match=f"has schema {schema}, this fastipam knows 3") as caught:
-        fastipam.open(data_dir, boot_id=lambda: "another boot")
+        open_with(data_dir, boot_id=lambda: "another boot")
     assert caught.value.path == str(data_dir)
     assert content(data_dir) == before
 
@@ -129,7 +130,7 @@ def test_damaged_meta(data_dir: Path, key: bytes, value: bytes | None) -> None:
     edit_meta(data_dir, key, value)
     before = content(data_dir)
     with pytest.raises(StoreCorrupt, match=f"no valid {key.decode()}"):
-        fastipam.open(data_dir, boot_id=lambda: "another boot")
+        open_with(data_dir, boot_id=lambda: "another boot")
     assert content(data_dir) == before
 
 
@@ -188,11 +189,10 @@ def test_truncated_file(data_dir: Path, share: float) -> None:
 def test_file_without_a_page_that_is_not_used(data_dir: Path) -> None:
     """A file that ends early, but has every page in use, is whole."""
     fill(data_dir, count=20000)
-    with fastipam.open(data_dir) as ipam:
-        net = ipam.network("n", cooldown_s=0)
-        with ipam.transaction():
-            for at in range(20000):
-                net.release(f"c{at}")
+    with fastipam.open(data_dir) as ipam, ipam.transaction() as txn:
+        net = txn.network("n", cooldown_s=0)
+        for at in range(20000):
+            net.release(f"c{at}")
     file = data_dir / "data.mdb"
     assert missing_page(str(file), 4096) is None
     pages = file.stat().st_size // 4096
@@ -271,9 +271,9 @@ def test_durability_mismatch(data_dir: Path, made: str, asked: str, shared: bool
     with pytest.raises(ConfigError) as caught:  # noqa: PT012
         if shared:
             with fastipam.open(data_dir):
-                fastipam.open(data_dir, asked)
+                open_with(data_dir, asked)
         else:
-            fastipam.open(data_dir, asked, boot_id=lambda: "another boot")
+            open_with(data_dir, asked, boot_id=lambda: "another boot")
     assert made in str(caught.value)
     assert asked in str(caught.value)
     assert caught.value.field == "durability"
@@ -285,7 +285,7 @@ def test_durability_mismatch(data_dir: Path, made: str, asked: str, shared: bool
 def test_bad_durability(data_dir: Path) -> None:
     """An unknown durability is refused before anything is made."""
     with pytest.raises(ConfigError, match="neither 'durable' nor 'relaxed'"):
-        fastipam.open(data_dir, "fast")
+        fastipam.open(data_dir, "fast")  # type: ignore[arg-type]
     assert not data_dir.exists()
 
 
@@ -294,7 +294,7 @@ def test_durable_by_default(data_dir: Path) -> None:
     with fastipam.open(data_dir) as ipam:
         assert ipam.durability == "durable"
         assert repr(ipam) == f"<Ipam {data_dir} durable>"
-        ipam.network("n").allocate("a")
+        ipam.network("n", V4).allocate("a")
 
 
 # Boots ---------------------------------------------------------------------------------------
@@ -304,7 +304,7 @@ def test_boots_are_counted(data_dir: Path) -> None:
     """Each boot of the machine has a number, from 1; a store that is opened twice has one."""
     numbers = []
     for boot in ("one", "one", "two", "two", "one"):
-        with fastipam.open(data_dir, boot_id=lambda boot=boot: boot) as ipam:
+        with open_with(data_dir, boot_id=lambda boot=boot: boot) as ipam:
             numbers.append(ipam.store.boot)
     assert numbers == [1, 1, 2, 2, 3]
 
@@ -334,7 +334,7 @@ def test_directory_that_is_there_keeps_its_mode(data_dir: Path) -> None:
 def test_is_current(data_dir: Path, tmp_path: Path) -> None:
     """A store whose files were removed says so, and opens those that are made in their place."""
     with fastipam.open(data_dir, "relaxed") as ipam:
-        ipam.network("n").allocate("a")
+        ipam.network("n", V4).allocate("a")
         assert ipam.store.is_current()
         data_dir.rename(tmp_path / "moved")
         assert not ipam.store.is_current()
@@ -357,12 +357,16 @@ def test_two_opens_share(data_dir: Path, tmp_path: Path) -> None:
     one.close()
     one.close()
     three.close()
-    two.network("n").allocate("a")
+    net, block = two.network("n", V4), two.transaction()
+    net.allocate("a")
     two.close()
     uses: list[Callable[[], object]] = [
         two.networks,
-        lambda: two.network("n", V4).allocate("b"),
-        two.transaction().__enter__,
+        lambda: two.network("n", V4),
+        lambda: net.allocate("b"),
+        lambda: list(net.leases()),
+        two.transaction,
+        block.__enter__,
     ]
     for use in uses:
         with pytest.raises(StoreClosed):
@@ -396,9 +400,9 @@ def test_in_transaction(data_dir: Path) -> None:
             seen.append(_in_transaction(ipam))
             seen.append(net.stats().assigned)
 
-        with ipam.transaction():
+        with ipam.transaction() as txn:
             assert _in_transaction(ipam)
-            net.allocate("a")
+            txn.network("n").allocate("a")
             thread = threading.Thread(target=look)
             thread.start()
             thread.join()
@@ -410,7 +414,7 @@ def test_shared_transaction(data_dir: Path) -> None:
     """Its parts see what those before them did, readers in it too; all of it is one commit."""
     with fastipam.open(data_dir, "relaxed") as ipam:
         net = ipam.network("n", V4)
-        with Transaction(ipam.store, shared=True) as whole:
+        with Transaction(ipam.store, shared=True, joined=True) as whole:
             first = net.allocate("a")
             assert net.stats().assigned == 1
             assert net.lookup(first.address.ip) == first
@@ -427,7 +431,7 @@ def test_spoiled_transaction(data_dir: Path) -> None:
     with fastipam.open(data_dir, "relaxed") as ipam:
         net = ipam.network("n", V4)
         net.allocate("a")
-        whole = Transaction(ipam.store, shared=True).__enter__()
+        whole = Transaction(ipam.store, shared=True, joined=True).__enter__()
         net.allocate("b")
         with pytest.raises(fastipam.DuplicateAllocation):
             net.allocate("a")
@@ -441,7 +445,7 @@ def test_spoiled_transaction(data_dir: Path) -> None:
 def test_fault_in_a_part(data_dir: Path) -> None:
     """An error of LMDB's in a part is translated where the part ends, and spoils the whole."""
     with fastipam.open(data_dir, "relaxed") as ipam:
-        whole = Transaction(ipam.store, shared=True).__enter__()
+        whole = Transaction(ipam.store, shared=True, joined=True).__enter__()
         with pytest.raises(StoreFull), ipam.store.write():
             raise lmdb.MapFullError("injected")
         assert whole.spoiled
@@ -451,15 +455,15 @@ def test_fault_in_a_part(data_dir: Path) -> None:
 
 def test_size_of_the_map(data_dir: Path) -> None:
     """A full map is named by its real size, as it was opened, and so is the way out."""
-    with fastipam.open(data_dir, map_size=3 << 18) as ipam:
+    with open_with(data_dir, map_size=3 << 18) as ipam:
         net = ipam.network("n", "10.0.0.0/8")
         with pytest.raises(StoreFull, match=r"has reached its largest size, 768 KiB") as caught:
             net.allocate_many([(f"c{at}", "eth0") for at in range(20_000)])
         assert "map_size" in str(caught.value.hint)
         assert net.stats().assigned == 0
     with fastipam.open(data_dir) as ipam:
-        ipam.network("n").allocate_many([(f"c{at}", "eth0") for at in range(20_000)])
-    with fastipam.open(data_dir, map_size=3 << 18) as ipam:
+        ipam.network("n", "10.0.0.0/8").allocate_many([(f"c{at}", "eth0") for at in range(20_000)])
+    with open_with(data_dir, map_size=3 << 18) as ipam:
         net = ipam.network("n")  # a file that is larger already is mapped as it is
         with pytest.raises(StoreFull, match="largest size") as caught:
             net.allocate_many([(f"d{at}", "eth0") for at in range(20_000)])
@@ -476,7 +480,7 @@ with fastipam.open(sys.argv[1]) as ipam:
 
 def test_map_that_others_have_outgrown(data_dir: Path) -> None:
     """A process with a small map says what has happened, and goes on once it has opened anew."""
-    with fastipam.open(data_dir, map_size=1 << 20) as ipam:
+    with open_with(data_dir, map_size=1 << 20) as ipam:
         net = ipam.network("n", "10.0.0.0/8")
         net.allocate("a")
         subprocess.run([sys.executable, "-c", _GROW, str(data_dir)], check=True)
@@ -549,11 +553,11 @@ def test_fork_inside_a_transaction(data_dir: Path) -> None:
         net.allocate("z")
         reader = ipam.store.read().__enter__()
         with ipam.transaction() as transaction:
-            net.allocate("a")
+            transaction.network("n").allocate("a")
             assert in_child(leave).startswith(StoreForked.__name__)
             assert in_child(fail).startswith(StoreForked.__name__)
             assert in_child(leave_reader) == "None"
-            net.allocate("b")
+            transaction.network("n").allocate("b")
         reader.__exit__(None, None, None)
         assert net.stats().assigned == 3
         assert not verify(ipam.store)
@@ -564,14 +568,14 @@ def test_fork_inside_a_transaction(data_dir: Path) -> None:
 
 def test_map_full(data_dir: Path) -> None:
     """When the map is full the call fails as a whole, and what was there can be used and freed."""
-    with fastipam.open(data_dir, "relaxed", map_size=1 << 20) as ipam:
+    with open_with(data_dir, "relaxed", map_size=1 << 20) as ipam:
         net = ipam.network("n", V4, cooldown_s=0)
         net.allocate("a")
         with pytest.raises(StoreFull):
             net.allocate_many([(f"c{at}", "eth0") for at in range(20000)])
         assert net.stats().assigned == 1
-        with ipam.transaction(), pytest.raises(StoreFull):
-            net.allocate_many([(f"c{at}", "eth0") for at in range(20000)])
+        with ipam.transaction() as txn, pytest.raises(StoreFull):
+            txn.network("n").allocate_many([(f"c{at}", "eth0") for at in range(20000)])
         assert not verify(ipam.store)
         assert len(net.release("a")) == 1
 

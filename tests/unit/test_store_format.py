@@ -20,7 +20,7 @@ from fastipam.addressing.ranges import Pool
 from fastipam.allocation import blocks
 from fastipam.backup import backup, restore
 from fastipam.configuration.policy import Policy
-from fastipam.ipam import Ipam
+from fastipam.ipam import Ipam, open_with
 from fastipam.namespaces import Netns
 from fastipam.network import Network
 from fastipam.storage import tables
@@ -193,11 +193,11 @@ def test_after_real_work(node: Node, ipam: Ipam) -> None:
 
 def test_after_a_reboot(tmp_path: Path, clock: Clock) -> None:
     """Leases of an earlier boot are what the document says, at every step of their release."""
-    with fastipam.open(tmp_path / "store", "relaxed", clock=clock, boot_id=lambda: "one") as ipam:
+    with open_with(tmp_path / "store", "relaxed", clock=clock, boot_id=lambda: "one") as ipam:
         net = ipam.network("n", "10.0.0.0/22", cooldown_s=5)
         net.allocate_many([(f"c{at}", "eth0") for at in range(300)])
         net.release("c5")
-    with fastipam.open(tmp_path / "store", "relaxed", clock=clock, boot_id=lambda: "two") as ipam:
+    with open_with(tmp_path / "store", "relaxed", clock=clock, boot_id=lambda: "two") as ipam:
         net = ipam.network("n", "10.0.0.0/22", cooldown_s=5)
         for at in range(20):
             net.allocate(f"d{at}")

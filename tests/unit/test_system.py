@@ -20,6 +20,7 @@ import fastipam
 from fastipam import cni
 from fastipam.addressing.addresses import parse_ip
 from fastipam.cli.migration import import_host_local
+from fastipam.ipam import open_with
 from fastipam.network import Network
 from fastipam.repair import repair
 from fastipam.storage import open_stores, tables
@@ -57,7 +58,7 @@ class SystemMachine(RuleBasedStateMachine):
 
     def open(self) -> None:
         boot = f"boot-{self.boot}"
-        self.ipam = fastipam.open(
+        self.ipam = open_with(
             self.directory / "store", "relaxed", clock=self.clock, boot_id=lambda: boot
         )
 
@@ -218,9 +219,10 @@ class SystemMachine(RuleBasedStateMachine):
     def crash(self, name: str) -> None:
         """A process dies in the middle of a transaction: nothing of it has happened."""
         try:
-            with self.ipam.transaction():
-                self.net.release(name)
-                self.net.reserve("10.0.0.0/28")
+            with self.ipam.transaction() as txn:
+                net = self.net.within(txn)
+                net.release(name)
+                net.reserve("10.0.0.0/28")
                 raise KeyboardInterrupt
         except KeyboardInterrupt:
             pass
@@ -234,15 +236,14 @@ class SystemMachine(RuleBasedStateMachine):
         child = os.fork()
         if child == 0:
             try:
-                ipam = fastipam.open(
-                    self.directory / "store", clock=self.clock, boot_id=lambda: boot
-                )
+                ipam = open_with(self.directory / "store", clock=self.clock, boot_id=lambda: boot)
                 net = ipam.network("n", POOL, cooldown_s=COOLDOWN_S, sticky_s=STICKY_S)
                 if committed:
                     net.release(name)
-                with ipam.transaction():
-                    net.reserve("10.0.0.0/28")
-                    net.release("another")
+                with ipam.transaction() as txn:
+                    inside = net.within(txn)
+                    inside.reserve("10.0.0.0/28")
+                    inside.release("another")
                     os.kill(os.getpid(), signal.SIGKILL)
             finally:
                 os._exit(1)

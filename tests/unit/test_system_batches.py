@@ -19,18 +19,19 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from tests.conftest import assert_consistent
 
-import fastipam
 from fastipam.addressing.addresses import format_ip, parse_ip
 from fastipam.addressing.parsing import parse_ranges
 from fastipam.agent.batch import Executor
 from fastipam.agent.requests import Answer, Observer, Request
 from fastipam.backup import backup, restore
-from fastipam.errors import StoreFull
+from fastipam.errors import StoreFull, UnknownNetwork
+from fastipam.ipam import open_with
 from fastipam.storage import open_stores
 from fastipam.storage.transaction import Transaction
 from fastipam.testing import Clock
@@ -115,7 +116,7 @@ class BatchMachine(RuleBasedStateMachine):
 
     def open(self) -> None:
         boot = f"boot-{self.boot}"
-        self.ipam = fastipam.open(
+        self.ipam = open_with(
             self.directory / "store", "relaxed", clock=self.clock, boot_id=lambda: boot
         )
 
@@ -339,6 +340,8 @@ class BatchMachine(RuleBasedStateMachine):
     @rule(name=NETWORKS, octet=st.integers(1, 18))
     def unreserve(self, name: str, octet: int) -> None:
         address, net = f"10.0.0.{octet}", self.nets[name]
+        if self.is_unknown(name):
+            return
         ended = self.ipam.network(name).unreserve(address)
         if net.reserved.pop(address, None) is not None:
             assert ended
@@ -357,6 +360,15 @@ class BatchMachine(RuleBasedStateMachine):
         self.open()
         if reboots:
             self.lose_all()
+
+    def is_unknown(self, name: str) -> bool:
+        """Whether the store has no such network; then the model knows nothing of it, either."""
+        if name in self.ipam.networks():
+            return False
+        assert self.nets[name] == Net()
+        with pytest.raises(UnknownNetwork):
+            self.ipam.network(name)
+        return True
 
     def lose_all(self) -> None:
         """No container of an earlier boot is there; the model gives all back at once."""
@@ -387,6 +399,8 @@ class BatchMachine(RuleBasedStateMachine):
             return
         assert_consistent(self.ipam.store)
         for name, net in self.nets.items():
+            if self.is_unknown(name):
+                continue
             network = self.ipam.network(name)
             held: dict[str, set[str]] = {}
             for lease in network.leases():

@@ -28,6 +28,7 @@ from fastipam.storage.records.network_state import NetworkState
 from fastipam.storage.records.reservation import Reservation
 from fastipam.storage.store import Store
 from fastipam.storage.transaction import Transaction
+from fastipam.storage.within import Within
 from fastipam.verify import Finding, verify
 
 Damage = Callable[[Store, Transaction], object]
@@ -243,7 +244,7 @@ def test_damage(
     """The damage is found, and nothing else is."""
     with damaged.store.write() as txn:
         damage(damaged.store, txn)
-        inside = verify(damaged.store)
+        inside = verify(Within(txn))
     found = verify(damaged.store)
     assert found == inside
     assert {each.kind for each in found} == kinds, "\n".join(map(str, found))
@@ -253,9 +254,7 @@ def test_damage(
 
 def test_full_page_without_parent(damaged: Ipam) -> None:
     """A full page of which the page above does not know is named."""
-    with damaged.store.write() as txn:
-        net = damaged.network("net")
-        net.allocate_many([(f"d{each}", "eth0") for each in range(4200)])
+    damaged.network("net").allocate_many([(f"d{each}", "eth0") for each in range(4200)])
     assert not verify(damaged.store)
     with damaged.store.write() as txn:
         tables.PAGES.delete(txn, page(1, A >> 24))

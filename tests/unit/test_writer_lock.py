@@ -100,8 +100,8 @@ while raised < int(sys.argv[2]):
         if len(held) > 500 or held and chance.random() < 0.5:
             net.release(held.pop())
         elif chance.random() < 0.2:
-            with ipam.transaction():
-                net.allocate(f"c{number}")
+            with ipam.transaction() as txn:
+                txn.network("n").allocate(f"c{number}")
         elif chance.random() < 0.2:
             list(net.leases())
         else:
@@ -266,13 +266,12 @@ def test_a_thread_that_keeps_it_is_named(store: TemporaryStore) -> None:
 def test_threads_are_served_in_order(store: TemporaryStore) -> None:
     """Threads that wait for the lock get it in the order in which they came."""
     with store.open() as ipam:
-        network = ipam.network("n")
         served: list[int] = []
 
         def call(number: int) -> None:
-            with ipam.transaction():
+            with ipam.transaction() as txn:
                 served.append(number)
-                network.allocate(f"c{number}")
+                txn.network("n").allocate(f"c{number}")
 
         threads = [threading.Thread(target=call, args=[number]) for number in range(5)]
         with ipam.transaction():
@@ -516,8 +515,8 @@ def test_lock_files_that_go_below_a_writer(
     )
     with store.open() as ipam:
         network = ipam.network("n")
-        with ipam.transaction():
-            mine = network.allocate("mine").address
+        with ipam.transaction() as txn:
+            mine = txn.network("n").allocate("mine").address
             if how == "removed":
                 for name in names:
                     (store.path / name).unlink()
@@ -543,7 +542,7 @@ def test_files_that_are_replaced_below_a_writer(
         network = ipam.network("n")
         transaction = ipam.transaction()
         transaction.__enter__()
-        network.allocate("mine")
+        transaction.network("n").allocate("mine")
         replace_files(store, *names)
         theirs = run(code, store.path).strip()
         with pytest.raises(fastipam.StoreBusy, match="replaced or moved away during this call"):
@@ -619,10 +618,11 @@ def test_close_while_threads_call(store: TemporaryStore) -> None:
 def test_a_store_closed_below_a_reader(store: TemporaryStore) -> None:
     """An open read transaction keeps the files open; the store can be opened again meanwhile."""
     first = store.open()
-    with first.store.read() as txn:
+    held = first.store
+    with held.read() as txn:
         first.close()
         again = open_store(store.path)
-        assert again is first.store
+        assert again is held
         close_store(again)
         assert tables.NETWORKS.count(txn) == 1
     with pytest.raises(fastipam.StoreClosed):

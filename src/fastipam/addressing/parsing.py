@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-DEFAULT_SUBNET = "10.32.0.0/12"  # Weave Net's, 10.32.0.0 to 10.47.255.255
+DEFAULT_RANGE = "10.32.0.0/12"  # Weave Net's, 10.32.0.0 to 10.47.255.255
 
 
 def build_pool(

@@ -9,14 +9,13 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from fastipam import processes
-from fastipam.ipam import Ipam
+from fastipam.network import Network
 from fastipam.storage.open_stores import close_store, open_store
 from fastipam.sweep import DEFAULT_GRACE_S, Report, release_dead
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from fastipam.network import Network
     from fastipam.processes import Found
 
     Addresses = tuple[tuple[int, int], ...]
@@ -69,7 +68,7 @@ class Worker:
         def release() -> Report:
             store = open_store(path, create=False)  # it stays open for this thread
             try:
-                report = release_dead(Ipam(store).network(name), only, grace_s=self._grace_s)
+                report = release_dead(Network(store, name, None), only, grace_s=self._grace_s)
             finally:
                 close_store(store)
             for lease in report.released:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from fastipam.cli.progress import Progress
     from fastipam.ipam import Ipam
+    from fastipam.storage.store import Store
+    from fastipam.storage.transaction import Transaction
 
 _STEP = 64  # files between two reports of progress
 
@@ -89,11 +91,11 @@ def import_host_local(
     items: list[Item] = []
     total = 0 if progress is None else sum(len(files) for _, _, files in os.walk(tree))
     try:
-        with ipam.transaction():
+        with ipam.transaction() as txn:
             for directory in sorted(tree.iterdir()):
                 if directory.is_dir() and not directory.is_symlink():
                     with _locked(directory, create=False):
-                        for item in _import_network(ipam, directory, since_ns):
+                        for item in _import_network(ipam.store, txn, directory, since_ns):
                             items.append(item)
                             if progress is not None and len(items) % _STEP == 0:
                                 progress(len(items), total)
@@ -109,7 +111,9 @@ def import_host_local(
     return items
 
 
-def _import_network(ipam: Ipam, directory: Path, since_ns: int) -> Iterator[Item]:
+def _import_network(
+    store: Store, txn: Transaction, directory: Path, since_ns: int
+) -> Iterator[Item]:
     name = directory.name
     if not is_id(name):
         yield Item(name, "", SKIPPED, "this is no valid network name")
@@ -117,7 +121,7 @@ def _import_network(ipam: Ipam, directory: Path, since_ns: int) -> Iterator[Item
     if not host_local.is_network(directory):
         yield Item(name, "", SKIPPED, "no file in it has the name of an address")
         return
-    network = Network(ipam.store, name, None)
+    network = Network(store, name, None).within(txn)
     for file_name in host_local.file_names(directory):
         try:
             yield _import_file(network, directory / file_name, since_ns)

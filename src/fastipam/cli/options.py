@@ -11,6 +11,7 @@ import click
 from fastipam.agent.protocol import DEFAULT_SOCKET
 from fastipam.cli.click_base import Failure
 from fastipam.configuration.policy import DEFAULT_DATA_DIR
+from fastipam.ipam import open_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,7 +101,7 @@ def _networks(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[s
     before = ctx.find_root().params.get("data_dir")
     directory = ctx.params.get("data_dir") or before or DEFAULT_DATA_DIR
     try:
-        with fastipam.open(directory, create=False, count_boot=False) as ipam:
+        with open_with(directory, create=False, count_boot=False) as ipam:
             return [name for name in ipam.networks() if name.startswith(incomplete)]
     except (fastipam.FastipamError, OSError):
         return []

@@ -13,6 +13,7 @@ from fastipam.storage.records import keys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any, Self
 
     from fastipam.addressing.ranges import Pool
     from fastipam.storage.store import Store
@@ -58,6 +59,31 @@ class Books:
     def store(self) -> Store:
         """The store of the network."""
         return self._store
+
+    def within(self, txn: Transaction) -> Self:
+        """Return the same network as a part of a transaction: what it changes is nested in that."""
+        from fastipam.storage.within import Within
+
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other._store = Within(txn)
+        return other
+
+    def outside(self) -> Self:
+        """Return the same network in no transaction, for what happens after the end of one."""
+        store: Any = self._store
+        while store.nests:
+            store = store._store
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other._store = store
+        return other
+
+    def detach(self) -> None:
+        """Let every later call raise StoreClosed: the :class:`Ipam` of the network was closed."""
+        from fastipam.storage.within import Closed
+
+        self._store = Closed(self._store)
 
     def __repr__(self) -> str:
         return f"<Network {self.name!r} in {self._store.path}>"

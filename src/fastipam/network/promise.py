@@ -33,7 +33,7 @@ class Promise:
     __slots__ = ("_is_new", "_leases", "_network")
 
     def __init__(self, network: Books, leases: Sequence[Lease], *, is_new: bool) -> None:
-        self._network = network
+        self._network = network.outside()
         self._leases = leases
         self._is_new = is_new
 

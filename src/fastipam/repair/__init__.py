@@ -18,6 +18,7 @@ from fastipam.errors import StoreCorrupt
 from fastipam.repair.network import Action, NetworkRepair
 from fastipam.storage import tables
 from fastipam.storage.records import keys
+from fastipam.storage.within import Within
 from fastipam.verify import MOST_NETWORKS, verify
 from fastipam.verify.parts import BY_NETWORK
 
@@ -40,12 +41,13 @@ def repair(store: Store, progress: Progress | None = None) -> list[Action]:
     """
     with store.write() as txn:
         # The records are read twice, or once when there are no findings.
-        found = verify(store, progress and (lambda done, total: progress(done, 2 * total)))
+        inside = Within(txn)
+        found = verify(inside, progress and (lambda done, total: progress(done, 2 * total)))
         if not found:
             return []
         actions = _Repairer(txn).run(found)
         txn.flush()
-        left = verify(store, progress and (lambda done, total: progress(total + done, 2 * total)))
+        left = verify(inside, progress and (lambda done, total: progress(total + done, 2 * total)))
         if left:
             raise StoreCorrupt(
                 f"{len(left)} contradictions are left, the first: {left[0]}; nothing was changed",

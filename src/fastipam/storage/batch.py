@@ -50,7 +50,7 @@ class Batch:
         """Begin the store's transaction, unless the batch has one."""
         self.touched.add(store)
         if store not in self._transactions:
-            transaction = Transaction(store, shared=not self._nested)
+            transaction = Transaction(store, shared=not self._nested, joined=True)
             self._transactions[store] = transaction.__enter__()
 
     @property

@@ -8,17 +8,17 @@ from _thread import _local
 import lmdb
 
 from fastipam._bitmap import OpenFiles, WriterLock
-from fastipam.errors import StoreBusy, StoreClosed, StoreForked
+from fastipam.errors import StoreBusy, StoreClosed, StoreForked, TransactionOver
 from fastipam.storage import tables
 from fastipam.storage.directory import DATA_FILE
-from fastipam.storage.lmdb_errors import translate
+from fastipam.storage.lmdb_errors import transaction_is_open, translate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from fastipam.errors import StoreError
+    from fastipam.errors import StoreError, TransactionOpen
     from fastipam.storage.boot import Access
     from fastipam.storage.tables import Writing
 
@@ -33,6 +33,7 @@ class Environment:
     of a clock that nobody sets. ``local`` has ``transaction``, the one that this thread writes in.
     """
 
+    nests = False  # a call in a transaction of the same thread is refused
     boot: int
     boot_doubt = ""
     boottime: Callable[[], int]
@@ -107,6 +108,18 @@ class Environment:
             "it has changed nothing",
             path=self.path,
             hint="try again, when nobody replaces them any more",
+        )
+
+    def transaction_is_open(self) -> TransactionOpen:
+        """Return the error for a change by a thread that has a transaction open."""
+        return transaction_is_open(self.path)
+
+    def transaction_is_over(self) -> TransactionOver:
+        """Return the error for a transaction that has ended, or that is another thread's."""
+        return TransactionOver(
+            f"this transaction of the store {self.path} is over, or belongs to another thread",
+            path=self.path,
+            hint="use what a transaction gives in its block and its thread only",
         )
 
     def note_boot(self, access: Access, *, may_count: bool) -> None:

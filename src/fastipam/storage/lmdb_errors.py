@@ -14,6 +14,7 @@ from fastipam.errors import (
     StoreFull,
     StoreUnavailable,
     StoreVersion,
+    TransactionOpen,
 )
 
 # Address space, not memory: the file grows as it is filled. 64 GiB hold about 200 million leases.
@@ -70,6 +71,8 @@ def translate(error: Exception, path: str, map_size: int = MAP_SIZE) -> StoreErr
             path=path,
             hint="try again; end that process, or let it go on (kill -CONT) if it is stopped",
         )
+    if code == errno.EDEADLK:
+        return transaction_is_open(path)
     if code == errno.EAGAIN and isinstance(error, lmdb.Error):
         # LMDB marks the readers of a process by a lock on the byte whose number is its process id.
         return StoreBusy(
@@ -111,6 +114,16 @@ def translate(error: Exception, path: str, map_size: int = MAP_SIZE) -> StoreErr
         f"the store {path} cannot be used: {reason}",
         path=path,
         hint="the data directory has to be a directory that this user may write",
+    )
+
+
+def transaction_is_open(path: str) -> TransactionOpen:
+    """Return the error for a change by a thread that has a transaction open."""
+    return TransactionOpen(
+        f"a transaction of this thread is open in the store {path}: this call would wait for it",
+        path=path,
+        hint="in a block, use its handle (`with ipam.transaction() as txn: txn.network(…)`); in a "
+        "signal handler, set a flag",
     )
 
 

@@ -51,9 +51,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
-    from typing import Any
+    from typing import Any, TypeVar
 
     from fastipam.errors import StoreError
+
+    Block = TypeVar("Block", bound=Transaction)
 
 
 _PROBE = b"probe"
@@ -342,11 +344,19 @@ class Store(Environment):
         return end + 2 * _PROBE_BYTES > int(info["map_size"])
 
     def write(self) -> AbstractContextManager[Transaction]:
-        """Return a write transaction, nested when this thread has one. Waits for other writers."""
+        """Return a write transaction. Waits for other writers.
+
+        In a thread whose requests are a batch it belongs to that. When it begins in a thread that
+        has another transaction open, it raises TransactionOpen.
+        """
         whole: Transaction | None = getattr(self.local, "transaction", None)
         if whole is not None and whole.shared:
             return Part(whole)
         return Transaction(self)
+
+    def admit(self, transaction: Block) -> Block:
+        """Return a transaction that is about to begin. ``fastipam.testing`` raises errors here."""
+        return transaction
 
     def read(self) -> Snapshot:
         """Return a read transaction. Waits for nobody."""

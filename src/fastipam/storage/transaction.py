@@ -1,7 +1,8 @@
 """The transactions of a store.
 
 There is one write transaction at a time, of one thread of one process. A call inside it is nested
-in it, or is a part of it. A reader sees one moment and waits for nobody.
+in it, or is a part of it, if it was told so: see ``within``. A reader sees one moment and waits for
+nobody.
 """
 
 from __future__ import annotations
@@ -35,14 +36,16 @@ class Transaction(WriteBlock):
 
     In a ``shared`` one, what would be nested is a part of it instead: that spares the nesting, but
     the failure of a part leaves the whole ``spoiled``, and whoever began it has to roll it back.
+    A ``joined`` one is a batch: whatever its thread does in the store belongs to it. Nothing joins
+    another one by itself: a call inside uses the store that :class:`Within` makes of it.
 
     ``promises`` are those of a fenced cluster (``network/promise.py``): the end of the outermost
     transaction settles them after the commit, and raises the error of one that cannot be kept.
     """
 
     __slots__ = (
-        "_pages", "_states", "_unsaved", "databases", "delete", "get", "parent", "promises", "put",
-        "shared", "spoiled", "store", "txn",
+        "_pages", "_states", "_unsaved", "databases", "delete", "get", "joined", "parent",
+        "promises", "put", "shared", "spoiled", "store", "txn",
     )  # fmt: skip
 
     databases: tuple[Any, ...]
@@ -51,9 +54,10 @@ class Transaction(WriteBlock):
     put: Any
     txn: Any
 
-    def __init__(self, store: Environment, shared: bool = False) -> None:
+    def __init__(self, store: Environment, shared: bool = False, joined: bool = False) -> None:
         self.store = store
         self.shared = shared
+        self.joined = joined
         self.spoiled = False
         self.parent: Transaction | None = None
         self.promises: tuple[Promise, ...] = ()
@@ -66,6 +70,9 @@ class Transaction(WriteBlock):
         errors = [error for one in self.promises if (error := one.settle()) is not None]
         if errors:
             raise errors[0]
+
+    def require_open(self) -> None:
+        """Raise an error when a call inside may not go on."""
 
     def rollback(self) -> None:
         """Roll the transaction back, outside a ``with`` block."""
@@ -135,7 +142,7 @@ class Part:
 
 
 class Snapshot(ReadBlock):
-    """A read transaction: a consistent view of one moment. Inside a write transaction, that one."""
+    """A read transaction: a consistent view of one moment."""
 
     __slots__ = ("databases", "get", "store", "txn")
 

@@ -27,6 +27,7 @@ from itertools import chain
 
 from fastipam import processes
 from fastipam.allocation import previous_boot
+from fastipam.errors import UnknownNetwork
 from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.storage.records import lease as lease_record
@@ -137,7 +138,10 @@ def finish_reboot(ipam: Ipam, progress: Progress | None = None) -> int:
     if not ipam.store.unswept or ipam.store.boot_doubt:
         return looked
     for name in ipam.networks():
-        network = ipam.network(name)
+        try:
+            network = ipam.network(name)
+        except UnknownNetwork:
+            continue  # a backup without it was restored meanwhile
         while network._sweep_reboot():
             looked += previous_boot.BATCH
             if progress is not None:

@@ -244,7 +244,7 @@ class Sweeper:
                 tables.MISSING.put(txn, key, value)
             return [(lease, False)]
         tables.MISSING.delete(txn, key)
-        given = self._network._release_at(
+        given = self._network.within(txn)._release_at(
             (lease.family, lease.value), generation=lease.generation, kind=event_record.SWEPT
         )
         return [] if given is None else [(one, True) for one in given.siblings]

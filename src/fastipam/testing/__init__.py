@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fastipam.errors import ConfigError
-from fastipam.ipam import open as open_ipam
+from fastipam.ipam import open_with
 from fastipam.storage import open_stores
 from fastipam.verify import verify
 
@@ -83,7 +83,7 @@ class TemporaryStore:
         options.setdefault("clock", self.clock)
         if self._boot:
             options.setdefault("boot_id", lambda: self._boot)
-        return open_ipam(self.path, options.pop("durability", "relaxed"), **options)
+        return open_with(self.path, options.pop("durability", "relaxed"), **options)
 
     def reboot(self) -> None:
         """Make the next :meth:`open` find another boot, as after a restart of the machine.
@@ -169,16 +169,16 @@ def failing(ipam: Ipam, error: FastipamError) -> Iterator[None]:
     ``fastipam.cni.handle`` on the same directory. Of nested blocks the inner error is raised.
     """
 
-    def write() -> NoReturn:
+    def write(*_: object) -> NoReturn:
         raise error
 
     store: Any = ipam.store
     before = vars(store).get("write")  # set by an outer block
-    store.write = write
+    store.write = store.admit = write
     try:
         yield
     finally:
         if before is None:
-            del store.write
+            del store.write, store.admit
         else:
-            store.write = before
+            store.write = store.admit = before

@@ -12,6 +12,7 @@ import fastipam
 from fastipam.cli import options, output, progress
 from fastipam.cli.click_base import command as _command
 from fastipam.configuration.policy import DEFAULT_DATA_DIR
+from fastipam.ipam import open_with
 
 
 @_command(
@@ -31,7 +32,7 @@ def command(file: str, data_dir: str, force: bool, as_json: bool) -> None:
     from fastipam.backup import backup
 
     with (
-        fastipam.open(data_dir, create=False, count_boot=False) as ipam,
+        open_with(data_dir, create=False, count_boot=False) as ipam,
         progress.bar("bytes") as advance,
     ):
         size = backup(ipam.store, file, advance, force=force)

@@ -9,6 +9,7 @@ import click
 import fastipam
 from fastipam.cli import options, output, progress
 from fastipam.cli.click_base import command as _command
+from fastipam.ipam import open_with
 
 
 @_command(
@@ -36,7 +37,7 @@ def command(data_dir: str, mend: bool, as_json: bool) -> None:
     Pages, leases, owners, cool-down queue, reservations, history and counters are read, in
     one read transaction: nothing has to be stopped.
     """
-    with fastipam.open(data_dir, create=False, count_boot=mend) as ipam:
+    with open_with(data_dir, create=False, count_boot=mend) as ipam:
         found = _repair(ipam) if mend else _verify(ipam)
     if as_json:
         output.json_array(found)

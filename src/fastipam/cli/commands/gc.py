@@ -14,6 +14,7 @@ from fastipam.cli import options, output, rows
 from fastipam.cli.click_base import Failure
 from fastipam.cli.click_base import command as _command
 from fastipam.cli.times import MOMENT, SPAN, Moment
+from fastipam.ipam import open_with
 from fastipam.network import gc
 from fastipam.storage.records import keys
 
@@ -104,7 +105,7 @@ def command(
             "if that is what you want, say --allow-empty",
         )
     before_ns = before.start_ns if before else listed.made_ns - least_age_ns
-    with fastipam.open(data_dir, create=False, count_boot=not dry_run) as ipam:
+    with open_with(data_dir, create=False, count_boot=not dry_run) as ipam:
         (name,) = rows.names(ipam, network)
         where = ipam.network(name)
         valid = _with_interfaces(where, listed.valid)

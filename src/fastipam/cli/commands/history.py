@@ -13,6 +13,7 @@ from fastipam.cli import filters, options, output, rows
 from fastipam.cli.click_base import command as _command
 from fastipam.cli.follow import EVENT_COLUMNS, event_row
 from fastipam.cli.times import MOMENT, Moment, stamp
+from fastipam.ipam import open_with
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,7 +61,7 @@ def command(
         raise click.UsageError("--at wants an ADDRESS, and nothing else")
     if since and until and since.start_ns >= until.end_ns:
         raise click.UsageError("--since is later than --until: nothing lies between them")
-    with fastipam.open(data_dir, create=False, count_boot=False) as ipam:
+    with open_with(data_dir, create=False, count_boot=False) as ipam:
         if at is not None and address is not None:
             documents = list(_holders(ipam, network, address, at, local=not as_json))
             output.rows(_HOLDER_COLUMNS, documents, as_json=as_json)

@@ -8,6 +8,7 @@ import fastipam
 from fastipam.cli import filters, options, output, rows
 from fastipam.cli.click_base import command as _command
 from fastipam.cli.times import MOMENT, Moment
+from fastipam.ipam import open_with
 
 
 @_command(
@@ -103,7 +104,7 @@ def command(
         frozenset(states),
     )
     with_free = with_free or filters.FREE in wanted.states
-    with fastipam.open(data_dir, create=False, count_boot=False) as ipam:
+    with open_with(data_dir, create=False, count_boot=False) as ipam:
         earlier = rows.earlier_boots(ipam, network)
         if ipam.store.boot_doubt:
             output.note(f"there may be leases of an earlier boot: {ipam.store.boot_doubt}")

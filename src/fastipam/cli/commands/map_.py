@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-import fastipam
 from fastipam import files
 from fastipam.addressing.addresses import BITS
 from fastipam.cli import options, rows
 from fastipam.cli import output as output_
 from fastipam.cli.click_base import command as _command
 from fastipam.errors import ConfigError, StoreError
+from fastipam.ipam import open_with
 from fastipam.sweep import finish_reboot
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def command(
             value=str(output),
             hint=f"name it {output}.png",
         )
-    with fastipam.open(data_dir, create=False, count_boot=False) as ipam:
+    with open_with(data_dir, create=False, count_boot=False) as ipam:
         with suppress(StoreError):  # a store that cannot be written can be drawn all the same
             finish_reboot(ipam)
         names = _names(ipam, network, one=output is not None)

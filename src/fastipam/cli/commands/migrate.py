@@ -12,6 +12,7 @@ from fastipam import host_local
 from fastipam.cli import migration, options, output, progress
 from fastipam.cli.click_base import Group
 from fastipam.configuration.policy import DEFAULT_DATA_DIR
+from fastipam.ipam import open_with
 
 
 @click.group("import", cls=Group)
@@ -94,7 +95,7 @@ def export_host_local(tree: Path, data_dir: str, as_json: bool) -> None:
     Only the last part of DIR may be missing. Reservations are not written: host-local has none.
     """
     options.require_parent(tree, "DIR", host_local.DEFAULT_TREE)
-    with fastipam.open(data_dir, create=False, count_boot=False) as ipam:
+    with open_with(data_dir, create=False, count_boot=False) as ipam:
         items = migration.export_host_local(ipam, tree)
     _report(items, as_json)
 

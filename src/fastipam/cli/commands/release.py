@@ -11,6 +11,7 @@ import fastipam
 from fastipam.cli import options, output, rows
 from fastipam.cli.click_base import Failure
 from fastipam.cli.click_base import command as _command
+from fastipam.ipam import open_with
 
 if TYPE_CHECKING:
     from fastipam.lease import Lease
@@ -65,7 +66,7 @@ def command(
         raise click.UsageError("name addresses, or a --container")
     if ifname and not container:
         raise click.UsageError("--ifname goes with --container")
-    with fastipam.open(data_dir, create=False, count_boot=not dry_run) as ipam:
+    with open_with(data_dir, create=False, count_boot=not dry_run) as ipam:
         if addresses:
             owners = _owners_of(ipam, network, addresses)
         else:

@@ -16,6 +16,7 @@ from fastipam.cli.click_base import Failure
 from fastipam.cli.click_base import command as _command
 from fastipam.configuration.network import Config
 from fastipam.errors import ConfigError, FastipamError
+from fastipam.ipam import open_with
 from fastipam.storage.tables import DURABLE
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def _opened(
         config = _configured(data_dir, name, conf_dir)
         if config is None:
             raise
-        ipam = fastipam.open(data_dir, config.durability or DURABLE)
+        ipam = open_with(data_dir, config.durability or DURABLE)
     with ipam:
         known = ipam.networks()
         if known and (name is None or name in known):

@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-import fastipam
 from fastipam.cli import explain, options, output, rows
 from fastipam.cli.click_base import Failure
 from fastipam.cli.click_base import command as _command
+from fastipam.ipam import open_with
 from fastipam.network.reading import parse_wanted
 
 _MOST_NAMED = 4  # networks in a hint
@@ -48,7 +48,7 @@ _FIELDS = (
 def command(address: str, data_dir: str, network: str | None, as_json: bool) -> None:
     """Print the lease of ADDRESS, or why it is reserved, cooling or free; and its history."""
     wanted = parse_wanted(address)
-    with fastipam.open(data_dir, create=False, count_boot=False) as ipam:
+    with open_with(data_dir, create=False, count_boot=False) as ipam:
         explained = [
             explain.explain(ipam, name, wanted, local=not as_json)
             for name in rows.names(ipam, network)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import fastipam
 from fastipam.cli import options, output, rows
 from fastipam.cli.click_base import command as _command
+from fastipam.ipam import open_with
 
 
 @_command(
@@ -24,7 +24,7 @@ def command(data_dir: str, network: str | None, as_json: bool) -> None:
     node of a cluster the addresses of its own blocks are counted. An address counts as cooling
     until an assignment takes it out of the queue.
     """
-    with fastipam.open(data_dir, create=False, count_boot=False) as ipam:
+    with open_with(data_dir, create=False, count_boot=False) as ipam:
         found = rows.stats(ipam, network)
         output.rows(
             rows.STATS_COLUMNS, found if as_json else rows.stats_table(found), as_json=as_json

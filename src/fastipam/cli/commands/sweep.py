@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-import fastipam
 from fastipam.cli import options, output, progress, rows
 from fastipam.cli.click_base import command as _command
+from fastipam.ipam import open_with
 from fastipam.sweep import DEFAULT_GRACE_S
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def command(data_dir: str, network: str | None, grace: float, dry_run: bool, as_
     """
     from fastipam.sweep import Sweeper, add_up, give_back
 
-    with fastipam.open(data_dir, create=False, count_boot=not dry_run) as ipam:
+    with open_with(data_dir, create=False, count_boot=not dry_run) as ipam:
         names = rows.names(ipam, network)
         earlier = rows.earlier_boots(ipam, network)  # before a call releases some
         if ipam.store.boot_doubt:

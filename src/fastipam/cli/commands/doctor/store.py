@@ -17,6 +17,7 @@ from fastipam.cli.click_base import as_root, is_refusal
 from fastipam.cli.commands.doctor import surroundings
 from fastipam.cli.commands.doctor.diagnosis import OK, PROBLEM, WARNING, Diagnosis
 from fastipam.configuration.policy import DEFAULT_DATA_DIR
+from fastipam.ipam import open_with
 from fastipam.storage.lmdb_errors import MAX_READERS
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def look(
             return
         yield from permissions(data_dir)
         yield from disk(data_dir)
-        with fastipam.open(data_dir, create=False, count_boot=False) as ipam:
+        with open_with(data_dir, create=False, count_boot=False) as ipam:
             yield from contents(ipam, most)
             yield from pools(ipam, files)
             yield from namespaces(ipam, most)
@@ -293,7 +294,7 @@ def leftovers(tree: Path, data_dirs: list[str]) -> Iterator[Diagnosis]:
 def _known(data_dir: str, name: str, addresses: list[tuple[int, int]]) -> int:
     """Return how many of these addresses a store has assigned."""
     try:
-        with fastipam.open(data_dir, create=False, count_boot=False) as ipam:
+        with open_with(data_dir, create=False, count_boot=False) as ipam:
             if name not in ipam.networks():
                 return 0
             network = ipam.network(name)

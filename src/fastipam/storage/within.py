@@ -1,0 +1,79 @@
+"""A store as a call sees it in a transaction, and after its user has closed it."""
+
+from __future__ import annotations
+
+from fastipam.errors import StoreClosed
+from fastipam.storage.transaction import Part, Snapshot, Transaction
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from typing import Any, NoReturn
+
+    from fastipam.storage.store import Store as View
+else:
+    View = object
+
+
+class _Local:
+    """In the place of the store's thread-local object: the innermost transaction."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        self.transaction = transaction
+
+
+class Within(View):
+    """The store inside a write transaction: what is written is nested in it, what is read is in it.
+
+    It serves the thread of the transaction until that has ended. Raises TransactionOver afterwards,
+    and in another thread.
+    """
+
+    nests = True
+
+    def __init__(self, whole: Transaction) -> None:
+        self._whole = whole
+        self._store = whole.store
+        self._thread = whole.store.local
+        self.local: Any = _Local(whole)
+        # Not by __getattr__, which is slow: each assignment asks for these.
+        self.path, self.clock, self.boot = whole.store.path, whole.store.clock, whole.store.boot
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def write(self) -> AbstractContextManager[Transaction]:
+        """Return a transaction that is nested in the whole one, or a part of it."""
+        self.require_open()
+        if self._whole.shared:
+            return Part(self._whole)
+        return Transaction(self)
+
+    def read(self) -> Snapshot:
+        """Return a view of the transaction as it is now."""
+        self.require_open()
+        return Snapshot(self)
+
+    def require_open(self) -> None:
+        """Raise the error for a call that may not use the transaction now."""
+        # In another thread ``transaction`` is that thread's.
+        if getattr(self._thread, "transaction", None) is not self._whole:
+            self._store.open_files()  # in a forked child that is the better reason
+            raise self._store.transaction_is_over()
+        self._whole.require_open()
+
+
+class Closed(View):
+    """A store for a user who has closed it, while others have it open."""
+
+    def __init__(self, store: View) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def write(self) -> NoReturn:
+        """Raise StoreClosed."""
+        raise StoreClosed(f"the store {self._store.path} was closed", path=self._store.path)
+
+    read = write

@@ -1,0 +1,72 @@
+"""Transactions for programs with an event loop (asyncio)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+
+from fastipam.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+    from typing import TypeVar
+
+    from fastipam.transactions import Transaction
+
+    Result = TypeVar("Result")
+
+
+class _RolledBack(Exception):
+    """The task was cancelled before the commit."""
+
+
+async def run(
+    begin: Callable[[], AbstractContextManager[Transaction]],
+    function: Callable[[Transaction], Result],
+) -> Result:
+    """Do what :meth:`fastipam.Ipam.run` says, in a transaction that ``begin`` begins."""
+    if inspect.iscoroutinefunction(function):
+        raise _coroutine(function)
+    loop = asyncio.get_running_loop()
+    cancelled = False
+
+    def call() -> Result:
+        if cancelled:
+            raise _RolledBack
+        with begin() as txn:
+            result = function(txn)
+            if inspect.isawaitable(result):
+                if inspect.iscoroutine(result):
+                    result.close()
+                raise _coroutine(function)
+            if cancelled:
+                raise _RolledBack
+            return result
+
+    context = contextvars.copy_context()
+    future = loop.run_in_executor(None, context.run, call)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        cancelled = True
+        while not future.done():
+            try:
+                await asyncio.wait([future])
+            except asyncio.CancelledError:
+                continue
+        if not future.cancelled():
+            future.exception()  # it is looked at: the task ends as a cancelled one
+        raise
+
+
+def _coroutine(function: object) -> ConfigError:
+    return ConfigError(
+        f"function is {function!r}, which makes a coroutine, and no coroutine may wait in a "
+        "transaction",
+        field="function",
+        value=function,
+        hint="give a plain function: it is called in a thread of its own",
+    )

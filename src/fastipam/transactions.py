@@ -1,0 +1,188 @@
+"""The networks of a store, and a block in which changes of several become one commit."""
+
+from __future__ import annotations
+
+from fastipam.addressing.parsing import exclude_from, parse_ranges
+from fastipam.configuration.policy import Policy
+from fastipam.errors import ConfigError, StoreClosed, UnknownNetwork
+from fastipam.network import Network
+from fastipam.storage import tables
+from fastipam.storage import transaction as storage
+from fastipam.storage.within import Within
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Any, Literal
+
+    from fastipam.addressing.ranges import Pool
+    from fastipam.storage.store import Store
+
+_NAMES_SHOWN = 8
+
+
+class Networks:
+    """What has networks: an open store, and a transaction."""
+
+    __slots__ = ()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the store was closed here."""
+        raise NotImplementedError
+
+    @property
+    def named(self) -> dict[str, tuple[Pool, Policy]]:
+        """Ranges and policy of the networks that were named with their ranges."""
+        raise NotImplementedError
+
+    def _place(self) -> Store:
+        """Return the store whose networks these are, as the calls are to see it."""
+        raise NotImplementedError
+
+    def _returns(self, network: Network) -> Network:
+        """Return a network to the caller."""
+        return network
+
+    def network(
+        self,
+        name: str,
+        ranges: str | Sequence[object] | None = None,
+        *,
+        exclude: Iterable[str] = (),
+        cooldown_s: float | None = None,
+        cooldown_policy: Literal["prefer", "strict"] | None = None,
+        sticky_s: int | None = None,
+        history: int | None = None,
+        history_age_s: float | None = None,
+    ) -> Network:
+        """Return the network of this name. Reads the store only when ``ranges`` is None.
+
+        Without ``ranges`` it is a network that was named with its ranges before, by this object, or
+        else one that the store has; UnknownNetwork names those that the store has. With ``ranges``
+        it may be new, and the store learns of it with the first address that is assigned.
+
+        ``ranges`` is one CIDR, or a sequence of range sets: a set is a CIDR, a mapping with
+        ``subnet`` and optionally ``rangeStart``, ``rangeEnd``, ``gateway``, or a sequence of those.
+        Each set serves one address of an allocation; two sets of different families are dual stack.
+        :data:`fastipam.DEFAULT_RANGE` is 10.32.0.0/12. ``exclude`` lists CIDRs, addresses and
+        ranges (``"a-b"``) that are never assigned; without ranges it replaces the exclusions that
+        the store has.
+
+        ``cooldown_s`` is the time between the release of an address and its next assignment (30).
+        When only cooling addresses are left, ``cooldown_policy`` decides: "prefer" assigns the one
+        that has cooled longest, "strict" raises PoolExhausted with the seconds left. ``sticky_s``
+        is the time for which a released address stays reserved for its pod. ``history`` is the
+        number of events to keep (100,000; with 0 none is written), ``history_age_s`` the time to
+        keep them (a week). Without these and without ranges, it is as it was named before, or as
+        at the last assignment. Raises ConfigError with the field and the value; UnknownNetwork.
+        """
+        asked: dict[str, Any] = {
+            "cooldown_s": cooldown_s,
+            "cooldown_policy": cooldown_policy,
+            "sticky_s": sticky_s,
+            "history": history,
+            "history_age_s": history_age_s,
+        }
+        given = {key: value for key, value in asked.items() if value is not None}
+        policy = Policy(**given)
+        excluded = _texts("exclude", exclude)
+        store = self._place()
+        if ranges is not None:
+            pool = parse_ranges(ranges, excluded)
+            self.named[name] = pool, policy
+            return self._returns(Network(store, name, pool, policy=policy))
+        known = Network(store, name, None, policy=policy)
+        if name in self.named:
+            stored, before = self.named[name]
+            known.pool = stored
+        else:
+            found, before = known._current_pool(), known._remembered_policy()
+            if found is None:
+                raise self._unknown(name)
+            stored = found
+        if not given:
+            known.policy = before
+        if excluded:
+            known.pool = exclude_from(stored, excluded)
+        return self._returns(known)
+
+    def networks(self) -> list[str]:
+        """Return the names of all networks in the store, sorted. O(networks)."""
+        with self._place().read() as txn:
+            found = tables.NETWORKS.scan_keys(txn)
+            return [key.decode("utf-8", "surrogateescape") for key in found]
+
+    def _unknown(self, name: str) -> UnknownNetwork:
+        names = self.networks()
+        shown = ", ".join(map(repr, names[:_NAMES_SHOWN])) or "none"
+        if len(names) > _NAMES_SHOWN:
+            shown += f" and {len(names) - _NAMES_SHOWN} more"
+        return UnknownNetwork(
+            f"the store {self._place().path} has no network {name!r}; it has {shown}",
+            field="name",
+            value=name,
+            hint="a new network needs its ranges: network(name, '10.1.0.0/16'), or "
+            "network(name, fastipam.DEFAULT_RANGE)",
+        )
+
+
+def _texts(field: str, given: Iterable[str]) -> tuple[str, ...]:
+    """Return a list of texts as a tuple. Raises ConfigError when it is one text, or no list."""
+    try:
+        listed = None if isinstance(given, (str, bytes)) else tuple(given)
+    except TypeError:
+        listed = None
+    if listed is None:
+        remedy = f"{field}=[{given!r}]" if isinstance(given, str) else f"{field}=[]"
+        raise ConfigError(
+            f"{field} is {given!r}, and not a list of texts",
+            field=field,
+            value=given,
+            hint=f"write {remedy}",
+        )
+    return listed
+
+
+class Transaction(storage.Transaction, Networks):
+    """A block in which changes of several networks become one commit.
+
+    :meth:`Ipam.transaction` returns one, to be used with ``with``. What is called on the networks
+    that :meth:`network` returns is in the block, and nothing else is. They see what the block has
+    changed; others see it after the block's end. The block belongs to the thread that has begun it.
+    """
+
+    __slots__ = ("_ipam",)
+
+    def __init__(self, ipam: Networks, store: Store) -> None:
+        super().__init__(store)
+        self._ipam = ipam
+
+    def __repr__(self) -> str:
+        return f"<Transaction in {self.store.path}>"
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the store was closed here."""
+        return self._ipam.is_closed
+
+    @property
+    def named(self) -> dict[str, tuple[Pool, Policy]]:
+        """Ranges and policy of the networks that were named with their ranges."""
+        return self._ipam.named
+
+    def _place(self) -> Store:
+        # Not kept: a transaction that refers to itself would not end with its thread.
+        within = Within(self)
+        within.require_open()
+        return within
+
+    def require_open(self) -> None:
+        """Raise StoreClosed when the Ipam was closed meanwhile."""
+        if self._ipam.is_closed:
+            raise StoreClosed(f"the store {self.store.path} was closed", path=self.store.path)
+
+    def flush(self) -> None:
+        """Write what is in memory. Raises StoreClosed, so that a closed store gets no commit."""
+        self.require_open()
+        super().flush()
