@@ -37,7 +37,6 @@ VALUES = (
     "fastipam.storage.records.event.Event",
     "fastipam.storage.records.reservation.Reservation",
     "fastipam.storage.store.Store",
-    "fastipam.storage.transaction.Transaction",
 )
 MAINTENANCE = (
     "fastipam.sweep.sweep",
@@ -59,6 +58,7 @@ MADE_BY_CALLS = {
 }  # fmt: skip
 # Members and parameters that only the package itself uses; all of those of an opaque class.
 INTERNAL: dict[str, set[str]] = {
+    "Ipam": {"named"},
     "Lease": {"record"},
     "Network": {
         "adopt", "assign", "can_serve", "current_pool", "cursors", "enter", "exhausted", "id_in",
@@ -68,9 +68,14 @@ INTERNAL: dict[str, set[str]] = {
         "without_history",
     },
     "Reservation": {"is_over", "pack", "read"},
+    "Transaction": {
+        "databases", "delete", "flush", "forget_pages", "get", "is_closed", "joined", "named",
+        "pages", "parent", "promises", "put", "require_open", "rollback", "save", "settle",
+        "shared", "spoiled", "state", "store", "take_over", "txn",
+    },
     "handle": {"own_netns", "seen_netns", "services"},
 }  # fmt: skip
-OPAQUE = {"Store", "Transaction"}
+OPAQUE = {"Store"}
 OPERATORS = ("__call__", "__contains__", "__iter__", "__len__")
 
 INDEX = """\
