@@ -61,11 +61,11 @@ INTERNAL: dict[str, set[str]] = {
     "Ipam": {"named"},
     "Lease": {"record"},
     "Network": {
-        "adopt", "assign", "can_serve", "current_pool", "cursors", "enter", "exhausted", "id_in",
-        "note_clock", "owned", "policy", "pool", "ranges_of", "raw_leases", "records",
-        "release_leases", "release_raw", "remembered_policy", "require_free_gateways",
+        "adopt", "assign", "can_serve", "current_pool", "cursors", "detach", "enter", "exhausted",
+        "id_in", "note_clock", "owned", "policy", "pool", "ranges_of", "raw_leases", "records",
+        "outside", "release_leases", "release_raw", "remembered_policy", "require_free_gateways",
         "require_start", "start_from", "store", "sweep_reboot", "tidy", "unlisted",
-        "without_history",
+        "within", "without_history",
     },
     "Reservation": {"is_over", "pack", "read"},
     "Transaction": {

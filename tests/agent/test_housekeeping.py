@@ -117,11 +117,11 @@ def test_damage_stops_nothing_else(
     net: Network, data_dir: Path, tmp_path: Path, clock: Seconds, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Neither a lease that cannot be read nor such a network keeps the rest from being swept."""
-    gone = {"netns": str(tmp_path / "gone"), "inode": 1, "mount_ns": mount_namespace()}
+    gone = Netns(str(tmp_path / "gone"), inode=1, mount_ns=mount_namespace())
     with fastipam.open(data_dir) as ipam:
         other, damaged = ipam.network("o", POOL), ipam.network("a", POOL)
         for each in (net, other, damaged):
-            each.allocate("c1", **gone)  # type: ignore[arg-type]
+            each.allocate("c1", netns=gone)
         with ipam.store.write() as txn:
             first = keys.address_key(1, 4, 0x0A000002)
             tables.LEASES.put(txn, first, b"?")

@@ -354,7 +354,7 @@ def test_lost_lease_is_reserved(damaged: Ipam) -> None:
     assert [one.address for one in net.reservations()] == ["10.0.15.240", "10.0.15.241"]
     with pytest.raises(AddressInUse, match="reserved: repair"):
         net.allocate("new", addresses=["10.0.15.240"])
-    assert net.unreserve("10.0.15.240") == [(4, A)]
+    assert [str(one) for one in net.unreserve("10.0.15.240")] == ["10.0.15.240"]
     net.allocate("new", addresses=["10.0.15.240"])
 
 
