@@ -23,12 +23,13 @@ storage.records storage
 owners lease
 allocation
 verify files repair backup picture
-host_local network transactions tasks ipam sweep testing
+host_local network transactions tasks ipam sweep
 cluster cluster.engines cluster.node cluster.keeper cluster.admin
 cni
 __init__
 agent.protocol agent.requests agent.web agent
 cli cli.commands cli.reference cli.main
+testing
 """
 
 

@@ -53,11 +53,13 @@ FIXTURES = "fastipam.testing.fixtures"
 
 # Classes whose objects only calls make.
 MADE_BY_CALLS = {
-    "Action", "Event", "Finding", "Ipam", "Lease", "Network", "NetworkStats", "Report", "Request",
-    "Reservation", "SetStats", "Transaction",
+    "Action", "Contents", "Event", "Finding", "Ipam", "Lease", "Network", "NetworkStats",
+    "PluginRequest", "Report", "Request", "Reservation", "SetStats", "TemporaryNetns",
+    "Transaction",
 }  # fmt: skip
 # Members and parameters that only the package itself uses; all of those of an opaque class.
 INTERNAL: dict[str, set[str]] = {
+    "Clock": {"of", "share", "tick"},
     "Ipam": {"named"},
     "Lease": {"record"},
     "Network": {

@@ -66,9 +66,9 @@ def handle(
     on disk.
 
     ``log`` gets one-line texts for standard error. ``started_ns`` is when the request began to
-    arrive (wall clock, or a pair as for :meth:`Network.retain`; default now): GC spares leases that
-    are younger. ``own_netns`` is the path of the caller's network namespace, which may not be the
-    container's; ``seen_netns`` is what the launcher reports of both
+    arrive (wall clock, or a pair as for :meth:`Network.retain`; default now, by the store's clock):
+    GC spares leases that are younger. ``own_netns`` is the path of the caller's network namespace,
+    which may not be the container's; ``seen_netns`` is what the launcher reports of both
     (``environment.read_reported``). ``services`` are an agent's; without them this process has its
     own, which keep what was read of a configuration.
 
@@ -97,15 +97,19 @@ def answer(
     *,
     log: Log = _discard,
     started_ns: Before | None = None,
+    began_ns: int | None = None,
     own_netns: str = OWN_NETNS_PATH,
     seen_netns: str = "",
     services: Services | None = None,
 ) -> bytes:
     """Return the standard output of a request; ``read`` gets its configuration once it is decoded.
 
-    The rest is as in :func:`handle`. Raises what there makes the error object.
+    ``began_ns`` is the default of ``started_ns``, and counts only for a store that has the
+    machine's clock; default now. The rest is as in :func:`handle`. Raises what there makes the
+    error object.
     """
-    started_ns = time.time_ns() if started_ns is None else started_ns
+    if started_ns is None and began_ns is None:
+        began_ns = time.time_ns()
     if not environ.get("CNI_COMMAND"):
         log(ABOUT)
         log(f"CNI protocol versions supported: {', '.join(versions.SUPPORTED)}")
@@ -117,6 +121,7 @@ def answer(
     known = _read(stdin, services)
     read.append(known.document)
     call = _Call(asked, known, log, services)
+    call.began_ns = began_ns
     call.started_ns = started_ns
     call.own_netns = own_netns
     call.seen_netns = seen_netns
@@ -180,12 +185,14 @@ class _Call:
     """One request and its configuration."""
 
     __slots__ = (
-        "asked", "known", "log", "own_netns", "seen_netns", "services", "started_ns", "version",
+        "asked", "began_ns", "known", "log", "own_netns", "seen_netns", "services", "started_ns",
+        "version",
     )  # fmt: skip
 
+    began_ns: int | None
     own_netns: str
     seen_netns: str
-    started_ns: Before
+    started_ns: Before | None
     version: Version
 
     def __init__(self, asked: Variables, known: _Known, log: Log, services: Services) -> None:
@@ -419,8 +426,17 @@ def _collect(call: _Call) -> None:
 
     valid = valid_attachments(call.known.document)
     network = _existing(call.known)
-    if network is None or not network._retain(valid, call.started_ns):
+    if network is None or not network._retain(valid, _before(call, network)):
         _note_unknown(call, network)
+
+
+def _before(call: _Call, network: Network) -> Before:
+    """Return when the request began, by the clock of its store."""
+    if call.started_ns is not None:
+        return call.started_ns
+    if call.began_ns is None or network.store.clock is not time.time_ns:
+        return network.store.clock()  # a test's, which may stand years away
+    return call.began_ns
 
 
 def _status_of_cluster(call: _Call, config: Config, exhausted: RangeSet | None) -> RangeSet | None:

@@ -36,7 +36,7 @@ class Request:
     """
 
     __slots__ = (
-        "_environ", "_started_ns", "args", "command", "config", "container_id",
+        "_began_ns", "_environ", "args", "command", "config", "container_id",
         "ifname", "ipam", "name", "netns", "path", "prev_result", "version",
     )  # fmt: skip
 
@@ -53,7 +53,7 @@ class Request:
     prev_result: dict[str, Any] | None
 
     _environ: dict[str, str]
-    _started_ns: int
+    _began_ns: int
 
     @classmethod
     def parse(cls, environ: Mapping[str, str], stdin: bytes) -> Self:
@@ -90,7 +90,7 @@ class Request:
             return 1, _encoded(error_object(error, version or _version_in(stdin)))
 
     def __init__(self, environ: Mapping[str, str], stdin: bytes) -> None:
-        self._started_ns = time.time_ns()
+        self._began_ns = time.time_ns()
         self._environ = dict(environ)
         variables = environment.Variables(environ)
         self.command = variables.command
@@ -200,7 +200,7 @@ class Request:
         """
         environ = {**self._environ, "CNI_COMMAND": command or self.command}
         stdin = json.dumps(self.config).encode()
-        answer = handler.answer(environ, stdin, [], started_ns=self._started_ns)
+        answer = handler.answer(environ, stdin, [], began_ns=self._began_ns)
         return json.loads(answer) if answer else {}
 
 

@@ -8,7 +8,15 @@ import pytest
 
 from fastipam.ipam import Ipam
 from fastipam.network import Network
-from fastipam.testing import DEFAULT_RANGES, Clock, TemporaryStore, temporary_store
+from fastipam.testing import (
+    DEFAULT_RANGES,
+    Clock,
+    Requests,
+    TemporaryNetns,
+    TemporaryStore,
+    temporary_netns,
+    temporary_store,
+)
 
 
 @pytest.fixture
@@ -35,3 +43,16 @@ def fastipam_ipam(fastipam_store: TemporaryStore) -> Iterator[Ipam]:
 def fastipam_network(fastipam_ipam: Ipam) -> Network:
     """The network "test" of 10.32.0.0/24 in ``fastipam_ipam``."""
     return fastipam_ipam.network("test", DEFAULT_RANGES)
+
+
+@pytest.fixture
+def fastipam_requests(fastipam_store: TemporaryStore) -> Requests:
+    """Requests of the newest version for the network "test" of 10.32.0.0/24."""
+    return Requests(fastipam_store.path)
+
+
+@pytest.fixture
+def fastipam_netns() -> Iterator[TemporaryNetns]:
+    """A file that passes for a network namespace, until it dies."""
+    with temporary_netns() as netns:
+        yield netns

@@ -1,0 +1,131 @@
+"""Let changes of a store fail, or kill the process, at a step that the test names."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import contextmanager
+from typing import Literal
+
+from fastipam.storage.transaction import Transaction
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any, NoReturn
+
+    from fastipam.errors import FastipamError
+    from fastipam.ipam import Ipam
+
+Step = Literal["begin", "before-commit", "after-commit"]
+STEPS: tuple[Step, ...] = ("begin", "before-commit", "after-commit")
+
+_faults: list[_Fault] = []  # the outer one first
+
+
+class _Fault:
+    """What happens at a step of the changes of a store, of all stores when ``store`` is None.
+
+    ``call`` is the number of the change, counted from 1; None means each.
+    """
+
+    def __init__(
+        self, store: object, step: Step, call: int | None, act: Callable[[], object]
+    ) -> None:
+        self._store = store
+        self._call = call
+        self._seen = 0
+        self._step = step
+        self._act = act
+
+    def begins(self, store: object) -> bool:
+        """Count a change that begins; return whether it is one that this is about."""
+        if self._store not in (None, store):
+            return False
+        self._seen += 1
+        return self._call in (None, self._seen)
+
+    def at(self, step: Step) -> None:
+        """Act, if this is the step."""
+        if step == self._step:
+            self._act()
+
+
+def _begin(transaction: Transaction) -> Transaction:
+    thread = transaction.store.local
+    if getattr(thread, "transaction", None) is None:  # a nested one is a part of its change
+        thread.faults = [one for one in reversed(_faults) if one.begins(transaction.store)]
+        _act(thread.faults, "begin")
+    return super(Transaction, transaction).__enter__()
+
+
+def _end(transaction: Transaction, kind: Any, error: Any, trace: Any) -> Any:
+    due = kind is None and transaction.parent is None
+    # Without the attribute it began before there was a fault.
+    faults = getattr(transaction.store.local, "faults", []) if due else []
+    try:
+        _act(faults, "before-commit")
+    except BaseException as fault:
+        super(Transaction, transaction).__exit__(type(fault), fault, fault.__traceback__)
+        raise
+    swallowed = super(Transaction, transaction).__exit__(kind, error, trace)
+    _act(faults, "after-commit")
+    return swallowed
+
+
+def _act(faults: list[_Fault], step: Step) -> None:
+    for one in faults:
+        one.at(step)
+
+
+def _put(fault: _Fault) -> None:
+    _faults.append(fault)
+    hooked: Any = Transaction
+    hooked.__enter__, hooked.__exit__ = _begin, _end
+
+
+def _remove(fault: _Fault) -> None:
+    _faults.remove(fault)
+    if not _faults:
+        hooked: Any = Transaction
+        del hooked.__enter__, hooked.__exit__
+
+
+def kill_at(step: Step, call: int) -> None:
+    """Kill this process by SIGKILL at a step of the change of this number, of any store."""
+    _put(_Fault(None, step, call, lambda: os.kill(os.getpid(), signal.SIGKILL)))
+
+
+@contextmanager
+def failing(
+    ipam: Ipam, error: FastipamError, *, call: int | None = None, committed: bool = False
+) -> Iterator[None]:
+    """Make changes of this store raise ``error`` inside the block, and change nothing.
+
+    With ``call`` only the change of that number in the block fails, counted from 1; a transaction
+    is one change. With ``committed`` everything happens, on disk, and its caller gets the error all
+    the same, as if the process had been killed between the commit and the answer.
+
+    Typical errors are ``StoreFull("no space is left")``, ``StoreUnavailable(…)`` and
+    ``StoreBusy(…)``. Reading works as before. All threads are affected, and so is
+    ``fastipam.cni.handle`` on the same directory. Unless ``call`` or ``committed`` is given, its
+    STATUS reports the error. Of nested blocks the inner error is raised.
+    """
+
+    def act() -> NoReturn:
+        raise error.with_traceback(None)
+
+    store: Any = ipam.store
+    fault = _Fault(store, "after-commit" if committed else "begin", call, act)
+    outer = vars(store).get("require_writable")
+    if call is None and not committed:
+        store.require_writable = act
+    _put(fault)
+    try:
+        yield
+    finally:
+        _remove(fault)
+        if outer is not None:
+            store.require_writable = outer
+        else:
+            vars(store).pop("require_writable", None)
