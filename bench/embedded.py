@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
 from statistics import median, quantiles
@@ -227,7 +228,8 @@ def measure(scratch: Path, rounds: int, leases: int) -> tuple[Samples, Samples]:
 
     The DEL before it is in neither.
     """
-    handle = load_example().handle
+    example = load_example()
+    handle = partial(example.Request.serve, commands=example.COMMANDS)
     with ExitStack() as stack:
         stack.enter_context(namespaces(7))
         plugins = scratch / "bin"

@@ -9,61 +9,45 @@ after a plugin was killed, a second ADD completes its work, and a DEL removes it
 """
 
 import errno
-import json
 import os
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from fcntl import ioctl
 from hashlib import blake2b
-from ipaddress import ip_address, ip_interface, ip_network
+from ipaddress import ip_interface, ip_network
 from pathlib import Path
 from typing import Any
 
 from pyroute2 import IPRoute, NetlinkError
 from pyroute2.netns import setns
 
-import fastipam.cni
+import fastipam
+from fastipam import CniError, cni
+from fastipam.cni.error_codes import BAD_ENVIRONMENT
 
-VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 NODAD, UP = 0x02, 0x01  # IFA_F_NODAD: no duplicate detection, the store excludes duplicates; IFF_UP
+BRIDGE = "v-net-0"  # unless the configuration names another
+LACKS = 120  # the code of this plugin's own: what exists is not what the configuration says
 
 
-class Fault(Exception):
-    """An error object of the specification: ``Fault(code, msg, details)``."""
+class Request(cni.Request):
+    """A request, with the names that are computed from it."""
 
-
-class Request:
-    """A call: the configuration, and the names that are computed from it."""
-
-    def __init__(self, environ: Mapping[str, str], stdin: bytes) -> None:
-        self.environ, self.netns = dict(environ), environ.get("CNI_NETNS", "")
-        try:
-            self.conf: dict[str, Any] = json.loads(stdin)
-            self.version = self.conf.get("cniVersion", "0.1.0")
-        except (ValueError, AttributeError) as error:
-            raise Fault(6, f"the network configuration is no JSON object: {error}") from None
-        if self.version not in VERSIONS:
-            raise Fault(1, f"cniVersion {self.version} is not supported", ", ".join(VERSIONS))
-        if isinstance(self.conf.get("ipam"), dict):
-            self.conf["ipam"].setdefault("repeatAdd", "return")
-        self.ifname, self.name = environ.get("CNI_IFNAME", ""), str(self.conf.get("name", ""))
-        self.bridge, self.mtu = self.conf.get("bridge") or "v-net-0", self.conf.get("mtu") or 1500
+    def setting(self, key: str, default: Any) -> Any:
+        """Return a key of the plugin's own, of the kind of its default."""
+        value = self.config.get(key) or default
+        if type(value) is not type(default) or not str(value).isprintable():
+            kind = "text" if isinstance(default, str) else "number"
+            raise fastipam.ConfigError(f"{value!r} is no {kind}", field=key)
+        return value
 
     def port(self, *owner: str) -> str:
         """Return the name of the host's end: "f", 20 bits of the network's digest, 36 of all."""
-        owner = owner or (self.environ.get("CNI_CONTAINERID", ""), self.ifname)
+        owner = owner or (self.container_id, self.ifname)
         network, pair = (blake2b("\0".join((self.name, *of)).encode()) for of in ((), owner))
         return f"f{network.hexdigest()[:5]}{pair.hexdigest()[:9]}"
-
-    def ipam(self, **variables: str) -> dict[str, Any]:
-        """Call fastipam in this process; it checks all input. Raises its error object as Fault."""
-        status, raw = fastipam.cni.handle(self.environ | variables, json.dumps(self.conf).encode())
-        answer: dict[str, Any] = json.loads(raw) if raw else {}
-        if status:
-            raise Fault(answer["code"], answer["msg"], answer.get("details", ""))
-        return answer
 
 
 def inside(path: str, call: Callable[..., Any], *arguments: Any) -> Any:
@@ -73,7 +57,8 @@ def inside(path: str, call: Callable[..., Any], *arguments: Any) -> Any:
             setns(path, flags=0)
             return call(*arguments)
         except OSError as error:
-            raise Fault(4, f"CNI_NETNS: {path!r} is no network namespace", str(error)) from None
+            text = f"CNI_NETNS: {path!r} is no network namespace"
+            raise CniError(text, BAD_ENVIRONMENT, hint=str(error)) from None
         finally:
             setns(home.fileno())
 
@@ -85,7 +70,7 @@ def step(what: str, harmless: int = 0) -> Iterator[None]:
         yield
     except NetlinkError as error:
         if error.code != harmless:
-            raise Fault(999, f"{what}: {os.strerror(error.code)}") from None
+            raise CniError(f"{what}: {os.strerror(error.code)}") from None
 
 
 def find(links: IPRoute, name: str) -> Any:
@@ -124,82 +109,111 @@ def ensure_address(links: IPRoute, index: int, address: Any) -> None:
         links.addr("add", index=index, address=str(address), flags=NODAD)
 
 
-def routes(result: dict[str, Any]) -> Iterator[tuple[str, str | None, dict[str, Any]]]:
-    """Yield (destination, gateway, route) of a result; the default is the address's gateway."""
-    default = {ip_interface(ip["address"]).version: ip.get("gateway") for ip in result["ips"]}
-    for route in result.get("routes", []):
-        to = ip_network(route["dst"], strict=False)
-        via = route.get("gw") or default.get(to.version)
-        yield str(to), via and str(ip_address(via)), route
-
-
 def add(request: Request) -> dict[str, Any]:
-    """Attach the container. What fails is undone."""
-    result = request.ipam()
-    try:
-        with IPRoute() as host, inside(request.netns, IPRoute) as container:
-            links = attach(host, container, request, result)
-    except BaseException:
-        with suppress(Exception):
-            delete(request)
-        raise
-    return {**result, "interfaces": links, "ips": [{**ip, "interface": 2} for ip in result["ips"]]}
+    """Attach the container. What fails is undone, as far as this very call has done it."""
+    with IPRoute() as host, inside(request.netns, IPRoute) as container, ExitStack() as undo:
+        port = find_port(host, container, request)
+        lease = request.allocate(existing="return")
+        if lease.created:
+            undo.callback(silently, request.delegate, "DEL")
+        interfaces = attach(host, container, request, lease, port, undo)
+        routes, dns = request.routes(), request.dns()
+        done = cni.result(lease, request.version, interfaces=interfaces, routes=routes, dns=dns)
+        undo.pop_all()  # nothing failed: it stays
+    return done
 
 
-def attach(host: IPRoute, container: IPRoute, request: Request, result: dict[str, Any]) -> Any:
-    """Make what has the addresses and routes of ``result``: bridge, port, and interface."""
-    if (type(request.bridge), type(request.mtu)) != (str, int) or not request.bridge.isprintable():
-        raise Fault(7, f"bridge {request.bridge!r} is no text, or mtu {request.mtu!r} no number")
-    bridge, mac = ensure_bridge(host, request.bridge)
-    port = {"master": bridge, "mtu": request.mtu, "state": "up"}
-    inner = {"mtu": request.mtu, "address": bytes.fromhex(f"02{request.port()[5:]}").hex(":")}
-    for last in (False, True):
-        # One message makes both ends, each in its namespace, so none has to be moved.
-        with open(request.netns) as there, step(f"port of {request.bridge}", errno.EEXIST):
-            peer = {"ifname": request.ifname, "net_ns_fd": there.fileno(), **inner}
+def silently(call: Callable[..., Any], *arguments: Any) -> None:
+    """Undo a step of an ADD. If that fails, too, the runtime's DEL has to do it."""
+    with suppress(Exception):
+        call(*arguments)
+
+
+def find_port(host: IPRoute, container: IPRoute, request: Request) -> Any:
+    """Return an earlier ADD's port, or None. Refuses what is in the way, and touches nothing."""
+    outer, inner, is_pair = find_pair(host, container, request)
+    if outer and not is_pair:
+        text = f"{request.container_id} {request.ifname} is attached in another namespace"
+        hint = "DEL it first; a namespace that was just deleted takes a moment to go"
+        raise fastipam.TryLater(text, hint=hint)
+    if inner and not is_pair:
+        text = f"CNI_IFNAME: the container has an interface {request.ifname} already"
+        raise CniError(text, BAD_ENVIRONMENT)
+    return outer
+
+
+def attach(
+    host: IPRoute, container: IPRoute, request: Request, lease: fastipam.Lease, had: Any,
+    undo: ExitStack,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Make what is missing of bridge, pair, addresses and routes; return the interfaces."""
+    name, mtu = request.setting("bridge", BRIDGE), request.setting("mtu", 1500)
+    bridge, mac = ensure_bridge(host, name)
+    port = {"master": bridge, "mtu": mtu, "state": "up"}
+    inner = {"mtu": mtu, "address": bytes.fromhex(f"02{request.port()[5:]}").hex(":")}
+    # One message makes both ends, each in its namespace, so none has to be moved.
+    with open(request.netns) as there, step(f"port of {name}"):
+        peer = {"ifname": request.ifname, "net_ns_fd": there.fileno(), **inner}
+        if had and had.get("master") not in (None, bridge):  # the kernel would take it off there
+            raise CniError(
+                f"bridge: {request.port()} is on another than {name}: DEL it first", LACKS
+            )
+        if had:
+            host.link("set", index=had["index"], **port)  # also when it was changed
+        else:
             host.link("add", ifname=request.port(), kind="veth", peer=peer, **port)
-            break
-        outer, taken, is_pair = find_pair(host, container, request)
-        if is_pair:
-            host.link("set", index=outer["index"], **port)  # also when it was changed
-            break
-        if taken or last:
-            raise Fault(4, f"CNI_IFNAME: the container has an interface {request.ifname} already")
-        host.link("del", index=outer["index"])  # its peer is in the namespace of an earlier start
+            undo.callback(silently, delete_port, request.port())
     index = inside(request.netns, socket.if_nametoindex, request.ifname)
     container.link("set", index=index, state="up")
-    for ip in result["ips"]:
-        own = ip_interface(ip["address"])
-        ensure_address(container, index, own)
-        if "gateway" in ip:
-            ensure_address(host, bridge, ip_interface((ip["gateway"], own.network.prefixlen)))
-            key = {4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}[own.version]
+    for one in lease.siblings:
+        ensure_address(container, index, one.address)
+        if one.gateway is not None:
+            own = one.address.network.prefixlen
+            ensure_address(host, bridge, ip_interface((one.gateway, own)))
+            key = {4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}[one.family]
             if (switch := Path("/proc/sys/net", key)).read_text() != "1\n":
                 switch.write_text("1")  # only if it is off, because it may be read-only
-    for to, via, route in routes(result):
+    gateways = {one.family: one.gateway for one in lease.siblings}
+    for to, via, route in routes(request, gateways):
         keys: dict[str, Any] = {"gateway": via} if via else {"scope": "link"}
         keys |= {key: route[key] for key in ("priority", "table", "scope") if key in route}
         keys["metrics"] = {key: route[key] for key in ("mtu", "advmss") if key in route}
         with step(f"route to {to}"):
             container.route("replace", dst=to, oif=index, **keys)
     ours = {"name": request.ifname, "mac": inner["address"], "sandbox": request.netns}
-    return [{"name": request.bridge, "mac": mac}, {"name": request.port()}, ours]
+    return [{"name": name, "mac": mac}, {"name": request.port()}, ours]
+
+
+def routes(
+    request: Request, gateways: Mapping[Any, Any]
+) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """Yield (destination, gateway, route); the gateway is the family's where the route has none."""
+    for route in request.routes():
+        to = ip_network(route["dst"], strict=False)
+        via = route.get("gw") or gateways.get(to.version)
+        yield str(to), str(via) if via else None, route
+
+
+def delete_port(name: str) -> None:
+    """Delete the host's end of a pair, and so both."""
+    with IPRoute() as host, step(name, errno.ENODEV):
+        host.link("del", ifname=name)
 
 
 def delete(request: Request) -> None:
     """Detach: delete the interface, then release the address, so that no two containers have it."""
-    with IPRoute() as host, step(request.port(), errno.ENODEV):
-        host.link("del", ifname=request.port())
-    request.ipam(CNI_COMMAND="DEL")
+    delete_port(request.port())
+    request.delegate()
 
 
 def check(request: Request) -> None:
     """Compare what ADD made, as ``prevResult`` has it, with what exists."""
-    request.ipam()
-    result = {"ips": [], **(request.conf.get("prevResult") or {})}
-    pair = f"its pair with a port of {request.bridge}, all of them up"
+    request.delegate()
+    addresses = request.prev_result.get("ips", [])
+    name = request.setting("bridge", BRIDGE)
+    pair = f"its pair with a port of {name}, all of them up"
     with IPRoute() as host, inside(request.netns, IPRoute) as container:
-        bridge = find(host, request.bridge)
+        bridge = find(host, name)
         outer, inner, is_pair = find_pair(host, container, request)
         port = is_pair and bridge and outer.get("master") == bridge["index"]
         has = {pair} if port and bridge["flags"] & outer["flags"] & inner["flags"] & UP else set()
@@ -208,42 +222,24 @@ def check(request: Request) -> None:
         for one in container.get_routes(oif=index):
             to = one.get("dst") or ("0.0.0.0" if one["family"] == socket.AF_INET else "::")
             has.add(f"{to}/{one['dst_len']} via {one.get('gateway')}")
-    wanted = {pair, *(str(ip_interface(ip["address"])) for ip in result["ips"])}
-    wanted |= {f"{to} via {via}" for to, via, _ in routes(result)}
+    wanted = {pair, *(str(ip_interface(ip["address"])) for ip in addresses)}
+    gateways = {ip_interface(ip["address"]).version: ip.get("gateway") for ip in addresses}
+    wanted |= {f"{to} via {via}" for to, via, _ in routes(request, gateways)}
     if wanted - has:
-        raise Fault(120, f"{request.ifname} lacks {', '.join(sorted(wanted - has))}")
+        raise CniError(f"{request.ifname} lacks {', '.join(sorted(wanted - has))}", LACKS)
 
 
 def collect(request: Request) -> None:
     """Release what the runtime does not list. No ADD runs meanwhile, by the specification."""
-    request.ipam()
-    valid = request.conf["cni.dev/valid-attachments"]
-    keep = {request.port(one["containerID"], one["ifname"]) for one in valid}
+    request.delegate()
+    keep = {request.port(*owner) for owner in request.valid_attachments()}
     with IPRoute() as host:
         for port in [link.get("ifname") for link in host.get_links(kind="veth")]:
             if port[:6] == request.port()[:6] and len(port) == 15 and port not in keep:
-                with step(port, errno.ENODEV):
-                    host.link("del", ifname=port)
+                delete_port(port)
 
 
-def handle(environ: Mapping[str, str], stdin: bytes) -> tuple[int, bytes]:
-    """Serve a CNI request and return (exit status, standard output). Never raises."""
-    commands: dict[str, Any] = {"ADD": add, "DEL": delete, "CHECK": check, "GC": collect}
-    answer: dict[str, Any] = {"cniVersion": VERSIONS[-1]}
-    try:
-        if environ.get("CNI_COMMAND") == "VERSION":
-            return 0, json.dumps({**answer, "supportedVersions": VERSIONS}).encode()
-        request = Request(environ, stdin)
-        answer["cniVersion"] = request.version
-        done = commands.get(environ.get("CNI_COMMAND", ""), Request.ipam)(request)
-        return 0, json.dumps(done).encode() if done else b""
-    except Exception as error:
-        own = error.args if isinstance(error, Fault) else (999, f"{type(error).__name__}: {error}")
-        answer.update(zip(("code", "msg", "details"), own, strict=False))
-        return 1, json.dumps(answer).encode()
-
+COMMANDS = {"ADD": add, "DEL": delete, "CHECK": check, "GC": collect}
 
 if __name__ == "__main__":
-    status, output = handle(os.environ, sys.stdin.buffer.read())
-    sys.stdout.buffer.write(output)
-    sys.exit(status)
+    Request.main(COMMANDS)

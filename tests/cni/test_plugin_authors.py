@@ -48,12 +48,15 @@ def test_what_a_request_has(tmp_path: Path) -> None:
     assert request.config == conf
     assert request.ipam == conf["ipam"]
     assert request.prev_result == previous
+    assert request.pod is None
+    named = parsed("ADD", conf, args="K8S_POD_NAME=web;K8S_POD_NAMESPACE=shop;K8S_POD_UID=7")
+    assert named.pod == fastipam.Pod("shop", "web", "7")
     assert request.requested_addresses() == [ip_address("10.1.0.7"), ip_address("10.1.0.9")]
     assert "CHECK c1 eth0" in repr(request)
     listed = parsed(
         "GC", {**conf, "cni.dev/valid-attachments": [{"containerID": "a", "ifname": "eth0"}]}
     )
-    assert listed.valid_attachments() == {("a", "eth0")}
+    assert listed.valid_attachments() == {fastipam.Owner("a", "eth0")}
 
 
 def test_the_path_is_a_list_of_directories(tmp_path: Path) -> None:
@@ -106,7 +109,7 @@ def test_a_broken_rest_does_not_keep_del_from_its_work(command: str) -> None:
     """DEL and GC get an empty section in place of a broken one."""
     conf = {"cniVersion": "1.1.0", "name": "a", "ipam": 3, "prevResult": "broken"}
     request = parsed(command, conf, args="broken")
-    assert (request.ipam, request.prev_result, request.args) == ({}, None, {})
+    assert (request.ipam, request.prev_result, request.args) == ({}, {}, {})
 
 
 def test_delegating(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+import fastipam
+
 from . import tools
 from .backend import assigned
 from .cni import Attachment, Document, Network, Outcome, run_plugin
@@ -108,7 +110,7 @@ def test_the_result_names_the_interfaces(
     network.delete(attachment)
 
 
-@pytest.mark.parametrize("version", ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"])
+@pytest.mark.parametrize("version", ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"])
 def test_versions(
     version: str, data_dir: Path, host: NetNS, example_dir: Path, new_netns: NewNetNS
 ) -> None:
@@ -117,6 +119,10 @@ def test_versions(
     network = Network.of_plugin(conf, example_dir, host)
     attachment = network.add(new_netns("one"))
     assert attachment.result["cniVersion"] == version
+    if version < "0.3.0":
+        assert attachment.result["ip4"]["ip"] == "10.24.0.2/24"
+        network.delete(attachment)
+        return
     assert ("version" in attachment.result["ips"][0]) == (version < "1.0.0")
     network.delete(attachment)
 
@@ -145,16 +151,98 @@ def test_delete_without_the_namespace(network: Network, new_netns: NewNetNS) -> 
     network.delete(attachment, netns="")
 
 
-def test_a_container_started_anew(network: Network, host: NetNS, new_netns: NewNetNS) -> None:
-    """ADD into a new namespace without a DEL before it: the old pair goes, the new one works."""
+def test_a_container_in_another_namespace(
+    network: Network, host: NetNS, new_netns: NewNetNS
+) -> None:
+    """ADD for another namespace waits for a DEL; what the first ADD has made works on."""
     old, new = new_netns("old"), new_netns("new")
     conf = network.conflist["plugins"][0]
     first = network.add(old)
+    refused = network._run("ADD", conf, first.container_id, new.path, "eth0", None).error()
+    assert (refused["code"], "attached in another namespace" in refused["msg"]) == (11, True)
+    old.ping("10.24.0.1")
+    network.check(first)
+    network.delete(first)
     second = network._run("ADD", conf, first.container_id, new.path, "eth0", None).result()
-    assert second["ips"] == first.result["ips"]
     new.ping("10.24.0.1")
     assert len(ports(host)) == 1
     network.delete(Attachment(first.container_id, new.path, "eth0", second))
+
+
+def leases(data_dir: Path) -> list[tuple[str, str]]:
+    """The addresses of the network, and the namespaces of their leases."""
+    with fastipam.open(data_dir) as ipam:
+        return [(str(one.address), one.netns) for one in ipam.network("podnet").leases()]
+
+
+UNREACHABLE = [{"dst": "192.168.3.0/24", "gw": "172.31.0.1"}]  # a route that the kernel refuses
+
+
+@pytest.mark.parametrize(
+    ("keys", "ipam", "netns", "args"),
+    [
+        ({"mtu": 70000}, {}, "", ""),
+        ({"mtu": "1500"}, {}, "", ""),
+        ({"bridge": "lo"}, {}, "", ""),
+        ({"bridge": "a-name-that-is-too-long"}, {}, "", ""),
+        ({}, {"routes": UNREACHABLE}, "", ""),
+        ({}, {"routes": 3}, "", ""),
+        ({}, {"repeatAdd": "error", "routes": 3}, "", ""),
+        ({}, {"resolvConf": "/nonexistent"}, "", ""),
+        ({}, {}, "/run/netns/none", ""),
+        ({}, {}, "/proc/self/ns/mnt", ""),
+        ({}, {}, "", "IP=10.24.0.77"),
+        ({}, {}, "", "IP=nonsense"),
+    ],
+)
+def test_a_second_add_that_fails_destroys_nothing(
+    keys: dict[str, Any], ipam: dict[str, Any], netns: str, args: str,
+    network: Network, new_netns: NewNetNS, host: NetNS, example_dir: Path, data_dir: Path,
+) -> None:  # fmt: skip
+    """Whatever a second ADD fails of, the container keeps interface, lease and connection."""
+    container = new_netns("one")
+    attachment = network.add(container)
+    leased, linked = leases(data_dir), ports(host)
+    conf = network.conflist["plugins"][0]
+    wrong = {**conf, **keys, "ipam": {**conf["ipam"], **ipam}}
+    run_plugin(
+        PLUGIN, "ADD", wrong, attachment.container_id, netns or container.path, args=args,
+        inside=host, plugin_dir=example_dir,
+    ).error()  # fmt: skip
+    assert ports(host) == linked
+    assert (
+        leases(data_dir)
+        == leased
+        == [("10.24.0.2/24", container.path), ("fd00:24::2/64", container.path)]
+    )
+    container.ping("10.24.0.1")
+    network.delete(attachment)
+    assert ports(host) == set()
+    assert assigned(data_dir) == []
+
+
+@pytest.mark.parametrize("leased_before", [False, True])
+def test_what_fails_at_its_end_is_undone(
+    leased_before: bool,
+    network: Network, new_netns: NewNetNS, host: NetNS, example_dir: Path, data_dir: Path,
+) -> None:  # fmt: skip
+    """The pair of a failed ADD goes, and its lease; a lease that was there before it stays."""
+    container = new_netns("one")
+    conf = network.conflist["plugins"][0]
+    conf["ipam"]["routes"] = UNREACHABLE
+    if leased_before:  # as after an ADD that was killed
+        with fastipam.open(data_dir) as ipam:
+            ipam.network("podnet", [V4, V6]).allocate("c1")
+    fault = run_plugin(
+        PLUGIN, "ADD", conf, "c1", container.path, inside=host, plugin_dir=example_dir
+    ).error()
+    assert "route to 192.168.3.0/24" in fault["msg"]
+    assert ports(host) == set()
+    assert len(assigned(data_dir)) == (2 if leased_before else 0)
+    run_plugin(
+        PLUGIN, "DEL", conf, "c1", container.path, inside=host, plugin_dir=example_dir
+    ).silent()
+    assert assigned(data_dir) == []
 
 
 @pytest.mark.parametrize(
@@ -260,12 +348,12 @@ def test_forwarding_where_it_is_on_and_cannot_be_written(
         ({}, "/run/netns/none", 4, "CNI_NETNS: '/run/netns/none' is no network namespace"),
         ({}, "/etc/passwd", 4, "CNI_NETNS: '/etc/passwd' is no network namespace"),
         ({}, "/proc/self/ns/mnt", 4, "CNI_NETNS: '/proc/self/ns/mnt' is no network namespace"),
-        ({"bridge": 5}, "", 7, "bridge 5"),
-        ({"mtu": "1500"}, "", 7, "mtu '1500'"),
+        ({"bridge": 5}, "", 7, "bridge: 5 is no text"),
+        ({"mtu": "1500"}, "", 7, "mtu: '1500' is no number"),
         ({"mtu": 70000}, "", 999, "port of v-net-0: Invalid argument"),
         ({"bridge": "lo"}, "", 999, "port of lo: "),
-        ({"bridge": "a\0b"}, "", 7, r"bridge 'a\x00b' is no text"),
-        ({"bridge": "\ud800"}, "", 7, r"bridge '\ud800' is no text"),
+        ({"bridge": "a\0b"}, "", 7, r"bridge: 'a\x00b' is no text"),
+        ({"bridge": "\ud800"}, "", 7, r"bridge: '\ud800' is no text"),
         ({"bridge": "a-name-that-is-too-long"}, "", 999, "a-name-that-is-too-long: "),
     ],
 )
@@ -338,7 +426,7 @@ def test_version_status_and_refusals(data_dir: Path, host: NetNS, example_dir: P
     conf = configuration(data_dir, "10.24.0.0/30")
     assert "1.1.0" in run("VERSION", {}).result()["supportedVersions"]
     run("STATUS", conf).silent()
-    assert run("ADD", {**conf, "cniVersion": "0.2.0"}).error()["code"] == 1
+    assert run("ADD", {**conf, "cniVersion": "0.9.0"}).error()["code"] == 1
     assert run("ADD", {**conf, "name": ""}).error()["code"] == 7
     assert run("DEL", {**conf, "name": 3}).error()["code"] == 6
     assert run("ADD", []).error()["code"] == 6
@@ -372,7 +460,8 @@ def counted(function):
     return call
 
 
-fastipam.cni.handle = counted(fastipam.cni.handle)
+fastipam.cni.Request.allocate = counted(fastipam.cni.Request.allocate)
+fastipam.cni.Request.delegate = counted(fastipam.cni.Request.delegate)
 
 
 class Counted(pyroute2.IPRoute):
@@ -394,7 +483,8 @@ def run(command, kill_at=-1, **keys):
         left = kill_at
         environ = {"CNI_COMMAND": command, "CNI_CONTAINERID": "c1", "CNI_IFNAME": "eth0",
                    "CNI_NETNS": netns, "CNI_PATH": "/none"}
-        status, output = plugin.handle(environ, json.dumps({**conf, **keys}).encode())
+        status, output = plugin.Request.serve(
+            environ, json.dumps({**conf, **keys}).encode(), plugin.COMMANDS)
         os.write(writing, output)
         os._exit(status)
     os.close(writing)

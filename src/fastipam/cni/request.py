@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
 
 from fastipam.addressing.addresses import to_ip
@@ -12,12 +14,13 @@ from fastipam.configuration import reader
 from fastipam.configuration.attachments import valid_attachments
 from fastipam.configuration.network import Route, requested
 from fastipam.errors import CniError, DecodingError
+from fastipam.owners import Owner, Pod
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from ipaddress import IPv4Address, IPv6Address
-    from typing import Any, Literal, Self
+    from typing import Any, Literal, NoReturn, Self
 
     from fastipam.lease import Lease
 
@@ -29,10 +32,10 @@ class Request:
     ``netns`` are empty texts where the command has none. ``path`` are the directories of
     ``CNI_PATH``, ``args`` the pairs of ``CNI_ARGS``. ``config`` is the configuration as it was
     written, ``name`` and ``version`` (``cniVersion``) are read from it. ``ipam`` and
-    ``prev_result`` are its objects of these names, as they were written; empty and None when they
-    are absent, or when they are broken and the command is DEL or GC, which have to work all the
-    same; so is ``args`` unless the command is ADD or CHECK. VERSION has no configuration, and the
-    newest version.
+    ``prev_result`` are its objects of these names, as they were written; empty when they are
+    absent, or when they are broken and the command is DEL or GC, which have to work all the same.
+    So is ``args`` unless the command is ADD or CHECK. VERSION has no configuration, and the newest
+    version.
     """
 
     __slots__ = (
@@ -50,7 +53,7 @@ class Request:
     name: str
     version: str
     ipam: dict[str, Any]
-    prev_result: dict[str, Any] | None
+    prev_result: dict[str, Any]
 
     _environ: dict[str, str]
     _began_ns: int
@@ -89,6 +92,14 @@ class Request:
         except Exception as error:
             return 1, _encoded(error_object(error, version or _version_in(stdin)))
 
+    @classmethod
+    def main(cls, commands: Mapping[str, Callable[[Self], Mapping[str, Any] | None]]) -> NoReturn:
+        """Serve the request of this process, as :meth:`serve` does, and end it: a whole program."""
+        status, output = cls.serve(os.environ, sys.stdin.buffer.read(), commands)
+        sys.stdout.buffer.write(output)
+        sys.stdout.flush()
+        sys.exit(status)
+
     def __init__(self, environ: Mapping[str, str], stdin: bytes) -> None:
         self._began_ns = time.time_ns()
         self._environ = dict(environ)
@@ -104,7 +115,7 @@ class Request:
             if self.command in (environment.ADD, environment.CHECK):
                 raise
             self.args = {}
-        self.config, self.ipam, self.prev_result = {}, {}, None
+        self.config, self.ipam, self.prev_result = {}, {}, {}
         self.name, self.version = "", versions.NEWEST
         if self.command == environment.VERSION:
             return
@@ -112,23 +123,23 @@ class Request:
         self.version = ".".join(map(str, versions.admit(folded, self.command)))
         self.name = folded["name"]
         self.config = json.loads(stdin)
-        self.ipam = self._object("ipam") or {}
+        self.ipam = self._object("ipam")
         self.prev_result = self._object("prevResult")
 
     def _folded(self) -> dict[str, Any]:
         """Return the configuration as it is now, its keys folded."""
         return reader.decode(json.dumps(self.config).encode())
 
-    def _object(self, key: str) -> dict[str, Any] | None:
+    def _object(self, key: str) -> dict[str, Any]:
         """Return the object under a key, in whatever case that is written."""
-        found = None
+        found: Any = {}
         for written, value in self.config.items():
             if written.casefold() == key.casefold() and value is not None:
                 found = value
-        if found is None or isinstance(found, dict):
+        if isinstance(found, dict):
             return found
         if self.command in (environment.DEL, environment.GC):
-            return None
+            return {}
         raise reader.wrong(key, found, "an object")
 
     def __repr__(self) -> str:
@@ -144,12 +155,20 @@ class Request:
         named = environment.address_in(self.args.get("IP", ""))
         return [to_ip(*one) for one in requested(self._folded(), named)]
 
-    def valid_attachments(self) -> set[tuple[str, str]]:
-        """Return the (container id, interface) pairs that GC lists, for ``Network.retain``.
+    def valid_attachments(self) -> set[Owner]:
+        """Return the owners that GC lists, for ``Network.retain``.
 
         Raises ConfigError when there is no list, or one with an entry that names nobody.
         """
-        return valid_attachments(self._folded())
+        return {Owner(*one) for one in valid_attachments(self._folded())}
+
+    @property
+    def pod(self) -> Pod | None:
+        """The pod that ``args`` name (``K8S_POD_NAMESPACE``, ``…_NAME``, ``…_UID``), or None."""
+        namespace, name = (self.args.get(f"K8S_POD_{key}", "") for key in ("NAMESPACE", "NAME"))
+        return (
+            Pod(namespace, name, self.args.get("K8S_POD_UID", "")) if namespace and name else None
+        )
 
     def routes(self) -> list[dict[str, str | int]]:
         """Return the routes of the ``ipam`` section as the IPAM plugin reads them.
@@ -171,7 +190,7 @@ class Request:
             from fastipam.cni import resolvconf
 
             return resolvconf.read(path)
-        return self._object("dns") or {}
+        return self._object("dns")
 
     def allocate(self, existing: Literal["error", "return"] | None = None) -> Lease:
         """Do what the IPAM plugin does for an ADD, and return the lease with its ``siblings``.
