@@ -156,6 +156,9 @@ def test_serving(tmp_path: Path) -> None:
     status, refused = serve("GC", conf)
     assert (status, refused["code"], refused["cniVersion"]) == (1, 1, "0.4.0")
     assert serve("ADD", b"{")[1]["cniVersion"] == "1.1.0"
+    stdin = json.dumps(conf).encode()
+    status, output = Mine.serve(environment("ADD"), stdin, {"Add": add})
+    assert (status, json.loads(output)["msg"]) == (1, "commands: 'Add' is no command")
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -206,6 +209,10 @@ def test_addresses_of_two_interfaces() -> None:
         ({"dns": {"nameservers": "10.1.0.1"}}, "dns.nameservers"),
         ({"dns": {"domain": ["example.org"]}}, "dns.domain"),
         ({"version": "0.2.0"}, "version"),
+        ({"interfaces": POD}, "interfaces"),
+        ({"interfaces": ["eth0"]}, "interfaces[0]"),
+        ({"routes": "0.0.0.0/0"}, "routes"),
+        ({"routes": ["0.0.0.0/0"]}, "routes[0]"),
     ],
 )  # fmt: skip
 def test_a_wrong_result_is_refused(keywords: dict[str, Any], field: str) -> None:
@@ -215,6 +222,10 @@ def test_a_wrong_result_is_refused(keywords: dict[str, Any], field: str) -> None
     with pytest.raises(fastipam.ConfigError) as refused:
         cni.result(leases, **{"version": "1.0.0", **keywords})
     assert refused.value.field == field
+    for wrong, said in (([leases[0].address], "leases[0]"), (leases[0].address, "leases")):
+        with pytest.raises(fastipam.ConfigError) as refused:
+            cni.result(wrong, "1.0.0")  # type: ignore[arg-type]
+        assert refused.value.field == said
     with pytest.raises(fastipam.CniError, match=r"0\.9\.0"):
         cni.result(leases, "0.9.0")
 

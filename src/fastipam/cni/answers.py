@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from fastipam.cni import error_codes, results, versions
 from fastipam.configuration import reader
 from fastipam.configuration.network import Route
@@ -10,8 +12,10 @@ from fastipam.lease import Lease
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from typing import Any
+    from collections.abc import Sequence
+    from typing import Any, TypeVar
+
+    Kind = TypeVar("Kind")
 
     from fastipam.configuration.network import Version
 
@@ -63,7 +67,7 @@ def result(
     ConfigError with the field.
     """
     number = versions.agree({"cniversion": version}, "ADD")
-    of = leases.siblings if isinstance(leases, Lease) else tuple(leases)
+    of = leases.siblings if isinstance(leases, Lease) else tuple(_each(leases, Lease, "leases"))
     if number < (0, 3, 0) and len({lease.family for lease in of}) < len(of):
         raise ConfigError(
             f"CNI {version} has room for one address of each family, not for {len(of)} addresses",
@@ -71,11 +75,12 @@ def result(
             value=version,
             hint='use "cniVersion": "0.3.0" or newer',
         )
-    listed = [_interface(one, f"interfaces[{at}]", number) for at, one in enumerate(interfaces)]
+    links = _each(interfaces, Mapping, "interfaces")
+    listed = [_interface(one, f"interfaces[{at}]", number) for at, one in enumerate(links)]
     odd: list[tuple[str, str, str]] = []
     copied = [
         Route({key: _plain(value) for key, value in one.items()}, f"routes[{at}]", odd)
-        for at, one in enumerate(routes)
+        for at, one in enumerate(_each(routes, Mapping, "routes"))
     ]
     if odd:
         path, key, why = odd[0]
@@ -86,6 +91,18 @@ def result(
     for lease, address in zip(of, made["ips"], strict=True):
         address["interface"] = _index(lease.ifname, listed)
     return {"cniVersion": made.pop("cniVersion"), "interfaces": listed, **made}
+
+
+def _each(values: Iterable[Kind], kind: type, field: str) -> list[Kind]:
+    """Return what is iterated over. Raises ConfigError when it is of another kind."""
+    given: object = values
+    if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
+        raise reader.refused(field, given, "a list of them")
+    found = list(values)
+    for at, one in enumerate(found):
+        if not isinstance(one, kind):
+            raise reader.refused(f"{field}[{at}]", one, f"a {kind.__name__}")
+    return found
 
 
 def _plain(value: object) -> Any:

@@ -13,7 +13,7 @@ from fastipam.cni.answers import error_object
 from fastipam.configuration import reader
 from fastipam.configuration.attachments import valid_attachments
 from fastipam.configuration.network import Route, requested
-from fastipam.errors import CniError, DecodingError
+from fastipam.errors import CniError, ConfigError, DecodingError
 from fastipam.owners import Owner, Pod
 
 TYPE_CHECKING = False
@@ -87,6 +87,11 @@ class Request:
         try:
             request = cls.parse(environ, stdin)
             version = request.version
+            unknown = [
+                one for one in commands if one not in (*environment.NEEDED, environment.VERSION)
+            ]
+            if unknown:
+                raise ConfigError(f"{unknown[0]!r} is no command", field="commands", value=unknown)
             done = commands.get(request.command, cls.delegate)(request)
             return 0, _encoded(done) if done else b""
         except Exception as error:
