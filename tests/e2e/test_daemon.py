@@ -30,7 +30,7 @@ def running(store: Path, *options: str) -> Iterator[Path]:
     assert process.stderr is not None
     try:
         deadline = time.monotonic() + 60
-        while not path.exists():
+        while not listens(path):
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -43,6 +43,12 @@ def running(store: Path, *options: str) -> Iterator[Path]:
         process.kill()
         process.wait()
         process.stderr.close()
+
+
+def listens(path: Path) -> bool:
+    """Whether somebody accepts connections there; the socket's file is made a moment before."""
+    with socket.socket(socket.AF_UNIX) as one:
+        return one.connect_ex(str(path)) == 0
 
 
 def ask(path: Path, *lines: object) -> list[dict[str, Any]]:
