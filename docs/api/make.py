@@ -324,8 +324,8 @@ def _class(kind: type) -> Entry:
 def _bases(kind: type) -> Iterator[type]:
     """Yield the bases of a class that are shown: public ones, and Python's."""
     for base in kind.__bases__:
-        if base.__name__ in fastipam.__all__ or base.__module__ == "builtins" != base.__name__:
-            yield from () if base is object else (base,)
+        if base.__module__ == "builtins" or getattr(fastipam, base.__name__, None) is base:
+            yield from {base} - {object}
         else:
             yield from _bases(base)
 
@@ -419,9 +419,17 @@ def _declared(body: list[ast.stmt]) -> Iterator[tuple[str, str | None]]:
                 if isinstance(inner, ast.AnnAssign):
                     yield from _of_self(inner.target, ast.unparse(inner.annotation))
                 elif isinstance(inner, ast.Assign):
-                    value = inner.value.id if isinstance(inner.value, ast.Name) else ""
                     for target in inner.targets:
-                        yield from _of_self(target, given.get(value))
+                        yield from _of_self(target, _type_of(inner.value, given))
+
+
+def _type_of(value: ast.expr, given: dict[str, str]) -> str | None:
+    """Return the type of a value: an argument's, or a constant's, or None when it is not plain."""
+    if isinstance(value, ast.Constant) and value.value is not None:
+        return type(value.value).__name__
+    if isinstance(value, ast.Compare):
+        return "bool"
+    return given.get(value.id) if isinstance(value, ast.Name) else None
 
 
 def _of_self(target: ast.AST, annotation: str | None) -> Iterator[tuple[str, str | None]]:

@@ -67,6 +67,17 @@ def plugin(environ: dict[str, str], stdin: bytes) -> bytes:
     return output if status == 0 else b""
 
 
+def main_plugin(environ: dict[str, str], stdin: bytes) -> tuple[int, dict[str, object]]:
+    """A plugin of one's own has the request, the result and the error object."""
+    try:
+        request = fastipam.cni.Request.parse(environ, stdin)
+        lease = request.allocate(existing="return")
+        links = [{"name": request.ifname, "sandbox": request.netns, "mac": "02:00:00:00:00:01"}]
+        return 0, {**fastipam.cni.result(lease, request.version, interfaces=links)}
+    except fastipam.FastipamError as error:
+        return error.cni_code, fastipam.cni.error_object(error, "1.1.0")
+
+
 def plan() -> int | None:
     """A bitmap counts in integers."""
     bitmap = Bitmap(1 << 20)

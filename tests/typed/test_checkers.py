@@ -32,7 +32,7 @@ RULES = {
     "index": {"reportIndexIssue"},
     "list-item": {"reportArgumentType"},
     "misc": {"reportAttributeAccessIssue"},
-    "operator": {"reportOperatorIssue"},
+    "operator": {"reportOperatorIssue", "reportOptionalOperand"},
     "union-attr": {"reportOptionalMemberAccess"},
     "unused-coroutine": {"reportUnusedCoroutine"},
 }

@@ -16,6 +16,7 @@ def names() -> None:
 
     print(fastipam.anything)  # wrong: attr-defined
     print(fastipam.Netwrok)  # wrong: attr-defined
+    print(fastipam.cni.anything)  # wrong: attr-defined
     print(testing.anything)  # wrong: attr-defined
 
 
@@ -59,3 +60,32 @@ def bitmaps(lease: Lease) -> None:
     Bitmap("10.0.0.0/8")  # wrong: arg-type
     Bitmap(8).acquire(lease.address.ip)  # wrong: arg-type
     Bitmap(8).acquire(Bitmap(8).next_free())  # wrong: arg-type
+
+
+def errors() -> None:
+    """What an error has."""
+    print(fastipam.PoolExhausted("full").retry_after)  # wrong: attr-defined
+    print(fastipam.PoolExhausted("full").retry_after_s + 1)  # wrong: operator
+    print(fastipam.StoreFull("full").field)  # wrong: attr-defined
+    print(fastipam.StoreFull("full", hints="free some"))  # wrong: call-arg
+
+
+def plugins(request: fastipam.cni.Request, lease: Lease) -> None:
+    """What a plugin calls."""
+    fastipam.cni.handle({}, "{}")  # wrong: arg-type
+    fastipam.cni.Request.parse({}, "{}")  # wrong: arg-type
+    print(request.ifnmae)  # wrong: attr-defined
+    print(request.netns.inode)  # wrong: attr-defined
+    request.allocate(existing="retrun")  # wrong: arg-type
+    fastipam.cni.result("10.1.0.2/24", request.version)  # wrong: arg-type
+    fastipam.cni.result(lease)  # wrong: call-arg
+    fastipam.cni.result(lease, "1.1.0", interfaces={"name": "eth0"})  # wrong: dict-item
+    fastipam.cni.error_object("it failed", request.version)  # wrong: arg-type
+
+
+def tests(ipam: Ipam) -> None:
+    """What the tools for tests take."""
+    testing.Clock("now")  # wrong: arg-type
+    testing.Clock().advance("a minute")  # wrong: arg-type
+    testing.failing(ipam, OSError("no space is left"))  # wrong: arg-type
+    testing.exhaust(ipam)  # wrong: arg-type
