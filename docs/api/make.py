@@ -34,6 +34,7 @@ WIDTH = 92  # columns of a signature: a page with margins, and half of a wide sc
 FIRST = ("open", "Ipam", "Transaction", "Network", "Owner", "Pod", "Netns", "Lease")
 # Classes of objects that the calls above take or return, and that no program has to import.
 VALUES = (
+    "fastipam.network.reading.ListOf",
     "fastipam.storage.records.event.Event",
     "fastipam.storage.records.reservation.Reservation",
     "fastipam.storage.store.Store",
@@ -62,22 +63,12 @@ INTERNAL: dict[str, set[str]] = {
     "Clock": {"of", "share", "tick"},
     "Ipam": {"named"},
     "Lease": {"record"},
-    "Network": {
-        "adopt", "assign", "can_serve", "current_pool", "cursors", "detach", "enter", "exhausted",
-        "id_in", "note_clock", "owned", "policy", "pool", "ranges_of", "raw_leases", "records",
-        "outside", "release_leases", "release_raw", "remembered_policy", "require_free_gateways",
-        "require_start", "start_from", "store", "sweep_reboot", "tidy", "unlisted",
-        "within", "without_history",
-    },
+    "Network": {"policy", "pool", "store", "tidy", "within"},
     "Reservation": {"is_over", "pack", "read"},
-    "Transaction": {
-        "databases", "delete", "flush", "forget_pages", "get", "is_closed", "joined", "named",
-        "pages", "parent", "promises", "put", "require_open", "rollback", "save", "settle",
-        "shared", "spoiled", "state", "store", "take_over", "txn",
-    },
+    "Transaction": {"flush", "is_closed", "named", "require_open"},
     "handle": {"own_netns", "seen_netns", "services"},
 }  # fmt: skip
-OPAQUE = {"Store"}
+OPAQUE = {"ListOf", "Store"}
 OPERATORS = ("__call__", "__contains__", "__iter__", "__len__")
 
 INDEX = """\
@@ -245,7 +236,7 @@ def classes(kind: Any) -> Iterator[Any]:
 def entry(path: str) -> Entry:
     """Return what is at a dotted path."""
     module, _, name = path.rpartition(".")
-    found = getattr(importlib.import_module(module), name)
+    found = namespace(module)[name]
     if isinstance(found, type):
         return _class(found)
     if callable(found):
@@ -301,7 +292,9 @@ def _fold(name: str, parameters: list[str], result: str) -> str:
         if lines and len(lines[-1]) + len(each) < WIDTH:
             lines[-1] += f" {each},"
         else:
-            lines.append(f"    {each},")
+            lines += textwrap.wrap(
+                f"{each},", WIDTH, initial_indent="    ", subsequent_indent=" " * 8
+            )
     return "\n".join((f"{name}(", *lines, f"){result}"))
 
 
@@ -330,6 +323,17 @@ def _bases(kind: type) -> Iterator[type]:
             yield from _bases(base)
 
 
+def _own(kind: type) -> list[type]:
+    """Return a class and its bases in the package; those below the public ones stay hidden."""
+    inside = kind.__module__.startswith("fastipam.storage")
+    return [
+        one
+        for one in kind.__mro__
+        if one.__module__.startswith("fastipam")
+        and (inside or not one.__module__.startswith("fastipam.storage"))
+    ]
+
+
 def _constructor(kind: type, bases: list[type]) -> Iterator[Entry]:
     """Yield how an object is made, unless calls make it, or a base says it."""
     name = kind.__name__
@@ -351,9 +355,7 @@ def _constructor(kind: type, bases: list[type]) -> Iterator[Entry]:
 def _methods(kind: type) -> Iterator[tuple[str, Entry]]:
     """Yield the public methods and properties of a class, in the order of the source."""
     seen = {*INTERNAL.get(kind.__name__, ())}
-    for one in kind.__mro__:
-        if not one.__module__.startswith("fastipam"):
-            continue
+    for one in _own(kind):
         names = stub() if one.__module__ == "fastipam._bitmap" else namespace(one.__module__)
         declared = vars(names[one.__name__]) if names is stub() else vars(one)
         for name, found in declared.items():
@@ -376,9 +378,7 @@ def _methods(kind: type) -> Iterator[tuple[str, Entry]]:
 def _fields(kind: type) -> dict[str, Entry]:
     """Return the public attributes of a class: annotated ones, and those that __init__ sets."""
     found: dict[str, Entry] = {}
-    for one in reversed(kind.__mro__):
-        if not one.__module__.startswith("fastipam"):
-            continue
+    for one in reversed(_own(kind)):
         if one.__module__ == "fastipam._bitmap":
             names, tree = (
                 stub(),

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+import time
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_interface
 from pathlib import Path
 
 import fastipam
-from fastipam import Bitmap, Ipam, Lease, Network, testing
+from fastipam import Bitmap, Ipam, Lease, Netns, Network, Owner, Pod, testing
 
 
 def open_stores(path: Path) -> list[str]:
@@ -32,22 +33,41 @@ def networks(ipam: Ipam) -> list[Network]:
 def assign(net: Network) -> Lease:
     """Addresses are objects or text; existing is one of two words."""
     net.allocate("c1", "eth1", addresses=["10.1.0.9", IPv4Address("10.1.0.10")])
-    net.allocate_many([("c2", "eth0"), ("c3", "eth0")])
+    net.allocate("c2", addresses=("10.1.0.11",), netns=Netns.of("/proc/self/ns/net"))
+    net.allocate("c3", addresses={ip_interface("10.1.0.12/24")}, pod=Pod("web", "web-0", "uid"))
+    again: list[IPv4Address | IPv6Address] = net.release("c3")
+    net.allocate("c3", addresses=again)
+    net.allocate_many([("c4", "eth0"), Owner("c5")], pods=[("web", "web-1"), None])
     lease = net.allocate("c1", existing="return")
     address: IPv4Interface | IPv6Interface = lease.address
     gateway: IPv4Address | IPv6Address | None = lease.gateway
-    print(address.network, gateway and gateway.packed, lease.container_id.upper())
+    print(address.network, gateway and gateway.packed, lease.owner.ifname, lease.created)
     return lease
+
+
+def keep(net: Network, living: dict[str, str]) -> int:
+    """Owners are objects or pairs, in whatever has them."""
+    freed = net.retain(living.items(), time.time_ns())
+    freed += net.retain({Owner(each) for each in living}, time.time_ns())
+    return len(freed) + net.release_many(Owner(each) for each in living)
+
+
+def reserve(net: Network) -> list[IPv4Address | IPv6Address]:
+    """A target is an address, a network, or a text of one."""
+    net.reserve(IPv4Address("10.1.0.20"), owner="web/web-0", reason="moved by hand")
+    return net.unreserve("10.1.0.20-10.1.0.30")
 
 
 def read(net: Network) -> None:
     """What is read has types: nothing has to be cast."""
-    found = net.lookup("10.1.0.9")
-    if found is not None:
+    found = net.lookup("10.1.0.9") or net.get("c1")
+    if found is not None and found.address.ip in net:
         print(found.cidr.partition("/"), [each.ip for each in found.addresses])
-    owners: dict[str, str] = {lease.cidr: lease.container_id for lease in net.leases()}
-    freed: list[IPv4Address | IPv6Address] = net.release("c1")
-    print(owners, freed, sum(event.wall_ns for event in net.history("10.1.0.9")))
+    owners: dict[Owner, str] = {lease.owner: lease.cidr for lease in net.leases()}
+    pods = [lease.pod.name for lease in net.owned_by("c1") if lease.pod is not None]
+    stats = net.stats()
+    full = [each.family for each in stats.sets if each.full] or stats.can_serve
+    print(owners, pods, full, sum(event.wall_ns for event in net.history("10.1.0.9")))
 
 
 def refused(net: Network) -> float | None:

@@ -31,7 +31,7 @@ RULES = {
     "dict-item": {"reportArgumentType"},
     "index": {"reportIndexIssue"},
     "list-item": {"reportArgumentType"},
-    "misc": {"reportAttributeAccessIssue"},
+    "misc": {"reportArgumentType", "reportGeneralTypeIssues"},
     "operator": {"reportOperatorIssue", "reportOptionalOperand"},
     "union-attr": {"reportOptionalMemberAccess"},
     "unused-coroutine": {"reportUnusedCoroutine"},

@@ -6,8 +6,10 @@ pyright belongs to it. No mypy of our own configuration reads this file, and not
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 import fastipam
-from fastipam import Bitmap, Ipam, Lease, Network, testing
+from fastipam import Bitmap, Ipam, Lease, Netns, Network, Owner, Pod, testing
 
 
 def names() -> None:
@@ -39,20 +41,66 @@ def owners(net: Network) -> None:
     """Who an owner is."""
     net.allocate()  # wrong: call-arg
     net.allocate(1)  # wrong: arg-type
+    net.allocate(Owner("c1"))  # wrong: arg-type
     net.allocate("c1", ifnmae="eth1")  # wrong: call-arg
+    net.allocate_many(["c1"])  # wrong: list-item
+    net.allocate_many([["c1", "eth0"]])  # wrong: list-item
     net.allocate_many([{"container_id": "c1"}])  # wrong: list-item
+    net.allocate_many([("c1", "eth0", "web-0")])  # wrong: list-item
     net.release(("c1", "eth0"))  # wrong: arg-type
+    net.release(Owner("c1"))  # wrong: arg-type
+    net.release_many("c1")  # wrong: arg-type
+    net.release_many({"c1": "eth0"})  # wrong: dict-item
     net.retain(None, 0)  # wrong: arg-type
     net.retain(["a1"], 0)  # wrong: list-item
-    net.retain({("a1", "eth0")})  # wrong: call-arg
+    net.retain([Owner("a1")])  # wrong: call-arg
+    net.retain([Owner("a1")], "now")  # wrong: arg-type
+    net.retain((name for name in ("a1", "b1")), 0)  # wrong: misc
+    net.owned_by(Owner("c1"))  # wrong: arg-type
+    Owner()  # wrong: call-arg
+    Owner("c1", 0)  # wrong: arg-type
+    print(Owner("c1").container)  # wrong: attr-defined
 
 
-def leases(net: Network) -> None:
-    """What a lease has."""
+def requests(net: Network) -> None:
+    """What ``allocate`` takes beside the owner."""
+    net.allocate("c1", addresses="10.1.0.3")  # wrong: arg-type
+    net.allocate("c1", addresses=ip_address("10.1.0.3"))  # wrong: arg-type
+    net.allocate("c1", addresses=["10.1.0.3", 5])  # wrong: list-item
+    net.allocate("c1", addresses=[(4, 167837699)])  # wrong: list-item
+    net.allocate("c1", existing="retrun")  # wrong: arg-type
+    net.allocate("c1", existing=True)  # wrong: arg-type
+    net.allocate("c1", netns="/run/netns/c1")  # wrong: arg-type
+    net.allocate("c1", pod="web/web-0")  # wrong: arg-type
+    net.allocate("c1", pod_name="web-0")  # wrong: call-arg
+    net.allocate_many([("c1", "eth0")], pods=["web/web-0"])  # wrong: list-item
+    Pod("web")  # wrong: call-arg
+    Netns.of(5)  # wrong: arg-type
+    print(Netns.of("/run/netns/c1").ino)  # wrong: attr-defined
+
+
+def addresses(net: Network) -> None:
+    """What an address is."""
+    net.lookup((4, 167837699))  # wrong: arg-type
+    net.lookup(167837699)  # wrong: arg-type
+    net.reserve(["10.1.0.3"])  # wrong: arg-type
+    net.reserve("10.1.0.3", until=5)  # wrong: call-arg
+    print(5 in net)  # wrong: operator
+
+
+def answers(net: Network) -> None:
+    """What is returned."""
     print(net.allocate("c1").adress)  # wrong: attr-defined
-    print(net.lookup("10.1.0.2").address)  # wrong: union-attr
     print(net.allocate("c1").address + "/24")  # wrong: operator
+    print(net.get("c1").address)  # wrong: union-attr
+    print(net.lookup("10.1.0.2").address)  # wrong: union-attr
+    print(net.owned_by("c1").address)  # wrong: attr-defined
     print(net.release("c1").address)  # wrong: attr-defined
+    print(net.release_many([Owner("c1")])[0])  # wrong: index
+    print(net.stats()["assigned"])  # wrong: index
+    print(net.stats().asigned)  # wrong: attr-defined
+    print(net.stats().sets[0]["free"])  # wrong: index
+    print(net.leases()[0])  # wrong: index
 
 
 def bitmaps(lease: Lease) -> None:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from fastipam.namespaces import Netns
     from fastipam.network.gc import Before
     from fastipam.network.promise import Promise
-    from fastipam.network.reading import Address, AnyIP, Target
+    from fastipam.network.reading import Address, AnyIP, ListOf, Target
     from fastipam.owners import Owner, Pod
     from fastipam.storage.records.lease import Record
     from fastipam.storage.transaction import Transaction
@@ -59,7 +59,7 @@ class Network(Reading):
         container_id: str,
         ifname: str = "eth0",
         *,
-        addresses: Sequence[Address] = (),
+        addresses: ListOf[Address] = (),
         existing: Literal["error", "return"] = "error",
         netns: Netns | None = None,
         pod: Pod | tuple[str, str] | None = None,
@@ -479,7 +479,7 @@ class Network(Reading):
 
     # Checking ------------------------------------------------------------------------------
 
-    def check(self, container_id: str, ifname: str, addresses: Iterable[Address] = ()) -> None:
+    def check(self, container_id: str, ifname: str, addresses: ListOf[Address] = ()) -> None:
         """Check that this owner has a lease, and each of ``addresses`` that is in the ranges.
 
         O(addresses). Raises LeaseMissing, ConfigError, StoreError.

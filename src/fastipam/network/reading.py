@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         IPv6Interface,
         IPv6Network,
     )
+    from typing import Protocol, TypeVar
 
     from fastipam.addressing.ranges import Pool, RangeSet
     from fastipam.network.stats import NetworkStats
@@ -38,6 +39,19 @@ if TYPE_CHECKING:
     AnyIP = IPv4Address | IPv6Address
     Address = str | AnyIP | IPv4Interface | IPv6Interface
     Target = Address | IPv4Network | IPv6Network
+
+    Item_co = TypeVar("Item_co", covariant=True)
+
+    class ListOf(Protocol[Item_co]):
+        """A list, a tuple, a set: what has items and is no text, whose items would be characters.
+
+        A text is told apart by what it may be asked for: whether it has another text.
+        """
+
+        def __contains__(self, item: object, /) -> bool: ...
+        def __iter__(self) -> Iterator[Item_co]: ...
+        def __len__(self) -> int: ...
+
 
 _EVER_NS = 1 << 64  # wall clock nanoseconds: after every event
 
