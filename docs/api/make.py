@@ -34,10 +34,11 @@ WIDTH = 92  # columns of a signature: a page with margins, and half of a wide sc
 FIRST = ("open", "Ipam", "Transaction", "Network", "Owner", "Pod", "Netns", "Lease")
 # Classes of objects that the calls above take or return, and that no program has to import.
 VALUES = (
-    "fastipam.network.reading.ListOf",
+    "fastipam.addressing.ranges.RangeSet",
     "fastipam.storage.records.event.Event",
     "fastipam.storage.records.reservation.Reservation",
     "fastipam.storage.store.Store",
+    "fastipam.network.reading.ListOf",
 )
 MAINTENANCE = (
     "fastipam.sweep.sweep",
@@ -63,12 +64,12 @@ INTERNAL: dict[str, set[str]] = {
     "Clock": {"of", "share", "tick"},
     "Ipam": {"named"},
     "Lease": {"record"},
-    "Network": {"policy", "pool", "store", "tidy", "within"},
+    "Network": {"detach", "outside", "policy", "pool", "store", "tidy", "within"},
     "Reservation": {"is_over", "pack", "read"},
     "Transaction": {"flush", "is_closed", "named", "require_open"},
     "handle": {"own_netns", "seen_netns", "services"},
 }  # fmt: skip
-OPAQUE = {"ListOf", "Store"}
+OPAQUE = {"RangeSet", "Store"}
 OPERATORS = ("__call__", "__contains__", "__iter__", "__len__")
 
 INDEX = """\
@@ -303,7 +304,7 @@ def _class(kind: type) -> Entry:
     name = kind.__name__
     bases = list(_bases(kind))
     shown = f"({', '.join(base.__name__ for base in bases)})" if bases else ""
-    if name in OPAQUE:
+    if name in OPAQUE or getattr(kind, "_is_protocol", False):
         return Entry(name, f"class {name}", _doc(kind).partition("\n\n")[0], kind=kind)
     inherited = {member for base in bases for member in dir(base)} | {
         field for base in bases if base.__module__.startswith("fastipam") for field in _fields(base)

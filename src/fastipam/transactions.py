@@ -12,10 +12,12 @@ from fastipam.storage.within import Within
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
     from typing import Any, Literal
 
+    from fastipam.addressing.parsing import Ranges
     from fastipam.addressing.ranges import Pool
+    from fastipam.network.reading import ListOf
     from fastipam.storage.store import Store
 
 _NAMES_SHOWN = 8
@@ -47,9 +49,9 @@ class Networks:
     def network(
         self,
         name: str,
-        ranges: str | Sequence[object] | None = None,
+        ranges: Ranges | None = None,
         *,
-        exclude: Iterable[str] = (),
+        exclude: ListOf[str] = (),
         cooldown_s: float | None = None,
         cooldown_policy: Literal["prefer", "strict"] | None = None,
         sticky_s: int | None = None,

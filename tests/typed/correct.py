@@ -10,24 +10,45 @@ from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip
 from pathlib import Path
 
 import fastipam
-from fastipam import Bitmap, Ipam, Lease, Netns, Network, Owner, Pod, testing
+from fastipam import Bitmap, Ipam, Lease, Netns, Network, Owner, Pod, Transaction, testing
 
 
 def open_stores(path: Path) -> list[str]:
     """A path may be text or a Path, a durability is one of two words."""
-    with fastipam.open() as ipam, fastipam.open(path, "relaxed") as other:
+    with fastipam.open() as ipam, fastipam.open(path, "relaxed", patience_s=2) as other:
         both = [ipam, fastipam.open(str(path), durability="durable", create=False), other]
         return [each.path for each in both]
 
 
 def networks(ipam: Ipam) -> list[Network]:
     """Ranges are text, range sets, or None for those that the store has."""
+    mixed = [{"subnet": "10.3.0.0/24", "gateway": "10.3.0.254"}, "fd00:3::/64"]
+    one_set = [["10.5.0.0/24", {"subnet": "10.6.0.0/24"}]]
     return [
-        ipam.network("one", "10.1.0.0/24"),
+        ipam.network("one", fastipam.DEFAULT_RANGE),
         ipam.network("two", ["10.2.0.0/24", "fd00::/64"], exclude=["10.2.0.8/29"]),
-        ipam.network("three", [{"subnet": "10.3.0.0/24", "gateway": "10.3.0.254"}]),
+        ipam.network("three", mixed),
+        ipam.network("three", one_set),
         ipam.network("four", cooldown_s=0, cooldown_policy="strict", sticky_s=60, history=0),
     ]
+
+
+def move(ipam: Ipam, owner: Owner) -> Lease:
+    """A block has the networks that the handle gives."""
+    with ipam.transaction() as txn:
+        txn.network("old").release(*owner)
+        return txn.network("new").allocate(owner.container_id, owner.ifname)
+
+
+def count(txn: Transaction) -> int:
+    """A function may be a transaction."""
+    return sum(txn.network(name).stats().assigned for name in txn.networks())
+
+
+async def task(ipam: Ipam) -> int:
+    """A coroutine awaits it, and gets what it returns."""
+    names: list[str] = await ipam.run(lambda txn: txn.networks())
+    return len(names) + await ipam.run(count)
 
 
 def assign(net: Network) -> Lease:

@@ -14,6 +14,8 @@ import fastipam
 from fastipam import cni, errors, testing
 from tests.docs.documents import ROOT
 
+# It is a plugin of another test, and would be imported here before that can rewrite it.
+pytest.register_assert_rewrite("fastipam.testing.fixtures")
 API = ROOT / "docs" / "api"
 MAKE = runpy.run_path(str(API / "make.py"))
 ENTRIES: list[Any] = [each for entries in MAKE["surface"]().values() for each in entries]

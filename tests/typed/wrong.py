@@ -9,7 +9,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 import fastipam
-from fastipam import Bitmap, Ipam, Lease, Netns, Network, Owner, Pod, testing
+from fastipam import Bitmap, Ipam, Lease, Netns, Network, Owner, Pod, Transaction, testing
 
 
 def names() -> None:
@@ -25,7 +25,11 @@ def names() -> None:
 def opening() -> None:
     """What ``open`` takes."""
     fastipam.open(None)  # wrong: arg-type
+    fastipam.open("store", "fast")  # wrong: arg-type
     fastipam.open("store", create="yes")  # wrong: arg-type
+    fastipam.open("store", patience="2")  # wrong: call-arg
+    fastipam.open("store", patience_s="2")  # wrong: arg-type
+    fastipam.open("store", map_size=1 << 30)  # wrong: call-arg
 
 
 def networks(ipam: Ipam) -> None:
@@ -33,8 +37,29 @@ def networks(ipam: Ipam) -> None:
     ipam.network()  # wrong: call-arg
     ipam.network("n", cooldown="3")  # wrong: call-arg
     ipam.network("n", cooldown_s="3")  # wrong: arg-type
+    ipam.network("n", cooldown_policy="sometimes")  # wrong: arg-type
     ipam.network("n", 10)  # wrong: arg-type
+    ipam.network("n", [10])  # wrong: list-item
+    ipam.network("n", "10.1.0.0/24", exclude="10.1.0.9")  # wrong: arg-type
     ipam.netwrok("n")  # wrong: attr-defined
+
+
+def transactions(ipam: Ipam, txn: Transaction, net: Network) -> None:
+    """What a block has."""
+    txn.allocate("c1")  # wrong: attr-defined
+    txn.network("n", cooldown="3")  # wrong: call-arg
+    ipam.transaction("n")  # wrong: call-arg
+    net.transaction()  # wrong: attr-defined
+
+
+async def tasks(ipam: Ipam, net: Network) -> None:
+    """What a coroutine calls."""
+    ipam.run(lambda txn: txn.networks())  # wrong: unused-coroutine
+    await ipam.run("n")  # wrong: arg-type
+    await ipam.run(net.allocate)  # wrong: arg-type
+    await ipam.run(lambda txn: txn.anything)  # wrong: attr-defined
+    print((await ipam.run(lambda txn: txn.networks())).keys())  # wrong: attr-defined
+    await net.allocate("c1")  # wrong: misc
 
 
 def owners(net: Network) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -30,7 +31,7 @@ from fastipam.testing import Clock
 
 COOLDOWN_S = 30
 # Small sets, a page border (10.0.16.0 begins a page), dual stack, the sets in another order.
-CONFIGURATIONS: list[tuple[list[object], tuple[str, ...]]] = [
+CONFIGURATIONS: list[tuple[list[Any], tuple[str, ...]]] = [
     (["10.0.0.0/29"], ()),
     ([["10.0.0.0/29", "10.0.1.0/30"]], ("10.0.0.4",)),
     (["10.0.0.0/29", "2001:db8::/125"], ()),

@@ -238,7 +238,7 @@ def test_dual_stack_is_all_or_nothing(ipam: Ipam, clock: Clock) -> None:
 
 def test_allocate_many_is_as_single_calls(ipam: Ipam) -> None:
     """A batch gives the addresses, gateways and siblings that single calls would have given."""
-    ranges: list[object] = [["10.0.0.0/29", "10.0.1.0/29"], V6]
+    ranges = [["10.0.0.0/29", "10.0.1.0/29"], V6]
     one, many = ipam.network("one", ranges), ipam.network("many", ranges)
     for net in (one, many):
         take(net, "x", "10.0.0.5", "2001:db8:1::3")

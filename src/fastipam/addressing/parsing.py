@@ -12,7 +12,10 @@ from fastipam.errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+    OneRange = Collection[str]  # a text or a mapping, and what mypy makes of a list of both
+    Ranges = str | Sequence[OneRange | Sequence[OneRange] | RangeSet]
 
 DEFAULT_RANGE = "10.32.0.0/12"  # Weave Net's, 10.32.0.0 to 10.47.255.255
 
