@@ -111,7 +111,11 @@ class Environment:
         )
 
     def transaction_is_open(self) -> TransactionOpen:
-        """Return the error for a change by a thread that has a transaction open."""
+        """Return the error for a change by a thread that has a transaction open.
+
+        Raises StoreForked in a child, whose thread has its parent's.
+        """
+        self.open_files()
         return transaction_is_open(self.path)
 
     def transaction_is_over(self) -> TransactionOver:
