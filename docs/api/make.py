@@ -55,9 +55,9 @@ FIXTURES = "fastipam.testing.fixtures"
 
 # Classes whose objects only calls make.
 MADE_BY_CALLS = {
-    "Action", "Contents", "Event", "Finding", "Ipam", "Lease", "Network", "NetworkStats",
-    "PluginRequest", "Report", "Request", "Reservation", "SetStats", "TemporaryNetns",
-    "Transaction",
+    "Action", "Contents", "Event", "Finding", "Ipam", "Lease", "Network", "NetworkOptions",
+    "NetworkStats", "PluginRequest", "Report", "Request", "Reservation", "SetStats",
+    "TemporaryNetns", "Transaction",
 }  # fmt: skip
 # Members and parameters that only the package itself uses; all of those of an opaque class.
 INTERNAL: dict[str, set[str]] = {
@@ -125,6 +125,7 @@ def pages() -> list[Page]:
     errors = tuple(dict.fromkeys(_below(fastipam.FastipamError)))
     cni = tuple(f"fastipam.cni.{name}" for name in fastipam.cni.__all__)
     testing = tuple(f"fastipam.testing.{name}" for name in fastipam.testing.__all__)
+    testing += ("fastipam.testing.stores.NetworkOptions",)
     testing += tuple(f"{FIXTURES}.{name}" for name in fixtures)
     return [
         Page("library.md", "The library", LIBRARY, library),

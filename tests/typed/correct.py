@@ -129,7 +129,7 @@ def plan() -> int | None:
 def tests() -> None:
     """The tools for tests are typed as well."""
     clock = testing.Clock()
-    with testing.temporary_network("10.1.0.0/29", clock=clock) as net:
+    with testing.temporary_network("10.1.0.0/29", clock=clock, cooldown_s=1) as net:
         testing.exhaust(net, leave=1)
         clock.advance(1.5)
     full = fastipam.StoreFull("no space is left")

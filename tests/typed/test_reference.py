@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import runpy
 import sys
 from collections.abc import Iterator
@@ -68,3 +69,19 @@ def test_every_type_is_documented(each: Any) -> None:
         and kind.__module__.partition(".")[0] not in {*sys.stdlib_module_names, "numpy"}
     }
     assert not unknown, "docs/api/make.py lists what is public"
+
+
+@pytest.mark.parametrize("each", ENTRIES, ids=lambda each: each.name)
+def test_no_parameter_takes_anything(each: Any) -> None:
+    """A name that a call does not know, and a value of a type that it cannot use, are refused."""
+    for one in (each, *each.members):
+        signature = " ".join(one.signature.split())
+        assert not re.search(r"\*\*\w+: (?!Unpack\[)", signature)
+        assert re.findall(r"(\w+): (?:Any|object)\b", signature) in ([], ["value"])  # ConfigError
+
+
+def test_keywords_of_a_network() -> None:
+    """The network of a test is made with the keywords of every other."""
+    known = inspect.signature(fastipam.Ipam.network).parameters.values()
+    keywords = {one.name for one in known if one.kind is one.KEYWORD_ONLY}
+    assert keywords == set(testing.stores.NetworkOptions.__annotations__)

@@ -149,6 +149,7 @@ def plugins(request: fastipam.cni.Request, lease: Lease) -> None:
     fastipam.cni.Request.parse({}, "{}")  # wrong: arg-type
     print(request.ifnmae)  # wrong: attr-defined
     print(request.netns.inode)  # wrong: attr-defined
+    request.delegate("DELETE")  # wrong: arg-type
     request.allocate(existing="retrun")  # wrong: arg-type
     fastipam.cni.result("10.1.0.2/24", request.version)  # wrong: arg-type
     fastipam.cni.result(lease)  # wrong: call-arg
@@ -161,4 +162,6 @@ def tests(ipam: Ipam) -> None:
     testing.Clock("now")  # wrong: arg-type
     testing.Clock().advance("a minute")  # wrong: arg-type
     testing.failing(ipam, OSError("no space is left"))  # wrong: arg-type
+    testing.temporary_network("10.1.0.0/24", cooldown="3")  # wrong: call-arg
+    testing.temporary_network(cooldown_s="3")  # wrong: arg-type
     testing.exhaust(ipam)  # wrong: arg-type

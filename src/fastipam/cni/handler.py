@@ -67,10 +67,12 @@ def handle(
 
     ``log`` gets one-line texts for standard error. ``started_ns`` is when the request began to
     arrive (wall clock, or a pair as for :meth:`Network.retain`; default now, by the store's clock):
-    GC spares leases that are younger. ``own_netns`` is the path of the caller's network namespace,
-    which may not be the container's; ``seen_netns`` is what the launcher reports of both
-    (``environment.read_reported``). ``services`` are an agent's; without them this process has its
-    own, which keep what was read of a configuration.
+    GC spares leases that are younger.
+
+    The other parameters are the agent's, and no part of the API. ``own_netns`` is the path of the
+    caller's network namespace, which may not be the container's; ``seen_netns`` is what the
+    launcher reports of both (``environment.read_reported``). ``services`` are the agent's own;
+    without them this process has its own, which keep what was read of a configuration.
 
     Safe to call from several threads. O(1) but for GC, which is O(leases of the network).
     """

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from fastipam.lease import Lease
 
+    Command = Literal["ADD", "CHECK", "DEL", "GC", "STATUS", "VERSION"]
+
 
 class Request:
     """One request to a CNI plugin: its variables and its configuration. Made by :meth:`parse`.
@@ -43,7 +45,7 @@ class Request:
         "ifname", "ipam", "name", "netns", "path", "prev_result", "version",
     )  # fmt: skip
 
-    command: str
+    command: Command
     container_id: str
     ifname: str
     netns: str
@@ -109,7 +111,7 @@ class Request:
         self._began_ns = time.time_ns()
         self._environ = dict(environ)
         variables = environment.Variables(environ)
-        self.command = variables.command
+        self.command = variables.command  # type: ignore[assignment]  # others are refused below
         self.container_id = variables.container_id
         self.ifname = variables.ifname
         self.netns = variables.netns
@@ -214,7 +216,7 @@ class Request:
             config["ipam"] = {**section, "repeatAdd": existing}
         return handler.assign(self._environ, json.dumps(config).encode())
 
-    def delegate(self, command: str = "") -> dict[str, Any]:
+    def delegate(self, command: Command | Literal[""] = "") -> dict[str, Any]:
         """Serve the IPAM part of the request in this process, and return its result, perhaps {}.
 
         It does what a delegated call of the IPAM plugin does, with every key of the ``ipam``

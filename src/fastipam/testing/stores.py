@@ -10,6 +10,7 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypedDict
 
 from fastipam.errors import ConfigError
 from fastipam.ipam import Ipam
@@ -23,10 +24,12 @@ from fastipam.verify import verify
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any, Literal
+    from typing import Literal, Unpack
 
+    from fastipam.addressing.parsing import Ranges
     from fastipam.lease import Lease
     from fastipam.network import Network
+    from fastipam.network.reading import ListOf
     from fastipam.testing.faults import Step
 
 DEFAULT_RANGES = "10.32.0.0/24"
@@ -153,9 +156,24 @@ def temporary_store(clock: Clock | None = None) -> Iterator[TemporaryStore]:
         shutil.rmtree(directory)
 
 
+class NetworkOptions(TypedDict, total=False):
+    """The keywords of :meth:`Ipam.network`."""
+
+    exclude: ListOf[str]
+    cooldown_s: float | None
+    cooldown_policy: Literal["prefer", "strict"] | None
+    sticky_s: int | None
+    history: int | None
+    history_age_s: float | None
+
+
 @contextmanager
 def temporary_network(
-    ranges: Any = DEFAULT_RANGES, *, name: str = "test", clock: Clock | None = None, **keywords: Any
+    ranges: Ranges = DEFAULT_RANGES,
+    *,
+    name: str = "test",
+    clock: Clock | None = None,
+    **keywords: Unpack[NetworkOptions],
 ) -> Iterator[Network]:
     """Make a network in a temporary store for the block.
 
