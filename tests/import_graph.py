@@ -146,8 +146,8 @@ def upward(arrows: dict[str, set[str]]) -> list[str]:
 def private_uses() -> list[str]:
     """Return the uses of a name with a leading underscore that another folder defines.
 
-    The methods of a network are left out: it is public, and its methods for the plugin, the command
-    line and the cluster's node, which take and return (family, integer) pairs, are not.
+    What a network and a lease have for the plugin, the command line and the cluster's node is left
+    out: they are public, and (family, integer) pairs are not.
     """
     known = modules()
     trees = {name: ast.parse(path.read_text()) for name, path in known.items()}
@@ -161,7 +161,8 @@ def private_uses() -> list[str]:
                 names.add(node.id)
             elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
                 names.add(node.attr)
-    package_wide = _methods(trees["network"], trees["network.reading"], trees["network.books"])
+    package_wide = {"_router"}
+    package_wide |= _methods(trees["network"], trees["network.reading"], trees["network.books"])
     found = set()
     for name, path in known.items():
         for node in ast.walk(trees[name]):

@@ -66,13 +66,13 @@ class Lease:
     """An address and its owner, as of one moment: a later change of the store does not show here.
 
     ``network`` is the network's name. ``family`` (4 or 6) and ``value`` are the address as
-    integers, ``router`` is the gateway as (family, value) or None. ``siblings`` are the leases that
+    integers, ``siblings`` are the leases that
     the same call assigned, in the order of the range sets, including this one; those of one that
     was read by its address are only itself. ``created`` says whether the call that returned the
     lease has assigned the address: False for a lease that was there before.
     """
 
-    __slots__ = ("_record", "_siblings", "created", "family", "network", "router", "value")
+    __slots__ = ("_record", "_router", "_siblings", "created", "family", "network", "value")
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Lease:
         self.network = network
         self.family = family
         self.value = value
-        self.router = router
+        self._router = router
         # The bytes of a record that was just written are decoded when an attribute is read.
         self._record = record
         self.created: bool = type(record) is bytes
@@ -210,9 +210,9 @@ class Lease:
     @property
     def gateway(self) -> IPv4Address | IPv6Address | None:
         """The gateway of the range that holds the address, or None."""
-        if self.router is None:
+        if self._router is None:
             return None
-        return to_ip(*self.router)
+        return to_ip(*self._router)
 
     @property
     def cidr(self) -> str:
@@ -222,7 +222,7 @@ class Lease:
     @property
     def router_text(self) -> str | None:
         """The gateway as text, or None."""
-        return None if self.router is None else format_ip(*self.router)
+        return None if self._router is None else format_ip(*self._router)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Lease):

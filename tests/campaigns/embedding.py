@@ -56,8 +56,8 @@ def reopen():
 def call(command, owner, netns=""):
     try:
         if command == "ADD":
-            inode = os.stat(netns).st_ino if netns else 0
-            return str(network().allocate(owner, netns=netns, inode=inode).address.ip)
+            there = fastipam.Netns.of(netns) if netns else None
+            return str(network().allocate(owner, netns=there).address.ip)
         network().release(owner)
         return "released"
     except fastipam.PoolExhausted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 import fastipam
 from fastipam import processes
 from fastipam.ipam import open_with
-from fastipam.namespaces import Netns, look, mount_namespace
+from fastipam.namespaces import Netns
 from fastipam.sweep import Report, sweep
 
 from ..e2e import tools
@@ -55,17 +56,65 @@ def running(*command: str) -> Iterator[int]:
 
 
 def add(ipam: fastipam.Ipam, path: str, name: str = "a") -> None:
-    """An ADD for the namespace at a path."""
-    _, inode, born_ns = look(path)
-    here = mount_namespace()
+    """An address for what is at a path, as a program that embeds the library takes one."""
     net = ipam.network("n", "10.0.0.0/24")
-    net.allocate(name, netns=Netns(path, inode=inode, mount_ns=here, born_ns=born_ns))
+    net.allocate(name, netns=Netns.of(path))
 
 
 def twice(ipam: fastipam.Ipam) -> Report:
     """Two checks with no time between them."""
     sweep(ipam, grace_s=0)
     return sweep(ipam, grace_s=0)
+
+
+EMBEDDER = """
+import fastipam, subprocess, sys
+path, there = sys.argv[1:]
+with fastipam.open(path) as ipam:
+    net = ipam.network("n", "10.0.0.0/24")
+    lease = net.allocate("box", netns=fastipam.Netns.of(there), pod=fastipam.Pod("ns", "web", "u"))
+    print(lease.address.ip, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_an_embedder_that_died(ipam: fastipam.Ipam, netns: Path) -> None:
+    """The lease of a killed program stays while its namespace lives, and is swept when it ended.
+
+    The record is what the plugin writes for the same namespace.
+    """
+    path = str(ipam.path)
+    program = [sys.executable, "-c", EMBEDDER, path, str(netns)]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as embedder:
+        assert embedder.stdout is not None
+        address = embedder.stdout.readline().decode().strip()
+        embedder.kill()
+    status, answer = fastipam.cni.handle(
+        {
+            "CNI_COMMAND": "ADD", "CNI_CONTAINERID": "plugin", "CNI_IFNAME": "eth0",
+            "CNI_NETNS": str(netns), "CNI_PATH": "/opt/cni/bin",
+        },
+        json.dumps(
+            {
+                "cniVersion": "1.0.0", "name": "n", "type": "bridge",
+                "ipam": {"type": "fastipam", "subnet": "10.0.0.0/24", "dataDir": path},
+            }
+        ).encode(),
+    )  # fmt: skip
+    assert status == 0, answer
+    ours, theirs = ipam.network("n").get("box"), ipam.network("n").get("plugin")
+    assert ours is not None
+    assert theirs is not None
+    assert (ours.netns, ours.inode, ours.mount_ns, ours.born_ns) == (
+        theirs.netns, theirs.inode, theirs.mount_ns, theirs.born_ns,
+    )  # fmt: skip
+    assert min(ours.inode, ours.mount_ns, ours.born_ns) > 0
+    assert ours.pod == fastipam.Pod("ns", "web", "u")
+    assert twice(ipam).released == []
+    subprocess.run(["ip", "netns", "delete", netns.name], check=True)
+    released = {lease.container_id for lease in twice(ipam).released}
+    assert released == {"box", "plugin"}
+    assert address not in ipam.network("n")
 
 
 def test_path_is_deleted(ipam: fastipam.Ipam, netns: Path) -> None:
@@ -100,12 +149,13 @@ def test_path_is_covered(ipam: fastipam.Ipam, netns: Path) -> None:
     """
     code = (
         "import fastipam, sys\n"
+        "from fastipam import Netns\n"
         "from fastipam.namespaces import mount_namespace\n"
         "from fastipam.sweep import sweep\n"
         "with fastipam.open(sys.argv[1]) as ipam:\n"
         "    net = ipam.network('n', '10.0.0.0/24')\n"
-        "    net.allocate('a', netns=sys.argv[2], inode=int(sys.argv[3]),\n"
-        "                 born_ns=int(sys.argv[4]), mount_ns=mount_namespace())\n"
+        "    net.allocate('a', netns=Netns(sys.argv[2], inode=int(sys.argv[3]),\n"
+        "                 born_ns=int(sys.argv[4]), mount_ns=mount_namespace()))\n"
         "    for _ in range(2):\n"
         "        report = sweep(ipam, grace_s=0)\n"
         "    print(len(report.released), len(report.unknown))\n"

@@ -352,3 +352,21 @@ def test_stats_of_a_new_network(net: Network) -> None:
     assert stats.size == stats.free == sum(one.size for one in stats.sets)
     unknown = fastipam.Network(net.store, "unknown", None).stats()
     assert (unknown.sets, unknown.can_serve, unknown.used_percent) == ((), False, None)
+
+
+def test_ranges(net: Network) -> None:
+    """The ranges can be read, printed, and given to another network, with what is excluded."""
+    assert str(net.ranges[0]) == "10.0.0.1-10.0.0.254"
+    ipam = fastipam.Ipam(net.store)
+    wanted: Any = [[{"subnet": "10.9.0.0/29", "gateway": "10.9.0.6"}, "10.9.1.0/30"], "fd00::/125"]
+    given = ipam.network("given", wanted, exclude=["10.9.0.2"])
+    again = ipam.network("again", given.ranges)
+    assert repr(again.ranges) == repr(given.ranges)
+    assert "10.9.0.0/29" in repr(given.ranges)
+    for each in (given, again):
+        first = each.allocate("a1")
+        assert [str(one) for one in first.addresses] == ["10.9.0.1/29", "fd00::2/125"]
+        assert str(each.allocate("b1").address.ip) == "10.9.0.3"
+        assert str(first.gateway) == "10.9.0.6"
+    assert repr(ipam.network("again").ranges) == repr(given.ranges)
+    assert fastipam.Network(net.store, "unknown", None).ranges == ()

@@ -137,20 +137,25 @@ def parse_ranges(
     """Return the pool that a library caller describes.
 
     ``ranges`` is one CIDR, or a sequence of range sets; a set is a CIDR, a mapping with
-    host-local's keys (``subnet``, ``rangeStart``, ``rangeEnd``, ``gateway``), or a sequence of
-    those, which then form one set. Raises ConfigError with the field and the value.
+    host-local's keys (``subnet``, ``rangeStart``, ``rangeEnd``, ``gateway``), a sequence of those,
+    which then form one set, or a set of :attr:`Network.ranges`, with its exclusions. Raises
+    ConfigError with the field and the value.
     """
+    holes = _parse_exclusions(exclude)
     listed: Sequence[object] = [ranges] if isinstance(ranges, str) else ranges
     sets: list[list[Range]] = []
     for which, entry in enumerate(listed):
         here = f"{field}[{which}]"
-        if isinstance(entry, (list, tuple)):
+        if isinstance(entry, RangeSet):
+            sets.append(list(entry.ranges))
+            holes += [(entry.family, *hole) for hole in entry.excluded]
+        elif isinstance(entry, (list, tuple)):
             sets.append([_parse_entry(one, f"{here}[{at}]") for at, one in enumerate(entry)])
         else:
             sets.append([_parse_entry(entry, here)])
     if not sets:
         raise ConfigError("no ranges are given", field=field, value=ranges)
-    return build_pool(sets, _parse_exclusions(exclude), field=field)
+    return build_pool(sets, holes, field=field)
 
 
 def exclude_from(pool: Pool, exclude: Iterable[str]) -> Pool:

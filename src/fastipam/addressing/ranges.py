@@ -203,6 +203,9 @@ class RangeSet:
         self.starts = tuple(starts)
         self.size = sum(high - low + 1 for low, high in intervals)
 
+    def __repr__(self) -> str:
+        return f"<RangeSet {Pool([self]).text}>"
+
     def __str__(self) -> str:
         return ",".join(map(str, self.ranges))
 

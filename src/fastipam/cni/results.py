@@ -33,7 +33,7 @@ class Answers:
         """Return the encoded result. O(leases); O(routes) for gateways that are new."""
         if dns or self._version < (0, 3, 0):  # a file says it; not every lease has a place
             return reader.encode(build(self._version, leases, self._routes, dns)).encode()
-        gateways = tuple([lease.router for lease in leases])
+        gateways = tuple([lease._router for lease in leases])
         texts = self._texts.get(gateways)
         if texts is None:
             if len(self._texts) >= _MOST_TEXTS:
@@ -56,12 +56,12 @@ _BLANK = "\\u0000"  # NUL as JSON spells it: no address, gateway or route has on
 class _Blank:
     """A lease with a blank in place of its address."""
 
-    __slots__ = ("cidr", "family", "router", "router_text")
+    __slots__ = ("_router", "cidr", "family", "router_text")
 
     def __init__(self, lease: Lease) -> None:
         self.family = lease.family
         self.cidr = "\0"
-        self.router = lease.router
+        self._router = lease._router
         self.router_text = lease.router_text
 
 
@@ -97,14 +97,14 @@ ROUTE_KEYS = ("advmss", "dst", "gw", "mtu", "priority", "scope", "table")
 
 def _address(lease: Lease | _Blank) -> dict[str, Any]:
     reader = {"address": lease.cidr}
-    if lease.router is not None:
+    if lease._router is not None:
         reader["gateway"] = lease.router_text or ""
     return reader
 
 
 def _old_address(lease: Lease | _Blank, routes: Sequence[Route]) -> dict[str, Any]:
     reader: dict[str, Any] = {"ip": lease.cidr}
-    if lease.router is not None:
+    if lease._router is not None:
         reader["gateway"] = lease.router_text
     if routes:
         reader["routes"] = [route.document(("dst", "gw")) for route in routes]

@@ -74,6 +74,15 @@ class Reading(Books):
     def _is_held(self, record: Record) -> bool:
         return record.state == ASSIGNED and record.boot == self._store.boot
 
+    @property
+    def ranges(self) -> tuple[RangeSet, ...]:
+        """The range sets, in their order: the given ones, else those in the store, else none.
+
+        They can be printed, and passed to :meth:`Ipam.network` with their exclusions. O(1).
+        """
+        pool = self._current_pool()
+        return () if pool is None else pool.sets
+
     def lookup(self, address: Address) -> Lease | None:
         """Return the lease of this address, or None when the address is free, cooling or reserved.
 
