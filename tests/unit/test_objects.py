@@ -370,3 +370,19 @@ def test_ranges(net: Network) -> None:
         assert str(first.gateway) == "10.9.0.6"
     assert repr(ipam.network("again").ranges) == repr(given.ranges)
     assert fastipam.Network(net.store, "unknown", None).ranges == ()
+
+
+def test_wrong_arguments_of_history(net: Network) -> None:
+    """A pod that is no text, and a time that is no number of nanoseconds, are refused at once."""
+    net.allocate("a1", pod=("ns", "web"))
+    wrong: Any
+    for wrong in (Pod("ns", "web"), ("ns", "web"), None):
+        with pytest.raises(fastipam.ConfigError, match="pod has to be a text"):
+            net.history(pod=wrong)
+    for wrong in (1.5, "now", True):
+        for keyword in ("since_ns", "until_ns"):
+            with pytest.raises(fastipam.ConfigError, match=keyword):
+                net.history(**{keyword: wrong})
+        with pytest.raises(fastipam.ConfigError, match="wall_ns"):
+            net.holder_at("10.0.0.2", wrong)
+    assert [one.kind for one in net.history(pod="ns/web")] == ["assigned", "assigned"]

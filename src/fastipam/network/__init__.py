@@ -21,7 +21,7 @@ from fastipam.errors import (
     StoreFull,
 )
 from fastipam.lease import Lease, Requester, join
-from fastipam.network.reading import Reading, parse_wanted
+from fastipam.network.reading import Reading, check_time, parse_wanted
 from fastipam.storage.records import event as event_record
 from fastipam.storage.records import keys
 from fastipam.storage.records.lease import ASSIGNED
@@ -419,7 +419,7 @@ class Network(Reading):
         from fastipam.network import arguments
 
         listed = frozenset(arguments.read_owners(valid, "valid"))
-        arguments.check_time(before_ns, "before_ns")
+        check_time(before_ns, "before_ns")
         return [to_ip(*one) for one in self._retain(listed, before_ns)]
 
     def _retain(

@@ -142,14 +142,3 @@ def check_text(text: object, field: str) -> None:
         raise ConfigError(f"{field} has to be a text, not {text!r}", field=field, value=text)
     if "\0" in text:
         raise ConfigError(f"{field} contains NUL", field=field, value=text)
-
-
-def check_time(time_ns: object, field: str) -> None:
-    """Raise ConfigError unless this is a time in nanoseconds."""
-    if type(time_ns) is not int:
-        raise ConfigError(
-            f"{field} has to be a whole number of nanoseconds, not {time_ns!r}",
-            field=field,
-            value=time_ns,
-            hint="time.time_ns() returns one",
-        )

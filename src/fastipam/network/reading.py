@@ -410,6 +410,16 @@ class Reading(Books):
         in pages as :meth:`leases` does. Raises ConfigError, StoreError.
         """
         wanted = None if address is None else parse_wanted(address)
+        if not isinstance(pod, str):
+            raise ConfigError(
+                f"pod has to be a text, not {pod!r}",
+                field="pod",
+                value=pod,
+                hint="write namespace/name",
+            )
+        for field, time_ns in (("since_ns", since_ns), ("until_ns", until_ns)):
+            if time_ns is not None:
+                check_time(time_ns, field)
         return self._history(wanted, pod, since_ns, until_ns)
 
     def _history(
@@ -431,6 +441,7 @@ class Reading(Books):
         that nobody had it, or that the history does not reach back so far. O(events that are kept).
         Raises ConfigError, StoreError.
         """
+        check_time(wall_ns, "wall_ns")
         return history.holder_at(self._history(parse_wanted(address)), wall_ns)
 
     def stats(self) -> NetworkStats:
@@ -489,3 +500,14 @@ def text_of(address: object, field: str) -> str:
         value=address,
         hint="give a text, or an object of ipaddress",
     )
+
+
+def check_time(time_ns: object, field: str) -> None:
+    """Raise ConfigError unless this is a time in nanoseconds."""
+    if type(time_ns) is not int:
+        raise ConfigError(
+            f"{field} has to be a whole number of nanoseconds, not {time_ns!r}",
+            field=field,
+            value=time_ns,
+            hint="time.time_ns() returns one",
+        )
