@@ -71,11 +71,13 @@ cdef class WriterLock:
         if self._lock != NULL:
             fastipam_lock_free(self._lock)
 
-    cdef int take(self) except -1:
-        """Wait until this thread has the lock. Signal handlers run while it waits."""
+    cdef int take(self, int64_t* deadline_ns) except -1:
+        """Wait until this thread has the lock. Signal handlers run while it waits.
+
+        ``deadline_ns`` is of CLOCK_MONOTONIC. If it is 0, who has to wait sets it.
+        """
         cdef int error
         cdef fastipam_waiter waiter
-        cdef int64_t deadline_ns
         error = fastipam_lock_try(self._lock)
         if error == 0:
             return 0
@@ -83,13 +85,14 @@ cdef class WriterLock:
             error = ETIMEDOUT
         if error != EAGAIN:
             raise OSError(error, os.strerror(error), self.path)
-        deadline_ns = fastipam_monotonic_ns() + self._patience_ns
+        if deadline_ns[0] == 0:
+            deadline_ns[0] = self.deadline_ns()
         error = fastipam_lock_enter(self._lock, &waiter)
         if error:
             raise OSError(error, os.strerror(error), self.path)
         while True:
             with nogil:
-                error = fastipam_lock_wait(self._lock, &waiter, deadline_ns)
+                error = fastipam_lock_wait(self._lock, &waiter, deadline_ns[0])
             if error == 0:
                 return 0
             if error == EINTR:
@@ -102,6 +105,9 @@ cdef class WriterLock:
             fastipam_lock_leave(self._lock, &waiter)
             raise OSError(error, os.strerror(error), self.path)
 
+    cdef int64_t deadline_ns(self) noexcept:
+        return fastipam_monotonic_ns() + self._patience_ns
+
     cdef void give(self) noexcept:
         fastipam_lock_release(self._lock)
 
@@ -113,7 +119,8 @@ cdef class WriterLock:
         return True
 
     def __enter__(self):
-        self.take()
+        cdef int64_t deadline_ns = 0
+        self.take(&deadline_ns)
 
     def __exit__(self, kind, error, trace):
         self.give()
@@ -275,13 +282,16 @@ cdef class WriteBlock:
         cdef OpenFiles files
         cdef object txn
         cdef int attempt
+        cdef int64_t deadline_ns = 0  # of all attempts together
         for attempt in range(3):
             files = store.files
             if files is None or files.closing or files.stale or fastipam_lock_is_forked(files.lock._lock):
+                if files is not None and deadline_ns == 0:
+                    deadline_ns = files.lock.deadline_ns()
                 files = store.open_files()
             files.users += 1  # before it waits: nobody closes the lock meanwhile
             try:
-                files.lock.take()
+                files.lock.take(&deadline_ns)
             except BaseException as error:
                 files.leave()
                 if isinstance(error, OSError):

@@ -351,7 +351,8 @@ def test_a_store_that_is_held(
 ) -> None:
     """A batch waits once for a store that is held, and each answer names the holder, code 11.
 
-    Who came while it waited is refused without another wait; who comes later waits.
+    Who came while it waited, or while another thread of the agent did, is refused without another
+    wait, unless the store is free again; who comes later waits.
     """
     waits = []
 
@@ -372,6 +373,7 @@ def test_a_store_that_is_held(
             assert holder.stdout.readline() == "held\n"
             first = [_request("ADD", made, f"c{number}") for number in range(5)]
             meanwhile = [_request("ADD", made, f"m{number}") for number in range(5)]
+            served = _request("ADD", made, "served")
             for count, waiting in ((1, first), (1, meanwhile), (2, [])):
                 requests = waiting or [_request("ADD", made, "afterwards")]
                 answers = execute(requests)
@@ -381,13 +383,18 @@ def test_a_store_that_is_held(
                     assert f"process {holder.pid} (python" in message
                     assert str(path) in message
                 assert len(waits) == count
+            behind_a_sweep = _request("ADD", made, "swept")
+            with pytest.raises(fastipam.StoreBusy):
+                store.write().__enter__()
+            assert [_code(answer) for answer in execute([behind_a_sweep])] == [11]
+            assert len(waits) == 3
             assert holder.stdin is not None
             holder.stdin.close()
         later = _request("ADD", made, "later")
-        assert [answer.status for answer in execute([later])] == [0]
+        assert [answer.status for answer in execute([served, later])] == [0, 0]
     finally:
         open_stores.close_store(store)
-    assert [owner for owner, _ in held().values()] == ["later"]
+    assert sorted(owner for owner, _ in held().values()) == ["later", "served"]
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import lmdb
 import pytest
 
 import fastipam
@@ -238,6 +240,49 @@ def test_threads_that_open_a_held_store(store: TemporaryStore) -> None:
     assert len(errors) == 6
     assert took_s < 7, "it would be 12 s one after the other"
     fastipam.open(store.path).close()
+
+
+def test_threads_that_open_a_replaced_store(store: TemporaryStore) -> None:
+    """Threads of a store whose files were replaced wait together for the writer of the new ones."""
+    copy = store.path.with_name("copy")
+    shutil.copytree(store.path, copy)
+    told: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            network.allocate("late")
+        except fastipam.FastipamError as error:
+            told.append(error)
+
+    with fastipam.open(store.path, patience_s=1.0) as ipam:
+        network = ipam.network("n")
+        for path in copy.iterdir():
+            path.replace(store.path / path.name)
+        threads = [threading.Thread(target=call) for _ in range(6)]
+        with holding(store):
+            for each in threads:
+                each.start()
+            for each in threads:
+                each.join(SOON_S)
+        assert len(told) == 6
+        # An error that is told to several has been waited for once.
+        assert len(set(map(id, told))) < 6, "one after the other"
+        network.allocate("served")
+
+
+def test_who_opens_waits_once(store: TemporaryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who opens a store keeps the lock until it is open: it does not wait for a second turn."""
+    opened = []
+    whole = lmdb.open
+
+    def look(path: str, **options: Any) -> Any:
+        opened.append(WriterLock(str(store.path / "data.mdb")).is_free())
+        return whole(path, **options)
+
+    monkeypatch.setattr(lmdb, "open", look)
+    store.open().close()
+    assert opened
+    assert not any(opened)
 
 
 def test_a_thread_that_keeps_it_is_named(store: TemporaryStore) -> None:

@@ -28,10 +28,7 @@ if TYPE_CHECKING:
 
     from fastipam.agent.clusters import Clusters
     from fastipam.agent.requests import Request
-    from fastipam.errors import StoreBusy
     from fastipam.storage.transaction import Promise
-
-    Place = tuple[str, str | None]  # data directory and durability
 
 log = logging.getLogger("fastipam.agent")
 
@@ -52,8 +49,6 @@ class Executor:
     ) -> None:
         self._observer = observer or Observer()
         self._data_dir = data_dir
-        self._busy: dict[Place, StoreBusy] = {}
-        self._busy_ns = 0
         self._clusters = clusters
         self._services = clusters if clusters is not None else Services()
         # In a node that is itself a container, whose restart only a runtime's plugin can tell.
@@ -136,10 +131,8 @@ class Executor:
         # Return None, with nothing changed, when a request has failed in the middle of a change.
         answers: list[Answer] = []
         touched = []
-        with Batch(nested=nested) as batch:
-            # Who came while the batch before waited in vain has waited, too.
-            if requests[0].arrived_ns < self._busy_ns:
-                batch.busy.update(self._busy)
+        waited_ns = max(0, time.time_ns() - requests[0].arrived_ns)
+        with Batch(time.monotonic_ns() - waited_ns, nested=nested) as batch:
             for request in requests:
                 batch.touched, batch.promises = set(), []
                 answer = self._handle(request)
@@ -150,7 +143,6 @@ class Executor:
                 touched.append(batch.touched)
                 if batch.spoiled:
                     return None
-            self._note_busy(batch)
             begin = time.perf_counter()
             failed = batch.commit()
             # What another thread answers is counted there.
@@ -166,14 +158,6 @@ class Executor:
             answer if failed.keys().isdisjoint(stores_of) else self._handle(request)
             for request, answer, stores_of in zip(requests, answers, touched, strict=True)
         ]
-
-    def _note_busy(self, batch: Batch) -> None:
-        """Note the stores for which this batch has waited in vain, and until when."""
-        waited = {
-            place: why for place, why in batch.busy.items() if self._busy.get(place) is not why
-        }
-        if waited:
-            self._busy, self._busy_ns = waited, time.time_ns()
 
     def _handle(self, request: Request) -> Answer:
         messages: list[str] = []

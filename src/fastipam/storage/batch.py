@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fastipam.errors import StoreBusy
 from fastipam.storage import open_stores
 from fastipam.storage.transaction import Transaction
 
@@ -22,17 +21,18 @@ class Batch:
     have changed something leaves the batch ``spoiled``, and it must not be committed. Without a
     commit nothing changes.
 
-    A store is looked for once: ``found`` holds it by data directory and durability. ``busy`` holds
-    why a store could not be had in time: nobody waits for it once more. ``touched`` are the stores
-    that were asked for since it was last emptied, ``promises`` what was promised since then: to be
-    settled when the answer is written, after the commit.
+    A store is looked for once: ``found`` holds it by data directory and durability. ``since_ns`` is
+    when the first request came (monotonic nanoseconds): if a thread has waited for the store in
+    vain since then, nobody waits for it once more. ``touched`` are the stores that were asked for
+    since it was last emptied, ``promises`` what was promised since then: to be settled when the
+    answer is written, after the commit.
     """
 
-    def __init__(self, *, nested: bool) -> None:
+    def __init__(self, since_ns: int, *, nested: bool) -> None:
+        self.since_ns = since_ns
         self._nested = nested
         self._transactions: dict[Store, Transaction] = {}
         self.found: dict[tuple[str, str | None], Store] = {}
-        self.busy: dict[tuple[str, str | None], StoreBusy] = {}
         self.touched: set[Store] = set()
         self.promises: list[Promise] = []
 
@@ -50,6 +50,7 @@ class Batch:
         """Begin the store's transaction, unless the batch has one."""
         self.touched.add(store)
         if store not in self._transactions:
+            store.refuse_who_waited(self.since_ns)
             transaction = Transaction(store, shared=not self._nested, joined=True)
             self._transactions[store] = transaction.__enter__()
 

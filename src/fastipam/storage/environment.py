@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from _thread import _local
 
 import lmdb
@@ -31,6 +32,8 @@ class Environment:
     that leases of an earlier boot may be left; it is a hint, because each network has its own mark.
     ``boot_doubt`` says why this may be another boot, or is empty. ``boottime`` returns nanoseconds
     of a clock that nobody sets. ``local`` has ``transaction``, the one that this thread writes in.
+    ``refused`` is when a thread last waited for another writer in vain (monotonic nanoseconds), and
+    its error.
     """
 
     nests = False  # a call in a transaction of the same thread is refused
@@ -38,6 +41,7 @@ class Environment:
     boot_doubt = ""
     boottime: Callable[[], int]
     durability: str
+    refused: tuple[int, StoreError] | None = None
     unswept: bool
 
     def __init__(
@@ -92,7 +96,19 @@ class Environment:
 
     def translate(self, error: Exception) -> StoreError:
         """Return the fastipam error for an error of LMDB or of the system."""
-        return translate(error, self.path, self._map_size)
+        translated = translate(error, self.path, self._map_size)
+        if isinstance(error, TimeoutError):
+            self.refused = time.monotonic_ns(), translated
+        return translated
+
+    def refuse_who_waited(self, since_ns: int) -> None:
+        """Raise the error of a thread that waited for another writer in vain, until now.
+
+        So who waited behind that thread, from ``since_ns`` on, does not begin to wait anew.
+        """
+        refused = self.refused
+        if refused is not None and refused[0] > since_ns and not self.is_writable_at_once:
+            raise refused[1].with_traceback(None)
 
     def fault(self, error: BaseException) -> BaseException:
         """Return the fastipam error for an error of LMDB, and any other error as it is."""

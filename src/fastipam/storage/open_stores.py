@@ -46,7 +46,14 @@ def open_store(
     ``options`` are those of :class:`Store`, for a store that is not open yet. Raises StoreError;
     ConfigError when the store has another durability; FileNotFoundError (``create``).
     """
-    absolute, began_ns = os.path.abspath(path), time.monotonic_ns()
+    return _open(path, durability, time.monotonic_ns(), options)
+
+
+def _open(
+    path: str | os.PathLike[str], durability: str | None, since_ns: int, options: dict[str, Any]
+) -> Store:
+    # ``since_ns`` is when the caller began to wait.
+    absolute = os.path.abspath(path)
     with _opener(absolute):
         with _lock:
             store = _find(path)
@@ -57,7 +64,7 @@ def open_store(
         if patience_s is not None:
             options = {"patience_s": patience_s, **options}
         refused = _refused.get(absolute)
-        if refused is not None and refused[0] > began_ns:
+        if refused is not None and refused[0] > since_ns:
             # Who waited while another thread tried in vain to open it has waited, too.
             raise refused[1].with_traceback(None)
         try:
@@ -143,22 +150,16 @@ def get(data_dir: str, durability: str | None, *, create: bool = True) -> Store:
     """
     batch = getattr(thread, "batch", None)
     if batch is None:
-        return _get(data_dir, durability, create)
+        return _get(data_dir, durability, create, time.monotonic_ns())
     asked = data_dir, durability
-    if asked in batch.busy:
-        raise batch.busy[asked].with_traceback(None)
-    try:
-        store: Store | None = batch.found.get(asked)
-        if store is None:
-            store = batch.found[asked] = _get(data_dir, durability, create)
-        batch.join(store)
-    except StoreBusy as error:
-        batch.busy[asked] = error
-        raise
+    store: Store | None = batch.found.get(asked)
+    if store is None:
+        store = batch.found[asked] = _get(data_dir, durability, create, batch.since_ns)
+    batch.join(store)
     return store
 
 
-def _get(data_dir: str, durability: str | None, create: bool) -> Store:
+def _get(data_dir: str, durability: str | None, create: bool, since_ns: int) -> Store:
     path = os.path.abspath(data_dir)
     with _lock:
         store = _kept.get(path)
@@ -168,7 +169,7 @@ def _get(data_dir: str, durability: str | None, create: bool) -> Store:
         if store is not None:
             del _kept[path]
             _close(store)
-    store = open_store(path, durability, create=create)
+    store = _open(path, durability, since_ns, {"create": create})
     with _lock:
         if _kept.get(path) is store:
             _close(store)  # another thread was faster, and ``get`` is one user of it

@@ -146,28 +146,26 @@ class Store(Environment):
                     if is_new(self.path):
                         create(self.path, durability, self._map_size)
             lock = WriterLock(os.path.join(self.path, DATA_FILE), self._patience_s)
-            # LMDB reads the last commit when it makes its lock file. A writer that has an earlier
-            # lock file open may be in a commit: wait for it. A later one opens the new one.
-            with lock:
+            with lock:  # once: who opens waits once
+                # LMDB reads the last commit when it makes its lock file. A writer that has an
+                # earlier lock file open may be in a commit: wait for it. A later one opens the new.
                 pair_lock_file(self.path)
-            env = lmdb.open(
-                self.path,
-                map_size=self._map_size,
-                sync=sync,
-                metasync=sync,
-                mode=0o600,
-                max_dbs=tables.MAX_DATABASES,
-                max_readers=MAX_READERS,
-                lib_version=0,
-            )
-            # Of a file that is larger already, the map is larger.
-            self._map_size = int(env.info()["map_size"])
-            with lock:
+                env = lmdb.open(
+                    self.path,
+                    map_size=self._map_size,
+                    sync=sync,
+                    metasync=sync,
+                    mode=0o600,
+                    max_dbs=tables.MAX_DATABASES,
+                    max_readers=MAX_READERS,
+                    lib_version=0,
+                )
+                # Of a file that is larger already, the map is larger.
+                self._map_size = int(env.info()["map_size"])
                 refuse_truncated(env, self.path)
-            # A process that was killed while it read keeps its reader's slot, and LMDB does not
-            # reuse what it read. LMDB looks for dead readers only when it is told to.
-            env.reader_check()
-            with lock:
+                # A process that was killed while it read keeps its reader's slot, and LMDB does not
+                # reuse what it read. LMDB looks for dead readers only when it is told to.
+                env.reader_check()
                 stored, databases = self._prepare(env, durability)
             if stored != durability:
                 env.close()
@@ -191,9 +189,11 @@ class Store(Environment):
         of running containers. Raises StoreBusy when LMDB has to open the same file again, which it
         may only do once in a process, and a transaction of this process still uses it.
         """
+        began_ns = time.monotonic_ns()
         with self._renewing:
             if self.files is not stale and self.files is not None:
                 return self.files  # another thread has done it
+            self.refuse_who_waited(began_ns)
             stale.close()
             if not os.path.lexists(os.path.join(self.path, DATA_FILE)):
                 raise StoreUnavailable(
