@@ -58,6 +58,8 @@ if not TYPE_CHECKING:  # a type checker accepts any name of a module that has th
 
         if name == "cni":
             return import_module("fastipam.cni")
+        if name == "open":  # what calls of a program import late, and plugin and agent do not
+            import_module("ipaddress")
         value = getattr(import_module(f"fastipam.{_HOME[name]}"), name)
         globals()[name] = value
         return value
