@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
-from ..agent.processes import FASTIPAM
+from ..agent.processes import FASTIPAM, until
 from ..cni.plugin import environment
 from .embedding import HOLDER, PROGRAM
 
@@ -173,14 +173,15 @@ _Waiting = tuple["subprocess.Popen[str]", "queue.SimpleQueue[list[str] | None]"]
 class Embedder:
     """The embedding program; whoever calls it after it was killed starts another."""
 
-    def __init__(self, store: Path, network: str, chance: random.Random) -> None:
+    def __init__(self, store: Path, network: str, chance: random.Random, ledger: Ledger) -> None:
         self._argv = [str(store), network]
+        self._ledger = ledger
         self._chance = chance
         self._lock = threading.Lock()
         self._numbers = itertools.count()
         self._waiting: dict[str, _Waiting] = {}
         self._process: subprocess.Popen[str] | None = None
-        self._ended: list[subprocess.Popen[str]] = []
+        self._killed: set[int] = set()
 
     def ask(self, *words: str) -> list[str] | None:
         """Return its answer, or None when it was killed."""
@@ -220,7 +221,10 @@ class Embedder:
             number, *words = line.split()
             if number != "ready":
                 self._waiting.pop(number)[1].put(words)
-        process.wait()
+        status = process.wait()
+        expected = -signal.SIGKILL if process.pid in self._killed else 0
+        if status != expected:
+            self._ledger.fail(f"the embedding program {process.pid} ended with {status}")
         process.stdout.close()
         with self._lock:  # nobody asks it any more
             if process.stdin is not None:
@@ -228,7 +232,6 @@ class Embedder:
                     process.stdin.close()
             if self._process is process:
                 self._process = None
-            self._ended.append(process)
             mine = [number for number, one in self._waiting.items() if one[0] is process]
             for number in mine:
                 self._waiting.pop(number)[1].put(None)
@@ -245,17 +248,17 @@ class Embedder:
         with self._lock:
             if self._process is None or self._process.poll() is not None:
                 return False
+            self._killed.add(self._process.pid)
             self._process.kill()
         return True
 
-    def end(self) -> list[int]:
-        """Let it end by itself; return the statuses of all that have ended."""
+    def end(self) -> None:
+        """Let it end by itself."""
         process = self._process
         if process is not None and process.stdin is not None:
             with suppress(BrokenPipeError):
                 process.stdin.close()
-            process.wait(PATIENCE_S)
-        return [one.returncode for one in (*self._ended, process) if one is not None]
+            until(lambda: self._process is None, "the program ends")
 
 
 SUBNET = "10.1.0.0/24"
