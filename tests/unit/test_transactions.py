@@ -440,7 +440,7 @@ def test_a_block_that_is_interrupted(ipam: Ipam, net: Network) -> None:
     try:
         for at in range(300):
             try:
-                signal.setitimer(signal.ITIMER_REAL, 0.0002 + at % 10 * 0.0001)
+                signal.setitimer(signal.ITIMER_REAL, 0.00002 + at % 10 * 0.00002)
                 with ipam.transaction() as txn:
                     txn.network("n").allocate(f"c{at}")
                     raise KeyError
