@@ -246,9 +246,8 @@ cdef class WriteBlock:
         if self._state != _NEW:
             raise store.transaction_is_over()
         if parent is not None and not (store.nests or parent.joined):
-            if (<WriteBlock>parent)._state != _LEFT:
+            if not parent._end_if_left():
                 raise store.transaction_is_open()
-            (<WriteBlock>parent)._roll_back()
             parent = None
         if parent is not None:
             files = (<WriteBlock>parent)._files
@@ -312,9 +311,18 @@ cdef class WriteBlock:
             files.stale = True
         raise store.replaced()
 
+    def _end_if_left(self):
+        """Roll it back and return True, if another thread has left it. To be called in its own."""
+        if self._state != _LEFT:
+            return False
+        self._roll_back()
+        return True
+
     cdef int _roll_back(self) except -1:
         """End a transaction that was left in another thread."""
         cdef object me = self
+        if fastipam_lock_is_forked(self._files.lock._lock):
+            me.store.open_files()  # raises: the transaction is the parent's
         me.store.local.transaction = None
         self._state = _OVER
         me.txn.abort()
@@ -328,10 +336,11 @@ cdef class WriteBlock:
             self._files.leave()
 
     def __exit__(self, kind, error, trace):
-        cdef object me = self, store = me.store, txn = me.txn, fault
+        cdef object me = self, store = me.store, txn, fault
         cdef OpenFiles files = self._files
         if self._state != _OPEN:
             raise store.transaction_is_over()
+        txn = me.txn
         if fastipam_lock_is_forked(files.lock._lock):
             self._state = _OVER
             store.local.transaction = me.parent

@@ -131,6 +131,7 @@ class WriteBlock:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
+    def _end_if_left(self) -> bool: ...
 
 @disjoint_base
 class ReadBlock:

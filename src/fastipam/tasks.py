@@ -31,13 +31,19 @@ async def run(
     if inspect.iscoroutinefunction(function):
         raise _coroutine(function)
     loop = asyncio.get_running_loop()
-    cancelled = False
+    began = cancelled = False
 
     def call() -> Result:
+        nonlocal began
+        began = True
         if cancelled:
             raise _RolledBack
         with begin() as txn:
-            result = function(txn)
+            try:
+                result = function(txn)
+            except StopIteration as error:
+                # A future refuses it before Python 3.12, and the task would wait for ever.
+                raise RuntimeError("the function raised StopIteration") from error
             if inspect.isawaitable(result):
                 if inspect.iscoroutine(result):
                     result.close()
@@ -52,6 +58,9 @@ async def run(
         return await asyncio.shield(future)
     except asyncio.CancelledError:
         cancelled = True
+        if not began:  # it waits for a worker thread, and will do nothing there
+            future.cancel()
+            raise
         while not future.done():
             try:
                 await asyncio.wait([future])

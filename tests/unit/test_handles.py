@@ -255,6 +255,17 @@ class HandleMachine(RuleBasedStateMachine):
             self.at("worker" if self.holder == "main" else "main", lambda: generator.send(True))
         self.left = True
 
+    @precondition(lambda self: self.left)
+    @rule(reads=st.booleans())
+    def handle_after_that(self, reads: bool) -> None:
+        """Its own thread is refused, too, and has rolled it back with that."""
+        inside = self.inside
+        assert inside is not None
+        use: Callable[[], object] = inside.stats if reads else lambda: inside.allocate("lost")
+        with pytest.raises(fastipam.TransactionOver):
+            self.at(self.holder, use)
+        self.forget_block()
+
     @precondition(lambda self: self.over)
     @rule(thread=THREADS)
     def handle_that_is_over(self, thread: str) -> None:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -188,6 +189,35 @@ def test_a_block_that_another_thread_leaves(ipam: Ipam, net: Network) -> None:
     assert not verify(ipam.store)
 
 
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda _, inside: inside.allocate("told"),
+        lambda _, inside: inside.stats(),
+        lambda txn, _: txn.network("n"),
+        lambda txn, _: txn.networks(),
+    ],
+)
+def test_the_handle_of_a_block_that_another_thread_left(
+    ipam: Ipam, net: Network, use: Callable[[Transaction, Network], object]
+) -> None:
+    """Nothing is told in a block that cannot be committed; its first use ends it."""
+    generator = block(ipam)
+    txn = next(generator)
+    inside = txn.network("n")
+    in_thread(generator.close)
+    with pytest.raises(TransactionOver):
+        use(txn, inside)
+    assert in_thread(lambda: net.allocate("other")) is None
+    assert owners(net) == ["first", "other"]
+    assert not verify(ipam.store)
+
+
+def test_a_block_that_was_never_entered(ipam: Ipam) -> None:
+    with pytest.raises(TransactionOver):
+        ipam.transaction().__exit__(None, None, None)
+
+
 def test_a_block_whose_thread_has_ended(ipam: Ipam, net: Network) -> None:
     """A thread that ends within a block leaves no lock: who leaves the block ends it."""
     kept: list[Generator[Transaction]] = []
@@ -349,6 +379,45 @@ def test_a_task_that_is_cancelled(ipam: Ipam, net: Network) -> None:
 
     asyncio.run(main())
     assert owners(net) == ["first", "later"]
+
+
+def test_a_function_that_raises_stop_iteration(ipam: Ipam, net: Network) -> None:
+    """A future cannot have this exception; the task gets an error that it can have, and ends."""
+
+    def find(txn: Transaction) -> None:
+        txn.network("n").allocate("undone")
+        next(iter(()))
+
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match="StopIteration") as caught:
+            await asyncio.wait_for(ipam.run(find), SOON_S)
+        assert isinstance(caught.value.__cause__, StopIteration)
+
+    ended = in_thread(lambda: asyncio.run(main()))
+    assert ended is None
+    assert owners(net) == ["first"]
+
+
+def test_a_task_that_is_cancelled_in_the_queue(ipam: Ipam, net: Network) -> None:
+    """Cancelled while it waits for a worker thread, it ends at once, and never runs."""
+    go_on = threading.Event()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        before = loop.run_in_executor(None, go_on.wait, SOON_S)
+        task = asyncio.create_task(ipam.run(lambda txn: txn.network("n").allocate("never")))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, SOON_S)
+        assert not before.done(), "it waited for the one before it"
+        go_on.set()
+        await before
+        assert await ipam.run(lambda txn: txn.networks()) == ["n"]
+
+    asyncio.run(main())
+    assert owners(net) == ["first"]
 
 
 async def _coroutine(txn: Transaction) -> None:

@@ -57,7 +57,8 @@ class Within(View):
     def require_open(self) -> None:
         """Raise the error for a call that may not use the transaction now."""
         # In another thread ``transaction`` is that thread's.
-        if getattr(self._thread, "transaction", None) is not self._whole:
+        mine = getattr(self._thread, "transaction", None) is self._whole
+        if not mine or self._whole._end_if_left():
             self._store.open_files()  # in a forked child that is the better reason
             raise self._store.transaction_is_over()
         self._whole.require_open()
