@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from tests.counting import counts
 
 import fastipam
 from fastipam import PoolExhausted
+from fastipam._bitmap import WriterLock
 from fastipam.addressing.ranges import Pool
 from fastipam.allocation import previous_boot
 from fastipam.backup import backup, restore
@@ -381,3 +383,19 @@ def test_the_inode_of_a_runtimes_pid_namespace_is_used_again(
     assert boot_module.runtime_pid_ns(b"4026532300:9 4026532200:50:r") == {4026532200}
     assert boot_module.runtime_pid_ns(b"4026532300:9 4026532200:49:r") == frozenset()
     assert boot_module.runtime_pid_ns(b"4026532200:50") == frozenset()
+
+
+def test_a_reader_waits_for_no_writer(boot: Boot, data_dir: Path) -> None:
+    """While another has the lock, a reader does not wait, and releases nothing of before."""
+    with boot("one") as ipam:
+        ipam.network("n", POOL).allocate("old")
+    with boot("two") as ipam:
+        net = ipam.network("n")
+        with WriterLock(str(data_dir / "data.mdb")):
+            began = time.monotonic()
+            assert list(net.leases()) == []
+            assert net.get("old") is None
+            assert time.monotonic() - began < 4, "it waited for the writer"
+            assert net.stats().assigned == 1
+        assert list(net.leases()) == []
+        assert net.stats().assigned == 0

@@ -495,6 +495,7 @@ def test_a_handler_that_changes_the_store(ipam: Ipam, store: TemporaryStore, net
     assert not verify(ipam.store)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_block_that_is_interrupted(ipam: Ipam, net: Network) -> None:
     """An alarm that raises at any moment of a block leaves no lock."""
 

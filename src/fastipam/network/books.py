@@ -207,8 +207,9 @@ class Books:
 
     def _end_earlier_boots(self) -> None:
         """Release some leases of an earlier boot before a read."""
-        # In doubt nothing is released, and a process that only reads counts no boot.
-        if self._store.unswept and not self._store.boot_doubt:
+        # In doubt nothing is released, and a process that only reads counts no boot. Who reads does
+        # not wait for a writer.
+        if self._store.unswept and not self._store.boot_doubt and self._store.may_write_at_once:
             try:  # noqa: SIM105  # contextlib costs the plugin a tenth of its start
                 self._sweep_reboot()
             except StoreError:

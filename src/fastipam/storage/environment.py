@@ -178,6 +178,14 @@ class Environment:
             return True  # the next transaction says what is wrong
 
     @property
+    def may_write_at_once(self) -> bool:
+        """Whether a change of this thread would wait for no other writer."""
+        transaction = getattr(self.local, "transaction", None)
+        if transaction is not None:
+            return bool(transaction.joined)
+        return self.is_writable_at_once
+
+    @property
     def is_in_use(self) -> bool:
         """Whether a transaction uses the open files."""
         return self.files is not None and self.files.users > 0

@@ -30,6 +30,7 @@ class Within(View):
     """
 
     nests = True
+    may_write_at_once = True
 
     def __init__(self, whole: Transaction) -> None:
         self._whole = whole

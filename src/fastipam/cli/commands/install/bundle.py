@@ -18,11 +18,12 @@ import marshal
 import subprocess
 import sys
 from pathlib import Path
+from types import CodeType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import CodeType, ModuleType
+    from types import ModuleType
 
     # File, whether it is a package, size and time (ns) of the file, code (None: an extension).
     Module = tuple[str, bool, int, int, CodeType | None]
@@ -78,6 +79,7 @@ def build(paths: list[str], cluster_file: str) -> Bundle:
         {name: _module(name, Path(file)) for name, file in part}
         for part in ast.literal_eval(asked.stdout)
     )
+    always.pop("__future__", None)  # the lean code does not import it
     activation = activate.__code__, _in_order(always), frozenset(later), cluster_file
     return Bundle(marshal.dumps(activation), marshal.dumps(later))
 
@@ -142,7 +144,14 @@ def _lean(source: bytes, path: str) -> CodeType:
     tree = _Lean().visit(ast.parse(source, path))
     flags = __future__.annotations.compiler_flag  # the statement goes, what it says stays
     code: CodeType = compile(tree, path, "exec", flags, dont_inherit=True, optimize=2)
-    return code
+    return _with_short_names(code)
+
+
+def _with_short_names(code: CodeType) -> CodeType:
+    """Return the code without the long name of each function, a text for each to be read."""
+    # ``Network.allocate`` is ``allocate`` then, which is there already. Messages show neither.
+    parts = (_with_short_names(one) if isinstance(one, CodeType) else one for one in code.co_consts)
+    return code.replace(co_consts=tuple(parts), co_qualname=code.co_name)
 
 
 class _Lean(ast.NodeTransformer):
@@ -154,6 +163,10 @@ class _Lean(ast.NodeTransformer):
     def visit_arg(self, node: ast.arg) -> ast.AST:
         node.annotation = None
         return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+        bare = ast.Pass() if node.value is None else ast.Assign([node.target], node.value)
+        return ast.copy_location(bare, node)
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | None:
         return None if node.module == "__future__" else node
