@@ -152,12 +152,16 @@ def open(  # noqa: A001  # the contract's name: fastipam.open
     StoreError, ConfigError.
     """
     given: object = path
-    if not isinstance(given, (str, os.PathLike)) or not os.fspath(given):
+    if not isinstance(given, (str, os.PathLike)) or not _can_name(os.fspath(given)):
         raise ConfigError(
             f"path is {path!r}, and not the path of a directory",
             field="path",
             value=path,
             hint=f"the plugin uses {DEFAULT_DATA_DIR}",
+        )
+    if type(create) is not bool:
+        raise ConfigError(
+            f"create is {create!r}, and neither True nor False", field="create", value=create
         )
     if patience_s is None:
         return open_with(path, durability, create=create)
@@ -167,6 +171,14 @@ def open(  # noqa: A001  # the contract's name: fastipam.open
 def open_with(path: str | os.PathLike[str], durability: str | None = None, **options: Any) -> Ipam:
     """Open a store with the options of :class:`Store`, for fastipam's own programs and tests."""
     return Ipam(open_stores.open_store(path, durability, **options))
+
+
+def _can_name(path: str | bytes) -> bool:
+    """Return whether this can be the path of a directory."""
+    try:
+        return bool(path) and b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:  # half a surrogate pair
+        return False
 
 
 def _seconds(field: str, given: object) -> float:

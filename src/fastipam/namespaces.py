@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -38,14 +39,12 @@ class Netns:
     def __init__(self, path: str = "", inode: int = 0, mount_ns: int = 0, born_ns: int = 0) -> None:
         if type(path) is not str:
             raise ConfigError(f"path has to be a text, not {path!r}", field="path", value=path)
-        if not 0 <= inode < 1 << 64:
-            raise ConfigError(f"inode {inode!r} has no 64 bits", field="inode", value=inode)
-        if not 0 <= born_ns < 1 << 64:
-            raise ConfigError(f"born_ns {born_ns!r} has no 64 bits", field="born_ns", value=born_ns)
-        if not 0 <= mount_ns < 1 << 32:
-            raise ConfigError(
-                f"mount_ns {mount_ns!r} has no 32 bits", field="mount_ns", value=mount_ns
-            )
+        if type(inode) is not int or not 0 <= inode < 1 << 64:
+            raise _no_number("inode", inode, 64)
+        if type(born_ns) is not int or not 0 <= born_ns < 1 << 64:
+            raise _no_number("born_ns", born_ns, 64)
+        if type(mount_ns) is not int or not 0 <= mount_ns < 1 << 32:
+            raise _no_number("mount_ns", mount_ns, 32)
         self.path = path
         self.inode = inode
         self.mount_ns = mount_ns
@@ -60,10 +59,15 @@ class Netns:
         such file or it cannot be seen.
         """
         try:
-            text = os.path.abspath(os.fspath(path))
+            given = os.fspath(path)
+            if not given:
+                raise ValueError("the path is empty")
+            text = os.path.abspath(given)
             if text.startswith("/proc/self/"):  # whoever reads the lease is another process
                 text = f"/proc/{os.getpid()}/{text.removeprefix('/proc/self/')}"
             _, inode, born_ns = look(text)
+            if os.path.isdir(text):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         except (OSError, TypeError, ValueError) as error:
             raise ConfigError(
                 f"{path!r} is no network namespace that this process can see: {error}",
@@ -87,6 +91,12 @@ class Netns:
     def __repr__(self) -> str:
         path, inode, mount_ns, born_ns = self._key()
         return f"Netns({path!r}, inode={inode}, mount_ns={mount_ns}, born_ns={born_ns})"
+
+
+def _no_number(field: str, given: object, bits: int) -> ConfigError:
+    return ConfigError(
+        f"{field} {given!r} is no whole number of {bits} bits", field=field, value=given
+    )
 
 
 def look(path: str) -> tuple[int, int, int]:

@@ -28,6 +28,16 @@ async def run(
     function: Callable[[Transaction], Result],
 ) -> Result:
     """Do what :meth:`fastipam.Ipam.run` says, in a transaction that ``begin`` begins."""
+    given: object = function
+    if not callable(given):
+        if inspect.iscoroutine(given):
+            given.close()
+        raise ConfigError(
+            f"function is {given!r}, which cannot be called",
+            field="function",
+            value=given,
+            hint="give a function of the transaction, not its result: await ipam.run(attach)",
+        )
     if inspect.iscoroutinefunction(function):
         raise _coroutine(function)
     loop = asyncio.get_running_loop()

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from fastipam.addressing.parsing import exclude_from, parse_ranges
 from fastipam.configuration.policy import Policy
-from fastipam.errors import ConfigError, StoreClosed, UnknownNetwork
-from fastipam.network import Network
+from fastipam.errors import StoreClosed, UnknownNetwork
+from fastipam.network import Network, arguments
 from fastipam.storage import tables
 from fastipam.storage import transaction as storage
 from fastipam.storage.within import Within
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from typing import Any, Literal
 
     from fastipam.addressing.parsing import Ranges
@@ -87,8 +86,10 @@ class Networks:
             "history_age_s": history_age_s,
         }
         given = {key: value for key, value in asked.items() if value is not None}
+        name = arguments.read_name(name)
+        arguments.check_options(given)
         policy = Policy(**given)
-        excluded = _texts("exclude", exclude)
+        excluded = arguments.read_texts(exclude, "exclude")
         store = self._place()
         if ranges is not None:
             pool = parse_ranges(ranges, excluded)
@@ -127,23 +128,6 @@ class Networks:
             hint="a new network needs its ranges: network(name, '10.1.0.0/16'), or "
             "network(name, fastipam.DEFAULT_RANGE)",
         )
-
-
-def _texts(field: str, given: Iterable[str]) -> tuple[str, ...]:
-    """Return a list of texts as a tuple. Raises ConfigError when it is one text, or no list."""
-    try:
-        listed = None if isinstance(given, (str, bytes)) else tuple(given)
-    except TypeError:
-        listed = None
-    if listed is None:
-        remedy = f"{field}=[{given!r}]" if isinstance(given, str) else f"{field}=[]"
-        raise ConfigError(
-            f"{field} is {given!r}, and not a list of texts",
-            field=field,
-            value=given,
-            hint=f"write {remedy}",
-        )
-    return listed
 
 
 class Transaction(storage.Transaction, Networks):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any
 
@@ -161,6 +163,70 @@ def test_serving(tmp_path: Path) -> None:
     assert (status, json.loads(output)["msg"]) == (1, "commands: 'Add' is no command")
 
 
+def test_notes(tmp_path: Path) -> None:
+    """What the IPAM plugin writes to standard error, a main plugin's process writes there too."""
+    conf = written(tmp_path)
+    conf["ipam"] |= {"ranges": [[{"subnet": "10.1.0.0/30"}]], "colour": "red"}
+    notes: list[str] = []
+    status, _ = cni.Request.serve(
+        environment("ADD"),
+        json.dumps(conf).encode(),
+        {"ADD": lambda call: cni.result(call.allocate(), call.version)},
+        log=notes.append,
+    )
+    assert (status, notes) == (0, ["ipam.colour: unknown key, ignored"])
+    done = subprocess.run(
+        [sys.executable, "-c", "from fastipam import cni; cni.Request.main({})"],
+        env=environment("STATUS"),
+        input=json.dumps(conf),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == ""
+    assert "fastipam: ipam.colour: unknown key, ignored\n" in done.stderr
+    assert "no address is free" in done.stderr
+
+
+def test_wrong_arguments_of_a_plugin(tmp_path: Path) -> None:
+    """What is no request and what are no functions is the answer, with its field and value."""
+    variables, stdin = environment("STATUS"), json.dumps(written(tmp_path)).encode()
+    wrong: Any
+    for wrong in (None, 5, stdin.decode(), ["{}"]):
+        status, output = cni.Request.serve(variables, wrong, {})
+        assert (status, json.loads(output)["code"]) == (1, 7)
+        assert "stdin" in json.loads(output)["msg"]
+    for wrong in (None, 5, "CNI_COMMAND=ADD", ["CNI_COMMAND"]):
+        with pytest.raises(fastipam.ConfigError) as caught:
+            cni.Request.parse(wrong, stdin)
+        assert (caught.value.field, caught.value.value) == ("environ", wrong)
+    for wrong, field in (
+        (None, "commands"),
+        (["ADD"], "commands"),
+        ({"STATUS": None}, "commands.STATUS"),
+        ({"ADD": "add"}, "commands.ADD"),
+        ({"add": len}, "commands"),
+    ):
+        status, output = cni.Request.serve(variables, stdin, wrong)
+        assert (status, json.loads(output)["code"]) == (1, 7)
+        assert json.loads(output)["msg"].startswith(f"{field}: ")
+
+
+def test_wrong_words_for_the_ipam_part(tmp_path: Path) -> None:
+    """What stands for ``repeatAdd`` or for the command is one of their words."""
+    call = parsed("ADD", written(tmp_path))
+    wrong: Any
+    for wrong in ("retrun", "", b"return", ["return"], 5, True):
+        with pytest.raises(fastipam.ConfigError) as caught:
+            call.allocate(wrong)
+        assert (caught.value.field, caught.value.value) == ("existing", wrong)
+    for wrong in ("del", b"DEL", ["DEL"], 5, None):
+        with pytest.raises(fastipam.ConfigError) as caught:
+            call.delegate(wrong)
+        assert (caught.value.field, caught.value.value) == ("command", wrong)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_result_of_each_version(version: str, tmp_path: Path) -> None:
     """Without interfaces it is what the plugin answers; with them it has their indexes."""
@@ -208,6 +274,7 @@ def test_addresses_of_two_interfaces() -> None:
         ({"dns": {"nameserver": "10.1.0.1"}}, "dns.nameserver"),
         ({"dns": {"nameservers": "10.1.0.1"}}, "dns.nameservers"),
         ({"dns": {"domain": ["example.org"]}}, "dns.domain"),
+        ({"dns": ["10.1.0.1"]}, "dns"),
         ({"version": "0.2.0"}, "version"),
         ({"interfaces": POD}, "interfaces"),
         ({"interfaces": ["eth0"]}, "interfaces[0]"),

@@ -48,7 +48,7 @@ def test_number_without_room(field: str, value: int, bits: int) -> None:
         Netns(**{field: value})  # type: ignore[arg-type]
     error = caught.value
     assert (error.message, error.field, error.value) == (
-        f"{field} {value} has no {bits} bits",
+        f"{field} {value} is no whole number of {bits} bits",
         field,
         value,
     )

@@ -38,6 +38,8 @@ def owners(net: Network) -> list[Owner]:
 # No list of owners, by what a caller may have had in mind.
 NO_OWNERS: dict[str, Callable[[], Any]] = {
     "lists, as JSON gives them": lambda: json.loads('[["a1", "eth0"], ["b1", "eth0"]]'),
+    "an empty dict": dict,
+    "a dict of owners": lambda: {A1: "eth0"},
     "dicts": lambda: [{"containerID": "a1", "ifname": "eth0"}],
     "ids": lambda: ["a1", "b1"],
     "an id of two characters": lambda: ["ab"],
@@ -153,6 +155,8 @@ def test_pods_of_many(net: Network) -> None:
         ({"addresses": "10.0.0.9"}, "addresses"),
         ({"addresses": 5}, "addresses"),
         ({"addresses": None}, "addresses"),
+        ({"addresses": {"10.0.0.9": 1}}, "addresses"),
+        ({"addresses": ipaddress.ip_network("10.0.0.0/24")}, "addresses"),
         ({"addresses": [(4, 167772169)]}, "addresses[0]"),
         ({"addresses": ["10.0.0.9", 5]}, "addresses[1]"),
         ({"addresses": ["nonsense"]}, "addresses[0]"),
@@ -291,12 +295,13 @@ def test_namespace(net: Network, tmp_path: Path) -> None:
     assert "self" not in known.path
     assert known == Netns(known.path, known.inode, known.mount_ns, known.born_ns)
     assert net.allocate("a1", netns=known).inode == known.inode
-    for wrong in (tmp_path / "none", "a\0b", None, 5):
+    for wrong in (tmp_path / "none", tmp_path, "", "a\0b", None, 5):
         with pytest.raises(fastipam.ConfigError, match="network namespace"):
             Netns.of(wrong)  # type: ignore[arg-type]
     for keyword in ("inode", "born_ns", "mount_ns"):
-        with pytest.raises(fastipam.ConfigError, match=keyword):
-            Netns("/run/netns/x", **{keyword: -1})
+        for number in (-1, 1 << 64, "7", 7.0, True, None):
+            with pytest.raises(fastipam.ConfigError, match=keyword):
+                Netns("/run/netns/x", **{keyword: number})  # type: ignore[arg-type]
     with pytest.raises(fastipam.ConfigError, match="path"):
         Netns(tmp_path)  # type: ignore[arg-type]
 
@@ -385,3 +390,137 @@ def test_wrong_arguments_of_history(net: Network) -> None:
         with pytest.raises(fastipam.ConfigError, match="wall_ns"):
             net.holder_at("10.0.0.2", wrong)
     assert [one.kind for one in net.history(pod="ns/web")] == ["assigned", "assigned"]
+
+
+# Options and names that a network cannot have: the keywords, and the field that is wrong.
+NO_NETWORKS: list[tuple[dict[str, Any], str]] = [
+    *(
+        ({option: wrong}, option)
+        for option in ("cooldown_s", "sticky_s", "history", "history_age_s")
+        for wrong in ("5", True, [5], b"5")
+    ),
+    ({"sticky_s": 1.5}, "sticky_s"),
+    ({"history": 1.5}, "history"),
+    ({"name": None}, "name"),
+    ({"name": ["podnet"]}, "name"),
+    ({"name": ""}, "name"),
+    ({"name": "a\0b"}, "name"),
+    ({"ranges": 5}, "ranges"),
+    ({"ranges": b"10.9.0.0/24"}, "ranges"),
+    ({"ranges": {"subnet": "10.9.0.0/24"}}, "ranges"),
+    ({"ranges": ipaddress.ip_network("10.9.0.0/24")}, "ranges"),
+    ({"exclude": "10.9.0.9"}, "exclude"),
+    ({"exclude": {}}, "exclude"),
+    ({"exclude": 5}, "exclude"),
+    ({"exclude": ["10.9.0.9", 5]}, "exclude[1]"),
+    ({"exclude": ipaddress.ip_network("10.0.0.0/8")}, "exclude[0]"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "field"), NO_NETWORKS)
+def test_wrong_arguments_of_network(net: Network, wrong: dict[str, Any], field: str) -> None:
+    """An argument of the wrong shape is named with its value, with ranges and without."""
+    ipam = fastipam.Ipam(net.store)
+    net.allocate("a1")
+    for usual in ({"name": "new", "ranges": "10.9.0.0/24"}, {"name": "test"}):
+        with pytest.raises(fastipam.ConfigError) as caught:
+            ipam.network(**usual | wrong)
+        assert caught.value.field == field
+        assert field in str(caught.value)
+        assert repr(caught.value.value) in str(caught.value)
+    assert ipam.networks() == ["test"]
+
+
+def test_no_address(net: Network) -> None:
+    """A network is no address; a text with host bits and a length is one, but no target."""
+    lease = net.allocate("a1")
+    for network in ("10.0.0.0/24", "2001:db8::/64", "0.0.0.0/0"):
+        for call in (net.lookup, net.reservation, net.release_address, net.history, "in"):
+            with pytest.raises(fastipam.ConfigError, match="address is no address, but a network"):
+                network in net if call == "in" else call(network)  # type: ignore[operator]
+        with pytest.raises(fastipam.ConfigError, match=r"addresses\[0\] is no address"):
+            net.allocate("b1", addresses=[network])
+    assert net.lookup(lease.cidr) == lease
+    for change in (net.reserve, net.unreserve):
+        with pytest.raises(fastipam.ConfigError, match="has host bits") as caught:
+            change("10.0.0.9/24")
+        assert caught.value.hint == (
+            "write '10.0.0.9' for the address, '10.0.0.0/24' for all of its prefix"
+        )
+    assert list(net.reservations()) == []
+    assert net.reserve("10.0.0.9/32") == net.unreserve("10.0.0.8/31")
+    with temporary_network("10.7.0.0/31") as pair:
+        first = pair.allocate("a1")
+        assert pair.lookup(first.cidr) == first
+
+
+def test_wrong_numbers_and_times(net: Network) -> None:
+    """A generation or a time that cannot be one is refused before anything is released."""
+    lease = net.allocate("a1")
+    wrong: Any
+    for wrong in ("1", 1.5, True, [lease.generation]):
+        with pytest.raises(fastipam.ConfigError, match="generation"):
+            net.release_address(lease.address, generation=wrong)
+    assert net.release_address(lease.address, generation=lease.generation + 1) is None
+    for wrong in (-1, 1 << 80, float("nan")):
+        with pytest.raises(fastipam.ConfigError, match="before_ns"):
+            net.retain([], wrong)
+        with pytest.raises(fastipam.ConfigError, match="since_ns"):
+            net.history(since_ns=wrong)
+        with pytest.raises(fastipam.ConfigError, match="wall_ns"):
+            net.holder_at(lease.address, wrong)
+    assert owners(net) == [A1]
+
+
+def test_a_turned_pair(net: Network) -> None:
+    """A container id where an interface is wanted is refused, and not taken for nobody's."""
+    net.allocate("f" * 64)
+    for call in (net.release, net.get, net.check):
+        with pytest.raises(fastipam.ConfigError, match="ifname"):
+            call("eth0", "f" * 64)
+        with pytest.raises(fastipam.ConfigError, match="ifname"):
+            call("f" * 64, "eth/0")
+        with pytest.raises(fastipam.ConfigError, match="ifname"):
+            call("f" * 64, None)  # type: ignore[arg-type]
+    assert owners(net) == [Owner("f" * 64)]
+    assert net.release("f" * 64, "") == []
+
+
+def test_pod_of_history(net: Network) -> None:
+    """A pod is asked for by its namespace and name; a half of them is no question."""
+    net.allocate("a1", pod=("ns", "web"))
+    for wrong in ("eth0", "web", "ns/", "/web", "/"):
+        with pytest.raises(fastipam.ConfigError, match="namespace/name"):
+            net.history(pod=wrong)
+
+
+def test_events_and_reservations_are_values(net: Network) -> None:
+    """What was read twice is equal, and so is a copy; another one is not."""
+    net.allocate("a1")
+    net.reserve("10.0.0.8/31", owner="ns/db", reason="x")
+    for read in (net.history, net.reservations):
+        once, again = list(read()), list(read())
+        assert once == again
+        assert pickle.loads(pickle.dumps(once)) == again
+        assert len(set(once + again)) == len(once)
+        assert once[0] != once[1]
+        assert once[0] != "one"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"path": "a\0b"}, "path"),
+        ({"path": "a\ud800"}, "path"),
+        ({"path": b"a"}, "path"),
+        ({"create": "no"}, "create"),
+        ({"create": None}, "create"),
+    ],
+)
+def test_wrong_arguments_of_open(tmp_path: Path, wrong: dict[str, Any], field: str) -> None:
+    """An argument that cannot be one is named with its value, and makes no directory."""
+    with pytest.raises(fastipam.ConfigError) as caught:
+        fastipam.open(**{"path": tmp_path / "store"} | wrong)
+    assert caught.value.field == field
+    assert repr(wrong[field]) in str(caught.value)
+    assert list(tmp_path.iterdir()) == []

@@ -436,6 +436,17 @@ def test_a_coroutine_does_not_run(
     assert owners(net) == ["first"]
 
 
+def test_what_is_no_function_does_not_run(ipam: Ipam, net: Network) -> None:
+    with ipam.transaction() as txn:
+        called = _coroutine(txn)
+    for wrong in (called, None, "attach"):
+        with pytest.raises(fastipam.ConfigError, match="cannot be called") as caught:
+            asyncio.run(ipam.run(wrong))  # type: ignore[arg-type]
+        assert caught.value.field == "function"
+        assert caught.value.value is wrong
+    assert owners(net) == ["first"]
+
+
 # Signals ------------------------------------------------------------------------------------
 
 

@@ -141,6 +141,14 @@ def parse_ranges(
     which then form one set, or a set of :attr:`Network.ranges`, with its exclusions. Raises
     ConfigError with the field and the value.
     """
+    given: object = ranges
+    if not isinstance(given, (str, list, tuple)):
+        raise ConfigError(
+            f"{field} is {ranges!r}, and neither a CIDR nor a list of range sets",
+            field=field,
+            value=ranges,
+            hint="write '10.1.0.0/16', or ['10.1.0.0/16', 'fd00::/64'] for two families",
+        )
     holes = _parse_exclusions(exclude)
     listed: Sequence[object] = [ranges] if isinstance(ranges, str) else ranges
     sets: list[list[Range]] = []

@@ -98,10 +98,11 @@ def _each(values: Iterable[Kind], kind: type, field: str) -> list[Kind]:
     given: object = values
     if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
         raise reader.refused(field, given, "a list of them")
-    found = list(values)
-    for at, one in enumerate(found):
+    found: list[Kind] = []
+    for one in values:
         if not isinstance(one, kind):
-            raise reader.refused(f"{field}[{at}]", one, f"a {kind.__name__}")
+            raise reader.refused(f"{field}[{len(found)}]", one, f"a {kind.__name__}")
+        found.append(one)
     return found
 
 
@@ -133,6 +134,9 @@ def _index(ifname: str, interfaces: Sequence[Mapping[str, object]]) -> int:
 
 def _checked(dns: Mapping[str, object] | None) -> dict[str, Any]:
     checked: dict[str, Any] = {}
+    given: object = dns
+    if given is not None and not isinstance(given, Mapping):
+        raise reader.refused("dns", given, "an object")
     for key, value in (dns or {}).items():
         if key not in _DNS:
             raise ConfigError("unknown key", field=f"dns.{key}", value=value)

@@ -44,7 +44,7 @@ ABOUT = "an IPAM plugin of CNI; run by a container runtime with CNI_COMMAND set"
 OWN_NETNS_PATH = "/proc/self/ns/net"
 
 
-def _discard(_: str) -> None:
+def discard(_: str) -> None:
     """Log nothing."""
 
 
@@ -52,7 +52,7 @@ def handle(
     environ: Mapping[str, str],
     stdin: bytes,
     *,
-    log: Callable[[str], None] = _discard,
+    log: Callable[[str], None] = discard,
     started_ns: Before | None = None,
     own_netns: str = OWN_NETNS_PATH,
     seen_netns: str = "",
@@ -97,7 +97,7 @@ def answer(
     stdin: bytes,
     read: list[dict[str, Any]],
     *,
-    log: Log = _discard,
+    log: Log = discard,
     started_ns: Before | None = None,
     began_ns: int | None = None,
     own_netns: str = OWN_NETNS_PATH,
@@ -130,13 +130,13 @@ def answer(
     return _serve(call)
 
 
-def assign(environ: Mapping[str, str], stdin: bytes) -> Lease:
+def assign(environ: Mapping[str, str], stdin: bytes, log: Log = discard) -> Lease:
     """Do what an ADD does, short of its answer, and return the lease with its siblings.
 
-    Raises what there makes the error object.
+    ``log`` is as in :func:`handle`. Raises what there makes the error object.
     """
     asked = environment.Variables({**environ, "CNI_COMMAND": environment.ADD})
-    call = _Call(asked, _read(stdin, _services), _discard, _services)
+    call = _Call(asked, _read(stdin, _services), log, _services)
     call.own_netns = OWN_NETNS_PATH
     call.seen_netns = ""
     call.version = versions.admit(call.known.document, environment.ADD)

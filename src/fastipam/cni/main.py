@@ -16,7 +16,7 @@ _PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _FORCED = "LMDB_FORCE_CFFI"
 
 
-def _log(text: str) -> None:
+def log(text: str) -> None:
     _write(2, f"fastipam: {text}\n".encode("utf-8", "backslashreplace"))
 
 
@@ -126,7 +126,7 @@ def main(installed_for: str = "") -> NoReturn:
     wall_ns, monotonic_ns = time.time_ns() - age, time.monotonic_ns() - age
     try:
         if 1 in fill_gaps() and os.environ.get("CNI_COMMAND") == "ADD":
-            _log("standard output is closed: nothing is assigned that nobody would hear of")
+            log("standard output is closed: nothing is assigned that nobody would hear of")
             os._exit(1)
         refuse_forced()
         from fastipam.cni.handler import handle
@@ -138,14 +138,14 @@ def main(installed_for: str = "") -> NoReturn:
         if os.environ.get("CNI_COMMAND", "VERSION") not in ("", "VERSION"):
             stdin = _read_all(LARGEST)
         started_ns = _started(wall_ns, monotonic_ns)
-        status, stdout = handle(os.environ, stdin, log=_log, started_ns=started_ns)
+        status, stdout = handle(os.environ, stdin, log=log, started_ns=started_ns)
     except (Exception, KeyboardInterrupt) as error:
         status = 1
         stdout = _last_words(error, installed_for)
     lost = _write(1, stdout)
     if lost is not None:
         # After a failed ADD the runtime calls DEL, which releases the address.
-        _log(f"the answer could not be written to standard output: {lost.strerror}")
+        log(f"the answer could not be written to standard output: {lost.strerror}")
         status = 1
     os._exit(status)
 

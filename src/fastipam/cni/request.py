@@ -6,9 +6,10 @@ import json
 import os
 import sys
 import time
+from collections.abc import Mapping
 
 from fastipam.addressing.addresses import to_ip
-from fastipam.cni import environment, handler, results, versions
+from fastipam.cni import environment, handler, main, results, versions
 from fastipam.cni.answers import error_object
 from fastipam.configuration import reader
 from fastipam.configuration.attachments import valid_attachments
@@ -18,7 +19,7 @@ from fastipam.owners import Owner, Pod
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from ipaddress import IPv4Address, IPv6Address
     from typing import Any, Literal, NoReturn, Self
 
@@ -41,7 +42,7 @@ class Request:
     """
 
     __slots__ = (
-        "_began_ns", "_environ", "args", "command", "config", "container_id",
+        "_began_ns", "_environ", "_log", "args", "command", "config", "container_id",
         "ifname", "ipam", "name", "netns", "path", "prev_result", "version",
     )  # fmt: skip
 
@@ -59,6 +60,7 @@ class Request:
 
     _environ: dict[str, str]
     _began_ns: int
+    _log: Callable[[str], None]
 
     @classmethod
     def parse(cls, environ: Mapping[str, str], stdin: bytes) -> Self:
@@ -77,23 +79,23 @@ class Request:
         environ: Mapping[str, str],
         stdin: bytes,
         commands: Mapping[str, Callable[[Self], Mapping[str, Any] | None]],
+        *,
+        log: Callable[[str], None] = handler.discard,
     ) -> tuple[int, bytes]:
         """Serve one request with the functions of a plugin: return (exit status, standard output).
 
         ``commands`` has a function for each command that the plugin serves itself; it gets the
         request, and returns the result, or None. The others are served by the IPAM plugin, as
         :meth:`delegate` does. What a function raises becomes the error object, in the version of
-        the configuration. Never raises an Exception.
+        the configuration. ``log`` gets what the IPAM part has to say for standard error, a line
+        each. Never raises an Exception.
         """
         version = ""
         try:
             request = cls.parse(environ, stdin)
+            request._log = log
             version = request.version
-            unknown = [
-                one for one in commands if one not in (*environment.NEEDED, environment.VERSION)
-            ]
-            if unknown:
-                raise ConfigError(f"{unknown[0]!r} is no command", field="commands", value=unknown)
+            _check_commands(commands)
             done = commands.get(request.command, cls.delegate)(request)
             return 0, _encoded(done) if done else b""
         except Exception as error:
@@ -101,15 +103,25 @@ class Request:
 
     @classmethod
     def main(cls, commands: Mapping[str, Callable[[Self], Mapping[str, Any] | None]]) -> NoReturn:
-        """Serve the request of this process, as :meth:`serve` does, and end it: a whole program."""
-        status, output = cls.serve(os.environ, sys.stdin.buffer.read(), commands)
+        """Serve the request of this process, as :meth:`serve` does, and end it: a whole program.
+
+        What the IPAM part notes (unknown keys, a full pool) goes to standard error.
+        """
+        status, output = cls.serve(os.environ, sys.stdin.buffer.read(), commands, log=main.log)
         sys.stdout.buffer.write(output)
         sys.stdout.flush()
         sys.exit(status)
 
     def __init__(self, environ: Mapping[str, str], stdin: bytes) -> None:
+        given: object = environ
+        if not isinstance(given, Mapping):
+            raise reader.refused("environ", given, "an object")
+        raw: object = stdin
+        if not isinstance(raw, bytes):
+            raise reader.refused("stdin", raw, "bytes")
         self._began_ns = time.time_ns()
         self._environ = dict(environ)
+        self._log = handler.discard
         variables = environment.Variables(environ)
         self.command = variables.command  # type: ignore[assignment]  # others are refused below
         self.container_id = variables.container_id
@@ -211,10 +223,11 @@ class Request:
         """
         config = self.config
         if existing is not None:
+            _require_one_of("existing", existing, ("error", "return"))
             section = {key: one for key, one in self.ipam.items() if key.casefold() != "repeatadd"}
             config = {key: one for key, one in config.items() if key.casefold() != "ipam"}
             config["ipam"] = {**section, "repeatAdd": existing}
-        return handler.assign(self._environ, json.dumps(config).encode())
+        return handler.assign(self._environ, json.dumps(config).encode(), self._log)
 
     def delegate(self, command: Command | Literal[""] = "") -> dict[str, Any]:
         """Serve the IPAM part of the request in this process, and return its result, perhaps {}.
@@ -224,18 +237,38 @@ class Request:
         ``config`` count. Raises the FastipamError that the plugin would have answered with; a
         change is durable as :func:`fastipam.cni.handle` says.
         """
+        _require_one_of("command", command, ("", *environment.NEEDED, environment.VERSION))
         environ = {**self._environ, "CNI_COMMAND": command or self.command}
         stdin = json.dumps(self.config).encode()
-        answer = handler.answer(environ, stdin, [], began_ns=self._began_ns)
+        answer = handler.answer(environ, stdin, [], log=self._log, began_ns=self._began_ns)
         return json.loads(answer) if answer else {}
+
+
+def _require_one_of(field: str, given: object, texts: tuple[str, ...]) -> None:
+    if not isinstance(given, str) or given not in texts:
+        wanted = " or ".join(map(repr, texts))
+        raise ConfigError(f"{field} {given!r} is not {wanted}", field=field, value=given)
+
+
+def _check_commands(commands: object) -> None:
+    """Raise ConfigError unless these are functions by command."""
+    if not isinstance(commands, Mapping):
+        raise reader.refused("commands", commands, "an object")
+    for command, function in commands.items():
+        if command not in (*environment.NEEDED, environment.VERSION):
+            raise ConfigError(f"{command!r} is no command", field="commands", value=command)
+        if not callable(function):
+            raise reader.refused(f"commands.{command}", function, "a function")
 
 
 def _encoded(document: Mapping[str, Any]) -> bytes:
     return json.dumps(document, indent=4).encode() + b"\n"
 
 
-def _version_in(stdin: bytes) -> str:
+def _version_in(stdin: object) -> str:
     """Return the version for an error in a request that cannot be read."""
+    if not isinstance(stdin, bytes):
+        return ""
     try:
         return versions.name(reader.decode(stdin))
     except DecodingError:

@@ -285,6 +285,12 @@ class Network(Reading):
         released address cools down before it is assigned again. O(addresses of the owner). Returns
         after the commit is on disk (durable mode). Raises StoreError, ConfigError.
         """
+        if ifname and (
+            type(ifname) is not str or not ifname.isalnum() or len(ifname) > LONGEST_IFNAME
+        ):
+            from fastipam.owners import check_ifname
+
+            check_ifname(ifname)
         return [to_ip(*one) for one in self._release_raw(container_id, ifname)]
 
     def release_many(self, owners: Iterable[Owner | tuple[str, str]]) -> int:
@@ -358,6 +364,10 @@ class Network(Reading):
         the address, or when its lease has another ``generation``. O(addresses of the owner).
         Returns after the commit is on disk (durable mode). Raises ConfigError, StoreError.
         """
+        if generation is not None:
+            from fastipam.network import arguments
+
+            arguments.check_generation(generation)
         return self._release_at(parse_wanted(address), generation)
 
     def _release_at(
@@ -485,7 +495,10 @@ class Network(Reading):
         O(addresses). Raises LeaseMissing, ConfigError, StoreError.
         """
         from fastipam.network import arguments
+        from fastipam.owners import check_ifname
 
+        if ifname:
+            check_ifname(ifname)
         self._check(container_id, ifname, arguments.read_addresses(addresses))
 
     # Reserving ------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ anything.
 
 from __future__ import annotations
 
+from fastipam.addressing.addresses import format_cidr, format_ip, parse_cidr, prefix_bounds
 from fastipam.configuration.reader import LONGEST_IFNAME
 from fastipam.errors import ConfigError
 from fastipam.lease import NO_NETNS, NO_POD, Requester
@@ -17,7 +18,7 @@ from fastipam.owners import Owner, Pod, fault_of
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
     from fastipam.network.reading import Address, Target
 
@@ -34,7 +35,7 @@ def read_owners(owners: Iterable[Owner | tuple[str, str]], argument: str) -> lis
     Each is an :class:`Owner`, or a plain pair that can only be (container id, interface).
     """
     given: object = owners
-    if isinstance(given, (str, bytes, Owner)) or not hasattr(given, "__iter__"):
+    if isinstance(given, (str, bytes, dict, Owner)) or not hasattr(given, "__iter__"):
         raise ConfigError(
             f"{argument} has to list owners, and is {owners!r}",
             field=argument,
@@ -115,7 +116,10 @@ def read_requesters(
 
 def read_addresses(addresses: Iterable[Address]) -> list[tuple[int, int]]:
     """Return the (family, integer) pairs of the addresses that a caller lists."""
-    if isinstance(addresses, (str, bytes)) or not hasattr(addresses, "__iter__"):
+    given: object = addresses
+    if isinstance(given, (str, bytes, dict)) or not (
+        hasattr(given, "__iter__") and hasattr(given, "__len__")  # a network of ipaddress has none
+    ):
         raise ConfigError(
             f"addresses has to list addresses, and is {addresses!r}",
             field="addresses",
@@ -128,12 +132,88 @@ def read_addresses(addresses: Iterable[Address]) -> list[tuple[int, int]]:
 def read_target(target: Target) -> str:
     """Return the text of an address, a network or "a-b"."""
     if isinstance(target, str):
+        _require_prefix(target)
         return target
     import ipaddress
 
     if isinstance(target, (ipaddress.IPv4Network, ipaddress.IPv6Network)):
         return str(target)
     return text_of(target, "target")
+
+
+def _require_prefix(target: str) -> None:
+    """Raise ConfigError for an address with a length: it may mean the address, or the prefix."""
+    try:
+        family, value, length = parse_cidr(target)
+    except ValueError:
+        return  # no CIDR: who parses it says what is wrong with it
+    first, _ = prefix_bounds(family, value, length)
+    if value != first:
+        one, prefix = format_ip(family, value), format_cidr(family, first, length)
+        raise ConfigError(
+            f"target {target!r} is neither an address nor a prefix: it has host bits",
+            field="target",
+            value=target,
+            hint=f"write {one!r} for the address, {prefix!r} for all of its prefix",
+        )
+
+
+def read_name(name: object) -> str:
+    """Return the name of a network."""
+    if isinstance(name, str) and name and "\0" not in name:
+        return name
+    raise ConfigError(
+        f"name has to be a text that is not empty and has no NUL, not {name!r}",
+        field="name",
+        value=name,
+        hint="write network(name, ranges)",
+    )
+
+
+# The options of a network that are numbers, and whether they are whole ones.
+_NUMBERS = {"cooldown_s": False, "sticky_s": True, "history": True, "history_age_s": False}
+
+
+def check_options(given: dict[str, Any]) -> None:
+    """Raise ConfigError for an option of a network that is no number and has to be one."""
+    for field, whole in _NUMBERS.items():
+        number = given.get(field, 0)
+        if isinstance(number, bool) or not isinstance(number, int if whole else (int, float)):
+            kind = "a whole number" if whole else "a number"
+            raise ConfigError(
+                f"{field} has to be {kind}, not {number!r}", field=field, value=number
+            )
+
+
+def read_texts(given: Iterable[str], field: str) -> tuple[str, ...]:
+    """Return a list of texts as a tuple."""
+    listed: list[str] = []
+    if isinstance(given, (str, bytes, dict)) or not hasattr(given, "__iter__"):
+        remedy = f"{field}=[{given!r}]" if isinstance(given, str) else f"{field}=[]"
+        raise ConfigError(
+            f"{field} is {given!r}, and not a list of texts",
+            field=field,
+            value=given,
+            hint=f"write {remedy}",
+        )
+    for one in given:
+        text: object = one
+        if not isinstance(text, str):
+            place = f"{field}[{len(listed)}]"
+            raise ConfigError(f"{place} has to be a text, not {one!r}", field=place, value=one)
+        listed.append(one)
+    return tuple(listed)
+
+
+def check_generation(generation: object) -> None:
+    """Raise ConfigError unless this is the number of an assignment."""
+    if type(generation) is not int:
+        raise ConfigError(
+            f"generation has to be a whole number, not {generation!r}",
+            field="generation",
+            value=generation,
+            hint="Lease.generation is one",
+        )
 
 
 def check_text(text: object, field: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastipam.addressing.addresses import format_ip, parse_cidr, parse_ip
+from fastipam.addressing.addresses import BITS, format_ip, parse_cidr, parse_ip, prefix_bounds
 from fastipam.addressing.ranges import CUT
 from fastipam.allocation import history
 from fastipam.allocation.accounts import read_record
@@ -153,6 +153,14 @@ class Reading(Books):
         It is the lease of the first range set; they are in the order of the sets. O(addresses of
         the owner); does not wait for a writer. Raises ConfigError, StoreError.
         """
+        from fastipam.owners import check_ifname
+
+        if ifname:  # an imported lease may have none
+            check_ifname(ifname)
+        return self._get(container_id, ifname)
+
+    def _get(self, container_id: str, ifname: str) -> Lease | None:
+        """Do what :meth:`get` does; an imported lease may have any interface."""
         keys.check_owner(container_id, ifname)
         self._end_earlier_boots()
         with self._store.read() as txn:
@@ -176,7 +184,7 @@ class Reading(Books):
         """
         keys.check_owner(container_id, "")
         names = [one.ifname for one in self.leases() if one.container_id == container_id]
-        found = [self.get(container_id, ifname) for ifname in dict.fromkeys(names)]
+        found = [self._get(container_id, ifname) for ifname in dict.fromkeys(names)]
         return [lease for each in found if each is not None for lease in each.siblings]
 
     def __contains__(self, address: Address) -> bool:
@@ -410,9 +418,10 @@ class Reading(Books):
         in pages as :meth:`leases` does. Raises ConfigError, StoreError.
         """
         wanted = None if address is None else parse_wanted(address)
-        if not isinstance(pod, str):
+        given: object = pod
+        if not isinstance(given, str) or (pod and not all(pod.partition("/"))):
             raise ConfigError(
-                f"pod has to be a text, not {pod!r}",
+                f"pod has to be a text, namespace/name, not {pod!r}",
                 field="pod",
                 value=pod,
                 hint="write namespace/name",
@@ -475,15 +484,23 @@ def parse_wanted(address: Address, field: str = "address") -> tuple[int, int]:
     """Return an address as (family, integer).
 
     It may be a text, whose /length is ignored, or an address or interface of ``ipaddress``. Raises
-    ConfigError with the field.
+    ConfigError with the field, for a network too: a text with a length and without host bits.
     """
     text = address if isinstance(address, str) else text_of(address, field)
     try:
-        if "/" in text:
-            return parse_cidr(text)[:2]
-        return parse_ip(text)
+        if "/" not in text:
+            return parse_ip(text)
+        family, value, length = parse_cidr(text)
     except ValueError as error:
         raise ConfigError(str(error), field=field, value=text) from None
+    if BITS[family] - length > 1 and value == prefix_bounds(family, value, length)[0]:
+        raise ConfigError(
+            f"{field} is no address, but a network: {text!r}",
+            field=field,
+            value=text,
+            hint=f"write {format_ip(family, value)!r} for its first address",
+        )
+    return family, value
 
 
 def text_of(address: object, field: str) -> str:
@@ -504,9 +521,9 @@ def text_of(address: object, field: str) -> str:
 
 def check_time(time_ns: object, field: str) -> None:
     """Raise ConfigError unless this is a time in nanoseconds."""
-    if type(time_ns) is not int:
+    if type(time_ns) is not int or not 0 <= time_ns <= _EVER_NS:
         raise ConfigError(
-            f"{field} has to be a whole number of nanoseconds, not {time_ns!r}",
+            f"{field} has to be a whole number of nanoseconds since the epoch, not {time_ns!r}",
             field=field,
             value=time_ns,
             hint="time.time_ns() returns one",

@@ -87,6 +87,14 @@ class Event:
         except keys.UNREADABLE as error:
             raise StoreCorrupt(f"an event cannot be read: {raw.hex()}", hint=CHECK_HINT) from error
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Event):
+            return NotImplemented
+        return all(getattr(self, one) == getattr(other, one) for one in self.__slots__)
+
+    def __hash__(self) -> int:
+        return hash((self.sequence, self.wall_ns, self.value))
+
     @property
     def address(self) -> str:
         """The address as text."""

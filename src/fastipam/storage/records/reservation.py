@@ -43,6 +43,14 @@ class Reservation:
         """Whether the reservation keeps an address for the pod that had it."""
         return self.until != 0
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Reservation):
+            return NotImplemented
+        return all(getattr(self, one) == getattr(other, one) for one in self.__slots__)
+
+    def __hash__(self) -> int:
+        return hash((self.family, self.value, self.owner))
+
     @property
     def address(self) -> str:
         """The address as text."""
