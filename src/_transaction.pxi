@@ -142,6 +142,7 @@ cdef class OpenFiles:
     cdef readonly int users
     cdef readonly bint closing
     cdef public bint stale
+    cdef bint _ending
     cdef bytes _data_path, _lock_path
     cdef uint64_t _devices[2]
     cdef uint64_t _inodes[2]
@@ -168,6 +169,11 @@ cdef class OpenFiles:
     def identity(self):
         """The device and the inode of the data file."""
         return self._devices[0], self._inodes[0]
+
+    @property
+    def is_in_use(self):
+        """Whether a transaction of this process uses the files, or a thread is closing them."""
+        return (self.users > 0 or self._ending) and not self.is_forked
 
     @property
     def is_forked(self):
@@ -202,9 +208,11 @@ cdef class OpenFiles:
     def close(self):
         """Close the files, now or when the last transaction ends. In a forked child this is nothing."""
         self.closing = True
-        if not self.users and not fastipam_lock_is_forked(self.lock._lock):
-            self.env.close()
+        if not self.users and not self._ending and not fastipam_lock_is_forked(self.lock._lock):
+            self._ending = True
+            self.env.close()  # other threads run meanwhile
             fastipam_lock_close(self.lock._lock)
+            self._ending = False
 
     def __dealloc__(self):
         # py-lmdb would wait for the calls that the threads of the parent were in. So in a forked

@@ -14,6 +14,7 @@ from fastipam.agent.requests import Request
 from fastipam.allocation import blocks
 from fastipam.cni import handle
 from fastipam.errors import AddressInUse, PoolExhausted, TryLater
+from fastipam.ipam import Ipam
 from fastipam.lease import Requester
 from fastipam.network.promise import settle
 from fastipam.storage import open_stores
@@ -72,6 +73,23 @@ def machine(clock: Clock, tmp_path: Path) -> Iterator[Machine]:
 def assigned(machine: Machine) -> int:
     """How many addresses are assigned in the store."""
     return len(list(machine.network.leases()))
+
+
+def test_proof_ends_during_the_commit_of_a_block(machine: Machine, clock: Clock) -> None:
+    """The addresses of the fenced network are given back; the rest of the block is committed."""
+    ipam = Ipam(machine.store)
+    ipam.network("back", "10.9.0.0/24")
+    clock.reads = 1
+
+    def work() -> None:
+        with ipam.transaction() as txn:
+            txn.network(NETWORK).allocate("c")
+            txn.network("back").allocate("c")
+
+    with pytest.raises(TryLater):
+        work()
+    assert assigned(machine) == 0
+    assert ipam.network("back").get("c") is not None
 
 
 def test_proof_ends_during_the_commit(machine: Machine, clock: Clock) -> None:

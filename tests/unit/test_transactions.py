@@ -12,11 +12,13 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import pytest
 
 import fastipam
 from fastipam import Ipam, Network, Transaction, TransactionOpen, TransactionOver
+from fastipam._bitmap import OpenFiles
 from fastipam.testing import TemporaryStore, temporary_store
 from fastipam.verify import verify
 
@@ -623,6 +625,72 @@ def test_closed_under_threads(store: TemporaryStore, net: Network) -> None:
     assert [type(error) for error in raised] == [fastipam.StoreClosed]
     have = {(lease.container_id, lease.cidr) for lease in net.leases()}
     assert set(told) <= have
+
+
+class SlowEnvironment:
+    """LMDB's environment, which takes its time to close."""
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+        self.closes = threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def close(self) -> None:
+        self.closes.set()
+        time.sleep(0.2)
+        self._real.close()
+
+
+def test_opened_while_another_thread_closes_it(store: TemporaryStore) -> None:
+    """The last block of a closed store closes its files; who opens it meanwhile waits for that."""
+    opened = store.open()
+    opened.network("n", "10.1.0.0/24").allocate("first")
+    files = opened.store.files
+    assert files is not None
+    slow = SlowEnvironment(files.env)
+    paths = [os.fsencode(store.path / name) for name in ("data.mdb", "lock.mdb")]
+    opened.store.files = OpenFiles(slow, files.databases, files.lock, paths[0], paths[1])
+
+    def work() -> None:
+        with pytest.raises(fastipam.StoreClosed), opened.transaction():
+            opened.close()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert slow.closes.wait(SOON_S)
+    with store.open() as again:
+        assert owners(again.network("n")) == ["first"]
+    thread.join(SOON_S)
+
+
+def test_a_child_closes_what_it_has_inherited(ipam: Ipam, store: TemporaryStore) -> None:
+    """A thread of the parent was in a call at the fork: the child opens the store all the same."""
+    in_call, go_on = threading.Event(), threading.Event()
+
+    def read() -> None:
+        with ipam.store.read():
+            in_call.set()
+            go_on.wait(SOON_S)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    assert in_call.wait(SOON_S)
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            ipam.close()
+            with fastipam.open(store.path) as own:
+                own.network("n").allocate("child")
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    go_on.set()
+    thread.join(SOON_S)
+    assert owners(ipam.network("n")) == ["first", "child"]
 
 
 AT_EXIT = """

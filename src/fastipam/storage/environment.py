@@ -187,8 +187,8 @@ class Environment:
 
     @property
     def is_in_use(self) -> bool:
-        """Whether a transaction uses the open files."""
-        return self.files is not None and self.files.users > 0
+        """Whether a transaction uses the open files, or a thread is closing them."""
+        return self.files is not None and self.files.is_in_use
 
     def close(self) -> None:
         """Close the files when the last transaction has ended; a later call raises StoreClosed.

@@ -35,7 +35,7 @@ _users: dict[Store, int] = {}
 _openers: dict[str, LockType] = {}  # by path
 _refused: dict[str, tuple[int, StoreBusy]] = {}  # by path: when it was last busy, and why
 _kept: dict[str, Store] = {}  # by data directory: the stores that ``get`` is a user of
-_closing: list[Store] = []  # stores without users, in which a transaction is open
+_closing: list[Store] = []  # stores without users that are not closed yet
 
 
 def open_store(
@@ -102,6 +102,8 @@ def _find(path: str | os.PathLike[str]) -> Store | None:
             _closing.remove(store)
             if store.reopen():
                 return store
+            while store.is_in_use:  # a thread is closing it, and LMDB refuses to open it twice
+                time.sleep(0.0001)
             break
     return None
 

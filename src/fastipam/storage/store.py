@@ -210,7 +210,7 @@ class Store(Environment):
     def _wait_for_users(self, stale: OpenFiles) -> None:
         """Wait until no transaction uses the files, for a call takes a moment. Raises StoreBusy."""
         give_up = time.monotonic() + _RENEWAL_S
-        while stale.users:
+        while stale.is_in_use:
             if time.monotonic() > give_up:
                 raise StoreBusy(
                     f"the store {self.path} cannot be opened again after a failed write: this "
