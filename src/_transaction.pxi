@@ -4,6 +4,9 @@
 # SIGALRM). None runs here, except while a thread waits for the lock. So a block is either
 # not entered, or its end releases the lock.
 #
+# The classes are ``no_gc_clear``: a block that nobody leaves gives back the lock when it is
+# deallocated, and needs its members for that, though the garbage collector found it in a cycle.
+#
 # It is a part of _bitmap.pyx, because an extension of its own would make the start of the plugin
 # longer by a sixtieth (a million instructions).
 
@@ -126,6 +129,7 @@ cdef class WriterLock:
         self.give()
 
 
+@cython.no_gc_clear
 @cython.final
 cdef class OpenFiles:
     """What this process has open of a store: LMDB's environment and the writer's lock.
@@ -228,6 +232,7 @@ cdef class OpenFiles:
         return True
 
 
+@cython.no_gc_clear
 cdef class WriteBlock:
     """The frame of a write transaction: begin and end, with the writer's lock around them.
 
@@ -401,6 +406,7 @@ cdef class WriteBlock:
         self._leave()
 
 
+@cython.no_gc_clear
 cdef class ReadBlock:
     """The frame of a read transaction, whose subclass has ``store``, ``txn``, ``get`` and
     ``databases``. In the view that a write transaction gives to its calls it shows that one, and in
@@ -469,4 +475,4 @@ cdef class ReadBlock:
 
     def __dealloc__(self):
         if self._files is not None:
-            self._files.users -= 1
+            self._files.leave()

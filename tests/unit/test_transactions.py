@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import subprocess
@@ -238,6 +239,25 @@ def test_a_block_whose_thread_has_ended(ipam: Ipam, net: Network) -> None:
 def test_a_block_that_nobody_leaves(ipam: Ipam, net: Network) -> None:
     """A handle that was entered by hand, in a thread that ends and forgets it."""
     assert in_thread(lambda: ipam.transaction().__enter__().network("n").allocate("lost")) is None
+    net.allocate("later")
+    assert owners(net) == ["first", "later"]
+    assert not verify(ipam.store)
+
+
+def test_a_block_in_a_cycle(ipam: Ipam, net: Network) -> None:
+    """The garbage collector finds a block, or a reader, that nobody has left in a cycle."""
+
+    def lose() -> None:
+        txn = ipam.transaction().__enter__()
+        txn.network("n").allocate("lost")
+        read = ipam.store.read()
+        read.__enter__()
+        cycle: list[object] = [txn, read]
+        cycle.append(cycle)
+
+    assert in_thread(lose) is None
+    gc.collect()
+    assert not ipam.store.is_in_use
     net.allocate("later")
     assert owners(net) == ["first", "later"]
     assert not verify(ipam.store)
