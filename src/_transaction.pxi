@@ -53,7 +53,8 @@ cdef class WriterLock:
     knows who waits. Nobody waits for LMDB's mutex behind it; the mutex still ensures that there is
     one writer. ``src/writer_lock.c`` says how a wait is bounded, and what happens at a fork.
 
-    Used with ``with``. Raises OSError; TimeoutError after ``patience_s``.
+    With an empty path it is a lock between the threads of this process, in the order in which they
+    come. Used with ``with``. Raises OSError; TimeoutError after ``patience_s``.
     """
 
     cdef fastipam_lock* _lock
@@ -107,6 +108,10 @@ cdef class WriterLock:
                 continue
             fastipam_lock_leave(self._lock, &waiter)
             raise OSError(error, os.strerror(error), self.path)
+
+    def set_patience(self, double patience_s):
+        """Set how long a later taker waits."""
+        self._patience_ns = <int64_t>(patience_s * 1e9)
 
     cdef int64_t deadline_ns(self) noexcept:
         return fastipam_monotonic_ns() + self._patience_ns

@@ -226,8 +226,8 @@ fastipam_lock *fastipam_lock_open(const char *path) {
     fastipam_lock *lock = calloc(1, sizeof *lock + size);
     if (!lock) return NULL;
     memcpy(lock->path, path, size);
-    lock->file = open_file(path);
-    if (!lock->file) {
+    if (*path) lock->file = open_file(path);
+    if (*path && !lock->file) {
         int error = errno;
         free(lock);
         errno = error;
@@ -245,6 +245,10 @@ static void note_holder(fastipam_lock *lock) {
 
 /* With the mutex: lock without waiting, for a thread before which no other waits. */
 static int try_now(fastipam_lock *lock) {
+    if (!*lock->path) {
+        note_holder(lock);
+        return 0;
+    }
     if (!lock->file && !(lock->file = open_file(lock->path))) return errno;
     int error = set_lock(lock->file->descriptor, F_OFD_SETLK, F_WRLCK);
     if (!error) note_holder(lock);
@@ -394,7 +398,7 @@ void fastipam_lock_release(fastipam_lock *lock) {
     if (fastipam_lock_is_forked(lock)) return; /* the description is closed */
     pthread_mutex_lock(&lock->mutex);
     lock->held = 0;
-    if (set_lock(lock->file->descriptor, F_OFD_SETLK, F_UNLCK)) {
+    if (*lock->path && set_lock(lock->file->descriptor, F_OFD_SETLK, F_UNLCK)) {
         close_file(lock->file); /* that releases it, whatever the kernel would not do */
         lock->file = NULL;
     }

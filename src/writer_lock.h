@@ -14,7 +14,7 @@ typedef struct fastipam_waiter {
     struct fastipam_waiter *next;
 } fastipam_waiter;
 
-/* Return a lock on a file that exists, or NULL with errno. */
+/* Return a lock on a file that exists, or NULL with errno. With an empty path it is one between threads. */
 fastipam_lock *fastipam_lock_open(const char *path);
 /* Lock without waiting. Return 0, EAGAIN when others have the lock or wait for it, or another errno. */
 int fastipam_lock_try(fastipam_lock *lock);

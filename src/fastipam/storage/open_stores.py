@@ -11,6 +11,7 @@ A forked child must not use the stores of its parent. It begins with an empty re
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from _thread import _local, allocate_lock
@@ -20,11 +21,11 @@ from lmdb import _envid
 from fastipam._bitmap import WriterLock
 from fastipam.errors import StoreBusy
 from fastipam.storage.directory import DATA_FILE, lock_path
+from fastipam.storage.lmdb_errors import PATIENCE_S, translate
 from fastipam.storage.store import Store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from _thread import LockType
     from typing import Any
 
 _lock = allocate_lock()
@@ -32,7 +33,7 @@ _lock = allocate_lock()
 patience_s: float | None = None
 thread: Any = _local()  # ``batch``: the Batch that this thread's requests belong to
 _users: dict[Store, int] = {}
-_openers: dict[str, LockType] = {}  # by path
+_openers: dict[str, WriterLock] = {}  # by path
 _refused: dict[str, tuple[int, StoreBusy]] = {}  # by path: when it was last busy, and why
 _kept: dict[str, Store] = {}  # by data directory: the stores that ``get`` is a user of
 _closing: list[Store] = []  # stores without users that are not closed yet
@@ -54,21 +55,38 @@ def _open(
 ) -> Store:
     # ``since_ns`` is when the caller began to wait.
     absolute = os.path.abspath(path)
-    with _opener(absolute):
+    try:
+        return _open_next(path, absolute, durability, since_ns, options)
+    except OSError as error:
+        if error.errno not in (errno.ETIMEDOUT, errno.EDEADLK):
+            raise
+        # Another thread waits for the writer; or this one, and a signal handler interrupts it.
+        error.filename = lock_path(absolute)
+        raise translate(error, absolute) from error
+
+
+def _open_next(
+    path: str | os.PathLike[str],
+    absolute: str,
+    durability: str | None,
+    since_ns: int,
+    options: dict[str, Any],
+) -> Store:
+    if patience_s is not None:
+        options = {"patience_s": patience_s, **options}
+    with _opener(absolute, options.get("patience_s", PATIENCE_S)):
         with _lock:
             store = _find(path)
             if store is not None:
                 store.require_durability(durability)
                 _users[store] = _users.get(store, 0) + 1
                 return store
-        if patience_s is not None:
-            options = {"patience_s": patience_s, **options}
         refused = _refused.get(absolute)
         if refused is not None and refused[0] > since_ns:
             # Who waited while another thread tried in vain to open it has waited, too.
             raise refused[1].with_traceback(None)
         try:
-            store = Store(path, durability, **options)
+            store = Store(path, durability, since_ns=since_ns, **options)
         except StoreBusy as error:
             _refused[absolute] = time.monotonic_ns(), error
             raise
@@ -78,13 +96,16 @@ def _open(
         return store
 
 
-def _opener(path: str) -> LockType:
+def _opener(path: str, patience_s: float) -> WriterLock:
     """Return the lock of the thread that opens this path.
 
     To open a store may mean to wait for its writers. Meanwhile other stores can be had.
     """
     with _lock:
-        return _openers.setdefault(path, allocate_lock())
+        lock = _openers.get(path)
+        if lock is None:
+            lock = _openers[path] = WriterLock("", patience_s)
+        return lock
 
 
 def _find(path: str | os.PathLike[str]) -> Store | None:

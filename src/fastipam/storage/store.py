@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import time
-from _thread import allocate_lock
 
 import lmdb
 
@@ -72,7 +71,8 @@ class Store(Environment):
     one. Tests inject ``clock``, ``boottime`` (default: the same, if that is injected) and
     ``boot_id``. With ``create=False`` a directory without a store raises FileNotFoundError. Who
     only reads opens it with ``count_boot=False``. A call that finds another writer waits for
-    ``patience_s`` seconds and then raises StoreBusy. Raises StoreError, ConfigError (durability).
+    ``patience_s`` seconds and then raises StoreBusy; opening waits since ``since_ns`` (monotonic
+    clock). Raises StoreError, ConfigError (durability).
     """
 
     def __init__(
@@ -87,6 +87,7 @@ class Store(Environment):
         boot_id: Callable[[], str] | None = None,
         count_boot: bool = True,
         patience_s: float = PATIENCE_S,
+        since_ns: int = 0,
     ) -> None:
         if durability not in (None, DURABLE, RELAXED):
             raise ConfigError(
@@ -98,7 +99,8 @@ class Store(Environment):
         self.boottime = boottime or (boot.boottime_ns if clock is time.time_ns else clock)
         self._count_boot = count_boot
         self._patience_s = patience_s
-        self._renewing = allocate_lock()
+        self._renewing = WriterLock("", patience_s)
+        self._since_ns = since_ns or time.monotonic_ns()
         if not create:
             try:
                 os.lstat(os.path.join(self.path, DATA_FILE))
@@ -142,11 +144,12 @@ class Store(Environment):
             if is_new(self.path):
                 from fastipam.storage.create import create
 
-                with WriterLock(os.path.join(self.path, MAKER_LOCK_FILE), self._patience_s):
+                with WriterLock(os.path.join(self.path, MAKER_LOCK_FILE), self._left_s()):
                     if is_new(self.path):
                         create(self.path, durability, self._map_size)
-            lock = WriterLock(os.path.join(self.path, DATA_FILE), self._patience_s)
+            lock = WriterLock(os.path.join(self.path, DATA_FILE), self._left_s())
             with lock:  # once: who opens waits once
+                lock.set_patience(self._patience_s)
                 # LMDB reads the last commit when it makes its lock file. A writer that has an
                 # earlier lock file open may be in a commit: wait for it. A later one opens the new.
                 pair_lock_file(self.path)
@@ -182,6 +185,11 @@ class Store(Environment):
             raise
         return stored
 
+    def _left_s(self) -> float:
+        """Return how long the thread that opens the files may still wait for their writer."""
+        waited_s = (time.monotonic_ns() - self._since_ns) / 1e9
+        return max(0.0, self._patience_s - waited_s)
+
     def renew(self, stale: OpenFiles) -> OpenFiles:
         """Open the files anew: they were replaced, or LMDB serves nobody after a failed write.
 
@@ -189,11 +197,19 @@ class Store(Environment):
         of running containers. Raises StoreBusy when LMDB has to open the same file again, which it
         may only do once in a process, and a transaction of this process still uses it.
         """
-        began_ns = time.monotonic_ns()
+        since_ns = time.monotonic_ns()
+        try:
+            return self._renew_since(stale, since_ns)
+        except OSError as error:  # another thread waits for the writer; or this one, interrupted
+            error.filename = os.path.join(self.path, DATA_FILE)
+            raise self.translate(error) from error
+
+    def _renew_since(self, stale: OpenFiles, since_ns: int) -> OpenFiles:
         with self._renewing:
             if self.files is not stale and self.files is not None:
                 return self.files  # another thread has done it
-            self.refuse_who_waited(began_ns)
+            self.refuse_who_waited(since_ns)
+            self._since_ns = since_ns
             stale.close()
             if not os.path.lexists(os.path.join(self.path, DATA_FILE)):
                 raise StoreUnavailable(
