@@ -86,7 +86,8 @@ used."""
 ERRORS = "What to do about each: [embedding](../embedding.md#errors)."
 UPKEEP = """\
 What the command line and the agent do to keep a store in order, for programs that do the same
-themselves."""
+themselves. They are not names of `fastipam` itself: `from fastipam.sweep import sweep`, and so from
+`fastipam.verify`, `fastipam.repair` and `fastipam.backup`."""
 TESTING = "How to use it: [embedding](../embedding.md#testing-what-you-build)."
 
 

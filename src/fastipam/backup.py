@@ -14,13 +14,14 @@ from fastipam import files
 from fastipam.allocation import blocks
 from fastipam.errors import ConfigError, StoreCorrupt, StoreError, StoreFull, StoreUnavailable
 from fastipam.storage import tables
-from fastipam.storage.directory import is_store_directory
+from fastipam.storage.directory import is_store_directory, path_of
 from fastipam.storage.records import keys
 from fastipam.storage.records import lease as lease_record
 from fastipam.storage.records.network_state import NetworkState
 from fastipam.storage.store import Store
 from fastipam.storage.truncation import is_store_file
 from fastipam.verify import verify
+from fastipam.verify.parts import check_given
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,7 +61,8 @@ def backup(
     replaced. O(used pages). Meanwhile the store cannot reuse freed space. ``progress`` is called
     with (bytes, bytes) at the end. Raises ConfigError (``path`` must not be replaced), StoreError.
     """
-    target = os.path.abspath(path)
+    check_given(store, progress)
+    target = os.path.abspath(path_of(path, "the file of the backup"))
     try:
         _refuse_target(target, force=force)
         with files.replacing(target) as descriptor:
@@ -118,8 +120,10 @@ def restore(
     not empty), StoreError (the backup is no store, has a newer schema, or is not consistent); then
     nothing was changed.
     """
+    check_given(store, progress)
+    given = path_of(path, "the file of a backup")
     with _workspace(store) as directory:
-        source = _open_copy(os.fspath(path), directory, store)
+        source = _open_copy(given, directory, store)
         try:
             found = verify(source)
             if found:

@@ -4,7 +4,8 @@
 
     FastipamError
     ├── ConfigError (ValueError)          caller: a field has a wrong value
-    │   └── DecodingError                 caller: a document is not a JSON object
+    │   ├── DecodingError                 caller: a document is not a JSON object
+    │   └── UnknownNetwork                caller: the store has no network of this name
     ├── PoolExhausted                     operator: no address of a range set is free
     ├── AddressInUse                      caller: the requested address has an owner
     ├── AddressNotInRange                 caller: the requested address is in no range
@@ -18,9 +19,11 @@
         ├── StoreFull                     disk or map is full; nothing was changed
         ├── StoreCorrupt                  the file is damaged, or no fastipam store
         ├── StoreVersion                  written by a newer fastipam
-        ├── StoreBusy                     all reader slots are taken; repeat the call
+        ├── StoreBusy                     a writer or all reader slots; repeat the call
         ├── StoreClosed                   used after close()
-        └── StoreForked                   opened before fork(), used in the child
+        ├── StoreForked                   opened before fork(), used in the child
+        ├── TransactionOpen               a change beside the block that is open in its thread
+        └── TransactionOver               a handle after its block, or in another thread
 
 The word before the colon is who has to act. Each error has a one-line text, perhaps a ``hint`` that
 says what to do next, and fields, so that no program has to parse the text. All can be pickled.

@@ -15,6 +15,7 @@ from fastipam.network import arguments as arguments  # noqa: PLC0414
 from fastipam.network import gc as gc  # noqa: PLC0414
 from fastipam.network import stats as stats  # noqa: PLC0414
 from fastipam.storage import open_stores
+from fastipam.storage.directory import path_of
 from fastipam.storage.records import earlier_ranges  # noqa: F401
 from fastipam.transactions import Networks, Transaction
 
@@ -151,39 +152,18 @@ def open(  # noqa: A001  # the contract's name: fastipam.open
     and then raises StoreBusy. The cost does not depend on the content of the store. Raises
     StoreError, ConfigError.
     """
-    given: object = path
-    if not isinstance(given, (str, os.PathLike)) or not _can_name(os.fspath(given)):
-        raise ConfigError(
-            f"path is {path!r}, and not the path of a directory",
-            field="path",
-            value=path,
-            hint=f"the plugin uses {DEFAULT_DATA_DIR}",
-        )
+    path = path_of(path, f"a directory; the plugin uses {DEFAULT_DATA_DIR}")
     if type(create) is not bool:
         raise ConfigError(
             f"create is {create!r}, and neither True nor False", field="create", value=create
         )
     if patience_s is None:
         return open_with(path, durability, create=create)
-    return open_with(path, durability, create=create, patience_s=_seconds("patience_s", patience_s))
+    return open_with(
+        path, durability, create=create, patience_s=arguments.read_seconds(patience_s, "patience_s")
+    )
 
 
 def open_with(path: str | os.PathLike[str], durability: str | None = None, **options: Any) -> Ipam:
     """Open a store with the options of :class:`Store`, for fastipam's own programs and tests."""
     return Ipam(open_stores.open_store(path, durability, **options))
-
-
-def _can_name(path: str | bytes) -> bool:
-    """Return whether this can be the path of a directory."""
-    try:
-        return bool(path) and b"\0" not in os.fsencode(path)
-    except UnicodeEncodeError:  # half a surrogate pair
-        return False
-
-
-def _seconds(field: str, given: object) -> float:
-    if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 <= given < 1e9:
-        raise ConfigError(
-            f"{field} is {given!r}, and not a number of seconds", field=field, value=given
-        )
-    return float(given)

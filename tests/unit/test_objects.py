@@ -12,7 +12,11 @@ import pytest
 
 import fastipam
 from fastipam import Netns, Owner, Pod
+from fastipam.backup import backup, restore
+from fastipam.repair import repair
+from fastipam.sweep import finish_reboot, sweep
 from fastipam.testing import temporary_network
+from fastipam.verify import verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -524,3 +528,47 @@ def test_wrong_arguments_of_open(tmp_path: Path, wrong: dict[str, Any], field: s
     assert caught.value.field == field
     assert repr(wrong[field]) in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_arguments_of_upkeep(net: Network, tmp_path: Path) -> None:
+    """What is no store, no path, no number of seconds or no function is named with its value."""
+    ipam, file = fastipam.Ipam(net.store), tmp_path / "file"
+    net.allocate("a1")
+    no_ipam, no_store, no_path, no_time, no_function = (
+        "ipam",
+        "store",
+        "path",
+        "grace_s",
+        "progress",
+    )
+    wrong: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str]] = [
+        *(
+            (call, (one,), {}, no_ipam)
+            for call in (sweep, finish_reboot)
+            for one in (None, net.store)
+        ),
+        *(
+            (call, (one,), {}, no_store)
+            for call in (verify, repair)
+            for one in (None, ipam, "path")
+        ),
+        *((call, (ipam, file), {}, no_store) for call in (backup, restore)),
+        *(
+            (call, (net.store, path), {}, no_path)
+            for call in (backup, restore)
+            for path in (None, "", 5, b"file", "a\0b", "a\ud800", ["file"])
+        ),
+        *((sweep, (ipam,), {"grace_s": s}, no_time) for s in (-1, "5", True, float("nan"), None)),
+        *((call, (ipam,), {"progress": 5}, no_function) for call in (sweep, finish_reboot)),
+        *((call, (net.store,), {"progress": 5}, no_function) for call in (verify, repair)),
+        *((call, (net.store, file), {"progress": 5}, no_function) for call in (backup, restore)),
+        (sweep, (ipam,), {"network": "tset"}, "name"),
+    ]
+    for call, arguments, keywords, field in wrong:
+        with pytest.raises(fastipam.ConfigError) as caught:
+            call(*arguments, **keywords)
+        assert caught.value.field == field
+        assert repr(caught.value.value) in str(caught.value)
+    assert owners(net) == [A1]
+    assert list(tmp_path.iterdir()) == []
+    assert sweep(ipam, network="test").looked == 2

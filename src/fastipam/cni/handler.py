@@ -66,8 +66,8 @@ def handle(
     on disk.
 
     ``log`` gets one-line texts for standard error. ``started_ns`` is when the request began to
-    arrive (wall clock, or a pair as for :meth:`Network.retain`; default now, by the store's clock):
-    GC spares leases that are younger.
+    arrive: wall clock nanoseconds, or a pair, what the wall clock said then and what it would say
+    now of then; default now, by the store's clock. GC spares leases that are younger.
 
     The other parameters are the agent's, and no part of the API. ``own_netns`` is the path of the
     caller's network namespace, which may not be the container's; ``seen_netns`` is what the

@@ -48,8 +48,6 @@ class Network(Reading):
     """A named scope in which an address has at most one owner.
 
     :meth:`Ipam.network` returns one. Several threads may use it; it holds only its configuration.
-    ``pool`` has the range sets, or is None for those that the store remembers. ``policy`` says what
-    happens to released addresses.
     """
 
     # Assigning ------------------------------------------------------------------------------
@@ -507,11 +505,11 @@ class Network(Reading):
         """Reserve addresses, for an owner or for nobody, and return them.
 
         ``target`` is an address or a network of ``ipaddress``, or the text of an address, a CIDR
-        or "a-b"; the addresses that the ranges can assign are reserved. ``owner`` is a pod's
-        "namespace/name" or a container id, or empty for nobody. An address in use stays with its
-        owner until it is released. Idempotent: the last owner and reason count. O(addresses), in
-        one transaction. Returns after the commit is on disk (durable mode). Raises ConfigError (no
-        such address, too many), StoreError.
+        without host bits, or "a-b"; the addresses that the ranges can assign are reserved.
+        ``owner`` is a pod's "namespace/name" or a container id, or empty for nobody. An address in
+        use stays with its owner until it is released. Idempotent: the last owner and reason count.
+        O(addresses), in one transaction. Returns after the commit is on disk (durable mode).
+        Raises ConfigError (no such address, too many), StoreError.
         """
         from fastipam.allocation import reservations
         from fastipam.network import arguments

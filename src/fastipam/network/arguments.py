@@ -205,6 +205,16 @@ def read_texts(given: Iterable[str], field: str) -> tuple[str, ...]:
     return tuple(listed)
 
 
+def read_seconds(given: float, field: str) -> float:
+    """Return a number of seconds as a float."""
+    number: object = given
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number < 1e9:
+        raise ConfigError(
+            f"{field} is {given!r}, and not a number of seconds", field=field, value=given
+        )
+    return float(number)
+
+
 def check_generation(generation: object) -> None:
     """Raise ConfigError unless this is the number of an assignment."""
     if type(generation) is not int:

@@ -20,7 +20,7 @@ from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.storage.within import Within
 from fastipam.verify import MOST_NETWORKS, verify
-from fastipam.verify.parts import BY_NETWORK
+from fastipam.verify.parts import BY_NETWORK, check_given
 
 if TYPE_CHECKING:
     from fastipam.storage.store import Store
@@ -39,6 +39,7 @@ def repair(store: Store, progress: Progress | None = None) -> list[Action]:
     other writers wait. Returns after the commit is on disk (durable mode). Raises StoreError, and
     StoreCorrupt when the repaired store would still have findings: then nothing was changed.
     """
+    check_given(store, progress)
     with store.write() as txn:
         # The records are read twice, or once when there are no findings.
         inside = Within(txn)

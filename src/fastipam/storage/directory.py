@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from fastipam.errors import StoreCorrupt, StoreUnavailable
+from fastipam.errors import ConfigError, StoreCorrupt, StoreUnavailable
 from fastipam.storage.lmdb_errors import MAX_READERS, REPLACE_HINT
 
 TYPE_CHECKING = False
@@ -205,3 +205,15 @@ def refuse_truncated(env: lmdb.Environment, path: str) -> None:
             path=path,
             hint=REPLACE_HINT,
         )
+
+
+def path_of(path: str | os.PathLike[str], what: str) -> str:
+    """Return a path as a text. Raises ConfigError for what cannot be one; ``what`` it is to be."""
+    given: object = path
+    text = os.fspath(given) if isinstance(given, (str, os.PathLike)) else None
+    try:
+        if isinstance(text, str) and text and b"\0" not in os.fsencode(text):
+            return text
+    except UnicodeEncodeError:  # half a surrogate pair
+        pass
+    raise ConfigError(f"path is {path!r}, and not the path of {what}", field="path", value=path)

@@ -27,7 +27,7 @@ from itertools import chain
 
 from fastipam import processes
 from fastipam.allocation import previous_boot
-from fastipam.errors import UnknownNetwork
+from fastipam.errors import ConfigError, UnknownNetwork
 from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.storage.records import lease as lease_record
@@ -84,14 +84,30 @@ def sweep(
     ``network`` limits the sweep to one network. ``dry_run`` changes nothing, so it does not count
     as a first check either. ``progress`` is called with the number of leases checked so far.
     O(leases). A transaction changes up to 256 leases, and none is open while namespaces are
-    checked. Raises StoreError.
+    checked. Raises StoreError, and ConfigError for a network that the store does not have.
     """
+    from fastipam.network.arguments import read_seconds
+
+    _check_given(ipam, progress)
+    grace_s = read_seconds(grace_s, "grace_s")
+    if network is not None:
+        ipam.network(network)
     parts = (
         Sweeper(ipam.store, ipam.network(name), grace_s=grace_s, dry_run=dry_run)
         for name in ipam.networks()
         if network in (None, name)
     )
     return add_up(chain.from_iterable(parts), progress)
+
+
+def _check_given(ipam: object, progress: object) -> None:
+    from fastipam.verify.parts import check_progress
+
+    check_progress(progress)
+    if not hasattr(ipam, "networks"):
+        raise ConfigError(
+            f"ipam is {ipam!r}, and not what fastipam.open returns", field="ipam", value=ipam
+        )
 
 
 def release_dead(
@@ -134,6 +150,7 @@ def finish_reboot(ipam: Ipam, progress: Progress | None = None) -> int:
 
     A transaction reads up to 1024 leases. O(leases) once after a reboot, O(1) at other times.
     """
+    _check_given(ipam, progress)
     looked = 0
     if not ipam.store.unswept or ipam.store.boot_doubt:
         return looked

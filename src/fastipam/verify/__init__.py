@@ -27,7 +27,7 @@ from fastipam.storage.records import keys
 from fastipam.storage.records import policy as policy_record
 from fastipam.storage.records.network_state import NetworkState
 from fastipam.verify import bits, blocks, kept, leases
-from fastipam.verify.parts import BY_NETWORK, Finding, NetworkCheck, Told
+from fastipam.verify.parts import BY_NETWORK, Finding, NetworkCheck, Told, check_given
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,6 +51,7 @@ def verify(store: Store, progress: Progress | None = None) -> list[Finding]:
     Inside a write transaction of this thread its changes are checked as well. ``progress`` is
     called with the number of records read and the approximate number of all. Raises StoreError.
     """
+    check_given(store, progress)
     return list(findings(store, progress))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fastipam.errors import StoreCorrupt
+from fastipam.errors import ConfigError, StoreCorrupt
 from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.storage.records.lease import Record
@@ -19,6 +19,27 @@ if TYPE_CHECKING:
     from fastipam.storage.transaction import Snapshot
 
     Progress = Callable[[int, int], None]  # done, total: records
+
+
+def check_given(store: object, progress: object) -> None:
+    """Raise ConfigError unless these are a store, and a function or None."""
+    if not hasattr(store, "read"):
+        raise ConfigError(
+            f"store is {store!r}, and no store",
+            field="store",
+            value=store,
+            hint="give Ipam.store of what fastipam.open returns",
+        )
+    check_progress(progress)
+
+
+def check_progress(progress: object) -> None:
+    """Raise ConfigError unless this is a function or None."""
+    if not (progress is None or callable(progress)):
+        raise ConfigError(
+            f"progress is {progress!r}, which cannot be called", field="progress", value=progress
+        )
+
 
 _STEP = 4096  # records between two calls of progress
 
