@@ -90,6 +90,8 @@ def _history(
     between: tuple[int | None, int | None],
 ) -> Iterator[tuple[str, Event]]:
     """Yield (network, event) of one network, oldest first."""
+    if pod and "/" not in pod:
+        return  # no pod is named so: the note says how
     since_ns, until_ns = between
     network = ipam.network(name)
     for event in network.history(address, pod=pod, since_ns=since_ns, until_ns=until_ns):
