@@ -144,14 +144,15 @@ def _lean(source: bytes, path: str) -> CodeType:
     tree = _Lean().visit(ast.parse(source, path))
     flags = __future__.annotations.compiler_flag  # the statement goes, what it says stays
     code: CodeType = compile(tree, path, "exec", flags, dont_inherit=True, optimize=2)
-    return _with_short_names(code)
+    return _bare(code)
 
 
-def _with_short_names(code: CodeType) -> CodeType:
-    """Return the code without the long name of each function, a text for each to be read."""
-    # ``Network.allocate`` is ``allocate`` then, which is there already. Messages show neither.
-    parts = (_with_short_names(one) if isinstance(one, CodeType) else one for one in code.co_consts)
-    return code.replace(co_consts=tuple(parts), co_qualname=code.co_name)
+def _bare(code: CodeType) -> CodeType:
+    """Return the code without line numbers and long names, two more objects for each function."""
+    # ``Network.allocate`` is ``allocate`` then, which is there already. No message shows either.
+    # Who looks for a defect removes the bundle.
+    parts = (_bare(one) if isinstance(one, CodeType) else one for one in code.co_consts)
+    return code.replace(co_consts=tuple(parts), co_qualname=code.co_name, co_linetable=b"")
 
 
 class _Lean(ast.NodeTransformer):
