@@ -29,7 +29,8 @@ void fastipam_lock_leave(fastipam_lock *lock, fastipam_waiter *waiter);
 void fastipam_lock_release(fastipam_lock *lock);
 /* Return whether this process was forked from the one that opened the lock. */
 int fastipam_lock_is_forked(const fastipam_lock *lock);
-/* Return whether the lock's file was deleted, or replaced by another one. */
+/* Return whether the lock is on the file of this identity; true when it has no file open, because it then opens
+ * the one that is there. */
 int fastipam_lock_is_of(fastipam_lock *lock, uint64_t device, uint64_t inode);
 /* Close the file, which nobody may have locked or wait for. */
 void fastipam_lock_close(fastipam_lock *lock);

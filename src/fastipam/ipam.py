@@ -9,7 +9,7 @@ from weakref import ref
 # handler that raises in the middle of an import leaves half a module to a thread that waits for it.
 from fastipam.allocation import bulk, counts, refusals, reservations, turns  # noqa: F401
 from fastipam.configuration.policy import DEFAULT_DATA_DIR
-from fastipam.errors import ConfigError, StoreClosed
+from fastipam.errors import ConfigError
 from fastipam.network import Network
 from fastipam.network import arguments as arguments  # noqa: PLC0414
 from fastipam.network import gc as gc  # noqa: PLC0414
@@ -81,7 +81,7 @@ class Ipam(Networks):
 
     def _place(self) -> Store:
         if self.is_closed:
-            raise StoreClosed(f"the store {self.path} was closed", path=self.path)
+            raise self._store.was_closed()
         return self._store
 
     def _returns(self, network: Network) -> Network:

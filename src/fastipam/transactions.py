@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastipam.addressing.parsing import exclude_from, parse_ranges
 from fastipam.configuration.policy import Policy
-from fastipam.errors import StoreClosed, UnknownNetwork
+from fastipam.errors import UnknownNetwork
 from fastipam.network import Network, arguments
 from fastipam.storage import tables
 from fastipam.storage import transaction as storage
@@ -166,7 +166,7 @@ class Transaction(storage.Transaction, Networks):
     def require_open(self) -> None:
         """Raise StoreClosed when the Ipam was closed meanwhile."""
         if self._ipam.is_closed:
-            raise StoreClosed(f"the store {self.store.path} was closed", path=self.store.path)
+            raise self.store.was_closed()
 
     def flush(self) -> None:
         """Write what is in memory. Raises StoreClosed, so that a closed store gets no commit."""

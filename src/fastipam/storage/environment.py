@@ -64,7 +64,7 @@ class Environment:
         """
         files = self.files
         if files is None or self._closed:
-            raise StoreClosed(f"the store {self.path} was closed", path=self.path)
+            raise self.was_closed()
         if files.is_forked:
             raise StoreForked(
                 f"the store {self.path} was opened before fork(): "
@@ -133,6 +133,10 @@ class Environment:
         """
         self.open_files()
         return transaction_is_open(self.path)
+
+    def was_closed(self) -> StoreClosed:
+        """Return the error for a call after the store was closed, for all or for its user."""
+        return StoreClosed(f"the store {self.path} was closed", path=self.path)
 
     def transaction_is_over(self) -> TransactionOver:
         """Return the error for a transaction that has ended, or that is another thread's."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fastipam.errors import StoreClosed
 from fastipam.storage.transaction import Part, Snapshot, Transaction
 
 TYPE_CHECKING = False
@@ -76,6 +75,6 @@ class Closed(View):
 
     def write(self) -> NoReturn:
         """Raise StoreClosed."""
-        raise StoreClosed(f"the store {self._store.path} was closed", path=self._store.path)
+        raise self._store.was_closed()
 
     read = write
