@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -11,11 +12,12 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from bench import bars, memory, processes, stores
+from bench import bars, bulk, by_hand, memory, processes, stores
 from bench.errors import Missing
 from bench.results import Results, peer_key
-from bench.sampling import interleave, ratio
+from bench.sampling import interleave, ratio, ratio_of_ratios
 from fastipam.cli.commands.install.executables import DIRECT
+from fastipam.ipam import open_with
 
 if TYPE_CHECKING:
     from bench.processes import Plugin
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 _ROOT = Path(__file__).parent.parent
 _NS_PER_MS = 1e6
+DURABLE_PAIR, TMPFS_PAIR = "durable pair", "pair on a tmpfs"
+_TOGETHER = 1000  # pairs of one transaction
 
 
 @dataclass(frozen=True)
@@ -33,9 +37,10 @@ class Effort:
     store: int
     process: int
     fills: int
+    long: int  # transactions of 40,000 pairs
+    bulk: int
     peer_seconds: float
     peers: tuple[str, ...]  # sizes and fills of the peers, in pytest's names: "/12-99.00"
-    million: tuple[stores.Durability, ...]  # the durabilities of the stores with a million leases
     text: str
 
 
@@ -49,9 +54,9 @@ QUICK = Effort(
     peers=tuple(
         f"/{prefix}-{100 * fill:.2f}" for prefix in (24, 12) for fill in memory.FILLS if fill != 0.5
     ),
-    million=("durable",),
-    text="quick: few rounds; no peers on a /20, on a /16 and half full, "
-    "no relaxed store of a million leases",
+    long=3,
+    bulk=10,
+    text="quick: few rounds; no peers on a /20, on a /16 and half full",
 )
 FULL = Effort(
     memory=400,
@@ -60,7 +65,8 @@ FULL = Effort(
     fills=3,
     peer_seconds=0.25,
     peers=tuple(f"/{prefix}-" for prefix in memory.PREFIXES),
-    million=("durable", "relaxed"),
+    long=7,
+    bulk=40,
     text="full",
 )
 
@@ -104,36 +110,90 @@ def peers(results: Results, effort: Effort, scratch: Path) -> None:
 
 
 def in_store(results: Results, effort: Effort, scratch: Path) -> None:
-    """Measure pairs, and the same with py-lmdb; the effect of a million leases; the fill."""
+    """Measure pairs, bulk calls, the fill and a million leases, and the same with py-lmdb."""
     _beside(results, effort, scratch / "beside")
-    million = {name: scratch / f"million-{name}" for name in effort.million}
-    fills = [stores.fill(scratch / f"fill-{number}", "durable") for number in range(effort.fills)]
-    results.add({"fill, durable": [seconds * 1e9 for seconds in fills]})
-    results.judge(bars.FILL, median(fills))
+    _bulk(results, effort, scratch)
+    _fill(results, effort, scratch)
     _opening(results, effort, scratch, scratch / "fill-0")
-    for durability, path in million.items():
-        stores.fill_aside(path, durability)
-    _flatness(results, effort, scratch, million)
+    with stores.in_memory(scratch) as tmpfs:
+        results.facts["tmpfs"] = str(tmpfs.parent)
+        stores.fill_aside(scratch / "million", tmpfs / "million")
+        _flatness(results, effort, scratch, DURABLE_PAIR)
+        _flatness(results, effort, tmpfs, TMPFS_PAIR)
 
 
 def _beside(results: Results, effort: Effort, scratch: Path) -> None:
+    worst: dict[bars.Bar, float] = {}
+
+    def judge(bar: bars.Bar, figure: float) -> None:
+        worst[bar] = max(worst.get(bar, 0.0), figure)
+
     pairs: list[tuple[stores.Durability, int, bars.Bar]] = [
         ("relaxed", 200, bars.RELAXED_PAIR),
         ("durable", 10, bars.DURABLE_PAIR),
     ]
     for durability, calls, bar in pairs:
-        worst = 0.0
         for cooldown in (True, False):
-            beside = stores.Beside(
-                scratch / f"{durability}-{cooldown}", durability, cooldown=cooldown
-            )
+            path = scratch / f"{durability}-{cooldown}"
+            beside = by_hand.Beside(path, durability, cooldown=cooldown)
             try:
-                subjects = beside.subjects(calls)
-                samples = results.add(interleave(subjects, effort.store))
+                ours, hand, *more = beside.subjects(calls)
+                if durability == "relaxed":
+                    more.append(beside.together(_TOGETHER))
+                samples = results.add(interleave([ours, hand, *more], effort.store))
+                judge(bar, ratio(samples, ours.name, hand.name))
+                if more:
+                    judge(bars.TOGETHER, ratio(samples, more[0].name, hand.name))
+                    judge(bars.LONG_TRANSACTION, _long_transaction(results, effort, beside))
             finally:
                 beside.close()
-            worst = max(worst, ratio(samples, subjects[0].name, subjects[1].name))
-        results.judge(bar, worst)
+    for bar, figure in worst.items():
+        results.judge(bar, figure)
+
+
+def _long_transaction(results: Results, effort: Effort, beside: by_hand.Beside) -> float:
+    """Return how many times an early pair of one transaction a late one costs."""
+    samples: Samples = {}
+    for _ in range(effort.long):
+        for name, values in beside.long_transaction().items():
+            samples.setdefault(name, []).extend(values)
+    early, late, *_ = results.add(samples)
+    return ratio(samples, late, early)
+
+
+def _bulk(results: Results, effort: Effort, scratch: Path) -> None:
+    with open_with(scratch / "many", "relaxed") as ipam:
+        subjects = bulk.many(ipam.network(stores.NETWORK, stores.SUBNET, cooldown_s=30))
+        samples = results.add(interleave(subjects, effort.bulk))
+        results.judge(bars.RELEASE_MANY, ratio(samples, *reversed(bulk.MANY_NAMES)))
+    with ExitStack() as stack:
+        network = stack.enter_context(stores.opened(scratch / "threads", "durable"))
+        subjects = []
+        for name, count in zip(bulk.THREADS_NAMES, bulk.THREADS, strict=True):
+            threads = bulk.Threads(name, network, count)
+            stack.callback(threads.close)
+            subjects.append(threads.subject())
+        samples = results.add(interleave(subjects, effort.bulk))
+        results.judge(bars.THREADS, ratio(samples, *bulk.THREADS_NAMES))
+
+
+def _fill(results: Results, effort: Effort, scratch: Path) -> None:
+    """Fill stores in turns; the first one is kept."""
+    ours, beside = "fill, durable", "fill, durable, by hand"
+    samples: Samples = {ours: [], beside: []}
+    for number in range(effort.fills):
+        path = scratch / f"fill-{number}"
+        hand = by_hand.Filling(scratch / "fill-by-hand", "durable")
+        for side in (ours, beside) if number % 2 else (beside, ours):
+            taken = hand.fill() if side == beside else stores.fill(path, "durable")
+            samples[side].append(taken * 1e9)
+        hand.close()
+        shutil.rmtree(scratch / "fill-by-hand")
+        if number:
+            shutil.rmtree(path)
+    results.add(samples)
+    results.judge(bars.FILL, median(samples[ours]) / 1e9)
+    results.judge(bars.FILL_BY_HAND, ratio(samples, ours, beside))
 
 
 def _opening(results: Results, effort: Effort, scratch: Path, million: Path) -> None:
@@ -147,42 +207,34 @@ def _opening(results: Results, effort: Effort, scratch: Path, million: Path) -> 
     results.judge(bars.OPEN, median(samples[subjects[0].name]) / _NS_PER_MS)
 
 
-def _flatness(
-    results: Results, effort: Effort, scratch: Path, million: dict[stores.Durability, Path]
-) -> None:
-    pairs: list[tuple[stores.Durability, int, bars.Bar]] = [
-        ("relaxed", 200, bars.LEASES_FLATNESS_RELAXED),
-        ("durable", 10, bars.LEASES_FLATNESS_DURABLE),
-    ]
-    for durability, calls, bar in pairs:
-        if durability not in million:
-            continue
-        paths = {
-            "no lease": scratch / f"none-{durability}",
-            "a million leases": million[durability],
-            "a million leases, compacted": scratch / f"compacted-{durability}",
-        }
-        stores.copy(million[durability], paths["a million leases, compacted"], compact=True)
-        stores.copy(million[durability], scratch / f"by-hand-{durability}")
-        (scratch / f"by-hand-none-{durability}").mkdir()
-        with ExitStack() as stack:
-            subjects = [
-                stores.pair(
-                    f"{durability} pair, {label}",
-                    stack.enter_context(stores.opened(path, durability)),
-                    calls,
-                )
-                for label, path in paths.items()
-            ]
-            for label, name, stride in (
-                ("no lease", "by-hand-none", 1),
-                ("a million leases", "by-hand", stores.LEASES // stores.ROOM),
-            ):
-                hand = stores.ByHand(scratch / f"{name}-{durability}", durability, stride=stride)
-                stack.callback(hand.close)
-                subjects.append(hand.pair(f"{durability} pair by hand, {label}", calls))
-            samples = results.add(interleave(subjects, effort.store))
-        results.judge(bar, ratio(samples, subjects[1].name, subjects[0].name))
+def _flatness(results: Results, effort: Effort, scratch: Path, kind: str) -> None:
+    """Compare pairs on the store of a million leases in ``scratch`` with pairs on one of none."""
+    calls, bar = {
+        DURABLE_PAIR: (10, bars.LEASES_FLATNESS),
+        TMPFS_PAIR: (200, bars.LEASES_FLATNESS_TMPFS),
+    }[kind]
+    none, many = "no lease", "a million leases"
+    compacted = f"{many}, compacted"
+    paths = {none: scratch / "none", many: scratch / "million", compacted: scratch / "compacted"}
+    stores.copy(paths[many], paths[compacted], compact=True)
+    stores.copy(paths[many], scratch / "by-hand")
+    with ExitStack() as stack:
+        ours = [
+            stores.pair(
+                f"{kind}, {label}", stack.enter_context(stores.opened(path, "durable")), calls
+            )
+            for label, path in paths.items()
+        ]
+        beside = []
+        for label, name in ((none, "by-hand-none"), (many, "by-hand")):
+            hand = by_hand.Pairs(scratch / name, "durable", full=label == many)
+            stack.callback(hand.close)
+            beside.append(hand.pair(f"{kind} by hand, {label}", calls))
+        samples = results.add(interleave([*ours, *beside], effort.store))
+    figure = ratio_of_ratios(
+        samples, (ours[1].name, ours[0].name), (beside[1].name, beside[0].name)
+    )
+    results.judge(bar, figure)
 
 
 def as_processes(results: Results, effort: Effort, scratch: Path) -> None:
@@ -202,9 +254,9 @@ def _fastipam(scratch: Path) -> list[Plugin]:
     """Install the plugin for a store without a lease and for one with a million."""
     # Without an agent the launcher starts the entry point, which is what this measures.
     binary = processes.install_plugin(scratch / "bin").with_name(DIRECT)
-    million = scratch / "million-durable"
+    million = scratch / "million"
     if not million.exists():
-        stores.fill_aside(million, "durable")
+        stores.fill_aside(million)
     return [
         processes.Plugin("fastipam, 0 leases", binary, scratch / "plugin", scratch),
         processes.Plugin("fastipam, 1,000,000 leases", binary, million, scratch),

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 FASTIPAM = Path(sys.executable).with_name("fastipam")
 ROUNDS = 41
 ASKED = 3000
-HALF = 64 * BATCH  # pods of the dual-stack network, each with two addresses
+HALF = 16 * BATCH  # pods of the dual-stack network, each with two addresses
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 

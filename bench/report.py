@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench import memory
-from bench.tables import digits, duration, table
+from bench import bulk, measure, memory, stores
+from bench.tables import digits, duration, table, verdicts
 from bench.workloads import report as workloads
 
 if TYPE_CHECKING:
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 _MILLION = (
     *(
         (
-            f"{durability} pair{side}{state}",
-            f"{durability} pair{side}, a million leases{state}",
-            f"{durability} pair{side}, no lease",
+            f"{kind}{side}{state}",
+            f"{kind}{side}, a million leases{state}",
+            f"{kind}{side}, no lease",
         )
-        for durability in ("relaxed", "durable")
+        for kind in (measure.TMPFS_PAIR, measure.DURABLE_PAIR)
         for side, state in (("", ""), ("", ", compacted"), (" by hand", ""))
     ),
     ("open + first lookup", "open, 1,048,573 leases", "open, no lease"),
@@ -31,7 +31,7 @@ _MILLION = (
 
 def render(results: Results, against: Sequence[tuple[str, float]] = ()) -> str:
     """Return the whole report, without the parts that were not measured."""
-    parts = [_facts(results), _verdicts(results), _calls(results), _peers(results)]
+    parts = [_facts(results), verdicts(results.verdicts), _calls(results), _peers(results)]
     parts += [_stores(results), _million(results), _processes(results)]
     parts += [workloads.render(results), _against(against)]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -40,19 +40,6 @@ def render(results: Results, against: Sequence[tuple[str, float]] = ()) -> str:
 def _facts(results: Results) -> str:
     lines = (f"- {name}: {value}" for name, value in results.facts.items())
     return "# Benchmark report\n\n" + "\n".join(lines)
-
-
-def _verdicts(results: Results) -> str:
-    rows = [
-        (
-            one.bar.name,
-            f"{digits(one.figure)} {one.bar.unit}",
-            f"{digits(one.bar.limit)} {one.bar.unit}",
-            "met" if one.met else "MISSED",
-        )
-        for one in results.verdicts
-    ]
-    return "## Bars\n\n" + table(("bar", "measured", "at most", "verdict"), rows) if rows else ""
 
 
 def _calls(results: Results) -> str:
@@ -97,11 +84,43 @@ def _stores(results: Results) -> str:
     for durability in ("relaxed", "durable"):
         for queue in ("cool-down", "no cool-down"):
             label = f"{durability}, {queue}"
-            ours, hand = (results.median(f"{label}: {side}") for side in ("fastipam", "by hand"))
-            if ours is not None and hand is not None:
-                rows.append((label, duration(ours), duration(hand), f"{ours / hand:.2f}"))
-    head = ("a pair in the store", "fastipam", "by hand in py-lmdb", "ratio")
-    return "## Store\n\n" + table(head, rows) if rows else ""
+            hand = results.median(f"{label}: by hand")
+            for more in ("", ", 1,000 in one transaction"):
+                ours = results.median(f"{label}: fastipam{more}")
+                if ours is not None and hand is not None:
+                    row = (f"{label}{more}", duration(ours), duration(hand), f"{ours / hand:.2f}")
+                    rows.append(row)
+    if not rows:
+        return ""
+    head = ("a pair in the store", "fastipam", "by hand, two commits", "ratio")
+    parts = [table(head, rows), _long_transactions(results), _bulk(results)]
+    return "## Store\n\n" + "\n\n".join(part for part in parts if part)
+
+
+def _long_transactions(results: Results) -> str:
+    rows = []
+    for queue in ("cool-down", "no cool-down"):
+        for side in ("fastipam", "by hand"):
+            label = f"relaxed, {queue}: {side}"
+            costs = [
+                results.median(f"{label}, the {number:,}th in one transaction")
+                for number in (bulk.EARLY, bulk.LATE)
+            ]
+            if costs[0] is not None and costs[1] is not None:
+                rows.append((label, *map(duration, costs), f"{costs[1] / costs[0]:.2f}"))
+    head = ("a pair inside one transaction", *(f"the {n:,}th" for n in (bulk.EARLY, bulk.LATE)))
+    return table((*head, "ratio"), rows) if rows else ""
+
+
+def _bulk(results: Results) -> str:
+    rows = []
+    for names in (bulk.MANY_NAMES, bulk.THREADS_NAMES):
+        base = results.median(names[0])
+        for name in names:
+            cost = results.median(name)
+            if base is not None and cost is not None:
+                rows.append((name, duration(cost), f"{cost / base:.2f}"))
+    return table(("an address", "median", "x the first"), rows) if rows else ""
 
 
 def _million(results: Results) -> str:
@@ -113,9 +132,12 @@ def _million(results: Results) -> str:
     if not rows:
         return ""
     text = table(("", "no lease", "a million leases", "ratio"), rows)
-    fill = results.median("fill, durable")
-    if fill is not None:
-        text += f"\n\nFill with 1,048,573 leases, durable, 8,192 a transaction: {duration(fill)}."
+    fill, hand = results.median("fill, durable"), results.median("fill, durable, by hand")
+    if fill is not None and hand is not None:
+        text += (
+            f"\n\nFill with {stores.LEASES:,} leases, durable, {stores.BATCH:,} a transaction: "
+            f"{duration(fill)}; by hand {duration(hand)}."
+        )
     return "## What a million leases change\n\n" + text
 
 

@@ -63,6 +63,18 @@ def ratio(samples: Samples, subject: str, base: str) -> float:
     return median(one / other for one, other in zip(samples[subject], samples[base], strict=True))
 
 
+def ratio_of_ratios(samples: Samples, ours: tuple[str, str], base: tuple[str, str]) -> float:
+    """Return by how much more the first of ``ours`` costs than the second, than it is of ``base``.
+
+    It is the median of the quotients within each round.
+    """
+    mine, theirs = (
+        [one / other for one, other in zip(samples[first], samples[second], strict=True)]
+        for first, second in (ours, base)
+    )
+    return median(one / other for one, other in zip(mine, theirs, strict=True))
+
+
 def percentile(values: Sequence[float], share: float) -> float:
     """Return the smallest value that this share of the samples does not exceed. O(n log n)."""
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from bench.bars import Verdict
+
 _UNITS = ((1e9, "s"), (1e6, "ms"), (1e3, "us"), (1.0, "ns"))
 
 
@@ -40,3 +42,17 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
     rule = [("-" * width if not at else "-" * (width - 1) + ":") for at, width in enumerate(widths)]
     return "\n".join([line(head), line(rule), *map(line, rows)])
+
+
+def verdicts(found: Sequence[Verdict]) -> str:
+    """Return the bars with what was measured, or nothing without any."""
+    rows = [
+        (
+            one.bar.name,
+            f"{digits(one.figure)} {one.bar.unit}",
+            f"{'>=' if one.bar.at_least else '<='} {digits(one.bar.limit)} {one.bar.unit}",
+            "met" if one.met else "MISSED",
+        )
+        for one in found
+    ]
+    return "## Bars\n\n" + table(("bar", "measured", "promised", "verdict"), rows) if rows else ""

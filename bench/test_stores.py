@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bench import stores
+from bench import by_hand, stores
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +25,7 @@ def test_pair(
     side: int,
 ) -> None:
     """Assign an address and release it: two transactions."""
-    beside = stores.Beside(tmp_path / "stores", durability, cooldown=cooldown)
+    beside = by_hand.Beside(tmp_path / "stores", durability, cooldown=cooldown)
     try:
         subject = beside.subjects(100 if durability == "relaxed" else 10)[side]
         benchmark.group = f"store pair, {subject.name.partition(':')[0]}"

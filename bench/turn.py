@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from bench import memory, processes, stores
+from bench import by_hand, memory, processes, stores
 from bench.errors import Missing
 from bench.sampling import interleave
 
@@ -33,7 +33,7 @@ def _store(scratch: Path) -> Samples:
     samples: Samples = {}
     calls_of: dict[stores.Durability, int] = {"relaxed": 200, "durable": 10}
     for durability, calls in calls_of.items():
-        beside = stores.Beside(scratch / durability, durability, cooldown=True)
+        beside = by_hand.Beside(scratch / durability, durability, cooldown=True)
         try:
             mine = beside.subjects(calls)[:1]
             samples |= interleave(mine, _SAMPLES["store"])

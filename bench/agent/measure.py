@@ -75,7 +75,7 @@ def latency_name(name: str) -> str:
 def as_processes(results: Results, effort: Effort, scratch: Path) -> None:
     """Measure one launcher at a time, host-local with few and many leases, and /bin/true."""
     million = scratch / "million"
-    stores.fill_aside(million, "durable")
+    stores.fill_aside(million)
     with ExitStack() as stack:
         agent = stack.enter_context(Agent(scratch))
         hand = Yardstick(scratch / "commit", 1, together=1)
@@ -227,7 +227,7 @@ def memory(results: Results, scratch: Path) -> None:
     """Compare two agents after the same work, on a store with no lease and one with a million."""
     million = scratch / "million"
     if not million.exists():
-        stores.fill_aside(million, "durable")
+        stores.fill_aside(million)
     taken = {}
     for leases, data in ((0, scratch / "memory"), (_MILLION, million)):
         with Agent(scratch, f"memory-{leases}") as agent:

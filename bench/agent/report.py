@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from bench.agent import measure
 from bench.sampling import percentile
-from bench.tables import digits, duration, table
+from bench.tables import duration, table, verdicts
 
 if TYPE_CHECKING:
     from bench.results import Results
@@ -15,22 +15,13 @@ if TYPE_CHECKING:
 def render(results: Results) -> str:
     """Return the whole report, without the parts that were not measured."""
     facts = "\n".join(f"- {name}: {value}" for name, value in results.facts.items())
-    parts = [f"# Benchmark report: the agent\n\n{facts}", _verdicts(results), _processes(results)]
+    parts = [
+        f"# Benchmark report: the agent\n\n{facts}",
+        verdicts(results.verdicts),
+        _processes(results),
+    ]
     parts += [_crowds(results), _sockets(results)]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _verdicts(results: Results) -> str:
-    rows = [
-        (
-            one.bar.name,
-            f"{digits(one.figure)} {one.bar.unit}",
-            f"{'>=' if one.bar.at_least else '<='} {digits(one.bar.limit)} {one.bar.unit}",
-            "met" if one.met else "MISSED",
-        )
-        for one in results.verdicts
-    ]
-    return "## Bars\n\n" + table(("bar", "measured", "promised", "verdict"), rows) if rows else ""
 
 
 def _processes(results: Results) -> str:
