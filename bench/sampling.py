@@ -28,7 +28,9 @@ class Subject:
     before: Callable[[], object] | None = None
 
 
-def interleave(subjects: Sequence[Subject], rounds: int) -> Samples:
+def interleave(
+    subjects: Sequence[Subject], rounds: int, clock: Callable[[], int] = perf_counter_ns
+) -> Samples:
     """Take one sample of every subject a round; each round begins with the next subject.
 
     So a slow second of the machine affects all of them, and their order in the caches changes. The
@@ -41,7 +43,7 @@ def interleave(subjects: Sequence[Subject], rounds: int) -> Samples:
         for number in range(rounds + 1):
             at = number % len(subjects)
             for subject in (*subjects[at:], *subjects[:at]):
-                taken = time_once(subject)
+                taken = time_once(subject, clock)
                 if number:
                     samples[subject.name].append(taken)
     finally:
@@ -49,13 +51,13 @@ def interleave(subjects: Sequence[Subject], rounds: int) -> Samples:
     return samples
 
 
-def time_once(subject: Subject) -> float:
+def time_once(subject: Subject, clock: Callable[[], int] = perf_counter_ns) -> float:
     """Return the nanoseconds a call of one sample."""
     if subject.before is not None:
         subject.before()
-    start = perf_counter_ns()
+    start = clock()
     subject.run()
-    return (perf_counter_ns() - start) / subject.calls
+    return (clock() - start) / subject.calls
 
 
 def ratio(samples: Samples, subject: str, base: str) -> float:

@@ -12,7 +12,7 @@ from bench.agent import measure, report
 from bench.results import Results
 from fastipam.cli import streams
 
-PARTS = ("process", "crowd", "socket", "memory")
+PARTS = ("process", "crowd", "request", "socket", "memory")
 
 
 def _run(parts: list[str], effort: measure.Effort, scratch: Path) -> Results:
@@ -20,6 +20,7 @@ def _run(parts: list[str], effort: measure.Effort, scratch: Path) -> Results:
     work = {
         "process": lambda: measure.as_processes(results, effort, scratch),
         "crowd": lambda: measure.as_crowds(results, effort, scratch),
+        "request": lambda: measure.requests_alone(results, effort, scratch),
         "socket": lambda: measure.over_the_socket(results, effort, scratch),
         "memory": lambda: measure.memory(results, scratch),
     }

@@ -6,10 +6,12 @@ import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
+from time import process_time_ns
 from typing import TYPE_CHECKING
 
 from bench import bars, processes, stores
-from bench.agent.clients import Clients
+from bench.agent import clients
+from bench.agent.alone import Alone
 from bench.agent.crowd import Crowd
 from bench.agent.service import Agent
 from bench.agent.yardstick import Yardstick
@@ -18,7 +20,7 @@ from bench.sampling import Subject, interleave, percentile, ratio
 from fastipam.cli.commands.install.executables import install
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from bench.processes import Plugin
@@ -33,13 +35,14 @@ HOST_LOCAL = "host-local"
 VERSION = f"{LAUNCHER}: VERSION"
 COMMIT = "one durable commit, py-lmdb by hand"
 BY_HAND = "py-lmdb by hand, 64 a commit"
+ALONE = "a request, 64 a commit"
 _FEW = (0, 250)
 _MANY = 100_000
 _MILLION = 1_000_000
 # Pairs of one client, or of one place in a crowd, in a run: a run takes at most about a second.
 _SOCKET_PAIRS = {1: 64, 8: 32, 64: 16}
 _CROWD_PAIRS = {1: 16, 8: 4, 64: 2}
-_YARDSTICK_BATCHES = 16
+_BATCHES = 16
 _MOST_LATENCIES = 4000  # 40 of them are beyond the 99th percentile
 
 
@@ -65,6 +68,11 @@ def crowd_name(program: str, width: int) -> str:
 def socket_name(clients: int) -> str:
     """Return the name of this many clients at once."""
     return f"socket, {clients} client{'s' if clients > 1 else ''}"
+
+
+def processor_name(name: str) -> str:
+    """Return the key under which the processor time of a request is kept."""
+    return f"{name}: processor"
 
 
 def latency_name(name: str) -> str:
@@ -183,44 +191,65 @@ def _keep_latencies(results: Results, latencies: dict[str, list[float]]) -> None
         results.add({latency_name(name): values[:: max(1, len(values) // _MOST_LATENCIES)]})
 
 
-def over_the_socket(results: Results, effort: Effort, scratch: Path) -> None:
-    """Measure 1, 8 and 64 persistent clients, and the same puts in py-lmdb."""
-    with ExitStack() as stack:
-        agent = stack.enter_context(Agent(scratch, "socket"))
-        hand = Yardstick(scratch / "by-hand", _YARDSTICK_BATCHES)
+def requests_alone(results: Results, effort: Effort, scratch: Path) -> None:
+    """Measure requests in this process, without a socket and a disk, and the same by hand."""
+    with stores.in_memory(scratch) as tmpfs, ExitStack() as stack:
+        hand = Yardstick(tmpfs / "by-hand", _BATCHES)
         stack.callback(hand.close)
-        loads = {
-            socket_name(width): Clients(
-                agent.socket, scratch / f"socket-{width}", width, _SOCKET_PAIRS[width]
-            )
-            for width in WIDTHS
-        }
-        loads[f"{socket_name(WIDTHS[-1])}, cool-down"] = Clients(
-            agent.socket,
-            scratch / "socket-cooldown",
-            WIDTHS[-1],
-            _SOCKET_PAIRS[WIDTHS[-1]],
-            cooldown=None,
-        )
-        for load in loads.values():
-            stack.callback(load.close)
-        samples = results.add(
-            interleave(
-                [
-                    Subject(BY_HAND, hand.requests, hand.run),
-                    *(
-                        Subject(name, load.requests, load.run, load.connect)
-                        for name, load in loads.items()
-                    ),
-                ],
-                effort.socket,
-            )
-        )
+        alone = Alone(tmpfs / "store", _BATCHES)
+        stack.callback(alone.close)
+        subjects = [
+            Subject(f"{ALONE}: by hand", hand.requests, hand.run),
+            Subject(f"{ALONE}: fastipam", alone.requests, alone.run),
+        ]
+        samples = results.add(interleave(subjects, effort.socket, process_time_ns))
+    results.judge(bars.REQUEST, ratio(samples, subjects[1].name, subjects[0].name))
+
+
+def over_the_socket(results: Results, effort: Effort, scratch: Path) -> None:
+    """Measure 1, 8 and 64 clients that connect for each request, and the same puts by hand."""
+    with stores.in_memory(scratch) as tmpfs, ExitStack() as stack:
+        agent = stack.enter_context(Agent(scratch, "socket"))
+        program = clients.build(scratch)
+        subjects: list[Subject] = []
+        loads: dict[str, clients.Clients] = {}
+        used: Samples = {}
+
+        def add(name: str, work: Yardstick | clients.Clients, clock: Callable[[], int]) -> None:
+            """Add a subject that notes the processor time of a request, too."""
+            taken = used.setdefault(processor_name(name), [])
+
+            def run() -> None:
+                before = clock()
+                work.run()
+                taken.append((clock() - before) / work.requests)
+
+            subjects.append(Subject(name, work.requests, run))
+
+        for place, path, widths in (("disk", scratch, WIDTHS), ("tmpfs", tmpfs, WIDTHS[-1:])):
+            hand = Yardstick(path / "socket-by-hand", _BATCHES)
+            stack.callback(hand.close)
+            add(f"{BY_HAND}, {place}", hand, process_time_ns)
+            kinds: list[tuple[int, int | None, str]] = [(width, 0, "") for width in widths]
+            if place == "disk":
+                kinds.append((widths[-1], None, ", cool-down"))
+            for width, cooldown, more in kinds:
+                name = f"{socket_name(width)}{more}, {place}"
+                data = path / name.replace(" ", "-").replace(",", "")
+                loads[name] = clients.Clients(
+                    program, agent.socket, data, width, _SOCKET_PAIRS[width], cooldown=cooldown
+                )
+                add(name, loads[name], agent.processor_ns)
+        results.add(interleave(subjects, effort.socket))
+        results.add({name: values[1:] for name, values in used.items()})  # as interleave does
         _keep_latencies(
             results, {name: load.latencies[load.requests :] for name, load in loads.items()}
         )
-    # The rate is the inverse of the time a request takes.
-    results.judge(bars.SOCKET_RATE, ratio(samples, BY_HAND, socket_name(WIDTHS[-1])))
+    worst = max(
+        ratio(used, *(processor_name(f"{side}, {place}") for side in (socket_name(64), BY_HAND)))
+        for place in ("disk", "tmpfs")
+    )
+    results.judge(bars.SOCKET, worst)
 
 
 def memory(results: Results, scratch: Path) -> None:
@@ -228,14 +257,12 @@ def memory(results: Results, scratch: Path) -> None:
     million = scratch / "million"
     if not million.exists():
         stores.fill_aside(million)
+    program = clients.build(scratch)
     taken = {}
     for leases, data in ((0, scratch / "memory"), (_MILLION, million)):
         with Agent(scratch, f"memory-{leases}") as agent:
             idle = agent.memory()
-            load = Clients(agent.socket, data, 8, 50)
-            load.connect()
-            load.run()
-            load.close()
+            clients.Clients(program, agent.socket, data, 8, 50).run()
             taken[leases] = agent.memory()
         results.facts[f"agent, private memory, {leases:,} leases"] = (
             f"{idle.private:.1f} MiB started, {taken[leases].private:.1f} MiB after 800 requests; "

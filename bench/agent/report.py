@@ -20,7 +20,7 @@ def render(results: Results) -> str:
         verdicts(results.verdicts),
         _processes(results),
     ]
-    parts += [_crowds(results), _sockets(results)]
+    parts += [_crowds(results), _requests(results), _sockets(results)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -56,17 +56,31 @@ def _crowds(results: Results) -> str:
     return "## Processes at once\n\n" + table(head, rows) if rows else ""
 
 
+def _requests(results: Results) -> str:
+    rows = []
+    base = results.median(f"{measure.ALONE}: by hand")
+    for side in ("by hand", "fastipam"):
+        cost = results.median(f"{measure.ALONE}: {side}")
+        if base is not None and cost is not None:
+            rows.append((side, duration(cost), f"{cost / base:.2f}"))
+    head = ("processor time, without a socket and a disk", "a request", "x by hand")
+    return "## Requests, 64 a commit\n\n" + table(head, rows) if rows else ""
+
+
 def _sockets(results: Results) -> str:
-    base = results.median(measure.BY_HAND)
-    if base is None:
-        return ""
-    rows = [(measure.BY_HAND, f"{1e9 / base:,.0f}", "-", "-", "1.00")]
-    for name in results.samples:
-        cost = results.median(name)
-        if name.startswith("socket, ") and ": " not in name and cost is not None:
-            rows.append((name, *_rate(results, name, cost), f"{base / cost:.2f}"))
-    head = ("ADD and DEL, durable", "a second", "p50", "p99", "x by hand's rate")
-    return "## Over the socket\n\n" + table(head, rows)
+    rows = []
+    for place in ("tmpfs", "disk"):
+        hand = f"{measure.BY_HAND}, {place}"
+        base = results.median(measure.processor_name(hand))
+        for name in results.samples:
+            cost = results.median(name)
+            used = results.median(measure.processor_name(name))
+            if not name.endswith(f", {place}") or not (base and cost and used):
+                continue
+            rate = (f"{1e9 / cost:,.0f}", "-", "-") if name == hand else _rate(results, name, cost)
+            rows.append((name, *rate, duration(used), f"{used / base:.2f}"))
+    head = ("ADD and DEL", "a second", "p50", "p99", "processor", "x by hand's")
+    return "## Over the socket, a connection each\n\n" + table(head, rows) if rows else ""
 
 
 def _rate(results: Results, name: str, cost: float) -> tuple[str, str, str]:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _START_S = 20.0
+_CLOCK = (
+    2  # with a process id above it: the clock of that process, as clock_getcpuclockid() makes it
+)
 
 
 class Memory(NamedTuple):
@@ -74,6 +77,10 @@ class Agent:
     def process_id(self) -> int:
         """The agent's process id."""
         return self._process.pid
+
+    def processor_ns(self) -> int:
+        """Return the processor time of the agent, in nanoseconds."""
+        return time.clock_gettime_ns(~self._process.pid << 3 | _CLOCK)
 
     def _answers(self) -> bool:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:

@@ -1,0 +1,55 @@
+"""Requests in this process, without a socket: from a frame's bytes to those of its answer."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING
+
+from bench.agent.clients import requests
+from bench.agent.yardstick import TOGETHER
+from bench.errors import Failed
+from fastipam.agent import protocol
+from fastipam.agent.batch import Executor
+from fastipam.agent.client import Client
+from fastipam.storage import open_stores
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fastipam.agent.requests import Request
+
+
+class Alone:
+    """What an agent does with requests that come 64 at once, besides waiting for them.
+
+    A run makes ``batches`` batches of ADDs, each with the one of the DELs behind it, as
+    :class:`bench.agent.yardstick.Yardstick` does.
+    """
+
+    def __init__(self, data: Path, batches: int) -> None:
+        pairs = [requests(data, f"c{place:063x}", 0) for place in range(TOGETHER)]
+        self._batches = list(zip(*pairs, strict=True)) * batches
+        self.requests = 2 * TOGETHER * batches
+        self._socket = socket.socket()
+        self._client = Client(self._socket, os.getpid())
+        self._execute = Executor()
+
+    def close(self) -> None:
+        """Close the stores of this process."""
+        self._socket.close()
+        open_stores.close_all()
+
+    def run(self) -> None:
+        """Answer the requests. Raises Failed when one fails."""
+        for batch in self._batches:
+            for answer in self._execute([self._decode(frame) for frame in batch]):
+                protocol.pack_answer(*answer[:3])
+                if answer.status:
+                    raise Failed(f"a request failed: {answer.output!r}")
+
+    def _decode(self, frame: bytes) -> Request:
+        self._client.incoming += frame
+        request = self._client.take_request()
+        assert request is not None
+        return request
