@@ -12,10 +12,12 @@ from hypothesis import HealthCheck, settings
 
 import fastipam
 from fastipam.ipam import Ipam, open_with
+from fastipam.storage import create
 from fastipam.storage.store import Store
 from fastipam.testing import Clock
 from fastipam.verify import verify
 
+from . import ids
 from .e2e.tools import Unsupported
 from .options import options, register
 from .surroundings import clean
@@ -58,6 +60,14 @@ def pytest_runtest_makereport(
             report.outcome = "failed"
             report.longrepr = f"required here: {reason}"
     return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ids_that_differ() -> Iterator[None]:
+    """No network of a store that this process makes has the id of its pool."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(create, "create", ids.create_with_other_pools)
+        yield
 
 
 def assert_consistent(store: Store) -> None:

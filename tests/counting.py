@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fastipam.allocation import states
-from fastipam.allocation.accounts import look_up
+from fastipam.allocation.lookup import look_up
 from fastipam.storage.records import lease
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def looked_at(network: Network) -> list[dict[str, int]]:
     """Return the counts of each range set, from a look at every record."""
     with network._store.read() as txn:
         known = look_up(txn, network.name)
-    pool = network.pool if known is None else known[1]  # other ranges count from the next ADD on
+    pool = network.pool if known is None else known[2]  # other ranges count from the next ADD on
     assert pool is not None
     found = [
         {"size": each.size, "assigned": 0, "cooling": 0, "reserved": 0, "free": each.size}

@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DATABASES = (
-    "meta", "networks", "states", "pages", "leases", "owners", "cooldown", "reservations", "sticky",
+    "meta", "networks", "pools", "pages", "leases", "owners", "cooldown", "reservations", "sticky",
     "events", "missing", "blocks",
 )  # fmt: skip
+OF_POOLS = ("pages", "leases", "cooldown", "reservations", "sticky", "missing", "blocks")
+OF_NETWORKS = ("owners", "events")
+MAIN = "main"  # what the main database has beside the others' entries
 META = {
     b"schema", b"durability", b"boot id", b"boot number", b"boot ids", b"boot began", b"boot nodes",
-    b"swept", b"last network",
+    b"swept", b"last network", b"last pool",
 }  # fmt: skip
 LENGTHS = {4: 4, 6: 16}
 FULL = (1 << 4096) - 1
@@ -47,6 +50,7 @@ class Lease(NamedTuple):
     boot: int
     generation: int
     released: int
+    network: int
     texts: tuple[bytes, ...]
 
     @property
@@ -95,6 +99,33 @@ def read_addresses(raw: bytes) -> list[Address]:
     return found
 
 
+def read_held(raw: bytes) -> list[tuple[bytes, Address]]:
+    """A list of pool ids, families and addresses."""
+    found, at = [], 0
+    while at < len(raw):
+        length = LENGTHS.get(raw[at + 4], 0) if at + 4 < len(raw) else 0
+        end = at + 5 + length
+        found.append((raw[at : at + 4], read_address(raw[at + 4 : end])))
+        at = end
+    return found
+
+
+def read_waiting(raw: bytes) -> list[bytes]:
+    """The events at the end of a history."""
+    if len(raw) < 16 or len(raw) > 1960:
+        raise Damaged(f"a history has {len(raw)} bytes")
+    found, at = [], 16
+    while at < len(raw):
+        end = at + 2 + int.from_bytes(raw[at : at + 2], "little")
+        if end > len(raw):
+            raise Damaged(f"an event ends behind its history: {raw.hex()}")
+        found.append(raw[at + 2 : end])
+        at = end
+    if len(found) > 8:
+        raise Damaged(f"{len(found)} events wait")
+    return found
+
+
 def read_ip(text: str) -> Address:
     """An address as text."""
     one = ipaddress.ip_address(text)
@@ -102,7 +133,7 @@ def read_ip(text: str) -> Address:
 
 
 def read_ranges(text: str) -> list[RangeSet]:
-    """The range sets of a network's text."""
+    """The range sets of a pool's text."""
     found = []
     for line in text.split("\n") if text else ():
         rest, _, block_length = line.partition("@")
@@ -126,11 +157,12 @@ def read_ranges(text: str) -> list[RangeSet]:
 
 def read_lease(raw: bytes) -> Lease:
     """A lease."""
-    texts = tuple(raw[56:].split(b"\0"))
-    if len(raw) < 56 or raw[0] not in (1, 2) or len(texts) != 6:
+    texts = tuple(raw[60:].split(b"\0"))
+    if len(raw) < 60 or raw[0] not in (1, 2) or len(texts) != 6:
         raise Damaged(f"{raw.hex()} is no lease")
     range_set, boot, generation, _, released = struct.unpack_from("<HIQQQ", raw, 2)
-    return Lease(raw[0], range_set, boot, generation, released, texts)
+    network = int.from_bytes(raw[56:60], "little")
+    return Lease(raw[0], range_set, boot, generation, released, network, texts)
 
 
 def load(path: str | Path) -> Raw:
@@ -139,12 +171,16 @@ def load(path: str | Path) -> Raw:
         known = {name: env.open_db(name.encode(), create=False) for name in DATABASES}
         with env.begin() as txn:
             with txn.cursor() as cursor:
-                named = {bytes(key).decode() for key, _ in cursor}
-            if named != set(DATABASES):
-                raise Damaged(f"its databases are {sorted(named)}")
+                main = {bytes(key): bytes(value) for key, value in cursor}
+            entries = {key: main.pop(key) for key in list(main) if key[:1] not in (b"P", b"N")}
+            if entries.keys() != {name.encode() for name in DATABASES}:
+                raise Damaged(f"its databases are {sorted(entries)}")
             return {
-                name: {bytes(key): bytes(value) for key, value in txn.cursor(handle)}
-                for name, handle in known.items()
+                MAIN: main,
+                **{
+                    name: {bytes(key): bytes(value) for key, value in txn.cursor(handle)}
+                    for name, handle in known.items()
+                },
             }
 
 
@@ -158,41 +194,64 @@ def readers(path: str | Path) -> list[str]:
 def check(raw: Raw) -> list[str]:
     """What contradicts the page, [] when nothing does."""
     found = list(_meta(raw))
-    ids: dict[bytes, str] = {}
+    ids: dict[bytes, bytes] = {}
+    pools: dict[bytes, bytes] = {}
     for name, value in raw["networks"].items():
-        if len(value) < 4 or value[:4] in ids:
-            found.append(f"network {name!r} has no id of its own: {value.hex()}")
-        ids[value[:4]] = name.decode("utf-8", "backslashreplace")
-    last = raw["meta"].get(b"last network", bytes(4))
-    found += [
-        f"{name}: its id is above the last network's" for one, name in ids.items() if one > last
-    ]
-    for database in DATABASES[2:]:
-        orphans = {key[:4] for key in raw[database]} - ids.keys()
-        found += [f"{database}: no network has the id {one.hex()}" for one in orphans]
-    for name, value in raw["networks"].items():
-        mine = {
-            database: {key[4:]: one for key, one in raw[database].items() if key[:4] == value[:4]}
-            for database in DATABASES[2:]
-        }
-        boot = int.from_bytes(raw["meta"].get(b"boot number", b""), "big")
+        if len(value) < 10 or value[0] != 4 or value[1:5] in ids or value[5:9] in pools:
+            found.append(f"network {name!r} has no ids of its own: {value.hex()}")
+        elif value[9:] != name or raw["pools"].get(name, b"")[:4] != value[5:9]:
+            found.append(f"network {name!r} has no pool: {value.hex()}")
+        ids[value[1:5]] = name
+        pools[value[5:9]] = value[9:]
+    found += [f"pool {one!r} has no network" for one in raw["pools"].keys() - pools.values()]
+    for what, known in (("network", ids), ("pool", pools)):
+        last = raw["meta"].get(f"last {what}".encode(), bytes(4))
+        found += [
+            f"{what} {name!r}: its id is above the last"
+            for one, name in known.items()
+            if one > last
+        ]
+    found += _orphans(raw, ids, pools)
+    boot = int.from_bytes(raw["meta"].get(b"boot number", b""), "big")
+    for network, name in ids.items():
         text = name.decode("utf-8", "backslashreplace")
+        pool = raw["networks"][name][5:9]
+        ranges = raw["pools"].get(raw["networks"][name][9:], b"")[4:]
+        mine = {
+            database: {key[4:]: one for key, one in raw[database].items() if key[:4] == its_id}
+            for databases, its_id in ((OF_POOLS, pool), (OF_NETWORKS, network))
+            for database in databases
+        }
+        records = raw[MAIN].get(b"P" + pool, b""), raw[MAIN].get(b"N" + network, bytes(16))
         try:
-            sets = read_ranges(value[4:].decode())
+            sets = read_ranges(ranges.decode())
         except ValueError as error:
-            found.append(f"{text}: ranges {value[4:]!r}: {error}")
+            found.append(f"{text}: ranges {ranges!r}: {error}")
             continue
-        found += [f"{text}: {one}" for one in _Network(mine, sets, boot).run()]
+        found += [
+            f"{text}: {one}" for one in _Network((network, pool), mine, records, sets, boot).run()
+        ]
     return found
+
+
+def _orphans(raw: Raw, networks: dict[bytes, bytes], pools: dict[bytes, bytes]) -> Iterator[str]:
+    """Yield what has the id of no network, or of no pool."""
+    for databases, known in ((OF_POOLS, pools), (OF_NETWORKS, networks)):
+        for database in databases:
+            orphans = {key[:4] for key in raw[database]} - known.keys()
+            yield from (f"{database}: nothing has the id {one.hex()}" for one in orphans)
+    for key in raw[MAIN]:
+        if key[1:] not in (pools if key[:1] == b"P" else networks):
+            yield f"the main database has {key.hex()}, and nothing has its id"
 
 
 def _meta(raw: Raw) -> Iterator[str]:
     meta = raw["meta"]
-    if meta.get(b"schema") != (3).to_bytes(4, "big"):
+    if meta.get(b"schema") != (4).to_bytes(4, "big"):
         yield f"schema {meta.get(b'schema')!r}"
     if meta.get(b"durability") not in (b"durable", b"relaxed"):
         yield f"durability {meta.get(b'durability')!r}"
-    for key in (b"boot number", b"swept", b"last network"):
+    for key in (b"boot number", b"swept", b"last network", b"last pool"):
         if key in meta and len(meta[key]) != 4:
             yield f"{key.decode()} {meta[key]!r}"
     if not int.from_bytes(meta.get(b"boot number", b""), "big"):
@@ -207,7 +266,8 @@ def _meta(raw: Raw) -> Iterator[str]:
         inode, _, started = node.removesuffix(b":r").partition(b":")
         if not inode.isdigit() or (started == b"") != (inode == b"4026531836"):
             yield f"boot node {node!r}"
-    ids = {value[:4] for value in raw["networks"].values()}
+    ids = {value[1:5] for value in raw["networks"].values()}
+    pools = {value[:4] for value in raw["pools"].values()}
     for key, value in meta.items():
         if key.startswith(b"policy "):
             if key[7:] not in ids:
@@ -215,8 +275,8 @@ def _meta(raw: Raw) -> Iterator[str]:
             if len(value) != 29 or value[8] > 1:
                 yield f"the policy {key!r} is {value.hex()}"
         elif key.startswith(b"ranges "):
-            if key[7:] not in ids:
-                yield f"earlier ranges of no network: {key!r}"
+            if key[7:] not in pools:
+                yield f"earlier ranges of no pool: {key!r}"
             texts = value[8:].decode("utf-8", "replace").split("\0")
             try:
                 readable = all(read_ranges(text) for text in texts)
@@ -229,10 +289,21 @@ def _meta(raw: Raw) -> Iterator[str]:
 
 
 class _Network:
-    """One network: its databases without its id, its range sets, and what was found."""
+    """One network and its pool: the databases without their ids, the two records in the main
+    database, the range sets, and what was found.
+    """
 
-    def __init__(self, raw: Raw, sets: list[RangeSet], boot: int) -> None:
+    def __init__(
+        self,
+        ids: tuple[bytes, bytes],
+        raw: Raw,
+        records: tuple[bytes, bytes],
+        sets: list[RangeSet],
+        boot: int,
+    ) -> None:
+        self._id, self._pool = ids
         self._raw = raw
+        self._numbers, self._history = records
         self._sets = sets
         self._boot = boot
         self._found: list[str] = []
@@ -270,16 +341,16 @@ class _Network:
             except (ValueError, struct.error) as error:
                 self._found.append(f"reservation {key.hex()}: {error}")
         try:
-            self._state = struct.unpack_from("<QQQQQQqQQQI", self._raw["states"][b""])
-            rest = len(self._raw["states"][b""]) - 101
+            self._state = struct.unpack_from("<QQQQQQqQI", self._numbers)
+            rest = len(self._numbers) - 85
             if rest < 0 or rest % 17:
                 raise Damaged(f"its cursors have {rest} bytes")
-        except (KeyError, ValueError, struct.error) as error:
-            self._found.append(f"its state cannot be read: {error}")
-            self._state = (0,) * 11
+        except (ValueError, struct.error) as error:
+            self._found.append(f"its numbers cannot be read: {error}")
+            self._state = (0,) * 9
 
     def _compare_leases(self) -> None:
-        newest, clock, swept = self._state[0], self._state[5], self._state[10]
+        newest, clock, swept = self._state[0], self._state[5], self._state[8]
         by_generation: dict[int, Address] = {}
         for address, lease in self._leases.items():
             if (lease.released != 0) != (lease.state == 2) or lease.released > clock:
@@ -289,6 +360,8 @@ class _Network:
             if lease.generation in by_generation:
                 self._say(address, f"generation {lease.generation} is another lease's")
             by_generation[lease.generation] = address
+            if lease.network != int.from_bytes(self._id, "big"):
+                self._say(address, f"it is of network {lease.network}")
             if lease.boot > self._boot:
                 self._say(address, f"boot {lease.boot} has not been yet")
             if swept == self._boot and lease.state == 1 and lease.boot != swept:
@@ -303,10 +376,12 @@ class _Network:
     def _compare_owners(self) -> None:
         listed: dict[Address, bytes] = {}
         for key, value in self._raw["owners"].items():
-            addresses = read_addresses(value)
-            if len(key) != 16 or not addresses:
-                self._found.append(f"owner {key.hex()} has {len(addresses)} addresses")
-            for address in addresses:
+            entries = read_held(value)
+            if len(key) != 16 or not entries:
+                self._found.append(f"owner {key.hex()} has {len(entries)} addresses")
+            for pool, address in entries:
+                if pool != self._pool:
+                    self._say(address, f"it is listed in pool {pool.hex()}")
                 if address in listed:
                     self._say(address, "it is listed twice")
                 listed[address] = key
@@ -403,17 +478,23 @@ class _Network:
         }
         for name, (counted, found) in wanted.items():
             if counted != found:
-                self._found.append(f"its state counts {counted} {name}, there are {found}")
-        families = self._raw["states"].get(b"", b"")[101::17]
+                self._found.append(f"its pool counts {counted} {name}, there are {found}")
+        families = self._numbers[85::17]
         self._found += [f"a cursor of family {one}" for one in families if one not in (0, 4, 6)]
-        self._found += [f"state {key.hex()}" for key in self._raw["states"] if key]
 
     def _compare_notes(self) -> None:
-        following, oldest = self._state[8], self._state[9]
+        following, oldest = struct.unpack_from("<QQ", self._history)
+        waiting = read_waiting(self._history)
+        first = following - len(waiting)
+        events = {first + at: value for at, value in enumerate(waiting)}
+        if not 0 <= oldest <= first:
+            self._found.append(f"event {first} is there, the oldest that is kept is {oldest}")
         for key, value in self._raw["events"].items():
             number = int.from_bytes(key, "big")
-            if len(key) != 8 or not oldest <= number < following:
-                self._found.append(f"event {number} is not one of {oldest}..{following}")
+            if len(key) != 8 or not oldest <= number < first:
+                self._found.append(f"event {number} is not one of {oldest}..{first}")
+            events[number] = value
+        for number, value in events.items():
             _, kind, family, generation = struct.unpack_from("<QBBQ", value)
             texts = value[18 + LENGTHS.get(family, 0) :].split(b"\0")
             if not 1 <= kind <= 10 or family not in LENGTHS or len(texts) != 6:
@@ -455,7 +536,7 @@ class _Network:
 
     def _stands_in(self, address: Address) -> bool:
         """Whether the round robin of a block's range set stands in it."""
-        cursors = self._raw["states"].get(b"", b"")[101:]
+        cursors = self._numbers[85:]
         for index, one in enumerate(self._sets):
             raw = cursors[17 * index : 17 * index + 17]
             if raw and raw[0] == one.family and _is_block(one, *address):

@@ -17,7 +17,7 @@ from fastipam.storage import tables
 from fastipam.storage.directory import is_store_directory, path_of
 from fastipam.storage.records import keys
 from fastipam.storage.records import lease as lease_record
-from fastipam.storage.records.network_state import NetworkState
+from fastipam.storage.records.pool_state import PoolState
 from fastipam.storage.store import Store
 from fastipam.storage.truncation import is_store_file
 from fastipam.verify import verify
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _WORKSPACE = "restore-"
 _STEP = 4096  # keys between two calls of progress
+_MARKS = (keys.STATE_MARK, keys.LOG_MARK)
 _KEPT = (  # not restored
     tables.SCHEMA_KEY,
     tables.DURABILITY_KEY,
@@ -117,7 +118,7 @@ def restore(
     pods still run.
 
     O(keys). Returns after the commit is on disk (durable mode). Raises ConfigError (the store is
-    not empty), StoreError (the backup is no store, has a newer schema, or is not consistent); then
+    not empty), StoreError (the backup is no store, has another schema, or is not consistent); then
     nothing was changed.
     """
     check_given(store, progress)
@@ -133,6 +134,7 @@ def restore(
                     hint="nothing was changed; use another backup",
                 )
             with store.write() as txn, source.read() as snapshot:
+                store.require_schema(txn)
                 if not replace and _is_used(txn):
                     raise ConfigError(
                         f"the store {store.path} has leases or reservations",
@@ -216,11 +218,12 @@ class _Copy:
         self._snapshot = snapshot
         self._txn = txn
         self._progress = progress
-        self._generations: dict[int, int] = {}
+        self._generations: dict[int, int] = {}  # by the backup's pool id
 
     def run(self) -> int:
         copied = [table for table in tables.ALL if table is not tables.META]
         total = sum(table.count(self._snapshot) for table in copied)
+        total += sum(tables.MAIN.count_from(self._snapshot, mark) for mark in _MARKS)
         self._generations = self._newest()
         own = blocks.incarnations(self._txn)
         done = 0
@@ -231,6 +234,7 @@ class _Copy:
                 done += 1
                 if self._progress is not None and done % _STEP == 0:
                     self._progress(done, total)
+        done += self._copy_main()
         self._copy_meta()
         blocks.distrust(self._txn, own)
         if self._progress is not None:
@@ -241,8 +245,6 @@ class _Copy:
         for key, raw in table.scan(self._snapshot):
             if table is tables.LEASES:
                 yield key, self._of_our_boots(raw)
-            elif table is tables.STATES:
-                yield key, self._unswept(key, raw)
             else:
                 yield key, raw
 
@@ -253,21 +255,38 @@ class _Copy:
         return lease_record.with_boot(raw, boot)
 
     def _newest(self) -> dict[int, int]:
-        """Return the newest generation that this store has assigned, by the backup's network id."""
-        given: dict[bytes, int] = {}
-        for key, raw in tables.NETWORKS.scan(self._txn):
-            state = tables.STATES.get(self._txn, keys.network_prefix(keys.network_id_of(raw)))
-            if state is not None:
-                given[key] = NetworkState(0, state).generation
-        known = tables.NETWORKS.scan(self._snapshot)
-        return {keys.network_id_of(raw): given.get(key, 0) for key, raw in known}
+        """Return the newest generation that this store has assigned, by the backup's pool id."""
+        given = {
+            key: self._txn.pool_state(pool_id).generation
+            for key, pool_id in self._pools_of(self._txn)
+        }
+        return {pool_id: given.get(key, 0) for key, pool_id in self._pools_of(self._snapshot)}
+
+    def _pools_of(self, txn: Transaction | Snapshot) -> Iterator[tuple[bytes, int]]:
+        """Yield each network's encoded name and the id of its pool."""
+        for key, raw in tables.NETWORKS.scan(txn):
+            entry = keys.unpack_network(raw)
+            if entry is not None:
+                yield key, entry[2]
+
+    def _copy_main(self) -> int:
+        """Copy the numbers of pools and the histories of networks; return how many there are."""
+        main, done = tables.MAIN, 0
+        for mark in _MARKS:
+            for key in list(main.scan_keys(self._txn, mark)):
+                main.delete(self._txn, key)
+            for key, raw in main.scan(self._snapshot, mark):
+                is_state = mark == keys.STATE_MARK
+                main.put(self._txn, key, self._unswept(key, raw) if is_state else raw)
+                done += 1
+        return done
 
     def _unswept(self, key: bytes, raw: bytes) -> bytes:
-        """Return a state that searches leases of earlier boots again and repeats no generation."""
+        """Return a pool's numbers that search earlier boots again and repeat no generation."""
         # So a release that names a lease made after the backup finds no other lease.
-        state = NetworkState(keys.network_id_of(key), raw)
+        state = PoolState(keys.id_of(key[1:]), raw)
         state.swept, state.sweep = 0, (0, 0)
-        state.generation = max(state.generation, self._generations.get(state.network_id, 0))
+        state.generation = max(state.generation, self._generations.get(state.pool_id, 0))
         return state.pack()
 
     def _copy_meta(self) -> None:

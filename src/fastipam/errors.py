@@ -18,7 +18,7 @@
         ├── StoreUnavailable              path, permission or I/O
         ├── StoreFull                     disk or map is full; nothing was changed
         ├── StoreCorrupt                  the file is damaged, or no fastipam store
-        ├── StoreVersion                  written by a newer fastipam
+        ├── StoreVersion                  written by another fastipam, in another schema
         ├── StoreBusy                     a writer or all reader slots; repeat the call
         ├── StoreClosed                   used after close()
         ├── StoreForked                   opened before fork(), used in the child
@@ -248,7 +248,7 @@ class StoreCorrupt(StoreError):
 
 
 class StoreVersion(StoreError):
-    """A newer fastipam wrote the store, in a schema that this one does not know."""
+    """Another fastipam wrote the store, in a schema that this one does not know."""
 
 
 class StoreBusy(StoreError, TryLater):

@@ -19,7 +19,7 @@ from fastipam.agent.requests import Answer, Observer, Request
 from fastipam.errors import StoreFull
 from fastipam.storage import holders, open_stores
 from fastipam.storage.holders import describe_holders
-from fastipam.storage.records.network_state import NetworkState
+from fastipam.storage.records.pool_state import PoolState
 from fastipam.storage.transaction import Transaction
 from fastipam.verify import verify
 
@@ -323,14 +323,14 @@ def test_state_and_pages_are_written_once(
     made = config(ipam=SUBNET)
     execute([_request("ADD", made, "c0")])
     puts = 0
-    pack = NetworkState.pack
+    pack = PoolState.pack
 
-    def count(self: NetworkState) -> bytes:
+    def count(self: PoolState) -> bytes:
         nonlocal puts
         puts += 1
         return pack(self)
 
-    monkeypatch.setattr(NetworkState, "pack", count)
+    monkeypatch.setattr(PoolState, "pack", count)
     execute([_request("ADD", made, f"c{at}") for at in range(1, 20)])
     assert puts == 1
 

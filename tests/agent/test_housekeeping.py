@@ -24,6 +24,8 @@ from fastipam.storage.store import Store
 from fastipam.sweep import Report
 from fastipam.testing import Clock
 
+from ..ids import POOL_ID
+
 POOL = "10.0.0.0/16"
 
 
@@ -123,9 +125,9 @@ def test_damage_stops_nothing_else(
         for each in (net, other, damaged):
             each.allocate("c1", netns=gone)
         with ipam.store.write() as txn:
-            first = keys.address_key(1, 4, 0x0A000002)
+            first = keys.address_key(POOL_ID, 4, 0x0A000002)
             tables.LEASES.put(txn, first, b"?")
-            tables.NETWORKS.put(txn, b"a", b"\0\0\0\3?")
+            tables.NETWORKS.put(txn, b"a", b"\4\0\0\3?")
         no_store = tmp_path / "other"
         no_store.mkdir()
         (no_store / "data.mdb").write_bytes(b"something else" * 1000)

@@ -19,6 +19,7 @@ from fastipam.storage import open_stores, tables
 from fastipam.storage.records import keys
 from tests.counting import counts
 
+from ..ids import POOL_ID
 from .processes import until
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def test_a_damaged_network_hides_no_other(data_dir: Path) -> None:
         for name in ("a", "b", "c"):
             ipam.network(name, "10.1.0.0/24").allocate("x")
         with ipam.store.write() as txn:
-            tables.NETWORKS.put(txn, b"b", keys.network_prefix(2) + b"no ranges")
+            tables.POOLS.put(txn, b"b", keys.pack_pool(POOL_ID + 1, "no ranges"))
     open_stores.get(str(data_dir), None)
     try:
         assert [reading.network for reading in readings.read_all()] == ["a", "c"]

@@ -139,12 +139,12 @@ def test_free_addresses_that_no_search_finds(
     agent.turns(1)
     assert agent.add(3) == 3
     with agent.store.write() as txn:  # the round robin stands elsewhere, and the list is empty
-        network_id = agent.network._id_in(txn)
-        assert network_id is not None
-        state = txn.state(network_id)
+        pool_id = agent.network._pool_in(txn)
+        assert pool_id is not None
+        state = txn.pool_state(pool_id)
         state.move_cursor(0, 4, 0xC0000202)
         txn.save(state)
-        for key in list(tables.BLOCKS.scan_keys(txn, block_record.open_prefix(network_id, 4))):
+        for key in list(tables.BLOCKS.scan_keys(txn, block_record.open_prefix(pool_id, 4))):
             tables.BLOCKS.delete(txn, key)
     assert {one.kind for one in verify(agent.store)} == {"block-unlisted"}
 
@@ -347,9 +347,9 @@ def test_fencing(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
     before = blocks.boottime_ns()  # type: ignore[attr-defined]
     agent.keeper.step()
     with agent.store.read() as txn:
-        network_id = agent.network._id_in(txn)
-        assert network_id is not None
-        until = blocks.proven_until(txn, network_id)
+        pool_id = agent.network._pool_in(txn)
+        assert pool_id is not None
+        until = blocks.proven_until(txn, pool_id)
     assert before + 20 * 10**9 <= until <= blocks.boottime_ns() + 20 * 10**9  # type: ignore[attr-defined]
     assert agent.add(1) == 1
 

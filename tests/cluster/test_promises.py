@@ -159,11 +159,11 @@ def test_returned_from_a_lost_block(machine: Machine) -> None:
 def _lose(machine: Machine) -> None:
     """Another node has claimed this node's blocks."""
     with machine.store.write() as txn:
-        network_id = machine.network._id_in(txn)
-        assert network_id is not None
-        for block in blocks.read_all(txn, network_id):
+        pool_id = machine.network._pool_in(txn)
+        assert pool_id is not None
+        for block in blocks.read_all(txn, pool_id):
             block.state = LOST
-            blocks.put(txn, network_id, block)
+            blocks.put(txn, pool_id, block)
 
 
 def test_block_lost_after_the_commit(machine: Machine) -> None:

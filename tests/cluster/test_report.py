@@ -148,14 +148,14 @@ def test_disagreements_with_this_node(engine: MemoryEngine, tmp_path: Path) -> N
     _write(engine, Delete(keys.block(*pairs[0])), Delete(keys.owned("a", *pairs[0])))
     _write(engine, Put(keys.block(*pairs[1]), entry.value))  # written anew: another revision
     with machine.store.write() as txn:
-        network_id = machine.network._id_in(txn)
-        assert network_id is not None
-        blocks.delete(txn, network_id, *pairs[2])
+        pool_id = machine.network._pool_in(txn)
+        assert pool_id is not None
+        blocks.delete(txn, pool_id, *pairs[2])
         for pair, state in ((pairs[3], block_record.LOST), (pairs[4], block_record.RELEASING)):
-            one = blocks.get(txn, network_id, *pair)
+            one = blocks.get(txn, pool_id, *pair)
             assert one is not None
             one.state = state
-            blocks.put(txn, network_id, one)
+            blocks.put(txn, pool_id, one)
     told = "\n".join(_texts(machine))
     assert "active here, and in etcd it is nobody's" in told
     assert "its revision here is not etcd's" in told

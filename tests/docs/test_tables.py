@@ -9,8 +9,8 @@ from fastipam.cni import error_codes, versions
 from fastipam.configuration import network
 from fastipam.storage import tables
 from fastipam.storage.records import event as event_record
+from fastipam.storage.records import event_log, pool_state
 from fastipam.storage.records import lease as lease_record
-from fastipam.storage.records import network_state
 from fastipam.storage.tables import ALL
 from tests.docs.documents import ROOT
 
@@ -85,7 +85,11 @@ def test_layout() -> None:
         assert int(offset) == at
         at += int(size)
     assert at == lease_record._LEASE.size
-    assert int(rows(FORMAT, "## A network's state")[-1][0]) == network_state._STATE.size
+    assert int(rows(FORMAT, "## A pool's numbers")[-1][0]) == pool_state._STATE.size
+    history = rows(FORMAT, "## A network's history")
+    assert int(history[-1][0]) == len(event_log.EventLog(1, None).pack())
+    most = f"At most {event_log.MOST_WAITING} events wait, and the record has at most "
+    assert f"{most}{event_log.MOST_BYTES} bytes." in " ".join(FORMAT.split())
     kinds = ", ".join(f"{number} {word}" for number, word in sorted(event_record.KINDS.items()))
     assert kinds in " ".join(FORMAT.split())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fastipam.storage import tables
+from fastipam.storage.records import keys
 
 if TYPE_CHECKING:
     import random
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 
 DATABASES = (
     "networks",
-    "states",
+    "pools",
+    "main",
     "pages",
     "leases",
     "owners",
@@ -26,6 +28,7 @@ DATABASES = (
     "blocks",
     "meta",
 )
+RECORDS = {"meta": (b"last", b"policy", b"swept"), "main": (keys.STATE_MARK, keys.LOG_MARK)}
 KINDS = ("bit", "bit", "ones", "zeros", "cut", "extend", "exchange", "remove", "key")
 
 
@@ -56,7 +59,7 @@ def damage(store: Store, chance: random.Random, databases: Sequence[str] = DATAB
             (key, value)
             for key, value in db.scan(txn)
             # What the store is (its schema, durability, boot) is checked when it is opened.
-            if name != "meta" or key.startswith((b"last", b"policy", b"swept"))
+            if key.startswith(RECORDS.get(name, b""))
         ]
         if not items:
             return f"{name} is empty"

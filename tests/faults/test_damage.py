@@ -98,14 +98,14 @@ def _own_blocks(ipam: Ipam) -> None:
     """Make the store that of a node with two blocks of a cluster's pool."""
     network = _cut(ipam)
     with ipam.store.write() as txn:
-        network_id = network._enter(txn).state.network_id
+        pool_id = network._enter(txn).state.pool_id
         file, boot = blocks.file_of(ipam.store), ipam.store.boot
         member = Member("node", "incarnation", "", epoch=1, revision=1, file=file, boot=boot)
-        blocks.put_member(txn, network_id, member)
-        blocks.prove(txn, network_id, 1 << 62)
+        blocks.put_member(txn, pool_id, member)
+        blocks.prove(txn, pool_id, 1 << 62)
         for base in (0x0A070000, 0x0A070100):
-            blocks.put(txn, network_id, Block(4, base, ACTIVE, 0, 1))
-            blocks.list_open(txn, network_id, POOL.sets[0], base)
+            blocks.put(txn, pool_id, Block(4, base, ACTIVE, 0, 1))
+            blocks.list_open(txn, pool_id, POOL.sets[0], base)
     for at in range(5):
         network.allocate(f"cut{at}")
 

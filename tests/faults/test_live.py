@@ -33,7 +33,7 @@ pytestmark = pytest.mark.campaign
 ROUNDS = 200 if options.long else 12
 CALLERS = 3
 # What follows from the leases and reservations; these say who has what, and are believed.
-DERIVED = ("pages", "owners", "cooldown", "states", "sticky", "missing", "events")
+DERIVED = ("pages", "owners", "cooldown", "main", "sticky", "missing", "events")
 BROKEN = 5  # the code of a store that contradicts itself
 
 

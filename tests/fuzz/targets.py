@@ -21,6 +21,7 @@ from fastipam.agent.lanes import Lanes, Work
 from fastipam.agent.loop import Limits, Server
 from fastipam.cni import handler, resolvconf
 from fastipam.storage import open_stores, tables
+from fastipam.storage.records import keys as records_keys
 from fastipam.storage.store import Store
 from fastipam.storage.transaction import Transaction
 
@@ -130,9 +131,10 @@ class ConfigTarget(_Confined):
             transaction.rollback()
 
     def _content(self, transaction: Any) -> list[list[tuple[bytes, bytes]]]:
-        """All but the networks' clocks: a clock that stepped back is noted by failures, too."""
-        watched = [one for one in tables.ALL if one not in (tables.META, tables.STATES)]
-        return [list(table.scan(transaction)) for table in watched]
+        """All but the pools' clocks: a clock that stepped back is noted by failures, too."""
+        watched = [one for one in tables.ALL if one is not tables.META]
+        found = [list(table.scan(transaction)) for table in watched]
+        return [*found, list(tables.MAIN.scan(transaction, records_keys.LOG_MARK))]
 
 
 _PLAIN = {"cniVersion": "1.1.0", "name": "fuzz", "ipam": {"subnet": "10.1.2.0/24"}}

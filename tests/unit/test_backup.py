@@ -20,6 +20,8 @@ from fastipam.network import Network
 from fastipam.testing import Clock
 from fastipam.verify import verify
 
+from ..ids import POOL_ID
+
 POOL = "10.0.0.0/16"
 
 
@@ -263,7 +265,7 @@ def test_damaged_backup(ipam: Ipam, tmp_path: Path) -> None:
         restore_from = tmp_path / "backup"
         bad.network("n", POOL).allocate("b")
         with bad.store.write() as txn:
-            txn.pages(1, 4).acquire(lease.value + 1)
+            txn.pages(POOL_ID, 4).acquire(lease.value + 1)
         backup(bad.store, restore_from)
     with pytest.raises(StoreCorrupt, match="contradicts itself"):
         restore(ipam.store, restore_from, replace=True)

@@ -17,6 +17,8 @@ from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.verify import verify
 
+from ..ids import NETWORK_ID, POOL_ID
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -286,7 +288,7 @@ def test_requested_and_not_known(ipam: Ipam) -> None:
     """An address whose bit is set and that has no record is nobody's to have."""
     net = ipam.network("n", POOL)
     net.allocate("a")
-    key = keys.address_key(1, 4, 0x0A000002)
+    key = keys.address_key(POOL_ID, 4, 0x0A000002)
 
     def ask() -> None:
         with ipam.transaction() as txn:
@@ -307,8 +309,8 @@ def test_release_that_the_lease_contradicts(ipam: Ipam) -> None:
 
     def release(name: str) -> None:
         with ipam.transaction() as txn:
-            owner = keys.owner_key(keys.network_prefix(1), keys.owner_name(name, "e1"))
-            value = keys.pack_addresses([(4, 0x0A000002)])
+            owner = keys.owner_key(keys.id_prefix(NETWORK_ID), keys.owner_name(name, "e1"))
+            value = keys.pack_held(POOL_ID, [(4, 0x0A000002)])
             tables.OWNERS.put(txn, owner, value)
             txn.network("n").release(name, "e1")
 
@@ -327,7 +329,7 @@ def test_release_that_the_lease_contradicts(ipam: Ipam) -> None:
 def _queue(ipam: Ipam, index: int, released: int, value: int = 0x0A000006) -> None:
     """Put an entry into the queue that nothing belongs to, as damage may."""
     with ipam.store.write() as txn:
-        key = keys.cooldown_key(1, index, released, 4, value)
+        key = keys.cooldown_key(POOL_ID, index, released, 4, value)
         tables.COOLDOWN.put(txn, key, b"")
 
 

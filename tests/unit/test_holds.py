@@ -22,6 +22,8 @@ from fastipam.storage.records import policy as policy_record
 from fastipam.storage.records.reservation import Reservation
 from fastipam.testing import Clock
 
+from ..ids import POOL_ID
+
 POOL = "10.0.0.0/29"  # .2 to .6
 
 
@@ -276,7 +278,7 @@ def test_reservation_as_text() -> None:
 def _without_a_record(ipam: Ipam, db: str, call: Callable[[Network], object]) -> None:
     """Make a call while a database lacks 10.0.0.2; it fails, and the store is whole again."""
     with ipam.transaction() as txn:
-        key = keys.address_key(1, 4, 0x0A000002)
+        key = keys.address_key(POOL_ID, 4, 0x0A000002)
         assert getattr(tables, db.upper()).delete(txn, key)
         call(txn.network("n"))
 

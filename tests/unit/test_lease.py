@@ -21,6 +21,7 @@ def _record(generation: int = 5, **changes: Any) -> Record:
     fields: dict[str, Any] = {
         "state": ASSIGNED, "length": 24, "set_index": 1, "boot": 2, "generation": generation,
         "allocated_ns": 6, "released": 0, "inode": 7, "mount_ns": 8, "sticky_s": 9, "born_ns": 10,
+        "network_id": 11,
         "container_id": "box", "ifname": "eth0", "netns": "/run/netns/x", "pod_namespace": "ns",
         "pod_name": "db-0", "pod_uid": "u-1",
     }  # fmt: skip

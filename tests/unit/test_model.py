@@ -26,7 +26,8 @@ from fastipam import (
 from fastipam.addressing.parsing import parse_ranges
 from fastipam.ipam import open_with
 from fastipam.storage import tables
-from fastipam.storage.records.network_state import NetworkState
+from fastipam.storage.records import keys as records_keys
+from fastipam.storage.records.pool_state import PoolState
 from fastipam.testing import Clock
 
 COOLDOWN_S = 30
@@ -54,7 +55,7 @@ class NetworkMachine(RuleBasedStateMachine):
         self.directory = Path(tempfile.mkdtemp(prefix="fastipam-model-"))
         self.clock = Clock()
         self.owned: dict[str, list[Address]] = {}
-        # Cooling: the seconds that had passed, and the network's own clock, which may have stood
+        # Cooling: the seconds that had passed, and the pool's own clock, which may have stood
         # still meanwhile if the wall clock stepped back.
         self.released: dict[Address, tuple[float, int]] = {}
         self.elapsed = 0.0
@@ -81,8 +82,8 @@ class NetworkMachine(RuleBasedStateMachine):
 
     def network_clock(self) -> int:
         with self.ipam.store.read() as txn:
-            for key, raw in tables.STATES.scan(txn):
-                return NetworkState(int.from_bytes(key, "big"), raw).clock
+            for key, raw in tables.MAIN.scan(txn, records_keys.STATE_MARK):
+                return PoolState(int.from_bytes(key[1:], "big"), raw).clock
         return 0
 
     def used(self) -> set[Address]:

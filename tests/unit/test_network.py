@@ -29,9 +29,10 @@ from fastipam.namespaces import Netns
 from fastipam.owners import Pod
 from fastipam.storage import tables
 from fastipam.storage.records import keys
-from fastipam.storage.records.network_state import NetworkState
 from fastipam.storage.store import Store
 from fastipam.testing import Clock
+
+from ..ids import NETWORK_ID, POOL_ID
 
 V4 = "10.0.0.0/29"  # serves .2 to .6
 V6 = "2001:db8:1::/64"
@@ -117,10 +118,9 @@ def move(ipam: Ipam, name: str, value: int) -> None:
     """Set the cursor of a network's first set to any address, or to none (0)."""
     store = ipam.store
     with store.write() as txn:
-        key = bytes(tables.NETWORKS.get(txn, name.encode()) or b"")[:4]
-        state = NetworkState(int.from_bytes(key, "big"), tables.STATES.get(txn, key))
+        state = txn.pool_state(keys.id_of(tables.POOLS.get(txn, name.encode())))
         state.move_cursor(0, 4 if value else 0, value)
-        tables.STATES.put(txn, key, state.pack())
+        txn.save(state)
 
 
 def test_cursor_outside(ipam: Ipam) -> None:
@@ -705,15 +705,15 @@ def test_pair_that_is_no_address(ipam: Ipam, address: tuple[int, int]) -> None:
     [
         (
             "leases",
-            keys.address_key(1, 4, 0x0A000003),
+            keys.address_key(POOL_ID, 4, 0x0A000003),
             b"?",
             "a lease cannot be read",
             ["c0", "c1"],
         ),
         (
             "owners",
-            keys.owner_key(keys.network_prefix(1), keys.owner_name("c4", "eth0")),
-            keys.pack_addresses([(4, 0x0A0000FE)]),
+            keys.owner_key(keys.id_prefix(NETWORK_ID), keys.owner_name("c4", "eth0")),
+            keys.pack_held(POOL_ID, [(4, 0x0A0000FE)]),
             "10.0.0.254 is entered for c4",
             ["c0", "c4"],
         ),
@@ -833,8 +833,8 @@ def test_unreadable_ranges(ipam: Ipam, call: Callable[[Network], object]) -> Non
     ipam.network("n", V4, cooldown_s=0).allocate("a")
     store = ipam.store
     with store.write() as txn:
-        raw = bytes(tables.NETWORKS.get(txn, b"n") or b"")
-        tables.NETWORKS.put(txn, b"n", raw[:4] + b"nonsense")
+        raw = bytes(tables.POOLS.get(txn, b"n") or b"")
+        tables.POOLS.put(txn, b"n", raw[:4] + b"nonsense")
     net = Network(store, "n", None, policy=Policy(cooldown_s=0))
     with pytest.raises(StoreCorrupt) as caught:
         call(net)
@@ -843,4 +843,4 @@ def test_unreadable_ranges(ipam: Ipam, call: Callable[[Network], object]) -> Non
     assert (error.path, error.hint) == (store.path, "run `fastipam check`")
     assert len(net.release("a")) == 1
     with store.write() as txn:
-        tables.NETWORKS.put(txn, b"n", raw)
+        tables.POOLS.put(txn, b"n", raw)

@@ -19,6 +19,8 @@ from fastipam.storage.records import keys
 from fastipam.testing import Clock
 from fastipam.verify import verify
 
+from ..ids import NETWORK_ID, POOL_ID
+
 POOL = "10.0.0.0/29"  # .2 to .6
 
 
@@ -34,8 +36,8 @@ def queue_all(ipam: Ipam) -> None:
     store = ipam.store
     with store.write() as txn:
         for key, _ in list(tables.LEASES.scan(txn)):
-            network_id, family, value = keys.read_address_key(key)
-            queued = keys.cooldown_key(network_id, 0, 1, family, value)
+            pool_id, family, value = keys.read_address_key(key)
+            queued = keys.cooldown_key(pool_id, 0, 1, family, value)
             tables.COOLDOWN.put(txn, queued, b"")
 
 
@@ -107,9 +109,9 @@ def test_entry_of_a_free_address(tmp_path: Path, clock: Clock) -> None:
         net = ipam.network("n", POOL)
         net.allocate("a")
         store = ipam.store
-        key = keys.owner_key(keys.network_prefix(1), keys.owner_name("ghost", "eth0"))
+        key = keys.owner_key(keys.id_prefix(NETWORK_ID), keys.owner_name("ghost", "eth0"))
         with store.write() as txn:
-            value = keys.pack_addresses([(4, 0x0A000003)])
+            value = keys.pack_held(POOL_ID, [(4, 0x0A000003)])
             tables.OWNERS.put(txn, key, value)
         with pytest.raises(StoreCorrupt) as caught:
             net.allocate_many([("ghost", "eth0"), ("x", "eth0")])

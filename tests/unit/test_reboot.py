@@ -28,6 +28,8 @@ from fastipam.sweep import finish_reboot
 from fastipam.testing import Clock
 from fastipam.verify import verify
 
+from ..ids import NETWORK_ID, POOL_ID
+
 POOL = "10.0.0.0/16"
 Boot = Callable[[str], AbstractContextManager[Ipam]]
 
@@ -263,8 +265,8 @@ def test_damaged_lease_of_an_earlier_boot(data_dir: Path, clock: Clock) -> None:
         net = ipam.network("n", "10.0.0.0/28")
         for at in range(4):
             net.allocate(f"c{at}")
-        astray = keys.owner_key(keys.network_prefix(1), keys.owner_name("c1", "eth0"))
-        unreadable = keys.address_key(1, 4, 0x0A000004)
+        astray = keys.owner_key(keys.id_prefix(NETWORK_ID), keys.owner_name("c1", "eth0"))
+        unreadable = keys.address_key(POOL_ID, 4, 0x0A000004)
         with ipam.store.write() as txn:
             tables.OWNERS.delete(txn, astray)
             raw = tables.LEASES.get(txn, unreadable) or b""
@@ -344,7 +346,7 @@ def test_where_the_search_goes_on(boot: Boot) -> None:
         for _ in range(2):
             assert net._sweep_reboot(3)
             with ipam.store.read() as txn:
-                state = txn.state(1)
+                state = txn.pool_state(POOL_ID)
             found.append((state.sweep, state.swept == ipam.store.boot))
         assert found == [((6, 0), False), ((0, 0), True)]
         assert not net._sweep_reboot(3)

@@ -35,7 +35,7 @@ def test_record_round_trip(
 ) -> None:
     """A lease's record is read back as it was written, undecodable bytes included."""
     generation, allocated_ns, released, inode = numbers
-    numbered = (generation, allocated_ns, released, inode, 11, 12, 13)
+    numbered = (generation, allocated_ns, released, inode, 11, 12, 13, 14)
     record = Record(state, length, set_index, 7, *numbered, *texts)
     again = Record.read(record.pack())
     assert all(getattr(again, name) == getattr(record, name) for name in Record.__slots__)
@@ -52,13 +52,14 @@ def test_packed_forms_agree(texts: list[str], released: int) -> None:
     """The short cuts for packed records give what a Record would."""
     texts = [texts[0] or "c", *texts[1:3], "ns", "pod", texts[5]]
     container_id, ifname, netns, namespace, name, uid = texts
-    record = Record(ASSIGNED, 24, 3, 7, 8, 9, 0, 10, 11, 12, 13, *texts)
+    record = Record(ASSIGNED, 24, 3, 7, 8, 9, 0, 10, 11, 12, 13, 14, *texts)
     owner = Requester(container_id, ifname, Netns(netns, 10, 11, 13), (namespace, name, uid))
-    packed = lease_record.pack_assigned(owner, 24, 3, (7, 8, 9), 12)
+    packed = lease_record.pack_assigned(14, owner, 24, 3, (7, 8, 9), 12)
     assert packed == record.pack()
     assert lease_record.boot_of(packed) == 7
     assert lease_record.generation_of(packed) == 8
     assert lease_record.sticky_of(packed) == 12
+    assert lease_record.network_of(packed) == 14
     assert lease_record.name_of(packed) == owner.name
     assert lease_record.texts_of(packed) == owner.texts
     record.state, record.released, record.set_index = COOLING, released, 5
@@ -79,7 +80,7 @@ def test_packed_forms_agree(texts: list[str], released: int) -> None:
 )
 def test_owner_is_compared_in_full(name: str, owner: str, yes: bool) -> None:
     """A prefix of an owner's name is another owner."""
-    raw = Record(ASSIGNED, 24, 0, 1, 1, 1, 0, 0, 0, 0, 0, "c", "eth0").pack()
+    raw = Record(ASSIGNED, 24, 0, 1, 1, 1, 0, 0, 0, 0, 0, 1, "c", "eth0").pack()
     assert lease_record.is_assigned_to(raw, records_keys.owner_name(name, owner)) is yes
 
 
@@ -88,10 +89,10 @@ def test_owner_is_compared_in_full(name: str, owner: str, yes: bool) -> None:
     [
         b"",
         b"\1",
-        bytes(68),
-        Record(ASSIGNED, 24, 0, 1, 1, 1, 0, 0, 0, 0, 0, "c", "e").pack()[:-1],
-        b"\7" + Record(ASSIGNED, 24, 0, 1, 1, 1, 0, 0, 0, 0, 0, "c", "e").pack()[1:],
-        Record(ASSIGNED, 24, 0, 1, 1, 1, 0, 0, 0, 0, 0, "c", "e").pack() + b"\0x",
+        bytes(72),
+        Record(ASSIGNED, 24, 0, 1, 1, 1, 0, 0, 0, 0, 0, 1, "c", "e").pack()[:-1],
+        b"\7" + Record(ASSIGNED, 24, 0, 1, 1, 1, 0, 0, 0, 0, 0, 1, "c", "e").pack()[1:],
+        Record(ASSIGNED, 24, 0, 1, 1, 1, 0, 0, 0, 0, 0, 1, "c", "e").pack() + b"\0x",
     ],
 )
 def test_unreadable_record(raw: bytes) -> None:
@@ -102,32 +103,50 @@ def test_unreadable_record(raw: bytes) -> None:
 
 
 @given(st.integers(0, 2**32 - 1), ADDRESS, ADDRESS)
-def test_address_keys(network_id: int, one: tuple[int, int], other: tuple[int, int]) -> None:
+def test_address_keys(pool_id: int, one: tuple[int, int], other: tuple[int, int]) -> None:
     """Keys are in address order, IPv4 first, and say what they were made of."""
-    keys = [records_keys.address_key(network_id, *address) for address in (one, other)]
+    keys = [records_keys.address_key(pool_id, *address) for address in (one, other)]
     assert (keys[0] < keys[1]) == (one < other)
-    assert records_keys.read_address_key(keys[0]) == (network_id, *one)
-    assert all(key.startswith(records_keys.network_prefix(network_id)) for key in keys)
+    assert records_keys.read_address_key(keys[0]) == (pool_id, *one)
+    assert all(key.startswith(records_keys.id_prefix(pool_id)) for key in keys)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 65535), U64, U64, ADDRESS)
 def test_cooldown_keys(
-    network: int, set_index: int, at: int, later: int, address: tuple[int, int]
+    pool: int, set_index: int, at: int, later: int, address: tuple[int, int]
 ) -> None:
     """The queue is in the order of release, and says what it was made of."""
-    key = records_keys.cooldown_key(network, set_index, at, *address)
-    assert records_keys.read_cooldown_key(key) == (network, set_index, at, *address)
-    assert key.startswith(records_keys.cooldown_prefix(network, set_index))
+    key = records_keys.cooldown_key(pool, set_index, at, *address)
+    assert records_keys.read_cooldown_key(key) == (pool, set_index, at, *address)
+    assert key.startswith(records_keys.cooldown_prefix(pool, set_index))
     if at != later:
-        assert (key < records_keys.cooldown_key(network, set_index, later, *address)) == (
-            at < later
-        )
+        assert (key < records_keys.cooldown_key(pool, set_index, later, *address)) == (at < later)
 
 
 @given(st.lists(ADDRESS, max_size=4))
 def test_owner_addresses(addresses: list[tuple[int, int]]) -> None:
     """An owner's addresses are read back in their order."""
     assert records_keys.read_addresses(records_keys.pack_addresses(addresses)) == addresses
+
+
+@given(st.integers(1, 2**32 - 1), st.lists(ADDRESS, max_size=4))
+def test_held(pool_id: int, addresses: list[tuple[int, int]]) -> None:
+    """An owner's entry has the keys of its leases, in their order; of another pool it is damage."""
+    raw = records_keys.pack_held(pool_id, addresses)
+    assert raw == b"".join(records_keys.address_key(pool_id, *one) for one in addresses)
+    assert records_keys.read_held(raw, pool_id) == addresses
+    assert records_keys.read_any_held(raw) == [(pool_id, *one) for one in addresses]
+    if addresses:
+        with pytest.raises(StoreCorrupt, match=f"is of another pool than {pool_id - 1}: "):
+            records_keys.read_held(raw, pool_id - 1)
+
+
+@pytest.mark.parametrize("cut", [1, 4, 5, 8, 10, 17, 29])
+def test_unreadable_held(cut: int) -> None:
+    """An owner's entry that ends within an address is damage."""
+    raw = records_keys.pack_held(7, [(4, 9), (6, 9)])[:cut]
+    with pytest.raises(StoreCorrupt, match="addresses cannot be read"):
+        records_keys.read_held(raw, 7)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ NO_NAMESPACE = (
 
 
 def _record(netns: str, *, inode: int = INODE, mount_ns: int = HERE) -> Record:
-    return Record(ASSIGNED, 24, 0, 1, 1, 1, 0, inode, mount_ns, 0, BORN, "c", "eth0", netns)
+    return Record(ASSIGNED, 24, 0, 1, 1, 1, 0, inode, mount_ns, 0, BORN, 1, "c", "eth0", netns)
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_device_of_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _lease(generation: int, born_ns: int, **changes: str) -> Lease:
     texts = {"container_id": f"c{generation}", "ifname": "eth0", "netns": "/run/netns/x"} | changes
-    record = Record(ASSIGNED, 24, 0, 1, generation, 1, 0, INODE, HERE, 0, born_ns, **texts)
+    record = Record(ASSIGNED, 24, 0, 1, generation, 1, 0, INODE, HERE, 0, born_ns, 1, **texts)
     return Lease("n", 4, generation, None, record)
 
 

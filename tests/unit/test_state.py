@@ -1,4 +1,4 @@
-"""A network's numbers: what is stored of them, where its round robins stand, its own clock."""
+"""A pool's numbers: what is stored of them, where its round robins stand, its own clock."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fastipam import errors
 from fastipam.errors import StoreCorrupt
-from fastipam.storage.records.network_state import NetworkState
+from fastipam.storage.records.pool_state import PoolState
 
 NUMBERS = {
     "generation": 2**62 - 1,
@@ -19,29 +19,27 @@ NUMBERS = {
     "clock": 2**62 - 2,
     "offset": -(2**62) + 1,
     "kept": 7,
-    "events": 2**62 - 3,
-    "first_event": 2**62 - 4,
     "swept": 2**32 - 1,
 }
 
 
 def test_new() -> None:
-    """A network that is new has nothing, and has seen nothing."""
-    state = NetworkState(7, None)
+    """A pool that is new has nothing, and has seen nothing."""
+    state = PoolState(7, None)
     assert {name: getattr(state, name) for name in NUMBERS} == dict.fromkeys(NUMBERS, 0)
-    assert (state.network_id, state.prefix) == (7, b"\0\0\0\7")
+    assert (state.pool_id, state.prefix, state.key) == (7, b"\0\0\0\7", b"P\0\0\0\7")
     assert (state.sweep, state.cursors, state.all_cursors()) == ((0, 0), b"", [])
 
 
 @pytest.mark.parametrize("sweep", [(0, 0), (4, 2**32 - 1), (6, 2**128 - 1), (6, 0)])
 def test_round_trip(sweep: tuple[int, int]) -> None:
     """Every number is read back as it was written, up to the largest."""
-    state = NetworkState(7, None)
+    state = PoolState(7, None)
     for name, number in NUMBERS.items():
         setattr(state, name, number)
     state.sweep = sweep
     state.move_cursor(1, 4, 77)
-    again = NetworkState(7, state.pack())
+    again = PoolState(7, state.pack())
     assert {name: getattr(again, name) for name in NUMBERS} == NUMBERS
     assert (again.sweep, again.used) == (sweep, 2 + 3 + 4)
     assert again.all_cursors() == [None, (4, 77)]
@@ -50,10 +48,10 @@ def test_round_trip(sweep: tuple[int, int]) -> None:
 @pytest.mark.parametrize("order", [(0, 2), (2, 0)])
 def test_cursors(order: tuple[int, int]) -> None:
     """Each range set has its cursor; of another family, or behind the last, there is none."""
-    state = NetworkState(7, None)
+    state = PoolState(7, None)
     for index in order:
         state.move_cursor(index, *{0: (4, 77), 2: (6, 2**128 - 1)}[index])
-    again = NetworkState(7, state.pack())
+    again = PoolState(7, state.pack())
     assert (again.cursor(0, 4), again.cursor(2, 6)) == (77, 2**128 - 1)
     assert [again.cursor(0, 6), again.cursor(1, 4), again.cursor(2, 4), again.cursor(3, 4)] == [
         None
@@ -63,15 +61,15 @@ def test_cursors(order: tuple[int, int]) -> None:
     assert again.all_cursors() == [(6, 1), None, (6, 2**128 - 1)]
 
 
-@pytest.mark.parametrize("cut", [0, 10, 57, 60, -1])
+@pytest.mark.parametrize("cut", [0, 10, 57, 84, -1])
 def test_unreadable(cut: int) -> None:
     """A state that cannot be read is damage, and shown."""
-    state = NetworkState(7, None)
+    state = PoolState(7, None)
     state.move_cursor(0, 4, 77)
     raw = state.pack()[:cut]
     with pytest.raises(StoreCorrupt) as caught:
-        NetworkState(7, raw)
-    assert caught.value.message == f"a network's state cannot be read: {raw.hex()}"
+        PoolState(7, raw)
+    assert caught.value.message == f"a pool's numbers cannot be read: {raw.hex()}"
     assert caught.value.hint == errors.CHECK_HINT
 
 
@@ -80,34 +78,32 @@ def test_unreadable(cut: int) -> None:
     [
         ("generation", 2**62),
         ("clock", 2**62),
-        ("events", 2**62),
-        ("first_event", 2**62),
     ],
 )
 def test_number_that_cannot_be(name: str, number: int) -> None:
     """A number that only grows has not come so far: it is damage, before it is reckoned with."""
-    state = NetworkState(7, None)
+    state = PoolState(7, None)
     setattr(state, name, number)
     raw = state.pack()
     with pytest.raises(StoreCorrupt) as caught:
-        NetworkState(7, raw)
-    assert caught.value.message == f"a network's state has a number that cannot be: {raw.hex()}"
+        PoolState(7, raw)
+    assert caught.value.message == f"a pool has a number that cannot be: {raw.hex()}"
     assert caught.value.hint == errors.CHECK_HINT
 
 
 def test_counter_at_its_end() -> None:
     """A counter that was wrong and would fall below nothing is damage when it is written."""
-    state = NetworkState(7, None)
+    state = PoolState(7, None)
     state.assigned = -1
-    with pytest.raises(StoreCorrupt, match=r"^a network's state cannot be written: ") as caught:
+    with pytest.raises(StoreCorrupt, match=r"^a pool's numbers cannot be written: ") as caught:
         state.pack()
     assert caught.value.hint == errors.CHECK_HINT
 
 
 @given(st.lists(st.integers(-(10**12), 10**12), max_size=20))
 def test_clock_never_steps_back(steps: list[int]) -> None:
-    """The network's clock follows the wall clock, never further, but by 1 ns when it steps back."""
-    state = NetworkState(7, None)
+    """The pool's clock follows the wall clock, never further, but by 1 ns when it steps back."""
+    state = PoolState(7, None)
     wall = 10**15
     before = state.tick(wall)
     for step in steps:
@@ -121,7 +117,7 @@ def test_clock_never_steps_back(steps: list[int]) -> None:
 
 def test_clock_that_stands() -> None:
     """No two moments are the same, and the time since then counts from the later of them."""
-    state = NetworkState(7, None)
+    state = PoolState(7, None)
     assert [state.tick(100), state.tick(100), state.tick(100)] == [100, 101, 102]
     assert (state.clock, state.offset) == (102, 2)
     assert state.tick(101) == 103

@@ -71,6 +71,11 @@ def test_the_document_names_every_database_and_key_of_meta() -> None:
     """What the reader expects, and what a store has, is in the document."""
     text = DOCUMENT.read_text()
     assert [table.name for table in tables.ALL] == list(raw_reader.DATABASES)
+    assert set(raw_reader.DATABASES) == {
+        *("meta", "networks", "pools"),
+        *raw_reader.OF_POOLS,
+        *raw_reader.OF_NETWORKS,
+    }
     for name in (*raw_reader.DATABASES, *(key.decode() for key in raw_reader.META)):
         assert f"`{name}`" in text
 
@@ -93,7 +98,7 @@ class Node:
     def _own_blocks(self) -> None:
         store = self._ipam.store
         with store.write() as txn:
-            number = self._blocks._enter(txn).state.network_id
+            number = self._blocks._enter(txn).state.pool_id
             member = Member(
                 "node", "one", "", epoch=1, revision=7, file=blocks.file_of(store), boot=store.boot
             )
@@ -167,7 +172,7 @@ class Node:
         if held:
             one = self._chance.choice(held)
             with self._ipam.store.write() as txn:
-                key = keys.address_key(net._id_in(txn) or 0, one.family, one.value)
+                key = keys.address_key(net._pool_in(txn) or 0, one.family, one.value)
                 tables.MISSING.put(txn, key, pack_missing(one.generation, 1, 0))
 
 
@@ -179,7 +184,7 @@ def node(request: pytest.FixtureRequest, ipam: Ipam, clock: Clock, tmp_path: Pat
 
 def test_after_real_work(node: Node, ipam: Ipam) -> None:
     """Whatever has happened, the store is what the document says, and has all kinds of records."""
-    seen = dict.fromkeys(raw_reader.DATABASES, 0)
+    seen = dict.fromkeys((raw_reader.MAIN, *raw_reader.DATABASES), 0)
     for at in range(STEPS):
         node.step()
         if at == STEPS // 2:
@@ -211,7 +216,7 @@ Change = Callable[[dict[bytes, bytes]], None]
 
 def _first(raw: dict[bytes, bytes]) -> bytes:
     """The key to change: of leases that of an assigned one, since a cooling one has no owner."""
-    return min(raw, key=lambda key: (len(raw[key]) > 56 and raw[key][0] != 1, key))
+    return min(raw, key=lambda key: (len(raw[key]) > 60 and raw[key][0] != 1, key))
 
 
 def _drop(raw: dict[bytes, bytes]) -> None:
@@ -268,23 +273,60 @@ def _flip_cooling(at: int, bits: int) -> Change:
     return change
 
 
+def _zero(raw: dict[bytes, bytes]) -> None:
+    """Let the first history have had no event."""
+    key = _first(raw)
+    raw[key] = bytes(8) + raw[key][8:]
+
+
+def _too_many(raw: dict[bytes, bytes]) -> None:
+    """Let more than eight events wait, all readable."""
+    key = _first(raw)
+    length = int.from_bytes(raw[key][16:18], "little")
+    raw[key] = b"\xff" * 2 + bytes(14) + raw[key][16 : 18 + length] * 9
+
+
+def _of(mark: bytes, change: Change) -> Change:
+    """Change the first record of the main database that begins with this letter."""
+
+    def changed(raw: dict[bytes, bytes]) -> None:
+        some = {key: raw.pop(key) for key in list(raw) if key[:1] == mark}
+        change(some)
+        raw |= some
+
+    return changed
+
+
 MUTATIONS: dict[str, list[Change]] = {
     "meta": [
         _named(b"schema", None), _named(b"durability", b"no"), _named(b"boot number", None),
         _named(b"last network", bytes(4)), _named(b"unheard of", b""),
         _named(b"boot began", bytes(15)), _named(b"boot nodes", b"4026532000"),
         _named(b"swept", b"\xff" * 4), _named(b"policy \0\0\0\1", b"\1"),
-        _named(b"policy \0\0\1\1", bytes(29)), _named(b"ranges \0\0\0\1", bytes(8)),
-        _named(b"ranges \0\0\0\1", bytes(8) + b"no ranges"), _named(b"ranges \0\0\1\1", bytes(8)),
+        _named(b"last pool", bytes(4)),
+        _named(b"policy \0\0\1\1", bytes(29)), _named(b"ranges \0\0\3\xe9", bytes(8)),
+        _named(b"ranges \0\0\3\xe9", bytes(8) + b"no ranges"), _named(b"ranges \0\0\1\1", bytes(8)),
     ],
-    "networks": [_drop, _flip(3), _flip(4, 255)],
-    "states": [_drop, _flip(8), _flip(16), _flip(24), _flip(32), _flip(56), _cut, _move(2)],
+    "networks": [_drop, _flip(0), _flip(4), _flip(8), _flip(9, 64)],
+    "pools": [_drop, _flip(3), _flip(4, 255), _move(), _named(b"more", b"\0\0\0\1")],
+    "main": [
+        *(
+            _of(keys.LOG_MARK, change)
+            for change in (_drop, _zero, _flip(8, 64), _flip(17), _flip(26, 64), _cut, _move(2),
+                           _move(), _too_many)
+        ),
+        *(
+            _of(keys.STATE_MARK, change)
+            for change in (_drop, *map(_flip, (8, 16, 24, 32, 56)), _cut, _move(2), _move())
+        ),
+        _named(b"P\0\0\0\1", b""), _named(b"N\0\0\3\xe9", bytes(16)),
+    ],
     "pages": [_drop, _flip(0, 2), _flip(511), _move(), _cut, _move(5)],
-    "leases": [_drop, _flip(0, 3), _flip(0, 8), _flip(1, 128), _flip(11, 64), _flip(56), _move(),
-               _flip(7, 64), _flip_cooling(2, 64)],
-    "owners": [_drop, _flip(4), _move(), _cut],
+    "leases": [_drop, _flip(0, 3), _flip(0, 8), _flip(1, 128), _flip(11, 64), _flip(56), _flip(60),
+               _move(), _flip(7, 64), _flip_cooling(2, 64)],
+    "owners": [_drop, _flip(3), _flip(4), _flip(8), _move(), _cut],
     "cooldown": [_drop, _move(), _move(9), _move(4)],
-    "reservations": [_drop, _flip(0), _flip(8), _move(), _named(b"\0\0\0\1\4abcd", b"")],
+    "reservations": [_drop, _flip(0), _flip(8), _move(), _named(b"\0\0\3\xe9\4abcd", b"")],
     "sticky": [_drop, _move(), _move(4)],
     "events": [_move(4), _flip(8, 64), _cut, _flip(9, 1), _flip(17, 64)],
     "missing": [_cut, _move(4)],
@@ -295,7 +337,7 @@ MUTATIONS: dict[str, list[Change]] = {
 @pytest.mark.parametrize("database", MUTATIONS)
 def test_a_mutation_is_found(node: Node, ipam: Ipam, database: str) -> None:
     """Each change of a record that the document rules out is found, in every database."""
-    assert set(MUTATIONS) == set(raw_reader.DATABASES)
+    assert set(MUTATIONS) == {raw_reader.MAIN, *raw_reader.DATABASES}
     raw = _full(node, ipam)
     for number, mutation in enumerate(MUTATIONS[database]):
         changed = {name: dict(records) for name, records in raw.items()}

@@ -15,9 +15,12 @@ from fastipam.namespaces import Netns, look, mount_namespace
 from fastipam.network import Network
 from fastipam.repair import repair
 from fastipam.storage import tables
+from fastipam.storage.records import keys
 from fastipam.sweep import Report, Sweeper, missing_count, sweep
 from fastipam.testing import Clock
 from fastipam.verify import verify
+
+from ..ids import POOL_ID
 
 POOL = "10.0.0.0/16"
 
@@ -549,13 +552,13 @@ def test_many(ipam: Ipam, run: Path, clock: Clock) -> None:
 
 
 def test_repaired_meanwhile(ipam: Ipam, net: Network, run: Path, clock: Clock) -> None:
-    """A lost state takes the network's clock with it: the grace time begins at the next sweep."""
+    """A lost state takes the pool's clock with it: the grace time begins at the next sweep."""
     start(net, run, "a").unlink()
-    net.reserve("10.0.0.9")  # the network's clock is ahead of the wall clock now
+    net.reserve("10.0.0.9")  # the pool's clock is ahead of the wall clock now
     sweep(ipam)
     assert missing_count(ipam.store) == 1
     with ipam.store.write() as txn:
-        tables.STATES.clear(txn)
+        tables.MAIN.delete(txn, keys.state_key(POOL_ID))
     repair(ipam.store)
     assert missing_count(ipam.store) == 0
     sweep(ipam)

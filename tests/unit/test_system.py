@@ -23,7 +23,8 @@ from fastipam.ipam import open_with
 from fastipam.network import Network
 from fastipam.repair import repair
 from fastipam.storage import open_stores, tables
-from fastipam.storage.records.network_state import NetworkState
+from fastipam.storage.records import keys as records_keys
+from fastipam.storage.records.pool_state import PoolState
 from fastipam.sweep import finish_reboot, missing_count, sweep
 from fastipam.testing import Clock
 from fastipam.verify import verify
@@ -93,8 +94,8 @@ class SystemMachine(RuleBasedStateMachine):
 
     def network_clock(self) -> int:
         with self.ipam.store.read() as txn:
-            for key, raw in tables.STATES.scan(txn):
-                state = NetworkState(int.from_bytes(key, "big"), raw)
+            for key, raw in tables.MAIN.scan(txn, records_keys.STATE_MARK):
+                state = PoolState(int.from_bytes(key[1:], "big"), raw)
                 return max(state.clock + 1, self.clock.now_ns + state.offset)
         return 0
 
@@ -292,13 +293,17 @@ class SystemMachine(RuleBasedStateMachine):
             self.net.release(name)  # it may have several, which the model does not follow
         assert outcome
 
-    @rule(which=st.sampled_from(["pages", "owners", "cooldown", "states", "sticky"]))
+    @rule(which=st.sampled_from(["pages", "owners", "cooldown", "main", "sticky"]))
     def repair(self, which: str) -> None:
         """All that follows from the leases and reservations is lost, and comes back."""
         store = self.ipam.store
         finish_reboot(self.ipam)
         with store.write() as txn:
-            getattr(tables, which.upper()).clear(txn)
+            table = getattr(tables, which.upper())
+            for key in list(
+                table.scan_keys(txn, records_keys.STATE_MARK if which == "main" else b"")
+            ):
+                table.delete(txn, key)
         repair(store)
         assert not verify(store)
 

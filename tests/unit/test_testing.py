@@ -20,6 +20,8 @@ from fastipam.storage.records.keys import address_key
 from fastipam.testing import TemporaryStore
 from fastipam.testing.faults import Step
 
+from ..ids import POOL_ID
+
 pytest_plugins = ["fastipam.testing.fixtures"]
 
 
@@ -76,7 +78,7 @@ def test_a_damaged_store_is_found() -> None:
         with testing.temporary_store() as store, store.open() as ipam:
             ipam.network("n", "10.1.0.0/24").allocate("c1")
             with ipam.store.write() as txn:
-                lost = address_key(1, 4, 0x0A010002)
+                lost = address_key(POOL_ID, 4, 0x0A010002)
                 assert tables.LEASES.delete(txn, lost)
 
     with pytest.raises(AssertionError, match=r"10\.1\.0\.2"):

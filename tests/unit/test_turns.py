@@ -18,6 +18,8 @@ from fastipam.network import Network
 from fastipam.storage import tables
 from fastipam.storage.records import earlier_ranges, keys
 
+from ..ids import POOL_ID
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -100,7 +102,7 @@ def test_overlapping_configurations(ipam: Ipam, clock: Clock) -> None:
     for network, ranges in ((inner, ["10.9.0.0/29"]), (outer, [B])):
         network.allocate(f"last {ranges}")
         with ipam.store.read() as txn:
-            assert txn.state(1).outside == _outside_of_the_ranges(ipam, ranges)
+            assert txn.pool_state(POOL_ID).outside == _outside_of_the_ranges(ipam, ranges)
 
 
 def test_a_lease_cools_in_the_set_that_has_it_now(ipam: Ipam) -> None:
@@ -122,7 +124,7 @@ def test_many_configurations(ipam: Ipam) -> None:
         ipam.network("n", f"10.{at}.0.0/24").allocate(f"c{at}")
     ipam.network("n", "10.10.0.0/24").allocate("again")
     with ipam.store.read() as txn:
-        texts = turns.others(txn, 1)
+        texts = turns.others(txn, POOL_ID)
     assert [text.split(" ")[0] for text in texts] == [f"10.{at}.0.0/24" for at in (11, 9, 8, 7)]
 
 
@@ -133,7 +135,7 @@ def test_a_damaged_note(raw: bytes, ipam: Ipam) -> None:
     """A record that cannot be read changes nothing."""
     ipam.network("n", A).allocate("a")
     with ipam.store.write() as txn:
-        tables.META.put(txn, earlier_ranges.key(1), raw)
+        tables.META.put(txn, earlier_ranges.key(POOL_ID), raw)
     assert ipam.network("n").stats().other_sets == ()
     ipam.network("n", B).allocate("b")
     ipam.network("n", A).allocate("c")
@@ -146,10 +148,10 @@ def test_a_release_works_without_the_ranges(ipam: Ipam) -> None:
     network.allocate("a")
     assert network.pool is not None
     with ipam.store.write() as txn:
-        tables.NETWORKS.put(txn, b"n", keys.pack_network(1, "no ranges"))
+        tables.POOLS.put(txn, b"n", keys.pack_pool(POOL_ID, "no ranges"))
     assert Network(ipam.store, "n", None)._release_raw("a", "eth0")
     with ipam.store.write() as txn:
-        tables.NETWORKS.put(txn, b"n", keys.pack_network(1, network.pool.text))
+        tables.POOLS.put(txn, b"n", keys.pack_pool(POOL_ID, network.pool.text))
     assert network.stats().cooling == 1
 
 

@@ -23,17 +23,19 @@ from fastipam.storage.records import lease as lease_record
 from fastipam.storage.records import reservation as reservation_record
 from fastipam.storage.records.block import ACTIVE, Block
 from fastipam.storage.records.event import event_key, pack_event
+from fastipam.storage.records.event_log import EventLog
 from fastipam.storage.records.lease import ASSIGNED, COOLING, Record
-from fastipam.storage.records.network_state import NetworkState
+from fastipam.storage.records.pool_state import PoolState
 from fastipam.storage.records.reservation import Reservation
 from fastipam.storage.store import Store
 from fastipam.storage.transaction import Transaction
 from fastipam.storage.within import Within
 from fastipam.verify import Finding, verify
 
+from ..ids import NETWORK_ID, POOL_ID
+
 Damage = Callable[[Store, Transaction], object]
 
-ID = 1
 # 40 leases that lie on two pages: the second begins at 10.0.16.0.
 RANGES = [{"subnet": "10.0.0.0/16", "rangeStart": "10.0.15.240"}, "2001:db8::/64"]
 FULL = b"\xff" * 512
@@ -63,7 +65,7 @@ def lease(value: int, **changes: Any) -> Damage:
     """Rewrite fields of an IPv4 lease."""
 
     def change(_: Store, txn: Transaction) -> None:
-        key = keys.address_key(ID, 4, value)
+        key = keys.address_key(POOL_ID, 4, value)
         record = Record.read(tables.LEASES.get(txn, key) or b"")
         for name, new in changes.items():
             setattr(record, name, new)
@@ -76,28 +78,50 @@ def state(**changes: int) -> Damage:
     """Rewrite numbers of the network's state."""
 
     def change(_: Store, txn: Transaction) -> None:
-        key = keys.network_prefix(ID)
-        numbers = NetworkState(ID, tables.STATES.get(txn, key))
+        numbers = PoolState(POOL_ID, tables.MAIN.get(txn, keys.state_key(POOL_ID)))
         for name, new in changes.items():
             setattr(numbers, name, new)
-        tables.STATES.put(txn, key, numbers.pack())
+        tables.MAIN.put(txn, numbers.key, numbers.pack())
+
+    return change
+
+
+def log(waiting: list[bytes] | None = None, **changes: int) -> Damage:
+    """Rewrite numbers of the network's history, or what waits in it."""
+
+    def change(_: Store, txn: Transaction) -> None:
+        one = EventLog(NETWORK_ID, tables.MAIN.get(txn, keys.log_key(NETWORK_ID)))
+        for name, new in changes.items():
+            setattr(one, name, new)
+        if waiting is not None:
+            one.waiting = waiting
+        tables.MAIN.put(txn, one.key, one.pack())
 
     return change
 
 
 def page(level: int, index: int, family: int = 4) -> bytes:
     size = keys.page_index_bytes(family)
-    return keys.family_prefix(ID, family) + bytes((level,)) + index.to_bytes(size, "big")
+    return keys.family_prefix(POOL_ID, family) + bytes((level,)) + index.to_bytes(size, "big")
 
 
 def at(value: int) -> bytes:
-    return keys.address_key(ID, 4, value)
+    return keys.address_key(POOL_ID, 4, value)
 
 
 A = 0x0A000FF0  # c0's address; c7 is cooling, at A + 7
 FIRST_PAGE = A >> 12
-OWNER = keys.owner_key(keys.network_prefix(ID), keys.owner_name("c0", "eth0"))
-GHOST = keys.owner_key(keys.network_prefix(ID), keys.owner_name("ghost", "eth0"))
+OWNER = keys.owner_key(keys.id_prefix(NETWORK_ID), keys.owner_name("c0", "eth0"))
+GHOST = keys.owner_key(keys.id_prefix(NETWORK_ID), keys.owner_name("ghost", "eth0"))
+
+
+STATE, LOG = keys.state_key(POOL_ID), keys.log_key(NETWORK_ID)
+EVENT = pack_event(1, 1, 1, (4, A), b"\0" * 5)
+
+
+def entry(network_id: int, pool_id: int) -> bytes:
+    """An entry of a network whose pool has the name of the damaged store's."""
+    return keys.pack_network(tables.SCHEMA, network_id, pool_id, b"net")
 
 
 # What is done to the store, what the verifier calls it, and where.
@@ -139,16 +163,16 @@ DAMAGES: list[tuple[Damage, set[str], str | None]] = [
         "10.0.15.247",
     ),
     (drop("owners", OWNER), {"lease-without-owner"}, None),
-    (put("owners", OWNER, b"\4\1"), {"owner-unreadable", "lease-without-owner"}, None),
+    (put("owners", OWNER, at(A)[:6]), {"owner-unreadable", "lease-without-owner"}, None),
     (put("owners", GHOST, b""), {"owner-addresses"}, GHOST.hex()),
-    (put("owners", GHOST, at(A)[4:]), {"owner-without-lease"}, "10.0.15.240"),
-    (put("owners", GHOST[:-1], at(A)[4:]), {"owner-key", "owner-without-lease"}, None),
+    (put("owners", GHOST, at(A)), {"owner-without-lease"}, "10.0.15.240"),
+    (put("owners", GHOST[:-1], at(A)), {"owner-key", "owner-without-lease"}, None),
     (
-        put("cooldown", keys.cooldown_key(ID, 0, 5, 4, A), b""),
+        put("cooldown", keys.cooldown_key(POOL_ID, 0, 5, 4, A), b""),
         {"cooldown-without-lease"},
         "10.0.15.240",
     ),
-    (put("cooldown", keys.network_prefix(ID) + b"x", b""), {"cooldown-key"}, None),
+    (put("cooldown", keys.id_prefix(POOL_ID) + b"x", b""), {"cooldown-key"}, None),
     (put("reservations", at(A + 1)[:-1], b"x"), {"reservation-key"}, None),
     (
         put("reservations", at(0x0A00F000), b"x"),
@@ -161,24 +185,24 @@ DAMAGES: list[tuple[Damage, set[str], str | None]] = [
         "10.0.15.240",
     ),
     (
-        put("sticky", reservation_record.due_key(keys.network_prefix(ID), 7, 4, A), b""),
+        put("sticky", reservation_record.due_key(keys.id_prefix(POOL_ID), 7, 4, A), b""),
         {"sticky-without-reservation"},
         "10.0.15.240",
     ),
     (
         put(
             "sticky",
-            reservation_record.owner_index_key(keys.network_prefix(ID), "c", ""),
+            reservation_record.owner_index_key(keys.id_prefix(POOL_ID), "c", ""),
             at(A)[4:],
         ),
         {"sticky-without-reservation"},
         "10.0.15.240",
     ),
-    (put("sticky", keys.network_prefix(ID) + b"x", b""), {"sticky-unreadable"}, None),
-    (put("sticky", keys.network_prefix(ID) + b"t", b""), {"sticky-unreadable"}, None),
-    (put("events", event_key(ID, 0), b"x"), {"event-unreadable"}, None),
+    (put("sticky", keys.id_prefix(POOL_ID) + b"x", b""), {"sticky-unreadable"}, None),
+    (put("sticky", keys.id_prefix(POOL_ID) + b"t", b""), {"sticky-unreadable"}, None),
+    (put("events", event_key(NETWORK_ID, 0), b"x"), {"event-unreadable"}, None),
     (
-        put("events", event_key(ID, 10**6), pack_event(1, 1, 1, (4, A), b"\0" * 5)),
+        put("events", event_key(NETWORK_ID, 10**6), pack_event(1, 1, 1, (4, A), b"\0" * 5)),
         {"event-number"},
         None,
     ),
@@ -193,10 +217,14 @@ DAMAGES: list[tuple[Damage, set[str], str | None]] = [
     (put("missing", at(A), b"x"), {"missing-unreadable"}, None),
     (put("missing", at(A)[:-1], bytes(24)), {"missing-unreadable"}, None),
     (put("meta", b"last network", b"\xff" * 4), {"network-id"}, "last network"),
-    (put("meta", keys.policy_key(ID), b"x"), {"policy-unreadable"}, None),
-    (put("meta", keys.policy_key(ID), b"\xff" * 8 + bytes(21)), {"policy-unreadable"}, None),
+    (put("meta", keys.policy_key(NETWORK_ID), b"x"), {"policy-unreadable"}, None),
+    (
+        put("meta", keys.policy_key(NETWORK_ID), b"\xff" * 8 + bytes(21)),
+        {"policy-unreadable"},
+        None,
+    ),
     *(
-        (put("blocks", keys.network_prefix(ID) + key, b"x"), {"block-record"}, None)
+        (put("blocks", keys.id_prefix(POOL_ID) + key, b"x"), {"block-record"}, None)
         for key in (
             b"b\4\12\0\0\0",
             b"b\5",
@@ -209,17 +237,75 @@ DAMAGES: list[tuple[Damage, set[str], str | None]] = [
             b"",
         )
     ),
-    (drop("states", keys.network_prefix(ID)), {"state-missing"}, None),
-    (put("states", keys.network_prefix(ID), b"x"), {"state-unreadable"}, None),
-    (put("states", keys.network_prefix(ID) + b"x", b"x"), {"state-key"}, None),
-    (put("networks", b"net", ID.to_bytes(4, "big") + b"x"), {"ranges-unreadable"}, None),
-    (put("networks", b"two", ID.to_bytes(4, "big")), {"network-id"}, None),
-    (put("networks", b"two", (9).to_bytes(4, "big")), {"network-id", "state-missing"}, None),
+    (drop("main", STATE), {"state-missing"}, None),
+    (put("main", STATE, b"x"), {"state-unreadable"}, None),
+    (put("main", STATE + b"x", b"x"), {"state-key"}, (STATE + b"x").hex()),
+    (put("main", b"P" + (77).to_bytes(4, "big"), b"x"), {"state-orphan"}, None),
+    (put("main", b"P" + NETWORK_ID.to_bytes(4, "big"), b"x"), {"state-orphan"}, None),
+    (put("main", b"P\0", b"x"), {"state-orphan"}, b"P\0".hex()),
+    (put("main", LOG + b"x", b"x"), {"history-key"}, (LOG + b"x").hex()),
+    (put("main", b"N" + (77).to_bytes(4, "big"), b"x"), {"history-orphan"}, None),
+    (put("main", b"N" + POOL_ID.to_bytes(4, "big"), b"x"), {"history-orphan"}, None),
+    (put("main", b"Q\0\0\0\1", b"x"), {"main-key"}, b"Q\0\0\0\1".hex()),
+    (put("main", b"N", b"x"), {"history-orphan"}, b"N".hex()),
+    (put("main", LOG, b"x"), {"history-unreadable"}, LOG.hex()),
+    (put("main", LOG, bytes(16) + b"\5\0abc"), {"history-unreadable"}, LOG.hex()),
+    (put("main", LOG, b"\x63" + bytes(15) + b"\1"), {"history-unreadable"}, LOG.hex()),
+    (log([EVENT] * 9), {"history-unreadable"}, LOG.hex()),
+    (log([EVENT * 100]), {"history-unreadable"}, LOG.hex()),
+    (log(next=2**62), {"history-unreadable"}, LOG.hex()),
+    (log(next=1), {"history-unreadable"}, LOG.hex()),
+    (log([EVENT, b"x"]), {"event-unreadable"}, event_key(NETWORK_ID, 81).hex()),
+    (log(next=39), {"event-number"}, None),
+    (log(first=40), {"event-number"}, None),
+    (drop("main", LOG), {"event-number"}, None),
+    (lease(A, network_id=77), {"lease-network"}, "10.0.15.240"),
+    (lease(A + 7, network_id=POOL_ID), {"lease-network"}, "10.0.15.247"),
+    (
+        put("owners", OWNER, keys.address_key(NETWORK_ID, 4, A)),
+        {"owner-pool", "lease-without-owner"},
+        "10.0.15.240",
+    ),
+    (put("owners", GHOST, keys.address_key(77, 4, A)), {"owner-pool"}, "10.0.15.240"),
+    (put("pools", b"net", POOL_ID.to_bytes(4, "big") + b"x"), {"ranges-unreadable"}, None),
+    (put("pools", b"net", b"x"), {"pool-unreadable", "network-pool"}, None),
+    (put("pools", b"net", (77).to_bytes(4, "big")), {"network-pool", "pool-without-network"}, None),
+    (drop("pools", b"net"), {"network-pool"}, b"net".hex()),
+    (put("networks", b"net", entry(NETWORK_ID, POOL_ID) + b"x"), {"network-pool"}, b"net".hex()),
+    (put("pools", b"two", POOL_ID.to_bytes(4, "big")), {"pool-id"}, b"two".hex()),
+    (put("pools", b"two", (7).to_bytes(4, "big")), {"pool-without-network"}, b"two".hex()),
+    (put("pools", b"two", (7777).to_bytes(4, "big")), {"pool-without-network", "pool-id"}, None),
+    (put("networks", b"two", entry(NETWORK_ID, 7)), {"network-id"}, b"two".hex()),
+    (put("networks", b"two", entry(NETWORK_ID, POOL_ID)), {"network-id"}, b"two".hex()),
+    (put("networks", b"zwei", entry(9, POOL_ID)), {"network-id", "network-pool"}, b"zwei".hex()),
+    (
+        put("networks", b"two", entry(9, 7)),
+        {"network-id", "network-pool", "state-missing"},
+        b"two".hex(),
+    ),
     (put("networks", b"two", b"x"), {"network-unreadable"}, None),
+    (put("networks", b"two", entry(9, 7)[:9]), {"network-unreadable"}, None),
+    (
+        put("networks", b"net", keys.pack_network(3, NETWORK_ID, POOL_ID, b"net")),
+        {
+            "network-unreadable",
+            "pool-without-network",
+            "owner-orphan",
+            "event-orphan",
+            "history-orphan",
+        },
+        None,
+    ),
+    (
+        drop("networks", b"net"),
+        {"pool-without-network", "owner-orphan", "event-orphan", "history-orphan"},
+        None,
+    ),
+    (put("meta", b"last pool", b"\xff" * 4), {"pool-id"}, "last pool"),
+    (put("meta", b"last pool", b"\0\0\0\1"), {"pool-id"}, b"net".hex()),
     *(
         (put(f"{what}{s}", (77).to_bytes(4, "big") + b"key", b"x"), {f"{what}-orphan"}, None)
         for what, s in (
-            ("state", "s"),
             ("page", "s"),
             ("lease", "s"),
             ("owner", "s"),
@@ -270,7 +356,7 @@ def test_reservation_is_counted(damaged: Ipam) -> None:
         for each in (value, A):
             raw = Reservation(4, each, "", "", "why").pack()
             tables.RESERVATIONS.put(txn, at(each), raw)
-        txn.pages(ID, 4).acquire(value)
+        txn.pages(POOL_ID, 4).acquire(value)
         state(reserved=1, kept=2)(store, txn)
     assert not verify(store)
 
@@ -320,14 +406,14 @@ def test_block_that_no_pool_has(damaged: Ipam) -> None:
     whole = parse_ranges("10.64.0.0/16").sets[0]
     pool = Pool([RangeSet(whole.ranges, block_length=24)])
     with damaged.store.write() as txn:
-        network_id = Network(damaged.store, "cut", pool)._enter(txn).state.network_id
+        pool_id = Network(damaged.store, "cut", pool)._enter(txn).state.pool_id
         for base in (0x0A400100, 0x0A400210):
-            blocks.put(txn, network_id, Block(4, base, ACTIVE, 0, 1))
-        blocks.list_open(txn, network_id, pool.sets[0], 0x0A400100)
+            blocks.put(txn, pool_id, Block(4, base, ACTIVE, 0, 1))
+        blocks.list_open(txn, pool_id, pool.sets[0], 0x0A400100)
     assert [one.kind for one in verify(damaged.store)] == ["block-record"]
     assert [one.kind for one in repair(damaged.store)] == ["block"]
     with damaged.store.read() as txn:
-        assert [one.base for one in blocks.read_all(txn, network_id)] == [0x0A400100]
+        assert [one.base for one in blocks.read_all(txn, pool_id)] == [0x0A400100]
 
 
 def test_repair_of_much_damage(damaged: Ipam) -> None:
@@ -385,7 +471,7 @@ def test_repair_gives_up_as_a_whole(damaged: Ipam, monkeypatch: pytest.MonkeyPat
 def test_every_database_is_checked_and_repaired(ipam: Ipam, table: tables.Table) -> None:
     """A record that no program wrote is found in whichever database it is, and removed."""
     ipam.network("net", ["10.1.0.0/24", "fd00::/64"]).allocate("a")
-    key = keys.network_prefix(1) + b"\4nonsense"
+    key = keys.id_prefix(POOL_ID) + b"\4nonsense"
     with ipam.store.write() as txn:
         table.put(txn, key, b"nonsense")
     assert verify(ipam.store)

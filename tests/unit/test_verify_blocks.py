@@ -21,7 +21,8 @@ from fastipam.storage.store import Store
 from fastipam.storage.transaction import Transaction
 from fastipam.verify import verify
 
-ID = 1
+from ..ids import POOL_ID as ID
+
 CUT = Pool.read(f"{parse_ranges('10.0.0.0/16', ()).text}@24")
 FIRST, SECOND, THIRD = 0x0A000100, 0x0A000200, 0x0A000300
 MEMBER = Member("node", "one", "", epoch=1, revision=7)

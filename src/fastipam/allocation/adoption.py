@@ -49,7 +49,7 @@ def _take_away(ledger: Ledger, record: Record, family: int, value: int) -> None:
         ledger.write_owner(name, others)
     else:
         tables.OWNERS.delete(ledger.txn, ledger.owner_key(name))
-    key = keys.address_key(ledger.state.network_id, family, value)
+    key = keys.address_key(ledger.state.pool_id, family, value)
     texts = lease_record.texts_of(tables.LEASES.get(ledger.txn, key) or record.pack())
     ledger.note(event_record.REPAIRED, record.generation, (family, value), texts)
     tables.LEASES.delete(ledger.txn, key)

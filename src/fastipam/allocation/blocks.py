@@ -16,7 +16,7 @@ from fastipam.storage import tables
 from fastipam.storage.boot import boottime_ns
 from fastipam.storage.records import block as block_record
 from fastipam.storage.records.block import ACTIVE, COPIED, RESTORED, Block, Heard, Member, block_key
-from fastipam.storage.records.keys import network_prefix
+from fastipam.storage.records.keys import id_prefix
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,50 +77,50 @@ def free_in(pages: StoredPages, range_set: RangeSet, base: int) -> int:
 # Records --------------------------------------------------------------------------------------
 
 
-def get(txn: Transaction | Snapshot, network_id: int, family: int, base: int) -> Block | None:
+def get(txn: Transaction | Snapshot, pool_id: int, family: int, base: int) -> Block | None:
     """Return the record of a block, or None when this node has nothing to do with it. O(1)."""
-    raw = tables.BLOCKS.get(txn, block_key(network_id, family, base))
+    raw = tables.BLOCKS.get(txn, block_key(pool_id, family, base))
     return None if raw is None else Block.read(family, base, raw)
 
 
-def is_active(txn: Transaction | Snapshot, network_id: int, family: int, base: int) -> bool:
+def is_active(txn: Transaction | Snapshot, pool_id: int, family: int, base: int) -> bool:
     """Return whether addresses may be assigned from a block. O(1)."""
-    return block_record.is_active(tables.BLOCKS.get(txn, block_key(network_id, family, base)))
+    return block_record.is_active(tables.BLOCKS.get(txn, block_key(pool_id, family, base)))
 
 
-def put(txn: Transaction, network_id: int, block: Block) -> None:
+def put(txn: Transaction, pool_id: int, block: Block) -> None:
     """Write the record of a block."""
-    tables.BLOCKS.put(txn, block_key(network_id, block.family, block.base), block.pack())
+    tables.BLOCKS.put(txn, block_key(pool_id, block.family, block.base), block.pack())
 
 
-def delete(txn: Transaction, network_id: int, family: int, base: int) -> None:
+def delete(txn: Transaction, pool_id: int, family: int, base: int) -> None:
     """Delete the record of a block."""
-    tables.BLOCKS.delete(txn, block_key(network_id, family, base))
+    tables.BLOCKS.delete(txn, block_key(pool_id, family, base))
 
 
-def delete_all(txn: Transaction, network_id: int) -> int:
+def delete_all(txn: Transaction, pool_id: int) -> int:
     """Delete a network's blocks, its open list, and who this node is; return how many blocks."""
-    count = len(read_all(txn, network_id))
-    for key in list(tables.BLOCKS.scan_keys(txn, network_prefix(network_id))):
+    count = len(read_all(txn, pool_id))
+    for key in list(tables.BLOCKS.scan_keys(txn, id_prefix(pool_id))):
         tables.BLOCKS.delete(txn, key)
     return count
 
 
-def read_all(txn: Transaction | Snapshot, network_id: int) -> list[Block]:
+def read_all(txn: Transaction | Snapshot, pool_id: int) -> list[Block]:
     """Return every block of a network in address order, IPv4 first. O(blocks)."""
-    found = tables.BLOCKS.scan(txn, block_record.blocks_prefix(network_id))
+    found = tables.BLOCKS.scan(txn, block_record.blocks_prefix(pool_id))
     return [Block.read(*block_record.read_block_key(key), raw) for key, raw in found]
 
 
 def walk(
-    txn: Transaction | Snapshot, network_id: int, sets: Iterable[RangeSet]
+    txn: Transaction | Snapshot, pool_id: int, sets: Iterable[RangeSet]
 ) -> Iterator[tuple[Block, RangeSet | None]]:
     """Yield every block of a network in address order, with the set that it is cut from.
 
     The set is None for a block that lies in none of ``sets``. O(blocks).
     """
     sets = tuple(sets)
-    for block in read_all(txn, network_id):
+    for block in read_all(txn, pool_id):
         yield block, set_of(sets, block.family, block.base)
 
 
@@ -138,13 +138,11 @@ def set_of(sets: Iterable[RangeSet], family: int, base: int) -> RangeSet | None:
     return None
 
 
-def share(
-    txn: Transaction | Snapshot, network_id: int, range_set: RangeSet
-) -> tuple[int, int, int]:
+def share(txn: Transaction | Snapshot, pool_id: int, range_set: RangeSet) -> tuple[int, int, int]:
     """Return (active blocks, their free addresses, those never assigned) of a set. O(blocks)."""
-    pages = txn.pages(network_id, range_set.family)
+    pages = txn.pages(pool_id, range_set.family)
     number = free = excluded = 0
-    for block, its_set in walk(txn, network_id, (range_set,)):
+    for block, its_set in walk(txn, pool_id, (range_set,)):
         if its_set is not None and block.state == ACTIVE:
             number += 1
             free += free_in(pages, range_set, block.base)
@@ -152,15 +150,15 @@ def share(
     return number, free, excluded
 
 
-def get_member(txn: Transaction | Snapshot, network_id: int) -> Member | None:
+def get_member(txn: Transaction | Snapshot, pool_id: int) -> Member | None:
     """Return who this node is in the network's cluster, or None when it never registered."""
-    raw = tables.BLOCKS.get(txn, block_record.member_key(network_id))
+    raw = tables.BLOCKS.get(txn, block_record.member_key(pool_id))
     return None if raw is None else Member.read(raw)
 
 
-def put_member(txn: Transaction, network_id: int, member: Member) -> None:
+def put_member(txn: Transaction, pool_id: int, member: Member) -> None:
     """Write who this node is."""
-    tables.BLOCKS.put(txn, block_record.member_key(network_id), member.pack())
+    tables.BLOCKS.put(txn, block_record.member_key(pool_id), member.pack())
 
 
 def file_of(store: Environment) -> int:
@@ -192,36 +190,36 @@ def distrust(txn: Transaction, own: Collection[str] = ()) -> None:
             tables.BLOCKS.put(txn, key, member.pack())
 
 
-def get_heard(txn: Transaction | Snapshot, network_id: int) -> Heard:
+def get_heard(txn: Transaction | Snapshot, pool_id: int) -> Heard:
     """Return what was last heard of the cluster's store."""
-    raw = tables.BLOCKS.get(txn, block_record.heard_key(network_id))
+    raw = tables.BLOCKS.get(txn, block_record.heard_key(pool_id))
     return Heard() if raw is None else Heard.read(raw)
 
 
-def put_heard(txn: Transaction, network_id: int, heard: Heard) -> None:
+def put_heard(txn: Transaction, pool_id: int, heard: Heard) -> None:
     """Note what was heard of the cluster's store."""
-    tables.BLOCKS.put(txn, block_record.heard_key(network_id), heard.pack())
+    tables.BLOCKS.put(txn, block_record.heard_key(pool_id), heard.pack())
 
 
 # Proof of ownership ---------------------------------------------------------------------------
 
 
-def prove(txn: Transaction, network_id: int, until_ns: int) -> None:
+def prove(txn: Transaction, pool_id: int, until_ns: int) -> None:
     """Note that ownership of the active blocks is certain until then (:func:`boottime_ns`)."""
     proof = block_record.pack_proof(txn.store.boot, until_ns)
-    tables.BLOCKS.put(txn, block_record.proof_key(network_id), proof)
+    tables.BLOCKS.put(txn, block_record.proof_key(pool_id), proof)
 
 
-def proven_until(txn: Transaction | Snapshot, network_id: int) -> int:
+def proven_until(txn: Transaction | Snapshot, pool_id: int) -> int:
     """Return until when ownership is proven, 0 when it was not proven in this boot."""
-    raw = tables.BLOCKS.get(txn, block_record.proof_key(network_id))
+    raw = tables.BLOCKS.get(txn, block_record.proof_key(pool_id))
     boot, until_ns = (raw and block_record.read_proof(raw)) or (0, 0)
     return until_ns if boot == txn.store.boot else 0
 
 
-def doubt(txn: Transaction | Snapshot, network_id: int, now_ns: int | None = None) -> str:
+def doubt(txn: Transaction | Snapshot, pool_id: int, now_ns: int | None = None) -> str:
     """Return why no address may be assigned on the word of this store alone, or an empty text."""
-    raw = tables.BLOCKS.get(txn, block_record.member_key(network_id))
+    raw = tables.BLOCKS.get(txn, block_record.member_key(pool_id))
     if raw is None:
         return "this node is not registered in its cluster"
     revision, file, fencing, boot = block_record.read_standing(raw)
@@ -233,14 +231,14 @@ def doubt(txn: Transaction | Snapshot, network_id: int, now_ns: int | None = Non
         return "the store was restored or copied, and its blocks are not confirmed yet"
     if fencing:
         now_ns = boottime_ns() if now_ns is None else now_ns
-        if now_ns >= proven_until(txn, network_id):
+        if now_ns >= proven_until(txn, pool_id):
             return "fencing: ownership of the blocks could not be proven in time"
     return ""
 
 
-def is_fenced(txn: Transaction | Snapshot, network_id: int) -> bool:
+def is_fenced(txn: Transaction | Snapshot, pool_id: int) -> bool:
     """Return whether this node has to prove in time that it owns its blocks."""
-    raw = tables.BLOCKS.get(txn, block_record.member_key(network_id))
+    raw = tables.BLOCKS.get(txn, block_record.member_key(pool_id))
     return raw is not None and block_record.read_standing(raw)[2]
 
 
@@ -248,7 +246,7 @@ def is_fenced(txn: Transaction | Snapshot, network_id: int) -> bool:
 
 
 def after(
-    txn: Transaction, network_id: int, range_set: RangeSet, cursor: int | None
+    txn: Transaction, pool_id: int, range_set: RangeSet, cursor: int | None
 ) -> Iterator[Interval]:
     """Yield the intervals to search for a free address: of the cursor's block, then the fullest.
 
@@ -258,39 +256,39 @@ def after(
     family = range_set.family
     if cursor is not None:
         base = base_of(range_set, cursor)
-        if is_active(txn, network_id, family, base):
+        if is_active(txn, pool_id, family, base):
             inside = parts(range_set, base)
             yield from [(max(low, cursor + 1), high) for low, high in inside if high > cursor]
             yield from [(low, min(high, cursor)) for low, high in inside if low <= cursor]
-    prefix = block_record.open_prefix(network_id, family)
+    prefix = block_record.open_prefix(pool_id, family)
     while True:
         fullest = tables.BLOCKS.first(txn, prefix)
         if fullest is None:
             return
         tables.BLOCKS.delete(txn, fullest[0])
         base = block_record.read_open_key(fullest[0])
-        if is_active(txn, network_id, family, base):
+        if is_active(txn, pool_id, family, base):
             yield from parts(range_set, base)
 
 
-def can_serve(txn: Snapshot, network_id: int, range_set: RangeSet, cursor: int | None) -> bool:
+def can_serve(txn: Snapshot, pool_id: int, range_set: RangeSet, cursor: int | None) -> bool:
     """Return whether a search would find an address that is not cooling.
 
     O(1), and one step more for each entry of the open list that is out of date.
     """
-    if doubt(txn, network_id):
+    if doubt(txn, pool_id):
         return False
     family = range_set.family
-    pages = txn.pages(network_id, family)
+    pages = txn.pages(pool_id, family)
 
     def has_free(base: int) -> bool:
-        if not is_active(txn, network_id, family, base):
+        if not is_active(txn, pool_id, family, base):
             return False
         return any(pages.next_free(*one) is not None for one in parts(range_set, base))
 
     if cursor is not None and has_free(base_of(range_set, cursor)):
         return True
-    listed = tables.BLOCKS.scan_keys(txn, block_record.open_prefix(network_id, family))
+    listed = tables.BLOCKS.scan_keys(txn, block_record.open_prefix(pool_id, family))
     return any(has_free(block_record.read_open_key(key)) for key in listed)
 
 
@@ -298,37 +296,37 @@ def can_serve(txn: Snapshot, network_id: int, range_set: RangeSet, cursor: int |
 
 
 def freed(
-    txn: Transaction, network_id: int, range_set: RangeSet, value: int, cursor: int | None
+    txn: Transaction, pool_id: int, range_set: RangeSet, value: int, cursor: int | None
 ) -> None:
     """Move a block in the open list, after one of its addresses became free. O(1)."""
     family = range_set.family
     base = base_of(range_set, value)
     if cursor is not None and base_of(range_set, cursor) == base:
         return
-    if not is_active(txn, network_id, family, base):
+    if not is_active(txn, pool_id, family, base):
         return
     if not any(low <= value <= high for low, high in parts(range_set, base)):
         return
-    free = free_in(txn.pages(network_id, family), range_set, base)
+    free = free_in(txn.pages(pool_id, family), range_set, base)
     if free > 1:
-        tables.BLOCKS.delete(txn, block_record.open_key(network_id, family, free - 1, base))
-    tables.BLOCKS.put(txn, block_record.open_key(network_id, family, free, base), b"")
+        tables.BLOCKS.delete(txn, block_record.open_key(pool_id, family, free - 1, base))
+    tables.BLOCKS.put(txn, block_record.open_key(pool_id, family, free, base), b"")
 
 
-def list_open(txn: Transaction, network_id: int, range_set: RangeSet, base: int) -> None:
+def list_open(txn: Transaction, pool_id: int, range_set: RangeSet, base: int) -> None:
     """Enter a block into the open list if it has free addresses."""
-    free = free_in(txn.pages(network_id, range_set.family), range_set, base)
+    free = free_in(txn.pages(pool_id, range_set.family), range_set, base)
     if free:
-        key = block_record.open_key(network_id, range_set.family, free, base)
+        key = block_record.open_key(pool_id, range_set.family, free, base)
         tables.BLOCKS.put(txn, key, b"")
 
 
-def reindex(txn: Transaction, network_id: int, range_set: RangeSet, cursor: int | None) -> int:
+def reindex(txn: Transaction, pool_id: int, range_set: RangeSet, cursor: int | None) -> int:
     """Rebuild the open list of a set; return how many blocks it has. O(blocks).
 
     Writes only what differs.
     """
-    wanted, listed = _open_keys(txn, network_id, range_set, cursor)
+    wanted, listed = _open_keys(txn, pool_id, range_set, cursor)
     for key in listed - wanted:
         tables.BLOCKS.delete(txn, key)
     for key in wanted - listed:
@@ -336,35 +334,35 @@ def reindex(txn: Transaction, network_id: int, range_set: RangeSet, cursor: int 
     return len(wanted)
 
 
-def is_indexed(txn: Snapshot, network_id: int, range_set: RangeSet, cursor: int | None) -> bool:
+def is_indexed(txn: Snapshot, pool_id: int, range_set: RangeSet, cursor: int | None) -> bool:
     """Return whether the open list has every block that can serve. O(blocks)."""
-    wanted, listed = _open_keys(txn, network_id, range_set, cursor)
+    wanted, listed = _open_keys(txn, pool_id, range_set, cursor)
     return wanted <= listed
 
 
 def unlisted(
-    txn: Transaction | Snapshot, network_id: int, range_set: RangeSet, cursor: int | None
+    txn: Transaction | Snapshot, pool_id: int, range_set: RangeSet, cursor: int | None
 ) -> list[int]:
     """Return the blocks that could serve and are in the open list under no number. O(blocks)."""
     wanted, listed = (
         {block_record.read_open_key(key) for key in some}
-        for some in _open_keys(txn, network_id, range_set, cursor)
+        for some in _open_keys(txn, pool_id, range_set, cursor)
     )
     return sorted(wanted - listed)
 
 
 def _open_keys(
-    txn: Transaction | Snapshot, network_id: int, range_set: RangeSet, cursor: int | None
+    txn: Transaction | Snapshot, pool_id: int, range_set: RangeSet, cursor: int | None
 ) -> tuple[set[bytes], set[bytes]]:
     """Return the keys that the open list of a set should have, and those that it has. O(blocks)."""
     family = range_set.family
-    pages = txn.pages(network_id, family)
+    pages = txn.pages(pool_id, family)
     serving = None if cursor is None else base_of(range_set, cursor)
     wanted = set()
-    for block, its_set in walk(txn, network_id, (range_set,)):
+    for block, its_set in walk(txn, pool_id, (range_set,)):
         if its_set is not None and block.state == ACTIVE and block.base != serving:
             free = free_in(pages, range_set, block.base)
             if free:
-                wanted.add(block_record.open_key(network_id, family, free, block.base))
-    prefix = block_record.open_prefix(network_id, family)
+                wanted.add(block_record.open_key(pool_id, family, free, block.base))
+    prefix = block_record.open_prefix(pool_id, family)
     return wanted, set(tables.BLOCKS.scan_keys(txn, prefix))

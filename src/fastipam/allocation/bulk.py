@@ -51,7 +51,8 @@ def _write(
     """Write the leases of one range set; return them, and their addresses packed for owners."""
     family = range_set.family
     state = ledger.state
-    boot, generation, network_id = ledger.store.boot, state.generation, state.network_id
+    boot, generation = ledger.store.boot, state.generation
+    network_id, pool_id = ledger.network_id, state.pool_id
     its_range = range_set.ranges[0]
     items = []
     leases = []
@@ -62,10 +63,10 @@ def _write(
         generation += 1
         number = ledger.set_of(index, family, value)
         stamp = boot, generation, ledger.wall_ns
-        raw = lease_record.pack_assigned(owner, its_range.length, number, stamp, 0)
-        key = keys.address_key(network_id, family, value)
+        raw = lease_record.pack_assigned(network_id, owner, its_range.length, number, stamp, 0)
+        key = keys.address_key(pool_id, family, value)
         items.append((key, raw))
-        packed.append(key[4:])  # what pack_addresses() makes of it
+        packed.append(key)  # what pack_held() makes of it
         leases.append(Lease(ledger.name, family, value, its_range.gateway, raw))
     state.generation = generation
     state.assigned += len(items)
@@ -103,7 +104,7 @@ def _enter_owners(
     for owner, (key, value) in zip(owners, items, strict=True):
         held = tables.OWNERS.get(ledger.txn, key) or b""
         if key in seen or held != value:
-            raise refusals.duplicate(ledger.name, owner, keys.read_addresses(held))
+            raise refusals.duplicate(ledger.name, owner, keys.read_held(held, ledger.state.pool_id))
         seen.add(key)
     raise StoreCorrupt(
         f"an owner in network {ledger.name} is entered for an address that nobody had",

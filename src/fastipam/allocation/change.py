@@ -21,8 +21,7 @@ def recount(accounts: Accounts, pool: Pool) -> None:
     state = accounts.state
     accounts.txn.flush()  # the pages that this transaction has changed
     inside = sum(
-        used_within(accounts.txn, state.network_id, each.family, each.intervals)
-        for each in pool.sets
+        used_within(accounts.txn, state.pool_id, each.family, each.intervals) for each in pool.sets
     )
     state.outside = max(0, state.used - inside)
 
@@ -33,7 +32,7 @@ def regroup(accounts: Accounts, pool: Pool) -> None:
     Without this a set would not find its own cooling addresses, or would search those that it may
     not take. A lease gets the number of its set when its address begins to cool.
     """
-    network_id, txn = accounts.state.network_id, accounts.txn
+    pool_id, txn = accounts.state.pool_id, accounts.txn
     if not accounts.state.cooling:
         return
     moves = []
@@ -48,19 +47,19 @@ def regroup(accounts: Accounts, pool: Pool) -> None:
         released = keys.read_cooldown_key(queued)[2]
         if record is None or record.released != released:
             continue  # the queue is damaged: `fastipam check` says so
-        new = keys.cooldown_key(network_id, index, released, family, value)
+        new = keys.cooldown_key(pool_id, index, released, family, value)
         tables.COOLDOWN.delete(txn, queued)
         tables.COOLDOWN.put(txn, new, b"")
         record.set_index = index
-        tables.LEASES.put(txn, keys.address_key(network_id, family, value), record.pack())
+        tables.LEASES.put(txn, keys.address_key(pool_id, family, value), record.pack())
 
 
 def relist(accounts: Accounts, pool: Pool) -> None:
     """Rebuild the open list of the sets that are cut into blocks. O(blocks)."""
-    network_id = accounts.state.network_id
+    pool_id = accounts.state.pool_id
     for index, each in enumerate(pool.sets):
         if each.block_length:
             from fastipam.allocation import blocks
 
             cursor = accounts.state.cursor(index, each.family)
-            blocks.reindex(accounts.txn, network_id, each, cursor)
+            blocks.reindex(accounts.txn, pool_id, each, cursor)

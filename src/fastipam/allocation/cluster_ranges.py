@@ -6,7 +6,7 @@ Imported when a configuration has other ranges than the store remembers for a cl
 from __future__ import annotations
 
 from fastipam.allocation import blocks
-from fastipam.allocation.accounts import read_pool
+from fastipam.allocation.lookup import read_pool
 from fastipam.errors import ConfigError
 
 TYPE_CHECKING = False
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def require_blocks(
-    txn: Transaction | Snapshot, name: str, network_id: int, text: str, pool: Pool
+    txn: Transaction | Snapshot, name: str, pool_id: int, text: str, pool: Pool
 ) -> None:
     """Raise ConfigError when ``pool`` is not cut into the blocks that this node may own.
 
@@ -26,7 +26,7 @@ def require_blocks(
     never registered, or has left its cluster, may have any ranges. Raises StoreCorrupt when the
     text cannot be read.
     """
-    member = blocks.get_member(txn, network_id)
+    member = blocks.get_member(txn, pool_id)
     if member is None or not member.epoch:
         return
     stored = read_pool(text, txn.store, name)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def cooling_of(
-    txn: Transaction | Snapshot, network_id: int, index: int | None, range_set: RangeSet
+    txn: Transaction | Snapshot, pool_id: int, index: int | None, range_set: RangeSet
 ) -> Generator[tuple[bytes, int]]:
     """Yield (queue key, address) of the cooling addresses of a range set, longest idle first.
 
@@ -33,9 +33,9 @@ def cooling_of(
     queue is read.
     """
     if index is not None:
-        yield from _queue(txn, keys.cooldown_prefix(network_id, index), range_set)
+        yield from _queue(txn, keys.cooldown_prefix(pool_id, index), range_set)
         return
-    whole = list(_queue(txn, keys.network_prefix(network_id), range_set))
+    whole = list(_queue(txn, keys.id_prefix(pool_id), range_set))
     yield from sorted(whole, key=lambda item: keys.read_cooldown_key(item[0])[2])
 
 
@@ -49,13 +49,13 @@ def _queue(
 
 
 def enter(accounts: Accounts, key: bytes, raw: bytes, family: int, value: int) -> None:
-    """Let an address begin to cool down, at the time of the network's clock."""
+    """Let an address begin to cool down, at the time of the pool's clock."""
     accounts.state.cooling += 1
     now = accounts.state.clock
     # The set that has the address now: the ranges may have changed since its assignment.
     index = accounts.number_of(family, value)
     tables.LEASES.put(accounts.txn, key, lease_record.cool(raw, now, index))
-    queued = keys.cooldown_key(accounts.state.network_id, index, now, family, value)
+    queued = keys.cooldown_key(accounts.state.pool_id, index, now, family, value)
     tables.COOLDOWN.put(accounts.txn, queued, b"")
 
 
@@ -63,7 +63,7 @@ def leave(accounts: Accounts, record: Record, family: int, value: int) -> None:
     """Take an address out of the queue; its bit stays set."""
     accounts.state.cooling -= 1
     key = keys.cooldown_key(
-        accounts.state.network_id, record.set_index, record.released, family, value
+        accounts.state.pool_id, record.set_index, record.released, family, value
     )
     tables.COOLDOWN.delete(accounts.txn, key)
 
@@ -87,11 +87,11 @@ def expire(accounts: Accounts, limit: int) -> int:
             if released > due:
                 if index == keys.NO_SET:
                     break
-                seek = keys.cooldown_prefix(state.network_id, index + 1)
+                seek = keys.cooldown_prefix(state.pool_id, index + 1)
                 continue
             walk.delete()
             left -= 1
-            key = keys.address_key(state.network_id, family, value)
+            key = keys.address_key(state.pool_id, family, value)
             raw = tables.LEASES.get(txn, key)
             # If the lease says otherwise, the queue is damaged, and nobody loses an address.
             if raw is not None and lease_record.is_cooling_since(raw, released):
@@ -105,7 +105,7 @@ def _cooling_of(
     accounts: Accounts, index: int, range_set: RangeSet
 ) -> Generator[tuple[bytes, int]]:
     number = None if accounts.is_foreign else index
-    return cooling_of(accounts.txn, accounts.state.network_id, number, range_set)
+    return cooling_of(accounts.txn, accounts.state.pool_id, number, range_set)
 
 
 def take_early(accounts: Accounts, index: int, range_set: RangeSet, wanted: int) -> list[int]:
@@ -144,7 +144,7 @@ def take_place(accounts: Accounts, key: bytes, raw: bytes, family: int, value: i
     before = tables.LEASES.get(txn, key) or b""
     record = lease_record.Record.read(before)
     queued = keys.cooldown_key(
-        accounts.state.network_id, record.set_index, record.released, family, value
+        accounts.state.pool_id, record.set_index, record.released, family, value
     )
     if record.state != lease_record.COOLING or tables.COOLDOWN.get(txn, queued) is not None:
         raise StoreCorrupt(

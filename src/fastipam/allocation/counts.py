@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from fastipam.addressing.ranges import Range, RangeSet
-    from fastipam.storage.records.network_state import NetworkState
+    from fastipam.storage.records.pool_state import PoolState
     from fastipam.storage.transaction import Snapshot, Transaction
 
     Interval = tuple[int, int]
@@ -155,14 +155,14 @@ def _excluded(pool: Pool, range_set: RangeSet) -> int:
 # Counting -------------------------------------------------------------------------------------
 
 
-def of_network(txn: Snapshot, state: NetworkState, pool: Pool) -> dict[str, int]:
+def of_network(txn: Snapshot, state: PoolState, pool: Pool) -> dict[str, int]:
     """Return ``size`` and how many addresses are in each state; the four add up to ``size``.
 
     O(1). Of a cluster's pool it is this node's share, O(blocks): the addresses of its blocks, and
     those in use outside of them.
     """
     if any(each.block_length for each in pool.sets):
-        free = sum(free_of(txn, state.network_id, each) for each in pool.sets)
+        free = sum(free_of(txn, state.pool_id, each) for each in pool.sets)
     else:
         free = pool.size + state.outside - state.used
     return {
@@ -174,7 +174,7 @@ def of_network(txn: Snapshot, state: NetworkState, pool: Pool) -> dict[str, int]
     }
 
 
-def of_sets(txn: Snapshot, state: NetworkState, pool: Pool) -> list[SetCounts]:
+def of_sets(txn: Snapshot, network_id: int, state: PoolState, pool: Pool) -> list[SetCounts]:
     """Return the counts of each range set, in their order.
 
     O(1) for a network of one set whose addresses are all inside it; else O(pages + cooling +
@@ -183,23 +183,23 @@ def of_sets(txn: Snapshot, state: NetworkState, pool: Pool) -> list[SetCounts]:
     sets = pool.sets
     if len(sets) == 1 and not state.outside and not sets[0].block_length:
         total = of_network(txn, state, pool)
-        full = _is_full(txn, state, 0, sets[0], total)
+        full = _is_full(txn, network_id, state, 0, sets[0], total)
         return [SetCounts(0, sets[0], total, full=full, excluded=_excluded(pool, sets[0]))]
     cooling, reserved = _cooling(txn, state, len(sets)), _reserved(txn, state, sets)
     return [
-        _count(txn, state, pool, index, cooling[index], reserved[index])
+        _count(txn, network_id, state, pool, index, cooling[index], reserved[index])
         for index in range(len(sets))
     ]
 
 
-def of_others(txn: Snapshot, state: NetworkState, pool: Pool) -> list[SetCounts]:
+def of_others(txn: Snapshot, network_id: int, state: PoolState, pool: Pool) -> list[SetCounts]:
     """Return the counts of the sets of other configurations with which a network is used in turn.
 
     Usually none. A set that the network has too is left out. O(pages + cooling + reservations).
     """
     from fastipam.allocation import turns
 
-    texts = turns.others(txn, state.network_id)
+    texts = turns.others(txn, state.pool_id)
     if not texts:
         return []
     own = {Pool([each]).text for each in pool.sets}
@@ -211,17 +211,22 @@ def of_others(txn: Snapshot, state: NetworkState, pool: Pool) -> list[SetCounts]
             continue  # a damaged note changes nothing
         sets = [one for one in other.sets if Pool([one]).text not in own and not one.block_length]
         for each, reserved in zip(sets, _reserved(txn, state, sets), strict=True):
-            found.append(_count_other(txn, state, other, each, reserved))
+            found.append(_count_other(txn, network_id, state, other, each, reserved))
             own.add(Pool([each]).text)
     return found
 
 
 def _count_other(
-    txn: Snapshot, state: NetworkState, pool: Pool, range_set: RangeSet, reserved: int
+    txn: Snapshot,
+    network_id: int,
+    state: PoolState,
+    pool: Pool,
+    range_set: RangeSet,
+    reserved: int,
 ) -> SetCounts:
-    network_id = state.network_id
-    used = used_within(txn, network_id, range_set.family, range_set.intervals)
-    cooling = sum(1 for _ in cooling_of(txn, network_id, None, range_set)) if state.cooling else 0
+    pool_id = state.pool_id
+    used = used_within(txn, pool_id, range_set.family, range_set.intervals)
+    cooling = sum(1 for _ in cooling_of(txn, pool_id, None, range_set)) if state.cooling else 0
     counts = {
         "size": range_set.size,
         ASSIGNED: used - cooling - reserved,
@@ -229,7 +234,7 @@ def _count_other(
         RESERVED: reserved,
         FREE: range_set.size - used,
     }
-    full = _is_full(txn, state, None, range_set, counts)
+    full = _is_full(txn, network_id, state, None, range_set, counts)
     return SetCounts(
         pool.sets.index(range_set),
         range_set,
@@ -253,15 +258,21 @@ def unused(pool: Pool) -> list[SetCounts]:
 
 
 def _count(
-    txn: Snapshot, state: NetworkState, pool: Pool, index: int, cooling: int, reserved: int
+    txn: Snapshot,
+    network_id: int,
+    state: PoolState,
+    pool: Pool,
+    index: int,
+    cooling: int,
+    reserved: int,
 ) -> SetCounts:
-    network_id, range_set = state.network_id, pool.sets[index]
-    used = used_within(txn, network_id, range_set.family, range_set.intervals)
+    pool_id, range_set = state.pool_id, pool.sets[index]
+    used = used_within(txn, pool_id, range_set.family, range_set.intervals)
     number: int | None = None
     if range_set.block_length:
         from fastipam.allocation import blocks
 
-        number, free, excluded = blocks.share(txn, network_id, range_set)
+        number, free, excluded = blocks.share(txn, pool_id, range_set)
     else:
         free, excluded = range_set.size - used, _excluded(pool, range_set)
     counts = {
@@ -271,27 +282,27 @@ def _count(
         RESERVED: reserved,
         FREE: free,
     }
-    full = _is_full(txn, state, index, range_set, counts)
+    full = _is_full(txn, network_id, state, index, range_set, counts)
     return SetCounts(index, range_set, counts, full=full, excluded=excluded, blocks=number)
 
 
-def free_of(txn: Snapshot, network_id: int, range_set: RangeSet) -> int:
+def free_of(txn: Snapshot, pool_id: int, range_set: RangeSet) -> int:
     """Return the free addresses of a set; of one that is cut, those of this node's blocks."""
     if range_set.block_length:
         from fastipam.allocation import blocks
 
-        return blocks.share(txn, network_id, range_set)[1]
-    return range_set.size - used_within(txn, network_id, range_set.family, range_set.intervals)
+        return blocks.share(txn, pool_id, range_set)[1]
+    return range_set.size - used_within(txn, pool_id, range_set.family, range_set.intervals)
 
 
 def used_within(
-    txn: Snapshot | Transaction, network_id: int, family: int, intervals: Sequence[Interval]
+    txn: Snapshot | Transaction, pool_id: int, family: int, intervals: Sequence[Interval]
 ) -> int:
     """Return how many addresses of these intervals are not free. O(pages that exist there)."""
-    prefix = keys.page_key_prefix(network_id, family, 0)
+    prefix = keys.page_key_prefix(pool_id, family, 0)
     total = 0
     for low, high in intervals:
-        start = keys.page_key(network_id, family, 0, low // keys.PAGE_BITS)
+        start = keys.page_key(pool_id, family, 0, low // keys.PAGE_BITS)
         for key, page in tables.PAGES.scan(txn, prefix, start):
             base = keys.page_index_of(key) * keys.PAGE_BITS
             if base > high:
@@ -306,7 +317,7 @@ def used_within(
     return total
 
 
-def _cooling(txn: Snapshot, state: NetworkState, sets: int) -> list[int]:
+def _cooling(txn: Snapshot, state: PoolState, sets: int) -> list[int]:
     """Return how many addresses of each of ``sets`` sets are cooling. O(cooling)."""
     found: list[int] = []
     # What is in no set has a queue of its own. Without such addresses the last queue has the rest.
@@ -314,13 +325,13 @@ def _cooling(txn: Snapshot, state: NetworkState, sets: int) -> list[int]:
     for index in range(sets):
         left = state.cooling - sum(found)
         if left and index < counted:
-            prefix = keys.cooldown_prefix(state.network_id, index)
+            prefix = keys.cooldown_prefix(state.pool_id, index)
             left = tables.COOLDOWN.count_from(txn, prefix)
         found.append(left)
     return found
 
 
-def _reserved(txn: Snapshot, state: NetworkState, sets: Sequence[RangeSet]) -> list[int]:
+def _reserved(txn: Snapshot, state: PoolState, sets: Sequence[RangeSet]) -> list[int]:
     """Return how many addresses of each set are reserved. O(reservations)."""
     found = [0] * len(sets)
     if not state.reserved:
@@ -340,7 +351,8 @@ def _reserved(txn: Snapshot, state: NetworkState, sets: Sequence[RangeSet]) -> l
 
 def _is_full(
     txn: Snapshot,
-    state: NetworkState,
+    network_id: int,
+    state: PoolState,
     index: int | None,
     range_set: RangeSet,
     counts: dict[str, int],
@@ -349,7 +361,7 @@ def _is_full(
     if counts[FREE]:
         return False
     clock = state.at(txn.store.clock())
-    if counts[COOLING] and _finds_cooled(txn, state, index, range_set, clock):
+    if counts[COOLING] and _finds_cooled(txn, network_id, state, index, range_set, clock):
         return False
     if counts[RESERVED]:
         from fastipam.allocation import reservations
@@ -361,27 +373,32 @@ def _is_full(
 
 
 def _finds_cooled(
-    txn: Snapshot, state: NetworkState, index: int | None, range_set: RangeSet, clock: int
+    txn: Snapshot,
+    network_id: int,
+    state: PoolState,
+    index: int | None,
+    range_set: RangeSet,
+    clock: int,
 ) -> bool:
     """Return whether an ADD may take an address of the set that cools, as its policy says."""
-    network_id = state.network_id
+    pool_id = state.pool_id
     policy = policy_record.read(tables.META.get(txn, keys.policy_key(network_id)))
-    queue = cooling_of(txn, network_id, index, range_set)
+    queue = cooling_of(txn, pool_id, index, range_set)
     try:
         for key, value in queue:
             if policy.strict and keys.read_cooldown_key(key)[2] > clock - policy.cooldown_ns:
                 return False
-            if _owns(txn, network_id, range_set, value):
+            if _owns(txn, pool_id, range_set, value):
                 return True
     finally:
         queue.close()
     return False
 
 
-def _owns(txn: Snapshot, network_id: int, range_set: RangeSet, value: int) -> bool:
+def _owns(txn: Snapshot, pool_id: int, range_set: RangeSet, value: int) -> bool:
     """Return whether this node may assign an address of the set."""
     if not range_set.block_length:
         return True
     from fastipam.allocation import blocks
 
-    return blocks.is_active(txn, network_id, range_set.family, blocks.base_of(range_set, value))
+    return blocks.is_active(txn, pool_id, range_set.family, blocks.base_of(range_set, value))

@@ -6,7 +6,7 @@ Imported when the ranges of a network change, and by STATUS.
 from __future__ import annotations
 
 from fastipam.addressing.addresses import format_cidr, format_ip
-from fastipam.allocation.accounts import read_record
+from fastipam.allocation.lookup import read_record
 from fastipam.errors import ConfigError
 from fastipam.storage.records.lease import ASSIGNED
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fastipam.storage.transaction import Snapshot, Transaction
 
 
-def require_free(txn: Transaction | Snapshot, network_id: int, pool: Pool) -> None:
+def require_free(txn: Transaction | Snapshot, pool_id: int, pool: Pool) -> None:
     """Raise ConfigError, its field ``ranges[i][j].gateway``, when a gateway has a lease.
 
     A lease of an earlier boot does not count. O(ranges).
@@ -25,7 +25,7 @@ def require_free(txn: Transaction | Snapshot, network_id: int, pool: Pool) -> No
         for at, each in enumerate(range_set.ranges):
             if each.gateway is None or each.gateway[0] != each.family:
                 continue
-            record = read_record(txn, network_id, *each.gateway)
+            record = read_record(txn, pool_id, *each.gateway)
             if record is None or record.state != ASSIGNED or record.boot != txn.store.boot:
                 continue
             text = format_ip(*each.gateway)

@@ -1,24 +1,27 @@
 """The history of a network: one event for every assignment and release, in the same commit.
 
-Numbers of events ascend and are never reused. The oldest events are deleted a few at a time, when
-there are more than the policy keeps, or when they are older: O(1) amortized.
+Numbers of events ascend and are never reused. The last few wait in the network's record of the main
+database, the others are in the table ``events``: here they are read together, and in order. The
+oldest are deleted a few at a time, when there are more than the policy keeps, or when they are
+older: O(1) amortized.
 """
 
 from __future__ import annotations
 
 from itertools import islice
 
+from fastipam.errors import StoreCorrupt
 from fastipam.storage import tables
 from fastipam.storage.records import event as event_record
 from fastipam.storage.records import keys
 from fastipam.storage.records.event import Event, event_key
+from fastipam.storage.records.event_log import EventLog
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from fastipam.configuration.policy import Policy
-    from fastipam.storage.records.network_state import NetworkState
     from fastipam.storage.transaction import Snapshot, Transaction
 
 # The kinds of events from which on an address has an owner.
@@ -39,39 +42,103 @@ _END_WORDS = frozenset(
 _TRIM = 64  # how many of the oldest events are deleted at a time
 
 
-def write(txn: Transaction, state: NetworkState, policy: Policy, events: Sequence[bytes]) -> None:
+def write(txn: Transaction, log: EventLog, policy: Policy, events: Sequence[bytes]) -> None:
     """Append events to a network's history, and delete what is too old. O(events) amortized.
 
-    ``state`` counts the events; the caller saves it.
+    The caller saves ``log``.
     """
     kept = events if len(events) <= policy.history else events[len(events) - policy.history :]
-    state.events += len(events) - len(kept)  # more events at once than the history keeps
+    skipped = len(events) - len(kept)  # more events at once than the history keeps
+    if skipped:
+        _move(txn, log)
+        log.next += skipped
     for raw in kept:
-        tables.EVENTS.put(txn, event_key(state.network_id, state.events), raw)
-        state.events += 1
-    if state.events - state.first_event >= policy.history + _TRIM or state.events % _TRIM == 0:
-        _trim(txn, state, policy, len(kept) + _TRIM)
+        if not log.has_room(raw):
+            _move(txn, log)
+        if log.has_room(raw):
+            log.waiting.append(raw)
+        else:  # it is too long to wait at all
+            tables.EVENTS.put(txn, event_key(log.network_id, log.next), raw)
+        log.next += 1
+    if log.next - log.first >= policy.history + _TRIM or log.next % _TRIM == 0:
+        _trim(txn, log, policy, len(kept) + _TRIM)
 
 
-def _trim(txn: Transaction, state: NetworkState, policy: Policy, most: int) -> None:
+def _move(txn: Transaction, log: EventLog) -> None:
+    """Move the events that wait in a network's record to ``events``."""
+    for key, raw in log.items():
+        tables.EVENTS.put(txn, key, raw)
+    log.waiting.clear()
+
+
+def _trim(txn: Transaction, log: EventLog, policy: Policy, most: int) -> None:
     """Delete up to ``most`` of the oldest events that the policy does not keep."""
-    oldest_number = state.events - policy.history
+    oldest_number = log.next - policy.history
     oldest_ns = txn.store.clock() - policy.history_age_ns
+
+    def is_kept(sequence: int, raw: bytes) -> bool:
+        # A damaged event counts as one that is too old.
+        wall_ns = event_record.wall_ns_of(raw)
+        return sequence >= oldest_number and wall_ns is not None and wall_ns >= oldest_ns
+
     with tables.EVENTS.walk(txn) as walk:
-        more = walk.seek(event_key(state.network_id, state.first_event))
+        more = walk.seek(event_key(log.network_id, log.first))
         while more and most:
             key = walk.key()
-            if key[:4] != state.prefix:
+            if key[:4] != log.prefix:
                 break
             sequence = event_record.sequence_of(key)
-            wall_ns = event_record.wall_ns_of(walk.value())
-            # A damaged event counts as one that is too old.
-            if sequence >= oldest_number and wall_ns is not None and wall_ns >= oldest_ns:
-                state.first_event = sequence
+            if is_kept(sequence, walk.value()):
+                log.first = sequence
                 return
             more = walk.delete()
             most -= 1
-            state.first_event = sequence + 1
+            log.first = sequence + 1
+    while most and log.waiting:
+        sequence = log.next - len(log.waiting)
+        if is_kept(sequence, log.waiting[0]):
+            log.first = sequence
+            return
+        del log.waiting[0]
+        most -= 1
+        log.first = sequence + 1
+
+
+def scan(txn: Snapshot | Transaction, network_id: int) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the (key, value) pairs of a network's events, oldest first. O(1) memory."""
+    yield from tables.EVENTS.scan(txn, keys.id_prefix(network_id))
+    yield from txn.event_log(network_id).items()
+
+
+def scan_back(txn: Snapshot | Transaction, network_id: int) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the same pairs, newest first."""
+    yield from reversed(txn.event_log(network_id).items())
+    yield from tables.EVENTS.scan_back(txn, keys.id_prefix(network_id))
+
+
+def page(
+    txn: Snapshot, network_id: int, start: bytes
+) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
+    """Return the first few thousand of what :func:`scan` yields, from the key ``start`` on.
+
+    Also where the next page starts, or None. Events that have moved to their table between two
+    pages are in the second one all the same.
+    """
+    items, following = tables.EVENTS.page(txn, keys.id_prefix(network_id), start)
+    if following is None:
+        items += [one for one in txn.event_log(network_id).items() if one[0] >= start]
+    return items, following
+
+
+def count(txn: Snapshot) -> int:
+    """Return the number of events of all networks. O(networks)."""
+    total = tables.EVENTS.count(txn)
+    for key, raw in tables.MAIN.scan(txn, keys.LOG_MARK):
+        try:
+            total += len(EventLog(keys.id_of(key[1:]), raw).waiting)
+        except StoreCorrupt:  # `fastipam check` reports it
+            continue
+    return total
 
 
 def select(
@@ -104,7 +171,7 @@ def select(
 
 def last(txn: Snapshot, network_id: int, most: int) -> Iterator[Event]:
     """Return the last ``most`` events of a network, newest first. O(most)."""
-    for key, raw in islice(tables.EVENTS.scan_back(txn, keys.network_prefix(network_id)), most):
+    for key, raw in islice(scan_back(txn, network_id), most):
         yield Event(key, raw)
 
 

@@ -41,11 +41,14 @@ class Ledger(Accounts):
 
     @classmethod
     def create(cls, txn: Transaction, network: Configured, key: bytes, pool: Pool) -> Ledger:
-        """Enter a network that the store does not know, under its encoded name."""
-        network_id = keys.network_id_of(tables.META.get(txn, tables.LAST_NETWORK_KEY)) + 1
-        tables.META.put(txn, tables.LAST_NETWORK_KEY, keys.network_prefix(network_id))
-        ledger = cls(txn, network, network_id, pool.text)
+        """Enter a network that the store does not know, and its pool, under its encoded name."""
+        txn.store.require_schema(txn)
+        network_id = _count(txn, tables.LAST_NETWORK_KEY)
+        pool_id = _count(txn, tables.LAST_POOL_KEY)
+        ledger = cls(txn, network, network_id, pool_id, pool.text)
         ledger.state.swept = txn.store.boot
+        # Its pool has its name.
+        tables.NETWORKS.put(txn, key, keys.pack_network(tables.SCHEMA, network_id, pool_id, key))
         ledger._write_pool(key, pool)
         ledger.save()
         return ledger
@@ -68,13 +71,13 @@ class Ledger(Accounts):
 
     def adopt_policy(self) -> None:
         """Remember the policy, for those who release without a configuration."""
-        key = keys.policy_key(self.state.network_id)
+        key = keys.policy_key(self.network_id)
         packed = policy_record.pack(self.policy)
         if tables.META.get(self.txn, key) != packed:
             tables.META.put(self.txn, key, packed)
 
     def _write_pool(self, key: bytes, pool: Pool) -> None:
-        tables.NETWORKS.put(self.txn, key, keys.pack_network(self.state.network_id, pool.text))
+        tables.POOLS.put(self.txn, key, keys.pack_pool(self.state.pool_id, pool.text))
 
     # Which address --------------------------------------------------------------------------
 
@@ -88,7 +91,7 @@ class Ledger(Accounts):
         if range_set.block_length:
             from fastipam.allocation import blocks
 
-            doubt = blocks.doubt(self.txn, self.state.network_id)
+            doubt = blocks.doubt(self.txn, self.state.pool_id)
             if doubt:
                 from fastipam.allocation import refusals
 
@@ -112,12 +115,12 @@ class Ledger(Accounts):
     def _take_free(self, index: int, range_set: RangeSet, wanted: int) -> list[int]:
         """Take up to ``wanted`` free addresses of a range set, behind its cursor first."""
         state, family = self.state, range_set.family
-        pages = self.txn.pages(state.network_id, family)
+        pages = self.txn.pages(state.pool_id, family)
         cursor = state.cursor(index, family)
         if range_set.block_length:
             from fastipam.allocation import blocks
 
-            intervals = blocks.after(self.txn, state.network_id, range_set, cursor)
+            intervals = blocks.after(self.txn, state.pool_id, range_set, cursor)
         else:
             intervals = range_set.after(cursor)
         values: list[int] = []
@@ -157,7 +160,7 @@ class Ledger(Accounts):
             if not self.owns(range_set, value):
                 from fastipam.allocation import refusals
 
-                doubt = blocks.doubt(self.txn, self.state.network_id)
+                doubt = blocks.doubt(self.txn, self.state.pool_id)
                 if doubt:
                     raise refusals.doubtful(self, range_set, 1, doubt)
                 raise refusals.of_another_node(range_set, value)
@@ -174,7 +177,7 @@ class Ledger(Accounts):
 
         Raises AddressInUse.
         """
-        if self.txn.pages(self.state.network_id, family).acquire(value):
+        if self.txn.pages(self.state.pool_id, family).acquire(value):
             return True
         record = self.record(family, value)
         if record is not None and record.state == ASSIGNED and record.boot != self.store.boot:
@@ -240,8 +243,8 @@ class Ledger(Accounts):
         length = BITS[address[0]] if its_range is None else its_range.length
         stamp = self.store.boot, state.generation, self.wall_ns
         sticky_s = self.policy.sticky_s if owner.pod else 0
-        raw = lease_record.pack_assigned(owner, length, index, stamp, sticky_s)
-        key = keys.address_key(state.network_id, address[0], address[1])
+        raw = lease_record.pack_assigned(self.network_id, owner, length, index, stamp, sticky_s)
+        key = keys.address_key(state.pool_id, address[0], address[1])
         if not tables.LEASES.add(self.txn, key, raw):
             cooldown.take_place(self, key, raw, *address)
         self.note(kind, state.generation, address, owner.texts)
@@ -270,17 +273,17 @@ class Ledger(Accounts):
     def owner_key(self, name: bytes) -> bytes:
         """Return the key of an owner's entry; the last digest is cached."""
         if self._owner[0] != name:
-            self._owner = name, keys.owner_key(self.state.prefix, name)
+            self._owner = name, keys.owner_key(keys.id_prefix(self.network_id), name)
         return self._owner[1]
 
     def held_by(self, name: bytes) -> list[tuple[int, int]]:
         """Return (family, address) of an owner's leases, in the order of the range sets."""
         raw = tables.OWNERS.get(self.txn, self.owner_key(name))
-        return [] if raw is None else keys.read_addresses(raw)
+        return [] if raw is None else keys.read_held(raw, self.state.pool_id)
 
     def write_owner(self, name: bytes, addresses: Sequence[tuple[int, int]]) -> None:
         """Write the owner's entry: its addresses."""
-        value = keys.pack_addresses(addresses)
+        value = keys.pack_held(self.state.pool_id, addresses)
         tables.OWNERS.put(self.txn, self.owner_key(name), value)
 
     # Giving back ----------------------------------------------------------------------------
@@ -314,7 +317,7 @@ class Ledger(Accounts):
         """Return (key, packed lease, address) of an owner's addresses. Raises StoreCorrupt."""
         found = []
         for address in held:
-            key = keys.address_key(self.state.network_id, *address)
+            key = keys.address_key(self.state.pool_id, *address)
             raw = tables.LEASES.get(self.txn, key)
             if raw is None or not lease_record.is_assigned_to(raw, name):
                 owner = name.decode(keys.ENCODING, keys.ERRORS).replace("\0", " ")
@@ -354,3 +357,10 @@ class Ledger(Accounts):
         """
         due = self.expire_kept(limit) if self.state.kept else 0
         return due + cooldown.expire(self, limit) if self.state.cooling else due
+
+
+def _count(txn: Transaction, key: bytes) -> int:
+    """Return the next id of a counter in ``meta``."""
+    number = keys.id_of(tables.META.get(txn, key)) + 1
+    tables.META.put(txn, key, keys.id_prefix(number))
+    return number

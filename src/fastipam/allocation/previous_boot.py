@@ -33,7 +33,7 @@ def step(ledger: Ledger, limit: int = BESIDE_A_CALL) -> None:
         return
     stale: dict[bytes, None] = {}
     prefix = state.prefix
-    start = keys.address_key(state.network_id, *state.sweep) if state.sweep[0] else prefix
+    start = keys.address_key(state.pool_id, *state.sweep) if state.sweep[0] else prefix
     state.sweep, state.swept = (0, 0), store.boot  # unless the limit comes first
     for looked, (key, raw) in enumerate(tables.LEASES.scan(ledger.txn, prefix, start)):
         if looked == limit:
@@ -60,9 +60,10 @@ def _stale_owner(ledger: Ledger, raw: bytes) -> bytes:
 
 
 def note_end(txn: Transaction) -> None:
-    """Note in the store when no network has leases of an earlier boot left. O(networks)."""
+    """Note in the store when no pool has leases of an earlier boot left. O(pools)."""
+    txn.store.require_schema(txn)
     txn.flush()
-    for _, raw in tables.NETWORKS.scan(txn):
-        if txn.state(keys.network_id_of(raw)).swept != txn.store.boot:
+    for _, raw in tables.POOLS.scan(txn):
+        if txn.pool_state(keys.id_of(raw)).swept != txn.store.boot:
             return
     txn.store.note_swept(txn)

@@ -44,7 +44,7 @@ def _why_full(accounts: Accounts, index: int, range_set: RangeSet) -> str:
     accounts.txn.flush()
     # The counts read a write transaction as well as a snapshot.
     txn: Any = accounts.txn
-    found = counts.of_sets(txn, accounts.state, accounts.stored)[index]
+    found = counts.of_sets(txn, accounts.network_id, accounts.state, accounts.stored)[index]
     assigned, cooling, reserved = (found.counts[one] for one in (ASSIGNED, COOLING, RESERVED))
     kept, whose = _kept(accounts, range_set) if reserved else (0, "")
     parts = [f"{assigned} assigned"]
@@ -67,7 +67,7 @@ def _kept(accounts: Accounts, range_set: RangeSet) -> tuple[int, str]:
 
     count = 0
     whose: list[str] = []
-    for one in reservations.read_all(accounts.txn, accounts.state.network_id):
+    for one in reservations.read_all(accounts.txn, accounts.state.pool_id):
         is_kept = one.until and one.family == range_set.family and one.value in range_set
         if is_kept and accounts.record(one.family, one.value) is None:
             count += 1

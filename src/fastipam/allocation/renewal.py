@@ -32,7 +32,9 @@ def renew(ledger: Ledger, owner: Requester, held: list[tuple[int, int]]) -> None
         stamp = ledger.store.boot, state.generation, ledger.wall_ns
         sticky_s = ledger.policy.sticky_s if its_owner.pod else 0
         length, index = lease_record.length_of(raw), ledger.number_of(*address)
-        renewed = lease_record.pack_assigned(its_owner, length, index, stamp, sticky_s)
+        renewed = lease_record.pack_assigned(
+            ledger.network_id, its_owner, length, index, stamp, sticky_s
+        )
         tables.LEASES.put(ledger.txn, key, renewed)
         ledger.note(event_record.ASSIGNED, state.generation, address, its_owner.texts)
 

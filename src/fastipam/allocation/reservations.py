@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from fastipam.addressing.ranges import Pool, RangeSet
     from fastipam.allocation.accounts import Accounts
     from fastipam.lease import Requester
-    from fastipam.storage.records.network_state import NetworkState
+    from fastipam.storage.records.pool_state import PoolState
     from fastipam.storage.transaction import Snapshot, Transaction
 
     Address = tuple[int, int]  # family, integer
@@ -45,11 +45,9 @@ def _names(owner: Requester) -> list[tuple[str, str]]:
     return [*named, (owner.container_id, "")]
 
 
-def get(
-    txn: Snapshot | Transaction, network_id: int, family: int, value: int
-) -> Reservation | None:
+def get(txn: Snapshot | Transaction, pool_id: int, family: int, value: int) -> Reservation | None:
     """Return the reservation of an address, or None. O(1)."""
-    key = keys.address_key(network_id, family, value)
+    key = keys.address_key(pool_id, family, value)
     raw = tables.RESERVATIONS.get(txn, key)
     return None if raw is None else Reservation.read(family, value, raw)
 
@@ -61,7 +59,7 @@ def is_for(reservation: Reservation, owner: Requester) -> bool:
 
 def find(accounts: Accounts, family: int, value: int) -> Reservation | None:
     """Return the reservation of an address, or None, inside a write transaction."""
-    return get(accounts.txn, accounts.state.network_id, family, value)
+    return get(accounts.txn, accounts.state.pool_id, family, value)
 
 
 # Owners ---------------------------------------------------------------------------------------
@@ -92,7 +90,7 @@ def first_inside(accounts: Accounts, range_set: RangeSet, kept: Sequence[Address
 
 
 def _is_leased(accounts: Accounts, family: int, value: int) -> bool:
-    key = keys.address_key(accounts.state.network_id, family, value)
+    key = keys.address_key(accounts.state.pool_id, family, value)
     return tables.LEASES.get(accounts.txn, key) is not None
 
 
@@ -185,8 +183,8 @@ def expire(accounts: Accounts, limit: int) -> int:
     return len(due)
 
 
-def due_by(txn: Snapshot | Transaction, state: NetworkState, clock: int) -> Iterator[Address]:
-    """Yield the addresses whose reservation expires until this time of the network's clock."""
+def due_by(txn: Snapshot | Transaction, state: PoolState, clock: int) -> Iterator[Address]:
+    """Yield the addresses whose reservation expires until this time of the pool's clock."""
     start = due_key(state.prefix, 0, 4, 0)[:5]
     for key in tables.STICKY.scan_keys(txn, start):
         until, family, value = read_due_key(key)
@@ -237,12 +235,13 @@ def _cool(accounts: Accounts, reservation: Reservation) -> None:
         mount_ns=0,
         sticky_s=0,
         born_ns=0,
+        network_id=accounts.network_id,
         container_id="",
         ifname=reservation.ifname,
         pod_namespace=namespace,
         pod_name=name,
     )
-    key = keys.address_key(state.network_id, family, value)
+    key = keys.address_key(state.pool_id, family, value)
     cooldown.enter(accounts, key, record.pack(), family, value)
 
 
@@ -313,7 +312,7 @@ def reserve(accounts: Accounts, reservations: Iterable[Reservation]) -> None:
 def _set_aside(accounts: Accounts, reservation: Reservation) -> None:
     """Take an address without a reservation, if it is free or cooling."""
     family, value = reservation.family, reservation.value
-    if accounts.txn.pages(accounts.state.network_id, family).acquire(value):
+    if accounts.txn.pages(accounts.state.pool_id, family).acquire(value):
         accounts.state.reserved += 1
         return
     record = accounts.record(family, value)
@@ -325,7 +324,7 @@ def _set_aside(accounts: Accounts, reservation: Reservation) -> None:
         )
     if record.state == COOLING:
         cooldown.leave(accounts, record, family, value)
-        key = keys.address_key(accounts.state.network_id, family, value)
+        key = keys.address_key(accounts.state.pool_id, family, value)
         tables.LEASES.delete(accounts.txn, key)
         accounts.state.reserved += 1
 
@@ -350,7 +349,7 @@ def _add(accounts: Accounts, reservation: Reservation, lists: _Lists) -> None:
     family, value = reservation.family, reservation.value
     state, txn = accounts.state, accounts.txn
     state.kept += 1
-    key = keys.address_key(state.network_id, family, value)
+    key = keys.address_key(state.pool_id, family, value)
     tables.RESERVATIONS.put(txn, key, reservation.pack())
     if reservation.owner:
         lists.of(reservation)[family, value] = None
@@ -364,16 +363,16 @@ def _remove(accounts: Accounts, reservation: Reservation, lists: _Lists) -> None
     family, value = reservation.family, reservation.value
     state, txn = accounts.state, accounts.txn
     state.kept -= 1
-    tables.RESERVATIONS.delete(txn, keys.address_key(state.network_id, family, value))
+    tables.RESERVATIONS.delete(txn, keys.address_key(state.pool_id, family, value))
     if reservation.owner:
         lists.of(reservation).pop((family, value), None)
     if reservation.until:
         tables.STICKY.delete(txn, due_key(state.prefix, reservation.until, family, value))
 
 
-def read_all(txn: Snapshot | Transaction, network_id: int) -> Iterator[Reservation]:
+def read_all(txn: Snapshot | Transaction, pool_id: int) -> Iterator[Reservation]:
     """Yield a network's reservations in address order. O(1) memory."""
-    return read_items(tables.RESERVATIONS.scan(txn, keys.network_prefix(network_id)))
+    return read_items(tables.RESERVATIONS.scan(txn, keys.id_prefix(pool_id)))
 
 
 def read_items(items: Iterable[tuple[bytes, bytes]]) -> Iterator[Reservation]:
@@ -383,12 +382,10 @@ def read_items(items: Iterable[tuple[bytes, bytes]]) -> Iterator[Reservation]:
 
 
 def read_within(
-    txn: Snapshot | Transaction, network_id: int, bounds: tuple[int, int, int]
+    txn: Snapshot | Transaction, pool_id: int, bounds: tuple[int, int, int]
 ) -> list[Reservation]:
     """Return the reservations in (family, first, last). O(reservations of the network)."""
     family, low, high = bounds
     return [
-        one
-        for one in read_all(txn, network_id)
-        if one.family == family and low <= one.value <= high
+        one for one in read_all(txn, pool_id) if one.family == family and low <= one.value <= high
     ]

@@ -19,7 +19,7 @@ def note(accounts: Accounts, before: str, now: str) -> None:
     """Note which ranges are replaced, and when those that replace them were there before."""
     if not before:  # a network that was imported had none
         return
-    key = earlier_ranges.key(accounts.state.network_id)
+    key = earlier_ranges.key(accounts.state.pool_id)
     returned_ns, texts = earlier_ranges.read(tables.META.get(accounts.txn, key))
     if now in texts:
         returned_ns = accounts.store.clock()
@@ -27,9 +27,9 @@ def note(accounts: Accounts, before: str, now: str) -> None:
     tables.META.put(accounts.txn, key, earlier_ranges.pack(returned_ns, texts))
 
 
-def others(txn: Snapshot, network_id: int) -> list[str]:
+def others(txn: Snapshot, pool_id: int) -> list[str]:
     """Return the texts of the other ranges with which a network is used in turn; usually none."""
-    raw = tables.META.get(txn, earlier_ranges.key(network_id))
+    raw = tables.META.get(txn, earlier_ranges.key(pool_id))
     returned_ns, texts = earlier_ranges.read(raw)
     in_turn = returned_ns and txn.store.clock() - returned_ns < IN_TURN_NS
     return texts if in_turn else []

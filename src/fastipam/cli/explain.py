@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from fastipam import namespaces, processes
 from fastipam.addressing.addresses import BITS, format_cidr, format_ip
 from fastipam.allocation import reservations, states
-from fastipam.allocation.accounts import look_up, read_record
+from fastipam.allocation.lookup import look_up, read_record
 from fastipam.cli import filters
 from fastipam.cli.times import duration, stamp
 from fastipam.storage.records.lease import COOLING
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fastipam.configuration.policy import Policy
     from fastipam.ipam import Ipam
     from fastipam.storage.records.lease import Record
-    from fastipam.storage.records.network_state import NetworkState
+    from fastipam.storage.records.pool_state import PoolState
     from fastipam.storage.records.reservation import Reservation
     from fastipam.storage.store import Store
 
@@ -36,7 +36,7 @@ class _Known(NamedTuple):
     pool: Pool
     record: Record | None
     reservation: Reservation | None
-    counters: NetworkState
+    counters: PoolState
     now_ns: int
     local: bool
 
@@ -93,13 +93,13 @@ def _read(ipam: Ipam, name: str, address: tuple[int, int], local: bool) -> _Know
         found = look_up(txn, name)
         if found is None:
             return None
-        network_id, pool = found
+        _, pool_id, pool = found
         return _Known(
             *address,
             pool,
-            read_record(txn, network_id, *address),
-            reservations.get(txn, network_id, *address),
-            txn.state(network_id),
+            read_record(txn, pool_id, *address),
+            reservations.get(txn, pool_id, *address),
+            txn.pool_state(pool_id),
             store.clock(),
             local,
         )
@@ -111,13 +111,13 @@ def statuses(ipam: Ipam, name: str, addresses: Sequence[tuple[int, int]]) -> lis
         found = look_up(txn, name)
         if found is None:
             return [EXCLUDED] * len(addresses)
-        network_id, pool = found
+        _, pool_id, pool = found
         return [
             states.of_address(
                 pool,
                 one,
-                read_record(txn, network_id, *one),
-                reservations.get(txn, network_id, *one),
+                read_record(txn, pool_id, *one),
+                reservations.get(txn, pool_id, *one),
             ).upper()
             or EXCLUDED
             for one in addresses

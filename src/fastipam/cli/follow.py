@@ -8,10 +8,10 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from fastipam.allocation.accounts import find
+from fastipam.allocation import history
+from fastipam.allocation.lookup import find
 from fastipam.cli import filters, output, rows, streams
 from fastipam.cli.times import stamp
-from fastipam.storage import tables
 from fastipam.storage.records import event as event_record
 from fastipam.storage.records import keys
 
@@ -63,7 +63,7 @@ class Changes:
     def _end(self, name: str) -> int:
         with self._ipam.store.read() as txn:
             found = find(txn, keys.encode("name", name))
-            return txn.state(found[0]).events if found else 0
+            return txn.event_log(found[0]).next if found else 0
 
     def look(self) -> Iterator[tuple[str, event_record.Event]]:
         """Yield (network, event) of what has happened since, in new networks too."""
@@ -81,7 +81,7 @@ class Changes:
             if found is None:
                 return [], False
             first = event_record.event_key(found[0], self._next.get(name, 0))
-            items, more = tables.EVENTS.page(txn, keys.network_prefix(found[0]), first)
+            items, more = history.page(txn, found[0], first)
         events = [event_record.Event(*item) for item in items]
         if events:
             self._next[name] = events[-1].sequence + 1

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fastipam.addressing.addresses import V4, V6, format_ip
 from fastipam.addressing.ranges import Pool, merge
 from fastipam.allocation import counts, history, reservations, states
-from fastipam.allocation.accounts import find, look_up
+from fastipam.allocation.lookup import find, look_up
 from fastipam.cli.filters import COOLING, EVERYTHING, FREE, RESERVED, Filter, pod_of
 from fastipam.cli.output import Column
 from fastipam.cli.times import Stamps
@@ -159,8 +159,8 @@ class _Listing:
             found = look_up(txn, self._name)
             if found is None:
                 return
-            self._pool = found[1]
-            indexed = self._indexed(txn, found[0])
+            network_id, pool_id, self._pool = found
+            indexed = self._indexed(txn, network_id, pool_id)
         used = self._used(None if indexed is None else sorted(set(indexed)))
         if with_free and self._wanted.wants_free:
             yield from self._with_free(used)
@@ -202,7 +202,7 @@ class _Listing:
                 found = find(txn, self._key)  # again: a restore may have changed the number
                 if found is None:
                     return
-                prefix = keys.network_prefix(found[0])
+                prefix = keys.id_prefix(found[1])
                 leases, end = self._leases(txn, prefix, start, indexed)
                 kept, kept_end = tables.RESERVATIONS.page(txn, prefix, prefix + start)
             ends = [one for one in (end, kept_end) if one is not None]
@@ -229,35 +229,35 @@ class _Listing:
         return items, prefix + indexed[end] if end < len(indexed) else None
 
     def _bounds(self) -> tuple[bytes, bytes]:
-        """Return the first and the last key that may be wanted, without the network's number."""
+        """Return the first and the last key that may be wanted, without the pool's number."""
         if self._wanted.interval is None:
             return b"", b"\xff" * 17
         family, low, high = self._wanted.interval
         return _place(family, low), _place(family, high)
 
-    def _indexed(self, txn: Snapshot, network_id: int) -> Iterable[bytes] | None:
+    def _indexed(self, txn: Snapshot, network_id: int, pool_id: int) -> Iterable[bytes] | None:
         """Return the keys that an index names, or None when no index can be used."""
-        wanted, prefix = self._wanted, keys.network_prefix(network_id)
+        wanted = self._wanted
         if wanted.container and wanted.ifname:
             name = keys.owner_name(wanted.container, wanted.ifname)
-            raw = tables.OWNERS.get(txn, keys.owner_key(prefix, name))
+            raw = tables.OWNERS.get(txn, keys.owner_key(keys.id_prefix(network_id), name))
             if raw is not None:  # else it may be the beginning of an id, or the address is cooling
-                return (_place(*one) for one in keys.read_addresses(raw))
+                return (_place(*one) for one in keys.read_held(raw, pool_id))
         if wanted.states == {COOLING}:
-            queue = tables.COOLDOWN.scan_keys(txn, prefix)
+            queue = tables.COOLDOWN.scan_keys(txn, keys.id_prefix(pool_id))
             return [_place(*keys.read_cooldown_key(key)[3:]) for key in queue]
         if wanted.since_ns:
-            return self._since(txn, network_id)
+            return self._since(txn, network_id, pool_id)
         return None
 
-    def _since(self, txn: Snapshot, network_id: int) -> list[bytes] | None:
+    def _since(self, txn: Snapshot, network_id: int, pool_id: int) -> list[bytes] | None:
         """Return what was assigned since then, or None when the history does not go back so far."""
         # O(events since then): it is read from its end to the first event before the time. A minute
         # more is read, because the clock may have been set back.
-        state = txn.state(network_id)
+        state = txn.pool_state(pool_id)
         found: list[bytes] = []
         assignments = 0
-        for key, raw in tables.EVENTS.scan_back(txn, keys.network_prefix(network_id)):
+        for key, raw in history.scan_back(txn, network_id):
             event = Event(key, raw)
             if event.wall_ns < self._wanted.since_ns - _MARGIN_NS:
                 return found
@@ -345,7 +345,7 @@ class _Listing:
 
 
 def _place(family: int, value: int) -> bytes:
-    """Return the key of an address without the network's number."""
+    """Return the key of an address without the pool's number."""
     return keys.address_key(0, family, value)[4:]
 
 

@@ -543,7 +543,7 @@ class Network(Reading):
             ledger = self._books(txn)
             if ledger is None:
                 return []
-            ended = reservations.read_within(txn, ledger.state.network_id, bounds)
+            ended = reservations.read_within(txn, ledger.state.pool_id, bounds)
             ledger.tick()
             reservations.unreserve(ledger, ended)
             if ended:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastipam.addressing.ranges import CUT
 from fastipam.allocation import previous_boot
-from fastipam.allocation.accounts import find, read_pool
 from fastipam.allocation.ledger import MOST_EXPIRED, Ledger
+from fastipam.allocation.lookup import find, read_pool
 from fastipam.configuration.policy import DEFAULT_POLICY, Policy
 from fastipam.errors import ConfigError, StoreError
 from fastipam.storage.records import keys
@@ -96,18 +96,18 @@ class Books:
         self._read = read_pool(text, self._store, self.name)
         return self._read
 
-    def _find(self, txn: Transaction | Snapshot) -> tuple[int, str] | None:
+    def _find(self, txn: Transaction | Snapshot) -> tuple[int, int, str] | None:
         return find(txn, self._key)
 
-    def _id_in(self, txn: Transaction | Snapshot) -> int | None:
-        """Return the network's number in the store, or None when it was never used."""
+    def _pool_in(self, txn: Transaction | Snapshot) -> int | None:
+        """Return the number of the network's pool, or None when the network was never used."""
         found = self._find(txn)
-        return None if found is None else found[0]
+        return None if found is None else found[1]
 
     def _books(self, txn: Transaction) -> Ledger | None:
         """Return the network's records in a write transaction, or None when there are none."""
         found = find(txn, self._key)
-        return None if found is None else Ledger(txn, self, found[0], found[1])
+        return None if found is None else Ledger(txn, self, *found)
 
     def _enter(self, txn: Transaction) -> Ledger:
         """Return the records of a network from which addresses are to be assigned.
@@ -127,12 +127,12 @@ class Books:
         if pool is not None and ledger.is_foreign:
             from fastipam.allocation import gateways
 
-            network_id = ledger.state.network_id
+            pool_id = ledger.state.pool_id
             if CUT in ledger.text:
                 from fastipam.allocation import cluster_ranges
 
-                cluster_ranges.require_blocks(txn, self.name, network_id, ledger.text, pool)
-            gateways.require_free(txn, network_id, pool)
+                cluster_ranges.require_blocks(txn, self.name, pool_id, ledger.text, pool)
+            gateways.require_free(txn, pool_id, pool)
         if pool is not None and self._remember:
             ledger.adopt_pool(self._key, pool)
             ledger.adopt_policy()
@@ -181,7 +181,7 @@ class Books:
         return self.tidy(MOST_EXPIRED, cooled=False)
 
     def _note_clock(self) -> None:
-        """Note in the network's clock that the wall clock has stepped, if it has."""
+        """Note in the pool's clock that the wall clock has stepped, if it has."""
         with self._store.write() as txn:
             ledger = self._books(txn)
             if ledger is not None and ledger.state.has_stepped(self._store.clock()):

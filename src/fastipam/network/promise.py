@@ -44,10 +44,10 @@ class Promise:
         """
         try:
             with self._network.store.read() as txn:
-                network_id = self._network._id_in(txn)
+                pool_id = self._network._pool_in(txn)
                 fault = "the network was removed meanwhile"
-                if network_id is not None:
-                    fault = _fault(txn, self._network, network_id, self._leases)
+                if pool_id is not None:
+                    fault = _fault(txn, self._network, pool_id, self._leases)
         except FastipamError as error:
             return error
         if not fault:
@@ -91,7 +91,7 @@ def give_again(
 
     Raises PoolExhausted unless all are in blocks that are this node's.
     """
-    fault = _fault(ledger.txn, network, ledger.state.network_id, leases)
+    fault = _fault(ledger.txn, network, ledger.state.pool_id, leases)
     if fault:
         from fastipam.allocation import refusals
 
@@ -100,7 +100,7 @@ def give_again(
 
 
 def _add(ledger: Ledger, promise: Promise, promises: list[Promise] | None) -> None:
-    if not blocks.is_fenced(ledger.txn, ledger.state.network_id):
+    if not blocks.is_fenced(ledger.txn, ledger.state.pool_id):
         return
     if promises is None:
         ledger.txn.promises = (*ledger.txn.promises, promise)
@@ -109,11 +109,11 @@ def _add(ledger: Ledger, promise: Promise, promises: list[Promise] | None) -> No
 
 
 def _fault(
-    txn: Transaction | Snapshot, network: Books, network_id: int, leases: Sequence[Lease]
+    txn: Transaction | Snapshot, network: Books, pool_id: int, leases: Sequence[Lease]
 ) -> str:
     """Return why an address may be another node's by now, or an empty text."""
     # The clock is read after the snapshot was taken: what it proves holds now.
-    doubt = blocks.doubt(txn, network_id)
+    doubt = blocks.doubt(txn, pool_id)
     if doubt or network.pool is None:
         return doubt
     for lease in leases:
@@ -121,7 +121,7 @@ def _fault(
         if each is None:
             continue
         base = blocks.base_of(each, lease.value)
-        if not blocks.is_active(txn, network_id, lease.family, base):
+        if not blocks.is_active(txn, pool_id, lease.family, base):
             where = format_cidr(lease.family, base, each.block_length)
             return f"block {where} of {format_ip(lease.family, lease.value)} is not this node's"
     return ""

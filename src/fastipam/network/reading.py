@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastipam.addressing.addresses import BITS, format_ip, parse_cidr, parse_ip, prefix_bounds
 from fastipam.addressing.ranges import CUT
 from fastipam.allocation import history
-from fastipam.allocation.accounts import read_record
 from fastipam.allocation.cooldown import cooling_of
+from fastipam.allocation.lookup import read_record
 from fastipam.configuration.policy import Policy
 from fastipam.errors import CHECK_HINT, ConfigError, LeaseMissing, StoreCorrupt
 from fastipam.lease import Lease, join
@@ -18,7 +18,7 @@ from fastipam.storage.records.lease import ASSIGNED, Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from ipaddress import (
         IPv4Address,
         IPv4Interface,
@@ -33,12 +33,16 @@ if TYPE_CHECKING:
     from fastipam.network.stats import NetworkStats
     from fastipam.storage.records.event import Event
     from fastipam.storage.records.reservation import Reservation
-    from fastipam.storage.tables import Table
+    from fastipam.storage.tables import Item
     from fastipam.storage.transaction import Snapshot
 
     AnyIP = IPv4Address | IPv6Address
     Address = str | AnyIP | IPv4Interface | IPv6Interface
     Target = Address | IPv4Network | IPv6Network
+
+    Found = tuple[int, int, str]  # network id, pool id, text of the ranges
+    Paged = tuple[list[Item], bytes | None]  # and the key at which the next page starts
+    Page = Callable[[Snapshot, Found, bytes], Paged]
 
     Item_co = TypeVar("Item_co", covariant=True)
 
@@ -97,10 +101,10 @@ class Reading(Books):
             found = self._find(txn)
             if found is None:
                 return None
-            record = read_record(txn, found[0], family, value)
+            record = read_record(txn, found[1], family, value)
             if record is None or not self._is_held(record):
                 return None
-            return self._view(self._ranges_of(found[1]), family, value, record)
+            return self._view(self._ranges_of(found[2]), family, value, record)
 
     def leases(self) -> Iterator[Lease]:
         """Yield every lease in address order, IPv4 first.
@@ -119,17 +123,17 @@ class Reading(Books):
 
         It reads in pages as :meth:`leases` does.
         """
-        for text, items in self._pages(tables.LEASES):
+        for text, items in self._pages(_leases_page):
             pool = self._ranges_of(text)
             for key, raw in items:
                 yield *keys.read_address_key(key)[1:], Record.read(raw), pool
 
     def _raw_leases(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield key and packed record of the same addresses; a record may be damaged."""
-        for _, items in self._pages(tables.LEASES):
+        for _, items in self._pages(_leases_page):
             yield from items
 
-    def _pages(self, table: Table) -> Iterator[tuple[str, list[tuple[bytes, bytes]]]]:
+    def _pages(self, page: Page) -> Iterator[tuple[str, list[Item]]]:
         """Yield the text of the ranges and the network's entries in a table, a page at a time.
 
         The read transaction of a page has ended when it is yielded: while one is open, the file
@@ -142,10 +146,9 @@ class Reading(Books):
                 if found is None:
                     return
                 # The name is looked up again: a restore may have given it another number.
-                prefix = keys.network_prefix(found[0])
-                items, following = table.page(txn, prefix, prefix + start)
-            yield found[1], items
-            start = following and following[len(prefix) :]
+                items, following = page(txn, found, start)
+            yield found[2], items
+            start = following and following[len(keys.id_prefix(0)) :]
 
     def get(self, container_id: str, ifname: str = "eth0") -> Lease | None:
         """Return the lease of this owner with its ``siblings``, or None when it has none.
@@ -165,11 +168,11 @@ class Reading(Books):
         self._end_earlier_boots()
         with self._store.read() as txn:
             found = self._find(txn)
-            held = self._held(txn, found[0], container_id, ifname) if found else []
+            held = self._held(txn, found, container_id, ifname) if found else []
             if found is None or not held:
                 return None
-            records = [read_record(txn, found[0], *one) for one in held]
-        pool, leases = self._ranges_of(found[1]), []
+            records = [read_record(txn, found[1], *one) for one in held]
+        pool, leases = self._ranges_of(found[2]), []
         for address, record in zip(held, records, strict=True):
             if record is None:
                 raise self._without_lease(address)
@@ -197,19 +200,20 @@ class Reading(Books):
         self._end_earlier_boots()
         with self._store.read() as txn:
             found = self._find(txn)
-            return self._held(txn, found[0], container_id, ifname) if found else []
+            return self._held(txn, found, container_id, ifname) if found else []
 
     def _held(
-        self, txn: Snapshot, network_id: int, container_id: str, ifname: str
+        self, txn: Snapshot, found: Found, container_id: str, ifname: str
     ) -> list[tuple[int, int]]:
-        prefix = keys.network_prefix(network_id)
+        network_id, pool_id, _ = found
+        prefix = keys.id_prefix(network_id)
         for name in dict.fromkeys((ifname, "")):
             owner_key = keys.owner_key(prefix, keys.owner_name(container_id, name))
             raw = tables.OWNERS.get(txn, owner_key)
             if raw is None:
                 continue
-            held = keys.read_addresses(raw)
-            record = read_record(txn, network_id, *held[0]) if held else None
+            held = keys.read_held(raw, pool_id)
+            record = read_record(txn, pool_id, *held[0]) if held else None
             if record is None or record.boot == self._store.boot:
                 return held
         return []
@@ -246,23 +250,23 @@ class Reading(Books):
             return
         with self._store.read() as txn:
             found = self._find(txn)
-            untouched = found is None or not txn.state(found[0]).generation
+            untouched = found is None or not txn.pool_state(found[1]).generation
         if untouched:
             self._before_first()
 
     def _is_known(self) -> bool:
         """Return whether the store has this network. O(1)."""
         with self._store.read() as txn:
-            return self._id_in(txn) is not None
+            return self._pool_in(txn) is not None
 
     def _require_free_gateways(self) -> None:
         """Raise ConfigError when a gateway of the ranges is assigned to somebody. O(ranges)."""
         with self._store.read() as txn:
-            network_id = self._id_in(txn)
-            if network_id is not None and self.pool is not None:
+            pool_id = self._pool_in(txn)
+            if pool_id is not None and self.pool is not None:
                 from fastipam.allocation import gateways
 
-                gateways.require_free(txn, network_id, self.pool)
+                gateways.require_free(txn, pool_id, self.pool)
 
     def _exhausted(self) -> RangeSet | None:
         """Return the first range set that could not serve an ADD now, or None. O(1). Read-only.
@@ -278,61 +282,62 @@ class Reading(Books):
                 full = self._full_set(txn, found)
                 if full is None or found is None:
                     return full
-                swept = txn.state(found[0]).swept
+                swept = txn.pool_state(found[1]).swept
             if swept == self._store.boot or not self._sweep_reboot():
                 return full
 
-    def _full_set(self, txn: Snapshot, found: tuple[int, str] | None) -> RangeSet | None:
-        pool = self.pool or (self._ranges_of(found[1]) if found else None)
+    def _full_set(self, txn: Snapshot, found: Found | None) -> RangeSet | None:
+        pool = self.pool or (self._ranges_of(found[2]) if found else None)
         if found is None or pool is None:
             # A network that was never used has all its addresses, but no blocks of a cluster.
             sets = pool.sets if pool is not None else ()
             return next((each for each in sets if each.block_length), None)
-        if CUT in found[1] and pool.text != found[1]:
+        _, pool_id, text = found
+        if CUT in text and pool.text != text:
             from fastipam.allocation import cluster_ranges
 
-            cluster_ranges.require_blocks(txn, self.name, found[0], found[1], pool)
+            cluster_ranges.require_blocks(txn, self.name, pool_id, text, pool)
         for index, range_set in enumerate(pool.sets):
             if range_set.block_length:
                 from fastipam.allocation import blocks
 
                 if self._can_serve(txn, index, range_set):
                     continue
-                if blocks.doubt(txn, found[0]):
+                if blocks.doubt(txn, pool_id):
                     return range_set
             else:
-                pages = txn.pages(found[0], range_set.family)
+                pages = txn.pages(pool_id, range_set.family)
                 if any(pages.next_free(*one) is not None for one in range_set.intervals):
                     continue
-            number = index if pool.text == found[1] else None
-            if self._may_reuse(txn, found[0], number, range_set):
+            number = index if pool.text == text else None
+            if self._may_reuse(txn, pool_id, number, range_set):
                 continue
-            if not self._is_any_due(txn, found[0], range_set):
+            if not self._is_any_due(txn, pool_id, range_set):
                 return range_set
         return None
 
     def _may_reuse(
-        self, txn: Snapshot, network_id: int, number: int | None, range_set: RangeSet
+        self, txn: Snapshot, pool_id: int, number: int | None, range_set: RangeSet
     ) -> bool:
         """Return whether a cooling address of a full set can be assigned now.
 
         O(1), for a set in blocks O(cooling addresses of blocks that this node lost).
         """
-        queue = cooling_of(txn, network_id, number, range_set)
+        queue = cooling_of(txn, pool_id, number, range_set)
         for key, value in queue:
             if range_set.block_length:
                 from fastipam.allocation import blocks
 
                 base = blocks.base_of(range_set, value)
-                if not blocks.is_active(txn, network_id, range_set.family, base):
+                if not blocks.is_active(txn, pool_id, range_set.family, base):
                     continue
             queue.close()
-            return self._may_take(txn, network_id, key)
+            return self._may_take(txn, pool_id, key)
         return False
 
-    def _is_any_due(self, txn: Snapshot, network_id: int, range_set: RangeSet) -> bool:
+    def _is_any_due(self, txn: Snapshot, pool_id: int, range_set: RangeSet) -> bool:
         """Return whether a sticky reservation of this set has expired. O(those)."""
-        state = txn.state(network_id)
+        state = txn.pool_state(pool_id)
         if not state.kept:
             return False
         from fastipam.allocation import reservations
@@ -347,17 +352,17 @@ class Reading(Books):
         """
         from fastipam.allocation import blocks
 
-        network_id = self._id_in(txn)
-        if network_id is None:
+        pool_id = self._pool_in(txn)
+        if pool_id is None:
             return False
-        cursor = txn.state(network_id).cursor(index, range_set.family)
-        return blocks.can_serve(txn, network_id, range_set, cursor)
+        cursor = txn.pool_state(pool_id).cursor(index, range_set.family)
+        return blocks.can_serve(txn, pool_id, range_set, cursor)
 
-    def _may_take(self, txn: Snapshot, network_id: int, queued: bytes) -> bool:
+    def _may_take(self, txn: Snapshot, pool_id: int, queued: bytes) -> bool:
         """Return whether a cooling address, given its entry in the queue, can be assigned now."""
         if not self.policy.strict:
             return True
-        state = txn.state(network_id)
+        state = txn.pool_state(pool_id)
         now = state.tick(self._store.clock())
         return keys.read_cooldown_key(queued)[2] <= now - self.policy.cooldown_ns
 
@@ -367,7 +372,7 @@ class Reading(Books):
             return self.pool
         with self._store.read() as txn:
             found = self._find(txn)
-            return None if found is None else self._ranges_of(found[1])
+            return None if found is None else self._ranges_of(found[2])
 
     def _remembered_policy(self) -> Policy:
         """Return the policy of the last assignment, else the default."""
@@ -382,7 +387,7 @@ class Reading(Books):
             found = self._find(txn)
             if found is None:
                 return []
-            return txn.state(found[0]).all_cursors()
+            return txn.pool_state(found[1]).all_cursors()
 
     def reservations(self) -> Iterator[Reservation]:
         """Yield the reservations in address order, sticky ones too. O(1) memory.
@@ -391,7 +396,7 @@ class Reading(Books):
         """
         from fastipam.allocation import reservations
 
-        for _, items in self._pages(tables.RESERVATIONS):
+        for _, items in self._pages(_reservations_page):
             yield from reservations.read_items(items)
 
     def reservation(self, address: Address) -> Reservation | None:
@@ -399,10 +404,10 @@ class Reading(Books):
         from fastipam.allocation import reservations
 
         with self._store.read() as txn:
-            network_id = self._id_in(txn)
-            if network_id is None:
+            pool_id = self._pool_in(txn)
+            if pool_id is None:
                 return None
-            return reservations.get(txn, network_id, *parse_wanted(address))
+            return reservations.get(txn, pool_id, *parse_wanted(address))
 
     def history(
         self,
@@ -440,7 +445,7 @@ class Reading(Books):
     ) -> Iterator[Event]:
         """Do what :meth:`history` does; ``wanted`` is (family, integer)."""
         between = (since_ns or 0, _EVER_NS if until_ns is None else until_ns)
-        for _, items in self._pages(tables.EVENTS):
+        for _, items in self._pages(_events_page):
             yield from history.select(items, wanted, pod, between)
 
     def holder_at(self, address: Address, wall_ns: int) -> Event | None:
@@ -473,11 +478,26 @@ class Reading(Books):
                 sets = counts.unused(self.pool) if self.pool else []
                 others: list[counts.SetCounts] = []
             else:
-                state, pool = txn.state(found[0]), self._ranges_of(found[1])
+                network_id, pool_id, text = found
+                state, pool = txn.pool_state(pool_id), self._ranges_of(text)
                 total = counts.of_network(txn, state, pool)
-                sets = counts.of_sets(txn, state, pool)
-                others = counts.of_others(txn, state, pool)
+                sets = counts.of_sets(txn, network_id, state, pool)
+                others = counts.of_others(txn, network_id, state, pool)
             return stats.make(self.name, total, sets, others)
+
+
+def _leases_page(txn: Snapshot, found: Found, start: bytes) -> Paged:
+    prefix = keys.id_prefix(found[1])
+    return tables.LEASES.page(txn, prefix, prefix + start)
+
+
+def _reservations_page(txn: Snapshot, found: Found, start: bytes) -> Paged:
+    prefix = keys.id_prefix(found[1])
+    return tables.RESERVATIONS.page(txn, prefix, prefix + start)
+
+
+def _events_page(txn: Snapshot, found: Found, start: bytes) -> Paged:
+    return history.page(txn, found[0], keys.id_prefix(found[0]) + start)
 
 
 def parse_wanted(address: Address, field: str = "address") -> tuple[int, int]:

@@ -27,7 +27,7 @@ class Owned(NamedTuple):
     number: int = 0
 
 
-def intervals(txn: Snapshot, network_id: int, range_set: RangeSet) -> Sequence[tuple[int, int]]:
+def intervals(txn: Snapshot, pool_id: int, range_set: RangeSet) -> Sequence[tuple[int, int]]:
     """Return the (first, last) intervals of a set from which this node may assign. O(blocks).
 
     Of a set that is cut into blocks that are the intervals of the node's active blocks.
@@ -36,13 +36,13 @@ def intervals(txn: Snapshot, network_id: int, range_set: RangeSet) -> Sequence[t
         return range_set.intervals
     return [
         part
-        for block, its_set in blocks.walk(txn, network_id, (range_set,))
+        for block, its_set in blocks.walk(txn, pool_id, (range_set,))
         if its_set is not None and block.state == block_record.ACTIVE
         for part in blocks.parts(range_set, block.base)
     ]
 
 
-def owned(txn: Snapshot, network_id: int, pool: Pool) -> list[Owned]:
+def owned(txn: Snapshot, pool_id: int, pool: Pool) -> list[Owned]:
     """Return the blocks of a network in address order, none outside of a cluster. O(blocks)."""
     return [
         Owned(
@@ -52,6 +52,6 @@ def owned(txn: Snapshot, network_id: int, pool: Pool) -> list[Owned]:
             block_record.STATES[block.state],
             pool.sets.index(range_set),
         )
-        for block, range_set in blocks.walk(txn, network_id, pool.sets)
+        for block, range_set in blocks.walk(txn, pool_id, pool.sets)
         if range_set is not None
     ]

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from fastipam import errors
 from fastipam.addressing.addresses import BITS
 from fastipam.allocation import states as address_states
-from fastipam.allocation.accounts import look_up
 from fastipam.allocation.counts import of_network, of_sets
+from fastipam.allocation.lookup import look_up
 from fastipam.errors import StoreCorrupt
 from fastipam.picture import blocks
 from fastipam.picture.frames import Frame, frames
@@ -88,7 +88,7 @@ class Picture:
     """
 
     network: str
-    network_id: int
+    pool_id: int
     change: int
     moment_ns: int
     stats: dict[str, int]
@@ -110,16 +110,16 @@ def read(txn: Snapshot, name: str, max_bits: int = PICTURE_BITS) -> Picture | No
     found = look_up(txn, name)
     if found is None:
         return None
-    network_id, pool = found
-    state = txn.state(network_id)
+    network_id, pool_id, pool = found
+    state = txn.pool_state(pool_id)
     pages = {
-        family: _stored_pages(txn, network_id, family)
+        family: _stored_pages(txn, pool_id, family)
         for family in {each.family for each in pool.sets}
     }
     shown, left_out = frames(pool, {family: each[0] for family, each in pages.items()}, max_bits)
-    cooling = _cooling(txn, network_id)
-    reserved = _reserved(txn, network_id)
-    own = [blocks.intervals(txn, network_id, each) for each in pool.sets]
+    cooling = _cooling(txn, pool_id)
+    reserved = _reserved(txn, pool_id)
+    own = [blocks.intervals(txn, pool_id, each) for each in pool.sets]
     panels = [
         _panel(
             _areas(pool, own, frame),
@@ -130,9 +130,9 @@ def read(txn: Snapshot, name: str, max_bits: int = PICTURE_BITS) -> Picture | No
         )
         for frame in shown
     ]
-    stats, sets = of_network(txn, state, pool), of_sets(txn, state, pool)
+    stats, sets = of_network(txn, state, pool), of_sets(txn, network_id, state, pool)
     moment_ns = txn.store.clock()
-    return Picture(name, network_id, change_of(txn), moment_ns, stats, sets, panels, left_out)
+    return Picture(name, pool_id, change_of(txn), moment_ns, stats, sets, panels, left_out)
 
 
 def _panel(
@@ -227,9 +227,9 @@ def _summary(counts: Counts) -> Bytes:
 # Reading the store --------------------------------------------------------------------------
 
 
-def _stored_pages(txn: Snapshot, network_id: int, family: int) -> tuple[list[int], Bytes]:
+def _stored_pages(txn: Snapshot, pool_id: int, family: int) -> tuple[list[int], Bytes]:
     """Return the indices of the level 0 pages that exist, ascending, and their bytes."""
-    prefix = keys.page_key_prefix(network_id, family, 0)
+    prefix = keys.page_key_prefix(pool_id, family, 0)
     numbers = []
     pages = []
     for key, page in tables.PAGES.scan(txn, prefix):
@@ -276,24 +276,24 @@ def _used_counts(frame: Frame, numbers: list[int], pages: Bytes) -> Counts:
     return used.reshape(-1)
 
 
-def _cooling(txn: Snapshot, network_id: int) -> dict[int, Bytes]:
+def _cooling(txn: Snapshot, pool_id: int) -> dict[int, Bytes]:
     """Return the cooling addresses by family, as arrays of shape (addresses, bytes)."""
-    return _queued(txn, tables.COOLDOWN, network_id, keys.COOLDOWN_HEAD)
+    return _queued(txn, tables.COOLDOWN, pool_id, keys.COOLDOWN_HEAD)
 
 
-def _reserved(txn: Snapshot, network_id: int) -> dict[int, Bytes]:
+def _reserved(txn: Snapshot, pool_id: int) -> dict[int, Bytes]:
     """Return the reserved addresses by family, without those assigned to their owner."""
-    found = _queued(txn, tables.RESERVATIONS, network_id, keys.ADDRESS_HEAD)
+    found = _queued(txn, tables.RESERVATIONS, pool_id, keys.ADDRESS_HEAD)
     for family, addresses in found.items():
-        prefix = keys.family_prefix(network_id, family)
+        prefix = keys.family_prefix(pool_id, family)
         unused = [tables.LEASES.get(txn, prefix + one.tobytes()) is None for one in addresses]
         found[family] = addresses[np.array(unused, dtype=np.bool_)]
     return found
 
 
-def _queued(txn: Snapshot, table: Table, network_id: int, head: int) -> dict[int, Bytes]:
+def _queued(txn: Snapshot, table: Table, pool_id: int, head: int) -> dict[int, Bytes]:
     """Return by family the addresses in which a table's keys of a network end. O(entries)."""
-    prefix = keys.network_prefix(network_id)
+    prefix = keys.id_prefix(pool_id)
     found: dict[int, list[bytes]] = {family: [] for family in BITS}
     for chunk in table.chunks(txn, prefix, most=_AT_ONCE):
         for family, its_bits in BITS.items():

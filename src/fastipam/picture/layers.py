@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastipam import errors
-from fastipam.allocation.accounts import look_up
+from fastipam.allocation.lookup import look_up
 from fastipam.errors import ConfigError, StoreCorrupt
 from fastipam.picture import blocks
 from fastipam.picture.cells import places
@@ -57,7 +57,7 @@ def read(txn: Snapshot, picture: Picture, kind: str) -> Layer:
     """
     if kind == BLOCK:
         found = look_up(txn, picture.network)
-        return _blocks(picture, blocks.owned(txn, *found) if found else [])
+        return _blocks(picture, blocks.owned(txn, *found[1:]) if found else [])
     if kind == AGE:
         return _ages(txn, picture)
     return _owners(txn, picture)
@@ -72,7 +72,7 @@ def _owners(txn: Snapshot, picture: Picture) -> Layer:
     for panel in picture.panels:
         found_at = []
         found = []
-        for at, raws in _leases(txn, picture.network_id, panel.frame):
+        for at, raws in _leases(txn, picture.pool_id, panel.frame):
             found_at.append(at)
             # Split from the end: the bytes before the texts may contain NUL.
             found.append([numbers[raw.rsplit(b"\0", 3)[1]] for raw in raws])
@@ -131,7 +131,7 @@ def _ages(txn: Snapshot, picture: Picture) -> Layer:
     values = []
     for panel in picture.panels:
         newest = np.full(len(panel.cells), NOTHING, dtype=np.int64)
-        for at, raws in _leases(txn, picture.network_id, panel.frame):
+        for at, raws in _leases(txn, picture.pool_id, panel.frame):
             times = b"".join([raw[lease_record.ALLOCATED_AT] for raw in raws])
             allocated = np.frombuffer(times, dtype="<u8").astype(np.int64)
             np.maximum.at(newest, at >> panel.frame.shift, allocated)
@@ -141,13 +141,13 @@ def _ages(txn: Snapshot, picture: Picture) -> Layer:
 
 
 def _leases(
-    txn: Snapshot, network_id: int, frame: Frame
+    txn: Snapshot, pool_id: int, frame: Frame
 ) -> Iterator[tuple[npt.NDArray[np.int64], list[bytes]]]:
     """Yield (places, records) of the leases in a frame, up to 4096 at a time."""
-    first = keys.address_key(network_id, frame.family, frame.first)
-    last = keys.address_key(network_id, frame.family, frame.last)
+    first = keys.address_key(pool_id, frame.family, frame.first)
+    last = keys.address_key(pool_id, frame.family, frame.last)
     size = len(first)
-    prefix = keys.family_prefix(network_id, frame.family)
+    prefix = keys.family_prefix(pool_id, frame.family)
     for items in tables.LEASES.chunks(txn, prefix, first, most=_AT_ONCE):
         whole = bool(items) and items[-1][0] <= last
         chunk = items if whole else [item for item in items if item[0] <= last]

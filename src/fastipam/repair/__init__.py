@@ -11,6 +11,8 @@ the transaction is rolled back if there still are findings.
 
 from __future__ import annotations
 
+from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from fastipam.addressing.ranges import Pool
@@ -18,9 +20,10 @@ from fastipam.errors import StoreCorrupt
 from fastipam.repair.network import Action, NetworkRepair
 from fastipam.storage import tables
 from fastipam.storage.records import keys
+from fastipam.storage.records import lease as lease_record
 from fastipam.storage.within import Within
-from fastipam.verify import MOST_NETWORKS, verify
-from fastipam.verify.parts import BY_NETWORK, check_given
+from fastipam.verify import MOST_NETWORKS, strangers, verify
+from fastipam.verify.parts import BY_NETWORK, BY_POOL, check_given
 
 if TYPE_CHECKING:
     from fastipam.storage.store import Store
@@ -65,70 +68,155 @@ class _Repairer:
 
     def run(self, found: list[Finding]) -> list[Action]:
         damaged = {one.network for one in found}
-        networks = self._networks()
-        for network_id, name in networks.items():
-            if name in damaged:
-                NetworkRepair(self._txn, network_id, name, self._actions).run()
+        for name, (network_id, pool_id, is_new) in self._networks().items():
+            if is_new or name.decode(keys.ENCODING, keys.ERRORS) in damaged:
+                NetworkRepair(self._txn, network_id, pool_id, name, self._actions).run()
         return self._actions
 
-    def _did(self, kind: str, network: str, where: str, text: str) -> None:
+    def _did(self, kind: str, name: bytes, where: str, text: str) -> None:
+        network = name.decode(keys.ENCODING, keys.ERRORS)
         self._actions.append(Action(kind, network, where, text))
 
-    def _networks(self) -> dict[int, str]:
-        """Make names and ids agree, delete records of no network, and return names by id."""
-        txn = self._txn
-        names: dict[int, str] = {}
-        nameless: list[bytes] = []
-        for key, raw in list(tables.NETWORKS.scan(txn)):
-            name = key.decode(keys.ENCODING, keys.ERRORS)
-            network_id = keys.network_id_of(raw)
-            if len(raw) < 4 or network_id in names or not 0 < network_id < MOST_NETWORKS:
-                nameless.append(key)
-                continue
-            names[network_id] = name
-            try:
-                Pool.read(keys.read_network(raw)[1])
-            except ValueError:
-                tables.NETWORKS.put(txn, key, keys.pack_network(network_id, ""))
-                self._did("ranges", name, key.hex(), "forgot ranges that could not be read")
-        strays = self._strays(names)
-        for key in nameless:
-            name = key.decode(keys.ENCODING, keys.ERRORS)
-            tables.NETWORKS.delete(txn, key)
-            self._did("network", name, key.hex(), "removed an entry that led nowhere")
-        for network_id in sorted(strays):
-            # If exactly one name lacks an id and exactly one id lacks a name, pair them.
-            alone = len(strays) == len(nameless) == 1
-            key = nameless[0] if alone else f"recovered-{network_id}".encode()
-            name = key.decode(keys.ENCODING, keys.ERRORS)
-            tables.NETWORKS.put(txn, key, keys.pack_network(network_id, ""))
-            names[network_id] = name
-            self._did("network", name, key.hex(), f"named network {network_id}, which has leases")
-            NetworkRepair(txn, network_id, name, self._actions).run()
-        last = keys.network_id_of(tables.META.get(txn, tables.LAST_NETWORK_KEY))
-        if (names and max(names) > last) or last >= MOST_NETWORKS:
-            value = keys.network_prefix(max(names, default=0))
-            tables.META.put(txn, tables.LAST_NETWORK_KEY, value)
-            self._did("network", "", "last network", f"is {max(names, default=0)}, was {last}")
-        return names
+    def _networks(self) -> dict[bytes, tuple[int, int, bool]]:
+        """Make networks, pools and ids agree, and delete records of none of them.
 
-    def _strays(self, names: dict[int, str]) -> set[int]:
-        """Return the ids without a name that have leases or reservations."""
-        # Records of all other ids without a name are deleted.
-        keep: set[int] = set()
-        for table in (tables.LEASES, tables.RESERVATIONS):
-            for key in table.scan_keys(self._txn):
-                if keys.address_of(key) is not None:
-                    keep.add(keys.network_id_of(key))
-        keep -= names.keys()
-        keep -= {0, MOST_NETWORKS}
-        for what, table in BY_NETWORK:
+        Return network id, pool id, and whether what it has may be anything, by encoded name.
+        """
+        txn = self._txn
+        used = self._used_pools()
+        networks, odd = self._read_networks(used)
+        homes = {pool_id for _, pool_id, _ in networks.values()}
+        strays: dict[int, bytes] = {}  # the names of pools with leases and no network, by id
+        for key, raw in list(tables.POOLS.scan(txn)):
+            if key in networks:
+                continue
+            pool_id = keys.id_of(raw)
+            if pool_id in used and pool_id not in homes and pool_id not in strays:
+                strays[pool_id] = key
+            else:
+                tables.POOLS.delete(txn, key)
+                self._did("pool", key, key.hex(), "removed an entry that led nowhere")
+        for key in odd:
+            tables.NETWORKS.delete(txn, key)
+            self._did("network", key, key.hex(), "removed an entry that led nowhere")
+        nameless = sorted(used.keys() - homes - strays.keys())
+        for pool_id in nameless:
+            # If exactly one name lacks an id and exactly one id lacks a name, pair them.
+            alone = len(nameless) == len(odd) == 1 and odd[0] not in strays.values()
+            strays[pool_id] = odd[0] if alone else f"recovered-{pool_id}".encode()
+        for pool_id, name in strays.items():
+            taken = {one[0] for one in networks.values()}
+            network_id = used[pool_id]
+            if network_id in taken or not 0 < network_id < MOST_NETWORKS:
+                network_id = max(taken, default=0) + 1
+            self._mend_pool(name, pool_id, tables.POOLS.get(txn, name))
+            entry = keys.pack_network(tables.SCHEMA, network_id, pool_id, name)
+            tables.NETWORKS.put(txn, name, entry)
+            text = f"named network {network_id}, whose pool {pool_id} has leases"
+            self._did("network", name, name.hex(), text)
+            networks[name] = network_id, pool_id, True
+        self._delete_orphans(networks)
+        for what, key, ids in (
+            ("network", tables.LAST_NETWORK_KEY, [one[0] for one in networks.values()]),
+            ("pool", tables.LAST_POOL_KEY, [one[1] for one in networks.values()]),
+        ):
+            last, highest = keys.id_of(tables.META.get(txn, key)), max(ids, default=0)
+            if highest > last or last >= MOST_NETWORKS:
+                tables.META.put(txn, key, keys.id_prefix(highest))
+                self._did(what, b"", f"last {what}", f"is {highest}, was {last}")
+        return networks
+
+    def _used_pools(self) -> dict[int, int]:
+        """Return the ids of pools with leases or reservations, each with the network of most."""
+        found: dict[int, Counter[int]] = {}
+        for key, raw in tables.LEASES.scan(self._txn):
+            if keys.address_of(key) is not None:
+                named = found.setdefault(keys.id_of(key), Counter())
+                with suppress(StoreCorrupt):
+                    named[lease_record.network_of(raw)] += 1
+        for key in tables.RESERVATIONS.scan_keys(self._txn):
+            if keys.address_of(key) is not None:
+                found.setdefault(keys.id_of(key), Counter())
+        return {
+            pool_id: named.most_common(1)[0][0] if named else 0
+            for pool_id, named in found.items()
+            if 0 < pool_id < MOST_NETWORKS
+        }
+
+    def _read_networks(
+        self, used: dict[int, int]
+    ) -> tuple[dict[bytes, tuple[int, int, bool]], list[bytes]]:
+        """Mend the networks' entries and their pools'; return them, and the names that cannot be.
+
+        When the two entries disagree on the pool's id, the one counts that has leases.
+        """
+        networks: dict[bytes, tuple[int, int, bool]] = {}
+        odd: list[bytes] = []
+        # Of two entries with one id the one counts that names its own pool.
+        entries = [
+            (keys.unpack_network(raw) or (0, 0, 0, b""), key, raw)
+            for key, raw in tables.NETWORKS.scan(self._txn)
+        ]
+        entries.sort(key=lambda one: one[0][3] != one[1])
+        for (_, network_id, named, _), key, raw in entries:
+            pool = tables.POOLS.get(self._txn, key)
+            noted = keys.id_of(pool)
+            taken = {one[0] for one in networks.values()}
+            homes = {one[1] for one in networks.values()}
+            other = named not in used and noted in used and noted not in homes
+            pool_id = noted if other else named
+            if (
+                not 0 < network_id < MOST_NETWORKS
+                or not 0 < pool_id < MOST_NETWORKS
+                or network_id in taken
+                or pool_id in homes
+            ):
+                odd.append(key)
+                continue
+            mended = keys.pack_network(tables.SCHEMA, network_id, pool_id, key)
+            if mended != raw:
+                tables.NETWORKS.put(self._txn, key, mended)
+                self._did("network", key, key.hex(), f"has the pool {pool_id} of its name")
+            was_wrong = self._mend_pool(key, pool_id, pool)
+            networks[key] = network_id, pool_id, mended != raw or was_wrong
+        return networks, odd
+
+    def _mend_pool(self, name: bytes, pool_id: int, raw: bytes | None) -> bool:
+        """Make a pool's entry right; return whether it was wrong."""
+        text = ""
+        if raw is not None:
+            try:
+                text = keys.unpack_pool(raw)[1]
+                Pool.read(text)
+            except ValueError:
+                text = ""
+                self._did("ranges", name, name.hex(), "forgot ranges that could not be read")
+        mended = keys.pack_pool(pool_id, text)
+        if mended == raw:
+            return False
+        tables.POOLS.put(self._txn, name, mended)
+        if keys.id_of(raw) != pool_id:
+            self._did("pool", name, name.hex(), f"is pool {pool_id}, was {keys.id_of(raw)}")
+        return True
+
+    def _delete_orphans(self, networks: dict[bytes, tuple[int, int, bool]]) -> None:
+        for key in strangers(self._txn):
+            tables.MAIN.delete(self._txn, key)
+            self._did("main", b"", key.hex(), "removed: it is no record of a store")
+        known = {one[0] for one in networks.values()}
+        pools = {one[1] for one in networks.values()}
+        main = tables.MAIN
+        kinds = [(what, table, b"", known, "network") for what, table in BY_NETWORK]
+        kinds += [(what, table, b"", pools, "pool") for what, table in BY_POOL]
+        kinds.append(("history", main, keys.LOG_MARK, known, "network"))
+        kinds.append(("state", main, keys.STATE_MARK, pools, "pool"))
+        for what, table, mark, ids, of in kinds:
+            end = len(mark) + 4
             gone = [
                 key
-                for key in table.scan_keys(self._txn)
-                if len(key) < 4 or not {keys.network_id_of(key)} & (names.keys() | keep)
+                for key in table.scan_keys(self._txn, mark)
+                if len(key) < end or keys.id_of(key[len(mark) : end]) not in ids
             ]
             for key in gone:
                 table.delete(self._txn, key)
-                self._did(what, "", key.hex(), "removed: no network has its number")
-        return keep
+                self._did(what, b"", key.hex(), f"removed: no {of} has its number")

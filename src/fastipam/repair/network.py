@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from fastipam.addressing.addresses import BITS, V4, V6, format_ip
 from fastipam.addressing.ranges import Pool
 from fastipam.allocation import blocks
+from fastipam.allocation.lookup import find
 from fastipam.errors import StoreCorrupt
 from fastipam.storage import tables
 from fastipam.storage.records import event as event_record
@@ -15,8 +16,9 @@ from fastipam.storage.records import keys
 from fastipam.storage.records import lease as lease_record
 from fastipam.storage.records import policy as policy_record
 from fastipam.storage.records import reservation as reservation_record
+from fastipam.storage.records.event_log import EventLog
 from fastipam.storage.records.lease import ASSIGNED, Record
-from fastipam.storage.records.network_state import NetworkState
+from fastipam.storage.records.pool_state import PoolState
 from fastipam.storage.records.reservation import Reservation
 from fastipam.verify.blocks import fault
 
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
 
 LOST = "repair: an owner's entry lists it, its lease is lost"
 UNREADABLE = "repair: its record could not be read"
-_NUMBERS = ("generation", "clock", "first_event", "events")
+_NUMBERS = ("generation", "clock")
+_EVENT_NUMBERS = ("first", "next")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +50,20 @@ class Action:
 class NetworkRepair:
     """The repair of one network: the records that count, and what is derived from them."""
 
-    def __init__(self, txn: Transaction, network_id: int, name: str, actions: list[Action]) -> None:
+    def __init__(
+        self, txn: Transaction, network_id: int, pool_id: int, name: bytes, actions: list[Action]
+    ) -> None:
         self._store = txn.store
         self._txn = txn
-        self._name = name
-        self._prefix = keys.network_prefix(network_id)
+        self._name = name.decode(keys.ENCODING, keys.ERRORS)
+        self._prefix = keys.id_prefix(pool_id)
+        self._owners_prefix = keys.id_prefix(network_id)
         self._network_id = network_id
+        self._pool_id = pool_id
         self._actions = actions
-        raw = tables.NETWORKS.get(txn, name.encode(keys.ENCODING, keys.ERRORS)) or b""
-        self._pool = Pool.read(keys.read_network(raw)[1])
+        found = find(txn, name)
+        assert found is not None, name
+        self._pool = Pool.read(found[2])
         self._leases: dict[Address, Record] = {}
         self._owners: dict[bytes, list[Address]] = {}
         self._reservations: dict[Address, Reservation] = {}
@@ -65,7 +73,12 @@ class NetworkRepair:
         """Repair the network, and add what was done to the actions. Call it once."""
         self._state = self._read_state()
         state = self._state
-        before = {what: getattr(state, what) for what in _NUMBERS}
+        self._log = self._read_log()
+        before = [
+            (one, what, getattr(one, what))
+            for one, names in ((state, _NUMBERS), (self._log, _EVENT_NUMBERS))
+            for what in names
+        ]
         self._read_reservations()
         self._read_leases()
         self._repair_owners()
@@ -73,14 +86,15 @@ class NetworkRepair:
         self._repair_sticky()
         self._repair_events()
         self._repair_notes()
-        self._repair_blocks()
         self._repair_pages()
+        self._repair_blocks()
         self._repair_counts()
         self._repair_policy()
-        for what, noted in before.items():
-            if getattr(state, what) != noted:
-                self._did("number", what, f"is {getattr(state, what)}, was {noted}")
-        self._put(tables.STATES, self._prefix, state.pack())
+        for one, what, noted in before:
+            if getattr(one, what) != noted:
+                self._did("number", what, f"is {getattr(one, what)}, was {noted}")
+        self._put(tables.MAIN, state.key, state.pack())
+        self._put(tables.MAIN, self._log.key, self._log.pack())
 
     def _did(self, kind: str, where: str | Address, text: str) -> None:
         where = where if isinstance(where, str) else format_ip(*where)
@@ -88,6 +102,9 @@ class NetworkRepair:
 
     def _of(self, table: Table) -> list[tuple[bytes, bytes]]:
         return list(table.scan(self._txn, self._prefix))
+
+    def _of_network(self, table: Table) -> list[tuple[bytes, bytes]]:
+        return list(table.scan(self._txn, self._owners_prefix))
 
     def _put(self, table: Table, key: bytes, value: bytes) -> None:
         table.put(self._txn, key, value)
@@ -97,21 +114,33 @@ class NetworkRepair:
         self._did(kind, key.hex(), text)
 
     def _key(self, address: Address) -> bytes:
-        return keys.address_key(self._network_id, *address)
+        return keys.address_key(self._pool_id, *address)
 
-    def _read_state(self) -> NetworkState:
-        for key, _ in self._of(tables.STATES):
-            if key != self._prefix:
-                self._remove(tables.STATES, key, "state", "removed: it is no key of a state")
-        raw = tables.STATES.get(self._txn, self._prefix)
+    def _read_state(self) -> PoolState:
+        key = keys.state_key(self._pool_id)
+        self._remove_longer(key, "state", "removed: it is no key of a pool's numbers")
+        raw = tables.MAIN.get(self._txn, key)
         try:
             if raw is not None:
-                return NetworkState(self._network_id, raw)
+                return PoolState(self._pool_id, raw)
         except StoreCorrupt:
             pass
         self._anew = True
-        self._did("state", self._prefix.hex(), "began its counters, clock and cursors anew")
-        return NetworkState(self._network_id, None)
+        self._did("state", key.hex(), "began its counters, clock and cursors anew")
+        return PoolState(self._pool_id, None)
+
+    def _read_log(self) -> EventLog:
+        key = keys.log_key(self._network_id)
+        self._remove_longer(key, "history", "removed: it is no key of a history")
+        try:
+            return EventLog(self._network_id, tables.MAIN.get(self._txn, key))
+        except StoreCorrupt:
+            self._did("history", key.hex(), "forgot the last events: they could not be read")
+            return EventLog(self._network_id, None)
+
+    def _remove_longer(self, key: bytes, kind: str, text: str) -> None:
+        for one in list(tables.MAIN.scan_keys(self._txn, key, key + b"\0")):
+            self._remove(tables.MAIN, one, kind, text)
 
     # Reading the records that count ----------------------------------------------------------
 
@@ -159,13 +188,14 @@ class NetworkRepair:
                 self._put(table, self._key(address), record.pack())
 
     def _believable_clock(self) -> int:
-        """Return the network's clock now, the latest possible time of a release."""
+        """Return the pool's clock now, the latest possible time of a release."""
         return self._store.clock() + self._state.offset
 
     def _repair_lease(self, address: Address, record: Record) -> bool:
         if record.length > BITS[address[0]]:
             its_range = self._pool.range_of(*address)
             record.length = BITS[address[0]] if its_range is None else its_range.length
+        record.network_id = self._network_id
         record.boot = min(record.boot, self._store.boot)
         if record.state == ASSIGNED and self._state.swept == self._store.boot:
             record.boot = self._store.boot  # its owner may exist; the sweeper decides
@@ -189,13 +219,15 @@ class NetworkRepair:
         for address, record in self._leases.items():
             if record.state == ASSIGNED:
                 name = keys.owner_name(record.container_id, record.ifname)
-                key = keys.owner_key(self._prefix, name)
+                key = keys.owner_key(self._owners_prefix, name)
                 self._owners.setdefault(key, []).append(address)
-        for key, raw in self._of(table):
+        for key, raw in self._of_network(table):
             try:
-                listed = keys.read_addresses(raw)
+                # Of another pool's address nothing is known here.
+                found = keys.read_any_held(raw)
             except StoreCorrupt:
-                listed = []
+                found = []
+            listed = [one[1:] for one in found if one[0] == self._pool_id]
             for address in listed:
                 if address not in self._leases and address not in self._reservations:
                     self._reserve(address, LOST)
@@ -207,7 +239,7 @@ class NetworkRepair:
             self._write_owner(key, wanted, b"")
 
     def _write_owner(self, key: bytes, addresses: list[Address], before: bytes) -> None:
-        raw = keys.pack_addresses(addresses)
+        raw = keys.pack_held(self._pool_id, addresses)
         if raw == before and raw:
             return
         table = tables.OWNERS
@@ -221,9 +253,7 @@ class NetworkRepair:
     def _repair_queue(self) -> None:
         table = tables.COOLDOWN
         wanted = {
-            keys.cooldown_key(
-                self._network_id, record.set_index, record.released, *address
-            ): address
+            keys.cooldown_key(self._pool_id, record.set_index, record.released, *address): address
             for address, record in self._leases.items()
             if record.state != ASSIGNED
         }
@@ -262,21 +292,35 @@ class NetworkRepair:
                 self._did("sticky", key.hex(), "listed what the reservations say")
 
     def _repair_events(self) -> None:
-        table, state = tables.EVENTS, self._state
+        table, log = tables.EVENTS, self._log
+        waiting = log.items()
+        log.waiting = [raw for key, raw in waiting if self._has_event(key, raw)]
+        if len(log.waiting) < len(waiting):
+            gone = len(waiting) - len(log.waiting)
+            self._did("history", log.key.hex(), f"forgot {gone} events that could not be read")
         numbers = []
-        for key, raw in self._of(table):
-            try:
-                event = event_record.Event(key, raw)
-                if event.sequence >> keys.MOST_BITS:
-                    raise StoreCorrupt("a number that cannot be")
-                numbers.append(event.sequence)
-                if self._anew and not event.generation >> keys.MOST_BITS:
-                    state.generation = max(state.generation, event.generation)
-            except StoreCorrupt:
+        for key, raw in self._of_network(table):
+            if self._has_event(key, raw):
+                numbers.append(event_record.sequence_of(key))
+            else:
                 self._remove(table, key, "event", "removed: it could not be read")
+        # What waits comes last: its numbers are those behind the others.
         if numbers:
-            state.first_event = min(state.first_event, numbers[0])
-            state.events = max(state.events, numbers[-1] + 1)
+            log.next = max(log.next, numbers[-1] + 1 + len(log.waiting))
+        end = log.next - len(log.waiting)
+        log.first = min([log.first, end, *numbers[:1]])
+
+    def _has_event(self, key: bytes, raw: bytes) -> bool:
+        """Return whether an event can be read, and learn from it what was lost with the numbers."""
+        try:
+            event = event_record.Event(key, raw)
+        except StoreCorrupt:
+            return False
+        if event.sequence >> keys.MOST_BITS:
+            return False
+        if self._anew and not event.generation >> keys.MOST_BITS:
+            self._state.generation = max(self._state.generation, event.generation)
+        return True
 
     def _repair_notes(self) -> None:
         table = tables.MISSING
@@ -291,11 +335,11 @@ class NetworkRepair:
             text = fault(self._pool, key, raw)
             if text:
                 self._remove(tables.BLOCKS, key, "block", f"removed: {text}")
-        txn, network_id = self._txn, self._network_id
+        txn, pool_id = self._txn, self._pool_id
         for index, each in enumerate(self._pool.sets):
             cursor = self._state.cursor(index, each.family)
-            if each.block_length and blocks.unlisted(txn, network_id, each, cursor):
-                count = blocks.reindex(txn, network_id, each, cursor)
+            if each.block_length and blocks.unlisted(txn, pool_id, each, cursor):
+                count = blocks.reindex(txn, pool_id, each, cursor)
                 self._did("block", str(each), f"listed the {count} that have free addresses")
 
     def _repair_pages(self) -> None:
@@ -304,9 +348,9 @@ class NetworkRepair:
         before = dict(self._of(table))
         for key in before:
             table.delete(self._txn, key)
-        self._txn.forget_pages(self._network_id)
+        self._txn.forget_pages(self._pool_id)
         for family in (V4, V6):
-            pages = self._txn.pages(self._network_id, family)
+            pages = self._txn.pages(self._pool_id, family)
             for its_family, value in self._leases.keys() | self._reservations.keys():
                 if its_family == family:
                     pages.acquire(value)

@@ -9,7 +9,15 @@ from _thread import _local
 import lmdb
 
 from fastipam._bitmap import OpenFiles, WriterLock
-from fastipam.errors import StoreBusy, StoreClosed, StoreForked, TransactionOver
+from fastipam.errors import (
+    CHECK_HINT,
+    StoreBusy,
+    StoreClosed,
+    StoreCorrupt,
+    StoreForked,
+    StoreVersion,
+    TransactionOver,
+)
 from fastipam.storage import tables
 from fastipam.storage.directory import DATA_FILE
 from fastipam.storage.lmdb_errors import transaction_is_open, translate
@@ -21,7 +29,7 @@ if TYPE_CHECKING:
 
     from fastipam.errors import StoreError, TransactionOpen
     from fastipam.storage.boot import Access
-    from fastipam.storage.tables import Writing
+    from fastipam.storage.tables import Reading, Writing
 
 
 class Environment:
@@ -144,6 +152,28 @@ class Environment:
             f"this transaction of the store {self.path} is over, or belongs to another thread",
             path=self.path,
             hint="use what a transaction gives in its block and its thread only",
+        )
+
+    def require_schema(self, txn: Reading) -> None:
+        """Raise the error for a store that another version has made anew, or changed, meanwhile."""
+        schema = tables.META.get(txn, tables.SCHEMA_KEY)
+        if int.from_bytes(schema or b"", "big") != tables.SCHEMA:
+            raise self.other_schema(schema)
+
+    def other_schema(self, raw: bytes | None) -> StoreError:
+        """Return the error for a store whose schema is not the one of this version."""
+        schema = int.from_bytes(raw or b"", "big")
+        if not schema:
+            return StoreCorrupt(
+                f"the store {self.path} has no valid schema version: {raw!r}",
+                path=self.path,
+                hint=CHECK_HINT,
+            )
+        return StoreVersion(
+            f"the store {self.path} has schema {schema}, this fastipam knows {tables.SCHEMA}",
+            path=self.path,
+            hint="nothing converts a store: use the fastipam that wrote it; or drain the node, and "
+            "when none of its pods has an address, remove the directory",
         )
 
     def note_boot(self, access: Access, *, may_count: bool) -> None:

@@ -20,7 +20,6 @@ from fastipam.errors import (
     StoreBusy,
     StoreCorrupt,
     StoreUnavailable,
-    StoreVersion,
 )
 from fastipam.storage import boot, tables
 from fastipam.storage.directory import (
@@ -250,14 +249,11 @@ class Store(Environment):
                 raise self._foreign(txn) from error
             schema = txn.get(tables.SCHEMA_KEY, db=meta)
             if int.from_bytes(schema or b"", "big") != tables.SCHEMA:
-                raise self._other_schema(schema)
+                raise self.other_schema(schema)
             stored = self._durability(txn.get(tables.DURABILITY_KEY, b"", db=meta))
             if stored != durability:  # the environment has to be opened in another way
                 return stored, ()
-            others = [
-                env.open_db(table.name.encode(), txn=txn, create=False) for table in tables.ALL[1:]
-            ]
-            databases = (meta, *others)
+            databases = tables.open_all(env.open_db, meta, txn)
             self.note_boot(_access(txn, databases), may_count=self._count_boot)
             swept = txn.get(tables.SWEPT_KEY, b"", db=meta)
             self.unswept = int.from_bytes(swept, "big") != self.boot
@@ -307,21 +303,6 @@ class Store(Environment):
             hint="choose another data directory",
         )
 
-    def _other_schema(self, raw: bytes | None) -> StoreError:
-        """Return the error for a store whose schema is not the one of this version."""
-        schema = int.from_bytes(raw or b"", "big")
-        if not schema:
-            return StoreCorrupt(
-                f"the store {self.path} has no valid schema version: {raw!r}",
-                path=self.path,
-                hint=CHECK_HINT,
-            )
-        return StoreVersion(
-            f"the store {self.path} has schema {schema}, this fastipam knows {tables.SCHEMA}",
-            path=self.path,
-            hint="use the fastipam that wrote it",
-        )
-
     def _durability(self, raw: bytes) -> str:
         for known in (DURABLE, RELAXED):
             if raw == known.encode():
@@ -347,6 +328,7 @@ class Store(Environment):
             raise self.translate(error) from error
         if self.has_failed or is_disk_full(self.path) or self._is_map_full():
             with self.write() as txn:
+                self.require_schema(txn)
                 tables.META.put(txn, _PROBE, bytes(_PROBE_BYTES))
             with self.write() as txn:
                 tables.META.delete(txn, _PROBE)

@@ -11,7 +11,7 @@ from itertools import islice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any, Protocol, Self
 
     Item = tuple[bytes, bytes]
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         delete: Any
 
 
-SCHEMA = 3  # 1 and 2 were never released
+SCHEMA = 4  # 1 to 3 were never released
 DURABLE = "durable"
 RELAXED = "relaxed"
 MAX_DATABASES = 32  # room for those of later schemas
@@ -46,8 +46,11 @@ BOOT_BEGAN_KEY = b"boot began"  # when the kernel of the last counted boot began
 BOOT_NODES_KEY = b"boot nodes"  # the inits (boot.read_node) of this boot, the newest first
 SWEPT_KEY = b"swept"  # the number of the boot whose predecessors' leases are all released
 LAST_NETWORK_KEY = b"last network"
+LAST_POOL_KEY = b"last pool"
 
-ALL: list[Table] = []  # in the order in which they are declared; every table is one of them
+# Every named table, in the order in which they are declared. A transaction's ``databases`` have the
+# same order, and MAIN behind them.
+ALL: list[Table] = []
 
 
 class Table:
@@ -58,10 +61,11 @@ class Table:
     def __init__(self, name: str) -> None:
         self.name = name
         self._at = len(ALL)  # its place among a transaction's ``databases``
-        ALL.append(self)
+        if name:
+            ALL.append(self)
 
     def __repr__(self) -> str:
-        return f"<Table {self.name}>"
+        return f"<Table {self.name or 'main'}>"
 
     def handle(self, txn: Reading) -> Any:
         """Return LMDB's handle, for the page tree, which calls LMDB by itself."""
@@ -233,7 +237,7 @@ def _behind(prefix: bytes) -> bytes:
 
 META = Table("meta")
 NETWORKS = Table("networks")
-STATES = Table("states")
+POOLS = Table("pools")
 PAGES = Table("pages")
 LEASES = Table("leases")
 OWNERS = Table("owners")
@@ -243,3 +247,13 @@ STICKY = Table("sticky")
 EVENTS = Table("events")
 MISSING = Table("missing")
 BLOCKS = Table("blocks")
+# LMDB's own database, declared last. Beside LMDB's entries of the others it has the records that
+# each change of a pool or a network writes (keys.STATE_MARK, keys.LOG_MARK). It must not be cleared
+# or appended to.
+MAIN = Table("")
+
+
+def open_all(open_db: Callable[..., Any], meta: Any, txn: Any) -> tuple[Any, ...]:
+    """Return LMDB's handles of all tables, MAIN behind the others, given that of ``META``."""
+    others = (open_db(table.name.encode(), txn=txn, create=False) for table in ALL[1:])
+    return (meta, *others, open_db(None, txn=txn))

@@ -10,9 +10,10 @@ from __future__ import annotations
 import lmdb
 
 from fastipam._bitmap import ReadBlock, StoredPages, WriteBlock
-from fastipam.storage.records.keys import family_prefix, network_prefix, page_index_bytes
-from fastipam.storage.records.network_state import NetworkState
-from fastipam.storage.tables import PAGES, STATES
+from fastipam.storage.records.event_log import EventLog
+from fastipam.storage.records.keys import family_prefix, log_key, page_index_bytes, state_key
+from fastipam.storage.records.pool_state import PoolState
+from fastipam.storage.tables import MAIN, PAGES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 class Transaction(WriteBlock):
     """One write transaction, or one nested in another; use it with ``with``.
 
-    Its pages are cached until it ends; whoever reads ``pages`` or ``states`` by other means has to
-    call :meth:`flush` first.
+    Its pages are cached until it ends; whoever reads ``pages``, or what :meth:`save` writes, by
+    other means has to call :meth:`flush` first.
 
     In a ``shared`` one, what would be nested is a part of it instead: that spares the nesting, but
     the failure of a part leaves the whole ``spoiled``, and whoever began it has to roll it back.
@@ -44,7 +45,7 @@ class Transaction(WriteBlock):
     """
 
     __slots__ = (
-        "_pages", "_states", "_unsaved", "databases", "delete", "get", "joined", "parent",
+        "_logs", "_pages", "_states", "_unsaved", "databases", "delete", "get", "joined", "parent",
         "promises", "put", "shared", "spoiled", "store", "txn",
     )  # fmt: skip
 
@@ -62,8 +63,9 @@ class Transaction(WriteBlock):
         self.parent: Transaction | None = None
         self.promises: tuple[Promise, ...] = ()
         self._pages: dict[tuple[int, int], StoredPages] = {}
-        self._states: dict[int, NetworkState] = {}
-        self._unsaved: dict[int, NetworkState] = {}
+        self._states: dict[int, PoolState] = {}
+        self._logs: dict[int, EventLog] = {}
+        self._unsaved: dict[bytes, PoolState | EventLog] = {}  # by key
 
     def settle(self) -> None:
         """Raise the error of a promise that cannot be kept, after all were looked at."""
@@ -78,13 +80,13 @@ class Transaction(WriteBlock):
         """Roll the transaction back, outside a ``with`` block."""
         self.__exit__(Exception, None, None)
 
-    def pages(self, network_id: int, family: int) -> StoredPages:
-        """Return the bitmap of a network and family, as this transaction sees it."""
-        found = self._pages.get((network_id, family))
+    def pages(self, pool_id: int, family: int) -> StoredPages:
+        """Return the bitmap of a pool and family, as this transaction sees it."""
+        found = self._pages.get((pool_id, family))
         if found is None:
-            where = PAGES.handle(self), family_prefix(network_id, family), page_index_bytes(family)
+            where = PAGES.handle(self), family_prefix(pool_id, family), page_index_bytes(family)
             found = StoredPages(self.get, self.put, self.delete, *where)
-            self._pages[network_id, family] = found
+            self._pages[pool_id, family] = found
         return found
 
     def take_over(self, nested: Transaction) -> None:
@@ -92,35 +94,43 @@ class Transaction(WriteBlock):
         self.promises += nested.promises
         self._pages.clear()
 
-    def forget_pages(self, network_id: int) -> None:
-        """Forget the pages of a network, after they were changed by other means."""
-        for key in [key for key in self._pages if key[0] == network_id]:
+    def forget_pages(self, pool_id: int) -> None:
+        """Forget the pages of a pool, after they were changed by other means."""
+        for key in [key for key in self._pages if key[0] == pool_id]:
             del self._pages[key]
 
-    def state(self, network_id: int) -> NetworkState:
-        """Return the numbers of a network; all parts of a shared transaction get one object."""
-        found = self._states.get(network_id)
+    def pool_state(self, pool_id: int) -> PoolState:
+        """Return the numbers of a pool; all parts of a shared transaction get one object."""
+        found = self._states.get(pool_id)
         if found is None:
-            raw = STATES.get(self, network_prefix(network_id))
-            found = NetworkState(network_id, raw)
+            found = PoolState(pool_id, MAIN.get(self, state_key(pool_id)))
             if self.shared:
-                self._states[network_id] = found
+                self._states[pool_id] = found
         return found
 
-    def save(self, state: NetworkState) -> None:
-        """Write the numbers of a network; a shared transaction writes them with its next flush."""
+    def event_log(self, network_id: int) -> EventLog:
+        """Return a network's history; all parts of a shared transaction get one object."""
+        found = self._logs.get(network_id)
+        if found is None:
+            found = EventLog(network_id, MAIN.get(self, log_key(network_id)))
+            if self.shared:
+                self._logs[network_id] = found
+        return found
+
+    def save(self, record: PoolState | EventLog) -> None:
+        """Write what one of these two has returned; a shared transaction does with its flush."""
         if self.shared:
-            self._unsaved[state.network_id] = state
+            self._unsaved[record.key] = record
         else:
-            STATES.put(self, state.prefix, state.pack())
+            MAIN.put(self, record.key, record.pack())
 
     def flush(self) -> None:
-        """Write what has changed and is not in the transaction yet: pages, numbers."""
+        """Write what has changed and is not in the transaction yet: pages, numbers, histories."""
         for pages in self._pages.values():
             pages.flush()
         while self._unsaved:
-            state = self._unsaved.popitem()[1]
-            STATES.put(self, state.prefix, state.pack())
+            key, record = self._unsaved.popitem()
+            MAIN.put(self, key, record.pack())
 
 
 class Part:
@@ -158,11 +168,15 @@ class Snapshot(ReadBlock):
         """The number of the last commit that this snapshot shows."""
         return int(self.txn.id())
 
-    def pages(self, network_id: int, family: int) -> StoredPages:
-        """Return the bitmap of a network and family, to be read and not changed."""
-        where = PAGES.handle(self), family_prefix(network_id, family), page_index_bytes(family)
+    def pages(self, pool_id: int, family: int) -> StoredPages:
+        """Return the bitmap of a pool and family, to be read and not changed."""
+        where = PAGES.handle(self), family_prefix(pool_id, family), page_index_bytes(family)
         return StoredPages(self.get, None, None, *where)
 
-    def state(self, network_id: int) -> NetworkState:
-        """Return the numbers of a network."""
-        return NetworkState(network_id, STATES.get(self, network_prefix(network_id)))
+    def pool_state(self, pool_id: int) -> PoolState:
+        """Return the numbers of a pool."""
+        return PoolState(pool_id, MAIN.get(self, state_key(pool_id)))
+
+    def event_log(self, network_id: int) -> EventLog:
+        """Return a network's history."""
+        return EventLog(network_id, MAIN.get(self, log_key(network_id)))

@@ -129,10 +129,10 @@ def release_dead(
 def waits_s(store: Store, network: Network, lease: Lease, grace_s: float) -> int | None:
     """Return in how many seconds a second check may release a lease, or None without a first."""
     with store.read() as txn:
-        network_id = network._id_in(txn)
-        if network_id is None:
+        pool_id = network._pool_in(txn)
+        if pool_id is None:
             return None
-        raw = tables.MISSING.get(txn, keys.address_key(network_id, lease.family, lease.value))
+        raw = tables.MISSING.get(txn, keys.address_key(pool_id, lease.family, lease.value))
     first = lease_record.read_missing(raw)
     if first[0] != lease.generation:
         return None

@@ -116,11 +116,11 @@ class Sweeper:
     def _next(self, start: tuple[int, int]) -> tuple[list[Lease], tuple[int, int] | None]:
         batch: list[Lease] = []
         with self._store.read() as txn:
-            network_id = self._network._id_in(txn)
-            if network_id is None:
+            pool_id = self._network._pool_in(txn)
+            if pool_id is None:
                 return [], None
-            prefix = keys.network_prefix(network_id)
-            first = keys.address_key(network_id, *start) if start[0] else prefix
+            prefix = keys.id_prefix(pool_id)
+            first = keys.address_key(pool_id, *start) if start[0] else prefix
             for key, raw in tables.LEASES.scan(txn, prefix, first):
                 address = keys.read_address_key(key)[1:]
                 if len(batch) == _BATCH:
@@ -132,9 +132,9 @@ class Sweeper:
         """Return the leases of these addresses."""
         batch: list[Lease] = []
         with self._store.read() as txn:
-            network_id = self._network._id_in(txn)
-            for address in addresses if network_id is not None else ():
-                key = keys.address_key(network_id or 0, *address)
+            pool_id = self._network._pool_in(txn)
+            for address in addresses if pool_id is not None else ():
+                key = keys.address_key(pool_id or 0, *address)
                 raw = tables.LEASES.get(txn, key)
                 if raw is not None:
                     batch += self._assigned(key, raw, address)
@@ -207,23 +207,23 @@ class Sweeper:
             return []
         judged: list[tuple[Lease, bool]] = []
         with self._store.write() as txn:
-            network_id = self._network._id_in(txn)
-            if network_id is None:
+            pool_id = self._network._pool_in(txn)
+            if pool_id is None:
                 return []  # a backup without this network was restored meanwhile
             for lease, seen, proven in gone:
-                judged += self._judge_one(txn, network_id, lease, seen, proven and self._at_once)
+                judged += self._judge_one(txn, pool_id, lease, seen, proven and self._at_once)
             if not self._dry_run:
                 for lease in living:
-                    key = keys.address_key(network_id, lease.family, lease.value)
+                    key = keys.address_key(pool_id, lease.family, lease.value)
                     if key in marked:
                         tables.MISSING.delete(txn, key)
         return judged
 
     def _judge_one(
-        self, txn: Transaction, network_id: int, lease: Lease, seen: int, at_once: bool
+        self, txn: Transaction, pool_id: int, lease: Lease, seen: int, at_once: bool
     ) -> list[tuple[Lease, bool]]:
         """Do the same for one lease; its owner's other leases are released with it."""
-        key = keys.address_key(network_id, lease.family, lease.value)
+        key = keys.address_key(pool_id, lease.family, lease.value)
         raw = tables.LEASES.get(txn, key)
         if (
             raw is None
@@ -232,7 +232,7 @@ class Sweeper:
         ):
             return []  # released, or assigned again, since it was read
         first = lease_record.read_missing(tables.MISSING.get(txn, key))
-        # A time of the future is that of a network's clock, which older versions noted.
+        # A time of the future is that of a pool's clock, which older versions noted.
         now = self._store.boottime()
         same = (first[0], first[2]) == (lease.generation, seen) and first[1] <= now
         due = at_once or (same and now - first[1] >= self._grace_ns)
@@ -255,14 +255,15 @@ class Sweeper:
             stale = list(self._outdated(txn))
         for at in range(0, len(stale), _BATCH):
             with self._store.write() as txn:
+                self._store.require_schema(txn)
                 for key in stale[at : at + _BATCH]:
                     tables.MISSING.delete(txn, key)
 
     def _outdated(self, txn: Snapshot) -> Iterator[bytes]:
-        network_id = self._network._id_in(txn)
-        if network_id is None:
+        pool_id = self._network._pool_in(txn)
+        if pool_id is None:
             return
-        prefix = keys.network_prefix(network_id)
+        prefix = keys.id_prefix(pool_id)
         for key, raw in tables.MISSING.scan(txn, prefix):
             lease = tables.LEASES.get(txn, key)
             generation = lease_record.read_missing(raw)[0]
@@ -276,10 +277,10 @@ class Sweeper:
     def _marked(self, leases: list[Lease]) -> set[bytes]:
         """Return the keys of these leases that have a note of a first check."""
         with self._store.read() as txn:
-            network_id = self._network._id_in(txn)
-            if network_id is None:
+            pool_id = self._network._pool_in(txn)
+            if pool_id is None:
                 return set()
-            looked = [keys.address_key(network_id, one.family, one.value) for one in leases]
+            looked = [keys.address_key(pool_id, one.family, one.value) for one in leases]
             return {key for key in looked if tables.MISSING.get(txn, key) is not None}
 
 

@@ -7,11 +7,13 @@ These conditions are checked for each network, in one read transaction:
 * an assigned lease is listed in exactly one owner entry, and an owner entry lists only such leases
 * a cooling lease has exactly one entry in the cool-down queue, and the queue has no other entries
 * a reservation with an owner is listed for the owner, and one that expires is listed by its time
-* the counters are right: assigned, cooling, reserved, kept, outside, generation, clock, events
+* the counters are right: assigned, cooling, reserved, kept, outside, generation, clock
+* each event can be read and has a number of its network's, those that wait in its record, too
 * the records of a cluster can be read, and blocks begin where the pool is cut
 * a block lies in a set that is cut into blocks; one that is active and has free addresses, and
   does not serve now, is in the list of those
-* every record belongs to a network that exists
+* every record belongs to a network or a pool that exists, and there are no others; a network has a
+  pool of its name, and a pool has a network; leases and owner entries name this pair
 * the stored policy of a network can be read
 """
 
@@ -25,20 +27,22 @@ from fastipam.errors import StoreCorrupt
 from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.storage.records import policy as policy_record
-from fastipam.storage.records.network_state import NetworkState
+from fastipam.storage.records.event_log import EventLog
+from fastipam.storage.records.pool_state import PoolState
 from fastipam.verify import bits, blocks, kept, leases
-from fastipam.verify.parts import BY_NETWORK, Finding, NetworkCheck, Told, check_given
+from fastipam.verify.parts import BY_NETWORK, BY_POOL, Finding, NetworkCheck, Told, check_given
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from fastipam.storage.store import Store
-    from fastipam.storage.transaction import Snapshot
+    from fastipam.storage.tables import Table
+    from fastipam.storage.transaction import Snapshot, Transaction
     from fastipam.verify.parts import Progress
 
 __all__ = ["MOST_NETWORKS", "Finding", "findings", "verify"]
 
-MOST_NETWORKS = (1 << 32) - 1  # so that the id of one more network has 4 bytes, too
+MOST_NETWORKS = (1 << 32) - 1  # and pools: so that the id of one more has 4 bytes, too
 
 
 def verify(store: Store, progress: Progress | None = None) -> list[Finding]:
@@ -71,16 +75,27 @@ class _Verifier:
         self._told = told
         self._txn = txn
         self._networks: dict[int, NetworkCheck] = {}
+        self._pools: dict[bytes, tuple[int, bytes]] = {}  # by encoded name: id, entry
+        self._last_network = keys.id_of(tables.META.get(txn, tables.LAST_NETWORK_KEY))
+        self._last_pool = keys.id_of(tables.META.get(txn, tables.LAST_POOL_KEY))
 
     def run(self) -> Iterator[Finding]:
+        # What another version has written is no contradiction.
+        self._txn.store.require_schema(self._txn)
+        yield from self._read_pools()
         for key, raw in tables.NETWORKS.scan(self._txn):
             yield from self._network(key, raw)
-        last = keys.network_id_of(tables.META.get(self._txn, tables.LAST_NETWORK_KEY))
-        if last >= MOST_NETWORKS:
-            yield Finding("network-id", "", "last network", f"the last network's id is {last}")
+        for what, last in (("network", self._last_network), ("pool", self._last_pool)):
+            if last >= MOST_NETWORKS:
+                yield Finding(f"{what}-id", "", f"last {what}", f"the last {what}'s id is {last}")
+        used = {network.pool_id for network in self._networks.values()}
+        for key, (pool_id, _) in self._pools.items():
+            if pool_id not in used:
+                yield Finding("pool-without-network", _text(key), key.hex(), "no network uses it")
         yield from self._orphans()
         for network in self._networks.values():
             yield from _read_state(network)
+            yield from _read_log(network)
             for family in (V4, V6):
                 yield from bits.Bits(network, family).findings()
             yield from bits.other_families(network)
@@ -92,60 +107,129 @@ class _Verifier:
             yield from blocks.findings(network)
             yield from _numbers(network)
 
+    def _read_pools(self) -> Iterator[Finding]:
+        ids: set[int] = set()
+        for key, raw in tables.POOLS.scan(self._txn):
+            name, pool_id = _text(key), keys.id_of(raw)
+            if len(raw) < 4:
+                yield Finding("pool-unreadable", name, key.hex(), f"its entry is {raw.hex()!r}")
+                continue
+            if pool_id in ids or not 1 <= pool_id <= self._last_pool:
+                text = f"its id {pool_id} is another pool's, too, or not in 1..{self._last_pool}"
+                yield Finding("pool-id", name, key.hex(), text)
+            ids.add(pool_id)
+            self._pools[key] = pool_id, raw
+
     def _network(self, key: bytes, raw: bytes) -> Iterator[Finding]:
-        name = key.decode(keys.ENCODING, keys.ERRORS)
-        if len(raw) < 4:
+        name = _text(key)
+        entry = keys.unpack_network(raw)
+        if entry is None or entry[0] != tables.SCHEMA:
             yield Finding("network-unreadable", name, key.hex(), f"its entry is {raw.hex()!r}")
             return
-        network = NetworkCheck(self._txn, keys.network_id_of(raw), name, self._told)
-        if network.network_id in self._networks:
-            other = self._networks[network.network_id].name
+        _, network_id, pool_id, pool_key = entry
+        network = NetworkCheck(self._txn, network_id, pool_id, name, self._told)
+        if network_id in self._networks:
+            other = self._networks[network_id].name
             yield Finding("network-id", name, key.hex(), f"its id is that of {other}, too")
             return
-        last = keys.network_id_of(tables.META.get(self._txn, tables.LAST_NETWORK_KEY))
-        if not 1 <= network.network_id <= last:
-            yield Finding(
-                "network-id", name, key.hex(), f"its id {network.network_id} is not in 1..{last}"
+        if not 1 <= network_id <= self._last_network:
+            text = f"its id {network_id} is not in 1..{self._last_network}"
+            yield Finding("network-id", name, key.hex(), text)
+        if any(one.pool_id == pool_id for one in self._networks.values()):
+            text = f"its pool {pool_id} is another network's, too"
+            yield Finding("network-pool", name, key.hex(), text)
+            return
+        if pool_key != key or key not in self._pools or self._pools[key][0] != pool_id:
+            text = (
+                f"its pool is {_text(pool_key)} with the id {pool_id}, and no such pool is its own"
             )
-        try:
-            network.pool = Pool.read(keys.read_network(raw)[1])
-        except ValueError:
-            yield Finding("ranges-unreadable", name, key.hex(), f"its ranges are {raw[4:]!r}")
-        self._networks[network.network_id] = network
-        policy = tables.META.get(self._txn, keys.policy_key(network.network_id))
+            yield Finding("network-pool", name, key.hex(), text)
+        else:
+            ranges = self._pools[key][1]
+            try:
+                network.pool = Pool.read(keys.unpack_pool(ranges)[1])
+            except ValueError:
+                text = f"its ranges are {ranges[4:]!r}"
+                yield Finding("ranges-unreadable", name, key.hex(), text)
+        self._networks[network_id] = network
+        policy = tables.META.get(self._txn, keys.policy_key(network_id))
         if policy is not None and not policy_record.is_valid(policy):
             yield network.finding("policy-unreadable", "policy", f"its policy is {policy.hex()}")
 
     def _orphans(self) -> Iterator[Finding]:
-        """Yield a finding for each table and id with records whose network does not exist."""
+        """Yield a finding for each table and id with records of no network, or of no pool."""
+        networks = self._networks.keys()
+        pools = {network.pool_id for network in self._networks.values()}
+        pools |= {pool_id for pool_id, _ in self._pools.values()}
         for what, table in BY_NETWORK:
-            with table.walk(self._txn) as walk:
-                more = walk.seek(b"")
-                while more:
-                    key = walk.key()
-                    network_id = keys.network_id_of(key)
-                    if len(key) < 4 or network_id not in self._networks:
-                        yield Finding(
-                            f"{what}-orphan", f"#{network_id}", key.hex(), "no such network exists"
-                        )
-                    if network_id == 0xFFFFFFFF:
-                        break
-                    more = walk.seek(keys.network_prefix(network_id + 1))
+            yield from self._orphans_in(what, table, b"", networks, "network")
+        for what, table in BY_POOL:
+            yield from self._orphans_in(what, table, b"", pools, "pool")
+        main = tables.MAIN
+        yield from self._orphans_in("history", main, keys.LOG_MARK, networks, "network")
+        yield from self._orphans_in("state", main, keys.STATE_MARK, pools, "pool")
+        for key in strangers(self._txn):
+            yield Finding("main-key", "", key.hex(), "the main database has no such record")
+
+    def _orphans_in(
+        self, what: str, table: Table, mark: bytes, known: Collection[int], of: str
+    ) -> Iterator[Finding]:
+        with table.walk(self._txn) as walk:
+            more = walk.seek(mark)
+            while more:
+                key = walk.key()
+                if not key.startswith(mark):
+                    break
+                end = len(mark) + 4
+                one = keys.id_of(key[len(mark) : end])
+                if len(key) < end or one not in known:
+                    text = f"no such {of} exists"
+                    yield Finding(f"{what}-orphan", f"#{one}", key.hex(), text)
+                if one == MOST_NETWORKS:
+                    break
+                following = mark + keys.id_prefix(one + 1)
+                more = walk.seek(max(following, key + b"\0") if len(key) < end else following)
+
+
+def strangers(txn: Snapshot | Transaction) -> list[bytes]:
+    """Return the keys of the main database that are neither a table's name nor a record's."""
+    own = {table.name.encode() for table in tables.ALL}
+    return [
+        key
+        for key in tables.MAIN.scan_keys(txn)
+        if key not in own and key[:1] not in (keys.STATE_MARK, keys.LOG_MARK)
+    ]
+
+
+def _text(key: bytes) -> str:
+    return key.decode(keys.ENCODING, keys.ERRORS)
 
 
 def _read_state(network: NetworkCheck) -> Iterator[Finding]:
-    prefix = network.prefix
-    for key, _ in network.items(tables.STATES, prefix):
-        if key != prefix:
-            yield network.finding("state-key", key.hex(), "this is no key of a state")
-    raw = tables.STATES.get(network.txn, prefix)
+    key = keys.state_key(network.pool_id)
+    yield from _longer(network, key, "state", "the numbers of a pool")
+    raw = tables.MAIN.get(network.txn, key)
     if raw is None:
-        yield network.finding("state-missing", prefix.hex(), "it has no state")
+        yield network.finding("state-missing", key.hex(), "its pool has no numbers")
         return
     try:
-        network.state = NetworkState(network.network_id, raw)
+        network.state = PoolState(network.pool_id, raw)
     except StoreCorrupt as error:
-        yield network.finding("state-unreadable", prefix.hex(), str(error))
+        yield network.finding("state-unreadable", key.hex(), str(error))
+
+
+def _read_log(network: NetworkCheck) -> Iterator[Finding]:
+    key = keys.log_key(network.network_id)
+    yield from _longer(network, key, "history", "a history")
+    try:
+        network.log = EventLog(network.network_id, tables.MAIN.get(network.txn, key))
+    except StoreCorrupt as error:
+        yield network.finding("history-unreadable", key.hex(), str(error))
+
+
+def _longer(network: NetworkCheck, key: bytes, what: str, words: str) -> Iterator[Finding]:
+    for found in tables.MAIN.scan_keys(network.txn, key, key + b"\0"):
+        yield network.finding(f"{what}-key", found.hex(), f"this is no key of {words}")
 
 
 def _numbers(network: NetworkCheck) -> Iterator[Finding]:

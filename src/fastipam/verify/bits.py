@@ -77,7 +77,7 @@ class Bits:
     def _bits(self, level: int, full: list[int]) -> Iterator[int]:
         """Yield the set bits of a level, ascending; add the numbers of full pages to ``full``."""
         network, family = self._network, self._family
-        prefix = keys.page_key_prefix(network.network_id, family, level)
+        prefix = keys.page_key_prefix(network.pool_id, family, level)
         index_bytes = keys.page_index_bytes(family)
         for key, raw in network.items(tables.PAGES, prefix):
             if len(key) != len(prefix) + index_bytes:
@@ -114,7 +114,7 @@ class Bits:
             yield value
 
     def _keyed(self, table: Table, what: str) -> Iterator[int]:
-        prefix = keys.family_prefix(self._network.network_id, self._family)
+        prefix = keys.family_prefix(self._network.pool_id, self._family)
         for key, _ in self._network.items(table, prefix):
             address = keys.address_of(key)
             if address is not None:

@@ -53,7 +53,11 @@ def _unlisted(network: NetworkCheck) -> Iterator[Finding]:
         if range_set.block_length:
             family = range_set.family
             cursor = state.cursor(index, family)
-            for base in blocks.unlisted(network.txn, network.network_id, range_set, cursor):
+            try:
+                unlisted = blocks.unlisted(network.txn, network.pool_id, range_set, cursor)
+            except StoreCorrupt:  # of a page, which is reported on its own
+                continue
+            for base in unlisted:
                 where = format_cidr(family, base, range_set.block_length)
                 text = "it has free addresses, and is not in the list of blocks that have"
                 yield network.finding("block-unlisted", where, text)

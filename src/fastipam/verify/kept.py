@@ -10,10 +10,10 @@ from fastipam.errors import StoreCorrupt
 from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.storage.records import reservation as reservation_record
-from fastipam.storage.records.event import Event
+from fastipam.storage.records.event import Event, event_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from fastipam.verify.parts import Finding, NetworkCheck
 
@@ -22,7 +22,7 @@ def judge(network: NetworkCheck, family: int, value: int) -> list[Finding]:
     """Return the findings of a reservation: can it be read, and is it in the lists?"""
     where = format_ip(family, value)
     try:
-        one = reservations.get(network.txn, network.network_id, family, value)
+        one = reservations.get(network.txn, network.pool_id, family, value)
     except StoreCorrupt as error:
         return [network.finding("reservation-unreadable", where, str(error))]
     assert one is not None
@@ -79,7 +79,7 @@ def entries(network: NetworkCheck) -> Iterator[Finding]:
 def _names(network: NetworkCheck, key: bytes, until: int, family: int, value: int) -> bool:
     """Return whether the reservation of an address agrees with an entry of ``sticky``."""
     try:
-        one = reservations.get(network.txn, network.network_id, family, value)
+        one = reservations.get(network.txn, network.pool_id, family, value)
     except StoreCorrupt:  # reported with the reservations
         return True
     if one is None:
@@ -91,14 +91,27 @@ def _names(network: NetworkCheck, key: bytes, until: int, family: int, value: in
 
 def events(network: NetworkCheck) -> Iterator[Finding]:
     """Check that each event can be read, and has a number that was assigned."""
-    prefix = network.prefix
-    for key, raw in network.items(tables.EVENTS, prefix):
-        try:
-            event = Event(key, raw)
-        except StoreCorrupt as error:
-            yield network.finding("event-unreadable", key.hex(), str(error))
-            continue
-        state = network.state
-        if state is not None and not state.first_event <= event.sequence < state.events:
-            text = f"event {event.sequence} is not one of {state.first_event}..{state.events}"
+    log = network.log
+    waiting = [] if log is None else log.items()
+    # What waits has the last numbers, so the table has those before.
+    first, end = (0, 0) if log is None else (log.first, log.next - len(waiting))
+    for key, raw in network.items(tables.EVENTS, network.owners_prefix):
+        sequence = yield from _event(network, key, raw)
+        if log is not None and sequence is not None and not first <= sequence < end:
+            text = f"event {sequence} is not one of {first}..{end}"
             yield network.finding("event-number", key.hex(), text)
+    for key, raw in waiting:
+        yield from _event(network, key, raw)
+    if log is not None and first > end:
+        text = f"the oldest event that is kept is {first}, and {end} is"
+        where = event_key(network.network_id, end).hex()
+        yield network.finding("event-number", where, text)
+
+
+def _event(network: NetworkCheck, key: bytes, raw: bytes) -> Generator[Finding, None, int | None]:
+    """Return the number of an event, or None when it cannot be read."""
+    try:
+        return Event(key, raw).sequence
+    except StoreCorrupt as error:
+        yield network.finding("event-unreadable", key.hex(), str(error))
+    return None

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def judge(network: NetworkCheck, family: int, value: int) -> list[Finding]:
     """Return the findings of a lease: its numbers, its owner's entry, its entry in the queue."""
-    key = keys.address_key(network.network_id, family, value)
+    key = keys.address_key(network.pool_id, family, value)
     where = format_ip(family, value)
     try:
         record = Record.read(tables.LEASES.get(network.txn, key) or b"")
@@ -38,6 +38,9 @@ def judge(network: NetworkCheck, family: int, value: int) -> list[Finding]:
         add("lease-boot", f"boot {record.boot} has not been yet, this is {network.boot}")
     elif record.boot != network.boot and record.state == ASSIGNED and _all_seen(network):
         add("lease-boot", f"it is of boot {record.boot}, whose leases are all given back")
+    if record.network_id != network.network_id:
+        text = f"it names the network {record.network_id}, its pool is of {network.network_id}"
+        add("lease-network", text)
     owner = f"{record.container_id} {record.ifname}"
     if record.state == ASSIGNED:
         network.counts["assigned"] += 1
@@ -50,7 +53,7 @@ def judge(network: NetworkCheck, family: int, value: int) -> list[Finding]:
         if state is not None and record.released > state.clock:
             add("lease-released", "it was released at a time that has not come")
         queued = keys.cooldown_key(
-            network.network_id, record.set_index, record.released, family, value
+            network.pool_id, record.set_index, record.released, family, value
         )
         if tables.COOLDOWN.get(network.txn, queued) is None:
             add("lease-without-cooldown", "it is cooling, but not in the queue")
@@ -65,30 +68,34 @@ def _all_seen(network: NetworkCheck) -> bool:
 def _owned(network: NetworkCheck, record: Record) -> list[tuple[int, int]]:
     raw = tables.OWNERS.get(network.txn, _owner_key(network, record)) or b""
     try:
-        return keys.read_addresses(raw)
+        return keys.read_held(raw, network.pool_id)
     except StoreCorrupt:
         return []
 
 
 def _owner_key(network: NetworkCheck, record: Record) -> bytes:
-    return keys.owner_key(network.prefix, keys.owner_name(record.container_id, record.ifname))
+    name = keys.owner_name(record.container_id, record.ifname)
+    return keys.owner_key(network.owners_prefix, name)
 
 
 def owners(network: NetworkCheck) -> Iterator[Finding]:
     """Check that each owner entry lists addresses whose leases name this owner."""
-    prefix = network.prefix
-    for key, raw in network.items(tables.OWNERS, prefix):
+    for key, raw in network.items(tables.OWNERS, network.owners_prefix):
         try:
-            listed = keys.read_addresses(raw)
+            entries = keys.read_any_held(raw)
         except StoreCorrupt as error:
             yield network.finding("owner-unreadable", key.hex(), str(error))
             continue
         if len(key) != keys.OWNER_KEY_BYTES:
             yield network.finding("owner-key", key.hex(), "this is no key of an owner")
-        if not listed or len(set(listed)) < len(listed):
+        if not entries or len(set(entries)) < len(entries):
             text = "it lists no address, or one twice"
             yield network.finding("owner-addresses", key.hex(), text)
-        for family, value in listed:
+        for pool_id, family, value in entries:
+            if pool_id != network.pool_id:
+                text = f"owner {key[4:].hex()} lists it in pool {pool_id}, not {network.pool_id}"
+                yield network.finding("owner-pool", format_ip(family, value), text)
+                continue
             record = network.record(family, value)
             if record is None or record.state != ASSIGNED or _owner_key(network, record) != key:
                 text = f"owner {key[4:].hex()} lists it, its lease says otherwise"

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from fastipam.addressing.ranges import Pool
-    from fastipam.storage.records.network_state import NetworkState
+    from fastipam.storage.records.event_log import EventLog
+    from fastipam.storage.records.pool_state import PoolState
     from fastipam.storage.tables import Table
     from fastipam.storage.transaction import Snapshot
 
@@ -48,7 +49,7 @@ _STEP = 4096  # records between two calls of progress
 class Finding:
     """A contradiction. ``kind`` is a short name, ``where`` an address or a key in hexadecimal.
 
-    ``network`` is the network's name, or ``#7`` for id 7 without a name.
+    ``network`` is the network's name, or ``#7`` for the id 7 of a network or a pool without a name.
     """
 
     kind: str
@@ -66,7 +67,7 @@ class Told:
     def __init__(self, txn: Snapshot, progress: Progress | None) -> None:
         self._progress = progress
         self._done = 0
-        self._total = sum(table.count(txn) for _, table in BY_NETWORK) if progress else 0
+        self._total = sum(table.count(txn) for _, table in COUNTED) if progress else 0
 
     def read(self, found: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
         """Return the same records, counted as they are read."""
@@ -86,17 +87,23 @@ class Told:
 
 
 class NetworkCheck:
-    """A network: its stored ranges and state, and what was counted."""
+    """A network and its pool: the stored ranges, numbers and history, and what was counted.
 
-    def __init__(self, txn: Snapshot, network_id: int, name: str, told: Told) -> None:
+    ``prefix`` begins the keys of the pool, ``owners_prefix`` those of the network.
+    """
+
+    def __init__(self, txn: Snapshot, network_id: int, pool_id: int, name: str, told: Told) -> None:
         self._told = told
         self.boot = txn.store.boot
         self.txn = txn
         self.network_id = network_id
+        self.pool_id = pool_id
         self.name = name
-        self.prefix = keys.network_prefix(network_id)
+        self.prefix = keys.id_prefix(pool_id)
+        self.owners_prefix = keys.id_prefix(network_id)
         self.pool: Pool | None = None
-        self.state: NetworkState | None = None
+        self.state: PoolState | None = None
+        self.log: EventLog | None = None
         self.listed: dict[bytes, frozenset[tuple[int, int]]] = {}  # by key: entries of ``sticky``
         self.counts = dict.fromkeys(("assigned", "cooling", "reserved", "kept", "outside"), 0)
 
@@ -110,7 +117,7 @@ class NetworkCheck:
 
     def record(self, family: int, value: int) -> Record | None:
         """Return the lease of an address, or None if it has none, or none that can be read."""
-        key = keys.address_key(self.network_id, family, value)
+        key = keys.address_key(self.pool_id, family, value)
         raw = tables.LEASES.get(self.txn, key)
         try:
             return None if raw is None else Record.read(raw)
@@ -122,9 +129,20 @@ class NetworkCheck:
         return self._told.read(table.scan(self.txn, prefix))
 
 
-# The tables whose keys begin with a network's id, with the name of a record in messages.
-BY_NETWORK = [
-    (table.name.removesuffix("s"), table)
-    for table in tables.ALL
-    if table not in (tables.META, tables.NETWORKS)
-]
+def _named(*some: Table) -> list[tuple[str, Table]]:
+    return [(table.name.removesuffix("s"), table) for table in some]
+
+
+# The tables whose keys begin with the id of a network, and with that of a pool, with the name of a
+# record in messages.
+BY_NETWORK = _named(tables.OWNERS, tables.EVENTS)
+BY_POOL = _named(
+    tables.PAGES,
+    tables.LEASES,
+    tables.COOLDOWN,
+    tables.RESERVATIONS,
+    tables.STICKY,
+    tables.MISSING,
+    tables.BLOCKS,
+)
+COUNTED = BY_NETWORK + BY_POOL

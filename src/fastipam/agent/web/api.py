@@ -24,7 +24,7 @@ from fastipam.addressing.addresses import format_ip, parse_ip
 from fastipam.agent.web.index import Index
 from fastipam.agent.web.server import Asked, Response, Route, tag_of
 from fastipam.allocation import counts, history, reservations, states
-from fastipam.allocation.accounts import find, look_up, read_record
+from fastipam.allocation.lookup import find, look_up, read_record
 from fastipam.errors import ConfigError, FastipamError
 from fastipam.storage import open_stores
 from fastipam.storage.records import keys
@@ -237,9 +237,9 @@ class Page:
             found = look_up(txn, network)
             if found is None:
                 raise _unknown("network", network)
-            network_id, pool = found
-            record = read_record(txn, network_id, family, value)
-            reservation = reservations.get(txn, network_id, family, value)
+            _, pool_id, pool = found
+            record = read_record(txn, pool_id, family, value)
+            reservation = reservations.get(txn, pool_id, family, value)
             now_ns = txn.store.clock()
         state = states.of_address(pool, (family, value), record, reservation)
         answer: dict[str, Any] = {

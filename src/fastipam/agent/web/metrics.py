@@ -13,6 +13,7 @@ import fastipam
 from fastipam.agent.requests import Observer
 from fastipam.agent.web.samples import Watch, error_of
 from fastipam.agent.web.server import Asked, Response, Route
+from fastipam.allocation import history
 from fastipam.allocation.states import STATES
 from fastipam.errors import FastipamError
 from fastipam.storage import open_stores, tables
@@ -181,17 +182,17 @@ def _stores() -> Iterator[Metric]:
         "Leases whose network namespace was gone when the sweeper looked.",
         ["data_dir"],
     )
-    history = _gauge("events", "Events that the history holds.", ["data_dir"])
+    events = _gauge("events", "Events that the history holds.", ["data_dir"])
     for store in open_stores.all_open():
         try:
             with store.read() as txn:
-                counts = [table.count(txn) for table in (tables.MISSING, tables.EVENTS)]
+                counts = [tables.MISSING.count(txn), history.count(txn)]
             sizes.add_metric([store.path], store.file_bytes())
             missing.add_metric([store.path], counts[0])
-            history.add_metric([store.path], counts[1])
+            events.add_metric([store.path], counts[1])
         except (FastipamError, OSError):
             continue  # the store was closed or removed meanwhile: its requests report that
-    yield from (sizes, missing, history)
+    yield from (sizes, missing, events)
 
 
 class _Clusters:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastipam.allocation import counts
-from fastipam.allocation.accounts import look_up
+from fastipam.allocation.lookup import look_up
 from fastipam.allocation.states import FREE
 from fastipam.errors import FastipamError
 from fastipam.picture import blocks
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from fastipam.addressing.ranges import Pool
-    from fastipam.storage.records.network_state import NetworkState
+    from fastipam.storage.records.pool_state import PoolState
     from fastipam.storage.store import Store
     from fastipam.storage.transaction import Snapshot
 
@@ -103,11 +103,11 @@ def read(txn: Snapshot, name: str) -> Reading | None:
     found = look_up(txn, name)
     if found is None:
         return None
-    network_id, pool = found
-    state = txn.state(network_id)
+    network_id, pool_id, pool = found
+    state = txn.pool_state(pool_id)
     wall_ns = txn.store.clock()
-    oldest = _oldest(txn, network_id) if state.cooling else None
-    now = max(state.clock, wall_ns + state.offset)  # the network's own clock
+    oldest = _oldest(txn, pool_id) if state.cooling else None
+    now = max(state.clock, wall_ns + state.offset)  # the pool's own clock
     age_ns = 0 if oldest is None else max(0, now - oldest)
     return Reading(
         txn.store.path,
@@ -115,15 +115,16 @@ def read(txn: Snapshot, name: str) -> Reading | None:
         txn.number,
         wall_ns,
         counts.of_network(txn, state, pool),
-        _sets(txn, state, pool),
+        _sets(txn, network_id, state, pool),
         state.generation,
         age_ns / 1e9,
-        blocks.owned(txn, network_id, pool),
+        blocks.owned(txn, pool_id, pool),
     )
 
 
-def _sets(txn: Snapshot, state: NetworkState, pool: Pool) -> list[counts.SetCounts]:
-    own, others = counts.of_sets(txn, state, pool), counts.of_others(txn, state, pool)
+def _sets(txn: Snapshot, network_id: int, state: PoolState, pool: Pool) -> list[counts.SetCounts]:
+    own = counts.of_sets(txn, network_id, state, pool)
+    others = counts.of_others(txn, network_id, state, pool)
     if not others:
         return own
     found = sorted((*own, *others), key=lambda one: str(one.range_set))
@@ -132,11 +133,11 @@ def _sets(txn: Snapshot, state: NetworkState, pool: Pool) -> list[counts.SetCoun
     return found
 
 
-def _oldest(txn: Snapshot, network_id: int) -> int | None:
+def _oldest(txn: Snapshot, pool_id: int) -> int | None:
     """Return when the address that has cooled longest was released, or None. O(range sets)."""
-    # The time is on the network's clock. The queue is in the order of time within each range set,
+    # The time is on the pool's clock. The queue is in the order of time within each range set,
     # so the first entry of each set is read.
-    prefix = seek = keys.network_prefix(network_id)
+    prefix = seek = keys.id_prefix(pool_id)
     heads = []
     with tables.COOLDOWN.walk(txn) as walk:
         while walk.seek(seek):
@@ -147,7 +148,7 @@ def _oldest(txn: Snapshot, network_id: int) -> int | None:
             heads.append(released)
             if index == keys.NO_SET:  # the last queue: of addresses in no set
                 break
-            seek = keys.cooldown_prefix(network_id, index + 1)
+            seek = keys.cooldown_prefix(pool_id, index + 1)
     return min(heads, default=None)
 
 
@@ -161,23 +162,24 @@ def longest_free_runs(txn: Snapshot, name: str) -> dict[str, int] | None:
     found = look_up(txn, name)
     if found is None:
         return None
-    network_id, pool = found
-    sets = [one.range_set for one in _sets(txn, txn.state(network_id), pool)]
+    network_id, pool_id, pool = found
+    state = txn.pool_state(pool_id)
+    sets = [one.range_set for one in _sets(txn, network_id, state, pool)]
     pages: dict[int, dict[int, bytes]] = {}
     for family in {each.family for each in sets}:
-        its_pages = _pages(txn, network_id, family)
+        its_pages = _pages(txn, pool_id, family)
         if its_pages is None:
             return None
         pages[family] = its_pages
     return {
-        str(each): _longest(blocks.intervals(txn, network_id, each), pages[each.family])
+        str(each): _longest(blocks.intervals(txn, pool_id, each), pages[each.family])
         for each in sets
     }
 
 
-def _pages(txn: Snapshot, network_id: int, family: int) -> dict[int, bytes] | None:
+def _pages(txn: Snapshot, pool_id: int, family: int) -> dict[int, bytes] | None:
     """Return the existing pages of level 0, ascending, or None when there are too many."""
-    prefix = keys.page_key_prefix(network_id, family, 0)
+    prefix = keys.page_key_prefix(pool_id, family, 0)
     found: dict[int, bytes] = {}
     for key, page in tables.PAGES.scan(txn, prefix):
         if len(found) == MOST_PAGES:

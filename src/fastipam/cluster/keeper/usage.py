@@ -22,10 +22,10 @@ _CHUNK = 32  # blocks counted before the agent's loop may run: a tenth of a mill
 def generation(share: Share) -> tuple[int, int]:
     """Return two numbers that change when an address is assigned or released. O(1)."""
     with share.store.read() as txn:
-        network_id = share.network._id_in(txn)
-        if network_id is None:
+        pool_id = share.network._pool_in(txn)
+        if pool_id is None:
             return 0, 0
-        state = txn.state(network_id)
+        state = txn.pool_state(pool_id)
         return state.generation, state.used
 
 
@@ -35,14 +35,14 @@ def count(share: Share) -> Iterator[tuple[Block, int, int]]:
     The thread yields to the agent's loop between chunks.
     """
     with share.store.read() as txn:
-        network_id = share.network._id_in(txn)
-        if network_id is None:
+        pool_id = share.network._pool_in(txn)
+        if pool_id is None:
             return
-        walk = blocks.walk(txn, network_id, share.settings.pool.sets)
+        walk = blocks.walk(txn, pool_id, share.settings.pool.sets)
         for at, (block, range_set) in enumerate(walk, 1):
             used = size = 0
             if range_set is not None:
-                pages = txn.pages(network_id, block.family)
+                pages = txn.pages(pool_id, block.family)
                 used = blocks.used_in(pages, range_set, block.base)
                 size = blocks.capacity(range_set, block.base)
             yield block, used, size

@@ -54,14 +54,14 @@ class Share:
     def member(self) -> Member | None:
         """Return who this node is in its cluster, or None before it first registers."""
         with self.store.read() as txn:
-            network_id = self.network._id_in(txn)
-            return None if network_id is None else blocks.get_member(txn, network_id)
+            pool_id = self.network._pool_in(txn)
+            return None if pool_id is None else blocks.get_member(txn, pool_id)
 
     def blocks(self) -> list[Block]:
         """Return the records of all blocks, in address order. O(blocks)."""
         with self.store.read() as txn:
-            network_id = self.network._id_in(txn)
-            return [] if network_id is None else blocks.read_all(txn, network_id)
+            pool_id = self.network._pool_in(txn)
+            return [] if pool_id is None else blocks.read_all(txn, pool_id)
 
     def has_begun(self) -> bool:
         """Return whether a claim or a release was begun and not finished. O(blocks)."""
@@ -70,8 +70,8 @@ class Share:
     def doubt(self) -> str:
         """Return why this node may not assign addresses from its blocks, or ""."""
         with self.store.read() as txn:
-            network_id = self.network._id_in(txn)
-            return _NOT_REGISTERED if network_id is None else blocks.doubt(txn, network_id)
+            pool_id = self.network._pool_in(txn)
+            return _NOT_REGISTERED if pool_id is None else blocks.doubt(txn, pool_id)
 
     def lacking(self) -> list[int]:
         """Return the families without a free address in this node's blocks.
@@ -80,8 +80,8 @@ class Share:
         """
         sets = self.settings.pool.sets
         with self.store.read() as txn:
-            network_id = self.network._id_in(txn)
-            if network_id is None or blocks.doubt(txn, network_id):
+            pool_id = self.network._pool_in(txn)
+            if pool_id is None or blocks.doubt(txn, pool_id):
                 return [each.family for each in sets]
             return [
                 each.family
@@ -94,16 +94,16 @@ class Share:
     def put_member(self, member: Member) -> None:
         """Store who this node is."""
         with self.store.write() as txn:
-            blocks.put_member(txn, self._network_id(txn), member)
+            blocks.put_member(txn, self._pool_id(txn), member)
 
     def forget_registration(self) -> None:
         """Assign nothing until the node has registered again: its entry was changed."""
         with self.store.write() as txn:
-            network_id = self._network_id(txn)
-            member = blocks.get_member(txn, network_id)
+            pool_id = self._pool_id(txn)
+            member = blocks.get_member(txn, pool_id)
             if member is not None:
                 member.revision = 0
-                blocks.put_member(txn, network_id, member)
+                blocks.put_member(txn, pool_id, member)
 
     def is_copy(self, member: Member, machine: str) -> bool:
         """Return whether the store was copied since the node's incarnation was chosen for it.
@@ -123,26 +123,26 @@ class Share:
         Raises NoBlock when the node is not registered.
         """
         with self.store.write() as txn:
-            network_id = self._network_id(txn)
-            member = blocks.get_member(txn, network_id)
+            pool_id = self._pool_id(txn)
+            member = blocks.get_member(txn, pool_id)
             if member is None or not member.revision:
                 raise NoBlock(_NOT_REGISTERED)
             member.mark = number
-            blocks.put_member(txn, network_id, member)
+            blocks.put_member(txn, pool_id, member)
         return member
 
     def prove_until(self, until_ns: int) -> None:
         """Record until when ownership is certain: nobody takes a block of a live session before."""
         with self.store.write() as txn:
-            blocks.prove(txn, self._network_id(txn), until_ns)
+            blocks.prove(txn, self._pool_id(txn), until_ns)
 
     # The shared store -----------------------------------------------------------------------
 
     def heard(self) -> Heard:
         """Return what was last heard of the shared store."""
         with self.store.read() as txn:
-            network_id = self.network._id_in(txn)
-            return Heard() if network_id is None else blocks.get_heard(txn, network_id)
+            pool_id = self.network._pool_in(txn)
+            return Heard() if pool_id is None else blocks.get_heard(txn, pool_id)
 
     def note_heard(self, identity: int, revision: int) -> None:
         """Note how far the shared store has come. Writes nothing when it is known."""
@@ -150,24 +150,24 @@ class Share:
         if (heard.identity, heard.revision) != (identity, revision):
             heard.identity, heard.revision = identity, revision
             with self.store.write() as txn:
-                blocks.put_heard(txn, self._network_id(txn), heard)
+                blocks.put_heard(txn, self._pool_id(txn), heard)
 
     def note_era(self, era: str) -> None:
         """Note the value of the shared store's key ``history``."""
         with self.store.write() as txn:
-            network_id = self._network_id(txn)
-            heard = blocks.get_heard(txn, network_id)
+            pool_id = self._pool_id(txn)
+            heard = blocks.get_heard(txn, pool_id)
             heard.era = era
-            blocks.put_heard(txn, network_id, heard)
+            blocks.put_heard(txn, pool_id, heard)
 
     # Blocks ---------------------------------------------------------------------------------
 
     def begin_claim(self, ids: Iterable[BlockId], epoch: int, claimed_ns: int) -> None:
         """Record the intent to claim these blocks, before the shared store is asked."""
         with self.store.write() as txn:
-            network_id = self._network_id(txn)
+            pool_id = self._pool_id(txn)
             for family, base in ids:
-                blocks.put(txn, network_id, Block(family, base, CLAIMING, claimed_ns, epoch))
+                blocks.put(txn, pool_id, Block(family, base, CLAIMING, claimed_ns, epoch))
 
     def begin_release(self, ids: Iterable[BlockId]) -> list[Block]:
         """Mark those of the blocks as releasing that are active and wholly free; return them.
@@ -178,13 +178,13 @@ class Share:
         begun = []
         with self.store.write() as txn:
             ledger = self.network._enter(txn)
-            network_id = ledger.state.network_id
+            pool_id = ledger.state.pool_id
             for family, base in ids:
-                block = blocks.get(txn, network_id, family, base)
+                block = blocks.get(txn, pool_id, family, base)
                 if block is None or block.state != ACTIVE or self._used(txn, ledger, block):
                     continue
                 block.state = RELEASING
-                blocks.put(txn, network_id, block)
+                blocks.put(txn, pool_id, block)
                 begun.append(block)
         return begun
 
@@ -196,7 +196,7 @@ class Share:
         with self.store.write() as txn:
             ledger = self.network._enter(txn)
             for family, base in ids:
-                block = blocks.get(txn, ledger.state.network_id, family, base)
+                block = blocks.get(txn, ledger.state.pool_id, family, base)
                 if block is not None and block.state == state:
                     block.revision = revision or block.revision
                     self._activate(txn, ledger, block)
@@ -206,11 +206,11 @@ class Share:
     def forget(self, ids: Iterable[BlockId], state: int) -> None:
         """Delete the records of those of the blocks that are in ``state``."""
         with self.store.write() as txn:
-            network_id = self._network_id(txn)
+            pool_id = self._pool_id(txn)
             for family, base in ids:
-                block = blocks.get(txn, network_id, family, base)
+                block = blocks.get(txn, pool_id, family, base)
                 if block is not None and block.state == state:
-                    blocks.delete(txn, network_id, family, base)
+                    blocks.delete(txn, pool_id, family, base)
 
     def add_granted(self, member: Member, owned: Mapping[BlockId, BlockEntry]) -> list[BlockId]:
         """Activate the blocks that a donor granted to this node's last mark; return them.
@@ -223,7 +223,7 @@ class Share:
             for (family, base), theirs in owned.items():
                 if theirs.grant != member.mark:
                     continue
-                if blocks.get(txn, ledger.state.network_id, family, base) is None:
+                if blocks.get(txn, ledger.state.pool_id, family, base) is None:
                     self._activate(txn, ledger, _block(family, base, theirs, member.epoch))
                     added.append((family, base))
         return added
@@ -254,8 +254,8 @@ class Share:
         restored = restored and not copied
         with self.store.write() as txn:
             ledger = self.network._enter(txn)
-            network_id = ledger.state.network_id
-            for block in blocks.read_all(txn, network_id):
+            pool_id = ledger.state.pool_id
+            for block in blocks.read_all(txn, pool_id):
                 theirs = unknown.pop((block.family, block.base), None)
                 if theirs is None:
                     self._disown(txn, ledger, block, restored)
@@ -270,23 +270,23 @@ class Share:
                 block = _block(family, base, theirs, member.epoch)
                 if restored and not self._used(txn, ledger, block):
                     block.state = RELEASING
-                    blocks.put(txn, network_id, block)
+                    blocks.put(txn, pool_id, block)
                 elif theirs.grant and theirs.grant == member.mark and not copied:
                     granted += 1
                     self._activate(txn, ledger, block)
                 else:
-                    blocks.put(txn, network_id, block)
+                    blocks.put(txn, pool_id, block)
             member.settings = self.settings.text
             member.file = blocks.file_of(self.store)
             member.boot = self.store.boot
             member.machine = machine or member.machine
             member.fencing = self.settings.fencing
-            blocks.put_member(txn, network_id, member)
+            blocks.put_member(txn, pool_id, member)
             if heard is not None:
-                blocks.put_heard(txn, network_id, heard)
+                blocks.put_heard(txn, pool_id, heard)
             found = [
                 (block.family, block.base)
-                for block in blocks.read_all(txn, network_id)
+                for block in blocks.read_all(txn, pool_id)
                 if block.state == FOUND
             ]
         return found, granted
@@ -298,12 +298,12 @@ class Share:
         """
         sets = list(enumerate(self.settings.pool.sets))
         with self.store.read() as txn:
-            network_id = self.network._id_in(txn)
-            if network_id is None:
+            pool_id = self.network._pool_in(txn)
+            if pool_id is None:
                 return False
-            state = txn.state(network_id)
+            state = txn.pool_state(pool_id)
             if all(
-                blocks.is_indexed(txn, network_id, each, state.cursor(index, each.family))
+                blocks.is_indexed(txn, pool_id, each, state.cursor(index, each.family))
                 for index, each in sets
             ):
                 return False
@@ -311,7 +311,7 @@ class Share:
             ledger = self.network._enter(txn)
             for index, each in sets:
                 cursor = ledger.state.cursor(index, each.family)
-                blocks.reindex(txn, ledger.state.network_id, each, cursor)
+                blocks.reindex(txn, ledger.state.pool_id, each, cursor)
         return True
 
     def adopt_running(self, owner: Requester, family: int, value: int) -> Record | None:
@@ -337,15 +337,15 @@ class Share:
         ``force``. The check and the change are one transaction: an ADD comes before or after it.
         """
         with self.store.write() as txn:
-            network_id = self.network._id_in(txn)
-            member = None if network_id is None else blocks.get_member(txn, network_id)
-            if network_id is None or member is None:
+            pool_id = self.network._pool_in(txn)
+            member = None if pool_id is None else blocks.get_member(txn, pool_id)
+            if pool_id is None or member is None:
                 return False
             used = sum(
                 0
                 if its_set is None
-                else blocks.used_in(txn.pages(network_id, block.family), its_set, block.base)
-                for block, its_set in blocks.walk(txn, network_id, self.settings.pool.sets)
+                else blocks.used_in(txn.pages(pool_id, block.family), its_set, block.base)
+                for block, its_set in blocks.walk(txn, pool_id, self.settings.pool.sets)
             )
             if used and not force:
                 raise ClusterRefused(
@@ -354,7 +354,7 @@ class Share:
                     "the blocks up nevertheless, and other nodes may assign those addresses too",
                 )
             member.revision = 0
-            blocks.put_member(txn, network_id, member)
+            blocks.put_member(txn, pool_id, member)
         return True
 
     def forget_cluster(self) -> int:
@@ -363,27 +363,27 @@ class Share:
         The network may have any ranges from then on.
         """
         with self.store.write() as txn:
-            network_id = self.network._id_in(txn)
-            return 0 if network_id is None else blocks.delete_all(txn, network_id)
+            pool_id = self.network._pool_in(txn)
+            return 0 if pool_id is None else blocks.delete_all(txn, pool_id)
 
     # Inside a transaction -------------------------------------------------------------------
 
-    def _network_id(self, txn: Transaction) -> int:
-        return self.network._enter(txn).state.network_id
+    def _pool_id(self, txn: Transaction) -> int:
+        return self.network._enter(txn).state.pool_id
 
     def _range_set(self, family: int) -> RangeSet:
         return next(each for each in self.settings.pool.sets if each.family == family)
 
     def _used(self, txn: Transaction, ledger: Ledger, block: Block) -> int:
         """Return how many addresses of a block are not free, gateways and exclusions left out."""
-        pages = txn.pages(ledger.state.network_id, block.family)
+        pages = txn.pages(ledger.state.pool_id, block.family)
         return blocks.used_in(pages, self._range_set(block.family), block.base)
 
     def _activate(self, txn: Transaction, ledger: Ledger, block: Block) -> None:
         block.state = ACTIVE
-        network_id = ledger.state.network_id
-        blocks.put(txn, network_id, block)
-        blocks.list_open(txn, network_id, self._range_set(block.family), block.base)
+        pool_id = ledger.state.pool_id
+        blocks.put(txn, pool_id, block)
+        blocks.list_open(txn, pool_id, self._range_set(block.family), block.base)
 
     def _confirm(self, txn: Transaction, ledger: Ledger, block: Block, copied: bool) -> None:
         """Keep a block that the shared store lists for this node."""
@@ -392,27 +392,27 @@ class Share:
             return
         if copied and block.state != RELEASING:
             block.state = FOUND
-        blocks.put(txn, ledger.state.network_id, block)
+        blocks.put(txn, ledger.state.pool_id, block)
 
     def _hear(self, txn: Transaction, ledger: Ledger, revision: int) -> None:
-        heard = blocks.get_heard(txn, ledger.state.network_id)
+        heard = blocks.get_heard(txn, ledger.state.pool_id)
         if heard.revision < revision:
             heard.revision = revision
-            blocks.put_heard(txn, ledger.state.network_id, heard)
+            blocks.put_heard(txn, ledger.state.pool_id, heard)
 
     def _disown(self, txn: Transaction, ledger: Ledger, block: Block, restored: bool) -> None:
         """Forget a block that the shared store does not list; it is lost if it is in use.
 
         A lost block keeps its revision when it was this node's until changes were lost.
         """
-        network_id = ledger.state.network_id
+        pool_id = ledger.state.pool_id
         if block.state == ACTIVE and not restored:
             block.revision = 0
         if block.state == CLAIMING or not self._used(txn, ledger, block):
-            blocks.delete(txn, network_id, block.family, block.base)
+            blocks.delete(txn, pool_id, block.family, block.base)
         else:
             block.state = LOST
-            blocks.put(txn, network_id, block)
+            blocks.put(txn, pool_id, block)
 
 
 def _block(family: int, base: int, theirs: BlockEntry, epoch: int) -> Block:

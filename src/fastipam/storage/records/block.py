@@ -10,7 +10,7 @@ from struct import Struct
 
 from fastipam.addressing.addresses import BITS, format_cidr
 from fastipam.errors import CHECK_HINT, StoreCorrupt
-from fastipam.storage.records.keys import UNREADABLE, network_prefix
+from fastipam.storage.records.keys import UNREADABLE, id_prefix
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -216,15 +216,15 @@ class Heard:
 # Keys -----------------------------------------------------------------------------------------
 
 
-def blocks_prefix(network_id: int) -> bytes:
-    """Return what the key of every block of a network begins with."""
-    return network_prefix(network_id) + b"b"
+def blocks_prefix(pool_id: int) -> bytes:
+    """Return what the key of every block of a pool begins with."""
+    return id_prefix(pool_id) + b"b"
 
 
-def block_key(network_id: int, family: int, base: int) -> bytes:
+def block_key(pool_id: int, family: int, base: int) -> bytes:
     """Return the key of a block's record."""
     return b"%sb%c%s" % (
-        network_prefix(network_id),
+        id_prefix(pool_id),
         family,
         base.to_bytes(BITS[family] // 8, "big"),
     )
@@ -237,14 +237,14 @@ def read_block_key(key: bytes) -> Address:
     return key[5], int.from_bytes(key[6:], "big")
 
 
-def open_prefix(network_id: int, family: int | None = None) -> bytes:
-    """Return what the open list of a network, or of one family of it, begins with."""
-    return network_prefix(network_id) + (b"o" if family is None else b"o%c" % family)
+def open_prefix(pool_id: int, family: int | None = None) -> bytes:
+    """Return what the open list of a pool, or of one family of it, begins with."""
+    return id_prefix(pool_id) + (b"o" if family is None else b"o%c" % family)
 
 
-def open_key(network_id: int, family: int, free: int, base: int) -> bytes:
+def open_key(pool_id: int, family: int, free: int, base: int) -> bytes:
     """Return the key in the open list of a block with ``free`` free addresses."""
-    prefix = _OPEN.pack(network_prefix(network_id), b"o", family, free)
+    prefix = _OPEN.pack(id_prefix(pool_id), b"o", family, free)
     return prefix + base.to_bytes(BITS[family] // 8, "big")
 
 
@@ -273,9 +273,9 @@ def read_any(key: bytes, raw: bytes) -> Block | None:
     return None
 
 
-def member_key(network_id: int) -> bytes:
+def member_key(pool_id: int) -> bytes:
     """Return the key of the :class:`Member`."""
-    return network_prefix(network_id) + b"n"
+    return id_prefix(pool_id) + b"n"
 
 
 def is_member_key(key: bytes) -> bool:
@@ -283,11 +283,11 @@ def is_member_key(key: bytes) -> bool:
     return key[4:] == b"n"
 
 
-def heard_key(network_id: int) -> bytes:
+def heard_key(pool_id: int) -> bytes:
     """Return the key of what was last :class:`Heard` of the cluster's store."""
-    return network_prefix(network_id) + b"h"
+    return id_prefix(pool_id) + b"h"
 
 
-def proof_key(network_id: int) -> bytes:
+def proof_key(pool_id: int) -> bytes:
     """Return the key of the proof of ownership."""
-    return network_prefix(network_id) + b"p"
+    return id_prefix(pool_id) + b"p"

@@ -1,18 +1,18 @@
-"""The record of the ranges that a network had before those that it has now."""
+"""The record of the ranges that a pool had before those that it has now."""
 
 from __future__ import annotations
 
 from struct import Struct
 
-from fastipam.storage.records.keys import network_prefix
+from fastipam.storage.records.keys import id_prefix
 
 _HEAD = Struct("<Q")
 MOST = 4  # texts: more configurations of one name than anybody has by mistake
 
 
-def key(network_id: int) -> bytes:
-    """Return the key in ``meta`` of the earlier ranges of a network."""
-    return b"ranges " + network_prefix(network_id)
+def key(pool_id: int) -> bytes:
+    """Return the key in ``meta`` of the earlier ranges of a pool."""
+    return b"ranges " + id_prefix(pool_id)
 
 
 def pack(returned_ns: int, texts: list[str]) -> bytes:

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 ASSIGNED = 1
 COOLING = 2
 
-_LEASE = Struct("<BBHIQQQQIIQ")
+_LEASE = Struct("<BBHIQQQQIIQI")
 # Where a packed record has ``allocated_ns``, for those who read a million of them.
 ALLOCATED_AT = slice(16, 24)
 _ASSIGNED_BYTE = bytes((ASSIGNED,))
 _COOLING_BYTE = bytes((COOLING,))
 # Where a packed record has the numbers that are read alone.
-_SET_AT, _BOOT_AT, _GENERATION_AT, _RELEASED_AT, _STICKY_AT = 2, 4, 8, 24, 44
+_SET_AT, _BOOT_AT, _GENERATION_AT, _RELEASED_AT, _STICKY_AT, _NETWORK_AT = 2, 4, 8, 24, 44, 56
 _MISSING = Struct("<QQQ")
 _U16, _U32, _U64 = Struct("<H"), Struct("<I"), Struct("<Q")
 
@@ -41,16 +41,17 @@ class Record:
     ``state`` is ASSIGNED or COOLING. ``length`` is the prefix length of the assignment,
     ``set_index`` the range set that served it or, while it cools, that has its address; ``boot``
     the number of the boot in this store, ``generation`` a number that no other assignment of this
-    network has. Times are in nanoseconds: ``allocated_ns`` is wall clock; ``released`` is on the
-    network's own clock (see :class:`NetworkState`) and 0 while assigned. ``sticky_s`` is the number
+    pool has. Times are in nanoseconds: ``allocated_ns`` is wall clock; ``released`` is on the
+    pool's own clock (see :class:`PoolState`) and 0 while assigned. ``sticky_s`` is the number
     of seconds for which the address stays reserved for its pod after its release. ``netns``,
-    ``inode``, ``mount_ns`` and ``born_ns`` are those of :class:`Netns`.
+    ``inode``, ``mount_ns`` and ``born_ns`` are those of :class:`Netns`. ``network_id`` is the id of
+    the network whose owner it is: a lease is found by its pool.
     """
 
     __slots__ = (
         "allocated_ns", "boot", "born_ns", "container_id", "generation", "ifname", "inode",
-        "length", "mount_ns", "netns", "pod_name", "pod_namespace", "pod_uid", "released",
-        "set_index", "state", "sticky_s",
+        "length", "mount_ns", "netns", "network_id", "pod_name", "pod_namespace", "pod_uid",
+        "released", "set_index", "state", "sticky_s",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +67,7 @@ class Record:
         mount_ns: int,
         sticky_s: int,
         born_ns: int,
+        network_id: int,
         container_id: str,
         ifname: str,
         netns: str = "",
@@ -84,6 +86,7 @@ class Record:
         self.mount_ns = mount_ns
         self.sticky_s = sticky_s
         self.born_ns = born_ns
+        self.network_id = network_id
         self.container_id = container_id
         self.ifname = ifname
         self.netns = netns
@@ -113,6 +116,7 @@ class Record:
             self.mount_ns,
             self.sticky_s,
             self.born_ns,
+            self.network_id,
         ) + "\0".join(texts).encode(ENCODING, ERRORS)
 
     @classmethod
@@ -132,7 +136,12 @@ class Record:
 
 
 def pack_assigned(
-    owner: Described, length: int, set_index: int, stamp: tuple[int, int, int], sticky_s: int
+    network_id: int,
+    owner: Described,
+    length: int,
+    set_index: int,
+    stamp: tuple[int, int, int],
+    sticky_s: int,
 ) -> bytes:
     """Return what :meth:`Record.pack` returns of an address that is assigned to ``owner``.
 
@@ -150,6 +159,7 @@ def pack_assigned(
             netns.mount_ns,
             sticky_s,
             netns.born_ns,
+            network_id,
         )
         + owner.texts
     )
@@ -198,6 +208,11 @@ def sticky_of(raw: bytes) -> int:
     return _number(_U32, raw, _STICKY_AT)
 
 
+def network_of(raw: bytes) -> int:
+    """Return the id of the network whose owner has the address, of a packed record."""
+    return _number(_U32, raw, _NETWORK_AT)
+
+
 def texts_of(raw: bytes) -> bytes:
     """Return the texts of a packed record."""
     return raw[_LEASE.size :]
@@ -213,7 +228,7 @@ def name_of(raw: bytes) -> bytes:
 
 
 def cool(raw: bytes, released: int, set_index: int) -> bytes:
-    """Return a packed record with the state cooling, since this time of the network's clock.
+    """Return a packed record with the state cooling, since this time of the pool's clock.
 
     ``set_index`` is the number of the range set that has the address now.
     """
@@ -231,7 +246,7 @@ def with_boot(raw: bytes, boot: int) -> bytes:
 
 
 def pack_missing(generation: int, first_ns: int, inode: int) -> bytes:
-    """Return a note: the lease's generation, the network's clock at the check, the inode found."""
+    """Return a note: the lease's generation, the pool's clock at the check, the inode found."""
     return _MISSING.pack(generation, first_ns, inode)
 
 

@@ -16,7 +16,7 @@ class Reservation:
     """An address that only its owner may be assigned, or nobody; a value.
 
     ``owner`` is "namespace/name" of a pod, a container id, or "" for nobody. ``ifname`` limits the
-    reservation to one interface; "" is any. ``until`` is the time of the network's clock, in
+    reservation to one interface; "" is any. ``until`` is the time of the pool's clock, in
     nanoseconds, at which it expires; 0 is never. One that expires is *sticky*: a release made it.
     """
 
@@ -75,7 +75,7 @@ class Reservation:
             ) from error
 
     def is_over(self, clock: int) -> bool:
-        """Return whether the reservation has expired by this time of the network's clock."""
+        """Return whether the reservation has expired by this time of the pool's clock."""
         return 0 < self.until <= clock
 
     def __repr__(self) -> str:

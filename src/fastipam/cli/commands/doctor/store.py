@@ -247,9 +247,9 @@ def clock(ipam: Ipam, now_ns: int) -> Iterator[Diagnosis]:
     ahead = 0
     for name in ipam.networks():
         with ipam.store.read() as txn:
-            network_id = ipam.network(name)._id_in(txn)
-            if network_id is not None:
-                for event in history.last(txn, network_id, 1):
+            found = ipam.network(name)._find(txn)
+            if found is not None:
+                for event in history.last(txn, found[0], 1):
                     ahead = max(ahead, event.wall_ns - now_ns)
     if ahead > _CLOCK_SLACK_NS:
         text = f"{ipam.path}: the last event is {ahead / 1e9:.0f} s in the future"

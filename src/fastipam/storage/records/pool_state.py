@@ -1,4 +1,4 @@
-"""The record of a network's numbers: counters, clock, cursors."""
+"""The record of a pool's numbers: counters, clock, cursors."""
 
 from __future__ import annotations
 
@@ -8,45 +8,44 @@ from fastipam import errors
 from fastipam.errors import StoreCorrupt
 from fastipam.storage.records import keys
 
-_STATE = struct.Struct("<QQQQQQqQQQIB16s")
+_STATE = struct.Struct("<QQQQQQqQIB16s")
 _CURSOR = struct.Struct("<B16s")
 
 
-class NetworkState:
-    """The numbers of a network that change with every transaction, in one record.
+class PoolState:
+    """The numbers of a pool that change with every transaction, in one record.
 
     ``generation`` counts assignments. ``assigned``, ``cooling`` and ``reserved`` count addresses
     by state, ``outside`` those of them that the configured ranges do not (any longer) contain;
-    ``kept`` counts reservations, also those whose address is assigned to their owner. ``events``
-    is the number of the next event, ``first_event`` that of the oldest that is kept.
-    ``swept`` is the boot whose predecessors' leases are all released, ``sweep`` how far the search
-    for them has come: (family, address), or (0, 0) at its beginning.
-    ``cursors`` holds, packed, family and address of the last automatic or requested assignment of
-    each range set; family 0: none yet.
+    ``kept`` counts reservations, also those whose address is assigned to their owner. ``swept`` is
+    the boot whose predecessors' leases are all released, ``sweep`` how far the search for them has
+    come: (family, address), or (0, 0) at its beginning. ``cursors`` holds, packed, family and
+    address of the last automatic or requested assignment of each range set; family 0: none yet.
 
-    ``clock`` is the network's own clock, in nanoseconds: wall clock plus ``offset``, which grows
+    ``clock`` is the pool's own clock, in nanoseconds: wall clock plus ``offset``, which grows
     when the wall clock steps back, so that it never does. Cool-down is measured on it: a step
     back freezes nothing, a step forward of n seconds ends a cool-down at most n seconds early.
     Any offset can be: what a wrong one gives is noticed, and put right, by :meth:`tick`.
     """
 
     __slots__ = (
-        "assigned", "clock", "cooling", "cursors", "events", "first_event", "generation", "kept",
-        "network_id", "offset", "outside", "prefix", "reserved", "sweep", "swept",
+        "assigned", "clock", "cooling", "cursors", "generation", "kept", "key", "offset",
+        "outside", "pool_id", "prefix", "reserved", "sweep", "swept",
     )  # fmt: skip
 
-    def __init__(self, network_id: int, raw: bytes | None) -> None:
-        self.network_id = network_id
-        self.prefix = keys.network_prefix(network_id)
+    def __init__(self, pool_id: int, raw: bytes | None) -> None:
+        self.pool_id = pool_id
+        self.prefix = keys.id_prefix(pool_id)
+        self.key = keys.state_key(pool_id)
         if raw is None:
             self.cursors = b""
             self.generation = self.assigned = self.cooling = self.reserved = self.outside = 0
-            self.clock = self.offset = self.kept = self.events = self.first_event = self.swept = 0
+            self.clock = self.offset = self.kept = self.swept = 0
             self.sweep = (0, 0)
             return
         if len(raw) < _STATE.size or (len(raw) - _STATE.size) % _CURSOR.size:
             raise StoreCorrupt(
-                f"a network's state cannot be read: {raw.hex()}", hint=errors.CHECK_HINT
+                f"a pool's numbers cannot be read: {raw.hex()}", hint=errors.CHECK_HINT
             )
         (
             self.generation,
@@ -57,16 +56,14 @@ class NetworkState:
             self.clock,
             self.offset,
             self.kept,
-            self.events,
-            self.first_event,
             self.swept,
             family,
             value,
         ) = _STATE.unpack_from(raw)
-        growing = self.generation | self.clock | self.events | self.first_event
+        growing = self.generation | self.clock
         if growing >> keys.MOST_BITS:
             raise StoreCorrupt(
-                f"a network's state has a number that cannot be: {raw.hex()}",
+                f"a pool has a number that cannot be: {raw.hex()}",
                 hint=errors.CHECK_HINT,
             )
         self.sweep = (family, int.from_bytes(value, "big") if family else 0)
@@ -84,15 +81,13 @@ class NetworkState:
                 self.clock,
                 self.offset,
                 self.kept,
-                self.events,
-                self.first_event,
                 self.swept,
                 self.sweep[0],
                 self.sweep[1].to_bytes(16, "big") if self.sweep[0] else b"",
             )
         except struct.error as error:  # a counter below zero, or beyond its largest value
             raise StoreCorrupt(
-                f"a network's state cannot be written: {error}", hint=errors.CHECK_HINT
+                f"a pool's numbers cannot be written: {error}", hint=errors.CHECK_HINT
             ) from error
         return head + self.cursors
 
@@ -121,7 +116,7 @@ class NetworkState:
         self.cursors = before + packed + self.cursors[at + _CURSOR.size :]
 
     def tick(self, wall_ns: int) -> int:
-        """Advance the network's clock to the wall clock's ``wall_ns`` and return it.
+        """Advance the pool's clock to the wall clock's ``wall_ns`` and return it.
 
         No two calls give the same time: what is queued by it has an order even while the wall clock
         stands or steps back. It does not follow one that is decades ahead: it could not go back.
@@ -134,10 +129,10 @@ class NetworkState:
         return now
 
     def has_stepped(self, wall_ns: int) -> bool:
-        """Return whether the wall clock has stepped too far for the network's clock to follow."""
+        """Return whether the wall clock has stepped too far for the pool's clock to follow."""
         now = wall_ns + self.offset
         return now < self.clock or now >> keys.MOST_BITS > 0
 
     def at(self, wall_ns: int) -> int:
-        """Return the network's clock at the wall clock's ``wall_ns``, without advancing it."""
+        """Return the pool's clock at the wall clock's ``wall_ns``, without advancing it."""
         return self.clock if self.has_stepped(wall_ns) else wall_ns + self.offset

@@ -1,0 +1,86 @@
+"""Find a network in the store, its pool, and the record of an address."""
+
+from __future__ import annotations
+
+from fastipam.addressing.ranges import Pool
+from fastipam.errors import CHECK_HINT, StoreCorrupt
+from fastipam.storage import tables
+from fastipam.storage.records import keys
+from fastipam.storage.records.lease import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from fastipam.errors import StoreError
+    from fastipam.storage.environment import Environment
+    from fastipam.storage.transaction import Snapshot, Transaction
+
+
+def find(txn: Transaction | Snapshot, key: bytes) -> tuple[int, int, str] | None:
+    """Return (network id, pool id, text of its ranges) of a network's encoded name, or None.
+
+    The entry names the schema, so a process that has the store open stops here when another version
+    has made or changed the store meanwhile. O(1). Raises StoreVersion, StoreCorrupt.
+    """
+    raw = tables.NETWORKS.get(txn, key)
+    if raw is None:
+        return None
+    entry = keys.unpack_network(raw)
+    if entry is None or entry[0] != tables.SCHEMA:
+        raise _odd_entry(txn, key, raw)
+    _, network_id, pool_id, pool = entry
+    ranges = tables.POOLS.get(txn, pool)
+    if ranges is None or keys.id_of(ranges) != pool_id:
+        raise StoreCorrupt(
+            f"network {_text(key)} has the pool {pool_id}, and no pool {_text(pool)} has this id",
+            path=txn.store.path,
+            hint=CHECK_HINT,
+        )
+    try:
+        return network_id, pool_id, keys.unpack_pool(ranges)[1]
+    except UnicodeDecodeError as error:
+        raise _unreadable(txn.store, _text(key), ranges[4:]) from error
+
+
+def look_up(txn: Transaction | Snapshot, name: str) -> tuple[int, int, Pool] | None:
+    """Return (network id, pool id, the ranges that the store remembers) of a network, or None.
+
+    Raises StoreVersion, StoreCorrupt.
+    """
+    found = find(txn, keys.encode("network", name))
+    return None if found is None else (*found[:2], read_pool(found[2], txn.store, name))
+
+
+def read_pool(text: str, store: Environment, name: str) -> Pool:
+    """Return the pool of a network's text in the store. Raises StoreCorrupt."""
+    try:
+        return Pool.read(text)
+    except ValueError as error:
+        raise _unreadable(store, name, text) from error
+
+
+def _text(key: bytes) -> str:
+    return key.decode("ascii", "replace")
+
+
+def _unreadable(store: Environment, name: str, ranges: bytes | str) -> StoreCorrupt:
+    return StoreCorrupt(
+        f"the ranges of network {name} cannot be read: {ranges!r}", path=store.path, hint=CHECK_HINT
+    )
+
+
+def _odd_entry(txn: Transaction | Snapshot, key: bytes, raw: bytes) -> StoreError:
+    """Return the error for an entry of another schema; it is damage if the store is of this one."""
+    txn.store.require_schema(txn)
+    return StoreCorrupt(
+        f"the entry of network {_text(key)} cannot be read: {raw.hex()}",
+        path=txn.store.path,
+        hint=CHECK_HINT,
+    )
+
+
+def read_record(
+    txn: Transaction | Snapshot, pool_id: int, family: int, value: int
+) -> Record | None:
+    """Return the lease record of an address, or None when it is free or reserved. O(1)."""
+    raw = tables.LEASES.get(txn, keys.address_key(pool_id, family, value))
+    return None if raw is None else Record.read(raw)
