@@ -69,7 +69,14 @@ setup(
                     include_dirs=["src"],
                     extra_compile_args=flags,
                     extra_link_args=link_flags,
-                )
+                ),
+                Extension(
+                    "fastipam._ledger",
+                    ["src/_ledger.pyx"],
+                    depends=["src/_request.pxi", "src/_serve.pxi"],
+                    extra_compile_args=flags,
+                    extra_link_args=link_flags,
+                ),
             ],
             build_dir="build/cython",
         ),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src" / "fastipam"
 PACKAGE = "fastipam"
-NATIVE = ("_bitmap",)
+NATIVE = ("_bitmap", "_ledger")
 
 # A line imports only from lines above it; within a line, only from what stands left of it. A name
 # is a module, or a package with all that is in it and is not named by itself.
@@ -23,11 +23,11 @@ storage.records storage
 owners lease
 allocation
 verify files repair backup picture
-host_local network transactions tasks ipam sweep
+host_local network transactions tasks ipam sweep _ledger
 cluster cluster.engines cluster.node cluster.keeper cluster.admin
 cni
 __init__
-agent.protocol agent.requests agent.web agent
+agent.protocol agent.requests agent.plain agent.web agent
 cli cli.commands cli.reference cli.main
 testing
 """

@@ -14,6 +14,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from fastipam import cni
+from fastipam._ledger import serve
+from fastipam.agent import plain
 from fastipam.agent.requests import LATER, Answer, Observer
 from fastipam.cni.environment import GC, STATUS
 from fastipam.cni.handler import refusal
@@ -66,6 +68,10 @@ class Executor:
             self._clusters.start_pending(self._data_dir)
 
     def _answer(self, requests: Sequence[Request]) -> list[Answer]:
+        if self._awaits_plugin and any(boot_change.see_plugin(one.peer) for one in requests):
+            self._awaits_plugin = False
+            for store in open_stores.all_open():
+                store.boot_doubt = store.boot_doubt or boot.UNCOUNTED
         answers = self._together(requests)
         done_ns = time.time_ns()
         for request, answer in zip(requests, answers, strict=True):
@@ -132,8 +138,20 @@ class Executor:
         answers: list[Answer] = []
         touched = []
         waited_ns = max(0, time.time_ns() - requests[0].arrived_ns)
+        frames = [one.frame for one in requests]
         with Batch(time.monotonic_ns() - waited_ns, nested=nested) as batch:
-            for request in requests:
+            while len(answers) < len(requests):
+                if not nested and frames[len(answers)]:
+                    for _, answer, store in serve(
+                        frames, len(answers), self._services.known, open_stores.get, Answer
+                    ):
+                        answers.append(answer)
+                        touched.append({store})
+                    if batch.spoiled:
+                        return None
+                    if len(answers) == len(requests):
+                        break
+                request = requests[len(answers)]
                 batch.touched, batch.promises = set(), []
                 answer = self._handle(request)
                 if batch.promises:
@@ -143,6 +161,8 @@ class Executor:
                 touched.append(batch.touched)
                 if batch.spoiled:
                     return None
+                if request.frame and not answer.status:
+                    plain.learn(self._services, request.stdin, request.variables.get("CNI_COMMAND"))
             begin = time.perf_counter()
             failed = batch.commit()
             # What another thread answers is counted there.
@@ -161,10 +181,6 @@ class Executor:
 
     def _handle(self, request: Request) -> Answer:
         messages: list[str] = []
-        if self._awaits_plugin and boot_change.see_plugin(request.peer):
-            self._awaits_plugin = False
-            for store in open_stores.all_open():
-                store.boot_doubt = store.boot_doubt or boot.UNCOUNTED
         clusters = self._clusters
         if clusters is not None:
             clusters.begin(request.arrived_ns)

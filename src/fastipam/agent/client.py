@@ -66,8 +66,9 @@ class Client:
         end = header + variables + size
         if len(incoming) < end:
             return None
-        environ = protocol.read_variables(bytes(incoming[header : header + variables]))
-        stdin = bytes(incoming[header + variables : end])
+        frame = bytes(incoming[:end])
+        environ = protocol.read_variables(frame[header : header + variables])
+        stdin = frame[header + variables :]
         del incoming[:end]
         self.sizes = None
         self.asked = True
@@ -76,4 +77,5 @@ class Client:
         if started:
             # The launcher began before it was accepted: GC spares leases younger than its start.
             arrived_ns = min(arrived_ns, time.time_ns() - age_ns(started))
-        return Request(environ, stdin, self.peer, arrived_ns, environ.pop(protocol.NETNS, ""))
+        seen_netns = environ.pop(protocol.NETNS, "")
+        return Request(environ, stdin, self.peer, arrived_ns, seen_netns, frame)

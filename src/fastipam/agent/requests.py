@@ -12,7 +12,8 @@ class Request(NamedTuple):
     """A complete request.
 
     ``peer`` is the client's process id. ``seen_netns`` is what the launcher says of the network
-    namespaces (see fastipam.namespaces).
+    namespaces (see fastipam.namespaces). ``frame`` are the request's bytes as they came, of which
+    native code may serve a plain request; empty: it may not.
     """
 
     variables: dict[str, str]
@@ -20,6 +21,7 @@ class Request(NamedTuple):
     peer: int
     arrived_ns: int
     seen_netns: str = ""
+    frame: bytes = b""
 
 
 class Answer(NamedTuple):

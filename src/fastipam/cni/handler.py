@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
+    from fastipam._ledger import Plain
     from fastipam.addressing.ranges import RangeSet
     from fastipam.cni.environment import Variables
     from fastipam.configuration.cluster import Settings
@@ -161,15 +162,17 @@ def data_dir_of(stdin: bytes, services: Services) -> str | None:
         return None
 
 
-class _Known:
+class Known:
     """A configuration that was read, and what was derived from it alone.
 
     ``versions`` are those agreed on, by command; ``asks_nothing`` says that it wants no address by
-    name. Only what was found good is kept: what is wrong is found wrong each time.
+    name. Only what was found good is kept: what is wrong is found wrong each time. ``adds`` and
+    ``deletes`` are how an agent serves these commands in native code (``plain``).
     """
 
     __slots__ = (
-        "answers", "asks_nothing", "config", "document", "location", "networks", "raw", "versions",
+        "adds", "answers", "asks_nothing", "config", "deletes", "document", "location", "networks",
+        "raw", "versions",
     )  # fmt: skip
 
     def __init__(self, stdin: bytes) -> None:
@@ -181,6 +184,8 @@ class _Known:
         self.location: Location | None = None
         self.networks: dict[bool, tuple[Store, Network]] = {}  # with ranges, without
         self.answers: results.Answers | None = None
+        self.adds: Plain | None = None
+        self.deletes: Plain | None = None
 
 
 class _Call:
@@ -197,7 +202,7 @@ class _Call:
     started_ns: Before | None
     version: Version
 
-    def __init__(self, asked: Variables, known: _Known, log: Log, services: Services) -> None:
+    def __init__(self, asked: Variables, known: Known, log: Log, services: Services) -> None:
         self.asked = asked
         self.known = known
         self.log = log
@@ -207,10 +212,10 @@ class _Call:
 _services = Services()
 
 
-def _read(stdin: bytes, services: Services) -> _Known:
-    known: _Known | None = services.known.get(stdin)
+def _read(stdin: bytes, services: Services) -> Known:
+    known: Known | None = services.known.get(stdin)
     if known is None:
-        known = _Known(stdin)
+        known = Known(stdin)
         services.keep(stdin, known)
     return known
 
@@ -263,7 +268,7 @@ def _read_cluster(
     return more_blocks.read(value, network, data_dir, holes)
 
 
-def _requested(known: _Known, arguments: environment.Arguments) -> list[tuple[int, int]]:
+def _requested(known: Known, arguments: environment.Arguments) -> list[tuple[int, int]]:
     if known.asks_nothing and not arguments.address:
         return []
     found = requested(known.document, arguments.requested())
@@ -271,7 +276,7 @@ def _requested(known: _Known, arguments: environment.Arguments) -> list[tuple[in
     return found
 
 
-def _network(known: _Known, config: Config, *, create: bool = True) -> Network:
+def _network(known: Known, config: Config, *, create: bool = True) -> Network:
     """Return the network. Raises FileNotFoundError without a store if ``create`` is false."""
     try:
         store = open_stores.get(config.data_dir, config.durability, create=create)
@@ -298,14 +303,14 @@ def _refuse_unimported(config: Config) -> None:
     host_local.refuse_unimported(config.name, config.data_dir)
 
 
-def _location(known: _Known) -> Location:
+def _location(known: Known) -> Location:
     location = known.location
     if location is None:
         location = known.location = Location(known.document)
     return location
 
 
-def _existing(known: _Known) -> Network | None:
+def _existing(known: Known) -> Network | None:
     """Return the network whose leases DEL and GC release, or None when there is no store yet."""
     location = _location(known)
     try:

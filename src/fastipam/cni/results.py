@@ -6,7 +6,7 @@ An IPAM plugin's result is abbreviated (CNI 1.1.0, "Delegated plugins"): no ``in
 
 from __future__ import annotations
 
-from fastipam.addressing.addresses import V4, V6
+from fastipam.addressing.addresses import V4, V6, format_ip
 from fastipam.configuration import reader
 
 TYPE_CHECKING = False
@@ -38,14 +38,20 @@ class Answers:
         if texts is None:
             if len(self._texts) >= _MOST_TEXTS:
                 self._texts.clear()
-            texts = self._texts[gateways] = self._around(leases)
+            texts = self._texts[gateways] = self.around(
+                [(one.family, one._router) for one in leases]
+            )
         text = texts[0]
         for lease, behind in zip(leases, texts[1:], strict=True):
             text += lease.cidr + behind
         return text.encode()
 
-    def _around(self, leases: Sequence[Lease]) -> list[str]:
-        blanks = [_Blank(lease) for lease in leases]
+    def around(self, sets: Sequence[tuple[int, tuple[int, int] | None]]) -> list[str]:
+        """Return the texts before, between and behind the addresses of a result without ``dns``.
+
+        ``sets`` has the family and the gateway of each address.
+        """
+        blanks = [_Blank(*one) for one in sets]
         return reader.encode(build(self._version, blanks, self._routes, {})).split(_BLANK)
 
 
@@ -58,11 +64,11 @@ class _Blank:
 
     __slots__ = ("_router", "cidr", "family", "router_text")
 
-    def __init__(self, lease: Lease) -> None:
-        self.family = lease.family
+    def __init__(self, family: int, router: tuple[int, int] | None) -> None:
+        self.family = family
         self.cidr = "\0"
-        self._router = lease._router
-        self.router_text = lease.router_text
+        self._router = router
+        self.router_text = None if router is None else format_ip(*router)
 
 
 def build(

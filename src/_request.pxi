@@ -1,0 +1,373 @@
+# The plain case of a request: an ADD or a DEL as runtimes send it, read from its frame.
+#
+# ``agent/protocol.py`` says what a frame is, ``cni/environment.py`` what a variable may be, and has the
+# texts for those who break its rules. What is accepted here is a subset of what is accepted there, and
+# means the same. Anything else is "not plain", which is no error: Python serves the request. Each limit
+# here names the rule that it mirrors. Only the owner's texts are copied, because a lease has them in a row.
+
+from libc.stdint cimport UINT32_MAX, UINT64_MAX, uint8_t, uint32_t, uint64_t
+from libc.string cimport memchr, memcmp, memcpy, memset
+
+cdef extern from "<arpa/inet.h>" nogil:
+    uint32_t ntohl(uint32_t number)
+
+cdef enum:
+    _NO_COMMAND, _ADD, _DEL
+
+# The variables that mean something; of the last, Python has to see any value.
+cdef enum:
+    _COMMAND, _CONTAINERID, _IFNAME, _NETNS, _ARGS, _PATH, _STARTED, _SEEN, _OVERRIDE
+    _VARIABLES
+
+cdef enum:
+    _FRAME_HEADER = 12  # bytes: protocol.REQUEST
+    _MOST_VARIABLES = 16 << 10  # bytes; protocol allows more
+    _MOST_INPUT = 16 << 10  # bytes; services.LARGEST_KNOWN: a larger configuration is not kept
+    _LONGEST_IFNAME = 15  # bytes: reader.LONGEST_IFNAME
+    _MOST_DIGITS = 20  # environment._LONGEST_NUMBER
+    _MOST_TEXTS = 1024  # bytes of all texts of a lease; a record may have more
+
+cdef struct Text:
+    const char* at
+    size_t size
+
+cdef struct Request:
+    int command
+    Text variables[_VARIABLES]
+    Text input  # the configuration
+    # Of CNI_NETNS; 0 is unknown. ``mount`` is the mount namespace in which its path means it.
+    uint64_t device, inode, mount, born_ns
+    Text name  # the owner's, as keys.owner_name makes it
+    Text texts  # the lease's, as Requester.texts: of a DEL only the name
+    char room[_MOST_TEXTS]
+
+
+cdef bint read_request(const char* frame, size_t size, Request* request) noexcept nogil:
+    """Read a complete frame; return whether it is plain. O(bytes)."""
+    memset(request, 0, sizeof(Request) - _MOST_TEXTS)
+    return (
+        split_frame(frame, size, request)
+        and is_named(request)
+        and read_netns(request)
+        and write_texts(request)
+    )
+
+
+# The frame -----------------------------------------------------------------------------------------
+
+cdef bint split_frame(const char* frame, size_t size, Request* request) noexcept nogil:
+    """Find the variables and the input, as protocol.request_size and read_variables do."""
+    cdef size_t variables, input_size
+    cdef const char* at = frame + _FRAME_HEADER
+    cdef const char* end
+    cdef const char* stop
+    if size < _FRAME_HEADER or memcmp(frame, b"FIP1", 4) != 0:
+        return False
+    variables, input_size = size_at(frame + 4), size_at(frame + 8)
+    if variables > _MOST_VARIABLES or input_size > _MOST_INPUT:
+        return False
+    if size != _FRAME_HEADER + variables + input_size:
+        return False
+    end = at + variables
+    request.input.at, request.input.size = end, input_size
+    while at < end:
+        stop = <const char*>memchr(at, 0, end - at)
+        if stop == NULL:  # Python takes what is not ended, too
+            return False
+        if not take_variable(at, stop, request):
+            return False
+        at = stop + 1
+    return True
+
+
+cdef inline size_t size_at(const char* at) noexcept nogil:
+    cdef uint32_t number
+    memcpy(&number, at, 4)
+    return ntohl(number)
+
+
+cdef bint take_variable(const char* at, const char* end, Request* request) noexcept nogil:
+    """Note NAME=value; what has no "=" is ignored. Of two values of a name Python takes the first."""
+    cdef const char* equals = <const char*>memchr(at, c'=', end - at)
+    cdef int which
+    if equals == NULL:
+        return True
+    which = variable_of(at, equals - at)
+    if which == _VARIABLES:
+        return True
+    if request.variables[which].at != NULL or which == _OVERRIDE:
+        return False
+    request.variables[which].at = equals + 1
+    request.variables[which].size = end - equals - 1
+    return True
+
+
+cdef int variable_of(const char* name, size_t size) noexcept nogil:
+    if size == 8:
+        if memcmp(name, b"CNI_ARGS", 8) == 0:
+            return _ARGS
+        return _PATH if memcmp(name, b"CNI_PATH", 8) == 0 else _VARIABLES
+    if size == 9 and memcmp(name, b"CNI_NETNS", 9) == 0:
+        return _NETNS
+    if size == 10 and memcmp(name, b"CNI_IFNAME", 10) == 0:
+        return _IFNAME
+    if size == 11 and memcmp(name, b"CNI_COMMAND", 11) == 0:
+        return _COMMAND
+    if size == 14 and memcmp(name, b"FASTIPAM_NETNS", 14) == 0:
+        return _SEEN
+    if size == 15 and memcmp(name, b"CNI_CONTAINERID", 15) == 0:
+        return _CONTAINERID
+    if size == 16 and memcmp(name, b"FASTIPAM_STARTED", 16) == 0:
+        return _STARTED
+    if size == 18 and memcmp(name, b"CNI_NETNS_OVERRIDE", 18) == 0:
+        return _OVERRIDE
+    return _VARIABLES
+
+
+# The owner -----------------------------------------------------------------------------------------
+
+cdef bint is_named(Request* request) noexcept nogil:
+    """Return whether the variables name a plain command and owner (environment.Variables)."""
+    cdef Text command = request.variables[_COMMAND]
+    if command.size != 3:
+        return False
+    if memcmp(command.at, b"ADD", 3) == 0:
+        request.command = _ADD
+        if not request.variables[_NETNS].size:  # environment.NEEDED
+            return False
+    elif memcmp(command.at, b"DEL", 3) == 0:
+        request.command = _DEL
+    else:
+        return False
+    return (
+        request.variables[_PATH].size > 0
+        and is_id(request.variables[_CONTAINERID])
+        and is_ifname(request.variables[_IFNAME])
+    )
+
+
+cdef inline bint is_alphanumeric(char one) noexcept nogil:
+    return c'a' <= one <= c'z' or c'0' <= one <= c'9' or c'A' <= one <= c'Z'
+
+
+cdef bint is_id(Text text) noexcept nogil:
+    """Return whether this is a container id; reader.is_id says the same."""
+    cdef size_t at
+    if not text.size or not is_alphanumeric(text.at[0]):
+        return False
+    for at in range(1, text.size):
+        if not is_alphanumeric(text.at[at]) and text.at[at] not in (c'_', c'.', c'-'):
+            return False
+    return True
+
+
+cdef bint is_ifname(Text text) noexcept nogil:
+    """Return whether this is an interface's name of visible ASCII characters.
+
+    reader.fault_of_ifname allows every character but "/", ":" and white space.
+    """
+    cdef size_t at
+    if not 0 < text.size <= _LONGEST_IFNAME:
+        return False
+    if text.at[0] == c'.' and (text.size == 1 or text.size == 2 and text.at[1] == c'.'):
+        return False
+    for at in range(text.size):
+        if not c'!' <= text.at[at] <= c'~' or text.at[at] in (c'/', c':'):
+            return False
+    return True
+
+
+cdef bint is_ascii(Text text) noexcept nogil:
+    """Return whether no byte needs decoding: Python decodes each text as UTF-8."""
+    cdef size_t at
+    for at in range(text.size):
+        if <uint8_t>text.at[at] > 127:
+            return False
+    return True
+
+
+# The network namespace -----------------------------------------------------------------------------
+
+cdef bint read_netns(Request* request) noexcept nogil:
+    """Read what the launcher has seen of the namespaces (environment.read_reported, identify).
+
+    It is four fields, divided by one blank each: three namespaces, the last of them the mount
+    namespace, and a number. Python looks for itself at what is malformed, and refuses the caller's
+    own namespace. A DEL without CNI_NETNS does not look.
+    """
+    cdef Text seen = request.variables[_SEEN]
+    cdef const char* at = seen.at
+    cdef const char* end = seen.at + seen.size
+    cdef const char* stop
+    cdef uint64_t devices[3]
+    cdef uint64_t inodes[3]
+    cdef bint known[3]
+    cdef int field
+    if not request.variables[_NETNS].size:
+        return True
+    if seen.at == NULL:
+        return False
+    for field in range(3):
+        stop = <const char*>memchr(at, c' ', end - at)
+        if stop == NULL:
+            return False
+        known[field] = stop > at
+        devices[field] = inodes[field] = 0
+        if known[field] and not read_identity(at, stop, &devices[field], &inodes[field]):
+            return False
+        at = stop + 1
+    if not read_number(at, end, &request.born_ns):
+        return False
+    if not known[0]:
+        request.born_ns = 0  # identify: nothing is known of a namespace that could not be seen
+        return True
+    if known[1] and devices[0] == devices[1] and inodes[0] == inodes[1]:
+        return False
+    request.device, request.inode, request.mount = devices[0], inodes[0], inodes[2]
+    return request.mount <= UINT32_MAX  # Netns refuses a larger one
+
+
+cdef bint read_identity(
+    const char* at, const char* end, uint64_t* device, uint64_t* inode
+) noexcept nogil:
+    """Read "device:inode"."""
+    cdef const char* colon = <const char*>memchr(at, c':', end - at)
+    return (
+        colon != NULL and read_number(at, colon, device) and read_number(colon + 1, end, inode)
+    )
+
+
+cdef bint read_number(const char* at, const char* end, uint64_t* number) noexcept nogil:
+    """Read a decimal number of up to 64 bits (environment._number)."""
+    cdef uint64_t value = 0
+    cdef unsigned int digit
+    if not 0 < end - at <= _MOST_DIGITS:
+        return False
+    while at < end:
+        digit = <unsigned int>at[0] - c'0'
+        if digit > 9 or value > (UINT64_MAX - digit) // 10:
+            return False
+        value = value * 10 + digit
+        at += 1
+    number[0] = value
+    return True
+
+
+# The texts of a lease ------------------------------------------------------------------------------
+
+cdef bint write_texts(Request* request) noexcept nogil:
+    """Write the owner's name and, of an ADD, the lease's other texts: each behind a NUL."""
+    cdef Text pod[3]
+    cdef int at
+    request.name.at = request.texts.at = request.room
+    if not append(request, request.variables[_CONTAINERID], False):
+        return False
+    if not append(request, request.variables[_IFNAME], True):
+        return False
+    request.name.size = request.texts.size
+    if request.command == _DEL:  # Python does not read its CNI_ARGS
+        return True
+    memset(pod, 0, sizeof(pod))
+    if not is_ascii(request.variables[_NETNS]) or not append(request, request.variables[_NETNS], True):
+        return False
+    if not read_args(request.variables[_ARGS], pod):
+        return False
+    for at in range(3):
+        if not append(request, pod[at], True):
+            return False
+    return True
+
+
+cdef bint append(Request* request, Text text, bint divided) noexcept nogil:
+    if request.texts.size + divided + text.size > _MOST_TEXTS:
+        return False
+    if divided:
+        request.room[request.texts.size] = 0
+        request.texts.size += 1
+    if text.size:
+        memcpy(request.room + request.texts.size, text.at, text.size)
+    request.texts.size += text.size
+    return True
+
+
+cdef bint read_args(Text args, Text* pod) noexcept nogil:
+    """Read CNI_ARGS (environment.pairs, Arguments) into the pod's namespace, name and UID.
+
+    Plain are: nothing at all, and any pairs with IgnoreUnknown=1 among them and no requested address
+    (IP). Of a key that comes twice Python takes the last.
+    """
+    cdef const char* at = args.at
+    cdef const char* end = args.at + args.size
+    cdef const char* stop
+    cdef bint ignores = False
+    if not args.size:
+        return True
+    if not is_ascii(args):
+        return False
+    while True:
+        stop = <const char*>memchr(at, c';', end - at)
+        if not take_pair(at, end if stop == NULL else stop, pod, &ignores):
+            return False
+        if stop == NULL:
+            return ignores
+        at = stop + 1
+
+
+cdef bint take_pair(const char* at, const char* end, Text* pod, bint* ignores) noexcept nogil:
+    """Note a pair KEY=VALUE, which has exactly one "="."""
+    cdef const char* equals = <const char*>memchr(at, c'=', end - at)
+    cdef size_t size
+    cdef int which
+    if equals == NULL or memchr(equals + 1, c'=', end - equals - 1) != NULL:
+        return False
+    size = equals - at
+    if size == 2 and memcmp(at, b"IP", 2) == 0:
+        return False
+    if size == 13 and memcmp(at, b"IgnoreUnknown", 13) == 0:
+        if ignores[0] or end - equals != 2 or equals[1] != c'1':
+            return False
+        ignores[0] = True
+        return True
+    which = pod_text_of(at, size)
+    if which < 0:
+        return True
+    if pod[which].at != NULL:
+        return False
+    pod[which].at, pod[which].size = equals + 1, end - equals - 1
+    return True
+
+
+cdef int pod_text_of(const char* key, size_t size) noexcept nogil:
+    if size == 17 and memcmp(key, b"K8S_POD_NAMESPACE", 17) == 0:
+        return 0
+    if size == 12 and memcmp(key, b"K8S_POD_NAME", 12) == 0:
+        return 1
+    return 2 if size == 11 and memcmp(key, b"K8S_POD_UID", 11) == 0 else -1
+
+
+# For tests -----------------------------------------------------------------------------------------
+
+def parse_request(bytes frame not None):
+    """Return what was read of a frame, or None when it is not plain.
+
+    The fields are: command, name of the owner, texts of the lease, configuration, device, inode,
+    mount namespace and birth of the network namespace, and the launcher's start as it says it.
+    """
+    cdef Request request
+    if not read_request(PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame), &request):
+        return None
+    return (
+        "ADD" if request.command == _ADD else "DEL",
+        as_bytes(request.name),
+        as_bytes(request.texts),
+        as_bytes(request.input),
+        request.device,
+        request.inode,
+        request.mount,
+        request.born_ns,
+        as_bytes(request.variables[_STARTED]),
+    )
+
+
+cdef inline bytes as_bytes(Text text):
+    return PyBytes_FromStringAndSize(text.at, text.size)

@@ -1,0 +1,103 @@
+"""Prepare a configuration whose requests native code can serve, once one was served in Python.
+
+The plain case is an ADD or a DEL that asks for nothing but an address of each range set
+(``src/_serve.pxi``). All that can be known of it beforehand is found out once for a configuration.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastipam._ledger import Plain, Results
+from fastipam.cni.environment import ADD, DEL
+from fastipam.cni.error_codes import clean
+
+if TYPE_CHECKING:
+    from fastipam.addressing.ranges import Pool
+    from fastipam.cni.handler import Known
+    from fastipam.cni.results import Answers
+    from fastipam.cni.services import Services
+    from fastipam.configuration.network import Version
+
+    Reach = tuple[int, int, int, bytes]
+
+# Bounds of what is prepared; others are served by Python. A set gives each container an address.
+_MOST_SETS = 8
+_MOST_RANGES = 64  # of all sets together: each has a text of its own
+_OLD = (0, 3, 0)  # results of versions before it have the IPv4 address first
+
+
+def learn(services: Services, stdin: bytes, command: str | None) -> None:
+    """Prepare a configuration for a command of which a request was just served. O(ranges) once."""
+    known: Known | None = services.known.get(stdin)
+    if known is None:
+        return
+    if command == ADD:
+        kept = known.networks.get(True)
+        if kept is not None and (known.adds is None or known.adds.network is not kept[1]):
+            known.adds = _additions(known)
+    elif command == DEL:
+        kept = known.networks.get(False)
+        if kept is not None and (known.deletes is None or known.deletes.network is not kept[1]):
+            known.deletes = _deletions(known)
+
+
+def _additions(known: Known) -> Plain | None:
+    config, answers = known.config, known.answers
+    network = known.networks[True][1]
+    if config is None or answers is None:  # the request was refused
+        return None
+    where = config.data_dir, config.durability, True
+    sets = config.pool.sets
+    if (
+        config.cluster is not None
+        or config.resolv_conf
+        or config.policy.sticky_s
+        or not config.remember
+        or not known.asks_nothing
+        or len(sets) > _MOST_SETS
+        or sum(len(each.ranges) for each in sets) > _MOST_RANGES
+    ):
+        return Plain(network, where, is_plain=False)
+    messages = "".join(f"fastipam: {clean(note)}\n" for note in config.notes)
+    return Plain(
+        network,
+        where,
+        is_plain=True,
+        results=results_of(config.version, config.pool, answers),
+        messages=messages.encode("utf-8", "backslashreplace"),
+        repeat=config.repeat,
+    )
+
+
+def results_of(version: Version, pool: Pool, answers: Answers) -> Results:
+    """Return the answers of a configuration: the texts around the addresses, for each range."""
+    sets = pool.sets
+    order = list(range(len(sets)))
+    if version < _OLD:
+        order.sort(key=lambda at: sets[at].family)
+    usual = [(each.family, each.ranges[0].gateway) for each in sets]
+    head = answers.around(usual)[0].encode()
+    listed: list[tuple[int, int, list[Reach]]] = []
+    for at, each in enumerate(sets):
+        place = order.index(at)
+        reaches: list[Reach] = []
+        for one in each.ranges:
+            gateways = [*usual[:at], (each.family, one.gateway), *usual[at + 1 :]]
+            behind = answers.around(gateways)[place + 1].encode()
+            reaches.append((one.start, one.end, one.length, behind))
+        listed.append((each.family, place, reaches))
+    return Results(head, listed)
+
+
+def _deletions(known: Known) -> Plain | None:
+    location = known.location
+    network = known.networks[False][1]
+    if location is None or DEL not in known.versions:
+        return None
+    return Plain(
+        network,
+        (location.data_dir, location.durability, False),
+        is_plain=True,
+        is_known=not location.is_assumed,
+    )
