@@ -45,7 +45,7 @@ _PAGE = bytes(_PER_PAGE // 8)
 _EVENT_BYTES = 22
 _LOG_BYTES = 16
 _WAIT = 8  # events that wait in the network's record at most,
-_WAIT_BYTES = 1960  # and how long they are there together, each with two bytes for its length
+_WAIT_BYTES = 1960  # and how long it is then; each event has two bytes for its length
 _KEPT = 100_000  # events
 _TRIM = 64  # are deleted at a time
 
@@ -75,8 +75,7 @@ def page_key(address: int, level: int = 0) -> bytes:
 class Addresses:
     """The addresses that automatic assignments take, one after the other, round and round.
 
-    With ``full`` the store is a copy of one with a million leases: the addresses are those that it
-    has free.
+    With ``full`` they are those that are free in a store with a million leases.
     """
 
     def __init__(self, *, full: bool) -> None:
@@ -95,7 +94,7 @@ class _Log:
     def __init__(self, event: bytes, first: int, end: int) -> None:
         one = 2 + len(event)
         self._event = event
-        self._most = min(_WAIT, _WAIT_BYTES // one)
+        self._most = min(_WAIT, (_WAIT_BYTES - _LOG_BYTES) // one)
         self._records = [bytes(_LOG_BYTES + count * one) for count in range(self._most + 1)]
         self._first, self._end = first, end
         self._waiting = 0
@@ -137,10 +136,11 @@ class _Log:
 class Hand:
     """A store in ``path`` with one network, made here or a copy of fastipam's.
 
-    ``owner`` is the texts of every lease.
+    ``owner`` is the texts of every lease. With ``full`` the store is a copy of one with a million
+    leases; without it, what is released is the last lease of its page.
     """
 
-    def __init__(self, path: Path, durability: str, owner: bytes) -> None:
+    def __init__(self, path: Path, durability: str, owner: bytes, *, full: bool = False) -> None:
         sync = durability == "durable"
         path.mkdir(exist_ok=True)
         self._env = lmdb.open(
@@ -148,6 +148,7 @@ class Hand:
         )
         self._db = {name: self._env.open_db(name.encode()) for name in _DATABASES}
         self._lease = bytes(_LEASE_BYTES) + owner
+        self._full = full
         name = stores.NETWORK.encode()
         with self._env.begin(write=True) as txn:
             txn.put(name, b"\4" + _ONE + _ONE + name, db=self._db["networks"])
@@ -162,10 +163,19 @@ class Hand:
         """Close the environment."""
         self._env.close()
 
-    def _save(self, txn: Any, pages: Iterable[bytes] = ()) -> None:
-        """Write pages, and the records of pool and network, as the last writes of every commit."""
+    def _add_to_pages(self, txn: Any, pages: Iterable[bytes]) -> None:
         for key in pages:
             txn.put(key, _PAGE, db=self._db["pages"])
+
+    def _take_from_pages(self, txn: Any, pages: Iterable[bytes]) -> None:
+        if self._full:
+            self._add_to_pages(txn, pages)
+        else:
+            for key in pages:
+                txn.delete(key, db=self._db["pages"])
+
+    def _save(self, txn: Any) -> None:
+        """Write the records of pool and network, as the last writes of every commit."""
         txn.put(_POOL, _STATE)
         txn.put(_NETWORK, self._log.record)
 
@@ -176,7 +186,7 @@ class Pairs(Hand):
     def __init__(
         self, path: Path, durability: str, *, cooldown: bool = False, full: bool = False
     ) -> None:
-        super().__init__(path, durability, texts(stores.CONTAINER))
+        super().__init__(path, durability, texts(stores.CONTAINER), full=full)
         self._cooldown = cooldown
         self._released = 0
         self._addresses = Addresses(full=full)
@@ -226,7 +236,8 @@ class Pairs(Hand):
         txn.put(key, self._lease, db=db["leases"])
         txn.put(self._owner, key, db=db["owners"])
         self._log.add(txn, db["events"])
-        self._save(txn, (page,))
+        self._add_to_pages(txn, (page,))
+        self._save(txn)
 
     def _cool(self, txn: Any, address: int) -> None:
         db, key = self._db, lease_key(address)
@@ -247,7 +258,8 @@ class Pairs(Hand):
         txn.get(page, None, db["pages"])
         txn.delete(self._owner, db=db["owners"])
         self._log.add(txn, db["events"])
-        self._save(txn, (page,))
+        self._take_from_pages(txn, (page,))
+        self._save(txn)
 
 
 class Filling(Hand):
@@ -280,7 +292,8 @@ class Filling(Hand):
                 with txn.cursor(db[name]) as cursor:
                     cursor.putmulti(items)
             self._log.add_many(txn, db["events"], numbers)
-            self._save(txn, pages)
+            self._add_to_pages(txn, pages)
+            self._save(txn)
 
 
 class Beside:

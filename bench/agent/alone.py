@@ -29,7 +29,8 @@ class Alone:
 
     def __init__(self, data: Path, batches: int) -> None:
         pairs = [requests(data, f"c{place:063x}", 0) for place in range(TOGETHER)]
-        self._batches = list(zip(*pairs, strict=True)) * batches
+        self._frames = list(zip(*pairs, strict=True))
+        self._batches = batches
         self.requests = 2 * TOGETHER * batches
         self._socket = socket.socket()
         self._client = Client(self._socket, os.getpid())
@@ -42,11 +43,16 @@ class Alone:
 
     def run(self) -> None:
         """Answer the requests. Raises Failed when one fails."""
-        for batch in self._batches:
-            for answer in self._execute([self._decode(frame) for frame in batch]):
-                protocol.pack_answer(*answer[:3])
-                if answer.status:
-                    raise Failed(f"a request failed: {answer.output!r}")
+        for _ in range(self._batches):
+            self.answer(0)
+            self.answer(1)
+
+    def answer(self, command: int) -> None:
+        """Answer one batch: the ADDs (0) or the DELs (1). Raises Failed when one fails."""
+        for answer in self._execute([self._decode(frame) for frame in self._frames[command]]):
+            protocol.pack_answer(*answer[:3])
+            if answer.status:
+                raise Failed(f"a request failed: {answer.output!r}")
 
     def _decode(self, frame: bytes) -> Request:
         self._client.incoming += frame

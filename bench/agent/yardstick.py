@@ -28,7 +28,8 @@ class Yardstick(by_hand.Hand):
         self, path: Path, batches: int, together: int = TOGETHER, *, full: bool = False
     ) -> None:
         containers = [f"c{place:063x}" for place in range(together)]
-        super().__init__(path, "durable", by_hand.texts(containers[0], netns=NETNS, pod=POD))
+        owner = by_hand.texts(containers[0], netns=NETNS, pod=POD)
+        super().__init__(path, "durable", owner, full=full)
         self._batches = batches
         self._owners = [by_hand.owner_key(one) for one in containers]
         self._addresses = by_hand.Addresses(full=full)
@@ -56,7 +57,8 @@ class Yardstick(by_hand.Hand):
             txn.put(key, lease, db=leases)
             txn.put(owner, key, db=owners)
             add(txn, events)
-        self._save(txn, pages)
+        self._add_to_pages(txn, pages)
+        self._save(txn)
 
     def _release(self, txn: Any, held: list[bytes], pages: set[bytes]) -> None:
         leases, owners, events = (self._db[name] for name in ("leases", "owners", "events"))
@@ -65,4 +67,5 @@ class Yardstick(by_hand.Hand):
             txn.delete(key, db=leases)
             txn.delete(owner, db=owners)
             add(txn, events)
-        self._save(txn, pages)
+        self._take_from_pages(txn, pages)
+        self._save(txn)
