@@ -53,6 +53,9 @@ THREADS = Bar("8 threads that assign durably: rate / of one", 4.0, "x", at_least
 # As processes.
 PLUGIN_START = Bar("plugin ADD / python -I -S -c pass", 2.0, "x")
 PLUGIN_FLATNESS = Bar("plugin ADD, a million leases / none", 1.2, "x")
+# Of another commit, in python -m bench.instructions and bench.fill.
+INSTRUCTIONS = Bar("instructions of a plugin ADD / the other commit's", 0.93, "x")
+FILL_AGAINST = Bar("fill with 1,048,573 leases / the other commit's", 0.55, "x")
 
 # The agent, durable: the slower of ADD and DEL, by whole launcher processes.
 LAUNCHER = Bar("launcher / /bin/true", 1.6, "x")

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import lmdb
 
+import fastipam
 from bench import bulk, stores
 from bench.sampling import Subject
-from fastipam.ipam import open_with
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -301,7 +301,7 @@ class Beside:
 
     def __init__(self, path: Path, durability: stores.Durability, *, cooldown: bool) -> None:
         path.mkdir(parents=True)
-        self._ipam: Ipam = open_with(path / "fastipam", durability)
+        self._ipam: Ipam = fastipam.open(path / "fastipam", durability)
         self._network = self._ipam.network(
             stores.NETWORK, stores.SUBNET, cooldown_s=30 if cooldown else 0
         )

@@ -12,12 +12,12 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
+import fastipam
 from bench import bars, bulk, by_hand, memory, processes, stores
 from bench.errors import Missing
 from bench.results import Results, peer_key
 from bench.sampling import interleave, ratio, ratio_of_ratios
 from fastipam.cli.commands.install.executables import DIRECT
-from fastipam.ipam import open_with
 
 if TYPE_CHECKING:
     from bench.processes import Plugin
@@ -162,7 +162,7 @@ def _long_transaction(results: Results, effort: Effort, beside: by_hand.Beside) 
 
 
 def _bulk(results: Results, effort: Effort, scratch: Path) -> None:
-    with open_with(scratch / "many", "relaxed") as ipam:
+    with fastipam.open(scratch / "many", "relaxed") as ipam:
         subjects = bulk.many(ipam.network(stores.NETWORK, stores.SUBNET, cooldown_s=30))
         samples = results.add(interleave(subjects, effort.bulk))
         results.judge(bars.RELEASE_MANY, ratio(samples, *reversed(bulk.MANY_NAMES)))

@@ -21,13 +21,14 @@ from bench.judging import FEWEST
 if TYPE_CHECKING:
     from bench.sampling import Samples
 
-__all__ = ["FEWEST", "measure"]
+__all__ = ["FEWEST", "build", "environment", "measure", "run"]
 
 _ROOT = Path(__file__).parent.parent
 _TREE = "this tree"
 
 
-def _run(command: list[str], what: str, **options: object) -> str:
+def run(command: list[str], what: str, **options: object) -> str:
+    """Return what a program prints. Raises Missing when it fails."""
     done = subprocess.run(  # type: ignore[call-overload]
         command, capture_output=True, text=True, check=False, **options
     )
@@ -44,9 +45,9 @@ def _source(ref: str | None, scratch: Path) -> Path:
     target.mkdir(parents=True)
     archive = scratch / "source.tar"
     git = ["git", "-C", str(_ROOT)]
-    _run([*git, "rev-parse", "--verify", f"{ref}^{{commit}}"], f"no commit {ref!r}")
-    _run([*git, "archive", f"--output={archive}", ref], f"the sources of {ref!r}")
-    _run(["tar", "-xf", str(archive), "-C", str(target)], f"the sources of {ref!r}")
+    run([*git, "rev-parse", "--verify", f"{ref}^{{commit}}"], f"no commit {ref!r}")
+    run([*git, "archive", f"--output={archive}", ref], f"the sources of {ref!r}")
+    run(["tar", "-xf", str(archive), "-C", str(target)], f"the sources of {ref!r}")
     return target
 
 
@@ -58,16 +59,20 @@ def build(ref: str | None, scratch: Path) -> Path:
     how = ["--no-deps", "--no-warn-script-location"]
     source = str(_source(ref, scratch))
     name = _TREE if ref is None else ref
-    _run([*pip, *how, "--target", str(target), source], f"{name} cannot be built")
+    run([*pip, *how, "--target", str(target), source], f"{name} cannot be built")
     return target
+
+
+def environment(built: Path) -> dict[str, str]:
+    """Return the variables with which Python imports a build, and these benchmarks."""
+    path = os.pathsep.join((str(built), str(_ROOT)))
+    return {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def _turn(built: Path, scratch: Path) -> dict[str, float]:
     """Run one fresh process on a build; return the nanoseconds of every subject."""
-    path = os.pathsep.join((str(built), str(_ROOT)))
-    environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "bench.turn", str(built), str(scratch)]
-    text = _run(command, f"a turn of {built}", env=environment, cwd=str(scratch))
+    text = run(command, f"a turn of {built}", env=environment(built), cwd=str(scratch))
     found: dict[str, float] = json.loads(text)
     return found
 

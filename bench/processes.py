@@ -57,10 +57,14 @@ def install_plugin(directory: Path) -> Path:
     return binary
 
 
-def run_python(code: str, *words: str) -> None:
-    """Run a line of Python with the interpreter of this process. Raises Missing when it fails."""
+def run_python(code: str, *words: str, built: Path) -> None:
+    """Run a line of Python with what is built there. Raises Missing when it fails."""
     done = subprocess.run(
-        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, *words],
+        env={**os.environ, "PYTHONPATH": str(built)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise Missing(done.stderr.strip()[-600:])

@@ -14,7 +14,6 @@ import lmdb
 
 import fastipam
 from bench.sampling import Subject
-from fastipam.ipam import open_with
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +51,7 @@ def fill(path: Path, durability: Durability, batch: int = BATCH) -> float:
     it. Leases that came in small commits leave no such list.
     """
     taken = 0.0
-    with open_with(path, durability) as ipam:
+    with fastipam.open(path, durability) as ipam:
         net = ipam.network(NETWORK, SUBNET, cooldown_s=0)
         for done in range(0, LEASES, batch):
             listed = owners(done, min(batch, LEASES - done))
@@ -134,5 +133,5 @@ def copy(source: Path, target: Path, *, compact: bool = False) -> None:
 @contextmanager
 def opened(path: Path, durability: Durability) -> Iterator[Network]:
     """Open the network of a store, without a cool-down, for a ``with`` block."""
-    with open_with(path, durability) as ipam:
+    with fastipam.open(path, durability) as ipam:
         yield ipam.network(NETWORK, SUBNET, cooldown_s=0)

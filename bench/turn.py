@@ -42,17 +42,19 @@ def _store(scratch: Path) -> Samples:
     return samples
 
 
-def _plugin(built: Path, scratch: Path) -> list[Subject]:
-    """Return ADD and DEL of the entry point of this build."""
-    code = (
-        "import sys; from pathlib import Path; "
-        "from fastipam.cli.commands.install.executables import install; "
-        "install(Path(sys.argv[1]))"
-    )
-    processes.run_python(code, str(scratch / "bin"))
+def install(built: Path, scratch: Path) -> Path:
+    """Install the entry point of a build into ``scratch``; return its path. Raises Missing."""
+    code = "from fastipam.cli.main import main; main()"
+    processes.run_python(code, "install", "--bin-dir", str(scratch / "bin"), built=built)
     binary = (scratch / "bin" / "fastipam").with_name("fastipam-direct")
     if str(built) not in binary.read_text():
         raise Missing(f"the entry point does not import from {built}")
+    return binary
+
+
+def _plugin(built: Path, scratch: Path) -> list[Subject]:
+    """Return ADD and DEL of the entry point of this build."""
+    binary = install(built, scratch)
     plugin = processes.Plugin("plugin", binary, scratch / "data", scratch)
     plugin.try_out()
     return plugin.subjects()

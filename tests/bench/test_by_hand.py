@@ -10,8 +10,8 @@ import pytest
 from bench.agent.alone import Alone
 from bench.agent.yardstick import TOGETHER, Yardstick
 
+import fastipam
 from bench import by_hand, stores
-from fastipam.ipam import open_with
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -113,7 +113,7 @@ def test_pair(cooldown: int, tmp_path: Path) -> None:
 
     def call(name: str) -> Callable[[], object]:
         def step() -> None:
-            with open_with(path, "relaxed") as ipam:
+            with fastipam.open(path, "relaxed") as ipam:
                 network = ipam.network(stores.NETWORK, stores.SUBNET, cooldown_s=cooldown)
                 getattr(network, name)(stores.CONTAINER, stores.IFNAME)
 
@@ -157,7 +157,7 @@ def test_fill(tmp_path: Path) -> None:
     """One commit of the fill: the same records. The last events of fastipam may still wait."""
     path, beside = tmp_path / "fastipam", tmp_path / "by-hand"
     listed = stores.owners(0, 9000)  # two pages are full then
-    with open_with(path, "relaxed") as ipam:
+    with fastipam.open(path, "relaxed") as ipam:
         ipam.network(stores.NETWORK, stores.SUBNET).allocate_many(listed)
     hand = by_hand.Filling(beside, "relaxed")
     hand._assign(range(9000), listed)
