@@ -35,8 +35,7 @@ _EVENT_KEY = Struct(">IQ")
 _RANGES = f"{stores.SUBNET} 10.32.0.1 10.47.255.254 10.32.0.1".encode()
 
 FIRST = 0x0A200002  # the address of the first lease: behind network and gateway
-_ONE = _ID.pack(1)  # the id of the network, and of its pool
-_POOL, _NETWORK = b"P" + _ONE, b"N" + _ONE
+NETWORK_ID = POOL_ID = 1
 _LEASE_BYTES = 60  # before the texts
 _OWNER = bytes(9)
 _STATE = bytes(85 + 17)  # with one cursor
@@ -59,17 +58,19 @@ def texts(
 
 def owner_key(container: str, ifname: str = stores.IFNAME) -> bytes:
     """Return the key of an owner's entry."""
-    return _ONE + blake2b(f"{container}\0{ifname}".encode(), digest_size=16).digest()
+    return (
+        _ID.pack(NETWORK_ID) + blake2b(f"{container}\0{ifname}".encode(), digest_size=16).digest()
+    )
 
 
 def lease_key(address: int) -> bytes:
     """Return the key of a lease."""
-    return _LEASE_KEY.pack(1, 4, address)
+    return _LEASE_KEY.pack(POOL_ID, 4, address)
 
 
 def page_key(address: int, level: int = 0) -> bytes:
     """Return the key of the page of an address."""
-    return _PAGE_KEY.pack(1, 4, level, address >> 12 * (level + 1))
+    return _PAGE_KEY.pack(POOL_ID, 4, level, address >> 12 * (level + 1))
 
 
 class Addresses:
@@ -104,7 +105,7 @@ class _Log:
         if self._waiting == self._most:
             event = self._event
             for number in range(self._end - self._most, self._end):
-                txn.put(_EVENT_KEY.pack(1, number), event, db=events)
+                txn.put(_EVENT_KEY.pack(NETWORK_ID, number), event, db=events)
             self._waiting = 0
         self._waiting += 1
         self._end += 1
@@ -115,14 +116,14 @@ class _Log:
         """Note as many events as there are numbers, which have none that wait before them."""
         event = self._event
         with txn.cursor(events) as cursor:
-            cursor.putmulti([(_EVENT_KEY.pack(1, number), event) for number in numbers])
+            cursor.putmulti([(_EVENT_KEY.pack(NETWORK_ID, number), event) for number in numbers])
         self._end = numbers.stop
         self.trim(txn, events, max(0, self._end - self._first - _KEPT))
 
     def trim(self, txn: Any, events: Any, count: int) -> None:
         """Delete the oldest events."""
         with txn.cursor(events) as cursor:
-            cursor.set_range(_EVENT_KEY.pack(1, self._first))
+            cursor.set_range(_EVENT_KEY.pack(NETWORK_ID, self._first))
             for _ in repeat(None, count):
                 cursor.delete()
         self._first += count
@@ -150,10 +151,12 @@ class Hand:
         self._lease = bytes(_LEASE_BYTES) + owner
         self._full = full
         name = stores.NETWORK.encode()
+        network, pool = _ID.pack(NETWORK_ID), _ID.pack(POOL_ID)
+        self._numbers, self._history = b"P" + pool, b"N" + network
         with self._env.begin(write=True) as txn:
-            txn.put(name, b"\4" + _ONE + _ONE + name, db=self._db["networks"])
-            txn.put(name, _ONE + _RANGES, db=self._db["pools"])
-            txn.put(_POOL, _STATE)
+            txn.put(name, b"\4" + network + pool + name, db=self._db["networks"])
+            txn.put(name, pool + _RANGES, db=self._db["pools"])
+            txn.put(self._numbers, _STATE)
             with txn.cursor(self._db["events"]) as cursor:
                 first = _EVENT_KEY.unpack(cursor.key())[1] if cursor.first() else 0
                 end = _EVENT_KEY.unpack(cursor.key())[1] + 1 if cursor.last() else 0
@@ -176,8 +179,8 @@ class Hand:
 
     def _save(self, txn: Any) -> None:
         """Write the records of pool and network, as the last writes of every commit."""
-        txn.put(_POOL, _STATE)
-        txn.put(_NETWORK, self._log.record)
+        txn.put(self._numbers, _STATE)
+        txn.put(self._history, self._log.record)
 
 
 class Pairs(Hand):
@@ -191,6 +194,7 @@ class Pairs(Hand):
         self._released = 0
         self._addresses = Addresses(full=full)
         self._owner = owner_key(stores.CONTAINER)
+        self._queue = _ID.pack(POOL_ID)
 
     def pair(self, name: str, calls: int) -> Subject:
         """Make the two transactions of a pair."""
@@ -222,8 +226,8 @@ class Pairs(Hand):
         """Read what both transactions read first."""
         txn.get(b"podnet", None, self._db["networks"])
         txn.get(b"podnet", None, self._db["pools"])
-        txn.get(_POOL)
-        txn.get(_NETWORK)
+        txn.get(self._numbers)
+        txn.get(self._history)
         txn.get(self._owner, None, self._db["owners"])
 
     def _allocate(self, txn: Any, address: int) -> None:
@@ -231,7 +235,7 @@ class Pairs(Hand):
         self._look(txn)
         if self._cooldown:
             with txn.cursor(db["cooldown"]) as cursor:
-                cursor.set_range(_ONE)
+                cursor.set_range(self._queue)
         txn.get(page, None, db["pages"])
         txn.put(key, self._lease, db=db["leases"])
         txn.put(self._owner, key, db=db["owners"])
@@ -245,7 +249,7 @@ class Pairs(Hand):
         self._released += 1
         txn.get(key, None, db["leases"])
         txn.put(key, self._lease, db=db["leases"])
-        txn.put(_QUEUE_KEY.pack(1, 0, self._released, 4, address), b"", db=db["cooldown"])
+        txn.put(_QUEUE_KEY.pack(POOL_ID, 0, self._released, 4, address), b"", db=db["cooldown"])
         txn.delete(self._owner, db=db["owners"])
         self._log.add(txn, db["events"])
         self._save(txn)

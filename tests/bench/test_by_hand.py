@@ -13,6 +13,8 @@ from bench.agent.yardstick import TOGETHER, Yardstick
 import fastipam
 from bench import by_hand, stores
 
+from .. import ids
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
@@ -104,6 +106,13 @@ def timeless(writes: Writes) -> Writes:
         (name, key[:6] + key[14:] if name == "cooldown" else key): size
         for (name, key), size in writes.items()
     }
+
+
+@pytest.fixture(autouse=True)
+def _same_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stores of these tests do not begin with the first pool."""
+    monkeypatch.setattr(by_hand, "NETWORK_ID", ids.NETWORK_ID)
+    monkeypatch.setattr(by_hand, "POOL_ID", ids.POOL_ID)
 
 
 @pytest.mark.parametrize("cooldown", [30, 0])
