@@ -243,8 +243,8 @@ def serve(list frames not None, Py_ssize_t first, dict known not None, get, kind
 
     ``frames`` are the requests of a batch. ``known`` has what was read of a configuration, by its
     bytes: ``adds`` and ``deletes`` are Plain, or None. ``get`` returns a store and has it join the
-    batch. Return (command, answer, store) of each that was served; ``kind`` is the type of an
-    answer.
+    batch. Return the answer of each that was served, and the set of stores that it has changed;
+    ``kind`` is the type of an answer.
     """
     cdef Request request
     cdef bytes frame
@@ -270,19 +270,15 @@ def serve(list frames not None, Py_ssize_t first, dict known not None, get, kind
             break
         try:
             if plain not in stores:
-                stores[plain] = get(plain._where[0], plain._where[1], create=plain._where[2])
-            if stores[plain] is not plain.network.store:
+                stores[plain] = {get(plain._where[0], plain._where[1], create=plain._where[2])}
+            if plain.network.store not in stores[plain]:
                 break
             output = _serve(plain, &request, here)
         except Exception:
             break
         if output is None:
             break
-        done.append((
-            "ADD" if request.command == _ADD else "DEL",
-            kind(0, output, plain._messages),
-            stores[plain],
-        ))
+        done.append((kind(0, output, plain._messages), stores[plain]))
     return done
 
 

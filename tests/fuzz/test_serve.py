@@ -17,6 +17,7 @@ import pytest
 
 from fastipam._ledger import parse_request
 from fastipam.agent import protocol
+from fastipam.agent.requests import Framed
 from fastipam.cni import environment
 from fastipam.lease import Requester
 from fastipam.namespaces import Netns
@@ -89,6 +90,22 @@ def test_frames_are_read_as_in_python(seed: int) -> None:
             plain += 1
             assert found == _read_in_python(frame), frame
     assert plain > 0.7 * _READ
+
+
+def test_one_variable_is_read_as_all_are(seed: int) -> None:
+    """A variable that is looked for in the bytes is the one that decoding them all gives."""
+    supply = Frames(random.Random(seed), [("net", b"{}"), ("net", b"")], b"/path", 1, 2)
+    for _ in range(_READ // 5):
+        frame = supply.take()
+        end = protocol.REQUEST.size + protocol.request_size(frame[: protocol.REQUEST.size])[0]
+        wanted = protocol.read_variables(frame[protocol.REQUEST.size : end])
+        for name in ("CNI_COMMAND", protocol.STARTED, "CNI_ARGS", "CNI_FOO"):
+            assert protocol.read_variable(frame, end, name.encode()) == wanted.get(name, "")
+        framed = Framed(frame, end, 1, 2)
+        assert framed.command == wanted.get("CNI_COMMAND", "")
+        assert framed.seen_netns == wanted.pop(protocol.NETNS, "")
+        wanted.pop(protocol.STARTED, "")
+        assert framed.variables == wanted
 
 
 def test_every_prefix_is_no_request() -> None:

@@ -15,7 +15,7 @@ import fastipam
 from fastipam.agent import batch
 from fastipam.agent.batch import Executor
 from fastipam.agent.client import Client
-from fastipam.agent.requests import Observer
+from fastipam.agent.requests import Observer, Request
 from fastipam.cni.services import Services
 from fastipam.configuration import network as network_configuration
 from fastipam.namespaces import mount_namespace
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from fastipam.agent.requests import Answer, Request
+    from fastipam.agent.requests import Answer
 
 TOGETHER = 64  # frames of a commit, at most
 _OWN = 4026531840
@@ -107,8 +107,11 @@ class Twin:
         self._client.incoming += frame
         request = self._client.take_request()
         assert request is not None
-        frame = request.frame if self._native else b""
-        return request._replace(arrived_ns=now_ns, frame=frame)
+        if not self._native:
+            seen_netns = request.seen_netns
+            return Request(request.variables, request.stdin, request.peer, now_ns, seen_netns)
+        request.arrived_ns = now_ns
+        return request
 
     def dump(self) -> Dump:
         """Return every record of every database."""

@@ -30,11 +30,14 @@ if TYPE_CHECKING:
 
     from fastipam.agent.clusters import Clusters
     from fastipam.agent.requests import Request
+    from fastipam.storage.store import Store
     from fastipam.storage.transaction import Promise
 
 log = logging.getLogger("fastipam.agent")
 
-_ALONE = (GC, STATUS)
+# A GC commits many times, and a STATUS may have to try whether a commit succeeds: both are handled
+# after the batch, outside its transaction.
+_APART = Answer(-1, b"", b"")
 
 
 class Executor:
@@ -50,6 +53,7 @@ class Executor:
         data_dir: str | None = None,
     ) -> None:
         self._observer = observer or Observer()
+        self._is_watched = type(self._observer) is not Observer
         self._data_dir = data_dir
         self._clusters = clusters
         self._services = clusters if clusters is not None else Services()
@@ -72,16 +76,23 @@ class Executor:
             self._awaits_plugin = False
             for store in open_stores.all_open():
                 store.boot_doubt = store.boot_doubt or boot.UNCOUNTED
-        answers = self._together(requests)
-        done_ns = time.time_ns()
-        for request, answer in zip(requests, answers, strict=True):
-            if answer is not LATER and answer.confirm is None:
-                self._note(request, answer, done_ns, len(requests))
+        answers = self._commit(requests, nested=False)
+        if answers is None:
+            answers = self._commit(requests, nested=True)
+        assert answers is not None, "a request has spoiled what was nested for its sake"
+        for at, answer in enumerate(answers):
+            if answer is _APART:
+                answers[at] = self._handle(requests[at])
+        if self._is_watched or log.isEnabledFor(logging.DEBUG):
+            done_ns = time.time_ns()
+            for request, answer in zip(requests, answers, strict=True):
+                if answer is not LATER and answer.confirm is None:
+                    self._note(request, answer, done_ns, len(requests))
         return answers
 
     def _note(self, request: Request, answer: Answer, done_ns: int, size: int) -> None:
         """Tell the observer, and the log, of an answer in a batch of ``size``."""
-        verb = request.variables.get("CNI_COMMAND", "")
+        verb = request.command
         seconds = (done_ns - request.arrived_ns) / 1e9
         self._observer.request(verb, answer.status, answer.output, seconds)
         if log.isEnabledFor(logging.DEBUG):
@@ -110,63 +121,31 @@ class Executor:
         self._note(request, answer, time.time_ns(), 1)
         return answer
 
-    def _together(self, requests: Sequence[Request]) -> list[Answer]:
-        # A GC commits many times, and a STATUS may have to try whether a commit succeeds: both are
-        # handled after the batch, outside its transaction.
-        alone = [one.variables.get("CNI_COMMAND") in _ALONE for one in requests]
-        if not any(alone):
-            return self._commit_once(requests)
-        grouped = [one for one, apart in zip(requests, alone, strict=True) if not apart]
-        answers = iter(self._commit_once(grouped))
-        return [
-            self._handle(one) if apart else next(answers)
-            for one, apart in zip(requests, alone, strict=True)
-        ]
-
-    def _commit_once(self, requests: Sequence[Request]) -> list[Answer]:
-        if not requests:
-            return []
-        answers = self._commit(requests, nested=False)
-        if answers is None:
-            answers = self._commit(requests, nested=True)
-        assert answers is not None, "a request has spoiled what was nested for its sake"
-        return answers
-
     def _commit(self, requests: Sequence[Request], *, nested: bool) -> list[Answer] | None:
         """Handle the requests and commit."""
         # Return None, with nothing changed, when a request has failed in the middle of a change.
         answers: list[Answer] = []
-        touched = []
+        touched: list[set[Store]] = []
         waited_ns = max(0, time.time_ns() - requests[0].arrived_ns)
-        frames = [one.frame for one in requests]
+        frames = [] if nested else [one.frame for one in requests]
         with Batch(time.monotonic_ns() - waited_ns, nested=nested) as batch:
             while len(answers) < len(requests):
-                if not nested and frames[len(answers)]:
-                    for _, answer, store in serve(
+                if not nested:
+                    served = serve(
                         frames, len(answers), self._services.known, open_stores.get, Answer
-                    ):
+                    )
+                    for answer, stores in served:
                         answers.append(answer)
-                        touched.append({store})
-                    if batch.spoiled:
-                        return None
-                    if len(answers) == len(requests):
-                        break
-                request = requests[len(answers)]
-                batch.touched, batch.promises = set(), []
-                answer = self._handle(request)
-                if batch.promises:
-                    confirm = partial(self._confirm, request, answer, batch.promises)
-                    answer = Answer(answer.status, answer.output, answer.messages, confirm)
-                answers.append(answer)
-                touched.append(batch.touched)
+                        touched.append(stores)
+                if len(answers) < len(requests) and not batch.spoiled:
+                    answers.append(self._handle_in(batch, requests[len(answers)]))
+                    touched.append(batch.touched)
                 if batch.spoiled:
                     return None
-                if request.frame and not answer.status:
-                    plain.learn(self._services, request.stdin, request.variables.get("CNI_COMMAND"))
             begin = time.perf_counter()
             failed = batch.commit()
             # What another thread answers is counted there.
-            answered = sum(answer is not LATER for answer in answers)
+            answered = sum(answer is not LATER and answer is not _APART for answer in answers)
             if answered:
                 self._observer.batch(answered, time.perf_counter() - begin)
         if not failed:
@@ -178,6 +157,20 @@ class Executor:
             answer if failed.keys().isdisjoint(stores_of) else self._handle(request)
             for request, answer, stores_of in zip(requests, answers, touched, strict=True)
         ]
+
+    def _handle_in(self, batch: Batch, request: Request) -> Answer:
+        """Handle a request of a batch, unless it has to be handled apart."""
+        batch.touched, batch.promises = set(), []
+        command = request.command
+        if command in (GC, STATUS):
+            return _APART
+        answer = self._handle(request)
+        if request.frame and not answer.status:
+            plain.learn(self._services, request.stdin, command)
+        if batch.promises:
+            confirm = partial(self._confirm, request, answer, batch.promises)
+            answer = Answer(answer.status, answer.output, answer.messages, confirm)
+        return answer
 
     def _handle(self, request: Request) -> Answer:
         messages: list[str] = []

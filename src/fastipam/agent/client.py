@@ -8,8 +8,7 @@ from _thread import allocate_lock
 from typing import TYPE_CHECKING
 
 from fastipam.agent import protocol
-from fastipam.agent.requests import Request
-from fastipam.cni.main import age_ns
+from fastipam.agent.requests import Framed
 
 if TYPE_CHECKING:
     import socket
@@ -54,7 +53,7 @@ class Client:
         except OSError:
             self.failed = True
 
-    def take_request(self) -> Request | None:
+    def take_request(self) -> Framed | None:
         """Return the next complete request, or None. Raises ProtocolError."""
         header = protocol.REQUEST.size
         incoming = self.incoming
@@ -66,16 +65,13 @@ class Client:
         end = header + variables + size
         if len(incoming) < end:
             return None
-        frame = bytes(incoming[:end])
-        environ = protocol.read_variables(frame[header : header + variables])
-        stdin = frame[header + variables :]
-        del incoming[:end]
+        if len(incoming) == end:  # as of every launcher
+            frame = bytes(incoming)
+            incoming.clear()
+        else:
+            frame = bytes(incoming[:end])
+            del incoming[:end]
         self.sizes = None
         self.asked = True
-        arrived_ns, self.arrived_ns = self.arrived_ns, 0
-        started = environ.pop(protocol.STARTED, "")
-        if started:
-            # The launcher began before it was accepted: GC spares leases younger than its start.
-            arrived_ns = min(arrived_ns, time.time_ns() - age_ns(started))
-        seen_netns = environ.pop(protocol.NETNS, "")
-        return Request(environ, stdin, self.peer, arrived_ns, seen_netns, frame)
+        accepted_ns, self.arrived_ns = self.arrived_ns, 0
+        return Framed(frame, header + variables, self.peer, accepted_ns)

@@ -115,10 +115,10 @@ def run(options: Options, announce: Callable[[Ready], object] = lambda _: None) 
             return Work(executor, chores, executor.start_keepers)
 
         def route(request: Request) -> str | None:
-            if request.variables.get("CNI_COMMAND", VERSION) in ("", VERSION):
+            if request.command in ("", VERSION):
                 return None
             data_dir = data_dir_of(request.stdin, clusters)
-            return SHARED if data_dir is None else os.path.abspath(data_dir)
+            return SHARED if data_dir is None else data_dir
 
         lanes = Lanes(work, route, max(1, options.limits.connections // 2))
         server = Server(listener, lanes, options.limits)

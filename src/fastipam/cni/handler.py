@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 from fastipam.cni import environment, error_codes, results, versions
@@ -154,10 +155,14 @@ def refusal(config: dict[str, Any], error: Exception) -> bytes:
 def data_dir_of(stdin: bytes, services: Services) -> str | None:
     """Return the data directory that a request with this input uses, or None when it names none.
 
-    What was read is kept in ``services``, where :func:`handle` finds it. Raises nothing.
+    Its path is absolute and normalized. What was read is kept in ``services``, where :func:`handle`
+    finds it. Raises nothing.
     """
     try:
-        return _location(_read(stdin, services)).data_dir
+        known = _read(stdin, services)
+        if known.path is None:
+            known.path = os.path.abspath(_location(known).data_dir)
+        return known.path
     except Exception:  # it is handled, and answered, where the request is
         return None
 
@@ -172,7 +177,7 @@ class Known:
 
     __slots__ = (
         "adds", "answers", "asks_nothing", "config", "deletes", "document", "location", "networks",
-        "raw", "versions",
+        "path", "raw", "versions",
     )  # fmt: skip
 
     def __init__(self, stdin: bytes) -> None:
@@ -182,6 +187,7 @@ class Known:
         self.asks_nothing = False
         self.config: Config | None = None
         self.location: Location | None = None
+        self.path: str | None = None
         self.networks: dict[bool, tuple[Store, Network]] = {}  # with ranges, without
         self.answers: results.Answers | None = None
         self.adds: Plain | None = None
