@@ -13,10 +13,11 @@ from bench import bars, processes, stores
 from bench.agent import clients
 from bench.agent.alone import Alone
 from bench.agent.crowd import Crowd
+from bench.agent.page import Page
 from bench.agent.service import Agent
 from bench.agent.yardstick import Yardstick
 from bench.errors import Missing
-from bench.sampling import Subject, interleave, percentile, ratio
+from bench.sampling import Subject, interleave, percentile, ratio, ratio_of_ratios
 from fastipam.cli.commands.install.executables import install
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ TRUE = "/bin/true"
 LAUNCHER = "launcher + agent"
 HOST_LOCAL = "host-local"
 VERSION = f"{LAUNCHER}: VERSION"
-COMMIT = "one durable commit, py-lmdb by hand"
+FLOOR = f"{TRUE} + one durable commit of one page"
 BY_HAND = "py-lmdb by hand, 64 a commit"
 ALONE = "a request, 64 a commit"
 _FEW = (0, 250)
@@ -82,28 +83,42 @@ def latency_name(name: str) -> str:
 
 def as_processes(results: Results, effort: Effort, scratch: Path) -> None:
     """Measure one launcher at a time, host-local with few and many leases, and /bin/true."""
-    million = scratch / "million"
-    stores.fill_aside(million)
-    with ExitStack() as stack:
+    with stores.in_memory(scratch) as tmpfs, ExitStack() as stack:
+        stores.fill_aside(scratch / "million", tmpfs / "million")
         agent = stack.enter_context(Agent(scratch))
-        hand = Yardstick(scratch / "commit", 1, together=1)
-        stack.callback(hand.close)
-        ours, many = (
-            _launcher(f"{LAUNCHER}, {leases:,} leases", agent, data, scratch)
-            for leases, data in ((0, scratch / "none"), (_MILLION, million))
-        )
-        peers = [processes.host_local(leases, scratch) for leases in _FEW]
+        page = Page(scratch / "page")
+        stack.callback(page.close)
+        true = processes.start(TRUE, _true()).run
+
+        def floor() -> None:
+            true()
+            page.commit()
+
         # What a call costs besides the work: the connection and the disk.
-        floor = [
+        others = [
             Subject(VERSION, 1, lambda: ours.call("VERSION")),
-            Subject(COMMIT, hand.requests, hand.run),
+            Subject(FLOOR, 1, floor, floor),
         ]
-        samples = _turns(results, [ours, many, *peers], effort.process, floor)
-        for bar, subject, base in (
-            (bars.LAUNCHER, ours.name, TRUE),
-            (bars.LAUNCHER_FLATNESS, many.name, ours.name),
-        ):
-            results.judge(bar, _worst(samples, subject, base))
+        plugins = []
+        for place, path in (("disk", scratch), ("tmpfs", tmpfs)):
+            stores.copy(path / "million", path / "by-hand-million")
+            for leases, name in ((0, "none"), (_MILLION, "million")):
+                label = launcher_name(leases, place)
+                plugins.append(_launcher(label, agent, path / name, scratch))
+                hand = Yardstick(path / f"by-hand-{name}", 1, together=1, full=leases > 0)
+                stack.callback(hand.close)
+                others.append(_by_hand(by_hand_name(leases, place), true, hand))
+        ours = plugins[0]
+        peers = [processes.host_local(leases, scratch) for leases in _FEW]
+        samples = _turns(results, [*plugins, *peers], effort.process, others)
+        for bar, base in ((bars.LAUNCHER, TRUE), (bars.FLOOR, FLOOR)):
+            results.judge(bar, _worst(samples, ours.name, base))
+        for place, bar in bars.LAUNCHER_FLATNESS.items():
+            mine, theirs = (
+                (f"{name(_MILLION, place)}: ADD", f"{name(0, place)}: ADD")
+                for name in (launcher_name, by_hand_name)
+            )
+            results.judge(bar, ratio_of_ratios(samples, mine, theirs))
         for leases, peer in zip(_FEW, peers, strict=True):
             results.judge(bars.FASTER[leases], _times_faster(samples, ours, peer))
         slow = processes.host_local(_MANY, scratch)
@@ -111,6 +126,26 @@ def as_processes(results: Results, effort: Effort, scratch: Path) -> None:
         samples = _turns(results, [beside, slow], effort.slow)
         results.judge(bars.FASTER[_MANY], _times_faster(samples, beside, slow))
     shutil.rmtree(scratch / f"host-local-{_MANY}")
+
+
+def launcher_name(leases: int, place: str) -> str:
+    """Return the name of the launcher with a store of this many leases, there."""
+    return f"{LAUNCHER}, {leases:,} leases" + ("" if place == "disk" else f", {place}")
+
+
+def by_hand_name(leases: int, place: str) -> str:
+    """Return the name of what stands beside :func:`launcher_name`."""
+    return f"{TRUE} + py-lmdb by hand, {leases:,} leases, {place}"
+
+
+def _by_hand(name: str, true: Callable[[], object], hand: Yardstick) -> Subject:
+    """Return /bin/true and the commit of an ADD, with an untimed release before it."""
+
+    def add() -> None:
+        true()
+        hand.assign()
+
+    return Subject(f"{name}: ADD", 1, add, hand.release)
 
 
 def _launcher(name: str, agent: Agent, data: Path, scratch: Path) -> Plugin:

@@ -29,14 +29,14 @@ def _processes(results: Results) -> str:
     if true is None:
         return ""
     rows = []
-    for name in (measure.TRUE, measure.VERSION, measure.COMMIT):
+    for name in (measure.TRUE, measure.VERSION, measure.FLOOR):
         cost = results.median(name)
         if cost is not None:
             rows.append((name, duration(cost), f"{cost / true:.2f}", "-"))
     for name in results.samples:
         verb = name.rpartition(": ")[2]
         cost = results.median(name)
-        ours = results.median(f"{measure.LAUNCHER}, 0 leases: {verb}")
+        ours = results.median(f"{measure.launcher_name(0, 'disk')}: {verb}")
         if verb in measure.COMMANDS and cost is not None and ours is not None:
             rows.append((name, duration(cost), f"{cost / true:.2f}", f"{cost / ours:.2f}"))
     head = ("process", "median", f"x {measure.TRUE}", "x launcher, 0 leases")

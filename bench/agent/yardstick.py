@@ -7,7 +7,7 @@ There are no reads, no search, no checks and no protocol.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench import by_hand
 from bench.agent.clients import NETNS, POD
@@ -33,6 +33,8 @@ class Yardstick(by_hand.Hand):
         self._batches = batches
         self._owners = [by_hand.owner_key(one) for one in containers]
         self._addresses = by_hand.Addresses(full=full)
+        self._held: list[bytes] = []
+        self._pages: set[bytes] = set()
 
     @property
     def requests(self) -> int:
@@ -42,30 +44,35 @@ class Yardstick(by_hand.Hand):
     def run(self) -> None:
         """Assign and release, ``together`` at a time."""
         for _ in range(self._batches):
-            addresses = [self._addresses.take() for _ in self._owners]
-            held = [by_hand.lease_key(address) for address in addresses]
-            pages = {by_hand.page_key(address) for address in addresses}
-            with self._env.begin(write=True) as txn:
-                self._assign(txn, held, pages)
-            with self._env.begin(write=True) as txn:
-                self._release(txn, held, pages)
+            self.assign()
+            self.release()
 
-    def _assign(self, txn: Any, held: list[bytes], pages: set[bytes]) -> None:
+    def assign(self) -> None:
+        """Make a commit of assignments."""
+        addresses = [self._addresses.take() for _ in self._owners]
+        self._held = [by_hand.lease_key(address) for address in addresses]
+        self._pages = {by_hand.page_key(address) for address in addresses}
         leases, owners, events = (self._db[name] for name in ("leases", "owners", "events"))
         lease, add = self._lease, self._log.add
-        for owner, key in zip(self._owners, held, strict=True):
-            txn.put(key, lease, db=leases)
-            txn.put(owner, key, db=owners)
-            add(txn, events)
-        self._add_to_pages(txn, pages)
-        self._save(txn)
+        with self._env.begin(write=True) as txn:
+            for owner, key in zip(self._owners, self._held, strict=True):
+                txn.put(key, lease, db=leases)
+                txn.put(owner, key, db=owners)
+                add(txn, events)
+            self._add_to_pages(txn, self._pages)
+            self._save(txn)
 
-    def _release(self, txn: Any, held: list[bytes], pages: set[bytes]) -> None:
+    def release(self) -> None:
+        """Make a commit of the releases of what :meth:`assign` has assigned, if anything."""
         leases, owners, events = (self._db[name] for name in ("leases", "owners", "events"))
         add = self._log.add
-        for owner, key in zip(self._owners, held, strict=True):
-            txn.delete(key, db=leases)
-            txn.delete(owner, db=owners)
-            add(txn, events)
-        self._take_from_pages(txn, pages)
-        self._save(txn)
+        held, self._held = self._held, []
+        if not held:
+            return
+        with self._env.begin(write=True) as txn:
+            for owner, key in zip(self._owners, held, strict=True):
+                txn.delete(key, db=leases)
+                txn.delete(owner, db=owners)
+                add(txn, events)
+            self._take_from_pages(txn, self._pages)
+            self._save(txn)
