@@ -60,6 +60,7 @@ FILL_AGAINST = Bar("fill with 1,048,573 leases / the other commit's", 0.55, "x")
 # The agent, durable: the slower of ADD and DEL, by whole launcher processes.
 LAUNCHER = Bar("launcher / /bin/true", 1.6, "x")
 FLOOR = Bar("launcher / /bin/true and one durable commit of one page", 1.2, "x")
+PAUSE = Bar("launcher after a second of quiet / its floor", 1.2, "x")
 FASTER = {
     leases: Bar(f"host-local, {leases:,} leases / launcher", limit, "x", at_least=True)
     for leases, limit in ((0, 3.5), (250, 6.0), (100_000, 900.0))

@@ -12,13 +12,14 @@ from bench.agent import measure, report
 from bench.results import Results
 from fastipam.cli import streams
 
-PARTS = ("process", "crowd", "request", "socket", "memory")
+PARTS = ("process", "pause", "crowd", "request", "socket", "memory")
 
 
 def _run(parts: list[str], effort: measure.Effort, scratch: Path) -> Results:
     results = Results(machine.facts())
     work = {
         "process": lambda: measure.as_processes(results, effort, scratch),
+        "pause": lambda: measure.after_a_pause(results, effort, scratch),
         "crowd": lambda: measure.as_crowds(results, effort, scratch),
         "request": lambda: measure.requests_alone(results, effort, scratch),
         "socket": lambda: measure.over_the_socket(results, effort, scratch),

@@ -14,10 +14,12 @@ from bench.agent import clients
 from bench.agent.alone import Alone
 from bench.agent.crowd import Crowd
 from bench.agent.page import Page
+from bench.agent.pause import Paused, take
 from bench.agent.service import Agent
 from bench.agent.yardstick import Yardstick
 from bench.errors import Missing
 from bench.sampling import Subject, interleave, percentile, ratio, ratio_of_ratios
+from bench.tables import duration
 from fastipam.cli.commands.install.executables import install
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ VERSION = f"{LAUNCHER}: VERSION"
 FLOOR = f"{TRUE} + one durable commit of one page"
 BY_HAND = "py-lmdb by hand, 64 a commit"
 ALONE = "a request, 64 a commit"
+PAUSE_S = 1.0
 _FEW = (0, 250)
 _MANY = 100_000
 _MILLION = 1_000_000
@@ -52,13 +55,14 @@ class Effort:
     """The number of rounds of a run."""
 
     process: int
+    pause: int
     slow: int  # rounds of host-local with 100,000 files
     crowd: int
     socket: int
 
 
-QUICK = Effort(process=25, slow=2, crowd=4, socket=10)
-FULL = Effort(process=150, slow=7, crowd=15, socket=60)
+QUICK = Effort(process=25, pause=10, slow=2, crowd=4, socket=10)
+FULL = Effort(process=150, pause=40, slow=7, crowd=15, socket=60)
 
 
 def crowd_name(program: str, width: int) -> str:
@@ -146,6 +150,48 @@ def _by_hand(name: str, true: Callable[[], object], hand: Yardstick) -> Subject:
         hand.assign()
 
     return Subject(f"{name}: ADD", 1, add, hand.release)
+
+
+def paused_name(name: str) -> str:
+    """Return the name of a subject that is timed after a pause."""
+    return f"after {PAUSE_S:g} s: {name}"
+
+
+def after_a_pause(results: Results, effort: Effort, scratch: Path) -> None:
+    """Measure the launcher after a second of quiet, beside its floor after the same second."""
+    with ExitStack() as stack:
+        agent = stack.enter_context(Agent(scratch, "pause"))
+        page = Page(scratch / "page")
+        stack.callback(page.close)
+        true = processes.start(TRUE, _true()).run
+        ours = _launcher("pause", agent, scratch / "pause-store", scratch)
+        ours.try_out()
+
+        def floor() -> None:
+            true()
+            page.commit()
+
+        subjects = [
+            Paused(paused_name(TRUE), true),
+            Paused(paused_name(FLOOR), floor),
+            Paused(paused_name(VERSION), lambda: ours.call("VERSION")),
+            *(
+                Paused(paused_name(f"{LAUNCHER}: {command}"), one.run, one.before)
+                for command, one in zip(COMMANDS, ours.subjects(), strict=True)
+            ),
+        ]
+        samples = results.add(take(subjects, effort.pause, PAUSE_S, agent.process_id))
+    for one in subjects:
+        work = one.typical
+        results.facts[f"agent's work, {one.name}"] = (
+            f"{duration(work.cpu_ns)} of processor time, {work.switches} switches, "
+            f"{work.faults} page faults"
+        )
+    worst = max(
+        ratio(samples, paused_name(f"{LAUNCHER}: {command}"), paused_name(FLOOR))
+        for command in COMMANDS
+    )
+    results.judge(bars.PAUSE, worst)
 
 
 def _launcher(name: str, agent: Agent, data: Path, scratch: Path) -> Plugin:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import median
 from typing import TYPE_CHECKING
 
 from bench.agent import measure
@@ -20,7 +21,7 @@ def render(results: Results) -> str:
         verdicts(results.verdicts),
         _processes(results),
     ]
-    parts += [_crowds(results), _requests(results), _sockets(results)]
+    parts += [_pauses(results), _crowds(results), _requests(results), _sockets(results)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -41,6 +42,24 @@ def _processes(results: Results) -> str:
             rows.append((name, duration(cost), f"{cost / true:.2f}", f"{cost / ours:.2f}"))
     head = ("process", "median", f"x {measure.TRUE}", "x launcher, 0 leases")
     return "## Whole processes, one at a time\n\n" + table(head, rows)
+
+
+def _pauses(results: Results) -> str:
+    true, floor = (
+        results.median(measure.paused_name(one)) for one in (measure.TRUE, measure.FLOOR)
+    )
+    if true is None or floor is None:
+        return ""
+    rows = []
+    for name, values in results.samples.items():
+        if name.startswith(measure.paused_name("")):
+            cost = median(values)
+            low = percentile(values, 0.25)
+            rows.append(
+                (name, duration(low), duration(cost), f"{cost / true:.2f}", f"{cost / floor:.2f}")
+            )
+    head = ("process", "p25", "median", f"x {measure.TRUE}", "x floor")
+    return "## One process after a pause\n\n" + table(head, rows)
 
 
 def _crowds(results: Results) -> str:
