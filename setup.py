@@ -1,4 +1,4 @@
-"""Build the extension and the launcher. Everything else is in pyproject.toml."""
+"""Build the extensions and the launcher. Everything else is in pyproject.toml."""
 
 import os
 import shlex
@@ -67,6 +67,12 @@ setup(
                     ["src/_bitmap.pyx", "src/writer_lock.c"],
                     depends=["src/_transaction.pxi", "src/writer_lock.h"],
                     include_dirs=["src"],
+                    extra_compile_args=flags,
+                    extra_link_args=link_flags,
+                ),
+                Extension(
+                    "fastipam._agent",
+                    ["src/_agent.pyx"],
                     extra_compile_args=flags,
                     extra_link_args=link_flags,
                 ),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from typing import TYPE_CHECKING
 
 from bench.agent.clients import requests
@@ -32,13 +31,11 @@ class Alone:
         self._frames = list(zip(*pairs, strict=True))
         self._batches = batches
         self.requests = 2 * TOGETHER * batches
-        self._socket = socket.socket()
-        self._client = Client(self._socket, os.getpid())
+        self._client = Client(-1, os.getpid())
         self._execute = Executor()
 
     def close(self) -> None:
         """Close the stores of this process."""
-        self._socket.close()
         open_stores.close_all()
 
     def run(self) -> None:

@@ -16,9 +16,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+import pytest
+
 from fastipam.agent import protocol
 
 from ..cni.plugin import environment
+from ..e2e import tools
 from ..measuring import passed_on
 
 if TYPE_CHECKING:
@@ -337,3 +340,17 @@ class Launcher:
     def directly(self, stdin: bytes = b"", command: str = "ADD") -> Done:
         """What the entry point makes of this input."""
         return Done(7, f"direct fastipam-direct 0 {command}\n".encode() + stdin, b"told\n")
+
+
+def attach_strace(pid: int, *options: str) -> subprocess.Popen[str]:
+    """Attach strace to every thread of a process; SIGINT detaches it. Skip where it cannot."""
+    tools.require_tools("strace")
+    process = subprocess.Popen(
+        ["strace", "-f", *options, "-p", str(pid)], stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    first = process.stderr.readline()
+    if "attached" not in first:
+        process.communicate()
+        pytest.skip(f"strace may not look at other processes here: {first.strip()}")
+    return process

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import select
+import signal
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,7 +22,7 @@ from fastipam.agent.requests import Answer, Request
 
 from ..cni.plugin import Make, environment
 from .conftest import Start
-from .processes import Client, ask, until
+from .processes import Client, ask, attach_strace, until
 
 SUBNET = {"subnet": "10.1.0.0/24", "durability": "relaxed"}
 
@@ -67,6 +71,32 @@ def test_a_store_that_is_held(
     with fastipam.open(tmp_path / "held") as ipam:
         owners = [lease.container_id for lease in ipam.network("mynet").leases()]
     assert owners == (["first", "waits"] if known else ["waits"])
+
+
+def test_a_disk_that_hangs(start: Start, config: Make, tmp_path: Path) -> None:
+    """While a sync of one store does not return, the others are served."""
+    slow = config(ipam={**SUBNET, "durability": "durable", "dataDir": str(tmp_path / "slow")})
+    others = _configs(config, tmp_path, "a", "b")  # relaxed: they are not synced
+    agent = start("--sweep-interval", "0")
+    for made in (slow, *others):
+        assert ask(agent.path, "ADD", made, "first").status == 0
+    hang = "inject=fdatasync:delay_enter=20000000"
+    strace = attach_strace(agent.pid, "-e", "trace=fdatasync", "-e", hang, "-o", os.devnull)
+    try:
+        with Client(agent.path) as client:
+            assert ask(agent.path, "VERSION", {}).status == 0
+            client.send(environment("ADD", "waits"), json.dumps(slow).encode())
+            time.sleep(0.1)  # so that it comes alone
+            for number in range(10):
+                for other in others:
+                    assert ask(agent.path, "ADD", other, f"c{number}").status == 0
+                assert ask(agent.path, "VERSION", {}).status == 0
+            assert not select.select([client.socket], [], [], 0)[0], "its sync has not returned"
+            strace.send_signal(signal.SIGINT)
+            assert client.receive().status == 0
+    finally:
+        strace.kill()
+        strace.communicate()
 
 
 class _Counted:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from fastipam._agent import accept
 from fastipam.agent import protocol
 from fastipam.agent.lanes import Lanes, Work
 from fastipam.agent.loop import _IDLE_S, Limits, Server
@@ -27,23 +28,24 @@ from .processes import Client, until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+    from typing import Self
 
 LATER_ONCE = b"later"  # a request that waits for something when it comes first
 SHORT_S = 0.3  # what a client may take in these tests
 
 
-class Listener(socket.socket):
-    """A listening socket for whose connections there is no descriptor while ``full`` is set."""
+class Accepting:
+    """What the server calls to accept. There is no descriptor while ``full`` is set."""
 
     full = False
     refused = 0
 
-    def accept(self) -> tuple[socket.socket, Any]:
-        """As inherited, if there is a descriptor."""
+    def __call__(self, listener: int) -> tuple[int, int, int, bytes | None] | None:
+        """Accept, if there is a descriptor."""
         if self.full:
             self.refused += 1
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        return super().accept()
+        return accept(listener)
 
 
 class Served:
@@ -55,7 +57,7 @@ class Served:
         self.hold = threading.Event()  # cleared: a batch takes until it is set
         self.hold.set()
         self.busy = threading.Event()
-        self.listener = Listener(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.listener.bind(str(path))
         self.listener.listen(4096)
         self.lanes = Lanes(lambda _: Work(self._serve))
@@ -457,23 +459,28 @@ def _known(served: Served) -> list[Any]:
 
 @pytest.mark.parametrize("others", [0, 1])
 def test_out_of_descriptors(
-    others: int, serve: Callable[..., Served], caplog: pytest.LogCaptureFixture
+    others: int,
+    serve: Callable[..., Served],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A connection that cannot be taken is tried again after a pause; the log says so once."""
+    accepting = Accepting()
+    monkeypatch.setattr("fastipam.agent.loop.accept", accepting)
     served = serve()
     with ExitStack() as stack:
         clients = [stack.enter_context(served.client()) for _ in range(others)]
         for client in clients:
             assert _ask(client, b"x") == b"x"
-        served.listener.full = True
+        accepting.full = True
         begun = time.monotonic()
         with served.client() as late:
             late.send({}, b"late")
-            until(lambda: served.listener.refused >= 4, "it was tried several times")
+            until(lambda: accepting.refused >= 4, "it was tried several times")
             assert time.monotonic() - begun > 0.2  # three pauses, and not as fast as it can
             for client in clients:
                 assert _ask(client, b"y") == b"y"
-            served.listener.full = False
+            accepting.full = False
             assert late.receive().output == b"late"
     assert caplog.text.count("accept failed") == 1
 
@@ -534,6 +541,136 @@ def test_flood_of_requests(serve: Callable[..., Served]) -> None:
         b"%d %d" % (name, at) for name in range(60) for at in range(10)
     )
     assert max(len(batch) for batch in served.batches) <= 20
+
+
+# Who serves -----------------------------------------------------------------------------------
+
+
+class Several:
+    """A server of several stores: a request names its own as NAME, and is answered with its input.
+
+    ``threads`` are those that served, by name. A request of the store "hangs" takes until ``free``
+    is set.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.threads: list[str] = []
+        self.free = threading.Event()
+        self.busy = threading.Event()
+        self.failures: list[BaseException] = []
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(path))
+        self._listener.listen(64)
+        self.lanes = Lanes(self._work, lambda request: request.variables.get("NAME"))
+        self.server = Server(self._listener, self.lanes)
+        self.server.begin()
+        self.thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        try:
+            self.server.run()
+        except BaseException as error:
+            self.failures.append(error)
+
+    def _work(self, path: str | None) -> Work:
+        def serve(requests: Sequence[Request]) -> list[Answer]:
+            self.threads.append(threading.current_thread().name)
+            if path == "hangs":
+                self.busy.set()
+                assert self.free.wait(20)
+            if requests[0].stdin == b"defect":
+                raise ValueError("a defect")
+            return [Answer(0, one.stdin, b"") for one in requests]
+
+        return Work(serve)
+
+    def __enter__(self) -> Self:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.free.set()
+        self.server.stop()
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+        assert self.lanes.stop(20)
+        self.server.close()
+        self._listener.close()
+
+    def ask(self, store: str, text: bytes = b"x") -> None:
+        """Make a request over a new connection."""
+        with Client(self.path) as client:
+            client.send({"NAME": store}, text)
+            assert client.receive().output == text
+
+    def ask_in_front(self, store: str) -> Client:
+        """Return a client whose request is served by the thread that has read it, or was.
+
+        The first request of a store may not be, nor one on a machine that has no time for threads.
+        """
+        for _ in range(100):
+            self.free.clear()
+            self.busy.clear()
+            client = Client(self.path)
+            client.send({"NAME": store}, b"x")
+            if store == "hangs":
+                assert self.busy.wait(20)
+            else:
+                assert client.receive().output == b"x"
+            if self.threads[-1] == "loop":
+                return client
+            self.free.set()
+            if store == "hangs":
+                assert client.receive().output == b"x"
+            client.socket.close()
+        raise AssertionError("no request is served by the thread that reads it")
+
+
+def test_a_request_alone_is_served_where_it_is_read(run_dir: Path) -> None:
+    """No other thread is woken for it."""
+    with Several(run_dir / "s") as several, several.ask_in_front("quick"):
+        pass
+
+
+def test_a_store_that_hangs_in_front(run_dir: Path) -> None:
+    """Another thread reads meanwhile: other stores are served, and afterwards all is as before."""
+    with Several(run_dir / "s") as several, ExitStack() as stack:
+        for _ in range(3):
+            waiting = [stack.enter_context(several.ask_in_front("hangs"))]
+            for number in range(20):
+                several.ask(f"other {number % 4}")
+                several.ask("quick")
+                with Client(several.path) as client:  # of no store
+                    client.send({}, b"none")
+                    assert client.receive().output == b"none"
+            assert "loop" not in several.threads[-60:]
+            for _ in range(2):
+                waiting.append(stack.enter_context(Client(several.path)))
+                waiting[-1].send({"NAME": "hangs"}, b"y")
+            several.free.set()
+            assert [one.receive().output for one in waiting] == [b"x", b"y", b"y"]
+
+
+def test_stop_while_a_store_hangs_in_front(run_dir: Path) -> None:
+    """The end does not wait for it, and what is sent to nobody does no harm."""
+    with Several(run_dir / "s") as several, several.ask_in_front("hangs") as client:
+        several.server.stop(SHORT_S)
+        several.thread.join(20)
+        assert not several.thread.is_alive()
+        assert not several.lanes.stop(0.0), "a thread still uses the store"
+        assert client.is_closed()
+
+
+def test_a_defect_in_front(run_dir: Path) -> None:
+    """It ends the server, as one in a lane does."""
+    several = Several(run_dir / "s")
+    with several, several.ask_in_front("quick") as client:
+        client.send({"NAME": "quick"}, b"defect")
+        assert client.is_closed()
+        several.thread.join(20)
+        assert not several.thread.is_alive()
+    assert [str(one) for one in several.failures] == ["a defect"]
 
 
 # The end --------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -35,10 +34,10 @@ SUBNET = {"subnet": "10.1.0.0/16"}
 class _Served:
     """An executor, and how many requests native code has served for it."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self) -> None:
         self.executor = Executor()
         self.native = 0
-        self._client = Client(connection, os.getpid())
+        self._client = Client(-1, os.getpid())
         self._serve = vars(batch)["serve"]
 
     def count(self, *arguments: Any) -> Any:
@@ -62,10 +61,9 @@ class _Served:
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Served]:
     """An executor that counts."""
-    with socket.socket() as unused:
-        made = _Served(unused)
-        monkeypatch.setattr(batch, "serve", made.count)
-        yield made
+    made = _Served()
+    monkeypatch.setattr(batch, "serve", made.count)
+    yield made
     open_stores.close_all()
 
 

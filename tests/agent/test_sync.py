@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-import subprocess
 import threading
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,15 +18,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from ..cni.plugin import Make, Plugin, environment
-from ..e2e import tools
-from .processes import Agent, Client, ask, until
+from .processes import Agent, Client, ask, attach_strace, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 SUBNET = {"subnet": "10.1.0.0/16"}
-CALLS = "openat,recvfrom,sendto,sendmsg,write,pwrite64,pwritev,fdatasync,fsync,msync,close,accept4"
+CALLS = "openat,recvfrom,readv,sendto,sendmsg,write,close,accept4"
+CALLS += ",pwrite64,pwritev,fdatasync,fsync,msync"
 _CALL = re.compile(r"^\d+ +(?P<name>\w+)\((?P<first>\d+|AT_FDCWD).* = (?P<result>-?\d+)")
 
 
@@ -68,15 +67,9 @@ class Traced:
     def __init__(self, agent: Agent, output: Path) -> None:
         self.agent = agent
         self._output = output
-        command = ["strace", "-f", "-y", "-s", "64", "-e", f"trace={CALLS}", "-o", str(output)]
-        self._process = subprocess.Popen(
-            [*command, "-p", str(agent.pid)], stderr=subprocess.PIPE, text=True
+        self._process = attach_strace(
+            agent.pid, "-y", "-s", "64", "-e", f"trace={CALLS}", "-o", str(output)
         )
-        assert self._process.stderr is not None
-        first = self._process.stderr.readline()
-        if "attached" not in first:
-            self._process.communicate()
-            pytest.skip(f"strace may not look at other processes here: {first.strip()}")
 
     def stop(self) -> list[Call]:
         """Detach; what was called meanwhile."""
@@ -91,7 +84,6 @@ class Traced:
 @pytest.fixture
 def traced(agent: Agent, tmp_path: Path) -> Iterator[Traced]:
     """The agent, watched."""
-    tools.require_tools("strace")
     made = Traced(agent, tmp_path / "trace")
     yield made
     made.stop()
@@ -112,7 +104,7 @@ class Watch:
         """Look at one more call."""
         if call.name == "openat" and "data.mdb" in call.text:
             (self._through.add if "SYNC" in call.text else self._through.discard)(call.descriptor)
-        elif call.name == "recvfrom" and call.result > 0 and "=VERSION" not in call.text:
+        elif call.name in ("recvfrom", "readv") and call.result > 0 and "=VERSION" not in call.text:
             self._progress[call.descriptor] = 1
         elif call.name in ("fdatasync", "fsync", "msync") and self._file in call.text:
             assert call.result == 0
@@ -121,7 +113,7 @@ class Watch:
         elif call.name in ("pwrite64", "pwritev", "write") and self._file in call.text:
             if call.descriptor in self._through:
                 self._advance(2)
-        elif call.name == "sendto" and call.descriptor in self._progress:
+        elif call.name in ("sendto", "write") and call.descriptor in self._progress:
             if self._progress.pop(call.descriptor) == 3:
                 self.proved += 1
             else:
@@ -200,7 +192,9 @@ def test_group_commit(traced: Traced, config: Make, tmp_path: Path) -> None:
 def _syncs_of_creation(traced: Traced) -> int:
     """How often the new store was synced before the first answer."""
     calls = traced.stop()
-    first = next(at for at, call in enumerate(calls) if call.name == "sendto")
+    first = next(
+        at for at, call in enumerate(calls) if "<socket:" in call.text and call.name == "write"
+    )
     counts = Counter(call.name for call in calls[:first])
     return counts["fdatasync"] + counts["fsync"] + counts["msync"]
 

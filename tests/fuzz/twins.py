@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import socket
 from typing import TYPE_CHECKING, Any, Self
 
 import fastipam
@@ -87,14 +86,12 @@ class Twin:
         places.register(self._place)
         self._execute = Executor(self.counter)
         self._execute._services = self.services
-        self._socket = socket.socket()
-        self._client = Client(self._socket, os.getpid())
+        self._client = Client(-1, os.getpid())
         fastipam.open(path, "relaxed").close()
         self.store = open_stores.get(str(path), None)
 
     def close(self) -> None:
         """Leave the store, which :func:`open_stores.close_all` closes."""
-        self._socket.close()
         places.unregister(self._place)
 
     def serve(self, frames: Sequence[bytes], now_ns: int) -> list[Answer]:

@@ -41,7 +41,7 @@ _APART = Answer(-1, b"", b"")
 
 
 class Executor:
-    """Answers batches of requests, in one thread.
+    """Answers batches of requests, in one thread at a time.
 
     Keepers are started for the networks of the store in ``data_dir``, or of all stores.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import select
+import os
 import time
 from _thread import allocate_lock
 from typing import TYPE_CHECKING
@@ -11,30 +11,29 @@ from fastipam.agent import protocol
 from fastipam.agent.requests import Framed
 
 if TYPE_CHECKING:
-    import socket
-
     from fastipam.agent.lanes import Ticket
 
 
 class Client:
-    """A connection: what has arrived of a request, and what is left to send of an answer."""
+    """A connection: what has arrived of a request, and what is left to send of an answer.
+
+    ``descriptor`` does not block. It belongs to this object, and :meth:`close` closes it.
+    """
 
     __slots__ = (
         "arrived_ns", "asked", "awaited", "deadline", "descriptor", "failed", "incoming", "lock",
-        "outgoing", "peer", "sizes", "socket", "ticket",
+        "outgoing", "peer", "sizes", "ticket",
     )  # fmt: skip
 
-    def __init__(self, connection: socket.socket, peer: int) -> None:
-        self.socket = connection
-        self.descriptor = connection.fileno()
+    def __init__(self, descriptor: int, peer: int) -> None:
+        self.descriptor = descriptor
         self.peer = peer
         self.deadline = 0.0
-        self.awaited: int = select.EPOLLIN
+        self.awaited: int | None = None  # the events that epoll reports; None: it knows nothing
         self.incoming = bytearray()
         self.outgoing = b""
         self.failed = False  # an answer could not be written
-        # Held to write an answer, and to close the socket: its descriptor may be another client's
-        # then.
+        # Held to write an answer, and to close: the descriptor may be another client's then.
         self.lock = allocate_lock()
         self.sizes: tuple[int, int] | None = None
         self.asked = False  # it has sent a whole request
@@ -46,12 +45,21 @@ class Client:
         """Send what is left of an answer, or as much as the client reads now."""
         try:
             while self.outgoing:
-                sent = self.socket.send(self.outgoing)
+                sent = os.write(self.descriptor, self.outgoing)
                 self.outgoing = self.outgoing[sent:]
         except BlockingIOError:
             pass
         except OSError:
             self.failed = True
+
+    def close(self) -> None:
+        """Close the connection. What a lane answers after that is not sent."""
+        with self.lock:
+            self.outgoing = b""
+            self.incoming.clear()
+            if self.ticket is not None:
+                self.ticket.dropped = True
+            os.close(self.descriptor)
 
     def take_request(self) -> Framed | None:
         """Return the next complete request, or None. Raises ProtocolError."""

@@ -1,9 +1,9 @@
 """Serve each store in a thread of its own: what holds up one store holds up no other.
 
-Another process may have the lock of a store's writers, and a disk may be slow. So the loop touches
-no store. It hands the requests that are complete to the lane of their store, and the lane hands all
-that wait for it to ``serve`` at once. It writes the answers itself, so that no client waits for the
-loop once more. Between two batches it does the housekeeping of its store.
+Another process may have the lock of a store's writers, and a disk may be slow. So the loop waits
+for no store. It hands the requests that are complete to the lane of their store, and the lane hands
+all that wait for it to ``serve`` at once. It writes the answers itself, so that no client waits for
+the loop once more. Between two batches it does the housekeeping of its store.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -69,7 +70,7 @@ class Work(NamedTuple):
 
 
 class Lanes:
-    """The lanes of a server. All methods belong to the loop's thread.
+    """The lanes of a server. All methods belong to the thread that goes round in the loop.
 
     Two functions are called in the lanes: ``send`` writes an answer, and ``wake`` then wakes the
     loop if it has something to do for this ticket, or always (None).
@@ -126,6 +127,27 @@ class Lanes:
                 lane.waiting += len(part[:room])
                 lane.queue.put(part[:room])
 
+    def serve(self, ticket: Ticket, aside: Callable[[Callable[[], object]], object]) -> bool:
+        """Serve a request in this thread if its lane has nothing to do; return whether it was.
+
+        ``aside`` is called with what may take long, and calls it.
+        """
+        path = self._route(ticket.request)
+        lane = None if path is None else self._lane(path)
+        if lane is None or lane.waiting or not lane.turn.acquire(blocking=False):
+            return False
+        ticket.lane = lane
+        lane.waiting = 1
+
+        def serve() -> None:
+            try:
+                self._answer(lane.work.serve, [ticket])
+            finally:
+                lane.turn.release()
+
+        aside(serve)
+        return True
+
     def done(self) -> list[tuple[Ticket, Answer]]:
         """Return the requests that were answered since the last call.
 
@@ -149,7 +171,9 @@ class Lanes:
         give_up = time.monotonic() + seconds
         for lane in self._lanes.values():
             lane.thread.join(max(0.0, give_up - time.monotonic()))
-        return not any(lane.thread.is_alive() for lane in self._lanes.values())
+        return not any(
+            lane.thread.is_alive() or lane.turn.locked() for lane in self._lanes.values()
+        )
 
     def _lane(self, path: str) -> _Lane | None:
         """Return the lane of a path, or None when there can be no thread for it."""
@@ -196,41 +220,42 @@ class _Lane:
     ) -> None:
         self.queue: SimpleQueue[list[Ticket] | None] = SimpleQueue()
         self.thread = threading.Thread(target=self._run, name="lane", daemon=True)
-        self._work = work
+        self.turn = threading.Lock()  # held by the thread that serves, or does the housekeeping
+        self.work = work
         self._answer = answer
         self._fail = fail
 
     def _run(self) -> None:
         try:
-            self._work.begin()
-            self._serve()
+            with self.turn:
+                self.work.begin()
+            chores = self.work.chores
+            while self._serve(None if chores is None else chores.wait_s()):
+                pass
         except BaseException as error:
             self._fail(error)
 
-    def _serve(self) -> None:
-        chores = self._work.chores
-        while True:
-            tickets, is_last = self._next(None if chores is None else chores.wait_s())
+    def _serve(self, wait_s: float | None) -> bool:
+        """Wait for something to do, do all that there is, and return whether it was not the end."""
+        parts = []
+        with suppress(Empty):
+            parts.append(
+                self.queue.get(timeout=wait_s) if wait_s != 0.0 else self.queue.get_nowait()
+            )
+        with self.turn:
+            with suppress(Empty):  # what came while another thread served
+                while None not in parts:
+                    parts.append(self.queue.get_nowait())
+            tickets = [ticket for part in parts if part is not None for ticket in part]
             # A client that has gone away would not hear of its address: its request is not served.
             left = [ticket for ticket in tickets if ticket.dropped]
             if left:
                 self._answer(lambda gone: [LATER] * len(gone), left)
             tickets = [ticket for ticket in tickets if not ticket.dropped]
             if tickets:
-                self._answer(self._work.serve, tickets)
-            if is_last:
-                return
-            if chores is not None:
-                chores.step()
-
-    def _next(self, wait_s: float | None) -> tuple[list[Ticket], bool]:
-        """Return all that is in the queue, and whether the end is among it; wait for something."""
-        found: list[Ticket] = []
-        try:
-            part = self.queue.get(timeout=wait_s) if wait_s != 0.0 else self.queue.get_nowait()
-            while part is not None:
-                found += part
-                part = self.queue.get_nowait()
-        except Empty:
-            return found, False
-        return found, True
+                self._answer(self.work.serve, tickets)
+            if None in parts:
+                return False
+            if self.work.chores is not None:
+                self.work.chores.step()
+        return True

@@ -1,9 +1,10 @@
 """The agent's loop: it reads requests, hands them to the lanes of their stores, sends the answers.
 
-There is one thread with one epoll, and it never waits for anything else. A request is complete when
-all of its bytes have arrived. All requests of a store that are complete at one moment are one batch
-of its lane, which commits once. A client that sends slowly, or does not read its answer, delays
-nobody else.
+A request is complete when all of its bytes have arrived. All requests of a store that are complete
+at one moment are one batch of its lane, which commits once. A request that comes alone is served at
+once, without a switch of threads. Should that take long, another thread goes on with the loop: see
+"Who serves a request" in docs/architecture.md. A client that sends slowly, or does not read its
+answer, delays nobody else.
 """
 
 from __future__ import annotations
@@ -13,20 +14,22 @@ import logging
 import math
 import os
 import select
-import socket
+import threading
 import time
 from collections import OrderedDict
 from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
+from fastipam._agent import Alarm, accept
 from fastipam.agent import protocol
 from fastipam.agent.client import Client
 from fastipam.agent.lanes import Ticket
 from fastipam.agent.requests import LATER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    import socket
+    from collections.abc import Callable, Iterable
 
     from fastipam.agent.lanes import Lanes
     from fastipam.agent.requests import Answer
@@ -37,6 +40,8 @@ _CHUNK = 1 << 18  # bytes per read: nearly every request is far smaller
 _ACCEPT_AT_ONCE = 256  # connections; then those that are connected are served
 _ACCEPT_AGAIN_S = 0.1  # after accept failed, because there was no descriptor for example
 _ANSWERS = b"a"  # what a lane writes to wake the loop; others write another byte
+_MOMENT_S = 0.005  # that a request may take in front
+_AT_ONCE_S = 1e-6
 _LOOK_AGAIN_S = 0.05  # while a request waits for something that may not wake the loop
 
 
@@ -90,9 +95,19 @@ class Server:
         self._failing = False  # accept fails, and the log says so
         self._stopping = self._draining = False
         self._stop_by = 0.0
+        self._new: list[Client] = []  # accepted in this turn
+        # Two threads take turns: see :meth:`run`.
+        self._turn = threading.Lock()
+        self._alarm = Alarm()
+        self._moment_s = _MOMENT_S
+        self._in_front = True
+        self._is_back = False  # the thread in front waits for its turn
+        self._ended = False
+        self._failure: BaseException | None = None
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         # One buffer for all reads: a new one of this size would be mapped for each read.
         self._buffer = memoryview(bytearray(_CHUNK))
+        self._buffers = (self._buffer,)
         self._epoll = select.epoll()
         self._epoll.register(self._wake_read, select.EPOLLIN)
         listener.setblocking(False)
@@ -118,11 +133,10 @@ class Server:
             client: Client = ticket.owner
             if client.ticket is not ticket:
                 return  # the loop has found the answer
-            more = client.outgoing or client.incoming or client.failed or not client.awaited
+            more = client.outgoing or client.incoming or client.failed or client.awaited == 0
             if not more and not self._stopping:
                 return
-        with suppress(OSError):  # the pipe is full and the loop wakes anyway, or it has ended
-            os.write(self._wake_write, _ANSWERS)
+        self._nudge(_ANSWERS)
 
     @property
     def wake_descriptor(self) -> int:
@@ -136,17 +150,78 @@ class Server:
         """
         self._stop_by = time.monotonic() + seconds
         self._stopping = True
-        with suppress(OSError):  # the pipe is full: the loop wakes anyway
-            os.write(self._wake_write, b".")
+        self._nudge(b".")
 
     def run(self) -> None:
-        """Serve until :meth:`stop`; return when every request that had begun is answered."""
+        """Serve until :meth:`stop`; return when every request that had begun is answered.
+
+        Handlers of signals run in the thread that calls it. Raises what is a defect.
+        """
+        front = threading.Thread(target=self._run_in_front, name="loop", daemon=True)
         try:
-            while not (self._stopping and self._drained()):
-                self._step()
+            try:
+                front.start()
+            except RuntimeError as error:  # then no request is served in front
+                log.warning("the loop has no thread: %s", error)
+                self._go_round(lambda: False)
+            else:
+                self._stand_behind()
         finally:
-            for client in list(self._clients.values()):
-                self._drop(client)
+            self._ended = True
+            self._nudge(_ANSWERS)
+            with self._turn:  # now nobody else goes round
+                for client in list(self._clients.values()):
+                    self._drop(client)
+        if self._failure is not None:
+            raise self._failure
+
+    def _go_round(self, until: Callable[[], bool]) -> None:
+        while not self._ended and not until():
+            if self._stopping and self._drained():
+                self._ended = True
+            else:
+                self._step()
+
+    def _run_in_front(self) -> None:
+        try:
+            with self._turn:
+                self._go_round(lambda: False)
+        except BaseException as error:
+            self._failure = error
+        self._ended = True
+        self._alarm.set(_AT_ONCE_S)
+
+    def _stand_behind(self) -> None:
+        """Go round while the thread in front serves a request for longer than a moment."""
+        while not self._ended:
+            self._alarm.wait()
+            self._moment_s = _MOMENT_S
+            if self._turn.acquire(blocking=False):
+                try:
+                    self._in_front = False
+                    self._go_round(lambda: self._is_back)
+                finally:
+                    self._in_front = True
+                    self._turn.release()
+
+    def _aside(self, serve: Callable[[], object]) -> None:
+        """Serve a request in front: another thread goes round if that takes long."""
+        self._turn.release()  # first: who hears the alarm must find it free
+        self._alarm.set(self._moment_s)
+        try:
+            serve()
+        finally:
+            if not self._turn.acquire(blocking=False):
+                self._is_back = True
+                self._nudge(_ANSWERS)
+                self._turn.acquire()
+                self._is_back = False
+            self._alarm.set(0.0)
+
+    def _nudge(self, what: bytes) -> None:
+        """Wake the thread that goes round."""
+        with suppress(OSError):  # the pipe is full and it wakes anyway, or it has ended
+            os.write(self._wake_write, what)
 
     def close(self) -> None:
         """Close the descriptors; no signal handler may use the wake descriptor after that."""
@@ -161,6 +236,7 @@ class Server:
             ready: list[Ticket] = []
             while self._accept(ready):
                 pass  # connections in the listener's queue are served too
+            self._settle_new()
             self._lanes.put(ready)
             self._listen(False)
             return False
@@ -181,6 +257,9 @@ class Server:
             elif descriptor == self._wake_read:
                 if os.read(self._wake_read, 4096).strip(_ANSWERS):
                     self._look_at = now
+                    # It may be a signal, whose handler runs in the thread behind.
+                    self._moment_s = _AT_ONCE_S
+                    self._alarm.set(_AT_ONCE_S)
             elif descriptor in self._clients:  # else it was closed for another one
                 self._serve_event(self._clients[descriptor], event, ready)
         if accepting:  # only now: a new connection may get the descriptor of one that is closed
@@ -189,6 +268,15 @@ class Server:
             self._look_at = math.inf
             ready = [*(one for one in self._parked if not one.dropped), *ready]
             self._parked = []
+        if len(ready) == 1 and self._in_front:
+            # What else was accepted has to be known to who may take the turn.
+            client: Client = ready[0].owner
+            self._settle_new(but=client)
+            if self._lanes.serve(ready[0], self._aside):
+                ready = []
+                if self._ended:
+                    return
+        self._settle_new()
         ready += self._collect()
         while ready:
             self._lanes.put(ready)
@@ -267,9 +355,7 @@ class Server:
             if len(self._clients) >= self._limits.connections and not self._make_room():
                 break
             try:
-                connection, _ = self._listener.accept()
-            except BlockingIOError:
-                break
+                accepted = accept(self._listener.fileno())
             except OSError as error:
                 if error.errno in (errno.ECONNABORTED, errno.EINTR):
                     continue
@@ -281,20 +367,32 @@ class Server:
                 self._listen(False)
                 self._listen_at = time.monotonic() + _ACCEPT_AGAIN_S
                 break
+            if accepted is None:
+                break
             self._failing, found = False, True
-            peer, uid = protocol.peer_of(connection)
+            descriptor, peer, uid, data = accepted
             if uid not in self._allowed:
                 self._tell("peer=%d uid=%d refused", peer, uid)
-                connection.close()
+                os.close(descriptor)
                 continue
-            connection.setblocking(False)
-            client = Client(connection, peer)
-            self._clients[client.descriptor] = client
-            self._epoll.register(client.descriptor, select.EPOLLIN)
-            self._restart_clock(client)
-            self._read(client, ready)
-            self._limit_process(client)
+            client = self._clients[descriptor] = Client(descriptor, peer)
+            self._new.append(client)
+            if data is not None:
+                self._take(client, data, ready)
         return found
+
+    def _settle_new(self, but: Client | None = None) -> None:
+        """Note new clients in every list. It can wait until the request of one is served."""
+        new, self._new = self._new, []
+        for client in new:
+            if client is but:
+                self._new.append(client)
+            elif self._clients.get(client.descriptor) is client:
+                if client.awaited is None:
+                    self._await(client, select.EPOLLIN)
+                if client.ticket is None:
+                    self._restart_clock(client)
+                self._limit_process(client)
 
     def _make_room(self) -> bool:
         """Close an idle connection for one that waits, and return whether one was closed."""
@@ -342,18 +440,22 @@ class Server:
 
     def _read(self, client: Client, ready: list[Ticket]) -> None:
         try:
-            size = client.socket.recv_into(self._buffer)
+            size = os.readv(client.descriptor, self._buffers)
         except BlockingIOError:
             return
         except OSError:
             size = 0
-        if not size:
+        self._take(client, self._buffer[:size], ready)
+
+    def _take(self, client: Client, data: bytes | memoryview, ready: list[Ticket]) -> None:
+        """Add what a client has sent to its request; without data it will send no more."""
+        if not data:
             self._drop(client)
             return
         if not client.arrived_ns:
             client.arrived_ns = time.time_ns()
-        client.incoming += self._buffer[:size]
-        self._unfinished += size
+        client.incoming += data
+        self._unfinished += len(data)
         if self._unfinished > _LARGEST_UNFINISHED:
             self._forget_largest()
         self._next(client, ready)
@@ -388,10 +490,12 @@ class Server:
             self._await(client, select.EPOLLOUT if client.outgoing else select.EPOLLIN)
 
     def _await(self, client: Client, events: int) -> None:
-        """Have epoll report these events; without a system call when it does already."""
-        if client.awaited != events:
+        """Have epoll report these events, and the end; without a system call if it does already."""
+        if client.awaited is None:
+            self._epoll.register(client.descriptor, events)
+        elif client.awaited != events:
             self._epoll.modify(client.descriptor, events)
-            client.awaited = events
+        client.awaited = events
 
     def _expire(self, now: float) -> None:
         """Close the connections whose deadline is over."""
@@ -413,11 +517,6 @@ class Server:
             own.pop(client.descriptor, None)
             if not own:
                 del self._of_process[client.peer]
-        with client.lock:
-            client.outgoing = b""
-            client.incoming.clear()
-            if client.ticket is not None:
-                client.ticket.dropped = True
-            client.socket.close()
+        client.close()
         if not self._stopping:
             self._listen(True)
