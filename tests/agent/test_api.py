@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -44,3 +45,16 @@ def test_text_of_a_refusal() -> None:
     assert error_of(b'{"code": 7, "msg": "m", "details": "d"}') == (7, "m; d")
     assert error_of(b'{"code": 7, "msg": "m"}') == (7, "m")
     assert error_of(b"[]") == (-1, "")
+
+
+def test_one_address_and_the_last_events(opened: Ipam) -> None:
+    """What the page asks of a network is found, though its pool has another id."""
+    page = Page(Watch(), private=False)
+    net = opened.network("n", "10.0.0.0/24")
+    for at in range(10):
+        net.allocate(f"c{at}")
+    asked = {"data_dir": opened.path, "network": "n", "address": "10.0.0.4"}
+    found = json.loads(page.routes["/api/address"].answer(Asked(asked, "", "")).body)
+    assert (found["state"], found["container_id"]) == ("assigned", "c2")
+    events = json.loads(page.routes["/api/events"].answer(Asked(asked, "", "")).body)
+    assert [one["container"] for one in events] == [f"c{at}" for at in range(9, -1, -1)]
