@@ -14,6 +14,7 @@ from fastipam.picture import cells, layers, text
 from fastipam.picture.blocks import Owned, owned
 from tests.cluster.memory import MemoryEngine
 from tests.counting import counts
+from tests.ids import POOL_ID
 
 from .nodes import NETWORK, Machine, init
 from .test_claims import claim
@@ -26,10 +27,10 @@ def test_blocks_of_a_node(tmp_path: Path) -> None:
     machine = Machine(tmp_path, "a", engine)
     node = machine.joined()
     with machine.store.read() as txn:
-        assert owned(txn, 1, node.settings.pool) == []
+        assert owned(txn, POOL_ID, node.settings.pool) == []
     claim(node, 2)
     with machine.store.read() as txn:
-        found = owned(txn, 1, node.settings.pool)
+        found = owned(txn, POOL_ID, node.settings.pool)
         assert {(one.family, one.first) for one in found} == machine.active()
         assert all(one == Owned(4, one.first, one.first + 255, "active") for one in found)
         picture = cells.read(txn, NETWORK)

@@ -209,7 +209,7 @@ def _restored(ipam: Ipam, file: Path, files: set[str]) -> bool:
 
 def test_gc_on_a_full_store(tmp_path: Path) -> None:
     """An operator and GC make room where there is none, if need be one container at a time."""
-    with open_with(tmp_path / "store", "relaxed", map_size=1 << 19) as ipam:
+    with open_with(tmp_path / "store", "relaxed", map_size=132 << 12) as ipam:
         network = ipam.network("mynet", "10.1.0.0/16", cooldown_s=0)
         count, size = 0, 256
         while size:

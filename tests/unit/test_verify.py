@@ -429,6 +429,50 @@ def test_repair_of_much_damage(damaged: Ipam) -> None:
     assert before.items() <= owners(store).items()
 
 
+@pytest.mark.parametrize(
+    ("db", "raw"),
+    [
+        ("networks", entry(9, POOL_ID)),
+        ("networks", entry(NETWORK_ID, 9)),
+        ("networks", entry(NETWORK_ID, POOL_ID) + b"x"),
+        ("networks", b"\3" + entry(NETWORK_ID, POOL_ID)[1:]),
+        ("networks", b"x"),
+        ("networks", None),
+        ("pools", (9).to_bytes(4, "big") + parse_ranges(RANGES, ()).text.encode()),
+    ],
+)
+def test_an_entry_is_mended_by_the_others(damaged: Ipam, db: str, raw: bytes | None) -> None:
+    """Network, ids, ranges and history come back: two of entry, pool and leases agree."""
+    net = damaged.network("net")
+    events, ranges = list(net.history()), net.ranges
+    table: tables.Table = getattr(tables, db.upper())
+    with damaged.store.write() as txn:
+        if raw is None:
+            table.delete(txn, b"net")
+        else:
+            table.put(txn, b"net", raw)
+    assert repair(damaged.store)
+    with damaged.store.read() as txn:
+        assert tables.NETWORKS.get(txn, b"net") == entry(NETWORK_ID, POOL_ID)
+    assert list(damaged.network("net").history()) == events
+    assert list(map(str, damaged.network("net").ranges)) == list(map(str, ranges))
+    assert len(list(damaged.network("net").leases())) == 2 * 39
+
+
+def test_entries_that_were_exchanged(damaged: Ipam) -> None:
+    """An entry that was overwritten by another network's takes nothing from that network."""
+    damaged.network("a", "10.7.0.0/24").allocate("a1")
+    with damaged.store.write() as txn:
+        raw = tables.NETWORKS.get(txn, b"net")
+        assert raw is not None
+        tables.NETWORKS.put(txn, b"a", raw)
+    assert {one.kind for one in verify(damaged.store)} >= {"network-pool", "network-id"}
+    assert repair(damaged.store)
+    assert damaged.networks() == ["a", "net"]
+    assert [one.container_id for one in damaged.network("a").leases()] == ["a1"]
+    assert len(list(damaged.network("net").leases())) == 2 * 39
+
+
 def test_lost_lease_is_reserved(damaged: Ipam) -> None:
     """An address whose owner is listed and whose lease is lost is given to nobody."""
     store = damaged.store

@@ -103,12 +103,16 @@ class _Repairer:
         for pool_id in nameless:
             # If exactly one name lacks an id and exactly one id lacks a name, pair them.
             alone = len(nameless) == len(odd) == 1 and odd[0] not in strays.values()
-            strays[pool_id] = odd[0] if alone else f"recovered-{pool_id}".encode()
+            name = odd[0] if alone else f"recovered-{pool_id}".encode()
+            while name in networks or name in strays.values():
+                name += b"-"
+            strays[pool_id] = name
+        taken = {one[0] for one in networks.values()}
         for pool_id, name in strays.items():
-            taken = {one[0] for one in networks.values()}
             network_id = used[pool_id]
             if network_id in taken or not 0 < network_id < MOST_NETWORKS:
                 network_id = max(taken, default=0) + 1
+            taken.add(network_id)
             self._mend_pool(name, pool_id, tables.POOLS.get(txn, name))
             entry = keys.pack_network(tables.SCHEMA, network_id, pool_id, name)
             tables.NETWORKS.put(txn, name, entry)
@@ -148,23 +152,28 @@ class _Repairer:
     ) -> tuple[dict[bytes, tuple[int, int, bool]], list[bytes]]:
         """Mend the networks' entries and their pools'; return them, and the names that cannot be.
 
-        When the two entries disagree on the pool's id, the one counts that has leases.
+        When the two entries disagree on the pool's id, the one counts that has leases. When the
+        leases name another network than the entry, the one counts that has a history.
         """
         networks: dict[bytes, tuple[int, int, bool]] = {}
         odd: list[bytes] = []
+        taken: set[int] = set()  # the ids of networks, and those of their pools
+        homes: set[int] = set()
         # Of two entries with one id the one counts that names its own pool.
         entries = [
             (keys.unpack_network(raw) or (0, 0, 0, b""), key, raw)
             for key, raw in tables.NETWORKS.scan(self._txn)
         ]
         entries.sort(key=lambda one: one[0][3] != one[1])
-        for (_, network_id, named, _), key, raw in entries:
+        claimed = {one[0][1] for one in entries}
+        for (_, called, named, _), key, raw in entries:
             pool = tables.POOLS.get(self._txn, key)
             noted = keys.id_of(pool)
-            taken = {one[0] for one in networks.values()}
-            homes = {one[1] for one in networks.values()}
             other = named not in used and noted in used and noted not in homes
             pool_id = noted if other else named
+            told = used.get(pool_id, 0)
+            other = told not in claimed and self._has_log(told) and not self._has_log(called)
+            network_id = told if other else called
             if (
                 not 0 < network_id < MOST_NETWORKS
                 or not 0 < pool_id < MOST_NETWORKS
@@ -179,7 +188,12 @@ class _Repairer:
                 self._did("network", key, key.hex(), f"has the pool {pool_id} of its name")
             was_wrong = self._mend_pool(key, pool_id, pool)
             networks[key] = network_id, pool_id, mended != raw or was_wrong
+            taken.add(network_id)
+            homes.add(pool_id)
         return networks, odd
+
+    def _has_log(self, network_id: int) -> bool:
+        return tables.MAIN.get(self._txn, keys.log_key(network_id)) is not None
 
     def _mend_pool(self, name: bytes, pool_id: int, raw: bytes | None) -> bool:
         """Make a pool's entry right; return whether it was wrong."""

@@ -76,6 +76,7 @@ class _Verifier:
         self._txn = txn
         self._networks: dict[int, NetworkCheck] = {}
         self._pools: dict[bytes, tuple[int, bytes]] = {}  # by encoded name: id, entry
+        self._used: set[int] = set()  # the pools of networks
         self._last_network = keys.id_of(tables.META.get(txn, tables.LAST_NETWORK_KEY))
         self._last_pool = keys.id_of(tables.META.get(txn, tables.LAST_POOL_KEY))
 
@@ -88,9 +89,8 @@ class _Verifier:
         for what, last in (("network", self._last_network), ("pool", self._last_pool)):
             if last >= MOST_NETWORKS:
                 yield Finding(f"{what}-id", "", f"last {what}", f"the last {what}'s id is {last}")
-        used = {network.pool_id for network in self._networks.values()}
         for key, (pool_id, _) in self._pools.items():
-            if pool_id not in used:
+            if pool_id not in self._used:
                 yield Finding("pool-without-network", _text(key), key.hex(), "no network uses it")
         yield from self._orphans()
         for network in self._networks.values():
@@ -135,7 +135,7 @@ class _Verifier:
         if not 1 <= network_id <= self._last_network:
             text = f"its id {network_id} is not in 1..{self._last_network}"
             yield Finding("network-id", name, key.hex(), text)
-        if any(one.pool_id == pool_id for one in self._networks.values()):
+        if pool_id in self._used:
             text = f"its pool {pool_id} is another network's, too"
             yield Finding("network-pool", name, key.hex(), text)
             return
@@ -152,6 +152,7 @@ class _Verifier:
                 text = f"its ranges are {ranges[4:]!r}"
                 yield Finding("ranges-unreadable", name, key.hex(), text)
         self._networks[network_id] = network
+        self._used.add(pool_id)
         policy = tables.META.get(self._txn, keys.policy_key(network_id))
         if policy is not None and not policy_record.is_valid(policy):
             yield network.finding("policy-unreadable", "policy", f"its policy is {policy.hex()}")
@@ -159,8 +160,7 @@ class _Verifier:
     def _orphans(self) -> Iterator[Finding]:
         """Yield a finding for each table and id with records of no network, or of no pool."""
         networks = self._networks.keys()
-        pools = {network.pool_id for network in self._networks.values()}
-        pools |= {pool_id for pool_id, _ in self._pools.values()}
+        pools = self._used | {pool_id for pool_id, _ in self._pools.values()}
         for what, table in BY_NETWORK:
             yield from self._orphans_in(what, table, b"", networks, "network")
         for what, table in BY_POOL:
