@@ -53,16 +53,16 @@ def requests(data: Path, container: str, cooldown: int | None) -> list[bytes]:
     ]
 
 
-def build(scratch: Path) -> Path:
-    """Compile the load, ``clients.c``; return the program. Raises Missing without a C compiler."""
+def build(scratch: Path, name: str = "clients") -> Path:
+    """Compile a program of this directory; return its path. Raises Missing without a compiler."""
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:
         raise Missing("a C compiler is missing: install the package gcc")
-    program = scratch / "clients"
-    command = [compiler, "-O2", "-o", str(program), str(Path(__file__).with_name("clients.c"))]
+    program = scratch / name
+    command = [compiler, "-O2", "-o", str(program), str(Path(__file__).with_name(f"{name}.c"))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise Missing(f"clients.c cannot be compiled: {done.stderr.strip()[-600:]}")
+        raise Missing(f"{name}.c cannot be compiled: {done.stderr.strip()[-600:]}")
     return program
 
 

@@ -1,4 +1,4 @@
-"""An agent that a benchmark starts, measures and ends."""
+"""An agent that a benchmark starts, measures and ends, and another server beside it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _START_S = 20.0
-_CLOCK = (
-    2  # with a process id above it: the clock of that process, as clock_getcpuclockid() makes it
-)
+# With a process id above it: the clock of that process, as clock_getcpuclockid() makes it.
+_CLOCK = 2
 
 
 class Memory(NamedTuple):
@@ -32,25 +31,26 @@ class Memory(NamedTuple):
     store: float
 
 
-class Agent:
-    """``fastipam agent`` on a socket in ``scratch``, for a ``with`` block."""
+class Server:
+    """A program that listens on a socket in ``scratch``, for a ``with`` block.
 
-    def __init__(self, scratch: Path, name: str = "agent") -> None:
+    SIGTERM ends it with ``status``.
+    """
+
+    def __init__(self, scratch: Path, name: str, *command: str, status: int) -> None:
         self.socket = scratch / f"{name}.sock"
         self._log = scratch / f"{name}.log"
+        self._command = [*command, str(self.socket)]
+        self._status = status
 
     def __enter__(self) -> Self:
-        command = [
-            *(str(Path(sys.executable).with_name("fastipam")), "agent"),
-            *("--socket", str(self.socket)),
-        ]
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log)
+            self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stderr=log)
         give_up = time.monotonic() + _START_S
         try:
             while not self._answers():
                 if self._process.poll() is not None or time.monotonic() > give_up:
-                    raise Failed(f"the agent did not start: {self._log.read_text()[-2000:]}")
+                    raise Failed(f"{self._command} did not start: {self._log.read_text()[-2000:]}")
                 time.sleep(0.01)
         except BaseException:
             self._process.kill()
@@ -70,16 +70,16 @@ class Agent:
         except subprocess.TimeoutExpired:
             self._process.kill()
             status = self._process.wait()
-        if error is None and status:
-            raise Failed(f"the agent ended with {status}: {self._log.read_text()[-2000:]}")
+        if error is None and status != self._status:
+            raise Failed(f"{self._command} ended with {status}: {self._log.read_text()[-2000:]}")
 
     @property
     def process_id(self) -> int:
-        """The agent's process id."""
+        """The server's process id."""
         return self._process.pid
 
     def processor_ns(self) -> int:
-        """Return the processor time of the agent, in nanoseconds."""
+        """Return the processor time of the server, in nanoseconds."""
         return time.clock_gettime_ns(~self._process.pid << 3 | _CLOCK)
 
     def _answers(self) -> bool:
@@ -89,6 +89,14 @@ class Agent:
             except OSError:
                 return False
             return True
+
+
+class Agent(Server):
+    """``fastipam agent``."""
+
+    def __init__(self, scratch: Path, name: str = "agent") -> None:
+        fastipam = Path(sys.executable).with_name("fastipam")
+        super().__init__(scratch, name, str(fastipam), "agent", "--socket", status=0)
 
     def memory(self) -> Memory:
         """Return the memory of the process now. O(mappings)."""
