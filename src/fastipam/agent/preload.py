@@ -17,10 +17,11 @@ import fastipam
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# What only other commands use, or only the page: making that has imported it.
+# What only other commands use, or programs with an event loop, or only the page: making that has
+# imported it.
 _LEFT_OUT = (
-    "agent.web", "backup", "cli", "cluster.admin", "picture", "repair", "testing",
-    "verify",
+    "agent.web", "backup", "cli", "cluster.admin", "files", "picture", "repair", "tasks",
+    "testing", "verify",
 )  # fmt: skip
 # What the page draws pictures with; numpy takes 20 MB, which an agent without a page does not need.
 _PAGE = ("fastipam.picture.cells", "fastipam.picture.colours")
