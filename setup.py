@@ -57,34 +57,40 @@ def launcher_compilers():
     return [*musl, [*usual, "-static"], usual]
 
 
+def extension(name, sources, depends):
+    """Return a native module of the package."""
+    return Extension(
+        f"fastipam.{name}",
+        sources,
+        depends=depends,
+        include_dirs=["src"],
+        extra_compile_args=flags,
+        extra_link_args=link_flags,
+    )
+
+
 setup(
     cmdclass={"build_ext": BuildExt},
     ext_modules=[
         *cythonize(
             [
-                Extension(
-                    "fastipam._bitmap",
-                    ["src/_bitmap.pyx", "src/writer_lock.c"],
-                    depends=["src/_transaction.pxi", "src/writer_lock.h"],
-                    include_dirs=["src"],
-                    extra_compile_args=flags,
-                    extra_link_args=link_flags,
-                ),
-                Extension(
-                    "fastipam._agent",
-                    ["src/_agent.pyx"],
-                    extra_compile_args=flags,
-                    extra_link_args=link_flags,
-                ),
-                Extension(
-                    "fastipam._ledger",
-                    ["src/_ledger.pyx"],
-                    depends=["src/_request.pxi", "src/_serve.pxi"],
-                    extra_compile_args=flags,
-                    extra_link_args=link_flags,
+                extension("_bitmap", ["src/_bitmap.pyx"], ["src/fastipam/_bitmap.pxd"]),
+                extension("_agent", ["src/_agent.pyx"], []),
+                extension(
+                    "_ledger",
+                    ["src/_ledger.pyx", "src/writer_lock.c", "src/blake2b.c"],
+                    [
+                        "src/_transaction.pxi",
+                        "src/_request.pxi",
+                        "src/_serve.pxi",
+                        "src/fastipam/_bitmap.pxd",
+                        "src/writer_lock.h",
+                        "src/blake2b.h",
+                    ],
                 ),
             ],
             build_dir="build/cython",
+            include_path=["src"],
         ),
         Extension(LAUNCHER, ["src/launcher.c"]),
     ],

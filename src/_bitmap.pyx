@@ -12,7 +12,7 @@ The class ``_Tree`` implements this over a table of pages in memory. ``Bitmap`` 
 alone. ``StoredPages`` reads missing pages from an LMDB transaction and writes the changed ones
 back; it lives for one transaction.
 
-``_transaction.pxi`` adds what a transaction of a store does in native code.
+``_bitmap.pxd`` declares what the other extension, ``_ledger``, uses of it.
 
 Indices are unsigned integers of up to 128 bits, because an IPv6 address is an index. The C code
 computes with 128-bit integers; Python integers are converted on entry and on return.
@@ -47,38 +47,10 @@ cdef extern from "Python.h":
     object PyLong_FromUnsignedLongLong(unsigned long long value)
 
 cdef extern from *:
-    """
-    #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-    #error "pages are stored as little-endian words: this host would need a byte swap"
-    #endif
-    typedef unsigned __int128 fastipam_u128;
-    """
-    # Cython takes this for its widest integer; the C compiler computes in 128 bits. Cython must not
-    # convert a value of this type to or from a Python object: to_python and from_python do.
-    ctypedef unsigned long long u128 "fastipam_u128"
     # A C macro, not a Cython variable, so that the C compiler knows its value.
     const uint64_t FULL "UINT64_MAX"
     int ctz "__builtin_ctzll"(uint64_t word) noexcept nogil
     int popcount "__builtin_popcountll"(uint64_t word) noexcept nogil
-
-cdef enum:
-    PAGE_SHIFT = 12
-    PAGE_BITS = 4096
-    PAGE_WORDS = 64
-    PAGE_BYTES = 512
-    LEVELS = 11  # 11 * 12 bits cover the 128 of an IPv6 address
-    SPARE_PAGES = 8  # emptied pages kept for reuse: churn on a nearly empty pool calls no malloc
-
-cdef struct Page:
-    u128 index
-    uint64_t summary
-    uint32_t level
-    uint32_t used
-    bint dirty
-    bint stored  # StoredPages: the transaction has this page, perhaps in an older state
-    uint64_t unused[3]  # padding, so that the words begin on a cache line
-    uint64_t words[PAGE_WORDS]
-
 
 cdef object to_python(u128 value):
     cdef uint64_t high = <uint64_t>(value >> 64)
@@ -170,13 +142,6 @@ cdef inline uint64_t mask_of(uint32_t word, uint32_t low, uint32_t high) noexcep
 
 cdef class _Tree:
     """The search, over a hash table of pages keyed by (level, page index)."""
-
-    cdef Page** _slots
-    cdef size_t _slot_mask
-    cdef size_t _page_count
-    cdef Page* _hot[LEVELS]  # the page last used of each level: the next call usually needs it
-    cdef Page* _spare[SPARE_PAGES]
-    cdef int _spare_count
 
     def __cinit__(self, *_args, **_kwargs):
         self._slots = <Page**>calloc(8, sizeof(Page*))
@@ -1028,10 +993,6 @@ cdef class StoredPages(_Tree):
     Only one thread may use it, because a write transaction belongs to one thread.
     """
 
-    cdef object _get_value, _put_value, _delete_value, _db
-    cdef bytes _prefix
-    cdef int _index_bytes
-
     def __cinit__(self, get, put, delete, db, bytes prefix, int index_bytes):
         self._get_value = get
         self._put_value = put
@@ -1086,10 +1047,69 @@ cdef class StoredPages(_Tree):
         # its older state is not loaded again.
         pass
 
+    # What changes a bit. With a ``journal`` each change is noted in it as (pages, index, taken).
+
+    cdef int take_next(self, u128 first, u128 last, u128* found) except -1:
+        """Take the first free index from first to last: 1 if there is one. O(levels)."""
+        cdef Page* page
+        if not self._next_free(first, last, found):
+            return 0
+        self._changed = 1
+        self._get_or_add(0, found[0] >> PAGE_SHIFT, &page)
+        self._put(page, <uint32_t>found[0] & (PAGE_BITS - 1))
+        if self.journal is not None:
+            self.journal.append((self, to_python(found[0]), True))
+        return 1
+
+    cdef int set_bit(self, u128 index) except -1:
+        """Take this index: 1 if it was free. O(levels)."""
+        self._changed = 1
+        if not self._set(index):
+            return 0
+        if self.journal is not None:
+            self.journal.append((self, to_python(index), True))
+        return 1
+
+    cdef int clear_bit(self, u128 index) except -1:
+        """Release this index: 1 if it was taken. O(levels)."""
+        self._changed = 1
+        if not self._clear(index):
+            return 0
+        if self.journal is not None:
+            self.journal.append((self, to_python(index), False))
+        return 1
+
+    cdef int take_many(
+        self, u128 first, u128 last, uint64_t wanted, uint64_t* low, uint64_t* high, uint64_t* got
+    ) except -1:
+        """Take up to ``wanted`` free indices, as ``_take`` does. O(taken + full pages between)."""
+        cdef uint64_t at
+        self._changed = 1
+        try:
+            self._take(first, last, wanted, low, high, got)
+        finally:
+            if self.journal is not None:
+                for at in range(got[0]):
+                    self.journal.append((self, to_python(join(low, high, at)), True))
+        return 0
+
+    def undo(self, index, bint taken):
+        """Take back a change that the journal has: ``index`` was taken, or released."""
+        self._changed = 1
+        if taken:
+            self._clear(from_python(index))
+        else:
+            self._set(from_python(index))
+
     def flush(self):
-        """Write the changed pages to the transaction, and delete the empty ones from it."""
+        """Write the changed pages to the transaction, and delete the empty ones from it.
+
+        O(pages that the transaction has used) after a change, else O(1).
+        """
         cdef size_t at
         cdef Page* page
+        if not self._changed:
+            return
         for at in range(self._slot_mask + 1):
             page = self._slots[at]
             if page == NULL or not page.dirty:
@@ -1103,6 +1123,7 @@ cdef class StoredPages(_Tree):
                 self._delete_value(key, b"", self._db)
                 page.stored = False
             page.dirty = False
+        self._changed = 0
 
     def next_free(self, first, last):
         """Return the first free index from first to last, both included, or None. O(levels)."""
@@ -1114,20 +1135,17 @@ cdef class StoredPages(_Tree):
     def take_first(self, first, last):
         """Take and return the first free index from first to last, or None. O(levels)."""
         cdef u128 found
-        cdef Page* page
-        if not self._next_free(from_python(first), from_python(last), &found):
-            return None
-        self._get_or_add(0, found >> PAGE_SHIFT, &page)
-        self._put(page, <uint32_t>found & (PAGE_BITS - 1))
-        return to_python(found)
+        if self.take_next(from_python(first), from_python(last), &found):
+            return to_python(found)
+        return None
 
     def acquire(self, index):
         """Take this index and return whether it was free. O(levels)."""
-        return self._set(from_python(index)) == 1
+        return self.set_bit(from_python(index)) == 1
 
     def release(self, index):
         """Release this index and return whether it was taken. O(levels)."""
-        return self._clear(from_python(index)) == 1
+        return self.clear_bit(from_python(index)) == 1
 
     def take(self, first, last, Py_ssize_t wanted):
         """Take up to ``wanted`` free indices in first..last, and return them as an ascending list.
@@ -1146,7 +1164,7 @@ cdef class StoredPages(_Tree):
             raise MemoryError
         high = low + wanted
         try:
-            self._take(low_bound, high_bound, <uint64_t>wanted, low, high, &got)
+            self.take_many(low_bound, high_bound, <uint64_t>wanted, low, high, &got)
             result = [to_python(join(low, high, at)) for at in range(got)]
         finally:
             free(low)
@@ -1186,6 +1204,3 @@ def page_bits(bytes page not None, base):
             found.append(base + (word << 6) + ctz(bits))
             bits &= bits - 1
     return found
-
-
-include "_transaction.pxi"

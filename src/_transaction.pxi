@@ -6,16 +6,10 @@
 #
 # The classes are ``no_gc_clear``: a block that nobody leaves gives back the lock when it is
 # deallocated, and needs its members for that, though the garbage collector found it in a cycle.
-#
-# It is a part of _bitmap.pyx, because an extension of its own would make the start of the plugin
-# longer by a sixtieth (a million instructions).
 
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport Py_INCREF
 from libc.errno cimport EAGAIN, EINTR, ETIMEDOUT, errno
-from libc.stdint cimport int64_t
-
-import os
 
 cdef extern from "writer_lock.h" nogil:
     ctypedef struct fastipam_lock:
@@ -241,63 +235,54 @@ cdef class OpenFiles:
 cdef class WriteBlock:
     """The frame of a write transaction: begin and end, with the writer's lock around them.
 
-    A subclass has ``store`` (with ``files``, ``local``, ``nests``, ``open_files()``, ``fault()``),
-    ``txn``, ``get``, ``put``, ``delete``, ``databases`` and ``parent``; ``flush()``, which writes
-    what is in memory; ``take_over()``, which a nested transaction calls of its parent; and
-    ``promises`` with ``settle()``, for what has to be looked at after the commit.
+    A transaction belongs to the thread that began it, and to one block. Another one of the same
+    thread would wait for its end, and is refused.
 
-    A transaction belongs to the thread that began it, and to one block. It is nested only in a
-    store that ``nests``: the view that a transaction gives to its own calls; and in one that is
-    ``joined`` by whatever its thread does, as a batch of requests is. Any other call of the thread
-    would wait for its own end, and is refused.
+    ``store`` has ``files``, ``local``, ``open_files()``, ``fault()`` and the errors.
     """
 
+    cdef readonly object store
+    cdef readonly object txn  # LMDB's transaction, and its methods
+    cdef readonly object get, put, delete
+    cdef readonly tuple databases
     cdef OpenFiles _files
     cdef bint _locked
     cdef int _state  # _NEW, _OPEN, _OVER; _LEFT: left in another thread than its own
     cdef int _thread
 
+    cpdef flush(self):
+        """Write what is in memory."""
+
+    cdef int finish(self) except -1:
+        """Do what comes after the commit."""
+        return 0
+
     def __enter__(self):
-        cdef object me = self, store = me.store, thread = store.local, txn
-        cdef object parent = getattr(thread, "transaction", None)
+        cdef object store = self.store, thread = store.local, txn
+        cdef object before = getattr(thread, "transaction", None)
         cdef OpenFiles files
         if self._state != _NEW:
             raise store.transaction_is_over()
-        if parent is not None and not (store.nests or parent.joined):
-            if not parent._end_if_left():
-                raise store.transaction_is_open()
-            parent = None
-        if parent is not None:
-            files = (<WriteBlock>parent)._files
-            if fastipam_lock_is_forked(files.lock._lock):
-                store.open_files()  # raises
-            parent.flush()
-            try:
-                txn = files.env.begin(None, parent.txn, True)
-            except Exception as error:
-                raise store.fault(error) from error
-        else:
-            files, txn = self._begin(store)
+        if before is not None and not before._end_if_left():
+            raise store.transaction_is_open()
+        files = self._begin(store)
         self._files = files
         try:
-            me.txn = txn
-            me.get = txn.get
-            me.put = txn.put
-            me.delete = txn.delete
-            me.databases = files.databases
-            me.parent = parent
+            self.get = self.txn.get
+            self.put = self.txn.put
+            self.delete = self.txn.delete
+            self.databases = files.databases
             thread.transaction = self
             self._state = _OPEN
         except BaseException:
-            txn.abort()
+            self.txn.abort()
             self._leave()
             raise
         return self
 
-    cdef tuple _begin(self, store):
+    cdef OpenFiles _begin(self, store):
         """Take the lock and begin LMDB's transaction, in files that are the store's."""
         cdef OpenFiles files
-        cdef object txn
         cdef int attempt
         cdef int64_t deadline_ns = 0  # of all attempts together
         for attempt in range(3):
@@ -319,7 +304,8 @@ cdef class WriteBlock:
             self._thread = fastipam_thread_id()
             if files.leads_here():
                 try:
-                    return files, files.env.begin(None, None, True)
+                    self.txn = files.env.begin(None, None, True)
+                    return files
                 except Exception as error:
                     self._leave()
                     if getattr(error, "code", 0) != PANIC or attempt == 2:
@@ -338,12 +324,11 @@ cdef class WriteBlock:
 
     cdef int _roll_back(self) except -1:
         """End a transaction that was left in another thread."""
-        cdef object me = self
         if fastipam_lock_is_forked(self._files.lock._lock):
-            me.store.open_files()  # raises: the transaction is the parent's
-        me.store.local.transaction = None
+            self.store.open_files()  # raises: the transaction is the parent's
+        self.store.local.transaction = None
         self._state = _OVER
-        me.txn.abort()
+        self.txn.abort()
         self._leave()
         return 0
 
@@ -354,28 +339,41 @@ cdef class WriteBlock:
             self._files.leave()
 
     def __exit__(self, kind, error, trace):
-        cdef object me = self, store = me.store, txn, fault
+        cdef object store = self.store
         cdef OpenFiles files = self._files
         if self._state != _OPEN:
             raise store.transaction_is_over()
-        txn = me.txn
         if fastipam_lock_is_forked(files.lock._lock):
             self._state = _OVER
-            store.local.transaction = me.parent
+            store.local.transaction = None
             store.open_files()  # raises: the transaction and the lock are the parent's
-        if self._locked and self._thread != fastipam_thread_id():
+        if self._thread != fastipam_thread_id():
             self._state = _LEFT  # LMDB can end it only in the thread that began it
             if not fastipam_thread_lives(self._thread):
                 self._roll_back()
             raise store.transaction_is_over()
-        store.local.transaction = me.parent
+        store.local.transaction = None
         self._state = _OVER
+        self._end(kind is None, store, files)
+        if kind is None:
+            files._commits += 1
+            if files._commits % COMMITS_PER_READER_CHECK == 0:
+                store.check_readers()
+            self.finish()
+        elif error is not None:
+            fault = store.fault(error)
+            if fault is not error:
+                raise fault from error
+
+    cdef int _end(self, bint well, store, OpenFiles files) except -1:
+        """Commit or abort, and give back the lock."""
+        cdef object txn = self.txn, fault
         try:
-            if kind is None:
-                me.flush()
+            if well:
+                self.flush()
                 # Whoever moves the files away ends what is written to them: a commit would be
                 # answered, and be in no store.
-                if self._locked and not files.has_data_file():
+                if not files.has_data_file():
                     files.stale = True
                     raise store.replaced()
                 txn.commit()
@@ -390,21 +388,8 @@ cdef class WriteBlock:
             if fault is problem:
                 raise
             raise fault from problem
-        if not self._locked:
-            if kind is None:
-                me.parent.take_over(me)
-        else:
-            self._leave()
-            if kind is None:
-                files._commits += 1
-                if files._commits % COMMITS_PER_READER_CHECK == 0:
-                    store.check_readers()
-                if me.promises:
-                    me.settle()
-        if error is not None:
-            fault = store.fault(error)
-            if fault is not error:
-                raise fault from error
+        self._leave()
+        return 0
 
     def __dealloc__(self):
         # Of an object that was never left, as an interpreter at its end does.
@@ -413,29 +398,39 @@ cdef class WriteBlock:
 
 @cython.no_gc_clear
 cdef class ReadBlock:
-    """The frame of a read transaction, whose subclass has ``store``, ``txn``, ``get`` and
-    ``databases``. In the view that a write transaction gives to its calls it shows that one, and in
-    a store the last commit.
+    """The frame of a read transaction. In the view that a write transaction gives to its calls it
+    shows that one, and in a store the last commit.
     """
 
+    cdef readonly object store
+    cdef readonly object txn, get
+    cdef readonly tuple databases
     cdef OpenFiles _files
 
+    def __init__(self, store):
+        self.store = store
+
     def __enter__(self):
-        cdef object me = self, store = me.store, txn
-        cdef object writing = getattr(store.local, "transaction", None)
+        cdef object store = self.store
+        cdef object writing = getattr(store.local, "transaction", None), fault
         cdef OpenFiles files
-        if writing is not None and (store.nests or writing.joined):
+        if writing is not None and (store.nests or (<Transaction>writing).joined):
             files = (<WriteBlock>writing)._files
             if fastipam_lock_is_forked(files.lock._lock):
                 store.open_files()  # raises
-            writing.flush()
-            txn = writing.txn
+            try:
+                (<WriteBlock>writing).flush()
+            except Exception as error:
+                fault = store.fault(error)
+                if fault is error:
+                    raise
+                raise fault from error
+            self.txn = (<WriteBlock>writing).txn
         else:
-            txn = self._begin(store)
+            self.txn = self._begin(store)
             files = self._files
-        me.txn = txn
-        me.get = txn.get
-        me.databases = files.databases
+        self.get = self.txn.get
+        self.databases = files.databases
         return self
 
     cdef object _begin(self, store):
@@ -466,15 +461,15 @@ cdef class ReadBlock:
         raise store.replaced()
 
     def __exit__(self, kind, error, trace):
-        cdef object me = self, fault
+        cdef object fault
         cdef OpenFiles files = self._files
         if files is not None:
             self._files = None
             if not fastipam_lock_is_forked(files.lock._lock):
-                me.txn.abort()
+                self.txn.abort()
                 files.leave()
         if error is not None:
-            fault = me.store.fault(error)
+            fault = self.store.fault(error)
             if fault is not error:
                 raise fault from error
 

@@ -16,14 +16,14 @@ NATIVE = ("_bitmap", "_ledger", "_agent")
 # A line imports only from lines above it; within a line, only from what stands left of it. A name
 # is a module, or a package with all that is in it and is not named by itself.
 FLOORS = """
-errors _bitmap namespaces processes
+errors _bitmap _ledger namespaces processes
 addressing
 configuration
 storage.records storage
 owners lease
 allocation
 verify files repair backup picture
-host_local network transactions tasks ipam sweep _ledger
+host_local network transactions tasks ipam sweep
 cluster cluster.engines cluster.node cluster.keeper cluster.admin
 cni
 __init__

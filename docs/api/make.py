@@ -328,12 +328,13 @@ def _bases(kind: type) -> Iterator[type]:
 
 def _own(kind: type) -> list[type]:
     """Return a class and its bases in the package; those below the public ones stay hidden."""
-    inside = kind.__module__.startswith("fastipam.storage")
+    hidden = ("fastipam.storage", "fastipam._ledger")
+    inside = kind.__module__.startswith(hidden)
     return [
         one
         for one in kind.__mro__
         if one.__module__.startswith("fastipam")
-        and (inside or not one.__module__.startswith("fastipam.storage"))
+        and (inside or not one.__module__.startswith(hidden))
     ]
 
 

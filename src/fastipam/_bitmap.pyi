@@ -1,6 +1,5 @@
 from collections.abc import Callable, Iterator
-from types import TracebackType
-from typing import Any, Self, SupportsIndex, final
+from typing import Any, SupportsIndex, final
 
 import numpy as np
 import numpy.typing as npt
@@ -70,78 +69,3 @@ class StoredPages(_Tree):
     def _check(self) -> None: ...
 
 def page_bits(page: bytes, base: int) -> list[int]: ...
-
-@final
-class WriterLock:
-    path: str
-    def __new__(cls, path: str, patience_s: float = 8.0) -> WriterLock: ...
-    def __init__(self, path: str, patience_s: float = 8.0) -> None: ...
-    def is_free(self) -> bool: ...
-    def set_patience(self, patience_s: float) -> None: ...
-    def __enter__(self) -> None: ...
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
-
-@final
-class OpenFiles:
-    stale: bool
-    def __new__(
-        cls,
-        env: Any,
-        databases: tuple[Any, ...],
-        lock: WriterLock,
-        data_path: bytes,
-        lock_path: bytes,
-    ) -> OpenFiles: ...
-    def __init__(
-        self,
-        env: Any,
-        databases: tuple[Any, ...],
-        lock: WriterLock,
-        data_path: bytes,
-        lock_path: bytes,
-    ) -> None: ...
-    @property
-    def env(self) -> Any: ...
-    @property
-    def databases(self) -> tuple[Any, ...]: ...
-    @property
-    def lock(self) -> WriterLock: ...
-    @property
-    def users(self) -> int: ...
-    @property
-    def is_in_use(self) -> bool: ...
-    @property
-    def closing(self) -> bool: ...
-    @property
-    def identity(self) -> tuple[int, int]: ...
-    @property
-    def is_forked(self) -> bool: ...
-    def is_current(self) -> bool: ...
-    def close(self) -> None: ...
-    def reopen(self) -> bool: ...
-
-@disjoint_base
-class WriteBlock:
-    def __enter__(self) -> Self: ...
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
-    def _end_if_left(self) -> bool: ...
-
-@disjoint_base
-class ReadBlock:
-    def __enter__(self) -> Self: ...
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...

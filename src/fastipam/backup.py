@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from fastipam import files
+from fastipam._ledger import PoolState
 from fastipam.allocation import blocks
 from fastipam.errors import ConfigError, StoreCorrupt, StoreError, StoreFull, StoreUnavailable
 from fastipam.storage import tables
 from fastipam.storage.directory import is_store_directory, path_of
 from fastipam.storage.records import keys
 from fastipam.storage.records import lease as lease_record
-from fastipam.storage.records.pool_state import PoolState
 from fastipam.storage.store import Store
 from fastipam.storage.truncation import is_store_file
 from fastipam.verify import verify

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
+from fastipam import _ledger
 from fastipam.addressing.addresses import V4, format_cidr, format_ip, to_ip
-from fastipam.errors import ConfigError
-from fastipam.namespaces import Netns
-from fastipam.storage.records import keys
-from fastipam.storage.records import lease as lease_record
 from fastipam.storage.records.lease import Record
 
 TYPE_CHECKING = False
@@ -17,52 +14,11 @@ if TYPE_CHECKING:
     from fastipam.owners import Owner, Pod
 
 
-NO_NETNS = Netns()
+Requester = _ledger.Requester
 NO_POD = ("", "", "")
 
 
-class Requester:
-    """Who requests an address, with what the lease records of the owner.
-
-    ``pod`` is the pod's Kubernetes namespace, its name and its UID. As attributes, ``pod`` is
-    "namespace/name", or empty, and ``pod_texts`` are the three; ``name`` is what
-    :func:`keys.owner_name` returns, ``texts`` all texts of the lease's record. Raises ConfigError
-    with the field.
-    """
-
-    __slots__ = ("container_id", "ifname", "name", "netns", "pod", "pod_texts", "texts")
-
-    def __init__(
-        self,
-        container_id: str,
-        ifname: str,
-        netns: Netns = NO_NETNS,
-        pod: tuple[str, str, str] = NO_POD,
-    ) -> None:
-        keys.check_owner(container_id, ifname)
-        pod_namespace, pod_name, _ = pod
-        self.container_id = container_id
-        self.ifname = ifname
-        self.netns = netns
-        self.pod_texts = pod
-        self.pod = f"{pod_namespace}/{pod_name}" if pod_namespace and pod_name else ""
-        rest = "\0".join(("", netns.path, *pod))
-        if rest.count("\0") != 4 or not rest.isascii():
-            fields = ("netns", "pod_namespace", "pod_name", "pod_uid")
-            _check_texts(dict(zip(fields, (netns.path, *pod), strict=True)))
-        self.name = keys.owner_name(container_id, ifname)
-        self.texts = self.name + rest.encode(keys.ENCODING, keys.ERRORS)
-
-
-def _check_texts(texts: dict[str, str]) -> None:
-    """Raise ConfigError for a text that a record cannot hold."""
-    for field, text in texts.items():
-        if "\0" in text:
-            raise ConfigError(f"{field} contains NUL", field=field, value=text)
-        keys.encode(field, text)
-
-
-class Lease:
+class Lease(_ledger.LeaseFields):
     """An address and its owner, as of one moment: a later change of the store does not show here.
 
     ``network`` is the network's name. ``family`` (4 or 6) and ``value`` are the address as
@@ -72,25 +28,14 @@ class Lease:
     lease has assigned the address: False for a lease that was there before.
     """
 
-    __slots__ = ("_record", "_router", "_siblings", "created", "family", "network", "value")
-
-    def __init__(
-        self,
-        network: str,
-        family: int,
-        value: int,
-        router: tuple[int, int] | None,
-        record: Record | bytes,
-    ) -> None:
-        self.network = network
-        self.family = family
-        self.value = value
-        self._router = router
-        # The bytes of a record that was just written are decoded when an attribute is read.
-        self._record = record
-        self.created: bool = type(record) is bytes
-        # Not (self,): the garbage collector would have to look at every such circle.
-        self._siblings: tuple[Lease, ...] = ()
+    __slots__ = ()
+    if TYPE_CHECKING:
+        network: str
+        family: int
+        value: int
+        created: bool
+        _record: Record | bytes  # packed until one of its texts is wanted
+        _siblings: tuple[Lease, ...]
 
     @property
     def record(self) -> Record:
@@ -112,7 +57,7 @@ class Lease:
     def length(self) -> int:
         """The prefix length."""
         if isinstance(self._record, bytes):
-            return lease_record.length_of(self._record)
+            return self._record[1]
         return self._record.length
 
     @property

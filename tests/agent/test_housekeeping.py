@@ -12,7 +12,7 @@ import pytest
 
 import fastipam
 from fastipam import sweep
-from fastipam._bitmap import WriterLock
+from fastipam._ledger import WriterLock
 from fastipam.agent import housekeeping
 from fastipam.agent.housekeeping import Housekeeping
 from fastipam.ipam import open_with

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fastipam._bitmap import WriterLock
+from fastipam._ledger import WriterLock
 from fastipam.storage import open_stores
 from fastipam.storage.directory import DATA_FILE
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 
-from fastipam import errors
+from fastipam import _ledger, errors
 from fastipam.cni import error_codes, versions
 from fastipam.configuration import network
 from fastipam.storage import tables
 from fastipam.storage.records import event as event_record
-from fastipam.storage.records import event_log, pool_state
-from fastipam.storage.records import lease as lease_record
 from fastipam.storage.tables import ALL
 from tests.docs.documents import ROOT
 
@@ -79,17 +77,17 @@ def test_layout() -> None:
     """Sizes, kinds of events and the schema are those of the code."""
     assert f"this page describes schema {tables.SCHEMA}." in FORMAT
     lease = rows(FORMAT, "## A lease")
-    assert int(lease[-1][0]) == lease_record._LEASE.size
+    assert int(lease[-1][0]) == _ledger.LEASE_BYTES
     at = 0
     for offset, size, _ in lease[:-1]:
         assert int(offset) == at
         at += int(size)
-    assert at == lease_record._LEASE.size
-    assert int(rows(FORMAT, "## A pool's numbers")[-1][0]) == pool_state._STATE.size
+    assert at == _ledger.LEASE_BYTES
+    assert int(rows(FORMAT, "## A pool's numbers")[-1][0]) == _ledger.POOL_BYTES
     history = rows(FORMAT, "## A network's history")
-    assert int(history[-1][0]) == len(event_log.EventLog(1, None).pack())
-    most = f"At most {event_log.MOST_WAITING} events wait, and the record has at most "
-    assert f"{most}{event_log.MOST_BYTES} bytes." in " ".join(FORMAT.split())
+    assert int(history[-1][0]) == len(_ledger.EventLog(1).pack())
+    most = f"At most {_ledger.EVENTS_WAITING} events wait, and the record has at most "
+    assert f"{most}{_ledger.HISTORY_BYTES} bytes." in " ".join(FORMAT.split())
     kinds = ", ".join(f"{number} {word}" for number, word in sorted(event_record.KINDS.items()))
     assert kinds in " ".join(FORMAT.split())
 

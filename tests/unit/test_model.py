@@ -23,11 +23,11 @@ from fastipam import (
     Network,
     PoolExhausted,
 )
+from fastipam._ledger import PoolState
 from fastipam.addressing.parsing import parse_ranges
 from fastipam.ipam import open_with
 from fastipam.storage import tables
 from fastipam.storage.records import keys as records_keys
-from fastipam.storage.records.pool_state import PoolState
 from fastipam.testing import Clock
 
 COOLDOWN_S = 30

@@ -12,7 +12,7 @@ from tests.counting import counts
 
 import fastipam
 from fastipam import PoolExhausted
-from fastipam._bitmap import WriterLock
+from fastipam._ledger import WriterLock
 from fastipam.addressing.ranges import Pool
 from fastipam.allocation import previous_boot
 from fastipam.backup import backup, restore

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastipam import errors
+from fastipam._ledger import PoolState
 from fastipam.errors import StoreCorrupt
-from fastipam.storage.records.pool_state import PoolState
 
 NUMBERS = {
     "generation": 2**62 - 1,

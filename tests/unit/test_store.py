@@ -32,8 +32,9 @@ from fastipam import (
     errors,
 )
 from fastipam.ipam import open_with
-from fastipam.storage import lmdb_errors
+from fastipam.storage import lmdb_errors, tables
 from fastipam.storage.open_stores import close_store, open_store
+from fastipam.storage.records import keys
 from fastipam.storage.store import Store
 from fastipam.storage.transaction import Transaction
 from fastipam.storage.truncation import missing_page
@@ -414,41 +415,71 @@ def test_shared_transaction(data_dir: Path) -> None:
     """Its parts see what those before them did, readers in it too; all of it is one commit."""
     with fastipam.open(data_dir, "relaxed") as ipam:
         net = ipam.network("n", V4)
-        with Transaction(ipam.store, shared=True, joined=True) as whole:
+        with Transaction(ipam.store, joined=True) as whole:
             first = net.allocate("a")
             assert net.stats().assigned == 1
             assert net.lookup(first.address.ip) == first
             net.allocate("b")
             net.release("a")
             assert net.stats().assigned == 1
-            assert not whole.spoiled
+            assert not whole.failed
         assert [one.container_id for one in net.leases()] == ["b"]
         assert verify(ipam.store) == []
 
 
-def test_spoiled_transaction(data_dir: Path) -> None:
-    """The failure of a part says that the whole has to be rolled back, and that undoes it all."""
+def test_part_that_fails(data_dir: Path) -> None:
+    """A part that fails changes nothing, and those before and behind it stand."""
     with fastipam.open(data_dir, "relaxed") as ipam:
         net = ipam.network("n", V4)
         net.allocate("a")
-        whole = Transaction(ipam.store, shared=True, joined=True).__enter__()
+        with Transaction(ipam.store, joined=True) as whole:
+            net.allocate("b")
+            before = contents(whole)
+            for _ in range(3):
+                with pytest.raises(fastipam.DuplicateAllocation):
+                    net.allocate("a")
+                assert contents(whole) == before
+            net.allocate("c")
+            assert not whole.failed
+        assert [one.container_id for one in net.leases()] == ["a", "b", "c"]
+        assert verify(ipam.store) == []
+
+
+def contents(whole: Transaction) -> dict[str, list[tuple[bytes, bytes]]]:
+    """Every key and value of a transaction."""
+    whole.flush()
+    own = keys.STATE_MARK, keys.LOG_MARK
+    found = {table.name: list(table.scan(whole)) for table in tables.ALL}
+    return found | {"": [one for one in tables.MAIN.scan(whole) if one[0][:1] in own]}
+
+
+def test_write_that_fails_in_a_part(data_dir: Path) -> None:
+    """After a write that failed no later part is served, and nothing is committed."""
+    with open_with(data_dir, map_size=3 << 18) as ipam:
+        net = ipam.network("n", V4)
+        net.allocate("a")
+        whole = Transaction(ipam.store, joined=True).__enter__()
         net.allocate("b")
-        with pytest.raises(fastipam.DuplicateAllocation):
-            net.allocate("a")
-        assert whole.spoiled
-        whole.rollback()
+        with pytest.raises(StoreFull, match="largest size"):
+            net.allocate_many([(f"c{at}", "eth0") for at in range(20_000)])
+        assert whole.failed
+        with pytest.raises(StoreFull, match="largest size"):
+            net.allocate("d")
+        with pytest.raises(StoreFull, match="largest size"):
+            net.stats()
+        with pytest.raises(StoreFull, match="largest size"):
+            whole.__exit__(None, None, None)
         assert [one.container_id for one in net.leases()] == ["a"]
         net.allocate("b")
         assert verify(ipam.store) == []
 
 
-def test_fault_in_a_part(data_dir: Path) -> None:
-    """An error of LMDB's in a part is translated where the part ends, and spoils the whole."""
+def test_error_in_a_part(data_dir: Path) -> None:
+    """An error of LMDB's in a part is translated where the part ends."""
     with fastipam.open(data_dir, "relaxed") as ipam:
-        whole = Transaction(ipam.store, shared=True, joined=True).__enter__()
+        whole = Transaction(ipam.store, joined=True).__enter__()
         with pytest.raises(StoreFull), ipam.store.write():
             raise lmdb.MapFullError("injected")
-        assert whole.spoiled
         whole.rollback()
         assert verify(ipam.store) == []
 
@@ -574,8 +605,14 @@ def test_map_full(data_dir: Path) -> None:
         with pytest.raises(StoreFull):
             net.allocate_many([(f"c{at}", "eth0") for at in range(20000)])
         assert net.stats().assigned == 1
-        with ipam.transaction() as txn, pytest.raises(StoreFull):
-            txn.network("n").allocate_many([(f"c{at}", "eth0") for at in range(20000)])
+        block = ipam.transaction()
+        inside = block.__enter__().network("n")
+        inside.allocate("b")
+        with pytest.raises(StoreFull):
+            inside.allocate_many([(f"c{at}", "eth0") for at in range(20000)])
+        with pytest.raises(StoreFull):
+            block.__exit__(None, None, None)
+        assert [one.container_id for one in net.leases()] == ["a"]
         assert not verify(ipam.store)
         assert len(net.release("a")) == 1
 

@@ -18,13 +18,13 @@ from tests.counting import COUNTED, looked_at
 
 import fastipam
 from fastipam import cni
+from fastipam._ledger import PoolState
 from fastipam.cli.migration import import_host_local
 from fastipam.ipam import open_with
 from fastipam.network import Network
 from fastipam.repair import repair
 from fastipam.storage import open_stores, tables
 from fastipam.storage.records import keys as records_keys
-from fastipam.storage.records.pool_state import PoolState
 from fastipam.sweep import finish_reboot, missing_count, sweep
 from fastipam.testing import Clock
 from fastipam.verify import verify

@@ -201,7 +201,7 @@ class BatchMachine(RuleBasedStateMachine):
 
         def full(transaction: Transaction, *arguments: Any) -> None:
             nonlocal left
-            if left and transaction.parent is None and arguments[0] is None:
+            if left and arguments[0] is None:
                 left -= 1
                 end(transaction, StoreFull, None, None)
                 raise StoreFull("injected", path=transaction.store.path)

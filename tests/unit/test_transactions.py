@@ -19,7 +19,7 @@ import pytest
 
 import fastipam
 from fastipam import Ipam, Network, Transaction, TransactionOpen, TransactionOver
-from fastipam._bitmap import OpenFiles
+from fastipam._ledger import OpenFiles
 from fastipam.testing import TemporaryStore, temporary_store
 from fastipam.verify import verify
 

@@ -11,6 +11,7 @@ import pytest
 
 import fastipam
 from fastipam import Network
+from fastipam._ledger import EventLog, PoolState
 from fastipam.addressing.parsing import parse_ranges
 from fastipam.addressing.ranges import Pool, RangeSet
 from fastipam.allocation import blocks
@@ -23,9 +24,7 @@ from fastipam.storage.records import lease as lease_record
 from fastipam.storage.records import reservation as reservation_record
 from fastipam.storage.records.block import ACTIVE, Block
 from fastipam.storage.records.event import event_key, pack_event
-from fastipam.storage.records.event_log import EventLog
 from fastipam.storage.records.lease import ASSIGNED, COOLING, Record
-from fastipam.storage.records.pool_state import PoolState
 from fastipam.storage.records.reservation import Reservation
 from fastipam.storage.store import Store
 from fastipam.storage.transaction import Transaction
@@ -212,8 +211,8 @@ DAMAGES: list[tuple[Damage, set[str], str | None]] = [
     (state(reserved=1), {"state-count"}, "reserved"),
     (state(outside=1), {"state-count"}, "outside"),
     (state(clock=0), {"lease-released"}, "10.0.15.247"),
-    (state(clock=2**63), {"state-unreadable"}, None),
-    (state(generation=2**64 - 1), {"state-unreadable"}, None),
+    (state(clock=2**62), {"state-unreadable"}, None),
+    (state(generation=2**63 - 1), {"state-unreadable"}, None),
     (put("missing", at(A), b"x"), {"missing-unreadable"}, None),
     (put("missing", at(A)[:-1], bytes(24)), {"missing-unreadable"}, None),
     (put("meta", b"last network", b"\xff" * 4), {"network-id"}, "last network"),

@@ -10,6 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastipam import errors
+from fastipam._ledger import EVENTS_WAITING as MOST_WAITING
+from fastipam._ledger import HISTORY_BYTES as MOST_BYTES
+from fastipam._ledger import EventLog
 from fastipam.allocation import history
 from fastipam.backup import backup, restore
 from fastipam.cli.follow import Changes
@@ -19,7 +22,6 @@ from fastipam.network import Network
 from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.storage.records.event import event_key
-from fastipam.storage.records.event_log import MOST_BYTES, MOST_WAITING, EventLog
 from fastipam.testing import Clock
 from fastipam.verify import verify
 

@@ -19,7 +19,7 @@ import lmdb
 import pytest
 
 import fastipam
-from fastipam._bitmap import WriterLock
+from fastipam._ledger import WriterLock
 from fastipam.backup import backup
 from fastipam.storage import tables
 from fastipam.storage.open_stores import close_store, open_store

@@ -2,8 +2,8 @@
 
 Each store that a batch touches has one write transaction open while the batch is handled. One
 commit, and one sync to disk, serves all requests; they are answered after it. A request that fails
-changes nothing, and the others stand: when one fails in the middle of a change, the transaction is
-aborted and the batch is handled again, with a nested transaction for each request.
+changes nothing, and the others stand. When a write fails (no room, a broken disk), nothing of the
+batch is committed, and each request is handled again alone.
 """
 
 from __future__ import annotations
@@ -76,10 +76,9 @@ class Executor:
             self._awaits_plugin = False
             for store in open_stores.all_open():
                 store.boot_doubt = store.boot_doubt or boot.UNCOUNTED
-        answers = self._commit(requests, nested=False)
+        answers = self._commit(requests)
         if answers is None:
-            answers = self._commit(requests, nested=True)
-        assert answers is not None, "a request has spoiled what was nested for its sake"
+            answers = [self._handle(one) for one in requests]
         for at, answer in enumerate(answers):
             if answer is _APART:
                 answers[at] = self._handle(requests[at])
@@ -121,26 +120,22 @@ class Executor:
         self._note(request, answer, time.time_ns(), 1)
         return answer
 
-    def _commit(self, requests: Sequence[Request], *, nested: bool) -> list[Answer] | None:
-        """Handle the requests and commit."""
-        # Return None, with nothing changed, when a request has failed in the middle of a change.
+    def _commit(self, requests: Sequence[Request]) -> list[Answer] | None:
+        """Handle the requests and commit; return None, with nothing changed, if a write fails."""
         answers: list[Answer] = []
         touched: list[set[Store]] = []
         waited_ns = max(0, time.time_ns() - requests[0].arrived_ns)
-        frames = [] if nested else [one.frame for one in requests]
-        with Batch(time.monotonic_ns() - waited_ns, nested=nested) as batch:
+        frames = [one.frame for one in requests]
+        with Batch(time.monotonic_ns() - waited_ns) as batch:
             while len(answers) < len(requests):
-                if not nested:
-                    served = serve(
-                        frames, len(answers), self._services.known, open_stores.get, Answer
-                    )
-                    for answer, stores in served:
-                        answers.append(answer)
-                        touched.append(stores)
-                if len(answers) < len(requests) and not batch.spoiled:
+                served = serve(frames, len(answers), self._services.known, open_stores.get, Answer)
+                for answer, stores in served:
+                    answers.append(answer)
+                    touched.append(stores)
+                if len(answers) < len(requests) and not batch.failed:
                     answers.append(self._handle_in(batch, requests[len(answers)]))
                     touched.append(batch.touched)
-                if batch.spoiled:
+                if batch.failed:
                     return None
             begin = time.perf_counter()
             failed = batch.commit()

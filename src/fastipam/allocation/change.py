@@ -20,7 +20,7 @@ def recount(accounts: Accounts, pool: Pool) -> None:
     """Count the used addresses that are outside the ranges. O(pages inside)."""
     state = accounts.state
     accounts.txn.flush()  # the pages that this transaction has changed
-    inside = sum(
+    inside: int = sum(
         used_within(accounts.txn, state.pool_id, each.family, each.intervals) for each in pool.sets
     )
     state.outside = max(0, state.used - inside)

@@ -48,17 +48,6 @@ def _queue(
             yield key, value
 
 
-def enter(accounts: Accounts, key: bytes, raw: bytes, family: int, value: int) -> None:
-    """Let an address begin to cool down, at the time of the pool's clock."""
-    accounts.state.cooling += 1
-    now = accounts.state.clock
-    # The set that has the address now: the ranges may have changed since its assignment.
-    index = accounts.number_of(family, value)
-    tables.LEASES.put(accounts.txn, key, lease_record.cool(raw, now, index))
-    queued = keys.cooldown_key(accounts.state.pool_id, index, now, family, value)
-    tables.COOLDOWN.put(accounts.txn, queued, b"")
-
-
 def leave(accounts: Accounts, record: Record, family: int, value: int) -> None:
     """Take an address out of the queue; its bit stays set."""
     accounts.state.cooling -= 1
@@ -66,39 +55,6 @@ def leave(accounts: Accounts, record: Record, family: int, value: int) -> None:
         accounts.state.pool_id, record.set_index, record.released, family, value
     )
     tables.COOLDOWN.delete(accounts.txn, key)
-
-
-def expire(accounts: Accounts, limit: int) -> int:
-    """Free up to ``limit`` addresses whose cool-down is over; return how many were due.
-
-    O(limit + number of sets).
-    """
-    state, txn = accounts.state, accounts.txn
-    due = state.clock - accounts.policy.cooldown_ns
-    prefix = state.prefix
-    seek = prefix
-    left = limit
-    with tables.COOLDOWN.walk(txn) as walk:
-        while left and walk.seek(seek):
-            key = walk.key()
-            if key[:4] != prefix:
-                break
-            _, index, released, family, value = keys.read_cooldown_key(key)
-            if released > due:
-                if index == keys.NO_SET:
-                    break
-                seek = keys.cooldown_prefix(state.pool_id, index + 1)
-                continue
-            walk.delete()
-            left -= 1
-            key = keys.address_key(state.pool_id, family, value)
-            raw = tables.LEASES.get(txn, key)
-            # If the lease says otherwise, the queue is damaged, and nobody loses an address.
-            if raw is not None and lease_record.is_cooling_since(raw, released):
-                state.cooling -= 1
-                tables.LEASES.delete(txn, key)
-                accounts.clear(family, value)
-    return limit - left
 
 
 def _cooling_of(

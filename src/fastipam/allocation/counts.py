@@ -26,8 +26,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from fastipam._ledger import PoolState
     from fastipam.addressing.ranges import Range, RangeSet
-    from fastipam.storage.records.pool_state import PoolState
     from fastipam.storage.transaction import Snapshot, Transaction
 
     Interval = tuple[int, int]

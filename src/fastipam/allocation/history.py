@@ -10,18 +10,17 @@ from __future__ import annotations
 
 from itertools import islice
 
+from fastipam._ledger import EventLog
 from fastipam.errors import StoreCorrupt
 from fastipam.storage import tables
 from fastipam.storage.records import event as event_record
 from fastipam.storage.records import keys
-from fastipam.storage.records.event import Event, event_key
-from fastipam.storage.records.event_log import EventLog
+from fastipam.storage.records.event import Event
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
-    from fastipam.configuration.policy import Policy
     from fastipam.storage.transaction import Snapshot, Transaction
 
 # The kinds of events from which on an address has an owner.
@@ -38,70 +37,6 @@ _END_WORDS = frozenset(
         event_record.OPERATOR,
     )
 )
-
-_TRIM = 64  # how many of the oldest events are deleted at a time
-
-
-def write(txn: Transaction, log: EventLog, policy: Policy, events: Sequence[bytes]) -> None:
-    """Append events to a network's history, and delete what is too old. O(events) amortized.
-
-    The caller saves ``log``.
-    """
-    kept = events if len(events) <= policy.history else events[len(events) - policy.history :]
-    skipped = len(events) - len(kept)  # more events at once than the history keeps
-    if skipped:
-        _move(txn, log)
-        log.next += skipped
-    for raw in kept:
-        if not log.has_room(raw):
-            _move(txn, log)
-        if log.has_room(raw):
-            log.waiting.append(raw)
-        else:  # it is too long to wait at all
-            tables.EVENTS.put(txn, event_key(log.network_id, log.next), raw)
-        log.next += 1
-    if log.next - log.first >= policy.history + _TRIM or log.next % _TRIM == 0:
-        _trim(txn, log, policy, len(kept) + _TRIM)
-
-
-def _move(txn: Transaction, log: EventLog) -> None:
-    """Move the events that wait in a network's record to ``events``."""
-    for key, raw in log.items():
-        tables.EVENTS.put(txn, key, raw)
-    log.waiting.clear()
-
-
-def _trim(txn: Transaction, log: EventLog, policy: Policy, most: int) -> None:
-    """Delete up to ``most`` of the oldest events that the policy does not keep."""
-    oldest_number = log.next - policy.history
-    oldest_ns = txn.store.clock() - policy.history_age_ns
-
-    def is_kept(sequence: int, raw: bytes) -> bool:
-        # A damaged event counts as one that is too old.
-        wall_ns = event_record.wall_ns_of(raw)
-        return sequence >= oldest_number and wall_ns is not None and wall_ns >= oldest_ns
-
-    with tables.EVENTS.walk(txn) as walk:
-        more = walk.seek(event_key(log.network_id, log.first))
-        while more and most:
-            key = walk.key()
-            if key[:4] != log.prefix:
-                break
-            sequence = event_record.sequence_of(key)
-            if is_kept(sequence, walk.value()):
-                log.first = sequence
-                return
-            more = walk.delete()
-            most -= 1
-            log.first = sequence + 1
-    while most and log.waiting:
-        sequence = log.next - len(log.waiting)
-        if is_kept(sequence, log.waiting[0]):
-            log.first = sequence
-            return
-        del log.waiting[0]
-        most -= 1
-        log.first = sequence + 1
 
 
 def scan(txn: Snapshot | Transaction, network_id: int) -> Iterator[tuple[bytes, bytes]]:

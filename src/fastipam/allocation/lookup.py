@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from fastipam import _ledger
 from fastipam.addressing.ranges import Pool
 from fastipam.errors import CHECK_HINT, StoreCorrupt
 from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.storage.records.lease import Record
+from fastipam.storage.transaction import Transaction
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from fastipam.errors import StoreError
     from fastipam.storage.environment import Environment
-    from fastipam.storage.transaction import Snapshot, Transaction
+    from fastipam.storage.transaction import Snapshot
 
 
 def find(txn: Transaction | Snapshot, key: bytes) -> tuple[int, int, str] | None:
@@ -21,24 +23,13 @@ def find(txn: Transaction | Snapshot, key: bytes) -> tuple[int, int, str] | None
     The entry names the schema, so a process that has the store open stops here when another version
     has made or changed the store meanwhile. O(1). Raises StoreVersion, StoreCorrupt.
     """
-    raw = tables.NETWORKS.get(txn, key)
-    if raw is None:
-        return None
-    entry = keys.unpack_network(raw)
-    if entry is None or entry[0] != tables.SCHEMA:
-        raise _odd_entry(txn, key, raw)
-    _, network_id, pool_id, pool = entry
-    ranges = tables.POOLS.get(txn, pool)
-    if ranges is None or keys.id_of(ranges) != pool_id:
-        raise StoreCorrupt(
-            f"network {_text(key)} has the pool {pool_id}, and no pool {_text(pool)} has this id",
-            path=txn.store.path,
-            hint=CHECK_HINT,
-        )
-    try:
-        return network_id, pool_id, keys.unpack_pool(ranges)[1]
-    except UnicodeDecodeError as error:
-        raise _unreadable(txn.store, _text(key), ranges[4:]) from error
+    if isinstance(txn, Transaction):
+        found = txn.find(key, tables.SCHEMA)
+    else:
+        found = _ledger.find(txn, key, tables.SCHEMA)
+    if isinstance(found, bytes):
+        raise _odd(txn, key, found)
+    return found
 
 
 def look_up(txn: Transaction | Snapshot, name: str) -> tuple[int, int, Pool] | None:
@@ -68,14 +59,28 @@ def _unreadable(store: Environment, name: str, ranges: bytes | str) -> StoreCorr
     )
 
 
-def _odd_entry(txn: Transaction | Snapshot, key: bytes, raw: bytes) -> StoreError:
-    """Return the error for an entry of another schema; it is damage if the store is of this one."""
-    txn.store.require_schema(txn)
-    return StoreCorrupt(
-        f"the entry of network {_text(key)} cannot be read: {raw.hex()}",
-        path=txn.store.path,
-        hint=CHECK_HINT,
-    )
+def _odd(txn: Transaction | Snapshot, key: bytes, raw: bytes) -> StoreError:
+    """Return the error for the entry of a network that cannot be used.
+
+    An entry of another schema is damage if the store is of this one.
+    """
+    entry = keys.unpack_network(raw)
+    if entry is None or entry[0] != tables.SCHEMA:
+        txn.store.require_schema(txn)
+        return StoreCorrupt(
+            f"the entry of network {_text(key)} cannot be read: {raw.hex()}",
+            path=txn.store.path,
+            hint=CHECK_HINT,
+        )
+    _, _, pool_id, pool = entry
+    ranges = tables.POOLS.get(txn, pool)
+    if ranges is None or keys.id_of(ranges) != pool_id:
+        return StoreCorrupt(
+            f"network {_text(key)} has the pool {pool_id}, and no pool {_text(pool)} has this id",
+            path=txn.store.path,
+            hint=CHECK_HINT,
+        )
+    return _unreadable(txn.store, _text(key), ranges[4:])
 
 
 def read_record(

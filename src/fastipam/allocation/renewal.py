@@ -5,11 +5,10 @@ Imported when an ADD returns addresses that its owner has already (``repeatAdd``
 
 from __future__ import annotations
 
-from fastipam.lease import Requester
+from fastipam._ledger import ASSIGNED, Requester, pack_lease
 from fastipam.namespaces import Netns
 from fastipam.storage import tables
 from fastipam.storage.records import event as event_record
-from fastipam.storage.records import lease as lease_record
 from fastipam.storage.records.lease import Record
 
 TYPE_CHECKING = False
@@ -27,13 +26,24 @@ def renew(ledger: Ledger, owner: Requester, held: list[tuple[int, int]]) -> None
     ledger.tick()
     state = ledger.state
     for key, raw, address in ledger.leases_of(owner.name, held):
-        its_owner = _complete(owner, Record.read(raw))
+        record = Record.read(raw)
+        its_owner = _complete(owner, record)
+        netns = its_owner.netns or Netns()
         state.generation += 1
-        stamp = ledger.store.boot, state.generation, ledger.wall_ns
-        sticky_s = ledger.policy.sticky_s if its_owner.pod else 0
-        length, index = lease_record.length_of(raw), ledger.number_of(*address)
-        renewed = lease_record.pack_assigned(
-            ledger.network_id, its_owner, length, index, stamp, sticky_s
+        renewed = pack_lease(
+            ASSIGNED,
+            record.length,
+            ledger.number_of(*address),
+            ledger.store.boot,
+            state.generation,
+            ledger.wall_ns,
+            0,
+            netns.inode,
+            netns.mount_ns,
+            ledger.policy.sticky_s if its_owner.pod else 0,
+            netns.born_ns,
+            ledger.network_id,
+            its_owner.texts,
         )
         tables.LEASES.put(ledger.txn, key, renewed)
         ledger.note(event_record.ASSIGNED, state.generation, address, its_owner.texts)
@@ -41,7 +51,7 @@ def renew(ledger: Ledger, owner: Requester, held: list[tuple[int, int]]) -> None
 
 def _complete(owner: Requester, before: Record) -> Requester:
     """Return the owner with what only its lease says of it."""
-    has_netns = owner.netns.path or owner.netns.inode
+    has_netns = owner.netns is not None and (owner.netns.path or owner.netns.inode)
     has_pod = owner.pod_texts != ("", "", "")
     if has_netns and has_pod:
         return owner

@@ -28,10 +28,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from fastipam._ledger import PoolState
     from fastipam.addressing.ranges import Pool, RangeSet
     from fastipam.allocation.accounts import Accounts
     from fastipam.lease import Requester
-    from fastipam.storage.records.pool_state import PoolState
+    from fastipam.storage.records.lease import Record
     from fastipam.storage.transaction import Snapshot, Transaction
 
     Address = tuple[int, int]  # family, integer
@@ -147,14 +148,13 @@ def keep(accounts: Accounts, key: bytes) -> bool:
 
 
 def hold(
-    accounts: Accounts, key: bytes, raw: bytes, address: Address, together: list[Address]
+    accounts: Accounts, key: bytes, lease: Record, address: Address, together: list[Address]
 ) -> None:
     """Reserve a released address for its pod, at least for the time of the cool-down.
 
     An address of the same range set that was reserved for the pod before is released, unless it is
     one of those released ``together`` with this one.
     """
-    lease = lease_record.Record.read(raw)
     until = accounts.state.clock + max(lease.sticky_s * 10**9, accounts.policy.cooldown_ns)
     pod = f"{lease.pod_namespace}/{lease.pod_name}"
     kept = Reservation(*address, pod, lease.ifname, "sticky", until)
@@ -242,7 +242,7 @@ def _cool(accounts: Accounts, reservation: Reservation) -> None:
         pod_name=name,
     )
     key = keys.address_key(state.pool_id, family, value)
-    cooldown.enter(accounts, key, record.pack(), family, value)
+    accounts.cool(key, record.pack(), family, value)
 
 
 # By hand --------------------------------------------------------------------------------------

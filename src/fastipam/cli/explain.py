@@ -16,11 +16,11 @@ from fastipam.storage.records.lease import COOLING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from fastipam._ledger import PoolState
     from fastipam.addressing.ranges import Pool
     from fastipam.configuration.policy import Policy
     from fastipam.ipam import Ipam
     from fastipam.storage.records.lease import Record
-    from fastipam.storage.records.pool_state import PoolState
     from fastipam.storage.records.reservation import Reservation
     from fastipam.storage.store import Store
 

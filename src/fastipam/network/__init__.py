@@ -1,7 +1,7 @@
 """A network of a store: assign an address to an owner, release it, say who has it.
 
-Every public method is one LMDB transaction, nested in the caller's if there is one. It validates
-first, then changes, and changes nothing when it fails. ``books`` has the way into the network's
+Every public method is one LMDB transaction, or a part of the caller's. It validates first, then
+changes, and changes nothing when it fails. ``books`` has the way into the network's
 records and frees what is due, ``reading`` has the read-only methods. ``fastipam.allocation`` keeps
 the records in step.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 from fastipam.addressing.addresses import to_ip
 from fastipam.addressing.ranges import CUT, Pool
 from fastipam.allocation import previous_boot
-from fastipam.allocation.ledger import EXPIRE_PER_CALL, Ledger
+from fastipam.allocation.ledger import Ledger
 from fastipam.configuration.reader import LONGEST_IFNAME
 from fastipam.errors import (
     ConfigError,
@@ -155,24 +155,7 @@ class Network(Reading):
 
                     promise.give_again(ledger, self, leases, promises)
                 return join(leases)
-            requests = pool.match(wanted) if wanted else [None] * len(pool.sets)
-            ledger.tick()
-            ledger.expire()
-            kept = ledger.kept_for(owner)
-            leases = []
-            for index, range_set in enumerate(pool.sets):
-                value = requests[index]
-                if value is None and kept:
-                    from fastipam.allocation import reservations
-
-                    value = reservations.first_inside(ledger, range_set, kept)
-                if value is None:
-                    value = ledger.choose(index, range_set)[0]
-                else:
-                    ledger.acquire(index, range_set, value, owner)
-                leases.append(ledger.assign(owner, index, range_set, value))
-            ledger.write_owner(owner.name, [(one.family, one.value) for one in leases])
-            ledger.save()
+            leases = ledger.give(owner, pool, pool.match(wanted) if wanted else None)
             if pool.sets[0].block_length:
                 from fastipam.network import promise
 
@@ -227,11 +210,8 @@ class Network(Reading):
 
         with self._store.write() as txn:
             ledger = self._enter(txn)
-            ledger.tick()
-            ledger.expire(EXPIRE_PER_CALL * len(listed))
             pool = self.pool or ledger.stored
             leases = bulk.assign(ledger, pool, listed)
-            ledger.save()
             if pool.sets[0].block_length:
                 from fastipam.network import promise
 
@@ -309,8 +289,16 @@ class Network(Reading):
             return self._without_history()._release_listed(listed)
 
     def _release_listed(self, listed: Sequence[Owner]) -> int:
+        names = dict.fromkeys(keys.owner_name(*owner) for owner in listed)
         with self._store.write() as txn:
-            return sum(len(self._release_named(txn, *owner)) for owner in listed)
+            ledger = self._books(txn)
+            if ledger is None:
+                return 0
+            self._step_boot(ledger)
+            released, missing = ledger.release_many(list(names))
+            # Leases without an interface: see _release_named.
+            whole = dict.fromkeys(name[: name.index(b"\0") + 1] for name in missing)
+            return released + ledger.release_many([one for one in whole if one not in names])[0]
 
     def _release_raw(self, container_id: str, ifname: str) -> list[tuple[int, int]]:
         """Do what :meth:`release` does, but return (family, integer) pairs, for the plugin."""
@@ -350,10 +338,14 @@ class Network(Reading):
         ledger = self._books(txn)
         if ledger is None:
             return []
+        self._step_boot(ledger)
+        return ledger.release(keys.owner_name(*owner), kind, newest)
+
+    def _step_boot(self, ledger: Ledger) -> None:
+        """Release some leases of an earlier boot, if there may be any."""
         if ledger.state.swept != self._store.boot:
             previous_boot.step(ledger)
             ledger.save()
-        return ledger.release(keys.owner_name(*owner), kind, newest)
 
     def release_address(self, address: Address, *, generation: int | None = None) -> Lease | None:
         """Release everything of the owner of this address; return the address's lease, or None.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from fastipam.addressing.addresses import format_cidr, format_ip, parse_cidr, prefix_bounds
 from fastipam.configuration.reader import LONGEST_IFNAME
 from fastipam.errors import ConfigError
-from fastipam.lease import NO_NETNS, NO_POD, Requester
+from fastipam.lease import NO_POD, Requester
 from fastipam.namespaces import Netns
 from fastipam.network.reading import parse_wanted, text_of
 from fastipam.owners import Owner, Pod, fault_of
@@ -80,11 +80,9 @@ def read_pod(
     raise ConfigError(f"{argument} is no pod: {pod!r}", field=argument, value=pod, hint=_POD_HINT)
 
 
-def read_netns(netns: Netns | None) -> Netns:
+def read_netns(netns: Netns | None) -> Netns | None:
     """Return a network namespace; None is one that is not known."""
-    if netns is None:
-        return NO_NETNS
-    if type(netns) is Netns:
+    if netns is None or type(netns) is Netns:
         return netns
     raise ConfigError(
         f"netns is no Netns: {netns!r}",

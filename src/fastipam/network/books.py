@@ -8,6 +8,7 @@ from fastipam.allocation.ledger import MOST_EXPIRED, Ledger
 from fastipam.allocation.lookup import find, read_pool
 from fastipam.configuration.policy import DEFAULT_POLICY, Policy
 from fastipam.errors import ConfigError, StoreError
+from fastipam.lease import Lease
 from fastipam.storage.records import keys
 
 TYPE_CHECKING = False
@@ -28,6 +29,8 @@ class Books:
 
     ``before_first`` is called before the first address ever is assigned, and may raise.
     """
+
+    lease_type = Lease
 
     def __init__(
         self,
@@ -61,7 +64,7 @@ class Books:
         return self._store
 
     def within(self, txn: Transaction) -> Self:
-        """Return the same network as a part of a transaction: what it changes is nested in that."""
+        """Return the same network as a part of a transaction."""
         from fastipam.storage.within import Within
 
         other = object.__new__(type(self))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fastipam._ledger import EventLog, PoolState
 from fastipam.addressing.addresses import BITS, V4, V6, format_ip
 from fastipam.addressing.ranges import Pool
 from fastipam.allocation import blocks
@@ -16,9 +17,7 @@ from fastipam.storage.records import keys
 from fastipam.storage.records import lease as lease_record
 from fastipam.storage.records import policy as policy_record
 from fastipam.storage.records import reservation as reservation_record
-from fastipam.storage.records.event_log import EventLog
 from fastipam.storage.records.lease import ASSIGNED, Record
-from fastipam.storage.records.pool_state import PoolState
 from fastipam.storage.records.reservation import Reservation
 from fastipam.verify.blocks import fault
 

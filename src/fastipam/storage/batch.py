@@ -16,10 +16,9 @@ if TYPE_CHECKING:
 class Batch:
     """A ``with`` block in which one :meth:`commit` writes what this thread does to any store.
 
-    With ``nested`` every call is a transaction nested in the store's: one that fails changes
-    nothing, and the others stand. Without it calls are cheaper, but a failure in a call that may
-    have changed something leaves the batch ``spoiled``, and it must not be committed. Without a
-    commit nothing changes.
+    Every call is a part of its store's transaction: one that fails changes nothing, and the others
+    stand. Only after a write that failed the batch has ``failed``, and must not be committed.
+    Without a commit nothing changes.
 
     A store is looked for once: ``found`` holds it by data directory and durability. ``since_ns`` is
     when the first request came (monotonic nanoseconds): if a thread has waited for the store in
@@ -28,9 +27,8 @@ class Batch:
     answer is written, after the commit.
     """
 
-    def __init__(self, since_ns: int, *, nested: bool) -> None:
+    def __init__(self, since_ns: int) -> None:
         self.since_ns = since_ns
-        self._nested = nested
         self._transactions: dict[Store, Transaction] = {}
         self.found: dict[tuple[str, str | None], Store] = {}
         self.touched: set[Store] = set()
@@ -51,13 +49,13 @@ class Batch:
         self.touched.add(store)
         if store not in self._transactions:
             store.refuse_who_waited(self.since_ns)
-            transaction = Transaction(store, shared=not self._nested, joined=True)
+            transaction = Transaction(store, joined=True)
             self._transactions[store] = transaction.__enter__()
 
     @property
-    def spoiled(self) -> bool:
-        """Whether a call has failed that may have changed something."""
-        return any(one.spoiled for one in self._transactions.values())
+    def failed(self) -> bool:
+        """Whether a write has failed, so that nothing of a store's transaction can be committed."""
+        return any(one.failed for one in self._transactions.values())
 
     def commit(self) -> dict[Store, Exception]:
         """Commit the transaction of every store. A durable store is on disk then.
@@ -65,7 +63,6 @@ class Batch:
         Return the stores that could not be committed, and why: nothing has changed in those. A
         store that was removed or replaced since the batch found it is one of them.
         """
-        assert not self.spoiled, "a spoiled batch would be committed"
         failed: dict[Store, Exception] = {}
         while self._transactions:
             store, transaction = self._transactions.popitem()

@@ -8,7 +8,7 @@ from _thread import _local
 
 import lmdb
 
-from fastipam._bitmap import OpenFiles, WriterLock
+from fastipam._ledger import OpenFiles, WriterLock
 from fastipam.errors import (
     CHECK_HINT,
     StoreBusy,

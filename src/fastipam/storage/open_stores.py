@@ -18,7 +18,7 @@ from _thread import _local, allocate_lock
 
 from lmdb import _envid
 
-from fastipam._bitmap import WriterLock
+from fastipam._ledger import WriterLock
 from fastipam.errors import StoreBusy
 from fastipam.storage.directory import DATA_FILE, lock_path
 from fastipam.storage.lmdb_errors import PATIENCE_S, translate

@@ -13,7 +13,7 @@ import time
 
 import lmdb
 
-from fastipam._bitmap import OpenFiles, WriterLock
+from fastipam._ledger import OpenFiles, Part, WriterLock
 from fastipam.errors import (
     CHECK_HINT,
     ConfigError,
@@ -43,7 +43,7 @@ from fastipam.storage.lmdb_errors import (
     translate,
 )
 from fastipam.storage.tables import DURABLE, RELAXED
-from fastipam.storage.transaction import Part, Snapshot, Transaction
+from fastipam.storage.transaction import Snapshot, Transaction
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -348,7 +348,7 @@ class Store(Environment):
         has another transaction open, it raises TransactionOpen.
         """
         whole: Transaction | None = getattr(self.local, "transaction", None)
-        if whole is not None and whole.shared:
+        if whole is not None and whole.joined:
             return Part(whole)
         return Transaction(self)
 
@@ -388,7 +388,7 @@ class Store(Environment):
 
 def _access(txn: Any, databases: tuple[lmdb._Database, ...]) -> boot.Access:
     """Return how the boot is read and written in a transaction of LMDB."""
-    meta, leases = databases[0], databases[tables.ALL.index(tables.LEASES)]
+    meta, leases = (databases[table.place] for table in (tables.META, tables.LEASES))
     return boot.Access(
         lambda key: txn.get(key, db=meta),
         lambda key, value: txn.put(key, value, db=meta),

@@ -12,22 +12,14 @@ from itertools import islice
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from typing import Any, Protocol, Self
+    from typing import Any, Self, TypeAlias
+
+    from fastipam._ledger import ReadBlock, Transaction
 
     Item = tuple[bytes, bytes]
 
-    class Reading(Protocol):
-        """What a table needs of a transaction to read: LMDB's, and the handles in it."""
-
-        txn: Any
-        get: Any
-        databases: tuple[Any, ...]
-
-    class Writing(Reading, Protocol):
-        """And to change something."""
-
-        put: Any
-        delete: Any
+    Reading: TypeAlias = Transaction | ReadBlock
+    Writing: TypeAlias = Transaction
 
 
 SCHEMA = 4  # 1 to 3 were never released
@@ -49,7 +41,7 @@ LAST_NETWORK_KEY = b"last network"
 LAST_POOL_KEY = b"last pool"
 
 # Every named table, in the order in which they are declared. A transaction's ``databases`` have the
-# same order, and MAIN behind them.
+# same order, behind that of MAIN.
 ALL: list[Table] = []
 
 
@@ -60,16 +52,17 @@ class Table:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._at = len(ALL)  # its place among a transaction's ``databases``
         if name:
             ALL.append(self)
+        self._at = len(ALL)  # its place among a transaction's ``databases``
 
     def __repr__(self) -> str:
         return f"<Table {self.name or 'main'}>"
 
-    def handle(self, txn: Reading) -> Any:
-        """Return LMDB's handle, for the page tree, which calls LMDB by itself."""
-        return txn.databases[self._at]
+    @property
+    def place(self) -> int:
+        """The table's place among a transaction's ``databases``."""
+        return self._at
 
     def get(self, txn: Reading, key: bytes) -> bytes | None:
         """Return the value of a key, or None."""
@@ -78,32 +71,29 @@ class Table:
 
     def put(self, txn: Writing, key: bytes, value: bytes) -> None:
         """Write a value, in place of an older one."""
-        put = txn.put
-        put(key, value, True, True, False, txn.databases[self._at])
+        txn.put_in(self._at, key, value)
 
     def add(self, txn: Writing, key: bytes, value: bytes) -> bool:
         """Write a value unless the key has one; return whether it was written."""
-        put = txn.put
-        new: bool = put(key, value, True, False, False, txn.databases[self._at])
-        return new
+        return txn.add_to(self._at, key, value)
 
-    def append(self, txn: Writing, key: bytes, value: bytes) -> None:
-        """Write a value behind all others: its key is the largest. O(1)."""
+    def append(self, txn: Any, key: bytes, value: bytes) -> None:
+        """Write a value behind all others: its key is the largest. O(1). Not in a part of a
+        transaction, because it cannot be taken back.
+        """
         txn.put(key, value, True, True, True, txn.databases[self._at])
 
     def add_many(self, txn: Writing, items: Iterable[Item]) -> tuple[int, int]:
         """Write the values of those keys that have none; return (keys given, values written)."""
-        with txn.txn.cursor(txn.databases[self._at]) as cursor:
-            return cursor.putmulti(items, overwrite=False)  # type: ignore[no-any-return]
+        return txn.add_many_to(self._at, items)
 
     def delete(self, txn: Writing, key: bytes) -> bool:
         """Delete a key; return whether it was there."""
-        delete = txn.delete
-        return delete(key, b"", txn.databases[self._at])  # type: ignore[no-any-return]
+        return txn.delete_from(self._at, key)
 
     def clear(self, txn: Writing) -> None:
         """Delete every key. O(pages of the table)."""
-        txn.txn.drop(txn.databases[self._at], delete=False)
+        txn.clear_all(self._at)
 
     def count(self, txn: Reading) -> int:
         """Return the number of keys. O(1)."""
@@ -191,16 +181,18 @@ class Table:
 
     def walk(self, txn: Reading) -> Walk:
         """Return a place in the table that can be moved, for those who skip or delete."""
-        return Walk(txn.txn.cursor(txn.databases[self._at]))
+        return Walk(txn, self._at)
 
 
 class Walk:
     """A cursor in a table; use it with ``with``. It has no place until :meth:`seek`."""
 
-    __slots__ = ("_cursor",)
+    __slots__ = ("_at", "_cursor", "_txn")
 
-    def __init__(self, cursor: Any) -> None:
-        self._cursor = cursor
+    def __init__(self, txn: Any, at: int) -> None:
+        self._txn = txn
+        self._at = at
+        self._cursor = txn.txn.cursor(txn.databases[at])
 
     def seek(self, key: bytes) -> bool:
         """Go to the first key that is not smaller; return whether there is one."""
@@ -220,7 +212,7 @@ class Walk:
 
     def delete(self) -> bool:
         """Delete the key at this place and go to the next; return whether there is one."""
-        return self._cursor.delete()  # type: ignore[no-any-return]
+        return self._txn.delete_under(self._at, self._cursor)  # type: ignore[no-any-return]
 
     def __enter__(self) -> Self:
         return self
@@ -235,6 +227,10 @@ def _behind(prefix: bytes) -> bytes:
     return kept[:-1] + bytes((kept[-1] + 1,)) if kept else b""
 
 
+# LMDB's own database. Beside LMDB's entries of the others it has the records that each change of a
+# pool or a network writes (keys.STATE_MARK, keys.LOG_MARK). It must not be cleared.
+MAIN = Table("")
+# Those that fastipam._ledger uses stand first, in the order of its ``PLACES``.
 META = Table("meta")
 NETWORKS = Table("networks")
 POOLS = Table("pools")
@@ -242,18 +238,14 @@ PAGES = Table("pages")
 LEASES = Table("leases")
 OWNERS = Table("owners")
 COOLDOWN = Table("cooldown")
+EVENTS = Table("events")
 RESERVATIONS = Table("reservations")
 STICKY = Table("sticky")
-EVENTS = Table("events")
 MISSING = Table("missing")
 BLOCKS = Table("blocks")
-# LMDB's own database, declared last. Beside LMDB's entries of the others it has the records that
-# each change of a pool or a network writes (keys.STATE_MARK, keys.LOG_MARK). It must not be cleared
-# or appended to.
-MAIN = Table("")
 
 
 def open_all(open_db: Callable[..., Any], meta: Any, txn: Any) -> tuple[Any, ...]:
-    """Return LMDB's handles of all tables, MAIN behind the others, given that of ``META``."""
+    """Return LMDB's handles of all tables, that of MAIN first, given that of ``META``."""
     others = (open_db(table.name.encode(), txn=txn, create=False) for table in ALL[1:])
-    return (meta, *others, open_db(None, txn=txn))
+    return (open_db(None, txn=txn), meta, *others)

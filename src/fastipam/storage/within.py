@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fastipam.storage.transaction import Part, Snapshot, Transaction
+from fastipam._ledger import Part
+from fastipam.storage.transaction import Snapshot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from fastipam.storage.store import Store as View
+    from fastipam.storage.transaction import Transaction
 else:
     View = object
 
@@ -22,7 +24,7 @@ class _Local:
 
 
 class Within(View):
-    """The store inside a write transaction: what is written is nested in it, what is read is in it.
+    """The store inside a write transaction: what is written is a part of it, what is read is in it.
 
     It serves the thread of the transaction until that has ended. Raises TransactionOver afterwards,
     and in another thread.
@@ -43,11 +45,9 @@ class Within(View):
         return getattr(self._store, name)
 
     def write(self) -> AbstractContextManager[Transaction]:
-        """Return a transaction that is nested in the whole one, or a part of it."""
+        """Return a part of the transaction: what it changes is taken back when it fails."""
         self.require_open()
-        if self._whole.shared:
-            return Part(self._whole)
-        return Transaction(self)
+        return Part(self._whole)
 
     def read(self) -> Snapshot:
         """Return a view of the transaction as it is now."""

@@ -52,17 +52,15 @@ class _Fault:
 
 
 def _begin(transaction: Transaction) -> Transaction:
-    thread = transaction.store.local
-    if getattr(thread, "transaction", None) is None:  # a nested one is a part of its change
-        thread.faults = [one for one in reversed(_faults) if one.begins(transaction.store)]
-        _act(thread.faults, "begin")
+    faults = [one for one in reversed(_faults) if one.begins(transaction.store)]
+    transaction.store.local.faults = faults
+    _act(faults, "begin")
     return super(Transaction, transaction).__enter__()
 
 
 def _end(transaction: Transaction, kind: Any, error: Any, trace: Any) -> Any:
-    due = kind is None and transaction.parent is None
     # Without the attribute it began before there was a fault.
-    faults = getattr(transaction.store.local, "faults", []) if due else []
+    faults = getattr(transaction.store.local, "faults", []) if kind is None else []
     try:
         _act(faults, "before-commit")
     except BaseException as fault:

@@ -21,14 +21,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fastipam._ledger import EventLog, PoolState
 from fastipam.addressing.addresses import V4, V6
 from fastipam.addressing.ranges import Pool
 from fastipam.errors import StoreCorrupt
 from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.storage.records import policy as policy_record
-from fastipam.storage.records.event_log import EventLog
-from fastipam.storage.records.pool_state import PoolState
 from fastipam.verify import bits, blocks, kept, leases
 from fastipam.verify.parts import BY_NETWORK, BY_POOL, Finding, NetworkCheck, Told, check_given
 

@@ -13,9 +13,8 @@ from fastipam.storage.records.lease import Record
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from fastipam._ledger import EventLog, PoolState
     from fastipam.addressing.ranges import Pool
-    from fastipam.storage.records.event_log import EventLog
-    from fastipam.storage.records.pool_state import PoolState
     from fastipam.storage.tables import Table
     from fastipam.storage.transaction import Snapshot
 

@@ -22,8 +22,8 @@ from fastipam.storage.records import keys
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from fastipam._ledger import PoolState
     from fastipam.addressing.ranges import Pool
-    from fastipam.storage.records.pool_state import PoolState
     from fastipam.storage.store import Store
     from fastipam.storage.transaction import Snapshot
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from struct import Struct
-
-from fastipam.addressing.addresses import BITS, V4, format_ip
+from fastipam import _ledger
+from fastipam._ledger import read_event
+from fastipam.addressing.addresses import BITS, format_ip
 from fastipam.errors import CHECK_HINT, StoreCorrupt
 from fastipam.storage.records import keys
 
@@ -16,6 +16,11 @@ if TYPE_CHECKING:
         "assigned", "released", "gc", "swept", "rebooted", "released-by-operator", "reserved",
         "unreserved", "imported", "repaired",
     ]  # fmt: skip
+
+# Hot records are packed in native code.
+event_key = _ledger.event_key
+pack_event = _ledger.pack_event
+wall_ns_of = _ledger.wall_ns_of
 
 ASSIGNED = 1  # an allocation
 RELEASED = 2  # a DEL, or a release by the library
@@ -39,9 +44,9 @@ KINDS: dict[int, Kind] = {
     IMPORTED: "imported",
     REPAIRED: "repaired",
 }
-_KEY = Struct(">IQ")
-event_key = _KEY.pack  # of the network's id and the event's number: no frame, for every event
-_HEAD = Struct("<QBBQ")
+
+_KEY_BYTES = 12
+_HEAD_BYTES = 18  # before the address
 
 
 class Event:
@@ -71,11 +76,9 @@ class Event:
 
     def __init__(self, key: bytes, raw: bytes) -> None:
         try:
-            self.sequence = _KEY.unpack(key)[1]
-            self.wall_ns, number, self.family, self.generation = _HEAD.unpack_from(raw)
+            self.sequence = sequence_of(key)
+            self.wall_ns, number, self.family, self.generation, self.value, texts = read_event(raw)
             self.kind = KINDS[number]
-            end = _HEAD.size + BITS[self.family] // 8
-            self.value = int.from_bytes(raw[_HEAD.size : end], "big")
             (
                 self.container_id,
                 self.ifname,
@@ -83,7 +86,7 @@ class Event:
                 self.pod_namespace,
                 self.pod_name,
                 self.pod_uid,
-            ) = raw[end:].decode(keys.ENCODING, keys.ERRORS).split("\0")
+            ) = texts.decode(keys.ENCODING, keys.ERRORS).split("\0")
         except keys.UNREADABLE as error:
             raise StoreCorrupt(f"an event cannot be read: {raw.hex()}", hint=CHECK_HINT) from error
 
@@ -106,12 +109,9 @@ class Event:
 
 def sequence_of(key: bytes) -> int:
     """Return the number in the key of an event."""
-    return int(_KEY.unpack(key)[1])
-
-
-def wall_ns_of(raw: bytes) -> int | None:
-    """Return the time of a packed event, or None when it is too short to be one."""
-    return int(_HEAD.unpack_from(raw)[0]) if len(raw) >= _HEAD.size else None
+    if len(key) != _KEY_BYTES:
+        raise ValueError(key)
+    return int.from_bytes(key[4:], "big")
 
 
 def pack_address(family: int, value: int) -> bytes:
@@ -121,17 +121,5 @@ def pack_address(family: int, value: int) -> bytes:
 
 def is_of(raw: bytes, address: bytes) -> bool:
     """Return whether a packed event is of an address, as :func:`pack_address` returns it."""
-    end = _HEAD.size + len(address) - 1
-    return raw[9:10] == address[:1] and raw[_HEAD.size : end] == address[1:]
-
-
-def pack_event(
-    wall_ns: int, kind: int, generation: int, address: tuple[int, int], texts: bytes
-) -> bytes:
-    """Return the value of an event; ``texts`` are a lease's."""
-    family, value = address
-    return (
-        _HEAD.pack(wall_ns, kind, family, generation)
-        + value.to_bytes(4 if family == V4 else 16, "big")
-        + texts
-    )
+    end = _HEAD_BYTES + len(address) - 1
+    return raw[9:10] == address[:1] and raw[_HEAD_BYTES:end] == address[1:]

@@ -10,27 +10,33 @@ from __future__ import annotations
 from struct import Struct
 from struct import error as struct_error
 
-from fastipam.addressing.addresses import BITS, V4
-from fastipam.errors import CHECK_HINT, ConfigError, StoreCorrupt
-
-try:  # hashlib wraps this module; without hashlib a bare start takes a quarter less time
-    from _blake2 import blake2b
-except ImportError:  # pragma: no cover  # an interpreter that builds it in another way
-    from hashlib import blake2b
+from fastipam import _ledger
+from fastipam.addressing.addresses import BITS
+from fastipam.errors import CHECK_HINT, StoreCorrupt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
+
+# Hot records are packed in native code.
+NO_SET = _ledger.NO_SET
+address_key = _ledger.address_key
+check_owner = _ledger.check_owner
+cooldown_key = _ledger.cooldown_key
+encode = _ledger.encode
+event_key = _ledger.event_key
+id_prefix = _ledger.id_prefix
+owner_key = _ledger.owner_key
+owner_name = _ledger.owner_name
+pack_held = _ledger.pack_held
+read_cooldown_key = _ledger.read_cooldown_key
+read_held = _ledger.read_held
 
 _ID = Struct(">I")
-# Returns what every key of a pool, or of a network, begins with, given its id. It is the C method
-# itself, because a call needs it several times.
-id_prefix = _ID.pack
 _NETWORK = Struct(">BII")  # schema, network id, pool id
 # What begins the key of a pool's numbers, and that of a network's history, in the main database.
 STATE_MARK, LOG_MARK = b"P", b"N"
-_ADDRESS_KEY = {4: Struct(">IBI"), 6: Struct(">IB16s")}
 _COOLDOWN = Struct(">IHQB")
 _DIGEST_BYTES = 16
 OWNER_KEY_BYTES = _ID.size + _DIGEST_BYTES
@@ -41,9 +47,6 @@ ADDRESS_HEAD = 5
 PAGE_BITS = 4096  # addresses, or pages of the level below, that a page covers
 PAGE_BYTES = PAGE_BITS // 8
 LEVELS = 11  # of pages: 11 times 12 bits cover an IPv6 address
-# The range set number of a lease that none of its pool's range sets contains. It is larger than
-# that of any set, so its queue is the last one.
-NO_SET = (1 << 16) - 1
 # Generations, event numbers and nanoseconds only grow, from 0 or from now, and none has more bits
 # before the year 2116. A number with more bits is damage, and would not fit its field one day.
 MOST_BITS = 62
@@ -132,20 +135,6 @@ def read_page(raw: bytes) -> int:
     return int.from_bytes(raw, "little")
 
 
-def address_key(pool_id: int, family: int, value: int) -> bytes:
-    """Return the key of an address in ``leases``, ``reservations`` and ``missing``.
-
-    Raises StoreCorrupt when the number is not an address of this family.
-    """
-    try:
-        if family == V4:
-            return _ADDRESS_KEY[4].pack(pool_id, family, value)
-        return _ADDRESS_KEY[6].pack(pool_id, family, value.to_bytes(16, "big"))
-    except (struct_error, OverflowError) as error:
-        message = f"{value:#x} is named as an address, and is none of IPv{family}"
-        raise StoreCorrupt(message, hint=CHECK_HINT) from error
-
-
 def is_address_key(key: bytes) -> bool:
     """Return whether this can be an :func:`address_key`."""
     family = key[4] if len(key) > 4 else 0
@@ -162,34 +151,6 @@ def read_address_key(key: bytes) -> tuple[int, int, int]:
     return _ID.unpack_from(key)[0], key[4], int.from_bytes(key[5:], "big")
 
 
-def encode(field: str, text: str) -> bytes:
-    """Return the bytes of a text in the store.
-
-    Raises ConfigError for half a surrogate pair, which JSON can spell.
-    """
-    try:
-        return text.encode(ENCODING, ERRORS)
-    except UnicodeEncodeError as error:
-        message = f"{field} {text!r} is no text: {error}"
-        raise ConfigError(message, field=field, value=text) from None
-
-
-def owner_name(container_id: str, ifname: str) -> bytes:
-    """Return the name of an owner: a lease's texts begin with it, and the owner's key hashes it."""
-    name = f"{container_id}\0{ifname}"
-    return name.encode() if name.isascii() else encode("container_id or ifname", name)
-
-
-def owner_key(prefix: bytes, name: bytes) -> bytes:
-    """Return the key of an owner, with a digest of its :func:`owner_name`.
-
-    An LMDB key has at most 511 bytes and a container id has no limit. Among 2**40 owners, two
-    collide in 16 bytes of BLAKE2b with a probability of 2**-49. A lease names its owner in full,
-    and that is compared before an address is released.
-    """
-    return prefix + blake2b(name, digest_size=_DIGEST_BYTES).digest()
-
-
 def pack_addresses(addresses: Iterable[tuple[int, int]]) -> bytes:
     """Return an owner's value in ``sticky``, from its (family, address) pairs."""
     return b"".join(
@@ -200,29 +161,6 @@ def pack_addresses(addresses: Iterable[tuple[int, int]]) -> bytes:
 def read_addresses(raw: bytes) -> list[tuple[int, int]]:
     """Return the pairs of :func:`pack_addresses`. Raises StoreCorrupt."""
     return [one[1:] for one in _read_listed(raw, 0)]
-
-
-def pack_held(pool_id: int, addresses: Sequence[tuple[int, int]]) -> bytes:
-    """Return an owner's value in ``owners``: the keys of its leases, in the order of the sets."""
-    if len(addresses) == 1:  # of nearly all owners
-        return address_key(pool_id, *addresses[0])
-    return b"".join(address_key(pool_id, *one) for one in addresses)
-
-
-def read_held(raw: bytes, pool_id: int) -> list[tuple[int, int]]:
-    """Return the (family, address) pairs of :func:`pack_held`.
-
-    Raises StoreCorrupt, also for an address of another pool than the network's.
-    """
-    if len(raw) == 9 and raw[4] == V4:  # nearly all of them
-        found = [(*_ADDRESS_KEY[4].unpack(raw),)]
-    else:
-        found = list(read_any_held(raw))
-    if any(one[0] != pool_id for one in found):
-        raise StoreCorrupt(
-            f"an owner's address is of another pool than {pool_id}: {raw.hex()}", hint=CHECK_HINT
-        )
-    return [one[1:] for one in found]
 
 
 def read_any_held(raw: bytes) -> list[tuple[int, int, int]]:
@@ -245,27 +183,6 @@ def _read_listed(raw: bytes, head: int) -> list[tuple[int, int, int]]:
     return found
 
 
-def check_owner(container_id: str, ifname: str) -> None:
-    """Raise ConfigError when a record cannot hold the owner."""
-    strings = type(container_id) is str and type(ifname) is str
-    if strings and container_id and "\0" not in container_id and "\0" not in ifname:
-        return
-    for field, text in (("container_id", container_id), ("ifname", ifname)):
-        if not isinstance(text, str):
-            raise ConfigError(f"{field} has to be a text, not {text!r}", field=field, value=text)
-        if "\0" in text:
-            raise ConfigError(f"{field} {text!r} contains NUL", field=field, value=text)
-    if not container_id:
-        raise ConfigError("container_id is empty", field="container_id", value=container_id)
-
-
-def cooldown_key(pool_id: int, set_index: int, released: int, family: int, value: int) -> bytes:
-    """Return the place of a cooling address in the queue of its range set, by release time."""
-    return _COOLDOWN.pack(pool_id, set_index, released, family) + value.to_bytes(
-        BITS[family] // 8, "big"
-    )
-
-
 def cooldown_prefix(pool_id: int, set_index: int) -> bytes:
     """Return what every key in the queue of a range set begins with."""
     return _COOLDOWN.pack(pool_id, set_index, 0, 0)[:6]
@@ -275,13 +192,3 @@ def is_cooldown_key(key: bytes) -> bool:
     """Return whether this can be a :func:`cooldown_key`."""
     family = key[COOLDOWN_HEAD - 1] if len(key) >= COOLDOWN_HEAD else 0
     return family in BITS and len(key) == COOLDOWN_HEAD + BITS[family] // 8
-
-
-def read_cooldown_key(key: bytes) -> tuple[int, int, int, int, int]:
-    """Return (pool id, set index, released, family, address) of a :func:`cooldown_key`.
-
-    Raises StoreCorrupt when the key is too short.
-    """
-    if len(key) < _COOLDOWN.size:
-        raise StoreCorrupt(f"the cool-down queue has a key {key.hex()}", hint=CHECK_HINT)
-    return (*_COOLDOWN.unpack_from(key), int.from_bytes(key[_COOLDOWN.size :], "big"))
