@@ -1584,11 +1584,19 @@ cdef class Accounts:
 
     cpdef int number_of(self, int family, value) except -1:
         """Return the number of the pool's set that has an address, or NO_SET."""
+        cdef u128 wanted = from_python(value)
+        cdef int index = 0
         try:
-            index = self.stored.index_of(family, value)
+            sets = self.stored.sets
         except StoreCorrupt:  # of the ranges' text, which must not keep a DEL from releasing
             return NONE_SET
-        return NONE_SET if index is None else index
+        for range_set in sets:
+            if range_set.family == family:
+                for low, high in range_set.intervals:
+                    if from_python(low) <= wanted <= from_python(high):
+                        return index
+            index += 1
+        return NONE_SET
 
     # Cool-down
 

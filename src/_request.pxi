@@ -11,6 +11,9 @@ from libc.string cimport memchr, memcmp, memcpy, memset
 cdef extern from "<arpa/inet.h>" nogil:
     uint32_t ntohl(uint32_t number)
 
+cdef extern from "<string.h>" nogil:
+    const void* memmem(const void* whole, size_t size, const void* part, size_t part_size)
+
 cdef enum:
     _NO_COMMAND, _ADD, _DEL
 
@@ -26,6 +29,8 @@ cdef enum:
     _LONGEST_IFNAME = 15  # bytes: reader.LONGEST_IFNAME
     _MOST_DIGITS = 20  # environment._LONGEST_NUMBER
     _MOST_TEXTS = 1024  # bytes of all texts of a lease; a record may have more
+    _MOST_DEPTH = 16  # of a value; Python's decoder goes far deeper
+    _MOST_NUMBER = 18  # digits; Python refuses thousands
 
 cdef struct Text:
     const char* at
@@ -343,6 +348,141 @@ cdef int pod_text_of(const char* key, size_t size) noexcept nogil:
     if size == 12 and memcmp(key, b"K8S_POD_NAME", 12) == 0:
         return 1
     return 2 if size == 11 and memcmp(key, b"K8S_POD_UID", 11) == 0 else -1
+
+
+# The configuration of a DEL ------------------------------------------------------------------------
+#
+# libcni adds to it what the ADD has answered: no two are alike. What it says is nothing to a DEL, so
+# the configuration is looked for without it. What is cut out has to be JSON all the same.
+
+cdef bint cut_result(Text input, Text* before, Text* behind) noexcept nogil:
+    """Find ``"prevResult": VALUE,`` among the members of a document; return whether it is there.
+
+    ``before`` and ``behind`` are the rest. Without a member behind it nothing is found.
+    """
+    cdef const char* end = input.at + input.size
+    cdef const char* at = skip_space(input.at, end)
+    cdef const char* key
+    cdef bint is_result
+    if at == end or at[0] != c'{' or memmem(at, end - at, b'"prevResult"', 12) == NULL:
+        return False
+    while True:
+        key = skip_space(at + 1, end)
+        at = skip_string(key, end)
+        if at == NULL:
+            return False
+        is_result = at - key == 12 and memcmp(key, b'"prevResult"', 12) == 0
+        at = skip_colon(at, end)
+        if at != NULL:
+            at = skip_value(at, end, _MOST_DEPTH)
+        if at == NULL:
+            return False
+        at = skip_space(at, end)
+        if at == end or at[0] != c',':
+            return False
+        if is_result:
+            at = skip_space(at + 1, end)
+            before.at, before.size = input.at, key - input.at
+            behind.at, behind.size = at, end - at
+            return True
+
+
+# Each returns what stands behind, or NULL when that is not there as these rules have it. They take
+# less than the decoder of Python: only ASCII, and numbers of few digits.
+
+cdef const char* skip_space(const char* at, const char* end) noexcept nogil:
+    while at < end and at[0] in (c' ', c'\t', c'\n', c'\r'):
+        at += 1
+    return at
+
+
+cdef const char* skip_value(const char* at, const char* end, int depth) noexcept nogil:
+    if at == end:
+        return NULL
+    if at[0] == c'"':
+        return skip_string(at, end)
+    if at[0] == c'{' or at[0] == c'[':
+        return skip_members(at, end, depth - 1) if depth else NULL
+    if end - at >= 4 and (memcmp(at, b"true", 4) == 0 or memcmp(at, b"null", 4) == 0):
+        return at + 4
+    if end - at >= 5 and memcmp(at, b"false", 5) == 0:
+        return at + 5
+    return skip_number(at, end)
+
+
+cdef const char* skip_members(const char* at, const char* end, int depth) noexcept nogil:
+    """Skip an object or a list."""
+    cdef bint has_keys = at[0] == c'{'
+    cdef char close = c'}' if has_keys else c']'
+    at = skip_space(at + 1, end)
+    if at < end and at[0] == close:
+        return at + 1
+    while True:
+        if has_keys:
+            at = skip_string(at, end)
+            if at != NULL:
+                at = skip_colon(at, end)
+        if at != NULL:
+            at = skip_value(at, end, depth)
+        if at == NULL:
+            return NULL
+        at = skip_space(at, end)
+        if at < end and at[0] == close:
+            return at + 1
+        if at == end or at[0] != c',':
+            return NULL
+        at = skip_space(at + 1, end)
+
+
+cdef const char* skip_colon(const char* at, const char* end) noexcept nogil:
+    at = skip_space(at, end)
+    return skip_space(at + 1, end) if at < end and at[0] == c':' else NULL
+
+
+cdef const char* skip_string(const char* at, const char* end) noexcept nogil:
+    """Skip a text without escapes."""
+    if at == end or at[0] != c'"':
+        return NULL
+    at += 1
+    while at < end and at[0] != c'"':
+        if at[0] < c' ' or at[0] > c'~' or at[0] == c'\\':
+            return NULL
+        at += 1
+    return at + 1 if at < end else NULL
+
+
+cdef const char* skip_number(const char* at, const char* end) noexcept nogil:
+    """Skip a whole number."""
+    cdef const char* first
+    if at < end and at[0] == c'-':
+        at += 1
+    first = at
+    while at < end and c'0' <= at[0] <= c'9':
+        at += 1
+    if not 0 < at - first <= _MOST_NUMBER or first[0] == c'0' and at - first > 1:
+        return NULL
+    if at < end and at[0] in (c'.', c'e', c'E'):
+        return NULL
+    return at
+
+
+def without_result(bytes configuration not None):
+    """Return a configuration without its ``prevResult``, or as it is when it has none. O(bytes).
+
+    It is also returned as it is when ``prevResult`` is its last member, or not plain JSON.
+    """
+    cdef Text whole, before, behind
+    whole.at, whole.size = PyBytes_AS_STRING(configuration), PyBytes_GET_SIZE(configuration)
+    if whole.size > _MOST_INPUT or not cut_result(whole, &before, &behind):
+        return configuration
+    return joined(before, behind)
+
+
+cdef bytes joined(Text one, Text other):
+    cdef bytes whole = PyBytes_FromStringAndSize(NULL, one.size + other.size)
+    memcpy(PyBytes_AS_STRING(whole), one.at, one.size)
+    memcpy(PyBytes_AS_STRING(whole) + one.size, other.at, other.size)
+    return whole
 
 
 # For tests -----------------------------------------------------------------------------------------

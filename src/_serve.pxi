@@ -5,7 +5,13 @@
 # Python serves that one, and has all the texts.
 
 from libc.stdlib cimport free, malloc
+from cpython.object cimport PyObject
 from posix.stat cimport stat, struct_stat
+
+cdef extern from "Python.h":
+    ctypedef struct PyTypeObject:
+        object (*tp_new)(PyTypeObject* kind, object arguments, PyObject* keywords)
+    PyTypeObject PyTuple_Type
 
 cdef enum:
     _MOST_SETS = 8  # addresses of an answer; reader.MOST_SETS allows more
@@ -221,81 +227,291 @@ cdef char* write_hex(char* out, unsigned int group) noexcept nogil:
 cdef class Plain:
     """How serve() serves a command of a configuration.
 
-    ``network`` assigns or releases; ``where`` are its data directory, durability and whether the
-    store is made if there is none. ``results`` makes the answer of an ADD, and ``messages`` go with
-    it. ``repeat`` is what an ADD does for an owner that has addresses. ``is_known`` says that a DEL
-    need not look whether the store knows the network. With ``is_plain`` False nothing is served.
+    ``network`` assigns or releases. ``where`` are its data directory, its durability and whether
+    the store is made if there is none. ``results`` makes the answers of ADDs, and ``messages`` go
+    with them. ``released`` is the answer of every DEL. With ``is_plain`` False nothing is served.
     """
 
     cdef readonly object network
+    cdef readonly tuple where
     cdef readonly bint is_plain
-    cdef object _results, _messages, _repeat, _where
-    cdef bint _is_known
+    cdef Results _results
+    cdef bytes _messages
+    cdef object _released
 
-    def __cinit__(self, network, where, *, is_plain, results=None, messages=b"", repeat="", is_known=True):
-        self.network, self.is_plain, self._where = network, is_plain, where
-        self._results, self._messages, self._repeat = results, messages, repeat
-        self._is_known = is_known
+    def __cinit__(
+        self, network, tuple where, *, is_plain=True, Results results=None, bytes messages=b"",
+        released=None,
+    ):
+        self.network, self.where, self.is_plain = network, where, is_plain
+        self._results, self._messages, self._released = results, messages, released
 
 
-def serve(list frames not None, Py_ssize_t first, dict known not None, get, kind):
-    """Serve the requests from ``first`` on, up to one that is not plain.
+@cython.final
+cdef class _Place:
+    """The records of a Plain's network in the transaction of its store's batch."""
+
+    cdef Accounts accounts  # None: Python serves its requests
+    cdef set stores  # the one
+    cdef tuple sets
+    cdef list pages  # of each set
+    cdef int64_t size  # addresses that can be assigned, or the largest number
+
+    cdef void enter(self, Plain plain, enter):
+        """Enter it. Whatever stands in the way, Python meets it again, and says what it is."""
+        try:
+            self.accounts = enter(plain)
+            self.stores = {plain.network.store}
+            if self.accounts is not None and plain._results is not None:
+                pool = plain.network.pool
+                self.sets = pool.sets
+                self.size = min(pool.size, <int64_t>1 << MOST_BITS)
+                self.pages = [
+                    self.accounts.txn.pages(self.accounts.pool_id, one.family) for one in self.sets
+                ]
+        except Exception:
+            self.accounts = None
+
+
+def serve(list frames not None, list answers not None, list touched not None, dict known not None, enter, kind):
+    """Serve the requests that have no answer yet, in order, up to one that is not plain.
 
     ``frames`` are the requests of a batch. ``known`` has what was read of a configuration, by its
-    bytes: ``adds`` and ``deletes`` are Plain, or None. ``get`` returns a store and has it join the
-    batch. Return the answer of each that was served, and the set of stores that it has changed;
-    ``kind`` is the type of an answer.
+    bytes, of a DEL without ``prevResult``: ``adds`` and ``deletes`` are Plain, or None. ``enter`` has the store of a Plain join the
+    batch, and returns the network's records, or None if this call is not plain. Each request that
+    was served has its answer added to ``answers``, of the type ``kind``, a tuple, and the set of
+    stores that it has changed to ``touched``. O(requests).
     """
     cdef Request request
+    cdef Text before, behind, last
     cdef bytes frame
-    cdef object config = None
-    cdef const char* input_at = NULL
-    cdef size_t input_size = 0
+    cdef object answer, config = None
     cdef uint64_t here = mount_namespace()
     cdef Plain plain
-    cdef list done = []
-    cdef dict stores = {}
+    cdef _Place place
+    cdef dict places = {}
     cdef Py_ssize_t at
-    for at in range(first, len(frames)):
+    last.at = NULL
+    for at in range(len(answers), len(frames)):
         frame = frames[at]
         if not read_request(PyBytes_AS_STRING(frame), PyBytes_GET_SIZE(frame), &request):
-            break
-        if request.input.size != input_size or memcmp(request.input.at, input_at, input_size) != 0:
+            return
+        if request.command == _DEL and cut_result(request.input, &before, &behind):
+            config = known.get(joined(before, behind))
+            last.at = NULL
+        elif not is_same(request.input, last):  # nearly all of a batch are
             config = known.get(as_bytes(request.input))
-            input_at, input_size = request.input.at, request.input.size
+            last = request.input
         if config is None:
-            break
+            return
         plain = config.adds if request.command == _ADD else config.deletes
         if plain is None or not plain.is_plain:
-            break
-        try:
-            if plain not in stores:
-                stores[plain] = {get(plain._where[0], plain._where[1], create=plain._where[2])}
-            if plain.network.store not in stores[plain]:
-                break
-            output = _serve(plain, &request, here)
-        except Exception:
-            break
-        if output is None:
-            break
-        done.append((kind(0, output, plain._messages), stores[plain]))
-    return done
+            return
+        place = places.get(plain)
+        if place is None:
+            place = places[plain] = _Place.__new__(_Place)
+            place.enter(plain, enter)
+        if place.accounts is None:
+            return
+        settle_mount(&request, here)
+        answer = serve_one(plain, place, &request, kind)
+        if answer is None:
+            return
+        answers.append(answer)
+        touched.append(place.stores)
 
 
-cdef object _serve(Plain plain, Request* request, uint64_t here):
-    from fastipam.lease import Requester
-    from fastipam.namespaces import Netns
+cdef inline bint is_same(Text one, Text other) noexcept nogil:
+    return other.at != NULL and one.size == other.size and memcmp(one.at, other.at, one.size) == 0
 
-    container, ifname = (<bytes>as_bytes(request.name)).decode().split("\0")
-    if request.command == _DEL:
-        freed = plain.network._release_raw(container, ifname)
-        return b"" if freed or plain._is_known else None
-    settle_mount(request, here)
-    texts = (<bytes>as_bytes(request.texts)).decode().split("\0")
-    netns = Netns(texts[2], request.inode, request.mount, request.born_ns)
-    owner = Requester(container, ifname, netns, tuple(texts[3:]))
-    lease = plain.network._assign(owner, (), plain._repeat)
-    return plain._results.text([(one.family, one.value) for one in lease.siblings])
+
+cdef object serve_one(Plain plain, _Place place, Request* request, kind):
+    """Return the answer of a request; None: Python has to serve it, and nothing has changed."""
+    cdef Accounts accounts = place.accounts
+    cdef bytes name = as_bytes(request.name)
+    cdef bytes key = digest_key(accounts.network_id, name)
+    cdef Address addresses[_MOST_SETS]
+    cdef bint served
+    try:
+        entry = accounts.txn.look(OWNERS, key)
+        if request.command == _DEL:
+            return plain._released if release(accounts, name, key, entry) else None
+        if entry is not None or accounts.state.reserved or accounts.state.kept:
+            return None
+        if len(place.sets) > 1:
+            served = assign_in_part(plain, place, request, key, addresses)
+        else:
+            served = is_any_free(place) and assign_whole(plain, place, request, key, addresses)
+        if not served:
+            return None
+        output = plain._results.encode(addresses)
+        return PyTuple_Type.tp_new(<PyTypeObject*>kind, ((0, output, plain._messages, None),), NULL)
+    except Exception:
+        return None
+
+
+# Assigning
+
+cdef bint is_any_free(_Place place):
+    """Return whether a single set has a free address. Others are of Python's choice."""
+    cdef PoolState state = place.accounts.state
+    return state.assigned + state.cooling + state.reserved - state.outside < place.size
+
+
+cdef bint assign_whole(Plain plain, _Place place, Request* request, bytes key, Address* addresses) except -1:
+    """Assign the address of a single set, which has one: nothing has to be taken back.
+
+    Should it fail all the same, the records are damaged, or nothing can be written: then nothing of
+    the batch is committed, and Python serves each request again.
+    """
+    try:
+        return assign(plain, place, request, key, addresses)
+    except BaseException as error:
+        place.accounts.txn._failure = error
+        raise
+
+
+cdef bint assign_in_part(Plain plain, _Place place, Request* request, bytes key, Address* addresses) except -1:
+    """Assign an address of each set; False, and nothing has changed, if one has none."""
+    cdef Accounts accounts = place.accounts
+    cdef Transaction txn = accounts.txn
+    cdef Py_ssize_t begun = txn.begin_part()
+    cdef bint served = False
+    try:
+        txn._touch_state(accounts.state)
+        if accounts._log is not None:
+            txn._touch_log(accounts._log)
+        served = assign(plain, place, request, key, addresses)
+    finally:
+        txn.end_part(begun, served)
+    return served
+
+
+cdef bint assign(Plain plain, _Place place, Request* request, bytes key, Address* addresses) except -1:
+    """Do what Accounts.give does for an owner without an address, but make no Lease."""
+    cdef Accounts accounts = place.accounts
+    cdef bytes entry = b"", lease_key
+    cdef int at
+    cdef u128 value = 0
+    accounts.tick()
+    if accounts.state.cooling:
+        accounts._expire_cooled(EXPIRED_BESIDE)
+    for at in range(len(place.sets)):
+        range_set = place.sets[at]
+        if not accounts._take_next(<StoredPages>place.pages[at], at, range_set, &value):
+            return False
+        addresses[at].family = range_set.family
+        write_wide_address(addresses[at].bytes, addresses[at].family, value)
+        accounts.state.set_cursor(at, addresses[at].family, value)
+        lease_key = write_lease(plain, accounts, request, at, &addresses[at], value)
+        entry = lease_key if at == 0 else entry + lease_key
+    accounts.txn.write(OWNERS, key, entry, None)
+    accounts.save()
+    return True
+
+
+cdef bytes write_lease(
+    Plain plain, Accounts accounts, Request* request, int index, const Address* address, u128 value
+):
+    """Write the lease of an address of a set, and return its key."""
+    cdef PoolState state = accounts.state
+    cdef LeaseHead head
+    cdef Reach* reach = plain._results._reach_of(index, address)
+    cdef bytes raw, lease_key
+    state.generation += 1
+    state.assigned += 1
+    accounts._fill_head(&head)
+    head.inode, head.born_ns = request.inode, request.born_ns
+    head.mount_ns = <uint32_t>request.mount
+    head.length = reach.length
+    head.set_index = index
+    head.generation = state.generation
+    raw = lease_of(&head, as_bytes(request.texts))
+    lease_key = key_of(accounts.pool_id, address.family, value)
+    if not accounts.txn.add(LEASES, lease_key, raw):
+        accounts.take_place(lease_key, raw, address.family, to_python(value))
+    accounts._note(
+        _EVENT_ASSIGNED, head.generation, address.family, value,
+        <const uint8_t*>request.texts.at, request.texts.size,
+    )
+    return lease_key
+
+
+cdef inline void write_wide_address(uint8_t* out, int family, u128 value) noexcept nogil:
+    """Write an address into the first of 16 bytes."""
+    memset(out, 0, 16)
+    write_address(out, family, value)
+
+
+# Releasing
+
+cdef bint release(Accounts accounts, bytes name, bytes key, entry) except -1:
+    """Release what an owner has, whose entry is ``entry``; False: nothing has changed."""
+    cdef Transaction txn = accounts.txn
+    cdef bytes raw, lease_key
+    if entry is None:
+        # Network._release_named: a lease that was imported may name no interface.
+        container = name[:name.index(0) + 1]
+        return txn.look(OWNERS, digest_key(accounts.network_id, container)) is None
+    lease_key = entry
+    if accounts.state.kept or not is_one_key(accounts.pool_id, lease_key):
+        return release_in_part(accounts, name)
+    found = txn.look(LEASES, lease_key)
+    if found is None or not is_of_owner(found, name) or head_of(found).sticky_s:
+        return release_in_part(accounts, name)
+    raw = found
+    try:
+        release_one(accounts, key, lease_key, raw)
+    except BaseException as error:
+        txn._failure = error  # as in assign_whole
+        raise
+    return True
+
+
+cdef bint is_one_key(uint32_t pool_id, bytes entry) noexcept:
+    """Return whether an owner's entry is the key of one lease of this pool."""
+    cdef const uint8_t* at = bytes_of(entry)
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(entry)
+    return (
+        size > ID_BYTES and size == ID_BYTES + 1 + address_bytes(at[ID_BYTES]) and read32(at) == pool_id
+    )
+
+
+cdef int release_one(Accounts accounts, bytes key, bytes lease_key, bytes raw) except -1:
+    """Do what Accounts.release does for an owner with one address that is not reserved."""
+    cdef Transaction txn = accounts.txn
+    cdef const LeaseHead* head = head_of(raw)
+    cdef int family = bytes_of(lease_key)[ID_BYTES]
+    cdef u128 value = read_address(bytes_of(lease_key) + ID_BYTES + 1, family)
+    accounts.tick()
+    accounts.state.assigned -= 1
+    if accounts.policy.cooldown_ns:
+        accounts.cool(lease_key, raw, family, to_python(value))
+    else:
+        txn.erase(LEASES, lease_key, raw)
+        accounts.clear(family, to_python(value))
+    accounts._note(
+        _EVENT_RELEASED, head.generation, family, value,
+        bytes_of(raw) + sizeof(LeaseHead), PyBytes_GET_SIZE(raw) - sizeof(LeaseHead),
+    )
+    txn.erase(OWNERS, key, lease_key)
+    accounts.save()
+    return 0
+
+
+cdef bint release_in_part(Accounts accounts, bytes name) except -1:
+    """Release several addresses, or one that is reserved."""
+    cdef Transaction txn = accounts.txn
+    cdef Py_ssize_t begun = txn.begin_part()
+    cdef bint served = False
+    try:
+        txn._touch_state(accounts.state)
+        if accounts._log is not None:
+            txn._touch_log(accounts._log)
+        served = len(accounts.release(name)) > 0
+    finally:
+        txn.end_part(begun, served)
+    return served
 
 
 cdef uint64_t mount_namespace() noexcept nogil:
@@ -307,7 +523,7 @@ cdef uint64_t mount_namespace() noexcept nogil:
 cdef void settle_mount(Request* request, uint64_t here) noexcept nogil:
     """Take this process's mount namespace where the path leads to the same file (identify)."""
     cdef struct_stat status
-    if request.inode == 0 and request.device == 0 or request.mount == here:
+    if request.command == _DEL or request.mount == here or not (request.inode or request.device):
         return
     # The frame has a NUL behind each variable.
     if stat(request.variables[_NETNS].at, &status):

@@ -385,6 +385,7 @@ class Accounts:
     def give_many(self, owners: Sequence[Requester], pool: Pool) -> list[list[Lease]] | None: ...
     def release_many(self, names: list[bytes], kind: int = 2) -> tuple[int, list[bytes]]: ...
 
+def without_result(configuration: bytes) -> bytes: ...
 def parse_request(
     frame: bytes,
 ) -> tuple[str, bytes, bytes, bytes, int, int, int, int, bytes] | None: ...
@@ -406,23 +407,25 @@ class Plain:
     @property
     def network(self) -> Network: ...
     @property
+    def where(self) -> tuple[str, str | None, bool]: ...
+    @property
     def is_plain(self) -> bool: ...
     def __new__(
         cls,
         network: Network,
         where: tuple[str, str | None, bool],
         *,
-        is_plain: bool,
+        is_plain: bool = True,
         results: Results | None = None,
         messages: bytes = b"",
-        repeat: str = "",
-        is_known: bool = True,
+        released: object = None,
     ) -> Plain: ...
 
 def serve(
     frames: list[bytes],
-    first: int,
+    answers: list[_Answered],
+    touched: list[set[Store]],
     known: dict[bytes, Any],
-    get: Callable[..., Store],
-    kind: Callable[[int, bytes, bytes], _Answered],
-) -> list[tuple[_Answered, set[Store]]]: ...
+    enter: Callable[[Plain], Accounts | None],
+    kind: type[_Answered],
+) -> None: ...

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import fastipam
 from fastipam.addressing.addresses import BITS
 from fastipam.addressing.parsing import build_pool
 from fastipam.addressing.ranges import Range
@@ -16,16 +17,19 @@ from fastipam.agent import batch, plain, protocol
 from fastipam.agent.batch import Executor
 from fastipam.agent.client import Client
 from fastipam.agent.requests import Answer, Request
+from fastipam.allocation.lookup import look_up
 from fastipam.cni import results
 from fastipam.cni.environment import ADD, DEL
 from fastipam.configuration.network import Route
 from fastipam.lease import Lease
-from fastipam.storage import open_stores
+from fastipam.storage import open_stores, tables
+from fastipam.storage.records import keys
 
-from ..cni.plugin import VERSIONS, Make, environment
+from ..cni.plugin import VERSIONS, Held, Make, environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 SEEN = "4:4026532000 4:4026531840 4:4026531841 5"
 SUBNET = {"subnet": "10.1.0.0/16"}
@@ -40,11 +44,11 @@ class _Served:
         self._client = Client(-1, os.getpid())
         self._serve = vars(batch)["serve"]
 
-    def count(self, *arguments: Any) -> Any:
+    def count(self, frames: list[bytes], answers: list[Any], *arguments: Any) -> None:
         """Serve natively, and count."""
-        served = self._serve(*arguments)
-        self.native += len(served)
-        return served
+        before = len(answers)
+        self._serve(frames, answers, *arguments)
+        self.native += len(answers) - before
 
     def __call__(self, *asked: tuple[str, dict[str, Any], str]) -> list[Answer]:
         """Serve a batch of (command, configuration, container), as a launcher sends them."""
@@ -62,6 +66,8 @@ class _Served:
 def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Served]:
     """An executor that counts."""
     made = _Served()
+    # Nobody is looked for who might be dead: no owner of these tests lives.
+    monkeypatch.setattr(made.executor._services, "release_dead", lambda *_: None)
     monkeypatch.setattr(batch, "serve", made.count)
     yield made
     open_stores.close_all()
@@ -191,7 +197,7 @@ def test_order_is_kept(served: _Served, config: Make) -> None:
     assert served.native == 6
 
 
-def test_store_is_replaced(served: _Served, config: Make, tmp_path: Any) -> None:
+def test_store_is_replaced(served: _Served, config: Make, tmp_path: Path) -> None:
     """When the store is another one, the configuration is prepared for it anew."""
     made = config(ipam=SUBNET)
     served((ADD, made, "c1"), (ADD, made, "c2"))
@@ -199,3 +205,72 @@ def test_store_is_replaced(served: _Served, config: Make, tmp_path: Any) -> None
     answers = served((ADD, made, "c1"), (ADD, made, "c2"))
     assert [one.status for one in answers] == [0, 0]
     assert served.native == 2
+
+
+def test_release_with_the_result(served: _Served, config: Make) -> None:
+    """A DEL has the ADD's answer in its configuration, as libcni sends it, and is plain."""
+    made = dict(sorted(config(ipam=SUBNET).items()))
+    added = served(*[(ADD, made, f"c{at}") for at in range(5)])
+    documents = [_with_result(made, json.loads(one.output)) for one in added]
+    answers = served(*[(DEL, one, f"c{at}") for at, one in enumerate(documents)])
+    assert {one.status for one in answers} == {0}
+    assert served.native == 8
+    # What was read of a configuration is kept once.
+    assert len(served.executor._services.known) == 1
+
+
+def _with_result(document: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration as libcni makes it for a DEL: its members in order."""
+    return dict(sorted({**document, "prevResult": result}.items()))
+
+
+def test_last_address(served: _Served, config: Make, held: Held) -> None:
+    """When no address is free Python decides; who comes first gets the last one."""
+    made = config(ipam={"subnet": "10.1.0.0/29", "cooldown": 60, "cooldownPolicy": "strict"})
+    answers = served(*[(ADD, made, f"c{at}") for at in range(7)])
+    assert [one.status for one in answers] == [0] * 5 + [1] * 2
+    assert json.loads(answers[-1].output)["code"] == 100
+    assert served.native == 4
+    again = served((DEL, made, "c0"), (ADD, made, "c8"))
+    assert [one.status for one in again] == [0, 1]  # its address cools
+    assert len(held()) == 4
+
+
+def test_one_of_two_sets_is_full(served: _Served, config: Make, held: Held) -> None:
+    """An ADD that gets an address of one set and none of the other gets neither."""
+    ranges = [[SUBNET], [{"subnet": "10.2.0.0/29"}]]
+    made = config(ipam={"ranges": ranges, "cooldown": 0})
+    answers = served(*[(ADD, made, f"c{at}") for at in range(7)])
+    assert [one.status for one in answers] == [0] * 5 + [1] * 2
+    assert served.native == 4
+    assert len(held()) == 10
+    assert [one.status for one in served((DEL, made, "c1"), (ADD, made, "c7"))] == [0, 0]
+    assert len(held()) == 10
+
+
+def test_reserved_address(served: _Served, config: Make, tmp_path: Path) -> None:
+    """While the network has reservations, an ADD is served in Python: one may be for its pod."""
+    made = config(ipam=SUBNET, name="net")
+    served((ADD, made, "c0"), (ADD, made, "c1"))
+    with fastipam.open(tmp_path / "store") as ipam:
+        ipam.network("net").reserve("10.1.0.9", owner="c2")
+    answer = served((ADD, made, "c2"))[0]
+    assert b'"10.1.0.9/16"' in answer.output
+    assert served.native == 1
+
+
+def test_damaged_records(served: _Served, config: Make, tmp_path: Path) -> None:
+    """A lease at an address that is free spoils only the requests that meet it."""
+    made = config(ipam=SUBNET, name="net")
+    served((ADD, made, "c0"), (ADD, made, "c1"))
+    store = open_stores.get(str(tmp_path / "store"), None)
+    with store.write() as txn:
+        found = look_up(txn, "net")
+        assert found is not None
+        pool_id = found[1]
+        raw = tables.LEASES.get(txn, keys.address_key(pool_id, 4, 0x0A010002))
+        assert raw is not None
+        tables.LEASES.put(txn, keys.address_key(pool_id, 4, 0x0A010004), raw)
+    answers = served(*[(DEL, made, "c1"), (ADD, made, "c2"), (DEL, made, "c0")])
+    assert [one.status for one in answers] == [0, 1, 0]
+    assert b"10.1.0.4" in answers[1].output

@@ -18,6 +18,7 @@ _USUAL = 0.8  # the share of frames without anything odd
 _IN_TURN = (
     0.9  # the share of those that are the ADD of an owner without, or the DEL of one with addresses
 )
+_WITH_RESULT = 0.5  # the share of DELs, and others, that say what the ADD has answered
 _OWNERS = 12
 _STAMPED = 1024  # frames that begin at one moment
 _COMMANDS = (b"ADD", b"ADD", b"DEL", b"DEL", b"DEL", b"CHECK", b"STATUS", b"VERSION", b"GC")
@@ -68,6 +69,32 @@ _EXTRA = (
 )  # fmt: skip
 
 
+# What stands before the type of a configuration that has it: "prevResult", as libcni writes it, and
+# as nobody does.
+_RESULTS = tuple(
+    b'"prevResult":{"cniVersion":"1.0.0","dns":{},"interfaces":[{"mac":"6e:a0:3c:%02x:7e:1f",'
+    b'"name":"eth0","sandbox":"/run/netns/c%d"}],"ips":[{"address":"10.7.0.%d/24","interface":2}],'
+    b'"routes":[{"dst":"0.0.0.0/0","mtu":-1}]},' % (at, at, at)
+    for at in range(40)
+)
+_ODD_RESULTS = (
+    b'"prevResult": {} ,', b'"prevResult":null,', b'"prevResult" : [ ] ,',
+    b'"prevResult":[[[{}]]],',
+    b'"prevResult":' + b"[" * 40 + b"]" * 40 + b",", b'"prevResult":' + b"9" * 30 + b",",
+    b'"prevResult":1.5,', b'"prevResult":01,', b'"prevResult":-,', b'"prevResult":{,},',
+    b'"prevResult":{"a" 1},', b'"prevResult":{"a":1,},', b'"prevResult":[1,],',
+    b'"prevResult":[1 2],',
+    b'"prevResult":"\\u00e9",', b'"prevResult":"\xc3\xa9",', b'"prevResult":"\xff",',
+    b'"prevResult":"\n",', b'"prevResult":tru,', b'"prevResult":trueish,',
+    b'"prevResult":true false,',
+    b'"prevresult":{"a":1},', b'"prevResult":{"a":"}"},', b'"prevResult":{"a":"]","b":[{}]},',
+    b'"x":{"prevResult":{"a":1},"b":2},', b'"prevResult":{"a":1},"prevResult":{"b":2},',
+    b'"name":"other","prevResult":{"a":1},', b'"prevResult":{"a":1},"name":"other",',
+    b'"prevResult":{"a":"\\""},', b'"prevResult":,', b'"prevResult":{"a":1}', b'"prevResult":]},',
+)  # fmt: skip
+_TYPE = b'"type": "bridge", '
+
+
 class Frames:
     """An endless supply of frames for some configurations.
 
@@ -107,8 +134,13 @@ class Frames:
         network, stdin = self._inputs[int(self._random() * len(self._inputs))]
         owner = self._one_of(self._owners)
         ifname = self._one_of(_IFNAMES)
+        command = self._command(network, owner, ifname)
+        if command != b"ADD" and self._random() < _WITH_RESULT:
+            usual = self._random() < _USUAL
+            result = self._one_of(_RESULTS if usual else _ODD_RESULTS)
+            stdin = stdin.replace(_TYPE, result + _TYPE)
         variables = [
-            b"CNI_COMMAND=" + self._command(network, owner, ifname),
+            b"CNI_COMMAND=" + command,
             b"CNI_CONTAINERID=" + owner,
             b"CNI_NETNS=/run/netns/" + owner[-4:],
             b"CNI_IFNAME=" + ifname,

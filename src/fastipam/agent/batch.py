@@ -128,10 +128,7 @@ class Executor:
         frames = [one.frame for one in requests]
         with Batch(time.monotonic_ns() - waited_ns) as batch:
             while len(answers) < len(requests):
-                served = serve(frames, len(answers), self._services.known, open_stores.get, Answer)
-                for answer, stores in served:
-                    answers.append(answer)
-                    touched.append(stores)
+                serve(frames, answers, touched, self._services.known, plain.enter, Answer)
                 if len(answers) < len(requests) and not batch.failed:
                     answers.append(self._handle_in(batch, requests[len(answers)]))
                     touched.append(batch.touched)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from fastipam._ledger import without_result
 from fastipam.agent import preload, systemd
 from fastipam.agent.batch import Executor
 from fastipam.agent.clusters import Clusters
@@ -117,7 +118,7 @@ def run(options: Options, announce: Callable[[Ready], object] = lambda _: None) 
         def route(request: Request) -> str | None:
             if request.command in ("", VERSION):
                 return None
-            data_dir = data_dir_of(request.stdin, clusters)
+            data_dir = data_dir_of(without_result(request.stdin), clusters)
             return SHARED if data_dir is None else data_dir
 
         lanes = Lanes(work, route, max(1, options.limits.connections // 2))

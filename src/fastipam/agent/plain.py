@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fastipam._ledger import Plain, Results
+from fastipam._ledger import Plain, Results, without_result
+from fastipam.agent.requests import Answer
 from fastipam.cni.environment import ADD, DEL
 from fastipam.cni.error_codes import clean
+from fastipam.cni.handler import Known
+from fastipam.network import entering
+from fastipam.storage import open_stores
 
 if TYPE_CHECKING:
     from fastipam.addressing.ranges import Pool
-    from fastipam.cni.handler import Known
+    from fastipam.allocation.ledger import Ledger
     from fastipam.cni.results import Answers
     from fastipam.cni.services import Services
     from fastipam.configuration.network import Version
@@ -27,7 +31,7 @@ _MOST_RANGES = 64  # of all sets together: each has a text of its own
 _OLD = (0, 3, 0)  # results of versions before it have the IPv4 address first
 
 
-def learn(services: Services, stdin: bytes, command: str | None) -> None:
+def learn(services: Services, stdin: bytes, command: str) -> None:
     """Prepare a configuration for a command of which a request was just served. O(ranges) once."""
     known: Known | None = services.known.get(stdin)
     if known is None:
@@ -36,10 +40,14 @@ def learn(services: Services, stdin: bytes, command: str | None) -> None:
         kept = known.networks.get(True)
         if kept is not None and (known.adds is None or known.adds.network is not kept[1]):
             known.adds = _additions(known)
-    elif command == DEL:
-        kept = known.networks.get(False)
-        if kept is not None and (known.deletes is None or known.deletes.network is not kept[1]):
-            known.deletes = _deletions(known)
+    elif command == DEL and False in known.networks:
+        rest = without_result(stdin)
+        kept_as = known
+        if rest != stdin:
+            services.known.pop(stdin, None)  # no other DEL has this prevResult
+            kept_as = services.known.get(rest) or Known(rest)
+            services.keep(rest, kept_as)
+        kept_as.deletes = _deletions(known)
 
 
 def _additions(known: Known) -> Plain | None:
@@ -63,10 +71,8 @@ def _additions(known: Known) -> Plain | None:
     return Plain(
         network,
         where,
-        is_plain=True,
         results=results_of(config.version, config.pool, answers),
         messages=messages.encode("utf-8", "backslashreplace"),
-        repeat=config.repeat,
     )
 
 
@@ -95,9 +101,19 @@ def _deletions(known: Known) -> Plain | None:
     network = known.networks[False][1]
     if location is None or DEL not in known.versions:
         return None
-    return Plain(
-        network,
-        (location.data_dir, location.durability, False),
-        is_plain=True,
-        is_known=not location.is_assumed,
-    )
+    where = location.data_dir, location.durability, False
+    return Plain(network, where, released=Answer(0, b"", b""))
+
+
+def enter(plain: Plain) -> Ledger | None:
+    """Have the store of a configuration join the batch, and return its network's records.
+
+    Return None when a call there is not plain. Raises what Python has to say of the store.
+    """
+    data_dir, durability, create = plain.where
+    store = open_stores.get(data_dir, durability, create=create)
+    network = plain.network
+    if store is not network.store:  # it was replaced since
+        return None
+    txn = store.local.transaction
+    return entering.enter_to_assign(network, txn) if create else entering.enter(network, txn)
