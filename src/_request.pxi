@@ -1,10 +1,11 @@
-# The plain case of a request: an ADD or a DEL as runtimes send it, read from its frame.
+# Requests as they arrive, and the plain case: an ADD or a DEL as runtimes send it, read from its frame.
 #
 # ``agent/protocol.py`` says what a frame is, ``cni/environment.py`` what a variable may be, and has the
 # texts for those who break its rules. What is accepted here is a subset of what is accepted there, and
 # means the same. Anything else is "not plain", which is no error: Python serves the request. Each limit
 # here names the rule that it mirrors. Only the owner's texts are copied, because a lease has them in a row.
 
+from cpython.object cimport PyObject
 from libc.stdint cimport UINT32_MAX, UINT64_MAX, uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy, memset
 
@@ -13,6 +14,15 @@ cdef extern from "<arpa/inet.h>" nogil:
 
 cdef extern from "<string.h>" nogil:
     const void* memmem(const void* whole, size_t size, const void* part, size_t part_size)
+
+cdef extern from "Python.h":
+    ctypedef struct PyTypeObject:
+        object (*tp_new)(PyTypeObject* kind, object arguments, PyObject* keywords)
+    PyTypeObject PyTuple_Type
+    char* PyByteArray_AS_STRING(object array)
+    Py_ssize_t PyByteArray_GET_SIZE(object array)
+    int PyByteArray_Resize(object array, Py_ssize_t size) except -1
+    object PyUnicode_DecodeFSDefaultAndSize(const char* text, Py_ssize_t size)
 
 cdef enum:
     _NO_COMMAND, _ADD, _DEL
@@ -24,6 +34,9 @@ cdef enum:
 
 cdef enum:
     _FRAME_HEADER = 12  # bytes: protocol.REQUEST
+    _ANSWER_HEADER = 16  # bytes: protocol.ANSWER
+    _LARGEST_VARIABLES = 256 << 10  # bytes: protocol.LARGEST_VARIABLES
+    _LARGEST_INPUT = (4 << 20) + 1  # bytes: protocol.LARGEST_INPUT
     _MOST_VARIABLES = 16 << 10  # bytes; protocol allows more
     _MOST_INPUT = 16 << 10  # bytes; services.LARGEST_KNOWN: a larger configuration is not kept
     _LONGEST_IFNAME = 15  # bytes: reader.LONGEST_IFNAME
@@ -35,6 +48,95 @@ cdef enum:
 cdef struct Text:
     const char* at
     size_t size
+
+
+# What arrives, and what is sent ---------------------------------------------------------------------
+
+cdef class Frame:
+    """A request as it has arrived: a header, variables up to ``end``, and the input.
+
+    ``peer`` is the client's process id. The request was accepted, or began to arrive, at
+    ``accepted_ns``, wall clock.
+    """
+
+    cdef readonly bytes frame
+    cdef readonly Py_ssize_t end
+    cdef readonly long peer
+    cdef readonly int64_t accepted_ns
+
+    def __init__(self, bytes frame not None, Py_ssize_t end, long peer, int64_t accepted_ns):
+        self.frame, self.end, self.peer, self.accepted_ns = frame, end, peer, accepted_ns
+
+    @property
+    def stdin(self):
+        """The input."""
+        return self.frame[self.end:]
+
+    @property
+    def command(self):
+        """``CNI_COMMAND``, or empty."""
+        return self.text(b"CNI_COMMAND")
+
+    def text(self, bytes name not None):
+        """Return the first value of a variable, as ``os.environ`` would have it, or "". O(bytes)."""
+        cdef const char* at = PyBytes_AS_STRING(self.frame) + _FRAME_HEADER
+        cdef const char* end = PyBytes_AS_STRING(self.frame) + self.end
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(name)
+        cdef const char* stop
+        while at < end:
+            stop = <const char*>memchr(at, 0, end - at)
+            if stop == NULL:
+                stop = end
+            if stop - at > size and at[size] == c'=' and memcmp(at, PyBytes_AS_STRING(name), size) == 0:
+                at += size + 1
+                return PyUnicode_DecodeFSDefaultAndSize(at, stop - at)
+            at = stop + 1
+        return ""
+
+
+def take_frame(bytearray incoming not None, kind, long peer, int64_t accepted_ns):
+    """Take a request from the beginning of what has arrived; None while it is incomplete.
+
+    Also None when it is no request: see protocol.request_size. ``kind`` is a subclass of
+    :class:`Frame`, whose ``__init__`` is not called.
+    """
+    cdef Py_ssize_t there = PyByteArray_GET_SIZE(incoming), end, size
+    cdef const char* at = PyByteArray_AS_STRING(incoming)
+    cdef Frame taken
+    if there < _FRAME_HEADER or memcmp(at, b"FIP1", 4) != 0:
+        return None
+    end, size = size_at(at + 4), size_at(at + 8)
+    if end > _LARGEST_VARIABLES or size > _LARGEST_INPUT:
+        return None
+    end += _FRAME_HEADER
+    size += end
+    if there < size:
+        return None
+    taken = <Frame?>(<PyTypeObject*>kind).tp_new(<PyTypeObject*>kind, (), NULL)
+    taken.frame = PyBytes_FromStringAndSize(at, size)
+    taken.end, taken.peer, taken.accepted_ns = end, peer, accepted_ns
+    if there == size:  # as of every launcher
+        PyByteArray_Resize(incoming, 0)
+    else:
+        del incoming[:size]
+    return taken
+
+
+def pack_answer(uint32_t status, bytes output not None, bytes messages not None=b""):
+    """Return an answer as the launcher expects it."""
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(output), more = PyBytes_GET_SIZE(messages)
+    cdef bytes packed = PyBytes_FromStringAndSize(NULL, _ANSWER_HEADER + size + more)
+    cdef char* out = PyBytes_AS_STRING(packed)
+    cdef uint32_t[3] numbers
+    numbers[0], numbers[1], numbers[2] = ntohl(status), ntohl(<uint32_t>size), ntohl(<uint32_t>more)
+    memcpy(out, b"FIP1", 4)
+    memcpy(out + 4, numbers, sizeof(numbers))
+    memcpy(out + _ANSWER_HEADER, PyBytes_AS_STRING(output), size)
+    memcpy(out + _ANSWER_HEADER + size, PyBytes_AS_STRING(messages), more)
+    return packed
+
+
+# The plain case -------------------------------------------------------------------------------------
 
 cdef struct Request:
     int command

@@ -5,13 +5,7 @@
 # Python serves that one, and has all the texts.
 
 from libc.stdlib cimport free, malloc
-from cpython.object cimport PyObject
 from posix.stat cimport stat, struct_stat
-
-cdef extern from "Python.h":
-    ctypedef struct PyTypeObject:
-        object (*tp_new)(PyTypeObject* kind, object arguments, PyObject* keywords)
-    PyTypeObject PyTuple_Type
 
 cdef enum:
     _MOST_SETS = 8  # addresses of an answer; reader.MOST_SETS allows more

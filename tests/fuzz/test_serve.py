@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from fastipam._ledger import parse_request, without_result
+from fastipam._ledger import parse_request, take_frame, without_result
 from fastipam.agent import protocol
-from fastipam.agent.requests import Framed
+from fastipam.agent.requests import Request
 from fastipam.cni import environment
 from fastipam.configuration import reader
 from fastipam.errors import DecodingError
@@ -101,10 +101,12 @@ def test_one_variable_is_read_as_all_are(seed: int) -> None:
         frame = supply.take()
         end = protocol.REQUEST.size + protocol.request_size(frame[: protocol.REQUEST.size])[0]
         wanted = protocol.read_variables(frame[protocol.REQUEST.size : end])
-        for name in ("CNI_COMMAND", protocol.STARTED, "CNI_ARGS", "CNI_FOO"):
-            assert protocol.read_variable(frame, end, name.encode()) == wanted.get(name, "")
-        framed = Framed(frame, end, 1, 2)
+        framed = take_frame(bytearray(frame), Request, 1, 2)
+        assert framed is not None
+        for name in ("CNI_COMMAND", protocol.STARTED, "CNI_ARGS", "CNI_FOO", ""):
+            assert framed.text(name.encode()) == wanted.get(name, "")
         assert framed.command == wanted.get("CNI_COMMAND", "")
+        assert framed.stdin == frame[end:]
         assert framed.seen_netns == wanted.pop(protocol.NETNS, "")
         wanted.pop(protocol.STARTED, "")
         assert framed.variables == wanted

@@ -157,7 +157,7 @@ class Executor:
         if command in (GC, STATUS):
             return _APART
         answer = self._handle(request)
-        if request.frame and not answer.status:
+        if not answer.status:
             plain.learn(self._services, request.stdin, command)
         if batch.promises:
             confirm = partial(self._confirm, request, answer, batch.promises)

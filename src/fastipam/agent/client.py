@@ -7,8 +7,9 @@ import time
 from _thread import allocate_lock
 from typing import TYPE_CHECKING
 
+from fastipam._ledger import take_frame
 from fastipam.agent import protocol
-from fastipam.agent.requests import Framed
+from fastipam.agent.requests import Request
 
 if TYPE_CHECKING:
     from fastipam.agent.lanes import Ticket
@@ -22,7 +23,7 @@ class Client:
 
     __slots__ = (
         "arrived_ns", "asked", "awaited", "deadline", "descriptor", "failed", "incoming", "lock",
-        "outgoing", "peer", "sizes", "ticket",
+        "outgoing", "peer", "ticket",
     )  # fmt: skip
 
     def __init__(self, descriptor: int, peer: int) -> None:
@@ -35,7 +36,6 @@ class Client:
         self.failed = False  # an answer could not be written
         # Held to write an answer, and to close: the descriptor may be another client's then.
         self.lock = allocate_lock()
-        self.sizes: tuple[int, int] | None = None
         self.asked = False  # it has sent a whole request
         self.ticket: Ticket | None = None  # of the request that is served
         # The first request begins with the connection: the launcher reads its input later.
@@ -61,25 +61,13 @@ class Client:
                 self.ticket.dropped = True
             os.close(self.descriptor)
 
-    def take_request(self) -> Framed | None:
+    def take_request(self) -> Request | None:
         """Return the next complete request, or None. Raises ProtocolError."""
-        header = protocol.REQUEST.size
-        incoming = self.incoming
-        if self.sizes is None:
-            if len(incoming) < header:
-                return None
-            self.sizes = protocol.request_size(incoming[:header])
-        variables, size = self.sizes
-        end = header + variables + size
-        if len(incoming) < end:
+        request = take_frame(self.incoming, Request, self.peer, self.arrived_ns)
+        if request is None:
+            if len(self.incoming) >= protocol.REQUEST.size:
+                protocol.request_size(self.incoming[: protocol.REQUEST.size])
             return None
-        if len(incoming) == end:  # as of every launcher
-            frame = bytes(incoming)
-            incoming.clear()
-        else:
-            frame = bytes(incoming[:end])
-            del incoming[:end]
-        self.sizes = None
         self.asked = True
-        accepted_ns, self.arrived_ns = self.arrived_ns, 0
-        return Framed(frame, header + variables, self.peer, accepted_ns)
+        self.arrived_ns = 0
+        return request

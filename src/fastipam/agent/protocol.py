@@ -15,6 +15,7 @@ import os
 import socket
 from struct import Struct
 
+from fastipam import _ledger
 from fastipam.configuration.reader import LARGEST
 
 MAGIC = b"FIP1"
@@ -58,27 +59,13 @@ def read_variables(raw: bytes) -> dict[str, str]:
     return dict([item.split("=", 1) for item in items if "=" in item])
 
 
-def read_variable(frame: bytes, end: int, name: bytes) -> str:
-    """Return one variable of a request whose variables end at ``end``, or an empty text."""
-    begin = REQUEST.size
-    if not frame.startswith(name + b"=", begin, end):
-        begin = frame.find(b"\0" + name + b"=", begin, end) + 1
-        if not begin:
-            return ""
-    begin += len(name) + 1
-    stop = frame.find(b"\0", begin, end)
-    return os.fsdecode(frame[begin : end if stop < 0 else stop])
-
-
 def pack_request(variables: dict[str, str], stdin: bytes) -> bytes:
     """Return a request as the launcher sends it."""
     raw = b"".join(os.fsencode(f"{name}={value}") + b"\0" for name, value in variables.items())
     return REQUEST.pack(MAGIC, len(raw), len(stdin)) + raw + stdin
 
 
-def pack_answer(status: int, output: bytes, messages: bytes = b"") -> bytes:
-    """Return an answer as the launcher expects it."""
-    return ANSWER.pack(MAGIC, status, len(output), len(messages)) + output + messages
+pack_answer = _ledger.pack_answer
 
 
 def ask(

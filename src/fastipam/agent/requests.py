@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from fastipam._ledger import Frame
 from fastipam.agent import protocol
 from fastipam.cni.main import age_ns
 
@@ -12,16 +13,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+_STARTED = protocol.STARTED.encode()
 
-class Request:
-    """A complete request.
 
-    ``peer`` is the client's process id. ``seen_netns`` is what the launcher says of the network
-    namespaces (see fastipam.namespaces). ``frame`` are the request's bytes as they came, of which
-    native code may serve a plain request; empty: it may not.
+class Request(Frame):
+    """A complete request, in its frame, of which native code may serve a plain one.
+
+    Its variables are decoded when they are first wanted. ``seen_netns`` is what the launcher says
+    of the network namespaces (see fastipam.namespaces); ``arrived_ns`` is when the launcher began.
     """
 
-    __slots__ = ("arrived_ns", "frame", "peer", "seen_netns", "stdin", "variables")
+    __slots__ = ("arrived_ns", "seen_netns", "variables")
 
     def __init__(
         self,
@@ -31,50 +33,23 @@ class Request:
         arrived_ns: int,
         seen_netns: str = "",
     ) -> None:
+        frame = protocol.pack_request({**variables, protocol.NETNS: seen_netns}, stdin)
+        super().__init__(frame, len(frame) - len(stdin), peer, arrived_ns)
         self.variables = variables
-        self.stdin = stdin
-        self.peer = peer
         self.arrived_ns = arrived_ns
         self.seen_netns = seen_netns
-        self.frame = b""
-
-    @property
-    def command(self) -> str:
-        """``CNI_COMMAND``, or empty."""
-        return self.variables.get("CNI_COMMAND", "")
-
-
-class Framed(Request):
-    """A request in its frame, whose variables are decoded when one is first wanted.
-
-    They end at ``end``. It was accepted, or began to arrive, at ``accepted_ns``.
-    """
-
-    __slots__ = ("_accepted_ns", "_end")
-
-    def __init__(self, frame: bytes, end: int, peer: int, accepted_ns: int) -> None:
-        self.frame = frame
-        self.stdin = frame[end:]
-        self.peer = peer
-        self._end = end
-        self._accepted_ns = accepted_ns
-
-    @property
-    def command(self) -> str:
-        """``CNI_COMMAND``, or empty; O(1) variables are decoded."""
-        return protocol.read_variable(self.frame, self._end, b"CNI_COMMAND")
 
     def __getattr__(self, name: str) -> Any:
         # A slot is empty until what it holds is wanted.
         if name == "arrived_ns":
-            self.arrived_ns = self._accepted_ns
-            started = protocol.read_variable(self.frame, self._end, protocol.STARTED.encode())
+            self.arrived_ns = self.accepted_ns
+            started = self.text(_STARTED)
             if started:
                 # The launcher began before it was accepted: GC spares leases younger than its
                 # start.
-                self.arrived_ns = min(self._accepted_ns, time.time_ns() - age_ns(started))
+                self.arrived_ns = min(self.accepted_ns, time.time_ns() - age_ns(started))
         elif name in ("seen_netns", "variables"):
-            variables = protocol.read_variables(self.frame[protocol.REQUEST.size : self._end])
+            variables = protocol.read_variables(self.frame[protocol.REQUEST.size : self.end])
             variables.pop(protocol.STARTED, "")
             self.seen_netns = variables.pop(protocol.NETNS, "")
             self.variables = variables
