@@ -448,7 +448,7 @@ cdef bint release(Accounts accounts, bytes name, bytes key, entry) except -1:
         container = name[:name.index(0) + 1]
         return txn.look(OWNERS, digest_key(accounts.network_id, container)) is None
     lease_key = entry
-    if accounts.state.kept or not is_one_key(accounts.pool_id, lease_key):
+    if accounts.state.kept or accounts._is_cut or not is_one_key(accounts.pool_id, lease_key):
         return release_in_part(accounts, name)
     found = txn.look(LEASES, lease_key)
     if found is None or not is_of_owner(found, name) or head_of(found).sticky_s:
@@ -494,7 +494,7 @@ cdef int release_one(Accounts accounts, bytes key, bytes lease_key, bytes raw) e
 
 
 cdef bint release_in_part(Accounts accounts, bytes name) except -1:
-    """Release several addresses, or one that is reserved."""
+    """Release several addresses, one that is reserved, or one of a cluster's block."""
     cdef Transaction txn = accounts.txn
     cdef Py_ssize_t begun = txn.begin_part()
     cdef bint served = False

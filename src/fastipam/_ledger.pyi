@@ -16,6 +16,7 @@ from fastipam.storage.store import Store
 from fastipam.storage.transaction import Promise, Snapshot
 from fastipam.storage.transaction import Transaction as StoreTransaction
 
+@disjoint_base
 class Frame:
     @property
     def frame(self) -> bytes: ...

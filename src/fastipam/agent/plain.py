@@ -46,7 +46,8 @@ def learn(services: Services, stdin: bytes, command: str) -> None:
         if rest != stdin:
             services.known.pop(stdin, None)  # no other DEL has this prevResult
             kept_as = services.known.get(rest) or Known(rest)
-            services.keep(rest, kept_as)
+            if rest not in services.known:
+                services.keep(rest, kept_as)
         kept_as.deletes = _deletions(known)
 
 
