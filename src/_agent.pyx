@@ -1,4 +1,4 @@
-# cython: language_level=3, embedsignature=False, auto_pickle=False
+# cython: language_level=3, embedsignature=False, auto_pickle=False, binding=False
 """What the agent's loop asks of the kernel, and Python has not, or only in several steps.
 
 After a quiet second each step in Python costs some ten microseconds, because its code and objects

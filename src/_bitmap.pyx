@@ -1,4 +1,4 @@
-# cython: language_level=3, embedsignature=False, auto_pickle=False
+# cython: language_level=3, embedsignature=False, auto_pickle=False, binding=False
 """The tree of 4096-bit pages, which finds a free index in a constant number of steps.
 
 A *page* is 64 words of 64 bits and a *summary* word. Bit i of the summary says that word i is full,

@@ -1,4 +1,4 @@
-# cython: language_level=3, embedsignature=False, auto_pickle=False
+# cython: language_level=3, embedsignature=False, auto_pickle=False, binding=False
 """The path of an assignment and of a release through a store, in native code.
 
 Read it in this order, which is that of a call:
