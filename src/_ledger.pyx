@@ -71,9 +71,15 @@ cdef enum:
     NONE_SET = 65535  # the set number of a lease that no range set of its network has
     MOST_BITS = 62  # of a number that only grows
 
-# The states of an address that has a lease record, and the kinds of two events.
+# The states of an address that has a lease record.
 ASSIGNED = 1
 COOLING = 2
+# Kinds of events, beside 1: an assignment. storage/records/event.py has the others, and their words.
+RELEASED = 2
+GC = 3
+REBOOTED = 5
+OPERATOR = 6
+IMPORTED = 9
 NO_SET = NONE_SET
 cdef int _ASSIGNED = 1, _COOLING = 2
 cdef int _EVENT_ASSIGNED = 1, _EVENT_RELEASED = 2

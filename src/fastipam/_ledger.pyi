@@ -41,6 +41,11 @@ PLACES: tuple[str, ...]
 ASSIGNED: int
 COOLING: int
 NO_SET: int
+RELEASED: int
+GC: int
+REBOOTED: int
+OPERATOR: int
+IMPORTED: int
 EXPIRE_PER_CALL: int
 LEASE_BYTES: int
 POOL_BYTES: int

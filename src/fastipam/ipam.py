@@ -7,7 +7,16 @@ from weakref import ref
 
 # Calls import some of these late, for the plugin's sake. A program may have threads, and a signal
 # handler that raises in the middle of an import leaves half a module to a thread that waits for it.
-from fastipam.allocation import bulk, counts, refusals, reservations, turns  # noqa: F401
+from fastipam.allocation import (  # noqa: F401
+    bulk,
+    cooldown,
+    counts,
+    history,
+    previous_boot,
+    refusals,
+    reservations,
+    turns,
+)
 from fastipam.configuration.policy import DEFAULT_DATA_DIR
 from fastipam.errors import ConfigError
 from fastipam.network import Network
@@ -16,7 +25,7 @@ from fastipam.network import gc as gc  # noqa: PLC0414
 from fastipam.network import stats as stats  # noqa: PLC0414
 from fastipam.storage import open_stores
 from fastipam.storage.directory import path_of
-from fastipam.storage.records import earlier_ranges  # noqa: F401
+from fastipam.storage.records import earlier_ranges, event, lease  # noqa: F401
 from fastipam.transactions import Networks, Transaction
 
 TYPE_CHECKING = False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fastipam import _ledger
 from fastipam.addressing.addresses import V4, format_cidr, format_ip, to_ip
-from fastipam.storage.records.lease import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,6 +11,7 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
     from fastipam.owners import Owner, Pod
+    from fastipam.storage.records.lease import Record
 
 
 Requester = _ledger.Requester
@@ -41,6 +41,8 @@ class Lease(_ledger.LeaseFields):
     def record(self) -> Record:
         """The lease's record in the store."""
         if isinstance(self._record, bytes):
+            from fastipam.storage.records.lease import Record
+
             self._record = Record.read(self._record)
         return self._record
 

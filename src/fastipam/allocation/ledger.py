@@ -7,7 +7,7 @@ a call does and owns the transaction. Nothing here commits. What is needed rarel
 
 from __future__ import annotations
 
-from fastipam._ledger import ASSIGNED, owner_name
+from fastipam._ledger import ASSIGNED, IMPORTED, REBOOTED, owner_name
 from fastipam.addressing.addresses import format_ip
 from fastipam.addressing.ranges import CUT
 from fastipam.allocation.accounts import Accounts
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 
 MOST_EXPIRED = 1024  # in one transaction, when no address is free otherwise; other writers wait
-_REBOOTED = 5  # records.event.REBOOTED
-_IMPORTED = 9  # records.event.IMPORTED
 
 
 class Ledger(Accounts):
@@ -171,7 +169,7 @@ class Ledger(Accounts):
         record = self.record(family, value)
         if record is not None and record.state == ASSIGNED and record.boot != self.store.boot:
             name = owner_name(record.container_id, record.ifname)
-            if (family, value) in self.release(name, _REBOOTED):
+            if (family, value) in self.release(name, REBOOTED):
                 return self._take(family, value, owner)
         if record is None:
             from fastipam.allocation import reservations
@@ -227,7 +225,7 @@ class Ledger(Accounts):
             self.state.outside += not self.stored.holds(family, value)
         its_range = self.stored.range_of(family, value)
         self.wall_ns = allocated_ns
-        self.enter(owner, (family, value), self.number_of(family, value), its_range, _IMPORTED)
+        self.enter(owner, (family, value), self.number_of(family, value), its_range, IMPORTED)
         self.write_owner(owner.name, [*held, (family, value)])
         return True
 

@@ -7,13 +7,13 @@ from fastipam.addressing.ranges import Pool
 from fastipam.errors import CHECK_HINT, StoreCorrupt
 from fastipam.storage import tables
 from fastipam.storage.records import keys
-from fastipam.storage.records.lease import Record
 from fastipam.storage.transaction import Transaction
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from fastipam.errors import StoreError
     from fastipam.storage.environment import Environment
+    from fastipam.storage.records.lease import Record
     from fastipam.storage.transaction import Snapshot
 
 
@@ -88,4 +88,8 @@ def read_record(
 ) -> Record | None:
     """Return the lease record of an address, or None when it is free or reserved. O(1)."""
     raw = tables.LEASES.get(txn, keys.address_key(pool_id, family, value))
-    return None if raw is None else Record.read(raw)
+    if raw is None:
+        return None
+    from fastipam.storage.records.lease import Record
+
+    return Record.read(raw)

@@ -8,9 +8,9 @@ the records in step.
 
 from __future__ import annotations
 
+from fastipam._ledger import ASSIGNED, GC, OPERATOR, REBOOTED, RELEASED
 from fastipam.addressing.addresses import to_ip
 from fastipam.addressing.ranges import CUT, Pool
-from fastipam.allocation import previous_boot
 from fastipam.allocation.ledger import Ledger
 from fastipam.configuration.reader import LONGEST_IFNAME
 from fastipam.errors import (
@@ -22,9 +22,7 @@ from fastipam.errors import (
 )
 from fastipam.lease import Lease, Requester, join
 from fastipam.network.reading import Reading, check_time, parse_wanted
-from fastipam.storage.records import event as event_record
 from fastipam.storage.records import keys
-from fastipam.storage.records.lease import ASSIGNED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -135,7 +133,7 @@ class Network(Reading):
             sticky = self.policy.sticky_s and owner.pod
             if (sticky or ledger.state.kept) and ledger.state.swept != boot:
                 # One of them may be reserved for this owner from now on.
-                self._end_boots(txn, ledger, previous_boot.BATCH)
+                self._end_boots(txn, ledger)
                 return None
             held = ledger.held_by(owner.name)
             if held and ledger.state.swept != boot:
@@ -169,7 +167,7 @@ class Network(Reading):
         record = ledger.record(*held[0])
         if record is None or record.boot == self._store.boot:
             return held
-        ledger.release(owner.name, event_record.REBOOTED)
+        ledger.release(owner.name, REBOOTED)
         return []
 
     def _lease(self, ledger: Ledger, pool: Pool, address: tuple[int, int]) -> Lease:
@@ -331,7 +329,7 @@ class Network(Reading):
         self,
         txn: Transaction,
         owner: tuple[str, str],
-        kind: int = event_record.RELEASED,
+        kind: int = RELEASED,
         newest: int | None = None,
     ) -> list[tuple[int, int]]:
         """Release what exactly this owner has, unless it is newer than ``newest``."""
@@ -344,6 +342,8 @@ class Network(Reading):
     def _step_boot(self, ledger: Ledger) -> None:
         """Release some leases of an earlier boot, if there may be any."""
         if ledger.state.swept != self._store.boot:
+            from fastipam.allocation import previous_boot
+
             previous_boot.step(ledger)
             ledger.save()
 
@@ -364,7 +364,7 @@ class Network(Reading):
         self,
         wanted: tuple[int, int],
         generation: int | None = None,
-        kind: int = event_record.OPERATOR,
+        kind: int = OPERATOR,
     ) -> Lease | None:
         """Do what :meth:`release_address` does. ``kind`` is the kind of the event."""
         with self._store.write() as txn:
@@ -398,7 +398,7 @@ class Network(Reading):
                 found = {(at, record.generation) for at, record in records.items() if record}
                 if found != {((one.family, one.value), one.generation) for one in leases}:
                     return False
-                return bool(self._release(txn, owner, event_record.OPERATOR))
+                return bool(self._release(txn, owner, OPERATOR))
         except StoreFull:
             if not self.policy.history:
                 raise
@@ -467,7 +467,7 @@ class Network(Reading):
         freed = []
         with self._store.write() as txn:
             for owner, generation in stale:
-                freed += self._release(txn, owner, event_record.GC, generation)
+                freed += self._release(txn, owner, GC, generation)
         return freed
 
     def _release_one(self, stale: Stale) -> list[tuple[int, int]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from fastipam.addressing.ranges import CUT
-from fastipam.allocation import previous_boot
 from fastipam.allocation.ledger import MOST_EXPIRED, Ledger
 from fastipam.allocation.lookup import find, read_pool
 from fastipam.configuration.policy import DEFAULT_POLICY, Policy
@@ -142,6 +141,8 @@ class Books:
         if not (pool or ledger.stored).sets:
             raise self._without_ranges()
         if ledger.state.swept != self._store.boot:
+            from fastipam.allocation import previous_boot
+
             previous_boot.step(ledger)
         return ledger
 
@@ -165,7 +166,7 @@ class Books:
         """
         with self._store.write() as txn:
             ledger = self._books(txn)
-            if self._end_boots(txn, ledger, previous_boot.BATCH):
+            if self._end_boots(txn, ledger):
                 return True
             if ledger is None:
                 return False
@@ -191,20 +192,24 @@ class Books:
                 ledger.tick()
                 ledger.save()
 
-    def _sweep_reboot(self, limit: int = previous_boot.BATCH) -> bool:
-        """Read up to ``limit`` leases, release those of an earlier boot; False when none is left.
+    def _sweep_reboot(self) -> bool:
+        """Read some leases and release those of an earlier boot; False when none is left.
 
         One transaction. Raises StoreError.
         """
         with self._store.write() as txn:
-            return self._end_boots(txn, self._books(txn), limit)
+            return self._end_boots(txn, self._books(txn))
 
-    def _end_boots(self, txn: Transaction, ledger: Ledger | None, limit: int) -> bool:
-        if ledger is None or ledger.state.swept == self._store.boot:
-            if self._store.unswept:
-                previous_boot.note_end(txn)
+    def _end_boots(self, txn: Transaction, ledger: Ledger | None) -> bool:
+        is_over = ledger is None or ledger.state.swept == self._store.boot
+        if is_over and not self._store.unswept:
             return False
-        previous_boot.step(ledger, limit)
+        from fastipam.allocation import previous_boot
+
+        if ledger is None or is_over:
+            previous_boot.note_end(txn)
+            return False
+        previous_boot.step(ledger, previous_boot.BATCH)
         ledger.save()
         return True
 

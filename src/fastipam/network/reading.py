@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from fastipam._ledger import ASSIGNED
 from fastipam.addressing.addresses import BITS, format_ip, parse_cidr, parse_ip, prefix_bounds
 from fastipam.addressing.ranges import CUT
-from fastipam.allocation import history
-from fastipam.allocation.cooldown import cooling_of
 from fastipam.allocation.lookup import read_record
 from fastipam.configuration.policy import Policy
 from fastipam.errors import CHECK_HINT, ConfigError, LeaseMissing, StoreCorrupt
@@ -13,8 +12,6 @@ from fastipam.lease import Lease, join
 from fastipam.network.books import Books
 from fastipam.storage import tables
 from fastipam.storage.records import keys
-from fastipam.storage.records import policy as policy_record
-from fastipam.storage.records.lease import ASSIGNED, Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +29,7 @@ if TYPE_CHECKING:
     from fastipam.addressing.ranges import Pool, RangeSet
     from fastipam.network.stats import NetworkStats
     from fastipam.storage.records.event import Event
+    from fastipam.storage.records.lease import Record
     from fastipam.storage.records.reservation import Reservation
     from fastipam.storage.tables import Item
     from fastipam.storage.transaction import Snapshot
@@ -123,6 +121,8 @@ class Reading(Books):
 
         It reads in pages as :meth:`leases` does.
         """
+        from fastipam.storage.records.lease import Record
+
         for text, items in self._pages(_leases_page):
             pool = self._ranges_of(text)
             for key, raw in items:
@@ -323,6 +323,8 @@ class Reading(Books):
 
         O(1), for a set in blocks O(cooling addresses of blocks that this node lost).
         """
+        from fastipam.allocation.cooldown import cooling_of
+
         queue = cooling_of(txn, pool_id, number, range_set)
         for key, value in queue:
             if range_set.block_length:
@@ -379,7 +381,9 @@ class Reading(Books):
         with self._store.read() as txn:
             found = self._find(txn)
             raw = tables.META.get(txn, keys.policy_key(found[0])) if found else None
-            return policy_record.read(raw)
+        from fastipam.storage.records import policy as policy_record
+
+        return policy_record.read(raw)
 
     def _cursors(self) -> list[tuple[int, int] | None]:
         """Return for each range set the (family, address) of its round robin, or None."""
@@ -444,6 +448,8 @@ class Reading(Books):
         until_ns: int | None = None,
     ) -> Iterator[Event]:
         """Do what :meth:`history` does; ``wanted`` is (family, integer)."""
+        from fastipam.allocation import history
+
         between = (since_ns or 0, _EVER_NS if until_ns is None else until_ns)
         for _, items in self._pages(_events_page):
             yield from history.select(items, wanted, pod, between)
@@ -455,6 +461,8 @@ class Reading(Books):
         that nobody had it, or that the history does not reach back so far. O(events that are kept).
         Raises ConfigError, StoreError.
         """
+        from fastipam.allocation import history
+
         check_time(wall_ns, "wall_ns")
         return history.holder_at(self._history(parse_wanted(address)), wall_ns)
 
@@ -497,6 +505,8 @@ def _reservations_page(txn: Snapshot, found: Found, start: bytes) -> Paged:
 
 
 def _events_page(txn: Snapshot, found: Found, start: bytes) -> Paged:
+    from fastipam.allocation import history
+
     return history.page(txn, found[0], keys.id_prefix(found[0]) + start)
 
 

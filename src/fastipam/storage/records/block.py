@@ -7,6 +7,7 @@ docs/store-format.md.
 from __future__ import annotations
 
 from struct import Struct
+from struct import error as struct_error
 
 from fastipam.addressing.addresses import BITS, format_cidr
 from fastipam.errors import CHECK_HINT, StoreCorrupt
@@ -130,7 +131,7 @@ class Member:
             # A store of the development version before has no machine, and 0 for the boot.
             node, incarnation, settings, *rest = raw[_MEMBER.size :].decode().split("\0")
             (machine,) = rest or ("",)
-        except UNREADABLE as error:
+        except (*UNREADABLE, struct_error) as error:
             raise StoreCorrupt(
                 f"what the store says of its node cannot be read: {raw.hex()}", hint=CHECK_HINT
             ) from error

@@ -23,14 +23,14 @@ pack_event = _ledger.pack_event
 wall_ns_of = _ledger.wall_ns_of
 
 ASSIGNED = 1  # an allocation
-RELEASED = 2  # a DEL, or a release by the library
-GC = 3  # the runtime's list of valid attachments does not have its owner
+RELEASED = _ledger.RELEASED  # a DEL, or a release by the library
+GC = _ledger.GC  # the runtime's list of valid attachments does not have its owner
 SWEPT = 4  # its network namespace is gone
-REBOOTED = 5  # its owner did not outlive a boot
-OPERATOR = 6  # an operator released it
+REBOOTED = _ledger.REBOOTED  # its owner did not outlive a boot
+OPERATOR = _ledger.OPERATOR  # an operator released it
 RESERVED = 7
 UNRESERVED = 8
-IMPORTED = 9  # taken over from another plugin
+IMPORTED = _ledger.IMPORTED  # taken over from another plugin
 REPAIRED = 10  # the store contradicted itself
 KINDS: dict[int, Kind] = {
     ASSIGNED: "assigned",

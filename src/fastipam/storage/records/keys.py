@@ -7,9 +7,6 @@ which no environment variable can contain. ``docs/store-format.md`` lists all ke
 
 from __future__ import annotations
 
-from struct import Struct
-from struct import error as struct_error
-
 from fastipam import _ledger
 from fastipam.addressing.addresses import BITS
 from fastipam.errors import CHECK_HINT, StoreCorrupt
@@ -33,16 +30,15 @@ pack_held = _ledger.pack_held
 read_cooldown_key = _ledger.read_cooldown_key
 read_held = _ledger.read_held
 
-_ID = Struct(">I")
-_NETWORK = Struct(">BII")  # schema, network id, pool id
+_ID_BYTES = 4
+_NETWORK_BYTES = 9  # schema, network id, pool id
 # What begins the key of a pool's numbers, and that of a network's history, in the main database.
 STATE_MARK, LOG_MARK = b"P", b"N"
-_COOLDOWN = Struct(">IHQB")
 _DIGEST_BYTES = 16
-OWNER_KEY_BYTES = _ID.size + _DIGEST_BYTES
+OWNER_KEY_BYTES = _ID_BYTES + _DIGEST_BYTES
 # How many bytes stand before the address in a key of ``cooldown`` and in an address's key, for
 # those who read a million of them.
-COOLDOWN_HEAD = _COOLDOWN.size
+COOLDOWN_HEAD = 15
 ADDRESS_HEAD = 5
 PAGE_BITS = 4096  # addresses, or pages of the level below, that a page covers
 PAGE_BYTES = PAGE_BITS // 8
@@ -51,7 +47,7 @@ LEVELS = 11  # of pages: 11 times 12 bits cover an IPv6 address
 # before the year 2116. A number with more bits is damage, and would not fit its field one day.
 MOST_BITS = 62
 # What reading a damaged record raises. Not Exception: a signal handler may raise there as well.
-UNREADABLE = (ValueError, KeyError, IndexError, TypeError, OverflowError, struct_error)
+UNREADABLE = (ValueError, KeyError, IndexError, TypeError, OverflowError)
 ENCODING = "utf-8"
 ERRORS = "surrogateescape"
 
@@ -63,7 +59,7 @@ def id_of(raw: bytes | None) -> int:
 
 def pack_network(schema: int, network_id: int, pool_id: int, pool: bytes) -> bytes:
     """Return the value of a network in ``networks``; ``pool`` is its pool's encoded name."""
-    return _NETWORK.pack(schema, network_id, pool_id) + pool
+    return bytes((schema,)) + id_prefix(network_id) + id_prefix(pool_id) + pool
 
 
 def unpack_network(raw: bytes) -> tuple[int, int, int, bytes] | None:
@@ -71,14 +67,14 @@ def unpack_network(raw: bytes) -> tuple[int, int, int, bytes] | None:
 
     None for another value. The schema comes first in every schema from 4 on.
     """
-    if len(raw) <= _NETWORK.size:
+    if len(raw) <= _NETWORK_BYTES:
         return None
-    return *_NETWORK.unpack_from(raw), raw[_NETWORK.size :]
+    return raw[0], id_of(raw[1:5]), id_of(raw[5:9]), raw[_NETWORK_BYTES:]
 
 
 def pack_pool(pool_id: int, text: str) -> bytes:
     """Return the value of a pool in ``pools``: its id, and the text of its ranges."""
-    return _ID.pack(pool_id) + text.encode()
+    return id_prefix(pool_id) + text.encode()
 
 
 def unpack_pool(raw: bytes) -> tuple[int, str]:
@@ -106,7 +102,7 @@ def log_key(network_id: int) -> bytes:
 
 def family_prefix(pool_id: int, family: int) -> bytes:
     """Return what the key of every page, lease and reservation of a family begins with."""
-    return _ID.pack(pool_id) + bytes((family,))
+    return id_prefix(pool_id) + bytes((family,))
 
 
 def page_index_bytes(family: int) -> int:
@@ -116,7 +112,7 @@ def page_index_bytes(family: int) -> int:
 
 def page_key_prefix(pool_id: int, family: int, level: int) -> bytes:
     """Return what the key of every page of a level begins with."""
-    return _ID.pack(pool_id) + bytes((family, level))
+    return id_prefix(pool_id) + bytes((family, level))
 
 
 def page_key(pool_id: int, family: int, level: int, index: int) -> bytes:
@@ -148,7 +144,7 @@ def address_of(key: bytes) -> tuple[int, int] | None:
 
 def read_address_key(key: bytes) -> tuple[int, int, int]:
     """Return (pool id, family, address) of an :func:`address_key`."""
-    return _ID.unpack_from(key)[0], key[4], int.from_bytes(key[5:], "big")
+    return id_of(key), key[4], int.from_bytes(key[5:], "big")
 
 
 def pack_addresses(addresses: Iterable[tuple[int, int]]) -> bytes:
@@ -165,7 +161,7 @@ def read_addresses(raw: bytes) -> list[tuple[int, int]]:
 
 def read_any_held(raw: bytes) -> list[tuple[int, int, int]]:
     """Return (pool id, family, address) of each lease of :func:`pack_held`. Raises StoreCorrupt."""
-    return _read_listed(raw, _ID.size)
+    return _read_listed(raw, _ID_BYTES)
 
 
 def _read_listed(raw: bytes, head: int) -> list[tuple[int, int, int]]:
@@ -185,7 +181,7 @@ def _read_listed(raw: bytes, head: int) -> list[tuple[int, int, int]]:
 
 def cooldown_prefix(pool_id: int, set_index: int) -> bytes:
     """Return what every key in the queue of a range set begins with."""
-    return _COOLDOWN.pack(pool_id, set_index, 0, 0)[:6]
+    return id_prefix(pool_id) + set_index.to_bytes(2, "big")
 
 
 def is_cooldown_key(key: bytes) -> bool:

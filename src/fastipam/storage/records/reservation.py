@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from struct import Struct
+from struct import error as struct_error
 
 from fastipam.addressing.addresses import BITS, format_ip
 from fastipam.errors import CHECK_HINT, StoreCorrupt
@@ -68,7 +69,7 @@ class Reservation:
             texts = raw[_VALUE.size :].decode(keys.ENCODING, keys.ERRORS).split("\0")
             owner, ifname, reason = texts
             return cls(family, value, owner, ifname, reason, _VALUE.unpack_from(raw)[0])
-        except keys.UNREADABLE as error:
+        except (*keys.UNREADABLE, struct_error) as error:
             raise StoreCorrupt(
                 f"the reservation of {format_ip(family, value)} cannot be read: {raw.hex()}",
                 hint=CHECK_HINT,
