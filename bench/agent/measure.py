@@ -92,7 +92,7 @@ def as_processes(results: Results, effort: Effort, scratch: Path) -> None:
     with stores.in_memory(scratch) as tmpfs, ExitStack() as stack:
         stores.fill_aside(scratch / "million", tmpfs / "million")
         agent = stack.enter_context(Agent(scratch))
-        page = Page(scratch / "page")
+        page = Page(scratch / "floor")
         stack.callback(page.close)
         true = processes.start(TRUE, _true()).run
 
