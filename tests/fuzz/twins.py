@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 import fastipam
@@ -17,7 +18,9 @@ from fastipam.agent.client import Client
 from fastipam.agent.requests import Observer, Request
 from fastipam.cni.services import Services
 from fastipam.configuration import network as network_configuration
+from fastipam.errors import ConfigError, UnknownNetwork
 from fastipam.namespaces import mount_namespace
+from fastipam.network import Network
 from fastipam.storage import open_stores, tables
 from fastipam.testing import Clock, places
 from fastipam.verify import verify
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from fastipam.agent.requests import Answer
 
 TOGETHER = 64  # frames of a commit, at most
+_DISTURBED = 0.1  # the share of batches before which something else changes the stores
 _OWN = 4026531840
 _STEPS_S = (0, 0, 0, 1, 31, 3700, -20)
 Dump = list[list[tuple[bytes, bytes]]]
@@ -161,6 +165,8 @@ class Twins:
     def step(self) -> None:
         """Serve one batch in both, and compare them. Raises AssertionError."""
         self._clock.now_ns += int(self._random.choice(_STEPS_S) * 1e9) + 1
+        if self._random.random() < _DISTURBED:
+            self._disturb()
         slow, fast = self._paths
         count = 1 + int(self._random.random() * TOGETHER)
         frames = [self._supply.take() for _ in range(count)]
@@ -173,6 +179,24 @@ class Twins:
         assert self._slow.counter.take() == self._fast.counter.take()
         self._compare()
         self.frames += count
+
+    def _disturb(self) -> None:
+        """Change both stores by other means than requests."""
+        name = self._random.choice(_IPAM)[1]
+        address = f"10.7.0.{self._random.randrange(2, 20)}"
+        owner = self._random.choice(("", "default/web-1", f"c{7:063d}"))
+        kind = self._random.randrange(4)
+        for twin in (self._slow, self._fast):
+            network = Network(twin.store, name, None)
+            with suppress(UnknownNetwork, ConfigError):  # it is not there yet
+                if kind == 0:
+                    network.reserve(address, owner=owner)
+                elif kind == 1:
+                    network.release_address(address)
+                elif kind == 2:
+                    network.tidy()
+                else:
+                    network.unreserve("10.7.0.0/24")
 
     def _compare(self) -> None:
         slow, fast = self._slow.dump(), self._fast.dump()
