@@ -148,6 +148,11 @@ class Lanes:
         aside(serve)
         return True
 
+    @property
+    def have_answered(self) -> bool:
+        """Whether :meth:`done` has something to return, or to raise."""
+        return bool(self._done) or self._failure is not None
+
     def done(self) -> list[tuple[Ticket, Answer]]:
         """Return the requests that were answered since the last call.
 

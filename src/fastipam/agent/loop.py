@@ -249,7 +249,8 @@ class Server:
         """Wait for events, hand over all requests that are complete, and send what is answered."""
         events = self._epoll.poll(self._timeout(), self._limits.connections + 2)
         now = time.monotonic()
-        ready = self._collect()  # the answers that these clients have read
+        # First the answers that these clients have read.
+        ready = self._collect() if self._lanes.have_answered else []
         accepting = False
         for descriptor, event in events:
             if descriptor == self._listener.fileno():
@@ -271,7 +272,8 @@ class Server:
         if len(ready) == 1 and self._in_front:
             # What else was accepted has to be known to who may take the turn.
             client: Client = ready[0].owner
-            self._settle_new(but=client)
+            if self._new != [client]:
+                self._settle_new(but=client)
             if self._lanes.serve(ready[0], self._aside):
                 ready = []
                 if self._ended:
