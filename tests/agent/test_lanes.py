@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
 import signal
+import sys
+import termios
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -163,6 +166,12 @@ def test_a_defect_ends_the_agent() -> None:
         until(broken.done, "it is raised")
 
 
+def _unread(client: Client) -> int:
+    """The bytes that the other end of a connection has not read yet."""
+    answer = fcntl.ioctl(client.socket, termios.TIOCOUTQ, bytes(4))
+    return int.from_bytes(answer, sys.byteorder)
+
+
 def test_one_store_does_not_take_every_place(start: Start, config: Make, tmp_path: Path) -> None:
     """Calls that wait for a store leave places for other stores; those above are told to retry."""
     held, other = _configs(config, tmp_path, "held", "other")
@@ -174,6 +183,7 @@ def test_one_store_does_not_take_every_place(start: Start, config: Make, tmp_pat
         clients = [stack.enter_context(Client(agent.path)) for _ in range(10)]
         for number, client in enumerate(clients):
             client.send(environment("ADD", f"w{number}"), json.dumps(held).encode())
+        until(lambda: not any(_unread(client) for client in clients), "the agent has read them")
         for number in range(20):
             refused = ask(agent.path, "ADD", held, f"r{number}")
             assert refused.document["code"] == 11

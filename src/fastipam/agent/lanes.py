@@ -124,7 +124,7 @@ class Lanes:
             if part[:room]:
                 for ticket in part[:room]:
                     ticket.lane = lane
-                lane.waiting += len(part[:room])
+                lane.taken += len(part[:room])
                 lane.queue.put(part[:room])
 
     def serve(self, ticket: Ticket, aside: Callable[[Callable[[], object]], object]) -> bool:
@@ -137,7 +137,7 @@ class Lanes:
         if lane is None or lane.waiting or not lane.turn.acquire(blocking=False):
             return False
         ticket.lane = lane
-        lane.waiting = 1
+        lane.taken += 1
 
         def serve() -> None:
             try:
@@ -162,11 +162,7 @@ class Lanes:
             raise self._failure
         found = []
         while self._done:
-            ticket, answer = self._done.popleft()
-            if ticket.lane is not None:
-                ticket.lane.waiting -= 1
-                ticket.lane = None
-            found.append((ticket, answer))
+            found.append(self._done.popleft())
         return found
 
     def stop(self, seconds: float) -> bool:
@@ -201,6 +197,9 @@ class Lanes:
         for ticket, answer in zip(tickets, answers, strict=True):
             if answer.confirm is not None:
                 answer = answer.confirm()  # noqa: PLW2901  # the last step before it is written
+            if ticket.lane is not None:  # before: who has the answer may ask again at once
+                ticket.lane.answered += 1
+                ticket.lane = None
             self._send(ticket, answer)
             # The loop looks into ``_done`` after it has noted that a client has sent more. So
             # either it finds the answer there, or this thread sees the note and wakes it.
@@ -215,7 +214,13 @@ class Lanes:
 class _Lane:
     """A thread and its queue, which has lists of requests, and None when the thread has to end."""
 
-    waiting = 0  # requests that it has not answered, as the loop knows
+    taken = 0  # requests; counted by the thread that goes round
+    answered = 0  # counted by the thread that has the turn
+
+    @property
+    def waiting(self) -> int:
+        """The requests that were not answered yet."""
+        return self.taken - self.answered
 
     def __init__(
         self,
