@@ -91,7 +91,8 @@ def as_processes(results: Results, effort: Effort, scratch: Path) -> None:
     """Measure one launcher at a time, host-local with few and many leases, and /bin/true."""
     with stores.in_memory(scratch) as tmpfs, ExitStack() as stack:
         stores.fill_aside(scratch / "million", tmpfs / "million")
-        agent = stack.enter_context(Agent(scratch))
+        # A round of the sweeper over a million leases takes seconds: some samples would see it.
+        agent = stack.enter_context(Agent(scratch, sweeps=False))
         page = Page(scratch / "floor")
         stack.callback(page.close)
         true = processes.start(TRUE, _true()).run

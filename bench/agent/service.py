@@ -92,11 +92,12 @@ class Server:
 
 
 class Agent(Server):
-    """``fastipam agent``."""
+    """``fastipam agent``, which sweeps if that is said."""
 
-    def __init__(self, scratch: Path, name: str = "agent") -> None:
+    def __init__(self, scratch: Path, name: str = "agent", *, sweeps: bool = True) -> None:
         fastipam = Path(sys.executable).with_name("fastipam")
-        super().__init__(scratch, name, str(fastipam), "agent", "--socket", status=0)
+        options = [] if sweeps else ["--sweep-interval", "0"]
+        super().__init__(scratch, name, str(fastipam), "agent", *options, "--socket", status=0)
 
     def memory(self) -> Memory:
         """Return the memory of the process now. O(mappings)."""
