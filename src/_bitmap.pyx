@@ -38,7 +38,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
-from fastipam.errors import PoolExhausted, StoreCorrupt
+from fastipam import late_errors as errors
 
 cdef extern from "stdlib.h" nogil:
     void* aligned_alloc(size_t alignment, size_t size)
@@ -124,7 +124,7 @@ cdef inline bint says_full(const Page* parent, u128 index) noexcept nogil:
 
 cdef object disagreement(const Page* page, str what):
     """Return the StoreCorrupt for a page and its parent that contradict each other."""
-    return StoreCorrupt(
+    return errors.StoreCorrupt(
         f"page {to_python(page.index)} of level {page.level} is {what}",
         hint="run `fastipam check`",
     )
@@ -683,7 +683,7 @@ cdef class Bitmap(_Tree):
             self._next_free(self._cursor, self._last, &found)
             or self._next_free(0, self._last, &found)
         ):
-            raise PoolExhausted(f"all {self.size} indices are taken")
+            raise errors.PoolExhausted(f"all {self.size} indices are taken")
         self._get_or_add(0, found >> PAGE_SHIFT, &page)
         self._put(page, <uint32_t>found & (PAGE_BITS - 1))
         return self._taken(found)
@@ -728,7 +728,7 @@ cdef class Bitmap(_Tree):
         if self._busy:
             self._wait()
         if count > self.free:
-            raise PoolExhausted(
+            raise errors.PoolExhausted(
                 f"{count} indices are wanted, {self.free} of {self.size} are free", wanted=count
             )
         lows = numpy.empty(count, dtype=numpy.uint64)
@@ -742,7 +742,7 @@ cdef class Bitmap(_Tree):
         # Check again: numpy.empty may have run other threads (a collection runs finalizers).
         self._wait()
         if count > self.free:
-            raise PoolExhausted(
+            raise errors.PoolExhausted(
                 f"{count} indices are wanted, {self.free} of {self.size} are free", wanted=count
             )
         self._tell()
@@ -1031,7 +1031,7 @@ cdef class StoredPages(_Tree):
             found[0] = NULL
             return 0
         if not isinstance(value, bytes) or PyBytes_GET_SIZE(value) != PAGE_BYTES:
-            raise StoreCorrupt(
+            raise errors.StoreCorrupt(
                 f"page {to_python(index)} of level {level} is not {PAGE_BYTES} bytes long",
                 hint="run `fastipam check`",
             )

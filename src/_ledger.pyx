@@ -29,7 +29,7 @@ from fastipam._bitmap cimport StoredPages, from_python, to_python, u128
 import os
 from time import time_ns
 
-from fastipam.errors import ConfigError, StoreCorrupt
+from fastipam import late_errors as errors
 
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
@@ -142,7 +142,7 @@ def id_prefix(uint32_t number):
 
 
 cdef object not_an_address(int family, object value):
-    return StoreCorrupt(
+    return errors.StoreCorrupt(
         f"{value:#x} is named as an address, and is none of IPv{family}", hint=CHECK_HINT
     )
 
@@ -185,7 +185,7 @@ def address_key(uint32_t pool_id, int family, value):
 cdef inline const LeaseHead* head_of(bytes raw) except NULL:
     """Return the numbers of a lease's record. Raises StoreCorrupt when it is too short."""
     if PyBytes_GET_SIZE(raw) < <Py_ssize_t>sizeof(LeaseHead):
-        raise StoreCorrupt(f"a lease cannot be read: {raw.hex()}", hint=CHECK_HINT)
+        raise errors.StoreCorrupt(f"a lease cannot be read: {raw.hex()}", hint=CHECK_HINT)
     return <const LeaseHead*>bytes_of(raw)
 
 
@@ -320,9 +320,11 @@ def read_held(bytes raw not None, uint32_t pool_id):
     while at < end:
         size = address_bytes(at[ID_BYTES]) if end - at > ID_BYTES else 0
         if not size or end - at < ID_BYTES + 1 + size:
-            raise StoreCorrupt(f"an owner's addresses cannot be read: {raw.hex()}", hint=CHECK_HINT)
+            raise errors.StoreCorrupt(
+                f"an owner's addresses cannot be read: {raw.hex()}", hint=CHECK_HINT
+            )
         if read32(at) != pool_id:
-            raise StoreCorrupt(
+            raise errors.StoreCorrupt(
                 f"an owner's address is of another pool than {pool_id}: {raw.hex()}",
                 hint=CHECK_HINT,
             )
@@ -364,7 +366,7 @@ def read_cooldown_key(bytes key not None):
     cdef const uint8_t* at = bytes_of(key)
     cdef Py_ssize_t size = PyBytes_GET_SIZE(key) - QUEUE_ADDRESS
     if size <= 0 or size != address_bytes(at[QUEUE_FAMILY]):
-        raise StoreCorrupt(f"the cool-down queue has a key {key.hex()}", hint=CHECK_HINT)
+        raise errors.StoreCorrupt(f"the cool-down queue has a key {key.hex()}", hint=CHECK_HINT)
     return (
         read32(at), at[QUEUE_SET] << 8 | at[QUEUE_SET + 1], read64(at + QUEUE_RELEASED),
         at[QUEUE_FAMILY], to_python(read_address(at + QUEUE_ADDRESS, at[QUEUE_FAMILY])),
@@ -460,7 +462,7 @@ def encode(str field, text):
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
         message = f"{field} {text!r} is no text: {error}"
-        raise ConfigError(message, field=field, value=text) from None
+        raise errors.ConfigError(message, field=field, value=text) from None
 
 
 def owner_name(str container_id not None, str ifname not None):
@@ -473,11 +475,13 @@ def check_owner(container_id, ifname):
     """Raise ConfigError when a record cannot hold the owner."""
     for field, text in (("container_id", container_id), ("ifname", ifname)):
         if not isinstance(text, str):
-            raise ConfigError(f"{field} has to be a text, not {text!r}", field=field, value=text)
+            raise errors.ConfigError(
+                f"{field} has to be a text, not {text!r}", field=field, value=text
+            )
         if "\0" in text:
-            raise ConfigError(f"{field} {text!r} contains NUL", field=field, value=text)
+            raise errors.ConfigError(f"{field} {text!r} contains NUL", field=field, value=text)
     if not container_id:
-        raise ConfigError("container_id is empty", field="container_id", value=container_id)
+        raise errors.ConfigError("container_id is empty", field="container_id", value=container_id)
 
 
 cdef inline bint is_plain(object text) noexcept:
@@ -550,7 +554,7 @@ cdef class Requester:
         check_owner(texts[0], texts[1])
         for field, text in zip(("netns", "pod_namespace", "pod_name", "pod_uid"), texts[2:]):
             if "\0" in text:
-                raise ConfigError(f"{field} contains NUL", field=field, value=text)
+                raise errors.ConfigError(f"{field} contains NUL", field=field, value=text)
             encode(field, text)
         self.name = owner_name(texts[0], texts[1])
         self.texts = b"\0".join([self.name, *[encode("pod", text) for text in texts[2:]]])
@@ -701,12 +705,12 @@ cdef class PoolState:
         cdef const PoolNumbers* numbers = <const PoolNumbers*>bytes_of(raw)
         cdef Py_ssize_t size = PyBytes_GET_SIZE(raw) - <Py_ssize_t>sizeof(PoolNumbers)
         if size < 0 or size % <Py_ssize_t>sizeof(Cursor):
-            raise StoreCorrupt(
+            raise errors.StoreCorrupt(
                 f"a pool's numbers cannot be read: {raw.hex()}", hint=CHECK_HINT
             )
         if (numbers.generation | numbers.clock | numbers.assigned | numbers.cooling
                 | numbers.reserved | numbers.outside | numbers.kept) >> MOST_BITS:
-            raise StoreCorrupt(
+            raise errors.StoreCorrupt(
                 f"a pool has a number that cannot be: {raw.hex()}", hint=CHECK_HINT
             )
         self.generation = numbers.generation
@@ -732,7 +736,7 @@ cdef class PoolState:
         cdef bytes raw
         if (self.generation | self.assigned | self.cooling | self.reserved | self.outside
                 | self.clock | self.kept | self.swept) < 0 or self.swept >> 32:
-            raise StoreCorrupt(
+            raise errors.StoreCorrupt(
                 f"a pool's numbers cannot be written: generation "
                 f"{self.generation}, assigned {self.assigned}, cooling {self.cooling}, reserved "
                 f"{self.reserved}, outside {self.outside}, kept {self.kept}",
@@ -887,7 +891,7 @@ cdef class EventLog:
             self.waiting.append(raw[at + 2:end])
             at = end
         if not readable or len(self.waiting) > min(MOST_WAITING, <int64_t>numbers.following):
-            raise StoreCorrupt(
+            raise errors.StoreCorrupt(
                 f"a network's history cannot be read: {raw.hex()}",
                 hint=CHECK_HINT,
             )
@@ -912,7 +916,7 @@ cdef class EventLog:
         cdef uint8_t* out = <uint8_t*>PyBytes_AS_STRING(raw)
         cdef uint16_t length
         if (self.next | self.first) < 0:
-            raise StoreCorrupt(
+            raise errors.StoreCorrupt(
                 f"the history of network {self.network_id} cannot be written: next event "
                 f"{self.next}, oldest {self.first}",
                 hint=CHECK_HINT,
@@ -1277,7 +1281,7 @@ cdef class Transaction(WriteBlock):
             del self._notes[begun:]
             try:
                 if self._lost_track:
-                    raise StoreCorrupt("a call has failed that cannot be taken back")
+                    raise errors.StoreCorrupt("a call has failed that cannot be taken back")
                 while undone:
                     self._take_back(undone.pop())
             except BaseException as error:
@@ -1594,7 +1598,7 @@ cdef class Accounts:
         cdef int index = 0
         try:
             sets = self.stored.sets
-        except StoreCorrupt:  # of the ranges' text, which must not keep a DEL from releasing
+        except errors.StoreCorrupt:  # of the ranges' text, which must not keep DEL from releasing
             return NONE_SET
         for range_set in sets:
             if range_set.family == family:

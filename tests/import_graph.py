@@ -16,7 +16,7 @@ NATIVE = ("_bitmap", "_ledger", "_agent")
 # A line imports only from lines above it; within a line, only from what stands left of it. A name
 # is a module, or a package with all that is in it and is not named by itself.
 FLOORS = """
-errors _bitmap _ledger namespaces processes
+errors late_errors _bitmap _ledger namespaces processes
 addressing
 configuration
 storage.records storage

@@ -163,8 +163,10 @@ def namespace(module: str) -> dict[str, Any]:
 
 def _execute(statement: ast.stmt, names: dict[str, Any]) -> None:
     """Execute a statement for type checkers. What it imports may exist for them only, too."""
-    if not isinstance(statement, ast.ImportFrom) or not str(statement.module).startswith(
-        "fastipam"
+    if (
+        not isinstance(statement, ast.ImportFrom)
+        or not str(statement.module).startswith("fastipam")
+        or statement.names[0].name == "*"
     ):
         exec(compile(ast.Module([statement], []), "<types>", "exec"), names)
         return

@@ -1,19 +1,20 @@
 """fastipam: IP address management for container networks.
 
-The names below are the public API. All but the errors are imported when they are first used,
-because the plugin is started for every pod and needs only a few of them.
+The names below are the public API. They are imported when they are first used, because the plugin
+is started for every pod and needs only a few of them.
 """
 
-from __future__ import annotations
+# ruff: noqa: F403, F405  # the exceptions: type checkers take them from ``errors``
 
-from fastipam import errors
-from fastipam.errors import *  # noqa: F403  # its __all__ is part of ours
+from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from fastipam import cni as cni
+    from fastipam import errors as errors
     from fastipam._bitmap import Bitmap as Bitmap
     from fastipam.addressing.parsing import DEFAULT_RANGE as DEFAULT_RANGE
+    from fastipam.errors import *
     from fastipam.ipam import Ipam as Ipam
     from fastipam.ipam import open as open  # noqa: A004  # the contract's name
     from fastipam.lease import Lease as Lease
@@ -28,11 +29,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "DEFAULT_RANGE", "Bitmap", "Ipam", "Lease", "Netns", "Network", "NetworkStats", "Owner", "Pod",
-    "SetStats", "Transaction", "__version__", "cni", "open",
+    "DEFAULT_RANGE", "AddressInUse", "AddressNotInRange", "Bitmap", "ClusterError", "CniError",
+    "ConfigError", "DecodingError", "DuplicateAllocation", "FastipamError", "Ipam", "Lease",
+    "LeaseMissing", "Netns", "Network", "NetworkStats", "Owner", "Pod", "PoolExhausted", "SetStats",
+    "StoreBusy", "StoreClosed", "StoreCorrupt", "StoreError", "StoreForked", "StoreFull",
+    "StoreUnavailable", "StoreVersion", "Transaction", "TransactionOpen", "TransactionOver",
+    "TryLater", "UnknownNetwork", "__version__", "cni", "open",
 ]  # fmt: skip
-__all__ += errors.__all__
 
+# Where each is; the others are in ``errors``.
 _HOME = {
     "Bitmap": "_bitmap",
     "DEFAULT_RANGE": "addressing.parsing",
@@ -52,15 +57,19 @@ _HOME = {
 if not TYPE_CHECKING:  # a type checker accepts any name of a module that has this function
 
     def __getattr__(name: str) -> object:
-        if name not in _HOME and name != "cni":  # `from fastipam import lease` asks here first, too
+        if name not in __all__ and name != "errors":  # `from fastipam import lease` asks here, too
             raise AttributeError(f"module 'fastipam' has no attribute {name!r}")
         from importlib import import_module
 
+        # What calls of a program import late, and plugin and agent do not, or not here.
+        errors = import_module("fastipam.errors")
+        if name == "open":
+            import_module("ipaddress")
+        if name == "errors":
+            return errors
         if name == "cni":
             return import_module("fastipam.cni")
-        if name == "open":  # what calls of a program import late, and plugin and agent do not
-            import_module("ipaddress")
-        value = getattr(import_module(f"fastipam.{_HOME[name]}"), name)
+        value = getattr(import_module(f"fastipam.{_HOME.get(name, 'errors')}"), name)
         globals()[name] = value
         return value
 

@@ -9,7 +9,7 @@ import errno
 import os
 import stat
 
-from fastipam.errors import ConfigError
+from fastipam import late_errors as errors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +38,9 @@ class Netns:
 
     def __init__(self, path: str = "", inode: int = 0, mount_ns: int = 0, born_ns: int = 0) -> None:
         if type(path) is not str:
-            raise ConfigError(f"path has to be a text, not {path!r}", field="path", value=path)
+            raise errors.ConfigError(
+                f"path has to be a text, not {path!r}", field="path", value=path
+            )
         if type(inode) is not int or not 0 <= inode < 1 << 64:
             raise _no_number("inode", inode, 64)
         if type(born_ns) is not int or not 0 <= born_ns < 1 << 64:
@@ -69,7 +71,7 @@ class Netns:
             if os.path.isdir(text):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         except (OSError, TypeError, ValueError) as error:
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"{path!r} is no network namespace that this process can see: {error}",
                 field="path",
                 value=path,
@@ -93,8 +95,8 @@ class Netns:
         return f"Netns({path!r}, inode={inode}, mount_ns={mount_ns}, born_ns={born_ns})"
 
 
-def _no_number(field: str, given: object, bits: int) -> ConfigError:
-    return ConfigError(
+def _no_number(field: str, given: object, bits: int) -> errors.ConfigError:
+    return errors.ConfigError(
         f"{field} {given!r} is no whole number of {bits} bits", field=field, value=given
     )
 

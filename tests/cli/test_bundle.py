@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import pytest
@@ -114,7 +115,11 @@ def test_another_source_disables_it(spoil: object, bin_dir: Path, tmp_path: Path
 def test_each_module_follows_its_imports(bin_dir: Path) -> None:
     """No module of ours is looked for while another one runs: each is there already."""
     activate, modules, *more = marshal.loads((bin_dir / BUNDLE).read_bytes())
-    ours = [name for name, (*_, code) in modules.items() if name.startswith("fastipam") and code]
+    ours = [
+        name
+        for name, (*_, code) in modules.items()
+        if name.startswith("fastipam") and isinstance(code, CodeType)
+    ]
     code = "import os, sys; os.write(1, ' '.join(sys.modules).encode() + b'\\n'); os._exit(0)"
     spy = compile(code, "spy", "exec")
     last = ours[-1]
@@ -148,6 +153,14 @@ def test_the_extensions_are_in_it(bin_dir: Path) -> None:
         "lmdb.cpython",
     }
     assert loader_of(bin_dir, "fastipam._bitmap") == "ExtensionFileLoader"
+
+
+def test_the_exceptions_are_in_it(bin_dir: Path) -> None:
+    """They are made when one is needed, and no file has to be opened for that."""
+    modules = bundle.modules_of((bin_dir / BUNDLE).read_bytes())
+    assert isinstance(modules["fastipam.errors"][4], bytes)
+    assert loader_of(bin_dir, "fastipam.cni.handler") == "Finder"
+    assert loader_of(bin_dir, "fastipam.errors") == "Finder"
 
 
 # The entry point with an ear at every search for a module on the import path.

@@ -12,6 +12,7 @@ import pytest
 from tests import import_graph
 
 import fastipam
+from fastipam import late_errors
 
 SOURCE = Path(fastipam.__file__).parent
 HEAVY = {
@@ -100,7 +101,7 @@ def test_bytes_of_records_only_in_storage() -> None:
     assert set(OTHER_BYTES) <= found, "an exception that nobody needs any longer"
 
 
-def loaded(code: str) -> set[str]:
+def run_bare(code: str) -> set[str]:
     """The modules that are there after ``code`` ran in a bare interpreter."""
     paths = [str(SOURCE.parent), *(path for path in sys.path if path.endswith("site-packages"))]
     program = f"import sys; sys.path[:0] = {paths!r}; before = set(sys.modules)\n{code}\n"
@@ -111,7 +112,12 @@ def loaded(code: str) -> set[str]:
         timeout=60,
         check=True,
     )
-    return {name.partition(".")[0] for name in done.stdout.split()}
+    return set(done.stdout.split())
+
+
+def loaded(code: str) -> set[str]:
+    """The packages of these modules."""
+    return {name.partition(".")[0] for name in run_bare(code)}
 
 
 @pytest.mark.parametrize(
@@ -133,6 +139,43 @@ def test_nothing_heavy_is_used(tmp_path: Path) -> None:
         "    net._release_raw('a', 'eth0')\n"
     )
     assert not loaded(code) & HEAVY
+
+
+SERVED = """
+from fastipam.cni.handler import handle
+ipam = b'{"dataDir": "%s", "subnet": "10.1.0.0/24"}'
+config = b'{"cniVersion": "1.0.0", "name": "n", "ipam": ' + ipam + b"}"
+environ = {"CNI_CONTAINERID": "c", "CNI_NETNS": "/n", "CNI_IFNAME": "eth0", "CNI_PATH": "/bin"}
+for command in ("ADD", "DEL", "DEL"):
+    assert handle(environ | {"CNI_COMMAND": command}, config)[0] == 0
+"""
+
+
+def test_no_exception_is_made(tmp_path: Path) -> None:
+    """An ADD or DEL that succeeds makes no class of exceptions; one that is refused does."""
+    served = SERVED % (tmp_path / "store")
+    run_bare(served)  # makes the store
+    assert "fastipam.errors" not in run_bare(served)
+    refused = "assert handle(environ | {'CNI_COMMAND': 'ADD', 'CNI_NETNS': ''}, config)[0] == 1"
+    assert "fastipam.errors" in run_bare(served + refused)
+
+
+@pytest.mark.parametrize("name", ["open", "Bitmap", "Pod", "cni", "errors"])
+def test_a_program_has_the_exceptions(name: str) -> None:
+    """Whatever name a program uses first, later no call has to import the exceptions."""
+    assert "fastipam.errors" in run_bare(f"import fastipam; fastipam.{name}")
+    assert "fastipam.errors" in run_bare("import fastipam.cni; fastipam.cni.handle")
+
+
+def test_every_exception_is_public() -> None:
+    """What ``errors`` lists is a name of the package; a late one is the same class."""
+    assert set(fastipam.errors.__all__) <= set(fastipam.__all__)
+    for name in fastipam.errors.__all__:
+        assert (
+            getattr(fastipam, name) is getattr(late_errors, name) is getattr(fastipam.errors, name)
+        )
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        getattr(late_errors, "Nothing")  # noqa: B009  # a type checker refuses the attribute
 
 
 def test_public_api() -> None:

@@ -6,9 +6,9 @@ configuration for the same reason.
 
 from __future__ import annotations
 
+from fastipam import late_errors as errors
 from fastipam.addressing.addresses import BITS, UNUSABLE, parse_cidr, parse_ip, prefix_bounds
 from fastipam.addressing.ranges import Pool, Range, RangeSet, merge, touching
-from fastipam.errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,10 +37,10 @@ def build_pool(
     for which, ranges in enumerate(sets):
         here = places[which]
         if not ranges:
-            raise ConfigError(f"range set {which} is empty", field=here, value=[])
+            raise errors.ConfigError(f"range set {which} is empty", field=here, value=[])
         for at, other in enumerate(ranges):
             if other.family != ranges[0].family:
-                raise ConfigError(
+                raise errors.ConfigError(
                     f"range set {which} mixes address families: {ranges[0]} and {other}",
                     field=_in_list(here, at),
                     value=str(other),
@@ -48,7 +48,7 @@ def build_pool(
                 )
         clash = _overlap(ranges, ranges, same=True)
         if clash:
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"ranges {clash[0]} and {clash[1]} of range set {which} overlap",
                 field=_in_list(here, ranges.index(clash[1])),
                 value=str(clash[1]),
@@ -57,7 +57,7 @@ def build_pool(
         for later in range(which + 1, len(sets)):
             clash = _overlap(ranges, sets[later], same=False)
             if clash:
-                raise ConfigError(
+                raise errors.ConfigError(
                     f"range set {which} ({clash[0]}) overlaps with range set {later} ({clash[1]})",
                     field=_in_list(places[later], sets[later].index(clash[1]))
                     if len(sets[later]) > 1
@@ -79,7 +79,7 @@ def build_pool(
         }
         whole = RangeSet(ranges, sorted(inside))
         if not whole.size:
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"range set {which} ({whole}) has no address left to serve: "
                 "the gateway and the exclusions cover all of it",
                 field=places[which],
@@ -121,9 +121,9 @@ def parse_exclusion(text: str, *, field: str = "exclude") -> tuple[int, int, int
             return family, low, low
         high_family, high = parse_ip(high_text.strip())
     except ValueError as error:
-        raise ConfigError(str(error), field=field, value=text) from None
+        raise errors.ConfigError(str(error), field=field, value=text) from None
     if high_family != family or high < low:
-        raise ConfigError(
+        raise errors.ConfigError(
             f"{text!r} is no range of addresses: its end is behind its start or of another family",
             field=field,
             value=text,
@@ -143,7 +143,7 @@ def parse_ranges(
     """
     given: object = ranges
     if not isinstance(given, (str, list, tuple)):
-        raise ConfigError(
+        raise errors.ConfigError(
             f"{field} is {ranges!r}, and neither a CIDR nor a list of range sets",
             field=field,
             value=ranges,
@@ -162,7 +162,7 @@ def parse_ranges(
         else:
             sets.append([_parse_entry(entry, here)])
     if not sets:
-        raise ConfigError("no ranges are given", field=field, value=ranges)
+        raise errors.ConfigError("no ranges are given", field=field, value=ranges)
     return build_pool(sets, holes, field=field)
 
 
@@ -182,19 +182,19 @@ def _parse_entry(entry: object, field: str) -> Range:
     if isinstance(entry, str):
         return Range.parse(entry, field=field)
     if not hasattr(entry, "keys"):
-        raise ConfigError(
+        raise errors.ConfigError(
             f"{entry!r} is neither a CIDR nor a mapping with a subnet", field=field, value=entry
         )
     mapping: Mapping[str, object] = entry  # type: ignore[assignment]
     texts: list[str | None] = []
     for key in mapping:
         if key not in _RANGE_KEYS:
-            raise ConfigError(f"{key!r} is no key of a range", field=field, value=key)
+            raise errors.ConfigError(f"{key!r} is no key of a range", field=field, value=key)
     for key in _RANGE_KEYS:
         text = mapping.get(key)
         if text is not None and not isinstance(text, str):
-            raise ConfigError(f"{key} has to be a text", field=f"{field}.{key}", value=text)
+            raise errors.ConfigError(f"{key} has to be a text", field=f"{field}.{key}", value=text)
         texts.append(text)
     if texts[0] is None:
-        raise ConfigError("subnet is missing", field=f"{field}.subnet", value=None)
+        raise errors.ConfigError("subnet is missing", field=f"{field}.subnet", value=None)
     return Range.parse(texts[0], *texts[1:], field=field)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from _bisect import bisect_left, bisect_right
 
+from fastipam import late_errors as errors
 from fastipam.addressing.addresses import (
     BITS,
     UNUSABLE,
@@ -22,7 +23,6 @@ from fastipam.addressing.addresses import (
     prefix_bounds,
     unusable,
 )
-from fastipam.errors import AddressNotInRange, ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -84,10 +84,10 @@ class Range:
         try:
             family, network, length = parse_cidr(subnet)
         except ValueError as error:
-            raise ConfigError(str(error), field=f"{dot}subnet", value=subnet) from None
+            raise errors.ConfigError(str(error), field=f"{dot}subnet", value=subnet) from None
         first, last = prefix_bounds(family, network, length)
         if network != first:
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"subnet {subnet} has host bits set: "
                 f"the network address is {format_cidr(family, first, length)}",
                 field=f"{dot}subnet",
@@ -106,11 +106,11 @@ class Range:
         high = _bound(end, default_last, family, f"{dot}rangeEnd")
         subnet_text = format_cidr(family, first, length)
         if not first <= low <= last:
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"rangeStart {start} is not in {subnet_text}", field=f"{dot}rangeStart", value=start
             )
         if not first <= high <= last:
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"rangeEnd {end} is not in {subnet_text}", field=f"{dot}rangeEnd", value=end
             )
         if low > high or unusable(family, low) or unusable(family, high):
@@ -147,7 +147,7 @@ def _parse_in(text: str, field: str) -> tuple[int, int]:
     try:
         return parse_ip(text)
     except ValueError as error:
-        raise ConfigError(str(error), field=field, value=text) from None
+        raise errors.ConfigError(str(error), field=field, value=text) from None
 
 
 def _bound(text: str | None, default: int, family: int, field: str) -> int:
@@ -155,7 +155,7 @@ def _bound(text: str | None, default: int, family: int, field: str) -> int:
         return default
     its_family, value = _parse_in(text, field)
     if its_family != family:
-        raise ConfigError(
+        raise errors.ConfigError(
             f"{text} is not an IPv{family} address as its subnet is", field=field, value=text
         )
     return value
@@ -164,7 +164,7 @@ def _bound(text: str | None, default: int, family: int, field: str) -> int:
 def _parse_gateway(text: str, family: int, field: str) -> tuple[int, int]:
     router = _parse_in(text, field)
     if router[0] != family:
-        raise ConfigError(
+        raise errors.ConfigError(
             f"{text} is not an IPv{family} address as its subnet is", field=field, value=text
         )
     if unusable(*router):
@@ -363,7 +363,7 @@ class Pool:
                         if one == found.gateway
                         else "excluded by the configuration"
                     )
-                    raise AddressNotInRange(
+                    raise errors.AddressNotInRange(
                         f"the requested address {format_ip(*one)} is {why}",
                         addresses=(format_ip(*one),),
                     )

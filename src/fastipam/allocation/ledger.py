@@ -7,11 +7,11 @@ a call does and owns the transaction. Nothing here commits. What is needed rarel
 
 from __future__ import annotations
 
+from fastipam import late_errors as errors
 from fastipam._ledger import ASSIGNED, IMPORTED, REBOOTED, owner_name
 from fastipam.addressing.addresses import format_ip
 from fastipam.addressing.ranges import CUT
 from fastipam.allocation.accounts import Accounts
-from fastipam.errors import CHECK_HINT, StoreCorrupt
 from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.storage.records import policy as policy_record
@@ -229,13 +229,13 @@ class Ledger(Accounts):
         self.write_owner(owner.name, [*held, (family, value)])
         return True
 
-    def damaged_owner(self, name: bytes, address: Address) -> StoreCorrupt:
+    def damaged_owner(self, name: bytes, address: Address) -> errors.StoreCorrupt:
         """Return the error for a lease that does not name the owner that is entered for it."""
         owner = name.decode(keys.ENCODING, keys.ERRORS).replace("\0", " ")
-        return StoreCorrupt(
+        return errors.StoreCorrupt(
             f"{format_ip(*address)} is entered for {owner}, but its lease says otherwise",
             path=self.store.path,
-            hint=CHECK_HINT,
+            hint=errors.CHECK_HINT,
         )
 
     # Giving back ----------------------------------------------------------------------------

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from fastipam import _ledger
+from fastipam import late_errors as errors
 from fastipam.addressing.ranges import Pool
-from fastipam.errors import CHECK_HINT, StoreCorrupt
 from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.storage.transaction import Transaction
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from fastipam.errors import StoreError
     from fastipam.storage.environment import Environment
     from fastipam.storage.records.lease import Record
     from fastipam.storage.transaction import Snapshot
@@ -53,13 +52,15 @@ def _text(key: bytes) -> str:
     return key.decode("ascii", "replace")
 
 
-def _unreadable(store: Environment, name: str, ranges: bytes | str) -> StoreCorrupt:
-    return StoreCorrupt(
-        f"the ranges of network {name} cannot be read: {ranges!r}", path=store.path, hint=CHECK_HINT
+def _unreadable(store: Environment, name: str, ranges: bytes | str) -> errors.StoreCorrupt:
+    return errors.StoreCorrupt(
+        f"the ranges of network {name} cannot be read: {ranges!r}",
+        path=store.path,
+        hint=errors.CHECK_HINT,
     )
 
 
-def _odd(txn: Transaction | Snapshot, key: bytes, raw: bytes) -> StoreError:
+def _odd(txn: Transaction | Snapshot, key: bytes, raw: bytes) -> errors.StoreError:
     """Return the error for the entry of a network that cannot be used.
 
     An entry of another schema is damage if the store is of this one.
@@ -67,18 +68,18 @@ def _odd(txn: Transaction | Snapshot, key: bytes, raw: bytes) -> StoreError:
     entry = keys.unpack_network(raw)
     if entry is None or entry[0] != tables.SCHEMA:
         txn.store.require_schema(txn)
-        return StoreCorrupt(
+        return errors.StoreCorrupt(
             f"the entry of network {_text(key)} cannot be read: {raw.hex()}",
             path=txn.store.path,
-            hint=CHECK_HINT,
+            hint=errors.CHECK_HINT,
         )
     _, _, pool_id, pool = entry
     ranges = tables.POOLS.get(txn, pool)
     if ranges is None or keys.id_of(ranges) != pool_id:
-        return StoreCorrupt(
+        return errors.StoreCorrupt(
             f"network {_text(key)} has the pool {pool_id}, and no pool {_text(pool)} has this id",
             path=txn.store.path,
-            hint=CHECK_HINT,
+            hint=errors.CHECK_HINT,
         )
     return _unreadable(txn.store, _text(key), ranges[4:])
 

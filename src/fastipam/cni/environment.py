@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from fastipam import late_errors as errors
 from fastipam.cni.error_codes import BAD_ENVIRONMENT, OWN_NETNS
 from fastipam.configuration.reader import LONGEST_IFNAME, address, fault_of_ifname, is_id
-from fastipam.errors import CniError, ConfigError
 from fastipam.namespaces import identity, look, mount_namespace
 
 TYPE_CHECKING = False
@@ -55,7 +55,7 @@ class Variables:
             elif name == "CNI_IFNAME":
                 _check_ifname(value)
         if missing:
-            raise CniError(
+            raise errors.CniError(
                 f"required environment variables are missing: {', '.join(missing)}", BAD_ENVIRONMENT
             )
         self.args = get("CNI_ARGS", "")
@@ -64,7 +64,7 @@ class Variables:
 
 def _check_container_id(value: str) -> None:
     if not is_id(value):
-        raise CniError(
+        raise errors.CniError(
             f"CNI_CONTAINERID: {value!r} has characters that a container id may not have",
             BAD_ENVIRONMENT,
             hint="a letter or digit, then letters, digits, '_', '.' and '-'",
@@ -77,7 +77,7 @@ def _check_ifname(value: str) -> None:
     fault = fault_of_ifname(value)
     if fault:
         hint = f"at most {LONGEST_IFNAME} bytes" if fault.endswith("too long") else ""
-        raise CniError(f"CNI_IFNAME: {fault}", BAD_ENVIRONMENT, hint=hint)
+        raise errors.CniError(f"CNI_IFNAME: {fault}", BAD_ENVIRONMENT, hint=hint)
 
 
 def pairs(text: str) -> dict[str, str]:
@@ -86,7 +86,7 @@ def pairs(text: str) -> dict[str, str]:
     for pair in text.split(";") if text else ():
         key, equals, value = pair.partition("=")
         if not equals or "=" in value:
-            raise CniError(f"CNI_ARGS: {pair!r} is no pair KEY=VALUE", BAD_ENVIRONMENT)
+            raise errors.CniError(f"CNI_ARGS: {pair!r} is no pair KEY=VALUE", BAD_ENVIRONMENT)
         values[key] = value
     return values
 
@@ -101,12 +101,12 @@ class Arguments:
         values = pairs(text)
         ignore = values.pop("IgnoreUnknown", "0").lower()
         if ignore not in ("0", "1", "false", "true"):
-            raise CniError(
+            raise errors.CniError(
                 f"CNI_ARGS: IgnoreUnknown={ignore!r} is not 1, 0, true or false", BAD_ENVIRONMENT
             )
         self.address = values.pop("IP", "")  # `requested` reads it, at libcni's place in the order
         if values and ignore in ("0", "false"):
-            raise CniError(
+            raise errors.CniError(
                 f"CNI_ARGS: unknown arguments {', '.join(sorted(values))}",
                 BAD_ENVIRONMENT,
                 hint="IgnoreUnknown=1 lets them pass",
@@ -124,8 +124,8 @@ def address_in(text: str) -> tuple[int, int] | None:
     """Return (family, address) of ``IP`` in ``CNI_ARGS``, or None. Raises CniError 4."""
     try:
         return address(text, "CNI_ARGS: IP")
-    except ConfigError as error:
-        raise CniError(f"{error.field}: {error.message}", BAD_ENVIRONMENT) from None
+    except errors.ConfigError as error:
+        raise errors.CniError(f"{error.field}: {error.message}", BAD_ENVIRONMENT) from None
 
 
 def identify(asked: Variables, own_path: str, reported: str = "") -> tuple[int, int, int]:
@@ -142,7 +142,7 @@ def identify(asked: Variables, own_path: str, reported: str = "") -> tuple[int, 
     if theirs is None:
         return 0, 0, 0
     if theirs == own and not asked.netns_override:
-        raise CniError(
+        raise errors.CniError(
             f"CNI_NETNS: {asked.netns} is the network namespace of the plugin itself",
             OWN_NETNS,
             hint="CNI_NETNS_OVERRIDE=1 allows it",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastipam import errors
+from fastipam import late_errors as errors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,21 +5,11 @@ from __future__ import annotations
 import os
 import time
 
+from fastipam import late_errors as errors
 from fastipam.cni import environment, error_codes, results, versions
 from fastipam.cni.services import Services
 from fastipam.configuration import reader
 from fastipam.configuration.network import Config, Location, requested
-from fastipam.errors import (
-    AddressInUse,
-    CniError,
-    ConfigError,
-    DuplicateAllocation,
-    LeaseMissing,
-    PoolExhausted,
-    StoreBusy,
-    StoreError,
-    TryLater,
-)
 from fastipam.lease import Requester
 from fastipam.namespaces import Netns
 from fastipam.network import Network
@@ -286,7 +276,7 @@ def _network(known: Known, config: Config, *, create: bool = True) -> Network:
     """Return the network. Raises FileNotFoundError without a store if ``create`` is false."""
     try:
         store = open_stores.get(config.data_dir, config.durability, create=create)
-    except ConfigError as error:
+    except errors.ConfigError as error:
         raise _located(error, config) from None
     kept = known.networks.get(True)
     if kept is None or kept[0] is not store:
@@ -368,9 +358,9 @@ def _assign(call: _Call) -> tuple[Lease, dict[str, Any], list[Promise]]:
 
     try:
         lease = allocate(_network(known, config))
-    except ConfigError as error:
+    except errors.ConfigError as error:
         raise _located(error, config) from None
-    except (AddressInUse, DuplicateAllocation, PoolExhausted) as refusal:
+    except (errors.AddressInUse, errors.DuplicateAllocation, errors.PoolExhausted) as refusal:
         from fastipam.cni import refused
 
         network = _network(known, config)
@@ -385,7 +375,7 @@ def _settle(promises: list[Promise]) -> None:
         more_blocks.settle(promises)
 
 
-def _located(error: ConfigError, config: Config) -> ConfigError:
+def _located(error: errors.ConfigError, config: Config) -> errors.ConfigError:
     """Return an error of the network with the field's path in the configuration."""
     from fastipam.configuration import notes
 
@@ -426,7 +416,7 @@ def _check(call: _Call) -> None:
     try:
         network = _network(call.known, config, create=False)
     except FileNotFoundError:
-        raise LeaseMissing(
+        raise errors.LeaseMissing(
             f"no address of network {config.name} is assigned to {asked.container_id} "
             f"{asked.ifname}: there is no store in {config.data_dir}",
             owner=(asked.container_id, asked.ifname),
@@ -467,9 +457,9 @@ def _require_start(network: Network, config: Config) -> None:
     try:
         network._require_start()
         network._require_free_gateways()
-    except ConfigError as error:
+    except errors.ConfigError as error:
         _, message, hint = error_codes.explain(_located(error, config))
-        raise CniError(message, error_codes.NOT_AVAILABLE, hint=hint) from error
+        raise errors.CniError(message, error_codes.NOT_AVAILABLE, hint=hint) from error
 
 
 # STATUS has to answer within 100 ms, and its process has to start in this time, too.
@@ -489,9 +479,9 @@ def _status(call: _Call) -> None:
             from fastipam.cni import resolvconf
 
             resolvconf.read(config.resolv_conf)
-    except ConfigError as error:
+    except errors.ConfigError as error:
         _, message, hint = error_codes.explain(error)
-        raise CniError(message, error_codes.NOT_AVAILABLE, hint=hint) from None
+        raise errors.CniError(message, error_codes.NOT_AVAILABLE, hint=hint) from None
     if open_stores.waits_for_writer(config.data_dir, _STATUS_WAITS_S):
         # An ADD waits for the writer, too, and for longer: it may well be served.
         call.log(f"the store {config.data_dir} is being written to: its state is not known now")
@@ -503,14 +493,14 @@ def _status(call: _Call) -> None:
         exhausted = network._exhausted()
         if config.cluster is not None:
             exhausted = _status_of_cluster(call, config, exhausted)
-    except StoreBusy:
+    except errors.StoreBusy:
         raise
-    except TryLater as error:
-        raise CniError(error.message, error_codes.NOT_AVAILABLE, hint=error.hint) from error
-    except StoreError as error:
-        raise CniError(error.message, error_codes.LIMITED, hint=error.hint) from error
+    except errors.TryLater as error:
+        raise errors.CniError(error.message, error_codes.NOT_AVAILABLE, hint=error.hint) from error
+    except errors.StoreError as error:
+        raise errors.CniError(error.message, error_codes.LIMITED, hint=error.hint) from error
     if exhausted is not None:
         text = f"no address is free in range set {exhausted} of network {config.name}: it is full"
         if not config.ready_when_full:
-            raise CniError(text, error_codes.NOT_AVAILABLE)
+            raise errors.CniError(text, error_codes.NOT_AVAILABLE)
         call.log(error_codes.clean(text))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from fastipam import late_errors as errors
 from fastipam.cni.environment import NEEDED
 from fastipam.cni.error_codes import BAD_ENVIRONMENT, INCOMPATIBLE_VERSION
 from fastipam.configuration.network import network_name
-from fastipam.errors import CniError, DecodingError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def admit(config: dict[str, Any], command: str) -> Version:
     """
     network_name(config)
     if command not in NEEDED:
-        raise CniError(
+        raise errors.CniError(
             f"CNI_COMMAND: unknown command {command!r}",
             BAD_ENVIRONMENT,
             hint="ADD, CHECK, DEL, GC, STATUS or VERSION",
@@ -48,26 +48,26 @@ def agree(config: dict[str, Any], command: str) -> Version:
     """Return the configuration's version. Raises CniError 1, or DecodingError."""
     text = config.get("cniversion", "")
     if not isinstance(text, str):
-        raise DecodingError(f"{text!r} is not a text", field="cniVersion", value=text)
+        raise errors.DecodingError(f"{text!r} is not a text", field="cniVersion", value=text)
     assumed = "" if text else ", which a missing one means,"
     text = text or _OLDEST
     version = parse(text)
     since = _SINCE.get(command)
     if since is not None:
         if version is None:
-            raise DecodingError(f"{text!r} is no version", field="cniVersion", value=text)
+            raise errors.DecodingError(f"{text!r} is no version", field="cniVersion", value=text)
         if version < since:
-            raise CniError(
+            raise errors.CniError(
                 f"cniVersion: version {text}{assumed} does not allow {command}",
                 INCOMPATIBLE_VERSION,
             )
         newest = parse(NEWEST)
         if newest is not None and version > newest:
-            raise CniError(
+            raise errors.CniError(
                 f"cniVersion: this plugin does not allow {command} in {text}", INCOMPATIBLE_VERSION
             )
     if version is None or text not in SUPPORTED:
-        raise CniError(
+        raise errors.CniError(
             f"cniVersion: version {text} is not supported",
             INCOMPATIBLE_VERSION,
             hint=f"config is {text!r}, plugin supports {', '.join(SUPPORTED)}",

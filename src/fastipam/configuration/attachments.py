@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from fastipam import late_errors as errors
 from fastipam.configuration import reader
 from fastipam.configuration.network import MOST_ADDRESSES
-from fastipam.errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def valid_attachments(document: dict[str, Any]) -> set[tuple[str, str]]:
     """
     key = reader.ATTACHMENTS
     if key not in document:
-        raise ConfigError(
+        raise errors.ConfigError(
             f"the list of valid attachments is missing: {_UNTOUCHED}",
             field=key,
             value=None,
@@ -48,9 +48,9 @@ def valid_attachments(document: dict[str, Any]) -> set[tuple[str, str]]:
     return valid
 
 
-def _names_nobody(field: str, value: str, wanted: str) -> ConfigError:
+def _names_nobody(field: str, value: str, wanted: str) -> errors.ConfigError:
     message = f"{value!r:.80} is not {wanted}" if value else f"{wanted} is missing"
-    return ConfigError(
+    return errors.ConfigError(
         f"{message}: {_UNTOUCHED}",
         field=field,
         value=value,

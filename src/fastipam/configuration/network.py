@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import os
 
+from fastipam import late_errors as errors
 from fastipam.addressing.addresses import format_cidr, format_ip, parse_cidr
 from fastipam.addressing.parsing import build_pool
 from fastipam.addressing.ranges import Range
 from fastipam.configuration import policy, reader
 from fastipam.configuration.policy import DEFAULT_DATA_DIR
 from fastipam.configuration.reader import RANGE_KEYS, kind_of
-from fastipam.errors import ConfigError, DecodingError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,11 +67,11 @@ def network_name(document: dict[str, Any]) -> str:
     """Return the network's name, checked as libcni does. Raises ConfigError."""
     name = document.get("name", "")
     if not isinstance(name, str):
-        raise DecodingError(f"this is {kind_of(name)}, not a text", field="name", value=name)
+        raise errors.DecodingError(f"this is {kind_of(name)}, not a text", field="name", value=name)
     if not name:
-        raise ConfigError("the network name is missing", field="name", value=name)
+        raise errors.ConfigError("the network name is missing", field="name", value=name)
     if not reader.is_id(name):
-        raise ConfigError(
+        raise errors.ConfigError(
             f"the network name {name!r} has characters that it may not have",
             field="name",
             value=name,
@@ -126,7 +126,9 @@ class Config:
         self._odd: list[tuple[str, str, str]] = []  # path, folded key, what is odd; "": unknown
         self._holes: list[tuple[str, Hole]] = []  # with the path of each
         if "ipam" not in document:
-            raise ConfigError("the configuration has no ipam section", field="ipam", value=None)
+            raise errors.ConfigError(
+                "the configuration has no ipam section", field="ipam", value=None
+            )
         ipam = reader.mapping(document, "ipam", "")
         self._look_at(ipam, _KNOWN, "ipam")
         runtime = reader.mapping(document, "runtimeConfig", "")
@@ -155,9 +157,11 @@ class Config:
         resolv_conf = reader.text(ipam, "resolvConf", "ipam")
         for key, value in (("dataDir", data_dir), ("resolvConf", resolv_conf)):
             if value and not reader.is_path(value):
-                raise ConfigError(f"{value!r} cannot be a path", field=f"ipam.{key}", value=value)
+                raise errors.ConfigError(
+                    f"{value!r} cannot be a path", field=f"ipam.{key}", value=value
+                )
         if not os.path.isabs(data_dir):
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"{data_dir!r} is not an absolute path",
                 field="ipam.dataDir",
                 value=data_dir,
@@ -167,7 +171,7 @@ class Config:
         self.data_dir = data_dir
         self.resolv_conf = resolv_conf
         if resolv_conf and not os.path.isabs(resolv_conf):
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"{resolv_conf!r} is not an absolute path",
                 field="ipam.resolvConf",
                 value=resolv_conf,
@@ -200,7 +204,7 @@ class Config:
         if own and other:
             mine = next(key for key in ("subnet", "ranges") if key in ipam)
             theirs = "range" if "range" in ipam else "ipRanges"
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"ipam.{mine} and ipam.{theirs} both say what to assign",
                 field=f"ipam.{theirs}",
                 value=ipam[theirs.casefold()],
@@ -223,7 +227,7 @@ class Config:
             (count, _MOST_RANGES, "ranges"),
         ):
             if many > most:
-                raise ConfigError(
+                raise errors.ConfigError(
                     f"{many} {what} are more than {most}", field=paths[-1], value=many
                 )
         self._read_holes(ipam, "ipam")
@@ -233,7 +237,7 @@ class Config:
     def require_ranges(self) -> None:
         """Raise ConfigError when there is no range to assign an address from."""
         if not self.pool.sets:
-            raise ConfigError(
+            raise errors.ConfigError(
                 "no ranges are given",
                 field="ipam.ranges",
                 value=None,
@@ -278,7 +282,7 @@ class Config:
 
     def _range(self, holder: dict[str, Any], path: str) -> Range:
         if "subnet" not in holder:
-            raise ConfigError("the subnet is missing", field=f"{path}.subnet", value=None)
+            raise errors.ConfigError("the subnet is missing", field=f"{path}.subnet", value=None)
         if _ALIASES.isdisjoint(holder):
             subnet, start, end, gateway = (reader.text(holder, key, path) for key in RANGE_KEYS)
             found = Range.parse(subnet, start, end, gateway, field=path)
@@ -308,7 +312,7 @@ class Config:
             families = [each.family for each in self.pool.sets]
             for family in (4, 6):
                 if families.count(family) > 1:
-                    raise ConfigError(
+                    raise errors.ConfigError(
                         f"CNI version {'.'.join(map(str, self.version))}{self._assumed} "
                         f"has room for one IPv{family} address, "
                         f"{families.count(family)} range sets give one each",
@@ -318,8 +322,8 @@ class Config:
                     )
 
 
-def _two_pools(ipam: dict[str, Any]) -> ConfigError:
-    return ConfigError(
+def _two_pools(ipam: dict[str, Any]) -> errors.ConfigError:
+    return errors.ConfigError(
         "ranges of its own and a cluster's pool cannot both say what to assign",
         field="ipam.cluster",
         value=reader.brief(ipam["cluster"]),
@@ -344,7 +348,7 @@ def requested(
                 raise reader.wrong(field, text, "an address, as text")
             address = reader.address(text, field)
             if address is None:
-                raise ConfigError("the address is empty", field=field, value=text)
+                raise errors.ConfigError("the address is empty", field=field, value=text)
             found.append(address)
     return list(dict.fromkeys(found))
 
@@ -363,7 +367,7 @@ class Route:
         try:
             self.family, destination, length = parse_cidr(text)
         except ValueError as error:
-            raise ConfigError(str(error), field=f"{path}.dst", value=text) from None
+            raise errors.ConfigError(str(error), field=f"{path}.dst", value=text) from None
         shown: dict[str, str | int] = {"dst": format_cidr(self.family, destination, length)}
         gateway = reader.ip(reader.text(value, "gw", path), f"{path}.gw")
         if gateway is not None:

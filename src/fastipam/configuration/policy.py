@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from fastipam import late_errors as errors
 from fastipam.configuration import reader
-from fastipam.errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Policy:
         if not 0 <= cooldown_s < MOST_S:
             raise _out_of_range("cooldown", cooldown_s, "number of seconds below 10^9")
         if cooldown_policy not in (PREFER, STRICT):
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"{cooldown_policy!r} is neither {PREFER!r} nor {STRICT!r}",
                 field="cooldownPolicy",
                 value=cooldown_policy,
@@ -93,8 +93,8 @@ class Policy:
         return other
 
 
-def _out_of_range(field: str, value: object, wanted: str) -> ConfigError:
-    return ConfigError(f"{field} {value!r} is not a {wanted}", field=field, value=value)
+def _out_of_range(field: str, value: object, wanted: str) -> errors.ConfigError:
+    return errors.ConfigError(f"{field} {value!r} is not a {wanted}", field=field, value=value)
 
 
 DEFAULT_POLICY = Policy()
@@ -122,7 +122,7 @@ def read(ipam: dict[str, Any]) -> Policy:
     if "sticky" in ipam:
         asked.setdefault("sticky_s", DEFAULT_STICKY_S)
     elif "sticky_s" in asked:
-        raise ConfigError(
+        raise errors.ConfigError(
             "this is how long an address is kept for its pod, and ipam.sticky is missing",
             field="ipam.stickyTTL",
             value=asked["sticky_s"],
@@ -130,7 +130,7 @@ def read(ipam: dict[str, Any]) -> Policy:
         )
     try:
         return Policy(**asked)
-    except ConfigError as error:
+    except errors.ConfigError as error:
         error.field = f"ipam.{error.field}"
         raise
 
@@ -144,7 +144,7 @@ def usable(ipam: dict[str, Any]) -> Policy:
             try:
                 _read_key(key, ipam[key.casefold()], one)
                 Policy(**one)
-            except ConfigError:
+            except errors.ConfigError:
                 continue
             asked |= one
     return Policy(**asked)
@@ -157,7 +157,7 @@ def _read_key(key: str, value: Any, asked: dict[str, Any]) -> None:
             raise reader.wrong(field, value, "a text")
         if value not in _CHOICES[key]:
             allowed = ", ".join(_CHOICES[key])
-            raise ConfigError(f"{value!r} is none of {allowed}", field=field, value=value)
+            raise errors.ConfigError(f"{value!r} is none of {allowed}", field=field, value=value)
         if key == "cooldownPolicy":
             asked["cooldown_policy"] = value
         return

@@ -14,9 +14,9 @@ one exception (``ATTACHMENTS``).
 
 from __future__ import annotations
 
+from fastipam import late_errors as errors
 from fastipam.addressing.addresses import parse_cidr, parse_ip
 from fastipam.addressing.parsing import parse_exclusion
-from fastipam.errors import ConfigError, DecodingError, hide_credentials
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,27 +75,27 @@ def decode(raw: bytes, what: str = "the network configuration") -> dict[str, Any
     Raises DecodingError with line and column.
     """
     if len(raw) > LARGEST:
-        raise DecodingError(f"{what} is larger than {LARGEST >> 20} MiB")
+        raise errors.DecodingError(f"{what} is larger than {LARGEST >> 20} MiB")
     # Every value but the first stands behind one of these. Those inside a text are counted, too.
     if sum(map(raw.count, (b",", b"[", b"{"))) > _MOST_MARKS:
-        raise DecodingError(f"{what} has more than {_MOST_MARKS} values")
+        raise errors.DecodingError(f"{what} has more than {_MOST_MARKS} values")
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
         before = raw[: error.start]
         line = before.count(b"\n") + 1
         column = error.start - before.rfind(b"\n")
-        raise DecodingError(
+        raise errors.DecodingError(
             f"{what} is not UTF-8: line {line} column {column}: {error.reason}"
         ) from None
     try:
         value = _scan(text)
     except RecursionError:
-        raise DecodingError(f"{what} is nested too deeply") from None
+        raise errors.DecodingError(f"{what} is nested too deeply") from None
     except ValueError as error:
-        raise DecodingError(f"{what} is not JSON: {error}") from None
+        raise errors.DecodingError(f"{what} is not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise DecodingError(f"{what} is not a JSON object but {kind_of(value)}")
+        raise errors.DecodingError(f"{what} is not a JSON object but {kind_of(value)}")
     return value
 
 
@@ -159,20 +159,22 @@ MOST_SETS = 256  # range sets: each gives a container one more address
 def show(value: Any) -> str:
     """Return a value as a message shows it: short, without user and password of a URL."""
     try:
-        return f"{hide_credentials(repr(value)):.80}"
+        return f"{errors.hide_credentials(repr(value)):.80}"
     except RecursionError:  # what could just be read may be too deep for repr
         return "…"
 
 
-def wrong(field: str, value: Any, wanted: str) -> ConfigError:
+def wrong(field: str, value: Any, wanted: str) -> errors.ConfigError:
     """Return the error for a value of another kind than it has to be."""
     shown = "" if value is None else f": {show(value)}"
-    return ConfigError(f"this is {kind_of(value)}, not {wanted}{shown}", field=field, value=value)
+    return errors.ConfigError(
+        f"this is {kind_of(value)}, not {wanted}{shown}", field=field, value=value
+    )
 
 
-def refused(field: str, value: Any, wanted: str) -> ConfigError:
+def refused(field: str, value: Any, wanted: str) -> errors.ConfigError:
     """Return the error for a value of the right kind that is not one of those allowed."""
-    return ConfigError(f"{show(value)} is not {wanted}", field=field, value=value)
+    return errors.ConfigError(f"{show(value)} is not {wanted}", field=field, value=value)
 
 
 def text(holder: dict[str, Any], key: str, path: str) -> str:
@@ -190,7 +192,9 @@ def listed(holder: dict[str, Any], key: str, path: str, most: int = MOST_ENTRIES
     if not isinstance(value, list):
         raise wrong(field, value, "a list")
     if len(value) > most:
-        raise ConfigError(f"{len(value)} entries are more than {most}", field=field, value=value)
+        raise errors.ConfigError(
+            f"{len(value)} entries are more than {most}", field=field, value=value
+        )
     return value
 
 
@@ -208,7 +212,7 @@ def choice(ipam: dict[str, Any], key: str, allowed: tuple[str, ...]) -> str | No
         return None
     value = text(ipam, key, "ipam")
     if value not in allowed:
-        raise ConfigError(
+        raise errors.ConfigError(
             f"{value!r} is none of {', '.join(allowed)}", field=f"ipam.{key}", value=value
         )
     return value
@@ -219,7 +223,7 @@ def integer(value: Any, field: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise wrong(field, value, "an integer")
     if not -(1 << 63) <= value < 1 << 63:
-        raise ConfigError(f"{value} has more than 64 bits", field=field, value=value)
+        raise errors.ConfigError(f"{value} has more than 64 bits", field=field, value=value)
     return value
 
 
@@ -237,7 +241,7 @@ def address(value: str, field: str) -> tuple[int, int] | None:
     try:
         return parse_cidr(value)[:2] if "/" in value else parse_ip(value)
     except ValueError as error:
-        raise ConfigError(str(error), field=field, value=value) from None
+        raise errors.ConfigError(str(error), field=field, value=value) from None
 
 
 def ip(value: str, field: str) -> tuple[int, int] | None:
@@ -247,7 +251,7 @@ def ip(value: str, field: str) -> tuple[int, int] | None:
     try:
         return parse_ip(value)
     except ValueError as error:
-        raise ConfigError(str(error), field=field, value=value) from None
+        raise errors.ConfigError(str(error), field=field, value=value) from None
 
 
 def is_path(value: Any) -> bool:

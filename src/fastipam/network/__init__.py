@@ -8,18 +8,12 @@ the records in step.
 
 from __future__ import annotations
 
+from fastipam import late_errors as errors
 from fastipam._ledger import ASSIGNED, GC, OPERATOR, REBOOTED, RELEASED
 from fastipam.addressing.addresses import to_ip
 from fastipam.addressing.ranges import CUT, Pool
 from fastipam.allocation.ledger import Ledger
 from fastipam.configuration.reader import LONGEST_IFNAME
-from fastipam.errors import (
-    ConfigError,
-    DuplicateAllocation,
-    PoolExhausted,
-    StoreCorrupt,
-    StoreFull,
-)
 from fastipam.lease import Lease, Requester, join
 from fastipam.network.reading import Reading, check_time, parse_wanted
 from fastipam.storage.records import keys
@@ -103,7 +97,7 @@ class Network(Reading):
         answer. Without, the end of the outermost transaction does, and raises TryLater.
         """
         if existing not in ("error", "return"):
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"existing {existing!r} is neither 'error' nor 'return'",
                 field="existing",
                 value=existing,
@@ -112,7 +106,7 @@ class Network(Reading):
         while lease is None:
             try:
                 lease = self._try_assign(owner, wanted, existing, promises)
-            except PoolExhausted:
+            except errors.PoolExhausted:
                 if not self._finds_room():
                     raise
         return lease
@@ -199,7 +193,7 @@ class Network(Reading):
         while True:
             try:
                 return self._assign_many(listed)
-            except (PoolExhausted, DuplicateAllocation):
+            except (errors.PoolExhausted, errors.DuplicateAllocation):
                 if not self._finds_room():
                     raise
 
@@ -283,7 +277,7 @@ class Network(Reading):
             return 0
         try:
             return self._release_listed(listed)
-        except StoreFull:
+        except errors.StoreFull:
             return self._without_history()._release_listed(listed)
 
     def _release_listed(self, listed: Sequence[Owner]) -> int:
@@ -304,7 +298,7 @@ class Network(Reading):
         try:
             with self._store.write() as txn:
                 return self._release_named(txn, container_id, ifname)
-        except StoreFull:
+        except errors.StoreFull:
             without = self._without_history()
             with self._store.write() as txn:
                 return without._release_named(txn, container_id, ifname)
@@ -399,7 +393,7 @@ class Network(Reading):
                 if found != {((one.family, one.value), one.generation) for one in leases}:
                     return False
                 return bool(self._release(txn, owner, OPERATOR))
-        except StoreFull:
+        except errors.StoreFull:
             if not self.policy.history:
                 raise
             return self._without_history()._release_leases(leases)
@@ -432,18 +426,18 @@ class Network(Reading):
             for _, record in self._unlisted(valid, before_ns):
                 owner = (record.container_id, record.ifname)
                 newest[owner] = max(record.generation, newest.get(owner, 0))
-        except StoreCorrupt as error:
+        except errors.StoreCorrupt as error:
             damage = error
         stale, freed = list(newest.items()), []
         for at in range(0, len(stale), _RELEASED_AT_ONCE):
             batch = stale[at : at + _RELEASED_AT_ONCE]
             try:
                 freed += self._release_stale(batch)
-            except (StoreFull, StoreCorrupt):
+            except (errors.StoreFull, errors.StoreCorrupt):
                 for one in batch:
                     try:
                         freed += self._release_one(one)
-                    except StoreCorrupt as error:
+                    except errors.StoreCorrupt as error:
                         damage = damage or error
         if damage is not None:
             raise damage
@@ -474,7 +468,7 @@ class Network(Reading):
         """Release the leases of one owner, in a full store without history: it makes room."""
         try:
             return self._release_stale([stale])
-        except StoreFull:
+        except errors.StoreFull:
             return self._without_history()._release_stale([stale])
 
     # Checking ------------------------------------------------------------------------------

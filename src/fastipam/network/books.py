@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from fastipam import late_errors as errors
 from fastipam.addressing.ranges import CUT
 from fastipam.allocation.ledger import MOST_EXPIRED, Ledger
 from fastipam.allocation.lookup import find, read_pool
 from fastipam.configuration.policy import DEFAULT_POLICY, Policy
-from fastipam.errors import ConfigError, StoreError
 from fastipam.lease import Lease
 from fastipam.storage.records import keys
 
@@ -43,7 +43,7 @@ class Books:
     ) -> None:
         encoded = keys.encode("name", name)
         if not 0 < len(encoded) <= _NAME_BYTES:
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"the network name {name[:32]!r} is not 1 to {_NAME_BYTES} bytes long",
                 field="name",
                 value=name,
@@ -146,8 +146,8 @@ class Books:
             previous_boot.step(ledger)
         return ledger
 
-    def _without_ranges(self) -> ConfigError:
-        return ConfigError(
+    def _without_ranges(self) -> errors.ConfigError:
+        return errors.ConfigError(
             f"the ranges of network {self.name} are not known and no ranges are given",
             field="ranges",
             value=None,
@@ -220,5 +220,5 @@ class Books:
         if self._store.unswept and not self._store.boot_doubt and self._store.may_write_at_once:
             try:  # noqa: SIM105  # contextlib costs the plugin a tenth of its start
                 self._sweep_reboot()
-            except StoreError:
+            except errors.StoreError:
                 pass  # a store that cannot be written can still be read

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from fastipam import late_errors as errors
 from fastipam._ledger import ASSIGNED
 from fastipam.addressing.addresses import BITS, format_ip, parse_cidr, parse_ip, prefix_bounds
 from fastipam.addressing.ranges import CUT
 from fastipam.allocation.lookup import read_record
 from fastipam.configuration.policy import Policy
-from fastipam.errors import CHECK_HINT, ConfigError, LeaseMissing, StoreCorrupt
 from fastipam.lease import Lease, join
 from fastipam.network.books import Books
 from fastipam.storage import tables
@@ -218,11 +218,11 @@ class Reading(Books):
                 return held
         return []
 
-    def _without_lease(self, address: tuple[int, int]) -> StoreCorrupt:
-        return StoreCorrupt(
+    def _without_lease(self, address: tuple[int, int]) -> errors.StoreCorrupt:
+        return errors.StoreCorrupt(
             f"{format_ip(*address)} has an owner and no lease",
             path=self._store.path,
-            hint=CHECK_HINT,
+            hint=errors.CHECK_HINT,
         )
 
     def _check(self, container_id: str, ifname: str, wanted: Iterable[tuple[int, int]]) -> None:
@@ -230,7 +230,7 @@ class Reading(Books):
         owner = (container_id, ifname)
         held = self._owned(*owner)
         if not held:
-            raise LeaseMissing(
+            raise errors.LeaseMissing(
                 f"no address of network {self.name} is assigned to {container_id} {ifname}",
                 owner=owner,
             )
@@ -238,7 +238,7 @@ class Reading(Books):
         for one in wanted:
             if one not in held and pool is not None and pool.range_of(*one) is not None:
                 text = format_ip(*one)
-                raise LeaseMissing(
+                raise errors.LeaseMissing(
                     f"{text} is not assigned to {container_id} {ifname} in network {self.name}",
                     address=text,
                     owner=owner,
@@ -429,7 +429,7 @@ class Reading(Books):
         wanted = None if address is None else parse_wanted(address)
         given: object = pod
         if not isinstance(given, str) or (pod and not all(pod.partition("/"))):
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"pod has to be a text, namespace/name, not {pod!r}",
                 field="pod",
                 value=pod,
@@ -522,9 +522,9 @@ def parse_wanted(address: Address, field: str = "address") -> tuple[int, int]:
             return parse_ip(text)
         family, value, length = parse_cidr(text)
     except ValueError as error:
-        raise ConfigError(str(error), field=field, value=text) from None
+        raise errors.ConfigError(str(error), field=field, value=text) from None
     if BITS[family] - length > 1 and value == prefix_bounds(family, value, length)[0]:
-        raise ConfigError(
+        raise errors.ConfigError(
             f"{field} is no address, but a network: {text!r}",
             field=field,
             value=text,
@@ -541,7 +541,7 @@ def text_of(address: object, field: str) -> str:
         return str(address.ip)
     if isinstance(address, (ipaddress.IPv4Address, ipaddress.IPv6Address)):
         return str(address)
-    raise ConfigError(
+    raise errors.ConfigError(
         f"{field} is no address: {address!r}",
         field=field,
         value=address,
@@ -552,7 +552,7 @@ def text_of(address: object, field: str) -> str:
 def check_time(time_ns: object, field: str) -> None:
     """Raise ConfigError unless this is a time in nanoseconds."""
     if type(time_ns) is not int or not 0 <= time_ns <= _EVER_NS:
-        raise ConfigError(
+        raise errors.ConfigError(
             f"{field} has to be a whole number of nanoseconds since the epoch, not {time_ns!r}",
             field=field,
             value=time_ns,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from fastipam.errors import ConfigError, StoreCorrupt, StoreUnavailable
+from fastipam import late_errors as errors
 from fastipam.storage.lmdb_errors import MAX_READERS, REPLACE_HINT
 
 TYPE_CHECKING = False
@@ -162,7 +162,7 @@ def refuse_strangers(path: str) -> None:
     trusted = (0, os.geteuid())
     link = os.lstat(path)
     if stat.S_ISLNK(link.st_mode) and link.st_uid not in trusted:
-        raise StoreUnavailable(
+        raise errors.StoreUnavailable(
             f"the store {path} is not used: it is a symbolic link of uid {link.st_uid}",
             path=path,
             hint="name the directory itself, or make the link anew",
@@ -185,7 +185,9 @@ def refuse_strangers(path: str) -> None:
             hint = f"chmod o-w {file}"
         else:
             continue
-        raise StoreUnavailable(f"the store {path} is not used: {file} {text}", path=path, hint=hint)
+        raise errors.StoreUnavailable(
+            f"the store {path} is not used: {file} {text}", path=path, hint=hint
+        )
 
 
 def refuse_truncated(env: lmdb.Environment, path: str) -> None:
@@ -199,7 +201,7 @@ def refuse_truncated(env: lmdb.Environment, path: str) -> None:
     with env.begin(write=True):
         missing = missing_page(file, page_bytes)
     if missing is not None:
-        raise StoreCorrupt(
+        raise errors.StoreCorrupt(
             f"{file} was cut short: page {missing} of {page_bytes} bytes, which is in use, "
             "lies behind its end",
             path=path,
@@ -216,4 +218,6 @@ def path_of(path: str | os.PathLike[str], what: str) -> str:
             return text
     except UnicodeEncodeError:  # half a surrogate pair
         pass
-    raise ConfigError(f"path is {path!r}, and not the path of {what}", field="path", value=path)
+    raise errors.ConfigError(
+        f"path is {path!r}, and not the path of {what}", field="path", value=path
+    )

@@ -8,16 +8,8 @@ from _thread import _local
 
 import lmdb
 
+from fastipam import late_errors as errors
 from fastipam._ledger import OpenFiles, WriterLock
-from fastipam.errors import (
-    CHECK_HINT,
-    StoreBusy,
-    StoreClosed,
-    StoreCorrupt,
-    StoreForked,
-    StoreVersion,
-    TransactionOver,
-)
 from fastipam.storage import tables
 from fastipam.storage.directory import DATA_FILE
 from fastipam.storage.lmdb_errors import transaction_is_open, translate
@@ -27,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from fastipam.errors import StoreError, TransactionOpen
     from fastipam.storage.boot import Access
     from fastipam.storage.tables import Reading, Writing
 
@@ -49,7 +40,7 @@ class Environment:
     boot_doubt = ""
     boottime: Callable[[], int]
     durability: str
-    refused: tuple[int, StoreError] | None = None
+    refused: tuple[int, errors.StoreError] | None = None
     unswept: bool
 
     def __init__(
@@ -74,7 +65,7 @@ class Environment:
         if files is None or self._closed:
             raise self.was_closed()
         if files.is_forked:
-            raise StoreForked(
+            raise errors.StoreForked(
                 f"the store {self.path} was opened before fork(): "
                 f"by process {self._process}, this is {os.getpid()}",
                 path=self.path,
@@ -102,7 +93,7 @@ class Environment:
         self.check_readers()
         return True
 
-    def translate(self, error: Exception) -> StoreError:
+    def translate(self, error: Exception) -> errors.StoreError:
         """Return the fastipam error for an error of LMDB or of the system."""
         translated = translate(error, self.path, self._map_size)
         if isinstance(error, TimeoutError):
@@ -125,16 +116,16 @@ class Environment:
         self.has_failed = True
         return self.translate(error)
 
-    def replaced(self) -> StoreError:
+    def replaced(self) -> errors.StoreError:
         """Return the error of a transaction whose files were moved away or replaced meanwhile."""
-        return StoreBusy(
+        return errors.StoreBusy(
             f"the files of the store {self.path} were replaced or moved away during this call; "
             "it has changed nothing",
             path=self.path,
             hint="try again, when nobody replaces them any more",
         )
 
-    def transaction_is_open(self) -> TransactionOpen:
+    def transaction_is_open(self) -> errors.TransactionOpen:
         """Return the error for a change by a thread that has a transaction open.
 
         Raises StoreForked in a child, whose thread has its parent's.
@@ -142,13 +133,13 @@ class Environment:
         self.open_files()
         return transaction_is_open(self.path)
 
-    def was_closed(self) -> StoreClosed:
+    def was_closed(self) -> errors.StoreClosed:
         """Return the error for a call after the store was closed, for all or for its user."""
-        return StoreClosed(f"the store {self.path} was closed", path=self.path)
+        return errors.StoreClosed(f"the store {self.path} was closed", path=self.path)
 
-    def transaction_is_over(self) -> TransactionOver:
+    def transaction_is_over(self) -> errors.TransactionOver:
         """Return the error for a transaction that has ended, or that is another thread's."""
-        return TransactionOver(
+        return errors.TransactionOver(
             f"this transaction of the store {self.path} is over, or belongs to another thread",
             path=self.path,
             hint="use what a transaction gives in its block and its thread only",
@@ -160,16 +151,16 @@ class Environment:
         if int.from_bytes(schema or b"", "big") != tables.SCHEMA:
             raise self.other_schema(schema)
 
-    def other_schema(self, raw: bytes | None) -> StoreError:
+    def other_schema(self, raw: bytes | None) -> errors.StoreError:
         """Return the error for a store whose schema is not the one of this version."""
         schema = int.from_bytes(raw or b"", "big")
         if not schema:
-            return StoreCorrupt(
+            return errors.StoreCorrupt(
                 f"the store {self.path} has no valid schema version: {raw!r}",
                 path=self.path,
-                hint=CHECK_HINT,
+                hint=errors.CHECK_HINT,
             )
-        return StoreVersion(
+        return errors.StoreVersion(
             f"the store {self.path} has schema {schema}, this fastipam knows {tables.SCHEMA}",
             path=self.path,
             hint="nothing converts a store: use the fastipam that wrote it; or drain the node, and "

@@ -7,15 +7,7 @@ import os
 
 import lmdb
 
-from fastipam.errors import (
-    StoreBusy,
-    StoreCorrupt,
-    StoreError,
-    StoreFull,
-    StoreUnavailable,
-    StoreVersion,
-    TransactionOpen,
-)
+from fastipam import late_errors as errors
 
 # Address space, not memory: the file grows as it is filled. 64 GiB hold about 200 million leases.
 MAP_SIZE = 64 << 30
@@ -36,11 +28,11 @@ _DAMAGED = (
 )
 
 
-def translate(error: Exception, path: str, map_size: int = MAP_SIZE) -> StoreError:
+def translate(error: Exception, path: str, map_size: int = MAP_SIZE) -> errors.StoreError:
     """Return the fastipam error for an error of LMDB or of the system, with what to do."""
     code = getattr(error, "code", 0) or getattr(error, "errno", 0) or 0
     if isinstance(error, lmdb.MapFullError):
-        return StoreFull(
+        return errors.StoreFull(
             f"the store {path} has reached its largest size, {_size(map_size)}",
             path=path,
             hint="use another data directory for some of the networks"
@@ -48,7 +40,7 @@ def translate(error: Exception, path: str, map_size: int = MAP_SIZE) -> StoreErr
             else "open it with a larger map_size",
         )
     if isinstance(error, lmdb.MapResizedError):
-        return StoreUnavailable(
+        return errors.StoreUnavailable(
             f"the store {path} has grown beyond the {_size(map_size)} that this process has opened",
             path=path,
             hint="close it and open it again, with the map_size that the others have",
@@ -58,14 +50,16 @@ def translate(error: Exception, path: str, map_size: int = MAP_SIZE) -> StoreErr
 
         met = limits.file_size()
         if met is not None:
-            return StoreFull(f"the store {path} cannot grow: {met[0]}", path=path, hint=met[1])
+            return errors.StoreFull(
+                f"the store {path} cannot grow: {met[0]}", path=path, hint=met[1]
+            )
     if code == errno.EIO and is_disk_full(path):
         code = errno.ENOSPC
     if isinstance(error, TimeoutError):  # of the writers' lock
         from fastipam.storage.holders import describe_holders
 
         holders = describe_holders(str(error.filename))
-        return StoreBusy(
+        return errors.StoreBusy(
             f"the store {path} is locked: {holders} has had the lock of its writers for longer "
             "than this call waits",
             path=path,
@@ -75,7 +69,7 @@ def translate(error: Exception, path: str, map_size: int = MAP_SIZE) -> StoreErr
         return transaction_is_open(path)
     if code == errno.EAGAIN and isinstance(error, lmdb.Error):
         # LMDB marks the readers of a process by a lock on the byte whose number is its process id.
-        return StoreBusy(
+        return errors.StoreBusy(
             f"the store {path} is in use by another program whose process id is {os.getpid()}, too:"
             " both are in process namespaces of their own",
             path=path,
@@ -83,23 +77,25 @@ def translate(error: Exception, path: str, map_size: int = MAP_SIZE) -> StoreErr
             "--pid=host), or let one of them start as another process id than 1",
         )
     if code in _FULL:
-        return StoreFull(
+        return errors.StoreFull(
             f"no space is left for the store {path}: {os.strerror(code)}",
             path=path,
             hint="free disk space; nothing was changed",
         )
     if isinstance(error, lmdb.ReadersFullError):
-        return StoreBusy(
+        return errors.StoreBusy(
             f"all {MAX_READERS} reader slots of the store {path} are taken",
             path=path,
             hint="try again; if it stays so, look for programs that keep read transactions open",
         )
     if isinstance(error, _DAMAGED):
-        return StoreCorrupt(
+        return errors.StoreCorrupt(
             f"{path} holds no usable LMDB file: {error}", path=path, hint=REPLACE_HINT
         )
     if isinstance(error, lmdb.VersionMismatchError):
-        return StoreVersion(f"{path} was written by another version of LMDB: {error}", path=path)
+        return errors.StoreVersion(
+            f"{path} was written by another version of LMDB: {error}", path=path
+        )
     if code in _PASSING:
         from fastipam.storage import limits
 
@@ -108,18 +104,18 @@ def translate(error: Exception, path: str, map_size: int = MAP_SIZE) -> StoreErr
             text = f"the store {path} cannot be opened now: {met[0]}"
             if code == errno.ENOMEM:
                 text += f", and the store needs {_size(map_size)}"
-            return StoreBusy(text, path=path, hint=met[1])
+            return errors.StoreBusy(text, path=path, hint=met[1])
     reason = os.strerror(code) if code > 0 else str(error)
-    return StoreUnavailable(
+    return errors.StoreUnavailable(
         f"the store {path} cannot be used: {reason}",
         path=path,
         hint="the data directory has to be a directory that this user may write",
     )
 
 
-def transaction_is_open(path: str) -> TransactionOpen:
+def transaction_is_open(path: str) -> errors.TransactionOpen:
     """Return the error for a change by a thread that has a transaction open."""
-    return TransactionOpen(
+    return errors.TransactionOpen(
         f"a transaction of this thread is open in the store {path}: this call would wait for it",
         path=path,
         hint="in a block, use its handle (`with ipam.transaction() as txn: txn.network(…)`); in a "

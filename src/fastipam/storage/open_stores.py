@@ -18,8 +18,8 @@ from _thread import _local, allocate_lock
 
 from lmdb import _envid
 
+from fastipam import late_errors as errors
 from fastipam._ledger import WriterLock
-from fastipam.errors import StoreBusy
 from fastipam.storage.directory import DATA_FILE, lock_path
 from fastipam.storage.lmdb_errors import PATIENCE_S, translate
 from fastipam.storage.store import Store
@@ -34,7 +34,7 @@ patience_s: float | None = None
 thread: Any = _local()  # ``batch``: the Batch that this thread's requests belong to
 _users: dict[Store, int] = {}
 _openers: dict[str, WriterLock] = {}  # by path
-_refused: dict[str, tuple[int, StoreBusy]] = {}  # by path: when it was last busy, and why
+_refused: dict[str, tuple[int, errors.StoreBusy]] = {}  # by path: when it was last busy, and why
 _kept: dict[str, Store] = {}  # by data directory: the stores that ``get`` is a user of
 _closing: list[Store] = []  # stores without users that are not closed yet
 
@@ -87,7 +87,7 @@ def _open_next(
             raise refused[1].with_traceback(None)
         try:
             store = Store(path, durability, since_ns=since_ns, **options)
-        except StoreBusy as error:
+        except errors.StoreBusy as error:
             _refused[absolute] = time.monotonic_ns(), error
             raise
         _refused.pop(absolute, None)

@@ -13,14 +13,8 @@ import time
 
 import lmdb
 
+from fastipam import late_errors as errors
 from fastipam._ledger import OpenFiles, Part, WriterLock
-from fastipam.errors import (
-    CHECK_HINT,
-    ConfigError,
-    StoreBusy,
-    StoreCorrupt,
-    StoreUnavailable,
-)
 from fastipam.storage import boot, tables
 from fastipam.storage.directory import (
     DATA_FILE,
@@ -50,8 +44,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
     from typing import Any, TypeVar
-
-    from fastipam.errors import StoreError
 
     Block = TypeVar("Block", bound=Transaction)
 
@@ -89,7 +81,7 @@ class Store(Environment):
         since_ns: int = 0,
     ) -> None:
         if durability not in (None, DURABLE, RELAXED):
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"durability {durability!r} is neither {DURABLE!r} nor {RELAXED!r}",
                 field="durability",
                 value=durability,
@@ -112,7 +104,7 @@ class Store(Environment):
     def require_durability(self, durability: str | None) -> None:
         """Raise ConfigError when the store was created with another durability; None is any."""
         if durability not in (None, self.durability):
-            raise ConfigError(
+            raise errors.ConfigError(
                 f"durability {durability!r} is asked for, "
                 f"but the store {self.path} was created with {self.durability!r}",
                 field="durability",
@@ -211,7 +203,7 @@ class Store(Environment):
             self._since_ns = since_ns
             stale.close()
             if not os.path.lexists(os.path.join(self.path, DATA_FILE)):
-                raise StoreUnavailable(
+                raise errors.StoreUnavailable(
                     f"the store {self.path} is gone: {DATA_FILE} is not there any more",
                     path=self.path,
                     hint=REPLACE_HINT,
@@ -227,7 +219,7 @@ class Store(Environment):
         give_up = time.monotonic() + _RENEWAL_S
         while stale.is_in_use:
             if time.monotonic() > give_up:
-                raise StoreBusy(
+                raise errors.StoreBusy(
                     f"the store {self.path} cannot be opened again after a failed write: this "
                     "process still reads it",
                     path=self.path,
@@ -270,7 +262,7 @@ class Store(Environment):
         before = (access.get(tables.BOOT_KEY) or b"").decode("ascii", "replace")
         if before and not boot_id:
             # A process that cannot read the boot's id must not count a boot.
-            raise StoreUnavailable(
+            raise errors.StoreUnavailable(
                 f"the store {self.path} is not used: this process cannot read {boot.BOOT_ID}, and "
                 "so not tell the leases of this boot from those of an earlier one",
                 path=self.path,
@@ -293,10 +285,10 @@ class Store(Environment):
         with self.read() as txn:
             return boot.runtime_pid_ns(tables.META.get(txn, tables.BOOT_NODES_KEY))
 
-    def _foreign(self, txn: Any) -> StoreError:
+    def _foreign(self, txn: Any) -> errors.StoreError:
         """Return the error for an LMDB file that has no database of a store."""
         names = sorted(repr(key.decode("ascii", "replace")) for key, _ in txn.cursor())
-        return StoreCorrupt(
+        return errors.StoreCorrupt(
             f"{self.path} is an LMDB environment of another program: "
             f"it holds {', '.join(names[:4]) or 'nothing'}",
             path=self.path,
@@ -307,10 +299,10 @@ class Store(Environment):
         for known in (DURABLE, RELAXED):
             if raw == known.encode():
                 return known
-        raise StoreCorrupt(
+        raise errors.StoreCorrupt(
             f"the store {self.path} has no valid durability: {raw!r}",
             path=self.path,
-            hint=CHECK_HINT,
+            hint=errors.CHECK_HINT,
         )
 
     def require_writable(self) -> None:

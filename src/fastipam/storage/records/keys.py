@@ -8,8 +8,8 @@ which no environment variable can contain. ``docs/store-format.md`` lists all ke
 from __future__ import annotations
 
 from fastipam import _ledger
+from fastipam import late_errors as errors
 from fastipam.addressing.addresses import BITS
-from fastipam.errors import CHECK_HINT, StoreCorrupt
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -173,7 +173,9 @@ def _read_listed(raw: bytes, head: int) -> list[tuple[int, int, int]]:
         family = raw[start - 1] if start <= len(raw) else 0
         end = start + BITS.get(family, 0) // 8
         if end == start or end > len(raw):
-            raise StoreCorrupt(f"an owner's addresses cannot be read: {raw.hex()}", hint=CHECK_HINT)
+            raise errors.StoreCorrupt(
+                f"an owner's addresses cannot be read: {raw.hex()}", hint=errors.CHECK_HINT
+            )
         found.append((id_of(raw[at : at + head]), family, int.from_bytes(raw[start:end], "big")))
         at = end
     return found

@@ -8,6 +8,8 @@ the compiled extensions are. Each module is kept with the size and the time of i
 them has changed (an upgrade, an edit), the bundle is not used, and Python imports as usual.
 
 The modules that only cluster mode imports are a second file, which is read when one is imported.
+The exceptions are in the first, because a process at its limit of open files has to say so, but run
+only when they are imported: an ADD that succeeds needs none.
 """
 
 from __future__ import annotations
@@ -25,10 +27,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
 
-    # File, whether it is a package, size and time (ns) of the file, code (None: an extension).
-    Module = tuple[str, bool, int, int, CodeType | None]
+    # File, whether it is a package, size and time (ns) of the file, code (None: an extension;
+    # bytes: marshalled, to be run when the module is imported).
+    Module = tuple[str, bool, int, int, CodeType | bytes | None]
 
-# Which modules a plugin process imports from files, asked of one: always, and in cluster mode.
+# Which modules a plugin process imports from files, asked of one: always, when it has an error to
+# tell, and in cluster mode.
 _ASK = """
 import sys
 sys.path += {paths!r}
@@ -48,11 +52,13 @@ try:
 except ImportError:
     pass
 always = new()
+import fastipam.errors
+seldom = new()
 import fastipam.cni.more_blocks, fastipam.allocation.blocks, fastipam.network.promise
 import fastipam.cluster.keeper.on_demand
 from fastipam.cluster.engines import connect
 connect.import_all()
-print(repr((always, new())))
+print(repr((always, seldom, new())))
 """
 
 
@@ -75,12 +81,14 @@ def build(paths: list[str], cluster_file: str) -> Bundle:
     if asked.returncode:
         reason = asked.stderr.strip().rpartition("\n")[2]
         raise OSError(f"{sys.executable} cannot import the plugin: {reason}")
-    always, later = (
+    always, seldom, later = (
         {name: _module(name, Path(file)) for name, file in part}
         for part in ast.literal_eval(asked.stdout)
     )
     always.pop("__future__", None)  # the lean code does not import it
-    activation = activate.__code__, _in_order(always), frozenset(later), cluster_file
+    modules = _in_order(always)
+    modules |= {name: (*one[:4], marshal.dumps(one[4])) for name, one in seldom.items()}
+    activation = activate.__code__, modules, frozenset(later), cluster_file
     return Bundle(marshal.dumps(activation), marshal.dumps(later))
 
 
@@ -229,7 +237,12 @@ def activate(  # noqa: PLR0915  # one code object: there is no other code of our
 
         @staticmethod
         def exec_module(module):  # type: ignore[no-untyped-def]
-            exec(modules[module.__name__][4], module.__dict__)  # type: ignore[arg-type]
+            code = modules[module.__name__][4]
+            if type(code) is bytes:
+                import marshal
+
+                code = marshal.loads(code)
+            exec(code, module.__dict__)  # type: ignore[arg-type]
 
     def spec_of(name: str) -> ModuleSpec:
         file, package, _, _, code = modules[name]
@@ -259,10 +272,11 @@ def activate(  # noqa: PLR0915  # one code object: there is no other code of our
 
     sys.meta_path.insert(0, Finder)
     loaded = sys.modules
+    code_type = type(spec_of.__code__)
     waiting: dict[str, ModuleType] = {}
     try:
         for name, (*_, code) in list(modules.items()):
-            if code is not None and (name in waiting or name not in loaded):
+            if type(code) is code_type and (name in waiting or name not in loaded):
                 module = waiting.get(name) or make(name)
                 exec(code, module.__dict__)
                 del waiting[name]
