@@ -1001,6 +1001,17 @@ cdef class EventLog:
 cdef object UNKNOWN = object()  # what stands for a value that has to be read before it is changed
 
 
+cdef int settle(tuple promises) except -1:
+    """Raise the error of a promise that cannot be kept, after all were looked at."""
+    first = None
+    for one in promises:
+        error = one.settle()
+        first = first or error
+    if first is not None:
+        raise first
+    return 0
+
+
 cdef class Transaction(WriteBlock):
     """One write transaction of a store; use it with ``with``.
 
@@ -1048,14 +1059,7 @@ cdef class Transaction(WriteBlock):
         self.__exit__(Exception, None, None)
 
     cdef int finish(self) except -1:
-        """Raise the error of a promise that cannot be kept, after all were looked at."""
-        first = None
-        for one in self.promises:
-            error = one.settle()
-            first = first or error
-        if first is not None:
-            raise first
-        return 0
+        return settle(self.promises)
 
     # Reading and writing. ``at`` is the place of a database, ``before`` the value that a key has.
 
@@ -1346,6 +1350,104 @@ cdef class Part:
             fault = whole.store.fault(error)
             if fault is not error:
                 raise fault from error
+
+
+# A call that may be done by another thread ------------------------------------------------------
+#
+# In a durable store a commit costs a sync, however many calls are in it. So a call whose thread has
+# to wait for another thread of this process is done by that one: after its own call, and before its
+# commit, it does the calls of those who wait, in their order, each as a part. A thread is answered
+# after the commit. It gets nothing from there but a result: a call that has failed, or whose
+# commit has failed, is made again by its own thread, alone, and the error is its own.
+
+cdef enum:
+    MOST_GUESTS = 64
+    GUESTS_NS = 5_000_000  # no further one is taken in later: others wait for the commit
+
+
+@cython.final
+cdef class Call:
+    """A function that a transaction is passed, the arguments behind it, and what came of it."""
+
+    cdef object _function, _result
+    cdef tuple _arguments, _promises
+
+    cdef int do(self, Transaction txn) except -1:
+        """Do the call as a part of another thread's transaction. What it promises is its own."""
+        cdef tuple before = txn.promises
+        txn.promises = ()
+        try:
+            with Part(txn):
+                self._result = self._function(txn, *self._arguments)
+            self._promises = txn.promises
+        finally:
+            txn.promises = before
+        return 0
+
+
+cdef int serve_others(Transaction txn) except -1:
+    """Do the calls of threads that wait for the lock. Raises only what no call can raise."""
+    cdef fastipam_lock* lock = txn._files.lock._lock
+    cdef fastipam_waiter* waiter
+    cdef int64_t end_ns = 0
+    while txn._guests < MOST_GUESTS and txn._failure is None:
+        waiter = fastipam_lock_claim(lock)
+        if waiter == NULL:
+            break
+        txn._guests += 1
+        if not end_ns:
+            end_ns = fastipam_monotonic_ns() + GUESTS_NS
+        try:
+            (<Call>waiter.call).do(txn)
+            waiter.done = True
+        except Exception:
+            pass  # its thread makes it again
+        if fastipam_monotonic_ns() > end_ns:
+            break
+    return 0
+
+
+def change(store, kind, bint shares, function, tuple arguments not None):
+    """Return what ``function`` returns for a transaction and the arguments, after the commit.
+
+    ``kind(store)`` makes the transaction. In a thread whose calls are a batch it is that one's. If
+    it ``shares`` its commit, the function may be called several times, also by another thread of
+    this process; only the last call has an effect. It changes nothing if it raises. Raises what the
+    function and a transaction raise.
+    """
+    # No handler of a signal runs between two lines of this: what has begun is ended.
+    cdef Transaction txn
+    cdef Call call = None
+    before = getattr(store.local, "transaction", None)
+    if before is not None and (<Transaction?>before).joined:
+        with Part(before):
+            return function(before, *arguments)
+    if shares:
+        call = Call()
+        call._function, call._arguments = function, arguments
+    while True:
+        txn = kind(store)
+        txn._call = call
+        if txn.__enter__() is None:
+            break
+        try:
+            result = function(txn, *arguments)
+            # Handlers run in the main thread. What they raise must not get lost in another's call.
+            if call is not None and not fastipam_is_main_thread(txn._thread):
+                serve_others(txn)
+        except BaseException as error:
+            txn.__exit__(type(error), error, None)
+            raise
+        try:
+            txn.__exit__(None, None, None)
+        except Exception:
+            if txn._committed or not txn._guests:
+                raise
+            call = None  # again, alone: it may be a guest's fault
+            continue
+        return result
+    settle(call._promises)
+    return call._result
 
 
 # What a write transaction and a snapshot read alike.

@@ -15,12 +15,16 @@ cdef extern from "writer_lock.h" nogil:
     ctypedef struct fastipam_lock:
         pass
     ctypedef struct fastipam_waiter:
-        pass
+        void* call
+        int done
+    const int FASTIPAM_SERVED
     fastipam_lock* fastipam_lock_open(const char* path)
     int fastipam_lock_try(fastipam_lock* lock)
-    int fastipam_lock_enter(fastipam_lock* lock, fastipam_waiter* waiter)
+    int fastipam_lock_enter(fastipam_lock* lock, fastipam_waiter* waiter, void* call)
     int fastipam_lock_wait(fastipam_lock* lock, fastipam_waiter* waiter, int64_t deadline_ns)
-    void fastipam_lock_leave(fastipam_lock* lock, fastipam_waiter* waiter)
+    int fastipam_lock_leave(fastipam_lock* lock, fastipam_waiter* waiter)
+    fastipam_waiter* fastipam_lock_claim(fastipam_lock* lock)
+    void fastipam_lock_settle(fastipam_lock* lock, int committed)
     void fastipam_lock_release(fastipam_lock* lock)
     int fastipam_lock_is_forked(const fastipam_lock* lock)
     int fastipam_lock_is_of(fastipam_lock* lock, uint64_t device, uint64_t inode)
@@ -31,6 +35,7 @@ cdef extern from "writer_lock.h" nogil:
     int64_t fastipam_monotonic_ns()
     int fastipam_thread_id()
     int fastipam_thread_lives(int id)
+    bint fastipam_is_main_thread(int id)
 
 cdef int _NEW = 0, _OPEN = 1, _LEFT = 2, _OVER = 3
 cdef int PANIC = -30795  # LMDB's MDB_PANIC: a write failed, and the environment serves nobody
@@ -69,13 +74,15 @@ cdef class WriterLock:
         if self._lock != NULL:
             fastipam_lock_free(self._lock)
 
-    cdef int take(self, int64_t* deadline_ns) except -1:
+    cdef int take(self, int64_t* deadline_ns, void* call=NULL) except -1:
         """Wait until this thread has the lock. Signal handlers run while it waits.
 
-        ``deadline_ns`` is of CLOCK_MONOTONIC. If it is 0, who has to wait sets it.
+        ``deadline_ns`` is of CLOCK_MONOTONIC. If it is 0, who has to wait sets it. ``call`` is what
+        the holder may do for this thread. Returns 1, without the lock, when that is committed.
         """
         cdef int error
         cdef fastipam_waiter waiter
+        cdef object raised = None
         error = fastipam_lock_try(self._lock)
         if error == 0:
             return 0
@@ -85,23 +92,29 @@ cdef class WriterLock:
             raise OSError(error, os.strerror(error), self.path)
         if deadline_ns[0] == 0:
             deadline_ns[0] = self.deadline_ns()
-        error = fastipam_lock_enter(self._lock, &waiter)
+        error = fastipam_lock_enter(self._lock, &waiter, call)
         if error:
             raise OSError(error, os.strerror(error), self.path)
         while True:
             with nogil:
                 error = fastipam_lock_wait(self._lock, &waiter, deadline_ns[0])
-            if error == 0:
-                return 0
-            if error == EINTR:
-                try:
-                    PyErr_CheckSignals()
-                except BaseException:
-                    fastipam_lock_leave(self._lock, &waiter)
-                    raise
-                continue
-            fastipam_lock_leave(self._lock, &waiter)
-            raise OSError(error, os.strerror(error), self.path)
+            if error != EINTR:
+                break
+            try:
+                PyErr_CheckSignals()
+            except BaseException as problem:
+                raised = problem
+                break
+            if fastipam_lock_is_forked(self._lock):  # by the handler, and this is the child
+                break
+        if error > 0:
+            with nogil:
+                served = fastipam_lock_leave(self._lock, &waiter)
+            if raised is not None:
+                raise raised
+            if not served:
+                raise OSError(error, os.strerror(error), self.path)
+        return 1 if error else 0
 
     def set_patience(self, double patience_s):
         """Set how long a later taker waits."""
@@ -239,6 +252,9 @@ cdef class WriteBlock:
     thread would wait for its end, and is refused.
 
     ``store`` has ``files``, ``local``, ``open_files()``, ``fault()`` and the errors.
+
+    A block of one ``call`` need not begin: another thread of this process, which has the lock, may
+    do the call and commit it with its own.
     """
 
     cdef readonly object store
@@ -247,6 +263,9 @@ cdef class WriteBlock:
     cdef readonly tuple databases
     cdef OpenFiles _files
     cdef bint _locked
+    cdef object _call  # a Call, or None: what the holder of the lock may do instead of this thread
+    cdef int _guests  # how many calls of other threads were taken into this block
+    cdef bint _committed
     cdef int _state  # _NEW, _OPEN, _OVER; _LEFT: left in another thread than its own
     cdef int _thread
 
@@ -266,7 +285,9 @@ cdef class WriteBlock:
         if before is not None and not before._end_if_left():
             raise store.transaction_is_open()
         files = self._begin(store)
-        self._files = files
+        if files is None:
+            self._state = _OVER
+            return None  # the call is done
         try:
             self.get = self.txn.get
             self.put = self.txn.put
@@ -281,10 +302,15 @@ cdef class WriteBlock:
         return self
 
     cdef OpenFiles _begin(self, store):
-        """Take the lock and begin LMDB's transaction, in files that are the store's."""
+        """Take the lock and begin LMDB's transaction, in files that are the store's.
+
+        Return None when another thread has done the call of this block.
+        """
         cdef OpenFiles files
         cdef int attempt
+        cdef bint served
         cdef int64_t deadline_ns = 0  # of all attempts together
+        cdef void* call = <void*>self._call if self._call is not None else NULL
         for attempt in range(3):
             files = store.files
             if files is None or files.closing or files.stale or fastipam_lock_is_forked(files.lock._lock):
@@ -293,12 +319,17 @@ cdef class WriteBlock:
                 files = store.open_files()
             files.users += 1  # before it waits: nobody closes the lock meanwhile
             try:
-                files.lock.take(&deadline_ns)
+                served = files.lock.take(&deadline_ns, call)
             except BaseException as error:
                 files.leave()
                 if isinstance(error, OSError):
+                    if fastipam_lock_is_forked(files.lock._lock):
+                        store.open_files()  # raises
                     raise store.translate(error) from error
                 raise
+            if served:
+                files.leave()
+                return None
             self._files = files
             self._locked = True
             self._thread = fastipam_thread_id()
@@ -335,6 +366,8 @@ cdef class WriteBlock:
     cdef void _leave(self):
         if self._locked:
             self._locked = False
+            if self._guests:
+                fastipam_lock_settle(self._files.lock._lock, self._committed)
             self._files.lock.give()
             self._files.leave()
 
@@ -377,6 +410,7 @@ cdef class WriteBlock:
                     files.stale = True
                     raise store.replaced()
                 txn.commit()
+                self._committed = True
             else:
                 txn.abort()
         except BaseException as problem:

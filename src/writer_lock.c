@@ -6,7 +6,8 @@
  * by whoever shares the description, so a forked child closes its copy before fork() returns. Else a
  * parent that is killed would leave the lock to a child that knows nothing of it.
  *
- * Between the threads of a process it is a queue. Only its first thread asks the kernel.
+ * Between the threads of a process it is a queue. Only its first thread asks the kernel. The holder may do
+ * calls of those who wait, the first ones first, and commit them with its own.
  *
  * How a wait is bounded: F_OFD_SETLKW has no timeout, and a signal to interrupt it would be the
  * application's signal. So a thread that finds the lock taken lets a helper thread wait in the kernel and
@@ -58,6 +59,10 @@ typedef struct file {
 } file;
 
 enum { WAITING, LOCKED, FAILED, ABANDONED };
+
+/* The states of a waiter: in the queue; at its head, so that it may ask the kernel; its call taken by the
+ * holder, until that says how it went; served. */
+enum { QUEUED, FIRST, CLAIMED, SERVED };
 
 /* A wait in the kernel, shared by the thread that wants the lock and the helper thread. */
 typedef struct request {
@@ -220,6 +225,8 @@ int fastipam_thread_id(void) { return (int)syscall(SYS_gettid); }
 
 int fastipam_thread_lives(int id) { return !syscall(SYS_tgkill, getpid(), id, 0); }
 
+int fastipam_is_main_thread(int id) { return id == getpid(); }
+
 fastipam_lock *fastipam_lock_open(const char *path) {
     pthread_once(&once, watch_forks);
     size_t size = strlen(path) + 1;
@@ -262,7 +269,7 @@ int fastipam_lock_try(fastipam_lock *lock) {
     return error;
 }
 
-int fastipam_lock_enter(fastipam_lock *lock, fastipam_waiter *waiter) {
+int fastipam_lock_enter(fastipam_lock *lock, fastipam_waiter *waiter, void *call) {
     pthread_mutex_lock(&lock->mutex);
     waiter->thread = pthread_self();
     int is_here = lock->held && pthread_equal(lock->holder, waiter->thread);
@@ -270,7 +277,9 @@ int fastipam_lock_enter(fastipam_lock *lock, fastipam_waiter *waiter) {
         is_here = pthread_equal(one->thread, waiter->thread);
     if (!is_here) {
         waiter->next = NULL;
-        waiter->first = !lock->first && !lock->held;
+        waiter->state = !lock->first && !lock->held ? FIRST : QUEUED;
+        waiter->call = call;
+        waiter->done = 0;
         if (lock->first) lock->last->next = waiter;
         else lock->first = waiter;
         lock->last = waiter;
@@ -279,11 +288,15 @@ int fastipam_lock_enter(fastipam_lock *lock, fastipam_waiter *waiter) {
     return is_here ? EDEADLK : 0;
 }
 
+static void set_state(fastipam_waiter *waiter, uint32_t state) {
+    __atomic_store_n(&waiter->state, state, __ATOMIC_RELEASE);
+    wake(&waiter->state);
+}
+
 /* With the mutex: the first of those who wait may ask the kernel. */
 static void call_first(fastipam_lock *lock) {
     if (!lock->first || lock->held) return;
-    __atomic_store_n(&lock->first->first, 1, __ATOMIC_RELEASE);
-    wake(&lock->first->first);
+    set_state(lock->first, FIRST);
 }
 
 /* With the mutex: take a waiter out of the queue. */
@@ -351,12 +364,21 @@ static int give_up(request *one) {
 
 int fastipam_lock_wait(fastipam_lock *lock, fastipam_waiter *waiter, int64_t deadline_ns) {
     for (;;) {
-        if (!__atomic_load_n(&waiter->first, __ATOMIC_ACQUIRE)) {
-            int error = wait_while(&waiter->first, 0, deadline_ns);
+        uint32_t state = __atomic_load_n(&waiter->state, __ATOMIC_ACQUIRE);
+        if (state == QUEUED) {
+            int error = wait_while(&waiter->state, QUEUED, deadline_ns);
             if (error) return error;
             continue;
         }
+        if (state == CLAIMED) { /* not for longer than the holder's commit takes */
+            wait_while(&waiter->state, CLAIMED, INT64_MAX);
+            continue;
+        }
         pthread_mutex_lock(&lock->mutex);
+        if (state == SERVED) {
+            pthread_mutex_unlock(&lock->mutex); /* the holder has done with the waiter */
+            return FASTIPAM_SERVED;
+        }
         int error = lock->request ? take_answer(lock) : try_now(lock);
         if (error == EAGAIN && !lock->request) take_over(lock);
         if (error == EAGAIN && !lock->request) lock->request = start_helper(lock->file);
@@ -377,8 +399,18 @@ int fastipam_lock_wait(fastipam_lock *lock, fastipam_waiter *waiter, int64_t dea
     }
 }
 
-void fastipam_lock_leave(fastipam_lock *lock, fastipam_waiter *waiter) {
+int fastipam_lock_leave(fastipam_lock *lock, fastipam_waiter *waiter) {
+    if (fastipam_lock_is_forked(lock)) return 0; /* a handler of a signal has forked: nobody is in the queue */
     pthread_mutex_lock(&lock->mutex);
+    while (waiter->state == CLAIMED) {
+        pthread_mutex_unlock(&lock->mutex);
+        wait_while(&waiter->state, CLAIMED, INT64_MAX);
+        pthread_mutex_lock(&lock->mutex);
+    }
+    if (waiter->state == SERVED) {
+        pthread_mutex_unlock(&lock->mutex);
+        return FASTIPAM_SERVED;
+    }
     int was_first = lock->first == waiter;
     unlink_waiter(lock, waiter);
     if (was_first && lock->first) call_first(lock); /* it takes over what was asked */
@@ -389,6 +421,33 @@ void fastipam_lock_leave(fastipam_lock *lock, fastipam_waiter *waiter) {
         else { /* the kernel has answered in this moment */
             set_lock(lock->file->descriptor, F_OFD_SETLK, F_UNLCK);
             drop(one);
+        }
+    }
+    pthread_mutex_unlock(&lock->mutex);
+    return 0;
+}
+
+fastipam_waiter *fastipam_lock_claim(fastipam_lock *lock) {
+    pthread_mutex_lock(&lock->mutex);
+    fastipam_waiter *one = lock->first;
+    while (one && one->state == CLAIMED) one = one->next;
+    if (one && !one->call) one = NULL; /* nobody overtakes it */
+    if (one) __atomic_store_n(&one->state, CLAIMED, __ATOMIC_RELEASE);
+    pthread_mutex_unlock(&lock->mutex);
+    return one;
+}
+
+void fastipam_lock_settle(fastipam_lock *lock, int committed) {
+    if (fastipam_lock_is_forked(lock)) return;
+    pthread_mutex_lock(&lock->mutex);
+    for (fastipam_waiter *one = lock->first, *next; one && one->state == CLAIMED; one = next) {
+        next = one->next;
+        if (committed && one->done) {
+            unlink_waiter(lock, one);
+            set_state(one, SERVED);
+        } else {
+            one->call = NULL;
+            set_state(one, QUEUED);
         }
     }
     pthread_mutex_unlock(&lock->mutex);

@@ -105,7 +105,7 @@ class Network(Reading):
         lease: Lease | None = None
         while lease is None:
             try:
-                lease = self._try_assign(owner, wanted, existing, promises)
+                lease = self._store.change(self._try_assign, owner, wanted, existing, promises)
             except errors.PoolExhausted:
                 if not self._finds_room():
                     raise
@@ -113,45 +113,47 @@ class Network(Reading):
 
     def _try_assign(
         self,
+        txn: Transaction,
         owner: Requester,
         wanted: Sequence[tuple[int, int]],
         existing: str,
         promises: list[Promise] | None,
     ) -> Lease | None:
         """Make one try. Returns None when leases of an earlier boot have to be released first."""
-        with self._store.write() as txn:
-            ledger = self._enter(txn)
-            if not ledger.state.generation and self._before_first is not None:
-                self._before_first()
-            pool, boot = self.pool or ledger.stored, self._store.boot
-            sticky = self.policy.sticky_s and owner.pod
-            if (sticky or ledger.state.kept) and ledger.state.swept != boot:
-                # One of them may be reserved for this owner from now on.
-                self._end_boots(txn, ledger)
-                return None
-            held = ledger.held_by(owner.name)
-            if held and ledger.state.swept != boot:
-                held = self._still_held(ledger, owner, held)
-            if held:
-                if existing != "return" or not set(held).issuperset(wanted):
-                    from fastipam.allocation import refusals
+        if promises:
+            promises.clear()  # of a try that was not committed
+        ledger = self._enter(txn)
+        if not ledger.state.generation and self._before_first is not None:
+            self._before_first()
+        pool, boot = self.pool or ledger.stored, self._store.boot
+        sticky = self.policy.sticky_s and owner.pod
+        if (sticky or ledger.state.kept) and ledger.state.swept != boot:
+            # One of them may be reserved for this owner from now on.
+            self._end_boots(txn, ledger)
+            return None
+        held = ledger.held_by(owner.name)
+        if held and ledger.state.swept != boot:
+            held = self._still_held(ledger, owner, held)
+        if held:
+            if existing != "return" or not set(held).issuperset(wanted):
+                from fastipam.allocation import refusals
 
-                    raise refusals.duplicate(self.name, owner, held, wanted)
-                from fastipam.allocation import renewal
+                raise refusals.duplicate(self.name, owner, held, wanted)
+            from fastipam.allocation import renewal
 
-                renewal.renew(ledger, owner, held)
-                ledger.save()
-                leases = [self._lease(ledger, pool, one) for one in held]
-                if pool.sets[0].block_length:
-                    from fastipam.network import promise
-
-                    promise.give_again(ledger, self, leases, promises)
-                return join(leases)
-            leases = ledger.give(owner, pool, pool.match(wanted) if wanted else None)
+            renewal.renew(ledger, owner, held)
+            ledger.save()
+            leases = [self._lease(ledger, pool, one) for one in held]
             if pool.sets[0].block_length:
                 from fastipam.network import promise
 
-                promise.give(ledger, self, leases, promises)
+                promise.give_again(ledger, self, leases, promises)
+            return join(leases)
+        leases = ledger.give(owner, pool, pool.match(wanted) if wanted else None)
+        if pool.sets[0].block_length:
+            from fastipam.network import promise
+
+            promise.give(ledger, self, leases, promises)
         return join(leases)
 
     def _still_held(
@@ -296,12 +298,10 @@ class Network(Reading):
         """Do what :meth:`release` does, but return (family, integer) pairs, for the plugin."""
         keys.check_owner(container_id, ifname)
         try:
-            with self._store.write() as txn:
-                return self._release_named(txn, container_id, ifname)
+            return self._store.change(self._release_named, container_id, ifname)
         except errors.StoreFull:
-            without = self._without_history()
-            with self._store.write() as txn:
-                return without._release_named(txn, container_id, ifname)
+            release = self._without_history()._release_named
+            return self._store.change(release, container_id, ifname)
 
     def _without_history(self) -> Network:
         """Return the same network, which writes no events.

@@ -14,7 +14,7 @@ import time
 import lmdb
 
 from fastipam import late_errors as errors
-from fastipam._ledger import OpenFiles, Part, WriterLock
+from fastipam._ledger import OpenFiles, Part, WriterLock, change
 from fastipam.storage import boot, tables
 from fastipam.storage.directory import (
     DATA_FILE,
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeVar
 
     Block = TypeVar("Block", bound=Transaction)
+    Result = TypeVar("Result")
 
 
 _PROBE = b"probe"
@@ -343,6 +344,16 @@ class Store(Environment):
         if whole is not None and whole.joined:
             return Part(whole)
         return Transaction(self)
+
+    def change(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Return what ``function(txn, *arguments)`` returns in a write transaction.
+
+        In a durable store it may share the commit with calls of other threads, and one of these may
+        run the function; it may run several times, and only the last one counts. So all that it
+        changes has to be in the transaction, and it has to be short. Waits as :meth:`write` does.
+        """
+        shares = self.durability == DURABLE and Transaction.shares
+        return change(self, Transaction, shares, function, arguments)
 
     def admit(self, transaction: Block) -> Block:
         """Return a transaction that is about to begin. ``fastipam.testing`` raises errors here."""

@@ -28,6 +28,7 @@ class Transaction(NativeTransaction):
     """A write transaction, as ``_ledger.pyx`` has it; ``fastipam.testing`` lets one fail."""
 
     __slots__ = ()
+    shares = True  # short calls of several threads may be parts of one transaction
 
 
 class Snapshot(ReadBlock):

@@ -7,11 +7,14 @@ from fastipam.storage.transaction import Snapshot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
-    from typing import Any, NoReturn
+    from typing import Any, NoReturn, TypeVar
 
     from fastipam.storage.store import Store as View
     from fastipam.storage.transaction import Transaction
+
+    Result = TypeVar("Result")
 else:
     View = object
 
@@ -49,6 +52,11 @@ class Within(View):
         self.require_open()
         return Part(self._whole)
 
+    def change(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Return what a function returns in a part of the transaction."""
+        with self.write() as txn:
+            return function(txn, *arguments)
+
     def read(self) -> Snapshot:
         """Return a view of the transaction as it is now."""
         self.require_open()
@@ -78,3 +86,7 @@ class Closed(View):
         raise self._store.was_closed()
 
     read = write
+
+    def change(self, function: Callable[..., Result], *_: Any) -> Result:  # noqa: ARG002
+        """Raise StoreClosed."""
+        raise self._store.was_closed()

@@ -80,6 +80,7 @@ def _put(fault: _Fault) -> None:
     _faults.append(fault)
     hooked: Any = Transaction
     hooked.__enter__, hooked.__exit__ = _begin, _end
+    hooked.shares = False  # each change is counted
 
 
 def _remove(fault: _Fault) -> None:
@@ -87,6 +88,7 @@ def _remove(fault: _Fault) -> None:
     if not _faults:
         hooked: Any = Transaction
         del hooked.__enter__, hooked.__exit__
+        hooked.shares = True
 
 
 def kill_at(step: Step, call: int) -> None:
