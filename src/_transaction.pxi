@@ -467,6 +467,23 @@ cdef class ReadBlock:
         self.databases = files.databases
         return self
 
+    @property
+    def number(self):
+        """The number of the last commit that it shows."""
+        return int(self.txn.id())
+
+    def pages(self, uint32_t pool_id, int family):
+        """Return the bitmap of a pool and family, to be read and not changed."""
+        return pages_of(self, pool_id, family)
+
+    def pool_state(self, uint32_t pool_id):
+        """Return the numbers of a pool."""
+        return read_pool_state(self, pool_id)
+
+    def event_log(self, uint32_t network_id):
+        """Return the history of a network."""
+        return read_event_log(self, network_id)
+
     cdef object _begin(self, store):
         cdef OpenFiles files
         cdef object txn

@@ -20,7 +20,7 @@ from fastipam.agent.requests import Answer, Request
 from fastipam.allocation.lookup import look_up
 from fastipam.cni import results
 from fastipam.cni.environment import ADD, DEL
-from fastipam.configuration.network import Route
+from fastipam.configuration.network import route
 from fastipam.lease import Lease
 from fastipam.storage import open_stores, tables
 from fastipam.storage.records import keys
@@ -97,7 +97,7 @@ def test_results(version: str) -> None:
     listed = [{"dst": "0.0.0.0/0"}, {"dst": "fd01::/64", "gw": "fd00:1::1", "mtu": 1400}]
     for sets in _pools():
         for chosen in ([], listed):
-            routes = [Route(one, "routes", []) for one in chosen]
+            routes = [route(one, "routes", []) for one in chosen]
             answers = results.Answers(number, routes)  # type: ignore[arg-type]
             pool = build_pool(sets, [], fields=[""] * len(sets))
             prepared = plain.results_of(number, pool, answers)  # type: ignore[arg-type]

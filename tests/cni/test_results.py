@@ -13,7 +13,7 @@ from fastipam import cni
 from fastipam.addressing.parsing import parse_ranges
 from fastipam.cni import versions
 from fastipam.cni.results import Answers, build
-from fastipam.configuration.network import Route
+from fastipam.configuration.network import route
 from fastipam.configuration.reader import encode
 from fastipam.network import Network
 
@@ -257,7 +257,7 @@ def test_repeated_answers(version: str, tmp_path: Path) -> None:
             [{"subnet": "2001:db8::/120"}],
         ]
     )
-    routes = [Route({"dst": "0.0.0.0/0", "gw": "10.1.2.9"}, "", []), Route({"dst": "::/0"}, "", [])]
+    routes = [route({"dst": "0.0.0.0/0", "gw": "10.1.2.9"}, "", []), route({"dst": "::/0"}, "", [])]
     answers = Answers(parsed, routes)
     with fastipam.open(tmp_path / "store") as ipam:
         network = Network(ipam.store, "net", pool)

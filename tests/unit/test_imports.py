@@ -160,6 +160,24 @@ def test_no_exception_is_made(tmp_path: Path) -> None:
     assert "fastipam.errors" in run_bare(served + refused)
 
 
+CLASSES = """
+import builtins
+build, made = builtins.__build_class__, []
+def count(body, name, *rest, **more):
+    made.append(f"{body.__module__}.{name}")
+    return build(body, name, *rest, **more)
+builtins.__build_class__ = count
+import fastipam.cni.handler
+made = [name for name in made if name.startswith("fastipam")]
+assert len(made) <= 23, made
+"""
+
+
+def test_few_classes_are_made() -> None:
+    """To make a class takes Python as long as a hundred lines: the plugin makes those it uses."""
+    run_bare(CLASSES)
+
+
 @pytest.mark.parametrize("name", ["open", "Bitmap", "Pod", "cni", "errors"])
 def test_a_program_has_the_exceptions(name: str) -> None:
     """Whatever name a program uses first, later no call has to import the exceptions."""

@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from fastipam.cni.services import Services, Standing
+from fastipam.cni.services import Services
 from fastipam.configuration.policy import DEFAULT_DATA_DIR
 from fastipam.errors import ConfigError, FastipamError, TryLater
 from fastipam.network import Network
@@ -117,10 +117,10 @@ class Clusters(Services):
     def _may_wait(self, patience_s: float) -> bool:
         return bool(time.time_ns() < self._local.arrived_ns + patience_s * 1e9)
 
-    def standing(self, store: Store, network: str, settings: Settings) -> Standing:
+    def standing(self, store: Store, network: str, settings: Settings) -> tuple[str, bool]:
         """Return how the network's keeper fares; start it if there is none. Never waits."""
         status = self.get(store.path, network, settings).status
-        return Standing(status.reason, refused=status.refused)
+        return status.reason, status.refused
 
     # Clusters --------------------------------------------------------------------------------
 

@@ -7,13 +7,14 @@ every lease: the bitmap counts what is inside the ranges, and only cooling addre
 from __future__ import annotations
 
 from fastipam.allocation.counts import used_within
+from fastipam.allocation.lookup import read_record
 from fastipam.storage import tables
 from fastipam.storage.records import keys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from fastipam._ledger import Accounts
     from fastipam.addressing.ranges import Pool
-    from fastipam.allocation.accounts import Accounts
 
 
 def recount(accounts: Accounts, pool: Pool) -> None:
@@ -43,7 +44,7 @@ def regroup(accounts: Accounts, pool: Pool) -> None:
         if number != index:
             moves.append((queued, index, family, value))
     for queued, index, family, value in moves:
-        record = accounts.record(family, value)
+        record = read_record(accounts.txn, accounts.pool_id, family, value)
         released = keys.read_cooldown_key(queued)[2]
         if record is None or record.released != released:
             continue  # the queue is damaged: `fastipam check` says so

@@ -6,13 +6,13 @@ Imported when a configuration has other ranges than the store remembers for a cl
 from __future__ import annotations
 
 from fastipam.allocation import blocks
-from fastipam.allocation.lookup import read_pool
+from fastipam.allocation.lookup import owns, read_pool
 from fastipam.errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from fastipam._ledger import Accounts
     from fastipam.addressing.ranges import Pool, RangeSet
-    from fastipam.allocation.accounts import Accounts
     from fastipam.storage.transaction import Snapshot, Transaction
 
 
@@ -49,7 +49,7 @@ def require_blocks(
 def require_own(accounts: Accounts, family: int, value: int) -> None:
     """Raise AddressNotInRange when another node of the cluster assigns an address."""
     for each in accounts.stored.sets:
-        if each.family == family and value in each and not accounts.owns(each, value):
+        if each.family == family and value in each and not owns(accounts, each, value):
             from fastipam.allocation import refusals
 
             raise refusals.of_another_node(each, value)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from fastipam import errors
 from fastipam.addressing.addresses import format_ip
+from fastipam.allocation.lookup import owns
 from fastipam.errors import StoreCorrupt
 from fastipam.storage import tables
 from fastipam.storage.records import keys
@@ -17,8 +18,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    from fastipam._ledger import Accounts
     from fastipam.addressing.ranges import RangeSet
-    from fastipam.allocation.accounts import Accounts
     from fastipam.storage.records.lease import Record
     from fastipam.storage.transaction import Snapshot, Transaction
 
@@ -78,7 +79,7 @@ def take_early(accounts: Accounts, index: int, range_set: RangeSet, wanted: int)
     for item in queue:
         if accounts.policy.strict and keys.read_cooldown_key(item[0])[2] > due:
             break
-        if not accounts.owns(range_set, item[1]):
+        if not owns(accounts, range_set, item[1]):
             continue
         early.append(item)
         if len(early) == wanted:

@@ -8,10 +8,10 @@ a call does and owns the transaction. Nothing here commits. What is needed rarel
 from __future__ import annotations
 
 from fastipam import late_errors as errors
-from fastipam._ledger import ASSIGNED, IMPORTED, REBOOTED, owner_name
+from fastipam._ledger import ASSIGNED, IMPORTED, REBOOTED, Accounts, owner_name
 from fastipam.addressing.addresses import format_ip
 from fastipam.addressing.ranges import CUT
-from fastipam.allocation.accounts import Accounts
+from fastipam.allocation.lookup import owns, read_record
 from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.storage.records import policy as policy_record
@@ -19,13 +19,27 @@ from fastipam.storage.records import policy as policy_record
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Protocol
 
     from fastipam._ledger import Requester
     from fastipam.addressing.ranges import Interval, Pool, RangeSet
-    from fastipam.allocation.accounts import Configured
+    from fastipam.configuration.policy import Policy
+    from fastipam.lease import Lease
+    from fastipam.storage.records.lease import Record
     from fastipam.storage.transaction import Transaction
 
     Address = tuple[int, int]  # family, integer
+
+    class Configured(Protocol):
+        """What a caller says of a network; ``pool`` is None when the caller has no ranges."""
+
+        name: str
+        pool: Pool | None
+        policy: Policy
+        lease_type: type[Lease]
+
+        def _ranges_of(self, text: str) -> Pool:
+            """Return the pool of a text in the store. Raises StoreCorrupt."""
 
 
 MOST_EXPIRED = 1024  # in one transaction, when no address is free otherwise; other writers wait
@@ -144,7 +158,7 @@ class Ledger(Accounts):
         if range_set.block_length:
             from fastipam.allocation import blocks
 
-            if not self.owns(range_set, value):
+            if not owns(self, range_set, value):
                 from fastipam.allocation import refusals
 
                 doubt = blocks.doubt(self.txn, self.pool_id)
@@ -206,6 +220,10 @@ class Ledger(Accounts):
         return reservations.first_inside(self, range_set, kept)
 
     # Leases ---------------------------------------------------------------------------------
+
+    def record(self, family: int, value: int) -> Record | None:
+        """Return the lease record of an address, or None when it is free or reserved."""
+        return read_record(self.txn, self.pool_id, family, value)
 
     def take_place(self, key: bytes, raw: bytes, family: int, value: int) -> None:
         """Replace the record of a cooling address by a lease. Raises StoreCorrupt."""

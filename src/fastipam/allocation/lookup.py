@@ -11,6 +11,8 @@ from fastipam.storage.transaction import Transaction
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from fastipam._ledger import Accounts
+    from fastipam.addressing.ranges import RangeSet
     from fastipam.storage.environment import Environment
     from fastipam.storage.records.lease import Record
     from fastipam.storage.transaction import Snapshot
@@ -94,3 +96,14 @@ def read_record(
     from fastipam.storage.records.lease import Record
 
     return Record.read(raw)
+
+
+def owns(accounts: Accounts, range_set: RangeSet, value: int) -> bool:
+    """Return whether this node may assign an address: no other node of its cluster has it."""
+    if not range_set.block_length:
+        return True
+    from fastipam.allocation import blocks
+
+    base = blocks.base_of(range_set, value)
+    is_active = blocks.is_active(accounts.txn, accounts.pool_id, range_set.family, base)
+    return is_active and not blocks.doubt(accounts.txn, accounts.pool_id)

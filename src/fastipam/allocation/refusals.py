@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastipam.addressing.addresses import format_cidr, format_ip
 from fastipam.allocation import cooldown
+from fastipam.allocation.lookup import read_record
 from fastipam.errors import AddressInUse, AddressNotInRange, DuplicateAllocation, PoolExhausted
 
 TYPE_CHECKING = False
@@ -11,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
+    from fastipam._ledger import Accounts
     from fastipam.addressing.ranges import RangeSet
-    from fastipam.allocation.accounts import Accounts
     from fastipam.lease import Requester
     from fastipam.storage.records.lease import Record
     from fastipam.storage.records.reservation import Reservation
@@ -69,7 +70,8 @@ def _kept(accounts: Accounts, range_set: RangeSet) -> tuple[int, str]:
     whose: list[str] = []
     for one in reservations.read_all(accounts.txn, accounts.state.pool_id):
         is_kept = one.until and one.family == range_set.family and one.value in range_set
-        if is_kept and accounts.record(one.family, one.value) is None:
+        at = accounts.pool_id, one.family, one.value
+        if is_kept and read_record(accounts.txn, *at) is None:
             count += 1
             if len(whose) < _MOST_NAMED:
                 whose.append(one.owner)

@@ -16,6 +16,7 @@ from fastipam import errors
 from fastipam.addressing.addresses import BITS, format_ip
 from fastipam.addressing.parsing import parse_exclusion
 from fastipam.allocation import cooldown
+from fastipam.allocation.lookup import owns, read_record
 from fastipam.errors import AddressInUse, ConfigError, StoreCorrupt
 from fastipam.storage import tables
 from fastipam.storage.records import event as event_record
@@ -28,9 +29,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from fastipam._ledger import PoolState
+    from fastipam._ledger import Accounts, PoolState
     from fastipam.addressing.ranges import Pool, RangeSet
-    from fastipam.allocation.accounts import Accounts
     from fastipam.lease import Requester
     from fastipam.storage.records.lease import Record
     from fastipam.storage.transaction import Snapshot, Transaction
@@ -83,7 +83,7 @@ def first_inside(accounts: Accounts, range_set: RangeSet, kept: Sequence[Address
         if (
             family == range_set.family
             and value in range_set
-            and accounts.owns(range_set, value)
+            and owns(accounts, range_set, value)
             and not _is_leased(accounts, family, value)
         ):
             return value
@@ -315,7 +315,7 @@ def _set_aside(accounts: Accounts, reservation: Reservation) -> None:
     if accounts.txn.pages(accounts.state.pool_id, family).acquire(value):
         accounts.state.reserved += 1
         return
-    record = accounts.record(family, value)
+    record = read_record(accounts.txn, accounts.pool_id, family, value)
     if record is None:
         raise AddressInUse(
             f"{reservation.address} is taken, and the store does not say by whom",

@@ -7,7 +7,7 @@ from fastipam.storage.records import earlier_ranges
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from fastipam.allocation.accounts import Accounts
+    from fastipam._ledger import Accounts
     from fastipam.storage.transaction import Snapshot
 
 # For so long after ranges have come back, a network counts as used in turn with the others. A

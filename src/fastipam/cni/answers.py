@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from fastipam.cni import error_codes, results, versions
 from fastipam.configuration import reader
-from fastipam.configuration.network import Route
+from fastipam.configuration.network import route
 from fastipam.errors import ConfigError
 from fastipam.lease import Lease
 
@@ -79,7 +79,7 @@ def result(
     listed = [_interface(one, f"interfaces[{at}]", number) for at, one in enumerate(links)]
     odd: list[tuple[str, str, str]] = []
     copied = [
-        Route({key: _plain(value) for key, value in one.items()}, f"routes[{at}]", odd)
+        route({key: _plain(value) for key, value in one.items()}, f"routes[{at}]", odd)
         for at, one in enumerate(_each(routes, Mapping, "routes"))
     ]
     if odd:

@@ -46,20 +46,21 @@ def look(
         network = Network(store, config.name, config.pool, policy=policy, remember=config.remember)
         exhausted = network._exhausted()
     standing = services.standing(store, config.name, config.cluster)
-    if standing is not None and standing.reason:
-        log(f"cluster: {standing.reason}")
+    reason, refused = standing or ("", False)
+    if reason:
+        log(f"cluster: {reason}")
     if exhausted is None:
         return None
     share = Share(store, Network(store, config.name, config.pool), config.cluster)
     member, doubt = share.member(), share.doubt()
-    if standing is not None and standing.refused:
-        raise NoBlock(standing.reason)
+    if refused:
+        raise NoBlock(reason)
     if member is not None and member.epoch:
         if doubt:
             log(f"cluster: {doubt}")
         return None if doubt else exhausted
     if standing is not None:
-        raise NoBlock(standing.reason or doubt)
+        raise NoBlock(reason or doubt)
     _require_answer(share)
     log(f"cluster: {doubt} yet: its first ADD does it")
     return None

@@ -13,7 +13,7 @@ from fastipam.cni import environment, handler, main, results, versions
 from fastipam.cni.answers import error_object
 from fastipam.configuration import reader
 from fastipam.configuration.attachments import valid_attachments
-from fastipam.configuration.network import Route, requested
+from fastipam.configuration.network import requested, route
 from fastipam.errors import CniError, ConfigError, DecodingError
 from fastipam.owners import Owner, Pod
 
@@ -195,8 +195,8 @@ class Request:
         They are for :func:`fastipam.cni.result` and for the container. Raises ConfigError.
         """
         listed = reader.listed(reader.mapping(self._folded(), "ipam", ""), "routes", "ipam")
-        read = [Route(one, f"ipam.routes[{at}]", []) for at, one in enumerate(listed)]
-        return [one.document(results.ROUTE_KEYS) for one in read]
+        read = [route(one, f"ipam.routes[{at}]", []) for at, one in enumerate(listed)]
+        return [results.route_object(one) for one in read]
 
     def dns(self) -> dict[str, Any]:
         """Return the ``dns`` object for the result, perhaps {}.

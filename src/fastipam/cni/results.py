@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from fastipam.configuration.network import Route, Version
     from fastipam.lease import Lease
 
+    Address = tuple[int, str, str | None]  # family, CIDR, gateway
+
 
 class Answers:
     """The results of one configuration, which differ only in their addresses."""
@@ -51,67 +53,70 @@ class Answers:
 
         ``sets`` has the family and the gateway of each address.
         """
-        blanks = [_Blank(*one) for one in sets]
-        return reader.encode(build(self._version, blanks, self._routes, {})).split(_BLANK)
+        blanks = [
+            (family, "\0", None if router is None else format_ip(*router))
+            for family, router in sets
+        ]
+        return reader.encode(_build(self._version, blanks, self._routes, {})).split(_BLANK)
 
 
 _MOST_TEXTS = 64
 _BLANK = "\\u0000"  # NUL as JSON spells it: no address, gateway or route has one
 
 
-class _Blank:
-    """A lease with a blank in place of its address."""
-
-    __slots__ = ("_router", "cidr", "family", "router_text")
-
-    def __init__(self, family: int, router: tuple[int, int] | None) -> None:
-        self.family = family
-        self.cidr = "\0"
-        self._router = router
-        self.router_text = None if router is None else format_ip(*router)
-
-
 def build(
-    version: Version, leases: Sequence[Lease | _Blank], routes: Sequence[Route], dns: dict[str, Any]
+    version: Version, leases: Sequence[Lease], routes: Sequence[Route], dns: dict[str, Any]
 ) -> dict[str, Any]:
     """Return the result object, its keys in libcni's order."""
+    return _build(version, [(one.family, one.cidr, one.router_text) for one in leases], routes, dns)
+
+
+def _build(
+    version: Version, addresses: Sequence[Address], routes: Sequence[Route], dns: dict[str, Any]
+) -> dict[str, Any]:
     result: dict[str, Any] = {"cniVersion": ".".join(map(str, version))}
     if version < (0, 3, 0):
         for family, key in ((V4, "ip4"), (V6, "ip6")):
-            lease = next((one for one in leases if one.family == family), None)
-            if lease is not None:
-                result[key] = _old_address(lease, [one for one in routes if one.family == family])
+            address = next((one for one in addresses if one[0] == family), None)
+            if address is not None:
+                its_routes = [one for one in routes if one[0] == family]
+                result[key] = _old_address(address, its_routes)
         result["dns"] = dns
         return result
     if version < (1, 0, 0):
-        result["ips"] = [{"version": str(lease.family), **_address(lease)} for lease in leases]
+        result["ips"] = [{"version": str(one[0]), **_address(one)} for one in addresses]
         if routes:
-            result["routes"] = [route.document(_ROUTE_KEYS_0_3) for route in routes]
+            result["routes"] = [route_object(one, _ROUTE_KEYS_0_3) for one in routes]
         result["dns"] = dns
         return result
     if dns:
         result["dns"] = dns
-    result["ips"] = [_address(lease) for lease in leases]
+    result["ips"] = [_address(one) for one in addresses]
     if routes:
-        result["routes"] = [route.document(ROUTE_KEYS) for route in routes]
+        result["routes"] = [route_object(one) for one in routes]
     return result
 
 
+_ROUTE_KEYS = ("advmss", "dst", "gw", "mtu", "priority", "scope", "table")
 _ROUTE_KEYS_0_3 = ("dst", "gw", "mtu", "advmss", "priority", "table", "scope")
-ROUTE_KEYS = ("advmss", "dst", "gw", "mtu", "priority", "scope", "table")
 
 
-def _address(lease: Lease | _Blank) -> dict[str, Any]:
-    reader = {"address": lease.cidr}
-    if lease._router is not None:
-        reader["gateway"] = lease.router_text or ""
-    return reader
+def route_object(route: Route, keys: tuple[str, ...] = _ROUTE_KEYS) -> dict[str, str | int]:
+    """Return those of ``keys`` that the route has, in their order."""
+    shown = route[1]
+    return {key: shown[key] for key in keys if key in shown}
 
 
-def _old_address(lease: Lease | _Blank, routes: Sequence[Route]) -> dict[str, Any]:
-    reader: dict[str, Any] = {"ip": lease.cidr}
-    if lease._router is not None:
-        reader["gateway"] = lease.router_text
+def _address(address: Address) -> dict[str, Any]:
+    _, cidr, gateway = address
+    return {"address": cidr} if gateway is None else {"address": cidr, "gateway": gateway}
+
+
+def _old_address(address: Address, routes: Sequence[Route]) -> dict[str, Any]:
+    _, cidr, gateway = address
+    shown: dict[str, Any] = {"ip": cidr}
+    if gateway is not None:
+        shown["gateway"] = gateway
     if routes:
-        reader["routes"] = [route.document(("dst", "gw")) for route in routes]
-    return reader
+        shown["routes"] = [route_object(one, ("dst", "gw")) for one in routes]
+    return shown

@@ -16,20 +16,6 @@ _SHARED_S = 1.0  # how long a report on dead owners serves the requests that fol
 LARGEST_KNOWN = 16 << 10  # bytes; a larger one is read at each request
 
 
-class Standing:
-    """How a node fares in its cluster, as its keeper knows it without asking anybody.
-
-    ``reason`` says why it gets no blocks, or is empty; ``refused`` that the cluster does not accept
-    this node as it is configured.
-    """
-
-    __slots__ = ("reason", "refused")
-
-    def __init__(self, reason: str, *, refused: bool = False) -> None:
-        self.reason = reason
-        self.refused = refused
-
-
 class Services:
     """The configurations that were read already, and the blocks of a cluster's pool.
 
@@ -80,5 +66,9 @@ class Services:
     ) -> str | None:
         """Ask for blocks; return why none is there yet, or None if the request has to claim one."""
 
-    def standing(self, store: Store, network: str, settings: Settings) -> Standing | None:
-        """Return how a node's keeper fares, or None when nobody keeps blocks for this process."""
+    def standing(self, store: Store, network: str, settings: Settings) -> tuple[str, bool] | None:
+        """Return how a node's keeper fares, as it knows it without asking anybody.
+
+        It is (why the node gets no blocks, or an empty text; whether the cluster does not accept it
+        as it is configured), or None when nobody keeps blocks for this process.
+        """

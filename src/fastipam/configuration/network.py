@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fastipam.configuration.policy import Policy
 
     Version = tuple[int, int, int]
+    Route = tuple[int, dict[str, str | int]]  # family, and what the result shows
     Hole = tuple[int, int, int]  # family, first, last address of an exclusion
     # Of (value, network, data directory, what is excluded); raises ConfigError.
     ReadCluster = Callable[[object, str, str, list[Hole]], Settings]
@@ -134,7 +135,7 @@ class Config:
         runtime = reader.mapping(document, "runtimeConfig", "")
         self._read_scalars(ipam)
         self.routes = [
-            Route(one, f"ipam.routes[{at}]", self._odd)
+            route(one, f"ipam.routes[{at}]", self._odd)
             for at, one in enumerate(reader.listed(ipam, "routes", "ipam"))
         ]
         self._read_ranges(ipam, runtime, read_cluster)
@@ -353,36 +354,30 @@ def requested(
     return list(dict.fromkeys(found))
 
 
-class Route:
-    """A route of the result, copied from the configuration."""
+def route(value: Any, path: str, odd: list[tuple[str, str, str]]) -> Route:
+    """Return a route of the result, copied from the configuration. Raises ConfigError.
 
-    __slots__ = ("_shown", "family")
-
-    def __init__(self, value: Any, path: str, odd: list[tuple[str, str, str]]) -> None:
-        if not isinstance(value, dict):
-            raise reader.wrong(path, value, "a route, which is an object")
-        if not ROUTE.issuperset(value):
-            odd += [(path, key, "") for key in value if key not in ROUTE]
-        text = reader.text(value, "dst", path)
-        try:
-            self.family, destination, length = parse_cidr(text)
-        except ValueError as error:
-            raise errors.ConfigError(str(error), field=f"{path}.dst", value=text) from None
-        shown: dict[str, str | int] = {"dst": format_cidr(self.family, destination, length)}
-        gateway = reader.ip(reader.text(value, "gw", path), f"{path}.gw")
-        if gateway is not None:
-            shown["gw"] = format_ip(*gateway)
-        for key, bits in _ROUTE_NUMBERS.items():
-            if key in value:
-                number = reader.integer(value[key], f"{path}.{key}")
-                if number >> bits:
-                    odd.append((path, key, f"{number} is not from 0 to {(1 << bits) - 1}"))
-                # Go leaves out what is zero, but table and scope are pointers there.
-                if number or key in ("table", "scope"):
-                    shown[key] = number
-        self._shown = shown
-
-    def document(self, keys: tuple[str, ...]) -> dict[str, str | int]:
-        """Return those of ``keys`` that the route has, in their order."""
-        shown = self._shown
-        return {key: shown[key] for key in keys if key in shown}
+    What is odd is added to ``odd``: path, folded key, and why, or "" for a key that is unknown.
+    """
+    if not isinstance(value, dict):
+        raise reader.wrong(path, value, "a route, which is an object")
+    if not ROUTE.issuperset(value):
+        odd += [(path, key, "") for key in value if key not in ROUTE]
+    text = reader.text(value, "dst", path)
+    try:
+        family, destination, length = parse_cidr(text)
+    except ValueError as error:
+        raise errors.ConfigError(str(error), field=f"{path}.dst", value=text) from None
+    shown: dict[str, str | int] = {"dst": format_cidr(family, destination, length)}
+    gateway = reader.ip(reader.text(value, "gw", path), f"{path}.gw")
+    if gateway is not None:
+        shown["gw"] = format_ip(*gateway)
+    for key, bits in _ROUTE_NUMBERS.items():
+        if key in value:
+            number = reader.integer(value[key], f"{path}.{key}")
+            if number >> bits:
+                odd.append((path, key, f"{number} is not from 0 to {(1 << bits) - 1}"))
+            # Go leaves out what is zero, but table and scope are pointers there.
+            if number or key in ("table", "scope"):
+                shown[key] = number
+    return family, shown

@@ -14,6 +14,8 @@ one exception (``ATTACHMENTS``).
 
 from __future__ import annotations
 
+import sys
+
 from fastipam import late_errors as errors
 from fastipam.addressing.addresses import parse_cidr, parse_ip
 from fastipam.addressing.parsing import parse_exclusion
@@ -54,16 +56,17 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-class _Context:
-    """The settings of the scanner, under the names that it reads."""
-
-    strict = True
-    object_hook = None
-    object_pairs_hook = staticmethod(fold)
-    parse_float = float
-    parse_int = int
-    parse_constant = staticmethod(_refuse_constant)
-    memo: dict[str, str] = {}  # noqa: RUF012  # the scanner empties it after every document
+_Namespace: Any = type(sys.implementation)  # types.SimpleNamespace, without the import
+# The settings of the scanner, under the names that it reads.
+_CONTEXT = _Namespace(
+    strict=True,
+    object_hook=None,
+    object_pairs_hook=fold,
+    parse_float=float,
+    parse_int=int,
+    parse_constant=_refuse_constant,
+    memo={},  # the scanner empties it after every document
+)
 
 
 _SPACE = " \t\n\r"
@@ -103,7 +106,7 @@ def _scan(text: str) -> Any:
     if make_scanner is not None:
         at = len(text) - len(text.lstrip(_SPACE))
         try:
-            value, end = make_scanner(_Context)(text, at)
+            value, end = make_scanner(_CONTEXT)(text, at)
         except (StopIteration, SystemError):
             pass  # up to Python 3.12 it cannot even raise its error unless json is imported
         else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from fastipam import late_errors as errors
 from fastipam._ledger import ASSIGNED
 from fastipam.addressing.addresses import BITS, format_ip, parse_cidr, parse_ip, prefix_bounds
-from fastipam.addressing.ranges import CUT
 from fastipam.allocation.lookup import read_record
 from fastipam.configuration.policy import Policy
 from fastipam.lease import Lease, join
@@ -269,104 +268,10 @@ class Reading(Books):
                 gateways.require_free(txn, pool_id, self.pool)
 
     def _exhausted(self) -> RangeSet | None:
-        """Return the first range set that could not serve an ADD now, or None. O(1). Read-only.
+        """Return the first range set that could not serve an ADD now, or None. O(1). Read-only."""
+        from fastipam.network import room
 
-        A set whose addresses are all taken can still serve when one of them is cooling, unless the
-        policy is strict and the cool-down is not over. After a reboot or a restore, leases of an
-        earlier boot are released before a set counts as exhausted.
-        """
-        self._end_earlier_boots()
-        while True:
-            with self._store.read() as txn:
-                found = self._find(txn)
-                full = self._full_set(txn, found)
-                if full is None or found is None:
-                    return full
-                swept = txn.pool_state(found[1]).swept
-            if swept == self._store.boot or not self._sweep_reboot():
-                return full
-
-    def _full_set(self, txn: Snapshot, found: Found | None) -> RangeSet | None:
-        pool = self.pool or (self._ranges_of(found[2]) if found else None)
-        if found is None or pool is None:
-            # A network that was never used has all its addresses, but no blocks of a cluster.
-            sets = pool.sets if pool is not None else ()
-            return next((each for each in sets if each.block_length), None)
-        _, pool_id, text = found
-        if CUT in text and pool.text != text:
-            from fastipam.allocation import cluster_ranges
-
-            cluster_ranges.require_blocks(txn, self.name, pool_id, text, pool)
-        for index, range_set in enumerate(pool.sets):
-            if range_set.block_length:
-                from fastipam.allocation import blocks
-
-                if self._can_serve(txn, index, range_set):
-                    continue
-                if blocks.doubt(txn, pool_id):
-                    return range_set
-            else:
-                pages = txn.pages(pool_id, range_set.family)
-                if any(pages.next_free(*one) is not None for one in range_set.intervals):
-                    continue
-            number = index if pool.text == text else None
-            if self._may_reuse(txn, pool_id, number, range_set):
-                continue
-            if not self._is_any_due(txn, pool_id, range_set):
-                return range_set
-        return None
-
-    def _may_reuse(
-        self, txn: Snapshot, pool_id: int, number: int | None, range_set: RangeSet
-    ) -> bool:
-        """Return whether a cooling address of a full set can be assigned now.
-
-        O(1), for a set in blocks O(cooling addresses of blocks that this node lost).
-        """
-        from fastipam.allocation.cooldown import cooling_of
-
-        queue = cooling_of(txn, pool_id, number, range_set)
-        for key, value in queue:
-            if range_set.block_length:
-                from fastipam.allocation import blocks
-
-                base = blocks.base_of(range_set, value)
-                if not blocks.is_active(txn, pool_id, range_set.family, base):
-                    continue
-            queue.close()
-            return self._may_take(txn, pool_id, key)
-        return False
-
-    def _is_any_due(self, txn: Snapshot, pool_id: int, range_set: RangeSet) -> bool:
-        """Return whether a sticky reservation of this set has expired. O(those)."""
-        state = txn.pool_state(pool_id)
-        if not state.kept:
-            return False
-        from fastipam.allocation import reservations
-
-        due = reservations.due_by(txn, state, state.tick(self._store.clock()))
-        return any(family == range_set.family and value in range_set for family, value in due)
-
-    def _can_serve(self, txn: Snapshot, index: int, range_set: RangeSet) -> bool:
-        """Return whether this node's blocks of a set have a free address. O(1).
-
-        Cooling addresses do not count, because the node can claim another block.
-        """
-        from fastipam.allocation import blocks
-
-        pool_id = self._pool_in(txn)
-        if pool_id is None:
-            return False
-        cursor = txn.pool_state(pool_id).cursor(index, range_set.family)
-        return blocks.can_serve(txn, pool_id, range_set, cursor)
-
-    def _may_take(self, txn: Snapshot, pool_id: int, queued: bytes) -> bool:
-        """Return whether a cooling address, given its entry in the queue, can be assigned now."""
-        if not self.policy.strict:
-            return True
-        state = txn.pool_state(pool_id)
-        now = state.tick(self._store.clock())
-        return keys.read_cooldown_key(queued)[2] <= now - self.policy.cooldown_ns
+        return room.exhausted(self)
 
     def _current_pool(self) -> Pool | None:
         """Return the ranges of the configuration, else those in the store, else None."""

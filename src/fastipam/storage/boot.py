@@ -15,6 +15,13 @@ import time
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from typing import TypeAlias
+
+    # What is read and written of a store to tell its boot, in a write transaction: ``get`` and
+    # ``put`` of the table META, and what returns the values of LEASES.
+    Get: TypeAlias = Callable[[bytes], bytes | None]
+    Put: TypeAlias = Callable[[bytes, bytes], object]
+    Access: TypeAlias = tuple[Get, Put, Callable[[], Iterable[bytes]]]
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 FIRST_PID_NS = 0xEFFFFFFC  # PROC_PID_INIT_INO: the inode of the kernel's first pid namespace
@@ -93,25 +100,6 @@ def runtime_pid_ns(nodes: bytes | None) -> frozenset[int]:
     if own and own + RUNTIME in (nodes or b"").decode("ascii", "replace").split():
         return frozenset((int(own.partition(":")[0]),))
     return frozenset()
-
-
-class Access:
-    """What is read and written of a store to tell its boot, in a write transaction.
-
-    ``get`` and ``put`` are those of the table META, ``leases`` returns the values of LEASES.
-    """
-
-    __slots__ = ("get", "leases", "put")
-
-    def __init__(
-        self,
-        get: Callable[[bytes], bytes | None],
-        put: Callable[[bytes, bytes], object],
-        leases: Callable[[], Iterable[bytes]],
-    ) -> None:
-        self.get = get
-        self.put = put
-        self.leases = leases
 
 
 def runs_beside_runtime() -> bool:

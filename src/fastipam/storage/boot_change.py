@@ -26,9 +26,9 @@ from fastipam.storage.records.lease import ASSIGNED, Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
-    from fastipam.storage.boot import Access
+    from fastipam.storage.boot import Access, Get
     from fastipam.storage.environment import Environment
     from fastipam.storage.transaction import Transaction
 
@@ -69,21 +69,22 @@ def see_plugin(pid: int) -> bool:
 class _Known:
     """What the store knows of its boots."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, get: Get) -> None:
         def text(key: bytes) -> str:
-            return (access.get(key) or b"").decode("ascii", "replace")
+            return (get(key) or b"").decode("ascii", "replace")
 
         self.boot_id = text(tables.BOOT_KEY)
-        self.number = int.from_bytes(access.get(tables.BOOT_NUMBER_KEY) or b"", "big")
+        self.number = int.from_bytes(get(tables.BOOT_NUMBER_KEY) or b"", "big")
         self.ids = text(tables.BOOT_IDS_KEY).split()
         self.nodes = text(tables.BOOT_NODES_KEY).split()
-        raw = access.get(tables.BOOT_BEGAN_KEY) or b""
+        raw = get(tables.BOOT_BEGAN_KEY) or b""
         self.began_ns, self.clock_ns = _BEGAN.unpack(raw) if len(raw) == _BEGAN.size else (0, 0)
 
 
 def note(store: Environment, view: tuple[str, str], access: Access, *, may_count: bool) -> None:
     """Do what :meth:`Store.note_boot` does, for a view that the store does not know."""
-    known = _Known(access)
+    get, _, leases = access
+    known = _Known(get)
     boot_id, node = view
     injected = store.boot_id is not boot.read_boot_id
     new, doubt = not known.number, ""  # the first boot of a new store
@@ -92,7 +93,7 @@ def note(store: Environment, view: tuple[str, str], access: Access, *, may_count
     elif injected and known.boot_id:
         new = known.boot_id != boot_id
     elif known.boot_id:  # else the store was made without an id, and takes the first one
-        new, doubt = _judge(known, boot_id, node, access)
+        new, doubt = _judge(known, boot_id, node, leases)
     store.boot = known.number + new
     store.boot_doubt = doubt
     if not may_count:
@@ -108,7 +109,7 @@ def settle(txn: Transaction) -> None:
     What is written now may be rolled back. So the doubt lasts until a later transaction finds it.
     """
     store = txn.store
-    access = boot.Access(
+    access: Access = (
         lambda key: tables.META.get(txn, key),
         lambda key, value: tables.META.put(txn, key, value),
         lambda: (raw for _, raw in tables.LEASES.scan(txn)),
@@ -118,7 +119,9 @@ def settle(txn: Transaction) -> None:
     store.unswept = swept != store.boot
 
 
-def _judge(known: _Known, boot_id: str, node: str, access: Access) -> tuple[bool, str]:
+def _judge(
+    known: _Known, boot_id: str, node: str, leases: Callable[[], Iterable[bytes]]
+) -> tuple[bool, str]:
     """Return whether it is a new boot, and why that cannot be told."""
     if known.boot_id != boot_id and boot_id not in known.ids:
         now_ns = boot.boottime_ns()
@@ -131,7 +134,7 @@ def _judge(known: _Known, boot_id: str, node: str, access: Access) -> tuple[bool
             if ":" not in node:
                 return False, COVERED
     new, doubt = _judge_node(known, node)
-    if new and any(_leads_to_its_namespace(raw, known.number) for raw in access.leases()):
+    if new and any(_leads_to_its_namespace(raw, known.number) for raw in leases()):
         new = False  # its containers live: what has started again is not the node
     return new, doubt
 
@@ -195,6 +198,7 @@ def _write(
     Return whether anything had to be written.
     """
     boot_id, node = view
+    get, put, _ = access
     changes: dict[bytes, bytes] = {}
     if known.boot_id != boot_id or not known.number:
         if new or injected or not known.boot_id or not _is_covered():
@@ -216,9 +220,9 @@ def _write(
         beside = ":" in node and boot.runs_beside_runtime()
         nodes = _first((node + boot.RUNTIME * beside, *nodes), _MOST_NODES)
     changes[tables.BOOT_NODES_KEY] = " ".join(nodes).encode()
-    changed = {key: value for key, value in changes.items() if access.get(key) != value}
+    changed = {key: value for key, value in changes.items() if get(key) != value}
     for key, value in changed.items():
-        access.put(key, value)
+        put(key, value)
     return bool(changed)
 
 

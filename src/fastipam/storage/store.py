@@ -260,7 +260,8 @@ class Store(Environment):
         With ``may_count`` False nothing is written. Raises StoreUnavailable.
         """
         boot_id = self.boot_id()
-        before = (access.get(tables.BOOT_KEY) or b"").decode("ascii", "replace")
+        get = access[0]
+        before = (get(tables.BOOT_KEY) or b"").decode("ascii", "replace")
         if before and not boot_id:
             # A process that cannot read the boot's id must not count a boot.
             raise errors.StoreUnavailable(
@@ -270,9 +271,9 @@ class Store(Environment):
                 hint="let it see all of /proc (of a systemd unit: no ProcSubset=pid)",
             )
         node = boot.read_node() if self.boot_id is boot.read_boot_id else ""
-        number = int.from_bytes(access.get(tables.BOOT_NUMBER_KEY) or b"", "big")
+        number = int.from_bytes(get(tables.BOOT_NUMBER_KEY) or b"", "big")
         if before == boot_id and number:
-            nodes = (access.get(tables.BOOT_NODES_KEY) or b"").decode("ascii", "replace").split()
+            nodes = (get(tables.BOOT_NODES_KEY) or b"").decode("ascii", "replace").split()
             beside = ":" in node and boot.runs_beside_runtime()
             if not node or node + boot.RUNTIME in nodes or (node in nodes and not beside):
                 self.boot, self.boot_doubt = number, ""
@@ -392,7 +393,7 @@ class Store(Environment):
 def _access(txn: Any, databases: tuple[lmdb._Database, ...]) -> boot.Access:
     """Return how the boot is read and written in a transaction of LMDB."""
     meta, leases = (databases[table.place] for table in (tables.META, tables.LEASES))
-    return boot.Access(
+    return (
         lambda key: txn.get(key, db=meta),
         lambda key, value: txn.put(key, value, db=meta),
         lambda: (raw for _, raw in txn.cursor(leases)),

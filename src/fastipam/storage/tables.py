@@ -12,7 +12,7 @@ from itertools import islice
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from typing import Any, Self, TypeAlias
+    from typing import Any, TypeAlias
 
     from fastipam._ledger import ReadBlock, Transaction
 
@@ -111,7 +111,7 @@ class Table:
     def scan(self, txn: Reading, prefix: bytes = b"", start: bytes = b"") -> Iterator[Item]:
         """Yield the (key, value) pairs whose key begins with ``prefix``, ascending, from ``start``.
 
-        The table must not change meanwhile: then use :meth:`walk`. O(1) memory.
+        The table must not change meanwhile: then use ``walk.Walk``. O(1) memory.
         """
         with txn.txn.cursor(txn.databases[self._at]) as cursor:
             if cursor.set_range(start or prefix):
@@ -178,47 +178,6 @@ class Table:
         if items and not items[-1][0].startswith(prefix):
             return [item for item in items if item[0].startswith(prefix)], None
         return items, items[-1][0] + b"\0" if len(items) == most else None
-
-    def walk(self, txn: Reading) -> Walk:
-        """Return a place in the table that can be moved, for those who skip or delete."""
-        return Walk(txn, self._at)
-
-
-class Walk:
-    """A cursor in a table; use it with ``with``. It has no place until :meth:`seek`."""
-
-    __slots__ = ("_at", "_cursor", "_txn")
-
-    def __init__(self, txn: Any, at: int) -> None:
-        self._txn = txn
-        self._at = at
-        self._cursor = txn.txn.cursor(txn.databases[at])
-
-    def seek(self, key: bytes) -> bool:
-        """Go to the first key that is not smaller; return whether there is one."""
-        return self._cursor.set_range(key)  # type: ignore[no-any-return]
-
-    def next(self) -> bool:
-        """Go to the next key; return whether there is one."""
-        return self._cursor.next()  # type: ignore[no-any-return]
-
-    def key(self) -> bytes:
-        """Return the key at this place."""
-        return self._cursor.key()  # type: ignore[no-any-return]
-
-    def value(self) -> bytes:
-        """Return the value at this place."""
-        return self._cursor.value()  # type: ignore[no-any-return]
-
-    def delete(self) -> bool:
-        """Delete the key at this place and go to the next; return whether there is one."""
-        return self._txn.delete_under(self._at, self._cursor)  # type: ignore[no-any-return]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._cursor.close()
 
 
 def _behind(prefix: bytes) -> bytes:

@@ -28,6 +28,7 @@ from fastipam.errors import StoreCorrupt
 from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.storage.records import policy as policy_record
+from fastipam.storage.walk import Walk
 from fastipam.verify import bits, blocks, kept, leases
 from fastipam.verify.parts import BY_NETWORK, BY_POOL, Finding, NetworkCheck, Told, check_given
 
@@ -173,7 +174,7 @@ class _Verifier:
     def _orphans_in(
         self, what: str, table: Table, mark: bytes, known: Collection[int], of: str
     ) -> Iterator[Finding]:
-        with table.walk(self._txn) as walk:
+        with Walk(self._txn, table) as walk:
             more = walk.seek(mark)
             while more:
                 key = walk.key()

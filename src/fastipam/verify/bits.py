@@ -12,6 +12,7 @@ from fastipam._bitmap import page_bits
 from fastipam.addressing.addresses import BITS, format_ip
 from fastipam.storage import tables
 from fastipam.storage.records import keys
+from fastipam.storage.walk import Walk
 from fastipam.verify import kept, leases
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def other_families(network: NetworkCheck) -> Iterator[Finding]:
         ("reservation", tables.RESERVATIONS, 256),
     ):
         start = prefix = network.prefix
-        with table.walk(network.txn) as walk:
+        with Walk(network.txn, table) as walk:
             while walk.seek(start) and walk.key().startswith(prefix):
                 key = walk.key()
                 known = len(key) > 5 and key[4] in BITS and key[5] < levels

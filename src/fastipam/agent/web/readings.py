@@ -18,6 +18,7 @@ from fastipam.errors import FastipamError
 from fastipam.picture import blocks
 from fastipam.storage import open_stores, tables
 from fastipam.storage.records import keys
+from fastipam.storage.walk import Walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -139,7 +140,7 @@ def _oldest(txn: Snapshot, pool_id: int) -> int | None:
     # so the first entry of each set is read.
     prefix = seek = keys.id_prefix(pool_id)
     heads = []
-    with tables.COOLDOWN.walk(txn) as walk:
+    with Walk(txn, tables.COOLDOWN) as walk:
         while walk.seek(seek):
             key = walk.key()
             if not key.startswith(prefix):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastipam.allocation import blocks
 from fastipam.cluster.errors import ClusterRefused, NoBlock
+from fastipam.network import room
 from fastipam.storage.records.block import (
     ACTIVE,
     CLAIMING,
@@ -86,7 +87,7 @@ class Share:
             return [
                 each.family
                 for index, each in enumerate(sets)
-                if not self.network._can_serve(txn, index, each)
+                if not room.can_serve(self.network, txn, index, each)
             ]
 
     # This node ------------------------------------------------------------------------------

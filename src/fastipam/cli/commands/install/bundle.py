@@ -222,31 +222,27 @@ def activate(  # noqa: PLR0915  # one code object: there is no other code of our
         except (AttributeError, EOFError, OSError, TypeError, ValueError):
             pass  # only slower
 
-    class Finder:
-        @staticmethod
-        def find_spec(name, path=None, target=None):  # type: ignore[no-untyped-def]  # noqa: ARG004
-            if name in more:
-                read_more()
-            if name not in modules:
-                return None
-            return spec_of(name)
-
-        @staticmethod
-        def create_module(spec):  # type: ignore[no-untyped-def]  # noqa: ARG004
+    def find_spec(name, path=None, target=None):  # type: ignore[no-untyped-def]  # noqa: ARG001
+        if name in more:
+            read_more()
+        if name not in modules:
             return None
+        return spec_of(name)
 
-        @staticmethod
-        def exec_module(module):  # type: ignore[no-untyped-def]
-            code = modules[module.__name__][4]
-            if type(code) is bytes:
-                import marshal
+    def create_module(spec):  # type: ignore[no-untyped-def]  # noqa: ARG001
+        return None
 
-                code = marshal.loads(code)
-            exec(code, module.__dict__)  # type: ignore[arg-type]
+    def exec_module(module):  # type: ignore[no-untyped-def]
+        code = modules[module.__name__][4]
+        if type(code) is bytes:
+            import marshal
+
+            code = marshal.loads(code)
+        exec(code, module.__dict__)  # type: ignore[arg-type]
 
     def spec_of(name: str) -> ModuleSpec:
         file, package, _, _, code = modules[name]
-        loader = Finder if code else ExtensionFileLoader(name, file)
+        loader = finder if code else ExtensionFileLoader(name, file)
         spec = ModuleSpec(name, loader, origin=file, is_package=package)  # type: ignore[arg-type]
         spec.has_location = True
         if package:
@@ -263,14 +259,18 @@ def activate(  # noqa: PLR0915  # one code object: there is no other code of our
             setattr(loaded.get(parent) or make(parent), leaf, module)
         names = module.__dict__
         names["__spec__"] = spec
-        names["__loader__"] = Finder
+        names["__loader__"] = finder
         names["__file__"] = file
         names["__package__"] = name if package else parent
         if package:
             names["__path__"] = spec.submodule_search_locations
         return module
 
-    sys.meta_path.insert(0, Finder)
+    finder = type(sys)("Finder")  # a module does for an object, and to make a class takes long
+    finder.__dict__.update(
+        find_spec=find_spec, create_module=create_module, exec_module=exec_module
+    )
+    sys.meta_path.insert(0, finder)
     loaded = sys.modules
     code_type = type(spec_of.__code__)
     waiting: dict[str, ModuleType] = {}
