@@ -134,6 +134,14 @@ cdef inline const uint8_t* bytes_of(bytes raw) noexcept:
     return <const uint8_t*>PyBytes_AS_STRING(raw)
 
 
+cdef bytes joined_bytes(const uint8_t* head, Py_ssize_t size, bytes rest):
+    cdef Py_ssize_t more = PyBytes_GET_SIZE(rest)
+    cdef bytes whole = PyBytes_FromStringAndSize(NULL, size + more)
+    memcpy(PyBytes_AS_STRING(whole), head, size)
+    memcpy(PyBytes_AS_STRING(whole) + size, PyBytes_AS_STRING(rest), more)
+    return whole
+
+
 def id_prefix(uint32_t number):
     """Return what every key of a pool, or of a network, begins with: its id."""
     cdef uint8_t out[ID_BYTES]
@@ -189,13 +197,8 @@ cdef inline const LeaseHead* head_of(bytes raw) except NULL:
     return <const LeaseHead*>bytes_of(raw)
 
 
-cdef bytes lease_of(const LeaseHead* head, bytes texts):
-    cdef Py_ssize_t size = PyBytes_GET_SIZE(texts)
-    cdef bytes raw = PyBytes_FromStringAndSize(NULL, sizeof(LeaseHead) + size)
-    cdef char* out = PyBytes_AS_STRING(raw)
-    memcpy(out, head, sizeof(LeaseHead))
-    memcpy(out + sizeof(LeaseHead), PyBytes_AS_STRING(texts), size)
-    return raw
+cdef inline bytes lease_of(const LeaseHead* head, bytes texts):
+    return joined_bytes(<const uint8_t*>head, sizeof(LeaseHead), texts)
 
 
 def pack_lease(
@@ -732,8 +735,6 @@ cdef class PoolState:
     cpdef bytes pack(self):
         """Return the value that the constructor reads. Raises StoreCorrupt for a wrong counter."""
         cdef PoolNumbers numbers
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(self.cursors)
-        cdef bytes raw
         if (self.generation | self.assigned | self.cooling | self.reserved | self.outside
                 | self.clock | self.kept | self.swept) < 0 or self.swept >> 32:
             raise errors.StoreCorrupt(
@@ -753,12 +754,7 @@ cdef class PoolState:
         numbers.swept = self.swept
         numbers.sweep_family = self.sweep[0]
         write_wide(numbers.sweep, from_python(self.sweep[1]))
-        raw = PyBytes_FromStringAndSize(NULL, sizeof(PoolNumbers) + size)
-        memcpy(PyBytes_AS_STRING(raw), &numbers, sizeof(PoolNumbers))
-        memcpy(
-            PyBytes_AS_STRING(raw) + sizeof(PoolNumbers), PyBytes_AS_STRING(self.cursors), size
-        )
-        return raw
+        return joined_bytes(<const uint8_t*>&numbers, sizeof(PoolNumbers), self.cursors)
 
     @property
     def used(self):
@@ -850,18 +846,39 @@ cdef packed struct LogNumbers:
     uint64_t first
 
 
+cdef inline uint16_t length_at(const uint8_t* at) noexcept nogil:
+    cdef uint16_t length
+    memcpy(&length, at, 2)
+    return length
+
+
+cdef int count_packed(const uint8_t* at, Py_ssize_t size) noexcept nogil:
+    """Return how many events there are, each behind its length, or -1 if the lengths are wrong."""
+    cdef int count = 0
+    cdef Py_ssize_t taken
+    while size:
+        taken = 2 + length_at(at) if size >= 2 else size + 1
+        if taken > size:
+            return -1
+        at += taken
+        size -= taken
+        count += 1
+    return count
+
+
 @cython.final
 cdef class EventLog:
     """The numbers of a network's events, and the newest events themselves.
 
-    ``next`` is the number of the next event, ``first`` that of the oldest that is kept.
-    ``waiting`` are the records of those that are not in the table of events yet, the oldest first.
+    ``next`` is the number of the next event, ``first`` that of the oldest that is kept. ``waiting``
+    are the records of those that are not in the table of events yet, the oldest first.
     """
 
     cdef readonly uint32_t network_id
     cdef readonly bytes prefix, key
     cdef public int64_t next, first
-    cdef public list waiting
+    cdef bytes _packed  # those that wait, each behind its length (2 bytes)
+    cdef int _count
     cdef bint _dirty, _is_stored
     cdef long _part
 
@@ -869,52 +886,29 @@ cdef class EventLog:
         self.network_id = network_id
         self.prefix = id_prefix(network_id)
         self.key = b"N" + self.prefix
-        self.waiting = []
+        self._packed = b""
         if raw is not None:
             self._read(raw)
 
     cdef int _read(self, bytes raw) except -1:
         cdef const LogNumbers* numbers = <const LogNumbers*>bytes_of(raw)
-        cdef Py_ssize_t at = sizeof(LogNumbers), size = PyBytes_GET_SIZE(raw), end
-        cdef uint16_t length
-        cdef bint readable = at <= size <= MOST_BYTES
-        if readable:
-            readable = not (numbers.following | numbers.first) >> MOST_BITS
-        while readable and at < size:
-            end = size + 1
-            if at + 2 <= size:
-                memcpy(&length, bytes_of(raw) + at, 2)
-                end = at + 2 + length
-            if end > size:
-                readable = False
-                break
-            self.waiting.append(raw[at + 2:end])
-            at = end
-        if not readable or len(self.waiting) > min(MOST_WAITING, <int64_t>numbers.following):
-            raise errors.StoreCorrupt(
-                f"a network's history cannot be read: {raw.hex()}",
-                hint=CHECK_HINT,
-            )
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(raw) - <Py_ssize_t>sizeof(LogNumbers)
+        cdef int count = -1
+        if 0 <= size <= MOST_BYTES - <Py_ssize_t>sizeof(LogNumbers):
+            count = count_packed(bytes_of(raw) + sizeof(LogNumbers), size)
+        if (count < 0 or (numbers.following | numbers.first) >> MOST_BITS
+                or count > min(MOST_WAITING, <int64_t>numbers.following)):
+            raise errors.StoreCorrupt(f"a network's history cannot be read: {raw.hex()}", hint=CHECK_HINT)
         self.next = numbers.following
         self.first = numbers.first
+        self._packed = raw[sizeof(LogNumbers):]
+        self._count = count
         self._is_stored = True
         return 0
-
-    cdef Py_ssize_t size(self) except -1:
-        """Return how many bytes the record has."""
-        cdef bytes packed
-        cdef Py_ssize_t total = sizeof(LogNumbers)
-        for packed in self.waiting:
-            total += 2 + PyBytes_GET_SIZE(packed)
-        return total
 
     cpdef bytes pack(self):
         """Return the value that the constructor reads. Raises StoreCorrupt for a wrong number."""
         cdef LogNumbers numbers
-        cdef bytes packed
-        cdef bytes raw = PyBytes_FromStringAndSize(NULL, self.size())
-        cdef uint8_t* out = <uint8_t*>PyBytes_AS_STRING(raw)
-        cdef uint16_t length
         if (self.next | self.first) < 0:
             raise errors.StoreCorrupt(
                 f"the history of network {self.network_id} cannot be written: next event "
@@ -923,34 +917,62 @@ cdef class EventLog:
             )
         numbers.following = self.next
         numbers.first = self.first
-        memcpy(out, &numbers, sizeof(LogNumbers))
-        out += sizeof(LogNumbers)
-        for packed in self.waiting:
-            length = PyBytes_GET_SIZE(packed)
-            memcpy(out, &length, 2)
-            memcpy(out + 2, bytes_of(packed), length)
-            out += 2 + length
-        return raw
+        return joined_bytes(<const uint8_t*>&numbers, sizeof(LogNumbers), self._packed)
+
+    @property
+    def waiting(self):
+        """The records of the events that wait, the oldest first."""
+        cdef Py_ssize_t at = 0, end
+        cdef list found = []
+        while at < PyBytes_GET_SIZE(self._packed):
+            end = at + 2 + length_at(bytes_of(self._packed) + at)
+            found.append(self._packed[at + 2:end])
+            at = end
+        return found
+
+    @waiting.setter
+    def waiting(self, events):
+        self._packed = b""
+        self._count = 0
+        for event in events:
+            self._add(event)
+
+    cdef int _add(self, bytes event) except -1:
+        cdef uint16_t length = PyBytes_GET_SIZE(event)
+        cdef bytes grown = PyBytes_FromStringAndSize(NULL, PyBytes_GET_SIZE(self._packed) + 2 + length)
+        cdef uint8_t* out = <uint8_t*>PyBytes_AS_STRING(grown)
+        memcpy(out, bytes_of(self._packed), PyBytes_GET_SIZE(self._packed))
+        out += PyBytes_GET_SIZE(self._packed)
+        memcpy(out, &length, 2)
+        memcpy(out + 2, bytes_of(event), length)
+        self._packed = grown
+        self._count += 1
+        return 0
+
+    cdef inline bint has_room(self, bytes event) noexcept:
+        return (
+            self._count < MOST_WAITING
+            and <Py_ssize_t>sizeof(LogNumbers) + PyBytes_GET_SIZE(self._packed) + 2 + PyBytes_GET_SIZE(event)
+            <= MOST_BYTES
+        )
 
     cdef int append(self, Transaction txn, bytes event) except -1:
-        """Add an event. O(1) amortized: every eighth moves those that wait to their table."""
-        cdef Py_ssize_t size = 2 + PyBytes_GET_SIZE(event)
-        if len(self.waiting) == MOST_WAITING or self.size() + size > MOST_BYTES:
+        """Add an event. O(1) amortized: every ninth moves those that wait to their table."""
+        if not self.has_room(event):
             self.settle(txn)
-        if self.size() + size > MOST_BYTES:  # it is too long to wait at all
+        if self.has_room(event):
+            self._add(event)
+        else:  # it is too long to wait at all
             txn.write(EVENTS, event_key(self.network_id, self.next), event, None)
-        else:
-            self.waiting.append(event)
         self.next += 1
         return 0
 
     cdef int settle(self, Transaction txn) except -1:
         """Move the events that wait to their table."""
-        cdef int64_t number = self.next - len(self.waiting)
-        for event in self.waiting:
-            txn.write(EVENTS, event_key(self.network_id, number), event, None)
-            number += 1
-        self.waiting = []
+        for key, event in self.items():
+            txn.write(EVENTS, key, event, None)
+        self._packed = b""
+        self._count = 0
         return 0
 
     cdef int trim(self, Transaction txn, int64_t history, int64_t oldest_ns, Py_ssize_t most) except -1:
@@ -982,15 +1004,18 @@ cdef class EventLog:
 
     cdef int _trim_waiting(self, int64_t oldest, int64_t oldest_ns) except -1:
         """Drop the waiting events that are too old: the table has none any more."""
-        self.first = self.next - len(self.waiting)
-        while self.waiting and (self.first < oldest or not is_since(self.waiting[0], oldest_ns)):
-            del self.waiting[0]
+        cdef list waiting = self.waiting
+        self.first = self.next - self._count
+        while waiting and (self.first < oldest or not is_since(waiting[0], oldest_ns)):
+            del waiting[0]
             self.first += 1
+        if len(waiting) < self._count:
+            self.waiting = waiting
         return 0
 
     def items(self):
         """Return the (key, value) pairs that the table will have for what waits here."""
-        number = self.next - len(self.waiting)
+        number = self.next - self._count
         return [
             (event_key(self.network_id, number + at), raw) for at, raw in enumerate(self.waiting)
         ]
@@ -1168,7 +1193,10 @@ cdef class Transaction(WriteBlock):
         """Return the bitmap of a pool and family, as this transaction sees it."""
         cdef object found = self._pages.get((pool_id, family))
         if found is None:
-            found = pages_of(self, pool_id, family)
+            found = StoredPages(
+                self.get, self.put, self.delete, self.databases[PAGES],
+                family_prefix(pool_id, family), address_bytes(family),
+            )
             (<StoredPages>found).journal = self._notes
             self._pages[pool_id, family] = found
         return found
@@ -1273,6 +1301,7 @@ cdef class Transaction(WriteBlock):
             self._lost_track = False
         self._parts += 1
         self._serial += 1
+        self._is_brief = False
         return len(self._notes)
 
     cdef int end_part(self, Py_ssize_t begun, bint well) except -1:
@@ -1309,7 +1338,6 @@ cdef class Transaction(WriteBlock):
             if note[1] is None:
                 self._forget_new(self._logs, kept.network_id, kept.key)
             else:
-                (<EventLog>kept).waiting = []
                 (<EventLog>kept)._read(note[1])
                 (<EventLog>kept)._dirty = True
         elif note[2] is None:
@@ -1453,12 +1481,18 @@ def change(store, kind, bint shares, function, tuple arguments not None):
 # What a write transaction and a snapshot read alike.
 
 def pages_of(block, uint32_t pool_id, int family):
-    """Return the bitmap of a pool and family; of a snapshot it can only be read."""
-    cdef bytes prefix = id_prefix(pool_id) + bytes((family,))
+    """Return the bitmap of a pool and family in a snapshot, to be read and not changed."""
     database = block.databases[PAGES]
-    if isinstance(block, WriteBlock):
-        return StoredPages(block.get, block.put, block.delete, database, prefix, address_bytes(family))
+    prefix = family_prefix(pool_id, family)
     return StoredPages(block.get, None, None, database, prefix, address_bytes(family))
+
+
+cdef bytes family_prefix(uint32_t pool_id, int family):
+    """Return what the key of every page of a family begins with."""
+    cdef uint8_t out[ID_BYTES + 1]
+    write32(out, pool_id)
+    out[ID_BYTES] = family
+    return to_bytes(out, ID_BYTES + 1)
 
 
 def read_pool_state(block, uint32_t pool_id):
@@ -2149,6 +2183,69 @@ cdef class Accounts:
         self.txn.write_many(LEASES, cooled)
         self.txn.write_many(COOLDOWN, queued)
         return len(leases)
+
+
+# The plain case of a call -----------------------------------------------------------------------
+#
+# What these functions do not take on, ``fastipam.network`` does by the steps above, one by one.
+
+cdef Accounts enter_plain(Transaction txn, network, kind, int schema):
+    """Return the records of a network whose ranges and policy are as the store remembers them.
+
+    Else, or when leases of an earlier boot are left, or its sets are cut into blocks: None.
+    """
+    cdef Accounts accounts
+    cdef object pool = network.pool, found
+    if pool is None or txn.store.boot_doubt:
+        return None
+    found = txn.find(network._key, schema)
+    if type(found) is not tuple or found[2] != pool.text:
+        return None
+    accounts = kind(txn, network, found[0], found[1], found[2])
+    if accounts._is_cut or accounts.state.swept != accounts._boot or not accounts.state.generation:
+        return None
+    return accounts
+
+
+cdef bint is_remembered(Accounts accounts) except -1:
+    """Return whether the store remembers the policy of a network as its last one."""
+    cdef uint8_t key[7 + ID_BYTES]
+    cdef object packed = accounts.policy.stored
+    if not accounts.network._remember:
+        return True
+    if not packed or accounts.policy.configured is not None:
+        return False
+    memcpy(key, b"policy ", 7)
+    write32(key + 7, accounts.network_id)
+    return accounts.txn.look(META, to_bytes(key, 7 + ID_BYTES)) == packed
+
+
+def assign_plain(Transaction txn not None, network, Requester owner not None, kind, int schema):
+    """Assign an address of every range set to a new owner, and return the leases.
+
+    ``kind`` is the type of :class:`Accounts`. Returns None, and has changed nothing, when the
+    network or the call is not plain. Raises what :meth:`Accounts.give` raises.
+    """
+    cdef Accounts accounts = enter_plain(txn, network, kind, schema)
+    if accounts is None or accounts.state.kept or accounts.state.reserved:
+        return None
+    if accounts.policy.sticky_s and owner.has_pod() or not is_remembered(accounts):
+        return None
+    if txn.look(OWNERS, accounts._key_of_owner(owner.name)) is not None:
+        return None
+    leases = accounts.give(owner, network.pool)
+    txn._is_brief = not txn._parts and txn._notes is None
+    return leases
+
+
+def release_plain(Transaction txn not None, network, bytes name not None, kind, int schema):
+    """Release the addresses of an owner and return them; None when the network is not plain."""
+    cdef Accounts accounts = enter_plain(txn, network, kind, schema)
+    if accounts is None:
+        return None
+    held = accounts.release(name)
+    txn._is_brief = not txn._parts and txn._notes is None
+    return held
 
 
 include "_request.pxi"

@@ -268,6 +268,7 @@ cdef class WriteBlock:
     cdef bint _committed
     cdef int _state  # _NEW, _OPEN, _OVER; _LEFT: left in another thread than its own
     cdef int _thread
+    cdef bint _is_brief  # native code only, so the files were looked at some microseconds ago
 
     cpdef flush(self):
         """Write what is in memory."""
@@ -406,7 +407,7 @@ cdef class WriteBlock:
                 self.flush()
                 # Whoever moves the files away ends what is written to them: a commit would be
                 # answered, and be in no store.
-                if not files.has_data_file():
+                if not (self._is_brief or files.has_data_file()):
                     files.stale = True
                     raise store.replaced()
                 txn.commit()

@@ -221,7 +221,15 @@ int64_t fastipam_monotonic_ns(void) {
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-int fastipam_thread_id(void) { return (int)syscall(SYS_gettid); }
+int fastipam_thread_id(void) {
+    static _Thread_local int id;
+    static _Thread_local unsigned of; /* the forks at which it was asked for, and one more */
+    if (of != forks + 1) {
+        id = (int)syscall(SYS_gettid);
+        of = forks + 1;
+    }
+    return id;
+}
 
 int fastipam_thread_lives(int id) { return !syscall(SYS_tgkill, getpid(), id, 0); }
 

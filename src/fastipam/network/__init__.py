@@ -9,7 +9,15 @@ the records in step.
 from __future__ import annotations
 
 from fastipam import late_errors as errors
-from fastipam._ledger import ASSIGNED, GC, OPERATOR, REBOOTED, RELEASED
+from fastipam._ledger import (
+    ASSIGNED,
+    GC,
+    OPERATOR,
+    REBOOTED,
+    RELEASED,
+    assign_plain,
+    release_plain,
+)
 from fastipam.addressing.addresses import to_ip
 from fastipam.addressing.ranges import CUT, Pool
 from fastipam.allocation.ledger import Ledger
@@ -17,6 +25,7 @@ from fastipam.configuration.reader import LONGEST_IFNAME
 from fastipam.lease import Lease, Requester, join
 from fastipam.network.reading import Reading, check_time, parse_wanted
 from fastipam.storage.records import keys
+from fastipam.storage.tables import SCHEMA
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -122,6 +131,10 @@ class Network(Reading):
         """Make one try. Returns None when leases of an earlier boot have to be released first."""
         if promises:
             promises.clear()  # of a try that was not committed
+        if not wanted:
+            leases = assign_plain(txn, self, owner, Ledger, SCHEMA)
+            if leases is not None:
+                return join(leases)
         ledger = self._enter(txn)
         if not ledger.state.generation and self._before_first is not None:
             self._before_first()
@@ -316,7 +329,9 @@ class Network(Reading):
     ) -> list[tuple[int, int]]:
         # A lease imported from an old host-local tree has no interface: it belongs to the whole
         # container, and is released with the first interface that has no lease.
-        held = self._release(txn, (container_id, ifname))
+        name = keys.owner_name(container_id, ifname)
+        held = release_plain(txn, self, name, Ledger, SCHEMA)
+        held = held or self._release(txn, (container_id, ifname))
         return held or (self._release(txn, (container_id, "")) if ifname else held)
 
     def _release(
