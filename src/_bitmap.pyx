@@ -1185,8 +1185,16 @@ cdef class StoredPages(_Tree):
         return self._contains(from_python(index)) == 1
 
     def _check(self):
-        """Assert that the pages that this transaction has loaded agree."""
+        """Assert that the pages that were loaded agree, and that the transaction has those."""
+        cdef size_t at
+        cdef Page* page
         self._verify()
+        for at in range(self._slot_mask + 1):
+            page = self._slots[at]
+            if page != NULL and not page.dirty:
+                value = PyBytes_FromStringAndSize(<char*>page.words, PAGE_BYTES) if page.used else None
+                found = self._get_value(self._key(page.level, page.index), None, self._db)
+                assert found == value, f"page {to_python(page.index)} of level {page.level} is old"
 
 
 def page_bits(bytes page not None, base):

@@ -730,6 +730,7 @@ cdef class PoolState:
             self.sweep = numbers.sweep_family, to_python(read_address(numbers.sweep, V6))
         self.cursors = raw[sizeof(PoolNumbers):]
         self._is_stored = True
+        self._quiet = 0  # when a part is taken back, what it has freed is in the queue again
         return 0
 
     cpdef bytes pack(self):
@@ -763,9 +764,10 @@ cdef class PoolState:
 
     cdef bint find_cursor(self, int set_index, int family, u128* value) noexcept:
         """Return whether a range set has a cursor, and set ``value`` to it."""
-        cdef const Cursor* cursor = <const Cursor*>bytes_of(self.cursors) + set_index
+        cdef const Cursor* cursor = <const Cursor*>bytes_of(self.cursors)
         if (set_index + 1) * <Py_ssize_t>sizeof(Cursor) > PyBytes_GET_SIZE(self.cursors):
             return False
+        cursor += set_index
         value[0] = read_address(cursor.address, V6)
         return cursor.family == family
 
@@ -1285,6 +1287,36 @@ cdef class Transaction(WriteBlock):
             self._failure = error
             raise
 
+    def _check(self):
+        """Assert that what is kept in memory is what the transaction has. O(what is kept + queues).
+
+        A clock may be ahead: a call that has nothing to do reads the time, and does not save it.
+        """
+        cdef PoolState state
+        cdef EventLog log
+        self.flush()
+        assert self._parts >= 0, f"{self._parts} parts are open"
+        assert not self._notes or self._parts, f"{len(self._notes)} notes of no part"
+        for pages in self._pages.values():
+            (<StoredPages>pages)._check()
+        for state in self._pools.values():
+            stored = PoolState(state.pool_id, self.look(MAIN, state.key))
+            assert state.clock >= stored.clock, f"the clock of pool {state.pool_id} was set back"
+            stored.clock, stored.offset = state.clock, state.offset
+            assert state.pack() == stored.pack(), f"numbers of pool {state.pool_id} were not saved"
+            with self.txn.cursor(self.databases[COOLDOWN]) as cursor:
+                cursor.set_range(state.prefix)
+                for key in cursor.iternext(keys=True, values=False):
+                    if not key.startswith(state.prefix):
+                        break
+                    _, _, released, *_ = read_cooldown_key(key)
+                    assert released >= state._quiet, f"{key.hex()} is due, and no call would see it"
+        for log in self._logs.values():
+            stored = EventLog(log.network_id, self.look(MAIN, log.key))
+            assert log.pack() == stored.pack(), f"events of network {log.network_id} were not saved"
+        for key, found in self._found.items():
+            assert find(self, key, self.look(NETWORKS, key)[0]) == found, f"the entry of {key} is old"
+
     # Parts ----------------------------------------------------------------------------------------
 
     cdef Py_ssize_t begin_part(self) except -1:
@@ -1758,7 +1790,7 @@ cdef class Accounts:
         cdef PoolState state = self.state
         cdef int64_t due = state.clock - <int64_t>self.policy.cooldown_ns
         cdef Py_ssize_t left = limit
-        cdef int64_t released, first = (<int64_t>1 << 62) - 1
+        cdef int64_t released, first = state.clock  # what is released from now on is later
         cdef int index
         cdef bytes key, seek = state.prefix
         if state._quiet > due:

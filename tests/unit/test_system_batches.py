@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -24,6 +25,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from tests.conftest import assert_consistent
+from tests.contents import watched
 
 from fastipam.addressing.addresses import format_ip, parse_ip
 from fastipam.addressing.parsing import parse_ranges
@@ -112,6 +114,8 @@ class BatchMachine(RuleBasedStateMachine):
         self.nets = {"n": Net(), "m": Net()}
         self.backup: tuple[int, dict[str, Net]] | None = None
         self.execute = Executor(Observer())
+        self.watching = ExitStack()
+        self.watching.enter_context(watched())
         self.open()
 
     def open(self) -> None:
@@ -412,6 +416,7 @@ class BatchMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "ipam"):
+            self.watching.close()
             self.ipam.close()
             open_stores.close_all()
             shutil.rmtree(self.directory)

@@ -57,8 +57,6 @@ class Ledger(Accounts):
         network_id = _count(txn, tables.LAST_NETWORK_KEY)
         pool_id = _count(txn, tables.LAST_POOL_KEY)
         ledger = cls(txn, network, network_id, pool_id, pool.text)
-        # Its pool has its name.
-        tables.NETWORKS.put(txn, key, keys.pack_network(tables.SCHEMA, network_id, pool_id, key))
         ledger.state.swept = txn.store.boot
         # Its pool has its name.
         tables.NETWORKS.put(txn, key, keys.pack_network(tables.SCHEMA, network_id, pool_id, key))

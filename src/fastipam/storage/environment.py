@@ -172,9 +172,9 @@ class Environment:
         raise NotImplementedError
 
     def note_swept(self, txn: Writing) -> None:
-        """Note in the store that no lease of an earlier boot is left."""
+        """Note in the store that no lease of an earlier boot is left. Known after the commit."""
         tables.META.put(txn, tables.SWEPT_KEY, self.boot.to_bytes(4, "big"))
-        self.unswept = False
+        txn.promises = (*txn.promises, _Swept(self))
 
     def note_unswept(self, txn: Writing) -> None:
         """Note in the store that leases of an earlier boot may be left."""
@@ -230,3 +230,14 @@ class Environment:
             return False
         self._closed = False
         return True
+
+
+class _Swept:
+    """What a store knows when a transaction has committed that no earlier boot's lease is left."""
+
+    def __init__(self, store: Environment) -> None:
+        self._store = store
+
+    def settle(self) -> None:
+        """Know it."""
+        self._store.unswept = False
