@@ -1156,15 +1156,33 @@ cdef class Transaction(WriteBlock):
             self._failure = error
             raise
 
-    cdef int write_many(self, int at, list items) except -1:
-        """Write (key, value, value before), in the order of their keys."""
-        if self._parts or not items:
-            for key, value, before in items:
-                self.write(at, key, value, before)
+    cdef list look_many(self, int at, list keys):
+        """Return (key, value) of those keys that have one. In their order, which is faster sorted."""
+        with self.txn.cursor(self.databases[at]) as cursor:
+            return cursor.getmulti(keys)
+
+    cdef bytes take(self, int at, bytes key, cursor):
+        """Delete a key, by a cursor of its database; return the value that it had, or None."""
+        try:
+            value = cursor.pop(key)
+        except BaseException as error:
+            self._failure = error
+            raise
+        if self._parts and value is not None:
+            self._notes.append((at, key, value))
+        return value
+
+    cdef int write_many(self, int at, list items, list before) except -1:
+        """Write (key, value) pairs; ``before`` has the pairs that they replace, or is None."""
+        cdef Py_ssize_t number
+        if self._parts:
+            for number in range(len(items)):
+                key, value = items[number]
+                self.write(at, key, value, None if before is None else before[number][1])
             return 0
         try:
             with self.txn.cursor(self.databases[at]) as cursor:
-                cursor.putmulti([(key, value) for key, value, _ in items])
+                cursor.putmulti(items)
         except BaseException as error:
             self._failure = error
             raise
@@ -1834,23 +1852,22 @@ cdef class Accounts:
 
     cpdef int cool(self, bytes key, bytes raw, int family, value) except -1:
         """Let an address begin to cool down, at the time of the pool's clock."""
-        cdef LeaseHead head
-        cdef bytes cooled = PyBytes_FromStringAndSize(PyBytes_AS_STRING(raw), PyBytes_GET_SIZE(raw))
-        memcpy(&head, head_of(raw), sizeof(LeaseHead))
-        self._cool_head(&head, family, value)
-        memcpy(PyBytes_AS_STRING(cooled), &head, sizeof(LeaseHead))
-        self.txn.write(LEASES, key, cooled, raw)
-        queued = queue_key(self.pool_id, head.set_index, head.released, family, from_python(value))
+        # The set that has the address now: the ranges may have changed since its assignment.
+        cdef int index = self.number_of(family, value)
+        self.state.cooling += 1
+        self.txn.write(LEASES, key, self._cooled(raw, index), raw)
+        queued = queue_key(self.pool_id, index, self.state.clock, family, from_python(value))
         self.txn.write(COOLDOWN, queued, b"", None)
         return 0
 
-    cdef int _cool_head(self, LeaseHead* head, int family, value) except -1:
+    cdef bytes _cooled(self, bytes raw, int index):
+        """Return the record of an address that begins to cool down."""
+        cdef bytes cooled = PyBytes_FromStringAndSize(PyBytes_AS_STRING(raw), PyBytes_GET_SIZE(raw))
+        cdef LeaseHead* head = <LeaseHead*>head_of(cooled)
         head.state = _COOLING
         head.released = self.state.clock
-        # The set that has the address now: the ranges may have changed since its assignment.
-        head.set_index = self.number_of(family, value)
-        self.state.cooling += 1
-        return 0
+        head.set_index = index
+        return cooled
 
     cpdef int clear(self, int family, value) except -1:
         """Clear the bit of an address whose record was deleted."""
@@ -2140,81 +2157,140 @@ cdef class Accounts:
         return given == new
 
     cpdef tuple release_many(self, list names, int kind=2):
-        """Release the addresses of these owners, each named once.
+        """Release the addresses of these owners.
 
         Return how many addresses were released, and the names that had none. O(addresses). The
         records are read and written in the order of their keys, which is that of LMDB's pages.
         Raises StoreCorrupt when a lease names another owner, and then the caller has to fail.
         """
-        cdef list entries = [], found = [], missing = []
-        cdef bytes name, key
-        for key, name in sorted([(digest_key(self.network_id, name), name) for name in names]):
-            raw = self.txn.look(OWNERS, key)
-            if raw is None:
-                missing.append(name)
-                continue
-            entries.append((key, raw))
-            found.append((read_held(raw, self.pool_id), name))
-        if not found:
+        cdef dict owners = {digest_key(self.network_id, name): name for name in names}
+        cdef list entries = [], missing = [], leases
+        cdef bytes key, raw
+        with self.txn.txn.cursor(self.txn.databases[OWNERS]) as cursor:
+            for key in sorted(owners):
+                raw = self.txn.take(OWNERS, key, cursor)
+                if raw is None:
+                    missing.append(owners[key])
+                else:
+                    entries.append((key, raw, owners[key]))
+        if not entries:
             return 0, missing
         self.tick()
-        if self.state.kept or self.policy.sticky_s:
-            return self._release_each(found, kind), missing
-        released = self._release_sorted(found, kind)
-        for key, raw in entries:
-            self.txn.erase(OWNERS, key, raw)
+        leases = self._leases_of_many(entries)
+        if leases is None:
+            return self._release_each(entries, kind), missing
+        if self.policy.cooldown_ns:
+            self._cool_many(leases)
+        else:
+            self._free_many(leases)
+        self.state.assigned -= len(leases)
+        self._note_released(leases, kind)
         self.save()
-        return released, missing
+        return len(leases), missing
 
-    cdef Py_ssize_t _release_each(self, list found, int kind) except -1:
-        """Release one owner after the other: some may be reserved."""
+    cdef Py_ssize_t _release_each(self, list entries, int kind) except -1:
+        """Release one owner after the other: an address may stay reserved."""
         cdef Py_ssize_t released = 0
-        for _, name in found:
+        for key, raw, name in entries:
+            self.txn.write(OWNERS, key, raw, None)
             released += len(self.release(name, kind))
         return released
 
-    cdef Py_ssize_t _release_sorted(self, list found, int kind) except -1:
-        """Release the leases of owners in address order; the caller deletes the owners' entries."""
-        cdef list leases = [], cooled = [], queued = []
-        cdef LeaseHead head
-        cdef bytes raw, key, name
-        cdef Py_ssize_t first, at = 0
-        cdef u128 value
-        cdef bint is_sticky = False
-        for held, name in found:
-            for address in held:
-                leases.append((address, name))
-        leases.sort()
-        first = len(leases) - <Py_ssize_t>self.policy.history
-        for address, name in leases:
-            value = from_python(address[1])
-            key = key_of(self.pool_id, address[0], value)
-            found_raw = self.txn.look(LEASES, key)
-            if found_raw is None or not is_of_owner(found_raw, name):
-                raise self.damaged_owner(name, address)
-            raw = found_raw
-            self.state.assigned -= 1
-            if head_of(raw).sticky_s and self.keep_or_hold(key, raw, address, [address]):
-                pass
-            elif self.policy.cooldown_ns:
-                memcpy(&head, head_of(raw), sizeof(LeaseHead))
-                self._cool_head(&head, address[0], address[1])
-                cooled.append((key, lease_of(&head, raw[sizeof(LeaseHead):]), raw))
-                queued.append(
-                    (queue_key(self.pool_id, head.set_index, head.released, address[0], value), b"", None)
-                )
-            else:
-                self.txn.erase(LEASES, key, raw)
-                self.clear(address[0], address[1])
-            if at >= first:
-                self._note(
-                    kind, head_of(raw).generation, address[0], value,
-                    bytes_of(raw) + sizeof(LeaseHead), PyBytes_GET_SIZE(raw) - sizeof(LeaseHead),
-                )
-            at += 1
-        self.txn.write_many(LEASES, cooled)
-        self.txn.write_many(COOLDOWN, queued)
-        return len(leases)
+    cdef list _leases_of_many(self, list entries):
+        """Return (key, record) of the leases of owners, in address order.
+
+        ``entries`` are key and value of the owners' entries, and their names. Return None if an
+        address may stay reserved.
+        """
+        cdef dict names = {}  # by the lease's key
+        cdef list leases = []
+        cdef bytes entry, key, name, raw
+        if self.state.kept or self.policy.sticky_s:
+            return None
+        for _, entry, name in entries:
+            for key in (entry,) if self._is_one_key(entry) else self._keys_in(entry):
+                if names.setdefault(key, name) is not name:
+                    raise self.damaged_owner(name, read_held(key, self.pool_id)[0])
+        leases = self.txn.look_many(LEASES, sorted(names))
+        if len(leases) < len(names):
+            leases += [(key, b"") for key in names.keys() - {key for key, _ in leases}]
+        for key, raw in leases:
+            if not is_of_owner(raw, names[key]):
+                raise self.damaged_owner(names[key], read_held(key, self.pool_id)[0])
+            if head_of(raw).sticky_s:  # of a policy that the network had
+                return None
+        return leases
+
+    cdef bint _is_one_key(self, bytes entry):
+        """Return whether an owner's entry is the key of one lease in this pool."""
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(entry) - ID_BYTES - 1
+        return (
+            size > 0
+            and read32(bytes_of(entry)) == self.pool_id
+            and address_bytes(bytes_of(entry)[ID_BYTES]) == size
+        )
+
+    cdef list _keys_in(self, bytes entry):
+        """Return the keys of leases that an owner's entry consists of. Raises StoreCorrupt."""
+        return [
+            key_of(self.pool_id, family, from_python(value))
+            for family, value in read_held(entry, self.pool_id)
+        ]
+
+    cdef int _cool_many(self, list leases) except -1:
+        """Let addresses begin to cool down, as :meth:`cool` does for one."""
+        cdef list cooled = [], queued = []
+        cdef bytes key, raw
+        cdef int family, known = 0, index = NONE_SET
+        cdef u128 value, low = 1, high = 0
+        for key, raw in leases:
+            family = bytes_of(key)[ID_BYTES]
+            value = read_address(bytes_of(key) + ID_BYTES + 1, family)
+            if family != known or not low <= value <= high:
+                known, low, high = family, value, value
+                index = self._set_around(family, &low, &high)
+            cooled.append((key, self._cooled(raw, index)))
+            queued.append(
+                (queue_key(self.pool_id, index, self.state.clock, family, value), b"")
+            )
+        self.state.cooling += len(leases)
+        self.txn.write_many(LEASES, cooled, leases)
+        self.txn.write_many(COOLDOWN, queued, None)
+        return 0
+
+    cdef int _set_around(self, int family, u128* low, u128* high) except -1:
+        """Return the number of the set that has ``low``; the addresses up to ``high`` have it, too."""
+        cdef object value = to_python(low[0])
+        cdef int index = self.number_of(family, value)
+        if index != NONE_SET:
+            for start, end in self.stored.sets[index].intervals:
+                if start <= value <= end:
+                    high[0] = from_python(end)
+        return index
+
+    cdef int _free_many(self, list leases) except -1:
+        """Free addresses that need not cool down."""
+        cdef bytes key, raw
+        cdef int family
+        for key, raw in leases:
+            family = bytes_of(key)[ID_BYTES]
+            self.txn.erase(LEASES, key, raw)
+            self.clear(family, to_python(read_address(bytes_of(key) + ID_BYTES + 1, family)))
+        return 0
+
+    cdef int _note_released(self, list leases, int kind) except -1:
+        """Enter the releases in the history: the last ones, if it does not keep so many."""
+        cdef bytes key, raw
+        cdef int family
+        if not self.policy.history:
+            return 0
+        for key, raw in leases[-min(len(leases), <Py_ssize_t>self.policy.history):]:
+            family = bytes_of(key)[ID_BYTES]
+            self._note(
+                kind, head_of(raw).generation, family, read_address(bytes_of(key) + ID_BYTES + 1, family),
+                bytes_of(raw) + sizeof(LeaseHead), PyBytes_GET_SIZE(raw) - sizeof(LeaseHead),
+            )
+        return 0
 
 
 # The plain case of a call -----------------------------------------------------------------------

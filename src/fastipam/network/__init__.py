@@ -296,16 +296,18 @@ class Network(Reading):
             return self._without_history()._release_listed(listed)
 
     def _release_listed(self, listed: Sequence[Owner]) -> int:
-        names = dict.fromkeys(keys.owner_name(*owner) for owner in listed)
+        names = [keys.owner_name(*owner) for owner in listed]
         with self._store.write() as txn:
             ledger = self._books(txn)
             if ledger is None:
                 return 0
             self._step_boot(ledger)
-            released, missing = ledger.release_many(list(names))
-            # Leases without an interface: see _release_named.
-            whole = dict.fromkeys(name[: name.index(b"\0") + 1] for name in missing)
-            return released + ledger.release_many([one for one in whole if one not in names])[0]
+            released, missing = ledger.release_many(names)
+            if missing:
+                # Leases without an interface: see _release_named.
+                whole = {name[: name.index(b"\0") + 1] for name in missing}
+                released += ledger.release_many(list(whole.difference(names)))[0]
+            return released
 
     def _release_raw(self, container_id: str, ifname: str) -> list[tuple[int, int]]:
         """Do what :meth:`release` does, but return (family, integer) pairs, for the plugin."""
