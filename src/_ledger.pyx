@@ -958,21 +958,28 @@ cdef class EventLog:
             <= MOST_BYTES
         )
 
-    cdef int append(self, Transaction txn, bytes event) except -1:
-        """Add an event. O(1) amortized: every ninth moves those that wait to their table."""
-        if not self.has_room(event):
-            self.settle(txn)
-        if self.has_room(event):
-            self._add(event)
-        else:  # it is too long to wait at all
-            txn.write(EVENTS, event_key(self.network_id, self.next), event, None)
-        self.next += 1
+    cdef int append(self, Transaction txn, list events) except -1:
+        """Add events. O(events) amortized: every ninth moves those that wait to their table."""
+        cdef list moved = None
+        for event in events:
+            if not self.has_room(event):
+                if moved is None:
+                    moved = []
+                moved += self.items()
+                self._packed = b""
+                self._count = 0
+            if self.has_room(event):
+                self._add(event)
+            else:  # it is too long to wait at all
+                moved.append((event_key(self.network_id, self.next), event))
+            self.next += 1
+        if moved is not None:
+            txn.write_many(EVENTS, moved, None)
         return 0
 
     cdef int settle(self, Transaction txn) except -1:
         """Move the events that wait to their table."""
-        for key, event in self.items():
-            txn.write(EVENTS, key, event, None)
+        txn.write_many(EVENTS, self.items(), None)
         self._packed = b""
         self._count = 0
         return 0
@@ -1739,8 +1746,7 @@ cdef class Accounts:
             log.settle(self.txn)
             log.next += many - history
             del self._events[:many - history]
-        for event in self._events:
-            log.append(self.txn, event)
+        log.append(self.txn, self._events)
         if log.next - log.first >= history + TRIM or log.next % TRIM == 0:
             log.trim(self.txn, history, self.now() - <int64_t>self.policy.history_age_ns, len(self._events) + TRIM)
         self._events = []
