@@ -111,10 +111,11 @@ class Ipam(Networks):
         TransactionOpen at once, because it would wait for itself; so does a second block. Reading
         by other means shows the last commit.
 
-        A call that raises changes nothing, and the calls before it stay in the commit. When an
-        exception leaves the block, all calls are rolled back. Other threads and processes that
-        write wait until the block ends, so keep it short, and let no coroutine wait in it: see
-        :meth:`run`.
+        A call that raises changes nothing, and the calls before it stay in the commit. Only when
+        the store could not be written (StoreFull, StoreUnavailable) the whole block is lost, and
+        every later call and its end raise that error. When an exception leaves the block, all calls
+        are rolled back. Other threads and processes that write wait until the block ends, so keep
+        it short, and let no coroutine wait in it: see :meth:`run`.
         """
         store = self.store
         return store.admit(Transaction(self, store))
