@@ -1071,6 +1071,7 @@ cdef class Transaction(WriteBlock):
     cdef list _notes  # of the open parts, how to take back each change; None before the first part
     cdef int _parts  # how many are open, one inside the other
     cdef long _serial  # differs for each part
+    cdef long _flushes  # what was written since a note has to be written again, as it was before
     cdef bint _lost_track  # a part has made a change without a note
     cdef object _failure
 
@@ -1253,13 +1254,15 @@ cdef class Transaction(WriteBlock):
         """Note the numbers as they are before this part."""
         if self._parts and state._part != self._serial:
             state._part = self._serial
-            self._notes.append((state, state.pack() if state._is_stored else None))
+            packed = state.pack() if state._is_stored else None
+            self._notes.append((state, packed, state._dirty, self._flushes))
         return 0
 
     cdef inline int _touch_log(self, EventLog log) except -1:
         if self._parts and log._part != self._serial:
             log._part = self._serial
-            self._notes.append((log, log.pack() if log._is_stored else None))
+            packed = log.pack() if log._is_stored else None
+            self._notes.append((log, packed, log._dirty, self._flushes))
         return 0
 
     def find(self, bytes key not None, int schema):
@@ -1297,6 +1300,7 @@ cdef class Transaction(WriteBlock):
         cdef EventLog log
         if self._failure is not None:
             raise self._failure
+        self._flushes += 1
         try:
             for pages in self._pages.values():
                 (<StoredPages>pages).flush()
@@ -1390,13 +1394,13 @@ cdef class Transaction(WriteBlock):
                 self._forget_new(self._pools, kept.pool_id, kept.key)
             else:
                 (<PoolState>kept)._read(note[1])
-                (<PoolState>kept)._dirty = True
+                (<PoolState>kept)._dirty = note[2] or note[3] != self._flushes
         elif isinstance(kept, EventLog):
             if note[1] is None:
                 self._forget_new(self._logs, kept.network_id, kept.key)
             else:
                 (<EventLog>kept)._read(note[1])
-                (<EventLog>kept)._dirty = True
+                (<EventLog>kept)._dirty = note[2] or note[3] != self._flushes
         elif note[2] is None:
             self.delete(note[1], b"", self.databases[<int>kept])
         else:

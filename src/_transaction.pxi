@@ -39,6 +39,7 @@ cdef extern from "writer_lock.h" nogil:
 
 cdef int _NEW = 0, _OPEN = 1, _LEFT = 2, _OVER = 3
 cdef int PANIC = -30795  # LMDB's MDB_PANIC: a write failed, and the environment serves nobody
+cdef int64_t BRIEF_NS = 1_000_000  # after so long the files are looked at once more
 cdef int COMMITS_PER_READER_CHECK = 256  # a check costs a microsecond for each process that reads
 
 
@@ -268,7 +269,8 @@ cdef class WriteBlock:
     cdef bint _committed
     cdef int _state  # _NEW, _OPEN, _OVER; _LEFT: left in another thread than its own
     cdef int _thread
-    cdef bint _is_brief  # native code only, so the files were looked at some microseconds ago
+    cdef bint _is_brief  # only native code has run in it
+    cdef int64_t _begun_ns  # when the files were looked at
 
     cpdef flush(self):
         """Write what is in memory."""
@@ -334,6 +336,7 @@ cdef class WriteBlock:
             self._files = files
             self._locked = True
             self._thread = fastipam_thread_id()
+            self._begun_ns = fastipam_monotonic_ns()
             if files.leads_here():
                 try:
                     self.txn = files.env.begin(None, None, True)
@@ -402,12 +405,14 @@ cdef class WriteBlock:
     cdef int _end(self, bint well, store, OpenFiles files) except -1:
         """Commit or abort, and give back the lock."""
         cdef object txn = self.txn, fault
+        cdef bint brief
         try:
             if well:
                 self.flush()
                 # Whoever moves the files away ends what is written to them: a commit would be
                 # answered, and be in no store.
-                if not (self._is_brief or files.has_data_file()):
+                brief = self._is_brief and fastipam_monotonic_ns() - self._begun_ns < BRIEF_NS
+                if not (brief or files.has_data_file()):
                     files.stale = True
                     raise store.replaced()
                 txn.commit()
