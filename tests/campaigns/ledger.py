@@ -137,7 +137,7 @@ def owners_in(raw: raw_reader.Raw, network: str) -> dict[str, str]:
     found = {}
     for key, value in raw["leases"].items():
         lease = raw_reader.read_lease(value)
-        if key[:4] == entry[:4] and lease.state == 1:
+        if key[:4] == entry[5:9] and lease.state == 1:  # of its pool
             family, number = raw_reader.read_address(key[4:])
             kind = ipaddress.IPv4Address if family == 4 else ipaddress.IPv6Address
             found[str(kind(number))] = lease.texts[0].decode()

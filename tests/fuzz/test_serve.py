@@ -166,29 +166,23 @@ def compare(directory: Path, seed: int, frames: int) -> tuple[int, int]:
     return twins.frames, twins.native
 
 
-@pytest.mark.skipif(options.long, reason="the long form is the next one")
 def test_served_as_in_python(directory: Path, seed: int) -> None:
     """Answers, what observers hear and all records are the same, batch by batch."""
-    compare(directory, seed, FRAMES // 2)
+    if options.long:
+        in_processes(directory, seed, FRAMES // 2)
+    else:
+        compare(directory, seed, FRAMES // 2)
 
 
-@pytest.mark.skipif(not options.long, reason="the short form is the one before")
-def test_served_as_in_python_for_long(directory: Path) -> None:
-    """The same in a process for each processor, with a seed of its own."""
+def in_processes(directory: Path, seed: int, frames: int) -> None:
+    """Compare in a process for each processor, each with a seed of its own."""
     count = len(os.sched_getaffinity(0))
     program = "import sys; from tests.fuzz import test_serve; test_serve.main(*sys.argv[1:])"
     workers = []
     for at in range(count):
         made = directory / str(at)
         made.mkdir()
-        argv = [
-            sys.executable,
-            "-c",
-            program,
-            str(made),
-            str(options.seed + at),
-            str(FRAMES // count),
-        ]
+        argv = [sys.executable, "-c", program, str(made), str(seed + at), str(frames // count)]
         workers.append(subprocess.Popen(argv, cwd=ROOT))
     assert [one.wait() for one in workers] == [0] * count
 
