@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno  # noqa: F401
 import os
 from weakref import ref
 

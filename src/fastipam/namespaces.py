@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 
@@ -69,6 +68,8 @@ class Netns:
                 text = f"/proc/{os.getpid()}/{text.removeprefix('/proc/self/')}"
             _, inode, born_ns = look(text)
             if os.path.isdir(text):
+                import errno
+
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         except (OSError, TypeError, ValueError) as error:
             raise errors.ConfigError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 
@@ -11,7 +10,6 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 _CHUNK = 1 << 16
-_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 # lmdb would compile another implementation of itself, which fastipam does not work with.
 _FORCED = "LMDB_FORCE_CFFI"
 
@@ -152,11 +150,13 @@ def main(installed_for: str = "") -> NoReturn:
 
 def _last_words(error: BaseException, installed_for: str) -> bytes:
     """Return the error object for a failure outside of ``handle``, such as a lost input."""
+    import errno  # built in: no file is opened for it
+
     code = 50 if os.environ.get("CNI_COMMAND") == "STATUS" else 11
     details = ""
     if isinstance(error, KeyboardInterrupt):
         message = "interrupted"
-    elif isinstance(error, OSError) and error.errno in _PASSING:
+    elif isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
         message = f"this process has met a limit: {error}"
         details = "`ulimit -a`, and Limit…= of the service, name the limits"
     elif isinstance(error, MemoryError):

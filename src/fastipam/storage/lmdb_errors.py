@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 
 import lmdb
@@ -17,8 +16,6 @@ PATIENCE_S = 8.0
 MAX_READERS = 1022  # 64 bytes of the lock file each; LMDB's 126 is few for a node's burst
 REPLACE_HINT = "restore a backup, or move data.mdb and lock.mdb away to begin anew"
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _DAMAGED = (
     lmdb.InvalidError,
     lmdb.CorruptedError,
@@ -30,6 +27,8 @@ _DAMAGED = (
 
 def translate(error: Exception, path: str, map_size: int = MAP_SIZE) -> errors.StoreError:
     """Return the fastipam error for an error of LMDB or of the system, with what to do."""
+    import errno
+
     code = getattr(error, "code", 0) or getattr(error, "errno", 0) or 0
     if isinstance(error, lmdb.MapFullError):
         return errors.StoreFull(
@@ -76,7 +75,7 @@ def translate(error: Exception, path: str, map_size: int = MAP_SIZE) -> errors.S
             hint="run the programs that share a store in one process namespace (hostPID: true, "
             "--pid=host), or let one of them start as another process id than 1",
         )
-    if code in _FULL:
+    if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return errors.StoreFull(
             f"no space is left for the store {path}: {os.strerror(code)}",
             path=path,
@@ -96,7 +95,7 @@ def translate(error: Exception, path: str, map_size: int = MAP_SIZE) -> errors.S
         return errors.StoreVersion(
             f"{path} was written by another version of LMDB: {error}", path=path
         )
-    if code in _PASSING:
+    if code in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
         from fastipam.storage import limits
 
         met = limits.passing(code)

@@ -11,7 +11,6 @@ A forked child must not use the stores of its parent. It begins with an empty re
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from _thread import _local, allocate_lock
@@ -58,6 +57,8 @@ def _open(
     try:
         return _open_next(path, absolute, durability, since_ns, options)
     except OSError as error:
+        import errno
+
         if error.errno not in (errno.ETIMEDOUT, errno.EDEADLK):
             raise
         # Another thread waits for the writer; or this one, and a signal handler interrupts it.

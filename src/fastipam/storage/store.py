@@ -7,7 +7,6 @@ loses and duplicates nothing.
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 
@@ -97,6 +96,8 @@ class Store(Environment):
             try:
                 os.lstat(os.path.join(self.path, DATA_FILE))
             except (FileNotFoundError, NotADirectoryError) as error:
+                import errno
+
                 raise FileNotFoundError(errno.ENOENT, "there is no store", self.path) from error
             except OSError as error:
                 raise translate(error, self.path) from error
