@@ -5,7 +5,6 @@
 # Python serves that one, and has all the texts.
 
 from libc.stdlib cimport free, malloc
-from posix.stat cimport stat, struct_stat
 
 cdef enum:
     _MOST_SETS = 8  # addresses of an answer; reader.MOST_SETS allows more
@@ -510,17 +509,17 @@ cdef bint release_in_part(Accounts accounts, bytes name) except -1:
 
 cdef uint64_t mount_namespace() noexcept nogil:
     """Return what namespaces.mount_namespace does."""
-    cdef struct_stat status
-    return 0 if stat(b"/proc/self/ns/mnt", &status) else status.st_ino
+    cdef uint64_t device, inode
+    return 0 if fastipam_identify(b"/proc/self/ns/mnt", &device, &inode) else inode
 
 
 cdef void settle_mount(Request* request, uint64_t here) noexcept nogil:
     """Take this process's mount namespace where the path leads to the same file (identify)."""
-    cdef struct_stat status
+    cdef uint64_t device, inode
     if request.command == _DEL or request.mount == here or not (request.inode or request.device):
         return
     # The frame has a NUL behind each variable.
-    if stat(request.variables[_NETNS].at, &status):
+    if fastipam_identify(request.variables[_NETNS].at, &device, &inode):
         return
-    if status.st_dev == request.device and status.st_ino == request.inode:
+    if device == request.device and inode == request.inode:
         request.mount = here

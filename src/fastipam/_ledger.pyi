@@ -324,6 +324,9 @@ class Part:
         trace: TracebackType | None,
     ) -> None: ...
 
+@final
+class Call: ...
+
 def change(
     store: Environment,
     kind: type[StoreTransaction],
