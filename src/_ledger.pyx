@@ -10,8 +10,8 @@ Read it in this order, which is that of a call:
 4. ``Accounts``: a network in a transaction. It finds the owner, frees what has cooled, chooses an
    address, assigns it, releases it, and notes the event.
 
-What few calls need is in Python, in ``fastipam.allocation``: a subclass of ``Accounts`` has it. It
-is called here as a method of ``self`` whose name ends in ``_rare``.
+What few calls need is in Python, in ``fastipam.allocation``: a subclass of ``Accounts`` has it. The
+methods that it has to have stand at the beginning of ``Accounts``.
 
 LMDB is used through py-lmdb's public methods. docs/store-format.md has every record.
 """
@@ -20,7 +20,6 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_CheckExact
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
 from libc.string cimport memchr, memcmp, memcpy, memset
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
@@ -44,8 +43,6 @@ cdef extern from *:
     uint64_t swap64 "__builtin_bswap64"(uint64_t value) nogil
 
 include "_transaction.pxi"
-
-CHECK_HINT = "run `fastipam check`"
 
 
 # The databases ----------------------------------------------------------------------------------
@@ -151,7 +148,7 @@ def id_prefix(uint32_t number):
 
 cdef object not_an_address(int family, object value):
     return errors.StoreCorrupt(
-        f"{value:#x} is named as an address, and is none of IPv{family}", hint=CHECK_HINT
+        f"{value:#x} is named as an address, and is none of IPv{family}", hint=errors.CHECK_HINT
     )
 
 
@@ -193,7 +190,7 @@ def address_key(uint32_t pool_id, int family, value):
 cdef inline const LeaseHead* head_of(bytes raw) except NULL:
     """Return the numbers of a lease's record. Raises StoreCorrupt when it is too short."""
     if PyBytes_GET_SIZE(raw) < <Py_ssize_t>sizeof(LeaseHead):
-        raise errors.StoreCorrupt(f"a lease cannot be read: {raw.hex()}", hint=CHECK_HINT)
+        raise errors.StoreCorrupt(f"a lease cannot be read: {raw.hex()}", hint=errors.CHECK_HINT)
     return <const LeaseHead*>bytes_of(raw)
 
 
@@ -324,16 +321,23 @@ def read_held(bytes raw not None, uint32_t pool_id):
         size = address_bytes(at[ID_BYTES]) if end - at > ID_BYTES else 0
         if not size or end - at < ID_BYTES + 1 + size:
             raise errors.StoreCorrupt(
-                f"an owner's addresses cannot be read: {raw.hex()}", hint=CHECK_HINT
+                f"an owner's addresses cannot be read: {raw.hex()}", hint=errors.CHECK_HINT
             )
         if read32(at) != pool_id:
             raise errors.StoreCorrupt(
                 f"an owner's address is of another pool than {pool_id}: {raw.hex()}",
-                hint=CHECK_HINT,
+                hint=errors.CHECK_HINT,
             )
         found.append((at[ID_BYTES], to_python(read_address(at + ID_BYTES + 1, at[ID_BYTES]))))
         at += ID_BYTES + 1 + size
     return found
+
+
+cdef bint is_one_key(uint32_t pool_id, bytes entry) noexcept:
+    """Return whether an owner's entry is the key of one lease of this pool."""
+    cdef const uint8_t* at = bytes_of(entry)
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(entry) - ID_BYTES - 1
+    return size > 0 and address_bytes(at[ID_BYTES]) == size and read32(at) == pool_id
 
 
 # A place in the cool-down queue, which has no value: pool id, set, released, family, address.
@@ -369,7 +373,7 @@ def read_cooldown_key(bytes key not None):
     cdef const uint8_t* at = bytes_of(key)
     cdef Py_ssize_t size = PyBytes_GET_SIZE(key) - QUEUE_ADDRESS
     if size <= 0 or size != address_bytes(at[QUEUE_FAMILY]):
-        raise errors.StoreCorrupt(f"the cool-down queue has a key {key.hex()}", hint=CHECK_HINT)
+        raise errors.StoreCorrupt(f"the cool-down queue has a key {key.hex()}", hint=errors.CHECK_HINT)
     return (
         read32(at), at[QUEUE_SET] << 8 | at[QUEUE_SET + 1], read64(at + QUEUE_RELEASED),
         at[QUEUE_FAMILY], to_python(read_address(at + QUEUE_ADDRESS, at[QUEUE_FAMILY])),
@@ -709,12 +713,12 @@ cdef class PoolState:
         cdef Py_ssize_t size = PyBytes_GET_SIZE(raw) - <Py_ssize_t>sizeof(PoolNumbers)
         if size < 0 or size % <Py_ssize_t>sizeof(Cursor):
             raise errors.StoreCorrupt(
-                f"a pool's numbers cannot be read: {raw.hex()}", hint=CHECK_HINT
+                f"a pool's numbers cannot be read: {raw.hex()}", hint=errors.CHECK_HINT
             )
         if (numbers.generation | numbers.clock | numbers.assigned | numbers.cooling
                 | numbers.reserved | numbers.outside | numbers.kept) >> MOST_BITS:
             raise errors.StoreCorrupt(
-                f"a pool has a number that cannot be: {raw.hex()}", hint=CHECK_HINT
+                f"a pool has a number that cannot be: {raw.hex()}", hint=errors.CHECK_HINT
             )
         self.generation = numbers.generation
         self.assigned = numbers.assigned
@@ -742,7 +746,7 @@ cdef class PoolState:
                 f"a pool's numbers cannot be written: generation "
                 f"{self.generation}, assigned {self.assigned}, cooling {self.cooling}, reserved "
                 f"{self.reserved}, outside {self.outside}, kept {self.kept}",
-                hint=CHECK_HINT,
+                hint=errors.CHECK_HINT,
             )
         numbers.generation = self.generation
         numbers.assigned = self.assigned
@@ -900,7 +904,7 @@ cdef class EventLog:
             count = count_packed(bytes_of(raw) + sizeof(LogNumbers), size)
         if (count < 0 or (numbers.following | numbers.first) >> MOST_BITS
                 or count > min(MOST_WAITING, <int64_t>numbers.following)):
-            raise errors.StoreCorrupt(f"a network's history cannot be read: {raw.hex()}", hint=CHECK_HINT)
+            raise errors.StoreCorrupt(f"a network's history cannot be read: {raw.hex()}", hint=errors.CHECK_HINT)
         self.next = numbers.following
         self.first = numbers.first
         self._packed = raw[sizeof(LogNumbers):]
@@ -915,7 +919,7 @@ cdef class EventLog:
             raise errors.StoreCorrupt(
                 f"the history of network {self.network_id} cannot be written: next event "
                 f"{self.next}, oldest {self.first}",
-                hint=CHECK_HINT,
+                hint=errors.CHECK_HINT,
             )
         numbers.following = self.next
         numbers.first = self.first
@@ -1346,6 +1350,10 @@ cdef class Transaction(WriteBlock):
         for key, found in self._found.items():
             assert find(self, key, self.look(NETWORKS, key)[0]) == found, f"the entry of {key} is old"
 
+    cdef void note_brief(self) noexcept:
+        """Note that all of it is one call, whose files need no second look unless it takes long."""
+        self._is_brief = self._notes is None
+
     # Parts ----------------------------------------------------------------------------------------
 
     cdef Py_ssize_t begin_part(self) except -1:
@@ -1570,7 +1578,6 @@ def read_event_log(block, uint32_t network_id):
 
 # A release adds one address to the cool-down queue, and an assignment frees up to this many whose
 # cool-down has ended. So the queue shrinks, and no single call has to free a burst.
-EXPIRE_PER_CALL = 4
 cdef enum:
     EXPIRED_BESIDE = 4
 
@@ -1599,6 +1606,14 @@ def find(block, bytes key not None, int schema):
     except UnicodeDecodeError:
         return entry
     return read32(bytes_of(entry) + 1), read32(bytes_of(pool)), text
+
+
+cdef bint take_in(StoredPages pages, intervals, u128* found) except -1:
+    """Take the first free address of some intervals."""
+    for low, high in intervals:
+        if pages.take_next(from_python(low), from_python(high), found):
+            return True
+    return False
 
 
 cdef class Accounts:
@@ -1736,6 +1751,13 @@ cdef class Accounts:
             self._events.append(event_of(self.wall_ns, kind, generation, family, value, texts, size))
         return 0
 
+    cdef int _note_lease(self, int kind, bytes raw, int family, u128 value) except -1:
+        """Enter an event of a lease, by its record."""
+        return self._note(
+            kind, head_of(raw).generation, family, value,
+            bytes_of(raw) + sizeof(LeaseHead), PyBytes_GET_SIZE(raw) - sizeof(LeaseHead),
+        )
+
     cpdef int save(self) except -1:
         """Have the counters, the cursors and the events written. O(events) amortized."""
         cdef EventLog log
@@ -1756,6 +1778,16 @@ cdef class Accounts:
         self._events = []
         log._dirty = log._is_stored = True
         return 0
+
+    cdef bint remembers_policy(self) except -1:
+        """Return whether the store remembers this policy as the last one of the network."""
+        cdef uint8_t key[7 + ID_BYTES]
+        cdef object packed = self.policy.stored
+        if not packed or self.policy.configured is not None:
+            return False
+        memcpy(key, b"policy ", 7)
+        write32(key + 7, self.network_id)
+        return self.txn.look(META, to_bytes(key, 7 + ID_BYTES)) == packed
 
     # Who has what
 
@@ -1922,7 +1954,7 @@ cdef class Accounts:
         """Take the next free address behind the cursor of a range set, round robin."""
         cdef tuple intervals = range_set.intervals
         cdef u128 cursor = 0, low = 0, high = 0
-        cdef Py_ssize_t count = len(intervals), at = 0, step
+        cdef Py_ssize_t count = len(intervals), at = 0
         if self.state.find_cursor(index, range_set.family, &cursor):
             while at < count:
                 low, high = from_python(intervals[at][0]), from_python(intervals[at][1])
@@ -1930,21 +1962,13 @@ cdef class Accounts:
                     break
                 at += 1
             else:  # it is excluded now, or outside
-                for one in self.search_order(index, range_set):
-                    if pages.take_next(from_python(one[0]), from_python(one[1]), found):
-                        return True
-                return False
-            if cursor < high and pages.take_next(cursor + 1, high, found):
-                return True
-            for step in range(1, count):
-                one = intervals[(at + step) % count]
-                if pages.take_next(from_python(one[0]), from_python(one[1]), found):
-                    return True
-            return pages.take_next(low, cursor, found)
-        for one in intervals:
-            if pages.take_next(from_python(one[0]), from_python(one[1]), found):
-                return True
-        return False
+                return take_in(pages, self.search_order(index, range_set), found)
+            return (
+                (cursor < high and pages.take_next(cursor + 1, high, found))
+                or take_in(pages, intervals[at + 1:] + intervals[:at], found)
+                or pages.take_next(low, cursor, found)
+            )
+        return take_in(pages, intervals, found)
 
     cpdef list take_many(self, int index, range_set, Py_ssize_t wanted):
         """Take up to ``wanted`` free addresses of a range set, behind its cursor first."""
@@ -2015,25 +2039,31 @@ cdef class Accounts:
         ``index`` is the number of the pool's set, ``its_range`` the range or None, ``kind`` what
         the history calls it.
         """
-        cdef PoolState state = self.state
         cdef LeaseHead head
         cdef int family = address[0]
         cdef u128 value = from_python(address[1])
-        state.generation += 1
-        state.assigned += 1
         self._fill_head(&head)
         owner.describe(&head)
         head.length = 8 * address_bytes(family) if its_range is None else its_range.length
         head.set_index = index
-        head.generation = state.generation
         head.sticky_s = self.policy.sticky_s if owner.has_pod() else 0
-        raw = lease_of(&head, owner.texts)
-        key = key_of(self.pool_id, family, value)
-        if not self.txn.add(LEASES, key, raw):
-            self.take_place(key, raw, family, address[1])
-        self._note(kind, state.generation, family, value, bytes_of(owner.texts), PyBytes_GET_SIZE(owner.texts))
+        raw = self._put_lease(&head, owner.texts, key_of(self.pool_id, family, value), family, value, kind)
         router = None if its_range is None else its_range.gateway
         return self.network.lease_type(self.name, family, address[1], router, raw)
+
+    cdef bytes _put_lease(
+        self, LeaseHead* head, bytes texts, bytes key, int family, u128 value, int kind
+    ):
+        """Write the lease of an address that was taken, count and note it; return its record."""
+        cdef bytes raw
+        self.state.generation += 1
+        self.state.assigned += 1
+        head.generation = self.state.generation
+        raw = lease_of(head, texts)
+        if not self.txn.add(LEASES, key, raw):
+            self.take_place(key, raw, family, to_python(value))
+        self._note_lease(kind, raw, family, value)
+        return raw
 
     cdef void _fill_head(self, LeaseHead* head) noexcept:
         """Fill in what all leases of this call have alike."""
@@ -2052,7 +2082,6 @@ cdef class Accounts:
         owner, every other cools down. Raises StoreCorrupt when a lease names another owner.
         """
         cdef list held = self.held_by(name), found
-        cdef const LeaseHead* head
         cdef bytes key, raw
         if not held:
             return held
@@ -2064,11 +2093,7 @@ cdef class Accounts:
         self.tick()
         for key, raw, address in found:
             self._give_back(key, raw, address, held)
-            head = head_of(raw)
-            self._note(
-                kind, head.generation, address[0], from_python(address[1]),
-                bytes_of(raw) + sizeof(LeaseHead), PyBytes_GET_SIZE(raw) - sizeof(LeaseHead),
-            )
+            self._note_lease(kind, raw, address[0], from_python(address[1]))
         self.txn.erase(OWNERS, self._key_of_owner(name), pack_held(self.pool_id, held) if self.txn._parts else None)
         self.save()
         return held
@@ -2218,7 +2243,7 @@ cdef class Accounts:
         if self.state.kept or self.policy.sticky_s:
             return None
         for _, entry, name in entries:
-            for key in (entry,) if self._is_one_key(entry) else self._keys_in(entry):
+            for key in (entry,) if is_one_key(self.pool_id, entry) else self._keys_in(entry):
                 if names.setdefault(key, name) is not name:
                     raise self.damaged_owner(name, read_held(key, self.pool_id)[0])
         leases = self.txn.look_many(LEASES, sorted(names))
@@ -2230,15 +2255,6 @@ cdef class Accounts:
             if head_of(raw).sticky_s:  # of a policy that the network had
                 return None
         return leases
-
-    cdef bint _is_one_key(self, bytes entry):
-        """Return whether an owner's entry is the key of one lease in this pool."""
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(entry) - ID_BYTES - 1
-        return (
-            size > 0
-            and read32(bytes_of(entry)) == self.pool_id
-            and address_bytes(bytes_of(entry)[ID_BYTES]) == size
-        )
 
     cdef list _keys_in(self, bytes entry):
         """Return the keys of leases that an owner's entry consists of. Raises StoreCorrupt."""
@@ -2296,73 +2312,73 @@ cdef class Accounts:
             return 0
         for key, raw in leases[-min(len(leases), <Py_ssize_t>self.policy.history):]:
             family = bytes_of(key)[ID_BYTES]
-            self._note(
-                kind, head_of(raw).generation, family, read_address(bytes_of(key) + ID_BYTES + 1, family),
-                bytes_of(raw) + sizeof(LeaseHead), PyBytes_GET_SIZE(raw) - sizeof(LeaseHead),
-            )
+            self._note_lease(kind, raw, family, read_address(bytes_of(key) + ID_BYTES + 1, family))
         return 0
 
 
 # The plain case of a call -----------------------------------------------------------------------
 #
 # What these functions do not take on, ``fastipam.network`` does by the steps above, one by one.
+# ``kind`` is the type of :class:`Accounts`.
 
-cdef Accounts enter_plain(Transaction txn, network, kind, int schema):
-    """Return the records of a network whose ranges and policy are as the store remembers them.
+def enter(Transaction txn not None, network, kind, int schema):
+    """Return a network's records; None if Python has something to do or to say before.
 
-    Else, or when leases of an earlier boot are left, or its sets are cut into blocks: None.
+    So it is when the store does not know the network, or whether this is another boot, and when
+    leases of an earlier boot are left.
     """
     cdef Accounts accounts
-    cdef object pool = network.pool, found
-    if pool is None or txn.store.boot_doubt:
+    if txn.store.boot_doubt:
         return None
     found = txn.find(network._key, schema)
-    if type(found) is not tuple or found[2] != pool.text:
+    if type(found) is not tuple:
         return None
     accounts = kind(txn, network, found[0], found[1], found[2])
-    if accounts._is_cut or accounts.state.swept != accounts._boot or not accounts.state.generation:
+    return accounts if accounts.state.swept == accounts._boot else None
+
+
+def enter_to_assign(Transaction txn not None, network, kind, int schema):
+    """Do the same, and return None also when something has to be written or asked before an ADD.
+
+    That is when the network is new, when the store remembers other ranges or another policy, and
+    when the ranges are cut into blocks.
+    """
+    cdef Accounts accounts
+    cdef bint is_known
+    if network.pool is None:
         return None
-    return accounts
-
-
-cdef bint is_remembered(Accounts accounts) except -1:
-    """Return whether the store remembers the policy of a network as its last one."""
-    cdef uint8_t key[7 + ID_BYTES]
-    cdef object packed = accounts.policy.stored
-    if not accounts.network._remember:
-        return True
-    if not packed or accounts.policy.configured is not None:
-        return False
-    memcpy(key, b"policy ", 7)
-    write32(key + 7, accounts.network_id)
-    return accounts.txn.look(META, to_bytes(key, 7 + ID_BYTES)) == packed
+    accounts = enter(txn, network, kind, schema)
+    if accounts is None or accounts.is_foreign or accounts._is_cut or not accounts.state.generation:
+        return None
+    is_known = not network._remember or accounts.remembers_policy()
+    return accounts if is_known else None
 
 
 def assign_plain(Transaction txn not None, network, Requester owner not None, kind, int schema):
     """Assign an address of every range set to a new owner, and return the leases.
 
-    ``kind`` is the type of :class:`Accounts`. Returns None, and has changed nothing, when the
-    network or the call is not plain. Raises what :meth:`Accounts.give` raises.
+    Returns None, and has changed nothing, when the network or the call is not plain. Raises what
+    :meth:`Accounts.give` raises.
     """
-    cdef Accounts accounts = enter_plain(txn, network, kind, schema)
+    cdef Accounts accounts = enter_to_assign(txn, network, kind, schema)
     if accounts is None or accounts.state.kept or accounts.state.reserved:
         return None
-    if accounts.policy.sticky_s and owner.has_pod() or not is_remembered(accounts):
+    if accounts.policy.sticky_s and owner.has_pod():
         return None
     if txn.look(OWNERS, accounts._key_of_owner(owner.name)) is not None:
         return None
     leases = accounts.give(owner, network.pool)
-    txn._is_brief = not txn._parts and txn._notes is None
+    txn.note_brief()
     return leases
 
 
 def release_plain(Transaction txn not None, network, bytes name not None, kind, int schema):
-    """Release the addresses of an owner and return them; None when the network is not plain."""
-    cdef Accounts accounts = enter_plain(txn, network, kind, schema)
+    """Release the addresses of an owner and return them; None when Python has to do it."""
+    cdef Accounts accounts = enter(txn, network, kind, schema)
     if accounts is None:
         return None
     held = accounts.release(name)
-    txn._is_brief = not txn._parts and txn._notes is None
+    txn.note_brief()
     return held
 
 

@@ -343,6 +343,20 @@ cdef object serve_one(Plain plain, _Place place, Request* request, kind):
         return None
 
 
+cdef Py_ssize_t begin_part(Accounts accounts) except -1:
+    """Begin a part of the transaction that changes a network which was entered before it."""
+    cdef Transaction txn = accounts.txn
+    cdef Py_ssize_t begun = txn.begin_part()
+    try:
+        txn._touch_state(accounts.state)
+        if accounts._log is not None:
+            txn._touch_log(accounts._log)
+    except BaseException:
+        txn.end_part(begun, False)
+        raise
+    return begun
+
+
 # Assigning
 
 cdef bint is_any_free(_Place place):
@@ -367,16 +381,12 @@ cdef bint assign_whole(Plain plain, _Place place, Request* request, bytes key, A
 cdef bint assign_in_part(Plain plain, _Place place, Request* request, bytes key, Address* addresses) except -1:
     """Assign an address of each set; False, and nothing has changed, if one has none."""
     cdef Accounts accounts = place.accounts
-    cdef Transaction txn = accounts.txn
-    cdef Py_ssize_t begun = txn.begin_part()
+    cdef Py_ssize_t begun = begin_part(accounts)
     cdef bint served = False
     try:
-        txn._touch_state(accounts.state)
-        if accounts._log is not None:
-            txn._touch_log(accounts._log)
         served = assign(plain, place, request, key, addresses)
     finally:
-        txn.end_part(begun, served)
+        accounts.txn.end_part(begun, served)
     return served
 
 
@@ -407,25 +417,15 @@ cdef bytes write_lease(
     Plain plain, Accounts accounts, Request* request, int index, const Address* address, u128 value
 ):
     """Write the lease of an address of a set, and return its key."""
-    cdef PoolState state = accounts.state
     cdef LeaseHead head
-    cdef Reach* reach = plain._results._reach_of(index, address)
-    cdef bytes raw, lease_key
-    state.generation += 1
-    state.assigned += 1
+    cdef bytes lease_key = key_of(accounts.pool_id, address.family, value)
     accounts._fill_head(&head)
     head.inode, head.born_ns = request.inode, request.born_ns
     head.mount_ns = <uint32_t>request.mount
-    head.length = reach.length
+    head.length = plain._results._reach_of(index, address).length
     head.set_index = index
-    head.generation = state.generation
-    raw = lease_of(&head, as_bytes(request.texts))
-    lease_key = key_of(accounts.pool_id, address.family, value)
-    if not accounts.txn.add(LEASES, lease_key, raw):
-        accounts.take_place(lease_key, raw, address.family, to_python(value))
-    accounts._note(
-        _EVENT_ASSIGNED, head.generation, address.family, value,
-        <const uint8_t*>request.texts.at, request.texts.size,
+    accounts._put_lease(
+        &head, as_bytes(request.texts), lease_key, address.family, value, _EVENT_ASSIGNED
     )
     return lease_key
 
@@ -461,49 +461,26 @@ cdef bint release(Accounts accounts, bytes name, bytes key, entry) except -1:
     return True
 
 
-cdef bint is_one_key(uint32_t pool_id, bytes entry) noexcept:
-    """Return whether an owner's entry is the key of one lease of this pool."""
-    cdef const uint8_t* at = bytes_of(entry)
-    cdef Py_ssize_t size = PyBytes_GET_SIZE(entry)
-    return (
-        size > ID_BYTES and size == ID_BYTES + 1 + address_bytes(at[ID_BYTES]) and read32(at) == pool_id
-    )
-
-
 cdef int release_one(Accounts accounts, bytes key, bytes lease_key, bytes raw) except -1:
     """Do what Accounts.release does for an owner with one address that is not reserved."""
-    cdef Transaction txn = accounts.txn
-    cdef const LeaseHead* head = head_of(raw)
     cdef int family = bytes_of(lease_key)[ID_BYTES]
     cdef u128 value = read_address(bytes_of(lease_key) + ID_BYTES + 1, family)
     accounts.tick()
-    accounts.state.assigned -= 1
-    if accounts.policy.cooldown_ns:
-        accounts.cool(lease_key, raw, family, to_python(value))
-    else:
-        txn.erase(LEASES, lease_key, raw)
-        accounts.clear(family, to_python(value))
-    accounts._note(
-        _EVENT_RELEASED, head.generation, family, value,
-        bytes_of(raw) + sizeof(LeaseHead), PyBytes_GET_SIZE(raw) - sizeof(LeaseHead),
-    )
-    txn.erase(OWNERS, key, lease_key)
+    accounts._give_back(lease_key, raw, (family, to_python(value)), None)
+    accounts._note_lease(_EVENT_RELEASED, raw, family, value)
+    accounts.txn.erase(OWNERS, key, lease_key)
     accounts.save()
     return 0
 
 
 cdef bint release_in_part(Accounts accounts, bytes name) except -1:
     """Release several addresses, one that is reserved, or one of a cluster's block."""
-    cdef Transaction txn = accounts.txn
-    cdef Py_ssize_t begun = txn.begin_part()
+    cdef Py_ssize_t begun = begin_part(accounts)
     cdef bint served = False
     try:
-        txn._touch_state(accounts.state)
-        if accounts._log is not None:
-            txn._touch_log(accounts._log)
         served = len(accounts.release(name)) > 0
     finally:
-        txn.end_part(begun, served)
+        accounts.txn.end_part(begun, served)
     return served
 
 

@@ -269,7 +269,7 @@ cdef class WriteBlock:
     cdef bint _committed
     cdef int _state  # _NEW, _OPEN, _OVER; _LEFT: left in another thread than its own
     cdef int _thread
-    cdef bint _is_brief  # only native code has run in it
+    cdef bint _is_brief  # it is one plain call
     cdef int64_t _begun_ns  # when the files were looked at
 
     cpdef flush(self):

@@ -34,9 +34,9 @@ class Frame:
     def text(self, name: bytes) -> str: ...
 
 _Answered = TypeVar("_Answered")
+_Accounts = TypeVar("_Accounts", bound=Accounts)
 
 __test__: dict[str, str]
-CHECK_HINT: str
 PLACES: tuple[str, ...]
 ASSIGNED: int
 COOLING: int
@@ -46,7 +46,6 @@ GC: int
 REBOOTED: int
 OPERATOR: int
 IMPORTED: int
-EXPIRE_PER_CALL: int
 LEASE_BYTES: int
 POOL_BYTES: int
 EVENTS_WAITING: int
@@ -430,6 +429,12 @@ def take_frame(
 ) -> _Framed | None: ...
 def pack_answer(status: int, output: bytes, messages: bytes = b"") -> bytes: ...
 def without_result(configuration: bytes) -> bytes: ...
+def enter(
+    txn: Transaction, network: Any, kind: type[_Accounts], schema: int
+) -> _Accounts | None: ...
+def enter_to_assign(
+    txn: Transaction, network: Any, kind: type[_Accounts], schema: int
+) -> _Accounts | None: ...
 def assign_plain(
     txn: Transaction, network: Any, owner: Requester, kind: type[Accounts], schema: int
 ) -> list[Lease] | None: ...

@@ -17,6 +17,7 @@ from fastipam._ledger import EventLog, LeaseFields, PoolState, Requester
 from fastipam.errors import StoreCorrupt
 from fastipam.lease import Lease
 from fastipam.namespaces import Netns
+from fastipam.storage import tables
 from fastipam.storage.records.event import Event
 from fastipam.storage.records.lease import Record
 
@@ -279,3 +280,10 @@ def test_lease_fields_keep_what_they_are_given() -> None:
     for wrong in ((None, 4, 9), ("n", 4, None)):
         with pytest.raises(TypeError):
             made(*wrong, None, b"raw")
+
+
+def test_places_of_the_databases() -> None:
+    """The databases that native code names by their places are declared in that order."""
+    declared = [tables.MAIN, *tables.ALL]
+    assert [table.place for table in declared] == list(range(len(declared)))
+    assert tuple(table.name for table in declared)[: len(_ledger.PLACES)] == _ledger.PLACES

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fastipam import _ledger
 from fastipam._ledger import Plain, Results, without_result
 from fastipam.agent.requests import Answer
+from fastipam.allocation.ledger import Ledger
 from fastipam.cni.environment import ADD, DEL
 from fastipam.cni.error_codes import clean
 from fastipam.cni.handler import Known
-from fastipam.network import entering
 from fastipam.storage import open_stores
+from fastipam.storage.tables import SCHEMA
 
 if TYPE_CHECKING:
     from fastipam.addressing.ranges import Pool
-    from fastipam.allocation.ledger import Ledger
     from fastipam.cni.results import Answers
     from fastipam.cni.services import Services
     from fastipam.configuration.network import Version
@@ -117,4 +118,5 @@ def enter(plain: Plain) -> Ledger | None:
     if store is not network.store:  # it was replaced since
         return None
     txn = store.local.transaction
-    return entering.enter_to_assign(network, txn) if create else entering.enter(network, txn)
+    enter_network = _ledger.enter_to_assign if create else _ledger.enter
+    return enter_network(txn, network, Ledger, SCHEMA)

@@ -333,7 +333,8 @@ class Network(Reading):
         # container, and is released with the first interface that has no lease.
         name = keys.owner_name(container_id, ifname)
         held = release_plain(txn, self, name, Ledger, SCHEMA)
-        held = held or self._release(txn, (container_id, ifname))
+        if held is None:
+            held = self._release(txn, (container_id, ifname))
         return held or (self._release(txn, (container_id, "")) if ifname else held)
 
     def _release(
