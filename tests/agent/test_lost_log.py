@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -116,6 +117,49 @@ def test_dropped_lines_are_counted(run_dir: Path) -> None:
         int(dropped.split()[1]) + answered
         == 4001 + sum("verb=" in line for line in lines) - answered
     )
+
+
+_TWO_STREAMS = """
+import sys
+from pathlib import Path
+from fastipam.cli import streams
+
+def program():
+    streams.never_wait()
+    for number in range(3000):
+        for stream in (sys.stdout, sys.stderr):
+            print(stream.fileno(), number, "x" * 60, file=stream, flush=True)
+    Path("printed").touch()
+    sys.stdin.read()
+
+streams.run(program)
+"""
+
+
+def test_lines_stay_whole(run_dir: Path) -> None:
+    """Standard output and error are the same pipe, and two threads write to it: no line is torn.
+
+    The pipe is full at first, so that both have much to write when it is read.
+    """
+    read_end, write_end = os.pipe()
+    _fill(write_end)
+    with ExitStack() as stack:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _TWO_STREAMS],
+            cwd=run_dir, stdin=subprocess.PIPE, stdout=write_end, stderr=write_end,
+        )  # fmt: skip
+        stack.callback(process.wait)
+        stack.callback(process.kill)
+        os.close(write_end)
+        pipe = stack.enter_context(open(read_end, "rb"))
+        until((run_dir / "printed").exists, "all is printed")
+        lines = [pipe.readline().lstrip(b"\0").decode() for _ in range(6000)]
+        process.communicate(timeout=_LIMIT_S)
+        assert process.returncode == 0
+        assert not pipe.read()
+    for descriptor in (1, 2):
+        mine = [line for line in lines if line.startswith(f"{descriptor} ")]
+        assert mine == [f"{descriptor} {number} {'x' * 60}\n" for number in range(3000)]
 
 
 @pytest.mark.parametrize("kind", ["reads nothing", "full device"])

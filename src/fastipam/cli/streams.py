@@ -100,9 +100,12 @@ class _Queue:
             self._write(data)
 
     def _write(self, data: bytes) -> None:
+        # A pipe takes PIPE_BUF bytes as a whole. They end where a line ends, because the other
+        # stream may be the same pipe, and its thread writes between two parts.
         while data:
+            size = data.rfind(b"\n", 0, select.PIPE_BUF) + 1 or select.PIPE_BUF
             try:
-                data = data[os.write(self._descriptor, data[: select.PIPE_BUF]) :]
+                data = data[os.write(self._descriptor, data[:size]) :]
             except BlockingIOError:  # a full pipe that somebody set to non-blocking
                 poll = select.poll()
                 poll.register(self._descriptor, select.POLLOUT)
