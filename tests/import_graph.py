@@ -24,7 +24,7 @@ owners lease
 allocation
 verify files repair backup picture
 host_local network transactions tasks ipam sweep
-cluster cluster.engines cluster.node cluster.keeper cluster.admin
+cluster cluster.engines cluster.node cluster.registries cluster.keeper cluster.admin
 cni
 __init__
 agent.protocol agent.requests agent.plain agent.web _agent agent

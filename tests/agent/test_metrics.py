@@ -24,7 +24,7 @@ from fastipam.storage import open_stores
 from tests.counting import counts
 
 from ..cluster.memory import MemoryEngine
-from ..cluster.nodes import init, settings
+from ..cluster.nodes import init, over, settings
 from ..cni.plugin import Make, environment
 from ..e2e import tools
 from .processes import Agent, Client, activated, ask, until
@@ -381,7 +381,7 @@ def _of_a_cluster(path: Path) -> dict[str, tuple[str, set[str]]]:
     engine = MemoryEngine()
     init(engine)
     fastipam.open(path, "relaxed").close()
-    clusters = Clusters(lambda _: engine)
+    clusters = Clusters(over(engine))
     keeper = clusters.get(str(path), "podnet", settings("a"))
     try:
         keeper.need("c1")

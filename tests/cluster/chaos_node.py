@@ -20,9 +20,9 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from fastipam.cluster.engines.connect import connect
 from fastipam.cluster.keeper.keeper import Keeper
 from fastipam.cluster.node.share import Share
+from fastipam.cluster.registries.connect import open_registry
 from fastipam.configuration.cluster import Settings
 from fastipam.configuration.policy import Policy
 from fastipam.errors import PoolExhausted
@@ -59,7 +59,7 @@ def main(
     for lease in network.leases():
         running[lease.container_id] = lease.cidr.partition("/")[0]
         history.say("has", lease.cidr.partition("/")[0], "kept")
-    keeper = Keeper(Share(store, network, settings), connect, directories=())
+    keeper = Keeper(Share(store, network, settings), open_registry, directories=())
     keeper.start()
     chance = random.Random(f"{name} {os.getpid()}")
     numbers = itertools.count()

@@ -16,6 +16,7 @@ from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.engine import Compare, Put
 from fastipam.cluster.node.node import Node
 from fastipam.cluster.node.share import Share
+from fastipam.cluster.registries.keyvalue.registry import KeyValueRegistry
 from fastipam.configuration.cluster import Settings
 from fastipam.configuration.policy import Policy
 from fastipam.network import Network
@@ -149,10 +150,12 @@ def assert_settled(crowd: Crowd, etcd: Etcd, written: dict[str, Any]) -> None:
         store = Store(crowd.path / name, "relaxed")
         network = Network(store, "podnet", settings.pool, policy=Policy(cooldown_s=0))
         with contextlib.closing(etcd.engine()) as engine, contextlib.closing(store):
-            node = Node(Share(store, network, settings), engine)
+            share = Share(store, network, settings)
+            registry = KeyValueRegistry(share, engine)
+            node = Node(share, registry)
             node.join(Deadline(PATIENCE_S), agent=True)
             assert not node.share.has_begun()
-            prefix = node.keys.owned_by(name)
+            prefix = registry.keys.owned_by(name)
             owned = {
                 schema.read_block_key(one.key)[1]
                 for one in engine.list(prefix, deadline_s=PATIENCE_S)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from fastipam.cluster import schema
 from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.node.node import Node
 from fastipam.cluster.node.share import Share
+from fastipam.cluster.registries.keyvalue.registry import KeyValueRegistry
 from fastipam.configuration.cluster import Settings
 from fastipam.configuration.policy import Policy
 from fastipam.network import Network
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fastipam.cluster.engine import Engine
+    from fastipam.cluster.registries.connect import Open
 
 NETWORK = "podnet"
 
@@ -39,6 +42,17 @@ def settings(node: str, **more: Any) -> Settings:
         "node": node,
     } | {key.casefold(): value for key, value in more.items()}
     return Settings(holder)
+
+
+def over(engine: Engine, clock: Callable[[], float] = time.monotonic) -> Open:
+    """How a node opens its cluster's store: on this engine."""
+    return lambda share: KeyValueRegistry(share, engine, clock)
+
+
+def inside(node: Node) -> KeyValueRegistry:
+    """The registry of a node, with its keys and its session."""
+    assert isinstance(node.registry, KeyValueRegistry)
+    return node.registry
 
 
 class Machine:
@@ -67,8 +81,8 @@ class Machine:
     def node(self, step: Callable[[str], None] | None = None) -> Node:
         """A process that works on this node's claims."""
         if step is None:
-            return Node(self.share, self.engine)
-        return Node(self.share, self.engine, step=step)
+            return Node(self.share, over(self.engine)(self.share))
+        return Node(self.share, over(self.engine)(self.share), step=step)
 
     def joined(self) -> Node:
         """The same, registered."""

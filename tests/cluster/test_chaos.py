@@ -19,6 +19,7 @@ from fastipam.cluster.engine import Compacted, EngineError, Put
 from fastipam.cluster.engines.connect import connect
 from fastipam.cluster.keeper.keeper import Keeper
 from fastipam.cluster.node.share import Share
+from fastipam.cluster.registries.keyvalue.registry import KeyValueRegistry
 from fastipam.configuration.cluster import Settings
 from fastipam.configuration.policy import Policy
 from fastipam.errors import PoolExhausted
@@ -30,10 +31,12 @@ from ..options import options
 from .conftest import any_binary
 from .crowd import PATIENCE_S, Crowd, assert_settled, document, init, told
 from .etcd import QUICK_MS, Etcd, surely
+from .nodes import inside
 from .proxy import Proxy
 
 if TYPE_CHECKING:
-    from fastipam.cluster.engine import Engine, KeyEvent
+    from fastipam.cluster.engine import KeyEvent
+    from fastipam.cluster.registry import Registry
 
 pytestmark = pytest.mark.campaign
 
@@ -175,12 +178,12 @@ class Site:
         self.gate = threading.Event()
         self.gate.set()
         self.keeper = Keeper(
-            Share(self.store, self.network, self.settings), self._connect, directories=()
+            Share(self.store, self.network, self.settings), self._open, directories=()
         )
 
-    def _connect(self, settings: Settings) -> Engine:
-        """An engine whose watches begin when ``gate`` is open; those too late are counted."""
-        engine = connect(settings)
+    def _open(self, share: Share) -> Registry:
+        """A store whose watches begin when ``gate`` is open; those too late are counted."""
+        engine = connect(share.settings)
         watch = engine.watch
 
         def counted(
@@ -195,7 +198,7 @@ class Site:
                 raise
 
         engine.watch = counted  # type: ignore[method-assign]
-        return engine
+        return KeyValueRegistry(share, engine)
 
     def serves(self, container: str) -> bool:
         """One ADD, as an agent makes it; whether it has an address, now or since an earlier one."""
@@ -269,7 +272,7 @@ def test_session_expires(etcd: Etcd, tmp_path: Path) -> None:
         init(etcd, written)
         with Site(tmp_path, "a", written) as site:
             wait_until(lambda: site.serves("first"), "a first block")
-            key = site.keeper.node.keys.session("a")
+            key = inside(site.keeper.node).keys.session("a")
 
             def session() -> bytes:
                 found = engine.get(key, deadline_s=PATIENCE_S)
@@ -309,7 +312,7 @@ def test_compaction_while_a_watch_is_behind(etcd: Etcd, tmp_path: Path) -> None:
         for at in range(48):
             rich.network.release(f"pod-{at}")
         poor = stack.enter_context(Site(tmp_path, "poor", written))
-        marks = rich.keeper.node.keys.wanted
+        marks = inside(rich.keeper.node).keys.wanted
 
         def mark_is_up() -> bool:
             assert not poor.serves("in-need")  # an ADD goes on asking: else its need is forgotten

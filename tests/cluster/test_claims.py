@@ -11,18 +11,19 @@ from fastipam.addressing.addresses import to_ip
 from fastipam.cluster import schema
 from fastipam.cluster.admin.admin import release_node
 from fastipam.cluster.deadline import Deadline
-from fastipam.cluster.engine import EngineTimeout, EngineUnavailable, KeyValue, Put
+from fastipam.cluster.engine import EngineTimeout, EngineUnavailable, Put
 from fastipam.cluster.errors import ClusterRefused, NoBlock
 from fastipam.cluster.node.lock import NodeLock
 from fastipam.errors import AddressNotInRange, PoolExhausted
 from tests.cluster.memory import MemoryEngine
 
-from .nodes import Killed, Machine, assert_agree, assert_settled, init, owners, settings
+from .nodes import Killed, Machine, assert_agree, assert_settled, init, inside, owners, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fastipam.cluster.node.node import Node
+from fastipam.cluster.registry import Request
 
 
 @pytest.fixture
@@ -147,9 +148,9 @@ def test_killed_while_donating(at: str, engine: MemoryEngine, tmp_path: Path) ->
     donor, needy = Machine(tmp_path, "a", engine), Machine(tmp_path, "b", engine)
     pairs = claim(donor.joined(), 16)
     poor = needy.joined()
-    mark = raise_mark(poor, engine)
+    mark = raise_mark(poor)
     with pytest.raises(Killed):
-        donor.node(killer(at)).donate("b", mark, pairs[-1:], Deadline(5))
+        donor.node(killer(at)).donate(mark, pairs[-1:], Deadline(5))
     assert_agree(engine, donor, needy)
     donor.joined()
     poor.collect(Deadline(5))
@@ -157,11 +158,9 @@ def test_killed_while_donating(at: str, engine: MemoryEngine, tmp_path: Path) ->
     assert pairs[-1] not in donor.active()
 
 
-def raise_mark(node: Node, engine: MemoryEngine, count: int = 1) -> KeyValue:
-    session = engine.open_session(10, deadline_s=1)
-    node.write_mark(4, count, session, Deadline(5))
-    mark = engine.get(node.keys.mark(node.name), deadline_s=1)
-    assert mark is not None
+def raise_mark(node: Node, count: int = 1) -> Request:
+    node.write_mark(4, count, Deadline(5), brief=True)
+    (mark,) = node.registry.marks(1)[0]
     return mark
 
 
@@ -172,9 +171,9 @@ def test_donation(engine: MemoryEngine, tmp_path: Path) -> None:
     pairs = [claim(donor.joined(), 8) for donor in donors]
     node = needy.joined()
     assert claim(node) == []
-    mark = raise_mark(node, engine)
-    assert donors[0].node().donate("n", mark, pairs[0][:1], Deadline(5)) == 1
-    assert donors[1].node().donate("n", mark, pairs[1][:1], Deadline(5)) == 0
+    mark = raise_mark(node)
+    assert donors[0].node().donate(mark, pairs[0][:1], Deadline(5)) == 1
+    assert donors[1].node().donate(mark, pairs[1][:1], Deadline(5)) == 0
     assert node.collect(Deadline(5)) == pairs[0][:1]
     assert_settled(engine, needy, *donors)
     assert needy.network.allocate("c1").value >> 8 == pairs[0][0][1] >> 8
@@ -188,8 +187,8 @@ def test_a_donation_is_one_transaction_however_many_are_wanted(tmp_path: Path) -
     needy = Machine(tmp_path, "n", engine, blocksize=26)
     pairs = claim(donor.joined(), 32) + claim(donor.joined(), 32)
     node = needy.joined()
-    mark = raise_mark(node, engine, len(pairs))
-    assert donor.node().donate("n", mark, pairs, Deadline(5)) == 42
+    mark = raise_mark(node, len(pairs))
+    assert donor.node().donate(mark, pairs, Deadline(5)) == 42
     assert len(node.collect(Deadline(5))) == 42
     assert len(donor.active()) == len(pairs) - 42
     assert_settled(engine, needy, donor)
@@ -202,8 +201,8 @@ def test_nothing_in_use_is_given_away(engine: MemoryEngine, tmp_path: Path) -> N
     machine.network.allocate("c1")
     node = machine.node()
     assert node.give_back([pair], Deadline(5)) == 0
-    mark = KeyValue(node.keys.mark("b"), schema.Mark(1, 1, 1, 4).pack(), 1, 1, 1)
-    assert node.donate("b", mark, [pair], Deadline(5)) == 0
+    mark = Request("b", schema.Mark(1, 1, 1, 4), 1)
+    assert node.donate(mark, [pair], Deadline(5)) == 0
     assert machine.active() == {pair}
     machine.network.release("c1")
     assert node.give_back([pair], Deadline(5)) == 1
@@ -353,7 +352,9 @@ def test_live_node_is_not_removed(engine: MemoryEngine, tmp_path: Path) -> None:
     node = machine.joined()
     claim(node)
     session = engine.open_session(30, deadline_s=1)
-    engine.transact([], [put(node.keys.session("a"), b"incarnation=x", session)], deadline_s=1)
+    engine.transact(
+        [], [put(inside(node).keys.session("a"), b"incarnation=x", session)], deadline_s=1
+    )
     with pytest.raises(ClusterRefused, match="alive"):
         release_node(other.node(), "a", Deadline(5))
     assert release_node(other.node(), "a", Deadline(5), force=True).blocks == 1
@@ -368,7 +369,9 @@ def test_two_nodes_of_one_name(engine: MemoryEngine, tmp_path: Path) -> None:
     first = Machine(tmp_path / "1", "a", engine)
     node = first.joined()
     session = engine.open_session(30, deadline_s=1)
-    engine.transact([], [put(node.keys.session("a"), b"incarnation=x", session)], deadline_s=1)
+    engine.transact(
+        [], [put(inside(node).keys.session("a"), b"incarnation=x", session)], deadline_s=1
+    )
     with pytest.raises(ClusterRefused, match="another node named a and it is alive"):
         Machine(tmp_path / "2", "a", engine, boot="boot-2").joined()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,13 +11,13 @@ from fastipam.backup import backup, restore
 from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.errors import ClusterRefused, NoBlock
 from fastipam.cluster.keeper import on_demand
-from fastipam.cluster.node import registration
+from fastipam.cluster.node import identity
 from fastipam.errors import PoolExhausted
 
-from .nodes import Machine, assert_settled, init, owners
+from .nodes import Machine, assert_settled, init, over, owners
 from .test_claims import claim
 from .test_keeper import Agent, Time
-from .test_on_demand import Shared, _connected
+from .test_on_demand import Shared
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,7 +117,7 @@ def test_direct_adds_on_a_copy(engine: Shared, time: Time, tmp_path: Path) -> No
     copy = copy_of(agent, tmp_path)
     time.now += TTL_S + 1
     with pytest.raises(ClusterRefused, match="there is another node named a"):
-        on_demand.claim_now(copy.share, connected=partial(_connected, engine))
+        on_demand.claim_now(copy.share, opened=over(engine))
     with pytest.raises(PoolExhausted, match="restored or copied"):
         copy.network.allocate("c9")
 
@@ -127,13 +126,13 @@ def test_copy_on_another_machine(
     engine: Shared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk with another machine's id is a copy, in whatever boot: only an agent may go on."""
-    monkeypatch.setattr(registration, "read_machine", lambda: "1" * 32)
+    monkeypatch.setattr(identity, "read_machine", lambda: "1" * 32)
     machine = Machine(tmp_path, "a", engine)
     claim(machine.joined())
     machine.store.close()
     machine.boot = "boot-2"
     machine.open()
-    monkeypatch.setattr(registration, "read_machine", lambda: "2" * 32)
+    monkeypatch.setattr(identity, "read_machine", lambda: "2" * 32)
     with pytest.raises(ClusterRefused, match="there is another node named a"):
         machine.node().join(Deadline(5))
 
@@ -142,7 +141,7 @@ def test_direct_adds_after_a_reboot(
     engine: Shared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A node without an agent has its blocks confirmed by its first ADD after a reboot."""
-    monkeypatch.setattr(registration, "read_machine", lambda: "1" * 32)
+    monkeypatch.setattr(identity, "read_machine", lambda: "1" * 32)
     machine = Machine(tmp_path, "a", engine)
     claim(machine.joined())
     machine.network.allocate("c1")
@@ -152,7 +151,7 @@ def test_direct_adds_after_a_reboot(
     machine.open()
     with pytest.raises(PoolExhausted, match="the machine was started"):
         machine.network.allocate("c2")
-    on_demand.claim_now(machine.share, connected=partial(_connected, engine))
+    on_demand.claim_now(machine.share, opened=over(engine))
     machine.network.allocate("c2")
     assert machine.active() == active
     assert_settled(engine, machine)
@@ -199,7 +198,7 @@ def test_copy_that_was_registered_by_two(engine: Shared, tmp_path: Path) -> None
     (tmp_path / "copy").mkdir()
     shutil.copytree(machine.path, tmp_path / "copy" / "a")
     copy = Machine(tmp_path / "copy", "a", engine, "boot-2")
-    on_demand.claim_now(copy.share, connected=partial(_connected, engine))
+    on_demand.claim_now(copy.share, opened=over(engine))
     copy.network.allocate("c1")
     with pytest.raises(ClusterRefused, match="was changed"):
         claim(machine.node())
@@ -260,12 +259,12 @@ def test_killed_after_a_copy_has_a_name_of_its_own(
 def test_machine_id_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine id that is missing, or not set up yet, is not known."""
     path = tmp_path / "machine-id"
-    monkeypatch.setattr(registration, "_MACHINE_ID", str(path))
-    assert not registration.read_machine()
+    monkeypatch.setattr(identity, "_MACHINE_ID", str(path))
+    assert not identity.read_machine()
     path.write_text("uninitialized\n")
-    assert not registration.read_machine()
+    assert not identity.read_machine()
     path.write_text("f" * 32 + "\n")
-    assert registration.read_machine() == "f" * 32
+    assert identity.read_machine() == "f" * 32
 
 
 def test_second_try_of_a_reboot(engine: Shared, time: Time, tmp_path: Path) -> None:

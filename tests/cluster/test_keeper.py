@@ -14,8 +14,8 @@ from fastipam.cluster import schema
 from fastipam.cluster.admin.admin import release_node
 from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.engine import EngineUnavailable, Put
-from fastipam.cluster.keeper import wanted
 from fastipam.cluster.keeper.keeper import Keeper
+from fastipam.cluster.registries.keyvalue import registry
 from fastipam.configuration.policy import Policy
 from fastipam.errors import PoolExhausted
 from fastipam.storage import open_stores, tables
@@ -23,7 +23,7 @@ from fastipam.storage.records import block as block_record
 from fastipam.verify import verify
 from tests.cluster.memory import MemoryEngine
 
-from .nodes import Machine, assert_settled, init, owners
+from .nodes import Machine, assert_settled, init, inside, over, owners
 from .test_claims import claim
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Agent(Machine):
         """The agent's process begins anew."""
         self.keeper = Keeper(
             self.share,
-            lambda _: self.engine,
+            over(self.engine, self.time),
             on_blocks=self._on_blocks,
             clock=self.time,
             directories=(),
@@ -103,7 +103,7 @@ def test_first_block(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
     agent = Agent(tmp_path, "a", engine, time)
     agent.keeper.step()
     assert len(agent.active()) == 1
-    assert engine.get(agent.node().keys.session("a"), deadline_s=1) is not None
+    assert engine.get(inside(agent.node()).keys.session("a"), deadline_s=1) is not None
     assert agent.add(1) == 1
     assert agent.keeper.status.connected
     assert_settled(engine, agent)
@@ -254,10 +254,9 @@ def test_donation(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
     seen = set()
     while not poor.woken and time.now < began + 5:
         time.now += min(poor.keeper.step(), rich.keeper.step(), 0.05)
-        listed, _ = engine.list(node.keys.wanted, deadline_s=1)
-        for mark in listed:
-            if mark.mod_revision not in seen:
-                seen.add(mark.mod_revision)
+        for mark in node.registry.marks(1)[0]:
+            if mark.revision not in seen:
+                seen.add(mark.revision)
                 rich.keeper.marks.see(mark)
     assert time.now - began < 2
     assert poor.add(1) == 1
@@ -295,7 +294,7 @@ def test_a_start_is_three_writes(engine: MemoryEngine, time: Time, tmp_path: Pat
     assert (calls["open_session"], calls["transact"]) == (1, 2)
     assert not calls["get"]
     assert agent.add(1) == 1
-    assert engine.get(agent.node().keys.session("a"), deadline_s=1) is not None
+    assert engine.get(inside(agent.node()).keys.session("a"), deadline_s=1) is not None
     assert_settled(engine, agent)
 
 
@@ -318,9 +317,9 @@ def test_session_gone(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
     agent = Agent(tmp_path, "a", engine, time)
     agent.keeper.step()
     time.now += 1000
-    assert engine.get(agent.node().keys.session("a"), deadline_s=1) is None
+    assert engine.get(inside(agent.node()).keys.session("a"), deadline_s=1) is None
     agent.turns(2)
-    assert engine.get(agent.node().keys.session("a"), deadline_s=1) is not None
+    assert engine.get(inside(agent.node()).keys.session("a"), deadline_s=1) is not None
     assert_settled(engine, agent)
 
 
@@ -408,14 +407,13 @@ def test_both_stores_fail_at_once(engine: MemoryEngine, time: Time, tmp_path: Pa
 def test_a_mark_that_cannot_be_read(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
     """What somebody else has written among the marks keeps no other from being answered."""
     marks = Agent(tmp_path, "a", engine, time).keeper.marks
-    keys = marks._node.keys
+    keys = inside(marks._node).keys
     values = {"b": b"help!", "c": schema.Mark(1, 1, 1, 4).pack()}
     for name, value in values.items():
         engine.transact([], [Put(keys.mark(name), value)], deadline_s=1)
-    listed, _ = engine.list(keys.wanted, deadline_s=1)
-    marks.replace(listed)
+    marks.replace(marks._node.registry.marks(1)[0])
     time.now += 10
-    assert [needy for needy, _ in marks.due()] == ["c"]
+    assert [one.needy for one in marks.due()] == ["c"]
 
 
 def test_a_watch_that_fails_in_an_odd_way(
@@ -426,9 +424,9 @@ def test_a_watch_that_fails_in_an_odd_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """An answer that nobody has thought of is logged, and does not end the watching."""
-    monkeypatch.setattr(wanted, "_WATCH_S", 0.05)
+    monkeypatch.setattr(registry, "_WATCH_S", 0.05)
     agent = Agent(tmp_path, "a", engine, time)
-    marks, keys = agent.keeper.marks, agent.keeper.node.keys
+    marks, keys = agent.keeper.marks, inside(agent.keeper.node).keys
     odd = ["watch", "list"]
 
     def fault(call: str, at: str) -> None:

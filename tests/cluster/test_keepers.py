@@ -14,13 +14,14 @@ from fastipam.errors import ConfigError, TryLater
 from fastipam.storage.open_stores import close_store
 from tests.cluster.memory import MemoryEngine
 
-from .nodes import init, settings
+from .nodes import init, over, settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from fastipam.cluster.engine import Compare, Delete, Engine, Outcome, Put
+    from fastipam.cluster.engine import Compare, Delete, Outcome, Put
+    from fastipam.cluster.registry import Registry
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def held(path: Path) -> list[str]:
     return found
 
 
-def refuse(_: object) -> Engine:
+def refuse(_: object) -> Registry:
     """A connection that the settings make impossible."""
     raise ConfigError("cannot be read", field="cluster.credentials", value="/nowhere")
 
@@ -63,12 +64,12 @@ def test_a_store_that_is_replaced(path: Path, monkeypatch: pytest.MonkeyPatch) -
     """Its keeper is ended once, also when no other can be made for the new store."""
     engine = MemoryEngine()
     init(engine)
-    clusters = Clusters(lambda _: engine)
+    clusters = Clusters(over(engine))
     clusters.get(str(path), "podnet", settings("a"))
     path.rename(path.with_name("before"))
     fastipam.open(path, "relaxed").close()
     with monkeypatch.context() as patched:
-        patched.setattr(clusters, "_connect", refuse)
+        patched.setattr(clusters, "_opened", refuse)
         for _ in range(2):
             with pytest.raises(ConfigError):
                 clusters.get(str(path), "podnet", settings("a"))
@@ -83,7 +84,7 @@ def test_no_more_threads(path: Path, monkeypatch: pytest.MonkeyPatch, which: int
     """A keeper whose threads cannot be started is none; the next request begins one."""
     engine = MemoryEngine()
     init(engine)
-    clusters = Clusters(lambda _: engine)
+    clusters = Clusters(over(engine))
     start, started = threading.Thread.start, []
 
     def refused(thread: threading.Thread) -> None:
@@ -119,7 +120,7 @@ class Slow(MemoryEngine):
 def test_a_keeper_that_cannot_be_ended_in_time(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its thread may be inside a transaction: the store is not closed under it."""
     engine = Slow()
-    clusters = Clusters(lambda _: engine)
+    clusters = Clusters(over(engine))
     keeper = clusters.get(str(path), "podnet", settings("a"))
     assert engine.inside.wait(60)
     stop = keeper.stop

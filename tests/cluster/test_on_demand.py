@@ -15,14 +15,13 @@ from fastipam.cluster.keeper import on_demand
 from fastipam.cluster.node.lock import NodeLock
 from tests.cluster.memory import MemoryEngine
 
-from .nodes import Machine, assert_settled, init
+from .nodes import Machine, assert_settled, init, inside, over
 from .test_claims import claim
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fastipam.cluster.engine import Engine
-    from fastipam.configuration.cluster import Settings
+    from fastipam.cluster.registry import Registry
 
 
 class Shared(MemoryEngine):
@@ -43,10 +42,6 @@ def engine() -> Shared:
     return made
 
 
-def _connected(engine: MemoryEngine, _: Settings) -> Engine:
-    return engine
-
-
 def _never(_: float) -> None:
     raise AssertionError("nobody has to be waited for")
 
@@ -56,15 +51,15 @@ def test_first_block(engine: Shared, tmp_path: Path) -> None:
     machine = Machine(tmp_path, "a", engine)
     now = partial(on_demand.claim_now, machine.share, sleep=_never)
     assert machine.share.lacking() == [4]
-    now(connected=partial(_connected, engine))
+    now(opened=over(engine))
     assert machine.share.lacking() == []
     assert len(machine.active()) == 1
     assert engine.closed == 1
-    now(connected=_unreachable)  # nothing to ask
+    now(opened=_unreachable)  # nothing to ask
     assert_settled(engine, machine)
 
 
-def _unreachable(_: Settings) -> Engine:
+def _unreachable(_: object) -> Registry:
     raise EngineUnavailable("no endpoint answers")
 
 
@@ -73,7 +68,7 @@ def test_store_of_the_cluster_is_unreachable(engine: MemoryEngine, tmp_path: Pat
     machine = Machine(tmp_path, "a", engine)
     for _ in range(2):
         with pytest.raises(NoBlock, match="no endpoint answers") as caught:
-            on_demand.claim_now(machine.share, connected=_unreachable)
+            on_demand.claim_now(machine.share, opened=_unreachable)
         assert "free address in this node's blocks" in str(caught.value.hint)
 
 
@@ -84,7 +79,7 @@ def test_another_process_is_busy(engine: MemoryEngine, tmp_path: Path) -> None:
     call = partial(
         on_demand.claim_now,
         machine.share,
-        connected=partial(_connected, engine),
+        opened=over(engine),
     )
     with NodeLock(machine.store):
         with pytest.raises(NoBlock, match="another process of this node"):
@@ -117,7 +112,7 @@ def test_used_up(engine: MemoryEngine, tmp_path: Path) -> None:
         on_demand._wait_for_donor(node, 4, deadline, lambda _: None)
     assert "16 of 16 are owned (rich has 16)" in caught.value.message
     assert "release-node" in str(caught.value.hint)
-    listed, _ = engine.list(node.keys.prefix + b"wanted/", deadline_s=1)
+    listed, _ = engine.list(inside(node).keys.prefix + b"wanted/", deadline_s=1)
     assert not listed, "the mark goes with its session"
 
 
@@ -142,7 +137,7 @@ def test_fencing_and_a_node_that_was_removed(tmp_path: Path) -> None:
     machine = Machine(tmp_path, "a", engine, fencing=True)
     on_demand.claim_now(
         machine.share,
-        connected=partial(_connected, engine),
+        opened=over(engine),
         sleep=_never,
     )
     assert machine.network.allocate("c1").value
@@ -151,4 +146,4 @@ def test_fencing_and_a_node_that_was_removed(tmp_path: Path) -> None:
         Machine(tmp_path, "b", engine, fencing=True).joined(), "a", Deadline(5), force=True
     )
     with pytest.raises(ClusterRefused, match="removed meanwhile"):
-        node.session.hold(Deadline(5))
+        inside(node).session.hold(Deadline(5))

@@ -16,6 +16,7 @@ import fastipam
 from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.node.node import Node
 from fastipam.cluster.node.share import Share
+from fastipam.cluster.registries.keyvalue.registry import KeyValueRegistry
 from fastipam.configuration.cluster import Settings
 from fastipam.network import Network
 from fastipam.storage.records.block import ACTIVE
@@ -92,7 +93,8 @@ class Site:
         folded = {key.casefold(): value for key, value in self.settings.items()}
         settings = Settings(folded | {"node": name})
         network = Network(ipam.store, "podnet", settings.pool, remember=False)
-        return Node(Share(ipam.store, network, settings), self.etcd.engine())
+        share = Share(ipam.store, network, settings)
+        return Node(share, KeyValueRegistry(share, self.etcd.engine()))
 
 
 @pytest.fixture
@@ -525,4 +527,4 @@ def test_restored_store_finds_out(site: Site, call: Call) -> None:  # noqa: F811
         node = site.node("a", ipam)
         assert len(node.join(Deadline(5))) == 1
         assert [each.state for each in node.share.blocks()] != [ACTIVE]
-        node.engine.close()
+        node.registry.close()

@@ -18,7 +18,7 @@ from fastipam.storage.records import block as block_record
 from tests.cluster.memory import MemoryEngine
 from tests.counting import counts
 
-from .nodes import Machine, init
+from .nodes import Machine, init, inside
 from .test_claims import claim
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def test_disagreements_inside_the_shared_store(engine: MemoryEngine, tmp_path: P
     one, two = Machine(tmp_path, "a", engine), Machine(tmp_path, "b", engine)
     (pair,) = claim(one.joined())
     claim(two.joined())
-    keys = one.node().keys
+    keys = inside(one.node()).keys
     value = engine.get(keys.block(*pair), deadline_s=1)
     assert value is not None
     _write(
@@ -142,7 +142,7 @@ def test_disagreements_with_this_node(engine: MemoryEngine, tmp_path: Path) -> N
     machine = Machine(tmp_path, "a", engine)
     node = machine.joined()
     pairs = claim(node, 8)
-    keys = node.keys
+    keys = inside(node).keys
     entry = engine.get(keys.block(*pairs[0]), deadline_s=1)
     assert entry is not None
     _write(engine, Delete(keys.block(*pairs[0])), Delete(keys.owned("a", *pairs[0])))

@@ -21,7 +21,7 @@ from fastipam.storage.records.block import LOST
 from .conftest import any_binary
 from .etcd import Etcd, surely
 from .memory import Client, MemoryEngine
-from .nodes import Machine, assert_agree, assert_settled, init, owners
+from .nodes import Machine, assert_agree, assert_settled, init, inside, over, owners
 from .test_claims import claim
 from .test_keeper import Agent, Time
 
@@ -134,7 +134,7 @@ def test_noticed_by_the_answer_to_a_claim(pair: Pair) -> None:
         claim(node, 4)
     assert len(pair.poor.active()) == 1
     with pytest.raises(HistoryLost):  # every later call says so, until it is settled
-        node.engine.get(b"any", deadline_s=1)
+        inside(node).engine.get(b"any", deadline_s=1)
     pair.both(HELD_BACK_S + 15)
     pair.assert_nothing_twice()
     assert_settled(pair.engine, *pair.nodes)
@@ -159,10 +159,10 @@ def test_directly_run_claim(pair: Pair) -> None:
     pair.backup.put_back()
     pair.poor.add(1000)
     with pytest.raises(NoBlock, match="put back to an older state"):
-        on_demand.claim_now(pair.poor.share, connected=lambda _: Client(pair.engine))
+        on_demand.claim_now(pair.poor.share, opened=over(Client(pair.engine)))
     pair.both(1)
     pair.time.now += HELD_BACK_S
-    on_demand.claim_now(pair.poor.share, connected=lambda _: Client(pair.engine))
+    on_demand.claim_now(pair.poor.share, opened=over(Client(pair.engine)))
     assert pair.poor.add(100) == 100
     pair.assert_nothing_twice()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,9 +13,9 @@ from fastipam.cluster.errors import ClusterRefused, NoBlock
 from fastipam.cluster.keeper import on_demand
 from fastipam.cluster.schema import SignOfLife
 
-from .nodes import Machine, init
+from .nodes import Machine, init, inside, over
 from .test_keeper import Agent, Time
-from .test_on_demand import Shared, _connected
+from .test_on_demand import Shared
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,14 +39,14 @@ def engine(time: Time) -> Shared:
 
 def sign_of(engine: Shared, machine: Machine) -> KeyValue | None:
     """The sign of life of a machine's node."""
-    return engine.get(machine.node().keys.session(machine.settings.node), deadline_s=1)
+    return engine.get(inside(machine.node()).keys.session(machine.settings.node), deadline_s=1)
 
 
 def claim_directly(engine: Shared, machine: Machine) -> None:
     """What an ADD does that runs without the agent and finds no address."""
     while not machine.share.lacking():
         machine.network.allocate(f"direct-{len(list(machine.network.leases()))}")
-    on_demand.claim_now(machine.share, connected=partial(_connected, engine))
+    on_demand.claim_now(machine.share, opened=over(engine))
 
 
 def fenced(path: Path, engine: Shared, time: Time) -> Agent:
@@ -110,7 +109,7 @@ def test_two_agents_of_one_store(engine: Shared, time: Time, tmp_path: Path) -> 
 def test_written_by_somebody_else(engine: Shared, time: Time, tmp_path: Path) -> None:
     """The agent notices within a third of the session's time that the sign of life is another's."""
     agent = fenced(tmp_path, engine, time)
-    key = agent.node().keys.session("a")
+    key = inside(agent.node()).keys.session("a")
     strange = engine.open_session(1000, deadline_s=1)
     engine.transact([], [Put(key, b"incarnation=another", strange)], deadline_s=1)
     agent.turns(TTL_S / 3)
@@ -131,7 +130,7 @@ def test_a_session_of_another_length(engine: Shared, time: Time, tmp_path: Path)
     stored = sign_of(engine, agent)
     assert stored is not None
     found = SignOfLife.read(stored.key, stored.value)
-    assert (found.ttl_s, found.session) == (3 * TTL_S, agent.keeper.node.session.id)
+    assert (found.ttl_s, found.session) == (3 * TTL_S, inside(agent.keeper.node).session.id)
     agent.turns(2 * TTL_S)
     assert agent.keeper.status.connected
 
@@ -139,7 +138,7 @@ def test_a_session_of_another_length(engine: Shared, time: Time, tmp_path: Path)
 def test_a_node_that_never_registered(engine: Shared, tmp_path: Path) -> None:
     """A session is tied only to a node that is registered."""
     with pytest.raises(NoBlock, match="not registered"):
-        Machine(tmp_path, "a", engine).node().session.hold(Deadline(5))
+        Machine(tmp_path, "a", engine).node().registry.hold(Deadline(5))
 
 
 def test_entry_changed_between_two_calls(engine: Shared, time: Time, tmp_path: Path) -> None:
@@ -156,6 +155,6 @@ def test_entry_changed_between_two_calls(engine: Shared, time: Time, tmp_path: P
 
     engine.fault = remove_first
     with pytest.raises(ClusterRefused, match="removed meanwhile"):
-        node.session.hold(Deadline(5))
+        inside(node).session.hold(Deadline(5))
     assert sign_of(engine, agent) is None
     assert node.share.doubt()

@@ -19,7 +19,7 @@ from fastipam.storage import open_stores
 from tests.cluster.memory import MemoryEngine
 
 from .etcd import Etcd
-from .nodes import Machine, init, settings
+from .nodes import Machine, init, over, settings
 
 if TYPE_CHECKING:
     from fastipam.cluster.node.node import Node
@@ -77,7 +77,7 @@ def test_metrics(tmp_path: Path) -> None:
     init(engine)
     path = tmp_path / "store"
     fastipam.open(path, "relaxed").close()
-    clusters = Clusters(lambda _: engine)
+    clusters = Clusters(over(engine))
     keeper = clusters.get(str(path), "podnet", settings("a"))
     try:
         while not keeper.status.states.get("active"):

@@ -16,11 +16,11 @@ from fastipam.network import Network
 from fastipam.storage.open_stores import close_store, open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from fastipam.agent.worker import Worker
-    from fastipam.cluster.engine import Engine
     from fastipam.cluster.keeper.keeper import Keeper
+    from fastipam.cluster.registries.connect import Open
     from fastipam.configuration.cluster import Settings
     from fastipam.storage.store import Store
     from fastipam.sweep import Report
@@ -37,12 +37,10 @@ class Clusters(Services):
     named and have no keeper yet.
     """
 
-    def __init__(
-        self, connect: Callable[[Settings], Engine] | None = None, worker: Worker | None = None
-    ) -> None:
+    def __init__(self, opened: Open | None = None, worker: Worker | None = None) -> None:
         self._local = threading.local()  # ``waiting``, ``arrived_ns``: of a thread's request
         super().__init__()
-        self._connect = connect
+        self._opened = opened
         self._worker = worker
         self._keepers: dict[tuple[str, str], Keeper] = {}
         self._lock = threading.Lock()  # held for a moment: see ``_making``
@@ -173,16 +171,16 @@ class Clusters(Services):
             return keeper
 
     def _make(self, key: tuple[str, str], settings: Settings) -> Keeper:
-        from fastipam.cluster.engines.connect import connect
         from fastipam.cluster.keeper.keeper import Keeper
         from fastipam.cluster.node.share import Share
+        from fastipam.cluster.registries.connect import open_registry
 
         # A use of its own: the store stays open for the keeper when others close it.
         store = open_store(key[0], create=False)
         try:
             network = Network(store, key[1], settings.pool, remember=False)
             share = Share(store, network, settings)
-            return Keeper(share, self._connect or connect, on_blocks=self._wake)
+            return Keeper(share, self._opened or open_registry, on_blocks=self._wake)
         except BaseException:
             close_store(store)
             raise

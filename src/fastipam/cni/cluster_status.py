@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.engine import EngineError, EngineTimeout
-from fastipam.cluster.engines.connect import connect
 from fastipam.cluster.errors import ClusterRefused, NoBlock
-from fastipam.cluster.node.node import Node
 from fastipam.cluster.node.share import Share
+from fastipam.cluster.registries.connect import open_registry
 from fastipam.errors import TryLater
 from fastipam.network import Network
 
@@ -71,9 +70,9 @@ def _require_answer(share: Share) -> None:
 
     A cluster that does not answer at once counts as one that can be reached.
     """
-    engine = connect(share.settings)
+    registry = open_registry(share)
     try:
-        Node(share, engine).registration.check_settings(Deadline(_GLANCE_S, call_s=_GLANCE_S))
+        registry.check_settings(Deadline(_GLANCE_S, call_s=_GLANCE_S))
     except (EngineTimeout, TryLater):
         return
     except EngineError as error:
@@ -81,4 +80,4 @@ def _require_answer(share: Share) -> None:
     except ClusterRefused as error:
         raise NoBlock(error.message, hint=error.hint) from error
     finally:
-        engine.close()
+        registry.close()

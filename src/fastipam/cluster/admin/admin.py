@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from fastipam.addressing.addresses import BITS, format_cidr
-from fastipam.cluster import schema
-from fastipam.cluster.engine import Compare, Delete, EngineTimeout, Put
-from fastipam.cluster.errors import ClusterRefused, NoBlock
-from fastipam.cluster.node.registration import ENTRY_TRIES
-from fastipam.cluster.schema import NodeEntry
+from fastipam.cluster.errors import ClusterRefused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,8 +15,6 @@ if TYPE_CHECKING:
     from fastipam.cluster.deadline import Deadline
     from fastipam.cluster.node.node import Node
     from fastipam.configuration.cluster import Settings
-
-_BLOCKS_AT_ONCE = 32  # two deletions each stay within the 128 operations of a transaction
 
 
 class Removed:
@@ -38,43 +32,45 @@ def init(node: Node, deadline: Deadline) -> bool:
 
     Idempotent. Raises ClusterRefused if the cluster has other settings: its blocks are cut by them.
     """
-    key, text = node.keys.settings, node.settings.text
-    outcome = node.engine.transact(
-        [Compare(key, "absent")], [Put(key, text.encode())], deadline_s=deadline.call_s()
-    )
-    if outcome.succeeded:
-        return True
-    stored = outcome.existing[0].value.decode("utf-8", "replace")
-    if stored != text:
+    text = node.settings.text
+    there = node.registry.found_cluster(deadline)
+    if there not in (None, text):
         raise ClusterRefused(
-            f"the cluster's pools are {stored!r} already, not {text!r}",
+            f"the cluster's pools are {there!r} already, not {text!r}",
             hint="what is written once stays: use another prefix for another cluster",
         )
-    return False
+    return there is None
 
 
 def release_node(node: Node, name: str, deadline: Deadline, *, force: bool = False) -> Removed:
     """Reclaim all blocks of a node that is gone. Idempotent.
 
     First its epoch is counted up: it can claim nothing more, and learns it when it comes back.
-    Then its blocks are deleted. Without ``force`` a node whose session is kept is refused.
+    Then its blocks are deleted. Without ``force`` a node that gives its sign of life is refused.
     Raises ClusterRefused (no such node, or alive), EngineError.
     """
-    engine, keys = node.engine, node.keys
-    epoch = _end_epoch(node, name, deadline, force=force)
-    freed = 0
-    while True:
-        listed, _ = engine.list(
-            keys.owned_by(name), limit=_BLOCKS_AT_ONCE, deadline_s=deadline.call_s()
+    try:
+        epoch = node.registry.end(name, deadline, force=force)
+    except ClusterRefused as error:
+        error.hint = (
+            "stop its agent; its session ends sessionTTL later; with --force its pods keep "
+            "addresses that others may get, too"
         )
-        if not listed:
-            return Removed(freed, epoch)
-        conditions = [Compare(one.key, "mod_revision", one.mod_revision) for one in listed]
-        operations: list[Put | Delete] = [Delete(one.key) for one in listed]
-        operations += [Delete(keys.block(*schema.read_block_key(one.key))) for one in listed]
-        if engine.transact(conditions, operations, deadline_s=deadline.call_s()).succeeded:
-            freed += len(listed)
-            node.step("some released")
+        raise
+    if epoch is None:
+        raise ClusterRefused(
+            f"the cluster knows no node {name}", hint="see `fastipam cluster nodes`"
+        )
+    return Removed(_take_back(node, name, deadline), epoch)
+
+
+def _take_back(node: Node, name: str, deadline: Deadline) -> int:
+    """Make all blocks of a removed node free; return how many."""
+    freed = 0
+    while some := node.registry.take_back(name, deadline):
+        freed += some
+        node.step("some released")
+    return freed
 
 
 def leave(node: Node, deadline: Deadline, *, force: bool = False, offline: bool = False) -> int:
@@ -85,58 +81,16 @@ def leave(node: Node, deadline: Deadline, *, force: bool = False, offline: bool 
     Raises ClusterRefused: an agent keeps the node's session, or addresses are in use and not
     ``force``. Then the node is registered again by its next claim.
     """
-    entry = None
-    if not offline:
-        _refuse_alive(
-            node, node.name, deadline, "stop the agent; its session ends sessionTTL later"
+    if not offline and node.registry.is_alive(node.name, deadline):
+        raise ClusterRefused(
+            f"node {node.name} is alive: its agent keeps its session",
+            hint="stop the agent; its session ends sessionTTL later",
         )
-        entry = node.engine.get(node.keys.node(node.name), deadline_s=deadline.call_s())
     if not node.share.begin_leaving(force=force):
         return 0
-    if entry is not None:
-        release_node(node, node.name, deadline)
+    if not offline and node.registry.end(node.name, deadline, force=False) is not None:
+        _take_back(node, node.name, deadline)
     return node.share.forget_cluster()
-
-
-def _end_epoch(node: Node, name: str, deadline: Deadline, *, force: bool) -> int:
-    """Mark a node as removed; return its new epoch."""
-    engine, keys = node.engine, node.keys
-    key = keys.node(name)
-    for _ in range(ENTRY_TRIES):
-        stored = engine.get(key, deadline_s=deadline.call_s())
-        if stored is None:
-            raise ClusterRefused(
-                f"the cluster knows no node {name}", hint="see `fastipam cluster nodes`"
-            )
-        entry = NodeEntry.read(key, stored.value)
-        if not entry.incarnation:
-            return entry.epoch  # it was removed before; some of its blocks may be left
-        conditions = [Compare(key, "mod_revision", stored.mod_revision)]
-        if not force:
-            hint = (
-                "stop its agent; its session ends sessionTTL later; with --force its pods keep "
-                "addresses that others may get, too"
-            )
-            _refuse_alive(node, name, deadline, hint)
-            conditions.append(Compare(keys.session(name), "absent"))
-        removed = NodeEntry("", entry.epoch + 1, "", entry.addresses)
-        try:
-            outcome = engine.transact(
-                conditions,
-                [Put(key, removed.pack()), Delete(keys.mark(name))],
-                deadline_s=deadline.call_s(),
-            )
-        except EngineTimeout:
-            continue
-        if outcome.succeeded:
-            return removed.epoch
-    raise NoBlock(f"the entry of node {name} changes faster than it can be read")
-
-
-def _refuse_alive(node: Node, name: str, deadline: Deadline, hint: str) -> None:
-    """Raise ClusterRefused when a node's session is kept."""
-    if node.engine.get(node.keys.session(name), deadline_s=deadline.call_s()) is not None:
-        raise ClusterRefused(f"node {name} is alive: its agent keeps its session", hint=hint)
 
 
 def block_text(settings: Settings, family: int, base: int) -> str:
@@ -148,8 +102,7 @@ def block_text(settings: Settings, family: int, base: int) -> str:
 
 def read_blocks(node: Node, deadline: Deadline) -> Iterator[dict[str, Any]]:
     """Return every owned block with its owner, in address order."""
-    listed, _ = node.engine.list(node.keys.blocks, deadline_s=deadline.call_s())
-    for (family, base), entry in schema.read_blocks(listed).items():
+    for (family, base), entry in node.registry.blocks(deadline).items():
         yield {
             "block": block_text(node.settings, family, base),
             "node": entry.node,
@@ -163,33 +116,25 @@ def read_blocks(node: Node, deadline: Deadline) -> Iterator[dict[str, Any]]:
 
 def read_nodes(node: Node, deadline: Deadline) -> list[dict[str, Any]]:
     """Return every node that ever registered: state, epoch, blocks, need, addresses."""
-    engine, keys = node.engine, node.keys
-    nodes, _ = engine.list(keys.nodes, deadline_s=deadline.call_s())
-    sessions, _ = engine.list(keys.sessions, deadline_s=deadline.call_s())
-    marks, _ = engine.list(keys.wanted, deadline_s=deadline.call_s())
-    listed, _ = engine.list(keys.blocks, deadline_s=deadline.call_s())
+    nodes = node.registry.nodes(deadline)
     counts: Counter[tuple[str, int]] = Counter(
-        (entry.node, family) for (family, _), entry in schema.read_blocks(listed).items()
+        (entry.node, family) for (family, _), entry in node.registry.blocks(deadline).items()
     )
-    alive = {schema.name_of(one.key) for one in sessions}
-    needy = {schema.name_of(one.key) for one in marks}
     rows = []
     for one in nodes:
-        name = schema.name_of(one.key)
-        entry = NodeEntry.read(one.key, one.value)
-        state = "alive" if name in alive else "silent"
+        state = "alive" if one.alive else "silent"
         rows.append(
             {
-                "node": name,
-                "state": state if entry.incarnation else "removed",
-                "epoch": entry.epoch,
-                "blocks": sum(counts[name, family] for family in BITS),
+                "node": one.name,
+                "state": state if one.entry.incarnation else "removed",
+                "epoch": one.entry.epoch,
+                "blocks": sum(counts[one.name, family] for family in BITS),
                 "blocks_by_family": {
-                    f"IPv{family}": counts[name, family]
+                    f"IPv{family}": counts[one.name, family]
                     for family in sorted({each.family for each in node.settings.geometries})
                 },
-                "wanted": name in needy,
-                "addresses": list(entry.addresses),
+                "wanted": one.needy,
+                "addresses": list(one.entry.addresses),
             }
         )
     return rows

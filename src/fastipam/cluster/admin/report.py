@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from fastipam.cluster import schema
 from fastipam.cluster.admin import admin
 from fastipam.cluster.engine import EngineDenied
 from fastipam.cluster.errors import NoBlock
 from fastipam.cluster.keeper import usage
 from fastipam.cluster.node import owners
-from fastipam.cluster.schema import NodeEntry
 from fastipam.storage.records.block import ACTIVE, LOST, STATES
 
 TYPE_CHECKING = False
@@ -17,7 +15,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from fastipam.cluster.deadline import Deadline
-    from fastipam.cluster.engine import KeyValue
     from fastipam.cluster.node.node import Node
     from fastipam.cluster.schema import BlockEntry, BlockId
 
@@ -78,7 +75,7 @@ def of_cluster(node: Node, deadline: Deadline) -> dict[str, Any]:
         for family, blocks in row["blocks_by_family"].items():
             unowned[family] -= blocks
     try:
-        problem = node.engine.problem(deadline_s=deadline.call_s())
+        problem = node.registry.problem(deadline_s=deadline.call_s())
     except EngineDenied:
         problem = ""  # etcd's status wants a right that a node need not have
     return {
@@ -97,11 +94,11 @@ def of_cluster(node: Node, deadline: Deadline) -> dict[str, Any]:
 
 def _compare_settings(node: Node, deadline: Deadline) -> str:
     """Return whether the cluster's settings are this node's, in words."""
-    stored = node.engine.get(node.keys.settings, deadline_s=deadline.call_s())
+    stored = node.registry.settings_text(deadline)
     if stored is None:
         return "none: run `fastipam cluster init`"
-    if stored.value != node.settings.text.encode():
-        return f"others: {stored.value.decode('utf-8', 'replace')}"
+    if stored != node.settings.text:
+        return f"others: {stored}"
     return AGREED
 
 
@@ -125,13 +122,9 @@ def claim(node: Node, family: int, count: int, deadline: Deadline) -> list[str]:
 
 def compare(node: Node, has_store: bool, deadline: Deadline) -> list[dict[str, str]]:
     """Return every difference: inside the shared store, and to this node's. O(blocks of all)."""
-    engine, keys = node.engine, node.keys
-    listed, _ = engine.list(keys.blocks, deadline_s=deadline.call_s())
-    lists, _ = engine.list(keys.owned_lists, deadline_s=deadline.call_s())
-    entries = schema.read_blocks(listed)
-    found = _compare_lists(node, entries, lists)
-    nodes, _ = engine.list(keys.nodes, deadline_s=deadline.call_s())
-    known = {schema.name_of(one.key): NodeEntry.read(one.key, one.value) for one in nodes}
+    entries = node.registry.blocks(deadline)
+    found = [_difference(node, *one) for one in node.registry.contradictions(entries, deadline)]
+    known = {one.name: one.entry for one in node.registry.nodes(deadline)}
     for block, entry in entries.items():
         owner = known.get(entry.node)
         if owner is None:
@@ -155,30 +148,9 @@ def _owner_of(entry: BlockEntry | None) -> str:
     return "nobody's" if entry is None else f"{entry.node}'s"
 
 
-def _compare_lists(
-    node: Node, entries: Mapping[BlockId, BlockEntry], lists: list[KeyValue]
-) -> list[dict[str, str]]:
-    """Return the differences between the owners of blocks and the lists of what each node owns."""
-    found = []
-    listed: dict[BlockId, str] = {}
-    start = len(node.keys.owned_lists)
-    for one in lists:
-        name = one.key[start:].split(b"/")[0].decode("utf-8", "replace")
-        block = schema.read_block_key(one.key)
-        listed[block] = name
-        owner = entries.get(block)
-        if owner is None or owner.node != name:
-            text = f"node {name} lists it, and it is {_owner_of(owner)}"
-            found.append(_difference(node, name, block, text))
-    for block, entry in entries.items():
-        if block not in listed:
-            text = f"node {entry.node} owns it and does not list it"
-            found.append(_difference(node, entry.node, block, text))
-    return found
-
-
 def _compare_local(node: Node, entries: Mapping[BlockId, BlockEntry]) -> list[dict[str, str]]:
     """Return the differences between the shared store and this node's."""
+    where = node.registry.store_name
     found = []
     mine = {block: entry for block, entry in entries.items() if entry.node == node.name}
     for record in node.share.blocks():
@@ -190,10 +162,10 @@ def _compare_local(node: Node, entries: Mapping[BlockId, BlockEntry]) -> list[di
         elif record.state != ACTIVE:
             text = f"{STATES[record.state]}: begun and not finished"
         elif theirs is None:
-            text = f"active here, and in etcd it is {_owner_of(entries.get(block))}"
+            text = f"active here, and in {where} it is {_owner_of(entries.get(block))}"
         elif theirs.revision != record.revision:
-            text = "its revision here is not etcd's"
+            text = f"its revision here is not {where}'s"
         if text:
             found.append(_difference(node, node.name, block, text))
-    unknown = "in etcd it is ours, and it is not known here"
+    unknown = f"in {where} it is ours, and it is not known here"
     return found + [_difference(node, node.name, block, unknown) for block in mine]

@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 
 from fastipam.addressing.addresses import BITS, format_cidr, parse_ip
-from fastipam.cluster import rtnetlink, schema
-from fastipam.cluster.engine import Compacted, EngineError
+from fastipam.cluster import rtnetlink
+from fastipam.cluster.engine import EngineError
 from fastipam.cluster.planner import backoff_s, runs
-from fastipam.cluster.schema import NodeEntry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,15 +52,13 @@ def _read(
     without: str | None,
     left_out: set[tuple[str, int]] | None = None,
 ) -> tuple[Table, int]:
-    engine, keys = node.engine, node.keys
-    nodes, revision = engine.list(keys.nodes, deadline_s=seconds)
+    layout = node.registry.layout(seconds)
     addresses: dict[tuple[str, int], str] = {}
-    for one in nodes:
-        for text in NodeEntry.read(one.key, one.value).addresses:
-            addresses.setdefault((schema.name_of(one.key), parse_ip(text)[0]), text)
-    listed, _ = engine.list(keys.blocks, deadline_s=seconds)
+    for name, texts in layout.addresses.items():
+        for text in texts:
+            addresses.setdefault((name, parse_ip(text)[0]), text)
     numbers: dict[tuple[str, int], list[int]] = {}
-    for (family, base), block in schema.read_blocks(listed).items():
+    for (family, base), block in layout.blocks.items():
         for index, pool in enumerate(node.settings.geometries):
             number = pool.number(base) if pool.family == family else None
             if number is not None and block.node != without:
@@ -77,7 +74,7 @@ def _read(
         for run in runs(owned):
             length = BITS[pool.family] - pool.host_bits - (len(run).bit_length() - 1)
             table[format_cidr(pool.family, pool.address(run.start), length)] = owner, via
-    return table, revision
+    return table, layout.revision
 
 
 def follow(
@@ -102,16 +99,13 @@ def follow(
                 yield before, table
                 before = table
             failures = 0
-            while True:
-                events, revision = node.engine.watch(node.keys.prefix, revision, deadline_s=wait_s)
-                if any(_matters(node, event.key) for event in events):
+            for has_changed, _ in node.registry.changes(revision, wait_s):
+                if has_changed:
                     break
-                if not events and have is not dict:
+                if have is not dict:
                     before = _restored(table, have())
                     if before != table:
                         break
-        except Compacted:
-            continue
         except EngineError:
             failures += 1
             time.sleep(backoff_s(node.name, failures))
@@ -123,10 +117,6 @@ def _restored(table: Table, there: Table) -> Table:
         prefix: table[prefix] if table.get(prefix, ("", ""))[1] == via else (owner, via)
         for prefix, (owner, via) in there.items()
     }
-
-
-def _matters(node: Node, key: bytes) -> bool:
-    return key.startswith((node.keys.blocks, node.keys.nodes))
 
 
 def documents(table: Mapping[str, tuple[str, str]]) -> list[dict[str, Any]]:

@@ -25,18 +25,17 @@ from fastipam.cluster.node import owners, recovery
 from fastipam.cluster.node.lock import NodeLock
 from fastipam.cluster.node.node import Node
 from fastipam.cluster.planner import Demand
-from fastipam.cluster.schema import Mark
 from fastipam.errors import FastipamError
 from fastipam.namespaces import NETNS_DIRECTORIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from fastipam.cluster.engine import Engine
-    from fastipam.cluster.node.node import Counts
     from fastipam.cluster.node.share import Share
     from fastipam.cluster.planner import Use
-    from fastipam.configuration.cluster import Geometry, Settings
+    from fastipam.cluster.registries.connect import Open
+    from fastipam.cluster.registry import Counts
+    from fastipam.configuration.cluster import Geometry
 
 log = logging.getLogger("fastipam.cluster")
 
@@ -68,7 +67,7 @@ class Keeper:
     def __init__(
         self,
         share: Share,
-        connect: Callable[[Settings], Engine],
+        opened: Open,
         *,
         on_blocks: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
@@ -78,9 +77,9 @@ class Keeper:
         self.store = share.store
         self.settings = share.settings
         self.on_blocks = on_blocks
-        self.engine = connect(share.settings)
-        self.node = Node(share, self.engine, clock=clock)
-        self.node.losses.remember()  # before a thread asks anything
+        self.registry = opened(share)
+        self.node = Node(share, self.registry)
+        self.registry.remember()  # before a thread asks anything
         self._clock = clock
         self.membership = Membership(self.node, clock, directories)
         self._lock = NodeLock(share.store)
@@ -136,10 +135,10 @@ class Keeper:
         """
         self._stopping = True
         self._wake.set()
-        worker = self._threads[:1]  # the other thread uses only the engine, which ends its call
+        worker = self._threads[:1]  # the other thread uses only the registry, which ends its call
         for thread in worker:
             thread.join(seconds)
-        self.engine.close()
+        self.registry.close()
         return not any(thread.is_alive() for thread in worker)
 
     def _run(self) -> None:
@@ -205,7 +204,8 @@ class Keeper:
         self._failures += 1
         self._seen = _UNSEEN  # what was to be claimed is to be claimed again
         # The session has to be kept meanwhile.
-        return min(planner.backoff_s(self.node.name, self._failures), self.settings.session_s / 3)
+        pause_s = planner.backoff_s(self.node.name, self._failures)
+        return min(pause_s, self.registry.keep_every_s)
 
     def _set_status(self, connected: bool, reason: str) -> None:
         if (connected, reason) == (self._connected, self._reason):
@@ -303,19 +303,17 @@ class Keeper:
             self._scarce[family] = now + _TELL_AGAIN_S, in_words(told)
         if missing > free and family not in self._marked:
             blocks_needed = -(-(missing - free) // pool.size)
-            self.node.write_mark(family, blocks_needed, self.node.session.id, deadline)
+            self.node.write_mark(family, blocks_needed, deadline)
             self._marked.add(family)
-        elif family in self._marked:
+        elif family in self._marked and not self.registry.is_asked(deadline):
             # The answer to a mark may have been too small. Then the mark is written anew.
-            key = self.node.keys.mark(self.node.name)
-            if self.engine.get(key, deadline_s=deadline.call_s()) is None:
-                self._marked.remove(family)
+            self._marked.remove(family)
         return False
 
     def _delete_mark(self, family: int, deadline: Deadline) -> None:
         if family in self._marked:
             self._marked.remove(family)
-            self.node.delete_mark(deadline)
+            self.registry.unask(deadline)
 
     def _give_back(self, deadline: Deadline) -> None:
         uses = self._survey()
@@ -337,13 +335,12 @@ class Keeper:
         if not due:
             return
         uses = self._survey()
-        for needy, mark in due:
-            wanted = Mark.read(mark.key, mark.value)
-            given = 0
+        for request in due:
+            wanted, given = request.mark, 0
             for pool in self.settings.geometries_of(wanted.family):
                 mine = [each for its_pool, each in uses if its_pool is pool]
                 numbers = planner.to_donate(mine, wanted.blocks)
                 if numbers and not given:
                     ids = [(pool.family, pool.address(one)) for one in numbers]
-                    given = self.node.donate(needy, mark, ids, deadline)
-            self.marks.answered(needy, mark, given)
+                    given = self.node.donate(request, ids, deadline)
+            self.marks.answered(request, given)

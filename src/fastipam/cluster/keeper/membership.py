@@ -46,17 +46,17 @@ class Membership:
         """
         now = self._clock()
         node, settings = self._node, self._node.settings
-        if node.engine.history.is_lost:
+        if node.registry.history.is_lost:
             self._is_held_back, self._restored, self._joined = False, True, False
         if not self._is_held_back:
-            node.losses.hold_back(deadline)
+            node.registry.hold_back(deadline)
             self._is_held_back = True
         if self._joined and node.share.doubt():
             # Another process has found this node removed, or has restored its store.
             self._joined = False
         if self._joined and now < self._keep_at:
             return False
-        if self._joined and not node.session.keep(deadline):
+        if self._joined and not node.registry.keep(deadline):
             log.warning(
                 "network=%s node=%s session or registration gone, joining again",
                 node.network.name,
@@ -64,24 +64,24 @@ class Membership:
             )
             self._joined = False
         if not self._joined:
-            node.session.let_go(deadline)
-        elif not node.losses.knows_era():
-            node.losses.learn_era(deadline)
+            node.registry.let_go(deadline)
+        else:
+            node.registry.learn_history(deadline)
         compared = not self._joined or now >= self._reconcile_at
         if compared:
             self._compare(deadline)
             self._restored = False
             lost = any(block.state == LOST for block in node.share.blocks())
-            self._reconcile_at = now + (settings.session_s / 3 if lost else _RECONCILE_S)
+            self._reconcile_at = now + (node.registry.keep_every_s if lost else _RECONCILE_S)
         if not self._joined:
-            if not node.session.id:  # else it was tied when the node registered
-                node.session.hold(deadline)
+            if not node.registry.is_held:  # else it was given when the node registered
+                node.registry.hold(deadline)
             self._joined = True
         if settings.fencing:
             # The session expires so long after the moment before it was renewed, or later.
-            node.share.prove_until(node.session.since_ns + settings.session_s * 10**9)
-        node.losses.note()
-        self._keep_at = now + settings.session_s / 3
+            node.share.prove_until(node.registry.proven_ns + settings.session_s * 10**9)
+        node.registry.note()
+        self._keep_at = now + node.registry.keep_every_s
         return compared
 
     def _compare(self, deadline: Deadline) -> None:

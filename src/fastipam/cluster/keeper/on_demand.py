@@ -7,28 +7,25 @@ import time
 from fastipam.cluster import planner
 from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.engine import EngineError, HistoryLost
-from fastipam.cluster.engines.connect import connect
 from fastipam.cluster.errors import NoBlock
 from fastipam.cluster.node import owners
 from fastipam.cluster.node.lock import NodeLock
 from fastipam.cluster.node.node import Node
+from fastipam.cluster.registries.connect import open_registry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fastipam.cluster.engine import Engine
     from fastipam.cluster.node.share import Share
-    from fastipam.configuration.cluster import Settings
-
-_MARK_TTL_S = 10  # others answer within a second; the mark of a killed plugin expires after it
+    from fastipam.cluster.registries.connect import Open
 
 
 def claim_now(
     share: Share,
     *,
     timeout_s: float | None = None,
-    connected: Callable[[Settings], Engine] = connect,
+    opened: Open = open_registry,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
     """Return when every family has a free address in this node's blocks.
@@ -48,17 +45,17 @@ def claim_now(
     try:
         if not share.lacking():
             return
-        engine = connected(settings)
+        registry = opened(share)
         try:
-            node = Node(share, engine)
+            node = Node(share, registry)
             try:
                 _claim(node, deadline, sleep)
             except HistoryLost:
-                node.losses.hold_back(deadline)
+                node.registry.hold_back(deadline)
                 _join(node, deadline, restored=True)
                 _claim(node, deadline, sleep)
         finally:
-            engine.close()
+            registry.close()
     except EngineError as error:
         raise NoBlock(
             f"no block could be claimed: {error.message}",
@@ -79,12 +76,12 @@ def _claim(node: Node, deadline: Deadline, sleep: Callable[[float], None]) -> No
 
 def _make_sure(node: Node, deadline: Deadline) -> None:
     """Register, finish what was begun, and prove ownership if the settings want that."""
-    node.losses.remember()
+    node.registry.remember()
     if node.share.doubt() or node.share.has_begun():
         _join(node, deadline)
     if node.settings.fencing:
-        node.session.hold(deadline)
-        node.share.prove_until(node.session.since_ns + node.settings.session_s * 10**9)
+        node.registry.hold(deadline)
+        node.share.prove_until(node.registry.proven_ns + node.settings.session_s * 10**9)
 
 
 def _join(node: Node, deadline: Deadline, *, restored: bool = False) -> None:
@@ -103,9 +100,8 @@ def _wait_for_donor(
     node: Node, family: int, deadline: Deadline, sleep: Callable[[float], None]
 ) -> None:
     """Ask the other nodes for a block, until one answers or a block becomes free."""
-    session = node.engine.open_session(_MARK_TTL_S, deadline_s=deadline.call_s())
     try:
-        node.write_mark(family, 1, session, deadline)
+        node.write_mark(family, 1, deadline, brief=True)
         full = owners.without_a_free_block(node, family, deadline)
         waited_s, look_at_s = 0.0, planner.LOOK_AGAIN_S
         while deadline.left_s() > planner.COLLECT_S:
@@ -119,7 +115,7 @@ def _wait_for_donor(
                     return
     finally:
         try:  # noqa: SIM105  # contextlib costs a directly run plugin a fifth of its start
-            node.engine.close_session(session, deadline_s=1.0)
-        except EngineError:
+            node.registry.unask(Deadline(1.0))
+        except (EngineError, NoBlock):
             pass  # it expires by itself
     raise full

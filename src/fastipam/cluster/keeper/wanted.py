@@ -1,4 +1,4 @@
-"""The marks of other nodes in need: a watch reads them, the keeper answers those that are due."""
+"""The requests of nodes in need: a watch reads them, the keeper answers those that are due."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from fastipam.cluster import planner, schema
-from fastipam.cluster.engine import Compacted, HistoryLost, KeyValue
-from fastipam.cluster.errors import ClusterCorrupt
+from fastipam.cluster import planner
+from fastipam.cluster.engine import Compacted, HistoryLost
+from fastipam.cluster.registry import Request
 from fastipam.errors import FastipamError
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastipam.cluster")
 
 _LIST_S = 5.0
-_WATCH_S = 30.0
 
 
 class Marks:
@@ -33,25 +32,22 @@ class Marks:
         self._node = node
         self._clock = clock
         self._wake = wake
-        self._marks: dict[str, tuple[float, KeyValue]] = {}  # node in need -> (answer at, its mark)
+        self._marks: dict[
+            str, tuple[float, Request]
+        ] = {}  # node in need -> (answer at, its request)
         self._lock = threading.Lock()
 
     def __bool__(self) -> bool:
         return bool(self._marks)
 
-    def see(self, mark: KeyValue) -> None:
-        """Add a mark, unless it is this node's own; the planner says when it is due."""
-        needy = schema.name_of(mark.key)
+    def see(self, request: Request) -> None:
+        """Add a request, unless it is this node's own; the planner says when it is due."""
+        needy, number = request.needy, request.mark.number
         if needy == self._node.name:
-            return
-        try:
-            number = schema.Mark.read(mark.key, mark.value).number
-        except ClusterCorrupt as error:  # the other marks must be answered nevertheless
-            log.warning("network=%s %s", self._node.network.name, error)
             return
         delay = planner.donor_delay_s(self._node.name, needy, number, planner.SPREAD_S)
         with self._lock:
-            self._marks[needy] = self._clock() + delay, mark
+            self._marks[needy] = self._clock() + delay, request
         self._wake()
 
     def forget(self, needy: str) -> None:
@@ -59,7 +55,7 @@ class Marks:
         with self._lock:
             self._marks.pop(needy, None)
 
-    def replace(self, listed: Sequence[KeyValue]) -> None:
+    def replace(self, listed: Sequence[Request]) -> None:
         """Replace all marks by those of a listing."""
         with self._lock:
             self._marks.clear()
@@ -71,20 +67,21 @@ class Marks:
         with self._lock:
             return min((at for at, _ in self._marks.values()), default=float("inf"))
 
-    def due(self) -> list[tuple[str, KeyValue]]:
-        """Return the nodes to answer now, with their marks."""
+    def due(self) -> list[Request]:
+        """Return the requests to answer now."""
         now = self._clock()
         with self._lock:
-            return [(needy, mark) for needy, (at, mark) in self._marks.items() if at <= now]
+            return [request for at, request in self._marks.values() if at <= now]
 
-    def answered(self, needy: str, mark: KeyValue, given: int) -> None:
-        """Remove an answered mark; if no block was given, it is due again later."""
+    def answered(self, request: Request, given: int) -> None:
+        """Remove an answered request; if no block was given, it is due again later."""
+        needy = request.needy
         with self._lock:
-            if self._marks.get(needy, (0.0, mark))[1] is mark:
+            if self._marks.get(needy, (0.0, request))[1] is request:
                 if given:
                     self._marks.pop(needy, None)
                 else:
-                    self._marks[needy] = self._clock() + planner.SPREAD_S, mark
+                    self._marks[needy] = self._clock() + planner.SPREAD_S, request
 
     def follow(
         self, is_over: Callable[[], bool], sleep: Callable[[float], None] = time.sleep
@@ -93,21 +90,22 @@ class Marks:
 
         An exception would end the thread unnoticed, and this node would answer no mark.
         """
-        engine, prefix = self._node.engine, self._node.keys.wanted
+        registry = self._node.registry
         failures = 0
         revision = 0
         while not is_over():
             try:
                 if not revision:
-                    listed, revision = engine.list(prefix, deadline_s=_LIST_S)
+                    listed, revision = registry.marks(_LIST_S)
                     self.replace(listed)
-                events, revision = engine.watch(prefix, revision, deadline_s=_WATCH_S)
-                for event in events:
-                    if event.kind == "put":
-                        self.see(KeyValue(event.key, event.value, 0, event.revision, 0))
-                    else:
-                        self.forget(schema.name_of(event.key))
-                failures = 0
+                for found, reached in registry.changed_marks(revision, is_over):
+                    revision = reached
+                    for one in found:
+                        if isinstance(one, Request):
+                            self.see(one)
+                        else:
+                            self.forget(one)
+                    failures = 0
             except Compacted:
                 revision = 0
             except Exception as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fastipam.cluster import schema
 from fastipam.cluster.errors import NoBlock
 
 TYPE_CHECKING = False
@@ -15,9 +14,8 @@ _NAMED = 3  # nodes that are named, those with most blocks first
 
 def without_a_free_block(node: Node, family: int, deadline: Deadline) -> NoBlock:
     """Return the error for a pool whose blocks are all owned. O(blocks of all), one reading."""
-    listed, _ = node.engine.list(node.keys.blocks, deadline_s=deadline.call_s())
     counts: dict[str, int] = {}
-    for (its_family, _base), entry in schema.read_blocks(listed).items():
+    for (its_family, _base), entry in node.registry.blocks(deadline).items():
         if its_family == family:
             counts[entry.node] = counts.get(entry.node, 0) + 1
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))

@@ -189,20 +189,20 @@ class Share:
                 begun.append(block)
         return begun
 
-    def activate(self, ids: Iterable[BlockId], state: int, revision: int = 0) -> None:
+    def activate(self, revisions: Mapping[BlockId, int], state: int) -> None:
         """Assign addresses from those of the blocks that are in ``state`` from now on.
 
-        ``revision`` is that of their keys in the shared store; 0: unchanged.
+        ``revisions`` has the revision of each block in the shared store; 0: unchanged.
         """
         with self.store.write() as txn:
             ledger = self.network._enter(txn)
-            for family, base in ids:
+            for (family, base), revision in revisions.items():
                 block = blocks.get(txn, ledger.state.pool_id, family, base)
                 if block is not None and block.state == state:
                     block.revision = revision or block.revision
                     self._activate(txn, ledger, block)
-            if revision:
-                self._hear(txn, ledger, revision)
+            if newest := max(revisions.values(), default=0):
+                self._hear(txn, ledger, newest)
 
     def forget(self, ids: Iterable[BlockId], state: int) -> None:
         """Delete the records of those of the blocks that are in ``state``."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from fastipam.cluster.deadline import Deadline
     from fastipam.cluster.node.node import Node
+    from fastipam.cluster.registry import Registry
     from fastipam.configuration.cluster import Settings
     from fastipam.ipam import Ipam
 
@@ -46,14 +47,14 @@ class Where(NamedTuple):
     @contextmanager
     def node(self, *, create: bool = False) -> Iterator[tuple[Ipam | None, Node]]:
         """Yield this node and its open store, or None for the store when there is none."""
-        from fastipam.cluster.engines.connect import connect
         from fastipam.cluster.node.node import Node
         from fastipam.cluster.node.share import Share
+        from fastipam.cluster.registries.connect import open_registry
         from fastipam.network import Network
 
         settings, name, directory = settings_of(self.path, self.network, self.data_dir)
-        engine = connect(settings)
         ipam: Ipam | None = None
+        registry: Registry | None = None
         try:
             with suppress(FileNotFoundError):
                 ipam = fastipam.open(directory, create=create)
@@ -62,9 +63,12 @@ class Where(NamedTuple):
             if ipam is not None:
                 store = ipam.store
                 network = Network(store, name, settings.pool, remember=False)
-            yield ipam, Node(Share(store, network, settings), engine)
+            share = Share(store, network, settings)
+            registry = open_registry(share)
+            yield ipam, Node(share, registry)
         finally:
-            engine.close()
+            if registry is not None:
+                registry.close()
             if ipam is not None:
                 ipam.close()
 

@@ -2,45 +2,27 @@
 
 from __future__ import annotations
 
-import os
-
-from fastipam.allocation import blocks
 from fastipam.cluster import schema
 from fastipam.cluster.engine import Compare, EngineTimeout, Put
 from fastipam.cluster.errors import ClusterRefused, NoBlock
 from fastipam.cluster.schema import NodeEntry
-from fastipam.storage.records.block import COPIED, Member
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from fastipam.cluster.deadline import Deadline
     from fastipam.cluster.engine import Delete, Engine, KeyValue
-    from fastipam.cluster.node.session import Session
     from fastipam.cluster.node.share import Share
+    from fastipam.cluster.registries.keyvalue.session import Session
+    from fastipam.storage.records.block import Member
 
 # Attempts to change a node's entry; each fails when somebody has changed the entry meanwhile.
 ENTRY_TRIES = 8
 
 
-_MACHINE_ID = "/etc/machine-id"  # machine-id(5)
-
-
-def read_machine() -> str:
-    """Return the id of this machine, or "" where there is none: in a container, for example."""
-    try:
-        with open(_MACHINE_ID, encoding="ascii", errors="replace") as file:
-            text = file.read(64).strip()
-    except OSError:
-        return ""
-    return text if len(text) == 32 else ""  # it may say "uninitialized"
-
-
 class Registration:
-    """Registers a node under its name. ``machine`` is the id of the machine."""
+    """Registers a node under its name."""
 
-    __slots__ = ("_engine", "_keys", "_session", "_share", "_step", "machine", "name")
+    __slots__ = ("_engine", "_keys", "_session", "_share", "name")
 
     def __init__(
         self,
@@ -48,18 +30,15 @@ class Registration:
         engine: Engine,
         keys: schema.Keys,
         session: Session,
-        step: Callable[[str], None],
     ) -> None:
         self._share = share
         self._engine = engine
         self._keys = keys
         self._session = session
-        self._step = step
         self.name = share.settings.node
-        self.machine = read_machine()
 
-    def register(self, deadline: Deadline, *, agent: bool, sign: bool) -> tuple[Member, bool]:
-        """Write the node's entry; return the node as it is registered, and whether it is new.
+    def register(self, member: Member, deadline: Deadline, *, agent: bool, sign: bool) -> bool:
+        """Write the node's entry; set its epoch and revision; return whether the node is new.
 
         With ``sign`` a node without an entry ties its sign of life to a session in the same
         transaction. Who has no entry owns nothing. Idempotent.
@@ -67,42 +46,11 @@ class Registration:
         Raises ClusterRefused: other settings, or another live node of this name. Raises NoBlock:
         the entry changes too often.
         """
-        member = self._identity()
-        is_new = not member.epoch and self._register_first(member, deadline, agent, sign)
-        if not is_new:
-            self.check_settings(deadline)
-            self._register_again(member, deadline, agent)
-        self._step("registered")
-        return member, is_new
-
-    def _identity(self) -> Member:
-        """Return who this node is; store it before anybody is told, to recognise its own entry."""
-        share = self._share
-        member = share.member()
-        if member is not None and member.node == self.name:
-            if share.is_copy(member, self.machine):
-                # The one that was copied may live. This is another node, which has lost its store.
-                member.incarnation, member.file, member.revision = _new(), COPIED, 0
-                member.boot, member.machine = share.store.boot, self.machine
-                share.put_member(member)
-                self._step("named")
-            return member
-        if member is not None and member.epoch:
-            raise ClusterRefused(
-                f"this store belongs to node {member.node}, the configuration says {self.name}",
-                hint=f'set "node": "{member.node}", or release that node and use a new store',
-            )
-        member = Member(
-            self.name,
-            _new(),
-            share.settings.text,
-            self.machine,
-            file=blocks.file_of(share.store),
-            boot=share.store.boot,
-        )
-        share.put_member(member)
-        self._step("named")
-        return member
+        if not member.epoch and self._register_first(member, deadline, agent, sign):
+            return True
+        self.check_settings(deadline)
+        self._register_again(member, deadline, agent)
+        return False
 
     def _register_first(self, member: Member, deadline: Deadline, agent: bool, sign: bool) -> bool:
         """Register a node that has no entry, in one transaction; return False if it may have one.
@@ -232,8 +180,3 @@ class Registration:
             hint='give this one another name with "node"; or start its agent, which finds '
             f"out; or, once that node is gone, `fastipam cluster release-node {self.name}`",
         )
-
-
-def _new() -> str:
-    """Return a new incarnation."""
-    return os.urandom(8).hex()

@@ -1,0 +1,62 @@
+"""Who a node is: what its own store says, before anybody else is asked."""
+
+from __future__ import annotations
+
+import os
+
+from fastipam.allocation import blocks
+from fastipam.cluster.errors import ClusterRefused
+from fastipam.storage.records.block import COPIED, Member
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fastipam.cluster.node.share import Share
+
+_MACHINE_ID = "/etc/machine-id"  # machine-id(5)
+
+
+def read_machine() -> str:
+    """Return the id of this machine, or "" where there is none: in a container, for example."""
+    try:
+        with open(_MACHINE_ID, encoding="ascii", errors="replace") as file:
+            text = file.read(64).strip()
+    except OSError:
+        return ""
+    return text if len(text) == 32 else ""  # it may say "uninitialized"
+
+
+def identify(share: Share, machine: str, step: Callable[[str], None]) -> Member:
+    """Return who this node is; store it before anybody is told, to recognise its own entry."""
+    name = share.settings.node
+    member = share.member()
+    if member is not None and member.node == name:
+        if share.is_copy(member, machine):
+            # The one that was copied may live. This is another node, which has lost its store.
+            member.incarnation, member.file, member.revision = _new(), COPIED, 0
+            member.boot, member.machine = share.store.boot, machine
+            share.put_member(member)
+            step("named")
+        return member
+    if member is not None and member.epoch:
+        raise ClusterRefused(
+            f"this store belongs to node {member.node}, the configuration says {name}",
+            hint=f'set "node": "{member.node}", or release that node and use a new store',
+        )
+    member = Member(
+        name,
+        _new(),
+        share.settings.text,
+        machine,
+        file=blocks.file_of(share.store),
+        boot=share.store.boot,
+    )
+    share.put_member(member)
+    step("named")
+    return member
+
+
+def _new() -> str:
+    """Return a new incarnation."""
+    return os.urandom(8).hex()

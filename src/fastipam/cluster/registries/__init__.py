@@ -1,0 +1,1 @@
+"""The shared stores of a cluster, each behind the interface :class:`Registry`."""

@@ -1,0 +1,295 @@
+"""The interface of a cluster's shared store, as a node uses it: who owns which block.
+
+``registries/`` holds what implements it: ``keyvalue`` on an :class:`Engine` (etcd), with
+transactions over several keys, and ``kubernetes`` on the Kubernetes API, which changes one object
+at a time. A *block* is named by (family, first address).
+
+What changes something has one of three outcomes. It returns: the change was made, or a definite no.
+It raises an EngineError, NoBlock or ClusterRefused: nothing was changed. It raises
+:class:`Unsettled`: the change may have been made, or may be made later, and the next
+:meth:`Registry.owned` or :meth:`Registry.release` tells.
+
+Every call that asks the shared store takes the :class:`Deadline` of the operation.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import Protocol
+
+    from fastipam.cluster.deadline import Deadline
+    from fastipam.cluster.engine import History
+    from fastipam.cluster.schema import BlockEntry, BlockId, Mark, NodeEntry
+    from fastipam.configuration.cluster import Geometry
+    from fastipam.errors import FastipamError
+    from fastipam.storage.records.block import Block, Heard, Member
+else:
+    Protocol = object
+
+
+class Unsettled(Exception):
+    """A change was asked for, and ``error`` came instead of its outcome."""
+
+    def __init__(self, error: FastipamError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class Counts:
+    """What a node has done since the object was made; all but two count blocks.
+
+    ``transactions`` were sent for claims, at ``conflicts`` of them another node was faster.
+    """
+
+    __slots__ = ("claims", "conflicts", "donated", "granted", "released", "transactions")
+
+    def __init__(self) -> None:
+        self.claims = self.conflicts = self.donated = 0
+        self.granted = self.released = self.transactions = 0
+
+
+class Claimed:
+    """The answer to a claim.
+
+    ``won`` has the revision of each block that is this node's now, ``taken`` the blocks that other
+    nodes own. A key-value store gives all blocks of a claim or none.
+    """
+
+    __slots__ = ("taken", "won")
+
+    def __init__(self, won: dict[BlockId, int], taken: Sequence[BlockId] = ()) -> None:
+        self.won = won
+        self.taken = taken
+
+
+class Request:
+    """The request of a node in need, as another node has read it.
+
+    ``revision`` is that of the request in the shared store, ``uid`` the store's own name for it, if
+    it has one: who answers names both, so that one request is answered once.
+    """
+
+    __slots__ = ("mark", "needy", "revision", "uid")
+
+    def __init__(self, needy: str, mark: Mark, revision: int, uid: str = "") -> None:
+        self.needy = needy
+        self.mark = mark
+        self.revision = revision
+        self.uid = uid
+
+
+class NodeRow:
+    """A node as the shared store lists it; ``alive``: its sign of life is there."""
+
+    __slots__ = ("alive", "entry", "name", "needy")
+
+    def __init__(self, name: str, entry: NodeEntry, *, alive: bool, needy: bool) -> None:
+        self.name = name
+        self.entry = entry
+        self.alive = alive
+        self.needy = needy
+
+
+class Layout:
+    """Who owns what, and where: what routes are made of.
+
+    ``addresses`` are those of each node. ``blocks`` names the owner of each block, and
+    ``revision`` is where :meth:`Registry.changes` goes on.
+    """
+
+    __slots__ = ("addresses", "blocks", "revision")
+
+    def __init__(
+        self,
+        blocks: Mapping[BlockId, BlockEntry],
+        addresses: Mapping[str, Sequence[str]],
+        revision: int,
+    ) -> None:
+        self.blocks = blocks
+        self.addresses = addresses
+        self.revision = revision
+
+
+class Registry(Protocol):
+    """A cluster's shared store, for one node. Use it only while :class:`NodeLock` is held.
+
+    What only reads, :meth:`marks` and :meth:`changes`, may be called without the lock, and from
+    another thread.
+    """
+
+    history: History
+    counts: Counts
+    store_name: str  # "etcd" or "the Kubernetes API", for messages
+    keep_every_s: float  # how often :meth:`keep` is due
+    most_given: int  # blocks with which one request can be answered
+
+    # This node ------------------------------------------------------------------------------
+
+    def remember(self) -> None:
+        """Compare each answer from now on with what this node has heard earlier. Asks nothing."""
+
+    def register(self, member: Member, deadline: Deadline, *, agent: bool, sign: bool) -> bool:
+        """Write this node's entry; set the member's epoch and revision; return whether it is new.
+
+        With ``sign`` a new node gives its sign of life with it. A new node owns nothing.
+        Idempotent. Raises ClusterRefused: other settings, or another live node of this name.
+        """
+
+    def check_settings(self, deadline: Deadline) -> None:
+        """Raise ClusterRefused unless the cluster's settings are this node's."""
+
+    def read_era(self, is_new: bool, deadline: Deadline) -> tuple[str | None, bool]:
+        """Return the era (None: not read), and whether others say that changes were lost since.
+
+        ``is_new``: this node has just registered for the first time, and has nothing to lose.
+        """
+
+    def heard(self, era: str | None) -> Heard:
+        """Return what this node has heard by now, to be noted."""
+
+    def owned(self, deadline: Deadline) -> dict[BlockId, BlockEntry]:
+        """Return what the shared store says is this node's, in its present epoch."""
+
+    def hold(self, deadline: Deadline) -> None:
+        """Give the sign of life, unless it is given. Raises ClusterRefused, NoBlock."""
+
+    def keep(self, deadline: Deadline) -> bool:
+        """Renew it; return False if it has ended, or if this node's entry was changed."""
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this process keeps the node's sign of life."""
+
+    @property
+    def proven_ns(self) -> int:
+        """When the sign of life was last known to be given: a time of this boot."""
+
+    def let_go(self, deadline: Deadline) -> None:
+        """Forget that the sign of life is kept, because it may not be this node's any more."""
+
+    # Lost changes ---------------------------------------------------------------------------
+
+    def hold_back(self, deadline: Deadline) -> None:
+        """Begin anew with a store that has lost changes, and tell other nodes. Idempotent."""
+
+    def learn_history(self, deadline: Deadline) -> None:
+        """Read what tells a loss that others have noticed, unless this node knows it."""
+
+    def note(self) -> None:
+        """Note in the node's own store how far the shared store has come."""
+
+    # Blocks ---------------------------------------------------------------------------------
+
+    def claim(
+        self,
+        member: Member,
+        ids: Sequence[BlockId],
+        claimed_ns: int,
+        newest: Block | None,
+        deadline: Deadline,
+    ) -> Claimed:
+        """Claim blocks that nobody owns. ``newest`` is the block that this node claimed last.
+
+        Raises ClusterRefused when this node was removed meanwhile, and Unsettled.
+        """
+
+    def claim_again(self, member: Member, block: Block, deadline: Deadline) -> int:
+        """Claim a lost block; return its revision, or 0 when another node owns it."""
+
+    def taken(self, pool: Geometry, numbers: range, deadline: Deadline) -> frozenset[int]:
+        """Return those of the blocks that a node owns. One read."""
+
+    def release(self, block: Block, deadline: Deadline) -> None:
+        """Make a block free if it is this node's. Asks until the outcome is known."""
+
+    # Need -----------------------------------------------------------------------------------
+
+    def ask(self, member: Member, mark: Mark, deadline: Deadline, *, brief: bool = False) -> bool:
+        """Ask the other nodes for blocks; return False if this node was removed meanwhile.
+
+        ``brief``: the request ends by itself soon, because no agent stands behind it.
+        """
+
+    def unask(self, deadline: Deadline) -> None:
+        """Withdraw the request. Idempotent."""
+
+    def is_asked(self, deadline: Deadline) -> bool:
+        """Return whether the request still waits for an answer."""
+
+    def granted(self, deadline: Deadline) -> dict[BlockId, BlockEntry]:
+        """Return what the shared store says is this node's, after a donor may have answered."""
+
+    def collected(self, ids: Sequence[BlockId], deadline: Deadline) -> None:
+        """End the request that these blocks have answered, after they are in use."""
+
+    def hand_over(
+        self,
+        request: Request,
+        blocks: Sequence[Block],
+        claimed_ns: int,
+        deadline: Deadline,
+    ) -> bool:
+        """Answer a request with these blocks; return False, and change nothing, if it is answered.
+
+        Raises Unsettled.
+        """
+
+    def marks(self, deadline_s: float) -> tuple[list[Request], int]:
+        """Return the requests of all nodes, and where :meth:`changed_marks` goes on."""
+
+    def changed_marks(
+        self, revision: int, is_over: Callable[[], bool]
+    ) -> Iterator[tuple[list[Request | str], int]]:
+        """Yield new requests, and the nodes whose request is gone, with the revision so far.
+
+        Ends from time to time; a next call with the last revision misses nothing.
+        """
+
+    # Everybody ------------------------------------------------------------------------------
+
+    def blocks(self, deadline: Deadline) -> dict[BlockId, BlockEntry]:
+        """Return every owned block, in address order. O(blocks of all)."""
+
+    def nodes(self, deadline: Deadline) -> list[NodeRow]:
+        """Return every node that ever registered."""
+
+    def contradictions(
+        self, entries: Mapping[BlockId, BlockEntry], deadline: Deadline
+    ) -> list[tuple[str, BlockId, str]]:
+        """Return (node, block, what is wrong) for what the store contradicts itself in."""
+
+    def layout(self, deadline_s: float) -> Layout:
+        """Return what the routes are made of now."""
+
+    def changes(self, revision: int, wait_s: float) -> Iterator[tuple[bool, int]]:
+        """Yield whether the layout may have changed, with the revision so far.
+
+        Yields (False, revision) when nothing has changed for ``wait_s`` seconds.
+        """
+
+    def settings_text(self, deadline: Deadline) -> str | None:
+        """Return the cluster's pools as the shared store has them, None before there are any."""
+
+    def found_cluster(self, deadline: Deadline) -> str | None:
+        """Write the cluster's pools if there are none; return what was there before, or None."""
+
+    def is_alive(self, name: str, deadline: Deadline) -> bool:
+        """Return whether a node gives its sign of life."""
+
+    def end(self, name: str, deadline: Deadline, *, force: bool) -> int | None:
+        """Mark a node as removed; return its new epoch, or None when there is no such node.
+
+        It can claim nothing more, and learns it when it comes back. Idempotent. Raises
+        ClusterRefused for a node that is alive, unless ``force``; NoBlock.
+        """
+
+    def take_back(self, name: str, deadline: Deadline) -> int:
+        """Make some blocks of a removed node free; return how many, 0 when none are left."""
+
+    def problem(self, *, deadline_s: float) -> str:
+        """Return what is wrong with a store that answers reads, or an empty text."""
+
+    def close(self) -> None:
+        """Close all connections. Idempotent."""
