@@ -16,7 +16,7 @@ from fastipam.cluster.engine import (
     EngineUnavailable,
     Put,
 )
-from fastipam.cluster.engines.etcd import members
+from fastipam.cluster.engines import pool
 from fastipam.cluster.engines.etcd.engine import EtcdEngine
 
 from ..ports import free_ports
@@ -35,8 +35,8 @@ def election_ms() -> int:
 @pytest.fixture
 def long_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """An endpoint that failed is left alone for longer than any test lasts."""
-    monkeypatch.setattr(members, "_FIRST_REST_S", 600.0)
-    monkeypatch.setattr(members, "_LONGEST_REST_S", 600.0)
+    monkeypatch.setattr(pool, "_FIRST_REST_S", 600.0)
+    monkeypatch.setattr(pool, "_LONGEST_REST_S", 600.0)
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_read_fails_over_from_a_half_open_connection(
     etcd: Etcd, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, key: bytes
 ) -> None:
     """A read passes a member that takes connections and says nothing."""
-    monkeypatch.setattr(members, "_READ_S", 1.0)
+    monkeypatch.setattr(pool, "_READ_S", 1.0)
     proxy.become("swallow")
     with contextlib.closing(etcd.engine([proxy.endpoint, etcd.endpoints[1]])) as engine:
         first_to(engine, proxy.endpoint)

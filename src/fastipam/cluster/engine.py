@@ -43,7 +43,12 @@ class EngineError(FastipamError):
 
 
 class EngineUnavailable(EngineError):
-    """No endpoint could be reached, or none could serve; nothing was changed."""
+    """No endpoint could be reached, or none could serve; nothing was changed.
+
+    ``retry_after_s`` is the pause that the store asks for, 0.0 when it says none.
+    """
+
+    retry_after_s = 0.0
 
 
 class EngineTimeout(EngineError):

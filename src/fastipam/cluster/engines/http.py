@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _PIECE = 1 << 16
 _LONGEST_LINE = 1 << 16  # of a header; far above what servers send
+_MOST_HEADERS = 256
 _LARGEST_BODY = 64 << 20  # a thousand keys with the largest usual values stay far below
 # Data that nobody acknowledges for this long breaks the connection, an idle one included: without
 # it the kernel notices after two hours that a peer was switched off.
@@ -35,15 +36,39 @@ _UNACKNOWLEDGED_MS = 5000
 
 
 class Server:
-    """A server's host and port, and whether it speaks TLS; ``text`` names it in messages."""
+    """A server's host and port, and whether it speaks TLS; ``text`` names it in messages.
 
-    __slots__ = ("host", "port", "text", "tls")
+    ``name`` is what its certificate has to be valid for, if that is not the host.
+    """
 
-    def __init__(self, text: str, host: str, port: int, tls: bool) -> None:
+    __slots__ = ("host", "name", "port", "text", "tls")
+
+    def __init__(self, text: str, host: str, port: int, tls: bool, name: str = "") -> None:
         self.text = text
         self.host = host
         self.port = port
         self.tls = tls
+        self.name = name or host
+
+
+def host_and_port(text: str, default: int) -> tuple[str, int] | None:
+    """Return host and port of ``host``, ``host:port`` or ``[IPv6]:port``; None for another text."""
+    if text.startswith("["):
+        host, closed, after = text[1:].partition("]")
+        colon, port = after[:1], after[1:]
+        wrong = not closed or colon not in {"", ":"}
+    else:
+        host, colon, port = text.partition(":")
+        wrong = ":" in port
+    port = port if colon else str(default)
+    if (
+        wrong
+        or not host
+        or set(host) & set("/?#@[] ")
+        or not (port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16)
+    ):
+        return None
+    return host, int(port)
 
 
 class _Plain:
@@ -75,6 +100,13 @@ class _Plain:
             return False
         return False
 
+    def shut_down(self) -> None:
+        """End the connection; a thread that waits for it learns so at once."""
+        try:
+            self._sock.shutdown(sockets.SHUT_RDWR)
+        except OSError:  # it is over already
+            return
+
     def close(self) -> None:
         """Close the socket."""
         self._sock.close()
@@ -95,23 +127,30 @@ class Connection:
         """Close the connection; TLS's closing alert is not sent, because nobody waits for it."""
         self._link.close()
 
+    def shut_down(self) -> None:
+        """End the connection from another thread: whoever waits for it gets an OSError at once."""
+        self._link.shut_down()
+
     def idle(self) -> bool:
         """Return whether the connection is open and quiet, so that it can carry a request."""
         return not self._got and self._link.is_quiet()
 
-    def ask(self, request: bytes, deadline: float) -> tuple[int, bytes]:
-        """Send a request; return status and body of the answer. An error closes the connection.
+    def ask(
+        self, request: bytes, deadline: float, most: int = _LARGEST_BODY
+    ) -> tuple[int, dict[str, str], bytes]:
+        """Send a request; return status, headers and body of the answer.
 
-        ``is_reusable`` says whether the server lets it carry another request.
+        An error closes the connection; a body of more than ``most`` bytes is one. ``is_reusable``
+        says whether the server lets it carry another request.
         """
         try:
             status, headers = self.begin(request, deadline)
-            body = self.read_body(headers, deadline)
+            body = self.read_body(headers, deadline, most)
         except BaseException:
             self.close()
             raise
         self.is_reusable = headers.get("connection", "").lower() != "close"
-        return status, body
+        return status, headers, body
 
     def begin(self, request: bytes, deadline: float) -> tuple[int, dict[str, str]]:
         """Send a request; return status and headers of the answer, names in small letters."""
@@ -129,24 +168,28 @@ class Connection:
             while line := self._line(deadline):
                 name, _, value = line.partition(b":")
                 headers[name.decode("latin-1").lower()] = value.strip().decode("latin-1")
+                if len(headers) > _MOST_HEADERS:
+                    raise ConnectionError(f"{self.server.text} sends endless headers")
             if int(status) >= 200:  # 1xx is not the answer yet
                 return int(status), headers
 
-    def read_body(self, headers: dict[str, str], deadline: float) -> bytes:
-        """Return the whole body."""
+    def read_body(
+        self, headers: dict[str, str], deadline: float, most: int = _LARGEST_BODY
+    ) -> bytes:
+        """Return the whole body. Raises ConnectionError when it has more than ``most`` bytes."""
         if headers.get("transfer-encoding", "").lower() == "chunked":
             whole = bytearray()
-            while (chunk := self.chunk(deadline)) is not None:
+            while (chunk := self.chunk(deadline, most)) is not None:
                 whole += chunk
-                if len(whole) > _LARGEST_BODY:
+                if len(whole) > most:
                     raise ConnectionError(f"{self.server.text} sends an endless answer")
             return bytes(whole)
         length = headers.get("content-length", "")
-        if not length.isdigit() or int(length) > _LARGEST_BODY:
+        if not length.isdigit() or int(length) > most:
             raise ConnectionError(f"{self.server.text} sends an answer of length {length!r}")
         return self._exactly(int(length), deadline)
 
-    def chunk(self, deadline: float) -> bytes | None:
+    def chunk(self, deadline: float, most: int = _LARGEST_BODY) -> bytes | None:
         """Return the next chunk of a body, None at its end (RFC 9112, section 7.1).
 
         Can be called again after a TimeoutError.
@@ -158,7 +201,7 @@ class Connection:
                     size = int(bytes(self._got[:end]).partition(b";")[0], 16)
                 except ValueError:
                     size = -1
-                if not 0 <= size <= _LARGEST_BODY:
+                if not 0 <= size <= most:
                     raise ConnectionError(f"{self.server.text} sends a chunk of no length")
                 if size == 0:
                     del self._got[: end + 2]
@@ -201,6 +244,40 @@ class Connection:
         self.used_at = time.monotonic()
 
 
+class Lines:
+    """The lines of a body that does not end, as a watch has it. Not for two threads at a time."""
+
+    def __init__(self, connection: Connection, most: int = _LARGEST_BODY) -> None:
+        """``most``: the bytes of the longest line that is accepted."""
+        self._connection = connection
+        self._most = most
+        self._rest = b""
+
+    @property
+    def has_more(self) -> bool:
+        """Whether :meth:`next` returns a line without waiting."""
+        return b"\n" in self._rest
+
+    def next(self, deadline: float) -> bytes | None:
+        """Return the next line without its line feed, None at the end of the body.
+
+        Can be called again after a TimeoutError. Raises ConnectionError when the body ends within
+        a line.
+        """
+        where = self._connection.server.text
+        while not self.has_more:
+            if len(self._rest) > self._most:
+                raise ConnectionError(f"{where} sends a line without end")
+            chunk = self._connection.chunk(deadline)
+            if chunk is None:
+                if self._rest:
+                    raise ConnectionResetError(f"{where} ended within a line")
+                return None
+            self._rest += chunk
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line
+
+
 def connect(server: Server, files: TlsFiles | None, deadline: float) -> Connection:
     """Open a connection, with TLS if the server speaks it: then ``files`` must not be None.
 
@@ -215,7 +292,7 @@ def connect(server: Server, files: TlsFiles | None, deadline: float) -> Connecti
     plain = _Plain(_open(server, deadline))
     try:
         link = TlsLink(plain, server.text)
-        link.shake_hands(context, server.host, deadline)
+        link.shake_hands(context, server.name, deadline)
     except BaseException:
         plain.close()
         raise
@@ -266,19 +343,20 @@ def _left_s(deadline: float) -> float:
     return left_s
 
 
-def post(server: Server, path: str, headers: Sequence[str], body: str) -> bytes:
-    """Return the bytes of a POST request with a JSON body."""
+def request(
+    method: str,
+    server: Server,
+    path: str,
+    headers: Sequence[str],
+    body: str = "",
+    kind: str = "application/json",
+) -> bytes:
+    """Return the bytes of a request; ``kind`` is the type of its body, which is ASCII."""
     host = f"[{server.host}]" if ":" in server.host else server.host
-    lines = (
-        f"POST {path} HTTP/1.1",
-        f"Host: {host}:{server.port}",
-        "Content-Type: application/json",
-        f"Content-Length: {len(body)}",
-        *headers,
-        "",
-        body,
-    )
-    return "\r\n".join(lines).encode()
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {host}:{server.port}"]
+    if body:
+        lines += [f"Content-Type: {kind}", f"Content-Length: {len(body)}"]
+    return "\r\n".join((*lines, *headers, "", body)).encode("ascii")
 
 
 def local_addresses(server: Server) -> tuple[str, ...]:

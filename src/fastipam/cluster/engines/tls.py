@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
         def is_quiet(self) -> bool: ...
 
+        def shut_down(self) -> None: ...
+
         def close(self) -> None: ...
 
 
@@ -103,6 +105,10 @@ class TlsLink:
     def is_quiet(self) -> bool:
         """Return whether the peer has neither sent anything nor closed the connection."""
         return self._below.is_quiet()
+
+    def shut_down(self) -> None:
+        """End the TCP connection; a thread that waits for it learns so at once."""
+        self._below.shut_down()
 
     def close(self) -> None:
         """Close the TCP connection."""

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from typing import Any, TypeVar
 
     from fastipam.cluster.engine import Compare, Delete, KeyEvent, KeyValue
-    from fastipam.cluster.engines.etcd.members import Endpoint
     from fastipam.cluster.engines.etcd.watch import Stream
+    from fastipam.cluster.engines.pool import Endpoint
     from fastipam.configuration.cluster import Settings
 
     T = TypeVar("T")

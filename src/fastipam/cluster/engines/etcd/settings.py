@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastipam.cluster.engines.etcd import gateway
-from fastipam.cluster.engines.http import Server
+from fastipam.cluster.engines.http import Server, host_and_port
 from fastipam.errors import ConfigError
 
 TYPE_CHECKING = False
@@ -82,22 +82,9 @@ def parse_endpoint(text: str, *, tls: bool = False, field: str = "endpoints") ->
     if not mark:
         scheme, rest = "https" if tls else "http", text
     rest = rest.rstrip("/")
-    if rest.startswith("["):
-        host, closed, after = rest[1:].partition("]")
-        colon, port = after[:1], after[1:]
-        wrong = not closed or colon not in {"", ":"}
-    else:
-        host, colon, port = rest.partition(":")
-        wrong = ":" in port
-    port = port if colon else str(_DEFAULT_PORT)
-    if (
-        wrong
-        or scheme not in {"http", "https"}
-        or not host
-        or set(host) & set("/?#@[] ")
-        or not (port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16)
-    ):
+    found = host_and_port(rest, _DEFAULT_PORT)
+    if found is None or scheme not in {"http", "https"}:
         raise ConfigError(
             f"endpoint {text!r} is not of the form https://host:port", field=field, value=text
         )
-    return Server(text, host, int(port), scheme == "https")
+    return Server(text, *found, scheme == "https")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastipam.cluster.engine import Compacted
 from fastipam.cluster.engines.etcd import gateway
+from fastipam.cluster.engines.http import Lines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ class Stream:
         """Read the acknowledgement. Raises what :meth:`wait` raises."""
         self.revision = revision
         self._connection = connection
-        self._rest = b""
+        self._lines = Lines(connection)
         created = self._next(deadline)
         if not revision:  # from now on
             self.revision = created.revision
@@ -49,7 +50,7 @@ class Stream:
         while True:
             message = self._next(deadline)
             found = message.events
-            while b"\n" in self._rest:  # messages that came with it
+            while self._lines.has_more:  # messages that came with it
                 message = self._next(deadline)
                 found += message.events
             if found:
@@ -65,12 +66,9 @@ class Stream:
 
     def _next(self, deadline: float) -> _Message:
         """Return the next message; the gateway ends each with a line feed."""
-        while b"\n" not in self._rest:
-            chunk = self._connection.chunk(deadline)
-            if chunk is None:
-                raise ConnectionResetError("the watch has ended")
-            self._rest += chunk
-        line, _, self._rest = self._rest.partition(b"\n")
+        line = self._lines.next(deadline)
+        if line is None:
+            raise ConnectionResetError("the watch has ended")
         try:
             answer = gateway.decode(line)
             message = None if "error" in answer else _Message(answer["result"])
