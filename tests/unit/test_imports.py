@@ -40,8 +40,9 @@ SHOWS_LMDB = {
 OTHER_BYTES = {
     "agent.protocol": "the launcher's requests, struct ucred of the kernel",
     "agent.web.api": "the picture as the page reads it",
-    "cluster.engines.etcd.members": "a random number",
+    "cluster.engines.pool": "a random number",
     "cluster.node.node": "a random number",
+    "cluster.registries.kubernetes.client": "a random number",
     "cluster.rtnetlink": "netlink messages",
     "cluster.planner": "a hash of names",
     "picture.colours": "a hash of names",

@@ -1,0 +1,1 @@
+"""The Kubernetes API as the cluster's shared store."""
