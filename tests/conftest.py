@@ -18,7 +18,7 @@ from fastipam.testing import Clock
 from fastipam.verify import verify
 
 from . import ids
-from .e2e.tools import Unsupported
+from .e2e.tools import NotBuilt, Unsupported
 from .options import options, register
 from .surroundings import clean
 
@@ -52,11 +52,18 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_makereport(
     call: pytest.CallInfo[None],
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Fail a skipped test with ``--require-all``, unless this machine cannot have what it lacks."""
+    """Fail a skipped test with ``--require-all``, unless this machine cannot have what it lacks.
+
+    What takes minutes to build has an option of its own, ``--require-kubernetes``.
+    """
     report = yield
-    if options.require_all and report.skipped and call.excinfo is not None:
+    if report.skipped and call.excinfo is not None:
         reason = call.excinfo.value
-        if isinstance(reason, pytest.skip.Exception) and not isinstance(reason, Unsupported):
+        if isinstance(reason, NotBuilt):
+            required = options.require_kubernetes
+        else:
+            required = options.require_all and isinstance(reason, pytest.skip.Exception)
+        if required and not isinstance(reason, Unsupported):
             report.outcome = "failed"
             report.longrepr = f"required here: {reason}"
     return report

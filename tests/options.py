@@ -17,6 +17,7 @@ class Options:
 
     long = False
     require_all = False
+    require_kubernetes = False
     seed = 1
     kills = 0  # none said: the campaign has its own number
     minutes = 0.0  # none said: the campaign has its own length
@@ -26,6 +27,7 @@ class Options:
         """Take the values from pytest's command line."""
         self.long = config.getoption("--long")
         self.require_all = config.getoption("--require-all")
+        self.require_kubernetes = config.getoption("--require-kubernetes")
         self.seed = config.getoption("--seed")
         self.kills = config.getoption("--kills")
         self.minutes = config.getoption("--minutes")
@@ -47,6 +49,11 @@ def register(parser: pytest.Parser) -> None:
         "--require-all",
         action="store_true",
         help="fail a test that lacks something that can be installed; without it, skip the test",
+    )
+    group.addoption(
+        "--require-kubernetes",
+        action="store_true",
+        help="fail a test that lacks what scripts/kubernetes-tools builds; without it, skip it",
     )
     group.addoption("--seed", type=int, default=1, help="seed of the campaigns' random numbers")
     group.addoption("--kills", type=int, default=0, help="number of kills of the crash campaign")

@@ -265,6 +265,25 @@ class Etcd:
                 time.sleep(0.01)
         raise AssertionError(f"{endpoint} does not forget what is before revision {revision}")
 
+    def copy(self, to: Path) -> None:
+        """Copy what the only member has stored; a copy that is there is replaced."""
+        (member,) = self.members
+        member.stop()
+        shutil.rmtree(to, ignore_errors=True)
+        shutil.copytree(member.directory / member.name, to)
+        self.start()
+
+    def put_back(self, copy: Path | None) -> None:
+        """Let the only member have the copy, or nothing: what was stored since is forgotten.
+
+        It runs again only after ``start``.
+        """
+        (member,) = self.members
+        member.stop()
+        shutil.rmtree(member.directory / member.name)
+        if copy is not None:
+            shutil.copytree(copy, member.directory / member.name)
+
     def enable_passwords(self, username: str, password: str) -> None:
         """Add root and a user who may use ``/fastipam/…`` only, then demand passwords."""
         quoted = f'"name":"{username}","password":"{password}"'

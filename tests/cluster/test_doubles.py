@@ -140,11 +140,7 @@ class Campaign:
 
     def copy_etcd(self) -> None:
         """Make a copy of etcd's directory."""
-        (member,) = self.etcd.members
-        member.stop()
-        shutil.rmtree(self._copy, ignore_errors=True)
-        shutil.copytree(member.directory / member.name, self._copy)
-        self.etcd.start()
+        self.etcd.copy(self._copy)
         self.note("copy of etcd")
 
     def put_etcd_back(self, *, anew: bool = False) -> None:
@@ -157,8 +153,7 @@ class Campaign:
         if anew:
             for machine in self.machines.values():
                 machine.end()
-        shutil.rmtree(member.directory / member.name)
-        shutil.copytree(self._copy, member.directory / member.name)
+        self.etcd.put_back(self._copy)
         self.etcd.start()
         if anew:
             for machine in self.machines.values():
@@ -167,9 +162,7 @@ class Campaign:
 
     def wipe_etcd(self) -> None:
         """Replace etcd by an empty one, and initialise the cluster again."""
-        (member,) = self.etcd.members
-        member.stop()
-        shutil.rmtree(member.directory / member.name)
+        self.etcd.put_back(None)
         shutil.rmtree(self._copy, ignore_errors=True)
         self.etcd.start()
         done = self.machines["a"].cluster("init")

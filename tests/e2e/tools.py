@@ -25,9 +25,18 @@ class Unsupported(Skipped):
     """The skip of a test that needs what nobody can install on this machine."""
 
 
+class NotBuilt(Skipped):
+    """The skip of a test that needs a program of Kubernetes, which takes minutes to build."""
+
+
 def lacking(reason: str) -> NoReturn:
     """Skip the test for something that can be installed; with ``--require-all`` it fails."""
     pytest.skip(reason)
+
+
+def not_built(reason: str) -> NoReturn:
+    """Skip the test for what a script builds; with ``--require-kubernetes`` it fails."""
+    raise NotBuilt(reason)
 
 
 def unsupported(reason: str) -> NoReturn:
