@@ -1,6 +1,6 @@
-"""Fixtures: real API servers, where scripts/kubernetes-tools has built their programs.
+"""Fixtures: the fake API server, and real ones where scripts/kubernetes-tools has built them.
 
-A test that uses one has the mark ``kubernetes``.
+A test that uses a real one has the mark ``kubernetes``.
 """
 
 from __future__ import annotations
@@ -8,16 +8,34 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
 from ..cluster.conftest import any_binary
 from ..e2e.tools import not_built
+from .fake import FakeServer
 from .rest import Rest
 from .server import ApiServer
 from .tools.build import program
 
 StartServer = Callable[..., ApiServer]
+
+
+class Api(Protocol):
+    """What a fake and a real server have in common."""
+
+    ca: Path
+
+    @property
+    def admin(self) -> Rest:
+        """The API as a cluster's administrator may use it."""
+
+    def rest(self, token: str) -> Rest:
+        """The API as the token's owner may use it."""
+
+    def node(self, name: str, boot_id: str = "boot-1") -> Rest:
+        """Make a Node and its agent's Pod; return the API as that agent may use it."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -77,6 +95,30 @@ def own_api_server(start_server: StartServer) -> Iterator[ApiServer]:
     server = start_server()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_fake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeServer]:
+    """One fake for all tests of this process; use ``fake_api``, which clears it."""
+    with FakeServer(tmp_path_factory.mktemp("fake")) as server:
+        yield server
+
+
+@pytest.fixture
+def fake_api(shared_fake: FakeServer) -> Iterator[FakeServer]:
+    """A fake with no objects of our kinds and no faults; it starts in milliseconds."""
+    yield shared_fake
+    shared_fake.clear()
+
+
+@pytest.fixture(
+    params=["fake_api", pytest.param("api_server", marks=pytest.mark.kubernetes)],
+    ids=["fake", "real"],
+)
+def api(request: pytest.FixtureRequest) -> Api:
+    """The fake, and a real server where one is built."""
+    found: Api = request.getfixturevalue(request.param)
+    return found
 
 
 @pytest.fixture
