@@ -257,7 +257,10 @@ class ApiServer:
         return str(self.admin.create(path, document).done()["status"]["token"])
 
     def node(self, name: str, boot_id: str = "boot-1") -> Rest:
-        """Make a Node and its agent's Pod; return the API as that agent may use it."""
+        """Make a Node and its agent's Pod; return the API as that agent may use it.
+
+        A Node that was deleted is made again by a second call.
+        """
         node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
         self.admin.create("/api/v1/nodes", node).done()
         status = {"status": {"nodeInfo": {"bootID": boot_id}}}
@@ -265,7 +268,7 @@ class ApiServer:
         pod = {
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": {"name": f"agent-{name}"},
+            "metadata": {"generateName": f"agent-{name}-"},
             "spec": {
                 "nodeName": name,
                 "serviceAccountName": "fastipam-agent",

@@ -119,3 +119,15 @@ def test_objects_survive_the_garbage_collector(controllers: ApiServer) -> None:
     _until_gone(admin, f"{_CONFIG_MAPS}/orphan")
     _until_gone(admin, f"{BLOCKS}/{owned['metadata']['name']}")
     assert [admin.get(path).done()["items"] for path in ours] == before
+
+
+def test_node_that_comes_again(api_server: ApiServer) -> None:
+    """A machine of the same name has another Node object, and its agent's token names it."""
+    old = api_server.node("a", "boot-1")
+    uid = old.get("/api/v1/nodes/a").done()["metadata"]["uid"]
+    api_server.admin.delete("/api/v1/nodes/a").done()
+    new = api_server.node("a", "boot-2")
+    found = new.get("/api/v1/nodes/a").done()
+    assert found["metadata"]["uid"] != uid
+    assert found["status"]["nodeInfo"]["bootID"] == "boot-2"
+    new.create(NODES, node("a")).done()

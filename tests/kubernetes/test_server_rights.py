@@ -174,9 +174,7 @@ NO_RIGHT: dict[str, Callable[[Pair], Answer]] = {
     "read secrets": lambda it: it.a.rest.get(f"/api/v1/namespaces/{SYSTEM}/secrets"),
     "read a secret": lambda it: it.a.rest.get(f"/api/v1/namespaces/{SYSTEM}/secrets/any"),
     "read pods": lambda it: it.a.rest.get("/api/v1/pods"),
-    "read one's pod": lambda it: it.a.rest.get(
-        f"/api/v1/namespaces/{SYSTEM}/pods/agent-{it.a.name}"
-    ),
+    "read pods beside one's own": lambda it: it.a.rest.get(f"/api/v1/namespaces/{SYSTEM}/pods"),
     "read namespaces": lambda it: it.a.rest.get("/api/v1/namespaces/default"),
     "list nodes": lambda it: it.a.rest.get("/api/v1/nodes"),
     "change one's node": lambda it: it.a.rest.merge(
