@@ -78,6 +78,10 @@ SOCKET = Bar("a request of 64 clients that connect for each / by hand in py-lmdb
 AGENT_MEMORY = Bar("agent, private memory", 16.0, "MiB")
 AGENT_MEMORY_GROWTH = Bar("agent, private memory, a million leases - none", 10.0, "MiB")
 
+# The client of the Kubernetes API, first use included: python -m bench.kubernetes_client.
+KUBERNETES_CPU = Bar("processor time above a bare interpreter", 60.0, "ms")
+KUBERNETES_MEMORY = Bar("private memory above a bare interpreter", 6.0, "MiB")
+
 
 def many(by_call_ns: float) -> Bar:
     """Return the bar of ``allocate_many``: 8 ns an address, or a quarter of a call for each."""

@@ -114,11 +114,15 @@ def cut(line: Line, request: Request) -> None:
 class Scripted:
     """The server; a context manager. Without a certificate it speaks plain HTTP."""
 
-    def __init__(self, certificate: str, *scenes: Scene, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self, certificate: str, *scenes: Scene, host: str = "127.0.0.1", authority: str = ""
+    ) -> None:
+        """``authority``: clients have to show a certificate of it."""
         self.requests: list[Request] = []
         self.connections = 0
         self.scenes = deque(scenes)
         self.certificate = certificate
+        self.authority = authority
         self._over = threading.Event()
         self._lock = threading.Lock()
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -172,6 +176,9 @@ class Scripted:
             if self.certificate:
                 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
                 context.load_cert_chain(self.certificate)
+                if self.authority:
+                    context.verify_mode = ssl.CERT_REQUIRED
+                    context.load_verify_locations(self.authority)
                 sock = context.wrap_socket(sock, server_side=True)
             for request in _requests(sock, self._over):
                 with self._lock:

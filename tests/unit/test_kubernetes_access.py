@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import sys
+import time
+from binascii import b2a_base64
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.cluster.certificates import Certificates, make_certificates
+from tests.scripted import Request, Scripted, answer, refusal
 
+from fastipam.cluster.engine import EngineDenied, EngineUnavailable
 from fastipam.cluster.registries.kubernetes.access import Access, in_cluster, parse_server
+from fastipam.cluster.registries.kubernetes.client import Client, Kind
+from fastipam.cluster.registries.kubernetes.kubeconfig import load
+from fastipam.cluster.registries.kubernetes.plugin import Plugin
 from fastipam.errors import ConfigError
 
+V1 = "client.authentication.k8s.io/v1"
 POD = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
 
 
@@ -152,3 +165,351 @@ def test_token_is_not_sent_in_the_open() -> None:
     Access([parse_server("http://10.0.0.1:8001")])
     with pytest.raises(ConfigError, match="no server"):
         Access([])
+
+
+# A kubeconfig.
+
+CONTEXT = {"name": "here", "context": {"cluster": "c", "user": "u", "namespace": "team"}}
+
+
+def base64(path: str) -> str:
+    """The content of a file in base64."""
+    return b2a_base64(Path(path).read_bytes(), newline=False).decode()
+
+
+def config(
+    directory: Path, cluster: dict[str, Any], user: dict[str, Any], name: str = "config"
+) -> str:
+    """A kubeconfig as JSON with one context; its path."""
+    path = directory / name
+    document = {
+        "kind": "Config",
+        "clusters": [
+            {"name": "other", "cluster": {"server": "https://192.0.2.1"}},
+            {"name": "c", "cluster": {"server": "https://127.0.0.1:6443", **cluster}},
+        ],
+        "users": [{"name": "u", "user": user}],
+        "contexts": [CONTEXT, {"name": "bare", "context": {"cluster": "other"}}],
+        "current-context": "here",
+    }
+    path.write_text(json.dumps(document))
+    return str(path)
+
+
+def serves(access: Access, server: Scripted) -> Request:
+    """A request with that access is served; the request as it came."""
+    server.play(answer(200, {"metadata": {}}))
+    with contextlib.closing(Client(access)) as client:
+        assert client.get(Kind("/api/v1", "nodes"), "n", deadline_s=20) == {"metadata": {}}
+    return server.requests[-1]
+
+
+def test_kubeconfig_with_data(tmp_path: Path, files: Certificates) -> None:
+    """Certificates that stand in the file itself; the server has a path and another name."""
+    with Scripted(files.server, host="127.0.0.1") as server:
+        cluster = {
+            "server": f"{server.url}/k8s/c-1/",
+            "certificate-authority-data": base64(files.ca),
+            "tls-server-name": "localhost",
+        }
+        user = {
+            "client-certificate-data": base64(files.named),
+            "client-key-data": base64(files.named),
+            "token": "secret",
+        }
+        access = load(config(tmp_path, cluster, user))
+        assert access.namespace == "team"
+        request = serves(access, server)
+        assert request.target == "/k8s/c-1/api/v1/nodes/n"
+        assert request.headers["authorization"] == "Bearer secret"
+
+
+def test_kubeconfig_with_files(tmp_path: Path, files: Certificates) -> None:
+    """Files are relative to the kubeconfig; data wins over a file."""
+    (tmp_path / "ca.pem").write_bytes(Path(files.ca).read_bytes())
+    (tmp_path / "token").write_text("filed")
+    with Scripted(files.server) as server:
+        cluster = {"server": server.url, "certificate-authority": "ca.pem"}
+        path = config(tmp_path, cluster, {"tokenFile": "token", "token": "other"})
+        assert serves(load(path), server).headers["authorization"] == "Bearer filed"
+        cluster["certificate-authority-data"] = base64(files.stranger_ca)
+        access = load(config(tmp_path, cluster, {}))
+        with (
+            contextlib.closing(Client(access)) as client,
+            pytest.raises(EngineDenied, match="not trusted"),
+        ):
+            client.create(Kind("/api/v1", "nodes"), {"metadata": {"name": "n"}}, deadline_s=20)
+
+
+def test_client_certificate_is_shown(tmp_path: Path, files: Certificates) -> None:
+    """A server that demands a certificate gets the one of the file."""
+    user = {"client-certificate": files.named, "client-key": files.named}
+    with Scripted(files.server, authority=files.ca) as server:
+        cluster = {"server": server.url, "certificate-authority": files.ca}
+        serves(load(config(tmp_path, cluster, user)), server)
+        with (
+            contextlib.closing(Client(load(config(tmp_path, cluster, {})))) as client,
+            pytest.raises(EngineDenied, match="certificate"),
+        ):
+            client.create(Kind("/api/v1", "nodes"), {"metadata": {"name": "n"}}, deadline_s=20)
+
+
+def test_which_kubeconfig(tmp_path: Path) -> None:
+    """The named file, else those of KUBECONFIG that exist (the first wins), else that of HOME."""
+    first = config(tmp_path, {"server": "https://192.0.2.11"}, {}, "first")
+    second = config(tmp_path, {"server": "https://192.0.2.12"}, {}, "second")
+    (tmp_path / ".kube").mkdir()
+    config(tmp_path / ".kube", {"server": "https://192.0.2.13"}, {})
+
+    def host(path: str, environ: dict[str, str]) -> str:
+        return load(path, environ=environ).servers[0].host
+
+    listed = f"{tmp_path / 'none'}::{first}:{second}"
+    home = {"HOME": str(tmp_path)}
+    assert host(second, {"KUBECONFIG": first}) == "192.0.2.12"
+    assert host("", {"KUBECONFIG": listed, **home}) == "192.0.2.11"
+    assert host("", home) == "192.0.2.13"
+    assert load(first, "bare").servers[0].host == "192.0.2.1"
+    only_users = tmp_path / "users"
+    only_users.write_text('{"contexts": [], "users": [{"name": "u", "user": {"token": "mine"}}]}')
+    found = load(environ={"KUBECONFIG": f"{only_users}:{second}"})
+    assert found.authorization(0.0) == "Bearer mine"
+    with pytest.raises(ConfigError, match="no file that exists"):
+        load(environ={"KUBECONFIG": "/nowhere"})
+    with pytest.raises(ConfigError, match="cannot be read") as caught:
+        load(environ={"HOME": "/nowhere"})
+    assert caught.value.value == "/nowhere/.kube/config"
+
+
+EXEC = {"apiVersion": V1, "command": "x"}
+PLACES = {"C": "clusters[1].cluster", "U": "users[0].user", "X": "users[0].user.exec"}
+YAML = """
+apiVersion: v1
+kind: Config
+clusters:
+- name: c
+  cluster: {server: "https://192.0.2.9:6443"}
+contexts:
+- {name: here, context: {cluster: c, user: u}}
+current-context: here
+users:
+- name: u
+  user:
+    token: secret
+"""
+
+
+def test_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """YAML is read with PyYAML; without it the error says how to have JSON."""
+    path = tmp_path / "config"
+    path.write_text(YAML)
+    found = load(str(path))
+    assert found.servers[0].host == "192.0.2.9"
+    assert found.authorization(0.0) == "Bearer secret"
+    path.write_text("clusters: [\n  {]")
+    with pytest.raises(ConfigError, match="neither JSON nor YAML, line 2"):
+        load(str(path))
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    with pytest.raises(ConfigError, match="PyYAML") as caught:
+        load(str(path))
+    assert "kubectl config view --raw --flatten -o json" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "user", "field", "text"),
+    [
+        ({"server": ""}, {}, "C.server", "missing"),
+        ({"server": 7}, {}, "C.server", "7"),
+        ({"server": "10.0.0.1"}, {}, "C.server", "'10.0.0.1'"),
+        ({"server": "https://a/b?c"}, {}, "C.server", "a/b"),
+        ({"insecure-skip-tls-verify": True}, {}, "C.insecure-skip-tls-verify", "not sup"),
+        ({"proxy-url": "http://p"}, {}, "C.proxy-url", "not supported"),
+        ({"certificate-authority": "/nowhere"}, {}, "C.certificate-authority", "/nowhere"),
+        ({"certificate-authority-data": "%"}, {}, "C.certificate-authority-data", "base64"),
+        ({"certificate-authority-data": "QUJD"}, {}, "C.certificate-authority-data", "be used"),
+        ({}, {"as": "root"}, "U.as", "not supported"),
+        ({}, {"username": "u", "password": "p"}, "U.username", "not supported"),
+        ({}, {"auth-provider": {"name": "gcp"}}, "U.auth-provider", "not supported"),
+        ({}, {"token": 12345}, "U.token", "no text"),
+        ({}, {"token": "a b"}, "token of", "holds no token"),
+        ({}, {"tokenFile": "/nowhere"}, "token file", "/nowhere"),
+        ({}, {"client-certificate": "/x"}, "U.client-key", "missing"),
+        ({}, {"client-certificate": "/x", "client-key": "/y"}, "U.client-key", "/x /y"),
+        ({}, {"exec": {"apiVersion": "v7"}}, "X.apiVersion", "v7"),
+        ({}, {"exec": {"apiVersion": V1}}, "X.command", "a program"),
+        ({}, {"exec": {**EXEC, "args": "-v"}}, "X.args", "a list"),
+        ({}, {"exec": {**EXEC, "args": [7]}}, "X.args[0]", "7"),
+        ({}, {"exec": {**EXEC, "env": [7]}}, "X.env[0]", "7"),
+        ({}, {"exec": {**EXEC, "interactiveMode": "Sometimes"}},
+         "X.interactiveMode", "Sometimes"),
+        ({}, {"exec": {**EXEC, "interactiveMode": "Always"}},
+         "X.interactiveMode", "no terminal"),
+        ({}, {"exec": {"apiVersion": V1, "command": "/nowhere/x", "installHint": "get x"}},
+         "X.command", "/nowhere/x"),
+    ],
+)  # fmt: skip
+def test_wrong_kubeconfig(
+    tmp_path: Path, cluster: dict[str, Any], user: dict[str, Any], field: str, text: str
+) -> None:
+    """An error names the file, the field and the value, and shows no secret."""
+    path = config(tmp_path, cluster, user)
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    error = caught.value
+    assert text in f"{error.message} {error.value}"
+    if field[1] == ".":
+        assert error.field == f"{path}: .{PLACES[field[0]]}{field[1:]}"
+    shown = f"{error.message} {error.value} {error.hint}"
+    assert "12345" not in shown
+    assert "QUJD" not in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("[]", "no kubeconfig"),
+        ("{}", "no kubeconfig"),
+        ("7", "no kubeconfig"),
+        ('{"clusters": 7, "contexts": [], "current-context": "x"}', "no context 'x'"),
+        ('{"clusters": [], "contexts": [7], "current-context": "x"}', "not an object"),
+        ('{"clusters": [], "contexts": 7, "current-context": "x"}', "not a list"),
+        ('{"clusters": [], "contexts": [], "current-context": 7}', "not a text"),
+        ('{"clusters": [], "contexts": [{"name": "a"}]}', "no current-context"),
+        ('{"clusters": [], "contexts": [{"name": "a"}], "current-context": "x"}', "no context 'x'"),
+        ('{"clusters": [], "contexts": [{"name": "x", "context": {"cluster": "c"}}],'
+         ' "current-context": "x"}', "no cluster 'c'"),
+    ],
+)  # fmt: skip
+def test_document_that_is_no_kubeconfig(tmp_path: Path, text: str, shown: str) -> None:
+    """What is missing or of the wrong kind is said."""
+    path = tmp_path / "config"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=shown) as caught:
+        load(str(path))
+    assert str(path) in f"{caught.value.message} {caught.value.field}"
+
+
+def plugin(directory: Path, script: str, **more: Any) -> dict[str, Any]:
+    """A user with a plugin that is this shell script."""
+    path = directory / "plugin"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return {"exec": {"apiVersion": V1, "command": "./plugin", "installHint": "get it", **more}}
+
+
+def credential(**status: Any) -> str:
+    """A command that prints an ExecCredential."""
+    printed = {"apiVersion": V1, "kind": "ExecCredential", "status": status}
+    return f"cat <<'.'\n{json.dumps(printed)}\n."
+
+
+def test_plugin(tmp_path: Path, files: Certificates) -> None:
+    """A plugin is told what it asks for, and its token is used until it expires or is refused."""
+    script = f'echo "$1 $WHO $KUBERNETES_EXEC_INFO" >> {tmp_path}/ran\n' + credential(token="t-1")
+    user = plugin(
+        tmp_path,
+        script,
+        args=["login"],
+        env=[{"name": "WHO", "value": "me"}],
+        provideClusterInfo=True,
+    )
+    with Scripted(files.server) as server:
+        cluster = {"server": server.url, "certificate-authority": files.ca}
+        access = load(config(tmp_path, cluster, user))
+        for _ in range(2):
+            assert serves(access, server).headers["authorization"] == "Bearer t-1"
+        ran = (tmp_path / "ran").read_text().splitlines()
+        assert len(ran) == 1
+        words = ran[0].split(" ", 2)
+        assert words[:2] == ["login", "me"]
+        assert json.loads(words[2]) == {
+            "apiVersion": V1,
+            "kind": "ExecCredential",
+            "spec": {
+                "interactive": False,
+                "cluster": {"server": server.url, "certificate-authority": files.ca},
+            },
+        }
+        server.play(refusal(401, "Unauthorized"))
+        serves(access, server)
+        assert len((tmp_path / "ran").read_text().splitlines()) == 2
+
+
+def test_plugin_that_expires(tmp_path: Path) -> None:
+    """A credential is got anew ten seconds before it expires, and not earlier."""
+    for expires, runs in ((5, 3), (3600, 1)):
+        at = datetime.now(UTC) + timedelta(seconds=expires)
+        count = f"echo >> {tmp_path}/ran-{expires}\n"
+        stamp = at.strftime("%Y-%m-%dT%H:%M:%SZ")
+        user = plugin(tmp_path, count + credential(token="t", expirationTimestamp=stamp))
+        access = load(config(tmp_path, {}, user))
+        for _ in range(2):
+            assert access.authorization(time.monotonic() + 20) == "Bearer t"
+        assert len((tmp_path / f"ran-{expires}").read_text()) == runs
+
+
+def test_plugin_with_a_certificate(tmp_path: Path, files: Certificates) -> None:
+    """A plugin may give a certificate instead of a token."""
+    pem = Path(files.named).read_text()
+    user = plugin(tmp_path, credential(clientCertificateData=pem, clientKeyData=pem))
+    with Scripted(files.server, authority=files.ca) as server:
+        cluster = {"server": server.url, "certificate-authority": files.ca}
+        request = serves(load(config(tmp_path, cluster, user)), server)
+        assert "authorization" not in request.headers
+
+
+@pytest.mark.parametrize(
+    ("script", "text"),
+    [
+        ("exit 3", "status 3"),
+        ("echo secret", "no credential"),
+        ("echo '[]'", "no credential"),
+        ("yes secret", "endless"),
+        (credential(), "neither"),
+        (credential(token=7), "no credential"),
+        (credential(token="t", clientCertificateData="x"), "neither"),
+        (credential(token="t", expirationTimestamp="soon"), "no credential"),
+        (credential(token="secret").replace("/v1", "/v1beta1"), "v1beta1"),
+        (credential(token="secret").replace("ExecCredential", "Pod"), "Pod"),
+    ],
+)
+def test_plugin_that_fails(tmp_path: Path, script: str, text: str) -> None:
+    """What a plugin does wrong is said; what it prints is not shown."""
+    path = config(tmp_path, {}, plugin(tmp_path, script))
+    with pytest.raises(EngineDenied, match=text) as caught:
+        load(path)
+    assert str(tmp_path) in str(caught.value)
+    assert "secret" not in f"{caught.value} {caught.value.hint}"
+
+
+def test_plugin_that_hangs(tmp_path: Path) -> None:
+    """A plugin is killed at its limit, with what it started and whatever it has printed."""
+    script = f"sleep 600 & echo $! > {tmp_path}/child; wait"
+    access = Plugin(
+        {key.casefold(): value for key, value in plugin(tmp_path, script)["exec"].items()},
+        "exec",
+        str(tmp_path),
+        {},
+    )
+    began = time.monotonic()
+    with pytest.raises(EngineUnavailable, match="in time"):
+        access.run(time.monotonic() + 1)
+    assert time.monotonic() - began < 20
+    child = int((tmp_path / "child").read_text())
+    for _ in range(200):  # until the kernel has taken it down
+        try:
+            state = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            break
+        if state == "Z":
+            break
+        time.sleep(0.05)
+    else:
+        raise AssertionError("what the plugin has started still runs")
+
+
+def test_plugin_over_http(tmp_path: Path) -> None:
+    """What a plugin gives is not sent in the open."""
+    path = config(tmp_path, {"server": "http://10.0.0.1"}, plugin(tmp_path, "exit 1"))
+    with pytest.raises(ConfigError, match="http"):
+        load(path)

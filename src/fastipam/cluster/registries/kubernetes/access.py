@@ -1,7 +1,8 @@
 """Where the Kubernetes API is, whom to trust as its server, and what to prove oneself with.
 
 In a pod: the environment names the server, and the files of the service account, which the kubelet
-renews while the pod runs, hold the token and the authority.
+renews while the pod runs, hold the token and the authority. ``kubeconfig.py`` reads the file that
+kubectl reads.
 """
 
 from __future__ import annotations
@@ -26,12 +27,32 @@ _PORTS = {"https": 443, "http": 80}
 _Stamp = tuple[int, int, int]
 
 
+class Memory:
+    """Texts that OpenSSL takes from files only, under paths that this process alone can open."""
+
+    def __init__(self) -> None:
+        self._open: list[int] = []
+
+    def hold(self, data: bytes) -> str:
+        """Return a path for the data; it lasts as long as this object."""
+        descriptor = os.memfd_create("credentials")
+        self._open.append(descriptor)
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(data)
+        return f"/proc/self/fd/{descriptor}"
+
+    def __del__(self) -> None:
+        for one in self._open:
+            os.close(one)
+
+
 class Access:
     """The servers of one API, and the credentials for it. Safe to use from several threads.
 
-    ``token_file`` and ``ca`` are read again when they have changed. A file that cannot be read any
-    more leaves in force what was read before. ``ca`` empty: the authorities of the system.
-    ``base`` stands before every path. ``namespace`` is where this process lives, or the default.
+    ``token_file``, ``ca``, ``cert`` and ``key`` are read again when they have changed; ``memory``
+    holds those that are no files. One that cannot be read any more leaves in force what was read
+    before. ``ca`` empty: the authorities of the system. ``base`` stands before every path.
+    ``namespace`` is where this process lives, or the default.
     """
 
     def __init__(
@@ -45,6 +66,7 @@ class Access:
         key: str = "",
         base: str = "",
         namespace: str = "default",
+        memory: Memory | None = None,
     ) -> None:
         if not servers:
             raise ConfigError("no server of the Kubernetes API is given", field="server", value="")
@@ -52,6 +74,7 @@ class Access:
         self.base = base
         self.namespace = namespace
         self.ca, self.cert, self.key = ca, cert, key
+        self.memory = memory or Memory()
         self._token = token
         self._token_file = token_file
         self._token_stamp: _Stamp | None = None

@@ -6,7 +6,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~")
+PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~")
 _LARGEST_OBJECT = 4 << 20  # an API server takes bodies of 3 MiB
 
 
@@ -83,6 +83,6 @@ def query_of(parameters: dict[str, str]) -> str:
 
 def _quoted(text: str) -> str:
     """Return a text as a part of a URL (RFC 3986, section 2.1)."""
-    if _PLAIN.issuperset(text):
+    if PLAIN.issuperset(text):
         return text
-    return "".join(chr(byte) if chr(byte) in _PLAIN else f"%{byte:02X}" for byte in text.encode())
+    return "".join(chr(byte) if chr(byte) in PLAIN else f"%{byte:02X}" for byte in text.encode())
