@@ -679,6 +679,13 @@ def test_initial_events(server: Scripted, client: Client) -> None:
     assert "resourceVersion=" not in target
 
 
+def test_no_initial_events(server: Scripted, client: Client) -> None:
+    """A server whose etcd is too old for initial events says 500, and would do so for ever."""
+    server.play(events(("ERROR", gone(500))))
+    with pytest.raises(Refused):
+        list(client.watch(BLOCKS, "", initial=True, deadline_s=90))
+
+
 def gone(code: int) -> dict[str, Any]:
     """The Status of an event of type ERROR."""
     return status_of(code, {410: "Expired"}.get(code, "InternalError"))

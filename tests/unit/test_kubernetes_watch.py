@@ -14,7 +14,7 @@ from tests.scripted import Line, Request, Scripted, events
 from fastipam.cluster.engine import Compacted, EngineUnavailable
 from fastipam.cluster.registries.kubernetes import watch as following
 from fastipam.cluster.registries.kubernetes.access import Access, parse_server
-from fastipam.cluster.registries.kubernetes.client import Behind, Client, Invalid, Kind
+from fastipam.cluster.registries.kubernetes.client import Behind, Client, Invalid, Kind, Refused
 from fastipam.cluster.registries.kubernetes.watch import Follower
 
 if TYPE_CHECKING:
@@ -83,14 +83,17 @@ class Api:
     def __init__(self, *script: Any) -> None:
         self.script = list(script)
         self.asked: list[tuple[Any, ...]] = []
+        self.surprise = ""
 
     def chance(self) -> float:
         """Not by chance."""
         return 0.5
 
     def _next(self, what: str) -> Any:
-        expected, answer = self.script.pop(0)
-        assert expected == what, f"{what} instead of {expected}"
+        expected, answer = self.script.pop(0) if self.script else ("nothing", None)
+        if expected != what:
+            self.surprise = f"{what} instead of {expected}"
+            raise AssertionError(self.surprise)
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -146,7 +149,8 @@ def follow(*script: Any, **options: Any) -> Told:
     kind, last = script[-1]
     api = Api(*script[:-1], (kind, [*last, stop]))
     told = Told(api, **options)
-    told.follower.run(lambda: bool(over))
+    told.follower.run(lambda: bool(over or api.surprise))
+    assert not api.surprise
     assert not api.script
     return told
 
@@ -166,10 +170,13 @@ def test_state_as_events() -> None:
     assert not told.errors
 
 
-def test_server_without_initial_events() -> None:
+@pytest.mark.parametrize(
+    "refusal", [Invalid("sendInitialEvents is forbidden"), [Refused("feature is disabled")]]
+)
+def test_server_without_initial_events(refusal: Any) -> None:
     """Such a server refuses the watch: then a list from its cache, and a watch from there."""
     told = follow(
-        ("watch", Invalid("sendInitialEvents is forbidden")),
+        ("watch", refusal),
         ("list", ([("a", 3), ("b", 2)], 5)),
         ("watch", [modified("a", 6)]),
     )
@@ -222,8 +229,10 @@ def test_history_is_gone_for_a_list() -> None:
 def test_backs_off() -> None:
     """Failures in a row are reported, each, and the pauses double up to a bound."""
     told = follow(
-        *[("watch", EngineUnavailable(f"no {at}")) for at in range(9)],
-        ("watch", [added("a", 1), mark(2, end=True)]),
+        ("watch", EngineUnavailable("no 0")),
+        *[("list", EngineUnavailable(f"no {at}")) for at in range(1, 9)],
+        ("list", ([("a", 1)], 2)),
+        ("watch", []),
     )
     assert [str(one) for one in told.errors] == [f"no {at}" for at in range(9)]
     assert sum(told.pauses) == 0.75 * (0.5 + 1 + 2 + 4 + 8 + 16 + 30 + 30 + 30)
@@ -253,10 +262,12 @@ def test_restored_from_a_copy() -> None:
     """When the servers never come to the version that was seen, the state is read as it is."""
     told = follow(
         ("watch", [added("a", 90), added("b", 91), mark(95, end=True), Compacted("too old")]),
-        *[("watch", Behind("too large"))] * 3,
-        ("watch", [added("a", 3), mark(5, end=True)]),
+        ("watch", [Behind("too large")]),
+        *[("list", Behind("too large"))] * 2,
+        ("list", ([("a", 3)], 5)),
+        ("watch", []),
     )
-    assert [one[1] for one in told.api.asked] == ["", "95", "95", "95", ""]
+    assert [one[1] for one in told.api.asked] == ["", "95", "95", "95", "", "5"]
     assert told.events[3:] == [("MODIFIED", "a"), ("DELETED", "b"), "synced"]
     assert told.follower.version == "5"
 
@@ -308,7 +319,7 @@ def test_callbacks_that_raise() -> None:
     def raising(error: Exception) -> None:
         raise error
 
-    follow(("watch", EngineUnavailable("no")), ("watch", []), on_error=raising)
+    follow(("watch", EngineUnavailable("no")), ("list", ([], 5)), ("watch", []), on_error=raising)
 
 
 def test_over_is_asked_while_it_waits() -> None:

@@ -116,7 +116,7 @@ def _absence(found: dict[str, Any], raw: bytes, text: str, call: Call) -> Engine
     )
 
 
-def stream_error(found: object, where: str) -> EngineError:
+def stream_error(found: object, where: str, *, initial: bool) -> EngineError:
     """Return the exception for the Status in an event of type ERROR."""
     status = found if isinstance(found, dict) else {}
     code = status.get("code")
@@ -125,6 +125,8 @@ def stream_error(found: object, where: str) -> EngineError:
         return Compacted(text)
     if code in {401, 403}:
         return EngineDenied(text)
+    if initial and code == 500:  # "the required storage feature RequestWatchProgress is disabled"
+        return Refused(text)
     return Behind(text) if _is_behind(status) else EngineUnavailable(text)
 
 

@@ -259,7 +259,8 @@ class Client:
         ``initial``: first comes an ADDED for each object that is there, of a state that is not
         older than ``version``, then a bookmark for which :func:`ends_initial` is true.
 
-        Raises Compacted, the iterator too; Invalid when the server has no ``initial``.
+        Raises Compacted and Refused, the iterator too: Refused when the server has no ``initial``,
+        or its etcd is too old for that.
         """
         query = {
             "watch": "1",
@@ -278,7 +279,7 @@ class Client:
             now + min(deadline_s, _OPEN_S),
             lambda endpoint, until: self._subscribe(endpoint, call, until),
         )
-        watch = Watch(connection, now + deadline_s + _GRACE_S, self._forget)
+        watch = Watch(connection, now + deadline_s + _GRACE_S, self._forget, initial=initial)
         with self._lock:
             self._watches.add(watch)
         if self._pool.closed:

@@ -24,9 +24,15 @@ class Watch:
     """The events of a watch, as an iterator over (type, object). For one thread at a time."""
 
     def __init__(
-        self, connection: Connection, over_at: float, forget: Callable[[Watch], object]
+        self,
+        connection: Connection,
+        over_at: float,
+        forget: Callable[[Watch], object],
+        *,
+        initial: bool,
     ) -> None:
         """``over_at``: when to give it up; ``forget`` is called when it is closed."""
+        self._initial = initial
         self._forget = forget
         self._connection = connection
         self._lines = Lines(connection, _LARGEST_EVENT)
@@ -78,7 +84,7 @@ class Watch:
             is_event = False
         else:
             if kind == "ERROR":
-                raise stream_error(found, where)
+                raise stream_error(found, where, initial=self._initial)
         if not is_event:
             raise EngineUnavailable(f"{where} sends no event: {shown(line)}")
         return kind, found

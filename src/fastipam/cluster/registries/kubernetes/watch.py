@@ -126,16 +126,19 @@ class Follower:
             watch = self._client.watch(
                 self._kind, self.version, self._selector, initial=initial, deadline_s=seconds
             )
-        except Refused:
-            if not initial:
+            try:
+                self._tell_changes(watch, initial, is_over)
+            finally:
+                watch.close()
+        except Compacted:
+            raise
+        except Exception as error:
+            if not initial or self.is_synced:
                 raise
-            self._streams_state = False  # a server without it
+            self._streams_state = False  # whatever it was, a list may do
+            if not isinstance(error, Refused):
+                raise
             self._go_on(is_over)
-            return
-        try:
-            self._tell_changes(watch, initial, is_over)
-        finally:
-            watch.close()
 
     def _tell_list(self) -> None:
         """Tell what differs between a list from the server's cache and what was told."""
@@ -158,7 +161,6 @@ class Follower:
         while not (is_over() or watch.is_over or self._wants_anew):
             event = watch.wait(_LOOK_S)
             if seen is not None and time.monotonic() > state_by:
-                self._streams_state = False
                 raise EngineUnavailable(
                     f"the first events of {self._kind.plural} did not come in {_STATE_S:g} s"
                 )
@@ -179,8 +181,6 @@ class Follower:
             else:
                 self.version = str(found["metadata"].get("resourceVersion") or self.version)
         if seen is not None and watch.is_over:
-            # Ended, or never more than an ordinary watch: the next state is read as a list.
-            self._streams_state = False
             raise EngineUnavailable(f"the first events of {self._kind.plural} were cut off")
 
     def _tell(self, kind: str, found: dict[str, Any]) -> tuple[str, str]:
