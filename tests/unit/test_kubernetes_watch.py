@@ -12,7 +12,6 @@ from tests.cluster.certificates import make_certificates
 from tests.scripted import Line, Request, Scripted, events
 
 from fastipam.cluster.engine import Compacted, EngineUnavailable
-from fastipam.cluster.registries.kubernetes import watch as following
 from fastipam.cluster.registries.kubernetes.access import Access, parse_server
 from fastipam.cluster.registries.kubernetes.client import Behind, Client, Invalid, Kind, Refused
 from fastipam.cluster.registries.kubernetes.watch import Follower
@@ -250,12 +249,14 @@ def test_initial_events_that_are_cut_off() -> None:
     assert "cut off" in str(told.errors[0])
 
 
-def test_initial_events_that_do_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_initial_events_that_do_not_come() -> None:
     """A server that knows no initial events, and does not say so, is given up after a while."""
-    monkeypatch.setattr(following, "_STATE_S", -1.0)
-    told = follow(("watch", [None]), ("list", ([], 5)), ("watch", []))
+    quiet = [None] * 61  # of half a second
+    told = follow(
+        ("watch", [*quiet[1:], added("a", 3), *quiet]), ("list", ([("a", 3)], 5)), ("watch", [])
+    )
     assert "did not come" in str(told.errors[0])
-    assert told.events == ["synced"]
+    assert told.events == [("ADDED", "a"), "synced"]
 
 
 def test_restored_from_a_copy() -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # A watch is renewed after 5 to 10 minutes, as client-go does: no proxy can hold a dead one longer,
 # and all nodes' do not end together.
 _WATCH_S = 300.0
-_STATE_S = 30.0  # for a list, or for the first events of a watch
+_STATE_S = 30.0  # for a list, or between two of the first events of a watch
 _LOOK_S = 0.5  # how often a quiet watch looks whether it is over
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0  # between two watches; doubles
 _STEADY_S = 10.0  # what lasted so long was no failure
@@ -157,15 +157,17 @@ class Follower:
     def _tell_changes(self, watch: Watch, initial: bool, is_over: Callable[[], bool]) -> None:
         """Tell the events of a watch until it ends; the initial ones first."""
         seen: set[tuple[str, str]] | None = set() if initial else None
-        state_by = time.monotonic() + _STATE_S
+        silent_s = 0.0
         while not (is_over() or watch.is_over or self._wants_anew):
             event = watch.wait(_LOOK_S)
-            if seen is not None and time.monotonic() > state_by:
-                raise EngineUnavailable(
-                    f"the first events of {self._kind.plural} did not come in {_STATE_S:g} s"
-                )
             if event is None:
+                silent_s += _LOOK_S
+                if seen is not None and silent_s > _STATE_S:
+                    raise EngineUnavailable(
+                        f"the first events of {self._kind.plural} did not come in {_STATE_S:g} s"
+                    )
                 continue
+            silent_s = 0.0
             kind, found = event
             if kind == "BOOKMARK":
                 version = str(found["metadata"].get("resourceVersion") or "")
