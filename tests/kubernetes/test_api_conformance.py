@@ -453,6 +453,22 @@ def test_watch_from_the_future(admin: Rest) -> None:
     assert _watch(admin, resourceVersion=FUTURE) == []
 
 
+def test_bookmark_before_the_end(admin: Rest) -> None:
+    """A watch gets one or two before it ends, if other objects' changes have moved it on."""
+    before = _version(admin.get(NODES).done())
+    timer = threading.Timer(0.5, lambda: admin.create(NODES, node("a")).done())
+    timer.start()
+    query = {"allowWatchBookmarks": "true", "timeoutSeconds": "6"}
+    query["fieldSelector"] = "metadata.name=b"
+    events = _watch(admin, NODES, resourceVersion=before, **query)
+    timer.join()
+    version = _version(admin.get(f"{NODES}/a").done())
+    assert {(what, body["kind"], _version(body)) for what, body in events} == {
+        ("BOOKMARK", "AddressNode", version)
+    }
+    assert _watch(admin, NODES, resourceVersion=version, **query) == []
+
+
 # Rights -----------------------------------------------------------------------------------------
 
 

@@ -306,10 +306,9 @@ def test_bookmarks(fake_api: FakeServer, admin: Rest) -> None:
     fake_api.bookmark()
     ((what, mark),) = watch.wait(1)
     assert (what, mark["kind"], _version(mark)) == ("BOOKMARK", "AddressBlock", version)
-    fake_api.bookmark()
     fake_api.end_watches()
     assert (watch.end(), plain.end()) == ("in order", "in order")
-    assert (len(watch.events), plain.events) == (1, [])
+    assert plain.events == []
 
 
 # A server that is behind ------------------------------------------------------------------------

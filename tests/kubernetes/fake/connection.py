@@ -62,6 +62,9 @@ class Connection:
     def whole(self, answer: Answer) -> bytes:
         """Return an answer's bytes."""
         headers = {"Content-Type": "application/json", **answer.headers}
+        if "Transfer-Encoding" in headers:
+            chunk = b"%x\r\n%s\r\n0\r\n\r\n" % (len(answer.body), answer.body)
+            return self.head(answer.code, headers) + chunk
         headers["Content-Length"] = str(len(answer.body))
         return self.head(answer.code, headers) + answer.body
 

@@ -71,7 +71,7 @@ def line(what: str, text: bytes) -> bytes:
 
 def bookmark(kind: Kind, version: int, *, initial_end: bool = False) -> bytes:
     """Return a bookmark's line."""
-    metadata: Json = {"resourceVersion": str(version), "creationTimestamp": None}
+    metadata: Json = {"resourceVersion": str(version)}
     if initial_end:
         metadata["annotations"] = {"k8s.io/initial-events-end": "true"}
     value = {"kind": kind.kind, "apiVersion": kind.api_version, "metadata": metadata}
@@ -96,7 +96,7 @@ class Watch:
         self.end = end
         self.bookmarks = bookmarks
         self.after = 0  # a version of the future that was asked for: nothing before it is sent
-        self.told = 0  # the version that the client has from an event, a bookmark or itself
+        self.told = 0  # how far the watch was when it began: a bookmark says more than that
 
     def offer(self, event: Event) -> None:
         """Send the event if it concerns what is watched."""
@@ -106,10 +106,8 @@ class Watch:
         was = before is not None and self.chosen.matches(before.value)
         if after is not None and self.chosen.matches(after.value):
             self.send(line("MODIFIED" if was else "ADDED", after.text))
-            self.told = event.version
         elif was:
             self.send(line("DELETED", event.deleted.text))
-            self.told = event.version
 
 
 class Front:
@@ -169,7 +167,6 @@ class Front:
         """
         asked = int(version or 0)
         if initial or (asked == 0 and initial is None):
-            watch.told = self.version
             for _key, one in sorted(self.objects(watch.kind).items()):
                 if watch.chosen.matches(one.value):
                     watch.send(line("ADDED", one.text))
@@ -178,10 +175,11 @@ class Front:
         elif asked:
             if asked < self.oldest:
                 raise statuses.expired(f"too old resource version: {asked} ({self.oldest})")
-            watch.after = watch.told = asked
+            watch.after = asked
             for event in self.store.since(asked):
                 if event.version <= self.version and event.kind is watch.kind:
                     watch.offer(event)
+        watch.told = max(asked, self.seen[watch.kind])
         self.watches[watch.kind].append(watch)
 
     def stop(self, watch: Watch) -> None:
@@ -194,9 +192,8 @@ class Front:
         return [watch for held in self.watches.values() for watch in held]
 
     def mark(self, watches: Iterable[Watch]) -> None:
-        """Send bookmarks to those that want them, and would learn anything by them."""
+        """Send bookmarks to those that want them, if their kind has changed since they began."""
         for watch in watches:
             version = self.seen[watch.kind]
             if watch.bookmarks and version > watch.told:
                 watch.send(bookmark(watch.kind, version))
-                watch.told = version

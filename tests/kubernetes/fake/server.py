@@ -557,7 +557,8 @@ class FakeServer:
                 return self.api.handle(request, front)
         except statuses.ApiError as error:
             if request.verb == "WATCH" and error.in_stream:
-                return Answer(200, line("ERROR", dump(error.status)))
+                text = line("ERROR", dump(error.status))
+                return Answer(200, text, {"Transfer-Encoding": "chunked"})
             return _refused(error)
 
     async def _watch(
