@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
@@ -33,6 +33,9 @@ class Api(Protocol):
 
     def rest(self, token: str) -> Rest:
         """The API as the token's owner may use it."""
+
+    def token(self, account: str, bound_to: dict[str, Any] | None = None) -> str:
+        """A token of a service account of fastipam's, bound to a pod if one is given."""
 
     def node(self, name: str, boot_id: str = "boot-1") -> Rest:
         """Make a Node and its agent's Pod; return the API as that agent may use it."""
@@ -122,6 +125,12 @@ def api(request: pytest.FixtureRequest) -> Api:
 
 
 @pytest.fixture
-def admin(api_server: ApiServer) -> Rest:
-    """The API as a cluster's administrator may use it."""
+def admin(api: Api) -> Rest:
+    """The API as a cluster's administrator may use it: the fake's, and a real one's."""
+    return api.admin
+
+
+@pytest.fixture
+def real_admin(api_server: ApiServer) -> Rest:
+    """The same for what only a real server has: tables, CRDs as objects, kubectl."""
     return api_server.admin

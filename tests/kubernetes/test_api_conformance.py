@@ -22,12 +22,6 @@ FUTURE = "999999999"
 EVENTS = "/api/v1/namespaces/default/events"
 
 
-@pytest.fixture
-def admin(api: Api) -> Rest:
-    """The API as an administrator may use it."""
-    return api.admin
-
-
 def _spec(body: dict[str, Any], **spec: Any) -> dict[str, Any]:
     return body | {"spec": body["spec"] | spec}
 

@@ -39,12 +39,12 @@ def _changed(body: dict[str, Any], **spec: Any) -> dict[str, Any]:
 # Manifests --------------------------------------------------------------------------------------
 
 
-def test_kinds_are_established(admin: Rest) -> None:
+def test_kinds_are_established(real_admin: Rest) -> None:
     """The server serves all four, and finds nothing wrong with their schemas."""
     for each in manifest("crds.yaml"):
         name = each["metadata"]["name"]
         path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}"
-        conditions = admin.get(path).done()["status"]["conditions"]
+        conditions = real_admin.get(path).done()["status"]["conditions"]
         found = {one["type"]: one["status"] for one in conditions}
         assert found["Established"] == found["NamesAccepted"] == "True"
         assert "NonStructuralSchema" not in found
@@ -189,26 +189,26 @@ def _fill(admin: Rest) -> None:
     ],
     ids=["pools", "blocks", "nodes", "requests"],
 )
-def test_printer_columns(admin: Rest, path: str, columns: str, cells: list[Any]) -> None:
+def test_printer_columns(real_admin: Rest, path: str, columns: str, cells: list[Any]) -> None:
     """What `kubectl get` shows of each kind."""
-    _fill(admin)
-    table = admin.table(path)
+    _fill(real_admin)
+    table = real_admin.table(path)
     assert _columns(table) == columns.split()
     (row,) = table["rows"]
     assert row["cells"][: len(cells)] == cells
 
 
-def test_wide_columns(admin: Rest) -> None:
+def test_wide_columns(real_admin: Rest) -> None:
     """What `kubectl get addressblocks -o wide` shows besides."""
-    _fill(admin)
-    table = admin.table(BLOCKS)
+    _fill(real_admin)
+    table = real_admin.table(BLOCKS)
     assert _columns(table, wide=True) == ["Name", "Pool", "CIDR", "Node", "Age", "Via", "Epoch"]
     assert table["rows"][0]["cells"][-2:] == ["192.168.1.7", 1]
 
 
-def test_kubectl(admin: Rest, kubectl: Callable[..., str]) -> None:
+def test_kubectl(real_admin: Rest, kubectl: Callable[..., str]) -> None:
     """All kinds by their category, one by its short name, a field explained."""
-    _fill(admin)
+    _fill(real_admin)
     names = kubectl("get", "fastipam", "--output=name").split()
     assert names == [
         "addressblock.fastipam.io/10-32-7-0-24",
@@ -225,11 +225,11 @@ def test_kubectl(admin: Rest, kubectl: Callable[..., str]) -> None:
     assert "Pods keep" in kubectl("explain", "addresspool.spec.disabled")
 
 
-def test_group(admin: Rest) -> None:
+def test_group(real_admin: Rest) -> None:
     """Every kind is cluster-scoped, with the short name that the manual says."""
     found = {
         each["name"]: (each["namespaced"], each.get("shortNames"))
-        for each in admin.get(GROUP).done()["resources"]
+        for each in real_admin.get(GROUP).done()["resources"]
         if "/" not in each["name"]
     }
     assert found == {

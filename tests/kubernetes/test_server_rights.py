@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from .bodies import answered, block, block_name, lease, node, pool, request
+from .conftest import Api
 from .rest import BLOCKS, LEASES, NODES, POOLS, REQUESTS, SYSTEM, Answer, Rest
-from .server import ApiServer
 
 Body = dict[str, Any]
 _EVENTS = "/api/v1/namespaces/default/events"
@@ -33,7 +33,7 @@ class Node:
         return f"{BLOCKS}/{block_name(self.cidr)}"
 
 
-def _joined(server: ApiServer, name: str, cidr: str) -> Node:
+def _joined(server: Api, name: str, cidr: str) -> Node:
     """A node that has done what agents do: it has an entry, a block, a request and a lease."""
     rest = server.node(name)
     rest.create(NODES, node(name)).done()
@@ -51,7 +51,7 @@ def _joined(server: ApiServer, name: str, cidr: str) -> Node:
 class Pair:
     """Node a wants to do something; b is another node, and so is c, which nobody heard of."""
 
-    server: ApiServer
+    server: Api
     a: Node
     b: Node
     free: str = "10.32.3.0/24"  # nobody owns it
@@ -59,12 +59,12 @@ class Pair:
 
 
 @pytest.fixture
-def pair(api_server: ApiServer) -> Pair:
+def pair(api: Api) -> Pair:
     """Two nodes that have joined."""
     return Pair(
-        api_server,
-        _joined(api_server, "a", "10.32.1.0/24"),
-        _joined(api_server, "b", "10.32.2.0/24"),
+        api,
+        _joined(api, "a", "10.32.1.0/24"),
+        _joined(api, "b", "10.32.2.0/24"),
     )
 
 
@@ -196,7 +196,7 @@ NO_RIGHT: dict[str, Callable[[Pair], Answer]] = {
 }
 
 
-def _all_objects(server: ApiServer) -> list[Body]:
+def _all_objects(server: Api) -> list[Body]:
     """Every object that agents write, as it is now."""
     return [
         each
@@ -377,9 +377,9 @@ def test_event(pair: Pair) -> None:
 
 
 @pytest.fixture
-def controller(api_server: ApiServer) -> Rest:
+def controller(api: Api) -> Rest:
     """The API as the controller may use it."""
-    return api_server.rest(api_server.token("fastipam-controller"))
+    return api.rest(api.token("fastipam-controller"))
 
 
 def test_controller_accepts_a_pool(controller: Rest, pair: Pair) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from . import builtin, schema, statuses
 from .access import Access
 from .front import Front, selector
+from .manifests import Kind
 from .requests import VERBS
 from .store import Store
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .front import Selector
-    from .manifests import Kind, Manifests
+    from .manifests import Manifests
     from .requests import Request
     from .store import Key, Stored
 
@@ -163,7 +164,7 @@ class Api:
             and not special
             and not (request.subresource == "status" and kind.has_status)
         ):
-            raise statuses.no_such_path()
+            return self._unserved(request)
         self._authorize(request, verb)
         match verb:
             case "GET":
@@ -213,7 +214,7 @@ class Api:
             return Answer(201, dump(review))
         served = [kind for kind in self.kinds.values() if kind.prefix == request.path]
         if not served or request.method != "GET":
-            return Answer(404, b"404 page not found\n", {"Content-Type": "text/plain"})
+            return self._unserved(request)
         names = [
             (f"{kind.plural}{sub}", kind)
             for kind in served
@@ -225,6 +226,20 @@ class Api:
         ]
         found = {"kind": "APIResourceList", "apiVersion": "v1", "resources": resources}
         return Answer(200, dump(found | {"groupVersion": served[0].api_version}))
+
+    @staticmethod
+    def _unserved(request: Request) -> Answer:
+        """404 for who may do everything; others may not even ask: 403."""
+        user = request.user
+        assert user is not None
+        if "system:masters" in user.groups:
+            return Answer(404, b"404 page not found\n", {"Content-Type": "text/plain"})
+        first, *rest = request.path.strip("/").split("/")
+        group = rest.pop(0) if first == "apis" and rest else ""
+        rest = rest[3:] if rest[1:2] == ["namespaces"] and len(rest) > 3 else rest[1:]
+        plural = rest[0] if rest else first
+        message = f'User "{user.name}" cannot {request.method} resource "{plural}"'
+        raise statuses.forbidden(Kind(group, "", plural, ""), "", message)
 
     # -- reads ----------------------------------------------------------------------------------
 

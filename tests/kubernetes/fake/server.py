@@ -158,12 +158,18 @@ class FakeServer:
     def token(
         self,
         account: str = AGENT,
-        node: str = "",
+        bound_to: Json | None = None,
         *,
+        node: str = "",
         seconds: float = 3600,
         namespace: str = NAMESPACE,
     ) -> str:
-        """Return a service account's token, with the claim of a node if one is named."""
+        """Return a service account's token: bound to a pod, or with the claim of a node."""
+        if bound_to is not None:
+            bound = {"kind": "Pod", "apiVersion": "v1", "name": bound_to["metadata"]["name"]}
+            asked = {"spec": {"boundObjectRef": bound, "expirationSeconds": int(seconds)}}
+            path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
+            return str(self.do("POST", path, asked)["status"]["token"])
         issue = self.api.access.issue
         pod = f"{account}-{node}" if node else ""
         return self._run(lambda: issue(account, namespace, seconds=seconds, node=node, pod=pod))
@@ -185,12 +191,8 @@ class FakeServer:
             "metadata": {"name": f"agent-{name}"},
             "spec": {"nodeName": name, "serviceAccountName": AGENT},
         }
-        space = f"/api/v1/namespaces/{NAMESPACE}"
-        self.do("POST", f"{space}/pods", pod)
-        bound = {"kind": "Pod", "apiVersion": "v1", "name": f"agent-{name}"}
-        asked = {"spec": {"boundObjectRef": bound, "expirationSeconds": 3600}}
-        made = self.do("POST", f"{space}/serviceaccounts/{AGENT}/token", asked)
-        return self.rest(made["status"]["token"])
+        made = self.do("POST", f"/api/v1/namespaces/{NAMESPACE}/pods", pod)
+        return self.rest(self.token(AGENT, made))
 
     # -- commands -------------------------------------------------------------------------------
 
