@@ -160,7 +160,7 @@ def test_killed_while_donating(at: str, engine: MemoryEngine, tmp_path: Path) ->
 
 def raise_mark(node: Node, count: int = 1) -> Request:
     node.write_mark(4, count, Deadline(5), brief=True)
-    (mark,) = node.registry.marks(1)[0]
+    (mark,) = inside(node).marks(1)[0]
     return mark
 
 

@@ -11,8 +11,8 @@ from fastipam.backup import backup, restore
 from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.errors import ClusterRefused, NoBlock
 from fastipam.cluster.keeper import on_demand
-from fastipam.cluster.node import identity
 from fastipam.errors import PoolExhausted
+from fastipam.storage import boot
 
 from .nodes import Machine, assert_settled, init, over, owners
 from .test_claims import claim
@@ -126,13 +126,13 @@ def test_copy_on_another_machine(
     engine: Shared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk with another machine's id is a copy, in whatever boot: only an agent may go on."""
-    monkeypatch.setattr(identity, "read_machine", lambda: "1" * 32)
+    monkeypatch.setattr(boot, "read_machine", lambda: "1" * 32)
     machine = Machine(tmp_path, "a", engine)
     claim(machine.joined())
     machine.store.close()
     machine.boot = "boot-2"
     machine.open()
-    monkeypatch.setattr(identity, "read_machine", lambda: "2" * 32)
+    monkeypatch.setattr(boot, "read_machine", lambda: "2" * 32)
     with pytest.raises(ClusterRefused, match="there is another node named a"):
         machine.node().join(Deadline(5))
 
@@ -141,7 +141,7 @@ def test_direct_adds_after_a_reboot(
     engine: Shared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A node without an agent has its blocks confirmed by its first ADD after a reboot."""
-    monkeypatch.setattr(identity, "read_machine", lambda: "1" * 32)
+    monkeypatch.setattr(boot, "read_machine", lambda: "1" * 32)
     machine = Machine(tmp_path, "a", engine)
     claim(machine.joined())
     machine.network.allocate("c1")
@@ -259,12 +259,12 @@ def test_killed_after_a_copy_has_a_name_of_its_own(
 def test_machine_id_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine id that is missing, or not set up yet, is not known."""
     path = tmp_path / "machine-id"
-    monkeypatch.setattr(identity, "_MACHINE_ID", str(path))
-    assert not identity.read_machine()
+    monkeypatch.setattr(boot, "MACHINE_ID", str(path))
+    assert not boot.read_machine()
     path.write_text("uninitialized\n")
-    assert not identity.read_machine()
+    assert not boot.read_machine()
     path.write_text("f" * 32 + "\n")
-    assert identity.read_machine() == "f" * 32
+    assert boot.read_machine() == "f" * 32
 
 
 def test_second_try_of_a_reboot(engine: Shared, time: Time, tmp_path: Path) -> None:

@@ -254,7 +254,7 @@ def test_donation(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
     seen = set()
     while not poor.woken and time.now < began + 5:
         time.now += min(poor.keeper.step(), rich.keeper.step(), 0.05)
-        for mark in node.registry.marks(1)[0]:
+        for mark in inside(node).marks(1)[0]:
             if mark.revision not in seen:
                 seen.add(mark.revision)
                 rich.keeper.marks.see(mark)
@@ -411,7 +411,7 @@ def test_a_mark_that_cannot_be_read(engine: MemoryEngine, time: Time, tmp_path: 
     values = {"b": b"help!", "c": schema.Mark(1, 1, 1, 4).pack()}
     for name, value in values.items():
         engine.transact([], [Put(keys.mark(name), value)], deadline_s=1)
-    marks.replace(marks._node.registry.marks(1)[0])
+    marks.replace(inside(marks._node).marks(1)[0])
     time.now += 10
     assert [one.needy for one in marks.due()] == ["c"]
 
@@ -443,6 +443,6 @@ def test_a_watch_that_fails_in_an_odd_way(
         if len(pauses) == 2:
             engine.transact([], [want], deadline_s=1)
 
-    marks.follow(lambda: bool(marks), pause)
+    inside(agent.keeper.node).follow_requests(marks, lambda: bool(marks), pause)
     assert len(pauses) == 2
     assert caplog.text.count("a defect in the watch") == 2

@@ -26,12 +26,14 @@ def build_pool(
     *,
     field: str = "ranges",
     fields: Sequence[str] = (),
+    may_be_empty: bool = False,
 ) -> Pool:
     """Return the pool of these range sets, after checking them against each other.
 
     ``exclude`` holds (family, low, high) triples. ``fields`` is the path of each set, for errors;
     without it they are ``field[0]`` and so on. Raises ConfigError for an empty set, mixed families,
-    overlapping ranges or sets, and a set of which no address is left to serve.
+    overlapping ranges or sets, and, unless ``may_be_empty``, a set of which no address is left to
+    serve.
     """
     places = fields or [f"{field}[{which}]" for which in range(len(sets))]
     for which, ranges in enumerate(sets):
@@ -78,7 +80,7 @@ def build_pool(
             for hole in touching(known, each.start, each.end)
         }
         whole = RangeSet(ranges, sorted(inside))
-        if not whole.size:
+        if not whole.size and not may_be_empty:
             raise errors.ConfigError(
                 f"range set {which} ({whole}) has no address left to serve: "
                 "the gateway and the exclusions cover all of it",

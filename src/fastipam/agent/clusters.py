@@ -69,13 +69,13 @@ class Clusters(Services):
         """Have a keeper for the network of a file from the start. Raises ConfigError."""
         from fastipam.cni import more_blocks
 
-        settings = more_blocks.read_settings(path)
-        if not settings.network:
+        settings, network, data_dir = more_blocks.read_any(path)
+        if not network:
             raise ConfigError(
                 "the name of the network is missing", field=f"{path}: network", value=None
             )
-        data_dir = settings.data_dir or next(iter(data_dirs), DEFAULT_DATA_DIR)
-        self.note_cluster(data_dir, settings.network, settings)
+        data_dir = data_dir or next(iter(data_dirs), DEFAULT_DATA_DIR)
+        self.note_cluster(data_dir, network, settings)
         self._to_create.add(os.path.abspath(data_dir))
 
     @property

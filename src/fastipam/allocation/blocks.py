@@ -13,9 +13,18 @@ from __future__ import annotations
 
 from fastipam.addressing.addresses import BITS
 from fastipam.storage import tables
-from fastipam.storage.boot import boottime_ns
+from fastipam.storage.boot import boottime_ns, read_machine
 from fastipam.storage.records import block as block_record
-from fastipam.storage.records.block import ACTIVE, COPIED, RESTORED, Block, Heard, Member, block_key
+from fastipam.storage.records.block import (
+    ACTIVE,
+    COPIED,
+    RESTORED,
+    Block,
+    Founding,
+    Heard,
+    Member,
+    block_key,
+)  # fmt: skip
 from fastipam.storage.records.keys import id_prefix
 
 TYPE_CHECKING = False
@@ -201,6 +210,17 @@ def put_heard(txn: Transaction, pool_id: int, heard: Heard) -> None:
     tables.BLOCKS.put(txn, block_record.heard_key(pool_id), heard.pack())
 
 
+def get_founding(txn: Transaction | Snapshot, pool_id: int) -> Founding | None:
+    """Return which shared store the blocks come from, None where the configuration says it."""
+    raw = tables.BLOCKS.get(txn, block_record.founding_key(pool_id))
+    return None if raw is None else Founding.read(raw)
+
+
+def put_founding(txn: Transaction, pool_id: int, founding: Founding) -> None:
+    """Note which shared store the blocks come from."""
+    tables.BLOCKS.put(txn, block_record.founding_key(pool_id), founding.pack())
+
+
 # Proof of ownership ---------------------------------------------------------------------------
 
 
@@ -225,7 +245,7 @@ def doubt(txn: Transaction | Snapshot, pool_id: int, now_ns: int | None = None) 
     revision, file, fencing, boot = block_record.read_standing(raw)
     if not revision and file != block_record.COPIED:
         return "this node is not registered in its cluster"
-    if boot != txn.store.boot:
+    if boot != txn.store.boot and not _is_steady(raw):
         return "the machine was started, and the blocks are not confirmed yet"
     if file != file_of(txn.store):
         return "the store was restored or copied, and its blocks are not confirmed yet"
@@ -234,6 +254,15 @@ def doubt(txn: Transaction | Snapshot, pool_id: int, now_ns: int | None = None) 
         if now_ns >= proven_until(txn, pool_id):
             return "fencing: ownership of the blocks could not be proven in time"
     return ""
+
+
+def _is_steady(raw: bytes) -> bool:
+    """Return whether a member's blocks serve in another boot than they were confirmed in.
+
+    The machine has to be the same one: the other may run from a copy of its disk.
+    """
+    member = Member.read(raw)
+    return member.steady and bool(member.machine) and member.machine == read_machine()
 
 
 def is_fenced(txn: Transaction | Snapshot, pool_id: int) -> bool:

@@ -17,14 +17,17 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from typing import Protocol
+    from typing import Protocol, TypeAlias
 
     from fastipam.cluster.deadline import Deadline
     from fastipam.cluster.engine import History
     from fastipam.cluster.schema import BlockEntry, BlockId, Mark, NodeEntry
+    from fastipam.configuration.address_pools import AddressPool
     from fastipam.configuration.cluster import Geometry
     from fastipam.errors import FastipamError
     from fastipam.storage.records.block import Block, Heard, Member
+
+    Follow: TypeAlias = Callable[[Callable[[], bool]], None]
 else:
     Protocol = object
 
@@ -112,11 +115,26 @@ class Layout:
         self.revision = revision
 
 
+class Requests(Protocol):
+    """What is told of the requests of other nodes. ``wake``: the keeper has to look."""
+
+    wake: Callable[[], object]
+
+    def see(self, request: Request) -> None:
+        """A request waits for an answer."""
+
+    def forget(self, needy: str) -> None:
+        """The request of this node is gone, or answered."""
+
+    def replace(self, listed: Sequence[Request]) -> None:
+        """These are all requests that there are."""
+
+
 class Registry(Protocol):
     """A cluster's shared store, for one node. Use it only while :class:`NodeLock` is held.
 
-    What only reads, :meth:`marks` and :meth:`changes`, may be called without the lock, and from
-    another thread.
+    What only reads, :meth:`follow_requests` and :meth:`threads` need no lock, and may run in other
+    threads.
     """
 
     history: History
@@ -136,6 +154,9 @@ class Registry(Protocol):
         With ``sign`` a new node gives its sign of life with it. A new node owns nothing.
         Idempotent. Raises ClusterRefused: other settings, or another live node of this name.
         """
+
+    def pools(self, deadline: Deadline) -> list[AddressPool] | None:
+        """Return the pools that are in force, None when the node's own settings say them."""
 
     def check_settings(self, deadline: Deadline) -> None:
         """Raise ClusterRefused unless the cluster's settings are this node's."""
@@ -176,6 +197,10 @@ class Registry(Protocol):
 
     def learn_history(self, deadline: Deadline) -> None:
         """Read what tells a loss that others have noticed, unless this node knows it."""
+
+    @property
+    def has_lost_changes(self) -> bool:
+        """Whether a loss was noticed that :meth:`hold_back` has not accepted yet."""
 
     def note(self) -> None:
         """Note in the node's own store how far the shared store has come."""
@@ -236,15 +261,17 @@ class Registry(Protocol):
         Raises Unsettled.
         """
 
-    def marks(self, deadline_s: float) -> tuple[list[Request], int]:
-        """Return the requests of all nodes, and where :meth:`changed_marks` goes on."""
+    def follow_requests(self, requests: Requests, is_over: Callable[[], bool]) -> None:
+        """Tell of the requests of all nodes until ``is_over``; for a thread of its own.
 
-    def changed_marks(
-        self, revision: int, is_over: Callable[[], bool]
-    ) -> Iterator[tuple[list[Request | str], int]]:
-        """Yield new requests, and the nodes whose request is gone, with the revision so far.
+        Raises nothing: an exception would end the thread unnoticed, and this node would answer no
+        request.
+        """
 
-        Ends from time to time; a next call with the last revision misses nothing.
+    def threads(self, wake: Callable[[], object]) -> list[tuple[str, Follow]]:
+        """Return (name, function) of what more has to run beside a keeper, until ``is_over``.
+
+        ``wake`` is called when the keeper has to look at something.
         """
 
     # Everybody ------------------------------------------------------------------------------

@@ -147,19 +147,28 @@ class BlockEntry:
     """The owner of a block.
 
     ``claimed_ns`` is wall clock time. ``grant`` is the number of the mark that a donor answered
-    with this block; 0: the node claimed it itself. ``revision`` is that of the key.
+    with this block; 0: the node claimed it itself. ``revision`` is that of the key. ``via`` are the
+    owner's addresses where the block itself says them.
     """
 
-    __slots__ = ("claimed_ns", "epoch", "grant", "node", "revision")
+    __slots__ = ("claimed_ns", "epoch", "grant", "node", "revision", "via")
 
     def __init__(
-        self, node: str, epoch: int, claimed_ns: int, grant: int = 0, revision: int = 0
+        self,
+        node: str,
+        epoch: int,
+        claimed_ns: int,
+        grant: int = 0,
+        revision: int = 0,
+        *,
+        via: tuple[str, ...] = (),
     ) -> None:
         self.node = node
         self.epoch = epoch
         self.claimed_ns = claimed_ns
         self.grant = grant
         self.revision = revision
+        self.via = via
 
     def pack(self) -> bytes:
         """Return the value that :meth:`read` reads."""

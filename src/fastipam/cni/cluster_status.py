@@ -58,7 +58,7 @@ def look(
         if doubt:
             log(f"cluster: {doubt}")
         return None if doubt else exhausted
-    if standing is not None:
+    if standing is not None or config.cluster.is_founded_by_agent:
         raise NoBlock(reason or doubt)
     _require_answer(share)
     log(f"cluster: {doubt} yet: its first ADD does it")

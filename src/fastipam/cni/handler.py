@@ -244,6 +244,12 @@ def _load(call: _Call) -> Config:
     """Return the whole configuration, read once, and log its notes."""
     known = call.known
     config = known.config
+    if config is not None and config.cluster is not None and config.cluster.is_founded_by_agent:
+        from fastipam.cni import founding
+
+        if not founding.is_current(config):
+            known.networks.pop(True, None)
+            config = None
     if config is None:
         config = known.config = Config(known.document, call.version, _read_cluster, known.raw)
         if config.cluster is not None:
@@ -251,6 +257,13 @@ def _load(call: _Call) -> Config:
     for note in config.notes:
         call.log(error_codes.clean(note))
     # libcni gives STATUS no runtimeConfig, from which the ranges may come (capability ipRanges).
+    if not config.pool.sets and config.cluster is not None:
+        from fastipam.cni import founding
+
+        missing = founding.missing(config.name)
+        if call.asked.command != environment.STATUS:
+            raise missing
+        raise errors.CniError(missing.message, error_codes.NOT_AVAILABLE, hint=missing.hint)
     if not config.pool.sets and call.asked.command != environment.STATUS:
         config.require_ranges()
     return config

@@ -10,7 +10,8 @@ import os
 
 from fastipam.cluster.errors import NoBlock, in_words
 from fastipam.configuration import reader
-from fastipam.configuration.cluster import Settings, field_in
+from fastipam.configuration.cluster import KUBERNETES, Settings, field_in
+from fastipam.configuration.policy import DEFAULT_DATA_DIR
 from fastipam.errors import ConfigError, DecodingError, PoolExhausted
 from fastipam.network import Network
 from fastipam.storage import open_stores
@@ -52,7 +53,7 @@ def read_settings(path: str) -> Settings:
 def _settings(value: dict[str, Any], path: str, holes: list[tuple[int, int, int]]) -> Settings:
     """Return the settings in an object. Raises ConfigError with the field in its file."""
     try:
-        return Settings(value, path, holes, os.uname().nodename)
+        return Settings(value, path, holes, os.environ.get("NODE_NAME") or os.uname().nodename)
     except ConfigError as error:
         error.field = field_in(path, error.field.removeprefix(f"{path}."))
         raise
@@ -80,7 +81,35 @@ def read(value: object, network: str, data_dir: str, holes: list[tuple[int, int,
         )
     settings = _settings(value, path, holes)
     settings.require(network, data_dir, path)
+    if settings.engine == KUBERNETES:
+        from fastipam.cni import founding
+
+        settings = founding.complete(settings, network, data_dir)
     return settings
+
+
+def read_any(path: str) -> tuple[Settings, str, str]:
+    """Return (settings, network, data directory) from a file; the last two may be empty.
+
+    It holds a cluster's settings, or a CNI configuration that has them. Raises ConfigError.
+    """
+    from fastipam.cni import configs
+
+    content = read_file(path)
+    plugin = next((one for one in configs.plugins_of(content) if "cluster" in one["ipam"]), None)
+    if plugin is not None:
+        ipam = plugin["ipam"]
+        name, directory = plugin.get("name", ""), ipam.get("datadir", DEFAULT_DATA_DIR)
+        return read(ipam["cluster"], name, directory, []), name, directory
+    if "ipam" in content or "plugins" in content:
+        raise ConfigError(
+            "no ipam section of this network configuration has a cluster",
+            field=path,
+            value=None,
+            hint="-c names the file with a cluster's settings",
+        )
+    settings = read_settings(path)
+    return settings, settings.network, settings.data_dir
 
 
 def provide(services: Services, config: Config, store: Store, who: str = "") -> None:
@@ -92,6 +121,8 @@ def provide(services: Services, config: Config, store: Store, who: str = "") -> 
     settings = config.cluster
     assert settings is not None
     reason = services.ask_for_blocks(store, config.name, settings, who)
+    if reason is None and settings.engine == KUBERNETES:
+        reason = "this node's blocks are full, and only its agent claims another one"
     if reason is not None:
         raise NoBlock(reason)
     from fastipam.cluster.keeper.on_demand import claim_now

@@ -19,10 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
     from typing import Any
 
+    from fastipam.configuration.address_pools import AddressPool
+
 ETCD = "etcd"  # the engine unless ``engine`` names another, which reads ``options`` itself
+KUBERNETES = "kubernetes"  # the Kubernetes API: the pools are AddressPool objects
 DEFAULT_PREFIX = "/fastipam/"
 DEFAULT_BLOCK_V4 = 24  # 256 addresses: two of Kubernetes' 110 pods a node, and room for churn
 DEFAULT_SESSION_S = 30
+DEFAULT_LEASE_S = 120  # of the Kubernetes API: 5,000 nodes renew 125 leases a second
 DEFAULT_TIMEOUT_S = 5.0
 _MOST_POOLS = 64
 _MOST_BLOCKS = 1 << 20
@@ -30,8 +34,14 @@ _LARGEST_BLOCK_BITS = 16
 _KEYS = (
     "engine", "options", "endpoints", "pool", "blockSize", "node", "address", "prefix", "ca",
     "cert", "key", "credentials", "fencing", "sessionTTL", "timeout", "lowWater", "highWater",
-    "minimumAge", "network", "dataDir",
+    "minimumAge", "network", "dataDir", "server", "kubeconfig",
 )  # fmt: skip
+# What the objects of the API say instead, and what only that API needs.
+_NOT_FOR_KUBERNETES = (
+    "options", "endpoints", "pool", "blockSize", "prefix", "ca", "cert", "key", "credentials",
+)  # fmt: skip
+_ONLY_FOR_KUBERNETES = ("server", "kubeconfig")
+_MOST_SERVERS = 16
 # A transaction of etcd has at most 128 operations by default; a block needs two.
 LARGEST_RUN = 32
 WINDOW_BITS = 8
@@ -122,12 +132,17 @@ class Settings:
     ``text`` is what every node has to agree on. ``host_name`` is the node's name when the settings
     give none. ``options`` are the engine's own, which it reads itself. Raises ConfigError with the
     path of the field.
+
+    With the engine ``kubernetes`` there are no pools before :meth:`with_pools`; ``servers`` are the
+    URLs of the API (none: the environment names it), ``kubeconfig`` a file as kubectl reads it, and
+    ``founding`` is the text in the node's store from which a plugin has the pools.
     """
 
     __slots__ = (
         "addresses", "ca", "cert", "credentials", "data_dir", "endpoints", "engine", "fencing",
-        "geometries", "key", "network", "node", "options", "path", "pool", "prefix", "session_s",
-        "text", "timeout_s", "watermarks",
+        "founding", "geometries", "key", "kubeconfig", "left_out", "network", "node", "options",
+        "path", "pool", "pools", "prefix", "servers", "session_s", "text", "timeout_s",
+        "watermarks",
     )  # fmt: skip
 
     def __init__(
@@ -149,6 +164,21 @@ class Settings:
         self.path = path
         self.engine = reader.text({"engine": ETCD, **holder}, "engine", path)
         self.options = reader.mapping(holder, "options", path)
+        self.servers, self.kubeconfig = _servers(holder, path), ""
+        is_kubernetes = self.engine == KUBERNETES
+        for key in _NOT_FOR_KUBERNETES if is_kubernetes else _ONLY_FOR_KUBERNETES:
+            if key.casefold() in holder:
+                raise ConfigError(
+                    f"the engine {self.engine} does not use {key}"
+                    + ("" if is_kubernetes else ', which belongs to "engine": "kubernetes"'),
+                    field=f"{path}.{key}",
+                    value=holder[key.casefold()],
+                    hint="the pools are AddressPool objects: kubectl get addresspools"
+                    if key in ("pool", "blockSize")
+                    else None,
+                )
+        if is_kubernetes:
+            self.kubeconfig = reader.file(holder, "kubeconfig", path)
         self.endpoints = endpoints.read(holder, path) if self.engine == ETCD else ()
         if self.engine == ETCD:
             for key, value in self.options.items():
@@ -171,11 +201,19 @@ class Settings:
             )
         self.credentials = reader.file(holder, "credentials", path)
         self.fencing = reader.flag(holder, "fencing", path)
-        session_s = reader.number(holder, "sessionTTL", path, DEFAULT_SESSION_S, (2, 3600))
+        default_s = DEFAULT_LEASE_S if is_kubernetes else DEFAULT_SESSION_S
+        session_s = reader.number(holder, "sessionTTL", path, default_s, (2, 3600))
         self.session_s = int(session_s)
         self.timeout_s = reader.number(holder, "timeout", path, DEFAULT_TIMEOUT_S, (0.1, 60))
         self.watermarks = _watermarks(holder, path)
         self.addresses = _addresses(holder, path)
+        self.pools: tuple[AddressPool, ...] = ()
+        self.left_out: tuple[str, ...] = ()
+        self.founding = ""
+        self.pool, self.text = Pool([]), ""
+        self.geometries: tuple[Geometry, ...] = ()
+        if is_kubernetes:
+            return
         ranges, lengths = _pools(holder, path)
         self.pool = _cut(ranges, lengths, exclude, path)
         self.geometries = tuple(
@@ -185,6 +223,44 @@ class Settings:
             f"{format_cidr(each.family, each.network, each.length)}={lengths[each.family]}"
             for each in sorted(ranges, key=lambda each: (each.family, each.network))
         )
+
+    @property
+    def is_founded_by_agent(self) -> bool:
+        """Whether the pools are those that the agent has noted in the node's store."""
+        return self.engine == KUBERNETES
+
+    def with_pools(self, pools: Sequence[AddressPool]) -> Settings:
+        """Return these settings with the pools that are in force. O(blocks).
+
+        Blocks of one family have one length: that of the pool whose name comes first. ``left_out``
+        of the result says which pools are not used, and why. Raises ConfigError.
+        """
+        made: Settings = object.__new__(Settings)
+        for name in Settings.__slots__:
+            setattr(made, name, getattr(self, name))
+        lengths: dict[int, int] = {}
+        used, left_out = [], []
+        for one in sorted(pools, key=lambda one: one.name):
+            bits = BITS[one.family]
+            wanted = lengths.setdefault(one.family, one.block_length)
+            if one.block_length >= bits:
+                left_out.append(f"pool {one.name}: blocks of one address are not supported")
+            elif one.block_length != wanted:
+                left_out.append(
+                    f"pool {one.name}: its blocks are /{one.block_length}, and those of the other "
+                    f"IPv{one.family} pools /{wanted}"
+                )
+            else:
+                used.append(one)
+        closed = [one.whole() for one in used if one.disabled]
+        holes = [hole for one in used for hole in one.holes] + closed
+        made.pools, made.left_out = tuple(used), tuple(left_out)
+        made.pool = _cut([one.range for one in used], lengths, holes, self.path, may_be_empty=True)
+        made.geometries = tuple(
+            geometry(made.pool, each) for one in made.pool.sets for each in one.ranges
+        )
+        made.text = " ".join(f"{one.cidr}={one.block_length}" for one in used)
+        return made
 
     def field(self, name: str) -> str:
         """Return the path of a field: below a key of the configuration, or in a file."""
@@ -228,6 +304,16 @@ def _prefix(holder: dict[str, Any], path: str) -> str:
             f"{path}.prefix", value, "a prefix of keys: printable ASCII without blanks"
         )
     return value if value.endswith("/") else f"{value}/"
+
+
+def _servers(holder: dict[str, Any], path: str) -> tuple[str, ...]:
+    value = holder.get("server")
+    listed = [] if value is None else value if isinstance(value, list) else [value]
+    if len(listed) > _MOST_SERVERS or not all(isinstance(one, str) and one for one in listed):
+        raise reader.refused(
+            f"{path}.server", value, "the URL of an API server, or a list of up to 16"
+        )
+    return tuple(listed)
 
 
 def _node(holder: dict[str, Any], path: str, host_name: str) -> str:
@@ -368,12 +454,20 @@ def _block_lengths(holder: dict[str, Any], path: str, families: set[int]) -> dic
 
 
 def _cut(
-    ranges: list[Range], lengths: dict[int, int], exclude: Sequence[tuple[int, int, int]], path: str
+    ranges: list[Range],
+    lengths: dict[int, int],
+    exclude: Sequence[tuple[int, int, int]],
+    path: str,
+    *,
+    may_be_empty: bool = False,
 ) -> Pool:
-    """Return the pool: one range set a family, IPv4 first, each cut into blocks."""
+    """Return the pool: one range set a family, IPv4 first, each cut into blocks.
+
+    ``may_be_empty``: the exclusions may cover all of a set.
+    """
     families = sorted({each.family for each in ranges})
     sets = [[each for each in ranges if each.family == family] for family in families]
-    pool = build_pool(sets, exclude, fields=[f"{path}.pool"] * len(sets))
+    pool = build_pool(sets, exclude, fields=[f"{path}.pool"] * len(sets), may_be_empty=may_be_empty)
     return Pool(
         [
             RangeSet(each.ranges, each.excluded, block_length=lengths[each.family])

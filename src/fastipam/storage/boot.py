@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     Access: TypeAlias = tuple[Get, Put, Callable[[], Iterable[bytes]]]
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
+MACHINE_ID = "/etc/machine-id"  # machine-id(5)
 FIRST_PID_NS = 0xEFFFFFFC  # PROC_PID_INIT_INO: the inode of the kernel's first pid namespace
 FIRST_TIME_NS = 0xEFFFFFFA  # PROC_TIME_INIT_INO
 _NANOSECONDS = 10**9
@@ -42,6 +43,16 @@ def read_boot_id() -> str:
             return file.read().strip()
     except OSError:
         return ""
+
+
+def read_machine() -> str:
+    """Return the id of this machine, or "" where there is none: in a container, for example."""
+    try:
+        with open(MACHINE_ID, encoding="ascii", errors="replace") as file:
+            text = file.read(64).strip()
+    except OSError:
+        return ""
+    return text if len(text) == 32 else ""  # it may say "uninitialized"
 
 
 def boottime_ns() -> int:

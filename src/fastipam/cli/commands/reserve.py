@@ -71,7 +71,7 @@ def _opened(
 
 def _configured(data_dir: str, name: str | None, conf_dir: Path) -> Config | None:
     """Return the configuration of this network, or of the only one, in the data directory."""
-    from fastipam.cli import cni_configs
+    from fastipam.cni import configs as cni_configs
     from fastipam.cni import more_blocks, versions
 
     found: dict[str, Config] = {}

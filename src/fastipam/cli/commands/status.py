@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from fastipam.agent import protocol
-from fastipam.cli import agent_client, cni_configs, options, output
+from fastipam.cli import agent_client, options, output
 from fastipam.cli.click_base import Failure, reason_of
 from fastipam.cli.click_base import command as _command
+from fastipam.cni import configs as cni_configs
 from fastipam.errors import FastipamError, StoreError
 
 if TYPE_CHECKING:

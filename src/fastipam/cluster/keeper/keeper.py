@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastipam.cluster import planner
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     from fastipam.cluster.planner import Use
     from fastipam.cluster.registries.connect import Open
     from fastipam.cluster.registry import Counts
-    from fastipam.configuration.cluster import Geometry
+    from fastipam.configuration.address_pools import AddressPool
+    from fastipam.configuration.cluster import Geometry, Settings
 
 log = logging.getLogger("fastipam.cluster")
 
@@ -75,7 +77,6 @@ class Keeper:
     ) -> None:
         self.share = share
         self.store = share.store
-        self.settings = share.settings
         self.on_blocks = on_blocks
         self.registry = opened(share)
         self.node = Node(share, self.registry)
@@ -88,6 +89,7 @@ class Keeper:
         self._threads: list[threading.Thread] = []
         self._tidy_at = 0.0
         # (family, whether an ADD waits) -> when to look again at a pool that was used up
+        self._pools: list[AddressPool] | None = None
         self._look_at: dict[tuple[int, bool], float] = {}
         self._failures = 0
         self._needs: dict[str, float] = {}  # who waits for an address -> when it last asked
@@ -100,6 +102,11 @@ class Keeper:
         # family -> (when it was read, who owns the blocks) of a pool without a free block
         self._scarce: dict[int, tuple[float, str]] = {}
         self._reason = "the agent has not reached the cluster's store yet"
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of the node; its pools may change."""
+        return self.share.settings
 
     # What others see ------------------------------------------------------------------------
 
@@ -122,8 +129,11 @@ class Keeper:
         )
 
     def start(self) -> None:
-        """Start two threads: one keeps the share, one watches the marks of others."""
-        for name, target in (("cluster", self._run), ("cluster-watch", self._watch_marks)):
+        """Start its threads: one keeps the share, one watches the requests of others."""
+        threads = [("cluster", self._run), ("cluster-watch", self._watch_marks)]
+        for name, follow in self.registry.threads(self._wake.set):
+            threads.append((name, partial(follow, lambda: self._stopping)))
+        for name, target in threads:
             thread = threading.Thread(target=target, name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -148,7 +158,7 @@ class Keeper:
             self._wake.clear()
 
     def _watch_marks(self) -> None:
-        self.marks.follow(lambda: self._stopping)
+        self.registry.follow_requests(self.marks, lambda: self._stopping)
 
     # One step -------------------------------------------------------------------------------
 
@@ -218,6 +228,7 @@ class Keeper:
 
     def _work(self) -> float:
         deadline = Deadline(_OPERATION_S)
+        self._use_pools(deadline)
         if self._waiting() and self.share.lacking() and self.share.reindex():
             self.on_blocks()  # free addresses were there, and no search found them
         if self.membership.keep(deadline):
@@ -236,6 +247,24 @@ class Keeper:
             return planner.COLLECT_S
         soonest = self.marks.next_answer()
         return max(0.0, min(soonest - now, planner.TICK_S if busy or needs else _IDLE_S))
+
+    def _use_pools(self, deadline: Deadline) -> None:
+        """Use the pools that are in force. Raises NoBlock while there are none."""
+        pools = self.registry.pools(deadline)
+        if pools is None or (pools == self._pools and self.settings.pools):
+            return
+        if not pools and not self.settings.pools:
+            raise NoBlock(
+                "no AddressPool is accepted yet",
+                hint="kubectl get addresspools shows them; the controller accepts them",
+            )
+        if self.share.adopt_pools(pools):
+            log.info("network=%s pools=%s", self.node.network.name, self.settings.text)
+            for text in self.settings.left_out:
+                log.warning("network=%s %s", self.node.network.name, text)
+            self._seen = _UNSEEN
+            self.on_blocks()
+        self._pools = pools
 
     def _waiting(self) -> int:
         """Return how many ADDs wait for an address."""

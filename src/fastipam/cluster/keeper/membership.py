@@ -46,7 +46,7 @@ class Membership:
         """
         now = self._clock()
         node, settings = self._node, self._node.settings
-        if node.registry.history.is_lost:
+        if node.registry.has_lost_changes:
             self._is_held_back, self._restored, self._joined = False, True, False
         if not self._is_held_back:
             node.registry.hold_back(deadline)

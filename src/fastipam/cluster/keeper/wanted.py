@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import threading
-import time
 from typing import TYPE_CHECKING
 
 from fastipam.cluster import planner
-from fastipam.cluster.engine import Compacted, HistoryLost
-from fastipam.cluster.registry import Request
-from fastipam.errors import FastipamError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from fastipam.cluster.node.node import Node
-
-log = logging.getLogger("fastipam.cluster")
-
-_LIST_S = 5.0
+    from fastipam.cluster.registry import Request
 
 
 class Marks:
@@ -31,7 +23,7 @@ class Marks:
     def __init__(self, node: Node, clock: Callable[[], float], wake: Callable[[], object]) -> None:
         self._node = node
         self._clock = clock
-        self._wake = wake
+        self.wake = wake
         self._marks: dict[
             str, tuple[float, Request]
         ] = {}  # node in need -> (answer at, its request)
@@ -48,7 +40,7 @@ class Marks:
         delay = planner.donor_delay_s(self._node.name, needy, number, planner.SPREAD_S)
         with self._lock:
             self._marks[needy] = self._clock() + delay, request
-        self._wake()
+        self.wake()
 
     def forget(self, needy: str) -> None:
         """Remove the mark of a node: its need is met."""
@@ -82,40 +74,3 @@ class Marks:
                     self._marks.pop(needy, None)
                 else:
                     self._marks[needy] = self._clock() + planner.SPREAD_S, request
-
-    def follow(
-        self, is_over: Callable[[], bool], sleep: Callable[[float], None] = time.sleep
-    ) -> None:
-        """Watch the marks until ``is_over``; after a lost watch list them again. Raises nothing.
-
-        An exception would end the thread unnoticed, and this node would answer no mark.
-        """
-        registry = self._node.registry
-        failures = 0
-        revision = 0
-        while not is_over():
-            try:
-                if not revision:
-                    listed, revision = registry.marks(_LIST_S)
-                    self.replace(listed)
-                for found, reached in registry.changed_marks(revision, is_over):
-                    revision = reached
-                    for one in found:
-                        if isinstance(one, Request):
-                            self.see(one)
-                        else:
-                            self.forget(one)
-                    failures = 0
-            except Compacted:
-                revision = 0
-            except Exception as error:
-                revision = 0
-                failures += 1
-                if isinstance(error, FastipamError):
-                    log.debug("network=%s watch lost: %s", self._node.network.name, error)
-                    if isinstance(error, HistoryLost):
-                        self._wake()  # the keeper settles it
-                else:
-                    log.exception("network=%s a defect in the watch", self._node.network.name)
-                if not is_over():
-                    sleep(planner.backoff_s(self._node.name, failures))

@@ -14,18 +14,6 @@ if TYPE_CHECKING:
 
     from fastipam.cluster.node.share import Share
 
-_MACHINE_ID = "/etc/machine-id"  # machine-id(5)
-
-
-def read_machine() -> str:
-    """Return the id of this machine, or "" where there is none: in a container, for example."""
-    try:
-        with open(_MACHINE_ID, encoding="ascii", errors="replace") as file:
-            text = file.read(64).strip()
-    except OSError:
-        return ""
-    return text if len(text) == 32 else ""  # it may say "uninitialized"
-
 
 def identify(share: Share, machine: str, step: Callable[[str], None]) -> Member:
     """Return who this node is; store it before anybody is told, to recognise its own entry."""

@@ -25,6 +25,7 @@ from fastipam.cluster.planner import Look, Search
 from fastipam.cluster.registry import Unsettled
 from fastipam.cluster.schema import Mark
 from fastipam.errors import FastipamError
+from fastipam.storage import boot
 from fastipam.storage.records.block import ACTIVE, CLAIMING, FOUND, LOST, RELEASING
 
 TYPE_CHECKING = False
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     from fastipam.cluster.node.share import Share
     from fastipam.cluster.registry import Registry, Request
     from fastipam.cluster.schema import BlockId
-    from fastipam.configuration.cluster import Geometry
+    from fastipam.configuration.cluster import Geometry, Settings
+    from fastipam.network import Network
     from fastipam.storage.records.block import Block, Member
 
 
@@ -57,13 +59,21 @@ class Node:
         self, share: Share, registry: Registry, *, step: Callable[[str], None] = _nothing
     ) -> None:
         self.share = share
-        self.settings = share.settings
-        self.network = share.network
         self.name = share.settings.node
         self.registry = registry
-        self.machine = identity.read_machine()
+        self.machine = boot.read_machine()
         self.step = step
         self.counts = registry.counts
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of this node; its pools may change."""
+        return self.share.settings
+
+    @property
+    def network(self) -> Network:
+        """The cluster's network in the node's own store."""
+        return self.share.network
 
     # Joining --------------------------------------------------------------------------------
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from fastipam.allocation import blocks
 from fastipam.cluster.errors import ClusterRefused, NoBlock
-from fastipam.network import room
+from fastipam.configuration import address_pools
+from fastipam.configuration.cluster import ETCD, KUBERNETES
+from fastipam.network import Network, room
 from fastipam.storage.records.block import (
     ACTIVE,
     CLAIMING,
@@ -15,20 +17,22 @@ from fastipam.storage.records.block import (
     RELEASING,
     RESTORED,
     Block,
+    Founding,
     Heard,
     Member,
 )
+from fastipam.storage.records.keys import encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from fastipam.addressing.ranges import RangeSet
     from fastipam.allocation.ledger import Ledger
     from fastipam.cluster.schema import BlockEntry, BlockId
+    from fastipam.configuration.address_pools import AddressPool
     from fastipam.configuration.cluster import Settings
     from fastipam.lease import Requester
-    from fastipam.network import Network
     from fastipam.storage.records.lease import Record
     from fastipam.storage.store import Store
     from fastipam.storage.transaction import Transaction
@@ -49,6 +53,44 @@ class Share:
         self.store = store
         self.network = network
         self.settings = settings
+
+    def adopt_pools(self, pools: Sequence[AddressPool]) -> bool:
+        """Use these pools from now on; return whether they differ from those before.
+
+        They are noted in the store, with the engine and the node's name, for plugins, which read
+        them there. Raises ConfigError, and changes nothing, for pools that cannot be used together.
+        """
+        settings = self.settings.with_pools(pools)
+        network = Network(self.store, self.network.name, settings.pool, remember=False)
+        founding = Founding(settings.engine, settings.node, address_pools.pack(settings.pools))
+        with self.store.write() as txn:
+            pool_id = network._pool_in(txn)
+            there = None if pool_id is None else blocks.get_founding(txn, pool_id)
+            if there is not None and there.pack() == founding.pack():
+                if self.settings.pools:
+                    return False
+            elif settings.pool.sets:
+                self._require_engine(txn, pool_id, there, founding)
+                ledger = network._enter(txn)
+                ledger.adopt_pool(encode("network", network.name), settings.pool)
+                blocks.put_founding(txn, ledger.state.pool_id, founding)
+        self.settings, self.network = settings, network
+        return True
+
+    @staticmethod
+    def _require_engine(
+        txn: Transaction, pool_id: int | None, there: Founding | None, wanted: Founding
+    ) -> None:
+        """Raise ClusterRefused when the blocks of this store come from another shared store."""
+        member = None if pool_id is None else blocks.get_member(txn, pool_id)
+        before = there.engine if there is not None else ETCD if member and member.epoch else ""
+        if before not in ("", wanted.engine):
+            raise ClusterRefused(
+                f"the blocks of this store come from {before}, and the settings say "
+                f"{wanted.engine}",
+                hint="a store does not switch by itself: drain the node, stop the agent, and run "
+                "`fastipam cluster leave`",
+            )
 
     # Reading --------------------------------------------------------------------------------
 
@@ -282,6 +324,7 @@ class Share:
             member.boot = self.store.boot
             member.machine = machine or member.machine
             member.fencing = self.settings.fencing
+            member.steady = self.settings.engine == KUBERNETES and not self.settings.fencing
             blocks.put_member(txn, pool_id, member)
             if heard is not None:
                 blocks.put_heard(txn, pool_id, heard)

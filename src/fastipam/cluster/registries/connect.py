@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from fastipam.cluster.engines.connect import connect
-from fastipam.cluster.registries.keyvalue.registry import KeyValueRegistry
+from fastipam.configuration.cluster import KUBERNETES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,4 +19,11 @@ def open_registry(share: Share) -> Registry:
 
     Raises ConfigError for settings that it cannot use.
     """
+    if share.settings.engine == KUBERNETES:
+        from fastipam.cluster.registries.kubernetes.connect import open_kubernetes
+
+        return open_kubernetes(share)
+    from fastipam.cluster.engines.connect import connect
+    from fastipam.cluster.registries.keyvalue.registry import KeyValueRegistry
+
     return KeyValueRegistry(share, connect(share.settings))

@@ -32,6 +32,7 @@ STATES = {
 }
 _BLOCK = Struct("<BQQQ")
 _MEMBER = Struct("<QQQQB3xI")
+_FENCING, _STEADY = 1, 2  # flags of a member
 _PROOF = Struct("<IQ")
 _HEARD = Struct("<QQ")
 _OPEN = Struct(">4scBI")
@@ -89,13 +90,14 @@ class Member:
     (``blocks.file_of``), ``boot`` the number of the boot and ``machine`` the id of the machine in
     which the blocks were last confirmed: a store that was copied, or whose machine was started
     since then, assigns nothing before the cluster's store has confirmed them again. With
-    ``fencing`` the node has to prove in time that it owns its blocks. ``mark`` is the number of its
+    ``fencing`` the node has to prove in time that it owns its blocks. With ``steady`` its blocks
+    serve after a boot of the same machine before they are confirmed. ``mark`` is the number of its
     last mark of need.
     """
 
     __slots__ = (
         "boot", "epoch", "fencing", "file", "incarnation", "machine", "mark", "node", "revision",
-        "settings",
+        "settings", "steady",
     )  # fmt: skip
 
     def __init__(
@@ -110,6 +112,7 @@ class Member:
         file: int = NO_FILE,
         mark: int = 0,
         fencing: bool = False,
+        steady: bool = False,
         boot: int = 0,
     ) -> None:
         self.node = node
@@ -121,13 +124,14 @@ class Member:
         self.file = file
         self.mark = mark
         self.fencing = fencing
+        self.steady = steady
         self.boot = boot
 
     @classmethod
     def read(cls, raw: bytes) -> Member:
         """Return the record of a value. Raises StoreCorrupt."""
         try:
-            epoch, revision, file, mark, fencing, boot = _MEMBER.unpack_from(raw)
+            epoch, revision, file, mark, flags, boot = _MEMBER.unpack_from(raw)
             # A store of the development version before has no machine, and 0 for the boot.
             node, incarnation, settings, *rest = raw[_MEMBER.size :].decode().split("\0")
             (machine,) = rest or ("",)
@@ -144,15 +148,15 @@ class Member:
             revision=revision,
             file=file,
             mark=mark,
-            fencing=bool(fencing),
+            fencing=bool(flags & _FENCING),
+            steady=bool(flags & _STEADY),
             boot=boot,
         )
 
     def pack(self) -> bytes:
         """Return the value that :meth:`read` reads."""
-        numbers = _MEMBER.pack(
-            self.epoch, self.revision, self.file, self.mark, self.fencing, self.boot
-        )
+        flags = _FENCING * self.fencing | _STEADY * self.steady
+        numbers = _MEMBER.pack(self.epoch, self.revision, self.file, self.mark, flags, self.boot)
         texts = (self.node, self.incarnation, self.settings, self.machine)
         return numbers + "\0".join(texts).encode()
 
@@ -169,8 +173,8 @@ def read_standing(raw: bytes) -> tuple[int, int, bool, int]:
     """
     if len(raw) < _MEMBER.size:
         raise StoreCorrupt(f"the member record cannot be read: {raw.hex()}", hint=CHECK_HINT)
-    _, revision, file, _, fencing, boot = _MEMBER.unpack_from(raw)
-    return revision, file, bool(fencing), boot
+    _, revision, file, _, flags, boot = _MEMBER.unpack_from(raw)
+    return revision, file, bool(flags & _FENCING), boot
 
 
 def pack_proof(boot: int, until_ns: int) -> bytes:
@@ -214,6 +218,36 @@ class Heard:
         return _HEARD.pack(self.identity, self.revision) + era.encode()
 
 
+class Founding:
+    """Which shared store a network's blocks come from, as the agent has noted it for plugins.
+
+    ``engine`` is its name in the settings, ``node`` this node's name in the cluster, ``pools`` the
+    pools that are in force (``configuration/address_pools.py``).
+    """
+
+    __slots__ = ("engine", "node", "pools")
+
+    def __init__(self, engine: str, node: str, pools: str) -> None:
+        self.engine = engine
+        self.node = node
+        self.pools = pools
+
+    @classmethod
+    def read(cls, raw: bytes) -> Founding:
+        """Return the record of a value. Raises StoreCorrupt."""
+        try:
+            engine, node, pools = raw.decode().split("\0")
+        except UNREADABLE as error:
+            raise StoreCorrupt(
+                f"what the store says of its cluster cannot be read: {raw.hex()}", hint=CHECK_HINT
+            ) from error
+        return cls(engine, node, pools)
+
+    def pack(self) -> bytes:
+        """Return the value that :meth:`read` reads."""
+        return "\0".join((self.engine, self.node, self.pools)).encode()
+
+
 # Keys -----------------------------------------------------------------------------------------
 
 
@@ -255,9 +289,9 @@ def read_open_key(key: bytes) -> int:
 
 
 def read_any(key: bytes, raw: bytes) -> Block | None:
-    """Return the block of a record, None for one of the four other kinds.
+    """Return the block of a record, None for one of the five other kinds.
 
-    Raises StoreCorrupt when it is none of the five, or cannot be read.
+    Raises StoreCorrupt when it is none of the six, or cannot be read.
     """
     kind, family = key[4:5], key[5] if len(key) > 5 else 0
     if kind == b"b":
@@ -266,6 +300,8 @@ def read_any(key: bytes, raw: bytes) -> Block | None:
         Member.read(raw)
     elif key[4:] == b"h":
         Heard.read(raw)
+    elif key[4:] == b"f":
+        Founding.read(raw)
     elif not (
         (key[4:] == b"p" and read_proof(raw))
         or (kind == b"o" and len(key) - 4 == _KEY_BYTES.get(family) and not raw)
@@ -287,6 +323,11 @@ def is_member_key(key: bytes) -> bool:
 def heard_key(pool_id: int) -> bytes:
     """Return the key of what was last :class:`Heard` of the cluster's store."""
     return id_prefix(pool_id) + b"h"
+
+
+def founding_key(pool_id: int) -> bytes:
+    """Return the key of the :class:`Founding`."""
+    return id_prefix(pool_id) + b"f"
 
 
 def proof_key(pool_id: int) -> bytes:

@@ -125,27 +125,10 @@ def where(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def settings_of(path: str, network: str | None, data_dir: str | None) -> tuple[Settings, str, str]:
     """Return (settings, network, data directory) from a file. Raises ConfigError."""
-    from fastipam.cli import cni_configs
     from fastipam.cni import more_blocks
 
-    content = more_blocks.read_file(path)
-    plugin = next(
-        (one for one in cni_configs.plugins_of(content) if "cluster" in one["ipam"]), None
-    )
-    if plugin is None:
-        if "ipam" in content or "plugins" in content:
-            raise ConfigError(
-                "no ipam section of this network configuration has a cluster",
-                field=path,
-                value=None,
-                hint="-c names the file with a cluster's settings",
-            )
-        settings = more_blocks.read_settings(path)
-    else:
-        ipam = plugin["ipam"]
-        name, directory = plugin.get("name", ""), ipam.get("datadir", DEFAULT_DATA_DIR)
-        settings = more_blocks.read(ipam["cluster"], name, directory, [])
-        network, data_dir = network or name, data_dir or directory
+    settings, name, directory = more_blocks.read_any(path)
+    network, data_dir = network or name, data_dir or directory
     network = network or settings.network
     if not network:
         raise ConfigError(

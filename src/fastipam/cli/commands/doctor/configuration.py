@@ -5,10 +5,10 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fastipam.cli import cni_configs
 from fastipam.cli.click_base import as_root, reason_of
 from fastipam.cli.commands.doctor import surroundings
 from fastipam.cli.commands.doctor.diagnosis import OK, PROBLEM, WARNING, Diagnosis
+from fastipam.cni import configs as cni_configs
 from fastipam.cni import more_blocks, versions
 from fastipam.configuration.network import Config
 from fastipam.errors import FastipamError

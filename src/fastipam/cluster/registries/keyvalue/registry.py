@@ -19,11 +19,13 @@ from fastipam.cluster.engine import (
     Put,
 )
 from fastipam.cluster.errors import ClusterCorrupt, ClusterRefused, NoBlock
+from fastipam.cluster.planner import backoff_s
 from fastipam.cluster.registries.keyvalue.losses import Losses
 from fastipam.cluster.registries.keyvalue.registration import ENTRY_TRIES, Registration
 from fastipam.cluster.registries.keyvalue.session import Session
 from fastipam.cluster.registry import Claimed, Counts, Layout, NodeRow, Request, Unsettled
 from fastipam.cluster.schema import BlockEntry, Mark, NodeEntry
+from fastipam.errors import FastipamError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,8 +34,9 @@ if TYPE_CHECKING:
     from fastipam.cluster.deadline import Deadline
     from fastipam.cluster.engine import Engine
     from fastipam.cluster.node.share import Share
-    from fastipam.cluster.registry import Registry
+    from fastipam.cluster.registry import Follow, Registry, Requests
     from fastipam.cluster.schema import BlockId
+    from fastipam.configuration.address_pools import AddressPool
     from fastipam.configuration.cluster import Geometry
     from fastipam.storage.records.block import Block, Heard, Member
 
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
 _MOST_DONATED = (MAX_OPERATIONS - 1) // 3
 _FREED_AT_ONCE = 32  # blocks of a removed node: two deletions each
 _BRIEF_S = 10  # others answer within a second; the mark of a killed plugin expires after it
+_LIST_S = 5.0
 _WATCH_S = 30.0
 
 
@@ -77,6 +81,10 @@ class KeyValueRegistry:
     def register(self, member: Member, deadline: Deadline, *, agent: bool, sign: bool) -> bool:
         """Write this node's entry, and the session of a new node that signs. One transaction."""
         return self.registration.register(member, deadline, agent=agent, sign=sign)
+
+    def pools(self, deadline: Deadline) -> list[AddressPool] | None:  # noqa: ARG002  # others ask
+        """Return None: the pools are in the settings."""
+        return None
 
     def check_settings(self, deadline: Deadline) -> None:
         """Raise ClusterRefused unless the cluster's settings are this node's."""
@@ -131,6 +139,11 @@ class KeyValueRegistry:
         """Read the era, unless this node knows one."""
         if not self.losses.knows_era():
             self.losses.learn_era(deadline)
+
+    @property
+    def has_lost_changes(self) -> bool:
+        """Whether a loss was noticed that nobody has accepted yet."""
+        return self.history.is_lost
 
     def note(self) -> None:
         """Note in the node's own store how far the shared store has come."""
@@ -337,21 +350,56 @@ class KeyValueRegistry:
         read = (self._request(one.key, one.value, one.mod_revision) for one in listed)
         return [one for one in read if one is not None], revision
 
-    def changed_marks(
-        self, revision: int, is_over: Callable[[], bool]
-    ) -> Iterator[tuple[list[Request | str], int]]:
-        """Yield new marks, and the nodes whose mark is gone, with the revision so far."""
+    def follow_requests(
+        self,
+        requests: Requests,
+        is_over: Callable[[], bool],
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Watch the marks until ``is_over``; after a lost watch list them again. Raises nothing."""
+        failures = revision = 0
         while not is_over():
-            events, revision = self.engine.watch(self.keys.wanted, revision, deadline_s=_WATCH_S)
-            found: list[Request | str] = []
-            for event in events:
-                if event.kind == "delete":
-                    found.append(schema.name_of(event.key))
-                    continue
-                request = self._request(event.key, event.value, event.revision)
-                if request is not None:
-                    found.append(request)
-            yield found, revision
+            try:
+                if not revision:
+                    listed, revision = self.marks(_LIST_S)
+                    requests.replace(listed)
+                revision = self._tell_events(requests, revision)
+                failures = 0
+            except Compacted:
+                revision = 0
+            except Exception as error:
+                revision = 0
+                failures += 1
+                if isinstance(error, HistoryLost):
+                    requests.wake()  # the keeper settles it
+                self._log_lost_watch(error)
+                if not is_over():
+                    sleep(backoff_s(self.name, failures))
+
+    def _tell_events(self, requests: Requests, revision: int) -> int:
+        """Wait for changes of the marks, and tell of them; return the revision so far."""
+        events, revision = self.engine.watch(self.keys.wanted, revision, deadline_s=_WATCH_S)
+        for event in events:
+            if event.kind == "delete":
+                requests.forget(schema.name_of(event.key))
+                continue
+            request = self._request(event.key, event.value, event.revision)
+            if request is not None:
+                requests.see(request)
+        return revision
+
+    def _log_lost_watch(self, error: Exception) -> None:
+        import logging  # an ADD that runs directly watches nothing
+
+        log = logging.getLogger("fastipam.cluster")
+        if isinstance(error, FastipamError):
+            log.debug("network=%s watch lost: %s", self.share.network.name, error)
+        else:
+            log.exception("network=%s a defect in the watch", self.share.network.name)
+
+    def threads(self, wake: Callable[[], object]) -> list[tuple[str, Follow]]:  # noqa: ARG002
+        """Return nothing: the settings of etcd do not change."""
+        return []
 
     def _request(self, key: bytes, value: bytes, revision: int) -> Request | None:
         """Return a mark as it was read; None, and a word in the log, if it cannot be read."""

@@ -81,8 +81,9 @@ class Follower:
             began = time.monotonic()
             try:
                 self._go_on(is_over)
-            except Compacted:
+            except Compacted as error:
                 self.is_synced = False
+                self._report(error)
                 self._pause(self._spread_s * self._client.chance(), is_over)
                 continue
             except Exception as error:

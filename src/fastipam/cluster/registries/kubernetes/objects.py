@@ -1,0 +1,264 @@
+"""The objects of fastipam.io as a node reads and writes them.
+
+=================  ==================  =========================================================
+AddressPool        chosen by users     what is in force: ``status.accepted``
+AddressBlock       ``10-32-7-0-24``    the owner of a block; no object: the block is free
+AddressNode        the Node's name     who the node is: incarnation, epoch, boot, addresses
+AddressRequest     the Node's name     a node in need, and who has answered it
+=================  ==================  =========================================================
+
+What cannot be read raises ClusterCorrupt: the server checks each object, so somebody has changed
+the kinds. deploy/kubernetes/crds.yaml describes every field.
+"""
+
+from __future__ import annotations
+
+from fastipam.addressing.addresses import BITS, format_cidr, parse_cidr
+from fastipam.cluster.errors import ClusterCorrupt
+from fastipam.cluster.registries.kubernetes.calls import Kind
+from fastipam.cluster.registry import Request
+from fastipam.cluster.schema import BlockEntry, Mark, NodeEntry
+from fastipam.configuration.address_pools import AddressPool
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from fastipam.cluster.schema import BlockId
+
+VERSION = "fastipam.io/v1alpha1"
+_GROUP = f"/apis/{VERSION}"
+POOLS = Kind(_GROUP, "addresspools")
+BLOCKS = Kind(_GROUP, "addressblocks")
+NODES = Kind(_GROUP, "addressnodes")
+REQUESTS = Kind(_GROUP, "addressrequests")
+MACHINES = Kind("/api/v1", "nodes")  # Node objects, which the kubelets write
+NAMESPACE = "fastipam-system"
+LEASES = Kind("/apis/coordination.k8s.io/v1", "leases", NAMESPACE)
+WINDOW_BITS = 8  # a window: the aligned 256 blocks around a block
+_ODD = (KeyError, TypeError, ValueError, AttributeError)
+
+
+def block_name(cidr: str) -> str:
+    """Return the name of a block's object."""
+    return cidr.replace(".", "-").replace(":", "-").replace("/", "-")
+
+
+def window_of(family: int, base: int, length: int) -> str:
+    """Return the CIDR of the window that a block of this prefix length lies in."""
+    wide = max(0, length - WINDOW_BITS)
+    low = BITS[family] - wide
+    return format_cidr(family, base >> low << low, wide)
+
+
+def version_of(found: dict[str, Any]) -> int:
+    """Return the version of an object as a number; the API's are integers that grow."""
+    try:
+        return int(found["metadata"]["resourceVersion"])
+    except _ODD:
+        raise _corrupt(found, "metadata.resourceVersion") from None
+
+
+def name_of(found: dict[str, Any]) -> str:
+    """Return the name of an object."""
+    try:
+        return str(found["metadata"]["name"])
+    except _ODD:
+        raise _corrupt(found, "metadata.name") from None
+
+
+def uid_of(found: dict[str, Any]) -> str:
+    """Return the uid of an object: another object of the same name has another one."""
+    return str(found.get("metadata", {}).get("uid") or "")
+
+
+def identity_of(found: dict[str, Any]) -> tuple[str, int]:
+    """Return uid and generation of an object: they change when somebody writes its spec."""
+    return uid_of(found), int(found.get("metadata", {}).get("generation") or 0)
+
+
+def _object(kind: str, name: str, version: int = 0) -> dict[str, Any]:
+    metadata: dict[str, Any] = {"name": name}
+    if version:
+        metadata["resourceVersion"] = str(version)
+    return {"apiVersion": VERSION, "kind": kind, "metadata": metadata}
+
+
+# Blocks ---------------------------------------------------------------------------------------
+
+
+class Place:
+    """A block as the API names it: its CIDR, its pool, its window."""
+
+    __slots__ = ("cidr", "family", "pool", "window")
+
+    def __init__(self, family: int, base: int, length: int, pool: str) -> None:
+        self.family = family
+        self.cidr = format_cidr(family, base, length)
+        self.pool = pool
+        self.window = window_of(family, base, length)
+
+    @property
+    def name(self) -> str:
+        """The name of its object."""
+        return block_name(self.cidr)
+
+
+def block(
+    place: Place,
+    node: str,
+    epoch: int,
+    claimed_ns: int,
+    *,
+    via: Sequence[str] = (),
+    grant: dict[str, Any] | None = None,
+    version: int = 0,
+) -> dict[str, Any]:
+    """Return the object of a block; with ``version`` it replaces the one that has this version."""
+    made = _object("AddressBlock", place.name, version)
+    made["spec"] = {
+        "cidr": place.cidr,
+        "pool": place.pool,
+        "window": place.window,
+        "node": node,
+        "epoch": epoch,
+        "claimed": claimed_ns,
+        "via": list(via),
+    }
+    if grant:
+        made["spec"]["grant"] = grant
+    return made
+
+
+def read_block(found: dict[str, Any]) -> tuple[BlockId, BlockEntry]:
+    """Return a block and its owner. Raises ClusterCorrupt."""
+    try:
+        spec = found["spec"]
+        family, base, _ = parse_cidr(spec["cidr"])
+        grant = spec.get("grant") or {}
+        entry = BlockEntry(
+            str(spec["node"]),
+            int(spec["epoch"]),
+            int(spec.get("claimed") or 0),
+            int(grant.get("number") or 0),
+            version_of(found),
+            via=tuple(map(str, spec.get("via") or ())),
+        )
+    except _ODD:
+        raise _corrupt(found, "spec") from None
+    return (family, base), entry
+
+
+# Nodes ----------------------------------------------------------------------------------------
+
+
+def node(name: str, entry: NodeEntry, *, machine_uid: str = "", version: int = 0) -> dict[str, Any]:
+    """Return the object of a node; with ``version`` it replaces the one that has this version."""
+    made = _object("AddressNode", name, version)
+    made["spec"] = {
+        "incarnation": entry.incarnation,
+        "epoch": entry.epoch,
+        "boot": entry.boot,
+        "addresses": list(entry.addresses),
+        "agent": entry.agent,
+    }
+    if machine_uid:
+        made["spec"]["nodeUID"] = machine_uid
+    return made
+
+
+def read_node(found: dict[str, Any]) -> NodeEntry:
+    """Return who a node is. Raises ClusterCorrupt."""
+    try:
+        spec = found["spec"]
+        return NodeEntry(
+            str(spec["incarnation"]),
+            int(spec["epoch"]),
+            str(spec.get("boot") or ""),
+            tuple(map(str, spec.get("addresses") or ())),
+            agent=bool(spec.get("agent")),
+        )
+    except _ODD:
+        raise _corrupt(found, "spec") from None
+
+
+# Requests -------------------------------------------------------------------------------------
+
+
+def request(name: str, mark: Mark, pool: str) -> dict[str, Any]:
+    """Return the object of a request."""
+    made = _object("AddressRequest", name)
+    made["spec"] = {
+        "number": mark.number,
+        "pool": pool,
+        "blocks": mark.blocks,
+        "epoch": mark.epoch,
+    }
+    return made
+
+
+def answered_by(found: dict[str, Any]) -> str:
+    """Return the node that has answered a request, "" while none has."""
+    status = found.get("status")
+    return str(status.get("answeredBy") or "") if isinstance(status, dict) else ""
+
+
+def given(found: dict[str, Any]) -> list[str]:
+    """Return the names of the blocks with which a request was answered."""
+    status = found.get("status")
+    listed = status.get("blocks") if isinstance(status, dict) else None
+    return [str(one) for one in listed or ()]
+
+
+def answer(found: dict[str, Any], donor: str, names: Sequence[str]) -> dict[str, Any]:
+    """Return an answered request, to replace the status of the one that was read."""
+    return {**found, "status": {"answeredBy": donor, "blocks": list(names)}}
+
+
+def read_request(found: dict[str, Any], families: dict[str, int]) -> Request:
+    """Return a request; ``families`` are those of the pools. Raises ClusterCorrupt."""
+    try:
+        spec = found["spec"]
+        mark = Mark(
+            int(spec["number"]),
+            int(spec["blocks"]),
+            int(spec["epoch"]),
+            families.get(str(spec["pool"]), 0),
+        )
+    except _ODD:
+        raise _corrupt(found, "spec") from None
+    return Request(name_of(found), mark, version_of(found), uid_of(found))
+
+
+# Pools ----------------------------------------------------------------------------------------
+
+
+def read_pool(found: dict[str, Any]) -> AddressPool | None:
+    """Return a pool as it is in force, None before it was accepted. Raises ConfigError.
+
+    A pool that is being deleted gives no new address.
+    """
+    status = found.get("status")
+    accepted = status.get("accepted") if isinstance(status, dict) else None
+    if not isinstance(accepted, dict) or not isinstance(accepted.get("spec"), dict):
+        return None
+    spec = dict(accepted["spec"])
+    if found["metadata"].get("deletionTimestamp"):
+        spec["disabled"] = True
+    return AddressPool(name_of(found), spec)
+
+
+def own_address(texts: Sequence[str], family: int) -> list[str]:
+    """Return the first of a node's addresses in a family, as the list ``via``."""
+    for text in texts:
+        if (":" in text) == (family == 6):
+            return [text]
+    return list(texts[:1])
+
+
+def _corrupt(found: object, field: str) -> ClusterCorrupt:
+    return ClusterCorrupt(
+        f"an object of the Kubernetes API cannot be read, {field}: {found!r:.200}",
+        hint="are the kinds those of this version? kubectl apply -f deploy/kubernetes/crds.yaml",
+    )

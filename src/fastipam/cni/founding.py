@@ -1,0 +1,80 @@
+"""What the agent has noted in the node's store of a cluster on the Kubernetes API, for plugins.
+
+An ADD asks nobody: engine, node name and pools stand in the store (``Share.adopt_pools``). Imported
+when a configuration names that engine.
+"""
+
+from __future__ import annotations
+
+from fastipam.allocation import blocks
+from fastipam.allocation.lookup import find
+from fastipam.cluster.errors import NoBlock
+from fastipam.configuration import address_pools
+from fastipam.errors import CHECK_HINT, ConfigError, StoreCorrupt
+from fastipam.storage import open_stores
+from fastipam.storage.records.keys import encode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from fastipam.configuration.cluster import Settings
+    from fastipam.configuration.network import Config
+    from fastipam.storage.records.block import Founding
+    from fastipam.storage.store import Store
+
+
+def complete(settings: Settings, network: str, data_dir: str) -> Settings:
+    """Return the settings with the pools and the node's name that the store has for a network.
+
+    Those that were given when the agent has noted nothing yet. Raises StoreError, ConfigError.
+    """
+    try:
+        store = open_stores.get(data_dir, None, create=False)
+    except FileNotFoundError:
+        return settings
+    founding = _read(store, network)
+    if founding is None:
+        return settings
+    if founding.engine != settings.engine:
+        raise ConfigError(
+            f"the blocks of this node come from {founding.engine}, and the configuration says "
+            f"{settings.engine}",
+            field=settings.field("engine"),
+            value=settings.engine,
+            hint="a store does not switch by itself: drain the node, stop the agent, and run "
+            "`fastipam cluster leave`",
+        )
+    try:
+        pools = address_pools.read(founding.pools)
+    except (ConfigError, ValueError, TypeError, AttributeError) as error:
+        raise StoreCorrupt(
+            f"the pools of network {network} in the store cannot be read: {error}", hint=CHECK_HINT
+        ) from error
+    found = settings.with_pools(pools)
+    found.node, found.founding = founding.node, founding.pools
+    return found
+
+
+def is_current(config: Config) -> bool:
+    """Return whether a configuration that was read has the pools that are in force. One read."""
+    assert config.cluster is not None
+    try:
+        store = open_stores.get(config.data_dir, config.durability, create=False)
+    except FileNotFoundError:
+        return not config.cluster.founding
+    founding = _read(store, config.name)
+    return (founding.pools if founding else "") == config.cluster.founding
+
+
+def missing(network: str) -> NoBlock:
+    """Return the error for a network whose pools the agent has not noted yet."""
+    return NoBlock(
+        f"the pools of network {network} are not known on this node yet: its agent has not reached "
+        "the Kubernetes API since it was installed, or no AddressPool is accepted",
+        hint="is the agent running? kubectl get addresspools shows what is accepted",
+    )
+
+
+def _read(store: Store, network: str) -> Founding | None:
+    with store.read() as txn:
+        found = find(txn, encode("network", network))
+        return None if found is None else blocks.get_founding(txn, found[1])

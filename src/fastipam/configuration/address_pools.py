@@ -1,0 +1,98 @@
+"""The pools of a cluster whose store is the Kubernetes API, as a node uses them.
+
+An AddressPool is in force once the controller has accepted it. The agent notes what is in force in
+the node's own store, and plugins read it there.
+"""
+
+from __future__ import annotations
+
+import json
+
+from fastipam.addressing.addresses import format_cidr, prefix_bounds
+from fastipam.addressing.parsing import parse_exclusion
+from fastipam.addressing.ranges import Range
+from fastipam.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    Hole = tuple[int, int, int]  # family, first, last address
+
+
+class AddressPool:
+    """A pool that is in force; a value.
+
+    ``block_length`` is the prefix length of its blocks. ``disabled``: no new address comes from it.
+    """
+
+    __slots__ = ("block_length", "disabled", "holes", "name", "range", "spec")
+
+    def __init__(self, name: str, spec: dict[str, Any]) -> None:
+        """Read a pool; ``spec`` has the keys of AddressPool.spec. Raises ConfigError."""
+        path = f"addresspool {name}: spec"
+        self.name = name
+        self.range = Range.parse(
+            _text(spec, "cidr", path) or "", None, None, _text(spec, "gateway", path), field=path
+        )
+        length = spec.get("blockSize")
+        if isinstance(length, bool) or not isinstance(length, int):
+            raise ConfigError(
+                f"{length!r} is not a prefix length", field=f"{path}.blockSize", value=length
+            )
+        self.block_length = length
+        exclude = spec.get("exclude") or []
+        if not isinstance(exclude, list):
+            raise ConfigError(
+                f"{exclude!r:.80} is not a list", field=f"{path}.exclude", value=exclude
+            )
+        self.holes: list[Hole] = [
+            parse_exclusion(str(one), field=f"{path}.exclude[{at}]")
+            for at, one in enumerate(exclude)
+        ]
+        self.disabled = bool(spec.get("disabled"))
+        self.spec = {
+            key: spec[key]
+            for key in ("cidr", "blockSize", "gateway", "exclude", "disabled")
+            if spec.get(key)
+        }
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AddressPool) and (self.name, self.spec) == (other.name, other.spec)
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    @property
+    def family(self) -> int:
+        """4 or 6."""
+        return self.range.family
+
+    @property
+    def cidr(self) -> str:
+        """The pool's addresses."""
+        return format_cidr(self.range.family, self.range.network, self.range.length)
+
+    def whole(self) -> Hole:
+        """Return all of its addresses."""
+        family, network, length = self.range.family, self.range.network, self.range.length
+        return (family, *prefix_bounds(family, network, length))
+
+
+def pack(pools: Iterable[AddressPool]) -> str:
+    """Return the pools as a text that :func:`read` reads; equal for equal pools in any order."""
+    listed = sorted(pools, key=lambda one: one.name)
+    return json.dumps({one.name: one.spec for one in listed}, sort_keys=True, separators=(",", ":"))
+
+
+def read(text: str) -> list[AddressPool]:
+    """Return the pools that :func:`pack` has written. Raises ConfigError, ValueError."""
+    return [AddressPool(name, spec) for name, spec in json.loads(text).items()]
+
+
+def _text(spec: dict[str, Any], key: str, path: str) -> str | None:
+    value = spec.get(key)
+    if value is not None and not isinstance(value, str):
+        raise ConfigError(f"{value!r:.80} is not a text", field=f"{path}.{key}", value=value)
+    return value

@@ -1,0 +1,84 @@
+"""A node's protocol on the Kubernetes API: on the fake, and on a real server where one is built."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fastipam.cluster.admin import admin
+from fastipam.cluster.deadline import Deadline
+from fastipam.cluster.errors import ClusterRefused
+
+from .machines import Machine, accept, assert_settled, claim, owners
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .conftest import Api
+
+
+@pytest.fixture
+def pair(api: Api, tmp_path: Path):  # type: ignore[no-untyped-def]
+    """Two machines in a cluster with one pool of sixteen blocks."""
+    accept(api)
+    machines = Machine(tmp_path, api, "a"), Machine(tmp_path, api, "b")
+    yield machines
+    for one in machines:
+        one.close()
+
+
+def test_a_new_node_needs_four_requests(api: Api, pair: tuple[Machine, Machine]) -> None:
+    """Two of them are writes: its entry and its first block."""
+    one, _ = pair
+    node = one.joined()
+    assert len(claim(node)) == 1
+    assert sum(one.clients[0].requests.values()) == 4
+    assert one.clients[0].requests["POST", "addressblocks"] == 1
+    assert_settled(api, *pair)
+    assert one.network.allocate("c1").value >> 8 == node.share.blocks()[0].base >> 8
+
+
+def test_a_run_and_its_end(api: Api, pair: tuple[Machine, Machine]) -> None:
+    """Blocks side by side, until the pool is used up."""
+    one, two = pair
+    node, other = one.joined(), two.joined()
+    assert len(claim(node, 4)) == 4
+    while claim(other):
+        pass
+    assert len(owners(api)) == 16
+    assert claim(node) == []
+    assert_settled(api, *pair)
+
+
+def test_a_request_is_answered_once(api: Api, pair: tuple[Machine, Machine]) -> None:
+    """A donor hands blocks over; a second answer to the same request moves nothing."""
+    one, two = pair
+    needy, donor = one.joined(), two.joined()
+    while claim(donor):
+        pass
+    assert claim(needy) == []
+    needy.write_mark(4, 2, Deadline(5))
+    (request,) = two.requests()
+    ids = [(each.family, each.base) for each in two.share.blocks()]
+    assert donor.donate(request, ids[-2:], Deadline(5)) == 2
+    assert donor.donate(request, ids[:1], Deadline(5)) == 0
+    one.registry_of(needy).look_for_an_answer()
+    assert needy.collect(Deadline(5)) == ids[-2:]
+    assert_settled(api, *pair)
+    assert two.requests() == []
+
+
+def test_a_removed_node_claims_nothing(api: Api, pair: tuple[Machine, Machine]) -> None:
+    """Its blocks are free; it learns it at its next claim, and comes back with another epoch."""
+    one, two = pair
+    node, _ = two.joined(), one.joined()
+    claim(node, 2)
+    found = admin.release_node(one.operator(), "b", Deadline(10), force=True)
+    assert (found.blocks, found.epoch) == (2, 2)
+    with pytest.raises(ClusterRefused, match="was removed meanwhile"):
+        claim(node)
+    node.join(Deadline(5), agent=True)
+    assert two.active() == set()
+    assert len(claim(node)) == 1
+    assert_settled(api, *pair)
