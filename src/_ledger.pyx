@@ -59,6 +59,9 @@ PLACES = ("", "meta", "networks", "pools", "pages", "leases", "owners", "cooldow
 # Numbers in keys are big-endian, so that LMDB's order is theirs, and those in values are
 # little-endian, as this machine is. Texts are UTF-8, divided by NUL.
 
+SCHEMA = 4  # of this layout; each network's entry begins with it. 1 to 3 were never released
+cdef uint8_t _SCHEMA = SCHEMA
+
 cdef enum:
     V4 = 4
     V6 = 6
@@ -480,6 +483,8 @@ def owner_name(str container_id not None, str ifname not None):
 
 def check_owner(container_id, ifname):
     """Raise ConfigError when a record cannot hold the owner."""
+    if is_plain(container_id) and is_plain(ifname) and container_id:
+        return
     for field, text in (("container_id", container_id), ("ifname", ifname)):
         if not isinstance(text, str):
             raise errors.ConfigError(
@@ -1093,6 +1098,15 @@ cdef class Transaction(WriteBlock):
     def require_open(self):
         """Raise an error when a call inside may not go on."""
 
+    def require_mine(self):
+        """Raise the error for a call that may not use it: it is over, or another thread's."""
+        # In another thread ``transaction`` is that thread's.
+        mine = getattr(self.store.local, "transaction", None)
+        if mine is not self or self._end_if_left():
+            self.store.open_files()  # in a forked child that is the better reason
+            raise self.store.transaction_is_over()
+        self.require_open()
+
     def rollback(self):
         """Roll the transaction back, outside a ``with`` block."""
         self.__exit__(Exception, None, None)
@@ -1269,11 +1283,11 @@ cdef class Transaction(WriteBlock):
             self._notes.append((log, packed, log._dirty, self._flushes))
         return 0
 
-    def find(self, bytes key not None, int schema):
+    cpdef object find(self, bytes key):
         """Return what :func:`find` returns; a network's entry is read once."""
         found = self._found.get(key)
         if found is None:
-            found = find(self, key, schema)
+            found = find(self, key)
             if type(found) is tuple:
                 self._found[key] = found
         return found
@@ -1348,7 +1362,7 @@ cdef class Transaction(WriteBlock):
             stored = EventLog(log.network_id, self.look(MAIN, log.key))
             assert log.pack() == stored.pack(), f"events of network {log.network_id} were not saved"
         for key, found in self._found.items():
-            assert find(self, key, self.look(NETWORKS, key)[0]) == found, f"the entry of {key} is old"
+            assert find(self, key) == found, f"the entry of {key} is old"
 
     cdef void note_brief(self) noexcept:
         """Note that all of it is one call, whose files need no second look unless it takes long."""
@@ -1433,27 +1447,36 @@ cdef class Part:
     def __cinit__(self, Transaction whole not None):
         self._whole = whole
 
-    def __enter__(self):
+    cdef int begin(self) except -1:
         self._begun = self._whole.begin_part()
         self._promises = self._whole.promises
-        return self._whole
+        return 0
 
-    def __exit__(self, kind, error, trace):
+    cdef int end(self, error) except -1:
+        """End it; ``error`` is what it raises, or None."""
         cdef Transaction whole = self._whole
-        if kind is not None:
+        if error is not None:
             whole.promises = self._promises
-        whole.end_part(self._begun, kind is None)
+        whole.end_part(self._begun, error is None)
         if error is not None:
             fault = whole.store.fault(error)
             if fault is not error:
                 raise fault from error
+        return 0
+
+    def __enter__(self):
+        self.begin()
+        return self._whole
+
+    def __exit__(self, kind, error, trace):
+        self.end(error)
 
 
-# A call that may be done by another thread ------------------------------------------------------
+# A call, which may be made by another thread ----------------------------------------------------
 #
 # In a durable store a commit costs a sync, however many calls are in it. So a call whose thread has
-# to wait for another thread of this process is done by that one: after its own call, and before its
-# commit, it does the calls of those who wait, in their order, each as a part. A thread is answered
+# to wait for another thread of this process is made by that one: after its own call, and before its
+# commit, it makes the calls of those who wait, in their order, each as a part. A thread is answered
 # after the commit. It gets nothing from there but a result: a call that has failed, or whose
 # commit has failed, is made again by its own thread, alone, and the error is its own.
 
@@ -1462,20 +1485,38 @@ cdef enum:
     GUESTS_NS = 5_000_000  # no further one is taken in later: others wait for the commit
 
 
-@cython.final
 cdef class Call:
-    """A function that a transaction is passed, the arguments behind it, and what came of it."""
+    """What is to be done in a transaction, of which a subclass says what it is."""
 
-    cdef object _function, _result
-    cdef tuple _arguments, _promises
+    cdef object _result  # what came of it in another thread's transaction,
+    cdef tuple _promises  # and what was promised there
 
-    cdef int do(self, Transaction txn) except -1:
-        """Do the call as a part of another thread's transaction. What it promises is its own."""
+    cpdef make(self, txn):
+        """Do it in a transaction, and return what it comes to.
+
+        It may be made several times, and only the last time counts: all that it changes has to be
+        in the transaction. It changes nothing if it raises. It has to be short.
+        """
+        raise NotImplementedError
+
+    def make_part(self, Transaction whole not None):
+        """Make it as a part of a transaction."""
+        cdef Part part = Part(whole)
+        part.begin()
+        try:
+            result = self.make(whole)
+        except BaseException as error:
+            part.end(error)
+            raise
+        part.end(None)
+        return result
+
+    cdef int make_as_guest(self, Transaction txn) except -1:
+        """Make it as a part of another thread's transaction. What it promises is its own."""
         cdef tuple before = txn.promises
         txn.promises = ()
         try:
-            with Part(txn):
-                self._result = self._function(txn, *self._arguments)
+            self._result = self.make_part(txn)
             self._promises = txn.promises
         finally:
             txn.promises = before
@@ -1483,7 +1524,7 @@ cdef class Call:
 
 
 cdef int serve_others(Transaction txn) except -1:
-    """Do the calls of threads that wait for the lock. Raises only what no call can raise."""
+    """Make the calls of threads that wait for the lock. Raises only what no call can raise."""
     cdef fastipam_lock* lock = txn._files.lock._lock
     cdef fastipam_waiter* waiter
     cdef int64_t end_ns = 0
@@ -1495,7 +1536,7 @@ cdef int serve_others(Transaction txn) except -1:
         if not end_ns:
             end_ns = fastipam_monotonic_ns() + GUESTS_NS
         try:
-            (<Call>waiter.call).do(txn)
+            (<Call>waiter.call).make_as_guest(txn)
             waiter.done = True
         except Exception:
             pass  # its thread makes it again
@@ -1504,33 +1545,28 @@ cdef int serve_others(Transaction txn) except -1:
     return 0
 
 
-def change(store, kind, bint shares, function, tuple arguments not None):
-    """Return what ``function`` returns for a transaction and the arguments, after the commit.
+def perform(store, kind, bint shares, Call call not None):
+    """Return what a call returns, after the commit.
 
     ``kind(store)`` makes the transaction. In a thread whose calls are a batch it is that one's. If
-    it ``shares`` its commit, the function may be called several times, also by another thread of
-    this process; only the last call has an effect. It changes nothing if it raises. Raises what the
-    function and a transaction raise.
+    it ``shares`` its commit, another thread of this process may make the call. Raises what the call
+    and a transaction raise.
     """
     # No handler of a signal runs between two lines of this: what has begun is ended.
     cdef Transaction txn
-    cdef Call call = None
     before = getattr(store.local, "transaction", None)
     if before is not None and (<Transaction?>before).joined:
-        with Part(before):
-            return function(before, *arguments)
-    if shares:
-        call = Call()
-        call._function, call._arguments = function, arguments
+        return call.make_part(before)
     while True:
         txn = kind(store)
-        txn._call = call
+        if shares:
+            txn._call = call
         if txn.__enter__() is None:
             break
         try:
-            result = function(txn, *arguments)
+            result = call.make(txn)
             # Handlers run in the main thread. What they raise must not get lost in another's call.
-            if call is not None and not fastipam_is_main_thread(txn._thread):
+            if shares and not fastipam_is_main_thread(txn._thread):
                 serve_others(txn)
         except BaseException as error:
             txn.__exit__(type(error), error, None)
@@ -1540,7 +1576,7 @@ def change(store, kind, bint shares, function, tuple arguments not None):
         except Exception:
             if txn._committed or not txn._guests:
                 raise
-            call = None  # again, alone: it may be a guest's fault
+            shares = False  # again, alone: it may be a guest's fault
             continue
         return result
     settle(call._promises)
@@ -1582,7 +1618,7 @@ cdef enum:
     EXPIRED_BESIDE = 4
 
 
-def find(block, bytes key not None, int schema):
+def find(block, bytes key not None):
     """Return (network id, pool id, text of the pool's ranges) of a network's encoded name, or None.
 
     Return the entry itself when it is another schema's, or cannot be read.
@@ -1593,7 +1629,7 @@ def find(block, bytes key not None, int schema):
     if found is None:
         return None
     entry = found
-    if PyBytes_GET_SIZE(entry) <= 1 + 2 * ID_BYTES or bytes_of(entry)[0] != schema:
+    if PyBytes_GET_SIZE(entry) <= 1 + 2 * ID_BYTES or bytes_of(entry)[0] != _SCHEMA:
         return entry
     found = block.get(entry[1 + 2 * ID_BYTES:], None, databases[POOLS])
     if found is None:
@@ -2319,9 +2355,8 @@ cdef class Accounts:
 # The plain case of a call -----------------------------------------------------------------------
 #
 # What these functions do not take on, ``fastipam.network`` does by the steps above, one by one.
-# ``kind`` is the type of :class:`Accounts`.
 
-def enter(Transaction txn not None, network, kind, int schema):
+cpdef Accounts enter(Transaction txn, network):
     """Return a network's records; None if Python has something to do or to say before.
 
     So it is when the store does not know the network, or whether this is another boot, and when
@@ -2330,14 +2365,14 @@ def enter(Transaction txn not None, network, kind, int schema):
     cdef Accounts accounts
     if txn.store.boot_doubt:
         return None
-    found = txn.find(network._key, schema)
+    found = txn.find(network._key)
     if type(found) is not tuple:
         return None
-    accounts = kind(txn, network, found[0], found[1], found[2])
+    accounts = network.ledger_type(txn, network, found[0], found[1], found[2])
     return accounts if accounts.state.swept == accounts._boot else None
 
 
-def enter_to_assign(Transaction txn not None, network, kind, int schema):
+cpdef Accounts enter_to_assign(Transaction txn, network):
     """Do the same, and return None also when something has to be written or asked before an ADD.
 
     That is when the network is new, when the store remembers other ranges or another policy, and
@@ -2347,20 +2382,20 @@ def enter_to_assign(Transaction txn not None, network, kind, int schema):
     cdef bint is_known
     if network.pool is None:
         return None
-    accounts = enter(txn, network, kind, schema)
+    accounts = enter(txn, network)
     if accounts is None or accounts.is_foreign or accounts._is_cut or not accounts.state.generation:
         return None
     is_known = not network._remember or accounts.remembers_policy()
     return accounts if is_known else None
 
 
-def assign_plain(Transaction txn not None, network, Requester owner not None, kind, int schema):
+cdef list assign_plain(Transaction txn, network, Requester owner):
     """Assign an address of every range set to a new owner, and return the leases.
 
     Returns None, and has changed nothing, when the network or the call is not plain. Raises what
     :meth:`Accounts.give` raises.
     """
-    cdef Accounts accounts = enter_to_assign(txn, network, kind, schema)
+    cdef Accounts accounts = enter_to_assign(txn, network)
     if accounts is None or accounts.state.kept or accounts.state.reserved:
         return None
     if accounts.policy.sticky_s and owner.has_pod():
@@ -2372,14 +2407,72 @@ def assign_plain(Transaction txn not None, network, Requester owner not None, ki
     return leases
 
 
-def release_plain(Transaction txn not None, network, bytes name not None, kind, int schema):
+cdef list release_plain(Transaction txn, network, bytes name):
     """Release the addresses of an owner and return them; None when Python has to do it."""
-    cdef Accounts accounts = enter(txn, network, kind, schema)
+    cdef Accounts accounts = enter(txn, network)
     if accounts is None:
         return None
     held = accounts.release(name)
     txn.note_brief()
     return held
+
+
+def join(leases):
+    """Make the leases of one owner siblings, and return the first."""
+    cdef tuple together
+    if len(leases) > 1:
+        together = tuple(leases)
+        for lease in together:
+            (<LeaseFields?>lease)._siblings = together
+    return leases[0]
+
+
+@cython.final
+cdef class Assignment(Call):
+    """The call of :meth:`fastipam.Network.allocate`. It returns what ``_try_assign`` does."""
+
+    cdef object _network, _wanted, _existing, _promised
+    cdef Requester _owner
+
+    def __init__(self, network, Requester owner not None, wanted, existing, promises):
+        self._network, self._owner, self._wanted = network, owner, wanted
+        self._existing, self._promised = existing, promises
+
+    cpdef make(self, txn):
+        cdef list leases = None
+        if not self._wanted:
+            leases = assign_plain(txn, self._network, self._owner)
+        if leases is not None:
+            return join(leases)
+        return self._network._try_assign(
+            txn, self._owner, self._wanted, self._existing, self._promised
+        )
+
+
+@cython.final
+cdef class Release(Call):
+    """The call of :meth:`fastipam.Network.release`. It returns (family, address) pairs.
+
+    Raises ConfigError when a record cannot hold the owner.
+    """
+
+    cdef object _network, _container_id, _ifname
+    cdef bytes _name
+
+    def __init__(self, network, container_id, ifname):
+        check_owner(container_id, ifname)
+        self._network, self._container_id, self._ifname = network, container_id, ifname
+        self._name = owner_name(container_id, ifname)
+
+    cpdef make(self, txn):
+        cdef list held = release_plain(txn, self._network, self._name)
+        if held is None:
+            held = self._network._release(txn, (self._container_id, self._ifname))
+        if not held and self._ifname:
+            # A lease imported from an old host-local tree has no interface: it belongs to the whole
+            # container, and is released with the first interface that has no lease.
+            held = self._network._release(txn, (self._container_id, ""))
+        return held
 
 
 include "_request.pxi"

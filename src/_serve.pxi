@@ -443,7 +443,7 @@ cdef bint release(Accounts accounts, bytes name, bytes key, entry) except -1:
     cdef Transaction txn = accounts.txn
     cdef bytes raw, lease_key
     if entry is None:
-        # Network._release_named: a lease that was imported may name no interface.
+        # As in Release.make: a lease that was imported may name no interface.
         container = name[:name.index(0) + 1]
         return txn.look(OWNERS, digest_key(accounts.network_id, container)) is None
     lease_key = entry

@@ -255,7 +255,7 @@ cdef class WriteBlock:
     ``store`` has ``files``, ``local``, ``open_files()``, ``fault()`` and the errors.
 
     A block of one ``call`` need not begin: another thread of this process, which has the lock, may
-    do the call and commit it with its own.
+    make the call and commit it with its own.
     """
 
     cdef readonly object store
@@ -264,7 +264,7 @@ cdef class WriteBlock:
     cdef readonly tuple databases
     cdef OpenFiles _files
     cdef bint _locked
-    cdef object _call  # a Call, or None: what the holder of the lock may do instead of this thread
+    cdef object _call  # a Call, or None: the holder of the lock may make it instead of this thread
     cdef int _guests  # how many calls of other threads were taken into this block
     cdef bint _committed
     cdef int _state  # _NEW, _OPEN, _OVER; _LEFT: left in another thread than its own

@@ -7,7 +7,6 @@ from fastipam.addressing.addresses import V4, format_cidr, format_ip, to_ip
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
     from fastipam.owners import Owner, Pod
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
 
 
 Requester = _ledger.Requester
+join = _ledger.join
 NO_POD = ("", "", "")
 
 
@@ -186,12 +186,3 @@ class Lease(_ledger.LeaseFields):
 
     def __repr__(self) -> str:
         return f"<Lease {self.cidr} of {self.container_id!r} {self.ifname!r} in {self.network!r}>"
-
-
-def join(leases: Sequence[Lease]) -> Lease:
-    """Make the leases of one owner siblings, and return the first."""
-    if len(leases) > 1:
-        together = tuple(leases)
-        for lease in together:
-            lease.siblings = together
-    return leases[0]

@@ -159,9 +159,8 @@ class Transaction(storage.Transaction, Networks):
 
     def _place(self) -> Store:
         # Not kept: a transaction that refers to itself would not end with its thread.
-        within = Within(self)
-        within.require_open()
-        return within
+        self.require_mine()
+        return Within(self)
 
     def require_open(self) -> None:
         """Raise StoreClosed when the Ipam was closed meanwhile."""

@@ -121,7 +121,7 @@ OPERATIONS: dict[str, Operation] = {
 @contextmanager
 def counting_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Yield how many parts have ended well."""
-    write, ended = within.Within.write, [0]
+    write, perform, ended = within.Within.write, within.Within.perform, [0]
 
     class Counted:
         def __init__(self, part: Any) -> None:
@@ -134,8 +134,14 @@ def counting_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
             self.part.__exit__(kind, error, trace)
             ended[0] += kind is None
 
+    def counted(self: Any, call: Any) -> Any:
+        result = perform(self, call)
+        ended[0] += 1
+        return result
+
     with monkeypatch.context() as patch:
         patch.setattr(within.Within, "write", lambda self: Counted(write(self)))
+        patch.setattr(within.Within, "perform", counted)
         yield ended
 
 

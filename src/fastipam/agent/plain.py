@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 from fastipam import _ledger
 from fastipam._ledger import Plain, Results, without_result
 from fastipam.agent.requests import Answer
-from fastipam.allocation.ledger import Ledger
 from fastipam.cni.environment import ADD, DEL
 from fastipam.cni.error_codes import clean
 from fastipam.cni.handler import Known
 from fastipam.storage import open_stores
-from fastipam.storage.tables import SCHEMA
 
 if TYPE_CHECKING:
+    from fastipam._ledger import Accounts
     from fastipam.addressing.ranges import Pool
     from fastipam.cni.results import Answers
     from fastipam.cni.services import Services
@@ -107,7 +106,7 @@ def _deletions(known: Known) -> Plain | None:
     return Plain(network, where, released=Answer(0, b"", b""))
 
 
-def enter(plain: Plain) -> Ledger | None:
+def enter(plain: Plain) -> Accounts | None:
     """Have the store of a configuration join the batch, and return its network's records.
 
     Return None when a call there is not plain. Raises what Python has to say of the store.
@@ -119,4 +118,4 @@ def enter(plain: Plain) -> Ledger | None:
         return None
     txn = store.local.transaction
     enter_network = _ledger.enter_to_assign if create else _ledger.enter
-    return enter_network(txn, network, Ledger, SCHEMA)
+    return enter_network(txn, network)

@@ -24,10 +24,7 @@ def find(txn: Transaction | Snapshot, key: bytes) -> tuple[int, int, str] | None
     The entry names the schema, so a process that has the store open stops here when another version
     has made or changed the store meanwhile. O(1). Raises StoreVersion, StoreCorrupt.
     """
-    if isinstance(txn, Transaction):
-        found = txn.find(key, tables.SCHEMA)
-    else:
-        found = _ledger.find(txn, key, tables.SCHEMA)
+    found = txn.find(key) if isinstance(txn, Transaction) else _ledger.find(txn, key)
     if isinstance(found, bytes):
         raise _odd(txn, key, found)
     return found

@@ -15,8 +15,8 @@ from fastipam._ledger import (
     OPERATOR,
     REBOOTED,
     RELEASED,
-    assign_plain,
-    release_plain,
+    Assignment,
+    Release,
 )
 from fastipam.addressing.addresses import to_ip
 from fastipam.addressing.ranges import CUT, Pool
@@ -25,7 +25,6 @@ from fastipam.configuration.reader import LONGEST_IFNAME
 from fastipam.lease import Lease, Requester, join
 from fastipam.network.reading import Reading, check_time, parse_wanted
 from fastipam.storage.records import keys
-from fastipam.storage.tables import SCHEMA
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -114,7 +113,7 @@ class Network(Reading):
         lease: Lease | None = None
         while lease is None:
             try:
-                lease = self._store.change(self._try_assign, owner, wanted, existing, promises)
+                lease = self._store.perform(Assignment(self, owner, wanted, existing, promises))
             except errors.PoolExhausted:
                 if not self._finds_room():
                     raise
@@ -128,13 +127,12 @@ class Network(Reading):
         existing: str,
         promises: list[Promise] | None,
     ) -> Lease | None:
-        """Make one try. Returns None when leases of an earlier boot have to be released first."""
+        """Make one try, when it is not plain.
+
+        Returns None when leases of an earlier boot have to be released first.
+        """
         if promises:
             promises.clear()  # of a try that was not committed
-        if not wanted:
-            leases = assign_plain(txn, self, owner, Ledger, SCHEMA)
-            if leases is not None:
-                return join(leases)
         ledger = self._enter(txn)
         if not ledger.state.generation and self._before_first is not None:
             self._before_first()
@@ -304,19 +302,17 @@ class Network(Reading):
             self._step_boot(ledger)
             released, missing = ledger.release_many(names)
             if missing:
-                # Leases without an interface: see _release_named.
+                # Leases without an interface: see Release in _ledger.pyx.
                 whole = {name[: name.index(b"\0") + 1] for name in missing}
                 released += ledger.release_many(list(whole.difference(names)))[0]
             return released
 
     def _release_raw(self, container_id: str, ifname: str) -> list[tuple[int, int]]:
         """Do what :meth:`release` does, but return (family, integer) pairs, for the plugin."""
-        keys.check_owner(container_id, ifname)
         try:
-            return self._store.change(self._release_named, container_id, ifname)
+            return self._store.perform(Release(self, container_id, ifname))
         except errors.StoreFull:
-            release = self._without_history()._release_named
-            return self._store.change(release, container_id, ifname)
+            return self._store.perform(Release(self._without_history(), container_id, ifname))
 
     def _without_history(self) -> Network:
         """Return the same network, which writes no events.
@@ -325,17 +321,6 @@ class Network(Reading):
         """
         policy = self.policy.without_history()
         return Network(self._store, self.name, self.pool, policy=policy, remember=self._remember)
-
-    def _release_named(
-        self, txn: Transaction, container_id: str, ifname: str
-    ) -> list[tuple[int, int]]:
-        # A lease imported from an old host-local tree has no interface: it belongs to the whole
-        # container, and is released with the first interface that has no lease.
-        name = keys.owner_name(container_id, ifname)
-        held = release_plain(txn, self, name, Ledger, SCHEMA)
-        if held is None:
-            held = self._release(txn, (container_id, ifname))
-        return held or (self._release(txn, (container_id, "")) if ifname else held)
 
     def _release(
         self,

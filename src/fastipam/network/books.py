@@ -30,6 +30,7 @@ class Books:
     """
 
     lease_type = Lease
+    ledger_type = Ledger
 
     def __init__(
         self,

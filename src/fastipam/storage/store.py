@@ -13,7 +13,7 @@ import time
 import lmdb
 
 from fastipam import late_errors as errors
-from fastipam._ledger import OpenFiles, Part, WriterLock, change
+from fastipam._ledger import OpenFiles, Part, WriterLock, perform
 from fastipam.storage import boot, tables
 from fastipam.storage.directory import (
     DATA_FILE,
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
     from typing import Any, TypeVar
+
+    from fastipam._ledger import Call
 
     Block = TypeVar("Block", bound=Transaction)
     Result = TypeVar("Result")
@@ -347,15 +349,14 @@ class Store(Environment):
             return Part(whole)
         return Transaction(self)
 
-    def change(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Return what ``function(txn, *arguments)`` returns in a write transaction.
+    def perform(self, call: Call[Result]) -> Result:
+        """Return what a call returns in a write transaction, after the commit.
 
         In a durable store it may share the commit with calls of other threads, and one of these may
-        run the function; it may run several times, and only the last one counts. So all that it
-        changes has to be in the transaction, and it has to be short. Waits as :meth:`write` does.
+        make the call. Waits as :meth:`write` does.
         """
         shares = self.durability == DURABLE and Transaction.shares
-        return change(self, Transaction, shares, function, arguments)
+        return perform(self, Transaction, shares, call)
 
     def admit(self, transaction: Block) -> Block:
         """Return a transaction that is about to begin. ``fastipam.testing`` raises errors here."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from itertools import islice
 
+from fastipam._ledger import SCHEMA as SCHEMA  # noqa: PLC0414
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     Writing: TypeAlias = Transaction
 
 
-SCHEMA = 4  # 1 to 3 were never released
 DURABLE = "durable"
 RELAXED = "relaxed"
 MAX_DATABASES = 32  # room for those of later schemas

@@ -7,10 +7,10 @@ from fastipam.storage.transaction import Snapshot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from contextlib import AbstractContextManager
     from typing import Any, NoReturn, TypeVar
 
+    from fastipam._ledger import Call
     from fastipam.storage.store import Store as View
     from fastipam.storage.transaction import Transaction
 
@@ -39,7 +39,6 @@ class Within(View):
     def __init__(self, whole: Transaction) -> None:
         self._whole = whole
         self._store = whole.store
-        self._thread = whole.store.local
         self.local: Any = _Local(whole)
         # Not by __getattr__, which is slow: each assignment asks for these.
         self.path, self.clock, self.boot = whole.store.path, whole.store.clock, whole.store.boot
@@ -49,27 +48,18 @@ class Within(View):
 
     def write(self) -> AbstractContextManager[Transaction]:
         """Return a part of the transaction: what it changes is taken back when it fails."""
-        self.require_open()
+        self._whole.require_mine()
         return Part(self._whole)
 
-    def change(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Return what a function returns in a part of the transaction."""
-        with self.write() as txn:
-            return function(txn, *arguments)
+    def perform(self, call: Call[Result]) -> Result:
+        """Return what a call returns in a part of the transaction."""
+        self._whole.require_mine()
+        return call.make_part(self._whole)
 
     def read(self) -> Snapshot:
         """Return a view of the transaction as it is now."""
-        self.require_open()
+        self._whole.require_mine()
         return Snapshot(self)
-
-    def require_open(self) -> None:
-        """Raise the error for a call that may not use the transaction now."""
-        # In another thread ``transaction`` is that thread's.
-        mine = getattr(self._thread, "transaction", None) is self._whole
-        if not mine or self._whole._end_if_left():
-            self._store.open_files()  # in a forked child that is the better reason
-            raise self._store.transaction_is_over()
-        self._whole.require_open()
 
 
 class Closed(View):
@@ -87,6 +77,6 @@ class Closed(View):
 
     read = write
 
-    def change(self, function: Callable[..., Result], *_: Any) -> Result:  # noqa: ARG002
+    def perform(self, call: Call[Result]) -> NoReturn:  # noqa: ARG002
         """Raise StoreClosed."""
         raise self._store.was_closed()
