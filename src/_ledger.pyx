@@ -18,7 +18,7 @@ LMDB is used through py-lmdb's public methods. docs/store-format.md has every re
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.unicode cimport PyUnicode_CheckExact
+from cpython.unicode cimport PyUnicode_CheckExact, PyUnicode_FromObject
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy, memset
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
@@ -475,9 +475,14 @@ def encode(str field, text):
         raise errors.ConfigError(message, field=field, value=text) from None
 
 
-def owner_name(str container_id not None, str ifname not None):
+cdef inline str exact(text):
+    """Return a text as exactly a str: of a class derived from it, such as an Enum, what it holds."""
+    return <str>PyUnicode_FromObject(text)
+
+
+def owner_name(container_id, ifname):
     """Return the name of an owner: a lease's texts begin with it, and the owner's key hashes it."""
-    name = f"{container_id}\0{ifname}"
+    name = f"{exact(container_id)}\0{exact(ifname)}"
     return name.encode() if name.isascii() else encode("container_id or ifname", name)
 
 
@@ -488,7 +493,7 @@ def check_owner(container_id, ifname):
     for field, text in (("container_id", container_id), ("ifname", ifname)):
         if not isinstance(text, str):
             raise errors.ConfigError(
-                f"{field} has to be a text, not {text!r}", field=field, value=text
+                f"{field} has to be a text, not {errors.shown(text)}", field=field, value=text
             )
         if "\0" in text:
             raise errors.ConfigError(f"{field} {text!r} contains NUL", field=field, value=text)
@@ -567,9 +572,9 @@ cdef class Requester:
         for field, text in zip(("netns", "pod_namespace", "pod_name", "pod_uid"), texts[2:]):
             if "\0" in text:
                 raise errors.ConfigError(f"{field} contains NUL", field=field, value=text)
-            encode(field, text)
+            encode(field, exact(text))
         self.name = owner_name(texts[0], texts[1])
-        self.texts = b"\0".join([self.name, *[encode("pod", text) for text in texts[2:]]])
+        self.texts = b"\0".join([self.name, *[encode("pod", exact(text)) for text in texts[2:]]])
         return 0
 
     def _text(self, int number):

@@ -62,11 +62,34 @@ def hide_credentials(text: str) -> str:
     return text
 
 
+_LONGEST = 4000  # characters of a message
+
+
+def _one_line(text: str) -> str:
+    """Return a text on one line: without its middle if it is long, with control codes escaped."""
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]}…{text[-_LONGEST // 2 :]}"
+    if text.isprintable():
+        return text
+    return "".join(
+        [one if one.isprintable() else one.encode("unicode_escape").decode() for one in text]
+    )
+
+
+def shown(value: object) -> str:
+    """Return a caller's value for a message, also one that Python cannot show."""
+    try:
+        return repr(value)
+    except Exception:  # an int of more than 4300 digits, or whatever a caller's __repr__ raises
+        return f"a value of type {type(value).__name__} that cannot be shown"
+
+
 class FastipamError(Exception):
     """The root of the tree: catching it catches everything that fastipam raises on purpose.
 
-    ``message`` is one line. ``hint`` says what to do next, or is None. Neither shows user and
-    password of a URL. ``cni_code`` is the code of the error in an error object of CNI.
+    ``message`` is one line of about 4000 characters at most. ``hint`` says what to do next, or is
+    None. Neither shows user and password of a URL. ``cni_code`` is the code of the error in an
+    error object of CNI.
     """
 
     message: str
@@ -76,9 +99,10 @@ class FastipamError(Exception):
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         if "://" in message:
             message = hide_credentials(message)
+        message = _one_line(message)
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = hint and _one_line(hint)
 
 
 class ConfigError(FastipamError, ValueError):

@@ -19,7 +19,7 @@ from fastipam.allocation import (  # noqa: F401
     turns,
 )
 from fastipam.configuration.policy import DEFAULT_DATA_DIR
-from fastipam.errors import ConfigError
+from fastipam.errors import ConfigError, shown
 from fastipam.network import Network
 from fastipam.network import arguments as arguments  # noqa: PLC0414
 from fastipam.network import gc as gc  # noqa: PLC0414
@@ -166,7 +166,7 @@ def open(  # noqa: A001  # the contract's name: fastipam.open
     path = path_of(path, f"a directory; the plugin uses {DEFAULT_DATA_DIR}")
     if type(create) is not bool:
         raise ConfigError(
-            f"create is {create!r}, and neither True nor False", field="create", value=create
+            f"create is {shown(create)}, and neither True nor False", field="create", value=create
         )
     if patience_s is None:
         return open_with(path, durability, create=create)

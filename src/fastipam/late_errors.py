@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from fastipam.errors import *  # noqa: F403
     from fastipam.errors import CHECK_HINT as CHECK_HINT  # noqa: PLC0414
     from fastipam.errors import hide_credentials as hide_credentials  # noqa: PLC0414
+    from fastipam.errors import shown as shown  # noqa: PLC0414
 else:
 
     def __getattr__(name: str) -> object:

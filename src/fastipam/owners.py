@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastipam.configuration.reader import LONGEST_IFNAME, fault_of_ifname
-from fastipam.errors import ConfigError
+from fastipam.errors import ConfigError, shown
 
 
 class Owner(tuple[str, str]):
@@ -55,9 +55,9 @@ class Pod(tuple[str, str, str]):
     def __new__(cls, namespace: str, name: str, uid: str = "") -> Pod:
         """Check the texts and return the triple. O(1)."""
         for field, text in (("namespace", namespace), ("name", name), ("uid", uid)):
-            if type(text) is not str or "\0" in text or not (text or field == "uid"):
+            if not is_text(text) or "\0" in text or not (text or field == "uid"):
                 raise ConfigError(
-                    f"the pod's {field} is a text without NUL, and not {text!r}",
+                    f"the pod's {field} is a text without NUL, and not {shown(text)}",
                     field=f"pod.{field}",
                     value=text,
                     hint='write fastipam.Pod("namespace", "name", "uid")',
@@ -91,11 +91,16 @@ def known(container_id: str, ifname: str) -> Owner:
     return tuple.__new__(Owner, (container_id, ifname))
 
 
+def is_text(value: object) -> bool:
+    """Return whether this is a text, perhaps of a class derived from str."""
+    return isinstance(value, str)
+
+
 def check_names(container_id: object, ifname: object) -> None:
     """Raise ConfigError unless these are a container id and an interface's name. O(1)."""
     if not isinstance(container_id, str):
         raise ConfigError(
-            f"container_id has to be a text, not {container_id!r}",
+            f"container_id has to be a text, not {shown(container_id)}",
             field="container_id",
             value=container_id,
         )
@@ -122,7 +127,7 @@ def check_ifname(ifname: object) -> None:
 def fault_of(ifname: object) -> str:
     """Return why this is no name of an interface, or an empty text."""
     if not isinstance(ifname, str):
-        return f"{ifname!r} is no text"
+        return f"{shown(ifname)} is no text"
     if ifname.isalnum() and ifname.isascii() and len(ifname) <= LONGEST_IFNAME:
         return ""  # nearly all of them
     return f"{ifname!r} has NUL" if "\0" in ifname else fault_of_ifname(ifname)

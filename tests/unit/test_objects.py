@@ -6,6 +6,7 @@ import ipaddress
 import json
 import pickle
 import time
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -572,3 +573,85 @@ def test_wrong_arguments_of_upkeep(net: Network, tmp_path: Path) -> None:
     assert owners(net) == [A1]
     assert list(tmp_path.iterdir()) == []
     assert sweep(ipam, network="test").looked == 2
+
+
+class Name(StrEnum):
+    """Texts of a class of their own, as configuration files and enumerations have them."""
+
+    CONTAINER = "a1"
+    IFNAME = "eth0"
+    NAMESPACE = "default"
+    POD = "web"
+    NETWORK = "podnet"
+
+    def __str__(self) -> str:
+        return "another text"
+
+    def __format__(self, spec: str) -> str:
+        return "another text"
+
+
+def test_texts_of_a_class_of_their_own(net: Network) -> None:
+    """A text of a class derived from str is the text that it holds, wherever one is wanted."""
+    ipam = fastipam.Ipam(net.store)
+    podnet = ipam.network(Name.NETWORK, "10.9.0.0/24", cooldown_s=0)
+    pod = (Name.NAMESPACE, Name.POD)
+    lease = podnet.allocate(Name.CONTAINER, Name.IFNAME, pod=pod)
+    assert (lease.network, lease.owner, lease.pod) == ("podnet", A1, Pod("default", "web"))
+    assert [type(one) for one in (*lease.owner, lease.network)] == [str, str, str]
+    assert podnet.get(Name.CONTAINER, Name.IFNAME) == podnet.get("a1") == lease
+    podnet.check(Name.CONTAINER, Name.IFNAME)
+    assert podnet.release(Name.CONTAINER, Name.IFNAME) == [lease.address.ip]
+    owner = Owner(Name.CONTAINER, Name.IFNAME)
+    for given in (owner, (Name.CONTAINER, Name.IFNAME)):
+        assert podnet.allocate_many([given], pods=[pod])[0].pod == Pod("default", "web")
+        assert podnet.release_many([given]) == 1
+    (reserved,) = podnet.reserve("10.9.0.9", owner=Name.CONTAINER, reason=Name.POD)
+    assert podnet.allocate(Name.CONTAINER).address.ip == reserved
+    assert podnet.release_many([A1]) == 1
+    with ipam.transaction() as txn:
+        assert txn.network(Name.NETWORK).allocate(Name.CONTAINER).owner == A1
+    assert ipam.networks() == ["podnet"]
+
+
+class Unshown:
+    """An object whose repr raises."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
+WRONG = [10**5000, Unshown(), "x" * 100_000, "a\nb\udc80\x1b[2J", str]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=["long number", "repr", "long", "control", "class"])
+def test_the_message_of_any_value(net: Network, wrong: Any) -> None:
+    """A message is one short line that can be printed, whatever the value is."""
+    calls: list[Callable[[], object]] = [
+        lambda: net.allocate(wrong, "a/b"),
+        lambda: net.allocate("a1", ifname=wrong),
+        lambda: net.allocate("a1", addresses=wrong),
+        lambda: net.allocate("a1", addresses=[wrong]),
+        lambda: net.allocate("a1", existing=wrong),
+        lambda: net.allocate("a1", netns=wrong),
+        lambda: net.allocate("a1", pod=wrong),
+        lambda: net.allocate_many(wrong),
+        lambda: net.allocate_many([wrong]),
+        lambda: net.allocate_many([A1], pods=[wrong]),
+        lambda: net.release_many([("a1", "eth0", wrong)]),  # type: ignore[list-item]
+        lambda: net.check(wrong, "eth0"),
+        lambda: net.lookup(wrong),
+        lambda: net.history(since_ns=wrong),
+        lambda: fastipam.Ipam(net.store).network("new", wrong),
+        lambda: fastipam.Ipam(net.store).network("new", "10.9.0.0/24", exclude=wrong),
+        lambda: fastipam.Ipam(net.store).network("new", "10.9.0.0/24", cooldown_policy=wrong),
+    ]
+    for call in calls:
+        with pytest.raises(fastipam.FastipamError) as caught:
+            call()
+        message = caught.value.message
+        assert message.isprintable()
+        assert len(message) < 5000
+        assert len(caught.value.hint or "") < 5000
+        message.encode()
+    assert list(net.leases()) == []

@@ -146,7 +146,7 @@ def parse_ranges(
     given: object = ranges
     if not isinstance(given, (str, list, tuple)):
         raise errors.ConfigError(
-            f"{field} is {ranges!r}, and neither a CIDR nor a list of range sets",
+            f"{field} is {errors.shown(ranges)}, and neither a CIDR nor a list of range sets",
             field=field,
             value=ranges,
             hint="write '10.1.0.0/16', or ['10.1.0.0/16', 'fd00::/64'] for two families",
@@ -184,9 +184,8 @@ def _parse_entry(entry: object, field: str) -> Range:
     if isinstance(entry, str):
         return Range.parse(entry, field=field)
     if not hasattr(entry, "keys"):
-        raise errors.ConfigError(
-            f"{entry!r} is neither a CIDR nor a mapping with a subnet", field=field, value=entry
-        )
+        message = f"{errors.shown(entry)} is neither a CIDR nor a mapping with a subnet"
+        raise errors.ConfigError(message, field=field, value=entry)
     mapping: Mapping[str, object] = entry  # type: ignore[assignment]
     texts: list[str | None] = []
     for key in mapping:

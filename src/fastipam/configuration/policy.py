@@ -52,7 +52,7 @@ class Policy:
             raise _out_of_range("cooldown", cooldown_s, "number of seconds below 10^9")
         if cooldown_policy not in (PREFER, STRICT):
             raise errors.ConfigError(
-                f"{cooldown_policy!r} is neither {PREFER!r} nor {STRICT!r}",
+                f"{errors.shown(cooldown_policy)} is neither {PREFER!r} nor {STRICT!r}",
                 field="cooldownPolicy",
                 value=cooldown_policy,
             )
@@ -94,7 +94,8 @@ class Policy:
 
 
 def _out_of_range(field: str, value: object, wanted: str) -> errors.ConfigError:
-    return errors.ConfigError(f"{field} {value!r} is not a {wanted}", field=field, value=value)
+    message = f"{field} {errors.shown(value)} is not a {wanted}"
+    return errors.ConfigError(message, field=field, value=value)
 
 
 DEFAULT_POLICY = Policy()

@@ -106,7 +106,7 @@ class Network(Reading):
         """
         if existing not in ("error", "return"):
             raise errors.ConfigError(
-                f"existing {existing!r} is neither 'error' nor 'return'",
+                f"existing {errors.shown(existing)} is neither 'error' nor 'return'",
                 field="existing",
                 value=existing,
             )
@@ -504,8 +504,7 @@ class Network(Reading):
         from fastipam.network import arguments
         from fastipam.storage.records.reservation import Reservation
 
-        arguments.check_text(owner, "owner")
-        arguments.check_text(reason, "reason")
+        owner, reason = arguments.read_text(owner, "owner"), arguments.read_text(reason, "reason")
         text = arguments.read_target(target)
         with self._store.write() as txn:
             ledger = self._enter(txn)

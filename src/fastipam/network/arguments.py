@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from fastipam.addressing.addresses import format_cidr, format_ip, parse_cidr, prefix_bounds
 from fastipam.configuration.reader import LONGEST_IFNAME
-from fastipam.errors import ConfigError
+from fastipam.errors import ConfigError, shown
 from fastipam.lease import NO_POD, Requester
 from fastipam.namespaces import Netns
 from fastipam.network.reading import parse_wanted, text_of
-from fastipam.owners import Owner, Pod, fault_of
+from fastipam.owners import Owner, Pod, fault_of, is_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ def read_owners(owners: Iterable[Owner | tuple[str, str]], argument: str) -> lis
     Each is an :class:`Owner`, or a plain pair that can only be (container id, interface).
     """
     given: object = owners
-    if isinstance(given, (str, bytes, dict, Owner)) or not hasattr(given, "__iter__"):
+    if isinstance(given, (str, bytes, dict, type, Owner)) or not hasattr(given, "__iter__"):
         raise ConfigError(
-            f"{argument} has to list owners, and is {owners!r}",
+            f"{argument} has to list owners, and is {shown(owners)}",
             field=argument,
             value=owners,
             hint=f"write {argument}=[fastipam.Owner(container_id, ifname)]",
@@ -50,7 +50,7 @@ def read_owners(owners: Iterable[Owner | tuple[str, str]], argument: str) -> lis
         if type(one) is not tuple or len(one) != 2:
             _refuse(one, argument, len(found), "is no owner")
         container_id, ifname = one
-        if type(container_id) is not str or not container_id or "\0" in container_id:
+        if not is_text(container_id) or not container_id or "\0" in container_id:
             _refuse(one, argument, len(found), "has no container id in front")
         if type(ifname) is not str or not ifname.isalnum() or len(ifname) > LONGEST_IFNAME:
             fault = fault_of(ifname)
@@ -64,7 +64,7 @@ def read_owners(owners: Iterable[Owner | tuple[str, str]], argument: str) -> lis
 
 def _refuse(one: object, argument: str, at: int, fault: str) -> NoReturn:
     place = f"{argument}[{at}]"
-    raise ConfigError(f"{place} {fault}: {one!r}", field=place, value=one, hint=_OWNER_HINT)
+    raise ConfigError(f"{place} {fault}: {shown(one)}", field=place, value=one, hint=_OWNER_HINT)
 
 
 def read_pod(
@@ -77,7 +77,9 @@ def read_pod(
         return pod
     if type(pod) is tuple and len(pod) == 2:
         return Pod(*pod)
-    raise ConfigError(f"{argument} is no pod: {pod!r}", field=argument, value=pod, hint=_POD_HINT)
+    raise ConfigError(
+        f"{argument} is no pod: {shown(pod)}", field=argument, value=pod, hint=_POD_HINT
+    )
 
 
 def read_netns(netns: Netns | None) -> Netns | None:
@@ -85,7 +87,7 @@ def read_netns(netns: Netns | None) -> Netns | None:
     if netns is None or type(netns) is Netns:
         return netns
     raise ConfigError(
-        f"netns is no Netns: {netns!r}",
+        f"netns is no Netns: {shown(netns)}",
         field="netns",
         value=netns,
         hint="write netns=fastipam.Netns.of(path)",
@@ -103,7 +105,7 @@ def read_requesters(
         return [Requester(*owner, place) for owner in listed]
     if not isinstance(pods, (list, tuple)) or len(pods) != len(listed):
         raise ConfigError(
-            f"pods has to list one entry for each of {len(listed)} owners, and is {pods!r:.200}",
+            f"pods has to list one entry for each of {len(listed)} owners, not {shown(pods):.200}",
             field="pods",
             value=pods,
             hint="an entry is a fastipam.Pod, or None",
@@ -115,14 +117,14 @@ def read_requesters(
 def read_addresses(addresses: Iterable[Address]) -> list[tuple[int, int]]:
     """Return the (family, integer) pairs of the addresses that a caller lists."""
     given: object = addresses
-    if isinstance(given, (str, bytes, dict)) or not (
+    if isinstance(given, (str, bytes, dict, type)) or not (
         hasattr(given, "__iter__") and hasattr(given, "__len__")  # a network of ipaddress has none
     ):
         raise ConfigError(
-            f"addresses has to list addresses, and is {addresses!r}",
+            f"addresses has to list addresses, and is {shown(addresses)}",
             field="addresses",
             value=addresses,
-            hint=f"give a list: addresses=[{str(addresses)!r}]",
+            hint=f"give a list: addresses=[{shown(addresses)}]",
         )
     return [parse_wanted(one, f"addresses[{at}]") for at, one in enumerate(addresses)]
 
@@ -159,9 +161,9 @@ def _require_prefix(target: str) -> None:
 def read_name(name: object) -> str:
     """Return the name of a network."""
     if isinstance(name, str) and name and "\0" not in name:
-        return name
+        return str.__str__(name)  # exactly a str, whatever class of text it is
     raise ConfigError(
-        f"name has to be a text that is not empty and has no NUL, not {name!r}",
+        f"name has to be a text that is not empty and has no NUL, not {shown(name)}",
         field="name",
         value=name,
         hint="write network(name, ranges)",
@@ -179,17 +181,17 @@ def check_options(given: dict[str, Any]) -> None:
         if isinstance(number, bool) or not isinstance(number, int if whole else (int, float)):
             kind = "a whole number" if whole else "a number"
             raise ConfigError(
-                f"{field} has to be {kind}, not {number!r}", field=field, value=number
+                f"{field} has to be {kind}, not {shown(number)}", field=field, value=number
             )
 
 
 def read_texts(given: Iterable[str], field: str) -> tuple[str, ...]:
     """Return a list of texts as a tuple."""
     listed: list[str] = []
-    if isinstance(given, (str, bytes, dict)) or not hasattr(given, "__iter__"):
+    if isinstance(given, (str, bytes, dict, type)) or not hasattr(given, "__iter__"):
         remedy = f"{field}=[{given!r}]" if isinstance(given, str) else f"{field}=[]"
         raise ConfigError(
-            f"{field} is {given!r}, and not a list of texts",
+            f"{field} is {shown(given)}, and not a list of texts",
             field=field,
             value=given,
             hint=f"write {remedy}",
@@ -198,7 +200,7 @@ def read_texts(given: Iterable[str], field: str) -> tuple[str, ...]:
         text: object = one
         if not isinstance(text, str):
             place = f"{field}[{len(listed)}]"
-            raise ConfigError(f"{place} has to be a text, not {one!r}", field=place, value=one)
+            raise ConfigError(f"{place} has to be a text, not {shown(one)}", field=place, value=one)
         listed.append(one)
     return tuple(listed)
 
@@ -208,7 +210,7 @@ def read_seconds(given: float, field: str) -> float:
     number: object = given
     if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number < 1e9:
         raise ConfigError(
-            f"{field} is {given!r}, and not a number of seconds", field=field, value=given
+            f"{field} is {shown(given)}, and not a number of seconds", field=field, value=given
         )
     return float(number)
 
@@ -217,16 +219,17 @@ def check_generation(generation: object) -> None:
     """Raise ConfigError unless this is the number of an assignment."""
     if type(generation) is not int:
         raise ConfigError(
-            f"generation has to be a whole number, not {generation!r}",
+            f"generation has to be a whole number, not {shown(generation)}",
             field="generation",
             value=generation,
             hint="Lease.generation is one",
         )
 
 
-def check_text(text: object, field: str) -> None:
-    """Raise ConfigError unless this is a text that a record can hold."""
+def read_text(text: object, field: str) -> str:
+    """Return a text that a record can hold."""
     if not isinstance(text, str):
-        raise ConfigError(f"{field} has to be a text, not {text!r}", field=field, value=text)
+        raise ConfigError(f"{field} has to be a text, not {shown(text)}", field=field, value=text)
     if "\0" in text:
         raise ConfigError(f"{field} contains NUL", field=field, value=text)
+    return str.__str__(text)

@@ -335,7 +335,7 @@ class Reading(Books):
         given: object = pod
         if not isinstance(given, str) or (pod and not all(pod.partition("/"))):
             raise errors.ConfigError(
-                f"pod has to be a text, namespace/name, not {pod!r}",
+                f"pod has to be a text, namespace/name, not {errors.shown(pod)}",
                 field="pod",
                 value=pod,
                 hint="write namespace/name",
@@ -447,7 +447,7 @@ def text_of(address: object, field: str) -> str:
     if isinstance(address, (ipaddress.IPv4Address, ipaddress.IPv6Address)):
         return str(address)
     raise errors.ConfigError(
-        f"{field} is no address: {address!r}",
+        f"{field} is no address: {errors.shown(address)}",
         field=field,
         value=address,
         hint="give a text, or an object of ipaddress",
@@ -458,7 +458,8 @@ def check_time(time_ns: object, field: str) -> None:
     """Raise ConfigError unless this is a time in nanoseconds."""
     if type(time_ns) is not int or not 0 <= time_ns <= _EVER_NS:
         raise errors.ConfigError(
-            f"{field} has to be a whole number of nanoseconds since the epoch, not {time_ns!r}",
+            f"{field} has to be a whole number of nanoseconds since the epoch, "
+            f"not {errors.shown(time_ns)}",
             field=field,
             value=time_ns,
             hint="time.time_ns() returns one",
