@@ -14,7 +14,7 @@ from setuptools.errors import ExecError, LinkError
 # the lines (scripts/campaign native-coverage).
 debug = bool(os.environ.get("FASTIPAM_DEBUG"))
 traced = bool(os.environ.get("FASTIPAM_LINETRACE"))
-flags = ["-O0", "-g", "-UNDEBUG"] if debug else ["-O0" if traced else "-O3", "-g0"]
+flags = ["-O0", "-g", "-UNDEBUG"] if debug else ["-O0", "-g0"] if traced else ["-g0"]
 link_flags = [] if debug else ["-s"]
 macros = [("CYTHON_ASSUME_SAFE_MACROS", "0"), ("CYTHON_ASSUME_SAFE_SIZE", "0")] if debug else []
 if traced:
@@ -64,7 +64,7 @@ def launcher_compilers():
     return [*musl, [*usual, "-static"], usual]
 
 
-def extension(name, sources, depends):
+def extension(name, sources, depends, optimised="-O2"):
     """Return a native module of the package."""
     return Extension(
         f"fastipam.{name}",
@@ -72,7 +72,7 @@ def extension(name, sources, depends):
         depends=depends,
         include_dirs=["src"],
         define_macros=macros,
-        extra_compile_args=flags,
+        extra_compile_args=flags if "-O0" in flags else [*flags, optimised],
         extra_link_args=link_flags,
     )
 
@@ -90,7 +90,7 @@ def native(*extensions, **directives):
 setup(
     cmdclass={"build_ext": BuildExt},
     ext_modules=[
-        *native(extension("_bitmap", ["src/_bitmap.pyx"], ["src/fastipam/_bitmap.pxd"])),
+        *native(extension("_bitmap", ["src/_bitmap.pyx"], ["src/fastipam/_bitmap.pxd"], "-O3")),
         *native(
             extension("_agent", ["src/_agent.pyx"], []),
             extension(

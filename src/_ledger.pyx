@@ -33,6 +33,7 @@ from fastipam import late_errors as errors
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
     bint PyUnicode_IS_COMPACT_ASCII(object text)
+    str PyUnicode_DecodeUTF8(const char* text, Py_ssize_t size, const char* errors)
 
 cdef extern from "blake2b.h" nogil:
     void fastipam_digest(uint8_t* digest, const uint8_t* text, size_t size)
@@ -142,11 +143,23 @@ cdef bytes joined_bytes(const uint8_t* head, Py_ssize_t size, bytes rest):
     return whole
 
 
-def id_prefix(uint32_t number):
-    """Return what every key of a pool, or of a network, begins with: its id."""
+cdef bytes prefix_of(uint32_t number):
     cdef uint8_t out[ID_BYTES]
     write32(out, number)
     return to_bytes(out, ID_BYTES)
+
+
+def id_prefix(uint32_t number):
+    """Return what every key of a pool, or of a network, begins with: its id."""
+    return prefix_of(number)
+
+
+cdef bytes main_key(char letter, uint32_t number):
+    """Return the key of a pool's or a network's record in the main database."""
+    cdef uint8_t out[1 + ID_BYTES]
+    out[0] = letter
+    write32(out + 1, number)
+    return to_bytes(out, 1 + ID_BYTES)
 
 
 cdef object not_an_address(int family, object value):
@@ -392,12 +405,16 @@ cdef packed struct EventHead:
     uint64_t generation
 
 
-def event_key(uint32_t network_id, uint64_t number):
-    """Return the key of an event, by its number."""
+cdef bytes key_of_event(uint32_t network_id, uint64_t number):
     cdef uint8_t out[ID_BYTES + 8]
     write32(out, network_id)
     write64(out + ID_BYTES, number)
     return to_bytes(out, ID_BYTES + 8)
+
+
+def event_key(uint32_t network_id, uint64_t number):
+    """Return the key of an event, by its number."""
+    return key_of_event(network_id, number)
 
 
 cdef bytes event_of(
@@ -711,8 +728,8 @@ cdef class PoolState:
 
     def __init__(self, uint32_t pool_id, raw=None):
         self.pool_id = pool_id
-        self.prefix = id_prefix(pool_id)
-        self.key = b"P" + self.prefix
+        self.prefix = prefix_of(pool_id)
+        self.key = main_key(c"P", pool_id)
         self.sweep = (0, 0)
         self.cursors = b""
         if raw is not None:
@@ -900,8 +917,8 @@ cdef class EventLog:
 
     def __init__(self, uint32_t network_id, raw=None):
         self.network_id = network_id
-        self.prefix = id_prefix(network_id)
-        self.key = b"N" + self.prefix
+        self.prefix = prefix_of(network_id)
+        self.key = main_key(c"N", network_id)
         self._packed = b""
         if raw is not None:
             self._read(raw)
@@ -935,16 +952,19 @@ cdef class EventLog:
         numbers.first = self.first
         return joined_bytes(<const uint8_t*>&numbers, sizeof(LogNumbers), self._packed)
 
+    cdef list _split(self):
+        cdef const uint8_t* at = bytes_of(self._packed)
+        cdef const uint8_t* end = at + PyBytes_GET_SIZE(self._packed)
+        cdef list found = []
+        while at < end:
+            found.append(to_bytes(at + 2, length_at(at)))
+            at += 2 + length_at(at)
+        return found
+
     @property
     def waiting(self):
         """The records of the events that wait, the oldest first."""
-        cdef Py_ssize_t at = 0, end
-        cdef list found = []
-        while at < PyBytes_GET_SIZE(self._packed):
-            end = at + 2 + length_at(bytes_of(self._packed) + at)
-            found.append(self._packed[at + 2:end])
-            at = end
-        return found
+        return self._split()
 
     @waiting.setter
     def waiting(self, events):
@@ -985,7 +1005,7 @@ cdef class EventLog:
             if self.has_room(event):
                 self._add(event)
             else:  # it is too long to wait at all
-                moved.append((event_key(self.network_id, self.next), event))
+                moved.append((key_of_event(self.network_id, self.next), event))
             self.next += 1
         if moved is not None:
             txn.write_many(EVENTS, moved, None)
@@ -1036,12 +1056,14 @@ cdef class EventLog:
             self.waiting = waiting
         return 0
 
-    def items(self):
+    cpdef list items(self):
         """Return the (key, value) pairs that the table will have for what waits here."""
-        number = self.next - self._count
-        return [
-            (event_key(self.network_id, number + at), raw) for at, raw in enumerate(self.waiting)
-        ]
+        cdef int64_t number = self.next - self._count
+        cdef Py_ssize_t at
+        cdef list found = self._split()
+        for at in range(len(found)):
+            found[at] = key_of_event(self.network_id, number + at), found[at]
+        return found
 
 
 # A write transaction ----------------------------------------------------------------------------
@@ -1082,6 +1104,7 @@ cdef class Transaction(WriteBlock):
     cdef readonly bint joined
     cdef dict _pages, _pools, _logs
     cdef dict _found  # by a network's encoded name, what its entry and its pool's say
+    cdef dict _policies  # by a network's id, the record of the policy that the store has
     cdef list _notes  # of the open parts, how to take back each change; None before the first part
     cdef int _parts  # how many are open, one inside the other
     cdef long _serial  # differs for each part
@@ -1093,7 +1116,7 @@ cdef class Transaction(WriteBlock):
         self.store = store
         self.joined = joined
         self.promises = ()
-        self._pages, self._pools, self._logs, self._found = {}, {}, {}, {}
+        self._pages, self._pools, self._logs, self._found, self._policies = {}, {}, {}, {}, {}
 
     @property
     def failed(self):
@@ -1205,12 +1228,9 @@ cdef class Transaction(WriteBlock):
 
     cdef int write_many(self, int at, list items, list before) except -1:
         """Write (key, value) pairs; ``before`` has the pairs that they replace, or is None."""
-        cdef Py_ssize_t number
         if self._parts:
-            for number in range(len(items)):
-                key, value = items[number]
-                self.write(at, key, value, None if before is None else before[number][1])
-            return 0
+            for key, value in items if before is None else before:
+                self._notes.append((at, key, None if before is None else value))
         try:
             with self.txn.cursor(self.databases[at]) as cursor:
                 cursor.putmulti(items)
@@ -1261,7 +1281,7 @@ cdef class Transaction(WriteBlock):
         """Return the numbers of a pool: one object in the whole transaction."""
         cdef PoolState state = self._pools.get(pool_id)
         if state is None:
-            state = self._pools[pool_id] = read_pool_state(self, pool_id)
+            state = self._pools[pool_id] = read_pool_state(self.get, self.databases, pool_id)
         self._touch_state(state)
         return state
 
@@ -1269,7 +1289,7 @@ cdef class Transaction(WriteBlock):
         """Return the history of a network: one object in the whole transaction."""
         cdef EventLog log = self._logs.get(network_id)
         if log is None:
-            log = self._logs[network_id] = read_event_log(self, network_id)
+            log = self._logs[network_id] = read_event_log(self.get, self.databases, network_id)
         self._touch_log(log)
         return log
 
@@ -1297,9 +1317,20 @@ cdef class Transaction(WriteBlock):
                 self._found[key] = found
         return found
 
+    cdef object policy_of(self, uint32_t network_id):
+        """Return the record of a network's policy, as the store has it; it is read once."""
+        cdef uint8_t key[7 + ID_BYTES]
+        found = self._policies.get(network_id)
+        if found is None:
+            memcpy(key, b"policy ", 7)
+            write32(key + 7, network_id)
+            found = self._policies[network_id] = self.look(META, to_bytes(key, 7 + ID_BYTES))
+        return found
+
     def forget_found(self):
-        """Forget the entries of networks: one of them is changed."""
+        """Forget the entries and the policies of networks: one of them is changed."""
         self._found.clear()
+        self._policies.clear()
 
     def save(self, kept):
         """Have the numbers of a pool, or a network's history, written with the next flush."""
@@ -1368,6 +1399,9 @@ cdef class Transaction(WriteBlock):
             assert log.pack() == stored.pack(), f"events of network {log.network_id} were not saved"
         for key, found in self._found.items():
             assert find(self, key) == found, f"the entry of {key} is old"
+        for number, packed in list(self._policies.items()):
+            del self._policies[number]
+            assert self.policy_of(number) == packed, f"the policy of network {number} is old"
 
     cdef void note_brief(self) noexcept:
         """Note that all of it is one call, whose files need no second look unless it takes long."""
@@ -1397,7 +1431,7 @@ cdef class Transaction(WriteBlock):
         cdef list undone
         self._serial += 1
         if not well and self._failure is None:
-            self._found.clear()
+            self.forget_found()
             undone = self._notes[begun:]
             del self._notes[begun:]
             try:
@@ -1605,14 +1639,12 @@ cdef bytes family_prefix(uint32_t pool_id, int family):
     return to_bytes(out, ID_BYTES + 1)
 
 
-def read_pool_state(block, uint32_t pool_id):
-    """Return the numbers of a pool."""
-    return PoolState(pool_id, block.get(b"P" + id_prefix(pool_id), None, block.databases[MAIN]))
+cdef PoolState read_pool_state(get, tuple databases, uint32_t pool_id):
+    return PoolState(pool_id, get(main_key(c"P", pool_id), None, databases[MAIN]))
 
 
-def read_event_log(block, uint32_t network_id):
-    """Return the history of a network."""
-    return EventLog(network_id, block.get(b"N" + id_prefix(network_id), None, block.databases[MAIN]))
+cdef EventLog read_event_log(get, tuple databases, uint32_t network_id):
+    return EventLog(network_id, get(main_key(c"N", network_id), None, databases[MAIN]))
 
 
 # A network in a transaction ---------------------------------------------------------------------
@@ -1636,14 +1668,17 @@ def find(block, bytes key not None):
     entry = found
     if PyBytes_GET_SIZE(entry) <= 1 + 2 * ID_BYTES or bytes_of(entry)[0] != _SCHEMA:
         return entry
-    found = block.get(entry[1 + 2 * ID_BYTES:], None, databases[POOLS])
+    name = to_bytes(bytes_of(entry) + 1 + 2 * ID_BYTES, PyBytes_GET_SIZE(entry) - 1 - 2 * ID_BYTES)
+    found = block.get(name, None, databases[POOLS])
     if found is None:
         return entry
     pool = found
     if PyBytes_GET_SIZE(pool) < ID_BYTES or read32(bytes_of(pool)) != read32(bytes_of(entry) + 1 + ID_BYTES):
         return entry
     try:
-        text = pool[ID_BYTES:].decode()
+        text = PyUnicode_DecodeUTF8(
+            PyBytes_AS_STRING(pool) + ID_BYTES, PyBytes_GET_SIZE(pool) - ID_BYTES, NULL
+        )
     except UnicodeDecodeError:
         return entry
     return read32(bytes_of(entry) + 1), read32(bytes_of(pool)), text
@@ -1677,6 +1712,7 @@ cdef class Accounts:
     cdef uint32_t _boot
     cdef bint _is_cut  # into blocks of a cluster
     cdef object _stored
+    cdef int64_t _cooldown_ns, _history  # as the policy has them
     cdef bytes _owner_name, _owner_key  # of the owner looked up last
     cdef list _events
 
@@ -1691,6 +1727,7 @@ cdef class Accounts:
         self._boot = self.store.boot
         self.name = network.name
         self.policy = network.policy
+        self._cooldown_ns, self._history = self.policy.cooldown_ns, self.policy.history
         self.state = txn.pool_state(pool_id)
         self._events = []
         self.remember(text, None)
@@ -1699,8 +1736,9 @@ cdef class Accounts:
         """Take these for the ranges that the store remembers; ``pool`` is what they say, or None."""
         self.text = text
         self._is_cut = "@" in text
-        self._stored = pool
-        self.is_foreign = self.network.pool is not None and self.network.pool.text != text
+        given = self.network.pool
+        self.is_foreign = given is not None and given.text != text
+        self._stored = pool if given is None or self.is_foreign else given
 
     # What a subclass has, for the few calls that need it.
 
@@ -1788,7 +1826,7 @@ cdef class Accounts:
     cdef int _note(
         self, int kind, int64_t generation, int family, u128 value, const uint8_t* texts, Py_ssize_t size
     ) except -1:
-        if self.policy.history:
+        if self._history:
             self._events.append(event_of(self.wall_ns, kind, generation, family, value, texts, size))
         return 0
 
@@ -1802,13 +1840,12 @@ cdef class Accounts:
     cpdef int save(self) except -1:
         """Have the counters, the cursors and the events written. O(events) amortized."""
         cdef EventLog log
-        cdef int64_t history
+        cdef int64_t history = self._history
         cdef Py_ssize_t many = len(self._events)
         self.state._dirty = self.state._is_stored = True
         if not many:
             return 0
         log = self.log
-        history = self.policy.history
         if many > history:  # more at once than the history keeps
             log.settle(self.txn)
             log.next += many - history
@@ -1822,13 +1859,10 @@ cdef class Accounts:
 
     cdef bint remembers_policy(self) except -1:
         """Return whether the store remembers this policy as the last one of the network."""
-        cdef uint8_t key[7 + ID_BYTES]
         cdef object packed = self.policy.stored
         if not packed or self.policy.configured is not None:
             return False
-        memcpy(key, b"policy ", 7)
-        write32(key + 7, self.network_id)
-        return self.txn.look(META, to_bytes(key, 7 + ID_BYTES)) == packed
+        return self.txn.policy_of(self.network_id) == packed
 
     # Who has what
 
@@ -1889,7 +1923,7 @@ cdef class Accounts:
 
     cdef Py_ssize_t _expire_cooled(self, Py_ssize_t limit) except -1:
         cdef PoolState state = self.state
-        cdef int64_t due = state.clock - <int64_t>self.policy.cooldown_ns
+        cdef int64_t due = state.clock - self._cooldown_ns
         cdef Py_ssize_t left = limit
         cdef int64_t released, first = state.clock  # what is released from now on is later
         cdef int index
@@ -2027,7 +2061,7 @@ cdef class Accounts:
         if self.is_foreign:
             self.state.outside += sum([not self.stored.holds(family, value) for value in values])
 
-    def set_of(self, int index, int family, value):
+    cpdef int set_of(self, int index, int family, value) except -1:
         """Return the number of the pool's set that has an address, for its lease.
 
         ``index`` is the number of the set in the caller's ranges.
@@ -2069,12 +2103,13 @@ cdef class Accounts:
         self.txn.write(OWNERS, self._key_of_owner(owner.name), entry, None)
         return 0
 
-    def assign(self, Requester owner not None, int index, range_set, value):
+    cpdef LeaseFields assign(self, Requester owner, int index, range_set, value):
         """Write the lease of an address that was chosen or acquired, and return it."""
-        its_range = range_set.range_of(value)
+        cdef tuple ranges = range_set.ranges
+        its_range = ranges[0] if len(ranges) == 1 else range_set.range_of(value)
         return self.enter(owner, (range_set.family, value), self.set_of(index, range_set.family, value), its_range)
 
-    def enter(self, Requester owner not None, tuple address not None, int index, its_range, int kind=1):
+    cpdef LeaseFields enter(self, Requester owner, tuple address, int index, its_range, int kind=1):
         """Write a lease at the time of the last :meth:`tick`, and return it.
 
         ``index`` is the number of the pool's set, ``its_range`` the range or None, ``kind`` what
@@ -2122,22 +2157,30 @@ cdef class Accounts:
         ``kind`` is the reason, for the history. A reserved or sticky address stays reserved for its
         owner, every other cools down. Raises StoreCorrupt when a lease names another owner.
         """
-        cdef list held = self.held_by(name), found
-        cdef bytes key, raw
-        if not held:
-            return held
+        cdef list held, found
+        cdef bytes key = self._key_of_owner(name), raw
+        entry = self.txn.look(OWNERS, key)
+        if entry is None:
+            return []
+        held = read_held(entry, self.pool_id)
         found = self.leases_of(name, held)
         if newest is not None:
             for _, raw, _ in found:
                 if head_of(raw).generation > newest:
                     return []
-        self.tick()
-        for key, raw, address in found:
-            self._give_back(key, raw, address, held)
-            self._note_lease(kind, raw, address[0], from_python(address[1]))
-        self.txn.erase(OWNERS, self._key_of_owner(name), pack_held(self.pool_id, held) if self.txn._parts else None)
-        self.save()
+        self._release_found(key, entry, found, held, kind)
         return held
+
+    cdef int _release_found(self, bytes key, bytes entry, list found, list held, int kind) except -1:
+        """Release the leases in ``found``, which are all of an owner's ``entry``."""
+        cdef bytes lease_key, raw
+        self.tick()
+        for lease_key, raw, address in found:
+            self._give_back(lease_key, raw, address, held)
+            self._note_lease(kind, raw, address[0], from_python(address[1]))
+        self.txn.erase(OWNERS, key, entry)
+        self.save()
+        return 0
 
     cdef int _give_back(self, bytes key, bytes raw, tuple address, list together) except -1:
         """Move an assigned address to its reservation or into cool-down.
@@ -2148,7 +2191,7 @@ cdef class Accounts:
         if self.state.kept or head_of(raw).sticky_s:
             if self.keep_or_hold(key, raw, address, together):
                 return 0
-        if self.policy.cooldown_ns:
+        if self._cooldown_ns:
             self.cool(key, raw, address[0], address[1])
         else:
             self.txn.erase(LEASES, key, raw)
@@ -2182,7 +2225,7 @@ cdef class Accounts:
         cdef LeaseHead head
         cdef Requester owner
         cdef int family = range_set.family
-        cdef Py_ssize_t at, count = len(owners), first = count - <Py_ssize_t>self.policy.history
+        cdef Py_ssize_t at, count = len(owners), first = count - self._history
         cdef u128 value, low = 1, high = 0
         cdef list items = [], leases = []
         lease_type = self.network.lease_type
@@ -2255,7 +2298,7 @@ cdef class Accounts:
         leases = self._leases_of_many(entries)
         if leases is None:
             return self._release_each(entries, kind), missing
-        if self.policy.cooldown_ns:
+        if self._cooldown_ns:
             self._cool_many(leases)
         else:
             self._free_many(leases)
@@ -2349,9 +2392,9 @@ cdef class Accounts:
         """Enter the releases in the history: the last ones, if it does not keep so many."""
         cdef bytes key, raw
         cdef int family
-        if not self.policy.history:
+        if not self._history:
             return 0
-        for key, raw in leases[-min(len(leases), <Py_ssize_t>self.policy.history):]:
+        for key, raw in leases[-min(len(leases), self._history):]:
             family = bytes_of(key)[ID_BYTES]
             self._note_lease(kind, raw, family, read_address(bytes_of(key) + ID_BYTES + 1, family))
         return 0

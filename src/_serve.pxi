@@ -464,13 +464,9 @@ cdef bint release(Accounts accounts, bytes name, bytes key, entry) except -1:
 cdef int release_one(Accounts accounts, bytes key, bytes lease_key, bytes raw) except -1:
     """Do what Accounts.release does for an owner with one address that is not reserved."""
     cdef int family = bytes_of(lease_key)[ID_BYTES]
-    cdef u128 value = read_address(bytes_of(lease_key) + ID_BYTES + 1, family)
-    accounts.tick()
-    accounts._give_back(lease_key, raw, (family, to_python(value)), None)
-    accounts._note_lease(_EVENT_RELEASED, raw, family, value)
-    accounts.txn.erase(OWNERS, key, lease_key)
-    accounts.save()
-    return 0
+    value = to_python(read_address(bytes_of(lease_key) + ID_BYTES + 1, family))
+    found = [(lease_key, raw, (family, value))]
+    return accounts._release_found(key, lease_key, found, None, _EVENT_RELEASED)
 
 
 cdef bint release_in_part(Accounts accounts, bytes name) except -1:

@@ -484,11 +484,11 @@ cdef class ReadBlock:
 
     def pool_state(self, uint32_t pool_id):
         """Return the numbers of a pool."""
-        return read_pool_state(self, pool_id)
+        return read_pool_state(self.get, self.databases, pool_id)
 
     def event_log(self, uint32_t network_id):
         """Return the history of a network."""
-        return read_event_log(self, network_id)
+        return read_event_log(self.get, self.databases, network_id)
 
     cdef object _begin(self, store):
         cdef OpenFiles files

@@ -838,3 +838,15 @@ def test_a_network_stays_as_it_was_named(ipam: Ipam, store: TemporaryStore) -> N
     assert ipam.network("m").stats().cooling == 0
     with store.open() as other:
         assert other.network("m").policy.sticky_s == 7, "the policy of the last assignment"
+
+
+def test_two_policies_of_a_network_in_a_block(ipam: Ipam, store: TemporaryStore) -> None:
+    """The store remembers that of the last assignment, also when it is the first one again."""
+    long = ipam.network("n", "10.1.0.0/24", cooldown_s=90)
+    short = ipam.network("n", "10.1.0.0/24", cooldown_s=7)
+    with ipam.transaction() as txn:
+        for number, each in enumerate((long, short, long)):
+            each.within(txn).allocate(f"c{number}")
+            txn._check()
+    with store.open() as again:
+        assert again.network("n").policy.cooldown_ns == 90_000_000_000

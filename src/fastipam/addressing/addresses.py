@@ -18,6 +18,7 @@ V4 = 4
 V6 = 6
 BITS = {V4: 32, V6: 128}
 _MAPPED_PREFIX = 0xFFFF << 32  # ::ffff:0:0/96, RFC 4291 section 2.5.5.2
+_CLASSES: dict[int, type[IPv4Address | IPv6Address]] = {}  # by family, once one was asked for
 _HEX = frozenset("0123456789abcdefABCDEF")
 _DECIMAL = frozenset("0123456789")
 LOOPBACK, MULTICAST = "loopback", "multicast"
@@ -191,6 +192,8 @@ def unusable(family: int, value: int) -> str:
 
 def to_ip(family: int, value: int) -> IPv4Address | IPv6Address:
     """Return an address as an object of ``ipaddress``."""
-    import ipaddress
+    if not _CLASSES:
+        import ipaddress
 
-    return ipaddress.IPv4Address(value) if family == V4 else ipaddress.IPv6Address(value)
+        _CLASSES.update({V4: ipaddress.IPv4Address, V6: ipaddress.IPv6Address})
+    return _CLASSES[family](value)

@@ -84,6 +84,7 @@ class Ledger(Accounts):
         packed = policy_record.pack(self.policy)
         if tables.META.get(self.txn, key) != packed:
             tables.META.put(self.txn, key, packed)
+            self.txn.forget_found()
 
     def _write_pool(self, key: bytes, pool: Pool) -> None:
         tables.POOLS.put(self.txn, key, keys.pack_pool(self.pool_id, pool.text))
