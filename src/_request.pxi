@@ -253,19 +253,41 @@ cdef bint is_named(Request* request) noexcept nogil:
     )
 
 
-cdef inline bint is_alphanumeric(char one) noexcept nogil:
-    return c'a' <= one <= c'z' or c'0' <= one <= c'9' or c'A' <= one <= c'Z'
+# What a character may be, by its code: a bit for each place where it may stand.
+cdef enum:
+    _BEGINS_ID = 1
+    _IN_ID = 2
+    _IN_IFNAME = 4
+
+cdef uint8_t _MAY_BE[256]
+
+
+cdef void fill_table() noexcept:
+    cdef int one
+    for one in range(256):
+        if c'a' <= one <= c'z' or c'0' <= one <= c'9' or c'A' <= one <= c'Z':
+            _MAY_BE[one] = _BEGINS_ID | _IN_ID
+        elif one in (c'_', c'.', c'-'):
+            _MAY_BE[one] = _IN_ID
+        if c'!' <= one <= c'~' and one not in (c'/', c':'):
+            _MAY_BE[one] |= _IN_IFNAME
+
+
+fill_table()
+
+
+cdef inline bint may_be(Text text, uint8_t place) noexcept nogil:
+    """Return whether each of its characters may stand there."""
+    cdef size_t at
+    cdef uint8_t all_of = place
+    for at in range(text.size):
+        all_of &= _MAY_BE[<uint8_t>text.at[at]]
+    return all_of == place
 
 
 cdef bint is_id(Text text) noexcept nogil:
     """Return whether this is a container id; reader.is_id says the same."""
-    cdef size_t at
-    if not text.size or not is_alphanumeric(text.at[0]):
-        return False
-    for at in range(1, text.size):
-        if not is_alphanumeric(text.at[at]) and text.at[at] not in (c'_', c'.', c'-'):
-            return False
-    return True
+    return text.size > 0 and _MAY_BE[<uint8_t>text.at[0]] & _BEGINS_ID and may_be(text, _IN_ID)
 
 
 cdef bint is_ifname(Text text) noexcept nogil:
@@ -273,24 +295,20 @@ cdef bint is_ifname(Text text) noexcept nogil:
 
     reader.fault_of_ifname allows every character but "/", ":" and white space.
     """
-    cdef size_t at
     if not 0 < text.size <= _LONGEST_IFNAME:
         return False
     if text.at[0] == c'.' and (text.size == 1 or text.size == 2 and text.at[1] == c'.'):
         return False
-    for at in range(text.size):
-        if not c'!' <= text.at[at] <= c'~' or text.at[at] in (c'/', c':'):
-            return False
-    return True
+    return may_be(text, _IN_IFNAME)
 
 
 cdef bint is_ascii(Text text) noexcept nogil:
     """Return whether no byte needs decoding: Python decodes each text as UTF-8."""
     cdef size_t at
+    cdef uint8_t bits = 0
     for at in range(text.size):
-        if <uint8_t>text.at[at] > 127:
-            return False
-    return True
+        bits |= <uint8_t>text.at[at]
+    return bits < 128
 
 
 # The network namespace -----------------------------------------------------------------------------

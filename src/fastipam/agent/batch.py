@@ -124,22 +124,23 @@ class Executor:
         """Handle the requests and commit; return None, with nothing changed, if a write fails."""
         answers: list[Answer] = []
         touched: list[set[Store]] = []
+        aside = 0  # answers that are not of this batch: another thread gives them, or none is yet
         waited_ns = max(0, time.time_ns() - requests[0].arrived_ns)
         frames = [one.frame for one in requests]
         with Batch(time.monotonic_ns() - waited_ns) as batch:
             while len(answers) < len(requests):
                 serve(frames, answers, touched, self._services.known, plain.enter, Answer)
                 if len(answers) < len(requests) and not batch.failed:
-                    answers.append(self._handle_in(batch, requests[len(answers)]))
+                    answer = self._handle_in(batch, requests[len(answers)])
+                    answers.append(answer)
                     touched.append(batch.touched)
+                    aside += answer is LATER or answer is _APART
                 if batch.failed:
                     return None
             begin = time.perf_counter()
             failed = batch.commit()
-            # What another thread answers is counted there.
-            answered = sum(answer is not LATER and answer is not _APART for answer in answers)
-            if answered:
-                self._observer.batch(answered, time.perf_counter() - begin)
+            if aside < len(answers):
+                self._observer.batch(len(answers) - aside, time.perf_counter() - begin)
         if not failed:
             return answers
         for store, error in failed.items():
