@@ -92,12 +92,12 @@ setup(
     ext_modules=[
         *native(extension("_bitmap", ["src/_bitmap.pyx"], ["src/fastipam/_bitmap.pxd"], "-O3")),
         *native(
-            extension("_agent", ["src/_agent.pyx"], []),
             extension(
                 "_ledger",
                 ["src/_ledger.pyx", "src/writer_lock.c", "src/blake2b.c"],
                 [
                     "src/_transaction.pxi",
+                    "src/_accept.pxi",
                     "src/_request.pxi",
                     "src/_serve.pxi",
                     "src/fastipam/_bitmap.pxd",

@@ -7,8 +7,13 @@ Read it in this order, which is that of a call:
 2. the bytes of the records that each call reads and writes: leases, owners, events, numbers;
 3. ``Transaction``: databases, bitmaps and numbers during one LMDB transaction, and how a call that
    fails is taken back;
-4. ``Accounts``: a network in a transaction. It finds the owner, frees what has cooled, chooses an
-   address, assigns it, releases it, and notes the event.
+4. ``Call`` and ``perform``: what is done in a transaction, with the calls of threads that wait;
+5. ``Accounts``: a network in a transaction. It finds the owner, frees what has cooled, chooses an
+   address, assigns it, releases it, and notes the event;
+6. ``Assignment`` and ``Release``, the calls of the library, and their plain case.
+
+The agent's part is in three more files: ``_accept.pxi`` takes a connection, ``_request.pxi`` reads a
+request, and ``_serve.pxi`` serves the plain case of one.
 
 What few calls need is in Python, in ``fastipam.allocation``: a subclass of ``Accounts`` has it. The
 methods that it has to have stand at the beginning of ``Accounts``.
@@ -2523,5 +2528,6 @@ cdef class Release(Call):
         return held
 
 
+include "_accept.pxi"
 include "_request.pxi"
 include "_serve.pxi"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src" / "fastipam"
 PACKAGE = "fastipam"
-NATIVE = ("_bitmap", "_ledger", "_agent")
+NATIVE = ("_bitmap", "_ledger")
 
 # A line imports only from lines above it; within a line, only from what stands left of it. A name
 # is a module, or a package with all that is in it and is not named by itself.
@@ -27,7 +27,7 @@ host_local network transactions tasks ipam sweep
 cluster cluster.engines cluster.node cluster.registries cluster.keeper cluster.admin
 cni
 __init__
-agent.protocol agent.requests agent.plain agent.web _agent agent
+agent.protocol agent.requests agent.plain agent.web agent
 cli cli.commands cli.reference cli.main
 testing
 """

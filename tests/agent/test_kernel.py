@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from fastipam._agent import Alarm, accept
+from fastipam._ledger import Alarm, accept
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fastipam._agent import accept
+from fastipam._ledger import accept
 from fastipam.agent import protocol
 from fastipam.agent.lanes import Lanes, Work
 from fastipam.agent.loop import _IDLE_S, Limits, Server

@@ -21,7 +21,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from fastipam._agent import Alarm, accept
+from fastipam._ledger import Alarm, accept
 from fastipam.agent import protocol
 from fastipam.agent.client import Client
 from fastipam.agent.lanes import Ticket

@@ -1,16 +1,10 @@
-# cython: language_level=3, embedsignature=False, auto_pickle=False, binding=False
-"""What the agent's loop asks of the kernel, and Python has not, or only in several steps.
+# What the agent's loop asks of the kernel, and Python has not, or only in several steps.
+#
+# After a quiet second each step in Python costs some ten microseconds, because its code and objects
+# are in no cache any longer: a request waits for all steps from the connection to its bytes.
 
-After a quiet second each step in Python costs some ten microseconds, because its code and objects
-are in no cache any longer: a request waits for all steps from the connection to its bytes.
-"""
-
-cimport cython
-from cpython.bytes cimport PyBytes_FromStringAndSize
-from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
-from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport uint64_t
-from posix.time cimport CLOCK_MONOTONIC, itimerspec, timespec
+from cpython.exc cimport PyErr_SetFromErrno
+from posix.time cimport CLOCK_MONOTONIC, itimerspec
 from posix.types cimport gid_t, pid_t, uid_t
 from posix.unistd cimport close, read
 
