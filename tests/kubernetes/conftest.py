@@ -25,7 +25,9 @@ StartServer = Callable[..., ApiServer]
 class Api(Protocol):
     """What a fake and a real server have in common."""
 
-    ca: Path
+    @property
+    def ca(self) -> Path:
+        """The file of the authority to trust."""
 
     @property
     def admin(self) -> Rest:

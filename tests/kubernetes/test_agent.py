@@ -1,0 +1,200 @@
+"""An agent and plugins of one node, with the conflist that both read."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import fastipam
+from fastipam.verify import verify
+
+from ..agent.conftest import run_dir, start  # noqa: F401  # fixtures of the same name
+from ..agent.processes import Agent, ask, until
+from ..cni.conftest import call, plugin  # noqa: F401  # fixtures of the same name
+from .machines import accept, owners, take
+from .rest import NODES, POOLS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from ..cni.plugin import Call
+    from .conftest import Api
+    from .fake import FakeServer
+
+    Start = Callable[..., Agent]
+
+
+class Site:
+    """A node: its conflist and its store."""
+
+    def __init__(self, api: Api, path: Path, name: str = "a") -> None:
+        self.api = api
+        self.name = name
+        self.path = path
+        self.store = path / "store"
+        rest = api.node(name, fastipam_boot())
+        kubeconfig = path / "kubeconfig"
+        kubeconfig.write_text(json.dumps(_kubeconfig(rest.port, api.ca, rest.token)))
+        self.cluster = {
+            "engine": "kubernetes",
+            "node": name,
+            "kubeconfig": str(kubeconfig),
+            "address": "192.0.2.1",
+        }
+        self.conflist = path / "10-fastipam.conflist"
+        self.write()
+
+    def write(self, **more: Any) -> None:
+        """Write the conflist."""
+        only = {"type": "ptp", "ipam": self.ipam(**more)}
+        document = {"cniVersion": "1.1.0", "name": "podnet", "plugins": [only]}
+        self.conflist.write_text(json.dumps(document))
+
+    def ipam(self, **more: Any) -> dict[str, Any]:
+        """The ipam section."""
+        return {"type": "fastipam", "dataDir": str(self.store), "cluster": self.cluster | more}
+
+    def config(self, **more: Any) -> dict[str, Any]:
+        """What the plugin is sent."""
+        return {"cniVersion": "1.1.0", "name": "podnet", "type": "ptp", "ipam": self.ipam(**more)}
+
+    def has_pools(self) -> bool:
+        """Whether the agent has noted the pools."""
+        try:
+            with fastipam.open(self.store, create=False) as ipam:
+                return ipam.network("podnet").stats().free > 0
+        except (FileNotFoundError, fastipam.FastipamError):
+            return False
+
+
+def fastipam_boot() -> str:
+    """The boot id of this machine, as the kubelet reports it."""
+    from fastipam.storage.boot import read_boot_id
+
+    return read_boot_id()
+
+
+def _kubeconfig(port: int, ca: Path, token: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [
+            {
+                "name": "c",
+                "cluster": {
+                    "server": f"https://127.0.0.1:{port}",
+                    "certificate-authority": str(ca),
+                },
+            }
+        ],
+        "users": [{"name": "u", "user": {"token": token}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "x",
+    }
+
+
+@pytest.fixture
+def site(api: Api, tmp_path: Path) -> Iterator[Site]:
+    """A node in a cluster without pools; its store is consistent when the test ends."""
+    made = Site(api, tmp_path)
+    yield made
+    if (made.store / "data.mdb").exists():
+        with fastipam.open(made.store) as ipam:
+            assert not verify(ipam.store)
+
+
+def test_an_agent_and_plugins(site: Site, start: Start, call: Call) -> None:  # noqa: F811
+    """The agent notes the pools and has a block; plugins assign from it and ask nobody."""
+    early = call("ADD", site.config(), "c0")
+    assert early.code == 11, early
+    assert "not known on this node yet" in early.message
+    assert call("STATUS", site.config()).code == 50
+    accept(site.api)
+    agent = start("--cluster", str(site.conflist))
+    until(site.has_pools, "the agent has a block")
+    assert len(owners(site.api)) == 1
+    served = ask(agent.path, "ADD", site.config(), "c1")
+    assert served.status == 0, served
+    direct = call("ADD", site.config(), "c2")
+    assert direct.status == 0, direct
+    assert call("STATUS", site.config()).status == 0
+    assert call("CHECK", site.config() | {"prevResult": direct.document}, "c2").status == 0
+    assert call("DEL", site.config(), "c2").status == 0
+    (entry,) = site.api.admin.get(NODES).done()["items"]
+    assert (entry["metadata"]["name"], entry["spec"]["epoch"]) == ("a", 1)
+
+
+def test_the_agent_claims_what_a_burst_needs(site: Site, start: Start) -> None:  # noqa: F811
+    """More ADDs than a block has: those behind wait for the next block, and are served."""
+    accept(site.api, size=28)
+    agent = start("--cluster", str(site.conflist))
+    until(site.has_pools, "the agent has a block")
+    answers = [ask(agent.path, "ADD", site.config(), f"c{at}") for at in range(40)]
+    assert [one.status for one in answers] == [0] * 40
+    assert len({one.address for one in answers}) == 40
+    assert len(owners(site.api)) >= 3
+
+
+def test_a_direct_plugin_never_asks(site: Site, start: Start, call: Call) -> None:  # noqa: F811
+    """When the node's blocks are full it says so; only the agent claims."""
+    accept(site.api, cidr="10.32.0.0/26", size=29)
+    agent = start("--cluster", str(site.conflist))
+    until(site.has_pools, "the agent has a block")
+    agent.terminate()
+    before = len(owners(site.api))
+    answers = [call("ADD", site.config(), f"c{at}") for at in range(8 * before + 1)]
+    assert answers[-1].code == 11, answers[-1]
+    assert "only its agent claims" in answers[-1].document["details"]
+    assert len(owners(site.api)) == before
+
+
+def test_pools_change_while_it_runs(site: Site, start: Start, call: Call) -> None:  # noqa: F811
+    """Disabled: no new address; excluded: not these; enabled again: served. No restart."""
+    accept(site.api)
+    agent = start("--cluster", str(site.conflist))
+    until(site.has_pools, "the agent has a block")
+    assert ask(agent.path, "ADD", site.config(), "c1").status == 0
+    path = f"{POOLS}/default"
+
+    def edit(**spec: Any) -> None:
+        found = site.api.admin.get(path).done()
+        found["spec"] |= spec
+        take(site.api, site.api.admin.replace(path, found).done())
+
+    def refuses() -> bool:
+        return ask(agent.path, "ADD", site.config(), f"d{time.monotonic_ns()}").status != 0
+
+    def serves() -> bool:
+        return call("ADD", site.config(), f"e{time.monotonic_ns()}").status == 0
+
+    edit(disabled=True)
+    until(refuses, "the pool is disabled on the node")
+    assert call("ADD", site.config(), "c9").status != 0
+    assert ask(agent.path, "DEL", site.config(), "c1").status == 0
+    edit(disabled=False)
+    until(serves, "the pool is enabled again")
+
+
+def test_an_add_asks_nobody(fake_api: FakeServer, tmp_path: Path, start: Start) -> None:  # noqa: F811
+    """A hundred ADDs and DELs, and the API has not heard of one; nor is it needed."""
+    accept(fake_api)
+    site = Site(fake_api, tmp_path)
+    agent = start("--cluster", str(site.conflist))
+    until(site.has_pools, "the agent has a block")
+    before = sum(fake_api.requests.values())
+    for at in range(100):
+        assert ask(agent.path, "ADD", site.config(), f"c{at}").status == 0
+        assert ask(agent.path, "DEL", site.config(), f"c{at}").status == 0
+    assert sum(fake_api.requests.values()) == before
+    fake_api.down()
+    try:
+        assert ask(agent.path, "ADD", site.config(), "d1").status == 0
+        agent.terminate()
+        again = start("--cluster", str(site.conflist), name="t")
+        assert ask(again.path, "ADD", site.config(), "d2").status == 0
+    finally:
+        fake_api.up()
