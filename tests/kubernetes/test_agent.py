@@ -37,12 +37,12 @@ class Site:
         self.path = path
         self.store = path / "store"
         rest = api.node(name, fastipam_boot())
-        kubeconfig = path / "kubeconfig"
-        kubeconfig.write_text(json.dumps(_kubeconfig(rest.port, api.ca, rest.token)))
+        file = path / "kubeconfig"
+        file.write_text(json.dumps(kubeconfig(rest.port, api.ca, rest.token)))
         self.cluster = {
             "engine": "kubernetes",
             "node": name,
-            "kubeconfig": str(kubeconfig),
+            "kubeconfig": str(file),
             "address": "192.0.2.1",
         }
         self.conflist = path / "10-fastipam.conflist"
@@ -78,7 +78,8 @@ def fastipam_boot() -> str:
     return read_boot_id()
 
 
-def _kubeconfig(port: int, ca: Path, token: str) -> dict[str, Any]:
+def kubeconfig(port: int, ca: Path, token: str) -> dict[str, Any]:
+    """A kubeconfig for a token, which kubectl reads as well."""
     return {
         "apiVersion": "v1",
         "kind": "Config",

@@ -142,6 +142,7 @@ class Registry(Protocol):
     store_name: str  # "etcd" or "the Kubernetes API", for messages
     keep_every_s: float  # how often :meth:`keep` is due
     most_given: int  # blocks with which one request can be answered
+    has_signs: bool  # whether agents give a sign of life
 
     # This node ------------------------------------------------------------------------------
 

@@ -85,8 +85,9 @@ _LARGEST_PORT = 65535
     "clusters",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     multiple=True,
-    help="A file with the settings of a cluster (keys network, dataDir, endpoints, pool, …), whose "
-    "share this agent keeps from the start; others are kept once a configuration has named them.",
+    help="A file with the settings of a cluster (keys network, dataDir, endpoints, pool, …), or a "
+    "CNI configuration that has them: this agent keeps its share from the start; others are kept "
+    "once a request has named them.",
 )
 def command(
     socket_path: Path,

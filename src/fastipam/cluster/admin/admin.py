@@ -81,14 +81,16 @@ def leave(node: Node, deadline: Deadline, *, force: bool = False, offline: bool 
     Raises ClusterRefused: an agent keeps the node's session, or addresses are in use and not
     ``force``. Then the node is registered again by its next claim.
     """
-    if not offline and node.registry.is_alive(node.name, deadline):
+    has_signs = node.registry.has_signs
+    if not offline and has_signs and node.registry.is_alive(node.name, deadline):
         raise ClusterRefused(
             f"node {node.name} is alive: its agent keeps its session",
             hint="stop the agent; its session ends sessionTTL later",
         )
     if not node.share.begin_leaving(force=force):
         return 0
-    if not offline and node.registry.end(node.name, deadline, force=False) is not None:
+    force_end = not has_signs  # who runs this command on the node knows that its agent has ended
+    if not offline and node.registry.end(node.name, deadline, force=force_end) is not None:
         _take_back(node, node.name, deadline)
     return node.share.forget_cluster()
 

@@ -18,7 +18,7 @@ _COMMANDS = {
     "nodes": Entry(f"{_LOOK}:nodes", "Look", "Every node: alive, epoch, blocks."),
     "blocks": Entry(f"{_LOOK}:blocks_", "Look", "Every owned block: node, epoch, age, use."),
     "routes": Entry(f"{_LOOK}:routes", "Look", "Block to node address, for routing plugins."),
-    "check": Entry(f"{_LOOK}:check", "Take care", "Do etcd and this node's store agree?"),
+    "check": Entry(f"{_LOOK}:check", "Take care", "Do the cluster's store and this node's agree?"),
     "claim": Entry(f"{_HERE}:claim", "Take care", "Claim blocks for this node now."),
     "leave": Entry(f"{_HERE}:leave", "Take care", "Take this node out of its cluster."),
     "release-node": Entry(f"{_HERE}:release_node", "Take care", "Take a gone node's blocks back."),
@@ -27,7 +27,7 @@ _COMMANDS = {
 
 @click.group("cluster", cls=Group, entries=_COMMANDS, context_settings=SETTINGS)
 def command() -> None:
-    """One pool for many nodes: blocks of it, owned by nodes, kept in etcd."""
+    """One pool for many nodes: blocks of it, owned by nodes, kept in etcd or the Kubernetes API."""
 
 
 @_command("init", examples=(("fastipam cluster init -c cluster.json", "once, on any node"),))

@@ -198,7 +198,7 @@ def routes(cluster: Where, watch: bool, form: str, with_own: bool) -> None:
     "route del …" for those of an earlier run on this machine that are gone. The routes have a
     protocol of their own (147), by which they are found. With --watch only differences are printed,
     and the machine's routes are compared again every half minute. A node has an address when its
-    settings say so ("address"), or etcd is reached from a usable one; others are left out.
+    settings say so ("address"), or the store is reached from a usable one; others are left out.
     """
     from fastipam.cluster.admin import routes as routing
 

@@ -65,6 +65,9 @@ class Where(NamedTuple):
                 network = Network(store, name, settings.pool, remember=False)
             share = Share(store, network, settings)
             registry = open_registry(share)
+            if settings.is_founded_by_agent and not settings.pools:
+                pools = registry.pools(self.deadline())
+                share.settings = settings.with_pools(pools or [])
             yield ipam, Node(share, registry)
         finally:
             if registry is not None:

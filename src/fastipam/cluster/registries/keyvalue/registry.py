@@ -56,6 +56,7 @@ class KeyValueRegistry:
 
     store_name = "etcd"
     most_given = _MOST_DONATED
+    has_signs = True
 
     def __init__(
         self, share: Share, engine: Engine, clock: Callable[[], float] = time.monotonic

@@ -83,6 +83,7 @@ class KubernetesRegistry:
         settings = share.settings
         self.lease = Lease(client, self.name, settings.session_s) if settings.fencing else None
         self.keep_every_s = settings.session_s / 3 if settings.fencing else _LOOK_S
+        self.has_signs = settings.fencing
         self._seen_ns = 0  # the time of this boot before the own entry was last seen unchanged
         self._written = ("", 0)  # uid and generation of the own entry as it was last written
         self._free_at = 0.0  # when new blocks may be claimed again, after lost changes

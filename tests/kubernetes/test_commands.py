@@ -1,0 +1,96 @@
+"""``fastipam cluster`` on the Kubernetes API: what it says on etcd, it says here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from fastipam.cluster.deadline import Deadline
+
+from ..agent.processes import FASTIPAM
+from .machines import Machine, accept, claim
+from .test_agent import kubeconfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from .conftest import Api
+
+
+class Site:
+    """Two nodes with blocks, and an operator's file of settings."""
+
+    def __init__(self, api: Api, path: Path) -> None:
+        accept(api)
+        self.api = api
+        self.machines = [Machine(path, api, name) for name in ("a", "b")]
+        one, two = self.machines
+        assert len(claim(two.joined(), 4)) == 4
+        assert len(claim(one.joined())) == 1
+        admin = path / "admin.kubeconfig"
+        admin.write_text(json.dumps(kubeconfig(api.admin.port, api.ca, api.admin.token)))
+        self.file = path / "cluster.json"
+        settings = {"engine": "kubernetes", "network": "podnet", "node": "a"}
+        settings |= {"kubeconfig": str(admin), "dataDir": str(path / "a")}
+        self.file.write_text(json.dumps(settings))
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of the group to its end."""
+        command = [str(FASTIPAM), "cluster", *words, "-c", str(self.file)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    def json(self, *words: str) -> list[dict[str, object]]:
+        """The rows that a command prints."""
+        done = self.run(*words, *([] if "routes" in words else ["--json"]))
+        assert done.returncode == 0, done.stderr
+        found: list[dict[str, object]] = json.loads(done.stdout)
+        return found
+
+
+@pytest.fixture
+def site(api: Api, tmp_path: Path) -> Iterator[Site]:
+    """The nodes' stores are closed in the end."""
+    made = Site(api, tmp_path)
+    yield made
+    for one in made.machines:
+        one.close()
+
+
+def test_nodes_blocks_and_routes(site: Site) -> None:
+    """Who owns what, and where it is."""
+    rows = {row["node"]: row for row in site.json("nodes")}
+    assert {name: row["blocks"] for name, row in rows.items()} == {"a": 1, "b": 4}
+    assert rows["a"]["addresses"] == ["192.0.2.1"]
+    blocks = site.json("blocks")
+    assert len(blocks) == 5
+    assert {row["node"] for row in blocks} == {"a", "b"}
+    routes = site.json("routes")
+    assert [(row["node"], row["gw"]) for row in routes] == [("b", "192.0.2.1")]
+    assert str(routes[0]["dst"]).endswith("/22"), "an aligned run is one route"
+
+
+def test_status_and_check(site: Site) -> None:
+    """All is well; then a block is deleted by hand, and the check says so."""
+    status = site.run("status")
+    assert status.returncode == 0, status.stdout + status.stderr
+    assert "as configured" in status.stdout
+    assert site.run("check").returncode == 0
+    (block,) = site.machines[0].share.blocks()
+    site.machines[0].registry().release(block, Deadline(5))
+    found = site.run("check")
+    assert found.returncode == 1
+    assert "active here, and in the Kubernetes API it is nobody's" in found.stdout
+
+
+def test_release_node(site: Site) -> None:
+    """A node that is gone; and the command for pools says who makes them."""
+    done = site.run("release-node", "b", "--force")
+    assert done.stdout == "node b: 4 blocks released, epoch 2\n", done.stderr
+    assert len(site.json("blocks")) == 1
+    refused = site.run("init")
+    assert refused.returncode == 1
+    assert "kubectl apply an AddressPool" in refused.stderr
