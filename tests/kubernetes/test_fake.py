@@ -210,6 +210,14 @@ def test_expired_on_command(fake_api: FakeServer, admin: Rest) -> None:
     for query in ({"resourceVersion": "0"}, {"limit": "1"}):
         fake_api.fault(Fault("expired", "LIST"))
         assert admin.get(BLOCKS, **query).body["reason"] == "Expired"
+    fake_api.fault(Fault("expired", "LIST", flag="continue"))
+    for third in range(3):
+        admin.create(BLOCKS, block(f"10.32.{third}.0/24", "a")).done()
+    page = admin.get(BLOCKS, limit="1").done()
+    answer = admin.get(BLOCKS, limit="1", **{"continue": page["metadata"]["continue"]})
+    assert (answer.status, answer.body["reason"]) == (410, "Expired")
+    rest = admin.get(BLOCKS, **{"continue": answer.body["metadata"]["continue"]}).done()
+    assert len(rest["items"]) == 2
     fake_api.fault(Fault("expired", "WATCH"))
     watch = Watcher(fake_api, BLOCKS, resourceVersion="0")
     ((what, status),) = watch.wait(1)

@@ -83,13 +83,20 @@ def merge(target: Any, patch: Any) -> Any:
     return found
 
 
-def _token(version: int, key: Key) -> str:
-    start = "/".join(filter(None, key)) + "\0"
+def _token(version: int, start: str) -> str:
     value = {"v": "meta.k8s.io/v1", "rv": version, "start": start}
     return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
 
 
-def _read_token(text: str) -> tuple[int, str]:
+def expired_page(start: str) -> statuses.ApiError:
+    """410 for a next page, with a token to go on from there with what is there now."""
+    error = statuses.expired(statuses.TOO_OLD_CONTINUE)
+    error.status["metadata"] = {"continue": _token(-1, start)}
+    return error
+
+
+def read_token(text: str) -> tuple[int, str]:
+    """Return a continue token's version and where it goes on. Raises ApiError 400."""
     try:
         value = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
         return int(value["rv"]), str(value["start"])
@@ -271,11 +278,11 @@ class Api:
         limit = request.limit
         match request.flag:
             case "continue":
-                version, start = _read_token(query["continue"])
+                version, start = read_token(query["continue"])
                 if version == -1:
                     version = self.store.version
                 elif version < self.store.compacted:
-                    raise self._expired_page(start)
+                    raise expired_page(start)
                 held = self.store.at(kind, version)
             case "exact":
                 if version > self.store.version:
@@ -310,20 +317,12 @@ class Api:
             texts.append(held[key].text if kind.schema is not None else held[key].bare)
             if limit and len(texts) == limit:
                 if index + 1 < len(keys):
-                    metadata["continue"] = _token(version, key)
+                    metadata["continue"] = _token(version, f"{text}\0")
                     if everything:
                         metadata["remainingItemCount"] = len(keys) - index - 1
                 break
         head = {"apiVersion": kind.api_version, "kind": f"{kind.kind}List", "metadata": metadata}
         return b'%s,"items":[%s]}' % (dump(head)[:-1], b",".join(texts))
-
-    @staticmethod
-    def _expired_page(start: str) -> statuses.ApiError:
-        error = statuses.expired(statuses.TOO_OLD_CONTINUE)
-        value = {"v": "meta.k8s.io/v1", "rv": -1, "start": start}
-        token = base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
-        error.status["metadata"] = {"continue": token}
-        return error
 
     @staticmethod
     def _refuse_options(request: Request) -> None:

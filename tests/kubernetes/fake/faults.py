@@ -48,14 +48,16 @@ class Fault:
     ============  ================================================================================
 
     ``method``: GET, LIST, WATCH, POST, PUT, PATCH, DELETE, or "" for all. ``resource``: plural,
-    or ``plural/status``. ``name``: the object's. ``node``: the token's. ``port``: the server's
-    index. The first ``nth - 1`` that match pass; then ``times`` are hit (0: all).
+    or ``plural/status``. ``name``: the object's. ``flag``: where a read comes from (``Counted``):
+    ``continue`` is a next page. ``node``: the token's. ``port``: the server's index. The first
+    ``nth - 1`` that match pass; then ``times`` are hit (0: all).
     """
 
     do: Deed
     method: str = ""
     resource: str = ""
     name: str = ""
+    flag: str | None = None
     node: str = ""
     port: int | None = None
     nth: int = 1
@@ -76,6 +78,7 @@ class Fault:
         if not (
             self.method in ("", request.verb)
             and self.resource in ("", request.resource)
+            and self.flag in (None, request.flag)
             and self.node in ("", node)
             and self.port in (None, port)
             and self.name in ("", _name(request))

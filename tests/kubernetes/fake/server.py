@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..rest import Rest
 from . import manifests, statuses
 from .access import NODE_NAME, User
-from .api import Answer, Api, NotYet, WatchStart, dump
+from .api import Answer, Api, NotYet, WatchStart, dump, expired_page, read_token
 from .authority import Authority
 from .connection import Connection, Cut
 from .faults import Fault
@@ -483,6 +483,8 @@ class FakeServer:
         match fault.do:
             case "answer":
                 return _refused(statuses.on_command(fault.code, fault.retry_after_s))
+            case "expired" if request.flag == "continue":
+                return _refused(expired_page(read_token(request.query["continue"])[1]))
             case "expired" if request.verb != "WATCH":
                 return _refused(statuses.expired(statuses.TOO_OLD_LIST))
             case "lose_request":
