@@ -76,7 +76,8 @@ class Machine:
         self.rest: Rest = api.node(name, boot)
         self.urls = list(urls) or [f"https://127.0.0.1:{self.rest.port}"]
         holder = {"engine": "kubernetes", "node": name, "address": "192.0.2.1"} | more
-        self.settings = Settings({key.casefold(): value for key, value in holder.items()})
+        self.holder = {key.casefold(): value for key, value in holder.items()}
+        self.settings = Settings(self.holder)
         self.clock = time.monotonic
         self.clients: list[Client] = []
         self.open()
@@ -109,10 +110,10 @@ class Machine:
             self.share.adopt_pools(pools)
         return node
 
-    def operator(self) -> Node:
+    def operator(self, step: Callable[[str], None] = lambda _: None) -> Node:
         """A person at this node's command line, with the rights of an administrator."""
-        client = self.client(self.api.admin.token)
-        return Node(self.share, KubernetesRegistry(self.share, client))
+        registry = KubernetesRegistry(self.share, self.client(self.api.admin.token), step=step)
+        return Node(self.share, registry, step=step)
 
     def joined(self, step: Callable[[str], None] = lambda _: None) -> Node:
         """The same, registered."""

@@ -238,6 +238,14 @@ class Registry(Protocol):
         ``brief``: the request ends by itself soon, because no agent stands behind it.
         """
 
+    @property
+    def awaits(self) -> bool:
+        """Whether :meth:`granted` is to be asked, though this process needs no block any more.
+
+        A request may be answered in the instant in which it is withdrawn, or be an earlier
+        process's. Always false where donors answer and hand over in one transaction.
+        """
+
     def unask(self, deadline: Deadline) -> None:
         """Withdraw the request. Idempotent."""
 

@@ -234,7 +234,7 @@ class Keeper:
         if self.membership.keep(deadline):
             self._seen = _UNSEEN
         needs = self._waiting()
-        if self._marked and self.node.collect(deadline):
+        if (self._marked or self.registry.awaits) and self.node.collect(deadline):
             self._seen = _UNSEEN
             self.on_blocks()
         busy = self._claim(needs, deadline)
@@ -243,7 +243,7 @@ class Keeper:
         if now >= self._tidy_at:
             self._tidy_at = now + planner.TIDY_S
             self._give_back(deadline)
-        if self._marked:
+        if self._marked or self.registry.awaits:
             return planner.COLLECT_S
         soonest = self.marks.next_answer()
         return max(0.0, min(soonest - now, planner.TICK_S if busy or needs else _IDLE_S))
@@ -330,6 +330,8 @@ class Keeper:
         if missing and now >= self._scarce.get(family, (0.0, ""))[0]:
             told = owners.without_a_free_block(self.node, family, deadline)
             self._scarce[family] = now + _TELL_AGAIN_S, in_words(told)
+        if missing > free and not self._marked and self.registry.awaits:
+            return False  # what was asked for before may come yet
         if missing > free and family not in self._marked:
             blocks_needed = -(-(missing - free) // pool.size)
             self.node.write_mark(family, blocks_needed, deadline)

@@ -296,6 +296,11 @@ class KeyValueRegistry:
         )
         return outcome.succeeded
 
+    @property
+    def awaits(self) -> bool:
+        """Whether a withdrawn request may be answered yet: one transaction answers, or none."""
+        return False
+
     def unask(self, deadline: Deadline) -> None:
         """Delete the mark, with the session of a brief one."""
         if self._brief:

@@ -286,6 +286,10 @@ class Client:
             watch.close()
         return watch
 
+    def pause(self, seconds: float) -> None:
+        """Wait a moment before something is asked again."""
+        self._sleep(seconds)
+
     def close(self) -> None:
         """Close all connections; calls and watches under way in other threads end soon. Idempotent.
 

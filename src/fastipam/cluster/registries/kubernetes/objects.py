@@ -131,6 +131,13 @@ def block(
     return made
 
 
+def stamped(found: dict[str, Any], epoch: int, via: Sequence[str]) -> dict[str, Any]:
+    """Return the object of a block with another epoch and address of its owner."""
+    made = _object("AddressBlock", name_of(found), version_of(found))
+    made["spec"] = {**found["spec"], "epoch": epoch, "via": list(via)}
+    return made
+
+
 def read_block(found: dict[str, Any]) -> tuple[BlockId, BlockEntry]:
     """Return a block and its owner. Raises ClusterCorrupt."""
     try:

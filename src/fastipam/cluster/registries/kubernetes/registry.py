@@ -48,6 +48,7 @@ _LOOK_S = 300.0  # between two looks at the own entry, without fencing
 _TRIES = 8  # to change an entry that somebody else changes meanwhile
 _MOST_GIVEN = 32  # blocks that one request is answered with: one write each
 _WATCH_S = 300.0
+_PAUSE_S = 0.02  # before something is asked again; doubles
 _ANSWER_S = 2.0  # between two looks at the own request, while no event tells of its answer
 # After lost changes every node claims again what it has. Meanwhile nobody claims another block:
 # agents notice within seconds, because their watches end with the API server.
@@ -85,6 +86,8 @@ class KubernetesRegistry:
         self.keep_every_s = settings.session_s / 3 if settings.fencing else _LOOK_S
         self.has_signs = settings.fencing
         self._seen_ns = 0  # the time of this boot before the own entry was last seen unchanged
+        self._me: Member | None = None  # as this process has registered it
+        self._begins_anew = False  # a loss was accepted: what was heard before it counts no more
         self._written = ("", 0)  # uid and generation of the own entry as it was last written
         self._free_at = 0.0  # when new blocks may be claimed again, after lost changes
         self._suspect_at = 0.0  # when to compare all blocks, because the history was cut off
@@ -92,13 +95,17 @@ class KubernetesRegistry:
         self._in_force: list[AddressPool] | None = None  # pools that a follower has read
         self._ask_at = 0.0  # when to look at the own request
         self._has_answer = False  # a watch has told that the own request was answered
-        self._request_uid = ""
+        self._answered_at = 0.0  # when the answer was first seen
+        self._is_complete = False  # all that it names has come, or will not come
+        self._request_uid = ""  # of the request that this process has made
+        self._has_looked = False  # for a request of an earlier process
+        self.awaits = False
 
     # This node ------------------------------------------------------------------------------
 
     def remember(self) -> None:
         """Compare each answer from now on with what this node has heard earlier. Asks nothing."""
-        if not self.history.revision:
+        if not self.history.revision and not self._begins_anew:
             heard = self.share.heard()
             self.history.expect(heard.identity, heard.revision)
 
@@ -139,7 +146,7 @@ class KubernetesRegistry:
                 if sign:
                     self.hold(deadline)
                 return True
-        for _ in range(_TRIES):
+        for tries in range(_TRIES):
             found = self._get(objects.NODES, self.name, deadline)
             if found is None:
                 entry = NodeEntry(
@@ -162,6 +169,7 @@ class KubernetesRegistry:
                 self.step("entry")
                 self._registered(member, entry.epoch, made)
                 return False
+            self._pause(tries, deadline)
         raise NoBlock(f"the entry of node {self.name} changes faster than it can be read")
 
     def _create_entry(self, entry: NodeEntry, deadline: Deadline) -> dict[str, Any]:
@@ -175,11 +183,11 @@ class KubernetesRegistry:
         self, there: NodeEntry, member: Member, boot: str, agent: bool, deadline: Deadline
     ) -> NodeEntry:
         """Return what the entry has to say after ``there``. Raises ClusterRefused, NoBlock."""
-        epoch = there.epoch
-        if there.incarnation != member.incarnation:
+        epoch = max(there.epoch, member.epoch)  # an older state of the store may have come back
+        is_other = there.incarnation != member.incarnation
+        if is_other:
             epoch += 1  # another store, or a removed node that comes back
-        is_elsewhere = there.incarnation not in ("", member.incarnation)
-        if is_elsewhere or (there.incarnation and there.boot not in ("", boot)):
+        if is_other or there.boot not in ("", boot):
             self._check_machine(boot, deadline)
         return NodeEntry(
             member.incarnation, epoch, boot, self._addresses() or there.addresses, agent=agent
@@ -208,6 +216,7 @@ class KubernetesRegistry:
 
     def _registered(self, member: Member, epoch: int, found: dict[str, Any]) -> None:
         member.epoch, member.revision = epoch, objects.version_of(found)
+        self._me = member
         self._written = objects.identity_of(found)
         self._seen_ns = boottime_ns()
 
@@ -220,11 +229,11 @@ class KubernetesRegistry:
         One write for each block that another epoch of the node has left, and one read after the
         list: a claim that was under way counts only if the node was not removed since (I6).
         """
-        member = self._member()
+        member = self._me or self._member()
         listed, version = self.client.list(
             objects.BLOCKS, f"spec.node={self.name}", deadline_s=deadline.call_s()
         )
-        found = dict(objects.read_block(one) for one in listed)
+        found = {objects.read_block(one)[0]: one for one in listed}
         self._hear_list(version)
         if found:
             self._confirm(member, deadline)
@@ -234,36 +243,33 @@ class KubernetesRegistry:
             if any(one.state == ACTIVE and (one.family, one.base) not in found for one in mine):
                 self._free_at = self._clock() + HELD_BACK_S  # others may miss theirs, too
         stamped: dict[BlockId, BlockEntry] = {}
-        for pair, entry in found.items():
-            place = self._place(*pair)
-            if place is None:
-                continue
-            kept = self._stamp(place, entry, member, deadline)
+        for pair, one in found.items():
+            kept = self._stamp(one, member, deadline)
             if kept is not None:
                 stamped[pair] = kept
+        self._begins_anew = False
+        if not self._has_looked and member.mark and not self._request_uid:
+            self._expect(now=True)  # the request of an earlier process
+        self._has_looked = True
         return stamped
 
     def _stamp(
-        self, place: Place, entry: BlockEntry, member: Member, deadline: Deadline
+        self, found: dict[str, Any], member: Member, deadline: Deadline
     ) -> BlockEntry | None:
         """Write the present epoch and address into a block; return it, None if it is gone (I7).
 
         A deletion that is under way with the version before it then fails.
         """
-        via = objects.own_address(self._addresses(), place.family)
-        while entry.node == self.name:
+        for tries in range(_TRIES):
+            (family, _), entry = objects.read_block(found)
+            via = objects.own_address(self._addresses(), family)
+            if entry.node != self.name:
+                return None
+            if entry.epoch > member.epoch:
+                self._outgrow(member, entry.epoch)
             if entry.epoch == member.epoch and (list(entry.via) == via or not via):
                 return entry
-            grant = {"request": "-", "number": entry.grant, "from": self.name}
-            body = objects.block(
-                place,
-                self.name,
-                member.epoch,
-                entry.claimed_ns,
-                via=via,
-                grant=grant if entry.grant else None,
-                version=entry.revision,
-            )
+            body = objects.stamped(found, member.epoch, via)
             with suppress(Conflict, EngineTimeout):
                 try:
                     made = self.client.replace(objects.BLOCKS, body, deadline_s=deadline.call_s())
@@ -272,11 +278,23 @@ class KubernetesRegistry:
                 self._hear(made, changed=True)
                 self.step("stamped")
                 return objects.read_block(made)[1]
-            found = self._get(objects.BLOCKS, place.name, deadline)
-            if found is None:
+            self._pause(tries, deadline)
+            there = self._get(objects.BLOCKS, objects.name_of(found), deadline)
+            if there is None:
                 return None
-            entry = objects.read_block(found)[1]
-        return None
+            found = there
+        raise NoBlock(f"the block {objects.name_of(found)} changes faster than it can be read")
+
+    def _outgrow(self, member: Member, epoch: int) -> None:
+        """Take an epoch after that of a block which this node has. Raises NoBlock.
+
+        The node's entry was deleted, and made anew: its epochs began again.
+        """
+        member.epoch, member.revision = epoch + 1, 0
+        self.share.put_member(member)
+        raise NoBlock(
+            f"a block of node {self.name} is of epoch {epoch}: this node takes the epoch after it"
+        )
 
     def hold(self, deadline: Deadline) -> None:
         """Take the Lease, with fencing. Raises ClusterRefused, NoBlock."""
@@ -295,6 +313,7 @@ class KubernetesRegistry:
             return False
         if not _is_of(found, member):
             self.share.forget_registration()
+            self._require_later(found)
             return False
         assert found is not None
         self._compare_own(objects.identity_of(found))
@@ -331,6 +350,7 @@ class KubernetesRegistry:
             self._free_at = self._clock() + HELD_BACK_S
         self._suspect_at = 0.0
         self._written = ("", 0)
+        self._begins_anew = True
         self.history.accept()
 
     def learn_history(self, deadline: Deadline) -> None:
@@ -364,6 +384,16 @@ class KubernetesRegistry:
                 f"{there[1]}, and was {before[1]}): the cluster's store was put back to an older "
                 "state, or somebody has edited the entry"
             )
+
+    def _require_later(self, found: dict[str, Any] | None) -> None:
+        """Notice that the own entry is older than it was once. Raises HistoryLost.
+
+        Who removes a node writes a later generation of it.
+        """
+        uid, generation = self._written
+        there = ("", 0) if found is None else objects.identity_of(found)
+        if uid and (there[0] != uid or there[1] < generation):
+            self._compare_own(there)
 
     def _hear(self, found: dict[str, Any], *, changed: bool = False) -> None:
         """Note the version of an object that was written just now. Raises HistoryLost."""
@@ -425,8 +455,7 @@ class KubernetesRegistry:
             try:
                 self._confirm(member, deadline)
             except ClusterRefused:
-                for pair, revision in won.items():
-                    self._delete(pair, revision, deadline)
+                self._withdraw(won, deadline)
                 raise
             except FastipamError as error:
                 raise Unsettled(error) from None
@@ -442,8 +471,18 @@ class KubernetesRegistry:
         except Unsettled as error:
             raise error.error from None  # it stays lost, and is found by the next comparison
         if revision:
-            self._confirm(member, deadline)
+            try:
+                self._confirm(member, deadline)
+            except ClusterRefused:
+                self._withdraw({pair: revision}, deadline)
+                raise
         return revision
+
+    def _withdraw(self, won: Mapping[BlockId, int], deadline: Deadline) -> None:
+        """Delete what a removed node has claimed; what stays is found when it comes back."""
+        with suppress(FastipamError):
+            for pair, revision in won.items():
+                self._delete(pair, revision, deadline)
 
     def _create(self, pair: BlockId, member: Member, claimed_ns: int, deadline: Deadline) -> int:
         """Create a block's object until the outcome is known; return its version, 0: another's.
@@ -456,7 +495,7 @@ class KubernetesRegistry:
         via = objects.own_address(self._addresses(), place.family)
         body = objects.block(place, self.name, member.epoch, claimed_ns, via=via)
         is_uncertain = False
-        while True:
+        for tries in range(_TRIES):
             try:
                 self.counts.transactions += 1
                 made = self.client.create(objects.BLOCKS, body, deadline_s=deadline.call_s())
@@ -466,6 +505,7 @@ class KubernetesRegistry:
                 except FastipamError as error:
                     raise Unsettled(error) from None
                 if found is None:
+                    self._pause(tries, deadline)
                     continue
                 entry = objects.read_block(found)[1]
                 mine = (self.name, member.epoch, claimed_ns)
@@ -474,6 +514,7 @@ class KubernetesRegistry:
             except (EngineError, NoBlock) as error:
                 if isinstance(error, EngineTimeout) and error.ambiguous:
                     is_uncertain = True
+                    self._pause(tries, deadline)
                     continue
                 if is_uncertain:
                     raise Unsettled(error) from None
@@ -484,6 +525,7 @@ class KubernetesRegistry:
             except EngineError as error:
                 raise Unsettled(error) from None  # the comparison settles it
             return objects.version_of(made)
+        raise Unsettled(NoBlock(f"what became of the claim of {place.cidr} is not known"))
 
     def _confirm(self, member: Member, deadline: Deadline) -> None:
         """Raise ClusterRefused unless the own entry is what this node wrote (I6)."""
@@ -505,7 +547,7 @@ class KubernetesRegistry:
         if len(windows) == 1:
             selectors.append(f"spec.window={windows[0]}")
         listed, version = self.client.list(
-            objects.BLOCKS, ",".join(selectors), deadline_s=deadline.call_s()
+            objects.BLOCKS, ",".join(selectors), deadline_s=_list_s(deadline)
         )
         found = (pool.number(objects.read_block(one)[0][1]) for one in listed)
         taken = frozenset(one for one in found if one is not None)
@@ -526,17 +568,16 @@ class KubernetesRegistry:
         self._delete(pair, block.revision, deadline)
 
     def _delete(self, pair: BlockId, revision: int, deadline: Deadline) -> None:
-        place = self._place(*pair)
-        if place is None:
-            return
-        while True:
+        """Delete an object by its version, as long as it is this node's in no later epoch.
+
+        In a later one it is that of another machine which has this node's name now.
+        """
+        name = self._name_of(pair, deadline)
+        for tries in range(_TRIES):
             try:
-                if revision:
+                if revision and name:
                     self.client.delete(
-                        objects.BLOCKS,
-                        place.name,
-                        version=str(revision),
-                        deadline_s=deadline.call_s(),
+                        objects.BLOCKS, name, version=str(revision), deadline_s=deadline.call_s()
                     )
                     return
             except Conflict:
@@ -544,14 +585,37 @@ class KubernetesRegistry:
             except EngineTimeout as error:
                 if not error.ambiguous:
                     raise
+                self._pause(tries, deadline)
                 continue
-            found = self._get(objects.BLOCKS, place.name, deadline)
-            if found is None:
+            found = self._get(objects.BLOCKS, name, deadline) if name else None
+            if found is None or not self._is_mine(found):
                 return
-            entry = objects.read_block(found)[1]
-            if entry.node != self.name:
-                return
-            revision = entry.revision
+            revision = objects.version_of(found)
+        raise NoBlock(f"the block {name} changes faster than it can be given back")
+
+    def _name_of(self, pair: BlockId, deadline: Deadline) -> str:
+        """Return the name of an own block's object, "" when there is none.
+
+        Of a block that lies in no pool, because that was deleted, only the list tells it.
+        """
+        place = self._place(*pair)
+        if place is not None:
+            return place.name
+        listed, _ = self.client.list(
+            objects.BLOCKS, f"spec.node={self.name}", deadline_s=deadline.call_s()
+        )
+        return next(
+            (objects.name_of(one) for one in listed if objects.read_block(one)[0] == pair), ""
+        )
+
+    def _is_mine(self, found: dict[str, Any]) -> bool:
+        entry = objects.read_block(found)[1]
+        member = self._me or self.share.member()
+        return entry.node == self.name and member is not None and entry.epoch <= member.epoch
+
+    def _pause(self, tries: int, deadline: Deadline) -> None:
+        """Wait a moment before something is asked again, longer each time."""
+        self.client.pause(min(_PAUSE_S * (1 << tries), deadline.left_s()))
 
     # Need -----------------------------------------------------------------------------------
 
@@ -566,88 +630,128 @@ class KubernetesRegistry:
         """Create the request of this node, in place of an earlier one; confirm it (I6)."""
         pool = next((one.name for one in self._pools() if one.family == mark.family), "")
         body = objects.request(self.name, mark, pool)
-        self._has_answer, self._ask_at = False, self._clock() + _ANSWER_S
-        for _ in range(_TRIES):
+        self._expect(now=False)
+        for tries in range(_TRIES):
             with suppress(AlreadyExists, EngineTimeout):
                 made = self.client.create(objects.REQUESTS, body, deadline_s=deadline.call_s())
-                self._hear(made, changed=True)
-                self._request_uid = objects.uid_of(made)
                 self.step("asked")
-                try:
-                    self._confirm(member, deadline)
-                except ClusterRefused:
-                    self.unask(deadline)
-                    return False
-                return True
+                self._hear(made, changed=True)
+                return self._is_still(member, made, deadline)
+            self._pause(tries, deadline)
             found = self._get(objects.REQUESTS, self.name, deadline)
             if found is None:
                 continue
             if found.get("spec", {}).get("number") == mark.number:
-                self._request_uid = objects.uid_of(found)
-                return True
-            with suppress(Refused, EngineTimeout):
-                self.client.delete(
-                    objects.REQUESTS,
-                    self.name,
-                    uid=objects.uid_of(found),
-                    deadline_s=deadline.call_s(),
-                )
+                return self._is_still(member, found, deadline)
+            self._withdraw_request(found, deadline)
         raise NoBlock("the request of this node changes faster than it can be read")
 
-    def unask(self, deadline: Deadline) -> None:
-        """Delete the request of this node. Idempotent."""
-        with suppress(Conflict):
+    def _is_still(self, member: Member, request: dict[str, Any], deadline: Deadline) -> bool:
+        """Return whether this node was not removed before it has asked; else withdraw that."""
+        self._request_uid = objects.uid_of(request)
+        try:
+            self._confirm(member, deadline)
+        except ClusterRefused:
+            self._withdraw_request(request, deadline)
+            return False
+        return True
+
+    def _expect(self, *, now: bool) -> None:
+        """Look for an answer to the own request: now, or when a watch or the time says so."""
+        self.awaits, self._has_answer = True, now
+        self._ask_at, self._answered_at = self._clock() + _ANSWER_S, 0.0
+
+    def _withdraw_request(self, found: dict[str, Any], deadline: Deadline) -> bool:
+        """Delete the request as it was read; return whether it is gone. Its uid names it."""
+        try:
             self.client.delete(
                 objects.REQUESTS,
                 self.name,
-                uid=self._request_uid,
+                uid=objects.uid_of(found),
+                version=str(objects.version_of(found)),
                 deadline_s=deadline.call_s(),
             )
-        self._request_uid, self._has_answer = "", False
+        except (Conflict, EngineTimeout):
+            return False
+        return True
+
+    def unask(self, deadline: Deadline) -> None:
+        """Delete the request of this node, if nobody has answered it. Idempotent.
+
+        If somebody has, :meth:`granted` waits for what he gives, and deletes it then.
+        """
+        found = self._get(objects.REQUESTS, self.name, deadline)
+        if found is None:
+            self.awaits = False
+        elif objects.answered_by(found):
+            self._has_answer = True
+        else:
+            self.awaits = not self._withdraw_request(found, deadline)
+        self._request_uid = ""
 
     def is_asked(self, deadline: Deadline) -> bool:
-        """Return whether the request waits for an answer. One read."""
+        """Return whether the request waits for an answer, or for what it promises. One read."""
         found = self._get(objects.REQUESTS, self.name, deadline)
-        return found is not None and not objects.answered_by(found)
+        if found is None:
+            return False
+        if objects.answered_by(found):
+            self._has_answer = True
+            return not self._answered_at or self._clock() < self._answered_at + _ANSWER_S
+        return True
 
     def granted(self, deadline: Deadline) -> dict[BlockId, BlockEntry]:
         """Return the blocks that the answer to the own request names, stamped (I7).
 
-        Asks nothing while no watch tells of an answer; every two seconds it looks itself.
+        Asks nothing while no watch tells of an answer; every two seconds it looks itself. From the
+        answer on it looks at each call, for two seconds, until all blocks have come.
         """
         now = self._clock()
-        if not self._has_answer and now < self._ask_at:
+        if not self.awaits or (not self._has_answer and now < self._ask_at):
             return {}
         self._ask_at = now + _ANSWER_S
         found = self._get(objects.REQUESTS, self.name, deadline)
-        if found is None or not objects.answered_by(found):
-            self._has_answer = False
+        if found is None:
+            self.awaits = self._has_answer = False
             return {}
-        member = self._member()
+        if not objects.answered_by(found):
+            self._has_answer = False
+            if not self._request_uid:  # an earlier process has asked
+                self.awaits = not self._withdraw_request(found, deadline)
+            return {}
+        self._has_answer = True
+        self._answered_at = self._answered_at or now
+        member = self._me or self._member()
         mine: dict[BlockId, BlockEntry] = {}
+        is_coming = False
         for name in objects.given(found):
             there = self._get(objects.BLOCKS, name, deadline)
             if there is None:
                 continue  # given up by the donor, and free: the next search finds it
             pair, entry = objects.read_block(there)
-            place = self._place(*pair)
-            if entry.node == self.name and place is not None:
-                kept = self._stamp(place, entry, member, deadline)
-                if kept is not None:
-                    mine[pair] = kept
+            is_coming = is_coming or entry.node == objects.answered_by(found)
+            kept = self._stamp(there, member, deadline)
+            if kept is not None:
+                mine[pair] = kept
         if mine:
             self._confirm(member, deadline)
-        else:
-            self._has_answer = False  # looked at again in two seconds
+        self._is_complete = not is_coming or now >= self._answered_at + _ANSWER_S
+        known = {(one.family, one.base) for one in self.share.blocks()}
+        if known.issuperset(mine):
+            self.collected((), deadline)
         return mine
 
     def look_for_an_answer(self) -> None:
         """Have the next :meth:`granted` look at the own request."""
-        self._has_answer = True
+        self.awaits = self._has_answer = True
 
     def collected(self, ids: Sequence[BlockId], deadline: Deadline) -> None:  # noqa: ARG002
-        """Delete the request: it has its answer."""
-        self.unask(deadline)
+        """Delete the request when all that its answer names has come, or will not come."""
+        if not self._is_complete:
+            return
+        found = self._get(objects.REQUESTS, self.name, deadline)
+        if found is None or self._withdraw_request(found, deadline):
+            self._request_uid = ""
+            self.awaits = self._has_answer = self._is_complete = False
 
     def hand_over(
         self, request: Request, blocks: Sequence[Block], claimed_ns: int, deadline: Deadline
@@ -673,7 +777,7 @@ class KubernetesRegistry:
 
     def _answer(self, request: Request, places: Sequence[Place | None], deadline: Deadline) -> bool:
         """Write this node's name into a request, if no other node has (one answers, once)."""
-        for _ in range(_TRIES):
+        for tries in range(_TRIES):
             found = self._get(objects.REQUESTS, request.needy, deadline)
             if found is None or objects.uid_of(found) != request.uid:
                 return False
@@ -689,6 +793,7 @@ class KubernetesRegistry:
                 except NotFound:
                     return False
                 return True
+            self._pause(tries, deadline)
         return False
 
     def _give(
@@ -701,7 +806,7 @@ class KubernetesRegistry:
         deadline: Deadline,
     ) -> None:
         """Write the needy node's name into a block that is this node's, until that is known."""
-        while True:
+        for tries in range(_TRIES):
             body = objects.block(
                 place,
                 request.needy,
@@ -720,14 +825,13 @@ class KubernetesRegistry:
             except EngineTimeout as error:
                 if not error.ambiguous:
                     raise
+                self._pause(tries, deadline)
                 continue
             found = self._get(objects.BLOCKS, place.name, deadline)
-            if found is None:
+            if found is None or not self._is_mine(found):
                 return
-            entry = objects.read_block(found)[1]
-            if entry.node != self.name:
-                return
-            revision = entry.revision
+            revision = objects.version_of(found)
+        raise NoBlock(f"the block {place.name} changes faster than it can be handed over")
 
     def follow_requests(self, requests: Requests, is_over: Callable[[], bool]) -> None:
         """Tell of the requests of other nodes. One long connection; raises nothing."""
@@ -798,16 +902,16 @@ class KubernetesRegistry:
 
     def blocks(self, deadline: Deadline) -> dict[BlockId, BlockEntry]:
         """Return every owned block, in address order. O(blocks of all)."""
-        listed, _ = self.client.list(objects.BLOCKS, deadline_s=deadline.call_s())
+        listed, _ = self.client.list(objects.BLOCKS, deadline_s=_list_s(deadline))
         return dict(sorted(objects.read_block(one) for one in listed))
 
     def nodes(self, deadline: Deadline) -> list[NodeRow]:
         """Return every node that ever registered. Three lists."""
-        listed, _ = self.client.list(objects.NODES, deadline_s=deadline.call_s())
-        asking, _ = self.client.list(objects.REQUESTS, deadline_s=deadline.call_s())
+        listed, _ = self.client.list(objects.NODES, deadline_s=_list_s(deadline))
+        asking, _ = self.client.list(objects.REQUESTS, deadline_s=_list_s(deadline))
         needy = {objects.name_of(one) for one in asking if not objects.answered_by(one)}
         entries = {objects.name_of(one): objects.read_node(one) for one in listed}
-        machines, _ = self.client.list(objects.MACHINES, deadline_s=deadline.call_s())
+        machines, _ = self.client.list(objects.MACHINES, deadline_s=_list_s(deadline))
         ready = {objects.name_of(one) for one in machines if _is_ready(one)}
         return [
             NodeRow(name, entry, alive=name in ready, needy=name in needy)
@@ -818,7 +922,7 @@ class KubernetesRegistry:
         self, entries: Mapping[BlockId, BlockEntry], deadline: Deadline
     ) -> list[tuple[str, BlockId, str]]:
         """Return the blocks that an earlier epoch of their owner has left."""
-        listed, _ = self.client.list(objects.NODES, deadline_s=deadline.call_s())
+        listed, _ = self.client.list(objects.NODES, deadline_s=_list_s(deadline))
         epochs = {objects.name_of(one): objects.read_node(one).epoch for one in listed}
         return [
             (entry.node, pair, f"it is of epoch {entry.epoch}, and its owner is in {epoch}")
@@ -874,7 +978,7 @@ class KubernetesRegistry:
 
     def end(self, name: str, deadline: Deadline, *, force: bool) -> int | None:
         """Write the tombstone of a node (I5); return its epoch, None when there is no such node."""
-        for _ in range(_TRIES):
+        for tries in range(_TRIES):
             found = self._get(objects.NODES, name, deadline)
             if found is None:
                 return None
@@ -889,20 +993,32 @@ class KubernetesRegistry:
                 self.client.replace(objects.NODES, body, deadline_s=deadline.call_s())
                 self.step("tombstone")
                 return removed.epoch
+            self._pause(tries, deadline)
         raise NoBlock(f"the entry of node {name} changes faster than it can be read")
 
     def take_back(self, name: str, deadline: Deadline) -> int:
-        """Delete the blocks of a removed node by their versions; return how many. One list."""
+        """Delete the blocks of a removed node by their versions; return how many.
+
+        One read and one list. The epochs and versions protect a node that comes back meanwhile.
+        """
+        found = self._get(objects.NODES, name, deadline)
+        ended = None if found is None else objects.read_node(found)
+        if ended is not None and ended.incarnation:
+            return 0  # it has come back
         listed, _ = self.client.list(
-            objects.BLOCKS, f"spec.node={name}", deadline_s=deadline.call_s()
+            objects.BLOCKS, f"spec.node={name}", deadline_s=_list_s(deadline)
         )
         freed = 0
-        for found in listed:
+        for one in listed:
+            entry = objects.read_block(one)[1]
+            # What the node has in an epoch after that end it has claimed, or stamped, since.
+            if ended is not None and entry.epoch > ended.epoch:
+                continue
             with suppress(Conflict):  # it was stamped by a node that has come back, or given on
                 freed += self.client.delete(
                     objects.BLOCKS,
-                    objects.name_of(found),
-                    version=str(objects.version_of(found)),
+                    objects.name_of(one),
+                    version=str(entry.revision),
                     deadline_s=deadline.call_s(),
                 )
         with suppress(Refused):
@@ -942,6 +1058,11 @@ class KubernetesRegistry:
             if one.family == family and low[1] <= base <= low[2]:
                 return Place(family, base, one.block_length, one.name)
         return None
+
+
+def _list_s(deadline: Deadline) -> float:
+    """Return the seconds for a list, which is many requests. Raises NoBlock if none are left."""
+    return max(deadline.call_s(), deadline.left_s())
 
 
 def _read_pools(listed: Iterable[dict[str, Any]]) -> list[AddressPool]:
