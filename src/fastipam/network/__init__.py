@@ -28,8 +28,8 @@ from fastipam.storage.records import keys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
-    from typing import Literal
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from typing import Literal, TypeVar
 
     from fastipam.namespaces import Netns
     from fastipam.network.gc import Before
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from fastipam.storage.records.lease import Record
     from fastipam.storage.transaction import Transaction
 
+    Result = TypeVar("Result")
     Stale = tuple[tuple[str, str], int]  # (container id, interface), generation
 
 _RELEASED_AT_ONCE = 256  # owners in one transaction, for which other writers wait
@@ -291,7 +292,7 @@ class Network(Reading):
         try:
             return self._release_listed(listed)
         except errors.StoreFull:
-            return self._without_history()._release_listed(listed)
+            return self._make_room(lambda network: network._release_listed(listed))
 
     def _release_listed(self, listed: Sequence[Owner]) -> int:
         names = [keys.owner_name(*owner) for owner in listed]
@@ -312,15 +313,18 @@ class Network(Reading):
         try:
             return self._store.perform(Release(self, container_id, ifname))
         except errors.StoreFull:
-            return self._store.perform(Release(self._without_history(), container_id, ifname))
+            return self._make_room(
+                lambda network: self._store.perform(Release(network, container_id, ifname))
+            )
 
-    def _without_history(self) -> Network:
-        """Return the same network, which writes no events.
+    def _make_room(self, release: Callable[[Network], Result]) -> Result:
+        """Make a release that found the store full, without its event, in the room kept for it."""
+        from fastipam.storage.reserve import Reserve
 
-        A release has to work on a full store, so it does without its event.
-        """
         policy = self.policy.without_history()
-        return Network(self._store, self.name, self.pool, policy=policy, remember=self._remember)
+        quiet = Network(self._store, self.name, self.pool, policy=policy, remember=self._remember)
+        with Reserve(self._store):
+            return release(quiet)
 
     def _release(
         self,
@@ -355,7 +359,11 @@ class Network(Reading):
             from fastipam.network import arguments
 
             arguments.check_generation(generation)
-        return self._release_at(parse_wanted(address), generation)
+        wanted = parse_wanted(address)
+        try:
+            return self._release_at(wanted, generation)
+        except errors.StoreFull:
+            return self._make_room(lambda network: network._release_at(wanted, generation))
 
     def _release_at(
         self,
@@ -384,22 +392,23 @@ class Network(Reading):
         another assignment, nothing is released. O(addresses of the owner). Returns after the commit
         is on disk (durable mode). Raises StoreError.
         """
-        owner = (leases[0].container_id, leases[0].ifname)
         try:
-            with self._store.write() as txn:
-                ledger = self._books(txn)
-                if ledger is None:
-                    return False
-                held = set(ledger.held_by(keys.owner_name(*owner)))
-                records = {one: ledger.record(*one) for one in held}
-                found = {(at, record.generation) for at, record in records.items() if record}
-                if found != {((one.family, one.value), one.generation) for one in leases}:
-                    return False
-                return bool(self._release(txn, owner, OPERATOR))
+            return self._release_unchanged(leases)
         except errors.StoreFull:
-            if not self.policy.history:
-                raise
-            return self._without_history()._release_leases(leases)
+            return self._make_room(lambda network: network._release_unchanged(leases))
+
+    def _release_unchanged(self, leases: Sequence[Lease]) -> bool:
+        owner = (leases[0].container_id, leases[0].ifname)
+        with self._store.write() as txn:
+            ledger = self._books(txn)
+            if ledger is None:
+                return False
+            held = set(ledger.held_by(keys.owner_name(*owner)))
+            records = {one: ledger.record(*one) for one in held}
+            found = {(at, record.generation) for at, record in records.items() if record}
+            if found != {((one.family, one.value), one.generation) for one in leases}:
+                return False
+            return bool(self._release(txn, owner, OPERATOR))
 
     def retain(self, valid: Iterable[Owner | tuple[str, str]], before_ns: int) -> list[AnyIP]:
         """Release every lease whose owner is not in ``valid`` (CNI's GC), and return the addresses.
@@ -472,7 +481,7 @@ class Network(Reading):
         try:
             return self._release_stale([stale])
         except errors.StoreFull:
-            return self._without_history()._release_stale([stale])
+            return self._make_room(lambda network: network._release_stale([stale]))
 
     # Checking ------------------------------------------------------------------------------
 

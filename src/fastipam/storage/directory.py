@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 DATA_FILE = "data.mdb"
 LOCK_FILE = "lock.mdb"
 MAKER_LOCK_FILE = "turn.lock"  # the name on disk, which every version has to share
+_INODE_BYTES = 32  # in which the maker's lock has the inode of the data file, before its room
+# A release changes 35 pages at most, in trees as deep as those of a million leases, and its
+# successor another 35 before LMDB uses those again that the first has left.
+ROOM_BYTES = 72 * 4096
+_PLAIN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 NEW_FILE = "data.mdb.new"
 # The size that LMDB gives its lock file: 64 bytes for each reader, and 192 for all.
 _LOCK_BYTES = 64 * (MAX_READERS - 1) + 192
@@ -66,22 +71,45 @@ def pair_lock_file(path: str) -> None:
     could say how long. The inode of the data file that the lock file is of is in the maker's lock.
     """
     inode = b"%d" % os.stat(os.path.join(path, DATA_FILE)).st_ino
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(os.path.join(path, MAKER_LOCK_FILE), flags)
+    descriptor = os.open(os.path.join(path, MAKER_LOCK_FILE), _PLAIN)
     try:
-        before = os.pread(descriptor, 32, 0)
-        if before == inode:
-            return
-        if before:
-            os.unlink(os.path.join(path, LOCK_FILE))
-            make_files(path)
-        try:
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, inode, 0)
-        except OSError:  # no room: the next process notes it
-            return
+        found = os.pread(descriptor, _INODE_BYTES + 1, 0)  # a byte more: whether it keeps room
+        before = found[:_INODE_BYTES].rstrip(b"\0")
+        if before != inode:
+            if before:
+                os.unlink(os.path.join(path, LOCK_FILE))
+                make_files(path)
+            try:  # noqa: SIM105  # contextlib costs the plugin a tenth of its start
+                os.pwrite(descriptor, inode.ljust(_INODE_BYTES, b"\0"), 0)
+            except OSError:  # no room: the next process notes it
+                pass
+        if len(found) <= _INODE_BYTES:
+            _keep_room(descriptor)
     finally:
         os.close(descriptor)
+
+
+def keep_room(path: str) -> None:
+    """Allocate the room that is kept for releases on a full disk, or what is left of it."""
+    descriptor = os.open(os.path.join(path, MAKER_LOCK_FILE), _PLAIN)
+    try:
+        _keep_room(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _keep_room(descriptor: int) -> None:
+    for size in range(ROOM_BYTES, 0, -ROOM_BYTES // 16):
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+        except OSError:
+            continue
+        return
+
+
+def give_room(path: str) -> None:
+    """Give the disk the room that is kept for releases, for one that finds it full."""
+    os.truncate(os.path.join(path, MAKER_LOCK_FILE), _INODE_BYTES)
 
 
 def make_file(path: str, size: int = 0) -> None:

@@ -96,6 +96,8 @@ class Environment:
     def translate(self, error: Exception) -> errors.StoreError:
         """Return the fastipam error for an error of LMDB or of the system."""
         translated = translate(error, self.path, self._map_size)
+        if isinstance(error, lmdb.MapResizedError) and self.files is not None:
+            self.files.stale = True  # another process has widened it: the next call opens it anew
         if isinstance(error, TimeoutError):
             self.refused = time.monotonic_ns(), translated
         return translated

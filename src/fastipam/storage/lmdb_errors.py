@@ -39,10 +39,10 @@ def translate(error: Exception, path: str, map_size: int = MAP_SIZE) -> errors.S
             else "open it with a larger map_size",
         )
     if isinstance(error, lmdb.MapResizedError):
-        return errors.StoreUnavailable(
+        return errors.StoreBusy(
             f"the store {path} has grown beyond the {_size(map_size)} that this process has opened",
             path=path,
-            hint="close it and open it again, with the map_size that the others have",
+            hint="try again: the next call opens it anew",
         )
     if code in (errno.EIO, errno.EFBIG):  # LMDB calls a write that fell short EIO
         from fastipam.storage import limits

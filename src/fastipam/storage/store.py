@@ -333,10 +333,30 @@ class Store(Environment):
 
     def _is_map_full(self) -> bool:
         """Return whether the file ends just below the largest size."""
+        return self._end() + 2 * _PROBE_BYTES > self._map_size
+
+    def _end(self) -> int:
+        """Return how many bytes of the file are in use."""
         env = self.open_files().env
-        info = env.info()
-        end = (int(info["last_pgno"]) + 1) * int(env.stat()["psize"])
-        return end + 2 * _PROBE_BYTES > int(info["map_size"])
+        return (int(env.info()["last_pgno"]) + 1) * int(env.stat()["psize"])
+
+    def widen(self, room: int) -> int:
+        """Make the memory map larger than the file by so many bytes, if it is not.
+
+        Return the size that it had, or 0 if it was large enough. Raises StoreBusy when a
+        transaction of this process goes on using the map.
+        """
+        before = self._map_size
+        wanted = self._end() + room
+        if wanted <= before:
+            return 0
+        self.resize(wanted)
+        return before
+
+    def resize(self, map_size: int) -> None:
+        """Open the files with a memory map of this size, or that of the file if it is larger."""
+        self._map_size = map_size
+        self.renew(self.open_files())
 
     def write(self) -> AbstractContextManager[Transaction]:
         """Return a write transaction. Waits for other writers.
