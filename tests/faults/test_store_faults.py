@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lmdb
@@ -35,7 +36,6 @@ from .disks import tmpfs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from fastipam import Network
     from fastipam.ipam import Ipam
@@ -691,3 +691,28 @@ def test_stopped_while_it_holds_the_lock(
     holder.stdin.flush()
     assert way("DEL", made, "c1").status == 0, "the agent may have served it behind our back"
     assert way("ADD", made, "c1").status == 0
+
+
+def test_a_damaged_page(tmp_path: Path) -> None:
+    """LMDB ends a process that reads a page that is none: check and doctor say so instead."""
+    store = tmp_path / "store"
+    with fastipam.open(store) as ipam:
+        ipam.network("mynet", "10.1.0.0/20").allocate_many(
+            [(f"c{at}", "eth0") for at in range(900)]
+        )
+    content = bytearray((store / "data.mdb").read_bytes())
+    for page in range(2 * _STEP, len(content), _STEP):
+        if b"c77\0eth0" in content[page : page + _STEP]:  # of leases, or of events
+            content[page : page + _STEP] = bytes(_STEP)
+    (store / "data.mdb").write_bytes(content)
+    command = str(Path(sys.executable).with_name("fastipam"))
+    for more in ([], ["--repair"], ["--json"]):
+        words = [command, "check", "--data-dir", str(store), *more]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert f"{store} holds a damaged page: LMDB ended with SIG" in done.stderr
+        assert "restore a backup" in done.stderr
+        assert "Traceback" not in done.stderr
+    words = [command, "doctor", "--data-dir", str(store)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert "holds a damaged page" in done.stdout

@@ -8,6 +8,7 @@ import click
 
 import fastipam
 from fastipam.cli import options, output, progress
+from fastipam.cli.apart import apart
 from fastipam.cli.click_base import command as _command
 from fastipam.ipam import open_with
 
@@ -37,8 +38,7 @@ def command(data_dir: str, mend: bool, as_json: bool) -> None:
     Pages, leases, owners, cool-down queue, reservations, history and counters are read, in
     one read transaction: nothing has to be stopped.
     """
-    with open_with(data_dir, create=False, count_boot=mend) as ipam:
-        found = _repair(ipam) if mend else _verify(ipam)
+    found = apart(lambda: _look(data_dir, mend=mend), data_dir)
     if as_json:
         output.json_array(found)
     else:
@@ -54,6 +54,11 @@ def command(data_dir: str, mend: bool, as_json: bool) -> None:
             count = output.counted(len(found), "finding")
             output.note(f"{count}; `fastipam backup FILE`, then `fastipam check --repair`")
         raise SystemExit(1)
+
+
+def _look(data_dir: str, *, mend: bool) -> list[dict[str, str]]:
+    with open_with(data_dir, create=False, count_boot=mend) as ipam:
+        return _repair(ipam) if mend else _verify(ipam)
 
 
 def _verify(ipam: fastipam.Ipam) -> list[dict[str, str]]:

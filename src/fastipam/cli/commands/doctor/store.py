@@ -13,6 +13,7 @@ import fastipam
 from fastipam import host_local
 from fastipam.allocation import counts, history, states
 from fastipam.cli import output, rows
+from fastipam.cli.apart import apart
 from fastipam.cli.click_base import as_root, is_refusal
 from fastipam.cli.commands.doctor import surroundings
 from fastipam.cli.commands.doctor.diagnosis import OK, PROBLEM, WARNING, Diagnosis
@@ -63,11 +64,10 @@ def look(
             return
         yield from permissions(data_dir)
         yield from disk(data_dir)
-        with open_with(data_dir, create=False, count_boot=False) as ipam:
-            yield from contents(ipam, most)
-            yield from pools(ipam, files)
-            yield from namespaces(ipam, most)
-            yield from clock(ipam, time.time_ns() if now_ns is None else now_ns)
+        found, error, cause = apart(lambda: _inside(data_dir, files, now_ns, most), data_dir)
+        yield from found
+        if error is not None:
+            raise error from cause
     except (fastipam.FastipamError, OSError) as error:
         refused = isinstance(error, PermissionError) or is_refusal(error.__cause__)
         if refused and os.geteuid() != 0:
@@ -77,6 +77,22 @@ def look(
         hint = getattr(error, "hint", None)
         text = f"{error} ({hint})" if hint else str(error)
         yield Diagnosis("store", PROBLEM, text, f"ls -la {shlex.quote(data_dir)}")
+
+
+def _inside(
+    data_dir: str, files: Mapping[str, Path] | None, now_ns: int | None, most: int
+) -> tuple[list[Diagnosis], Exception | None, BaseException | None]:
+    """Return the diagnoses of an open store, and the error that has ended them with its cause."""
+    found: list[Diagnosis] = []
+    try:
+        with open_with(data_dir, create=False, count_boot=False) as ipam:
+            found.extend(contents(ipam, most))
+            found.extend(pools(ipam, files))
+            found.extend(namespaces(ipam, most))
+            found.extend(clock(ipam, time.time_ns() if now_ns is None else now_ns))
+    except (fastipam.FastipamError, OSError) as error:
+        return found, error, error.__cause__
+    return found, None, None
 
 
 def exists(data_dir: str) -> bool:
