@@ -98,6 +98,10 @@ class Agent(Machine):
             request = registry.read_request(one)
             if request is not None:
                 self.keeper.marks.see(request)
+        self.turn_alone(seconds)
+
+    def turn_alone(self, seconds: float = 0.0) -> None:
+        """The same, without what a watch would tell."""
         self.time.now += seconds
         self.keeper.step()
 

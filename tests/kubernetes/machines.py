@@ -67,13 +67,15 @@ class Machine:
         *,
         boot: str = "boot-1",
         urls: Sequence[str] = (),
+        rest: Rest | None = None,
         **more: Any,
     ) -> None:
+        """``rest``: that of a machine which is there already, and has this name."""
         self.path = path / name
         self.api = api
         self.name = name
         self.boot = boot
-        self.rest: Rest = api.node(name, boot)
+        self.rest: Rest = rest or api.node(name, boot)
         self.urls = list(urls) or [f"https://127.0.0.1:{self.rest.port}"]
         holder = {"engine": "kubernetes", "node": name, "address": "192.0.2.1"} | more
         self.holder = {key.casefold(): value for key, value in holder.items()}

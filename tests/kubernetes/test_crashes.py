@@ -41,7 +41,10 @@ if TYPE_CHECKING:
 
 def deadline() -> Deadline:
     """That of a deed: nobody waits long for an answer."""
-    return Deadline(4.0, call_s=0.25)
+    return Deadline(20.0, call_s=CALL_S)
+
+
+CALL_S = 1.0
 
 
 class Cluster:
@@ -281,7 +284,7 @@ class Cell(NamedTuple):
     soon: bool = True
 
 
-CHANGES_ONLY = ("hold", "twice")
+CHANGES_ONLY = ("hold", "twice", "late_answer")
 CELLS = {
     "request lost": Cell("lose_request"),
     "answer lost": Cell("lose_answer"),
@@ -367,10 +370,12 @@ def test_each_request_goes_wrong(
         if cell.do in CHANGES_ONLY and what.split()[0] not in ("POST", "PUT", "DELETE", "PATCH"):
             continue
         cluster = Cluster(tmp_path / f"{at}", fake_api)
-        fault = Fault(cell.do, nth=at + 1, delay_s=0.35 if cell.do == "late_answer" else 0.0)
+        fault = Fault(
+            cell.do, nth=at + 1, delay_s=1.2 * CALL_S if cell.do == "late_answer" else 0.0
+        )
         try:
             run(cluster, deed, partial(fake_api.fault, fault))
-            assert fault.hits == 1
+            assert fault.hits == 1, list(fake_api.log)[-20:]
             if cell.soon:
                 fake_api.deliver()
             settle(cluster)

@@ -74,8 +74,11 @@ def capacity(range_set: RangeSet, base: int) -> int:
 
 
 def used_in(pages: StoredPages, range_set: RangeSet, base: int) -> int:
-    """Return how many of those are assigned, cooling or reserved."""
-    return sum(pages.count(low, high) for low, high in parts(range_set, base))
+    """Return how many addresses of a block are assigned, cooling or reserved.
+
+    Those that were excluded since they were assigned count, too: a pod has them.
+    """
+    return pages.count(base, last_of(range_set, base))
 
 
 def free_in(pages: StoredPages, range_set: RangeSet, base: int) -> int:

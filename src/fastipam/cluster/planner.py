@@ -116,15 +116,17 @@ def to_give_back(
     """Return the blocks to give back now, in that order. O(blocks log blocks).
 
     They are wholly free and have the minimum age. The high water stays free, and the warm blocks
-    stay wholly free. The blocks claimed last come first: the older ones are the longer runs.
+    stay wholly free. The blocks claimed last come first: the older ones are the longer runs. Those
+    without an address to serve come before all: their pool is disabled.
     """
     listed = list(uses)
+    given = [each.number for each in listed if not each.size]
+    listed = [each for each in listed if each.size]
     free = sum(each.size - each.used for each in listed)
     empty = [each for each in listed if not each.used]
     spare = len(empty) - watermarks.warm
     old = [each for each in empty if now_s - each.claimed_s >= watermarks.minimum_age_s]
     old.sort(key=lambda each: (each.claimed_s, each.number), reverse=True)
-    given = []
     for each in old:
         if spare <= 0 or free <= watermarks.high_water * pool.size:
             break

@@ -58,9 +58,11 @@ class Share:
         """Use these pools from now on; return whether they differ from those before.
 
         They are noted in the store, with the engine and the node's name, for plugins, which read
-        them there. Raises ConfigError, and changes nothing, for pools that cannot be used together.
+        them there. A pool that is gone while this node has blocks of it stays, disabled.
+
+        Raises ConfigError, and changes nothing, for pools that cannot be used together.
         """
-        settings = self.settings.with_pools(pools)
+        settings = self.settings.with_pools([*pools, *self._gone(pools)])
         network = Network(self.store, self.network.name, settings.pool, remember=False)
         founding = Founding(settings.engine, settings.node, address_pools.pack(settings.pools))
         with self.store.write() as txn:
@@ -76,6 +78,25 @@ class Share:
                 blocks.put_founding(txn, ledger.state.pool_id, founding)
         self.settings, self.network = settings, network
         return True
+
+    def _gone(self, pools: Sequence[AddressPool]) -> list[AddressPool]:
+        """Return the pools of this node's blocks that are not in force any more, disabled."""
+        with self.store.read() as txn:
+            pool_id = self.network._pool_in(txn)
+            founding = None if pool_id is None else blocks.get_founding(txn, pool_id)
+            mine = [] if pool_id is None else blocks.read_all(txn, pool_id)
+        if founding is None:
+            return []
+        wholes = [(one.block_length, *one.whole()) for one in pools]
+        gone = []
+        for one in address_pools.read(founding.pools):
+            length, (family, first, last) = one.block_length, one.whole()
+            if not any(
+                (length, family) == (theirs, its_family) and low <= first and last <= high
+                for theirs, its_family, low, high in wholes
+            ) and any(family == each.family and first <= each.base <= last for each in mine):
+                gone.append(address_pools.AddressPool(one.name, {**one.spec, "disabled": True}))
+        return gone
 
     @staticmethod
     def _require_engine(

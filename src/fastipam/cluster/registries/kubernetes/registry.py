@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from fastipam.cluster.deadline import Deadline
     from fastipam.cluster.node.share import Share
     from fastipam.cluster.registries.kubernetes.calls import Kind
+    from fastipam.cluster.registries.kubernetes.watch import Follower
     from fastipam.cluster.registry import Follow, Registry, Request, Requests
     from fastipam.cluster.schema import BlockId
     from fastipam.configuration.address_pools import AddressPool
@@ -92,6 +93,7 @@ class KubernetesRegistry:
         self._free_at = 0.0  # when new blocks may be claimed again, after lost changes
         self._suspect_at = 0.0  # when to compare all blocks, because the history was cut off
         self._suspicion = ""
+        self._followers: dict[Follower, str] = {}  # and their versions when a loss was accepted
         self._in_force: list[AddressPool] | None = None  # pools that a follower has read
         self._ask_at = 0.0  # when to look at the own request
         self._has_answer = False  # a watch has told that the own request was answered
@@ -351,6 +353,9 @@ class KubernetesRegistry:
         self._suspect_at = 0.0
         self._written = ("", 0)
         self._begins_anew = True
+        for one in list(self._followers):
+            self._followers[one] = one.version
+            one.begin_anew()
         self.history.accept()
 
     def learn_history(self, deadline: Deadline) -> None:
@@ -403,6 +408,12 @@ class KubernetesRegistry:
         if version.isdigit():
             self._hear_version(int(version))
 
+    def _hear_followers(self) -> None:
+        """Note how far the watches have come: what is answered from now on is later."""
+        for one, before in list(self._followers.items()):
+            if one.version != before and one.version.isdigit():
+                self.history.revision = max(self.history.revision, int(one.version))
+
     def _hear_version(self, version: int, *, changed: bool = False) -> None:
         floor = self.history.begin()
         if floor and not floor - changed < version <= floor + _LEAP:
@@ -431,6 +442,7 @@ class KubernetesRegistry:
         if self._suspect_at:
             self._notice()
             self.history.begin()
+        self._hear_followers()
         if self._clock() < self._free_at:
             raise NoBlock(
                 "the cluster's store was put back to an older state: every node claims again what "
@@ -884,6 +896,7 @@ class KubernetesRegistry:
         follower = Follower(
             self.client, kind, see, on_synced=synced, on_error=note, spread_s=SPREAD_S
         )
+        self._followers[follower] = ""
         follower.run(is_over)
 
     def read_request(self, found: dict[str, Any]) -> Request | None:
