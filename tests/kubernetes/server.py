@@ -102,6 +102,12 @@ class ApiServer:
         """Where it listens."""
         return f"https://127.0.0.1:{self.port}"
 
+    @property
+    def pid(self) -> int:
+        """The process of the API server."""
+        assert self._process is not None
+        return self._process.pid
+
     # Life -----------------------------------------------------------------------------------
 
     def start(self) -> None:

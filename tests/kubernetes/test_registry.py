@@ -11,6 +11,7 @@ from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.errors import ClusterRefused
 
 from .machines import Machine, accept, assert_settled, claim, owners
+from .rest import LEASES, NODES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,3 +83,86 @@ def test_a_removed_node_claims_nothing(api: Api, pair: tuple[Machine, Machine]) 
     assert two.active() == set()
     assert len(claim(node)) == 1
     assert_settled(api, *pair)
+
+
+def test_a_node_that_comes_back_while_its_blocks_are_taken(
+    api: Api, pair: tuple[Machine, Machine]
+) -> None:
+    """What it has stamped with its new epoch is its own; the removal goes on without it."""
+    one, two = pair
+    node, _ = two.joined(), one.joined()
+    claim(node, 2)
+    operator = one.operator().registry
+    assert operator.end("b", Deadline(10), force=True) == 2
+    two.network.allocate("c1")
+    node.join(Deadline(5), agent=True)
+    assert operator.take_back("b", Deadline(10)) == 0
+    assert two.active() == {cidr for cidr, name in owners(api).items() if name == "b"}
+    assert_settled(api, *pair)
+
+
+def test_a_node_that_is_ended_while_it_takes_over_blocks(
+    api: Api, pair: tuple[Machine, Machine], tmp_path: Path
+) -> None:
+    """The own entry is read after the last stamp: a removed node takes nothing into use (I6)."""
+    one, two = pair
+    claim(two.joined())
+    one.joined()
+
+    def end(step: str) -> None:
+        if step == "stamped":
+            assert one.operator().registry.end("b", Deadline(10), force=True) is not None
+
+    other = Machine(tmp_path / "new", api, "b", rest=two.rest)  # the node has lost its store
+    try:
+        with pytest.raises(ClusterRefused, match="was removed meanwhile"):
+            other.node(end).join(Deadline(5), agent=True)
+        assert other.active() == set()
+        assert other.states() == {}
+    finally:
+        other.close()
+
+
+@pytest.fixture
+def fenced(api: Api, tmp_path: Path):  # type: ignore[no-untyped-def]
+    """A machine with fencing, and another node's operator."""
+    accept(api)
+    machines = Machine(tmp_path, api, "a", fencing=True), Machine(tmp_path, api, "b")
+    yield machines
+    for one in machines:
+        one.close()
+
+
+def test_the_entry_names_the_lease(api: Api, fenced: tuple[Machine, Machine]) -> None:
+    """A tombstone that was prepared before the Lease was made anew is refused."""
+    one, two = fenced
+    node = one.joined()
+    node.registry.hold(Deadline(5))
+    assert node.registry.keep(Deadline(5))
+    entry = api.admin.get(f"{NODES}/a").done()
+    lease = api.admin.get(f"{LEASES}/a").done()
+    assert entry["spec"]["lease"] == lease["metadata"]["uid"]
+    operator = two.operator().registry
+    with pytest.raises(ClusterRefused, match="it has a Lease"):
+        operator.end("a", Deadline(5), force=False)
+    api.admin.delete(f"{LEASES}/a").done()
+    assert not node.registry.keep(Deadline(5))
+    again = one.joined()
+    again.registry.hold(Deadline(5))
+    assert again.registry.keep(Deadline(5))
+    removed = entry | {"spec": entry["spec"] | {"incarnation": "", "epoch": 2}}
+    api.admin.replace(f"{NODES}/a", removed).refused(409)
+    assert api.admin.get(f"{NODES}/a").done()["spec"]["lease"] != lease["metadata"]["uid"]
+
+
+def test_two_processes_with_one_name(fenced: tuple[Machine, Machine], tmp_path: Path) -> None:
+    """The Lease is the one incarnation's; another machine of this name is refused."""
+    one, _ = fenced
+    one.joined().registry.hold(Deadline(5))
+    other = Machine(tmp_path / "other", one.api, "a", fencing=True, rest=one.rest)
+    try:
+        other.node().join(Deadline(5), agent=True)  # in this boot it is the same machine
+        with pytest.raises(ClusterRefused, match="another node named a"):
+            other.node().registry.hold(Deadline(5))
+    finally:
+        other.close()

@@ -142,6 +142,8 @@ class Registry(Protocol):
     store_name: str  # "etcd" or "the Kubernetes API", for messages
     keep_every_s: float  # how often :meth:`keep` is due
     most_given: int  # blocks with which one request can be answered
+    operation_s: float  # for what a keeper does in one step
+    call_s: float  # for one call of it
     has_signs: bool  # whether agents give a sign of life
 
     # This node ------------------------------------------------------------------------------

@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fastipam.cluster")
 
-_OPERATION_S = 5.0
 _IDLE_S = 1.0  # between two looks at demand while there is none
 _UNSEEN = (-1, -1)  # no store has this generation
 _TELL_AGAIN_S = 10.0  # between two readings of who owns the blocks of a pool that is used up
@@ -227,7 +226,7 @@ class Keeper:
         self._connected, self._reason = connected, reason
 
     def _work(self) -> float:
-        deadline = Deadline(_OPERATION_S)
+        deadline = Deadline(self.registry.operation_s, call_s=self.registry.call_s)
         self._use_pools(deadline)
         if self._waiting() and self.share.lacking() and self.share.reindex():
             self.on_blocks()  # free addresses were there, and no search found them

@@ -6,6 +6,7 @@ import time
 
 from fastipam.addressing.addresses import BITS
 from fastipam.cluster import schema
+from fastipam.cluster.deadline import CALL_S
 from fastipam.cluster.engine import (
     MAX_OPERATIONS,
     Compacted,
@@ -57,6 +58,8 @@ class KeyValueRegistry:
     store_name = "etcd"
     most_given = _MOST_DONATED
     has_signs = True
+    operation_s = 5.0
+    call_s = CALL_S
 
     def __init__(
         self, share: Share, engine: Engine, clock: Callable[[], float] = time.monotonic

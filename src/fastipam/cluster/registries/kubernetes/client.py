@@ -117,7 +117,8 @@ class Client:
     """A client of one API. Safe to use from several threads, and after a fork; has no thread.
 
     It connects at its first call, and keeps idle connections. ``requests`` counts what was sent, by
-    (method, plural); the method of a list is LIST, that of a watch WATCH. ``sleep`` and ``chance``
+    (method, plural); the method of a list is LIST, that of a watch WATCH. ``postponed`` counts the
+    answers "later" (429, 503). ``sleep`` and ``chance``
     (a number from 0 to 1) are for tests.
     """
 
@@ -130,6 +131,7 @@ class Client:
     ) -> None:
         self.access = access
         self.requests: Counter[tuple[str, str]] = Counter()
+        self.postponed = 0
         self.chance = chance or random_fraction
         self._sleep = sleep
         self._pool = Pool(access.servers, access.tls, _CONNECT_S)
@@ -374,6 +376,7 @@ class Client:
                     failed.waits, pause_s = [0.0], 0.0
                     break
                 except (Retry, Untrusted, OSError) as error:
+                    self.postponed += isinstance(error, Retry) and error.after_s > 0
                     failed.note(error, endpoint)
                     endpoint.failed()
                 except EngineTimeout:

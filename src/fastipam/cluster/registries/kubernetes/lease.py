@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Lease:
     """The Lease of one node. ``since_ns``: the time of this boot before it was last renewed."""
 
-    __slots__ = ("_client", "_holder", "_name", "_seconds", "_version", "since_ns")
+    __slots__ = ("_client", "_holder", "_name", "_seconds", "_version", "since_ns", "uid")
 
     def __init__(self, client: Client, name: str, seconds: int) -> None:
         self._client = client
@@ -34,6 +34,7 @@ class Lease:
         self._holder = ""
         self._version = 0
         self.since_ns = 0
+        self.uid = ""
 
     @property
     def is_held(self) -> bool:
@@ -61,11 +62,12 @@ class Lease:
                     hint='give this one another name with "node", or wait: the lease of a node '
                     "that is gone is ended by the controller",
                 ) from None
-            self._version = objects.version_of(found)
+            self._version, self.uid = objects.version_of(found), objects.uid_of(found)
             if not self.renew(deadline):
                 raise NoBlock("the lease of this node was changed meanwhile") from None
             return
         self._version, self.since_ns = objects.version_of(made), began_ns
+        self.uid = objects.uid_of(made)
 
     def renew(self, deadline: Deadline) -> bool:
         """Renew it; return False when it has ended, or somebody else has changed it. One request.
@@ -81,6 +83,9 @@ class Lease:
         except (Conflict, NotFound):
             self._version = 0
             return False
+        if objects.uid_of(made) != self.uid:  # a PUT makes a Lease that is gone anew
+            self._version = 0
+            return False
         self._version, self.since_ns = objects.version_of(made), began_ns
         return True
 
@@ -94,7 +99,7 @@ class Lease:
         now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         metadata: dict[str, Any] = {"name": self._name, "namespace": objects.NAMESPACE}
         if version:
-            metadata["resourceVersion"] = str(version)
+            metadata |= {"resourceVersion": str(version), "uid": self.uid}
         return {
             "apiVersion": "coordination.k8s.io/v1",
             "kind": "Lease",

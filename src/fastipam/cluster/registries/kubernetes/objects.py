@@ -160,8 +160,13 @@ def read_block(found: dict[str, Any]) -> tuple[BlockId, BlockEntry]:
 # Nodes ----------------------------------------------------------------------------------------
 
 
-def node(name: str, entry: NodeEntry, *, machine_uid: str = "", version: int = 0) -> dict[str, Any]:
-    """Return the object of a node; with ``version`` it replaces the one that has this version."""
+def node(
+    name: str, entry: NodeEntry, *, machine_uid: str = "", lease: str = "", version: int = 0
+) -> dict[str, Any]:
+    """Return the object of a node; with ``version`` it replaces the one that has this version.
+
+    ``machine_uid`` is the uid of the Node object, ``lease`` that of the Lease that proves life.
+    """
     made = _object("AddressNode", name, version)
     made["spec"] = {
         "incarnation": entry.incarnation,
@@ -172,7 +177,19 @@ def node(name: str, entry: NodeEntry, *, machine_uid: str = "", version: int = 0
     }
     if machine_uid:
         made["spec"]["nodeUID"] = machine_uid
+    if lease:
+        made["spec"]["lease"] = lease
     return made
+
+
+def lease_of(found: dict[str, Any]) -> str:
+    """Return the uid of the Lease that a node's entry names, "" without fencing."""
+    return str(found.get("spec", {}).get("lease") or "")
+
+
+def machine_of(found: dict[str, Any]) -> str:
+    """Return the uid of the Node object that a node's entry names, "" when it names none."""
+    return str(found.get("spec", {}).get("nodeUID") or "")
 
 
 def read_node(found: dict[str, Any]) -> NodeEntry:

@@ -67,6 +67,10 @@ class KubernetesRegistry:
 
     store_name = "the Kubernetes API"
     most_given = _MOST_GIVEN
+    # When all nodes start at once the API lets requests wait for up to 15 s. Who gives up earlier
+    # asks again, which makes the queue longer.
+    operation_s = 30.0
+    call_s = 15.0
 
     def __init__(
         self,
@@ -164,7 +168,13 @@ class KubernetesRegistry:
             if vars_of(entry) == vars_of(there):
                 self._registered(member, there.epoch, found)
                 return False
-            body = objects.node(self.name, entry, version=objects.version_of(found))
+            body = objects.node(
+                self.name,
+                entry,
+                machine_uid=objects.machine_of(found),
+                lease=objects.lease_of(found),
+                version=objects.version_of(found),
+            )
             with suppress(Conflict, NotFound, EngineTimeout):
                 made = self.client.replace(objects.NODES, body, deadline_s=deadline.call_s())
                 self._hear(made, changed=True)
@@ -228,8 +238,8 @@ class KubernetesRegistry:
     def owned(self, deadline: Deadline) -> dict[BlockId, BlockEntry]:
         """Return what is this node's, each stamped with its present epoch (I7). One list.
 
-        One write for each block that another epoch of the node has left, and one read after the
-        list: a claim that was under way counts only if the node was not removed since (I6).
+        One write for each block that another epoch of the node has left, and one read after them
+        all: what is there counts only if the node was not removed since (I6).
         """
         member = self._me or self._member()
         listed, version = self.client.list(
@@ -237,8 +247,6 @@ class KubernetesRegistry:
         )
         found = {objects.read_block(one)[0]: one for one in listed}
         self._hear_list(version)
-        if found:
-            self._confirm(member, deadline)
         if self._suspicion:
             self._suspicion = ""
             mine = self.share.blocks()
@@ -249,6 +257,8 @@ class KubernetesRegistry:
             kept = self._stamp(one, member, deadline)
             if kept is not None:
                 stamped[pair] = kept
+        if stamped:
+            self._confirm(member, deadline)
         self._begins_anew = False
         if not self._has_looked and member.mark and not self._request_uid:
             self._expect(now=True)  # the request of an earlier process
@@ -299,10 +309,36 @@ class KubernetesRegistry:
         )
 
     def hold(self, deadline: Deadline) -> None:
-        """Take the Lease, with fencing. Raises ClusterRefused, NoBlock."""
-        if self.lease is not None:
-            self.lease.hold(self._member().incarnation, deadline)
-            self.step("lease")
+        """Take the Lease, with fencing, and name it in the own entry.
+
+        Who ends a node reads its entry, ends its Lease, and then writes the tombstone by the
+        version of the entry. A Lease that was made anew between these two steps protects the node
+        only because its entry has another version by then. Raises ClusterRefused, NoBlock.
+        """
+        if self.lease is None:
+            return
+        member = self._member()
+        self.lease.hold(member.incarnation, deadline)
+        self.step("lease")
+        found = self._get(objects.NODES, self.name, deadline)
+        if found is None or not _is_of(found, member):
+            self._confirm(member, deadline)
+            raise NoBlock("the entry of this node was changed meanwhile")
+        if objects.lease_of(found) != self.lease.uid:
+            body = objects.node(
+                self.name,
+                objects.read_node(found),
+                machine_uid=objects.machine_of(found),
+                lease=self.lease.uid,
+                version=objects.version_of(found),
+            )
+            try:
+                made = self.client.replace(objects.NODES, body, deadline_s=deadline.call_s())
+            except (Conflict, NotFound, EngineTimeout):
+                self.lease.let_go()
+                raise NoBlock("the entry of this node was changed meanwhile") from None
+            self._written = objects.identity_of(made)
+            self.step("entry")
 
     def keep(self, deadline: Deadline) -> bool:
         """Renew the Lease, and see the own entry; return False if either is not this node's."""
@@ -316,6 +352,8 @@ class KubernetesRegistry:
         if not _is_of(found, member):
             self.share.forget_registration()
             self._require_later(found)
+            return False
+        if self.lease is not None and objects.lease_of(found or {}) != self.lease.uid:
             return False
         assert found is not None
         self._compare_own(objects.identity_of(found))
@@ -1000,6 +1038,11 @@ class KubernetesRegistry:
                 return there.epoch
             if not force and self.is_alive(name, deadline):
                 raise ClusterRefused(f"node {name} is alive: its Node object is Ready")
+            if not force and self._get(objects.LEASES, name, deadline) is not None:
+                raise ClusterRefused(
+                    f"node {name} may be alive: it has a Lease, which says that no address of its "
+                    "blocks may be given to others"
+                )
             removed = NodeEntry("", there.epoch + 1, "", there.addresses)
             body = objects.node(name, removed, version=objects.version_of(found))
             with suppress(Conflict, NotFound, EngineTimeout):
