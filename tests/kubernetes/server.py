@@ -246,6 +246,9 @@ class ApiServer:
         for path in (POOLS, BLOCKS, NODES, REQUESTS, LEASES, "/api/v1/nodes", pods):
             query = {"gracePeriodSeconds": "0"}
             self.admin.request("DELETE", path, query=query).done()
+        for held in self.admin.get(POOLS).done()["items"]:  # by the controller's finalizer
+            name = held["metadata"]["name"]
+            self.admin.merge(f"{POOLS}/{name}", {"metadata": {"finalizers": None}}).done()
 
     def token(self, account: str, bound_to: dict[str, Any] | None = None) -> str:
         """A token of a service account of fastipam's, bound to a pod if one is given."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from fastipam.cluster.deadline import Deadline
     from fastipam.cluster.engine import History
+    from fastipam.cluster.planner import Use
     from fastipam.cluster.schema import BlockEntry, BlockId, Mark, NodeEntry
     from fastipam.configuration.address_pools import AddressPool
     from fastipam.configuration.cluster import Geometry
@@ -231,6 +232,9 @@ class Registry(Protocol):
 
     def release(self, block: Block, deadline: Deadline) -> None:
         """Make a block free if it is this node's. Asks until the outcome is known."""
+
+    def report(self, uses: Sequence[tuple[Geometry, Use]], deadline: Deadline) -> None:
+        """Tell people what is used of this node's blocks. Raises nothing; may do nothing."""
 
     # Need -----------------------------------------------------------------------------------
 

@@ -43,6 +43,9 @@ COMMANDS = {
     "cluster": Entry(f"{_HERE}.cluster:command", _SET_UP, "One pool for many nodes, through etcd."),
     "install": Entry(f"{_HERE}.install:command", _SET_UP, "Put the CNI plugin into place."),
     "agent": Entry(f"{_HERE}.agent:command", _SET_UP, "Serve the plugin calls of this node."),
+    "controller": Entry(
+        f"{_HERE}.controller:command", _SET_UP, "Accept pools, reclaim removed nodes (Kubernetes)."
+    ),
     "completion": Entry(f"{_HERE}.completion:command", _SET_UP, "Complete words in a shell."),
 }
 

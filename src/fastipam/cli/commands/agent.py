@@ -114,7 +114,7 @@ def command(
     limits = Limits(max_connections, client_timeout)
     asked = process.Options(
         socket_path,
-        _host_and_port(http),
+        host_and_port(http),
         limits,
         data_dirs=data_dirs,
         sweep_interval_s=sweep_interval,
@@ -138,7 +138,8 @@ def _announce(ready: process.Ready) -> None:
     sys.stdout.flush()
 
 
-def _host_and_port(text: str | None) -> tuple[str, int] | None:
+def host_and_port(text: str | None) -> tuple[str, int] | None:
+    """Return what --http says, None when it is not given. Raises ConfigError."""
     if text is None:
         return None
     host, _, port = text.rpartition(":")

@@ -347,6 +347,7 @@ class Keeper:
 
     def _give_back(self, deadline: Deadline) -> None:
         uses = self._survey()
+        self.registry.report(uses, deadline)
         if self._marked or self._needs:
             return
         now_s = self.store.clock() / 1e9

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from fastipam.cluster.deadline import Deadline
     from fastipam.cluster.engine import Engine
     from fastipam.cluster.node.share import Share
+    from fastipam.cluster.planner import Use
     from fastipam.cluster.registry import Follow, Registry, Requests
     from fastipam.cluster.schema import BlockId
     from fastipam.configuration.address_pools import AddressPool
@@ -284,6 +285,9 @@ class KeyValueRegistry:
             if BlockEntry.read(key, existing.value).node != self.name:
                 return
             revision = existing.mod_revision
+
+    def report(self, uses: Sequence[tuple[Geometry, Use]], deadline: Deadline) -> None:
+        """Do nothing: etcd has nobody who looks; the agents' metrics say it."""
 
     # Need -----------------------------------------------------------------------------------
 

@@ -94,19 +94,38 @@ class Lease:
         self._version = 0
 
     def _body(self, version: int) -> dict[str, Any]:
-        from datetime import datetime
+        uid = self.uid if version else ""
+        return lease(self._name, self._holder, self._seconds, version=version, uid=uid)
 
-        now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-        metadata: dict[str, Any] = {"name": self._name, "namespace": objects.NAMESPACE}
-        if version:
-            metadata |= {"resourceVersion": str(version), "uid": self.uid}
-        return {
-            "apiVersion": "coordination.k8s.io/v1",
-            "kind": "Lease",
-            "metadata": metadata,
-            "spec": {
-                "holderIdentity": self._holder,
-                "leaseDurationSeconds": self._seconds,
-                "renewTime": now,
-            },
-        }
+
+def lease(
+    name: str,
+    holder: str,
+    seconds: int,
+    *,
+    version: int = 0,
+    uid: str = "",
+    transitions: int = 0,
+) -> dict[str, Any]:
+    """Return the object of a Lease; with ``version`` it replaces the one that has this version."""
+    from datetime import datetime
+
+    now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    metadata: dict[str, Any] = {"name": name, "namespace": objects.NAMESPACE}
+    if version:
+        metadata["resourceVersion"] = str(version)
+    if uid:
+        metadata["uid"] = uid
+    spec: dict[str, Any] = {
+        "holderIdentity": holder,
+        "leaseDurationSeconds": seconds,
+        "renewTime": now,
+    }
+    if transitions:
+        spec["leaseTransitions"] = transitions
+    return {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": metadata,
+        "spec": spec,
+    }

@@ -13,6 +13,8 @@ the kinds. deploy/kubernetes/crds.yaml describes every field.
 
 from __future__ import annotations
 
+import time
+
 from fastipam.addressing.addresses import BITS, format_cidr, parse_cidr
 from fastipam.cluster.errors import ClusterCorrupt
 from fastipam.cluster.registries.kubernetes.calls import Kind
@@ -36,6 +38,8 @@ REQUESTS = Kind(_GROUP, "addressrequests")
 MACHINES = Kind("/api/v1", "nodes")  # Node objects, which the kubelets write
 NAMESPACE = "fastipam-system"
 LEASES = Kind("/apis/coordination.k8s.io/v1", "leases", NAMESPACE)
+EVENTS = Kind("/api/v1", "events", "default")  # where those of cluster-scoped objects are
+REMOVED = "fastipam.io/removed"  # an annotation of a tombstone: when it was written
 WINDOW_BITS = 8  # a window: the aligned 256 blocks around a block
 _ODD = (KeyError, TypeError, ValueError, AttributeError)
 
@@ -192,6 +196,28 @@ def machine_of(found: dict[str, Any]) -> str:
     return str(found.get("spec", {}).get("nodeUID") or "")
 
 
+def tombstone(name: str, entry: NodeEntry, removed_s: float, *, version: int = 0) -> dict[str, Any]:
+    """Return the object of a removed node; it says when that was, in seconds since 1970."""
+    made = node(name, entry, version=version)
+    made["metadata"]["annotations"] = {REMOVED: stamp(removed_s)}
+    return made
+
+
+def stamp(seconds: float) -> str:
+    """Return a time, in seconds since 1970, as the API writes it: to the second, UTC."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def read_stamp(text: object) -> float | None:
+    """Return a time as seconds since 1970, None when it is none."""
+    from calendar import timegm  # only the controller reads one
+
+    try:
+        return float(timegm(time.strptime(str(text), "%Y-%m-%dT%H:%M:%SZ")))
+    except ValueError:
+        return None
+
+
 def read_node(found: dict[str, Any]) -> NodeEntry:
     """Return who a node is. Raises ClusterCorrupt."""
     try:
@@ -205,6 +231,30 @@ def read_node(found: dict[str, Any]) -> NodeEntry:
         )
     except _ODD:
         raise _corrupt(found, "spec") from None
+
+
+def usage(uses: dict[str, tuple[int, int, int]]) -> dict[str, Any]:
+    """Return a node's status; ``uses`` has blocks, used and free addresses by the pool's name."""
+    blocks, used, free = (sum(one[at] for one in uses.values()) for at in range(3))
+    return {
+        "blocks": blocks,
+        "used": used,
+        "free": free,
+        "state": "Active" if blocks else "Joining",
+        "pools": [
+            {"name": name, "blocks": one[0], "used": one[1], "free": one[2]}
+            for name, one in sorted(uses.items())
+        ],
+    }
+
+
+def read_uses(found: dict[str, Any]) -> tuple[tuple[str, int, int], ...]:
+    """Return what a node's status says: pool, used and free addresses. Nothing if it is odd."""
+    try:
+        listed = (found.get("status") or {}).get("pools") or ()
+        return tuple((str(one["name"]), int(one["used"]), int(one["free"])) for one in listed)
+    except _ODD:
+        return ()
 
 
 # Requests -------------------------------------------------------------------------------------

@@ -14,13 +14,12 @@ from fastipam.addressing.addresses import BITS
 from fastipam.cluster.engine import Compacted, EngineError, EngineTimeout, History
 from fastipam.cluster.engines.http import local_addresses
 from fastipam.cluster.errors import ClusterCorrupt, ClusterRefused, NoBlock
-from fastipam.cluster.registries.kubernetes import objects
+from fastipam.cluster.registries.kubernetes import objects, removal
 from fastipam.cluster.registries.kubernetes.client import (
     AlreadyExists,
     Client,
     Conflict,
     NotFound,
-    Refused,
 )
 from fastipam.cluster.registries.kubernetes.lease import Lease
 from fastipam.cluster.registries.kubernetes.objects import Place
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
 
     from fastipam.cluster.deadline import Deadline
     from fastipam.cluster.node.share import Share
+    from fastipam.cluster.planner import Use
     from fastipam.cluster.registries.kubernetes.calls import Kind
     from fastipam.cluster.registries.kubernetes.watch import Follower
     from fastipam.cluster.registry import Follow, Registry, Request, Requests
@@ -57,6 +57,11 @@ HELD_BACK_S = 20.0
 SPREAD_S = 30.0  # in which all nodes compare their blocks, or list again, after a cut history
 # etcdctl snapshot restore --bump-revision adds a billion, so that no version comes twice.
 _LEAP = 1 << 28
+# A node tells what is used of its blocks once a minute at most, and only when its number of blocks
+# has changed, or a twentieth of the addresses changed hands.
+_REPORT_S = 60.0
+_REPORT_PART = 0.05
+_REPORT_CALL_S = 1.0  # the keeper has more urgent things to do
 
 
 class KubernetesRegistry:
@@ -106,6 +111,9 @@ class KubernetesRegistry:
         self._request_uid = ""  # of the request that this process has made
         self._has_looked = False  # for a request of an earlier process
         self.awaits = False
+        self._reported: dict[str, tuple[int, int, int]] | None = None
+        # Nodes that start together do not report together.
+        self._report_at = clock() + _REPORT_S * client.chance()
 
     # This node ------------------------------------------------------------------------------
 
@@ -227,6 +235,8 @@ class KubernetesRegistry:
         )
 
     def _registered(self, member: Member, epoch: int, found: dict[str, Any]) -> None:
+        if epoch != member.epoch:
+            self._reported = None  # the controller may have written that the node was removed
         member.epoch, member.revision = epoch, objects.version_of(found)
         self._me = member
         self._written = objects.identity_of(found)
@@ -667,6 +677,29 @@ class KubernetesRegistry:
         """Wait a moment before something is asked again, longer each time."""
         self.client.pause(min(_PAUSE_S * (1 << tries), deadline.left_s()))
 
+    def report(self, uses: Sequence[tuple[Geometry, Use]], deadline: Deadline) -> None:
+        """Write what is used into the own entry's status: see ``_REPORT_S``. Raises nothing.
+
+        It changes neither the entry's generation nor what it says of this node.
+        """
+        now = self._clock()
+        if now < self._report_at:
+            return
+        sums: dict[str, tuple[int, int, int]] = {}
+        for pool, one in uses:
+            place = self._place(pool.family, pool.address(one.number))
+            if place is not None:
+                blocks, used, free = sums.get(place.pool, (0, 0, 0))
+                sums[place.pool] = blocks + 1, used + one.used, free + one.size - one.used
+        if not _is_news(self._reported, sums):
+            return
+        self._report_at = now + _REPORT_S
+        status = {"status": objects.usage(sums)}
+        with suppress(FastipamError):
+            seconds = min(deadline.call_s(), _REPORT_CALL_S)
+            self.client.patch_status(objects.NODES, self.name, status, deadline_s=seconds)
+            self._reported = sums
+
     # Need -----------------------------------------------------------------------------------
 
     def ask(
@@ -1029,13 +1062,8 @@ class KubernetesRegistry:
 
     def end(self, name: str, deadline: Deadline, *, force: bool) -> int | None:
         """Write the tombstone of a node (I5); return its epoch, None when there is no such node."""
-        for tries in range(_TRIES):
-            found = self._get(objects.NODES, name, deadline)
-            if found is None:
-                return None
-            there = objects.read_node(found)
-            if not there.incarnation:
-                return there.epoch
+
+        def check() -> None:
             if not force and self.is_alive(name, deadline):
                 raise ClusterRefused(f"node {name} is alive: its Node object is Ready")
             if not force and self._get(objects.LEASES, name, deadline) is not None:
@@ -1043,43 +1071,12 @@ class KubernetesRegistry:
                     f"node {name} may be alive: it has a Lease, which says that no address of its "
                     "blocks may be given to others"
                 )
-            removed = NodeEntry("", there.epoch + 1, "", there.addresses)
-            body = objects.node(name, removed, version=objects.version_of(found))
-            with suppress(Conflict, NotFound, EngineTimeout):
-                self.client.replace(objects.NODES, body, deadline_s=deadline.call_s())
-                self.step("tombstone")
-                return removed.epoch
-            self._pause(tries, deadline)
-        raise NoBlock(f"the entry of node {name} changes faster than it can be read")
+
+        return removal.end(self.client, name, deadline, check=check, step=self.step)
 
     def take_back(self, name: str, deadline: Deadline) -> int:
-        """Delete the blocks of a removed node by their versions; return how many.
-
-        One read and one list. The epochs and versions protect a node that comes back meanwhile.
-        """
-        found = self._get(objects.NODES, name, deadline)
-        ended = None if found is None else objects.read_node(found)
-        if ended is not None and ended.incarnation:
-            return 0  # it has come back
-        listed, _ = self.client.list(
-            objects.BLOCKS, f"spec.node={name}", deadline_s=_list_s(deadline)
-        )
-        freed = 0
-        for one in listed:
-            entry = objects.read_block(one)[1]
-            # What the node has in an epoch after that end it has claimed, or stamped, since.
-            if ended is not None and entry.epoch > ended.epoch:
-                continue
-            with suppress(Conflict):  # it was stamped by a node that has come back, or given on
-                freed += self.client.delete(
-                    objects.BLOCKS,
-                    objects.name_of(one),
-                    version=str(entry.revision),
-                    deadline_s=deadline.call_s(),
-                )
-        with suppress(Refused):
-            self.client.delete(objects.REQUESTS, name, deadline_s=deadline.call_s())
-        return freed
+        """Delete the blocks of a removed node by their versions; return how many."""
+        return removal.take_back(self.client, name, deadline, step=self.step)
 
     def problem(self, *, deadline_s: float) -> str:
         """Return what is wrong with the API, or an empty text. One list."""
@@ -1140,6 +1137,22 @@ def _log(network: str, kind: Kind, error: Exception) -> None:
 def vars_of(entry: NodeEntry) -> tuple[object, ...]:
     """Return what an entry says."""
     return entry.incarnation, entry.epoch, entry.boot, tuple(entry.addresses), entry.agent
+
+
+def _is_news(
+    before: dict[str, tuple[int, int, int]] | None, after: dict[str, tuple[int, int, int]]
+) -> bool:
+    """Return whether what is used of the blocks of some pool has changed so much that it is told.
+
+    The numbers are blocks, used addresses, free ones.
+    """
+    if before is None or before.keys() != after.keys():
+        return True
+    return any(
+        one[0] != after[name][0]
+        or abs(one[1] - after[name][1]) >= _REPORT_PART * (after[name][1] + after[name][2])
+        for name, one in before.items()
+    )
 
 
 def _is_of(found: dict[str, Any] | None, member: Member) -> bool:

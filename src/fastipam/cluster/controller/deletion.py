@@ -1,0 +1,83 @@
+"""The end of a pool: its object is held until no node owns a block of it.
+
+Agents treat a pool that is being deleted as disabled, and give its blocks back as they empty. The
+finalizer goes when a list shows no block of the pool, and the deletion is so long ago that every
+agent in touch has heard of it.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from fastipam.cluster.controller import overlap
+from fastipam.cluster.controller.acceptance import FINALIZER
+from fastipam.cluster.registries.kubernetes import objects
+from fastipam.cluster.registries.kubernetes.client import Conflict, NotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fastipam.cluster.controller.guard import Guard
+    from fastipam.cluster.controller.view import View
+    from fastipam.cluster.registries.kubernetes.client import Client
+
+# Agents hear of a deletion within two seconds. A claim that was under way then has its object by
+# this time, or ends with the API server's own limit of a request.
+SETTLE_S = 10.0
+_CALL_S = 5.0
+
+
+class Deletion:
+    """Lets pools go that are being deleted and have no block left."""
+
+    def __init__(
+        self,
+        client: Client,
+        view: View,
+        guard: Guard,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        step: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._client = client
+        self._view = view
+        self._guard = guard
+        self._clock = clock
+        self._step = step
+        self._since: dict[str, float] = {}  # uid of a pool -> when its deletion was seen
+
+    def work(self) -> None:
+        """Look at the pools that are being deleted. Two requests for each that can go.
+
+        Raises ApiFails.
+        """
+        going = {
+            objects.uid_of(one): one
+            for one in self._view.pools().values()
+            if one["metadata"].get("deletionTimestamp")
+            and FINALIZER in (one["metadata"].get("finalizers") or ())
+        }
+        self._since = {uid: self._since.get(uid, self._clock()) for uid in going}
+        if not going:
+            return
+        used = {one.pool for one in self._view.blocks()}
+        for uid, pool in going.items():
+            name = objects.name_of(pool)
+            was_used = overlap.accepted_spec(pool) is not None
+            is_settled = not was_used or self._clock() - self._since[uid] >= SETTLE_S
+            if name not in used and is_settled:
+                self._guard.run(f"pool {name}", self._let_go, pool)
+
+    def _let_go(self, pool: dict[str, Any]) -> None:
+        """Take the finalizer away unless a node owns a block of the pool."""
+        name = objects.name_of(pool)
+        listed, _ = self._client.list(objects.BLOCKS, f"spec.pool={name}", deadline_s=_CALL_S)
+        if next(listed, None) is not None:
+            return
+        left = [one for one in pool["metadata"]["finalizers"] if one != FINALIZER]
+        metadata = pool["metadata"] | {"finalizers": left}
+        with suppress(Conflict, NotFound):
+            self._client.replace(objects.POOLS, pool | {"metadata": metadata}, deadline_s=_CALL_S)
+            self._step("let go")

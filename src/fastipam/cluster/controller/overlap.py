@@ -1,0 +1,120 @@
+"""Which pools cannot be in force at the same time, and why."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fastipam.addressing.addresses import BITS, format_cidr
+from fastipam.cluster.controller.conditions import status_of
+from fastipam.cluster.registries.kubernetes import objects
+from fastipam.configuration.address_pools import AddressPool
+from fastipam.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from fastipam.cluster.controller.view import Owned
+
+    Whole = tuple[int, int, int]
+
+
+class Refusal(NamedTuple):
+    """Why a pool is not accepted: one word for programs, and what to do for people."""
+
+    reason: str
+    message: str
+
+
+def wanted(pool: dict[str, Any]) -> AddressPool:
+    """Return a pool as it is written. Raises ConfigError."""
+    return AddressPool(objects.name_of(pool), pool["spec"])
+
+
+def accepted_spec(pool: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what of a pool is in force, None if nothing is."""
+    accepted = status_of(pool).get("accepted")
+    spec = accepted.get("spec") if isinstance(accepted, dict) else None
+    return spec if isinstance(spec, dict) else None
+
+
+def own_fault(pool: dict[str, Any]) -> Refusal | None:
+    """Return why a pool cannot be accepted, whatever others there are; None if it can."""
+    try:
+        one = wanted(pool)
+        before = accepted_spec(pool)
+        old = None if before is None else _plain(objects.name_of(pool), before)
+    except ConfigError as error:
+        hint = f"; {error.hint}" if error.hint else ""
+        return Refusal("Invalid", f"{error.field}: {error.message}{hint}")
+    if one.block_length >= BITS[one.family]:
+        return Refusal(
+            "Unsupported",
+            f"blocks of one address (/{one.block_length}) are not supported: type a smaller "
+            "blockSize in another pool",
+        )
+    if old is None:
+        return None
+    if one.block_length != old.block_length:
+        return Refusal(
+            "Invalid",
+            f"blockSize cannot be changed from {old.block_length} to {one.block_length}: make "
+            "another pool, and disable this one",
+        )
+    if not _contains(one.whole(), old.whole()):
+        return Refusal(
+            "Invalid",
+            f"{one.cidr} does not contain {old.cidr}, which is in force: type one that does",
+        )
+    return None
+
+
+def conflict(pool: AddressPool, other: dict[str, Any], spec: dict[str, Any]) -> Refusal | None:
+    """Return why a pool and this spec of another one cannot both be in force, None if they can."""
+    name = objects.name_of(other)
+    try:
+        there = _plain(name, spec)
+    except ConfigError as error:  # nobody can tell what it covers
+        return Refusal("Overlaps", f"the pool {name}, which is in force, cannot be read: {error}")
+    if _overlap(pool.whole(), there.whole()):
+        return Refusal(
+            "Overlaps",
+            f"{pool.cidr} overlaps {there.cidr} of the pool {name}: give it other addresses in a "
+            f"new pool, or delete {name}",
+        )
+    if pool.family == there.family and pool.block_length != there.block_length:
+        return Refusal(
+            "BlockSize",
+            f"its blocks are /{pool.block_length}, and those of the pool {name} "
+            f"/{there.block_length}: all IPv{pool.family} pools need one blockSize",
+        )
+    return None
+
+
+def strays(pool: AddressPool, blocks: Iterable[Owned]) -> Refusal | None:
+    """Return why a pool cannot be accepted: a block in it that was not cut from it. O(blocks).
+
+    Pools are held by a finalizer until their last block is gone; somebody has removed one by force.
+    """
+    whole = pool.whole()
+    for one in blocks:
+        if _overlap(whole, one.whole) and (one.pool, one.length) != (pool.name, pool.block_length):
+            cidr = format_cidr(one.whole[0], one.whole[1], one.length)
+            return Refusal(
+                "Overlaps",
+                f"node {one.node} owns the block {cidr} of the pool {one.pool}, which lies in it: "
+                "wait until it is given back (kubectl get addressblocks)",
+            )
+    return None
+
+
+def _plain(name: str, spec: dict[str, Any]) -> AddressPool:
+    """Return a pool by its addresses alone."""
+    return AddressPool(name, {"cidr": spec.get("cidr"), "blockSize": spec.get("blockSize")})
+
+
+def _overlap(one: Whole, other: Whole) -> bool:
+    return one[0] == other[0] and one[1] <= other[2] and other[1] <= one[2]
+
+
+def _contains(one: Whole, other: Whole) -> bool:
+    return one[0] == other[0] and one[1] <= other[1] and other[2] <= one[2]
