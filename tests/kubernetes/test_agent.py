@@ -199,3 +199,22 @@ def test_an_add_asks_nobody(fake_api: FakeServer, tmp_path: Path, start: Start) 
         assert ask(again.path, "ADD", site.config(), "d2").status == 0
     finally:
         fake_api.up()
+
+
+def test_an_idle_agent_asks_nothing(
+    fake_api: FakeServer,
+    tmp_path: Path,
+    start: Start,  # noqa: F811
+) -> None:
+    """Two long connections, and no request and no write for as long as nothing happens."""
+    accept(fake_api)
+    site = Site(fake_api, tmp_path)
+    agent = start("--cluster", str(site.conflist))
+    until(site.has_pools, "the agent has a block")
+    assert ask(agent.path, "ADD", site.config(), "c1").status == 0
+    time.sleep(2)
+    before = dict(fake_api.requests)
+    time.sleep(5)
+    assert dict(fake_api.requests) == before
+    watched = {resource for (method, resource, *_) in before if method == "WATCH"}
+    assert watched == {"addresspools", "addressrequests"}, before
