@@ -13,7 +13,7 @@ from fastipam.cli.commands.install.executables import DIRECT, install
 from fastipam.cni import handler
 from fastipam.storage import open_stores
 
-from ..measuring import instrument
+from ..measuring import instrument, sanitize
 from .plugin import Answer, Held, Plugin, environment
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 def plugin(tmp_path_factory: pytest.TempPathFactory) -> Plugin:
     """The executable, installed once."""
     path, unmeasured = (install(tmp_path_factory.mktemp(name)) for name in ("bin", "unmeasured"))
+    for one in (path, unmeasured):
+        sanitize(one.with_name(DIRECT))
     instrument(path.with_name(DIRECT))
     return Plugin(path, unmeasured=unmeasured)
 
