@@ -159,10 +159,14 @@ class Machine:
         """How many blocks are in which state."""
         return Counter(block_record.STATES[each.state] for each in self.share.blocks())
 
-    def close(self) -> None:
-        """Close everything."""
+    def close_clients(self) -> None:
+        """Close all connections."""
         for one in self.clients:
             one.close()
+
+    def close(self) -> None:
+        """Close everything."""
+        self.close_clients()
         self.store.close()
 
 
