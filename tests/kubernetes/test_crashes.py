@@ -27,10 +27,12 @@ from fastipam.cluster.node.recovery import recover
 from fastipam.errors import FastipamError
 
 from .agents import Agent, Killed, Time, assert_agree, owners, unsettled
-from .bodies import block_name
+from .bodies import block_name, pool
 from .fake import Fault
+from .leaders import Leader, close_all, in_force
 from .machines import accept, claim
 from .rest import BLOCKS as BLOCKS_PATH
+from .rest import POOLS
 
 if TYPE_CHECKING:
     from fastipam.cluster.node.node import Node
@@ -64,6 +66,7 @@ class Cluster:
         self.steps: list[str] = []
         self.kill_at = -1
         self.extra: list[Agent] = []
+        self.in_force: set[str] = set()  # the pools, in the end, if the deed is about them
 
     def step(self, name: str) -> None:
         """A step is done."""
@@ -86,6 +89,16 @@ class Cluster:
         while claim(node):
             pass
 
+    def leader(self) -> Leader:
+        """A controller that leads."""
+        return Leader(self.api, self.step)
+
+    def forget(self, agent: Agent) -> None:
+        """This machine is gone for good."""
+        self.removed.add(agent.name)
+        self.machines.remove(agent)
+        self.extra.append(agent)
+
     def bases_of(self, name: str) -> set[int]:
         """The first addresses of the blocks that a node owns."""
         owned = owners(self.api)
@@ -96,6 +109,7 @@ class Cluster:
         """Close everything."""
         for one in [*self.machines, *self.extra]:
             one.close()
+        close_all()
 
 
 Doing = Callable[[Cluster], Iterator[None]]
@@ -227,9 +241,7 @@ def remove(cluster: Cluster) -> Iterator[None]:
     """An operator removes a node that is gone, with three blocks."""
     begin(cluster)
     claim(cluster.two.node(), 2)
-    cluster.removed.add("b")
-    cluster.machines.remove(cluster.two)
-    cluster.extra.append(cluster.two)
+    cluster.forget(cluster.two)
     yield
     node = cluster.one.operator(cluster.step)
     admin.release_node(node, "b", deadline(), force=True)
@@ -253,9 +265,63 @@ def come_back(cluster: Cluster) -> Iterator[None]:
     recover(node, node.join(deadline(), agent=True), ())
 
 
+def controller_accepts(cluster: Cluster) -> Iterator[None]:
+    """The controller accepts a pool, and refuses one that overlaps another."""
+    begin(cluster)
+    cluster.leader().settle()
+    cluster.api.do("POST", POOLS, pool("second", "10.64.0.0/20", 24))
+    cluster.api.do("POST", POOLS, pool("third", "10.32.0.0/16", 24))
+    cluster.in_force = {"default", "second"}
+    yield
+    cluster.leader().turn()
+
+
+def controller_lets_go(cluster: Cluster) -> Iterator[None]:
+    """The controller lets a deleted pool go, of which nobody has a block."""
+    begin(cluster)
+    cluster.api.do("POST", POOLS, pool("second", "10.64.0.0/20", 24))
+    cluster.leader().settle()
+    cluster.api.do("DELETE", f"{POOLS}/second")
+    cluster.in_force = {"default"}
+    yield
+    leader = cluster.leader()
+    leader.turn()
+    leader.turn(60)
+
+
+def controller_removes(cluster: Cluster) -> Iterator[None]:
+    """The controller removes a node whose Node object is gone, with three blocks and a request."""
+    begin(cluster)
+    claim(cluster.two.node(), 2)
+    cluster.two.node().write_mark(4, 1, deadline())
+    cluster.leader().settle()
+    cluster.api.do("DELETE", "/api/v1/nodes/b")
+    cluster.forget(cluster.two)
+    yield
+    leader = cluster.leader()
+    leader.turn()
+    leader.turn(601)
+    leader.turn(86401)
+
+
+def controller_ends_a_lease(cluster: Cluster) -> Iterator[None]:
+    """The same with fencing: its Lease is ended first."""
+    cluster.two.fence()
+    begin(cluster)
+    cluster.leader().settle()
+    cluster.api.do("DELETE", "/api/v1/nodes/b")
+    cluster.forget(cluster.two)
+    yield
+    leader = cluster.leader()
+    leader.turn()
+    leader.turn(601)
+    leader.turn(601)
+
+
 DEEDS: list[Doing] = [
     join_and_claim, claim_more, restart, fence, reboot, lost_store, give_back, ask, ask_anew,
-    donate, collect, remove, come_back,
+    donate, collect, remove, come_back, controller_accepts, controller_lets_go,
+    controller_removes, controller_ends_a_lease,
 ]  # fmt: skip
 
 
@@ -267,9 +333,9 @@ def test_the_deeds_are_all_steps(fake_api: FakeServer, tmp_path: Path) -> None:
     source = Path(fastipam.cluster.__file__ or "").parent
     named = {
         name
-        for path in ("node", "admin", "registries/kubernetes")
+        for path in ("node", "admin", "controller", "registries/kubernetes")
         for file in (source / path).glob("*.py")
-        for name in re.findall(r"\bstep\(\s*\"([^\"]+)\"", file.read_text())
+        for name in re.findall(r"step\(\s*\"([^\"]+)\"", file.read_text())
     }
     assert met == named
 
@@ -314,8 +380,10 @@ def settle(cluster: Cluster) -> None:
     for _ in range(2):
         for agent in cluster.machines:
             agent.turn(3)
-    if cluster.extra:  # what the controller does now and then
-        admin.release_node(cluster.one.operator(), cluster.extra[0].name, Deadline(5), force=True)
+    if cluster.extra or cluster.in_force:
+        leader = Leader(cluster.api)
+        for seconds in (0, 601, 601):  # it waits for a Node object that comes back, and for a Lease
+            leader.turn(seconds)
 
 
 def check(cluster: Cluster, cell: str) -> None:
@@ -323,6 +391,8 @@ def check(cluster: Cluster, cell: str) -> None:
     settle_errors = unsettled(cluster.api, cluster.machines)
     assert not settle_errors, (cell, settle_errors, list(cluster.api.log)[-40:])
     assert_agree(cluster.api, cluster.machines)
+    if cluster.in_force:
+        assert set(in_force(cluster.api)) == cluster.in_force, cell
     for agent in cluster.machines:
         assert agent.add() == 1, (cell, agent.name, agent.states())
 
@@ -350,7 +420,7 @@ def test_killed_at_each_step(fake_api: FakeServer, tmp_path: Path, deed: Doing) 
         cluster = Cluster(tmp_path / f"{at}", fake_api)
         try:
             run(cluster, deed, partial(setattr, cluster, "kill_at", at))
-            assert cluster.steps == steps[: at + 1]
+            assert len(cluster.steps) == at + 1
             settle(cluster)
             check(cluster, f"killed after step {at}, {name}")
         finally:

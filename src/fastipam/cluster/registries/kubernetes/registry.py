@@ -327,7 +327,7 @@ class KubernetesRegistry:
         """
         if self.lease is None:
             return
-        member = self._member()
+        member = self._me or self._member()
         self.lease.hold(member.incarnation, deadline)
         self.step("lease")
         found = self._get(objects.NODES, self.name, deadline)
