@@ -10,6 +10,7 @@ from fastipam.cluster.controller.reclaim import TOMBSTONE_S
 from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.errors import ClusterRefused
 from fastipam.cluster.keeper import usage
+from fastipam.cluster.registries.kubernetes import objects
 
 from . import bodies
 from .fake import FakeServer, Fault
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fastipam.cluster.node.node import Node
+    from fastipam.cluster.registries.kubernetes.calls import Kind
 
     from .conftest import Api
 
@@ -150,6 +152,33 @@ def test_a_node_that_comes_again(api: Api, leader: Leader, machine: Machine) -> 
     leader.turn(11)
     assert owners(api) == {}
     assert machine.states()["active"] == 2  # it has not heard of it
+
+
+def test_a_node_that_comes_again_as_its_entry_is_read(
+    fake_api: FakeServer, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last look at the Node object comes after the entry was read: no tombstone."""
+    accept(fake_api)
+    claim(make(fake_api, "n").joined(), 2)
+    leader = Leader(fake_api)
+    leader.settle(100)
+    delete_machine(fake_api, "n")
+    leader.turn()
+    get = leader.client.get
+    came: list[str] = []
+
+    def late(kind: Kind, name: str, *, deadline_s: float) -> dict[str, Any] | None:
+        found = get(kind, name, deadline_s=deadline_s)
+        if kind is objects.NODES and not came:
+            came.append(name)
+            make_machine(fake_api, "n")
+        return found
+
+    monkeypatch.setattr(leader.client, "get", late)
+    leader.turn(_LATER_S)
+    assert came == ["n"]
+    assert not is_removed(fake_api)
+    assert len(owners(fake_api)) == 2
 
 
 def test_a_node_that_the_watch_has_not_told(api: Api, leader: Leader, machine: Machine) -> None:

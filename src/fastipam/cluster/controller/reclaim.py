@@ -9,7 +9,7 @@ E0  the API has no Node of this name, and ``reclaim_after_s`` later it has none 
 E1  with fencing: its Lease is ended. It was read at t0, and is deleted by that version at t0 +
     1.05 of its duration, on this process's own clock: so it was not renewed since, and what the
     node has proved with it is over
-E2  the tombstone
+E2  the tombstone, over the entry as it was read before a last look at Node and Lease
 E1  once more, for a tombstone that ``cluster release-node --force`` has written
 E3  its blocks are deleted by their versions, until a list shows none
 E4  its request is deleted; the tombstone a day later
@@ -160,8 +160,10 @@ class Reclaim:
             return
 
         def check() -> None:
-            # The entry was read before, and names the Lease: one that is made later than this look
-            # changes the entry, and then there is no tombstone.
+            # The entry was read before. A machine that has come back since, or takes a Lease after
+            # this look, changes the entry, and then there is no tombstone.
+            if self._has_machine(name):
+                raise ClusterRefused(f"node {name} is back: the API has a Node of its name again")
             if self._client.get(objects.LEASES, name, deadline_s=_CALL_S) is not None:
                 raise ClusterRefused(f"node {name} lives: it has taken a Lease again")
 
