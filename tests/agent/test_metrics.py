@@ -336,9 +336,9 @@ OBSERVABILITY = Path(__file__).parents[2] / "docs" / "observability.md"
 
 
 def _documented() -> dict[str, tuple[str, frozenset[str]]]:
-    """Name -> (type, labels) of the table of metrics in the documents."""
+    """Name -> (type, labels) of the table of an agent's metrics in the documents."""
     rows = re.findall(
-        r"^\| `((?:fastipam|process)_\w+)` \| (\w+) \| ([\w, ]*)\| ",
+        r"^\| `((?:fastipam(?!_controller)|process)_\w+)` \| (\w+) \| ([\w, ]*)\| ",
         OBSERVABILITY.read_text(),
         re.MULTILINE,
     )

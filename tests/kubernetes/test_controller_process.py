@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,8 +18,10 @@ from click.testing import CliRunner
 
 from fastipam.cli.commands import cli
 from fastipam.cluster.controller.leader import DURATION_S, NAME, Election
+from fastipam.cluster.controller.metrics import Metrics
 from fastipam.cluster.controller.process import Process
 
+from ..agent.test_metrics import OBSERVABILITY
 from . import bodies
 from .fake import FakeServer, Fault
 from .leaders import client, condition, in_force
@@ -220,6 +223,17 @@ def test_health_tells_a_loop_that_stands_still(clients: Callable[[], Client]) ->
     assert process.problem() == ""
     process._came_round["controller"] -= 3600
     assert process.problem() == "the controller does not come round"
+
+
+def test_the_documents_have_every_metric(fake_clients: Callable[[], Client]) -> None:
+    """The table of the documents has what a controller's /metrics prints: names and types."""
+    metrics = Metrics(Process(fake_clients(), fake_clients()))
+    printed = {
+        (f"{one.name}_total" if one.type == "counter" else one.name, one.type)
+        for one in metrics.registry.collect()
+    }
+    row = re.compile(r"^\| `(fastipam_controller_\w+)` \| (\w+) \|", re.MULTILINE)
+    assert printed == set(row.findall(OBSERVABILITY.read_text()))
 
 
 def _kubeconfig(api: Api, path: Path) -> Path:
