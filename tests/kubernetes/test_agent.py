@@ -129,6 +129,17 @@ def test_an_agent_and_plugins(site: Site, start: Start, call: Call) -> None:  # 
     assert (entry["metadata"]["name"], entry["spec"]["epoch"]) == ("a", 1)
 
 
+def test_exclusions_of_one_configuration(tmp_path: Path, call: Call) -> None:  # noqa: F811
+    """They would not count, because the pools are all nodes': the configuration is refused."""
+    cluster = {"engine": "kubernetes", "node": "a"}
+    ipam = {"type": "fastipam", "dataDir": str(tmp_path), "cluster": cluster}
+    config = {"cniVersion": "1.1.0", "name": "podnet", "type": "ptp"}
+    ipam["exclude"] = ["10.32.0.0/24"]
+    refused = call("ADD", config | {"ipam": ipam}, "c1")
+    assert refused.code == 7, refused
+    assert "ipam.exclude" in refused.document["details"] + refused.message
+
+
 def test_the_agent_claims_what_a_burst_needs(site: Site, start: Start) -> None:  # noqa: F811
     """More ADDs than a block has: those behind wait for the next block, and are served."""
     accept(site.api, size=28)

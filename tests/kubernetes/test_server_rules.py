@@ -206,6 +206,12 @@ EXAMPLES = [
         block("10.32.7.0/24", "a", epoch=2), block("10.32.7.0/24", "b", epoch=2, grant=_GRANT),
         old=block("10.32.7.0/24", "a", epoch=3),
     ),
+    Example(
+        "spec.epoch", "a block cannot be given with an epoch above 1000000000",
+        block("10.32.7.0/24", "b", epoch=2**63 - 1, grant=_GRANT),
+        block("10.32.7.0/24", "a", epoch=2**63 - 1),
+        old=block("10.32.7.0/24", "a"),
+    ),
     # Nodes
     Example(
         "spec.addresses[0]", "it is no canonical IP address",

@@ -82,6 +82,14 @@ def read(value: object, network: str, data_dir: str, holes: list[tuple[int, int,
     settings = _settings(value, path, holes)
     settings.require(network, data_dir, path)
     if settings.engine == KUBERNETES:
+        if holes:
+            raise ConfigError(
+                f"the AddressPools say what is excluded, for all nodes: {len(holes)} exclusions of "
+                "this configuration would not count",
+                field="ipam.exclude",
+                value=len(holes),
+                hint='write them into "exclude" of the pool: kubectl edit addresspool',
+            )
         from fastipam.cni import founding
 
         settings = founding.complete(settings, network, data_dir)
