@@ -4,6 +4,9 @@ Each client is a node with a store of its own: it registers, claims one block an
 again, through ``Registry`` as an agent does, with a token that is bound to its pod. The clients are
 threads of a few processes, which wait for each other at the start. Server, etcd and clients share
 this machine's processors. Exit status 1: a bar is missed; 2: something is missing.
+
+``--json`` has what ``python -m bench.kubernetes_sim --like`` takes: what each kind of request cost
+(``cost_ms``), and how much of the processors there was for it.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -26,8 +30,14 @@ from tests.kubernetes.machines import accept
 from tests.kubernetes.server import ApiServer
 from tests.kubernetes.tools.build import program
 
+from bench.kubernetes_sim import calibrate
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from fastipam.cluster.engines.http import Connection
+    from fastipam.cluster.node.node import Node
+    from fastipam.cluster.registries.kubernetes.client import Client
 
 ALL_S = 15.0  # until the last of 500 nodes has its block
 POSTS_BAR = 1.2  # creations a claim
@@ -48,39 +58,52 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _part(file: str, go: str) -> int:
     """Run these nodes; print a JSON object for each."""
+    from fastipam.cluster.engines import pool
+    from fastipam.cluster.engines.http import connect
     from fastipam.cluster.registries.kubernetes.access import Access, parse_server
     from fastipam.cluster.registries.kubernetes.client import Client
 
     told = json.loads(Path(file).read_text())
     rows: list[dict[str, Any]] = []
+    connections = Counter[str]()
+
+    def counted(*given: Any) -> Connection:
+        connections["made"] += 1
+        return connect(*given)
+
+    vars(pool)["connect"] = counted
+    began = [0.0]
     barrier = threading.Barrier(len(told["tokens"]) + 1)
 
     def run(name: str, token: str) -> None:
         access = Access([parse_server(told["url"])], ca=told["ca"], token=token)
         client = Client(access)
+        node = _node(name, client, Path(told["stores"]) / name)
         barrier.wait()
-        rows.append(_live(name, client, Path(told["stores"]) / name))
+        rows.append(first_block(node, client, time.monotonic, time.sleep, began[0]))
+        client.close()
+        node.share.store.close()
 
     threads = [threading.Thread(target=run, args=each) for each in told["tokens"].items()]
     for one in threads:
         one.start()
+    while barrier.n_waiting < len(threads):
+        time.sleep(0.01)
     print("ready", flush=True)
     while not Path(go).exists():
         time.sleep(0.005)
+    before_s, began[0] = time.process_time(), time.monotonic()
     barrier.wait()
     for one in threads:
         one.join()
+    print(json.dumps({"cpu_s": time.process_time() - before_s, "connections": connections["made"]}))
     for row in rows:
         print(json.dumps(row))
     return 0
 
 
-def _live(name: str, client: Any, path: Path) -> dict[str, Any]:
-    """Register and claim until it is done; return what it took."""
-    from fastipam.cluster import planner
-    from fastipam.cluster.deadline import Deadline
-    from fastipam.cluster.engine import EngineError
-    from fastipam.cluster.errors import NoBlock
+def _node(name: str, client: Any, path: Path) -> Node:
+    """Return a node with a store of its own."""
     from fastipam.cluster.node.node import Node
     from fastipam.cluster.node.share import Share
     from fastipam.cluster.registries.kubernetes.registry import KubernetesRegistry
@@ -92,13 +115,27 @@ def _live(name: str, client: Any, path: Path) -> dict[str, Any]:
     store = Store(path, "relaxed")
     network = Network(store, "podnet", settings.pool, remember=False)
     share = Share(store, network, settings)
-    registry = KubernetesRegistry(share, client)
-    node = Node(share, registry)
-    began = time.monotonic()
+    return Node(share, KubernetesRegistry(share, client))
+
+
+def first_block(
+    node: Node,
+    client: Client,
+    clock: Callable[[], float],
+    sleep: Callable[[float], None],
+    began: float,
+) -> dict[str, Any]:
+    """Claim until the node has a block, as an agent does; return what it took since ``began``."""
+    from fastipam.cluster import planner
+    from fastipam.cluster.deadline import Deadline
+    from fastipam.cluster.engine import EngineError
+    from fastipam.cluster.errors import NoBlock
+
+    share, registry = node.share, node.registry
     failures = 0
     while True:
         try:
-            deadline = Deadline(registry.operation_s, call_s=registry.call_s)
+            deadline = Deadline(registry.operation_s, clock, call_s=registry.call_s)
             if share.has_begun():
                 node.join(deadline, agent=True)
                 if share.blocks():
@@ -109,16 +146,19 @@ def _live(name: str, client: Any, path: Path) -> dict[str, Any]:
                 break
         except (EngineError, NoBlock):
             failures += 1
-            if time.monotonic() - began > PATIENCE_S:
-                return {"node": name, "seconds": None}
-            time.sleep(planner.backoff_s(name, failures))
-    seconds = time.monotonic() - began
+            if clock() - began > PATIENCE_S:
+                return {"node": node.name, "seconds": None}
+            sleep(planner.backoff_s(node.name, failures))
     requests = {f"{method} {plural}": n for (method, plural), n in client.requests.items()}
     (block,) = share.blocks()
-    client.close()
-    store.close()
-    found = {"node": name, "seconds": seconds, "requests": requests, "base": block.base}
-    return found | {"postponed": client.postponed, "failures": failures}
+    return {
+        "node": node.name,
+        "seconds": clock() - began,
+        "requests": requests,
+        "base": block.base,
+        "postponed": client.postponed,
+        "failures": failures,
+    }
 
 
 # The whole ------------------------------------------------------------------------------------
@@ -129,8 +169,11 @@ def _resident_kib(pid: int) -> int:
     return int(status.split("VmRSS:")[1].split()[0])
 
 
-def _run(options: argparse.Namespace, api: ApiServer, place: Path) -> list[dict[str, Any]]:
-    """Return a row for each node."""
+def _run(
+    options: argparse.Namespace, api: ApiServer, place: Path
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return a row for each node, and what the simulator needs to know of this run."""
+    costs = calibrate.probe(api)
     names = [f"node-{at:04}" for at in range(options.nodes)]
     tokens = {name: api.node(name).token for name in names}
     go, parts = place / "go", []
@@ -148,15 +191,36 @@ def _run(options: argparse.Namespace, api: ApiServer, place: Path) -> list[dict[
     for part in parts:
         assert part.stdout is not None
         assert part.stdout.readline() == "ready\n"
+    phase_s = calibrate.phase_s(api, time.time())
+    pids = calibrate.pids_of(api)
+    began, used_s, idle_s = time.monotonic(), calibrate.processor_s(pids), calibrate.idle_s()
     go.touch()
-    rows = []
+    rows, clients_s, connections = [], 0.0, 0
     for part in parts:
         out, _ = part.communicate(timeout=2 * PATIENCE_S)
-        rows += [json.loads(line) for line in out.splitlines()]
-    return rows
+        first, *lines = out.splitlines()
+        told = json.loads(first)
+        clients_s += told["cpu_s"]
+        connections += told["connections"]
+        rows += [json.loads(line) for line in lines]
+    seconds = time.monotonic() - began
+    used_s, idle_s = calibrate.processor_s(pids) - used_s, calibrate.idle_s() - idle_s
+    requests = Counter[str]()
+    for row in rows:
+        requests.update(row.get("requests", {}))
+    costs = calibrate.scaled(
+        costs, requests, connections, sum(row.get("postponed", 0) for row in rows), used_s
+    )
+    costs["client"] = round(1000 * clients_s / requests.total(), 3)
+    return rows, {
+        "cost_ms": costs,
+        "processors": round((used_s + clients_s + idle_s) / seconds, 3),
+        "phase_s": phase_s,
+    }
 
 
-def _figures(rows: list[dict[str, Any]], grown_kib: int) -> dict[str, float]:
+def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what the crowd took."""
     served = [row for row in rows if row["seconds"] is not None]
     seconds = sorted(row["seconds"] for row in served)
     posts = sum(row["requests"].get("POST addressblocks", 0) for row in served)
@@ -177,8 +241,7 @@ def _figures(rows: list[dict[str, Any]], grown_kib: int) -> dict[str, float]:
         "posts_a_claim": round(posts / count, 3),
         "requests_a_node": round(all_requests / count, 2),
         "writes_a_node": round(writes / count, 2),
-        "postponed": sum(row["postponed"] for row in served),
-        "server_kib_a_node": round(grown_kib / count),
+        "postponed_a_node": round(sum(row["postponed"] for row in served) / count, 3),
     }
 
 
@@ -197,10 +260,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             api.install()
             accept(api, cidr="10.32.0.0/12", size=24)
             before = _resident_kib(api.pid)
-            rows = _run(options, api, place)
-            found = _figures(rows, _resident_kib(api.pid) - before)
+            rows, measured = _run(options, api, place)
+            grown_kib = _resident_kib(api.pid) - before
+    found = figures(rows)
+    found["server_kib_a_node"] = round(grown_kib / max(1, found["served"]))
     if options.json:
-        print(json.dumps(found))
+        print(json.dumps(found | measured))
     else:
         table = Table("figure", "value", title=f"{options.nodes} nodes in one instant")
         for name, value in found.items():

@@ -1,0 +1,1 @@
+"""Nodes on the Kubernetes API in virtual time; ``python -m bench.kubernetes_sim``."""
