@@ -160,6 +160,31 @@ def test_blocks_of_one_address(api: Api, leader: Leader) -> None:
     assert condition(api, "a")[:2] == ("False", "Unsupported")
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"nodeSelector": {"matchLabels": {"zone": "a"}}},
+        {"namespaceSelector": {"matchLabels": {"team": "a"}}},
+        {"assignment": "Manual"},
+        {"claims": "NodeCIDRs"},
+        {"maxBlocksPerNode": 2},
+        {"priority": 7},
+    ],
+    ids="".join,
+)
+def test_what_no_node_looks_at(fake_api: FakeServer, fake_leader: Leader, spec: Any) -> None:
+    """A limit that nobody would keep is refused; taken out again, the pool is accepted."""
+    make(fake_api, "a", **spec)
+    fake_leader.turn()
+    (field,) = spec
+    assert condition(fake_api, "a")[:2] == ("False", "Unsupported")
+    assert field in condition(fake_api, "a")[2]
+    assert in_force(fake_api) == {}
+    change(fake_api, "a", **{field: None})
+    fake_leader.turn()
+    assert in_force(fake_api) == {"a": "10.32.0.0/20"}
+
+
 def test_blocks_of_a_pool_that_was_removed_by_force(api: Api, leader: Leader) -> None:
     """Somebody has taken the finalizer away: other pools wait until the last block is gone."""
     machine = api.node("n")
@@ -382,6 +407,7 @@ def test_one_pool_that_fails_stops_no_other(fake_api: FakeServer, fake_leader: L
 
 def test_a_pool_without_a_spec_that_can_be_read(fake_api: FakeServer, fake_leader: Leader) -> None:
     """A defect in one object stops no other: the loop logs it, and goes on."""
+    fake_leader.turn()
     make(fake_api, "bad", "10.32.0.0/20")
     make(fake_api, "good", "10.64.0.0/20")
     fake_leader.controller.view.load()

@@ -217,6 +217,23 @@ def test_a_change_while_the_api_is_away(
     assert condition(fake_api, "p0")[0] == "True"
 
 
+@pytest.mark.parametrize("method", ["LIST", "WATCH", "PUT", "POST"])
+def test_it_ends_while_the_api_is_silent(
+    fake_api: FakeServer, fake_clients: Callable[[], Client], method: str
+) -> None:
+    """No call that is under way holds the process."""
+    fake_api.admin.create(POOLS, bodies.pool("a", "10.32.0.0/20", 24)).done()
+    fault = fake_api.fault(Fault("silent", method=method, times=0))
+    process = Process(fake_clients(), fake_clients())
+    thread = _start(process)
+    assert fault.wait()
+    began = time.monotonic()
+    process.stop()
+    thread.join(_PATIENCE_S)
+    assert not thread.is_alive()
+    assert time.monotonic() - began < 20, "it waits for an answer"
+
+
 def test_health_tells_a_loop_that_stands_still(clients: Callable[[], Client]) -> None:
     """Not an API that is away: a new process would not mend that."""
     process = Process(clients(), clients())

@@ -18,6 +18,17 @@ if TYPE_CHECKING:
     Whole = tuple[int, int, int]
 
 
+# Fields of the kind that no node looks at yet, and what they are when nobody has written them.
+_NOT_LOOKED_AT = {
+    "nodeSelector": None,
+    "namespaceSelector": None,
+    "maxBlocksPerNode": None,
+    "assignment": "Automatic",
+    "claims": "Any",
+    "priority": 0,
+}
+
+
 class Refusal(NamedTuple):
     """Why a pool is not accepted: one word for programs, and what to do for people."""
 
@@ -46,6 +57,13 @@ def own_fault(pool: dict[str, Any]) -> Refusal | None:
     except ConfigError as error:
         hint = f"; {error.hint}" if error.hint else ""
         return Refusal("Invalid", f"{error.field}: {error.message}{hint}")
+    unknown = _not_supported(pool["spec"])
+    if unknown:
+        return Refusal(
+            "Unsupported",
+            f"this version of fastipam does not support {unknown}: leave it out, because nodes "
+            "would use the pool as if it were not there",
+        )
     if one.block_length >= BITS[one.family]:
         return Refusal(
             "Unsupported",
@@ -105,6 +123,15 @@ def strays(pool: AddressPool, blocks: Iterable[Owned]) -> Refusal | None:
                 "wait until it is given back (kubectl get addressblocks)",
             )
     return None
+
+
+def _not_supported(spec: dict[str, Any]) -> str:
+    """Return the first field of a pool that nodes do not look at, "" if there is none."""
+    for field, default in _NOT_LOOKED_AT.items():
+        value = spec.get(field)
+        if value and value != default:
+            return field if default is None else f"{field} {value}"
+    return ""
 
 
 def _plain(name: str, spec: dict[str, Any]) -> AddressPool:

@@ -47,6 +47,7 @@ MARGIN = 1.05  # of a Lease's duration: for clocks that run at different speeds
 _UNKNOWN_DURATION_S = 3600  # of a Lease that does not say it
 _NODE_S = 60.0  # for the work on one node in one turn
 _CALL_S = 5.0
+_TRIES = 2  # in one turn, to write a tombstone: other nodes wait, and the next turn comes soon
 _LOOK_AGAIN_S = 10.0  # when a watch has not told of a Node object that is there
 
 
@@ -176,6 +177,7 @@ class Reclaim:
             check=check,
             step=self._step,
             orphan_epoch=max(epochs, default=0),
+            most_tries=_TRIES,
             now=self._now,
         )
         self._absent.pop(name, None)

@@ -61,14 +61,8 @@ class View:
         self._by_node: dict[str, set[str]] = {}
         self._machines: set[str] = set()
         self._returned: set[str] = set()
-        self._told: set[str] = set()  # kinds whose whole state was told
 
     # What is known --------------------------------------------------------------------------
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether the whole state of each kind was told."""
-        return len(self._told) == len(KINDS)
 
     def pools(self) -> dict[str, dict[str, Any]]:
         """Return the pools' objects by name."""
@@ -119,15 +113,11 @@ class View:
         return [self._follower(kind) for kind in KINDS]
 
     def _follower(self, kind: Kind) -> Follower:
-        def synced() -> None:
-            self._told.add(kind.plural)
-            self._wake()
-
         return Follower(
             self._client,
             kind,
             lambda what, found: self.see(kind, what, found),
-            on_synced=synced,
+            on_synced=self._wake,
             on_error=lambda error: log.info("watch of %s: %s", kind.plural, error),
             spread_s=_SPREAD_S,
         )
@@ -141,7 +131,6 @@ class View:
             known = set(self._known(kind))
         for name in known - names:
             self.see(kind, "DELETED", {"metadata": {"name": name}})
-        self._told.add(kind.plural)
 
     def _known(self, kind: Kind) -> Iterable[str]:
         tables: dict[str, Iterable[str]] = {
@@ -167,10 +156,9 @@ class View:
 
     def _see_pool(self, name: str, found: dict[str, Any] | None) -> None:
         with self._lock:
-            known = self._pools.get(name)
             if found is None:
                 self._pools.pop(name, None)
-            elif known is None or objects.version_of(known) < objects.version_of(found):
+            else:
                 self._pools[name] = found
 
     def _see_entry(self, name: str, found: Entry | None) -> None:

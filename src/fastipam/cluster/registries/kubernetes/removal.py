@@ -36,15 +36,16 @@ def end(
     check: Callable[[], object] = lambda: None,
     step: Callable[[str], None] = lambda _: None,
     orphan_epoch: int = 0,
+    most_tries: int = _TRIES,
     now: Callable[[], float] = time.time,
 ) -> int | None:
     """Write the tombstone of a node; return its epoch, None when there is no entry. Idempotent.
 
     ``check`` is called before each write, and may raise. With ``orphan_epoch`` a node without an
     entry, whose blocks are of that epoch at most, gets a tombstone, too. Raises NoBlock when the
-    entry changes faster than it can be read.
+    entry changes faster than it can be read, or its outcome stays unknown, ``most_tries`` times.
     """
-    for tries in range(_TRIES):
+    for tries in range(most_tries):
         if tries:
             client.pause(min(_PAUSE_S * (1 << tries), deadline.left_s()))
         found = client.get(objects.NODES, name, deadline_s=deadline.call_s())
