@@ -134,6 +134,27 @@ def test_a_wider_pool(api: Api, leader: Leader) -> None:
     assert condition(api, "a")[:2] == ("False", "Overlaps")
 
 
+def test_what_was_not_accepted_may_be_taken_back(api: Api, leader: Leader) -> None:
+    """A pool in force can only be widened; an edit that was refused can be put right."""
+    make(api, "a", "10.32.0.0/20")
+    change(api, "a", cidr="10.40.0.0/20")
+    change(api, "a", cidr="10.32.0.0/19")
+    make(api, "b", "10.48.0.0/20")
+    leader.turn()
+    for cidr in ("10.32.0.0/20", "10.64.0.0/19"):
+        answer = api.admin.merge(f"{POOLS}/a", {"spec": {"cidr": cidr}})
+        answer.refused(422, "cidr can only be widened: type one that contains 10.32.0.0/19")
+    change(api, "a", cidr="10.32.0.0/11")
+    leader.turn()
+    assert condition(api, "a")[:2] == ("False", "Overlaps")
+    change(api, "a", cidr="10.32.0.0/19")
+    leader.turn()
+    assert condition(api, "a")[0] == "True"
+    change(api, "a", cidr="10.32.0.0/18")
+    leader.turn()
+    assert in_force(api) == {"a": "10.32.0.0/18", "b": "10.48.0.0/20"}
+
+
 def test_an_invalid_edit(api: Api, leader: Leader) -> None:
     """It changes nothing, says which field is wrong, and a right one is accepted again."""
     make(api, "a")
