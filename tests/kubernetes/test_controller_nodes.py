@@ -10,13 +10,14 @@ from fastipam.cluster.controller.reclaim import TOMBSTONE_S
 from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.errors import ClusterRefused
 from fastipam.cluster.keeper import usage
+from fastipam.cluster.keeper.keeper import Keeper
 from fastipam.cluster.registries.kubernetes import objects
 
 from . import bodies
 from .fake import FakeServer, Fault
 from .leaders import RECLAIM_AFTER_S, Crash, Leader, close_all
 from .machines import Machine, accept, assert_settled, claim, owners
-from .rest import BLOCKS, LEASES, NODES, REQUESTS
+from .rest import BLOCKS, LEASES, NODES, POOLS, REQUESTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -447,6 +448,33 @@ def test_one_node_that_fails_stops_no_other(fake_api: FakeServer, make: Make) ->
 # What nodes tell --------------------------------------------------------------------------------
 
 
+def test_an_agent_reports_its_use(api: Api, make: Make) -> None:
+    """Its keeper does it when it looks at the blocks, and a pool shows the sum."""
+    accept(api)
+    machine = make(api, "n")
+    seconds = [0.0]
+    machine.clock = lambda: seconds[0]
+    keeper = Keeper(machine.share, lambda _: machine.registry(), clock=lambda: seconds[0])
+    machine.share.adopt_pools(keeper.registry.pools(Deadline(10)) or [])
+    for _ in range(30):
+        keeper.step()
+        seconds[0] += 10
+    blocks = len(owners(api))
+    assert blocks
+    told = entry(api)["status"]
+    assert (told["blocks"], told["used"], told["state"]) == (blocks, 0, "Active")
+    for at in range(100):
+        machine.network.allocate(f"c{at}")
+    for _ in range(10):
+        keeper.step()
+        seconds[0] += 10
+    assert entry(api)["status"]["used"] == 100
+    one = Leader(api)
+    one.turn()
+    found = api.admin.get(f"{POOLS}/default").done()["status"]
+    assert found["used"] == f"{100 * 100 // (100 + entry(api)['status']['free'])}%"
+
+
 def test_a_node_reports_its_use(api: Api, make: Make) -> None:
     """Once a minute at most, and only news; it is no lost change, and changes no registration."""
 
@@ -464,7 +492,8 @@ def test_a_node_reports_its_use(api: Api, make: Make) -> None:
         registry.report(usage.survey(machine.share)[0], Deadline(10))
         return registry.client.requests["PATCH", "addressnodes"]
 
-    assert report(60) == 1
+    assert report(59) == 0, "a node that starts has more urgent requests"
+    assert report(61) == 1
     size = 2 * 256 - 2  # without the pool's first address and its gateway
     told = entry(api)["status"]
     assert told == {

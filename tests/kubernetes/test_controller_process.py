@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import urllib.request
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,6 +21,7 @@ from fastipam.cli.commands import cli
 from fastipam.cluster.controller.leader import DURATION_S, NAME, Election
 from fastipam.cluster.controller.metrics import Metrics
 from fastipam.cluster.controller.process import Process
+from fastipam.cluster.registries.kubernetes import objects
 
 from ..agent.test_metrics import OBSERVABILITY
 from . import bodies
@@ -29,7 +31,6 @@ from .rest import LEASES, POOLS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from fastipam.cluster.registries.kubernetes.client import Client
 
@@ -232,6 +233,20 @@ def test_it_ends_while_the_api_is_silent(
     thread.join(_PATIENCE_S)
     assert not thread.is_alive()
     assert time.monotonic() - began < 20, "it waits for an answer"
+
+
+def test_every_metric_is_in_the_reference(fake_clients: Callable[[], Client]) -> None:
+    """The table has each metric with its type, and no other one."""
+    text = (Path(__file__).parents[2] / "docs" / "observability.md").read_text()
+    table = text.partition("## Metrics of the controller")[2].partition("## ")[0]
+    told = set(re.findall(r"^\| `(\w+)` \| (\w+)", table, re.MULTILINE))
+    process = Process(fake_clients(), fake_clients())
+    process.controller.view.see(objects.POOLS, "ADDED", bodies.pool("a", "10.32.0.0/20", 24))
+    names = {
+        (one.name + ("_total" if one.type == "counter" else ""), one.type)
+        for one in Metrics(process).collect()
+    }
+    assert names == told
 
 
 def test_health_tells_a_loop_that_stands_still(clients: Callable[[], Client]) -> None:

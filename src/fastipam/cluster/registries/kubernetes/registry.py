@@ -112,8 +112,8 @@ class KubernetesRegistry:
         self._has_looked = False  # for a request of an earlier process
         self.awaits = False
         self._reported: dict[str, tuple[int, int, int]] | None = None
-        # Nodes that start together do not report together.
-        self._report_at = clock() + _REPORT_S * client.chance()
+        # Nodes that start together have more urgent requests, and do not report together.
+        self._report_at = clock() + _REPORT_S * (1 + client.chance())
 
     # This node ------------------------------------------------------------------------------
 
