@@ -111,7 +111,8 @@ def shared_fake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeServer
 
 @pytest.fixture
 def fake_api(shared_fake: FakeServer) -> Iterator[FakeServer]:
-    """A fake with no objects of our kinds and no faults; it starts in milliseconds."""
+    """A fake with no objects of our kinds and no faults, that has counted no request."""
+    shared_fake.reset_counts()
     yield shared_fake
     shared_fake.clear()
 
