@@ -23,14 +23,17 @@ from typing import TYPE_CHECKING
 from fastipam.cluster.keeper.keeper import Keeper
 from fastipam.cluster.node.share import Share
 from fastipam.cluster.registries.connect import open_registry
+from fastipam.cni.founding import complete
 from fastipam.configuration.cluster import Settings
 from fastipam.configuration.policy import Policy
 from fastipam.errors import PoolExhausted
 from fastipam.network import Network
-from fastipam.storage.store import Store
+from fastipam.storage import open_stores
 
 if TYPE_CHECKING:
     from typing import Any
+
+    from fastipam.storage.store import Store
 
 PODS = 40  # at most at a time
 
@@ -47,19 +50,27 @@ class History:
         os.write(self._file, line.encode())
 
 
+def network_of(store: Store, settings: Settings) -> Network:
+    """The network with the pools of these settings; addresses are free at once."""
+    return Network(store, "podnet", settings.pool, policy=Policy(cooldown_s=0))
+
+
 def main(
     path: str, name: str, history_path: str, stop: str, add_s: float, document: dict[str, Any]
 ) -> None:
     """Live until the end."""
     settings = Settings({key.casefold(): value for key, value in document.items()} | {"node": name})
-    store = Store(path, "relaxed")
-    network = Network(store, "podnet", settings.pool, policy=Policy(cooldown_s=0))
+    store = open_stores.get(path, "relaxed")
+    if settings.is_founded_by_agent:
+        settings = complete(settings, "podnet", path)
+    network = network_of(store, settings)
     history = History(history_path)
     running: dict[str, str] = {}
     for lease in network.leases():
         running[lease.container_id] = lease.cidr.partition("/")[0]
         history.say("has", lease.cidr.partition("/")[0], "kept")
-    keeper = Keeper(Share(store, network, settings), open_registry, directories=())
+    share = Share(store, network, settings)
+    keeper = Keeper(share, open_registry, directories=())
     keeper.start()
     chance = random.Random(f"{name} {os.getpid()}")
     numbers = itertools.count()
@@ -68,7 +79,12 @@ def main(
             container = f"{os.getpid()}-{next(numbers)}"
             begin = time.monotonic()
             while True:
+                if share.settings is not settings:  # other pools are in force
+                    settings = share.settings
+                    network = network_of(store, settings)
                 try:
+                    if not settings.pool.sets:  # no pool is known yet
+                        raise PoolExhausted("no pool")
                     address = network.allocate(container).cidr.partition("/")[0]
                 except PoolExhausted:
                     keeper.need(container)

@@ -62,7 +62,8 @@ def init(etcd: Etcd, written: dict[str, Any]) -> Settings:
 class Crowd:
     """Nodes as processes; a context manager that ends those that still run.
 
-    ``add_s``: for how long an ADD that finds no address asks again.
+    ``add_s``: for how long an ADD that finds no address asks again. In the settings ``{node}``
+    stands for the node's name.
     """
 
     def __init__(self, path: Path, count: int, written: dict[str, Any], *, add_s: float) -> None:
@@ -86,7 +87,7 @@ class Crowd:
                 [
                     *(sys.executable, str(PROGRAM), str(self.path / name), name),
                     *(str(self.histories[name]), str(self._stop), str(self._add_s)),
-                    self._document,
+                    self._document.replace("{node}", name),
                 ],
                 stdout=log,
                 stderr=log,

@@ -6,20 +6,23 @@ from typing import TYPE_CHECKING, Any
 
 from fastipam.allocation import blocks
 from fastipam.cluster.keeper.keeper import Keeper
+from fastipam.cluster.node.share import Share
 from fastipam.cluster.registries.kubernetes.objects import REQUESTS
+from fastipam.configuration import address_pools
 from fastipam.configuration.cluster import Settings
+from fastipam.configuration.policy import Policy
 from fastipam.errors import PoolExhausted
+from fastipam.network import Network
 from fastipam.storage.records.block import CLAIMING, RELEASING
 
 from .fake import FakeServer
-from .machines import Machine
+from .machines import NETWORK, Machine
 from .machines import owners as listed_owners
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from fastipam.cluster.node.share import Share
     from fastipam.cluster.registries.kubernetes.client import Client
     from fastipam.cluster.registries.kubernetes.registry import KubernetesRegistry
     from fastipam.storage.records.block import Block
@@ -80,6 +83,16 @@ class Agent(Machine):
         self.open()
         self.begin()
 
+    def read_founding(self) -> None:
+        """Take the pools from the node's own store, as plugins and a new agent do."""
+        with self.store.read() as txn:
+            pool_id = self.share.network._pool_in(txn)
+            founding = None if pool_id is None else blocks.get_founding(txn, pool_id)
+        assert founding is not None
+        settings = self.share.settings.with_pools(address_pools.read(founding.pools))
+        network = Network(self.store, NETWORK, settings.pool, policy=Policy(cooldown_s=0))
+        self.share = Share(self.store, network, settings)
+
     def reboot(self, boot: str) -> None:
         """The machine starts anew, and the kubelet says so."""
         self.store.close()
@@ -93,7 +106,7 @@ class Agent(Machine):
     def turn(self, seconds: float = 0.0) -> None:
         """Let the keeper do what is due, after so many seconds."""
         registry = self.registry_of(self.keeper.node)
-        listed, _ = registry.client.list(REQUESTS, deadline_s=5)
+        listed, _ = registry.client.list(REQUESTS, deadline_s=60)
         for one in listed:  # what a watch would tell
             request = registry.read_request(one)
             if request is not None:

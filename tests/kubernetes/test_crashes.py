@@ -149,7 +149,9 @@ def restart(cluster: Cluster) -> Iterator[None]:
     """A node restarts, with a claim begun that was made, one that was not, and a release."""
     begin(cluster)
     claim(cluster.one.node(), 2)
-    left = [(one.family, one.base) for one in cluster.one.share.blocks()][-1:]
+    left = [
+        (one.family, one.base) for one in cluster.one.share.blocks() if not cluster.one.uses(one)
+    ][:1]
     cluster.one.share.begin_release(left)
     free = [(4, (10 << 24) + (32 << 16) + (at << 8)) for at in range(16)]
     free = [
@@ -402,7 +404,7 @@ def in_peace(path: Path, api: FakeServer, deed: Doing) -> tuple[list[str], list[
     cluster = Cluster(path / "peace", api)
     try:
         run(cluster, deed, api.log.clear)
-        steps, requests = list(cluster.steps), [line.split()[3:5] for line in api.log]
+        steps, requests = list(cluster.steps), [line.split(" ")[3:5] for line in api.log]
         settle(cluster)
         check(cluster, "in peace")
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
@@ -148,6 +149,25 @@ def test_what_a_node_claims_after_its_end_stays(
     admin.release_node(one.operator(come_back), "b", Deadline(9), force=True)
     assert len(two.active()) >= 2
     assert_agree(fake_api, pair)
+
+
+@pytest.mark.parametrize("has_pod", [True, False])
+def test_a_deletion_that_comes_late(
+    fake_api: FakeServer, pair: tuple[Agent, Agent], has_pod: bool
+) -> None:
+    """A node that is back has stamped its blocks, so that a deletion of before finds others."""
+    one, two = pair
+    if not has_pod:
+        two.network.release("c1")
+    fake_api.fault(Fault("hold", "DELETE", "addressblocks"))
+    with contextlib.suppress(FastipamError):
+        admin.release_node(one.operator(), "b", Deadline(0.5), force=True)
+    two.begin()
+    two.turn(600)
+    assert len(two.active()) == 1
+    fake_api.deliver()
+    assert_agree(fake_api, pair)
+    assert unsettled(fake_api, pair) == []
 
 
 def test_a_claim_after_the_end_leaves_no_object(
@@ -465,14 +485,19 @@ def test_a_day_without_the_api(fake_api: FakeServer, pair: tuple[Agent, Agent]) 
     """Pods get addresses of the node's own blocks, before and after a reboot; then all goes on."""
     one, _ = pair
     fake_api.down()
-    for agent in pair:
+    for agent in pair[:1]:
+        agent.registry_of(agent.keeper.node).call_s = 0.5
         agent.turn_alone(86400)
         assert agent.add() == 1
         agent.store.close()
         agent.boot = "boot-2"
         agent.open()
+        agent.read_founding()
         agent.begin()
+        agent.registry_of(agent.keeper.node).call_s = 0.5
         agent.turn_alone(1)
+        assert agent.add() == 1
+        agent.begin()
     fake_api.up()
     for agent in pair:
         agent.turn(3600)

@@ -69,7 +69,7 @@ class Share:
             pool_id = network._pool_in(txn)
             there = None if pool_id is None else blocks.get_founding(txn, pool_id)
             if there is not None and there.pack() == founding.pack():
-                if self.settings.pools:
+                if self.settings.pools == settings.pools:
                     return False
             elif settings.pool.sets:
                 self._require_engine(txn, pool_id, there, founding)

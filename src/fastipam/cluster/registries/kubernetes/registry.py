@@ -489,7 +489,7 @@ class KubernetesRegistry:
         """
         if self._suspect_at:
             self._notice()
-            self.history.begin()
+        self.history.begin()
         self._hear_followers()
         if self._clock() < self._free_at:
             raise NoBlock(
