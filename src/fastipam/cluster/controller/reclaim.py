@@ -31,6 +31,7 @@ from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.errors import ClusterRefused
 from fastipam.cluster.registries.kubernetes import objects, removal
 from fastipam.cluster.registries.kubernetes.client import Conflict, NotFound
+from fastipam.cluster.registries.kubernetes.lease import MARGIN, UNKNOWN_DURATION_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,8 +44,6 @@ log = logging.getLogger("fastipam.controller")
 
 RECLAIM_AFTER_S = 600.0
 TOMBSTONE_S = 86400.0  # for which a removed node's entry stays
-MARGIN = 1.05  # of a Lease's duration: for clocks that run at different speeds
-_UNKNOWN_DURATION_S = 3600  # of a Lease that does not say it
 _NODE_S = 60.0  # for the work on one node in one turn
 _CALL_S = 5.0
 _TRIES = 2  # in one turn, to write a tombstone: other nodes wait, and the next turn comes soon
@@ -230,7 +229,7 @@ class Reclaim:
         found = self._client.get(objects.LEASES, name, deadline_s=_CALL_S)
         if found is None:
             return True
-        seconds = int((found.get("spec") or {}).get("leaseDurationSeconds") or _UNKNOWN_DURATION_S)
+        seconds = int((found.get("spec") or {}).get("leaseDurationSeconds") or UNKNOWN_DURATION_S)
         self._leases[name] = _LeaseSeen(objects.version_of(found), self._clock() + MARGIN * seconds)
         return False
 

@@ -2,11 +2,14 @@
 
 Nothing expires a Lease. Who wants a node ended has seen its Lease unchanged for longer than the
 lease lasts, on his own clock, and then deletes it by its version: that succeeds only if the node
-has not renewed it. No clocks of two machines are compared (docs/cluster.md, "Fencing").
+has not renewed it. No clocks of two machines are compared (docs/cluster.md, "Fencing"). That is the
+controller for a node that is gone, and the node itself for a Lease of a store that it has lost.
 """
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from datetime import UTC
 
 from fastipam.cluster.errors import ClusterRefused, NoBlock
@@ -16,19 +19,34 @@ from fastipam.storage.boot import boottime_ns
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from fastipam.cluster.deadline import Deadline
     from fastipam.cluster.registries.kubernetes.client import Client
 
 
+MARGIN = 1.05  # of a Lease's duration: for clocks that run at different speeds
+UNKNOWN_DURATION_S = 3600  # of a Lease that does not say it
+
+
 class Lease:
     """The Lease of one node. ``since_ns``: the time of this boot before it was last renewed."""
 
-    __slots__ = ("_client", "_holder", "_name", "_seconds", "_version", "since_ns", "uid")
+    __slots__ = (
+        "_client", "_clock", "_holder", "_name", "_seconds", "_seen", "_version", "since_ns", "uid",
+    )  # fmt: skip
 
-    def __init__(self, client: Client, name: str, seconds: int) -> None:
+    def __init__(
+        self,
+        client: Client,
+        name: str,
+        seconds: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._client = client
+        self._clock = clock
+        self._seen = (0, 0.0)  # the version of another incarnation's, and when it was seen first
         self._name = name
         self._seconds = seconds
         self._holder = ""
@@ -42,10 +60,11 @@ class Lease:
         return bool(self._version)
 
     def hold(self, incarnation: str, deadline: Deadline) -> None:
-        """Take the Lease of this incarnation of the node, or make it. Two requests at most.
+        """Take the Lease of this incarnation of the node, or make it. Three requests at most.
 
-        Raises ClusterRefused while another incarnation has it, NoBlock when it was changed
-        meanwhile.
+        One of another incarnation is ended when this object has seen it unchanged for longer than
+        it lasts, in several calls. Until then raises ClusterRefused; NoBlock when it was changed
+        meanwhile, or has just been ended.
         """
         self._holder = incarnation
         began_ns = boottime_ns()
@@ -55,12 +74,10 @@ class Lease:
             found = self._client.get(objects.LEASES, self._name, deadline_s=deadline.call_s())
             if found is None:
                 raise NoBlock("the lease of this node was changed meanwhile") from None
-            holder = found.get("spec", {}).get("holderIdentity")
-            if holder != incarnation:
-                raise ClusterRefused(
-                    f"there is another node named {self._name}, or it has just ended",
-                    hint='give this one another name with "node", or wait: the lease of a node '
-                    "that is gone is ended by the controller",
+            if found.get("spec", {}).get("holderIdentity") != incarnation:
+                self._end_other(found, deadline)
+                raise NoBlock(
+                    "the lease of this node's earlier store has just been ended"
                 ) from None
             self._version, self.uid = objects.version_of(found), objects.uid_of(found)
             if not self.renew(deadline):
@@ -68,6 +85,24 @@ class Lease:
             return
         self._version, self.since_ns = objects.version_of(made), began_ns
         self.uid = objects.uid_of(made)
+
+    def _end_other(self, found: dict[str, Any], deadline: Deadline) -> None:
+        """Delete the Lease of another incarnation. Raises ClusterRefused while it may be alive."""
+        version = objects.version_of(found)
+        if self._seen[0] != version:
+            self._seen = version, self._clock()
+        lasts = found.get("spec", {}).get("leaseDurationSeconds") or UNKNOWN_DURATION_S
+        left_s = self._seen[1] + MARGIN * int(lasts) - self._clock()
+        if left_s > 0:
+            raise ClusterRefused(
+                f"there is another node named {self._name}, or it has just ended",
+                hint='give this one another name with "node", or wait: this node takes the name '
+                f"over if the other one's lease is not renewed for {left_s:.0f} s",
+            )
+        with suppress(Conflict):  # it was renewed: the other one is alive
+            self._client.delete(
+                objects.LEASES, self._name, version=str(version), deadline_s=deadline.call_s()
+            )
 
     def renew(self, deadline: Deadline) -> bool:
         """Renew it; return False when it has ended, or somebody else has changed it. One request.

@@ -92,7 +92,9 @@ class KubernetesRegistry:
         self.step = step
         self._clock = clock
         settings = share.settings
-        self.lease = Lease(client, self.name, settings.session_s) if settings.fencing else None
+        self.lease = None
+        if settings.fencing:
+            self.lease = Lease(client, self.name, settings.session_s, clock)
         self.keep_every_s = settings.session_s / 3 if settings.fencing else _LOOK_S
         self.has_signs = settings.fencing
         self._seen_ns = 0  # the time of this boot before the own entry was last seen unchanged
