@@ -129,6 +129,28 @@ def test_a_node_whose_machine_is_gone(api: Api, leader: Leader, machine: Machine
     assert leader.turn(100) == []
 
 
+def test_a_removed_node_is_asked_for_once(api: Api, leader: Leader, machine: Machine) -> None:
+    """The watch may be late: what was freed is not looked for every second."""
+    delete_machine(api, "n")
+    leader.turn()
+    leader.settle(_LATER_S)
+    other = Leader(api)
+    other.turn()
+    assert owners(api) == {}
+    for one in api.admin.get(NODES).done()["items"]:
+        other.controller.view.see(objects.NODES, "MODIFIED", one)
+    body = bodies.block("10.32.3.0/24", "n")
+    body["metadata"] |= {"resourceVersion": "7"}
+    other.controller.view.see(objects.BLOCKS, "ADDED", body)
+    before = sum(other.client.requests.values())
+    other.controller.turn()
+    asked = sum(other.client.requests.values()) - before
+    assert 0 < asked <= 6
+    other.controller.turn()
+    assert sum(other.client.requests.values()) - before == asked
+    assert machine.states()["active"] == 2
+
+
 def test_not_ready_says_nothing(api: Api, leader: Leader, machine: Machine) -> None:
     """A Node that is NotReady keeps its blocks, however long."""
     ready = {"type": "Ready", "status": "False", "reason": "KubeletStopped"}

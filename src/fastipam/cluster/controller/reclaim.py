@@ -189,6 +189,7 @@ class Reclaim:
         """Free what a removed node has left, when no proof of it can hold any more."""
         if not self._end_lease(name):
             return
+        known = self._view.owned_by(name)
         deadline = Deadline(_NODE_S, call_s=_CALL_S)
         freed = removal.take_back(self._client, name, deadline, step=self._step, now=self._now)
         self.freed += freed
@@ -199,8 +200,10 @@ class Reclaim:
             return
         entry = objects.read_node(found)
         if not entry.incarnation:
-            self._cleared[name] = entry.epoch
-            self._tell(name)
+            self._view.forget(known)
+            if self._cleared.get(name) != entry.epoch:
+                self._cleared[name] = entry.epoch
+                self._tell(name)
 
     def _tell(self, name: str) -> None:
         """Write into a removed node's status what it has now."""

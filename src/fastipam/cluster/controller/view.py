@@ -84,6 +84,14 @@ class View:
         with self._lock:
             return [self._blocks[one] for one in self._by_node.get(node, ())]
 
+    def forget(self, gone: Iterable[Owned]) -> None:
+        """Forget blocks that are deleted, before the watch tells it; not what came since."""
+        with self._lock:
+            for one in gone:
+                names = self._by_node.get(one.node, ())
+                for name in [each for each in names if self._blocks[each] == one]:
+                    self._drop(name)
+
     def blocks(self) -> list[Owned]:
         """Return the blocks of all nodes."""
         with self._lock:
@@ -170,15 +178,18 @@ class View:
 
     def _see_block(self, name: str, found: Owned | None) -> None:
         with self._lock:
-            before = self._blocks.pop(name, None)
-            if before is not None:
-                mine = self._by_node[before.node]
-                mine.discard(name)
-                if not mine:
-                    del self._by_node[before.node]
+            self._drop(name)
             if found is not None:
                 self._blocks[name] = found
                 self._by_node.setdefault(found.node, set()).add(name)
+
+    def _drop(self, name: str) -> None:
+        before = self._blocks.pop(name, None)
+        if before is not None:
+            mine = self._by_node[before.node]
+            mine.discard(name)
+            if not mine:
+                del self._by_node[before.node]
 
     def _see_machine(self, name: str, is_gone: bool) -> None:
         with self._lock:
