@@ -3,14 +3,13 @@
 A *deed* is something that a node does, with all steps and requests of it. It is done once in peace,
 which tells its steps and requests; then once for each of these, on a new cluster: the process is
 killed after the step, or the request or its answer is lost, late or delivered twice. After that the
-next processes of all nodes have two turns of their keepers, and everything is settled: no block is
+agents, or the next ones, have two turns of their keepers, and everything is settled: no block is
 begun and not finished, none is owned by a node that does not assign from it. At every step nobody
 assigns from a block that is not his.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import re
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ import pytest
 import fastipam.cluster
 from fastipam.cluster.admin import admin
 from fastipam.cluster.deadline import Deadline
+from fastipam.cluster.errors import ClusterRefused
 from fastipam.cluster.node.recovery import recover
 from fastipam.errors import FastipamError
 
@@ -76,8 +76,13 @@ class Cluster:
             raise Killed
 
     def process(self, agent: Agent) -> Node:
-        """A process of this node that tells its steps."""
-        return agent.node(self.step)
+        """The agent of this node; it tells its steps."""
+        node = agent.keeper.node
+        node.step = agent.registry_of(node).step = self.step
+        pools = node.registry.pools(Deadline(10))
+        if pools:
+            agent.share.adopt_pools(pools)
+        return node
 
     def used_up(self) -> None:
         """All blocks are owned: one by the first node, with a pod, the others by the second."""
@@ -160,6 +165,7 @@ def restart(cluster: Cluster) -> Iterator[None]:
         if one not in {(b.family, b.base) for m in cluster.machines for b in m.share.blocks()}
     ]
     cluster.one.share.begin_claim(free[:1], 1, 5)
+    cluster.one.begin()
     yield
     cluster.process(cluster.one).join(deadline(), agent=True)
 
@@ -177,6 +183,7 @@ def reboot(cluster: Cluster) -> Iterator[None]:
     """A machine boots again."""
     begin(cluster)
     cluster.one.reboot("boot-2")
+    cluster.one.begin()
     yield
     cluster.process(cluster.one).join(deadline(), agent=True)
 
@@ -188,6 +195,7 @@ def lost_store(cluster: Cluster) -> Iterator[None]:
     cluster.one.store.close()
     cluster.one.path = cluster.one.path.with_name("a-anew")
     cluster.one.open()
+    cluster.one.begin()
     yield
     node = cluster.process(cluster.one)
     recover(node, node.join(deadline(), agent=True), ())
@@ -365,20 +373,25 @@ CELLS = {
 
 
 def run(cluster: Cluster, deed: Doing, arm: Callable[[], object]) -> None:
-    """Do the deed, after ``arm``; whatever is raised, its process is gone afterwards."""
+    """Do the deed, after ``arm``; where it kills, other processes go on."""
     doing = deed(cluster)
     next(doing)
     cluster.steps.clear()
     arm()
-    with contextlib.suppress(Killed, FastipamError):
+    try:
         next(doing, None)
+    except Killed:
+        for agent in cluster.machines:
+            agent.begin()
+    except FastipamError as error:  # what a keeper does then
+        for agent in cluster.machines:
+            if agent.share.has_begun() or isinstance(error, ClusterRefused):
+                agent.keeper.membership.doubt()
 
 
 def settle(cluster: Cluster) -> None:
-    """The next processes of all nodes have two turns each."""
+    """All agents have two turns each."""
     cluster.kill_at = -1
-    for agent in cluster.machines:
-        agent.begin()
     for _ in range(2):
         for agent in cluster.machines:
             agent.turn(3)

@@ -13,6 +13,7 @@ from fastipam.cluster.admin import admin
 from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.engine import HistoryLost
 from fastipam.cluster.errors import ClusterRefused, NoBlock
+from fastipam.cluster.registries.kubernetes.registry import KubernetesRegistry
 from fastipam.errors import FastipamError
 from fastipam.storage.records.block import LOST
 
@@ -148,6 +149,29 @@ def test_what_a_node_claims_after_its_end_stays(
 
     admin.release_node(one.operator(come_back), "b", Deadline(9), force=True)
     assert len(two.active()) >= 2
+    assert_agree(fake_api, pair)
+
+
+def test_a_node_that_is_back_before_the_list(
+    fake_api: FakeServer, pair: tuple[Agent, Agent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at the tombstone and the list it has stamped its block, and has another."""
+    one, two = pair
+    operator = one.operator()
+    assert isinstance(operator.registry, KubernetesRegistry)
+    client = operator.registry.client
+    listed = client.list
+
+    def late(*arguments: Any, **more: Any) -> Any:
+        if two.share.doubt() == "" and len(two.active()) == 1:
+            two.begin()
+            two.turn(600)
+            claim(two.keeper.node)
+        return listed(*arguments, **more)
+
+    monkeypatch.setattr(client, "list", late)
+    admin.release_node(operator, "b", Deadline(9), force=True)
+    assert len(two.active()) == 2
     assert_agree(fake_api, pair)
 
 
