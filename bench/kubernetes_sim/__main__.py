@@ -46,13 +46,16 @@ COMPARED = {
 }
 # Nodes, API servers, the bar in seconds. Agents watch all blocks (routes).
 STARTS = ((5_000, 1, 60.0), (5_000, 3, 20.0), (10_000, 3, 60.0))
+HAND_OVER, QUICK_HAND_OVER = 1_000, 60
+WAIT_BAR_S, HAND_OVER_BAR, DONORS_BAR = 2.0, 8, 1.0
 QUICK = ((300, 1, 10.0), (300, 3, 5.0))
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.kubernetes_sim", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer nodes: some seconds")
-    parser.add_argument("--nodes", type=int, help="this number of nodes, instead of the bars")
+    parser.add_argument("--only", choices=("start", "hand-over"))
+    parser.add_argument("--nodes", type=int, help="let this number start, instead of the bars")
     parser.add_argument("--servers", type=int, default=1)
     parser.add_argument("--no-routes", action="store_true", help="nobody watches the blocks")
     parser.add_argument("--seed", type=int, default=1)
@@ -64,7 +67,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--like", type=Path, help="the JSON of a run of bench.kubernetes_crowd: compare with it"
     )
-    parser.add_argument("--part", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=("start", "hand-over"), help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
@@ -130,16 +133,100 @@ def start(options: argparse.Namespace, nodes: int, servers: int) -> dict[str, An
     }
 
 
-def _in_process(options: argparse.Namespace, nodes: int, servers: int) -> dict[str, Any]:
+def hand_over(options: argparse.Namespace, nodes: int) -> dict[str, Any]:
+    """Let nodes of a used up pool need a block, one after the other; return what it took.
+
+    Half of the nodes have one block each, the other half all others, of which they use none. A
+    fifth of the nodes, of the first half, fill their block and need another one.
+    """
+    world = World(options.seed)
+    cluster = Cluster(
+        world,
+        _costs(options.service_ms),
+        processors=options.processors,
+        writes_per_s=options.writes,
+    )
+    blocks = nodes + nodes // 2
+    count = 1 << (blocks - 1).bit_length()
+    cluster.accept(f"10.0.0.0/{25 - count.bit_length()}", 24)
+    install(cluster)
+    agents = [Agent(cluster, f"node-{at:05}", follows=True) for at in range(nodes)]
+    for at, each in enumerate(agents):
+        each.start(10 * at / nodes)
+        world.at(10 * at / nodes, each.add_pod)
+    world.run(20)
+    # Those of the second half take what is left of the pool.
+    rich = agents[nodes // 2 :]
+    while free := count - sum(len(each.records.active()) for each in agents):
+        for each in rich[:free]:
+            each.fill()
+            each.add_pod()
+        world.run(world.now + 5)
+    began = world.now
+    for each in rich:
+        each.records.used.clear()
+    needy = agents[: nodes // 5]
+    before = sum(each.handing for each in agents)
+    gave = sum(each.gave for each in agents)
+    donated = sum(each.keeper.node.counts.donated for each in agents)
+    for at, each in enumerate(needy):
+        world.at(began + at * 0.5, each.fill)
+        world.at(began + at * 0.5, each.add_pod)
+    world.run(began + len(needy) * 0.5 + 10)
+    waits = sorted(each.served_s[-1] for each in needy if not each.waiting)
+    moved = sum(each.keeper.node.counts.donated for each in agents) - donated
+    requests = sum(each.handing for each in agents) - before
+    gave = sum(each.gave for each in agents) - gave
+    return {
+        "nodes": nodes,
+        "needy": len(needy),
+        "served": len(waits),
+        "donors_a_request": round(gave / len(needy), 3),
+        "came_too_late": round(sum(each.came_late for each in agents) / len(needy), 3),
+        "moved": moved,
+        "median_s": round(median(waits), 2) if waits else None,
+        "p99_s": round(waits[len(waits) * 99 // 100], 2) if waits else None,
+        "worst_s": round(waits[-1], 2) if waits else None,
+        "requests_a_block": round(requests / max(1, moved), 2),
+    }
+
+
+def _in_process(
+    options: argparse.Namespace, part: str, nodes: int, servers: int = 1
+) -> dict[str, Any]:
     """Run it in a process of its own: a world replaces clocks in the modules that it drives."""
-    command = [sys.executable, "-m", "bench.kubernetes_sim", "--part"]
+    command = [sys.executable, "-m", "bench.kubernetes_sim", "--part", part]
     command += ["--nodes", str(nodes), "--servers", str(servers), "--seed", str(options.seed)]
     command += ["--processors", str(options.processors), "--writes", str(options.writes)]
     command += ["--service-ms", options.service_ms]
     command += ["--no-routes"] if options.no_routes else []
+    print(f"simulating: {part}, {nodes} nodes, {servers} servers", file=sys.stderr, flush=True)
+    began = time.perf_counter()
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    return found | {"took_s": round(time.perf_counter() - began)}
+
+
+def _hand_overs(options: argparse.Namespace) -> tuple[Table, list[tuple[str, bool]]]:
+    row = _in_process(options, "hand-over", QUICK_HAND_OVER if options.quick else HAND_OVER)
+    table = Table(
+        *(name.replace("_s", " (s)").replace("_", " ") for name in row),
+        title="nodes of a used up pool need a block, one every half a second",
+    )
+    table.add_row(*map(str, row.values()))
+    is_served = row["served"] == row["needy"]
+    return table, [
+        ("hand-over: every node is served", is_served),
+        (f"hand-over: 99 % within {WAIT_BAR_S:g} s", is_served and row["p99_s"] <= WAIT_BAR_S),
+        (
+            f"hand-over: at most {HAND_OVER_BAR} requests a block",
+            row["requests_a_block"] <= HAND_OVER_BAR,
+        ),
+        (
+            f"hand-over: at most {DONORS_BAR:g} donors a request",
+            row["donors_a_request"] <= DONORS_BAR,
+        ),
+    ]
 
 
 def _starts(options: argparse.Namespace) -> tuple[Table, list[tuple[str, bool]]]:
@@ -154,14 +241,12 @@ def _starts(options: argparse.Namespace) -> tuple[Table, list[tuple[str, bool]]]
     )
     verdicts = []
     for nodes, servers, bar_s in chosen:
-        print(f"simulating: {nodes} nodes, {servers} servers", file=sys.stderr, flush=True)
-        began = time.perf_counter()
-        row = _in_process(options, nodes, servers)
+        row = _in_process(options, "start", nodes, servers)
         table.add_row(
             *(f"{nodes:,}", str(servers), "on" if row["routes"] else "off", f"{row['served']:,}"),
             *(str(row["median_s"]), str(row["last_s"]), str(row["posts_a_claim"])),
             *(str(row["requests_a_node"]), str(row["postponed_a_node"])),
-            f"{time.perf_counter() - began:.0f}",
+            str(row["took_s"]),
         )
         what = f"{nodes:,} nodes on {servers}:"
         is_served = row["served"] == nodes and not row["twice"]
@@ -222,11 +307,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Return the exit status: 0 when all bars are met, 1 when one is missed."""
     options = _arguments(argv)
     if options.part:
-        print(json.dumps(start(options, options.nodes, options.servers)))
+        hands = options.part == "hand-over"
+        found = (
+            hand_over(options, options.nodes)
+            if hands
+            else start(options, options.nodes, options.servers)
+        )
+        print(json.dumps(found))
         return 0
-    table, verdicts = like(options.like, options.seed) if options.like else _starts(options)
+    if options.like:
+        results = [like(options.like, options.seed)]
+    else:
+        results = [] if options.only == "hand-over" else [_starts(options)]
+        if options.only == "hand-over" or not (options.only or options.nodes):
+            results.append(_hand_overs(options))
     console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print(table)
+    for table, _ in results:
+        console.print(table)
+    verdicts = [one for _, found in results for one in found]
     for text, met in verdicts:
         console.print(f"{'met   ' if met else 'MISSED'} {text}")
     return 0 if all(met for _, met in verdicts) else 1

@@ -35,7 +35,7 @@ from fastipam.storage.records.block import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from bench.kubernetes_sim.server import Cluster
     from fastipam.cluster.schema import BlockEntry, BlockId
@@ -265,12 +265,27 @@ class Agent:
         )
         self.served_s: list[float] = []  # when each pod got its address
         self.waiting: list[float] = []  # since when pods wait
+        self.handing = 0  # requests with which blocks were asked for, given and taken
+        self.gave = self.came_late = 0  # answers to others, and those after somebody else's
+        node = self.keeper.node
+        for what in ("write_mark", "donate", "collect"):
+            vars(node)[what] = partial(self._count, what, getattr(node, what))
         self.follows = follows
         self._world = world
-        self._wake = Box()
+        self._wake = Box(world)
         wake: Any = SimpleNamespace(set=self._wake.fill)
         self.keeper._wake = wake
         self.keeper.marks.wake = self._wake.fill
+
+    def _count(self, what: str, work: Callable[..., object], *given: Any) -> object:
+        before = self.client.requests.total()
+        found = work(*given)
+        if what == "donate":
+            self.gave += bool(found)
+            self.came_late += not found
+        if what != "donate" or found:
+            self.handing += self.client.requests.total() - before
+        return found
 
     def start(self, moment: float = 0.0) -> None:
         """Start its processes."""
@@ -286,6 +301,13 @@ class Agent:
         self._serve()
         if self.waiting:
             self.keeper.need("pod")
+
+    def fill(self) -> None:
+        """Use all addresses of its blocks."""
+        for _, use in self.records.survey()[0]:
+            pool = self.records.settings.geometries[0]
+            self.records.used[4, pool.address(use.number)] = use.size
+        self.records.changes += 1
 
     def _serve(self) -> None:
         pairs = [(4, use.number) for _, use in self.records.survey()[0] if use.used < use.size]

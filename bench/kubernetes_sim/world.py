@@ -70,9 +70,10 @@ class World:
 class Box:
     """What a process waits for: empty, then full."""
 
-    __slots__ = ("is_full", "value", "waiter")
+    __slots__ = ("_world", "is_full", "value", "waiter")
 
-    def __init__(self) -> None:
+    def __init__(self, world: World) -> None:
+        self._world = world
         self.is_full = False
         self.value: Any = None
         self.waiter: Callable[[], object] | None = None
@@ -94,4 +95,4 @@ class Box:
     def _wake(self) -> None:
         waiter, self.waiter = self.waiter, None
         if waiter is not None:
-            waiter()
+            self._world.at(self._world.now, waiter)

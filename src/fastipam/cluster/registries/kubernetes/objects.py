@@ -272,6 +272,13 @@ def request(name: str, mark: Mark, pool: str) -> dict[str, Any]:
     return made
 
 
+def as_told(told: Request) -> dict[str, Any]:
+    """Return the head of a request that was read, to replace its status."""
+    made = _object("AddressRequest", told.needy, told.revision)
+    made["metadata"]["uid"] = told.uid
+    return made
+
+
 def answered_by(found: dict[str, Any]) -> str:
     """Return the node that has answered a request, "" while none has."""
     status = found.get("status")

@@ -111,6 +111,7 @@ class KubernetesRegistry:
         self._answered_at = 0.0  # when the answer was first seen
         self._is_complete = False  # all that it names has come, or will not come
         self._request_uid = ""  # of the request that this process has made
+        self._told: dict[str, Any] | None = None  # the own request with its answer
         self._has_looked = False  # for a request of an earlier process
         self.awaits = False
         self._reported: dict[str, tuple[int, int, int]] | None = None
@@ -743,7 +744,7 @@ class KubernetesRegistry:
 
     def _expect(self, *, now: bool) -> None:
         """Look for an answer to the own request: now, or when a watch or the time says so."""
-        self.awaits, self._has_answer = True, now
+        self.awaits, self._has_answer, self._told = True, now, None
         self._ask_at, self._answered_at = self._clock() + _ANSWER_S, 0.0
 
     def _withdraw_request(self, found: dict[str, Any], deadline: Deadline) -> bool:
@@ -765,6 +766,8 @@ class KubernetesRegistry:
 
         If somebody has, :meth:`granted` waits for what he gives, and deletes it then.
         """
+        if not self.awaits and not self._request_uid:
+            return
         found = self._get(objects.REQUESTS, self.name, deadline)
         if found is None:
             self.awaits = False
@@ -794,7 +797,9 @@ class KubernetesRegistry:
         if not self.awaits or (not self._has_answer and now < self._ask_at):
             return {}
         self._ask_at = now + _ANSWER_S
-        found = self._get(objects.REQUESTS, self.name, deadline)
+        found = self._told  # an answer does not change
+        if found is None or objects.uid_of(found) != self._request_uid:
+            found = self._get(objects.REQUESTS, self.name, deadline)
         if found is None:
             self.awaits = self._has_answer = False
             return {}
@@ -803,7 +808,7 @@ class KubernetesRegistry:
             if not self._request_uid:  # an earlier process has asked
                 self.awaits = not self._withdraw_request(found, deadline)
             return {}
-        self._has_answer = True
+        self._has_answer, self._told = True, found
         self._answered_at = self._answered_at or now
         member = self._me or self._member()
         mine: dict[BlockId, BlockEntry] = {}
@@ -833,7 +838,8 @@ class KubernetesRegistry:
         """Delete the request when all that its answer names has come, or will not come."""
         if not self._is_complete:
             return
-        found = self._get(objects.REQUESTS, self.name, deadline)
+        found, self._told = self._told, None
+        found = found or self._get(objects.REQUESTS, self.name, deadline)
         if found is None or self._withdraw_request(found, deadline):
             self._request_uid = ""
             self.awaits = self._has_answer = self._is_complete = False
@@ -861,12 +867,17 @@ class KubernetesRegistry:
         return True
 
     def _answer(self, request: Request, places: Sequence[Place | None], deadline: Deadline) -> bool:
-        """Write this node's name into a request, if no other node has (one answers, once)."""
+        """Write this node's name into a request, if no other node has (one answers, once).
+
+        One write if the request is as a watch has told it.
+        """
+        names = [place.name for place in places if place is not None]
+        found: dict[str, Any] | None = objects.as_told(request)
         for tries in range(_TRIES):
-            found = self._get(objects.REQUESTS, request.needy, deadline)
+            if tries:
+                found = self._get(objects.REQUESTS, request.needy, deadline)
             if found is None or objects.uid_of(found) != request.uid:
                 return False
-            names = [place.name for place in places if place is not None]
             if donor := objects.answered_by(found):  # it may be an answer whose receipt was lost
                 return donor == self.name and objects.given(found) == names
             body = objects.answer(found, self.name, names)
@@ -877,6 +888,10 @@ class KubernetesRegistry:
                     )
                 except NotFound:
                     return False
+                except Conflict:
+                    if not tries:
+                        return False  # somebody else has answered, or a watch tells it anew
+                    raise
                 return True
             self._pause(tries, deadline)
         return False
@@ -967,15 +982,21 @@ class KubernetesRegistry:
             _log(self.share.network.name, kind, error)
 
         follower = Follower(
-            self.client, kind, see, on_synced=synced, on_error=note, spread_s=SPREAD_S
+            self.client,
+            kind,
+            see,
+            on_synced=synced,
+            on_error=note,
+            spread_s=SPREAD_S,
+            sleep=self.client.pause,
         )
-        self._followers[follower] = ""
         follower.run(is_over)
 
     def read_request(self, found: dict[str, Any]) -> Request | None:
         """Return a request that waits for an answer; note when the own one has it."""
         if objects.answered_by(found):
             if objects.name_of(found) == self.name:
+                self._told = found
                 self.look_for_an_answer()
             return None
         try:
