@@ -62,7 +62,7 @@ def main(
     settings = Settings({key.casefold(): value for key, value in document.items()} | {"node": name})
     store = open_stores.get(path, "relaxed")
     if settings.is_founded_by_agent:
-        settings = complete(settings, "podnet", path)
+        settings = complete(settings, "podnet", path, is_named=True)
     network = network_of(store, settings)
     history = History(history_path)
     running: dict[str, str] = {}

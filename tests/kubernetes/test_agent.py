@@ -9,6 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import fastipam
+from fastipam.cluster.errors import ClusterRefused
+from fastipam.cluster.node.identity import identify
+from fastipam.cluster.node.share import Share
+from fastipam.configuration.cluster import Settings
+from fastipam.network import Network
 from fastipam.verify import verify
 
 from ..agent.conftest import run_dir, start  # noqa: F401  # fixtures of the same name
@@ -129,6 +134,52 @@ def test_an_agent_and_plugins(site: Site, start: Start, call: Call) -> None:  # 
     assert (entry["metadata"]["name"], entry["spec"]["epoch"]) == ("a", 1)
 
 
+def test_a_node_that_is_renamed(site: Site, start: Start) -> None:  # noqa: F811
+    """Its store is the old name's: the agent does not join, and STATUS says both names."""
+    accept(site.api)
+    agent = start("--cluster", str(site.conflist))
+    until(site.has_pools, "the agent has a block")
+    agent.terminate()
+    site.write(node="b")
+    again = start("--cluster", str(site.conflist), name="t")
+
+    def status() -> str:
+        told = ask(again.path, "STATUS", site.config(node="b"), "")
+        return str(told.document["msg"]) if told.status else ""
+
+    until(status, "the new name is refused")
+    assert status().startswith("this store belongs to node a, the configuration says b")
+
+
+def test_settings_of_etcd_for_this_store(site: Site, start: Start) -> None:  # noqa: F811
+    """The same pool in an etcd is another cluster: refused with both names."""
+    accept(site.api, cidr="10.32.0.0/24", size=28)
+    agent = start("--cluster", str(site.conflist))
+    until(site.has_pools, "the agent has a block")
+    agent.terminate()
+    holder = {"node": "a", "endpoints": ["http://127.0.0.1:1"], "pool": "10.32.0.0/24"}
+    settings = Settings(holder | {"blocksize": 28})
+    with fastipam.open(site.store) as ipam:
+        network = Network(ipam.store, "podnet", settings.pool, remember=False)
+        share = Share(ipam.store, network, settings)
+        with pytest.raises(ClusterRefused, match="from kubernetes, and the settings say etcd"):
+            identify(share, "", lambda _: None)
+
+
+def test_why_there_are_no_pools(site: Site, start: Start) -> None:  # noqa: F811
+    """An ADD that the agent cannot serve yet says what the agent knows."""
+    site.write(kubeconfig="/no/such/file")
+    agent = start("--cluster", str(site.conflist))
+    config = site.config(kubeconfig="/no/such/file")
+
+    def told() -> bool:
+        refused = ask(agent.path, "ADD", config, "c1")
+        assert refused.document["code"] == 11, refused
+        return "/no/such/file cannot be read" in refused.document["details"]
+
+    until(told, "the agent says why")
+
+
 def test_exclusions_of_one_configuration(tmp_path: Path, call: Call) -> None:  # noqa: F811
     """They would not count, because the pools are all nodes': the configuration is refused."""
     cluster = {"engine": "kubernetes", "node": "a"}
@@ -186,6 +237,8 @@ def test_pools_change_while_it_runs(site: Site, start: Start, call: Call) -> Non
     edit(disabled=True)
     until(refuses, "the pool is disabled on the node")
     assert call("ADD", site.config(), "c9").status != 0
+    refused = ask(agent.path, "ADD", site.config(), "c9")
+    assert refused.document["details"].startswith("no IPv4 pool of the cluster has an address")
     assert ask(agent.path, "DEL", site.config(), "c1").status == 0
     edit(disabled=False)
     until(serves, "the pool is enabled again")

@@ -48,12 +48,12 @@ def look(
     reason, refused = standing or ("", False)
     if reason:
         log(f"cluster: {reason}")
+    if refused:
+        raise NoBlock(reason)
     if exhausted is None:
         return None
     share = Share(store, Network(store, config.name, config.pool), config.cluster)
     member, doubt = share.member(), share.doubt()
-    if refused:
-        raise NoBlock(reason)
     if member is not None and member.epoch:
         if doubt:
             log(f"cluster: {doubt}")

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from fastipam.storage.store import Store
 
 
-def complete(settings: Settings, network: str, data_dir: str) -> Settings:
-    """Return the settings with the pools and the node's name that the store has for a network.
+def complete(settings: Settings, network: str, data_dir: str, *, is_named: bool) -> Settings:
+    """Return the settings with the pools that the store has for a network.
+
+    With the node's name, too, unless somebody gave one: the agent refuses a store of another name.
 
     Those that were given when the agent has noted nothing yet. Raises StoreError, ConfigError.
     """
@@ -50,7 +52,9 @@ def complete(settings: Settings, network: str, data_dir: str) -> Settings:
             f"the pools of network {network} in the store cannot be read: {error}", hint=CHECK_HINT
         ) from error
     found = settings.with_pools(pools)
-    found.node, found.founding = founding.node, founding.pools
+    found.founding = founding.pools
+    if not is_named:
+        found.node = founding.node
     return found
 
 
@@ -65,8 +69,15 @@ def is_current(config: Config) -> bool:
     return (founding.pools if founding else "") == config.cluster.founding
 
 
-def missing(network: str) -> NoBlock:
-    """Return the error for a network whose pools the agent has not noted yet."""
+def missing(network: str, reason: str = "") -> NoBlock:
+    """Return the error for a network whose pools the agent has not noted yet.
+
+    ``reason`` is what the agent says about it, if one serves the request.
+    """
+    if reason:
+        return NoBlock(
+            f"the pools of network {network} are not known on this node yet", hint=reason
+        )
     return NoBlock(
         f"the pools of network {network} are not known on this node yet: its agent has not reached "
         "the Kubernetes API since it was installed, or no AddressPool is accepted",

@@ -260,13 +260,26 @@ def _load(call: _Call) -> Config:
     if not config.pool.sets and config.cluster is not None:
         from fastipam.cni import founding
 
-        missing = founding.missing(config.name)
+        missing = founding.missing(config.name, _reason(call, config))
         if call.asked.command != environment.STATUS:
             raise missing
         raise errors.CniError(missing.message, error_codes.NOT_AVAILABLE, hint=missing.hint)
     if not config.pool.sets and call.asked.command != environment.STATUS:
         config.require_ranges()
     return config
+
+
+def _reason(call: _Call, config: Config) -> str:
+    """Return why the agent has not noted pools, as it knows it; "" without an agent."""
+    assert config.cluster is not None
+    try:
+        store = open_stores.get(config.data_dir, config.durability, create=False)
+        standing = call.services.standing(store, config.name, config.cluster)
+    except errors.FastipamError as error:
+        return f"{error}; {error.hint}" if error.hint else str(error)
+    except FileNotFoundError:
+        return ""
+    return standing[0] if standing else ""
 
 
 def _read_cluster(

@@ -92,7 +92,8 @@ def read(value: object, network: str, data_dir: str, holes: list[tuple[int, int,
             )
         from fastipam.cni import founding
 
-        settings = founding.complete(settings, network, data_dir)
+        is_named = bool(value.get("node") or os.environ.get("NODE_NAME"))
+        settings = founding.complete(settings, network, data_dir, is_named=is_named)
     return settings
 
 

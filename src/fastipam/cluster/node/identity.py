@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 def identify(share: Share, machine: str, step: Callable[[str], None]) -> Member:
     """Return who this node is; store it before anybody is told, to recognise its own entry."""
+    share.require_engine()
     name = share.settings.node
     member = share.member()
     if member is not None and member.node == name:

@@ -106,12 +106,15 @@ class Share:
         member = None if pool_id is None else blocks.get_member(txn, pool_id)
         before = there.engine if there is not None else ETCD if member and member.epoch else ""
         if before not in ("", wanted.engine):
-            raise ClusterRefused(
-                f"the blocks of this store come from {before}, and the settings say "
-                f"{wanted.engine}",
-                hint="a store does not switch by itself: drain the node, stop the agent, and run "
-                "`fastipam cluster leave`",
-            )
+            raise _of_another_engine(before, wanted.engine)
+
+    def require_engine(self) -> None:
+        """Raise ClusterRefused when an agent noted another engine than the settings'. One read."""
+        with self.store.read() as txn:
+            pool_id = self.network._pool_in(txn)
+            there = None if pool_id is None else blocks.get_founding(txn, pool_id)
+        if there is not None and there.engine != self.settings.engine:
+            raise _of_another_engine(there.engine, self.settings.engine)
 
     # Reading --------------------------------------------------------------------------------
 
@@ -478,6 +481,14 @@ class Share:
         else:
             block.state = LOST
             blocks.put(txn, pool_id, block)
+
+
+def _of_another_engine(before: str, wanted: str) -> ClusterRefused:
+    return ClusterRefused(
+        f"the blocks of this store come from {before}, and the settings say {wanted}",
+        hint="a store does not switch by itself: drain the node, stop the agent, and run "
+        "`fastipam cluster leave` with the settings of before",
+    )
 
 
 def _block(family: int, base: int, theirs: BlockEntry, epoch: int) -> Block:
