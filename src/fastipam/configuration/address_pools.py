@@ -33,9 +33,12 @@ class AddressPool:
         """Read a pool; ``spec`` has the keys of AddressPool.spec. Raises ConfigError."""
         path = f"addresspool {name}: spec"
         self.name = name
-        self.range = Range.parse(
-            _text(spec, "cidr", path) or "", None, None, _text(spec, "gateway", path), field=path
-        )
+        try:
+            cidr, gateway = _text(spec, "cidr", path) or "", _text(spec, "gateway", path)
+            self.range = Range.parse(cidr, None, None, gateway, field=path)
+        except ConfigError as error:
+            error.field = error.field.replace(f"{path}.subnet", f"{path}.cidr")
+            raise
         length = spec.get("blockSize")
         if isinstance(length, bool) or not isinstance(length, int):
             raise ConfigError(

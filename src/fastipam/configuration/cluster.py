@@ -367,7 +367,7 @@ def _pools(holder: dict[str, Any], path: str) -> tuple[list[Range], dict[int, in
             "the pool is missing" if not listed or value is None else "these are too many pools",
             field=f"{path}.pool",
             value=value,
-            hint='"pool": "10.32.0.0/12"',
+            hint='"pool": "10.32.0.0/12"; or "engine": "kubernetes", whose pools are AddressPools',
         )
     ranges = [
         _pool(one, f"{path}.pool[{at}]" if isinstance(value, list) else f"{path}.pool")

@@ -40,7 +40,7 @@ COMMANDS = {
     "restore": Entry(f"{_HERE}.backup:restore", _CARE, "Put a backup back."),
     "import": Entry(f"{_HERE}.migrate:import_", _MOVE, "Take over another plugin's leases."),
     "export": Entry(f"{_HERE}.migrate:export", _MOVE, "Hand the leases over to another plugin."),
-    "cluster": Entry(f"{_HERE}.cluster:command", _SET_UP, "One pool for many nodes, through etcd."),
+    "cluster": Entry(f"{_HERE}.cluster:command", _SET_UP, "One pool for many nodes."),
     "install": Entry(f"{_HERE}.install:command", _SET_UP, "Put the CNI plugin into place."),
     "agent": Entry(f"{_HERE}.agent:command", _SET_UP, "Serve the plugin calls of this node."),
     "controller": Entry(

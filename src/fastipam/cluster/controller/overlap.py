@@ -75,8 +75,8 @@ def own_fault(pool: dict[str, Any]) -> Refusal | None:
     if one.block_length != old.block_length:
         return Refusal(
             "Invalid",
-            f"blockSize cannot be changed from {old.block_length} to {one.block_length}: make "
-            "another pool, and disable this one",
+            f"blockSize cannot be changed from {old.block_length} to {one.block_length}: delete "
+            "the pools of the family, and make new ones when they are gone",
         )
     if not _contains(one.whole(), old.whole()):
         return Refusal(

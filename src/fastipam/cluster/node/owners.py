@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastipam.cluster.errors import NoBlock
+from fastipam.configuration.cluster import KUBERNETES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +26,14 @@ def without_a_free_block(node: Node, family: int, deadline: Deadline) -> NoBlock
         named.append(f"{len(ranked) - _NAMED} more nodes have {rest}")
     whole = sum(each.count - len(each.unusable) for each in node.settings.geometries_of(family))
     used = sum(counts.values())
+    if not whole:
+        return NoBlock(
+            f"no IPv{family} pool of the cluster has an address to assign: each is disabled, or "
+            "excluded as a whole",
+            hint="kubectl get addresspools shows them; kubectl edit addresspool NAME changes one"
+            if node.settings.engine == KUBERNETES
+            else 'look at "exclude" in the configuration',
+        )
     return NoBlock(
         f"the cluster's IPv{family} pool is used up: no block is free, {used} of {whole} are owned "
         f"({', '.join(named) or 'by nobody'}), and no node has given one up",
