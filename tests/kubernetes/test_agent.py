@@ -191,6 +191,31 @@ def test_exclusions_of_one_configuration(tmp_path: Path, call: Call) -> None:  #
     assert "ipam.exclude" in refused.document["details"] + refused.message
 
 
+def test_a_first_request_founds_the_store(site: Site, start: Start) -> None:  # noqa: F811
+    """An agent that was told of no cluster hears of it by the first ADD, and makes the store."""
+    accept(site.api)
+    agent = start()
+    assert ask(agent.path, "ADD", site.config(), "c1").status != 0
+    until(site.has_pools, "the agent has a block")
+    assert ask(agent.path, "ADD", site.config(), "c1").status == 0
+
+
+def test_a_renamed_node(site: Site, start: Start, call: Call) -> None:  # noqa: F811
+    """Its old blocks will be others': nothing is assigned from them, not directly either."""
+    accept(site.api)
+    agent = start("--cluster", str(site.conflist))
+    until(site.has_pools, "the agent has a block")
+    assert call("ADD", site.config(), "c1").status == 0
+    agent.terminate()
+    site.cluster["node"] = "other"
+    site.write()
+    again = start("--cluster", str(site.conflist), name="t")
+    until(lambda: "belongs to node a" in again.log, "the agent is refused")
+    refused = call("ADD", site.config(), "c2")
+    assert refused.status != 0, refused
+    assert call("DEL", site.config(), "c1").status == 0
+
+
 def test_the_agent_claims_what_a_burst_needs(site: Site, start: Start) -> None:  # noqa: F811
     """More ADDs than a block has: those behind wait for the next block, and are served."""
     accept(site.api, size=28)

@@ -86,8 +86,14 @@ class Clusters(Services):
     # What requests call ---------------------------------------------------------------------
 
     def note_cluster(self, data_dir: str, network: str, settings: Settings) -> None:
-        """Start a keeper for this network soon, unless it has one."""
-        self.pending[os.path.abspath(data_dir), network] = settings
+        """Start a keeper for this network soon, unless it has one.
+
+        Where the keeper has to note the pools before anything is assigned, it makes the store.
+        """
+        path = os.path.abspath(data_dir)
+        if settings.is_founded_by_agent:
+            self._to_create.add(path)
+        self.pending[path, network] = settings
 
     def begin(self, arrived_ns: int) -> None:
         """Begin the handling of a request that arrived then."""

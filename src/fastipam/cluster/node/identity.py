@@ -29,6 +29,9 @@ def identify(share: Share, machine: str, step: Callable[[str], None]) -> Member:
             step("named")
         return member
     if member is not None and member.epoch:
+        if member.revision and share.settings.is_founded_by_agent:
+            # The Node of the old name is gone, and what it owns becomes free (docs/cluster.md).
+            share.forget_registration()
         raise ClusterRefused(
             f"this store belongs to node {member.node}, the configuration says {name}",
             hint=f'set "node": "{member.node}", or release that node and use a new store',

@@ -62,6 +62,9 @@ class Share:
 
         Raises ConfigError, and changes nothing, for pools that cannot be used together.
         """
+        member = self.member()
+        if member is not None and member.epoch and member.node != self.settings.node:
+            return False  # it has another name now, and is refused when it registers
         settings = self.settings.with_pools([*pools, *self._gone(pools)])
         network = Network(self.store, self.network.name, settings.pool, remember=False)
         founding = Founding(settings.engine, settings.node, address_pools.pack(settings.pools))
