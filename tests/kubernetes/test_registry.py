@@ -9,6 +9,8 @@ import pytest
 from fastipam.cluster.admin import admin
 from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.errors import ClusterRefused
+from fastipam.cluster.keeper import usage
+from fastipam.errors import PoolExhausted
 
 from .machines import Machine, accept, assert_settled, claim, owners
 from .rest import LEASES, NODES
@@ -121,6 +123,21 @@ def test_a_node_that_is_ended_while_it_takes_over_blocks(
         assert other.states() == {}
     finally:
         other.close()
+
+
+def test_a_report_shows_a_removal(api: Api, pair: tuple[Machine, Machine]) -> None:
+    """Who writes into the status of his own tombstone assigns nothing from then on."""
+    one, two = pair
+    node, _ = two.joined(), one.joined()
+    claim(node)
+    two.network.allocate("c1")
+    assert one.operator().registry.end("b", Deadline(10), force=True) == 2
+    registry = two.registry_of(node)
+    registry._report_at = 0.0
+    registry.report(usage.survey(two.share)[0], Deadline(5))
+    with pytest.raises(PoolExhausted, match="not registered"):
+        two.network.allocate("c2")
+    assert api.admin.get(f"{NODES}/b").done()["status"]["state"] == "Removed"
 
 
 @pytest.fixture

@@ -700,8 +700,14 @@ class KubernetesRegistry:
         status = {"status": objects.usage(sums)}
         with suppress(FastipamError):
             seconds = min(deadline.call_s(), _REPORT_CALL_S)
-            self.client.patch_status(objects.NODES, self.name, status, deadline_s=seconds)
+            found = self.client.patch_status(objects.NODES, self.name, status, deadline_s=seconds)
             self._reported = sums
+            member = self.share.member()
+            if member is not None and not _is_of(found, member):
+                self.share.forget_registration()  # removed: the entry says so before the next look
+                if not objects.read_node(found).incarnation:
+                    status = {"status": {"state": "Removed"}}
+                    self.client.patch_status(objects.NODES, self.name, status, deadline_s=seconds)
 
     # Need -----------------------------------------------------------------------------------
 
