@@ -118,6 +118,7 @@ def start(options: argparse.Namespace, nodes: int, servers: int) -> dict[str, An
     owned = {
         (pair, each.records.settings.node) for each in agents for pair in each.records.active()
     }
+    creations = cluster.served["POST", "addressblocks"]  # those that another node has won, too
     return {
         "nodes": nodes,
         "servers": servers,
@@ -126,7 +127,7 @@ def start(options: argparse.Namespace, nodes: int, servers: int) -> dict[str, An
         "twice": len(owned) - len({pair for pair, _ in owned}),
         "median_s": round(median(served), 2) if served else None,
         "last_s": round(served[-1], 2) if served else None,
-        "posts_a_claim": round(requests["POST addressblocks"] / max(1, len(owned)), 3),
+        "posts_a_claim": round(creations / max(1, len(owned)), 3),
         "requests_a_node": round(requests.total() / nodes, 2),
         "postponed_a_node": round(cluster.refused / nodes, 2),
         "requests": {what: round(count / nodes, 3) for what, count in sorted(requests.items())},

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from heapq import heapreplace
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,10 @@ from fastipam.cluster.engines.http import Connection, Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tests.kubernetes.fake.front import Selector
+    from tests.kubernetes.fake.manifests import Kind
+    from tests.kubernetes.fake.store import Key, Stored
 
     from bench.kubernetes_sim.world import World
     from fastipam.cluster.engines.tls import TlsFiles
@@ -103,6 +108,16 @@ class _Objects(Api):
     def _check(*_: object) -> None:
         """Take it as it is: checks are most of the time of a simulation."""
 
+    @staticmethod
+    def _page(
+        kind: Kind, held: dict[Key, Stored], chosen: Selector, version: int, start: str, limit: int
+    ) -> bytes:
+        fields = [(path[1], value) for path, equal, value in chosen.terms if path[0] == "spec"]
+        if fields and len(fields) == len(chosen.terms):  # chosen before they are sorted
+            name, value = fields[-1]
+            held = {key: one for key, one in held.items() if one.value["spec"].get(name) == value}
+        return Api._page(kind, held, chosen, version, start, limit)
+
 
 class Cluster:
     """The API servers over one state. Create it before any client."""
@@ -123,6 +138,7 @@ class Cluster:
         self.api.access.policies.clear()  # the administrator asks
         self.api.access.add(_TOKEN, User("admin", ("system:masters",)))
         self.store = Store(world, writes_per_s, costs.sync / 1000)
+        self.served = Counter[tuple[str, str]]()  # requests that were not answered 429
         self.watchers = 0  # of the blocks, on each server: routes
         self.servers = []
         for at in range(servers):
@@ -223,6 +239,7 @@ class ApiServer:
 
         def finish() -> None:
             answer = self.answer(request)
+            self.cluster.served[request.method, request.resource] += 1
             if work.linger_s:
                 watchers = self._watchers(request)
                 for one in self.cluster.servers:
