@@ -95,6 +95,9 @@ class Records(Share):
         self.settings = settings
         return True
 
+    def require_engine(self) -> None:
+        pass  # there is one
+
     def member(self) -> Member | None:
         return copy(self._member)
 

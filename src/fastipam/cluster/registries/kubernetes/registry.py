@@ -996,6 +996,7 @@ class KubernetesRegistry:
             spread_s=SPREAD_S,
             sleep=self.client.pause,
         )
+        self._followers[follower] = ""
         follower.run(is_over)
 
     def read_request(self, found: dict[str, Any]) -> Request | None:
