@@ -176,7 +176,7 @@ class KubernetesRegistry:
                 continue
             there = objects.read_node(found)
             entry = self._next_entry(there, member, boot, agent, deadline)
-            if vars_of(entry) == vars_of(there):
+            if entry.pack() == there.pack():
                 self._registered(member, there.epoch, found)
                 return False
             body = objects.node(
@@ -636,13 +636,35 @@ class KubernetesRegistry:
         In a later one it is that of another machine which has this node's name now.
         """
         name = self._name_of(pair, deadline)
+        if not name:
+            return
+
+        def delete(version: int) -> None:
+            self.client.delete(
+                objects.BLOCKS, name, version=str(version), deadline_s=deadline.call_s()
+            )
+
+        self._write_own(name, revision, delete, "given back", deadline)
+
+    def _write_own(
+        self,
+        name: str,
+        version: int,
+        write: Callable[[int], object],
+        done: str,
+        deadline: Deadline,
+    ) -> None:
+        """Write to an own block by its version, until the outcome is known or it is another's.
+
+        ``version`` 0: it is read first. ``done`` ends the sentence of the error.
+        """
         for tries in range(_TRIES):
             try:
-                if revision and name:
-                    self.client.delete(
-                        objects.BLOCKS, name, version=str(revision), deadline_s=deadline.call_s()
-                    )
+                if version:
+                    write(version)
                     return
+            except NotFound:
+                return
             except Conflict:
                 pass
             except EngineTimeout as error:
@@ -650,11 +672,11 @@ class KubernetesRegistry:
                     raise
                 self._pause(tries, deadline)
                 continue
-            found = self._get(objects.BLOCKS, name, deadline) if name else None
+            found = self._get(objects.BLOCKS, name, deadline)
             if found is None or not self._is_mine(found):
                 return
-            revision = objects.version_of(found)
-        raise NoBlock(f"the block {name} changes faster than it can be given back")
+            version = objects.version_of(found)
+        raise NoBlock(f"the block {name} changes faster than it can be {done}")
 
     def _name_of(self, pair: BlockId, deadline: Deadline) -> str:
         """Return the name of an own block's object, "" when there is none.
@@ -912,32 +934,19 @@ class KubernetesRegistry:
         deadline: Deadline,
     ) -> None:
         """Write the needy node's name into a block that is this node's, until that is known."""
-        for tries in range(_TRIES):
+
+        def give(version: int) -> None:
             body = objects.block(
                 place,
                 request.needy,
                 request.mark.epoch,
                 claimed_ns,
                 grant=grant,
-                version=revision,
+                version=version,
             )
-            try:
-                self.client.replace(objects.BLOCKS, body, deadline_s=deadline.call_s())
-                return
-            except NotFound:
-                return
-            except Conflict:
-                pass
-            except EngineTimeout as error:
-                if not error.ambiguous:
-                    raise
-                self._pause(tries, deadline)
-                continue
-            found = self._get(objects.BLOCKS, place.name, deadline)
-            if found is None or not self._is_mine(found):
-                return
-            revision = objects.version_of(found)
-        raise NoBlock(f"the block {place.name} changes faster than it can be handed over")
+            self.client.replace(objects.BLOCKS, body, deadline_s=deadline.call_s())
+
+        self._write_own(place.name, revision, give, "handed over", deadline)
 
     def follow_requests(self, requests: Requests, is_over: Callable[[], bool]) -> None:
         """Tell of the requests of other nodes. One long connection; raises nothing."""
@@ -1162,11 +1171,6 @@ def _log(network: str, kind: Kind, error: Exception) -> None:
         log.debug("network=%s watch of %s: %s", network, kind.plural, error)
     else:
         log.error("network=%s a defect in the watch", network, exc_info=error)
-
-
-def vars_of(entry: NodeEntry) -> tuple[object, ...]:
-    """Return what an entry says."""
-    return entry.incarnation, entry.epoch, entry.boot, tuple(entry.addresses), entry.agent
 
 
 def _is_news(
