@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,16 +35,16 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _start(home: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(build.MODULE / "build.py"), *arguments]
+def _start(home: Path, *arguments: str, tools: Path = build.HERE) -> subprocess.Popen[str]:
+    command = [sys.executable, str(tools / "build.py"), *arguments]
     environment = {"HOME": str(home), "PATH": str(home / "bin")}
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
-def _run(home: Path, *arguments: str) -> tuple[int, str, str]:
-    with _start(home, *arguments) as process:
+def _run(home: Path, *arguments: str, tools: Path = build.HERE) -> tuple[int, str, str]:
+    with _start(home, *arguments, tools=tools) as process:
         output, errors = process.communicate(timeout=60)
     return process.returncode, output, errors
 
@@ -59,15 +60,35 @@ def test_builds_what_is_missing(home: Path) -> None:
     status, output, _ = _run(home, "kubectl")
     assert status == 0
     directory = Path(output.strip())
-    assert directory == home / ".cache" / "fastipam" / f"kubernetes-{build.VERSION}"
+    version = build.MODULES["kubernetes"].version
+    assert directory == home / ".cache" / "fastipam" / f"kubernetes-{version}"
     assert os.access(directory / "kubectl", os.X_OK)
-    assert _run(home)[0] == 0
+    status, output, _ = _run(home)
+    assert status == 0
     assert len(_calls(home)) == len(build.COMMANDS)
-    for name in build.COMMANDS:
-        assert subprocess.check_output([directory / name], text=True) == "built\n"
+    found = {path.name for each in output.split() for path in Path(each).iterdir()}
+    assert found == {*build.COMMANDS, "lock"}
+    assert subprocess.check_output([directory / "kubectl"], text=True) == "built\n"
     (home / "bin" / "go").unlink()
     assert _run(home) == (0, output, "")
     assert _run(home, "--check")[0] == 0
+
+
+def test_version_of_one_tool_changes(home: Path, tmp_path: Path) -> None:
+    """Only that tool is built again: each project has a directory of its own version."""
+    copy = tmp_path / "tools"
+    shutil.copytree(build.HERE, copy)
+    assert _run(home, "helm", "crictl", tools=copy)[0] == 0
+    path = copy / "helm" / "go.mod"
+    version = build.MODULES["helm"].version
+    path.write_text(path.read_text().replace(f"helm/v4 v{version}", "helm/v4 v4.99.0"))
+    status, output, _ = _run(home, "helm", "crictl", tools=copy)
+    assert status == 0
+    assert next(Path(each).name for each in output.split()) == "helm-4.99.0"
+    assert [call.split()[-1] for call in _calls(home)] == [
+        *("helm.sh/helm/v4/cmd/helm", "sigs.k8s.io/cri-tools/cmd/crictl"),
+        "helm.sh/helm/v4/cmd/helm",
+    ]
 
 
 def test_sums_are_checked(home: Path) -> None:
@@ -75,7 +96,7 @@ def test_sums_are_checked(home: Path) -> None:
     _run(home, "kube-apiserver")
     (call,) = _calls(home)
     assert "-mod=readonly" in call
-    assert f"version.gitVersion=v{build.VERSION}" in call
+    assert f"version.gitVersion=v{build.MODULES['kubernetes'].version}" in call
     assert call.endswith("k8s.io/kubernetes/cmd/kube-apiserver")
 
 
@@ -105,7 +126,7 @@ def test_without_go(home: Path) -> None:
     (home / "bin" / "go").unlink()
     status, _, errors = _run(home, "kubectl")
     assert status == 1
-    assert f"install Go {build.GO} or later" in errors
+    assert f"install Go {build.MODULES['kubernetes'].go} or later" in errors
 
 
 def test_program_that_is_none(home: Path) -> None:
@@ -117,10 +138,11 @@ def test_program_that_is_none(home: Path) -> None:
 
 def test_parts_have_the_version_of_the_whole() -> None:
     """go.mod replaces each part of Kubernetes by the version that belongs to it."""
-    text = (build.MODULE / "go.mod").read_text()
+    module = build.MODULES["kubernetes"]
+    text = (module.source / "go.mod").read_text()
     replaced = re.findall(r"^\t(k8s\.io/\S+) => (\S+) (\S+)$", text, re.MULTILINE)
     assert len(replaced) > 30
-    _, minor = build.VERSION.split(".", 1)
+    _, minor = module.version.split(".", 1)
     assert {version for *_, version in replaced} == {f"v0.{minor}"}
     assert all(old == new for old, new, _ in replaced)
     unreplaced = re.findall(r"^\t(k8s\.io/\S+) v0\.0\.0(?: |$)", text, re.MULTILINE)
