@@ -21,7 +21,8 @@ from tests.kubernetes.server import ApiServer
 from tests.kubernetes.tools.build import program
 
 from fastipam.cluster.keeper.keeper import Keeper
-from fastipam.cluster.registries.kubernetes.registry import SPREAD_S, KubernetesRegistry
+from fastipam.cluster.registries.kubernetes.losses import SPREAD_S
+from fastipam.cluster.registries.kubernetes.registry import KubernetesRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

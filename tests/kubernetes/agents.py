@@ -106,7 +106,7 @@ class Agent(Machine):
     def turn(self, seconds: float = 0.0) -> None:
         """Let the keeper do what is due, after so many seconds."""
         registry = self.registry_of(self.keeper.node)
-        listed, _ = registry.client.list(REQUESTS, deadline_s=60)
+        listed, _ = registry.api.client.list(REQUESTS, deadline_s=60)
         for one in listed:  # what a watch would tell
             request = registry.read_request(one)
             if request is not None:

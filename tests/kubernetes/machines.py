@@ -126,7 +126,7 @@ class Machine:
     def requests(self) -> list[Request]:
         """The requests that wait for an answer, as this node reads them."""
         registry = self.registry()
-        listed, _ = registry.client.list(REQUESTS, deadline_s=5)
+        listed, _ = registry.api.client.list(REQUESTS, deadline_s=5)
         read = (registry.read_request(one) for one in listed)
         return [one for one in read if one is not None]
 

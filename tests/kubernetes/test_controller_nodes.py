@@ -512,7 +512,7 @@ def test_a_node_reports_its_use(api: Api, make: Make) -> None:
         """Report; return the number of requests so far."""
         seconds[0] += after_s
         registry.report(usage.survey(machine.share)[0], Deadline(10))
-        return registry.client.requests["PATCH", "addressnodes"]
+        return registry.api.client.requests["PATCH", "addressnodes"]
 
     assert report(59) == 0, "a node that starts has more urgent requests"
     assert report(61) == 1

@@ -78,7 +78,7 @@ class Cluster:
     def process(self, agent: Agent) -> Node:
         """The agent of this node; it tells its steps."""
         node = agent.keeper.node
-        node.step = agent.registry_of(node).step = self.step
+        node.step = agent.registry_of(node).api.step = self.step
         pools = node.registry.pools(Deadline(10))
         if pools:
             agent.share.adopt_pools(pools)

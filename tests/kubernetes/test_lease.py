@@ -74,8 +74,8 @@ def test_the_lease_of_a_store_that_is_in_use(api: Api, pair: tuple[Machine, Mach
     for _ in range(3):
         with pytest.raises(ClusterRefused):
             new.hold(Deadline(10))
-        assert old.lease is not None
-        assert old.lease.renew(Deadline(10))
+        assert old._entry.lease is not None
+        assert old._entry.lease.renew(Deadline(10))
         clock.now += 2 * _TTL_S
     with pytest.raises(ClusterRefused):
         new.hold(Deadline(10))

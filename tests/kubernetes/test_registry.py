@@ -133,7 +133,7 @@ def test_a_report_shows_a_removal(api: Api, pair: tuple[Machine, Machine]) -> No
     two.network.allocate("c1")
     assert one.operator().registry.end("b", Deadline(10), force=True) == 2
     registry = two.registry_of(node)
-    registry._report_at = 0.0
+    registry._report.due_at = 0.0
     registry.report(usage.survey(two.share)[0], Deadline(5))
     with pytest.raises(PoolExhausted, match="not registered"):
         two.network.allocate("c2")

@@ -159,7 +159,7 @@ def test_a_node_that_is_back_before_the_list(
     one, two = pair
     operator = one.operator()
     assert isinstance(operator.registry, KubernetesRegistry)
-    client = operator.registry.client
+    client = operator.registry.api.client
     listed = client.list
 
     def late(*arguments: Any, **more: Any) -> Any:
@@ -262,7 +262,7 @@ def test_no_new_block_while_others_claim_again(
         claim(two.node(), 4)
         version = fake_api.store.version
         until = monotonic() + 20
-        while not any(int(each.version or 0) >= version for each in registry._followers):
+        while not any(int(each.version or 0) >= version for each in registry._losses.followers):
             assert monotonic() < until
             fake_api.bookmark()
             sleep(0.05)

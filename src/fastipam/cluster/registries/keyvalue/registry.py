@@ -24,9 +24,9 @@ from fastipam.cluster.planner import backoff_s
 from fastipam.cluster.registries.keyvalue.losses import Losses
 from fastipam.cluster.registries.keyvalue.registration import ENTRY_TRIES, Registration
 from fastipam.cluster.registries.keyvalue.session import Session
+from fastipam.cluster.registries.lost_watch import log_lost_watch
 from fastipam.cluster.registry import Claimed, Counts, Layout, NodeRow, Request, Unsettled
 from fastipam.cluster.schema import BlockEntry, Mark, NodeEntry
-from fastipam.errors import FastipamError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -385,7 +385,7 @@ class KeyValueRegistry:
                 failures += 1
                 if isinstance(error, HistoryLost):
                     requests.wake()  # the keeper settles it
-                self._log_lost_watch(error)
+                log_lost_watch(self.share.network.name, "watch lost", error)
                 if not is_over():
                     sleep(backoff_s(self.name, failures))
 
@@ -400,15 +400,6 @@ class KeyValueRegistry:
             if request is not None:
                 requests.see(request)
         return revision
-
-    def _log_lost_watch(self, error: Exception) -> None:
-        import logging  # an ADD that runs directly watches nothing
-
-        log = logging.getLogger("fastipam.cluster")
-        if isinstance(error, FastipamError):
-            log.debug("network=%s watch lost: %s", self.share.network.name, error)
-        else:
-            log.exception("network=%s a defect in the watch", self.share.network.name)
 
     def threads(self, wake: Callable[[], object]) -> list[tuple[str, Follow]]:  # noqa: ARG002
         """Return nothing: the settings of etcd do not change."""

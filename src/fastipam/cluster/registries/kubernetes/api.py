@@ -1,0 +1,72 @@
+"""The Kubernetes API as one node uses it: what all parts of its registry share."""
+
+from __future__ import annotations
+
+from fastipam.cluster.engines.http import local_addresses
+from fastipam.cluster.registries.kubernetes.objects import Place
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from fastipam.cluster.deadline import Deadline
+    from fastipam.cluster.node.share import Share
+    from fastipam.cluster.registries.kubernetes.calls import Kind
+    from fastipam.cluster.registries.kubernetes.client import Client
+    from fastipam.configuration.address_pools import AddressPool
+
+TRIES = 8  # to change an object that somebody else changes meanwhile
+_PAUSE_S = 0.02  # before something is asked again; doubles
+
+
+class Api:
+    """A node, its client and its pools. ``step`` is called after each change, with a name."""
+
+    __slots__ = ("client", "clock", "name", "share", "step")
+
+    def __init__(
+        self,
+        share: Share,
+        client: Client,
+        clock: Callable[[], float],
+        step: Callable[[str], None],
+    ) -> None:
+        self.share = share
+        self.client = client
+        self.clock = clock
+        self.step = step
+        self.name = share.settings.node
+
+    def get(self, kind: Kind, name: str, deadline: Deadline) -> dict[str, Any] | None:
+        """Return the object as it is now, None when there is none. One request."""
+        return self.client.get(kind, name, deadline_s=deadline.call_s())
+
+    def pause(self, tries: int, deadline: Deadline) -> None:
+        """Wait a moment before something is asked again, longer each time."""
+        self.client.pause(min(_PAUSE_S * (1 << tries), deadline.left_s()))
+
+    def addresses(self) -> tuple[str, ...]:
+        """Return the addresses of this node."""
+        return self.share.settings.addresses or local_addresses(self.client.access.servers[0])
+
+    def pools(self) -> Sequence[AddressPool]:
+        """Return the pools that the node's settings have."""
+        return self.share.settings.pools
+
+    def families(self) -> dict[str, int]:
+        """Return the family of each pool."""
+        return {one.name: one.family for one in self.pools()}
+
+    def place(self, family: int, base: int) -> Place | None:
+        """Return a block as the API names it, None when it lies in no pool that is in force."""
+        for one in self.pools():
+            low = one.whole()
+            if one.family == family and low[1] <= base <= low[2]:
+                return Place(family, base, one.block_length, one.name)
+        return None
+
+
+def list_s(deadline: Deadline) -> float:
+    """Return the seconds for a list, which is many requests. Raises NoBlock if none are left."""
+    return max(deadline.call_s(), deadline.left_s())

@@ -1,0 +1,322 @@
+"""The blocks of a node on the Kubernetes API: claimed, compared, given back, one write a block."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from fastipam.addressing.addresses import BITS
+from fastipam.cluster.engine import EngineError, EngineTimeout
+from fastipam.cluster.errors import ClusterRefused, NoBlock
+from fastipam.cluster.registries.kubernetes import objects
+from fastipam.cluster.registries.kubernetes.api import TRIES, list_s
+from fastipam.cluster.registries.kubernetes.client import AlreadyExists, Conflict, NotFound
+from fastipam.cluster.registries.kubernetes.losses import HELD_BACK_S
+from fastipam.cluster.registry import Claimed, Counts, Unsettled
+from fastipam.errors import FastipamError
+from fastipam.storage.records.block import ACTIVE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import Any
+
+    from fastipam.cluster.deadline import Deadline
+    from fastipam.cluster.registries.kubernetes.api import Api
+    from fastipam.cluster.registries.kubernetes.entry import Entry
+    from fastipam.cluster.registries.kubernetes.losses import Losses
+    from fastipam.cluster.schema import BlockEntry, BlockId
+    from fastipam.configuration.cluster import Geometry
+    from fastipam.storage.records.block import Block, Member
+
+
+class Blocks:
+    """What a node does with block objects. ``counts`` says what it has done."""
+
+    def __init__(self, api: Api, losses: Losses, entry: Entry) -> None:
+        self._api = api
+        self._losses = losses
+        self._entry = entry
+        self.counts = Counts()
+
+    def owned(self, member: Member, deadline: Deadline) -> dict[BlockId, BlockEntry]:
+        """Return what is this node's, each stamped with its present epoch (I7). One list.
+
+        One write for each block that another epoch of the node has left, and one read after them
+        all: what is there counts only if the node was not removed since (I6).
+        """
+        listed, version = self._list(deadline)
+        found = {objects.read_block(one)[0]: one for one in listed}
+        self._losses.hear_list(version)
+        if self._losses.suspicion:
+            self._losses.suspicion = ""
+            mine = self._api.share.blocks()
+            if any(one.state == ACTIVE and (one.family, one.base) not in found for one in mine):
+                self._losses.free_at = (
+                    self._api.clock() + HELD_BACK_S
+                )  # others may miss theirs, too
+        stamped: dict[BlockId, BlockEntry] = {}
+        for pair, one in found.items():
+            kept = self.stamp(one, member, deadline)
+            if kept is not None:
+                stamped[pair] = kept
+        if stamped:
+            self._entry.confirm(member, deadline)
+        self._losses.begins_anew = False
+        return stamped
+
+    def stamp(self, found: dict[str, Any], member: Member, deadline: Deadline) -> BlockEntry | None:
+        """Write the present epoch and address into a block; return it, None if it is gone (I7).
+
+        A deletion that is under way with the version before it then fails.
+        """
+        for tries in range(TRIES):
+            (family, _), entry = objects.read_block(found)
+            via = objects.own_address(self._api.addresses(), family)
+            if entry.node != self._api.name:
+                return None
+            if entry.epoch > member.epoch:
+                self._outgrow(member, entry.epoch)
+            if entry.epoch == member.epoch and (list(entry.via) == via or not via):
+                return entry
+            body = objects.stamped(found, member.epoch, via)
+            with suppress(Conflict, EngineTimeout):
+                try:
+                    made = self._api.client.replace(
+                        objects.BLOCKS, body, deadline_s=deadline.call_s()
+                    )
+                except NotFound:
+                    return None
+                self._losses.hear(made, changed=True)
+                self._api.step("stamped")
+                return objects.read_block(made)[1]
+            self._api.pause(tries, deadline)
+            there = self._api.get(objects.BLOCKS, objects.name_of(found), deadline)
+            if there is None:
+                return None
+            found = there
+        raise NoBlock(f"the block {objects.name_of(found)} changes faster than it can be read")
+
+    def _outgrow(self, member: Member, epoch: int) -> None:
+        """Take an epoch after that of a block which this node has. Raises NoBlock.
+
+        The node's entry was deleted, and made anew: its epochs began again.
+        """
+        member.epoch, member.revision = epoch + 1, 0
+        self._api.share.put_member(member)
+        raise NoBlock(
+            f"a block of node {self._api.name} is of epoch {epoch}: this node takes the epoch "
+            "after it"
+        )
+
+    def claim(
+        self,
+        member: Member,
+        ids: Sequence[BlockId],
+        claimed_ns: int,
+        deadline: Deadline,
+    ) -> Claimed:
+        """Create the objects of the blocks, then read the own entry (I6). One write a block.
+
+        What other nodes have is left out: a part of a run may be won.
+        """
+        if self._losses.suspect_at:
+            self._losses.notice()
+        self._losses.history.begin()
+        self._losses.hear_followers()
+        if self._api.clock() < self._losses.free_at:
+            raise NoBlock(
+                "the cluster's store was put back to an older state: every node claims again what "
+                "it has, before anybody claims another block"
+            )
+        won: dict[BlockId, int] = {}
+        taken: list[BlockId] = []
+        for pair in ids:
+            try:
+                revision = self._create(pair, member, claimed_ns, deadline)
+            except Unsettled:
+                raise
+            except FastipamError as error:
+                if won:
+                    raise Unsettled(error) from None  # the comparison finds what was won
+                raise
+            if revision:
+                won[pair] = revision
+            else:
+                taken.append(pair)
+        if won:
+            try:
+                self._entry.confirm(member, deadline)
+            except ClusterRefused:
+                self._withdraw(won, deadline)
+                raise
+            except FastipamError as error:
+                raise Unsettled(error) from None
+        return Claimed(won, taken)
+
+    def claim_again(self, member: Member, block: Block, deadline: Deadline) -> int:
+        """Create a lost block's object; return its version, 0 when another node owns it."""
+        pair = block.family, block.base
+        if self._api.place(*pair) is None:
+            return 0
+        try:
+            revision = self._create(pair, member, block.claimed_ns, deadline)
+        except Unsettled as error:
+            raise error.error from None  # it stays lost, and is found by the next comparison
+        if revision:
+            try:
+                self._entry.confirm(member, deadline)
+            except ClusterRefused:
+                self._withdraw({pair: revision}, deadline)
+                raise
+        return revision
+
+    def _withdraw(self, won: Mapping[BlockId, int], deadline: Deadline) -> None:
+        """Delete what a removed node has claimed; what stays is found when it comes back."""
+        with suppress(FastipamError):
+            for pair, revision in won.items():
+                self._delete(pair, revision, deadline)
+
+    def _create(self, pair: BlockId, member: Member, claimed_ns: int, deadline: Deadline) -> int:
+        """Create a block's object until the outcome is known; return its version, 0: another's.
+
+        Raises Unsettled when it may have been created, or may be later.
+        """
+        place = self._api.place(*pair)
+        if place is None:
+            raise NoBlock("the pool of this block is not in force any more")
+        via = objects.own_address(self._api.addresses(), place.family)
+        body = objects.block(place, self._api.name, member.epoch, claimed_ns, via=via)
+        is_uncertain = False
+        for tries in range(TRIES):
+            try:
+                self.counts.transactions += 1
+                made = self._api.client.create(objects.BLOCKS, body, deadline_s=deadline.call_s())
+            except AlreadyExists:
+                try:
+                    found = self._api.get(objects.BLOCKS, place.name, deadline)
+                except FastipamError as error:
+                    raise Unsettled(error) from None
+                if found is None:
+                    self._api.pause(tries, deadline)
+                    continue
+                entry = objects.read_block(found)[1]
+                mine = (self._api.name, member.epoch, claimed_ns)
+                is_mine = (entry.node, entry.epoch, entry.claimed_ns) == mine
+                return entry.revision if is_mine else 0
+            except (EngineError, NoBlock) as error:
+                if isinstance(error, EngineTimeout) and error.ambiguous:
+                    is_uncertain = True
+                    self._api.pause(tries, deadline)
+                    continue
+                if is_uncertain:
+                    raise Unsettled(error) from None
+                raise
+            self._api.step("created")
+            try:
+                self._losses.hear(made, changed=True)
+            except EngineError as error:
+                raise Unsettled(error) from None  # the comparison settles it
+            return objects.version_of(made)
+        raise Unsettled(NoBlock(f"what became of the claim of {place.cidr} is not known"))
+
+    def taken(self, pool: Geometry, numbers: range, deadline: Deadline) -> frozenset[int]:
+        """Return those of the blocks that a node owns. One list a window."""
+        place = self._api.place(pool.family, pool.address(numbers.start))
+        if place is None:
+            return frozenset(numbers)
+        selectors = [f"spec.pool={place.pool}"]
+        windows = self._windows(pool, numbers)
+        if len(windows) == 1:
+            selectors.append(f"spec.window={windows[0]}")
+        listed, version = self._api.client.list(
+            objects.BLOCKS, ",".join(selectors), deadline_s=list_s(deadline)
+        )
+        found = (pool.number(objects.read_block(one)[0][1]) for one in listed)
+        taken = frozenset(one for one in found if one is not None)
+        self._losses.hear_list(version)
+        return taken
+
+    def _windows(self, pool: Geometry, numbers: range) -> list[str]:
+        length = BITS[pool.family] - pool.host_bits
+        ends = {
+            objects.window_of(pool.family, pool.address(number), length)
+            for number in (numbers.start, numbers.stop - 1)
+        }
+        return sorted(ends)
+
+    def release(self, block: Block, deadline: Deadline) -> None:
+        """Delete a block's object if it is this node's. Asks until the outcome is known."""
+        pair = block.family, block.base
+        self._delete(pair, block.revision, deadline)
+
+    def _delete(self, pair: BlockId, revision: int, deadline: Deadline) -> None:
+        """Delete an object by its version, as long as it is this node's in no later epoch.
+
+        In a later one it is that of another machine which has this node's name now.
+        """
+        name = self._name_of(pair, deadline)
+        if not name:
+            return
+
+        def delete(version: int) -> None:
+            self._api.client.delete(
+                objects.BLOCKS, name, version=str(version), deadline_s=deadline.call_s()
+            )
+
+        self.write_own(name, revision, delete, "given back", deadline)
+
+    def write_own(
+        self,
+        name: str,
+        version: int,
+        write: Callable[[int], object],
+        done: str,
+        deadline: Deadline,
+    ) -> None:
+        """Write to an own block by its version, until the outcome is known or it is another's.
+
+        ``version`` 0: it is read first. ``done`` ends the sentence of the error.
+        """
+        for tries in range(TRIES):
+            try:
+                if version:
+                    write(version)
+                    return
+            except NotFound:
+                return
+            except Conflict:
+                pass
+            except EngineTimeout as error:
+                if not error.ambiguous:
+                    raise
+                self._api.pause(tries, deadline)
+                continue
+            found = self._api.get(objects.BLOCKS, name, deadline)
+            if found is None or not self._is_mine(found):
+                return
+            version = objects.version_of(found)
+        raise NoBlock(f"the block {name} changes faster than it can be {done}")
+
+    def _name_of(self, pair: BlockId, deadline: Deadline) -> str:
+        """Return the name of an own block's object, "" when there is none.
+
+        Of a block that lies in no pool, because that was deleted, only the list tells it.
+        """
+        place = self._api.place(*pair)
+        if place is not None:
+            return place.name
+        listed, _ = self._list(deadline)
+        return next(
+            (objects.name_of(one) for one in listed if objects.read_block(one)[0] == pair), ""
+        )
+
+    def _is_mine(self, found: dict[str, Any]) -> bool:
+        entry = objects.read_block(found)[1]
+        member = self._entry.known()
+        return entry.node == self._api.name and member is not None and entry.epoch <= member.epoch
+
+    def _list(self, deadline: Deadline) -> tuple[Iterator[dict[str, Any]], str]:
+        """Return the objects that have this node's name, and the version of the list."""
+        return self._api.client.list(
+            objects.BLOCKS, f"spec.node={self._api.name}", deadline_s=deadline.call_s()
+        )

@@ -1,0 +1,112 @@
+"""The watches of a node on the Kubernetes API: of the pools, and of the requests of others."""
+
+from __future__ import annotations
+
+from fastipam.cluster.engine import Compacted
+from fastipam.cluster.registries.kubernetes import objects
+from fastipam.cluster.registries.kubernetes.losses import SPREAD_S
+from fastipam.cluster.registries.lost_watch import log_lost_watch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    from fastipam.cluster.deadline import Deadline
+    from fastipam.cluster.registries.kubernetes.api import Api
+    from fastipam.cluster.registries.kubernetes.calls import Kind
+    from fastipam.cluster.registries.kubernetes.losses import Losses
+    from fastipam.cluster.registry import Follow, Request, Requests
+    from fastipam.configuration.address_pools import AddressPool
+
+
+class Following:
+    """Two long connections. ``read`` returns a request that waits for an answer."""
+
+    def __init__(
+        self, api: Api, losses: Losses, read: Callable[[dict[str, Any]], Request | None]
+    ) -> None:
+        self._api = api
+        self._losses = losses
+        self._read = read
+        self._in_force: list[AddressPool] | None = None  # pools that a follower has read
+
+    def pools(self, deadline: Deadline) -> list[AddressPool]:
+        """Return the pools that are in force.
+
+        A follower knows them (:meth:`threads`). Without one: one list, from the server's cache.
+        """
+        if self._in_force is None:
+            listed, _ = self._api.client.list(
+                objects.POOLS, from_cache=True, deadline_s=deadline.call_s()
+            )
+            return _read_pools(listed)
+        return self._in_force
+
+    def follow_requests(self, requests: Requests, is_over: Callable[[], bool]) -> None:
+        """Tell of the requests of other nodes. One long connection; raises nothing."""
+
+        def see(kind: str, found: dict[str, Any]) -> None:
+            request = None if kind == "DELETED" else self._read(found)
+            if request is None:
+                requests.forget(objects.name_of(found))
+            else:
+                requests.see(request)
+
+        self._follow(objects.REQUESTS, see, is_over)
+
+    def threads(self, wake: Callable[[], object]) -> list[tuple[str, Follow]]:
+        """Return what another thread has to run: the following of the pools."""
+        known: dict[str, dict[str, Any]] = {}
+        is_whole = False
+
+        def see(kind: str, found: dict[str, Any]) -> None:
+            if kind == "DELETED":
+                known.pop(objects.name_of(found), None)
+            else:
+                known[objects.name_of(found)] = found
+            if is_whole:
+                tell()
+
+        def tell() -> None:
+            nonlocal is_whole
+            is_whole = True
+            self._in_force = _read_pools(known.values())
+            wake()
+
+        return [("cluster-pools", lambda is_over: self._follow(objects.POOLS, see, is_over, tell))]
+
+    def _follow(
+        self,
+        kind: Kind,
+        see: Callable[[str, dict[str, Any]], object],
+        is_over: Callable[[], bool],
+        synced: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Follow a kind until ``is_over``. A history that was cut off is a reason to compare."""
+        from fastipam.cluster.registries.kubernetes.watch import Follower
+
+        def note(error: Exception) -> None:
+            if isinstance(error, Compacted):
+                self._losses.suspect(
+                    "the API's history does not go back to what this node has heard"
+                )
+            log_lost_watch(self._api.share.network.name, f"watch of {kind.plural}", error)
+
+        follower = Follower(
+            self._api.client,
+            kind,
+            see,
+            on_synced=synced,
+            on_error=note,
+            spread_s=SPREAD_S,
+            sleep=self._api.client.pause,
+        )
+        self._losses.followers[follower] = ""
+        follower.run(is_over)
+
+
+def _read_pools(listed: Iterable[dict[str, Any]]) -> list[AddressPool]:
+    """Return those of the pools that are in force, by name."""
+    found = (objects.read_pool(one) for one in listed)
+    return sorted((one for one in found if one is not None), key=lambda one: one.name)

@@ -1,0 +1,134 @@
+"""Changes that the cluster's store has lost, as a node notices them: its etcd was put back.
+
+A version that goes back or leaps, a history that was cut off, or an own object that is not as it
+was last written: then all blocks are compared before another one is claimed.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from fastipam.cluster.engine import EngineError, History
+from fastipam.cluster.registries.kubernetes import objects
+from fastipam.storage.records.block import Heard
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from fastipam.cluster.registries.kubernetes.api import Api
+    from fastipam.cluster.registries.kubernetes.watch import Follower
+
+# After lost changes every node claims again what it has. Meanwhile nobody claims another block:
+# agents notice within seconds, because their watches end with the API server.
+HELD_BACK_S = 20.0
+SPREAD_S = 30.0  # in which all nodes compare their blocks, or list again, after a cut history
+# etcdctl snapshot restore --bump-revision adds a billion, so that no version comes twice.
+_LEAP = 1 << 28
+
+
+class Losses:
+    """What a node has heard of the cluster's store, and whether a part of that was lost."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self.history = History()
+        self.begins_anew = False  # a loss was accepted: what was heard before it counts no more
+        self.written = ("", 0)  # uid and generation of the own entry as it was last written
+        self.free_at = 0.0  # when new blocks may be claimed again, after lost changes
+        self.suspect_at = 0.0  # when to compare all blocks, because the history was cut off
+        self.suspicion = ""
+        self.followers: dict[Follower, str] = {}  # and their versions when a loss was accepted
+
+    def remember(self) -> None:
+        """Compare each answer from now on with what this node has heard earlier. Asks nothing."""
+        if not self.history.revision and not self.begins_anew:
+            heard = self._api.share.heard()
+            self.history.expect(heard.identity, heard.revision)
+
+    def heard(self, era: str | None) -> Heard:
+        """Return what this node has heard by now, to be noted."""
+        return Heard(self.history.identity, self.history.revision, era)
+
+    @property
+    def has_lost_changes(self) -> bool:
+        """Whether changes were lost, or may have been, and the blocks are to be compared."""
+        if self.suspect_at and self._api.clock() >= self.suspect_at:
+            self.notice()
+        return self.history.is_lost
+
+    def hold_back(self) -> None:
+        """Begin anew with a store that has lost changes; claim no other block for a while."""
+        if not self.suspicion:
+            self.free_at = self._api.clock() + HELD_BACK_S
+        self.suspect_at = 0.0
+        self.written = ("", 0)
+        self.begins_anew = True
+        for one in list(self.followers):
+            self.followers[one] = one.version
+            one.begin_anew()
+        self.history.accept()
+
+    def note(self) -> None:
+        """Note in the node's own store how far the API's store has come."""
+        self._api.share.note_heard(self.history.identity, self.history.revision)
+
+    def suspect(self, why: str) -> None:
+        """Have all blocks compared soon, and before another one is claimed. For any thread.
+
+        All nodes suspect in the same instant, when the API server has started anew.
+        """
+        if not self.suspect_at:
+            self.suspicion = why
+            self.suspect_at = self._api.clock() + SPREAD_S * self._api.client.chance()
+
+    def notice(self) -> None:
+        self.suspect_at = 0.0
+        with suppress(EngineError):
+            self.history.lose(self.suspicion)
+
+    def compare_own(self, there: tuple[str, int]) -> None:
+        """Notice an own object that is not as it was last written. Raises HistoryLost."""
+        before, self.written = self.written, there
+        if before[0] and before != there:
+            self.suspicion = ""
+            self.history.lose(
+                f"the entry of node {self._api.name} is not as it was written (its generation is "
+                f"{there[1]}, and was {before[1]}): the cluster's store was put back to an older "
+                "state, or somebody has edited the entry"
+            )
+
+    def require_later(self, found: dict[str, Any] | None) -> None:
+        """Notice that the own entry is older than it was once. Raises HistoryLost.
+
+        Who removes a node writes a later generation of it.
+        """
+        uid, generation = self.written
+        there = ("", 0) if found is None else objects.identity_of(found)
+        if uid and (there[0] != uid or there[1] < generation):
+            self.compare_own(there)
+
+    def hear(self, found: dict[str, Any], *, changed: bool = False) -> None:
+        """Note the version of an object that was written just now. Raises HistoryLost."""
+        self._hear_version(objects.version_of(found), changed=changed)
+
+    def hear_list(self, version: str) -> None:
+        if version.isdigit():
+            self._hear_version(int(version))
+
+    def hear_followers(self) -> None:
+        """Note how far the watches have come: what is answered from now on is later."""
+        for one, before in list(self.followers.items()):
+            if one.version != before and one.version.isdigit():
+                self.history.revision = max(self.history.revision, int(one.version))
+
+    def _hear_version(self, version: int, *, changed: bool = False) -> None:
+        floor = self.history.begin()
+        if floor and not floor - changed < version <= floor + _LEAP:
+            self.suspicion = ""
+        if floor and version - floor > _LEAP:
+            self.history.lose(
+                f"the version of the cluster's store has leapt from {floor} to {version}: it was "
+                "put back to an older state"
+            )
+        self.history.hear(0, version, floor, changed=changed)

@@ -1,0 +1,87 @@
+"""What is used of a node's blocks, written into its entry's status for people."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+
+from fastipam.cluster.registries.kubernetes import objects
+from fastipam.cluster.registries.kubernetes.entry import is_of
+from fastipam.errors import FastipamError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fastipam.cluster.deadline import Deadline
+    from fastipam.cluster.planner import Use
+    from fastipam.cluster.registries.kubernetes.api import Api
+    from fastipam.configuration.cluster import Geometry
+
+# A node tells what is used of its blocks once a minute at most, and only when its number of blocks
+# has changed, or a twentieth of the addresses changed hands.
+_REPORT_S = 60.0
+_REPORT_PART = 0.05
+_REPORT_CALL_S = 1.0  # the keeper has more urgent things to do
+
+
+class Report:
+    """What was reported last, and when the next report is due."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._reported: dict[str, tuple[int, int, int]] | None = None
+        # Nodes that start together have more urgent requests, and do not report together.
+        self.due_at = api.clock() + _REPORT_S * (1 + api.client.chance())
+
+    def forget(self) -> None:
+        """Forget what was reported: the entry may say something else by now."""
+        self._reported = None
+
+    def report(self, uses: Sequence[tuple[Geometry, Use]], deadline: Deadline) -> None:
+        """Write what is used into the own entry's status: see ``_REPORT_S``. Raises nothing.
+
+        It changes neither the entry's generation nor what it says of this node.
+        """
+        now = self._api.clock()
+        if now < self.due_at:
+            return
+        sums: dict[str, tuple[int, int, int]] = {}
+        for pool, one in uses:
+            place = self._api.place(pool.family, pool.address(one.number))
+            if place is not None:
+                blocks, used, free = sums.get(place.pool, (0, 0, 0))
+                sums[place.pool] = blocks + 1, used + one.used, free + one.size - one.used
+        if not _is_news(self._reported, sums):
+            return
+        self.due_at = now + _REPORT_S
+        status = {"status": objects.usage(sums)}
+        with suppress(FastipamError):
+            seconds = min(deadline.call_s(), _REPORT_CALL_S)
+            patch = partial(
+                self._api.client.patch_status, objects.NODES, self._api.name, deadline_s=seconds
+            )
+            found = patch(status)
+            self._reported = sums
+            member = self._api.share.member()
+            if member is not None and not is_of(found, member):
+                # Removed: the entry says so before the next look.
+                self._api.share.forget_registration()
+                if not objects.read_node(found).incarnation:
+                    patch({"status": {"state": "Removed"}})
+
+
+def _is_news(
+    before: dict[str, tuple[int, int, int]] | None, after: dict[str, tuple[int, int, int]]
+) -> bool:
+    """Return whether what is used of the blocks of some pool has changed so much that it is told.
+
+    The numbers are blocks, used addresses, free ones.
+    """
+    if before is None or before.keys() != after.keys():
+        return True
+    return any(
+        one[0] != after[name][0]
+        or abs(one[1] - after[name][1]) >= _REPORT_PART * (after[name][1] + after[name][2])
+        for name, one in before.items()
+    )

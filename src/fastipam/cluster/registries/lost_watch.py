@@ -1,0 +1,16 @@
+"""The word in the log about a watch of the shared store that was lost."""
+
+from __future__ import annotations
+
+from fastipam.errors import FastipamError
+
+
+def log_lost_watch(network: str, what: str, error: Exception) -> None:
+    """Note at debug level that ``what`` was lost, and a defect of this program as an error."""
+    import logging  # an ADD that runs directly watches nothing
+
+    log = logging.getLogger("fastipam.cluster")
+    if isinstance(error, FastipamError):
+        log.debug("network=%s %s: %s", network, what, error)
+    else:
+        log.error("network=%s a defect in the watch", network, exc_info=error)
