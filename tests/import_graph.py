@@ -24,8 +24,8 @@ owners lease
 allocation
 verify files repair backup picture
 host_local network transactions tasks ipam sweep
-cluster cluster.engines cluster.node cluster.registries cluster.keeper cluster.admin
-cluster.controller
+cluster cluster.engines cluster.node cluster.registries
+cluster.routing cluster.keeper cluster.admin cluster.controller
 cni
 __init__
 agent.protocol agent.requests agent.plain agent.web agent

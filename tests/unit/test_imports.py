@@ -43,6 +43,7 @@ OTHER_BYTES = {
     "cluster.engines.pool": "a random number",
     "cluster.node.node": "a random number",
     "cluster.registries.kubernetes.client": "a random number",
+    "cluster.routing.kernel": "netlink messages",
     "cluster.rtnetlink": "netlink messages",
     "cluster.planner": "a hash of names",
     "picture.colours": "a hash of names",

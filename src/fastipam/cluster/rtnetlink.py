@@ -11,77 +11,157 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_HEADER = Struct("=IHHII")  # struct nlmsghdr
-_REQUEST = Struct("=B11x")  # struct rtmsg; ifaddrmsg is shorter, and begins with the family, too
-_IFADDR = Struct("=BBBBI")
-_RTMSG = Struct("=BBBBBBBBI")
-_ATTRIBUTE = Struct("=HH")
-_RTM_NEWADDR, _RTM_GETADDR = 20, 22
-_RTM_NEWROUTE, _RTM_GETROUTE = 24, 26
-_NLM_F_REQUEST_DUMP = 0x301
-_NLMSG_DONE, _NLMSG_ERROR = 3, 2
+HEADER = Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
+IFADDR = Struct("=BBBBI")  # struct ifaddrmsg: family, length, flags, scope, interface
+IFINFO = Struct("=BxHiII")  # struct ifinfomsg: family, type, interface, flags, change
+# struct rtmsg: family, length, source length, tos, table, protocol, scope, type, flags
+RTMSG = Struct("=BBBBBBBBI")
+ATTRIBUTE = Struct("=HH")  # struct rtattr: length, type
+NUMBER = Struct("=I")
+RTM_NEWLINK, RTM_DELLINK = 16, 17
+RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
+RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x1, 0x4, 0x10, 0x300
+NLM_F_REPLACE, NLM_F_CREATE = 0x100, 0x400
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_MULTIPATH, RTA_NH_ID = 1, 4, 5, 6, 9, 30
+RTN_UNICAST, RTN_LOCAL, RTN_UNREACHABLE = 1, 2, 7
+MAIN_TABLE = 254
+FAMILIES = {socket.AF_INET: 4, socket.AF_INET6: 6}
+NUMBERS = {4: int(socket.AF_INET), 6: int(socket.AF_INET6)}  # what the kernel calls a family
+_SOL_NETLINK = 270
+_NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK = 10, 11, 12
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
-_RTA_DST, _RTA_GATEWAY = 1, 5
-_MAIN_TABLE = 254
-_FAMILIES = {socket.AF_INET: 4, socket.AF_INET6: 6}
 _ANSWER_BYTES = 1 << 16
+_MOST_DUMPS = 5  # of a table that changes while it is read
+
+
+def open_link(groups: int = 0) -> socket.socket:
+    """Return a socket that asks the kernel, or hears of changes in these groups. Raises OSError."""
+    link = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    try:
+        # Short answers, with the reason in words; a listing of what was asked for only. A kernel
+        # before 4.20 knows not all of them, and answers more than is needed.
+        for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK):
+            try:
+                link.setsockopt(_SOL_NETLINK, option, 1)
+            except OSError:
+                continue
+        link.bind((0, groups))
+    except BaseException:
+        link.close()
+        raise
+    return link
+
+
+def messages(data: bytes) -> Iterator[tuple[int, int, int, int, bytes]]:
+    """Yield (type, flags, sequence, port, body) of each message."""
+    at = 0
+    while at + HEADER.size <= len(data):
+        length, kind, flags, sequence, port = HEADER.unpack_from(data, at)
+        if length < HEADER.size:
+            return
+        yield kind, flags, sequence, port, data[at + HEADER.size : at + length]
+        at += length + 3 & ~3
+
+
+def message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
+    """Return a message to the kernel."""
+    return HEADER.pack(HEADER.size + len(body), kind, NLM_F_REQUEST | flags, sequence, 0) + body
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    """Return an attribute; all lengths that are used here are multiples of four."""
+    return ATTRIBUTE.pack(ATTRIBUTE.size + len(value), kind) + value
+
+
+def attributes(body: bytes, at: int) -> dict[int, bytes]:
+    """Return the attributes of a message, which begin at ``at``."""
+    values: dict[int, bytes] = {}
+    while at + ATTRIBUTE.size <= len(body):
+        length, kind = ATTRIBUTE.unpack_from(body, at)
+        if length < ATTRIBUTE.size:
+            break
+        values[kind] = body[at + ATTRIBUTE.size : at + length]
+        at += length + 3 & ~3
+    return values
+
+
+def dump(link: socket.socket, request: int, answer: int, body: bytes) -> list[bytes]:
+    """Return the body of each message of a listing. Raises OSError.
+
+    A listing during which something has changed may miss what was there all the time: it is asked
+    for again.
+    """
+    for sequence in range(1, _MOST_DUMPS + 1):
+        link.send(message(request, NLM_F_DUMP, sequence, body))
+        found, is_whole = _answers(link, answer, sequence)
+        if is_whole:
+            return found
+    raise OSError("the addresses and routes change faster than the kernel lists them")
+
+
+def _answers(link: socket.socket, answer: int, wanted: int) -> tuple[list[bytes], bool]:
+    found: list[bytes] = []
+    is_whole = True
+    while True:
+        for kind, flags, sequence, _, body in messages(link.recv(_ANSWER_BYTES)):
+            if sequence != wanted:
+                continue
+            is_whole = is_whole and not flags & NLM_F_DUMP_INTR
+            if kind == NLMSG_DONE:
+                return found, is_whole
+            if kind == NLMSG_ERROR:
+                raise OSError("the kernel does not list addresses and routes")
+            if kind == answer:
+                found.append(body)
 
 
 def addresses() -> list[tuple[int, int]]:
     """Return (family, integer) of every address of every interface. Raises OSError."""
     found = []
-    for message in _dump(_RTM_GETADDR, _RTM_NEWADDR):
-        family = _FAMILIES.get(_IFADDR.unpack_from(message)[0])
-        values = _attributes(message, _IFADDR.size)
-        # IFA_LOCAL is the interface's own; on a point-to-point link IFA_ADDRESS is the peer's.
-        raw = values.get(_IFA_LOCAL) or values.get(_IFA_ADDRESS)
-        if family is not None and raw is not None:
-            found.append((family, int.from_bytes(raw, "big")))
+    with open_link() as link:
+        for body in dump(link, RTM_GETADDR, RTM_NEWADDR, IFADDR.pack(0, 0, 0, 0, 0)):
+            family = FAMILIES.get(IFADDR.unpack_from(body)[0])
+            raw = _own(body)
+            if family is not None and raw is not None:
+                found.append((family, int.from_bytes(raw, "big")))
+    return found
+
+
+def _own(body: bytes) -> bytes | None:
+    """Return the address of an interface, as the kernel writes it."""
+    values = attributes(body, IFADDR.size)
+    # IFA_LOCAL is the interface's own; on a point-to-point link IFA_ADDRESS is the peer's.
+    return values.get(_IFA_LOCAL) or values.get(_IFA_ADDRESS)
+
+
+def route_dump(link: socket.socket, family: int, protocol: int) -> list[bytes]:
+    """Return the main table's routes of a family and a protocol, as the kernel lists them.
+
+    A kernel before 4.20 lists all routes: those of others are left out here.
+    """
+    number = NUMBERS[family]
+    body = RTMSG.pack(number, 0, 0, 0, MAIN_TABLE, protocol, 0, 0, 0)
+    wanted = (number, MAIN_TABLE, protocol)
+    found = []
+    for one in dump(link, RTM_GETROUTE, RTM_NEWROUTE, body):
+        its_family, _, _, _, table, its_protocol, _, _, _ = RTMSG.unpack_from(one)
+        if (its_family, table, its_protocol) == wanted:
+            found.append(one)
     return found
 
 
 def routes(protocol: int) -> dict[str, str]:
     """Return (prefix -> gateway) of the main table's routes of a protocol. Raises OSError."""
     found = {}
-    for message in _dump(_RTM_GETROUTE, _RTM_NEWROUTE):
-        address_family, length, _, _, table, its_protocol, _, _, _ = _RTMSG.unpack_from(message)
-        family = _FAMILIES.get(address_family)
-        values = _attributes(message, _RTMSG.size)
-        gateway = values.get(_RTA_GATEWAY)
-        if family is None or gateway is None or (table, its_protocol) != (_MAIN_TABLE, protocol):
-            continue
-        base = int.from_bytes(values.get(_RTA_DST, b""), "big")
-        via = format_ip(family, int.from_bytes(gateway, "big"))
-        found[format_cidr(family, base, length)] = via
+    with open_link() as link:
+        for family in NUMBERS:
+            for body in route_dump(link, family, protocol):
+                values = attributes(body, RTMSG.size)
+                gateway = values.get(RTA_GATEWAY)
+                if gateway is not None:
+                    base = int.from_bytes(values.get(RTA_DST, b""), "big")
+                    via = format_ip(family, int.from_bytes(gateway, "big"))
+                    found[format_cidr(family, base, RTMSG.unpack_from(body)[1])] = via
     return found
-
-
-def _dump(request: int, answer: int) -> Iterator[bytes]:
-    """Yield the body of each message of a dump."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as link:
-        body = _REQUEST.pack(0)
-        size = _HEADER.size + len(body)
-        link.send(_HEADER.pack(size, request, _NLM_F_REQUEST_DUMP, 1, 0) + body)
-        while True:
-            data = link.recv(_ANSWER_BYTES)
-            at = 0
-            while at + _HEADER.size <= len(data):
-                length, kind, *_ = _HEADER.unpack_from(data, at)
-                if kind == _NLMSG_DONE:
-                    return
-                if kind == _NLMSG_ERROR or length < _HEADER.size:
-                    raise OSError("the kernel does not list addresses and routes")
-                if kind == answer:
-                    yield data[at + _HEADER.size : at + length]
-                at += length + 3 & ~3
-
-
-def _attributes(message: bytes, at: int) -> dict[int, bytes]:
-    values: dict[int, bytes] = {}
-    while at + _ATTRIBUTE.size <= len(message):
-        length, kind = _ATTRIBUTE.unpack_from(message, at)
-        if length < _ATTRIBUTE.size:
-            break
-        values[kind] = message[at + _ATTRIBUTE.size : at + length]
-        at += length + 3 & ~3
-    return values

@@ -7,7 +7,8 @@ import time
 from fastipam.addressing.addresses import BITS, format_cidr, parse_ip
 from fastipam.cluster import rtnetlink
 from fastipam.cluster.engine import EngineError
-from fastipam.cluster.planner import backoff_s, runs
+from fastipam.cluster.planner import backoff_s
+from fastipam.cluster.routing.table import PROTOCOL, merged
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     # prefix -> (node, its address in the prefix's family)
     Table = dict[str, tuple[str, str]]
 
-# The protocol (rtnetlink(7)) of every route that these lines make: a later run finds the routes of
-# the one before by it. iproute2's list of protocols (rt_protos) does not have it.
-PROTOCOL = 147
 _CALL_S = 5.0  # for one call while a table is followed: longer than an election
 
 
@@ -57,23 +55,18 @@ def _read(
     for name, texts in layout.addresses.items():
         for text in texts:
             addresses.setdefault((name, parse_ip(text)[0]), text)
-    numbers: dict[tuple[str, int], list[int]] = {}
+    owned = []
     for (family, base), block in layout.blocks.items():
-        for index, pool in enumerate(node.settings.geometries):
-            number = pool.number(base) if pool.family == family else None
-            if number is not None and block.node != without:
-                numbers.setdefault((block.node, index), []).append(number)
+        pool = node.settings.geometry_of(family, base)
+        if pool is not None and block.node != without:
+            owned.append(((family, base, BITS[family] - pool.host_bits), block.node))
     table: Table = {}
-    for (owner, index), owned in numbers.items():
-        pool = node.settings.geometries[index]
-        via = addresses.get((owner, pool.family))
-        if via is None:
-            if left_out is not None:
-                left_out.add((owner, pool.family))
-            continue
-        for run in runs(owned):
-            length = BITS[pool.family] - pool.host_bits - (len(run).bit_length() - 1)
-            table[format_cidr(pool.family, pool.address(run.start), length)] = owner, via
+    for (family, base, length), owner in merged(owned):
+        via = addresses.get((owner, family))
+        if via is not None:
+            table[format_cidr(family, base, length)] = owner, via
+        elif left_out is not None:
+            left_out.add((owner, family))
     return table, layout.revision
 
 
