@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import fastipam
-from fastipam.agent import main as process
+from fastipam.agent import listening, main
 from fastipam.agent.protocol import DEFAULT_SOCKET
 from fastipam.configuration.policy import DEFAULT_DATA_DIR
 
@@ -69,7 +69,7 @@ def test_socket() -> None:
     unit = read_unit(SOCKET)
     assert unit["ListenStream"] == [DEFAULT_SOCKET]
     assert unit["SocketMode"] == ["0600"]
-    assert unit["Backlog"] == [str(process._BACKLOG)]
+    assert unit["Backlog"] == [str(listening._BACKLOG)]
     assert "RuntimeDirectory" not in read_unit(SERVICE), "it would go, with the socket in it"
 
 
@@ -80,9 +80,9 @@ def test_service() -> None:
     assert unit["Restart"] == ["always"]
     assert SOCKET.name in unit["Requires"] + unit["After"]
     assert any(DEFAULT_DATA_DIR.startswith(f"{one}/") for one in unit["ReadWritePaths"][0].split())
-    drain_s = process.Options().drain_s
+    drain_s = main.Options().drain_s
     assert int(unit["TimeoutStopSec"][0]) > drain_s
-    wanted = process.Options().limits.connections
+    wanted = main.Options().limits.connections
     assert int(unit["LimitNOFILE"][0]) > wanted
 
 

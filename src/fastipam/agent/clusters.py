@@ -65,8 +65,11 @@ class Clusters(Services):
         if self._worker is not None:
             self._worker.wake = self._wake
 
-    def add_file(self, path: str, data_dirs: Sequence[str]) -> None:
-        """Have a keeper for the network of a file from the start. Raises ConfigError."""
+    def add_file(self, path: str, data_dirs: Sequence[str]) -> tuple[str, str]:
+        """Have a keeper for the network of a file from the start.
+
+        Return its key: data directory and network. Raises ConfigError.
+        """
         from fastipam.cni import more_blocks
 
         settings, network, data_dir = more_blocks.read_any(path)
@@ -76,7 +79,9 @@ class Clusters(Services):
             )
         data_dir = data_dir or next(iter(data_dirs), DEFAULT_DATA_DIR)
         self.note_cluster(data_dir, network, settings)
-        self._to_create.add(os.path.abspath(data_dir))
+        key = os.path.abspath(data_dir), network
+        self._to_create.add(key[0])
+        return key
 
     @property
     def data_dirs(self) -> list[str]:
@@ -132,6 +137,11 @@ class Clusters(Services):
         """Return (data directory, network, keeper) of each keeper."""
         with self._lock:
             return [(*key, keeper) for key, keeper in sorted(self._keepers.items())]
+
+    def find(self, key: tuple[str, str]) -> Keeper | None:
+        """Return the keeper of a data directory's network, or None while there is none."""
+        with self._lock:
+            return self._keepers.get(key)
 
     def start_pending(self, data_dir: str | None = None) -> None:
         """Start the keepers of the pending networks of a store, or of all, if the store exists."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import gc
 import logging
 import os
 import resource
 import signal
 import socket
-import stat
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,26 +18,27 @@ from fastipam.agent.batch import Executor
 from fastipam.agent.clusters import Clusters
 from fastipam.agent.housekeeping import DEFAULT_INTERVAL_S, Housekeeping
 from fastipam.agent.lanes import SHARED, Lanes, Work
+from fastipam.agent.listening import listening
 from fastipam.agent.loop import Limits, Server
 from fastipam.agent.protocol import DEFAULT_SOCKET
 from fastipam.agent.requests import Observer, Observers
 from fastipam.agent.worker import Worker
 from fastipam.cni.environment import VERSION
 from fastipam.cni.handler import data_dir_of
-from fastipam.errors import ConfigError
 from fastipam.storage import open_stores
 from fastipam.sweep import DEFAULT_GRACE_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
+    from fastipam.agent.conflist import Request as ConflistRequest
+    from fastipam.agent.conflist import Writer
     from fastipam.agent.requests import Request
 
 log = logging.getLogger("fastipam.agent")
 
 _OTHER_DESCRIPTORS = 256  # stores, the page's readers, connections to a cluster's store
 _LANES_END_S = 1.0  # for a lane that does housekeeping, or waits for its store
-_BACKLOG = 4096  # connections that wait while a batch commits; the kernel's somaxconn bounds it
 
 
 class Options(NamedTuple):
@@ -48,7 +46,8 @@ class Options(NamedTuple):
 
     ``clusters`` are files with a cluster's settings, whose networks have a keeper from the start.
     ``data_dirs`` are swept and shown from the start. With ``sweep_interval_s`` 0 no store is swept.
-    With ``http_private`` the page has no names of pods.
+    With ``http_private`` the page has no names of pods. ``conflist`` is the network configuration
+    to write; its template is the first of ``clusters``.
     """
 
     socket: Path = Path(DEFAULT_SOCKET)
@@ -60,6 +59,7 @@ class Options(NamedTuple):
     http_private: bool = False
     drain_s: float = 5.0
     clusters: tuple[str, ...] = ()
+    conflist: ConflistRequest | None = None
 
 
 class Ready(NamedTuple):
@@ -97,12 +97,12 @@ def run(options: Options, announce: Callable[[Ready], object] = lambda _: None) 
     example because another agent serves it.
     """
     _raise_descriptor_limit(options.limits.connections)
-    with _listening(options.socket) as listener:
+    with listening(options.socket) as listener:
         worker = Worker(grace_s=options.grace_s)
         clusters = Clusters(worker=worker)
-        for path in options.clusters:
-            clusters.add_file(path, options.data_dirs)
-        observer, url, stop_http = _instrumented(options, listener, clusters)
+        keys = [clusters.add_file(path, options.data_dirs) for path in options.clusters]
+        writer = _conflist_writer(options, clusters, keys)
+        observer, url, stop_http = _instrumented(options, listener, clusters, writer)
 
         def work(data_dir: str | None) -> Work:
             """Return what the lane of a data directory does, or the loop itself (None)."""
@@ -134,6 +134,8 @@ def run(options: Options, announce: Callable[[Ready], object] = lambda _: None) 
         log.info("socket=%s pid=%d ready", options.socket, os.getpid())
         systemd.notify("READY=1")
         announce(Ready(os.getpid(), str(listener.getsockname()), url))
+        if writer is not None:
+            writer.start()
         try:
             server.run()
         finally:
@@ -142,6 +144,8 @@ def run(options: Options, announce: Callable[[Ready], object] = lambda _: None) 
                 signal.signal(number, signal.SIG_IGN)  # the process ends already
             systemd.notify("STOPPING=1")
             idle = lanes.stop(_LANES_END_S)
+            if writer is not None:
+                writer.stop()
             clusters.stop()
             server.close()
             stop_http()
@@ -150,8 +154,19 @@ def run(options: Options, announce: Callable[[Ready], object] = lambda _: None) 
     log.info("stopped")
 
 
+def _conflist_writer(
+    options: Options, clusters: Clusters, keys: list[tuple[str, str]]
+) -> Writer | None:
+    """Return what writes the network configuration, which has not begun, or None."""
+    if options.conflist is None:
+        return None
+    from fastipam.agent.conflist import Writer
+
+    return Writer(options.conflist, keys[0][1], partial(clusters.find, keys[0]))
+
+
 def _instrumented(
-    options: Options, listener: socket.socket, clusters: Clusters
+    options: Options, listener: socket.socket, clusters: Clusters, writer: Writer | None
 ) -> tuple[Observer, str, Callable[[], None]]:
     """Return what observes the requests, for metrics and page if there are any; URL; the end."""
     if options.http is None:
@@ -162,7 +177,8 @@ def _instrumented(
     from fastipam.agent.web.samples import Watch
 
     watch = Watch(options.data_dirs)
-    metrics = Metrics(watch, clusters.all)
+    written = None if writer is None else (str(writer.target), lambda: writer.standing)
+    metrics = Metrics(watch, clusters.all, written)
     page = Page(watch, private=options.http_private)
     routes = {
         "/metrics": metrics.route,
@@ -190,105 +206,3 @@ def _raise_descriptor_limit(connections: int) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
         except (OSError, ValueError) as error:
             log.warning("descriptors=%d cannot be raised: %s", soft, error)
-
-
-@contextmanager
-def _listening(path: Path) -> Iterator[socket.socket]:
-    """Yield the listening socket: systemd's, or one at ``path``, mode 0600, removed at the end."""
-    inherited = systemd.inherited_socket()
-    if inherited is not None:
-        with inherited:
-            yield inherited
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _only_agent(path), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        _remove_stale(path)
-        before = os.umask(0o177)  # so that the file never has a wider mode
-        try:
-            listener.bind(os.fspath(path))
-        except OSError as error:
-            raise ConfigError(
-                f"{path}: {error.strerror or error}", field="--socket", value=str(path)
-            ) from error
-        finally:
-            os.umask(before)
-        inode = path.stat().st_ino
-        listener.listen(_BACKLOG)
-        try:
-            yield listener
-        finally:
-            try:
-                if path.stat().st_ino == inode:
-                    path.unlink()
-            except OSError:
-                pass
-
-
-@contextmanager
-def _only_agent(path: Path) -> Iterator[None]:
-    """Hold the lock of the one agent that serves this socket. Raises ConfigError."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    try:
-        descriptor = os.open(f"{path}.lock", flags, 0o600)
-    except OSError as error:
-        reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
-        raise ConfigError(
-            f"{path}.lock cannot be opened: {reason}", field="--socket", value=str(path)
-        ) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        if error.errno != errno.EWOULDBLOCK:
-            raise
-        raise ConfigError(
-            f"another agent serves {path}",
-            field="--socket",
-            value=str(path),
-            hint="stop it first, or give this one another socket",
-        ) from None
-    try:
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove the socket of an agent that was killed; the caller holds the lock.
-
-    Raises ConfigError when it is no socket, or somebody serves it.
-    """
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        kind = "a symbolic link" if stat.S_ISLNK(mode) else "no socket"
-        raise ConfigError(
-            f"{path} is {kind}, and stays as it is",
-            field="--socket",
-            value=str(path),
-            hint="remove it if nobody needs it, or give the agent another socket",
-        )
-    if _is_served(path):
-        raise ConfigError(
-            f"somebody listens on {path} already",
-            field="--socket",
-            value=str(path),
-            hint="systemd, for an agent that it starts when it is asked: "
-            "systemctl stop fastipam-agent.socket; or give this one another socket",
-        )
-    path.unlink()
-
-
-def _is_served(path: Path) -> bool:
-    """Return whether a process listens on a socket, even one that does not answer now."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(os.fspath(path))
-        except (ConnectionRefusedError, FileNotFoundError):
-            return False
-        except OSError:  # its queue may be full
-            return True
-    return True

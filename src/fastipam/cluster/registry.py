@@ -159,6 +159,9 @@ class Registry(Protocol):
         Idempotent. Raises ClusterRefused: other settings, or another live node of this name.
         """
 
+    def addresses(self) -> tuple[str, ...]:
+        """Return the addresses by which other nodes reach this one; asks a resolver at most."""
+
     def pools(self, deadline: Deadline) -> list[AddressPool] | None:
         """Return the pools that are in force, None when the node's own settings say them."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import socket
 from struct import Struct
 
@@ -33,6 +34,8 @@ _SOL_NETLINK = 270
 _NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK = 10, 11, 12
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _ANSWER_BYTES = 1 << 16
+_SIOCGIFMTU = 0x8921  # netdevice(7)
+_IFREQ = Struct("=16si20x")
 _MOST_DUMPS = 5  # of a table that changes while it is read
 
 
@@ -127,6 +130,21 @@ def addresses() -> list[tuple[int, int]]:
             if family is not None and raw is not None:
                 found.append((family, int.from_bytes(raw, "big")))
     return found
+
+
+def mtu(family: int, value: int) -> int | None:
+    """Return the MTU of the interface that has an address, or None. Raises OSError."""
+    wanted = value.to_bytes(4 if family == 4 else 16, "big")
+    with open_link() as link:
+        request = IFADDR.pack(NUMBERS[family], 0, 0, 0, 0)
+        found = dump(link, RTM_GETADDR, RTM_NEWADDR, request)
+    index = next((IFADDR.unpack_from(one)[4] for one in found if _own(one) == wanted), None)
+    if index is None:
+        return None
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        question = _IFREQ.pack(socket.if_indextoname(index).encode(), 0)
+        answer = fcntl.ioctl(any_socket, _SIOCGIFMTU, question)
+    return int(_IFREQ.unpack(answer)[1])
 
 
 def _own(body: bytes) -> bytes | None:

@@ -10,7 +10,7 @@ from fastipam.errors import ConfigError
 if TYPE_CHECKING:
     from pathlib import Path
 
-_ENDINGS = (".conf", ".conflist", ".json")  # the endings that libcni reads
+ENDINGS = (".conf", ".conflist", ".json")  # the endings that libcni reads
 
 
 def files(directory: Path) -> list[Path]:
@@ -18,7 +18,12 @@ def files(directory: Path) -> list[Path]:
 
     The first one is the runtime's default network.
     """
-    return sorted(one for one in directory.iterdir() if one.suffix in _ENDINGS)
+    return sorted(one for one in directory.iterdir() if is_read(one))
+
+
+def is_read(path: Path) -> bool:
+    """Return whether a runtime reads a file of this name."""
+    return path.suffix in ENDINGS
 
 
 def with_ipam(path: Path) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from fastipam.agent.web.samples import Watch, error_of
 from fastipam.agent.web.server import Asked, Response, Route
 from fastipam.allocation import history
 from fastipam.allocation.states import STATES
+from fastipam.cni import conflists
 from fastipam.errors import FastipamError
 from fastipam.storage import open_stores, tables
 
@@ -25,9 +26,12 @@ if TYPE_CHECKING:
 
     from fastipam.agent.web.readings import Reading
     from fastipam.cluster.keeper.keeper import Keeper
+    from fastipam.cni.conflists import Standing
 
     # Data directory, network, and the keeper of its blocks.
     Kept = tuple[str, str, Keeper]
+    # Path of a network configuration that the agent writes, and how it stands.
+    Conflist = tuple[str, Callable[[], Standing]]
 
 _VERBS = frozenset(("ADD", "CHECK", "DEL", "GC", "STATUS", "VERSION"))
 _LATENCIES_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
@@ -58,7 +62,10 @@ class Metrics(Observer):
     """Counts requests and commits, and reads what the stores hold at each scrape."""
 
     def __init__(
-        self, watch: Watch | None = None, keepers: Callable[[], Sequence[Kept]] = tuple
+        self,
+        watch: Watch | None = None,
+        keepers: Callable[[], Sequence[Kept]] = tuple,
+        conflist: Conflist | None = None,
     ) -> None:
         self.registry = _Registry()
         self._requests = Counter(
@@ -86,6 +93,7 @@ class Metrics(Observer):
         ProcessCollector(registry=self.registry)
         self.registry.register(_Networks(watch or Watch()))
         self.registry.register(_Clusters(keepers))
+        self.registry.register(_Written(conflist))
 
     def request(self, verb: str, status: int, output: bytes, seconds: float) -> None:
         """Count a request by its verb and the code of its error object, 0 without one."""
@@ -216,6 +224,28 @@ class _Clusters:
             for name, family in counters.items():
                 family.add_metric([data_dir, network], getattr(status.counts, name))
         yield from (reachable, *counters.values())
+
+
+class _Written:
+    """The network configuration that the agent writes. O(1)."""
+
+    def __init__(self, conflist: Conflist | None) -> None:
+        self._conflist = conflist
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield how the file stands; no sample when the agent writes none."""
+        state = _gauge("conflist", "How the network configuration stands.", ["path", "state"])
+        before = _gauge("conflist_before", "Configurations that sort before it.", ["path"])
+        failures = CounterMetricFamily(
+            "fastipam_conflist_failures", "How often it could not be written.", labels=["path"]
+        )
+        if self._conflist is not None:
+            path, standing = self._conflist[0], self._conflist[1]()
+            for one in conflists.STATES:
+                state.add_metric([path, one], one == standing.state)
+            before.add_metric([path], len(standing.before))
+            failures.add_metric([path], standing.failures)
+        yield from (state, before, failures)
 
 
 def _gauge(name: str, documentation: str, labels: list[str]) -> GaugeMetricFamily:

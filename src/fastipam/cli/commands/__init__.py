@@ -42,6 +42,7 @@ COMMANDS = {
     "export": Entry(f"{_HERE}.migrate:export", _MOVE, "Hand the leases over to another plugin."),
     "cluster": Entry(f"{_HERE}.cluster:command", _SET_UP, "One pool for many nodes."),
     "install": Entry(f"{_HERE}.install:command", _SET_UP, "Put the CNI plugin into place."),
+    "conflist": Entry(f"{_HERE}.conflist:command", _SET_UP, "Print a network configuration."),
     "agent": Entry(f"{_HERE}.agent:command", _SET_UP, "Serve the plugin calls of this node."),
     "controller": Entry(
         f"{_HERE}.controller:command", _SET_UP, "Accept pools, reclaim removed nodes (Kubernetes)."

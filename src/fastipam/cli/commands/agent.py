@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,8 +16,35 @@ from fastipam.cli.click_base import command as _command
 from fastipam.configuration.policy import DEFAULT_DATA_DIR
 from fastipam.errors import ConfigError
 
+if TYPE_CHECKING:
+    from fastipam.agent.conflist import Request
+
 _DEFAULTS = process.Options()
 _LARGEST_PORT = 65535
+_SMALLEST_MTU = 576  # what every IPv4 host has to take; IPv6 wants 1280
+
+
+def _mtu(ctx: click.Context, param: click.Parameter, value: str) -> int | None:
+    """Return the MTU, None for that of the node's interface. Raises click's usage error."""
+    if value == "auto":
+        return None
+    mtu: int = click.IntRange(_SMALLEST_MTU, 65535)(value, param, ctx)
+    return mtu
+
+
+def _conflist(clusters: tuple[Path, ...], target: Path | None, mtu: int | None) -> Request | None:
+    """Return what --write-conflist asks for. Raises ConfigError, and click's usage error."""
+    if target is None:
+        if mtu is not None:
+            raise click.UsageError("--mtu goes with --write-conflist")
+        return None
+    if not clusters:
+        raise click.UsageError("--write-conflist writes what --cluster names")
+    from fastipam.agent import conflist
+
+    request = conflist.Request(str(clusters[0].absolute()), target.absolute(), mtu)
+    conflist.check(request)
+    return request
 
 
 @_command(
@@ -24,6 +52,11 @@ _LARGEST_PORT = 65535
     examples=(
         ("fastipam agent", "in the foreground; systemd units are in deploy/"),
         ("fastipam agent --http 9464", "with a page, /metrics and /healthz on 127.0.0.1"),
+        (
+            "fastipam agent --cluster /etc/fastipam/podnet.conflist "
+            "--write-conflist /etc/cni/net.d/10-fastipam.conflist",
+            "gives the node its network once it has a block",
+        ),
     ),
 )
 @options.socket
@@ -89,6 +122,23 @@ _LARGEST_PORT = 65535
     "CNI configuration that has them: this agent keeps its share from the start; others are kept "
     "once a request has named them.",
 )
+@click.option(
+    "--write-conflist",
+    "target",
+    metavar="DEST",
+    type=click.Path(readable=False, path_type=Path),
+    help="Write the first --cluster, a network configuration, to DEST once this node has a block "
+    "of each family of the pools, and again when it changes. `fastipam conflist` prints one.",
+)
+@click.option(
+    "--mtu",
+    metavar="auto|BYTES",
+    default="auto",
+    show_default=True,
+    callback=_mtu,
+    help="The MTU of pods in what --write-conflist writes, unless the file has one; auto is that "
+    "of the interface that has the node's address. An overlay leaves less: say how much.",
+)
 def command(
     socket_path: Path,
     http: str | None,
@@ -101,6 +151,8 @@ def command(
     sweep_interval: float,
     grace: float,
     clusters: tuple[Path, ...],
+    target: Path | None,
+    mtu: int | None,
 ) -> None:
     """Serve the plugin calls of this node, many in one commit; SIGTERM ends it.
 
@@ -121,6 +173,7 @@ def command(
         grace_s=grace,
         http_private=http_private,
         clusters=tuple(str(path.absolute()) for path in clusters),
+        conflist=_conflist(clusters, target, mtu),
     )
     process.run(asked, _discard if quiet else _announce)
 

@@ -9,7 +9,7 @@ from fastipam.cli.click_base import as_root, reason_of
 from fastipam.cli.commands.doctor import surroundings
 from fastipam.cli.commands.doctor.diagnosis import OK, PROBLEM, WARNING, Diagnosis
 from fastipam.cni import configs as cni_configs
-from fastipam.cni import more_blocks, versions
+from fastipam.cni import conflists, more_blocks, versions
 from fastipam.configuration.network import Config
 from fastipam.errors import FastipamError
 
@@ -60,10 +60,22 @@ def look(directory: Path) -> tuple[list[Diagnosis], list[Configured]]:
             if asked and known and asked != known:
                 text = f"{path} wants {config.data_dir} {asked}, {other} wants it {known}"
                 diagnoses.append(Diagnosis(_CHECK, PROBLEM, text, f"${{EDITOR:-vi}} {path}"))
+    if networks:
+        diagnoses += _not_first(min(one.file for one in networks))
     if not networks:
         text = f'no file in {directory} has "type": "fastipam" in an ipam section'
         diagnoses.append(Diagnosis(_CHECK, WARNING, text, f"grep -n type {directory}/*"))
     return diagnoses, networks
+
+
+def _not_first(path: Path) -> list[Diagnosis]:
+    """Return a warning when the runtime's default network is another one than a file's."""
+    others = [one.name for one in conflists.sorted_before(path)]
+    if not others:
+        return []
+    sort = "sorts" if len(others) == 1 else "sort"
+    text = f"{path} is not the runtime's default network: {', '.join(others)} {sort} before it"
+    return [Diagnosis(_CHECK, WARNING, text, f"ls -la {path.parent}")]
 
 
 def _new(directory: Path) -> str:

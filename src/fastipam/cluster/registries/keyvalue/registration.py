@@ -116,12 +116,16 @@ class Registration:
     def _same_settings(self) -> Compare:
         return Compare(self._keys.settings, "value", self._share.settings.text.encode())
 
+    def addresses(self) -> tuple[str, ...]:
+        """Return the addresses of this node, those of the settings or the one towards the store."""
+        return self._share.settings.addresses or self._engine.local_addresses()
+
     def _entry(
         self, stored: KeyValue | None, member: Member, deadline: Deadline, agent: bool
     ) -> NodeEntry:
         """Return what this node's entry has to say. Raises ClusterRefused for another's entry."""
         boot = self._share.store.boot_id()
-        addresses = self._share.settings.addresses or self._engine.local_addresses()
+        addresses = self.addresses()
         if stored is None:
             return NodeEntry(member.incarnation, member.epoch + 1, boot, addresses, agent=agent)
         entry = NodeEntry.read(stored.key, stored.value)

@@ -87,6 +87,10 @@ class KeyValueRegistry:
         """Write this node's entry, and the session of a new node that signs. One transaction."""
         return self.registration.register(member, deadline, agent=agent, sign=sign)
 
+    def addresses(self) -> tuple[str, ...]:
+        """Return the addresses of this node."""
+        return self.registration.addresses()
+
     def pools(self, deadline: Deadline) -> list[AddressPool] | None:  # noqa: ARG002  # others ask
         """Return None: the pools are in the settings."""
         return None

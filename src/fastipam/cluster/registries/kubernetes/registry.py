@@ -86,6 +86,10 @@ class KubernetesRegistry(Overview):
         """Return what this node has heard by now, to be noted."""
         return self._losses.heard(era)
 
+    def addresses(self) -> tuple[str, ...]:
+        """Return the addresses of this node: those of the settings, or the one towards the API."""
+        return self.api.addresses()
+
     def pools(self, deadline: Deadline) -> list[AddressPool] | None:
         """Return the pools that are in force, and never None."""
         return self._following.pools(deadline)

@@ -1,0 +1,252 @@
+"""Write the network configuration of the runtime, once this node has a block of every family.
+
+Until then the kubelet reports NetworkReady=false, and no pod is scheduled to a node that could give
+it no address. The agent never removes the file: it cannot tell an upgrade from the end, and a node
+whose agent is replaced goes on. `fastipam uninstall` removes it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from fastipam import files
+from fastipam.addressing.addresses import parse_ip
+from fastipam.cluster import rtnetlink
+from fastipam.cni import configs, conflists, more_blocks
+from fastipam.cni.conflists import FAILED, REMOVED, WAITING, WRITTEN, Standing
+from fastipam.errors import ConfigError, FastipamError
+from fastipam.storage.records.block import ACTIVE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fastipam.cluster.keeper.keeper import Keeper
+
+log = logging.getLogger("fastipam.conflist")
+
+_WAIT_S = 0.5  # until blocks are looked at again
+_AGAIN_S = 5.0  # until what failed is tried again
+_LOOK_S = 10.0  # until template, file and directory are looked at again
+
+
+class Request(NamedTuple):
+    """What is to be written, and where to; without ``mtu`` pods get that of the node's link."""
+
+    template: str
+    target: Path
+    mtu: int | None = None
+
+
+class Writer:
+    """Writes one configuration, in a thread of its own. :meth:`step` does what is due.
+
+    ``keeper`` returns the keeper of the template's network, or None before there is one. A file
+    that was removed while this process runs is not written again until the template changes:
+    somebody has taken the node out of use.
+    """
+
+    def __init__(self, request: Request, network: str, keeper: Callable[[], Keeper | None]) -> None:
+        self.request = request
+        self.target = request.target
+        self._state, self._reason = WAITING, ""
+        self._before: tuple[str, ...] = ()
+        self._failures = 0
+        self._network = network
+        self._keeper = keeper
+        self._done: bytes | None = None  # the content that this process has written, or found
+        self._mtu_told = False
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="conflist", daemon=True)
+
+    @property
+    def standing(self) -> Standing:
+        """How the file stands now."""
+        return Standing(self._state, self._reason, self._before, self._failures)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop; the file stays."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(1.0)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self.step()):
+            pass
+
+    def step(self) -> float:
+        """Do what is due; return the seconds until something is due again. Raises nothing."""
+        try:
+            keeper = self._keeper()
+            families = set() if keeper is None else _families(keeper)
+            reason = _lacking(keeper, families)
+            if reason and self._done is None:
+                self._set(WAITING, f"is not written yet: {reason}")
+                return _WAIT_S
+            if keeper is not None and not reason:
+                self._update(self._content(keeper, families))
+            self._look_around()
+        except ConfigError as error:
+            field = f"{error.field}: " if error.field else ""
+            return self._failed(f"{field}{error.message}")
+        except FastipamError as error:
+            return self._failed(error.message)
+        except OSError as error:
+            return self._failed(f"it cannot be written: {error.strerror or error}")
+        except Exception:
+            log.exception("conflist=%s a defect in the writer", self.target)
+            return self._failed("a defect in the writer")
+        return _LOOK_S
+
+    def _content(self, keeper: Keeper, families: set[int]) -> bytes:
+        """Return what the file has to hold on this node. Raises ConfigError."""
+        path = self.request.template
+        network = more_blocks.read_any(path)[1]
+        if network != self._network:
+            raise ConfigError(
+                f"the template is of network {network} now, and this agent keeps {self._network}: "
+                "start the agent again",
+                field=f"{path}: name",
+                value=network,
+            )
+        content = Path(path).read_bytes()
+        mtu = self.request.mtu
+        return conflists.complete(content, path, families, mtu or self._link_mtu(keeper))
+
+    def _link_mtu(self, keeper: Keeper) -> int | None:
+        """Return the MTU of the interface that has the node's address, or None, and say so."""
+        addresses = keeper.registry.addresses()
+        found = next((mtu for one in addresses if (mtu := rtnetlink.mtu(*parse_ip(one)))), None)
+        if found is None and not self._mtu_told:
+            shown = ", ".join(addresses) or "no address of this node is known"
+            log.warning(
+                "conflist=%s no MTU: %s, and no interface has it; --mtu gives one",
+                self.target,
+                shown,
+            )
+        self._mtu_told = found is None
+        return found
+
+    def _update(self, content: bytes) -> None:
+        """Make the file hold this, unless somebody has removed it. Raises OSError."""
+        there = _read(self.target)
+        if there is None and content == self._done:
+            self._set(
+                REMOVED,
+                "was removed, and is written again when the agent is started again "
+                "or its template changes",
+            )
+            return
+        if there != content:
+            self._write(content)
+            self._set(WRITTEN, "written" if there is None else "replaced: its template is another")
+        else:
+            if stat.S_IMODE(os.lstat(self.target).st_mode) != _MODE:
+                os.chmod(self.target, _MODE)
+            self._set(WRITTEN, "is as it should be" if self._done is None else "")
+        self._done = content
+
+    def _write(self, content: bytes) -> None:
+        for left in self.target.parent.glob(f".{self.target.name}.{'[0-9a-f]' * 12}"):
+            left.unlink(missing_ok=True)  # of an agent that was killed while it wrote
+        with files.replacing(self.target, _MODE) as descriptor:
+            os.fchmod(descriptor, _MODE)
+            with os.fdopen(descriptor, "wb", closefd=False) as file:
+                file.write(content)
+
+    def _look_around(self) -> None:
+        """Note which other configurations a runtime reads first. Raises OSError."""
+        before = tuple(one.name for one in conflists.sorted_before(self.target))
+        if before and before != self._before:
+            log.warning(
+                "conflist=%s is not the runtime's default network: %s sorts before it in %s",
+                self.target,
+                ", ".join(before),
+                self.target.parent,
+            )
+        self._before = before
+
+    def _failed(self, reason: str) -> float:
+        self._failures += 1
+        self._set(FAILED, reason)
+        return _AGAIN_S
+
+    def _set(self, state: str, reason: str) -> None:
+        """Note the state; log what is new."""
+        if reason and (state, reason) != (self._state, self._reason):
+            level = logging.WARNING if state in (FAILED, REMOVED) else logging.INFO
+            log.log(level, "conflist=%s %s", self.target, reason)
+        self._state, self._reason = state, reason
+
+
+_MODE = 0o644
+
+
+def check(request: Request) -> None:
+    """Raise ConfigError when no runtime would read what is to be written, or it is the template."""
+    target = request.target
+    if not configs.is_read(target):
+        raise ConfigError(
+            f"runtimes do not read {target.name}: they read {', '.join(configs.ENDINGS)}",
+            field="--write-conflist",
+            value=str(target),
+            hint="/etc/cni/net.d/10-fastipam.conflist",
+        )
+    if os.path.realpath(request.template) == os.path.realpath(target):
+        raise ConfigError(
+            f"{target} is the template itself",
+            field="--write-conflist",
+            value=str(target),
+            hint="--cluster names a file elsewhere",
+        )
+
+
+def _families(keeper: Keeper) -> set[int]:
+    """Return the families in which a pod gets an address."""
+    settings = keeper.settings
+    if settings.is_founded_by_agent:
+        return {one.family for one in settings.pools if not one.disabled}
+    return {one.family for one in settings.pool.sets}
+
+
+def _lacking(keeper: Keeper | None, families: set[int]) -> str:
+    """Return why a pod could get no address yet, or "". Raises StoreError."""
+    if keeper is None:
+        return "the agent has not opened the store"
+    reason = keeper.status.reason
+    if not families:
+        return reason or "no AddressPool is accepted"
+    share = keeper.share
+    doubt = share.doubt()
+    if doubt:
+        return reason or doubt
+    missing = families - {one.family for one in share.blocks() if one.state == ACTIVE}
+    if missing:
+        which = " and ".join(f"IPv{one}" for one in sorted(missing))
+        return f"this node has no {which} block" + (f": {reason}" if reason else "")
+    return ""
+
+
+def _read(path: Path) -> bytes | None:
+    """Return what is in the file, or None when there is none.
+
+    Raises OSError, also for what is no file: a symbolic link or a directory stays as it is.
+    """
+    try:
+        kind = stat.S_IFMT(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        if not path.parent.is_dir():
+            raise OSError(0, f"{path.parent} is not there") from None
+        return None
+    if kind != stat.S_IFREG:
+        what = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a directory"}.get(kind, "no file")
+        raise OSError(0, f"there is {what} of this name, which stays as it is: remove it")
+    return path.read_bytes()

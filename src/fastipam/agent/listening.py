@@ -1,0 +1,122 @@
+"""Make the agent's socket, of which there is one at a path, and remove what a dead agent left."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import stat
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from fastipam.agent import systemd
+from fastipam.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_BACKLOG = 4096  # connections that wait while a batch commits; the kernel's somaxconn bounds it
+
+
+@contextmanager
+def listening(path: Path) -> Iterator[socket.socket]:
+    """Yield the listening socket: systemd's, or one at ``path``, mode 0600, removed at the end."""
+    inherited = systemd.inherited_socket()
+    if inherited is not None:
+        with inherited:
+            yield inherited
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with only_agent(path), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        _remove_stale(path)
+        before = os.umask(0o177)  # so that the file never has a wider mode
+        try:
+            listener.bind(os.fspath(path))
+        except OSError as error:
+            raise ConfigError(
+                f"{path}: {error.strerror or error}", field="--socket", value=str(path)
+            ) from error
+        finally:
+            os.umask(before)
+        inode = path.stat().st_ino
+        listener.listen(_BACKLOG)
+        try:
+            yield listener
+        finally:
+            try:
+                if path.stat().st_ino == inode:
+                    path.unlink()
+            except OSError:
+                pass
+
+
+@contextmanager
+def only_agent(path: Path) -> Iterator[None]:
+    """Hold the lock of the one agent that serves this socket. Raises ConfigError."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        descriptor = os.open(f"{path}.lock", flags, 0o600)
+    except OSError as error:
+        reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
+        raise ConfigError(
+            f"{path}.lock cannot be opened: {reason}", field="--socket", value=str(path)
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno != errno.EWOULDBLOCK:
+            raise
+        raise ConfigError(
+            f"another agent serves {path}",
+            field="--socket",
+            value=str(path),
+            hint="stop it first, or give this one another socket",
+        ) from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove the socket of an agent that was killed; the caller holds the lock.
+
+    Raises ConfigError when it is no socket, or somebody serves it.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        kind = "a symbolic link" if stat.S_ISLNK(mode) else "no socket"
+        raise ConfigError(
+            f"{path} is {kind}, and stays as it is",
+            field="--socket",
+            value=str(path),
+            hint="remove it if nobody needs it, or give the agent another socket",
+        )
+    if is_served(path):
+        raise ConfigError(
+            f"somebody listens on {path} already",
+            field="--socket",
+            value=str(path),
+            hint="systemd, for an agent that it starts when it is asked: "
+            "systemctl stop fastipam-agent.socket; or give this one another socket",
+        )
+    path.unlink()
+
+
+def is_served(path: Path) -> bool:
+    """Return whether a process listens on a socket, even one that does not answer now."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(os.fspath(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:  # its queue may be full
+            return True
+    return True
