@@ -313,6 +313,26 @@ def test_a_pool_that_was_never_accepted_goes_at_once(api: Api, leader: Leader) -
     assert api.admin.get(f"{POOLS}/a").status == 404
 
 
+@pytest.mark.parametrize(
+    ("exclusion", "told"),
+    [
+        ("10.32.0.5/24", "has host bits: type 10.32.0.0/24 for all of it, or 10.32.0.5 for one"),
+        ("10.48.0.0/24", "10.48.0.0/24 lies outside of 10.32.0.0/20"),
+        ("fd00::1", "fd00::1 lies outside of 10.32.0.0/20"),
+    ],
+)
+def test_an_exclusion_that_was_not_meant(
+    fake_api: FakeServer, fake_leader: Leader, exclusion: str, told: str
+) -> None:
+    """One with host bits, or outside of the pool, is refused by its place in the list."""
+    make(fake_api, "a", exclude=["10.32.0.1", exclusion])
+    fake_leader.turn()
+    status, reason, message = condition(fake_api, "a")
+    assert (status, reason) == ("False", "Invalid")
+    assert "spec.exclude[1]" in message
+    assert told in message
+
+
 # Counts -----------------------------------------------------------------------------------------
 
 

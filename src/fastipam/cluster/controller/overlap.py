@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fastipam.addressing.addresses import BITS, format_cidr
+from fastipam.addressing.addresses import BITS, format_cidr, parse_cidr
 from fastipam.cluster.controller.conditions import status_of
 from fastipam.cluster.registries.kubernetes import objects
 from fastipam.configuration.address_pools import AddressPool
@@ -57,6 +57,9 @@ def own_fault(pool: dict[str, Any]) -> Refusal | None:
     except ConfigError as error:
         hint = f"; {error.hint}" if error.hint else ""
         return Refusal("Invalid", f"{error.field}: {error.message}{hint}")
+    odd = _odd_exclusion(one)
+    if odd:
+        return Refusal("Invalid", odd)
     unknown = _not_supported(pool["spec"])
     if unknown:
         return Refusal(
@@ -131,6 +134,26 @@ def _not_supported(spec: dict[str, Any]) -> str:
         value = spec.get(field)
         if value and value != default:
             return field if default is None else f"{field} {value}"
+    return ""
+
+
+def _odd_exclusion(pool: AddressPool) -> str:
+    """Return what is wrong with the first exclusion that is not what was meant, "" if none is.
+
+    A node would exclude the whole CIDR around an address, or nothing.
+    """
+    for at, (text, hole) in enumerate(zip(pool.spec.get("exclude") or (), pool.holes, strict=True)):
+        where = f"addresspool {pool.name}: spec.exclude[{at}]"
+        address, slash, length = str(text).partition("/")
+        if slash:
+            first = format_cidr(hole[0], hole[1], int(length))
+            if parse_cidr(str(text))[1] != hole[1]:
+                return (
+                    f"{where}: {text} has host bits: type {first} for all of it, or {address} for "
+                    "one address"
+                )
+        if not _overlap(hole, pool.whole()):
+            return f"{where}: {text} lies outside of {pool.cidr}: leave it out"
     return ""
 
 
