@@ -86,6 +86,49 @@ def test_status_and_check(site: Site) -> None:
     assert "active here, and in the Kubernetes API it is nobody's" in found.stdout
 
 
+def test_status_with_an_agents_token(site: Site) -> None:
+    """It shows what that token may read, names the missing right, and exits 0."""
+    machine = site.machines[0]
+    file = site.file.with_name("agent.kubeconfig")
+    file.write_text(json.dumps(kubeconfig(machine.rest.port, site.api.ca, machine.rest.token)))
+    settings = json.loads(site.file.read_text()) | {"kubeconfig": str(file)}
+    site.file.write_text(json.dumps(settings))
+    status = site.run("status")
+    assert status.returncode == 0, status.stdout + status.stderr
+    lines = dict(line.split(maxsplit=1) for line in status.stdout.splitlines() if " " in line)
+    assert lines["reachable"] == "yes"
+    assert lines["owned"] == "5"
+    assert "addressnodes" in status.stdout
+    assert "look at the roles of the user" in status.stdout
+    assert "alive" not in lines
+
+
+def test_a_node_that_is_alive_is_not_released(site: Site) -> None:
+    """The message and the hint speak of the Node object and the Lease."""
+    ready = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+    site.api.admin.merge("/api/v1/nodes/b/status", ready).done()
+    refused = site.run("release-node", "b")
+    assert refused.returncode == 1
+    assert "node b is alive: its Node object is Ready" in refused.stderr
+    assert "delete its Node object" in refused.stderr
+    assert "session" not in refused.stderr
+
+
+def test_a_url_without_tls_for_a_server_with_it(site: Site) -> None:
+    """The message says what to type."""
+    port = site.machines[0].rest.port
+    file = site.file.with_name("http.kubeconfig")
+    content = kubeconfig(port, site.api.ca, "t")
+    content["clusters"][0]["cluster"] = {"server": f"http://127.0.0.1:{port}"}
+    file.write_text(json.dumps(content))
+    settings = json.loads(site.file.read_text()) | {"kubeconfig": str(file)}
+    site.file.write_text(json.dumps(settings))
+    refused = site.run("nodes", "--timeout", "3")
+    assert refused.returncode == 1
+    assert f"http://127.0.0.1:{port}" in refused.stderr
+    assert "https://" in refused.stderr
+
+
 def test_release_node(site: Site) -> None:
     """A node that is gone; and the command for pools says who makes them."""
     done = site.run("release-node", "b", "--force")

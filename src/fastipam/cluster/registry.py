@@ -146,6 +146,8 @@ class Registry(Protocol):
     operation_s: float  # for what a keeper does in one step
     call_s: float  # for one call of it
     has_signs: bool  # whether agents give a sign of life
+    alive_text: str  # how a node shows that it is alive, as the end of a sentence
+    alive_hint: str  # what ends that, for messages
 
     # This node ------------------------------------------------------------------------------
 

@@ -53,8 +53,8 @@ def release_node(node: Node, name: str, deadline: Deadline, *, force: bool = Fal
         epoch = node.registry.end(name, deadline, force=force)
     except ClusterRefused as error:
         error.hint = (
-            "stop its agent; its session ends sessionTTL later; with --force its pods keep "
-            "addresses that others may get, too"
+            f"{node.registry.alive_hint}; with --force its pods keep addresses that others may "
+            "get, too"
         )
         raise
     if epoch is None:
@@ -78,14 +78,14 @@ def leave(node: Node, deadline: Deadline, *, force: bool = False, offline: bool 
 
     Call it while :class:`NodeLock` is held. The store assigns nothing more before the shared store
     is told that the blocks are free. ``offline`` does not tell it, for a cluster that is gone.
-    Raises ClusterRefused: an agent keeps the node's session, or addresses are in use and not
+    Raises ClusterRefused: the node gives its sign of life, or addresses are in use and not
     ``force``. Then the node is registered again by its next claim.
     """
     has_signs = node.registry.has_signs
     if not offline and has_signs and node.registry.is_alive(node.name, deadline):
         raise ClusterRefused(
-            f"node {node.name} is alive: its agent keeps its session",
-            hint="stop the agent; its session ends sessionTTL later",
+            f"node {node.name} is alive: {node.registry.alive_text}",
+            hint=f"{node.registry.alive_hint}; --offline forgets the cluster in this node's store",
         )
     if not node.share.begin_leaving(force=force):
         return 0

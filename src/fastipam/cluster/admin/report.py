@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from fastipam.cluster.admin import admin
 from fastipam.cluster.engine import EngineDenied
-from fastipam.cluster.errors import NoBlock
+from fastipam.cluster.errors import NoBlock, in_words
 from fastipam.cluster.keeper import usage
 from fastipam.cluster.node import owners
 from fastipam.storage.records.block import ACTIVE, LOST, STATES
@@ -64,30 +66,43 @@ def of_node(node: Node, has_store: bool) -> dict[str, Any]:
 
 
 def of_cluster(node: Node, deadline: Deadline) -> dict[str, Any]:
-    """Return what the shared store says: nodes, and how much of the pool is owned."""
-    rows = admin.read_nodes(node, deadline)
+    """Return what the shared store says: nodes, and how much of the pool is owned.
+
+    ``not_seen`` names what the credentials may not read; what of the document would have come from
+    it is left out.
+    """
+    try:
+        rows: list[dict[str, Any]] | None = admin.read_nodes(node, deadline)
+        not_seen = ""
+    except EngineDenied as error:
+        rows, not_seen = None, f"nodes: {in_words(error)}"
     unowned = dict.fromkeys((f"IPv{each.family}" for each in node.settings.pool.sets), 0)
     for each in node.settings.geometries:
         unowned[f"IPv{each.family}"] += each.count - len(each.unusable)
     total = sum(unowned.values())
-    owned = sum(row["blocks"] for row in rows)
-    for row in rows:
-        for family, blocks in row["blocks_by_family"].items():
-            unowned[family] -= blocks
+    owned = Counter(family for family, _ in node.registry.blocks(deadline))
+    for family, blocks in owned.items():
+        unowned[f"IPv{family}"] = unowned.get(f"IPv{family}", 0) - blocks
     try:
         problem = node.registry.problem(deadline_s=deadline.call_s())
     except EngineDenied:
         problem = ""  # etcd's status wants a right that a node need not have
-    return {
+    document: dict[str, Any] = {
         "reachable": True,
         "problem": problem,
+        "not_seen": not_seen,
         "settings": _compare_settings(node, deadline),
-        "cluster_nodes": len(rows),
-        "alive": sum(row["state"] == "alive" for row in rows),
-        "in_need": sum(row["wanted"] for row in rows),
+    }
+    if rows is not None:
+        document |= {
+            "cluster_nodes": len(rows),
+            "alive": sum(row["state"] == "alive" for row in rows),
+            "in_need": sum(row["wanted"] for row in rows),
+        }
+    return document | {
         "cluster_blocks": total,
-        "owned": owned,
-        "unowned": total - owned,
+        "owned": owned.total(),
+        "unowned": total - owned.total(),
         "unowned_by_family": unowned,
     }
 

@@ -131,7 +131,7 @@ def status(cluster: Where, as_json: bool) -> None:
             output.json_object(document)
         else:
             for key, value in document.items():
-                if key == "problem" and not value:
+                if key in ("problem", "not_seen") and not value:
                     continue
                 output.say(f"{key.replace('_', ' '):<16} {_words(value)}")
     if not well:

@@ -59,6 +59,8 @@ class KeyValueRegistry:
     store_name = "etcd"
     most_given = _MOST_DONATED
     has_signs = True
+    alive_text = "its agent keeps its session"
+    alive_hint = "stop its agent; its session ends sessionTTL later"
     operation_s = 5.0
     call_s = CALL_S
 
@@ -517,7 +519,7 @@ class KeyValueRegistry:
             conditions = [Compare(key, "mod_revision", stored.mod_revision)]
             if not force:
                 if self.is_alive(name, deadline):
-                    raise ClusterRefused(f"node {name} is alive: its agent keeps its session")
+                    raise ClusterRefused(f"node {name} is alive: {self.alive_text}")
                 conditions.append(Compare(keys.session(name), "absent"))
             removed = NodeEntry("", entry.epoch + 1, "", entry.addresses)
             try:

@@ -24,6 +24,12 @@ _WATCH_S = 300.0
 class Overview:
     """The half of a registry that speaks of all nodes."""
 
+    alive_text = "its Node object is Ready"
+    alive_hint = (
+        "delete its Node object after the machine is off: the controller then ends its Lease, if "
+        "it has one, and frees its blocks"
+    )
+
     def __init__(self, api: Api, following: Following) -> None:
         self._api = api
         self._following = following
@@ -109,7 +115,7 @@ class Overview:
 
         def check() -> None:
             if not force and self.is_alive(name, deadline):
-                raise ClusterRefused(f"node {name} is alive: its Node object is Ready")
+                raise ClusterRefused(f"node {name} is alive: {self.alive_text}")
             if not force and self._api.get(objects.LEASES, name, deadline) is not None:
                 raise ClusterRefused(
                     f"node {name} may be alive: it has a Lease, which says that no address of its "
