@@ -238,3 +238,27 @@ def test_limits_name_where_they_come_from(changed: dict[str, Any], text: str) ->
     with pytest.raises(ConfigError) as refused:
         _settings(**changed)
     assert text in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("server", "field", "words"),
+    [
+        ("nonsense", "server", "a URL such as https://10.0.0.1:6443"),
+        ("https://10.0.0.1:99999", "server", "a URL such as"),
+        ("https://[fd00::1", "server", "a URL such as"),
+        (["https://10.0.0.1", "x y"], "server[1]", "a URL such as"),
+        ("http://10.0.0.1:6443", "server", "is http, and everybody on the way could read the"),
+    ],
+)
+def test_a_server_of_the_kubernetes_api(server: object, field: str, words: str) -> None:
+    """A plugin, which never asks it, refuses a URL that is none as well."""
+    with pytest.raises(ConfigError, match=words) as caught:
+        Settings({"engine": "kubernetes", "node": "a", "server": server})
+    assert caught.value.field == f"cluster.{field}"
+
+
+def test_servers_of_the_kubernetes_api() -> None:
+    """With and without a port, IPv6, this machine without TLS."""
+    urls = ["https://10.0.0.1", "https://[fd00::1]:6443/", "https://[fd00::1]", "http://[::1]:80"]
+    found = Settings({"engine": "kubernetes", "node": "a", "server": urls})
+    assert list(found.servers) == urls

@@ -452,6 +452,28 @@ def test_untrusted_server(files: Certificates) -> None:
         assert not stranger.requests
 
 
+def test_untrusted_server_is_not_waited_for(files: Certificates, sleeper: Sleeper) -> None:
+    """A read says so at once, too: no time mends it."""
+    with Scripted(files.stranger) as stranger:
+        access = Access([parse_server(stranger.url)], ca=files.ca)
+        client = Client(access, sleep=sleeper)
+        with pytest.raises(EngineDenied, match="not trusted"):
+            client.get(BLOCKS, "b", deadline_s=S)
+        assert sleeper.pauses == []
+
+
+def test_server_that_wants_tls(sleeper: Sleeper) -> None:
+    """What Go's server answers to plain HTTP: a read and a change say so at once."""
+    text = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
+    with Scripted("", text, text) as plain:
+        client = Client(Access([parse_server(plain.url)]), sleep=sleeper)
+        for call in (reading(client), changes(client)[0]):
+            with pytest.raises(EngineDenied, match="speaks TLS") as caught:
+                call()
+            assert "https://" in str(caught.value.hint)
+    assert sleeper.pauses == []
+
+
 def test_rotated_authority(files: Certificates, tmp_path: Path) -> None:
     """New connections trust what the CA's file says now; half a file changes nothing."""
     ca = tmp_path / "ca.crt"

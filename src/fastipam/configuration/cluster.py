@@ -41,7 +41,6 @@ _NOT_FOR_KUBERNETES = (
     "options", "endpoints", "pool", "blockSize", "prefix", "ca", "cert", "key", "credentials",
 )  # fmt: skip
 _ONLY_FOR_KUBERNETES = ("server", "kubeconfig")
-_MOST_SERVERS = 16
 # A transaction of etcd has at most 128 operations by default; a block needs two.
 LARGEST_RUN = 32
 WINDOW_BITS = 8
@@ -164,7 +163,7 @@ class Settings:
         self.path = path
         self.engine = reader.text({"engine": ETCD, **holder}, "engine", path)
         self.options = reader.mapping(holder, "options", path)
-        self.servers, self.kubeconfig = _servers(holder, path), ""
+        self.servers, self.kubeconfig = endpoints.read_servers(holder, path), ""
         is_kubernetes = self.engine == KUBERNETES
         for key in _NOT_FOR_KUBERNETES if is_kubernetes else _ONLY_FOR_KUBERNETES:
             if key.casefold() in holder:
@@ -304,16 +303,6 @@ def _prefix(holder: dict[str, Any], path: str) -> str:
             f"{path}.prefix", value, "a prefix of keys: printable ASCII without blanks"
         )
     return value if value.endswith("/") else f"{value}/"
-
-
-def _servers(holder: dict[str, Any], path: str) -> tuple[str, ...]:
-    value = holder.get("server")
-    listed = [] if value is None else value if isinstance(value, list) else [value]
-    if len(listed) > _MOST_SERVERS or not all(isinstance(one, str) and one for one in listed):
-        raise reader.refused(
-            f"{path}.server", value, "the URL of an API server, or a list of up to 16"
-        )
-    return tuple(listed)
 
 
 def _node(holder: dict[str, Any], path: str, host_name: str) -> str:

@@ -1,15 +1,58 @@
-"""The endpoints of an etcd: URLs without user and password, which no message may show."""
+"""The URLs of a shared store, without user and password, which no message may show."""
 
 from __future__ import annotations
 
 from fastipam.configuration import reader
-from fastipam.errors import ConfigError
+from fastipam.errors import ConfigError, hide_credentials
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 _MOST = 32
+_MOST_SERVERS = 16
+_PORTS = {"https": "443", "http": "80"}
+
+
+def read_servers(holder: dict[str, Any], path: str) -> tuple[str, ...]:
+    """Return the URLs of the Kubernetes API as they are written; none: the environment names it.
+
+    Without TLS only this machine is asked: everybody on the way could read the token.
+    """
+    value = holder.get("server")
+    listed = [] if value is None else value if isinstance(value, list) else [value]
+    if len(listed) > _MOST_SERVERS or not all(isinstance(one, str) for one in listed):
+        raise reader.refused(
+            f"{path}.server", value, f"the URL of an API server, or a list of up to {_MOST_SERVERS}"
+        )
+    for at, one in enumerate(listed):
+        field = f"{path}.server[{at}]" if isinstance(value, list) else f"{path}.server"
+        scheme, slashes, rest = one.partition("://")
+        host, colon, port = _split(rest.rstrip("/"))
+        port = port if colon else _PORTS.get(scheme, "")
+        if not slashes or "@" in rest or not _is_server(host, port):
+            shown = hide_credentials(one)
+            raise reader.refused(field, shown, "a URL such as https://10.0.0.1:6443")
+        if scheme == "http" and not is_this_machine(host):
+            raise ConfigError(
+                f"{one!r} is http, and everybody on the way could read the token",
+                field=field,
+                value=one,
+                hint="write https://",
+            )
+    return tuple(listed)
+
+
+def is_this_machine(host: str) -> bool:
+    """Return whether a host of a URL is a name or address of the machine that asks."""
+    return host in {"localhost", "::1", "[::1]"} or host.startswith("127.")
+
+
+def _split(text: str) -> tuple[str, str, str]:
+    """Return host, colon and port; the host of an IPv6 address keeps its brackets."""
+    end = text.rfind("]") + 1
+    host, colon, port = text[end:].partition(":")
+    return text[:end] + host, colon, port
 
 
 def read(holder: dict[str, Any], path: str) -> tuple[str, ...]:

@@ -71,6 +71,10 @@ def host_and_port(text: str, default: int) -> tuple[str, int] | None:
     return host, int(port)
 
 
+class WantsTls(ConnectionError):
+    """A server answers what Go's server answers to plain HTTP where it speaks TLS."""
+
+
 class _Plain:
     """A TCP connection with a deadline for each wait."""
 
@@ -164,6 +168,8 @@ class Connection:
             status = rest[:3]
             if not version.startswith(b"HTTP/1.") or not status.isdigit():
                 raise ConnectionError(f"{self.server.text} does not speak HTTP")
+            if status == b"400" and version == b"HTTP/1.0" and not self.server.tls:
+                raise WantsTls(f"{self.server.text} speaks TLS")
             headers: dict[str, str] = {}
             while line := self._line(deadline):
                 name, _, value = line.partition(b":")

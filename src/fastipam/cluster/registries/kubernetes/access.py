@@ -11,6 +11,7 @@ import os
 from _thread import allocate_lock
 
 from fastipam.cluster.engines.http import Server, host_and_port
+from fastipam.configuration.endpoints import is_this_machine
 from fastipam.errors import ConfigError, hide_credentials
 
 TYPE_CHECKING = False
@@ -83,7 +84,7 @@ class Access:
         self._lock = allocate_lock()
         for one in self.servers:
             has_secret = bool(token or token_file)
-            if not one.tls and has_secret and not _is_loopback(one.host):
+            if not one.tls and has_secret and not is_this_machine(one.host):
                 raise ConfigError(
                     f"{one.text} is http, and everybody on the way could read the token",
                     field="server",
@@ -171,7 +172,11 @@ def in_cluster(
         token_file=f"{directory}/token",
         namespace=_namespace(f"{directory}/namespace"),
     )
-    access.authorization(0.0)  # a file that is missing is an error now
+    try:
+        access.authorization(0.0)  # a file that is missing is an error now
+    except ConfigError as error:
+        error.hint = error.hint or 'a process that runs in no pod needs "kubeconfig"'
+        raise
     access.tls()
     return access
 
@@ -202,7 +207,7 @@ def read_token(path: str, field: str) -> str:
             raw = file.read(_LARGEST_TOKEN + 1)
     except OSError as error:
         raise ConfigError(
-            f"{field} {path} cannot be read: {error.strerror}", field=field, value=path
+            f"{path} cannot be read: {error.strerror}", field=field, value=path
         ) from None
     return check_token(raw, field, path)
 
@@ -257,7 +262,3 @@ def _stamp(path: str) -> _Stamp | None:
     except OSError:
         return None
     return found.st_mtime_ns, found.st_ino, found.st_size
-
-
-def _is_loopback(host: str) -> bool:
-    return host in {"localhost", "::1"} or host.startswith("127.")

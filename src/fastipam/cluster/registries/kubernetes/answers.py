@@ -64,7 +64,7 @@ class Unauthorized(Exception):
 
 
 class Untrusted(Exception):
-    """One server's certificate, or the client's at that server, is refused: another may do."""
+    """One server, or this client at that server, is refused before it is asked: another may do."""
 
     def __init__(self, denied: EngineDenied) -> None:
         super().__init__(str(denied))

@@ -29,7 +29,7 @@ from _thread import allocate_lock
 from collections import Counter
 
 from fastipam.cluster.engine import EngineDenied, EngineError, EngineTimeout, EngineUnavailable
-from fastipam.cluster.engines.http import request
+from fastipam.cluster.engines.http import WantsTls, request
 from fastipam.cluster.engines.pool import Pool
 from fastipam.cluster.registries.kubernetes.answers import (
     MALFORMED,
@@ -82,9 +82,13 @@ class _Round:
         self._last = "the deadline had passed before any server was asked"
         self._is_behind = self._is_silent = False
         self._denied: EngineDenied | None = None
+        self._others = 0  # failures that time may mend
 
     def note(self, error: Retry | Untrusted | OSError, endpoint: Endpoint) -> None:
         """Note the failure of one server."""
+        if isinstance(error, WantsTls):
+            error = Untrusted(EngineDenied(str(error), hint="write https:// in its URL"))
+        self._others += not isinstance(error, Untrusted)
         if isinstance(error, Retry):
             self._last = str(error)
             self._is_behind = self._is_behind or error.is_behind
@@ -94,6 +98,11 @@ class _Round:
         else:
             self._last = f"{endpoint.server.text}: {error.strerror or error}"
             self._is_silent = self._is_silent or isinstance(error, TimeoutError)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether no server can be trusted, or none trusts this client: waiting mends nothing."""
+        return self._denied is not None and not self._others
 
     @property
     def after_s(self) -> float:
@@ -390,7 +399,7 @@ class Client:
                     return answer
             wait_s = max(pause_s, failed.after_s) * (1 + self.chance() / 2)
             # A change waits only for a server that is there and has said that it did nothing.
-            if call.is_change and not failed.waits:
+            if failed.is_final or (call.is_change and not failed.waits):
                 raise failed.error()
             if wait_s >= deadline - time.monotonic():
                 raise failed.error()
@@ -406,7 +415,7 @@ class Client:
         try:
             status, headers, raw = connection.ask(message, until, call.most)
         except OSError as error:
-            if not call.is_change:
+            if not call.is_change or isinstance(error, WantsTls):
                 raise
             raise EngineTimeout(
                 f"{endpoint.server.text} was asked and did not answer: {error}", ambiguous=True
