@@ -43,6 +43,23 @@ class Api(Protocol):
         """Make a Node and its agent's Pod; return the API as that agent may use it."""
 
 
+_WHOLE = tuple(Path(__file__).parent / name for name in ("nodes", "e2e"))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave the tests on real nodes out unless they are named: scripts/test-kubernetes does.
+
+    They share one cluster, so they run in one process.
+    """
+    if not any(collection_path.is_relative_to(each) for each in _WHOLE):
+        return None
+    for each in config.args:
+        path = Path(each.split("::")[0]).absolute()
+        if any(path.is_relative_to(whole) for whole in _WHOLE):
+            return None
+    return True
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that need a built program."""

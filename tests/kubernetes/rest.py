@@ -64,7 +64,13 @@ class Rest:
     def __init__(self, port: int, ca: Path, token: str) -> None:
         self.port = port
         self.token = token
-        self._context = ssl.create_default_context(cafile=str(ca))
+        self.context = ssl.create_default_context(cafile=str(ca))
+
+    def connection(self) -> http.client.HTTPSConnection:
+        """Return a new connection to the server."""
+        return http.client.HTTPSConnection(
+            "127.0.0.1", self.port, timeout=_PATIENCE_S, context=self.context
+        )
 
     def request(
         self,
@@ -80,9 +86,7 @@ class Rest:
         headers = {"Authorization": f"Bearer {self.token}", "Accept": accept}
         if body is not None:
             headers["Content-Type"] = content_type
-        connection = http.client.HTTPSConnection(
-            "127.0.0.1", self.port, timeout=_PATIENCE_S, context=self._context
-        )
+        connection = self.connection()
         try:
             connection.request(
                 method,

@@ -1,0 +1,59 @@
+"""The first process of a node: it mounts what the node has of its own, and reaps what ends there.
+
+It runs as a program, in network, mount, UTS and process id namespaces that are the node's alone:
+``init.py NAME DIRECTORY``. When it is killed, the kernel ends everything on the node.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+# The machine's own files with the node's changes over them.
+_CHANGED = ("/etc", "/opt", "/var", "/usr/libexec")
+# The node's own from the beginning. They outlive the first process, as a disk does.
+OWN = (
+    *("/etc/cni/net.d", "/opt/cni/bin", "/var/lib/cni", "/var/lib/kubelet"),
+    *("/var/lib/containerd", "/var/log/pods"),
+)
+READY = "ready"
+
+
+def _mount(*arguments: str) -> None:
+    subprocess.run(("mount", *arguments), check=True)
+
+
+def _prepare(name: str, directory: Path) -> None:
+    for path in _CHANGED:
+        own = directory / "changed" / path.strip("/").replace("/", "-")
+        for each in ("upper", "work"):
+            (own / each).mkdir(parents=True, exist_ok=True)
+        layers = f"lowerdir={path},upperdir={own / 'upper'},workdir={own / 'work'}"
+        _mount("-t", "overlay", "-o", layers, "overlay", path)
+    for path in OWN:
+        own = directory / "own" / path.strip("/").replace("/", "-")
+        own.mkdir(parents=True, exist_ok=True)
+        Path(path).mkdir(parents=True, exist_ok=True)
+        _mount("--bind", str(own), path)
+        _mount("--make-rshared", path)
+    _mount("-t", "tmpfs", "-o", "mode=755", "run", "/run")
+    _mount("--make-rshared", "/run")
+    Path("/etc/machine-id").write_text((directory / "machine-id").read_text())
+    subprocess.run(("hostname", name), check=True)
+    subprocess.run(("ip", "link", "set", "lo", "up"), check=True)
+
+
+def main() -> None:
+    """Prepare the node, say so, and reap."""
+    name, directory = sys.argv[1], Path(sys.argv[2])
+    _prepare(name, directory)
+    (directory / READY).touch()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
+    while True:
+        signal.pause()
+
+
+if __name__ == "__main__":
+    main()

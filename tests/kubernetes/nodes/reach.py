@@ -1,0 +1,83 @@
+"""Which addresses the pods of a node reach: a program that runs on the node.
+
+It reads a JSON list of addresses from standard input. It sends an echo request to each of them from
+the network namespace of each pod, and prints a JSON object: a namespace's name, and the addresses
+that have not answered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import select
+import socket
+import struct
+import sys
+import time
+from pathlib import Path
+
+_CLONE_NEWNET = 0x40000000
+_NAMESPACES = Path("/run/netns")
+_PATIENCE_S = 3.0
+_AGAIN_S = 0.5  # an echo request is lost while the kernel asks for the next hop's address
+
+
+def _request(version: int) -> bytes:
+    """An echo request; the kernel writes the checksum of an ICMPv6 message."""
+    kind = 8 if version == 4 else 128
+    head = struct.pack("!BBHHH", kind, 0, 0, os.getpid() & 0xFFFF, 1)
+    if version == 6:
+        return head
+    total = sum(struct.unpack("!4H", head))
+    total = (total & 0xFFFF) + (total >> 16)
+    return struct.pack("!BBHHH", kind, 0, ~total & 0xFFFF, os.getpid() & 0xFFFF, 1)
+
+
+def _unreached(addresses: list[str]) -> list[str]:
+    """Return those that do not answer in this thread's network namespace."""
+    families = {4: socket.AF_INET, 6: socket.AF_INET6}
+    protocols = {4: socket.IPPROTO_ICMP, 6: socket.IPPROTO_ICMPV6}
+    with contextlib.ExitStack() as stack:
+        sockets = {}
+        for version, family in families.items():
+            opened = socket.socket(family, socket.SOCK_RAW, protocols[version])
+            sockets[version] = stack.enter_context(opened)
+        waiting = set(addresses)
+        end = time.monotonic() + _PATIENCE_S
+        while waiting and (now := time.monotonic()) < end:
+            for each in waiting:
+                version = 6 if ":" in each else 4
+                with contextlib.suppress(OSError):  # no route: it stays unreached
+                    sockets[version].sendto(_request(version), (each, 0))
+            _receive(sockets, waiting, now + _AGAIN_S)
+    return sorted(waiting)
+
+
+def _receive(sockets: dict[int, socket.socket], waiting: set[str], end: float) -> None:
+    """Take those that answer out of what is waited for."""
+    while waiting and (left := end - time.monotonic()) > 0:
+        for ready in select.select(list(sockets.values()), [], [], left)[0]:
+            data, sender = ready.recvfrom(2048)
+            reply = data[20:21] == b"\0" if ready is sockets[4] else data[:1] == b"\x81"
+            if reply:
+                waiting.discard(sender[0])
+
+
+def main() -> None:
+    """Look from each namespace in turn."""
+    addresses = json.load(sys.stdin)
+    libc = ctypes.CDLL(None, use_errno=True)
+    found = {}
+    for path in sorted(_NAMESPACES.iterdir()):
+        descriptor = os.open(path, os.O_RDONLY)
+        if libc.setns(descriptor, _CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), f"setns: {path}")
+        os.close(descriptor)
+        found[path.name] = _unreached(addresses)
+    json.dump(found, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
