@@ -311,6 +311,7 @@ def test_others_that_sort_before(
     [
         (("--write-conflist", "/tmp/x.conflist"), "--write-conflist writes what --cluster names"),
         (("--mtu", "1400"), "--mtu goes with --write-conflist"),
+        (("--cluster", "/no/such"), "/no/such cannot be read: No such file or directory"),
         (("--cluster", "T", "--write-conflist", "/tmp/x.txt"), "runtimes do not read x.txt"),
         (("--cluster", "T", "--write-conflist", "T"), "is the template itself"),
         (("--cluster", "T", "--write-conflist", "/tmp/x.conf", "--mtu", "12"), "12 is not in"),
@@ -320,6 +321,7 @@ def test_others_that_sort_before(
 def test_refused_options(node: Node, options: tuple[str, ...], words: str) -> None:
     """What cannot be meant is refused before the agent starts."""
     given = [str(node.template) if one == "T" else one for one in options]
+    given += ["--socket", str(node.path / "s")]
     done = CliRunner().invoke(cli, ["agent", *given])
     assert done.exit_code in (1, 2)
     assert words in done.output

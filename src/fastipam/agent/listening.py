@@ -30,7 +30,7 @@ def listening(path: Path) -> Iterator[socket.socket]:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with only_agent(path), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        _remove_stale(path)
+        remove_stale(path)
         before = os.umask(0o177)  # so that the file never has a wider mode
         try:
             listener.bind(os.fspath(path))
@@ -81,7 +81,7 @@ def only_agent(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _remove_stale(path: Path) -> None:
+def remove_stale(path: Path) -> None:
     """Remove the socket of an agent that was killed; the caller holds the lock.
 
     Raises ConfigError when it is no socket, or somebody serves it.

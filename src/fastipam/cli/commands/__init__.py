@@ -43,6 +43,7 @@ COMMANDS = {
     "cluster": Entry(f"{_HERE}.cluster:command", _SET_UP, "One pool for many nodes."),
     "install": Entry(f"{_HERE}.install:command", _SET_UP, "Put the CNI plugin into place."),
     "conflist": Entry(f"{_HERE}.conflist:command", _SET_UP, "Print a network configuration."),
+    "uninstall": Entry(f"{_HERE}.uninstall:command", _SET_UP, "Take fastipam off this node."),
     "agent": Entry(f"{_HERE}.agent:command", _SET_UP, "Serve the plugin calls of this node."),
     "controller": Entry(
         f"{_HERE}.controller:command", _SET_UP, "Accept pools, reclaim removed nodes (Kubernetes)."

@@ -116,7 +116,7 @@ def _conflist(clusters: tuple[Path, ...], target: Path | None, mtu: int | None) 
 @click.option(
     "--cluster",
     "clusters",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=click.Path(dir_okay=False, readable=False, path_type=Path),
     multiple=True,
     help="A file with the settings of a cluster (keys network, dataDir, endpoints, pool, …), or a "
     "CNI configuration that has them: this agent keeps its share from the start; others are kept "

@@ -1,0 +1,184 @@
+"""``fastipam uninstall``."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fastipam.agent import listening
+from fastipam.cli import options, output
+from fastipam.cli.click_base import Failure
+from fastipam.cli.click_base import command as _command
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from fastipam.cli.commands.uninstall.removal import Outcome
+
+_DEFAULT_CONFLIST = Path("/etc/cni/net.d/10-fastipam.conflist")
+
+
+@_command(
+    "uninstall",
+    examples=(
+        ("fastipam uninstall --dry-run", "what would be removed"),
+        ("fastipam uninstall", "on a node that was drained and whose agent has ended"),
+        (
+            "fastipam uninstall --force --conflist /host/etc/cni/net.d/10-fastipam.conflist "
+            "--bin-dir /host/opt/cni/bin",
+            "in a container of the node, when its network is removed from the whole cluster",
+        ),
+        ("fastipam uninstall --purge --yes", "and delete the store"),
+    ),
+    exits={
+        0: "nothing that was to be removed is left; what was kept is said",
+        1: "refused and nothing was removed, or a part could not be removed",
+    },
+)
+@click.option(
+    "--conflist",
+    "conflist",
+    metavar="FILE",
+    type=click.Path(readable=False, path_type=Path),
+    default=_DEFAULT_CONFLIST,
+    show_default=True,
+    help="The network configuration; it is removed if its ipam type is fastipam.",
+)
+@options.bin_dir
+@click.option(
+    "--name", default="fastipam", show_default=True, help="The plugin's name in --bin-dir."
+)
+@options.socket
+@options.data_dir
+@click.option("--purge", is_flag=True, help="Delete the store, with all leases and the history.")
+@click.option("--yes", is_flag=True, help="Do not ask before --purge.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Even while containers have addresses, or an agent runs.",
+)
+@options.dry_run("Say what would be removed; change nothing.")
+@options.as_json
+def command(
+    conflist: Path,
+    bin_dir: Path,
+    name: str,
+    socket_path: Path,
+    data_dir: str,
+    purge: bool,
+    yes: bool,
+    force: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Take fastipam off this node: configuration, plugin, routes and socket. The store stays.
+
+    The configuration goes first: the kubelet then schedules no pod to the node. Refused while
+    containers have addresses, because without the plugin they cannot end, and while an agent runs,
+    because it sets its routes again. It asks nobody without --purge, and may be run again.
+
+    A node of a cluster leaves it with `fastipam cluster leave` before --purge, or its blocks stay
+    its own until it is removed from the cluster.
+    """
+    from fastipam.cli.commands.uninstall import removal
+
+    count, unknown = removal.holders(data_dir)
+    if not force:
+        _refuse(count, unknown, data_dir, socket_path)
+    if purge and not dry_run:
+        _ask(data_dir, count, socket_path, yes=yes)
+    one = removal.Removal(dry_run=dry_run)
+    parts: list[Callable[[], Iterable[Outcome]]] = [
+        partial(one.conflist, conflist.absolute()),
+        partial(one.plugin, bin_dir.absolute(), name),
+        one.routes,
+        partial(one.socket, socket_path.absolute()),
+    ]
+    if purge:
+        parts.append(partial(one.store, Path(data_dir).absolute()))
+    done = [outcome for part in parts for outcome in part()]
+    failed = any(each.became == removal.FAILED for each in done)
+    store = "" if purge or not Path(data_dir).is_dir() else str(Path(data_dir).absolute())
+    if as_json:
+        output.json_object(
+            {
+                "dry_run": dry_run,
+                "containers": None if unknown else count,
+                "store": store or None,
+                "parts": [each._asdict() for each in done],
+            }
+        )
+    else:
+        _print(done, dry_run=dry_run)
+        if store:
+            output.say(f"kept {store}: the store; --purge deletes it")
+    if count:
+        containers = output.counted(count, "container")
+        output.note(f"{containers} had addresses of fastipam when the plugin was removed")
+    if failed:
+        raise SystemExit(1)
+
+
+def _refuse(count: int, unknown: str, data_dir: str, socket_path: Path) -> None:
+    """Raise Failure while the node still needs the plugin."""
+    if unknown:
+        raise Failure(
+            f"{data_dir}: whether containers have addresses is not known: {unknown}",
+            "`fastipam check` says more; --force takes the plugin off nevertheless",
+        )
+    if count:
+        raise Failure(
+            f"{output.counted(count, 'container')} of this node {_hold(count)} addresses of "
+            "fastipam: without the plugin no container can end",
+            "`fastipam list` shows them; drain the node first; `fastipam sweep` releases those of "
+            "containers that are gone; --force takes the plugin off nevertheless",
+        )
+    if listening.is_served(socket_path):
+        raise Failure(
+            f"an agent serves {socket_path}: it sets its routes again, and writes the network "
+            "configuration when it is started again",
+            "end it first: systemctl disable --now fastipam-agent.socket fastipam-agent.service, "
+            "or delete its DaemonSet; --force takes the plugin off nevertheless",
+        )
+
+
+def _hold(count: int) -> str:
+    return "still has" if count == 1 else "still have"
+
+
+def _ask(data_dir: str, count: int, socket_path: Path, *, yes: bool) -> None:
+    """Ask before a store is deleted. Raises Failure, click.Abort."""
+    if listening.is_served(socket_path):
+        raise Failure(
+            f"{data_dir} is not deleted while an agent serves {socket_path}: it would make it anew",
+            "end the agent first; without --purge the store stays",
+        )
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise Failure(
+            f"the store {data_dir} would be deleted, and there is nobody to ask",
+            "say --yes, after a look with --dry-run",
+        )
+    output.note(f"{data_dir} has the addresses of {output.counted(count, 'container')}")
+    click.confirm(f"Delete the store {data_dir}?", abort=True, err=True)
+
+
+def _print(done: Sequence[Outcome], *, dry_run: bool) -> None:
+    """Print a line for each path; what could not be removed goes to standard error."""
+    from fastipam.cli.commands.uninstall import removal
+
+    for each in done:
+        if each.became == removal.FAILED:
+            output.complain(f"{each.path}: {each.reason}", None)
+        elif each.became == removal.KEPT:
+            output.say(f"kept {each.path}: {each.reason}")
+        elif each.became == removal.REMOVED:
+            would = "would remove" if dry_run else "removed"
+            output.say(f"{would} {each.path} ({each.what})")
+    if all(each.became == removal.ABSENT for each in done):
+        output.say("nothing of fastipam is installed here")

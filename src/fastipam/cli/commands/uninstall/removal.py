@@ -1,0 +1,171 @@
+"""Take the parts of fastipam off a node, one function for each part.
+
+Each function removes what is fastipam's, and says of each path what became of it. What is not there
+is no error: a removal that was cut off is run again.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from fastipam.agent import listening
+from fastipam.cli.commands.install.executables import DIRECT
+from fastipam.cni import configs, conflists
+from fastipam.errors import ConfigError, FastipamError
+from fastipam.ipam import open_with
+from fastipam.storage.directory import DATA_FILE, LOCK_FILE, MAKER_LOCK_FILE, NEW_FILE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+REMOVED = "removed"
+ABSENT = "absent"
+KEPT = "kept"
+FAILED = "failed"
+# What every launcher holds: the name of a variable that it reads.
+_MARK = b"FASTIPAM_SOCKET"
+_STORE_FILES = (DATA_FILE, LOCK_FILE, MAKER_LOCK_FILE, NEW_FILE, "cluster.lock")
+
+
+class Outcome(NamedTuple):
+    """What became of a path: REMOVED, ABSENT, KEPT or FAILED, and why in the last two cases."""
+
+    what: str
+    path: str
+    became: str
+    reason: str = ""
+
+
+class Removal:
+    """Removes, or with ``dry_run`` says what it would remove."""
+
+    def __init__(self, *, dry_run: bool) -> None:
+        self._dry_run = dry_run
+
+    def conflist(self, path: Path) -> Iterator[Outcome]:
+        """Remove the configuration, if it is fastipam's, and what a killed agent left of one.
+
+        Others in its directory that are fastipam's stay: no agent has written them.
+        """
+        what = "network configuration"
+        try:
+            if not stat.S_ISREG(os.lstat(path).st_mode):
+                yield Outcome(what, str(path), KEPT, "it is no file, and no agent has written it")
+            elif not conflists.is_ours(path):
+                yield Outcome(what, str(path), KEPT, "it has no ipam section of fastipam's")
+            else:
+                yield self._unlink(what, path)
+        except FileNotFoundError:
+            yield Outcome(what, str(path), ABSENT)
+        except OSError as error:
+            yield Outcome(what, str(path), FAILED, error.strerror or str(error))
+        for left in sorted(path.parent.glob(f".{path.name}.{'[0-9a-f]' * 12}")):
+            yield self._unlink(what, left)
+        with suppress(OSError):
+            for other in configs.files(path.parent):
+                if other != path and conflists.is_ours(other):
+                    reason = "it is fastipam's, but no agent has written it: it fails from now on"
+                    yield Outcome(what, str(other), KEPT, reason)
+
+    def plugin(self, bin_dir: Path, name: str) -> Iterator[Outcome]:
+        """Remove the launcher, if it is one, then the Python entry point and its bundle."""
+        what, path = "plugin", bin_dir / name
+        try:
+            is_launcher = _MARK in path.read_bytes()
+        except FileNotFoundError:
+            yield Outcome(what, str(path), ABSENT)
+        except OSError as error:
+            yield Outcome(what, str(path), FAILED, error.strerror or str(error))
+            return
+        else:
+            if not is_launcher:
+                yield Outcome(what, str(path), KEPT, "it is not fastipam's launcher")
+                return
+            yield self._unlink(what, path)
+        for one in sorted({bin_dir / DIRECT, *bin_dir.glob(f"{DIRECT}.*")}):
+            if one.exists():
+                yield self._unlink(what, one)
+
+    def routes(self) -> Iterator[Outcome]:
+        """Remove the routes that an agent has set in this network namespace."""
+        from fastipam.cluster.routing import kernel
+
+        what = "routes"
+        try:
+            if self._dry_run:
+                with kernel.Kernel() as one:
+                    count = len(one.installed())
+            else:
+                count = kernel.remove_all()
+        except OSError as error:
+            yield Outcome(what, _PROTOCOL, FAILED, error.strerror or str(error))
+            return
+        shown = f"{count} of {_PROTOCOL}"
+        yield Outcome(what, shown, REMOVED) if count else Outcome(what, _PROTOCOL, ABSENT)
+
+    def socket(self, path: Path) -> Iterator[Outcome]:
+        """Remove the socket and its lock file, unless somebody serves it."""
+        what = "socket"
+        if not path.parent.is_dir():
+            yield Outcome(what, str(path), ABSENT)
+            return
+        try:
+            with listening.only_agent(path):
+                there = path.exists()
+                if not self._dry_run:
+                    listening.remove_stale(path)
+                    os.unlink(f"{path}.lock")
+        except ConfigError as error:
+            yield Outcome(what, str(path), KEPT, f"{error.message}: it ends with that process")
+        except OSError as error:
+            yield Outcome(what, str(path), FAILED, error.strerror or str(error))
+        else:
+            yield Outcome(what, str(path), REMOVED if there else ABSENT)
+            if not self._dry_run:
+                with suppress(OSError):  # something else is in it
+                    path.parent.rmdir()
+
+    def store(self, directory: Path) -> Iterator[Outcome]:
+        """Remove the files of a store, and its directory if nothing else is in it."""
+        what = "store"
+        there = [directory / one for one in _STORE_FILES if os.path.lexists(directory / one)]
+        for one in there:
+            yield self._unlink(what, one)
+        if not there:
+            yield Outcome(what, str(directory), ABSENT)
+        elif not self._dry_run:
+            try:
+                directory.rmdir()
+            except OSError as error:
+                yield Outcome(what, str(directory), KEPT, error.strerror or str(error))
+
+    def _unlink(self, what: str, path: Path) -> Outcome:
+        try:
+            if not self._dry_run:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            return Outcome(what, str(path), FAILED, error.strerror or str(error))
+        return Outcome(what, str(path), REMOVED)
+
+
+_PROTOCOL = "protocol 147"
+
+
+def holders(data_dir: str) -> tuple[int, str]:
+    """Return how many containers have addresses, and why that is not known, or ""."""
+    try:
+        with open_with(data_dir, create=False, count_boot=False) as ipam:
+            owners = {
+                (name, lease.container_id)
+                for name in ipam.networks()
+                for lease in ipam.network(name).leases()
+            }
+    except FileNotFoundError:
+        return 0, ""
+    except (FastipamError, OSError) as error:
+        return 0, getattr(error, "message", "") or getattr(error, "strerror", "") or str(error)
+    return len(owners), ""
