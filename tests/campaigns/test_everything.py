@@ -249,7 +249,9 @@ class Campaign:
             time.sleep(0.2)
         self.ledger.calls["left to GC"] = len(self.leases())
         if self.leases():
-            moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 1))
+            full_s = int(time.time()) + 1  # a list's time has whole seconds, and has to be over
+            time.sleep(full_s - time.time())
+            moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(full_s))
             (self._base / "attachments").write_text("")
             words = ("gc", "--network", NETWORK, "--allow-empty", "--before", moment)
             self.operator.run(*words, str(self._base / "attachments"))
