@@ -60,8 +60,11 @@ def test_help(path: tuple[str, ...], command: click.Command) -> None:
 
 
 @pytest.mark.parametrize(("line", "path"), EXAMPLES, ids=str)
-def test_examples_parse(line: str, path: tuple[str, ...]) -> None:
-    """Every example is a command line that its command takes."""
+def test_examples_parse(line: str, path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every example is a command line that its command takes, if the files it names are there."""
+    for param in dict(ALL)[path].params:
+        if isinstance(param.type, click.Path):
+            monkeypatch.setattr(param.type, "exists", False)
     for part in line.split(" | "):
         words = shlex.split(part.partition(" > ")[0].partition(" < ")[0])
         if words[0] != "fastipam":

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import os
-import threading
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,40 +11,13 @@ from fastipam.addressing.addresses import parse_cidr, parse_ip
 from fastipam.cluster.routing import kernel
 from fastipam.cluster.routing.kernel import Hop, Kernel, Route, unreachable, via
 from fastipam.errors import ConfigError
-from fastipam.namespaces import enter
 from tests.e2e import netns, tools
+from tests.e2e.netns import within
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from tests.e2e.netns import NetNS
-
-T = TypeVar("T")
-_CLONE_NEWUSER = 0x10000000
-
-
-def within(namespace: NetNS, work: Callable[[], T]) -> T:
-    """Run in a thread that has entered a namespace; return what it returns."""
-    done: list[T] = []
-    fault: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            descriptor = os.open(namespace.path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                enter(descriptor)
-            finally:
-                os.close(descriptor)
-            done.append(work())
-        except BaseException as error:  # the caller raises it
-            fault.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    if fault:
-        raise fault[0]
-    return done[0]
 
 
 def route(text: str, gateway: str = "") -> Route:

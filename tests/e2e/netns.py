@@ -7,14 +7,21 @@ container runtimes need.
 from __future__ import annotations
 
 import functools
+import os
 import subprocess
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 from uuid import uuid4
 
+from fastipam.namespaces import enter
+
 from . import tools
+
+T = TypeVar("T")
 
 _PREPARE = """
 ip link set lo up
@@ -93,6 +100,30 @@ def temporary(label: str) -> Iterator[NetNS]:
         yield netns
     finally:
         netns.delete()
+
+
+def within(namespace: NetNS, work: Callable[[], T]) -> T:
+    """Run in a thread that has entered a namespace; return what it returns."""
+    done: list[T] = []
+    fault: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            descriptor = os.open(namespace.path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                enter(descriptor)
+            finally:
+                os.close(descriptor)
+            done.append(work())
+        except BaseException as error:  # the caller raises it
+            fault.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if fault:
+        raise fault[0]
+    return done[0]
 
 
 def require_link_type(link_type: str) -> None:

@@ -44,7 +44,7 @@ class Site:
         rest = api.node(name, fastipam_boot())
         file = path / "kubeconfig"
         file.write_text(json.dumps(kubeconfig(rest.port, api.ca, rest.token)))
-        self.cluster = {
+        self.cluster: dict[str, Any] = {
             "engine": "kubernetes",
             "node": name,
             "kubeconfig": str(file),

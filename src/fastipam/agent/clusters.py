@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from fastipam.agent.worker import Worker
     from fastipam.cluster.keeper.keeper import Keeper
     from fastipam.cluster.registries.connect import Open
+    from fastipam.cluster.registry import Condition
+    from fastipam.cluster.routing.blocks import Blocks
+    from fastipam.cluster.routing.router import Router
     from fastipam.configuration.cluster import Settings
     from fastipam.storage.store import Store
     from fastipam.sweep import Report
@@ -49,6 +52,8 @@ class Clusters(Services):
         self._wake_descriptor = -1
         self.pending: dict[tuple[str, str], Settings] = {}
         self._to_create: set[str] = set()  # stores that a keeper wants from the start
+        self.router: Router | None = None
+        self._routed: dict[tuple[str, str], Blocks] = {}  # networks whose blocks get routes
 
     @property
     def waiting(self) -> bool:
@@ -62,6 +67,8 @@ class Clusters(Services):
     def install(self, wake_descriptor: int) -> None:
         """Have each keeper wake the loop by this descriptor when it has blocks."""
         self._wake_descriptor = wake_descriptor
+        if self.router is not None:
+            self.router.start()
         if self._worker is not None:
             self._worker.wake = self._wake
 
@@ -82,6 +89,24 @@ class Clusters(Services):
         key = os.path.abspath(data_dir), network
         self._to_create.add(key[0])
         return key
+
+    def keep_routes(self) -> None:
+        """Keep the routes to the blocks of the networks that files have named.
+
+        It sets and deletes nothing before :meth:`install`. Raises ConfigError.
+        """
+        from fastipam.cluster.routing.router import Router
+
+        if not self.pending:
+            raise ConfigError(
+                "there is no network whose blocks could get routes",
+                field="--routes",
+                value="host-gw",
+                hint="--cluster names a file with the settings of a cluster, or a conflist; "
+                "routes are set for the networks of these files",
+            )
+        self.router = Router([settings.node for settings in self.pending.values()])
+        self._routed = dict(zip(self.pending, self.router.blocks, strict=True))
 
     @property
     def data_dirs(self) -> list[str]:
@@ -196,12 +221,26 @@ class Clusters(Services):
         try:
             network = Network(store, key[1], settings.pool, remember=False)
             share = Share(store, network, settings)
-            return Keeper(share, self._opened or open_registry, on_blocks=self._wake)
+            blocks = self._routed.get(key)
+            if blocks is not None:
+                blocks.begin_anew(lambda: share.settings.prefixes)
+            return Keeper(
+                share,
+                self._opened or open_registry,
+                on_blocks=self._wake,
+                blocks=blocks,
+                routes=self._condition if blocks is not None else lambda: None,
+            )
         except BaseException:
             close_store(store)
             raise
 
+    def _condition(self) -> Condition | None:
+        return None if self.router is None else self.router.condition
+
     def _wake(self) -> None:
+        if self.router is not None:
+            self.router.wake()  # there may be other pools
         with suppress(OSError):  # the pipe is full and the loop wakes anyway, or it has ended
             os.write(self._wake_descriptor, b"b")
 
@@ -217,5 +256,7 @@ class Clusters(Services):
         with self._lock:
             keepers = list(self._keepers.values())
             self._keepers.clear()
+        if self.router is not None:
+            self.router.stop()
         for keeper in keepers:
             self._end(keeper)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fastipam.agent")
 
+HOST_GW = "host-gw"  # a route to each node's blocks, by the node's address on a common link
 _OTHER_DESCRIPTORS = 256  # stores, the page's readers, connections to a cluster's store
 _LANES_END_S = 1.0  # for a lane that does housekeeping, or waits for its store
 
@@ -45,6 +46,7 @@ class Options(NamedTuple):
     """The options of ``fastipam agent``. ``http`` is (address, port) of page and metrics, or None.
 
     ``clusters`` are files with a cluster's settings, whose networks have a keeper from the start.
+    ``routes`` is HOST_GW when the agent sets the routes to their blocks, or "none".
     ``data_dirs`` are swept and shown from the start. With ``sweep_interval_s`` 0 no store is swept.
     With ``http_private`` the page has no names of pods. ``conflist`` is the network configuration
     to write; its template is the first of ``clusters``.
@@ -60,6 +62,7 @@ class Options(NamedTuple):
     drain_s: float = 5.0
     clusters: tuple[str, ...] = ()
     conflist: ConflistRequest | None = None
+    routes: str = "none"
 
 
 class Ready(NamedTuple):
@@ -101,6 +104,8 @@ def run(options: Options, announce: Callable[[Ready], object] = lambda _: None) 
         worker = Worker(grace_s=options.grace_s)
         clusters = Clusters(worker=worker)
         keys = [clusters.add_file(path, options.data_dirs) for path in options.clusters]
+        if options.routes == HOST_GW:
+            clusters.keep_routes()
         writer = _conflist_writer(options, clusters, keys)
         observer, url, stop_http = _instrumented(options, listener, clusters, writer)
 

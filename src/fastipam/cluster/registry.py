@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from fastipam.storage.records.block import Block, Heard, Member
 
     Follow: TypeAlias = Callable[[Callable[[], bool]], None]
+    # Whether it is so; the cause as one word, and for people.
+    Condition: TypeAlias = tuple[bool, str, str]
 else:
     Protocol = object
 
@@ -131,10 +133,32 @@ class Requests(Protocol):
         """These are all requests that there are."""
 
 
+class Owners(Protocol):
+    """What is told of the owners of all blocks, and of how they are reached."""
+
+    def see(self, pair: BlockId, length: int, entry: BlockEntry) -> None:
+        """A block with this prefix length has this owner; the entry may have his addresses."""
+
+    def see_node(self, name: str, addresses: Sequence[str]) -> None:
+        """A node has these addresses. They count for blocks that say none themselves."""
+
+    def forget(self, pair: BlockId, *, certain: bool) -> None:
+        """A block has no owner. Not ``certain``: a list lacks it, and no event has told why."""
+
+    def complete(self) -> None:
+        """All that there is has been told, and the shared store is reached."""
+
+    def reached(self) -> None:
+        """The shared store is reached, and tells every change from now on."""
+
+    def lost(self) -> None:
+        """The shared store is not reached; what was told may be out of date."""
+
+
 class Registry(Protocol):
     """A cluster's shared store, for one node. Use it only while :class:`NodeLock` is held.
 
-    What only reads, :meth:`follow_requests` and :meth:`threads` need no lock, and may run in other
+    What only reads, the methods that follow, and :meth:`threads` need no lock, and may run in other
     threads.
     """
 
@@ -238,8 +262,16 @@ class Registry(Protocol):
     def release(self, block: Block, deadline: Deadline) -> None:
         """Make a block free if it is this node's. Asks until the outcome is known."""
 
-    def report(self, uses: Sequence[tuple[Geometry, Use]], deadline: Deadline) -> None:
-        """Tell people what is used of this node's blocks. Raises nothing; may do nothing."""
+    def report(
+        self,
+        uses: Sequence[tuple[Geometry, Use]],
+        deadline: Deadline,
+        routes: Condition | None = None,
+    ) -> None:
+        """Tell people what is used of this node's blocks, and whether its routes are set.
+
+        ``routes`` is None when fastipam sets none. Raises nothing; may do nothing.
+        """
 
     # Need -----------------------------------------------------------------------------------
 
@@ -292,6 +324,12 @@ class Registry(Protocol):
         """Return (name, function) of what more has to run beside a keeper, until ``is_over``.
 
         ``wake`` is called when the keeper has to look at something.
+        """
+
+    def follow_blocks(self, owners: Owners, is_over: Callable[[], bool]) -> None:
+        """Tell of the owners of all blocks until ``is_over``; for a thread of its own.
+
+        Raises nothing: an exception would end the thread unnoticed.
         """
 
     # Everybody ------------------------------------------------------------------------------

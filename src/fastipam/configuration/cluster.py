@@ -279,6 +279,14 @@ class Settings:
                     value=theirs,
                 )
 
+    @property
+    def prefixes(self) -> list[tuple[int, int, int]]:
+        """Return (family, first address, length) of each CIDR of the pools."""
+        return [
+            (one.family, one.base, BITS[one.family] - one.host_bits - one.count.bit_length() + 1)
+            for one in self.geometries
+        ]
+
     def geometries_of(self, family: int) -> list[Geometry]:
         """Return the geometries of one family."""
         return [each for each in self.geometries if each.family == family]

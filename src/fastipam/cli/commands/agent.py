@@ -51,6 +51,10 @@ def _conflist(clusters: tuple[Path, ...], target: Path | None, mtu: int | None) 
     "agent",
     examples=(
         ("fastipam agent", "in the foreground; systemd units are in deploy/"),
+        (
+            "fastipam agent --cluster /etc/fastipam/podnet.conflist --routes host-gw",
+            "with the routes between nodes on one link",
+        ),
         ("fastipam agent --http 9464", "with a page, /metrics and /healthz on 127.0.0.1"),
         (
             "fastipam agent --cluster /etc/fastipam/podnet.conflist "
@@ -139,6 +143,14 @@ def _conflist(clusters: tuple[Path, ...], target: Path | None, mtu: int | None) 
     help="The MTU of pods in what --write-conflist writes, unless the file has one; auto is that "
     "of the interface that has the node's address. An overlay leaves less: say how much.",
 )
+@click.option(
+    "--routes",
+    default=_DEFAULTS.routes,
+    show_default=True,
+    type=click.Choice(["none", process.HOST_GW]),
+    help="host-gw: set the routes to the other nodes' blocks, for the networks of --cluster. All "
+    "nodes have to be on one link; it takes the capability NET_ADMIN. none: somebody else routes.",
+)
 def command(
     socket_path: Path,
     http: str | None,
@@ -153,6 +165,7 @@ def command(
     clusters: tuple[Path, ...],
     target: Path | None,
     mtu: int | None,
+    routes: str,
 ) -> None:
     """Serve the plugin calls of this node, many in one commit; SIGTERM ends it.
 
@@ -174,6 +187,7 @@ def command(
         http_private=http_private,
         clusters=tuple(str(path.absolute()) for path in clusters),
         conflist=_conflist(clusters, target, mtu),
+        routes=routes,
     )
     process.run(asked, _discard if quiet else _announce)
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from fastipam.cluster.node.share import Share
     from fastipam.cluster.planner import Use
     from fastipam.cluster.registries.connect import Open
-    from fastipam.cluster.registry import Counts
+    from fastipam.cluster.registry import Condition, Counts, Owners
     from fastipam.configuration.address_pools import AddressPool
     from fastipam.configuration.cluster import Geometry, Settings
 
@@ -63,7 +63,11 @@ class Status(NamedTuple):
 
 
 class Keeper:
-    """Keeps a node's share of one network. :meth:`start` and :meth:`stop` its threads."""
+    """Keeps a node's share of one network. :meth:`start` and :meth:`stop` its threads.
+
+    ``blocks`` is told of all blocks; ``routes`` returns whether the routes to them are set, or None
+    when fastipam sets none.
+    """
 
     def __init__(
         self,
@@ -71,12 +75,16 @@ class Keeper:
         opened: Open,
         *,
         on_blocks: Callable[[], None] = lambda: None,
+        blocks: Owners | None = None,
+        routes: Callable[[], Condition | None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         directories: Sequence[str] = NETNS_DIRECTORIES,
     ) -> None:
         self.share = share
         self.store = share.store
         self.on_blocks = on_blocks
+        self._blocks = blocks
+        self._routes = routes
         self.registry = opened(share)
         self.node = Node(share, self.registry)
         self.registry.remember()  # before a thread asks anything
@@ -130,6 +138,9 @@ class Keeper:
     def start(self) -> None:
         """Start its threads: one keeps the share, one watches the requests of others."""
         threads = [("cluster", self._run), ("cluster-watch", self._watch_marks)]
+        if self._blocks is not None:
+            follow_blocks = partial(self.registry.follow_blocks, self._blocks)
+            threads.append(("cluster-blocks", partial(follow_blocks, lambda: self._stopping)))
         for name, follow in self.registry.threads(self._wake.set):
             threads.append((name, partial(follow, lambda: self._stopping)))
         for name, target in threads:
@@ -347,7 +358,7 @@ class Keeper:
 
     def _give_back(self, deadline: Deadline) -> None:
         uses = self._survey()
-        self.registry.report(uses, deadline)
+        self.registry.report(uses, deadline, self._routes())
         if self._marked or self._needs:
             return
         now_s = self.store.clock() / 1e9

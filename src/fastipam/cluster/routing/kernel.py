@@ -74,6 +74,13 @@ def unreachable(prefix: Prefix) -> Route:
     return Route(*prefix, None, REJECT_METRIC)
 
 
+def is_own(route: Route) -> bool:
+    """Return whether a route is as this module makes them."""
+    return route in (via(route[:3], route.gateway or 0), unreachable(route[:3])) and (
+        route.gateway != 0
+    )
+
+
 class Hop(NamedTuple):
     """How the kernel reaches an address.
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from fastipam.cluster.engine import Engine
     from fastipam.cluster.node.share import Share
     from fastipam.cluster.planner import Use
-    from fastipam.cluster.registry import Follow, Registry, Requests
+    from fastipam.cluster.registry import Condition, Follow, Owners, Registry, Requests
     from fastipam.cluster.schema import BlockId
     from fastipam.configuration.address_pools import AddressPool
     from fastipam.configuration.cluster import Geometry
@@ -292,7 +292,12 @@ class KeyValueRegistry:
                 return
             revision = existing.mod_revision
 
-    def report(self, uses: Sequence[tuple[Geometry, Use]], deadline: Deadline) -> None:
+    def report(
+        self,
+        uses: Sequence[tuple[Geometry, Use]],
+        deadline: Deadline,
+        routes: Condition | None = None,
+    ) -> None:
         """Do nothing: etcd has nobody who looks; the agents' metrics say it."""
 
     # Need -----------------------------------------------------------------------------------
@@ -406,6 +411,17 @@ class KeyValueRegistry:
             if request is not None:
                 requests.see(request)
         return revision
+
+    def follow_blocks(
+        self,
+        owners: Owners,
+        is_over: Callable[[], bool],
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Tell of the owners of all blocks; the entries of the nodes have their addresses."""
+        from fastipam.cluster.registries.keyvalue.following import Following
+
+        Following(self.share, self.engine, self.keys, self.layout, owners).run(is_over, sleep)
 
     def threads(self, wake: Callable[[], object]) -> list[tuple[str, Follow]]:  # noqa: ARG002
         """Return nothing: the settings of etcd do not change."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
+    from fastipam.cluster.registry import Condition
     from fastipam.cluster.schema import BlockId
 
 VERSION = "fastipam.io/v1alpha1"
@@ -40,6 +41,7 @@ NAMESPACE = "fastipam-system"
 LEASES = Kind("/apis/coordination.k8s.io/v1", "leases", NAMESPACE)
 EVENTS = Kind("/api/v1", "events", "default")  # where those of cluster-scoped objects are
 REMOVED = "fastipam.io/removed"  # an annotation of a tombstone: when it was written
+_LONGEST_MESSAGE = 1024  # of a condition, in characters
 WINDOW_BITS = 8  # a window: the aligned 256 blocks around a block
 _ODD = (KeyError, TypeError, ValueError, AttributeError)
 
@@ -161,6 +163,11 @@ def read_block(found: dict[str, Any]) -> tuple[BlockId, BlockEntry]:
     return (family, base), entry
 
 
+def length_of(found: dict[str, Any]) -> int:
+    """Return the prefix length of a block that could be read."""
+    return parse_cidr(found["spec"]["cidr"])[2]
+
+
 # Nodes ----------------------------------------------------------------------------------------
 
 
@@ -245,6 +252,18 @@ def usage(uses: dict[str, tuple[int, int, int]]) -> dict[str, Any]:
             {"name": name, "blocks": one[0], "used": one[1], "free": one[2]}
             for name, one in sorted(uses.items())
         ],
+    }
+
+
+def condition(kind: str, told: Condition, since: str) -> dict[str, Any]:
+    """Return a condition; ``since`` is when its status has last changed."""
+    is_so, reason, message = told
+    return {
+        "type": kind,
+        "status": "True" if is_so else "False",
+        "reason": reason,
+        "message": message[:_LONGEST_MESSAGE],
+        "lastTransitionTime": since,
     }
 
 

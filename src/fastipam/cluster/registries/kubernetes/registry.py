@@ -29,7 +29,15 @@ if TYPE_CHECKING:
     from fastipam.cluster.node.share import Share
     from fastipam.cluster.planner import Use
     from fastipam.cluster.registries.kubernetes.client import Client
-    from fastipam.cluster.registry import Claimed, Follow, Registry, Request, Requests
+    from fastipam.cluster.registry import (
+        Claimed,
+        Condition,
+        Follow,
+        Owners,
+        Registry,
+        Request,
+        Requests,
+    )
     from fastipam.cluster.schema import BlockEntry, BlockId, Mark
     from fastipam.configuration.address_pools import AddressPool
     from fastipam.configuration.cluster import Geometry
@@ -177,9 +185,14 @@ class KubernetesRegistry(Overview):
         """Delete a block's object if it is this node's. Asks until the outcome is known."""
         self._blocks.release(block, deadline)
 
-    def report(self, uses: Sequence[tuple[Geometry, Use]], deadline: Deadline) -> None:
+    def report(
+        self,
+        uses: Sequence[tuple[Geometry, Use]],
+        deadline: Deadline,
+        routes: Condition | None = None,
+    ) -> None:
         """Write what is used into the own entry's status: see ``_REPORT_S``. Raises nothing."""
-        self._report.report(uses, deadline)
+        self._report.report(uses, deadline, routes)
 
     # Need -------------------------------------------------------------------------------------
 
@@ -228,6 +241,10 @@ class KubernetesRegistry(Overview):
     def follow_requests(self, requests: Requests, is_over: Callable[[], bool]) -> None:
         """Tell of the requests of other nodes. One long connection; raises nothing."""
         self._following.follow_requests(requests, is_over)
+
+    def follow_blocks(self, owners: Owners, is_over: Callable[[], bool]) -> None:
+        """Tell of the owners of all blocks. One long connection; raises nothing."""
+        self._following.follow_blocks(owners, is_over)
 
     def threads(self, wake: Callable[[], object]) -> list[tuple[str, Follow]]:
         """Return what another thread has to run: the following of the pools."""

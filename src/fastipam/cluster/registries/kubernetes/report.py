@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fastipam.cluster.deadline import Deadline
     from fastipam.cluster.planner import Use
     from fastipam.cluster.registries.kubernetes.api import Api
+    from fastipam.cluster.registry import Condition
     from fastipam.configuration.cluster import Geometry
 
 # A node tells what is used of its blocks once a minute at most, and only when its number of blocks
@@ -31,6 +32,8 @@ class Report:
     def __init__(self, api: Api) -> None:
         self._api = api
         self._reported: dict[str, tuple[int, int, int]] | None = None
+        self._routes: Condition | None = None  # as it was reported last
+        self._routes_since = ""  # when whether they are set has last changed
         # Nodes that start together have more urgent requests, and do not report together.
         self.due_at = api.clock() + _REPORT_S * (1 + api.client.chance())
 
@@ -38,7 +41,12 @@ class Report:
         """Forget what was reported: the entry may say something else by now."""
         self._reported = None
 
-    def report(self, uses: Sequence[tuple[Geometry, Use]], deadline: Deadline) -> None:
+    def report(
+        self,
+        uses: Sequence[tuple[Geometry, Use]],
+        deadline: Deadline,
+        routes: Condition | None = None,
+    ) -> None:
         """Write what is used into the own entry's status: see ``_REPORT_S``. Raises nothing.
 
         It changes neither the entry's generation nor what it says of this node.
@@ -52,17 +60,22 @@ class Report:
             if place is not None:
                 blocks, used, free = sums.get(place.pool, (0, 0, 0))
                 sums[place.pool] = blocks + 1, used + one.used, free + one.size - one.used
-        if not _is_news(self._reported, sums):
+        if not _is_news(self._reported, sums) and routes == self._routes:
             return
         self.due_at = now + _REPORT_S
-        status = {"status": objects.usage(sums)}
+        status = {"status": objects.usage(sums) | {"conditions": None}}
+        if routes is not None:
+            if self._routes is None or routes[0] != self._routes[0]:
+                self._routes_since = objects.stamp(self._api.share.store.clock() / 1e9)
+            condition = objects.condition("Routes", routes, self._routes_since)
+            status["status"]["conditions"] = [condition]
         with suppress(FastipamError):
             seconds = min(deadline.call_s(), _REPORT_CALL_S)
             patch = partial(
                 self._api.client.patch_status, objects.NODES, self._api.name, deadline_s=seconds
             )
             found = patch(status)
-            self._reported = sums
+            self._reported, self._routes = sums, routes
             member = self._api.share.member()
             if member is not None and not is_of(found, member):
                 # Removed: the entry says so before the next look.

@@ -30,10 +30,11 @@ class Follower:
     """The objects of a kind as a stream of events; for one thread, which calls :meth:`run`.
 
     ``on_event`` is called with ADDED, MODIFIED or DELETED and an object, ``on_synced`` whenever the
-    whole state has been told, ``on_error`` with each exception: nothing is raised. An event may be
-    told twice. What changed while no server could be reached is told when one can: an object that
-    was deleted meanwhile comes as DELETED, with nothing but its metadata's name and namespace; one
-    that was deleted and made again as MODIFIED.
+    whole state has been told, ``on_open`` when a watch goes on from a state that was told,
+    ``on_error`` with each exception: nothing is raised. An event may be told twice. What changed
+    while no server could be reached is told when one can: an object that was deleted meanwhile
+    comes as DELETED, with nothing but its metadata's name and namespace; one that was deleted and
+    made again as MODIFIED.
 
     After a break it goes on where it was. When the server's history does not go back that far, it
     waits a random part of ``spread_s``, because all nodes are told so in the same instant, and then
@@ -49,6 +50,7 @@ class Follower:
         on_event: Callable[[str, dict[str, Any]], object],
         *,
         on_synced: Callable[[], object] = lambda: None,
+        on_open: Callable[[], object] = lambda: None,
         on_error: Callable[[Exception], object],
         selector: str = "",
         spread_s: float = 30.0,
@@ -62,6 +64,7 @@ class Follower:
         self._kind = kind
         self._on_event = on_event
         self._on_synced = on_synced
+        self._on_open = on_open
         self._on_error = on_error
         self._selector = selector
         self._spread_s = spread_s
@@ -128,6 +131,8 @@ class Follower:
                 self._kind, self.version, self._selector, initial=initial, deadline_s=seconds
             )
             try:
+                if not initial:
+                    self._on_open()
                 self._tell_changes(watch, initial, is_over)
             finally:
                 watch.close()
