@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,9 @@ from fastipam.cli.commands.doctor import plugin
 from fastipam.cli.commands.doctor.diagnosis import PROBLEM
 from fastipam.cli.commands.install.executables import BUNDLE, DIRECT
 
+from ..agent.processes import until
 from ..e2e import tools
+from ..faults import disks
 
 LAUNCHER = Path(fastipam.__file__).parent / "launcher"
 
@@ -235,3 +238,84 @@ def test_commands_that_cannot_be_loaded(words: list[str], tmp_path: Path) -> Non
     first, second = done.stderr.splitlines()
     assert first.startswith("fastipam: fastipam cannot be loaded by Python")
     assert second.startswith("  hint: remove LMDB_FORCE_CFFI")
+
+
+@pytest.mark.parametrize("options", [(), ("--launcher-only",)])
+def test_a_launcher_that_runs_is_replaced(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """No "text file busy": who runs keeps the old one, and each start meets a whole one."""
+    bin_dir = tmp_path / "bin"
+    plugin = _install(bin_dir, "--launcher-only")
+    before = plugin.stat().st_ino
+    path = tmp_path / "s"
+    environment = {"CNI_COMMAND": "ADD", "FASTIPAM_SOCKET": str(path)}
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(path))
+        silent.listen()
+        running = subprocess.Popen(
+            [plugin], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+        )
+        silent.settimeout(20)
+        connection, _ = silent.accept()
+        running_file = Path(f"/proc/{running.pid}/exe")
+        assert running_file.samefile(plugin)
+        with pytest.raises(OSError, match="Text file busy"):
+            plugin.open("r+b").close()
+        _install(bin_dir, *options)
+        assert plugin.stat().st_ino != before
+        assert not running_file.samefile(plugin)
+        connection.close()
+        output, _ = running.communicate(timeout=20)
+    assert running.returncode == 1
+    assert b'"code"' in output
+    assert _version(plugin, tmp_path).returncode == (1 if options else 0)
+
+
+def test_each_start_meets_a_whole_launcher(tmp_path: Path) -> None:
+    """While it is replaced again and again, every call is answered."""
+    bin_dir = tmp_path / "bin"
+    plugin = _install(bin_dir, "--launcher-only")
+    code = (
+        "import sys; from pathlib import Path;"
+        "from fastipam.cli.commands.install.executables import install\n"
+        "while True: install(Path(sys.argv[1]), launcher_only=True)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, bin_dir]) as replacing:
+        first = plugin.stat().st_ino
+        until(lambda: plugin.stat().st_ino != first, "it is replaced")
+        for _ in range(100):
+            assert b'"code": 11' in _version(plugin, tmp_path).stdout
+        assert replacing.poll() is None
+        replacing.kill()
+
+
+def test_read_only_directory(tmp_path: Path) -> None:
+    """The kernel's reason, the directory, and what to type; not "permission denied"."""
+    tools.require_root()
+    with disks.tmpfs(tmp_path / "bin") as disk:
+        disk.make_read_only()
+        done = CliRunner().invoke(cli, ["install", "--launcher-only", "--bin-dir", str(disk.path)])
+    assert done.exit_code == 1
+    assert done.stderr.splitlines()[0] == f"fastipam: {disk.path}: Read-only file system"
+    assert "readOnly: false" in done.stderr
+
+
+def test_root_is_refused(tmp_path: Path) -> None:
+    """What refuses root is no mode: the hint names SELinux and attributes."""
+    tools.require_root()
+    tools.require_tools("chattr")
+    with disks.ext4(tmp_path / "bin", tmp_path / "image") as disk:
+        subprocess.run(["chattr", "+i", disk.path], check=True)
+        done = CliRunner().invoke(cli, ["install", "--launcher-only", "--bin-dir", str(disk.path)])
+        subprocess.run(["chattr", "-i", disk.path], check=True)
+    assert done.exit_code == 1
+    assert done.stderr.splitlines()[0] == f"fastipam: {disk.path}: Operation not permitted"
+    assert "SELinux" in done.stderr
+
+
+def test_a_directory_in_the_place(tmp_path: Path) -> None:
+    """The error names the plugin's path, and no temporary file is left."""
+    (tmp_path / "fastipam").mkdir()
+    done = CliRunner().invoke(cli, ["install", "--launcher-only", "--bin-dir", str(tmp_path)])
+    assert done.exit_code == 1
+    assert f"fastipam: {tmp_path / 'fastipam'}: there is something that is no file" in done.stderr
+    assert os.listdir(tmp_path) == ["fastipam"]

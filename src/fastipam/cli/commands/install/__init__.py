@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import click
 
 from fastipam.cli import options, output
+from fastipam.cli.click_base import Failure, is_refusal
 from fastipam.cli.click_base import command as _command
+
+_READ_ONLY = (
+    "--bin-dir names a directory that can be written; in a pod the volume has readOnly: false"
+)
+# Root is refused by what is not the mode: the security modules, and chattr +i.
+_ROOT_REFUSED = (
+    "root is refused by SELinux, AppArmor or the directory's attributes: look with "
+    "`ausearch -m avc -ts recent` and `lsattr -d`; a pod needs seLinuxOptions: {type: spc_t}"
+)
 
 
 @_command(
@@ -41,7 +53,14 @@ def command(bin_dir: Path, name: str, launcher_only: bool) -> None:
 
     options.require_parent(bin_dir, "--bin-dir", options.DEFAULT_BIN_DIR)
     is_new = not bin_dir.exists()
-    path = executables.install(bin_dir, name, launcher_only=launcher_only)
+    try:
+        path = executables.install(bin_dir, name, launcher_only=launcher_only)
+    except OSError as error:
+        if error.errno == errno.EROFS:
+            raise Failure(f"{error.filename}: {error.strerror}", _READ_ONLY) from error
+        if is_refusal(error) and os.geteuid() == 0:
+            raise Failure(f"{error.filename}: {error.strerror}", _ROOT_REFUSED) from error
+        raise
     if is_new:
         output.note(f"made the directory {bin_dir}")
     output.say(f"installed {path}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import compileall
-import errno
 import json
 import os
 import shlex
@@ -14,6 +13,7 @@ from pathlib import Path
 import lmdb
 
 import fastipam
+from fastipam import files
 from fastipam.cli.commands.install import bundle
 from fastipam.errors import ConfigError
 
@@ -39,8 +39,7 @@ def install(bin_dir: Path, name: str = "fastipam", *, launcher_only: bool = Fals
     if not name or "/" in name or name in (".", "..", DIRECT):
         raise ConfigError(f"{name!r} cannot be the plugin's name", field="--name", value=name)
     bin_dir.mkdir(parents=True, exist_ok=True)
-    if not os.access(bin_dir, os.W_OK | os.X_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(bin_dir))
+    _require_writable(bin_dir)
     package = Path(fastipam.__file__).resolve().parent
     if launcher_only:
         _replace(bin_dir / name, (package / "launcher").read_bytes())
@@ -63,19 +62,33 @@ def install(bin_dir: Path, name: str = "fastipam", *, launcher_only: bool = Fals
     return bin_dir / name
 
 
-def _replace(target: Path, content: bytes, mode: int = 0o755) -> None:
-    """Replace a file; it is complete and on disk before it has its name."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+def _require_writable(directory: Path) -> None:
+    """Raise OSError with the kernel's reason when no file can be made in a directory."""
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            os.fchmod(file.fileno(), mode)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        descriptor, temporary = tempfile.mkstemp(prefix=".fastipam.", dir=directory)
+    except OSError as error:
+        raise _of(error, directory) from error
+    os.close(descriptor)
+    os.unlink(temporary)
+
+
+def _of(error: OSError, path: Path) -> OSError:
+    """Return an error with the name that the operator knows, not that of a temporary file."""
+    return OSError(error.errno, error.strerror, str(path))
+
+
+def _replace(target: Path, content: bytes, mode: int = 0o755) -> None:
+    """Replace a file; it is complete and on disk before it has its name.
+
+    The old one may run: it keeps its inode until it ends. Raises OSError.
+    """
+    try:
+        with files.replacing(target, mode) as descriptor:
+            os.fchmod(descriptor, mode)
+            with os.fdopen(descriptor, "wb", closefd=False) as file:
+                file.write(content)
+    except OSError as error:
+        raise _of(error, target) from error
 
 
 def script(interpreter: str, paths: list[str]) -> str:
