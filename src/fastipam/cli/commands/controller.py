@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -13,6 +14,7 @@ from fastipam.agent.main import ignore_signals
 from fastipam.cli import options, streams
 from fastipam.cli.click_base import command as _command
 from fastipam.cli.commands.agent import host_and_port
+from fastipam.cluster.controller import first_pools
 from fastipam.cluster.controller.process import Process
 from fastipam.cluster.controller.reclaim import RECLAIM_AFTER_S
 from fastipam.cluster.registries.kubernetes import access
@@ -55,6 +57,12 @@ if TYPE_CHECKING:
     help="Seconds for which a node's Node object has to be gone before its blocks become free.",
 )
 @click.option(
+    "--pools",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Make the AddressPools of this file that are absent; JSON, a List as kubectl prints it.",
+)
+@click.option(
     "--http",
     metavar="[ADDR:]PORT",
     help="Serve /metrics and /healthz there; ADDR is 127.0.0.1 unless given.",
@@ -71,6 +79,7 @@ def command(
     context: str,
     servers: tuple[str, ...],
     reclaim_after: float,
+    pools: Path | None,
     http: str | None,
     log_level: str,
 ) -> None:
@@ -80,13 +89,14 @@ def command(
     fastipam-controller, and the other one takes over. Pods get addresses and nodes claim blocks
     without it; it is needed for new and changed pools, and for the blocks of nodes that are gone.
     """
+    first = first_pools.read(pools) if pools else []
     found = _access(kubeconfig, context, servers)
     ignore_signals()
     streams.never_wait()  # a line of the log need not be read
     logging.basicConfig(
         level=log_level.upper(), format="%(asctime)s level=%(levelname)s %(message)s"
     )
-    process = Process(Client(found), Client(found), reclaim_after_s=reclaim_after)
+    process = Process(Client(found), Client(found), reclaim_after_s=reclaim_after, pools=first)
     process.stop_at_signals()
     with _served(http, process) as url:
         where = f", metrics {url}/metrics, health {url}/healthz" if url else ""

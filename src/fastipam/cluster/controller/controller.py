@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastipam.cluster.controller.acceptance import Acceptance
 from fastipam.cluster.controller.conditions import ACCEPTED, Events, condition
 from fastipam.cluster.controller.deletion import Deletion
+from fastipam.cluster.controller.first_pools import FirstPools
 from fastipam.cluster.controller.guard import ApiFails, Guard
 from fastipam.cluster.controller.reclaim import RECLAIM_AFTER_S, Reclaim
 from fastipam.cluster.controller.usage import Usage
@@ -20,7 +21,7 @@ from fastipam.cluster.controller.view import View
 from fastipam.errors import FastipamError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from fastipam.cluster.registries.kubernetes.client import Client
 
@@ -46,8 +47,8 @@ class State(NamedTuple):
 class Controller:
     """Accepts pools, lets deleted ones go, counts, and removes nodes; for one thread.
 
-    ``clock`` gives seconds, ``now`` those since 1970. ``step`` is called after each change and each
-    list, with a name, for tests.
+    ``pools`` are made if they are absent. ``clock`` gives seconds, ``now`` those since 1970.
+    ``step`` is called after each change and each list, with a name, for tests.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Controller:
         client: Client,
         *,
         reclaim_after_s: float = RECLAIM_AFTER_S,
+        pools: Sequence[dict[str, Any]] = (),
         is_leading: Callable[[], bool] = lambda: True,
         wake: Callable[[], object] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
@@ -77,9 +79,11 @@ class Controller:
             now=now,
             step=step,
         )
+        first = FirstPools(client, self.view, guard, pools, step=step)
         acceptance = Acceptance(client, self.view, usage, events, guard, now=now, step=step)
         deletion = Deletion(client, self.view, guard, clock=clock, step=step)
         self._parts: tuple[Callable[[], None], ...] = (
+            first.work,
             acceptance.work,
             deletion.work,
             self._reclaim.work,

@@ -9,14 +9,14 @@ import socket
 import threading
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastipam.cluster.controller.controller import Controller
 from fastipam.cluster.controller.leader import Election
 from fastipam.cluster.controller.reclaim import RECLAIM_AFTER_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from fastipam.cluster.registries.kubernetes.client import Client
 
@@ -35,7 +35,12 @@ class Process:
     """
 
     def __init__(
-        self, client: Client, other: Client, *, reclaim_after_s: float = RECLAIM_AFTER_S
+        self,
+        client: Client,
+        other: Client,
+        *,
+        reclaim_after_s: float = RECLAIM_AFTER_S,
+        pools: Sequence[dict[str, Any]] = (),
     ) -> None:
         self._client, self._other = client, other
         self._wake, self._over = threading.Event(), threading.Event()
@@ -44,6 +49,7 @@ class Process:
         self.controller = Controller(
             client,
             reclaim_after_s=reclaim_after_s,
+            pools=pools,
             is_leading=lambda: self.election.is_leading and not self._over.is_set(),
             wake=self._wake.set,
         )

@@ -112,7 +112,8 @@ def _absence(found: dict[str, Any], raw: bytes, text: str, call: Call) -> Engine
         return None
     return EngineUnavailable(
         f"{text}: this API server has no {call.kind.plural}",
-        hint="install the kinds: kubectl apply -f deploy/kubernetes/crds.yaml",
+        hint="install the kinds with the chart, or kubectl apply --server-side "
+        "-f deploy/kubernetes/fastipam.yaml",
     )
 
 

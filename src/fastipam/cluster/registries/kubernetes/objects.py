@@ -8,11 +8,12 @@ AddressRequest     the Node's name     a node in need, and who has answered it
 =================  ==================  =========================================================
 
 What cannot be read raises ClusterCorrupt: the server checks each object, so somebody has changed
-the kinds. deploy/kubernetes/crds.yaml describes every field.
+the kinds. deploy/chart/files/crds.yaml describes every field.
 """
 
 from __future__ import annotations
 
+import os
 import time
 
 from fastipam.addressing.addresses import BITS, format_cidr, parse_cidr
@@ -37,7 +38,8 @@ BLOCKS = Kind(_GROUP, "addressblocks")
 NODES = Kind(_GROUP, "addressnodes")
 REQUESTS = Kind(_GROUP, "addressrequests")
 MACHINES = Kind("/api/v1", "nodes")  # Node objects, which the kubelets write
-NAMESPACE = "fastipam-system"
+# Where the Leases are. The manifests tell a pod where it runs; a person types it for another one.
+NAMESPACE = os.environ.get("FASTIPAM_NAMESPACE") or "fastipam-system"
 LEASES = Kind("/apis/coordination.k8s.io/v1", "leases", NAMESPACE)
 EVENTS = Kind("/api/v1", "events", "default")  # where those of cluster-scoped objects are
 REMOVED = "fastipam.io/removed"  # an annotation of a tombstone: when it was written
@@ -360,5 +362,6 @@ def own_address(texts: Sequence[str], family: int) -> list[str]:
 def _corrupt(found: object, field: str) -> ClusterCorrupt:
     return ClusterCorrupt(
         f"an object of the Kubernetes API cannot be read, {field}: {found!r:.200}",
-        hint="are the kinds those of this version? kubectl apply -f deploy/kubernetes/crds.yaml",
+        hint="are the kinds those of this version? upgrade the chart, or kubectl apply "
+        "--server-side -f deploy/kubernetes/fastipam.yaml",
     )

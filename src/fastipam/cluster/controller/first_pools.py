@@ -1,0 +1,89 @@
+"""The first pools of a cluster: a file has them, and the controller makes those that are absent.
+
+A pool that is there stays as it is, whatever the file says: people change pools with kubectl.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from fastipam.cluster.registries.kubernetes import objects
+from fastipam.cluster.registries.kubernetes.client import AlreadyExists
+from fastipam.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from fastipam.cluster.controller.guard import Guard
+    from fastipam.cluster.controller.view import View
+    from fastipam.cluster.registries.kubernetes.client import Client
+
+_FIELD = "--pools"
+_CALL_S = 5.0
+
+
+class FirstPools:
+    """Makes each pool once in the life of a process, unless there is one of its name."""
+
+    def __init__(
+        self,
+        client: Client,
+        view: View,
+        guard: Guard,
+        pools: Sequence[dict[str, Any]],
+        *,
+        step: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._client = client
+        self._view = view
+        self._guard = guard
+        self._step = step
+        self._left = {objects.name_of(one): one for one in pools}
+
+    def work(self) -> None:
+        """Make the pools that are absent; one request each. Raises ApiFails."""
+        known = self._view.pools() if self._left else {}
+        for name in list(self._left):
+            if name in known or self._guard.run(f"pool {name}", self._make, name):
+                del self._left[name]
+
+    def _make(self, name: str) -> None:
+        with suppress(AlreadyExists):
+            self._client.create(objects.POOLS, self._left[name], deadline_s=_CALL_S)
+            self._step("made")
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Return the AddressPools of a file: JSON, a List as kubectl writes it. Raises ConfigError.
+
+    The API checks their fields.
+    """
+    try:
+        items = json.loads(path.read_bytes())["items"]
+    except OSError as error:
+        raise _wrong(path, f"cannot be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise _wrong(path, 'is no JSON object with "items"') from None
+    pools = []
+    for at, item in enumerate(items if isinstance(items, list) else [items]):
+        try:
+            name, spec = item["metadata"]["name"], item["spec"]
+        except (KeyError, TypeError):
+            name = spec = None
+        if not (name and isinstance(name, str) and isinstance(spec, dict)):
+            raise _wrong(path, f"has no metadata.name or no spec in items[{at}]")
+        body = {"apiVersion": objects.VERSION, "kind": "AddressPool"}
+        pools.append({**body, "metadata": {"name": name}, "spec": spec})
+    return pools
+
+
+def _wrong(path: Path, what: str) -> ConfigError:
+    return ConfigError(
+        f"the file of pools {path} {what}",
+        field=_FIELD,
+        value=str(path),
+        hint="write it as `kubectl get addresspools -o json` prints pools",
+    )
