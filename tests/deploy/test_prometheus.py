@@ -30,11 +30,11 @@ from ..agent.processes import Agent, ask, until
 from ..cni.conftest import config  # noqa: F401  # a fixture
 from ..e2e import tools
 from ..ports import free_ports
-from .support import DEPLOY
+from .support import CHART, DEPLOY
 
-RULES = DEPLOY / "prometheus" / "alerts.yaml"
+RULES = CHART / "files" / "alerts.yaml"
 UNIT_TESTS = DEPLOY / "prometheus" / "alerts.test.yaml"
-DASHBOARD = DEPLOY / "grafana" / "fastipam.json"
+DASHBOARD = CHART / "files" / "dashboard.json"
 # What is never part of a metric's name: functions, keywords and labels of the expressions.
 _NAME = re.compile(r"\b(?:fastipam[a-z_:]*|process_[a-z_]+)\b(?=\{)")
 
@@ -72,7 +72,9 @@ def test_a_wrong_rule_is_noticed(tmp_path: Path) -> None:
     """With one threshold changed the unit tests fail: they look at what they say."""
     broken = RULES.read_text().replace("range_set_full == 1", "range_set_full == 2")
     (tmp_path / "alerts.yaml").write_text(broken)
-    (tmp_path / "tests.yaml").write_text(UNIT_TESTS.read_text())
+    tests = UNIT_TESTS.read_text()
+    assert "../chart/files/alerts.yaml" in tests
+    (tmp_path / "tests.yaml").write_text(tests.replace("../chart/files/", ""))
     assert _promtool("test", "rules", str(tmp_path / "tests.yaml")).returncode == 1
 
 

@@ -12,7 +12,7 @@ from fastipam.cluster.registries.kubernetes.client import Client
 from .rest import POOLS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from .conftest import Api
 
@@ -35,6 +35,7 @@ class Leader:
         step: Callable[[str], None] = lambda _: None,
         *,
         reclaim_after_s: float = RECLAIM_AFTER_S,
+        pools: Sequence[dict[str, Any]] = (),
     ) -> None:
         self.client = client(api)
         self.made.append(self)
@@ -45,6 +46,7 @@ class Leader:
         self.controller = Controller(
             self.client,
             reclaim_after_s=reclaim_after_s,
+            pools=pools,
             clock=lambda: self.seconds,
             now=lambda: self.wall_s,
             step=self._note,

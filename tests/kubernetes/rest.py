@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 GROUP = "/apis/fastipam.io/v1alpha1"
 POOLS, BLOCKS = f"{GROUP}/addresspools", f"{GROUP}/addressblocks"
 NODES, REQUESTS = f"{GROUP}/addressnodes", f"{GROUP}/addressrequests"
-SYSTEM = "fastipam-system"  # deploy/kubernetes/rbac.yaml
+SYSTEM = "fastipam-system"  # deploy/chart/values.yaml
 LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{SYSTEM}/leases"
 
 MERGE_PATCH = "application/merge-patch+json"

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from .. import rendering
 from ..cluster.etcd import Etcd
-from ..e2e.tools import require_module
 from ..ports import free_ports
 from . import bodies
 from .rest import BLOCKS, LEASES, NODES, POOLS, REQUESTS, SYSTEM, Rest
@@ -26,12 +26,15 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-MANIFESTS = Path(__file__).parents[2] / "deploy" / "kubernetes"
 READY_S = 120.0  # on a loaded machine; usually five seconds
 _ADMIN = "admin-token"
 _PATHS = {
     "Namespace": "/api/v1/namespaces",
     "ServiceAccount": f"/api/v1/namespaces/{SYSTEM}/serviceaccounts",
+    "ConfigMap": f"/api/v1/namespaces/{SYSTEM}/configmaps",
+    "DaemonSet": f"/apis/apps/v1/namespaces/{SYSTEM}/daemonsets",
+    "Deployment": f"/apis/apps/v1/namespaces/{SYSTEM}/deployments",
+    "PodDisruptionBudget": f"/apis/policy/v1/namespaces/{SYSTEM}/poddisruptionbudgets",
     "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles",
     "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
     "Role": f"/apis/rbac.authorization.k8s.io/v1/namespaces/{SYSTEM}/roles",
@@ -56,12 +59,6 @@ def until(true: Callable[[], object], what: str) -> None:
 
 def _until_allowed(who: Rest, path: str) -> None:
     until(lambda: who.get(path).status != 403, f"the right to read {path}")
-
-
-def manifest(name: str) -> list[dict[str, Any]]:
-    """The documents of a file in deploy/kubernetes."""
-    text = (MANIFESTS / name).read_text()
-    return list(require_module("yaml").safe_load_all(text))
 
 
 class ApiServer:
@@ -219,12 +216,12 @@ class ApiServer:
             self.admin.apply(path, each).done()
 
     def install(self) -> None:
-        """Apply what deploy/kubernetes has for the API, and wait until it is in force.
+        """Apply the whole rendering of the chart, and wait until it is in force.
 
         Rights and policies reach the server's own watches some time after they are stored.
         """
-        for each in ("crds.yaml", "rbac.yaml", "policies.yaml"):
-            self.apply(manifest(each))
+        documents = rendering.documents()
+        self.apply(sorted(documents, key=lambda each: each["kind"] != "Namespace"))
         admin, nobody = self.admin, self.rest(self.token("fastipam-agent"))
         controller = self.rest(self.token("fastipam-controller"))
         probe = bodies.node("probe")

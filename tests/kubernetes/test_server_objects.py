@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from .. import rendering
 from .bodies import answered, block, block_name, node, pool, request
 from .rest import BLOCKS, GROUP, NODES, POOLS, REQUESTS, Rest
-from .server import MANIFESTS, ApiServer, manifest
+from .server import ApiServer
 
 CIDR = "10.32.7.0/24"
 AT = f"{BLOCKS}/{block_name(CIDR)}"
@@ -41,7 +42,7 @@ def _changed(body: dict[str, Any], **spec: Any) -> dict[str, Any]:
 
 def test_kinds_are_established(real_admin: Rest) -> None:
     """The server serves all four, and finds nothing wrong with their schemas."""
-    for each in manifest("crds.yaml"):
+    for each in rendering.documents(rendering.KINDS):
         name = each["metadata"]["name"]
         path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}"
         conditions = real_admin.get(path).done()["status"]["conditions"]
@@ -52,10 +53,9 @@ def test_kinds_are_established(real_admin: Rest) -> None:
 
 def test_manifests_apply_with_kubectl(kubectl: Callable[..., str]) -> None:
     """As users do it; kubectl and the server know every field."""
-    files = [f"--filename={MANIFESTS / name}.yaml" for name in ("crds", "rbac", "policies")]
-    said = kubectl("apply", "--server-side", "--force-conflicts", "--dry-run=server", *files)
-    count = sum(len(manifest(f"{name}.yaml")) for name in ("crds", "rbac", "policies"))
-    assert said.count("serverside-applied (server dry run)") == count
+    file = f"--filename={rendering.RENDERING}"
+    said = kubectl("apply", "--server-side", "--force-conflicts", "--dry-run=server", file)
+    assert said.count("serverside-applied (server dry run)") == len(rendering.documents())
 
 
 # Names, versions, preconditions -----------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What an agent's token and the controller's may do, and what not (rbac.yaml, policies.yaml)."""
+"""What an agent's token and the controller's may do, and what not, by the rendered chart."""
 
 from __future__ import annotations
 
@@ -396,6 +396,11 @@ def test_controller_accepts_a_pool(controller: Rest, pair: Pair) -> None:
     assert controller.get(at).status == 404
 
 
+def test_controller_makes_a_first_pool(controller: Rest, pair: Pair) -> None:
+    """One that is absent; `fastipam controller --pools` does it."""
+    controller.create(POOLS, pool(pair.a.name, "10.40.0.0/16", 24)).done()
+
+
 def test_controller_reclaims(controller: Rest, pair: Pair) -> None:
     """It ends a lease and an entry, then deletes blocks and the request; nothing warns it."""
     name = pair.b.name
@@ -432,7 +437,6 @@ def test_controller_makes_blocks_of_pod_cidrs(controller: Rest, pair: Pair) -> N
         lambda who, _: who.delete(NODES),
         lambda who, it: who.create(REQUESTS, request(it.c)),
         lambda who, it: who.replace(f"{REQUESTS}/{it.a.name}/status", it.a.request),
-        lambda who, it: who.create(POOLS, pool(it.a.name, "10.40.0.0/16", 24)),
         lambda who, it: who.delete(f"{POOLS}/{it.a.name}"),
         lambda who, _: who.get(f"/api/v1/namespaces/{SYSTEM}/secrets"),
         lambda who, _: who.get("/api/v1/pods"),
@@ -443,7 +447,7 @@ def test_controller_makes_blocks_of_pod_cidrs(controller: Rest, pair: Pair) -> N
 def test_controller_has_no_right(
     controller: Rest, pair: Pair, ask: Callable[[Rest, Pair], Answer]
 ) -> None:
-    """It changes no block and asks for none, makes no pool, and reads nothing of others."""
+    """It changes no block and asks for none, deletes no pool, and reads nothing of others."""
     ask(controller, pair).refused(403, "forbidden")
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from .. import rendering
 from .bodies import answered, block, node, pool, request
 from .rest import BLOCKS, NODES, POOLS, REQUESTS, Rest
-from .server import manifest
 
 Body = dict[str, Any]
 _PATHS = {
@@ -266,7 +266,7 @@ def _schemas() -> dict[str, Any]:
     """The schema of each kind."""
     return {
         each["spec"]["names"]["kind"]: each["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-        for each in manifest("crds.yaml")
+        for each in rendering.documents(rendering.KINDS)
     }
 
 

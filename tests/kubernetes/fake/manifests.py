@@ -7,16 +7,14 @@ few built-in kinds that fastipam or a test of it uses are written here.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import lru_cache
-from importlib import import_module
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from ... import rendering
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Json = dict[str, Any]
-yaml: Any = import_module("yaml")  # it has no types
-
-DEPLOY = Path(__file__).parents[3] / "deploy" / "kubernetes"
-FILES = ("crds.yaml", "rbac.yaml", "policies.yaml")
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,25 +149,14 @@ def _crd(document: Json) -> list[Kind]:
     ]
 
 
-@lru_cache(maxsize=8)
-def _documents(paths: tuple[Path, ...]) -> list[Json]:
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return [
-        document
-        for path in paths
-        for document in yaml.load_all(path.read_bytes(), Loader=loader)
-        if document
-    ]
-
-
 def load(paths: tuple[Path, ...] = ()) -> Manifests:
-    """Read the files; without any: those of ``deploy/kubernetes`` that make up the API.
+    """Read the files; without any: the rendering of the chart.
 
     Raises KeyError for a binding whose role is in none of them.
     """
-    paths = paths or tuple(DEPLOY / name for name in FILES if (DEPLOY / name).exists())
+    paths = paths or (rendering.RENDERING,)
     found = Manifests()
-    documents = _documents(paths)
+    documents = [each for path in paths for each in rendering.documents(path=path)]
     roles: dict[tuple[str, str, str], tuple[Rule, ...]] = {}
     policies: dict[str, Json] = {}
     for document in documents:

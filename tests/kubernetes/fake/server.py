@@ -46,7 +46,7 @@ class FakeServer:
     """A context manager. All methods may be called by any thread.
 
     ``directory`` takes the certificates; ``ports`` gives one server each (0: a free port), which
-    share one state; ``paths`` are the manifests (default: those in ``deploy/kubernetes``).
+    share one state; ``paths`` are the manifests (default: deploy/kubernetes/fastipam.yaml).
 
     ``requests`` counts by (method, resource, flag, node), see ``requests.Counted``; ``log`` has
     the last 2,000 requests as lines. What goes wrong in the fake itself is raised by ``close``.
