@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import Counter
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
@@ -242,6 +243,35 @@ def test_an_older_state_is_noticed_once(
         agent.turn(1)
     assert unsettled(fake_api, pair) == []
     assert not any(agent.keeper.status.reason for agent in pair)
+
+
+def test_a_history_that_was_cut_off(fake_api: FakeServer, pair: tuple[Agent, Agent]) -> None:
+    """An API server that was started anew costs a read of each own object, and no list."""
+    one = pair[0]
+    registry = one.registry_of(one.keeper.node)
+    asked = registry.api.client.requests
+    pools = ("LIST", "addresspools")  # which no watch tells here
+    before = asked.copy()
+    registry._losses.suspect("the history was cut off")
+    one.turn_alone(1)
+    assert (asked - before).keys() == {pools}, "it looks after a watch knows the present state"
+    registry._losses.resynced()
+    one.turn_alone(1)
+    blocks = len(one.share.blocks())
+    assert asked - before - Counter({pools: 2}) == {
+        ("GET", "addressblocks"): blocks,
+        ("GET", "addressnodes"): 1,
+    }
+    assert not one.keeper.status.reason
+    (lost, *_) = one.share.blocks()
+    fake_api.admin.delete(f"{BLOCKS}/{block_name(one.cidr(lost))}").done()
+    registry._losses.suspect("the history was cut off")
+    registry._losses.resynced()
+    one.turn_alone(1)
+    one.turn_alone(1)
+    assert unsettled(fake_api, pair) == []
+    with pytest.raises(NoBlock, match="put back to an older state"):
+        claim(one.keeper.node)
 
 
 def test_no_new_block_while_others_claim_again(

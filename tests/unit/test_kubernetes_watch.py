@@ -229,9 +229,8 @@ def test_backs_off() -> None:
     """Failures in a row are reported, each, and the pauses double up to a bound."""
     told = follow(
         ("watch", EngineUnavailable("no 0")),
-        *[("list", EngineUnavailable(f"no {at}")) for at in range(1, 9)],
-        ("list", ([("a", 1)], 2)),
-        ("watch", []),
+        *[("watch", EngineUnavailable(f"no {at}")) for at in range(1, 9)],
+        ("watch", [added("a", 1), mark(2, end=True)]),
     )
     assert [str(one) for one in told.errors] == [f"no {at}" for at in range(9)]
     assert sum(told.pauses) == 0.75 * (0.5 + 1 + 2 + 4 + 8 + 16 + 30 + 30 + 30)
@@ -320,7 +319,7 @@ def test_callbacks_that_raise() -> None:
     def raising(error: Exception) -> None:
         raise error
 
-    follow(("watch", EngineUnavailable("no")), ("list", ([], 5)), ("watch", []), on_error=raising)
+    follow(("watch", EngineUnavailable("no")), ("watch", [mark(5, end=True)]), on_error=raising)
 
 
 def test_over_is_asked_while_it_waits() -> None:

@@ -225,6 +225,9 @@ class Registry(Protocol):
 
     # Lost changes ---------------------------------------------------------------------------
 
+    def look(self, deadline: Deadline) -> None:
+        """Look whether changes were lost, when there is a reason to suspect it."""
+
     def hold_back(self, deadline: Deadline) -> None:
         """Begin anew with a store that has lost changes, and tell other nodes. Idempotent."""
 

@@ -46,6 +46,8 @@ class Membership:
         """
         now = self._clock()
         node, settings = self._node, self._node.settings
+        if self._joined:
+            node.registry.look(deadline)
         if node.registry.has_lost_changes:
             self._is_held_back, self._restored, self._joined = False, True, False
         if not self._is_held_back:

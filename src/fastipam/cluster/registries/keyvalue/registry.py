@@ -142,6 +142,9 @@ class KeyValueRegistry:
 
     # Lost changes ---------------------------------------------------------------------------
 
+    def look(self, deadline: Deadline) -> None:
+        """Do nothing: each answer tells whether changes were lost."""
+
     def hold_back(self, deadline: Deadline) -> None:
         """Let nobody claim new blocks for a while, because changes were lost."""
         self.losses.hold_back(deadline)

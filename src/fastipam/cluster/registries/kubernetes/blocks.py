@@ -10,6 +10,7 @@ from fastipam.cluster.errors import ClusterRefused, NoBlock
 from fastipam.cluster.registries.kubernetes import objects
 from fastipam.cluster.registries.kubernetes.api import TRIES, list_s
 from fastipam.cluster.registries.kubernetes.client import AlreadyExists, Conflict, NotFound
+from fastipam.cluster.registries.kubernetes.entry import is_of
 from fastipam.cluster.registries.kubernetes.losses import HELD_BACK_S
 from fastipam.cluster.registry import Claimed, Counts, Unsettled
 from fastipam.errors import FastipamError
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from fastipam.cluster.schema import BlockEntry, BlockId
     from fastipam.configuration.cluster import Geometry
     from fastipam.storage.records.block import Block, Member
+
+
+_MOST_READS = 16  # of single blocks, before one list costs less
 
 
 class Blocks:
@@ -63,6 +67,37 @@ class Blocks:
             self._entry.confirm(member, deadline)
         self._losses.begins_anew = False
         return stamped
+
+    def look(self, deadline: Deadline) -> None:
+        """Look at the own objects if that is due; what is not as it was written was lost.
+
+        One read of each block and of the entry; one list instead of many reads.
+        """
+        if self._losses.is_look_due and not self._losses.history.is_lost:
+            self._losses.looked(is_as_known=self._is_as_known(deadline))
+
+    def _is_as_known(self, deadline: Deadline) -> bool:
+        """Return whether the own blocks and the entry are as this node has written them."""
+        mine = self._api.share.blocks()
+        places = [self._api.place(one.family, one.base) for one in mine]
+        if None in places or any(one.state != ACTIVE for one in mine):
+            return False
+        there: dict[str, int] = {}
+        if len(places) > _MOST_READS:
+            listed, _ = self._list(deadline)
+            there = {objects.name_of(one): objects.version_of(one) for one in listed}
+        for place, one in zip(places, mine, strict=True):
+            assert place is not None
+            if len(places) <= _MOST_READS:
+                found = self._api.get(objects.BLOCKS, place.name, deadline)
+                there[place.name] = 0 if found is None else objects.version_of(found)
+            if there.get(place.name) != one.revision:
+                return False
+        found = self._api.get(objects.NODES, self._api.name, deadline)
+        member = self._entry.known()
+        if found is None or member is None or not is_of(found, member):
+            return False
+        return self._losses.written in (("", 0), objects.identity_of(found))
 
     def stamp(self, found: dict[str, Any], member: Member, deadline: Deadline) -> BlockEntry | None:
         """Write the present epoch and address into a block; return it, None if it is gone (I7).
@@ -119,7 +154,8 @@ class Blocks:
 
         What other nodes have is left out: a part of a run may be won.
         """
-        if self._losses.suspect_at:
+        self.look(deadline)
+        if self._losses.suspect_at:  # no watch goes on yet: all blocks are to be compared
             self._losses.notice()
         self._losses.history.begin()
         self._losses.hear_followers()

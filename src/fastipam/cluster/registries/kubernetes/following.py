@@ -127,11 +127,15 @@ class Following:
                 failed()
             log_lost_watch(self._api.share.network.name, f"watch of {kind.plural}", error)
 
+        def told() -> None:
+            self._losses.resynced()
+            synced()
+
         follower = Follower(
             self._api.client,
             kind,
             see,
-            on_synced=synced,
+            on_synced=told,
             on_open=opened,
             on_error=note,
             spread_s=SPREAD_S,

@@ -1,7 +1,8 @@
 """Changes that the cluster's store has lost, as a node notices them: its etcd was put back.
 
-A version that goes back or leaps, a history that was cut off, or an own object that is not as it
-was last written: then all blocks are compared before another one is claimed.
+A version that goes back or leaps, or an own object that is not as it was last written: then all
+blocks are compared before another one is claimed. A history that was cut off is a reason to look at
+the own objects: the API server was started anew, or its etcd was put back.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Losses:
         self.begins_anew = False  # a loss was accepted: what was heard before it counts no more
         self.written = ("", 0)  # uid and generation of the own entry as it was last written
         self.free_at = 0.0  # when new blocks may be claimed again, after lost changes
-        self.suspect_at = 0.0  # when to compare all blocks, because the history was cut off
+        self.suspect_at = 0.0  # when to look at the own objects, because the history was cut off
         self.suspicion = ""
         self.followers: dict[Follower, str] = {}  # and their versions when a loss was accepted
 
@@ -52,9 +53,7 @@ class Losses:
 
     @property
     def has_lost_changes(self) -> bool:
-        """Whether changes were lost, or may have been, and the blocks are to be compared."""
-        if self.suspect_at and self._api.clock() >= self.suspect_at:
-            self.notice()
+        """Whether changes were lost, and the blocks are to be compared."""
         return self.history.is_lost
 
     def hold_back(self) -> None:
@@ -74,18 +73,52 @@ class Losses:
         self._api.share.note_heard(self.history.identity, self.history.revision)
 
     def suspect(self, why: str) -> None:
-        """Have all blocks compared soon, and before another one is claimed. For any thread.
+        """Have the own objects looked at soon, and before a block is claimed. For any thread.
 
-        All nodes suspect in the same instant, when the API server has started anew.
+        All nodes suspect in the same instant, when the API server has started anew. So they look
+        when a watch goes on (:meth:`resynced`), which each does after a random pause.
         """
         if not self.suspect_at:
             self.suspicion = why
-            self.suspect_at = self._api.clock() + SPREAD_S * self._api.client.chance()
+            self.suspect_at = self._api.clock() + 2 * SPREAD_S
+
+    def resynced(self) -> None:
+        """Note that a watch knows the present state again. For any thread."""
+        if self.suspect_at:
+            self.suspect_at = min(self.suspect_at, self._api.clock())
+
+    @property
+    def is_look_due(self) -> bool:
+        """Whether the own objects are to be looked at now."""
+        return bool(self.suspect_at) and self._api.clock() >= self.suspect_at
+
+    def looked(self, *, is_as_known: bool) -> None:
+        """Note what a look at the own objects has shown. Raises nothing."""
+        newest = max(
+            (int(one.version) for one in self.followers if one.version.isdigit()), default=0
+        )
+        if self.history.revision and newest - self.history.revision > _LEAP:
+            with suppress(EngineError):
+                self._lose_by_leap(self.history.revision, newest)
+        elif is_as_known:
+            self.suspect_at = 0.0
+            self.suspicion = ""
+        else:
+            self.notice()
 
     def notice(self) -> None:
+        """Take what is suspected for lost. Raises nothing."""
         self.suspect_at = 0.0
         with suppress(EngineError):
             self.history.lose(self.suspicion)
+
+    def _lose_by_leap(self, floor: int, version: int) -> None:
+        self.suspect_at = 0.0
+        self.suspicion = ""
+        self.history.lose(
+            f"the version of the cluster's store has leapt from {floor} to {version}: it was put "
+            "back to an older state"
+        )
 
     def compare_own(self, there: tuple[str, int]) -> None:
         """Notice an own object that is not as it was last written. Raises HistoryLost."""
@@ -127,8 +160,5 @@ class Losses:
         if floor and not floor - changed < version <= floor + _LEAP:
             self.suspicion = ""
         if floor and version - floor > _LEAP:
-            self.history.lose(
-                f"the version of the cluster's store has leapt from {floor} to {version}: it was "
-                "put back to an older state"
-            )
+            self._lose_by_leap(floor, version)
         self.history.hear(0, version, floor, changed=changed)

@@ -149,6 +149,10 @@ class KubernetesRegistry(Overview):
         """Whether changes were lost, or may have been, and the blocks are to be compared."""
         return self._losses.has_lost_changes
 
+    def look(self, deadline: Deadline) -> None:
+        """Look at the own objects if the API's history was cut off."""
+        self._blocks.look(deadline)
+
     def hold_back(self, deadline: Deadline) -> None:  # noqa: ARG002  # others write
         """Begin anew with a store that has lost changes; claim no other block for a while."""
         self._losses.hold_back()

@@ -72,6 +72,7 @@ class Follower:
         self._sleep = sleep
         self._known: dict[tuple[str, str], str] = {}  # (namespace, name) -> version
         self._streams_state = True  # whether the server sends the state as events of a watch
+        self._lists_next = False  # it does, and has failed to
         self._wants_anew = False
         self._failures = self._behind = 0
 
@@ -122,14 +123,16 @@ class Follower:
         if self._wants_anew:
             self._wants_anew, self.is_synced, self.version = False, False, ""
             self._known = dict.fromkeys(self._known, "")
-        initial = not self.is_synced and self._streams_state
+        initial = not self.is_synced and self._streams_state and not self._lists_next
         if not self.is_synced and not initial:
             self._tell_list()
         seconds = self._watch_s * (1 + self._client.chance())
+        is_open = False
         try:
             watch = self._client.watch(
                 self._kind, self.version, self._selector, initial=initial, deadline_s=seconds
             )
+            is_open = True
             try:
                 if not initial:
                     self._on_open()
@@ -141,9 +144,10 @@ class Follower:
         except Exception as error:
             if not initial or self.is_synced:
                 raise
-            self._streams_state = False  # whatever it was, a list may do
+            self._lists_next = is_open  # whatever it was, a list may do
             if not isinstance(error, Refused):
                 raise
+            self._streams_state = False
             self._go_on(is_over)
 
     def _tell_list(self) -> None:
@@ -218,6 +222,7 @@ class Follower:
             metadata = {"name": name, "namespace": namespace} if namespace else {"name": name}
             self._tell("DELETED", {"metadata": metadata})
         self.version, self.is_synced, self._behind = version, True, 0
+        self._lists_next = False
         try:
             self._on_synced()
         except Exception as error:
