@@ -200,14 +200,26 @@ def test_a_first_request_founds_the_store(site: Site, start: Start) -> None:  # 
     assert ask(agent.path, "ADD", site.config(), "c1").status == 0
 
 
-def test_a_renamed_node(site: Site, start: Start, call: Call) -> None:  # noqa: F811
-    """Its old blocks will be others': nothing is assigned from them, not directly either."""
+@pytest.mark.parametrize("reaches_api", [True, False])
+def test_a_renamed_node(
+    site: Site,
+    start: Start,  # noqa: F811
+    call: Call,  # noqa: F811
+    reaches_api: bool,
+) -> None:
+    """Its old blocks will be others': nothing is assigned from them, not directly either.
+
+    The node's own store says so: nobody has to be asked.
+    """
     accept(site.api)
     agent = start("--cluster", str(site.conflist))
     until(site.has_pools, "the agent has a block")
     assert call("ADD", site.config(), "c1").status == 0
     agent.terminate()
     site.cluster["node"] = "other"
+    if not reaches_api:
+        file = site.path / "kubeconfig"
+        file.write_text(json.dumps(kubeconfig(1, site.api.ca, "t")))
     site.write()
     again = start("--cluster", str(site.conflist), name="t")
     until(lambda: "belongs to node a" in again.log, "the agent is refused")

@@ -238,6 +238,7 @@ class Keeper:
 
     def _work(self) -> float:
         deadline = Deadline(self.registry.operation_s, call_s=self.registry.call_s)
+        self.membership.require_own()
         self._use_pools(deadline)
         if self._waiting() and self.share.lacking() and self.share.reindex():
             self.on_blocks()  # free addresses were there, and no search found them

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from fastipam.cluster.node import recovery
+from fastipam.cluster.node import identity, recovery
 from fastipam.storage.records.block import LOST
 
 if TYPE_CHECKING:
@@ -37,6 +37,14 @@ class Membership:
     def doubt(self) -> None:
         """Join again at the next :meth:`keep`: what is known of this node may be wrong."""
         self._joined = False
+
+    def require_own(self) -> None:
+        """Raise ClusterRefused before the first join if the store is not this node's.
+
+        It asks nobody: a node of another name assigns nothing, also while nobody can be asked.
+        """
+        if not self._joined:
+            identity.require_own(self._node.share)
 
     def keep(self, deadline: Deadline) -> bool:
         """Do what is due; return whether both stores were compared just now.

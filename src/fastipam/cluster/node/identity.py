@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 
 def identify(share: Share, machine: str, step: Callable[[str], None]) -> Member:
     """Return who this node is; store it before anybody is told, to recognise its own entry."""
-    share.require_engine()
+    member = require_own(share)
     name = share.settings.node
-    member = share.member()
     if member is not None and member.node == name:
         if share.is_copy(member, machine):
             # The one that was copied may live. This is another node, which has lost its store.
@@ -28,14 +27,6 @@ def identify(share: Share, machine: str, step: Callable[[str], None]) -> Member:
             share.put_member(member)
             step("named")
         return member
-    if member is not None and member.epoch:
-        if member.revision and share.settings.is_founded_by_agent:
-            # The Node of the old name is gone, and what it owns becomes free (docs/cluster.md).
-            share.forget_registration()
-        raise ClusterRefused(
-            f"this store belongs to node {member.node}, the configuration says {name}",
-            hint=f'set "node": "{member.node}", or release that node and use a new store',
-        )
     member = Member(
         name,
         _new(),
@@ -46,6 +37,25 @@ def identify(share: Share, machine: str, step: Callable[[str], None]) -> Member:
     )
     share.put_member(member)
     step("named")
+    return member
+
+
+def require_own(share: Share) -> Member | None:
+    """Return who the store says that this node is. Asks nobody.
+
+    Raises ClusterRefused when the store is another node's, or was founded for another engine.
+    """
+    share.require_engine()
+    name = share.settings.node
+    member = share.member()
+    if member is not None and member.epoch and member.node != name:
+        if member.revision and share.settings.is_founded_by_agent:
+            # The Node of the old name is gone, and what it owns becomes free (docs/cluster.md).
+            share.forget_registration()
+        raise ClusterRefused(
+            f"this store belongs to node {member.node}, the configuration says {name}",
+            hint=f'set "node": "{member.node}", or release that node and use a new store',
+        )
     return member
 
 
