@@ -34,7 +34,8 @@ from fastipam.cluster.engine import Compare, Put
 _names = itertools.count()
 
 
-def _configuration(path: Path, cluster: dict[str, Any] | None) -> bytes:
+def configuration(path: Path, cluster: dict[str, Any] | None) -> bytes:
+    """Return a network's configuration, with a pool of its own unless it is a cluster's."""
     ipam: dict[str, Any] = {"type": "fastipam", "dataDir": str(path), "cooldown": 0}
     if cluster is None:
         ipam["subnet"] = "10.32.0.0/12"
@@ -45,7 +46,7 @@ def _configuration(path: Path, cluster: dict[str, Any] | None) -> bytes:
     ).encode()
 
 
-def _round(path: Path, stdin: bytes, count: int) -> float:
+def one_round(path: Path, stdin: bytes, count: int) -> float:
     """Return the median of ``count`` ADDs in milliseconds; the containers are deleted again."""
     names = [f"c{next(_names)}" for _ in range(count)]
     took = []
@@ -62,15 +63,15 @@ def _round(path: Path, stdin: bytes, count: int) -> float:
     return median(took) * 1e3
 
 
-def _ratio(
+def compare(
     label: str, agents: list[Agent], stdin: tuple[bytes, bytes], rounds: int, bar: float
-) -> None:
-    """Measure two agents alternately; return medians, median ratio, and the time of their loops."""
+) -> float:
+    """Measure two agents alternately, and print it; return the ratio of their loops' time."""
     took: tuple[list[float], list[float]] = [], []
     before = [_on_processor_ms(agent.pid) for agent in agents]
     for _ in range(rounds):
         for agent, one, times in zip(agents, stdin, took, strict=True):
-            times.append(_round(agent.path, one, 50))
+            times.append(one_round(agent.path, one, 50))
     ran = [_on_processor_ms(agent.pid) - ms for agent, ms in zip(agents, before, strict=True)]
     ratio = median(two / one for one, two in zip(*took, strict=True))
     print(
@@ -79,6 +80,7 @@ def _ratio(
         f"{ran[0] / rounds / 50:.3f} ms and {ran[1] / rounds / 50:.3f} ms, "
         f"ratio {ran[1] / ran[0]:.3f}"
     )
+    return ran[1] / ran[0]
 
 
 def _process(command: list[str], stdin: bytes, environ: dict[str, str]) -> tuple[float, float]:
@@ -117,7 +119,7 @@ def _claims(etcd: Etcd, cluster: dict[str, Any], tmp: Path, rounds: int) -> None
     (tmp / "small.json").write_text(json.dumps(small | {"network": "podnet"}))
     command = [str(FASTIPAM), "cluster", "init", "-c", str(tmp / "small.json")]
     subprocess.run(command, check=True, capture_output=True)
-    stdin = _configuration(tmp / "direct", small)
+    stdin = configuration(tmp / "direct", small)
     _direct(entry, stdin, "first")
     with contextlib.closing(etcd.engine()) as engine:
         claims: list[tuple[float, float]] = []
@@ -183,15 +185,15 @@ def main() -> None:
             agents = [Agent(tmp / name) for name in ("plain", "shared")]
             try:
                 stdin = (
-                    _configuration(tmp / "a", None),
-                    _configuration(tmp / "b", cluster),
+                    configuration(tmp / "a", None),
+                    configuration(tmp / "b", cluster),
                 )
                 for agent, one in zip(agents, stdin, strict=True):
-                    _round(agent.path, one, 50)
-                _ratio("ADD through the agent, without and with", agents, stdin, rounds, 1.1)
+                    one_round(agent.path, one, 50)
+                compare("ADD through the agent, without and with", agents, stdin, rounds, 1.1)
                 for member in etcd.members:
                     member.kill()
-                _ratio("the same, every etcd stopped", agents, stdin, rounds, 1.2)
+                compare("the same, every etcd stopped", agents, stdin, rounds, 1.2)
             finally:
                 for agent in agents:
                     agent.terminate()
