@@ -262,3 +262,18 @@ def test_servers_of_the_kubernetes_api() -> None:
     urls = ["https://10.0.0.1", "https://[fd00::1]:6443/", "https://[fd00::1]", "http://[::1]:80"]
     found = Settings({"engine": "kubernetes", "node": "a", "server": urls})
     assert list(found.servers) == urls
+
+
+def test_addresses_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node's addresses as a pod is told them, unless the settings have some."""
+    path = tmp_path / "cluster.json"
+    monkeypatch.setenv("NODE_IPS", "192.0.2.1,2001:db8::1")
+    path.write_text('{"engine": "kubernetes"}')
+    assert more_blocks.read_settings(str(path)).addresses == ("192.0.2.1", "2001:db8::1")
+    path.write_text('{"engine": "kubernetes", "address": "192.0.2.9"}')
+    assert more_blocks.read_settings(str(path)).addresses == ("192.0.2.9",)
+    monkeypatch.setenv("NODE_IPS", "192.0.2.1, host.example")
+    path.write_text('{"engine": "kubernetes"}')
+    with pytest.raises(ConfigError, match="is no address") as refused:
+        more_blocks.read_settings(str(path))
+    assert refused.value.field == "NODE_IPS"

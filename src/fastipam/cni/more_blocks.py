@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from fastipam.addressing.addresses import parse_ip
 from fastipam.cluster.errors import NoBlock, in_words
 from fastipam.configuration import reader
 from fastipam.configuration.cluster import KUBERNETES, Settings, field_in
@@ -53,10 +54,32 @@ def read_settings(path: str) -> Settings:
 def _settings(value: dict[str, Any], path: str, holes: list[tuple[int, int, int]]) -> Settings:
     """Return the settings in an object. Raises ConfigError with the field in its file."""
     try:
-        return Settings(value, path, holes, os.environ.get("NODE_NAME") or os.uname().nodename)
+        settings = Settings(value, path, holes, os.environ.get("NODE_NAME") or os.uname().nodename)
     except ConfigError as error:
         error.field = field_in(path, error.field.removeprefix(f"{path}."))
         raise
+    if not settings.addresses and (told := os.environ.get("NODE_IPS")):
+        settings.addresses = _node_addresses(told)
+    return settings
+
+
+def _node_addresses(told: str) -> tuple[str, ...]:
+    """Return the addresses that the environment names, as Kubernetes writes a node's.
+
+    Raises ConfigError.
+    """
+    for one in (found := tuple(told.split(","))):
+        try:
+            parse_ip(one)
+        except ValueError:
+            raise ConfigError(
+                f"{one!r} is no address",
+                field="NODE_IPS",
+                value=told,
+                hint="this variable is status.hostIPs of the agent's pod: addresses with commas "
+                "between them",
+            ) from None
+    return found
 
 
 def read(value: object, network: str, data_dir: str, holes: list[tuple[int, int, int]]) -> Settings:

@@ -117,6 +117,7 @@ class ControlPlane:
             f"--default-not-ready-toleration-seconds={_TOLERATION_S}",
             f"--default-unreachable-toleration-seconds={_TOLERATION_S}",
             "--allow-privileged=true",
+            "--kubelet-preferred-address-types=InternalIP",
         )
         until(self._is_ready, "the API server serves")
 

@@ -38,6 +38,10 @@ def _prepare(name: str, directory: Path) -> None:
         Path(path).mkdir(parents=True, exist_ok=True)
         _mount("--bind", str(own), path)
         _mount("--make-rshared", path)
+    # A mount that is covered still stands in mountinfo, which containerd reads.
+    for line in reversed(Path("/proc/mounts").read_text().splitlines()):
+        if (path := line.split()[1]).startswith("/run/"):
+            subprocess.run(("umount", "--lazy", path), check=True)
     _mount("-t", "tmpfs", "-o", "mode=755", "run", "/run")
     _mount("--make-rshared", "/run")
     Path("/etc/machine-id").write_text((directory / "machine-id").read_text())
