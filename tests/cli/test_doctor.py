@@ -359,6 +359,35 @@ def test_pool_is_full(data_dir: Path) -> None:
         assert levels(list(store.pools(ipam))) == [WARNING]
 
 
+def test_bridge_in_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bridge that answers for no other node is a warning, until it does; ptp never is one."""
+    monkeypatch.setattr(configuration, "_SYSCTLS", tmp_path / "sys")
+    monkeypatch.setattr(configuration, "_LINKS", tmp_path / "net")
+    conf_dir = tmp_path / "net.d"
+    conf_dir.mkdir()
+    cluster = {"endpoints": ["http://127.0.0.1:1"], "pool": "10.32.0.0/12"}
+    whole = {**USABLE, "type": "bridge", "ipam": {"type": "fastipam", "cluster": cluster}}
+    write(conf_dir, "10-net.conf", whole)
+    (found,) = configuration.look(conf_dir)[0]
+    assert found.level == WARNING
+    assert "for neighbours on cni0, and nobody answers for them there" in found.text
+    assert found.command == "sysctl -w net/ipv4/conf/cni0/proxy_arp=1"
+    switch = tmp_path / "sys" / "net" / "ipv4" / "conf" / "cni0" / "proxy_arp"
+    ports = tmp_path / "net" / "cni0" / "brif"
+    for one in (switch.parent, ports, ports / "veth12ab"):
+        one.mkdir(parents=True)
+    switch.write_text("0\n")
+    assert levels(configuration.look(conf_dir)[0]) == [WARNING]
+    switch.write_text("1\n")
+    assert levels(configuration.look(conf_dir)[0]) == [OK]
+    switch.write_text("0\n")
+    (ports / "vxlan7").mkdir()
+    assert levels(configuration.look(conf_dir)[0]) == [OK]
+    (ports / "vxlan7").rmdir()
+    write(conf_dir, "10-net.conf", whole | {"type": "ptp"})
+    assert levels(configuration.look(conf_dir)[0]) == [OK]
+
+
 def test_cluster_without_a_block(tmp_path: Path) -> None:
     """The command to look at the cluster names the file that has its settings."""
     data_dir, conf_dir = tmp_path / "store", tmp_path / "net d"
@@ -534,10 +563,18 @@ def test_container_with_mounts(tmp_path: Path, living: Path) -> None:
     (found,) = plugin.look(tmp_path)
     assert (found.level, found.command) == (
         PROBLEM,
-        "kubectl -n kube-system rollout restart daemonset/fastipam-agent",
+        "kubectl -n fastipam-system rollout restart daemonset/fastipam-agent",
     )
     has(list(store.look(str(living))), OK, "all of it agrees")
     assert agent.restart() == found.command
+
+
+@pytest.mark.usefixtures("in_pod")
+def test_container_of_another_namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The remedy names the namespace in which the pod is."""
+    (tmp_path / "namespace").write_text("network")
+    monkeypatch.setattr(surroundings, "_NAMESPACE", tmp_path / "namespace")
+    assert agent.restart() == "kubectl -n network rollout restart daemonset/fastipam-agent"
 
 
 def test_node_that_is_no_container(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,6 +177,19 @@ def test_no_agent(write: Write, status: Callable[..., Result]) -> None:
     assert "hint: systemctl start" in done.stderr
 
 
+def test_no_agent_in_a_pod(
+    write: Write, status: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The readiness probe of a pod speaks of pods, not of systemd."""
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    write("10.conf", subnet="10.1.0.0/24")
+    done = status("--agent")
+    assert done.exit_code == 1
+    assert "no agent answers" in done.stderr
+    assert "kubectl logs" in done.stderr
+    assert "systemctl" not in done.stderr
+
+
 def test_agent_that_ends_half_way(
     write: Write,
     status: Callable[..., Result],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from fastipam.verify import verify
 from ..agent.conftest import run_dir, start  # noqa: F401  # fixtures of the same name
 from ..agent.processes import Agent, ask, until
 from ..cni.conftest import call, plugin  # noqa: F401  # fixtures of the same name
+from .fake import Fault
 from .machines import accept, owners, take
 from .rest import NODES, POOLS
 
@@ -237,6 +239,75 @@ def test_the_agent_claims_what_a_burst_needs(site: Site, start: Start) -> None: 
     assert [one.status for one in answers] == [0] * 40
     assert len({one.address for one in answers}) == 40
     assert len(owners(site.api)) >= 3
+
+
+def test_a_pool_that_is_used_up(site: Site, start: Start) -> None:  # noqa: F811
+    """ADD says that no block is free, who has most, and what to type; the node stays ready.
+
+    An address that only cools can be assigned, so it counts as one that an ADD could get.
+    """
+    accept(site.api, cidr="10.32.0.0/28", size=29)
+    agent = start("--cluster", str(site.conflist))
+    until(site.has_pools, "the agent has a block")
+    served = 0
+    while (reply := ask(agent.path, "ADD", site.config(timeout=1), f"c{served}")).status == 0:
+        served += 1
+    assert served >= 12
+    assert reply.document["code"] in (11, 100)
+    told = reply.document["msg"] + reply.document["details"]
+    assert "no block is free, 2 of 2 are owned (a has 2)" in told
+    assert "kubectl edit addresspool default" in told
+    full = ask(agent.path, "STATUS", site.config())
+    assert full.status == 0, full
+    assert b"it is full" in full.messages
+    assert ask(agent.path, "DEL", site.config(), "c0").status == 0
+    assert ask(agent.path, "STATUS", site.config()) == full._replace(messages=b"")
+    unavailable = site.config()
+    unavailable["ipam"]["statusWhenFull"] = "unavailable"
+    assert ask(agent.path, "STATUS", unavailable).status == 0
+    assert ask(agent.path, "ADD", site.config(timeout=1), "again").status == 0
+    assert ask(agent.path, "STATUS", unavailable).document["code"] == 50
+
+
+def test_plain_ranges_on_a_clusters_node(site: Site, start: Start, call: Call) -> None:  # noqa: F811
+    """One name with the cluster, then with ranges of its own, then with the cluster: it serves."""
+    accept(site.api)
+    agent = start("--cluster", str(site.conflist))
+    until(site.has_pools, "the agent has a block")
+    assert ask(agent.path, "ADD", site.config(), "c1").status == 0
+    plain = site.config()
+    del plain["ipam"]["cluster"]
+    plain["ipam"]["subnet"] = "192.0.2.0/24"
+    for number, reply in enumerate(
+        (ask(agent.path, "ADD", plain, "p1"), ask(agent.path, "STATUS", plain))
+    ):
+        assert reply.document["code"] == 7, reply
+        assert "in blocks of /24" in reply.document["msg"]
+        assert ask(agent.path, "ADD", site.config(), f"c{number + 2}").status == 0
+    direct = call("ADD", plain, "p2")
+    assert direct.code == 7, direct
+    assert call("ADD", site.config(), "c4").status == 0
+
+
+SOON_S = 1.0  # the specification of this project says 0.1, for a machine that does nothing else
+
+
+def test_status_asks_nobody(fake_api: FakeServer, tmp_path: Path, start: Start) -> None:  # noqa: F811
+    """STATUS of a node whose API does not answer is answered at once, by what is known."""
+    site = Site(fake_api, tmp_path)
+    accept(fake_api, cidr="10.32.0.0/28", size=29)
+    agent = start("--cluster", str(site.conflist))
+    until(site.has_pools, "the agent has a block")
+    silence = fake_api.fault(Fault("silent", times=0))
+    config, names = site.config(timeout=1, lowWater=1), (f"c{at}" for at in itertools.count())
+    while ask(agent.path, "ADD", config, next(names)).status == 0:
+        pass  # until the blocks are full, and the agent asks for one that nobody answers
+    until(lambda: silence.hits, "the agent has asked")
+    began = time.monotonic()
+    full = ask(agent.path, "STATUS", config)
+    assert time.monotonic() - began < SOON_S
+    assert full.status == 0, full
+    assert b"it is full" in full.messages
 
 
 def test_a_direct_plugin_never_asks(site: Site, start: Start, call: Call) -> None:  # noqa: F811

@@ -13,6 +13,7 @@ from fastipam.agent import protocol
 from fastipam.cli import agent_client, options, output
 from fastipam.cli.click_base import Failure, reason_of
 from fastipam.cli.click_base import command as _command
+from fastipam.cli.commands.doctor import surroundings
 from fastipam.cni import configs as cni_configs
 from fastipam.errors import FastipamError, StoreError
 
@@ -121,7 +122,10 @@ def _connect(connection: socket.socket, path: Path, needed: bool) -> socket.sock
 
 def _silent(path: Path, error: OSError) -> Failure:
     reason = error.strerror or error
-    hint = "systemctl start fastipam-agent.socket; `fastipam doctor` says more"
+    start = "systemctl start fastipam-agent.socket"
+    if surroundings.in_kubernetes():
+        start = "the log of the container `agent` says why: kubectl logs"
+    hint = f"{start}; `fastipam doctor` says more"
     return Failure(f"no agent answers on {path}: {reason}", hint)
 
 

@@ -37,7 +37,19 @@ def without_a_free_block(node: Node, family: int, deadline: Deadline) -> NoBlock
     return NoBlock(
         f"the cluster's IPv{family} pool is used up: no block is free, {used} of {whole} are owned "
         f"({', '.join(named) or 'by nobody'}), and no node has given one up",
-        hint="`fastipam cluster nodes` shows who is gone, and `fastipam cluster release-node NAME` "
+        hint=_of_objects(node, family)
+        if node.settings.engine == KUBERNETES
+        else "`fastipam cluster nodes` shows who is gone, and `fastipam cluster release-node NAME` "
         "takes its blocks back; a node gives up only blocks in which no address is in use; else "
         "the cluster needs a larger pool",
+    )
+
+
+def _of_objects(node: Node, family: int) -> str:
+    """Return what to type when the pools are objects: which can be widened, and who has blocks."""
+    names = [one.name for one in node.settings.pools if one.family == family and not one.disabled]
+    return (
+        f"widen spec.cidr: kubectl edit addresspool {' '.join(names)}; or add a pool of the same "
+        "blockSize; kubectl get addressnodes shows who has blocks: a node gives up only blocks in "
+        "which no address is in use"
     )

@@ -25,7 +25,7 @@ _SYSTEMD = Path("/run/systemd/system")  # exists when systemd runs: sd_booted(3)
 def restart() -> str:
     """Return the command that starts a current agent, by systemd if that runs."""
     if surroundings.in_kubernetes():
-        return surroundings.RESTART_IN_KUBERNETES
+        return surroundings.restart_in_kubernetes()
     return "systemctl restart fastipam-agent" if _SYSTEMD.is_dir() else "fastipam agent"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastipam.cli.click_base import as_root, reason_of
@@ -15,10 +16,11 @@ from fastipam.errors import FastipamError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 _CHECK = "configuration"
 _HOST_LOCAL = "host-local"
+_SYSCTLS = Path("/proc/sys")
+_LINKS = Path("/sys/class/net")
 _REPLACED = (_HOST_LOCAL, "whereabouts")  # types that fastipam replaces: one may have been left
 
 
@@ -120,9 +122,34 @@ def _plugin(path: Path, whole: dict[str, Any], edit: str) -> tuple[Diagnosis, Co
     except FastipamError as error:
         return Diagnosis(_CHECK, PROBLEM, f"{path}: {reason_of(error)}", edit), None
     text = f"{path}: {meaning(config, str(whole.get('type', '')))}"
+    if config.cluster is not None and whole.get("type") == "bridge":
+        bridge = str(whole.get("bridge") or "cni0")
+        if not _answers_for_others(bridge):
+            text += (
+                f"; pods take those of other nodes for neighbours on {bridge}, and nobody answers "
+                "for them there: ptp needs no proxy ARP"
+            )
+            return Diagnosis(_CHECK, WARNING, text, f"sysctl -w {_sysctl(bridge)}=1"), config
     if config.notes:
         return Diagnosis(_CHECK, WARNING, f"{text}; {'; '.join(config.notes)}", edit), config
     return Diagnosis(_CHECK, OK, text), config
+
+
+def _sysctl(bridge: str) -> str:
+    return f"net/ipv4/conf/{bridge}/proxy_arp"
+
+
+def _answers_for_others(bridge: str) -> bool:
+    """Return whether a bridge has proxy ARP, or a port that may lead to the other nodes.
+
+    It has neither before the first pod has made it.
+    """
+    try:
+        ports = {one.name for one in (_LINKS / bridge / "brif").iterdir()}
+        proxies = (_SYSCTLS / _sysctl(bridge)).read_text().strip()
+    except OSError:
+        return False
+    return proxies != "0" or not all(one.startswith("veth") for one in ports)
 
 
 def meaning(config: Config, main: str) -> str:

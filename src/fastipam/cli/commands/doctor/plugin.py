@@ -32,7 +32,7 @@ def look(bin_dir: Path) -> Iterator[Diagnosis]:
     """Diagnose the launcher, then the entry point and the bundle beside it."""
     mend = f"fastipam install --bin-dir {bin_dir}"
     if surroundings.in_kubernetes():
-        mend = surroundings.RESTART_IN_KUBERNETES  # its first container installs the plugin
+        mend = surroundings.restart_in_kubernetes()  # its first container installs the plugin
     launcher = bin_dir / NAME
     try:
         content = launcher.read_bytes()

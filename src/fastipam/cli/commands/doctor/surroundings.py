@@ -18,7 +18,9 @@ _KUBERNETES = "KUBERNETES_SERVICE_HOST"  # the kubelet sets it in every containe
 # no sign: where a node is itself a container of Docker, it is there, and nothing is hidden.
 _VARIABLE = "container"
 _MOUNTS = Path("/proc/self/mounts")
-RESTART_IN_KUBERNETES = "kubectl -n kube-system rollout restart daemonset/fastipam-agent"
+# Of every pod that has a service account.
+_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+_CHARTS_NAMESPACE = "fastipam-system"
 
 
 def look() -> Iterator[Diagnosis]:
@@ -40,6 +42,15 @@ def container() -> str:
 def in_kubernetes() -> bool:
     """Return whether this process is in a pod."""
     return bool(os.environ.get(_KUBERNETES))
+
+
+def restart_in_kubernetes() -> str:
+    """Return the command that starts the agents of a cluster anew, in this pod's namespace."""
+    try:
+        namespace = _NAMESPACE.read_text().strip() or _CHARTS_NAMESPACE
+    except OSError:
+        namespace = _CHARTS_NAMESPACE
+    return f"kubectl -n {namespace} rollout restart daemonset/fastipam-agent"
 
 
 def lacks(path: str | os.PathLike[str]) -> bool:
