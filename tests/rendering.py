@@ -13,6 +13,7 @@ from typing import Any
 CHART = Path(__file__).parents[1] / "deploy" / "chart"
 MANIFESTS = CHART.with_name("kubernetes")
 RENDERING = MANIFESTS / "fastipam.yaml"
+UNINSTALL = MANIFESTS / "uninstall.yaml"
 KINDS = "CustomResourceDefinition"
 
 Document = dict[str, Any]

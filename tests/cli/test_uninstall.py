@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -182,6 +183,22 @@ def test_an_agent_runs(host: Host, start: Start) -> None:  # noqa: F811
     assert (host.store / "data.mdb").exists()
     assert agent.terminate() == 0
     assert not agent.path.exists()
+
+
+def test_it_waits_for_the_agent(host: Host, start: Start) -> None:  # noqa: F811
+    """Until it ends; one that does not end is a refusal, with --force too."""
+    host.socket.unlink()
+    agent = start("--data-dir", str(host.store))
+    host.socket = agent.path
+    done = host.run("--force", "--wait", "0")
+    assert done.returncode == 1
+    assert f"an agent serves {agent.path}" in done.stderr
+    assert host.is_whole()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(host.run, "--force", "--wait", "60")
+        assert agent.terminate() == 0
+        assert waiting.result().returncode == 0
+    assert not host.conflist.exists()
 
 
 def test_purge(host: Host) -> None:

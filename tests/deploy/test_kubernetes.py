@@ -19,6 +19,7 @@ from .support import CONTAINERFILE, subcommand
 # The oldest that is supported: tokens name their nodes since 1.32.
 VERSIONS = ("1.32", "1.33", "1.35")
 WORKLOADS = ("DaemonSet", "Deployment")
+PATHS = (rendering.RENDERING, rendering.UNINSTALL)
 
 
 def _pod(kind: str) -> dict[str, Any]:
@@ -55,10 +56,11 @@ def _all_containers() -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_schema(version: str) -> None:
+@pytest.mark.parametrize("path", PATHS, ids=lambda each: each.stem)
+def test_schema(path: Path, version: str) -> None:
     """Every field exists and has the right type; fields that Kubernetes would drop are errors."""
     validate = tools.require_module("kubernetes_validate").validate
-    for each in rendering.documents():
+    for each in rendering.documents(path=path):
         validate(each, version, strict=True)
 
 
@@ -221,3 +223,17 @@ def test_pools(tmp_path: Path) -> None:
     (found,) = first_pools.read(tmp_path / "pools.json")
     assert found["metadata"]["name"] == "default"
     assert found["spec"] == {"cidr": "10.32.0.0/12", "blockSize": 24, "gateway": "10.32.0.1"}
+
+
+def test_uninstallation_command_line() -> None:
+    """Its arguments are those of the command, which is not refused for containers that are left."""
+    tools.require_module("yaml")
+    (daemonset,) = rendering.documents(path=rendering.UNINSTALL)
+    (first,) = daemonset["spec"]["template"]["spec"]["initContainers"]
+    command, *options = first["args"]
+    context = subcommand(command).make_context(command, options)
+    assert context.params["force"] is True
+    assert context.params["wait_s"] > _pod("DaemonSet")["terminationGracePeriodSeconds"]
+    mounts = {each["mountPath"] for each in first["volumeMounts"]}
+    for name in ("conflist", "bin_dir", "socket_path", "data_dir"):
+        assert any(PurePath(context.params[name]).is_relative_to(one) for one in mounts), name

@@ -179,6 +179,9 @@ OTHERS: dict[str, Any] = {
     "flowControl.enabled": True,
     "flowControl.shares": 10,
     "flowControl.queueLength": 100,
+    "uninstall.hook": "never",
+    "uninstall.timeout": 60,
+    "uninstall.deleteStore": True,
 }
 # What has to be on for a value to count.
 NEEDED: dict[str, dict[str, Any]] = {
@@ -189,6 +192,9 @@ NEEDED: dict[str, dict[str, Any]] = {
     "metrics.labels": {"metrics": {"enabled": True, "podMonitor": True}},
     "flowControl.shares": {"flowControl": {"enabled": True}},
     "flowControl.queueLength": {"flowControl": {"enabled": True}},
+    "uninstall.hook": {"uninstall": {"hook": "always"}},
+    "uninstall.timeout": {"uninstall": {"hook": "always"}},
+    "uninstall.deleteStore": {"uninstall": {"hook": "always"}},
 }
 
 
@@ -224,7 +230,7 @@ def test_committed(kubernetes_program: Callable[[str], Path], tmp_path: Path) ->
     kubernetes_program("helm")
     command = [str(ROOT / "scripts" / "render-chart"), "--output", str(tmp_path)]
     subprocess.run(command, check=True, timeout=60)
-    paths = [rendering.RENDERING, ROOT / "docs" / "kubernetes.md"]
+    paths = [rendering.RENDERING, rendering.UNINSTALL, ROOT / "docs" / "kubernetes.md"]
     for path in paths:
         old, new = path.read_text(), (tmp_path / path.name).read_text()
         lines = difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=1)
@@ -280,6 +286,7 @@ ODD: dict[str, dict[str, Any]] = {
     },
     "everything that is on": {
         "crds": {"install": False},
+        "uninstall": {"hook": "never"},
         "network": {"ipMasq": False, "conflist": '{"name": "own", "plugins": []}'},
     },
 }
@@ -426,6 +433,75 @@ def test_flow_control(render: Render) -> None:
         for each in documents
         if each["kind"] == "ServiceAccount" and "annotations" not in each["metadata"]
     }
+
+
+# The uninstallation ------------------------------------------------------------------------------
+
+
+def _hooks(documents: list[dict[str, Any]]) -> dict[tuple[str, str], int]:
+    """Kind and name of what an uninstallation makes, with its weight."""
+    marked = [
+        (each, each["metadata"].get("annotations", {}))
+        for each in documents
+        if "helm.sh/hook" in each["metadata"].get("annotations", {})
+    ]
+    assert {notes["helm.sh/hook"] for _, notes in marked} <= {"pre-delete"}
+    return {
+        (each["kind"], each["metadata"]["name"]): int(notes["helm.sh/hook-weight"])
+        for each, notes in marked
+    }
+
+
+def test_what_helm_template_prints_uninstalls_nothing(render: Render) -> None:
+    """Kubectl knows no hooks: it would apply the uninstallation with the rest."""
+    assert not _hooks(render())
+    assert not _hooks(render(uninstall={"hook": "never"}))
+
+
+def test_order_of_an_uninstallation(render: Render) -> None:
+    """The account of the Job, what replaces the agents, the Job that waits for it."""
+    hooks = _hooks(render(uninstall={"hook": "always"}))
+    weights = {kind: weight for (kind, _), weight in hooks.items()}
+    assert weights == {
+        "ServiceAccount": 0,
+        "Role": 0,
+        "RoleBinding": 0,
+        "DaemonSet": 1,
+        "Job": 2,
+    }
+    assert ("DaemonSet", "fastipam-agent") in hooks
+
+
+def test_the_uninstallation_removes_what_was_installed(render: Render) -> None:
+    """The same directories, the file that the agent writes, on each node that had an agent."""
+    node = {"binDir": "/usr/lib/cni", "confDir": "/srv/net.d", "confName": "05-own.conflist"}
+    documents = render(uninstall={"hook": "always"}, node=node)
+    agent, gone = (each for each in documents if each["kind"] == "DaemonSet")
+    if "helm.sh/hook" in agent["metadata"].get("annotations", {}):
+        agent, gone = gone, agent
+    old, new = (each["spec"]["template"]["spec"] for each in (agent, gone))
+    assert gone["spec"]["selector"] == agent["spec"]["selector"]
+    for key in ("tolerations", "nodeSelector", "hostNetwork", "hostPID"):
+        assert new[key] == old[key]
+    volumes = {each["name"]: each for each in old["volumes"]}
+    assert all(volumes[each["name"]] == each for each in new["volumes"])
+    (first,) = new["initContainers"]
+    mounted = {each["name"]: each["mountPath"] for each in first["volumeMounts"]}
+    (written,) = (
+        each.partition("=")[2]
+        for each in agent_of([agent])["args"]
+        if each.startswith("--write-conflist=")
+    )
+    assert f"--conflist={written}" in first["args"]
+    assert written == f"{mounted['configurations']}/05-own.conflist"
+
+
+def test_the_store_stays_unless_asked(render: Render) -> None:
+    """It has who has which address."""
+    for delete in (False, True):
+        documents = render(uninstall={"hook": "always", "deleteStore": delete})
+        texts = [json.dumps(each) for each in documents if each["kind"] == "DaemonSet"]
+        assert any("--purge" in text for text in texts) is delete
 
 
 # Values that are refused, and what the message has.

@@ -58,6 +58,10 @@ BUILT_IN = (
         "", "v1", "pods", "Pod", True, has_status=True, unconditional=True,
         selectable=("spec.nodeName",),
     ),
+    Kind(
+        "apps", "v1", "daemonsets", "DaemonSet", True, has_status=True, unconditional=True,
+        counts_generations=True,
+    ),
     Kind("coordination.k8s.io", "v1", "leases", "Lease", True, put_creates=True),
 )  # fmt: skip
 

@@ -12,19 +12,16 @@ import click
 
 from fastipam.agent.main import ignore_signals
 from fastipam.cli import options, streams
+from fastipam.cli.api import access_of, reach
 from fastipam.cli.click_base import command as _command
 from fastipam.cli.commands.agent import host_and_port
 from fastipam.cluster.controller import first_pools
 from fastipam.cluster.controller.process import Process
 from fastipam.cluster.controller.reclaim import RECLAIM_AFTER_S
-from fastipam.cluster.registries.kubernetes import access
 from fastipam.cluster.registries.kubernetes.client import Client
-from fastipam.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from fastipam.cluster.registries.kubernetes.access import Access
 
 
 @_command(
@@ -35,20 +32,7 @@ if TYPE_CHECKING:
         ("fastipam controller --kubeconfig ~/.kube/config", "anywhere, as a person"),
     ),
 )
-@click.option(
-    "--kubeconfig",
-    metavar="FILE",
-    type=click.Path(dir_okay=False),
-    help="Reach the API as this file says, instead of as the pod's service account.",
-)
-@click.option("--context", default="", help="The context of the kubeconfig.  [default: its own]")
-@click.option(
-    "--server",
-    "servers",
-    metavar="URL",
-    multiple=True,
-    help="The API's servers, instead of the one that the pod's environment names.",
-)
+@reach
 @click.option(
     "--reclaim-after",
     default=RECLAIM_AFTER_S,
@@ -90,7 +74,7 @@ def command(
     without it; it is needed for new and changed pools, and for the blocks of nodes that are gone.
     """
     first = first_pools.read(pools) if pools else []
-    found = _access(kubeconfig, context, servers)
+    found = access_of(kubeconfig, context, servers)
     ignore_signals()
     streams.never_wait()  # a line of the log need not be read
     logging.basicConfig(
@@ -103,29 +87,6 @@ def command(
         click.echo(f"fastipam controller {process.election.identity} runs{where}")
         sys.stdout.flush()
         process.run()
-
-
-def _access(kubeconfig: str | None, context: str, servers: tuple[str, ...]) -> Access:
-    """Return how to reach the API. Raises ConfigError."""
-    if kubeconfig is None:
-        if context:
-            raise ConfigError(
-                "--context names a context of a kubeconfig, and none is given",
-                field="--context",
-                value=context,
-                hint="add --kubeconfig FILE",
-            )
-        return access.in_cluster(servers, field="--server")
-    if servers:
-        raise ConfigError(
-            "--server and --kubeconfig both say where the API is",
-            field="--server",
-            value=servers[0],
-            hint="leave one of them out",
-        )
-    from fastipam.cluster.registries.kubernetes import kubeconfig as reader
-
-    return reader.load(kubeconfig, context)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from fastipam.cli.commands.cluster.options import Where, where
 
 _HERE = "fastipam.cli.commands.cluster"
 _LOOK = "fastipam.cli.commands.cluster.look"
+_ROLLOUT = "fastipam.cli.commands.cluster.rollout"
 
 _COMMANDS = {
     "init": Entry(f"{_HERE}:init", "Begin", "Write a cluster's settings, once."),
@@ -18,6 +19,7 @@ _COMMANDS = {
     "nodes": Entry(f"{_LOOK}:nodes", "Look", "Every node: alive, epoch, blocks."),
     "blocks": Entry(f"{_LOOK}:blocks_", "Look", "Every owned block: node, epoch, age, use."),
     "routes": Entry(f"{_LOOK}:routes", "Look", "Block to node address, for routing plugins."),
+    "rollout": Entry(f"{_ROLLOUT}:command", "Look", "Wait until a DaemonSet is on every node."),
     "check": Entry(f"{_LOOK}:check", "Take care", "Do the cluster's store and this node's agree?"),
     "claim": Entry(f"{_HERE}:claim", "Take care", "Claim blocks for this node now."),
     "leave": Entry(f"{_HERE}:leave", "Take care", "Take this node out of its cluster."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from fastipam.cli.commands.uninstall.removal import Outcome
 
+_PAUSE_S = 0.1  # between two looks at whether the agent has ended
 _DEFAULT_CONFLIST = Path("/etc/cni/net.d/10-fastipam.conflist")
 
 
@@ -61,6 +63,12 @@ _DEFAULT_CONFLIST = Path("/etc/cni/net.d/10-fastipam.conflist")
     is_flag=True,
     help="Even while containers have addresses, or an agent runs.",
 )
+@click.option(
+    "--wait",
+    "wait_s",
+    type=options.Seconds(0, 3600),
+    help="Wait so many seconds for the agent to end; refused if it has not, with --force too.",
+)
 @options.dry_run("Say what would be removed; change nothing.")
 @options.as_json
 def command(
@@ -72,6 +80,7 @@ def command(
     purge: bool,
     yes: bool,
     force: bool,
+    wait_s: float | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -86,7 +95,10 @@ def command(
     """
     from fastipam.cli.commands.uninstall import removal
 
+    ended = wait_s is None or _wait(socket_path, wait_s)
     count, unknown = removal.holders(data_dir)
+    if not ended:
+        _refuse_agent(socket_path)
     if not force:
         _refuse(count, unknown, data_dir, socket_path)
     if purge and not dry_run:
@@ -138,12 +150,27 @@ def _refuse(count: int, unknown: str, data_dir: str, socket_path: Path) -> None:
             "containers that are gone; --force takes the plugin off nevertheless",
         )
     if listening.is_served(socket_path):
-        raise Failure(
-            f"an agent serves {socket_path}: it sets its routes again, and writes the network "
-            "configuration when it is started again",
-            "end it first: systemctl disable --now fastipam-agent.socket fastipam-agent.service, "
-            "or delete its DaemonSet; --force takes the plugin off nevertheless",
-        )
+        _refuse_agent(socket_path)
+
+
+def _refuse_agent(socket_path: Path) -> None:
+    """Raise Failure: an agent would undo it."""
+    raise Failure(
+        f"an agent serves {socket_path}: it sets its routes again, and writes the network "
+        "configuration when it is started again",
+        "end it first: systemctl disable --now fastipam-agent.socket fastipam-agent.service, "
+        "or delete its DaemonSet; --force takes the plugin off nevertheless",
+    )
+
+
+def _wait(socket_path: Path, seconds: float) -> bool:
+    """Wait until no agent serves the socket; return whether that is so."""
+    end = time.monotonic() + seconds
+    while listening.is_served(socket_path):
+        if time.monotonic() >= end:
+            return False
+        time.sleep(_PAUSE_S)
+    return True
 
 
 def _hold(count: int) -> str:

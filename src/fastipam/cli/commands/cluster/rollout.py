@@ -1,0 +1,82 @@
+"""``fastipam cluster rollout``."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from fastipam.cli import options, output
+from fastipam.cli.api import access_of, reach
+from fastipam.cli.click_base import Failure
+from fastipam.cli.click_base import command as _command
+
+if TYPE_CHECKING:
+    from fastipam.cluster.registries.kubernetes.client import Client
+
+_PAUSE_S = 1.0
+
+
+@_command(
+    "rollout",
+    examples=(("fastipam cluster rollout fastipam-agent", "in a pod of the agents' namespace"),),
+    exits={0: "it is ready on every node", 1: "it was not, when the time was over"},
+)
+@click.argument("name", metavar="DAEMONSET")
+@click.option("--namespace", metavar="NAME", help="Where it is.  [default: the pod's namespace]")
+@click.option(
+    "--timeout",
+    default=300.0,
+    show_default=True,
+    type=options.Seconds(0, 86400),
+    help="Seconds to wait.",
+)
+@reach
+def command(
+    name: str,
+    namespace: str | None,
+    timeout: float,
+    kubeconfig: str | None,
+    context: str,
+    servers: tuple[str, ...],
+) -> None:
+    """Wait until every node has a ready pod of a DaemonSet; else name the nodes that are left.
+
+    What `kubectl rollout status` does, for an image that has no kubectl: the chart waits with it
+    until fastipam is off every node.
+    """
+    from fastipam.cluster.registries.kubernetes.client import Client
+
+    access = access_of(kubeconfig, context, servers)
+    client = Client(access)
+    try:
+        _wait(client, namespace or access.namespace, name, timeout)
+    finally:
+        client.close()
+
+
+def _wait(client: Client, namespace: str, name: str, timeout_s: float) -> None:
+    """Wait until it is done, and say each step. Raises Failure, EngineError."""
+    from fastipam.cluster.admin import rollout
+
+    end = time.monotonic() + timeout_s
+    said = ""
+    while True:
+        found = rollout.look(client, namespace, name)
+        if found is None:
+            raise Failure(
+                f"there is no DaemonSet {name} in the namespace {namespace}",
+                "`kubectl get daemonsets --all-namespaces` shows them",
+            )
+        if str(found) != said:
+            said = str(found)
+            output.say(f"{name}: {said}")
+        if found.is_done:
+            return
+        if time.monotonic() >= end:
+            raise Failure(
+                f"{name}: after {timeout_s:g} s: {said}",
+                "`kubectl describe pod` of the pods on these nodes says why",
+            )
+        time.sleep(_PAUSE_S)
