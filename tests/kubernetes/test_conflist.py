@@ -271,6 +271,12 @@ def test_template_that_becomes_wrong(node: Node, start: Start, content: str, wor
     assert writer.standing.state == conflists.FAILED
     assert words in writer.standing.reason
     assert node.target.read_bytes() == before
+    refused = json.loads(before)
+    refused["plugins"][0]["ipam"]["cooldown"] = -1
+    node.template.write_text(json.dumps(refused))
+    writer.step()
+    assert "ipam.cooldown" in writer.standing.reason, "an ADD would refuse it"
+    assert node.target.read_bytes() == before
     network = json.loads(before) | {"name": "other"}
     node.template.write_text(json.dumps(network))
     writer.step()

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from fastipam import files
 from fastipam.addressing.addresses import parse_ip
 from fastipam.cluster import rtnetlink
-from fastipam.cni import configs, conflists, more_blocks
+from fastipam.cni import configs, conflists, more_blocks, versions
 from fastipam.cni.conflists import FAILED, REMOVED, WAITING, WRITTEN, Standing
+from fastipam.configuration import reader
+from fastipam.configuration.network import Config
 from fastipam.errors import ConfigError, FastipamError
 from fastipam.storage.records.block import ACTIVE
 
@@ -117,9 +119,13 @@ class Writer:
                 field=f"{path}: name",
                 value=network,
             )
-        content = Path(path).read_bytes()
+        given = Path(path).read_bytes()
         mtu = self.request.mtu
-        return conflists.complete(content, path, families, mtu or self._link_mtu(keeper))
+        content = conflists.complete(given, path, families, mtu or self._link_mtu(keeper))
+        for plugin in configs.plugins_of(reader.decode(content, path)):
+            if plugin["ipam"]["type"] == "fastipam":  # what an ADD would refuse is not written
+                Config(plugin, versions.agree(plugin, "ADD"), more_blocks.read, content)
+        return content
 
     def _link_mtu(self, keeper: Keeper) -> int | None:
         """Return the MTU of the interface that has the node's address, or None, and say so."""
