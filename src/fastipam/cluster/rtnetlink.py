@@ -33,6 +33,8 @@ NUMBERS = {4: int(socket.AF_INET), 6: int(socket.AF_INET6)}  # what the kernel c
 _SOL_NETLINK = 270
 _NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK = 10, 11, 12
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2
+# IFA_F_SECONDARY (IFA_F_TEMPORARY of IPv6), DADFAILED, DEPRECATED.
+_UNSUITABLE = 0x01 | 0x08 | 0x20
 _ANSWER_BYTES = 1 << 16
 _SIOCGIFMTU = 0x8921  # netdevice(7)
 _IFREQ = Struct("=16si20x")
@@ -132,19 +134,44 @@ def addresses() -> list[tuple[int, int]]:
     return found
 
 
+def beside(family: int, value: int) -> tuple[int, int] | None:
+    """Return an address of the other family on the interface that has this one, or None.
+
+    It is the first that others can use for long: of global scope, neither a temporary or secondary
+    one nor a deprecated one. Raises OSError.
+    """
+    wanted = value.to_bytes(4 if family == 4 else 16, "big")
+    with open_link() as link:
+        found = dump(link, RTM_GETADDR, RTM_NEWADDR, IFADDR.pack(0, 0, 0, 0, 0))
+    index = _interface_with(found, wanted)
+    for one in found:
+        number, _, flags, scope, its_index = IFADDR.unpack_from(one)
+        other, raw = FAMILIES.get(number), _own(one)
+        if its_index != index or other in (None, family) or raw is None or scope:
+            continue
+        if not flags & _UNSUITABLE:
+            return other, int.from_bytes(raw, "big")
+    return None
+
+
 def mtu(family: int, value: int) -> int | None:
     """Return the MTU of the interface that has an address, or None. Raises OSError."""
     wanted = value.to_bytes(4 if family == 4 else 16, "big")
     with open_link() as link:
         request = IFADDR.pack(NUMBERS[family], 0, 0, 0, 0)
         found = dump(link, RTM_GETADDR, RTM_NEWADDR, request)
-    index = next((IFADDR.unpack_from(one)[4] for one in found if _own(one) == wanted), None)
+    index = _interface_with(found, wanted)
     if index is None:
         return None
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         question = _IFREQ.pack(socket.if_indextoname(index).encode(), 0)
         answer = fcntl.ioctl(any_socket, _SIOCGIFMTU, question)
     return int(_IFREQ.unpack(answer)[1])
+
+
+def _interface_with(listed: list[bytes], raw: bytes) -> int | None:
+    """Return the number of the interface that has an address, or None."""
+    return next((IFADDR.unpack_from(one)[4] for one in listed if _own(one) == raw), None)
 
 
 def _own(body: bytes) -> bytes | None:

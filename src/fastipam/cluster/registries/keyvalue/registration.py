@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastipam.cluster import schema
 from fastipam.cluster.engine import Compare, EngineTimeout, Put
 from fastipam.cluster.errors import ClusterRefused, NoBlock
+from fastipam.cluster.own_addresses import own_addresses
 from fastipam.cluster.schema import NodeEntry
 
 TYPE_CHECKING = False
@@ -118,7 +119,7 @@ class Registration:
 
     def addresses(self) -> tuple[str, ...]:
         """Return the addresses of this node, those of the settings or the one towards the store."""
-        return self._share.settings.addresses or self._engine.local_addresses()
+        return own_addresses(self._share.settings, self._engine.local_addresses)
 
     def _entry(
         self, stored: KeyValue | None, member: Member, deadline: Deadline, agent: bool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastipam.cluster.engines.http import local_addresses
+from fastipam.cluster.own_addresses import own_addresses
 from fastipam.cluster.registries.kubernetes.objects import Place
 
 TYPE_CHECKING = False
@@ -48,7 +49,8 @@ class Api:
 
     def addresses(self) -> tuple[str, ...]:
         """Return the addresses of this node."""
-        return self.share.settings.addresses or local_addresses(self.client.access.servers[0])
+        server = self.client.access.servers[0]
+        return own_addresses(self.share.settings, lambda: local_addresses(server))
 
     def pools(self) -> Sequence[AddressPool]:
         """Return the pools that the node's settings have."""
