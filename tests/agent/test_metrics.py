@@ -368,8 +368,8 @@ def test_the_documents_have_every_metric(
     for name, (kind, labels) in printed.items():
         assert kind == documented[name][0], name
         # Without a cluster the metrics of clusters have no samples, and so no labels; those of the
-        # conflist are looked at in tests/kubernetes/test_conflist.py.
-        other = ("fastipam_cluster_", "fastipam_conflist")
+        # conflist and the routes: tests/kubernetes/test_conflist.py and test_routes.py.
+        other = ("fastipam_cluster_", "fastipam_conflist", "fastipam_routes")
         if not name.startswith(other) and name != "fastipam_blocks":
             assert labels == documented[name][1], name
     cluster = _of_a_cluster(tmp_path / "cluster")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fastipam.addressing.addresses import parse_cidr, parse_ip
+from fastipam.cluster import rtnetlink
 from fastipam.cluster.routing import kernel
 from fastipam.cluster.routing.kernel import Hop, Kernel, Route, unreachable, via
 from fastipam.errors import ConfigError
@@ -65,9 +66,9 @@ def test_set_and_deleted(node: NetNS) -> None:
     def work() -> None:
         with Kernel() as one:
             one.require_rights()
-            assert one.set(TABLE) == []
+            assert one.replace(TABLE) == []
             assert sorted(map(str, one.installed())) == sorted(map(str, TABLE))
-            assert one.set(TABLE) == []
+            assert one.replace(TABLE) == []
             assert len(one.installed()) == len(TABLE)
             assert one.delete(TABLE[:2]) == one.delete(TABLE[:2]) == []
             assert set(one.installed()) == set(TABLE[2:])
@@ -87,7 +88,7 @@ def test_a_route_is_replaced(node: NetNS) -> None:
 
     def work() -> list[Route]:
         with Kernel() as one:
-            assert one.set(TABLE) == one.set(moved) == []
+            assert one.replace(TABLE) == one.replace(moved) == []
             return one.installed()
 
     found = within(node, work)
@@ -103,7 +104,7 @@ def test_routes_of_others(node: NetNS) -> None:
 
     def work() -> None:
         with Kernel() as one:
-            assert one.set(TABLE) == []
+            assert one.replace(TABLE) == []
 
     within(node, work)
     assert "via 192.0.2.77" in node.run("ip", "route", "get", "10.32.0.5").stdout
@@ -138,7 +139,7 @@ def test_refused(node: NetNS) -> None:
 
     def work() -> tuple[list[tuple[Route, int, str]], int]:
         with Kernel() as one:
-            refused = one.set([bad[0], *good, bad[1]])
+            refused = one.replace([bad[0], *good, bad[1]])
             return refused, len(one.installed())
 
     refused, count = within(node, work)
@@ -166,6 +167,22 @@ def test_hops(node: NetNS) -> None:
     assert not hops["198.51.100.1"].interface
     assert hops["192.0.2.254"].problem == "it is an address of this machine"
     assert hops["2001:db8:1::1"] == (0, 0, "Network is unreachable")
+
+
+def test_the_other_family(node: NetNS) -> None:
+    """The address of the other family on the same interface; none that is not for others."""
+    node.run("ip", "address", "add", "fe80::7/64", "dev", "d0", "nodad")
+    node.run("ip", "link", "add", "other", "type", "bridge")
+    node.run("ip", "address", "add", "198.51.100.9/24", "dev", "other")
+    node.run("ip", "address", "add", "2001:db8:9::9/64", "dev", "other", "preferred_lft", "0")
+
+    def beside(text: str) -> tuple[int, int] | None:
+        return within(node, lambda: rtnetlink.beside(*parse_ip(text)))
+
+    assert beside("192.0.2.254") == parse_ip("2001:db8::fe")
+    assert beside("2001:db8::fe") == parse_ip("192.0.2.254")
+    assert beside("198.51.100.9") is None  # the one beside it is deprecated
+    assert beside("203.0.113.1") is None
 
 
 def test_without_rights(node: NetNS) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -138,6 +138,31 @@ def test_a_report_shows_a_removal(api: Api, pair: tuple[Machine, Machine]) -> No
     with pytest.raises(PoolExhausted, match="not registered"):
         two.network.allocate("c2")
     assert api.admin.get(f"{NODES}/b").done()["status"]["state"] == "Removed"
+
+
+def test_a_report_has_the_routes(api: Api, pair: tuple[Machine, Machine]) -> None:
+    """The condition Routes is told when it changes, with the moment of the change, and ends."""
+    one, _ = pair
+    node = one.joined()
+    claim(node)
+    registry = one.registry_of(node)
+
+    def report(routes: tuple[bool, str, str] | None) -> list[dict[str, Any]]:
+        registry._report.due_at = 0.0
+        registry.report(usage.survey(one.share)[0], Deadline(5), routes)
+        status = api.admin.get(f"{NODES}/a").done()["status"]
+        assert status["blocks"] == 1
+        found: list[dict[str, Any]] = status.get("conditions") or []
+        return found
+
+    (first,) = report((False, "NodeOffLink", "node b is not on a link" + "x" * 2000))
+    assert (first["type"], first["status"], first["reason"]) == ("Routes", "False", "NodeOffLink")
+    assert first["message"].startswith("node b is not on a link")
+    (second,) = report((False, "NodeOffLink", "node c too"))
+    assert second["lastTransitionTime"] == first["lastTransitionTime"]
+    (third,) = report((True, "Set", ""))
+    assert (third["status"], third["reason"]) == ("True", "Set")
+    assert report(None) == []
 
 
 @pytest.fixture

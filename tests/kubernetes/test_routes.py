@@ -1,44 +1,269 @@
-"""Agents that set the routes between nodes: three namespaces as nodes, ptp, a fake API server."""
+"""Agents that set the routes between nodes: three namespaces as nodes, ptp, an API server."""
 
 from __future__ import annotations
 
+import subprocess
+import urllib.request
 from typing import TYPE_CHECKING
 
 import pytest
 
-from ..agent.processes import until
+from fastipam.cluster.routing import kernel
+
+from ..agent.processes import FASTIPAM, until
 from ..e2e import tools
 from ..e2e.conftest import plugin_dir  # noqa: F401  # a fixture of this name
-from .links import Link, settle
-from .machines import accept, owners
+from ..e2e.netns import within
+from .links import Link, LinkNode, expected, settle
+from .machines import accept, owners, take
+from .rest import BLOCKS, POOLS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from .conftest import Api
+    from .fake import FakeServer
 
 
 @pytest.fixture
-def link(api: Api, tmp_path: Path, plugin_dir: Path) -> Iterator[Link]:  # noqa: F811
+def link(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    plugin_dir: Path,  # noqa: F811
+) -> Iterator[Link]:
     """A link without nodes, and pools of both families."""
     tools.require_root()
     tools.require_tools("ip", "nsenter", "ping")
     tools.require_cni_plugins("ptp")
+    name = "api" if "api" in request.fixturenames else "fake_api"
+    api: Api = request.getfixturevalue(name)
     accept(api, "four", "10.32.0.0/20", 24)
     accept(api, "six", "fd32::/112", 120)
     with Link(api, tmp_path, plugin_dir) as made:
         yield made
 
 
-def test_pods_of_three_nodes(link: Link, api: Api) -> None:
-    """Every pod reaches every pod, in both families; a pod that is gone is unreachable at once."""
+def three(link: Link) -> list[LinkNode]:
+    """Three nodes with all their routes."""
     nodes = [link.node(name) for name in ("a", "b", "c")]
     for one in nodes:
         one.start()
-    until(lambda: len(owners(api)) == 6, "each node has a block of each family")
-    settle(*nodes, api=api)
+    until(lambda: len(owners(link.api)) == 6, "each node has a block of each family")
+    settle(*nodes, api=link.api)
+    return nodes
+
+
+def move(link: Link, cidr: str, to: LinkNode) -> None:
+    """A block changes hands, as when its owner answers a request."""
+    (found,) = (
+        one for one in link.api.admin.get(BLOCKS).done()["items"] if one["spec"]["cidr"] == cidr
+    )
+    owner = found["spec"]["node"]
+    found["spec"] |= {"node": to.name, "via": [to.addresses[":" in cidr]]}
+    found["spec"]["grant"] = {"request": "r", "number": 1, "from": owner}
+    link.api.admin.replace(f"{BLOCKS}/{found['metadata']['name']}", found).done()
+
+
+def test_pods_of_three_nodes(link: Link, api: Api) -> None:
+    """Every pod reaches every pod, in both families, over nodes that come and go."""
+    nodes = three(link)
     pods = [one.add(link.plugin_dir) for one in nodes]
     for pod in pods:
         for other in pods:
             pod.ping(other)
+    late = link.node("d")
+    late.start()
+    until(lambda: len(owners(api)) == 8, "the fourth node has blocks")
+    settle(*nodes, late, api=api)
+    newest = late.add(link.plugin_dir)
+    pods[0].ping(newest)
+    newest.ping(pods[1])
+    settle(*nodes, late, api=api)
+
+
+def test_a_pod_that_is_gone(link: Link) -> None:
+    """Its address is unreachable on every node: no packet leaves by the default route."""
+    nodes = three(link)
+    for one in nodes:
+        one.ip("route", "add", "default", "via", "192.0.2.99")
+        one.ip("-6", "route", "add", "default", "via", "2001:db8::99")
+    own = next(
+        one for one in nodes[0].routes() if one.startswith("unreachable 10.32.") and "/24" in one
+    )
+    address = own.partition(" ")[2].rpartition(".")[0] + ".77"
+    got = nodes[0].host.run("ip", "route", "get", address, check=False)
+    assert "Host is unreachable" in got.stderr or "No route to host" in got.stderr, got
+    assert "via 192.0.2.1 " in nodes[1].ip("route", "get", address)
+    nobody = "fd32::ff77"
+    got = nodes[2].host.run("ip", "-6", "route", "get", nobody, check=False)
+    assert "unreachable" in got.stdout + got.stderr or "No route to host" in got.stderr
+
+
+def test_a_block_changes_hands(link: Link) -> None:
+    """A hand-over moves the route on every node; a release deletes it."""
+    nodes = three(link)
+    cidr = next(cidr for cidr, owner in owners(link.api).items() if owner == "b" and "." in cidr)
+    assert nodes[1].agent is not None
+    nodes[1].agent.terminate()
+    move(link, cidr, nodes[2])
+    until(lambda: f"{cidr} via 192.0.2.3" in nodes[0].routes(), "the route is moved")
+    until(lambda: f"unreachable {cidr}" in nodes[2].routes(), "the new owner has it")
+    assert not any(one.startswith(f"{cidr} via 192.0.2.2") for one in nodes[0].routes())
+    name = cidr.replace(".", "-").replace("/", "-")
+    link.api.admin.delete(f"{BLOCKS}/{name}").done()
+    until(lambda: not any(cidr in one for one in nodes[0].routes()), "the route is deleted")
+
+
+def test_an_agent_is_started_again(link: Link) -> None:
+    """Routes stay while there is none; the next one sets what is missing, deletes what is stale."""
+    a, b, c = three(link)
+    before = a.routes()
+    assert a.agent is not None
+    a.agent.kill()
+    assert a.routes() == before
+    gone = sorted(a.gateways())
+    a.ip("route", "del", next(one for one in gone if "." in one.partition("/")[0]).split()[0])
+    a.ip("route", "add", "10.32.99.0/24", "via", "192.0.2.3", "proto", "147", "metric", "1470")
+    a.ip("route", "add", "10.32.98.0/24", "via", "192.0.2.3", "proto", "147")
+    a.ip("route", "add", "10.99.0.0/24", "via", "192.0.2.3")  # an administrator's
+    a.start()
+    settle(a, b, c, api=link.api)
+    assert "via 192.0.2.3" in a.ip("route", "show", "10.99.0.0/24")
+
+
+def test_the_api_is_down(link: Link, fake_api: FakeServer) -> None:
+    """No route is lost: by an agent that runs, by one that starts, or with a link."""
+    a, b, c = nodes = three(link)
+    pods = [one.add(link.plugin_dir) for one in nodes]
+    before = [one.routes() for one in nodes]
+    for one in nodes:
+        one.proxy.become("refuse")
+    assert a.agent is not None
+    a.agent.kill()
+    a.start()  # it knows only what the kernel has
+    for node in (a, b):
+        node.ip("link", "set", "eth0", "down")
+        assert not node.gateways()
+        link.plug(node)
+    a.ip("route", "add", "unreachable", "10.32.97.0/24", "proto", "147", "metric", "14700")
+    b.ip("route", "add", "unreachable", "10.32.97.0/24", "proto", "147", "metric", "14700")
+    stale = {"unreachable 10.32.97.0/24"}
+    until(lambda: b.routes() == before[1] | stale, "b has its routes again")
+    until(lambda: a.routes() == before[0] | stale, "a has its routes again")
+    assert c.routes() == before[2]
+    pods[0].ping(pods[1])
+    pods[2].ping(pods[0])
+    for one in nodes:
+        one.proxy.become("pass")
+    settle(*nodes, api=fake_api)  # and what is stale is deleted
+
+
+def test_a_link_that_flaps(link: Link) -> None:
+    """Routes that the kernel takes with a link come back with it."""
+    nodes = three(link)
+    for _ in range(3):
+        nodes[0].ip("link", "set", "eth0", "down")
+        link.plug(nodes[0])
+    settle(*nodes, api=link.api)
+    nodes[1].ip("route", "flush", "proto", "147")
+    nodes[1].ip("-6", "route", "flush", "proto", "147")
+    settle(*nodes, api=link.api)
+
+
+def test_a_node_off_the_link(link: Link) -> None:
+    """It is named in the log, the metrics and the condition, and no node has a route to it."""
+    a, b = link.node("a"), link.node("b")
+    b.cluster["address"] = ["198.51.100.2", "2001:db8:1::2"]
+    b.write()
+    a.ip("route", "add", "default", "via", "192.0.2.99")
+    a.ip("-6", "route", "add", "default", "via", "2001:db8::99")
+    a.start("--http", "9464")
+    b.start()
+    until(lambda: len(owners(link.api)) == 4, "both have blocks")
+    until(lambda: a.agent is not None and a.agent.log.count("is not on a link") == 2, "it is told")
+    own = {cidr for cidr, owner in owners(link.api).items() if owner == "a"}
+    pools = {"10.32.0.0/20", "fd32::/112"}
+    assert a.routes() == {f"unreachable {one}" for one in own | pools}
+    text = within(a.host, _metrics)
+    assert 'fastipam_routes_left_out{reason="NodeOffLink"} 2.0' in text
+    assert "fastipam_routes_complete 1.0" in text
+    assert 'fastipam_routes{family="4",type="unreachable"} 2.0' in text
+
+
+def _metrics() -> str:
+    """What the agent of this namespace tells Prometheus."""
+    with urllib.request.urlopen("http://127.0.0.1:9464/metrics", timeout=20) as answer:
+        return str(answer.read().decode())
+
+
+def test_foreign_routes(link: Link) -> None:
+    """Those of others stay: the same prefix, a wider and a narrower one; one by hand wins."""
+    a, b = link.node("a"), link.node("b")
+    b.start()
+    until(lambda: len(owners(link.api)) == 2, "b has blocks")
+    cidr = next(one for one in owners(link.api) if "." in one)
+    foreign = {cidr: "192.0.2.77", "10.0.0.0/8": "192.0.2.78", f"{cidr[:-5]}.128/25": "192.0.2.79"}
+    for prefix, gateway in foreign.items():
+        a.ip("route", "add", prefix, "via", gateway)
+    a.start()
+    until(lambda: len(owners(link.api)) == 4, "a has blocks")
+    settle(a, b, api=link.api)
+    for prefix, gateway in foreign.items():
+        assert f"via {gateway}" in a.ip("route", "show", prefix)
+    assert "via 192.0.2.77" in a.ip("route", "get", f"{cidr[:-5]}.5")
+    assert a.agent is not None
+    a.agent.terminate()
+    assert within(a.host, kernel.remove_all) == len(expected(a, (a, b), link.api))
+    assert not a.routes()
+    for prefix, gateway in foreign.items():
+        assert f"via {gateway}" in a.ip("route", "show", prefix)
+
+
+def test_two_agents(link: Link) -> None:
+    """The second one that would set routes on a machine is refused, whatever its socket is."""
+    node = link.node("a")
+    node.start()
+    command = [
+        *node.host.command(), str(FASTIPAM), "agent", "--socket", str(node.path / "other"),
+        "--cluster", str(node.conflist), "--routes", "host-gw",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "another agent sets the routes of this machine" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_net_admin(link: Link) -> None:
+    """It says what is missing, and does not start; without --routes it needs nothing."""
+    node = link.node("a")
+    command = [
+        *node.host.command(), "setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin",
+        str(FASTIPAM), "agent", "--socket", str(node.path / "s"),
+    ]  # fmt: skip
+    more = ["--cluster", str(node.conflist), "--routes", "host-gw"]
+    done = subprocess.run(
+        [*command, *more], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert "may not change the machine's routes" in done.stderr
+    assert "NET_ADMIN" in done.stderr
+    done = subprocess.run(
+        [*command, "--routes", "host-gw"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert "there is no network whose blocks could get routes" in done.stderr
+
+
+def test_a_disabled_pool(link: Link) -> None:
+    """Its blocks keep their routes, and it stays unreachable beside them; pods go on."""
+    nodes = three(link)
+    pods = [one.add(link.plugin_dir) for one in nodes]
+    found = link.api.admin.get(f"{POOLS}/four").done()
+    found["spec"]["disabled"] = True
+    made = link.api.admin.replace(f"{POOLS}/four", found).done()
+    take(link.api, made)
+    accept(link.api, "more", "10.48.0.0/20", 24)
+    until(lambda: all("unreachable 10.48.0.0/20" in one.routes() for one in nodes), "the new pool")
+    settle(*nodes, api=link.api)
+    pods[0].ping(pods[2])

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fastipam.cluster.registry import Condition
     from fastipam.cluster.routing.blocks import Blocks
     from fastipam.cluster.routing.router import Router
+    from fastipam.cluster.routing.setting import Status
     from fastipam.configuration.cluster import Settings
     from fastipam.storage.store import Store
     from fastipam.sweep import Report
@@ -234,6 +235,10 @@ class Clusters(Services):
         except BaseException:
             close_store(store)
             raise
+
+    def routes_status(self) -> Status | None:
+        """Return the state of the routes, or None when this agent sets none."""
+        return None if self.router is None else self.router.status
 
     def _condition(self) -> Condition | None:
         return None if self.router is None else self.router.condition

@@ -1,4 +1,7 @@
-"""Make the agent's socket, of which there is one at a path, and remove what a dead agent left."""
+"""Make the agent's socket, of which there is one at a path, and remove what a dead agent left.
+
+The locks that let one agent serve a path, and one set a machine's routes, are here too.
+"""
 
 from __future__ import annotations
 
@@ -55,13 +58,45 @@ def listening(path: Path) -> Iterator[socket.socket]:
 @contextmanager
 def only_agent(path: Path) -> Iterator[None]:
     """Hold the lock of the one agent that serves this socket. Raises ConfigError."""
+    taken = ConfigError(
+        f"another agent serves {path}",
+        field="--socket",
+        value=str(path),
+        hint="stop it first, or give this one another socket",
+    )
+    with _held(f"{path}.lock", taken):
+        yield
+
+
+@contextmanager
+def only_router(directory: Path) -> Iterator[None]:
+    """Hold the lock of the one agent that sets routes in this network namespace.
+
+    Two would delete each other's, if their clusters differ. Raises ConfigError. ``directory`` is
+    that of the agents' sockets, which nobody else can write to.
+    """
+    taken = ConfigError(
+        "another agent sets the routes of this machine",
+        field="--routes",
+        value="host-gw",
+        hint="one agent sets the routes of all its --cluster; start the others with --routes none",
+    )
+    directory.mkdir(parents=True, exist_ok=True)
+    namespace = os.stat("/proc/self/ns/net").st_ino
+    with _held(f"{directory}/routes-{namespace}.lock", taken):
+        yield
+
+
+@contextmanager
+def _held(path: str, taken: ConfigError) -> Iterator[None]:
+    """Hold the lock of a file. Raises ``taken`` while another process holds it, or ConfigError."""
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        descriptor = os.open(f"{path}.lock", flags, 0o600)
+        descriptor = os.open(path, flags, 0o600)
     except OSError as error:
         reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
         raise ConfigError(
-            f"{path}.lock cannot be opened: {reason}", field="--socket", value=str(path)
+            f"{path} cannot be opened: {reason}", field=taken.field, value=taken.value
         ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -69,12 +104,7 @@ def only_agent(path: Path) -> Iterator[None]:
         os.close(descriptor)
         if error.errno != errno.EWOULDBLOCK:
             raise
-        raise ConfigError(
-            f"another agent serves {path}",
-            field="--socket",
-            value=str(path),
-            hint="stop it first, or give this one another socket",
-        ) from None
+        raise taken from None
     try:
         yield
     finally:

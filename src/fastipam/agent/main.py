@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import socket
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,7 +19,7 @@ from fastipam.agent.batch import Executor
 from fastipam.agent.clusters import Clusters
 from fastipam.agent.housekeeping import DEFAULT_INTERVAL_S, Housekeeping
 from fastipam.agent.lanes import SHARED, Lanes, Work
-from fastipam.agent.listening import listening
+from fastipam.agent.listening import listening, only_router
 from fastipam.agent.loop import Limits, Server
 from fastipam.agent.protocol import DEFAULT_SOCKET
 from fastipam.agent.requests import Observer, Observers
@@ -100,7 +101,8 @@ def run(options: Options, announce: Callable[[Ready], object] = lambda _: None) 
     example because another agent serves it.
     """
     _raise_descriptor_limit(options.limits.connections)
-    with listening(options.socket) as listener:
+    router = only_router(options.socket.parent) if options.routes == HOST_GW else nullcontext()
+    with listening(options.socket) as listener, router:
         worker = Worker(grace_s=options.grace_s)
         clusters = Clusters(worker=worker)
         keys = [clusters.add_file(path, options.data_dirs) for path in options.clusters]
@@ -183,7 +185,7 @@ def _instrumented(
 
     watch = Watch(options.data_dirs)
     written = None if writer is None else (str(writer.target), lambda: writer.standing)
-    metrics = Metrics(watch, clusters.all, written)
+    metrics = Metrics(watch, clusters.all, written, clusters.routes_status)
     page = Page(watch, private=options.http_private)
     routes = {
         "/metrics": metrics.route,

@@ -11,6 +11,7 @@ from prometheus_client.exposition import choose_encoder
 
 import fastipam
 from fastipam.agent.requests import Observer
+from fastipam.agent.web.route_metrics import Routes
 from fastipam.agent.web.samples import Watch, error_of
 from fastipam.agent.web.server import Asked, Response, Route
 from fastipam.allocation import history
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from fastipam.agent.web.readings import Reading
     from fastipam.cluster.keeper.keeper import Keeper
+    from fastipam.cluster.routing.setting import Status
     from fastipam.cni.conflists import Standing
 
     # Data directory, network, and the keeper of its blocks.
@@ -66,6 +68,7 @@ class Metrics(Observer):
         watch: Watch | None = None,
         keepers: Callable[[], Sequence[Kept]] = tuple,
         conflist: Conflist | None = None,
+        routes: Callable[[], Status | None] = lambda: None,
     ) -> None:
         self.registry = _Registry()
         self._requests = Counter(
@@ -94,6 +97,7 @@ class Metrics(Observer):
         self.registry.register(_Networks(watch or Watch()))
         self.registry.register(_Clusters(keepers))
         self.registry.register(_Written(conflist))
+        self.registry.register(Routes(routes))
 
     def request(self, verb: str, status: int, output: bytes, seconds: float) -> None:
         """Count a request by its verb and the code of its error object, 0 without one."""

@@ -152,7 +152,7 @@ class Kernel:
             for body in rtnetlink.route_dump(self._link, family, PROTOCOL)
         ]
 
-    def set(self, routes: Sequence[Route]) -> list[tuple[Route, int, str]]:
+    def replace(self, routes: Sequence[Route]) -> list[tuple[Route, int, str]]:
         """Add these routes, each in place of the one of its prefix and metric.
 
         Returns (route, errno, reason) of those that the kernel has refused.

@@ -21,6 +21,7 @@ NOT_REACHED = "NodeNotReached"
 WITHOUT_ADDRESS = "NodeWithoutAddress"
 HOLDS_NODE = "PrefixHoldsNode"
 REFUSED = "RouteRefused"
+REASONS = (OFF_LINK, NOT_REACHED, WITHOUT_ADDRESS, HOLDS_NODE, REFUSED)
 
 
 class Plan:

@@ -190,7 +190,7 @@ class Setting:
             keys = {(*one[:3], one.metric) for one in plan.routes}
             plan.routes |= {one for one in self._adopted if (*one[:3], one.metric) not in keys}
         missing = sorted(plan.routes - self._have, key=_order)
-        refused = self._kernel.set(missing)
+        refused = self._kernel.replace(missing)
         self._note_set(missing, [one for one, _, _ in refused])
         gone = []
         if plan.is_complete:
