@@ -10,8 +10,10 @@ from click.testing import CliRunner
 
 from fastipam import cni
 from fastipam.cli.commands import cli
+from fastipam.cluster import rtnetlink
 from fastipam.cluster.engines.connect import connect
 from fastipam.cluster.engines.etcd.settings import Credentials
+from fastipam.cluster.own_addresses import own_addresses
 from fastipam.cni import more_blocks
 from fastipam.configuration.cluster import Settings
 from fastipam.errors import ConfigError
@@ -277,3 +279,14 @@ def test_addresses_of_the_environment(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(ConfigError, match="is no address") as refused:
         more_blocks.read_settings(str(path))
     assert refused.value.field == "NODE_IPS"
+
+
+def test_own_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the settings; else that towards the store, and the one beside it of other pools."""
+    monkeypatch.setattr(rtnetlink, "beside", lambda family, _: (6, 7) if family == 4 else None)
+    one, two = _settings(), _settings(pool=TWO_FAMILIES, blockSize=None)
+    assert own_addresses(_settings(address="192.0.2.8"), tuple) == ("192.0.2.8",)
+    assert own_addresses(one, lambda: ("192.0.2.9",)) == ("192.0.2.9",)
+    assert own_addresses(two, lambda: ("192.0.2.9",)) == ("192.0.2.9", "::7")
+    assert own_addresses(two, lambda: ("2001:db8::9",)) == ("2001:db8::9",)
+    assert own_addresses(two, tuple) == ()
