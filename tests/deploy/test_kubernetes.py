@@ -155,7 +155,8 @@ def test_privileges(agent: dict[str, Any]) -> None:
         assert security["capabilities"]["drop"] == ["ALL"]
         assert container["name"] == "agent" or "add" not in security["capabilities"]
     added = agent["securityContext"]["capabilities"]["add"]
-    # tests/cluster/test_recovery.py shows that it needs the first two; the third is for routes.
+    # tests/cluster/test_recovery.py shows that it needs the first two, test_security_context.py of
+    # tests/kubernetes that it needs the third, for routes.
     assert added == ["SYS_PTRACE", "SYS_ADMIN", "NET_ADMIN"]
     assert agent["securityContext"]["appArmorProfile"] == {"type": "Unconfined"}
     assert _pod("Deployment")["securityContext"]["runAsNonRoot"] is True
