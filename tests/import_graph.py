@@ -23,7 +23,7 @@ storage.records storage
 owners lease
 allocation
 verify files repair backup picture
-host_local network transactions tasks ipam sweep
+host_local network transactions tasks ipam sweep takeover
 cluster cluster.engines cluster.node cluster.registries
 cluster.routing cluster.keeper cluster.admin cluster.controller
 cni

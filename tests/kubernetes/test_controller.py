@@ -187,7 +187,6 @@ def test_blocks_of_one_address(api: Api, leader: Leader) -> None:
         {"nodeSelector": {"matchLabels": {"zone": "a"}}},
         {"namespaceSelector": {"matchLabels": {"team": "a"}}},
         {"assignment": "Manual"},
-        {"claims": "NodeCIDRs"},
         {"maxBlocksPerNode": 2},
         {"priority": 7},
     ],

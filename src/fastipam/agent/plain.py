@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fastipam import _ledger
+from fastipam import _ledger, takeover
 from fastipam._ledger import Plain, Results, without_result
 from fastipam.agent.requests import Answer
 from fastipam.cni.environment import ADD, DEL
 from fastipam.cni.error_codes import clean
-from fastipam.cni.handler import Known
+from fastipam.cni.handler import Known, is_of_cluster
 from fastipam.storage import open_stores
 
 if TYPE_CHECKING:
@@ -102,6 +102,8 @@ def _deletions(known: Known) -> Plain | None:
     network = known.networks[False][1]
     if location is None or DEL not in known.versions:
         return None
+    if is_of_cluster(known.document) and takeover.directories(location.name, location.data_dir):
+        return None  # the container's file of host-local is to be deleted, too
     where = location.data_dir, location.durability, False
     return Plain(network, where, released=Answer(0, b"", b""))
 

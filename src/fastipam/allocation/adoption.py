@@ -1,4 +1,4 @@
-"""Adopt an address that a running container has, whoever the store names for it.
+"""Adopt an address that a running container has, whoever the store names for it, and name it.
 
 A store that was restored from a backup may name an owner that no longer exists for an address that
 another container was assigned after the backup was made. What runs is right. Imported when a node
@@ -8,6 +8,8 @@ of a cluster has lost its store.
 from __future__ import annotations
 
 from fastipam.allocation import reservations
+from fastipam.lease import Requester
+from fastipam.namespaces import Netns
 from fastipam.storage import tables
 from fastipam.storage.records import event as event_record
 from fastipam.storage.records import keys
@@ -17,8 +19,9 @@ from fastipam.storage.records.lease import ASSIGNED
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from fastipam.allocation.ledger import Ledger
-    from fastipam.lease import Requester
     from fastipam.storage.records.lease import Record
+
+FOUND = "found-"  # begins the container id of who has an address and is not known by name
 
 
 def adopt_running(
@@ -39,6 +42,23 @@ def adopt_running(
     ledger.tick()
     ledger.take_over(owner, family, value, allocated_ns)
     return record if record is not None and record.state == ASSIGNED else None
+
+
+def name_found(
+    ledger: Ledger, container_id: str, ifname: str, family: int, value: int, allocated_ns: int
+) -> bool:
+    """Give an address that was found in a namespace to the container that another plugin names.
+
+    Returns False when the address is not such a one. The lease keeps its namespace. The caller
+    saves the ledger.
+    """
+    record = ledger.record(family, value)
+    if record is None or record.state != ASSIGNED or not record.container_id.startswith(FOUND):
+        return False
+    netns = Netns(record.netns, record.inode, record.mount_ns, record.born_ns)
+    owner = Requester(container_id, ifname, netns)
+    adopt_running(ledger, owner, family, value, allocated_ns)
+    return True
 
 
 def _take_away(ledger: Ledger, record: Record, family: int, value: int) -> None:

@@ -5,9 +5,7 @@ An imported network learns its ranges from the first ADD: the tree says nothing 
 
 from __future__ import annotations
 
-import fcntl
 import os
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastipam import host_local
@@ -18,6 +16,7 @@ from fastipam.lease import Requester
 from fastipam.network import Network
 from fastipam.storage.directory import sync_directory
 from fastipam.storage.records.lease import ASSIGNED
+from fastipam.takeover import locked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,7 +93,7 @@ def import_host_local(
         with ipam.transaction() as txn:
             for directory in sorted(tree.iterdir()):
                 if directory.is_dir() and not directory.is_symlink():
-                    with _locked(directory, create=False):
+                    with locked(directory):
                         for item in _import_network(ipam.store, txn, directory, since_ns):
                             items.append(item)
                             if progress is not None and len(items) % _STEP == 0:
@@ -164,7 +163,7 @@ def export_host_local(ipam: Ipam, tree: Path) -> list[Item]:
             items.append(Item(name, "", CONFLICT, f"{directory} is a symbolic link"))
             continue
         directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-        with _locked(directory, create=True):
+        with locked(directory, create=True):
             items += _export_network(Network(ipam.store, name, None), directory)
             sync_directory(directory)
     return items
@@ -206,19 +205,3 @@ def _write(network: str, path: Path, content: str) -> Item:
         temporary.unlink(missing_ok=True)
         raise
     return Item(network, path.name, DONE, content.replace(host_local.LINE_BREAK, " "))
-
-
-@contextmanager
-def _locked(directory: Path, *, create: bool) -> Iterator[None]:
-    """Hold host-local's lock of a network, if there is one or ``create`` makes it."""
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if create else 0)
-    try:
-        descriptor = os.open(directory / host_local.LOCK, flags, 0o600)
-    except OSError:
-        yield
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

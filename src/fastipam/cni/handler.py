@@ -312,10 +312,21 @@ def _network(known: Known, config: Config, *, create: bool = True) -> Network:
             config.pool,
             policy=config.policy,
             remember=config.remember,
-            before_first=None if config.ignore_host_local else lambda: _refuse_unimported(config),
+            before_first=None
+            if config.ignore_host_local or _goes_over(config)
+            else lambda: _refuse_unimported(config),
         )
         kept = known.networks[True] = store, network
     return kept[1]
+
+
+def _goes_over(config: Config) -> bool:
+    """Return whether this node goes over from host-local, whose leases each ADD enters."""
+    return (
+        config.cluster is not None
+        and config.cluster.uses_node_cidrs
+        and not config.ignore_host_local
+    )
 
 
 def _refuse_unimported(config: Config) -> None:
@@ -377,6 +388,10 @@ def _assign(call: _Call) -> tuple[Lease, dict[str, Any], list[Promise]]:
         (arguments.pod_namespace, arguments.pod_name, arguments.pod_uid),
     )
 
+    if _goes_over(config):
+        from fastipam import takeover
+
+        takeover.enter_new(_network(known, config), config.data_dir, call.log)
     promises: list[Promise] = []
 
     def allocate(network: Network) -> Lease:
@@ -418,6 +433,19 @@ def _delete(call: _Call) -> None:
         _note_unknown(call, network)
     if call.asked.netns:
         environment.identify(call.asked, call.own_netns, call.seen_netns)
+    if is_of_cluster(call.known.document):
+        from fastipam import takeover
+
+        location = _location(call.known)
+        takeover.forget(
+            location.name, location.data_dir, call.asked.container_id, call.asked.ifname
+        )
+
+
+def is_of_cluster(document: dict[str, Any]) -> bool:
+    """Return whether a configuration names a cluster, whose nodes may have used host-local."""
+    ipam = document.get("ipam")
+    return isinstance(ipam, dict) and "cluster" in ipam
 
 
 def _note_unknown(call: _Call, network: Network | None) -> None:

@@ -20,14 +20,17 @@ if TYPE_CHECKING:
 
     Hole = tuple[int, int, int]  # family, first, last address
 
+NODE_CIDRS = "NodeCIDRs"  # of ``claims``: kube-controller-manager gives the blocks to nodes
+
 
 class AddressPool:
     """A pool that is in force; a value.
 
     ``block_length`` is the prefix length of its blocks. ``disabled``: no new address comes from it.
+    ``claims_any``: nodes claim blocks; else each uses the block that is its Node's podCIDR.
     """
 
-    __slots__ = ("block_length", "disabled", "holes", "name", "range", "spec")
+    __slots__ = ("block_length", "claims_any", "disabled", "holes", "name", "range", "spec")
 
     def __init__(self, name: str, spec: dict[str, Any]) -> None:
         """Read a pool; ``spec`` has the keys of AddressPool.spec. Raises ConfigError."""
@@ -55,11 +58,14 @@ class AddressPool:
             for at, one in enumerate(exclude)
         ]
         self.disabled = bool(spec.get("disabled"))
+        self.claims_any = spec.get("claims") != NODE_CIDRS
         self.spec = {
             key: spec[key]
             for key in ("cidr", "blockSize", "gateway", "exclude", "disabled")
             if spec.get(key)
         }
+        if not self.claims_any:
+            self.spec["claims"] = NODE_CIDRS
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, AddressPool) and (self.name, self.spec) == (other.name, other.spec)

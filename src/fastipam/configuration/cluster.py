@@ -291,6 +291,19 @@ class Settings:
         """Return the geometries of one family."""
         return [each for each in self.geometries if each.family == family]
 
+    @property
+    def uses_node_cidrs(self) -> bool:
+        """Whether a pool's blocks are the podCIDRs of Nodes, so that nobody claims them."""
+        return not all(one.claims_any for one in self.pools)
+
+    def may_claim(self, pool: Geometry) -> bool:
+        """Return whether nodes claim blocks of this geometry, and hand them to each other."""
+        for one in self.pools:
+            family, first, last = one.whole()
+            if not one.claims_any and family == pool.family and first <= pool.base <= last:
+                return False
+        return True
+
     def geometry_of(self, family: int, address: int) -> Geometry | None:
         """Return the geometry that an address lies in, or None."""
         for each in self.geometries:

@@ -240,9 +240,14 @@ class Network(Reading):
             held = ledger.held_by(owner.name)
             if held and ledger.state.swept != self._store.boot:
                 self._still_held(ledger, owner, held)
-            ledger.tick()
-            if not ledger.take_over(owner, family, value, allocated_ns):
-                return False
+            from fastipam.allocation import adoption
+
+            if not adoption.name_found(
+                ledger, owner.container_id, owner.ifname, family, value, allocated_ns
+            ):
+                ledger.tick()
+                if not ledger.take_over(owner, family, value, allocated_ns):
+                    return False
             ledger.save()
             return True
 

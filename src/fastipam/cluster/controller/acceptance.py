@@ -26,6 +26,7 @@ from fastipam.cluster.controller.conditions import (
     status_of,
     with_condition,
 )
+from fastipam.cluster.controller.node_cidrs import REFUSED
 from fastipam.cluster.controller.overlap import Refusal
 from fastipam.cluster.registries.kubernetes import objects
 from fastipam.cluster.registries.kubernetes.client import Conflict, NotFound
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from fastipam.cluster.controller.conditions import Events
     from fastipam.cluster.controller.guard import Guard
+    from fastipam.cluster.controller.node_cidrs import NodeCIDRs
     from fastipam.cluster.controller.usage import Usage
     from fastipam.cluster.controller.view import View
     from fastipam.cluster.registries.kubernetes.client import Client
@@ -43,7 +45,7 @@ FINALIZER = "fastipam.io/blocks"
 PENDING = "Pending"
 _CALL_S, _LIST_S = 5.0, 20.0
 # Refusals that end when another pool, or a block, goes.
-_BY_OTHERS = ("Overlaps", "BlockSize")
+_BY_OTHERS = ("Overlaps", "BlockSize", REFUSED)
 
 
 class Acceptance:
@@ -54,6 +56,7 @@ class Acceptance:
         client: Client,
         view: View,
         usage: Usage,
+        node_cidrs: NodeCIDRs,
         events: Events,
         guard: Guard,
         *,
@@ -63,6 +66,7 @@ class Acceptance:
         self._client = client
         self._view = view
         self._usage = usage
+        self._node_cidrs = node_cidrs
         self._events = events
         self._guard = guard
         self._now = now
@@ -126,6 +130,7 @@ class Acceptance:
                 assert clash is not None
                 if not self._refuse(other, clash, pools):
                     return
+        refusal = refusal or self._node_cidrs.complete(pool)
         if refusal is not None:
             self._refuse(pool, refusal, pools)
             return
@@ -169,7 +174,7 @@ class Acceptance:
                 clash = overlap.conflict(one, other, spec)
                 if clash is not None:
                     return clash
-        return overlap.strays(one, self._view.blocks())
+        return overlap.strays(one, self._view.blocks()) or self._node_cidrs.refusal(pool)
 
     @staticmethod
     def _rivals(pool: dict[str, Any], pools: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from fastipam.cluster.controller.conditions import ACCEPTED, Events, condition
 from fastipam.cluster.controller.deletion import Deletion
 from fastipam.cluster.controller.first_pools import FirstPools
 from fastipam.cluster.controller.guard import ApiFails, Guard
+from fastipam.cluster.controller.node_cidrs import NodeCIDRs
 from fastipam.cluster.controller.reclaim import RECLAIM_AFTER_S, Reclaim
 from fastipam.cluster.controller.usage import Usage
 from fastipam.cluster.controller.view import View
@@ -80,13 +81,17 @@ class Controller:
             step=step,
         )
         first = FirstPools(client, self.view, guard, pools, step=step)
-        acceptance = Acceptance(client, self.view, usage, events, guard, now=now, step=step)
+        node_cidrs = NodeCIDRs(client, self.view, events, guard, now=now, step=step)
+        acceptance = Acceptance(
+            client, self.view, usage, node_cidrs, events, guard, now=now, step=step
+        )
         deletion = Deletion(client, self.view, guard, clock=clock, step=step)
         self._parts: tuple[Callable[[], None], ...] = (
             first.work,
             acceptance.work,
             deletion.work,
             self._reclaim.work,
+            node_cidrs.work,
             usage.work,
             guard.tidy,
         )

@@ -24,7 +24,6 @@ _NOT_LOOKED_AT = {
     "namespaceSelector": None,
     "maxBlocksPerNode": None,
     "assignment": "Automatic",
-    "claims": "Any",
     "priority": 0,
 }
 

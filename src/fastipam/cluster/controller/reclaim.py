@@ -96,11 +96,13 @@ class Reclaim:
         return len(self._absent)
 
     def orphans(self) -> int:
-        """Return how many blocks have an owner without an entry, or with a tombstone. O(nodes)."""
+        """Return how many blocks have an owner that is gone, or that was removed. O(nodes)."""
         entries = self._view.entries()
         count = 0
         for name in self._view.owners():
             entry = entries.get(name)
+            if entry is None and self._view.has_machine(name):
+                continue  # the block of its podCIDR was made before its agent has joined
             if entry is None or not entry.incarnation:
                 count += len(self._view.owned_by(name))
         return count

@@ -59,7 +59,7 @@ class View:
         self._entries: dict[str, Entry] = {}
         self._blocks: dict[str, Owned] = {}
         self._by_node: dict[str, set[str]] = {}
-        self._machines: set[str] = set()
+        self._machines: dict[str, tuple[str, ...]] = {}  # with their podCIDRs
         self._returned: set[str] = set()
 
     # What is known --------------------------------------------------------------------------
@@ -96,6 +96,16 @@ class View:
         """Return the blocks of all nodes."""
         with self._lock:
             return list(self._blocks.values())
+
+    def by_name(self) -> dict[str, Owned]:
+        """Return the blocks of all nodes by the names of their objects."""
+        with self._lock:
+            return dict(self._blocks)
+
+    def machines(self) -> dict[str, tuple[str, ...]]:
+        """Return the podCIDRs of each Node object."""
+        with self._lock:
+            return dict(self._machines)
 
     def has_machine(self, name: str) -> bool:
         """Return whether there is a Node object of this name."""
@@ -160,7 +170,7 @@ class View:
         elif kind == objects.BLOCKS:
             self._see_block(name, None if is_gone else _owned(found))
         else:
-            self._see_machine(name, is_gone)
+            self._see_machine(name, None if is_gone else objects.pod_cidrs(found))
 
     def _see_pool(self, name: str, found: dict[str, Any] | None) -> None:
         with self._lock:
@@ -191,13 +201,14 @@ class View:
             if not mine:
                 del self._by_node[before.node]
 
-    def _see_machine(self, name: str, is_gone: bool) -> None:
+    def _see_machine(self, name: str, pod_cidrs: tuple[str, ...] | None) -> None:
         with self._lock:
-            if is_gone:
-                self._machines.discard(name)
-            elif name not in self._machines:
-                self._machines.add(name)
+            if pod_cidrs is None:
+                self._machines.pop(name, None)
+                return
+            if name not in self._machines:
                 self._returned.add(name)
+            self._machines[name] = pod_cidrs
 
 
 def _entry(found: dict[str, Any]) -> Entry:

@@ -242,7 +242,7 @@ class Keeper:
         self._use_pools(deadline)
         if self._waiting() and self.share.lacking() and self.share.reindex():
             self.on_blocks()  # free addresses were there, and no search found them
-        if self.membership.keep(deadline):
+        if self.membership.keep(deadline, lacks_block=self._lacks_node_cidr()):
             self._seen = _UNSEEN
         needs = self._waiting()
         if (self._marked or self.registry.awaits) and self.node.collect(deadline):
@@ -320,7 +320,13 @@ class Keeper:
         """Claim blocks of one family if the planner says so; write a mark if there are none."""
         now = self._clock()
         when, last_run = self._last_claim.get(family, (now, 0))
-        pool = self.settings.geometries_of(family)[0]
+        claimable = [one for one in self.settings.geometries_of(family) if self._may_claim(one)]
+        if not claimable:  # its Node's podCIDR is all that it has
+            if missing:
+                told = owners.without_a_free_block(self.node, family, deadline)
+                self._scarce[family] = now, in_words(told)
+            return False
+        pool = claimable[0]
         demand = Demand(
             free,
             missing=missing,
@@ -352,6 +358,17 @@ class Keeper:
             self._marked.remove(family)
         return False
 
+    def _may_claim(self, pool: Geometry) -> bool:
+        return self.settings.may_claim(pool)
+
+    def _lacks_node_cidr(self) -> bool:
+        """Return whether the controller has to make a block for this node, of its podCIDR."""
+        settings = self.settings
+        if not settings.uses_node_cidrs:
+            return False
+        mine = [settings.geometry_of(one.family, one.base) for one in self.share.blocks()]
+        return not all(map(self._may_claim, set(settings.geometries) - set(mine)))
+
     def _delete_mark(self, family: int, deadline: Deadline) -> None:
         if family in self._marked:
             self._marked.remove(family)
@@ -363,7 +380,7 @@ class Keeper:
         if self._marked or self._needs:
             return
         now_s = self.store.clock() / 1e9
-        for pool in self.settings.geometries:
+        for pool in filter(self._may_claim, self.settings.geometries):
             mine = [each for its_pool, each in uses if its_pool is pool]
             numbers = planner.to_give_back(self.settings.watermarks, pool, mine, now_s)
             if numbers:
@@ -380,7 +397,7 @@ class Keeper:
         uses = self._survey()
         for request in due:
             wanted, given = request.mark, 0
-            for pool in self.settings.geometries_of(wanted.family):
+            for pool in filter(self._may_claim, self.settings.geometries_of(wanted.family)):
                 mine = [each for its_pool, each in uses if its_pool is pool]
                 numbers = planner.to_donate(mine, wanted.blocks)
                 if numbers and not given:

@@ -18,6 +18,8 @@ log = logging.getLogger("fastipam.cluster")
 
 _RECONCILE_S = 600.0  # between two comparisons of both stores: they should never differ
 
+_LOOK_S = 5.0  # between two while this node waits for a block that the controller makes
+
 
 class Membership:
     """Joins, keeps the session, and joins again when the session or the registration is gone.
@@ -32,7 +34,7 @@ class Membership:
         self._joined = False
         self._is_held_back = True  # or the shared store has lost changes, and others have to know
         self._restored = False  # the same, and the blocks are to be compared
-        self._keep_at = self._reconcile_at = 0.0
+        self._keep_at = self._reconcile_at = self._look_at = 0.0
 
     def doubt(self) -> None:
         """Join again at the next :meth:`keep`: what is known of this node may be wrong."""
@@ -46,8 +48,10 @@ class Membership:
         if not self._joined:
             identity.require_own(self._node.share)
 
-    def keep(self, deadline: Deadline) -> bool:
+    def keep(self, deadline: Deadline, *, lacks_block: bool = False) -> bool:
         """Do what is due; return whether both stores were compared just now.
+
+        ``lacks_block``: somebody else makes a block for this node, so it is looked for soon.
 
         Raises EngineError, NoBlock, ClusterRefused, ClusterCorrupt, NamespacesUnreadable,
         StoreError; the next call finishes what was begun.
@@ -64,7 +68,8 @@ class Membership:
         if self._joined and node.share.doubt():
             # Another process has found this node removed, or has restored its store.
             self._joined = False
-        if self._joined and now < self._keep_at:
+        looks = lacks_block and now >= self._look_at
+        if self._joined and now < self._keep_at and not looks:
             return False
         if self._joined and not node.registry.keep(deadline):
             log.warning(
@@ -77,8 +82,9 @@ class Membership:
             node.registry.let_go(deadline)
         else:
             node.registry.learn_history(deadline)
-        compared = not self._joined or now >= self._reconcile_at
+        compared = not self._joined or now >= self._reconcile_at or looks
         if compared:
+            self._look_at = now + _LOOK_S
             self._compare(deadline)
             self._restored = False
             lost = any(block.state == LOST for block in node.share.blocks())
@@ -101,7 +107,7 @@ class Membership:
         if found:
             done = recovery.recover(node, found, self._directories)
             log.warning(
-                "network=%s found=%d blocks of an earlier store, %d addresses in use",
+                "network=%s found=%d blocks that this store did not know, %d addresses in use",
                 node.network.name,
                 len(found),
                 len(done.entered),

@@ -15,6 +15,9 @@ _NAMED = 3  # nodes that are named, those with most blocks first
 
 def without_a_free_block(node: Node, family: int, deadline: Deadline) -> NoBlock:
     """Return the error for a pool whose blocks are all owned. O(blocks of all), one reading."""
+    pools = node.settings.geometries_of(family)
+    if pools and not any(map(node.settings.may_claim, pools)):
+        return _of_its_node_cidr(node, family)
     counts: dict[str, int] = {}
     for (its_family, _base), entry in node.registry.blocks(deadline).items():
         if its_family == family:
@@ -52,4 +55,19 @@ def _of_objects(node: Node, family: int) -> str:
         f"widen spec.cidr: kubectl edit addresspool {' '.join(names)}; or add a pool of the same "
         "blockSize; kubectl get addressnodes shows who has blocks: a node gives up only blocks in "
         "which no address is in use"
+    )
+
+
+def _of_its_node_cidr(node: Node, family: int) -> NoBlock:
+    """Return the error for a node that claims nothing. Asks nobody."""
+    only = f"node {node.name} uses its IPv{family} podCIDR only (claims: NodeCIDRs)"
+    if any(one.family == family for one in node.share.blocks()):
+        return NoBlock(
+            f"{only}, and no address of it is free",
+            hint='"claims: Any" in the AddressPool lets nodes claim more blocks, after '
+            "kube-controller-manager was told to allocate no podCIDRs",
+        )
+    return NoBlock(
+        f"{only}, and has no block of it yet",
+        hint="the controller makes it: kubectl describe addresspools says why it has not",
     )

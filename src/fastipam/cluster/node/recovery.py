@@ -14,6 +14,7 @@ import threading
 
 from fastipam import processes
 from fastipam.addressing.addresses import format_ip
+from fastipam.allocation.adoption import FOUND
 from fastipam.cluster import rtnetlink
 from fastipam.errors import AddressInUse
 from fastipam.lease import Requester
@@ -179,13 +180,16 @@ def _enter(node: Node, family: int, value: int, there: list[Netns], done: Recove
         return
     netns = there[0]
     name = netns.path.strip("/").replace("/", "-")
-    owner = Requester(f"found-{netns.inode}-{name}", "", netns)
+    owner = Requester(f"{FOUND}{netns.inode}-{name}", "", netns)
+    if lease is not None and not lease.netns and len(there) == 1:
+        # It was imported, and names its container: the namespace is all that it lacks.
+        owner = Requester(lease.container_id, lease.ifname, netns)
     try:
         replaced = node.share.adopt_running(owner, family, value)
     except AddressInUse as error:  # whatever it is that has it, nobody gets it
         done.remarks.append(error.message)
         return
-    if replaced is not None:
+    if replaced is not None and replaced.netns:
         whose = f"{replaced.container_id} {replaced.ifname}".rstrip()
         done.remarks.append(f"{text} is in {netns.path}, and the store had it as {whose}'s")
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 
 from fastipam.addressing.addresses import BITS, format_cidr, parse_cidr
 from fastipam.cluster.errors import ClusterCorrupt
@@ -168,6 +169,18 @@ def read_block(found: dict[str, Any]) -> tuple[BlockId, BlockEntry]:
 def length_of(found: dict[str, Any]) -> int:
     """Return the prefix length of a block that could be read."""
     return parse_cidr(found["spec"]["cidr"])[2]
+
+
+def pod_cidrs(machine: dict[str, Any]) -> tuple[str, ...]:
+    """Return the podCIDRs of a Node object, one of each family at most."""
+    spec = machine.get("spec") or {}
+    listed = spec.get("podCIDRs") or [spec.get("podCIDR")]
+    found = []
+    for one in listed:
+        with suppress(ValueError, TypeError, AttributeError):
+            parse_cidr(one)
+            found.append(one)
+    return tuple(found)
 
 
 # Nodes ----------------------------------------------------------------------------------------

@@ -1,0 +1,94 @@
+"""The leases of host-local, while a node goes over from it to fastipam with its pods running.
+
+As long as a pool says ``claims: NodeCIDRs``, host-local may have assigned addresses of the node's
+block until a moment ago. So each ADD first enters what its files say, under its lock, and each DEL
+of a cluster's network deletes the file of its container, as host-local's would.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager, suppress
+
+from fastipam import host_local
+from fastipam.errors import AddressInUse, AddressNotInRange
+from fastipam.lease import Requester
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from fastipam.network import Network
+
+
+def directories(network: str, data_dir: str) -> list[str]:
+    """Return where host-local has leases of a network: below ``dataDir``, and by default."""
+    places = dict.fromkeys((data_dir, host_local.DEFAULT_TREE))
+    return [one for each in places if os.path.isdir(one := os.path.join(each, network))]
+
+
+def enter_new(network: Network, data_dir: str, log: Callable[[str], None]) -> int:
+    """Enter the leases of host-local that the store does not know; return how many. Idempotent.
+
+    Files from before the last boot are dead, and left out. O(files). Raises StoreError.
+    """
+    entered = 0
+    since_ns = host_local.booted_ns()
+    for directory in directories(network.name, data_dir):
+        with locked(directory):
+            for name in host_local.file_names(directory):
+                try:
+                    entered += enter_file(network, os.path.join(directory, name), since_ns)
+                except (AddressInUse, AddressNotInRange) as error:
+                    log(f"{directory}/{name}: {error.message}")
+                except (OSError, ValueError):
+                    continue  # a cursor, nothing of host-local's, or just released
+    return entered
+
+
+def enter_file(network: Network, path: str, since_ns: int) -> bool:
+    """Enter the lease that a file of host-local says; return False for a known or a dead one.
+
+    Raises AddressInUse, AddressNotInRange, StoreError, OSError; ValueError when it says none.
+    """
+    family, value = host_local.address_of(os.path.basename(path))
+    container_id, ifname = host_local.owner_of(host_local.read(path))
+    changed_ns = os.stat(path).st_mtime_ns
+    if changed_ns < since_ns:
+        return False
+    lease = network._lookup((family, value))
+    if lease is not None and (lease.container_id, lease.ifname) == (container_id, ifname):
+        return False
+    return network._adopt(Requester(container_id, ifname), family, value, changed_ns)
+
+
+def forget(network: str, data_dir: str, container_id: str, ifname: str) -> None:
+    """Delete the files of host-local that name this container. O(files). Raises nothing."""
+    for directory in directories(network, data_dir):
+        with suppress(OSError), locked(directory):
+            for name in host_local.file_names(directory):
+                path = os.path.join(directory, name)
+                with suppress(OSError, ValueError):
+                    host_local.address_of(name)
+                    owner = host_local.owner_of(host_local.read(path))
+                    # Files of host-local before 0.7 name no interface.
+                    if owner in ((container_id, ifname), (container_id, "")):
+                        os.unlink(path)
+
+
+@contextmanager
+def locked(directory: str | os.PathLike[str], *, create: bool = False) -> Iterator[None]:
+    """Hold host-local's lock of a network, if there is one or ``create`` makes it."""
+    import fcntl
+
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+    try:
+        descriptor = os.open(os.path.join(directory, host_local.LOCK), flags, 0o600)
+    except OSError:
+        yield
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,221 @@
+"""Pools with ``claims: NodeCIDRs``: the controller makes the blocks, nodes claim none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fastipam.cluster.controller import node_cidrs
+from fastipam.cluster.deadline import Deadline
+from fastipam.cluster.errors import NoBlock, in_words
+from fastipam.cluster.node import owners as ownership
+
+from . import bodies
+from .agents import Agent, Time, unsettled
+from .leaders import Leader, close_all, condition, events
+from .machines import owners
+from .rest import BLOCKS, POOLS, REQUESTS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from .conftest import Api
+
+_MACHINES = "/api/v1/nodes"
+_BLOCKS = node_cidrs.NODE_BLOCKS
+
+
+@pytest.fixture
+def leader(api: Api) -> Iterator[Leader]:
+    """A controller that leads."""
+    yield Leader(api)
+    close_all()
+
+
+def machine(api: Api, name: str, *cidrs: str) -> None:
+    """Make a Node with these podCIDRs."""
+    body: dict[str, Any] = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
+    if cidrs:
+        body["spec"] = {"podCIDR": cidrs[0], "podCIDRs": list(cidrs)}
+    api.admin.create(_MACHINES, body).done()
+
+
+def give(api: Api, name: str, cidr: str) -> None:
+    """Give a Node its podCIDR, as kube-controller-manager does."""
+    spec = {"spec": {"podCIDR": cidr, "podCIDRs": [cidr]}}
+    api.admin.merge(f"{_MACHINES}/{name}", spec).done()
+
+
+def make(api: Api, cidr: str = "10.244.0.0/16", size: int = 24, **more: Any) -> None:
+    """Make the pool."""
+    body = bodies.pool("default", cidr, size, claims="NodeCIDRs", **more)
+    api.admin.create(POOLS, body).done()
+
+
+def change(api: Api, **spec: Any) -> None:
+    """Edit the pool."""
+    api.admin.merge(f"{POOLS}/default", {"spec": spec}).done()
+
+
+# The controller ---------------------------------------------------------------------------------
+
+
+def test_every_node_gets_its_block(api: Api, leader: Leader) -> None:
+    """In its name, also when its podCIDR comes later, and once only."""
+    machine(api, "a", "10.244.0.0/24")
+    machine(api, "b", "10.244.3.0/24", "fd00:10:244:3::/64")
+    machine(api, "c")
+    make(api)
+    leader.settle()
+    assert condition(api, "default")[:2] == ("True", "Accepted")
+    assert owners(api) == {"10.244.0.0/24": "a", "10.244.3.0/24": "b"}
+    status, reason, message = condition(api, "default", _BLOCKS)
+    assert (status, reason) == ("False", "NoPodCIDR")
+    assert "Node c has no IPv4 podCIDR" in message
+    give(api, "c", "10.244.7.0/24")
+    leader.settle()
+    assert owners(api)["10.244.7.0/24"] == "c"
+    assert condition(api, "default", _BLOCKS)[:2] == ("True", "Complete")
+    assert [one for one, _ in events(api, "default")] == ["Accepted", "NoPodCIDR", "Complete"]
+    assert leader.controller.state().orphans == 0, "their agents have not joined yet"
+
+
+@pytest.mark.parametrize(
+    ("cidrs", "reason", "words"),
+    [
+        ({"b": ""}, "NoPodCIDR", "Node b has no IPv4 podCIDR"),
+        ({"b": "10.99.0.0/24"}, "OutsidePool", "10.99.0.0/24, the podCIDR of Node b, lies outside"),
+        (
+            {"b": "10.244.4.0/23"},
+            "OtherLength",
+            "10.244.4.0/23, the podCIDR of Node b, is no block",
+        ),
+        (
+            {"b": "10.244.5.0/24", "c": "10.244.5.0/24"},
+            "SharedPodCIDR",
+            "10.244.5.0/24 is the podCIDR of two Nodes, b and c",
+        ),
+    ],
+)
+def test_a_node_that_gets_none(
+    api: Api, leader: Leader, cidrs: dict[str, str], reason: str, words: str
+) -> None:
+    """The pool's condition and an event say which Node, and why; the others get theirs."""
+    machine(api, "a", "10.244.0.0/24")
+    for name, cidr in cidrs.items():
+        machine(api, name, *filter(None, [cidr]))
+    make(api)
+    leader.settle()
+    assert owners(api)["10.244.0.0/24"] == "a"
+    status, told, message = condition(api, "default", _BLOCKS)
+    assert (status, told) == ("False", reason)
+    assert words in message
+    assert any(one == reason and words in text for one, text in events(api, "default"))
+
+
+def test_a_node_that_was_made_again(api: Api, leader: Leader) -> None:
+    """Its podCIDR is another one: it has the old block, too, until it is drained.
+
+    The Node that got its old podCIDR waits for that.
+    """
+    machine(api, "a", "10.244.0.0/24")
+    make(api)
+    leader.settle()
+    api.admin.request("DELETE", f"{_MACHINES}/a").done()
+    machine(api, "a", "10.244.1.0/24")
+    machine(api, "b", "10.244.0.0/24")
+    leader.settle()
+    assert owners(api) == {"10.244.0.0/24": "a", "10.244.1.0/24": "a"}
+    status, reason, message = condition(api, "default", _BLOCKS)
+    assert (status, reason) == ("False", "Owned")
+    assert "10.244.0.0/24, the podCIDR of Node b, is a block of node a: drain a" in message
+    assert "node a owns 10.244.0.0/24, which is not the podCIDR of its Node" in message
+    api.admin.delete(f"{BLOCKS}/10-244-0-0-24").done()
+    leader.settle()
+    assert owners(api) == {"10.244.0.0/24": "b", "10.244.1.0/24": "a"}
+    assert condition(api, "default", _BLOCKS)[0] == "True"
+
+
+def test_claims_by_anybody_wait_for_every_block(api: Api, leader: Leader) -> None:
+    """Blocks that are missing are made before; a podCIDR that cannot be one is the reason."""
+    machine(api, "a", "10.244.0.0/24")
+    make(api)
+    leader.settle()
+    machine(api, "b", "10.244.4.0/23")
+    machine(api, "c", "10.244.9.0/24")
+    change(api, claims="Any")
+    leader.settle()
+    status, reason, message = condition(api, "default")
+    assert (status, reason) == ("False", "NodeCIDRs")
+    assert "10.244.4.0/23, the podCIDR of Node b, is no block of /24" in message
+    found = api.admin.get(f"{POOLS}/default").done()
+    assert found["status"]["accepted"]["spec"]["claims"] == "NodeCIDRs"
+    api.admin.request("DELETE", f"{_MACHINES}/b").done()
+    api.admin.delete(f"{BLOCKS}/10-244-9-0-24").done()
+    steps = leader.turn(1)
+    assert steps.index("block") < steps.index("accepted")
+    assert owners(api) == {"10.244.0.0/24": "a", "10.244.9.0/24": "c"}
+    leader.settle()
+    assert condition(api, "default", _BLOCKS) == ("", "", ""), "it says nothing any more"
+
+
+# A node -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def agents(api: Api, leader: Leader, tmp_path: Path) -> Iterator[tuple[Agent, Agent]]:
+    """Two agents, one with a podCIDR; the pool is in force."""
+    make(api)
+    made = Agent(tmp_path, api, "a", Time()), Agent(tmp_path, api, "b", Time())
+    give(api, "a", "10.244.0.0/24")
+    leader.settle()
+    yield made
+    for one in made:
+        one.close()
+
+
+def test_a_node_uses_its_pod_cidr_only(
+    api: Api, leader: Leader, agents: tuple[Agent, Agent]
+) -> None:
+    """It claims nothing, asks nobody, gives nothing; the errors say what the matter is."""
+    one, two = agents
+    for agent in agents:
+        agent.turn()
+        agent.turn(6)
+    assert one.active() == {"10.244.0.0/24"}
+    assert two.active() == set()
+    assert two.add() == 0
+    two.turn(1)
+    assert "node b uses its IPv4 podCIDR only" in two.keeper.need("c")
+    assert "kubectl describe addresspools" in two.keeper.need("c")
+    assert one.add(260) == 254
+    one.turn(1)
+    assert "no address of it is free" in one.keeper.need("c")
+    one.turn(60)
+    assert owners(api) == {"10.244.0.0/24": "a"}
+    assert api.admin.get(REQUESTS).done()["items"] == []
+    give(api, "b", "10.244.1.0/24")
+    leader.settle()
+    two.turn(6)
+    assert two.active() == {"10.244.1.0/24"}
+    assert two.add() == 1
+    change(api, claims="Any")
+    leader.settle()
+    one.turn(1)
+    one.turn(1)
+    assert len(one.active()) > 1
+    assert unsettled(api, agents) == []
+
+
+def test_the_command_claims_nothing(agents: tuple[Agent, Agent]) -> None:
+    """A person who wants another block is told why there is none."""
+    one, _ = agents
+    one.turn()
+    one.turn(6)
+    node = one.keeper.node
+    assert not node.claim_family(4, 1, Deadline(5))
+    told = ownership.without_a_free_block(node, 4, Deadline(5))
+    assert isinstance(told, NoBlock)
+    assert "claims: Any" in in_words(told)
