@@ -209,6 +209,27 @@ def test_a_node_uses_its_pod_cidr_only(
     assert unsettled(api, agents) == []
 
 
+def test_the_block_of_an_earlier_node_object(
+    api: Api, leader: Leader, agents: tuple[Agent, Agent]
+) -> None:
+    """It is given back when it is empty; the present podCIDR stays, empty or not."""
+    one, _ = agents
+    one.turn()
+    one.turn(6)
+    assert one.add() == 1
+    api.admin.request("DELETE", f"{_MACHINES}/a").done()
+    machine(api, "a", "10.244.9.0/24")
+    leader.settle()
+    one.turn(601)
+    one.turn(60)
+    assert one.active() == {"10.244.0.0/24", "10.244.9.0/24"}, "an address of it is in use"
+    one.network.release("c1")
+    one.turn(60)
+    assert one.active() == {"10.244.9.0/24"}
+    leader.settle()
+    assert owners(api) == {"10.244.9.0/24": "a"}
+
+
 def test_the_command_claims_nothing(agents: tuple[Agent, Agent]) -> None:
     """A person who wants another block is told why there is none."""
     one, _ = agents

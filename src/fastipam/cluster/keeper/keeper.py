@@ -380,12 +380,26 @@ class Keeper:
         if self._marked or self._needs:
             return
         now_s = self.store.clock() / 1e9
-        for pool in filter(self._may_claim, self.settings.geometries):
+        for pool in self.settings.geometries:
             mine = [each for its_pool, each in uses if its_pool is pool]
+            if not self._may_claim(pool):
+                self._give_back_others(pool, mine, deadline)
+                continue
             numbers = planner.to_give_back(self.settings.watermarks, pool, mine, now_s)
             if numbers:
                 ids = [(pool.family, pool.address(one)) for one in numbers]
                 self.node.give_back(ids, deadline)
+                self._seen = _UNSEEN
+
+    def _give_back_others(self, pool: Geometry, mine: Sequence[Use], deadline: Deadline) -> None:
+        """Give back the empty blocks that are the podCIDR of an earlier Node object."""
+        if len(mine) < 2 or all(one.used for one in mine):
+            return
+        chosen = self.registry.assigned(deadline)
+        ids = {(pool.family, pool.address(one.number)): one for one in mine}
+        if chosen & ids.keys():
+            empty = [each for each, one in ids.items() if not one.used and each not in chosen]
+            if empty and self.node.give_back(empty, deadline):
                 self._seen = _UNSEEN
 
     # Others in need -------------------------------------------------------------------------

@@ -272,6 +272,10 @@ class KeyValueRegistry:
         found = (pool.number(schema.read_block_key(one.key)[1]) for one in listed)
         return frozenset(one for one in found if one is not None)
 
+    def assigned(self, deadline: Deadline) -> frozenset[BlockId]:  # noqa: ARG002  # others ask
+        """Return nothing: nodes claim what they need."""
+        return frozenset()
+
     def release(self, block: Block, deadline: Deadline) -> None:
         """Delete a block's owner. Asks until the outcome is known."""
         key = self.keys.block(block.family, block.base)

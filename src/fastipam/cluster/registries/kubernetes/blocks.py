@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from fastipam.addressing.addresses import BITS
+from fastipam.addressing.addresses import BITS, parse_cidr
 from fastipam.cluster.engine import EngineError, EngineTimeout
 from fastipam.cluster.errors import ClusterRefused, NoBlock
 from fastipam.cluster.registries.kubernetes import objects
@@ -279,6 +279,11 @@ class Blocks:
             for number in (numbers.start, numbers.stop - 1)
         }
         return sorted(ends)
+
+    def assigned(self, deadline: Deadline) -> frozenset[BlockId]:
+        """Return the podCIDRs of this node's Node object. One read."""
+        found = self._api.get(objects.MACHINES, self._api.name, deadline)
+        return frozenset(parse_cidr(one)[:2] for one in objects.pod_cidrs(found or {}))
 
     def release(self, block: Block, deadline: Deadline) -> None:
         """Delete a block's object if it is this node's. Asks until the outcome is known."""

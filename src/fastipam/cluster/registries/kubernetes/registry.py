@@ -185,6 +185,10 @@ class KubernetesRegistry(Overview):
         """Return those of the blocks that a node owns. One list a window."""
         return self._blocks.taken(pool, numbers, deadline)
 
+    def assigned(self, deadline: Deadline) -> frozenset[BlockId]:
+        """Return the podCIDRs of this node's Node object. One read."""
+        return self._blocks.assigned(deadline)
+
     def release(self, block: Block, deadline: Deadline) -> None:
         """Delete a block's object if it is this node's. Asks until the outcome is known."""
         self._blocks.release(block, deadline)
