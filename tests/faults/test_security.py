@@ -188,6 +188,8 @@ def test_export_stays_inside(tmp_path: Path) -> None:
         ("backup {tmp}/x", "x"),
         ("backup {tmp}/x --force", "x"),
         ("map -o {tmp}/x.png", "x.png"),
+        ("conflist -o {tmp}/x", "x"),
+        ("conflist -o {tmp}/x/file", "x"),
         ("install --bin-dir {tmp}", "fastipam"),
         ("install --bin-dir {tmp}", "fastipam-direct"),
         ("export host-local {tmp}", "n"),
