@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -27,14 +28,16 @@ MAPS = f"/api/v1/namespaces/{SYSTEM}/configmaps"
 KINDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 # Helm makes the namespace: the chart's own would be deleted by a controller that is not here.
 PLACE = ("--namespace", SYSTEM)
+DOCUMENT = rendering.CHART.parents[1] / "docs" / "kubernetes.md"
 _AT = "2026-01-01T00:00:00Z"
 
 
 class Cluster:
     """A server with nothing of fastipam on it, and Helm for it."""
 
-    def __init__(self, server: ApiServer, helm: Path) -> None:
+    def __init__(self, server: ApiServer, helm: Path, kubectl: Path) -> None:
         self.server = server
+        self._kubectl = kubectl
         self.admin = server.admin
         self._helm = helm
 
@@ -66,6 +69,15 @@ class Cluster:
             timeout=120,
         )
 
+    def type(self, commands: str) -> None:
+        """Run commands of a shell, among them kubectl."""
+        environment = {
+            "PATH": f"{self._kubectl.parent}:{os.environ['PATH']}",
+            "HOME": str(self.server.directory / "helm"),
+            "KUBECONFIG": str(self.server.kubeconfig()),
+        }
+        subprocess.run(["bash", "-euc", commands], env=environment, check=True, timeout=120)
+
     def has(self, path: str, name: str) -> bool:
         """Whether there is such an object, which is not being deleted."""
         answer: Answer = self.admin.get(f"{path}/{name}")
@@ -82,7 +94,7 @@ def cluster(kubernetes_program: Callable[[str], Path], tmp_path: Path) -> Iterat
     """One that has nothing of fastipam."""
     program, helm = kubernetes_program("kube-apiserver"), kubernetes_program("helm")
     with ApiServer(program, any_binary(), tmp_path) as server:
-        yield Cluster(server, helm)
+        yield Cluster(server, helm, kubernetes_program("kubectl"))
 
 
 def _do(work: Callable[[], Any]) -> threading.Thread:
@@ -163,6 +175,20 @@ def test_a_life(cluster: Cluster) -> None:
     cluster.helm("install", "fastipam", chart)
     assert cluster.has(SETS, "fastipam-agent")
     assert cluster.has(BLOCKS, "10-32-7-0-24")
+
+    # To the end, as the document says.
+    held = {"metadata": {"finalizers": ["fastipam.io/blocks"]}}
+    cluster.admin.merge(f"{POOLS}/default", held).done()
+    cluster.helm("uninstall", "fastipam", "--no-hooks")
+    cluster.type(_shown("xargs -I POOL"))
+    until(lambda: cluster.admin.get(POOLS).status == 404, "the kinds are gone")
+
+
+def _shown(words: str) -> str:
+    """The block of the document that has these words."""
+    blocks = re.findall(r"^```sh\n(.*?)^```$", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
+    (found,) = (each for each in blocks if words in each)
+    return str(found)
 
 
 def test_the_account_that_waits(cluster: Cluster) -> None:
