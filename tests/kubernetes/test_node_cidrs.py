@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +11,7 @@ from fastipam.cluster.controller import node_cidrs
 from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.errors import NoBlock, in_words
 from fastipam.cluster.node import owners as ownership
+from fastipam.cluster.node import recovery
 
 from . import bodies
 from .agents import Agent, Time, unsettled
@@ -228,6 +230,21 @@ def test_the_block_of_an_earlier_node_object(
     assert one.active() == {"10.244.9.0/24"}
     leader.settle()
     assert owners(api) == {"10.244.9.0/24": "a"}
+
+
+def test_an_address_of_the_node_itself(
+    agents: tuple[Agent, Agent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """host-local's gateway, which is on the bridge, is given to no pod."""
+    addresses = [(4, int(IPv4Address(one))) for one in ("10.244.0.9", "10.244.0.1", "192.0.2.1")]
+    monkeypatch.setattr(recovery, "own_addresses", lambda: addresses)
+    one, _ = agents
+    one.turn()
+    one.turn(6)
+    assert one.add(260) == 253, "without the pool's gateway, which is 10.244.0.1, and 10.244.0.9"
+    kept = one.network.lookup("10.244.0.9")
+    assert kept is not None
+    assert kept.container_id == "found-on-the-node"
 
 
 def test_the_command_claims_nothing(agents: tuple[Agent, Agent]) -> None:

@@ -115,6 +115,8 @@ def recover(
                 users.setdefault(address, []).append(netns)
     for (family, value), there in users.items():
         _enter(node, family, value, there, done)
+    for address in _of_the_node(node.settings, wanted) - users.keys():
+        _enter_own(node, *address, done)
     node.confirm_found(found)
     return done
 
@@ -181,17 +183,50 @@ def _enter(node: Node, family: int, value: int, there: list[Netns], done: Recove
     netns = there[0]
     name = netns.path.strip("/").replace("/", "-")
     owner = Requester(f"{FOUND}{netns.inode}-{name}", "", netns)
-    if lease is not None and not lease.netns and len(there) == 1:
-        # It was imported, and names its container: the namespace is all that it lacks.
+    is_chosen = _is_chosen(node.settings, (family, value))
+    if is_chosen and lease is not None and not lease.netns and len(there) == 1:
+        # host-local has named its container: the namespace is all that it lacks.
         owner = Requester(lease.container_id, lease.ifname, netns)
     try:
         replaced = node.share.adopt_running(owner, family, value)
     except AddressInUse as error:  # whatever it is that has it, nobody gets it
         done.remarks.append(error.message)
         return
-    if replaced is not None and replaced.netns:
+    if replaced is not None and replaced.container_id != owner.container_id:
         whose = f"{replaced.container_id} {replaced.ifname}".rstrip()
         done.remarks.append(f"{text} is in {netns.path}, and the store had it as {whose}'s")
+
+
+def _of_the_node(settings: Settings, wanted: set[BlockId]) -> set[tuple[int, int]]:
+    """Return the addresses of this namespace in podCIDRs: host-local's gateways, on a bridge."""
+    if not settings.uses_node_cidrs:
+        return set()
+    gateways = {each.gateway for one in settings.pool.sets for each in one.ranges}
+    return {
+        one
+        for one in own_addresses()
+        if _is_chosen(settings, one) and one not in gateways and _block_of(settings, *one) in wanted
+    }
+
+
+def own_addresses() -> list[tuple[int, int]]:
+    """Return (family, integer) of the addresses of this process's namespace: the node's."""
+    return rtnetlink.addresses()
+
+
+def _is_chosen(settings: Settings, address: tuple[int, int]) -> bool:
+    """Return whether the block of an address was chosen for its node: it is a podCIDR."""
+    pool = settings.geometry_of(*address)
+    return pool is not None and not settings.may_claim(pool)
+
+
+def _enter_own(node: Node, family: int, value: int, done: Recovered) -> None:
+    """Keep an address that the node itself has from its pods."""
+    done.entered.append((family, value))
+    try:
+        node.share.adopt_running(Requester(f"{FOUND}on-the-node", ""), family, value)
+    except AddressInUse as error:
+        done.remarks.append(error.message)
 
 
 def _is_of(lease: Lease, netns: Netns) -> bool:
