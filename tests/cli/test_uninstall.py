@@ -154,6 +154,9 @@ def test_containers_have_addresses(host: Host) -> None:
     assert "1 container of this node still has addresses of fastipam" in done.stderr
     assert "fastipam list" in done.stderr
     assert host.is_whole()
+    told = host.run("--force", "--dry-run")
+    assert (told.returncode, told.stderr) == (0, "")
+    assert host.is_whole()
     forced = host.run("--force")
     assert forced.returncode == 0, forced.stderr
     assert "1 container had addresses of fastipam when the plugin was removed" in forced.stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from fastipam.cli.click_base import Failure
 from fastipam.cli.click_base import command as _command
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Sequence
 
     from fastipam.cli.commands.uninstall.removal import Outcome
 
@@ -103,17 +102,8 @@ def command(
         _refuse(count, unknown, data_dir, socket_path)
     if purge and not dry_run:
         _ask(data_dir, count, socket_path, yes=yes)
-    one = removal.Removal(dry_run=dry_run)
-    parts: list[Callable[[], Iterable[Outcome]]] = [
-        partial(one.conflist, conflist.absolute()),
-        partial(one.plugin, bin_dir.absolute(), name),
-        one.routes,
-        partial(one.socket, socket_path.absolute()),
-    ]
-    if purge:
-        parts.append(partial(one.store, Path(data_dir).absolute()))
-    done = [outcome for part in parts for outcome in part()]
-    failed = any(each.became == removal.FAILED for each in done)
+    to_purge = data_dir if purge else ""
+    done = _remove(conflist, (bin_dir, name), socket_path, to_purge, dry_run=dry_run)
     store = "" if purge or not Path(data_dir).is_dir() else str(Path(data_dir).absolute())
     if as_json:
         output.json_object(
@@ -125,14 +115,24 @@ def command(
             }
         )
     else:
-        _print(done, dry_run=dry_run)
-        if store:
-            output.say(f"kept {store}: the store; --purge deletes it")
-    if count:
+        _print(done, store, dry_run=dry_run)
+    if count and not dry_run:
         containers = output.counted(count, "container")
         output.note(f"{containers} had addresses of fastipam when the plugin was removed")
-    if failed:
+    if any(each.became == removal.FAILED for each in done):
         raise SystemExit(1)
+
+
+def _remove(
+    conflist: Path, plugin: tuple[Path, str], socket_path: Path, store: str, *, dry_run: bool
+) -> list[Outcome]:
+    """Remove every part, the store if one is given; return what became of each."""
+    from fastipam.cli.commands.uninstall.removal import Removal
+
+    one = Removal(dry_run=dry_run)
+    done = [*one.conflist(conflist.absolute()), *one.plugin(plugin[0].absolute(), plugin[1])]
+    done += [*one.routes(), *one.socket(socket_path.absolute())]
+    return [*done, *one.store(Path(store).absolute())] if store else done
 
 
 def _refuse(count: int, unknown: str, data_dir: str, socket_path: Path) -> None:
@@ -195,7 +195,7 @@ def _ask(data_dir: str, count: int, socket_path: Path, *, yes: bool) -> None:
     click.confirm(f"Delete the store {data_dir}?", abort=True, err=True)
 
 
-def _print(done: Sequence[Outcome], *, dry_run: bool) -> None:
+def _print(done: Sequence[Outcome], store: str, *, dry_run: bool) -> None:
     """Print a line for each path; what could not be removed goes to standard error."""
     from fastipam.cli.commands.uninstall import removal
 
@@ -209,3 +209,5 @@ def _print(done: Sequence[Outcome], *, dry_run: bool) -> None:
             output.say(f"{would} {each.path} ({each.what})")
     if all(each.became == removal.ABSENT for each in done):
         output.say("nothing of fastipam is installed here")
+    if store:
+        output.say(f"kept {store}: the store; --purge deletes it")
