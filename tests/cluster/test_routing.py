@@ -307,6 +307,17 @@ def test_a_pool_that_holds_a_node(caplog: pytest.LogCaptureFixture) -> None:
     assert "192.0.0.0/16 holds the address 192.0.2.3 of node b" in caplog.text
 
 
+def test_without_gateways(world: World) -> None:
+    """Only what no pod has is unreachable; gateways that an earlier run has set are deleted."""
+    world.blocks.complete()
+    world.step()
+    world.setting = Setting(world.kernel, [world.blocks], world.clock, gateways=False)
+    world.has("10.32.7.0/24", "c", "198.51.100.4")
+    assert world.step() == {one for one in FIRST if one.startswith("unreachable")}
+    assert world.setting.condition == (True, "Set", "")
+    assert world.setting.status.left_out == {}
+
+
 def test_pools_that_come_and_go(world: World) -> None:
     """A pool gets its unreachable route when it is in force, and loses it with its last use."""
     pools = [parse_cidr(POOL)]

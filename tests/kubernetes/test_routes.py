@@ -267,3 +267,47 @@ def test_a_disabled_pool(link: Link) -> None:
     until(lambda: all("unreachable 10.48.0.0/20" in one.routes() for one in nodes), "the new pool")
     settle(*nodes, api=link.api)
     pods[0].ping(pods[2])
+
+
+def test_an_overlay(link: Link) -> None:
+    """Nodes behind a router, and host-gw over a VXLAN that is made as docs/routes.md does it."""
+    a, b = nodes = [link.node("a"), link.node("b")]
+    for address in ("192.0.2.254/24", "198.51.100.254/24"):
+        link.switch.run("ip", "address", "add", address, "dev", "s0")
+    link.switch.run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
+    b.ip("address", "flush", "dev", "eth0")
+    b.ip("address", "add", "198.51.100.2/24", "dev", "eth0")
+    a.ip("route", "add", "default", "via", "192.0.2.254")
+    b.ip("route", "add", "default", "via", "198.51.100.254")
+    own = {"a": "192.0.2.1", "b": "198.51.100.2"}
+    for number, node in enumerate(nodes, 1):
+        vxlan = ["type", "vxlan", "id", "147", "dstport", "4789", "nolearning", "local"]
+        made = node.host.run("ip", "link", "add", "vx0", *vxlan, own[node.name], check=False)
+        if made.returncode:
+            tools.unsupported(f"the kernel makes no VXLAN: {made.stderr}")
+        node.addresses = [f"100.64.0.{number}", f"fd64::{number}"]
+        node.ip("address", "add", f"{node.addresses[0]}/24", "dev", "vx0")
+        node.ip("address", "add", f"{node.addresses[1]}/64", "dev", "vx0", "nodad")
+        node.ip("link", "set", "vx0", "mtu", "1450", "up")
+        (other,) = (address for name, address in own.items() if name != node.name)
+        flood = ["fdb", "append", "00:00:00:00:00:00", "dev", "vx0", "dst", other]
+        node.host.run("bridge", *flood)
+        node.cluster["address"] = node.addresses
+        node.write()
+        node.start()
+    until(lambda: len(owners(link.api)) == 4, "each node has a block of each family")
+    settle(a, b, api=link.api)
+    pods = [node.add(link.plugin_dir) for node in nodes]
+    pods[0].ping(pods[1])
+
+
+def test_own_routes_only(link: Link) -> None:
+    """Somebody else routes: an agent with --routes own has unreachable routes, and no other."""
+    a, b = link.node("a"), link.node("b")
+    a.start(routes="own")
+    b.start()
+    until(lambda: len(owners(link.api)) == 4, "each node has a block of each family")
+    until(lambda: b.routes() == expected(b, (a, b), link.api), "b routes to a")
+    mine = {cidr for cidr, owner in owners(link.api).items() if owner == "a"}
+    wanted = {f"unreachable {one}" for one in (*mine, "10.32.0.0/20", "fd32::/112")}
+    until(lambda: a.routes() == wanted, "only unreachable ones")

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fastipam.cluster")
 
+# What an agent does about routes: NONE; OWN makes addresses of its own blocks and of the pools that
+# no pod has unreachable; HOST_GW also leads to the other nodes' blocks, on a link that all share.
+NONE, OWN, HOST_GW = ROUTES = ("none", "own", "host-gw")
 _MOST_PATIENCE_S = 8.0  # below the agent's own limit for a client
 
 
@@ -91,22 +94,25 @@ class Clusters(Services):
         self._to_create.add(key[0])
         return key
 
-    def keep_routes(self) -> None:
-        """Keep the routes to the blocks of the networks that files have named.
+    def keep_routes(self, routes: str) -> None:
+        """Keep the routes of the blocks of the networks that files have named; see ROUTES.
 
         It sets and deletes nothing before :meth:`install`. Raises ConfigError.
         """
+        if routes == NONE:
+            return
         from fastipam.cluster.routing.router import Router
 
         if not self.pending:
             raise ConfigError(
                 "there is no network whose blocks could get routes",
                 field="--routes",
-                value="host-gw",
+                value=routes,
                 hint="--cluster names a file with the settings of a cluster, or a conflist; "
                 "routes are set for the networks of these files",
             )
-        self.router = Router([settings.node for settings in self.pending.values()])
+        nodes = [settings.node for settings in self.pending.values()]
+        self.router = Router(nodes, gateways=routes == HOST_GW)
         self._routed = dict(zip(self.pending, self.router.blocks, strict=True))
 
     @property

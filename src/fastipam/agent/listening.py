@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from fastipam.agent import systemd
+from fastipam.agent.clusters import NONE
 from fastipam.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -69,16 +70,19 @@ def only_agent(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def only_router(directory: Path) -> Iterator[None]:
+def only_router(directory: Path, asked: str) -> Iterator[None]:
     """Hold the lock of the one agent that sets routes in this network namespace.
 
     Two would delete each other's, if their clusters differ. Raises ConfigError. ``directory`` is
-    that of the agents' sockets, which nobody else can write to.
+    that of the agents' sockets, which nobody else can write to; ``asked`` is what --routes says.
     """
+    if asked == NONE:
+        yield
+        return
     taken = ConfigError(
         "another agent sets the routes of this machine",
         field="--routes",
-        value="host-gw",
+        value=asked,
         hint="one agent sets the routes of all its --cluster; start the others with --routes none",
     )
     directory.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,6 @@ import os
 import resource
 import signal
 import socket
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from fastipam._ledger import without_result
 from fastipam.agent import preload, systemd
 from fastipam.agent.batch import Executor
-from fastipam.agent.clusters import Clusters
+from fastipam.agent.clusters import NONE, Clusters
 from fastipam.agent.housekeeping import DEFAULT_INTERVAL_S, Housekeeping
 from fastipam.agent.lanes import SHARED, Lanes, Work
 from fastipam.agent.listening import listening, only_router
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fastipam.agent")
 
-HOST_GW = "host-gw"  # a route to each node's blocks, by the node's address on a common link
 _OTHER_DESCRIPTORS = 256  # stores, the page's readers, connections to a cluster's store
 _LANES_END_S = 1.0  # for a lane that does housekeeping, or waits for its store
 
@@ -47,7 +45,7 @@ class Options(NamedTuple):
     """The options of ``fastipam agent``. ``http`` is (address, port) of page and metrics, or None.
 
     ``clusters`` are files with a cluster's settings, whose networks have a keeper from the start.
-    ``routes`` is HOST_GW when the agent sets the routes to their blocks, or "none".
+    ``routes`` is one of ROUTES.
     ``data_dirs`` are swept and shown from the start. With ``sweep_interval_s`` 0 no store is swept.
     With ``http_private`` the page has no names of pods. ``conflist`` is the network configuration
     to write; its template is the first of ``clusters``.
@@ -63,7 +61,7 @@ class Options(NamedTuple):
     drain_s: float = 5.0
     clusters: tuple[str, ...] = ()
     conflist: ConflistRequest | None = None
-    routes: str = "none"
+    routes: str = NONE
 
 
 class Ready(NamedTuple):
@@ -101,13 +99,12 @@ def run(options: Options, announce: Callable[[Ready], object] = lambda _: None) 
     example because another agent serves it.
     """
     _raise_descriptor_limit(options.limits.connections)
-    router = only_router(options.socket.parent) if options.routes == HOST_GW else nullcontext()
-    with listening(options.socket) as listener, router:
+    path = options.socket
+    with listening(path) as listener, only_router(path.parent, options.routes):
         worker = Worker(grace_s=options.grace_s)
         clusters = Clusters(worker=worker)
         keys = [clusters.add_file(path, options.data_dirs) for path in options.clusters]
-        if options.routes == HOST_GW:
-            clusters.keep_routes()
+        clusters.keep_routes(options.routes)
         writer = _conflist_writer(options, clusters, keys)
         observer, url, stop_http = _instrumented(options, listener, clusters, writer)
 

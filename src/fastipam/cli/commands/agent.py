@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fastipam.agent import main as process
+from fastipam.agent.clusters import ROUTES
 from fastipam.agent.loop import Limits
 from fastipam.cli import options, streams
 from fastipam.cli.click_base import command as _command
@@ -147,9 +148,10 @@ def _conflist(clusters: tuple[Path, ...], target: Path | None, mtu: int | None) 
     "--routes",
     default=_DEFAULTS.routes,
     show_default=True,
-    type=click.Choice(["none", process.HOST_GW]),
-    help="host-gw: set the routes to the other nodes' blocks, for the networks of --cluster. All "
-    "nodes have to be on one link; it takes the capability NET_ADMIN. none: somebody else routes.",
+    type=click.Choice(ROUTES),
+    help="host-gw: set routes to the other nodes' blocks, for the networks of --cluster; all nodes "
+    "have to be on one link. own: somebody else (BGP, a cloud, an overlay) routes between nodes; "
+    "only make addresses that no pod has unreachable. Both take the capability NET_ADMIN.",
 )
 def command(
     socket_path: Path,

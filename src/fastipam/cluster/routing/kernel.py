@@ -132,15 +132,18 @@ class Kernel:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def require_rights(self) -> None:
-        """Raise ConfigError unless this process may change routes. Changes nothing."""
+    def require_rights(self, asked: str = "host-gw") -> None:
+        """Raise ConfigError unless this process may change routes, for --routes ``asked``.
+
+        Changes nothing.
+        """
         nobody = Route(4, 0, BITS[4], None, REJECT_METRIC)  # 0.0.0.0/32, which no pool holds
         for _, number, text in self._ask([_request(rtnetlink.RTM_DELROUTE, 0, nobody)]):
             if number in (errno.EPERM, errno.EACCES):
                 raise ConfigError(
                     f"this process may not change the machine's routes: {text}",
                     field="--routes",
-                    value="host-gw",
+                    value=asked,
                     hint="it takes root with the capability NET_ADMIN; --routes none needs neither",
                 )
 

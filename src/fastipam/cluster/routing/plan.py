@@ -29,12 +29,13 @@ class Plan:
 
     ``routes`` are to be there. ``kept`` may stay if they are there: nobody knows for the moment how
     to reach their gateways. What is in neither is to be deleted if ``is_complete``. ``problems``
-    has a sentence for each (reason, node or prefix) that has no route.
+    has a sentence for each (reason, node or prefix) that has no route. Without ``gateways`` none of
+    the routes leads to another node.
     """
 
     __slots__ = ("_gateways", "_rejects", "is_complete", "kept", "nodes", "problems", "routes")
 
-    def __init__(self, networks: Iterable[Wanted]) -> None:
+    def __init__(self, networks: Iterable[Wanted], *, gateways: bool = True) -> None:
         self.routes: set[Route] = set()
         self.kept: set[Route] = set()
         self.problems: dict[tuple[str, str], str] = {}
@@ -45,8 +46,10 @@ class Plan:
         for one in networks:
             self.is_complete = self.is_complete and one.is_complete
             self.nodes.update(one.nodes)
-            self._gateways.update(one.gateways)
             self._rejects |= one.rejects
+            if not gateways:
+                continue
+            self._gateways.update(one.gateways)
             for node, family in one.without:
                 self.problems[WITHOUT_ADDRESS, f"{node} IPv{family}"] = (
                     f"node {node} has blocks and no IPv{family} address that others could use; "

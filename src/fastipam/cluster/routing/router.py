@@ -27,26 +27,28 @@ _END_S = 2.0  # for a step that is under way
 
 
 class Router:
-    """Keeps the routes to the blocks of some networks. ``nodes`` has this node's name in each.
+    """Keeps the routes of some networks' blocks. ``nodes`` has this node's name in each.
+
+    Without ``gateways`` only those are set by which packets to nobody are unreachable.
 
     Raises ConfigError when the kernel does not let this process change routes.
     """
 
-    def __init__(self, nodes: Sequence[str]) -> None:
+    def __init__(self, nodes: Sequence[str], *, gateways: bool = True) -> None:
         self.blocks = [Blocks(node, self.wake) for node in nodes]
         self._is_over = self._is_woken = False
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             self._kernel = Kernel()
-            self._kernel.require_rights()
+            self._kernel.require_rights("host-gw" if gateways else "own")
             self._events = Events()
         except OSError as error:
             raise ConfigError(
                 f"the kernel's routes cannot be used: {error.strerror or error}",
                 field="--routes",
-                value="host-gw",
+                value="host-gw" if gateways else "own",
             ) from error
-        self._setting = Setting(self._kernel, self.blocks)
+        self._setting = Setting(self._kernel, self.blocks, gateways=gateways)
         self._thread = threading.Thread(target=self._run, name="routes", daemon=True)
 
     @property

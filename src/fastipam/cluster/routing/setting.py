@@ -55,8 +55,10 @@ class Status(NamedTuple):
 class Setting:
     """The routes of some networks; for one thread. Others may read ``condition`` and ``status``.
 
-    ``networks`` do not change. Nothing is set before the blocks of one network were told, and
-    nothing is deleted while one is not reached.
+    ``networks`` do not change. Without ``gateways`` no route leads to another node.
+
+    Nothing is set before the blocks of one network were told, and nothing is deleted while one is
+    not reached.
     """
 
     def __init__(
@@ -64,12 +66,15 @@ class Setting:
         kernel: Kernel,
         networks: Sequence[Blocks],
         clock: Callable[[], float] = time.monotonic,
+        *,
+        gateways: bool = True,
     ) -> None:
         self.interfaces: set[int] = set()  # over which routes lead
         self.condition = Condition(False, "NotReached", "the cluster's store was not reached yet")
         self.status = Status({}, {}, False, 0)
         self._kernel = kernel
         self._networks = networks
+        self._with_gateways = gateways
         self._clock = clock
         self._have: set[Route] = set()  # what is there, as far as is known
         self._adopted: set[Route] | None = None  # of an earlier run, until all blocks were told
@@ -216,7 +221,7 @@ class Setting:
     def _plan(self, *, look_again: bool) -> Plan:
         """Return the plan, after the kernel was asked how the nodes' addresses are reached."""
         told = [one for one in self._networks if one.is_told]
-        plan = Plan([one.wanted() for one in told])
+        plan = Plan([one.wanted() for one in told], gateways=self._with_gateways)
         if len(told) == len(self._networks) and plan.is_complete:
             self._adopted = set()
         else:
