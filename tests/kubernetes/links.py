@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
+
+import pytest
 
 from ..agent.processes import Agent, until
 from ..cluster.proxy import Proxy
@@ -100,14 +101,10 @@ class LinkNode(Site):
         """Start a pod: ptp, with an address of each family that the pools have."""
         assert self.agent is not None
         namespace = self.stack.enter_context(netns.temporary(label))
-        before = os.environ.get("FASTIPAM_SOCKET")
-        os.environ["FASTIPAM_SOCKET"] = str(self.agent.path)
-        try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("FASTIPAM_SOCKET", str(self.agent.path))
             network = Network(self.document(), plugin_dir, self.host)
             return Pod(namespace, network.add(namespace))
-        finally:
-            if before is not None:
-                os.environ["FASTIPAM_SOCKET"] = before
 
     def document(self) -> dict[str, Any]:
         """The conflist."""
