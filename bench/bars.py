@@ -81,6 +81,9 @@ AGENT_MEMORY_GROWTH = Bar("agent, private memory, a million leases - none", 10.0
 # The client of the Kubernetes API, first use included: python -m bench.kubernetes_client.
 KUBERNETES_CPU = Bar("processor time above a bare interpreter", 60.0, "ms")
 KUBERNETES_MEMORY = Bar("private memory above a bare interpreter", 6.0, "MiB")
+# Of python -m bench.routes.
+ROUTES = Bar("an agent's start until 10,000 routes are set", 10.0, "s")
+ROUTES_MEMORY = Bar("its memory with 10,000 blocks, at the most", 90.0, "MiB")
 
 
 def many(by_call_ns: float) -> Bar:
