@@ -9,6 +9,8 @@ import difflib
 import json
 import re
 import subprocess
+import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -107,7 +109,9 @@ def test_schema_is_one_and_takes_the_values() -> None:
     """values.yaml is what values.schema.json describes; every value has a description."""
     require_module("yaml")
     validator = require_module("jsonschema").Draft7Validator
-    schema = json.loads(SCHEMA.read_text())
+    text = SCHEMA.read_text()
+    schema = json.loads(text)
+    assert text == json.dumps(schema, indent=2, ensure_ascii=False) + "\n", "a key is there twice"
     validator.check_schema(schema)
     (values,) = rendering.parse(VALUES.read_text())
     assert not list(validator(schema).iter_errors(values))
@@ -120,6 +124,24 @@ def test_schema_is_one_and_takes_the_values() -> None:
         yield from undescribed(each["items"], f"{name}[].") if "items" in each else ()
 
     assert not list(undescribed(schema, ""))
+
+
+def test_documented_values() -> None:
+    """What the document shows as values is accepted by the schema, and there is some of it."""
+    require_module("yaml")
+    validator = require_module("jsonschema").Draft7Validator(json.loads(SCHEMA.read_text()))
+    (default,) = rendering.parse(VALUES.read_text())
+    text = (ROOT / "docs" / "kubernetes.md").read_text()
+    blocks = re.findall(r"^( *)```yaml\n(.*?)^\1```$", text, re.MULTILINE | re.DOTALL)
+    shown = [each for _, block in blocks for each in rendering.parse(textwrap.dedent(block))]
+    values = [each for each in shown if "kind" not in each]
+    assert len(values) >= 2
+    for each in values:
+        merged = {
+            key: default[key] | value if isinstance(value, dict) else value
+            for key, value in each.items()
+        }
+        assert not list(validator.iter_errors(default | merged)), each
 
 
 # For every value of the schema another one than the default. Each has to change what is rendered.
@@ -138,6 +160,7 @@ OTHERS: dict[str, Any] = {
     "pools[].blockSize": 26,
     "pools[].gateway": "10.32.0.2",
     "pools[].exclude": ["10.32.0.0/24"],
+    "pools[].claims": "NodeCIDRs",
     "pools[].disabled": True,
     "network.name": "other",
     "network.plugin": "bridge",
@@ -228,7 +251,8 @@ def _with(values: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
 def test_committed(kubernetes_program: Callable[[str], Path], tmp_path: Path) -> None:
     """The renderings and the table of values are those of the chart as it is."""
     kubernetes_program("helm")
-    command = [str(ROOT / "scripts" / "render-chart"), "--output", str(tmp_path)]
+    script = str(ROOT / "scripts" / "render-chart")
+    command = [script, "--venv", sys.prefix, "--output", str(tmp_path)]
     subprocess.run(command, check=True, timeout=60)
     paths = [rendering.RENDERING, rendering.UNINSTALL, ROOT / "docs" / "kubernetes.md"]
     for path in paths:
