@@ -27,6 +27,17 @@ def directories(network: str, data_dir: str) -> list[str]:
     return [one for each in places if os.path.isdir(one := os.path.join(each, network))]
 
 
+def has_leases(network: str, data_dir: str) -> bool:
+    """Return whether host-local has a lease of a network. O(files)."""
+    for directory in directories(network, data_dir):
+        with suppress(OSError):
+            for name in host_local.file_names(directory):
+                with suppress(ValueError):
+                    host_local.address_of(name)
+                    return True
+    return False
+
+
 def enter_new(network: Network, data_dir: str, log: Callable[[str], None]) -> int:
     """Enter the leases of host-local that the store does not know; return how many. Idempotent.
 

@@ -109,6 +109,22 @@ def test_first_block(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
     assert_settled(engine, agent)
 
 
+def test_a_store_that_asks_for_a_pause(
+    engine: MemoryEngine, time: Time, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next step comes no sooner than half of it, 5 s at most."""
+    agent = Agent(tmp_path, "a", engine, time)
+
+    def later(*_: object, **__: object) -> None:
+        error = EngineUnavailable("too many requests")
+        error.retry_after_s = 4.0
+        raise error
+
+    monkeypatch.setattr(engine, "transact", later)
+    monkeypatch.setattr(engine, "get", later)
+    assert 2.0 <= agent.keeper.step() <= 5.0
+
+
 def test_claims_ahead(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
     """As addresses go, blocks come: growing demand is met with runs that double."""
     agent = Agent(tmp_path, "a", engine, time)

@@ -188,6 +188,15 @@ def test_backoff_grows_and_differs() -> None:
     assert planner.backoff_s("a", 5) != planner.backoff_s("b", 5)
 
 
+def test_a_pause_that_is_asked_for() -> None:
+    """At least half of it is waited, at most 5 s, and not by all nodes alike."""
+    assert planner.postponed_s("n", 1, 0.0) == 0.0
+    for failures in range(1, 9):
+        assert 1.0 <= planner.postponed_s("n", failures, 2.0) <= 2.0
+        assert 2.5 <= planner.postponed_s("n", failures, 32.0) <= 5.0
+    assert planner.postponed_s("a", 1, 2.0) != planner.postponed_s("b", 1, 2.0)
+
+
 def test_runs() -> None:
     """Blocks become the fewest aligned runs."""
     assert list(planner.runs([3, 4, 5, 6, 7, 9])) == [

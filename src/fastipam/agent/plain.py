@@ -102,7 +102,7 @@ def _deletions(known: Known) -> Plain | None:
     network = known.networks[False][1]
     if location is None or DEL not in known.versions:
         return None
-    if is_of_cluster(known.document) and takeover.directories(location.name, location.data_dir):
+    if is_of_cluster(known.document) and takeover.has_leases(location.name, location.data_dir):
         return None  # the container's file of host-local is to be deleted, too
     where = location.data_dir, location.durability, False
     return Plain(network, where, released=Answer(0, b"", b""))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fastipam.cluster import planner
 from fastipam.cluster.deadline import Deadline
-from fastipam.cluster.engine import EngineError, EngineFull, HistoryLost
+from fastipam.cluster.engine import EngineError, EngineFull, EngineUnavailable, HistoryLost
 from fastipam.cluster.errors import ClusterCorrupt, ClusterRefused, NoBlock, in_words
 from fastipam.cluster.keeper import usage
 from fastipam.cluster.keeper.membership import Membership
@@ -196,7 +196,8 @@ class Keeper:
                 # has no room, while the one that there is can be kept.
                 self.membership.doubt()
             self._refused = isinstance(error, ClusterRefused)
-            return self._failed(not isinstance(error, EngineError), in_words(error))
+            later_s = error.retry_after_s if isinstance(error, EngineUnavailable) else 0.0
+            return self._failed(not isinstance(error, EngineError), in_words(error), later_s)
         except FastipamError as error:
             self.membership.doubt()
             return self._failed(False, in_words(error))
@@ -218,13 +219,17 @@ class Keeper:
         except FastipamError:
             return True
 
-    def _failed(self, connected: bool, reason: str) -> float:
-        """Note why a step failed; return the seconds until the next one."""
+    def _failed(self, connected: bool, reason: str, later_s: float = 0.0) -> float:
+        """Note why a step failed; return the seconds until the next one.
+
+        ``later_s``: the pause that the shared store asks for.
+        """
         self._set_status(connected, reason)
         self._failures += 1
         self._seen = _UNSEEN  # what was to be claimed is to be claimed again
         # The session has to be kept meanwhile.
         pause_s = planner.backoff_s(self.node.name, self._failures)
+        pause_s = max(pause_s, planner.postponed_s(self.node.name, self._failures, later_s))
         return min(pause_s, self.registry.keep_every_s)
 
     def _set_status(self, connected: bool, reason: str) -> None:

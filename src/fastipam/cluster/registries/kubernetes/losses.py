@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 # After lost changes every node claims again what it has. Meanwhile nobody claims another block:
 # agents notice within seconds, because their watches end with the API server.
 HELD_BACK_S = 20.0
-SPREAD_S = 30.0  # in which all nodes compare their blocks, or list again, after a cut history
+# In which all nodes look at their blocks, and their watches begin anew, after a cut history.
+SPREAD_S = 36.0
 # etcdctl snapshot restore --bump-revision adds a billion, so that no version comes twice.
 _LEAP = 1 << 28
 
