@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -45,15 +46,18 @@ class LinkNode(Site):
 
     def __init__(self, api: Api, path: Path, name: str, host: NetNS, number: int) -> None:
         path.mkdir()
-        self.host = host
-        self.number = number
-        self.addresses = [V4.format(number), V6.format(number)]
         super().__init__(api, path, name)
         port = json.loads((path / "kubeconfig").read_text())["clusters"][0]["cluster"]["server"]
-        self.proxy = within(host, lambda: Proxy(int(port.rpartition(":")[2])))
+        self.place(host, number, int(port.rpartition(":")[2]))
+        self._point_at(self.proxy.port)
+
+    def place(self, host: NetNS, number: int, port: int) -> None:
+        """Put the node into a namespace, with a way to this port of the test's own one."""
+        self.host = host
+        self.addresses = [V4.format(number), V6.format(number)]
+        self.proxy = within(host, lambda: Proxy(port))
         self.cluster["address"] = self.addresses
         self.write()
-        self._point_at(self.proxy.port)
         self.agent: Agent | None = None
         self.stack = ExitStack()
         self.stack.enter_context(self.proxy)
@@ -118,11 +122,30 @@ class LinkNode(Site):
         self.stack.close()
 
 
-class Link:
-    """A switch, and the nodes on it. A context manager."""
+class EtcdNode(LinkNode):
+    """The same with etcd, at this port, as the shared store."""
 
-    def __init__(self, api: Api, path: Path, plugin_dir: Path) -> None:
-        self.api = api
+    def __init__(self, port: int, path: Path, name: str, host: NetNS, number: int) -> None:
+        path.mkdir()
+        self.name = name
+        self.path = path
+        self.store = path / "store"
+        self.conflist = path / "10-fastipam.conflist"
+        self.cluster = {"pool": ["10.32.0.0/20", "fd32::/112"], "blockSize": [24, 120]}
+        self.cluster |= {"node": name, "endpoints": ["http://127.0.0.1:1"]}
+        self.place(host, number, port)
+        self.cluster["endpoints"] = [f"http://127.0.0.1:{self.proxy.port}"]
+        self.write()
+
+
+Make = Callable[["Path", str, "NetNS", int], LinkNode]
+
+
+class Link:
+    """A switch, and the nodes on it, which ``make`` makes. A context manager."""
+
+    def __init__(self, make: Make, path: Path, plugin_dir: Path) -> None:
+        self.make = make
         self.path = path
         self.plugin_dir = plugin_dir
         self.nodes: list[LinkNode] = []
@@ -139,7 +162,7 @@ class Link:
         made = ["ip", "link", "add", "eth0", "type", "veth", "peer", "name", port]
         host.run(*made, "netns", self.switch.name)
         self.switch.run("ip", "link", "set", port, "master", "s0", "up")
-        node = LinkNode(self.api, self.path / name, name, host, number)
+        node = self.make(self.path / name, name, host, number)
         self._stack.callback(node.close)
         self.plug(node)
         self.nodes.append(node)

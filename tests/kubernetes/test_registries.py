@@ -7,6 +7,7 @@ a key-value store, while the Kubernetes API may give a part of them (``wins_part
 from __future__ import annotations
 
 import contextlib
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,10 +16,12 @@ from fastipam.cluster.admin import admin
 from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.errors import ClusterRefused
 from fastipam.cluster.registries.keyvalue.registry import KeyValueRegistry
+from fastipam.cluster.routing.blocks import Blocks
 from fastipam.storage.records.block import LOST
 from tests.cluster.conftest import binary_of
 from tests.cluster.etcd import Etcd
 
+from ..agent.processes import until
 from .worlds import BLOCKS, KeyValueWorld, KubernetesWorld, MemoryWorld, S, World, active, states
 
 if TYPE_CHECKING:
@@ -347,3 +350,52 @@ def test_lost_blocks_are_claimed_again(world: World) -> None:
     assert states(world.all["b"])["lost"] == 1
     assert [one.base for one in two.share.blocks() if one.state == LOST] == [taken[1]]
     world.check()
+
+
+# Following the blocks -------------------------------------------------------------------------
+
+
+def follow(stack: contextlib.ExitStack, world: World, node: Node) -> Owners:
+    """Follow all blocks in a thread, until the stack is left."""
+    owners = Owners(node.name)
+    over = threading.Event()
+    thread = threading.Thread(target=node.registry.follow_blocks, args=(owners, over.is_set))
+    thread.start()
+
+    def end() -> None:
+        over.set()
+        join(world, "last")  # an event, after which it is looked
+        thread.join(S)
+        assert not thread.is_alive()
+
+    stack.callback(end)
+    return owners
+
+
+class Owners(Blocks):
+    """What was told, by block."""
+
+    def owned(self) -> dict[BlockId, str]:
+        """The owner of each block."""
+        with self._lock:
+            return {pair: node for pair, (_, node, _) in self._blocks.items()}
+
+
+def test_follow_the_blocks(world: World) -> None:
+    """All of them at first, then each change; all is told before the first look."""
+    a, b = join(world, "a"), join(world, "b")
+    first = claim(a, 2)
+    with contextlib.ExitStack() as stack:
+        owners = follow(stack, world, join(world, "c"))
+        until(lambda: owners.is_reached, "all blocks were told")
+        assert owners.owned() == dict.fromkeys(first, "a")
+        second = claim(b)
+        until(lambda: owners.owned() == world.owners(), "a claim was told")
+        assert {owners.owned()[pair] for pair in second} == {"b"}
+        a.give_back(first[:1], Deadline(S))
+        until(lambda: owners.owned() == world.owners(), "a release was told")
+        operator = world.operator("c")
+        admin.release_node(operator, "b", Deadline(S), force=True)
+        until(lambda: owners.owned() == dict.fromkeys(first[1:], "a"), "a removal was told")
+        (lengths,) = {length for length, _, _ in owners._blocks.values()}
+        assert lengths == 24

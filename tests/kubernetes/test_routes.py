@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import urllib.request
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,10 +12,11 @@ import pytest
 from fastipam.cluster.routing import kernel
 
 from ..agent.processes import FASTIPAM, until
+from ..cluster.conftest import election_ms, etcd  # noqa: F401  # fixtures of the same name
 from ..e2e import tools
 from ..e2e.conftest import plugin_dir  # noqa: F401  # a fixture of this name
 from ..e2e.netns import within
-from .links import Link, LinkNode, expected, settle
+from .links import EtcdNode, Link, LinkNode, expected, settle
 from .machines import accept, owners, take
 from .rest import BLOCKS, POOLS
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from ..cluster.etcd import Etcd
     from .conftest import Api
     from .fake import FakeServer
 
@@ -40,8 +43,13 @@ def link(
     api: Api = request.getfixturevalue(name)
     accept(api, "four", "10.32.0.0/20", 24)
     accept(api, "six", "fd32::/112", 120)
-    with Link(api, tmp_path, plugin_dir) as made:
+    with Link(partial(LinkNode, api), tmp_path, plugin_dir) as made:
         yield made
+
+
+def api_of(link: Link) -> Api:
+    """The API of its nodes."""
+    return link.nodes[0].api
 
 
 def three(link: Link) -> list[LinkNode]:
@@ -49,20 +57,20 @@ def three(link: Link) -> list[LinkNode]:
     nodes = [link.node(name) for name in ("a", "b", "c")]
     for one in nodes:
         one.start()
-    until(lambda: len(owners(link.api)) == 6, "each node has a block of each family")
-    settle(*nodes, api=link.api)
+    until(lambda: len(owners(api_of(link))) == 6, "each node has a block of each family")
+    settle(*nodes, api=api_of(link))
     return nodes
 
 
 def move(link: Link, cidr: str, to: LinkNode) -> None:
     """A block changes hands, as when its owner answers a request."""
     (found,) = (
-        one for one in link.api.admin.get(BLOCKS).done()["items"] if one["spec"]["cidr"] == cidr
+        one for one in api_of(link).admin.get(BLOCKS).done()["items"] if one["spec"]["cidr"] == cidr
     )
     owner = found["spec"]["node"]
     found["spec"] |= {"node": to.name, "via": [to.addresses[":" in cidr]]}
     found["spec"]["grant"] = {"request": "r", "number": 1, "from": owner}
-    link.api.admin.replace(f"{BLOCKS}/{found['metadata']['name']}", found).done()
+    api_of(link).admin.replace(f"{BLOCKS}/{found['metadata']['name']}", found).done()
 
 
 def test_pods_of_three_nodes(link: Link, api: Api) -> None:
@@ -103,7 +111,9 @@ def test_a_pod_that_is_gone(link: Link) -> None:
 def test_a_block_changes_hands(link: Link) -> None:
     """A hand-over moves the route on every node; a release deletes it."""
     nodes = three(link)
-    cidr = next(cidr for cidr, owner in owners(link.api).items() if owner == "b" and "." in cidr)
+    cidr = next(
+        cidr for cidr, owner in owners(api_of(link)).items() if owner == "b" and "." in cidr
+    )
     assert nodes[1].agent is not None
     nodes[1].agent.terminate()
     move(link, cidr, nodes[2])
@@ -111,7 +121,7 @@ def test_a_block_changes_hands(link: Link) -> None:
     until(lambda: f"unreachable {cidr}" in nodes[2].routes(), "the new owner has it")
     assert not any(one.startswith(f"{cidr} via 192.0.2.2") for one in nodes[0].routes())
     name = cidr.replace(".", "-").replace("/", "-")
-    link.api.admin.delete(f"{BLOCKS}/{name}").done()
+    api_of(link).admin.delete(f"{BLOCKS}/{name}").done()
     until(lambda: not any(cidr in one for one in nodes[0].routes()), "the route is deleted")
 
 
@@ -128,7 +138,7 @@ def test_an_agent_is_started_again(link: Link) -> None:
     a.ip("route", "add", "10.32.98.0/24", "via", "192.0.2.3", "proto", "147")
     a.ip("route", "add", "10.99.0.0/24", "via", "192.0.2.3")  # an administrator's
     a.start()
-    settle(a, b, c, api=link.api)
+    settle(a, b, c, api=api_of(link))
     assert "via 192.0.2.3" in a.ip("route", "show", "10.99.0.0/24")
 
 
@@ -165,10 +175,10 @@ def test_a_link_that_flaps(link: Link) -> None:
     for _ in range(3):
         nodes[0].ip("link", "set", "eth0", "down")
         link.plug(nodes[0])
-    settle(*nodes, api=link.api)
+    settle(*nodes, api=api_of(link))
     nodes[1].ip("route", "flush", "proto", "147")
     nodes[1].ip("-6", "route", "flush", "proto", "147")
-    settle(*nodes, api=link.api)
+    settle(*nodes, api=api_of(link))
 
 
 def test_a_node_off_the_link(link: Link) -> None:
@@ -180,9 +190,9 @@ def test_a_node_off_the_link(link: Link) -> None:
     a.ip("-6", "route", "add", "default", "via", "2001:db8::99")
     a.start("--http", "9464")
     b.start()
-    until(lambda: len(owners(link.api)) == 4, "both have blocks")
+    until(lambda: len(owners(api_of(link))) == 4, "both have blocks")
     until(lambda: a.agent is not None and a.agent.log.count("is not on a link") == 2, "it is told")
-    own = {cidr for cidr, owner in owners(link.api).items() if owner == "a"}
+    own = {cidr for cidr, owner in owners(api_of(link)).items() if owner == "a"}
     pools = {"10.32.0.0/20", "fd32::/112"}
     assert a.routes() == {f"unreachable {one}" for one in own | pools}
     text = within(a.host, _metrics)
@@ -201,20 +211,20 @@ def test_foreign_routes(link: Link) -> None:
     """Those of others stay: the same prefix, a wider and a narrower one; one by hand wins."""
     a, b = link.node("a"), link.node("b")
     b.start()
-    until(lambda: len(owners(link.api)) == 2, "b has blocks")
-    cidr = next(one for one in owners(link.api) if "." in one)
+    until(lambda: len(owners(api_of(link))) == 2, "b has blocks")
+    cidr = next(one for one in owners(api_of(link)) if "." in one)
     foreign = {cidr: "192.0.2.77", "10.0.0.0/8": "192.0.2.78", f"{cidr[:-5]}.128/25": "192.0.2.79"}
     for prefix, gateway in foreign.items():
         a.ip("route", "add", prefix, "via", gateway)
     a.start()
-    until(lambda: len(owners(link.api)) == 4, "a has blocks")
-    settle(a, b, api=link.api)
+    until(lambda: len(owners(api_of(link))) == 4, "a has blocks")
+    settle(a, b, api=api_of(link))
     for prefix, gateway in foreign.items():
         assert f"via {gateway}" in a.ip("route", "show", prefix)
     assert "via 192.0.2.77" in a.ip("route", "get", f"{cidr[:-5]}.5")
     assert a.agent is not None
     a.agent.terminate()
-    assert within(a.host, kernel.remove_all) == len(expected(a, (a, b), link.api))
+    assert within(a.host, kernel.remove_all) == len(expected(a, (a, b), api_of(link)))
     assert not a.routes()
     for prefix, gateway in foreign.items():
         assert f"via {gateway}" in a.ip("route", "show", prefix)
@@ -259,13 +269,13 @@ def test_a_disabled_pool(link: Link) -> None:
     """Its blocks keep their routes, and it stays unreachable beside them; pods go on."""
     nodes = three(link)
     pods = [one.add(link.plugin_dir) for one in nodes]
-    found = link.api.admin.get(f"{POOLS}/four").done()
+    found = api_of(link).admin.get(f"{POOLS}/four").done()
     found["spec"]["disabled"] = True
-    made = link.api.admin.replace(f"{POOLS}/four", found).done()
-    take(link.api, made)
-    accept(link.api, "more", "10.48.0.0/20", 24)
+    made = api_of(link).admin.replace(f"{POOLS}/four", found).done()
+    take(api_of(link), made)
+    accept(api_of(link), "more", "10.48.0.0/20", 24)
     until(lambda: all("unreachable 10.48.0.0/20" in one.routes() for one in nodes), "the new pool")
-    settle(*nodes, api=link.api)
+    settle(*nodes, api=api_of(link))
     pods[0].ping(pods[2])
 
 
@@ -295,8 +305,8 @@ def test_an_overlay(link: Link) -> None:
         node.cluster["address"] = node.addresses
         node.write()
         node.start()
-    until(lambda: len(owners(link.api)) == 4, "each node has a block of each family")
-    settle(a, b, api=link.api)
+    until(lambda: len(owners(api_of(link))) == 4, "each node has a block of each family")
+    settle(a, b, api=api_of(link))
     pods = [node.add(link.plugin_dir) for node in nodes]
     pods[0].ping(pods[1])
 
@@ -306,8 +316,39 @@ def test_own_routes_only(link: Link) -> None:
     a, b = link.node("a"), link.node("b")
     a.start(routes="own")
     b.start()
-    until(lambda: len(owners(link.api)) == 4, "each node has a block of each family")
-    until(lambda: b.routes() == expected(b, (a, b), link.api), "b routes to a")
-    mine = {cidr for cidr, owner in owners(link.api).items() if owner == "a"}
+    until(lambda: len(owners(api_of(link))) == 4, "each node has a block of each family")
+    until(lambda: b.routes() == expected(b, (a, b), api_of(link)), "b routes to a")
+    mine = {cidr for cidr, owner in owners(api_of(link)).items() if owner == "a"}
     wanted = {f"unreachable {one}" for one in (*mine, "10.32.0.0/20", "fd32::/112")}
     until(lambda: a.routes() == wanted, "only unreachable ones")
+
+
+def test_etcd(tmp_path: Path, plugin_dir: Path, etcd: Etcd) -> None:  # noqa: F811
+    """The same with etcd: pods reach each other, over an outage and a node that is removed."""
+    tools.require_root()
+    tools.require_tools("ip", "nsenter", "ping")
+    tools.require_cni_plugins("ptp")
+    port = int(etcd.endpoints[0].rpartition(":")[2])
+    with Link(partial(EtcdNode, port), tmp_path, plugin_dir) as link:
+        nodes = [link.node(name) for name in ("a", "b")]
+        (a, b), conflist = nodes, str(nodes[0].conflist)
+        run = partial(a.host.run, str(FASTIPAM), "cluster")
+        run("init", "--config", conflist)
+        for one in nodes:
+            one.start()
+        until(lambda: len(a.gateways()) == len(b.gateways()) == 2, "routes to each other")
+        pods = [one.add(plugin_dir) for one in nodes]
+        pods[0].ping(pods[1])
+        pods[1].ping(pods[0])
+        before = a.routes()
+        a.proxy.become("refuse")
+        a.ip("link", "set", "eth0", "down")
+        link.plug(a)
+        until(lambda: a.routes() == before, "the routes are there again")
+        pods[0].ping(pods[1])
+        assert b.agent is not None
+        b.agent.terminate()
+        a.proxy.become("pass")
+        run("release-node", "b", "--force", "--config", conflist)
+        until(lambda: not a.gateways(), "the routes of the removed node are gone")
+        assert len(a.routes()) == 4

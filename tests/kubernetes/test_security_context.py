@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def nodes(fake_api: FakeServer, tmp_path: Path, plugin_dir: Path) -> Iterator[li
     tools.require_tools("ip", "nsenter", "setpriv", "unshare")
     accept(fake_api, "four", "10.32.0.0/20", 24)
     accept(fake_api, "six", "fd32::/112", 120)
-    with Link(fake_api, tmp_path, plugin_dir) as link:
+    with Link(partial(LinkNode, fake_api), tmp_path, plugin_dir) as link:
         yield [link.node(name) for name in ("a", "b")]
 
 
