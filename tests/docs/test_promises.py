@@ -15,7 +15,10 @@ PAGES = {
     "security.md": ("## Promised", "tests/faults/test_security.py"),
     "embedding.md": ("## Which test attacks which promise", "tests/unit/test_embedding.py"),
     "cluster.md": ("## Which test attacks which promise", ""),
+    "kubernetes.md": ("## Symptoms", ""),
 }
+# Where the files are that a page names without a folder.
+FOLDERS = {"kubernetes.md": "tests/kubernetes/"}
 
 
 def _tests_of(path: str) -> set[str]:
@@ -35,6 +38,7 @@ def test_every_promise_has_a_test(page: str) -> None:
         for one in named:
             path, _, test = one.rpartition("::") if "/" not in one or "::" in one else (one, "", "")
             path = path or usual
+            path = path if "/" in path else FOLDERS.get(page, "") + path
             assert (ROOT / path).is_file(), f"{promise}: {path}"
             assert not test or test in _tests_of(path), f"{promise}: {one}"
 
