@@ -87,7 +87,7 @@ class MemoryKernel(Kernel):
             elif value >> shift == parse_ip(link)[1] >> shift:
                 hop = Hop(interface=2)
             else:
-                hop = Hop(gateway=parse_ip("192.0.2.1")[1], problem="a gateway")
+                hop = Hop(gateway="192.0.2.1", problem="a gateway")
             found[family, value] = hop
         return found
 

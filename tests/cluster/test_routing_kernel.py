@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from fastipam.addressing.addresses import parse_cidr, parse_ip
 from fastipam.cluster import rtnetlink
 from fastipam.cluster.routing import kernel
+from fastipam.cluster.routing.events import Events
 from fastipam.cluster.routing.kernel import Hop, Kernel, Route, unreachable, via
 from fastipam.errors import ConfigError
 from tests.e2e import netns, tools
@@ -163,10 +166,57 @@ def test_hops(node: NetNS) -> None:
     found = within(node, look_up)
     hops = {text: found[address] for text, address in addresses.items()}
     assert hops["192.0.2.3"].interface == hops["2001:db8::3"].interface > 1
-    assert hops["198.51.100.1"].gateway == parse_ip("192.0.2.1")[1]
+    assert hops["198.51.100.1"].gateway == "192.0.2.1"
     assert not hops["198.51.100.1"].interface
     assert hops["192.0.2.254"].problem == "it is an address of this machine"
-    assert hops["2001:db8:1::1"] == (0, 0, "Network is unreachable")
+    assert hops["2001:db8:1::1"] == (0, "", "Network is unreachable")
+    node.run("ip", "-4", "route", "replace", "default", "via", "inet6", "2001:db8::1", "dev", "d0")
+    found = within(node, look_up)
+    assert found[addresses["198.51.100.1"]].gateway == "2001:db8::1"
+    assert not found[addresses["198.51.100.1"]].interface
+
+
+def test_events(node: NetNS) -> None:
+    """What others change is told, and by whom; own changes are not, nor are pods' interfaces."""
+
+    def work() -> None:
+        with Kernel() as one, Kernel() as other, contextlib.closing(Events()) as events:
+            (hop,) = one.look_up([parse_ip("192.0.2.3")]).values()
+            interfaces = {hop.interface}
+
+            def heard() -> tuple[bool, bool, bool]:
+                found = events.read(interfaces, one.port)
+                return found.compare, found.links, found.by == other.port
+
+            assert one.replace(TABLE) == one.delete(TABLE[:1]) == []
+            assert heard() == (False, False, False)
+            other.delete(TABLE[1:2])
+            assert heard() == (True, False, True)
+            subprocess.run(["ip", "link", "add", "pod", "type", "veth"], check=True)
+            assert heard() == (False, True, False)
+            subprocess.run(["ip", "route", "add", "10.99.0.0/16", "via", "192.0.2.9"], check=True)
+            assert heard() == (False, False, False)
+            subprocess.run(["ip", "link", "set", "d0", "down"], check=True)
+            assert heard()[:2] == (True, True)
+
+    within(node, work)
+
+
+def test_more_events_than_the_kernel_keeps(node: NetNS) -> None:
+    """When it had no room for some, everything is compared."""
+    many = [route(f"10.{high}.{low}.0/24") for high in range(32, 52) for low in range(256)]
+
+    def work() -> None:
+        with Kernel() as one, contextlib.closing(Events()) as events:
+            assert one.replace(many) == []
+            assert not events.read((), one.port).by  # own ones, and yet
+            assert one.delete(many) == []
+            found = events.read((), one.port)
+            assert (found.compare, found.links) == (True, True)
+            found = events.read((), one.port)
+            assert (found.compare, found.links) == (False, False)
+
+    within(node, work)
 
 
 def test_the_other_family(node: NetNS) -> None:

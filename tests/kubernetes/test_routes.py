@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 import urllib.request
 from functools import partial
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import pytest
 
 from fastipam.cluster.routing import kernel
 
-from ..agent.processes import FASTIPAM, until
+from ..agent.processes import FASTIPAM, ask, until
 from ..cluster.conftest import election_ms, etcd  # noqa: F401  # fixtures of the same name
 from ..e2e import tools
 from ..e2e.conftest import plugin_dir  # noqa: F401  # a fixture of this name
@@ -352,3 +353,27 @@ def test_etcd(tmp_path: Path, plugin_dir: Path, etcd: Etcd) -> None:  # noqa: F8
         run("release-node", "b", "--force", "--config", conflist)
         until(lambda: not a.gateways(), "the routes of the removed node are gone")
         assert len(a.routes()) == 4
+
+
+def test_a_new_block(link: Link) -> None:
+    """ADDs that need more blocks: the other node's routes lead to every address that was given."""
+    a, b = link.node("a"), link.node("b")
+    for one in (a, b):
+        one.start()
+    until(lambda: len(owners(api_of(link))) == 4, "each node has a block of each family")
+    assert b.agent is not None
+    given = []
+    for at in range(300):  # a block has 254
+        answer = ask(b.agent.path, "ADD", b.config(), f"c{at}")
+        assert answer.status == 0, answer
+        given += [one["address"].partition("/")[0] for one in answer.document["ips"]]
+    last = time.monotonic()
+
+    def is_reached(address: str) -> bool:
+        gateway = b.addresses[":" in address]
+        return f"via {gateway} " in a.ip("route", "get", address)
+
+    until(lambda: all(map(is_reached, given[-2:])), "the last pod's addresses are routed")
+    print(f"{time.monotonic() - last:.3f} s after the last ADD")  # shown with -s
+    until(lambda: is_reached(given[0]), "the first one's are, too")
+    assert len(owners(api_of(link))) > 4

@@ -89,7 +89,7 @@ class Hop(NamedTuple):
     """
 
     interface: int = 0
-    gateway: int = 0
+    gateway: str = ""
     problem: str = ""
 
 
@@ -296,13 +296,16 @@ _SEVERAL = {rtnetlink.RTA_MULTIPATH, rtnetlink.RTA_NH_ID}
 
 def _hop(body: bytes) -> Hop:
     """Return how an address is reached, from the kernel's answer."""
-    kind = rtnetlink.RTMSG.unpack_from(body)[7]
+    number, _, _, _, _, _, _, kind, _ = rtnetlink.RTMSG.unpack_from(body)
     values = rtnetlink.attributes(body, rtnetlink.RTMSG.size)
     if kind == rtnetlink.RTN_LOCAL:
         return Hop(problem="it is an address of this machine")
     if kind != rtnetlink.RTN_UNICAST:
         return Hop(problem=os.strerror(errno.EHOSTUNREACH))
-    gateway = int.from_bytes(values.get(rtnetlink.RTA_GATEWAY, b""), "big")
-    if gateway:
+    raw = values.get(rtnetlink.RTA_GATEWAY, b"")
+    if by_other := values.get(rtnetlink.RTA_VIA):  # an IPv6 router on the way to an IPv4 address
+        number, raw = int.from_bytes(by_other[:2], sys.byteorder), by_other[2:]
+    if raw:
+        gateway = format_ip(rtnetlink.FAMILIES[number], int.from_bytes(raw, "big"))
         return Hop(gateway=gateway, problem="the kernel's route to it has a gateway")
     return Hop(int.from_bytes(values.get(rtnetlink.RTA_OIF, b""), sys.byteorder))

@@ -79,11 +79,10 @@ class Plan:
     def _note_hop(self, address: Address, hop: Hop) -> None:
         node, text = self.nodes[address], format_ip(*address)
         if hop.gateway:
-            router = format_ip(address[0], hop.gateway)
             self.problems[OFF_LINK, f"{node} {text}"] = (
                 f"node {node} is not on a link of this machine: the kernel's route to {text} has "
-                f"the gateway {router}; an overlay, BGP or the cloud's route table has to lead to "
-                "its blocks"
+                f"the gateway {hop.gateway}; an overlay, BGP or the cloud's route table has to "
+                "lead to its blocks"
             )
         else:
             self.problems[NOT_REACHED, f"{node} {text}"] = (
