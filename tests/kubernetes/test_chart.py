@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 import fastipam
+from fastipam.cli.commands.agent import host_and_port
 from fastipam.cni import conflists
 
 from .. import rendering
@@ -423,6 +424,9 @@ def test_metrics(render: Render) -> None:
         (http,) = (each for each in container["args"] if each.startswith("--http="))
         (port,) = container["ports"]
         assert http == f"--http=[$(NODE_IP)]:{port['containerPort']}"
+        for address in ("192.0.2.1", "2001:db8::1"):
+            place = http.partition("=")[2].replace("$(NODE_IP)", address)
+            assert host_and_port(place) == (address, port["containerPort"])
         (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
         assert endpoint["port"] == port["name"]
         labels = one(documents, kind, f"fastipam-{name}")["spec"]["template"]["metadata"]["labels"]
