@@ -229,12 +229,24 @@ def test_backs_off() -> None:
     """Failures in a row are reported, each, and the pauses double up to a bound."""
     told = follow(
         ("watch", EngineUnavailable("no 0")),
-        *[("watch", EngineUnavailable(f"no {at}")) for at in range(1, 9)],
-        ("watch", [added("a", 1), mark(2, end=True)]),
+        *[("list", EngineUnavailable(f"no {at}")) for at in range(1, 9)],
+        ("list", ([("a", 1)], 2)),
+        ("watch", []),
     )
     assert [str(one) for one in told.errors] == [f"no {at}" for at in range(9)]
     assert sum(told.pauses) == 0.75 * (0.5 + 1 + 2 + 4 + 8 + 16 + 30 + 30 + 30)
     assert max(told.pauses) <= 0.5, "it looks twice a second whether it is over"
+
+
+def test_a_server_that_is_started_again() -> None:
+    """Its history does not go back, and it takes a while: the state comes as events, not listed."""
+    told = follow(
+        ("watch", [added("a", 3), mark(5, end=True), Compacted("too old")]),
+        ("watch", EngineUnavailable("refused")),
+        ("watch", EngineUnavailable("refused")),
+        ("watch", [added("a", 3), added("b", 7), mark(9, end=True)]),
+    )
+    assert told.events == [("ADDED", "a"), "synced", ("ADDED", "b"), "synced"]
 
 
 def test_initial_events_that_are_cut_off() -> None:
@@ -319,7 +331,7 @@ def test_callbacks_that_raise() -> None:
     def raising(error: Exception) -> None:
         raise error
 
-    follow(("watch", EngineUnavailable("no")), ("watch", [mark(5, end=True)]), on_error=raising)
+    follow(("watch", EngineUnavailable("no")), ("list", ([], 5)), ("watch", []), on_error=raising)
 
 
 def test_over_is_asked_while_it_waits() -> None:

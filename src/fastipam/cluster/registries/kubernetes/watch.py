@@ -144,7 +144,9 @@ class Follower:
         except Exception as error:
             if not initial or self.is_synced:
                 raise
-            self._lists_next = is_open  # whatever it was, a list may do
+            # Whatever it was, a list may do, and is answered sooner when all nodes start at once.
+            # What was followed until its server went away is followed again without one.
+            self._lists_next = is_open or not self.version
             if not isinstance(error, Refused):
                 raise
             self._streams_state = False
