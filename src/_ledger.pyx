@@ -1661,9 +1661,9 @@ cdef enum:
 
 
 def find(block, bytes key not None):
-    """Return (network id, pool id, text of the pool's ranges) of a network's encoded name, or None.
+    """Return (network id, pool id, text of the pool's ranges, its encoded name), or None.
 
-    Return the entry itself when it is another schema's, or cannot be read.
+    ``key`` is a network's encoded name. Return the entry itself when it is another schema's, or cannot be read.
     """
     cdef bytes entry, pool
     cdef tuple databases = block.databases
@@ -1686,7 +1686,7 @@ def find(block, bytes key not None):
         )
     except UnicodeDecodeError:
         return entry
-    return read32(bytes_of(entry) + 1), read32(bytes_of(pool)), text
+    return read32(bytes_of(entry) + 1), read32(bytes_of(pool)), text, name
 
 
 cdef bint take_in(StoredPages pages, intervals, u128* found) except -1:
@@ -2073,6 +2073,16 @@ cdef class Accounts:
         """
         return self.number_of(family, value) if self.is_foreign else index
 
+    cdef int _place_of(self, int index, range_set) except -1:
+        """Return the place of a set's cursor; ``index`` is the set's number in the caller's ranges.
+
+        Networks of one pool have ranges of their own, and the cursor is that of the pool's set.
+        """
+        cdef int place = index
+        if self.is_foreign and range_set.intervals and not range_set.block_length:
+            place = self.number_of(range_set.family, range_set.intervals[0][0])
+        return index if place == NONE_SET else place
+
     cpdef list give(self, Requester owner, pool, wanted=None):
         """Assign an address of every range set to an owner that has none; return the leases.
 
@@ -2091,9 +2101,9 @@ cdef class Accounts:
             if value is None and kept:
                 value = self.first_kept(range_set, kept)
             if value is None:
-                value = self.choose(index, range_set)[0]
+                value = self.choose(self._place_of(index, range_set), range_set)[0]
             else:
-                self.acquire(index, range_set, value, owner)
+                self.acquire(self._place_of(index, range_set), range_set, value, owner)
             leases.append(self.assign(owner, index, range_set, value))
         self._enter_owner(owner, leases)
         self.save()
@@ -2217,7 +2227,7 @@ cdef class Accounts:
         self.tick()
         self.expire(EXPIRED_BESIDE * len(owners))
         for index, range_set in enumerate(pool.sets):
-            values = self.choose(index, range_set, len(owners))
+            values = self.choose(self._place_of(index, range_set), range_set, len(owners))
             columns.append(self._enter_many(owners, index, range_set, values))
         if not self._enter_owners(owners, columns):
             return None
@@ -2428,14 +2438,17 @@ cpdef Accounts enter(Transaction txn, network):
 cpdef Accounts enter_to_assign(Transaction txn, network):
     """Do the same, and return None also when something has to be written or asked before an ADD.
 
-    That is when the network is new, when the store remembers other ranges or another policy, and
-    when the ranges are cut into blocks.
+    That is when the network is new, when the store remembers another pool, other ranges or another
+    policy, and when the ranges are cut into blocks.
     """
     cdef Accounts accounts
     cdef bint is_known
     if network.pool is None:
         return None
     accounts = enter(txn, network)
+    if network.pool_key is not None and accounts is not None:
+        if txn.find(network._key)[3] != network.pool_key:
+            return None
     if accounts is None or accounts.is_foreign or accounts._is_cut or not accounts.state.generation:
         return None
     is_known = not network._remember or accounts.remembers_policy()

@@ -197,9 +197,9 @@ def check(raw: Raw) -> list[str]:
     ids: dict[bytes, bytes] = {}
     pools: dict[bytes, bytes] = {}
     for name, value in raw["networks"].items():
-        if len(value) < 10 or value[0] != 4 or value[1:5] in ids or value[5:9] in pools:
-            found.append(f"network {name!r} has no ids of its own: {value.hex()}")
-        elif value[9:] != name or raw["pools"].get(name, b"")[:4] != value[5:9]:
+        if len(value) < 10 or value[0] != 4 or value[1:5] in ids:
+            found.append(f"network {name!r} has no id of its own: {value.hex()}")
+        elif raw["pools"].get(value[9:], b"")[:4] != value[5:9]:
             found.append(f"network {name!r} has no pool: {value.hex()}")
         ids[value[1:5]] = name
         pools[value[5:9]] = value[9:]
@@ -213,25 +213,46 @@ def check(raw: Raw) -> list[str]:
         ]
     found += _orphans(raw, ids, pools)
     boot = int.from_bytes(raw["meta"].get(b"boot number", b""), "big")
-    for network, name in ids.items():
+    for pool, name in pools.items():
         text = name.decode("utf-8", "backslashreplace")
-        pool = raw["networks"][name][5:9]
-        ranges = raw["pools"].get(raw["networks"][name][9:], b"")[4:]
+        ranges = raw["pools"].get(name, b"")[4:]
+        networks = [one for one, named in ids.items() if raw["networks"][named][5:9] == pool]
         mine = {
-            database: {key[4:]: one for key, one in raw[database].items() if key[:4] == its_id}
-            for databases, its_id in ((OF_POOLS, pool), (OF_NETWORKS, network))
-            for database in databases
+            database: {key[4:]: one for key, one in raw[database].items() if key[:4] == pool}
+            for database in OF_POOLS
+        } | {
+            database: {key: one for key, one in raw[database].items() if key[:4] in networks}
+            for database in OF_NETWORKS
         }
-        records = raw[MAIN].get(b"P" + pool, b""), raw[MAIN].get(b"N" + network, bytes(16))
+        histories = {one: raw[MAIN].get(b"N" + one, bytes(16)) for one in networks}
         try:
             sets = read_ranges(ranges.decode())
+            own = [read_own(raw["meta"].get(b"own ranges " + one)) or sets for one in networks]
         except ValueError as error:
             found.append(f"{text}: ranges {ranges!r}: {error}")
             continue
-        found += [
-            f"{text}: {one}" for one in _Network((network, pool), mine, records, sets, boot).run()
-        ]
+        one = _Pool(pool, mine, raw[MAIN].get(b"P" + pool, b""), histories, sets, boot)
+        found += [f"{text}: {line}" for line in one.run()]
+        found += [f"{text}: it lacks ranges of a network" for part in own if not _has(sets, part)]
     return found
+
+
+def read_own(value: bytes | None) -> list[RangeSet]:
+    """The range sets of a network itself, none without a record."""
+    if value is not None and value[:1] not in (b"\0", b"\1"):
+        raise Damaged(f"own ranges {value!r}")
+    return [] if value is None else read_ranges(value[1:].decode())
+
+
+def _has(sets: list[RangeSet], part: list[RangeSet]) -> bool:
+    """Whether a pool can assign the ends of what a network can, but for gateways of others."""
+    return all(
+        any(each.family == one.family and each.can_assign(end) for each in sets)
+        for one in part
+        for low, high in one.intervals
+        for end in (low, high)
+        if one.can_assign(end)
+    )
 
 
 def _orphans(raw: Raw, networks: dict[bytes, bytes], pools: dict[bytes, bytes]) -> Iterator[str]:
@@ -284,26 +305,30 @@ def _meta(raw: Raw) -> Iterator[str]:
                 readable = False
             if len(value) < 9 or len(texts) > 4 or not readable:
                 yield f"the earlier ranges {key!r} are {value!r}"
+        elif key.startswith(b"own ranges "):
+            if key[11:] not in ids:
+                yield f"own ranges of no network: {key!r}"
         elif key not in META:
             yield f"meta has the key {key!r}, which is not in the document"
 
 
-class _Network:
-    """One network and its pool: the databases without their ids, the two records in the main
-    database, the range sets, and what was found.
+class _Pool:
+    """One pool and its networks: the databases (those of the pool without its id), the records in
+    the main database, the range sets, and what was found.
     """
 
     def __init__(
         self,
-        ids: tuple[bytes, bytes],
+        pool: bytes,
         raw: Raw,
-        records: tuple[bytes, bytes],
+        numbers: bytes,
+        histories: dict[bytes, bytes],
         sets: list[RangeSet],
         boot: int,
     ) -> None:
-        self._id, self._pool = ids
+        self._pool = pool
         self._raw = raw
-        self._numbers, self._history = records
+        self._numbers, self._histories = numbers, histories
         self._sets = sets
         self._boot = boot
         self._found: list[str] = []
@@ -360,7 +385,7 @@ class _Network:
             if lease.generation in by_generation:
                 self._say(address, f"generation {lease.generation} is another lease's")
             by_generation[lease.generation] = address
-            if lease.network != int.from_bytes(self._id, "big"):
+            if lease.network.to_bytes(4, "big") not in self._histories:
                 self._say(address, f"it is of network {lease.network}")
             if lease.boot > self._boot:
                 self._say(address, f"boot {lease.boot} has not been yet")
@@ -377,7 +402,7 @@ class _Network:
         listed: dict[Address, bytes] = {}
         for key, value in self._raw["owners"].items():
             entries = read_held(value)
-            if len(key) != 16 or not entries:
+            if len(key) != 20 or not entries:
                 self._found.append(f"owner {key.hex()} has {len(entries)} addresses")
             for pool, address in entries:
                 if pool != self._pool:
@@ -386,7 +411,8 @@ class _Network:
                     self._say(address, "it is listed twice")
                 listed[address] = key
                 lease = self._leases.get(address)
-                if lease is None or lease.state != 1 or lease.owner != key:
+                owner = lease and lease.network.to_bytes(4, "big") + lease.owner
+                if lease is None or lease.state != 1 or owner != key:
                     self._say(address, f"listed of owner {key.hex()}, whose lease it has not")
         for address, lease in self._leases.items():
             if lease.state == 1 and address not in listed:
@@ -483,13 +509,19 @@ class _Network:
         self._found += [f"a cursor of family {one}" for one in families if one not in (0, 4, 6)]
 
     def _compare_notes(self) -> None:
-        following, oldest = struct.unpack_from("<QQ", self._history)
-        waiting = read_waiting(self._history)
+        for network, history in self._histories.items():
+            self._compare_events(network, history)
+        self._compare_missing()
+
+    def _compare_events(self, network: bytes, history: bytes) -> None:
+        following, oldest = struct.unpack_from("<QQ", history)
+        waiting = read_waiting(history)
         first = following - len(waiting)
         events = {first + at: value for at, value in enumerate(waiting)}
         if not 0 <= oldest <= first:
             self._found.append(f"event {first} is there, the oldest that is kept is {oldest}")
-        for key, value in self._raw["events"].items():
+        mine = {key[4:]: one for key, one in self._raw["events"].items() if key[:4] == network}
+        for key, value in mine.items():
             number = int.from_bytes(key, "big")
             if len(key) != 8 or not oldest <= number < first:
                 self._found.append(f"event {number} is not one of {oldest}..{first}")
@@ -501,6 +533,8 @@ class _Network:
                 self._found.append(f"event {number}: {value.hex()}")
             if generation > self._state[0] or (kind in (7, 8) and generation):
                 self._found.append(f"event {number} of kind {kind}: generation {generation}")
+
+    def _compare_missing(self) -> None:
         for key, value in self._raw["missing"].items():
             read_address(key)
             if len(value) != 24:

@@ -64,7 +64,9 @@ INTERNAL: dict[str, set[str]] = {
     "Clock": {"of", "share", "tick"},
     "Ipam": {"named"},
     "Lease": {"record"},
-    "Network": {"detach", "outside", "policy", "pool", "store", "tidy", "within"},
+    "Network": {
+        "detach", "names_pool", "outside", "policy", "pool", "pool_key", "store", "tidy", "within",
+    },
     "Reservation": {"is_over", "pack", "read"},
     "Transaction": {"flush", "is_closed", "named", "require_open"},
     "handle": {"own_netns", "seen_netns", "services"},

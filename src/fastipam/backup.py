@@ -260,7 +260,10 @@ class _Copy:
             key: self._txn.pool_state(pool_id).generation
             for key, pool_id in self._pools_of(self._txn)
         }
-        return {pool_id: given.get(key, 0) for key, pool_id in self._pools_of(self._snapshot)}
+        newest: dict[int, int] = {}
+        for key, pool_id in self._pools_of(self._snapshot):
+            newest[pool_id] = max(newest.get(pool_id, 0), given.get(key, 0))
+        return newest
 
     def _pools_of(self, txn: Transaction | Snapshot) -> Iterator[tuple[bytes, int]]:
         """Yield each network's encoded name and the id of its pool."""

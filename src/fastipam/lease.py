@@ -94,7 +94,10 @@ class Lease(_ledger.LeaseFields):
 
     @property
     def generation(self) -> int:
-        """The number of this assignment, unique in the network."""
+        """The number of this assignment, unique in the network's pool."""
+        packed = self._record
+        if type(packed) is bytes:  # without the module of records, which an ADD does not need
+            return _ledger.generation_of(packed)
         return self.record.generation
 
     @property

@@ -50,6 +50,7 @@ class Networks:
         name: str,
         ranges: Ranges | None = None,
         *,
+        pool: str | None = None,
         exclude: ListOf[str] = (),
         cooldown_s: float | None = None,
         cooldown_policy: Literal["prefer", "strict"] | None = None,
@@ -69,6 +70,10 @@ class Networks:
         :data:`fastipam.DEFAULT_RANGE` is 10.32.0.0/12. ``exclude`` lists CIDRs, addresses and
         ranges (``"a-b"``) that are never assigned; without ranges it replaces the exclusions that
         the store has.
+
+        ``pool`` names the pool in which an address is unique, as ``"pool"`` of a configuration
+        does: networks that name one pool never have an address twice. Without it a new network has
+        a pool of its own name, and any other keeps the pool that it has.
 
         ``cooldown_s`` is the time between the release of an address and its next assignment (30).
         When only cooling addresses are left, ``cooldown_policy`` decides: "prefer" assigns the one
@@ -91,11 +96,14 @@ class Networks:
         policy = Policy(**given)
         excluded = arguments.read_texts(exclude, "exclude")
         store = self._place()
+        chosen: dict[str, Any] = {}
+        if pool is not None:
+            chosen = {"pool_name": arguments.read_name(pool, "pool"), "names_pool": True}
         if ranges is not None:
-            pool = parse_ranges(ranges, excluded)
-            self.named[name] = pool, policy
-            return self._returns(Network(store, name, pool, policy=policy))
-        known = Network(store, name, None, policy=policy)
+            parsed = parse_ranges(ranges, excluded)
+            self.named[name] = parsed, policy
+            return self._returns(Network(store, name, parsed, policy=policy, **chosen))
+        known = Network(store, name, None, policy=policy, **chosen)
         if name in self.named:
             stored, before = self.named[name]
             known.pool = stored

@@ -274,3 +274,54 @@ def test_damaged_records(served: _Served, config: Make, tmp_path: Path) -> None:
     answers = served(*[(DEL, made, "c1"), (ADD, made, "c2"), (DEL, made, "c0")])
     assert [one.status for one in answers] == [0, 1, 0]
     assert b"10.1.0.4" in answers[1].output
+
+
+def _named(config: Make, name: str, **keys: Any) -> dict[str, Any]:
+    return config(name=name, ipam=SUBNET | {"pool": "blue"} | keys)
+
+
+def test_two_networks_of_one_pool(served: _Served, config: Make) -> None:
+    """A batch serves networks that share pool and ranges natively, and no address twice."""
+    one, two = _named(config, "one"), _named(config, "two")
+    served((ADD, one, "a"), (ADD, two, "a"))
+    before = served.native
+    asked = [(ADD, (one, two)[at % 2], f"c{at}") for at in range(64)]
+    answers = served(*asked)
+    assert served.native - before == 64
+    got = [json.loads(answer.output)["ips"][0]["address"] for answer in answers]
+    assert len(set(got)) == 64
+    served((DEL, one, "c0"), (DEL, one, "c1"))
+    assert [_holds(config, name) for name in ("one", "two")] == [32, 33]
+
+
+def test_ranges_of_their_own_in_a_batch(served: _Served, config: Make) -> None:
+    """So does a batch in which the ranges of a pool change, in Python where they differ."""
+    one = _named(config, "one")
+    two = _named(config, "two", subnet="10.1.0.0/24")
+    asked = [(ADD, (one, two)[at % 2], f"c{at}") for at in range(64)]
+    answers = served(*asked)
+    got = [json.loads(answer.output)["ips"][0]["address"].partition("/")[0] for answer in answers]
+    assert len(set(got)) == 64
+
+
+def test_another_pool_is_not_plain(served: _Served, config: Make) -> None:
+    """A configuration with another pool is refused, however often the old one was served."""
+    one = _named(config, "one")
+    for at in range(3):
+        served((ADD, one, f"c{at}"))
+    for at in range(3):
+        answer = served((ADD, _named(config, "one", pool="green"), f"d{at}"))[0]
+        assert answer.status == 1
+        assert b"has addresses in pool blue" in answer.output
+
+
+def test_pools_that_overlap_in_a_batch(served: _Served, config: Make) -> None:
+    """The first ADD of a batch notes the other pool, too."""
+    served((ADD, config(name="one", ipam=SUBNET), "a"))
+    answer = served((ADD, config(name="two", ipam=SUBNET), "a"))[0]
+    assert b"pools two and one can both assign 10.1.0.2" in answer.messages
+
+
+def _holds(config: Make, name: str) -> int:
+    with fastipam.open(config()["ipam"]["dataDir"]) as ipam:
+        return len(list(ipam.network(name).leases()))

@@ -73,7 +73,8 @@ def test_start_and_end(call: Call, config: Make) -> None:
 def test_gateway(call: Call, config: Make) -> None:
     """The gateway is in the result when it is named, and is not assigned."""
     assert "gateway" not in call("ADD", config(ipam={"range": "10.0.0.0/24"})).document["ips"][0]
-    made = config(name="other", ipam={"range": "10.0.0.0/30", "gateway": "10.0.0.2"})
+    apart = {"network_name": "apart"}
+    made = config(name="other", ipam={"range": "10.0.0.0/30", "gateway": "10.0.0.2"} | apart)
     one = call("ADD", made).document["ips"][0]
     assert one == {"address": "10.0.0.1/30", "gateway": "10.0.0.2"}
     assert call("ADD", made, "c2").code == 100
@@ -86,7 +87,8 @@ def test_ip_ranges(call: Call, config: Make) -> None:
         "10.2.0.1/24",
         "2001:db8::9/64",
     ]
-    made = config(name="other", ipam={"range": "10.1.0.0/24", "ipRanges": entries})
+    ipam = {"range": "10.1.0.0/24", "ipRanges": entries, "network_name": "apart"}
+    made = config(name="other", ipam=ipam)
     assert call("ADD", made).addresses == ["10.1.0.1/24", "10.2.0.1/24", "2001:db8::9/64"]
 
 

@@ -345,7 +345,7 @@ def test_stats_as_a_document(net: Network) -> None:
     document = net.stats().to_dict()
     assert json.loads(json.dumps(document)) == document
     assert list(document) == [
-        "network", "size", "assigned", "cooling", "reserved", "free",
+        "network", "pool", "size", "assigned", "cooling", "reserved", "free",
         "range_sets", "other_range_sets", "used_percent",
     ]  # fmt: skip
     assert list(document["range_sets"][0]) == [

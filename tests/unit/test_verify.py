@@ -276,7 +276,7 @@ DAMAGES: list[tuple[Damage, set[str], str | None]] = [
     (put("pools", b"two", (7777).to_bytes(4, "big")), {"pool-without-network", "pool-id"}, None),
     (put("networks", b"two", entry(NETWORK_ID, 7)), {"network-id"}, b"two".hex()),
     (put("networks", b"two", entry(NETWORK_ID, POOL_ID)), {"network-id"}, b"two".hex()),
-    (put("networks", b"zwei", entry(9, POOL_ID)), {"network-id", "network-pool"}, b"zwei".hex()),
+    (put("networks", b"zwei", entry(9, POOL_ID)), {"network-id"}, b"zwei".hex()),
     (
         put("networks", b"two", entry(9, 7)),
         {"network-id", "network-pool", "state-missing"},
@@ -465,7 +465,7 @@ def test_entries_that_were_exchanged(damaged: Ipam) -> None:
         raw = tables.NETWORKS.get(txn, b"net")
         assert raw is not None
         tables.NETWORKS.put(txn, b"a", raw)
-    assert {one.kind for one in verify(damaged.store)} >= {"network-pool", "network-id"}
+    assert {one.kind for one in verify(damaged.store)} >= {"network-id"}
     assert repair(damaged.store)
     assert damaged.networks() == ["a", "net"]
     assert [one.container_id for one in damaged.network("a").leases()] == ["a1"]
@@ -501,7 +501,7 @@ def test_repair_gives_up_as_a_whole(damaged: Ipam, monkeypatch: pytest.MonkeyPat
     with store.write() as txn:
         state(assigned=1)(store, txn)
     before = verify(store)
-    monkeypatch.setattr("fastipam.repair.network.NetworkRepair.run", lambda _: None)
+    monkeypatch.setattr("fastipam.repair.pool.PoolRepair.run", lambda _: None)
     with pytest.raises(StoreCorrupt, match="nothing was changed") as caught:
         repair(store)
     assert caught.value.hint == "restore a backup"

@@ -7,7 +7,7 @@ of a cluster has lost its store.
 
 from __future__ import annotations
 
-from fastipam.allocation import reservations
+from fastipam.allocation import reservations, siblings
 from fastipam.lease import Requester
 from fastipam.namespaces import Netns
 from fastipam.storage import tables
@@ -18,6 +18,7 @@ from fastipam.storage.records.lease import ASSIGNED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from fastipam._ledger import Accounts
     from fastipam.allocation.ledger import Ledger
     from fastipam.storage.records.lease import Record
 
@@ -35,7 +36,9 @@ def adopt_running(
     """
     record = ledger.record(family, value)
     if record is not None and record.state == ASSIGNED:
-        _take_away(ledger, record, family, value)
+        whose = siblings.ledger_of(ledger, record.network_id)
+        _take_away(whose, record, family, value)
+        whose.save()
     elif record is None and reservations.find(ledger, family, value) is not None:
         reservations.take(ledger, family, value)
         ledger.clear(family, value)
@@ -61,7 +64,7 @@ def name_found(
     return True
 
 
-def _take_away(ledger: Ledger, record: Record, family: int, value: int) -> None:
+def _take_away(ledger: Accounts, record: Record, family: int, value: int) -> None:
     """Take one address away from an owner, who keeps its others."""
     name = keys.owner_name(record.container_id, record.ifname)
     others = [one for one in ledger.held_by(name) if one != (family, value)]

@@ -192,6 +192,25 @@ def of_sets(txn: Snapshot, network_id: int, state: PoolState, pool: Pool) -> lis
     ]
 
 
+def of_all(
+    txn: Snapshot, network_id: int, state: PoolState, pool: Pool, text: str
+) -> tuple[dict[str, int], list[SetCounts], list[SetCounts]]:
+    """Return the counts of a network, of its range sets, and of those used in turn with them.
+
+    ``pool`` are the network's own ranges, and ``text`` those of its pool, which may have others.
+    """
+    if pool.text == text:
+        others = of_others(txn, network_id, state, pool)
+        return of_network(txn, state, pool), of_sets(txn, network_id, state, pool), others
+    reserved = _reserved(txn, state, pool.sets)
+    sets = [
+        _count_other(txn, network_id, state, pool, each, number)
+        for each, number in zip(pool.sets, reserved, strict=True)
+    ]
+    total = {name: sum(one.counts[name] for one in sets) for name in ("size", *STATES)}
+    return total, sets, []
+
+
 def of_others(txn: Snapshot, network_id: int, state: PoolState, pool: Pool) -> list[SetCounts]:
     """Return the counts of the sets of other configurations with which a network is used in turn.
 

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
         name: str
         pool: Pool | None
+        pool_key: bytes | None  # the encoded name of its pool; None: as the store has it
+        names_pool: bool  # whether its configuration says so
         policy: Policy
         lease_type: type[Lease]
 
@@ -52,15 +54,37 @@ class Ledger(Accounts):
 
     @classmethod
     def create(cls, txn: Transaction, network: Configured, key: bytes, pool: Pool) -> Ledger:
-        """Enter a network that the store does not know, and its pool, under its encoded name."""
+        """Enter a network that the store does not know under its encoded name, and its pool.
+
+        The pool may be known: of another network. Raises ConfigError when they cannot share it.
+        """
         txn.store.require_schema(txn)
-        network_id = _count(txn, tables.LAST_NETWORK_KEY)
-        pool_id = _count(txn, tables.LAST_POOL_KEY)
-        ledger = cls(txn, network, network_id, pool_id, pool.text)
-        ledger.state.swept = txn.store.boot
-        # Its pool has its name.
-        tables.NETWORKS.put(txn, key, keys.pack_network(tables.SCHEMA, network_id, pool_id, key))
-        ledger._write_pool(key, pool)
+        return cls.enter_pool(txn, network, key, _count(txn, tables.LAST_NETWORK_KEY), pool)
+
+    @classmethod
+    def enter_pool(
+        cls, txn: Transaction, network: Configured, key: bytes, network_id: int, pool: Pool
+    ) -> Ledger:
+        """Enter a network with its id in the pool that it names; a new one has its name."""
+        name, pool_id, text = network.pool_key or key, 0, ""
+        if tables.POOLS.get(txn, name) is not None:
+            from fastipam.allocation import pools
+
+            pool_id, text = pools.join(txn, network, key, name)
+        is_new = not pool_id
+        if is_new:
+            pool_id, text = _count(txn, tables.LAST_POOL_KEY), pool.text
+        tables.NETWORKS.put(txn, key, keys.pack_network(tables.SCHEMA, network_id, pool_id, name))
+        ledger = cls(txn, network, network_id, pool_id, text)
+        if is_new:
+            ledger.state.swept = txn.store.boot
+            ledger._write_pool(name, pool)
+            if network.names_pool:
+                from fastipam.allocation import pools
+
+                pools.whole(ledger, pool)
+        txn.forget_found()
+        ledger.adopt_pool(key, pool)
         ledger.save()
         return ledger
 
@@ -68,10 +92,24 @@ class Ledger(Accounts):
         """Remember these ranges from now on. O(pages + cooling addresses) when they differ."""
         if pool.text == self.text:
             return
-        from fastipam.allocation import change, turns
+        from fastipam.allocation import pools, turns
 
-        turns.note(self, self.text, pool.text)
-        self._write_pool(key, pool)
+        whole = pools.whole(self, pool)
+        if whole is None:
+            return
+        if whole is pool:
+            turns.note(self, self.text, pool.text)
+        found = self.txn.find(key)
+        assert isinstance(found, tuple)
+        self.replace_ranges(found[3], whole)
+
+    def replace_ranges(self, pool_key: bytes, pool: Pool) -> None:
+        """Let the pool have these ranges. O(pages + cooling addresses) when they differ."""
+        if pool.text == self.text:
+            return
+        from fastipam.allocation import change
+
+        self._write_pool(pool_key, pool)
         self.remember(pool.text, pool)
         change.recount(self, pool)
         change.regroup(self, pool)
@@ -182,7 +220,12 @@ class Ledger(Accounts):
         record = self.record(family, value)
         if record is not None and record.state == ASSIGNED and record.boot != self.store.boot:
             name = owner_name(record.container_id, record.ifname)
-            if (family, value) in self.release(name, REBOOTED):
+            whose: Accounts = self
+            if record.network_id != self.network_id:
+                from fastipam.allocation import siblings
+
+                whose = siblings.ledger_of(self, record.network_id)
+            if (family, value) in whose.release(name, REBOOTED):
                 return self._take(family, value, owner)
         if record is None:
             from fastipam.allocation import reservations
@@ -203,7 +246,7 @@ class Ledger(Accounts):
         else:
             from fastipam.allocation import refusals
 
-            raise refusals.in_use(family, value, record)
+            raise refusals.in_use(self, family, value, record)
         return False
 
     def kept_for(self, owner: Requester) -> list[Address]:

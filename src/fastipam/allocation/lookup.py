@@ -6,7 +6,7 @@ from fastipam import _ledger
 from fastipam import late_errors as errors
 from fastipam.addressing.ranges import Pool
 from fastipam.storage import tables
-from fastipam.storage.records import keys
+from fastipam.storage.records import keys, own_ranges
 from fastipam.storage.transaction import Transaction
 
 TYPE_CHECKING = False
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from fastipam.storage.transaction import Snapshot
 
 
-def find(txn: Transaction | Snapshot, key: bytes) -> tuple[int, int, str] | None:
-    """Return (network id, pool id, text of its ranges) of a network's encoded name, or None.
+def find(txn: Transaction | Snapshot, key: bytes) -> tuple[int, int, str, bytes] | None:
+    """Return (network id, pool id, the pool's ranges as text, its encoded name), or None.
+
+    ``key`` is a network's encoded name.
 
     The entry names the schema, so a process that has the store open stops here when another version
     has made or changed the store meanwhile. O(1). Raises StoreVersion, StoreCorrupt.
@@ -31,12 +33,15 @@ def find(txn: Transaction | Snapshot, key: bytes) -> tuple[int, int, str] | None
 
 
 def look_up(txn: Transaction | Snapshot, name: str) -> tuple[int, int, Pool] | None:
-    """Return (network id, pool id, the ranges that the store remembers) of a network, or None.
+    """Return (network id, pool id, the network's own ranges), or None when it is not known.
 
     Raises StoreVersion, StoreCorrupt.
     """
     found = find(txn, keys.encode("network", name))
-    return None if found is None else (*found[:2], read_pool(found[2], txn.store, name))
+    if found is None:
+        return None
+    own = own_ranges.read(tables.META.get(txn, own_ranges.key(found[0])))
+    return *found[:2], read_pool(found[2] if own is None else own[1], txn.store, name)
 
 
 def read_pool(text: str, store: Environment, name: str) -> Pool:

@@ -15,6 +15,7 @@ from fastipam.storage.records import lease as lease_record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from fastipam._ledger import Accounts
     from fastipam.allocation.ledger import Ledger
     from fastipam.storage.transaction import Transaction
 
@@ -31,7 +32,8 @@ def step(ledger: Ledger, limit: int = BESIDE_A_CALL) -> None:
     before = state.swept
     if before == store.boot:
         return
-    stale: dict[bytes, None] = {}
+    ledgers = _Ledgers(ledger)
+    stale: dict[tuple[int, bytes], None] = {}  # by network and owner
     prefix = state.prefix
     start = keys.address_key(state.pool_id, *state.sweep) if state.sweep[0] else prefix
     state.sweep, state.swept = (0, 0), store.boot  # unless the limit comes first
@@ -39,21 +41,38 @@ def step(ledger: Ledger, limit: int = BESIDE_A_CALL) -> None:
         if looked == limit:
             state.sweep, state.swept = keys.read_address_key(key)[1:], before
             break
-        name = _stale_owner(ledger, raw)
+        name = _stale_owner(ledgers, raw)
         if name:
-            stale[name] = None
-    for name in stale:
-        ledger.release(name, event_record.REBOOTED)
+            stale[lease_record.network_of(raw), name] = None
+    for network_id, name in stale:
+        ledgers[network_id].release(name, event_record.REBOOTED)
 
 
-def _stale_owner(ledger: Ledger, raw: bytes) -> bytes:
+class _Ledgers(dict[int, "Accounts"]):
+    """The records of the networks of a pool, by id: those of others when they are needed."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__()
+        self._first = ledger
+        self.boot = ledger.store.boot
+        self[ledger.network_id] = ledger
+
+    def __missing__(self, network_id: int) -> Accounts:
+        from fastipam.allocation import siblings
+
+        found = self[network_id] = siblings.ledger_of(self._first, network_id)
+        return found
+
+
+def _stale_owner(ledgers: _Ledgers, raw: bytes) -> bytes:
     """Return the owner of a packed lease of an earlier boot, else an empty name."""
     # A damaged lease keeps its address until `fastipam check --repair`, and does not stop any call.
     try:
-        if not lease_record.is_assigned(raw) or lease_record.boot_of(raw) == ledger.store.boot:
+        if not lease_record.is_assigned(raw) or lease_record.boot_of(raw) == ledgers.boot:
             return b""
         name = lease_record.name_of(raw)
-        ledger.leases_of(name, ledger.held_by(name))
+        whose = ledgers[lease_record.network_of(raw)]
+        whose.leases_of(name, whose.held_by(name))
     except StoreCorrupt:
         return b""
     return name

@@ -108,12 +108,18 @@ def of_another_node(range_set: RangeSet, value: int) -> AddressNotInRange:
     )
 
 
-def in_use(family: int, value: int, record: Record) -> AddressInUse:
-    """Return the error for a requested address that has an owner."""
+def in_use(accounts: Accounts, family: int, value: int, record: Record) -> AddressInUse:
+    """Return the error for a requested address that has an owner, maybe in another network."""
     text = format_ip(family, value)
     owner = record.container_id, record.ifname
+    where = ""
+    if record.network_id != accounts.network_id:
+        from fastipam.allocation import pools
+
+        other = pools.name_of(accounts.txn, record.network_id)
+        where = f" in network {other}, which has the same pool"
     return AddressInUse(
-        f"the requested address {text} is assigned to {' '.join(owner).rstrip()}",
+        f"the requested address {text} is assigned to {' '.join(owner).rstrip()}{where}",
         address=text,
         owner=owner,
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastipam import namespaces, processes
 from fastipam.addressing.addresses import BITS, format_cidr, format_ip
-from fastipam.allocation import reservations, states
+from fastipam.allocation import pools, reservations, states
 from fastipam.allocation.lookup import look_up, read_record
 from fastipam.cli import filters
 from fastipam.cli.times import duration, stamp
@@ -34,6 +34,7 @@ class _Known(NamedTuple):
     family: int
     value: int
     pool: Pool
+    pool_name: str
     record: Record | None
     reservation: Reservation | None
     counters: PoolState
@@ -63,6 +64,7 @@ def explain(
     its_range = known.pool.range_of(*address)
     answer: dict[str, Any] = {
         "network": name,
+        "pool": known.pool_name,
         "address": format_ip(*address),
         "status": known.status,
     }
@@ -93,11 +95,15 @@ def _read(ipam: Ipam, name: str, address: tuple[int, int], local: bool) -> _Know
         found = look_up(txn, name)
         if found is None:
             return None
-        _, pool_id, pool = found
+        network_id, pool_id, pool = found
+        record = read_record(txn, pool_id, *address)
+        if record is not None and record.network_id != network_id:
+            return None  # another network of the pool has it, or had it last
         return _Known(
             *address,
             pool,
-            read_record(txn, pool_id, *address),
+            pools.pool_of(txn, name),
+            record,
             reservations.get(txn, pool_id, *address),
             txn.pool_state(pool_id),
             store.clock(),

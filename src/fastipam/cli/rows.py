@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastipam.addressing.addresses import V4, V6, format_ip
 from fastipam.addressing.ranges import Pool, merge
-from fastipam.allocation import counts, history, reservations, states
+from fastipam.allocation import counts, history, pools, reservations, states
 from fastipam.allocation.lookup import find, look_up
 from fastipam.cli.filters import COOLING, EVERYTHING, FREE, RESERVED, Filter, pod_of
 from fastipam.cli.output import Column
@@ -138,15 +138,37 @@ def rows(
     index are sorted first. With ``local`` times are in the machine's zone. Raises ConfigError,
     StoreError.
     """
+    listed: set[int] = set()  # pools
     for name in names(ipam, only):
-        listing = _Listing(ipam.store, name, wanted, Stamps(local=local))
+        listing = _Listing(
+            ipam.store, name, wanted, Stamps(local=local), listed, alone=only is not None
+        )
         yield from listing.run(with_free=with_free)
 
 
 class _Listing:
-    """The rows of one network, read a page at a time."""
+    """The rows of one network, read a page at a time.
 
-    def __init__(self, store: Store, name: str, wanted: Filter, stamp: Stamps) -> None:
+    Free and reserved addresses are the pool's: the first network of a pool has them. ``listed``
+    are the ids of the pools of which a network came before. A network that is listed ``alone``
+    has the free addresses of its own ranges.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        wanted: Filter,
+        stamp: Stamps,
+        listed: set[int],
+        *,
+        alone: bool,
+    ) -> None:
+        self._listed = listed
+        self._alone = alone
+        self._network_id = 0
+        self._pool_name = ""
+        self._is_first = True
         self._store = store
         self._name = name
         self._wanted = wanted
@@ -160,9 +182,15 @@ class _Listing:
             if found is None:
                 return
             network_id, pool_id, self._pool = found
+            self._network_id, self._pool_name = network_id, pools.pool_of(txn, self._name)
+            self._is_first = pool_id not in self._listed
+            self._listed.add(pool_id)
+            entry = None if self._alone else find(txn, self._key)
+            if entry is not None:
+                self._pool = Pool.read(entry[2])  # with the ranges of the pool's other networks
             indexed = self._indexed(txn, network_id, pool_id)
         used = self._used(None if indexed is None else sorted(set(indexed)))
-        if with_free and self._wanted.wants_free:
+        if with_free and self._wanted.wants_free and self._is_first:
             yield from self._with_free(used)
         else:
             yield from (row for _, row in used if row)
@@ -183,9 +211,10 @@ class _Listing:
                     continue  # a reservation whose address is in use
                 last = address
                 if isinstance(one, Record):
-                    yield address, self._row(address, one) if self._wanted.fits(one) else None
+                    fits = one.network_id == self._network_id and self._wanted.fits(one)
+                    yield address, self._row(address, one) if fits else None
                 else:
-                    fits = self._wanted.fits_reservation(one)
+                    fits = self._is_first and self._wanted.fits_reservation(one)
                     yield address, self._reserved_row(address, one) if fits else None
 
     # Which leases ----------------------------------------------------------------------------
@@ -272,6 +301,7 @@ class _Listing:
     def _row(self, address: Address, record: Record) -> dict[str, Any]:
         return {
             "network": self._name,
+            "pool": self._pool_name,
             "address": format_ip(*address),
             "status": states.of_record(record).upper(),
             "pod": pod_of(record),
@@ -290,6 +320,7 @@ class _Listing:
         namespace, slash, name = one.owner.partition("/")
         return {
             "network": self._name,
+            "pool": self._pool_name,
             "address": format_ip(*address),
             "status": RESERVED,
             **_EMPTY,
@@ -326,7 +357,10 @@ class _Listing:
                     taken = next(used, None)
                 else:
                     address = format_ip(family, value)
-                    yield {"network": self._name, "address": address, "status": FREE, **_EMPTY}
+                    yield {
+                        "network": self._name, "pool": self._pool_name, "address": address,
+                        "status": FREE, **_EMPTY,
+                    }  # fmt: skip
                     value += 1
         while taken is not None:
             if taken[1]:

@@ -315,6 +315,8 @@ def _network(known: Known, config: Config, *, create: bool = True) -> Network:
             before_first=None
             if config.ignore_host_local or _goes_over(config)
             else lambda: _refuse_unimported(config),
+            pool_name=config.pool_name or config.name,
+            names_pool=config.names_pool,
         )
         kept = known.networks[True] = store, network
     return kept[1]
@@ -406,7 +408,17 @@ def _assign(call: _Call) -> tuple[Lease, dict[str, Any], list[Promise]]:
 
         network = _network(known, config)
         lease = refused.allocate_again(call.services, config, network, owner, refusal, allocate)
+    if lease.generation == 1:  # of its pool
+        _note_overlaps(call, config)
     return lease, dns, promises
+
+
+def _note_overlaps(call: _Call, config: Config) -> None:
+    """Note other pools that have addresses of a pool from which one was assigned first."""
+    from fastipam.allocation import pools
+
+    for note in pools.notes(open_stores.get(config.data_dir, config.durability), config.name):
+        call.log(error_codes.clean(note))
 
 
 def _settle(promises: list[Promise]) -> None:

@@ -79,7 +79,7 @@ def _has_lost_any(network: Network, addresses: Sequence[Address]) -> bool:
     """Return whether the path of one of these leases does not lead to its namespace."""
     place = Place()
     for address in addresses:
-        lease = network._lookup(address)
+        lease = network._lookup(address, of_pool=True)
         if lease is not None:
             seen = place.observe(lease.record)
             if isinstance(seen, str) or is_lost(lease, seen):

@@ -1,7 +1,7 @@
 """Read and check the network configuration once; in what results no field is unset.
 
 Keys and their meaning are host-local's; whereabouts' names for the same things are accepted beside
-them; fastipam's own are ``exclude``, ``durability``, ``repeatAdd``, ``statusWhenFull``,
+them; fastipam's own are ``pool``, ``exclude``, ``durability``, ``repeatAdd``, ``statusWhenFull``,
 ``ignoreHostLocal`` and those of policy.py. The order in which things are refused is host-local's,
 too. Field names in errors are paths as the user wrote them (``ipam.ranges[0][1].subnet``). What has
 no effect is noted (notes.py).
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _ALIASES = frozenset(("range_start", "range_end"))  # whereabouts' names of rangeStart and rangeEnd
 _WHEREABOUTS = ("range", *_ALIASES, "ipranges")
+_POOL_KEYS = ("pool", "network_name", "enable_overlapping_ranges")  # see pool_name.py
 # The keys of each level, folded. Those of a cluster are in cluster.py, where others are an error.
 RANGE = frozenset((*(key.casefold() for key in RANGE_KEYS), *_ALIASES, "exclude"))
 _ROUTE_NUMBERS = {
@@ -56,6 +57,7 @@ _KNOWN = frozenset(
         "statuswhenfull",
         "cluster",
         *_WHEREABOUTS,
+        *_POOL_KEYS,
         *(key.casefold() for key in policy.KEYS),
     )
 )
@@ -106,7 +108,9 @@ class Config:
     """The whole configuration, for ADD, CHECK and STATUS; it does not change once it is read.
 
     ``pool`` are the range sets; ``remember`` says that they are the network's own, and not partly
-    this container's (from ``runtimeConfig.ipRanges``). ``notes`` say what is odd but no error.
+    this container's (from ``runtimeConfig.ipRanges``). ``pool_name`` names the pool in which an
+    address is unique, None is that of the network's name; ``names_pool`` says that it was chosen.
+    ``notes`` say what is odd but no error.
     ``read_cluster`` makes settings of what stands under ``cluster``, which may be a file's path:
     files and the host's name are the caller's to read. ``raw`` is the document as it was written,
     for the spelling of keys in notes. Without any range the pool is empty, which only STATUS can
@@ -212,6 +216,12 @@ class Config:
                 hint="use one of the two",
             )
         sets = [*extra, *own, *other]
+        self.pool_name: str | None = None
+        self.names_pool = False
+        if other or any(key in ipam for key in _POOL_KEYS):
+            from fastipam.configuration import pool_name
+
+            self.pool_name, self.names_pool = pool_name.read(ipam, other, self._odd)
         self.remember = not extra
         self.cluster: Settings | None = None
         self.spare_policy: Policy | None = None

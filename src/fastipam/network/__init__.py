@@ -137,7 +137,7 @@ class Network(Reading):
         ledger = self._enter(txn)
         if not ledger.state.generation and self._before_first is not None:
             self._before_first()
-        pool, boot = self.pool or ledger.stored, self._store.boot
+        pool, boot = self._to_assign(ledger), self._store.boot
         sticky = self.policy.sticky_s and owner.pod
         if (sticky or ledger.state.kept) and ledger.state.swept != boot:
             # One of them may be reserved for this owner from now on.
@@ -216,7 +216,7 @@ class Network(Reading):
 
         with self._store.write() as txn:
             ledger = self._enter(txn)
-            pool = self.pool or ledger.stored
+            pool = self._to_assign(ledger)
             leases = bulk.assign(ledger, pool, listed)
             if pool.sets[0].block_length:
                 from fastipam.network import promise
@@ -328,6 +328,7 @@ class Network(Reading):
 
         policy = self.policy.without_history()
         quiet = Network(self._store, self.name, self.pool, policy=policy, remember=self._remember)
+        quiet.pool_key, quiet.names_pool = self.pool_key, self.names_pool
         with Reserve(self._store):
             return release(quiet)
 
@@ -382,11 +383,14 @@ class Network(Reading):
             record = None if ledger is None else ledger.record(*wanted)
             if ledger is None or record is None or record.state != ASSIGNED:
                 return None
+            if record.network_id != ledger.network_id:
+                return None  # another network of the pool has it
             if generation not in (None, record.generation):
                 return None
             owner = (record.container_id, record.ifname)
             others = [one for one in ledger.held_by(keys.owner_name(*owner)) if one != wanted]
-            leases = [self._lease(ledger, ledger.stored, one) for one in (wanted, *others)]
+            pool = self._ranges_in(ledger)
+            leases = [self._lease(ledger, pool, one) for one in (wanted, *others)]
             self._release(txn, owner, kind)
             return join(leases)
 
@@ -522,7 +526,7 @@ class Network(Reading):
         text = arguments.read_target(target)
         with self._store.write() as txn:
             ledger = self._enter(txn)
-            wanted = reservations.assignable(self.pool or ledger.stored, text)
+            wanted = reservations.assignable(self._to_assign(ledger), text)
             ledger.tick()
             each = (Reservation(*one, owner, "", reason) for one in wanted)
             reservations.reserve(ledger, each)

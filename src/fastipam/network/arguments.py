@@ -158,13 +158,13 @@ def _require_prefix(target: str) -> None:
         )
 
 
-def read_name(name: object) -> str:
-    """Return the name of a network."""
+def read_name(name: object, field: str = "name") -> str:
+    """Return the name of a network, or of a pool."""
     if isinstance(name, str) and name and "\0" not in name:
         return str.__str__(name)  # exactly a str, whatever class of text it is
     raise ConfigError(
-        f"name has to be a text that is not empty and has no NUL, not {shown(name)}",
-        field="name",
+        f"{field} has to be a text that is not empty and has no NUL, not {shown(name)}",
+        field=field,
         value=name,
         hint="write network(name, ranges)",
     )

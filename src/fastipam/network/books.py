@@ -8,7 +8,8 @@ from fastipam.allocation.ledger import MOST_EXPIRED, Ledger
 from fastipam.allocation.lookup import find, read_pool
 from fastipam.configuration.policy import DEFAULT_POLICY, Policy
 from fastipam.lease import Lease
-from fastipam.storage.records import keys
+from fastipam.storage import tables
+from fastipam.storage.records import keys, own_ranges
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,10 +24,23 @@ _NAME_BYTES = 255  # host-local's limit (the name is a directory there), and far
 _BATCH = 256  # addresses freed in one transaction, for which other writers wait
 
 
+def _encoded(field: str, what: str, name: str) -> bytes:
+    encoded = keys.encode(field, name)
+    if not 0 < len(encoded) <= _NAME_BYTES:
+        raise errors.ConfigError(
+            f"the {what} name {name[:32]!r} is not 1 to {_NAME_BYTES} bytes long",
+            field=field,
+            value=name,
+        )
+    return encoded
+
+
 class Books:
     """A network's name and configuration, with access to its records in the store.
 
-    ``before_first`` is called before the first address ever is assigned, and may raise.
+    ``before_first`` is called before the network's first address is assigned, and may raise.
+    ``pool_name`` names the network's pool, and ``names_pool`` says that somebody has chosen it.
+    Without a name the pool is that which the store has, and a new network has one of its own name.
     """
 
     lease_type = Lease
@@ -41,22 +55,23 @@ class Books:
         policy: Policy = DEFAULT_POLICY,
         remember: bool = True,
         before_first: Callable[[], None] | None = None,
+        pool_name: str | None = None,
+        names_pool: bool = False,
     ) -> None:
-        encoded = keys.encode("name", name)
-        if not 0 < len(encoded) <= _NAME_BYTES:
-            raise errors.ConfigError(
-                f"the network name {name[:32]!r} is not 1 to {_NAME_BYTES} bytes long",
-                field="name",
-                value=name,
-            )
+        encoded = _encoded("name", "network", name)
         self.name = name
         self.pool = pool
+        self.pool_key: bytes | None = None
+        if pool_name is not None:
+            self.pool_key = _encoded("pool", "pool", pool_name)
+        self.names_pool = names_pool
         self.policy = policy
         self._store = store
         self._key = encoded
         self._remember = remember
         self._before_first = before_first
         self._read: Pool | None = None  # the ranges read last: reading them is slow
+        self._spared: tuple[str, str, Pool] | None = None  # ranges, the pool's, what is assigned
 
     @property
     def store(self) -> Store:
@@ -99,8 +114,45 @@ class Books:
         self._read = read_pool(text, self._store, self.name)
         return self._read
 
-    def _find(self, txn: Transaction | Snapshot) -> tuple[int, int, str] | None:
+    def _find(self, txn: Transaction | Snapshot) -> tuple[int, int, str, bytes] | None:
         return find(txn, self._key)
+
+    def _find_pool(self, txn: Transaction | Snapshot) -> tuple[int, int, str, bytes] | None:
+        """Return the same; of a new network in a pool that the store knows, with the id 0."""
+        found = self._find(txn)
+        if found is None and self.pool is not None and self.pool_key is not None:
+            raw = tables.POOLS.get(txn, self.pool_key)
+            return None if raw is None else (0, *keys.unpack_pool(raw), self.pool_key)
+        return found
+
+    def _own_ranges(self, txn: Transaction | Snapshot, found: tuple[int, int, str, bytes]) -> Pool:
+        """Return the ranges of the network itself: its pool may have those of others, too. O(1)."""
+        if not found[0] and self.pool is not None:
+            return self.pool
+        raw = tables.META.get(txn, own_ranges.key(found[0]))
+        own = None if raw is None else own_ranges.read(raw)
+        return self._ranges_of(found[2] if own is None else own[1])
+
+    def _ranges_in(self, ledger: Ledger) -> Pool:
+        """Return the ranges of the network itself, in a write transaction. O(1)."""
+        raw = tables.META.get(ledger.txn, own_ranges.key(ledger.network_id))
+        own = None if raw is None else own_ranges.read(raw)
+        return ledger.stored if own is None else self._ranges_of(own[1])
+
+    def _to_assign(self, ledger: Ledger) -> Pool:
+        """Return the ranges from which addresses are assigned now."""
+        return self._assignable(self.pool or self._ranges_in(ledger), ledger.text)
+
+    def _assignable(self, own: Pool, text: str) -> Pool:
+        """Return ranges without the gateways of others in the pool, whose ranges are ``text``."""
+        if own.text == text or CUT in text:
+            return own
+        kept = self._spared
+        if kept is None or kept[:2] != (own.text, text):
+            from fastipam.addressing import union
+
+            kept = self._spared = own.text, text, union.spare(own, self._ranges_of(text))
+        return kept[2]
 
     def _pool_in(self, txn: Transaction | Snapshot) -> int | None:
         """Return the number of the network's pool, or None when the network was never used."""
@@ -110,7 +162,7 @@ class Books:
     def _books(self, txn: Transaction) -> Ledger | None:
         """Return the network's records in a write transaction, or None when there are none."""
         found = find(txn, self._key)
-        return None if found is None else Ledger(txn, self, *found)
+        return None if found is None else Ledger(txn, self, *found[:3])
 
     def _enter(self, txn: Transaction) -> Ledger:
         """Return the records of a network from which addresses are to be assigned.
@@ -124,9 +176,13 @@ class Books:
         if ledger is None:
             if pool is None:
                 raise self._without_ranges()
+            if self._before_first is not None:
+                self._before_first()
             ledger = Ledger.create(txn, self, self._key, pool)
             ledger.adopt_policy()
             return ledger
+        if pool is not None and self.pool_key is not None:
+            ledger = self._in_named_pool(txn, ledger, pool)
         if pool is not None and ledger.is_foreign:
             from fastipam.allocation import gateways
 
@@ -139,12 +195,31 @@ class Books:
         if pool is not None and self._remember:
             ledger.adopt_pool(self._key, pool)
             ledger.adopt_policy()
-        if not (pool or ledger.stored).sets:
+        if not (pool or self._ranges_in(ledger)).sets:
             raise self._without_ranges()
         if ledger.state.swept != self._store.boot:
             from fastipam.allocation import previous_boot
 
             previous_boot.step(ledger)
+        return ledger
+
+    def _in_named_pool(self, txn: Transaction, ledger: Ledger, pool: Pool) -> Ledger:
+        """Have the network in the pool that is named; return its records there.
+
+        Raises ConfigError when it has addresses in another one.
+        """
+        found = self._find(txn)
+        if found is None or self.pool_key is None or self.pool_key == found[3]:
+            return ledger
+        if not self.names_pool and tables.OWNERS.first(txn, keys.id_prefix(found[0])) is not None:
+            return ledger  # nobody has chosen another one: it changes when nobody has an address
+        from fastipam.allocation import removal
+
+        newest = ledger.state.generation
+        removal.leave(txn, self, found, self.pool_key)
+        ledger = Ledger.enter_pool(txn, self, self._key, found[0], pool)
+        # The network's history names no assignment as an earlier one.
+        ledger.state.generation = max(ledger.state.generation, newest)
         return ledger
 
     def _without_ranges(self) -> errors.ConfigError:

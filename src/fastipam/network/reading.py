@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastipam import late_errors as errors
-from fastipam._ledger import ASSIGNED
+from fastipam._ledger import ASSIGNED, network_of
 from fastipam.addressing.addresses import BITS, format_ip, parse_cidr, parse_ip, prefix_bounds
 from fastipam.allocation.lookup import read_record
 from fastipam.configuration.policy import Policy
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     Address = str | AnyIP | IPv4Interface | IPv6Interface
     Target = Address | IPv4Network | IPv6Network
 
-    Found = tuple[int, int, str]  # network id, pool id, text of the ranges
+    Found = tuple[int, int, str, bytes]  # network id, pool id, its ranges as text, its name
     Paged = tuple[list[Item], bytes | None]  # and the key at which the next page starts
     Page = Callable[[Snapshot, Found, bytes], Paged]
 
@@ -91,7 +91,8 @@ class Reading(Books):
         """
         return self._lookup(parse_wanted(address))
 
-    def _lookup(self, address: tuple[int, int]) -> Lease | None:
+    def _lookup(self, address: tuple[int, int], *, of_pool: bool = False) -> Lease | None:
+        """Do what :meth:`lookup` does; ``of_pool``: whichever network of the pool has it."""
         family, value = address
         self._end_earlier_boots()
         with self._store.read() as txn:
@@ -101,7 +102,9 @@ class Reading(Books):
             record = read_record(txn, found[1], family, value)
             if record is None or not self._is_held(record):
                 return None
-            return self._view(self._ranges_of(found[2]), family, value, record)
+            if record.network_id != found[0] and not of_pool:
+                return None
+            return self._view(self._own_ranges(txn, found), family, value, record)
 
     def leases(self) -> Iterator[Lease]:
         """Yield every lease in address order, IPv4 first.
@@ -122,8 +125,7 @@ class Reading(Books):
         """
         from fastipam.storage.records.lease import Record
 
-        for text, items in self._pages(_leases_page):
-            pool = self._ranges_of(text)
+        for pool, items in self._pages(_leases_page):
             for key, raw in items:
                 yield *keys.read_address_key(key)[1:], Record.read(raw), pool
 
@@ -132,8 +134,8 @@ class Reading(Books):
         for _, items in self._pages(_leases_page):
             yield from items
 
-    def _pages(self, page: Page) -> Iterator[tuple[str, list[Item]]]:
-        """Yield the text of the ranges and the network's entries in a table, a page at a time.
+    def _pages(self, page: Page) -> Iterator[tuple[Pool, list[Item]]]:
+        """Yield the network's ranges and its entries in a table, a page at a time.
 
         The read transaction of a page has ended when it is yielded: while one is open, the file
         cannot reuse space, and the caller may write the page to a pipe that nobody reads.
@@ -146,7 +148,8 @@ class Reading(Books):
                     return
                 # The name is looked up again: a restore may have given it another number.
                 items, following = page(txn, found, start)
-            yield found[2], items
+                pool = self._own_ranges(txn, found)
+            yield pool, items
             start = following and following[len(keys.id_prefix(0)) :]
 
     def get(self, container_id: str, ifname: str = "eth0") -> Lease | None:
@@ -171,7 +174,7 @@ class Reading(Books):
             if found is None or not held:
                 return None
             records = [read_record(txn, found[1], *one) for one in held]
-        pool, leases = self._ranges_of(found[2]), []
+            pool, leases = self._own_ranges(txn, found), []
         for address, record in zip(held, records, strict=True):
             if record is None:
                 raise self._without_lease(address)
@@ -204,7 +207,7 @@ class Reading(Books):
     def _held(
         self, txn: Snapshot, found: Found, container_id: str, ifname: str
     ) -> list[tuple[int, int]]:
-        network_id, pool_id, _ = found
+        network_id, pool_id = found[:2]
         prefix = keys.id_prefix(network_id)
         for name in dict.fromkeys((ifname, "")):
             owner_key = keys.owner_key(prefix, keys.owner_name(container_id, name))
@@ -279,7 +282,7 @@ class Reading(Books):
             return self.pool
         with self._store.read() as txn:
             found = self._find(txn)
-            return None if found is None else self._ranges_of(found[2])
+            return None if found is None else self._own_ranges(txn, found)
 
     def _remembered_policy(self) -> Policy:
         """Return the policy of the last assignment, else the default."""
@@ -371,37 +374,53 @@ class Reading(Books):
         check_time(wall_ns, "wall_ns")
         return history.holder_at(self._history(parse_wanted(address)), wall_ns)
 
+    def _pool_name(self) -> str:
+        """Return the name of the pool of a network that the store does not know."""
+        key = self._key if self.pool_key is None else self.pool_key
+        return key.decode(keys.ENCODING, keys.ERRORS)
+
     def stats(self) -> NetworkStats:
         """Return how many addresses are in each state, of the network and of each range set.
 
+        An address of its ranges that another network of the same pool has counts as well.
+
         An assignment takes an address of every range set: ``can_serve`` says whether the next one
-        succeeds, ``used_percent`` is that of the fullest set. O(1) for one range set; for several
-        O(pages of the bitmap + cooling + reserved addresses). Does not wait for a writer. Raises
-        StoreError.
+        succeeds, ``used_percent`` is that of the fullest set. O(1) for one range set that is all of
+        the pool; else O(pages of the bitmap + cooling + reserved addresses). Does not wait for a
+        writer. Raises StoreError.
         """
         from fastipam.allocation import counts, states
         from fastipam.network import stats
 
         self._end_earlier_boots()
         with self._store.read() as txn:
-            found = self._find(txn)
+            found = self._find_pool(txn)
             if found is None:
+                pool_name = self._pool_name()
                 size = self.pool.size if self.pool else 0
                 total = {"size": size} | dict.fromkeys(states.STATES, 0) | {states.FREE: size}
                 sets = counts.unused(self.pool) if self.pool else []
                 others: list[counts.SetCounts] = []
             else:
-                network_id, pool_id, text = found
-                state, pool = txn.pool_state(pool_id), self._ranges_of(text)
-                total = counts.of_network(txn, state, pool)
-                sets = counts.of_sets(txn, network_id, state, pool)
-                others = counts.of_others(txn, network_id, state, pool)
-            return stats.make(self.name, total, sets, others)
+                state = txn.pool_state(found[1])
+                pool = self._assignable(self._own_ranges(txn, found), found[2])
+                total, sets, others = counts.of_all(txn, found[0], state, pool, found[2])
+                pool_name = found[3].decode(keys.ENCODING, keys.ERRORS)
+            return stats.make(self.name, pool_name, total, sets, others)
 
 
 def _leases_page(txn: Snapshot, found: Found, start: bytes) -> Paged:
     prefix = keys.id_prefix(found[1])
-    return tables.LEASES.page(txn, prefix, prefix + start)
+    items, following = tables.LEASES.page(txn, prefix, prefix + start)
+    return [item for item in items if is_of_network(item[1], found[0])], following
+
+
+def is_of_network(raw: bytes, network_id: int) -> bool:
+    """Return whether a packed lease is of this network; one that is damaged is of each."""
+    try:
+        return network_of(raw) == network_id
+    except errors.StoreCorrupt:
+        return True
 
 
 def _reservations_page(txn: Snapshot, found: Found, start: bytes) -> Paged:

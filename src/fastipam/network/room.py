@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from fastipam.network.books import Books
     from fastipam.storage.transaction import Snapshot
 
-    Found = tuple[int, int, str]  # network id, pool id, text of the ranges
+    Found = tuple[int, int, str, bytes]  # network id, pool id, its ranges as text, its name
 
 
 def exhausted(network: Books) -> RangeSet | None:
@@ -24,7 +24,7 @@ def exhausted(network: Books) -> RangeSet | None:
     network._end_earlier_boots()
     while True:
         with network.store.read() as txn:
-            found = network._find(txn)
+            found = network._find_pool(txn)
             full = _full_set(network, txn, found)
             if full is None or found is None:
                 return full
@@ -34,12 +34,13 @@ def exhausted(network: Books) -> RangeSet | None:
 
 
 def _full_set(network: Books, txn: Snapshot, found: Found | None) -> RangeSet | None:
-    pool = network.pool or (network._ranges_of(found[2]) if found else None)
+    pool = network.pool or (network._own_ranges(txn, found) if found else None)
     if found is None or pool is None:
         # A network that was never used has all its addresses, but no blocks of a cluster.
         sets = pool.sets if pool is not None else ()
         return next((each for each in sets if each.block_length), None)
-    _, pool_id, text = found
+    _, pool_id, text, _ = found
+    pool = network._assignable(pool, text)
     if CUT in text and pool.text != text:
         from fastipam.allocation import cluster_ranges
 

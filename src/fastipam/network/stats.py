@@ -102,17 +102,19 @@ class NetworkStats(_Value):
     ``size`` is the number of addresses that the ranges can assign, and those in use that are
     outside since the ranges changed; ``assigned``, ``cooling``, ``reserved`` and ``free`` add up to
     it. For a cluster's pool it is this node's share. An address whose cool-down is over counts as
-    cooling until it is freed. ``sets`` are the range sets in their order; the addresses outside the
-    ranges are in none. ``other_sets`` are those of the ranges with which the network was used
-    before, when it is used with several in turn: two configurations have its name. Usually there
-    are none.
+    cooling until it is freed. ``pool`` names the network's pool; an address that another network of
+    it has counts, too, if it is in this one's ranges. ``sets`` are the range sets in their order;
+    the addresses outside the ranges are in none. ``other_sets`` are those of the ranges with which
+    the network was used before, when it is used with several in turn: two configurations have its
+    name. Usually there are none.
     """
 
     __slots__ = (
-        "assigned", "cooling", "free", "network", "other_sets", "reserved", "sets", "size",
+        "assigned", "cooling", "free", "network", "other_sets", "pool", "reserved", "sets", "size",
     )  # fmt: skip
 
     network: str
+    pool: str
     size: int
     assigned: int
     cooling: int
@@ -138,6 +140,7 @@ class NetworkStats(_Value):
         """Return what ``fastipam stats --json`` prints, for JSON."""
         return {
             "network": self.network,
+            "pool": self.pool,
             "size": self.size,
             "assigned": self.assigned,
             "cooling": self.cooling,
@@ -151,12 +154,14 @@ class NetworkStats(_Value):
 
 def make(
     network: str,
+    pool: str,
     total: dict[str, int],
     sets: Iterable[counts.SetCounts],
     others: Iterable[counts.SetCounts],
 ) -> NetworkStats:
     """Return the value of what was counted."""
-    return NetworkStats(network=network, sets=_sets(sets), other_sets=_sets(others), **total)
+    own, other = _sets(sets), _sets(others)
+    return NetworkStats(network=network, pool=pool, sets=own, other_sets=other, **total)
 
 
 def _sets(found: Iterable[counts.SetCounts]) -> tuple[SetStats, ...]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from fastipam.addressing.ranges import Pool
 from fastipam.errors import StoreCorrupt
-from fastipam.repair.network import Action, NetworkRepair
+from fastipam.repair.pool import Action, PoolRepair
 from fastipam.storage import tables
 from fastipam.storage.records import keys
 from fastipam.storage.records import lease as lease_record
@@ -65,16 +65,23 @@ class _Repairer:
     def __init__(self, txn: Transaction) -> None:
         self._txn = txn
         self._actions: list[Action] = []
+        self._pool_names: set[bytes] = set()  # of pools that networks have
 
     def run(self, found: list[Finding]) -> list[Action]:
         damaged = {one.network for one in found}
+        members: dict[int, list[tuple[bytes, int]]] = {}
+        wrong: set[int] = set()
         for name, (network_id, pool_id, is_new) in self._networks().items():
-            if is_new or name.decode(keys.ENCODING, keys.ERRORS) in damaged:
-                NetworkRepair(self._txn, network_id, pool_id, name, self._actions).run()
+            members.setdefault(pool_id, []).append((name, network_id))
+            if is_new or _text(name) in damaged:
+                wrong.add(pool_id)
+        for pool_id, some in members.items():
+            if pool_id in wrong:
+                PoolRepair(self._txn, pool_id, sorted(some), self._actions).run()
         return self._actions
 
     def _did(self, kind: str, name: bytes, where: str, text: str) -> None:
-        network = name.decode(keys.ENCODING, keys.ERRORS)
+        network = _text(name)
         self._actions.append(Action(kind, network, where, text))
 
     def _networks(self) -> dict[bytes, tuple[int, int, bool]]:
@@ -88,10 +95,11 @@ class _Repairer:
         homes = {pool_id for _, pool_id, _ in networks.values()}
         strays: dict[int, bytes] = {}  # the names of pools with leases and no network, by id
         for key, raw in list(tables.POOLS.scan(txn)):
-            if key in networks:
+            if key in self._pool_names:
                 continue
             pool_id = keys.id_of(raw)
-            if pool_id in used and pool_id not in homes and pool_id not in strays:
+            is_stray = pool_id in used and pool_id not in homes and pool_id not in strays
+            if is_stray and key not in networks:
                 strays[pool_id] = key
             else:
                 tables.POOLS.delete(txn, key)
@@ -114,6 +122,7 @@ class _Repairer:
                 network_id = max(taken, default=0) + 1
             taken.add(network_id)
             self._mend_pool(name, pool_id, tables.POOLS.get(txn, name))
+            self._pool_names.add(name)
             entry = keys.pack_network(tables.SCHEMA, network_id, pool_id, name)
             tables.NETWORKS.put(txn, name, entry)
             text = f"named network {network_id}, whose pool {pool_id} has leases"
@@ -157,17 +166,23 @@ class _Repairer:
         """
         networks: dict[bytes, tuple[int, int, bool]] = {}
         odd: list[bytes] = []
-        taken: set[int] = set()  # the ids of networks, and those of their pools
-        homes: set[int] = set()
-        # Of two entries with one id the one counts that names its own pool.
+        taken: set[int] = set()  # the ids of networks
+        homes: dict[int, bytes] = {}  # the names of their pools, by id
+        # Of two entries with one id the one counts that names a pool of its own name.
         entries = [
             (keys.unpack_network(raw) or (0, 0, 0, b""), key, raw)
             for key, raw in tables.NETWORKS.scan(self._txn)
         ]
         entries.sort(key=lambda one: one[0][3] != one[1])
         claimed = {one[0][1] for one in entries}
-        for (_, called, named, _), key, raw in entries:
-            pool = tables.POOLS.get(self._txn, key)
+        for (_, called, named, shared), key, raw in entries:
+            # A pool of another name counts if it has the id, or leases, and no other has the id.
+            pool, own = (tables.POOLS.get(self._txn, one) if one else None for one in (shared, key))
+            name = shared
+            if not shared or (
+                keys.id_of(pool) != named and (named not in used or keys.id_of(own) == named)
+            ):
+                name, pool = key, own
             noted = keys.id_of(pool)
             other = named not in used and noted in used and noted not in homes
             pool_id = noted if other else named
@@ -178,18 +193,20 @@ class _Repairer:
                 not 0 < network_id < MOST_NETWORKS
                 or not 0 < pool_id < MOST_NETWORKS
                 or network_id in taken
-                or pool_id in homes
+                or homes.get(pool_id, name) != name
             ):
                 odd.append(key)
                 continue
-            mended = keys.pack_network(tables.SCHEMA, network_id, pool_id, key)
+            mended = keys.pack_network(tables.SCHEMA, network_id, pool_id, name)
             if mended != raw:
                 tables.NETWORKS.put(self._txn, key, mended)
-                self._did("network", key, key.hex(), f"has the pool {pool_id} of its name")
-            was_wrong = self._mend_pool(key, pool_id, pool)
+                text = _text(name)
+                self._did("network", key, key.hex(), f"has the pool {pool_id}, {text}")
+            was_wrong = self._mend_pool(name, pool_id, pool)
             networks[key] = network_id, pool_id, mended != raw or was_wrong
             taken.add(network_id)
-            homes.add(pool_id)
+            homes[pool_id] = name
+        self._pool_names = set(homes.values())
         return networks, odd
 
     def _has_log(self, network_id: int) -> bool:
@@ -234,3 +251,7 @@ class _Repairer:
             for key in gone:
                 table.delete(self._txn, key)
                 self._did(what, b"", key.hex(), f"removed: no {of} has its number")
+
+
+def _text(key: bytes) -> str:
+    return key.decode(keys.ENCODING, keys.ERRORS)

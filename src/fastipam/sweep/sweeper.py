@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastipam import namespaces, processes
+from fastipam.allocation import pools
 from fastipam.errors import StoreCorrupt
 from fastipam.lease import Lease
 from fastipam.storage import tables
@@ -121,30 +122,49 @@ class Sweeper:
                 return [], None
             prefix = keys.id_prefix(pool_id)
             first = keys.address_key(pool_id, *start) if start[0] else prefix
+            names = self._names(txn, pool_id)
             for key, raw in tables.LEASES.scan(txn, prefix, first):
                 address = keys.read_address_key(key)[1:]
                 if len(batch) == _BATCH:
                     return batch, address
-                batch += self._assigned(key, raw, address)
+                batch += self._assigned(key, raw, address, names)
         return batch, None
+
+    def _names(self, txn: Snapshot, pool_id: int) -> dict[int, str]:
+        """Return the networks whose leases are checked, by id: all of a pool for an ADD.
+
+        An ADD finds the pool full for the dead of each of its networks. O(networks).
+        """
+        return {
+            network_id: name
+            for name, network_id in pools.named_members(txn, pool_id)
+            if self._at_once or name == self._network.name
+        }
 
     def _these(self, addresses: Collection[tuple[int, int]]) -> list[Lease]:
         """Return the leases of these addresses."""
         batch: list[Lease] = []
         with self._store.read() as txn:
             pool_id = self._network._pool_in(txn)
+            names = {} if pool_id is None else self._names(txn, pool_id)
             for address in addresses if pool_id is not None else ():
                 key = keys.address_key(pool_id or 0, *address)
                 raw = tables.LEASES.get(txn, key)
                 if raw is not None:
-                    batch += self._assigned(key, raw, address)
+                    batch += self._assigned(key, raw, address, names)
         return batch
 
-    def _assigned(self, key: bytes, raw: bytes, address: tuple[int, int]) -> list[Lease]:
-        """Return the lease of a record, or nothing if it is not assigned, damaged or too old."""
+    def _assigned(
+        self, key: bytes, raw: bytes, address: tuple[int, int], names: dict[int, str]
+    ) -> list[Lease]:
+        """Return the lease of a record, or nothing if it is not assigned, damaged or too old.
+
+        Nothing either if it is of a network that is not checked.
+        """
         record = _readable(key, raw)
         if record and record.state == ASSIGNED and record.boot == self._store.boot:
-            return [Lease(self._network.name, *address, None, record)]
+            name = names.get(record.network_id)
+            return [] if name is None else [Lease(name, *address, None, record)]
         return []
 
     def _step(
@@ -244,7 +264,11 @@ class Sweeper:
                 tables.MISSING.put(txn, key, value)
             return [(lease, False)]
         tables.MISSING.delete(txn, key)
-        given = self._network.within(txn)._release_at(
+        network = self._network
+        if lease.network != network.name:
+            network = type(network)(self._store, lease.network, None)
+            network.policy = network._remembered_policy()
+        given = network.within(txn)._release_at(
             (lease.family, lease.value), generation=lease.generation, kind=event_record.SWEPT
         )
         return [] if given is None else [(one, True) for one in given.siblings]

@@ -13,7 +13,8 @@ These conditions are checked for each network, in one read transaction:
 * a block lies in a set that is cut into blocks; one that is active and has free addresses, and
   does not serve now, is in the list of those
 * every record belongs to a network or a pool that exists, and there are no others; a network has a
-  pool of its name, and a pool has a network; leases and owner entries name this pair
+  pool, and a pool has a network; a lease names a network of its pool, an owner entry its network's
+* a network's own ranges can be read, and its pool has them
 * the stored policy of a network can be read
 """
 
@@ -24,9 +25,10 @@ from typing import TYPE_CHECKING
 from fastipam._ledger import EventLog, PoolState
 from fastipam.addressing.addresses import V4, V6
 from fastipam.addressing.ranges import Pool
+from fastipam.addressing.union import is_within
 from fastipam.errors import StoreCorrupt
 from fastipam.storage import tables
-from fastipam.storage.records import keys
+from fastipam.storage.records import keys, own_ranges
 from fastipam.storage.records import policy as policy_record
 from fastipam.storage.walk import Walk
 from fastipam.verify import bits, blocks, kept, leases
@@ -76,7 +78,7 @@ class _Verifier:
         self._txn = txn
         self._networks: dict[int, NetworkCheck] = {}
         self._pools: dict[bytes, tuple[int, bytes]] = {}  # by encoded name: id, entry
-        self._used: set[int] = set()  # the pools of networks
+        self._used: dict[int, list[int]] = {}  # the pools of networks, with the ids of these
         self._last_network = keys.id_of(tables.META.get(txn, tables.LAST_NETWORK_KEY))
         self._last_pool = keys.id_of(tables.META.get(txn, tables.LAST_POOL_KEY))
 
@@ -94,18 +96,11 @@ class _Verifier:
                 yield Finding("pool-without-network", _text(key), key.hex(), "no network uses it")
         yield from self._orphans()
         for network in self._networks.values():
-            yield from _read_state(network)
             yield from _read_log(network)
-            for family in (V4, V6):
-                yield from bits.Bits(network, family).findings()
-            yield from bits.other_families(network)
             yield from leases.owners(network)
-            yield from leases.cooldown(network)
-            yield from kept.entries(network)
             yield from kept.events(network)
-            yield from leases.missing(network)
-            yield from blocks.findings(network)
-            yield from _numbers(network)
+            if network.members[0] == network.network_id:
+                yield from _pool(network)
 
     def _read_pools(self) -> Iterator[Finding]:
         ids: set[int] = set()
@@ -135,24 +130,22 @@ class _Verifier:
         if not 1 <= network_id <= self._last_network:
             text = f"its id {network_id} is not in 1..{self._last_network}"
             yield Finding("network-id", name, key.hex(), text)
-        if pool_id in self._used:
-            text = f"its pool {pool_id} is another network's, too"
+        if pool_key not in self._pools or self._pools[pool_key][0] != pool_id:
+            text = f"its pool is {_text(pool_key)} with the id {pool_id}, and there is no such pool"
             yield Finding("network-pool", name, key.hex(), text)
-            return
-        if pool_key != key or key not in self._pools or self._pools[key][0] != pool_id:
-            text = (
-                f"its pool is {_text(pool_key)} with the id {pool_id}, and no such pool is its own"
-            )
-            yield Finding("network-pool", name, key.hex(), text)
+            if pool_id in self._used:
+                return
         else:
-            ranges = self._pools[key][1]
+            ranges = self._pools[pool_key][1]
             try:
                 network.pool = Pool.read(keys.unpack_pool(ranges)[1])
             except ValueError:
                 text = f"its ranges are {ranges[4:]!r}"
                 yield Finding("ranges-unreadable", name, key.hex(), text)
+        network.members = self._used.setdefault(pool_id, [])
+        network.members.append(network_id)
         self._networks[network_id] = network
-        self._used.add(pool_id)
+        yield from _own_ranges(network)
         policy = tables.META.get(self._txn, keys.policy_key(network_id))
         if policy is not None and not policy_record.is_valid(policy):
             yield network.finding("policy-unreadable", "policy", f"its policy is {policy.hex()}")
@@ -160,7 +153,7 @@ class _Verifier:
     def _orphans(self) -> Iterator[Finding]:
         """Yield a finding for each table and id with records of no network, or of no pool."""
         networks = self._networks.keys()
-        pools = self._used | {pool_id for pool_id, _ in self._pools.values()}
+        pools = {*self._used, *(pool_id for pool_id, _ in self._pools.values())}
         for what, table in BY_NETWORK:
             yield from self._orphans_in(what, table, b"", networks, "network")
         for what, table in BY_POOL:
@@ -203,6 +196,33 @@ def strangers(txn: Snapshot | Transaction) -> list[bytes]:
 
 def _text(key: bytes) -> str:
     return key.decode(keys.ENCODING, keys.ERRORS)
+
+
+def _pool(network: NetworkCheck) -> Iterator[Finding]:
+    """Check what a pool has."""
+    yield from _read_state(network)
+    for family in (V4, V6):
+        yield from bits.Bits(network, family).findings()
+    yield from bits.other_families(network)
+    yield from leases.cooldown(network)
+    yield from kept.entries(network)
+    yield from leases.missing(network)
+    yield from blocks.findings(network)
+    yield from _numbers(network)
+
+
+def _own_ranges(network: NetworkCheck) -> Iterator[Finding]:
+    raw = tables.META.get(network.txn, own_ranges.key(network.network_id))
+    if raw is None or network.pool is None:
+        return
+    own = own_ranges.read(raw)
+    try:
+        right = own is not None and is_within(Pool.read(own[1]), network.pool)
+    except ValueError:
+        right = False
+    if not right:
+        text = f"its own ranges are {raw[1:]!r}, and its pool does not have them"
+        yield network.finding("ranges-own", "own ranges", text)
 
 
 def _read_state(network: NetworkCheck) -> Iterator[Finding]:

@@ -38,9 +38,9 @@ def judge(network: NetworkCheck, family: int, value: int) -> list[Finding]:
         add("lease-boot", f"boot {record.boot} has not been yet, this is {network.boot}")
     elif record.boot != network.boot and record.state == ASSIGNED and _all_seen(network):
         add("lease-boot", f"it is of boot {record.boot}, whose leases are all given back")
-    if record.network_id != network.network_id:
-        text = f"it names the network {record.network_id}, its pool is of {network.network_id}"
-        add("lease-network", text)
+    if record.network_id not in network.members:
+        whose = ", ".join(map(str, network.members))
+        add("lease-network", f"it names the network {record.network_id}, its pool is of {whose}")
     owner = f"{record.container_id} {record.ifname}"
     if record.state == ASSIGNED:
         network.counts["assigned"] += 1
@@ -74,8 +74,11 @@ def _owned(network: NetworkCheck, record: Record) -> list[tuple[int, int]]:
 
 
 def _owner_key(network: NetworkCheck, record: Record) -> bytes:
+    """Return the key of a lease's owner; of one that names no network of the pool, the first's."""
+    of = network.members
+    network_id = record.network_id if record.network_id in of else of[0]
     name = keys.owner_name(record.container_id, record.ifname)
-    return keys.owner_key(network.owners_prefix, name)
+    return keys.owner_key(keys.id_prefix(network_id), name)
 
 
 def owners(network: NetworkCheck) -> Iterator[Finding]:

@@ -88,7 +88,8 @@ class Told:
 class NetworkCheck:
     """A network and its pool: the stored ranges, numbers and history, and what was counted.
 
-    ``prefix`` begins the keys of the pool, ``owners_prefix`` those of the network.
+    ``prefix`` begins the keys of the pool, ``owners_prefix`` those of the network. ``members`` are
+    the ids of the pool's networks: the first of them has what is the pool's.
     """
 
     def __init__(self, txn: Snapshot, network_id: int, pool_id: int, name: str, told: Told) -> None:
@@ -100,6 +101,7 @@ class NetworkCheck:
         self.name = name
         self.prefix = keys.id_prefix(pool_id)
         self.owners_prefix = keys.id_prefix(network_id)
+        self.members: list[int] = []
         self.pool: Pool | None = None
         self.state: PoolState | None = None
         self.log: EventLog | None = None

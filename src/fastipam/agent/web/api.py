@@ -120,6 +120,7 @@ class Page:
         return {
             "data_dir": reading.data_dir,
             "network": reading.network,
+            "pool": reading.pool,
             "change": reading.change,
             **reading.counts,
             "outside": reading.outside,

@@ -40,6 +40,7 @@ _LATENCIES_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.
 _COMMITS_S = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0)
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _NETWORK = ["data_dir", "network"]
+_POOL = [*_NETWORK, "pool"]  # of a number that is the same for each network of a pool
 _SET = [*_NETWORK, "family", "range_set"]  # the set's number in the configuration, from 0
 _CLUSTER_COUNTERS = {
     "claims": "Blocks that were claimed.",
@@ -159,7 +160,7 @@ class _Networks:
                     addresses.add_metric([*key, state], one.counts[state])
                 full.add_metric(key, one.full)
                 exhaustion.add_metric(key, self._watch.exhaustion_s(reading.key, one.number))
-                info.add_metric(key, {"ranges": one.ranges_text})
+                info.add_metric(key, {"ranges": one.ranges_text, "pool": reading.pool})
                 run = runs.get(str(one.range_set))
                 if run is not None:
                     longest.add_metric(key, run)
@@ -168,19 +169,20 @@ class _Networks:
 
 def _of_networks(found: Iterable[Reading]) -> Iterator[Metric]:
     outside = _gauge(
-        "outside_addresses", "Addresses in use that are in no range (any longer).", _NETWORK
+        "outside_addresses", "Addresses in use that are in no range (any longer).", _POOL
     )
     oldest = _gauge(
-        "oldest_cooling_seconds", "How long the longest cooling address has cooled.", _NETWORK
+        "oldest_cooling_seconds", "How long the longest cooling address has cooled.", _POOL
     )
     assignments = CounterMetricFamily(
-        "fastipam_assignments", "Assignments since the network was made.", labels=_NETWORK
+        "fastipam_assignments", "Assignments since the pool was made.", labels=_POOL
     )
     blocks = _gauge("blocks", "The node's blocks of a cluster's pool, by state.", [*_SET, "state"])
     for reading in found:
-        outside.add_metric(reading.key, reading.outside)
-        oldest.add_metric(reading.key, reading.oldest_cooling_s)
-        assignments.add_metric(reading.key, reading.assignments)
+        key = [*reading.key, reading.pool]
+        outside.add_metric(key, reading.outside)
+        oldest.add_metric(key, reading.oldest_cooling_s)
+        assignments.add_metric(key, reading.assignments)
         counted = Counts((one.family, one.number, one.state) for one in reading.blocks)
         for (family, number, state), count in sorted(counted.items()):
             blocks.add_metric([*reading.key, str(family), str(number), state], count)

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastipam.allocation import counts
-from fastipam.allocation.lookup import look_up
+from fastipam.allocation.lookup import find, look_up
 from fastipam.allocation.states import FREE
 from fastipam.errors import FastipamError
 from fastipam.picture import blocks
@@ -23,8 +23,6 @@ from fastipam.storage.walk import Walk
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from fastipam._ledger import PoolState
-    from fastipam.addressing.ranges import Pool
     from fastipam.storage.store import Store
     from fastipam.storage.transaction import Snapshot
 
@@ -43,6 +41,7 @@ class Reading(NamedTuple):
 
     data_dir: str
     network: str
+    pool: str
     change: int
     wall_ns: int
     counts: dict[str, int]  # "size", and addresses by state
@@ -105,7 +104,9 @@ def read(txn: Snapshot, name: str) -> Reading | None:
     if found is None:
         return None
     network_id, pool_id, pool = found
+    text, pool_name = _of_pool(txn, name)
     state = txn.pool_state(pool_id)
+    total, own, others = counts.of_all(txn, network_id, state, pool, text)
     wall_ns = txn.store.clock()
     oldest = _oldest(txn, pool_id) if state.cooling else None
     now = max(state.clock, wall_ns + state.offset)  # the pool's own clock
@@ -113,19 +114,24 @@ def read(txn: Snapshot, name: str) -> Reading | None:
     return Reading(
         txn.store.path,
         name,
+        pool_name,
         txn.number,
         wall_ns,
-        counts.of_network(txn, state, pool),
-        _sets(txn, network_id, state, pool),
+        total,
+        _sets(own, others),
         state.generation,
         age_ns / 1e9,
         blocks.owned(txn, pool_id, pool),
     )
 
 
-def _sets(txn: Snapshot, network_id: int, state: PoolState, pool: Pool) -> list[counts.SetCounts]:
-    own = counts.of_sets(txn, network_id, state, pool)
-    others = counts.of_others(txn, network_id, state, pool)
+def _of_pool(txn: Snapshot, name: str) -> tuple[str, str]:
+    """Return the ranges of a network's pool as text, and its name."""
+    found = find(txn, keys.encode("network", name))
+    return ("", "") if found is None else (found[2], found[3].decode(keys.ENCODING, keys.ERRORS))
+
+
+def _sets(own: list[counts.SetCounts], others: list[counts.SetCounts]) -> list[counts.SetCounts]:
     if not others:
         return own
     found = sorted((*own, *others), key=lambda one: str(one.range_set))
@@ -164,8 +170,9 @@ def longest_free_runs(txn: Snapshot, name: str) -> dict[str, int] | None:
     if found is None:
         return None
     network_id, pool_id, pool = found
-    state = txn.pool_state(pool_id)
-    sets = [one.range_set for one in _sets(txn, network_id, state, pool)]
+    state, text = txn.pool_state(pool_id), _of_pool(txn, name)[0]
+    _, own, others = counts.of_all(txn, network_id, state, pool, text)
+    sets = [one.range_set for one in _sets(own, others)]
     pages: dict[int, dict[int, bytes]] = {}
     for family in {each.family for each in sets}:
         its_pages = _pages(txn, pool_id, family)

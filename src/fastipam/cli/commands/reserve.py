@@ -66,7 +66,17 @@ def _opened(
         if config is None:
             yield ipam, _network(ipam, name)
             return
-        yield ipam, fastipam.Network(ipam.store, config.name, config.pool, policy=config.policy)
+        yield (
+            ipam,
+            fastipam.Network(
+                ipam.store,
+                config.name,
+                config.pool,
+                policy=config.policy,
+                pool_name=config.pool_name or config.name,
+                names_pool=config.names_pool,
+            ),
+        )
 
 
 def _configured(data_dir: str, name: str | None, conf_dir: Path) -> Config | None:

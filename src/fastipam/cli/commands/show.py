@@ -16,6 +16,7 @@ _MOST_NAMED = 4  # networks in a hint
 # The fields of an explanation in the order in which they are printed, unless they are empty.
 _FIELDS = (
     ("network", "network"),
+    ("pool", "pool"),
     ("status", "status"),
     ("why", "because"),
     ("pod", "pod"),

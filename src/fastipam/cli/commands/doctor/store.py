@@ -7,11 +7,12 @@ import shlex
 import stat
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import fastipam
 from fastipam import host_local
-from fastipam.allocation import counts, history, states
+from fastipam.allocation import counts, history
+from fastipam.allocation import pools as node_pools
 from fastipam.cli import output, rows
 from fastipam.cli.apart import apart
 from fastipam.cli.click_base import as_root, is_refusal
@@ -88,6 +89,7 @@ def _inside(
         with open_with(data_dir, create=False, count_boot=False) as ipam:
             found.extend(contents(ipam, most))
             found.extend(pools(ipam, files))
+            found.extend(overlaps(ipam))
             found.extend(namespaces(ipam, most))
             found.extend(clock(ipam, time.time_ns() if now_ns is None else now_ns))
     except (fastipam.FastipamError, OSError) as error:
@@ -149,8 +151,9 @@ def contents(ipam: Ipam, most: int = MOST_VERIFIED) -> Iterator[Diagnosis]:
     ipam.store.require_writable()
     path = ipam.path
     earlier = rows.earlier_boots(ipam)  # before a call releases some
-    stats = [ipam.network(name).stats().to_dict() for name in ipam.networks()]
-    used = sum(one["assigned"] + one["cooling"] + one["reserved"] for one in stats)
+    with ipam.store.read() as txn:
+        counted = node_pools.used(txn)
+    used = sum(counted.values())
     if used > most:
         text = f"{path}: {used} addresses are used, too many to compare all of it here"
         yield Diagnosis("store", OK, text, command("check", path))
@@ -163,9 +166,9 @@ def contents(ipam: Ipam, most: int = MOST_VERIFIED) -> Iterator[Diagnosis]:
             mend = f"{command('backup FILE', path)} && {command('check --repair', path)}"
             yield Diagnosis("store", PROBLEM, text, mend)
         else:
-            yield Diagnosis("store", OK, f"{path}: {_used(stats)}; all of it agrees")
+            yield Diagnosis("store", OK, f"{path}: {_used(counted)}; all of it agrees")
     size = ipam.store.file_bytes() / (1 << 20)
-    networks = output.counted(len(stats), "network")
+    networks = output.counted(len(ipam.networks()), "network")
     text = f"{path}: {size:.1f} MiB, {ipam.durability}, {networks}"
     yield Diagnosis("store", OK, text)
     yield from readers(ipam)
@@ -178,9 +181,8 @@ def contents(ipam: Ipam, most: int = MOST_VERIFIED) -> Iterator[Diagnosis]:
         yield Diagnosis("store", WARNING, text, command("sweep", path))
 
 
-def _used(stats: list[Any]) -> str:
-    """Return in words how many addresses of all networks are in which state."""
-    used = {state: sum(one[state] for one in stats) for state in states.STATES[:3]}
+def _used(used: Mapping[str, int]) -> str:
+    """Return in words how many addresses of all pools are in which state."""
     return "addresses: " + ", ".join(f"{count} {state}" for state, count in used.items())
 
 
@@ -197,6 +199,19 @@ def readers(ipam: Ipam, most: int = MOST_BEHIND) -> Iterator[Diagnosis]:
     if len(found) > MAX_READERS * _FULL:
         text = f"{ipam.path}: {len(found)} of {MAX_READERS} reader slots are taken"
         yield Diagnosis("store", WARNING, text, "fuser -v " + shlex.quote(ipam.path + "/lock.mdb"))
+
+
+def overlaps(ipam: Ipam) -> Iterator[Diagnosis]:
+    """Diagnose pools that can assign the same address, and of which nobody says so."""
+    told: set[frozenset[str]] = set()
+    with ipam.store.read() as txn:
+        for pool in node_pools.names(txn):
+            for one in node_pools.overlaps(txn, pool):
+                pair = frozenset((pool, one[0]))
+                if pair not in told:
+                    told.add(pair)
+                    text = node_pools.line(pool, *one)
+                    yield Diagnosis("pool", WARNING, text, command("stats", ipam.path))
 
 
 def pools(ipam: Ipam, files: Mapping[str, Path] | None = None) -> Iterator[Diagnosis]:

@@ -1,4 +1,4 @@
-"""Repair one network of a store. Each step makes one table agree with those before it."""
+"""Repair one pool of a store with its networks. Each step makes a table agree with the last."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from fastipam._ledger import EventLog, PoolState
 from fastipam.addressing.addresses import BITS, V4, V6, format_ip
 from fastipam.addressing.ranges import Pool
+from fastipam.addressing.union import is_within
 from fastipam.allocation import blocks
 from fastipam.allocation.lookup import find
 from fastipam.errors import StoreCorrupt
 from fastipam.storage import tables
 from fastipam.storage.records import event as event_record
-from fastipam.storage.records import keys
+from fastipam.storage.records import keys, own_ranges
 from fastipam.storage.records import lease as lease_record
 from fastipam.storage.records import policy as policy_record
 from fastipam.storage.records import reservation as reservation_record
@@ -46,18 +47,25 @@ class Action:
         return f"{self.network}: {self.where}: {self.text} ({self.kind})"
 
 
-class NetworkRepair:
-    """The repair of one network: the records that count, and what is derived from them."""
+class PoolRepair:
+    """The repair of a pool: the records that count, and what is derived from them.
+
+    ``members`` are the encoded names and the ids of its networks.
+    """
 
     def __init__(
-        self, txn: Transaction, network_id: int, pool_id: int, name: bytes, actions: list[Action]
+        self,
+        txn: Transaction,
+        pool_id: int,
+        members: list[tuple[bytes, int]],
+        actions: list[Action],
     ) -> None:
         self._store = txn.store
         self._txn = txn
+        name = members[0][0]
         self._name = name.decode(keys.ENCODING, keys.ERRORS)
+        self._members = [network_id for _, network_id in members]
         self._prefix = keys.id_prefix(pool_id)
-        self._owners_prefix = keys.id_prefix(network_id)
-        self._network_id = network_id
         self._pool_id = pool_id
         self._actions = actions
         found = find(txn, name)
@@ -69,13 +77,13 @@ class NetworkRepair:
         self._anew = False  # whether the state was lost and begins at zero
 
     def run(self) -> None:
-        """Repair the network, and add what was done to the actions. Call it once."""
+        """Repair the pool, and add what was done to the actions. Call it once."""
         self._state = self._read_state()
         state = self._state
-        self._log = self._read_log()
+        self._logs = [self._read_log(one) for one in self._members]
         before = [
             (one, what, getattr(one, what))
-            for one, names in ((state, _NUMBERS), (self._log, _EVENT_NUMBERS))
+            for one, names in ((state, _NUMBERS), *((log, _EVENT_NUMBERS) for log in self._logs))
             for what in names
         ]
         self._read_reservations()
@@ -83,17 +91,20 @@ class NetworkRepair:
         self._repair_owners()
         self._repair_queue()
         self._repair_sticky()
-        self._repair_events()
+        for log in self._logs:
+            self._repair_events(log)
         self._repair_notes()
         self._repair_pages()
         self._repair_blocks()
         self._repair_counts()
-        self._repair_policy()
+        for network_id in self._members:
+            self._repair_policy(network_id)
         for one, what, noted in before:
             if getattr(one, what) != noted:
                 self._did("number", what, f"is {getattr(one, what)}, was {noted}")
         self._put(tables.MAIN, state.key, state.pack())
-        self._put(tables.MAIN, self._log.key, self._log.pack())
+        for log in self._logs:
+            self._put(tables.MAIN, log.key, log.pack())
 
     def _did(self, kind: str, where: str | Address, text: str) -> None:
         where = where if isinstance(where, str) else format_ip(*where)
@@ -102,8 +113,8 @@ class NetworkRepair:
     def _of(self, table: Table) -> list[tuple[bytes, bytes]]:
         return list(table.scan(self._txn, self._prefix))
 
-    def _of_network(self, table: Table) -> list[tuple[bytes, bytes]]:
-        return list(table.scan(self._txn, self._owners_prefix))
+    def _of_network(self, table: Table, network_id: int) -> list[tuple[bytes, bytes]]:
+        return list(table.scan(self._txn, keys.id_prefix(network_id)))
 
     def _put(self, table: Table, key: bytes, value: bytes) -> None:
         table.put(self._txn, key, value)
@@ -128,14 +139,14 @@ class NetworkRepair:
         self._did("state", key.hex(), "began its counters, clock and cursors anew")
         return PoolState(self._pool_id, None)
 
-    def _read_log(self) -> EventLog:
-        key = keys.log_key(self._network_id)
+    def _read_log(self, network_id: int) -> EventLog:
+        key = keys.log_key(network_id)
         self._remove_longer(key, "history", "removed: it is no key of a history")
         try:
-            return EventLog(self._network_id, tables.MAIN.get(self._txn, key))
+            return EventLog(network_id, tables.MAIN.get(self._txn, key))
         except StoreCorrupt:
             self._did("history", key.hex(), "forgot the last events: they could not be read")
-            return EventLog(self._network_id, None)
+            return EventLog(network_id, None)
 
     def _remove_longer(self, key: bytes, kind: str, text: str) -> None:
         for one in list(tables.MAIN.scan_keys(self._txn, key, key + b"\0")):
@@ -194,7 +205,8 @@ class NetworkRepair:
         if record.length > BITS[address[0]]:
             its_range = self._pool.range_of(*address)
             record.length = BITS[address[0]] if its_range is None else its_range.length
-        record.network_id = self._network_id
+        if record.network_id not in self._members:
+            record.network_id = self._members[0]
         record.boot = min(record.boot, self._store.boot)
         if record.state == ASSIGNED and self._state.swept == self._store.boot:
             record.boot = self._store.boot  # its owner may exist; the sweeper decides
@@ -218,9 +230,9 @@ class NetworkRepair:
         for address, record in self._leases.items():
             if record.state == ASSIGNED:
                 name = keys.owner_name(record.container_id, record.ifname)
-                key = keys.owner_key(self._owners_prefix, name)
+                key = keys.owner_key(keys.id_prefix(record.network_id), name)
                 self._owners.setdefault(key, []).append(address)
-        for key, raw in self._of_network(table):
+        for key, raw in [one for each in self._members for one in self._of_network(table, each)]:
             try:
                 # Of another pool's address nothing is known here.
                 found = keys.read_any_held(raw)
@@ -290,15 +302,15 @@ class NetworkRepair:
                 self._put(table, key, value)
                 self._did("sticky", key.hex(), "listed what the reservations say")
 
-    def _repair_events(self) -> None:
-        table, log = tables.EVENTS, self._log
+    def _repair_events(self, log: EventLog) -> None:
+        table = tables.EVENTS
         waiting = log.items()
         log.waiting = [raw for key, raw in waiting if self._has_event(key, raw)]
         if len(log.waiting) < len(waiting):
             gone = len(waiting) - len(log.waiting)
             self._did("history", log.key.hex(), f"forgot {gone} events that could not be read")
         numbers = []
-        for key, raw in self._of_network(table):
+        for key, raw in self._of_network(table, log.network_id):
             if self._has_event(key, raw):
                 numbers.append(event_record.sequence_of(key))
             else:
@@ -378,9 +390,22 @@ class NetworkRepair:
                 self._did("count", what, f"counted {counted}, was {getattr(state, what)}")
                 setattr(state, what, counted)
 
-    def _repair_policy(self) -> None:
-        key, table = keys.policy_key(self._network_id), tables.META
+    def _repair_policy(self, network_id: int) -> None:
+        key, table = keys.policy_key(network_id), tables.META
         raw = table.get(self._txn, key)
         if raw is not None and not policy_record.is_valid(raw):
             table.delete(self._txn, key)
             self._did("policy", "policy", "forgot one that cannot be: the next ADD tells it")
+        key = own_ranges.key(network_id)
+        raw = table.get(self._txn, key)
+        if raw is not None and not self._has_ranges(raw):
+            table.delete(self._txn, key)
+            self._did("ranges", "own ranges", "forgot those of a network: its pool has others")
+
+    def _has_ranges(self, raw: bytes) -> bool:
+        """Return whether a network's own ranges can be read, and its pool has them."""
+        own = own_ranges.read(raw)
+        try:
+            return own is not None and is_within(Pool.read(own[1]), self._pool)
+        except ValueError:
+            return False

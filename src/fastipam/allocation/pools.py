@@ -1,0 +1,222 @@
+"""Networks that share a pool: join it, have ranges of their own in it, change to another one.
+
+A pool is a set of ranges in which an address is unique. It has the addresses of all its networks;
+each network assigns those of its own ranges. Imported when a network names a pool, when its ranges
+change, and by commands.
+"""
+
+from __future__ import annotations
+
+from fastipam.addressing.addresses import format_ip
+from fastipam.addressing.ranges import CUT, Pool
+from fastipam.addressing.union import overlap, union
+from fastipam.allocation.lookup import find, read_pool
+from fastipam.errors import ConfigError
+from fastipam.storage import tables
+from fastipam.storage.records import keys, own_ranges
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Protocol
+
+    from fastipam._ledger import Accounts
+    from fastipam.storage.store import Store
+    from fastipam.storage.transaction import Snapshot, Transaction
+
+    Member = tuple[bytes, int]  # a network's encoded name, its id
+
+    class Naming(Protocol):
+        """What a caller says of a network's pool, as :class:`fastipam.network.books.Books`."""
+
+        pool: Pool | None
+        pool_key: bytes | None
+        names_pool: bool
+
+
+# Who is in a pool -----------------------------------------------------------------------------
+
+
+def text_of(key: bytes) -> str:
+    """Return the name that a key encodes."""
+    return key.decode(keys.ENCODING, keys.ERRORS)
+
+
+def members(txn: Transaction | Snapshot, pool_id: int) -> list[Member]:
+    """Return the networks of a pool, by name. O(networks of the store)."""
+    found: list[Member] = []
+    for key, raw in tables.NETWORKS.scan(txn):
+        entry = keys.unpack_network(raw)
+        if entry is not None and entry[2] == pool_id:
+            found.append((key, entry[1]))
+    return found
+
+
+def named_members(txn: Transaction | Snapshot, pool_id: int) -> list[tuple[str, int]]:
+    """Return the names and ids of the networks of a pool, by name. O(networks of the store)."""
+    return [(text_of(key), network_id) for key, network_id in members(txn, pool_id)]
+
+
+def name_of(txn: Transaction | Snapshot, network_id: int) -> str:
+    """Return the name of the network with an id, or an empty text. O(networks of the store)."""
+    for key, raw in tables.NETWORKS.scan(txn):
+        entry = keys.unpack_network(raw)
+        if entry is not None and entry[1] == network_id:
+            return text_of(key)
+    return ""
+
+
+def own_text(txn: Transaction | Snapshot, network_id: int) -> str | None:
+    """Return the ranges of a network itself, None when its pool has no others. O(1)."""
+    found = own_ranges.read(tables.META.get(txn, own_ranges.key(network_id)))
+    return None if found is None else found[1]
+
+
+def is_named(txn: Transaction | Snapshot, network_id: int) -> bool:
+    """Return whether the configuration of a network names its pool. O(1)."""
+    found = own_ranges.read(tables.META.get(txn, own_ranges.key(network_id)))
+    return found is not None and found[0]
+
+
+def _note(txn: Transaction, network_id: int, text: str, *, named: bool) -> None:
+    key, packed = own_ranges.key(network_id), own_ranges.pack(text, named=named)
+    if tables.META.get(txn, key) != packed:
+        tables.META.put(txn, key, packed)
+
+
+def names(txn: Transaction | Snapshot) -> list[str]:
+    """Return the names of all pools, sorted. O(pools)."""
+    return [text_of(key) for key in tables.POOLS.scan_keys(txn)]
+
+
+def used(txn: Snapshot) -> dict[str, int]:
+    """Return how many addresses of all pools are assigned, cooling and reserved. O(pools)."""
+    found = [txn.pool_state(keys.id_of(raw)) for _, raw in tables.POOLS.scan(txn)]
+    return {
+        "assigned": sum(one.assigned for one in found),
+        "cooling": sum(one.cooling for one in found),
+        "reserved": sum(one.reserved for one in found),
+    }
+
+
+# Ranges ---------------------------------------------------------------------------------------
+
+
+def whole(accounts: Accounts, pool: Pool) -> Pool | None:
+    """Return the ranges that a pool has from now on, as one network of it has these.
+
+    They are the network's alone when no other network is in the pool. Return None when the pool has
+    them as they are. O(1) then, else O(networks of the store). Raises ConfigError when the pool is
+    a cluster's and its networks would name different ranges.
+    """
+    txn, pool_id, network_id = accounts.txn, accounts.pool_id, accounts.network_id
+    before = own_ranges.read(tables.META.get(txn, own_ranges.key(network_id)))
+    if before is not None and before[1] == pool.text:
+        return None
+    others = [one for one in members(txn, pool_id) if one[1] != network_id]
+    named = is_told(accounts.network) if before is None else before[0] or is_told(accounts.network)
+    if named or others:
+        _note(txn, network_id, pool.text, named=named)
+    if not others:
+        return pool
+    texts: list[str] = []
+    for _, other_id in others:
+        own = own_text(txn, other_id)
+        if own is None:
+            own = accounts.text
+            _note(txn, other_id, own, named=False)
+        texts.append(own)
+    joined = union([*(Pool.read(text) for text in texts), pool])
+    if CUT in joined.text and joined.text != pool.text:
+        raise ConfigError(
+            f"network {accounts.name} shares its pool with {text_of(others[0][0])}, and names other"
+            " blocks of a cluster",
+            field="ipam.pool",
+            value=[str(each) for each in pool.sets],
+            hint="networks that share a cluster's pool name the same cluster",
+        )
+    return joined
+
+
+def is_told(network: Naming) -> bool:
+    """Return whether a configuration says which pool the network is in."""
+    return network.pool_key is not None and network.names_pool
+
+
+def join(txn: Transaction, network: Naming, key: bytes, pool_key: bytes) -> tuple[int, str]:
+    """Return (id, text of the ranges) of the pool that a network names, which may be new.
+
+    Raises ConfigError when the pool is a cluster's and the network's ranges are not, or vice versa.
+    """
+    raw = tables.POOLS.get(txn, pool_key)
+    if raw is None:
+        return 0, ""
+    pool_id, text = keys.unpack_pool(raw)
+    pool = network.pool
+    if pool is not None:
+        cut = any(each.block_length for each in pool.sets)
+        if text and cut != (CUT in text):
+            kind = ("plain ranges", "a cluster's blocks")
+            raise ConfigError(
+                f"pool {text_of(pool_key)} has {kind[CUT in text]}, and network {text_of(key)} "
+                f"has {kind[cut]}",
+                field="ipam.pool",
+                value=text_of(pool_key),
+                hint="name another pool",
+            )
+        from fastipam.allocation import gateways
+
+        gateways.require_free(txn, pool_id, pool)
+    return pool_id, text
+
+
+# Overlaps -------------------------------------------------------------------------------------
+
+
+def overlaps(txn: Transaction | Snapshot, name: str) -> Iterator[tuple[str, int, int]]:
+    """Yield (pool, family, address) for each other pool that can assign an address of this one.
+
+    ``name`` is a pool's. Pools that a configuration names are separate on purpose, and left out.
+    O(pools · intervals). Raises StoreError.
+    """
+    key = keys.encode("pool", name)
+    raw = tables.POOLS.get(txn, key)
+    if raw is None:
+        return
+    pool_id, text = keys.unpack_pool(raw)
+    if _is_declared(txn, pool_id):
+        return
+    pool = read_pool(text, txn.store, name)
+    for other_key, other_raw in tables.POOLS.scan(txn):
+        if other_key == key:
+            continue
+        other_id, other_text = keys.unpack_pool(other_raw)
+        if other_text and not _is_declared(txn, other_id):
+            found = overlap(pool, read_pool(other_text, txn.store, text_of(other_key)))
+            if found is not None:
+                yield text_of(other_key), *found
+
+
+def _is_declared(txn: Transaction | Snapshot, pool_id: int) -> bool:
+    return any(is_named(txn, network_id) for _, network_id in members(txn, pool_id))
+
+
+def notes(store: Store, network: str) -> list[str]:
+    """Return a line for each other pool that can assign an address of a network's pool."""
+    with store.read() as txn:
+        pool = pool_of(txn, network)
+        return [line(pool, *one) for one in overlaps(txn, pool)]
+
+
+def line(pool: str, other: str, family: int, value: int) -> str:
+    """Return what to say of two pools that overlap."""
+    return (
+        f"pools {pool} and {other} can both assign {format_ip(family, value)}: a container of each "
+        f'may get it; if that is not on purpose, give both networks the same "pool"'
+    )
+
+
+def pool_of(txn: Transaction | Snapshot, name: str) -> str:
+    """Return the name of a network's pool, or an empty text. O(1). Raises StoreError."""
+    found = find(txn, keys.encode("network", name))
+    return "" if found is None else text_of(found[3])

@@ -1,0 +1,194 @@
+"""Remove a network or a pool from a store, or a network from its pool, when nobody has an address.
+
+Nothing here commits. Imported by commands, by the agent's housekeeping, and when a configuration
+names another pool than before.
+"""
+
+from __future__ import annotations
+
+from fastipam.addressing.ranges import Pool
+from fastipam.addressing.union import union
+from fastipam.allocation import pools
+from fastipam.allocation.lookup import find, read_record
+from fastipam.errors import ConfigError, UnknownNetwork
+from fastipam.storage import tables
+from fastipam.storage.records import earlier_ranges, keys, own_ranges
+from fastipam.storage.records import lease as lease_record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from fastipam.allocation.ledger import Configured
+    from fastipam.storage.transaction import Transaction
+
+    Found = tuple[int, int, str, bytes]  # network id, pool id, text of the ranges, pool's key
+
+# What a pool and a network have in tables of their own.
+_OF_POOL = (
+    tables.PAGES,
+    tables.LEASES,
+    tables.COOLDOWN,
+    tables.RESERVATIONS,
+    tables.STICKY,
+    tables.MISSING,
+    tables.BLOCKS,
+)
+_OF_NETWORK = (tables.OWNERS, tables.EVENTS)
+
+
+def leave(txn: Transaction, network: Configured, found: Found, to: bytes) -> None:
+    """Take a network that has no address out of its pool: its configuration names another one.
+
+    The entry of the network is the caller's to write. An address that cools stays in a pool that
+    has other networks; else the pool is removed. Raises ConfigError when the network has an
+    address, or is alone in a pool with reservations or blocks.
+    """
+    network_id, pool_id, _, pool_key = found
+    old, new = pools.text_of(pool_key), pools.text_of(to)
+    if tables.OWNERS.first(txn, keys.id_prefix(network_id)) is not None:
+        raise ConfigError(
+            f"network {network.name} has addresses in pool {old}, and its configuration names pool "
+            f"{new}",
+            field="ipam.pool",
+            value=new,
+            hint=f'leave "pool": "{old}" until they are released: '
+            f"`fastipam list --network {network.name}`",
+        )
+    tables.META.delete(txn, own_ranges.key(network_id))
+    if _hand_over(txn, network_id, pool_id):
+        _shrink(txn, pool_key, pool_id, without=network_id)
+        return
+    _require_unused(txn, pool_key, pool_id)
+    _forget_pool(txn, pool_key, pool_id)
+
+
+def remove_network(txn: Transaction, name: str) -> str:
+    """Remove a network that has no address, and its pool if that has no other; return the pool.
+
+    Its history goes, too. Raises UnknownNetwork, and ConfigError when it has an address, or when
+    its pool would go and has reservations or blocks.
+    """
+    key = keys.encode("network", name)
+    found = find(txn, key)
+    if found is None:
+        raise UnknownNetwork(
+            f"the store {txn.store.path} has no network {name!r}", field="name", value=name
+        )
+    network_id, pool_id, _, pool_key = found
+    prefix = keys.id_prefix(network_id)
+    if tables.OWNERS.first(txn, prefix) is not None:
+        raise ConfigError(
+            f"network {name} has addresses",
+            field="name",
+            value=name,
+            hint=f"see `fastipam list --network {name}`; `fastipam sweep` and `fastipam gc` release"
+            " those of containers that are gone",
+        )
+    shared = _hand_over(txn, network_id, pool_id)
+    if not shared:
+        _require_unused(txn, pool_key, pool_id)
+        _forget_pool(txn, pool_key, pool_id)
+    for table in _OF_NETWORK:
+        _clear(txn, table, prefix)
+    txn.forget(txn.event_log(network_id))
+    for one in (keys.policy_key(network_id), own_ranges.key(network_id)):
+        tables.META.delete(txn, one)
+    tables.NETWORKS.delete(txn, key)
+    txn.forget_found()
+    if shared:
+        _shrink(txn, pool_key, pool_id)
+    return pools.text_of(pool_key)
+
+
+def is_idle_since(txn: Transaction, name: str, wall_ns: int) -> bool:
+    """Return whether nothing has happened in a network since a time, and nobody has an address.
+
+    A network without a history, or with reservations or blocks in a pool of its own, is kept.
+    """
+    found = find(txn, keys.encode("network", name))
+    if found is None or tables.OWNERS.first(txn, keys.id_prefix(found[0])) is not None:
+        return False
+    from fastipam.allocation import history
+
+    txn.flush()
+    view: Any = txn  # the history reads a write transaction as well as a snapshot
+    last = next(iter(history.last(view, found[0], 1)), None)
+    if last is None or last.wall_ns >= wall_ns:
+        return False
+    alone = len(pools.members(txn, found[1])) == 1
+    return not alone or not _uses(txn, found[1])
+
+
+def _hand_over(txn: Transaction, network_id: int, pool_id: int) -> bool:
+    """Let another network of the pool have what cools there; return False if there is none.
+
+    O(leases of the pool).
+    """
+    other = next((one for _, one in pools.members(txn, pool_id) if one != network_id), None)
+    if other is None:
+        return False
+    prefix = keys.id_prefix(pool_id)
+    for key in list(tables.LEASES.scan_keys(txn, prefix)):
+        record = read_record(txn, *keys.read_address_key(key))
+        if record is not None and record.network_id == network_id:
+            record.network_id = other
+            tables.LEASES.put(txn, key, record.pack())
+    return True
+
+
+def _uses(txn: Transaction, pool_id: int) -> str:
+    """Return what keeps a pool, or an empty text."""
+    prefix = keys.id_prefix(pool_id)
+    if tables.RESERVATIONS.first(txn, prefix) is not None:
+        return "reservations"
+    if tables.BLOCKS.first(txn, prefix) is not None:
+        return "a cluster's blocks"
+    if any(lease_record.is_assigned(raw) for _, raw in tables.LEASES.scan(txn, prefix)):
+        return "addresses that are assigned"
+    return ""
+
+
+def _require_unused(txn: Transaction, pool_key: bytes, pool_id: int) -> None:
+    what = _uses(txn, pool_id)
+    if what:
+        name = pools.text_of(pool_key)
+        raise ConfigError(
+            f"pool {name} has {what}",
+            field="pool",
+            value=name,
+            hint="end them first: `fastipam unreserve`, or `fastipam cluster leave`",
+        )
+
+
+def _forget_pool(txn: Transaction, pool_key: bytes, pool_id: int) -> None:
+    prefix = keys.id_prefix(pool_id)
+    txn.flush()
+    for table in _OF_POOL:
+        _clear(txn, table, prefix)
+    txn.forget_pages(pool_id)
+    txn.forget(txn.pool_state(pool_id))
+    tables.META.delete(txn, earlier_ranges.key(pool_id))
+    tables.POOLS.delete(txn, pool_key)
+    txn.forget_found()
+
+
+def _shrink(txn: Transaction, pool_key: bytes, pool_id: int, without: int = 0) -> None:
+    """Let a pool have the ranges of the networks that are left in it."""
+    from fastipam.allocation.ledger import Ledger
+    from fastipam.allocation.siblings import Sibling
+
+    left = [one for one in pools.members(txn, pool_id) if one[1] != without]
+    texts = [pools.own_text(txn, network_id) for _, network_id in left]
+    if any(text is None for text in texts):
+        return  # all have the pool's
+    key, network_id = left[0]
+    found = find(txn, key)
+    assert found is not None
+    bare = Ledger(txn, Sibling(txn, network_id, pools.text_of(key)), *found[:3])
+    bare.replace_ranges(pool_key, union(Pool.read(text) for text in texts if text is not None))
+
+
+def _clear(txn: Transaction, table: tables.Table, prefix: bytes) -> None:
+    for key in list(table.scan_keys(txn, prefix)):
+        table.delete(txn, key)
