@@ -15,6 +15,7 @@ from fastipam import sweep
 from fastipam._ledger import WriterLock
 from fastipam.agent import housekeeping
 from fastipam.agent.housekeeping import Housekeeping
+from fastipam.allocation import removal
 from fastipam.ipam import open_with
 from fastipam.namespaces import Netns, mount_namespace
 from fastipam.network import Network
@@ -246,3 +247,38 @@ def test_a_store_that_is_held(
     assert chores.wait_s() == 0.0
     assert round_of(chores) >= 2
     assert chores.wait_s() == 10.0
+
+
+def test_forgotten_network(data_dir: Path) -> None:
+    """A network without addresses goes a month after its last event, others stay."""
+    wall = Clock()
+    with open_with(data_dir, "relaxed", clock=wall) as ipam:
+        for name in ("empty", "kept", "used"):
+            ipam.network(name, POOL).allocate("c")
+        ipam.network("kept").reserve("10.0.0.9")
+        for name in ("empty", "kept"):
+            ipam.network(name).release("c")
+        store = open_stores.open_store(data_dir, "relaxed", clock=wall)
+        wall.advance(29 * 86_400)
+        for name, left in (("empty", 3), ("kept", 3)):
+            assert not removal.remove_if_idle(store, name, wall() - housekeeping.FORGOTTEN_NS)
+            assert len(ipam.networks()) == left
+        wall.advance(2 * 86_400)
+        for name in ipam.networks():
+            removal.remove_if_idle(store, name, wall() - housekeeping.FORGOTTEN_NS)
+        assert ipam.networks() == ["kept", "used"]
+        open_stores.close_store(store)
+
+
+def test_forgotten_in_a_round(
+    net: Network, data_dir: Path, clock: Seconds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A round removes it, and sweeps the others."""
+    monkeypatch.setattr(housekeeping, "FORGOTTEN_NS", -3600 * 10**9)
+    with fastipam.open(data_dir) as ipam:
+        ipam.network("empty", POOL).allocate("c")
+        ipam.network("empty").release("c")
+        assert ipam.networks() == ["empty", "n"]
+        round_of(Housekeeping(str(data_dir), clock=clock))
+        assert ipam.networks() == ["n"]
+    assert net.get("first") is not None

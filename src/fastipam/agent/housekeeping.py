@@ -1,9 +1,9 @@
 """Release between requests what nobody needs any longer.
 
-That are leases of an earlier boot, leases whose network namespace is gone, and addresses that have
-cooled down. Assignments expire cool-downs too, but a node without assignments would show such
-addresses as cooling, and keep their blocks, for ever. The work is done in slices of a few hundred
-leases, so that a request waits for one slice at most.
+That are leases of an earlier boot, leases whose network namespace is gone, addresses that have
+cooled down, and networks that nobody has used for a month. Assignments expire cool-downs too, but a
+node without assignments would show such addresses as cooling, and keep their blocks, for ever. The
+work is done in slices of a few hundred leases, so that a request waits for one slice at most.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING
 
 from fastipam import processes
+from fastipam.allocation import removal
 from fastipam.errors import FastipamError
 from fastipam.ipam import Ipam
 from fastipam.storage import open_stores
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastipam.agent")
 
 DEFAULT_INTERVAL_S = 60.0
+FORGOTTEN_NS = 30 * 86_400 * 10**9  # a network without addresses goes after so long without events
 _PAUSE_S = 0.02  # between two questions for a search that another thread makes
 _HELD_S = 0.2  # until a slice is tried again that found another writer
 
@@ -118,6 +120,8 @@ class Housekeeping:
             # An error in one network does not keep the others from being swept.
             try:
                 yield from self._look_after(store, name)
+                if removal.remove_if_idle(store, name, store.clock() - FORGOTTEN_NS):
+                    log.info("network=%s removed: nothing has happened in it for a month", name)
             except (FastipamError, OSError) as error:
                 self._give_up(f"network {name} in {store.path}", error)
 

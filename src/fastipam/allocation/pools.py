@@ -18,7 +18,7 @@ from fastipam.storage.records import keys, own_ranges
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Protocol
+    from typing import Any, Protocol
 
     from fastipam._ledger import Accounts
     from fastipam.storage.store import Store
@@ -96,6 +96,39 @@ def used(txn: Snapshot) -> dict[str, int]:
         "assigned": sum(one.assigned for one in found),
         "cooling": sum(one.cooling for one in found),
         "reserved": sum(one.reserved for one in found),
+    }
+
+
+def describe(txn: Snapshot, name: str) -> dict[str, Any] | None:
+    """Return a pool with its networks and its counts, for JSON, or None when there is none."""
+    raw = tables.POOLS.get(txn, keys.encode("pool", name))
+    if raw is None:
+        return None
+    pool_id, text = keys.unpack_pool(raw)
+    pool, state, shared = (
+        read_pool(text, txn.store, name),
+        txn.pool_state(pool_id),
+        members(txn, pool_id),
+    )
+    network_id = shared[0][1] if shared else 0  # whose policy says which cooling addresses count
+    from fastipam.allocation import counts
+
+    sets = counts.of_sets(txn, network_id, state, pool)
+    return {
+        "pool": name,
+        "networks": [text_of(key) for key, _ in shared],
+        **counts.of_network(txn, state, pool),
+        "used_percent": counts.fullest_percent(one.used_percent for one in sets),
+        "range_sets": [
+            {
+                "family": one.range_set.family,
+                "ranges": one.ranges,
+                **one.counts,
+                "used_percent": one.used_percent,
+                "full": one.full,
+            }
+            for one in sets
+        ],
     }
 
 

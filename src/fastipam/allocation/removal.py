@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from fastipam.allocation.ledger import Configured
-    from fastipam.storage.transaction import Transaction
+    from fastipam.storage.store import Store
+    from fastipam.storage.transaction import Snapshot, Transaction
 
     Found = tuple[int, int, str, bytes]  # network id, pool id, text of the ranges, pool's key
 
@@ -63,6 +64,27 @@ def leave(txn: Transaction, network: Configured, found: Found, to: bytes) -> Non
     _forget_pool(txn, pool_key, pool_id)
 
 
+def remove_pool(txn: Transaction, name: str) -> list[str]:
+    """Remove a pool in which nobody has an address, and its networks; return their names.
+
+    Raises ConfigError when there is no such pool, when one of its networks has an address, and when
+    it has reservations or blocks.
+    """
+    raw = tables.POOLS.get(txn, keys.encode("pool", name))
+    if raw is None:
+        known = ", ".join(pools.names(txn)) or "none"
+        raise ConfigError(
+            f"the store {txn.store.path} has no pool {name!r}",
+            field="name",
+            value=name,
+            hint=f"it has {known}",
+        )
+    networks = [text for text, _ in pools.named_members(txn, keys.id_of(raw))]
+    for one in networks:
+        remove_network(txn, one)
+    return networks
+
+
 def remove_network(txn: Transaction, name: str) -> str:
     """Remove a network that has no address, and its pool if that has no other; return the pool.
 
@@ -101,19 +123,32 @@ def remove_network(txn: Transaction, name: str) -> str:
     return pools.text_of(pool_key)
 
 
-def is_idle_since(txn: Transaction, name: str, wall_ns: int) -> bool:
-    """Return whether nothing has happened in a network since a time, and nobody has an address.
+def remove_if_idle(store: Store, name: str, wall_ns: int) -> bool:
+    """Remove a network in which nothing has happened since a time; return whether it was removed.
 
-    A network without a history, or with reservations or blocks in a pool of its own, is kept.
+    One that has an address, no history, or reservations or blocks in a pool of its own is kept.
+    Writes nothing then.
     """
+    with store.read() as snapshot:
+        if not _is_idle_since(snapshot, name, wall_ns):
+            return False
+    with store.write() as txn:
+        txn.flush()
+        view: Any = txn  # what reads a snapshot reads a write transaction as well
+        if not _is_idle_since(view, name, wall_ns):
+            return False
+        remove_network(txn, name)
+    return True
+
+
+def _is_idle_since(txn: Snapshot, name: str, wall_ns: int) -> bool:
+    """Return whether nothing has happened in a network since a time, and nothing keeps it."""
     found = find(txn, keys.encode("network", name))
     if found is None or tables.OWNERS.first(txn, keys.id_prefix(found[0])) is not None:
         return False
     from fastipam.allocation import history
 
-    txn.flush()
-    view: Any = txn  # the history reads a write transaction as well as a snapshot
-    last = next(iter(history.last(view, found[0], 1)), None)
+    last = next(iter(history.last(txn, found[0], 1)), None)
     if last is None or last.wall_ns >= wall_ns:
         return False
     alone = len(pools.members(txn, found[1])) == 1
@@ -137,7 +172,7 @@ def _hand_over(txn: Transaction, network_id: int, pool_id: int) -> bool:
     return True
 
 
-def _uses(txn: Transaction, pool_id: int) -> str:
+def _uses(txn: Transaction | Snapshot, pool_id: int) -> str:
     """Return what keeps a pool, or an empty text."""
     prefix = keys.id_prefix(pool_id)
     if tables.RESERVATIONS.first(txn, prefix) is not None:

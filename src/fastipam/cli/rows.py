@@ -407,7 +407,7 @@ def stats_table(documents: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]
                 "network": one["network"],
                 **each,
                 "ranges": ",".join(map(counts.text_of, each["ranges"])),
-                "used": _percent_text(each["used_percent"]),
+                "used": percent_text(each["used_percent"]),
                 "several": several,
             }
             outside = {state: count - each[state] for state, count in outside.items()}
@@ -419,7 +419,8 @@ def stats_table(documents: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]
             }  # fmt: skip
 
 
-def _percent_text(percent: float | None) -> str:
+def percent_text(percent: float | None) -> str:
+    """Return how full something is as a person reads it."""
     if percent is None:
         return "-"
     return f"{percent:.2f}%" if percent >= 0.01 or not percent else "<0.01%"

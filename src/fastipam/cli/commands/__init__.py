@@ -23,10 +23,12 @@ COMMANDS = {
     "stats": Entry(f"{_HERE}.stats:command", _LOOK, "How full each network is."),
     "map": Entry(f"{_HERE}.map_:command", _LOOK, "A pool as a picture, or as characters."),
     "show": Entry(f"{_HERE}.show:command", _LOOK, "All about one address: whose, why, since when."),
+    "pool": Entry(f"{_HERE}.pool:command", _LOOK, "The pools that networks have or share."),
     "history": Entry(f"{_HERE}.history:command", _LOOK, "Who had an address, and when."),
     "release": Entry(f"{_HERE}.release:command", _CHANGE, "Give an address back by hand."),
     "reserve": Entry(f"{_HERE}.reserve:command", _CHANGE, "Keep addresses, or keep them for one."),
     "unreserve": Entry(f"{_HERE}.reserve:unreserve", _CHANGE, "End a reservation."),
+    "network": Entry(f"{_HERE}.network:command", _CHANGE, "Forget a network without addresses."),
     "gc": Entry(f"{_HERE}.gc:command", _CHANGE, "Give back what is not in a list of containers."),
     "sweep": Entry(f"{_HERE}.sweep:command", _CHANGE, "Give back what lost its network namespace."),
     "status": Entry(

@@ -1,0 +1,137 @@
+"""``fastipam pool``: list, show and remove the pools of this node."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fastipam.cli import options, output, rows
+from fastipam.cli.click_base import SETTINGS, Entry, Failure, Group
+from fastipam.cli.click_base import command as _command
+from fastipam.ipam import open_with
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fastipam.ipam import Ipam
+
+_HERE = "fastipam.cli.commands.pool"
+_COMMANDS = {
+    "list": Entry(f"{_HERE}:list_", "Look", "Every pool: its networks, how full it is."),
+    "show": Entry(f"{_HERE}:show", "Look", "One pool: ranges, and each network's share."),
+    "remove": Entry(f"{_HERE}:remove", "Change", "Forget a pool in which nobody has an address."),
+}
+_COLUMNS = (
+    output.Column("POOL", "pool"),
+    output.Column("NETWORKS", "names", least=10),
+    *rows.STATS_COLUMNS[2:],
+)
+_SHARES = (
+    output.Column("NETWORK", "network"),
+    output.Column("RANGES", "ranges", least=15),
+    output.Column("ASSIGNED", "assigned", number=True),
+)
+
+
+@click.group("pool", cls=Group, entries=_COMMANDS, context_settings=SETTINGS)
+def command() -> None:
+    """The pools of this node: in each an address is unique, and several networks may share one."""
+
+
+@_command(
+    "list",
+    examples=(
+        ("fastipam pool list", "a line a pool"),
+        ("fastipam pool list --json", "for a program: an array, an object a pool"),
+    ),
+)
+@options.data_dir
+@options.as_json
+def list_(data_dir: str, as_json: bool) -> None:
+    """Print the networks of each pool, and how many addresses are in which state.
+
+    The addresses are those of all its networks' ranges, each counted once.
+    """
+    with open_with(data_dir, create=False, count_boot=False) as ipam:
+        found = _pools(ipam)
+        output.rows(_COLUMNS, found if as_json else map(_row, found), as_json=as_json)
+
+
+@_command("show", examples=(("fastipam pool show blue", "which networks share it, and how much"),))
+@click.argument("name")
+@options.data_dir
+@options.as_json
+def show(name: str, data_dir: str, as_json: bool) -> None:
+    """Print the networks of the pool NAME, each with its ranges and what it has assigned.
+
+    O(addresses in use).
+    """
+    with open_with(data_dir, create=False, count_boot=False) as ipam:
+        found = next((one for one in _pools(ipam) if one["pool"] == name), None)
+        if found is None:
+            raise _unknown(ipam, name)
+        shares = [_share(ipam, network) for network in found["networks"]]
+    if as_json:
+        output.json_array([found | {"shares": shares}])
+        return
+    output.table(_COLUMNS, [_row(found)])
+    output.say("")
+    output.table(_SHARES, shares)
+
+
+@_command(
+    "remove",
+    examples=(("fastipam pool remove blue", "its networks are forgotten, too"),),
+    exits={1: "somebody has an address of it, or an error"},
+)
+@click.argument("name")
+@options.data_dir
+@options.as_json
+def remove(name: str, data_dir: str, as_json: bool) -> None:
+    """Forget the pool NAME and its networks, in one transaction, if nobody has an address.
+
+    Their history goes, too, and addresses that cool down can be assigned at once. A pool with
+    reservations or with blocks of a cluster stays. The next ADD of a configuration that names it
+    makes it anew.
+    """
+    from fastipam.allocation import removal
+
+    with open_with(data_dir, create=False) as ipam, ipam.store.write() as txn:
+        networks = removal.remove_pool(txn, name)
+    if as_json:
+        output.json_array([{"pool": name, "networks": networks}])
+        return
+    output.say(f"pool {name} is removed, with {output.counted(len(networks), 'network')}")
+
+
+def _pools(ipam: Ipam) -> Iterator[dict[str, Any]]:
+    """Yield a document a pool."""
+    from fastipam.allocation import pools
+
+    with ipam.store.read() as txn:
+        names = pools.names(txn)
+    for name in names:
+        with ipam.store.read() as txn:
+            found = pools.describe(txn, name)
+        if found is not None:
+            yield found
+
+
+def _row(one: dict[str, Any]) -> dict[str, Any]:
+    return one | {
+        "names": ",".join(one["networks"]),
+        "used": rows.percent_text(one["used_percent"]),
+    }
+
+
+def _share(ipam: Ipam, name: str) -> dict[str, Any]:
+    network = ipam.network(name)
+    ranges = [str(each) for each in network.ranges]
+    count = sum(1 for _ in network.leases())
+    return {"network": name, "ranges": ",".join(ranges), "assigned": count}
+
+
+def _unknown(ipam: Ipam, name: str) -> Failure:
+    known = ", ".join(one["pool"] for one in _pools(ipam))
+    return Failure(f"the store {ipam.path} has no pool {name!r}", f"it has {known or 'none'}")
