@@ -56,7 +56,7 @@ def test_rules() -> None:
     """promtool accepts the rules."""
     done = _promtool("check", "rules", str(RULES))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "11 rules found" in done.stdout
+    assert "12 rules found" in done.stdout
 
 
 def test_alerts_fire() -> None:
@@ -102,7 +102,7 @@ def _scraping(port: int, directory: Path) -> Iterator[str]:
     tools.require_tools("prometheus")
     own = free_ports(1)[0]
     hasty, count = re.subn(r"for: \d+m", "for: 1s", RULES.read_text())
-    assert count == 9
+    assert count == 10
     (directory / "hasty.yaml").write_text(hasty)
     scrape = (DEPLOY / "prometheus" / "scrape.yaml").read_text()
     assert scrape.count("127.0.0.1:9464") == 1
@@ -209,7 +209,7 @@ def test_a_real_prometheus(prometheus: str, free_port: int) -> None:  # noqa: F8
     assert _value(prometheus, 'fastipam_requests_total{verb="ADD", code="100"}') == 1
     groups = _ask(prometheus, "/api/v1/rules")["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
-    assert len(rules) == 11
+    assert len(rules) == 12
     rules = [
         rule for group in _ask(prometheus, "/api/v1/rules")["groups"] for rule in group["rules"]
     ]
