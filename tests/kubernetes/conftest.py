@@ -61,8 +61,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need a built program."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests that need a built program; no real nodes in one of several processes."""
+    if hasattr(config, "workerinput"):
+        items[:] = [
+            each for each in items if not any(each.path.is_relative_to(whole) for whole in _WHOLE)
+        ]
     for item in items:
         if "kubernetes_program" in getattr(item, "fixturenames", ()):
             item.add_marker("kubernetes")

@@ -107,7 +107,7 @@ class Cluster:
 
     def remove(self, name: str) -> None:
         """Take a node away for good, with its disk."""
-        self.nodes.pop(name).stop()
+        self.nodes.pop(name).cut_power()
         self._link.detach(name)
 
     def stop(self) -> None:
@@ -117,7 +117,7 @@ class Cluster:
             if self._control is not None:
                 stack.callback(self._control.stop)
             for each in self.nodes.values():
-                stack.callback(each.stop)
+                stack.callback(each.cut_power)
 
     def __enter__(self) -> Self:
         try:

@@ -1,11 +1,12 @@
 """The first process of a node: it mounts what the node has of its own, and reaps what ends there.
 
 It runs as a program, in network, mount, UTS and process id namespaces that are the node's alone:
-``init.py NAME DIRECTORY``. When it is killed, the kernel ends everything on the node.
+``init.py NAME DIRECTORY CGROUP``. When it is killed, the kernel ends everything on the node.
 """
 
 from __future__ import annotations
 
+import ctypes
 import signal
 import subprocess
 import sys
@@ -19,10 +20,36 @@ OWN = (
     *("/var/lib/containerd", "/var/log/pods"),
 )
 READY = "ready"
+_CLONE_NEWCGROUP = 0x02000000
+_PLAIN_OPTIONS = ("rw", "ro", "relatime", "noatime", "nosuid", "nodev", "noexec")
 
 
 def _mount(*arguments: str) -> None:
     subprocess.run(("mount", *arguments), check=True)
+
+
+def _own_cgroups(name: str) -> None:
+    """Live in a cgroup namespace: a kubelet waits seconds for each container that is not its own.
+
+    Only hierarchies of version 1 have one: in version 2 a group with processes has no children.
+    """
+    lines = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    mounts = [
+        (path, options.split(",")) for _, path, kind, options, *_ in lines if kind == "cgroup"
+    ]
+    for path, _ in mounts:
+        group = Path(path) / name
+        group.mkdir(exist_ok=True)
+        for each in ("cpuset.cpus", "cpuset.mems"):
+            if (group / each).exists():
+                (group / each).write_text((group.parent / each).read_text())
+        (group / "cgroup.procs").write_text("0")
+    if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWCGROUP):
+        raise OSError(ctypes.get_errno(), "unshare")
+    for path, options in mounts:
+        controllers = [each for each in options if each not in _PLAIN_OPTIONS]
+        subprocess.run(("umount", "--lazy", path), check=True)
+        _mount("-t", "cgroup", "-o", ",".join(controllers), "cgroup", path)
 
 
 def _prepare(name: str, directory: Path) -> None:
@@ -51,7 +78,8 @@ def _prepare(name: str, directory: Path) -> None:
 
 def main() -> None:
     """Prepare the node, say so, and reap."""
-    name, directory = sys.argv[1], Path(sys.argv[2])
+    name, directory, cgroup = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
+    _own_cgroups(cgroup)
     _prepare(name, directory)
     (directory / READY).touch()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps

@@ -77,6 +77,8 @@ class Link:
         self._ip("link", "set", port, "master", "br0", "up")
         for arguments in (
             "link set lo up",
+            # A machine has the same one for ever; neighbours keep it for a while.
+            f"link set eth0 address 02:00:00:00:00:{number:02x}",
             "link set eth0 up",
             f"address add {PREFIX}{number}/24 dev eth0",
             f"address add {PREFIX6}{number}/64 dev eth0 nodad",

@@ -57,6 +57,15 @@ _KUBELET_SETTINGS = {
 }
 
 
+# On the node each hierarchy of version 1 begins at the node's own group.
+_ENTER_CGROUP = """
+for group in $(awk '$3 == "cgroup" { print $2 }' /proc/mounts); do
+    echo $$ >"$group/cgroup.procs"
+done
+exec "$@"
+"""
+
+
 def built(name: str) -> Path:
     """Return a program of tests/kubernetes/tools, or skip where it has not been built."""
     found = program(name)
@@ -74,7 +83,7 @@ def require() -> None:
 
 
 class Node:
-    """One node; ``start`` to ``stop``. Its disk is ``directory``."""
+    """One node; ``start`` to ``cut_power``. Its disk is ``directory``."""
 
     def __init__(self, name: str, addresses: Sequence[str], netns: NetNS, directory: Path) -> None:
         self.name = name
@@ -85,7 +94,11 @@ class Node:
         self._containerd: Process | None = None
         self._kubelet: Process | None = None
         self._kubeconfig: Path | None = None
-        self._containers: set[str] = set()
+
+    @property
+    def _cgroup(self) -> str:
+        """The cgroup of its containers, as unique as its network namespace."""
+        return self.netns.name
 
     # Life -----------------------------------------------------------------------------------
 
@@ -103,6 +116,7 @@ class Node:
             *("unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"),
             *("--propagation", "private", "nsenter", f"--net={self.netns.path}"),
             *(sys.executable, "-I", str(Path(init.__file__)), self.name, str(self.directory)),
+            self._cgroup,
         ]
         self._init = Process(command, self.directory / "init.log", forks=True)
         until(lambda: self._ready(ready), f"{self.name} is prepared")
@@ -154,14 +168,15 @@ class Node:
 
     def cut_power(self) -> None:
         """Kill all that runs on the node. Its disk stays, memory file systems do not."""
-        self._containers |= self._running_containers()
         if self._init is not None:
             self._init.kill()
         for each in (self._kubelet, self._containerd):
             if each is not None:
                 each.kill()
         self._init = self._kubelet = self._containerd = None
-        # What a kernel forgets, and a network namespace that stays does not.
+        # What a kernel forgets, and this machine's does not.
+        for path in Path("/sys/fs/cgroup").glob(f"**/{self._cgroup}"):
+            _remove_cgroup(path)
         for family in ("-4", "-6"):
             self.netns.run("ip", family, "route", "flush", "proto", "147", check=False)
         self.netns.run("sysctl", "-qw", "net.ipv4.ip_forward=0", check=False)
@@ -171,21 +186,6 @@ class Node:
         self.cut_power()
         self.start()
         self.start_kubelet()
-
-    def stop(self) -> None:
-        """End all that it runs, and remove the cgroups of its containers."""
-        self.cut_power()
-        for each in Path("/sys/fs/cgroup").glob("**/k8s.io/*"):
-            if each.name in self._containers:
-                _remove_cgroup(each)
-
-    def _running_containers(self) -> set[str]:
-        """The ids of the containers that containerd has now."""
-        if self._init is None or not self._init.runs():
-            return set()
-        tasks = "/run/containerd/io.containerd.runtime.v2.task/k8s.io"
-        done = self.run("ls", tasks, check=False)
-        return set(done.stdout.split())
 
     # Use ------------------------------------------------------------------------------------
 
@@ -198,7 +198,7 @@ class Node:
         """Return the command line that runs a program on the node."""
         assert self._init is not None, f"{self.name} does not run"
         target = str(self._init.pid)
-        return ["nsenter", "-t", target, "-m", "-u", "-n", "-p", "--", *argv]
+        return ["nsenter", "-t", target, "-m", "-u", "-n", "-p", "-C", "--", *argv]
 
     def run(
         self, *argv: str, check: bool = True, stdin: str = "", timeout_s: float = 60
@@ -242,7 +242,9 @@ class Node:
         return path.read_text(errors="replace")[-3000:] if path.exists() else ""
 
     def _begin(self, name: str, *argv: str) -> Process:
-        return Process(self.command(*argv), self.directory / f"{name}.log", forks=True)
+        """Start a program in the cgroup of the node."""
+        command = self.command("sh", "-c", _ENTER_CGROUP, "sh", *argv)
+        return Process(command, self.directory / f"{name}.log", forks=True)
 
 
 def _remove_cgroup(path: Path) -> None:

@@ -33,5 +33,5 @@ def test_starts_in_containerd(tmp_path: Path) -> None:
             "the agent answers",
         )
     finally:
-        node.stop()
+        node.cut_power()
         link.remove()

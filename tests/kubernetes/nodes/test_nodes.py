@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import subprocess
 import time
 from pathlib import Path
 
@@ -35,23 +35,25 @@ def _pod(name: str, node: str) -> dict[str, object]:
     }
 
 
-def _mine(directory: Path) -> list[str]:
-    """What of a cluster is left: processes, namespaces, and cgroups of pods."""
+def _left(directory: Path, names: list[str]) -> list[str]:
+    """What of a cluster is left: processes, mounts, network namespaces, cgroups."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
+        with contextlib.suppress(OSError):
             if str(directory).encode() in path.read_bytes():
                 found.append(str(path))
-        except OSError:
-            continue
-    names = subprocess.run(("ip", "netns"), capture_output=True, text=True, check=True).stdout
-    return found + [each for each in names.split() if each.startswith("fastipam-n")]
+    mounts = Path("/proc/mounts").read_text().splitlines()
+    found += [each for each in mounts if str(directory) in each]
+    found += [path for path in init.OWN if os.path.ismount(path)]
+    for name in names:
+        found += map(str, Path("/run/netns").glob(name))
+        found += map(str, Path("/sys/fs/cgroup").glob(f"**/{name}"))
+    return found
 
 
 def test_two_nodes(tmp_path: Path) -> None:
     """Pods run on both nodes, a node boots again, and the machine is as it was before."""
     require()
-    before = _mine(tmp_path)
     began = time.monotonic()
     with Cluster(tmp_path / "cluster") as cluster:
         print(f"two nodes after {time.monotonic() - began:.1f} s")
@@ -70,9 +72,8 @@ def test_two_nodes(tmp_path: Path) -> None:
         print(f"both pods Ready after {time.monotonic() - began:.1f} s")
         addresses = {each["status"]["podIP"] for each in cluster.get("pods")}
         assert {each.rsplit(".", 1)[0] for each in addresses} == {"10.32.1", "10.32.2"}
-        cluster.nodes["n2"].reboot()
+        names = [each.netns.name for each in cluster.nodes.values()]
+        node = cluster.nodes["n2"]
+        node.reboot()
         until(lambda: ready() == ["a", "b"], "the pods of a node that has booted are Ready")
-    assert _mine(tmp_path) == before
-    assert not any(str(tmp_path) in line for line in Path("/proc/mounts").read_text().split("\n"))
-    for path in init.OWN:
-        assert not os.path.ismount(path)
+    assert not _left(tmp_path, names)

@@ -1,0 +1,80 @@
+"""The API server is down: what runs goes on, and a whole cluster boots."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...options import options
+from ..rest import BLOCKS
+from ..server import until
+from . import workloads
+from .settled import addresses, settled
+from .workloads import until_ready, workload
+
+if TYPE_CHECKING:
+    from ..nodes.cluster import Cluster
+    from .release import Release
+
+_PODS = 40 if options.long else 12
+
+
+def _blocks(cluster: Cluster) -> dict[str, str]:
+    found = cluster.admin.get(BLOCKS).done()["items"]
+    return {each["spec"]["cidr"]: each["spec"]["node"] for each in found}
+
+
+def test_sandboxes_are_made_again(release: Release) -> None:
+    """Agent and pods end while the API is down: the kubelet makes both again, without the API."""
+    cluster = release.cluster
+    workloads.apply(cluster, workload("Deployment", "web", _PODS))
+    until_ready(cluster, "web", _PODS)
+    before = _blocks(cluster)
+    node = cluster.nodes["n2"]
+    here = {
+        each["metadata"]["name"]
+        for each in workloads.pods(cluster, "web")
+        if each["spec"]["nodeName"] == "n2"
+    }
+    cluster.control.kill_server()
+    try:
+        release.kill_agent(node)
+        label = ("--label", "app=web", "--state", "Ready", "--quiet")
+        old = set(node.crictl("pods", *label).stdout.split())
+        assert len(old) == len(here)
+
+        def stopped() -> bool:  # as soon as an agent is there again
+            return node.crictl("stopp", *old, check=False).returncode == 0
+
+        until(stopped, "the pods have ended")
+
+        def again() -> bool:
+            return len(set(node.crictl("pods", *label).stdout.split()) - old) == len(here)
+
+        until(again, "the kubelet has made the pods again")
+    finally:
+        cluster.control.start_server()
+    until_ready(cluster, "web", _PODS)
+    settled(cluster)
+    assert before.items() <= _blocks(cluster).items()
+
+
+def test_whole_cluster_boots(release: Release) -> None:
+    """All nodes boot while the API is down; when it serves, pods get addresses of their blocks."""
+    cluster = release.cluster
+    workloads.apply(cluster, workload("Deployment", "web", _PODS))
+    until_ready(cluster, "web", _PODS)
+    before = _blocks(cluster)
+    cluster.control.kill_server()
+    for node in cluster.nodes.values():
+        node.cut_power()
+    for node in cluster.nodes.values():
+        node.start()
+        node.start_kubelet()
+    cluster.control.start_server()
+    until(lambda: cluster.ready_nodes() == set(cluster.nodes), "all nodes are Ready")
+    release.until_rolled_out()
+    # A status may still be of before: then the sandbox is gone, and the pod is not settled.
+    until_ready(cluster, "web", _PODS)
+    settled(cluster)
+    assert before.items() <= _blocks(cluster).items()
+    assert all(len(addresses(each)) == 2 for each in workloads.pods(cluster, "web"))

@@ -1,0 +1,108 @@
+"""The life of a node: it joins, boots, loses its disk, is deleted, comes again, is renamed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING
+
+from ...options import options
+from ..rest import BLOCKS
+from ..server import until
+from . import workloads
+from .settled import leases, settled
+from .workloads import until_ready, workload
+
+if TYPE_CHECKING:
+    from ..nodes.cluster import Cluster
+    from ..nodes.node import Node
+    from .release import Release
+
+_PODS = 12
+
+
+def _blocks(cluster: Cluster, node: str) -> list[str]:
+    """The blocks that a node owns."""
+    found = cluster.admin.get(BLOCKS).done()["items"]
+    return [each["spec"]["cidr"] for each in found if each["spec"]["node"] == node]
+
+
+def _spread(cluster: Cluster) -> set[str]:
+    """The nodes that have pods of the workload."""
+    return {each["spec"]["nodeName"] for each in workloads.pods(cluster, "web")}
+
+
+def _until_ready(cluster: Cluster) -> None:
+    until(lambda: cluster.ready_nodes() == set(cluster.nodes), "all nodes are Ready")
+
+
+def _lose_disk(node: Node) -> None:
+    """Remove the node's stores, as a new disk would not have them."""
+    for each in node.own("/var/lib/cni").iterdir():
+        shutil.rmtree(each)
+
+
+def test_joins_and_is_deleted(release: Release) -> None:
+    """A node joins and gets pods; it is drained, ends, is deleted: its blocks become free.
+
+    The long form: a machine with that name and an empty disk joins, and gets blocks and pods.
+    """
+    cluster = release.cluster
+    for _ in range(2 if options.long else 1):
+        cluster.add("n3")
+        _until_ready(cluster)
+        workloads.apply(cluster, workload("Deployment", "web", _PODS))
+        until_ready(cluster, "web", _PODS)
+        assert _spread(cluster) == {"n1", "n2", "n3"}
+        assert _blocks(cluster, "n3")
+        settled(cluster)
+        cluster.kubectl("drain", "n3", "--ignore-daemonsets", "--timeout=120s")
+        cluster.remove("n3")
+        cluster.kubectl("delete", "node", "n3")
+        until(lambda: not _blocks(cluster, "n3"), "the blocks of the deleted node are free")
+        until_ready(cluster, "web", _PODS)
+        settled(cluster)
+        workloads.delete(cluster, "Deployment", "web")
+
+
+def test_boots_again(release: Release) -> None:
+    """A node boots: its leases of before are released, and it has its blocks still."""
+    cluster = release.cluster
+    workloads.apply(cluster, workload("Deployment", "web", _PODS))
+    until_ready(cluster, "web", _PODS)
+    node, before = cluster.nodes["n2"], _blocks(cluster, "n2")
+    node.reboot()
+    _until_ready(cluster)
+    release.until_rolled_out()
+    until_ready(cluster, "web", _PODS)
+    settled(cluster)
+    assert set(before) <= set(_blocks(cluster, "n2"))
+
+
+def _leases(node: Node) -> dict[str, str]:
+    """The leases of a node whose store may not be there yet."""
+    try:
+        return leases(node)
+    except (AssertionError, json.JSONDecodeError):
+        return {}
+
+
+if options.long:  # it waits for the sweep
+
+    def test_loses_its_disk(release: Release) -> None:
+        """The store is lost under running pods: they are found, and keep their addresses."""
+        cluster = release.cluster
+        workloads.apply(cluster, workload("Deployment", "web", _PODS))
+        until_ready(cluster, "web", _PODS)
+        node = cluster.nodes["n2"]
+        before, blocks = leases(node), _blocks(cluster, "n2")
+        _lose_disk(node)
+        release.kill_agent(node)
+        until(lambda: set(before) <= set(_leases(node)), "the addresses of running pods are known")
+        workloads.scale(cluster, "Deployment", "web", _PODS + 8)
+        until_ready(cluster, "web", _PODS + 8)
+        assert set(blocks) <= set(_blocks(cluster, "n2"))
+        workloads.restart(cluster, "Deployment", "web", "after the loss")
+        until(lambda: workloads.rolled_out(cluster, "Deployment", "web"), "the restart is done")
+        until_ready(cluster, "web", _PODS + 8)
+        settled(cluster)
