@@ -15,7 +15,7 @@ from fastipam.cluster.node import recovery
 
 from . import bodies
 from .agents import Agent, Time, unsettled
-from .leaders import Leader, close_all, condition, events
+from .leaders import Crash, Leader, close_all, condition, events
 from .machines import owners
 from .rest import BLOCKS, POOLS, REQUESTS
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .conftest import Api
+    from .fake import FakeServer
 
 _MACHINES = "/api/v1/nodes"
 _BLOCKS = node_cidrs.NODE_BLOCKS
@@ -161,6 +162,50 @@ def test_claims_by_anybody_wait_for_every_block(api: Api, leader: Leader) -> Non
     assert owners(api) == {"10.244.0.0/24": "a", "10.244.9.0/24": "c"}
     leader.settle()
     assert condition(api, "default", _BLOCKS) == ("", "", ""), "it says nothing any more"
+
+
+@pytest.mark.parametrize("at", ["block", "node blocks", "pending", "accepted"])
+def test_killed_after_a_step(fake_api: FakeServer, at: str) -> None:
+    """The next leader goes on: every Node has its block before nodes may claim others."""
+    for number in range(3):
+        machine(fake_api, f"n{number}", f"10.244.{number}.0/24")
+    make(fake_api)
+
+    def crash(name: str) -> None:
+        if name == at:
+            raise Crash(name)
+
+    with pytest.raises(Crash):
+        Leader(fake_api, crash).settle()
+    Leader(fake_api).settle()
+    wanted = {f"10.244.{number}.0/24": f"n{number}" for number in range(3)}
+    assert owners(fake_api) == wanted
+    change(fake_api, claims="Any")
+    machine(fake_api, "n3", "10.244.3.0/24")
+    if at != "node blocks":  # it is not written on this way
+        with pytest.raises(Crash):
+            Leader(fake_api, crash).settle()
+    last = Leader(fake_api)
+    last.settle()
+    assert owners(fake_api) == wanted | {"10.244.3.0/24": "n3"}
+    assert condition(fake_api, "default")[:2] == ("True", "Accepted")
+    close_all()
+
+
+def test_two_leaders_at_once(fake_api: FakeServer) -> None:
+    """Both make the blocks: each is made once, and nobody fails."""
+    for number in range(3):
+        machine(fake_api, f"n{number}", f"10.244.{number}.0/24")
+    make(fake_api)
+    first = Leader(fake_api)
+    first.turn()
+    other = Leader(fake_api)
+    other.controller.view.load()
+    first.settle()
+    other.controller.turn()
+    assert len(owners(fake_api)) == 3
+    assert [one.controller.state().failures for one in (first, other)] == [0, 0]
+    close_all()
 
 
 # A node -----------------------------------------------------------------------------------------
