@@ -174,7 +174,7 @@ def postponed_s(node: str, failures: int, later_s: float) -> float:
 
     At least half of it, by the node's name, but 5 s at most. An API server asks for up to 32 s when
     all nodes start at once, and has time again long before: with all of it the last of 5,000 nodes
-    had its block after 148 s, with this after 70 (docs/performance.md).
+    had its block after 148 s, with this after 65 (docs/performance.md).
     """
     most_s = min(later_s, _LONGEST_POSTPONED_S)
     return most_s * (0.5 + 0.5 * (digest("postponed", node, str(failures)) / (1 << 64)))
