@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import time
 import urllib.request
+from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,9 +27,9 @@ from .rest import BLOCKS, POOLS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from ..cluster.etcd import Etcd
+    from ..e2e.netns import NetNS
     from .conftest import Api
     from .fake import FakeServer
 
@@ -377,3 +381,60 @@ def test_a_new_block(link: Link) -> None:
     print(f"{time.monotonic() - last:.3f} s after the last ADD")  # shown with -s
     until(lambda: is_reached(given[0]), "the first one's are, too")
     assert len(owners(api_of(link))) > 4
+
+
+def test_bgp(link: Link) -> None:
+    """BIRD as docs/routes.md has it, on two nodes behind a router; the agents set own routes."""
+    tools.require_tools("bird")
+    a, b = nodes = [link.node("a"), link.node("b")]
+    router = {"a": "192.0.2.254", "b": "198.51.100.254"}
+    for address in router.values():
+        link.switch.run("ip", "address", "add", f"{address}/24", "dev", "s0")
+    link.switch.run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
+    b.ip("address", "flush", "dev", "eth0")
+    b.ip("address", "add", "198.51.100.2/24", "dev", "eth0")
+    b.addresses[0] = "198.51.100.2"
+    text = (Path(__file__).parents[2] / "docs" / "routes.md").read_text()
+    documented = text[text.index("router id") :].partition("```")[0]
+    peers = (
+        "router id 192.0.2.254;\nprotocol device {}\nprotocol kernel { ipv4 { export all; }; }\n"
+    )
+    with ExitStack() as stack:
+        for number, node in enumerate(nodes, 64512):
+            node.ip("route", "add", "default", "via", router[node.name])
+            here, peer = node.addresses[0], router[node.name]
+            own = documented.replace("192.0.2.254", peer).replace("192.0.2.1", here)
+            own = own.replace(">= 20", ">= 21")  # the pool is a /20 here
+            own = own.replace("64512", str(number)).replace(" uplink {", f" uplink {{ {_QUICK}")
+            stack.callback(_bird(node.host, node.path, own).wait)
+            peers += f"protocol bgp {node.name} {{ local {peer} as 64500; "
+            peers += f"neighbor {here} as {number}; {_QUICK} "
+            peers += "ipv4 { import all; export all; next hop self; }; }\n"
+            node.start(routes="own")
+        (link.path / "router").mkdir()
+        stack.callback(_bird(link.switch, link.path / "router", peers).wait)
+        for directory in (*(node.path for node in nodes), link.path / "router"):
+            stack.callback(_end_bird, directory)
+        until(lambda: len(owners(api_of(link))) == 4, "each node has a block of each family")
+        pods = [node.add(link.plugin_dir) for node in nodes]
+        address = pods[1].addresses[0]
+        until(lambda: "proto bird" in a.ip("route", "show", "match", address), "a has b's route")
+        address = pods[0].addresses[0]
+        until(lambda: "proto bird" in b.ip("route", "show", "match", address), "b has a's route")
+        pods[0].namespace.ping(pods[1].addresses[0])
+        assert not a.gateways()
+
+
+_QUICK = "connect delay time 1; connect retry time 1;"
+
+
+def _bird(host: NetNS, directory: Path, configuration: str) -> subprocess.Popen[bytes]:
+    """Start BIRD in a namespace, with its files in a directory."""
+    file = directory / "bird.conf"
+    file.write_text(configuration)
+    own = ["-f", "-c", str(file), "-s", f"{directory}/bird.ctl", "-P", f"{directory}/bird.pid"]
+    return subprocess.Popen(host.command("bird", *own))
+
+
+def _end_bird(directory: Path) -> None:
+    os.kill(int((directory / "bird.pid").read_text()), signal.SIGTERM)
