@@ -351,9 +351,11 @@ def test_etcd(tmp_path: Path, plugin_dir: Path, etcd: Etcd) -> None:  # noqa: F8
         link.plug(a)
         until(lambda: a.routes() == before, "the routes are there again")
         pods[0].ping(pods[1])
+        a.proxy.become("pass")
+        b.host.run(str(FASTIPAM), "cluster", "claim", "--family", "4", "--config", str(b.conflist))
+        until(lambda: a.gateways() - before, "the agent follows again")
         assert b.agent is not None
         b.agent.terminate()
-        a.proxy.become("pass")
         run("release-node", "b", "--force", "--config", conflist)
         until(lambda: not a.gateways(), "the routes of the removed node are gone")
         assert len(a.routes()) == 4
