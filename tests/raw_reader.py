@@ -137,6 +137,7 @@ def read_ranges(text: str) -> list[RangeSet]:
     found = []
     for line in text.split("\n") if text else ():
         rest, _, block_length = line.partition("@")
+        rest, _, static = rest.partition("~")
         ranges, _, excluded = rest.partition("!")
         intervals, holes, subnets = [], [], []
         family = 0
@@ -148,7 +149,7 @@ def read_ranges(text: str) -> list[RangeSet]:
             intervals.append((read_ip(start)[1], read_ip(end)[1]))
             if gateway != "-" and read_ip(gateway)[0] == family:
                 holes.append((read_ip(gateway)[1],) * 2)
-        for one in excluded.split("|") if excluded else ():
+        for one in [*filter(None, excluded.split("|")), *filter(None, static.split("|"))]:
             low, high = one.split(" ")
             holes.append((read_ip(low)[1], read_ip(high)[1]))
         found.append(RangeSet(family, intervals, holes, subnets, int(block_length or 0)))

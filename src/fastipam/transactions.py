@@ -52,6 +52,7 @@ class Networks:
         *,
         pool: str | None = None,
         exclude: ListOf[str] = (),
+        static: ListOf[str] = (),
         cooldown_s: float | None = None,
         cooldown_policy: Literal["prefer", "strict"] | None = None,
         sticky_s: int | None = None,
@@ -70,6 +71,8 @@ class Networks:
         :data:`fastipam.DEFAULT_RANGE` is 10.32.0.0/12. ``exclude`` lists CIDRs, addresses and
         ranges (``"a-b"``) that are never assigned; without ranges it replaces the exclusions that
         the store has.
+
+        ``static`` lists addresses in the same way that are assigned only to those who request them.
 
         ``pool`` names the pool in which an address is unique, as ``"pool"`` of a configuration
         does: networks that name one pool never have an address twice. Without it a new network has
@@ -100,7 +103,8 @@ class Networks:
         if pool is not None:
             chosen = {"pool_name": arguments.read_name(pool, "pool"), "names_pool": True}
         if ranges is not None:
-            parsed = parse_ranges(ranges, excluded)
+            areas = arguments.read_texts(static, "static")
+            parsed = parse_ranges(ranges, excluded, static=areas)
             self.named[name] = parsed, policy
             return self._returns(Network(store, name, parsed, policy=policy, **chosen))
         known = Network(store, name, None, policy=policy, **chosen)

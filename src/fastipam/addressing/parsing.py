@@ -24,13 +24,15 @@ def build_pool(
     sets: Sequence[Sequence[Range]],
     exclude: Sequence[tuple[int, int, int]] = (),
     *,
+    static: Sequence[tuple[int, int, int]] = (),
     field: str = "ranges",
     fields: Sequence[str] = (),
     may_be_empty: bool = False,
 ) -> Pool:
     """Return the pool of these range sets, after checking them against each other.
 
-    ``exclude`` holds (family, low, high) triples. ``fields`` is the path of each set, for errors;
+    ``exclude`` and ``static`` hold (family, low, high) triples.
+    ``fields`` is the path of each set, for errors;
     without it they are ``field[0]`` and so on. Raises ConfigError for an empty set, mixed families,
     overlapping ranges or sets, and, unless ``may_be_empty``, a set of which no address is left to
     serve.
@@ -79,8 +81,9 @@ def build_pool(
             for known in (holes[family], UNUSABLE[family])
             for hole in touching(known, each.start, each.end)
         }
-        whole = RangeSet(ranges, sorted(inside))
-        if not whole.size and not may_be_empty:
+        on_request = [(low, high) for its_family, low, high in static if its_family == family]
+        whole = RangeSet(ranges, sorted(inside), static=on_request)
+        if not whole.size and not whole.static and not may_be_empty:
             raise errors.ConfigError(
                 f"range set {which} ({whole}) has no address left to serve: "
                 "the gateway and the exclusions cover all of it",
@@ -134,7 +137,11 @@ def parse_exclusion(text: str, *, field: str = "exclude") -> tuple[int, int, int
 
 
 def parse_ranges(
-    ranges: str | Sequence[object], exclude: Iterable[str] = (), *, field: str = "ranges"
+    ranges: str | Sequence[object],
+    exclude: Iterable[str] = (),
+    *,
+    static: Iterable[str] = (),
+    field: str = "ranges",
 ) -> Pool:
     """Return the pool that a library caller describes.
 
@@ -151,7 +158,7 @@ def parse_ranges(
             value=ranges,
             hint="write '10.1.0.0/16', or ['10.1.0.0/16', 'fd00::/64'] for two families",
         )
-    holes = _parse_exclusions(exclude)
+    holes, on_request = _parse_exclusions(exclude), _parse_exclusions(static, "static")
     listed: Sequence[object] = [ranges] if isinstance(ranges, str) else ranges
     sets: list[list[Range]] = []
     for which, entry in enumerate(listed):
@@ -159,22 +166,25 @@ def parse_ranges(
         if isinstance(entry, RangeSet):
             sets.append(list(entry.ranges))
             holes += [(entry.family, *hole) for hole in entry.excluded]
+            on_request += [(entry.family, *area) for area in entry.static]
         elif isinstance(entry, (list, tuple)):
             sets.append([_parse_entry(one, f"{here}[{at}]") for at, one in enumerate(entry)])
         else:
             sets.append([_parse_entry(entry, here)])
     if not sets:
         raise errors.ConfigError("no ranges are given", field=field, value=ranges)
-    return build_pool(sets, holes, field=field)
+    return build_pool(sets, holes, static=on_request, field=field)
 
 
 def exclude_from(pool: Pool, exclude: Iterable[str]) -> Pool:
     """Return the pool with these exclusions in place of its own. Raises ConfigError."""
-    return build_pool([each.ranges for each in pool.sets], _parse_exclusions(exclude))
+    static = [(each.family, *area) for each in pool.sets for area in each.static]
+    sets = [each.ranges for each in pool.sets]
+    return build_pool(sets, _parse_exclusions(exclude), static=static)
 
 
-def _parse_exclusions(exclude: Iterable[str]) -> list[tuple[int, int, int]]:
-    return [parse_exclusion(text, field=f"exclude[{at}]") for at, text in enumerate(exclude)]
+def _parse_exclusions(given: Iterable[str], field: str = "exclude") -> list[tuple[int, int, int]]:
+    return [parse_exclusion(text, field=f"{field}[{at}]") for at, text in enumerate(given)]
 
 
 _RANGE_KEYS = ("subnet", "rangeStart", "rangeEnd", "gateway")

@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 
     Interval = tuple[int, int]
 
-# The mark in a pool's text that precedes the block length of a set that is cut into blocks.
+# The marks in a pool's text that precede the block length of a set that is cut into blocks, and the
+# addresses that are assigned on request only.
 CUT = "@"
+ON_REQUEST = "~"
 
 
 class Range:
@@ -178,27 +180,43 @@ class RangeSet:
     """An ordered list of ranges of one family that serves one address of a result.
 
     ``intervals`` are the addresses that may be assigned, as inclusive (low, high) pairs in the
-    order of the ranges, without gateways and exclusions. ``block_length`` is the prefix length of
-    the blocks of a cluster that the set is cut into, or 0.
+    order of the ranges, without gateways and exclusions. ``static`` are those that are assigned on
+    request only, and in none of the intervals. ``block_length`` is the prefix length of the blocks
+    of a cluster that the set is cut into, or 0.
     """
 
-    __slots__ = ("block_length", "excluded", "family", "intervals", "ranges", "size", "starts")
+    __slots__ = (
+        "block_length", "excluded", "family", "intervals", "ranges", "size", "starts", "static",
+    )  # fmt: skip
 
     def __init__(
-        self, ranges: Sequence[Range], excluded: Sequence[Interval] = (), *, block_length: int = 0
+        self,
+        ranges: Sequence[Range],
+        excluded: Sequence[Interval] = (),
+        *,
+        static: Sequence[Interval] = (),
+        block_length: int = 0,
     ) -> None:
         self.block_length = block_length
         self.ranges = tuple(ranges)
         self.family = ranges[0].family
         self.excluded = tuple(merge(excluded))
         intervals: list[Interval] = []
+        kept: list[Interval] = []
         starts: list[int] = []  # for each range the number of its first interval
         for each in self.ranges:
             starts.append(len(intervals))
             holes = list(touching(self.excluded, each.start, each.end))
             if each.gateway is not None and each.gateway[0] == self.family:
                 holes.append((each.gateway[1], each.gateway[1]))
-            intervals += subtract((each.start, each.end), holes)
+            inside: list[Interval] = []
+            if static:
+                near = [one for one in static if one[0] <= each.end and each.start <= one[1]]
+                inside = merge((max(low, each.start), min(high, each.end)) for low, high in near)
+            for part in inside:
+                kept += subtract(part, holes)
+            intervals += subtract((each.start, each.end), [*holes, *inside])
+        self.static = tuple(kept)
         self.intervals = tuple(intervals)
         self.starts = tuple(starts)
         self.size = sum(high - low + 1 for low, high in intervals)
@@ -212,6 +230,10 @@ class RangeSet:
     def __contains__(self, value: int) -> bool:
         """Return whether this set may assign ``value``. O(intervals)."""
         return any(low <= value <= high for low, high in self.intervals)
+
+    def is_static(self, value: int) -> bool:
+        """Return whether this set assigns ``value`` on request only. O(static areas)."""
+        return any(low <= value <= high for low, high in self.static)
 
     def range_of(self, value: int) -> Range | None:
         """Return the range whose start..end holds ``value``, or None.
@@ -304,11 +326,9 @@ class Pool:
         for each in self.sets:
             line = "|".join(one.describe() for one in each.ranges)
             if each.excluded:
-                holes = (
-                    f"{format_ip(each.family, low)} {format_ip(each.family, high)}"
-                    for low, high in each.excluded
-                )
-                line += "!" + "|".join(holes)
+                line += "!" + _join(each.family, each.excluded)
+            if each.static:
+                line += ON_REQUEST + _join(each.family, each.static)
             if each.block_length:
                 line += f"{CUT}{each.block_length}"
             lines.append(line)
@@ -320,17 +340,13 @@ class Pool:
         sets = []
         for line in text.split("\n") if text else ():
             line, _, block_text = line.partition(CUT)  # noqa: PLW2901  # the same line, shorter
+            line, _, static_text = line.partition(ON_REQUEST)  # noqa: PLW2901
             ranges_text, _, holes_text = line.partition("!")
-            excluded = []
-            for hole in holes_text.split("|") if holes_text else ():
-                low, high = hole.split(" ")
-                excluded.append((low, high))
             ranges = [Range.read(one) for one in ranges_text.split("|")]
             family = ranges[0].family
-            holes = [
-                (parse_value(family, low), parse_value(family, high)) for low, high in excluded
-            ]
-            sets.append(RangeSet(ranges, holes, block_length=int(block_text or 0)))
+            holes, static = _split(family, holes_text), _split(family, static_text)
+            length = int(block_text or 0)
+            sets.append(RangeSet(ranges, holes, static=static, block_length=length))
         return cls(sets)
 
     def holds(self, family: int, value: int) -> bool:
@@ -357,7 +373,7 @@ class Pool:
                 found = each.range_of(one[1]) if one[0] == each.family else None
                 if found is None:
                     continue
-                if one[1] not in each:
+                if one[1] not in each and not each.is_static(one[1]):
                     why = (
                         "the gateway of its range"
                         if one == found.gateway
@@ -384,6 +400,20 @@ class Pool:
                 if found is not None:
                     return found
         return None
+
+
+def _join(family: int, intervals: Iterable[Interval]) -> str:
+    pairs = (f"{format_ip(family, low)} {format_ip(family, high)}" for low, high in intervals)
+    return "|".join(pairs)
+
+
+def _split(family: int, text: str) -> list[Interval]:
+    """Return the intervals of a text of :func:`_join`. Raises ValueError for another text."""
+    found: list[Interval] = []
+    for pair in text.split("|") if text else ():
+        low, high = pair.split(" ")
+        found.append((parse_value(family, low), parse_value(family, high)))
+    return found
 
 
 def merge(intervals: Iterable[Interval]) -> list[Interval]:

@@ -26,10 +26,13 @@ def union(pools: Iterable[Pool]) -> Pool:
     >>> union([wide, narrow]).text == wide.text
     True
     """
+    listed = list(pools)
+    static = _static_of(listed)
     taken: dict[int, list[Interval]] = {4: [], 6: []}
     sets: list[RangeSet] = []
-    for pool in pools:
-        for each in pool.sets:
+    for pool in listed:
+        for one_set in pool.sets:
+            each = _with_static(one_set, static[one_set.family])
             others = taken[each.family]
             holes = [
                 (max(low, one.start), min(high, one.end))
@@ -39,11 +42,34 @@ def union(pools: Iterable[Pool]) -> Pool:
             mine = each
             if holes:
                 excluded = (*each.excluded, *holes)
-                mine = RangeSet(each.ranges, excluded, block_length=each.block_length)
-            if mine.size:
+                mine = RangeSet(
+                    each.ranges, excluded, static=each.static, block_length=each.block_length
+                )
+            if mine.size or mine.static:
                 sets.append(mine)
-                taken[each.family] = merge((*others, *mine.intervals))
+                taken[each.family] = merge((*others, *mine.intervals, *mine.static))
     return Pool(sets)
+
+
+def _static_of(pools: Iterable[Pool]) -> dict[int, list[Interval]]:
+    """Return the addresses that one of these assigns on request only, by family."""
+    found: dict[int, list[Interval]] = {4: [], 6: []}
+    for pool in pools:
+        for each in pool.sets:
+            found[each.family] += each.static
+    return {family: merge(some) for family, some in found.items()}
+
+
+def _with_static(one: RangeSet, static: list[Interval]) -> RangeSet:
+    """Return a set that assigns these addresses on request only, too."""
+    inside = [
+        (max(low, each.start), min(high, each.end))
+        for each in one.ranges
+        for low, high in touching(static, each.start, each.end)
+    ]
+    if not inside or tuple(inside) == one.static:
+        return one
+    return RangeSet(one.ranges, one.excluded, static=inside, block_length=one.block_length)
 
 
 def is_within(part: Pool, pool: Pool) -> bool:
@@ -52,15 +78,25 @@ def is_within(part: Pool, pool: Pool) -> bool:
 
 
 def spare(pool: Pool, whole: Pool) -> Pool:
-    """Return the ranges of a network without the gateways of all ranges of its pool."""
+    """Return the ranges of a network without the gateways of all ranges of its pool.
+
+    What is static in its pool is static in them.
+    """
+    static = _static_of([whole])
     gateways = {one.gateway for each in whole.sets for one in each.ranges if one.gateway}
     sets = []
-    for each in pool.sets:
+    for own in pool.sets:
+        each = _with_static(own, static[own.family])
         holes = [(value, value) for family, value in gateways if family == each.family]
-        inside = [hole for hole in holes if hole[0] in each]
-        excluded = (*each.excluded, *inside)
-        one = RangeSet(each.ranges, excluded, block_length=each.block_length) if inside else each
-        sets.append(one)
+        inside = [hole for hole in holes if hole[0] in each or each.is_static(hole[0])]
+        if inside:
+            each = RangeSet(
+                each.ranges,
+                (*each.excluded, *inside),
+                static=each.static,
+                block_length=each.block_length,
+            )
+        sets.append(each)
     return Pool(sets)
 
 

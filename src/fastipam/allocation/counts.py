@@ -43,9 +43,11 @@ class SetCounts:
     ``full`` says that the next ADD finds no address in the set. ``excluded`` is the number of
     addresses in the set's subnets that are never assigned, and not part of ``size``. ``blocks`` is
     the number of active blocks that this node has of a cluster's set, and None for another set.
+    ``static`` are the counts of the addresses that are assigned on request only, None without any;
+    they are not part of ``size``.
     """
 
-    __slots__ = ("blocks", "counts", "excluded", "full", "number", "range_set")
+    __slots__ = ("blocks", "counts", "excluded", "full", "number", "range_set", "static")
 
     def __init__(
         self,
@@ -56,7 +58,9 @@ class SetCounts:
         full: bool,
         excluded: int,
         blocks: int | None = None,
+        static: dict[str, int] | None = None,
     ) -> None:
+        self.static = static
         self.number = number
         self.range_set = range_set
         self.counts = counts
@@ -143,7 +147,12 @@ def _excluded(pool: Pool, range_set: RangeSet) -> int:
     """
     family = range_set.family
     subnets = merge(prefix_bounds(family, one.network, one.length) for one in range_set.ranges)
-    assigned = merge(pair for each in pool.sets if each.family == family for pair in each.intervals)
+    assigned = merge(
+        pair
+        for each in pool.sets
+        if each.family == family
+        for pair in (*each.intervals, *each.static)
+    )
     total = 0
     for low, high in subnets:
         total += high - low + 1
@@ -184,7 +193,16 @@ def of_sets(txn: Snapshot, network_id: int, state: PoolState, pool: Pool) -> lis
     if len(sets) == 1 and not state.outside and not sets[0].block_length:
         total = of_network(txn, state, pool)
         full = _is_full(txn, network_id, state, 0, sets[0], total)
-        return [SetCounts(0, sets[0], total, full=full, excluded=_excluded(pool, sets[0]))]
+        return [
+            SetCounts(
+                0,
+                sets[0],
+                total,
+                full=full,
+                excluded=_excluded(pool, sets[0]),
+                static=_static(txn, state, sets[0]),
+            )
+        ]
     cooling, reserved = _cooling(txn, state, len(sets)), _reserved(txn, state, sets)
     return [
         _count(txn, network_id, state, pool, index, cooling[index], reserved[index])
@@ -260,6 +278,7 @@ def _count_other(
         counts,
         full=full,
         excluded=_excluded(pool, range_set),
+        static=_static(txn, state, range_set),
     )
 
 
@@ -272,7 +291,12 @@ def unused(pool: Pool) -> list[SetCounts]:
             size = blocks = 0
         total = {"size": size} | dict.fromkeys(STATES, 0) | {FREE: size}
         excluded = 0 if each.block_length else _excluded(pool, each)
-        found.append(SetCounts(index, each, total, full=not size, excluded=excluded, blocks=blocks))
+        static = _none_used(each)
+        found.append(
+            SetCounts(
+                index, each, total, full=not size, excluded=excluded, blocks=blocks, static=static
+            )
+        )
     return found
 
 
@@ -302,7 +326,43 @@ def _count(
         FREE: free,
     }
     full = _is_full(txn, network_id, state, index, range_set, counts)
-    return SetCounts(index, range_set, counts, full=full, excluded=excluded, blocks=number)
+    static = _static(txn, state, range_set)
+    return SetCounts(
+        index, range_set, counts, full=full, excluded=excluded, blocks=number, static=static
+    )
+
+
+def _none_used(range_set: RangeSet) -> dict[str, int] | None:
+    """Return the counts of a set's static addresses when none is used; None without any."""
+    size = sum(high - low + 1 for low, high in range_set.static)
+    return {"size": size} | dict.fromkeys(STATES, 0) | {FREE: size} if size else None
+
+
+def _static(txn: Snapshot, state: PoolState, range_set: RangeSet) -> dict[str, int] | None:
+    """Return the counts of the addresses that a set assigns on request only; None without any.
+
+    O(1) if none is used, else O(pages + cooling + reservations).
+    """
+    found = _none_used(range_set)
+    if found is None or not state.outside:
+        return found
+    family = range_set.family
+    used = used_within(txn, state.pool_id, family, range_set.static)
+    cooling = reserved = 0
+    for key in tables.COOLDOWN.scan_keys(txn, state.prefix) if state.cooling else ():
+        _, _, _, its_family, value = keys.read_cooldown_key(key)
+        cooling += its_family == family and range_set.is_static(value)
+    for key in tables.RESERVATIONS.scan_keys(txn, state.prefix) if state.reserved else ():
+        _, its_family, value = keys.read_address_key(key)
+        if its_family == family and range_set.is_static(value):
+            reserved += tables.LEASES.get(txn, key) is None
+    return {
+        "size": found["size"],
+        ASSIGNED: used - cooling - reserved,
+        COOLING: cooling,
+        RESERVED: reserved,
+        FREE: found["size"] - used,
+    }
 
 
 def free_of(txn: Snapshot, pool_id: int, range_set: RangeSet) -> int:

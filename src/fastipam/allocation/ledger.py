@@ -205,9 +205,10 @@ class Ledger(Accounts):
             # The round robin moves only within the block that serves, which is filled first.
             cursor, base = self.state.cursor(index, family), blocks.base_of(range_set, value)
             go_on = cursor is not None and blocks.base_of(range_set, cursor) == base
-        if self._take(family, value, owner):
-            self.count_outside(family, (value,))
-        if go_on:
+        is_static = range_set.is_static(value)
+        if self._take(family, value, owner) and (self.is_foreign or is_static):
+            self.state.outside += not self.stored.holds(family, value)
+        if go_on and not is_static:
             self.state.move_cursor(index, family, value)
 
     def _take(self, family: int, value: int, owner: Requester) -> bool:

@@ -57,6 +57,8 @@ def _why_full(accounts: Accounts, index: int, range_set: RangeSet) -> str:
         parts.append(f"{reserved - kept} reserved")
     if found.excluded:
         parts.append(f"{found.excluded} never assigned (excluded, a gateway, no host's)")
+    if found.static is not None:
+        parts.append(f"{found.static['size']} static, for those who request them")
     if found.blocks is not None:
         parts.append(f"the others in blocks that this node does not have (it has {found.blocks})")
     return f": {', '.join(parts)}"

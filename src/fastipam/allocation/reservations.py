@@ -82,7 +82,7 @@ def first_inside(accounts: Accounts, range_set: RangeSet, kept: Sequence[Address
     for family, value in kept:
         if (
             family == range_set.family
-            and value in range_set
+            and (value in range_set or range_set.is_static(value))
             and owns(accounts, range_set, value)
             and not _is_leased(accounts, family, value)
         ):
@@ -258,7 +258,7 @@ def assignable(pool: Pool, target: str) -> list[tuple[int, int]]:
         (max(low, first), min(high, last))
         for each in pool.sets
         if each.family == family
-        for first, last in each.intervals
+        for first, last in (*each.intervals, *each.static)
         if first <= high and low <= last
     ]
     count = sum(last - first + 1 for first, last in inside)
@@ -314,6 +314,7 @@ def _set_aside(accounts: Accounts, reservation: Reservation) -> None:
     family, value = reservation.family, reservation.value
     if accounts.txn.pages(accounts.state.pool_id, family).acquire(value):
         accounts.state.reserved += 1
+        accounts.state.outside += not accounts.stored.holds(family, value)
         return
     record = read_record(accounts.txn, accounts.pool_id, family, value)
     if record is None:

@@ -21,9 +21,14 @@ def of_record(record: Record) -> str:
 def of_address(
     pool: Pool, address: tuple[int, int], record: Record | None, reservation: Reservation | None
 ) -> str:
-    """Return the state of an address, or "" when it is unused and the ranges cannot assign it."""
+    """Return the state of an address, or "" when it is unused and the ranges cannot assign it.
+
+    A static one can be assigned: to those who request it.
+    """
     if record is not None:
         return of_record(record)
     if reservation is not None:
         return RESERVED
-    return FREE if pool.holds(*address) else ""
+    family, value = address
+    static = any(each.family == family and each.is_static(value) for each in pool.sets)
+    return FREE if static or pool.holds(family, value) else ""

@@ -227,6 +227,8 @@ def _why(answer: dict[str, Any], known: _Known, boot: int, policy: Policy) -> st
             return f"kept {whom}, which had it, for another {duration(left_ns / 1e9)}"
         return f"reserved {whom} until `fastipam unreserve {answer['address']}`"
     if answer["status"] == filters.FREE:
+        if not known.pool.holds(known.family, known.value):
+            return "nobody has it; it is assigned only to those who request it (static)"
         return "nobody has it; any allocation may get it"
     ranges = [one for each in known.pool.sets for one in each.ranges]
     if (known.family, known.value) in [one.gateway for one in ranges]:

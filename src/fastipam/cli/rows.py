@@ -63,6 +63,7 @@ STATS_COLUMNS = (
     Column("FREE", "free", 8, number=True),
     Column("USED", "used", 7, number=True),
 )
+STATIC = "static"
 OUTSIDE = "outside"  # one word, as every cell of a pipe should be
 # A clock may have been set back by so much: events that much older than the time are read too.
 _MARGIN_NS = 60 * 10**9
@@ -411,6 +412,14 @@ def stats_table(documents: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]
                 "several": several,
             }
             outside = {state: count - each[state] for state, count in outside.items()}
+            if "static" in each:
+                area = each["static"]
+                yield {
+                    "network": one["network"], "ranges": STATIC, **area, "used": "-",
+                    "several": True,
+                }  # fmt: skip
+                for state in ("assigned", "cooling", "reserved"):
+                    outside[state] -= area[state]
         if min(outside.values()) >= 0 < max(outside.values()):  # else ranges of two overlap
             size = sum(outside.values())
             yield {

@@ -37,7 +37,7 @@ _ALIASES = frozenset(("range_start", "range_end"))  # whereabouts' names of rang
 _WHEREABOUTS = ("range", *_ALIASES, "ipranges")
 _POOL_KEYS = ("pool", "network_name", "enable_overlapping_ranges")  # see pool_name.py
 # The keys of each level, folded. Those of a cluster are in cluster.py, where others are an error.
-RANGE = frozenset((*(key.casefold() for key in RANGE_KEYS), *_ALIASES, "exclude"))
+RANGE = frozenset((*(key.casefold() for key in RANGE_KEYS), *_ALIASES, "exclude", "static"))
 _ROUTE_NUMBERS = {
     "mtu": 32, "advmss": 32, "priority": 32, "table": 32, "scope": 8
 }  # bits of each, rtnetlink(7)  # fmt: skip
@@ -51,6 +51,7 @@ _KNOWN = frozenset(
         "datadir",
         *(key.casefold() for key in RANGE_KEYS),
         "exclude",
+        "static",
         "durability",
         "repeatadd",
         "ignorehostlocal",
@@ -130,6 +131,7 @@ class Config:
         self.paths: list[str] = []  # of each range set, in their order
         self._odd: list[tuple[str, str, str]] = []  # path, folded key, what is odd; "": unknown
         self._holes: list[tuple[str, Hole]] = []  # with the path of each
+        self._static: list[tuple[str, Hole]] = []
         if "ipam" not in document:
             raise errors.ConfigError(
                 "the configuration has no ipam section", field="ipam", value=None
@@ -228,6 +230,13 @@ class Config:
         if "cluster" in ipam:
             if sets:
                 raise _two_pools(ipam)
+            if "static" in ipam:
+                raise errors.ConfigError(
+                    "a cluster's pool has no static areas",
+                    field="ipam.static",
+                    value=reader.brief(ipam["static"]),
+                    hint="reserve the addresses on the node that owns their block",
+                )
             self._read_holes(ipam, "ipam")
             holes = [hole for _, hole in self._holes]
             self._set_cluster(read_cluster(ipam["cluster"], self.name, self.data_dir, holes))
@@ -242,7 +251,17 @@ class Config:
                     f"{many} {what} are more than {most}", field=paths[-1], value=many
                 )
         self._read_holes(ipam, "ipam")
-        self.pool = build_pool(sets, [hole for _, hole in self._holes], fields=paths)
+        self._read_static(ipam, "ipam")
+        holes = [hole for _, hole in self._holes]
+        areas = [area for _, area in self._static]
+        self.pool = build_pool(sets, holes, static=areas, fields=paths)
+        for field, (family, low, high) in self._static:
+            if not any(
+                each.family == family and first <= high and low <= last
+                for each in self.pool.sets
+                for first, last in each.static
+            ):
+                self._odd.append((field, "", "no effect: no range has an address of it"))
         self._refuse_too_many()
 
     def require_ranges(self) -> None:
@@ -259,6 +278,18 @@ class Config:
         for at, one in enumerate(reader.listed(holder, "exclude", path)):
             field = f"{path}.exclude[{at}]"
             self._holes.append((field, reader.exclusion(one, field)))
+
+    def _read_static(self, holder: dict[str, Any], path: str, within: Range | None = None) -> None:
+        """Read the addresses that are assigned on request only; inside a range they are its."""
+        for at, one in enumerate(reader.listed(holder, "static", path)):
+            field = f"{path}.static[{at}]"
+            family, low, high = reader.exclusion(one, field)
+            if within is not None and family == within.family:
+                low, high = max(low, within.start), min(high, within.end)
+            if within is None or (family == within.family and low <= high):
+                self._static.append((field, (family, low, high)))
+            else:
+                self._odd.append((field, "", f"no effect: no address of {within} is in it"))
 
     def _host_local_sets(self, ipam: dict[str, Any]) -> list[list[Range]]:
         """Return the old single range, if there is a ``subnet``, then ``ranges``."""
@@ -307,6 +338,8 @@ class Config:
                 from fastipam.configuration import whereabouts
 
                 self._holes += whereabouts.holes_of(holder, path, found, self._odd)
+            if "static" in holder:
+                self._read_static(holder, path, found)
         return found
 
     def _set_cluster(self, settings: Settings) -> None:

@@ -55,12 +55,14 @@ class SetStats(_Value):
     them. ``size`` is the number of addresses that the set can assign; ``assigned``, ``cooling``,
     ``reserved`` and ``free`` add up to it. ``full`` says that the next assignment finds no address.
     ``excluded`` is the number of addresses in the subnets that are never assigned. ``blocks`` is
-    the number of blocks that this node has of a cluster's set, None for any other set.
+    the number of blocks that this node has of a cluster's set, None for any other set. ``static``
+    has the same counts of the addresses that are assigned on request only: they are not in
+    ``size``. It is None without any.
     """
 
     __slots__ = (
         "assigned", "blocks", "cooling", "excluded", "family", "free", "full", "ranges",
-        "reserved", "size",
+        "reserved", "size", "static",
     )  # fmt: skip
 
     family: int
@@ -73,6 +75,7 @@ class SetStats(_Value):
     full: bool
     excluded: int
     blocks: int | None
+    static: Mapping[str, int] | None
 
     @property
     def used_percent(self) -> float | None:
@@ -93,6 +96,7 @@ class SetStats(_Value):
             "full": self.full,
             "excluded": self.excluded,
             **({} if self.blocks is None else {"blocks": self.blocks}),
+            **({} if self.static is None else {"static": dict(self.static)}),
         }
 
 
@@ -172,6 +176,7 @@ def _sets(found: Iterable[counts.SetCounts]) -> tuple[SetStats, ...]:
             full=one.full,
             excluded=one.excluded,
             blocks=one.blocks,
+            static=one.static,
             **one.counts,
         )
         for one in found

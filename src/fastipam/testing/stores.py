@@ -160,6 +160,7 @@ class NetworkOptions(TypedDict, total=False):
     """The keywords of :meth:`Ipam.network`."""
 
     exclude: ListOf[str]
+    static: ListOf[str]
     pool: str | None
     cooldown_s: float | None
     cooldown_policy: Literal["prefer", "strict"] | None

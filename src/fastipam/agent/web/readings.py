@@ -59,6 +59,7 @@ class Reading(NamedTuple):
     def outside(self) -> int:
         """The addresses in use that the ranges do not contain (any longer)."""
         within = sum(one.used for one in self.sets)
+        within += sum(one.static["size"] - one.static[FREE] for one in self.sets if one.static)
         return max(0, self.counts["size"] - self.counts[FREE] - within)  # ranges of two may overlap
 
 

@@ -1,0 +1,56 @@
+"""Static addresses in a configuration, and the ways to request one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from .plugin import Call, Held, Make
+
+POOL: dict[str, Any] = {"subnet": "10.1.0.0/28", "static": ["10.1.0.8/29"]}
+RANGE: dict[str, Any] = {"ranges": [[POOL]]}
+
+
+@pytest.mark.parametrize("ipam", [POOL, RANGE, {"range": "10.1.0.0/28", "static": ["10.1.0.8/29"]}])
+def test_request(ipam: dict[str, Any], call: Call, config: Make, held: Held) -> None:
+    """CNI_ARGS, args and runtimeConfig get a static address; an ADD without a request does not."""
+    asked = [
+        call("ADD", config(ipam=ipam), "c0", args="IP=10.1.0.9"),
+        call("ADD", config(ipam=ipam, args={"cni": {"ips": ["10.1.0.10"]}}), "c1"),
+        call("ADD", config(ipam=ipam, runtimeConfig={"ips": ["10.1.0.11/28"]}), "c2"),
+    ]
+    assert [one.addresses for one in asked] == [
+        ["10.1.0.9/28"], ["10.1.0.10/28"], ["10.1.0.11/28"],
+    ]  # fmt: skip
+    made = config(ipam=ipam)
+    while call("ADD", made, f"auto{len(held())}").status == 0:
+        pass
+    assert {int(one.rpartition(".")[2]) for one in held()} & {8, 12, 13, 14} == set()
+    refused = call("ADD", made, "late", args="IP=10.1.0.9")
+    assert "10.1.0.9 is assigned to c0 eth0" in refused.message
+
+
+@pytest.mark.parametrize(
+    ("ipam", "field"),
+    [
+        (POOL | {"static": ["10.1.0.300"]}, "ipam.static[0]:"),
+        (POOL | {"static": "10.1.0.8/29"}, "ipam.static:"),
+        ({"ranges": [[POOL | {"static": [7]}]]}, "ipam.ranges[0][0].static[0]:"),
+        ({"cluster": {"pool": "10.1.0.0/16"}, "static": ["10.1.0.8/29"]}, "ipam.static:"),
+    ],
+)
+def test_bad_area(ipam: dict[str, Any], field: str, call: Call, config: Make) -> None:
+    """What is no area is refused with its field."""
+    refused = call("ADD", config(ipam=ipam))
+    assert refused.status == 1
+    assert refused.message.startswith(field)
+
+
+def test_without_effect(call: Call, config: Make) -> None:
+    """An area that no range has is noted."""
+    noted = call("ADD", config(ipam=POOL | {"static": ["10.9.0.0/24"]})).stderr
+    assert "ipam.static[0]: no effect: no range has an address of it" in noted
+    inside = {"ranges": [[{"subnet": "10.2.0.0/24", "static": ["10.9.0.0/24"]}]]}
+    noted = call("ADD", config(name="two", ipam=inside)).stderr
+    assert "ipam.ranges[0][0].static[0]: no effect" in noted
