@@ -151,6 +151,7 @@ def test_a_plugin_is_missing(kubernetes_program: Callable[[str], Path], tmp_path
     assert 'failed to find plugin "ptp" in path [/no/plugins]' in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_no_kube_proxy(
     fake_api: FakeServer,
     tmp_path: Path,
@@ -160,6 +161,10 @@ def test_no_kube_proxy(
     site = Site(fake_api, tmp_path)
     file = Path(site.cluster["kubeconfig"])
     file.write_text(json.dumps(kubeconfig(1, fake_api.ca, "t")))
-    agent = start("--cluster", str(site.conflist), "--log-level", "info")
+    (tmp_path / "net.d").mkdir()
+    written = str(tmp_path / "net.d" / "10-fastipam.conflist")
+    agent = start(
+        *("--cluster", str(site.conflist), "--write-conflist", written, "--log-level", "info")
+    )
     soon(lambda: "the Kubernetes API cannot serve" in agent.log, "it says so")
     assert "https://127.0.0.1:1: Connection refused" in agent.log
