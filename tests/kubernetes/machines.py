@@ -23,6 +23,7 @@ from fastipam.storage.store import Store
 
 from . import bodies
 from .rest import BLOCKS, POOLS
+from .server import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,10 +45,18 @@ def accept(
 
 
 def take(api: Api, made: dict[str, Any]) -> None:
-    """Accept a pool as it is now."""
+    """Accept a pool as it is now, and wait until a list from the server's cache has it."""
+    name = made["metadata"]["name"]
     accepted = {"generation": made["metadata"]["generation"], "spec": made["spec"]}
-    path = f"{POOLS}/{made['metadata']['name']}/status"
+    path = f"{POOLS}/{name}/status"
     api.admin.replace(path, {**made, "status": {"accepted": accepted}}).done()
+
+    def is_listed() -> bool:
+        items = api.admin.get(POOLS, resourceVersion="0").done()["items"]
+        found = [one for one in items if one["metadata"]["name"] == name]
+        return any(one.get("status", {}).get("accepted") == accepted for one in found)
+
+    until(is_listed, f"the server's cache has the pool {name}")
 
 
 def owners(api: Api) -> dict[str, str]:
