@@ -20,9 +20,10 @@ from fastipam.verify import verify
 from ..agent.conftest import run_dir, start  # noqa: F401  # fixtures of the same name
 from ..agent.processes import Agent, ask, until
 from ..cni.conftest import call, plugin  # noqa: F401  # fixtures of the same name
+from . import bodies
 from .fake import Fault
 from .machines import accept, owners, take
-from .rest import NODES, POOLS
+from .rest import BLOCKS, NODES, POOLS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -244,9 +245,12 @@ def test_the_agent_claims_what_a_burst_needs(site: Site, start: Start) -> None: 
 def test_a_pool_that_is_used_up(site: Site, start: Start) -> None:  # noqa: F811
     """ADD says that no block is free, who has most, and what to type; the node stays ready.
 
-    An address that only cools can be assigned, so it counts as one that an ADD could get.
+    An address that only cools can be assigned, so it counts as one that an ADD could get. Blocks of
+    a disabled pool do not count.
     """
     accept(site.api, cidr="10.32.0.0/28", size=29)
+    accept(site.api, "old", cidr="10.33.0.0/28", size=29, disabled=True)
+    site.api.admin.create(BLOCKS, bodies.block("10.33.0.0/29", "z", pool="old")).done()
     agent = start("--cluster", str(site.conflist))
     until(site.has_pools, "the agent has a block")
     served = 0

@@ -138,6 +138,13 @@ def test_a_report_shows_a_removal(api: Api, pair: tuple[Machine, Machine]) -> No
     with pytest.raises(PoolExhausted, match="not registered"):
         two.network.allocate("c2")
     assert api.admin.get(f"{NODES}/b").done()["status"]["state"] == "Removed"
+    back = two.joined()
+    claim(back)
+    registry = two.registry_of(back)
+    assert registry._report.due_at - registry.api.clock() <= 10  # and not in a minute or two
+    registry._report.due_at = 0.0
+    registry.report(usage.survey(two.share)[0], Deadline(5))
+    assert api.admin.get(f"{NODES}/b").done()["status"]["state"] == "Active"
 
 
 def test_a_report_has_the_routes(api: Api, pair: tuple[Machine, Machine]) -> None:

@@ -21,6 +21,7 @@ from ..cluster.conftest import election_ms, etcd  # noqa: F401  # fixtures of th
 from ..e2e import tools
 from ..e2e.conftest import plugin_dir  # noqa: F401  # a fixture of this name
 from ..e2e.netns import within
+from ..options import options
 from .links import EtcdNode, Link, LinkNode, expected, settle
 from .machines import accept, owners, take
 from .rest import BLOCKS, POOLS
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from ..e2e.netns import NetNS
     from .conftest import Api
     from .fake import FakeServer
+
+_OUTAGE_S = 610  # of the long form: more than the time between two comparisons of the table
 
 
 @pytest.fixture
@@ -148,7 +151,10 @@ def test_an_agent_is_started_again(link: Link) -> None:
 
 
 def test_the_api_is_down(link: Link, fake_api: FakeServer) -> None:
-    """No route is lost: by an agent that runs, by one that starts, or with a link."""
+    """No route is lost: by an agent that runs, by one that starts, or with a link.
+
+    The long form goes on for ten minutes, after which each agent compares the whole table.
+    """
     a, b, c = nodes = three(link)
     pods = [one.add(link.plugin_dir) for one in nodes]
     before = [one.routes() for one in nodes]
@@ -167,6 +173,11 @@ def test_the_api_is_down(link: Link, fake_api: FakeServer) -> None:
     until(lambda: b.routes() == before[1] | stale, "b has its routes again")
     until(lambda: a.routes() == before[0] | stale, "a has its routes again")
     assert c.routes() == before[2]
+    if options.long:
+        time.sleep(_OUTAGE_S)
+        assert a.routes() == before[0] | stale
+        assert b.routes() == before[1] | stale
+        assert c.routes() == before[2]
     pods[0].ping(pods[1])
     pods[2].ping(pods[0])
     for one in nodes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from fastipam.cluster.errors import NoBlock
 from fastipam.configuration.cluster import KUBERNETES
 
@@ -9,6 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from fastipam.cluster.deadline import Deadline
     from fastipam.cluster.node.node import Node
+    from fastipam.configuration.cluster import Geometry
 
 _NAMED = 3  # nodes that are named, those with most blocks first
 
@@ -19,15 +22,15 @@ def without_a_free_block(node: Node, family: int, deadline: Deadline) -> NoBlock
     if pools and not any(map(node.settings.may_claim, pools)):
         return _of_its_node_cidr(node, family)
     counts: dict[str, int] = {}
-    for (its_family, _base), entry in node.registry.blocks(deadline).items():
-        if its_family == family:
+    for (its_family, base), entry in node.registry.blocks(deadline).items():
+        if its_family == family and any(map(partial(_can_assign_from, base), pools)):
             counts[entry.node] = counts.get(entry.node, 0) + 1
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     named = [f"{name} has {count}" for name, count in ranked[:_NAMED]]
     if len(ranked) > _NAMED:
         rest = sum(count for _, count in ranked[_NAMED:])
         named.append(f"{len(ranked) - _NAMED} more nodes have {rest}")
-    whole = sum(each.count - len(each.unusable) for each in node.settings.geometries_of(family))
+    whole = sum(each.count - len(each.unusable) for each in pools)
     used = sum(counts.values())
     if not whole:
         return NoBlock(
@@ -46,6 +49,12 @@ def without_a_free_block(node: Node, family: int, deadline: Deadline) -> NoBlock
         "takes its blocks back; a node gives up only blocks in which no address is in use; else "
         "the cluster needs a larger pool",
     )
+
+
+def _can_assign_from(base: int, pool: Geometry) -> bool:
+    """Return whether a block is one of a pool's blocks that are not wholly excluded."""
+    number = pool.number(base)
+    return number is not None and number not in pool.unusable
 
 
 def _of_objects(node: Node, family: int) -> str:

@@ -110,7 +110,7 @@ class KubernetesRegistry(Overview):
         before = member.epoch
         is_new = self._entry.register(member, deadline, agent=agent, sign=sign)
         if member.epoch != before:
-            self._report.forget()  # the controller may have written that the node was removed
+            self._report.rejoined(is_new=member.epoch == 1)
         return is_new
 
     def owned(self, deadline: Deadline) -> dict[BlockId, BlockEntry]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # has changed, or a twentieth of the addresses changed hands.
 _REPORT_S = 60.0
 _REPORT_PART = 0.05
+_REJOINED_S = 5.0  # by then it has claimed a block
 _REPORT_CALL_S = 1.0  # the keeper has more urgent things to do
 
 
@@ -37,9 +38,15 @@ class Report:
         # Nodes that start together have more urgent requests, and do not report together.
         self.due_at = api.clock() + _REPORT_S * (1 + api.client.chance())
 
-    def forget(self) -> None:
-        """Forget what was reported: the entry may say something else by now."""
+    def rejoined(self, *, is_new: bool) -> None:
+        """Forget what was reported, because the entry may say by now that the node was removed.
+
+        Unless the node is new to the cluster, it reports within seconds.
+        """
         self._reported = None
+        if not is_new:
+            soon = self._api.clock() + _REJOINED_S * (1 + self._api.client.chance())
+            self.due_at = min(self.due_at, soon)
 
     def report(
         self,
