@@ -142,7 +142,7 @@ def _made_anew(name: str) -> Iterator[bool]:
     """Put another namespace in the place of one; whether the kernel has given it the same inode.
 
     The kernel gives the lowest number that is free, and frees those of a namespace a moment after
-    its end. Namespaces that are there until the end take the lower numbers.
+    its end, or a second when many end. Namespaces that are there until the end take the lower ones.
     """
     path = Path("/run/netns", name)
     inode = path.stat().st_ino
@@ -150,7 +150,7 @@ def _made_anew(name: str) -> Iterator[bool]:
     try:
         for at in range(12):
             _ip([f"netns delete {name}"])
-            time.sleep(0.02)
+            time.sleep(min(0.02 * 2**at, 1.0))
             _ip([f"netns add {name}"])
             if path.stat().st_ino == inode:
                 break

@@ -95,6 +95,7 @@ def test_disk_full(
 
 
 _STEP = 4096  # bytes: a tmpfs counts pages, LMDB writes pages
+_PAGE_HEADER = 16  # bytes
 
 
 def _work(path: Path, told: dict[str, str]) -> None:
@@ -693,8 +694,17 @@ def test_stopped_while_it_holds_the_lock(
     assert way("ADD", made, "c1").status == 0
 
 
-def test_a_damaged_page(tmp_path: Path) -> None:
-    """LMDB ends a process that reads a page that is none: check and doctor say so instead."""
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (bytes(_STEP), "LMDB file: mdb_get: MDB_CORRUPTED"),
+        # The header stays, and each entry begins beyond the end of the file.
+        (b"\xff" * (_STEP - _PAGE_HEADER), "a damaged page: LMDB ended with SIG"),
+    ],
+    ids=["empty", "entries"],
+)
+def test_a_damaged_page(tmp_path: Path, damage: bytes, said: str) -> None:
+    """LMDB refuses it, or ends the process that reads it: check and doctor say so."""
     store = tmp_path / "store"
     with fastipam.open(store) as ipam:
         ipam.network("mynet", "10.1.0.0/20").allocate_many(
@@ -702,17 +712,19 @@ def test_a_damaged_page(tmp_path: Path) -> None:
         )
     content = bytearray((store / "data.mdb").read_bytes())
     for page in range(2 * _STEP, len(content), _STEP):
-        if b"c77\0eth0" in content[page : page + _STEP]:  # of leases, or of events
-            content[page : page + _STEP] = bytes(_STEP)
+        end = page + _STEP
+        if b"c400\0eth0" in content[page:end]:  # of leases, or of events
+            content[end - len(damage) : end] = damage
     (store / "data.mdb").write_bytes(content)
     command = str(Path(sys.executable).with_name("fastipam"))
     for more in ([], ["--repair"], ["--json"]):
         words = [command, "check", "--data-dir", str(store), *more]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         assert done.returncode == 1
-        assert f"{store} holds a damaged page: LMDB ended with SIG" in done.stderr
+        assert said in done.stderr
+        assert str(store) in done.stderr
         assert "restore a backup" in done.stderr
         assert "Traceback" not in done.stderr
     words = [command, "doctor", "--data-dir", str(store)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert "holds a damaged page" in done.stdout
+    assert said in done.stdout

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -67,6 +67,7 @@ class Cluster:
         self.kill_at = -1
         self.extra: list[Agent] = []
         self.in_force: set[str] = set()  # the pools, in the end, if the deed is about them
+        self.first_pools: list[dict[str, Any]] = []  # that a controller is started with
 
     def step(self, name: str) -> None:
         """A step is done."""
@@ -96,7 +97,7 @@ class Cluster:
 
     def leader(self) -> Leader:
         """A controller that leads."""
-        return Leader(self.api, self.step)
+        return Leader(self.api, self.step, pools=self.first_pools)
 
     def forget(self, agent: Agent) -> None:
         """This machine is gone for good."""
@@ -286,6 +287,31 @@ def controller_accepts(cluster: Cluster) -> Iterator[None]:
     cluster.leader().turn()
 
 
+def controller_makes_a_pool(cluster: Cluster) -> Iterator[None]:
+    """The controller makes the first pool that it was started with."""
+    begin(cluster)
+    cluster.leader().settle()
+    cluster.first_pools = [pool("second", "10.64.0.0/20", 24)]
+    cluster.in_force = {"default", "second"}
+    yield
+    cluster.leader().turn()
+
+
+def controller_makes_blocks(cluster: Cluster) -> Iterator[None]:
+    """The controller makes the blocks of two Nodes' podCIDRs."""
+    begin(cluster)
+    cluster.leader().settle()
+    for at, name in enumerate("ab"):
+        spec = {"podCIDR": f"10.64.{at}.0/24", "podCIDRs": [f"10.64.{at}.0/24"]}
+        cluster.api.do("PATCH", f"/api/v1/nodes/{name}", {"spec": spec})
+    cluster.api.do("POST", POOLS, pool("second", "10.64.0.0/20", 24, claims="NodeCIDRs"))
+    cluster.in_force = {"default", "second"}
+    yield
+    leader = cluster.leader()
+    leader.turn()
+    leader.turn(1)
+
+
 def controller_lets_go(cluster: Cluster) -> Iterator[None]:
     """The controller lets a deleted pool go, of which nobody has a block."""
     begin(cluster)
@@ -330,8 +356,8 @@ def controller_ends_a_lease(cluster: Cluster) -> Iterator[None]:
 
 DEEDS: list[Doing] = [
     join_and_claim, claim_more, restart, fence, reboot, lost_store, give_back, ask, ask_anew,
-    donate, collect, remove, come_back, controller_accepts, controller_lets_go,
-    controller_removes, controller_ends_a_lease,
+    donate, collect, remove, come_back, controller_accepts, controller_makes_a_pool,
+    controller_makes_blocks, controller_lets_go, controller_removes, controller_ends_a_lease,
 ]  # fmt: skip
 
 
@@ -390,15 +416,21 @@ def run(cluster: Cluster, deed: Doing, arm: Callable[[], object]) -> None:
 
 
 def settle(cluster: Cluster) -> None:
-    """All agents have two turns each."""
+    """All agents have two turns each, and two more after what the controller does."""
     cluster.kill_at = -1
+    two_turns(cluster)
+    if cluster.extra or cluster.in_force:
+        leader = Leader(cluster.api, pools=cluster.first_pools)
+        for seconds in (0, 601, 601):  # it waits for a Node object that comes back, and for a Lease
+            leader.turn(seconds)
+        two_turns(cluster)
+
+
+def two_turns(cluster: Cluster) -> None:
+    """All agents have two turns each."""
     for _ in range(2):
         for agent in cluster.machines:
             agent.turn(3)
-    if cluster.extra or cluster.in_force:
-        leader = Leader(cluster.api)
-        for seconds in (0, 601, 601):  # it waits for a Node object that comes back, and for a Lease
-            leader.turn(seconds)
 
 
 def check(cluster: Cluster, cell: str) -> None:

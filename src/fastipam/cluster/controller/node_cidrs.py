@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fastipam.addressing.addresses import format_cidr, parse_cidr, prefix_bounds
+from fastipam.addressing.addresses import parse_cidr, prefix_bounds
 from fastipam.cluster.controller.conditions import condition, status_of, with_condition
 from fastipam.cluster.controller.overlap import Refusal, accepted_spec
 from fastipam.cluster.registries.kubernetes import objects
@@ -154,9 +154,9 @@ class NodeCIDRs:
                 place = Place(family, base, length, pool.name)
                 missing.append(Missing(node, place, entry.epoch if entry else 1))
         for one in blocks.values():
-            cidr = format_cidr(one.whole[0], one.whole[1], one.length)
-            if one.pool == pool.name and one.node in machines and owners.get(cidr) != one.node:
-                text = f"node {one.node} owns {cidr}, which is not the podCIDR of its Node"
+            foreign = one.node in machines and owners.get(one.cidr) != one.node
+            if one.pool == pool.name and foreign:
+                text = f"node {one.node} owns {one.cidr}, which is not the podCIDR of its Node"
                 problems.append(Problem("OtherPodCIDR", f"{text}: drain the node"))
         return missing, problems
 

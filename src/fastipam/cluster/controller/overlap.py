@@ -118,11 +118,10 @@ def strays(pool: AddressPool, blocks: Iterable[Owned]) -> Refusal | None:
     whole = pool.whole()
     for one in blocks:
         if _overlap(whole, one.whole) and (one.pool, one.length) != (pool.name, pool.block_length):
-            cidr = format_cidr(one.whole[0], one.whole[1], one.length)
             return Refusal(
                 "Overlaps",
-                f"node {one.node} owns the block {cidr} of the pool {one.pool}, which lies in it: "
-                "wait until it is given back (kubectl get addressblocks)",
+                f"node {one.node} owns the block {one.cidr} of the pool {one.pool}, which lies in "
+                "it: wait until it is given back (kubectl get addressblocks)",
             )
     return None
 

@@ -97,14 +97,15 @@ class Reclaim:
 
     def orphans(self) -> int:
         """Return how many blocks have an owner that is gone, or that was removed. O(nodes)."""
-        entries = self._view.entries()
+        entries, machines = self._view.entries(), self._view.machines()
         count = 0
         for name in self._view.owners():
             entry = entries.get(name)
-            if entry is None and self._view.has_machine(name):
-                continue  # the block of its podCIDR was made before its agent has joined
-            if entry is None or not entry.incarnation:
-                count += len(self._view.owned_by(name))
+            if entry is not None and entry.incarnation:
+                continue
+            # The block of a podCIDR is made before the node's agent has joined.
+            expected = machines.get(name, ()) if entry is None else ()
+            count += sum(1 for one in self._view.owned_by(name) if one.cidr not in expected)
         return count
 
     def work(self) -> None:

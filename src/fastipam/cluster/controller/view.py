@@ -10,7 +10,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fastipam.addressing.addresses import parse_cidr, prefix_bounds
+from fastipam.addressing.addresses import format_cidr, parse_cidr, prefix_bounds
 from fastipam.cluster.registries.kubernetes import objects
 from fastipam.cluster.registries.kubernetes.watch import Follower
 
@@ -46,6 +46,11 @@ class Owned(NamedTuple):
     epoch: int
     whole: tuple[int, int, int]  # family, first and last address
     length: int
+
+    @property
+    def cidr(self) -> str:
+        """The block as a CIDR."""
+        return format_cidr(self.whole[0], self.whole[1], self.length)
 
 
 class View:
