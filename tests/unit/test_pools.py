@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import fastipam
-from fastipam import AddressInUse, ConfigError, PoolExhausted
+from fastipam import AddressInUse, AddressNotInRange, ConfigError, PoolExhausted
 from fastipam.addressing.parsing import parse_ranges
 from fastipam.addressing.ranges import Pool
 from fastipam.addressing.union import is_within, overlap, spare, union
@@ -120,6 +120,23 @@ def test_requested_address_of_another_network(ipam: Ipam) -> None:
     b.allocate("x", addresses=["10.1.0.9"])
     with pytest.raises(AddressInUse, match=r"10\.1\.0\.9 is assigned to x eth0 in network b"):
         a.allocate("y", addresses=["10.1.0.9"])
+
+
+def test_gateway_of_a_network_that_comes_later(ipam: Ipam) -> None:
+    """Its range lies in a part of another that was never used: none assigns its gateway."""
+    wide = ipam.network("wide", WIDE, pool="blue")
+    wide.allocate("w1")
+    ranges = [{"subnet": "10.1.5.0/29", "gateway": "10.1.5.5"}]
+    narrow = ipam.network("narrow", ranges, pool="blue")
+    narrow.allocate("n1")
+    given = [wide.allocate(f"w{at}").address for at in range(2, 9)]
+    assert "10.1.5.4/16" in map(str, given)
+    assert "10.1.5.5/16" not in map(str, given)
+    with pytest.raises(AddressNotInRange):
+        wide.allocate("w9", addresses=["10.1.5.5"])
+    assert narrow.release("n1")
+    assert str(narrow.allocate("n2").address) != "10.1.5.5/29"
+    assert [str(one) for one in verify(ipam.store)] == []
 
 
 def test_gateway_of_another_network(ipam: Ipam) -> None:
@@ -327,7 +344,9 @@ def test_union() -> None:
     joined = union([_pool("10.1.0.0/25"), _pool("10.1.0.0/24", "2001:db8::/64"), _pool(NARROW)])
     assert joined.size == _pool(NARROW, "2001:db8::/64").size
     assert Pool.read(joined.text).text == joined.text
-    assert is_within(_pool("10.1.0.64/26"), joined)
+    assert is_within(_pool("10.1.0.0/26"), joined)
+    assert not is_within(_pool("10.1.0.64/26"), joined), "its gateway is news"
+    assert union([joined, _pool("10.1.0.64/26")]).size == joined.size - 1
     assert not is_within(_pool("10.1.1.0/24"), joined)
     assert overlap(_pool("10.2.0.0/24"), joined) is None
     assert overlap(_pool("2001:db8::/120"), joined) == (6, 0x20010DB8 << 96 | 2)

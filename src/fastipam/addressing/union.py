@@ -17,17 +17,19 @@ if TYPE_CHECKING:
 def union(pools: Iterable[Pool]) -> Pool:
     """Return a pool with every address that one of these can assign, each in one set. O(n²).
 
-    A set is taken as it is if no set before it has any of its addresses. Else the addresses that
-    others have are excluded from it, and it is left out when none is left.
+    A set is taken as it is if no set before it has any of its addresses, and no range of another
+    has its gateway in it. Else these addresses are excluded from it. It is left out when none is
+    left, unless nothing else tells of its gateways.
 
     >>> wide, narrow = (Pool([RangeSet([one])]) for one in _example())
     >>> [str(each) for each in union([narrow, wide]).sets], union([narrow, wide]).size
-    (['10.1.0.1-10.1.0.9', '10.1.0.1-10.1.0.254'], 254)
+    (['10.1.0.1-10.1.0.9', '10.1.0.1-10.1.0.254'], 253)
     >>> union([wide, narrow]).text == wide.text
     True
     """
     listed = list(pools)
     static = _static_of(listed)
+    gateways = _gateways_of(each for pool in listed for each in pool.sets)
     taken: dict[int, list[Interval]] = {4: [], 6: []}
     sets: list[RangeSet] = []
     for pool in listed:
@@ -39,13 +41,14 @@ def union(pools: Iterable[Pool]) -> Pool:
                 for one in each.ranges
                 for low, high in touching(others, one.start, one.end)
             ]
+            holes += _inside(each, gateways)
             mine = each
             if holes:
                 excluded = (*each.excluded, *holes)
                 mine = RangeSet(
                     each.ranges, excluded, static=each.static, block_length=each.block_length
                 )
-            if mine.size or mine.static:
+            if mine.size or mine.static or _gateways_of([each]) - _gateways_of(sets):
                 sets.append(mine)
                 taken[each.family] = merge((*others, *mine.intervals, *mine.static))
     return Pool(sets)
@@ -73,8 +76,9 @@ def _with_static(one: RangeSet, static: list[Interval]) -> RangeSet:
 
 
 def is_within(part: Pool, pool: Pool) -> bool:
-    """Return whether a pool has every address that another one can assign."""
-    return union([pool, part]).size == pool.size
+    """Return whether a pool has every address that another one can assign, and its gateways."""
+    new = _gateways_of(part.sets) - _gateways_of(pool.sets)
+    return not new and union([pool, part]).size == pool.size
 
 
 def spare(pool: Pool, whole: Pool) -> Pool:
@@ -83,12 +87,11 @@ def spare(pool: Pool, whole: Pool) -> Pool:
     What is static in its pool is static in them.
     """
     static = _static_of([whole])
-    gateways = {one.gateway for each in whole.sets for one in each.ranges if one.gateway}
+    gateways = _gateways_of(whole.sets)
     sets = []
     for own in pool.sets:
         each = _with_static(own, static[own.family])
-        holes = [(value, value) for family, value in gateways if family == each.family]
-        inside = [hole for hole in holes if hole[0] in each or each.is_static(hole[0])]
+        inside = _inside(each, gateways)
         if inside:
             each = RangeSet(
                 each.ranges,
@@ -98,6 +101,20 @@ def spare(pool: Pool, whole: Pool) -> Pool:
             )
         sets.append(each)
     return Pool(sets)
+
+
+def _gateways_of(sets: Iterable[RangeSet]) -> set[tuple[int, int]]:
+    """Return (family, address) of the gateways of all ranges."""
+    return {one.gateway for each in sets for one in each.ranges if one.gateway}
+
+
+def _inside(each: RangeSet, gateways: Iterable[tuple[int, int]]) -> list[Interval]:
+    """Return the gateways that a set could assign, as intervals."""
+    return [
+        (value, value)
+        for family, value in sorted(gateways)
+        if family == each.family and (value in each or each.is_static(value))
+    ]
 
 
 def overlap(pool: Pool, other: Pool) -> tuple[int, int] | None:
