@@ -290,3 +290,31 @@ def test_own_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert own_addresses(two, lambda: ("192.0.2.9",)) == ("192.0.2.9", "::7")
     assert own_addresses(two, lambda: ("2001:db8::9",)) == ("2001:db8::9",)
     assert own_addresses(two, tuple) == ()
+
+
+@pytest.mark.parametrize(
+    ("changed", "field", "words"),
+    [
+        ({"name": 5}, "name", "this is a number, not a text"),
+        ({"name": ["n"]}, "name", "not a text"),
+        ({"name": None}, "name", "the network name is missing"),
+        ({"name": ""}, "name", "the network name is missing"),
+        ({"name": "a b"}, "name", "characters that it may not have"),
+        ({"dataDir": 5}, "ipam.dataDir", "this is not an absolute path: 5"),
+        ({"dataDir": "rel"}, "ipam.dataDir", "this is not an absolute path: 'rel'"),
+    ],
+)
+def test_a_configuration_of_a_network(
+    changed: dict[str, object], field: str, words: str, tmp_path: Path
+) -> None:
+    """Its name and its dataDir are checked as an ADD checks them."""
+    ipam: dict[str, object] = {"type": "fastipam", "cluster": {"engine": "kubernetes"}}
+    content: dict[str, object] = {"cniVersion": "1.0.0", "name": "n", "type": "ptp", "ipam": ipam}
+    for key, value in changed.items():
+        (ipam if key == "dataDir" else content)[key] = value
+    path = tmp_path / "n.conf"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ConfigError) as caught:
+        more_blocks.read_any(str(path))
+    assert caught.value.field == f"{path}: {field}"
+    assert words in caught.value.message

@@ -102,6 +102,24 @@ def test_another_pool(call: Call, config: Make) -> None:
     refused = call("ADD", config(ipam=SUBNET | {"pool": "green"}), "c2")
     assert refused.code == 7
     assert refused.message.startswith("ipam.pool: network mynet has addresses in pool blue")
+    unavailable = call("STATUS", config(ipam=SUBNET | {"pool": "green"}))
+    assert unavailable.code == 50
+    assert unavailable.message == refused.message
+    assert call("STATUS", config(ipam=SUBNET | {"pool": "blue"})).status == 0
+    assert call("STATUS", config(ipam=SUBNET)).status == 0
+
+
+def test_another_pool_than_one_with_reservations(call: Call, config: Make, tmp_path: Path) -> None:
+    """A network that is alone in such a pool stays in it; ADD and STATUS say so."""
+    call("ADD", config(ipam=SUBNET | {"pool": "blue"}))
+    call("DEL", config(ipam=SUBNET | {"pool": "blue"}))
+    with fastipam.open(tmp_path / "store") as ipam:
+        ipam.network("mynet").reserve("10.1.0.9")
+    refused = call("ADD", config(ipam=SUBNET | {"pool": "green"}))
+    assert refused.code == 7
+    assert "network mynet is alone in pool blue, which has reservations" in refused.message
+    unavailable = call("STATUS", config(ipam=SUBNET | {"pool": "green"}))
+    assert (unavailable.code, unavailable.message) == (50, refused.message)
 
 
 def test_a_pool_is_named_later(call: Call, config: Make) -> None:

@@ -337,6 +337,14 @@ def test_no_pools(render: Render) -> None:
     assert "volumeMounts" not in container
 
 
+def test_an_empty_gateway(render: Render) -> None:
+    """It is as if it were absent: the API refuses an empty one."""
+    pool = {"name": "default", "cidr": "10.32.0.0/16", "blockSize": 24, "gateway": ""}
+    (found,) = (one for one in render(pools=[pool]) if "pools.json" in one.get("data", {}))
+    (made,) = json.loads(found["data"]["pools.json"])["items"]
+    assert made["spec"] == {"cidr": "10.32.0.0/16", "blockSize": 24}
+
+
 def test_bridge(render: Render) -> None:
     """As `fastipam conflist --plugin bridge` prints it."""
     network = {"plugin": "bridge", "portmap": False, "mtu": 1450, "ipMasq": False, "name": "own"}

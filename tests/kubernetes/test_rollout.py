@@ -9,8 +9,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from fastipam.cli.commands import cli
+from fastipam.cli.commands.cluster.rollout import wait
 from fastipam.cluster.admin import rollout
 from fastipam.cluster.admin.rollout import Rollout
+from fastipam.cluster.engine import EngineTimeout, EngineUnavailable
 from fastipam.cluster.registries.kubernetes.access import Access, parse_server
 from fastipam.cluster.registries.kubernetes.client import Client
 
@@ -135,6 +137,30 @@ def test_there_is_none(client: Client) -> None:
 def _run(server: ApiServer, *words: str) -> Result:
     config = f"--kubeconfig={server.kubeconfig()}"
     return CliRunner().invoke(cli, ["cluster", "rollout", config, f"--namespace={SYSTEM}", *words])
+
+
+def test_a_server_that_is_away_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked again until the time is over; then its error is the answer."""
+    answers: list[Any] = [
+        EngineUnavailable("connection refused"),
+        EngineTimeout("no answer"),
+        Rollout(True, 1, 1, ()),
+    ]
+
+    def look(*_: object) -> Any:
+        if isinstance(answers[0], Exception):
+            raise answers.pop(0)
+        return answers[0]
+
+    monkeypatch.setattr(rollout, "look", look)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    nobody = Client(Access([parse_server("https://127.0.0.1:1")]))
+    wait(nobody, "n", NAME, 60)
+    assert len(answers) == 1
+    answers.insert(0, EngineUnavailable("connection refused"))
+    with pytest.raises(EngineUnavailable, match="connection refused"):
+        wait(nobody, "n", NAME, 0)
+    nobody.close()
 
 
 def test_command(api_server: ApiServer) -> None:

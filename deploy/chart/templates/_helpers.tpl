@@ -50,7 +50,9 @@ imagePullSecrets:
 {{- $items := list }}
 {{- range .Values.pools }}
 {{- $meta := dict "name" .name }}
-{{- $item := dict "apiVersion" "fastipam.io/v1alpha1" "kind" "AddressPool" "metadata" $meta "spec" (omit . "name") }}
+{{- $spec := omit . "name" }}
+{{- if not .gateway }}{{ $spec = omit $spec "gateway" }}{{ end }}
+{{- $item := dict "apiVersion" "fastipam.io/v1alpha1" "kind" "AddressPool" "metadata" $meta "spec" $spec }}
 {{- $items = append $items $item }}
 {{- end }}
 {{- dict "apiVersion" "v1" "kind" "List" "items" $items | mustToPrettyJson }}

@@ -42,26 +42,42 @@ def leave(txn: Transaction, network: Configured, found: Found, to: bytes) -> Non
     """Take a network that has no address out of its pool: its configuration names another one.
 
     The entry of the network is the caller's to write. An address that cools stays in a pool that
-    has other networks; else the pool is removed. Raises ConfigError when the network has an
-    address, or is alone in a pool with reservations or blocks.
+    has other networks; else the pool is removed. Raises what :func:`require_move` does.
+    """
+    network_id, pool_id, _, pool_key = found
+    require_move(txn, network.name, found, to)
+    tables.META.delete(txn, own_ranges.key(network_id))
+    if _hand_over(txn, network_id, pool_id):
+        _shrink(txn, pool_key, pool_id, without=network_id)
+        return
+    _forget_pool(txn, pool_key, pool_id)
+
+
+def require_move(txn: Transaction | Snapshot, name: str, found: Found, to: bytes) -> None:
+    """Raise ConfigError unless a network may have another pool than it has.
+
+    It may not when it has an address, or is alone in a pool with reservations or blocks.
     """
     network_id, pool_id, _, pool_key = found
     old, new = pools.text_of(pool_key), pools.text_of(to)
     if tables.OWNERS.first(txn, keys.id_prefix(network_id)) is not None:
         raise ConfigError(
-            f"network {network.name} has addresses in pool {old}, and its configuration names pool "
-            f"{new}",
+            f"network {name} has addresses in pool {old}, and its configuration names pool {new}",
             field="ipam.pool",
             value=new,
-            hint=f'leave "pool": "{old}" until they are released: '
-            f"`fastipam list --network {network.name}`",
+            hint=f'leave "pool": "{old}" until they are released: `fastipam list --network {name}`',
         )
-    tables.META.delete(txn, own_ranges.key(network_id))
-    if _hand_over(txn, network_id, pool_id):
-        _shrink(txn, pool_key, pool_id, without=network_id)
-        return
-    _require_unused(txn, pool_key, pool_id)
-    _forget_pool(txn, pool_key, pool_id)
+    what = "" if len(pools.members(txn, pool_id)) > 1 else _uses(txn, pool_id)
+    if what:
+        raise ConfigError(
+            f"network {name} is alone in pool {old}, which has {what}, and its configuration names "
+            f"pool {new}",
+            field="ipam.pool",
+            value=new,
+            hint=f'leave "pool": "{old}", or end them first: `fastipam unreserve`'
+            if what == "reservations"
+            else f'leave "pool": "{old}"',
+        )
 
 
 def remove_pool(txn: Transaction, name: str) -> list[str]:

@@ -522,6 +522,7 @@ def _require_start(network: Network, config: Config) -> None:
     """Raise CniError 50 when every ADD is refused for what the store or another file says."""
     try:
         network._require_start()
+        network._require_pool()
         network._require_free_gateways()
     except errors.ConfigError as error:
         _, message, hint = error_codes.explain(_located(error, config))

@@ -12,6 +12,7 @@ from fastipam.addressing.addresses import parse_ip
 from fastipam.cluster.errors import NoBlock, in_words
 from fastipam.configuration import reader
 from fastipam.configuration.cluster import KUBERNETES, Settings, field_in
+from fastipam.configuration.network import network_name
 from fastipam.configuration.policy import DEFAULT_DATA_DIR
 from fastipam.errors import ConfigError, DecodingError, PoolExhausted
 from fastipam.network import Network
@@ -131,17 +132,32 @@ def read_any(path: str) -> tuple[Settings, str, str]:
     plugin = next((one for one in configs.plugins_of(content) if "cluster" in one["ipam"]), None)
     if plugin is not None:
         ipam = plugin["ipam"]
-        name, directory = plugin.get("name", ""), ipam.get("datadir", DEFAULT_DATA_DIR)
+        try:
+            name, directory = network_name(plugin), _data_dir(ipam)
+        except ConfigError as error:
+            raise ConfigError(
+                error.message, field=f"{path}: {error.field}", value=error.value, hint=error.hint
+            ) from None
         return read(ipam["cluster"], name, directory, []), name, directory
     if "ipam" in content or "plugins" in content:
         raise ConfigError(
             "no ipam section of this network configuration has a cluster",
             field=path,
             value=None,
-            hint="-c names the file with a cluster's settings",
+            hint='an ipam section has to have the key "cluster"',
         )
     settings = read_settings(path)
     return settings, settings.network, settings.data_dir
+
+
+def _data_dir(ipam: dict[str, Any]) -> str:
+    """Return where the store is. Raises ConfigError."""
+    found = ipam.get("datadir", DEFAULT_DATA_DIR)
+    if not reader.is_path(found) or not os.path.isabs(found):
+        raise ConfigError(
+            f"this is not an absolute path: {found!r}", field="ipam.dataDir", value=found
+        )
+    return str(found)
 
 
 def provide(services: Services, config: Config, store: Store, who: str = "") -> None:

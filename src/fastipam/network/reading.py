@@ -261,6 +261,17 @@ class Reading(Books):
         with self._store.read() as txn:
             return self._pool_in(txn) is not None
 
+    def _require_pool(self) -> None:
+        """Raise ConfigError when the network cannot be in the pool that is named. Read-only."""
+        if self.pool_key is None or not self.names_pool:
+            return
+        with self._store.read() as txn:
+            found = self._find(txn)
+            if found is not None and found[3] != self.pool_key:
+                from fastipam.allocation import removal
+
+                removal.require_move(txn, self.name, found, self.pool_key)
+
     def _require_free_gateways(self) -> None:
         """Raise ConfigError when a gateway of the ranges is assigned to somebody. O(ranges)."""
         with self._store.read() as txn:

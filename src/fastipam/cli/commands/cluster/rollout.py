@@ -51,19 +51,29 @@ def command(
     access = access_of(kubeconfig, context, servers)
     client = Client(access)
     try:
-        _wait(client, namespace or access.namespace, name, timeout)
+        wait(client, namespace or access.namespace, name, timeout)
     finally:
         client.close()
 
 
-def _wait(client: Client, namespace: str, name: str, timeout_s: float) -> None:
+def wait(client: Client, namespace: str, name: str, timeout_s: float) -> None:
     """Wait until it is done, and say each step. Raises Failure, EngineError."""
     from fastipam.cluster.admin import rollout
+    from fastipam.cluster.engine import EngineTimeout, EngineUnavailable
 
     end = time.monotonic() + timeout_s
     said = ""
     while True:
-        found = rollout.look(client, namespace, name)
+        try:
+            found = rollout.look(client, namespace, name)
+        except (EngineUnavailable, EngineTimeout) as error:
+            if time.monotonic() >= end:
+                raise
+            if str(error) != said:
+                said = str(error)
+                output.say(f"{name}: {said}")
+            time.sleep(_PAUSE_S)
+            continue
         if found is None:
             raise Failure(
                 f"there is no DaemonSet {name} in the namespace {namespace}",
