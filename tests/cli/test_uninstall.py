@@ -262,6 +262,29 @@ def test_another_plugin_of_this_name(host: Host) -> None:
     assert (host.bin / "fastipam").exists()
 
 
+def test_a_name_that_is_not_installed(host: Host) -> None:
+    """What the launcher that is installed needs stays, and the plugin works."""
+    done = host.run("--name", "fastipm", "--json")
+    assert done.returncode == 0, done.stderr
+    parts = json.loads(done.stdout)["parts"]
+    kept = {one["path"]: one["reason"] for one in parts if one["became"] == "kept"}
+    assert kept[str(host.bin / DIRECT)] == f"the launcher {host.bin / 'fastipam'} needs it"
+    assert {"fastipam", DIRECT} <= set(os.listdir(host.bin))
+
+
+def test_a_dry_run_makes_no_file(host: Host) -> None:
+    """Neither the socket's lock; what is no socket is not removed."""
+    Path(f"{host.socket}.lock").unlink()
+    before = sorted(os.listdir(host.socket.parent))
+    assert host.run("--dry-run").returncode == 0
+    assert sorted(os.listdir(host.socket.parent)) == before
+    host.socket.unlink()
+    host.socket.write_text("precious")
+    assert f"would remove {host.socket}" not in host.run("--dry-run").stdout
+    assert f"kept {host.socket}" in host.run().stdout
+    assert host.socket.read_text() == "precious"
+
+
 def test_a_part_that_fails(host: Host) -> None:
     """The others are removed all the same, and the status says that one was not."""
     (host.bin / "fastipam").unlink()

@@ -72,7 +72,10 @@ class Removal:
                     yield Outcome(what, str(other), KEPT, reason)
 
     def plugin(self, bin_dir: Path, name: str) -> Iterator[Outcome]:
-        """Remove the launcher, if it is one, then the Python entry point and its bundle."""
+        """Remove the launcher, if it is one, then the Python entry point and its bundle.
+
+        What a launcher of another name needs stays.
+        """
         what, path = "plugin", bin_dir / name
         try:
             is_launcher = _MARK in path.read_bytes()
@@ -86,8 +89,11 @@ class Removal:
                 yield Outcome(what, str(path), KEPT, "it is not fastipam's launcher")
                 return
             yield self._unlink(what, path)
+        needed_by = next(_launchers(bin_dir, without=path), None)
         for one in sorted({bin_dir / DIRECT, *bin_dir.glob(f"{DIRECT}.*")}):
-            if one.exists():
+            if needed_by is not None and one.exists():
+                yield Outcome(what, str(one), KEPT, f"the launcher {needed_by} needs it")
+            elif one.exists():
                 yield self._unlink(what, one)
 
     def routes(self) -> Iterator[Outcome]:
@@ -113,21 +119,25 @@ class Removal:
         if not path.parent.is_dir():
             yield Outcome(what, str(path), ABSENT)
             return
+        if self._dry_run:
+            if listening.is_served(path):
+                yield Outcome(what, str(path), KEPT, "an agent serves it")
+            else:
+                yield Outcome(what, str(path), REMOVED if path.is_socket() else ABSENT)
+            return
         try:
             with listening.only_agent(path):
                 there = path.exists()
-                if not self._dry_run:
-                    listening.remove_stale(path)
-                    os.unlink(f"{path}.lock")
+                listening.remove_stale(path)
+                os.unlink(f"{path}.lock")
         except ConfigError as error:
-            yield Outcome(what, str(path), KEPT, f"{error.message}: it ends with that process")
+            yield Outcome(what, str(path), KEPT, error.message)
         except OSError as error:
             yield Outcome(what, str(path), FAILED, error.strerror or str(error))
         else:
             yield Outcome(what, str(path), REMOVED if there else ABSENT)
-            if not self._dry_run:
-                with suppress(OSError):  # something else is in it
-                    path.parent.rmdir()
+            with suppress(OSError):  # something else is in it
+                path.parent.rmdir()
 
     def store(self, directory: Path) -> Iterator[Outcome]:
         """Remove the files of a store, and its directory if nothing else is in it."""
@@ -153,6 +163,19 @@ class Removal:
 
 
 _PROTOCOL = "protocol 147"
+_LARGEST_LAUNCHER = 4 << 20  # bytes; other plugins are larger, and are not read
+
+
+def _launchers(directory: Path, *, without: Path) -> Iterator[Path]:
+    """Yield fastipam's launchers in a directory, but for one."""
+    with suppress(OSError):
+        for one in sorted(directory.iterdir()):
+            if one.name.startswith(DIRECT):
+                continue
+            with suppress(OSError):
+                is_small = one.is_file() and one.stat().st_size <= _LARGEST_LAUNCHER
+                if one != without and is_small and _MARK in one.read_bytes():
+                    yield one
 
 
 def holders(data_dir: str) -> tuple[int, str]:
