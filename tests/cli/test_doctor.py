@@ -615,7 +615,9 @@ def test_interpreter_that_this_user_may_not_see(tmp_path: Path) -> None:
         check=False,
     )
     lines = done.stdout.splitlines()
-    at = next(number for number, line in enumerate(lines) if str(closed / "python3") in line)
+    found = [number for number, line in enumerate(lines) if str(closed / "python3") in line]
+    assert len(found) == 1, done
+    at = found[0]
     assert lines[at].split()[:2] == ["warning", "plugin"]
     assert "may not be seen by this user" in lines[at]
     assert lines[at + 1].split()[:3] == ["$", "sudo", program]
