@@ -155,7 +155,7 @@ def test_notes(call: Call, config: Make) -> None:
     assert "ipam.network_name: no effect without ipam.range" in noted
     ipam = {"range": "10.2.0.0/24", "pool": "b", "enable_overlapping_ranges": True}
     noted = call("ADD", config(name="two", ipam=ipam)).stderr
-    assert "ipam.enable_overlapping_ranges: ipam.pool says it" in noted
+    assert "ipam.enable_overlapping_ranges: no effect beside ipam.pool" in noted
 
 
 @pytest.mark.parametrize(

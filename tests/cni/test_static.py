@@ -36,6 +36,8 @@ def test_request(ipam: dict[str, Any], call: Call, config: Make, held: Held) -> 
     [
         (POOL | {"static": ["10.1.0.300"]}, "ipam.static[0]:"),
         (POOL | {"static": "10.1.0.8/29"}, "ipam.static:"),
+        (POOL | {"static": ["10.1.0.9/29"]}, "ipam.static[0]: '10.1.0.9/29' has host bits set"),
+        (POOL | {"static": ["fd00::1/64"]}, "ipam.static[0]: 'fd00::1/64' has host bits set"),
         ({"ranges": [[POOL | {"static": [7]}]]}, "ipam.ranges[0][0].static[0]:"),
         ({"cluster": {"pool": "10.1.0.0/16"}, "static": ["10.1.0.8/29"]}, "ipam.static:"),
     ],

@@ -284,6 +284,14 @@ class Config:
         for at, one in enumerate(reader.listed(holder, "static", path)):
             field = f"{path}.static[{at}]"
             family, low, high = reader.exclusion(one, field)
+            if "/" in one and parse_cidr(one)[1] != low:
+                whole = format_cidr(family, low, parse_cidr(one)[2])
+                raise errors.ConfigError(
+                    f"{one!r} has host bits set: it would make {whole} static",
+                    field=field,
+                    value=one,
+                    hint=f"write the address alone, or {whole}",
+                )
             if within is not None and family == within.family:
                 low, high = max(low, within.start), min(high, within.end)
             if within is None or (family == within.family and low <= high):

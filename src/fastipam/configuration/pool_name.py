@@ -51,7 +51,11 @@ def read(
             hint="leave one of pool and cluster out",
         )
     if pool or not theirs:
-        why = "ipam.pool says it" if pool else "no effect without ipam.range or ipam.ipRanges"
+        why = (
+            "no effect beside ipam.pool"
+            if pool
+            else "no effect without ipam.range or ipam.ipRanges"
+        )
         odd += [("ipam", key, why) for key in _THEIRS if key in ipam]
         return pool or None, bool(pool)
     parts = [SHARED, network]
