@@ -92,8 +92,8 @@ def test_settings_from_every_kind_of_file(tmp_path: Path) -> None:
     [
         ({"plugins": 5}, "plugins"),
         ({"plugins": [5]}, "plugins"),
-        ({"ipam": {"type": "fastipam", "cluster": 5}}, "ipam.cluster"),
-        ({"ipam": {"type": "fastipam", "cluster": "relative"}}, "ipam.cluster"),
+        ({"name": "n", "ipam": {"type": "fastipam", "cluster": 5}}, "ipam.cluster"),
+        ({"name": "n", "ipam": {"type": "fastipam", "cluster": "relative"}}, "ipam.cluster"),
         (CLUSTER, "--network"),
         ({"cniVersion": "1.0.0", "ipam": {"type": "host-local"}}, "{}"),
         ({"cniVersion": "1.0.0", "plugins": []}, "{}"),

@@ -109,6 +109,16 @@ def test_another_pool(call: Call, config: Make) -> None:
     assert call("STATUS", config(ipam=SUBNET)).status == 0
 
 
+def test_ranges_of_one_container(call: Call, config: Make) -> None:
+    """The gateway of a range that the network had is no other network's: it can be requested."""
+    call("ADD", config(ipam={"ranges": [[{"subnet": "10.1.0.8/30"}]]}))
+    made = config(ipam={"ranges": [[{"subnet": "10.1.0.0/28"}]]})
+    made["runtimeConfig"] = {"ipRanges": [[{"subnet": "10.1.1.0/29"}]]}
+    made["args"] = {"cni": {"ips": ["10.1.0.9"]}}
+    answer = call("ADD", made, "c2")
+    assert sorted(answer.addresses) == ["10.1.0.9/28", "10.1.1.2/29"], answer
+
+
 def test_another_pool_than_one_with_reservations(call: Call, config: Make, tmp_path: Path) -> None:
     """A network that is alone in such a pool stays in it; ADD and STATUS say so."""
     call("ADD", config(ipam=SUBNET | {"pool": "blue"}))

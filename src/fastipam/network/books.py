@@ -141,11 +141,18 @@ class Books:
 
     def _to_assign(self, ledger: Ledger) -> Pool:
         """Return the ranges from which addresses are assigned now."""
-        return self._assignable(self.pool or self._ranges_in(ledger), ledger.text)
+        own, ids = self.pool or self._ranges_in(ledger), (ledger.network_id, ledger.state.pool_id)
+        return self._assignable(ledger.txn, *ids, own, ledger.text)
 
-    def _assignable(self, own: Pool, text: str) -> Pool:
-        """Return ranges without the gateways of others in the pool, whose ranges are ``text``."""
-        if own.text == text or CUT in text:
+    def _assignable(
+        self, txn: Transaction | Snapshot, network_id: int, pool_id: int, own: Pool, text: str
+    ) -> Pool:
+        """Return ranges without the gateways of others in the pool, whose ranges are ``text``.
+
+        O(1) when the ranges are the pool's, or the network is known to share it; else O(networks of
+        the store).
+        """
+        if own.text == text or CUT in text or self._is_alone(txn, network_id, pool_id):
             return own
         kept = self._spared
         if kept is None or kept[:2] != (own.text, text):
@@ -153,6 +160,15 @@ class Books:
 
             kept = self._spared = own.text, text, union.spare(own, self._ranges_of(text))
         return kept[2]
+
+    @staticmethod
+    def _is_alone(txn: Transaction | Snapshot, network_id: int, pool_id: int) -> bool:
+        """Return whether a network has a pool for itself; one with the id 0 comes to a pool."""
+        if not network_id or tables.META.get(txn, own_ranges.key(network_id)) is not None:
+            return False
+        from fastipam.allocation import pools
+
+        return len(pools.members(txn, pool_id)) == 1
 
     def _pool_in(self, txn: Transaction | Snapshot) -> int | None:
         """Return the number of the network's pool, or None when the network was never used."""

@@ -414,7 +414,7 @@ class Reading(Books):
                 others: list[counts.SetCounts] = []
             else:
                 state = txn.pool_state(found[1])
-                pool = self._assignable(self._own_ranges(txn, found), found[2])
+                pool = self._assignable(txn, *found[:2], self._own_ranges(txn, found), found[2])
                 total, sets, others = counts.of_all(txn, found[0], state, pool, found[2])
                 pool_name = found[3].decode(keys.ENCODING, keys.ERRORS)
             return stats.make(self.name, pool_name, total, sets, others)

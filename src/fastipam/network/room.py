@@ -39,8 +39,8 @@ def _full_set(network: Books, txn: Snapshot, found: Found | None) -> RangeSet | 
         # A network that was never used has all its addresses, but no blocks of a cluster.
         sets = pool.sets if pool is not None else ()
         return next((each for each in sets if each.block_length), None)
-    _, pool_id, text, _ = found
-    pool = network._assignable(pool, text)
+    network_id, pool_id, text, _ = found
+    pool = network._assignable(txn, network_id, pool_id, pool, text)
     if CUT in text and pool.text != text:
         from fastipam.allocation import cluster_ranges
 
