@@ -36,18 +36,7 @@ def union(pools: Iterable[Pool]) -> Pool:
         for one_set in pool.sets:
             each = _with_static(one_set, static[one_set.family])
             others = taken[each.family]
-            holes = [
-                (max(low, one.start), min(high, one.end))
-                for one in each.ranges
-                for low, high in touching(others, one.start, one.end)
-            ]
-            holes += _inside(each, gateways)
-            mine = each
-            if holes:
-                excluded = (*each.excluded, *holes)
-                mine = RangeSet(
-                    each.ranges, excluded, static=each.static, block_length=each.block_length
-                )
+            mine = _without(each, _common(each, others) + _inside(each, gateways))
             if mine.size or mine.static or _gateways_of([each]) - _gateways_of(sets):
                 sets.append(mine)
                 taken[each.family] = merge((*others, *mine.intervals, *mine.static))
@@ -65,14 +54,27 @@ def _static_of(pools: Iterable[Pool]) -> dict[int, list[Interval]]:
 
 def _with_static(one: RangeSet, static: list[Interval]) -> RangeSet:
     """Return a set that assigns these addresses on request only, too."""
-    inside = [
-        (max(low, each.start), min(high, each.end))
-        for each in one.ranges
-        for low, high in touching(static, each.start, each.end)
-    ]
+    inside = _common(one, static)
     if not inside or tuple(inside) == one.static:
         return one
     return RangeSet(one.ranges, one.excluded, static=inside, block_length=one.block_length)
+
+
+def _common(one: RangeSet, intervals: list[Interval]) -> list[Interval]:
+    """Return what the ranges of a set have of disjoint intervals in order."""
+    return [
+        (max(low, each.start), min(high, each.end))
+        for each in one.ranges
+        for low, high in touching(intervals, each.start, each.end)
+    ]
+
+
+def _without(one: RangeSet, holes: list[Interval]) -> RangeSet:
+    """Return a set that excludes these addresses, too."""
+    if not holes:
+        return one
+    excluded = (*one.excluded, *holes)
+    return RangeSet(one.ranges, excluded, static=one.static, block_length=one.block_length)
 
 
 def is_within(part: Pool, pool: Pool) -> bool:
@@ -88,19 +90,8 @@ def spare(pool: Pool, whole: Pool) -> Pool:
     """
     static = _static_of([whole])
     gateways = _gateways_of(whole.sets)
-    sets = []
-    for own in pool.sets:
-        each = _with_static(own, static[own.family])
-        inside = _inside(each, gateways)
-        if inside:
-            each = RangeSet(
-                each.ranges,
-                (*each.excluded, *inside),
-                static=each.static,
-                block_length=each.block_length,
-            )
-        sets.append(each)
-    return Pool(sets)
+    sets = [_with_static(own, static[own.family]) for own in pool.sets]
+    return Pool([_without(each, _inside(each, gateways)) for each in sets])
 
 
 def _gateways_of(sets: Iterable[RangeSet]) -> set[tuple[int, int]]:
