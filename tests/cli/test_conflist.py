@@ -50,6 +50,7 @@ def test_options() -> None:
     assert first == {
         "type": "ptp",
         "ipMasq": True,
+        "capabilities": {"io.kubernetes.cri.pod-annotations": True},
         "ipam": {"type": "fastipam", "cluster": {"engine": "kubernetes"}},
     }
     assert _printed("--network", "blue") == plain | {"name": "blue"}

@@ -70,7 +70,9 @@ imagePullSecrets:
 {{- else }}
 {{- $cluster := merge (dict "engine" "kubernetes") $.Values.cluster }}
 {{- $ipam := merge (dict "type" "fastipam" "cluster" $cluster) .ipam }}
-{{- $main := dict "type" .plugin "ipMasq" .ipMasq "ipam" $ipam }}
+{{- /* The pod's annotations, which may choose its pool, as the runtime tells them. */}}
+{{- $capabilities := dict "io.kubernetes.cri.pod-annotations" true }}
+{{- $main := dict "type" .plugin "ipMasq" .ipMasq "capabilities" $capabilities "ipam" $ipam }}
 {{- if eq .plugin "bridge" }}
 {{- $main = merge $main (dict "bridge" "cni0" "isGateway" true "hairpinMode" true) }}
 {{- end }}

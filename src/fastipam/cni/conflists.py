@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastipam.addressing.addresses import V4, V6
-from fastipam.cni import configs
+from fastipam.cni import configs, pod_annotations
 from fastipam.configuration import reader
 from fastipam.configuration.policy import DEFAULT_DATA_DIR
 from fastipam.errors import ConfigError, FastipamError
@@ -65,7 +65,9 @@ def standard(
     ``without`` names the plugins behind the first one that are left out. Without ``families`` there
     are no routes: an agent that writes the list adds them (:func:`complete`).
     """
-    first: dict[str, Any] = {"type": plugin, "ipMasq": masquerade}
+    # A runtime that knows the capability tells the pod's annotations, which may choose its pool.
+    capabilities = {pod_annotations.CAPABILITY: True}
+    first: dict[str, Any] = {"type": plugin, "ipMasq": masquerade, "capabilities": capabilities}
     if plugin == BRIDGE:
         first |= {"bridge": "cni0", "isGateway": True, "hairpinMode": True}
     if mtu is not None:

@@ -112,9 +112,10 @@ def answer(
     if asked.command == environment.VERSION:
         return _VERSION_ANSWER
     services = services or _services
-    known = _read(stdin, services)
+    known, annotations = _read(stdin, services)
     read.append(known.document)
     call = _Call(asked, known, log, services)
+    call.annotations = annotations
     call.began_ns = began_ns
     call.started_ns = started_ns
     call.own_netns = own_netns
@@ -128,7 +129,9 @@ def assign(environ: Mapping[str, str], stdin: bytes, log: Log = discard) -> Leas
     ``log`` is as in :func:`handle`. Raises what there makes the error object.
     """
     asked = environment.Variables({**environ, "CNI_COMMAND": environment.ADD})
-    call = _Call(asked, _read(stdin, _services), log, _services)
+    known, annotations = _read(stdin, _services)
+    call = _Call(asked, known, log, _services)
+    call.annotations = annotations
     call.own_netns = OWN_NETNS_PATH
     call.seen_netns = ""
     call.version = versions.admit(call.known.document, environment.ADD)
@@ -149,7 +152,7 @@ def data_dir_of(stdin: bytes, services: Services) -> str | None:
     finds it. Raises nothing.
     """
     try:
-        known = _read(stdin, services)
+        known, _ = _read(stdin, services)
         if known.path is None:
             known.path = os.path.abspath(_location(known).data_dir)
         return known.path
@@ -188,10 +191,11 @@ class _Call:
     """One request and its configuration."""
 
     __slots__ = (
-        "asked", "began_ns", "known", "log", "own_netns", "seen_netns", "services", "started_ns",
-        "version",
+        "annotations", "asked", "began_ns", "known", "log", "own_netns", "seen_netns", "services",
+        "started_ns", "version",
     )  # fmt: skip
 
+    annotations: dict[str, Any] | None
     began_ns: int | None
     own_netns: str
     seen_netns: str
@@ -208,12 +212,23 @@ class _Call:
 _services = Services()
 
 
-def _read(stdin: bytes, services: Services) -> Known:
+# What a runtime adds to the configuration of each pod: see pod_annotations.py.
+_ANNOTATED = b'"io.kubernetes.cri.pod-annotations"'
+
+
+def _read(stdin: bytes, services: Services) -> tuple[Known, dict[str, Any] | None]:
+    """Return a configuration, and the pod's annotations that were in it, or None."""
+    annotations = None
     known: Known | None = services.known.get(stdin)
+    if known is None and _ANNOTATED in stdin:
+        from fastipam.cni.pod_annotations import cut
+
+        stdin, annotations = cut(stdin)
+        known = services.known.get(stdin)
     if known is None:
         known = Known(stdin)
         services.keep(stdin, known)
-    return known
+    return known, annotations
 
 
 _QUOTED = ",".join(f'"{text}"' for text in versions.SUPPORTED)

@@ -102,6 +102,23 @@ def decode(raw: bytes, what: str = "the network configuration") -> dict[str, Any
     return value
 
 
+def decode_first(raw: bytes) -> tuple[dict[str, Any], int]:
+    """Return the JSON object at the begin of ``raw``, its keys folded, and its size in bytes.
+
+    What stands behind it may be anything. Raises DecodingError, without a place.
+    """
+    if make_scanner is None:  # pragma: no cover  # an interpreter without the C accelerator
+        raise errors.DecodingError("this interpreter does not say where an object ends")
+    try:
+        text = raw.decode()
+        value, end = make_scanner(_CONTEXT)(text, 0)
+    except (ValueError, RecursionError, StopIteration, SystemError):
+        raise errors.DecodingError("this is not JSON") from None
+    if not isinstance(value, dict):
+        raise errors.DecodingError("this is not a JSON object")
+    return value, end if text.isascii() else len(text[:end].encode())
+
+
 def _scan(text: str) -> Any:
     if make_scanner is not None:
         at = len(text) - len(text.lstrip(_SPACE))

@@ -1,0 +1,184 @@
+"""A pod's annotations that choose its addresses, as its runtime hands them to the plugin.
+
+containerd and CRI-O put all annotations of a pod under ``runtimeConfig`` when the plugin's
+configuration has the capability of that name; nobody is asked for them. They differ from pod to
+pod, so they are cut out before the configuration is read, which is read once for all pods. Only an
+ADD looks at them. Imported when a request has some.
+"""
+
+from __future__ import annotations
+
+from fastipam import late_errors as errors
+from fastipam.addressing.addresses import V4, V6, format_cidr, parse_cidr
+from fastipam.configuration import reader
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+CAPABILITY = "io.kubernetes.cri.pod-annotations"
+# Kubernetes takes no other spelling of these but a name with capital letters, which counts, too.
+ADDRESSES, POOL, FAMILIES = (f"fastipam.io/{one}" for one in ("addresses", "pool", "families"))
+_KEY = f'"{CAPABILITY}"'.encode()
+_SPACE = b" \t\n\r"
+# All annotations of a pod have 256 KiB at most, which is six times as much when JSON escapes it.
+_LARGEST = 2 << 20
+_MOST_POOLS = 64
+_FAMILIES = {"v4": V4, "v6": V6}
+_LONGEST_NAME = 63  # of an AddressPool (deploy/chart/files/crds.yaml)
+_NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-")
+
+
+class Choice:
+    """What annotations choose; a value. What is empty is not chosen.
+
+    ``addresses`` are (family, first, last) of each address, CIDR or range, in their order, and
+    ``pools`` the names of AddressPools, the preferred one first. ``families`` are those of which
+    the pod gets an address.
+    """
+
+    __slots__ = ("addresses", "families", "pools")
+
+    def __init__(
+        self,
+        addresses: tuple[tuple[int, int, int], ...] = (),
+        pools: tuple[str, ...] = (),
+        families: frozenset[int] = frozenset(),
+    ) -> None:
+        self.addresses = addresses
+        self.pools = pools
+        self.families = families
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Choice) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[object, ...]:
+        return self.addresses, self.pools, self.families
+
+
+NOTHING = Choice()
+
+
+def cut(stdin: bytes) -> tuple[bytes, dict[str, Any] | None]:
+    """Return a request's input with no annotations in it, and what they were; None: there are none.
+
+    Their keys are folded. What cannot be read stays in the input, and whoever decodes that says
+    what is wrong.
+    """
+    at = -1
+    while (at := stdin.find(_KEY, at + 1)) >= 0:
+        rest = stdin[at + len(_KEY) :].lstrip(_SPACE)
+        if rest.startswith(b":") and (rest := rest[1:].lstrip(_SPACE)).startswith(b"{"):
+            break  # "capabilities" has the key, too, with true behind it
+    if at < 0 or len(rest) > _LARGEST:
+        return stdin, None
+    try:
+        found, size = reader.decode_first(rest)
+    except errors.DecodingError:
+        return stdin, None
+    begin = len(stdin) - len(rest)
+    return b"".join((stdin[:begin], b"{}", stdin[begin + size :])), found
+
+
+def read(document: dict[str, Any], found: dict[str, Any] | None) -> Choice:
+    """Return what a pod's annotations choose. Raises ConfigError with the annotation's name.
+
+    ``document`` is the configuration that was read, ``found`` what :func:`cut` has taken from it.
+    """
+    runtime = reader.mapping(document, "runtimeConfig", "")
+    there = reader.mapping(runtime, CAPABILITY, "runtimeConfig")
+    if CAPABILITY not in runtime:
+        return NOTHING
+    return choice(there if found is None else found, "pod annotation")
+
+
+def choice(found: dict[str, Any], whose: str) -> Choice:
+    """Return what these annotations choose; ``whose`` stands before their names in an error."""
+    if not any(key in found for key in (ADDRESSES, POOL, FAMILIES)):
+        return NOTHING
+    return Choice(
+        tuple(
+            _area(one, f"{whose} {ADDRESSES}")
+            for one in _words(found, ADDRESSES, whose, reader.MOST_ENTRIES)
+        ),
+        tuple(dict.fromkeys(pool_names(found, whose))),
+        _families(found, whose),
+    )
+
+
+def pool_names(found: dict[str, Any], whose: str) -> list[str]:
+    """Return the pools that the annotation names, in its order; [] when it is absent."""
+    field = f"{whose} {POOL}"
+    words = _words(found, POOL, whose, _MOST_POOLS)
+    for name in words:
+        check_pool_name(name, field)
+    return words
+
+
+def check_pool_name(name: str, field: str) -> None:
+    """Raise ConfigError unless an AddressPool can have this name."""
+    ends = name[:1] + name[-1:]
+    if len(name) > _LONGEST_NAME or not _NAME.issuperset(name) or not ends.isalnum():
+        raise errors.ConfigError(
+            f"{reader.show(name)} is not the name of an AddressPool",
+            field=field,
+            value=name,
+            hint="kubectl get addresspools shows their names; several stand with commas between "
+            "them, the preferred one first",
+        )
+
+
+def _families(found: dict[str, Any], whose: str) -> frozenset[int]:
+    words = _words(found, FAMILIES, whose, len(_FAMILIES))
+    for one in words:
+        if one not in _FAMILIES:
+            raise errors.ConfigError(
+                f"{reader.show(one)} is not an address family",
+                field=f"{whose} {FAMILIES}",
+                value=one,
+                hint="write v4, v6, or v4,v6",
+            )
+    return frozenset(_FAMILIES[one] for one in words)
+
+
+def _area(text: str, field: str) -> tuple[int, int, int]:
+    """Return (family, first, last) of an address, a CIDR or a range."""
+    family, low, high = reader.exclusion(text, field)
+    if "/" in text:
+        _, value, length = parse_cidr(text)
+        if value != low:
+            raise errors.ConfigError(
+                f"{text!r} has host bits set: it would mean all of "
+                f"{format_cidr(family, low, length)}",
+                field=field,
+                value=text,
+                hint=f"write the address alone, or {format_cidr(family, low, length)}",
+            )
+    return family, low, high
+
+
+def _words(found: dict[str, Any], key: str, whose: str, most: int) -> list[str]:
+    """Return the words between commas of an annotation; [] when it is absent."""
+    field = f"{whose} {key}"
+    if key not in found:
+        return []
+    text = found[key]
+    if not isinstance(text, str):
+        raise reader.wrong(field, text, "a text")
+    words = [one.strip() for one in text.split(",")]
+    if len(words) > most:
+        raise errors.ConfigError(
+            f"{len(words)} entries are more than {most}", field=field, value=len(words)
+        )
+    if not all(words):
+        what = "it is empty" if len(words) == 1 else f"{reader.show(text)} has an empty entry"
+        raise errors.ConfigError(
+            what,
+            field=field,
+            value=text,
+            hint="remove the annotation, or write values with commas between them",
+        )
+    return words
