@@ -51,7 +51,11 @@ def refuse_other_kinds(path: str) -> None:
     except FileNotFoundError:
         return
     if kind not in (stat.S_IFREG, stat.S_IFLNK):
-        raise FileExistsError(errno.EEXIST, "there is something that is no file", path)
+        what = _KINDS.get(kind, "a device")
+        raise FileExistsError(errno.EEXIST, f"there is {what} of this name, not a file", path)
+
+
+_KINDS = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket"}
 
 
 def _refuse_strangers_link(directory: str) -> None:

@@ -20,7 +20,7 @@ import fastipam
 from fastipam.cli.commands import cli
 from fastipam.cli.commands.doctor import plugin
 from fastipam.cli.commands.doctor.diagnosis import PROBLEM
-from fastipam.cli.commands.install.executables import BUNDLE, DIRECT
+from fastipam.cli.commands.install.targets import BUNDLE, CLUSTER_BUNDLE, DIRECT
 
 from ..agent.processes import until
 from ..e2e import tools
@@ -114,13 +114,75 @@ def test_launcher_only_removes_the_entry_point(tmp_path: Path) -> None:
     assert _version(_install(bin_dir), tmp_path).returncode == 0
 
 
-@pytest.mark.parametrize("name", ["..", "a/b", DIRECT])
-def test_refused_names(tmp_path: Path, name: str) -> None:
-    """A name that is no file of its own in the directory is an error, and nothing is written."""
-    done = CliRunner().invoke(cli, ["install", "--bin-dir", str(tmp_path / "bin"), "--name", name])
+ODD_NAMES = [
+    *(
+        "..",
+        ".",
+        ".hidden",
+        "-x",
+        "a/b",
+        "/etc/passwd",
+        "../x",
+        "two words",
+        "new\nline",
+        "ä",
+        "\x7f",
+    ),
+    *(DIRECT, BUNDLE, f"{DIRECT}.x", "n" * 201, "n" * 5000),
+]
+
+
+@pytest.mark.parametrize("command", ["install", "uninstall"])
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_refused_names(tmp_path: Path, command: str, name: str) -> None:
+    """A name that is no plugin's file in the directory is an error, and nothing changes."""
+    bin_dir = tmp_path / "bin"
+    bin_dir.mkdir()
+    (tmp_path / "x").write_bytes(LAUNCHER.read_bytes())
+    more = ["--force", "--conflist", str(tmp_path / "none")] if command == "uninstall" else []
+    done = CliRunner().invoke(cli, [command, "--bin-dir", str(bin_dir), f"--name={name}", *more])
     assert done.exit_code == 1
-    assert "--name" in done.output
-    assert not (tmp_path / "bin").exists()
+    assert re.match(r"fastipam: --name: '[^']+' cannot be the plugin's name: ", done.stderr)
+    assert len(done.stderr) < 600
+    assert (tmp_path / "x").exists()
+    assert os.listdir(bin_dir) == []
+
+
+@pytest.mark.parametrize("options", [(), ("--launcher-only",)])
+def test_another_plugin_of_the_name(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """It stays, and nothing is written beside it; --replace is what replaces it."""
+    other = tmp_path / "host-local"
+    other.write_bytes(b"\x7fELF, and no launcher")
+    words = ["install", "--bin-dir", str(tmp_path), "--name", "host-local", *options]
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code == 1
+    assert f"{other} is another plugin, not fastipam's launcher" in done.stderr
+    assert "--replace" in done.stderr
+    assert os.listdir(tmp_path) == ["host-local"]
+    assert other.read_bytes().startswith(b"\x7fELF")
+    assert CliRunner().invoke(cli, [*words, "--replace"]).exit_code == 0
+    assert other.read_bytes() == LAUNCHER.read_bytes()
+    assert CliRunner().invoke(cli, words).exit_code == 0  # an upgrade
+
+
+@pytest.mark.parametrize("options", [(), ("--launcher-only",)])
+@pytest.mark.parametrize("target", ["fastipam", DIRECT, BUNDLE, CLUSTER_BUNDLE])
+@pytest.mark.parametrize("kind", ["a directory", "a FIFO"])
+def test_a_target_that_is_no_file(
+    tmp_path: Path, options: tuple[str, ...], target: str, kind: str
+) -> None:
+    """The installation that is there stays whole: nothing is written or removed."""
+    for name in {"fastipam", DIRECT, BUNDLE, CLUSTER_BUNDLE} - {target}:
+        (tmp_path / name).write_bytes(LAUNCHER.read_bytes())
+    (os.mkdir if kind == "a directory" else os.mkfifo)(tmp_path / target)
+    before = {one.name: one.lstat() for one in tmp_path.iterdir()}
+    done = CliRunner().invoke(cli, ["install", "--bin-dir", str(tmp_path), *options])
+    assert done.exit_code == 1
+    assert f"fastipam: {tmp_path / target}: there is {kind} of this name, not a file" in done.stderr
+    after = {one.name: one.lstat() for one in tmp_path.iterdir()}
+    assert {name: one.st_mtime_ns for name, one in after.items()} == {
+        name: one.st_mtime_ns for name, one in before.items()
+    }
 
 
 @pytest.mark.parametrize("directory", ["a b", "a $HOME b", 'a "b" c', "it's a b", "x" * 150])
@@ -317,5 +379,5 @@ def test_a_directory_in_the_place(tmp_path: Path) -> None:
     (tmp_path / "fastipam").mkdir()
     done = CliRunner().invoke(cli, ["install", "--launcher-only", "--bin-dir", str(tmp_path)])
     assert done.exit_code == 1
-    assert f"fastipam: {tmp_path / 'fastipam'}: there is something that is no file" in done.stderr
+    assert f"{tmp_path / 'fastipam'}: there is a directory of this name, not a file" in done.stderr
     assert os.listdir(tmp_path) == ["fastipam"]

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import fastipam
-from fastipam.cli.commands.install.executables import DIRECT, install
+from fastipam.cli.commands.install.executables import install
+from fastipam.cli.commands.install.targets import DIRECT
 from fastipam.cni import conflists
 from tests.agent.conftest import Start, run_dir, start  # noqa: F401  # fixtures
 
@@ -195,7 +196,8 @@ def test_it_waits_for_the_agent(host: Host, start: Start) -> None:  # noqa: F811
     host.socket = agent.path
     done = host.run("--force", "--wait", "0")
     assert done.returncode == 1
-    assert f"an agent serves {agent.path}" in done.stderr
+    assert f"after 0 seconds of --wait an agent serves {agent.path}" in done.stderr
+    assert "--force without --wait takes the plugin off nevertheless" in done.stderr
     assert host.is_whole()
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(host.run, "--force", "--wait", "60")

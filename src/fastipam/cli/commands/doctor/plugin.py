@@ -17,7 +17,8 @@ from fastipam.cli.click_base import as_root
 from fastipam.cli.commands.doctor import surroundings
 from fastipam.cli.commands.doctor.diagnosis import OK, PROBLEM, WARNING, Diagnosis
 from fastipam.cli.commands.install import bundle
-from fastipam.cli.commands.install.executables import BUNDLE, CLUSTER_BUNDLE, DIRECT, script
+from fastipam.cli.commands.install.executables import script
+from fastipam.cli.commands.install.targets import BUNDLE, CLUSTER_BUNDLE, DIRECT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -27,7 +27,10 @@ _ROOT_REFUSED = (
     examples=(
         ("fastipam install", "where containerd, CRI-O and the kubelet look"),
         ("fastipam install --bin-dir /usr/lib/cni", "Debian's directory, podman's"),
-        ("fastipam install --name host-local", "for a program that insists on host-local"),
+        (
+            "fastipam install --name host-local --replace",
+            "in the place of host-local, for a program that insists on the name",
+        ),
     ),
 )
 @options.bin_dir
@@ -38,23 +41,28 @@ _ROOT_REFUSED = (
     help="The plugin's name there; host-local for programs that insist on it.",
 )
 @click.option(
+    "--replace",
+    is_flag=True,
+    help="Replace another plugin that has the name. Without it that is refused.",
+)
+@click.option(
     "--launcher-only",
     is_flag=True,
     help="Without the Python entry point, for a host that has no Python: the agent has to run.",
 )
-def command(bin_dir: Path, name: str, launcher_only: bool) -> None:
+def command(bin_dir: Path, name: str, replace: bool, launcher_only: bool) -> None:
     """Put the CNI plugin into the runtime's plugin directory.
 
     That is the launcher and, beside it, the Python entry point that serves calls when no agent
     does. Each file is replaced in one step: containers may start meanwhile. After an upgrade,
     install again. Only the last part of --bin-dir may be missing.
     """
-    from fastipam.cli.commands.install import executables
+    from fastipam.cli.commands.install import executables, targets
 
     options.require_parent(bin_dir, "--bin-dir", options.DEFAULT_BIN_DIR)
     is_new = not bin_dir.exists()
     try:
-        path = executables.install(bin_dir, name, launcher_only=launcher_only)
+        path = executables.install(bin_dir, name, launcher_only=launcher_only, replace=replace)
     except OSError as error:
         if error.errno == errno.EROFS:
             raise Failure(f"{error.filename}: {error.strerror}", _READ_ONLY) from error
@@ -65,5 +73,5 @@ def command(bin_dir: Path, name: str, launcher_only: bool) -> None:
         output.note(f"made the directory {bin_dir}")
     output.say(f"installed {path}")
     if not launcher_only:
-        direct = path.with_name(executables.DIRECT)
+        direct = path.with_name(targets.DIRECT)
         output.say(f"installed {direct}, which serves calls when no agent does")

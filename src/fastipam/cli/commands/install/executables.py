@@ -15,37 +15,46 @@ import lmdb
 import fastipam
 from fastipam import files
 from fastipam.cli.commands.install import bundle
-from fastipam.errors import ConfigError
+from fastipam.cli.commands.install.targets import (
+    BUNDLE,
+    CLUSTER_BUNDLE,
+    DIRECT,
+    require_free,
+    require_name,
+)
 
-DIRECT = "fastipam-direct"  # where src/launcher.c looks for the entry point
-# Compiled code is for one version of Python: another one at this path reads another file.
-BUNDLE = f"{DIRECT}.{sys.implementation.cache_tag}"
-CLUSTER_BUNDLE = f"{BUNDLE}.cluster"
+__all__ = ["BUNDLE", "CLUSTER_BUNDLE", "DIRECT", "install", "script"]
 
 # The kernel reads this much of a script's first line (BINPRM_BUF_SIZE), less on older kernels.
 _LONGEST_SHEBANG = 127
 
 
-def install(bin_dir: Path, name: str = "fastipam", *, launcher_only: bool = False) -> Path:
+def install(
+    bin_dir: Path, name: str = "fastipam", *, launcher_only: bool = False, replace: bool = False
+) -> Path:
     """Put the launcher into ``bin_dir`` as ``name``, the Python entry point beside it.
 
     With ``launcher_only`` the entry point of an earlier installation is removed instead, as a
     container needs it whose Python the host cannot start. The launcher then needs the agent.
+    Another plugin of this name is replaced with ``replace`` only.
 
     Return the launcher's path. Each file is replaced in one step: a runtime that starts it
     meanwhile gets the old or the new one. The interpreter and the import path are absolute, so a
-    runtime's PATH does not matter. Idempotent. Raises ConfigError, OSError.
+    runtime's PATH does not matter. Idempotent. Raises ConfigError, OSError; then no file has
+    changed, unless the disk is full or fails.
     """
-    if not name or "/" in name or name in (".", "..", DIRECT):
-        raise ConfigError(f"{name!r} cannot be the plugin's name", field="--name", value=name)
+    require_name(name)
+    # Of any version of Python: the host may have another one.
+    stale = [bin_dir / DIRECT, *bin_dir.glob(f"{DIRECT}.*")]
+    made = [] if launcher_only else [bin_dir / CLUSTER_BUNDLE, bin_dir / BUNDLE]
+    require_free(bin_dir / name, [*stale, *made], replace=replace)
     bin_dir.mkdir(parents=True, exist_ok=True)
     _require_writable(bin_dir)
     package = Path(fastipam.__file__).resolve().parent
     if launcher_only:
         _replace(bin_dir / name, (package / "launcher").read_bytes())
-        # Of any version of Python: the host may have another one.
-        for stale in (bin_dir / DIRECT, *bin_dir.glob(f"{DIRECT}.*")):
-            stale.unlink(missing_ok=True)
+        for one in stale:
+            one.unlink(missing_ok=True)
         return bin_dir / name
     # Compile now: later the directory may be read-only, and every start would compile again.
     compileall.compile_dir(package, quiet=2, maxlevels=3)

@@ -66,7 +66,8 @@ _DEFAULT_CONFLIST = Path("/etc/cni/net.d/10-fastipam.conflist")
     "--wait",
     "wait_s",
     type=options.Seconds(0, 3600),
-    help="Wait so many seconds for the agent to end; refused if it has not, with --force too.",
+    help="Wait so many seconds for the agent to end. If it has not ended then, the command is "
+    "refused, with --force too.",
 )
 @options.dry_run("Say what would be removed; change nothing.")
 @options.as_json
@@ -92,12 +93,14 @@ def command(
     A node of a cluster leaves it with `fastipam cluster leave` before --purge, or its blocks stay
     its own until it is removed from the cluster.
     """
+    from fastipam.cli.commands.install.targets import require_name
     from fastipam.cli.commands.uninstall import removal
 
+    require_name(name)
     ended = wait_s is None or _wait(socket_path, wait_s)
     count, unknown = removal.holders(data_dir)
     if not ended:
-        _refuse_agent(socket_path)
+        _refuse_agent(socket_path, wait_s)
     if not force:
         _refuse(count, unknown, data_dir, socket_path)
     if purge and not dry_run:
@@ -153,13 +156,16 @@ def _refuse(count: int, unknown: str, data_dir: str, socket_path: Path) -> None:
         _refuse_agent(socket_path)
 
 
-def _refuse_agent(socket_path: Path) -> None:
-    """Raise Failure: an agent would undo it."""
+def _refuse_agent(socket_path: Path, waited_s: float | None = None) -> None:
+    """Raise Failure: an agent would undo it, also after so many seconds of --wait."""
+    still, without = "", ""
+    if waited_s is not None:
+        still, without = f"after {waited_s:g} seconds of --wait ", " without --wait"
     raise Failure(
-        f"an agent serves {socket_path}: it sets its routes again, and writes the network "
+        f"{still}an agent serves {socket_path}: it sets its routes again, and writes the network "
         "configuration when it is started again",
         "end it first: systemctl disable --now fastipam-agent.socket fastipam-agent.service, "
-        "or delete its DaemonSet; --force takes the plugin off nevertheless",
+        f"or delete its DaemonSet; --force{without} takes the plugin off nevertheless",
     )
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastipam.agent import listening
-from fastipam.cli.commands.install.executables import DIRECT
+from fastipam.cli.commands.install import targets
+from fastipam.cli.commands.install.targets import DIRECT
 from fastipam.cni import configs, conflists
 from fastipam.errors import ConfigError, FastipamError
 from fastipam.ipam import open_with
@@ -26,8 +27,6 @@ REMOVED = "removed"
 ABSENT = "absent"
 KEPT = "kept"
 FAILED = "failed"
-# What every launcher holds: the name of a variable that it reads.
-_MARK = b"FASTIPAM_SOCKET"
 _STORE_FILES = (DATA_FILE, LOCK_FILE, MAKER_LOCK_FILE, NEW_FILE, "cluster.lock")
 
 
@@ -68,7 +67,10 @@ class Removal:
         with suppress(OSError):
             for other in configs.files(path.parent):
                 if other != path and conflists.is_ours(other):
-                    reason = "it is fastipam's, but no agent has written it: it fails from now on"
+                    reason = (
+                        "it is fastipam's, but no agent has written it: no pod can start with it "
+                        "while the plugin is not installed; delete it"
+                    )
                     yield Outcome(what, str(other), KEPT, reason)
 
     def plugin(self, bin_dir: Path, name: str) -> Iterator[Outcome]:
@@ -78,7 +80,7 @@ class Removal:
         """
         what, path = "plugin", bin_dir / name
         try:
-            is_launcher = _MARK in path.read_bytes()
+            is_launcher = targets.is_launcher(path)
         except FileNotFoundError:
             yield Outcome(what, str(path), ABSENT)
         except OSError as error:
@@ -89,7 +91,7 @@ class Removal:
                 yield Outcome(what, str(path), KEPT, "it is not fastipam's launcher")
                 return
             yield self._unlink(what, path)
-        needed_by = next(_launchers(bin_dir, without=path), None)
+        needed_by = next(iter(targets.launchers(bin_dir, without=path)), None)
         for one in sorted({bin_dir / DIRECT, *bin_dir.glob(f"{DIRECT}.*")}):
             if needed_by is not None and one.exists():
                 yield Outcome(what, str(one), KEPT, f"the launcher {needed_by} needs it")
@@ -163,19 +165,6 @@ class Removal:
 
 
 _PROTOCOL = "protocol 147"
-_LARGEST_LAUNCHER = 4 << 20  # bytes; other plugins are larger, and are not read
-
-
-def _launchers(directory: Path, *, without: Path) -> Iterator[Path]:
-    """Yield fastipam's launchers in a directory, but for one."""
-    with suppress(OSError):
-        for one in sorted(directory.iterdir()):
-            if one.name.startswith(DIRECT):
-                continue
-            with suppress(OSError):
-                is_small = one.is_file() and one.stat().st_size <= _LARGEST_LAUNCHER
-                if one != without and is_small and _MARK in one.read_bytes():
-                    yield one
 
 
 def holders(data_dir: str) -> tuple[int, str]:
