@@ -23,6 +23,8 @@ import fastipam
 from fastipam.agent.web.metrics import Metrics
 from fastipam.agent.web.samples import Watch
 from fastipam.agent.web.server import Asked
+from fastipam.cluster.routing.plan import REASONS
+from fastipam.cluster.routing.setting import Status
 from fastipam.storage import open_stores
 
 from ..agent.conftest import free_port, run_dir, start  # noqa: F401  # fixtures
@@ -56,7 +58,7 @@ def test_rules() -> None:
     """promtool accepts the rules."""
     done = _promtool("check", "rules", str(RULES))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "12 rules found" in done.stdout
+    assert "13 rules found" in done.stdout
 
 
 def test_alerts_fire() -> None:
@@ -94,19 +96,20 @@ def agent(start: Any, free_port: int, config: Any, tmp_path: Path) -> Agent:  # 
 
 
 @contextlib.contextmanager
-def _scraping(port: int, directory: Path) -> Iterator[str]:
-    """A Prometheus that scrapes a port every second, with our rules and no patience; its address.
+def _scraping(*ports: int, directory: Path) -> Iterator[str]:
+    """A Prometheus that scrapes ports every second, with our rules and no patience; its address.
 
     What an alert waits for (``for``) is one second here.
     """
     tools.require_tools("prometheus")
     own = free_ports(1)[0]
     hasty, count = re.subn(r"for: \d+m", "for: 1s", RULES.read_text())
-    assert count == 10
+    assert count == 11
     (directory / "hasty.yaml").write_text(hasty)
     scrape = (DEPLOY / "prometheus" / "scrape.yaml").read_text()
-    assert scrape.count("127.0.0.1:9464") == 1
-    scrape = scrape.replace("127.0.0.1:9464", f"127.0.0.1:{port}").replace("15s", "1s")
+    assert scrape.count('"127.0.0.1:9464"') == 1
+    targets = ", ".join(f'"127.0.0.1:{port}"' for port in ports)
+    scrape = scrape.replace('"127.0.0.1:9464"', targets).replace("15s", "1s")
     scrape = scrape.replace("  - alerts.yaml", f"  - {directory / 'hasty.yaml'}")
     configuration = directory / "prometheus.yml"
     configuration.write_text(f"global: {{evaluation_interval: 1s}}\n{scrape}")
@@ -130,10 +133,36 @@ def _scraping(port: int, directory: Path) -> Iterator[str]:
         process.wait(30)
 
 
+@contextlib.contextmanager
+def _serving(metrics: Metrics) -> Iterator[int]:
+    """A server that answers what an agent's /metrics does; its port."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer = metrics.route.answer(Asked({}, self.headers.get("Accept", ""), ""))
+            self.send_response(answer.status)
+            self.send_header("Content-Type", answer.kind)
+            self.end_headers()
+            self.wfile.write(answer.body)
+
+        def log_message(self, *_: object) -> None:
+            """Keep the test's output clean."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", free_ports(1)[0]), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
 @pytest.fixture
 def prometheus(agent: Agent, free_port: int, tmp_path: Path) -> Iterator[str]:  # noqa: ARG001, F811
     """A Prometheus that scrapes the agent; its address."""
-    with _scraping(free_port, tmp_path) as url:
+    with _scraping(free_port, directory=tmp_path) as url:
         yield url
 
 
@@ -209,7 +238,7 @@ def test_a_real_prometheus(prometheus: str, free_port: int) -> None:  # noqa: F8
     assert _value(prometheus, 'fastipam_requests_total{verb="ADD", code="100"}') == 1
     groups = _ask(prometheus, "/api/v1/rules")["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
-    assert len(rules) == 12
+    assert len(rules) == 13
     rules = [
         rule for group in _ask(prometheus, "/api/v1/rules")["groups"] for rule in group["rules"]
     ]
@@ -247,17 +276,6 @@ def test_an_alert_before_the_ipv4_set_is_full(tmp_path: Path) -> None:
     watch = Watch(clock=lambda: moment[0], idle=lambda: moment[0])
     metrics = Metrics(watch)
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            answer = metrics.route.answer(Asked({}, self.headers.get("Accept", ""), ""))
-            self.send_response(answer.status)
-            self.send_header("Content-Type", answer.kind)
-            self.end_headers()
-            self.wfile.write(answer.body)
-
-        def log_message(self, *_: object) -> None:
-            """Keep the test's output clean."""
-
     with fastipam.open(tmp_path / "store", "relaxed") as ipam:
         net = ipam.network("podnet", ["10.7.0.0/24", "2001:db8:7::/64"])
         open_stores.get(str(tmp_path / "store"), None)
@@ -265,29 +283,35 @@ def test_an_alert_before_the_ipv4_set_is_full(tmp_path: Path) -> None:
             net.allocate(f"c{number}", "eth0")
             watch.sample()
             moment[0] += 10
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", free_ports(1)[0]), Handler)
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
         try:
-            with _scraping(server.server_port, tmp_path) as url:
+            with _serving(metrics) as port, _scraping(port, directory=tmp_path) as url:
                 until(lambda: _firing(url, "FastipamPoolFullSoon"), "the alert fires")
                 (labels,) = _firing(url, "FastipamPoolFullSoon")
                 assert (labels["family"], labels["ranges"]) == ("4", "10.7.0.0/24")
                 assert not _firing(url, "FastipamPoolFull")
         finally:
-            server.shutdown()
-            server.server_close()
-            thread.join()
             open_stores.close_all()
 
 
+@pytest.fixture
+def beside_a_router(agent: Agent, free_port: int, tmp_path: Path) -> Iterator[str]:  # noqa: ARG001, F811
+    """A Prometheus that scrapes the agent, and one that sets routes; its address."""
+    status = Status({(4, "gateway"): 2}, {REASONS[0]: 1}, is_complete=False, refused=3)
+    with (
+        _serving(Metrics(routes=lambda: status)) as port,
+        _scraping(free_port, port, directory=tmp_path) as url,
+    ):
+        yield url
+
+
 def test_every_panel_shows_something(
-    prometheus: str,
+    beside_a_router: str,
     agent: Agent,
     config: Any,  # noqa: F811
 ) -> None:
     """Every query of the dashboard finds numbers while an agent works and refuses."""
-    until(lambda: _value(prometheus, 'up{job="fastipam"}') == 1, "the agent is scraped")
+    prometheus = beside_a_router
+    until(lambda: _value(prometheus, 'sum(up{job="fastipam"})') == 2, "both are scraped")
     good, bad = (
         config(ipam={"subnet": "10.1.0.0/24"}),
         config(ipam={"subnet": "10.9.0.0/30"}, name="full"),
