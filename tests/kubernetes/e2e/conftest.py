@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ..nodes import image
+from ..nodes import image, interruption
 from ..nodes.cluster import Cluster
 from ..nodes.node import require
 from . import settled, workloads
@@ -37,6 +37,8 @@ def release(installed: Release) -> Iterator[Release]:
     """The release, rolled out. After the test its workloads go, and all has to be in order."""
     installed.until_rolled_out()
     yield installed
+    if interruption.arrived():
+        return
     for kind in ("Deployment", "StatefulSet"):
         for each in installed.cluster.admin.get(workloads.path(kind)).done()["items"]:
             workloads.delete(installed.cluster, kind, each["metadata"]["name"])

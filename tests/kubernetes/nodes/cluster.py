@@ -41,6 +41,7 @@ class Cluster:
     ) -> None:
         self.directory = directory
         self._link = Link()
+        self.identity = self._link.identity  # names of what it has on the machine end with it
         self._wanted = nodes
         self._images = list(images)
         self._tags = dict(tags or {})

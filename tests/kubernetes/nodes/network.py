@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from uuid import uuid4
 
 from ...e2e.netns import NetNS
+from . import interruption, leftovers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,15 +52,24 @@ def connect(path: str, address: tuple[str, int], timeout_s: float) -> socket.soc
 
 
 class Link:
-    """A bridge that all nodes are attached to. Its own address is their default gateway."""
+    """A bridge that all nodes are attached to. Its own address is their default gateway.
+
+    ``make`` prepares for the end: a signal that would end the process raises KeyboardInterrupt from
+    then on, so that all is taken down. It removes what a process that was killed has left.
+    """
 
     def __init__(self) -> None:
-        self._id = uuid4().hex[:6]
-        self._switch = NetNS(f"fastipam-link-{self._id}")
+        self.identity = uuid4().hex[:6]
+        self._switch = NetNS(f"fastipam-link-{self.identity}")
         self._nodes: dict[str, NetNS] = {}
+        self._mark = leftovers.Mark(self.identity)
 
     def make(self) -> None:
         """Make the namespace and the bridge."""
+        interruption.expect()
+        for each in leftovers.remove_old():
+            print(f"removed what a test that was killed had left: {each}")
+        self._mark.set()
         _run("ip", "netns", "add", self._switch.name)
         self._ip("link", "add", "br0", "type", "bridge")
         self._ip("address", "add", f"{PREFIX}254/24", "dev", "br0")
@@ -68,7 +78,7 @@ class Link:
 
     def attach(self, name: str, number: int) -> NetNS:
         """Make a node's network namespace with its address of both families."""
-        netns = NetNS(f"fastipam-{name}-{self._id}")
+        netns = NetNS(f"fastipam-{name}-{self.identity}")
         port = f"port{number}"
         _run("ip", "netns", "add", netns.name)
         self._nodes[name] = netns
@@ -93,10 +103,9 @@ class Link:
         self._nodes.pop(name).delete()
 
     def remove(self) -> None:
-        """Remove all namespaces."""
-        for name in list(self._nodes):
-            self.detach(name)
-        self._switch.delete()
+        """Remove all namespaces, and what still runs in them."""
+        self._nodes.clear()
+        self._mark.remove()
 
     def _ip(self, *arguments: str) -> None:
         _run("ip", "-n", self._switch.name, *arguments)

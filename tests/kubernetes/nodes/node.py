@@ -19,6 +19,7 @@ from ...e2e.tools import not_built, require_root, require_tools
 from ..server import until
 from ..tools.build import COMMANDS, program
 from . import init
+from .leftovers import remove_cgroup
 from .processes import Process
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ class Node:
         self._init = self._kubelet = self._containerd = None
         # What a kernel forgets, and this machine's does not.
         for path in Path("/sys/fs/cgroup").glob(f"**/{self._cgroup}"):
-            _remove_cgroup(path)
+            remove_cgroup(path)
         for family in ("-4", "-6"):
             self.netns.run("ip", family, "route", "flush", "proto", "147", check=False)
         self.netns.run("sysctl", "-qw", "net.ipv4.ip_forward=0", check=False)
@@ -245,19 +246,3 @@ class Node:
         """Start a program in the cgroup of the node."""
         command = self.command("sh", "-c", _ENTER_CGROUP, "sh", *argv)
         return Process(command, self.directory / f"{name}.log", forks=True)
-
-
-def _remove_cgroup(path: Path) -> None:
-    """Remove a cgroup that has no process any more, and the cgroups in it."""
-    for each in sorted((one for one in path.glob("**/") if one.is_dir()), reverse=True):
-
-        def removed(each: Path = each) -> bool:
-            try:
-                each.rmdir()
-            except FileNotFoundError:
-                return True
-            except OSError:  # a process is still ending
-                return False
-            return True
-
-        until(removed, f"{each} is empty")

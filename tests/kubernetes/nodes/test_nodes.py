@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import time
 from pathlib import Path
 
 from ..server import until
-from . import init
+from . import leftovers
 from .cluster import Cluster, condition
 from .node import PAUSE, require
 
@@ -35,22 +33,6 @@ def _pod(name: str, node: str) -> dict[str, object]:
     }
 
 
-def _left(directory: Path, names: list[str]) -> list[str]:
-    """What of a cluster is left: processes, mounts, network namespaces, cgroups."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if str(directory).encode() in path.read_bytes():
-                found.append(str(path))
-    mounts = Path("/proc/mounts").read_text().splitlines()
-    found += [each for each in mounts if str(directory) in each]
-    found += [path for path in init.OWN if os.path.ismount(path)]
-    for name in names:
-        found += map(str, Path("/run/netns").glob(name))
-        found += map(str, Path("/sys/fs/cgroup").glob(f"**/{name}"))
-    return found
-
-
 def test_two_nodes(tmp_path: Path) -> None:
     """Pods run on both nodes, a node boots again, and the machine is as it was before."""
     require()
@@ -72,8 +54,7 @@ def test_two_nodes(tmp_path: Path) -> None:
         print(f"both pods Ready after {time.monotonic() - began:.1f} s")
         addresses = {each["status"]["podIP"] for each in cluster.get("pods")}
         assert {each.rsplit(".", 1)[0] for each in addresses} == {"10.32.1", "10.32.2"}
-        names = [each.netns.name for each in cluster.nodes.values()]
         node = cluster.nodes["n2"]
         node.reboot()
         until(lambda: ready() == ["a", "b"], "the pods of a node that has booted are Ready")
-    assert not _left(tmp_path, names)
+    assert not leftovers.left(cluster.identity, tmp_path)
