@@ -110,14 +110,13 @@ def test_two_families(api: Api, leader: Leader) -> None:
     assert in_force(api) == {"v4": "10.32.0.0/20", "v6": "fd00:10::/112"}
 
 
-def test_one_block_size_a_family(api: Api, leader: Leader) -> None:
-    """Nodes cut all pools of a family alike; another size would put a pool out of force."""
+def test_two_block_sizes_in_a_family(api: Api, leader: Leader) -> None:
+    """Each pool is cut into blocks of its own size."""
     make(api, "b")
     leader.turn()
     make(api, "a", "10.64.0.0/20", 26)
     leader.turn()
-    assert condition(api, "a")[:2] == ("False", "BlockSize")
-    assert in_force(api) == {"b": "10.32.0.0/20"}
+    assert in_force(api) == {"a": "10.64.0.0/20", "b": "10.32.0.0/20"}
 
 
 def test_a_wider_pool(api: Api, leader: Leader) -> None:
@@ -175,10 +174,11 @@ def test_an_invalid_edit(api: Api, leader: Leader) -> None:
 
 
 def test_blocks_of_one_address(api: Api, leader: Leader) -> None:
-    """Nodes do not use them yet: the pool says so, instead of being in force for nobody."""
+    """A pool whose addresses follow pods is in force beside one of larger blocks."""
     make(api, "a", "10.32.0.0/24", 32)
+    make(api, "b", "10.33.0.0/20", 24)
     leader.turn()
-    assert condition(api, "a")[:2] == ("False", "Unsupported")
+    assert in_force(api) == {"a": "10.32.0.0/24", "b": "10.33.0.0/20"}
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
     Interval = tuple[int, int]
 
-# The marks in a pool's text that precede the block length of a set that is cut into blocks, and the
-# addresses that are assigned on request only.
+# The marks in a pool's text that precede the block length of a set that is cut into blocks (of each
+# range, with commas between them, when they differ), and the addresses that are assigned on request
+# only.
 CUT = "@"
 ON_REQUEST = "~"
 
@@ -182,11 +183,13 @@ class RangeSet:
     ``intervals`` are the addresses that may be assigned, as inclusive (low, high) pairs in the
     order of the ranges, without gateways and exclusions. ``static`` are those that are assigned on
     request only, and in none of the intervals. ``block_length`` is the prefix length of the blocks
-    of a cluster that the set is cut into, or 0.
+    of a cluster that the set is cut into, or 0. ``block_lengths`` has that of each range when they
+    differ, and is empty when they do not.
     """
 
     __slots__ = (
-        "block_length", "excluded", "family", "intervals", "ranges", "size", "starts", "static",
+        "block_length", "block_lengths", "excluded", "family", "intervals", "ranges", "size",
+        "starts", "static",
     )  # fmt: skip
 
     def __init__(
@@ -196,8 +199,10 @@ class RangeSet:
         *,
         static: Sequence[Interval] = (),
         block_length: int = 0,
+        block_lengths: Sequence[int] = (),
     ) -> None:
-        self.block_length = block_length
+        self.block_lengths = tuple(block_lengths) if len({*block_lengths}) > 1 else ()
+        self.block_length = block_lengths[0] if block_lengths else block_length
         self.ranges = tuple(ranges)
         self.family = ranges[0].family
         self.excluded = tuple(merge(excluded))
@@ -330,7 +335,8 @@ class Pool:
             if each.static:
                 line += ON_REQUEST + _join(each.family, each.static)
             if each.block_length:
-                line += f"{CUT}{each.block_length}"
+                lengths = each.block_lengths or (each.block_length,)
+                line += CUT + ",".join(map(str, lengths))
             lines.append(line)
         return "\n".join(lines)
 
@@ -345,8 +351,12 @@ class Pool:
             ranges = [Range.read(one) for one in ranges_text.split("|")]
             family = ranges[0].family
             holes, static = _split(family, holes_text), _split(family, static_text)
-            length = int(block_text or 0)
-            sets.append(RangeSet(ranges, holes, static=static, block_length=length))
+            lengths = [int(one) for one in block_text.split(",")] if block_text else []
+            if len(lengths) == 1:
+                lengths *= len(ranges)
+            if len(lengths) not in (0, len(ranges)):
+                raise ValueError(block_text)
+            sets.append(RangeSet(ranges, holes, static=static, block_lengths=lengths))
         return cls(sets)
 
     def holds(self, family: int, value: int) -> bool:

@@ -57,7 +57,13 @@ def _with_static(one: RangeSet, static: list[Interval]) -> RangeSet:
     inside = _common(one, static)
     if not inside or tuple(inside) == one.static:
         return one
-    return RangeSet(one.ranges, one.excluded, static=inside, block_length=one.block_length)
+    return RangeSet(
+        one.ranges,
+        one.excluded,
+        static=inside,
+        block_length=one.block_length,
+        block_lengths=one.block_lengths,
+    )
 
 
 def _common(one: RangeSet, intervals: list[Interval]) -> list[Interval]:
@@ -74,7 +80,13 @@ def _without(one: RangeSet, holes: list[Interval]) -> RangeSet:
     if not holes:
         return one
     excluded = (*one.excluded, *holes)
-    return RangeSet(one.ranges, excluded, static=one.static, block_length=one.block_length)
+    return RangeSet(
+        one.ranges,
+        excluded,
+        static=one.static,
+        block_length=one.block_length,
+        block_lengths=one.block_lengths,
+    )
 
 
 def is_within(part: Pool, pool: Pool) -> bool:

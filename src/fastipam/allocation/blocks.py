@@ -42,20 +42,30 @@ if TYPE_CHECKING:
 # Geometry -------------------------------------------------------------------------------------
 
 
-def host_bits(range_set: RangeSet) -> int:
-    """Return n: a block of the set has 2**n addresses."""
-    return BITS[range_set.family] - range_set.block_length
+def length_of(range_set: RangeSet, value: int) -> int:
+    """Return the prefix length of the block that an address lies in. O(ranges) if they differ."""
+    if range_set.block_lengths:
+        bits = BITS[range_set.family]
+        for one, length in zip(range_set.ranges, range_set.block_lengths, strict=True):
+            if (value ^ one.network) >> (bits - one.length) == 0:
+                return length
+    return range_set.block_length
+
+
+def host_bits(range_set: RangeSet, value: int) -> int:
+    """Return n: the block that an address lies in has 2**n addresses."""
+    return BITS[range_set.family] - length_of(range_set, value)
 
 
 def base_of(range_set: RangeSet, value: int) -> int:
     """Return the first address of the block that an address lies in."""
-    bits = host_bits(range_set)
+    bits = host_bits(range_set, value)
     return value >> bits << bits
 
 
 def last_of(range_set: RangeSet, base: int) -> int:
     """Return the last address of a block."""
-    return base + (1 << host_bits(range_set)) - 1
+    return base + (1 << host_bits(range_set, base)) - 1
 
 
 def parts(range_set: RangeSet, base: int) -> list[Interval]:
@@ -68,9 +78,20 @@ def parts(range_set: RangeSet, base: int) -> list[Interval]:
     ]
 
 
+def on_request(range_set: RangeSet, base: int) -> list[Interval]:
+    """Return the intervals of a block that the set serves to those who request them."""
+    last = last_of(range_set, base)
+    return [
+        (max(low, base), min(high, last))
+        for low, high in range_set.static
+        if low <= last and high >= base
+    ]
+
+
 def capacity(range_set: RangeSet, base: int) -> int:
-    """Return how many addresses of a block the set can serve."""
-    return sum(high - low + 1 for low, high in parts(range_set, base))
+    """Return how many addresses of a block the set can serve, those on request only, too."""
+    listed = (*parts(range_set, base), *on_request(range_set, base))
+    return sum(high - low + 1 for low, high in listed)
 
 
 def used_in(pages: StoredPages, range_set: RangeSet, base: int) -> int:
@@ -158,8 +179,18 @@ def share(txn: Transaction | Snapshot, pool_id: int, range_set: RangeSet) -> tup
         if its_set is not None and block.state == ACTIVE:
             number += 1
             free += free_in(pages, range_set, block.base)
-            excluded += (1 << host_bits(range_set)) - capacity(range_set, block.base)
+            excluded += (1 << host_bits(range_set, block.base)) - capacity(range_set, block.base)
     return number, free, excluded
+
+
+def static_size(txn: Transaction | Snapshot, pool_id: int, range_set: RangeSet) -> int:
+    """Return how many addresses this node's active blocks have for those who request them."""
+    return sum(
+        high - low + 1
+        for block, its_set in walk(txn, pool_id, (range_set,))
+        if its_set is not None and block.state == ACTIVE
+        for low, high in on_request(range_set, block.base)
+    )
 
 
 def get_member(txn: Transaction | Snapshot, pool_id: int) -> Member | None:

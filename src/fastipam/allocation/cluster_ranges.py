@@ -5,14 +5,17 @@ Imported when a configuration has other ranges than the store remembers for a cl
 
 from __future__ import annotations
 
+from fastipam.addressing.addresses import BITS
 from fastipam.allocation import blocks
 from fastipam.allocation.lookup import owns, read_pool
 from fastipam.errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from fastipam._ledger import Accounts
-    from fastipam.addressing.ranges import Pool, RangeSet
+    from fastipam.addressing.ranges import Pool, Range, RangeSet
     from fastipam.storage.transaction import Snapshot, Transaction
 
 
@@ -22,7 +25,7 @@ def require_blocks(
     """Raise ConfigError when ``pool`` is not cut into the blocks that this node may own.
 
     ``text`` is the pool that the store remembers. A node that has registered in a cluster owns
-    blocks of one length; any other ranges hold addresses that other nodes assign. A node that has
+    blocks; other ranges, or other blocks, hold addresses that other nodes assign. A node that has
     never registered, or has left its cluster, may have any ranges. Raises StoreCorrupt when the
     text cannot be read.
     """
@@ -30,11 +33,7 @@ def require_blocks(
     if member is None or not member.epoch:
         return
     stored = read_pool(text, txn.store, name)
-    lengths = {each.family: each.block_length for each in stored.sets if each.block_length}
-    if all(
-        each.block_length and each.block_length == lengths.get(each.family, each.block_length)
-        for each in pool.sets
-    ):
+    if all(each.block_length and _is_cut_alike(each, stored) for each in pool.sets):
         return
     raise ConfigError(
         f"the store has network {name} as a cluster's, with {_words(stored)}, and the "
@@ -49,10 +48,35 @@ def require_blocks(
 def require_own(accounts: Accounts, family: int, value: int) -> None:
     """Raise AddressNotInRange when another node of the cluster assigns an address."""
     for each in accounts.stored.sets:
-        if each.family == family and value in each and not owns(accounts, each, value):
+        if each.family != family or not (value in each or each.is_static(value)):
+            continue
+        if not owns(accounts, each, value):
             from fastipam.allocation import refusals
 
             raise refusals.of_another_node(each, value)
+
+
+def _is_cut_alike(one: RangeSet, stored: Pool) -> bool:
+    """Return whether no range has other blocks than the store remembers for its addresses."""
+    there = [
+        (each.network, each.length, length)
+        for its_set in stored.sets
+        if its_set.family == one.family and its_set.block_length
+        for each, length in _cut(its_set)
+    ]
+    bits = BITS[one.family]
+    for mine, length in _cut(one):
+        for network, its_length, theirs in there:
+            shared = bits - min(mine.length, its_length)
+            if (mine.network ^ network) >> shared == 0 and length != theirs:
+                return False
+    return True
+
+
+def _cut(one: RangeSet) -> Iterable[tuple[Range, int]]:
+    """Return each range of a set with the prefix length of its blocks."""
+    lengths = one.block_lengths or (one.block_length,) * len(one.ranges)
+    return zip(one.ranges, lengths, strict=True)
 
 
 def _words(pool: Pool) -> str:
@@ -62,4 +86,4 @@ def _words(pool: Pool) -> str:
 def _set_words(one: RangeSet) -> str:
     if not one.block_length:
         return f"plain ranges {one}"
-    return f"{one} in blocks of /{one.block_length}"
+    return ", ".join(f"{each} in blocks of /{length}" for each, length in _cut(one))

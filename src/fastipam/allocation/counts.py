@@ -291,7 +291,7 @@ def unused(pool: Pool) -> list[SetCounts]:
             size = blocks = 0
         total = {"size": size} | dict.fromkeys(STATES, 0) | {FREE: size}
         excluded = 0 if each.block_length else _excluded(pool, each)
-        static = _none_used(each)
+        static = None if each.block_length else _none_used(each)
         found.append(
             SetCounts(
                 index, each, total, full=not size, excluded=excluded, blocks=blocks, static=static
@@ -344,6 +344,11 @@ def _static(txn: Snapshot, state: PoolState, range_set: RangeSet) -> dict[str, i
     O(1) if none is used, else O(pages + cooling + reservations).
     """
     found = _none_used(range_set)
+    if found is not None and range_set.block_length:
+        from fastipam.allocation import blocks
+
+        size = blocks.static_size(txn, state.pool_id, range_set)
+        found = {**found, "size": size, FREE: size} if size else None
     if found is None or not state.outside:
         return found
     family = range_set.family

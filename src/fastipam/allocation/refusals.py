@@ -103,7 +103,7 @@ def of_another_node(range_set: RangeSet, value: int) -> AddressNotInRange:
     base = blocks.base_of(range_set, value)
     return AddressNotInRange(
         f"the requested address {text} lies in block "
-        f"{format_cidr(family, base, range_set.block_length)} of the cluster's pool, "
+        f"{format_cidr(family, base, blocks.length_of(range_set, base))} of the cluster's pool, "
         "which this node does not own",
         addresses=(text,),
         hint="the node whose it is can assign it: see `fastipam cluster blocks`",

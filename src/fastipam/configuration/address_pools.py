@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from fastipam.addressing.addresses import format_cidr, prefix_bounds
+from fastipam.addressing.addresses import BITS, format_cidr, prefix_bounds
 from fastipam.addressing.parsing import parse_exclusion
 from fastipam.addressing.ranges import Range
 from fastipam.errors import ConfigError
@@ -77,6 +77,11 @@ class AddressPool:
     def family(self) -> int:
         """4 or 6."""
         return self.range.family
+
+    @property
+    def is_single(self) -> bool:
+        """Whether each address is a block of its own: it is assigned on request, on any node."""
+        return self.block_length == BITS[self.range.family]
 
     @property
     def cidr(self) -> str:

@@ -104,6 +104,11 @@ class Geometry:
         return 1 << self.host_bits
 
     @property
+    def is_single(self) -> bool:
+        """Whether a block is one address, which is assigned to those who request it."""
+        return not self.host_bits
+
+    @property
     def window_bits(self) -> int:
         """A window has 2**window_bits blocks: at most 256, and whole hex digits of an address."""
         bits = WINDOW_BITS - (self.host_bits + WINDOW_BITS) % 4
@@ -139,7 +144,7 @@ class Settings:
 
     __slots__ = (
         "addresses", "ca", "cert", "credentials", "data_dir", "endpoints", "engine", "fencing",
-        "founding", "geometries", "key", "kubeconfig", "left_out", "network", "node", "options",
+        "founding", "geometries", "key", "kubeconfig", "network", "node", "options",
         "path", "pool", "pools", "prefix", "servers", "session_s", "text", "timeout_s",
         "watermarks",
     )  # fmt: skip
@@ -207,14 +212,13 @@ class Settings:
         self.watermarks = _watermarks(holder, path)
         self.addresses = _addresses(holder, path)
         self.pools: tuple[AddressPool, ...] = ()
-        self.left_out: tuple[str, ...] = ()
         self.founding = ""
         self.pool, self.text = Pool([]), ""
         self.geometries: tuple[Geometry, ...] = ()
         if is_kubernetes:
             return
         ranges, lengths = _pools(holder, path)
-        self.pool = _cut(ranges, lengths, exclude, path)
+        self.pool = _cut([(each, lengths[each.family]) for each in ranges], exclude, path)
         self.geometries = tuple(
             geometry(self.pool, each) for one in self.pool.sets for each in one.ranges
         )
@@ -229,32 +233,25 @@ class Settings:
         return self.engine == KUBERNETES
 
     def with_pools(self, pools: Sequence[AddressPool]) -> Settings:
-        """Return these settings with the pools that are in force. O(blocks).
+        """Return these settings with the pools that are in force. O(blocks). Raises ConfigError.
 
-        Blocks of one family have one length: that of the pool whose name comes first. ``left_out``
-        of the result says which pools are not used, and why. Raises ConfigError.
+        The pools of one family may have blocks of different lengths. What is in blocks of one
+        address is assigned on request only.
         """
         made: Settings = object.__new__(Settings)
         for name in Settings.__slots__:
             setattr(made, name, getattr(self, name))
-        lengths: dict[int, int] = {}
-        used, left_out = [], []
-        for one in sorted(pools, key=lambda one: one.name):
-            bits = BITS[one.family]
-            wanted = lengths.setdefault(one.family, one.block_length)
-            if one.block_length >= bits:
-                left_out.append(f"pool {one.name}: blocks of one address are not supported")
-            elif one.block_length != wanted:
-                left_out.append(
-                    f"pool {one.name}: its blocks are /{one.block_length}, and those of the other "
-                    f"IPv{one.family} pools /{wanted}"
-                )
-            else:
-                used.append(one)
+        used = sorted(pools, key=lambda one: one.name)
         closed = [one.whole() for one in used if one.disabled]
         holes = [hole for one in used for hole in one.holes] + closed
-        made.pools, made.left_out = tuple(used), tuple(left_out)
-        made.pool = _cut([one.range for one in used], lengths, holes, self.path, may_be_empty=True)
+        made.pools = tuple(used)
+        made.pool = _cut(
+            [(one.range, one.block_length) for one in used],
+            holes,
+            self.path,
+            static=[one.whole() for one in used if one.is_single],
+            may_be_empty=True,
+        )
         made.geometries = tuple(
             geometry(made.pool, each) for one in made.pool.sets for each in one.ranges
         )
@@ -303,6 +300,10 @@ class Settings:
             if not one.claims_any and family == pool.family and first <= pool.base <= last:
                 return False
         return True
+
+    def claims_ahead(self, pool: Geometry) -> bool:
+        """Return whether nodes claim blocks of this geometry that nobody has requested by name."""
+        return not pool.is_single and self.may_claim(pool)
 
     def geometry_of(self, family: int, address: int) -> Geometry | None:
         """Return the geometry that an address lies in, or None."""
@@ -464,23 +465,36 @@ def _block_lengths(holder: dict[str, Any], path: str, families: set[int]) -> dic
 
 
 def _cut(
-    ranges: list[Range],
-    lengths: dict[int, int],
+    ranges: list[tuple[Range, int]],
     exclude: Sequence[tuple[int, int, int]],
     path: str,
     *,
+    static: Sequence[tuple[int, int, int]] = (),
     may_be_empty: bool = False,
 ) -> Pool:
     """Return the pool: one range set a family, IPv4 first, each cut into blocks.
 
+    Each range comes with the prefix length of its blocks. ``static`` is assigned on request only.
     ``may_be_empty``: the exclusions may cover all of a set.
     """
-    families = sorted({each.family for each in ranges})
-    sets = [[each for each in ranges if each.family == family] for family in families]
-    pool = build_pool(sets, exclude, fields=[f"{path}.pool"] * len(sets), may_be_empty=may_be_empty)
+    families = sorted({each.family for each, _ in ranges})
+    sets = [[each for each, _ in ranges if each.family == family] for family in families]
+    pool = build_pool(
+        sets,
+        exclude,
+        static=static,
+        fields=[f"{path}.pool"] * len(sets),
+        may_be_empty=may_be_empty,
+    )
+    lengths = {(each.family, each.network): length for each, length in ranges}
     return Pool(
         [
-            RangeSet(each.ranges, each.excluded, block_length=lengths[each.family])
+            RangeSet(
+                each.ranges,
+                each.excluded,
+                static=each.static,
+                block_lengths=[lengths[each.family, one.network] for one in each.ranges],
+            )
             for each in pool.sets
         ]
     )
@@ -489,11 +503,13 @@ def _cut(
 def geometry(pool: Pool, one: Range) -> Geometry:
     """Return one CIDR of a pool as numbered blocks, those without an address to serve marked."""
     range_set = next(each for each in pool.sets if one in each.ranges)
-    host_bits = BITS[one.family] - range_set.block_length
-    count = 1 << (range_set.block_length - one.length)
+    lengths = range_set.block_lengths or (range_set.block_length,) * len(range_set.ranges)
+    length = lengths[range_set.ranges.index(one)]
+    host_bits = BITS[one.family] - length
+    count = 1 << (length - one.length)
     unusable: set[int] = set()
     edge = 0
-    for low, high in sorted(range_set.intervals):
+    for low, high in sorted((*range_set.intervals, *range_set.static)):
         if high < one.network or low >= one.network + (count << host_bits):
             continue
         first = (low - one.network) >> host_bits

@@ -122,7 +122,7 @@ def _fault(
             continue
         base = blocks.base_of(each, lease.value)
         if not blocks.is_active(txn, pool_id, lease.family, base):
-            where = format_cidr(lease.family, base, each.block_length)
+            where = format_cidr(lease.family, base, blocks.length_of(each, base))
             return f"block {where} of {format_ip(lease.family, lease.value)} is not this node's"
     return ""
 

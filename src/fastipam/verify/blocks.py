@@ -58,6 +58,6 @@ def _unlisted(network: NetworkCheck) -> Iterator[Finding]:
             except StoreCorrupt:  # of a page, which is reported on its own
                 continue
             for base in unlisted:
-                where = format_cidr(family, base, range_set.block_length)
+                where = format_cidr(family, base, blocks.length_of(range_set, base))
                 text = "it has free addresses, and is not in the list of blocks that have"
                 yield network.finding("block-unlisted", where, text)

@@ -45,7 +45,7 @@ FINALIZER = "fastipam.io/blocks"
 PENDING = "Pending"
 _CALL_S, _LIST_S = 5.0, 20.0
 # Refusals that end when another pool, or a block, goes.
-_BY_OTHERS = ("Overlaps", "BlockSize", REFUSED)
+_BY_OTHERS = ("Overlaps", REFUSED)
 
 
 class Acceptance:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fastipam.addressing.addresses import BITS, format_cidr, parse_cidr
+from fastipam.addressing.addresses import format_cidr, parse_cidr
 from fastipam.cluster.controller.conditions import status_of
 from fastipam.cluster.registries.kubernetes import objects
 from fastipam.configuration.address_pools import AddressPool
@@ -66,12 +66,6 @@ def own_fault(pool: dict[str, Any]) -> Refusal | None:
             f"this version of fastipam does not support {unknown}: leave it out, because nodes "
             "would use the pool as if it were not there",
         )
-    if one.block_length >= BITS[one.family]:
-        return Refusal(
-            "Unsupported",
-            f"blocks of one address (/{one.block_length}) are not supported: type a smaller "
-            "blockSize in another pool",
-        )
     if old is None:
         return None
     if one.block_length != old.block_length:
@@ -100,12 +94,6 @@ def conflict(pool: AddressPool, other: dict[str, Any], spec: dict[str, Any]) -> 
             "Overlaps",
             f"{pool.cidr} overlaps {there.cidr} of the pool {name}: give it other addresses in a "
             f"new pool, or delete {name}",
-        )
-    if pool.family == there.family and pool.block_length != there.block_length:
-        return Refusal(
-            "BlockSize",
-            f"its blocks are /{pool.block_length}, and those of the pool {name} "
-            f"/{there.block_length}: all IPv{pool.family} pools need one blockSize",
         )
     return None
 

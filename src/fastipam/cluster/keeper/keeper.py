@@ -276,8 +276,6 @@ class Keeper:
             )
         if self.share.adopt_pools(pools):
             log.info("network=%s pools=%s", self.node.network.name, self.settings.text)
-            for text in self.settings.left_out:
-                log.warning("network=%s %s", self.node.network.name, text)
             self._seen = _UNSEEN
             self.on_blocks()
         self._pools = pools
@@ -304,7 +302,11 @@ class Keeper:
         got = False
         for range_set in self.settings.pool.sets:
             family = range_set.family
-            free = sum(each.size - each.used for pool, each in uses if pool.family == family)
+            free = sum(
+                each.size - each.used
+                for pool, each in uses
+                if pool.family == family and not pool.is_single
+            )
             missing = needs if family in lacking else 0
             if not missing and free:
                 self._scarce.pop(family, None)
@@ -325,7 +327,8 @@ class Keeper:
         """Claim blocks of one family if the planner says so; write a mark if there are none."""
         now = self._clock()
         when, last_run = self._last_claim.get(family, (now, 0))
-        claimable = [one for one in self.settings.geometries_of(family) if self._may_claim(one)]
+        settings = self.settings
+        claimable = list(filter(settings.claims_ahead, settings.geometries_of(family)))
         if not claimable:  # its Node's podCIDR is all that it has
             if missing:
                 told = owners.without_a_free_block(self.node, family, deadline)
@@ -339,7 +342,7 @@ class Keeper:
             since_last_s=now - when,
             scarce=bool(self.marks),
         )
-        run = planner.to_claim(self.settings.watermarks, pool, demand)
+        run = planner.to_claim(settings.watermarks, pool, demand)
         if not run or now < self._look_at.get((family, bool(missing)), 0.0):
             return False
         if self.node.claim_family(family, run, deadline):
@@ -416,7 +419,9 @@ class Keeper:
         uses = self._survey()
         for request in due:
             wanted, given = request.mark, 0
-            for pool in filter(self._may_claim, self.settings.geometries_of(wanted.family)):
+            for pool in filter(
+                self.settings.claims_ahead, self.settings.geometries_of(wanted.family)
+            ):
                 mine = [each for its_pool, each in uses if its_pool is pool]
                 numbers = planner.to_donate(mine, wanted.blocks)
                 if numbers and not given:

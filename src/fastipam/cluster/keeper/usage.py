@@ -44,7 +44,9 @@ def count(share: Share) -> Iterator[tuple[Block, int, int]]:
             if range_set is not None:
                 pages = txn.pages(pool_id, block.family)
                 used = blocks.used_in(pages, range_set, block.base)
+                requested = blocks.on_request(range_set, block.base)
                 size = used + blocks.free_in(pages, range_set, block.base)
+                size += sum(high - low + 1 - pages.count(low, high) for low, high in requested)
             yield block, used, size
             if at % _CHUNK == 0:
                 time.sleep(0)

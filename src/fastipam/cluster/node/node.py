@@ -131,7 +131,7 @@ class Node:
 
     def claim_family(self, family: int, run: int, deadline: Deadline) -> bool:
         """Claim in the first pool of a family that has a free block; return False if none has."""
-        pools = filter(self.settings.may_claim, self.settings.geometries_of(family))
+        pools = filter(self.settings.claims_ahead, self.settings.geometries_of(family))
         return any(self.claim(pool, run, deadline) for pool in pools)
 
     def claim(self, pool: Geometry, run: int, deadline: Deadline) -> list[BlockId]:
