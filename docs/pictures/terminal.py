@@ -25,7 +25,7 @@ from rich.text import Text
 HERE = Path(__file__).parent
 FASTIPAM = Path(sys.executable).with_name("fastipam")
 FRESH = ("/opt/cni", "/etc/cni", "/var/lib/cni", "/run/fastipam", "/run/netns")
-WIDTH = 110
+WIDTH = 80
 CONFIGURATION = """\
 {"cniVersion": "1.0.0", "name": "podnet", "type": "bridge",
  "ipam": {"type": "fastipam", "ranges": [[{"subnet": "10.32.0.0/12"}]]}}

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 import fastipam
-from fastipam.cli import output
+from fastipam.cli import layout, output
 from fastipam.cli.click_base import Command
 from fastipam.cli.commands import COMMANDS, cli
 
@@ -89,6 +89,7 @@ def test_root_help_imports_no_command() -> None:
         "fastipam.cli",
         "fastipam.cli.commands",
         "fastipam.cli.click_base",
+        "fastipam.cli.topics",
         "fastipam.errors",
     }
 
@@ -155,9 +156,9 @@ def test_no_store(data_dir: Path) -> None:
 
 
 COLUMNS = (
-    output.Column("NAME", "name", least=6),
-    output.Column("STATUS", "status"),
-    output.Column("N", "n", 3, number=True),
+    layout.Column("NAME", "name", least=6),
+    layout.Column("STATUS", "status"),
+    layout.Column("N", "n", 3, number=True),
 )
 ROWS = [{"name": "a long name", "status": "ASSIGNED", "n": 7}, {"name": "", "status": "x", "n": 10}]
 
@@ -197,7 +198,7 @@ def test_table_streams() -> None:
             yield ROWS[0]
 
     assert next(iter(output.lines(COLUMNS, endless())))
-    assert asked <= output._SAMPLE
+    assert asked <= layout.SAMPLE
 
 
 def test_colours(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,7 @@ def test_assigned(ipam: Ipam) -> None:
     told = _told(ipam, 2)
     assert told["status"] == "ASSIGNED"
     assert told["why"].startswith("web/web-0 has had it for ")
-    assert told["netns_state"] == "not noted"
+    assert told["netns_state"] == "not recorded"
     assert [one["event"] for one in told["history"]] == ["assigned"]
 
 

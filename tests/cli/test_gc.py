@@ -149,7 +149,7 @@ def test_two_ages(filled: Path) -> None:
     assert gc(filled, "--before", "1h", "--older-than", "1m", text=IDS[0]).exit_code == 2
     done = gc(filled, "--older-than", "soon", text=IDS[0])
     assert done.exit_code == 2
-    assert "'soon' is no duration: 90s, 10m" in done.stderr
+    assert "'soon' is not a duration; use 90s, 10m" in done.stderr
 
 
 def test_list_of_the_future(filled: Path) -> None:

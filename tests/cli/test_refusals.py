@@ -142,7 +142,7 @@ def test_nothing_is_explained(filled: Path) -> None:
     """An answer without a row says why, on standard error; JSON is an empty array."""
     for words, reason in (
         (["list", "--pod", "web-0"], "a pod is NAMESPACE/NAME: default/web-0"),
-        (["list", "--container", "x"], "no address fits"),
+        (["list", "--container", "x"], "no address matches the filter"),
         (["history", "10.32.0.77"], "the history begins at"),
         (["history", "--pod", "web-0"], "default/web-0"),
     ):

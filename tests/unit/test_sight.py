@@ -16,8 +16,8 @@ HERE, ELSEWHERE, UNKNOWN = 5, 6, 0  # mount namespaces
 NSFS, DISK = 4, 8  # devices: that of namespaces, and another
 INODE, OTHER, BORN = 70, 71, 900
 
-ELSE = "was noted in another mount namespace"
-NOBODY = "was noted in a mount namespace nobody knows"
+ELSE = "was recorded in another mount namespace"
+NOBODY = "was recorded in a mount namespace nobody knows"
 UNPROVEN = "and no other lease shows that /run/netns is the same directory here"
 NO_NAMESPACE = (
     "and is no network namespace here: what is mounted there does not come here (mount propagation)"
@@ -54,7 +54,7 @@ def files(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int, int] | O
 @pytest.mark.parametrize(
     ("netns", "inode", "mount_ns", "seen"),
     [
-        ("", INODE, HERE, "no network namespace was noted"),
+        ("", INODE, HERE, "no network namespace was recorded"),
         ("netns/x", INODE, HERE, "netns/x is not an absolute path"),
         (
             "/run/netns/shut", INODE, HERE,

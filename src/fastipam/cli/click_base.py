@@ -178,6 +178,17 @@ class Group(click.Group):
 class Root(Group):
     """The outermost group; it turns exceptions into messages and exit statuses."""
 
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write where to read on."""
+        from fastipam.cli.topics import documents
+
+        super().format_epilog(ctx, formatter)
+        rows = [("fastipam help TOPIC", "a command, or a topic such as states, times, files")]
+        if documents():
+            rows.append((documents(), "the documents"))
+        with formatter.section("More"):
+            formatter.write_dl(rows)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; print FastipamError and OSError as one line and a hint, status 1."""
         from fastipam.errors import FastipamError

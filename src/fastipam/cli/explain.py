@@ -168,7 +168,7 @@ def netns_state(record: Record, store: Store) -> str:
     When its path does not lead to it, all processes and mounts of the node are searched for it.
     """
     if not record.netns:
-        return "not noted"
+        return "not recorded"
     try:
         inode = os.stat(record.netns).st_ino
     except OSError as error:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from fastipam.allocation import history
 from fastipam.allocation.lookup import find
-from fastipam.cli import filters, output, rows, streams
-from fastipam.cli.times import stamp
+from fastipam.cli import columns, filters, layout, output, rows, streams
+from fastipam.cli.times import Ages, Stamps
 from fastipam.storage.records import event as event_record
 from fastipam.storage.records import keys
 
@@ -21,23 +21,14 @@ if TYPE_CHECKING:
     from fastipam.cli.filters import Filter
     from fastipam.ipam import Ipam
 
-_BESIDE_ROWS = 4  # lines of the screen that are no rows: heading, a gap, counters
-EVENT_COLUMNS = (
-    output.Column("TIME", "time", 20),
-    output.Column("IP", "address", 15),
-    output.Column("EVENT", "event", 10),
-    output.Column("POD", "pod", 24, least=16),
-    output.Column("CONTAINER", "container_id", least=10),
-    output.Column("INTERFACE", "ifname"),
-    output.Column("NETWORK", "network", least=7),
-)
+_BESIDE_ROWS = 4  # lines of the screen that are no rows: heading, a gap, counts, hints
 
 
-def event_row(network: str, event: event_record.Event, *, local: bool) -> dict[str, Any]:
+def event_row(network: str, event: event_record.Event, when: rows.When) -> dict[str, Any]:
     """Return an event as ``history`` and ``list --watch`` print it."""
     return {
         "network": network,
-        "time": stamp(event.wall_ns, local=local),
+        "time": when(event.wall_ns),
         "address": event.address,
         "event": event.kind,
         "pod": filters.pod_of(event),
@@ -93,15 +84,16 @@ def to_pipe(ipam: Ipam, only: str | None, wanted: Filter, *, as_json: bool, ever
     from json import dumps
 
     changes = Changes(ipam, only)
+    when = Stamps(local=not as_json)
     if as_json:
         for row in rows.rows(ipam, only, wanted):
             output.say(dumps(row))
     else:
-        output.table(rows.COLUMNS, rows.rows(ipam, only, wanted, local=True))
+        output.table(columns.LEASES, rows.rows(ipam, only, wanted, when=when))
     while not streams.is_lost():
         for name, event in changes.look():
             if wanted.fits_event(event):
-                row = event_row(name, event, local=not as_json)
+                row = event_row(name, event, when)
                 keys = ("time", "event", "address", "pod", "container_id", "ifname", "network")
                 output.say(
                     dumps(row) if as_json else "  ".join(str(row[key]) or "-" for key in keys)
@@ -109,7 +101,7 @@ def to_pipe(ipam: Ipam, only: str | None, wanted: Filter, *, as_json: bool, ever
         streams.pause(every_s)
 
 
-def on_screen(ipam: Ipam, only: str | None, wanted: Filter, *, every_s: float) -> None:
+def on_screen(ipam: Ipam, only: str | None, wanted: Filter, *, wide: bool, every_s: float) -> None:
     """Draw as much of the list as the terminal shows, every few seconds."""
     from rich.live import Live
     from rich.text import Text
@@ -118,23 +110,54 @@ def on_screen(ipam: Ipam, only: str | None, wanted: Filter, *, every_s: float) -
     with Live(console=console, screen=True, auto_refresh=False) as live:
         while not streams.is_lost():
             room = max(1, console.height - _BESIDE_ROWS)
-            shown = list(islice(rows.rows(ipam, only, wanted, local=True), room + 1))
-            more = len(shown) > room
-            del shown[room:]
-            lines = output.lines(
-                rows.COLUMNS, shown, width=console.width, colours=output.has_colours()
-            )
-            counts = [
-                f"{_name(row)}: {row['assigned']} assigned, {row['cooling']} cooling, "
-                f"{row['reserved']} reserved, {row['free']} free"
-                for row in rows.stats_table(rows.stats(ipam, only))
-            ]
-            hint = f"the first {room} rows; a filter shows others   " if more else ""
-            # All counts are in one line, however many networks there are.
-            last = f"{hint}(Ctrl-C ends)   {'; '.join(counts)}"[: console.width]
-            text = "\n".join([*lines, "", last])
-            live.update(Text.from_ansi(text), refresh=True)
+            lines = _drawn(ipam, only, wanted, wide=wide, room=room, width=console.width)
+            live.update(Text.from_ansi("\n".join(lines)), refresh=True)
             streams.pause(every_s)
+
+
+def _drawn(
+    ipam: Ipam, only: str | None, wanted: Filter, *, wide: bool, room: int, width: int
+) -> list[str]:
+    """Return the lines of a screen: as many rows as there is room for, then the footer.
+
+    A line that is wider than the screen would push the footer off it.
+    """
+    when = Stamps(local=True) if wide else Ages(ipam.store.clock())
+    shown = list(islice(rows.rows(ipam, only, wanted, when=when), room + 1))
+    more = len(shown) > room
+    several = rows.are_several(ipam, only)
+    lines = output.lines(
+        columns.fitting(columns.LEASES, narrow=not wide, several=several),
+        shown[:room],
+        width=width,
+        colours=output.has_colours(),
+    )
+    last = "Ctrl-C ends"
+    if more:
+        last = f"the first {room} rows; a filter shows others   {last}"
+    return [*lines, "", layout.cut(_counts(ipam, only, width), width), layout.cut(last, width)]
+
+
+def _counts(ipam: Ipam, only: str | None, width: int) -> str:
+    """Return the counts of the first networks, and how many networks have no room in the line."""
+    texts = [
+        (
+            _name(row),
+            f": {row['assigned']} assigned, {row['cooling']} cooling, "
+            f"{row['reserved']} reserved, {layout.power(row['free'])} free",
+        )
+        for row in rows.stats_table(rows.stats(ipam, only))
+    ]
+    for count in range(len(texts), 0, -1):
+        left = len(texts) - count
+        more = f"; {left} more in `fastipam stats`" if left else ""
+        line = "; ".join(name + text for name, text in texts[:count]) + more
+        if len(line) <= width:
+            return line
+        if count == 1:
+            name, text = texts[0]
+            return layout.cut(name, max(1, width - len(text + more))) + text + more
+    return ""
 
 
 def _name(row: Mapping[str, Any]) -> str:

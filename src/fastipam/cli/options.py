@@ -81,6 +81,12 @@ conf_dir = click.option(
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
+wide = click.option(
+    "--wide",
+    is_flag=True,
+    help="On a terminal: every column, whole, with times instead of ages. A pipe has them always.",
+)
+
 
 def require_parent(directory: Path, named_by: str, default: str | Path) -> None:
     """Raise Failure when more than the last part of a directory is missing: it may be a typo.

@@ -17,7 +17,6 @@ from fastipam.addressing.ranges import Pool, merge
 from fastipam.allocation import counts, history, pools, reservations, states
 from fastipam.allocation.lookup import find, look_up
 from fastipam.cli.filters import COOLING, EVERYTHING, FREE, RESERVED, Filter, pod_of
-from fastipam.cli.output import Column
 from fastipam.cli.times import Stamps
 from fastipam.errors import ConfigError, StoreCorrupt
 from fastipam.storage import tables
@@ -27,7 +26,7 @@ from fastipam.storage.records.event import Event
 from fastipam.storage.records.lease import ASSIGNED, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from fastipam.ipam import Ipam
     from fastipam.storage.records.reservation import Reservation
@@ -35,34 +34,9 @@ if TYPE_CHECKING:
     from fastipam.storage.tables import Item
     from fastipam.storage.transaction import Snapshot
 
+    When = Callable[[int], str]  # a time, in wall clock nanoseconds, as text
     Address = tuple[int, int]  # family, integer
 
-# The columns that several commands have.
-IP = Column("IP", "address", 15)
-POD = Column("POD", "pod", least=16)
-CONTAINER = Column("CONTAINER", "container_id", least=10)
-INTERFACE = Column("INTERFACE", "ifname")
-NETWORK = Column("NETWORK", "network", least=7)
-WHOLE_NETWORK = Column("NETWORK", "network")  # never cut
-COLUMNS = (
-    IP,
-    Column("STATUS", "status", 8),
-    POD,
-    CONTAINER,
-    INTERFACE,
-    Column("SINCE", "allocated_at", 20),
-    NETWORK,
-)
-STATS_COLUMNS = (
-    WHOLE_NETWORK,
-    Column("RANGES", "ranges", least=15),
-    Column("SIZE", "size", 8, number=True),
-    Column("ASSIGNED", "assigned", number=True),
-    Column("COOLING", "cooling", number=True),
-    Column("RESERVED", "reserved", number=True),
-    Column("FREE", "free", 8, number=True),
-    Column("USED", "used", 7, number=True),
-)
 STATIC = "static"
 OUTSIDE = "outside"  # one word, as every cell of a pipe should be
 # A clock may have been set back by so much: events that much older than the time are read too.
@@ -98,6 +72,11 @@ def names(ipam: Ipam, only: str | None) -> list[str]:
     return [only]
 
 
+def are_several(ipam: Ipam, only: str | None) -> bool:
+    """Return whether the rows of a table may be of several networks. Raises ConfigError."""
+    return len(names(ipam, only)) > 1
+
+
 def earlier_boots(ipam: Ipam, only: str | None = None) -> int:
     """Return how many leases are of an earlier boot. O(leases) until all networks were searched."""
     if not ipam.store.unswept:
@@ -128,7 +107,7 @@ def rows(
     wanted: Filter = EVERYTHING,
     *,
     with_free: bool = False,
-    local: bool = False,
+    when: When = Stamps(local=False),  # noqa: B008  # it remembers one second, which is harmless
 ) -> Iterator[dict[str, Any]]:
     """Yield a row an address: network by network, each in address order.
 
@@ -136,14 +115,11 @@ def rows(
     one moment. No read transaction is open while a row is printed: the reader may be a pager.
 
     O(1) memory. Only when a time, COOLING alone or an owner is asked for, the addresses from the
-    index are sorted first. With ``local`` times are in the machine's zone. Raises ConfigError,
-    StoreError.
+    index are sorted first. ``when`` returns the text of a time. Raises ConfigError, StoreError.
     """
     listed: set[int] = set()  # pools
     for name in names(ipam, only):
-        listing = _Listing(
-            ipam.store, name, wanted, Stamps(local=local), listed, alone=only is not None
-        )
+        listing = _Listing(ipam.store, name, wanted, when, listed, alone=only is not None)
         yield from listing.run(with_free=with_free)
 
 
@@ -160,7 +136,7 @@ class _Listing:
         store: Store,
         name: str,
         wanted: Filter,
-        stamp: Stamps,
+        when: When,
         listed: set[int],
         *,
         alone: bool,
@@ -173,7 +149,7 @@ class _Listing:
         self._store = store
         self._name = name
         self._wanted = wanted
-        self._stamp = stamp
+        self._when = when
         self._key = keys.encode("network", name)
         self._pool = Pool([])
 
@@ -312,7 +288,7 @@ class _Listing:
             "pod_name": record.pod_name,
             "pod_uid": record.pod_uid,
             "netns": record.netns,
-            "allocated_at": self._stamp(record.allocated_ns),
+            "allocated_at": self._when(record.allocated_ns),
             "reserved_for": "",
             "reason": "",
         }

@@ -21,6 +21,7 @@ _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _MINUTE = re.compile(r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(Z|[+-]\d{2}:?\d{2})?")
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _DAY_S = 86_400
+_OLD_S = 100 * _DAY_S  # the hours of an age say nothing any more
 
 
 class Moment(NamedTuple):
@@ -75,7 +76,8 @@ class MomentType(click.ParamType[Moment]):
         try:
             return parse(value)
         except (ValueError, OverflowError):
-            self.fail(f"{value!r} is no time: 14:05, 2026-11-24 14:05, 2h (ago), say", param, ctx)
+            usable = "14:05, 2026-11-24 14:05 or 2h (two hours ago)"
+            self.fail(f"{value!r} is not a time; use {usable}", param, ctx)
 
 
 MOMENT = MomentType()
@@ -90,7 +92,7 @@ class SpanType(click.ParamType[int]):
         """Return nanoseconds. Raises click's usage error."""
         found = _SPAN.fullmatch(str(value).strip())
         if found is None:
-            self.fail(f"{value!r} is no duration: 90s, 10m, 2h, 3d, say", param, ctx)
+            self.fail(f"{value!r} is not a duration; use 90s, 10m, 2h or 3d", param, ctx)
         return int(found[1]) * _UNITS_S[found[2] or "s"] * 10**9
 
 
@@ -120,6 +122,22 @@ class Stamps:
         if self._last[0] != second:
             self._last = second, stamp(wall_ns, local=self._local)
         return self._last[1]
+
+
+class Ages:
+    """How long ago times were, for tables: ``47s``, ``5m12s``, ``3h12m``, ``4d7h``, ``400d``."""
+
+    def __init__(self, now_ns: int) -> None:
+        self._now_ns = now_ns
+
+    def __call__(self, wall_ns: int) -> str:
+        """Return the age of a time, or "" for 0, a time that is not known."""
+        if not wall_ns:
+            return ""
+        seconds = (self._now_ns - wall_ns) / 10**9
+        if seconds >= _OLD_S:
+            return f"{seconds // _DAY_S:.0f}d"
+        return duration(seconds).replace(" ", "")
 
 
 def duration(seconds: float) -> str:

@@ -46,7 +46,7 @@ class Place:
         of a namespace, the namespace has to be searched for: :func:`is_lost`.
         """
         if not record.netns:
-            return "no network namespace was noted"
+            return "no network namespace was recorded"
         if not record.netns.startswith("/"):
             return f"{record.netns} is not an absolute path"
         directory = os.path.dirname(record.netns)
@@ -69,12 +69,12 @@ class Place:
         where = "another mount namespace" if record.mount_ns else "a mount namespace nobody knows"
         if directory not in self._proven:
             return (
-                f"{record.netns} was noted in {where}, and no other lease shows "
+                f"{record.netns} was recorded in {where}, and no other lease shows "
                 f"that {directory} is the same directory here"
             )
         if inode and device != self._device:
             return (
-                f"{record.netns} was noted in {where}, and is no network namespace "
+                f"{record.netns} was recorded in {where}, and is no network namespace "
                 "here: what is mounted there does not come here (mount propagation)"
             )
         return inode, born_ns

@@ -16,41 +16,41 @@ _CHANGE = "Change"
 _CARE = "Take care"
 _MOVE = "Move"
 _SET_UP = "Set up"
+_HELP = "Help"
 _HERE = "fastipam.cli.commands"
 
 COMMANDS = {
     "list": Entry(f"{_HERE}.list_:command", _LOOK, "Who has which address: IP, STATUS, POD."),
     "stats": Entry(f"{_HERE}.stats:command", _LOOK, "How full each network is."),
-    "map": Entry(f"{_HERE}.map_:command", _LOOK, "A pool as a picture, or as characters."),
-    "show": Entry(f"{_HERE}.show:command", _LOOK, "All about one address: whose, why, since when."),
+    "map": Entry(f"{_HERE}.map_:command", _LOOK, "Draw a pool as a picture or as characters."),
+    "show": Entry(f"{_HERE}.show:command", _LOOK, "One address: owner, state, history."),
     "pool": Entry(f"{_HERE}.pool:command", _LOOK, "The pools that networks have or share."),
     "history": Entry(f"{_HERE}.history:command", _LOOK, "Who had an address, and when."),
-    "release": Entry(f"{_HERE}.release:command", _CHANGE, "Give an address back by hand."),
-    "reserve": Entry(f"{_HERE}.reserve:command", _CHANGE, "Keep addresses, or keep them for one."),
+    "release": Entry(f"{_HERE}.release:command", _CHANGE, "Release addresses that no DEL will."),
+    "reserve": Entry(f"{_HERE}.reserve:command", _CHANGE, "Reserve addresses, or for one owner."),
     "unreserve": Entry(f"{_HERE}.reserve:unreserve", _CHANGE, "End a reservation."),
-    "network": Entry(f"{_HERE}.network:command", _CHANGE, "Forget a network without addresses."),
-    "gc": Entry(f"{_HERE}.gc:command", _CHANGE, "Give back what is not in a list of containers."),
-    "sweep": Entry(f"{_HERE}.sweep:command", _CHANGE, "Give back what lost its network namespace."),
-    "status": Entry(
-        f"{_HERE}.status:command", _CARE, "Can an ADD be served now? For probes and people."
-    ),
+    "network": Entry(f"{_HERE}.network:command", _CHANGE, "Remove a network without addresses."),
+    "gc": Entry(f"{_HERE}.gc:command", _CHANGE, "Release what is not in a list of containers."),
+    "sweep": Entry(f"{_HERE}.sweep:command", _CHANGE, "Release what lost its network namespace."),
+    "status": Entry(f"{_HERE}.status:command", _CARE, "Say whether an ADD can be served now."),
     "doctor": Entry(
-        f"{_HERE}.doctor:command", _CARE, "What is wrong with this node, what to type."
+        f"{_HERE}.doctor:command", _CARE, "What is wrong with this node, and what to type."
     ),
-    "check": Entry(f"{_HERE}.check:command", _CARE, "Does the store agree with itself? Mend it."),
+    "check": Entry(f"{_HERE}.check:command", _CARE, "Verify the store; --repair fixes it."),
     "backup": Entry(f"{_HERE}.backup:command", _CARE, "Copy the store while it is in use."),
-    "restore": Entry(f"{_HERE}.backup:restore", _CARE, "Put a backup back."),
-    "import": Entry(f"{_HERE}.migrate:import_", _MOVE, "Take over another plugin's leases."),
+    "restore": Entry(f"{_HERE}.backup:restore", _CARE, "Replace the store with a backup."),
+    "import": Entry(f"{_HERE}.migrate:import_", _MOVE, "Take over the leases of another plugin."),
     "export": Entry(f"{_HERE}.migrate:export", _MOVE, "Hand the leases over to another plugin."),
     "cluster": Entry(f"{_HERE}.cluster:command", _SET_UP, "One pool for many nodes."),
-    "install": Entry(f"{_HERE}.install:command", _SET_UP, "Put the CNI plugin into place."),
+    "install": Entry(f"{_HERE}.install:command", _SET_UP, "Install the CNI plugin on this node."),
     "conflist": Entry(f"{_HERE}.conflist:command", _SET_UP, "Print a network configuration."),
-    "uninstall": Entry(f"{_HERE}.uninstall:command", _SET_UP, "Take fastipam off this node."),
+    "uninstall": Entry(f"{_HERE}.uninstall:command", _SET_UP, "Remove fastipam from this node."),
     "agent": Entry(f"{_HERE}.agent:command", _SET_UP, "Serve the plugin calls of this node."),
     "controller": Entry(
         f"{_HERE}.controller:command", _SET_UP, "Accept pools, reclaim removed nodes (Kubernetes)."
     ),
-    "completion": Entry(f"{_HERE}.completion:command", _SET_UP, "Complete words in a shell."),
+    "help": Entry(f"{_HERE}.help_:command", _HELP, "Explain a command or a topic."),
+    "completion": Entry(f"{_HERE}.completion:command", _HELP, "Complete words in a shell."),
 }
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 
 import fastipam
-from fastipam.cli import options, output, progress
+from fastipam.cli import layout, options, output, progress
 from fastipam.cli.apart import apart
 from fastipam.cli.click_base import command as _command
 from fastipam.ipam import open_with
@@ -17,7 +17,7 @@ from fastipam.ipam import open_with
     "check",
     examples=(
         ("fastipam check", "while everything runs: it reads one moment's state"),
-        ("fastipam check --repair", "mend what it finds, in one transaction"),
+        ("fastipam check --repair", "repair what it finds, in one transaction"),
     ),
     exits={
         0: "the store is consistent (with --repair: it is now)",
@@ -29,11 +29,11 @@ from fastipam.ipam import open_with
     "--repair",
     "mend",
     is_flag=True,
-    help="Mend it, in one transaction. No address that somebody has is freed.",
+    help="Repair it, in one transaction. No address that a container has is freed.",
 )
 @options.as_json
 def command(data_dir: str, mend: bool, as_json: bool) -> None:
-    """Compare all that the store holds with itself; print what disagrees, or was mended.
+    """Verify the store: compare its records with each other, and print each contradiction.
 
     Pages, leases, owners, cool-down queue, reservations, history and counters are read, in
     one read transaction: nothing has to be stopped.
@@ -44,11 +44,11 @@ def command(data_dir: str, mend: bool, as_json: bool) -> None:
     else:
         for one in found:
             place = ": ".join(str(one[key]) for key in ("network", "where") if one[key])
-            output.say(output.printable(f"{place}: {one['text']}"))
+            output.say(layout.printable(f"{place}: {one['text']}"))
         if not found:
             output.say(f"{data_dir}: consistent")
         elif mend:
-            output.say(f"{data_dir}: consistent now, {len(found)} things were mended")
+            output.say(f"{data_dir}: repaired: {output.counted(len(found), 'change')}")
     if found and not mend:
         if not as_json:
             count = output.counted(len(found), "finding")

@@ -10,7 +10,7 @@ import click
 import fastipam
 from fastipam.addressing.addresses import format_ip
 from fastipam.cli import attachments as lists
-from fastipam.cli import options, output, rows
+from fastipam.cli import columns, options, output, rows
 from fastipam.cli.click_base import Failure
 from fastipam.cli.click_base import command as _command
 from fastipam.cli.times import MOMENT, SPAN, Moment
@@ -21,7 +21,7 @@ from fastipam.storage.records import keys
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_COLUMNS = (rows.IP, rows.POD, rows.CONTAINER, rows.INTERFACE, rows.WHOLE_NETWORK)
+_COLUMNS = (columns.IP, columns.POD, columns.CONTAINER, columns.INTERFACE, columns.NETWORK)
 # A list is made before it is read: this is more than a pipe, an interpreter's start or the writing
 # of a file takes. A lease that nobody needs can wait for the next call.
 _MARGIN = "1m"
@@ -116,7 +116,9 @@ def command(
         if not dry_run:
             freed = {format_ip(*one) for one in where._retain(valid, before_ns)}
             stale = [row for row in stale if row["address"] in freed]
-    output.rows(_COLUMNS, stale, as_json=as_json)
+    narrow = output.is_narrow(wide=False)
+    shown = columns.fitting(_COLUMNS, narrow=narrow, several=False)
+    output.rows(shown, stale, as_json=as_json)
     if not as_json:
         for line in _summary(len(stale), listed.containers, judged, dry_run=dry_run):
             output.note(line)

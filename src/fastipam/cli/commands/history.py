@@ -9,10 +9,10 @@ import click
 
 import fastipam
 from fastipam.allocation.history import BEGINNINGS
-from fastipam.cli import filters, options, output, rows
+from fastipam.cli import columns, filters, options, output, rows
 from fastipam.cli.click_base import command as _command
-from fastipam.cli.follow import EVENT_COLUMNS, event_row
-from fastipam.cli.times import MOMENT, Moment, stamp
+from fastipam.cli.follow import event_row
+from fastipam.cli.times import MOMENT, Ages, Moment, Stamps, stamp
 from fastipam.ipam import open_with
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 )
 @click.option("--since", type=MOMENT, metavar="TIME", help="Only events at that time or later.")
 @click.option("--until", type=MOMENT, metavar="TIME", help="Only events up to that time.")
+@options.wide
 @options.as_json
 def command(
     address: str | None,
@@ -50,6 +51,7 @@ def command(
     at: Moment | None,
     since: Moment | None,
     until: Moment | None,
+    wide: bool,
     as_json: bool,
 ) -> None:
     """Print what happened to an address or a pod, oldest first; or who had an address at a time.
@@ -62,9 +64,13 @@ def command(
     if since and until and since.start_ns >= until.end_ns:
         raise click.UsageError("--since is later than --until: nothing lies between them")
     with open_with(data_dir, create=False, count_boot=False) as ipam:
+        narrow = output.is_narrow(wide=wide) and not as_json
+        when = Ages(ipam.store.clock()) if narrow else Stamps(local=not as_json)
+        several = rows.are_several(ipam, network)
         if at is not None and address is not None:
-            documents = list(_holders(ipam, network, address, at, local=not as_json))
-            output.rows(_HOLDER_COLUMNS, documents, as_json=as_json)
+            documents = list(_holders(ipam, network, address, at, when))
+            shown = columns.fitting(columns.HOLDERS, narrow=narrow, several=several)
+            output.rows(shown, documents, as_json=as_json, wide=wide)
             if not documents:
                 if not as_json:
                     output.note(_nobody(ipam, network, address, at))
@@ -75,10 +81,11 @@ def command(
             _history(ipam, name, address, pod, between) for name in rows.names(ipam, network)
         )
         events = (
-            event_row(name, event, local=not as_json)
+            event_row(name, event, when)
             for name, event in merge(*histories, key=lambda one: one[1].wall_ns)
         )
-        if not output.rows(EVENT_COLUMNS, events, as_json=as_json) and not as_json:
+        shown = columns.fitting(columns.EVENTS, narrow=narrow, several=several)
+        if not output.rows(shown, events, as_json=as_json, wide=wide) and not as_json:
             output.note(f"no such event is known: {_begins(ipam, network)}{filters.pod_hint(pod)}")
 
 
@@ -98,19 +105,8 @@ def _history(
         yield name, event
 
 
-_HOLDER_COLUMNS = (
-    rows.IP,
-    rows.POD,
-    rows.CONTAINER,
-    rows.INTERFACE,
-    output.Column("FROM", "from", 20),
-    output.Column("UNTIL", "until", 20),
-    rows.NETWORK,
-)
-
-
 def _holders(
-    ipam: fastipam.Ipam, only: str | None, address: str, at: Moment, *, local: bool
+    ipam: fastipam.Ipam, only: str | None, address: str, at: Moment, when: rows.When
 ) -> Iterator[dict[str, Any]]:
     """Yield a row for each owner of the address at that time."""
     for name in rows.names(ipam, only):
@@ -122,23 +118,25 @@ def _holders(
             elif event.kind not in ("reserved", "unreserved", "repaired"):
                 # The release names the owner also when the history no longer has the assignment.
                 if (begun or first) and _meets(at, begun.wall_ns if begun else 0, event.wall_ns):
-                    yield _holder(name, begun, event, local)
+                    yield _holder(name, begun, event, when)
                 begun = None
             first = False
         if begun is not None and _meets(at, begun.wall_ns, at.end_ns):
-            yield _holder(name, begun, None, local)
+            yield _holder(name, begun, None, when)
 
 
 def _meets(at: Moment, start_ns: int, end_ns: int) -> bool:
     return start_ns < at.end_ns and end_ns > at.start_ns
 
 
-def _holder(network: str, begun: Event | None, ended: Event | None, local: bool) -> dict[str, Any]:
+def _holder(
+    network: str, begun: Event | None, ended: Event | None, when: rows.When
+) -> dict[str, Any]:
     event = begun or ended
     assert event is not None
-    row = event_row(network, event, local=local)
-    row["from"] = stamp(begun.wall_ns, local=local) if begun else ""
-    row["until"] = stamp(ended.wall_ns, local=local) if ended else ""
+    row = event_row(network, event, when)
+    row["from"] = when(begun.wall_ns) if begun else ""
+    row["until"] = when(ended.wall_ns) if ended else ""
     row["ended_by"] = ended.kind if ended else ""
     for key in ("time", "event", "sequence"):
         del row[key]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 
 import fastipam
-from fastipam.cli import filters, options, output, rows
+from fastipam.cli import columns, filters, options, output, rows
 from fastipam.cli.click_base import command as _command
-from fastipam.cli.times import MOMENT, Moment
+from fastipam.cli.times import MOMENT, Ages, Moment, Stamps
 from fastipam.ipam import open_with
 
 
@@ -16,6 +16,7 @@ from fastipam.ipam import open_with
     examples=(
         ("fastipam list", "every address that is in use, with its pod"),
         ("fastipam list --pod default/web-0", "what a pod has"),
+        ("fastipam list --wide", "every column, however narrow the terminal"),
         ("fastipam list --since 10m", "what was assigned in the last ten minutes"),
         ("fastipam list --address 10.32.7.0/24 --all", "a part of the pool, free addresses, too"),
         ("fastipam list --state RESERVED --json", "for a program"),
@@ -71,6 +72,7 @@ from fastipam.ipam import open_with
     show_default=True,
     help="Seconds between two looks of --watch.",
 )
+@options.wide
 @options.as_json
 def command(
     data_dir: str,
@@ -85,9 +87,12 @@ def command(
     states: tuple[str, ...],
     watch: bool,
     interval: float,
+    wide: bool,
     as_json: bool,
 ) -> None:
     """Print IP, STATUS and POD of every used address: network by network, in address order.
+
+    On a terminal AGE says for how long, and columns for which there is no room are left out.
 
     STATUS is ASSIGNED, COOLING (given back, not yet to be assigned again), RESERVED or, with
     --all, FREE. Rows are printed as they are read: a million need no more memory than one.
@@ -114,11 +119,17 @@ def command(
                 "`fastipam sweep` releases such leases"
             )
         if watch:
-            _watch(ipam, network, wanted, as_json=as_json, every_s=interval)
+            _watch(ipam, network, wanted, as_json=as_json, wide=wide, every_s=interval)
             return
-        documents = rows.rows(ipam, network, wanted, with_free=with_free, local=not as_json)
-        if not output.rows(rows.COLUMNS, documents, as_json=as_json) and not as_json:
-            what = "no address is in use" if wanted == filters.EVERYTHING else "no address fits"
+        narrow = output.is_narrow(wide=wide) and not as_json
+        when = Ages(ipam.store.clock()) if narrow else Stamps(local=not as_json)
+        documents = rows.rows(ipam, network, wanted, with_free=with_free, when=when)
+        shown = columns.fitting(
+            columns.LEASES, narrow=narrow, several=rows.are_several(ipam, network)
+        )
+        if not output.rows(shown, documents, as_json=as_json, wide=wide) and not as_json:
+            everything = wanted == filters.EVERYTHING
+            what = "no address is in use" if everything else "no address matches the filter"
             output.note(f"{what}{filters.pod_hint(pod)}")
 
 
@@ -128,13 +139,14 @@ def _watch(
     wanted: filters.Filter,
     *,
     as_json: bool,
+    wide: bool,
     every_s: float,
 ) -> None:
     from fastipam.cli import follow
 
     try:
         if output.is_terminal() and not as_json:
-            follow.on_screen(ipam, network, wanted, every_s=every_s)
+            follow.on_screen(ipam, network, wanted, wide=wide, every_s=every_s)
         else:
             follow.to_pipe(ipam, network, wanted, as_json=as_json, every_s=every_s)
     except KeyboardInterrupt:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastipam.cli import options, output, rows
+from fastipam.cli import columns, options, output, rows
 from fastipam.cli.click_base import SETTINGS, Entry, Failure, Group
 from fastipam.cli.click_base import command as _command
+from fastipam.cli.layout import Column
 from fastipam.ipam import open_with
 
 if TYPE_CHECKING:
@@ -23,14 +24,14 @@ _COMMANDS = {
     "remove": Entry(f"{_HERE}:remove", "Change", "Forget a pool in which nobody has an address."),
 }
 _COLUMNS = (
-    output.Column("POOL", "pool"),
-    output.Column("NETWORKS", "names", least=10),
-    *rows.STATS_COLUMNS[2:],
+    Column("POOL", "pool", least=10, middle=True),
+    Column("NETWORKS", "names", least=10),
+    *columns.COUNTS,
 )
 _SHARES = (
-    output.Column("NETWORK", "network"),
-    output.Column("RANGES", "ranges", least=15),
-    output.Column("ASSIGNED", "assigned", number=True),
+    Column("NETWORK", "network", least=10, middle=True),
+    Column("RANGES", "ranges", least=15, middle=True),
+    Column("ASSIGNED", "assigned", number=True),
 )
 
 

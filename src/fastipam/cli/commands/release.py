@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 import fastipam
-from fastipam.cli import options, output, rows
+from fastipam.cli import columns, layout, options, output, rows
 from fastipam.cli.click_base import Failure
 from fastipam.cli.click_base import command as _command
 from fastipam.ipam import open_with
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from fastipam.storage.store import Store
 
 _COLUMNS = (
-    rows.IP,
-    rows.POD,
-    rows.CONTAINER,
-    rows.INTERFACE,
-    output.Column("NETNS", "netns_state"),
-    rows.NETWORK,
+    columns.IP,
+    columns.POD,
+    columns.CONTAINER,
+    columns.INTERFACE,
+    layout.Column("NETNS", "netns_state", least=12),
+    columns.NETWORK,
 )
 
 
@@ -45,6 +45,7 @@ _COLUMNS = (
 @click.option("--ifname", metavar="NAME", default="", help="Only that interface of the container.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @options.dry_run("Say what would be released; change nothing.")
+@options.wide
 @options.as_json
 def command(
     addresses: tuple[str, ...],
@@ -54,6 +55,7 @@ def command(
     ifname: str,
     yes: bool,
     dry_run: bool,
+    wide: bool,
     as_json: bool,
 ) -> None:
     """Give addresses back that nobody will ever DEL, with all other addresses of their owners.
@@ -75,11 +77,14 @@ def command(
             what = ", ".join(addresses) or f"container {container} {ifname}".rstrip()
             raise Failure(f"nobody has {what}", "`fastipam show ADDRESS` says what became of it")
         shown = [_row(lease, ipam.store) for leases in owners for lease in leases]
+        several = rows.are_several(ipam, network)
         if dry_run:
-            output.rows(_COLUMNS, shown, as_json=as_json)
+            narrow = output.is_narrow(wide=wide)
+            fitting = columns.fitting(_COLUMNS, narrow=narrow, several=several)
+            output.rows(fitting, shown, as_json=as_json, wide=wide)
             return
         if not yes:
-            _ask(shown)
+            _ask(shown, several=several, wide=wide)
         done: list[dict[str, object]] = []
         row = iter(shown)
         for leases in owners:
@@ -91,7 +96,8 @@ def command(
     else:
         for each in done:
             what = "released" if each["released"] else "left, because its lease has changed:"
-            output.say(f"{what} {each['address']} of {each['pod'] or each['container_id']}")
+            line = f"{what} {each['address']} of {each['pod'] or each['container_id']}"
+            output.say(line if wide else output.fitted(line))
     if not any(each["released"] for each in done):
         raise SystemExit(1)
 
@@ -142,15 +148,18 @@ def _row(lease: Lease, store: Store) -> dict[str, str]:
     return row | {"netns": lease.netns, "netns_state": netns_state(lease.record, store)}
 
 
-def _ask(shown: list[dict[str, str]]) -> None:
+def _ask(shown: list[dict[str, str]], *, several: bool, wide: bool) -> None:
     """Show what would be released, and ask the operator. Raises Failure, click.Abort."""
     addresses = output.counted(len(shown), "address")
     if not sys.stdin.isatty():
         raise Failure(
-            f"{addresses} would be released, and there is nobody to ask",
-            "say --yes, after a look with --dry-run",
+            f"{addresses} would be released, and there is no terminal to confirm on",
+            "pass --yes, after a look with --dry-run",
         )
-    for line in output.lines(_COLUMNS, shown):
+    narrow = output.is_terminal(sys.stderr) and not wide
+    fitting = columns.fitting(_COLUMNS, narrow=narrow, several=several)
+    width = output.console(sys.stderr).width if narrow else None
+    for line in output.lines(fitting, shown, width=width):
         output.note(line)
     living = [row["address"] for row in shown if row["netns_state"].startswith("there")]
     if living:

@@ -11,9 +11,10 @@ import click
 import fastipam
 from fastipam.addressing.addresses import format_ip
 from fastipam.addressing.parsing import parse_exclusion
-from fastipam.cli import options, output, rows
+from fastipam.cli import columns, options, output, rows
 from fastipam.cli.click_base import Failure
 from fastipam.cli.click_base import command as _command
+from fastipam.cli.layout import Column
 from fastipam.configuration.network import Config
 from fastipam.errors import ConfigError, FastipamError
 from fastipam.ipam import open_with
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from fastipam.network.reading import AnyIP
 
-_COLUMNS = (rows.IP, output.Column("NOW", "status"), rows.WHOLE_NETWORK)
+_COLUMNS = (columns.IP, Column("NOW", "status"), columns.NETWORK)
 
 
 def _network(ipam: fastipam.Ipam, name: str | None) -> fastipam.Network:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from fastipam.cli import explain, options, output, rows
+from fastipam.cli import explain, layout, options, output, rows
 from fastipam.cli.click_base import Failure
 from fastipam.cli.click_base import command as _command
 from fastipam.ipam import open_with
@@ -88,8 +88,8 @@ def _print(explained: dict[str, Any]) -> None:
     pairs += [(title, str(explained[key])) for key, title in _FIELDS if explained.get(key)]
     width = max(len(title) for title, _ in pairs)
     for title, text in pairs:
-        output.say(f"{title:>{width}}  {output.printable(text)}")
+        output.say(f"{title:>{width}}  {layout.printable(text)}")
     for event in explained["history"]:
         whose = event["pod"] or event["container_id"] or "-"
         line = f"{event['time']}  {event['event']:<10}  {whose} {event['ifname']}"
-        output.say(f"{'history':>{width}}  {output.printable(line).rstrip()}")
+        output.say(f"{'history':>{width}}  {layout.printable(line).rstrip()}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastipam.cli import options, output, rows
+from fastipam.cli import columns, options, output, rows
 from fastipam.cli.click_base import command as _command
 from fastipam.ipam import open_with
 
@@ -16,16 +16,21 @@ from fastipam.ipam import open_with
 )
 @options.data_dir
 @options.network()
+@options.wide
 @options.as_json
-def command(data_dir: str, network: str | None, as_json: bool) -> None:
+def command(data_dir: str, network: str | None, wide: bool, as_json: bool) -> None:
     """Print how many addresses of each range set are in which state.
 
     A network is as full as its fullest range set: without an address of each no pod starts. On a
     node of a cluster the addresses of its own blocks are counted. An address counts as cooling
-    until an assignment takes it out of the queue.
+    until an assignment takes it out of the queue. On a terminal the numbers of IPv6 are powers of
+    two, ~2^64 for nearly all of a /64; --wide has the digits.
     """
     with open_with(data_dir, create=False, count_boot=False) as ipam:
         found = rows.stats(ipam, network)
         output.rows(
-            rows.STATS_COLUMNS, found if as_json else rows.stats_table(found), as_json=as_json
+            columns.STATS,
+            found if as_json else rows.stats_table(found),
+            as_json=as_json,
+            wide=wide,
         )

@@ -14,6 +14,7 @@ from fastipam.cli import agent_client, options, output
 from fastipam.cli.click_base import Failure, reason_of
 from fastipam.cli.click_base import command as _command
 from fastipam.cli.commands.doctor import surroundings
+from fastipam.cli.layout import Column
 from fastipam.cni import configs as cni_configs
 from fastipam.errors import FastipamError, StoreError
 
@@ -22,12 +23,12 @@ if TYPE_CHECKING:
 
 _VERSION = "1.1.0"  # the first version with STATUS; it suits any network
 _COLUMNS = (
-    output.Column("NETWORK", "network"),
-    output.Column("READY", "ready"),
-    output.Column("CODE", "code"),
-    output.Column("ANSWERED BY", "answered_by"),
-    output.Column("FILE", "file"),
-    output.Column("MESSAGE", "message"),
+    Column("NETWORK", "network"),
+    Column("READY", "ready"),
+    Column("CODE", "code"),
+    Column("ANSWERED BY", "answered_by"),
+    Column("FILE", "file"),
+    Column("MESSAGE", "message"),
 )
 
 

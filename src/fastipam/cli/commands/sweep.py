@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fastipam.cli import options, output, progress, rows
+from fastipam.cli import columns, options, output, progress, rows
 from fastipam.cli.click_base import command as _command
+from fastipam.cli.layout import Column
 from fastipam.ipam import open_with
 from fastipam.sweep import DEFAULT_GRACE_S
 
@@ -16,12 +17,12 @@ if TYPE_CHECKING:
     from fastipam.lease import Lease
 
 _COLUMNS = (
-    output.Column("RESULT", "result", 8),
-    rows.IP,
-    rows.POD,
-    rows.CONTAINER,
-    output.Column("NETNS", "netns", least=20),
-    rows.WHOLE_NETWORK,
+    Column("RESULT", "result", 8),
+    columns.IP,
+    columns.POD,
+    columns.CONTAINER,
+    Column("NETNS", "netns", least=20, drop=1, middle=True),
+    columns.NETWORK,
 )
 
 
@@ -79,7 +80,8 @@ def command(data_dir: str, network: str | None, grace: float, dry_run: bool, as_
         output.json_array(found)
         return
     if found:
-        output.table(_COLUMNS, found)
+        narrow = output.is_narrow(wide=False)
+        output.table(columns.fitting(_COLUMNS, narrow=narrow, several=len(names) > 1), found)
     verb = "would be released" if dry_run else "released"
     output.note(
         f"{output.counted(report.looked, 'lease')} looked at, {len(report.released)} {verb}, "
@@ -88,7 +90,7 @@ def command(data_dir: str, network: str | None, grace: float, dry_run: bool, as_
     if earlier:
         output.note(f"{output.counted(earlier, 'lease')} of an earlier boot {verb}")
     for why, count in report.reasons():
-        output.note(f"{output.counted(count, 'lease')} cannot be judged: {why}")
+        output.note(f"{output.counted(count, 'lease')} skipped: {why}")
 
 
 def _row(result: str, lease: Lease) -> dict[str, Any]:

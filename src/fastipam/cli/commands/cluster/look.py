@@ -10,7 +10,7 @@ import click
 from fastipam.cli import options, output, streams
 from fastipam.cli.click_base import command
 from fastipam.cli.commands.cluster.options import Where, where
-from fastipam.cli.output import Column
+from fastipam.cli.layout import Column
 
 _WATCH_S = 30.0
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from fastipam.cli import options, output
+from fastipam.cli import layout, options, output
 from fastipam.cli.click_base import command as _command
 from fastipam.cli.commands.doctor.diagnosis import LEVELS, OK, PROBLEM, WARNING, Diagnosis
 from fastipam.host_local import DEFAULT_TREE
@@ -72,12 +72,22 @@ def command(
     if as_json:
         output.json_array(diagnosis._asdict() for diagnosis in found)
     else:
-        for diagnosis in found:
+        for number, diagnosis in enumerate(found):
+            if output.is_terminal() and number and diagnosis.level == OK != found[number - 1].level:
+                output.say("")  # problems and warnings stand apart
             _print(diagnosis)
         if found:
-            output.say(f"problems: {counts[PROBLEM]}, warnings: {counts[WARNING]}")
+            output.say(_summary(counts, quiet=quiet))
     if counts[PROBLEM]:
         raise SystemExit(1)
+
+
+def _summary(counts: Counter[str], *, quiet: bool) -> str:
+    """Return the last line; it says where problems are, which a terminal may have scrolled away."""
+    line = f"problems: {counts[PROBLEM]}, warnings: {counts[WARNING]}"
+    if quiet or not output.is_terminal() or not (counts[PROBLEM] or counts[WARNING]):
+        return line
+    return f"{line} (printed first; --quiet prints nothing else)"
 
 
 class Places(NamedTuple):
@@ -123,8 +133,12 @@ _INDENT = 23  # columns before the text and the command of a diagnosis
 
 def _print(diagnosis: Diagnosis) -> None:
     """Print level, check and text, and the command below; long texts are wrapped on a terminal."""
-    lines = [output.printable(diagnosis.text)]
+    lines = [layout.printable(diagnosis.text)]
+    typed = f"$ {layout.printable(diagnosis.command)}"
+    before = _INDENT
     if output.is_terminal():
+        # A command that wraps cannot be read at a glance: a long one begins further left.
+        before = max(0, min(_INDENT, output.console().width - len(typed)))
         width = max(output.console().width - _INDENT, 20)
         lines = wrap(lines[0], width, break_long_words=False, break_on_hyphens=False)
     level = f"{diagnosis.level:<8}"
@@ -133,4 +147,4 @@ def _print(diagnosis: Diagnosis) -> None:
     margin = "\n" + " " * _INDENT
     output.say(f"{level} {diagnosis.check:<13} {margin.join(lines)}")
     if diagnosis.command:
-        output.say(f"{margin[1:]}$ {output.printable(diagnosis.command)}")
+        output.say(" " * before + typed)

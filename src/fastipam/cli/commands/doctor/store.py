@@ -266,7 +266,7 @@ def namespaces(ipam: Ipam, most: int = MOST_VERIFIED) -> Iterator[Diagnosis]:
         text = f"{gone} of {report.looked} leases have lost their network namespace"
         yield Diagnosis("namespaces", WARNING, text, dry_run)
     for why, count in reasons:
-        text = f"{count} of {report.looked} leases cannot be judged from here: {why}"
+        text = f"{count} of {report.looked} leases skipped: {why}"
         yield Diagnosis("namespaces", WARNING, text, dry_run)
     if not gone and not reasons:
         text = f"{report.looked} leases, the network namespace of each is there"

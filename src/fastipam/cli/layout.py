@@ -1,0 +1,179 @@
+"""Lay out a table: which columns have room on a terminal, and how wide each of them is.
+
+A terminal never wraps a row. The least important columns are left out first, then long cells are
+cut. Without a width, as in a pipe or with ``--wide``, every column is there and no cell is cut.
+"""
+
+from __future__ import annotations
+
+from itertools import chain, islice
+from math import log2
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+SAMPLE = 200  # rows that decide the widths; some screens full
+EXTRA = 10  # a ``drop`` of this or more: the column is the first to leave
+_GAP = "  "
+_EMPTY = "-"
+_FEWEST = 4  # characters of a cut cell that still say something
+_LONGEST_NUMBER = 1 << 32  # no IPv4 pool has more addresses; digits say little beyond it
+_TENTHS = 10
+
+
+class Column(NamedTuple):
+    """A column: its heading, a row's key, its usual width, whether it is a number.
+
+    ``drop`` is the order in which columns leave a terminal that is too narrow: the highest first,
+    0 never. From EXTRA on a column leaves before one that never leaves is cut. ``least`` is the
+    width that a column keeps while another one can leave; 0 means that it is never cut. ``middle``
+    cuts out the middle of a text whose end matters as well.
+    """
+
+    heading: str
+    key: str
+    width: int = 0
+    number: bool = False
+    least: int = 0
+    drop: int = 0
+    middle: bool = False
+
+
+def lines(
+    columns: Sequence[Column],
+    documents: Iterable[Mapping[str, Any]],
+    *,
+    width: int | None = None,
+    paint: Callable[[str, str], str] | None = None,
+) -> Iterator[str]:
+    """Yield the lines of a table, not wider than ``width``.
+
+    The first rows decide the widths, so that a million rows need no memory. ``paint`` is called
+    with a cell, or "" for the headings, and its padded text; it adds the terminal's codes.
+    """
+    documents = iter(documents)
+    sample = list(islice(documents, SAMPLE))
+    cells = [[_cell(one[column.key], width) for column in columns] for one in sample]
+    natural = [
+        max(column.width, len(column.heading), *(len(row[at]) for row in cells), 0)
+        for at, column in enumerate(columns)
+    ]
+    kept = _kept(columns, natural, width)
+    columns = [columns[at] for at in kept]
+    sizes = _fit(columns, [natural[at] for at in kept], width)
+    heading = _GAP.join(
+        _align(column.heading, size, column.number)
+        for column, size in zip(columns, sizes, strict=True)
+    ).rstrip()
+    yield paint("", heading) if paint else heading
+    rest = ([_cell(one[column.key], width) for column in columns] for one in documents)
+    for row in chain(([row[at] for at in kept] for row in cells), rest):
+        texts = _texts(columns, row, sizes, width)
+        if paint:
+            texts = [paint(cell, text) for cell, text in zip(row, texts, strict=True)]
+        yield _GAP.join(texts).rstrip()
+
+
+def printable(text: str) -> str:
+    """Return a text without control characters, which could move a terminal's cursor."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
+
+
+def cut(text: str, width: int, *, middle: bool = False) -> str:
+    """Return a text of at most ``width`` characters; an ellipsis stands for what is left out."""
+    if len(text) <= width:
+        return text
+    end = (width - 1) // 2 if middle else 0
+    return text[: width - 1 - end] + "…" + text[len(text) - end :]
+
+
+def power(number: int) -> str:
+    """Return a number in digits, or one that no IPv4 pool reaches as a power of two.
+
+    The sign ~ says that the power is rounded.
+    """
+    if number < _LONGEST_NUMBER:
+        return str(number)
+    if number & number - 1 == 0:
+        return f"2^{number.bit_length() - 1}"
+    # log2 of a float would round 2**64 - 1 as well: the tenths are what a person can use.
+    return f"~2^{round(log2(number) * _TENTHS) / _TENTHS:g}"
+
+
+def _cell(value: Any, width: int | None) -> str:
+    """Return the text of a cell, with a placeholder if empty: awk finds one word per column."""
+    if width is not None and isinstance(value, int):
+        return power(value)
+    return printable(str(value)) or _EMPTY
+
+
+def _kept(columns: Sequence[Column], natural: Sequence[int], width: int | None) -> list[int]:
+    """Return the places of the columns for which there is room."""
+    kept = list(range(len(columns)))
+    if width is None:
+        return kept
+    for lowest, staying_whole in ((EXTRA, True), (1, False)):
+        needs = [
+            min(size, column.least) if column.least and (column.drop or not staying_whole) else size
+            for size, column in zip(natural, columns, strict=True)
+        ]
+        while sum(needs[at] + len(_GAP) for at in kept) - len(_GAP) > width:
+            last = max(kept, key=lambda at: columns[at].drop)
+            if columns[last].drop < lowest:
+                break
+            kept.remove(last)
+    return kept
+
+
+def _fit(columns: Sequence[Column], sizes: Sequence[int], width: int | None) -> list[int]:
+    """Return the widths of the columns, those with the most to spare cut until all fit."""
+    sizes = list(sizes)
+    if width is None:
+        return sizes
+    excess = sum(sizes) + len(_GAP) * (len(sizes) - 1) - width
+    for fewest in (None, _FEWEST):  # below ``least`` only when nothing else helps
+        spare = [
+            size - (fewest or column.least) if column.least else 0
+            for size, column in zip(sizes, columns, strict=True)
+        ]
+        while excess > 0 and max(spare) > 0:
+            at = spare.index(max(spare))
+            sizes[at] -= 1
+            spare[at] -= 1
+            excess -= 1
+    return sizes
+
+
+def _texts(
+    columns: Sequence[Column], row: Sequence[str], sizes: Sequence[int], width: int | None
+) -> list[str]:
+    """Return the cells of a row, aligned; a cell is cut where there is a width."""
+    if width is not None and any(
+        len(cell) > size and not column.least
+        for cell, size, column in zip(row, sizes, columns, strict=True)
+    ):
+        # A cell that may not be cut, such as an IPv6 address after many of IPv4, is longer than
+        # those that decided the widths: in this row the other cells make room.
+        sizes = _fit(
+            columns,
+            [
+                size if column.least else max(size, len(cell))
+                for cell, size, column in zip(row, sizes, columns, strict=True)
+            ],
+            width,
+        )
+    return [
+        _align(
+            cell if width is None or not column.least else cut(cell, size, middle=column.middle),
+            size,
+            column.number,
+        )
+        for cell, size, column in zip(row, sizes, columns, strict=True)
+    ]
+
+
+def _align(text: str, width: int, number: bool) -> str:
+    return text.rjust(width) if number else text.ljust(width)
