@@ -171,6 +171,11 @@ def test_donate_no_more_than_wanted() -> None:
     assert planner.to_donate(uses(0, 0, 0, 0, 0, 0), 1) == [5]
 
 
+def test_donate_nothing_without_an_address() -> None:
+    """A block of a disabled pool is of no use to a node in need."""
+    assert planner.to_donate([Use(0, 0, 0, 0.0), Use(1, 256, 0, 0.0), Use(2, 0, 0, 0.0)], 3) == [1]
+
+
 @pytest.mark.parametrize("donors", [1, 10, 1000, 20_000])
 def test_few_donors_answer_first(donors: int) -> None:
     """However many could: somebody answers in time, and few within 10 ms of the first."""

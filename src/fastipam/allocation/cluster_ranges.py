@@ -12,11 +12,13 @@ from fastipam.errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from fastipam._ledger import Accounts
     from fastipam.addressing.ranges import Pool, Range, RangeSet
     from fastipam.storage.transaction import Snapshot, Transaction
+
+    BlockId = tuple[int, int]  # family, first address
 
 
 def require_blocks(
@@ -25,15 +27,16 @@ def require_blocks(
     """Raise ConfigError when ``pool`` is not cut into the blocks that this node may own.
 
     ``text`` is the pool that the store remembers. A node that has registered in a cluster owns
-    blocks; other ranges, or other blocks, hold addresses that other nodes assign. A node that has
-    never registered, or has left its cluster, may have any ranges. Raises StoreCorrupt when the
-    text cannot be read.
+    blocks; other ranges, or other blocks, hold addresses that other nodes assign. Where it owns
+    none, the blocks may have another length. A node that has never registered, or has left its
+    cluster, may have any ranges. Raises StoreCorrupt when the text cannot be read.
     """
     member = blocks.get_member(txn, pool_id)
     if member is None or not member.epoch:
         return
     stored = read_pool(text, txn.store, name)
-    if all(each.block_length and _is_cut_alike(each, stored) for each in pool.sets):
+    owned = [(one.family, one.base) for one in blocks.read_all(txn, pool_id)]
+    if all(each.block_length and _is_cut_alike(each, stored, owned) for each in pool.sets):
         return
     raise ConfigError(
         f"the store has network {name} as a cluster's, with {_words(stored)}, and the "
@@ -56,15 +59,22 @@ def require_own(accounts: Accounts, family: int, value: int) -> None:
             raise refusals.of_another_node(each, value)
 
 
-def _is_cut_alike(one: RangeSet, stored: Pool) -> bool:
-    """Return whether no range has other blocks than the store remembers for its addresses."""
+def _is_cut_alike(one: RangeSet, stored: Pool, owned: Sequence[BlockId]) -> bool:
+    """Return whether no range has other blocks than the store remembers for its addresses.
+
+    Ranges of the store in which this node owns no block do not count.
+    """
+    bits = BITS[one.family]
     there = [
         (each.network, each.length, length)
         for its_set in stored.sets
         if its_set.family == one.family and its_set.block_length
         for each, length in _cut(its_set)
+        if any(
+            family == one.family and (base ^ each.network) >> (bits - each.length) == 0
+            for family, base in owned
+        )
     ]
-    bits = BITS[one.family]
     for mine, length in _cut(one):
         for network, its_length, theirs in there:
             shared = bits - min(mine.length, its_length)

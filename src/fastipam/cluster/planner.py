@@ -141,9 +141,10 @@ def to_donate(uses: Iterable[Use], wanted: int) -> list[int]:
     """Return the blocks to hand to a node in need that wants so many. O(blocks log blocks).
 
     At most half of the wholly free ones; of an odd number the larger half, so that the last free
-    block of a cluster can move too. Age and water marks do not count, because a pod waits.
+    block of a cluster can move too. Age and water marks do not count, because a pod waits. A block
+    without an address to serve is of no use to it.
     """
-    empty = [each for each in uses if not each.used]
+    empty = [each for each in uses if each.size and not each.used]
     empty.sort(key=lambda each: (each.claimed_s, each.number), reverse=True)
     return [each.number for each in empty[: min(wanted, (len(empty) + 1) // 2)]]
 

@@ -15,12 +15,13 @@ from fastipam.errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Sequence
     from typing import Any
 
     Hole = tuple[int, int, int]  # family, first, last address
 
 NODE_CIDRS = "NodeCIDRs"  # of ``claims``: kube-controller-manager gives the blocks to nodes
+_GONE = "gone"  # what the agent notes of a pool, and no user can write
 
 
 class AddressPool:
@@ -28,9 +29,12 @@ class AddressPool:
 
     ``block_length`` is the prefix length of its blocks. ``disabled``: no new address comes from it.
     ``claims_any``: nodes claim blocks; else each uses the block that is its Node's podCIDR.
+    ``is_gone``: no pool is in force any more, and this node has blocks of it.
     """
 
-    __slots__ = ("block_length", "claims_any", "disabled", "holes", "name", "range", "spec")
+    __slots__ = (
+        "block_length", "claims_any", "disabled", "holes", "is_gone", "name", "range", "spec",
+    )  # fmt: skip
 
     def __init__(self, name: str, spec: dict[str, Any]) -> None:
         """Read a pool; ``spec`` has the keys of AddressPool.spec. Raises ConfigError."""
@@ -59,9 +63,10 @@ class AddressPool:
         ]
         self.disabled = bool(spec.get("disabled"))
         self.claims_any = spec.get("claims") != NODE_CIDRS
+        self.is_gone = spec.get(_GONE) is True
         self.spec = {
             key: spec[key]
-            for key in ("cidr", "blockSize", "gateway", "exclude", "disabled")
+            for key in ("cidr", "blockSize", "gateway", "exclude", "disabled", _GONE)
             if spec.get(key)
         }
         if not self.claims_any:
@@ -72,6 +77,15 @@ class AddressPool:
 
     def __hash__(self) -> int:
         return hash(self.name)
+
+    def overlaps(self, other: AddressPool) -> bool:
+        """Return whether both have an address."""
+        (family, first, last), (theirs, low, high) = self.whole(), other.whole()
+        return family == theirs and first <= high and low <= last
+
+    def gone(self) -> AddressPool:
+        """Return the pool as one that is gone: nothing is assigned or claimed from it."""
+        return AddressPool(self.name, {**self.spec, "disabled": True, _GONE: True})
 
     @property
     def family(self) -> int:
@@ -96,13 +110,51 @@ class AddressPool:
 
 def pack(pools: Iterable[AddressPool]) -> str:
     """Return the pools as a text that :func:`read` reads; equal for equal pools in any order."""
-    listed = sorted(pools, key=lambda one: one.name)
-    return json.dumps({one.name: one.spec for one in listed}, sort_keys=True, separators=(",", ":"))
+    listed: Any = sorted(([one.name, one.spec] for one in pools), key=repr)
+    by_name = dict(listed)
+    if len(by_name) == len(listed):  # one that is gone may have the name of another one
+        listed = by_name
+    return json.dumps(listed, sort_keys=True, separators=(",", ":"))
 
 
 def read(text: str) -> list[AddressPool]:
     """Return the pools that :func:`pack` has written. Raises ConfigError, ValueError."""
-    return [AddressPool(name, spec) for name, spec in json.loads(text).items()]
+    found = json.loads(text)
+    pairs = found.items() if isinstance(found, dict) else found
+    return [AddressPool(name, spec) for name, spec in pairs]
+
+
+def gone(
+    noted: Sequence[AddressPool], mine: Collection[tuple[int, int]], pools: Sequence[AddressPool]
+) -> list[AddressPool]:
+    """Return the pools that are not in force any more, and that a node has blocks of.
+
+    ``noted`` are those that the node knew, ``mine`` its blocks: family and first address.
+    """
+    wholes = [(one.block_length, *one.whole()) for one in pools]
+    found = []
+    for one in noted:
+        length, (family, first, last) = one.block_length, one.whole()
+        if not any(
+            (length, family) == (theirs, its_family) and low <= first and last <= high
+            for theirs, its_family, low, high in wholes
+        ) and any(family == theirs and first <= base <= last for theirs, base in mine):
+            found.append(one.gone())
+    return found
+
+
+def beside(
+    gone: Sequence[AddressPool], noted: Sequence[AddressPool], pools: Sequence[AddressPool]
+) -> list[AddressPool]:
+    """Return the pools that can be used beside those that are gone, some as they were before."""
+    before = {one.name: one for one in noted if not one.is_gone}
+    found = []
+    for one in pools:
+        for each in (one, before.get(one.name)):
+            if each is not None and not any(map(each.overlaps, gone)):
+                found.append(each)
+                break
+    return found
 
 
 def _text(spec: dict[str, Any], key: str, path: str) -> str | None:

@@ -72,7 +72,7 @@ def own_fault(pool: dict[str, Any]) -> Refusal | None:
         return Refusal(
             "Invalid",
             f"blockSize cannot be changed from {old.block_length} to {one.block_length}: delete "
-            "the pools of the family, and make new ones when they are gone",
+            "the pool, and make a new one when it is gone",
         )
     if not _contains(one.whole(), old.whole()):
         return Refusal(

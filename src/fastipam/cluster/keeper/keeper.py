@@ -267,18 +267,26 @@ class Keeper:
     def _use_pools(self, deadline: Deadline) -> None:
         """Use the pools that are in force. Raises NoBlock while there are none."""
         pools = self.registry.pools(deadline)
-        if pools is None or (pools == self._pools and self.settings.pools):
+        if pools is None:
             return
-        if not pools and not self.settings.pools:
+        if pools == self._pools and self.settings.pools and not self.share.gone:
+            return
+        if (pools or self.settings.pools) and self.share.adopt_pools(pools):
+            log.info("network=%s pools=%s", self.node.network.name, self.settings.text)
+            for one in self.share.left_out:
+                gone = " ".join(each.cidr for each in self.share.gone if one.overlaps(each))
+                log.warning(
+                    "network=%s pool %s of %s waits until this node has no block of %s any more, "
+                    "whose pool is gone", self.node.network.name, one.name, one.cidr, gone,
+                )  # fmt: skip
+            self._seen = _UNSEEN
+            self.on_blocks()
+        self._pools = pools
+        if not self.settings.pools:
             raise NoBlock(
                 "no AddressPool is accepted yet",
                 hint="kubectl get addresspools shows them; the controller accepts them",
             )
-        if self.share.adopt_pools(pools):
-            log.info("network=%s pools=%s", self.node.network.name, self.settings.text)
-            self._seen = _UNSEEN
-            self.on_blocks()
-        self._pools = pools
 
     def _waiting(self) -> int:
         """Return how many ADDs wait for an address."""
@@ -385,8 +393,8 @@ class Keeper:
     def _give_back(self, deadline: Deadline) -> None:
         uses = self._survey()
         self.registry.report(uses, deadline, self._routes())
-        if self._marked or self._needs:
-            return
+        if self._marked or self._needs:  # what cannot serve who waits goes nevertheless
+            uses = [(pool, each) for pool, each in uses if not each.size]
         now_s = self.store.clock() / 1e9
         for pool in self.settings.geometries:
             mine = [each for its_pool, each in uses if its_pool is pool]

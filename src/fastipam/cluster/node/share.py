@@ -44,28 +44,37 @@ class Share:
     """Who this node is, and the state of each of its blocks, as its own store has them.
 
     ``network`` is the cluster's network in the local store, ``settings`` what the node was told.
+    ``gone`` are the pools that are not in force any more while this node has blocks of them,
+    ``left_out`` those that are in force and cannot be used beside them.
     Each method is one transaction. Raises StoreError.
     """
 
-    __slots__ = ("network", "settings", "store")
+    __slots__ = ("gone", "left_out", "network", "settings", "store")
 
     def __init__(self, store: Store, network: Network, settings: Settings) -> None:
         self.store = store
         self.network = network
         self.settings = settings
+        self.gone: tuple[AddressPool, ...] = ()
+        self.left_out: tuple[AddressPool, ...] = ()
 
     def adopt_pools(self, pools: Sequence[AddressPool]) -> bool:
         """Use these pools from now on; return whether they differ from those before.
 
         They are noted in the store, with the engine and the node's name, for plugins, which read
-        them there. A pool that is gone while this node has blocks of it stays, disabled.
+        them there. A pool that is gone while this node has blocks of it stays, disabled. One that
+        has addresses of those blocks in other blocks waits, or stays as it was.
 
         Raises ConfigError, and changes nothing, for pools that cannot be used together.
         """
         member = self.member()
         if member is not None and member.epoch and member.node != self.settings.node:
             return False  # it has another name now, and is refused when it registers
-        settings = self.settings.with_pools([*pools, *self._gone(pools)])
+        noted, mine = self._noted()
+        gone = address_pools.gone(noted, mine, pools)
+        used = address_pools.beside(gone, noted, pools)
+        settings = self.settings.with_pools([*gone, *used])
+        self.gone, self.left_out = tuple(gone), tuple(one for one in pools if one not in used)
         network = Network(self.store, self.network.name, settings.pool, remember=False)
         founding = Founding(settings.engine, settings.node, address_pools.pack(settings.pools))
         with self.store.write() as txn:
@@ -82,24 +91,14 @@ class Share:
         self.settings, self.network = settings, network
         return True
 
-    def _gone(self, pools: Sequence[AddressPool]) -> list[AddressPool]:
-        """Return the pools of this node's blocks that are not in force any more, disabled."""
+    def _noted(self) -> tuple[list[AddressPool], list[BlockId]]:
+        """Return the pools that the store has for plugins, and this node's blocks."""
         with self.store.read() as txn:
             pool_id = self.network._pool_in(txn)
             founding = None if pool_id is None else blocks.get_founding(txn, pool_id)
             mine = [] if pool_id is None else blocks.read_all(txn, pool_id)
-        if founding is None:
-            return []
-        wholes = [(one.block_length, *one.whole()) for one in pools]
-        gone = []
-        for one in address_pools.read(founding.pools):
-            length, (family, first, last) = one.block_length, one.whole()
-            if not any(
-                (length, family) == (theirs, its_family) and low <= first and last <= high
-                for theirs, its_family, low, high in wholes
-            ) and any(family == each.family and first <= each.base <= last for each in mine):
-                gone.append(address_pools.AddressPool(one.name, {**one.spec, "disabled": True}))
-        return gone
+        noted = [] if founding is None else address_pools.read(founding.pools)
+        return noted, [(one.family, one.base) for one in mine]
 
     @staticmethod
     def _require_engine(

@@ -61,11 +61,11 @@ class Api:
         return {one.name: one.family for one in self.pools()}
 
     def place(self, family: int, base: int) -> Place | None:
-        """Return a block as the API names it, None when it lies in no pool that is in force."""
+        """Return a block as the API names it, None when it lies in none of the node's pools."""
         for one in self.pools():
             low = one.whole()
             if one.family == family and low[1] <= base <= low[2]:
-                return Place(family, base, one.block_length, one.name)
+                return Place(family, base, one.block_length, one.name, is_gone=one.is_gone)
         return None
 
 

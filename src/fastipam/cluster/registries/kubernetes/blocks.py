@@ -192,7 +192,8 @@ class Blocks:
     def claim_again(self, member: Member, block: Block, deadline: Deadline) -> int:
         """Create a lost block's object; return its version, 0 when another node owns it."""
         pair = block.family, block.base
-        if self._api.place(*pair) is None:
+        place = self._api.place(*pair)
+        if place is None or place.is_gone:
             return 0
         try:
             revision = self._create(pair, member, block.claimed_ns, deadline)
@@ -218,7 +219,7 @@ class Blocks:
         Raises Unsettled when it may have been created, or may be later.
         """
         place = self._api.place(*pair)
-        if place is None:
+        if place is None or place.is_gone:  # others may have its addresses in blocks of other sizes
             raise NoBlock("the pool of this block is not in force any more")
         via = objects.own_address(self._api.addresses(), place.family)
         body = objects.block(place, self._api.name, member.epoch, claimed_ns, via=via)

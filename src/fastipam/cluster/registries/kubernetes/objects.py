@@ -98,12 +98,18 @@ def _object(kind: str, name: str, version: int = 0) -> dict[str, Any]:
 
 
 class Place:
-    """A block as the API names it: its CIDR, its pool, its window."""
+    """A block as the API names it: its CIDR, its pool, its window.
 
-    __slots__ = ("cidr", "family", "pool", "window")
+    ``is_gone``: the pool is not in force any more.
+    """
 
-    def __init__(self, family: int, base: int, length: int, pool: str) -> None:
+    __slots__ = ("cidr", "family", "is_gone", "pool", "window")
+
+    def __init__(
+        self, family: int, base: int, length: int, pool: str, *, is_gone: bool = False
+    ) -> None:
         self.family = family
+        self.is_gone = is_gone
         self.cidr = format_cidr(family, base, length)
         self.pool = pool
         self.window = window_of(family, base, length)
