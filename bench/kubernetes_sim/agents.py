@@ -160,7 +160,12 @@ class Records(Share):
         for family, base in ids:
             self._blocks[family, base] = Block(family, base, CLAIMING, claimed_ns, epoch)
 
-    def begin_release(self, ids: Iterable[BlockId]) -> list[Block]:
+    def begin_release(
+        self,
+        ids: Iterable[BlockId],
+        *,
+        named: bool = False,  # noqa: ARG002  # no address cools down here
+    ) -> list[Block]:
         begun = []
         for pair in ids:
             block = self._blocks.get(pair)

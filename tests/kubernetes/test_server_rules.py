@@ -323,7 +323,7 @@ def test_rule(admin: Rest, example: Example) -> None:
         (block("10.32.7.0/24", "a", grant={"from": "b"}), "spec.grant.request"),
         (node("a", epoch=0), "spec.epoch"),
         (request("a", blocks=0), "spec.blocks"),
-        (request("a", block="10.32.7.0/24"), "spec.block"),
+        (request("a", cidrs=[]), "spec.cidrs"),
     ],
     ids=lambda each: each if isinstance(each, str) else "",
 )

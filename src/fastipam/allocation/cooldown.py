@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from fastipam import errors
 from fastipam.addressing.addresses import format_ip
-from fastipam.allocation.lookup import owns
+from fastipam.allocation.lookup import owns, read_record
 from fastipam.errors import StoreCorrupt
 from fastipam.storage import tables
 from fastipam.storage.records import keys
@@ -56,6 +56,17 @@ def leave(accounts: Accounts, record: Record, family: int, value: int) -> None:
         accounts.state.pool_id, record.set_index, record.released, family, value
     )
     tables.COOLDOWN.delete(accounts.txn, key)
+
+
+def end(accounts: Accounts, family: int, value: int) -> bool:
+    """End the cool-down of an address before its time; return False if it is not cooling."""
+    record = read_record(accounts.txn, accounts.pool_id, family, value)
+    if record is None or record.state != lease_record.COOLING:
+        return False
+    leave(accounts, record, family, value)
+    tables.LEASES.delete(accounts.txn, keys.address_key(accounts.state.pool_id, family, value))
+    accounts.clear(family, value)
+    return True
 
 
 def _cooling_of(

@@ -315,10 +315,19 @@ class Ledger(Accounts):
         from fastipam.storage.records.lease import Record
 
         lease = Record.read(raw)
-        if not lease.sticky_s:
+        if not lease.sticky_s or self._follows(*address):
             return False
         reservations.hold(self, key, lease, address, together)
         return True
+
+    def _follows(self, family: int, value: int) -> bool:
+        """Return whether an address is a block of its own: no node keeps it for a pod."""
+        if CUT not in self.text:
+            return False
+        from fastipam.allocation import blocks
+
+        its_set = blocks.set_of(self.stored.sets, family, value)
+        return its_set is not None and not blocks.host_bits(its_set, value)
 
     def note_cleared(self, family: int, value: int) -> None:
         """Note that an address is free, in what depends on the ranges or on blocks."""

@@ -262,6 +262,9 @@ class Registry(Protocol):
     def taken(self, pool: Geometry, numbers: range, deadline: Deadline) -> frozenset[int]:
         """Return those of the blocks that a node owns. One read."""
 
+    def owner(self, pair: BlockId, deadline: Deadline) -> BlockEntry | None:
+        """Return who owns a block now, None when nobody does. One read."""
+
     def assigned(self, deadline: Deadline) -> frozenset[BlockId]:
         """Return the blocks that somebody else chooses for this node, such as its podCIDRs."""
 

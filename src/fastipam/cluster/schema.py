@@ -293,15 +293,22 @@ class SignOfLife:
 
 
 class Mark:
-    """The mark of a node in need: how many blocks it wants; ``number`` tells its marks apart."""
+    """The mark of a node in need: how many blocks it wants; ``number`` tells its marks apart.
 
-    __slots__ = ("blocks", "epoch", "family", "number")
+    ``named`` are the blocks that it wants and no others, of any family; empty: any blocks of
+    ``family``. Only the Kubernetes API carries them.
+    """
 
-    def __init__(self, number: int, blocks: int, epoch: int, family: int) -> None:
+    __slots__ = ("blocks", "epoch", "family", "named", "number")
+
+    def __init__(
+        self, number: int, blocks: int, epoch: int, family: int, named: tuple[BlockId, ...] = ()
+    ) -> None:
         self.number = number
         self.blocks = blocks
         self.epoch = epoch
         self.family = family
+        self.named = named
 
     def pack(self) -> bytes:
         """Return the value that :meth:`read` reads."""

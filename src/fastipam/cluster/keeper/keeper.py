@@ -21,6 +21,7 @@ from fastipam.cluster.engine import EngineError, EngineFull, EngineUnavailable, 
 from fastipam.cluster.errors import ClusterCorrupt, ClusterRefused, NoBlock, in_words
 from fastipam.cluster.keeper import usage
 from fastipam.cluster.keeper.membership import Membership
+from fastipam.cluster.keeper.named import Named
 from fastipam.cluster.keeper.wanted import Marks
 from fastipam.cluster.node import owners, recovery
 from fastipam.cluster.node.lock import NodeLock
@@ -103,6 +104,7 @@ class Keeper:
         self._marked: set[int] = set()  # families with a mark
         self._last_claim: dict[int, tuple[float, int]] = {}  # family -> (when, blocks)
         self.marks = Marks(self.node, clock, self._wake.set)
+        self.named = Named(self.node, self.membership, self._marked, clock, self._wake.set)
         self._seen = _UNSEEN  # the store's generation at the last look at demand
         self._states: dict[str, int] = {}
         self._connected = self._refused = False
@@ -254,6 +256,9 @@ class Keeper:
             self._seen = _UNSEEN
             self.on_blocks()
         busy = self._claim(needs, deadline)
+        if self.named.get(deadline):
+            self._seen = _UNSEEN
+            self.on_blocks()
         self._answer_marks(deadline)
         now = self._clock()
         if now >= self._tidy_at:
@@ -262,7 +267,8 @@ class Keeper:
         if self._marked or self.registry.awaits:
             return planner.COLLECT_S
         soonest = self.marks.next_answer()
-        return max(0.0, min(soonest - now, planner.TICK_S if busy or needs else _IDLE_S))
+        busy = busy or bool(needs or self.named.wanted())
+        return max(0.0, min(soonest - now, planner.TICK_S if busy else _IDLE_S))
 
     def _use_pools(self, deadline: Deadline) -> None:
         """Use the pools that are in force. Raises NoBlock while there are none."""
@@ -363,7 +369,7 @@ class Keeper:
         if missing and now >= self._scarce.get(family, (0.0, ""))[0]:
             told = owners.without_a_free_block(self.node, family, deadline)
             self._scarce[family] = now + _TELL_AGAIN_S, in_words(told)
-        if missing > free and not self._marked and self.registry.awaits:
+        if missing > free and not self._marked and not self.named.makes_way(deadline):
             return False  # what was asked for before may come yet
         if missing > free and family not in self._marked:
             blocks_needed = -(-(missing - free) // pool.size)
@@ -393,11 +399,16 @@ class Keeper:
     def _give_back(self, deadline: Deadline) -> None:
         uses = self._survey()
         self.registry.report(uses, deadline, self._routes())
+        single = self.named.to_give_back(uses)
+        if single:
+            self.node.give_back(single, deadline)
         if self._marked or self._needs:  # what cannot serve who waits goes nevertheless
             uses = [(pool, each) for pool, each in uses if not each.size]
         now_s = self.store.clock() / 1e9
         for pool in self.settings.geometries:
             mine = [each for its_pool, each in uses if its_pool is pool]
+            if pool.is_single:
+                continue
             if not self._may_claim(pool):
                 self._give_back_others(pool, mine, deadline)
                 continue
@@ -422,6 +433,11 @@ class Keeper:
 
     def _answer_marks(self, deadline: Deadline) -> None:
         due = self.marks.due()
+        for request in [one for one in due if one.mark.named]:
+            ids = self.named.to_donate(request.mark.named)
+            given = self.node.donate(request, ids, deadline) if ids else 0
+            self.marks.answered(request, given)
+        due = [one for one in due if not one.mark.named]
         if not due:
             return
         uses = self._survey()

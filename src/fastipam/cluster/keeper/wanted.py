@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Marks:
     """The marks of other nodes, and when to answer each. Safe to use from several threads.
 
-    True while there is any. ``wake`` is called when a mark was added.
+    True while one of them wants any blocks. ``wake`` is called when a mark was added.
     """
 
     def __init__(self, node: Node, clock: Callable[[], float], wake: Callable[[], object]) -> None:
@@ -30,14 +30,16 @@ class Marks:
         self._lock = threading.Lock()
 
     def __bool__(self) -> bool:
-        return bool(self._marks)
+        return any(not request.mark.named for _, request in list(self._marks.values()))
 
     def see(self, request: Request) -> None:
         """Add a request, unless it is this node's own; the planner says when it is due."""
         needy, number = request.needy, request.mark.number
         if needy == self._node.name:
             return
-        delay = planner.donor_delay_s(self._node.name, needy, number, planner.SPREAD_S)
+        delay = 0.0  # who has a block that is named is one node
+        if not request.mark.named:
+            delay = planner.donor_delay_s(self._node.name, needy, number, planner.SPREAD_S)
         with self._lock:
             self._marks[needy] = self._clock() + delay, request
         self.wake()
@@ -73,4 +75,5 @@ class Marks:
                 if given:
                     self._marks.pop(needy, None)
                 else:
-                    self._marks[needy] = self._clock() + planner.SPREAD_S, request
+                    again_s = planner.LOOK_AGAIN_S if request.mark.named else planner.SPREAD_S
+                    self._marks[needy] = self._clock() + again_s, request

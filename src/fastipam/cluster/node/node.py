@@ -170,6 +170,17 @@ class Node:
             return []
         raise NoBlock("every block that was tried was claimed by somebody else meanwhile")
 
+    def claim_named(self, ids: Sequence[BlockId], deadline: Deadline) -> list[BlockId]:
+        """Claim these very blocks, of which this node has none; return those that it won.
+
+        One request for each, and one more. The others are somebody else's, or were a moment ago.
+        """
+        member = self.share.member()
+        if member is None or not member.revision:
+            raise NoBlock("this node is not registered in its cluster")
+        self.registry.remember()
+        return self._try(ids, member, None, deadline)[0]
+
     def _try(
         self, ids: Sequence[BlockId], member: Member, newest: Block | None, deadline: Deadline
     ) -> tuple[list[BlockId], Sequence[BlockId]]:
@@ -204,8 +215,8 @@ class Node:
         self.counts.released += len(begun)
         return len(begun)
 
-    def _begin_release(self, ids: Sequence[BlockId]) -> list[Block]:
-        begun = self.share.begin_release(ids)
+    def _begin_release(self, ids: Sequence[BlockId], *, named: bool = False) -> list[Block]:
+        begun = self.share.begin_release(ids, named=named)
         self.step("releasing")
         return begun
 
@@ -219,9 +230,10 @@ class Node:
     def donate(self, request: Request, ids: Sequence[BlockId], deadline: Deadline) -> int:
         """Hand wholly free blocks to a node in need; return how many it got.
 
-        One node answers a request, once.
+        One node answers a request, once. A request that names blocks ends the cool-down of theirs.
         """
-        begun = self._begin_release(ids[: self.registry.most_given])
+        most = self.registry.most_given
+        begun = self._begin_release(ids[:most], named=bool(request.mark.named))
         if not begun:
             return 0
         given = [(block.family, block.base) for block in begun]
@@ -248,12 +260,21 @@ class Node:
     # In need --------------------------------------------------------------------------------
 
     def write_mark(
-        self, family: int, count: int, deadline: Deadline, *, brief: bool = False
+        self,
+        family: int,
+        count: int,
+        deadline: Deadline,
+        *,
+        brief: bool = False,
+        named: Sequence[BlockId] = (),
     ) -> None:
-        """Ask the other nodes for blocks, until one answers or this node withdraws the request."""
+        """Ask the other nodes for blocks, until one answers or this node withdraws the request.
+
+        ``named``: for these, whatever their family, and no others.
+        """
         number = int.from_bytes(os.urandom(6), "big") | 1
         member = self.share.set_mark(number)
-        mark = Mark(number, count, member.epoch, family)
+        mark = Mark(number, count, member.epoch, family, tuple(named))
         if not self.registry.ask(member, mark, deadline, brief=brief):
             self.share.forget_registration()
             raise ClusterRefused(f"node {self.name} was removed meanwhile")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastipam.allocation import blocks
+from fastipam.allocation import blocks, cooldown
 from fastipam.cluster.errors import ClusterRefused, NoBlock
 from fastipam.configuration import address_pools
 from fastipam.configuration.cluster import ETCD, KUBERNETES
@@ -238,11 +238,12 @@ class Share:
             for family, base in ids:
                 blocks.put(txn, pool_id, Block(family, base, CLAIMING, claimed_ns, epoch))
 
-    def begin_release(self, ids: Iterable[BlockId]) -> list[Block]:
+    def begin_release(self, ids: Iterable[BlockId], *, named: bool = False) -> list[Block]:
         """Mark those of the blocks as releasing that are active and wholly free; return them.
 
         No address is assigned from them any more. The check and the change are one transaction:
-        an ADD comes before or after it.
+        an ADD comes before or after it. ``named``: another node wants these very blocks. Then an
+        address that is a block of its own does not cool down here any longer.
         """
         begun = []
         with self.store.write() as txn:
@@ -250,11 +251,17 @@ class Share:
             pool_id = ledger.state.pool_id
             for family, base in ids:
                 block = blocks.get(txn, pool_id, family, base)
-                if block is None or block.state != ACTIVE or self._used(txn, ledger, block):
+                if block is None or block.state != ACTIVE:
+                    continue
+                if named and not blocks.host_bits(self._range_set(family), base):
+                    cooldown.end(ledger, family, base)
+                if self._used(txn, ledger, block):
                     continue
                 block.state = RELEASING
                 blocks.put(txn, pool_id, block)
                 begun.append(block)
+            if named:
+                ledger.save()
         return begun
 
     def activate(self, revisions: Mapping[BlockId, int], state: int) -> None:

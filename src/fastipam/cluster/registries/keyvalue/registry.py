@@ -272,6 +272,11 @@ class KeyValueRegistry:
         found = (pool.number(schema.read_block_key(one.key)[1]) for one in listed)
         return frozenset(one for one in found if one is not None)
 
+    def owner(self, pair: BlockId, deadline: Deadline) -> BlockEntry | None:
+        """Return who owns a block now, None when nobody does. One read."""
+        found = self.engine.get(self.keys.block(*pair), deadline_s=deadline.call_s())
+        return None if found is None else BlockEntry.read(found.key, found.value)
+
     def assigned(self, deadline: Deadline) -> frozenset[BlockId]:  # noqa: ARG002  # others ask
         """Return nothing: nodes claim what they need."""
         return frozenset()

@@ -281,6 +281,12 @@ class Blocks:
         }
         return sorted(ends)
 
+    def owner(self, pair: BlockId, deadline: Deadline) -> BlockEntry | None:
+        """Return who owns a block now, None when nobody does. One read."""
+        place = self._api.place(*pair)
+        found = place and self._api.get(objects.BLOCKS, place.name, deadline)
+        return objects.read_block(found)[1] if found else None
+
     def assigned(self, deadline: Deadline) -> frozenset[BlockId]:
         """Return the podCIDRs of this node's Node object. One read."""
         found = self._api.get(objects.MACHINES, self._api.name, deadline)

@@ -300,8 +300,8 @@ def read_uses(found: dict[str, Any]) -> tuple[tuple[str, int, int], ...]:
 # Requests -------------------------------------------------------------------------------------
 
 
-def request(name: str, mark: Mark, pool: str) -> dict[str, Any]:
-    """Return the object of a request."""
+def request(name: str, mark: Mark, pool: str, cidrs: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the object of a request; ``cidrs`` are the blocks that it names."""
     made = _object("AddressRequest", name)
     made["spec"] = {
         "number": mark.number,
@@ -309,6 +309,8 @@ def request(name: str, mark: Mark, pool: str) -> dict[str, Any]:
         "blocks": mark.blocks,
         "epoch": mark.epoch,
     }
+    if cidrs:
+        made["spec"]["cidrs"] = list(cidrs)
     return made
 
 
@@ -346,6 +348,7 @@ def read_request(found: dict[str, Any], families: dict[str, int]) -> Request:
             int(spec["blocks"]),
             int(spec["epoch"]),
             families.get(str(spec["pool"]), 0),
+            tuple(parse_cidr(one)[:2] for one in spec.get("cidrs") or ()),
         )
     except _ODD:
         raise _corrupt(found, "spec") from None

@@ -185,6 +185,10 @@ class KubernetesRegistry(Overview):
         """Return those of the blocks that a node owns. One list a window."""
         return self._blocks.taken(pool, numbers, deadline)
 
+    def owner(self, pair: BlockId, deadline: Deadline) -> BlockEntry | None:
+        """Return who owns a block now, None when nobody does. One read."""
+        return self._blocks.owner(pair, deadline)
+
     def assigned(self, deadline: Deadline) -> frozenset[BlockId]:
         """Return the podCIDRs of this node's Node object. One read."""
         return self._blocks.assigned(deadline)

@@ -1,0 +1,237 @@
+"""The blocks that ADDs request by name: how a keeper gets them, and says who has them.
+
+An address that is a block of its own follows its pod. The node of an ADD that requests it claims
+the block if nobody has it, and asks its owner for it by name if somebody has. One request names all
+blocks that ADDs of this node wait for; each owner hands over what he has free, and what is missing
+is asked for anew. A block that no ADD wants any more, and whose address is free, is given back.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, NamedTuple
+
+from fastipam.addressing.addresses import BITS, format_cidr, format_ip
+from fastipam.cluster import planner
+from fastipam.storage.records.block import ACTIVE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from fastipam.cluster.deadline import Deadline
+    from fastipam.cluster.keeper.membership import Membership
+    from fastipam.cluster.node.node import Node
+    from fastipam.cluster.planner import Use
+    from fastipam.cluster.schema import BlockId
+    from fastipam.configuration.cluster import Geometry
+
+WANT_S = 3.0  # an ADD that has not asked again for so long has ended
+TELL_S = 2.0  # for how long it counts who has a block
+TURN_S = 2.0  # how long the one request of a node stands when there is another need
+IDLE_S = 5.0  # how long a block is kept whose address nobody has
+MOST_NAMED = 32  # blocks in one request
+
+
+class Told(NamedTuple):
+    """Why a requested address cannot be assigned here; ``is_final``: waiting does not help."""
+
+    text: str
+    hint: str = ""
+    is_final: bool = False
+
+
+_COMING = Told("the block of the requested address is being claimed for this node")
+
+
+class Named:
+    """What ADDs of this node have requested by name. :meth:`want` may be called by any thread.
+
+    ``marked`` are the families for which the keeper has asked other nodes: a node has one request.
+    ``clock`` gives seconds.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        membership: Membership,
+        marked: set[int],
+        clock: Callable[[], float],
+        wake: Callable[[], object],
+    ) -> None:
+        self._node = node
+        self._membership = membership
+        self._marked = marked
+        self._clock = clock
+        self._wake = wake
+        self._lock = threading.Lock()
+        self._wants: dict[str, tuple[float, tuple[BlockId, ...]]] = {}  # who -> (when, what)
+        self._told: dict[BlockId, tuple[float, Told]] = {}
+        self._try_at = 0.0
+        self._asked: frozenset[BlockId] = frozenset()  # what the request names; empty: none stands
+        self._asked_at = 0.0
+        self._marked_at = 0.0  # since when another request is in the way
+        self._free_since: dict[BlockId, float] = {}
+
+    # What requests call ---------------------------------------------------------------------
+
+    def want(self, who: str, addresses: Iterable[tuple[int, int]]) -> Told:
+        """Note an ADD that requests these addresses; return why it cannot have them yet."""
+        wanted = tuple(self._block_of(*one) for one in addresses)
+        now = self._clock()
+        with self._lock:
+            self._wants[who] = now, wanted
+            told = [self._told[one][1] for one in wanted if one in self._told]
+        self._wake()
+        return next((one for one in told if one.is_final), told[0] if told else _COMING)
+
+    def _block_of(self, family: int, value: int) -> BlockId:
+        pool = self._node.settings.geometry_of(family, value)
+        number = None if pool is None else pool.number(value)
+        return (family, value if pool is None or number is None else pool.address(number))
+
+    def wanted(self) -> frozenset[BlockId]:
+        """Return the blocks for which an ADD waits now."""
+        oldest = self._clock() - WANT_S
+        with self._lock:
+            for who in [who for who, (when, _) in self._wants.items() if when < oldest]:
+                del self._wants[who]
+            return frozenset(one for _, some in self._wants.values() for one in some)
+
+    # One step -------------------------------------------------------------------------------
+
+    def get(self, deadline: Deadline) -> bool:
+        """Claim and ask for what is wanted; return whether all of it is here now."""
+        wanted = self.wanted()
+        self._forget_told(wanted)
+        if not wanted:
+            self.withdraw(deadline)
+            return False
+        mine = {(one.family, one.base): one.state for one in self._node.share.blocks()}
+        missing = sorted(wanted - mine.keys())
+        if not missing:
+            self.withdraw(deadline)
+            is_here = all(mine[one] == ACTIVE for one in wanted)
+            if is_here:
+                with self._lock:
+                    self._wants.clear()
+            return is_here
+        now = self._clock()
+        if now < self._try_at and self._asked.issuperset(missing):
+            return False
+        self._try_at = now + planner.LOOK_AGAIN_S
+        return self._get(missing, deadline)
+
+    def _get(self, missing: Sequence[BlockId], deadline: Deadline) -> bool:
+        """Claim what is free, and ask the owners of the rest; return whether any was free."""
+        single = [one for one in missing if self._is_single(one)]
+        for one in missing:
+            if one not in single:
+                self._tell(one, deadline)
+        single = single[:MOST_NAMED]
+        won = self._node.claim_named(single, deadline) if single else []
+        others = [one for one in single if one not in won]
+        held = [one for one in others if self._tell(one, deadline)]
+        if held:
+            self._ask(held, deadline)
+        return bool(won)
+
+    def _is_single(self, pair: BlockId) -> bool:
+        pool = self._node.settings.geometry_of(*pair)
+        return pool is not None and pool.is_single and self._node.settings.may_claim(pool)
+
+    # Asking ---------------------------------------------------------------------------------
+
+    def _ask(self, held: Sequence[BlockId], deadline: Deadline) -> None:
+        """Have the request of this node name these blocks, unless another one stands."""
+        now, registry = self._clock(), self._node.registry
+        if self._asked.issuperset(held) and registry.is_asked(deadline):
+            return
+        if self._marked:
+            self._marked_at = self._marked_at or now
+            if now < self._marked_at + TURN_S:
+                return
+            self._marked.clear()
+        self._marked_at = 0.0
+        if registry.awaits:
+            registry.unask(deadline)
+            if registry.awaits:  # it was answered: what comes is collected first
+                return
+        self._node.write_mark(held[0][0], len(held), deadline, named=held)
+        self._asked, self._asked_at = frozenset(held), now
+
+    def withdraw(self, deadline: Deadline) -> None:
+        """End the request that names blocks, if one stands."""
+        self._marked_at = 0.0
+        if self._asked:
+            self._asked = frozenset()
+            self._node.registry.unask(deadline)
+
+    def makes_way(self, deadline: Deadline) -> bool:
+        """Return whether the keeper may ask for blocks of a family now: no request stands."""
+        if self._asked and self._clock() >= self._asked_at + TURN_S:
+            self.withdraw(deadline)
+        return not self._node.registry.awaits
+
+    # Telling --------------------------------------------------------------------------------
+
+    def _tell(self, pair: BlockId, deadline: Deadline) -> bool:
+        """Note who has a block, and so why an ADD waits; return whether another node has it."""
+        owner = self._node.registry.owner(pair, deadline)
+        if owner is not None and owner.node == self._node.name:
+            self._membership.doubt()  # this node's store does not know of it
+            return False
+        pool = self._node.settings.geometry_of(*pair)
+        name = owner.node if owner is not None else ""
+        if pool is None:
+            return False
+        told = _held(pair, name) if pool.is_single else _of_a_node(pool, pair, name)
+        if name or not pool.is_single:
+            with self._lock:
+                self._told[pair] = self._clock() + TELL_S, told
+        return bool(name) and pool.is_single
+
+    def _forget_told(self, wanted: frozenset[BlockId]) -> None:
+        now = self._clock()
+        with self._lock:
+            for one, (until, _) in list(self._told.items()):
+                if now >= until or one not in wanted:
+                    del self._told[one]
+
+    # Giving ---------------------------------------------------------------------------------
+
+    def to_donate(self, ids: Iterable[BlockId]) -> list[BlockId]:
+        """Return those of the blocks that this node has and that none of its own ADDs wants."""
+        mine = {(one.family, one.base) for one in self._node.share.blocks() if one.state == ACTIVE}
+        wanted = self.wanted()
+        return [one for one in ids if one in mine and one not in wanted]
+
+    def to_give_back(self, uses: Iterable[tuple[Geometry, Use]]) -> list[BlockId]:
+        """Return the blocks of one address that nobody has used for a while, or wants."""
+        now, wanted = self._clock(), self.wanted()
+        free = {
+            (pool.family, pool.address(one.number))
+            for pool, one in uses
+            if pool.is_single and not one.used
+        } - wanted
+        self._free_since = {one: self._free_since.get(one, now) for one in free}
+        return sorted(one for one, since in self._free_since.items() if now >= since + IDLE_S)
+
+
+def _held(pair: BlockId, name: str) -> Told:
+    return Told(
+        f"the requested address {format_ip(*pair)} is node {name}'s, which has not handed it over: "
+        "a pod there has it, or its agent does not run",
+        f"`fastipam list` on {name} shows the pod; when the machine is gone for good, kubectl "
+        f"delete node {name}",
+    )
+
+
+def _of_a_node(pool: Geometry, pair: BlockId, name: str) -> Told:
+    cidr = format_cidr(*pair, BITS[pool.family] - pool.host_bits)
+    owner = f"which node {name} owns: only that node" if name else "which no node owns: its node"
+    return Told(
+        f"the requested address lies in block {cidr} of the cluster's pool, {owner} assigns it",
+        "run the pod there, or request an address of an AddressPool with blockSize 32 (IPv6: 128): "
+        "it follows the pod to any node",
+        is_final=True,
+    )
