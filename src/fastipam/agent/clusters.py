@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from fastipam.agent.worker import Worker
     from fastipam.cluster.keeper.keeper import Keeper
+    from fastipam.cluster.keeper.named import Told
     from fastipam.cluster.registries.connect import Open
     from fastipam.cluster.registry import Condition
     from fastipam.cluster.routing.blocks import Blocks
@@ -144,6 +145,20 @@ class Clusters(Services):
         reason = self.get(store.path, network, settings).need(who)
         self.waiting = self._may_wait(min(settings.timeout_s, _MOST_PATIENCE_S))
         return reason
+
+    def ask_for_addresses(
+        self,
+        store: Store,
+        network: str,
+        settings: Settings,
+        who: str,
+        addresses: Sequence[tuple[int, int]],
+    ) -> Told:
+        """Ask the network's keeper for the blocks of these addresses; note who may wait."""
+        told = self.get(store.path, network, settings).want(who, addresses)
+        patience_s = min(settings.timeout_s, _MOST_PATIENCE_S)
+        self.waiting = not told.is_final and self._may_wait(patience_s)
+        return told
 
     def release_dead(
         self, network: Network, only: tuple[tuple[int, int], ...] | None

@@ -391,6 +391,8 @@ def _assign(call: _Call) -> tuple[Lease, dict[str, Any], list[Promise]]:
     arguments = environment.Arguments(asked.args)
     addresses = _requested(known, arguments)
     config = _load(call)
+    if config.cluster is not None and config.cluster.is_founded_by_agent:
+        addresses = [*addresses, *_fixed(call, arguments)]
     inode, mount_ns, born_ns = environment.identify(asked, call.own_netns, call.seen_netns)
     dns = {}
     if config.resolv_conf:
@@ -423,9 +425,25 @@ def _assign(call: _Call) -> tuple[Lease, dict[str, Any], list[Promise]]:
 
         network = _network(known, config)
         lease = refused.allocate_again(call.services, config, network, owner, refusal, allocate)
+    except errors.AddressNotInRange as refusal:
+        from fastipam.cni import requested_blocks
+
+        network = _network(known, config)
+        requested_blocks.refuse(call.services, config, network, owner, addresses, refusal)
+        raise
     if lease.generation == 1:  # of its pool
         _note_overlaps(call, config)
     return lease, dns, promises
+
+
+def _fixed(call: _Call, arguments: environment.Arguments) -> list[tuple[int, int]]:
+    """Return the addresses that the pod's annotation keeps for it. Raises ConfigError."""
+    if "runtimeconfig" not in call.known.document:
+        return []
+    from fastipam.cni import fixed, pod_annotations
+
+    chosen = pod_annotations.read(call.known.document, call.annotations)
+    return fixed.addresses(chosen.addresses, arguments.pod_name)
 
 
 def _note_overlaps(call: _Call, config: Config) -> None:

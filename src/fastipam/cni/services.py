@@ -4,8 +4,10 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
+    from fastipam.cluster.keeper.named import Told
     from fastipam.configuration.cluster import Settings
     from fastipam.network import Network
     from fastipam.storage.store import Store
@@ -65,6 +67,19 @@ class Services:
         self, store: Store, network: str, settings: Settings, who: str
     ) -> str | None:
         """Ask for blocks; return why none is there yet, or None if the request has to claim one."""
+
+    def ask_for_addresses(
+        self,
+        store: Store,
+        network: str,
+        settings: Settings,
+        who: str,
+        addresses: Sequence[tuple[int, int]],
+    ) -> Told | None:
+        """Ask for the blocks of addresses that a request names; return why they are not here yet.
+
+        None: nobody asks for this process.
+        """
 
     def standing(self, store: Store, network: str, settings: Settings) -> tuple[str, bool] | None:
         """Return how a node's keeper fares, as it knows it without asking anybody.

@@ -21,7 +21,7 @@ from fastipam.cluster.engine import EngineError, EngineFull, EngineUnavailable, 
 from fastipam.cluster.errors import ClusterCorrupt, ClusterRefused, NoBlock, in_words
 from fastipam.cluster.keeper import usage
 from fastipam.cluster.keeper.membership import Membership
-from fastipam.cluster.keeper.named import Named
+from fastipam.cluster.keeper.named import Named, Told
 from fastipam.cluster.keeper.wanted import Marks
 from fastipam.cluster.node import owners, recovery
 from fastipam.cluster.node.lock import NodeLock
@@ -129,6 +129,11 @@ class Keeper:
             or scarce
             or "this node's blocks are full, and another one is being claimed"
         )
+
+    def want(self, who: str, addresses: Sequence[tuple[int, int]]) -> Told:
+        """Note an ADD that requests these addresses; return why they are not here. Never waits."""
+        told = self.named.want(who, addresses)
+        return told if told.is_final or not self._reason else Told(self._reason)
 
     @property
     def status(self) -> Status:

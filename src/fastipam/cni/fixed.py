@@ -1,0 +1,78 @@
+"""The addresses that a pod's annotation keeps for it: the n-th of each family for the n-th pod.
+
+The annotation stands on the template of a StatefulSet, so all its pods have the same list. The
+number at the end of a pod's name says which of them is its own: nothing has to be remembered.
+"""
+
+from __future__ import annotations
+
+from fastipam.cni.pod_annotations import ADDRESSES
+from fastipam.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    Area = tuple[int, int, int]  # family, first, last address
+
+_FIELD = f"pod annotation {ADDRESSES}"
+_LONGEST = 10  # digits of a pod's number
+_HINT = (
+    "web-0 gets the first address of each family, web-1 the second: list one for every pod of "
+    "the StatefulSet; a Deployment's pods have no numbers"
+)
+
+
+def addresses(areas: Sequence[Area], pod_name: str) -> list[tuple[int, int]]:
+    """Return the (family, address) of each family that a list keeps for a pod. O(areas).
+
+    A pod without a number gets the only address of each family. Raises ConfigError for a number
+    beyond a list, and for a pod without a number where a list has several addresses.
+    """
+    if not areas:
+        return []
+    number = ordinal(pod_name)
+    found = []
+    for family in dict.fromkeys(area[0] for area in areas):
+        mine = [(first, last) for its_family, first, last in areas if its_family == family]
+        count = sum(last - first + 1 for first, last in mine)
+        if number is None and count > 1:
+            whose = f"the pod {pod_name} has" if pod_name else "the request names no pod, and so"
+            raise ConfigError(
+                f"{count} IPv{family} addresses are listed, and {whose} no number at the end of "
+                "its name that says which is its own",
+                field=_FIELD,
+                value=pod_name,
+                hint=_HINT,
+            )
+        if number is not None and number >= count:
+            raise ConfigError(
+                f"the pod {pod_name} has the number {number}, and {count} IPv{family} "
+                f"address{'es are' if count > 1 else ' is'} listed, for the numbers "
+                f"{'0' if count == 1 else f'0 to {count - 1}'}",
+                field=_FIELD,
+                value=number,
+                hint=_HINT,
+            )
+        found.append((family, _nth(mine, number or 0)))
+    return found
+
+
+def ordinal(pod_name: str) -> int | None:
+    """Return the number at the end of a pod's name, None without one.
+
+    >>> ordinal("web-12"), ordinal("web-7f9c4"), ordinal("web")
+    (12, None, None)
+    """
+    _, dash, digits = pod_name.rpartition("-")
+    if not dash or not (digits.isascii() and digits.isdigit()) or len(digits) > _LONGEST:
+        return None
+    return int(digits)
+
+
+def _nth(areas: Sequence[tuple[int, int]], number: int) -> int:
+    for first, last in areas:
+        if number <= last - first:
+            return first + number
+        number -= last - first + 1
+    raise AssertionError("there are fewer addresses than were counted")
