@@ -24,18 +24,21 @@ from fastipam.cluster.admin import admin
 from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.errors import ClusterRefused
 from fastipam.cluster.node.recovery import recover
+from fastipam.configuration.policy import Policy
 from fastipam.errors import FastipamError
+from fastipam.network import Network
 
 from .agents import Agent, Killed, Time, assert_agree, owners, unsettled
 from .bodies import block_name, pool
 from .fake import Fault
 from .leaders import Leader, close_all, in_force
-from .machines import accept, claim
+from .machines import NETWORK, accept, claim
 from .rest import BLOCKS as BLOCKS_PATH
 from .rest import POOLS
 
 if TYPE_CHECKING:
     from fastipam.cluster.node.node import Node
+    from fastipam.cluster.schema import BlockId
 
     from .fake import FakeServer
     from .fake.faults import Deed as Kind
@@ -248,6 +251,59 @@ def collect(cluster: Cluster) -> Iterator[None]:
     node.collect(deadline())
 
 
+def follow(cluster: Cluster) -> list[BlockId]:
+    """A pool whose addresses are blocks; each node has one of them, cooling down there."""
+    accept(cluster.api, "fixed", "10.9.0.0/28", 32)
+    begin(cluster)
+    ids = []
+    for at, agent in enumerate(cluster.machines, 5):
+        text = f"10.9.0.{at}"
+        ids.append((4, int(ipaddress.ip_address(text))))
+        node = agent.node()
+        assert node.claim_named(ids[-1:], deadline())
+        pool, policy = agent.share.settings.pool, Policy(cooldown_s=3600)
+        network = Network(agent.store, NETWORK, pool, policy=policy)
+        network.allocate("pod", addresses=[text])
+        network.release("pod")
+    return ids
+
+
+def claim_by_name(cluster: Cluster) -> Iterator[None]:
+    """A node claims three blocks by name, one of which another node has."""
+    ids = follow(cluster)
+    yield
+    node = cluster.process(cluster.one)
+    node.claim_named([ids[1], (4, ids[1][1] + 1), (4, ids[1][1] + 2)], deadline())
+
+
+def ask_by_name(cluster: Cluster) -> Iterator[None]:
+    """A node asks for a block by name; nobody answers yet."""
+    ids = follow(cluster)
+    yield
+    cluster.process(cluster.one).write_mark(4, 1, deadline(), named=ids[1:])
+
+
+def donate_by_name(cluster: Cluster) -> Iterator[None]:
+    """A donor hands over the block that is named, though its address cools down there."""
+    ids = follow(cluster)
+    cluster.one.node().write_mark(4, 1, deadline(), named=ids[1:])
+    (request,) = cluster.two.requests()
+    yield
+    cluster.process(cluster.two).donate(request, ids[1:], deadline())
+
+
+def collect_by_name(cluster: Cluster) -> Iterator[None]:
+    """A node collects the block that it has asked for by name."""
+    ids = follow(cluster)
+    cluster.one.node().write_mark(4, 1, deadline(), named=ids[1:])
+    (request,) = cluster.two.requests()
+    assert cluster.two.node().donate(request, ids[1:], deadline()) == 1
+    yield
+    node = cluster.process(cluster.one)
+    cluster.one.registry_of(node).look_for_an_answer()
+    assert node.collect(deadline()) == ids[1:]
+
+
 def remove(cluster: Cluster) -> Iterator[None]:
     """An operator removes a node that is gone, with three blocks."""
     begin(cluster)
@@ -356,8 +412,9 @@ def controller_ends_a_lease(cluster: Cluster) -> Iterator[None]:
 
 DEEDS: list[Doing] = [
     join_and_claim, claim_more, restart, fence, reboot, lost_store, give_back, ask, ask_anew,
-    donate, collect, remove, come_back, controller_accepts, controller_makes_a_pool,
-    controller_makes_blocks, controller_lets_go, controller_removes, controller_ends_a_lease,
+    donate, collect, claim_by_name, ask_by_name, donate_by_name, collect_by_name, remove, come_back,
+    controller_accepts, controller_makes_a_pool, controller_makes_blocks, controller_lets_go,
+    controller_removes, controller_ends_a_lease,
 ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Pods that keep their addresses: two nodes with agents, and what a runtime sends and hears.
+"""Pods that keep their addresses: two nodes with agents, and what a runtime sends and hears."""
 
 from __future__ import annotations
 
