@@ -73,6 +73,20 @@ def test_plain(filled: Path) -> None:
     assert "\x1b" not in done.output
 
 
+def test_text_file(filled: Path, tmp_path: Path) -> None:
+    """-o FILE.txt writes what a pipe gets, of all networks, and says what it cannot show."""
+    with fastipam.open(filled, "relaxed") as ipam:
+        ipam.network("second", "10.2.0.0/28").allocate("c1")
+    file = tmp_path / "map.TXT"
+    done = _run(filled, "-o", str(file))
+    lines = file.read_text().splitlines()
+    assert (done.exit_code, done.output) == (0, f"wrote {file}: {len(lines)} lines\n")
+    assert file.read_text() == _run(filled).output
+    assert {"podnet: 10.1.0.0/24", "second: 10.2.0.0/28"} <= set(lines)
+    assert "characters show the states" in _run(filled, "-o", str(file), "--by", "age").stderr
+    assert _run(filled, "-o", str(file), "--bare").exit_code == 2
+
+
 def test_each_range_set_is_counted(data_dir: Path) -> None:
     """The counts below the picture are of one range set each, with its ranges."""
     with fastipam.open(data_dir, "relaxed") as ipam:
@@ -134,8 +148,9 @@ def test_json(filled: Path) -> None:
     ("arguments", "message"),
     [
         (("--network", "x"), "no network 'x'"),
-        (("-o", "x.txt"), "x.txt: the name does not end in .png"),
-        (("--by", "block"), "no blocks of a cluster"),
+        (("-o", "x.svg"), r"x\.svg: the name ends in \.svg, and map writes \.png and \.txt"),
+        (("-o", "x"), "x: the name has no ending"),
+        (("--by", "block", "-o", "x.png"), "no blocks of a cluster"),
         (("--json", "--prefix", "23"), "/23 does not cut 10.1.0.0/24"),
         (("--json", "--prefix", "33"), "/33 does not cut 10.1.0.0/24"),
     ],

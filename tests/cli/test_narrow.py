@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 import fastipam
+from fastipam.addressing import sizes
 from fastipam.cli import columns, layout, topics
 from fastipam.cli.commands import cli
 from fastipam.cli.times import Ages
@@ -203,7 +204,7 @@ def test_later_rows_that_are_longer() -> None:
 )
 def test_power(number: int, text: str) -> None:
     """What IPv4 can have is in digits; beyond it exact powers are told from rounded ones."""
-    assert layout.power(number) == text
+    assert sizes.power(number) == text
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_the_map_of_a_node_has_the_free_addresses_of_its_blocks(
     assert (tally["free"], tally["assigned"]) == (own.free, 1)
     assert sum(tally.values()) == 1 << 16
     assert tally["elsewhere"] + own.size == machine.settings.pool.size
-    (line,) = text.counted(picture)
+    ((_, line),) = text.counted(picture)
     assert f"size {own.size}  assigned 1" in line
     assert line.endswith(f"elsewhere {tally['elsewhere']:,}")
     assert own.blocks == 2

@@ -8,6 +8,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from fastipam.addressing import sizes
 from fastipam.allocation import history
 from fastipam.allocation.lookup import find
 from fastipam.cli import columns, filters, layout, output, rows, streams
@@ -144,7 +145,7 @@ def _counts(ipam: Ipam, only: str | None, width: int) -> str:
         (
             _name(row),
             f": {row['assigned']} assigned, {row['cooling']} cooling, "
-            f"{row['reserved']} reserved, {layout.power(row['free'])} free",
+            f"{row['reserved']} reserved, {sizes.power(row['free'])} free",
         )
         for row in rows.stats_table(rows.stats(ipam, only))
     ]

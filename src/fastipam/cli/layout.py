@@ -7,8 +7,9 @@ cut. Without a width, as in a pipe or with ``--wide``, every column is there and
 from __future__ import annotations
 
 from itertools import chain, islice
-from math import log2
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fastipam.addressing.sizes import power
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,8 +19,6 @@ EXTRA = 10  # a ``drop`` of this or more: the column is the first to leave
 _GAP = "  "
 _EMPTY = "-"
 _FEWEST = 4  # characters of a cut cell that still say something
-_LONGEST_NUMBER = 1 << 32  # no IPv4 pool has more addresses; digits say little beyond it
-_TENTHS = 10
 
 
 class Column(NamedTuple):
@@ -88,19 +87,6 @@ def cut(text: str, width: int, *, middle: bool = False) -> str:
         return text
     end = (width - 1) // 2 if middle else 0
     return text[: width - 1 - end] + "…" + text[len(text) - end :]
-
-
-def power(number: int) -> str:
-    """Return a number in digits, or one that no IPv4 pool reaches as a power of two.
-
-    The sign ~ says that the power is rounded.
-    """
-    if number < _LONGEST_NUMBER:
-        return str(number)
-    if number & number - 1 == 0:
-        return f"2^{number.bit_length() - 1}"
-    # log2 of a float would round 2**64 - 1 as well: the tenths are what a person can use.
-    return f"~2^{round(log2(number) * _TENTHS) / _TENTHS:g}"
 
 
 def _cell(value: Any, width: int | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from functools import cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING
@@ -24,6 +23,8 @@ from fastipam.picture.cells import (
 from fastipam.picture.layers import AGE, NOTHING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
 
     from fastipam.picture.cells import Panel
@@ -41,6 +42,25 @@ BY_STATE: dict[int, Colour] = {
     OUTSIDE: (14, 18, 25),
     ELSEWHERE: (52, 66, 116),
 }
+# Any two of these, of OTHER_LABELS and of the states that a layer does not colour are apart in
+# OKLab, also as people with protanopia or deuteranopia see them. A search found this set.
+LABEL_COLOURS: tuple[Colour, ...] = (
+    (221, 255, 0),
+    (153, 170, 51),
+    (0, 238, 119),
+    (51, 85, 238),
+    (153, 34, 34),
+    (119, 255, 255),
+    (17, 136, 34),
+    (153, 34, 170),
+    (255, 238, 187),
+    (238, 34, 17),
+    (0, 153, 187),
+    (255, 187, 0),
+    (187, 119, 119),
+    (255, 170, 255),
+)
+OTHER_LABELS: Colour = (176, 182, 190)
 # A cell of several addresses has a mixture of the colours of FREE and of its state. The state's
 # share is at least this, so that one used address among thousands is visible.
 LEAST_SHARE = 0.25
@@ -75,15 +95,22 @@ def palette() -> Bytes:
     return np.array(known, dtype=np.uint8)
 
 
-@cache
-def of_label(label: str) -> Colour:
-    """Return the colour of a name: always the same, and bright enough for the dark background."""
-    digest = blake2b(label.encode("utf-8", "surrogateescape"), digest_size=4).digest()
-    hue = int.from_bytes(digest[:2], "big") / 65536
-    lightness = (0.48, 0.6, 0.72)[digest[2] % 3]
-    saturation = (0.55, 0.8)[digest[3] & 1]
-    red, green, blue = colorsys.hls_to_rgb(hue, lightness, saturation)
-    return round(red * 255), round(green * 255), round(blue * 255)
+def of_labels(labels: Sequence[str], sizes: Sequence[int]) -> list[Colour]:
+    """Return the colour of each label: those with the most addresses have colours of their own.
+
+    A label has the colour that its name selects, the next free one if a larger label has that one.
+    So it has nearly always the same colour. The labels after those share OTHER_LABELS.
+    """
+    found = [OTHER_LABELS] * len(labels)
+    left = list(LABEL_COLOURS)
+    by_size = sorted(range(len(labels)), key=lambda at: (-sizes[at], labels[at]))
+    for at in by_size[: len(LABEL_COLOURS)]:
+        digest = blake2b(labels[at].encode("utf-8", "surrogateescape"), digest_size=4).digest()
+        wanted = int.from_bytes(digest, "big") % len(LABEL_COLOURS)
+        probed = (LABEL_COLOURS[(wanted + step) % len(LABEL_COLOURS)] for step in range(len(found)))
+        found[at] = next(colour for colour in probed if colour in left)
+        left.remove(found[at])
+    return found
 
 
 def of_age(seconds: npt.NDArray[np.int64]) -> Bytes:
@@ -107,8 +134,8 @@ def paint(panel: Panel, layer: Layer | None, values: npt.NDArray[np.int64] | Non
     if layer.kind == AGE:
         painted[known] = of_age(values[known])
     elif layer.labels:
-        table = np.array([of_label(label) for label in layer.labels], dtype=np.uint8)
+        table = np.array(of_labels(layer.labels, layer.sizes), dtype=np.uint8)
         painted[known] = table[values[known]]
     cooling = known & (panel.states == COOLING)
-    painted[cooling] = painted[cooling] * 2 // 5
+    painted[cooling] = painted[cooling].astype(np.uint16) * 2 // 5
     return painted

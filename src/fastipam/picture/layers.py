@@ -5,6 +5,7 @@ Owner and age are read from the lease of every used address, which takes a secon
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ KINDS = (STATE, OWNER, AGE, BLOCK)
 NO_NAMESPACE = "no namespace"
 NOTHING = -1  # the value of a cell without a lease
 _AT_ONCE = 4096
+_DIGITS = re.compile(r"([0-9]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,25 @@ def read(txn: Snapshot, picture: Picture, kind: str) -> Layer:
     if kind == AGE:
         return _ages(txn, picture)
     return _owners(txn, picture)
+
+
+def ranked(layer: Layer, most: int) -> tuple[list[tuple[int, str, int]], list[int]]:
+    """Return the labels with the most addresses, and the sizes of the others.
+
+    A label is (its index, its text, its addresses). They are in natural order: ``node-2`` comes
+    before ``node-10``.
+    """
+    by_size = sorted(range(len(layer.labels)), key=lambda at: (-layer.sizes[at], layer.labels[at]))
+    largest = sorted(by_size[:most], key=lambda at: natural(layer.labels[at]))
+    shown = [(at, layer.labels[at], layer.sizes[at]) for at in largest]
+    return shown, [layer.sizes[at] for at in by_size[most:]]
+
+
+def natural(text: str) -> list[tuple[int, str]]:
+    """Return a key that sorts the numbers in a text by their value."""
+    # split() puts the numbers at odd places, so numbers are compared only with numbers.
+    parts = enumerate(_DIGITS.split(text))
+    return [(int(part), "") if at % 2 else (0, part) for at, part in parts]
 
 
 def _owners(txn: Snapshot, picture: Picture) -> Layer:

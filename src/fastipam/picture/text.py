@@ -21,11 +21,11 @@ from fastipam.picture.cells import (
     RESERVED,
     STATES,
 )
-from fastipam.picture.colours import BY_STATE, of_label, paint
-from fastipam.picture.layers import AGE
+from fastipam.picture.colours import BY_STATE, LABEL_COLOURS, OTHER_LABELS, of_labels, paint
+from fastipam.picture.layers import AGE, ranked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import numpy.typing as npt
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from fastipam.picture.layers import Layer
 
 LEAST_SIDE = 16  # characters; the cells of a narrower picture are several characters wide
-LABELS = 8
 PLAIN = {
     FREE: ".", ASSIGNED: "#", COOLING: "c", RESERVED: "r", EXCLUDED: "x", OUTSIDE: " ",
     ELSEWHERE: "-",
@@ -86,9 +85,12 @@ def legend(picture: Picture, layer: Layer | None) -> Iterator[tuple[str, str, in
         layered = layer is not None and code in (ASSIGNED, COOLING)
         yield "" if layered else _code(BY_STATE[code]), STATES[code], None
     if layer is not None and layer.kind != AGE:
-        pairs = sorted(zip(layer.sizes, layer.labels, strict=True), reverse=True)
-        for size, label in pairs[:LABELS]:
-            yield _code(of_label(label)), label, size
+        colours = of_labels(layer.labels, layer.sizes)
+        shown, others = ranked(layer, len(LABEL_COLOURS))
+        for at, label, size in shown:
+            yield _code(colours[at]), label, size
+        if others:
+            yield _code(OTHER_LABELS), f"{len(others)} more", sum(others)
 
 
 def is_shared(picture: Picture) -> bool:
@@ -96,15 +98,19 @@ def is_shared(picture: Picture) -> bool:
     return any(one.blocks is not None for one in picture.sets)
 
 
-def counted(picture: Picture) -> Iterator[str]:
-    """Yield a line a range set: its ranges, and how many addresses are in which state."""
+def counted(
+    picture: Picture, number: Callable[[int], str] = "{:,}".format
+) -> Iterator[tuple[str, str]]:
+    """Yield (ranges, counts) of each range set: how many addresses are in which state."""
     for one in picture.sets:
         numbers = dict(one.counts)
         numbers[STATES[EXCLUDED]] = one.excluded
         if one.blocks is not None:
             numbers[STATES[ELSEWHERE]] = one.elsewhere
-        texts = (f"{name} {number:,}" for name, number in numbers.items())
-        yield f"{one.ranges_text}: {'  '.join(texts)}"
+        yield (
+            one.ranges_text,
+            "  ".join(f"{name} {number(count)}" for name, count in numbers.items()),
+        )
 
 
 def plain_lines(panel: Panel) -> Iterator[str]:

@@ -10,7 +10,8 @@ import click
 
 from fastipam import files
 from fastipam.addressing.addresses import BITS
-from fastipam.cli import options, rows
+from fastipam.addressing.sizes import grouped
+from fastipam.cli import layout, options, rows
 from fastipam.cli import output as output_
 from fastipam.cli.click_base import command as _command
 from fastipam.errors import ConfigError, StoreError
@@ -20,6 +21,8 @@ from fastipam.sweep import finish_reboot
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rich.console import Console
+
     from fastipam.ipam import Ipam
     from fastipam.picture.cells import Panel, Picture
     from fastipam.picture.layers import Layer
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
 _PARTS_BITS = 4  # without --prefix --json has 16 rows a subnet
 _MOST_ROWS_BITS = 16
+_PLAIN_BITS = 12  # cells of a picture in characters: 64 x 64
+_PNG, _TXT = ".png", ".txt"
 
 
 @_command(
@@ -35,6 +40,7 @@ _MOST_ROWS_BITS = 16
     examples=(
         ("fastipam map", "the pools of this node, on the terminal"),
         ("fastipam map -o map.png", "one pixel an address, with captions and legend"),
+        ("fastipam map -o map.txt", "every network in characters, as a pipe gets it"),
         ("fastipam map -o map.png --by owner", "coloured by the pods' namespaces"),
         ("fastipam map --json --prefix 24", "the same in numbers, a row a /24"),
     ),
@@ -45,8 +51,9 @@ _MOST_ROWS_BITS = 16
     "-o",
     "--output",
     type=click.Path(readable=False, path_type=Path),
-    metavar="FILE.png",
-    help="Write a PNG, one pixel an address up to a /12. Without: draw on the terminal.",
+    metavar="FILE",
+    help="Write FILE.png, one pixel an address up to a /12, or FILE.txt, a character a cell. "
+    "Without: draw on the terminal.",
 )
 @click.option(
     "--by",
@@ -68,38 +75,49 @@ def command(
     prefix: int | None,
     as_json: bool,
 ) -> None:
-    """Draw the addresses of a pool, in the order of a Hilbert curve.
+    """Draw the addresses of a pool along a Hilbert curve.
 
     Neighbouring addresses are neighbours in the picture, and every CIDR is a square, or two side by
-    side. What is drawn is one moment.
+    side. A PNG is cut into tiles, which are in the order of their addresses; --bare is one curve.
+    What is drawn is one moment.
     """
+    kind = "" if output is None else _kind(output)
     for option, given, where in (
-        ("--bare", bare, output is not None),
+        ("--bare", bare, kind == _PNG),
         ("--prefix", prefix is not None, as_json),
         ("--json", as_json, output is None),
     ):
         if given and not where:
             wanted = {"--bare": "-o FILE.png", "--prefix": "--json", "--json": "no -o"}[option]
             raise click.UsageError(f"{option} goes with {wanted}")
-    if output is not None and output.suffix.lower() != ".png":
-        raise ConfigError(
-            f"{output}: the name does not end in .png, the one format that map writes",
-            field="--output",
-            value=str(output),
-            hint=f"name it {output}.png",
-        )
     with open_with(data_dir, create=False, count_boot=False) as ipam:
         with suppress(StoreError):  # a store that cannot be written can be drawn all the same
             finish_reboot(ipam)
-        names = _names(ipam, network, one=output is not None)
+        names = _names(ipam, network, one=kind == _PNG)
         if as_json:
             output_.json_array(_counts(ipam, names, prefix))
         elif not names:
             output_.note("no network yet: the first ADD makes one")
+        elif output is not None and kind == _TXT:
+            _write_text(ipam, names, by, output)
         elif output is not None:
             _write(_read(ipam, names[0], by, None), output, bare=bare)
         else:
             _show(ipam, names, by)
+
+
+def _kind(output: Path) -> str:
+    """Return the format that a file's name says. Raises ConfigError."""
+    kind = output.suffix.lower()
+    if kind not in (_PNG, _TXT):
+        ends = f"ends in {output.suffix}" if output.suffix else "has no ending"
+        raise ConfigError(
+            f"{output}: the name {ends}, and map writes .png and .txt",
+            field="--output",
+            value=str(output),
+            hint=f"-o {output.with_suffix(_PNG)}",
+        )
+    return kind
 
 
 def _names(ipam: Ipam, network: str | None, *, one: bool) -> list[str]:
@@ -148,48 +166,93 @@ def _write(drawn: Drawn, output: Path, *, bare: bool) -> None:
     click.echo(f"wrote {output}: {image.width} x {image.height} pixels")
 
 
+def _write_text(ipam: Ipam, names: list[str], by: str, output: Path) -> None:
+    _warn_of_characters(by)
+    lines = [line for name in names for line in (*_plain(ipam, name), "")]
+    text = "\n".join(lines[:-1]) + "\n"
+    with (
+        files.replacing(output, 0o666) as descriptor,
+        open(descriptor, "wb", closefd=False) as file,
+    ):
+        file.write(text.encode())
+    click.echo(f"wrote {output}: {output_.counted(len(lines) - 1, 'line')}")
+
+
 def _show(ipam: Ipam, names: list[str], by: str) -> None:
     from rich.console import Console
-    from rich.text import Text
-
-    from fastipam.picture import text
 
     console = Console(highlight=False)
     # Eight colours are too few for the states; NO_COLOR asks for none.
     colours = console.color_system in ("256", "truecolor")
     coloured = colours and console.is_terminal and not console.no_color
-    bits = text.fitting_bits(console.width, max(8, console.height - 8)) if coloured else 12
+    if not coloured:
+        _warn_of_characters(by)
     for number, name in enumerate(names):
-        picture, layer = _read(ipam, name, by, bits)
-        values = layer.values if layer else [None] * len(picture.panels)
         if number:
             click.echo()
-        for panel, its_values in zip(picture.panels, values, strict=True):
-            _heading(picture, panel)
-            if coloured:
-                console.print(text.Blocks(panel, layer, its_values))
-            else:
-                for line in text.plain_lines(panel):
-                    click.echo(line)
         if coloured:
-            key = Text()
-            for colour, label, count in text.legend(picture, layer):
-                if colour:
-                    key.append("■ ", style=colour)
-                key.append(f"{label} " + ("" if count is None else f"{count:,} ") + "  ")
-            console.print(key)
+            _show_coloured(console, ipam, name, by)
         else:
-            shared = text.is_shared(picture)
-            click.echo(text.PLAIN_KEY_OF_A_CLUSTER if shared else text.PLAIN_KEY)
-        for line in text.counted(picture):
-            click.echo(line)
+            for line in _plain(ipam, name):
+                click.echo(line)
 
 
-def _heading(picture: Picture, panel: Panel) -> None:
+def _warn_of_characters(by: str) -> None:
+    if by != "state":
+        output_.note(
+            f"characters show the states; --by {by} needs a PNG or a terminal with colours"
+        )
+
+
+def _plain(ipam: Ipam, name: str) -> Iterator[str]:
+    """Yield the lines of a picture in characters, which show the states."""
+    from fastipam.picture import text
+
+    picture, _ = _read(ipam, name, "state", _PLAIN_BITS)
+    for panel in picture.panels:
+        yield _heading(picture, panel)
+        yield from text.plain_lines(panel)
+    yield text.PLAIN_KEY_OF_A_CLUSTER if text.is_shared(picture) else text.PLAIN_KEY
+    yield from (": ".join(pair) for pair in text.counted(picture))
+
+
+def _show_coloured(console: Console, ipam: Ipam, name: str, by: str) -> None:
+    """Draw a picture in half blocks, and a legend that is never cut within a label."""
+    from rich.text import Text
+
+    from fastipam.picture import text
+
+    bits = text.fitting_bits(console.width, max(8, console.height - 8))
+    picture, layer = _read(ipam, name, by, bits)
+    values = layer.values if layer else [None] * len(picture.panels)
+    for panel, its_values in zip(picture.panels, values, strict=True):
+        click.echo(_heading(picture, panel))
+        console.print(text.Blocks(panel, layer, its_values))
+    key = Text()
+    room = console.width
+    for colour, label, count in text.legend(picture, layer):
+        words = layout.cut(label, console.width - 16) + ("" if count is None else f" {count:,}")
+        taken = len(words) + (2 if colour else 0)
+        if taken > room:
+            key.append("\n")
+            room = console.width
+        if colour:
+            key.append("■ ", style=colour)
+        key.append(words)
+        room -= taken + 3
+        if room > 0:
+            key.append("   "[: room + 3])
+    console.print(key)
+    for ranges, counts in text.counted(picture, grouped):
+        apart = ": " if len(ranges) + 2 + len(counts) <= console.width else ":\n  "
+        click.echo(f"{ranges}{apart}{counts}")
+
+
+def _heading(picture: Picture, panel: Panel) -> str:
     frame = panel.frame
     each = "" if not frame.shift else f", a cell is {1 << frame.shift:,} addresses"
     part = "" if frame.cidr == frame.subnet else f" of {frame.subnet}"
-    click.echo(f"{picture.network}: {frame.cidr}{part}{each}")
+    return f"{picture.network}: {frame.cidr}{part}{each}"
 
 
 def _counts(ipam: Ipam, names: list[str], prefix: int | None) -> Iterator[dict[str, Any]]:
