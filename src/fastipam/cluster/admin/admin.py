@@ -97,9 +97,8 @@ def leave(node: Node, deadline: Deadline, *, force: bool = False, offline: bool 
 
 def block_text(settings: Settings, family: int, base: int) -> str:
     """Return a block as a CIDR."""
-    bits = BITS[family]
-    pools = settings.geometries_of(family)
-    return format_cidr(family, base, bits - pools[0].host_bits if pools else bits)
+    pool = settings.geometry_of(family, base)
+    return format_cidr(family, base, BITS[family] - (0 if pool is None else pool.host_bits))
 
 
 def read_blocks(node: Node, deadline: Deadline) -> Iterator[dict[str, Any]]:
