@@ -90,7 +90,7 @@ class Scene:
         """Who has which address; no address is two pods'."""
         found: dict[str, str] = {}
         for one in self.agents:
-            for lease in one.network.leases():
+            for lease in one.network.leases() if one.share.settings.pools else ():
                 address = str(lease.address.ip)
                 assert address not in found, (address, one.name, found[address])
                 found[address] = f"{one.name}/{lease.container_id}"
