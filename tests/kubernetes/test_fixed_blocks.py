@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fastipam.addressing.addresses import parse_ip
+from fastipam.cluster.deadline import Deadline
 from fastipam.configuration.policy import Policy
 from fastipam.errors import AddressNotInRange
 from fastipam.network import Network
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .conftest import Api
+    from .fake import FakeServer
 
 POD = ["10.9.0.10", "fd09::10"]
 
@@ -183,6 +185,25 @@ def test_one_request_names_blocks_of_two_owners(cluster: Cluster) -> None:
     cluster.add(three, "web-0", POD)
     assert cluster.singles() == dict.fromkeys(POD, "c")
     cluster.check()
+
+
+def test_an_add_that_waits_asks_twice_a_second(fake_api: FakeServer, tmp_path: Path) -> None:
+    """However often the agent handles it again; also while another request is in the way."""
+    cluster = Cluster(fake_api, tmp_path)
+    try:
+        one, two = cluster.agents[:2]
+        cluster.add(one, "web-0", POD)
+        two.node().write_mark(4, 1, Deadline(10))
+        two.keeper._marked.add(4)
+        two.keeper.named.want("x", [parse_ip(each) for each in POD])
+        two.turn_alone(0.6)
+        posts = {key: count for key, count in fake_api.requests.items() if key[0] == "POST"}
+        for _ in range(20):
+            two.keeper.named.want("x", [parse_ip(each) for each in POD])
+            two.turn_alone(0.02)
+        assert {key: n for key, n in fake_api.requests.items() if key[0] == "POST"} == posts
+    finally:
+        cluster.close()
 
 
 def test_two_nodes_want_one_address(cluster: Cluster) -> None:

@@ -66,6 +66,7 @@ class Named:
         self._lock = threading.Lock()
         self._wants: dict[str, tuple[float, tuple[BlockId, ...]]] = {}  # who -> (when, what)
         self._told: dict[BlockId, tuple[float, Told]] = {}
+        self._tried: Sequence[BlockId] = ()  # what was missing, and when to try it again
         self._try_at = 0.0
         self._asked: frozenset[BlockId] = frozenset()  # what the request names; empty: none stands
         self._asked_at = 0.0
@@ -116,9 +117,9 @@ class Named:
                     self._wants.clear()
             return is_here
         now = self._clock()
-        if now < self._try_at and self._asked.issuperset(missing):
+        if now < self._try_at and missing == self._tried:
             return False
-        self._try_at = now + planner.LOOK_AGAIN_S
+        self._tried, self._try_at = missing, now + planner.LOOK_AGAIN_S
         return self._get(missing, deadline)
 
     def _get(self, missing: Sequence[BlockId], deadline: Deadline) -> bool:
