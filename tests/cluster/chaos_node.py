@@ -3,7 +3,8 @@
 It keeps its share as an agent does, starts and stops pods at random, and writes a history: one line
 an answer, with the moment (CLOCK_MONOTONIC, one for all processes of the machine). It may be killed
 at any instruction, and ends when the file STOP is there. An ADD that finds no address asks again
-for ADD_S seconds. What is written, and when:
+for ADD_S seconds. Where a pool has blocks of one address, some ADDs request one of them, which all
+nodes want. What is written, and when:
 
 ``has A``   after the assignment is committed; after a start for all that the store has
 ``gone A``  before the release is begun
@@ -20,13 +21,14 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from fastipam.addressing.addresses import format_ip, parse_ip
 from fastipam.cluster.keeper.keeper import Keeper
 from fastipam.cluster.node.share import Share
 from fastipam.cluster.registries.connect import open_registry
 from fastipam.cni.founding import complete
 from fastipam.configuration.cluster import Settings
 from fastipam.configuration.policy import Policy
-from fastipam.errors import PoolExhausted
+from fastipam.errors import AddressInUse, AddressNotInRange, PoolExhausted
 from fastipam.network import Network
 from fastipam.storage import open_stores
 
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from fastipam.storage.store import Store
 
 PODS = 40  # at most at a time
+FOR_A_NAME_S = 1.0  # how long an ADD asks for an address that somebody has
 
 
 class History:
@@ -53,6 +56,16 @@ class History:
 def network_of(store: Store, settings: Settings) -> Network:
     """The network with the pools of these settings; addresses are free at once."""
     return Network(store, "podnet", settings.pool, policy=Policy(cooldown_s=0))
+
+
+def by_name(settings: Settings, chance: random.Random) -> list[str]:
+    """Now and then one of the addresses that are blocks, which all nodes want; else none."""
+    single = [one for one in settings.geometries if one.is_single]
+    if not single or chance.random() > 0.2:
+        return []
+    (pool,) = single
+    numbers = [one for one in range(pool.count) if one not in pool.unusable]
+    return [format_ip(pool.family, pool.address(chance.choice(numbers[:6])))]
 
 
 def main(
@@ -78,6 +91,7 @@ def main(
         if len(running) < PODS and chance.random() < 0.6:
             container = f"{os.getpid()}-{next(numbers)}"
             begin = time.monotonic()
+            wanted = by_name(settings, chance)
             while True:
                 if share.settings is not settings:  # other pools are in force
                     settings = share.settings
@@ -85,7 +99,13 @@ def main(
                 try:
                     if not settings.pool.sets:  # no pool is known yet
                         raise PoolExhausted("no pool")
-                    address = network.allocate(container).cidr.partition("/")[0]
+                    lease = network.allocate(container, addresses=wanted)
+                    address = lease.cidr.partition("/")[0]
+                except (AddressInUse, AddressNotInRange):  # a pod here has it, or another node
+                    keeper.want(container, [parse_ip(one) for one in wanted])
+                    if time.monotonic() - begin > FOR_A_NAME_S:
+                        break
+                    time.sleep(0.02)
                 except PoolExhausted:
                     keeper.need(container)
                     if time.monotonic() - begin > add_s:

@@ -59,6 +59,7 @@ class Scene:
     def prepare(self) -> dict[str, Any]:
         """Make the pool and the nodes with their credentials; the settings of a node."""
         accept(self.api, cidr=CIDR, size=BLOCK_LENGTH)
+        accept(self.api, "fixed", "10.33.0.0/28", 32)
         for at in range(NODES):
             name = f"node-{at:02}"
             rest = self.rests[name] = self.api.node(name, read_boot_id())
@@ -228,6 +229,12 @@ def assert_settled(scene: Scene, crowd: Crowd) -> int:
     return len(owners(scene.api))
 
 
+def _nodes_with(prefix: str, crowd: Crowd) -> set[str]:
+    """The nodes that had an address with this beginning."""
+    word = f" has {prefix}".encode()
+    return {name for name, path in crowd.histories.items() if word in path.read_bytes()}
+
+
 def campaign(scene: Scene, path: Path, title: str) -> None:
     """Sixteen nodes under all that can go wrong: no address is two nodes', no block an orphan."""
     chance = random.Random(options.seed)
@@ -246,6 +253,7 @@ def campaign(scene: Scene, path: Path, title: str) -> None:
         report = crowd.finish()
         told(title, report, seconds=round(seconds), **done)
         assert not report.conflicts
+        assert len(_nodes_with("10.33.", crowd)) > 1, "no address has followed a pod"
         assert crowd.kills
         print(
             f"{assert_settled(scene, crowd)} blocks owned in the end, each by who assigns from it"
