@@ -94,10 +94,12 @@ def start(options: argparse.Namespace, nodes: int, servers: int) -> dict[str, An
         processors=options.processors,
         writes_per_s=options.writes,
     )
-    cluster.watchers = 0 if options.no_routes else nodes // servers
     cluster.accept("10.0.0.0/8", 24)
     install(cluster)
-    agents = [Agent(cluster, f"node-{at:05}", follows=True) for at in range(nodes)]
+    has_routes = not options.no_routes
+    agents = [
+        Agent(cluster, f"node-{at:05}", follows=True, has_routes=has_routes) for at in range(nodes)
+    ]
     for each in agents:
         each.start()
         world.at(0.0, each.add_pod)
@@ -122,7 +124,7 @@ def start(options: argparse.Namespace, nodes: int, servers: int) -> dict[str, An
     return {
         "nodes": nodes,
         "servers": servers,
-        "routes": not options.no_routes,
+        "routes": has_routes,
         "served": len(served),
         "twice": len(owned) - len({pair for pair, _ in owned}),
         "median_s": round(median(served), 2) if served else None,

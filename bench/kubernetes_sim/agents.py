@@ -232,11 +232,22 @@ class Records(Share):
         return False
 
 
+def _ignore(*_: object) -> None:
+    """Log nothing."""
+
+
+def _defect(*_: object) -> None:
+    """End the simulation by the defect that a keeper would only log."""
+    raise  # noqa: PLE0704  # it is called where the exception was caught
+
+
 def install(cluster: Cluster) -> None:
     """Put the stand-ins in place. Once, before the first agent."""
     logging.disable(logging.CRITICAL)
+    log = SimpleNamespace(info=_ignore, warning=_ignore, exception=_defect)
     stand_ins: dict[str, object] = {
         "NodeLock": _Lock,
+        "log": log,
         "usage": SimpleNamespace(generation=Records.generation, survey=Records.survey),
         "Deadline": partial(Deadline, clock=lambda: cluster.world.now),
     }
@@ -258,9 +269,14 @@ def virtual_client(cluster: Cluster) -> Client:
 
 
 class Agent:
-    """A node's agent. ``served_s``: when its first pod had an address."""
+    """A node's agent. ``served_s``: when its first pod had an address.
 
-    def __init__(self, cluster: Cluster, name: str, *, follows: bool) -> None:
+    ``has_routes``: it watches all blocks, once it has one itself. Only the cost is simulated.
+    """
+
+    def __init__(
+        self, cluster: Cluster, name: str, *, follows: bool, has_routes: bool = False
+    ) -> None:
         world = cluster.world
         self.records = Records(cluster, name)
         self.client = virtual_client(cluster)
@@ -279,6 +295,9 @@ class Agent:
         for what in ("write_mark", "donate", "collect"):
             vars(node)[what] = partial(self._count, what, getattr(node, what))
         self.follows = follows
+        has_block: Any = SimpleNamespace(set=partial(self._watch_blocks, cluster))
+        self.keeper._has_block = has_block
+        self._watches = not has_routes
         self._world = world
         self._wake = Box(world)
         wake: Any = SimpleNamespace(set=self._wake.fill)
@@ -302,6 +321,11 @@ class Agent:
             self._world.start(self.keeper._watch_marks, moment)
             for _, follow in self.keeper.registry.threads(self._wake.fill):
                 self._world.start(partial(follow, lambda: False), moment)
+
+    def _watch_blocks(self, cluster: Cluster) -> None:
+        if not self._watches:
+            self._watches = True
+            self._world.random.choice(cluster.servers).begin_watch()
 
     def add_pod(self) -> None:
         """Let a pod ask for an address."""

@@ -23,6 +23,7 @@ from bench.kubernetes_sim.apf import Level, Work
 from bench.kubernetes_sim.world import Box
 from fastipam.cluster.engines import pool as pool_module
 from fastipam.cluster.engines.http import Connection, Server
+from fastipam.cluster.registries.kubernetes import objects
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -139,8 +140,8 @@ class Cluster:
         self.api.access.add(_TOKEN, User("admin", ("system:masters",)))
         self.store = Store(world, writes_per_s, costs.sync / 1000)
         self.served = Counter[tuple[str, str]]()  # requests that were not answered 429
-        self.watchers = 0  # of the blocks, on each server: routes
-        self.servers = []
+        self.watchers = 0  # of the blocks, for routes; as many on each server
+        self.servers: list[ApiServer] = []
         for at in range(servers):
             phase = world.random.random() * 10 if phase_s is None else phase_s
             processor = Processors(world, processors)
@@ -261,6 +262,12 @@ class ApiServer:
             leave()
         return lambda: self.level.cancel(work)
 
+    def begin_watch(self) -> None:
+        """Send a new watcher all blocks. He is counted, and no more of him is simulated."""
+        listed = len(self.cluster.api.store.objects[objects.BLOCKS])
+        self.processors.run(self.cluster.costs.object * listed / 1000, _nothing)
+        self.cluster.watchers += 1
+
     def _stored(self, request: Request) -> int:
         kind = request.kind
         return 0 if kind is None else len(self.cluster.api.store.objects[kind])
@@ -268,7 +275,8 @@ class ApiServer:
     def _watchers(self, request: Request) -> int:
         kind = request.kind
         assert kind is not None
-        more = self.cluster.watchers if kind.plural == "addressblocks" else 0
+        is_block = kind.plural == "addressblocks"
+        more = self.cluster.watchers // len(self.cluster.servers) if is_block else 0
         return len(self.front.watches[kind]) + more
 
     def _estimate(self, request: Request) -> Work:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from queue import Queue
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +15,7 @@ from fastipam.cluster import schema
 from fastipam.cluster.admin.admin import release_node
 from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.engine import EngineUnavailable, Put
+from fastipam.cluster.keeper import keeper as keeper_module
 from fastipam.cluster.keeper.keeper import Keeper
 from fastipam.cluster.registries.keyvalue import registry
 from fastipam.configuration.policy import Policy
@@ -107,6 +109,49 @@ def test_first_block(engine: MemoryEngine, time: Time, tmp_path: Path) -> None:
     assert agent.add(1) == 1
     assert agent.keeper.status.connected
     assert_settled(engine, agent)
+
+
+class _Followed:
+    """In place of what a keeper tells of all blocks: notes whether the node had a block then."""
+
+    def __init__(self, agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.had_block: Queue[bool] = Queue()
+        self._agent = agent
+        agent.restart()
+        keeper = agent.keeper
+        monkeypatch.setattr(keeper, "_blocks", object())
+        monkeypatch.setattr(keeper.registry, "follow_blocks", self._note)
+
+    def _note(self, *_: object) -> None:
+        self.had_block.put(bool(self._agent.active()))
+
+
+def test_others_blocks_come_after_the_first_own_one(
+    engine: MemoryEngine, time: Time, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that needs its first block does not follow all others before it has it."""
+    agent = Agent(tmp_path, "a", engine, time)
+    followed = _Followed(agent, monkeypatch)
+    agent.keeper.start()
+    try:
+        assert followed.had_block.get(timeout=20)
+    finally:
+        agent.keeper.stop()
+
+
+def test_a_node_without_a_block_follows_others_later(
+    engine: MemoryEngine, time: Time, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that gets no block wants routes to the others' pods all the same."""
+    agent = Agent(tmp_path, "a", engine, time)
+    followed = _Followed(agent, monkeypatch)
+    monkeypatch.setattr(keeper_module, "_BLOCKS_LATER_S", 0.05)
+    monkeypatch.setattr(agent.keeper, "_claim", lambda *_: False)
+    agent.keeper.start()
+    try:
+        assert not followed.had_block.get(timeout=20)
+    finally:
+        agent.keeper.stop()
 
 
 def test_a_store_that_asks_for_a_pause(

@@ -273,6 +273,15 @@ def test_retry_after_is_respected(
     assert len(server.requests) == 8
 
 
+def test_a_long_retry_after_is_not_waited_for(
+    server: Scripted, client: Client, sleeper: Sleeper
+) -> None:
+    """A server asks for up to 32 s, and has room long before: the pause is 5 s, stretched."""
+    server.play(answer(429, "Too many requests", Retry_After="16"), answer(200, B))
+    client.create(BLOCKS, B, deadline_s=S)
+    assert sleeper.pauses == [6.25]
+
+
 def test_retry_after_the_deadline(server: Scripted, client: Client, sleeper: Sleeper) -> None:
     """A pause that ends after the deadline is the caller's: it is told how long."""
     server.play(answer(429, "busy", Retry_After="30"))

@@ -46,6 +46,7 @@ _IDLE_S = 1.0  # between two looks at demand while there is none
 _UNSEEN = (-1, -1)  # no store has this generation
 _TELL_AGAIN_S = 10.0  # between two readings of who owns the blocks of a pool that is used up
 _NEED_S = 3.0  # an ADD that has not asked again for so long has ended
+_BLOCKS_LATER_S = 30.0  # a node without a block follows the blocks of others after this time
 
 
 class Status(NamedTuple):
@@ -93,6 +94,7 @@ class Keeper:
         self.membership = Membership(self.node, clock, directories)
         self._lock = NodeLock(share.store)
         self._wake = threading.Event()
+        self._has_block = threading.Event()
         self._stopping = False
         self._threads: list[threading.Thread] = []
         self._tidy_at = 0.0
@@ -146,8 +148,7 @@ class Keeper:
         """Start its threads: one keeps the share, one watches the requests of others."""
         threads = [("cluster", self._run), ("cluster-watch", self._watch_marks)]
         if self._blocks is not None:
-            follow_blocks = partial(self.registry.follow_blocks, self._blocks)
-            threads.append(("cluster-blocks", partial(follow_blocks, lambda: self._stopping)))
+            threads.append(("cluster-blocks", partial(self._follow_blocks, self._blocks)))
         for name, follow in self.registry.threads(self._wake.set):
             threads.append((name, partial(follow, lambda: self._stopping)))
         for name, target in threads:
@@ -162,6 +163,7 @@ class Keeper:
         """
         self._stopping = True
         self._wake.set()
+        self._has_block.set()
         worker = self._threads[:1]  # the other thread uses only the registry, which ends its call
         for thread in worker:
             thread.join(seconds)
@@ -176,6 +178,15 @@ class Keeper:
 
     def _watch_marks(self) -> None:
         self.registry.follow_requests(self.marks, lambda: self._stopping)
+
+    def _follow_blocks(self, blocks: Owners) -> None:
+        """Follow all blocks, once this node has one.
+
+        Each write of a block costs the shared store more with each node that follows them: when
+        thousands start in one instant, those that still need a block come first.
+        """
+        self._has_block.wait(_BLOCKS_LATER_S)
+        self.registry.follow_blocks(blocks, lambda: self._stopping)
 
     # One step -------------------------------------------------------------------------------
 
@@ -340,6 +351,8 @@ class Keeper:
 
     def _survey(self) -> list[tuple[Geometry, Use]]:
         uses, self._states = usage.survey(self.share)
+        if uses:
+            self._has_block.set()
         return uses
 
     def _claim_family(self, family: int, free: int, missing: int, deadline: Deadline) -> bool:

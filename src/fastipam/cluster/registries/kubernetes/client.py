@@ -70,6 +70,9 @@ _LARGEST_PAGE = 64 << 20  # a list from the cache comes in one piece: 100,000 bl
 # A server that starts, or is asked by all nodes in one instant, takes seconds for its part of TLS.
 _CONNECT_S = 5.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0  # between two rounds over all servers
+# Of the pause that a server asks for: up to 32 s when thousands of nodes start at once, and it has
+# room again long before.
+_LONGEST_WAIT_S = 5.0
 _OPEN_S = 10.0  # for a watch to begin
 _GRACE_S = 10.0  # after which a watch is given up that the server should have ended
 
@@ -397,7 +400,7 @@ class Client:
                 else:
                     endpoint.worked()
                     return answer
-            wait_s = max(pause_s, failed.after_s) * (1 + self.chance() / 2)
+            wait_s = max(pause_s, min(failed.after_s, _LONGEST_WAIT_S)) * (1 + self.chance() / 2)
             # A change waits only for a server that is there and has said that it did nothing.
             if failed.is_final or (call.is_change and not failed.waits):
                 raise failed.error()
