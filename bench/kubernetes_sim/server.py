@@ -264,7 +264,9 @@ class ApiServer:
 
     def begin_watch(self) -> None:
         """Send a new watcher all blocks. He is counted, and no more of him is simulated."""
-        listed = len(self.cluster.api.store.objects[objects.BLOCKS])
+        stored = self.cluster.api.store.objects
+        blocks = [kind for kind in stored if kind.plural == objects.BLOCKS.plural]
+        listed = sum(len(stored[kind]) for kind in blocks)
         self.processors.run(self.cluster.costs.object * listed / 1000, _nothing)
         self.cluster.watchers += 1
 
