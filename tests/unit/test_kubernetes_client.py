@@ -327,6 +327,16 @@ def test_refused_connection(files: Certificates) -> None:
     assert time.monotonic() - began < 10
 
 
+def test_a_pause_that_ends_after_the_deadline(files: Certificates) -> None:
+    """The error says what was wrong before the pause."""
+    with Scripted(files.server) as gone:
+        url = gone.url
+    access = Access([parse_server(url)], ca=files.ca)
+    client = Client(access, sleep=lambda _: time.sleep(0.6), chance=lambda: 0.5)
+    with pytest.raises(EngineUnavailable, match="refused"):
+        client.get(BLOCKS, "b", deadline_s=0.5)
+
+
 # Unknown.
 
 HALF = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"

@@ -86,9 +86,11 @@ class _Round:
         self._is_behind = self._is_silent = False
         self._denied: EngineDenied | None = None
         self._others = 0  # failures that time may mend
+        self.has_asked = False
 
     def note(self, error: Retry | Untrusted | OSError, endpoint: Endpoint) -> None:
         """Note the failure of one server."""
+        self.has_asked = True
         if isinstance(error, WantsTls):
             error = Untrusted(EngineDenied(str(error), hint="write https:// in its URL"))
         self._others += not isinstance(error, Untrusted)
@@ -372,8 +374,9 @@ class Client:
         """Ask one server after the other, as long as none can have made the change."""
         pause_s = _FIRST_PAUSE_S
         refusals = 0
+        failed = _Round()
         while True:
-            failed = _Round()
+            before, failed = failed, _Round()
             for endpoint, until in self._pool.round(deadline, change=call.is_change):
                 try:
                     answer = ask(endpoint, until)
@@ -404,8 +407,8 @@ class Client:
             # A change waits only for a server that is there and has said that it did nothing.
             if failed.is_final or (call.is_change and not failed.waits):
                 raise failed.error()
-            if wait_s >= deadline - time.monotonic():
-                raise failed.error()
+            if wait_s >= deadline - time.monotonic():  # or the last pause came to an end too late
+                raise failed.error() if failed.has_asked else before.error()
             self._sleep(wait_s)
             pause_s = min(2 * pause_s or _FIRST_PAUSE_S, _LONGEST_PAUSE_S)
 
