@@ -9,16 +9,21 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from fastipam.cli.commands import cli
-from fastipam.cluster.controller import first_pools
+from fastipam.cluster.controller import first_pools, pool_rules
 from fastipam.errors import ConfigError
 
+from .. import rendering
 from . import bodies
 from .conftest import Api
 from .fake import FakeServer, Fault
+from .fake import schema as server_schema
 from .leaders import Leader, close_all, condition, in_force
 from .rest import POOLS
+from .test_server_rules import EXAMPLES
 
 V4 = bodies.pool("default", "10.32.0.0/16", 24)
 V6 = bodies.pool("six", "fd00:10::/104", 120)
@@ -106,9 +111,9 @@ def test_what_kubectl_prints_can_be_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("document", "said"),
     [
-        ("{", 'is no JSON object with "items"'),
-        ([V4], 'is no JSON object with "items"'),
-        (V4, 'is no JSON object with "items"'),
+        ("{", 'is not a JSON object with "items"'),
+        ([V4], 'is not a JSON object with "items"'),
+        (V4, 'is not a JSON object with "items"'),
         ({"items": [V4, {"spec": {}}]}, "no metadata.name or no spec in items[1]"),
         ({"items": [{"metadata": {"name": "a"}}]}, "no metadata.name or no spec in items[0]"),
         ({"items": [3]}, "no metadata.name or no spec in items[0]"),
@@ -129,3 +134,146 @@ def test_a_file_that_is_missing(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["controller", "--pools", str(tmp_path / "none.json")])
     assert done.exit_code == 1
     assert "none.json cannot be read: No such file or directory" in done.output
+
+
+# What the pools of the file say ------------------------------------------------------------------
+
+
+def _server_refuses(body: dict[str, Any]) -> bool:
+    """Whether the API server would refuse to make a pool, by the kind's schema."""
+    (kind,) = (
+        each
+        for each in rendering.documents(rendering.KINDS)
+        if each["spec"]["names"]["kind"] == "AddressPool"
+    )
+    schema = kind["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    pruned = server_schema.prune(schema, body)
+    root = pruned | {"metadata": body["metadata"]}
+    return bool(server_schema.check(schema, pruned, root=root))
+
+
+def _refused(body: dict[str, Any]) -> ConfigError | None:
+    try:
+        pool_rules.check(body["metadata"]["name"], body["spec"], "items[0]")
+    except ConfigError as error:
+        return error
+    return None
+
+
+CREATED = [one for one in EXAMPLES if one.bad["kind"] == "AddressPool" and one.old is None]
+
+
+@pytest.mark.parametrize("one", CREATED, ids=lambda one: f"{one.field}: {one.words}")
+def test_every_rule_of_the_kind(one: Any) -> None:
+    """What a rule refuses is refused, at its field; what it accepts is not."""
+    if "Selector" in one.field:
+        return  # no selector is accepted: see below
+    error = _refused(one.bad)
+    assert error is not None
+    field = "metadata.name" if one.field == "<nil>" else one.field
+    assert error.field == f"items[0].{field}"
+    assert error.hint
+    assert _refused(one.good) is None
+
+
+CIDRS = st.sampled_from(
+    [
+        *(
+            "10.32.0.0/12",
+            "10.32.0.1/12",
+            "10.0.0.0/8",
+            "10.32.0.0/24",
+            "10.32.0.0/32",
+            "0.0.0.0/0",
+        ),
+        *("fd00::/104", "fd00:10::/48", "FD00::/104", "fd00::1/104", "::/104", "::a0:0/108"),
+        *("010.0.0.0/8", "10.0.0.0/08", "10.0.0.0", "10.0.0.0/33", "", "x"),
+        *("::ffff:10.0.0.0/108", "0.0.0.0/0"),
+        *("10.0.0.0/-1", " 10.0.0.0/8", "10.0.0.0/8 ", "fd00::%eth0/64", "fd00:0::/104", None, 7),
+    ]
+)
+TEXTS = st.sampled_from(
+    [
+        *("10.32.0.1", "10.32.0.1-10.32.0.9", "10.32.0.0/28", "10.32.0.9-10.32.0.1", "fd00::1"),
+        *(
+            "FD00::1",
+            "fd00::1-fd00::9",
+            "10.32.0.1-fd00::1",
+            "",
+            "-",
+            "10.32.0.1-",
+            "::ffff:1.2.3.4",
+        ),
+        *("10.32.0.1 - 10.32.0.9", "10.32.0.01", "a", None, 5, "1.2.3.4-1.2.3.5-1.2.3.6"),
+    ]
+)
+SIZES = st.one_of(st.integers(-1, 130), st.sampled_from([None, "24", 24.5, True]))
+SPECS = st.fixed_dictionaries(
+    {"cidr": CIDRS, "blockSize": SIZES},
+    optional={
+        "gateway": TEXTS,
+        "exclude": st.one_of(st.lists(TEXTS, max_size=2), st.sampled_from(["10.0.0.1", {}])),
+        "assignment": st.sampled_from(["Automatic", "Manual", "automatic", None]),
+        "claims": st.sampled_from(["Any", "NodeCIDRs", "None", 1]),
+        "priority": st.sampled_from([0, -1_000_001, 1_000_001, 1.5, True]),
+        "maxBlocksPerNode": st.sampled_from([0, 1, 1 << 20, (1 << 20) + 1]),
+        "disabled": st.sampled_from([True, "yes", 0, None]),
+        "nodeSelector": st.sampled_from([{}, [], "a=b"]),
+    },
+)  # fmt: skip
+NAMES = st.sampled_from(["default", "a.b", "A", "a_b", "-a", "a-", "a..b", "1", "x" * 63, "x" * 64])
+
+
+@given(name=NAMES, spec=SPECS)
+@example(name="p", spec={"cidr": "10.0.0.0/8", "blockSize": 24})
+def test_what_the_server_refuses_is_refused(name: str, spec: dict[str, Any]) -> None:
+    """For any pool; the error has a field of the pool, and what was written there."""
+    body = bodies.pool(name, "", 0) | {"spec": spec}
+    error = _refused(body)
+    if _server_refuses(body):
+        assert error is not None
+    if error is not None:
+        at = error.field.removeprefix("items[0].").partition("[")[0]
+        assert at == "metadata.name" or at.removeprefix("spec.") in spec
+        assert error.value is None or str(error.value)[:70] in error.message
+
+
+def _two(*pools: dict[str, Any]) -> dict[str, Any]:
+    return {"kind": "List", "items": list(pools)}
+
+
+@pytest.mark.parametrize(
+    ("document", "field", "said"),
+    [
+        (_two(V6, bodies.pool("default", "10.32.0.1/16", 24)),
+         "items[1].spec.cidr", "10.32.0.1/16 has host bits"),
+        (_two(bodies.pool("default", "10.32.0.0/16", 24, gatway="10.32.0.1")),
+         "items[0].spec.gatway", "10.32.0.1 is of a field that a pool does not have"),
+        (_two(bodies.pool("default", "10.32.0.0/16", 24, nodeSelector={"matchLabels": {"a": "b"}})),
+         "items[0]", "does not support nodeSelector"),
+        (_two(bodies.pool("default", "10.32.0.0/24", 32)),
+         "items[0]", "blocks of one address (/32) are not supported"),
+        (_two(bodies.pool("default", "10.32.0.0/16", 24, exclude=["10.40.0.0/24"])),
+         "items[0]", "10.40.0.0/24 lies outside of 10.32.0.0/16"),
+        (_two(V4, bodies.pool("more", "10.32.128.0/17", 24)),
+         "items[1]", "10.32.128.0/17 overlaps 10.32.0.0/16 of the pool default"),
+        (_two(V4, bodies.pool("more", "10.33.0.0/16", 26)),
+         "items[1]", "its blocks are /26, and those of the pool default /24"),
+        (_two(V4, V4), "items[1].metadata.name", "two pools have the name default"),
+    ],
+)  # fmt: skip
+def test_pools_that_cannot_be_in_force(
+    tmp_path: Path, document: Any, field: str, said: str
+) -> None:
+    """The controller does not start; it names the file, the pool's field, and what is there."""
+    path = _write(tmp_path, document)
+    done = CliRunner().invoke(cli, ["controller", "--pools", str(path)])
+    assert done.exit_code == 1
+    assert f"--pools {path}: {field}: " in done.stderr
+    assert said in done.stderr
+
+
+def test_two_pools_of_a_family(tmp_path: Path) -> None:
+    """They may be in force together: their addresses differ, and their blocks have one size."""
+    more = bodies.pool("more", "10.33.0.0/16", 24)
+    assert len(first_pools.read(_write(tmp_path, _two(V4, V6, more)))) == 3

@@ -9,6 +9,7 @@ import json
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from fastipam.cluster.controller import overlap, pool_rules
 from fastipam.cluster.registries.kubernetes import objects
 from fastipam.cluster.registries.kubernetes.client import AlreadyExists
 from fastipam.errors import ConfigError
@@ -57,27 +58,49 @@ class FirstPools:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Return the AddressPools of a file: JSON, a List as kubectl writes it. Raises ConfigError.
+    """Return the AddressPools of a file: JSON, a List as kubectl writes it.
 
-    The API checks their fields.
+    Raises ConfigError for the first one that the API server or this controller would refuse. What
+    the cluster has already is not known here.
     """
     try:
         items = json.loads(path.read_bytes())["items"]
     except OSError as error:
         raise _wrong(path, f"cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
-        raise _wrong(path, 'is no JSON object with "items"') from None
-    pools = []
+        raise _wrong(path, 'is not a JSON object with "items"') from None
+    pools: list[dict[str, Any]] = []
     for at, item in enumerate(items if isinstance(items, list) else [items]):
         try:
             name, spec = item["metadata"]["name"], item["spec"]
         except (KeyError, TypeError):
             name = spec = None
-        if not (name and isinstance(name, str) and isinstance(spec, dict)):
+        if not (name and isinstance(spec, dict)):
             raise _wrong(path, f"has no metadata.name or no spec in items[{at}]")
+        where = f"{_FIELD} {path}: items[{at}]"
+        pool_rules.check(name, spec, where)
         body = {"apiVersion": objects.VERSION, "kind": "AddressPool"}
-        pools.append({**body, "metadata": {"name": name}, "spec": spec})
+        one = {**body, "metadata": {"name": name}, "spec": spec}
+        _check_beside(one, pools, where)
+        pools.append(one)
     return pools
+
+
+def _check_beside(pool: dict[str, Any], before: list[dict[str, Any]], where: str) -> None:
+    """Raise ConfigError when a pool cannot be in force, alone or beside those before it."""
+    name = objects.name_of(pool)
+    if any(objects.name_of(other) == name for other in before):
+        raise ConfigError(
+            f"two pools have the name {name}",
+            field=f"{where}.metadata.name",
+            value=name,
+            hint="give each pool a name of its own",
+        )
+    refusal = overlap.own_fault(pool)
+    for other in before:
+        refusal = refusal or overlap.conflict(overlap.wanted(pool), other, other["spec"])
+    if refusal is not None:
+        raise ConfigError(f"the pool {name}: {refusal.message}", field=where, value=name)
 
 
 def _wrong(path: Path, what: str) -> ConfigError:
