@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from fastipam.cli.commands import cli
-from fastipam.cni import conflists
+from fastipam.cni import configs, conflist_rules, conflists, more_blocks, versions
 from fastipam.cni.versions import SUPPORTED
-from fastipam.configuration.network import network_name
+from fastipam.configuration import reader
+from fastipam.configuration.network import Config, network_name
 
 from ..e2e import tools
 
@@ -82,7 +85,15 @@ def test_file(tmp_path: Path) -> None:
     [
         (("--plugin", "macvlan"), "'macvlan' is not one of 'ptp', 'bridge'"),
         (("--network", "a b"), "the network name 'a b' has characters"),
-        (("--mtu", "100"), "100 is not in the range"),
+        (("--network", "n" * 256), "has 256 characters, 255 at most are possible"),
+        (("--network", "."), "the network name '.' has characters"),
+        (("--mtu", "100"), "'100' is not a number of bytes from 576 to 65535: type 1450"),
+        (("--mtu", "65536"), "'65536' is not a number of bytes"),
+        (("--mtu", "x"), "'x' is not a number of bytes"),
+        (("--mtu", "1e3"), "'1e3' is not a number of bytes"),
+        (("--mtu", "1" * 5000), "is not a number of bytes"),
+        (("--mtu", "1000", "--family", "ipv6"), "--mtu: 1000 is too small for --family ipv6"),
+        (("--data-dir", "rel"), "--data-dir: 'rel' is not an absolute path"),
         (("--family", "ipx"), "'ipx' is not one of"),
     ],
 )
@@ -91,6 +102,63 @@ def test_refused(options: tuple[str, ...], words: str) -> None:
     done = _run(*options)
     assert done.exit_code in (1, 2)
     assert words in done.stderr
+
+
+def test_standard_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The dash is standard output, and no file of this name."""
+    monkeypatch.chdir(tmp_path)
+    assert _run("-o", "-").stdout == _run().stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+NAMES = st.one_of(
+    st.text("aZ0._- é/\n", min_size=1, max_size=6), st.sampled_from(["n" * 255, "n" * 256, "123"])
+)
+DIRECTORIES = st.one_of(
+    st.text("/a. é\n", min_size=1, max_size=8), st.sampled_from(["/" + "d" * 255, "/srv/ipam"])
+)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    plugin=st.sampled_from(conflists.PLUGINS),
+    name=NAMES,
+    directory=DIRECTORIES,
+    mtu=st.one_of(st.none(), st.integers(0, 70000).map(str)),
+    families=st.lists(st.sampled_from(["ipv4", "ipv6"]), max_size=2),
+    flags=st.sets(st.sampled_from(["--no-masquerade", "--no-portmap", "--no-bandwidth"])),
+    version=st.sampled_from(conflists.VERSIONS),
+)
+def test_what_it_writes_is_taken(
+    tmp_path: Path,
+    plugin: str,
+    name: str,
+    directory: str,
+    mtu: str | None,
+    families: list[str],
+    flags: set[str],
+    version: str,
+) -> None:
+    """Every list that is written can be an agent's template, and an ADD reads it."""
+    target = tmp_path / "podnet.conflist"
+    target.unlink(missing_ok=True)
+    words = [f"--plugin={plugin}", f"--network={name}", f"--data-dir={directory}", *flags]
+    words += [f"--cni-version={version}", *(f"--family={one}" for one in families)]
+    words += [] if mtu is None else [f"--mtu={mtu}"]
+    done = _run(*words, "-o", str(target))
+    if done.exit_code:
+        assert done.stderr
+        assert not target.exists()
+        return
+    conflist_rules.require_list(str(target), "--cluster")
+    content = conflist_rules.completed(str(target), (), None)
+    for one in configs.plugins_of(reader.decode(content)):
+        config = Config(one, versions.agree(one, "ADD"), more_blocks.read, content)
+        assert (config.name, config.data_dir) == (name, directory)
+        newest = one | {"cniversion": "1.1.0"}  # as a runtime that knows STATUS asks
+        Config(newest, versions.agree(newest, "STATUS"), more_blocks.read, content)
 
 
 def test_complete() -> None:

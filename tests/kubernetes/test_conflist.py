@@ -82,7 +82,8 @@ def test_written_with_the_first_block(node: Node, start: Start) -> None:  # noqa
     until(lambda: "is not written yet: no AddressPool is accepted" in agent.log, "it waits")
     assert os.listdir(node.directory) == []
     accept(node.api)
-    until(node.target.exists, "it is written")
+    assert f"{node.target} is not written yet" in agent.log
+    until(lambda: f"is ready: socket {agent.path}, {node.target} is written" in agent.log, "ready")
     assert len(owners(node.api)) == 1
     assert stat.S_IMODE(node.target.stat().st_mode) == 0o644
     assert os.listdir(node.directory) == [node.target.name]
@@ -181,36 +182,55 @@ def _writer_of(node: Node) -> Writer:
     return Writer(Request(str(node.template), node.target, 1400), network, lambda: keeper)
 
 
-@pytest.mark.parametrize("kind", ["symlink", "directory", "fifo", "no directory"])
-def test_in_the_way(node: Node, start: Start, kind: str) -> None:  # noqa: F811
-    """What is no file stays as it is; the log says so once, and the agent serves."""
-    accept(node.api)
-    elsewhere = node.path / "elsewhere"
-    elsewhere.write_text("precious")
+IN_THE_WAY = {
+    "symlink": "there is a symbolic link of this name",
+    "directory": "there is a directory of this name",
+    "fifo": "there is no file of this name",
+}
+
+
+def _put_in_the_way(node: Node, kind: str) -> None:
     if kind == "symlink":
-        node.target.symlink_to(elsewhere)
+        (node.path / "elsewhere").write_text("precious")
+        node.target.symlink_to(node.path / "elsewhere")
     elif kind == "directory":
         node.target.mkdir()
     elif kind == "fifo":
         os.mkfifo(node.target)
-    else:
-        node.directory.rmdir()
+
+
+@pytest.mark.parametrize("kind", IN_THE_WAY)
+def test_in_the_way(node: Node, kind: str) -> None:
+    """What is no file stays as it is, and the agent does not start."""
+    _put_in_the_way(node, kind)
+    done = CliRunner().invoke(cli, ["agent", *node.options(), "--socket", str(node.path / "s")])
+    assert done.exit_code == 1
+    assert f"--write-conflist: {node.target} cannot be written: {IN_THE_WAY[kind]}" in done.stderr
+    assert "ready" not in done.output
+    if kind == "symlink":
+        assert (node.path / "elsewhere").read_text() == "precious"
+
+
+@pytest.mark.parametrize("kind", [*IN_THE_WAY, "no directory"])
+def test_in_the_way_later(node: Node, start: Start, kind: str) -> None:  # noqa: F811
+    """The log says so once, and the agent serves, but does not say that it is ready."""
+    node.directory.rmdir()
     agent = start(*node.options())
-    wanted = {
-        "symlink": "there is a symbolic link of this name",
-        "directory": "there is a directory of this name",
-        "fifo": "there is no file of this name",
-        "no directory": f"{node.directory} is not there",
-    }[kind]
+    if kind != "no directory":
+        node.directory.mkdir()
+        _put_in_the_way(node, kind)
+    accept(node.api)
+    wanted = IN_THE_WAY.get(kind, f"{node.directory} is not there")
     until(lambda: wanted in agent.log, "it says what is in the way")
     writer = _writer_of(node)
     writer.step()
     writer.step()
     assert writer.standing.state == conflists.FAILED
     assert writer.standing.failures == 2
-    assert elsewhere.read_text() == "precious"
     assert agent.is_ready()
     assert agent.log.count("cannot be written") == 1, agent.log
+    assert f"serves calls: socket {agent.path}, {node.target} is not written yet" in agent.log
+    assert "is ready" not in agent.log
     if kind == "no directory":
         node.directory.mkdir()
     elif kind == "directory":
@@ -320,8 +340,11 @@ def test_others_that_sort_before(
         (("--cluster", "/no/such"), "/no/such cannot be read: No such file or directory"),
         (("--cluster", "T", "--write-conflist", "/tmp/x.txt"), "runtimes do not read x.txt"),
         (("--cluster", "T", "--write-conflist", "T"), "is the template itself"),
-        (("--cluster", "T", "--write-conflist", "/tmp/x.conf", "--mtu", "12"), "12 is not in"),
-        (("--cluster", "T", "--write-conflist", "/tmp/x.conf", "--mtu", "x"), "'x' is not a valid"),
+        (
+            ("--cluster", "T", "--write-conflist", "/tmp/x.conf", "--mtu", "12"),
+            "'12' is not a number",
+        ),
+        (("--cluster", "T", "--write-conflist", "/tmp/x.conf", "--mtu", "x"), "not the word auto"),
     ],
 )
 def test_refused_options(node: Node, options: tuple[str, ...], words: str) -> None:
@@ -331,6 +354,38 @@ def test_refused_options(node: Node, options: tuple[str, ...], words: str) -> No
     done = CliRunner().invoke(cli, ["agent", *given])
     assert done.exit_code in (1, 2)
     assert words in done.output
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ({"engine": "kubernetes", "network": "podnet"}, 'has no list of "plugins"'),
+        ({"name": "n", "type": "ptp", "ipam": {"type": "fastipam", "cluster": {}}}, "plugins"),
+        ({"name": "n", "cniVersion": "1.0.0", "plugins": []}, 'has no list of "plugins"'),
+        ({"plugins": "ptp"}, 'has no list of "plugins"'),
+        ({"plugins": [{"type": "ptp"}], "name": "n"}, "no ipam section"),
+        ({"cooldown": -1}, "ipam.cooldown: "),
+        ({"routes": [{"dst": "10.0.0.1/33"}]}, "ipam.routes"),
+        ({"statusWhenFull": "maybe"}, "ipam.statusWhenFull"),
+        ({"dataDir": "store"}, "ipam.dataDir"),
+        ("{", "podnet.conflist"),
+        ("[]", "podnet.conflist"),
+        ("", "podnet.conflist"),
+    ],
+    ids=str,
+)
+def test_refused_templates(node: Node, template: Any, words: str) -> None:
+    """A template of which no ADD could be served is refused before the agent starts."""
+    if isinstance(template, dict) and not {"engine", "plugins", "name"} & template.keys():
+        template, ipam = json.loads(node.template.read_text()), template
+        template["plugins"][0]["ipam"] |= ipam
+    text = template if isinstance(template, str) else json.dumps(template)
+    node.template.write_text(text)
+    done = CliRunner().invoke(cli, ["agent", *node.options(), "--socket", str(node.path / "s")])
+    assert done.exit_code == 1
+    assert words in done.stderr
+    assert str(node.template) in done.stderr
+    assert done.stdout == ""
 
 
 def test_no_keeper_yet(node: Node) -> None:

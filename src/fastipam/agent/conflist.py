@@ -11,21 +11,19 @@ import logging
 import os
 import stat
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastipam import files
 from fastipam.addressing.addresses import parse_ip
 from fastipam.cluster import rtnetlink
-from fastipam.cni import configs, conflists, more_blocks, versions
+from fastipam.cni import configs, conflist_rules, conflists, more_blocks
 from fastipam.cni.conflists import FAILED, REMOVED, WAITING, WRITTEN, Standing
-from fastipam.configuration import reader
-from fastipam.configuration.network import Config
 from fastipam.errors import ConfigError, FastipamError
 from fastipam.storage.records.block import ACTIVE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from fastipam.cluster.keeper.keeper import Keeper
 
@@ -47,12 +45,19 @@ class Request(NamedTuple):
 class Writer:
     """Writes one configuration, in a thread of its own. :meth:`step` does what is due.
 
-    ``keeper`` returns the keeper of the template's network, or None before there is one. A file
+    ``keeper`` returns the keeper of the template's network, or None before there is one;
+    ``written`` is called once, when the file is there as it should be. A file
     that was removed while this process runs is not written again until the template changes:
     somebody has taken the node out of use.
     """
 
-    def __init__(self, request: Request, network: str, keeper: Callable[[], Keeper | None]) -> None:
+    def __init__(
+        self,
+        request: Request,
+        network: str,
+        keeper: Callable[[], Keeper | None],
+        written: Callable[[], object] = lambda: None,
+    ) -> None:
         self.request = request
         self.target = request.target
         self._state, self._reason = WAITING, ""
@@ -60,6 +65,7 @@ class Writer:
         self._failures = 0
         self._network = network
         self._keeper = keeper
+        self._written = written
         self._done: bytes | None = None  # the content that this process has written, or found
         self._mtu_told = False
         self._stopping = threading.Event()
@@ -119,13 +125,7 @@ class Writer:
                 field=f"{path}: name",
                 value=network,
             )
-        given = Path(path).read_bytes()
-        mtu = self.request.mtu
-        content = conflists.complete(given, path, families, mtu or self._link_mtu(keeper))
-        for plugin in configs.plugins_of(reader.decode(content, path)):
-            if plugin["ipam"]["type"] == "fastipam":  # what an ADD would refuse is not written
-                Config(plugin, versions.agree(plugin, "ADD"), more_blocks.read, content)
-        return content
+        return conflist_rules.completed(path, families, self.request.mtu or self._link_mtu(keeper))
 
     def _link_mtu(self, keeper: Keeper) -> int | None:
         """Return the MTU of the interface that has the node's address, or None, and say so."""
@@ -158,6 +158,8 @@ class Writer:
             if stat.S_IMODE(os.lstat(self.target).st_mode) != _MODE:
                 os.chmod(self.target, _MODE)
             self._set(WRITTEN, "is as it should be" if self._done is None else "")
+        if self._done is None:
+            self._written()
         self._done = content
 
     def _write(self, content: bytes) -> None:
@@ -197,7 +199,11 @@ _MODE = 0o644
 
 
 def check(request: Request) -> None:
-    """Raise ConfigError when no runtime would read what is to be written, or it is the template."""
+    """Raise ConfigError when the template cannot be used, or the target cannot be the file.
+
+    What may be mended while the agent runs is not looked at: a directory that is missing or cannot
+    be written, and the blocks of this node.
+    """
     target = request.target
     if not configs.is_read(target):
         raise ConfigError(
@@ -213,6 +219,18 @@ def check(request: Request) -> None:
             value=str(target),
             hint="--cluster names a file elsewhere",
         )
+    try:
+        if target.parent.is_dir():
+            _read(target)
+    except OSError as error:
+        raise ConfigError(
+            f"{target} cannot be written: {error.strerror}",
+            field="--write-conflist",
+            value=str(target),
+            hint=f"look with `ls -ld {target}`",
+        ) from None
+    conflist_rules.require_list(request.template, "--cluster")
+    conflist_rules.completed(request.template, (), request.mtu)
 
 
 def _families(keeper: Keeper) -> set[int]:

@@ -65,11 +65,17 @@ class Options(NamedTuple):
 
 
 class Ready(NamedTuple):
-    """Where an agent that is ready is found; ``url`` is "" without HTTP."""
+    """Where an agent that serves is found; ``url`` is "" without HTTP.
+
+    ``conflist`` is the network configuration that it writes, or ""; ``is_written`` says whether the
+    file is there, without which the node gets no pods.
+    """
 
     pid: int
     socket: str
     url: str
+    conflist: str = ""
+    is_written: bool = True
 
 
 def ignore_signals() -> None:
@@ -95,8 +101,9 @@ _MEANINGLESS = (
 def run(options: Options, announce: Callable[[Ready], object] = lambda _: None) -> None:
     """Serve until SIGTERM or SIGINT, answer the requests that have begun to arrive, and return.
 
-    ``announce`` is called when it serves. Raises ConfigError when the socket cannot be used, for
-    example because another agent serves it.
+    ``announce`` is called when it serves, and again when it has written its network configuration,
+    if there is one to write. Raises ConfigError when the socket cannot be used, for example because
+    another agent serves it.
     """
     _raise_descriptor_limit(options.limits.connections)
     path = options.socket
@@ -105,7 +112,7 @@ def run(options: Options, announce: Callable[[Ready], object] = lambda _: None) 
         clusters = Clusters(worker=worker)
         keys = [clusters.add_file(path, options.data_dirs) for path in options.clusters]
         clusters.keep_routes(options.routes)
-        writer = _conflist_writer(options, clusters, keys)
+        writer = _conflist_writer(options, clusters, keys, lambda: announce(served))
         observer, url, stop_http = _instrumented(options, listener, clusters, writer)
 
         def work(data_dir: str | None) -> Work:
@@ -132,12 +139,13 @@ def run(options: Options, announce: Callable[[Ready], object] = lambda _: None) 
         signal.set_wakeup_fd(server.wake_descriptor, warn_on_full_buffer=False)
         clusters.install(server.wake_descriptor)
         preload.import_all(page=options.http is not None)
-        paths = [*map(os.path.abspath, options.data_dirs), *clusters.data_dirs]
-        server.begin(paths)
+        server.begin([*map(os.path.abspath, options.data_dirs), *clusters.data_dirs])
         gc.freeze()  # the garbage collector need not look at what is loaded now
-        log.info("socket=%s pid=%d ready", options.socket, os.getpid())
+        log.info("socket=%s pid=%d serves", options.socket, os.getpid())
         systemd.notify("READY=1")
-        announce(Ready(os.getpid(), str(listener.getsockname()), url))
+        conflist = "" if writer is None else str(writer.target)
+        served = Ready(os.getpid(), str(listener.getsockname()), url, conflist)
+        announce(served._replace(is_written=writer is None))
         if writer is not None:
             writer.start()
         try:
@@ -159,14 +167,17 @@ def run(options: Options, announce: Callable[[Ready], object] = lambda _: None) 
 
 
 def _conflist_writer(
-    options: Options, clusters: Clusters, keys: list[tuple[str, str]]
+    options: Options,
+    clusters: Clusters,
+    keys: list[tuple[str, str]],
+    written: Callable[[], object],
 ) -> Writer | None:
     """Return what writes the network configuration, which has not begun, or None."""
     if options.conflist is None:
         return None
     from fastipam.agent.conflist import Writer
 
-    return Writer(options.conflist, keys[0][1], partial(clusters.find, keys[0]))
+    return Writer(options.conflist, keys[0][1], partial(clusters.find, keys[0]), written)
 
 
 def _instrumented(

@@ -40,6 +40,37 @@ class Seconds(click.FloatRange):
         return seconds
 
 
+_MOST_DIGITS = 9  # of a number that is looked at
+SMALLEST_MTU, SMALLEST_MTU_V6, LARGEST_MTU = 576, 1280, 65535  # RFC 791, RFC 8200, a datagram
+
+
+class Mtu(click.ParamType[int | None]):
+    """The MTU of pods in bytes; with ``auto`` also the word auto, which is None."""
+
+    name = "bytes"
+
+    def __init__(self, *, auto: bool = False) -> None:
+        self._auto = auto
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | None:
+        """Return the number of bytes. Raises click's usage error."""
+        if self._auto and value == "auto":
+            return None
+        text = str(value)
+        is_number = text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS
+        if not is_number or not SMALLEST_MTU <= int(text) <= LARGEST_MTU:
+            word = ", and not the word auto" if self._auto else ""
+            self.fail(
+                f"{text!r} is not a number of bytes from {SMALLEST_MTU} to {LARGEST_MTU}{word}: "
+                "type 1450, say",
+                param,
+                ctx,
+            )
+        return int(text)
+
+
 data_dir = click.option(
     "--data-dir",
     cls=_DataDir,

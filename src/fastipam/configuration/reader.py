@@ -328,6 +328,8 @@ def is_id(value: str) -> bool:
     return bool(value) and value[0] in _ALPHANUMERIC and _ID_CHARACTERS.issuperset(value)
 
 
+# Bytes: host-local's limit (the name is a directory there), and far below LMDB's 511.
+LONGEST_NETWORK = 255
 LONGEST_IFNAME = 15  # IFNAMSIZ less the final NUL
 
 

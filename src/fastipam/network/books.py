@@ -7,6 +7,7 @@ from fastipam.addressing.ranges import CUT
 from fastipam.allocation.ledger import MOST_EXPIRED, Ledger
 from fastipam.allocation.lookup import find, read_pool
 from fastipam.configuration.policy import DEFAULT_POLICY, Policy
+from fastipam.configuration.reader import LONGEST_NETWORK
 from fastipam.lease import Lease
 from fastipam.storage import tables
 from fastipam.storage.records import keys, own_ranges
@@ -20,15 +21,14 @@ if TYPE_CHECKING:
     from fastipam.storage.store import Store
     from fastipam.storage.transaction import Snapshot, Transaction
 
-_NAME_BYTES = 255  # host-local's limit (the name is a directory there), and far below LMDB's 511
 _BATCH = 256  # addresses freed in one transaction, for which other writers wait
 
 
 def _encoded(field: str, what: str, name: str) -> bytes:
     encoded = keys.encode(field, name)
-    if not 0 < len(encoded) <= _NAME_BYTES:
+    if not 0 < len(encoded) <= LONGEST_NETWORK:
         raise errors.ConfigError(
-            f"the {what} name {name[:32]!r} is not 1 to {_NAME_BYTES} bytes long",
+            f"the {what} name {name[:32]!r} is not 1 to {LONGEST_NETWORK} bytes long",
             field=field,
             value=name,
         )

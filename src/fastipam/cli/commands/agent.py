@@ -22,15 +22,6 @@ if TYPE_CHECKING:
 
 _DEFAULTS = process.Options()
 _LARGEST_PORT = 65535
-_SMALLEST_MTU = 576  # what every IPv4 host has to take; IPv6 wants 1280
-
-
-def _mtu(ctx: click.Context, param: click.Parameter, value: str) -> int | None:
-    """Return the MTU, None for that of the node's interface. Raises click's usage error."""
-    if value == "auto":
-        return None
-    mtu: int = click.IntRange(_SMALLEST_MTU, 65535)(value, param, ctx)
-    return mtu
 
 
 def _conflist(clusters: tuple[Path, ...], target: Path | None, mtu: int | None) -> Request | None:
@@ -140,7 +131,7 @@ def _conflist(clusters: tuple[Path, ...], target: Path | None, mtu: int | None) 
     metavar="auto|BYTES",
     default="auto",
     show_default=True,
-    callback=_mtu,
+    type=options.Mtu(auto=True),
     help="The MTU of pods in what --write-conflist writes, unless the file has one; auto is that "
     "of the interface that has the node's address. An overlay leaves less: say how much.",
 )
@@ -199,8 +190,11 @@ def _discard(_: process.Ready) -> None:
 
 
 def _announce(ready: process.Ready) -> None:
-    """Print where the agent is found."""
-    parts = [f"fastipam agent {ready.pid} is ready: socket {ready.socket}"]
+    """Print where the agent is found, and whether the node can have pods."""
+    state = "is ready" if ready.is_written else "serves calls"
+    parts = [f"fastipam agent {ready.pid} {state}: socket {ready.socket}"]
+    if ready.conflist:
+        parts.append(f"{ready.conflist} is {'written' if ready.is_written else 'not written yet'}")
     if ready.url:
         parts.append(f"page {ready.url}/, metrics {ready.url}/metrics, health {ready.url}/healthz")
     click.echo(", ".join(parts))

@@ -10,8 +10,8 @@ import click
 from fastipam.addressing.addresses import V4, V6
 from fastipam.cli import options, output
 from fastipam.cli.click_base import command as _command
-from fastipam.cni import conflists
-from fastipam.configuration.network import network_name
+from fastipam.cni import conflist_rules, conflists
+from fastipam.errors import ConfigError
 
 _FAMILIES = {"ipv4": V4, "ipv6": V6}
 
@@ -48,7 +48,7 @@ _FAMILIES = {"ipv4": V4, "ipv6": V6}
 )
 @click.option(
     "--mtu",
-    type=click.IntRange(576, 65535),
+    type=options.Mtu(),
     metavar="BYTES",
     help="The MTU of pods. Without it the agent adds that of the node's interface.",
 )
@@ -70,8 +70,8 @@ _FAMILIES = {"ipv4": V4, "ipv6": V6}
     "-o",
     "target",
     metavar="FILE",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write it to FILE instead, in one step.",
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    help="Write it to FILE instead, in one step; - is standard output.",
 )
 def command(
     plugin: str,
@@ -90,7 +90,16 @@ def command(
     The same file suits every node. It is what `fastipam agent --cluster FILE --write-conflist DEST`
     takes as its template; by hand it goes to /etc/cni/net.d/10-fastipam.conflist with --family.
     """
-    network_name({"name": network})
+    conflist_rules.require_name(network, "--network")
+    conflist_rules.require_data_dir(data_dir, "--data-dir")
+    if "ipv6" in families and mtu is not None and mtu < options.SMALLEST_MTU_V6:
+        raise ConfigError(
+            f"{mtu} is too small for --family ipv6: an IPv6 link has {options.SMALLEST_MTU_V6} "
+            "bytes or more",
+            field="--mtu",
+            value=mtu,
+            hint=f"type --mtu {options.SMALLEST_MTU_V6}, or leave the family out",
+        )
     left_out = {"portmap": no_portmap, "bandwidth": no_bandwidth}
     document = conflists.standard(
         plugin,
@@ -103,7 +112,7 @@ def command(
         families=[_FAMILIES[one] for one in families],
     )
     content = conflists.encode(document)
-    if target is None:
+    if target is None or str(target) == "-":
         output.say(content.decode().rstrip("\n"))
         return
     from fastipam import files
