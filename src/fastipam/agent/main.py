@@ -112,7 +112,7 @@ def run(options: Options, announce: Callable[[Ready], object] = lambda _: None) 
         clusters = Clusters(worker=worker)
         keys = [clusters.add_file(path, options.data_dirs) for path in options.clusters]
         clusters.keep_routes(options.routes)
-        writer = _conflist_writer(options, clusters, keys, lambda: announce(served))
+        writer = _conflist_writer(options, clusters, keys, lambda: announce(served()))
         observer, url, stop_http = _instrumented(options, listener, clusters, writer)
 
         def work(data_dir: str | None) -> Work:
@@ -144,8 +144,8 @@ def run(options: Options, announce: Callable[[Ready], object] = lambda _: None) 
         log.info("socket=%s pid=%d serves", options.socket, os.getpid())
         systemd.notify("READY=1")
         conflist = "" if writer is None else str(writer.target)
-        served = Ready(os.getpid(), str(listener.getsockname()), url, conflist)
-        announce(served._replace(is_written=writer is None))
+        served = partial(Ready, os.getpid(), str(listener.getsockname()), url, conflist)
+        announce(served(is_written=writer is None))
         if writer is not None:
             writer.start()
         try:
