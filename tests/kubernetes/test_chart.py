@@ -145,6 +145,8 @@ def test_documented_values() -> None:
         assert not list(validator.iter_errors(default | merged)), each
 
 
+OWN_LIST = json.dumps(conflists.standard(network="own"))
+
 # For every value of the schema another one than the default. Each has to change what is rendered.
 OTHERS: dict[str, Any] = {
     "image.repository": "registry.example/other",
@@ -170,7 +172,7 @@ OTHERS: dict[str, Any] = {
     "network.portmap": False,
     "network.bandwidth": False,
     "network.ipam": {"statusWhenFull": "unavailable"},
-    "network.conflist": '{"name": "own", "plugins": []}',
+    "network.conflist": OWN_LIST,
     "routes": "none",
     "cluster.fencing": True,
     "cluster.sessionTTL": 60,
@@ -312,7 +314,7 @@ ODD: dict[str, dict[str, Any]] = {
     "everything that is on": {
         "crds": {"install": False},
         "uninstall": {"hook": "never"},
-        "network": {"ipMasq": False, "conflist": '{"name": "own", "plugins": []}'},
+        "network": {"ipMasq": False, "conflist": OWN_LIST},
     },
 }
 
@@ -355,8 +357,7 @@ def test_bridge(render: Render) -> None:
 
 def test_a_conflist_of_ones_own(render: Render) -> None:
     """It is taken as it is."""
-    text = json.dumps({"cniVersion": "1.0.0", "name": "own", "plugins": [{"type": "ptp"}]})
-    assert conflist_of(render(network={"conflist": text})) == json.loads(text)
+    assert conflist_of(render(network={"conflist": OWN_LIST})) == json.loads(OWN_LIST)
 
 
 def test_settings_reach_the_configuration(render: Render) -> None:
@@ -548,7 +549,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a pool without blockSize": ({"pools": [{"name": "a", "cidr": "10.0.0.0/8"}]}, "blockSize"),
     "a CIDR without a length": (
         {"pools": [{"name": "a", "cidr": "10.0.0.0", "blockSize": 24}]},
-        "/pools/0/cidr",
+        "pools[0].cidr is 10.0.0.0, which is not a CIDR: type one such as",
     ),
     "routes that nobody knows": ({"routes": "vxlan"}, "/routes"),
     "a plugin that nobody knows": ({"network": {"plugin": "calico"}}, "/network/plugin"),
@@ -556,9 +557,64 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a file that no runtime reads": ({"node": {"confName": "fastipam"}}, "/node/confName"),
     "a network that is no JSON": (
         {"network": {"conflist": "plugins: []"}},
-        "network.conflist is no network configuration list",
+        "network.conflist is not a network configuration list, but plugins: []: type a JSON object",
     ),
-    "monitors without metrics": ({"metrics": {"podMonitor": True}}, "needs metrics.enabled: true"),
+    "host bits": (
+        {"pools": [{"name": "a", "cidr": "10.32.0.1/12", "blockSize": 24}]},
+        "pools[0].cidr is 10.32.0.1/12, which has host bits: type 10.32.0.0/12",
+    ),
+    "two pools that overlap": (
+        {
+            "pools": [
+                {"name": "a", "cidr": "10.32.0.0/12", "blockSize": 24},
+                {"name": "b", "cidr": "10.40.0.0/14", "blockSize": 24},
+            ]
+        },
+        "pools[1].cidr is 10.40.0.0/14, which overlaps 10.32.0.0/12 of the pool a",
+    ),
+    "two pools of a name": (
+        {
+            "pools": [
+                {"name": "a", "cidr": "10.32.0.0/16", "blockSize": 24},
+                {"name": "a", "cidr": "10.33.0.0/16", "blockSize": 24},
+            ]
+        },
+        "pools[1].name is a, which an earlier pool has",
+    ),
+    "an MTU that no link has": ({"network": {"mtu": 5}}, "network.mtu is 5: type 0 "),
+    "an MTU that is too small for IPv6": (
+        {
+            "network": {"mtu": 1000},
+            "pools": [{"name": "a", "cidr": "fd00::/104", "blockSize": 120}],
+        },
+        "network.mtu is 1000, and an IPv6 link needs 1280 or more, for the pool a",
+    ),
+    "one port for both": (
+        {"metrics": {"enabled": True, "port": 9465}},
+        "metrics.port and controller.port are both 9465",
+    ),
+    "water marks": (
+        {"cluster": {"lowWater": 3}},
+        "cluster.highWater is 2, and less than one block above cluster.lowWater, 3",
+    ),
+    "a type of one's own": ({"network": {"ipam": {"type": "x"}}}, 'network.ipam.type is "x"'),
+    "ranges beside pools": (
+        {"network": {"ipam": {"exclude": ["10.32.0.9"]}}},
+        'network.ipam.exclude is ["10.32.0.9"], and the AddressPools say',
+    ),
+    "a list without fastipam": (
+        {"network": {"conflist": '{"name": "n", "plugins": [{"type": "ptp"}]}'}},
+        "network.conflist has no plugin whose",
+    ),
+    "a default that is taken away": ({"network": {"name": None}}, "missing property 'name'"),
+    "a label that is no name": (
+        {"controller": {"nodeSelector": {"a b": "c"}}},
+        'controller.nodeSelector has the key "a b", which cannot be a name',
+    ),
+    "monitors without metrics": (
+        {"metrics": {"podMonitor": True}},
+        "podMonitor is true, and needs metrics",
+    ),
 }
 
 

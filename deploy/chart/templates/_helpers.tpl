@@ -40,7 +40,7 @@ imagePullSecrets:
 {{- with .Values.kubernetes }}
 {{- if .host }}
 - { name: KUBERNETES_SERVICE_HOST, value: {{ .host | quote }} }
-- { name: KUBERNETES_SERVICE_PORT, value: {{ .port | quote }} }
+- { name: KUBERNETES_SERVICE_PORT, value: {{ int .port | quote }} }
 {{- end }}
 {{- end }}
 {{- end }}
@@ -50,7 +50,7 @@ imagePullSecrets:
 {{- $items := list }}
 {{- range .Values.pools }}
 {{- $meta := dict "name" .name }}
-{{- $spec := omit . "name" }}
+{{- $spec := merge (dict "blockSize" (int .blockSize)) (omit . "name") }}
 {{- if not .gateway }}{{ $spec = omit $spec "gateway" }}{{ end }}
 {{- $item := dict "apiVersion" "fastipam.io/v1alpha1" "kind" "AddressPool" "metadata" $meta "spec" $spec }}
 {{- $items = append $items $item }}
@@ -62,10 +62,6 @@ imagePullSecrets:
 {{- define "fastipam.conflist" -}}
 {{- with .Values.network }}
 {{- if .conflist }}
-{{- $given := fromJson .conflist }}
-{{- if or (hasKey $given "Error") (not (hasKey $given "plugins")) }}
-{{- fail "network.conflist is no network configuration list: it has to be a JSON object with \"plugins\"" }}
-{{- end }}
 {{- .conflist }}
 {{- else }}
 {{- $cluster := merge (dict "engine" "kubernetes") $.Values.cluster }}
@@ -76,7 +72,7 @@ imagePullSecrets:
 {{- if eq .plugin "bridge" }}
 {{- $main = merge $main (dict "bridge" "cni0" "isGateway" true "hairpinMode" true) }}
 {{- end }}
-{{- if .mtu }}{{ $main = merge $main (dict "mtu" .mtu) }}{{ end }}
+{{- if .mtu }}{{ $main = merge $main (dict "mtu" (int .mtu)) }}{{ end }}
 {{- $plugins := list $main }}
 {{- if .portmap }}
 {{- $plugins = append $plugins (dict "type" "portmap" "capabilities" (dict "portMappings" true)) }}
