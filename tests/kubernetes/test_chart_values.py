@@ -17,6 +17,7 @@ from fastipam.cli.commands.agent import command as agent_command
 from fastipam.cli.commands.controller import command as controller_command
 from fastipam.cluster.controller import first_pools
 from fastipam.cni import conflist_rules
+from tests.options import options
 
 from .. import rendering
 from ..e2e.tools import require_module
@@ -34,43 +35,16 @@ from .test_chart import (
 )
 
 MISSING: Any = object()
-# No type, and texts that mean something else where nobody quotes them.
-ODD: list[Any] = [
-    *(
-        None,
-        True,
-        0,
-        -1,
-        5,
-        1.5,
-        10**12,
-        [],
-        ["x"],
-        [None],
-        {},
-        {"x": None},
-        {"a b": "c"},
-        {"x": "y"},
-    ),
-    *(
-        "",
-        " ",
-        "123",
-        "1e3",
-        "true",
-        "null",
-        "~",
-        "a b",
-        "a: b",
-        "{x}",
-        "[x]",
-        "#x",
-        "&x",
-        "*x",
-        "'",
-    ),
-    *('"', "\n", "a\nb: c", "{{ fail }}", "x", "x" * 300, "../x", "/", "/../x", "0x10", "é"),
+# Other types, and texts that mean something else where nobody quotes them.
+KINDS: list[Any] = [
+    *(None, True, 0, -1, 5, 1.5, 10**12),
+    *([], ["x"], [None], {}, {"x": None}, {"a b": "c"}, {"x": "y"}),
 ]
+TEXTS = [
+    *("", "123", "a: b", "true", " ", "../x", "null", "a b", "x", "{x}", "1e3", '"', "~", "[x]"),
+    *("#x", "&x", "*x", "'", "\n", "a\nb: c", "{{ fail }}", "x" * 300, "/", "/../x", "0x10", "é"),
+]
+ODD = KINDS + (TEXTS if options.long else TEXTS[:9])
 BY_NAME: dict[str, list[Any]] = {
     "pools[].cidr": ["10.32.0.1/12", "10.32.0.0/33", "fd00::1/104", "FD00::/104", "127.0.0.0/8"],
     "pools[].gateway": ["10.32.0.01", "fd00::1", "::1", "10.99.0.1", "127.0.0.1"],
