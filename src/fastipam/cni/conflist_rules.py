@@ -47,8 +47,9 @@ def require_list(path: str, field: str) -> None:
     """Raise ConfigError unless a file is a network configuration list, as a runtime reads one."""
     content = more_blocks.read_file(path)
     plugins = content.get("plugins")
-    if not (isinstance(plugins, list) and plugins and "name" in content):
-        what = 'has no "name"' if plugins else 'has no list of "plugins"'
+    is_listed = isinstance(plugins, list) and bool(plugins)
+    if not is_listed or "name" not in content:
+        what = 'has no "name"' if is_listed else 'has no list of "plugins"'
         raise ConfigError(
             f"{path} {what}, so it is not a network configuration list",
             field=field,
@@ -56,7 +57,7 @@ def require_list(path: str, field: str) -> None:
             hint="`fastipam conflist -o FILE` writes one; a file of settings is enough without "
             "--write-conflist",
         )
-    for at, one in enumerate(plugins):
+    for at, one in enumerate(plugins or ()):
         kind = one.get("type") if isinstance(one, dict) else None
         if not isinstance(kind, str) or not kind:
             raise ConfigError(
