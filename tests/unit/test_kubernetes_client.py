@@ -337,6 +337,21 @@ def test_a_pause_that_ends_after_the_deadline(files: Certificates) -> None:
         client.get(BLOCKS, "b", deadline_s=0.5)
 
 
+def test_a_change_whose_pause_ends_after_the_deadline(
+    server: Scripted, files: Certificates
+) -> None:
+    """The error says what the server had answered."""
+    access = Access([parse_server(server.url)], ca=files.ca, token="secret")
+    server.play(answer(503, "starting"))
+    with (
+        contextlib.closing(
+            Client(access, sleep=lambda _: time.sleep(3.1), chance=lambda: 0.5)
+        ) as client,
+        pytest.raises(EngineUnavailable, match="starting"),
+    ):
+        client.create(BLOCKS, B, deadline_s=3.0)
+
+
 # Unknown.
 
 HALF = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"

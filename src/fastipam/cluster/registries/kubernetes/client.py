@@ -404,11 +404,12 @@ class Client:
                     endpoint.worked()
                     return answer
             wait_s = max(pause_s, min(failed.after_s, _LONGEST_WAIT_S)) * (1 + self.chance() / 2)
+            told = failed if failed.has_asked else before  # the last pause may end too late
             # A change waits only for a server that is there and has said that it did nothing.
             if failed.is_final or (call.is_change and not failed.waits):
-                raise failed.error()
-            if wait_s >= deadline - time.monotonic():  # or the last pause came to an end too late
-                raise failed.error() if failed.has_asked else before.error()
+                raise told.error()
+            if wait_s >= deadline - time.monotonic():
+                raise told.error()
             self._sleep(wait_s)
             pause_s = min(2 * pause_s or _FIRST_PAUSE_S, _LONGEST_PAUSE_S)
 
