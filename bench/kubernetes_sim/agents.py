@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from fastipam.cluster.schema import BlockEntry, BlockId
     from fastipam.configuration.address_pools import AddressPool
     from fastipam.configuration.cluster import Geometry
+    from fastipam.configuration.pool_lines import Lines
     from fastipam.storage.records.block import Member
 
 _EPOCH_NS = 1_700_000_000 * 10**9
@@ -114,7 +115,7 @@ class Records(Share):
         """Return the addresses that can be assigned."""
         return sum(use.size - use.used for _, use in self.survey()[0])
 
-    def lacking(self) -> list[int]:
+    def lacking(self, lines: Lines | None = None) -> list[int]:  # noqa: ARG002  # there is one
         return [4] if self.doubt() or self.free() <= 0 else []
 
     def generation(self) -> tuple[int, int]:

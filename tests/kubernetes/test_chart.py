@@ -180,6 +180,7 @@ OTHERS: dict[str, Any] = {
     "cluster.lowWater": 0.5,
     "cluster.highWater": 3,
     "cluster.minimumAge": 60,
+    "cluster.namespaces": True,
     "node.binDir": "/usr/lib/cni",
     "node.confDir": "/srv/net.d",
     "node.confName": "05-own.conflist",

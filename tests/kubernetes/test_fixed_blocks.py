@@ -194,7 +194,7 @@ def test_an_add_that_waits_asks_twice_a_second(fake_api: FakeServer, tmp_path: P
         one, two = cluster.agents[:2]
         cluster.add(one, "web-0", POD)
         two.node().write_mark(4, 1, Deadline(10))
-        two.keeper._marked.add(4)
+        two.keeper._marked.add((4, ()))
         two.keeper.named.want("x", [parse_ip(each) for each in POD])
         two.turn_alone(0.6)
         posts = {key: count for key, count in fake_api.requests.items() if key[0] == "POST"}

@@ -175,7 +175,10 @@ NO_RIGHT: dict[str, Callable[[Pair], Answer]] = {
     "read a secret": lambda it: it.a.rest.get(f"/api/v1/namespaces/{SYSTEM}/secrets/any"),
     "read pods": lambda it: it.a.rest.get("/api/v1/pods"),
     "read pods beside one's own": lambda it: it.a.rest.get(f"/api/v1/namespaces/{SYSTEM}/pods"),
-    "read namespaces": lambda it: it.a.rest.get("/api/v1/namespaces/default"),
+    "list namespaces": lambda it: it.a.rest.get("/api/v1/namespaces"),
+    "change a namespace": lambda it: it.a.rest.merge(
+        "/api/v1/namespaces/default", {"metadata": {"labels": {"a": "b"}}}
+    ),
     "list nodes": lambda it: it.a.rest.get("/api/v1/nodes"),
     "change one's node": lambda it: it.a.rest.merge(
         f"/api/v1/nodes/{it.a.name}", {"metadata": {"labels": {"a": "b"}}}

@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     from fastipam.cluster.keeper.keeper import Keeper
     from fastipam.cluster.keeper.named import Told
     from fastipam.cluster.registries.connect import Open
-    from fastipam.cluster.registry import Condition
+    from fastipam.cluster.registry import Condition, Namespace
     from fastipam.cluster.routing.blocks import Blocks
     from fastipam.cluster.routing.router import Router
     from fastipam.cluster.routing.setting import Status
     from fastipam.configuration.cluster import Settings
+    from fastipam.configuration.pool_lines import Lines
     from fastipam.storage.store import Store
     from fastipam.sweep import Report
 
@@ -139,10 +140,10 @@ class Clusters(Services):
         self._local.arrived_ns = arrived_ns
 
     def ask_for_blocks(
-        self, store: Store, network: str, settings: Settings, who: str
+        self, store: Store, network: str, settings: Settings, who: str, lines: Lines | None = None
     ) -> str | None:
         """Ask the network's keeper; return why there is no block yet, and note who may wait."""
-        reason = self.get(store.path, network, settings).need(who)
+        reason = self.get(store.path, network, settings).need(who, lines)
         self.waiting = self._may_wait(min(settings.timeout_s, _MOST_PATIENCE_S))
         return reason
 
@@ -159,6 +160,22 @@ class Clusters(Services):
         patience_s = min(settings.timeout_s, _MOST_PATIENCE_S)
         self.waiting = not told.is_final and self._may_wait(patience_s)
         return told
+
+    def within_reach(self, store: Store, network: str, settings: Settings, lines: Lines) -> Lines:
+        """Return what of ``lines`` may serve a request now, by what the keeper has seen."""
+        reach = self.get(store.path, network, settings).needs.within_reach
+        return tuple((family, tuple(reach(family, groups))) for family, groups in lines)
+
+    def namespace(self, store: Store, network: str, settings: Settings, name: str) -> Namespace:
+        """Return what a namespace says of itself; without it raise NoBlock: it may be read soon."""
+        found = self.get(store.path, network, settings).namespace(name)
+        if not isinstance(found, str):
+            return found
+        from fastipam.cluster.errors import NoBlock
+
+        self.waiting = not found and self._may_wait(min(settings.timeout_s, _MOST_PATIENCE_S))
+        why = found or "the agent is reading it"
+        raise NoBlock(f"what namespace {name} says of its pools is not known: {why}")
 
     def release_dead(
         self, network: Network, only: tuple[tuple[int, int], ...] | None

@@ -237,7 +237,7 @@ def _families(keeper: Keeper) -> set[int]:
     """Return the families in which a pod gets an address."""
     settings = keeper.settings
     if settings.is_founded_by_agent:
-        return {one.family for one in settings.pools if not one.disabled}
+        return {one.family for one in settings.pools if not one.is_closed}
     return {one.family for one in settings.pool.sets}
 
 
@@ -252,7 +252,9 @@ def _lacking(keeper: Keeper | None, families: set[int]) -> str:
     doubt = share.doubt()
     if doubt:
         return reason or doubt
-    missing = families - {one.family for one in share.blocks() if one.state == ACTIVE}
+    # A pod that chooses nothing gets no address of other families.
+    needed = families & {family for family, _ in share.settings.lines}
+    missing = needed - {one.family for one in share.blocks() if one.state == ACTIVE}
     if missing:
         which = " and ".join(f"IPv{one}" for one in sorted(missing))
         return f"this node has no {which} block" + (f": {reason}" if reason else "")

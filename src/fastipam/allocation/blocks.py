@@ -314,7 +314,8 @@ def after(
     """Yield the intervals to search for a free address: of the cursor's block, then the fullest.
 
     A block leaves the open list when its intervals are asked for: whoever takes an address there
-    moves the cursor into it. Amortized O(1) for each address, however many blocks there are.
+    moves the cursor into it. Amortized O(1) for each address, however many blocks there are; of a
+    set that is a part of the network's, one step more for each listed block of the other parts.
     """
     family = range_set.family
     if cursor is not None:
@@ -325,13 +326,40 @@ def after(
             yield from [(low, min(high, cursor)) for low, high in inside if low <= cursor]
     prefix = block_record.open_prefix(pool_id, family)
     while True:
-        fullest = tables.BLOCKS.first(txn, prefix)
-        if fullest is None:
+        key = _fullest(txn, prefix, range_set)
+        if key is None:
             return
-        tables.BLOCKS.delete(txn, fullest[0])
-        base = block_record.read_open_key(fullest[0])
+        tables.BLOCKS.delete(txn, key)
+        base = block_record.read_open_key(key)
         if is_active(txn, pool_id, family, base):
             yield from parts(range_set, base)
+
+
+def _fullest(txn: Transaction, prefix: bytes, range_set: RangeSet) -> bytes | None:
+    """Return the first key of the open list whose block is in a set."""
+    first = tables.BLOCKS.first(txn, prefix)
+    if first is None or _has_block(range_set, block_record.read_open_key(first[0])):
+        return None if first is None else first[0]
+    for key in tables.BLOCKS.scan_keys(txn, prefix):
+        if _has_block(range_set, block_record.read_open_key(key)):
+            return key
+    return None
+
+
+def _has_block(range_set: RangeSet, base: int) -> bool:
+    return set_of((range_set,), range_set.family, base) is not None
+
+
+def leave_open(
+    txn: Transaction, pool_id: int, whole: RangeSet, part: RangeSet, cursor: int
+) -> None:
+    """List the block in which the round robin stands, if it is in no part that is searched now.
+
+    The search takes the round robin elsewhere. ``whole`` is the set of the network.
+    """
+    base = base_of(whole, cursor)
+    if not _has_block(part, base) and is_active(txn, pool_id, whole.family, base):
+        list_open(txn, pool_id, whole, base)
 
 
 def can_serve(txn: Snapshot, pool_id: int, range_set: RangeSet, cursor: int | None) -> bool:

@@ -86,6 +86,16 @@ class Request:
         self.uid = uid
 
 
+class Namespace:
+    """What a namespace of Kubernetes says of itself."""
+
+    __slots__ = ("annotations", "labels")
+
+    def __init__(self, labels: Mapping[str, str], annotations: Mapping[str, str]) -> None:
+        self.labels = labels
+        self.annotations = annotations
+
+
 class NodeRow:
     """A node as the shared store lists it; ``alive``: its sign of life is there."""
 
@@ -190,6 +200,9 @@ class Registry(Protocol):
 
     def pools(self, deadline: Deadline) -> list[AddressPool] | None:
         """Return the pools that are in force, None when the node's own settings say them."""
+
+    def namespace(self, name: str, deadline: Deadline) -> Namespace:
+        """Return what a namespace says of itself; nothing where there are none."""
 
     def check_settings(self, deadline: Deadline) -> None:
         """Raise ClusterRefused unless the cluster's settings are this node's."""

@@ -296,19 +296,26 @@ class Mark:
     """The mark of a node in need: how many blocks it wants; ``number`` tells its marks apart.
 
     ``named`` are the blocks that it wants and no others, of any family; empty: any blocks of
-    ``family``. Only the Kubernetes API carries them.
+    ``family``, and of the AddressPool ``pool``. Only the Kubernetes API carries these two.
     """
 
-    __slots__ = ("blocks", "epoch", "family", "named", "number")
+    __slots__ = ("blocks", "epoch", "family", "named", "number", "pool")
 
     def __init__(
-        self, number: int, blocks: int, epoch: int, family: int, named: tuple[BlockId, ...] = ()
+        self,
+        number: int,
+        blocks: int,
+        epoch: int,
+        family: int,
+        named: tuple[BlockId, ...] = (),
+        pool: str = "",
     ) -> None:
         self.number = number
         self.blocks = blocks
         self.epoch = epoch
         self.family = family
         self.named = named
+        self.pool = pool
 
     def pack(self) -> bytes:
         """Return the value that :meth:`read` reads."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from fastipam._ledger import Plain
     from fastipam.addressing.ranges import RangeSet
+    from fastipam.cni.choice import Selection
     from fastipam.cni.environment import Variables
     from fastipam.configuration.cluster import Settings
     from fastipam.configuration.network import Version
@@ -377,10 +378,14 @@ def _existing(known: Known) -> Network | None:
 def _add(call: _Call) -> bytes:
     lease, dns, promises = _assign(call)
     known = call.known
+    config = known.config
+    assert config is not None
     if known.answers is None:
-        assert known.config is not None
-        known.answers = results.Answers(call.version, known.config.routes)
-    answer = known.answers.encode(lease.siblings, dns)
+        known.answers = results.Answers(call.version, config.routes)
+    answers = known.answers
+    if config.cluster is not None and len(lease.siblings) < len(config.pool.sets):
+        answers = answers.of_families({one.family for one in lease.siblings})
+    answer = answers.encode(lease.siblings, dns)
     _settle(promises)
     return answer
 
@@ -391,8 +396,9 @@ def _assign(call: _Call) -> tuple[Lease, dict[str, Any], list[Promise]]:
     arguments = environment.Arguments(asked.args)
     addresses = _requested(known, arguments)
     config = _load(call)
+    selection = None
     if config.cluster is not None and config.cluster.is_founded_by_agent:
-        addresses = [*addresses, *_fixed(call, arguments)]
+        addresses, selection = _choose(call, config, arguments, addresses)
     inode, mount_ns, born_ns = environment.identify(asked, call.own_netns, call.seen_netns)
     dns = {}
     if config.resolv_conf:
@@ -414,6 +420,8 @@ def _assign(call: _Call) -> tuple[Lease, dict[str, Any], list[Promise]]:
     promises: list[Promise] = []
 
     def allocate(network: Network) -> Lease:
+        if selection is not None:
+            network = selection.narrow(network, addresses)
         return network._assign(owner, addresses, config.repeat, promises)
 
     try:
@@ -424,7 +432,10 @@ def _assign(call: _Call) -> tuple[Lease, dict[str, Any], list[Promise]]:
         from fastipam.cni import refused
 
         network = _network(known, config)
-        lease = refused.allocate_again(call.services, config, network, owner, refusal, allocate)
+        lines = None if selection is None else selection.lines
+        lease = refused.allocate_again(
+            call.services, config, network, owner, refusal, allocate, lines
+        )
     except errors.AddressNotInRange as refusal:
         from fastipam.cni import requested_blocks
 
@@ -436,14 +447,33 @@ def _assign(call: _Call) -> tuple[Lease, dict[str, Any], list[Promise]]:
     return lease, dns, promises
 
 
-def _fixed(call: _Call, arguments: environment.Arguments) -> list[tuple[int, int]]:
-    """Return the addresses that the pod's annotation keeps for it. Raises ConfigError."""
-    if "runtimeconfig" not in call.known.document:
-        return []
-    from fastipam.cni import fixed, pod_annotations
+def _choose(
+    call: _Call,
+    config: Config,
+    arguments: environment.Arguments,
+    addresses: list[tuple[int, int]],
+) -> tuple[list[tuple[int, int]], Selection | None]:
+    """Return the addresses that an ADD requests, with those that an annotation keeps for its pod.
+
+    And which of a cluster's pools it has chosen; None: any address of each family. Raises
+    ConfigError, NoBlock.
+    """
+    cluster = config.cluster
+    assert cluster is not None
+    says_nothing = cluster.is_uniform and not (config.pool_names or cluster.namespaces)
+    if says_nothing and "runtimeconfig" not in call.known.document:
+        return addresses, None
+    from fastipam.cni import pod_annotations
 
     chosen = pod_annotations.read(call.known.document, call.annotations)
-    return fixed.addresses(chosen.addresses, arguments.pod_name)
+    if says_nothing and chosen == pod_annotations.NOTHING:
+        return addresses, None
+    from fastipam.cni import choice, fixed
+
+    addresses = [*addresses, *fixed.addresses(chosen.addresses, arguments.pod_name)]
+    store = open_stores.get(config.data_dir, config.durability)
+    chooser = choice.Chooser(call.services, config, store, chosen, arguments.pod_namespace)
+    return addresses, chooser.select(addresses)
 
 
 def _note_overlaps(call: _Call, config: Config) -> None:

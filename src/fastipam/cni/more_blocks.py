@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from fastipam.cni.services import Services
     from fastipam.configuration.network import Config
+    from fastipam.configuration.pool_lines import Lines
     from fastipam.lease import Lease
     from fastipam.storage.store import Store
     from fastipam.storage.transaction import Promise
@@ -160,17 +161,26 @@ def _data_dir(ipam: dict[str, Any]) -> str:
     return str(found)
 
 
-def provide(services: Services, config: Config, store: Store, who: str = "") -> None:
+def provide(
+    services: Services, config: Config, store: Store, who: str = "", lines: Lines | None = None
+) -> None:
     """Return when this node's blocks have a free address again. Raises NoBlock (code 11).
+
+    ``lines`` are those of the pools that an ADD has chosen.
 
     A process that serves many requests does not wait here: it asks its keeper, and the request is
     handled again later.
     """
     settings = config.cluster
     assert settings is not None
-    reason = services.ask_for_blocks(store, config.name, settings, who)
+    reason = services.ask_for_blocks(store, config.name, settings, who, lines)
     if reason is None and settings.engine == KUBERNETES:
         reason = "this node's blocks are full, and only its agent claims another one"
+        if lines is not None:
+            reason = (
+                f"this node has no free address of {settings.words(lines)}, and only its agent "
+                "claims another block"
+            )
     if reason is not None:
         raise NoBlock(reason)
     from fastipam.cluster.keeper.on_demand import claim_now
@@ -180,17 +190,22 @@ def provide(services: Services, config: Config, store: Store, who: str = "") -> 
 
 
 def allocate_again(
-    services: Services, config: Config, store: Store, who: str, allocate: Callable[[Network], Lease]
+    services: Services,
+    config: Config,
+    store: Store,
+    who: str,
+    allocate: Callable[[Network], Lease],
+    lines: Lines | None = None,
 ) -> Lease:
     """Serve an ADD for which this node's blocks have no free address.
 
     Another block comes first; without one, an address that is only cooling, if the policy allows
-    it. Raises NoBlock: try later.
+    it. ``lines`` are those of the pools that the ADD has chosen. Raises NoBlock: try later.
     """
     policy = config.policy
     hint: str | None = None
     try:
-        provide(services, config, store, who)
+        provide(services, config, store, who, lines)
     except NoBlock as why:
         hint = in_words(why)
         if config.spare_policy is None or services.waiting:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from fastipam import late_errors as errors
 from fastipam.addressing.addresses import V4, V6, format_cidr, parse_cidr
 from fastipam.configuration import reader
+from fastipam.configuration.pool_name import check_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ _SPACE = b" \t\n\r"
 _LARGEST = 2 << 20
 _MOST_POOLS = 64
 _FAMILIES = {"v4": V4, "v6": V6}
-_LONGEST_NAME = 63  # of an AddressPool (deploy/chart/files/crds.yaml)
-_NAME = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-")
 
 
 class Choice:
@@ -97,7 +96,7 @@ def read(document: dict[str, Any], found: dict[str, Any] | None) -> Choice:
 
 def choice(found: dict[str, Any], whose: str) -> Choice:
     """Return what these annotations choose; ``whose`` stands before their names in an error."""
-    if not any(key in found for key in (ADDRESSES, POOL, FAMILIES)):
+    if ADDRESSES not in found and POOL not in found and FAMILIES not in found:
         return NOTHING
     return Choice(
         tuple(
@@ -114,21 +113,8 @@ def pool_names(found: dict[str, Any], whose: str) -> list[str]:
     field = f"{whose} {POOL}"
     words = _words(found, POOL, whose, _MOST_POOLS)
     for name in words:
-        check_pool_name(name, field)
+        check_name(name, field)
     return words
-
-
-def check_pool_name(name: str, field: str) -> None:
-    """Raise ConfigError unless an AddressPool can have this name."""
-    ends = name[:1] + name[-1:]
-    if len(name) > _LONGEST_NAME or not _NAME.issuperset(name) or not ends.isalnum():
-        raise errors.ConfigError(
-            f"{reader.show(name)} is not the name of an AddressPool",
-            field=field,
-            value=name,
-            hint="kubectl get addresspools shows their names; several stand with commas between "
-            "them, the preferred one first",
-        )
 
 
 def _families(found: dict[str, Any], whose: str) -> frozenset[int]:

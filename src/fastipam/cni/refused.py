@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from fastipam.cni.services import Services
     from fastipam.configuration.network import Config
+    from fastipam.configuration.pool_lines import Lines
     from fastipam.lease import Lease, Requester
     from fastipam.network import Network
     from fastipam.sweep import Report
@@ -32,10 +33,12 @@ def allocate_again(
     owner: Requester,
     refusal: Refusal,
     allocate: Callable[[Network], Lease],
+    lines: Lines | None = None,
 ) -> Lease:
     """Serve an ADD that was refused: without the leases of the dead, or from another block.
 
-    Raises the refusal, which says what is in doubt, or what a cluster's node raises.
+    ``lines`` are those of the pools that it has chosen. Raises the refusal, which says what is in
+    doubt, or what a cluster's node raises.
     """
     try:
         return _without_the_dead(services, network, refusal, allocate)
@@ -46,7 +49,7 @@ def allocate_again(
 
     services.waiting = False
     who = f"{owner.container_id} {owner.ifname}"
-    return more_blocks.allocate_again(services, config, network.store, who, allocate)
+    return more_blocks.allocate_again(services, config, network.store, who, allocate, lines)
 
 
 def _without_the_dead(

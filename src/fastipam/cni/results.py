@@ -11,7 +11,7 @@ from fastipam.configuration import reader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from typing import Any
 
     from fastipam.configuration.network import Route, Version
@@ -30,6 +30,10 @@ class Answers:
         self._routes = routes
         # By the gateways of the leases: the text before, between and after their addresses.
         self._texts: dict[tuple[tuple[int, int] | None, ...], list[str]] = {}
+
+    def of_families(self, families: Collection[int]) -> Answers:
+        """Return the results with the routes of these families only."""
+        return Answers(self._version, [one for one in self._routes if one[0] in families])
 
     def encode(self, leases: Sequence[Lease], dns: dict[str, Any]) -> bytes:
         """Return the encoded result. O(leases); O(routes) for gateways that are new."""

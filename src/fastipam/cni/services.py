@@ -8,7 +8,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from fastipam.cluster.keeper.named import Told
+    from fastipam.cluster.registry import Namespace
     from fastipam.configuration.cluster import Settings
+    from fastipam.configuration.pool_lines import Lines
     from fastipam.network import Network
     from fastipam.storage.store import Store
     from fastipam.sweep import Report
@@ -64,9 +66,30 @@ class Services:
         """Take note of a network in cluster mode that a request has named."""
 
     def ask_for_blocks(
-        self, store: Store, network: str, settings: Settings, who: str
+        self, store: Store, network: str, settings: Settings, who: str, lines: Lines | None = None
     ) -> str | None:
-        """Ask for blocks; return why none is there yet, or None if the request has to claim one."""
+        """Ask for blocks; return why none is there yet, or None if the request has to claim one.
+
+        ``lines`` are those of the request's pools, if it has chosen some.
+        """
+
+    def within_reach(self, store: Store, network: str, settings: Settings, lines: Lines) -> Lines:  # noqa: ARG002
+        """Return what of ``lines`` may serve a request now: no pool before one with a free block.
+
+        Who does not know which pools are used up has the first of each family only.
+        """
+        return tuple((family, groups[:1]) for family, groups in lines)
+
+    def namespace(self, store: Store, network: str, settings: Settings, name: str) -> Namespace:  # noqa: ARG002
+        """Return what a namespace of Kubernetes says of itself. Raises NoBlock if nobody knows."""
+        from fastipam.cluster.errors import NoBlock
+
+        raise NoBlock(
+            f"what namespace {name} says of its pools is not known: only the agent asks the "
+            "Kubernetes API",
+            hint="is the agent running? a pool with a namespaceSelector, and the annotations of "
+            "namespaces, need it",
+        )
 
     def ask_for_addresses(
         self,

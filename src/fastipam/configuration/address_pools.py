@@ -11,17 +11,25 @@ import json
 from fastipam.addressing.addresses import BITS, format_cidr, prefix_bounds
 from fastipam.addressing.parsing import parse_exclusion
 from fastipam.addressing.ranges import Range
+from fastipam.configuration.selectors import Selector
 from fastipam.errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from typing import Any
 
     Hole = tuple[int, int, int]  # family, first, last address
 
 NODE_CIDRS = "NodeCIDRs"  # of ``claims``: kube-controller-manager gives the blocks to nodes
 _GONE = "gone"  # what the agent notes of a pool, and no user can write
+MANUAL = "Manual"  # of ``assignment``: only those who name the pool get an address of it
+_ELSEWHERE = "elsewhere"  # a key that a node adds to a pool's spec: see AddressPool.elsewhere
+DELETING = "deleting"  # one that who reads the object adds: see AddressPool.deleting
+_KEPT = (
+    "cidr", "blockSize", "gateway", "exclude", "disabled", "priority", "nodeSelector",
+    "namespaceSelector", _ELSEWHERE, _GONE, DELETING,
+)  # fmt: skip
 
 
 class AddressPool:
@@ -30,10 +38,15 @@ class AddressPool:
     ``block_length`` is the prefix length of its blocks. ``disabled``: no new address comes from it.
     ``claims_any``: nodes claim blocks; else each uses the block that is its Node's podCIDR.
     ``is_gone``: no pool is in force any more, and this node has blocks of it.
+    ``manual``: only who names it gets an address of it. Of others the one with the highest
+    ``priority`` comes first. ``elsewhere``: ``node_selector`` does not select this node.
+    ``deleting``: it is disabled because it is being deleted.
     """
 
     __slots__ = (
-        "block_length", "claims_any", "disabled", "holes", "is_gone", "name", "range", "spec",
+        "block_length", "claims_any", "deleting", "disabled", "elsewhere", "holes", "is_gone",
+        "manual",
+        "name", "namespace_selector", "node_selector", "priority", "range", "spec",
     )  # fmt: skip
 
     def __init__(self, name: str, spec: dict[str, Any]) -> None:
@@ -61,16 +74,27 @@ class AddressPool:
             parse_exclusion(str(one), field=f"{path}.exclude[{at}]")
             for at, one in enumerate(exclude)
         ]
-        self.disabled = bool(spec.get("disabled"))
+        self.disabled = bool(spec.get("disabled") or spec.get(DELETING))
         self.claims_any = spec.get("claims") != NODE_CIDRS
         self.is_gone = spec.get(_GONE) is True
-        self.spec = {
-            key: spec[key]
-            for key in ("cidr", "blockSize", "gateway", "exclude", "disabled", _GONE)
-            if spec.get(key)
-        }
+        self.manual = spec.get("assignment") == MANUAL
+        priority = spec.get("priority") or 0
+        if isinstance(priority, bool) or not isinstance(priority, int):
+            raise ConfigError(
+                f"{priority!r:.80} is not a number", field=f"{path}.priority", value=priority
+            )
+        self.priority = priority
+        self.node_selector = Selector(spec.get("nodeSelector"), f"{path}.nodeSelector")
+        self.namespace_selector = Selector(
+            spec.get("namespaceSelector"), f"{path}.namespaceSelector"
+        )
+        self.elsewhere = bool(spec.get(_ELSEWHERE))
+        self.deleting = bool(spec.get(DELETING))
+        self.spec = {key: spec[key] for key in _KEPT if spec.get(key)}
         if not self.claims_any:
             self.spec["claims"] = NODE_CIDRS
+        if self.manual:
+            self.spec["assignment"] = MANUAL
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, AddressPool) and (self.name, self.spec) == (other.name, other.spec)
@@ -96,6 +120,18 @@ class AddressPool:
     def is_single(self) -> bool:
         """Whether each address is a block of its own: it is assigned on request, on any node."""
         return self.block_length == BITS[self.range.family]
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether no new address comes from it on this node."""
+        return self.disabled or self.elsewhere
+
+    def for_node(self, labels: Mapping[str, str]) -> AddressPool:
+        """Return the pool as a node with these labels may use it."""
+        if self.elsewhere is not self.node_selector.matches(labels):
+            return self
+        spec = {key: value for key, value in self.spec.items() if key != _ELSEWHERE}
+        return AddressPool(self.name, spec if self.elsewhere else spec | {_ELSEWHERE: True})
 
     @property
     def cidr(self) -> str:

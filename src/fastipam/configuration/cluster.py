@@ -9,7 +9,7 @@ from __future__ import annotations
 from fastipam.addressing.addresses import BITS, V4, V6, format_cidr, parse_ip
 from fastipam.addressing.parsing import build_pool
 from fastipam.addressing.ranges import Pool, Range, RangeSet
-from fastipam.configuration import endpoints, reader
+from fastipam.configuration import endpoints, pool_lines, reader
 from fastipam.configuration.policy import DEFAULT_DATA_DIR
 from fastipam.configuration.reader import RANGE_KEYS
 from fastipam.errors import ConfigError
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from fastipam.configuration.address_pools import AddressPool
+    from fastipam.configuration.pool_lines import Group, Lines
 
 ETCD = "etcd"  # the engine unless ``engine`` names another, which reads ``options`` itself
 KUBERNETES = "kubernetes"  # the Kubernetes API: the pools are AddressPool objects
@@ -34,13 +35,13 @@ _LARGEST_BLOCK_BITS = 16
 _KEYS = (
     "engine", "options", "endpoints", "pool", "blockSize", "node", "address", "prefix", "ca",
     "cert", "key", "credentials", "fencing", "sessionTTL", "timeout", "lowWater", "highWater",
-    "minimumAge", "network", "dataDir", "server", "kubeconfig",
+    "minimumAge", "network", "dataDir", "server", "kubeconfig", "namespaces",
 )  # fmt: skip
 # What the objects of the API say instead, and what only that API needs.
 _NOT_FOR_KUBERNETES = (
     "options", "endpoints", "pool", "blockSize", "prefix", "ca", "cert", "key", "credentials",
 )  # fmt: skip
-_ONLY_FOR_KUBERNETES = ("server", "kubeconfig")
+_ONLY_FOR_KUBERNETES = ("server", "kubeconfig", "namespaces")
 # A transaction of etcd has at most 128 operations by default; a block needs two.
 LARGEST_RUN = 32
 WINDOW_BITS = 8
@@ -139,14 +140,18 @@ class Settings:
 
     With the engine ``kubernetes`` there are no pools before :meth:`with_pools`; ``servers`` are the
     URLs of the API (none: the environment names it), ``kubeconfig`` a file as kubectl reads it, and
-    ``founding`` is the text in the node's store from which a plugin has the pools.
+    ``founding`` is the text in the node's store from which a plugin has the pools. ``namespaces``:
+    the annotations of namespaces choose pools.
+
+    ``lines`` say what a pod gets that chooses nothing (``pool_lines``). ``is_uniform``: that is any
+    address of each family, for all pods.
     """
 
     __slots__ = (
-        "addresses", "ca", "cert", "credentials", "data_dir", "endpoints", "engine", "fencing",
-        "founding", "geometries", "key", "kubeconfig", "network", "node", "options",
-        "path", "pool", "pools", "prefix", "servers", "session_s", "text", "timeout_s",
-        "watermarks",
+        "_sets", "addresses", "ca", "cert", "credentials", "data_dir", "endpoints", "engine",
+        "fencing", "founding", "geometries", "is_uniform", "key", "kubeconfig", "lines",
+        "namespaces", "network", "node", "options", "path", "pool", "pools", "prefix", "servers",
+        "session_s", "text", "timeout_s", "watermarks",
     )  # fmt: skip
 
     def __init__(
@@ -205,6 +210,7 @@ class Settings:
             )
         self.credentials = reader.file(holder, "credentials", path)
         self.fencing = reader.flag(holder, "fencing", path)
+        self.namespaces = reader.flag(holder, "namespaces", path)
         default_s = DEFAULT_LEASE_S if is_kubernetes else DEFAULT_SESSION_S
         session_s = reader.number(holder, "sessionTTL", path, default_s, (2, 3600))
         self.session_s = int(session_s)
@@ -215,6 +221,9 @@ class Settings:
         self.founding = ""
         self.pool, self.text = Pool([]), ""
         self.geometries: tuple[Geometry, ...] = ()
+        self.lines: Lines = ()
+        self.is_uniform = True
+        self._sets: dict[tuple[int, Group], RangeSet] = {}
         if is_kubernetes:
             return
         ranges, lengths = _pools(holder, path)
@@ -226,6 +235,7 @@ class Settings:
             f"{format_cidr(each.family, each.network, each.length)}={lengths[each.family]}"
             for each in sorted(ranges, key=lambda each: (each.family, each.network))
         )
+        self.lines = pool_lines.any_address(self.pool)
 
     @property
     def is_founded_by_agent(self) -> bool:
@@ -242,7 +252,7 @@ class Settings:
         for name in Settings.__slots__:
             setattr(made, name, getattr(self, name))
         used = sorted(pools, key=lambda one: one.name)
-        closed = [one.whole() for one in used if one.disabled]
+        closed = [one.whole() for one in used if one.is_closed]
         holes = [hole for one in used for hole in one.holes] + closed
         made.pools = tuple(used)
         made.pool = _cut(
@@ -256,7 +266,98 @@ class Settings:
             geometry(made.pool, each) for one in made.pool.sets for each in one.ranges
         )
         made.text = " ".join(f"{one.cidr}={one.block_length}" for one in used)
+        made._sets = {}
+        made.is_uniform = pool_lines.are_uniform(used)
+        made.lines = (
+            pool_lines.any_address(made.pool) if made.is_uniform else pool_lines.automatic(used)
+        )
         return made
+
+    def words(self, lines: Lines) -> str:
+        """Return the names of the pools of these lines, for a message."""
+        wanted = {(family, base) for family, groups in lines for one in groups for base in one}
+        names = [one.name for one in self.pools if (one.family, one.range.network) in wanted]
+        return f"pool {' or '.join(names)}" if names else "its pools"
+
+    def in_group(self, family: int, group: Group) -> list[Geometry]:
+        """Return the geometries of a group, in its order."""
+        mine = self.geometries_of(family)
+        if not group:
+            return mine
+        return [each for base in group for each in mine if each.base == base]
+
+    def present(self, lines: Lines) -> Lines:
+        """Return lines without the groups that have a pool which is gone."""
+        known = {(one.family, one.base) for one in self.geometries}
+        families = {one.family for one in self.geometries}
+        left = (
+            (family, tuple(g for g in groups if all((family, base) in known for base in g)))
+            for family, groups in lines
+            if family in families
+        )
+        return tuple(one for one in left if one[1])
+
+    def set_of_group(self, family: int, group: Group) -> RangeSet:
+        """Return the addresses of a group; O(its intervals) once."""
+        whole = next(each for each in self.pool.sets if each.family == family)
+        if not group:
+            return whole
+        found = self._sets.get((family, group))
+        if found is None:
+            lengths = {
+                one.network: length
+                for one, length in zip(
+                    whole.ranges,
+                    whole.block_lengths or (whole.block_length,) * len(whole.ranges),
+                    strict=True,
+                )
+            }
+            ranges = [one for base in group for one in whole.ranges if one.network == base]
+            found = RangeSet(
+                ranges,
+                whole.excluded,
+                static=whole.static,
+                block_lengths=[lengths[one.network] for one in ranges],
+            )
+            self._sets[family, group] = found
+        return found
+
+    def name_of(self, pool: Geometry) -> str:
+        """Return the name of the AddressPool of a geometry, "" when the pools are no objects."""
+        found = self.pool_of(pool)
+        return "" if found is None else found.name
+
+    def pool_of(self, pool: Geometry) -> AddressPool | None:
+        """Return the AddressPool of a geometry, None when the pools are no objects."""
+        key = pool.family, pool.base
+        return next((one for one in self.pools if (one.family, one.range.network) == key), None)
+
+    def to_donate(self, family: int, name: str) -> list[Geometry]:
+        """Return the pools of which a node that asks for this one can use a block, it first.
+
+        It can use those that are as good for a pod that chooses nothing, and are for all nodes.
+        """
+        found = self.geometries_of(family)
+        if not name or not self.pools:
+            return found
+        first = [one for one in found if self.name_of(one) == name]
+        alike = next(
+            (
+                group
+                for its_family, groups in pool_lines.automatic(self.pools)
+                for group in groups
+                if its_family == family and any(one.base in group for one in first)
+            ),
+            (),
+        )
+        return first + [
+            one
+            for one in found
+            if one.base in alike
+            and one not in first
+            and (pool := self.pool_of(one)) is not None
+            and not pool.node_selector
+        ]
 
     def field(self, name: str) -> str:
         """Return the path of a field: below a key of the configuration, or in a file."""

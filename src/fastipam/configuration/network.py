@@ -111,6 +111,7 @@ class Config:
     ``pool`` are the range sets; ``remember`` says that they are the network's own, and not partly
     this container's (from ``runtimeConfig.ipRanges``). ``pool_name`` names the pool in which an
     address is unique, None is that of the network's name; ``names_pool`` says that it was chosen.
+    ``pool_names`` are the AddressPools that the configuration of a cluster's network names.
     ``notes`` say what is odd but no error.
     ``read_cluster`` makes settings of what stands under ``cluster``, which may be a file's path:
     files and the host's name are the caller's to read. ``raw`` is the document as it was written,
@@ -219,8 +220,13 @@ class Config:
             )
         sets = [*extra, *own, *other]
         self.pool_name: str | None = None
+        self.pool_names: tuple[str, ...] = ()
         self.names_pool = False
-        if other or any(key in ipam for key in _POOL_KEYS):
+        if "cluster" in ipam and "pool" in ipam:
+            from fastipam.configuration import pool_name
+
+            pool_name.check_beside_cluster(ipam)
+        elif other or any(key in ipam for key in _POOL_KEYS):
             from fastipam.configuration import pool_name
 
             self.pool_name, self.names_pool = pool_name.read(ipam, other, self._odd)
@@ -240,6 +246,10 @@ class Config:
             self._read_holes(ipam, "ipam")
             holes = [hole for _, hole in self._holes]
             self._set_cluster(read_cluster(ipam["cluster"], self.name, self.data_dir, holes))
+            if "pool" in ipam:
+                from fastipam.configuration import pool_name
+
+                self.pool_names = pool_name.of_cluster(ipam["pool"], self.cluster)
             return
         count = sum(map(len, sets))
         for many, most, what in (

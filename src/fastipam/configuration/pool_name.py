@@ -1,4 +1,4 @@
-"""Which pool a configuration names: ``pool``, or what whereabouts' keys say of overlapping ranges.
+"""Which pools a configuration names: ``pool``, or what whereabouts' keys say of overlapping ranges.
 
 whereabouts assigns no address twice in all ranges of one ``network_name``, or of none, unless
 ``enable_overlapping_ranges`` is false: then each range is by itself. Imported when a configuration
@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from fastipam.addressing.ranges import Range
+    from fastipam.configuration.cluster import Settings
     from fastipam.configuration.notes import Odd
 
 _THEIRS = ("network_name", "enable_overlapping_ranges")
+KUBERNETES = "kubernetes"  # as cluster.py has it, which is not imported here
 # The pool of all ranges of whereabouts' keys on a node. A name with "/" is none that "pool" can be.
 SHARED = "whereabouts"
 
@@ -43,13 +45,6 @@ def read(
                 value=name,
                 hint="a letter or digit, then letters, digits, '_', '.' and '-'",
             )
-    if pool and "cluster" in ipam:
-        raise ConfigError(
-            "the pool of a cluster has the network's name",
-            field="ipam.pool",
-            value=pool,
-            hint="leave one of pool and cluster out",
-        )
     if pool or not theirs:
         why = (
             "no effect beside ipam.pool"
@@ -62,6 +57,59 @@ def read(
     if apart:
         parts.append(",".join(_cidr(each[0]) for each in theirs).replace("/", "_"))
     return "/".join(filter(None, parts)), apart or bool(network)
+
+
+_MOST_POOLS = 64
+_LONGEST = 63  # of an AddressPool's name (deploy/chart/files/crds.yaml)
+_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789.-")
+
+
+def check_beside_cluster(ipam: dict[str, Any]) -> None:
+    """Raise ConfigError for ``pool`` beside a cluster whose settings are not the Kubernetes API's.
+
+    Of settings in a file :func:`of_cluster` knows it.
+    """
+    cluster = ipam["cluster"]
+    if isinstance(cluster, dict) and cluster.get("engine") != KUBERNETES:
+        raise _beside_cluster(ipam["pool"])
+
+
+def _beside_cluster(value: object) -> ConfigError:
+    return ConfigError(
+        "the pool of a cluster has the network's name",
+        field="ipam.pool",
+        value=value,
+        hint='leave one of pool and cluster out; with "engine": "kubernetes" it names AddressPools',
+    )
+
+
+def of_cluster(value: object, settings: Settings | None) -> tuple[str, ...]:
+    """Return the AddressPools that ``ipam.pool`` names: one, or a list. Raises ConfigError."""
+    if settings is None or not settings.is_founded_by_agent:
+        raise _beside_cluster(value)
+    listed = value if isinstance(value, list) else [value]
+    for at, one in enumerate(listed):
+        field = "ipam.pool" if listed is not value else f"ipam.pool[{at}]"
+        if not isinstance(one, str):
+            raise reader.wrong(field, one, "the name of an AddressPool, as text")
+        check_name(one, field)
+    if not 0 < len(listed) <= _MOST_POOLS:
+        raise ConfigError(
+            f"{len(listed)} pools are not 1 to {_MOST_POOLS}", field="ipam.pool", value=len(listed)
+        )
+    return tuple(dict.fromkeys(listed))
+
+
+def check_name(name: str, field: str) -> None:
+    """Raise ConfigError unless an AddressPool can have this name."""
+    ends = name[:1] + name[-1:]
+    if len(name) > _LONGEST or not _LETTERS.issuperset(name) or not ends.isalnum():
+        raise ConfigError(
+            f"{reader.show(name)} is not the name of an AddressPool",
+            field=field,
+            value=name,
+            hint="kubectl get addresspools shows their names",
+        )
 
 
 def _cidr(one: Range) -> str:

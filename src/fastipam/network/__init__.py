@@ -161,12 +161,18 @@ class Network(Reading):
 
                 promise.give_again(ledger, self, leases, promises)
             return join(leases)
-        leases = ledger.give(owner, pool, pool.match(wanted) if wanted else None)
+        leases = self._give(ledger, owner, pool, wanted)
         if pool.sets[0].block_length:
             from fastipam.network import promise
 
             promise.give(ledger, self, leases, promises)
         return join(leases)
+
+    def _give(
+        self, ledger: Ledger, owner: Requester, pool: Pool, wanted: Sequence[tuple[int, int]]
+    ) -> list[Lease]:
+        """Assign an address of every range set to an owner that has none; return the leases."""
+        return ledger.give(owner, pool, pool.match(wanted) if wanted else None)
 
     def _still_held(
         self, ledger: Ledger, owner: Requester, held: list[tuple[int, int]]

@@ -18,14 +18,8 @@ if TYPE_CHECKING:
     Whole = tuple[int, int, int]
 
 
-# Fields of the kind that no node looks at yet, and what they are when nobody has written them.
-_NOT_LOOKED_AT = {
-    "nodeSelector": None,
-    "namespaceSelector": None,
-    "maxBlocksPerNode": None,
-    "assignment": "Automatic",
-    "priority": 0,
-}
+# Fields of the kind that no node looks at yet.
+_NOT_LOOKED_AT = ("maxBlocksPerNode",)
 
 
 class Refusal(NamedTuple):
@@ -116,11 +110,7 @@ def strays(pool: AddressPool, blocks: Iterable[Owned]) -> Refusal | None:
 
 def _not_supported(spec: dict[str, Any]) -> str:
     """Return the first field of a pool that nodes do not look at, "" if there is none."""
-    for field, default in _NOT_LOOKED_AT.items():
-        value = spec.get(field)
-        if value and value != default:
-            return field if default is None else f"{field} {value}"
-    return ""
+    return next((field for field in _NOT_LOOKED_AT if spec.get(field)), "")
 
 
 def _odd_exclusion(pool: AddressPool) -> str:

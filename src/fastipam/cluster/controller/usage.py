@@ -20,6 +20,7 @@ from fastipam.cluster.controller.conditions import (
 )
 from fastipam.cluster.registries.kubernetes import objects
 from fastipam.cluster.registries.kubernetes.client import Conflict, NotFound
+from fastipam.configuration.address_pools import DELETING
 from fastipam.configuration.cluster import Settings
 
 if TYPE_CHECKING:
@@ -140,4 +141,4 @@ _GEOMETRY = Settings({"engine": "kubernetes", "node": "controller"})
 
 def _enabled(pool: AddressPool) -> AddressPool:
     """Return a pool that is not disabled: its blocks are the same."""
-    return type(pool)(pool.name, pool.spec | {"disabled": False})
+    return type(pool)(pool.name, pool.spec | {"disabled": False, DELETING: False})

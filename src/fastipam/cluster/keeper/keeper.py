@@ -22,6 +22,8 @@ from fastipam.cluster.errors import ClusterCorrupt, ClusterRefused, NoBlock, in_
 from fastipam.cluster.keeper import usage
 from fastipam.cluster.keeper.membership import Membership
 from fastipam.cluster.keeper.named import Named, Told
+from fastipam.cluster.keeper.namespaces import Namespaces
+from fastipam.cluster.keeper.needs import Needs
 from fastipam.cluster.keeper.wanted import Marks
 from fastipam.cluster.node import owners, recovery
 from fastipam.cluster.node.lock import NodeLock
@@ -36,16 +38,16 @@ if TYPE_CHECKING:
     from fastipam.cluster.node.share import Share
     from fastipam.cluster.planner import Use
     from fastipam.cluster.registries.connect import Open
-    from fastipam.cluster.registry import Condition, Counts, Owners
+    from fastipam.cluster.registry import Condition, Counts, Namespace, Owners
     from fastipam.configuration.address_pools import AddressPool
     from fastipam.configuration.cluster import Geometry, Settings
+    from fastipam.configuration.pool_lines import Lines, Wanted
 
 log = logging.getLogger("fastipam.cluster")
 
 _IDLE_S = 1.0  # between two looks at demand while there is none
 _UNSEEN = (-1, -1)  # no store has this generation
 _TELL_AGAIN_S = 10.0  # between two readings of who owns the blocks of a pool that is used up
-_NEED_S = 3.0  # an ADD that has not asked again for so long has ended
 _BLOCKS_LATER_S = 30.0  # a node without a block follows the blocks of others after this time
 
 
@@ -98,20 +100,21 @@ class Keeper:
         self._stopping = False
         self._threads: list[threading.Thread] = []
         self._tidy_at = 0.0
-        # (family, whether an ADD waits) -> when to look again at a pool that was used up
         self._pools: list[AddressPool] | None = None
-        self._look_at: dict[tuple[int, bool], float] = {}
+        # (pools, whether an ADD waits) -> when to look again at pools that were used up
+        self._look_at: dict[tuple[Wanted, bool], float] = {}
         self._failures = 0
-        self._needs: dict[str, float] = {}  # who waits for an address -> when it last asked
-        self._marked: set[int] = set()  # families with a mark
-        self._last_claim: dict[int, tuple[float, int]] = {}  # family -> (when, blocks)
+        self.needs = Needs(clock)
+        self.namespaces = Namespaces(self.registry, clock)
+        self._marked: set[Wanted] = set()  # pools with a mark
+        self._last_claim: dict[Wanted, tuple[float, int]] = {}  # pools -> (when, blocks)
         self.marks = Marks(self.node, clock, self._wake.set)
         self.named = Named(self.node, self.membership, self._marked, clock, self._wake.set)
         self._seen = _UNSEEN  # the store's generation at the last look at demand
         self._states: dict[str, int] = {}
         self._connected = self._refused = False
-        # family -> (when it was read, who owns the blocks) of a pool without a free block
-        self._scarce: dict[int, tuple[float, str]] = {}
+        # pools without a free block -> (when it was read, who owns the blocks)
+        self._scarce: dict[Wanted, tuple[float, str]] = {}
         self._reason = "the agent has not reached the cluster's store yet"
 
     @property
@@ -121,11 +124,16 @@ class Keeper:
 
     # What others see ------------------------------------------------------------------------
 
-    def need(self, who: str = "") -> str:
-        """Note an ADD without an address; return why there is no block yet. Never waits."""
-        self._needs[who] = self._clock()
+    def need(self, who: str = "", lines: Lines | None = None) -> str:
+        """Note an ADD without an address; return why there is no block yet. Never waits.
+
+        ``lines`` are those of its pools, if it has chosen some.
+        """
+        lines = self.settings.lines if lines is None else lines
+        self.needs.note(who, lines)
         self._wake.set()
-        scarce = "; ".join(text for _, text in self._scarce.values())
+        told = [self._scarce.get((family, one)) for family, groups in lines for one in groups]
+        scarce = "; ".join(one[1] for one in told if one is not None)
         return (
             self._reason
             or scarce
@@ -136,6 +144,13 @@ class Keeper:
         """Note an ADD that requests these addresses; return why they are not here. Never waits."""
         told = self.named.want(who, addresses)
         return told if told.is_final or not self._reason else Told(self._reason)
+
+    def namespace(self, name: str) -> Namespace | str:
+        """Return a namespace, or why it is not known: "" while it is read. Never waits."""
+        found = self.namespaces.get(name)
+        if found == "":
+            self._wake.set()
+        return found
 
     @property
     def status(self) -> Status:
@@ -261,13 +276,16 @@ class Keeper:
 
     def _work(self) -> float:
         deadline = Deadline(self.registry.operation_s, call_s=self.registry.call_s)
+        if self.namespaces.is_asked:
+            self.namespaces.read(deadline)
+            self.on_blocks()
         self.membership.require_own()
         self._use_pools(deadline)
-        if self._waiting() and self.share.lacking() and self.share.reindex():
+        if self._lacks_any() and self.share.reindex():
             self.on_blocks()  # free addresses were there, and no search found them
         if self.membership.keep(deadline, lacks_block=self._lacks_node_cidr()):
             self._seen = _UNSEEN
-        needs = self._waiting()
+        needs = self.needs.count()
         if (self._marked or self.registry.awaits) and self.node.collect(deadline):
             self._seen = _UNSEEN
             self.on_blocks()
@@ -310,15 +328,11 @@ class Keeper:
                 hint="kubectl get addresspools shows them; the controller accepts them",
             )
 
-    def _waiting(self) -> int:
-        """Return how many ADDs wait for an address."""
-        oldest = self._clock() - _NEED_S
-        for who, asked in list(self._needs.items()):
-            if asked < oldest:
-                self._needs.pop(who, None)
-        return len(self._needs)
-
     # Demand ---------------------------------------------------------------------------------
+
+    def _lacks_any(self) -> bool:
+        """Return whether an ADD waits that this node's blocks have no address for."""
+        return any(self.share.lacking(lines) for lines in self.needs.kinds(self.settings))
 
     def _claim(self, needs: int, deadline: Deadline) -> bool:
         """Claim what is needed now or soon; return whether demand has changed."""
@@ -328,24 +342,18 @@ class Keeper:
             return False
         self._seen = seen
         uses = self._survey()
-        lacking = self.share.lacking()
         got = False
-        for range_set in self.settings.pool.sets:
-            family = range_set.family
-            free = sum(
-                each.size - each.used
-                for pool, each in uses
-                if pool.family == family and not pool.is_single
-            )
-            missing = needs if family in lacking else 0
+        for wanted, missing in self.needs.demand(self.share).items():
+            pools = [one for one in self.settings.in_group(*wanted) if not one.is_single]
+            free = sum(each.size - each.used for pool, each in uses if pool in pools)
             if not missing and free:
-                self._scarce.pop(family, None)
-                self._delete_mark(family, deadline)
-            got |= self._claim_family(family, free, missing, deadline)
+                self._scarce.pop(wanted, None)
+                self._delete_mark(wanted, deadline)
+            got |= self._claim_group(wanted, free, missing, deadline)
         if got:
             self._seen = _UNSEEN
-        if needs and not self.share.lacking():
-            self._needs.clear()
+        if needs and not self._lacks_any():
+            self.needs.clear()
             self.on_blocks()
         return busy or got
 
@@ -355,18 +363,17 @@ class Keeper:
             self._has_block.set()
         return uses
 
-    def _claim_family(self, family: int, free: int, missing: int, deadline: Deadline) -> bool:
-        """Claim blocks of one family if the planner says so; write a mark if there are none."""
+    def _claim_group(self, wanted: Wanted, free: int, missing: int, deadline: Deadline) -> bool:
+        """Claim blocks of a group if the planner says so; write a mark if there are none."""
         now = self._clock()
-        when, last_run = self._last_claim.get(family, (now, 0))
-        settings = self.settings
-        claimable = list(filter(settings.claims_ahead, settings.geometries_of(family)))
+        when, last_run = self._last_claim.get(wanted, (now, 0))
+        pools = self.settings.in_group(*wanted)
+        claimable = list(filter(self.settings.claims_ahead, pools))
         if not claimable:  # its Node's podCIDR is all that it has
             if missing:
-                told = owners.without_a_free_block(self.node, family, deadline)
-                self._scarce[family] = now, in_words(told)
+                self._tell_scarce(wanted, now, deadline)
+                self._pass_on(wanted, pools)
             return False
-        pool = claimable[0]
         demand = Demand(
             free,
             missing=missing,
@@ -374,29 +381,59 @@ class Keeper:
             since_last_s=now - when,
             scarce=bool(self.marks),
         )
-        run = planner.to_claim(settings.watermarks, pool, demand)
-        if not run or now < self._look_at.get((family, bool(missing)), 0.0):
+        watermarks = self.needs.watermarks(self.settings, claimable[0])
+        run = planner.to_claim(watermarks, claimable[0], demand)
+        if not run or now < self._look_at.get((wanted, bool(missing)), 0.0):
             return False
-        if self.node.claim_family(family, run, deadline):
-            self._last_claim[family] = self._clock(), run
-            self._scarce.pop(family, None)
-            self._delete_mark(family, deadline)
-            return True
-        self._look_at[family, True] = now + planner.LOOK_AGAIN_S
-        self._look_at[family, False] = now + planner.TIDY_S  # nobody waits: it is not urgent
-        if missing and now >= self._scarce.get(family, (0.0, ""))[0]:
-            told = owners.without_a_free_block(self.node, family, deadline)
-            self._scarce[family] = now + _TELL_AGAIN_S, in_words(told)
-        if missing > free and not self._marked and not self.named.makes_way(deadline):
-            return False  # what was asked for before may come yet
-        if missing > free and family not in self._marked:
-            blocks_needed = -(-(missing - free) // pool.size)
-            self.node.write_mark(family, blocks_needed, deadline)
-            self._marked.add(family)
-        elif family in self._marked and not self.registry.is_asked(deadline):
-            # The answer to a mark may have been too small. Then the mark is written anew.
-            self._marked.remove(family)
+        for pool in claimable:
+            if self.node.claim(pool, run, deadline):
+                self.needs.has_room(pool)
+                self._last_claim[wanted] = self._clock(), run
+                self._scarce.pop(wanted, None)
+                self._delete_mark(wanted, deadline)
+                return True
+        self._look_at[wanted, True] = now + planner.LOOK_AGAIN_S
+        self._look_at[wanted, False] = now + planner.TIDY_S  # nobody waits: it is not urgent
+        if not self._pass_on(wanted, claimable):
+            self._ask(wanted, claimable, free, missing, deadline)
         return False
+
+    def _pass_on(self, wanted: Wanted, pools: Sequence[Geometry]) -> bool:
+        """Note that pools have no free block; return whether an ADD can go on with others."""
+        if self.needs.used_up_now(wanted, pools):
+            self.on_blocks()
+            return True
+        return False
+
+    def _tell_scarce(self, wanted: Wanted, until: float, deadline: Deadline) -> None:
+        """Note who owns the blocks of pools without a free one."""
+        among = self.settings.in_group(*wanted) if wanted[1] else ()
+        told = owners.without_a_free_block(self.node, wanted[0], deadline, among)
+        self._scarce[wanted] = until, in_words(told)
+
+    def _ask(
+        self,
+        wanted: Wanted,
+        pools: Sequence[Geometry],
+        free: int,
+        missing: int,
+        deadline: Deadline,
+    ) -> None:
+        """Ask other nodes for blocks of pools without a free one, and say who has them."""
+        now = self._clock()
+        if missing and now >= self._scarce.get(wanted, (0.0, ""))[0]:
+            self._tell_scarce(wanted, now + _TELL_AGAIN_S, deadline)
+        if missing > free and not self._marked and not self.named.makes_way(deadline):
+            return  # what was asked for before may come yet
+        if missing > free and wanted not in self._marked:
+            blocks_needed = -(-(missing - free) // pools[0].size)
+            self.node.write_mark(
+                wanted[0], blocks_needed, deadline, pool=self.settings.name_of(pools[0])
+            )
+            self._marked.add(wanted)
+        elif wanted in self._marked and not self.registry.is_asked(deadline):
+            # The answer to a mark may have been too small. Then the mark is written anew.
+            self._marked.remove(wanted)
 
     def _may_claim(self, pool: Geometry) -> bool:
         return self.settings.may_claim(pool)
@@ -409,9 +446,9 @@ class Keeper:
         mine = [settings.geometry_of(one.family, one.base) for one in self.share.blocks()]
         return not all(map(self._may_claim, set(settings.geometries) - set(mine)))
 
-    def _delete_mark(self, family: int, deadline: Deadline) -> None:
-        if family in self._marked:
-            self._marked.remove(family)
+    def _delete_mark(self, wanted: Wanted, deadline: Deadline) -> None:
+        if wanted in self._marked:
+            self._marked.remove(wanted)
             self.registry.unask(deadline)
 
     def _give_back(self, deadline: Deadline) -> None:
@@ -420,7 +457,7 @@ class Keeper:
         single = self.named.to_give_back(uses)
         if single:
             self.node.give_back(single, deadline)
-        if self._marked or self._needs:  # what cannot serve who waits goes nevertheless
+        if self._marked or self.needs.count():  # what cannot serve who waits goes nevertheless
             uses = [(pool, each) for pool, each in uses if not each.size]
         now_s = self.store.clock() / 1e9
         for pool in self.settings.geometries:
@@ -430,7 +467,8 @@ class Keeper:
             if not self._may_claim(pool):
                 self._give_back_others(pool, mine, deadline)
                 continue
-            numbers = planner.to_give_back(self.settings.watermarks, pool, mine, now_s)
+            watermarks = self.needs.watermarks(self.settings, pool)
+            numbers = planner.to_give_back(watermarks, pool, mine, now_s)
             if numbers:
                 ids = [(pool.family, pool.address(one)) for one in numbers]
                 self.node.give_back(ids, deadline)
@@ -462,7 +500,7 @@ class Keeper:
         for request in due:
             wanted, given = request.mark, 0
             for pool in filter(
-                self.settings.claims_ahead, self.settings.geometries_of(wanted.family)
+                self.settings.claims_ahead, self.settings.to_donate(wanted.family, wanted.pool)
             ):
                 mine = [each for its_pool, each in uses if its_pool is pool]
                 numbers = planner.to_donate(mine, wanted.blocks)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fastipam.cluster.planner import Use
     from fastipam.cluster.schema import BlockId
     from fastipam.configuration.cluster import Geometry
+    from fastipam.configuration.pool_lines import Wanted
 
 WANT_S = 3.0  # an ADD that has not asked again for so long has ended
 TELL_S = 2.0  # for how long it counts who has a block
@@ -46,7 +47,7 @@ _COMING = Told("the block of the requested address is being claimed for this nod
 class Named:
     """What ADDs of this node have requested by name. :meth:`want` may be called by any thread.
 
-    ``marked`` are the families for which the keeper has asked other nodes: a node has one request.
+    ``marked`` are the pools for which the keeper has asked other nodes: a node has one request.
     ``clock`` gives seconds.
     """
 
@@ -54,7 +55,7 @@ class Named:
         self,
         node: Node,
         membership: Membership,
-        marked: set[int],
+        marked: set[Wanted],
         clock: Callable[[], float],
         wake: Callable[[], object],
     ) -> None:

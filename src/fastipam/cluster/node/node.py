@@ -266,15 +266,17 @@ class Node:
         deadline: Deadline,
         *,
         brief: bool = False,
+        pool: str = "",
         named: Sequence[BlockId] = (),
     ) -> None:
         """Ask the other nodes for blocks, until one answers or this node withdraws the request.
 
-        ``named``: for these, whatever their family, and no others.
+        ``pool`` names an AddressPool that they are to be of. ``named``: for these, whatever their
+        family, and no others.
         """
         number = int.from_bytes(os.urandom(6), "big") | 1
         member = self.share.set_mark(number)
-        mark = Mark(number, count, member.epoch, family, tuple(named))
+        mark = Mark(number, count, member.epoch, family, tuple(named), pool)
         if not self.registry.ask(member, mark, deadline, brief=brief):
             self.share.forget_registration()
             raise ClusterRefused(f"node {self.name} was removed meanwhile")

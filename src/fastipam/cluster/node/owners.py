@@ -9,6 +9,8 @@ from fastipam.configuration.cluster import KUBERNETES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fastipam.cluster.deadline import Deadline
     from fastipam.cluster.node.node import Node
     from fastipam.configuration.cluster import Geometry
@@ -16,9 +18,14 @@ if TYPE_CHECKING:
 _NAMED = 3  # nodes that are named, those with most blocks first
 
 
-def without_a_free_block(node: Node, family: int, deadline: Deadline) -> NoBlock:
-    """Return the error for a pool whose blocks are all owned. O(blocks of all), one reading."""
-    pools = node.settings.geometries_of(family)
+def without_a_free_block(
+    node: Node, family: int, deadline: Deadline, among: Sequence[Geometry] = ()
+) -> NoBlock:
+    """Return the error for pools whose blocks are all owned. O(blocks of all), one reading.
+
+    ``among`` are those of the pools that an ADD has chosen; none: all of the family.
+    """
+    pools = among or node.settings.geometries_of(family)
     if pools and not any(map(node.settings.may_claim, pools)):
         return _of_its_node_cidr(node, family)
     counts: dict[str, int] = {}
@@ -32,6 +39,8 @@ def without_a_free_block(node: Node, family: int, deadline: Deadline) -> NoBlock
         named.append(f"{len(ranked) - _NAMED} more nodes have {rest}")
     whole = sum(each.count - len(each.unusable) for each in pools)
     used = sum(counts.values())
+    names = _names(node, pools)
+    of_which = f"IPv{family} pool" if not among else f"IPv{family} pool {', '.join(names)}"
     if not whole:
         return NoBlock(
             f"no IPv{family} pool of the cluster has an address to assign: each is disabled, or "
@@ -41,9 +50,9 @@ def without_a_free_block(node: Node, family: int, deadline: Deadline) -> NoBlock
             else 'look at "exclude" in the configuration',
         )
     return NoBlock(
-        f"the cluster's IPv{family} pool is used up: no block is free, {used} of {whole} are owned "
+        f"the cluster's {of_which} is used up: no block is free, {used} of {whole} are owned "
         f"({', '.join(named) or 'by nobody'}), and no node has given one up",
-        hint=_of_objects(node, family)
+        hint=_of_objects(names)
         if node.settings.engine == KUBERNETES
         else "`fastipam cluster nodes` shows who is gone, and `fastipam cluster release-node NAME` "
         "takes its blocks back; a node gives up only blocks in which no address is in use; else "
@@ -57,9 +66,18 @@ def _can_assign_from(base: int, pool: Geometry) -> bool:
     return number is not None and number not in pool.unusable
 
 
-def _of_objects(node: Node, family: int) -> str:
+def _names(node: Node, pools: Sequence[Geometry]) -> list[str]:
+    """Return the names of those of the pools that are objects and not disabled."""
+    return [
+        one.name
+        for one in node.settings.pools
+        if not one.is_closed
+        and any((one.family, one.range.network) == (each.family, each.base) for each in pools)
+    ]
+
+
+def _of_objects(names: Sequence[str]) -> str:
     """Return what to type when the pools are objects: which can be widened, and who has blocks."""
-    names = [one.name for one in node.settings.pools if one.family == family and not one.disabled]
     return (
         f"widen spec.cidr: kubectl edit addresspool {' '.join(names)}; or add a pool of the same "
         "blockSize; kubectl get addressnodes shows who has blocks: a node gives up only blocks in "

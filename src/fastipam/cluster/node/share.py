@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fastipam.cluster.schema import BlockEntry, BlockId
     from fastipam.configuration.address_pools import AddressPool
     from fastipam.configuration.cluster import Settings
+    from fastipam.configuration.pool_lines import Lines
     from fastipam.lease import Requester
     from fastipam.storage.records.lease import Record
     from fastipam.storage.store import Store
@@ -142,20 +143,31 @@ class Share:
             pool_id = self.network._pool_in(txn)
             return _NOT_REGISTERED if pool_id is None else blocks.doubt(txn, pool_id)
 
-    def lacking(self) -> list[int]:
-        """Return the families without a free address in this node's blocks.
+    def lacking(self, lines: Lines | None = None) -> list[int]:
+        """Return the families of ``lines`` without a free address in this node's blocks.
 
-        All families when the node may not assign. O(1), except for blocks that just filled.
+        Without lines those of a pod that chooses nothing. All families when the node may not
+        assign. O(groups), except for blocks that just filled.
         """
-        sets = self.settings.pool.sets
+        if lines is None:
+            lines = self.settings.lines
+        indexes = {each.family: index for index, each in enumerate(self.settings.pool.sets)}
         with self.store.read() as txn:
             pool_id = self.network._pool_in(txn)
             if pool_id is None or blocks.doubt(txn, pool_id):
-                return [each.family for each in sets]
+                return [family for family, _ in lines]
             return [
-                each.family
-                for index, each in enumerate(sets)
-                if not room.can_serve(self.network, txn, index, each)
+                family
+                for family, groups in lines
+                if not any(
+                    room.can_serve(
+                        self.network,
+                        txn,
+                        indexes[family],
+                        self.settings.set_of_group(family, group),
+                    )
+                    for group in groups
+                )
             ]
 
     # This node ------------------------------------------------------------------------------

@@ -25,7 +25,15 @@ from fastipam.cluster.registries.keyvalue.losses import Losses
 from fastipam.cluster.registries.keyvalue.registration import ENTRY_TRIES, Registration
 from fastipam.cluster.registries.keyvalue.session import Session
 from fastipam.cluster.registries.lost_watch import log_lost_watch
-from fastipam.cluster.registry import Claimed, Counts, Layout, NodeRow, Request, Unsettled
+from fastipam.cluster.registry import (
+    Claimed,
+    Counts,
+    Layout,
+    Namespace,
+    NodeRow,
+    Request,
+    Unsettled,
+)
 from fastipam.cluster.schema import BlockEntry, Mark, NodeEntry
 
 TYPE_CHECKING = False
@@ -96,6 +104,10 @@ class KeyValueRegistry:
     def pools(self, deadline: Deadline) -> list[AddressPool] | None:  # noqa: ARG002  # others ask
         """Return None: the pools are in the settings."""
         return None
+
+    def namespace(self, name: str, deadline: Deadline) -> Namespace:  # noqa: ARG002  # no such
+        """Return a namespace that says nothing."""
+        return Namespace({}, {})
 
     def check_settings(self, deadline: Deadline) -> None:
         """Raise ClusterRefused unless the cluster's settings are this node's."""

@@ -57,11 +57,12 @@ class Asking:
     ) -> bool:
         """Create the request of this node, in place of an earlier one; confirm it (I6)."""
         places = [place for pair in mark.named if (place := self._api.place(*pair))]
-        pool = next((one.name for one in self._api.pools() if one.family == mark.family), "")
         if places:
-            pool = places[0].pool
-        cidrs = [one.cidr for one in places]
-        body = objects.request(self._api.name, mark, pool, cidrs)
+            mark.pool = places[0].pool
+        elif not mark.pool:
+            pools = self._api.pools()
+            mark.pool = next((one.name for one in pools if one.family == mark.family), "")
+        body = objects.request(self._api.name, mark, [one.cidr for one in places])
         self._expect(now=False)
         for tries in range(TRIES):
             with suppress(AlreadyExists, EngineTimeout):

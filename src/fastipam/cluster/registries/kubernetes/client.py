@@ -159,10 +159,16 @@ class Client:
 
     # Objects.
 
-    def get(self, kind: Kind, name: str, *, deadline_s: float) -> dict[str, Any] | None:
-        """Return the object as it is now, None when there is none. Linearizable; one request."""
+    def get(
+        self, kind: Kind, name: str, *, from_cache: bool = False, deadline_s: float
+    ) -> dict[str, Any] | None:
+        """Return the object as it is now, None when there is none. Linearizable; one request.
+
+        ``from_cache``: what the server has in memory, which may be a little older.
+        """
+        path = kind.path(name) + ("?resourceVersion=0" if from_cache else "")
         try:
-            return self._call(Call("GET", kind, kind.path(name), name=name), deadline_s)
+            return self._call(Call("GET", kind, path, name=name), deadline_s)
         except NotFound:
             return None
 

@@ -22,7 +22,7 @@ from fastipam.cluster.errors import ClusterCorrupt
 from fastipam.cluster.registries.kubernetes.calls import Kind
 from fastipam.cluster.registry import Request
 from fastipam.cluster.schema import BlockEntry, Mark, NodeEntry
-from fastipam.configuration.address_pools import AddressPool
+from fastipam.configuration.address_pools import DELETING, AddressPool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ BLOCKS = Kind(_GROUP, "addressblocks")
 NODES = Kind(_GROUP, "addressnodes")
 REQUESTS = Kind(_GROUP, "addressrequests")
 MACHINES = Kind("/api/v1", "nodes")  # Node objects, which the kubelets write
+NAMESPACES = Kind("/api/v1", "namespaces")
 # Where the Leases are. The manifests tell a pod where it runs; a person types it for another one.
 NAMESPACE = os.environ.get("FASTIPAM_NAMESPACE") or "fastipam-system"
 LEASES = Kind("/apis/coordination.k8s.io/v1", "leases", NAMESPACE)
@@ -300,12 +301,12 @@ def read_uses(found: dict[str, Any]) -> tuple[tuple[str, int, int], ...]:
 # Requests -------------------------------------------------------------------------------------
 
 
-def request(name: str, mark: Mark, pool: str, cidrs: Sequence[str] = ()) -> dict[str, Any]:
+def request(name: str, mark: Mark, cidrs: Sequence[str] = ()) -> dict[str, Any]:
     """Return the object of a request; ``cidrs`` are the blocks that it names."""
     made = _object("AddressRequest", name)
     made["spec"] = {
         "number": mark.number,
-        "pool": pool,
+        "pool": mark.pool,
         "blocks": mark.blocks,
         "epoch": mark.epoch,
     }
@@ -349,6 +350,7 @@ def read_request(found: dict[str, Any], families: dict[str, int]) -> Request:
             int(spec["epoch"]),
             families.get(str(spec["pool"]), 0),
             tuple(parse_cidr(one)[:2] for one in spec.get("cidrs") or ()),
+            str(spec["pool"]),
         )
     except _ODD:
         raise _corrupt(found, "spec") from None
@@ -369,7 +371,7 @@ def read_pool(found: dict[str, Any]) -> AddressPool | None:
         return None
     spec = dict(accepted["spec"])
     if found["metadata"].get("deletionTimestamp"):
-        spec["disabled"] = True
+        spec[DELETING] = True
     return AddressPool(name_of(found), spec)
 
 

@@ -19,6 +19,7 @@ from fastipam.cluster.registries.kubernetes.giving import MOST_GIVEN, Giving
 from fastipam.cluster.registries.kubernetes.losses import Losses
 from fastipam.cluster.registries.kubernetes.overview import Overview
 from fastipam.cluster.registries.kubernetes.report import Report
+from fastipam.cluster.registries.kubernetes.selection import Selection
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         Claimed,
         Condition,
         Follow,
+        Namespace,
         Owners,
         Registry,
         Request,
@@ -73,6 +75,7 @@ class KubernetesRegistry(Overview):
         self._asking = Asking(api, self._losses, self._entry, self._blocks)
         self._giving = Giving(api, self._blocks)
         self._report = Report(api)
+        self._selection = Selection(api)
         super().__init__(api, Following(api, self._losses, self._asking.read_request))
         self.history = self._losses.history
         self.counts = self._blocks.counts
@@ -99,8 +102,12 @@ class KubernetesRegistry(Overview):
         return self.api.addresses()
 
     def pools(self, deadline: Deadline) -> list[AddressPool] | None:
-        """Return the pools that are in force, and never None."""
-        return self._following.pools(deadline)
+        """Return the pools that are in force, as this node may use them, and never None."""
+        return self._selection.for_node(self._following.pools(deadline), deadline)
+
+    def namespace(self, name: str, deadline: Deadline) -> Namespace:
+        """Return what a namespace says of itself, from the server's cache. One read."""
+        return self._selection.namespace(name, deadline)
 
     def check_settings(self, deadline: Deadline) -> None:
         """Do nothing: the pools are the cluster's own objects."""

@@ -1,0 +1,67 @@
+"""What the namespaces of waiting ADDs say of themselves: read by the keeper, for a minute.
+
+An agent's loop never waits for the API: it asks here, and the request is handled again when the
+keeper has read the namespace.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastipam.cluster.engine import EngineError
+from fastipam.cluster.errors import NoBlock, in_words
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fastipam.cluster.deadline import Deadline
+    from fastipam.cluster.registry import Namespace, Registry
+
+_KEPT_S = 60.0  # how long what was read counts
+_AGAIN_S = 5.0  # between two tries to read what could not be read
+_MOST = 4096  # namespaces that are kept
+
+
+class Namespaces:
+    """The namespaces that were read last. Safe to use from several threads."""
+
+    def __init__(self, registry: Registry, clock: Callable[[], float]) -> None:
+        self._registry = registry
+        self._clock = clock
+        self._known: dict[str, tuple[float, Namespace]] = {}  # -> until when it counts
+        self._failed: dict[str, tuple[float, str]] = {}  # -> when to try again, why it failed
+        self._wanted: dict[str, None] = {}
+
+    def get(self, name: str) -> Namespace | str:
+        """Return a namespace, or why it is not known: "" while the keeper reads it. Never waits.
+
+        What was read earlier counts on while the API cannot be asked.
+        """
+        now = self._clock()
+        until, found = self._known.get(name, (0.0, None))
+        if found is not None and now < until:
+            return found
+        again_at, why = self._failed.get(name, (0.0, ""))
+        if now >= again_at:
+            self._wanted[name] = None
+            return ""
+        return why if found is None else found
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether :meth:`read` has something to do."""
+        return bool(self._wanted)
+
+    def read(self, deadline: Deadline) -> None:
+        """Read what was asked for. One request a namespace; raises nothing."""
+        for name in list(self._wanted):
+            try:
+                found = self._registry.namespace(name, deadline)
+            except (EngineError, NoBlock) as error:
+                self._failed[name] = self._clock() + _AGAIN_S, in_words(error)
+            else:
+                if len(self._known) >= _MOST:
+                    self._known.clear()
+                self._known[name] = self._clock() + _KEPT_S, found
+                self._failed.pop(name, None)
+            self._wanted.pop(name, None)

@@ -1,0 +1,131 @@
+"""The ADDs of a node that wait for an address: of which pools, and what is to be claimed for them.
+
+A pod that chooses nothing gets an address of the node's *lines* (``configuration/pool_lines.py``),
+others have lines of their own. Of each line the first group counts whose pools have a free block:
+only when they have none, a pod may get an address of the next group.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastipam.configuration.cluster import Watermarks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from fastipam.cluster.node.share import Share
+    from fastipam.configuration.cluster import Geometry, Settings
+    from fastipam.configuration.pool_lines import Group, Lines, Wanted
+
+    Place = tuple[int, int]  # family and first address of a pool
+
+_NEED_S = 3.0  # an ADD that has not asked again for so long has ended
+_USED_UP_S = 10.0  # between two looks whether a pool that was used up has a free block
+
+
+class Needs:
+    """Who waits for which pools, and which pools have no free block. Safe to use from threads."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        # who waits -> when it last asked, and its lines
+        self._waiting: dict[str, tuple[float, Lines]] = {}
+        self._used_up: dict[Place, float] = {}  # pools without a free block -> until when
+
+    # Who waits ------------------------------------------------------------------------------
+
+    def note(self, who: str, lines: Lines) -> None:
+        """Note an ADD without an address."""
+        self._waiting[who] = self._clock(), lines
+
+    def clear(self) -> None:
+        """Forget all: they are served, or ask again."""
+        self._waiting.clear()
+
+    def count(self) -> int:
+        """Return how many ADDs wait for an address."""
+        oldest = self._clock() - _NEED_S
+        for who, (asked, _) in list(self._waiting.items()):
+            if asked < oldest:
+                self._waiting.pop(who, None)
+        return len(self._waiting)
+
+    def kinds(self, settings: Settings) -> set[Lines]:
+        """Return the lines of those that wait."""
+        return {settings.present(lines) for lines in self._lines()}
+
+    def _lines(self) -> list[Lines]:
+        self.count()
+        return [lines for _, lines in list(self._waiting.values())]
+
+    # Pools without a free block -------------------------------------------------------------
+
+    def has_room(self, pool: Geometry) -> None:
+        """Note that a pool had a free block."""
+        self._used_up.pop((pool.family, pool.base), None)
+
+    def used_up_now(self, wanted: Wanted, pools: Iterable[Geometry]) -> bool:
+        """Note that pools have no free block; return whether somebody who waits has others."""
+        until = self._clock() + _USED_UP_S
+        for one in pools:
+            self._used_up[one.family, one.base] = until
+        family, group = wanted
+        return bool(group) and any(
+            its_family == family and group in groups and self.is_open(family, groups)
+            for lines in self._lines()
+            for its_family, groups in lines
+        )
+
+    def is_used_up(self, family: int, group: Group) -> bool:
+        """Return whether no pool of a group has a free block, as far as was seen."""
+        now = self._clock()
+        return bool(group) and all(self._used_up.get((family, base), 0.0) > now for base in group)
+
+    def is_open(self, family: int, groups: Sequence[Group]) -> bool:
+        """Return whether one of these groups may have a free block."""
+        return not all(self.is_used_up(family, one) for one in groups)
+
+    def within_reach(self, family: int, groups: Sequence[Group]) -> Sequence[Group]:
+        """Return the groups of which an ADD may get an address now: up to one with a free block."""
+        for at, one in enumerate(groups):
+            if not self.is_used_up(family, one):
+                return groups[: at + 1]
+        return groups
+
+    # What is to be claimed ------------------------------------------------------------------
+
+    def demand(self, share: Share) -> dict[Wanted, int]:
+        """Return for groups how many ADDs wait for an address of them.
+
+        Those of which blocks are claimed ahead are there, too, with 0.
+        """
+        settings = share.settings
+        found: dict[Wanted, int] = {
+            (family, self._current(family, groups)): 0 for family, groups in settings.lines
+        }
+        for chosen in self._lines():
+            lines = settings.present(chosen)
+            reach = tuple((one, tuple(self.within_reach(one, groups))) for one, groups in lines)
+            lacking = share.lacking(reach)
+            for family, groups in lines:
+                if family in lacking:
+                    wanted = family, self._current(family, groups)
+                    found[wanted] = found.get(wanted, 0) + 1
+        return found
+
+    def watermarks(self, settings: Settings, pool: Geometry) -> Watermarks:
+        """Return when to claim a block of a pool ahead, and when to give one back.
+
+        A pool of which a pod that chooses nothing gets no address now has no block in reserve.
+        """
+        for family, groups in settings.lines:
+            group = self._current(family, groups)
+            if family == pool.family and (not group or pool.base in group):
+                return settings.watermarks
+        age_s = settings.watermarks.minimum_age_s
+        return Watermarks(low_water=0.0, high_water=0.0, minimum_age_s=age_s, warm=0)
+
+    def _current(self, family: int, groups: Sequence[Group]) -> Group:
+        """Return the first group that may have a free block; the first one if none has."""
+        return next((one for one in groups if not self.is_used_up(family, one)), groups[0])

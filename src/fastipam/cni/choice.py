@@ -1,0 +1,232 @@
+"""Which pools an ADD gets its addresses from, in a cluster whose pools are AddressPools.
+
+What is there first counts: the pod's annotation, that of its namespace, ``ipam.pool``; else all
+pools that need not be named, by priority. Filters always apply, also to pools that are named, and
+a refusal says which filter refused which pool. Imported when one of these makes a difference.
+"""
+
+from __future__ import annotations
+
+from fastipam.addressing.addresses import format_cidr, format_ip
+from fastipam.cluster.errors import NoBlock
+from fastipam.cni import pod_annotations
+from fastipam.configuration import pool_lines
+from fastipam.errors import ConfigError
+from fastipam.network.chosen import Chosen, Part
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fastipam.cni.pod_annotations import Choice
+    from fastipam.cni.services import Services
+    from fastipam.configuration.address_pools import AddressPool
+    from fastipam.configuration.cluster import Settings
+    from fastipam.configuration.network import Config
+    from fastipam.configuration.pool_lines import Lines
+    from fastipam.network import Network
+    from fastipam.storage.store import Store
+
+_POD = "pod annotation"
+_SEE = "kubectl get addresspools shows them"
+
+
+class Selection:
+    """What an ADD has chosen: ``lines`` of pools. ``permitted`` may serve an address by name."""
+
+    __slots__ = ("_reach", "_settings", "lines", "permitted")
+
+    def __init__(self, settings: Settings, lines: Lines, permitted: Lines, reach: Lines) -> None:
+        self._settings = settings
+        self.lines = lines
+        self.permitted = permitted
+        self._reach = reach
+
+    def narrow(self, network: Network, addresses: Sequence[tuple[int, int]]) -> Chosen:
+        """Return the network with addresses of the chosen pools only.
+
+        And of any pool for a family of which an address is requested.
+        """
+        settings, parts = self._settings, []
+        reach, permitted = dict(self._reach), dict(self.permitted)
+        requested = {family for family, _ in addresses}
+        for index, whole in enumerate(settings.pool.sets):
+            family = whole.family
+            if family in reach or family in requested:
+                every = tuple(base for group in permitted.get(family, ()) for base in group)
+                sets = [settings.set_of_group(family, one) for one in reach.get(family, ())]
+                parts.append(Part(index, whole, sets, settings.set_of_group(family, every)))
+        return Chosen.of(network, parts)
+
+
+class Chooser:
+    """The choice of one ADD. ``namespace`` is its pod's, "" when the request names none."""
+
+    def __init__(
+        self, services: Services, config: Config, store: Store, choice: Choice, namespace: str
+    ) -> None:
+        assert config.cluster is not None
+        self._services = services
+        self._config = config
+        self._settings = config.cluster
+        self._store = store
+        self._choice = choice
+        self._namespace = namespace
+
+    def select(self, addresses: Sequence[tuple[int, int]] = ()) -> Selection | None:
+        """Return what is chosen; None: any address of each family.
+
+        ``addresses`` are requested. Raises ConfigError, or NoBlock where nothing was named, with
+        what refused each pool.
+        """
+        settings = self._settings
+        for one in addresses:
+            self._require(*one)
+        names, source = self._names()
+        if not names and not self._choice.families and settings.is_uniform:
+            return None
+        if names:
+            candidates = self._known(names, source)
+            lines = pool_lines.named(self._left(candidates, source))
+        else:
+            candidates = [
+                one for one in settings.pools if not (one.manual or one.is_single or one.is_gone)
+            ]
+            requested = {family for family, _ in addresses}
+            lines = pool_lines.automatic(
+                self._left(candidates, "") if candidates or not requested else ()
+            )
+        permitted: Lines = ()
+        if addresses:
+            others = [one for one in settings.pools if not self._refusal(one, by_name=True)]
+            permitted = pool_lines.named(others)
+        wanted = self._choice.families
+        if wanted:
+            missing = sorted(wanted - {family for family, _ in lines})
+            if missing:
+                raise ConfigError(
+                    f"no pool that this pod may use has IPv{missing[0]} addresses",
+                    field=f"{_POD} {pod_annotations.FAMILIES}",
+                    value=missing[0],
+                    hint=f"leave v{missing[0]} out, or name a pool of that family; {_SEE}",
+                )
+            lines = tuple(one for one in lines if one[0] in wanted)
+        reach = self._services.within_reach(self._store, self._config.name, settings, lines)
+        return Selection(settings, lines, permitted, reach)
+
+    def _require(self, family: int, value: int) -> None:
+        """Raise ConfigError when a filter refuses the pool of a requested address."""
+        for one in self._settings.pools:
+            its_family, first, last = one.whole()
+            if family == its_family and first <= value <= last and not one.is_gone:
+                why = self._refusal(one, by_name=True)
+                if why:
+                    text = format_ip(family, value)
+                    raise ConfigError(
+                        f"the requested address {text} cannot be assigned: {why}",
+                        field="",
+                        value=text,
+                    )
+
+    def _names(self) -> tuple[Sequence[str], str]:
+        """Return the names of pools that count for this pod, and where they stand."""
+        if self._choice.pools:
+            return self._choice.pools, f"{_POD} {pod_annotations.POOL}"
+        if self._settings.namespaces and self._namespace:
+            said = self._services.namespace(
+                self._store, self._config.name, self._settings, self._namespace
+            ).annotations
+            whose = f"annotation of namespace {self._namespace}"
+            names = pod_annotations.pool_names(dict(said), whose)
+            if names:
+                return tuple(dict.fromkeys(names)), f"{whose} {pod_annotations.POOL}"
+        return self._config.pool_names, "ipam.pool"
+
+    def _known(self, names: Sequence[str], source: str) -> list[AddressPool]:
+        """Return the pools of these names, in their order."""
+        pools = {one.name: one for one in self._settings.pools if not one.is_gone}
+        for name in names:
+            if name not in pools:
+                raise ConfigError(
+                    f"there is no AddressPool {name} that is accepted",
+                    field=source,
+                    value=name,
+                    hint=f"{_SEE}, and whether they are accepted",
+                )
+        return [pools[name] for name in names]
+
+    def _left(self, candidates: Sequence[AddressPool], source: str) -> list[AddressPool]:
+        """Return the pools that no filter refuses.
+
+        Of each family one has to be left; but a pool that was not named, and that a selector
+        refuses, is none of this pod's.
+        """
+        refused = {one.name: self._refusal(one) for one in candidates}
+        left = [one for one in candidates if not refused[one.name]]
+        served = {one.family for one in left}
+        lacking = [
+            one
+            for one in candidates
+            if one.family not in served and (source or not left or self._is_for_pod(one))
+        ]
+        if lacking or not candidates:
+            why = "; ".join(refused[one.name] for one in lacking)
+            which = " and ".join(f"IPv{one}" for one in sorted({one.family for one in lacking}))
+            message = f"no pool may serve this pod with an {which} address: {why}"
+            if not candidates:
+                message = "every pool has to be named, and nothing names one for this pod"
+            hint = f"annotate the pod: {pod_annotations.POOL}: NAME; {_SEE}"
+            if source:
+                raise ConfigError(message, field=source, value=None, hint=_SEE)
+            raise NoBlock(message, hint=hint if not candidates else _SEE)
+        return left
+
+    def _is_for_pod(self, pool: AddressPool) -> bool:
+        """Return whether the selectors of a pool select this pod."""
+        return not pool.elsewhere and self._is_of_namespace(pool)
+
+    def _is_of_namespace(self, pool: AddressPool) -> bool:
+        if not pool.namespace_selector:
+            return True
+        if not self._namespace:
+            return False
+        said = self._services.namespace(
+            self._store, self._config.name, self._settings, self._namespace
+        )
+        return pool.namespace_selector.matches(said.labels)
+
+    def _refusal(self, pool: AddressPool, *, by_name: bool = False) -> str:
+        """Return which filter refuses a pool, and what to type, or "".
+
+        ``by_name``: for an address that is requested.
+        """
+        name = pool.name
+        if pool.deleting or pool.is_gone:
+            return f"pool {name} is being deleted"
+        if pool.disabled:
+            return (
+                f"pool {name} is disabled (kubectl patch addresspool {name} --type merge "
+                '-p \'{"spec":{"disabled":false}}\')'
+            )
+        if pool.elsewhere:
+            node = self._settings.node
+            return (
+                f'the nodeSelector "{pool.node_selector}" of pool {name} does not select node '
+                f"{node} (kubectl label node {node} KEY=VALUE)"
+            )
+        if not self._is_of_namespace(pool):
+            text = f'the namespaceSelector "{pool.namespace_selector}" of pool {name}'
+            if not self._namespace:
+                return f"{text} selects nothing: the request names no namespace"
+            return (
+                f"{text} does not select namespace {self._namespace} "
+                f"(kubectl label namespace {self._namespace} KEY=VALUE)"
+            )
+        if pool.is_single and not by_name:
+            family, first, _ = pool.whole()
+            one = format_cidr(family, first, pool.block_length)
+            return (
+                f"pool {name} assigns addresses on request only, because its blocks are as small "
+                f"as {one} (annotate the pod: {pod_annotations.ADDRESSES}: ADDRESS)"
+            )
+        return ""

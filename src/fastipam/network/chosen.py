@@ -1,0 +1,94 @@
+"""An ADD that gets addresses of some of a cluster's pools only. Imported when one does.
+
+The pools of a family are ranges of one set. Such an ADD has for each family parts of its set, each
+a set of its own, the preferred one first; the blocks, the round robin and the cool-down are those
+of the whole.
+"""
+
+from __future__ import annotations
+
+from fastipam.addressing.ranges import Pool
+from fastipam.allocation import blocks
+from fastipam.errors import PoolExhausted
+from fastipam.network import Network
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Self
+
+    from fastipam.addressing.ranges import RangeSet
+    from fastipam.allocation.ledger import Ledger
+    from fastipam.lease import Lease, Requester
+
+
+class Part:
+    """What one family may get: ``sets`` in their order, and ``all`` of them for a request by name.
+
+    ``index`` is the number of the whole set in the network's ranges.
+    """
+
+    __slots__ = ("all", "index", "sets", "whole")
+
+    def __init__(
+        self, index: int, whole: RangeSet, sets: Sequence[RangeSet], every: RangeSet
+    ) -> None:
+        self.index = index
+        self.whole = whole
+        self.sets = sets
+        self.all = every
+
+
+class Chosen(Network):
+    """A network, for ADDs that get addresses of ``parts`` only."""
+
+    parts: Sequence[Part]
+
+    @classmethod
+    def of(cls, network: Network, parts: Sequence[Part]) -> Self:
+        """Return the same network for an ADD with these parts."""
+        made = object.__new__(cls)
+        made.__dict__.update(network.__dict__)
+        made.parts = parts
+        return made
+
+    def _give(
+        self,
+        ledger: Ledger,
+        owner: Requester,
+        pool: Pool,  # noqa: ARG002  # its parts count
+        wanted: Sequence[tuple[int, int]],
+    ) -> list[Lease]:
+        """Assign an address of every part; what was asked for by name comes first."""
+        ledger.tick()
+        ledger.expire()
+        requests = Pool([one.all for one in self.parts]).match(wanted) if wanted else []
+        kept = ledger.kept_for(owner) if ledger.state.reserved else []
+        leases = []
+        for at, part in enumerate(self.parts):
+            value = requests[at] if requests else None
+            range_set = part.all
+            if value is None and kept:
+                value = ledger.first_kept(range_set, kept)
+            if value is None:
+                range_set, value = _choose(ledger, part)
+            else:
+                ledger.acquire(part.index, range_set, value, owner)
+            leases.append(ledger.assign(owner, part.index, range_set, value))
+        ledger.write_owner(owner.name, [(one.family, one.value) for one in leases])
+        ledger.save()
+        return leases
+
+
+def _choose(ledger: Ledger, part: Part) -> tuple[RangeSet, int]:
+    """Take an address of the first set that has one. Raises PoolExhausted: that of the last one."""
+    cursor = ledger.state.cursor(part.index, part.whole.family)
+    for at, each in enumerate(part.sets):
+        if cursor is not None:
+            blocks.leave_open(ledger.txn, ledger.pool_id, part.whole, each, cursor)
+        try:
+            return each, ledger.choose(part.index, each)[0]
+        except PoolExhausted:
+            if at + 1 == len(part.sets):
+                raise
+    raise AssertionError("a part has no set")
