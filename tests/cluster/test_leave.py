@@ -14,6 +14,8 @@ from fastipam.configuration.policy import Policy
 from fastipam.errors import AddressNotInRange, ConfigError
 from fastipam.lease import Requester
 from fastipam.network import Network
+from fastipam.storage.store import Store
+from fastipam.testing import Clock
 from tests.cluster.memory import MemoryEngine
 
 from .nodes import NETWORK, Machine, assert_settled, init, owners
@@ -123,6 +125,24 @@ def test_leave_while_addresses_are_in_use(engine: MemoryEngine, tmp_path: Path) 
     assert_settled(engine, machine)
     assert admin.leave(machine.node(), Deadline(5), force=True) == 1
     assert not owners(engine)
+
+
+def test_leave_when_addresses_have_cooled(engine: MemoryEngine, tmp_path: Path) -> None:
+    """Refused until the cool-down is over; then nobody has to assign anything before."""
+    machine = Machine(tmp_path, "a", engine)
+    clock = Clock()
+    machine.store.close()
+    machine.store = Store(machine.path, "relaxed", clock=clock, boot_id=lambda: "boot-1")
+    machine.network = Network(
+        machine.store, NETWORK, machine.settings.pool, policy=Policy(cooldown_s=30)
+    )
+    claim(machine.joined(), 1)
+    machine.network.allocate("c1")
+    machine.network.release("c1")
+    with pytest.raises(ClusterRefused, match="1 addresses of this node's blocks"):
+        admin.leave(machine.node(), Deadline(5))
+    clock.advance(31)
+    assert admin.leave(machine.node(), Deadline(5)) == 1
 
 
 def test_leave_while_an_agent_runs(engine: MemoryEngine, tmp_path: Path) -> None:

@@ -87,6 +87,8 @@ def leave(node: Node, deadline: Deadline, *, force: bool = False, offline: bool 
             f"node {node.name} is alive: {node.registry.alive_text}",
             hint=f"{node.registry.alive_hint}; --offline forgets the cluster in this node's store",
         )
+    while node.share.network.tidy():  # what has cooled down is in nobody's use
+        pass
     if not node.share.begin_leaving(force=force):
         return 0
     force_end = not has_signs  # who runs this command on the node knows that its agent has ended
