@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fastipam.addressing.addresses import parse_ip
+from fastipam.cluster.admin import admin
 from fastipam.cluster.deadline import Deadline
 from fastipam.configuration.policy import Policy
 from fastipam.errors import AddressNotInRange
@@ -170,6 +171,20 @@ def test_a_living_lease_is_not_handed_over(cluster: Cluster) -> None:
     cluster.check()
 
 
+def test_a_node_that_is_down_keeps_it_until_it_is_removed(cluster: Cluster) -> None:
+    """The refusal names the node; once that is removed, the address is claimed."""
+    one, two, _ = cluster.agents
+    cluster.add(one, "web-0", POD)
+    cluster.agents.remove(one)
+    with pytest.raises(AddressNotInRange, match="is node a's"):
+        cluster.add(two, "web-0", POD)
+    admin.release_node(two.operator(), "a", Deadline(10), force=True)
+    cluster.add(two, "web-0", POD)
+    assert cluster.singles() == dict.fromkeys(POD, "b")
+    cluster.check()
+    cluster.agents.append(one)
+
+
 def test_one_request_names_blocks_of_two_owners(cluster: Cluster) -> None:
     """Each hands over what he has; one request names all that is missing."""
     one, two, three = cluster.agents
@@ -241,6 +256,15 @@ def test_an_address_of_a_larger_block(cluster: Cluster) -> None:
     assert told.is_final
     assert f"block {block} of the cluster's pool, which node a owns" in told.text
     assert "blockSize 32" in told.hint
+    taken = {ipaddress.ip_network(cidr)[0] for cidr in owners(cluster.api) if cidr.endswith("/24")}
+    nobody = next(
+        str(each[9])
+        for each in ipaddress.ip_network("10.32.0.0/20").subnets(new_prefix=24)
+        if each[0] not in taken
+    )
+    two.keeper.named.want("c4", [parse_ip(nobody)])
+    cluster.turn(0.6)
+    assert "which no node owns now" in two.keeper.named.want("c4", [parse_ip(nobody)]).text
 
 
 def test_other_needs_and_named_ones_take_turns(cluster: Cluster) -> None:

@@ -230,9 +230,11 @@ def _held(pair: BlockId, name: str) -> Told:
 
 def _of_a_node(pool: Geometry, pair: BlockId, name: str) -> Told:
     cidr = format_cidr(*pair, BITS[pool.family] - pool.host_bits)
-    owner = f"which node {name} owns: only that node" if name else "which no node owns: its node"
+    owner = f"which node {name} owns: only that node assigns it"
+    if not name:
+        owner = "which no node owns now: it can be assigned where a node has claimed the block"
     return Told(
-        f"the requested address lies in block {cidr} of the cluster's pool, {owner} assigns it",
+        f"the requested address lies in block {cidr} of the cluster's pool, {owner}",
         "run the pod there, or request an address of an AddressPool with blockSize 32 (IPv6: 128): "
         "it follows the pod to any node",
         is_final=True,
