@@ -202,10 +202,12 @@ class Named:
     # Giving ---------------------------------------------------------------------------------
 
     def to_donate(self, ids: Iterable[BlockId]) -> list[BlockId]:
-        """Return those of the blocks that this node has and that none of its own ADDs wants."""
-        mine = {(one.family, one.base) for one in self._node.share.blocks() if one.state == ACTIVE}
+        """Return those of the blocks that this node can spare: no pod has them, no ADD wants them.
+
+        It writes nothing: a request may wait long for a pod to end.
+        """
         wanted = self.wanted()
-        return [one for one in ids if one in mine and one not in wanted]
+        return self._node.share.spare(one for one in ids if one not in wanted)
 
     def to_give_back(self, uses: Iterable[tuple[Geometry, Use]]) -> list[BlockId]:
         """Return the blocks of one address that nobody has used for a while, or wants."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastipam.allocation import blocks, cooldown
+from fastipam.allocation.lookup import read_record
 from fastipam.cluster.errors import ClusterRefused, NoBlock
 from fastipam.configuration import address_pools
 from fastipam.configuration.cluster import ETCD, KUBERNETES
@@ -22,6 +23,7 @@ from fastipam.storage.records.block import (
     Member,
 )
 from fastipam.storage.records.keys import encode
+from fastipam.storage.records.lease import ASSIGNED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -258,6 +260,7 @@ class Share:
         address that is a block of its own does not cool down here any longer.
         """
         begun = []
+        has_changed = False
         with self.store.write() as txn:
             ledger = self.network._enter(txn)
             pool_id = ledger.state.pool_id
@@ -266,15 +269,29 @@ class Share:
                 if block is None or block.state != ACTIVE:
                     continue
                 if named and not blocks.host_bits(self._range_set(family), base):
-                    cooldown.end(ledger, family, base)
+                    has_changed |= cooldown.end(ledger, family, base)
                 if self._used(txn, ledger, block):
                     continue
                 block.state = RELEASING
                 blocks.put(txn, pool_id, block)
                 begun.append(block)
-            if named:
+            if has_changed:
                 ledger.save()
         return begun
+
+    def spare(self, ids: Iterable[BlockId]) -> list[BlockId]:
+        """Return those of the blocks that are active, and whose first address no pod has."""
+        with self.store.read() as txn:
+            pool_id = self.network._pool_in(txn)
+            if pool_id is None:
+                return []
+            found = []
+            for family, base in ids:
+                record = read_record(txn, pool_id, family, base)
+                is_active = blocks.is_active(txn, pool_id, family, base)
+                if is_active and (record is None or record.state != ASSIGNED):
+                    found.append((family, base))
+            return found
 
     def activate(self, revisions: Mapping[BlockId, int], state: int) -> None:
         """Assign addresses from those of the blocks that are in ``state`` from now on.
