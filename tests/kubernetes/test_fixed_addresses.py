@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import fastipam
-from fastipam.cni.pod_annotations import ADDRESSES, CAPABILITY
+from fastipam.cni.pod_annotations import ADDRESSES, CAPABILITY, FAMILIES, POOL
 from fastipam.verify import verify
 
 from ..agent.conftest import run_dir, start  # noqa: F401  # fixtures of the same name
@@ -48,14 +48,17 @@ class Node:
         ips: list[str] | None = None,
         annotation: str = "",
         timeout: float = 5,
+        others: dict[str, str] | None = None,
     ) -> Reply:
-        """A request, as a runtime sends it for a pod."""
+        """A request, as a runtime sends it for a pod; ``others`` are more annotations."""
         config: dict[str, Any] = self.site.config(timeout=timeout)
         config["ipam"]["cooldown"] = 3600
         if ips:
             config["runtimeConfig"] = {"ips": ips}
         if annotation:
-            config.setdefault("runtimeConfig", {})[CAPABILITY] = {ADDRESSES: annotation}
+            config.setdefault("runtimeConfig", {})[CAPABILITY] = {ADDRESSES: annotation} | (
+                others or {}
+            )
         variables = environment(verb, container)
         if pod:
             variables["CNI_ARGS"] = (
@@ -153,3 +156,34 @@ def test_a_plugin_without_an_agent(nodes: Nodes, call: Call) -> None:  # noqa: F
     refused = call("ADD", config, "c2")
     assert refused.code == 11, refused
     assert "does not own 10.9.0.99, and only its agent asks for addresses" in refused.message
+
+
+@pytest.fixture
+def node(api: Api, tmp_path: Path, start: Callable[..., Agent]) -> Node:  # noqa: F811
+    """A node where IPv6 has addresses on request only, and a pool that has to be named."""
+    accept(api, "default", "10.32.0.0/20", 24)
+    accept(api, "fixed", "10.9.0.0/24", 32, assignment="Manual")
+    accept(api, "fixed-v6", "fd09::/112", 128)
+    return Node(api, tmp_path / "a", "a", start)
+
+
+def test_a_family_that_has_such_addresses_only(node: Node, api: Api) -> None:
+    """A pod that requests none gets none of the family; one that does gets both."""
+    plain = of(node.ask("ADD", "c1"))
+    assert len(plain) == 1
+    assert plain[0].startswith("10.32.")
+    assert node.ask("STATUS", "").status == 0
+    both = of(node.ask("ADD", "web-1", pod="web-1", annotation="fd09::10/125"))
+    assert (both[0].partition(".")[0], both[1]) == ("10", "fd09::11")
+    assert of(node.ask("ADD", "c3", ips=POD)) == POD
+    assert set(owners(api)) >= {"10.9.0.10/32", "fd09::10/128", "fd09::11/128"}
+
+
+def test_beside_the_other_annotations(node: Node) -> None:
+    """A list needs no pool to be named, and comes before one that is."""
+    reply = node.ask("ADD", "c1", annotation="10.9.0.12", others={FAMILIES: "v4"})
+    assert of(reply) == ["10.9.0.12"]
+    named = node.ask("ADD", "c2", annotation="10.9.0.13", others={POOL: "fixed"})
+    assert of(named) == ["10.9.0.13"]
+    other = node.ask("ADD", "c3", annotation="10.9.0.14", others={POOL: "default"})
+    assert of(other) == ["10.9.0.14"]

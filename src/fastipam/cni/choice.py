@@ -72,6 +72,7 @@ class Chooser:
         self._store = store
         self._choice = choice
         self._namespace = namespace
+        self._addresses: Sequence[tuple[int, int]] = ()
 
     def select(self, addresses: Sequence[tuple[int, int]] = ()) -> Selection | None:
         """Return what is chosen; None: any address of each family.
@@ -79,7 +80,7 @@ class Chooser:
         ``addresses`` are requested. Raises ConfigError, or NoBlock where nothing was named, with
         what refused each pool.
         """
-        settings = self._settings
+        settings, self._addresses = self._settings, addresses
         for one in addresses:
             self._require(*one)
         names, source = self._names()
@@ -161,7 +162,7 @@ class Chooser:
         Of each family one has to be left; but a pool that was not named, and that a selector
         refuses, is none of this pod's.
         """
-        refused = {one.name: self._refusal(one) for one in candidates}
+        refused = {one.name: self._refusal(one, by_name=self._requests(one)) for one in candidates}
         left = [one for one in candidates if not refused[one.name]]
         served = {one.family for one in left}
         lacking = [
@@ -180,6 +181,11 @@ class Chooser:
                 raise ConfigError(message, field=source, value=None, hint=_SEE)
             raise NoBlock(message, hint=hint if not candidates else _SEE)
         return left
+
+    def _requests(self, pool: AddressPool) -> bool:
+        """Return whether the ADD requests an address of a pool."""
+        family, first, last = pool.whole()
+        return any(one == family and first <= value <= last for one, value in self._addresses)
 
     def _is_for_pod(self, pool: AddressPool) -> bool:
         """Return whether the selectors of a pool select this pod."""
