@@ -202,6 +202,20 @@ def test_one_request_names_blocks_of_two_owners(cluster: Cluster) -> None:
     cluster.check()
 
 
+def test_a_pool_of_them_is_not_counted_with_one_that_is_used_up(cluster: Cluster) -> None:
+    """What an ADD without a request hears is about the blocks that could serve it."""
+    one, two = cluster.agents[:2]
+    cluster.add(one, "web-0", POD[:1])
+    node = one.node()
+    while claim(node, 8):
+        pass
+    two.add(300)
+    for _ in range(3):
+        two.turn(1.1)
+        told = two.keeper.need("c")
+    assert "no block is free, 16 of 16 are owned (a has 14, b has 1, c has 1)" in told
+
+
 def test_an_add_that_waits_asks_twice_a_second(fake_api: FakeServer, tmp_path: Path) -> None:
     """However often the agent handles it again; also while another request is in the way."""
     cluster = Cluster(fake_api, tmp_path)

@@ -23,9 +23,11 @@ def without_a_free_block(
 ) -> NoBlock:
     """Return the error for pools whose blocks are all owned. O(blocks of all), one reading.
 
-    ``among`` are those of the pools that an ADD has chosen; none: all of the family.
+    ``among`` are those of the pools that an ADD has chosen; none: all of the family. What is
+    assigned on request only does not count.
     """
     pools = among or node.settings.geometries_of(family)
+    pools = [one for one in pools if not one.is_single]
     if pools and not any(map(node.settings.may_claim, pools)):
         return _of_its_node_cidr(node, family)
     counts: dict[str, int] = {}
