@@ -28,7 +28,6 @@ html_copy_source = False
 # The same pages are read on a code host: plain Markdown, links between files, GitHub's anchors.
 myst_heading_anchors = 4
 myst_enable_extensions = ["deflist"]
-suppress_warnings = ["myst.header"]  # a part of the README, included, begins at its third level
 
 highlight_language = "none"
 
