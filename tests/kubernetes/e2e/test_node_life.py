@@ -7,6 +7,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from ...options import options
+from ..nodes.cluster import RENAMED
 from ..rest import BLOCKS
 from ..server import until
 from . import workloads
@@ -87,7 +88,47 @@ def _leases(node: Node) -> dict[str, str]:
         return {}
 
 
-if options.long:  # it waits for the sweep
+def _not_ready(cluster: Cluster, node: str) -> str:
+    """Why a node is not ready, as ``kubectl describe node`` says it; "" when it does not say."""
+    found = cluster.admin.get(f"/api/v1/nodes/{node}")
+    conditions = found.done()["status"].get("conditions", ()) if found.status == 200 else ()
+    return "".join(each["message"] for each in conditions if each["type"] == "Ready")
+
+
+if options.long:  # they wait for the sweep, and for a cool-down
+
+    def test_is_renamed(release: Release) -> None:
+        """A node is renamed under its pods: it says so, and two commands make it a node again."""
+        cluster = release.cluster
+        cluster.add("n3")
+        _until_ready(cluster)
+        workloads.apply(cluster, workload("Deployment", "web", _PODS))
+        until_ready(cluster, "web", _PODS)
+        assert leases(cluster.nodes["n3"])
+        blocks = _blocks(cluster, "n3")
+        cluster.rename("n3", RENAMED)
+        words = f"this store belongs to node n3, the configuration says {RENAMED}"
+        until(lambda: words in _not_ready(cluster, RENAMED), "the node says what is wrong")
+        assert blocks == _blocks(cluster, "n3")
+
+        cluster.kubectl("delete", "node", "n3")
+        leave = ("fastipam", "cluster", "leave", "--config", "/etc/fastipam/network.conflist")
+        refused = release.execute(RENAMED, *leave)
+        if refused[0]:  # for as long as the addresses of the pods that have ended cool
+            assert "assigned, cooling or reserved" in refused[1]
+            until(lambda: not release.execute(RENAMED, *leave)[0], "no address is cooling")
+        _until_ready(cluster)
+        until(lambda: not _blocks(cluster, "n3"), "the blocks of the old name are free")
+        assert _blocks(cluster, RENAMED)
+        until_ready(cluster, "web", _PODS)
+        workloads.restart(cluster, "Deployment", "web", "renamed")
+        until(lambda: workloads.rolled_out(cluster, "Deployment", "web"), "the restart is done")
+        assert _spread(cluster) == {"n1", "n2", RENAMED}
+        settled(cluster)
+        cluster.kubectl("drain", RENAMED, "--ignore-daemonsets", "--timeout=120s")
+        cluster.remove(RENAMED)
+        cluster.kubectl("delete", "node", RENAMED)
+        until(lambda: not _blocks(cluster, RENAMED), "the blocks of the deleted node are free")
 
     def test_loses_its_disk(release: Release) -> None:
         """The store is lost under running pods: they are found, and keep their addresses."""

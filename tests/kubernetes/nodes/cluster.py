@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..rest import Rest
 
 _NAMES = ("n1", "n2", "n3")
+RENAMED = "other"  # one more name that a node may have
 
 
 class Cluster:
@@ -73,7 +74,7 @@ class Cluster:
         self._control = ControlPlane(first.netns, first.addresses, self.directory / "control")
         with ThreadPoolExecutor() as pool:
             jobs = [pool.submit(self._prepare, node) for node in made]
-            jobs.append(pool.submit(self.control.start, _NAMES))
+            jobs.append(pool.submit(self.control.start, (*_NAMES, RENAMED)))
             for each in jobs:
                 each.result()
         for node in made:
@@ -106,10 +107,20 @@ class Cluster:
         node.start_kubelet(self.control.kubeconfig(name))
         return node
 
+    def rename(self, name: str, other: str) -> None:
+        """Let a node's kubelet start under another name; what runs on the node goes on."""
+        node = self.nodes.pop(name)
+        node.kill_kubelet()
+        node.name = other
+        node.run("hostname", other)
+        node.start_kubelet(self.control.kubeconfig(other))
+        self.nodes[other] = node
+
     def remove(self, name: str) -> None:
         """Take a node away for good, with its disk."""
-        self.nodes.pop(name).cut_power()
-        self._link.detach(name)
+        node = self.nodes.pop(name)
+        node.cut_power()
+        node.netns.delete()
 
     def stop(self) -> None:
         """End all; nothing is left but what is below ``directory``."""

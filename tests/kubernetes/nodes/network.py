@@ -61,7 +61,6 @@ class Link:
     def __init__(self) -> None:
         self.identity = uuid4().hex[:6]
         self._switch = NetNS(f"fastipam-link-{self.identity}")
-        self._nodes: dict[str, NetNS] = {}
         self._mark = leftovers.Mark(self.identity)
 
     def make(self) -> None:
@@ -81,7 +80,6 @@ class Link:
         netns = NetNS(f"fastipam-{name}-{self.identity}")
         port = f"port{number}"
         _run("ip", "netns", "add", netns.name)
-        self._nodes[name] = netns
         veth = ("type", "veth", "peer", "name", "eth0", "netns", netns.name)
         self._ip("link", "add", port, *veth)
         self._ip("link", "set", port, "master", "br0", "up")
@@ -98,13 +96,8 @@ class Link:
             _run("ip", "-n", netns.name, *arguments.split())
         return netns
 
-    def detach(self, name: str) -> None:
-        """Remove a node's network namespace."""
-        self._nodes.pop(name).delete()
-
     def remove(self) -> None:
         """Remove all namespaces, and what still runs in them."""
-        self._nodes.clear()
         self._mark.remove()
 
     def _ip(self, *arguments: str) -> None:

@@ -54,7 +54,7 @@ def require_own(share: Share) -> Member | None:
             share.forget_registration()
         raise ClusterRefused(
             f"this store belongs to node {member.node}, the configuration says {name}",
-            hint=f'set "node": "{member.node}", or release that node and use a new store',
+            hint=f'set "node": "{member.node}"; after it was renamed: `fastipam cluster leave`',
         )
     return member
 
