@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 PORT = 6443
 _ADMIN = "admin-token"
+_CONTROLLERS = ("kube-controller-manager", "kube-scheduler")
 # How long a pod stays on a node that is not ready. Usually 300 s: an eviction would not be seen.
 _TOLERATION_S = 10
 
@@ -85,8 +86,6 @@ class ControlPlane:
         (self.directory / "tokens.csv").write_text("".join(f"{line}\n" for line in lines))
         self._start_etcd()
         self.start_server()
-        for name in ("kube-controller-manager", "kube-scheduler"):
-            self._start_controller(name)
 
     def _start_etcd(self) -> None:
         etcd = shutil.which("etcd", path="/usr/bin:/usr/local/bin")
@@ -102,7 +101,10 @@ class ControlPlane:
         )
 
     def start_server(self) -> None:
-        """Start the API server alone and wait until it serves."""
+        """Start the API server and wait until it serves; then start the controllers.
+
+        Those that have waited for it would wait on for up to half a minute, so they begin anew.
+        """
         self._begin(
             "kube-apiserver",
             *(str(built("kube-apiserver")), "--etcd-servers=http://127.0.0.1:2379"),
@@ -120,6 +122,10 @@ class ControlPlane:
             "--kubelet-preferred-address-types=InternalIP",
         )
         until(self._is_ready, "the API server serves")
+        for name in _CONTROLLERS:
+            if name in self._processes:
+                self._processes.pop(name).kill()
+            self._start_controller(name)
 
     def _is_ready(self) -> bool:
         process = self._processes["kube-apiserver"]

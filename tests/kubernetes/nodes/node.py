@@ -54,6 +54,8 @@ _KUBELET_SETTINGS = {
     "localStorageCapacityIsolation": False,
     "evictionHard": {},
     "imageGCHighThresholdPercent": 100,
+    # What a test kills starts again soon; else after 10 s, then 20, 40 and so on.
+    "crashLoopBackOff": {"maxContainerRestartPeriod": "2s"},
     "volumePluginDir": "/var/lib/kubelet/volume-plugins",
 }
 

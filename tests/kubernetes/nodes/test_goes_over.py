@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...options import options
 from ..server import until
 from . import image
 from .cluster import Cluster, condition
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from .node import Node
 
 _ROOT = Path(__file__).parents[3]
-_PODS = 4  # of each node
+_NODES, _PODS = (3, 17) if options.long else (2, 4)  # and pods of each node
 _OLD, _NEW, _BACK = "10-podnet.conflist", "05-fastipam.conflist", "01-podnet.conflist"
 
 
@@ -64,17 +65,20 @@ def _fastipam(cluster: Cluster, node: Node, *arguments: str) -> str:
 
 def _leases(cluster: Cluster, node: Node) -> set[str]:
     """The addresses that fastipam has assigned on a node."""
-    found = json.loads(_fastipam(cluster, node, "list", "--json"))
+    found = json.loads(_fastipam(cluster, node, "list", "--state", "ASSIGNED", "--json"))
     return {str(one["address"]).partition("/")[0] for one in found}
 
 
 def test_there_and_back(tmp_path: Path) -> None:
-    """No pod's address changes, and none is given twice; each step as docs/kubernetes.md has it."""
+    """No pod's address changes, and none is given twice; each step as docs/kubernetes.md has it.
+
+    The long form has 51 pods on three nodes.
+    """
     require()
     archive = tmp_path / "image.tar"
     name, _, tag = image.build(archive, "over").rpartition(":")
     values = tmp_path / "values.yaml"
-    with Cluster(tmp_path / "cluster", images=[archive]) as cluster:
+    with Cluster(tmp_path / "cluster", nodes=_NODES, images=[archive]) as cluster:
         document = {
             "image": {"repository": name, "tag": tag, "pullPolicy": "Never"},
             "kubernetes": {"host": cluster.control.address, "port": PORT},
@@ -120,7 +124,7 @@ def test_there_and_back(tmp_path: Path) -> None:
         cluster.kubectl("delete", "pod", *[f"{one}-0" for one in cluster.nodes], "--wait")
         for node in cluster.nodes.values():
             gone = before[f"{node.name}-0"]
-            until(lambda: gone not in _leases(cluster, node), f"{gone} is free")  # noqa: B023
+            until(lambda: gone not in _leases(cluster, node), f"{gone} is released")  # noqa: B023
 
         for number, node in enumerate(cluster.nodes.values(), 1):
             cluster.kubectl("cordon", node.name)
