@@ -130,9 +130,14 @@ class Node:
     # Claiming -------------------------------------------------------------------------------
 
     def claim_family(self, family: int, run: int, deadline: Deadline) -> bool:
-        """Claim in the first pool of a family that has a free block; return False if none has."""
-        pools = filter(self.settings.claims_ahead, self.settings.geometries_of(family))
-        return any(self.claim(pool, run, deadline) for pool in pools)
+        """Claim in the first pool of a family that has a free block; return False if none has.
+
+        Of those that a pod which chooses nothing may get an address of, in their order.
+        """
+        settings = self.settings
+        groups = dict(settings.lines).get(family, ())
+        pools = [pool for group in groups for pool in settings.in_group(family, group)]
+        return any(self.claim(one, run, deadline) for one in filter(settings.claims_ahead, pools))
 
     def claim(self, pool: Geometry, run: int, deadline: Deadline) -> list[BlockId]:
         """Claim an aligned run of up to ``run`` blocks; return them, none of a used up pool.
