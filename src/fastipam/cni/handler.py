@@ -382,10 +382,10 @@ def _add(call: _Call) -> bytes:
     assert config is not None
     if known.answers is None:
         known.answers = results.Answers(call.version, config.routes)
-    answers = known.answers
-    if config.cluster is not None and len(lease.siblings) < len(config.pool.sets):
-        answers = answers.of_families({one.family for one in lease.siblings})
-    answer = answers.encode(lease.siblings, dns)
+    answers, leases = known.answers, lease.siblings
+    if config.may_choose and len(leases) < len(config.pool.sets):
+        answers = answers.of_families({one.family for one in leases})
+    answer = answers.encode(leases, dns)
     _settle(promises)
     return answer
 
@@ -397,7 +397,7 @@ def _assign(call: _Call) -> tuple[Lease, dict[str, Any], list[Promise]]:
     addresses = _requested(known, arguments)
     config = _load(call)
     selection = None
-    if config.cluster is not None and config.cluster.is_founded_by_agent:
+    if config.may_choose:
         addresses, selection = _choose(call, config, arguments, addresses)
     inode, mount_ns, born_ns = environment.identify(asked, call.own_netns, call.seen_netns)
     dns = {}
@@ -460,10 +460,9 @@ def _choose(
     """
     cluster = config.cluster
     assert cluster is not None
-    says_nothing = cluster.is_uniform and not (config.pool_names or cluster.namespaces)
-    if says_nothing and "runtimeconfig" not in call.known.document:
-        return addresses, None
     from fastipam.cni import pod_annotations
+
+    says_nothing = cluster.is_uniform and not (config.pool_names or cluster.namespaces)
 
     chosen = pod_annotations.read(call.known.document, call.annotations)
     if says_nothing and chosen == pod_annotations.NOTHING:

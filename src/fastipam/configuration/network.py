@@ -111,7 +111,8 @@ class Config:
     ``pool`` are the range sets; ``remember`` says that they are the network's own, and not partly
     this container's (from ``runtimeConfig.ipRanges``). ``pool_name`` names the pool in which an
     address is unique, None is that of the network's name; ``names_pool`` says that it was chosen.
-    ``pool_names`` are the AddressPools that the configuration of a cluster's network names.
+    ``pool_names`` are the AddressPools that the configuration of a cluster's network names, and
+    ``may_choose`` says that it depends on the pod which pools give it an address.
     ``notes`` say what is odd but no error.
     ``read_cluster`` makes settings of what stands under ``cluster``, which may be a file's path:
     files and the host's name are the caller's to read. ``raw`` is the document as it was written,
@@ -231,6 +232,7 @@ class Config:
 
             self.pool_name, self.names_pool = pool_name.read(ipam, other, self._odd)
         self.remember = not extra
+        self.may_choose = False
         self.cluster: Settings | None = None
         self.spare_policy: Policy | None = None
         if "cluster" in ipam:
@@ -250,6 +252,7 @@ class Config:
                 from fastipam.configuration import pool_name
 
                 self.pool_names = pool_name.of_cluster(ipam["pool"], self.cluster)
+            self._look_at_choice(bool(runtime))
             return
         count = sum(map(len, sets))
         for many, most, what in (
@@ -273,6 +276,14 @@ class Config:
             ):
                 self._odd.append((field, "", "no effect: no range has an address of it"))
         self._refuse_too_many()
+
+    def _look_at_choice(self, has_runtime: bool) -> None:
+        """Note whether an ADD may get addresses of some pools only."""
+        cluster = self.cluster
+        assert cluster is not None
+        self.may_choose = cluster.is_founded_by_agent and bool(
+            has_runtime or self.pool_names or cluster.namespaces or not cluster.is_uniform
+        )
 
     def require_ranges(self) -> None:
         """Raise ConfigError when there is no range to assign an address from."""
