@@ -113,6 +113,28 @@ def test_requests(observed: Agent, free_port: int, config: Make) -> None:
     )
 
 
+def test_static_addresses(observed: Agent, free_port: int, config: Make, tmp_path: Path) -> None:
+    """They have a metric of their own, as `stats` counts them; a set without any has no sample."""
+    made = config(ipam=SUBNET | {"static": ["10.1.0.8/29"]})
+    ask(observed.path, "ADD", made, "c1")
+    for at, last in enumerate((9, 10)):
+        wanted = made | {"args": {"cni": {"ips": [f"10.1.0.{last}"]}}}
+        assert ask(observed.path, "ADD", wanted, f"s{at}").status == 0
+    ask(observed.path, "DEL", made, "s0")
+    ask(observed.path, "ADD", config(name="plain", ipam=SUBNET), "c1")
+    found = {
+        (dict(labels)["network"], dict(labels)["state"]): value
+        for (name, labels), value in _scrape(free_port).items()
+        if name == "fastipam_static_addresses"
+    }
+    wanted_counts = {"assigned": 1, "cooling": 1, "reserved": 0, "free": 6}
+    assert found == {("mynet", state): count for state, count in wanted_counts.items()}
+    with fastipam.open(tmp_path / "store") as ipam:
+        stats = ipam.network("mynet").stats()
+        assert stats.static == stats.to_dict()["static"] == wanted_counts | {"size": 8}
+        assert ipam.network("plain").stats().static is None
+
+
 def test_addresses(observed: Agent, free_port: int, config: Make, tmp_path: Path) -> None:
     """The states of a network's addresses add up to its size; the file has one, too."""
     made = config(ipam=SUBNET)

@@ -140,6 +140,12 @@ class NetworkStats(_Value):
         """How full the network is: as full as its fullest range set. None when none has a size."""
         return counts.fullest_percent(one.used_percent for one in (*self.sets, *self.other_sets))
 
+    @property
+    def static(self) -> Mapping[str, int] | None:
+        """The counts of the addresses that are assigned on request only, in all sets, or None."""
+        found = [one.static for one in (*self.sets, *self.other_sets) if one.static is not None]
+        return {key: sum(one[key] for one in found) for key in found[0]} if found else None
+
     def to_dict(self) -> dict[str, Any]:
         """Return what ``fastipam stats --json`` prints, for JSON."""
         return {
@@ -150,6 +156,7 @@ class NetworkStats(_Value):
             "cooling": self.cooling,
             "reserved": self.reserved,
             "free": self.free,
+            **({} if self.static is None else {"static": self.static}),
             "range_sets": [one.to_dict() for one in self.sets],
             "other_range_sets": [one.to_dict() for one in self.other_sets],
             "used_percent": self.used_percent,

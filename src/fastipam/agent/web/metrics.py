@@ -140,6 +140,11 @@ class _Networks:
 
     def _of_sets(self, found: Iterable[Reading]) -> Iterator[Metric]:
         addresses = _gauge("addresses", "Addresses of a range set by state.", [*_SET, "state"])
+        static = _gauge(
+            "static_addresses",
+            "Addresses of a range set that are assigned on request only, by state.",
+            [*_SET, "state"],
+        )
         full = _gauge(
             "range_set_full", "1 when the next ADD finds no address in the range set.", _SET
         )
@@ -158,13 +163,15 @@ class _Networks:
                 key = [*reading.key, str(one.range_set.family), str(one.number)]
                 for state in STATES:
                     addresses.add_metric([*key, state], one.counts[state])
+                    if one.static is not None:
+                        static.add_metric([*key, state], one.static[state])
                 full.add_metric(key, one.full)
                 exhaustion.add_metric(key, self._watch.exhaustion_s(reading.key, one.number))
                 info.add_metric(key, {"ranges": one.ranges_text, "pool": reading.pool})
                 run = runs.get(str(one.range_set))
                 if run is not None:
                     longest.add_metric(key, run)
-        yield from (addresses, full, exhaustion, longest, info)
+        yield from (addresses, static, full, exhaustion, longest, info)
 
 
 def _of_networks(found: Iterable[Reading]) -> Iterator[Metric]:
