@@ -52,7 +52,23 @@ def test_bad_area(ipam: dict[str, Any], field: str, call: Call, config: Make) ->
 def test_without_effect(call: Call, config: Make) -> None:
     """An area that no range has is noted."""
     noted = call("ADD", config(ipam=POOL | {"static": ["10.9.0.0/24"]})).stderr
-    assert "ipam.static[0]: no effect: no range has an address of it" in noted
+    assert "ipam.static[0]: no effect: no range has 10.9.0.0/24" in noted
     inside = {"ranges": [[{"subnet": "10.2.0.0/24", "static": ["10.9.0.0/24"]}]]}
     noted = call("ADD", config(name="two", ipam=inside)).stderr
-    assert "ipam.ranges[0][0].static[0]: no effect" in noted
+    assert "ipam.ranges[0][0].static[0]: no effect: 10.9.0.0/24 has no address of 10.2" in noted
+
+
+@pytest.mark.parametrize(
+    ("static", "why"),
+    [
+        ("10.1.0.1", "10.1.0.1 is the gateway of its range, which is never assigned"),
+        ("10.1.0.9", "10.1.0.9 is never assigned, because it is excluded or a gateway"),
+        ("10.1.0.8/30", "10.1.0.8/30 is never assigned, because it is excluded or a gateway"),
+        ("10.9.0.1-10.9.0.9", "no range has 10.9.0.1-10.9.0.9"),
+        ("10.9.0.8", "no range has 10.9.0.8"),
+    ],
+)
+def test_why_without_effect(call: Call, config: Make, static: str, why: str) -> None:
+    """The note has the area as it was typed, and why no address of it is assigned."""
+    ipam = {"subnet": "10.1.0.0/24", "exclude": ["10.1.0.8/29"], "static": [static]}
+    assert call("ADD", config(ipam=ipam)).stderr == f"ipam.static[0]: no effect: {why}"

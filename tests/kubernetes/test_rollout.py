@@ -168,6 +168,12 @@ def test_command(api_server: ApiServer) -> None:
     missing = _run(api_server, NAME)
     assert missing.exit_code == 1
     assert f"there is no DaemonSet {NAME} in the namespace {SYSTEM}" in missing.output
+    as_kubectl_prints_it = _run(api_server, f"daemonset.apps/{NAME}")
+    assert as_kubectl_prints_it.output == missing.output
+    for odd in ("deployment/x", "a/b/c", "A", "a b", "../x", "x" * 254):
+        refused = _run(api_server, odd)
+        assert refused.exit_code == 1
+        assert "type its name, such as fastipam-agent" in refused.output
     made = _make(api_server)
     try:
         _tell(api_server, 1, 1, 1, 0)

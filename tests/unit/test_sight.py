@@ -17,7 +17,7 @@ NSFS, DISK = 4, 8  # devices: that of namespaces, and another
 INODE, OTHER, BORN = 70, 71, 900
 
 ELSE = "was recorded in another mount namespace"
-NOBODY = "was recorded in a mount namespace nobody knows"
+NOBODY = "was recorded in an unknown mount namespace"
 UNPROVEN = "and no other lease shows that /run/netns is the same directory here"
 NO_NAMESPACE = (
     "and is no network namespace here: what is mounted there does not come here (mount propagation)"

@@ -9,6 +9,7 @@ is cut into the blocks of a cluster, what this node's blocks hold is counted.
 from __future__ import annotations
 
 from fastipam.addressing.addresses import (
+    BITS,
     V4,
     format_cidr,
     format_ip,
@@ -145,8 +146,22 @@ def _excluded(pool: Pool, range_set: RangeSet) -> int:
     That are gateways, network and broadcast addresses, exclusions, and what lies outside of
     ``rangeStart`` and ``rangeEnd``. O(ranges log ranges).
     """
-    family = range_set.family
-    subnets = merge(prefix_bounds(family, one.network, one.length) for one in range_set.ranges)
+    return _never_assigned(pool, range_set.family, range_set.ranges)
+
+
+def excluded_of(pool: Pool) -> int:
+    """Return the same for all subnets of a pool, each address once; 0 for a cluster's pool."""
+    if any(each.block_length for each in pool.sets):
+        return 0
+    return sum(
+        _never_assigned(pool, family, [one for each in sets for one in each.ranges])
+        for family in BITS
+        if (sets := [each for each in pool.sets if each.family == family])
+    )
+
+
+def _never_assigned(pool: Pool, family: int, ranges: Iterable[Range]) -> int:
+    subnets = merge(prefix_bounds(family, one.network, one.length) for one in ranges)
     assigned = merge(
         pair
         for each in pool.sets

@@ -7,17 +7,18 @@ change, and by commands.
 
 from __future__ import annotations
 
-from fastipam.addressing.addresses import format_ip
+from fastipam.addressing.addresses import BITS, format_ip
 from fastipam.addressing.ranges import CUT, Pool
-from fastipam.addressing.union import overlap, union
+from fastipam.addressing.union import overlap, spare, union
 from fastipam.allocation.lookup import find, read_pool
+from fastipam.allocation.states import ASSIGNED, COOLING, FREE, RESERVED
 from fastipam.errors import ConfigError
 from fastipam.storage import tables
 from fastipam.storage.records import keys, own_ranges
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import Any, Protocol
 
     from fastipam._ledger import Accounts
@@ -100,7 +101,11 @@ def used(txn: Snapshot) -> dict[str, int]:
 
 
 def describe(txn: Snapshot, name: str) -> dict[str, Any] | None:
-    """Return a pool with its networks and its counts, for JSON, or None when there is none."""
+    """Return a pool with its networks and its counts, for JSON, or None when there is none.
+
+    The four states add up to ``size``: in the pool, in ``static`` (the addresses that are assigned
+    on request only), and in ``outside`` (addresses in use that no range has any longer).
+    """
     raw = tables.POOLS.get(txn, keys.encode("pool", name))
     if raw is None:
         return None
@@ -114,11 +119,26 @@ def describe(txn: Snapshot, name: str) -> dict[str, Any] | None:
     from fastipam.allocation import counts
 
     sets = counts.of_sets(txn, network_id, state, pool)
+    own = _sum(one.counts for one in sets)
+    areas = [one.static for one in sets if one.static is not None]
+    static = _sum(areas)
+    total = counts.of_network(txn, state, pool)
+    outside = {one: total[one] - own[one] - static[one] for one in _USED}
     return {
         "pool": name,
         "networks": [text_of(key) for key, _ in shared],
-        **counts.of_network(txn, state, pool),
-        "used_percent": counts.fullest_percent(one.used_percent for one in sets),
+        **own,
+        **({"static": static} if areas else {}),
+        **(
+            {"outside": {"size": sum(outside.values()), **outside, FREE: 0}}
+            if any(outside.values())
+            else {}
+        ),
+        "excluded": counts.excluded_of(pool),
+        "used_percent": counts.fullest_percent(
+            counts.used_percent(_sum(one.counts for one in sets if one.range_set.family == family))
+            for family in BITS
+        ),
         "range_sets": [
             {
                 "family": one.range_set.family,
@@ -130,6 +150,15 @@ def describe(txn: Snapshot, name: str) -> dict[str, Any] | None:
             for one in sets
         ],
     }
+
+
+_USED = (ASSIGNED, COOLING, RESERVED)
+
+
+def _sum(each: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Return the sum of counts: of ``size`` and of each state."""
+    listed = list(each)
+    return {name: sum(one[name] for one in listed) for name in ("size", *_USED, FREE)}
 
 
 # Ranges ---------------------------------------------------------------------------------------
@@ -247,6 +276,29 @@ def line(pool: str, other: str, family: int, value: int) -> str:
         f"pools {pool} and {other} can both assign {format_ip(family, value)}: a container of each "
         f'may get it; if that is not on purpose, give both networks the same "pool"'
     )
+
+
+def as_assigned(txn: Transaction | Snapshot, name: str, own: Pool) -> Pool:
+    """Return a network's own ranges as its ADDs use them, beside the other networks of its pool.
+
+    What is static in one network of a pool is static in all, and no gateway of one is assigned.
+    """
+    whole = _whole(txn, name)
+    return own if whole is None or whole.text == own.text else spare(own, whole)
+
+
+def is_gateway(txn: Transaction | Snapshot, name: str, family: int, value: int) -> bool:
+    """Return whether an address is the gateway of a range of a network's pool."""
+    whole = _whole(txn, name)
+    return whole is not None and any(
+        one.gateway == (family, value) for each in whole.sets for one in each.ranges
+    )
+
+
+def _whole(txn: Transaction | Snapshot, name: str) -> Pool | None:
+    """Return the ranges of a network's pool, None when the network is not known."""
+    found = find(txn, keys.encode("network", name))
+    return None if found is None else read_pool(found[2], txn.store, name)
 
 
 def pool_of(txn: Transaction | Snapshot, name: str) -> str:

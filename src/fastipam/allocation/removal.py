@@ -14,6 +14,7 @@ from fastipam.errors import ConfigError, UnknownNetwork
 from fastipam.storage import tables
 from fastipam.storage.records import earlier_ranges, keys, own_ranges
 from fastipam.storage.records import lease as lease_record
+from fastipam.storage.records import policy as policy_record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -97,15 +98,16 @@ def remove_pool(txn: Transaction, name: str) -> list[str]:
         )
     networks = [text for text, _ in pools.named_members(txn, keys.id_of(raw))]
     for one in networks:
-        remove_network(txn, one)
+        remove_network(txn, one, is_hot=True)
     return networks
 
 
-def remove_network(txn: Transaction, name: str) -> str:
+def remove_network(txn: Transaction, name: str, *, is_hot: bool = False) -> str:
     """Remove a network that has no address, and its pool if that has no other; return the pool.
 
     Its history goes, too. Raises UnknownNetwork, and ConfigError when it has an address, or when
-    its pool would go and has reservations or blocks.
+    its pool would go and has reservations or blocks, or, unless ``is_hot``, while one of its
+    addresses cools down: another network could assign the address at once. O(leases of the pool).
     """
     key = keys.encode("network", name)
     found = find(txn, key)
@@ -123,6 +125,15 @@ def remove_network(txn: Transaction, name: str) -> str:
             hint=f"see `fastipam list --network {name}`; `fastipam sweep` and `fastipam gc` release"
             " those of containers that are gone",
         )
+    left_s = 0 if is_hot else _cools_for_s(txn, network_id, pool_id)
+    if left_s:
+        raise ConfigError(
+            f"network {name} has addresses that cool down for another {left_s} s, and without it "
+            "another network could assign them at once",
+            field="name",
+            value=name,
+            hint=f"wait {left_s} s; `fastipam list --network {name}` shows them",
+        )
     shared = _hand_over(txn, network_id, pool_id)
     if not shared:
         _require_unused(txn, pool_key, pool_id)
@@ -137,6 +148,22 @@ def remove_network(txn: Transaction, name: str) -> str:
     if shared:
         _shrink(txn, pool_key, pool_id)
     return pools.text_of(pool_key)
+
+
+def _cools_for_s(txn: Transaction | Snapshot, network_id: int, pool_id: int) -> int:
+    """Return the seconds until no address of a network cools down by its policy, rounded up."""
+    state = txn.pool_state(pool_id)
+    if not state.cooling:
+        return 0
+    policy = policy_record.read(tables.META.get(txn, keys.policy_key(network_id)))
+    now = txn.store.clock() + state.offset
+    last = 0
+    for key in tables.COOLDOWN.scan_keys(txn, keys.id_prefix(pool_id)):
+        _, _, released, *address = keys.read_cooldown_key(key)
+        record = read_record(txn, pool_id, *address)
+        if record is not None and record.network_id == network_id:
+            last = max(last, released)
+    return max(0, -(-(last + policy.cooldown_ns - now) // 10**9)) if last else 0
 
 
 def remove_if_idle(store: Store, name: str, wall_ns: int) -> bool:
@@ -166,6 +193,8 @@ def _is_idle_since(txn: Snapshot, name: str, wall_ns: int) -> bool:
 
     last = next(iter(history.last(txn, found[0], 1)), None)
     if last is None or last.wall_ns >= wall_ns:
+        return False
+    if _cools_for_s(txn, found[0], found[1]):
         return False
     alone = len(pools.members(txn, found[1])) == 1
     return not alone or not _uses(txn, found[1])

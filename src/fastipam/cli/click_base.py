@@ -72,7 +72,10 @@ class Command(click.Command):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; an error that names a parameter names it as it is typed."""
+        """Run the command; an error that names an option names it as it is typed.
+
+        The value of an argument is in the message, and its name (NAME) says nothing more.
+        """
         from fastipam.errors import ConfigError
 
         try:
@@ -80,8 +83,7 @@ class Command(click.Command):
         except ConfigError as error:
             for one in self.params:
                 if one.name == error.field:
-                    is_option = isinstance(one, click.Option)
-                    error.field = one.opts[0] if is_option else one.make_metavar(ctx).strip("[].")
+                    error.field = one.opts[0] if isinstance(one, click.Option) else ""
             raise
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

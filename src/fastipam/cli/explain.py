@@ -40,6 +40,7 @@ class _Known(NamedTuple):
     counters: PoolState
     now_ns: int
     local: bool
+    is_gateway: bool
 
     @property
     def status(self) -> str:
@@ -99,6 +100,7 @@ def _read(ipam: Ipam, name: str, address: tuple[int, int], local: bool) -> _Know
         record = read_record(txn, pool_id, *address)
         if record is not None and record.network_id != network_id:
             return None  # another network of the pool has it, or had it last
+        pool = pools.as_assigned(txn, name, pool)
         return _Known(
             *address,
             pool,
@@ -108,6 +110,7 @@ def _read(ipam: Ipam, name: str, address: tuple[int, int], local: bool) -> _Know
             txn.pool_state(pool_id),
             store.clock(),
             local,
+            pools.is_gateway(txn, name, *address),
         )
 
 
@@ -117,7 +120,8 @@ def statuses(ipam: Ipam, name: str, addresses: Sequence[tuple[int, int]]) -> lis
         found = look_up(txn, name)
         if found is None:
             return [EXCLUDED] * len(addresses)
-        _, pool_id, pool = found
+        _, pool_id, own = found
+        pool = pools.as_assigned(txn, name, own)
         return [
             states.of_address(
                 pool,
@@ -233,6 +237,8 @@ def _why(answer: dict[str, Any], known: _Known, boot: int, policy: Policy) -> st
     ranges = [one for each in known.pool.sets for one in each.ranges]
     if (known.family, known.value) in [one.gateway for one in ranges]:
         return "it is the gateway of its range, which is never assigned"
+    if known.is_gateway:
+        return "it is the gateway of another network of its pool, which is never assigned"
     if known.pool.range_of(known.family, known.value) is not None:
         return "it is excluded by the configuration"
     return "it is in the subnet of a range, and not between its ends"

@@ -404,6 +404,19 @@ def stats_table(documents: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]
             }  # fmt: skip
 
 
+def pool_table(documents: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of the documents of a pool: what anybody gets, static areas, what is outside.
+
+    In each row the states add up to the size.
+    """
+    for one in documents:
+        names_ = ",".join(one["networks"])
+        yield {**one, "names": names_, "used": percent_text(one["used_percent"])}
+        for key, text in (("static", STATIC), ("outside", OUTSIDE)):
+            if key in one:
+                yield {"pool": one["pool"], "names": text, **one[key], "used": "-"}
+
+
 def percent_text(percent: float | None) -> str:
     """Return how full something is as a person reads it."""
     if percent is None:

@@ -148,11 +148,12 @@ class Config:
         ]
         self._read_ranges(ipam, runtime, read_cluster)
         self.notes: list[str] = []
-        if self._odd or self._holes or runtime or "args" in document:
+        if self._odd or self._holes or self._static or runtime or "args" in document:
             from fastipam.configuration import notes
 
             notes.look_around(self._odd, document, runtime)
             notes.look_at_holes(self._odd, self._holes, self.pool)
+            notes.look_at_static(self._odd, self._static, self.pool)
             self.notes = notes.lines(self._odd, raw)
 
     def _look_at(self, holder: dict[str, Any], known: frozenset[str], path: str) -> None:
@@ -268,13 +269,6 @@ class Config:
         holes = [hole for _, hole in self._holes]
         areas = [area for _, area in self._static]
         self.pool = build_pool(sets, holes, static=areas, fields=paths)
-        for field, (family, low, high) in self._static:
-            if not any(
-                each.family == family and first <= high and low <= last
-                for each in self.pool.sets
-                for first, last in each.static
-            ):
-                self._odd.append((field, "", "no effect: no range has an address of it"))
         self._refuse_too_many()
 
     def _look_at_choice(self, has_runtime: bool) -> None:
@@ -318,7 +312,7 @@ class Config:
             if within is None or (family == within.family and low <= high):
                 self._static.append((field, (family, low, high)))
             else:
-                self._odd.append((field, "", f"no effect: no address of {within} is in it"))
+                self._odd.append((field, "", f"no effect: {one} has no address of {within}"))
 
     def _host_local_sets(self, ipam: dict[str, Any]) -> list[list[Range]]:
         """Return the old single range, if there is a ``subnet``, then ``ranges``."""

@@ -6,14 +6,14 @@ full path of the field.
 
 from __future__ import annotations
 
-from fastipam.addressing.addresses import format_ip
+from fastipam.addressing.addresses import BITS, format_cidr, format_ip
 from fastipam.configuration import reader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from fastipam.addressing.ranges import Pool
+    from fastipam.addressing.ranges import Pool, Range
 
     Hole = tuple[int, int, int]
     Odd = tuple[str, str, str]  # path, folded key or "", what is odd: "" for an unknown key
@@ -57,17 +57,54 @@ def look_at_holes(odd: list[Odd], holes: list[tuple[str, Hole]], pool: Pool) -> 
     """Note the exclusions that exclude no address of the pool."""
     if not pool.sets:
         return
-    for path, (family, low, high) in holes:
-        if not any(
-            each.start <= high and low <= each.end
+    for path, hole in holes:
+        if not _touched(hole, pool):
+            odd.append((path, "", f"it excludes nothing: no range has {_text(hole)}"))
+
+
+def look_at_static(odd: list[Odd], areas: list[tuple[str, Hole]], pool: Pool) -> None:
+    """Note the static areas of which no address can be assigned, with the reason."""
+    if not pool.sets:
+        return
+    for path, area in areas:
+        family, low, high = area
+        if any(
+            one.family == family and first <= high and low <= last
             for one in pool.sets
-            if one.family == family
-            for each in one.ranges
+            for first, last in one.static
         ):
-            text = format_ip(family, low)
-            if high > low:
-                text += f"-{format_ip(family, high)}"
-            odd.append((path, "", f"it excludes nothing: no range has an address of {text}"))
+            continue
+        touched = _touched(area, pool)
+        if not touched:
+            why = f"no range has {_text(area)}"
+        elif low == high and any(each.gateway == (family, low) for each in touched):
+            why = f"{_text(area)} is the gateway of its range, which is never assigned"
+        else:
+            why = f"{_text(area)} is never assigned, because it is excluded or a gateway"
+        odd.append((path, "", f"no effect: {why}"))
+
+
+def _touched(hole: Hole, pool: Pool) -> list[Range]:
+    """Return the ranges that have an address of a hole."""
+    family, low, high = hole
+    return [
+        each
+        for one in pool.sets
+        if one.family == family
+        for each in one.ranges
+        if each.start <= high and low <= each.end
+    ]
+
+
+def _text(hole: Hole) -> str:
+    """Return a hole as somebody types it: an address, a CIDR or two addresses."""
+    family, low, high = hole
+    bits = (high - low).bit_length()
+    if low == high:
+        return format_ip(family, low)
+    if high - low + 1 == 1 << bits and not low & (high - low):
+        return format_cidr(family, low, BITS[family] - bits)
+    return f"{format_ip(family, low)}-{format_ip(family, high)}"
 
 
 def lines(odd: list[Odd], raw: bytes) -> list[str]:

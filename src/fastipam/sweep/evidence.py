@@ -66,7 +66,7 @@ class Place:
             return inode, born_ns
         if inode and not record.inode and not record.mount_ns:
             return inode, born_ns  # there is a file, and the lease has no inode to compare
-        where = "another mount namespace" if record.mount_ns else "a mount namespace nobody knows"
+        where = "another mount namespace" if record.mount_ns else "an unknown mount namespace"
         if directory not in self._proven:
             return (
                 f"{record.netns} was recorded in {where}, and no other lease shows "

@@ -32,7 +32,9 @@ def remove(name: str, data_dir: str, as_json: bool) -> None:
     """Forget the network NAME with its history, if it has no address.
 
     Its pool goes with its last network, unless it has reservations or blocks of a cluster: then the
-    network stays. An agent does the same with a network in which nothing has happened for 30 days.
+    network stays. It also stays while an address that it had cools down, because without it another
+    network could assign the address at once. An agent does the same with a network in which nothing
+    has happened for 30 days.
     """
     from fastipam.allocation import removal
 

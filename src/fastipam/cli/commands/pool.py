@@ -52,11 +52,15 @@ def command() -> None:
 def list_(data_dir: str, as_json: bool) -> None:
     """Print the networks of each pool, and how many addresses are in which state.
 
-    The addresses are those of all its networks' ranges, each counted once.
+    SIZE counts the addresses of all its networks' ranges, each once, without gateways, exclusions,
+    network and broadcast addresses: in JSON they are "excluded". A line "static" counts those that
+    are assigned on request only, a line "outside" those in use that no range has any longer. In
+    each line SIZE is ASSIGNED + COOLING + RESERVED + FREE. USED is the share of SIZE that is not
+    FREE; with two families that of the fuller one.
     """
     with open_with(data_dir, create=False, count_boot=False) as ipam:
         found = _pools(ipam)
-        output.rows(_COLUMNS, found if as_json else map(_row, found), as_json=as_json)
+        output.rows(_COLUMNS, found if as_json else rows.pool_table(found), as_json=as_json)
 
 
 @_command("show", examples=(("fastipam pool show blue", "which networks share it, and how much"),))
@@ -76,7 +80,7 @@ def show(name: str, data_dir: str, as_json: bool) -> None:
     if as_json:
         output.json_array([found | {"shares": shares}])
         return
-    output.table(_COLUMNS, [_row(found)])
+    output.table(_COLUMNS, list(rows.pool_table([found])))
     output.say("")
     output.table(_SHARES, shares)
 
@@ -117,13 +121,6 @@ def _pools(ipam: Ipam) -> Iterator[dict[str, Any]]:
             found = pools.describe(txn, name)
         if found is not None:
             yield found
-
-
-def _row(one: dict[str, Any]) -> dict[str, Any]:
-    return one | {
-        "names": ",".join(one["networks"]),
-        "used": rows.percent_text(one["used_percent"]),
-    }
 
 
 def _share(ipam: Ipam, name: str) -> dict[str, Any]:

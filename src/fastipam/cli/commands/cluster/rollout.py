@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from fastipam.cluster.registries.kubernetes.client import Client
 
 _PAUSE_S = 1.0
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
 
 @_command(
@@ -48,12 +50,30 @@ def command(
     """
     from fastipam.cluster.registries.kubernetes.client import Client
 
+    name = _name_of(name)
     access = access_of(kubeconfig, context, servers)
     client = Client(access)
     try:
         wait(client, namespace or access.namespace, name, timeout)
     finally:
         client.close()
+
+
+def _name_of(text: str) -> str:
+    """Return the name of a DaemonSet as kubectl prints it, with the kind before it or without.
+
+    Raises Failure.
+    """
+    kind, slash, name = text.rpartition("/")
+    if slash and kind not in ("ds", "daemonset", "daemonset.apps", "daemonsets"):
+        raise Failure(f"{text} is not a DaemonSet", "type its name, such as fastipam-agent")
+    if not _NAME.fullmatch(name):
+        raise Failure(
+            f"{name!r} cannot be the name of a DaemonSet: it has lower case letters, digits, '-' "
+            "and '.' only",
+            "type its name, such as fastipam-agent",
+        )
+    return name
 
 
 def wait(client: Client, namespace: str, name: str, timeout_s: float) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from fastipam.cluster.registries.kubernetes.calls import Call
 
+_OWN = "/apis/fastipam.io/"  # the kinds that the chart installs
 _RETRY_AFTER_S = 1.0  # for a 429 that does not say how long
 _LONGEST_RETRY_AFTER_S = 3600.0
 # What reading a text that is no list or no event of the API raises.
@@ -110,10 +111,15 @@ def _absence(found: dict[str, Any], raw: bytes, text: str, call: Call) -> Engine
         return NotFound(text)
     if not found and b"404 page not found" not in raw:
         return None
+    if call.kind.prefix.startswith(_OWN):
+        return EngineUnavailable(
+            f"{text}: this API server does not know the kind {call.kind.plural}",
+            hint="install the kinds with the chart, or kubectl apply --server-side "
+            "-f deploy/kubernetes/fastipam.yaml",
+        )
     return EngineUnavailable(
-        f"{text}: this API server has no {call.kind.plural}",
-        hint="install the kinds with the chart, or kubectl apply --server-side "
-        "-f deploy/kubernetes/fastipam.yaml",
+        f"{text}: what answers has no {call.kind.prefix}/{call.kind.plural}",
+        hint="`kubectl get --raw /version` says whether it is a Kubernetes API server",
     )
 
 
