@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -14,7 +15,8 @@ from fastipam.configuration.policy import DEFAULT_DATA_DIR
 from fastipam.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
+from pathlib import Path
 
 CLUSTER = {"endpoints": ["http://127.0.0.1:1"], "pool": "10.32.0.0/12"}
 
@@ -117,3 +119,31 @@ def test_leave_without_a_store(tmp_path: Path) -> None:
     assert done.stderr.startswith(f"fastipam: {missing}: there is no store")
     assert "fastipam cluster release-node one" in done.stderr
     assert not missing.exists()
+
+
+# Commands that print no list and no state, or something that is JSON already.
+WITHOUT_JSON = {
+    *("install", "agent", "controller", "help", "completion", "conflist"),
+    *("cluster init", "cluster claim", "cluster leave", "cluster release-node", "cluster rollout"),
+}
+
+
+def _commands(group: click.Group, before: str = "") -> Iterator[tuple[str, click.Command]]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        one = group.get_command(context, name)
+        assert one is not None
+        if isinstance(one, click.Group):
+            yield from _commands(one, f"{before}{name} ")
+        else:
+            yield f"{before}{name}", one
+
+
+def test_json_of_every_command_that_tells_something() -> None:
+    """The README says so; what has no --json is known, and has none."""
+    assert isinstance(cli, click.Group)
+    found = dict(_commands(cli))
+    with_json = {
+        name for name, one in found.items() if any("--json" in each.opts for each in one.params)
+    }
+    assert found.keys() - with_json == WITHOUT_JSON

@@ -144,6 +144,10 @@ def link() -> Iterator[str]:
             "address add 2001:db8::fe/64 dev d0 nodad",
             "link set d0 up",
             "route add 10.32.77.0/24 via 192.0.2.1",  # not ours: another protocol
+            # An agent's, which has the protocol and a metric of its own, and its unreachable ones.
+            "route add 10.32.78.0/24 via 192.0.2.1 proto 147 metric 1470",
+            "-6 route add fd00:32::200/120 via 2001:db8::3 proto 147 metric 1470",
+            "route add unreachable 10.32.79.0/24 proto 147 metric 14700",
         ):
             subprocess.run(["ip", "-n", name, *command.split()], check=True)
         yield name
@@ -162,7 +166,10 @@ def test_what_the_kernel_has(link: str) -> None:
     def run(lines: list[str]) -> dict[str, str]:
         batch = ["ip", "-n", link, "-batch", "-"]
         subprocess.run(batch, input="\n".join(lines), text=True, check=True)
-        code = "from fastipam.cluster import rtnetlink; print(rtnetlink.routes(147))"
+        code = (
+            "from fastipam.cluster.admin import routes\n"
+            "print({prefix: via for prefix, (_, via) in routes.installed().items()})"
+        )
         ask = ["ip", "netns", "exec", link, sys.executable, "-c", code]
         done = subprocess.run(ask, capture_output=True, text=True, check=True)
         found = ast.literal_eval(done.stdout)

@@ -473,6 +473,22 @@ def test_flow_control(render: Render) -> None:
     }
 
 
+def test_kubectl_deletes_what_is_in_no_namespace(render: Render) -> None:
+    """The documented removal names every kind of the chart that is not in the namespace."""
+    documents = render(flowControl={"enabled": True}, metrics={"enabled": True, "alerts": True})
+    text = (ROOT / "docs" / "kubernetes.md").read_text()
+    commands = re.findall(r"^kubectl delete (\S+) -l app.kubernetes.io/part-of", text, re.MULTILINE)
+    named = {kind for each in commands for kind in each.split(",")}
+    left = [
+        each
+        for each in documents
+        if "namespace" not in each["metadata"] and each["kind"] != rendering.KINDS
+    ]
+    assert {each["kind"].lower() for each in left} == named
+    part_of = "app.kubernetes.io/part-of"
+    assert {each["metadata"]["labels"][part_of] for each in left} == {"fastipam"}
+
+
 # The uninstallation ------------------------------------------------------------------------------
 
 

@@ -196,6 +196,10 @@ NO_RIGHT: dict[str, Callable[[Pair], Answer]] = {
         {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}},
     ),
     "list events": lambda it: it.a.rest.get(_EVENTS),
+    "write an event": lambda it: it.a.rest.create(_EVENTS, _event(it.a.name)),
+    "write an event elsewhere": lambda it: it.a.rest.create(
+        f"/api/v1/namespaces/{SYSTEM}/events", _event(it.a.name)
+    ),
 }
 
 
@@ -369,11 +373,6 @@ def _event(name: str) -> Body:
         "reason": "Exhausted",
         "type": "Warning",
     }
-
-
-def test_event(pair: Pair) -> None:
-    """An agent tells people what is wrong."""
-    pair.a.rest.create(_EVENTS, _event(pair.a.name)).done()
 
 
 # The controller ---------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import socket
+import sys
 from struct import Struct
 
 from fastipam.addressing.addresses import format_cidr, format_ip
@@ -198,15 +199,19 @@ def route_dump(link: socket.socket, family: int, protocol: int) -> list[bytes]:
     return found
 
 
-def routes(protocol: int) -> dict[str, str]:
-    """Return (prefix -> gateway) of the main table's routes of a protocol. Raises OSError."""
+def routes(protocol: int, *, without_metric: int | None = None) -> dict[str, str]:
+    """Return (prefix -> gateway) of the main table's routes of a protocol. Raises OSError.
+
+    Those with the metric ``without_metric`` are left out.
+    """
     found = {}
     with open_link() as link:
         for family in NUMBERS:
             for body in route_dump(link, family, protocol):
                 values = attributes(body, RTMSG.size)
                 gateway = values.get(RTA_GATEWAY)
-                if gateway is not None:
+                metric = int.from_bytes(values.get(RTA_PRIORITY, b""), sys.byteorder)
+                if gateway is not None and metric != without_metric:
                     base = int.from_bytes(values.get(RTA_DST, b""), "big")
                     via = format_ip(family, int.from_bytes(gateway, "big"))
                     found[format_cidr(family, base, RTMSG.unpack_from(body)[1])] = via

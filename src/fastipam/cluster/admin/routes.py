@@ -8,6 +8,7 @@ from fastipam.addressing.addresses import BITS, format_cidr, parse_ip
 from fastipam.cluster import rtnetlink
 from fastipam.cluster.engine import EngineError
 from fastipam.cluster.planner import backoff_s
+from fastipam.cluster.routing.kernel import GATEWAY_METRIC
 from fastipam.cluster.routing.table import PROTOCOL, merged
 
 TYPE_CHECKING = False
@@ -40,8 +41,13 @@ def read(
 
 
 def installed() -> Table:
-    """Return the routes of :data:`PROTOCOL` that this machine has. Raises OSError."""
-    return {prefix: ("", via) for prefix, via in rtnetlink.routes(PROTOCOL).items()}
+    """Return the routes of :data:`PROTOCOL` that this machine has. Raises OSError.
+
+    Those that an agent has set (`--routes`) are not among them: they have a metric of their own,
+    and the agent deletes them itself.
+    """
+    found = rtnetlink.routes(PROTOCOL, without_metric=GATEWAY_METRIC)
+    return {prefix: ("", via) for prefix, via in found.items()}
 
 
 def _read(

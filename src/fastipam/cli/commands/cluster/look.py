@@ -189,9 +189,10 @@ def check(cluster: Where, as_json: bool) -> None:
     type=click.Choice(["json", "iproute2"]),
     help="What to print.",
 )
+@options.as_json
 @click.option("--all", "with_own", is_flag=True, help="This node's own blocks, too.")
 @where
-def routes(cluster: Where, watch: bool, form: str, with_own: bool) -> None:
+def routes(cluster: Where, watch: bool, form: str, as_json: bool, with_own: bool) -> None:
     """Print block → node address, runs of blocks as one route, for plugins that route.
 
     ``iproute2`` prints lines for ``ip -force -batch -``: "route replace …" for every route, and
@@ -203,6 +204,8 @@ def routes(cluster: Where, watch: bool, form: str, with_own: bool) -> None:
     from fastipam.cluster.admin import routes as routing
 
     as_commands = form == "iproute2"
+    if as_commands and as_json:
+        raise click.UsageError("--json and --format iproute2 exclude each other")
     with cluster.node() as (_, node):
         shown = None if with_own else node.name
         if not watch:
