@@ -72,3 +72,17 @@ def test_why_without_effect(call: Call, config: Make, static: str, why: str) -> 
     """The note has the area as it was typed, and why no address of it is assigned."""
     ipam = {"subnet": "10.1.0.0/24", "exclude": ["10.1.0.8/29"], "static": [static]}
     assert call("ADD", config(ipam=ipam)).stderr == f"ipam.static[0]: no effect: {why}"
+
+
+def test_a_full_pool_that_is_shared(call: Call, config: Make) -> None:
+    """Code 100 says what the addresses are used for, also what another network made static."""
+    pool = {"subnet": "10.3.0.0/29", "pool": "shared"}
+    area = {"static": ["10.3.0.3-10.3.0.6"]}
+    assert call("ADD", config(name="one", ipam=pool | area)).status == 0
+    for name, ipam in (("one", pool | area), ("two", pool)):
+        refused = call("ADD", config(name=name, ipam=ipam), "full")
+        assert refused.document["code"] == 100
+        assert (
+            f"of network {name}: 1 assigned, 3 never assigned (excluded, a gateway, no host's), "
+            "4 static, for those who request them"
+        ) in refused.message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastipam.addressing.addresses import format_cidr, format_ip
+from fastipam.addressing.ranges import Pool
 from fastipam.allocation import cooldown
 from fastipam.allocation.lookup import read_record
 from fastipam.errors import AddressInUse, AddressNotInRange, DuplicateAllocation, PoolExhausted
@@ -37,15 +38,19 @@ def exhausted(accounts: Accounts, index: int, range_set: RangeSet, wanted: int) 
 
 def _why_full(accounts: Accounts, index: int, range_set: RangeSet) -> str:
     """Return what the addresses of a full set are used for, as ": 3 assigned, 2 reserved"."""
-    if accounts.is_foreign:
-        return ""  # the ranges are a container's own, and nothing is counted by them
+    if accounts.is_foreign and range_set.block_length:
+        return ""
     from fastipam.allocation import counts
     from fastipam.allocation.states import ASSIGNED, COOLING, RESERVED
 
     accounts.txn.flush()
     # The counts read a write transaction as well as a snapshot.
     txn: Any = accounts.txn
-    found = counts.of_sets(txn, accounts.network_id, accounts.state, accounts.stored)[index]
+    at = txn, accounts.network_id, accounts.state
+    if accounts.is_foreign:  # the ranges are a container's own, or other networks share the pool
+        found = counts.of_all(*at, Pool([range_set]), "")[1][0]
+    else:
+        found = counts.of_sets(*at, accounts.stored)[index]
     assigned, cooling, reserved = (found.counts[one] for one in (ASSIGNED, COOLING, RESERVED))
     kept, whose = _kept(accounts, range_set) if reserved else (0, "")
     parts = [f"{assigned} assigned"]

@@ -235,7 +235,7 @@ def _require_unused(txn: Transaction, pool_key: bytes, pool_id: int) -> None:
         name = pools.text_of(pool_key)
         raise ConfigError(
             f"pool {name} has {what}",
-            field="pool",
+            field="name",
             value=name,
             hint="end them first: `fastipam unreserve`, or `fastipam cluster leave`",
         )
