@@ -276,7 +276,7 @@ def test_forgotten_in_a_round(
     """A round removes it, and sweeps the others."""
     monkeypatch.setattr(housekeeping, "FORGOTTEN_NS", -3600 * 10**9)
     with fastipam.open(data_dir) as ipam:
-        ipam.network("empty", POOL).allocate("c")
+        ipam.network("empty", POOL, cooldown_s=0).allocate("c")
         ipam.network("empty").release("c")
         assert ipam.networks() == ["empty", "n"]
         round_of(Housekeeping(str(data_dir), clock=clock))
