@@ -21,6 +21,11 @@ from fastipam.ipam import open_with
 def command(data_dir: str, network: str | None, wide: bool, as_json: bool) -> None:
     """Print how many addresses of each range set are in which state.
 
+    SIZE counts what the set can assign: not its gateways, exclusions, network and broadcast
+    addresses. In each line it is ASSIGNED + COOLING + RESERVED + FREE, and USED is the share that
+    is not FREE. A line "static" counts the addresses that are assigned on request only, a line
+    "outside" those in use that no range has any longer.
+
     A network is as full as its fullest range set: without an address of each no pod starts. On a
     node of a cluster the addresses of its own blocks are counted. An address counts as cooling
     until an assignment takes it out of the queue. On a terminal the numbers of IPv6 are powers of
