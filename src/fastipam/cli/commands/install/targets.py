@@ -28,8 +28,8 @@ _LONGEST_NAME = 200
 
 def require_name(name: str) -> None:
     """Raise ConfigError unless a file of this name in a plugin directory can be the plugin."""
-    if not name or name[0] in ".-" or not _LETTERS.issuperset(name):
-        reason = "it has letters, digits, '.', '_' and '-' only, and begins with a letter or digit"
+    if not name or name[0] in "._-" or not _LETTERS.issuperset(name):
+        reason = "only letters, digits, '.', '_' and '-' are possible, a letter or digit first"
     elif name == DIRECT or name.startswith(f"{DIRECT}."):
         reason = "this is the name of the Python entry point"
     elif len(name) > _LONGEST_NAME:
