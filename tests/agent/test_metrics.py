@@ -382,7 +382,8 @@ def test_the_documents_have_every_metric(
     observed: Agent, free_port: int, config: Make, tmp_path: Path
 ) -> None:
     """The table of the documents has what /metrics prints: names, types and labels, no more."""
-    assert ask(observed.path, "ADD", config(ipam=SUBNET)).status == 0
+    made = config(ipam=SUBNET | {"static": ["10.1.0.8/29"]})
+    assert ask(observed.path, "ADD", made).status == 0
     until(lambda: "fastipam_longest_free_run{" in _get(free_port)[1], "the longest free run")
     printed = _printed(_get(free_port)[1])
     documented = _documented()
