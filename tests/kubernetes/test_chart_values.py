@@ -57,6 +57,7 @@ BY_NAME: dict[str, list[Any]] = {
         {"statusWhenFull": "no"}, {"durability": None}, {"routes": [{"dst": "10.0.0.0/8"}]},
         {"cluster": {}}, {"type": "fastipam"}, {"ranges": []}, {"repeatAdd": "return"},
         {"history": 0}, {"ignoreHostLocal": "yes"}, {"resolvConf": "/etc/resolv.conf"},
+        {"pool": "default"}, {"pool": ["default", "six"]}, {"pool": 5}, {"pool": ""}, {"pool": [1]},
     ],
     "network.conflist": ["[]", "{}", '{"name": "n", "plugins": []}', '{"plugins": [null]}'],
     "cluster.lowWater": [1000, 0.5],

@@ -93,7 +93,7 @@
 {{- fail (printf "network.ipam.%s is %s, and the chart writes this key: use the values under cluster, or network.conflist" $key (index $.Values.network.ipam $key | toJson)) }}
 {{- end }}
 {{- end }}
-{{- range $key := list "ranges" "subnet" "rangeStart" "rangeEnd" "gateway" "range" "range_start" "range_end" "ipRanges" "exclude" "pool" "static" }}
+{{- range $key := list "ranges" "subnet" "rangeStart" "rangeEnd" "gateway" "range" "range_start" "range_end" "ipRanges" "exclude" "static" }}
 {{- if hasKey $.Values.network.ipam $key }}
 {{- fail (printf "network.ipam.%s is %s, and the AddressPools say which addresses there are: use pools" $key (index $.Values.network.ipam $key | toJson)) }}
 {{- end }}

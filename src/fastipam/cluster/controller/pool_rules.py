@@ -12,6 +12,7 @@ from typing import Any
 from fastipam.addressing.addresses import BITS, V4, format_cidr, format_ip, parse_cidr, parse_ip
 from fastipam.addressing.addresses import prefix_bounds as bounds
 from fastipam.addressing.parsing import parse_exclusion
+from fastipam.cluster.controller import selector_rules
 from fastipam.errors import ConfigError
 
 _PART = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
@@ -62,6 +63,8 @@ def check(name: object, spec: dict[str, Any], where: str) -> None:
     _check_gateway(given.get("gateway"), cidr, where)
     for at, one in enumerate(given.get("exclude", ())):
         _check_exclusion(one, f"{where}.exclude[{at}]")
+    for key in ("nodeSelector", "namespaceSelector"):
+        selector_rules.check(given.get(key, {}), f"{where}.{key}")
 
 
 def _check_fields(given: dict[str, Any], where: str) -> None:

@@ -1,0 +1,87 @@
+"""The rules of the kind AddressPool for its selectors, as the API server checks them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastipam.errors import ConfigError
+
+_MOST_CONDITIONS = 32
+_MOST_VALUES = 64
+_LONGEST_VALUE = 63
+_LONGEST_KEY = 317
+_WITH_VALUES = ("In", "NotIn")
+_OPERATORS = (*_WITH_VALUES, "Exists", "DoesNotExist")
+
+
+def check(selector: dict[str, Any], where: str) -> None:
+    """Raise ConfigError for the first part that the API server would refuse, or would drop."""
+    _require_keys(selector, ("matchLabels", "matchExpressions"), where)
+    labels = _get(selector, "matchLabels", dict, {}, where)
+    _require_few(labels, _MOST_CONDITIONS, f"{where}.matchLabels")
+    for key, value in labels.items():
+        _require_value(value, f"{where}.matchLabels.{key}")
+    conditions = _get(selector, "matchExpressions", list, [], where)
+    _require_few(conditions, _MOST_CONDITIONS, f"{where}.matchExpressions")
+    for at, one in enumerate(conditions):
+        _check_condition(one, f"{where}.matchExpressions[{at}]")
+
+
+def _check_condition(one: Any, where: str) -> None:
+    if not isinstance(one, dict):
+        raise _wrong(where, one, "is not an object with a key and an operator")
+    _require_keys(one, ("key", "operator", "values"), where)
+    key, operator = one.get("key"), one.get("operator")
+    if not isinstance(key, str) or not 0 < len(key) <= _LONGEST_KEY:
+        raise _wrong(f"{where}.key", key, "is not the name of a label")
+    if operator not in _OPERATORS:
+        raise _wrong(f"{where}.operator", operator, f"is not one of {', '.join(_OPERATORS)}")
+    values = _get(one, "values", list, [], where)
+    _require_few(values, _MOST_VALUES, f"{where}.values")
+    for at, value in enumerate(values):
+        _require_value(value, f"{where}.values[{at}]")
+    if (operator in _WITH_VALUES) != bool(values):
+        need = "needs values" if operator in _WITH_VALUES else "has no values"
+        raise ConfigError(
+            f"the operator {operator} {need}, and there are {len(values)}",
+            field=where,
+            value=operator,
+            hint="type values for In and NotIn, and none for Exists and DoesNotExist",
+        )
+
+
+def _require_keys(holder: dict[str, Any], known: tuple[str, ...], where: str) -> None:
+    for key in holder:
+        if key not in known:
+            raise _wrong(f"{where}.{key}", key, f"is not a key here: type {' or '.join(known)}")
+
+
+def _get(holder: dict[str, Any], key: str, kind: type, default: Any, where: str) -> Any:
+    """Return what is under a key; a null counts as absent, as on the server."""
+    value = holder.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, kind):
+        raise _wrong(f"{where}.{key}", value, f"is not {'a list' if kind is list else 'an object'}")
+    return value
+
+
+def _require_few(found: dict[str, Any] | list[Any], most: int, where: str) -> None:
+    if len(found) > most:
+        raise ConfigError(
+            f"there are {len(found)} items, {most} at most are possible",
+            field=where,
+            value=len(found),
+            hint="make two pools",
+        )
+
+
+def _require_value(value: Any, where: str) -> None:
+    if not isinstance(value, str) or len(value) > _LONGEST_VALUE:
+        raise _wrong(where, value, f"is not a text of {_LONGEST_VALUE} characters at most")
+
+
+def _wrong(field: str, value: object, what: str) -> ConfigError:
+    shown = value if isinstance(value, str) and value else repr(value)
+    hint = "kubectl explain addresspool.spec.nodeSelector"
+    return ConfigError(f"{shown:.80} {what}", field=field, value=value, hint=hint)
