@@ -68,6 +68,11 @@ def _receive(sockets: dict[int, socket.socket], waiting: set[str], end: float) -
                 waiting.discard(sender[0])
 
 
+def _has_ended() -> bool:
+    """Whether this thread's namespace has no link any more: its pod has ended."""
+    return all(name == "lo" for _, name in socket.if_nameindex())
+
+
 def _from(path: Path, addresses: list[str]) -> list[str] | None:
     """Return what is not reached from a namespace; None when that has ended."""
     try:
@@ -77,7 +82,8 @@ def _from(path: Path, addresses: list[str]) -> list[str] | None:
     entered = not ctypes.CDLL(None, use_errno=True).setns(descriptor, _CLONE_NEWNET)
     os.close(descriptor)
     if entered:
-        return _unreached(addresses)
+        missing = [] if _has_ended() else _unreached(addresses)
+        return None if _has_ended() else missing
     if ctypes.get_errno() != errno.EINVAL:  # what a namespace that has ended leaves
         raise OSError(ctypes.get_errno(), f"setns: {path}")
     return None
