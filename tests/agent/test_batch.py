@@ -40,7 +40,14 @@ class Counter(Observer):
         self.requests: list[tuple[str, int]] = []
         self.batches: list[int] = []
 
-    def request(self, verb: str, status: int, output: bytes, seconds: float) -> None:
+    def request(
+        self,
+        verb: str,
+        status: int,
+        output: bytes,
+        seconds: float,
+        asked: Request | None = None,  # noqa: ARG002
+    ) -> None:
         """Keep verb and status."""
         assert seconds >= 0
         assert not status or json.loads(output)["code"]

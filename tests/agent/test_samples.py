@@ -364,7 +364,8 @@ def test_refusals(looking: Watch) -> None:
     looking.request("DEL", 1, b"no JSON", 0.1)
     assert looking.codes == {7: watch.REFUSALS + 5, -1: 1}
     assert len(looking.refusals) == watch.REFUSALS
-    assert looking.refusals[-2].message == f"bad {watch.REFUSALS + 4}; look"
+    assert looking.refusals[-2].message == f"bad {watch.REFUSALS + 4}"
+    assert looking.refusals[-2].hint == "look"
     assert looking.requests == watch.REFUSALS + 7
     shown = iter(reversed(looking.refusals))
     assert next(shown).verb == "DEL"

@@ -64,7 +64,14 @@ class Counter(Observer):
     def __init__(self) -> None:
         self.told: list[object] = []
 
-    def request(self, verb: str, status: int, output: bytes, seconds: float) -> None:
+    def request(
+        self,
+        verb: str,
+        status: int,
+        output: bytes,
+        seconds: float,
+        asked: Request | None = None,  # noqa: ARG002
+    ) -> None:
         """Keep it."""
         self.told.append((verb, status, len(output), seconds > 0))
 

@@ -144,6 +144,11 @@ class Browser:
             width=width, height=height, deviceScaleFactor=1, mobile=False,
         )  # fmt: skip
 
+    def prefer(self, scheme: str) -> None:
+        """Have the reader prefer a scheme of colours: "light" or "dark"."""
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        self.send("Emulation.setEmulatedMedia", features=[feature])
+
     def open(self, url: str) -> None:
         """Go to a page, and wait until it is loaded. What its modules export can be named then."""
         self.events.clear()
@@ -188,6 +193,11 @@ class Browser:
         """Press a key."""
         self.send("Input.dispatchKeyEvent", type="keyDown", key=key, text=key)
         self.send("Input.dispatchKeyEvent", type="keyUp", key=key)
+
+    def press(self, key: str, *, shift: bool = False) -> None:
+        """Press a key that types nothing, such as an arrow."""
+        for kind in ("keyDown", "keyUp"):
+            self.send("Input.dispatchKeyEvent", type=kind, key=key, modifiers=8 * shift)
 
     def screenshot(self, path: Path | None = None, *, selector: str = "") -> bytes:
         """A PNG of the window, or of one element."""

@@ -93,7 +93,7 @@ class Executor:
         """Tell the observer, and the log, of an answer in a batch of ``size``."""
         verb = request.command
         seconds = (done_ns - request.arrived_ns) / 1e9
-        self._observer.request(verb, answer.status, answer.output, seconds)
+        self._observer.request(verb, answer.status, answer.output, seconds, request)
         if log.isEnabledFor(logging.DEBUG):
             log.debug(
                 "verb=%s container=%s ifname=%s status=%d peer=%d ms=%.2f batch=%d",

@@ -20,7 +20,7 @@ from fastipam.storage import open_stores
 from fastipam.sweep import DEFAULT_GRACE_S, give_back
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from fastipam.processes import Found
     from fastipam.storage.store import Store
@@ -38,8 +38,9 @@ _HELD_S = 0.2  # until a slice is tried again that found another writer
 class Housekeeping:
     """Rounds over the networks of a store, ``interval_s`` apart; none if that is 0.
 
-    :meth:`step` does one slice of a round. ``look`` is that of :class:`fastipam.sweep.Sweeper`. Not
-    safe to use from several threads: it belongs to the thread that serves the store's requests.
+    :meth:`step` does one slice of a round. ``look`` is that of :class:`fastipam.sweep.Sweeper`;
+    ``swept`` is told of each network that was swept. Not safe to use from several threads: it
+    belongs to the thread that serves the store's requests.
     """
 
     def __init__(
@@ -50,7 +51,9 @@ class Housekeeping:
         grace_s: float = DEFAULT_GRACE_S,
         clock: Callable[[], float] = time.monotonic,
         look: Look = processes.look,
+        swept: Callable[[str, str, Sequence[int]], object] = lambda *_: None,
     ) -> None:
+        self._swept = swept
         self._look = look
         self._data_dir = data_dir
         self._interval_s = interval_s
@@ -144,6 +147,7 @@ class Housekeeping:
             missing,
             unknown,
         )
+        self._swept(store.path, name, (looked, released, missing, unknown))
 
     @staticmethod
     def _tell(name: str, report: Report) -> None:

@@ -122,7 +122,11 @@ def run(options: Options, announce: Callable[[Ready], object] = lambda _: None) 
                 return Work(executor)
             interval_s, grace_s = options.sweep_interval_s, options.grace_s
             chores = Housekeeping(
-                data_dir, interval_s=interval_s, grace_s=grace_s, look=worker.look
+                data_dir,
+                interval_s=interval_s,
+                grace_s=grace_s,
+                look=worker.look,
+                swept=observer.swept,
             )
             return Work(executor, chores, executor.start_keepers)
 
@@ -194,7 +198,7 @@ def _instrumented(
     watch = Watch(options.data_dirs)
     written = None if writer is None else (str(writer.target), lambda: writer.standing)
     metrics = Metrics(watch, clusters.all, written, clusters.routes_status)
-    page = Page(watch, private=options.http_private)
+    page = Page(watch, clusters.all, private=options.http_private)
     routes = {
         "/metrics": metrics.route,
         http.HEALTH: http.health(listener.getsockname()),

@@ -10,7 +10,7 @@ from fastipam.agent import protocol
 from fastipam.cni.main import age_ns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
 _STARTED = protocol.STARTED.encode()
@@ -78,11 +78,21 @@ LATER = Answer(-1, b"", b"")
 class Observer:
     """The listener to requests and batches. Metrics and samples override its methods."""
 
-    def request(self, verb: str, status: int, output: bytes, seconds: float) -> None:
+    def request(
+        self,
+        verb: str,
+        status: int,
+        output: bytes,
+        seconds: float,
+        asked: Request | None = None,
+    ) -> None:
         """Note a request that was answered ``seconds`` after it had arrived."""
 
     def batch(self, size: int, commit_seconds: float) -> None:
         """Note that a batch of ``size`` requests was committed."""
+
+    def swept(self, data_dir: str, network: str, counts: Sequence[int]) -> None:
+        """Note a sweep: how many leases were looked at, released, missing and unknown."""
 
 
 class Observers(Observer):
@@ -91,12 +101,24 @@ class Observers(Observer):
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers
 
-    def request(self, verb: str, status: int, output: bytes, seconds: float) -> None:
+    def request(
+        self,
+        verb: str,
+        status: int,
+        output: bytes,
+        seconds: float,
+        asked: Request | None = None,
+    ) -> None:
         """Tell each observer of a request."""
         for one in self._observers:
-            one.request(verb, status, output, seconds)
+            one.request(verb, status, output, seconds, asked)
 
     def batch(self, size: int, commit_seconds: float) -> None:
         """Tell each observer of a batch."""
         for one in self._observers:
             one.batch(size, commit_seconds)
+
+    def swept(self, data_dir: str, network: str, counts: Sequence[int]) -> None:
+        """Tell each observer of a sweep."""
+        for one in self._observers:
+            one.swept(data_dir, network, counts)

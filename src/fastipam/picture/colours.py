@@ -23,7 +23,7 @@ from fastipam.picture.cells import (
 from fastipam.picture.layers import AGE, NOTHING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -41,6 +41,16 @@ BY_STATE: dict[int, Colour] = {
     EXCLUDED: (92, 102, 116),
     OUTSIDE: (14, 18, 25),
     ELSEWHERE: (52, 66, 116),
+}
+# On the light page; an image is always dark.
+BY_STATE_LIGHT: dict[int, Colour] = {
+    FREE: (226, 231, 238),
+    ASSIGNED: (15, 133, 116),
+    COOLING: (214, 124, 0),
+    RESERVED: (160, 84, 200),
+    EXCLUDED: (150, 160, 174),
+    OUTSIDE: (255, 255, 255),
+    ELSEWHERE: (176, 190, 232),
 }
 # Any two of these, of OTHER_LABELS and of the states that a layer does not colour are apart in
 # OKLab, also as people with protanopia or deuteranopia see them. A search found this set.
@@ -76,12 +86,12 @@ _AGES: tuple[tuple[float, Colour], ...] = (
 )
 
 
-def mixture(state: int, level: int) -> Colour:
+def mixture(state: int, level: int, by_state: Mapping[int, Colour] = BY_STATE) -> Colour:
     """Return the colour of a cell whose used addresses are mostly in ``state``."""
     if state in (FREE, EXCLUDED, OUTSIDE, ELSEWHERE) or level >= FULL_LEVEL:
-        return BY_STATE[state]
+        return by_state[state]
     share = LEAST_SHARE + (1 - LEAST_SHARE) * level / FULL_LEVEL
-    low, high = BY_STATE[FREE], BY_STATE[state]
+    low, high = by_state[FREE], by_state[state]
     red, green, blue = (
         round(one + (two - one) * share) for one, two in zip(low, high, strict=True)
     )
@@ -89,9 +99,11 @@ def mixture(state: int, level: int) -> Colour:
 
 
 @cache
-def palette() -> Bytes:
+def palette(*, light: bool = False) -> Bytes:
     """Return the colour of each possible byte of a cell: shape (256, 3)."""
-    known = [mixture(min(byte & 7, len(STATES) - 1), byte >> LEVEL_SHIFT) for byte in range(256)]
+    by_state = BY_STATE_LIGHT if light else BY_STATE
+    last = len(STATES) - 1
+    known = [mixture(min(byte & 7, last), byte >> LEVEL_SHIFT, by_state) for byte in range(256)]
     return np.array(known, dtype=np.uint8)
 
 

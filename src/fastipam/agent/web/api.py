@@ -21,19 +21,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import fastipam
 from fastipam.addressing.addresses import format_ip, parse_ip
+from fastipam.agent.web import search
 from fastipam.agent.web.index import Index
+from fastipam.agent.web.refusals import grouped
 from fastipam.agent.web.server import Asked, Response, Route, tag_of
 from fastipam.allocation import counts, history, reservations, states
 from fastipam.allocation.lookup import find, look_up, read_record
 from fastipam.errors import ConfigError, FastipamError
-from fastipam.storage import open_stores
+from fastipam.storage import open_stores, tables
 from fastipam.storage.records import keys
+from fastipam.storage.records import policy as policies
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from fastipam.agent.web.metrics import Kept
     from fastipam.agent.web.readings import Reading
     from fastipam.agent.web.samples import Watch
+    from fastipam.cluster.keeper.keeper import Keeper
     from fastipam.storage.records.event import Event
     from fastipam.storage.transaction import Snapshot
 
@@ -62,8 +67,11 @@ class _Drawn(NamedTuple):
 class Page:
     """The routes of the page; without names of pods, containers and namespaces if ``private``."""
 
-    def __init__(self, watch: Watch, *, private: bool) -> None:
+    def __init__(
+        self, watch: Watch, keepers: Callable[[], Sequence[Kept]] = tuple, *, private: bool
+    ) -> None:
         self._watch = watch
+        self._keepers = keepers
         self._private = private
         self._started = time.time()
         self._drawn: dict[tuple[str, str], _Drawn] = {}
@@ -87,6 +95,7 @@ class Page:
             "/api/picture": Route(self._picture),
             "/api/address": Route(self._address),
             "/api/events": Route(self._events),
+            "/api/search": Route(self._search),
             **{f"/page/{name}": Route(_always(file)) for name, file in self._files.items()},
         }
 
@@ -104,15 +113,20 @@ class Page:
             },
             "networks": [self._network(reading) for reading in watch.sample()],
             "codes": {str(code): count for code, count in sorted(watch.codes.items())},
-            "refusals": [
-                {
-                    "at": one.at,
-                    "verb": one.verb,
-                    "code": one.code,
-                    "message": "" if self._private else one.message,
-                }
-                for one in reversed(watch.refusals)
-            ],
+            "refusals": grouped(watch.refusals, private=self._private),
+            "health": watch.pulse.report(private=self._private),
+            "clusters": [self._cluster(*one) for one in self._keepers()],
+        }
+
+    def _cluster(self, data_dir: str, network: str, keeper: Keeper) -> dict[str, Any]:
+        status = keeper.status
+        return {
+            "data_dir": data_dir,
+            "network": network,
+            "connected": status.connected,
+            "reason": "" if self._private else status.reason,
+            "refused": status.refused,
+            "blocks": status.states,
         }
 
     def _network(self, reading: Reading) -> dict[str, Any]:
@@ -207,6 +221,7 @@ class Page:
             "left_out": picture.left_out,
             "states": cells.STATES,
             "palette": [list(map(int, colour)) for colour in colours.palette()],
+            "palette_light": [list(map(int, one)) for one in colours.palette(light=True)],
             "panels": [
                 {
                     "cidr": panel.frame.cidr,
@@ -242,6 +257,8 @@ class Page:
             record = read_record(txn, pool_id, family, value)
             reservation = reservations.get(txn, pool_id, family, value)
             now_ns = txn.store.clock()
+            offset = txn.pool_state(pool_id).offset
+            policy = policies.read(tables.META.get(txn, keys.policy_key(found[0])))
         state = states.of_address(pool, (family, value), record, reservation)
         answer: dict[str, Any] = {
             "address": format_ip(family, value),
@@ -252,6 +269,9 @@ class Page:
                 "since": record.allocated_ns / 1e9,
                 "age_s": max(0, now_ns - record.allocated_ns) / 1e9,
             }
+            if state == states.COOLING:
+                free_ns = record.released - offset + policy.cooldown_ns - now_ns
+                answer |= {"free_in_s": max(0, free_ns) / 1e9, "strict": policy.strict}
             if not self._private:
                 answer |= {
                     "pod_namespace": record.pod_namespace,
@@ -262,6 +282,15 @@ class Page:
         elif reservation is not None and not self._private:
             answer |= {"owner": reservation.owner, "reason": reservation.reason}
         return _json(answer)
+
+    # Search ---------------------------------------------------------------------------------
+
+    def _search(self, asked: Asked) -> Response:
+        """Return who has an address, or the addresses of a pod or container."""
+        query = _field(asked, "q")
+        if self._private:
+            raise ConfigError("names are withheld: --http-private", field="q", value=query)
+        return _json(search.find(query))
 
     # Events ---------------------------------------------------------------------------------
 

@@ -8,12 +8,22 @@ from html import escape
 from string import Template
 from typing import TYPE_CHECKING, Any
 
+from fastipam.addressing.sizes import grouped
 from fastipam.allocation.states import STATES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 _ENTRY = "app.js"
+LOW_PERCENT = 90  # a range set that is so full is nearly full; see page/alarm.js
+# The headings of the tables, as page/index.html has them.
+_SETS = (
+    "Network", "Ranges", "Size", "Assigned", "Cooling", "Reserved", "Free", "Used", "Full in",
+    "Longest free run",
+)  # fmt: skip
+_CLUSTERS = ("Network", "Shared store", "Blocks", "Why")
+_REFUSALS = ("Last", "Times", "Verb", "Code", "Network", "Pod", "Answer")
+_EVENTS = ("Time", "Event", "Network", "Address", "Pod", "Container")
 
 
 class Index:
@@ -31,31 +41,83 @@ class Index:
     def fill(self, numbers: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> str:
         """Return the page with what /api/status says and the last events of all networks."""
         agent = numbers["agent"]
-        codes = ((str(code), f"{count:,}") for code, count in numbers["codes"].items())
+        level, alarm = _alarm(numbers["networks"])
+        codes = ", ".join(f"{count:,} with code {code}" for code, count in numbers["codes"].items())
         no_network = "No network yet: the first request names one."
+        sets = list(_range_sets(numbers["networks"]))
         return self._template.substitute(
             host=escape(agent["host"]),
             version=escape(agent["version"]),
             modules=self._modules,
-            networks=_rows(_range_sets(numbers["networks"]), 10, no_network),
-            codes=_rows(codes, 2),
-            refusals=_rows(map(_refusal, numbers["refusals"]), 4),
-            events=_rows(map(_event, events), 6),
+            alarm=escape(alarm),
+            alarm_level=level,
+            alarm_title=escape(f"{alarm} · " * bool(alarm) + f"fastipam on {agent['host']}"),
+            icon=f"icon-{level}.svg" if level else "icon.svg",
+            networks=_rows((row for _, row in sets), _SETS, no_network, [one for one, _ in sets]),
+            health="\n".join(map(_card, _health(agent, numbers["health"]))),
+            clusters=_rows(map(_cluster, numbers["clusters"]), _CLUSTERS),
+            clusters_hidden="" if numbers["clusters"] else "hidden",
+            codes=f"Since the agent began: {codes}." if codes else "",
+            refusals=_rows(map(_refusal, numbers["refusals"]), _REFUSALS),
+            events=_rows(map(_event, events), _EVENTS),
             moment=_moment(time.time()),
             private="names are withheld" if agent["private"] else "",
         )
 
 
-def _rows(rows: Iterable[Iterable[str]], columns: int, nothing: str = "none") -> str:
-    """Return the rows of a table, their cells escaped, or one row with ``nothing``."""
-    lines = (f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return "\n".join(lines) or f'<tr><td colspan="{columns}">{nothing}</td></tr>'
+def _rows(
+    rows: Iterable[Iterable[str]],
+    headings: Sequence[str],
+    nothing: str = "none",
+    classes: Sequence[str] = (),
+) -> str:
+    """Return the rows of a table, their cells escaped, or one row with ``nothing``.
+
+    Each cell has its heading, for narrow screens; ``classes`` are those of the rows.
+    """
+    lines = []
+    for at, row in enumerate(rows):
+        cells = "".join(
+            f'<td data-label="{heading}">{escape(cell)}</td>'
+            for heading, cell in zip(headings, row, strict=True)
+        )
+        kind = f' class="{classes[at]}"' if classes and classes[at] else ""
+        lines.append(f"<tr{kind}>{cells}</tr>")
+    return "\n".join(lines) or f'<tr><td colspan="{len(headings)}">{nothing}</td></tr>'
 
 
-def _range_sets(networks: Iterable[Mapping[str, Any]]) -> Iterator[Iterator[str]]:
+def _level(each: Mapping[str, Any]) -> str:
+    """Return how urgent a range set is: "full", "low" (nearly full) or ""."""
+    if each["full"]:
+        return "full"
+    return "low" if (each["used_percent"] or 0) >= LOW_PERCENT else ""
+
+
+def _alarm(networks: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """Return the level of the fullest range set, and a text that names the urgent ones."""
+    texts = []
+    worst = ""
+    for level, words in (("full", "full"), ("low", "nearly full")):
+        named = [
+            f"{one['network']} {each['ranges']}"
+            for one in networks
+            for each in one["range_sets"]
+            if _level(each) == level
+        ]
+        if named:
+            worst = worst or level
+            texts.append(f"{words}: {', '.join(named)}")
+    text = "; ".join(texts)
+    return worst, text[:1].upper() + text[1:]
+
+
+def _range_sets(
+    networks: Iterable[Mapping[str, Any]],
+) -> Iterator[tuple[str, Iterator[str]]]:
+    """Yield (level, cells) of each range set."""
     for network in networks:
         for each in network["range_sets"]:
-            yield _range_set(network["network"], each)
+            yield _level(each), _range_set(network["network"], each)
 
 
 def _range_set(network: str, each: Mapping[str, Any]) -> Iterator[str]:
@@ -63,10 +125,50 @@ def _range_set(network: str, each: Mapping[str, Any]) -> Iterator[str]:
     yield network
     yield each["ranges"]
     for key in ("size", *STATES):
-        yield f"{each[key]:,}"
+        yield grouped(each[key])
     yield "" if percent is None else _percent(percent)
     yield "full" if each["full"] else "not in sight" if left is None else _duration(left)
-    yield "" if run is None else f"{run:,}"
+    yield "" if run is None else grouped(run)
+
+
+def _health(agent: Mapping[str, Any], health: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield (name, value, class) of the numbers of the agent."""
+    yield "Requests, last minute", f"{health['requests_per_s']:.3g} /s", ""
+    yield "Requests in all", f"{agent['requests']:,}", ""
+    for name, key in (
+        ("Latency, median", "p50_s"),
+        ("Latency, p99", "p99_s"),
+        ("Commit, median", "commit_p50_s"),
+        ("Commit, p99", "commit_p99_s"),
+    ):
+        seconds = health[key]
+        yield name, "\N{EN DASH}" if seconds is None else f"{1e3 * seconds:.3g} ms", ""
+    sweep, error = health["sweep"], health["error"]
+    text = "has not run yet"
+    if sweep is not None:
+        text = (
+            f"{_moment(sweep['at'])}: {sweep['looked']:,} looked at, "
+            f"{sweep['released']:,} released, {sweep['missing']:,} wait for a second look, "
+            f"{sweep['unknown']:,} skipped"
+        )
+    yield "Sweeper", text, "long"
+    if error is not None:
+        withheld = error["message"] or "its text is withheld"
+        yield "Last error", f"{_moment(error['at'])}: {withheld}", "long"
+    else:
+        yield "Last error", "none", "long"
+
+
+def _card(card: tuple[str, str, str]) -> str:
+    name, value, kind = card
+    return f'<div class="{kind}"><dt>{name}</dt><dd>{escape(value)}</dd></div>'
+
+
+def _cluster(one: Mapping[str, Any]) -> Iterator[str]:
+    yield one["network"]
+    yield "reachable" if one["connected"] else "not reachable"
+    yield ", ".join(f"{count} {state}" for state, count in one["blocks"].items() if count) or "none"
+    yield one["reason"]
 
 
 def _percent(percent: float) -> str:
@@ -81,8 +183,9 @@ def _event(event: Mapping[str, Any]) -> Iterator[str]:
 
 def _refusal(refusal: Mapping[str, Any]) -> Iterator[str]:
     yield _moment(refusal["at"])
-    for key in ("verb", "code", "message"):
+    for key in ("count", "verb", "code", "network", "pod"):
         yield str(refusal[key])
+    yield "\n".join(filter(None, (refusal["message"], refusal["hint"])))
 
 
 def _moment(seconds: float) -> str:

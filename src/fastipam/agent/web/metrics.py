@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
+    from fastipam.agent.requests import Request
     from fastipam.agent.web.readings import Reading
     from fastipam.cluster.keeper.keeper import Keeper
     from fastipam.cluster.routing.setting import Status
@@ -100,7 +101,14 @@ class Metrics(Observer):
         self.registry.register(_Written(conflist))
         self.registry.register(Routes(routes))
 
-    def request(self, verb: str, status: int, output: bytes, seconds: float) -> None:
+    def request(
+        self,
+        verb: str,
+        status: int,
+        output: bytes,
+        seconds: float,
+        asked: Request | None = None,  # noqa: ARG002
+    ) -> None:
         """Count a request by its verb and the code of its error object, 0 without one."""
         verb = verb if verb in _VERBS else "other"
         code = error_of(output)[0] if status else 0

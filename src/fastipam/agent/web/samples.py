@@ -17,13 +17,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fastipam.agent.requests import Observer
 from fastipam.agent.web import readings
+from fastipam.agent.web.pulse import Pulse
+from fastipam.agent.web.refusals import Refusal, refusal_of
 from fastipam.allocation.states import ASSIGNED, COOLING, RESERVED
 from fastipam.errors import FastipamError
 from fastipam.storage import open_stores
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
+    from fastipam.agent.requests import Request
     from fastipam.agent.web.readings import Reading
     from fastipam.allocation.counts import SetCounts
 
@@ -38,8 +41,6 @@ RECENT_S = 900.0  # the samples from which the forecast is made
 LEAST_S = 30.0  # between the first and the last of them: less is no trend
 RUN_AGE_S = 15.0  # a longest free run is not computed again before that
 REFUSALS = 50
-_MESSAGE = 300  # characters of a refusal's text
-_VERB = 16  # characters of its verb: a client may send any text
 
 
 SAMPLED = ("size", ASSIGNED, COOLING, RESERVED)  # which of a set's counts a sample has
@@ -53,15 +54,6 @@ class Sample(NamedTuple):
     assigned: int
     cooling: int
     reserved: int
-
-
-class Refusal(NamedTuple):
-    """A request that was answered with an error."""
-
-    at: float
-    verb: str
-    code: int
-    message: str
 
 
 class _Series:
@@ -111,6 +103,7 @@ class Watch(Observer):
         self._refusals: deque[Refusal] = deque(maxlen=REFUSALS)
         self._codes: Counter[int] = Counter()
         self.requests = 0
+        self.pulse = Pulse(clock, idle)
 
     @property
     def refusals(self) -> list[Refusal]:
@@ -126,20 +119,32 @@ class Watch(Observer):
 
     # What the executor reports -------------------------------------------------------------
 
-    def request(self, verb: str, status: int, output: bytes, seconds: float) -> None:  # noqa: ARG002
+    def request(
+        self,
+        verb: str,
+        status: int,
+        output: bytes,
+        seconds: float,
+        asked: Request | None = None,
+    ) -> None:
         """Keep a refusal; count every request."""
+        self.pulse.request(seconds)
         with self._lock:
             self.requests += 1
         if not status:
             return
-        code, message = error_of(output)
-        refusal = Refusal(self._clock(), verb[:_VERB], code, message[:_MESSAGE])
+        refusal = refusal_of(self._clock(), verb, output, asked)
         with self._lock:
-            self._codes[code] += 1
+            self._codes[refusal.code] += 1
             self._refusals.append(refusal)
+
+    def swept(self, data_dir: str, network: str, counts: Sequence[int]) -> None:
+        """Keep what the last sweep of a network did."""
+        self.pulse.swept((data_dir, network), counts)
 
     def batch(self, size: int, commit_seconds: float) -> None:  # noqa: ARG002
         """Have a sample taken, if the last one is old enough: counters may have changed."""
+        self.pulse.commit(commit_seconds)
         if self._monotonic() - self._sampled >= INTERVAL_S:
             self._wanted.set()
 
@@ -147,10 +152,12 @@ class Watch(Observer):
 
     def start(self) -> None:
         """Start the thread that takes samples when it is woken."""
+        logging.getLogger("fastipam").addHandler(self.pulse)
         threading.Thread(target=self._run, name="watch", daemon=True).start()
 
     def stop(self) -> None:
         """End the thread."""
+        logging.getLogger("fastipam").removeHandler(self.pulse)
         self._stopped = True
         self._wanted.set()
 

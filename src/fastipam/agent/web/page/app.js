@@ -3,9 +3,12 @@
 
 import "./controls.js";
 import { look } from "./live.js";
+import { redraw } from "./picture.js";
+import "./search.js";
 
 const STATUS_MS = 2000;
 
 document.addEventListener("visibilitychange", look);
+matchMedia("(prefers-color-scheme: light)").addEventListener("change", redraw);
 setInterval(look, STATUS_MS);
 look();

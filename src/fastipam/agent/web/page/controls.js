@@ -4,7 +4,7 @@ import { $ } from "./dom.js";
 import { pickSet } from "./live.js";
 import { draw, render } from "./picture.js";
 import { shown } from "./state.js";
-import { hideTip, hover } from "./tip.js";
+import { hideTip, hover, step as stepTo } from "./tip.js";
 import { canvas, fit, isFitted, move, oneToOne, place, stretch, zoom } from "./view.js";
 
 const SLACK = 5; // pixels that a finger may move in a tap
@@ -86,7 +86,14 @@ document.addEventListener("keydown", (event) => {
   if (/^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) return;
   const step = STEP * (window.devicePixelRatio || 1);
   const moves = { ArrowLeft: [step, 0], ArrowRight: [-step, 0], ArrowUp: [0, step], ArrowDown: [0, -step] };
-  if (event.key === "+") then(zoom, IN);
+  const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+  if (event.target === canvas && event.shiftKey && arrows[event.key]) {
+    event.preventDefault();
+    stepTo(...arrows[event.key]);
+  } else if (event.key === "Escape" && shown.pointed) {
+    hideTip();
+    draw();
+  } else if (event.key === "+") then(zoom, IN);
   else if (event.key === "-") then(zoom, OUT);
   else if (event.key === "0") then(fit);
   else if (event.key === "1") then(oneToOne);
@@ -95,6 +102,17 @@ document.addEventListener("keydown", (event) => {
     event.preventDefault();
     then(move, ...moves[event.key]);
   }
+});
+
+// The arrow keys go from one network to the next, as in any list of tabs.
+$("tabs").addEventListener("keydown", (event) => {
+  const by = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+  if (!by) return;
+  event.preventDefault();
+  const all = [...$("tabs").children];
+  const next = all[(all.indexOf(document.activeElement) + by + all.length) % all.length];
+  next.focus();
+  next.click();
 });
 
 $("in").addEventListener("click", () => then(zoom, IN));

@@ -6,7 +6,7 @@ import { $ } from "./dom.js";
 import { showEvents, showPanels, showStatus } from "./numbers.js";
 import { draw, render } from "./picture.js";
 import { current, keyOf, panel, queryOf, rangeSet, shown } from "./state.js";
-import { hideTip } from "./tip.js";
+import { hideTip, pointAt, say } from "./tip.js";
 import { fit, fitNext, isFitted } from "./view.js";
 
 const STATUS = "/api/status";
@@ -72,6 +72,32 @@ export function pickSet(number) {
   return look();
 }
 
+// Show an address of a search on the picture of its network.
+export async function goTo({ data_dir, network, address, family, value }) {
+  shown.wanted = { address, family, value: BigInt(value) };
+  const key = keyOf({ data_dir, network });
+  if (key === shown.chosen && shown.drawn) showWanted();
+  else await pick(key);
+}
+
+function showWanted() {
+  const { family, value } = shown.wanted;
+  shown.wanted = null;
+  const at = shown.drawn.panels.findIndex((one) => {
+    const first = BigInt(one.first);
+    return one.family === family && value >= first && value < first + (1n << BigInt(one.bits));
+  });
+  if (at < 0) return say("The picture does not have this address.");
+  if (at !== shown.panelAt) {
+    shown.panelAt = at;
+    showPanels();
+    render();
+  }
+  const one = panel();
+  pointAt(Number((value - BigInt(one.first)) >> BigInt(one.shift)));
+  $("stage").scrollIntoView({ block: "nearest" });
+}
+
 function choose(key) {
   if (key === shown.chosen) return;
   shown.chosen = key;
@@ -98,6 +124,7 @@ async function fetchPicture(one) {
   render();
   if (isFitted() || !before || before.cidr !== panel().cidr) fit();
   draw();
+  if (shown.wanted) showWanted();
 }
 
 // Read a picture: 4 bytes with the length of a JSON header, the header, the cells (see api.py).

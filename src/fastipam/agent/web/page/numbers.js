@@ -1,6 +1,8 @@
 // Show the numbers of all range sets, and those of one range set of the network that is shown.
 
+import { levelOf, levelOfNetwork, showAlarm, wordsOf } from "./alarm.js";
 import { $, element, fill } from "./dom.js";
+import { showClusters, showHealth, showRefusals } from "./health.js";
 import { current, keyOf, rangeSet, shown } from "./state.js";
 import { count, fullIn, moment, share, span, usedShare } from "./text.js";
 
@@ -18,13 +20,12 @@ export function showStatus(choose) {
       each.longest_free_run === null ? "" : count(each.longest_free_run),
     ])),
     "No network yet: the first request names one.",
+    shown.status.networks.flatMap((one) => one.range_sets.map(levelOf)),
   );
-  fill($("codes"), Object.entries(shown.status.codes).map(([code, n]) => [code, count(n)]), "none");
-  fill(
-    $("refusals"),
-    shown.status.refusals.map((one) => [moment(one.at), one.verb, one.code, one.message]),
-    "none",
-  );
+  showAlarm(shown.status.networks);
+  showHealth(shown.status);
+  showClusters(shown.status.clusters);
+  showRefusals(shown.status);
   $("live").hidden = !shown.status.networks.length;
   showTabs(choose);
   showCounts();
@@ -36,8 +37,13 @@ function showTabs(choose) {
     const twice = names.indexOf(one.network) !== names.lastIndexOf(one.network);
     const tab = element("button", twice ? `${one.network} (${one.data_dir})` : one.network);
     tab.dataset.key = keyOf(one);
+    tab.type = "button";
     tab.setAttribute("role", "tab");
     tab.setAttribute("aria-selected", String(keyOf(one) === shown.chosen));
+    tab.setAttribute("aria-controls", "stage");
+    tab.tabIndex = keyOf(one) === shown.chosen ? 0 : -1; // the arrow keys go to the others
+    const level = levelOfNetwork(one);
+    if (level) tab.append(" ", element("span", wordsOf(level), `mark ${level}`));
     tab.addEventListener("click", () => choose(keyOf(one)));
     return tab;
   });
@@ -45,7 +51,11 @@ function showTabs(choose) {
   const before = [...$("tabs").children];
   const same = before.length === tabs.length && tabs.every((tab, at) => tab.dataset.key === before[at].dataset.key);
   if (same && $("tabs").contains(document.activeElement)) {
-    tabs.forEach((tab, at) => before[at].setAttribute("aria-selected", tab.getAttribute("aria-selected")));
+    tabs.forEach((tab, at) => {
+      before[at].setAttribute("aria-selected", tab.getAttribute("aria-selected"));
+      before[at].tabIndex = tab.tabIndex;
+      before[at].replaceChildren(...tab.childNodes);
+    });
   } else {
     $("tabs").replaceChildren(...tabs);
   }

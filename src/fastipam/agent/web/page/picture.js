@@ -7,6 +7,9 @@ import { canvas, curveOf, resize, view } from "./view.js";
 
 const context = canvas.getContext("2d", { alpha: false });
 
+const light = matchMedia("(prefers-color-scheme: light)");
+const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--map${name}`).trim();
+
 // Paint each cell of the panel as one pixel of an image that is not on the screen.
 export function render() {
   const drawing = panel();
@@ -18,7 +21,7 @@ export function render() {
   }
   const colours = new Uint32Array(256);
   const bytes = new Uint8Array(colours.buffer);
-  shown.drawn.palette.forEach(([red, green, blue], at) => bytes.set([red, green, blue, 255], 4 * at));
+  (light.matches ? shown.drawn.palette_light : shown.drawn.palette).forEach(([red, green, blue], at) => bytes.set([red, green, blue, 255], 4 * at));
   const target = drawing.image.getContext("2d");
   const data = target.createImageData(curve.width, curve.height);
   const pixels = new Uint32Array(data.data.buffer);
@@ -26,12 +29,19 @@ export function render() {
   target.putImageData(data, 0, 0);
 }
 
+// The reader prefers another scheme now.
+export function redraw() {
+  if (!shown.drawn) return;
+  render();
+  draw();
+}
+
 export function draw() {
   if (!shown.drawn) return;
   resize();
   const drawing = panel();
   const curve = curveOf(drawing);
-  context.fillStyle = "#0e1219";
+  context.fillStyle = colour("");
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.imageSmoothingEnabled = view.scale < 1;
   context.imageSmoothingQuality = "high";
@@ -39,7 +49,7 @@ export function draw() {
   if ($("grid").checked) {
     if (view.scale >= 12) drawCells(curve);
     drawCidrs(drawing, curve);
-    context.strokeStyle = "#3a4657"; // the picture's edge, visible where its cells are empty too
+    context.strokeStyle = colour("-edge"); // the picture's edge, visible where its cells are empty too
     context.lineWidth = 1;
     context.strokeRect(view.x - 0.5, view.y - 0.5, curve.width * view.scale + 1, curve.height * view.scale + 1);
   }
@@ -50,7 +60,7 @@ export function draw() {
 function drawCells(curve) {
   const columns = [Math.max(0, Math.floor(-view.x / view.scale)), Math.min(curve.width, Math.ceil((canvas.width - view.x) / view.scale))];
   const rows = [Math.max(0, Math.floor(-view.y / view.scale)), Math.min(curve.height, Math.ceil((canvas.height - view.y) / view.scale))];
-  context.fillStyle = "#0e121940";
+  context.fillStyle = colour("-cells");
   for (let column = columns[0]; column <= columns[1]; column++) {
     context.fillRect(view.x + column * view.scale, view.y + rows[0] * view.scale, 1, (rows[1] - rows[0]) * view.scale);
   }
@@ -69,7 +79,8 @@ function drawCidrs(panel, curve) {
   const side = 2 ** (inside / 2);
   const size = side * view.scale;
   context.lineWidth = ratio;
-  context.strokeStyle = "#0e1219b0";
+  context.strokeStyle = colour("-line");
+  const [caption, words] = [colour("-caption"), colour("-text")];
   context.font = `${12 * ratio}px system-ui, "DejaVu Sans", sans-serif`;
   context.textBaseline = "top";
   for (let row = 0; row < curve.height; row += side) {
@@ -81,16 +92,16 @@ function drawCidrs(panel, curve) {
       const text = cidrOf(panel, first, inside);
       const wide = context.measureText(text).width + 8 * ratio;
       if (wide > size || size < 40 * ratio) continue;
-      context.fillStyle = "#0e1219c8";
+      context.fillStyle = caption;
       context.fillRect(x + ratio, y + ratio, wide, 18 * ratio);
-      context.fillStyle = "#e2e8f0";
+      context.fillStyle = words;
       context.fillText(text, x + 5 * ratio, y + 4 * ratio);
     }
   }
 }
 
 function outline(where) {
-  context.strokeStyle = "#ffffff";
+  context.strokeStyle = colour("-mark");
   context.lineWidth = 2;
   context.strokeRect(
     view.x + where.column * view.scale, view.y + where.row * view.scale, view.scale, view.scale,

@@ -7,6 +7,7 @@ export const shown = {
   drawn: null, // the picture of that network: header, panels
   panelAt: 0, // the number of the panel that is shown
   pointed: null, // the cell under the pointer: cell, row, column
+  wanted: null, // the address of a search that is to be shown: address, family, value
 };
 
 export const keyOf = (one) => `${one.data_dir}\n${one.network}`;

@@ -5,9 +5,10 @@ import { $, element } from "./dom.js";
 import { draw } from "./picture.js";
 import { current, panel, queryOf, shown } from "./state.js";
 import { moment, span } from "./text.js";
-import { canvas, cellAt, place, view } from "./view.js";
+import { canvas, cellAt, cellIn, place, placeOf, reveal, view } from "./view.js";
 
 const TIP_MS = 120; // the owner of a cell is asked for when the pointer has rested on it this long
+const LEAST_POINTED = 6; // pixels of a cell that was chosen
 const LEVEL = 3; // a cell is state | level << LEVEL: see picture/cells.py
 const FULL = 31;
 
@@ -29,6 +30,43 @@ export function hover(event) {
   if (view.scale >= 4) draw();
 }
 
+// Choose a cell as a search or the keyboard does: show it, its tip, and say it.
+export function pointAt(cell) {
+  point(placeOf(cell));
+}
+
+// Choose the neighbour of the chosen cell, or the first one that is visible.
+export function step(columns, rows) {
+  if (!shown.drawn) return;
+  const before = shown.pointed || cellAt({ x: canvas.width / 2, y: canvas.height / 2 }) || placeOf(0);
+  const found = shown.pointed ? cellIn(before.row + rows, before.column + columns) : before;
+  if (found) point(found);
+}
+
+function point(found) {
+  shown.pointed = found;
+  reveal(found, LEAST_POINTED);
+  draw();
+  const under = panel();
+  const address = addressOf(under, found.cell);
+  const lines = stateOf(under, found.cell);
+  showTip(address, lines);
+  const box = canvas.getBoundingClientRect();
+  const ratio = canvas.width / box.width;
+  moveTip({
+    clientX: box.left + (view.x + (found.column + 0.5) * view.scale) / ratio,
+    clientY: box.top + (view.y + (found.row + 0.5) * view.scale) / ratio,
+  });
+  say(`${address}, ${lines[0][1]}`);
+  clearTimeout(tipTimer);
+  if (!under.shift) tipTimer = setTimeout(() => tellOwner(address, found.cell, true), TIP_MS);
+}
+
+// Have a screen reader say a text.
+export function say(text) {
+  $("said").textContent = text;
+}
+
 // The lines of the tip, as [state for the colour, text].
 function stateOf(panel, cell) {
   const byte = panel.cells[cell];
@@ -40,7 +78,7 @@ function stateOf(panel, cell) {
   return [[state, `mostly ${state}, about ${percent} % in use`]];
 }
 
-async function tellOwner(address, cell) {
+async function tellOwner(address, cell, aloud) {
   const one = current();
   if (!one) return;
   try {
@@ -53,12 +91,20 @@ async function tellOwner(address, cell) {
     if (found.pod_name) lines.push(["", `${was}${found.pod_namespace ? found.pod_namespace + "/" : ""}${found.pod_name}`]);
     if (found.container_id) lines.push(["", `${found.container_id.slice(0, 20)} ${found.ifname}`]);
     if (found.since) lines.push(["", `assigned ${span(found.age_s)} ago, ${moment(found.since)}`]);
+    if (found.free_in_s !== undefined) lines.push(["", freeIn(found)]);
     if (found.owner) lines.push(["", `for ${found.owner}`]);
     if (found.reason) lines.push(["", found.reason]);
     showTip(address, lines);
+    if (aloud) say([address, ...lines.map(([, text]) => text)].join(", "));
   } catch {
     // The next status shows the error.
   }
+}
+
+// When a cooling address can be assigned again.
+function freeIn({ free_in_s: seconds, strict }) {
+  if (!seconds) return "free: its cool-down is over";
+  return `free in ${span(seconds)}${strict ? "" : ", earlier when no other is free"}`;
 }
 
 function showTip(title, lines) {

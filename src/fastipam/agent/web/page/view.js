@@ -106,11 +106,30 @@ export function place(event) {
   return { x: (event.clientX - box.left) * ratio, y: (event.clientY - box.top) * ratio };
 }
 
-// Return the cell at a position of the canvas, or null beside the picture.
-export function cellAt({ x, y }) {
+// Return the place of a cell in the picture.
+export function placeOf(cell) {
   const curve = curveOf(panel());
-  const column = Math.floor((x - view.x) / view.scale);
-  const row = Math.floor((y - view.y) / view.scale);
+  const at = curve.order.indexOf(cell);
+  return { cell, row: Math.floor(at / curve.width), column: at % curve.width };
+}
+
+// Return the cell at a row and a column, or null beside the picture.
+export function cellIn(row, column) {
+  const curve = curveOf(panel());
   if (column < 0 || row < 0 || column >= curve.width || row >= curve.height) return null;
   return { cell: curve.order[row * curve.width + column], row, column };
+}
+
+// Have a cell on the screen, at least `least` pixels large.
+export function reveal({ row, column }, least) {
+  resize();
+  if (view.scale < least) scaleTo(within(least), canvas.width / 2, canvas.height / 2);
+  const [x, y] = [view.x + (column + 0.5) * view.scale, view.y + (row + 0.5) * view.scale];
+  const inside = x > 0 && y > 0 && x < canvas.width && y < canvas.height;
+  if (!inside) move(Math.round(canvas.width / 2 - x), Math.round(canvas.height / 2 - y));
+}
+
+// Return the cell at a position of the canvas, or null beside the picture.
+export function cellAt({ x, y }) {
+  return cellIn(Math.floor((y - view.y) / view.scale), Math.floor((x - view.x) / view.scale));
 }

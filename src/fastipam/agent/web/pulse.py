@@ -1,0 +1,114 @@
+"""Measure how the agent serves: requests a second, latencies, commits, sweeps, the last error.
+
+The memory is bounded, and a request costs two appends under a lock.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+RECENT_S = 60.0
+_KEPT = 4096  # requests and commits; the numbers are of the last of them
+_LONGEST = 300  # characters of an error
+_COUNTED = ("looked", "released", "missing", "unknown")
+
+
+class Sweep(NamedTuple):
+    """What the last sweep of a network did, in leases."""
+
+    at: float
+    looked: int
+    released: int
+    missing: int
+    unknown: int
+
+
+class Pulse(logging.Handler):
+    """The numbers of the last minute, and the last warning in the log. Safe for several threads."""
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.time,
+        idle: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(logging.WARNING)
+        self._clock = clock
+        self._monotonic = idle
+        self._guard = threading.Lock()
+        self._requests: deque[tuple[float, float]] = deque(maxlen=_KEPT)
+        self._commits: deque[tuple[float, float]] = deque(maxlen=_KEPT)
+        self._sweeps: dict[tuple[str, str], Sweep] = {}
+        self._error: tuple[float, str, str] | None = None
+
+    def request(self, seconds: float) -> None:
+        """Note a request that was answered after so many seconds."""
+        with self._guard:
+            self._requests.append((self._monotonic(), seconds))
+
+    def commit(self, seconds: float) -> None:
+        """Note a commit that took so many seconds."""
+        with self._guard:
+            self._commits.append((self._monotonic(), seconds))
+
+    def swept(self, key: tuple[str, str], counts: Sequence[int]) -> None:
+        """Note the sweep of a network: leases looked at, released, missing and unknown."""
+        with self._guard:
+            self._sweeps[key] = Sweep(self._clock(), *counts)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the last warning or error of the log."""
+        text = record.getMessage()[:_LONGEST]
+        with self._guard:
+            self._error = self._clock(), record.levelname.lower(), text
+
+    def report(self, *, private: bool) -> dict[str, Any]:
+        """Return the numbers for the page; what has none is None. O(requests that are kept)."""
+        now = self._monotonic()
+        with self._guard:
+            requests, commits = list(self._requests), list(self._commits)
+            sweeps, error = list(self._sweeps.values()), self._error
+        latencies = sorted(seconds for at, seconds in requests if now - at <= RECENT_S)
+        syncs = sorted(seconds for at, seconds in commits if now - at <= RECENT_S)
+        return {
+            "requests_per_s": _rate(requests, now),
+            "p50_s": _quantile(latencies, 0.5),
+            "p99_s": _quantile(latencies, 0.99),
+            "commit_p50_s": _quantile(syncs, 0.5),
+            "commit_p99_s": _quantile(syncs, 0.99),
+            "sweep": _added(sweeps),
+            "error": None
+            if error is None
+            else {"at": error[0], "level": error[1], "message": "" if private else error[2]},
+        }
+
+
+def _rate(requests: Sequence[tuple[float, float]], now: float) -> float:
+    """Return the requests a second, of the last minute or as far back as they are kept."""
+    recent = [at for at, _ in requests if now - at <= RECENT_S]
+    if not recent:
+        return 0.0
+    # All that are kept are of the last minute: then they cover less than a minute.
+    covered = now - recent[0] if len(recent) == len(requests) == _KEPT else RECENT_S
+    return len(recent) / max(covered, 1e-3)
+
+
+def _quantile(values: Sequence[float], share: float) -> float | None:
+    """Return the value below which this share of sorted values lies, or None without values."""
+    return values[min(len(values) - 1, int(share * len(values)))] if values else None
+
+
+def _added(sweeps: Sequence[Sweep]) -> dict[str, Any] | None:
+    """Return the sum over all networks, with the time of the last sweep, or None without one."""
+    if not sweeps:
+        return None
+    return {
+        "at": max(one.at for one in sweeps),
+        **{name: sum(getattr(one, name) for one in sweeps) for name in _COUNTED},
+    }

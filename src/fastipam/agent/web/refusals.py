@@ -1,0 +1,89 @@
+"""Group requests that were refused for the same reason: whose they were, how often, when last."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from fastipam.agent.requests import Request
+
+_LONGEST = 300  # characters of a message, and of a hint
+_VERB = 16  # characters of a verb: a client may send any text
+_NAME = 253  # characters of a network's or a pod's name
+# What differs between two refusals for the same reason: ids, addresses, numbers, what is quoted.
+_VARYING = re.compile(r"'[^']*'|[0-9a-f]{8,}|[0-9a-f]*:[0-9a-f:]+|\d+(?:[./]\d+)*")
+
+
+class Refusal(NamedTuple):
+    """A request that was answered with an error. ``pod`` is namespace/name, or empty."""
+
+    at: float
+    verb: str
+    code: int
+    message: str
+    hint: str = ""
+    network: str = ""
+    pod: str = ""
+
+
+def refusal_of(at: float, verb: str, output: bytes, request: Request | None) -> Refusal:
+    """Return what an error object and its request say. Raises nothing."""
+    code, message, hint = _error_of(output)
+    network = pod = ""
+    if request is not None:
+        network, pod = _network_of(request.stdin), _pod_of(request)
+    return Refusal(
+        at, verb[:_VERB], code, message[:_LONGEST], hint[:_LONGEST], network[:_NAME], pod[:_NAME]
+    )
+
+
+def grouped(refusals: Iterable[Refusal], *, private: bool) -> list[dict[str, Any]]:
+    """Return the refusals, given oldest first, by reason: the group with the newest first.
+
+    A group has the message and the pod of its newest refusal. A private one has neither.
+    """
+    groups: dict[tuple[str, int, str, str], dict[str, Any]] = {}
+    for one in refusals:
+        key = one.verb, one.code, one.network, _VARYING.sub("#", one.message)
+        before = groups.pop(key, None)
+        groups[key] = {
+            "count": 1 if before is None else before["count"] + 1,
+            "first": one.at if before is None else before["first"],
+            "at": one.at,
+            "verb": one.verb,
+            "code": one.code,
+            "network": one.network,
+            "pod": "" if private else one.pod,
+            "message": "" if private else one.message,
+            "hint": "" if private else one.hint,
+        }
+    return list(reversed(groups.values()))
+
+
+def _error_of(output: bytes) -> tuple[int, str, str]:
+    """Return code, message and details of an answer's error object, -1 and "" when it is none."""
+    try:
+        document = json.loads(output)
+        message, details = (str(document.get(key) or "") for key in ("msg", "details"))
+        return int(document["code"]), message, details
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return -1, "", ""
+
+
+def _network_of(configuration: bytes) -> str:
+    try:
+        name = json.loads(configuration)["name"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""  # that may be why it was refused
+    return name if isinstance(name, str) else ""
+
+
+def _pod_of(request: Request) -> str:
+    pairs = (one.partition("=") for one in request.variables.get("CNI_ARGS", "").split(";"))
+    found = {key: value for key, _, value in pairs}
+    names = (found.get(key, "") for key in ("K8S_POD_NAMESPACE", "K8S_POD_NAME"))
+    return "/".join(filter(None, names))
