@@ -305,9 +305,9 @@ class Agent:
         self.keeper._wake = wake
         self.keeper.marks.wake = self._wake.fill
 
-    def _count(self, what: str, work: Callable[..., object], *given: Any) -> object:
+    def _count(self, what: str, work: Callable[..., object], *given: Any, **more: Any) -> object:
         before = self.client.requests.total()
-        found = work(*given)
+        found = work(*given, **more)
         if what == "donate":
             self.gave += bool(found)
             self.came_late += not found
