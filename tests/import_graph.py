@@ -25,7 +25,7 @@ allocation
 verify files repair backup picture
 host_local network transactions tasks ipam sweep takeover
 cluster cluster.engines cluster.node cluster.registries
-cluster.routing cluster.keeper cluster.admin cluster.controller
+cluster.routing cluster.masquerading cluster.keeper cluster.admin cluster.controller
 cni
 __init__
 agent.protocol agent.requests agent.plain agent.web agent

@@ -348,6 +348,15 @@ def test_an_empty_gateway(render: Render) -> None:
     assert made["spec"] == {"cidr": "10.32.0.0/16", "blockSize": 24}
 
 
+def test_who_masquerades(render: Render) -> None:
+    """The agent, and no plugin; with a configuration of one's own that one's plugins."""
+    own = json.dumps(conflists.standard())
+    for network, wanted in (({}, True), ({"ipMasq": False}, False), ({"conflist": own}, False)):
+        documents = render(network=network)
+        assert ("--masquerade" in agent_of(documents)["args"]) is wanted, network
+    assert conflist_of(render()) == conflists.standard(masquerade=False)
+
+
 def test_bridge(render: Render) -> None:
     """As `fastipam conflist --plugin bridge` prints it."""
     network = {"plugin": "bridge", "portmap": False, "mtu": 1450, "ipMasq": False, "name": "own"}
@@ -387,10 +396,14 @@ def test_an_agent_starts_again_when_its_network_changes(render: Render) -> None:
         )
 
 
-def test_net_admin_is_for_routes(render: Render) -> None:
-    """Without routes the agent does not have it."""
-    capabilities = agent_of(render(routes="none"))["securityContext"]["capabilities"]["add"]
-    assert capabilities == ["SYS_PTRACE", "SYS_ADMIN"]
+@pytest.mark.parametrize(
+    ("routes", "masquerades"), [("none", False), ("none", True), ("own", False)]
+)
+def test_net_admin_is_for_routes(render: Render, routes: str, masquerades: bool) -> None:
+    """Without routes and masquerading the agent does not have it."""
+    agent = agent_of(render(routes=routes, network={"ipMasq": masquerades}))
+    more = ["NET_ADMIN"] if (routes, masquerades) != ("none", False) else []
+    assert agent["securityContext"]["capabilities"]["add"] == ["SYS_PTRACE", "SYS_ADMIN", *more]
 
 
 def test_server(render: Render) -> None:

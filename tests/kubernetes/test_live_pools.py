@@ -361,3 +361,14 @@ def test_a_pool_with_other_blocks_in_its_place(pods: Scene) -> None:
     assert one.add(3) == 3
     pods.running()
     pods.assert_whole()
+
+
+def test_the_next_pool_is_claimed_ahead(pods: Scene) -> None:
+    """Nodes whose only pool was disabled have a block of the next one before an ADD comes."""
+    pods.edit(disabled=True)
+    pods.turn(times=2)
+    pods.make("second", SECOND)
+    assert {node for cidr, node in owners(pods.api).items() if cidr.startswith("10.64.")} == {
+        "a", "b", "c"
+    }  # fmt: skip
+    assert pods.add() == 3

@@ -58,6 +58,11 @@ imagePullSecrets:
 {{- dict "apiVersion" "v1" "kind" "List" "items" $items | mustToPrettyJson }}
 {{- end }}
 
+{{/* Whether the agents masquerade. With a configuration of one's own its plugins do it, or nobody. */}}
+{{- define "fastipam.masquerades" -}}
+{{- if and .Values.network.ipMasq (not .Values.network.conflist) }}true{{ end }}
+{{- end }}
+
 {{/* The network configuration that the agent writes on each node: as `fastipam conflist` prints it. */}}
 {{- define "fastipam.conflist" -}}
 {{- with .Values.network }}
@@ -68,7 +73,8 @@ imagePullSecrets:
 {{- $ipam := merge (dict "type" "fastipam" "cluster" $cluster) .ipam }}
 {{- /* The pod's annotations, which may choose its pool, as the runtime tells them. */}}
 {{- $capabilities := dict "io.kubernetes.cri.pod-annotations" true }}
-{{- $main := dict "type" .plugin "ipMasq" .ipMasq "capabilities" $capabilities "ipam" $ipam }}
+{{- /* The agent masquerades: a plugin knows one pool, and would masquerade what goes to another one. */}}
+{{- $main := dict "type" .plugin "ipMasq" false "capabilities" $capabilities "ipam" $ipam }}
 {{- if eq .plugin "bridge" }}
 {{- $main = merge $main (dict "bridge" "cni0" "isGateway" true "hairpinMode" true) }}
 {{- end }}

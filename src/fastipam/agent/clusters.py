@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from fastipam.agent.worker import Worker
     from fastipam.cluster.keeper.keeper import Keeper
     from fastipam.cluster.keeper.named import Told
+    from fastipam.cluster.masquerading.masquerader import Masquerader
+    from fastipam.cluster.masquerading.masquerader import Status as Masqueraded
     from fastipam.cluster.registries.connect import Open
     from fastipam.cluster.registry import Condition, Namespace
     from fastipam.cluster.routing.blocks import Blocks
@@ -60,6 +62,8 @@ class Clusters(Services):
         self._to_create: set[str] = set()  # stores that a keeper wants from the start
         self.router: Router | None = None
         self._routed: dict[tuple[str, str], Blocks] = {}  # networks whose blocks get routes
+        self.masquerader: Masquerader | None = None
+        self._masqueraded: set[tuple[str, str]] = set()
 
     @property
     def waiting(self) -> bool:
@@ -73,8 +77,9 @@ class Clusters(Services):
     def install(self, wake_descriptor: int) -> None:
         """Have each keeper wake the loop by this descriptor when it has blocks."""
         self._wake_descriptor = wake_descriptor
-        if self.router is not None:
-            self.router.start()
+        for each in (self.router, self.masquerader):
+            if each is not None:
+                each.start()
         if self._worker is not None:
             self._worker.wake = self._wake
 
@@ -116,6 +121,25 @@ class Clusters(Services):
         nodes = [settings.node for settings in self.pending.values()]
         self.router = Router(nodes, gateways=routes == HOST_GW)
         self._routed = dict(zip(self.pending, self.router.blocks, strict=True))
+
+    def keep_masquerading(self, *, wanted: bool) -> None:
+        """Masquerade what leaves the pools of the networks that files have named, if ``wanted``.
+
+        It changes nothing before :meth:`install`. Raises ConfigError.
+        """
+        if not wanted:
+            return
+        from fastipam.cluster.masquerading.masquerader import Masquerader
+
+        if not self.pending:
+            raise ConfigError(
+                "there is no network whose pools could be spared",
+                field="--masquerade",
+                value=True,
+                hint="--cluster names a file with the settings of a cluster, or a conflist",
+            )
+        self.masquerader = Masquerader()
+        self._masqueraded = set(self.pending)
 
     @property
     def data_dirs(self) -> list[str]:
@@ -263,6 +287,8 @@ class Clusters(Services):
             blocks = self._routed.get(key)
             if blocks is not None:
                 blocks.begin_anew(lambda: share.settings.prefixes)
+            if self.masquerader is not None and key in self._masqueraded:
+                self.masquerader.use(key, share.prefixes)
             return Keeper(
                 share,
                 self._opened or open_registry,
@@ -278,12 +304,17 @@ class Clusters(Services):
         """Return the state of the routes, or None when this agent sets none."""
         return None if self.router is None else self.router.status
 
+    def masquerading_status(self) -> Masqueraded | None:
+        """Return the state of masquerading, or None when this agent leaves it to others."""
+        return None if self.masquerader is None else self.masquerader.status
+
     def _condition(self) -> Condition | None:
         return None if self.router is None else self.router.condition
 
     def _wake(self) -> None:
-        if self.router is not None:
-            self.router.wake()  # there may be other pools
+        for each in (self.router, self.masquerader):
+            if each is not None:
+                each.wake()  # there may be other pools
         with suppress(OSError):  # the pipe is full and the loop wakes anyway, or it has ended
             os.write(self._wake_descriptor, b"b")
 
@@ -299,7 +330,8 @@ class Clusters(Services):
         with self._lock:
             keepers = list(self._keepers.values())
             self._keepers.clear()
-        if self.router is not None:
-            self.router.stop()
+        for each in (self.router, self.masquerader):
+            if each is not None:
+                each.stop()
         for keeper in keepers:
             self._end(keeper)

@@ -85,9 +85,35 @@ def only_router(directory: Path, asked: str) -> Iterator[None]:
         value=asked,
         hint="one agent sets the routes of all its --cluster; start the others with --routes none",
     )
+    with _only_one(directory, "routes", taken):
+        yield
+
+
+@contextmanager
+def only_masquerader(directory: Path, *, wanted: bool) -> Iterator[None]:
+    """Hold the lock of the one agent that masquerades in this network namespace, if ``wanted``.
+
+    Raises ConfigError. ``directory`` is as for :func:`only_router`.
+    """
+    if not wanted:
+        yield
+        return
+    taken = ConfigError(
+        "another agent masquerades on this machine",
+        field="--masquerade",
+        value=True,
+        hint="one agent masquerades for all its --cluster; start the others without --masquerade",
+    )
+    with _only_one(directory, "masquerade", taken):
+        yield
+
+
+@contextmanager
+def _only_one(directory: Path, what: str, taken: ConfigError) -> Iterator[None]:
+    """Hold the lock of what one agent of this network namespace does."""
     directory.mkdir(parents=True, exist_ok=True)
     namespace = os.stat("/proc/self/ns/net").st_ino
-    with _held(f"{directory}/routes-{namespace}.lock", taken):
+    with _held(f"{directory}/{what}-{namespace}.lock", taken):
         yield
 
 

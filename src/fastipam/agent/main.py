@@ -18,7 +18,7 @@ from fastipam.agent.batch import Executor
 from fastipam.agent.clusters import NONE, Clusters
 from fastipam.agent.housekeeping import DEFAULT_INTERVAL_S, Housekeeping
 from fastipam.agent.lanes import SHARED, Lanes, Work
-from fastipam.agent.listening import listening, only_router
+from fastipam.agent.listening import listening, only_masquerader, only_router
 from fastipam.agent.loop import Limits, Server
 from fastipam.agent.protocol import DEFAULT_SOCKET
 from fastipam.agent.requests import Observer, Observers
@@ -45,7 +45,7 @@ class Options(NamedTuple):
     """The options of ``fastipam agent``. ``http`` is (address, port) of page and metrics, or None.
 
     ``clusters`` are files with a cluster's settings, whose networks have a keeper from the start.
-    ``routes`` is one of ROUTES.
+    ``routes`` is one of ROUTES. ``masquerade``: for the pools of these networks.
     ``data_dirs`` are swept and shown from the start. With ``sweep_interval_s`` 0 no store is swept.
     With ``http_private`` the page has no names of pods. ``conflist`` is the network configuration
     to write; its template is the first of ``clusters``.
@@ -62,6 +62,7 @@ class Options(NamedTuple):
     clusters: tuple[str, ...] = ()
     conflist: ConflistRequest | None = None
     routes: str = NONE
+    masquerade: bool = False
 
 
 class Ready(NamedTuple):
@@ -107,11 +108,13 @@ def run(options: Options, announce: Callable[[Ready], object] = lambda _: None) 
     """
     _raise_descriptor_limit(options.limits.connections)
     path = options.socket
-    with listening(path) as listener, only_router(path.parent, options.routes):
+    with (
+        listening(path) as listener,
+        only_router(path.parent, options.routes),
+        only_masquerader(path.parent, wanted=options.masquerade),
+    ):
         worker = Worker(grace_s=options.grace_s)
-        clusters = Clusters(worker=worker)
-        keys = [clusters.add_file(path, options.data_dirs) for path in options.clusters]
-        clusters.keep_routes(options.routes)
+        clusters, keys = _clusters(options, worker)
         writer = _conflist_writer(options, clusters, keys, lambda: announce(served()))
         observer, url, stop_http = _instrumented(options, listener, clusters, writer)
 
@@ -170,6 +173,15 @@ def run(options: Options, announce: Callable[[Ready], object] = lambda _: None) 
     log.info("stopped")
 
 
+def _clusters(options: Options, worker: Worker) -> tuple[Clusters, list[tuple[str, str]]]:
+    """Return the clusters of the agent, and the keys of those that files have named."""
+    clusters = Clusters(worker=worker)
+    keys = [clusters.add_file(path, options.data_dirs) for path in options.clusters]
+    clusters.keep_routes(options.routes)
+    clusters.keep_masquerading(wanted=options.masquerade)
+    return clusters, keys
+
+
 def _conflist_writer(
     options: Options,
     clusters: Clusters,
@@ -197,7 +209,9 @@ def _instrumented(
 
     watch = Watch(options.data_dirs)
     written = None if writer is None else (str(writer.target), lambda: writer.standing)
-    metrics = Metrics(watch, clusters.all, written, clusters.routes_status)
+    metrics = Metrics(
+        watch, clusters.all, written, clusters.routes_status, clusters.masquerading_status
+    )
     page = Page(watch, clusters.all, private=options.http_private)
     routes = {
         "/metrics": metrics.route,

@@ -24,6 +24,7 @@ _PATHS = (
     "/opt/cni/bin/fastipam",
     "/run/fastipam/agent.sock",
 )
+_TABLES = ("table ip fastipam", "table ip6 fastipam")
 _STORE = "/var/lib/cni/fastipam/data.mdb"
 _PART = ("--selector", "app.kubernetes.io/part-of=fastipam")
 
@@ -34,7 +35,8 @@ def _left(node: Node) -> list[str]:
     for version in (4, 6):
         routes = node.json("ip", "-j", f"-{version}", "route", "show", "proto", PROTOCOL)
         found += [each["dst"] for each in routes or ()]
-    return found
+    tables = node.run("nft", "list", "tables").stdout.splitlines()
+    return found + [each for each in tables if each in _TABLES]
 
 
 def _names(cluster: Cluster, path: str) -> set[str]:
@@ -47,7 +49,7 @@ def _works(cluster: Cluster, name: str) -> None:
     workloads.apply(cluster, workload("Deployment", name, 4, evenly=True))
     until_ready(cluster, name, 4)
     settled(cluster)
-    assert all(set(_PATHS) < set(_left(node)) for node in cluster.nodes.values())
+    assert all({*_PATHS, *_TABLES} < set(_left(node)) for node in cluster.nodes.values())
     workloads.delete(cluster, "Deployment", name)
 
 

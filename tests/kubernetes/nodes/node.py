@@ -80,7 +80,9 @@ def built(name: str) -> Path:
 def require() -> None:
     """Skip where a cluster of nodes cannot be started."""
     require_root()
-    require_tools("runc", "busybox", "ip", "unshare", "nsenter", "hostname", "debootstrap", "etcd")
+    require_tools(
+        "runc", "busybox", "ip", "unshare", "nsenter", "hostname", "debootstrap", "etcd", "nft"
+    )
     for each in COMMANDS:
         built(each)
 

@@ -13,7 +13,7 @@ from ...e2e.tools import require_root, require_tools
 
 SUITE = "bookworm"
 PYTHON = (3, 11)  # what SUITE has
-PACKAGES = ("python3", "iproute2")
+PACKAGES = ("python3", "iproute2", "nftables")
 # Nothing reads these in a container.
 _UNUSED = ("var/cache/apt", "var/lib/apt", "usr/share/doc", "usr/share/man", "usr/share/locale")
 

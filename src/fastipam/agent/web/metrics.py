@@ -11,6 +11,7 @@ from prometheus_client.exposition import choose_encoder
 
 import fastipam
 from fastipam.agent.requests import Observer
+from fastipam.agent.web.masquerading_metrics import Masquerading
 from fastipam.agent.web.route_metrics import Routes
 from fastipam.agent.web.samples import Watch, error_of
 from fastipam.agent.web.server import Asked, Response, Route
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from fastipam.agent.requests import Request
     from fastipam.agent.web.readings import Reading
     from fastipam.cluster.keeper.keeper import Keeper
+    from fastipam.cluster.masquerading.masquerader import Status as Masqueraded
     from fastipam.cluster.routing.setting import Status
     from fastipam.cni.conflists import Standing
 
@@ -71,6 +73,7 @@ class Metrics(Observer):
         keepers: Callable[[], Sequence[Kept]] = tuple,
         conflist: Conflist | None = None,
         routes: Callable[[], Status | None] = lambda: None,
+        masquerading: Callable[[], Masqueraded | None] = lambda: None,
     ) -> None:
         self.registry = _Registry()
         self._requests = Counter(
@@ -100,6 +103,7 @@ class Metrics(Observer):
         self.registry.register(_Clusters(keepers))
         self.registry.register(_Written(conflist))
         self.registry.register(Routes(routes))
+        self.registry.register(Masquerading(masquerading))
 
     def request(
         self,

@@ -144,6 +144,13 @@ def _conflist(clusters: tuple[Path, ...], target: Path | None, mtu: int | None) 
     "have to be on one link. own: somebody else (BGP, a cloud, an overlay) routes between nodes; "
     "only make addresses that no pod has unreachable. Both take the capability NET_ADMIN.",
 )
+@click.option(
+    "--masquerade",
+    is_flag=True,
+    help="Packets that leave all pools of the networks of --cluster get the node's address, by an "
+    "nftables table of fastipam's own; in place of a plugin's ipMasq, which knows one pool. It "
+    "takes the program nft and the capability NET_ADMIN.",
+)
 def command(
     socket_path: Path,
     http: str | None,
@@ -159,6 +166,7 @@ def command(
     target: Path | None,
     mtu: int | None,
     routes: str,
+    masquerade: bool,
 ) -> None:
     """Serve the plugin calls of this node, many in one commit; SIGTERM ends it.
 
@@ -181,6 +189,7 @@ def command(
         clusters=tuple(str(path.absolute()) for path in clusters),
         conflist=_conflist(clusters, target, mtu),
         routes=routes,
+        masquerade=masquerade,
     )
     process.run(asked, _discard if quiet else _announce)
 

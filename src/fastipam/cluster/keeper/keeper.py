@@ -320,6 +320,7 @@ class Keeper:
                     "whose pool is gone", self.node.network.name, one.name, one.cidr, gone,
                 )  # fmt: skip
             self._seen = _UNSEEN
+            self._look_at.clear()  # others may have free blocks
             self.on_blocks()
         self._pools = pools
         if not self.settings.pools:

@@ -94,6 +94,17 @@ class Share:
         self.settings, self.network = settings, network
         return True
 
+    def prefixes(self) -> list[tuple[int, int, int]]:
+        """Return (family, first address, length) of each pool, disabled ones too.
+
+        Those that the store has noted, as long as nobody has told others.
+        """
+        pools = self.settings.pools
+        if not self.settings.is_founded_by_agent:
+            return self.settings.prefixes
+        ranges = [one.range for one in pools or self._noted()[0]]
+        return [(one.family, one.network, one.length) for one in ranges]
+
     def _noted(self) -> tuple[list[AddressPool], list[BlockId]]:
         """Return the pools that the store has for plugins, and this node's blocks."""
         with self.store.read() as txn:

@@ -84,7 +84,7 @@ def command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Take fastipam off this node: configuration, plugin, routes and socket. The store stays.
+    """Take fastipam off this node, its routes and nftables tables too. The store stays.
 
     The configuration goes first: the kubelet then schedules no pod to the node. Refused while
     containers have addresses, because without the plugin they cannot end, and while an agent runs,
@@ -134,7 +134,7 @@ def _remove(
 
     one = Removal(dry_run=dry_run)
     done = [*one.conflist(conflist.absolute()), *one.plugin(plugin[0].absolute(), plugin[1])]
-    done += [*one.routes(), *one.socket(socket_path.absolute())]
+    done += [*one.routes(), *one.masquerading(), *one.socket(socket_path.absolute())]
     return [*done, *one.store(Path(store).absolute())] if store else done
 
 

@@ -115,6 +115,29 @@ class Removal:
         shown = f"{count} of {_PROTOCOL}"
         yield Outcome(what, shown, REMOVED) if count else Outcome(what, _PROTOCOL, ABSENT)
 
+    def masquerading(self) -> Iterator[Outcome]:
+        """Remove the tables of nftables that an agent has set in this network namespace.
+
+        Without the program nft no agent of this machine, or image, has set any.
+        """
+        from fastipam.cluster.masquerading import nft, ruleset
+
+        what = "masquerading"
+        names = ", ".join(f"table {word} {ruleset.NAME}" for word in ruleset.FAMILIES.values())
+        try:
+            there = nft.tables() if nft.is_installed() else []
+            if there and not self._dry_run:
+                nft.replace(dict.fromkeys(there, ""))
+        except nft.NftFails as error:
+            if error.reason == nft.NOT_PERMITTED:
+                reason = "whether they are there is not seen without the capability NET_ADMIN"
+                yield Outcome(what, names, KEPT, reason)
+            else:
+                yield Outcome(what, names, FAILED, str(error))
+            return
+        shown = ", ".join(f"table {ruleset.FAMILIES[one]} {ruleset.NAME}" for one in there)
+        yield Outcome(what, shown, REMOVED) if there else Outcome(what, names, ABSENT)
+
     def socket(self, path: Path) -> Iterator[Outcome]:
         """Remove the socket and its lock file, unless somebody serves it."""
         what = "socket"
