@@ -50,7 +50,10 @@ def test_the_nth_of_each_family(text: str, pod: str, wanted: list[str]) -> None:
         ("10.9.0.16/29", "web-5d9c8b7f4-22222", "has the number 22222, and 8 IPv4 addresses"),
         ("10.9.0.16/29", "web-x7k2p", "8 IPv4 addresses are listed, and the pod web-x7k2p has no"),
         ("10.9.0.16/29", "", "8 IPv4 addresses are listed, and the request names no pod"),
-        ("10.9.0.16/29", "web-99999999999", "the pod web-99999999999 has no number"),
+        ("10.9.0.16/29", f"web-{2**64}", f"has the number {2**64}, and 8 IPv4 addresses"),
+        ("10.9.0.16/29,10.9.0.20", "web-0", "10.9.0.20 is listed twice"),
+        ("10.9.0.16,10.9.0.16", "web-0", "10.9.0.16 is listed twice"),
+        ("fd00::10,10.9.0.16,fd00::8-fd00::20", "web-0", "fd00::10 is listed twice"),
     ],
 )
 def test_refused(text: str, pod: str, told: str) -> None:

@@ -22,7 +22,8 @@ from . import bodies
 from .agents import Agent as Machine
 from .agents import Time
 from .fake import FakeServer
-from .machines import accept, owners
+from .machines import accept, owners, take
+from .rest import POOLS
 from .test_agent import Site
 
 if TYPE_CHECKING:
@@ -123,6 +124,25 @@ ROWS = {
     "one family": Row(["10.1.0."], {"families": "v4"}),
     "the other family": Row(["fd01::"], {"families": "v6"}),
     "families and pool": Row(["fd01::"], {"families": "v6", "pool": "manual,six"}),
+    "families, and a disabled pool of the other": Row(
+        ["fd01::"], {"families": "v6", "pool": "off,six"}
+    ),
+    "families, and an address of the other": Row(
+        "pod annotation fastipam.io/families: the requested address 10.8.0.1 is an IPv4 address, "
+        "and the pod is to have IPv6 only",
+        {"families": "v6", "addresses": "10.8.0.1"},
+    ),
+    "addresses of each family, and a pool that is not there": Row(
+        ["10.8.0.2", "fd02::2"], {"addresses": "10.8.0.2,fd02::2", "pool": "new"}
+    ),
+    "addresses of a disabled pool": Row(
+        "pod annotation fastipam.io/addresses: the requested address 10.7.0.9 cannot be assigned: "
+        "pool off is disabled",
+        {"addresses": "10.7.0.9"},
+    ),
+    "a namespace that is none": Row(
+        "K8S_POD_NAMESPACE: '../../x' is not the name of a namespace", namespace="../../x"
+    ),
     "a family that no pool has": Row(
         "pod annotation fastipam.io/families: no pool that this pod may use has IPv6 addresses",
         {"families": "v6", "pool": "low"},
@@ -203,6 +223,7 @@ def pods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pods]:
         accept(api, "team", "10.5.0.0/24", 28, namespaceSelector=red, priority=-1)
         accept(api, "off", "10.7.0.0/24", 28, disabled=True, priority=99)
         accept(api, "one", "10.8.0.0/28", 32)
+        accept(api, "one-six", "fd02::/124", 128)
         accept(api, "six", "fd01::/112", 120)
         api.admin.create("/apis/fastipam.io/v1alpha1/addresspools",
                          bodies.pool("new", "10.9.0.0/24", 28)).done()  # fmt: skip
@@ -329,6 +350,32 @@ def test_a_namespace_is_read_once(node: Callable[..., Pods], fake_api: FakeServe
         assert "what namespace never-seen says of its pools is not known: " in refused
     finally:
         fake_api.up()
+
+
+def test_a_family_whose_pool_is_disabled(node: Callable[..., Pods], fake_api: FakeServer) -> None:
+    """A pod is told which pool it is, or names its family; no request stays with the API."""
+    accept(fake_api, "four", "10.1.0.0/24", 28)
+    accept(fake_api, "six", "fd01::/112", 120)
+    pods = node()
+    assert len(addresses(pods.add("both"))) == 2
+    disabled = {"spec": {"disabled": True}}
+    take(fake_api, fake_api.admin.merge(f"{POOLS}/six", disabled).done())
+    until(lambda: pods.add("refused").status, "no pod gets an address of it")
+    assert "no pool may serve this pod with an IPv6 address: pool six is disabled (kubectl" in told(
+        pods.add("refused")
+    )
+    assert addresses(pods.add(families="v4"))[0].startswith("10.1.0.")
+    until(lambda: not fake_api.objects("addressrequests"), "nothing is asked for")
+
+
+def test_nobody_waits_any_more(node: Callable[..., Pods], fake_api: FakeServer) -> None:
+    """What a pod has waited for is not asked for when it has ended."""
+    accept(fake_api, "auto", "10.1.0.0/24", 28)
+    accept(fake_api, "small", "10.2.0.0/30", 30, assignment="Manual")
+    pods = node()
+    assert addresses(pods.add("m", pool="small"))[0].startswith("10.2.0.")
+    assert "pool small is used up" in told(pods.add("n", pool="small"))
+    until(lambda: not fake_api.objects("addressrequests"), "nothing is asked for")
 
 
 def test_without_an_agent(

@@ -18,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from fastipam.cluster.registry import Namespace
     from fastipam.cni.pod_annotations import Choice
     from fastipam.cni.services import Services
     from fastipam.configuration.address_pools import AddressPool
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from fastipam.storage.store import Store
 
 _POD = "pod annotation"
+# Of the name of a namespace: a DNS label (RFC 1123).
+_LABEL = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
+_LONGEST_LABEL = 63
 _SEE = "kubectl get addresspools shows them"
 
 
@@ -83,37 +87,64 @@ class Chooser:
         settings, self._addresses = self._settings, addresses
         for one in addresses:
             self._require(*one)
-        names, source = self._names()
-        if not names and not self._choice.families and settings.is_uniform:
-            return None
-        if names:
-            candidates = self._known(names, source)
-            lines = pool_lines.named(self._left(candidates, source))
-        else:
-            candidates = [
-                one for one in settings.pools if not (one.manual or one.is_single or one.is_gone)
-            ]
-            requested = {family for family, _ in addresses}
-            lines = pool_lines.automatic(
-                self._left(candidates, "") if candidates or not requested else ()
-            )
+        wanted = self._choice.families
+        self._require_families(wanted)
         permitted: Lines = ()
         if addresses:
             others = [one for one in settings.pools if not self._refusal(one, by_name=True)]
             permitted = pool_lines.named(others)
-        wanted = self._choice.families
+        if addresses and self._is_complete(wanted):
+            return Selection(settings, (), permitted, ())
+        names, source = self._names()
+        if not names and not wanted and settings.is_uniform:
+            return None
+        if names:
+            candidates = self._known(names, source)
+        else:
+            candidates = [
+                one for one in settings.pools if not (one.manual or one.is_single or one.is_gone)
+            ]
         if wanted:
-            missing = sorted(wanted - {family for family, _ in lines})
-            if missing:
-                raise ConfigError(
-                    f"no pool that this pod may use has IPv{missing[0]} addresses",
-                    field=f"{_POD} {pod_annotations.FAMILIES}",
-                    value=missing[0],
-                    hint=f"leave v{missing[0]} out, or name a pool of that family; {_SEE}",
-                )
-            lines = tuple(one for one in lines if one[0] in wanted)
+            candidates = [one for one in candidates if one.family in wanted]
+            self._require_pools(wanted, candidates)
+        if names:
+            lines = pool_lines.named(self._left(candidates, source))
+        else:
+            lines = pool_lines.automatic(
+                self._left(candidates, "") if candidates or not addresses else ()
+            )
+            self._require_pools(wanted, [one for one in candidates if self._is_for_pod(one)])
         reach = self._services.within_reach(self._store, self._config.name, settings, lines)
         return Selection(settings, lines, permitted, reach)
+
+    def _require_families(self, wanted: frozenset[int]) -> None:
+        """Raise ConfigError for an address of a family that the pod is not to have."""
+        for family, value in self._addresses:
+            if wanted and family not in wanted:
+                text = format_ip(family, value)
+                raise ConfigError(
+                    f"the requested address {text} is an IPv{family} address, and the pod is to "
+                    f"have IPv{next(iter(wanted))} only",
+                    field=f"{_POD} {pod_annotations.FAMILIES}",
+                    value=text,
+                    hint=f"add v{family}, or request no such address",
+                )
+
+    def _is_complete(self, wanted: frozenset[int]) -> bool:
+        """Return whether an address is requested of each family that the pod is to have."""
+        families = wanted or {one.family for one in self._settings.pools if not one.is_gone}
+        return families <= {family for family, _ in self._addresses}
+
+    def _require_pools(self, wanted: frozenset[int], pools: Sequence[AddressPool]) -> None:
+        """Raise ConfigError when no pool is there for a family that the pod is to have."""
+        there = {one.family for one in pools} | {family for family, _ in self._addresses}
+        for missing in sorted(wanted - there):
+            raise ConfigError(
+                f"no pool that this pod may use has IPv{missing} addresses",
+                field=f"{_POD} {pod_annotations.FAMILIES}",
+                value=missing,
+                hint=f"leave v{missing} out, or name a pool of that family; {_SEE}",
+            )
 
     def _require(self, family: int, value: int) -> None:
         """Raise ConfigError when a filter refuses the pool of a requested address."""
@@ -123,9 +154,13 @@ class Chooser:
                 why = self._refusal(one, by_name=True)
                 if why:
                     text = format_ip(family, value)
+                    is_listed = any(
+                        family == its_family and low <= value <= high
+                        for its_family, low, high in self._choice.addresses
+                    )
                     raise ConfigError(
                         f"the requested address {text} cannot be assigned: {why}",
-                        field="",
+                        field=f"{_POD} {pod_annotations.ADDRESSES}" if is_listed else "",
                         value=text,
                     )
 
@@ -134,9 +169,7 @@ class Chooser:
         if self._choice.pools:
             return self._choice.pools, f"{_POD} {pod_annotations.POOL}"
         if self._settings.namespaces and self._namespace:
-            said = self._services.namespace(
-                self._store, self._config.name, self._settings, self._namespace
-            ).annotations
+            said = self._said().annotations
             whose = f"annotation of namespace {self._namespace}"
             names = pod_annotations.pool_names(dict(said), whose)
             if names:
@@ -187,6 +220,17 @@ class Chooser:
         family, first, last = pool.whole()
         return any(one == family and first <= value <= last for one, value in self._addresses)
 
+    def _said(self) -> Namespace:
+        """Return the labels and annotations of the pod's namespace."""
+        name = self._namespace
+        if not (_LABEL.issuperset(name) and len(name) <= _LONGEST_LABEL):
+            raise ConfigError(
+                f"{name!r:.80} is not the name of a namespace",
+                field="K8S_POD_NAMESPACE",
+                value=name[:_LONGEST_LABEL],
+            )
+        return self._services.namespace(self._store, self._config.name, self._settings, name)
+
     def _is_for_pod(self, pool: AddressPool) -> bool:
         """Return whether the selectors of a pool select this pod."""
         return not pool.elsewhere and self._is_of_namespace(pool)
@@ -196,10 +240,7 @@ class Chooser:
             return True
         if not self._namespace:
             return False
-        said = self._services.namespace(
-            self._store, self._config.name, self._settings, self._namespace
-        )
-        return pool.namespace_selector.matches(said.labels)
+        return pool.namespace_selector.matches(self._said().labels)
 
     def _refusal(self, pool: AddressPool, *, by_name: bool = False) -> str:
         """Return which filter refuses a pool, and what to type, or "".

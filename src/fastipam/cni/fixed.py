@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     Area = tuple[int, int, int]  # family, first, last address
 
 _FIELD = f"pod annotation {ADDRESSES}"
-_LONGEST = 10  # digits of a pod's number
+_LONGEST = 253  # digits of a pod's number: a name has no more characters
 _HINT = (
     "web-0 gets the first address of each family, web-1 the second: list one for every pod of "
     "the StatefulSet; a Deployment's pods have no numbers"

@@ -9,7 +9,7 @@ ADD looks at them. Imported when a request has some.
 from __future__ import annotations
 
 from fastipam import late_errors as errors
-from fastipam.addressing.addresses import V4, V6, format_cidr, parse_cidr
+from fastipam.addressing.addresses import V4, V6, format_cidr, format_ip, parse_cidr
 from fastipam.configuration import reader
 from fastipam.configuration.pool_name import check_name
 
@@ -99,10 +99,7 @@ def choice(found: dict[str, Any], whose: str) -> Choice:
     if ADDRESSES not in found and POOL not in found and FAMILIES not in found:
         return NOTHING
     return Choice(
-        tuple(
-            _area(one, f"{whose} {ADDRESSES}")
-            for one in _words(found, ADDRESSES, whose, reader.MOST_ENTRIES)
-        ),
+        _areas(found, whose),
         tuple(dict.fromkeys(pool_names(found, whose))),
         _families(found, whose),
     )
@@ -128,6 +125,21 @@ def _families(found: dict[str, Any], whose: str) -> frozenset[int]:
                 hint="write v4, v6, or v4,v6",
             )
     return frozenset(_FAMILIES[one] for one in words)
+
+
+def _areas(found: dict[str, Any], whose: str) -> tuple[tuple[int, int, int], ...]:
+    """Return the listed addresses; no address is listed twice, because no two pods can have it."""
+    field = f"{whose} {ADDRESSES}"
+    areas = tuple(_area(one, field) for one in _words(found, ADDRESSES, whose, reader.MOST_ENTRIES))
+    last: tuple[int, int, int] = (0, 0, -1)
+    for area in sorted(areas):
+        if area[0] == last[0] and area[1] <= last[2]:
+            text = format_ip(area[0], area[1])
+            raise errors.ConfigError(
+                f"{text} is listed twice, and two pods would get it", field=field, value=text
+            )
+        last = area
+    return areas
 
 
 def _area(text: str, field: str) -> tuple[int, int, int]:

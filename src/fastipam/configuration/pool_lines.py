@@ -29,10 +29,12 @@ def are_uniform(pools: Sequence[AddressPool]) -> bool:
     """Return whether a pod that chooses nothing may get any address of each family.
 
     A pool of single addresses does not count, because they are assigned on request only; but a
-    family that has no other pool is none that every pod gets.
+    family that has no other pool is none that every pod gets. Nor is one whose pools assign
+    nothing: a pod is told which of them is disabled.
     """
     priorities: dict[int, int] = {}
-    if {one.family for one in pools} != {one.family for one in pools if not one.is_single}:
+    serving = {one.family for one in pools if not (one.is_single or one.is_closed)}
+    if {one.family for one in pools} != serving:
         return False
     return all(
         one.is_single

@@ -344,12 +344,16 @@ class Keeper:
         self._seen = seen
         uses = self._survey()
         got = False
-        for wanted, missing in self.needs.demand(self.share).items():
+        demand = self.needs.demand(self.share)
+        for wanted in self._marked - demand.keys():  # its pools are gone, or nobody waits for them
+            self._delete_mark(wanted, deadline)
+        for wanted, missing in demand.items():
             pools = [one for one in self.settings.in_group(*wanted) if not one.is_single]
             free = sum(each.size - each.used for pool, each in uses if pool in pools)
-            if not missing and free:
-                self._scarce.pop(wanted, None)
+            if not missing:
                 self._delete_mark(wanted, deadline)
+                if free:
+                    self._scarce.pop(wanted, None)
             got |= self._claim_group(wanted, free, missing, deadline)
         if got:
             self._seen = _UNSEEN
