@@ -149,6 +149,7 @@ class Cluster:
                 ApiServer(self, processor, phase, Server(f"https://api-{at}", "api", 1 + at, True))
             )
         self.api.wrote = self._wrote
+        world.take_clocks()
         vars(pool_module)["connect"] = self.connect
 
     def _wrote(self) -> None:

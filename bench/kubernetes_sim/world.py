@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class World:
-    """A clock and a queue of events. Create it before the clients that live in it."""
+    """A clock and a queue of events. Clients live in it after :meth:`take_clocks`."""
 
     def __init__(self, seed: int) -> None:
         self.now = 0.0
@@ -31,6 +31,9 @@ class World:
         self._events: list[tuple[float, int, Callable[[], object]]] = []
         self._numbers = count()
         self._hub = getcurrent()
+
+    def take_clocks(self) -> None:
+        """Give the modules of the client this world's clock and chance, until the process ends."""
         virtual = SimpleNamespace(monotonic=lambda: self.now, sleep=self.sleep)
         for module in (client, http, pool, stream, watch):
             vars(module)["time"] = virtual

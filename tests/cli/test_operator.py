@@ -411,7 +411,7 @@ def test_sweep(filled: Path, tmp_path: Path) -> None:
         assert {row["container_id"]: row["result"] for row in found}["dead"] == result
     assert "alive" in [row["container_id"] for row in rows(filled, "list")]
     said = run(filled, "sweep").stderr
-    assert "3 leases skipped: /gone/… was recorded in a mount namespace" in said
+    assert "3 leases skipped: /gone/… was recorded in an unknown mount namespace" in said
 
 
 def test_sweep_ends_cool_downs(data_dir: Path) -> None:

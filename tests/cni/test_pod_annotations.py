@@ -10,6 +10,7 @@ import pytest
 from fastipam.addressing.parsing import parse_exclusion
 from fastipam.cni import handler, pod_annotations
 from fastipam.cni.pod_annotations import CAPABILITY, NOTHING, Choice
+from fastipam.cni.services import Services
 from fastipam.configuration import reader
 from fastipam.errors import ConfigError
 
@@ -131,8 +132,11 @@ def test_refused(key: str, value: Any, message: str) -> None:
     assert caught.value.message.startswith(message)
 
 
-def test_other_requests(call: Call, config: Make, held: Held) -> None:
+def test_other_requests(
+    call: Call, config: Make, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """DEL, CHECK and STATUS need nothing of them; one configuration is read for all pods."""
+    monkeypatch.setattr(handler, "_services", Services())
     for number in range(3):
         found = {**USUAL, "kubernetes.io/config.seen": str(number), pod_annotations.POOL: "No Pool"}
         made = config(ipam=IPAM, runtimeConfig={CAPABILITY: found})

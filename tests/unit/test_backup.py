@@ -163,7 +163,7 @@ def test_no_file_to_replace(ipam: Ipam, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     for path in (pipe, tmp_path, Path("/dev/null")):
-        with pytest.raises(StoreUnavailable, match="no file"):
+        with pytest.raises(StoreUnavailable, match="not a file"):
             backup(ipam.store, path)
     assert stat.S_ISFIFO(pipe.stat().st_mode)
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
@@ -280,7 +280,7 @@ def test_backup_without_a_place(ipam: Ipam, tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable):
         backup(ipam.store, tmp_path / "directory")
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(StoreUnavailable, match="no file"):
+    with pytest.raises(StoreUnavailable, match="not a file"):
         backup(ipam.store, tmp_path / "pipe")
     assert sorted(os.listdir(tmp_path)) == ["directory", "pipe", "store"]
     with pytest.raises(StoreUnavailable, match="cannot be read"):

@@ -204,7 +204,9 @@ def test_kind_is_missing(server: Scripted, client: Client, scene: bytes) -> None
     server.play(*[scene] * 5)
     calls = [reading(client), *changes(client)]
     for each in calls:
-        with pytest.raises(EngineUnavailable, match="has no addressblocks") as caught:
+        with pytest.raises(
+            EngineUnavailable, match="does not know the kind addressblocks"
+        ) as caught:
             each()
         assert "kubectl apply" in str(caught.value.hint)
     assert len(server.requests) == 5
