@@ -350,7 +350,7 @@ def test_pools_change_while_it_runs(site: Site, start: Start, call: Call) -> Non
     until(refuses, "the pool is disabled on the node")
     assert call("ADD", site.config(), "c9").status != 0
     refused = ask(agent.path, "ADD", site.config(), "c9")
-    assert refused.document["details"].startswith("no IPv4 pool of the cluster has an address")
+    assert "pool default is disabled (kubectl patch addresspool" in refused.document["msg"]
     assert ask(agent.path, "DEL", site.config(), "c1").status == 0
     edit(disabled=False)
     until(serves, "the pool is enabled again")
