@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from .agents import Agent
     from .conftest import Api
+    from .fake import FakeServer
+    from .server import ApiServer
 
 SEQUENCES, STEPS = (200, 120) if options.long else (6, 60)
 NAMES = ("one", "two", "three")
@@ -179,10 +181,19 @@ class Chaos(Scene):
 
 
 @pytest.mark.parametrize("number", range(SEQUENCES))
-def test_random_edits(api: Api, tmp_path: Path, number: int, request: Any) -> None:
+def test_random_edits(fake_api: FakeServer, tmp_path: Path, number: int) -> None:
     """A sequence of edits, pods, turns and restarts."""
-    if not options.long and "real" in request.node.name and number:
-        pytest.skip("one sequence is enough on a real server: --long runs all")
+    _edit_at_random(fake_api, tmp_path, number)
+
+
+@pytest.mark.kubernetes
+@pytest.mark.parametrize("number", range(SEQUENCES if options.long else 1))
+def test_random_edits_on_a_real_server(api_server: ApiServer, tmp_path: Path, number: int) -> None:
+    """The same, fewer of them."""
+    _edit_at_random(api_server, tmp_path, number)
+
+
+def _edit_at_random(api: Api, tmp_path: Path, number: int) -> None:
     scene = Chaos(api, tmp_path, options.seed * 1000 + number)
     try:
         for _ in range(STEPS):
