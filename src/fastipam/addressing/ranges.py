@@ -226,6 +226,11 @@ class RangeSet:
         self.starts = tuple(starts)
         self.size = sum(high - low + 1 for low, high in intervals)
 
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The prefix length of the blocks of each range; zeros when the set is not cut."""
+        return self.block_lengths or (self.block_length,) * len(self.ranges)
+
     def __repr__(self) -> str:
         return f"<RangeSet {Pool([self]).text}>"
 

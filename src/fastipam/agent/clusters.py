@@ -168,7 +168,7 @@ class Clusters(Services):
     ) -> str | None:
         """Ask the network's keeper; return why there is no block yet, and note who may wait."""
         reason = self.get(store.path, network, settings).need(who, lines)
-        self.waiting = self._may_wait(min(settings.timeout_s, _MOST_PATIENCE_S))
+        self.waiting = self._may_wait(settings.timeout_s)
         return reason
 
     def ask_for_addresses(
@@ -181,8 +181,7 @@ class Clusters(Services):
     ) -> Told:
         """Ask the network's keeper for the blocks of these addresses; note who may wait."""
         told = self.get(store.path, network, settings).want(who, addresses)
-        patience_s = min(settings.timeout_s, _MOST_PATIENCE_S)
-        self.waiting = not told.is_final and self._may_wait(patience_s)
+        self.waiting = not told.is_final and self._may_wait(settings.timeout_s)
         return told
 
     def within_reach(self, store: Store, network: str, settings: Settings, lines: Lines) -> Lines:
@@ -197,7 +196,7 @@ class Clusters(Services):
             return found
         from fastipam.cluster.errors import NoBlock
 
-        self.waiting = not found and self._may_wait(min(settings.timeout_s, _MOST_PATIENCE_S))
+        self.waiting = not found and self._may_wait(settings.timeout_s)
         why = found or "the agent is reading it"
         raise NoBlock(f"what namespace {name} says of its pools is not known: {why}")
 
@@ -208,10 +207,12 @@ class Clusters(Services):
         if self._worker is None:
             return super().release_dead(network, only)
         report = self._worker.release_dead(network, only)
-        self.waiting = report is None and self._may_wait(_MOST_PATIENCE_S)
+        self.waiting = report is None and self._may_wait()
         return report
 
-    def _may_wait(self, patience_s: float) -> bool:
+    def _may_wait(self, patience_s: float = _MOST_PATIENCE_S) -> bool:
+        """Return whether the request of this thread has waited for less, and may wait on."""
+        patience_s = min(patience_s, _MOST_PATIENCE_S)
         return bool(time.time_ns() < self._local.arrived_ns + patience_s * 1e9)
 
     def standing(self, store: Store, network: str, settings: Settings) -> tuple[str, bool]:

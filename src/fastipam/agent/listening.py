@@ -19,6 +19,7 @@ from fastipam.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 _BACKLOG = 4096  # connections that wait while a batch commits; the kernel's somaxconn bounds it
@@ -69,48 +70,41 @@ def only_agent(path: Path) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def only_router(directory: Path, asked: str) -> Iterator[None]:
+def only_router(directory: Path, asked: str) -> AbstractContextManager[None]:
     """Hold the lock of the one agent that sets routes in this network namespace.
 
     Two would delete each other's, if their clusters differ. Raises ConfigError. ``directory`` is
     that of the agents' sockets, which nobody else can write to; ``asked`` is what --routes says.
     """
-    if asked == NONE:
-        yield
-        return
     taken = ConfigError(
         "another agent sets the routes of this machine",
         field="--routes",
         value=asked,
         hint="one agent sets the routes of all its --cluster; start the others with --routes none",
     )
-    with _only_one(directory, "routes", taken):
-        yield
+    return _only_one(directory, "routes", taken, wanted=asked != NONE)
 
 
-@contextmanager
-def only_masquerader(directory: Path, *, wanted: bool) -> Iterator[None]:
+def only_masquerader(directory: Path, *, wanted: bool) -> AbstractContextManager[None]:
     """Hold the lock of the one agent that masquerades in this network namespace, if ``wanted``.
 
     Raises ConfigError. ``directory`` is as for :func:`only_router`.
     """
-    if not wanted:
-        yield
-        return
     taken = ConfigError(
         "another agent masquerades on this machine",
         field="--masquerade",
         value=True,
         hint="one agent masquerades for all its --cluster; start the others without --masquerade",
     )
-    with _only_one(directory, "masquerade", taken):
-        yield
+    return _only_one(directory, "masquerade", taken, wanted=wanted)
 
 
 @contextmanager
-def _only_one(directory: Path, what: str, taken: ConfigError) -> Iterator[None]:
-    """Hold the lock of what one agent of this network namespace does."""
+def _only_one(directory: Path, what: str, taken: ConfigError, *, wanted: bool) -> Iterator[None]:
+    """Hold the lock of what one agent of this network namespace does, if it is wanted."""
+    if not wanted:
+        yield
+        return
     directory.mkdir(parents=True, exist_ok=True)
     namespace = os.stat("/proc/self/ns/net").st_ino
     with _held(f"{directory}/{what}-{namespace}.lock", taken):

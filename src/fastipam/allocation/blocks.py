@@ -29,7 +29,7 @@ from fastipam.storage.records.keys import id_prefix
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from fastipam._bitmap import StoredPages
     from fastipam.addressing.ranges import RangeSet
@@ -70,21 +70,19 @@ def last_of(range_set: RangeSet, base: int) -> int:
 
 def parts(range_set: RangeSet, base: int) -> list[Interval]:
     """Return the intervals of a block that the set can serve: no gateways, no exclusions."""
-    last = last_of(range_set, base)
-    return [
-        (max(low, base), min(high, last))
-        for low, high in range_set.intervals
-        if low <= last and high >= base
-    ]
+    return _in_block(range_set, base, range_set.intervals)
 
 
 def on_request(range_set: RangeSet, base: int) -> list[Interval]:
     """Return the intervals of a block that the set serves to those who request them."""
+    return _in_block(range_set, base, range_set.static)
+
+
+def _in_block(range_set: RangeSet, base: int, intervals: Sequence[Interval]) -> list[Interval]:
+    """Return what intervals have of a block."""
     last = last_of(range_set, base)
     return [
-        (max(low, base), min(high, last))
-        for low, high in range_set.static
-        if low <= last and high >= base
+        (max(low, base), min(high, last)) for low, high in intervals if low <= last and high >= base
     ]
 
 

@@ -85,8 +85,7 @@ def _is_cut_alike(one: RangeSet, stored: Pool, owned: Sequence[BlockId]) -> bool
 
 def _cut(one: RangeSet) -> Iterable[tuple[Range, int]]:
     """Return each range of a set with the prefix length of its blocks."""
-    lengths = one.block_lengths or (one.block_length,) * len(one.ranges)
-    return zip(one.ranges, lengths, strict=True)
+    return zip(one.ranges, one.lengths, strict=True)
 
 
 def _words(pool: Pool) -> str:

@@ -304,20 +304,13 @@ class Settings:
             return whole
         found = self._sets.get((family, group))
         if found is None:
-            lengths = {
-                one.network: length
-                for one, length in zip(
-                    whole.ranges,
-                    whole.block_lengths or (whole.block_length,) * len(whole.ranges),
-                    strict=True,
-                )
-            }
-            ranges = [one for base in group for one in whole.ranges if one.network == base]
+            cut = list(zip(whole.ranges, whole.lengths, strict=True))
+            mine = [(one, length) for base in group for one, length in cut if one.network == base]
             found = RangeSet(
-                ranges,
+                [one for one, _ in mine],
                 whole.excluded,
                 static=whole.static,
-                block_lengths=[lengths[one.network] for one in ranges],
+                block_lengths=[length for _, length in mine],
             )
             self._sets[family, group] = found
         return found
@@ -604,8 +597,7 @@ def _cut(
 def geometry(pool: Pool, one: Range) -> Geometry:
     """Return one CIDR of a pool as numbered blocks, those without an address to serve marked."""
     range_set = next(each for each in pool.sets if one in each.ranges)
-    lengths = range_set.block_lengths or (range_set.block_length,) * len(range_set.ranges)
-    length = lengths[range_set.ranges.index(one)]
+    length = range_set.lengths[range_set.ranges.index(one)]
     host_bits = BITS[one.family] - length
     count = 1 << (length - one.length)
     unusable: set[int] = set()

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fastipam.storage.store import Store
-    from fastipam.storage.transaction import Snapshot
 
 MOST = 50  # results
 _INTERFACES = ("eth0", "net1", "net2", "net3")
@@ -61,16 +60,13 @@ def _results(query: str) -> Iterator[dict[str, Any]]:
     for store in open_stores.all_open():
         with suppress(FastipamError, OSError):  # it was closed meanwhile
             with store.read() as txn:
-                names = [one.decode(keys.ENCODING, keys.ERRORS) for one in _networks(txn)]
+                found = tables.NETWORKS.scan_keys(txn)
+                names = [one.decode(keys.ENCODING, keys.ERRORS) for one in found]
             for name in names:
                 if address is not None:
                     yield from _of_address(store, name, address)
                 else:
                     yield from _of_owner(store, name, query)
-
-
-def _networks(txn: Snapshot) -> Iterator[bytes]:
-    return iter(list(tables.NETWORKS.scan_keys(txn)))
 
 
 def _of_address(store: Store, name: str, address: tuple[int, int]) -> Iterator[dict[str, Any]]:

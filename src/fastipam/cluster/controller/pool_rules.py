@@ -164,5 +164,4 @@ def _check_exclusion(text: Any, where: str) -> None:
 
 
 def _wrong(field: str, value: object, what: str, hint: str | None = None) -> ConfigError:
-    shown = value if isinstance(value, str) and value else repr(value)
-    return ConfigError(f"{shown:.80} {what}", field=field, value=value, hint=hint)
+    return selector_rules.wrong(field, value, what, hint)

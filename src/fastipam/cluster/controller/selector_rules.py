@@ -11,6 +11,7 @@ _MOST_VALUES = 64
 _LONGEST_VALUE = 63
 _LONGEST_KEY = 317
 _WITH_VALUES = ("In", "NotIn")
+_HINT = "kubectl explain addresspool.spec.nodeSelector"
 _OPERATORS = (*_WITH_VALUES, "Exists", "DoesNotExist")
 
 
@@ -29,13 +30,13 @@ def check(selector: dict[str, Any], where: str) -> None:
 
 def _check_condition(one: Any, where: str) -> None:
     if not isinstance(one, dict):
-        raise _wrong(where, one, "is not an object with a key and an operator")
+        raise wrong(where, one, "is not an object with a key and an operator")
     _require_keys(one, ("key", "operator", "values"), where)
     key, operator = one.get("key"), one.get("operator")
     if not isinstance(key, str) or not 0 < len(key) <= _LONGEST_KEY:
-        raise _wrong(f"{where}.key", key, "is not the name of a label")
+        raise wrong(f"{where}.key", key, "is not the name of a label")
     if operator not in _OPERATORS:
-        raise _wrong(f"{where}.operator", operator, f"is not one of {', '.join(_OPERATORS)}")
+        raise wrong(f"{where}.operator", operator, f"is not one of {', '.join(_OPERATORS)}")
     values = _get(one, "values", list, [], where)
     _require_few(values, _MOST_VALUES, f"{where}.values")
     for at, value in enumerate(values):
@@ -53,7 +54,7 @@ def _check_condition(one: Any, where: str) -> None:
 def _require_keys(holder: dict[str, Any], known: tuple[str, ...], where: str) -> None:
     for key in holder:
         if key not in known:
-            raise _wrong(f"{where}.{key}", key, f"is not a key here: type {' or '.join(known)}")
+            raise wrong(f"{where}.{key}", key, f"is not a key here: type {' or '.join(known)}")
 
 
 def _get(holder: dict[str, Any], key: str, kind: type, default: Any, where: str) -> Any:
@@ -62,7 +63,7 @@ def _get(holder: dict[str, Any], key: str, kind: type, default: Any, where: str)
     if value is None:
         return default
     if not isinstance(value, kind):
-        raise _wrong(f"{where}.{key}", value, f"is not {'a list' if kind is list else 'an object'}")
+        raise wrong(f"{where}.{key}", value, f"is not {'a list' if kind is list else 'an object'}")
     return value
 
 
@@ -78,10 +79,10 @@ def _require_few(found: dict[str, Any] | list[Any], most: int, where: str) -> No
 
 def _require_value(value: Any, where: str) -> None:
     if not isinstance(value, str) or len(value) > _LONGEST_VALUE:
-        raise _wrong(where, value, f"is not a text of {_LONGEST_VALUE} characters at most")
+        raise wrong(where, value, f"is not a text of {_LONGEST_VALUE} characters at most")
 
 
-def _wrong(field: str, value: object, what: str) -> ConfigError:
+def wrong(field: str, value: object, what: str, hint: str | None = _HINT) -> ConfigError:
+    """Return the error for a value: ``what`` goes on after it."""
     shown = value if isinstance(value, str) and value else repr(value)
-    hint = "kubectl explain addresspool.spec.nodeSelector"
     return ConfigError(f"{shown:.80} {what}", field=field, value=value, hint=hint)
