@@ -69,6 +69,10 @@ _CONTEXT = _Namespace(
 )
 
 
+# The same for an object whose keys have a meaning in their own case only.
+_EXACT = _Namespace(**{**vars(_CONTEXT), "object_pairs_hook": None, "memo": {}})
+
+
 _SPACE = " \t\n\r"
 
 
@@ -103,7 +107,7 @@ def decode(raw: bytes, what: str = "the network configuration") -> dict[str, Any
 
 
 def decode_first(raw: bytes) -> tuple[dict[str, Any], int]:
-    """Return the JSON object at the begin of ``raw``, its keys folded, and its size in bytes.
+    """Return the JSON object at the begin of ``raw``, its keys as written, and its size in bytes.
 
     What stands behind it may be anything. Raises DecodingError, without a place.
     """
@@ -111,7 +115,7 @@ def decode_first(raw: bytes) -> tuple[dict[str, Any], int]:
         raise errors.DecodingError("this interpreter does not say where an object ends")
     try:
         text = raw.decode()
-        value, end = make_scanner(_CONTEXT)(text, 0)
+        value, end = make_scanner(_EXACT)(text, 0)
     except (ValueError, RecursionError, StopIteration, SystemError):
         raise errors.DecodingError("this is not JSON") from None
     if not isinstance(value, dict):
