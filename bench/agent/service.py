@@ -44,17 +44,11 @@ class Server:
         self._status = status
 
     def __enter__(self) -> Self:
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stderr=log)
-        give_up = time.monotonic() + _START_S
+        self.start()
         try:
-            while not self._answers():
-                if self._process.poll() is not None or time.monotonic() > give_up:
-                    raise Failed(f"{self._command} did not start: {self._log.read_text()[-2000:]}")
-                time.sleep(0.01)
+            self.wait_ready()
         except BaseException:
-            self._process.kill()
-            self._process.wait()
+            self.kill()
             raise
         return self
 
@@ -73,6 +67,26 @@ class Server:
         if error is None and status != self._status:
             raise Failed(f"{self._command} ended with {status}: {self._log.read_text()[-2000:]}")
 
+    def start(self) -> None:
+        """Start it, and do not wait until it answers. Ctrl-C on a terminal does not reach it."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0
+            )
+
+    def wait_ready(self) -> None:
+        """Wait until it answers. Raises Failed when it does not."""
+        give_up = time.monotonic() + _START_S
+        while not self.answers():
+            if self._process.poll() is not None or time.monotonic() > give_up:
+                raise Failed(f"{self._command} did not start: {self._log.read_text()[-2000:]}")
+            time.sleep(0.01)
+
+    def kill(self) -> None:
+        """End it with SIGKILL, which leaves it no time for anything."""
+        self._process.kill()
+        self._process.wait()
+
     @property
     def process_id(self) -> int:
         """The server's process id."""
@@ -82,7 +96,8 @@ class Server:
         """Return the processor time of the server, in nanoseconds."""
         return time.clock_gettime_ns(~self._process.pid << 3 | _CLOCK)
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """Return whether it accepts a connection."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             try:
                 connection.connect(str(self.socket))
@@ -92,11 +107,14 @@ class Server:
 
 
 class Agent(Server):
-    """``fastipam agent``, which sweeps if that is said."""
+    """``fastipam agent``, which sweeps if that is said. It never opens the node's own store."""
 
-    def __init__(self, scratch: Path, name: str = "agent", *, sweeps: bool = True) -> None:
+    def __init__(
+        self, scratch: Path, name: str = "agent", *, data: Path | None = None, sweeps: bool = True
+    ) -> None:
         fastipam = Path(sys.executable).with_name("fastipam")
-        options = [] if sweeps else ["--sweep-interval", "0"]
+        options = ["--data-dir", str(data or scratch / "no-store")]
+        options += [] if sweeps else ["--sweep-interval", "0"]
         super().__init__(scratch, name, str(fastipam), "agent", *options, "--socket", status=0)
 
     def memory(self) -> Memory:

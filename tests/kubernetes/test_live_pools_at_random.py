@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from fastipam.cluster.deadline import Deadline
+
 from ..options import options
 from . import bodies
 from .agents import owners
@@ -142,19 +144,20 @@ class Chaos(Scene):
     def _hear(self) -> None:
         """The watch of a node's pools stands still from now on, or goes on."""
         one = self.chance.choice(self.agents)
+        following = one.registry_of(one.keeper.node)._following
         if one.name in self.late:
             self.late.pop(one.name, None)
-            one.hear_pools()
+            following._in_force = None
         elif self.known[one.name]:
             self.late[one.name] = self.in_force()
-            one.miss_pools()
+            following._in_force = following.pools(Deadline(10))
         self._note(f"late: {sorted(self.late)}")
 
     def come_to_rest(self) -> None:
         """All hear of all; then all pods end."""
         self._note("rest")
         for one in self.agents:
-            one.hear_pools()
+            one.registry_of(one.keeper.node)._following._in_force = None
         self.late.clear()
         for _ in range(4):
             self.follow(6)

@@ -1,0 +1,92 @@
+"""The same ADDs for host-local, for fastipam without an agent, and for fastipam with one."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, NamedTuple
+
+from bench.workloads.contenders import Fastipam, HostLocal, Plugin
+from bench.workloads.traces import ADD, DEL, Step, container, growth
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_DIRECTORIES = ("/usr/lib/cni", "/opt/cni/bin")  # Debian's, and the one of containerd and kubelet
+_OWN = b"FASTIPAM_SOCKET"  # is in the launcher, which may be installed under another's name
+
+
+class Contender(NamedTuple):
+    """One way to get an address."""
+
+    name: str
+    durability: str  # whether an answer survives a power cut
+    make: Callable[[Path, int], Plugin]  # with a new store, for this number of leases
+
+
+class Row(NamedTuple):
+    """The median of a contender's ADDs in nanoseconds, for each number of leases."""
+
+    contender: Contender
+    medians: list[float]
+
+
+def find_host_local(directories: tuple[str, ...] = _DIRECTORIES) -> Path | None:
+    """Return the first host-local there, or None. fastipam under its name does not count."""
+    for directory in directories:
+        binary = Path(directory, "host-local")
+        with suppress(OSError):
+            if _OWN not in binary.read_bytes():
+                return binary
+    return None
+
+
+def contenders(fastipam: Path, socket: Path, host_local: Path | None) -> Iterator[Contender]:
+    """Yield those that take part; ``fastipam`` is the installed plugin."""
+    if host_local is not None:
+
+        def peer(scratch: Path, leases: int) -> Plugin:
+            made = HostLocal(growth(leases), scratch)
+            made.binary = host_local
+            return made
+
+        yield Contender("host-local", "no: a file, without fsync", peer)
+
+    def own(name: str, at: Path | None) -> Callable[[Path, int], Plugin]:
+        return lambda scratch, leases: Fastipam(name, fastipam, growth(leases), scratch, at)
+
+    durable = "yes: a commit, with fdatasync"
+    yield Contender("fastipam, no agent", durable, own("without an agent", None))
+    yield Contender("fastipam, agent", durable, own("with an agent", socket))
+
+
+def measure(
+    listed: list[Contender], leases: tuple[int, ...], adds: int, scratch: Path
+) -> list[Row]:
+    """Measure ADDs, each a process, with so many leases in the store.
+
+    The contenders take turns, so that other work on the machine affects all of them. Each ADD is
+    followed by its DEL, which is not timed. Raises Failed.
+    """
+    rows = [Row(one, []) for one in listed]
+    for held in leases:
+        plugins = []
+        for number, one in enumerate(listed):
+            plugin = one.make(scratch / f"{held}-{number}", held)
+            plugin.seed(held, lambda: False)
+            plugins.append(plugin)
+        times: list[list[float]] = [[] for _ in listed]
+        for at in range(adds):
+            for taken, plugin in zip(times, plugins, strict=True):
+                taken.append(pair(plugin, container(held + at)))
+        for row, taken in zip(rows, times, strict=True):
+            row.medians.append(median(taken))
+    return rows
+
+
+def pair(plugin: Plugin, name: str) -> float:
+    """Make an ADD and its DEL; return the nanoseconds of the ADD. Raises Failed."""
+    taken = plugin.call(Step(ADD, name))
+    plugin.call(Step(DEL, name))
+    return taken

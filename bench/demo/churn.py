@@ -1,0 +1,185 @@
+"""Replace pods through the agent, many at once, kill the agent in the middle, and look for losses.
+
+It does what a runtime does. A new pod's ADD comes before its predecessor's DEL. When an ADD fails,
+its container gets a DEL, and the pod is tried again as another container. That is allowed only
+while the agent is dead or starting; any other failure ends the demo.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, NamedTuple
+
+from bench import children
+from bench.errors import Failed
+from bench.stores import IFNAME
+from bench.workloads.traces import ADD, DEL
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from bench.agent.service import Agent
+    from fastipam import Network
+
+
+class Call(NamedTuple):
+    """A call of the plugin. ``pod`` is (namespace, name)."""
+
+    verb: str
+    container: str
+    pod: tuple[str, str]
+    replaces: str  # of an ADD: the container that gets a DEL after it
+
+
+class Running(NamedTuple):
+    """A call whose process has not ended."""
+
+    call: Call
+    place: int  # its output file
+    began_ns: int
+
+
+@dataclass
+class Outcome:
+    """What the runtime was told, and when the agent was away."""
+
+    answered: dict[str, str] = field(default_factory=dict)  # container → address
+    stopped: set[str] = field(default_factory=set)  # containers whose DEL was answered
+    calls: int = 0
+    refused: int = 0  # ADDs that failed while the agent was away
+    meanwhile: int = 0  # calls that were answered although they began while it was away
+    killed_ns: int = 0
+    back_ns: int = 0
+    spent_ns: int = 0
+
+
+class Runtime:
+    """A container runtime that runs ``width`` plugin processes at the same time."""
+
+    def __init__(self, plugin: Path, config: Path, agent: Agent, scratch: Path, width: int) -> None:
+        self._plugin, self._config, self._agent = plugin, config, agent
+        self._outputs = [scratch / f"answer-{place}" for place in range(width)]
+        self._free = list(range(width))
+        self._flying: dict[int, Running] = {}
+        self._todo: deque[Call] = deque()
+        self.outcome = Outcome()
+
+    def replace(
+        self, pods: Iterable[Call], kill_at: int, advance: Callable[[int], object]
+    ) -> Outcome:
+        """Make the ADDs and their DELs; kill the agent after ``kill_at`` answers. Raises Failed.
+
+        ``advance`` is called with 1 for each pod that got its address, and with 0 for other calls.
+        """
+        waiting = iter(pods)
+        outcome = self.outcome
+        begun = perf_counter_ns()
+        with children.patience("the churn") as renew:
+            while True:
+                while self._free and (call := self._next(waiting)) is not None:
+                    self._begin(call)
+                if not self._flying:
+                    break
+                advance(self._end_one())
+                renew()
+                if not outcome.killed_ns and len(outcome.answered) >= kill_at:
+                    self._agent.kill()
+                    outcome.killed_ns = perf_counter_ns()
+                    self._agent.start()
+                elif outcome.killed_ns and not outcome.back_ns and self._agent.answers():
+                    outcome.back_ns = perf_counter_ns()
+        outcome.spent_ns = perf_counter_ns() - begun
+        if outcome.killed_ns and not outcome.back_ns:
+            self._agent.wait_ready()
+            outcome.back_ns = perf_counter_ns()
+        return outcome
+
+    def _next(self, waiting: Iterator[Call]) -> Call | None:
+        return self._todo.popleft() if self._todo else next(waiting, None)
+
+    def ask(self, call: Call) -> str:
+        """Make one call; return what the plugin prints. Raises Failed."""
+        what = f"{call.verb} of {call.container}"
+        command = [str(self._plugin)]
+        status, said = children.ask(what, command, self._environment(call), str(self._config))
+        if status:
+            raise Failed(f"{what} ended with status {status}: {said}")
+        return said
+
+    def _environment(self, call: Call) -> dict[str, str]:
+        space, name = call.pod
+        return {
+            "CNI_COMMAND": call.verb,
+            "CNI_CONTAINERID": call.container,
+            "CNI_NETNS": f"/run/netns/{name}",
+            "CNI_IFNAME": IFNAME,
+            "CNI_PATH": str(self._plugin.parent),
+            "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE={space};K8S_POD_NAME={name}",
+            "FASTIPAM_SOCKET": str(self._agent.socket),
+            "PATH": os.environ.get("PATH", os.defpath),
+        }
+
+    def _begin(self, call: Call) -> None:
+        place = self._free.pop()
+        began = perf_counter_ns()
+        command, output = [str(self._plugin)], str(self._outputs[place])
+        process = children.begin(command, self._environment(call), str(self._config), output)
+        self._flying[process] = Running(call, place, began)
+
+    def _end_one(self) -> int:
+        """Wait for a process; return how many pods have got their address by it: 1 or 0."""
+        process, status = children.wait_for_any()
+        if process not in self._flying:
+            raise Failed("the agent ended, and nobody had killed it")
+        call, place, began_ns = self._flying.pop(process)
+        self._free.append(place)
+        outcome = self.outcome
+        outcome.calls += 1
+        away = bool(outcome.killed_ns) and (not outcome.back_ns or began_ns < outcome.back_ns)
+        said = self._outputs[place].read_text()
+        if status:
+            if not away or call.verb != ADD:
+                code = os.waitstatus_to_exitcode(status)
+                raise Failed(f"{call.verb} of {call.container} ended with status {code}: {said}")
+            outcome.refused += 1
+            self._todo.append(call._replace(verb=DEL))
+            self._todo.append(call._replace(container=f"{call.container}-again"))
+            return 0
+        if away and began_ns > outcome.killed_ns:
+            outcome.meanwhile += 1
+        if call.verb == DEL:
+            outcome.stopped.add(call.container)
+            return 0
+        outcome.answered[call.container] = json.loads(said)["ips"][0]["address"].partition("/")[0]
+        self._todo.append(Call(DEL, call.replaces, call.pod, ""))
+        return 1
+
+
+def audit(network: Network, outcome: Outcome, living: int) -> list[str]:
+    """Return what the store does not agree with: nothing, unless something was lost.
+
+    ``living`` is the number of pods that run now. An address that two of them have is one lease.
+    """
+    wrong = [
+        f"{address} was given to {count} pods that run"
+        for address, count in Counter(outcome.answered.values()).items()
+        if count > 1
+    ]
+    for container, address in outcome.answered.items():
+        lease = network.get(container, IFNAME)
+        if lease is None or str(lease.address.ip) != address:
+            wrong.append(f"{container} was told {address}; the store has {lease and lease.address}")
+    wrong += [
+        f"{container} was released; the store has a lease of it"
+        for container in outcome.stopped
+        if network.get(container, IFNAME) is not None
+    ]
+    assigned = network.stats().assigned
+    if assigned != living:
+        wrong.append(f"{living} pods run; the store has {assigned} leases")
+    return wrong
