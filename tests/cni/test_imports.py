@@ -120,7 +120,15 @@ def test_no_cluster_no_cluster_code(config: Make, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "stdin", [b"[]", b'"x"', b'{"name": "\xff"}', b"[" * 2000, b'{"name": "a/b"}', b'{"name": "a"}']
+    "stdin",
+    [
+        b"[]",
+        b'"x"',
+        b'{"name": "\xff"}',
+        b"[" * 300 + b"]" * 300,
+        b'{"name": "a/b"}',
+        b'{"name": "a"}',
+    ],
 )
 def test_refusals_are_light(stdin: bytes, bare: set[str]) -> None:
     """A document that is refused for another reason than its syntax does not import json."""

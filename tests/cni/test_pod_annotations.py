@@ -24,6 +24,15 @@ USUAL = {
 }
 
 
+BLUE = {pod_annotations.POOL: "blue"}
+
+
+def read(rest: bytes, cut: dict[str, Any] | None) -> Choice:
+    """What annotations choose that were cut out of a request, of which the rest was left."""
+    found = pod_annotations.of_pod(reader.decode(rest), rest, cut)
+    return pod_annotations.choice(found, "pod annotation")
+
+
 def request(found: Any, **more: Any) -> bytes:
     """The input of a request as libcni writes it: the keys in order, without blanks."""
     document = {
@@ -93,16 +102,29 @@ def test_nothing_to_cut(raw: bytes) -> None:
 def test_read(found: dict[str, str], wanted: Choice) -> None:
     """Each of the three is read, cut out of the input or still in it."""
     whole = request(found)
-    rest, cut = pod_annotations.cut(whole)
-    assert pod_annotations.read(reader.decode(rest), cut) == wanted
-    assert pod_annotations.read(reader.decode(whole), None) == wanted
+    assert read(*pod_annotations.cut(whole)) == wanted
+    assert read(whole, None) == wanted
 
 
 def test_elsewhere() -> None:
     """Only those in ``runtimeConfig`` are a pod's."""
     raw = json.dumps({"args": {CAPABILITY: {pod_annotations.POOL: "blue"}}}).encode()
-    rest, cut = pod_annotations.cut(raw)
-    assert pod_annotations.read(reader.decode(rest), cut) == NOTHING
+    assert read(*pod_annotations.cut(raw)) == NOTHING
+    both = json.dumps(
+        {"args": {CAPABILITY: {"a": "b"}}, "runtimeConfig": {CAPABILITY: BLUE}}
+    ).encode()
+    assert read(*pod_annotations.cut(both)) == Choice(pools=("blue",))
+
+
+@pytest.mark.parametrize("key", ["Fastipam.io/pool", "fastipam.io/Pool", "FASTIPAM.IO/POOL"])
+def test_other_capitals(key: str) -> None:
+    """Kubernetes tells keys of other capital letters apart; a pod may have both."""
+    whole = request({key: "red"})
+    assert read(*pod_annotations.cut(whole)) == NOTHING
+    assert read(whole, None) == NOTHING
+    whole = request({**BLUE, key: "red"})
+    assert read(*pod_annotations.cut(whole)) == Choice(pools=("blue",))
+    assert read(whole, None) == Choice(pools=("blue",))
 
 
 @pytest.mark.parametrize(
@@ -125,9 +147,9 @@ def test_elsewhere() -> None:
 )
 def test_refused(key: str, value: Any, message: str) -> None:
     """What has no meaning is refused with the name of the annotation and the value."""
-    rest, cut = pod_annotations.cut(request({f"fastipam.io/{key}": value}))
+    whole = request({f"fastipam.io/{key}": value})
     with pytest.raises(ConfigError) as caught:
-        pod_annotations.read(reader.decode(rest), cut)
+        read(*pod_annotations.cut(whole))
     assert caught.value.field == f"pod annotation fastipam.io/{key}"
     assert caught.value.message.startswith(message)
 

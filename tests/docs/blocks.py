@@ -10,6 +10,7 @@ source sees it and a reader of the page does not::
 
 Without a mark, ``sh``, ``console`` and ``python`` blocks are run and ``json`` blocks are read.
 Blocks of one document share a directory, the environment and background processes, in their order.
+A document is run twice, because a reader may follow it a second time.
 In a ``console`` block the lines that begin with ``$ `` are typed (``> `` goes on with one), the
 others are what has to come out; ``…`` stands for anything.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fastipam.allocation import blocks
+from fastipam.cluster.deadline import Deadline
 from fastipam.cluster.keeper.keeper import Keeper
 from fastipam.cluster.node.share import Share
 from fastipam.cluster.registries.kubernetes.objects import REQUESTS
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fastipam.cluster.registries.kubernetes.client import Client
+    from fastipam.cluster.registries.kubernetes.pools import Pools
     from fastipam.cluster.registries.kubernetes.registry import KubernetesRegistry
     from fastipam.storage.records.block import Block
 
@@ -75,6 +77,18 @@ class Agent(Machine):
         """What the keeper uses; the share of every later process knows what this one learns."""
         self.share = share
         return self.registry()
+
+    def miss_pools(self) -> None:
+        """The watch of the pools stands still from now on: the agent hears of no change."""
+        pools = self._pools()
+        pools._followed = pools.in_force(Deadline(10))
+
+    def hear_pools(self) -> None:
+        """The agent reads the pools again."""
+        self._pools()._followed = None
+
+    def _pools(self) -> Pools:
+        return self.registry_of(self.keeper.node)._pools
 
     def fence(self) -> None:
         """Its settings want fencing from now on."""

@@ -368,6 +368,27 @@ def test_a_family_whose_pool_is_disabled(node: Callable[..., Pods], fake_api: Fa
     until(lambda: not fake_api.objects("addressrequests"), "nothing is asked for")
 
 
+def test_pools_change_under_a_choice(node: Callable[..., Pods], fake_api: FakeServer) -> None:
+    """What was chosen before counts only while the pools are as they were."""
+    for at, name in enumerate("ab"):
+        accept(fake_api, name, f"10.{at + 1}.0.0/24", 28)
+    pods = node()
+    for _ in range(3):
+        assert addresses(pods.add(pool="a"))[0].startswith("10.1.0.")
+        assert addresses(pods.add(pool="b,a"))[0].startswith("10.2.0.")
+    for name in "ab":
+        disabled = {"spec": {"disabled": True}}
+        take(fake_api, fake_api.admin.merge(f"{POOLS}/{name}", disabled).done())
+        until(lambda name=name: pods.add(pool=name).status, f"{name} assigns nothing")  # type: ignore[misc]
+        assert f"pool {name} is disabled (kubectl" in told(pods.add(pool=name))
+        if name == "a":
+            assert addresses(pods.add(pool="b,a"))[0].startswith("10.2.0.")
+    enabled = {"spec": {"disabled": False}}
+    take(fake_api, fake_api.admin.merge(f"{POOLS}/a", enabled).done())
+    until(lambda: not pods.add(pool="b,a").status, "a assigns again")
+    assert addresses(pods.add(pool="b,a"))[0].startswith("10.1.0.")
+
+
 def test_nobody_waits_any_more(node: Callable[..., Pods], fake_api: FakeServer) -> None:
     """What a pod has waited for is not asked for when it has ended."""
     accept(fake_api, "auto", "10.1.0.0/24", 28)

@@ -363,6 +363,35 @@ def test_a_pool_with_other_blocks_in_its_place(pods: Scene) -> None:
     pods.assert_whole()
 
 
+@pytest.mark.parametrize("size", [26, 22])
+def test_a_node_that_does_not_hear_of_other_blocks(scene: Scene, size: int) -> None:
+    """Its watch stands still while the pool is made anew: what it claims is not used, and goes."""
+    scene.make(cidr="10.32.0.0/22", size=23)
+    *heard, late = scene.agents
+    assert late.share.blocks() == []  # the others have both
+    late.miss_pools()
+    scene.delete()
+    scene.agents = heard
+    for seconds in (6, 11):
+        scene.turn(601)
+        scene.leader.settle(seconds)
+    assert scene.pool() is None
+    scene.make(cidr="10.32.0.0/22", size=size)
+    assert sum(one.add(3) for one in heard) == (6 if size == 26 else 3)
+    assert late.add() == 0
+    late.turn()
+    assert late.add() == 0
+    assert late.share.blocks() == []
+    assert {cidr.partition("/")[2] for cidr in owners(scene.api)} == {str(size)}
+    scene.agents.append(late)
+    scene.running()
+    late.hear_pools()
+    scene.turn(times=2)
+    assert late.add(3) == (3 if size == 26 else 0)
+    scene.running()
+    scene.assert_whole()
+
+
 def test_the_next_pool_is_claimed_ahead(pods: Scene) -> None:
     """Nodes whose only pool was disabled have a block of the next one before an ADD comes."""
     pods.edit(disabled=True)

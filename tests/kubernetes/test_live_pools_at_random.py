@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fastipam.cluster.deadline import Deadline
-
 from ..options import options
 from . import bodies
 from .agents import owners
@@ -144,20 +142,19 @@ class Chaos(Scene):
     def _hear(self) -> None:
         """The watch of a node's pools stands still from now on, or goes on."""
         one = self.chance.choice(self.agents)
-        following = one.registry_of(one.keeper.node)._following
         if one.name in self.late:
             self.late.pop(one.name, None)
-            following._in_force = None
+            one.hear_pools()
         elif self.known[one.name]:
             self.late[one.name] = self.in_force()
-            following._in_force = following.pools(Deadline(10))
+            one.miss_pools()
         self._note(f"late: {sorted(self.late)}")
 
     def come_to_rest(self) -> None:
         """All hear of all; then all pods end."""
         self._note("rest")
         for one in self.agents:
-            one.registry_of(one.keeper.node)._following._in_force = None
+            one.hear_pools()
         self.late.clear()
         for _ in range(4):
             self.follow(6)

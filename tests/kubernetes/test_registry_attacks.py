@@ -16,7 +16,7 @@ from fastipam.cluster.engine import HistoryLost
 from fastipam.cluster.errors import ClusterRefused, NoBlock
 from fastipam.cluster.registries.kubernetes.registry import KubernetesRegistry
 from fastipam.errors import FastipamError
-from fastipam.storage.records.block import LOST
+from fastipam.storage.records.block import CLAIMING, LOST
 
 from .agents import Agent, Time, assert_agree, owners, unsettled
 from .bodies import block_name
@@ -580,3 +580,29 @@ def test_a_server_that_is_behind(fake_api: FakeServer, tmp_path: Path, time: Tim
     assert all(block.state != LOST for block in stale.share.blocks())
     assert unsettled(fake_api, [stale]) == []
     stale.close()
+
+
+def test_a_claim_that_comes_after_its_pool(
+    fake_api: FakeServer, tmp_path: Path, time: Time
+) -> None:
+    """It was under way for longer than the pool was there: its block is deleted, not used (I9)."""
+    accept(fake_api, size=24)
+    one, two = (Agent(tmp_path, fake_api, name, time) for name in "ab")
+    with contextlib.closing(one), contextlib.closing(two):
+        held = fake_api.fault(Fault("hold", "POST", "addressblocks", node="b", times=0))
+        two.turn()
+        assert {each.state for each in two.share.blocks()} == {CLAIMING}
+        held.times = held.hits  # no more
+        fake_api.do("DELETE", f"{POOLS}/default")
+        accept(fake_api, size=26)
+        for _ in range(4):
+            one.turn(6)
+            one.add(100)
+        assert fake_api.deliver()
+        assert {cidr.partition("/")[2] for cidr in owners(fake_api)} == {"24", "26"}
+        two.turn(600)
+        two.turn(6)
+        assert {cidr.partition("/")[2] for cidr in owners(fake_api)} == {"26"}
+        assert two.add() == 1
+        assert_agree(fake_api, [one, two])
+        assert unsettled(fake_api, [one, two]) == []

@@ -253,6 +253,9 @@ class Clusters(Services):
 
         Raises FileNotFoundError while there is no store, ConfigError, StoreError, TryLater.
         """
+        keeper = self._keepers.get((path, network))
+        if keeper is not None and keeper.store.is_current():
+            return keeper
         key = os.path.abspath(path), network
         with self._lock:
             making = self._making.setdefault(key, threading.Lock())

@@ -16,7 +16,7 @@ from fastipam.network.chosen import Chosen, Part
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from fastipam.cluster.registry import Namespace
     from fastipam.cni.pod_annotations import Choice
@@ -36,24 +36,48 @@ _SEE = "kubectl get addresspools shows them"
 
 
 class Selection:
-    """What an ADD has chosen: ``lines`` of pools. ``permitted`` may serve an address by name."""
+    """What an ADD has chosen: ``lines`` of pools. ``permitted`` may serve an address by name.
 
-    __slots__ = ("_reach", "_settings", "lines", "permitted")
+    ``is_settled``: it does not depend on which pools have a free block.
+    """
 
-    def __init__(self, settings: Settings, lines: Lines, permitted: Lines, reach: Lines) -> None:
+    __slots__ = ("_made", "_reach", "_settings", "is_settled", "lines", "permitted")
+
+    def __init__(
+        self, settings: Settings, lines: Lines, permitted: Lines = (), reach: Lines | None = None
+    ) -> None:
         self._settings = settings
         self.lines = lines
         self.permitted = permitted
-        self._reach = reach
+        self.is_settled = all(len(groups) == 1 for _, groups in lines)
+        self._reach = lines if reach is None else reach
+        self._made: tuple[Network, Chosen] | None = None
+
+    def within(self, services: Services, store: Store, network: str) -> Selection:
+        """Return the same with what is within reach now: no pool before one with a free block."""
+        if self.is_settled:
+            return self
+        reach = services.within_reach(store, network, self._settings, self.lines)
+        if reach == self._reach:
+            return self
+        return Selection(self._settings, self.lines, self.permitted, reach)
 
     def narrow(self, network: Network, addresses: Sequence[tuple[int, int]]) -> Chosen:
         """Return the network with addresses of the chosen pools only.
 
         And of any pool for a family of which an address is requested.
         """
+        made = self._made
+        if made is not None and made[0] is network and not addresses:
+            return made[1]
+        chosen = self._narrow(network, {family for family, _ in addresses})
+        if not addresses:
+            self._made = network, chosen
+        return chosen
+
+    def _narrow(self, network: Network, requested: Collection[int]) -> Chosen:
         settings, parts = self._settings, []
         reach, permitted = dict(self._reach), dict(self.permitted)
-        requested = {family for family, _ in addresses}
         for index, whole in enumerate(settings.pool.sets):
             family = whole.family
             if family in reach or family in requested:
@@ -64,7 +88,10 @@ class Selection:
 
 
 class Chooser:
-    """The choice of one ADD. ``namespace`` is its pod's, "" when the request names none."""
+    """The choice of one ADD. ``namespace`` is its pod's, "" when the request names none.
+
+    ``read`` is what the namespace says of itself, None unless the choice depends on it.
+    """
 
     def __init__(
         self, services: Services, config: Config, store: Store, choice: Choice, namespace: str
@@ -77,6 +104,7 @@ class Chooser:
         self._choice = choice
         self._namespace = namespace
         self._addresses: Sequence[tuple[int, int]] = ()
+        self.read: Namespace | None = None
 
     def select(self, addresses: Sequence[tuple[int, int]] = ()) -> Selection | None:
         """Return what is chosen; None: any address of each family.
@@ -94,7 +122,7 @@ class Chooser:
             others = [one for one in settings.pools if not self._refusal(one, by_name=True)]
             permitted = pool_lines.named(others)
         if addresses and self._is_complete(wanted):
-            return Selection(settings, (), permitted, ())
+            return Selection(settings, (), permitted)
         names, source = self._names()
         if not names and not wanted and settings.is_uniform:
             return None
@@ -114,8 +142,8 @@ class Chooser:
                 self._left(candidates, "") if candidates or not addresses else ()
             )
             self._require_pools(wanted, [one for one in candidates if self._is_for_pod(one)])
-        reach = self._services.within_reach(self._store, self._config.name, settings, lines)
-        return Selection(settings, lines, permitted, reach)
+        found = Selection(settings, lines, permitted)
+        return found.within(self._services, self._store, self._config.name)
 
     def _require_families(self, wanted: frozenset[int]) -> None:
         """Raise ConfigError for an address of a family that the pod is not to have."""
@@ -229,7 +257,8 @@ class Chooser:
                 field="K8S_POD_NAMESPACE",
                 value=name[:_LONGEST_LABEL],
             )
-        return self._services.namespace(self._store, self._config.name, self._settings, name)
+        self.read = self._services.namespace(self._store, self._config.name, self._settings, name)
+        return self.read
 
     def _is_for_pod(self, pool: AddressPool) -> bool:
         """Return whether the selectors of a pool select this pod."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fastipam._ledger import Plain
     from fastipam.addressing.ranges import RangeSet
     from fastipam.cni.choice import Selection
+    from fastipam.cni.choices import Choices
     from fastipam.cni.environment import Variables
     from fastipam.configuration.cluster import Settings
     from fastipam.configuration.network import Version
@@ -170,8 +171,8 @@ class Known:
     """
 
     __slots__ = (
-        "adds", "answers", "asks_nothing", "config", "deletes", "document", "location", "networks",
-        "path", "raw", "versions",
+        "adds", "answers", "asks_nothing", "choices", "config", "deletes", "document", "location",
+        "networks", "path", "raw", "versions",
     )  # fmt: skip
 
     def __init__(self, stdin: bytes) -> None:
@@ -180,6 +181,7 @@ class Known:
         self.versions: dict[str, Version] = {}
         self.asks_nothing = False
         self.config: Config | None = None
+        self.choices: Choices | None = None  # of this config
         self.location: Location | None = None
         self.path: str | None = None
         self.networks: dict[bool, tuple[Store, Network]] = {}  # with ranges, without
@@ -220,12 +222,9 @@ _ANNOTATED = b'"io.kubernetes.cri.pod-annotations"'
 def _read(stdin: bytes, services: Services) -> tuple[Known, dict[str, Any] | None]:
     """Return a configuration, and the pod's annotations that were in it, or None."""
     annotations = None
+    if _ANNOTATED in stdin:
+        stdin, annotations = services.cut(stdin)
     known: Known | None = services.known.get(stdin)
-    if known is None and _ANNOTATED in stdin:
-        from fastipam.cni.pod_annotations import cut
-
-        stdin, annotations = cut(stdin)
-        known = services.known.get(stdin)
     if known is None:
         known = Known(stdin)
         services.keep(stdin, known)
@@ -265,7 +264,7 @@ def _load(call: _Call) -> Config:
 
         if not founding.is_current(config):
             known.networks.pop(True, None)
-            config = None
+            known.choices = config = None
     if config is None:
         config = known.config = Config(known.document, call.version, _read_cluster, known.raw)
         if config.cluster is not None:
@@ -458,21 +457,12 @@ def _choose(
     And which of a cluster's pools it has chosen; None: any address of each family. Raises
     ConfigError, NoBlock.
     """
-    cluster = config.cluster
-    assert cluster is not None
-    from fastipam.cni import pod_annotations
+    choices = call.known.choices
+    if choices is None:
+        from fastipam.cni.choices import Choices
 
-    says_nothing = cluster.is_uniform and not (config.pool_names or cluster.namespaces)
-
-    chosen = pod_annotations.read(call.known.document, call.annotations)
-    if says_nothing and chosen == pod_annotations.NOTHING:
-        return addresses, None
-    from fastipam.cni import choice, fixed
-
-    addresses = [*addresses, *fixed.addresses(chosen.addresses, arguments.pod_name)]
-    store = open_stores.get(config.data_dir, config.durability)
-    chooser = choice.Chooser(call.services, config, store, chosen, arguments.pod_namespace)
-    return addresses, chooser.select(addresses)
+        choices = call.known.choices = Choices(config, call.known.document, call.known.raw)
+    return choices.choose(call.services, call.annotations, arguments, addresses)
 
 
 def _note_overlaps(call: _Call, config: Config) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 CAPABILITY = "io.kubernetes.cri.pod-annotations"
-# Kubernetes takes no other spelling of these but a name with capital letters, which counts, too.
+# To Kubernetes a key with other capital letters is another annotation, and so it is here.
 ADDRESSES, POOL, FAMILIES = (f"fastipam.io/{one}" for one in ("addresses", "pool", "families"))
 _KEY = f'"{CAPABILITY}"'.encode()
 _SPACE = b" \t\n\r"
@@ -59,13 +59,13 @@ class Choice:
 
 
 NOTHING = Choice()
+SILENT = None, None, None  # what annotations say that choose nothing
 
 
 def cut(stdin: bytes) -> tuple[bytes, dict[str, Any] | None]:
     """Return a request's input with no annotations in it, and what they were; None: there are none.
 
-    Their keys are folded. What cannot be read stays in the input, and whoever decodes that says
-    what is wrong.
+    What cannot be read stays in the input, and whoever decodes that says what is wrong.
     """
     at = -1
     while (at := stdin.find(_KEY, at + 1)) >= 0:
@@ -82,21 +82,36 @@ def cut(stdin: bytes) -> tuple[bytes, dict[str, Any] | None]:
     return b"".join((stdin[:begin], b"{}", stdin[begin + size :])), found
 
 
-def read(document: dict[str, Any], found: dict[str, Any] | None) -> Choice:
-    """Return what a pod's annotations choose. Raises ConfigError with the annotation's name.
+def of_pod(document: dict[str, Any], raw: bytes, found: dict[str, Any] | None) -> dict[str, Any]:
+    """Return a pod's annotations; ``found`` is what :func:`cut` has taken from its request.
 
-    ``document`` is the configuration that was read, ``found`` what :func:`cut` has taken from it.
+    ``document`` is what was left, ``raw``, decoded. What is still there was not cut, and has folded
+    keys in ``document``. Raises ConfigError.
     """
-    runtime = reader.mapping(document, "runtimeConfig", "")
-    there = reader.mapping(runtime, CAPABILITY, "runtimeConfig")
-    if CAPABILITY not in runtime:
-        return NOTHING
-    return choice(there if found is None else found, "pod annotation")
+    runtime = document.get("runtimeconfig")
+    if type(runtime) is dict and runtime.get(CAPABILITY) == {} and found is not None:
+        return found
+    if not reader.mapping(
+        reader.mapping(document, "runtimeConfig", ""), CAPABILITY, "runtimeConfig"
+    ):
+        return {}
+    import json
+
+    left: Any = json.loads(raw)
+    for key in ("runtimeConfig", CAPABILITY):
+        wanted = key.casefold()
+        left = [value for name, value in left.items() if name.casefold() == wanted][-1]
+    return {key: value for key, value in left.items() if value is not None}
+
+
+def said(found: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """Return what annotations say of addresses, of pools and of families; None: nothing."""
+    return found.get(ADDRESSES), found.get(POOL), found.get(FAMILIES)
 
 
 def choice(found: dict[str, Any], whose: str) -> Choice:
     """Return what these annotations choose; ``whose`` stands before their names in an error."""
-    if ADDRESSES not in found and POOL not in found and FAMILIES not in found:
+    if said(found) == SILENT:
         return NOTHING
     return Choice(
         _areas(found, whose),
@@ -161,9 +176,9 @@ def _area(text: str, field: str) -> tuple[int, int, int]:
 def _words(found: dict[str, Any], key: str, whose: str, most: int) -> list[str]:
     """Return the words between commas of an annotation; [] when it is absent."""
     field = f"{whose} {key}"
-    if key not in found:
+    text = found.get(key)
+    if text is None:
         return []
-    text = found[key]
     if not isinstance(text, str):
         raise reader.wrong(field, text, "a text")
     words = [one.strip() for one in text.split(",")]

@@ -34,6 +34,7 @@ class Services:
     def __init__(self) -> None:
         self.known: dict[bytes, Any] = {}
         self.waiting = False
+        self._last: tuple[bytes, tuple[bytes, dict[str, Any] | None]] = b"", (b"", None)
         self._swept: dict[object, tuple[float, Report]] = {}
 
     def keep(self, stdin: bytes, known: Any) -> None:
@@ -42,6 +43,19 @@ class Services:
             if len(self.known) >= MOST_KNOWN:
                 self.known.clear()
             self.known[stdin] = known
+
+    def cut(self, stdin: bytes) -> tuple[bytes, dict[str, Any] | None]:
+        """Return a configuration without the pod's annotations, and what they were, or None.
+
+        An agent asks twice for a request: which store it is of, and to serve it.
+        """
+        whole, parts = self._last
+        if whole != stdin:
+            from fastipam.cni.pod_annotations import cut
+
+            parts = cut(stdin)
+            self._last = stdin, parts
+        return parts
 
     def release_dead(
         self, network: Network, only: tuple[tuple[int, int], ...] | None

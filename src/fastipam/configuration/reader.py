@@ -36,6 +36,9 @@ except ImportError:  # pragma: no cover  # an interpreter without the C accelera
 # marks an attachment. The two limits bound the memory and time that a hostile document can take.
 LARGEST = 4 << 20
 _MOST_MARKS = 1 << 17
+# Levels of lists and objects. How deep an interpreter can read is another number in each of its
+# versions (CPython 3.11: 994, 3.13: 9998), and one that depends on who calls.
+_DEEPEST = 256
 
 
 # The one key whose null means something: a runtime without attachments sends it, and a missing list
@@ -69,6 +72,10 @@ _CONTEXT = _Namespace(
 )
 
 
+# The same for an object whose keys have a meaning in their own case only.
+_EXACT = _Namespace(**{**vars(_CONTEXT), "object_pairs_hook": None, "memo": {}})
+
+
 _SPACE = " \t\n\r"
 
 
@@ -80,7 +87,8 @@ def decode(raw: bytes, what: str = "the network configuration") -> dict[str, Any
     if len(raw) > LARGEST:
         raise errors.DecodingError(f"{what} is larger than {LARGEST >> 20} MiB")
     # Every value but the first stands behind one of these. Those inside a text are counted, too.
-    if sum(map(raw.count, (b",", b"[", b"{"))) > _MOST_MARKS:
+    opened = raw.count(b"[") + raw.count(b"{")
+    if raw.count(b",") + opened > _MOST_MARKS:
         raise errors.DecodingError(f"{what} has more than {_MOST_MARKS} values")
     try:
         text = raw.decode()
@@ -93,8 +101,12 @@ def decode(raw: bytes, what: str = "the network configuration") -> dict[str, Any
         ) from None
     try:
         value = _scan(text)
+        if opened > _DEEPEST and _is_deep(value):
+            raise RecursionError
     except RecursionError:
-        raise errors.DecodingError(f"{what} is nested too deeply") from None
+        raise errors.DecodingError(
+            f"{what} is nested too deeply: the limit is {_DEEPEST} levels"
+        ) from None
     except ValueError as error:
         raise errors.DecodingError(f"{what} is not JSON: {error}") from None
     if not isinstance(value, dict):
@@ -103,7 +115,7 @@ def decode(raw: bytes, what: str = "the network configuration") -> dict[str, Any
 
 
 def decode_first(raw: bytes) -> tuple[dict[str, Any], int]:
-    """Return the JSON object at the begin of ``raw``, its keys folded, and its size in bytes.
+    """Return the JSON object at the begin of ``raw``, its keys as written, and its size in bytes.
 
     What stands behind it may be anything. Raises DecodingError, without a place.
     """
@@ -111,7 +123,7 @@ def decode_first(raw: bytes) -> tuple[dict[str, Any], int]:
         raise errors.DecodingError("this interpreter does not say where an object ends")
     try:
         text = raw.decode()
-        value, end = make_scanner(_CONTEXT)(text, 0)
+        value, end = make_scanner(_EXACT)(text, 0)
     except (ValueError, RecursionError, StopIteration, SystemError):
         raise errors.DecodingError("this is not JSON") from None
     if not isinstance(value, dict):
@@ -134,6 +146,21 @@ def _scan(text: str) -> Any:
     if not text.strip(_SPACE):
         raise ValueError("it is empty")
     return json.loads(text, object_pairs_hook=fold, parse_constant=_refuse_constant)
+
+
+def _is_deep(value: Any) -> bool:
+    """Return whether a value has more than ``_DEEPEST`` levels. O(values)."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            inner
+            for each in level
+            for inner in (each.values() if isinstance(each, dict) else each)
+            if isinstance(inner, (dict, list))
+        ]
+        if not level:
+            return False
+    return True
 
 
 def encode(value: Any, margin: str = "") -> str:

@@ -43,6 +43,7 @@ class Chosen(Network):
     """A network, for ADDs that get addresses of ``parts`` only."""
 
     parts: Sequence[Part]
+    _sole: Pool | None  # the only set of each part
 
     @classmethod
     def of(cls, network: Network, parts: Sequence[Part]) -> Self:
@@ -50,6 +51,8 @@ class Chosen(Network):
         made = object.__new__(cls)
         made.__dict__.update(network.__dict__)
         made.parts = parts
+        is_sole = all(len(one.sets) == 1 and one.index == at for at, one in enumerate(parts))
+        made._sole = Pool([one.sets[0] for one in parts]) if is_sole else None
         return made
 
     def _give(
@@ -60,6 +63,10 @@ class Chosen(Network):
         wanted: Sequence[tuple[int, int]],
     ) -> list[Lease]:
         """Assign an address of every part; what was asked for by name comes first."""
+        if self._sole is not None and not (wanted or ledger.state.reserved):
+            for part in self.parts:
+                _leave_open(ledger, part, part.sets[0])
+            return ledger.give(owner, self._sole)
         ledger.tick()
         ledger.expire()
         requests = Pool([one.all for one in self.parts]).match(wanted) if wanted else []
@@ -82,13 +89,18 @@ class Chosen(Network):
 
 def _choose(ledger: Ledger, part: Part) -> tuple[RangeSet, int]:
     """Take an address of the first set that has one. Raises PoolExhausted: that of the last one."""
-    cursor = ledger.state.cursor(part.index, part.whole.family)
     for at, each in enumerate(part.sets):
-        if cursor is not None:
-            blocks.leave_open(ledger.txn, ledger.pool_id, part.whole, each, cursor)
+        _leave_open(ledger, part, each)
         try:
             return each, ledger.choose(part.index, each)[0]
         except PoolExhausted:
             if at + 1 == len(part.sets):
                 raise
     raise AssertionError("a part has no set")
+
+
+def _leave_open(ledger: Ledger, part: Part, each: RangeSet) -> None:
+    """List the block in which the round robin stands, if ``each`` takes it elsewhere."""
+    cursor = ledger.state.cursor(part.index, part.whole.family)
+    if cursor is not None:
+        blocks.leave_open(ledger.txn, ledger.pool_id, part.whole, each, cursor)

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from fastipam.cluster.controller.view import View
     from fastipam.cluster.registries.kubernetes.client import Client
 
-# Agents hear of a deletion within two seconds. A claim that was under way then has its object by
-# this time, or ends with the API server's own limit of a request.
-SETTLE_S = 10.0
+# Longer than an agent takes blocks of a pool into use without having read it again (I9). What it
+# has claimed by then is in the list that is read before the pool goes.
+SETTLE_S = 2 * objects.POOLS_FRESH_S
 _CALL_S = 5.0
 
 

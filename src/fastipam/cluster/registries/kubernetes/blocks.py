@@ -14,17 +14,18 @@ from fastipam.cluster.registries.kubernetes.entry import is_of
 from fastipam.cluster.registries.kubernetes.losses import HELD_BACK_S
 from fastipam.cluster.registry import Claimed, Counts, Unsettled
 from fastipam.errors import FastipamError
-from fastipam.storage.records.block import ACTIVE
+from fastipam.storage.records.block import ACTIVE, CLAIMING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
     from fastipam.cluster.deadline import Deadline
     from fastipam.cluster.registries.kubernetes.api import Api
     from fastipam.cluster.registries.kubernetes.entry import Entry
     from fastipam.cluster.registries.kubernetes.losses import Losses
+    from fastipam.cluster.registries.kubernetes.pools import Pools
     from fastipam.cluster.schema import BlockEntry, BlockId
     from fastipam.configuration.cluster import Geometry
     from fastipam.storage.records.block import Block, Member
@@ -33,13 +34,18 @@ if TYPE_CHECKING:
 _MOST_READS = 16  # of single blocks, before one list costs less
 
 
+class _NotInForce(NoBlock):
+    """A block was claimed of a pool that is not in force any more."""
+
+
 class Blocks:
     """What a node does with block objects. ``counts`` says what it has done."""
 
-    def __init__(self, api: Api, losses: Losses, entry: Entry) -> None:
+    def __init__(self, api: Api, losses: Losses, entry: Entry, pools: Pools) -> None:
         self._api = api
         self._losses = losses
         self._entry = entry
+        self._pools = pools
         self.counts = Counts()
 
     def owned(self, member: Member, deadline: Deadline) -> dict[BlockId, BlockEntry]:
@@ -51,6 +57,7 @@ class Blocks:
         listed, version = self._list(deadline)
         found = {objects.read_block(one)[0]: one for one in listed}
         self._losses.hear_list(version)
+        self._leave_out(found, deadline)
         if self._losses.suspicion:
             self._losses.suspicion = ""
             mine = self._api.share.blocks()
@@ -67,6 +74,30 @@ class Blocks:
             self._entry.confirm(member, deadline)
         self._losses.begins_anew = False
         return stamped
+
+    def _leave_out(self, found: dict[BlockId, dict[str, Any]], deadline: Deadline) -> None:
+        """Take out of what was listed blocks that are of no pool any more (I9).
+
+        A claim may have been made long after it was sent: its pool was deleted, and another one has
+        its addresses in blocks of another size. It is deleted again. No request if all are known.
+        """
+        states = {(one.family, one.base): one.state for one in self._api.share.blocks()}
+        for pair in list(found):
+            state = states.get(pair)
+            if state not in (None, CLAIMING):
+                continue
+            cidr = found[pair]["spec"]["cidr"]
+            if self._pools.have([cidr], deadline, deleting=state is None):
+                continue
+            one = found.pop(pair)
+            if state == CLAIMING:  # no address of it was ever assigned
+                with suppress(Conflict, NotFound):
+                    self._api.client.delete(
+                        objects.BLOCKS,
+                        objects.name_of(one),
+                        version=str(objects.version_of(one)),
+                        deadline_s=deadline.call_s(),
+                    )
 
     def look(self, deadline: Deadline) -> None:
         """Look at the own objects if that is due; what is not as it was written was lost.
@@ -182,12 +213,27 @@ class Blocks:
         if won:
             try:
                 self._entry.confirm(member, deadline)
+                self._require_pools(won, deadline)
             except ClusterRefused:
                 self._withdraw(won, deadline)
+                raise
+            except _NotInForce as error:
+                if not self._withdraw(won, deadline):
+                    raise Unsettled(error) from None  # the next comparison deletes them
                 raise
             except FastipamError as error:
                 raise Unsettled(error) from None
         return Claimed(won, taken)
+
+    def _require_pools(self, won: Iterable[BlockId], deadline: Deadline) -> None:
+        """Raise _NotInForce unless the blocks are of pools that are in force (I9)."""
+        places = (self._api.place(*pair) for pair in won)
+        cidrs = [one.cidr for one in places if one is not None]
+        if not self._pools.have(cidrs, deadline):
+            raise _NotInForce(
+                f"the pool of {', '.join(cidrs)} has been deleted or has blocks of another size: "
+                "this node reads the pools again"
+            )
 
     def claim_again(self, member: Member, block: Block, deadline: Deadline) -> int:
         """Create a lost block's object; return its version, 0 when another node owns it."""
@@ -205,13 +251,21 @@ class Blocks:
             except ClusterRefused:
                 self._withdraw({pair: revision}, deadline)
                 raise
+            if not self._pools.have([place.cidr], deadline):
+                self._withdraw({pair: revision}, deadline)
+                return 0
         return revision
 
-    def _withdraw(self, won: Mapping[BlockId, int], deadline: Deadline) -> None:
-        """Delete what a removed node has claimed; what stays is found when it comes back."""
+    def _withdraw(self, won: Mapping[BlockId, int], deadline: Deadline) -> bool:
+        """Delete what was claimed in vain; return whether all of it is gone.
+
+        What a removed node leaves is found when it comes back.
+        """
         with suppress(FastipamError):
             for pair, revision in won.items():
                 self._delete(pair, revision, deadline)
+            return True
+        return False
 
     def _create(self, pair: BlockId, member: Member, claimed_ns: int, deadline: Deadline) -> int:
         """Create a block's object until the outcome is known; return its version, 0: another's.

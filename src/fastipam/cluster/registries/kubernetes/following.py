@@ -9,16 +9,15 @@ from fastipam.cluster.registries.lost_watch import log_lost_watch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from typing import Any
 
-    from fastipam.cluster.deadline import Deadline
     from fastipam.cluster.registries.kubernetes.api import Api
     from fastipam.cluster.registries.kubernetes.calls import Kind
     from fastipam.cluster.registries.kubernetes.losses import Losses
+    from fastipam.cluster.registries.kubernetes.pools import Pools
     from fastipam.cluster.registry import Follow, Owners, Request, Requests
     from fastipam.cluster.schema import BlockId
-    from fastipam.configuration.address_pools import AddressPool
 
 
 class Following:
@@ -28,24 +27,16 @@ class Following:
     """
 
     def __init__(
-        self, api: Api, losses: Losses, read: Callable[[dict[str, Any]], Request | None]
+        self,
+        api: Api,
+        losses: Losses,
+        pools: Pools,
+        read: Callable[[dict[str, Any]], Request | None],
     ) -> None:
         self._api = api
         self._losses = losses
+        self._pools = pools
         self._read = read
-        self._in_force: list[AddressPool] | None = None  # pools that a follower has read
-
-    def pools(self, deadline: Deadline) -> list[AddressPool]:
-        """Return the pools that are in force.
-
-        A follower knows them (:meth:`threads`). Without one: one list, from the server's cache.
-        """
-        if self._in_force is None:
-            listed, _ = self._api.client.list(
-                objects.POOLS, from_cache=True, deadline_s=deadline.call_s()
-            )
-            return _read_pools(listed)
-        return self._in_force
 
     def follow_requests(self, requests: Requests, is_over: Callable[[], bool]) -> None:
         """Tell of the requests of other nodes. One long connection; raises nothing."""
@@ -100,7 +91,7 @@ class Following:
         def tell() -> None:
             nonlocal is_whole
             is_whole = True
-            self._in_force = _read_pools(known.values())
+            self._pools.told(known.values())
             wake()
 
         return [("cluster-pools", lambda is_over: self._follow(objects.POOLS, see, is_over, tell))]
@@ -140,12 +131,9 @@ class Following:
             on_error=note,
             spread_s=SPREAD_S,
             sleep=self._api.client.pause,
+            clock=self._api.clock,
         )
         self._losses.followers[follower] = ""
+        if kind is objects.POOLS:
+            self._pools.follower = follower
         follower.run(is_over)
-
-
-def _read_pools(listed: Iterable[dict[str, Any]]) -> list[AddressPool]:
-    """Return those of the pools that are in force, by name."""
-    found = (objects.read_pool(one) for one in listed)
-    return sorted((one for one in found if one is not None), key=lambda one: one.name)

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 VERSION = "fastipam.io/v1alpha1"
 _GROUP = f"/apis/{VERSION}"
 POOLS = Kind(_GROUP, "addresspools")
+# How long what a node has read of the pools holds for a block that it has just written (I9). A pool
+# that is being deleted stays for longer than that, so it is there until the block is seen.
+POOLS_FRESH_S = 5.0
 BLOCKS = Kind(_GROUP, "addressblocks")
 NODES = Kind(_GROUP, "addressnodes")
 REQUESTS = Kind(_GROUP, "addressrequests")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from fastipam.cluster.deadline import Deadline
     from fastipam.cluster.registries.kubernetes.api import Api
-    from fastipam.cluster.registries.kubernetes.following import Following
+    from fastipam.cluster.registries.kubernetes.pools import Pools
     from fastipam.cluster.schema import BlockEntry, BlockId
 
 _WATCH_S = 300.0
@@ -30,9 +30,9 @@ class Overview:
         "it has one, and frees its blocks"
     )
 
-    def __init__(self, api: Api, following: Following) -> None:
+    def __init__(self, api: Api, pools: Pools) -> None:
         self._api = api
-        self._following = following
+        self._pools = pools
 
     def blocks(self, deadline: Deadline) -> dict[BlockId, BlockEntry]:
         """Return every owned block, in address order. O(blocks of all)."""
@@ -95,7 +95,7 @@ class Overview:
 
     def settings_text(self, deadline: Deadline) -> str | None:
         """Return the pools that are in force, None when there are none. One list."""
-        found = self._following.pools(deadline)
+        found = self._pools.in_force(deadline)
         return self._api.share.settings.with_pools(found).text if found else None
 
     def found_cluster(self, deadline: Deadline) -> str | None:  # noqa: ARG002  # others write

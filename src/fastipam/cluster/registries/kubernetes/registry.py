@@ -1,7 +1,7 @@
 """The registry on the Kubernetes API: every change is one object, compared by its version.
 
 What a key-value store does in one transaction is here a row of single steps, each of which leaves a
-block with one owner at most. docs/cluster.md has the invariants I1 to I8 that the modules beside
+block with one owner at most. docs/cluster.md has the invariants I1 to I9 that the modules beside
 this one name, the model that a checker runs, and what happens when a process dies between two
 steps.
 """
@@ -18,6 +18,7 @@ from fastipam.cluster.registries.kubernetes.following import Following
 from fastipam.cluster.registries.kubernetes.giving import MOST_GIVEN, Giving
 from fastipam.cluster.registries.kubernetes.losses import Losses
 from fastipam.cluster.registries.kubernetes.overview import Overview
+from fastipam.cluster.registries.kubernetes.pools import Pools
 from fastipam.cluster.registries.kubernetes.report import Report
 from fastipam.cluster.registries.kubernetes.selection import Selection
 
@@ -71,12 +72,14 @@ class KubernetesRegistry(Overview):
         self.api = api = Api(share, client, clock, step)
         self._losses = Losses(api)
         self._entry = Entry(api, self._losses)
-        self._blocks = Blocks(api, self._losses, self._entry)
+        pools = Pools(api)
+        self._blocks = Blocks(api, self._losses, self._entry, pools)
         self._asking = Asking(api, self._losses, self._entry, self._blocks)
         self._giving = Giving(api, self._blocks)
         self._report = Report(api)
         self._selection = Selection(api)
-        super().__init__(api, Following(api, self._losses, self._asking.read_request))
+        self._following = Following(api, self._losses, pools, self._asking.read_request)
+        super().__init__(api, pools)
         self.history = self._losses.history
         self.counts = self._blocks.counts
         settings = share.settings
@@ -103,7 +106,7 @@ class KubernetesRegistry(Overview):
 
     def pools(self, deadline: Deadline) -> list[AddressPool] | None:
         """Return the pools that are in force, as this node may use them, and never None."""
-        return self._selection.for_node(self._following.pools(deadline), deadline)
+        return self._selection.for_node(self._pools.in_force(deadline), deadline)
 
     def namespace(self, name: str, deadline: Deadline) -> Namespace:
         """Return what a namespace says of itself, from the server's cache. One read."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 
 from fastipam.cluster.engine import Compacted, EngineUnavailable
@@ -56,9 +57,12 @@ class Follower:
         spread_s: float = 30.0,
         watch_s: float = _WATCH_S,
         sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``selector``: a field selector. ``watch_s``: how long a watch lasts, up to twice that."""
         self.version = ""  # what was told is the state at this version
+        # What was told is the state at this time or a later one; a cache does not say its age.
+        self.current_at = -math.inf
         self.is_synced = False
         self._client = client
         self._kind = kind
@@ -70,6 +74,7 @@ class Follower:
         self._spread_s = spread_s
         self._watch_s = watch_s
         self._sleep = sleep
+        self._clock = clock
         self._known: dict[tuple[str, str], str] = {}  # (namespace, name) -> version
         self._streams_state = True  # whether the server sends the state as events of a watch
         self._lists_next = False  # it does, and has failed to
@@ -127,6 +132,7 @@ class Follower:
         if not self.is_synced and not initial:
             self._tell_list()
         seconds = self._watch_s * (1 + self._client.chance())
+        asked_at = -math.inf if self.version else self._clock()
         is_open = False
         try:
             watch = self._client.watch(
@@ -136,7 +142,7 @@ class Follower:
             try:
                 if not initial:
                     self._on_open()
-                self._tell_changes(watch, initial, is_over)
+                self._tell_changes(watch, initial, is_over, asked_at)
             finally:
                 watch.close()
         except Compacted:
@@ -166,7 +172,9 @@ class Follower:
             seen.add(self._tell("ADDED", each))
         self._synced(seen, version)
 
-    def _tell_changes(self, watch: Watch, initial: bool, is_over: Callable[[], bool]) -> None:
+    def _tell_changes(
+        self, watch: Watch, initial: bool, is_over: Callable[[], bool], asked_at: float
+    ) -> None:
         """Tell the events of a watch until it ends; the initial ones first."""
         seen: set[tuple[str, str]] | None = set() if initial else None
         silent_s = 0.0
@@ -186,6 +194,7 @@ class Follower:
                 if seen is None:
                     self.version = version or self.version
                 elif ends_initial(found):
+                    self.current_at = asked_at
                     self._synced(seen, version)
                     seen = None
                 continue

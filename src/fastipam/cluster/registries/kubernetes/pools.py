@@ -1,0 +1,82 @@
+"""The pools in force, as a node has read them from the Kubernetes API, and whether they are still.
+
+A block is used for good only if its pool was in force when its object had been written (I9): a
+watch may be late, and a pool may be deleted and made again with blocks of another size meanwhile.
+"""
+
+from __future__ import annotations
+
+import math
+
+from fastipam.addressing.addresses import parse_cidr
+from fastipam.cluster.registries.kubernetes import objects
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from fastipam.cluster.deadline import Deadline
+    from fastipam.cluster.registries.kubernetes.api import Api
+    from fastipam.cluster.registries.kubernetes.watch import Follower
+    from fastipam.configuration.address_pools import AddressPool
+
+
+class Pools:
+    """What a node knows of the pools: from a follower, or from the last list."""
+
+    def __init__(self, api: Api) -> None:
+        self.follower: Follower | None = None
+        self._api = api
+        self._followed: list[AddressPool] | None = None
+        self._listed: list[AddressPool] = []
+        self._listed_at = -math.inf  # when the list was asked for
+
+    def told(self, found: Iterable[dict[str, Any]]) -> None:
+        """Take what the follower knows. For any thread."""
+        self._followed = _read(found)
+
+    def in_force(self, deadline: Deadline) -> list[AddressPool]:
+        """Return the pools that are in force, by name. Without a follower one list."""
+        return self._list(deadline) if self._followed is None else self._followed
+
+    def have(self, cidrs: Iterable[str], deadline: Deadline, *, deleting: bool = False) -> bool:
+        """Return whether blocks that were written are blocks of pools that are in force (I9).
+
+        ``deleting``: or of pools that are being deleted. No request while the pools were read less
+        than ``POOLS_FRESH_S`` ago, else one list.
+        """
+        since = self._api.clock() - objects.POOLS_FRESH_S
+        follower = self.follower
+        if self._followed is not None and follower is not None and follower.current_at >= since:
+            pools = self._followed
+        elif self._listed_at >= since:
+            pools = self._listed
+        else:
+            pools = self._list(deadline)
+        if all(_is_block(one, pools, deleting=deleting) for one in cidrs):
+            return True
+        if follower is not None:
+            follower.begin_anew()
+        return False
+
+    def _list(self, deadline: Deadline) -> list[AddressPool]:
+        now = self._api.clock()
+        listed, _ = self._api.client.list(objects.POOLS, deadline_s=deadline.call_s())
+        self._listed, self._listed_at = _read(listed), now
+        return self._listed
+
+
+def _read(listed: Iterable[dict[str, Any]]) -> list[AddressPool]:
+    found = (objects.read_pool(one) for one in listed)
+    return sorted((one for one in found if one is not None), key=lambda one: one.name)
+
+
+def _is_block(cidr: str, pools: Iterable[AddressPool], *, deleting: bool) -> bool:
+    """Return whether a CIDR is a block of one of the pools."""
+    family, base, length = parse_cidr(cidr)
+    for one in pools:
+        its_family, low, high = one.whole()
+        if family == its_family and low <= base <= high:
+            return length == one.block_length and (deleting or not one.deleting)
+    return False
