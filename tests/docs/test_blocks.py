@@ -33,6 +33,8 @@ RUN = {
     "docs/operations.md": 19,
     "docs/quickstart.md": 7,
     "docs/store-format.md": 1,
+    "docs/troubleshooting.md": 24,
+    "docs/upgrading.md": 1,
 }
 
 

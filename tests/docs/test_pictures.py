@@ -29,3 +29,11 @@ def test_named_files_exist(page: Path) -> None:
     folders = [ROOT, ROOT / "docs", ROOT / "tests", *filter(Path.is_dir, folders)]
     missing = [name for name in named if not any((folder / name).exists() for folder in folders)]
     assert sorted(name for name in missing if "NAME" not in name) == []
+
+
+def test_diagrams_are_current() -> None:
+    """The diagrams of ``docs/concepts.md`` are what ``docs/pictures/concepts.py`` draws now."""
+    script = runpy.run_path(str(ROOT / "docs" / "pictures" / "concepts.py"))
+    for name, draw in script["PICTURES"].items():
+        made = (script["FOLDER"] / name).read_text()
+        assert made == draw(), f"{name}: run python docs/pictures/concepts.py"
